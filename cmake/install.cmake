@@ -1,0 +1,23 @@
+# The install target: executable, libraries, public headers, pkg-config files, CMake package.
+include(CMakePackageConfigHelpers)
+
+install(TARGETS quern_cli RUNTIME DESTINATION ${CMAKE_INSTALL_BINDIR})
+install(TARGETS quern_shared quern_runtime_shared quern_runtime_static EXPORT QuernTargets
+  LIBRARY DESTINATION ${CMAKE_INSTALL_LIBDIR} ARCHIVE DESTINATION ${CMAKE_INSTALL_LIBDIR})
+file(GLOB quern_headers CONFIGURE_DEPENDS include/*.h)
+install(FILES ${quern_headers} DESTINATION ${CMAKE_INSTALL_INCLUDEDIR})
+
+set(package_dir ${CMAKE_INSTALL_LIBDIR}/cmake/Quern)
+install(EXPORT QuernTargets NAMESPACE Quern:: DESTINATION ${package_dir})
+configure_package_config_file(cmake/QuernConfig.cmake.in ${CMAKE_BINARY_DIR}/generated/QuernConfig.cmake
+  INSTALL_DESTINATION ${package_dir})
+write_basic_package_version_file(${CMAKE_BINARY_DIR}/generated/QuernConfigVersion.cmake COMPATIBILITY SameMinorVersion)
+install(FILES ${CMAKE_BINARY_DIR}/generated/QuernConfig.cmake ${CMAKE_BINARY_DIR}/generated/QuernConfigVersion.cmake
+  DESTINATION ${package_dir})
+
+# The pkg-config files find their prefix from where they lie, so an installed tree can be moved.
+file(RELATIVE_PATH quern_pc_prefix "/prefix/${CMAKE_INSTALL_LIBDIR}/pkgconfig" "/prefix")
+foreach(name quern quern_runtime)
+  configure_file(cmake/${name}.pc.in ${CMAKE_BINARY_DIR}/generated/${name}.pc @ONLY)
+  install(FILES ${CMAKE_BINARY_DIR}/generated/${name}.pc DESTINATION ${CMAKE_INSTALL_LIBDIR}/pkgconfig)
+endforeach()

@@ -1,0 +1,112 @@
+# Registers every test by its file name. Labels: its kind (unit, text, python, shell), "slow" where the name contains
+# "_slow", "threads" where it contains "thread" (what the thread sanitizer runs). Exit status 77 means skipped.
+set(quern_test_environment
+  "QUERN_SOURCE_DIR=${PROJECT_SOURCE_DIR}" "QUERN_BUILD_DIR=${CMAKE_BINARY_DIR}"
+  "QUERN_LIBRARY=${CMAKE_BINARY_DIR}/libquern.so" "QUERN_LLVM_BINDIR=${QUERN_LLVM_BINDIR}")
+if(QUERN_SANITIZE)
+  list(APPEND quern_test_environment "QUERN_SANITIZE=${QUERN_SANITIZE}"
+    "UBSAN_OPTIONS=print_stacktrace=1"
+    "LSAN_OPTIONS=suppressions=${PROJECT_SOURCE_DIR}/tests/lsan.supp:print_suppressions=0")
+endif()
+
+# quern_add_test(<kind> <name> <command>...)
+function(quern_add_test kind name)
+  set(test ${kind}.${name})
+  add_test(NAME ${test} COMMAND ${ARGN})
+  set(labels ${kind})
+  set(timeout 120)
+  if(name MATCHES "_slow")
+    list(APPEND labels slow)
+    set(timeout 600)
+  endif()
+  if(name MATCHES "thread")
+    list(APPEND labels threads)
+  endif()
+  set_tests_properties(${test} PROPERTIES LABELS "${labels}" TIMEOUT ${timeout} SKIP_RETURN_CODE 77
+    ENVIRONMENT "${quern_test_environment}" WORKING_DIRECTORY ${PROJECT_SOURCE_DIR})
+endfunction()
+
+# --- What unit tests and fuzz targets share: tests/support -----------------------------------------------------------
+add_library(quern_test_support INTERFACE)
+target_link_libraries(quern_test_support INTERFACE quern_flags quern_core)
+target_compile_definitions(quern_test_support INTERFACE
+  QN_SOURCE_DIR="${PROJECT_SOURCE_DIR}" QN_BUILD_DIR="${CMAKE_BINARY_DIR}")
+file(GLOB support CONFIGURE_DEPENDS tests/support/*.c)
+if(support)
+  add_library(quern_support STATIC ${support})
+  target_link_libraries(quern_support PUBLIC quern_test_support)
+  target_include_directories(quern_support SYSTEM PRIVATE ${CMOCKA_INCLUDE_DIRS})
+  set(quern_support quern_support)
+else()
+  set(quern_support quern_test_support)
+endif()
+
+file(GLOB unit_tests CONFIGURE_DEPENDS tests/unit/test_*.c)
+foreach(source ${unit_tests})
+  get_filename_component(name ${source} NAME_WE)
+  add_executable(${name} ${source})
+  set_target_properties(${name} PROPERTIES RUNTIME_OUTPUT_DIRECTORY ${CMAKE_BINARY_DIR}/tests/unit
+    BUILD_RPATH "${QUERN_LLVM_LIBDIR}")
+  target_include_directories(${name} SYSTEM PRIVATE ${CMOCKA_INCLUDE_DIRS})
+  target_link_libraries(${name} PRIVATE ${quern_support} ${CMOCKA_LINK_LIBRARIES})
+  string(REGEX REPLACE "^test_" "" name_only ${name})
+  quern_add_test(unit ${name_only} ${name})
+endforeach()
+
+file(GLOB_RECURSE text_tests CONFIGURE_DEPENDS RELATIVE ${PROJECT_SOURCE_DIR}/tests/text tests/text/*.qn)
+foreach(source ${text_tests})
+  string(REGEX REPLACE "\\.qn$" "" name ${source})
+  quern_add_test(text ${name} ${PROJECT_SOURCE_DIR}/tests/text/run.sh ${PROJECT_SOURCE_DIR}/tests/text/${source})
+endforeach()
+
+file(GLOB shell_tests CONFIGURE_DEPENDS tests/shell/test_*.sh)
+foreach(source ${shell_tests})
+  get_filename_component(name ${source} NAME_WE)
+  string(REGEX REPLACE "^test_" "" name ${name})
+  quern_add_test(shell ${name} bash ${source})
+endforeach()
+
+find_program(QUERN_PYTHON python3)
+file(GLOB python_tests CONFIGURE_DEPENDS tests/python/test_*.py)
+if(QUERN_PYTHON AND NOT QUERN_SANITIZE MATCHES "thread" AND NOT QUERN_FUZZ)
+  set(python_environment "PYTHONPATH=${PROJECT_SOURCE_DIR}/python" "PYTHONDONTWRITEBYTECODE=1")
+  if(QUERN_SANITIZE MATCHES "address")
+    # The interpreter isn't instrumented, so the sanitizer's runtime has to be loaded before libquern.so.
+    # Its leaks are not ours to report.
+    if(CMAKE_C_COMPILER_ID MATCHES "Clang")
+      set(asan_names libclang_rt.asan.so libclang_rt.asan-${CMAKE_SYSTEM_PROCESSOR}.so)
+    else()
+      set(asan_names libasan.so)
+    endif()
+    foreach(name ${asan_names})
+      execute_process(COMMAND ${CMAKE_C_COMPILER} -print-file-name=${name}
+        OUTPUT_VARIABLE path OUTPUT_STRIP_TRAILING_WHITESPACE)
+      if(IS_ABSOLUTE "${path}" AND EXISTS "${path}")
+        set(asan_runtime ${path})
+      endif()
+    endforeach()
+    if(NOT asan_runtime)
+      message(STATUS "no shared sanitizer runtime: the Python tests are left out of this build")
+      set(python_tests "")
+    endif()
+    list(APPEND python_environment "LD_PRELOAD=${asan_runtime}" "ASAN_OPTIONS=detect_leaks=0")
+  endif()
+  foreach(source ${python_tests})
+    get_filename_component(name ${source} NAME_WE)
+    string(REGEX REPLACE "^test_" "" name ${name})
+    quern_add_test(python ${name} ${QUERN_PYTHON} ${PROJECT_SOURCE_DIR}/tests/python/run.py ${source})
+    set_property(TEST python.${name} APPEND PROPERTY ENVIRONMENT ${python_environment})
+  endforeach()
+endif()
+
+if(QUERN_FUZZ)
+  file(GLOB fuzz_targets CONFIGURE_DEPENDS tests/fuzz/fuzz_*.c)
+  foreach(source ${fuzz_targets})
+    get_filename_component(name ${source} NAME_WE)
+    add_executable(${name} ${source})
+    set_target_properties(${name} PROPERTIES RUNTIME_OUTPUT_DIRECTORY ${CMAKE_BINARY_DIR}/tests/fuzz
+      BUILD_RPATH "${QUERN_LLVM_LIBDIR}")
+    target_link_libraries(${name} PRIVATE ${quern_support})
+    target_link_options(${name} PRIVATE -fsanitize=fuzzer)
+  endforeach()
+endif()
