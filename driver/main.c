@@ -2,15 +2,14 @@
 #include <stdio.h>
 #include <string.h>
 
-static const char usage[] =
-    "usage: quern <command> [arguments]\n"
-    "  compile MODEL -o FILE.so    emit a shared object and its header\n"
-    "  run     MODEL               compile and run in this process\n"
-    "  bench   MODEL               measure, with a table per kernel\n"
-    "  inspect MODEL               print the graph, the kernels and the memory plan\n"
-    "  train   MODEL               train in this process\n"
-    "  check   MODEL               say for every node whether it is supported\n"
-    "  opt     FILE.qn             run passes on a text file\n";
+static const char usage[] = "usage: quern <command> [arguments]\n"
+                            "  compile MODEL -o FILE.so    emit a shared object and its header\n"
+                            "  run     MODEL               compile and run in this process\n"
+                            "  bench   MODEL               measure, with a table per kernel\n"
+                            "  inspect MODEL               print the graph, the kernels and the memory plan\n"
+                            "  train   MODEL               train in this process\n"
+                            "  check   MODEL               say for every node whether it is supported\n"
+                            "  opt     FILE.qn             run passes on a text file\n";
 
 int main(int argc, char **argv)
 {
