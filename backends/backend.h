@@ -1,0 +1,67 @@
+/* A backend is a table of functions. The driver picks one by target name; nobody else calls them. */
+#ifndef QN_BACKENDS_BACKEND_H
+#define QN_BACKENDS_BACKEND_H
+
+#include "ir/program.h"
+#include "passes/pass.h"
+
+typedef struct qn_target {
+    const char *triple;   /* "x86_64-unknown-linux-gnu"; NULL: the host's */
+    const char *cpu;      /* "native", "x86-64-v3", "x86-64-v4", "sm_90" */
+    const char *features; /* extra LLVM features, or NULL */
+    bool jit;             /* code for this process, or for an object file */
+} qn_target;
+
+typedef enum qn_emit { QN_EMIT_OBJECT, QN_EMIT_LLVM, QN_EMIT_ASSEMBLY } qn_emit;
+
+/* Machine code or text; in the arena it was asked for with. */
+typedef struct qn_code {
+    void *data;
+    size_t size;
+} qn_code;
+
+typedef struct qn_backend {
+    const char *name; /* "cpu", "nvptx64", "interp" */
+    qn_status (*describe)(const qn_target *target, qn_arena *arena, qn_machine *out_machine, qn_diags *diags);
+    /* One kernel as code with the external symbol `symbol`. Thread-safe: called from several threads at once. */
+    qn_status (*emit_kernel)(const qn_kernel *kernel, const char *symbol, const qn_target *target,
+                             qn_math math, qn_emit emit, qn_arena *arena, qn_code *out_code, qn_diags *diags);
+    /* The entry functions, tables and query function of a set of programs, which call kernels by the symbols given
+     * (kernel_symbols[p][k] for programs[p]->kernels[k]). See docs/abi.md. */
+    qn_status (*emit_entries)(int n_programs, const qn_program *const *programs,
+                              const char *const *const *kernel_symbols, const char *prefix,
+                              const char *weights_hash, bool weights_inside, const qn_target *target,
+                              qn_emit emit, qn_arena *arena, qn_code *out_code, qn_diags *diags);
+    /* optional: makes objects callable in this process */
+    qn_status (*load)(int n_objects, const qn_code *objects, const char *const *names, void **out_image,
+                      qn_diags *diags);
+    void *(*symbol)(void *image, const char *name);
+    void (*unload)(void *image);
+} qn_backend;
+
+extern const qn_backend qn_backend_cpu;   /* backends/llvm */
+extern const qn_backend qn_backend_nvptx; /* backends/nvptx */
+
+/* ---- backends/interp: the definition of every op ---- */
+
+/* A tensor value at run time. `data` is owned by the arena of the call. dims are numbers. */
+typedef struct qn_array {
+    qn_dtype dtype;
+    int rank;
+    int64_t dims[QN_MAX_RANK];
+    void *data;
+} qn_array;
+
+/* Runs a graph on concrete inputs; symbols are bound from the inputs' dims. */
+qn_status qn_interp_run(const qn_graph *graph, const qn_array *inputs, qn_array *outputs, qn_arena *arena,
+                        qn_diags *diags);
+/* Evaluates one node of constants (fold). */
+qn_status qn_interp_node(const qn_node *node, const qn_array *operands, qn_array *results,
+                         const int64_t *symbols, qn_arena *arena, qn_diags *diags);
+/* Runs a kernel for tasks 0 … tasks-1; args as for machine code. */
+qn_status qn_interp_kernel(const qn_kernel *kernel, int64_t *args, int64_t tasks, qn_diags *diags);
+/* Runs a program with the kernel interpreter; io as for machine code. */
+qn_status qn_interp_program(const qn_program *program, void *io, void *workspace, const void *weights,
+                            quern_ctx *ctx, qn_diags *diags);
+
+#endif

@@ -1,0 +1,134 @@
+/* quern_abi.h - the binary interface between a compiled model and the program that runs it.
+ *
+ * Stands alone: C11 or C++, standard headers only. A shared object that Quern emits exports one symbol,
+ * `<prefix>_query`, and needs nothing of Quern at run time. The same structures describe a model compiled in
+ * memory. All tables are immutable and may be read from any thread.
+ *
+ * Every struct begins with its size in bytes; later versions only append fields.
+ */
+#ifndef QUERN_ABI_H
+#define QUERN_ABI_H
+
+#include <stddef.h>
+#include <stdint.h>
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+#define QUERN_ABI_VERSION 1u
+
+/* Element types. The numbers are part of the ABI and never change. */
+typedef enum quern_dtype {
+    QUERN_INVALID_DTYPE = 0,
+    QUERN_BOOL = 1, /* one byte, 0 or 1 */
+    QUERN_I8 = 2,
+    QUERN_I16 = 3,
+    QUERN_I32 = 4,
+    QUERN_I64 = 5,
+    QUERN_U8 = 6,
+    QUERN_U16 = 7,
+    QUERN_U32 = 8,
+    QUERN_U64 = 9,
+    QUERN_F16 = 10,
+    QUERN_BF16 = 11,
+    QUERN_F32 = 12,
+    QUERN_F64 = 13
+} quern_dtype;
+
+/* What an entry returns, and what every fallible call of quern.h returns. */
+typedef enum quern_status {
+    QUERN_OK = 0,
+    QUERN_ERROR_ARGUMENT = 1,    /* NULL or inconsistent argument, wrong shape or dtype */
+    QUERN_ERROR_RANGE = 2,       /* a symbolic dimension outside the range that was compiled */
+    QUERN_ERROR_INDEX = 3,       /* a gather or scatter index outside its operand */
+    QUERN_ERROR_CANCELLED = 4,   /* the caller set quern_ctx.cancel */
+    QUERN_ERROR_MODEL = 5,       /* the model is malformed */
+    QUERN_ERROR_UNSUPPORTED = 6, /* well-formed, but Quern cannot compile it */
+    QUERN_ERROR_IO = 7,          /* a file could not be read or written */
+    QUERN_ERROR_MEMORY = 8,      /* out of memory */
+    QUERN_ERROR_DEVICE = 9,      /* no such device, or the device reported an error */
+    QUERN_ERROR_INTERNAL = 10    /* a bug in Quern */
+} quern_status;
+
+/* What a buffer is to an entry. */
+typedef enum quern_role {
+    QUERN_INPUT = 0,
+    QUERN_OUTPUT = 1,
+    QUERN_STATE = 2 /* read and updated in place: parameters, optimizer state, KV cache */
+} quern_role;
+
+/* Lent by the caller for one call; NULL is fine: single-threaded, weights from the object. */
+typedef struct quern_ctx {
+    size_t size; /* sizeof(quern_ctx) as the caller was compiled */
+    /* Calls task(arg, i) once for each i in [0, n), in any order, on any threads, and returns when all are done.
+     * NULL: the entry runs the tasks itself, in order. Results do not depend on it. */
+    void (*parallel_for)(void *pool, void (*task)(void *arg, int64_t i), void *arg, int64_t n);
+    void *pool;
+    const void *weights; /* weights of a model compiled with a side file, or NULL */
+    const volatile int
+        *cancel; /* checked between kernels: non-zero stops with QUERN_ERROR_CANCELLED; or NULL */
+    /* Called before (begin = 1) and after (begin = 0) each kernel, with its name; or NULL */
+    void (*trace)(void *trace_user, const char *kernel, int begin);
+    void *trace_user;
+    int32_t
+        failed_node; /* out: after QUERN_ERROR_INDEX, the number of the node (quern_entry_info.node_names), or -1 */
+} quern_ctx;
+
+/* A symbolic dimension. Its value is an int64_t in the io structure. */
+typedef struct quern_symbol_info {
+    size_t size;
+    const char *name;
+    int64_t min, max; /* inclusive */
+} quern_symbol_info;
+
+/* One buffer of an entry: contiguous, row-major, aligned to its element (64 bytes is faster). */
+typedef struct quern_buffer_info {
+    size_t size;
+    const char *name;
+    int32_t role;  /* quern_role */
+    int32_t dtype; /* quern_dtype */
+    int32_t rank;
+    int32_t alias; /* index of the buffer this one may share memory with, or -1 */
+    const int64_t
+        *dims; /* rank values; -1 where the dimension depends on symbols (see quern_entry_info.shape) */
+} quern_buffer_info;
+
+/* An entry point. `io` points to a structure of n_buffers pointers, in the order of `buffers`, followed by n_symbols
+ * int64_t values, in the order of `symbols`. The caller owns every buffer and the workspace, which is
+ * workspace_bytes(symbols) bytes, aligned to 64. Returns a quern_status. Only declared aliases may overlap.
+ * Thread-safe as long as no two calls share a workspace or a written buffer. Never allocates. */
+typedef struct quern_entry_info {
+    size_t size;
+    const char *name;
+    int (*run)(void *io, void *workspace, quern_ctx *ctx);
+    /* Bytes of workspace for these symbol values; -1 when one is out of range. NULL symbols are fine without symbols. */
+    int64_t (*workspace_bytes)(const int64_t *symbols);
+    /* Writes the dims of buffer `buffer` (rank values) for these symbol values. */
+    void (*shape)(int32_t buffer, const int64_t *symbols, int64_t *out_dims);
+    int32_t n_buffers, n_symbols;
+    const quern_buffer_info *buffers;
+    const quern_symbol_info *symbols;
+    int32_t n_nodes;
+    const char *const *node_names; /* for quern_ctx.failed_node */
+} quern_entry_info;
+
+/* What `<prefix>_query(QUERN_ABI_VERSION)` returns; NULL for a version the object does not know. */
+typedef struct quern_model_info {
+    size_t size;
+    uint32_t abi_version;
+    const char *name;
+    const char *target; /* triple, CPU and features it was compiled for */
+    int32_t n_entries;
+    const quern_entry_info *entries;
+    int64_t weights_bytes;    /* in the object, or to be lent as quern_ctx.weights */
+    const void *weights;      /* NULL when they are in a side file */
+    const char *weights_hash; /* XXH3 128 of the weights, hexadecimal */
+} quern_model_info;
+
+typedef const quern_model_info *(*quern_query_fn)(uint32_t abi_version);
+
+#ifdef __cplusplus
+}
+#endif
+#endif

@@ -1,0 +1,90 @@
+/* Dimension expressions: constants, symbols with a range, + * floordiv mod min max. Hash-consed, so equal
+ * expressions are the same pointer; normalised (sums of products in a fixed order), so that 2*n+n and 3*n are equal.
+ *
+ * Owned by a qn_dims table, which lives in an arena. Not thread-safe. */
+#ifndef QN_IR_DIM_H
+#define QN_IR_DIM_H
+
+#include <stdbool.h>
+#include <stdint.h>
+
+#include "ir/arena.h"
+
+typedef enum qn_dim_kind {
+    QN_DIM_CONST,
+    QN_DIM_SYMBOL,
+    QN_DIM_ADD,      /* n-ary, operands sorted, at most one constant */
+    QN_DIM_MUL,      /* n-ary, likewise */
+    QN_DIM_FLOORDIV, /* a / b, b a positive expression */
+    QN_DIM_MOD,
+    QN_DIM_MIN,
+    QN_DIM_MAX,
+    QN_DIM_SELECT_ONE /* operands (a, b): b when a == 1, else a: the extent of a broadcast decided at run time */
+} qn_dim_kind;
+
+typedef const struct qn_dim_node *qn_dim;
+struct qn_dim_node {
+    qn_dim_kind kind;
+    int n; /* operands */
+    const qn_dim *operands;
+    int64_t value;    /* QN_DIM_CONST */
+    const char *name; /* QN_DIM_SYMBOL */
+    int symbol;       /* QN_DIM_SYMBOL: its number, from 0 in order of creation */
+    int64_t min, max; /* inclusive bounds, derived */
+    uint64_t hash;
+    qn_dim next; /* hash chain */
+};
+
+#define QN_DIM_MAX_VALUE ((int64_t)1 << 40) /* largest upper bound of a symbol */
+
+typedef struct qn_dims qn_dims;
+qn_dims *qn_dims_new(qn_arena *arena);
+int qn_dims_symbol_count(const qn_dims *dims);
+qn_dim qn_dims_symbol_at(const qn_dims *dims, int symbol);
+
+qn_dim qn_dim_const(qn_dims *dims, int64_t value);
+/* The symbol of that name, made with the range [min, max] if new; an existing one keeps its range. */
+qn_dim qn_dim_symbol(qn_dims *dims, const char *name, int64_t min, int64_t max);
+qn_dim qn_dim_find_symbol(const qn_dims *dims, const char *name); /* NULL when there is none */
+/* Narrows a symbol's range; bounds of expressions made before stay as they were (sound, wider). */
+void qn_dim_set_range(qn_dims *dims, qn_dim symbol, int64_t min, int64_t max);
+qn_dim qn_dim_fresh(qn_dims *dims, const char *stem, int64_t min, int64_t max); /* stem, stem_1, … */
+
+/* Total: never fail; a constant overflow saturates to INT64_MAX/MIN, which qn_dim_is_valid_extent refuses. */
+qn_dim qn_dim_add(qn_dims *dims, qn_dim a, qn_dim b);
+qn_dim qn_dim_sub(qn_dims *dims, qn_dim a, qn_dim b);
+qn_dim qn_dim_mul(qn_dims *dims, qn_dim a, qn_dim b);
+qn_dim qn_dim_floordiv(qn_dims *dims, qn_dim a,
+                       qn_dim b); /* rounds to minus infinity; division by 0 gives 0 */
+qn_dim qn_dim_ceildiv(qn_dims *dims, qn_dim a, qn_dim b);
+qn_dim qn_dim_mod(qn_dims *dims, qn_dim a, qn_dim b);
+qn_dim qn_dim_min(qn_dims *dims, qn_dim a, qn_dim b);
+qn_dim qn_dim_max(qn_dims *dims, qn_dim a, qn_dim b);
+qn_dim qn_dim_select_one(qn_dims *dims, qn_dim a, qn_dim b);
+
+static inline bool qn_dim_is_const(qn_dim d)
+{
+    return d->kind == QN_DIM_CONST;
+}
+static inline bool qn_dim_is(qn_dim d, int64_t value)
+{
+    return d->kind == QN_DIM_CONST && d->value == value;
+}
+bool qn_dim_is_valid_extent(qn_dim d); /* provably >= 0 and below QN_DIM_MAX_VALUE */
+/* Is a divisible by the constant, for all symbol values? */
+bool qn_dim_divisible(qn_dim d, int64_t by);
+
+/* Value for given symbol values (indexed by symbol number). */
+int64_t qn_dim_eval(qn_dim d, const int64_t *symbols);
+/* The same expression in another table (symbols matched by name, made where missing). */
+qn_dim qn_dim_import(qn_dims *to, qn_dim d);
+/* d with symbol number s replaced by values[s] where that is not NULL. */
+qn_dim qn_dim_substitute(qn_dims *dims, qn_dim d, const qn_dim *values, int n_values);
+
+/* "12", "batch", "2*n + 1", "floordiv(n, 2)", "max(a, b)": what qn_dim_parse reads. */
+const char *qn_dim_print(qn_dim d, qn_arena *arena);
+/* Parses from *cursor, moves it past the expression; NULL on a syntax error (*cursor at it). Unknown names become
+ * symbols of range [0, QN_DIM_MAX_VALUE]. */
+qn_dim qn_dim_parse(qn_dims *dims, const char **cursor);
+
+#endif

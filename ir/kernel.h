@@ -1,0 +1,224 @@
+/* Kernel IR: one kernel is a function of a task number. It is structured SSA: a block is a list of instructions; `for`
+ * and `if` hold blocks and give results. Scalars and vectors are values of one kind (dtype x lanes), memory is buffers
+ * indexed by element. CPU, PTX and the interpreter share everything here; a backend only expands leaves.
+ *
+ *   kernel @bias_relu(%x: f32 in, %b: f32 in, %y: f32 out; %rows) {
+ *     task %t
+ *     %lo = mul %t, 64
+ *     %hi = min (add %lo, 64), %rows
+ *     for %i = %lo to %hi step 1 {
+ *       %base = mul %i, 4096
+ *       for %j = 0 to 4096 step 1 vector {
+ *         …
+ *
+ * Tasks of one call may run in any order, at once, on any threads, and never wait for each other. They write disjoint
+ * elements. Kernels know no symbols: what depends on them comes in as i64 parameters.
+ *
+ * A machine kernel has the C signature  void kernel(int64_t *args, int64_t task)  with
+ *   args[0]                      in -1; out: node number of a failed check (see QN_K_CHECK)
+ *   args[1 … n_buffers]          buffer addresses
+ *   args[1 + n_buffers …]        parameters
+ */
+#ifndef QN_IR_KERNEL_H
+#define QN_IR_KERNEL_H
+
+#include "ir/graph.h"
+
+typedef struct qn_ktype {
+    qn_dtype dtype; /* indices are i64; conditions are bool */
+    int lanes;      /* 1: a scalar; otherwise a power of two up to 64 */
+} qn_ktype;
+
+typedef enum qn_kop {
+    /* values */
+    QN_K_CONST, /* imm, the same in each lane */
+    QN_K_PARAM, /* number `index`; i64 scalar */
+    QN_K_TASK,  /* the task number; i64 scalar */
+    QN_K_UNARY, /* fn(a): fn is an element-wise op of ir/ops.def with its meaning there (f16, bf16: see passes/legalize) */
+    QN_K_BINARY,  /* fn(a, b) */
+    QN_K_FMA,     /* a * b + c, rounded once; floats */
+    QN_K_COMPARE, /* direction; a, b -> bool */
+    QN_K_SELECT,  /* a (bool) ? b : c */
+    QN_K_CONVERT, /* a to type, as the convert op */
+    QN_K_BITCAST, /* same bits, same lanes */
+    QN_K_SCALE2, /* a * 2^b; a float, b of a's type holding an integer; correct into the denormals, clamps large |b| */
+    /* lanes */
+    QN_K_SPLAT,   /* scalar to lanes */
+    QN_K_RAMP,    /* scalar integer a: a, a+1, a+2, … */
+    QN_K_EXTRACT, /* lane `index` of a */
+    QN_K_SHUFFLE, /* lane i = lane mask[i] of a followed by b (same type); result lanes = n_mask */
+    QN_K_REDUCE,  /* lanes of a combined by `kind` to a scalar, pairwise: lane i with i + n/2, then n/4, … */
+    /* memory; index counts elements of the buffer, i64 */
+    QN_K_LOAD, /* operands: index [, mask [, other]]. lanes > 1 with a scalar index: contiguous; with a vector index: gather.
+                   * mask false: nothing is read, the lane is `other` (0 when absent) */
+    QN_K_STORE,      /* operands: index, value [, mask]. vector index: scatter */
+    QN_K_PREFETCH,   /* operand: index; `index`: 0 = all levels … 3 = none; never faults */
+    QN_K_ATOMIC_ADD, /* operands: index, value; GPU only */
+    /* control */
+    QN_K_FOR, /* operands: low, high, step (> 0), initial values of the carried; block arguments: counter, carried. Results: carried */
+    QN_K_IF,  /* operand: scalar bool; two blocks; results: what the blocks yield */
+    QN_K_CHECK,   /* operand: bool; where false, args[0] = `index` (a node number) and the task returns */
+    QN_K_BARRIER, /* GPU: all threads of the block */
+    QN_K_TILE_MMA /* matrix instruction; reserved for matrix units (AMX, tensor cores): see tile_mma_* when used */
+} qn_kop;
+
+typedef enum qn_ktag {
+    QN_TAG_SERIAL,
+    QN_TAG_VECTOR, /* iterations are independent, or carried values combine by carried_kinds: to be vectorized (CPU)
+                        * or spread over the threads of a block (GPU) */
+    QN_TAG_UNROLL,    /* to be unrolled completely; constant bounds */
+    QN_TAG_GPU_THREAD /* counter is spread over the threads of the block */
+} qn_ktag;
+
+typedef enum qn_space { QN_SPACE_ARGUMENT, QN_SPACE_LOCAL, QN_SPACE_SHARED } qn_space;
+
+/* Local buffers are the task's own (the stack on a CPU): constant size, uninitialised, QN_LOCAL_LIMIT bytes a kernel in all. */
+#define QN_LOCAL_LIMIT (192 * 1024)
+
+typedef struct qn_kbuffer {
+    const char *name;
+    qn_dtype dtype;
+    qn_space space;
+    int index;          /* ARGUMENT: position in args */
+    bool written, read; /* ARGUMENT. Arguments do not overlap, unless `inplace` names one */
+    int inplace; /* ARGUMENT, written: argument that may be the same memory, element for element; or -1 */
+    int64_t elements; /* LOCAL, SHARED */
+    int align;        /* of its first element in bytes, known at compile time */
+} qn_kbuffer;
+
+typedef struct qn_kblock qn_kblock;
+typedef struct qn_kinst qn_kinst;
+
+/* A value is the instruction that makes it; `for` and `if` results and block arguments are QN_KVALUE_*. */
+typedef struct qn_kvalue {
+    qn_ktype type;
+    qn_kinst *inst;   /* defining instruction; NULL for a block argument */
+    qn_kblock *block; /* block argument: whose */
+    int index;        /* result or argument number */
+    int64_t min, max; /* i64 scalars: proven inclusive bounds, INT64_MIN/MAX when unknown */
+    int id;           /* scratch; number when printed */
+    void *user;       /* scratch of the running pass or backend */
+} qn_kvalue;
+
+struct qn_kinst {
+    qn_kop op;
+    int n_operands, n_results, n_blocks;
+    qn_kvalue **operands;
+    qn_kvalue *results; /* contiguous */
+    qn_kblock *blocks[2];
+    qn_op fn;               /* UNARY, BINARY */
+    qn_direction direction; /* COMPARE */
+    qn_kind kind;           /* REDUCE */
+    qn_scalar imm;          /* CONST */
+    int64_t index;          /* PARAM, EXTRACT, PREFETCH, CHECK */
+    qn_kbuffer *buffer;     /* memory */
+    bool nontemporal;       /* STORE: bypass the caches */
+    bool fast;              /* float arithmetic that may be reassociated, approximated (math mode fast) */
+    int n_mask;
+    const int *mask; /* SHUFFLE */
+    qn_ktag tag;     /* FOR */
+    int lanes;       /* FOR vector: how many (0: the target's choice) */
+    const qn_kind
+        *carried_kinds; /* FOR vector: how each carried value combines (QN_SET: not combinable, forbids it) */
+    qn_kinst *prev, *next;
+    qn_kblock *parent;
+};
+
+struct qn_kblock {
+    qn_kinst *first, *last;
+    int n_arguments, n_yields;
+    qn_kvalue *arguments;
+    qn_kvalue **yields;
+    qn_kinst *owner; /* NULL: the kernel's body */
+};
+
+typedef struct qn_kernel {
+    qn_arena *arena;
+    const char *name;
+    int n_buffers, n_params; /* n_buffers: arguments; locals come after them in `buffers` */
+    int n_all_buffers;
+    qn_kbuffer **buffers;
+    const char **param_names;
+    int64_t *param_min, *param_max; /* what the program promises */
+    int64_t *param_multiple;        /* param is a multiple of it (>= 1) */
+    qn_kblock *body;
+    int gpu_threads;     /* threads a block when it runs on a GPU; 0: not mapped to one */
+    double flops, bytes; /* of one call at its largest constant size, for `bench`; 0 when unknown */
+} qn_kernel;
+
+qn_kernel *qn_kernel_new(qn_arena *arena, const char *name);
+qn_kbuffer *qn_kernel_add_buffer(qn_kernel *k, const char *name, qn_dtype dtype, bool read, bool written,
+                                 int align);
+qn_kbuffer *qn_kernel_add_local(qn_kernel *k, const char *name, qn_dtype dtype, int64_t elements);
+qn_kbuffer *qn_kernel_add_shared(qn_kernel *k, const char *name, qn_dtype dtype, int64_t elements);
+qn_kvalue *qn_kernel_add_param(qn_kernel *k, const char *name, int64_t min, int64_t max, int64_t multiple);
+
+/* ---- building: appends at the cursor; folds constants and simplifies index arithmetic as it goes ---- */
+
+typedef struct qn_kbuilder {
+    qn_kernel *kernel;
+    qn_kblock *block; /* cursor: end of this block */
+    bool fast;        /* set on what is built */
+} qn_kbuilder;
+
+qn_kbuilder qn_kb_new(qn_kernel *kernel); /* at the end of the body */
+
+qn_kvalue *qn_kb_const(qn_kbuilder *b, qn_ktype type, qn_scalar imm);
+qn_kvalue *qn_kb_index(qn_kbuilder *b, int64_t value); /* i64 scalar */
+qn_kvalue *qn_kb_float(qn_kbuilder *b, qn_ktype type, double value);
+qn_kvalue *qn_kb_task(qn_kbuilder *b);
+qn_kvalue *qn_kb_unary(qn_kbuilder *b, qn_op fn, qn_kvalue *a);
+qn_kvalue *qn_kb_binary(qn_kbuilder *b, qn_op fn, qn_kvalue *a, qn_kvalue *c);
+qn_kvalue *qn_kb_fma(qn_kbuilder *b, qn_kvalue *x, qn_kvalue *y, qn_kvalue *z);
+qn_kvalue *qn_kb_compare(qn_kbuilder *b, qn_direction d, qn_kvalue *x, qn_kvalue *y);
+qn_kvalue *qn_kb_select(qn_kbuilder *b, qn_kvalue *condition, qn_kvalue *x, qn_kvalue *y);
+qn_kvalue *qn_kb_convert(qn_kbuilder *b, qn_dtype to, qn_kvalue *x);
+qn_kvalue *qn_kb_bitcast(qn_kbuilder *b, qn_dtype to, qn_kvalue *x);
+qn_kvalue *qn_kb_scale2(qn_kbuilder *b, qn_kvalue *x, qn_kvalue *n);
+qn_kvalue *qn_kb_splat(qn_kbuilder *b, qn_kvalue *x, int lanes);
+qn_kvalue *qn_kb_ramp(qn_kbuilder *b, qn_kvalue *x, int lanes);
+qn_kvalue *qn_kb_extract(qn_kbuilder *b, qn_kvalue *x, int lane);
+qn_kvalue *qn_kb_shuffle(qn_kbuilder *b, qn_kvalue *x, qn_kvalue *y, int n_mask, const int *mask);
+qn_kvalue *qn_kb_reduce(qn_kbuilder *b, qn_kind kind, qn_kvalue *x);
+qn_kvalue *qn_kb_load(qn_kbuilder *b, qn_kbuffer *buffer, qn_kvalue *index, int lanes);
+qn_kvalue *qn_kb_load_masked(qn_kbuilder *b, qn_kbuffer *buffer, qn_kvalue *index, int lanes, qn_kvalue *mask,
+                             qn_kvalue *other);
+qn_kinst *qn_kb_store(qn_kbuilder *b, qn_kbuffer *buffer, qn_kvalue *index, qn_kvalue *value,
+                      qn_kvalue *mask); /* mask may be NULL */
+void qn_kb_prefetch(qn_kbuilder *b, qn_kbuffer *buffer, qn_kvalue *index, int locality);
+void qn_kb_check(qn_kbuilder *b, qn_kvalue *condition, int node);
+void qn_kb_barrier(qn_kbuilder *b);
+
+/* Index arithmetic on i64 scalars, simplified with the bounds of the operands: x*1, (i*n + j)/n = i for 0 <= j < n,
+ * (i*n + j)%n = j, sums in a canonical order (so that common parts are common). Division rounds to minus infinity. */
+qn_kvalue *qn_kb_iadd(qn_kbuilder *b, qn_kvalue *x, qn_kvalue *y);
+qn_kvalue *qn_kb_isub(qn_kbuilder *b, qn_kvalue *x, qn_kvalue *y);
+qn_kvalue *qn_kb_imul(qn_kbuilder *b, qn_kvalue *x, qn_kvalue *y);
+qn_kvalue *qn_kb_idiv(qn_kbuilder *b, qn_kvalue *x, qn_kvalue *y);
+qn_kvalue *qn_kb_imod(qn_kbuilder *b, qn_kvalue *x, qn_kvalue *y);
+qn_kvalue *qn_kb_imin(qn_kbuilder *b, qn_kvalue *x, qn_kvalue *y);
+qn_kvalue *qn_kb_imax(qn_kbuilder *b, qn_kvalue *x, qn_kvalue *y);
+
+/* `for`: begin moves the cursor into the body; inst->blocks[0]->arguments[0] is the counter, [1 + i] carried value i.
+ * end takes what the next iteration (or the result) gets and moves the cursor behind; results are inst->results. */
+qn_kinst *qn_kb_for(qn_kbuilder *b, qn_kvalue *low, qn_kvalue *high, qn_kvalue *step, qn_ktag tag,
+                    int n_carried, qn_kvalue *const *initial, const qn_kind *carried_kinds);
+void qn_kb_end_for(qn_kbuilder *b, qn_kinst *loop, qn_kvalue *const *yields);
+/* `if`: begin moves the cursor into the first block, else into the second, end behind it. */
+qn_kinst *qn_kb_if(qn_kbuilder *b, qn_kvalue *condition);
+void qn_kb_else(qn_kbuilder *b, qn_kinst *branch, int n_yields, qn_kvalue *const *yields);
+void qn_kb_end_if(qn_kbuilder *b, qn_kinst *branch, int n_yields, qn_kvalue *const *yields);
+
+/* ---- text, checks, copies ---- */
+
+const char *qn_kernel_print(const qn_kernel *kernel, qn_arena *arena);
+/* Text with names stripped: equal for kernels that do the same; the cache's and the deduplication's key. */
+const char *qn_kernel_canonical(const qn_kernel *kernel, qn_arena *arena);
+/* NULL with a diagnostic on a mistake. */
+qn_kernel *qn_kernel_parse(const char *text, const char *file, qn_arena *arena, qn_diags *diags);
+qn_status qn_kernel_verify(const qn_kernel *kernel, qn_diags *diags);
+qn_kernel *qn_kernel_clone(const qn_kernel *kernel, qn_arena *arena);
+/* Removes instructions nobody reads; merges equal pure ones within a block and its parents (CSE). */
+void qn_kernel_simplify(qn_kernel *kernel);
+
+#endif

@@ -1,0 +1,104 @@
+/* A program: one function compiled down to kernel calls over memory whose places are known. What backends emit. */
+#ifndef QN_IR_PROGRAM_H
+#define QN_IR_PROGRAM_H
+
+#include "ir/graph.h"
+#include "ir/kernel.h"
+
+typedef enum qn_place {
+    QN_PLACE_ARENA,   /* workspace + offset */
+    QN_PLACE_IO,      /* buffer number `io` of the entry */
+    QN_PLACE_WEIGHTS, /* weights + offset; constant, shared by all entries */
+    QN_PLACE_VIEW,    /* buffer `base` + offset + iteration of loop `loop` * stride */
+    QN_PLACE_SLOT     /* a pointer variable, starting at buffer `base`; QN_STEP_SWAP exchanges two */
+} qn_place;
+
+/* A stretch of memory. Offsets and strides in bytes. */
+typedef struct qn_pbuffer {
+    const char *name; /* of the value, for people */
+    qn_dtype dtype;
+    qn_dim elements;
+    qn_place place;
+    int io;                  /* IO */
+    int base;                /* VIEW, SLOT */
+    qn_dim offset;           /* ARENA (set by memplan), WEIGHTS, VIEW */
+    int loop;                /* VIEW: id of an enclosing loop step, or -1 */
+    qn_dim stride;           /* VIEW with loop */
+    const qn_tensor *tensor; /* WEIGHTS: contents */
+    int first, last;         /* ARENA: live from step to step, inclusive, in the order of qn_program_number */
+} qn_pbuffer;
+
+typedef enum qn_step_kind {
+    QN_STEP_KERNEL,
+    QN_STEP_COPY, /* from buffer 0 to buffer 1 */
+    QN_STEP_LOOP, /* body `count` times, and/or while the bool in `condition` is true (tested before each iteration) */
+    QN_STEP_IF,   /* bool in `condition` ? body : other */
+    QN_STEP_SWAP, /* pointer variables of buffers 0 and 1 (both SLOT) */
+    QN_STEP_BIND  /* symbol := the i64 in buffer 0 */
+} qn_step_kind;
+
+typedef struct qn_step qn_step;
+typedef struct qn_steps {
+    qn_step *items;
+    size_t n, capacity;
+} qn_steps;
+
+struct qn_step {
+    qn_step_kind kind;
+    const char *name; /* for traces: the kernel's name with its nodes' names */
+    int kernel;       /* KERNEL: index into program.kernels */
+    int n_buffers;
+    int *buffers; /* KERNEL: in the order of the kernel's arguments */
+    int n_params;
+    const qn_dim *params; /* KERNEL */
+    qn_dim tasks;         /* KERNEL: task numbers 0 … tasks - 1 */
+    int loop;             /* LOOP: its id */
+    qn_dim count;         /* LOOP: NULL when only the condition ends it */
+    bool reverse;         /* LOOP: iteration number runs count - 1 … 0 */
+    int condition;        /* LOOP, IF: a bool scalar buffer; -1: none */
+    qn_steps body, other; /* LOOP body; IF both */
+    qn_steps test;        /* LOOP with condition: steps that compute it, before each iteration */
+    int number;           /* qn_program_number */
+};
+
+typedef struct qn_pio { /* one buffer of the entry */
+    const char *name;
+    quern_role role;
+    qn_type type;
+    int alias;                /* index of an io it shares memory with, or -1 */
+    const qn_tensor *initial; /* STATE: initial contents, or NULL */
+} qn_pio;
+
+typedef struct qn_program {
+    qn_arena *arena;
+    qn_dims *
+        dims; /* symbols of the entry; those below n_entry_symbols come with io, the rest are bound by steps */
+    int n_entry_symbols;
+    const char *name; /* entry name: "infer" */
+    int n_io;
+    qn_pio *io;
+    int n_kernels, kernel_capacity;
+    qn_kernel **kernels; /* deduplicated */
+    int n_buffers, buffer_capacity;
+    qn_pbuffer *buffers;
+    qn_steps steps;
+    int n_loops;
+    int n_nodes;
+    const char **node_names;  /* for QN_K_CHECK */
+    qn_dim arena_bytes;       /* set by memplan */
+    qn_dim arena_lower_bound; /* largest sum of bytes live at one step: no plan can be smaller */
+    int64_t weights_bytes;
+} qn_program;
+
+qn_program *qn_program_new(qn_arena *arena, qn_dims *dims, const char *name);
+int qn_program_add_buffer(qn_program *p, qn_pbuffer buffer);
+int qn_program_add_kernel(qn_program *p, qn_kernel *kernel); /* the index of an equal one if there is one */
+qn_step *qn_steps_add(qn_program *p, qn_steps *steps, qn_step_kind kind);
+int qn_program_number(
+    qn_program *p); /* numbers all steps in order, bodies after their step; returns the count */
+const char *qn_program_print(const qn_program *p, qn_arena *arena);
+qn_program *qn_program_parse(const char *text, const char *file, qn_arena *arena, qn_diags *diags);
+/* Places inside their bounds, nothing live overlaps, arguments match kernels. */
+qn_status qn_program_verify(const qn_program *p, qn_diags *diags);
+
+#endif

@@ -1,0 +1,108 @@
+/* What a pass is, and the list of them. */
+#ifndef QN_PASSES_PASS_H
+#define QN_PASSES_PASS_H
+
+#include "ir/graph.h"
+#include "ir/program.h"
+
+typedef enum qn_math { QN_MATH_STRICT, QN_MATH_DEFAULT, QN_MATH_FAST } qn_math;
+
+/* What lowering must know of the machine it lowers for. Backends fill it in. */
+typedef struct qn_machine {
+    bool gpu;
+    int vector_bytes;     /* 64: AVX-512, 32: AVX2, 16: SSE/NEON */
+    int vector_registers; /* 32 or 16 */
+    bool fma;
+    bool masked; /* masked loads and stores are cheap */
+    int64_t l1_bytes, l2_bytes;
+    int gpu_arch;         /* 90 for sm_90 */
+    const char *features; /* for keys and messages */
+} qn_machine;
+
+typedef struct qn_pass_options {
+    qn_math math;
+    const qn_machine *machine;
+    const qn_tensor *(*fold)(
+        const qn_node *node,
+        void *folder); /* evaluates a node whose operands are all constants; NULL: no folding */
+    void *folder;
+} qn_pass_options;
+
+/* Changes `graph` in place; *out_changed is true exactly when it did. Graph invariants hold before and after. */
+typedef qn_status (*qn_pass_fn)(qn_graph *graph, const qn_pass_options *options, bool *out_changed,
+                                qn_diags *diags);
+
+typedef struct qn_pass {
+    const char *name;
+    qn_pass_fn run;
+    const char *help; /* one line */
+} qn_pass;
+
+extern const qn_pass qn_passes[]; /* from passes/pipeline.def, in their order; ends with a NULL name */
+const qn_pass *qn_pass_find(const char *name);
+
+typedef struct qn_pass_hooks { /* all may be NULL */
+    bool (*enabled)(void *user, const qn_pass *pass,
+                    int occurrence); /* for bisection: false skips this one */
+    void (*after)(void *user, const qn_pass *pass, const qn_graph *graph, bool changed, double seconds);
+    void *user;
+    bool verify_each;
+} qn_pass_hooks;
+
+/* Runs the comma-separated passes, or the standard pipeline for NULL, over one graph. */
+qn_status qn_run_passes(qn_graph *graph, const char *names, const qn_pass_options *options,
+                        const qn_pass_hooks *hooks, qn_diags *diags);
+
+/* ---- passes/autodiff.c ---- */
+
+/* Adds a function `name`: `function`'s inputs -> its output `loss` (scalar float), then the gradients of the `wrt`
+ * inputs (indices), in order; all outputs of `function` but the loss follow when `keep_outputs`. */
+qn_graph *qn_grad(qn_graph *function, const char *name, int loss, int n_wrt, const int *wrt,
+                  bool keep_outputs, qn_diags *diags);
+
+/* ---- passes/fuse.c, passes/lower.c, passes/memplan.c ---- */
+
+/* One kernel to be: nodes that run together. In the order of the graph; every node is in exactly one group or becomes no code. */
+typedef enum qn_group_kind {
+    QN_GROUP_LOOP,        /* elementwise, broadcast, injective: one loop nest over the root's elements */
+    QN_GROUP_ROWS,        /* reductions over trailing axes and what surrounds them: one task = some rows */
+    QN_GROUP_CONTRACTION, /* one dot_general or convolution with what follows it element by element */
+    QN_GROUP_SINGLE,      /* an opaque node */
+    QN_GROUP_CONTROL      /* if, while, scan, call: program steps */
+} qn_group_kind;
+
+typedef struct qn_group {
+    qn_group_kind kind;
+    qn_node *root; /* the node that gives the group its shape (the contraction, the last node) */
+    int n_nodes;
+    qn_node **nodes; /* in order */
+    int n_inputs;
+    qn_value **inputs; /* read from outside, each once */
+    int n_outputs;
+    qn_value **outputs; /* read outside */
+} qn_group;
+
+typedef struct qn_groups {
+    qn_group *items;
+    size_t n, capacity;
+} qn_groups;
+
+qn_status qn_fuse(qn_graph *graph, const qn_pass_options *options, qn_arena *arena, qn_groups *out_groups,
+                  qn_diags *diags);
+
+/* The kernel for a group. Buffers: inputs, then outputs, in the group's order. Params and tasks are expressions over the
+ * module's symbols. Local kernel-to-kernel scratch, when a group needs several kernels, is the lowering's own (see lower.c). */
+qn_status qn_lower(qn_graph *function, const qn_pass_options *options, qn_arena *arena,
+                   qn_program **out_program, qn_diags *diags);
+
+/* Kernel passes, applied by qn_lower in this order for a CPU. */
+void qn_kernel_vectorize(qn_kernel *kernel,
+                         const qn_machine *machine); /* loops tagged vector -> vector code */
+void qn_kernel_expand_math(qn_kernel *kernel, const qn_machine *machine,
+                           qn_math math); /* exp, tanh, … -> polynomials */
+void qn_kernel_legalize(qn_kernel *kernel,
+                        const qn_machine *machine); /* f16 and bf16 arithmetic in f32; bool, narrow ints */
+
+qn_status qn_memplan(qn_program *program, qn_diags *diags);
+
+#endif
