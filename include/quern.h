@@ -1,0 +1,198 @@
+/* quern.h - compile a model, run it, train it.
+ *
+ * A module is a model being described: loaded from a file or built by calls. Compiling it gives a model: immutable
+ * machine code with its weights, usable from any thread. A session binds a model to memory: one per thread.
+ *
+ * Every fallible call returns a quern_status; quern_last_error() has the message of the calling thread's last failure.
+ * Functions that take a handle accept NULL where said. The library never prints and never exits.
+ */
+#ifndef QUERN_H
+#define QUERN_H
+
+#include "quern_abi.h"
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+#if defined(__GNUC__)
+#define QUERN_API __attribute__((visibility("default")))
+#define QUERN_MUST_USE __attribute__((warn_unused_result))
+#else
+#define QUERN_API
+#define QUERN_MUST_USE
+#endif
+
+QUERN_API const char *quern_version(void); /* "0.1.0" */
+/* Message of this thread's last failed call: where, what, and what would do; several lines when several things are
+ * wrong. Valid until the thread's next failing call. "" when nothing failed yet. */
+QUERN_API const char *quern_last_error(void);
+QUERN_API const char *quern_status_name(int status); /* "unsupported" */
+QUERN_API size_t quern_dtype_size(int dtype);        /* bytes an element; 0 for an unknown one */
+QUERN_API const char *quern_dtype_text(int dtype);   /* "f32" */
+
+/* ---- modules ---- */
+
+typedef struct quern_module quern_module;
+
+/* A dimension given or bounded by the user: name = min..max (equal: fixed). */
+typedef struct quern_dim_range {
+    const char *name;
+    int64_t min, max;
+} quern_dim_range;
+
+typedef struct quern_load_options {
+    size_t size; /* sizeof(quern_load_options) */
+    int n_dims;
+    const quern_dim_range *dims;
+} quern_load_options;
+
+/* ONNX or Quern text, by content. Options may be NULL. Files beside the model (external data) stay inside its folder. */
+QUERN_API int quern_load(const char *path, const quern_load_options *options,
+                         quern_module **out) QUERN_MUST_USE;
+QUERN_API int quern_load_bytes(const void *data, size_t size, const quern_load_options *options,
+                               quern_module **out) QUERN_MUST_USE;
+QUERN_API void quern_module_free(quern_module *module); /* NULL is fine */
+/* The text form; free with quern_free. */
+QUERN_API int quern_module_text(const quern_module *module, char **out) QUERN_MUST_USE;
+QUERN_API void quern_free(void *memory);
+
+/* Adds a function: the gradient of output `loss` (a scalar) of function `function` with respect to its inputs `wrt`.
+ * Its inputs are the function's; its outputs the loss, then one gradient per name. */
+QUERN_API int quern_grad(quern_module *module, const char *function, const char *loss, int n_wrt,
+                         const char *const *wrt, const char *name) QUERN_MUST_USE;
+
+/* Turns a forward module (one float output: the prediction) into one with the entry `train_step`: inputs, then a
+ * label input `target`; output `loss`; parameters and optimizer state are states, updated in place; and `infer`. */
+typedef struct quern_train_options {
+    size_t size;
+    const char *loss;      /* "cross_entropy" (i64 classes), "mse" */
+    const char *optimizer; /* "sgd", "adam" */
+    double learning_rate;
+    double momentum;              /* sgd: 0 */
+    double beta1, beta2, epsilon; /* adam: 0.9, 0.999, 1e-8 where 0 */
+    double weight_decay;
+} quern_train_options;
+QUERN_API int quern_make_training(quern_module *module, const quern_train_options *options) QUERN_MUST_USE;
+
+/* ---- compilation ---- */
+
+typedef struct quern_compile_options {
+    size_t size;
+    const char *target; /* "cpu" (NULL), "interp" (the reference interpreter), "nvptx64", "cuda" */
+    const char *cpu;    /* "native" (NULL), "x86-64-v3", "x86-64-v4"; GPU: "sm_90" */
+    const char *math;   /* "default" (NULL), "strict", "fast" */
+    int threads;        /* for quern_session_run; 0: as many as the process may use */
+    int optimize;       /* 0: default (2). 1: no fusion; for looking for mistakes */
+    const char *cache;  /* folder; NULL: $QUERN_CACHE, else the user's cache folder; "": none */
+    void (*progress)(void *user, const char *what, int done, int total); /* or NULL */
+    void *progress_user;
+} quern_compile_options;
+
+typedef struct quern_model quern_model;
+
+/* Just-in-time: every function of the module becomes an entry. The module may be freed afterwards. Options may be NULL. */
+QUERN_API int quern_compile(quern_module *module, const quern_compile_options *options,
+                            quern_model **out) QUERN_MUST_USE;
+
+/* Ahead of time, written atomically. */
+typedef struct quern_emit_options {
+    size_t size;
+    const char *emit;    /* "so" (NULL), "a", "o", "llvm", "asm", "ptx", "qn" */
+    const char *prefix;  /* of the C symbols; NULL: from the file name */
+    const char *weights; /* "embed" (NULL), "side": <path>.safetensors */
+    const char *header;  /* path of the C header; NULL: beside the output; "": none */
+} quern_emit_options;
+QUERN_API int quern_compile_file(quern_module *module, const quern_compile_options *options,
+                                 const quern_emit_options *emit, const char *path) QUERN_MUST_USE;
+
+/* A shared object that Quern emitted. */
+QUERN_API int quern_model_open(const char *path, const char *prefix, quern_model **out) QUERN_MUST_USE;
+
+QUERN_API void quern_model_free(quern_model *model); /* after its sessions; NULL is fine */
+QUERN_API const quern_model_info *quern_model_describe(const quern_model *model);
+QUERN_API const quern_entry_info *quern_model_entry(const quern_model *model,
+                                                    const char *name); /* NULL: the first; NULL when absent */
+
+/* ---- running ---- */
+
+/* Memory of one tensor: contiguous, row-major. */
+typedef struct quern_array {
+    int32_t dtype, rank;
+    const int64_t *dims;
+    void *data;
+} quern_array;
+
+typedef struct quern_session quern_session;
+
+/* A session of one entry (NULL: the first). Owns a workspace, and every buffer that is not bound. States start at the
+ * model's initial values and belong to the session. Not thread-safe: one per thread. */
+QUERN_API int quern_session_new(quern_model *model, const char *entry, quern_session **out) QUERN_MUST_USE;
+QUERN_API void quern_session_free(quern_session *session);
+
+/* Binds buffer `index` (see quern_entry_info.buffers) to the caller's memory, which must stay valid until rebound.
+ * Checks dtype and dims; dims of inputs set the symbols. */
+QUERN_API int quern_session_bind(quern_session *session, int index, const quern_array *array) QUERN_MUST_USE;
+QUERN_API int quern_session_run(quern_session *session) QUERN_MUST_USE;
+/* The array of a buffer: after a run for outputs; owned by the session or the caller that bound it. */
+QUERN_API int quern_session_get(quern_session *session, int index, quern_array *out) QUERN_MUST_USE;
+/* Lets sessions of a training model share states: `session` uses the state buffers of `owner` (matched by name). */
+QUERN_API int quern_session_share_states(quern_session *session, quern_session *owner) QUERN_MUST_USE;
+
+/* ---- threads: a pool that any entry can be lent, see quern_ctx ---- */
+
+typedef struct quern_pool quern_pool;
+QUERN_API quern_pool *
+quern_pool_new(int threads); /* including the caller's; 0: as many as the process may use */
+QUERN_API void quern_pool_free(quern_pool *pool);
+QUERN_API int quern_pool_threads(const quern_pool *pool);
+/* Fits quern_ctx.parallel_for. */
+QUERN_API void quern_pool_parallel_for(void *pool, void (*task)(void *arg, int64_t i), void *arg, int64_t n);
+
+/* ---- building a model by calls ---- */
+
+/* Values belong to the builder. A mistake is kept, with the call's name, and reported by quern_builder_finish: values
+ * made from a failed one fail silently, so user code checks once. */
+typedef struct quern_builder quern_builder;
+typedef struct quern_value quern_value; /* opaque */
+
+typedef struct quern_dim { /* a number, or a symbol when name is set */
+    int64_t value;
+    const char *name;
+} quern_dim;
+#define QUERN_DIM(symbol) ((quern_dim){ 0, symbol })
+#define QUERN_N(number) ((quern_dim){ (number), NULL })
+
+QUERN_API quern_builder *quern_builder_new(const char *function_name);
+QUERN_API void quern_builder_free(quern_builder *builder); /* without finishing */
+QUERN_API quern_value *quern_input(quern_builder *b, const char *name, int dtype, int rank,
+                                   const quern_dim *dims);
+/* A trainable parameter with initial contents (copied). */
+QUERN_API quern_value *quern_param(quern_builder *b, const char *name, int dtype, int rank,
+                                   const int64_t *dims, const void *initial);
+QUERN_API quern_value *quern_constant(quern_builder *b, int dtype, int rank, const int64_t *dims,
+                                      const void *data); /* copied */
+/* Any op of docs/ops.md: operands and attributes in the text form, such as "axis = 1" or "kind = sum, axes = [1]". */
+QUERN_API quern_value *quern_op(quern_builder *b, const char *op, int n_operands,
+                                quern_value *const *operands, const char *attributes);
+QUERN_API quern_value *quern_add(quern_builder *b, quern_value *x,
+                                 quern_value *y); /* NumPy broadcasting, as the next ones */
+QUERN_API quern_value *quern_sub(quern_builder *b, quern_value *x, quern_value *y);
+QUERN_API quern_value *quern_mul(quern_builder *b, quern_value *x, quern_value *y);
+QUERN_API quern_value *quern_div(quern_builder *b, quern_value *x, quern_value *y);
+QUERN_API quern_value *quern_matmul(quern_builder *b, quern_value *x, quern_value *y);
+QUERN_API quern_value *quern_relu(quern_builder *b, quern_value *x);
+QUERN_API quern_value *quern_softmax(quern_builder *b, quern_value *x, int axis);
+/* x [.., in] times a new parameter [in, out] plus a bias [out]; Kaiming-uniform from the builder's seed */
+QUERN_API quern_value *quern_linear(quern_builder *b, quern_value *x, int64_t out, const char *name);
+QUERN_API quern_value *quern_mean(quern_builder *b, quern_value *x); /* of all elements: a scalar */
+QUERN_API quern_value *quern_cross_entropy(quern_builder *b, quern_value *logits,
+                                           quern_value *labels); /* mean over the rows: a scalar */
+QUERN_API void quern_output(quern_builder *b, quern_value *x, const char *name);
+/* The module, and the end of the builder; or the first mistake. */
+QUERN_API int quern_builder_finish(quern_builder *b, quern_module **out) QUERN_MUST_USE;
+
+#ifdef __cplusplus
+}
+#endif
+#endif
