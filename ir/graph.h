@@ -20,7 +20,7 @@
 /* ---- ops ---- */
 
 typedef enum qn_op {
-#define QN_OP(name, text, class, min, max, results, dtypes, flags) QN_OP_##name,
+#define QN_OP(name, text, class, min, max, results, dtypes, flags, attrs) QN_OP_##name,
 #include "ir/ops.def"
 #undef QN_OP
     QN_N_OPS
@@ -47,6 +47,7 @@ typedef struct qn_op_info {
     int n_results;                  /* -1: depends on the node */
     int dtypes;                     /* set of qn_dtype_class, of operand 0 (of the result for leaves) */
     int flags;
+    const char *attrs; /* "axis causal? scale": those it takes, '?' after the optional ones */
 } qn_op_info;
 
 extern const qn_op_info qn_ops[QN_N_OPS];
