@@ -76,7 +76,8 @@ const char *qn_type_print(const qn_type *type, qn_arena *arena);
 
 /* ---- constant data ---- */
 
-/* Immutable tensor contents, row-major. May point into a mapped file. Deduplicated by hash where it matters. */
+/* Immutable tensor contents, row-major. May point into a mapped file, so `data` need not be aligned to its element:
+ * read elements with memcpy or qn_scalar_load, or copy it to aligned memory first. */
 typedef struct qn_tensor {
     qn_type type; /* static */
     const void *data;
