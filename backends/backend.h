@@ -23,11 +23,13 @@ typedef struct qn_code {
 typedef struct qn_backend {
     const char *name; /* "cpu", "nvptx64", "interp" */
     qn_status (*describe)(const qn_target *target, qn_arena *arena, qn_machine *out_machine, qn_diags *diags);
-    /* One kernel as code with the external symbol `symbol`. Thread-safe: called from several threads at once. */
+    /* One kernel as code with the external symbol `symbol`: hidden and weak, since equal symbols are equal code.
+     * Thread-safe: called from several threads at once. */
     qn_status (*emit_kernel)(const qn_kernel *kernel, const char *symbol, const qn_target *target,
                              qn_math math, qn_emit emit, qn_arena *arena, qn_code *out_code, qn_diags *diags);
     /* The entry functions, tables and query function of a set of programs, which call kernels by the symbols given
-     * (kernel_symbols[p][k] for programs[p]->kernels[k]). See docs/abi.md. */
+     * (kernel_symbols[p][k] for programs[p]->kernels[k]). Weights inside: they are the hidden symbol `<prefix>_weights`
+     * of another object, which the driver makes; else quern_ctx.weights has them. See docs/abi.md. */
     qn_status (*emit_entries)(int n_programs, const qn_program *const *programs,
                               const char *const *const *kernel_symbols, const char *prefix,
                               const char *weights_hash, bool weights_inside, const qn_target *target,

@@ -80,6 +80,8 @@ typedef struct quern_symbol_info {
     size_t size;
     const char *name;
     int64_t min, max; /* inclusive */
+    int32_t
+        decided; /* 1: a count that the run finds and writes into io; these come last. 0: given by the caller */
 } quern_symbol_info;
 
 /* One buffer of an entry: contiguous, row-major, aligned to its element (64 bytes is faster). */
@@ -92,6 +94,11 @@ typedef struct quern_buffer_info {
     int32_t alias; /* index of the buffer this one may share memory with, or -1 */
     const int64_t
         *dims; /* rank values; -1 where the dimension depends on symbols (see quern_entry_info.shape) */
+    const int32_t
+        *symbols;      /* rank values: which symbol the dimension is; -1: a number or a larger expression */
+    const char *text;  /* "f32[batch, 2*n]", for people */
+    int64_t initial;   /* STATE: byte offset of its initial contents in the weights, or -1: zeros */
+    int32_t trainable; /* STATE: 1 for a parameter, 0 for other state (optimizer, cache) */
 } quern_buffer_info;
 
 /* An entry point. `io` points to a structure of n_buffers pointers, in the order of `buffers`, followed by n_symbols
@@ -111,6 +118,9 @@ typedef struct quern_entry_info {
     const quern_symbol_info *symbols;
     int32_t n_nodes;
     const char *const *node_names; /* for quern_ctx.failed_node */
+    /* Sets the decided symbols to their largest possible values for the given values of the others: with these, `shape`
+     * and `workspace_bytes` say how much memory the run may need. NULL when no symbol is decided. */
+    void (*limits)(int64_t *symbols);
 } quern_entry_info;
 
 /* What `<prefix>_query(QUERN_ABI_VERSION)` returns; NULL for a version the object does not know. */

@@ -19,11 +19,11 @@ typedef struct qn_pbuffer {
     qn_dtype dtype;
     qn_dim elements;
     qn_place place;
-    int io;                  /* IO */
-    int base;                /* VIEW, SLOT */
-    qn_dim offset;           /* ARENA (set by memplan), WEIGHTS, VIEW */
-    int loop;                /* VIEW: id of an enclosing loop step, or -1 */
-    qn_dim stride;           /* VIEW with loop */
+    int io;        /* IO */
+    int base;      /* VIEW, SLOT */
+    qn_dim offset; /* ARENA (set by memplan), WEIGHTS (set by the driver, over all programs), VIEW */
+    int loop;      /* VIEW: id of an enclosing loop step, or -1 */
+    qn_dim stride; /* VIEW with loop */
     const qn_tensor *tensor; /* WEIGHTS: contents */
     int first, last;         /* ARENA: live from step to step, inclusive, in the order of qn_program_number */
 } qn_pbuffer;
@@ -67,6 +67,8 @@ typedef struct qn_pio { /* one buffer of the entry */
     qn_type type;
     int alias;                /* index of an io it shares memory with, or -1 */
     const qn_tensor *initial; /* STATE: initial contents, or NULL */
+    bool trainable;           /* STATE: a parameter */
+    int64_t initial_offset;   /* STATE: of `initial` in the weights (set by the driver), or -1 */
 } qn_pio;
 
 typedef struct qn_program {
@@ -74,7 +76,8 @@ typedef struct qn_program {
     qn_dims *
         dims; /* symbols of the entry; those below n_entry_symbols come with io, the rest are bound by steps */
     int n_entry_symbols;
-    const char *name; /* entry name: "infer" */
+    const qn_dim *limits; /* per symbol from n_entry_symbols on: its largest value, in entry symbols */
+    const char *name;     /* entry name: "infer" */
     int n_io;
     qn_pio *io;
     int n_kernels, kernel_capacity;
@@ -87,7 +90,7 @@ typedef struct qn_program {
     const char **node_names;  /* for QN_K_CHECK */
     qn_dim arena_bytes;       /* set by memplan */
     qn_dim arena_lower_bound; /* largest sum of bytes live at one step: no plan can be smaller */
-    int64_t weights_bytes;
+    int64_t weights_bytes;    /* set by the driver: of all programs together */
 } qn_program;
 
 qn_program *qn_program_new(qn_arena *arena, qn_dims *dims, const char *name);
