@@ -11,7 +11,8 @@ qn_arena *qn_arena_new(void);
 void qn_arena_free(qn_arena *arena);
 
 /* Zeroed memory aligned to 16 bytes. Never NULL: a compilation that runs out of memory ends the process with a
- * message, except for sizes above qn_arena_limit, which callers check first. `qn_arena_alloc(a, 0)` is valid. */
+ * message; so does a size above QN_ARENA_LIMIT: check sizes that come from input first. `qn_arena_alloc(a, 0)` is valid. */
+#define QN_ARENA_LIMIT ((size_t)1 << 46)
 void *qn_arena_alloc(qn_arena *arena, size_t bytes);
 void *qn_arena_calloc(qn_arena *arena, size_t count, size_t size); /* overflow-checked */
 void *qn_arena_copy(qn_arena *arena, const void *from, size_t bytes);

@@ -18,7 +18,7 @@ typedef struct qn_loc {
     const char *file; /* "model.onnx", "x.qn" */
     int line, column; /* text input: from 1 */
     const char *node; /* ONNX: node name, or op type and index where it has none; else NULL */
-    const char *op;   /* ONNX: "Conv (opset 18)" */
+    const char *op;   /* ONNX: "Conv, opset 18" */
 } qn_loc;
 
 typedef struct qn_diag {

@@ -1,0 +1,80 @@
+/* Diagnostics: collecting, formatting, and the end of the process on a broken invariant. */
+#include "ir/diag.h"
+
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+void qn_diags_init(qn_diags *diags, qn_arena *arena)
+{
+    *diags = (qn_diags){ .arena = arena };
+}
+
+/* "model.onnx: /layer1/conv/Conv (Conv, opset 18): ", "x.qn:3:14: ", "". */
+static const char *loc_print(qn_arena *arena, const qn_loc *loc)
+{
+    if (!loc)
+        return "";
+    const char *text = "";
+    if (loc->file && loc->line > 0 && loc->column > 0)
+        text = qn_arena_printf(arena, "%s:%d:%d: ", loc->file, loc->line, loc->column);
+    else if (loc->file && loc->line > 0)
+        text = qn_arena_printf(arena, "%s:%d: ", loc->file, loc->line);
+    else if (loc->file)
+        text = qn_arena_printf(arena, "%s: ", loc->file);
+    if (loc->node && loc->op)
+        text = qn_arena_printf(arena, "%s%s (%s): ", text, loc->node, loc->op);
+    else if (loc->node || loc->op)
+        text = qn_arena_printf(arena, "%s%s: ", text, loc->node ? loc->node : loc->op);
+    return text;
+}
+
+qn_status qn_error(qn_diags *diags, qn_status status, const qn_loc *loc, const char *format, ...)
+{
+    if (++diags->n_errors > QN_DIAG_LIMIT)
+        return status;
+    va_list args;
+    va_start(args, format);
+    const char *what = qn_arena_vprintf(diags->arena, format, args);
+    va_end(args);
+    qn_diag *d = QN_NEW(diags->arena, qn_diag);
+    d->status = status;
+    d->text = qn_arena_printf(diags->arena, "%s%s", loc_print(diags->arena, loc), what);
+    if (diags->last)
+        diags->last->next = d;
+    else
+        diags->first = d;
+    diags->last = d;
+    return status;
+}
+
+const char *qn_diags_text(const qn_diags *diags, qn_arena *arena)
+{
+    if (!diags->first)
+        return "";
+    size_t length = 64; /* the last line, should there be one more */
+    for (const qn_diag *d = diags->first; d; d = d->next)
+        length += strlen(d->text) + 1;
+    char *text = qn_arena_alloc(arena, length), *at = text;
+    for (const qn_diag *d = diags->first; d; d = d->next)
+        at += sprintf(at, d->next ? "%s\n" : "%s", d->text);
+    if (diags->n_errors > QN_DIAG_LIMIT)
+        sprintf(at, "\n… and %d more errors", diags->n_errors - QN_DIAG_LIMIT);
+    return text;
+}
+
+qn_status qn_diags_status(const qn_diags *diags)
+{
+    return diags->first ? diags->first->status : QUERN_OK;
+}
+
+_Noreturn void qn_panic(const char *file, int line, const char *format, ...)
+{
+    va_list args;
+    va_start(args, format);
+    fprintf(stderr, "quern: internal error at %s:%d: ", file, line);
+    vfprintf(stderr, format, args);
+    fputc('\n', stderr);
+    va_end(args);
+    abort();
+}
