@@ -136,6 +136,8 @@ QUERN_API int quern_session_bind(quern_session *session, int index, const quern_
 QUERN_API int quern_session_run(quern_session *session) QUERN_MUST_USE;
 /* The array of a buffer: after a run for outputs; owned by the session or the caller that bound it. */
 QUERN_API int quern_session_get(quern_session *session, int index, quern_array *out) QUERN_MUST_USE;
+/* What each run of the session lends to its entry: set trace or cancel, or lend another pool. Weights stay as they are. */
+QUERN_API quern_ctx *quern_session_ctx(quern_session *session);
 /* Lets sessions of a training model share states: `session` uses the state buffers of `owner` (matched by name). */
 QUERN_API int quern_session_share_states(quern_session *session, quern_session *owner) QUERN_MUST_USE;
 

@@ -1,0 +1,226 @@
+/* Models: opening shared objects, looking things up in their tables, and the shared thread pools. */
+#include <ctype.h>
+#include <dlfcn.h>
+#include <errno.h>
+#include <fcntl.h>
+#include <pthread.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/mman.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include "runtime/error.h"
+#include "runtime/model.h"
+#include "runtime/pool.h"
+
+const quern_entry_info *qn_entry_at(const quern_model_info *info, int i)
+{
+    return (const void *)((const char *)info->entries + (size_t)i * info->entries->size);
+}
+
+const quern_buffer_info *qn_buffer_at(const quern_entry_info *entry, int i)
+{
+    return (const void *)((const char *)entry->buffers + (size_t)i * entry->buffers->size);
+}
+
+const quern_symbol_info *qn_symbol_at(const quern_entry_info *entry, int i)
+{
+    return (const void *)((const char *)entry->symbols + (size_t)i * entry->symbols->size);
+}
+
+const quern_model_info *quern_model_describe(const quern_model *model)
+{
+    return model->info;
+}
+
+const quern_entry_info *quern_model_entry(const quern_model *model, const char *name)
+{
+    for (int i = 0; i < model->info->n_entries; i++) {
+        const quern_entry_info *entry = qn_entry_at(model->info, i);
+        if (!name || strcmp(entry->name, name) == 0)
+            return entry;
+    }
+    return NULL;
+}
+
+void quern_model_free(quern_model *model)
+{
+    if (model)
+        model->release(model);
+}
+
+/* ---- thread pools that models share ---- */
+
+static pthread_mutex_t pools_lock = PTHREAD_MUTEX_INITIALIZER;
+static struct shared_pool {
+    quern_pool *pool;
+    int threads, users;
+} pools[QN_POOL_MAX_THREADS + 1]; /* by number of threads */
+
+quern_pool *qn_pool_borrow(int threads)
+{
+    if (threads <= 0)
+        threads = qn_usable_threads();
+    if (threads > QN_POOL_MAX_THREADS)
+        threads = QN_POOL_MAX_THREADS;
+    if (threads == 1)
+        return NULL;
+    pthread_mutex_lock(&pools_lock);
+    struct shared_pool *entry = &pools[threads];
+    if (!entry->pool)
+        entry->pool = quern_pool_new(threads);
+    if (entry->pool)
+        entry->users++;
+    quern_pool *pool = entry->pool;
+    pthread_mutex_unlock(&pools_lock);
+    return pool;
+}
+
+void qn_pool_return(quern_pool *pool)
+{
+    if (!pool)
+        return;
+    quern_pool *unused = NULL;
+    pthread_mutex_lock(&pools_lock);
+    for (int i = 0; i <= QN_POOL_MAX_THREADS; i++)
+        if (pools[i].pool == pool && --pools[i].users == 0) {
+            unused = pool;
+            pools[i].pool = NULL;
+        }
+    pthread_mutex_unlock(&pools_lock);
+    quern_pool_free(unused);
+}
+
+/* ---- shared objects ---- */
+
+void qn_prefix_from_path(const char *path, char *out, size_t size)
+{
+    const char *slash = strrchr(path, '/');
+    const char *name = slash ? slash + 1 : path;
+    size_t length = strcspn(name, ".");
+    size_t n = 0;
+    if ((length == 0 || isdigit((unsigned char)name[0])) && n + 1 < size)
+        out[n++] = 'm';
+    for (size_t i = 0; i < length && n + 1 < size; i++)
+        out[n++] = isalnum((unsigned char)name[i]) ? name[i] : '_';
+    out[n] = '\0';
+}
+
+typedef struct opened {
+    void *library;
+    void *mapped; /* side file */
+    size_t mapped_bytes;
+} opened;
+
+static void release_opened(quern_model *model)
+{
+    opened *o = model->owner;
+    if (o->mapped)
+        munmap(o->mapped, o->mapped_bytes);
+    dlclose(o->library);
+    free(o);
+    free(model);
+}
+
+/* Maps the weights that lie beside the object, in <path>.safetensors: one stretch of data, in the layout of the object,
+ * named by a hash in the file's metadata. */
+static int map_side_file(quern_model *model, opened *o, const char *object_path)
+{
+    char *path = NULL;
+    if (asprintf(&path, "%s.safetensors", object_path) < 0)
+        return qn_fail(QUERN_ERROR_MEMORY, "out of memory");
+    int status = QUERN_OK;
+    int fd = open(path, O_RDONLY | O_CLOEXEC);
+    struct stat st;
+    if (fd < 0 || fstat(fd, &st)) {
+        status = qn_fail(QUERN_ERROR_IO, "%s: the weights of %s cannot be read: %s", path, object_path,
+                         strerror(errno));
+    } else if (st.st_size < 8) {
+        status = qn_fail(QUERN_ERROR_IO, "%s is too short to be a safetensors file", path);
+    } else {
+        o->mapped_bytes = (size_t)st.st_size;
+        o->mapped = mmap(NULL, o->mapped_bytes, PROT_READ, MAP_PRIVATE, fd, 0);
+        if (o->mapped == MAP_FAILED) {
+            o->mapped = NULL;
+            status = qn_fail(QUERN_ERROR_IO, "%s cannot be mapped: %s", path, strerror(errno));
+        }
+    }
+    if (fd >= 0)
+        close(fd);
+    if (!status) {
+        uint64_t header;
+        memcpy(&header, o->mapped, sizeof header);
+        const char *text = (const char *)o->mapped + 8;
+        const char *hash = model->info->weights_hash;
+        if (header > o->mapped_bytes - 8 || (header + 8) % 64 ||
+            o->mapped_bytes - 8 - header != (uint64_t)model->info->weights_bytes || !hash ||
+            !memmem(text, header, hash, strlen(hash)))
+            status = qn_fail(
+                QUERN_ERROR_IO,
+                "%s does not belong to %s: compile the model again, or bring the file that was made with it",
+                path, object_path);
+        else
+            model->weights = text + header;
+    }
+    free(path);
+    return status;
+}
+
+static int find_info(const char *path, const char *prefix, opened *o, const quern_model_info **out)
+{
+    /* A name without a slash would be looked for in the system's folders. */
+    char *with_folder = NULL;
+    if (asprintf(&with_folder, "%s%s", strchr(path, '/') ? "" : "./", path) < 0)
+        return qn_fail(QUERN_ERROR_MEMORY, "out of memory");
+    o->library = dlopen(with_folder, RTLD_NOW | RTLD_LOCAL);
+    free(with_folder);
+    if (!o->library)
+        return qn_fail(QUERN_ERROR_IO, "%s", dlerror());
+    char symbol[512];
+    if (prefix)
+        snprintf(symbol, sizeof symbol - 6, "%s", prefix);
+    else
+        qn_prefix_from_path(path, symbol, sizeof symbol - 6);
+    strcat(symbol, "_query");
+    quern_query_fn query = NULL;
+    *(void **)&query = dlsym(o->library, symbol);
+    if (!query)
+        return qn_fail(QUERN_ERROR_MODEL,
+                       "%s has no symbol %s: give the prefix it was compiled with, if it is a model of Quern",
+                       path, symbol);
+    const quern_model_info *info = query(QUERN_ABI_VERSION);
+    if (!info || info->abi_version != QUERN_ABI_VERSION || info->n_entries < 1)
+        return qn_fail(QUERN_ERROR_UNSUPPORTED, "%s was made for another version of Quern's ABI than %u",
+                       path, QUERN_ABI_VERSION);
+    *out = info;
+    return QUERN_OK;
+}
+
+int quern_model_open(const char *path, const char *prefix, quern_model **out)
+{
+    *out = NULL;
+    if (!path)
+        return qn_fail(QUERN_ERROR_ARGUMENT, "quern_model_open: path is NULL");
+    quern_model *model = calloc(1, sizeof *model);
+    opened *o = calloc(1, sizeof *o);
+    int status = model && o ? QUERN_OK : qn_fail(QUERN_ERROR_MEMORY, "out of memory");
+    if (!status)
+        status = find_info(path, prefix, o, &model->info);
+    if (!status && !model->info->weights && model->info->weights_bytes > 0)
+        status = map_side_file(model, o, path);
+    if (status) {
+        if (o && o->mapped)
+            munmap(o->mapped, o->mapped_bytes);
+        if (o && o->library)
+            dlclose(o->library);
+        free(o);
+        free(model);
+        return status;
+    }
+    model->owner = o;
+    model->release = release_opened;
+    *out = model;
+    return QUERN_OK;
+}
