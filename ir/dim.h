@@ -17,9 +17,11 @@ typedef enum qn_dim_kind {
     QN_DIM_MUL,      /* n-ary, likewise */
     QN_DIM_FLOORDIV, /* a / b, b a positive expression */
     QN_DIM_MOD,
-    QN_DIM_MIN,
+    QN_DIM_MIN, /* these three have two operands; more are nested in the second, sorted */
     QN_DIM_MAX,
-    QN_DIM_SELECT_ONE /* operands (a, b): b when a == 1, else a: the extent of a broadcast decided at run time */
+    QN_DIM_SELECT_ONE /* operands (a, b): b when a == 1, else a: the extent of a broadcast decided at run time.
+                       * One of a and b is 1 or they are equal (checked where the broadcast runs), so the order
+                       * doesn't matter; select_one(a, 5) is 5 */
 } qn_dim_kind;
 
 typedef const struct qn_dim_node *qn_dim;
@@ -33,6 +35,7 @@ struct qn_dim_node {
     int64_t min, max; /* inclusive bounds, derived */
     uint64_t hash;
     qn_dim next; /* hash chain */
+    int size;    /* nodes of the tree; bounded */
 };
 
 #define QN_DIM_MAX_VALUE ((int64_t)1 << 40) /* largest upper bound of a symbol */
@@ -50,14 +53,15 @@ qn_dim qn_dim_find_symbol(const qn_dims *dims, const char *name); /* NULL when t
 void qn_dim_set_range(qn_dims *dims, qn_dim symbol, int64_t min, int64_t max);
 qn_dim qn_dim_fresh(qn_dims *dims, const char *stem, int64_t min, int64_t max); /* stem, stem_1, … */
 
-/* Total: never fail; a constant overflow saturates to INT64_MAX/MIN, which qn_dim_is_valid_extent refuses. */
+/* Total: never fail. A constant overflow saturates to INT64_MAX/MIN, which qn_dim_is_valid_extent refuses and sums and
+ * products keep; so does an expression that grows past all reason (hundreds of terms). */
 qn_dim qn_dim_add(qn_dims *dims, qn_dim a, qn_dim b);
 qn_dim qn_dim_sub(qn_dims *dims, qn_dim a, qn_dim b);
 qn_dim qn_dim_mul(qn_dims *dims, qn_dim a, qn_dim b);
-qn_dim qn_dim_floordiv(qn_dims *dims, qn_dim a,
-                       qn_dim b); /* rounds to minus infinity; division by 0 gives 0 */
+/* Rounds to minus infinity; division by 0 gives 0. Common factors cancel: floordiv(n*m, n) is m. */
+qn_dim qn_dim_floordiv(qn_dims *dims, qn_dim a, qn_dim b);
 qn_dim qn_dim_ceildiv(qn_dims *dims, qn_dim a, qn_dim b);
-qn_dim qn_dim_mod(qn_dims *dims, qn_dim a, qn_dim b);
+qn_dim qn_dim_mod(qn_dims *dims, qn_dim a, qn_dim b); /* a - b * floordiv(a, b); 0 for b == 0 */
 qn_dim qn_dim_min(qn_dims *dims, qn_dim a, qn_dim b);
 qn_dim qn_dim_max(qn_dims *dims, qn_dim a, qn_dim b);
 qn_dim qn_dim_select_one(qn_dims *dims, qn_dim a, qn_dim b);
@@ -70,7 +74,9 @@ static inline bool qn_dim_is(qn_dim d, int64_t value)
 {
     return d->kind == QN_DIM_CONST && d->value == value;
 }
-bool qn_dim_is_valid_extent(qn_dim d); /* provably >= 0 and below QN_DIM_MAX_VALUE */
+bool qn_dim_is_valid_extent(qn_dim d);                       /* provably >= 0 and at most QN_DIM_MAX_VALUE */
+bool qn_dim_can_be_equal(qn_dims *dims, qn_dim a, qn_dim b); /* not provably different */
+bool qn_dim_at_most(qn_dims *dims, qn_dim a, qn_dim b);      /* provably a <= b */
 /* Is a divisible by the constant, for all symbol values? */
 bool qn_dim_divisible(qn_dim d, int64_t by);
 
@@ -81,7 +87,8 @@ qn_dim qn_dim_import(qn_dims *to, qn_dim d);
 /* d with symbol number s replaced by values[s] where that is not NULL. */
 qn_dim qn_dim_substitute(qn_dims *dims, qn_dim d, const qn_dim *values, int n_values);
 
-/* "12", "batch", "2*n + 1", "floordiv(n, 2)", "max(a, b)": what qn_dim_parse reads. */
+/* "12", "batch", "2*n + 1", "floordiv(n, 2)", "max(a, b)": what qn_dim_parse reads. A symbol whose name is no identifier
+ * (letters, digits, '_', '.') is quoted, with \ before " and \. The text depends on names only, not on order of creation. */
 const char *qn_dim_print(qn_dim d, qn_arena *arena);
 /* Parses from *cursor, moves it past the expression; NULL on a syntax error (*cursor at it). Unknown names become
  * symbols of range [0, QN_DIM_MAX_VALUE]. */
