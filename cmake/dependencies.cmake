@@ -1,4 +1,4 @@
-# Finds what Quern is built from: LLVM (by llvm-config), protobuf-c, cJSON, xxHash.
+# Finds what Quern is built from: LLVM (by llvm-config), protobuf-c, cJSON, xxHash, zlib.
 
 # --- LLVM ----------------------------------------------------------------------------------------------------------
 set(quern_llvm_hint "install it (Debian and Ubuntu: apt-get install llvm-22-dev; 19 or newer will do) \
@@ -46,6 +46,7 @@ function(quern_pkg prefix module package)
 endfunction()
 quern_pkg(CJSON libcjson libcjson-dev)
 quern_pkg(XXHASH libxxhash libxxhash-dev)
+quern_pkg(ZLIB zlib zlib1g-dev)
 quern_pkg(PROTOBUF_C libprotobuf-c libprotobuf-c-dev)
 if(QUERN_TESTS)
   quern_pkg(CMOCKA cmocka libcmocka-dev)

@@ -1,0 +1,134 @@
+/* Atomic output files: see output.h. */
+#include <errno.h>
+#include <fcntl.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include "driver/output.h"
+
+static qn_status io_error(qn_diags *diags, const char *path, const char *what)
+{
+    return qn_error(diags, QUERN_ERROR_IO, NULL, "%s: cannot be %s: %s", path, what, strerror(errno));
+}
+
+/* Bits that a new file gets: 0666 less the umask. Reading the umask means setting it, which other threads would see. */
+static mode_t new_file_mode(void)
+{
+    mode_t mask = 022;
+    FILE *f = fopen("/proc/self/status", "re");
+    char line[128];
+    while (f && fgets(line, sizeof line, f))
+        if (strncmp(line, "Umask:", 6) == 0)
+            mask = (mode_t)strtoul(line + 6, NULL, 8);
+    if (f)
+        fclose(f);
+    return 0666 & ~mask;
+}
+
+qn_status qn_output_reserve(qn_output *output, const char *path, qn_diags *diags)
+{
+    struct stat st;
+    *output = (qn_output){ .path = path, .temporary = path };
+    if (stat(path, &st) == 0 && !S_ISREG(st.st_mode)) {
+        if (!S_ISDIR(st.st_mode))
+            return QUERN_OK; /* a device or pipe is written in place */
+        errno = EISDIR;
+        return io_error(diags, path, "written");
+    }
+    char *temporary = qn_arena_printf(diags->arena, "%s.XXXXXX", path);
+    int fd = mkostemp(temporary, O_CLOEXEC);
+    if (fd < 0) {
+        output->temporary = NULL;
+        return io_error(diags, path, "written");
+    }
+    fchmod(fd, new_file_mode());
+    close(fd);
+    output->temporary = temporary;
+    return QUERN_OK;
+}
+
+qn_status qn_output_open(qn_output *output, const char *path, qn_diags *diags)
+{
+    QN_TRY(qn_output_reserve(output, path, diags));
+    output->file = fopen(output->temporary, "wbe");
+    if (output->file)
+        return QUERN_OK;
+    io_error(diags, path, "written");
+    qn_output_discard(output);
+    return QUERN_ERROR_IO;
+}
+
+void qn_output_discard(qn_output *output)
+{
+    if (output->file)
+        fclose(output->file);
+    if (output->temporary && output->temporary != output->path)
+        unlink(output->temporary);
+    output->file = NULL;
+    output->temporary = NULL;
+}
+
+qn_status qn_output_commit(qn_output *output, qn_diags *diags)
+{
+    int error = 0;
+    if (output->file) {
+        if (fflush(output->file))
+            error = errno;
+        else if (ferror(output->file))
+            error = EIO;
+        if (fclose(output->file) && !error)
+            error = errno;
+        output->file = NULL;
+    }
+    if (!error && output->temporary != output->path && rename(output->temporary, output->path))
+        error = errno;
+    if (error) {
+        qn_output_discard(output);
+        errno = error;
+        return io_error(diags, output->path, "written");
+    }
+    output->temporary = NULL;
+    return QUERN_OK;
+}
+
+qn_status qn_read_file(const char *path, qn_arena *arena, char **out, size_t *out_size, qn_diags *diags)
+{
+    FILE *f = fopen(path, "rbe");
+    struct stat st;
+    if (!f)
+        return io_error(diags, path, "read");
+    if (fstat(fileno(f), &st) || S_ISDIR(st.st_mode)) {
+        if (S_ISDIR(st.st_mode))
+            errno = EISDIR;
+        fclose(f);
+        return io_error(diags, path, "read");
+    }
+    size_t capacity = st.st_size > 0 ? (size_t)st.st_size + 1 : 65536, n = 0;
+    char *data = malloc(capacity);
+    while (data) {
+        n += fread(data + n, 1, capacity - n, f);
+        if (n < capacity)
+            break;
+        char *larger = realloc(data, capacity *= 2);
+        if (!larger)
+            free(data);
+        data = larger;
+    }
+    bool failed = data && ferror(f);
+    int read_errno = errno;
+    fclose(f);
+    if (!data)
+        return qn_error(diags, QUERN_ERROR_MEMORY, NULL, "%s: no memory to read it", path);
+    errno = read_errno;
+    if (failed) {
+        free(data);
+        return io_error(diags, path, "read");
+    }
+    data[n] = '\0';
+    qn_arena_defer(arena, free, data);
+    *out = data;
+    *out_size = n;
+    return QUERN_OK;
+}
