@@ -1,0 +1,210 @@
+/* The disk cache: see cache.h. An entry is a file named by its key: a header with magic, key, length and hash of the
+ * contents, then the contents. Written under another name and renamed, so a reader sees all of it or nothing. */
+#include <errno.h>
+#include <fcntl.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include <xxhash.h>
+
+#include "driver/cache.h"
+
+typedef struct entry_header {
+    char magic[8];
+    unsigned char key[16], hash[16]; /* hash: XXH3-128 of the contents, canonical */
+    uint64_t length;
+} entry_header;
+
+static const char entry_magic[8] = "QNCACHE1";
+
+/* ---- the folder ---- */
+
+/* Makes it and the folders above it. */
+static int make_folders(const char *path)
+{
+    char *copy = strdup(path);
+    if (!copy)
+        return -1;
+    for (char *slash = strchr(copy + 1, '/'); slash; slash = strchr(slash + 1, '/')) {
+        *slash = '\0';
+        if (mkdir(copy, 0700) && errno != EEXIST) {
+            free(copy);
+            return -1;
+        }
+        *slash = '/';
+    }
+    int failed = mkdir(copy, 0700) && errno != EEXIST;
+    free(copy);
+    return failed ? -1 : 0;
+}
+
+static const char *default_folder(qn_arena *arena)
+{
+    const char *base = getenv("XDG_CACHE_HOME");
+    if (base && base[0] == '/')
+        return qn_arena_printf(arena, "%s/quern", base);
+    const char *home = getenv("HOME");
+    return home && home[0] == '/' ? qn_arena_printf(arena, "%s/.cache/quern", home) : NULL;
+}
+
+qn_status qn_cache_open(qn_cache *cache, const char *folder, qn_diags *diags)
+{
+    cache->folder = -1;
+    if (!folder)
+        folder = getenv("QUERN_CACHE");
+    bool named = folder != NULL;
+    if (!folder)
+        folder = default_folder(diags->arena);
+    if (!folder || !folder[0])
+        return QUERN_OK;
+    int fd = make_folders(folder) ? -1 : open(folder, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+    if (fd < 0) {
+        if (!named)
+            return QUERN_OK;
+        return qn_error(diags, QUERN_ERROR_IO, NULL, "%s: cannot be used as cache folder: %s", folder,
+                        strerror(errno));
+    }
+    struct stat st;
+    if (fstat(fd, &st) || st.st_uid != geteuid() || (st.st_mode & 077) != 0) {
+        close(fd);
+        if (!named)
+            return QUERN_OK;
+        return qn_error(
+            diags, QUERN_ERROR_IO, NULL,
+            "%s: cannot be used as cache folder: what lies in it is executed, so it must be yours and "
+            "nobody else's (mode 0700)",
+            folder);
+    }
+    cache->folder = fd;
+    return QUERN_OK;
+}
+
+void qn_cache_close(qn_cache *cache)
+{
+    if (cache->folder >= 0)
+        close(cache->folder);
+    cache->folder = -1;
+}
+
+/* ---- keys ---- */
+
+qn_cache_key qn_cache_key_of(int n, const char *const *texts)
+{
+    XXH3_state_t *state = XXH3_createState();
+    QN_ASSERT(state, "out of memory");
+    XXH3_128bits_reset(state);
+    for (int i = 0; i < n; i++) {
+        uint64_t length = strlen(texts[i]);
+        XXH3_128bits_update(state, &length, sizeof length);
+        XXH3_128bits_update(state, texts[i], length);
+    }
+    XXH128_canonical_t canonical;
+    XXH128_canonicalFromHash(&canonical, XXH3_128bits_digest(state));
+    XXH3_freeState(state);
+    qn_cache_key key;
+    memcpy(key.bytes, canonical.digest, sizeof key.bytes);
+    return key;
+}
+
+void qn_cache_key_text(const qn_cache_key *key, char out[33])
+{
+    for (int i = 0; i < 16; i++)
+        sprintf(out + 2 * i, "%02x", key->bytes[i]);
+}
+
+/* ---- entries ---- */
+
+static void hash_contents(const void *data, size_t size, unsigned char out[16])
+{
+    XXH128_canonical_t canonical;
+    XXH128_canonicalFromHash(&canonical, XXH3_128bits(data, size));
+    memcpy(out, canonical.digest, 16);
+}
+
+static bool read_all(int fd, void *to, size_t n)
+{
+    for (char *at = to; n;) {
+        ssize_t got = read(fd, at, n);
+        if (got < 0 && errno == EINTR)
+            continue;
+        if (got <= 0)
+            return false;
+        at += got;
+        n -= (size_t)got;
+    }
+    return true;
+}
+
+static bool write_all(int fd, const void *from, size_t n)
+{
+    for (const char *at = from; n;) {
+        ssize_t put = write(fd, at, n);
+        if (put < 0 && errno == EINTR)
+            continue;
+        if (put <= 0)
+            return false;
+        at += put;
+        n -= (size_t)put;
+    }
+    return true;
+}
+
+static bool read_entry(int fd, const qn_cache_key *key, qn_arena *arena, qn_code *out)
+{
+    struct stat st;
+    entry_header header;
+    unsigned char hash[16];
+    if (fstat(fd, &st) || !S_ISREG(st.st_mode) || st.st_uid != geteuid() || (st.st_mode & 022) != 0 ||
+        !read_all(fd, &header, sizeof header))
+        return false;
+    if (memcmp(header.magic, entry_magic, sizeof entry_magic) != 0 ||
+        memcmp(header.key, key->bytes, sizeof key->bytes) != 0 ||
+        (uint64_t)st.st_size != sizeof header + header.length)
+        return false;
+    out->size = header.length;
+    out->data = qn_arena_alloc(arena, out->size);
+    if (!read_all(fd, out->data, out->size))
+        return false;
+    hash_contents(out->data, out->size, hash);
+    return memcmp(hash, header.hash, sizeof hash) == 0;
+}
+
+bool qn_cache_get(const qn_cache *cache, const qn_cache_key *key, qn_arena *arena, qn_code *out)
+{
+    if (cache->folder < 0)
+        return false;
+    char name[33];
+    qn_cache_key_text(key, name);
+    int fd = openat(cache->folder, name, O_RDONLY | O_NOFOLLOW | O_NONBLOCK | O_CLOEXEC);
+    if (fd < 0)
+        return false;
+    bool found = read_entry(fd, key, arena, out);
+    close(fd);
+    if (!found)
+        unlinkat(cache->folder, name, 0);
+    return found;
+}
+
+void qn_cache_put(const qn_cache *cache, const qn_cache_key *key, const qn_code *code)
+{
+    static _Atomic unsigned counter;
+    if (cache->folder < 0)
+        return;
+    char name[33], temporary[96];
+    qn_cache_key_text(key, name);
+    snprintf(temporary, sizeof temporary, "%s.%ld.%u", name, (long)getpid(), counter++);
+    int fd = openat(cache->folder, temporary, O_WRONLY | O_CREAT | O_EXCL | O_NOFOLLOW | O_CLOEXEC, 0600);
+    if (fd < 0)
+        return;
+    entry_header header = { .length = code->size };
+    memcpy(header.magic, entry_magic, sizeof entry_magic);
+    memcpy(header.key, key->bytes, sizeof key->bytes);
+    hash_contents(code->data, code->size, header.hash);
+    bool written = write_all(fd, &header, sizeof header) && write_all(fd, code->data, code->size);
+    written &= close(fd) == 0;
+    if (!written || renameat(cache->folder, temporary, cache->folder, name))
+        unlinkat(cache->folder, temporary, 0);
+}

@@ -1,0 +1,33 @@
+/* The disk cache of compiled kernels. What is in it gets executed, so the folder must be the user's alone: mode 0700
+ * and owned by them, and so must every entry. Any thread and any number of processes may use one folder. */
+#ifndef QN_DRIVER_CACHE_H
+#define QN_DRIVER_CACHE_H
+
+#include <stdbool.h>
+
+#include "backends/backend.h"
+
+typedef struct qn_cache {
+    int folder; /* file descriptor; -1: no cache, and every lookup misses */
+} qn_cache;
+
+typedef struct qn_cache_key {
+    unsigned char bytes[16];
+} qn_cache_key;
+
+/* folder: NULL for $QUERN_CACHE, else quern/ in the user's cache folder (made where missing); "": none. A folder that
+ * was named but cannot be used is an error; the default one is done without then. */
+QN_MUST_USE qn_status qn_cache_open(qn_cache *cache, const char *folder, qn_diags *diags);
+void qn_cache_close(qn_cache *cache);
+
+/* XXH3-128 of the texts, each with its length: those that the code depends on. */
+qn_cache_key qn_cache_key_of(int n, const char *const *texts);
+/* 32 hexadecimal digits and a zero byte. */
+void qn_cache_key_text(const qn_cache_key *key, char out[33]);
+
+/* False where there is no entry, or a damaged one (which is removed). */
+bool qn_cache_get(const qn_cache *cache, const qn_cache_key *key, qn_arena *arena, qn_code *out);
+/* Failing is silent: the next compilation makes it again. */
+void qn_cache_put(const qn_cache *cache, const qn_cache_key *key, const qn_code *code);
+
+#endif
