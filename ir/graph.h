@@ -56,6 +56,8 @@ static inline bool qn_op_is_composite(qn_op op)
     return (qn_ops[op].flags & QN_FLAG_COMPOSITE) != 0;
 }
 qn_op qn_op_parse(const char *name, size_t length); /* QN_N_OPS when unknown */
+/* The attributes it takes, and of these the required ones (may be NULL), as sets of bits 1 << qn_attr_key. */
+uint64_t qn_op_attrs(qn_op op, uint64_t *out_required);
 
 /* ---- types ---- */
 
@@ -67,9 +69,9 @@ typedef struct qn_type {
     const qn_dim *dims; /* rank of them, in the module's arena */
 } qn_type;
 
-bool qn_type_equal(const qn_type *a, const qn_type *b);
-bool qn_type_is_static(const qn_type *type);   /* all dims constant */
-int64_t qn_type_elements(const qn_type *type); /* static types only */
+bool qn_type_equal(const qn_type *a, const qn_type *b); /* of one module: dims are compared as pointers */
+bool qn_type_is_static(const qn_type *type);            /* all dims constant */
+int64_t qn_type_elements(const qn_type *type);          /* static types only; INT64_MAX when there are more */
 qn_dim qn_type_elements_dim(qn_dims *dims, const qn_type *type);
 /* "f32[batch, 10]" */
 const char *qn_type_print(const qn_type *type, qn_arena *arena);
@@ -113,6 +115,7 @@ typedef struct qn_attr_info {
     qn_attr_kind kind;
 } qn_attr_info;
 extern const qn_attr_info qn_attrs[QN_N_ATTRS];
+qn_attr_key qn_attr_parse(const char *name, size_t length); /* QN_N_ATTRS when unknown */
 
 /* Words of the KIND attribute: what a reduction, window, scan or scatter combines with. */
 typedef enum qn_kind { QN_SUM, QN_PROD, QN_KIND_MAX, QN_KIND_MIN, QN_SET } qn_kind;
@@ -197,7 +200,7 @@ qn_graph *qn_region_new(qn_module *module);
 qn_value *qn_graph_add_input(qn_graph *graph, const char *name, qn_type type, qn_input_role role);
 void qn_graph_add_output(qn_graph *graph, qn_value *value, const char *name, int alias);
 void qn_graph_remove_input(qn_graph *graph, int index); /* unused; later inputs move down, aliases follow */
-/* A deep copy (regions too) as a new function of that name in the same module. */
+/* A deep copy (regions too) as a new function of that name in the same module; as a region when name is NULL. */
 qn_graph *qn_graph_clone(const qn_graph *graph, const char *name);
 
 qn_type qn_type_make(qn_module *module, qn_dtype dtype, int rank, const qn_dim *dims); /* copies dims */
@@ -223,22 +226,27 @@ qn_direction qn_attr_compare_direction(const qn_node *node);
 /* ---- construction: ir/build.h has a function for each op on top of this ---- */
 
 /* Makes a node with inferred result types and appends it to `graph` (before `before` when not NULL).
- * Attributes and operands are copied. On a mistake reports at `loc` and gives NULL. regions may be NULL. */
+ * Attributes (with their lists and strings) and operands are copied. On a mistake reports at `loc` and gives NULL.
+ * attrs in any order; regions, loc may be NULL. Operands that were replaced are followed. */
 qn_node *qn_node_new(qn_graph *graph, qn_node *before, qn_op op, int n_operands, qn_value *const *operands,
                      int n_attrs, const qn_attr *attrs, int n_regions, qn_graph *const *regions,
                      const qn_loc *loc, qn_diags *diags);
 void qn_node_remove(qn_node *node);                       /* unlinks it */
 void qn_node_move_before(qn_node *node, qn_node *before); /* within its graph; NULL: to the end */
 
-/* Every later reading of `old` (after qn_graph_resolve) is `value`. Same dtype and rank. */
+/* Every later reading of `old` (after qn_graph_resolve) is `value`. Same dtype and rank. What reads `old` on the way to
+ * `value` must not become a circle: replace x by f(x) by giving f a copy of x's node. */
 void qn_value_replace(qn_value *old, qn_value *value);
+/* Who stands for `value` now. */
+qn_value *qn_value_resolve(qn_value *value);
 /* Follows forwards in all operands and outputs, regions included. Passes call it once at their end. */
 void qn_graph_resolve(qn_graph *graph);
 /* Gives each value of the graph (not of its regions) an id from 0 in order; returns their number. */
 int qn_graph_number(qn_graph *graph);
-/* Number of uses per value id (operands of nodes plus outputs), by qn_graph_number; in `arena`. */
+/* Number of uses per value id (operands of nodes plus outputs) after qn_graph_number, which it calls; in `arena`. */
 int *qn_graph_count_uses(qn_graph *graph, qn_arena *arena);
-/* Removes nodes without effect whose results nobody reads; true when something went. */
+/* Removes nodes without effect whose results nobody reads, in regions too; true when something went. Resolves first.
+ * A control node has an effect when a node in it has. */
 bool qn_graph_remove_dead(qn_graph *graph);
 
 #define QN_FOR_NODES(graph, node) for (qn_node *node = (graph)->first; node; node = node->next)

@@ -1,0 +1,162 @@
+/* The tables of ops and attributes, made from ops.def and attrs.def, and the reading of a node's attributes. */
+#include <stdatomic.h>
+#include <string.h>
+
+#include "ir/graph.h"
+
+/* The words of ops.def. */
+enum {
+    COMMUTES = QN_FLAG_COMMUTES,
+    EFFECT = QN_FLAG_EFFECT,
+    SMOOTH = QN_FLAG_SMOOTH,
+    COMPOSITE = QN_FLAG_COMPOSITE
+};
+
+const qn_op_info qn_ops[QN_N_OPS] = {
+#define QN_OP(op, text, class, min, max, results, dtypes, flags, attrs) \
+    [QN_OP_##op] = { text, QN_##class, min, max, results, dtypes, flags, attrs },
+#include "ir/ops.def"
+#undef QN_OP
+};
+
+const qn_attr_info qn_attrs[QN_N_ATTRS] = {
+#define QN_ATTR(attr, text, kind) [QN_ATTR_##attr] = { text, QN_ATTR_KIND_##kind },
+#include "ir/attrs.def"
+#undef QN_ATTR
+};
+
+const char *const qn_kind_names[5] = { "sum", "prod", "max", "min", "set" };
+const char *const qn_direction_names[6] = { "eq", "ne", "lt", "le", "gt", "ge" };
+
+qn_op qn_op_parse(const char *name, size_t length)
+{
+    for (int op = 0; op < QN_N_OPS; op++)
+        if (strncmp(qn_ops[op].name, name, length) == 0 && qn_ops[op].name[length] == 0)
+            return (qn_op)op;
+    return QN_N_OPS;
+}
+
+qn_attr_key qn_attr_parse(const char *name, size_t length)
+{
+    for (int key = 0; key < QN_N_ATTRS; key++)
+        if (strncmp(qn_attrs[key].name, name, length) == 0 && qn_attrs[key].name[length] == 0)
+            return (qn_attr_key)key;
+    return QN_N_ATTRS;
+}
+
+_Static_assert(QN_N_ATTRS < 63, "a set of attributes is a 64-bit word, whose top bit says that it is known");
+#define KNOWN ((uint64_t)1 << 63)
+
+/* Reads "axis causal? scale". */
+static void read_attr_list(qn_op op, uint64_t *out_taken, uint64_t *out_required)
+{
+    *out_taken = *out_required = 0;
+    for (const char *at = qn_ops[op].attrs; *at;) {
+        const size_t length = strcspn(at, " ?");
+        const qn_attr_key key = qn_attr_parse(at, length);
+        QN_ASSERT(key != QN_N_ATTRS, "ops.def: %s takes an unknown attribute '%.*s'", qn_ops[op].name,
+                  (int)length, at);
+        at += length;
+        *out_taken |= (uint64_t)1 << key;
+        if (*at == '?')
+            at++;
+        else
+            *out_required |= (uint64_t)1 << key;
+        at += strspn(at, " ");
+    }
+}
+
+uint64_t qn_op_attrs(qn_op op, uint64_t *out_required)
+{
+    static _Atomic uint64_t taken[QN_N_OPS], required[QN_N_OPS]; /* every thread would store the same */
+    uint64_t t = atomic_load_explicit(&taken[op], memory_order_acquire);
+    uint64_t r;
+    if (t & KNOWN) {
+        r = atomic_load_explicit(&required[op], memory_order_relaxed);
+    } else {
+        read_attr_list(op, &t, &r);
+        atomic_store_explicit(&required[op], r, memory_order_relaxed);
+        atomic_store_explicit(&taken[op], t | KNOWN, memory_order_release);
+    }
+    if (out_required)
+        *out_required = r;
+    return t & ~KNOWN;
+}
+
+const qn_attr *qn_attr_find(const qn_node *node, qn_attr_key key)
+{
+    for (int i = 0; i < node->n_attrs && node->attrs[i].key <= key; i++)
+        if (node->attrs[i].key == key)
+            return &node->attrs[i];
+    return NULL;
+}
+
+static const qn_attr *get(const qn_node *node, qn_attr_key key)
+{
+    const qn_attr *attr = qn_attr_find(node, key);
+    QN_ASSERT(attr, "%s without attribute '%s'", qn_ops[node->op].name, qn_attrs[key].name);
+    return attr;
+}
+
+int64_t qn_attr_int(const qn_node *node, qn_attr_key key)
+{
+    return get(node, key)->i;
+}
+
+int64_t qn_attr_int_or(const qn_node *node, qn_attr_key key, int64_t fallback)
+{
+    const qn_attr *attr = qn_attr_find(node, key);
+    return attr ? attr->i : fallback;
+}
+
+double qn_attr_float(const qn_node *node, qn_attr_key key)
+{
+    return get(node, key)->f;
+}
+
+double qn_attr_float_or(const qn_node *node, qn_attr_key key, double fallback)
+{
+    const qn_attr *attr = qn_attr_find(node, key);
+    return attr ? attr->f : fallback;
+}
+
+bool qn_attr_bool(const qn_node *node, qn_attr_key key)
+{
+    return qn_attr_int_or(node, key, 0) != 0;
+}
+
+const int64_t *qn_attr_ints(const qn_node *node, qn_attr_key key, int *out_n)
+{
+    const qn_attr *attr = get(node, key);
+    if (out_n)
+        *out_n = attr->n;
+    return attr->ints;
+}
+
+const qn_dim *qn_attr_dims(const qn_node *node, qn_attr_key key, int *out_n)
+{
+    const qn_attr *attr = get(node, key);
+    if (out_n)
+        *out_n = attr->n;
+    return attr->dims;
+}
+
+const qn_tensor *qn_attr_tensor(const qn_node *node, qn_attr_key key)
+{
+    return get(node, key)->tensor;
+}
+
+const char *qn_attr_string(const qn_node *node, qn_attr_key key)
+{
+    return get(node, key)->s;
+}
+
+qn_kind qn_attr_reduce_kind(const qn_node *node)
+{
+    return (qn_kind)get(node, QN_ATTR_KIND)->i;
+}
+
+qn_direction qn_attr_compare_direction(const qn_node *node)
+{
+    return (qn_direction)get(node, QN_ATTR_DIRECTION)->i;
+}

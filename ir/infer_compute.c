@@ -1,0 +1,394 @@
+/* Type rules of reductions, windows, contractions, order, random bits and composites. */
+#include "ir/infer_rules.h"
+
+#define DIMS (c->module->dims)
+
+/* ---- reductions ---- */
+
+static qn_status reduce(qn_infer_context *c)
+{
+    const qn_type *x = qn_infer_operand(c, 0);
+    int n, rank = 0;
+    const int64_t *axes;
+    qn_dim dims[QN_MAX_RANK];
+    QN_TRY(qn_infer_axes(c, QN_ATTR_AXES, x->rank, true, &n, &axes));
+    qn_kind kind = qn_attr_reduce_kind(c->node);
+    if (kind == QN_SET || (x->dtype == QUERN_BOOL && (kind == QN_SUM || kind == QN_PROD)))
+        return qn_infer_fail(c, "kind %s does not reduce %s", qn_kind_names[kind], qn_infer_print(c, x));
+    for (int i = 0, at = 0; i < x->rank; i++) {
+        if (at < n && axes[at] == i)
+            at++;
+        else
+            dims[rank++] = x->dims[i];
+    }
+    return qn_infer_give(c, x->dtype, rank, dims);
+}
+
+static qn_status arg_reduce(qn_infer_context *c)
+{
+    const qn_type *x = qn_infer_operand(c, 0);
+    int axis = 0, rank = 0;
+    qn_dim dims[QN_MAX_RANK];
+    QN_TRY(qn_infer_axis(c, QN_ATTR_AXIS, x->rank, &axis));
+    qn_kind kind = qn_attr_reduce_kind(c->node);
+    if (kind != QN_KIND_MAX && kind != QN_KIND_MIN)
+        return qn_infer_fail(c, "kind is %s; expected max or min", qn_kind_names[kind]);
+    if (qn_dim_is(x->dims[axis], 0))
+        return qn_infer_fail(c, "axis %d of %s is empty", axis, qn_infer_print(c, x));
+    for (int i = 0; i < x->rank; i++) {
+        if (i != axis)
+            dims[rank++] = x->dims[i];
+    }
+    return qn_infer_give(c, QUERN_I64, rank, dims);
+}
+
+static qn_status constants(qn_infer_context *c, qn_attr_key key, const qn_dim *dims, int n)
+{
+    for (int i = 0; i < n; i++) {
+        if (!qn_dim_is_const(dims[i]))
+            return qn_infer_fail(c, "%s has %s; expected numbers", qn_attrs[key].name,
+                                 qn_dim_print(dims[i], c->module->arena));
+    }
+    return QUERN_OK;
+}
+
+static qn_status at_least(qn_infer_context *c, qn_attr_key key, const int64_t *values, int n, int64_t least)
+{
+    for (int i = 0; i < n; i++) {
+        if (values[i] < least || values[i] > INT32_MAX)
+            return qn_infer_fail(c, "%s has %lld; expected at least %lld", qn_attrs[key].name,
+                                 (long long)values[i], (long long)least);
+    }
+    return QUERN_OK;
+}
+
+/* (n + low + high - reach) / stride + 1 places for a window that reaches over `reach` elements; none if it doesn't fit */
+static qn_status places(qn_infer_context *c, int axis, qn_dim n, qn_dim low, qn_dim high, qn_dim reach,
+                        int64_t stride, qn_dim *out)
+{
+    qn_dim room = qn_dim_sub(DIMS, qn_dim_add(DIMS, qn_dim_add(DIMS, n, low), high), reach);
+    if (room->max < 0)
+        return qn_infer_fail(c, "along axis %d the window reaches over %s elements, more than there are: %s",
+                             axis, qn_dim_print(reach, c->module->arena), qn_dim_print(n, c->module->arena));
+    *out = qn_dim_add(DIMS, qn_dim_floordiv(DIMS, room, qn_infer_const(c, stride)), qn_infer_const(c, 1));
+    return QUERN_OK;
+}
+
+static qn_status window_dims(qn_infer_context *c, qn_dim *out)
+{
+    const qn_type *x = qn_infer_operand(c, 0);
+    const int64_t *window, *stride, *dilation;
+    const qn_dim *low, *high;
+    int rank = x->rank;
+    QN_TRY(qn_infer_ints(c, QN_ATTR_WINDOW, rank, &window));
+    QN_TRY(qn_infer_ints(c, QN_ATTR_STRIDE, rank, &stride));
+    QN_TRY(qn_infer_ints(c, QN_ATTR_DILATION, rank, &dilation));
+    QN_TRY(qn_infer_dims(c, QN_ATTR_LOW, rank, &low));
+    QN_TRY(qn_infer_dims(c, QN_ATTR_HIGH, rank, &high));
+    QN_TRY(at_least(c, QN_ATTR_WINDOW, window, rank, 1));
+    QN_TRY(at_least(c, QN_ATTR_STRIDE, stride, rank, 1));
+    QN_TRY(at_least(c, QN_ATTR_DILATION, dilation, rank, 1));
+    QN_TRY(constants(c, QN_ATTR_LOW, low, rank));
+    QN_TRY(constants(c, QN_ATTR_HIGH, high, rank));
+    for (int i = 0; i < rank; i++) {
+        qn_dim reach = qn_infer_const(c, (window[i] - 1) * dilation[i] + 1);
+        QN_TRY(places(c, i, x->dims[i], low[i], high[i], reach, stride[i], &out[i]));
+    }
+    return QUERN_OK;
+}
+
+static qn_status reduce_window(qn_infer_context *c)
+{
+    const qn_type *x = qn_infer_operand(c, 0);
+    qn_dim dims[QN_MAX_RANK];
+    if (qn_attr_reduce_kind(c->node) == QN_SET)
+        return qn_infer_fail(c, "kind set does not reduce");
+    QN_TRY(window_dims(c, dims));
+    return qn_infer_give(c, x->dtype, x->rank, dims);
+}
+
+static qn_status select_and_scatter(qn_infer_context *c)
+{
+    const qn_type *x = qn_infer_operand(c, 0);
+    qn_dim dims[QN_MAX_RANK];
+    QN_TRY(window_dims(c, dims));
+    QN_TRY(qn_infer_expect_dtype(c, 1, x->dtype));
+    QN_TRY(qn_infer_expect_dims(c, 1, x->rank, dims));
+    return qn_infer_give(c, x->dtype, x->rank, x->dims);
+}
+
+static qn_status cumulative(qn_infer_context *c)
+{
+    const qn_type *x = qn_infer_operand(c, 0);
+    int axis = 0;
+    QN_TRY(qn_infer_axis(c, QN_ATTR_AXIS, x->rank, &axis));
+    if (qn_attr_reduce_kind(c->node) == QN_SET)
+        return qn_infer_fail(c, "kind set does not accumulate");
+    return qn_infer_give(c, x->dtype, x->rank, x->dims);
+}
+
+/* ---- contractions ---- */
+
+static qn_status dot_dtype(qn_infer_context *c, qn_dtype *out)
+{
+    qn_dtype x = qn_infer_operand(c, 0)->dtype, y = qn_infer_operand(c, 1)->dtype;
+    *out = (qn_dtype)qn_attr_int_or(c->node, QN_ATTR_DTYPE, x);
+    bool bytes = (x == QUERN_I8 || x == QUERN_U8) && (y == QUERN_I8 || y == QUERN_U8);
+    bool halves = x == y && (x == QUERN_F16 || x == QUERN_BF16);
+    if ((x == y && *out == x) || (bytes && *out == QUERN_I32) || (halves && *out == QUERN_F32))
+        return QUERN_OK;
+    return qn_infer_fail(c, "operands of %s and %s don't give %s", qn_dtype_name(x), qn_dtype_name(y),
+                         qn_dtype_name(*out));
+}
+
+static qn_status dot_general(qn_infer_context *c)
+{
+    const qn_type *t[2] = { qn_infer_operand(c, 0), qn_infer_operand(c, 1) };
+    const qn_attr_key batch_key[2] = { QN_ATTR_X_BATCH, QN_ATTR_Y_BATCH };
+    const qn_attr_key contract_key[2] = { QN_ATTR_X_CONTRACT, QN_ATTR_Y_CONTRACT };
+    const int64_t *batch[2], *contract[2];
+    int n_batch[2], n_contract[2], rank = 0;
+    bool used[2][QN_MAX_RANK] = { { false } };
+    qn_dim dims[2 * QN_MAX_RANK];
+    qn_dtype dtype;
+    QN_TRY(dot_dtype(c, &dtype));
+    for (int s = 0; s < 2; s++) {
+        QN_TRY(qn_infer_axes(c, batch_key[s], t[s]->rank, false, &n_batch[s], &batch[s]));
+        QN_TRY(qn_infer_axes(c, contract_key[s], t[s]->rank, false, &n_contract[s], &contract[s]));
+        for (int i = 0; i < n_batch[s]; i++)
+            used[s][batch[s][i]] = true;
+        for (int i = 0; i < n_contract[s]; i++) {
+            if (used[s][contract[s][i]])
+                return qn_infer_fail(c, "axis %lld is both a batch and a contracted axis",
+                                     (long long)contract[s][i]);
+            used[s][contract[s][i]] = true;
+        }
+    }
+    if (n_batch[0] != n_batch[1] || n_contract[0] != n_contract[1])
+        return qn_infer_fail(c, "x and y have %d and %d batch, %d and %d contracted axes; expected as many",
+                             n_batch[0], n_batch[1], n_contract[0], n_contract[1]);
+    for (int i = 0; i < n_batch[0] + n_contract[0]; i++) {
+        bool b = i < n_batch[0];
+        int64_t ax = b ? batch[0][i] : contract[0][i - n_batch[0]],
+                ay = b ? batch[1][i] : contract[1][i - n_batch[0]];
+        if (t[0]->dims[ax] != t[1]->dims[ay])
+            return qn_infer_fail(c, "%s axes %lld of %s and %lld of %s differ", b ? "batch" : "contracted",
+                                 (long long)ax, qn_infer_print(c, t[0]), (long long)ay,
+                                 qn_infer_print(c, t[1]));
+    }
+    for (int i = 0; i < n_batch[0]; i++)
+        dims[rank++] = t[0]->dims[batch[0][i]];
+    for (int s = 0; s < 2; s++) {
+        for (int i = 0; i < t[s]->rank; i++) {
+            if (!used[s][i])
+                dims[rank++] = t[s]->dims[i];
+        }
+    }
+    return qn_infer_give(c, dtype, rank, dims);
+}
+
+static qn_status convolution(qn_infer_context *c)
+{
+    const qn_type *x = qn_infer_operand(c, 0), *w = qn_infer_operand(c, 1);
+    int n = x->rank - 2;
+    int64_t groups = qn_attr_int(c->node, QN_ATTR_GROUPS);
+    const int64_t *stride, *x_dilation, *w_dilation;
+    const qn_dim *low, *high;
+    qn_dim dims[QN_MAX_RANK];
+    if (n < 0)
+        return qn_infer_fail(c, "operand 0 is %s; expected [N, C, spatial…]", qn_infer_print(c, x));
+    QN_TRY(qn_infer_expect_dtype(c, 1, x->dtype));
+    QN_TRY(qn_infer_expect_rank(c, 1, x->rank));
+    QN_TRY(qn_infer_ints(c, QN_ATTR_STRIDE, n, &stride));
+    QN_TRY(qn_infer_ints(c, QN_ATTR_X_DILATION, n, &x_dilation));
+    QN_TRY(qn_infer_ints(c, QN_ATTR_W_DILATION, n, &w_dilation));
+    QN_TRY(qn_infer_dims(c, QN_ATTR_LOW, n, &low));
+    QN_TRY(qn_infer_dims(c, QN_ATTR_HIGH, n, &high));
+    QN_TRY(at_least(c, QN_ATTR_STRIDE, stride, n, 1));
+    QN_TRY(at_least(c, QN_ATTR_X_DILATION, x_dilation, n, 1));
+    QN_TRY(at_least(c, QN_ATTR_W_DILATION, w_dilation, n, 1));
+    QN_TRY(at_least(c, QN_ATTR_GROUPS, &groups, 1, 1));
+    if (qn_dim_mul(DIMS, w->dims[1], qn_infer_const(c, groups)) != x->dims[1])
+        return qn_infer_fail(c, "x is %s and w is %s: channels don't match in %lld group(s)",
+                             qn_infer_print(c, x), qn_infer_print(c, w), (long long)groups);
+    if (!qn_dim_divisible(w->dims[0], groups))
+        return qn_infer_fail(c, "w is %s: its output channels don't divide into %lld groups",
+                             qn_infer_print(c, w), (long long)groups);
+    dims[0] = x->dims[0];
+    dims[1] = w->dims[0];
+    for (int i = 0; i < n; i++) {
+        qn_dim one = qn_infer_const(c, 1);
+        qn_dim spread = x->dims[i + 2];
+        if (x_dilation[i] > 1)
+            spread = qn_dim_add(
+                DIMS, qn_dim_mul(DIMS, qn_dim_sub(DIMS, spread, one), qn_infer_const(c, x_dilation[i])), one);
+        qn_dim reach = qn_dim_add(
+            DIMS, qn_dim_mul(DIMS, qn_dim_sub(DIMS, w->dims[i + 2], one), qn_infer_const(c, w_dilation[i])),
+            one);
+        QN_TRY(places(c, i + 2, spread, low[i], high[i], reach, stride[i], &dims[i + 2]));
+    }
+    return qn_infer_give(c, x->dtype, x->rank, dims);
+}
+
+/* ---- order, random ---- */
+
+static qn_status sort(qn_infer_context *c)
+{
+    const qn_type *key = qn_infer_operand(c, 0);
+    int axis = 0;
+    QN_TRY(qn_infer_axis(c, QN_ATTR_AXIS, key->rank, &axis));
+    for (int i = 0; i < c->node->n_operands; i++) {
+        QN_TRY(qn_infer_expect_dims(c, i, key->rank, key->dims));
+        QN_TRY(qn_infer_give(c, qn_infer_operand(c, i)->dtype, key->rank, key->dims));
+    }
+    return QUERN_OK;
+}
+
+static qn_status top_k(qn_infer_context *c)
+{
+    const qn_type *x = qn_infer_operand(c, 0);
+    int axis = 0;
+    const qn_dim *k;
+    qn_dim dims[QN_MAX_RANK];
+    QN_TRY(qn_infer_axis(c, QN_ATTR_AXIS, x->rank, &axis));
+    QN_TRY(qn_infer_dims(c, QN_ATTR_K, 1, &k));
+    if (k[0]->min > x->dims[axis]->max || k[0]->max < 0)
+        return qn_infer_fail(c, "k is %s for %s along axis %d", qn_dim_print(k[0], c->module->arena),
+                             qn_infer_print(c, x), axis);
+    for (int i = 0; i < x->rank; i++)
+        dims[i] = i == axis ? k[0] : x->dims[i];
+    QN_TRY(qn_infer_give(c, x->dtype, x->rank, dims));
+    return qn_infer_give(c, QUERN_I64, x->rank, dims);
+}
+
+static qn_status non_zero(qn_infer_context *c)
+{
+    const qn_dim *symbol;
+    QN_TRY(qn_infer_dims(c, QN_ATTR_SYMBOL, 1, &symbol));
+    if (symbol[0]->kind != QN_DIM_SYMBOL)
+        return qn_infer_fail(c, "symbol is %s; expected a symbol", qn_dim_print(symbol[0], c->module->arena));
+    qn_dim dims[2] = { qn_infer_const(c, qn_infer_operand(c, 0)->rank), symbol[0] };
+    return qn_infer_give(c, QUERN_I64, 2, dims);
+}
+
+static qn_status random_bits(qn_infer_context *c)
+{
+    qn_dim two = qn_infer_const(c, 2);
+    int rank;
+    const qn_dim *dims = qn_attr_dims(c->node, QN_ATTR_DIMS, &rank);
+    QN_TRY(qn_infer_expect_dtype(c, 0, QUERN_U64));
+    QN_TRY(qn_infer_expect_dims(c, 0, 1, &two));
+    QN_TRY(qn_infer_expect_dtype(c, 1, QUERN_U64));
+    QN_TRY(qn_infer_expect_rank(c, 1, 0));
+    return qn_infer_give(c, QUERN_U32, rank, dims);
+}
+
+/* ---- composites ---- */
+
+static qn_status softmax(qn_infer_context *c)
+{
+    const qn_type *x = qn_infer_operand(c, 0);
+    int axis = 0;
+    QN_TRY(qn_infer_axis(c, QN_ATTR_AXIS, x->rank, &axis));
+    return qn_infer_give(c, x->dtype, x->rank, x->dims);
+}
+
+static qn_status norm(qn_infer_context *c)
+{
+    const qn_type *x = qn_infer_operand(c, 0);
+    int axis = 0;
+    QN_TRY(qn_infer_axis(c, QN_ATTR_AXIS, x->rank, &axis));
+    for (int i = 1; i < c->node->n_operands; i++) {
+        QN_TRY(qn_infer_expect_dims(c, i, x->rank - axis, x->dims + axis));
+        if (!qn_dtype_is_float(qn_infer_operand(c, i)->dtype))
+            return qn_infer_fail(c, "operand %d is %s; expected floats", i,
+                                 qn_infer_print(c, qn_infer_operand(c, i)));
+    }
+    return qn_infer_give(c, x->dtype, x->rank, x->dims);
+}
+
+static qn_status attention(qn_infer_context *c)
+{
+    const qn_type *q = qn_infer_operand(c, 0), *k = qn_infer_operand(c, 1), *v = qn_infer_operand(c, 2);
+    for (int i = 0; i < 3; i++) {
+        QN_TRY(qn_infer_expect_rank(c, i, 4));
+        QN_TRY(qn_infer_expect_dtype(c, i, q->dtype));
+    }
+    qn_dim k_dims[4] = { q->dims[0], k->dims[1], k->dims[2], q->dims[3] };
+    qn_dim v_dims[4] = { q->dims[0], k->dims[1], k->dims[2], v->dims[3] };
+    QN_TRY(qn_infer_expect_dims(c, 1, 4, k_dims));
+    QN_TRY(qn_infer_expect_dims(c, 2, 4, v_dims));
+    qn_dim heads = q->dims[1], groups = k->dims[1];
+    if (heads != groups &&
+        (!qn_dim_is_const(groups) || groups->value < 1 || !qn_dim_divisible(heads, groups->value)))
+        return qn_infer_fail(c, "%s query heads don't divide over %s key heads",
+                             qn_dim_print(heads, c->module->arena), qn_dim_print(groups, c->module->arena));
+    if (c->node->n_operands > 3) {
+        const qn_type *mask = qn_infer_operand(c, 3);
+        qn_dim full[4] = { q->dims[0], heads, q->dims[2], k->dims[2] };
+        QN_TRY(qn_infer_expect_rank(c, 3, 4));
+        QN_TRY(qn_infer_expect_dtype(c, 3, q->dtype));
+        for (int i = 0; i < 4; i++) {
+            if (!qn_dim_is(mask->dims[i], 1) && mask->dims[i] != full[i])
+                return qn_infer_fail(
+                    c, "the mask is %s; expected 1 or the dim of [batch, heads, queries, keys] on each axis",
+                    qn_infer_print(c, mask));
+        }
+    }
+    qn_dim dims[4] = { q->dims[0], heads, q->dims[2], v->dims[3] };
+    return qn_infer_give(c, q->dtype, 4, dims);
+}
+
+static qn_status cross_entropy(qn_infer_context *c)
+{
+    const qn_type *logits = qn_infer_operand(c, 0);
+    QN_TRY(qn_infer_expect_rank(c, 0, 2));
+    QN_TRY(qn_infer_expect_dtype(c, 1, QUERN_I64));
+    QN_TRY(qn_infer_expect_dims(c, 1, 1, logits->dims));
+    return qn_infer_give(c, QUERN_F32, 1, logits->dims);
+}
+
+static qn_status lstm(qn_infer_context *c)
+{
+    const qn_type *x = qn_infer_operand(c, 0), *h0 = qn_infer_operand(c, 4);
+    QN_TRY(qn_infer_expect_rank(c, 0, 3));
+    QN_TRY(qn_infer_expect_rank(c, 4, 2));
+    for (int i = 1; i < 6; i++)
+        QN_TRY(qn_infer_expect_dtype(c, i, x->dtype));
+    qn_dim batch = x->dims[1], hidden = h0->dims[1], gates = qn_dim_mul(DIMS, hidden, qn_infer_const(c, 4));
+    qn_dim w[2] = { gates, x->dims[2] }, r[2] = { gates, hidden }, state[2] = { batch, hidden };
+    QN_TRY(qn_infer_expect_dims(c, 1, 2, w));
+    QN_TRY(qn_infer_expect_dims(c, 2, 2, r));
+    QN_TRY(qn_infer_expect_dims(c, 3, 1, &gates));
+    QN_TRY(qn_infer_expect_dims(c, 4, 2, state));
+    QN_TRY(qn_infer_expect_dims(c, 5, 2, state));
+    qn_dim y[3] = { x->dims[0], batch, hidden };
+    QN_TRY(qn_infer_give(c, x->dtype, 3, y));
+    QN_TRY(qn_infer_give(c, x->dtype, 2, state));
+    return qn_infer_give(c, x->dtype, 2, state);
+}
+
+qn_infer_rule qn_infer_compute(qn_op op)
+{
+    switch (op) {
+    case QN_OP_REDUCE: return reduce;
+    case QN_OP_ARG_REDUCE: return arg_reduce;
+    case QN_OP_REDUCE_WINDOW: return reduce_window;
+    case QN_OP_SELECT_AND_SCATTER: return select_and_scatter;
+    case QN_OP_CUMULATIVE: return cumulative;
+    case QN_OP_DOT_GENERAL: return dot_general;
+    case QN_OP_CONVOLUTION: return convolution;
+    case QN_OP_SORT: return sort;
+    case QN_OP_TOP_K: return top_k;
+    case QN_OP_NON_ZERO: return non_zero;
+    case QN_OP_RANDOM_BITS: return random_bits;
+    case QN_OP_SOFTMAX:
+    case QN_OP_LOG_SOFTMAX: return softmax;
+    case QN_OP_LAYER_NORM:
+    case QN_OP_RMS_NORM: return norm;
+    case QN_OP_ATTENTION: return attention;
+    case QN_OP_CROSS_ENTROPY: return cross_entropy;
+    case QN_OP_LSTM: return lstm;
+    default: return NULL;
+    }
+}
