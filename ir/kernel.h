@@ -33,10 +33,10 @@ typedef enum qn_kop {
     /* values */
     QN_K_CONST, /* imm, the same in each lane */
     QN_K_PARAM, /* number `index`; i64 scalar */
-    QN_K_TASK,  /* the task number; i64 scalar */
+    QN_K_TASK,  /* the task number; i64 scalar, 0 … QN_TASK_MAX */
     QN_K_UNARY, /* fn(a): fn is an element-wise op of ir/ops.def with its meaning there (f16, bf16: see passes/legalize) */
     QN_K_BINARY,  /* fn(a, b) */
-    QN_K_FMA,     /* a * b + c, rounded once; floats */
+    QN_K_FMA,     /* a * b + c, rounded once; floats (f16, bf16: fma in f32, then rounded) */
     QN_K_COMPARE, /* direction; a, b -> bool */
     QN_K_SELECT,  /* a (bool) ? b : c */
     QN_K_CONVERT, /* a to type, as the convert op */
@@ -74,6 +74,7 @@ typedef enum qn_space { QN_SPACE_ARGUMENT, QN_SPACE_LOCAL, QN_SPACE_SHARED } qn_
 
 /* Local buffers are the task's own (the stack on a CPU): constant size, uninitialised, QN_LOCAL_LIMIT bytes a kernel in all. */
 #define QN_LOCAL_LIMIT (192 * 1024)
+#define QN_TASK_MAX ((int64_t)1 << 40)
 
 typedef struct qn_kbuffer {
     const char *name;
@@ -96,8 +97,10 @@ typedef struct qn_kvalue {
     qn_kblock *block; /* block argument: whose */
     int index;        /* result or argument number */
     int64_t min, max; /* i64 scalars: proven inclusive bounds, INT64_MIN/MAX when unknown */
-    int id;           /* scratch; number when printed */
-    void *user;       /* scratch of the running pass or backend */
+    int64_t multiple; /* i64 scalars: proven divisor, >= 1; 0: the value is 0 */
+    int serial; /* order of creation in its kernel: operands come before users, so terms of sums are sorted by it */
+    int id;     /* scratch; number when printed */
+    void *user; /* scratch of the running pass or backend */
 } qn_kvalue;
 
 struct qn_kinst {
@@ -114,6 +117,9 @@ struct qn_kinst {
     qn_kbuffer *buffer;     /* memory */
     bool nontemporal;       /* STORE: bypass the caches */
     bool fast;              /* float arithmetic that may be reassociated, approximated (math mode fast) */
+    bool
+        index_math; /* BINARY add, sub, mul, div, rem on i64 made by qn_kb_i*: the result does not overflow; dividends
+                      * are >= 0 and divisors > 0 (so no guards, and nsw is right). Printed as iadd, isub, imul, idiv, imod */
     int n_mask;
     const int *mask; /* SHUFFLE */
     qn_ktag tag;     /* FOR */
@@ -142,6 +148,8 @@ typedef struct qn_kernel {
     int64_t *param_min, *param_max; /* what the program promises */
     int64_t *param_multiple;        /* param is a multiple of it (>= 1) */
     qn_kblock *body;
+    int n_serials;       /* values made so far */
+    void *index_table;   /* index arithmetic made so far: ir/kernel_index.c */
     int gpu_threads;     /* threads a block when it runs on a GPU; 0: not mapped to one */
     double flops, bytes; /* of one call at its largest constant size, for `bench`; 0 when unknown */
 } qn_kernel;
@@ -151,7 +159,9 @@ qn_kbuffer *qn_kernel_add_buffer(qn_kernel *k, const char *name, qn_dtype dtype,
                                  int align);
 qn_kbuffer *qn_kernel_add_local(qn_kernel *k, const char *name, qn_dtype dtype, int64_t elements);
 qn_kbuffer *qn_kernel_add_shared(qn_kernel *k, const char *name, qn_dtype dtype, int64_t elements);
+/* Names are made printable and unique; the value is at the front of the body, so it dominates everything. */
 qn_kvalue *qn_kernel_add_param(qn_kernel *k, const char *name, int64_t min, int64_t max, int64_t multiple);
+qn_kvalue *qn_kernel_param(qn_kernel *k, int number); /* the value of a parameter added before */
 
 /* ---- building: appends at the cursor; folds constants and simplifies index arithmetic as it goes ---- */
 
@@ -190,7 +200,9 @@ void qn_kb_check(qn_kbuilder *b, qn_kvalue *condition, int node);
 void qn_kb_barrier(qn_kbuilder *b);
 
 /* Index arithmetic on i64 scalars, simplified with the bounds of the operands: x*1, (i*n + j)/n = i for 0 <= j < n,
- * (i*n + j)%n = j, sums in a canonical order (so that common parts are common). Division rounds to minus infinity. */
+ * (i*n + j)%n = j, sums in a canonical order (so that common parts are common). Division rounds to minus infinity;
+ * a divisor below 1 (an empty extent) gives some value and never traps. Contract: results do not overflow where they
+ * are used (qn_kb_binary is the wrapping arithmetic for data). Bounds of data that was checked come in by imin/imax. */
 qn_kvalue *qn_kb_iadd(qn_kbuilder *b, qn_kvalue *x, qn_kvalue *y);
 qn_kvalue *qn_kb_isub(qn_kbuilder *b, qn_kvalue *x, qn_kvalue *y);
 qn_kvalue *qn_kb_imul(qn_kbuilder *b, qn_kvalue *x, qn_kvalue *y);
@@ -198,6 +210,11 @@ qn_kvalue *qn_kb_idiv(qn_kbuilder *b, qn_kvalue *x, qn_kvalue *y);
 qn_kvalue *qn_kb_imod(qn_kbuilder *b, qn_kvalue *x, qn_kvalue *y);
 qn_kvalue *qn_kb_imin(qn_kbuilder *b, qn_kvalue *x, qn_kvalue *y);
 qn_kvalue *qn_kb_imax(qn_kbuilder *b, qn_kvalue *x, qn_kvalue *y);
+/* Does x <= y (x < y) hold whatever the counters, parameters and loaded values are? false: not proven. */
+bool qn_k_proven_le(const qn_kvalue *x, const qn_kvalue *y);
+bool qn_k_proven_lt(const qn_kvalue *x, const qn_kvalue *y);
+/* Is x a multiple of `by` (> 0), whatever they are? */
+bool qn_k_proven_multiple(const qn_kvalue *x, int64_t by);
 
 /* `for`: begin moves the cursor into the body; inst->blocks[0]->arguments[0] is the counter, [1 + i] carried value i.
  * end takes what the next iteration (or the result) gets and moves the cursor behind; results are inst->results. */
@@ -218,7 +235,10 @@ const char *qn_kernel_canonical(const qn_kernel *kernel, qn_arena *arena);
 qn_kernel *qn_kernel_parse(const char *text, const char *file, qn_arena *arena, qn_diags *diags);
 qn_status qn_kernel_verify(const qn_kernel *kernel, qn_diags *diags);
 qn_kernel *qn_kernel_clone(const qn_kernel *kernel, qn_arena *arena);
-/* Removes instructions nobody reads; merges equal pure ones within a block and its parents (CSE). */
+/* Folds again, drops loops that never run, unwraps those that run once, removes instructions nobody reads, merges
+ * equal pure ones within a block and its parents (CSE), and moves what does not change in a loop in front of it.
+ * Loads of buffers that are only read count as pure; one is moved out of a loop only when the loop surely runs and
+ * nothing before the load guards it. Values held from before are invalid afterwards: the body is made anew. */
 void qn_kernel_simplify(qn_kernel *kernel);
 
 #endif
