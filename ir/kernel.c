@@ -1,0 +1,628 @@
+/* Kernels: construction, raw instructions and blocks, the builder. Folding is in kernel_fold.c, index arithmetic in
+ * kernel_index.c. */
+#include "ir/kernel.h"
+
+#include <ctype.h>
+#include <string.h>
+
+#include "ir/kernel_edit.h"
+#include "ir/kernel_eval.h"
+
+/* ---- the kernel and its buffers ---- */
+
+qn_kernel *qn_kernel_new(qn_arena *arena, const char *name)
+{
+    qn_kernel *k = QN_NEW(arena, qn_kernel);
+    k->arena = arena;
+    k->name = qn_arena_strdup(arena, name);
+    k->body = qn_kblock_new(k, NULL, 0, 0, NULL);
+    return k;
+}
+
+static bool name_taken(const qn_kernel *k, const char *name)
+{
+    for (int i = 0; i < k->n_all_buffers; i++)
+        if (!strcmp(k->buffers[i]->name, name))
+            return true;
+    for (int i = 0; i < k->n_params; i++)
+        if (!strcmp(k->param_names[i], name))
+            return true;
+    return false;
+}
+
+/* A name the text form can say: letters, digits, _ and ., no digit first; different from all others. */
+static const char *make_name(qn_kernel *k, const char *wish)
+{
+    size_t n = wish ? strlen(wish) : 0;
+    char *name = qn_arena_alloc(k->arena, n + 2);
+    size_t at = 0;
+    if (n == 0 || !(isalpha((unsigned char)wish[0]) || wish[0] == '_'))
+        name[at++] = '_';
+    for (size_t i = 0; i < n; i++)
+        name[at++] = isalnum((unsigned char)wish[i]) || wish[i] == '.' ? wish[i] : '_';
+    if (!name_taken(k, name))
+        return name;
+    for (int suffix = 1;; suffix++) {
+        char *other = qn_arena_printf(k->arena, "%s.%d", name, suffix);
+        if (!name_taken(k, other))
+            return other;
+    }
+}
+
+static qn_kbuffer *add_buffer(qn_kernel *k, const char *name, qn_dtype dtype, qn_space space, int at)
+{
+    qn_kbuffer *buffer = QN_NEW(k->arena, qn_kbuffer);
+    buffer->name = make_name(k, name);
+    buffer->dtype = dtype;
+    buffer->space = space;
+    buffer->inplace = -1;
+    buffer->index = at;
+    qn_kbuffer **all = QN_NEW_ARRAY(k->arena, qn_kbuffer *, k->n_all_buffers + 1);
+    for (int i = 0, old = 0; i <= k->n_all_buffers; i++)
+        all[i] = i == at ? buffer : k->buffers[old++];
+    k->buffers = all;
+    k->n_all_buffers++;
+    return buffer;
+}
+
+qn_kbuffer *qn_kernel_add_buffer(qn_kernel *k, const char *name, qn_dtype dtype, bool read, bool written,
+                                 int align)
+{
+    qn_kbuffer *buffer = add_buffer(k, name, dtype, QN_SPACE_ARGUMENT, k->n_buffers);
+    k->n_buffers++;
+    buffer->read = read;
+    buffer->written = written;
+    buffer->align = align > 0 ? align : (int)qn_dtype_bytes(dtype);
+    return buffer;
+}
+
+static qn_kbuffer *add_scratch(qn_kernel *k, const char *name, qn_dtype dtype, qn_space space,
+                               int64_t elements)
+{
+    QN_ASSERT(elements >= 0, "kernel %s: a local buffer of %lld elements", k->name, (long long)elements);
+    qn_kbuffer *buffer = add_buffer(k, name, dtype, space, k->n_all_buffers);
+    buffer->read = buffer->written = true;
+    buffer->elements = elements;
+    buffer->align = 64;
+    return buffer;
+}
+
+qn_kbuffer *qn_kernel_add_local(qn_kernel *k, const char *name, qn_dtype dtype, int64_t elements)
+{
+    return add_scratch(k, name, dtype, QN_SPACE_LOCAL, elements);
+}
+
+qn_kbuffer *qn_kernel_add_shared(qn_kernel *k, const char *name, qn_dtype dtype, int64_t elements)
+{
+    return add_scratch(k, name, dtype, QN_SPACE_SHARED, elements);
+}
+
+/* TASK and PARAM instructions are the first of the body, one of each. */
+static qn_kvalue *leaf(qn_kernel *k, qn_kop op, int64_t index)
+{
+    qn_kinst *before = k->body->first;
+    for (; before && (before->op == QN_K_TASK || before->op == QN_K_PARAM); before = before->next)
+        if (before->op == op && before->index == index)
+            return &before->results[0];
+    qn_ktype type = { QUERN_I64, 1 };
+    qn_kinst *inst = qn_kinst_new(k, op, 0, NULL, 1, &type);
+    inst->index = index;
+    qn_kblock_insert(k->body, inst, before);
+    qn_kinst_bound(k, inst);
+    return &inst->results[0];
+}
+
+qn_kvalue *qn_kernel_param(qn_kernel *k, int number)
+{
+    QN_ASSERT(number >= 0 && number < k->n_params, "kernel %s has no parameter %d", k->name, number);
+    return leaf(k, QN_K_PARAM, number);
+}
+
+static void *grow_array(qn_arena *arena, const void *old, int n, size_t size)
+{
+    char *new = qn_arena_calloc(arena, (size_t)n + 1, size);
+    if (n > 0)
+        memcpy(new, old, (size_t)n * size);
+    return new;
+}
+
+qn_kvalue *qn_kernel_add_param(qn_kernel *k, const char *name, int64_t min, int64_t max, int64_t multiple)
+{
+    int n = k->n_params;
+    QN_ASSERT(min <= max, "kernel %s: parameter %s has the range %lld to %lld", k->name, name, (long long)min,
+              (long long)max);
+    name = make_name(k, name);
+    k->param_names = grow_array(k->arena, k->param_names, n, sizeof *k->param_names);
+    k->param_min = grow_array(k->arena, k->param_min, n, sizeof *k->param_min);
+    k->param_max = grow_array(k->arena, k->param_max, n, sizeof *k->param_max);
+    k->param_multiple = grow_array(k->arena, k->param_multiple, n, sizeof *k->param_multiple);
+    k->param_names[n] = name;
+    k->param_min[n] = min;
+    k->param_max[n] = max;
+    k->param_multiple[n] = multiple < 1 ? 1 : multiple;
+    k->n_params++;
+    return qn_kernel_param(k, n);
+}
+
+/* ---- raw instructions ---- */
+
+static void init_value(qn_kernel *k, qn_kvalue *v, qn_ktype type, int index)
+{
+    v->type = type;
+    v->index = index;
+    v->min = INT64_MIN;
+    v->max = INT64_MAX;
+    v->multiple = 1;
+    v->serial = k->n_serials++;
+}
+
+qn_kinst *qn_kinst_new(qn_kernel *k, qn_kop op, int n_operands, qn_kvalue *const *operands, int n_results,
+                       const qn_ktype *types)
+{
+    qn_kinst *inst = QN_NEW(k->arena, qn_kinst);
+    inst->op = op;
+    inst->n_operands = n_operands;
+    inst->n_results = n_results;
+    inst->operands = QN_NEW_ARRAY(k->arena, qn_kvalue *, n_operands);
+    for (int i = 0; i < n_operands; i++)
+        inst->operands[i] = operands[i];
+    inst->results = QN_NEW_ARRAY(k->arena, qn_kvalue, n_results);
+    for (int i = 0; i < n_results; i++) {
+        init_value(k, &inst->results[i], types[i], i);
+        inst->results[i].inst = inst;
+    }
+    return inst;
+}
+
+qn_kblock *qn_kblock_new(qn_kernel *k, qn_kinst *owner, int which, int n_arguments, const qn_ktype *types)
+{
+    qn_kblock *block = QN_NEW(k->arena, qn_kblock);
+    block->owner = owner;
+    block->n_arguments = n_arguments;
+    block->arguments = QN_NEW_ARRAY(k->arena, qn_kvalue, n_arguments);
+    for (int i = 0; i < n_arguments; i++) {
+        init_value(k, &block->arguments[i], types[i], i);
+        block->arguments[i].block = block;
+    }
+    if (owner) {
+        owner->blocks[which] = block;
+        if (owner->n_blocks <= which)
+            owner->n_blocks = which + 1;
+    }
+    return block;
+}
+
+void qn_kblock_insert(qn_kblock *block, qn_kinst *inst, qn_kinst *before)
+{
+    inst->parent = block;
+    inst->next = before;
+    inst->prev = before ? before->prev : block->last;
+    *(inst->prev ? &inst->prev->next : &block->first) = inst;
+    *(before ? &before->prev : &block->last) = inst;
+}
+
+void qn_kinst_unlink(qn_kinst *inst)
+{
+    *(inst->prev ? &inst->prev->next : &inst->parent->first) = inst->next;
+    *(inst->next ? &inst->next->prev : &inst->parent->last) = inst->prev;
+    inst->prev = inst->next = NULL;
+    inst->parent = NULL;
+}
+
+void qn_kblock_set_yields(qn_kernel *k, qn_kblock *block, int n, qn_kvalue *const *yields)
+{
+    block->n_yields = n;
+    block->yields = QN_NEW_ARRAY(k->arena, qn_kvalue *, n);
+    for (int i = 0; i < n; i++)
+        block->yields[i] = yields[i];
+}
+
+bool qn_kinst_is_pure(const qn_kernel *k, const qn_kinst *inst)
+{
+    switch (inst->op) {
+    case QN_K_STORE:
+    case QN_K_PREFETCH:
+    case QN_K_ATOMIC_ADD:
+    case QN_K_FOR:
+    case QN_K_IF:
+    case QN_K_CHECK:
+    case QN_K_BARRIER:
+    case QN_K_TILE_MMA: return false;
+    case QN_K_LOAD:
+        if (inst->buffer->space != QN_SPACE_ARGUMENT || inst->buffer->written)
+            return false;
+        for (int i = 0; i < k->n_buffers; i++)
+            if (k->buffers[i]->written && k->buffers[i]->inplace == inst->buffer->index)
+                return false;
+        return true;
+    default: return true;
+    }
+}
+
+qn_kblock *qn_kvalue_block(const qn_kvalue *v)
+{
+    return v->inst ? v->inst->parent : v->block;
+}
+
+bool qn_kblock_inside(const qn_kblock *block, const qn_kblock *ancestor)
+{
+    while (block && block != ancestor)
+        block = block->owner ? block->owner->parent : NULL;
+    return block == ancestor;
+}
+
+int64_t qn_kfor_trips(const qn_kinst *loop)
+{
+    const qn_kvalue *low = loop->operands[0], *high = loop->operands[1], *step = loop->operands[2];
+    if (qn_k_proven_le(high, low))
+        return 0;
+    int64_t width, rounded;
+    if (!qn_k_is_const(step))
+        return -1;
+    if (qn_k_is_const(low) && qn_k_is_const(high)) {
+        int64_t by = step->inst->imm.i;
+        if (by < 1 || __builtin_sub_overflow(high->inst->imm.i, low->inst->imm.i, &width) ||
+            __builtin_add_overflow(width, by - 1, &rounded))
+            return -1;
+        return rounded / by;
+    }
+    return -1;
+}
+
+/* ---- the builder ---- */
+
+qn_kbuilder qn_kb_new(qn_kernel *kernel)
+{
+    return (qn_kbuilder){ .kernel = kernel, .block = kernel->body };
+}
+
+qn_kvalue *qn_kb_emit(qn_kbuilder *b, qn_kop op, int n_operands, qn_kvalue *const *operands, qn_ktype type)
+{
+    qn_kinst *inst = qn_kinst_new(b->kernel, op, n_operands, operands, type.lanes > 0, &type);
+    qn_kblock_insert(b->block, inst, NULL);
+    if (type.lanes == 0)
+        return NULL;
+    inst->fast = b->fast && qn_dtype_is_float(type.dtype);
+    return &inst->results[0];
+}
+
+static qn_kvalue *finish(qn_kbuilder *b, qn_kvalue *v)
+{
+    qn_kinst_bound(b->kernel, v->inst);
+    return v;
+}
+
+qn_kvalue *qn_kb_const(qn_kbuilder *b, qn_ktype type, qn_scalar imm)
+{
+    qn_kvalue *v = qn_kb_emit(b, QN_K_CONST, 0, NULL, type);
+    v->inst->imm = qn_keval_normal(type.dtype, imm);
+    v->inst->fast = false;
+    return finish(b, v);
+}
+
+qn_kvalue *qn_kb_float(qn_kbuilder *b, qn_ktype type, double value)
+{
+    QN_ASSERT(qn_dtype_is_float(type.dtype), "a float constant of dtype %s", qn_dtype_name(type.dtype));
+    return qn_kb_const(b, type, (qn_scalar){ .f = value });
+}
+
+qn_kvalue *qn_kb_task(qn_kbuilder *b)
+{
+    return leaf(b->kernel, QN_K_TASK, 0);
+}
+
+qn_kvalue *qn_kb_unary(qn_kbuilder *b, qn_op fn, qn_kvalue *a)
+{
+    QN_ASSERT(qn_keval_is_unary(fn) && qn_keval_accepts(fn, a->type.dtype), "kernel %s: %s of %s",
+              b->kernel->name, qn_ops[fn].name, qn_dtype_name(a->type.dtype));
+    qn_kvalue *folded = qn_kfold_unary(b, fn, a);
+    if (folded)
+        return folded;
+    qn_ktype type = { qn_keval_result(fn, a->type.dtype), a->type.lanes };
+    qn_kvalue *v = qn_kb_emit(b, QN_K_UNARY, 1, &a, type);
+    v->inst->fn = fn;
+    return finish(b, v);
+}
+
+qn_kvalue *qn_kb_binary(qn_kbuilder *b, qn_op fn, qn_kvalue *a, qn_kvalue *c)
+{
+    QN_ASSERT(qn_keval_is_binary(fn) && qn_keval_accepts(fn, a->type.dtype) &&
+                  qn_ktype_equal(a->type, c->type),
+              "kernel %s: %s of %sx%d and %sx%d", b->kernel->name, qn_ops[fn].name,
+              qn_dtype_name(a->type.dtype), a->type.lanes, qn_dtype_name(c->type.dtype), c->type.lanes);
+    qn_kvalue *folded = qn_kfold_binary(b, fn, a, c);
+    if (folded)
+        return folded;
+    qn_kvalue *v = qn_kb_emit(b, QN_K_BINARY, 2, (qn_kvalue *[]){ a, c }, a->type);
+    v->inst->fn = fn;
+    return finish(b, v);
+}
+
+qn_kvalue *qn_kb_fma(qn_kbuilder *b, qn_kvalue *x, qn_kvalue *y, qn_kvalue *z)
+{
+    QN_ASSERT(qn_dtype_is_float(x->type.dtype) && qn_ktype_equal(x->type, y->type) &&
+                  qn_ktype_equal(x->type, z->type),
+              "kernel %s: fma of different types", b->kernel->name);
+    if (qn_k_is_const(x) && qn_k_is_const(y) && qn_k_is_const(z))
+        return qn_kb_const(b, x->type, qn_keval_fma(x->type.dtype, x->inst->imm, y->inst->imm, z->inst->imm));
+    return qn_kb_emit(b, QN_K_FMA, 3, (qn_kvalue *[]){ x, y, z }, x->type);
+}
+
+qn_kvalue *qn_kb_compare(qn_kbuilder *b, qn_direction d, qn_kvalue *x, qn_kvalue *y)
+{
+    QN_ASSERT(qn_ktype_equal(x->type, y->type), "kernel %s: compare of different types", b->kernel->name);
+    qn_kvalue *folded = qn_kfold_compare(b, d, x, y);
+    if (folded)
+        return folded;
+    qn_kvalue *v =
+        qn_kb_emit(b, QN_K_COMPARE, 2, (qn_kvalue *[]){ x, y }, qn_ktype_make(QUERN_BOOL, x->type.lanes));
+    v->inst->direction = d;
+    return v;
+}
+
+qn_kvalue *qn_kb_select(qn_kbuilder *b, qn_kvalue *condition, qn_kvalue *x, qn_kvalue *y)
+{
+    QN_ASSERT(condition->type.dtype == QUERN_BOOL && qn_ktype_equal(x->type, y->type) &&
+                  (condition->type.lanes == x->type.lanes || condition->type.lanes == 1),
+              "kernel %s: select of different types", b->kernel->name);
+    qn_kvalue *folded = qn_kfold_select(b, condition, x, y);
+    if (folded)
+        return folded;
+    condition = qn_kb_splat(b, condition, x->type.lanes);
+    return finish(b, qn_kb_emit(b, QN_K_SELECT, 3, (qn_kvalue *[]){ condition, x, y }, x->type));
+}
+
+qn_kvalue *qn_kb_convert(qn_kbuilder *b, qn_dtype to, qn_kvalue *x)
+{
+    qn_ktype type = { to, x->type.lanes };
+    if (to == x->type.dtype)
+        return x;
+    if (qn_k_is_const(x))
+        return qn_kb_const(b, type, qn_keval_convert(x->type.dtype, to, x->inst->imm));
+    return finish(b, qn_kb_emit(b, QN_K_CONVERT, 1, &x, type));
+}
+
+qn_kvalue *qn_kb_bitcast(qn_kbuilder *b, qn_dtype to, qn_kvalue *x)
+{
+    qn_ktype type = { to, x->type.lanes };
+    QN_ASSERT(qn_dtype_bytes(to) == qn_dtype_bytes(x->type.dtype) && to != QUERN_BOOL &&
+                  x->type.dtype != QUERN_BOOL,
+              "kernel %s: bitcast %s to %s", b->kernel->name, qn_dtype_name(x->type.dtype),
+              qn_dtype_name(to));
+    if (to == x->type.dtype)
+        return x;
+    if (qn_k_is_const(x))
+        return qn_kb_const(b, type, qn_keval_bitcast(x->type.dtype, to, x->inst->imm));
+    if (x->inst && x->inst->op == QN_K_BITCAST)
+        return qn_kb_bitcast(b, to, x->inst->operands[0]);
+    return qn_kb_emit(b, QN_K_BITCAST, 1, &x, type);
+}
+
+qn_kvalue *qn_kb_scale2(qn_kbuilder *b, qn_kvalue *x, qn_kvalue *n)
+{
+    QN_ASSERT(qn_dtype_is_float(x->type.dtype) && qn_ktype_equal(x->type, n->type),
+              "kernel %s: scale2 of different types", b->kernel->name);
+    if (qn_k_is_const(x) && qn_k_is_const(n))
+        return qn_kb_const(b, x->type, qn_keval_scale2(x->type.dtype, x->inst->imm, n->inst->imm));
+    return qn_kb_emit(b, QN_K_SCALE2, 2, (qn_kvalue *[]){ x, n }, x->type);
+}
+
+/* ---- lanes ---- */
+
+qn_kvalue *qn_kb_splat(qn_kbuilder *b, qn_kvalue *x, int lanes)
+{
+    if (x->type.lanes == lanes)
+        return x;
+    QN_ASSERT(x->type.lanes == 1, "kernel %s: splat of a vector", b->kernel->name);
+    qn_ktype type = { x->type.dtype, lanes };
+    if (qn_k_is_const(x))
+        return qn_kb_const(b, type, x->inst->imm);
+    return qn_kb_emit(b, QN_K_SPLAT, 1, &x, type);
+}
+
+qn_kvalue *qn_kb_ramp(qn_kbuilder *b, qn_kvalue *x, int lanes)
+{
+    QN_ASSERT(x->type.lanes == 1 && qn_dtype_is_int(x->type.dtype), "kernel %s: ramp of %sx%d",
+              b->kernel->name, qn_dtype_name(x->type.dtype), x->type.lanes);
+    if (lanes == 1)
+        return x;
+    return qn_kb_emit(b, QN_K_RAMP, 1, &x, qn_ktype_make(x->type.dtype, lanes));
+}
+
+qn_kvalue *qn_kb_extract(qn_kbuilder *b, qn_kvalue *x, int lane)
+{
+    QN_ASSERT(lane >= 0 && lane < x->type.lanes, "kernel %s: lane %d of %d", b->kernel->name, lane,
+              x->type.lanes);
+    qn_ktype type = { x->type.dtype, 1 };
+    if (x->type.lanes == 1)
+        return x;
+    if (qn_k_is_const(x))
+        return qn_kb_const(b, type, x->inst->imm);
+    if (x->inst && x->inst->op == QN_K_SPLAT)
+        return x->inst->operands[0];
+    qn_kvalue *v = qn_kb_emit(b, QN_K_EXTRACT, 1, &x, type);
+    v->inst->index = lane;
+    return v;
+}
+
+qn_kvalue *qn_kb_shuffle(qn_kbuilder *b, qn_kvalue *x, qn_kvalue *y, int n_mask, const int *mask)
+{
+    int lanes = x->type.lanes;
+    QN_ASSERT(qn_ktype_equal(x->type, y->type), "kernel %s: shuffle of different types", b->kernel->name);
+    bool same = n_mask == lanes;
+    for (int i = 0; i < n_mask; i++) {
+        QN_ASSERT(mask[i] >= 0 && mask[i] < 2 * lanes, "kernel %s: shuffle lane %d of %d", b->kernel->name,
+                  mask[i], 2 * lanes);
+        same = same && mask[i] == i;
+    }
+    if (same)
+        return x;
+    qn_kvalue *v =
+        qn_kb_emit(b, QN_K_SHUFFLE, 2, (qn_kvalue *[]){ x, y }, qn_ktype_make(x->type.dtype, n_mask));
+    v->inst->n_mask = n_mask;
+    v->inst->mask = qn_arena_copy(b->kernel->arena, mask, (size_t)n_mask * sizeof *mask);
+    return v;
+}
+
+qn_kvalue *qn_kb_reduce(qn_kbuilder *b, qn_kind kind, qn_kvalue *x)
+{
+    QN_ASSERT(kind != QN_SET, "kernel %s: reduce by set", b->kernel->name);
+    if (x->type.lanes == 1)
+        return x;
+    qn_kvalue *v = qn_kb_emit(b, QN_K_REDUCE, 1, &x, qn_ktype_make(x->type.dtype, 1));
+    v->inst->kind = kind;
+    return v;
+}
+
+/* ---- memory ---- */
+
+static void check_access(const qn_kbuilder *b, const qn_kbuffer *buffer, const qn_kvalue *index, int lanes,
+                         const qn_kvalue *mask)
+{
+    QN_ASSERT(index->type.dtype == QUERN_I64 && (index->type.lanes == 1 || index->type.lanes == lanes),
+              "kernel %s: index into %s is %sx%d for %d lanes", b->kernel->name, buffer->name,
+              qn_dtype_name(index->type.dtype), index->type.lanes, lanes);
+    QN_ASSERT(!mask || (mask->type.dtype == QUERN_BOOL && mask->type.lanes == lanes),
+              "kernel %s: mask of an access to %s does not fit", b->kernel->name, buffer->name);
+}
+
+qn_kvalue *qn_kb_load(qn_kbuilder *b, qn_kbuffer *buffer, qn_kvalue *index, int lanes)
+{
+    return qn_kb_load_masked(b, buffer, index, lanes, NULL, NULL);
+}
+
+qn_kvalue *qn_kb_load_masked(qn_kbuilder *b, qn_kbuffer *buffer, qn_kvalue *index, int lanes, qn_kvalue *mask,
+                             qn_kvalue *other)
+{
+    check_access(b, buffer, index, lanes, mask);
+    qn_ktype type = { buffer->dtype, lanes };
+    if (mask && qn_k_is_const(mask)) {
+        if (!mask->inst->imm.i)
+            return other ? other : qn_kb_const(b, type, (qn_scalar){ .i = 0 });
+        mask = NULL;
+    }
+    if (!mask)
+        other = NULL;
+    QN_ASSERT(!other || qn_ktype_equal(other->type, type), "kernel %s: masked load of %s: other value's type",
+              b->kernel->name, buffer->name);
+    qn_kvalue *operands[3] = { index, mask, other };
+    qn_kvalue *v = qn_kb_emit(b, QN_K_LOAD, other ? 3 : mask ? 2 : 1, operands, type);
+    v->inst->buffer = buffer;
+    v->inst->fast = false;
+    return finish(b, v);
+}
+
+qn_kinst *qn_kb_store(qn_kbuilder *b, qn_kbuffer *buffer, qn_kvalue *index, qn_kvalue *value, qn_kvalue *mask)
+{
+    check_access(b, buffer, index, value->type.lanes, mask);
+    QN_ASSERT(value->type.dtype == buffer->dtype, "kernel %s: store of %s into %s", b->kernel->name,
+              qn_dtype_name(value->type.dtype), buffer->name);
+    if (mask && qn_k_is_const(mask) && mask->inst->imm.i)
+        mask = NULL;
+    qn_kvalue *operands[3] = { index, value, mask };
+    qn_kb_emit(b, QN_K_STORE, mask ? 3 : 2, operands, qn_ktype_make(0, 0));
+    b->block->last->buffer = buffer;
+    return b->block->last;
+}
+
+void qn_kb_prefetch(qn_kbuilder *b, qn_kbuffer *buffer, qn_kvalue *index, int locality)
+{
+    QN_ASSERT(qn_k_is_index(index), "kernel %s: prefetch index", b->kernel->name);
+    qn_kb_emit(b, QN_K_PREFETCH, 1, &index, qn_ktype_make(0, 0));
+    b->block->last->buffer = buffer;
+    b->block->last->index = locality;
+}
+
+void qn_kb_check(qn_kbuilder *b, qn_kvalue *condition, int node)
+{
+    QN_ASSERT(condition->type.dtype == QUERN_BOOL, "kernel %s: check of %s", b->kernel->name,
+              qn_dtype_name(condition->type.dtype));
+    if (qn_k_is_const(condition) && condition->inst->imm.i)
+        return;
+    qn_kb_emit(b, QN_K_CHECK, 1, &condition, qn_ktype_make(0, 0));
+    b->block->last->index = node;
+}
+
+void qn_kb_barrier(qn_kbuilder *b)
+{
+    qn_kb_emit(b, QN_K_BARRIER, 0, NULL, qn_ktype_make(0, 0));
+}
+
+/* ---- structure ---- */
+
+qn_kinst *qn_kb_for(qn_kbuilder *b, qn_kvalue *low, qn_kvalue *high, qn_kvalue *step, qn_ktag tag,
+                    int n_carried, qn_kvalue *const *initial, const qn_kind *carried_kinds)
+{
+    qn_kernel *k = b->kernel;
+    QN_ASSERT(qn_k_is_index(low) && qn_k_is_index(high) && qn_k_is_index(step),
+              "kernel %s: loop bounds are not i64 scalars", k->name);
+    qn_kvalue **operands = QN_NEW_ARRAY(k->arena, qn_kvalue *, 3 + n_carried);
+    qn_ktype *types = QN_NEW_ARRAY(k->arena, qn_ktype, 1 + n_carried);
+    operands[0] = low;
+    operands[1] = high;
+    operands[2] = step;
+    types[0] = qn_ktype_make(QUERN_I64, 1);
+    for (int i = 0; i < n_carried; i++) {
+        operands[3 + i] = initial[i];
+        types[1 + i] = initial[i]->type;
+    }
+    qn_kinst *loop = qn_kinst_new(k, QN_K_FOR, 3 + n_carried, operands, n_carried, types + 1);
+    loop->tag = tag;
+    if (carried_kinds && n_carried > 0)
+        loop->carried_kinds =
+            qn_arena_copy(k->arena, carried_kinds, (size_t)n_carried * sizeof *carried_kinds);
+    qn_kblock_insert(b->block, loop, NULL);
+    b->block = qn_kblock_new(k, loop, 0, 1 + n_carried, types);
+    qn_kfor_bound(loop);
+    return loop;
+}
+
+void qn_kb_end_for(qn_kbuilder *b, qn_kinst *loop, qn_kvalue *const *yields)
+{
+    QN_ASSERT(b->block == loop->blocks[0], "kernel %s: end of a loop that is not the innermost open one",
+              b->kernel->name);
+    for (int i = 0; i < loop->n_results; i++)
+        QN_ASSERT(qn_ktype_equal(yields[i]->type, loop->results[i].type),
+                  "kernel %s: carried value %d changes its type", b->kernel->name, i);
+    qn_kblock_set_yields(b->kernel, loop->blocks[0], loop->n_results, yields);
+    b->block = loop->parent;
+}
+
+qn_kinst *qn_kb_if(qn_kbuilder *b, qn_kvalue *condition)
+{
+    QN_ASSERT(condition->type.dtype == QUERN_BOOL && condition->type.lanes == 1,
+              "kernel %s: condition of an if is not a bool scalar", b->kernel->name);
+    qn_kinst *branch = qn_kinst_new(b->kernel, QN_K_IF, 1, &condition, 0, NULL);
+    qn_kblock_insert(b->block, branch, NULL);
+    qn_kblock_new(b->kernel, branch, 0, 0, NULL);
+    qn_kblock_new(b->kernel, branch, 1, 0, NULL);
+    b->block = branch->blocks[0];
+    return branch;
+}
+
+void qn_kb_else(qn_kbuilder *b, qn_kinst *branch, int n_yields, qn_kvalue *const *yields)
+{
+    QN_ASSERT(b->block == branch->blocks[0], "kernel %s: else without its if", b->kernel->name);
+    qn_kblock_set_yields(b->kernel, branch->blocks[0], n_yields, yields);
+    b->block = branch->blocks[1];
+}
+
+void qn_kb_end_if(qn_kbuilder *b, qn_kinst *branch, int n_yields, qn_kvalue *const *yields)
+{
+    qn_kernel *k = b->kernel;
+    if (b->block == branch->blocks[0])
+        qn_kb_else(b, branch, 0, NULL);
+    QN_ASSERT(b->block == branch->blocks[1] && n_yields == branch->blocks[0]->n_yields,
+              "kernel %s: the blocks of an if yield different counts", k->name);
+    qn_kblock_set_yields(k, branch->blocks[1], n_yields, yields);
+    branch->n_results = n_yields;
+    branch->results = QN_NEW_ARRAY(k->arena, qn_kvalue, n_yields);
+    for (int i = 0; i < n_yields; i++) {
+        QN_ASSERT(qn_ktype_equal(branch->blocks[0]->yields[i]->type, yields[i]->type),
+                  "kernel %s: the blocks of an if yield different types", k->name);
+        init_value(k, &branch->results[i], yields[i]->type, i);
+        branch->results[i].inst = branch;
+    }
+    qn_kinst_bound(k, branch);
+    b->block = branch->parent;
+}
