@@ -41,7 +41,8 @@ typedef enum qn_kop {
     QN_K_SELECT,  /* a (bool) ? b : c */
     QN_K_CONVERT, /* a to type, as the convert op */
     QN_K_BITCAST, /* same bits, same lanes */
-    QN_K_SCALE2, /* a * 2^b; a float, b of a's type holding an integer; correct into the denormals, clamps large |b| */
+    QN_K_SCALE2, /* a * 2^b; a float, b of a's type holding an integer; clamps large |b|. Correctly rounded, into the
+                  * denormals too, for 2^-60 <= |a| <= 2^60, 0, infinity, NaN */
     /* lanes */
     QN_K_SPLAT,   /* scalar to lanes */
     QN_K_RAMP,    /* scalar integer a: a, a+1, a+2, … */
