@@ -1,0 +1,24 @@
+/* LLVM's C headers and the only place that knows LLVM's version: 19 to 22. What differs between them is a function
+ * here, with the newest version's meaning. */
+#ifndef QN_BACKENDS_LLVM_COMPAT_H
+#define QN_BACKENDS_LLVM_COMPAT_H
+
+#include <llvm-c/Analysis.h>
+#include <llvm-c/Core.h>
+#include <llvm-c/Error.h>
+#include <llvm-c/ErrorHandling.h>
+#include <llvm-c/Target.h>
+#include <llvm-c/TargetMachine.h>
+#include <llvm/Config/llvm-config.h>
+
+#if LLVM_VERSION_MAJOR < 19 || LLVM_VERSION_MAJOR > 22
+#error "Quern knows LLVM 19 to 22"
+#endif
+
+/* Where the alignment of the memory intrinsics llvm.masked.{load,store,gather,scatter} is said: on the address since 22,
+ * as an operand behind it before. */
+#define QN_LLVM_ALIGN_IS_ATTRIBUTE (LLVM_VERSION_MAJOR >= 22)
+
+#define QN_LLVM_VERSION LLVM_VERSION_STRING
+
+#endif

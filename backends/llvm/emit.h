@@ -1,0 +1,123 @@
+/* What the parts of the code generator share: one LLVM module in the making, and the leaves of the kernel IR.
+ *
+ * How values of the kernel IR are represented:
+ *   bool        i1; a byte in memory
+ *   integers    iN
+ *   f32, f64    float, double
+ *   f16, bf16   i16 that holds the bits: arithmetic goes through f32, so that no helper of a C library is ever called
+ *   lanes > 1   a vector of that
+ *
+ * An emitter belongs to one call of qn_llvm_compile and one thread. */
+#ifndef QN_BACKENDS_LLVM_EMIT_H
+#define QN_BACKENDS_LLVM_EMIT_H
+
+#include "backends/backend.h"
+#include "backends/llvm/compat.h"
+#include "backends/llvm/target.h"
+
+typedef struct qn_emitter {
+    LLVMContextRef context;
+    LLVMModuleRef module;
+    LLVMBuilderRef builder;
+    const qn_llvm_target *target;
+    qn_arena *arena;
+    qn_diags *diags;
+    LLVMTypeRef i1, i8, i16, i32, i64, f16, f32, f64, ptr, nothing;
+} qn_emitter;
+
+/* ---- emit.c: types, constants, functions, blocks ---- */
+
+LLVMTypeRef qn_llvm_type(const qn_emitter *e, qn_ktype type);
+LLVMTypeRef qn_llvm_memory_type(const qn_emitter *e, qn_ktype type); /* bool is a byte there */
+LLVMTypeRef qn_llvm_lanes(LLVMTypeRef element, int lanes);           /* lanes 1: the element itself */
+
+LLVMValueRef qn_llvm_i64(const qn_emitter *e, int64_t value);
+LLVMValueRef qn_llvm_i32(const qn_emitter *e, int64_t value);
+LLVMValueRef qn_llvm_constant(const qn_emitter *e, qn_ktype type, qn_scalar value);
+LLVMValueRef qn_llvm_int(const qn_emitter *e, qn_ktype type, int64_t value);
+LLVMValueRef qn_llvm_float(const qn_emitter *e, qn_ktype type, double value);
+LLVMValueRef qn_llvm_splat(const qn_emitter *e, LLVMValueRef scalar, int lanes);
+/* Lanes start … start + n - 1 of a vector; a scalar when n is 1. */
+LLVMValueRef qn_llvm_slice(const qn_emitter *e, LLVMValueRef vector, int start, int n);
+/* All lanes of a, then those of b. Both have the same type; scalars are vectors of one lane. */
+LLVMValueRef qn_llvm_concat(const qn_emitter *e, LLVMValueRef a, LLVMValueRef b);
+int qn_llvm_lane_count(LLVMValueRef value);
+
+/* Calls intrinsic `name`, overloaded on `n_types` types. */
+LLVMValueRef qn_llvm_intrinsic(const qn_emitter *e, const char *name, int n_types, LLVMTypeRef *types,
+                               int n_args, LLVMValueRef *args);
+
+LLVMValueRef qn_llvm_function(const qn_emitter *e, const char *name, LLVMTypeRef result, int n_params,
+                              LLVMTypeRef *params); /* with the attributes that all our functions have */
+void qn_llvm_attribute(const qn_emitter *e, LLVMValueRef function, const char *key, const char *value);
+void qn_llvm_enum_attribute(const qn_emitter *e, LLVMValueRef function, unsigned at, const char *key,
+                            uint64_t value);
+/* A new block behind the current one. Positioning at it is the caller's. */
+LLVMBasicBlockRef qn_llvm_block(const qn_emitter *e, const char *name);
+void qn_llvm_at(const qn_emitter *e, LLVMBasicBlockRef block);
+LLVMBasicBlockRef qn_llvm_here(const qn_emitter *e);
+LLVMValueRef qn_llvm_phi(const qn_emitter *e, LLVMTypeRef type); /* without incoming values */
+void qn_llvm_incoming(LLVMValueRef phi, LLVMValueRef value, LLVMBasicBlockRef from);
+/* A private constant with the text. */
+LLVMValueRef qn_llvm_string(const qn_emitter *e, const char *text);
+
+/* ---- arith.c, convert.c: values ---- */
+
+/* NULL where the op has no machine code of its own (exp, …: passes expand those). `type` is a's. */
+LLVMValueRef qn_llvm_unary(const qn_emitter *e, qn_op fn, qn_ktype type, LLVMValueRef a);
+LLVMValueRef qn_llvm_binary(const qn_emitter *e, qn_op fn, qn_ktype type, LLVMValueRef a, LLVMValueRef b);
+LLVMValueRef qn_llvm_fma(const qn_emitter *e, qn_ktype type, LLVMValueRef a, LLVMValueRef b, LLVMValueRef c);
+LLVMValueRef qn_llvm_compare(const qn_emitter *e, qn_direction direction, qn_ktype type, LLVMValueRef a,
+                             LLVMValueRef b);
+LLVMValueRef qn_llvm_scale2(const qn_emitter *e, qn_ktype type, LLVMValueRef a, LLVMValueRef n);
+LLVMValueRef qn_llvm_reduce(const qn_emitter *e, qn_kind kind, qn_ktype type, LLVMValueRef a);
+LLVMValueRef qn_llvm_convert(const qn_emitter *e, qn_ktype from, qn_dtype to, LLVMValueRef a);
+LLVMValueRef qn_llvm_bitcast(const qn_emitter *e, qn_ktype from, qn_dtype to, LLVMValueRef a);
+LLVMValueRef qn_llvm_ramp(const qn_emitter *e, qn_ktype type, LLVMValueRef first);
+LLVMValueRef qn_llvm_shuffle(const qn_emitter *e, LLVMValueRef a, LLVMValueRef b, int n_mask,
+                             const int *mask);
+/* Integer division and remainder without a check: for operands that are known to be fit. */
+LLVMValueRef qn_llvm_divide_unchecked(const qn_emitter *e, qn_op fn, qn_ktype type, LLVMValueRef a,
+                                      LLVMValueRef b);
+
+/* ---- memory.c ---- */
+
+/* How an access touches memory; element alignment, as nothing more is known. `tags` are put on the instruction. */
+typedef struct qn_llvm_tags {
+    LLVMValueRef alias_scope, noalias; /* metadata, or NULL */
+} qn_llvm_tags;
+
+/* Contiguous lanes from `address` on. mask NULL: all; other NULL: zero. */
+LLVMValueRef qn_llvm_load(const qn_emitter *e, qn_ktype type, LLVMValueRef address, LLVMValueRef mask,
+                          LLVMValueRef other, qn_llvm_tags tags);
+void qn_llvm_store(const qn_emitter *e, qn_ktype type, LLVMValueRef address, LLVMValueRef value,
+                   LLVMValueRef mask, qn_llvm_tags tags);
+/* A whole vector past the caches, to an address that is a multiple of its size (of the target's largest vector). */
+void qn_llvm_store_nontemporal(const qn_emitter *e, qn_ktype type, LLVMValueRef address, LLVMValueRef value,
+                               qn_llvm_tags tags);
+LLVMValueRef qn_llvm_gather(const qn_emitter *e, qn_ktype type, LLVMValueRef addresses, LLVMValueRef mask,
+                            LLVMValueRef other, qn_llvm_tags tags);
+void qn_llvm_scatter(const qn_emitter *e, qn_ktype type, LLVMValueRef addresses, LLVMValueRef value,
+                     LLVMValueRef mask, qn_llvm_tags tags);
+/* locality 0: all levels of cache … 3: none */
+void qn_llvm_prefetch(const qn_emitter *e, LLVMValueRef address, int locality);
+
+/* ---- object.c ---- */
+
+/* Makes a module, lets `build` fill it and emits it. LLVM's fatal errors are a status; the context is abandoned then.
+ * `what` names the thing for messages. */
+qn_status qn_llvm_compile(const char *what, const qn_target *target, qn_emit emit,
+                          qn_status (*build)(qn_emitter *e, void *user), void *user, qn_arena *arena,
+                          qn_code *out_code, qn_diags *diags);
+
+/* ---- kernel.c, entry.c: slots of qn_backend_cpu ---- */
+
+qn_status qn_llvm_emit_kernel(const qn_kernel *kernel, const char *symbol, const qn_target *target,
+                              qn_math math, qn_emit emit, qn_arena *arena, qn_code *out_code,
+                              qn_diags *diags);
+qn_status qn_llvm_emit_entries(int n_programs, const qn_program *const *programs,
+                               const char *const *const *kernel_symbols, const char *prefix,
+                               const char *weights_hash, bool weights_inside, const qn_target *target,
+                               qn_emit emit, qn_arena *arena, qn_code *out_code, qn_diags *diags);
+
+#endif

@@ -1,0 +1,514 @@
+/* Kernels: kernel IR to LLVM IR, instruction by instruction.
+ *
+ *   void kernel(ptr noalias %args, i64 %task) {
+ *   entry:   local buffers, buffer addresses
+ *   body:    straight code; a `for` becomes  test? -> loop (phis, bottom test) -> behind,  an `if` two blocks and phis
+ *
+ * The kernel IR is vector code already, so no LLVM pass runs before code generation. What LLVM is told beyond it: buffers
+ * don't overlap (alias scopes), index arithmetic doesn't wrap, and nothing about floats unless the instruction is marked
+ * fast. */
+#include <string.h>
+
+#include "backends/llvm/emit.h"
+
+typedef struct lowering {
+    qn_emitter *e;
+    const qn_kernel *k;
+    const char *symbol;
+    LLVMValueRef function, args, task;
+    LLVMValueRef *values;    /* by serial number */
+    LLVMValueRef *addresses; /* by position in k->buffers */
+    qn_llvm_tags *tags;
+    bool aligned; /* in the version for buffers aligned to whole vectors: see nontemporal stores below */
+    qn_status status;
+} lowering;
+
+static LLVMValueRef get(const lowering *s, const qn_kvalue *v)
+{
+    LLVMValueRef value = s->values[v->serial];
+    QN_ASSERT(value, "kernel %s: a value is used before it is made", s->k->name);
+    return value;
+}
+
+static LLVMValueRef operand(const lowering *s, const qn_kinst *inst, int i)
+{
+    return get(s, inst->operands[i]);
+}
+
+static LLVMValueRef operand_or_null(const lowering *s, const qn_kinst *inst, int i)
+{
+    return i < inst->n_operands && inst->operands[i] ? get(s, inst->operands[i]) : NULL;
+}
+
+static void unsupported(lowering *s, const char *what)
+{
+    if (!s->status)
+        s->status = qn_error(s->e->diags, QUERN_ERROR_INTERNAL, NULL, "kernel %s: no CPU code for %s",
+                             s->k->name, what);
+}
+
+/* ---- buffers ---- */
+
+static int position(const lowering *s, const qn_kbuffer *buffer)
+{
+    for (int i = 0; i < s->k->n_all_buffers; i++)
+        if (s->k->buffers[i] == buffer)
+            return i;
+    QN_UNREACHABLE("kernel %s has no buffer %s", s->k->name, buffer->name);
+}
+
+static LLVMValueRef load_argument(const lowering *s, LLVMTypeRef type, int number)
+{
+    LLVMValueRef index = qn_llvm_i64(s->e, number);
+    LLVMValueRef at = LLVMBuildGEP2(s->e->builder, s->e->i64, s->args, &index, 1, "");
+    LLVMValueRef value = LLVMBuildLoad2(s->e->builder, type, at, "");
+    LLVMSetAlignment(value, 8);
+    return value;
+}
+
+static void place_buffers(lowering *s)
+{
+    const qn_emitter *e = s->e;
+    int64_t local_bytes = 0;
+    for (int i = 0; i < s->k->n_all_buffers; i++) {
+        const qn_kbuffer *buffer = s->k->buffers[i];
+        if (buffer->space == QN_SPACE_ARGUMENT) {
+            s->addresses[i] = load_argument(s, e->ptr, 1 + i);
+        } else if (buffer->space == QN_SPACE_LOCAL) {
+            LLVMTypeRef element = qn_llvm_memory_type(e, (qn_ktype){ buffer->dtype, 1 });
+            LLVMTypeRef array = LLVMArrayType2(element, (uint64_t)buffer->elements);
+            s->addresses[i] = LLVMBuildAlloca(e->builder, array, buffer->name);
+            LLVMSetAlignment(s->addresses[i], 64);
+            local_bytes += buffer->elements * (int64_t)qn_dtype_bytes(buffer->dtype);
+        } else {
+            unsupported(s, "shared memory");
+        }
+    }
+    QN_ASSERT(local_bytes <= QN_LOCAL_LIMIT, "kernel %s: %lld bytes of local buffers", s->k->name,
+              (long long)local_bytes);
+}
+
+static bool may_overlap(const qn_kbuffer *a, int a_at, const qn_kbuffer *b, int b_at)
+{
+    return a_at == b_at || a->inplace == b_at || b->inplace == a_at ||
+           (a->inplace >= 0 && a->inplace == b->inplace);
+}
+
+/* An alias scope a buffer: its accesses are in its own and overlap none of the others. */
+static void make_alias_scopes(lowering *s)
+{
+    enum { MOST = 24 };
+    LLVMContextRef c = s->e->context;
+    LLVMMetadataRef scopes[MOST], others[MOST];
+    int n = s->k->n_all_buffers;
+    if (n < 2 || n > MOST)
+        return;
+    LLVMMetadataRef text = LLVMMDStringInContext2(c, s->k->name, strlen(s->k->name));
+    LLVMMetadataRef domain = LLVMMDNodeInContext2(c, &text, 1);
+    for (int i = 0; i < n; i++) {
+        const char *name = s->k->buffers[i]->name;
+        LLVMMetadataRef parts[] = { LLVMMDStringInContext2(c, name, strlen(name)), domain };
+        scopes[i] = LLVMMDNodeInContext2(c, parts, 2);
+    }
+    for (int i = 0; i < n; i++) {
+        size_t n_others = 0;
+        for (int j = 0; j < n; j++)
+            if (!may_overlap(s->k->buffers[i], i, s->k->buffers[j], j))
+                others[n_others++] = scopes[j];
+        s->tags[i].alias_scope = LLVMMetadataAsValue(c, LLVMMDNodeInContext2(c, &scopes[i], 1));
+        s->tags[i].noalias = LLVMMetadataAsValue(c, LLVMMDNodeInContext2(c, others, n_others));
+    }
+}
+
+/* ---- addresses ---- */
+
+static bool is_index_constant(const qn_kvalue *v)
+{
+    return v->inst && v->inst->op == QN_K_CONST && v->type.dtype == QUERN_I64 && v->type.lanes == 1;
+}
+
+static LLVMValueRef step(const lowering *s, LLVMTypeRef element, LLVMValueRef base, LLVMValueRef index)
+{
+    return LLVMBuildGEP2(s->e->builder, element, base, &index, 1, "");
+}
+
+/* Splits x + constant, so that the constant becomes the displacement of the machine's addressing mode. */
+static LLVMValueRef address(const lowering *s, const qn_kbuffer *buffer, const qn_kvalue *index)
+{
+    LLVMTypeRef element = qn_llvm_memory_type(s->e, (qn_ktype){ buffer->dtype, 1 });
+    LLVMValueRef base = s->addresses[position(s, buffer)];
+    const qn_kinst *sum = index->inst;
+    if (index->type.lanes == 1 && sum && sum->op == QN_K_BINARY && sum->fn == QN_OP_ADD)
+        for (int i = 0; i < 2; i++)
+            if (is_index_constant(sum->operands[i]))
+                return step(s, element, step(s, element, base, operand(s, sum, !i)), operand(s, sum, i));
+    return step(s, element, base, get(s, index));
+}
+
+/* ---- memory ---- */
+
+static LLVMValueRef emit_load(lowering *s, const qn_kinst *inst)
+{
+    qn_ktype type = inst->results[0].type;
+    qn_llvm_tags tags = s->tags[position(s, inst->buffer)];
+    LLVMValueRef mask = operand_or_null(s, inst, 1), other = operand_or_null(s, inst, 2);
+    LLVMValueRef at = address(s, inst->buffer, inst->operands[0]);
+    if (inst->operands[0]->type.lanes > 1)
+        return qn_llvm_gather(s->e, type, at, mask, other, tags);
+    return qn_llvm_load(s->e, type, at, mask, other, tags);
+}
+
+/* Non-temporal stores are only for addresses that are multiples of the vector. The index tells at compile time; the buffer
+ * of a caller, who promises no more than the element's alignment, only at run time. A kernel with such stores is made
+ * twice, for aligned buffers and for others, and chooses at its start. */
+static bool fits_nontemporal(const lowering *s, const qn_kinst *inst, int64_t *out_bytes)
+{
+    if (inst->op != QN_K_STORE || !inst->nontemporal || inst->n_operands > 2)
+        return false;
+    qn_ktype type = inst->operands[1]->type;
+    const qn_kvalue *index = inst->operands[0];
+    int64_t size = (int64_t)qn_dtype_bytes(type.dtype), bytes = size * type.lanes;
+    if (bytes > s->e->target->vector_bytes)
+        bytes = s->e->target->vector_bytes;
+    *out_bytes = bytes;
+    return bytes >= 16 && index->type.lanes == 1 && index->multiple % (bytes / size) == 0;
+}
+
+static void emit_store(lowering *s, const qn_kinst *inst)
+{
+    qn_ktype type = inst->operands[1]->type;
+    qn_llvm_tags tags = s->tags[position(s, inst->buffer)];
+    LLVMValueRef value = operand(s, inst, 1), mask = operand_or_null(s, inst, 2);
+    LLVMValueRef at = address(s, inst->buffer, inst->operands[0]);
+    int64_t bytes;
+    if (inst->operands[0]->type.lanes > 1)
+        qn_llvm_scatter(s->e, type, at, value, mask, tags);
+    else if (fits_nontemporal(s, inst, &bytes) && (s->aligned || inst->buffer->align >= bytes))
+        qn_llvm_store_nontemporal(s->e, type, at, value, tags);
+    else
+        qn_llvm_store(s->e, type, at, value, mask, tags);
+}
+
+/* All addresses that non-temporal stores want aligned, or'ed; NULL when there are none. */
+static LLVMValueRef addresses_to_align(const lowering *s, const qn_kblock *block, LLVMValueRef all,
+                                       int64_t *most_bytes)
+{
+    for (const qn_kinst *inst = block->first; inst; inst = inst->next) {
+        int64_t bytes;
+        for (int i = 0; i < inst->n_blocks; i++)
+            all = addresses_to_align(s, inst->blocks[i], all, most_bytes);
+        if (!fits_nontemporal(s, inst, &bytes) || inst->buffer->align >= bytes)
+            continue;
+        LLVMValueRef at = s->addresses[position(s, inst->buffer)];
+        LLVMValueRef bits = LLVMBuildPtrToInt(s->e->builder, at, s->e->i64, "");
+        all = all ? LLVMBuildOr(s->e->builder, all, bits, "") : bits;
+        if (bytes > *most_bytes)
+            *most_bytes = bytes;
+    }
+    return all;
+}
+
+/* ---- arithmetic ---- */
+
+/* Index arithmetic: known not to overflow, dividends >= 0, divisors > 0; 32-bit division where that is enough. */
+static LLVMValueRef emit_index_math(const lowering *s, const qn_kinst *inst)
+{
+    LLVMBuilderRef b = s->e->builder;
+    LLVMValueRef x = operand(s, inst, 0), y = operand(s, inst, 1);
+    switch (inst->fn) {
+    case QN_OP_ADD: return LLVMBuildNSWAdd(b, x, y, "");
+    case QN_OP_SUB: return LLVMBuildNSWSub(b, x, y, "");
+    case QN_OP_MUL: return LLVMBuildNSWMul(b, x, y, "");
+    case QN_OP_DIV:
+    case QN_OP_REM: {
+        bool narrow = inst->operands[0]->max <= UINT32_MAX && inst->operands[1]->max <= UINT32_MAX;
+        if (narrow) {
+            x = LLVMBuildTrunc(b, x, s->e->i32, "");
+            y = LLVMBuildTrunc(b, y, s->e->i32, "");
+        }
+        LLVMValueRef r = inst->fn == QN_OP_DIV ? LLVMBuildUDiv(b, x, y, "") : LLVMBuildURem(b, x, y, "");
+        return narrow ? LLVMBuildZExt(b, r, s->e->i64, "") : r;
+    }
+    default: QN_UNREACHABLE("kernel %s: index arithmetic by %s", s->k->name, qn_ops[inst->fn].name);
+    }
+}
+
+/* Constant divisors other than 0 and -1 need no check. */
+static bool is_fit_divisor(const qn_kvalue *v)
+{
+    if (!v->inst || v->inst->op != QN_K_CONST || !qn_dtype_is_int(v->type.dtype))
+        return false;
+    int64_t value = v->inst->imm.i;
+    return value != 0 && !(value == -1 && qn_dtype_class_of(v->type.dtype) == QN_CLASS_SIGNED);
+}
+
+static LLVMValueRef emit_binary(const lowering *s, const qn_kinst *inst)
+{
+    qn_ktype type = inst->operands[0]->type;
+    LLVMValueRef x = operand(s, inst, 0), y = operand(s, inst, 1);
+    if (inst->index_math)
+        return emit_index_math(s, inst);
+    if ((inst->fn == QN_OP_DIV || inst->fn == QN_OP_REM) && is_fit_divisor(inst->operands[1]))
+        return qn_llvm_divide_unchecked(s->e, inst->fn, type, x, y);
+    return qn_llvm_binary(s->e, inst->fn, type, x, y);
+}
+
+static LLVMValueRef emit_value(lowering *s, const qn_kinst *inst)
+{
+    const qn_emitter *e = s->e;
+    qn_ktype type = inst->results[0].type;
+    switch (inst->op) {
+    case QN_K_CONST: return qn_llvm_constant(e, type, inst->imm);
+    case QN_K_PARAM: return load_argument(s, e->i64, 1 + s->k->n_buffers + (int)inst->index);
+    case QN_K_TASK: return s->task;
+    case QN_K_UNARY: return qn_llvm_unary(e, inst->fn, inst->operands[0]->type, operand(s, inst, 0));
+    case QN_K_BINARY: return emit_binary(s, inst);
+    case QN_K_FMA: return qn_llvm_fma(e, type, operand(s, inst, 0), operand(s, inst, 1), operand(s, inst, 2));
+    case QN_K_COMPARE:
+        return qn_llvm_compare(e, inst->direction, inst->operands[0]->type, operand(s, inst, 0),
+                               operand(s, inst, 1));
+    case QN_K_SELECT:
+        return LLVMBuildSelect(e->builder, operand(s, inst, 0), operand(s, inst, 1), operand(s, inst, 2), "");
+    case QN_K_CONVERT: return qn_llvm_convert(e, inst->operands[0]->type, type.dtype, operand(s, inst, 0));
+    case QN_K_BITCAST: return qn_llvm_bitcast(e, inst->operands[0]->type, type.dtype, operand(s, inst, 0));
+    case QN_K_SCALE2: return qn_llvm_scale2(e, type, operand(s, inst, 0), operand(s, inst, 1));
+    case QN_K_SPLAT: return qn_llvm_splat(e, operand(s, inst, 0), type.lanes);
+    case QN_K_RAMP: return qn_llvm_ramp(e, type, operand(s, inst, 0));
+    case QN_K_EXTRACT: return qn_llvm_slice(e, operand(s, inst, 0), (int)inst->index, 1);
+    case QN_K_SHUFFLE:
+        return qn_llvm_shuffle(e, operand(s, inst, 0), operand_or_null(s, inst, 1), inst->n_mask, inst->mask);
+    case QN_K_REDUCE: return qn_llvm_reduce(e, inst->kind, inst->operands[0]->type, operand(s, inst, 0));
+    case QN_K_LOAD: return emit_load(s, inst);
+    default: return NULL;
+    }
+}
+
+/* ---- control ---- */
+
+static void emit_block(lowering *s, const qn_kblock *block);
+
+static void set(lowering *s, const qn_kvalue *v, LLVMValueRef value)
+{
+    s->values[v->serial] = value;
+}
+
+static void emit_unrolled(lowering *s, const qn_kinst *loop)
+{
+    const qn_kblock *body = loop->blocks[0];
+    int n = loop->n_results;
+    LLVMValueRef *carried = QN_NEW_ARRAY(s->e->arena, LLVMValueRef, n);
+    int64_t low = loop->operands[0]->inst->imm.i, high = loop->operands[1]->inst->imm.i;
+    for (int i = 0; i < n; i++)
+        carried[i] = operand(s, loop, 3 + i);
+    for (int64_t at = low; at < high; at += loop->operands[2]->inst->imm.i) {
+        set(s, &body->arguments[0], qn_llvm_i64(s->e, at));
+        for (int i = 0; i < n; i++)
+            set(s, &body->arguments[1 + i], carried[i]);
+        emit_block(s, body);
+        for (int i = 0; i < n; i++)
+            carried[i] = get(s, body->yields[i]);
+    }
+    for (int i = 0; i < n; i++)
+        set(s, &loop->results[i], carried[i]);
+}
+
+static bool is_unrolled(const qn_kinst *loop)
+{
+    enum { MOST = 1024 };
+    if (loop->tag != QN_TAG_UNROLL)
+        return false;
+    for (int i = 0; i < 3; i++)
+        if (!is_index_constant(loop->operands[i]))
+            return false;
+    int64_t low = loop->operands[0]->inst->imm.i, high = loop->operands[1]->inst->imm.i;
+    return high - low <= MOST * loop->operands[2]->inst->imm.i;
+}
+
+/* Tested at the bottom, and before the first iteration unless that surely happens. */
+static void emit_for(lowering *s, const qn_kinst *loop)
+{
+    const qn_emitter *e = s->e;
+    const qn_kblock *body = loop->blocks[0];
+    LLVMBuilderRef b = e->builder;
+    if (is_unrolled(loop)) {
+        emit_unrolled(s, loop);
+        return;
+    }
+    LLVMValueRef low = operand(s, loop, 0), high = operand(s, loop, 1);
+    bool surely = qn_k_proven_lt(loop->operands[0], loop->operands[1]);
+    int n = loop->n_results;
+    LLVMBasicBlockRef before = qn_llvm_here(e), behind = qn_llvm_block(e, "");
+    LLVMBasicBlockRef head = qn_llvm_block(e, "loop");
+    if (surely)
+        LLVMBuildBr(b, head);
+    else
+        LLVMBuildCondBr(b, LLVMBuildICmp(b, LLVMIntSLT, low, high, ""), head, behind);
+
+    qn_llvm_at(e, head);
+    LLVMValueRef counter = qn_llvm_phi(e, e->i64);
+    qn_llvm_incoming(counter, low, before);
+    set(s, &body->arguments[0], counter);
+    for (int i = 0; i < n; i++) {
+        LLVMValueRef phi = qn_llvm_phi(e, qn_llvm_type(e, loop->results[i].type));
+        qn_llvm_incoming(phi, operand(s, loop, 3 + i), before);
+        set(s, &body->arguments[1 + i], phi);
+    }
+    emit_block(s, body);
+    LLVMBasicBlockRef end = qn_llvm_here(e);
+    LLVMValueRef next = LLVMBuildNSWAdd(b, counter, operand(s, loop, 2), "");
+    LLVMBuildCondBr(b, LLVMBuildICmp(b, LLVMIntSLT, next, high, ""), head, behind);
+    qn_llvm_incoming(counter, next, end);
+    for (int i = 0; i < n; i++)
+        qn_llvm_incoming(get(s, &body->arguments[1 + i]), get(s, body->yields[i]), end);
+
+    qn_llvm_at(e, behind);
+    for (int i = 0; i < n; i++) {
+        LLVMValueRef result = get(s, body->yields[i]);
+        if (!surely) {
+            LLVMValueRef phi = qn_llvm_phi(e, qn_llvm_type(e, loop->results[i].type));
+            qn_llvm_incoming(phi, operand(s, loop, 3 + i), before);
+            qn_llvm_incoming(phi, result, end);
+            result = phi;
+        }
+        set(s, &loop->results[i], result);
+    }
+}
+
+static void emit_if(lowering *s, const qn_kinst *inst)
+{
+    const qn_emitter *e = s->e;
+    LLVMBasicBlockRef behind = qn_llvm_block(e, ""), otherwise = qn_llvm_block(e, "else");
+    LLVMBasicBlockRef starts[2] = { qn_llvm_block(e, "then"), otherwise }, ends[2];
+    LLVMValueRef *values[2];
+    LLVMBuildCondBr(e->builder, operand(s, inst, 0), starts[0], starts[1]);
+    for (int i = 0; i < 2; i++) {
+        const qn_kblock *block = i < inst->n_blocks ? inst->blocks[i] : NULL;
+        qn_llvm_at(e, starts[i]);
+        if (block)
+            emit_block(s, block);
+        values[i] = QN_NEW_ARRAY(e->arena, LLVMValueRef, inst->n_results);
+        for (int r = 0; r < inst->n_results; r++)
+            values[i][r] = get(s, block->yields[r]);
+        ends[i] = qn_llvm_here(e);
+        LLVMBuildBr(e->builder, behind);
+    }
+    qn_llvm_at(e, behind);
+    for (int r = 0; r < inst->n_results; r++) {
+        LLVMValueRef phi = qn_llvm_phi(e, qn_llvm_type(e, inst->results[r].type));
+        for (int i = 0; i < 2; i++)
+            qn_llvm_incoming(phi, values[i][r], ends[i]);
+        set(s, &inst->results[r], phi);
+    }
+}
+
+/* Another task may report at the same time: the store is atomic, any of the nodes may win. */
+static void emit_check(lowering *s, const qn_kinst *inst)
+{
+    const qn_emitter *e = s->e;
+    LLVMValueRef good = operand(s, inst, 0);
+    good = qn_llvm_reduce(e, QN_KIND_MIN, inst->operands[0]->type, good);
+    LLVMBasicBlockRef behind = qn_llvm_block(e, ""), failed = qn_llvm_block(e, "failed");
+    LLVMBuildCondBr(e->builder, good, behind, failed);
+    qn_llvm_at(e, failed);
+    LLVMValueRef store = LLVMBuildStore(e->builder, qn_llvm_i64(e, inst->index), s->args);
+    LLVMSetAlignment(store, 8);
+    LLVMSetOrdering(store, LLVMAtomicOrderingMonotonic);
+    LLVMBuildRetVoid(e->builder);
+    qn_llvm_at(e, behind);
+}
+
+static const char *op_name(const qn_kinst *inst)
+{
+    return inst->op == QN_K_UNARY || inst->op == QN_K_BINARY ? qn_ops[inst->fn].name
+           : inst->op == QN_K_ATOMIC_ADD                     ? "an atomic"
+           : inst->op == QN_K_BARRIER                        ? "a barrier"
+                                                             : "a matrix instruction";
+}
+
+/* What an instruction marked fast allows: another order, fused or approximate operations; never that NaN and infinity
+ * don't occur. */
+static void mark_fast(LLVMValueRef value)
+{
+    if (value && LLVMCanValueUseFastMathFlags(value) && LLVMIsAInstruction(value))
+        LLVMSetFastMathFlags(value, LLVMFastMathAllowReassoc | LLVMFastMathAllowReciprocal |
+                                        LLVMFastMathAllowContract | LLVMFastMathApproxFunc);
+}
+
+static void emit_inst(lowering *s, const qn_kinst *inst)
+{
+    switch (inst->op) {
+    case QN_K_STORE: emit_store(s, inst); return;
+    case QN_K_PREFETCH:
+        qn_llvm_prefetch(s->e, address(s, inst->buffer, inst->operands[0]), (int)inst->index);
+        return;
+    case QN_K_FOR: emit_for(s, inst); return;
+    case QN_K_IF: emit_if(s, inst); return;
+    case QN_K_CHECK: emit_check(s, inst); return;
+    default: break;
+    }
+    LLVMValueRef value = inst->n_results == 1 ? emit_value(s, inst) : NULL;
+    if (!value) {
+        unsupported(s, op_name(inst));
+        value = inst->n_results ? LLVMGetPoison(qn_llvm_type(s->e, inst->results[0].type)) : NULL;
+    } else if (inst->fast) {
+        mark_fast(value);
+    }
+    if (value)
+        set(s, &inst->results[0], value);
+}
+
+static void emit_block(lowering *s, const qn_kblock *block)
+{
+    for (const qn_kinst *inst = block->first; inst; inst = inst->next)
+        emit_inst(s, inst);
+}
+
+/* ---- the whole kernel ---- */
+
+static void emit_version(lowering *s, bool aligned)
+{
+    s->aligned = aligned;
+    emit_block(s, s->k->body);
+    LLVMBuildRetVoid(s->e->builder);
+}
+
+static qn_status build(qn_emitter *e, void *user)
+{
+    lowering *s = user;
+    s->e = e;
+    s->values = QN_NEW_ARRAY(e->arena, LLVMValueRef, s->k->n_serials);
+    s->addresses = QN_NEW_ARRAY(e->arena, LLVMValueRef, s->k->n_all_buffers);
+    s->tags = QN_NEW_ARRAY(e->arena, qn_llvm_tags, s->k->n_all_buffers);
+    s->function = qn_llvm_function(e, s->symbol, e->nothing, 2, (LLVMTypeRef[]){ e->ptr, e->i64 });
+    LLVMSetLinkage(s->function, LLVMWeakODRLinkage);
+    LLVMSetVisibility(s->function, LLVMHiddenVisibility);
+    qn_llvm_enum_attribute(e, s->function, 1, "noalias", 0);
+    s->args = LLVMGetParam(s->function, 0);
+    s->task = LLVMGetParam(s->function, 1);
+    make_alias_scopes(s);
+    LLVMBasicBlockRef entry = LLVMAppendBasicBlockInContext(e->context, s->function, "entry");
+    qn_llvm_at(e, entry);
+    place_buffers(s);
+
+    int64_t bytes = 0;
+    LLVMValueRef addresses = addresses_to_align(s, s->k->body, NULL, &bytes);
+    if (addresses) {
+        LLVMBasicBlockRef other = qn_llvm_block(e, "unaligned"), aligned = qn_llvm_block(e, "aligned");
+        LLVMValueRef rest = LLVMBuildAnd(e->builder, addresses, qn_llvm_i64(e, bytes - 1), "");
+        LLVMBuildCondBr(e->builder, LLVMBuildIsNull(e->builder, rest, ""), aligned, other);
+        qn_llvm_at(e, aligned);
+        emit_version(s, true);
+        qn_llvm_at(e, other);
+    }
+    emit_version(s, false);
+    return s->status;
+}
+
+qn_status qn_llvm_emit_kernel(const qn_kernel *kernel, const char *symbol, const qn_target *target,
+                              qn_math math, qn_emit emit, qn_arena *arena, qn_code *out_code, qn_diags *diags)
+{
+    lowering s = { .k = kernel, .symbol = symbol };
+    (void)math; /* what it allows is said in the kernel: FMA instructions, `fast` marks */
+    const char *what = qn_arena_printf(arena, "kernel %s", kernel->name);
+    return qn_llvm_compile(what, target, emit, build, &s, arena, out_code, diags);
+}

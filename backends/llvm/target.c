@@ -1,0 +1,327 @@
+/* Targets: names to what LLVM wants and to what lowering must know.
+ *
+ * What a CPU can do is asked of the code generator itself: a probe function is compiled for it and the registers and
+ * instructions that it uses are looked at. So every CPU name and feature string that LLVM knows works, and what lowering
+ * is told is what it will get. */
+#include "backends/llvm/target.h"
+
+#include <pthread.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+/* ---- LLVM's targets, registered once ---- */
+
+static pthread_once_t initialized = PTHREAD_ONCE_INIT;
+
+static void initialize(void)
+{
+    LLVMInitializeAllTargetInfos();
+    LLVMInitializeAllTargets();
+    LLVMInitializeAllTargetMCs();
+    LLVMInitializeAllAsmPrinters();
+}
+
+static char *copy_and_dispose(char *message)
+{
+    char *copy = strdup(message);
+    LLVMDisposeMessage(message);
+    QN_ASSERT(copy, "out of memory");
+    return copy;
+}
+
+/* ---- probe ---- */
+
+static LLVMTargetMachineRef new_machine(const qn_llvm_target *t)
+{
+    return LLVMCreateTargetMachine(t->llvm, t->triple, t->cpu, t->features, LLVMCodeGenLevelDefault,
+                                   LLVMRelocPIC, LLVMCodeModelSmall);
+}
+
+/* A function that multiplies and adds 16 floats, rounds them to f16 and adds 64 bytes. */
+static LLVMModuleRef probe_module(LLVMContextRef c, const qn_llvm_target *t)
+{
+    LLVMModuleRef module = LLVMModuleCreateWithNameInContext("probe", c);
+    LLVMBuilderRef b = LLVMCreateBuilderInContext(c);
+    LLVMTypeRef p = LLVMPointerTypeInContext(c, 0), f32 = LLVMFloatTypeInContext(c),
+                i8 = LLVMInt8TypeInContext(c);
+    LLVMTypeRef v16 = LLVMVectorType(f32, 16), h16 = LLVMVectorType(LLVMHalfTypeInContext(c), 16);
+    LLVMTypeRef bytes = LLVMVectorType(i8, 64);
+    LLVMValueRef f = LLVMAddFunction(module, "probe", LLVMFunctionType(LLVMVoidTypeInContext(c), &p, 1, 0));
+    const char *key = "prefer-vector-width", *width = "512";
+    LLVMAddAttributeAtIndex(f, (LLVMAttributeIndex)LLVMAttributeFunctionIndex,
+                            LLVMCreateStringAttribute(c, key, (unsigned)strlen(key), width, 3));
+    LLVMSetTarget(module, t->triple);
+    LLVMPositionBuilderAtEnd(b, LLVMAppendBasicBlockInContext(c, f, ""));
+    LLVMValueRef at[4], v = NULL;
+    for (int i = 0; i < 4; i++) {
+        LLVMValueRef offset = LLVMConstInt(LLVMInt64TypeInContext(c), (unsigned)i * 64, 0);
+        at[i] = LLVMBuildGEP2(b, i8, LLVMGetParam(f, 0), &offset, 1, "");
+    }
+    v = LLVMBuildLoad2(b, v16, at[0], "");
+    unsigned fma = LLVMLookupIntrinsicID("llvm.fma", 8);
+    LLVMValueRef args[] = { v, v, v };
+    LLVMValueRef sum = LLVMBuildCall2(b, LLVMIntrinsicGetType(c, fma, &v16, 1),
+                                      LLVMGetIntrinsicDeclaration(module, fma, &v16, 1), args, 3, "");
+    LLVMBuildStore(b, sum, at[1]);
+    LLVMBuildStore(b, LLVMBuildFPTrunc(b, v, h16, ""), at[2]);
+    LLVMValueRef w = LLVMBuildLoad2(b, bytes, at[3], "");
+    LLVMBuildStore(b, LLVMBuildAdd(b, w, w, ""), at[3]);
+    LLVMBuildRetVoid(b);
+    LLVMDisposeBuilder(b);
+    return module;
+}
+
+/* The assembly of the probe, to be freed; NULL with LLVM's message. */
+static char *probe(const qn_llvm_target *t, char **out_data_layout)
+{
+    LLVMTargetMachineRef machine = new_machine(t);
+    LLVMContextRef c = LLVMContextCreate();
+    LLVMModuleRef module = probe_module(c, t);
+    LLVMTargetDataRef layout = LLVMCreateTargetDataLayout(machine);
+    LLVMSetModuleDataLayout(module, layout);
+    *out_data_layout = copy_and_dispose(LLVMCopyStringRepOfTargetData(layout));
+    LLVMDisposeTargetData(layout);
+    LLVMMemoryBufferRef buffer = NULL;
+    char *message = NULL, *text = NULL;
+    if (LLVMTargetMachineEmitToMemoryBuffer(machine, module, LLVMAssemblyFile, &message, &buffer))
+        LLVMDisposeMessage(message);
+    else
+        text = strndup(LLVMGetBufferStart(buffer), LLVMGetBufferSize(buffer));
+    if (buffer)
+        LLVMDisposeMemoryBuffer(buffer);
+    LLVMDisposeModule(module);
+    LLVMContextDispose(c);
+    LLVMDisposeTargetMachine(machine);
+    return text;
+}
+
+/* ---- resolution ---- */
+
+static int64_t cache_bytes(int name, int64_t fallback)
+{
+    long bytes = sysconf(name);
+    return bytes > 0 ? bytes : fallback;
+}
+
+static qn_status learn(qn_llvm_target *t, bool is_host, qn_diags *diags)
+{
+    char *layout, *text = probe(t, &layout);
+    if (!text) {
+        free(layout);
+        return qn_error(diags, QUERN_ERROR_UNSUPPORTED, NULL,
+                        "LLVM cannot generate code for CPU '%s' of '%s'", t->cpu, t->triple);
+    }
+    t->data_layout = layout;
+    bool fit = true;
+    if (t->isa == QN_ISA_X86) {
+        /* With AVX-512 F alone the bytes would still be added in ymm registers. */
+        const char *bytes = strstr(text, "vpaddb");
+        t->avx512 = strstr(text, "vfmadd") && bytes && memchr(bytes, 'z', 16) != NULL;
+        t->vector_bytes = t->avx512 ? 64 : 32;
+        bool wide = strstr(text, "ymm") || strstr(text, "zmm");
+        fit = wide && strstr(text, "vfmadd") && strstr(text, "vcvtps2ph");
+    } else {
+        t->vector_bytes = 16;
+    }
+    free(text);
+    if (!fit)
+        return qn_error(
+            diags, QUERN_ERROR_UNSUPPORTED, NULL,
+            "CPU '%s' is unknown, or has no AVX2, FMA and F16C; wanted: native, x86-64-v3, x86-64-v4 or "
+            "LLVM's name of a CPU from 2013 on, such as haswell, znver4, sapphirerapids",
+            t->cpu);
+    t->machine = (qn_machine){
+        .vector_bytes = t->vector_bytes,
+        .vector_registers = t->avx512 || t->isa == QN_ISA_AARCH64 ? 32 : 16,
+        .fma = true,
+        .masked = t->avx512,
+        .l1_bytes = is_host ? cache_bytes(_SC_LEVEL1_DCACHE_SIZE, 32 << 10) : 32 << 10,
+        .l2_bytes = is_host ? cache_bytes(_SC_LEVEL2_CACHE_SIZE, 1 << 20) : 1 << 20,
+    };
+    return QUERN_OK;
+}
+
+static bool is_x86(const char *triple)
+{
+    return strncmp(triple, "x86_64-", 7) == 0;
+}
+
+static bool is_aarch64(const char *triple)
+{
+    return strncmp(triple, "aarch64-", 8) == 0;
+}
+
+static qn_status resolve(const qn_target *target, qn_llvm_target *t, qn_diags *diags)
+{
+    char *host = copy_and_dispose(LLVMGetDefaultTargetTriple());
+    char *triple =
+        target->triple ? copy_and_dispose(LLVMNormalizeTargetTriple(target->triple)) : strdup(host);
+    bool same_isa =
+        strcspn(triple, "-") == strcspn(host, "-") && strncmp(triple, host, strcspn(triple, "-")) == 0;
+    free(host);
+    t->triple = triple;
+    char *message = NULL;
+    if ((!is_x86(triple) && !is_aarch64(triple)) || LLVMGetTargetFromTriple(triple, &t->llvm, &message)) {
+        LLVMDisposeMessage(message);
+        return qn_error(diags, QUERN_ERROR_UNSUPPORTED, NULL,
+                        "target '%s' is not supported; wanted: x86_64-unknown-linux-gnu or "
+                        "aarch64-unknown-linux-gnu",
+                        triple);
+    }
+    t->isa = is_x86(triple) ? QN_ISA_X86 : QN_ISA_AARCH64;
+    bool native = !target->cpu || strcmp(target->cpu, "native") == 0;
+    if (target->jit && !same_isa)
+        return qn_error(diags, QUERN_ERROR_UNSUPPORTED, NULL,
+                        "code for '%s' cannot run in this process: write an object file", triple);
+    if (native && !same_isa)
+        return qn_error(diags, QUERN_ERROR_ARGUMENT, NULL,
+                        "'native' is this machine's CPU: name a CPU of '%s' (such as %s)", triple,
+                        t->isa == QN_ISA_X86 ? "x86-64-v3" : "generic, neoverse-n1");
+    char *features = native ? copy_and_dispose(LLVMGetHostCPUFeatures()) : strdup("");
+    t->cpu = native ? copy_and_dispose(LLVMGetHostCPUName()) : strdup(target->cpu);
+    if (target->features && *target->features) {
+        size_t size = strlen(features) + strlen(target->features) + 2;
+        char *all = malloc(size);
+        QN_ASSERT(all, "out of memory");
+        snprintf(all, size, "%s%s%s", features, *features ? "," : "", target->features);
+        free(features);
+        features = all;
+    }
+    t->features = features;
+    return learn(t, native, diags);
+}
+
+static void free_target(qn_llvm_target *t)
+{
+    free((void *)t->triple);
+    free((void *)t->cpu);
+    free((void *)t->features);
+    free((void *)t->data_layout);
+    free((void *)t->machine.features);
+    free(t);
+}
+
+/* ---- the table of resolved targets ---- */
+
+typedef struct entry {
+    char *key; /* as it was asked for */
+    qn_llvm_target *target;
+    struct entry *next;
+} entry;
+
+static pthread_mutex_t table_lock = PTHREAD_MUTEX_INITIALIZER;
+static entry *table;
+
+static char *make_key(const qn_target *target)
+{
+    const char *parts[] = { target->triple ? target->triple : "", target->cpu ? target->cpu : "native",
+                            target->features ? target->features : "", target->jit ? "jit" : "" };
+    size_t size = 8;
+    for (int i = 0; i < 4; i++)
+        size += strlen(parts[i]);
+    char *key = malloc(size);
+    QN_ASSERT(key, "out of memory");
+    snprintf(key, size, "%s|%s|%s|%s", parts[0], parts[1], parts[2], parts[3]);
+    return key;
+}
+
+static char *features_text(const qn_llvm_target *t)
+{
+    size_t size = strlen(t->triple) + strlen(t->cpu) + strlen(t->features) + 3;
+    char *text = malloc(size);
+    QN_ASSERT(text, "out of memory");
+    snprintf(text, size, "%s %s %s", t->triple, t->cpu, t->features);
+    return text;
+}
+
+qn_status qn_llvm_target_find(const qn_target *target, const qn_llvm_target **out, qn_diags *diags)
+{
+    pthread_once(&initialized, initialize);
+    char *key = make_key(target);
+    qn_status status = QUERN_OK;
+    pthread_mutex_lock(&table_lock);
+    entry *found = table;
+    while (found && strcmp(found->key, key) != 0)
+        found = found->next;
+    if (!found) {
+        qn_llvm_target *t = calloc(1, sizeof *t);
+        QN_ASSERT(t, "out of memory");
+        status = resolve(target, t, diags);
+        if (status) {
+            free_target(t);
+        } else {
+            t->machine.features = features_text(t);
+            found = malloc(sizeof *found);
+            QN_ASSERT(found, "out of memory");
+            *found = (entry){ key, t, table };
+            table = found;
+            key = NULL;
+        }
+    }
+    pthread_mutex_unlock(&table_lock);
+    free(key);
+    *out = status ? NULL : found->target;
+    return status;
+}
+
+qn_status qn_llvm_describe(const qn_target *target, qn_arena *arena, qn_machine *out_machine, qn_diags *diags)
+{
+    const qn_llvm_target *t;
+    (void)arena; /* the texts live as long as the process */
+    QN_TRY(qn_llvm_target_find(target, &t, diags));
+    *out_machine = t->machine;
+    return QUERN_OK;
+}
+
+/* ---- target machines: one a thread, since making one costs a third of a millisecond ---- */
+
+typedef struct cached_machine {
+    const qn_llvm_target *target;
+    LLVMTargetMachineRef machine;
+} cached_machine;
+
+static pthread_key_t machine_key;
+static pthread_once_t machine_key_made = PTHREAD_ONCE_INIT;
+
+static void dispose_machine(void *memory)
+{
+    cached_machine *cached = memory;
+    if (cached->machine)
+        LLVMDisposeTargetMachine(cached->machine);
+    free(cached);
+}
+
+static void make_machine_key(void)
+{
+    QN_ASSERT(pthread_key_create(&machine_key, dispose_machine) == 0, "no thread-specific data left");
+}
+
+LLVMTargetMachineRef qn_llvm_target_machine(const qn_llvm_target *target, qn_diags *diags)
+{
+    pthread_once(&machine_key_made, make_machine_key);
+    cached_machine *cached = pthread_getspecific(machine_key);
+    if (!cached) {
+        cached = calloc(1, sizeof *cached);
+        QN_ASSERT(cached && pthread_setspecific(machine_key, cached) == 0, "out of memory");
+    }
+    if (cached->target != target) {
+        if (cached->machine)
+            LLVMDisposeTargetMachine(cached->machine);
+        cached->machine = new_machine(target);
+        cached->target = target;
+    }
+    if (!cached->machine) {
+        cached->target = NULL;
+        qn_error(diags, QUERN_ERROR_INTERNAL, NULL, "LLVM has no target machine for '%s'", target->triple);
+    }
+    return cached->machine;
+}
+
+void qn_llvm_target_machine_abandon(void)
+{
+    cached_machine *cached = pthread_getspecific(machine_key);
+    if (cached)
+        *cached = (cached_machine){ 0 };
+}

@@ -1,0 +1,35 @@
+/* Targets: what triple, CPU and features a qn_target means, and what that CPU can do.
+ *
+ * Resolved targets live for the whole process and may be read from any thread. */
+#ifndef QN_BACKENDS_LLVM_TARGET_H
+#define QN_BACKENDS_LLVM_TARGET_H
+
+#include "backends/backend.h"
+#include "backends/llvm/compat.h"
+
+typedef enum qn_isa { QN_ISA_X86, QN_ISA_AARCH64 } qn_isa;
+
+typedef struct qn_llvm_target {
+    const char *triple, *cpu, *features; /* as LLVM wants them */
+    LLVMTargetRef llvm;
+    qn_isa isa;
+    int vector_bytes;
+    bool avx512; /* F, BW, DQ and VL: what x86-64-v4 and every AVX-512 server has */
+    const char *data_layout;
+    qn_machine machine;
+    struct qn_llvm_target *next;
+} qn_llvm_target;
+
+/* The one for `target`, made on first use. A mistake in the names is reported. */
+qn_status qn_llvm_target_find(const qn_target *target, const qn_llvm_target **out, qn_diags *diags);
+/* Slot of qn_backend_cpu. */
+qn_status qn_llvm_describe(const qn_target *target, qn_arena *arena, qn_machine *out_machine,
+                           qn_diags *diags);
+
+/* A target machine of the calling thread, reused from call to call: position-independent, small code model. NULL with
+ * a diagnostic when LLVM has none. */
+LLVMTargetMachineRef qn_llvm_target_machine(const qn_llvm_target *target, qn_diags *diags);
+/* After a fatal error of LLVM: the thread's target machine is not used again. */
+void qn_llvm_target_machine_abandon(void);
+
+#endif
