@@ -16,7 +16,7 @@
 #include "ir/diag.h"
 #include "ir/dim_internal.h"
 
-enum { MAX_SIZE = 2048, MAX_CHOICES = 32 };
+enum { MAX_SIZE = 1024, MAX_CHOICES = 32 };
 
 struct qn_dims {
     qn_arena *arena;
@@ -376,7 +376,18 @@ bool qn_dim_at_most(qn_dims *dims, qn_dim a, qn_dim b)
         return true;
     int64_t min, max;
     difference_bounds(dims, a, b, &min, &max);
-    return min >= 0;
+    if (min >= 0)
+        return true;
+    /* min(n, 5) <= n: on the left, one choice of a minimum will do and both of a maximum must hold; on the right the
+     * other way round. */
+    const qn_dim *x = a->operands, *y = b->operands;
+    if (a->kind == QN_DIM_MIN && (qn_dim_at_most(dims, x[0], b) || qn_dim_at_most(dims, x[1], b)))
+        return true;
+    if (a->kind == QN_DIM_MAX && qn_dim_at_most(dims, x[0], b) && qn_dim_at_most(dims, x[1], b))
+        return true;
+    if (b->kind == QN_DIM_MAX && (qn_dim_at_most(dims, a, y[0]) || qn_dim_at_most(dims, a, y[1])))
+        return true;
+    return b->kind == QN_DIM_MIN && qn_dim_at_most(dims, a, y[0]) && qn_dim_at_most(dims, a, y[1]);
 }
 
 /* A number that divides d whatever the symbols are; 0 for d = 0. */

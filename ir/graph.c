@@ -278,8 +278,7 @@ void qn_value_replace(qn_value *old, qn_value *value)
 
 void qn_graph_resolve(qn_graph *graph)
 {
-    QN_FOR_NODES(graph, node)
-    {
+    QN_FOR_NODES (graph, node) {
         for (int i = 0; i < node->n_operands; i++)
             node->operands[i] = qn_value_resolve(node->operands[i]);
         for (int r = 0; r < node->n_regions; r++)
@@ -294,9 +293,9 @@ int qn_graph_number(qn_graph *graph)
     int id = 0;
     for (int i = 0; i < graph->n_inputs; i++)
         graph->inputs[i]->id = id++;
-    QN_FOR_NODES(graph, node)
-    for (int i = 0; i < node->n_results; i++)
-        node->results[i].id = id++;
+    QN_FOR_NODES (graph, node)
+        for (int i = 0; i < node->n_results; i++)
+            node->results[i].id = id++;
     graph->n_values = id;
     return id;
 }
@@ -304,9 +303,9 @@ int qn_graph_number(qn_graph *graph)
 int *qn_graph_count_uses(qn_graph *graph, qn_arena *arena)
 {
     int *uses = QN_NEW_ARRAY(arena, int, qn_graph_number(graph));
-    QN_FOR_NODES(graph, node)
-    for (int i = 0; i < node->n_operands; i++)
-        uses[node->operands[i]->id]++;
+    QN_FOR_NODES (graph, node)
+        for (int i = 0; i < node->n_operands; i++)
+            uses[node->operands[i]->id]++;
     for (int i = 0; i < graph->n_outputs; i++)
         uses[graph->outputs[i]->id]++;
     return uses;
@@ -332,9 +331,9 @@ static bool graph_has_effect(const qn_graph *graph, int depth)
 {
     if (depth > 100)
         return true;
-    QN_FOR_NODES(graph, node)
-    if (node_has_effect(node, depth))
-        return true;
+    QN_FOR_NODES (graph, node)
+        if (node_has_effect(node, depth))
+            return true;
     return false;
 }
 
@@ -390,8 +389,8 @@ static size_t map_slot(const value_map *map, const qn_value *key)
 static void map_init(value_map *map, qn_arena *arena, const qn_graph *graph)
 {
     size_t n = (size_t)graph->n_inputs;
-    QN_FOR_NODES(graph, node)
-    n += (size_t)node->n_results;
+    QN_FOR_NODES (graph, node)
+        n += (size_t)node->n_results;
     map->mask = 15;
     while (map->mask < 2 * n)
         map->mask = 2 * map->mask + 1;
@@ -427,8 +426,7 @@ static void clone_into(const qn_graph *from, qn_graph *to, qn_arena *scratch)
             to->input_initial[i] = from->input_initial[i];
         map_add(&map, input, copy);
     }
-    QN_FOR_NODES(from, node)
-    {
+    QN_FOR_NODES (from, node) {
         qn_node *copy = QN_NEW(arena, qn_node);
         *copy = *node;
         copy->graph = to;

@@ -234,8 +234,8 @@ qn_node *qn_node_new(qn_graph *graph, qn_node *before, qn_op op, int n_operands,
 void qn_node_remove(qn_node *node);                       /* unlinks it */
 void qn_node_move_before(qn_node *node, qn_node *before); /* within its graph; NULL: to the end */
 
-/* Every later reading of `old` (after qn_graph_resolve) is `value`. Same dtype and rank. What reads `old` on the way to
- * `value` must not become a circle: replace x by f(x) by giving f a copy of x's node. */
+/* Every later reading of `old` (after qn_graph_resolve) is `value`. Same dtype and rank. `value` must not be computed from
+ * `old`: that reading would be replaced too. */
 void qn_value_replace(qn_value *old, qn_value *value);
 /* Who stands for `value` now. */
 qn_value *qn_value_resolve(qn_value *value);

@@ -12,9 +12,22 @@ qn_status qn_infer_fail(qn_infer_context *c, const char *format, ...)
     return qn_error(c->diags, QUERN_ERROR_MODEL, &c->node->loc, "%s: %s", qn_ops[c->node->op].name, text);
 }
 
-bool qn_infer_extent_ok(qn_dim d)
+bool qn_infer_exceeds(const qn_infer_context *c, qn_dim a, qn_dim b)
 {
-    return d->max >= 0 && (!qn_dim_is_const(d) || qn_dim_is_valid_extent(d));
+    return qn_dim_at_most(c->module->dims, qn_dim_add(c->module->dims, b, qn_infer_const(c, 1)), a);
+}
+
+/* Are the bytes of a value at its smallest more than a number can say? */
+static bool is_too_large(qn_dtype dtype, int rank, const qn_dim *dims)
+{
+    int64_t bytes = (int64_t)qn_dtype_bytes(dtype);
+    bool overflow = false;
+    for (int i = 0; i < rank; i++) {
+        if (dims[i]->min <= 0)
+            return false;
+        overflow |= __builtin_mul_overflow(bytes, dims[i]->min, &bytes);
+    }
+    return overflow;
 }
 
 qn_status qn_infer_give(qn_infer_context *c, qn_dtype dtype, int rank, const qn_dim *dims)
@@ -22,8 +35,13 @@ qn_status qn_infer_give(qn_infer_context *c, qn_dtype dtype, int rank, const qn_
     if (rank > QN_MAX_RANK)
         return qn_infer_fail(c, "the result would have rank %d; at most %d is supported", rank, QN_MAX_RANK);
     for (int i = 0; i < rank; i++) {
-        if (!qn_infer_extent_ok(dims[i]))
-            return qn_infer_fail(c, "result dim %d would be %s", i, qn_dim_print(dims[i], c->module->arena));
+        if (dims[i]->max < 0 || dims[i]->min > QN_DIM_MAX_VALUE)
+            return qn_infer_fail(c, "result dim %d would be %s; expected 0 to %lld", i,
+                                 qn_dim_print(dims[i], c->module->arena), (long long)QN_DIM_MAX_VALUE);
+    }
+    if (is_too_large(dtype, rank, dims)) {
+        const qn_type type = { .dtype = dtype, .rank = rank, .dims = dims };
+        return qn_infer_fail(c, "the result would be %s, which no memory can hold", qn_infer_print(c, &type));
     }
     QN_ASSERT(c->n < c->capacity, "qn_infer: room for %d results only", c->capacity);
     c->out[c->n++] = qn_type_make(c->module, dtype, rank, dims);
@@ -71,6 +89,8 @@ qn_status qn_infer_expect_dims(qn_infer_context *c, int i, int rank, const qn_di
 qn_status qn_infer_axis(qn_infer_context *c, qn_attr_key key, int rank, int *out_axis)
 {
     int64_t axis = qn_attr_int(c->node, key);
+    if (rank == 0)
+        return qn_infer_fail(c, "%s is %lld; there are no axes", qn_attrs[key].name, (long long)axis);
     if (axis < 0 || axis >= rank)
         return qn_infer_fail(c, "%s is %lld; expected 0 to %d", qn_attrs[key].name, (long long)axis,
                              rank - 1);
@@ -156,6 +176,8 @@ static qn_status elementwise(qn_infer_context *c)
     if (node->op == QN_OP_BITCAST && qn_dtype_bytes(dtype) != qn_dtype_bytes(like->dtype))
         return qn_infer_fail(c, "%s and %s have different widths", qn_dtype_name(like->dtype),
                              qn_dtype_name(dtype));
+    if (node->op == QN_OP_BITCAST && dtype == QUERN_BOOL && like->dtype != QUERN_BOOL)
+        return qn_infer_fail(c, "%s may hold bits that are no bool", qn_dtype_name(like->dtype));
     return qn_infer_give(c, dtype, like->rank, like->dims);
 }
 
@@ -173,6 +195,10 @@ static qn_status quantization(qn_infer_context *c)
                              quantize ? "the element type of operand 0" : "floats");
     QN_TRY(qn_infer_expect_dtype(c, 2, stored));
     QN_TRY(qn_infer_expect_dims(c, 2, scale->rank, scale->dims));
+    if (qn_attr_find(node, QN_ATTR_BLOCK) &&
+        (!qn_attr_find(node, QN_ATTR_AXIS) || qn_attr_int(node, QN_ATTR_BLOCK) < 1))
+        return qn_infer_fail(c, "block is %lld; expected at least 1, and an axis",
+                             (long long)qn_attr_int(node, QN_ATTR_BLOCK));
     if (qn_attr_find(node, QN_ATTR_AXIS)) {
         int axis = 0;
         qn_dim expected[QN_MAX_RANK];
@@ -206,23 +232,63 @@ static qn_infer_rule find_rule(qn_op op)
     return rule ? rule : qn_infer_control(op);
 }
 
+/* The word or number of an attribute is one that its kind has. Shapes of lists are the rules' own business. */
+static bool is_sound(const qn_attr *attr)
+{
+    switch (qn_attrs[attr->key].kind) {
+    case QN_ATTR_KIND_DTYPE: return attr->i >= QUERN_BOOL && attr->i <= QUERN_F64;
+    case QN_ATTR_KIND_KIND: return attr->i >= QN_SUM && attr->i <= QN_SET;
+    case QN_ATTR_KIND_DIRECTION: return attr->i >= QN_EQ && attr->i <= QN_GE;
+    case QN_ATTR_KIND_BOOL: return attr->i == 0 || attr->i == 1;
+    case QN_ATTR_KIND_STRING: return attr->s != NULL;
+    case QN_ATTR_KIND_TENSOR: return attr->tensor != NULL;
+    default: return true;
+    }
+}
+
+static qn_status check_attrs(qn_infer_context *c)
+{
+    const qn_node *node = c->node;
+    uint64_t required, known = qn_op_attrs(node->op, &required), found = 0;
+    for (int i = 0; i < node->n_attrs; i++) {
+        const qn_attr *attr = &node->attrs[i];
+        const char *name = qn_attrs[attr->key].name;
+        const uint64_t bit = (uint64_t)1 << attr->key;
+        if (found & bit)
+            return qn_infer_fail(c, "the attribute %s is there twice", name);
+        if (!(known & bit))
+            return qn_infer_fail(c, "there is no attribute %s here", name);
+        if (!is_sound(attr))
+            return qn_infer_fail(c, "the attribute %s has a value that means nothing", name);
+        found |= bit;
+    }
+    if (required & ~found)
+        return qn_infer_fail(c, "the attribute %s is missing",
+                             qn_attrs[__builtin_ctzll(required & ~found)].name);
+    return QUERN_OK;
+}
+
+static qn_status check_operand_count(qn_infer_context *c)
+{
+    const int n = c->node->n_operands, min = qn_ops[c->node->op].min_operands,
+              max = qn_ops[c->node->op].max_operands;
+    if (n >= min && (max < 0 || n <= max))
+        return QUERN_OK;
+    if (max < 0)
+        return qn_infer_fail(c, "%d operands; expected at least %d", n, min);
+    if (min == max)
+        return qn_infer_fail(c, "%d operands; expected %d", n, min);
+    return qn_infer_fail(c, "%d operands; expected %d to %d", n, min, max);
+}
+
 static qn_status check_common(qn_infer_context *c)
 {
     const qn_node *node = c->node;
     const qn_op_info *info = &qn_ops[node->op];
-    if (node->n_operands < info->min_operands ||
-        (info->max_operands >= 0 && node->n_operands > info->max_operands))
-        return qn_infer_fail(c, "%d operands; expected %s%d", node->n_operands,
-                             info->max_operands == info->min_operands ? "" : "at least ", info->min_operands);
-    uint64_t required, known = qn_op_attrs(node->op, &required), found = 0;
-    for (int i = 0; i < node->n_attrs; i++)
-        found |= (uint64_t)1 << node->attrs[i].key;
-    if (found & ~known)
-        return qn_infer_fail(c, "there is no attribute %s here",
-                             qn_attrs[__builtin_ctzll(found & ~known)].name);
-    if (required & ~found)
-        return qn_infer_fail(c, "the attribute %s is missing",
-                             qn_attrs[__builtin_ctzll(required & ~found)].name);
+    QN_TRY(check_operand_count(c));
+    QN_TRY(check_attrs(c));
+    if (node->n_regions > 0 && info->class != QN_CONTROL)
+        return qn_infer_fail(c, "%d regions; expected none", node->n_regions);
     if (node->n_operands > 0 && !(qn_dtype_class_of(qn_infer_operand(c, 0)->dtype) & info->dtypes))
         return qn_infer_fail(
             c, "operand 0 is %s; %s takes%s%s%s%s", qn_infer_print(c, qn_infer_operand(c, 0)), info->name,
@@ -242,13 +308,10 @@ qn_status qn_infer(const qn_node *node, qn_module *module, qn_type *out_types, i
     qn_infer_rule rule = find_rule(node->op);
     QN_ASSERT(rule, "no type rule for %s", qn_ops[node->op].name);
     QN_TRY(rule(&c));
-    if (node->n_operands == 0 || qn_ops[node->op].class == QN_LEAF) {
-        for (int i = 0; i < c.n && qn_ops[node->op].class == QN_LEAF; i++) {
-            if (!(qn_dtype_class_of(out_types[i].dtype) & qn_ops[node->op].dtypes))
-                return qn_infer_fail(&c, "the result would be %s, which this op has not",
-                                     qn_dtype_name(out_types[i].dtype));
-        }
-    }
+    if (qn_ops[node->op].class == QN_LEAF &&
+        !(qn_dtype_class_of(out_types[0].dtype) & qn_ops[node->op].dtypes))
+        return qn_infer_fail(&c, "the result would be %s, which this op can't give",
+                             qn_dtype_name(out_types[0].dtype));
     *out_n = c.n;
     return QUERN_OK;
 }

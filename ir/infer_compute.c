@@ -187,6 +187,13 @@ static qn_status dot_general(qn_infer_context *c)
     return qn_infer_give(c, dtype, rank, dims);
 }
 
+/* (n - 1) * dilation + 1 */
+static qn_dim dilate(qn_infer_context *c, qn_dim n, int64_t dilation)
+{
+    const qn_dim one = qn_infer_const(c, 1);
+    return qn_dim_add(DIMS, qn_dim_mul(DIMS, qn_dim_sub(DIMS, n, one), qn_infer_const(c, dilation)), one);
+}
+
 static qn_status convolution(qn_infer_context *c)
 {
     const qn_type *x = qn_infer_operand(c, 0), *w = qn_infer_operand(c, 1);
@@ -195,7 +202,7 @@ static qn_status convolution(qn_infer_context *c)
     const int64_t *stride, *x_dilation, *w_dilation;
     const qn_dim *low, *high;
     qn_dim dims[QN_MAX_RANK];
-    if (n < 0)
+    if (n < 1)
         return qn_infer_fail(c, "operand 0 is %s; expected [N, C, spatial…]", qn_infer_print(c, x));
     QN_TRY(qn_infer_expect_dtype(c, 1, x->dtype));
     QN_TRY(qn_infer_expect_rank(c, 1, x->rank));
@@ -208,6 +215,8 @@ static qn_status convolution(qn_infer_context *c)
     QN_TRY(at_least(c, QN_ATTR_X_DILATION, x_dilation, n, 1));
     QN_TRY(at_least(c, QN_ATTR_W_DILATION, w_dilation, n, 1));
     QN_TRY(at_least(c, QN_ATTR_GROUPS, &groups, 1, 1));
+    QN_TRY(constants(c, QN_ATTR_LOW, low, n));
+    QN_TRY(constants(c, QN_ATTR_HIGH, high, n));
     if (qn_dim_mul(DIMS, w->dims[1], qn_infer_const(c, groups)) != x->dims[1])
         return qn_infer_fail(c, "x is %s and w is %s: channels don't match in %lld group(s)",
                              qn_infer_print(c, x), qn_infer_print(c, w), (long long)groups);
@@ -217,14 +226,12 @@ static qn_status convolution(qn_infer_context *c)
     dims[0] = x->dims[0];
     dims[1] = w->dims[0];
     for (int i = 0; i < n; i++) {
-        qn_dim one = qn_infer_const(c, 1);
-        qn_dim spread = x->dims[i + 2];
-        if (x_dilation[i] > 1)
-            spread = qn_dim_add(
-                DIMS, qn_dim_mul(DIMS, qn_dim_sub(DIMS, spread, one), qn_infer_const(c, x_dilation[i])), one);
-        qn_dim reach = qn_dim_add(
-            DIMS, qn_dim_mul(DIMS, qn_dim_sub(DIMS, w->dims[i + 2], one), qn_infer_const(c, w_dilation[i])),
-            one);
+        if (w->dims[i + 2]->max < 1)
+            return qn_infer_fail(c, "w is %s: its window is empty", qn_infer_print(c, w));
+        qn_dim spread = dilate(c, x->dims[i + 2], x_dilation[i]);
+        qn_dim reach = dilate(c, w->dims[i + 2], w_dilation[i]);
+        if (x->dims[i + 2]->min < 1) /* nothing spreads to nothing */
+            spread = qn_dim_max(DIMS, spread, qn_infer_const(c, 0));
         QN_TRY(places(c, i + 2, spread, low[i], high[i], reach, stride[i], &dims[i + 2]));
     }
     return qn_infer_give(c, x->dtype, x->rank, dims);
@@ -252,7 +259,7 @@ static qn_status top_k(qn_infer_context *c)
     qn_dim dims[QN_MAX_RANK];
     QN_TRY(qn_infer_axis(c, QN_ATTR_AXIS, x->rank, &axis));
     QN_TRY(qn_infer_dims(c, QN_ATTR_K, 1, &k));
-    if (k[0]->min > x->dims[axis]->max || k[0]->max < 0)
+    if (k[0]->max < 0 || qn_infer_exceeds(c, k[0], x->dims[axis]))
         return qn_infer_fail(c, "k is %s for %s along axis %d", qn_dim_print(k[0], c->module->arena),
                              qn_infer_print(c, x), axis);
     for (int i = 0; i < x->rank; i++)
@@ -319,8 +326,7 @@ static qn_status attention(qn_infer_context *c)
     QN_TRY(qn_infer_expect_dims(c, 1, 4, k_dims));
     QN_TRY(qn_infer_expect_dims(c, 2, 4, v_dims));
     qn_dim heads = q->dims[1], groups = k->dims[1];
-    if (heads != groups &&
-        (!qn_dim_is_const(groups) || groups->value < 1 || !qn_dim_divisible(heads, groups->value)))
+    if (heads != groups && (qn_dim_is(groups, 0) || !qn_dim_is(qn_dim_mod(DIMS, heads, groups), 0)))
         return qn_infer_fail(c, "%s query heads don't divide over %s key heads",
                              qn_dim_print(heads, c->module->arena), qn_dim_print(groups, c->module->arena));
     if (c->node->n_operands > 3) {

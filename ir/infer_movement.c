@@ -23,7 +23,8 @@ static qn_status broadcast(qn_infer_context *c)
     return qn_infer_give(c, x->dtype, rank, dims);
 }
 
-/* Symbolic element counts that can't be shown to differ are accepted: exporters say things like [batch*2, n] -> [m, n]. */
+/* Symbolic element counts that can't be shown to differ are accepted: exporters say things like [batch*2, n] -> [m, n].
+ * A count that saturated says nothing. */
 static qn_status reshape(qn_infer_context *c)
 {
     const qn_type *x = qn_infer_operand(c, 0);
@@ -31,8 +32,8 @@ static qn_status reshape(qn_infer_context *c)
     const qn_dim *dims = qn_attr_dims(c->node, QN_ATTR_DIMS, &rank);
     const qn_type to = { .dtype = x->dtype, .rank = rank, .dims = dims };
     qn_dim before = qn_type_elements_dim(DIMS, x), after = qn_type_elements_dim(DIMS, &to);
-    if (before != after && (before->max < after->min || after->max < before->min ||
-                            (qn_dim_is_const(before) && qn_dim_is_const(after))))
+    const bool known = !qn_dim_is(before, INT64_MAX) && !qn_dim_is(after, INT64_MAX);
+    if (known && !qn_dim_can_be_equal(DIMS, before, after))
         return qn_infer_fail(c, "operand 0 is %s; its elements don't fill %s", qn_infer_print(c, x),
                              qn_infer_print(c, &to));
     return qn_infer_give(c, x->dtype, rank, dims);
@@ -64,8 +65,8 @@ static qn_status slice(qn_infer_context *c)
     for (int i = 0; i < x->rank; i++) {
         if (stride[i] < 1)
             return qn_infer_fail(c, "stride %lld; expected at least 1", (long long)stride[i]);
-        if (start[i]->max < 0 || limit[i]->max < 0 || start[i]->min > limit[i]->max ||
-            limit[i]->min > x->dims[i]->max)
+        if (start[i]->max < 0 || qn_infer_exceeds(c, start[i], limit[i]) ||
+            qn_infer_exceeds(c, limit[i], x->dims[i]))
             return qn_infer_fail(c, "axis %d of %s can't be cut from %s to %s", i, qn_infer_print(c, x),
                                  qn_dim_print(start[i], c->module->arena),
                                  qn_dim_print(limit[i], c->module->arena));
@@ -87,15 +88,15 @@ static qn_status pad(qn_infer_context *c)
     QN_TRY(qn_infer_dims(c, QN_ATTR_HIGH, x->rank, &high));
     QN_TRY(qn_infer_ints(c, QN_ATTR_INTERIOR, x->rank, &interior));
     for (int i = 0; i < x->rank; i++) {
-        if (interior[i] < 0)
-            return qn_infer_fail(c, "interior %lld; expected at least 0", (long long)interior[i]);
+        if (interior[i] < 0 || interior[i] > INT32_MAX)
+            return qn_infer_fail(c, "interior %lld; expected 0 to %d", (long long)interior[i], INT32_MAX);
         qn_dim spread = x->dims[i];
         if (interior[i]) { /* (n - 1) * (interior + 1) + 1, and 0 of 0 */
             qn_dim one = qn_infer_const(c, 1);
             spread = qn_dim_add(
                 DIMS, qn_dim_mul(DIMS, qn_dim_sub(DIMS, spread, one), qn_infer_const(c, interior[i] + 1)),
                 one);
-            if (x->dims[i]->min == 0)
+            if (x->dims[i]->min <= 0)
                 spread = qn_dim_max(DIMS, spread, qn_infer_const(c, 0));
         }
         dims[i] = qn_dim_add(DIMS, qn_dim_add(DIMS, spread, low[i]), high[i]);
@@ -148,7 +149,7 @@ static qn_status starts(qn_infer_context *c, int first, int rank)
 static qn_status fits(qn_infer_context *c, const qn_dim *sizes, const qn_type *x)
 {
     for (int i = 0; i < x->rank; i++) {
-        if (sizes[i]->min > x->dims[i]->max)
+        if (qn_infer_exceeds(c, sizes[i], x->dims[i]))
             return qn_infer_fail(c, "a slice of %s along axis %d doesn't fit into %s",
                                  qn_dim_print(sizes[i], c->module->arena), i, qn_infer_print(c, x));
     }
@@ -233,11 +234,20 @@ static qn_status gather_nd(qn_infer_context *c)
     return qn_infer_give(c, x->dtype, rank, dims);
 }
 
+static qn_status scatter_kind(qn_infer_context *c)
+{
+    const qn_kind kind = qn_attr_reduce_kind(c->node);
+    if (qn_infer_operand(c, 0)->dtype == QUERN_BOOL && (kind == QN_SUM || kind == QN_PROD))
+        return qn_infer_fail(c, "kind %s does not combine bool elements", qn_kind_names[kind]);
+    return QUERN_OK;
+}
+
 static qn_status scatter_nd(qn_infer_context *c)
 {
     const qn_type *x = qn_infer_operand(c, 0);
     int k, rank;
     qn_dim dims[2 * QN_MAX_RANK];
+    QN_TRY(scatter_kind(c));
     QN_TRY(nd_dims(c, 0, &k, &rank, dims));
     QN_TRY(qn_infer_expect_dtype(c, 2, x->dtype));
     QN_TRY(qn_infer_expect_dims(c, 2, rank, dims));
@@ -253,12 +263,13 @@ static qn_status elements(qn_infer_context *c)
     QN_TRY(qn_infer_expect_index(c, 1));
     QN_TRY(qn_infer_expect_rank(c, 1, x->rank));
     for (int i = 0; i < x->rank; i++) {
-        if (i != axis && indices->dims[i]->min > x->dims[i]->max)
+        if (i != axis && qn_infer_exceeds(c, indices->dims[i], x->dims[i]))
             return qn_infer_fail(c, "the indices %s are larger than %s along axis %d",
                                  qn_infer_print(c, indices), qn_infer_print(c, x), i);
     }
     if (c->node->op == QN_OP_GATHER_ELEMENTS)
         return qn_infer_give(c, x->dtype, x->rank, indices->dims);
+    QN_TRY(scatter_kind(c));
     QN_TRY(qn_infer_expect_dtype(c, 2, x->dtype));
     QN_TRY(qn_infer_expect_dims(c, 2, x->rank, indices->dims));
     return qn_infer_give(c, x->dtype, x->rank, x->dims);

@@ -49,7 +49,7 @@ qn_status qn_infer_dims(qn_infer_context *c, qn_attr_key key, int n, const qn_di
 /* Entries are distinct axes below rank. */
 qn_status qn_infer_axes(qn_infer_context *c, qn_attr_key key, int rank, bool sorted, int *out_n,
                         const int64_t **out);
-/* Is an extent that an attribute gives possible: not provably negative, not absurdly large? */
-bool qn_infer_extent_ok(qn_dim d);
+/* a > b, whatever the symbols are. What is not known to be wrong is accepted, and checked when the model runs. */
+bool qn_infer_exceeds(const qn_infer_context *c, qn_dim a, qn_dim b);
 
 #endif

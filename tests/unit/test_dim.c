@@ -92,7 +92,7 @@ static void expressions_have_one_normal_form(void **state)
         { "max(3, 4)", "4" },
         { "min(n, n)", "n" },
         { "min(n, m)", "min(m, n)" },
-        { "max(n, min(m, n))", "max(n, min(m, n))" },
+        { "max(n, min(m, n))", "n" },
         { "min(n + 1, n)", "n" },
         { "max(p, 1)", "p" },
         { "min(max(p, 1), 9)", "p" },
@@ -200,6 +200,11 @@ static void bounds_answer_questions(void **state)
     assert_true(qn_dim_at_most(dims, parse("n - 1"), parse("n")));
     assert_false(qn_dim_at_most(dims, parse("n"), parse("m")));
     assert_true(qn_dim_at_most(dims, parse("p"), parse("8")));
+    assert_true(qn_dim_at_most(dims, parse("min(n, 5)"), parse("n")));
+    assert_true(qn_dim_at_most(dims, parse("n"), parse("max(m, n)")));
+    assert_true(qn_dim_at_most(dims, parse("max(m, 3)"), parse("max(m, p + 1)")));
+    assert_false(qn_dim_at_most(dims, parse("max(m, n)"), parse("n")));
+    assert_false(qn_dim_at_most(dims, parse("n"), parse("min(m, n)")));
     assert_true(qn_dim_can_be_equal(dims, parse("n"), parse("m")));
     assert_false(qn_dim_can_be_equal(dims, parse("n"), parse("n + 1")));
     assert_false(qn_dim_can_be_equal(dims, parse("p"), parse("9")));
