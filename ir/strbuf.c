@@ -1,0 +1,73 @@
+/* Owns the growing text that printers write to. */
+#include "ir/strbuf.h"
+
+#include <stdio.h>
+#include <string.h>
+
+static char *reserve(qn_strbuf *buffer, size_t more)
+{
+    if (buffer->capacity - buffer->n <= more) { /* one more for the NUL */
+        size_t capacity = buffer->capacity ? buffer->capacity : 128;
+        while (capacity - buffer->n <= more)
+            capacity *= 2;
+        char *data = qn_arena_alloc(buffer->arena, capacity);
+        if (buffer->n)
+            memcpy(data, buffer->data, buffer->n);
+        buffer->data = data;
+        buffer->capacity = capacity;
+    }
+    return buffer->data + buffer->n;
+}
+
+void qn_strbuf_add(qn_strbuf *buffer, const char *text, size_t length)
+{
+    char *to = reserve(buffer, length);
+    if (length)
+        memcpy(to, text, length);
+    to[length] = 0;
+    buffer->n += length;
+}
+
+void qn_strbuf_puts(qn_strbuf *buffer, const char *text)
+{
+    qn_strbuf_add(buffer, text, strlen(text));
+}
+
+void qn_strbuf_printf(qn_strbuf *buffer, const char *format, ...)
+{
+    va_list args, again;
+    va_start(args, format);
+    va_copy(again, args);
+    int length = vsnprintf(NULL, 0, format, args);
+    va_end(args);
+    if (length > 0) {
+        vsnprintf(reserve(buffer, (size_t)length), (size_t)length + 1, format, again);
+        buffer->n += (size_t)length;
+    }
+    va_end(again);
+}
+
+void qn_strbuf_quote(qn_strbuf *buffer, const char *text)
+{
+    qn_strbuf_add(buffer, "\"", 1);
+    for (; *text; text++) {
+        unsigned char c = (unsigned char)*text;
+        if (c == '"' || c == '\\')
+            qn_strbuf_printf(buffer, "\\%c", c);
+        else if (c == '\n')
+            qn_strbuf_puts(buffer, "\\n");
+        else if (c == '\t')
+            qn_strbuf_puts(buffer, "\\t");
+        else if (c < 0x20 || c == 0x7f)
+            qn_strbuf_printf(buffer, "\\x%02x", c);
+        else
+            qn_strbuf_add(buffer, text, 1);
+    }
+    qn_strbuf_add(buffer, "\"", 1);
+}
+
+const char *qn_strbuf_text(qn_strbuf *buffer)
+{
+    *reserve(buffer, 0) = 0;
+    return buffer->data;
+}
