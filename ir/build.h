@@ -97,7 +97,7 @@ qn_node *qn_b_sort(qn_builder *b, int n, qn_value *const *operands, int axis, bo
 qn_node *qn_b_top_k(qn_builder *b, qn_value *x, int axis, qn_dim k, bool largest);
 qn_value *qn_b_non_zero(qn_builder *b, qn_value *x, qn_dim count);
 
-/* random */
+/* random: bits use one block of offset per four elements; uniform draws a word an element (f64: two), normal twice that */
 qn_value *qn_b_random_bits(qn_builder *b, qn_value *key, qn_value *offset, int rank, const qn_dim *dims);
 qn_value *qn_b_random_uniform(qn_builder *b, qn_value *key, qn_value *offset,
                               const qn_type *type); /* [0, 1) */
@@ -121,6 +121,11 @@ qn_value *qn_b_gelu(qn_builder *b, qn_value *x, bool approximate);
 qn_value *qn_b_attention(qn_builder *b, qn_value *q, qn_value *k, qn_value *v, qn_value *mask, double scale,
                          bool causal); /* mask may be NULL */
 qn_value *qn_b_cross_entropy(qn_builder *b, qn_value *logits, qn_value *labels);
+/* axis -1: scale and zero point are scalars; block 0: one per index of the axis */
+qn_value *qn_b_quantize(qn_builder *b, qn_value *x, qn_value *scale, qn_value *zero_point, int axis,
+                        int64_t block);
+qn_value *qn_b_dequantize(qn_builder *b, qn_value *x, qn_value *scale, qn_value *zero_point, int axis,
+                          int64_t block);
 qn_node *qn_b_lstm(qn_builder *b, qn_value *x, qn_value *w, qn_value *r, qn_value *bias, qn_value *h0,
                    qn_value *c0, bool reverse);
 

@@ -1,0 +1,393 @@
+/* What every composite op means: its body in primitives. The reference interpreter runs these bodies, and backends get
+ * them for the composites that they don't claim.
+ *
+ *   %y = softmax %x {axis = 1}        becomes        %m = reduce %x {axes = [1], kind = max}
+ *                                                    %d = sub %x, broadcast %m
+ *                                                    %e = exp %d
+ *                                                    %s = reduce %e {axes = [1], kind = sum}
+ *                                                    %y = div %e, broadcast %s
+ *
+ * f16 and bf16 compute in f32 and round once at the end. */
+#include <math.h>
+
+#include "ir/build.h"
+
+typedef struct expansion {
+    qn_builder b; /* in front of the node */
+    const qn_node *node;
+    qn_value **results;
+} expansion;
+
+/* ---- helpers ---- */
+
+static qn_dtype wide_of(qn_dtype dtype)
+{
+    return dtype == QUERN_F16 || dtype == QUERN_BF16 ? QUERN_F32 : dtype;
+}
+
+/* Operand i in the dtype that is computed in. */
+static qn_value *wide_operand(expansion *e, int i)
+{
+    qn_value *x = e->node->operands[i];
+    return qn_b_convert(&e->b, wide_of(x->type.dtype), x);
+}
+
+/* `y` has the dims of x but for `axis`, which is missing: repeats it along that axis. */
+static qn_value *spread(qn_builder *b, qn_value *y, const qn_value *x, int axis)
+{
+    int64_t axes[QN_MAX_RANK];
+    for (int i = 0; i < x->type.rank - 1; i++)
+        axes[i] = i + (i >= axis);
+    return y ? qn_b_broadcast(b, y, x->type.rank, x->type.dims, axes) : NULL;
+}
+
+static qn_value *reduce_axis(qn_builder *b, qn_kind kind, qn_value *x, int axis)
+{
+    return qn_b_reduce(b, kind, x, 1, (int64_t[]){ axis }, false);
+}
+
+/* x - max(x) along an axis. */
+static qn_value *minus_max(qn_builder *b, qn_value *x, int axis)
+{
+    return x ? qn_b_binary(b, QN_OP_SUB, x, spread(b, reduce_axis(b, QN_KIND_MAX, x, axis), x, axis)) : NULL;
+}
+
+static qn_value *scale_by(qn_builder *b, qn_value *x, double factor)
+{
+    return qn_b_binary_scalar(b, QN_OP_MUL, x, factor);
+}
+
+/* ---- softmax and losses ---- */
+
+static qn_value *softmax(expansion *e)
+{
+    qn_builder *b = &e->b;
+    int axis = (int)qn_attr_int(e->node, QN_ATTR_AXIS);
+    qn_value *powers = qn_b_unary(b, QN_OP_EXP, minus_max(b, wide_operand(e, 0), axis));
+    if (!powers)
+        return NULL;
+    return qn_b_binary(b, QN_OP_DIV, powers, spread(b, reduce_axis(b, QN_SUM, powers, axis), powers, axis));
+}
+
+static qn_value *log_softmax(expansion *e)
+{
+    qn_builder *b = &e->b;
+    int axis = (int)qn_attr_int(e->node, QN_ATTR_AXIS);
+    qn_value *x = minus_max(b, wide_operand(e, 0), axis);
+    qn_value *sum = reduce_axis(b, QN_SUM, qn_b_unary(b, QN_OP_EXP, x), axis);
+    return x ? qn_b_binary(b, QN_OP_SUB, x, spread(b, qn_b_unary(b, QN_OP_LOG, sum), x, axis)) : NULL;
+}
+
+/* log(sum(exp(x - max))) - (x - max)[label] */
+static qn_value *cross_entropy(expansion *e)
+{
+    qn_builder *b = &e->b;
+    qn_value *x = minus_max(b, wide_operand(e, 0), 1);
+    qn_value *log_sum = qn_b_unary(b, QN_OP_LOG, reduce_axis(b, QN_SUM, qn_b_unary(b, QN_OP_EXP, x), 1));
+    qn_value *labels = qn_b_expand_dims(b, e->node->operands[1], 1);
+    qn_value *of_label = qn_b_squeeze(b, qn_b_gather_elements(b, x, labels, 1), 1);
+    return qn_b_binary(b, QN_OP_SUB, log_sum, of_label);
+}
+
+/* ---- norms ---- */
+
+/* Repeats an operand of the dims x[axis:] along the axes in front. */
+static qn_value *over_rows(expansion *e, int operand, const qn_value *x)
+{
+    qn_value *y = qn_b_convert(&e->b, x->type.dtype, e->node->operands[operand]);
+    return qn_b_broadcast_to(&e->b, y, x->type.rank, x->type.dims);
+}
+
+/* The mean over the axes from `axis` on. */
+static qn_value *mean_of_rows(qn_builder *b, qn_value *x, int axis)
+{
+    int64_t axes[QN_MAX_RANK];
+    for (int i = axis; x && i < x->type.rank; i++)
+        axes[i - axis] = i;
+    return x ? qn_b_mean(b, x, x->type.rank - axis, axes, false) : NULL;
+}
+
+/* Repeats a value of the dims x[:axis] along the axes behind. */
+static qn_value *along_rows(qn_builder *b, qn_value *y, const qn_value *x, int axis)
+{
+    int64_t axes[QN_MAX_RANK];
+    for (int i = 0; i < axis; i++)
+        axes[i] = i;
+    return y ? qn_b_broadcast(b, y, x->type.rank, x->type.dims, axes) : NULL;
+}
+
+/* x / sqrt(mean(x * x) + epsilon) * scale + bias */
+static qn_value *normalize(expansion *e, qn_value *x, int axis)
+{
+    qn_builder *b = &e->b;
+    qn_value *mean = mean_of_rows(b, qn_b_binary(b, QN_OP_MUL, x, x), axis);
+    if (!mean)
+        return NULL;
+    qn_value *sum = qn_b_binary_scalar(b, QN_OP_ADD, mean, qn_attr_float(e->node, QN_ATTR_EPSILON));
+    qn_value *factor = along_rows(b, qn_b_unary(b, QN_OP_RSQRT, sum), x, axis);
+    qn_value *y = qn_b_binary(b, QN_OP_MUL, qn_b_binary(b, QN_OP_MUL, x, factor), over_rows(e, 1, x));
+    return e->node->n_operands > 2 ? qn_b_binary(b, QN_OP_ADD, y, over_rows(e, 2, x)) : y;
+}
+
+static qn_value *layer_norm(expansion *e)
+{
+    qn_builder *b = &e->b;
+    int axis = (int)qn_attr_int(e->node, QN_ATTR_AXIS);
+    qn_value *x = wide_operand(e, 0);
+    qn_value *mean = mean_of_rows(b, x, axis);
+    return mean ? normalize(e, qn_b_binary(b, QN_OP_SUB, x, along_rows(b, mean, x, axis)), axis) : NULL;
+}
+
+static qn_value *rms_norm(expansion *e)
+{
+    return normalize(e, wide_operand(e, 0), (int)qn_attr_int(e->node, QN_ATTR_AXIS));
+}
+
+/* ---- activations ---- */
+
+/* x / 2 * (1 + f), f = erf(x / sqrt 2), or tanh(sqrt(2 / pi) (x + 0.044715 x^3)) */
+static qn_value *gelu(expansion *e)
+{
+    qn_builder *b = &e->b;
+    qn_value *x = wide_operand(e, 0), *f;
+    if (qn_attr_bool(e->node, QN_ATTR_APPROXIMATE)) {
+        qn_value *cube = qn_b_binary(b, QN_OP_MUL, qn_b_binary(b, QN_OP_MUL, x, x), x);
+        qn_value *inside = qn_b_binary(b, QN_OP_ADD, x, scale_by(b, cube, 0.044715));
+        f = qn_b_unary(b, QN_OP_TANH, scale_by(b, inside, sqrt(M_2_PI)));
+    } else {
+        f = qn_b_unary(b, QN_OP_ERF, scale_by(b, x, M_SQRT1_2));
+    }
+    return qn_b_binary(b, QN_OP_MUL, scale_by(b, x, 0.5), qn_b_binary_scalar(b, QN_OP_ADD, f, 1));
+}
+
+static qn_value *silu(expansion *e)
+{
+    qn_value *x = wide_operand(e, 0);
+    return qn_b_binary(&e->b, QN_OP_MUL, x, qn_b_unary(&e->b, QN_OP_LOGISTIC, x));
+}
+
+static qn_value *relu(expansion *e)
+{
+    return qn_b_binary_scalar(&e->b, QN_OP_MAX, e->node->operands[0], 0);
+}
+
+/* ---- attention ---- */
+
+/* [B, H, S, D] as [B, G, H / G, S, D]: query heads by the key head they read. */
+static qn_value *by_group(qn_builder *b, qn_value *x, qn_dim groups)
+{
+    const qn_dim *d = x->type.dims;
+    qn_dim dims[5] = { d[0], groups, qn_dim_floordiv(qn_b_dims(b), d[1], groups), d[2], d[3] };
+    return qn_b_reshape(b, x, 5, dims);
+}
+
+/* out[b, h, i, j] = sum over k of x[b, h, i, k] y[b, h / (H / G), …], y's axis `contract` being k. */
+static qn_value *dot_of_heads(qn_builder *b, qn_value *x, qn_value *y, int contract)
+{
+    if (!x || !y)
+        return NULL;
+    qn_dot dot = { .n_batch = 2, .n_contract = 1, .x_batch = { 0, 1 }, .y_batch = { 0, 1 } };
+    dot.y_contract[0] = contract;
+    const qn_dim *d = x->type.dims;
+    if (d[1] == y->type.dims[1]) {
+        dot.x_contract[0] = 3;
+        return qn_b_dot_general(b, x, y, &dot, QUERN_INVALID_DTYPE);
+    }
+    dot.x_contract[0] = 4;
+    qn_value *grouped = by_group(b, x, y->type.dims[1]);
+    return qn_b_reshape(b, qn_b_dot_general(b, grouped, y, &dot, QUERN_INVALID_DTYPE), 4,
+                        (qn_dim[]){ d[0], d[1], d[2], y->type.dims[contract == 3 ? 2 : 3] });
+}
+
+/* Scores where key t <= s + T - S; -inf elsewhere. */
+static qn_value *hide_future(qn_builder *b, qn_value *scores)
+{
+    if (!scores)
+        return NULL;
+    const qn_dim *d = scores->type.dims;
+    qn_type type = qn_type_make(b->graph->module, QUERN_I64, 2, d + 2);
+    qn_value *shift = qn_b_dim_value(b, QUERN_I64, qn_dim_sub(qn_b_dims(b), d[3], d[2]));
+    qn_value *last = qn_b_binary(b, QN_OP_ADD, qn_b_iota(b, &type, 0), qn_b_broadcast_to(b, shift, 2, d + 2));
+    qn_value *visible = qn_b_compare(b, QN_LE, qn_b_iota(b, &type, 1), last);
+    return qn_b_select(b, qn_b_broadcast_to(b, visible, 4, d), scores,
+                       qn_b_full(b, &scores->type, -INFINITY));
+}
+
+/* The softmax of the last axis, with 0 for a row of nothing but -inf. */
+static qn_value *visible_softmax(qn_builder *b, qn_value *scores)
+{
+    qn_value *max = reduce_axis(b, QN_KIND_MAX, scores, 3);
+    if (!max)
+        return NULL;
+    qn_value *zero = qn_b_full(b, &max->type, 0), *one = qn_b_full(b, &max->type, 1);
+    qn_value *hidden = qn_b_compare(b, QN_EQ, max, qn_b_full(b, &max->type, -INFINITY));
+    qn_value *shift = spread(b, qn_b_select(b, hidden, zero, max), scores, 3);
+    qn_value *powers = qn_b_unary(b, QN_OP_EXP, qn_b_binary(b, QN_OP_SUB, scores, shift));
+    qn_value *sum = qn_b_select(b, hidden, one, reduce_axis(b, QN_SUM, powers, 3));
+    return qn_b_binary(b, QN_OP_DIV, powers, spread(b, sum, scores, 3));
+}
+
+static qn_value *attention(expansion *e)
+{
+    qn_builder *b = &e->b;
+    qn_value *scores = dot_of_heads(b, wide_operand(e, 0), wide_operand(e, 1), 3);
+    scores = scale_by(b, scores, qn_attr_float(e->node, QN_ATTR_SCALE));
+    if (scores && e->node->n_operands > 3) {
+        qn_value *mask = qn_b_convert(b, scores->type.dtype, e->node->operands[3]);
+        scores = qn_b_binary(b, QN_OP_ADD, scores, qn_b_broadcast_to(b, mask, 4, scores->type.dims));
+    }
+    if (qn_attr_bool(e->node, QN_ATTR_CAUSAL))
+        scores = hide_future(b, scores);
+    return dot_of_heads(b, scores ? visible_softmax(b, scores) : NULL, wide_operand(e, 2), 2);
+}
+
+/* ---- quantization ---- */
+
+/* A scale or zero point for each element of x. */
+static qn_value *per_element(expansion *e, qn_value *parameter, const qn_value *x)
+{
+    qn_builder *b = &e->b;
+    int rank = x->type.rank;
+    const qn_attr *axis_attr = qn_attr_find(e->node, QN_ATTR_AXIS);
+    int64_t block = qn_attr_int_or(e->node, QN_ATTR_BLOCK, 0);
+    if (!parameter || !axis_attr)
+        return qn_b_broadcast_to(b, parameter, rank, x->type.dims);
+    int axis = (int)axis_attr->i;
+    if (block == 0)
+        return qn_b_broadcast(b, parameter, rank, x->type.dims, (int64_t[]){ axis });
+    /* [.., n, ..] -> [.., n, block, ..] -> [.., n * block, ..] -> [.., x.dims[axis], ..] */
+    qn_dims *dims = qn_b_dims(b);
+    qn_dim apart[QN_MAX_RANK + 1], joined[QN_MAX_RANK];
+    int64_t axes[QN_MAX_RANK];
+    for (int i = 0; i < rank; i++) {
+        axes[i] = i + (i > axis);
+        apart[axes[i]] = joined[i] = parameter->type.dims[i];
+    }
+    apart[axis + 1] = qn_dim_const(dims, block);
+    joined[axis] = qn_dim_mul(dims, apart[axis], apart[axis + 1]);
+    qn_value *blocks = qn_b_reshape(b, qn_b_broadcast(b, parameter, rank + 1, apart, axes), rank, joined);
+    return qn_b_slice_axis(b, blocks, axis, qn_dim_const(dims, 0), x->type.dims[axis]);
+}
+
+static qn_value *quantize(expansion *e)
+{
+    qn_builder *b = &e->b;
+    qn_value *x = wide_operand(e, 0);
+    qn_value *scale = wide_operand(e, 1);
+    if (!x || !scale)
+        return NULL;
+    qn_dtype dtype = (qn_dtype)qn_attr_int(e->node, QN_ATTR_DTYPE);
+    scale = qn_b_convert(b, x->type.dtype, scale);
+    qn_value *y = qn_b_unary(b, QN_OP_ROUND, qn_b_binary(b, QN_OP_DIV, x, per_element(e, scale, x)));
+    /* Where the sum could lie in the range of the result, it is exact: the conversion saturates the rest. */
+    qn_dtype sum = qn_dtype_bytes(dtype) < 4 ? x->type.dtype : QUERN_F64;
+    qn_value *zero_point = per_element(e, qn_b_convert(b, sum, e->node->operands[2]), x);
+    return qn_b_convert(b, dtype, qn_b_binary(b, QN_OP_ADD, qn_b_convert(b, sum, y), zero_point));
+}
+
+static qn_value *dequantize(expansion *e)
+{
+    qn_builder *b = &e->b;
+    qn_value *x = e->node->operands[0], *scale = wide_operand(e, 1);
+    if (!scale)
+        return NULL;
+    /* A difference of 32-bit integers may need 33 bits. */
+    qn_dtype difference = qn_dtype_bytes(x->type.dtype) < 4 ? QUERN_I32 : QUERN_I64;
+    qn_value *zero_point = per_element(e, qn_b_convert(b, difference, e->node->operands[2]), x);
+    qn_value *y = qn_b_binary(b, QN_OP_SUB, qn_b_convert(b, difference, x), zero_point);
+    y = qn_b_convert(b, scale->type.dtype, y);
+    return qn_b_binary(b, QN_OP_MUL, y, per_element(e, scale, x));
+}
+
+/* ---- lstm ---- */
+
+static qn_value *gate(qn_builder *b, qn_op op, qn_value *gates, int i, qn_dim hidden)
+{
+    qn_dims *dims = qn_b_dims(b);
+    qn_dim start = qn_dim_mul(dims, qn_dim_const(dims, i), hidden);
+    return qn_b_unary(b, op, qn_b_slice_axis(b, gates, 1, start, qn_dim_add(dims, start, hidden)));
+}
+
+/* One step: (h, c, x W^T + bias of the step, R) -> h, c, h */
+static qn_graph *lstm_body(expansion *e, qn_value *h0, qn_value *c0, qn_value *projected, qn_value *recurrent)
+{
+    qn_module *module = e->b.graph->module;
+    qn_graph *body = qn_region_new(module);
+    qn_builder b = { .graph = body, .loc = e->b.loc, .diags = e->b.diags };
+    qn_type step = qn_type_make(module, projected->type.dtype, 2, projected->type.dims + 1);
+    qn_value *h = qn_graph_add_input(body, "h", h0->type, QN_ROLE_INPUT);
+    qn_value *c = qn_graph_add_input(body, "c", c0->type, QN_ROLE_INPUT);
+    qn_value *x = qn_graph_add_input(body, "x", step, QN_ROLE_INPUT);
+    qn_value *r = qn_graph_add_input(body, "r", recurrent->type, QN_ROLE_INPUT);
+    qn_dim hidden = h0->type.dims[1];
+    qn_dot dot = { .n_contract = 1, .x_contract = { 1 }, .y_contract = { 1 } };
+    qn_value *gates = qn_b_binary(&b, QN_OP_ADD, x, qn_b_dot_general(&b, h, r, &dot, QUERN_INVALID_DTYPE));
+    qn_value *in = gate(&b, QN_OP_LOGISTIC, gates, 0, hidden),
+             *out = gate(&b, QN_OP_LOGISTIC, gates, 1, hidden);
+    qn_value *forget = gate(&b, QN_OP_LOGISTIC, gates, 2, hidden),
+             *cell = gate(&b, QN_OP_TANH, gates, 3, hidden);
+    qn_value *next_c = qn_b_binary(&b, QN_OP_ADD, qn_b_binary(&b, QN_OP_MUL, forget, c),
+                                   qn_b_binary(&b, QN_OP_MUL, in, cell));
+    qn_value *next_h = qn_b_binary(&b, QN_OP_MUL, out, qn_b_unary(&b, QN_OP_TANH, next_c));
+    if (!next_h)
+        return NULL;
+    qn_graph_add_output(body, next_h, NULL, -1);
+    qn_graph_add_output(body, next_c, NULL, -1);
+    qn_graph_add_output(body, next_h, NULL, -1);
+    return body;
+}
+
+static void lstm(expansion *e)
+{
+    qn_builder *b = &e->b;
+    qn_value *in[6];
+    for (int i = 0; i < 6; i++)
+        if (!(in[i] = wide_operand(e, i)))
+            return;
+    /* x W^T for the whole sequence at once: [S, B, I] x [4H, I] -> [S, B, 4H] */
+    qn_dot dot = { .n_contract = 1, .x_contract = { 2 }, .y_contract = { 1 } };
+    qn_value *projected = qn_b_dot_general(b, in[0], in[1], &dot, QUERN_INVALID_DTYPE);
+    if (!projected)
+        return;
+    qn_value *bias = qn_b_broadcast_to(b, in[3], 3, projected->type.dims);
+    projected = qn_b_binary(b, QN_OP_ADD, projected, bias);
+    qn_graph *body = projected ? lstm_body(e, in[4], in[5], projected, in[2]) : NULL;
+    if (!body)
+        return;
+    qn_value *operands[] = { in[4], in[5], projected, in[2] };
+    qn_node *scan = qn_b_scan(b, 2, 1, 1, operands, projected->type.dims[0],
+                              qn_attr_bool(e->node, QN_ATTR_REVERSE), body);
+    if (!scan)
+        return;
+    e->results[0] = &scan->results[2];
+    e->results[1] = &scan->results[0];
+    e->results[2] = &scan->results[1];
+}
+
+/* ---- all of them ---- */
+
+void qn_composite_expand(qn_node *node, qn_value **out_results, qn_diags *diags)
+{
+    expansion e = { .b = { .graph = node->graph, .before = node, .loc = node->loc, .diags = diags },
+                    .node = node,
+                    .results = out_results };
+    for (int i = 0; i < node->n_results; i++)
+        out_results[i] = NULL;
+    switch (node->op) {
+    case QN_OP_SOFTMAX: out_results[0] = softmax(&e); break;
+    case QN_OP_LOG_SOFTMAX: out_results[0] = log_softmax(&e); break;
+    case QN_OP_CROSS_ENTROPY: out_results[0] = cross_entropy(&e); break;
+    case QN_OP_LAYER_NORM: out_results[0] = layer_norm(&e); break;
+    case QN_OP_RMS_NORM: out_results[0] = rms_norm(&e); break;
+    case QN_OP_GELU: out_results[0] = gelu(&e); break;
+    case QN_OP_SILU: out_results[0] = silu(&e); break;
+    case QN_OP_RELU: out_results[0] = relu(&e); break;
+    case QN_OP_ATTENTION: out_results[0] = attention(&e); break;
+    case QN_OP_QUANTIZE: out_results[0] = quantize(&e); break;
+    case QN_OP_DEQUANTIZE: out_results[0] = dequantize(&e); break;
+    case QN_OP_LSTM: lstm(&e); break;
+    default: QN_UNREACHABLE("%s is no composite", qn_ops[node->op].name);
+    }
+    for (int i = 0; i < node->n_results; i++)
+        out_results[i] = qn_b_convert(&e.b, node->results[i].type.dtype, out_results[i]);
+}
