@@ -1,22 +1,51 @@
-/* The command line. So far it knows only its own usage. */
+/* The command line: finds the command. Each command is a file of its own. */
 #include <stdio.h>
 #include <string.h>
 
-static const char usage[] = "usage: quern <command> [arguments]\n"
-                            "  compile MODEL -o FILE.so    emit a shared object and its header\n"
-                            "  run     MODEL               compile and run in this process\n"
-                            "  bench   MODEL               measure, with a table per kernel\n"
-                            "  inspect MODEL               print the graph, the kernels and the memory plan\n"
-                            "  train   MODEL               train in this process\n"
-                            "  check   MODEL               say for every node whether it is supported\n"
-                            "  opt     FILE.qn             run passes on a text file\n";
+#include "driver/commands.h"
+
+static const struct {
+    const char *name;
+    int (*run)(int argc, char **argv); /* NULL: not in this version */
+    const char *example, *help;
+} commands[] = {
+    { "compile", NULL, "resnet50.onnx -o resnet50.so",
+      "+ resnet50.h; self-contained, nothing of Quern needed to run it" },
+    { "run", NULL, "resnet50.onnx --input image=cat.npy",
+      "JIT; prints outputs or writes --output logits=out.npy" },
+    { "bench", NULL, "resnet50.onnx --threads 2",
+      "median, GFLOP/s, % of the machine's peak, table per kernel" },
+    { "inspect", NULL, "resnet50.onnx --svg plan.svg", "graph, fused kernels, memory plan" },
+    { "train", NULL,
+      "mlp.onnx --data digits.npz --loss cross_entropy --optimizer adamw --epochs 20 -o trained.onnx", "" },
+    { "check", NULL, "model.onnx", "every node: supported, or what is missing" },
+    { "opt", quern_main_opt, "model.qn --passes=simplify,fuse --print-after-all",
+      "run passes on a text file" },
+};
+enum { N_COMMANDS = sizeof commands / sizeof *commands };
+
+static void print_usage(FILE *to)
+{
+    for (int i = 0; i < N_COMMANDS; i++)
+        fprintf(to, "quern %-7s %-37s%s%s\n", commands[i].name, commands[i].example,
+                *commands[i].help ? " # " : "", commands[i].help);
+}
 
 int main(int argc, char **argv)
 {
-    if (argc < 2 || strcmp(argv[1], "--help") == 0) {
-        fputs(usage, stdout);
+    if (argc < 2 || strcmp(argv[1], "--help") == 0 || strcmp(argv[1], "help") == 0) {
+        print_usage(stdout);
         return 0;
     }
-    fprintf(stderr, "quern: '%s' is not available in this version\n%s", argv[1], usage);
+    for (int i = 0; i < N_COMMANDS; i++) {
+        if (strcmp(argv[1], commands[i].name) != 0)
+            continue;
+        if (commands[i].run)
+            return commands[i].run(argc - 1, argv + 1);
+        fprintf(stderr, "quern: '%s' is not available in this version\n", argv[1]);
+        return 2;
+    }
+    fprintf(stderr, "quern: there is no command '%s'; these are the commands:\n", argv[1]);
+    print_usage(stderr);
     return 2;
 }

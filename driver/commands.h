@@ -1,0 +1,8 @@
+/* The commands of the `quern` executable. Each takes the arguments from its own name on and gives an exit status:
+ * 0 done, 1 failed (reported on stderr), 2 wrong usage. */
+#ifndef QN_DRIVER_COMMANDS_H
+#define QN_DRIVER_COMMANDS_H
+
+int quern_main_opt(int argc, char **argv);
+
+#endif

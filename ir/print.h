@@ -1,0 +1,35 @@
+/* The text form of modules and graphs beyond what graph.h declares: options, and the parts that other printers share.
+ * The grammar is in docs/text-form.md; frontend/text reads it. */
+#ifndef QN_IR_PRINT_H
+#define QN_IR_PRINT_H
+
+#include "ir/graph.h"
+#include "ir/strbuf.h"
+
+typedef struct qn_print_options {
+    /* Constants of more elements are printed as $hash, unless all their elements are the same; -1: none are. */
+    int64_t inline_elements;
+    bool
+        data; /* end with the contents of what was printed as $hash; without it such a text doesn't parse back */
+} qn_print_options;
+
+#define QN_PRINT_INLINE_ELEMENTS 16
+/* Larger tensors of one value are printed as $hash like any other, since a splat costs its reader their full size. */
+#define QN_PRINT_MAX_SPLAT_BYTES ((size_t)1 << 28)
+
+/* qn_module_print is this with { QN_PRINT_INLINE_ELEMENTS, true }. */
+const char *qn_module_print_as(const qn_module *module, const qn_print_options *options, qn_arena *arena);
+
+/* Can a name follow % or @ as it is? Others are quoted: %"onnx::MatMul_7". Digits alone are never a name. */
+bool qn_name_is_plain(const char *name);
+/* The word in front of region i of an op: "then", "else", "condition", "body". */
+const char *qn_region_name(qn_op op, int i);
+
+/* What the values of one graph (not of its regions) are called in text: "%x", "%0", "%\"onnx::Add_3\"". Names that occur
+ * twice get a number behind, so each text is another. Values are looked up by address: the graph stays untouched. */
+typedef struct qn_names qn_names;
+qn_names *qn_names_new(const qn_graph *graph, qn_arena *arena);
+const char *qn_names_get(const qn_names *names,
+                         const qn_value *value); /* "%?" for a value of another graph */
+
+#endif
