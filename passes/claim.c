@@ -1,0 +1,22 @@
+/* The list of kernel templates. */
+#include "passes/claim.h"
+
+const qn_template *const qn_templates[] = {
+    NULL,
+};
+
+bool qn_template_keeps(const qn_node *node, const qn_pass_options *options)
+{
+    for (const qn_template *const *t = qn_templates; *t; t++)
+        if ((*t)->keeps && (*t)->keeps(node, options))
+            return true;
+    return false;
+}
+
+const qn_template *qn_template_for(const qn_group *group, const qn_pass_options *options)
+{
+    for (const qn_template *const *t = qn_templates; *t; t++)
+        if ((*t)->matches(group, options))
+            return *t;
+    return NULL;
+}

@@ -1,0 +1,25 @@
+/* Templates: kernels written for one kind of group. The generic lowering does what no template claims. */
+#ifndef QN_PASSES_CLAIM_H
+#define QN_PASSES_CLAIM_H
+
+#include "passes/pass.h"
+
+typedef struct qn_lowering qn_lowering;
+
+typedef struct qn_template {
+    const char *name; /* "gemm" */
+    /* Would it take this composite? Then expand leaves the node as it is. NULL: it takes none. */
+    bool (*keeps)(const qn_node *node, const qn_pass_options *options);
+    /* Has it a kernel for the whole group? */
+    bool (*matches)(const qn_group *group, const qn_pass_options *options);
+    /* Adds the group's kernels and steps (passes/lower.h). */
+    qn_status (*lower)(qn_lowering *lowering, const qn_group *group);
+} qn_template;
+
+/* In the order they are asked; ends with NULL. */
+extern const qn_template *const qn_templates[];
+
+bool qn_template_keeps(const qn_node *node, const qn_pass_options *options);
+const qn_template *qn_template_for(const qn_group *group, const qn_pass_options *options); /* NULL: none */
+
+#endif

@@ -1,0 +1,95 @@
+/* Spells out what lowering has no kernel of its own for.
+ *
+ * Before: any graph. After: no composites, except those that a kernel template keeps (passes/claim.h); no arg_reduce: it is said by
+ * two reductions, which fuse into one kernel with what surrounds them and run vectorized.
+ *
+ *   %0 = softmax %x {axis = 1}
+ *   ->
+ *   %0 = reduce %x {axes = [1], kind = max}
+ *   %1 = broadcast %0 …
+ *   …
+ */
+#include "ir/build.h"
+#include "passes/claim.h"
+#include "passes/passes.h"
+
+/* arg_reduce as reductions: the extreme m of x, then the least (last: the greatest) index where x equals m. NaN counts as
+ * extreme, and so does the reduction: m is NaN exactly when x has one, and then the indices of NaN are asked for. */
+static qn_value *expand_arg_reduce(qn_builder *b, qn_node *node)
+{
+    qn_value *x = node->operands[0];
+    const int rank = x->type.rank;
+    const int64_t axis = qn_attr_int(node, QN_ATTR_AXIS);
+    const bool last = qn_attr_bool(node, QN_ATTR_LAST);
+    qn_value *m = qn_b_reduce(b, qn_attr_reduce_kind(node), x, 1, &axis, false);
+    if (!m)
+        return NULL;
+    int64_t axes[QN_MAX_RANK];
+    for (int i = 0, k = 0; i < rank; i++)
+        if (i != axis)
+            axes[k++] = i;
+    qn_value *everywhere = qn_b_broadcast(b, m, rank, x->type.dims, axes);
+    qn_value *hit = qn_b_compare(b, QN_EQ, x, everywhere);
+    if (qn_dtype_is_float(x->type.dtype)) {
+        qn_value *both = qn_b_binary(b, QN_OP_AND, qn_b_unary(b, QN_OP_IS_NAN, x),
+                                     qn_b_unary(b, QN_OP_IS_NAN, everywhere));
+        hit = qn_b_binary(b, QN_OP_OR, hit, both);
+    }
+    const qn_type index_type = qn_type_make(b->graph->module, QUERN_I64, rank, x->type.dims);
+    qn_value *index = qn_b_iota(b, &index_type, (int)axis);
+    qn_value *none = last ? qn_b_full(b, &index_type, -1)
+                          : qn_b_broadcast(b, qn_b_dim_value(b, QUERN_I64, x->type.dims[axis]), rank,
+                                           x->type.dims, (const int64_t[]){ 0 });
+    qn_value *candidates = qn_b_select(b, hit, index, none);
+    return qn_b_reduce(b, last ? QN_KIND_MAX : QN_KIND_MIN, candidates, 1, &axis, false);
+}
+
+bool qn_expand_node(qn_node *node, qn_value **out_results, qn_diags *diags)
+{
+    if (qn_op_is_composite(node->op)) {
+        qn_composite_expand(node, out_results, diags);
+        return true;
+    }
+    if (node->op == QN_OP_ARG_REDUCE) {
+        qn_builder b = { .graph = node->graph, .before = node, .loc = node->loc, .diags = diags };
+        out_results[0] = expand_arg_reduce(&b, node);
+        return true;
+    }
+    return false;
+}
+
+static bool expand_graph(qn_graph *graph, const qn_pass_options *options, qn_diags *diags)
+{
+    bool changed = false;
+    for (qn_node *node = graph->first, *next; node; node = next) {
+        next = node->next;
+        qn_node_resolve(node);
+        for (int i = 0; i < node->n_regions; i++)
+            changed |= expand_graph(node->regions[i], options, diags);
+        if (qn_template_keeps(node, options))
+            continue;
+        qn_node *const before = node->prev;
+        qn_value *results[8] = { NULL };
+        QN_ASSERT(node->n_results <= 8, "%s has %d results", qn_ops[node->op].name, node->n_results);
+        if (!qn_expand_node(node, results, diags))
+            continue;
+        for (int i = 0; i < node->n_results; i++) {
+            if (!results[i])
+                return changed;
+            qn_value_replace(&node->results[i], results[i]);
+        }
+        qn_node_remove(node);
+        next = before ? before->next : graph->first; /* an expansion may hold composites itself */
+        changed = true;
+    }
+    return changed;
+}
+
+qn_status qn_pass_expand(qn_graph *graph, const qn_pass_options *options, bool *out_changed, qn_diags *diags)
+{
+    const int errors = diags->n_errors;
+    *out_changed = expand_graph(graph, options, diags);
+    if (*out_changed)
+        qn_graph_resolve(graph);
+    return diags->n_errors > errors ? qn_diags_status(diags) : QUERN_OK;
+}

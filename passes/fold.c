@@ -1,0 +1,78 @@
+/* Evaluates what is known: nodes whose operands are all constants become constants.
+ *
+ * Before: any graph. After: no node with a single result has only constant operands, except where its result would be
+ * large without need: broadcasts, iota and random bits stay as they are, since a kernel makes them for free, and a result
+ * may not be larger than LARGE bytes unless its operands are.
+ *
+ * Values of dimension expressions that turned out constant become constants too. What is evaluated with is
+ * options->fold (the reference interpreter); without it nothing is folded.
+ *
+ *   %0 = constant 2.0 : f32[]
+ *   %1 = sqrt %0            -> constant 1.41421354 : f32[]
+ */
+#include "passes/passes.h"
+
+enum { LARGE = 1 << 16 };
+
+static bool foldable(const qn_node *node)
+{
+    if (node->n_results != 1 || node->n_regions > 0 || !qn_type_is_static(&node->results[0].type))
+        return false;
+    switch (node->op) {
+    case QN_OP_CONSTANT:
+    case QN_OP_IOTA:
+    case QN_OP_BROADCAST:
+    case QN_OP_RANDOM_BITS: return false;
+    case QN_OP_DIM_VALUE: return qn_dim_is_const(qn_attr_dims(node, QN_ATTR_DIMS, NULL)[0]);
+    default: break;
+    }
+    if (qn_ops[node->op].class == QN_CONTROL || (qn_ops[node->op].flags & QN_FLAG_EFFECT))
+        return false;
+    int64_t operand_bytes = 0;
+    for (int i = 0; i < node->n_operands; i++) {
+        const qn_tensor *constant = qn_value_constant(node->operands[i]);
+        if (!constant)
+            return false;
+        operand_bytes += (int64_t)constant->bytes;
+    }
+    const qn_type *type = &node->results[0].type;
+    const int64_t bytes = qn_type_elements(type) * (int64_t)qn_dtype_bytes(type->dtype);
+    return bytes <= LARGE || bytes <= operand_bytes;
+}
+
+static bool fold_graph(qn_graph *graph, const qn_pass_options *options, qn_diags *diags)
+{
+    bool changed = false;
+    for (qn_node *node = graph->first, *next; node; node = next) {
+        next = node->next;
+        qn_node_resolve(node);
+        for (int i = 0; i < node->n_regions; i++)
+            changed |= fold_graph(node->regions[i], options, diags);
+        if (!foldable(node))
+            continue;
+        const qn_tensor *tensor = options->fold(node, options->folder);
+        if (!tensor)
+            continue;
+        const qn_attr value = { .key = QN_ATTR_VALUE, .tensor = tensor };
+        qn_node *constant =
+            qn_node_new(graph, node, QN_OP_CONSTANT, 0, NULL, 1, &value, 0, NULL, &node->loc, diags);
+        if (!constant)
+            return changed;
+        qn_value_replace(&node->results[0], &constant->results[0]);
+        qn_node_remove(node);
+        changed = true;
+    }
+    return changed;
+}
+
+qn_status qn_pass_fold(qn_graph *graph, const qn_pass_options *options, bool *out_changed, qn_diags *diags)
+{
+    *out_changed = false;
+    if (!options->fold)
+        return QUERN_OK;
+    const int errors = diags->n_errors;
+    *out_changed = fold_graph(graph, options, diags);
+    if (*out_changed)
+        qn_graph_resolve(graph);
+    return diags->n_errors > errors ? qn_diags_status(diags) : QUERN_OK;
+}

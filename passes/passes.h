@@ -1,0 +1,28 @@
+/* The graph passes' entry points, as passes/pipeline.def lists them, and what they share. */
+#ifndef QN_PASSES_PASSES_H
+#define QN_PASSES_PASSES_H
+
+#include "passes/pass.h"
+
+#define QN_PASS(name, help)                                                                      \
+    qn_status qn_pass_##name(qn_graph *graph, const qn_pass_options *options, bool *out_changed, \
+                             qn_diags *diags);
+#include "passes/pipeline.def"
+
+/* `value` in every element: a constant whose elements are all the same, or a broadcast or reshape of one. */
+bool qn_value_splat(const qn_value *value, qn_scalar *out_scalar);
+/* The constant's tensor, or NULL when `value` is no constant. */
+const qn_tensor *qn_value_constant(const qn_value *value);
+
+/* Follows forwards in the operands of one node: for passes that look at nodes while they replace values. */
+static inline void qn_node_resolve(qn_node *node)
+{
+    for (int i = 0; i < node->n_operands; i++)
+        while (node->operands[i]->forward)
+            node->operands[i] = node->operands[i]->forward;
+}
+
+/* passes/expand.c: says `node` in other ops before it; results in out_results. False: nothing to expand. */
+bool qn_expand_node(qn_node *node, qn_value **out_results, qn_diags *diags);
+
+#endif
