@@ -62,10 +62,11 @@ qn_graph *qn_grad(qn_graph *function, const char *name, int loss, int n_wrt, con
 
 /* ---- passes/fuse.c, passes/lower.c, passes/memplan.c ---- */
 
-/* One kernel to be: nodes that run together. In the order of the graph; every node is in exactly one group or becomes no code. */
+/* One kernel to be: nodes that run together. Every node is in one group; in several when it is cheap enough to be computed
+ * again in each; or in none when it becomes no code (constants, reshapes of what is in memory). */
 typedef enum qn_group_kind {
-    QN_GROUP_LOOP,        /* elementwise, broadcast, injective: one loop nest over the root's elements */
-    QN_GROUP_ROWS,        /* reductions over trailing axes and what surrounds them: one task = some rows */
+    QN_GROUP_LOOP, /* elementwise, broadcast, injective: one loop nest over the root's elements */
+    QN_GROUP_ROWS, /* reductions over the same axes and what surrounds them: one task = some rows (kept axes) */
     QN_GROUP_CONTRACTION, /* one dot_general or convolution with what follows it element by element */
     QN_GROUP_SINGLE,      /* an opaque node */
     QN_GROUP_CONTROL      /* if, while, scan, call: program steps */
@@ -80,6 +81,11 @@ typedef struct qn_group {
     qn_value **inputs; /* read from outside, each once */
     int n_outputs;
     qn_value **outputs; /* read outside */
+    /* LOOP, ROWS, CONTRACTION: the iteration space, in the row-major order of the root. ROWS: reductions keep the axes where
+     * is_row is set and run over the others; outputs have the elements of all axes or of the rows. */
+    int n_dims;
+    const qn_dim *dims;
+    const bool *is_row; /* ROWS; NULL otherwise */
 } qn_group;
 
 typedef struct qn_groups {
