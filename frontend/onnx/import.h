@@ -1,0 +1,245 @@
+/* What the files of the importer share.
+ *
+ *   load.c      bytes -> parsed model, mapped files, the entry points
+ *   graph.c     scopes, the walk over nodes, functions, captures of regions
+ *   node.c      what an operator's function asks of its node: attributes, inputs, outputs, messages
+ *   contents.c  values that are known while importing
+ *   tensor.c    initializers and tensor attributes
+ *   table.c     the list of operator families; one file per family
+ *
+ * An operator is a function on a qn_onnx_node: it reads inputs and attributes, builds with n->b, sets outputs. On a
+ * mistake it reports and returns; an output that it leaves unset counts as unsupported. */
+#ifndef QN_FRONTEND_ONNX_IMPORT_H
+#define QN_FRONTEND_ONNX_IMPORT_H
+
+#include "frontend/onnx/onnx.h"
+#include "ir/build.h"
+#include "onnx.pb-c.h"
+
+/* ONNX's element types. */
+typedef enum qn_onnx_elem {
+    QN_ONNX_UNDEFINED = 0,
+    QN_ONNX_FLOAT = 1,
+    QN_ONNX_UINT8 = 2,
+    QN_ONNX_INT8 = 3,
+    QN_ONNX_UINT16 = 4,
+    QN_ONNX_INT16 = 5,
+    QN_ONNX_INT32 = 6,
+    QN_ONNX_INT64 = 7,
+    QN_ONNX_STRING = 8,
+    QN_ONNX_BOOL = 9,
+    QN_ONNX_FLOAT16 = 10,
+    QN_ONNX_DOUBLE = 11,
+    QN_ONNX_UINT32 = 12,
+    QN_ONNX_UINT64 = 13,
+    QN_ONNX_COMPLEX64 = 14,
+    QN_ONNX_COMPLEX128 = 15,
+    QN_ONNX_BFLOAT16 = 16,
+    QN_ONNX_FLOAT8E4M3FN = 17,
+    QN_ONNX_FLOAT8E4M3FNUZ = 18,
+    QN_ONNX_FLOAT8E5M2 = 19,
+    QN_ONNX_FLOAT8E5M2FNUZ = 20,
+    QN_ONNX_UINT4 = 21,
+    QN_ONNX_INT4 = 22,
+    QN_ONNX_FLOAT4E2M1 = 23,
+    QN_ONNX_FLOAT8E8M0 = 24,
+    QN_ONNX_UINT2 = 25,
+    QN_ONNX_INT2 = 26,
+    QN_ONNX_FLOAT6E2M3 = 27,
+    QN_ONNX_FLOAT6E3M2 = 28,
+    QN_ONNX_N_ELEMS
+} qn_onnx_elem;
+
+const char *qn_onnx_elem_name(int elem); /* "int4"; "type 99" is not told apart: "unknown" */
+/* The dtype whose values stand for it; 2- and 4-bit integers widen to 8 bits. QUERN_INVALID_DTYPE: not supported. */
+qn_dtype qn_onnx_elem_dtype(int elem);
+qn_onnx_elem qn_onnx_dtype_elem(qn_dtype dtype);
+
+/* ---- values ---- */
+
+typedef enum qn_onnx_kind {
+    QN_ONNX_NONE, /* an optional input or output that is left out; an optional without a value */
+    QN_ONNX_TENSOR,
+    QN_ONNX_SEQUENCE, /* of known length: exists while importing only */
+    QN_ONNX_FAILED    /* its node was reported already */
+} qn_onnx_kind;
+
+/* The value of a name in a scope. At least one of value, tensor and dims is set. */
+typedef struct qn_onnx_value qn_onnx_value;
+struct qn_onnx_value {
+    qn_onnx_kind kind;
+    qn_onnx_elem elem;
+    qn_type type;
+    qn_value *value;         /* in the scope's graph; made from the contents when first asked for */
+    const qn_tensor *tensor; /* its contents: a constant */
+    const qn_dim *dims;      /* its contents, of a small integer or bool tensor: an expression per element */
+    int n_items;             /* sequence */
+    qn_onnx_value **items;
+    uint64_t depends; /* set of graph inputs (the first 64) whose contents it is made of */
+};
+
+/* Contents of more elements than this are not followed. */
+#define QN_ONNX_CONTENTS_MAX 1024
+
+typedef struct qn_onnx_scope qn_onnx_scope;
+typedef struct qn_onnx_frame qn_onnx_frame;
+
+/* One call. */
+typedef struct qn_onnx_import {
+    qn_module *module;
+    qn_arena *arena; /* the module's */
+    qn_dims *dims;   /* the module's */
+    qn_diags *diags;
+    const qn_onnx_options *options; /* not NULL */
+    const char *file;
+    const uint8_t *bytes;
+    size_t n_bytes;
+    const char *folder; /* of external data; NULL: there is none */
+    struct qn_onnx_external *externals;
+    const Onnx__Model *model;
+    const char *input_names[64]; /* what the bits of qn_onnx_value.depends stand for */
+    uint64_t needs;              /* inputs whose contents were missed */
+    int64_t n_nodes;             /* imported, with copies of functions and loop bodies */
+    uint64_t n_random;           /* random operators so far */
+} qn_onnx_import;
+
+#define QN_ONNX_MAX_NODES 1000000
+#define QN_ONNX_MAX_DEPTH 64 /* graphs in graphs and calls in calls */
+
+/* ---- a node, as its operator's function sees it ---- */
+
+typedef struct qn_onnx_node {
+    qn_onnx_import *im;
+    qn_onnx_scope *scope;
+    const Onnx__Node *proto;
+    int64_t opset; /* of the operator's domain */
+    qn_builder b;
+    int n_in, n_out; /* without those left out at the end */
+    qn_onnx_value **in, **out;
+    uint64_t depends; /* what its outputs depend on */
+    int n_errors;     /* reported before it */
+} qn_onnx_node;
+
+typedef struct qn_onnx_op {
+    const char *name;
+    const char *domain; /* NULL: the default domain */
+    int min, max;       /* opsets; max 0: no end */
+    void (*import)(qn_onnx_node *n);
+} qn_onnx_op;
+
+/* NULL when there is none; *out_other tells whether another opset has it. */
+const qn_onnx_op *qn_onnx_op_find(const char *domain, const char *name, int64_t opset, bool *out_other);
+
+/* Reports at the node, with the types of its inputs. */
+void qn_onnx_unsupported(qn_onnx_node *n, const char *format, ...) __attribute__((format(printf, 2, 3)));
+void qn_onnx_malformed(qn_onnx_node *n, const char *format, ...) __attribute__((format(printf, 2, 3)));
+bool qn_onnx_ok(const qn_onnx_node *n); /* nothing was reported for it */
+
+/* attributes: the fallback when it is absent; a wrong kind is reported and gives the fallback */
+const Onnx__Attribute *qn_onnx_attr(qn_onnx_node *n, const char *name,
+                                    Onnx__Attribute__Kind kind); /* or NULL */
+int64_t qn_onnx_attr_int(qn_onnx_node *n, const char *name, int64_t fallback);
+double qn_onnx_attr_float(qn_onnx_node *n, const char *name, double fallback);
+const char *qn_onnx_attr_string(qn_onnx_node *n, const char *name, const char *fallback);
+const int64_t *qn_onnx_attr_ints(qn_onnx_node *n, const char *name, int *out_n); /* NULL when absent */
+const float *qn_onnx_attr_floats(qn_onnx_node *n, const char *name, int *out_n); /* NULL when absent */
+bool qn_onnx_attr_is(qn_onnx_node *n, const char *name, const char *fallback, const char *value);
+const Onnx__Graph *qn_onnx_attr_graph(qn_onnx_node *n, const char *name); /* reported when absent */
+
+/* inputs */
+bool qn_onnx_has(const qn_onnx_node *n, int i);
+qn_onnx_value *qn_onnx_in_any(const qn_onnx_node *n, int i); /* of kind NONE when left out; never NULL */
+qn_value *qn_onnx_in(qn_onnx_node *n, int i);           /* NULL after a report: left out, or not a tensor */
+qn_value *qn_onnx_in_opt(qn_onnx_node *n, int i);       /* NULL without a report when left out */
+const qn_type *qn_onnx_in_type(qn_onnx_node *n, int i); /* like qn_onnx_in, without making the value */
+/* Contents; false after a report when they are not known. At most max elements. */
+bool qn_onnx_in_ints(qn_onnx_node *n, int i, int max, int64_t *out, int *out_n);
+bool qn_onnx_in_int(qn_onnx_node *n, int i, int64_t *out);
+bool qn_onnx_in_floats(qn_onnx_node *n, int i, int max, double *out, int *out_n);
+bool qn_onnx_in_dims(qn_onnx_node *n, int i, int max, qn_dim *out, int *out_n);
+void qn_onnx_needs_contents(qn_onnx_node *n, int i); /* reports that input i has to be known */
+
+/* outputs */
+bool qn_onnx_wants(const qn_onnx_node *n, int i);          /* does the model name it? */
+void qn_onnx_out(qn_onnx_node *n, int i, qn_value *value); /* NULL: nothing, it was reported */
+void qn_onnx_out_tensor(qn_onnx_node *n, int i, const qn_tensor *tensor);
+void qn_onnx_out_any(qn_onnx_node *n, int i, qn_onnx_value *value);
+
+/* axes: made non-negative; false after a report */
+bool qn_onnx_axis(qn_onnx_node *n, int64_t axis, int rank, int *out);
+/* A list of axes from attribute "axes" or from input `input` (-1: none), sorted; *out_given: was there one? */
+bool qn_onnx_axes(qn_onnx_node *n, int input, int rank, int64_t *out, int *out_n, bool *out_given);
+
+/* ---- contents.c ---- */
+
+qn_onnx_value *qn_onnx_value_new(qn_onnx_import *im, qn_onnx_kind kind);
+qn_onnx_value *qn_onnx_value_from(qn_onnx_import *im, qn_value *value);
+qn_onnx_value *qn_onnx_value_constant(qn_onnx_import *im, const qn_tensor *tensor);
+qn_onnx_value *qn_onnx_value_dims(qn_onnx_import *im, qn_dtype dtype, int rank, const int64_t *shape,
+                                  const qn_dim *dims);
+qn_value *qn_onnx_value_make(qn_builder *b, qn_onnx_value *value); /* value->value, made if need be */
+
+/* Elements of a small tensor: expressions (integers and bools), or a constant's bytes. */
+typedef struct qn_onnx_contents {
+    qn_dtype dtype;
+    int rank;
+    int64_t shape[QN_MAX_RANK], n;
+    const qn_dim *dims;  /* NULL: only constant */
+    const uint8_t *data; /* NULL: only expressions, not all of them constant */
+} qn_onnx_contents;
+
+bool qn_onnx_contents_of(qn_onnx_import *im, qn_onnx_value *value,
+                         qn_onnx_contents *out); /* false: not known */
+/* Output i holds, at position k, element from[k] of the contents. */
+void qn_onnx_contents_move(qn_onnx_node *n, int i, const qn_onnx_contents *from, int rank,
+                           const int64_t *shape, const int64_t *index);
+int64_t qn_onnx_count(int rank, const int64_t *shape); /* product; -1 above QN_ONNX_CONTENTS_MAX */
+/* Element-wise operators on contents: true when they are known and output 0 is set. */
+bool qn_onnx_fold_unary(qn_onnx_node *n, const char *op);
+bool qn_onnx_fold_binary(qn_onnx_node *n, const char *op);
+bool qn_onnx_fold_cast(qn_onnx_node *n, qn_onnx_elem to);
+bool qn_onnx_fold_where(qn_onnx_node *n);
+
+/* ---- tensor.c ---- */
+
+/* NULL after a report at loc. */
+const qn_tensor *qn_onnx_tensor(qn_onnx_import *im, const Onnx__Tensor *proto, const qn_loc *loc);
+const qn_tensor *qn_onnx_sparse_tensor(qn_onnx_import *im, const Onnx__SparseTensor *proto,
+                                       const qn_loc *loc);
+const qn_tensor *qn_onnx_tensor_of(qn_onnx_import *im, qn_dtype dtype, int rank, const int64_t *dims,
+                                   const void *data); /* copied */
+/* external.c: bytes of a file beside the model; NULL after a report */
+const uint8_t *qn_onnx_external_bytes(qn_onnx_import *im, const Onnx__Tensor *proto, const qn_loc *loc,
+                                      size_t *out_size);
+
+/* ---- graph.c ---- */
+
+/* Where names are looked up: a graph of the model being imported into a graph of ours. A scope of the same graph as its
+ * parent (an inlined body) shares its values; a region's scope turns outer values into captured inputs. */
+struct qn_onnx_scope {
+    qn_onnx_import *im;
+    qn_onnx_scope *parent; /* whose names are visible; NULL: none (main, a function's body) */
+    qn_graph *graph;
+    const qn_onnx_frame *frame; /* attributes of the function call it is in */
+    const Onnx__OpsetId *const *opsets;
+    int n_opsets, depth;
+    struct qn_onnx_name *names; /* open addressing */
+    int n_names, name_capacity;
+    qn_vec(qn_value *) captured; /* regions: outer values, and the inputs that stand for them */
+    qn_vec(qn_value *) captured_inputs;
+    uint64_t touched; /* what the values looked up through it depend on */
+};
+
+/* region: NULL for a scope of the parent's graph. NULL after a report when nested too deeply. */
+qn_onnx_scope *qn_onnx_scope_new(qn_onnx_node *n, qn_graph *region);
+qn_onnx_value *qn_onnx_scope_find(qn_onnx_scope *scope, const char *name); /* NULL when there is none */
+/* The input of the scope's region that stands for a value of its parent's graph. */
+qn_value *qn_onnx_scope_capture(qn_onnx_scope *scope, qn_value *outer);
+/* False after a report when the name is taken. */
+bool qn_onnx_scope_define(qn_onnx_scope *scope, const char *name, qn_onnx_value *value, const qn_loc *loc);
+/* Initializers, then nodes; inputs are the caller's. False when something was reported. */
+bool qn_onnx_scope_import(qn_onnx_scope *scope, const Onnx__Graph *graph);
+/* The value of output i of a graph imported into the scope. NULL after a report. */
+qn_onnx_value *qn_onnx_scope_output(qn_onnx_scope *scope, const Onnx__Graph *graph, int i, const qn_loc *loc);
+
+#endif

@@ -1,0 +1,291 @@
+/* The entry points, and the outermost graph: inputs and outputs. */
+#include <ctype.h>
+#include <string.h>
+
+#include "frontend/onnx/import.h"
+#include "frontend/onnx/map.h"
+#include "frontend/onnx/wire.h"
+
+/* ---- dimensions of inputs ---- */
+
+static bool is_identifier(const char *name)
+{
+    if (!isalpha((unsigned char)*name) && *name != '_')
+        return false;
+    while (isalnum((unsigned char)*name) || *name == '_')
+        name++;
+    return !*name;
+}
+
+/* The dimension of that name: a number where the options fix it, else a symbol. */
+static qn_dim named_dim(qn_onnx_import *im, const char *name)
+{
+    int64_t min = QN_ONNX_DIM_MIN, max = QN_ONNX_DIM_MAX;
+    for (int i = 0; i < im->options->n_dims; i++)
+        if (!strcmp(im->options->dims[i].name, name)) {
+            min = im->options->dims[i].min;
+            max = im->options->dims[i].max;
+        }
+    return min == max ? qn_dim_const(im->dims, min) : qn_dim_symbol(im->dims, name, min, max);
+}
+
+static bool is_param(const Onnx__Shape__Dim *dim)
+{
+    return dim->value_case == ONNX__SHAPE__DIM__VALUE_DIM_PARAM && *dim->dim_param;
+}
+
+/* "past + 1" over names that are dimensions of their own elsewhere, so that their values are known at run time; else
+ * NULL. */
+static qn_dim expression_dim(qn_onnx_import *im, const char *text)
+{
+    for (const char *c = text; *c; c++) {
+        if (!isalpha((unsigned char)*c) && *c != '_')
+            continue;
+        size_t length = 0;
+        while (isalnum((unsigned char)c[length]) || c[length] == '_')
+            length++;
+        const char *name = qn_arena_printf(im->arena, "%.*s", (int)length, c);
+        bool known = qn_dim_find_symbol(im->dims, name) || !strcmp(name, "min") || !strcmp(name, "max") ||
+                     !strcmp(name, "mod") || !strcmp(name, "floordiv");
+        if (!known)
+            return NULL;
+        c += length - 1;
+    }
+    const char *cursor = text;
+    qn_dim dim = qn_dim_parse(im->dims, &cursor);
+    while (dim && *cursor == ' ')
+        cursor++;
+    return dim && !*cursor && dim->min >= 0 ? dim : NULL;
+}
+
+static bool add_input(qn_onnx_import *im, qn_onnx_scope *scope, const Onnx__ValueInfo *info)
+{
+    qn_loc loc = { .file = im->file };
+    const Onnx__Type__TensorType *tensor =
+        info->type && info->type->value_case == ONNX__TYPE__VALUE_TENSOR_TYPE ? info->type->tensor_type
+                                                                              : NULL;
+    if (!tensor) {
+        qn_error(im->diags, info->type ? QUERN_ERROR_UNSUPPORTED : QUERN_ERROR_MODEL, &loc,
+                 "input \"%s\" %s; only tensors are supported", info->name,
+                 info->type ? "is a sequence, an optional, a map or sparse" : "has no type");
+        return false;
+    }
+    qn_dtype dtype = qn_onnx_elem_dtype(tensor->elem_type);
+    if (dtype == QUERN_INVALID_DTYPE || qn_onnx_dtype_elem(dtype) != (qn_onnx_elem)tensor->elem_type) {
+        qn_error(im->diags, QUERN_ERROR_UNSUPPORTED, &loc,
+                 "input \"%s\" has data type %s, which is not supported", info->name,
+                 qn_onnx_elem_name(tensor->elem_type));
+        return false;
+    }
+    if (!tensor->shape || tensor->shape->n_dim > QN_MAX_RANK) {
+        qn_error(im->diags, QUERN_ERROR_UNSUPPORTED, &loc,
+                 "input \"%s\" has %s; its number of dimensions must be given, up to %d", info->name,
+                 tensor->shape ? "too many dimensions" : "no shape", QN_MAX_RANK);
+        return false;
+    }
+    qn_dim dims[QN_MAX_RANK];
+    int rank = (int)tensor->shape->n_dim;
+    for (int i = 0; i < rank; i++) {
+        const Onnx__Shape__Dim *dim = tensor->shape->dim[i];
+        if (dim->value_case == ONNX__SHAPE__DIM__VALUE_DIM_VALUE && dim->dim_value >= QN_DIM_MAX_VALUE) {
+            qn_error(im->diags, QUERN_ERROR_MODEL, &loc,
+                     "input \"%s\" has the dimension %lld, which is too large", info->name,
+                     (long long)dim->dim_value);
+            return false;
+        }
+        if (dim->value_case == ONNX__SHAPE__DIM__VALUE_DIM_VALUE && dim->dim_value >= 0) {
+            dims[i] = qn_dim_const(im->dims, dim->dim_value);
+        } else if (is_param(dim)) {
+            dims[i] = is_identifier(dim->dim_param) ? NULL : expression_dim(im, dim->dim_param);
+            if (!dims[i])
+                dims[i] = named_dim(im, dim->dim_param);
+        } else {
+            dims[i] = named_dim(im, qn_arena_printf(im->arena, "%s_%d", info->name, i));
+        }
+    }
+    qn_value *value = qn_graph_add_input(scope->graph, info->name,
+                                         qn_type_make(im->module, dtype, rank, dims), QN_ROLE_INPUT);
+    qn_onnx_value *v = qn_onnx_value_from(im, value);
+    for (int i = 0; i < im->options->n_constants; i++) {
+        const qn_onnx_constant *c = &im->options->constants[i];
+        if (strcmp(c->name, info->name))
+            continue;
+        bool same = c->array.dtype == (int32_t)dtype && c->array.rank == rank;
+        for (int k = 0; k < rank && same; k++)
+            same = qn_dim_is_const(dims[k]) ? qn_dim_is(dims[k], c->array.dims[k])
+                                            : c->array.dims[k] >= 0 && c->array.dims[k] < QN_DIM_MAX_VALUE;
+        if (!same) {
+            qn_error(im->diags, QUERN_ERROR_ARGUMENT, &loc,
+                     "the contents given for input \"%s\" do not fit %s", info->name,
+                     qn_type_print(&value->type, im->arena));
+            return false;
+        }
+        v = qn_onnx_value_constant(im, qn_onnx_tensor_of(im, dtype, rank, c->array.dims, c->array.data));
+    }
+    int index = scope->graph->n_inputs - 1;
+    if (index < 64) {
+        im->input_names[index] = info->name;
+        v->depends = (uint64_t)1 << index;
+    }
+    return qn_onnx_scope_define(scope, info->name, v, &loc);
+}
+
+static bool is_initializer(const Onnx__Graph *graph, const char *name)
+{
+    for (size_t i = 0; i < graph->n_initializer; i++)
+        if (!strcmp(graph->initializer[i]->name, name))
+            return true;
+    for (size_t i = 0; i < graph->n_sparse_initializer; i++)
+        if (graph->sparse_initializer[i]->values && !strcmp(graph->sparse_initializer[i]->values->name, name))
+            return true;
+    return false;
+}
+
+/* Names that stand alone become symbols before expressions over them are read. */
+static void declare_dims(qn_onnx_import *im, const Onnx__Graph *graph)
+{
+    for (size_t i = 0; i < graph->n_input; i++) {
+        const Onnx__Type *type = graph->input[i]->type;
+        if (!type || type->value_case != ONNX__TYPE__VALUE_TENSOR_TYPE || !type->tensor_type->shape ||
+            is_initializer(graph, graph->input[i]->name))
+            continue;
+        const Onnx__Shape *shape = type->tensor_type->shape;
+        for (size_t k = 0; k < shape->n_dim; k++)
+            if (is_param(shape->dim[k]) && is_identifier(shape->dim[k]->dim_param))
+                named_dim(im, shape->dim[k]->dim_param);
+    }
+}
+
+static void add_output(qn_onnx_import *im, qn_onnx_scope *scope, const Onnx__Graph *graph, int i)
+{
+    qn_loc loc = { .file = im->file };
+    const char *name = graph->output[i]->name;
+    const Onnx__Type *type = graph->output[i]->type;
+    qn_onnx_value *v = qn_onnx_scope_output(scope, graph, i, &loc);
+    if (!v)
+        return;
+    if (v->kind != QN_ONNX_TENSOR) {
+        qn_error(im->diags, QUERN_ERROR_UNSUPPORTED, &loc, "output \"%s\" is %s; only tensors are supported",
+                 name, v->kind == QN_ONNX_SEQUENCE ? "a sequence" : "an optional without a value");
+        return;
+    }
+    int declared =
+        type && type->value_case == ONNX__TYPE__VALUE_TENSOR_TYPE ? type->tensor_type->elem_type : 0;
+    if (v->elem != qn_onnx_dtype_elem(v->type.dtype)) {
+        qn_error(im->diags, QUERN_ERROR_UNSUPPORTED, &loc,
+                 "output \"%s\" has data type %s, which is not supported", name,
+                 qn_onnx_elem_name((int)v->elem));
+        return;
+    }
+    if (declared && declared != (int)v->elem) {
+        qn_error(im->diags, QUERN_ERROR_MODEL, &loc, "output \"%s\" is declared as %s and computed as %s",
+                 name, qn_onnx_elem_name(declared), qn_onnx_elem_name((int)v->elem));
+        return;
+    }
+    qn_builder b = { .graph = scope->graph, .diags = im->diags, .loc = loc };
+    qn_value *value = qn_onnx_value_make(&b, v);
+    if (value)
+        qn_graph_add_output(scope->graph, value, name, -1);
+}
+
+static void import_main(qn_onnx_import *im)
+{
+    const Onnx__Graph *graph = im->model->graph;
+    qn_loc loc = { .file = im->file };
+    qn_onnx_scope *scope = QN_NEW(im->arena, qn_onnx_scope);
+    scope->im = im;
+    scope->graph = qn_function_new(im->module, "main");
+    scope->opsets = (const Onnx__OpsetId *const *)im->model->opset_import;
+    scope->n_opsets = (int)im->model->n_opset_import;
+    declare_dims(im, graph);
+    bool good = true;
+    for (size_t i = 0; i < graph->n_input; i++)
+        if (!is_initializer(graph, graph->input[i]->name) && !add_input(im, scope, graph->input[i])) {
+            good = false;
+            qn_onnx_scope_define(scope, graph->input[i]->name, qn_onnx_value_new(im, QN_ONNX_FAILED), &loc);
+        }
+    good &= qn_onnx_scope_import(scope, graph);
+    for (int i = 0; i < (int)graph->n_output; i++)
+        add_output(im, scope, graph, i);
+    if (good && graph->n_output == 0)
+        qn_error(im->diags, QUERN_ERROR_MODEL, &loc, "the model has no outputs");
+}
+
+/* ---- entry points ---- */
+
+static void report_needs(const qn_onnx_import *im)
+{
+    qn_onnx_needs *needs = im->options->needs;
+    if (!needs)
+        return;
+    needs->n = 0;
+    needs->names = QN_NEW_ARRAY(im->diags->arena, const char *, 64);
+    for (int i = 0; i < 64; i++)
+        if (im->needs >> i & 1)
+            needs->names[needs->n++] = qn_arena_strdup(im->diags->arena, im->input_names[i]);
+}
+
+static bool good_options(const qn_onnx_options *options, qn_diags *diags)
+{
+    for (int i = 0; i < options->n_dims; i++) {
+        const quern_dim_range *d = &options->dims[i];
+        if (d->min < 0 || d->min > d->max || d->max > QN_DIM_MAX_VALUE) {
+            qn_error(diags, QUERN_ERROR_ARGUMENT, NULL, "dimension %s cannot range from %lld to %lld",
+                     d->name, (long long)d->min, (long long)d->max);
+            return false;
+        }
+    }
+    return true;
+}
+
+static qn_status import_model(qn_module *module, const uint8_t *bytes, size_t size, const char *folder,
+                              const qn_onnx_options *options, qn_module **out, qn_diags *diags)
+{
+    static const qn_onnx_options defaults;
+    int before = diags->n_errors;
+    qn_onnx_import im = { .module = module,
+                          .arena = module->arena,
+                          .dims = module->dims,
+                          .diags = diags,
+                          .options = options ? options : &defaults,
+                          .file = module->name,
+                          .bytes = bytes,
+                          .n_bytes = size,
+                          .folder = folder };
+    Onnx__Model *model;
+    if (good_options(im.options, diags) && !qn_onnx_parse(bytes, size, im.file, im.arena, &model, diags)) {
+        im.model = model;
+        import_main(&im);
+        report_needs(&im);
+    }
+    if (diags->n_errors > before) {
+        qn_module_free(module);
+        return qn_diags_status(diags);
+    }
+    qn_graph_remove_dead(module->functions[0]);
+    *out = module;
+    return QUERN_OK;
+}
+
+qn_status qn_onnx_load(const char *path, const qn_onnx_options *options, qn_module **out, qn_diags *diags)
+{
+    qn_loc loc = { .file = path };
+    qn_module *module = qn_module_new(path);
+    qn_onnx_mapping mapping;
+    *out = NULL;
+    qn_status status = qn_onnx_map(path, module->arena, &loc, diags, &mapping);
+    if (status) {
+        qn_module_free(module);
+        return status;
+    }
+    const char *slash = strrchr(path, '/');
+    const char *folder = !slash ? "." : qn_arena_printf(module->arena, "%.*s", (int)(slash - path + 1), path);
+    return import_model(module, mapping.data, mapping.size, folder, options, out, diags);
+}
+
+qn_status qn_onnx_load_bytes(const void *data, size_t size, const char *name, const qn_onnx_options *options,
+                             qn_module **out, qn_diags *diags)
+{
+    *out = NULL;
+    return import_model(qn_module_new(name), data, size, NULL, options, out, diags);
+}

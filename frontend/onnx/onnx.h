@@ -1,0 +1,48 @@
+/* ONNX -> module. Opsets 7 to 28 of the default domain, and local functions; what is not supported is reported at once,
+ * node by node.
+ *
+ * The module has one function, "main", with the model's inputs (those that have no initializer) and outputs. Weights
+ * are constants that point into the mapped file. A model's named dimensions are symbols of that name; an input
+ * dimension without a name gets the symbol <input>_<axis>. Thread-safe: each call has a module of its own. */
+#ifndef QN_FRONTEND_ONNX_ONNX_H
+#define QN_FRONTEND_ONNX_ONNX_H
+
+#include "ir/graph.h"
+#include "quern.h"
+
+/* The range of a dimension that the options do not bound. */
+#define QN_ONNX_DIM_MIN 1
+#define QN_ONNX_DIM_MAX INT32_MAX
+
+/* Contents of a graph input that are known at compile time: shapes, axes, trip counts. The input stays in the
+ * signature, but its value is not read. */
+typedef struct qn_onnx_constant {
+    const char *name;
+    quern_array array; /* copied */
+} qn_onnx_constant;
+
+/* Graph inputs whose contents an operator had to know and did not: load again with their values as constants. */
+typedef struct qn_onnx_needs {
+    int n;
+    const char **names; /* in the arena of the diagnostics */
+} qn_onnx_needs;
+
+typedef struct qn_onnx_options {
+    int n_dims;
+    const quern_dim_range *dims; /* by symbol name; equal bounds fix the dimension */
+    int n_constants;
+    const qn_onnx_constant *constants;
+    uint64_t seed;        /* of random operators without a seed of their own */
+    qn_onnx_needs *needs; /* out, or NULL */
+} qn_onnx_options;
+
+/* options may be NULL. The module owns the mapped files; free it with qn_module_free. On an error *out is NULL and diags
+ * say why: QUERN_ERROR_IO, QUERN_ERROR_MODEL (malformed) or QUERN_ERROR_UNSUPPORTED. */
+QN_MUST_USE qn_status qn_onnx_load(const char *path, const qn_onnx_options *options, qn_module **out,
+                                   qn_diags *diags);
+/* `data` must live as long as the module: weights point into it. `name` stands for the file in messages; external
+ * data is refused. */
+QN_MUST_USE qn_status qn_onnx_load_bytes(const void *data, size_t size, const char *name,
+                                         const qn_onnx_options *options, qn_module **out, qn_diags *diags);
+
+#endif

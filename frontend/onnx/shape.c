@@ -1,0 +1,220 @@
+/* Operators that make values of shapes and numbers: Shape, Size, Constant, ConstantOfShape, Range, EyeLike. */
+#include <math.h>
+
+#include "frontend/onnx/arith.h"
+#include "frontend/onnx/families.h"
+
+static void import_shape(qn_onnx_node *n)
+{
+    const qn_type *x = qn_onnx_in_type(n, 0);
+    if (!x)
+        return;
+    int64_t start = 0, end = x->rank;
+    if (n->opset >= 15) {
+        start = qn_onnx_attr_int(n, "start", 0);
+        end = qn_onnx_attr_int(n, "end", x->rank);
+        start += start < 0 ? x->rank : 0;
+        end += end < 0 ? x->rank : 0;
+    }
+    start = start < 0 ? 0 : start > x->rank ? x->rank : start;
+    end = end < start ? start : end > x->rank ? x->rank : end;
+    int64_t count = end - start;
+    n->depends = 0; /* a shape is known without the contents */
+    qn_onnx_out_any(n, 0, qn_onnx_value_dims(n->im, QUERN_I64, 1, &count, x->dims + start));
+}
+
+static void import_size(qn_onnx_node *n)
+{
+    const qn_type *x = qn_onnx_in_type(n, 0);
+    if (!x)
+        return;
+    qn_dim elements = qn_type_elements_dim(n->im->dims, x);
+    n->depends = 0;
+    qn_onnx_out_any(n, 0, qn_onnx_value_dims(n->im, QUERN_I64, 0, NULL, &elements));
+}
+
+static void import_constant(qn_onnx_node *n)
+{
+    qn_onnx_import *im = n->im;
+    static const struct {
+        const char *name;
+        Onnx__Attribute__Kind kind;
+    } forms[] = { { "value", ONNX__ATTRIBUTE__KIND__TENSOR },
+                  { "value_int", ONNX__ATTRIBUTE__KIND__INT },
+                  { "value_ints", ONNX__ATTRIBUTE__KIND__INTS },
+                  { "value_float", ONNX__ATTRIBUTE__KIND__FLOAT },
+                  { "value_floats", ONNX__ATTRIBUTE__KIND__FLOATS },
+                  { "sparse_value", ONNX__ATTRIBUTE__KIND__SPARSE_TENSOR } };
+    const Onnx__Attribute *a = NULL;
+    for (size_t i = 0; i < sizeof forms / sizeof *forms && !a && qn_onnx_ok(n); i++)
+        a = qn_onnx_attr(n, forms[i].name, forms[i].kind);
+    const qn_tensor *tensor = NULL;
+    if (!a) {
+        if (qn_onnx_ok(n))
+            qn_onnx_unsupported(n, "a constant must be a tensor, or integers or floats");
+        return;
+    }
+    int64_t count;
+    switch (a->kind) {
+    case ONNX__ATTRIBUTE__KIND__TENSOR: tensor = a->t ? qn_onnx_tensor(im, a->t, &n->b.loc) : NULL; break;
+    case ONNX__ATTRIBUTE__KIND__SPARSE_TENSOR:
+        tensor = a->sparse_tensor ? qn_onnx_sparse_tensor(im, a->sparse_tensor, &n->b.loc) : NULL;
+        break;
+    case ONNX__ATTRIBUTE__KIND__INT: tensor = qn_onnx_tensor_of(im, QUERN_I64, 0, NULL, &a->i); break;
+    case ONNX__ATTRIBUTE__KIND__FLOAT: tensor = qn_onnx_tensor_of(im, QUERN_F32, 0, NULL, &a->f); break;
+    case ONNX__ATTRIBUTE__KIND__INTS:
+        count = (int64_t)a->n_ints;
+        tensor = qn_onnx_tensor_of(im, QUERN_I64, 1, &count, a->ints);
+        break;
+    default:
+        count = (int64_t)a->n_floats;
+        tensor = qn_onnx_tensor_of(im, QUERN_F32, 1, &count, a->floats);
+        break;
+    }
+    if (!tensor) {
+        if (qn_onnx_ok(n))
+            qn_onnx_malformed(n, "attribute %s has no tensor", a->name);
+        return;
+    }
+    qn_onnx_out_tensor(n, 0, tensor);
+    if (a->t && n->n_out)
+        n->out[0]->elem = (qn_onnx_elem)a->t->data_type;
+}
+
+/* A tensor of one value; small ones are contents. */
+static void import_constant_of_shape(qn_onnx_node *n)
+{
+    qn_dim dims[QN_MAX_RANK];
+    int64_t shape[QN_MAX_RANK], count;
+    int rank;
+    if (!qn_onnx_in_dims(n, 0, QN_MAX_RANK, dims, &rank))
+        return;
+    const Onnx__Attribute *a = qn_onnx_attr(n, "value", ONNX__ATTRIBUTE__KIND__TENSOR);
+    static const float zero = 0;
+    const qn_tensor *value = a && a->t ? qn_onnx_tensor(n->im, a->t, &n->b.loc)
+                                       : qn_onnx_tensor_of(n->im, QUERN_F32, 0, NULL, &zero);
+    if (!value || qn_type_elements(&value->type) != 1) {
+        if (qn_onnx_ok(n))
+            qn_onnx_malformed(n, "attribute value must have one element");
+        return;
+    }
+    bool is_static = true;
+    for (int i = 0; i < rank; i++) {
+        if (dims[i]->max < 0) {
+            qn_onnx_malformed(n, "dimension %d is negative", i);
+            return;
+        }
+        is_static &= qn_dim_is_const(dims[i]);
+        shape[i] = dims[i]->value;
+    }
+    count = is_static ? qn_onnx_count(rank, shape) : -1;
+    if (count >= 0) {
+        int64_t one = 1, *map = QN_NEW_ARRAY(n->im->arena, int64_t, count);
+        qn_onnx_contents c = {
+            .dtype = value->type.dtype, .rank = 1, .shape = { one }, .n = 1, .data = value->data
+        };
+        qn_onnx_contents_move(n, 0, &c, rank, shape, map);
+        return;
+    }
+    value = qn_onnx_tensor_of(n->im, value->type.dtype, 0, NULL, value->data);
+    qn_onnx_out(n, 0, qn_b_broadcast_to(&n->b, qn_b_constant(&n->b, value), rank, dims));
+}
+
+/* start + i * delta, small ranges of integers as contents. */
+static void range_of_dims(qn_onnx_node *n, qn_dtype dtype, qn_dim start, qn_dim limit, qn_dim delta)
+{
+    qn_builder *b = &n->b;
+    qn_dims *t = n->im->dims;
+    if (!qn_dim_is_const(delta) || delta->value == 0) {
+        qn_onnx_unsupported(n, "delta must be a constant other than 0");
+        return;
+    }
+    bool up = delta->value > 0;
+    qn_dim length = up ? qn_dim_sub(t, limit, start) : qn_dim_sub(t, start, limit);
+    qn_dim step = qn_dim_const(t, up ? delta->value : delta->value == INT64_MIN ? INT64_MAX : -delta->value);
+    qn_dim count = qn_dim_ceildiv(t, qn_dim_max(t, length, qn_dim_const(t, 0)), step);
+    if (qn_dim_is_const(count) && count->value <= QN_ONNX_CONTENTS_MAX) {
+        qn_dim *dims = QN_NEW_ARRAY(n->im->arena, qn_dim, count->value);
+        for (int64_t i = 0; i < count->value; i++)
+            dims[i] = qn_dim_add(t, start, qn_dim_const(t, i * delta->value));
+        qn_onnx_out_any(n, 0, qn_onnx_value_dims(n->im, dtype, 1, &count->value, dims));
+        return;
+    }
+    qn_type type = qn_type_make(n->im->module, dtype, 1, &count);
+    qn_value *x = qn_b_iota(b, &type, 0);
+    if (!qn_dim_is(delta, 1))
+        x = qn_b_binary_bcast(b, QN_OP_MUL, x, qn_b_scalar_int(b, dtype, delta->value));
+    if (!qn_dim_is(start, 0))
+        x = add(b, x, qn_b_dim_value(b, dtype, start));
+    qn_onnx_out(n, 0, x);
+}
+
+static void import_range(qn_onnx_node *n)
+{
+    const qn_type *x = qn_onnx_in_type(n, 0);
+    int count;
+    if (!x)
+        return;
+    if (!qn_dtype_is_float(x->dtype)) {
+        qn_dim bounds[3];
+        for (int i = 0; i < 3; i++) {
+            if (!qn_onnx_in_dims(n, i, 1, &bounds[i], &count))
+                return;
+            if (count != 1) {
+                qn_onnx_malformed(n, "input %d must be one number", i);
+                return;
+            }
+        }
+        range_of_dims(n, x->dtype, bounds[0], bounds[1], bounds[2]);
+        return;
+    }
+    double bounds[3];
+    for (int i = 0; i < 3; i++)
+        if (!qn_onnx_in_floats(n, i, 1, &bounds[i], &count) || count != 1) {
+            if (qn_onnx_ok(n))
+                qn_onnx_malformed(n, "input %d must be one number", i);
+            return;
+        }
+    double length = ceil((bounds[1] - bounds[0]) / bounds[2]);
+    if (!(length < (double)QN_DIM_MAX_VALUE)) {
+        qn_onnx_malformed(n, "the range is too long");
+        return;
+    }
+    int64_t extent = length > 0 ? (int64_t)length : 0;
+    qn_type type = qn_type_static(n->im->module, x->dtype, 1, &extent);
+    /* 16-bit floats do not count far: in f32, rounded once */
+    type.dtype = qn_dtype_bytes(x->dtype) < 4 ? QUERN_F32 : x->dtype;
+    qn_value *i = qn_b_iota(&n->b, &type, 0);
+    qn_onnx_out(n, 0,
+                qn_b_convert(&n->b, x->dtype, add_number(&n->b, mul_number(&n->b, i, bounds[2]), bounds[0])));
+}
+
+static void import_eye_like(qn_onnx_node *n)
+{
+    qn_builder *b = &n->b;
+    const qn_type *x = qn_onnx_in_type(n, 0);
+    if (!x)
+        return;
+    int64_t elem = qn_onnx_attr_int(n, "dtype", (int64_t)qn_onnx_dtype_elem(x->dtype)),
+            k = qn_onnx_attr_int(n, "k", 0);
+    qn_dtype dtype = elem > 0 && elem < QN_ONNX_N_ELEMS ? qn_onnx_elem_dtype((int)elem) : QUERN_INVALID_DTYPE;
+    if (x->rank != 2 || dtype == QUERN_INVALID_DTYPE) {
+        qn_onnx_malformed(n, "the input must have rank 2, and dtype be supported");
+        return;
+    }
+    qn_type type = qn_type_make(n->im->module, QUERN_I64, 2, x->dims);
+    qn_value *row = qn_b_iota(b, &type, 0), *column = qn_b_iota(b, &type, 1);
+    qn_value *on = compare(b, QN_EQ, column, add(b, row, qn_b_scalar_int(b, QUERN_I64, k)));
+    n->depends = 0;
+    qn_onnx_out(n, 0, qn_b_convert(b, dtype, on));
+}
+
+const qn_onnx_op qn_onnx_shape_ops[] = {
+    { "Shape", NULL, 1, 0, import_shape },
+    { "Size", NULL, 1, 0, import_size },
+    { "Constant", NULL, 1, 0, import_constant },
+    { "ConstantOfShape", NULL, 9, 0, import_constant_of_shape },
+    { "Range", NULL, 11, 0, import_range },
+    { "EyeLike", NULL, 9, 0, import_eye_like },
+    { 0 },
+};
