@@ -1,0 +1,307 @@
+/* Contractions: dot_general and convolution, both as products of matrices that are read through an accessor and packed
+ * block by block:
+ *
+ *             K                columns
+ *   rows  [ left  ]   x   K  [ right ]   =   rows [ result ]
+ *
+ * Each result element adds its products in the order of K, in double (integers: modulo 2^64), and is rounded once. */
+#include "backends/interp/interp.h"
+
+#include <string.h>
+
+enum { BLOCK = 96, BLOCK_K = 256, TILE = 4 }; /* BLOCK is a multiple of TILE */
+
+/* Rows [at, at + n) of the left (columns of the right) matrix, elements [k, k + n_k) of each:
+ * to[(k' - k) * BLOCK + (i - at)]. */
+typedef void (*pack_fn)(const void *matrix, int64_t at, int64_t n, int64_t k, int64_t n_k, qn_scalar *to);
+
+typedef struct product {
+    int64_t rows, columns, k;
+    pack_fn pack_left, pack_right;
+    const void *left, *right;
+    qn_array *result;
+    int64_t at; /* of its first element; rows follow each other */
+} product;
+
+/* Packed blocks and the sums of a block of the result. */
+typedef struct workspace {
+    qn_scalar *left, *right, *sums;
+} workspace;
+
+/* sums += left x right, in tiles that stay in registers. */
+#define MULTIPLY(type, field, field_type)                                                                 \
+    do {                                                                                                  \
+        for (int64_t i = 0; i < rows; i += TILE)                                                          \
+            for (int64_t j = 0; j < columns; j += TILE) {                                                 \
+                type sum[TILE][TILE];                                                                     \
+                for (int r = 0; r < TILE; r++)                                                            \
+                    for (int c = 0; c < TILE; c++)                                                        \
+                        sum[r][c] = (type)w->sums[(i + r) * BLOCK + j + c].field;                         \
+                for (int64_t k = 0; k < n_k; k++) {                                                       \
+                    const qn_scalar *a = w->left + k * BLOCK + i, *b = w->right + k * BLOCK + j;          \
+                    for (int r = 0; r < TILE; r++)                                                        \
+                        for (int c = 0; c < TILE; c++)                                                    \
+                            sum[r][c] += (type)a[r].field * (type)b[c].field;                             \
+                }                                                                                         \
+                for (int r = 0; r < TILE; r++)                                                            \
+                    for (int c = 0; c < TILE; c++)                                                        \
+                        w->sums[(i + r) * BLOCK + j + c] = (qn_scalar){ .field = (field_type)sum[r][c] }; \
+            }                                                                                             \
+    } while (0)
+
+static void multiply_floats(const workspace *w, int64_t rows, int64_t columns, int64_t n_k)
+{
+    MULTIPLY(double, f, double);
+}
+
+static void multiply_ints(const workspace *w, int64_t rows, int64_t columns, int64_t n_k)
+{
+    MULTIPLY(uint64_t, i, int64_t);
+}
+
+static int64_t least(int64_t a, int64_t b)
+{
+    return a < b ? a : b;
+}
+
+static void run_product(const product *p, const workspace *w)
+{
+    const qn_dtype dtype = p->result->dtype;
+    for (int64_t j = 0; j < p->columns; j += BLOCK) {
+        const int64_t columns = least(p->columns - j, BLOCK);
+        for (int64_t i = 0; i < p->rows; i += BLOCK) {
+            const int64_t rows = least(p->rows - i, BLOCK);
+            memset(w->sums, 0, BLOCK * BLOCK * sizeof *w->sums); /* 0 and 0.0 */
+            for (int64_t k = 0; k < p->k; k += BLOCK_K) {
+                const int64_t n_k = least(p->k - k, BLOCK_K);
+                p->pack_left(p->left, i, rows, k, n_k, w->left);
+                p->pack_right(p->right, j, columns, k, n_k, w->right);
+                if (qn_dtype_is_float(dtype))
+                    multiply_floats(w, rows, columns, n_k);
+                else
+                    multiply_ints(w, rows, columns, n_k);
+            }
+            for (int64_t r = 0; r < rows; r++)
+                qn_lanes_store(dtype, w->sums + r * BLOCK, columns,
+                               qn_element(p->result, p->at + (i + r) * p->columns + j), 1);
+        }
+    }
+}
+
+static qn_status workspace_new(qn_eval *e, workspace *w)
+{
+    QN_TRY(qn_eval_scalars(e, BLOCK * BLOCK_K, &w->left));
+    QN_TRY(qn_eval_scalars(e, BLOCK * BLOCK_K, &w->right));
+    return qn_eval_scalars(e, BLOCK * BLOCK, &w->sums);
+}
+
+/* ---- dot_general ---- */
+
+/* A matrix whose element (i, k) is element base + rows[i] + ks[k] of an array. */
+typedef struct offsets {
+    const qn_array *array;
+    int64_t base;
+    const qn_scalar *rows, *ks;
+} offsets;
+
+static void pack_offsets(const void *matrix, int64_t at, int64_t n, int64_t k, int64_t n_k, qn_scalar *to)
+{
+    const offsets *m = matrix;
+    const qn_scalar *rows = m->rows + at, *ks = m->ks + k;
+    const int64_t step = n > 1 ? rows[1].i - rows[0].i : 0;
+    bool even = true;
+    for (int64_t i = 1; i < n; i++)
+        even = even && rows[i].i - rows[i - 1].i == step;
+    for (int64_t c = 0; c < n_k; c++)
+        if (even)
+            qn_lanes_load(m->array->dtype, qn_element(m->array, m->base + rows[0].i + ks[c].i), step, n,
+                          to + c * BLOCK);
+        else
+            for (int64_t i = 0; i < n; i++)
+                to[c * BLOCK + i] =
+                    qn_scalar_load(m->array->dtype, qn_element(m->array, m->base + rows[i].i + ks[c].i));
+}
+
+/* Element offsets of all indices into some axes of an array, in row-major order of these. */
+static qn_status axes_offsets(qn_eval *e, const qn_array *a, int n_axes, const int64_t *axes, int64_t *out_n,
+                              qn_scalar **out)
+{
+    int64_t strides[QN_MAX_RANK], dims[QN_MAX_RANK], index[QN_MAX_RANK] = { 0 };
+    qn_strides(a, strides);
+    for (int i = 0; i < n_axes; i++)
+        dims[i] = a->dims[axes[i]];
+    *out_n = qn_product(dims, 0, n_axes);
+    QN_TRY(qn_eval_scalars(e, *out_n, out));
+    for (int64_t k = 0; k < *out_n; k++, qn_next_index(n_axes, dims, index)) {
+        (*out)[k].i = 0;
+        for (int i = 0; i < n_axes; i++)
+            (*out)[k].i += index[i] * strides[axes[i]];
+    }
+    return QUERN_OK;
+}
+
+/* Axes of a rank that are in neither list. */
+static int free_axes(int rank, const int64_t *a, int n_a, const int64_t *b, int n_b, int64_t *out)
+{
+    bool taken[QN_MAX_RANK] = { false };
+    int n = 0;
+    for (int i = 0; i < n_a; i++)
+        taken[a[i]] = true;
+    for (int i = 0; i < n_b; i++)
+        taken[b[i]] = true;
+    for (int i = 0; i < rank; i++)
+        if (!taken[i])
+            out[n++] = i;
+    return n;
+}
+
+typedef struct side {
+    int64_t n_batch, n_free, n_contract;
+    qn_scalar *batch, *free, *contract;
+} side;
+
+static qn_status side_of(qn_eval *e, const qn_array *a, qn_attr_key batch_key, qn_attr_key contract_key,
+                         side *s)
+{
+    int n_batch, n_contract;
+    const int64_t *batch = qn_attr_ints(e->node, batch_key, &n_batch);
+    const int64_t *contract = qn_attr_ints(e->node, contract_key, &n_contract);
+    int64_t rest[QN_MAX_RANK];
+    const int n_rest = free_axes(a->rank, batch, n_batch, contract, n_contract, rest);
+    QN_TRY(axes_offsets(e, a, n_batch, batch, &s->n_batch, &s->batch));
+    QN_TRY(axes_offsets(e, a, n_contract, contract, &s->n_contract, &s->contract));
+    return axes_offsets(e, a, n_rest, rest, &s->n_free, &s->free);
+}
+
+qn_status qn_eval_dot_general(qn_eval *e)
+{
+    const qn_array *x = &e->x[0], *y = &e->x[1];
+    if (qn_array_elements(&e->y[0]) == 0)
+        return QUERN_OK;
+    side xs, ys;
+    QN_TRY(side_of(e, x, QN_ATTR_X_BATCH, QN_ATTR_X_CONTRACT, &xs));
+    QN_TRY(side_of(e, y, QN_ATTR_Y_BATCH, QN_ATTR_Y_CONTRACT, &ys));
+    workspace w;
+    QN_TRY(workspace_new(e, &w));
+    for (int64_t b = 0; b < xs.n_batch; b++) {
+        const offsets left = { x, xs.batch[b].i, xs.free, xs.contract };
+        const offsets right = { y, ys.batch[b].i, ys.free, ys.contract };
+        run_product(&(product){ .rows = xs.n_free,
+                                .columns = ys.n_free,
+                                .k = xs.n_contract,
+                                .pack_left = pack_offsets,
+                                .pack_right = pack_offsets,
+                                .left = &left,
+                                .right = &right,
+                                .result = &e->y[0],
+                                .at = b * xs.n_free * ys.n_free },
+                    &w);
+    }
+    return QUERN_OK;
+}
+
+/* ---- convolution ---- */
+
+enum { MAX_SPATIAL = QN_MAX_RANK - 2 };
+
+/* The operand seen as a matrix: column = output position, k = (channel, kernel position). */
+typedef struct patches {
+    const qn_array *x;
+    int64_t base; /* element where the sample's channels of the group begin */
+    int n;        /* spatial axes */
+    const int64_t *kernel, *out, *stride, *x_dilation, *w_dilation;
+    int64_t low[MAX_SPATIAL];
+} patches;
+
+/* Index of the row-major position `at` in a box. */
+static void index_of(int64_t at, int rank, const int64_t *dims, int64_t *out)
+{
+    for (int i = rank - 1; i >= 0; i--) {
+        out[i] = at % dims[i];
+        at /= dims[i];
+    }
+}
+
+static void pack_patches(const void *matrix, int64_t at, int64_t n, int64_t k, int64_t n_k, qn_scalar *to)
+{
+    const patches *m = matrix;
+    const int64_t *extent = m->x->dims + 2;
+    const int64_t plane = qn_product(extent, 0, m->n), n_kernel = qn_product(m->kernel, 0, m->n);
+    int64_t out[BLOCK][MAX_SPATIAL]; /* where each output begins: o * stride - low */
+    for (int64_t i = 0; i < n; i++) {
+        index_of(at + i, m->n, m->out, out[i]);
+        for (int a = 0; a < m->n; a++)
+            out[i][a] = out[i][a] * m->stride[a] - m->low[a];
+    }
+    for (int64_t c = 0; c < n_k; c++) {
+        int64_t position[MAX_SPATIAL];
+        index_of((k + c) % n_kernel, m->n, m->kernel, position);
+        const int64_t channel = m->base + (k + c) / n_kernel * plane;
+        for (int64_t i = 0; i < n; i++) {
+            int64_t offset = 0;
+            bool in = true;
+            for (int a = 0; a < m->n; a++) {
+                int64_t p = out[i][a] + position[a] * m->w_dilation[a];
+                if (m->x_dilation[a] != 1) { /* only every x_dilation-th position holds an element */
+                    in = in && p % m->x_dilation[a] == 0;
+                    p = p < 0 ? -1 : p / m->x_dilation[a];
+                }
+                in = in && p >= 0 && p < extent[a];
+                offset = offset * extent[a] + p;
+            }
+            to[c * BLOCK + i] =
+                in ? qn_scalar_load(m->x->dtype, qn_element(m->x, channel + offset)) : (qn_scalar){ .i = 0 };
+        }
+    }
+}
+
+/* The kernels of a group: row = output channel, its elements in order. */
+typedef struct kernels {
+    const qn_array *w;
+    int64_t base, row;
+} kernels;
+
+static void pack_kernels(const void *matrix, int64_t at, int64_t n, int64_t k, int64_t n_k, qn_scalar *to)
+{
+    const kernels *m = matrix;
+    for (int64_t c = 0; c < n_k; c++)
+        qn_lanes_load(m->w->dtype, qn_element(m->w, m->base + at * m->row + k + c), m->row, n,
+                      to + c * BLOCK);
+}
+
+qn_status qn_eval_convolution(qn_eval *e)
+{
+    const qn_array *x = &e->x[0], *w = &e->x[1];
+    qn_array *r = &e->y[0];
+    const int64_t groups = qn_attr_int(e->node, QN_ATTR_GROUPS);
+    patches p = { .x = x,
+                  .n = x->rank - 2,
+                  .kernel = w->dims + 2,
+                  .out = r->dims + 2,
+                  .stride = qn_attr_ints(e->node, QN_ATTR_STRIDE, NULL),
+                  .x_dilation = qn_attr_ints(e->node, QN_ATTR_X_DILATION, NULL),
+                  .w_dilation = qn_attr_ints(e->node, QN_ATTR_W_DILATION, NULL) };
+    QN_TRY(qn_eval_dims(e, QN_ATTR_LOW, p.low));
+    if (qn_array_elements(r) == 0)
+        return QUERN_OK;
+    workspace space;
+    QN_TRY(workspace_new(e, &space));
+    const int64_t rows = w->dims[0] / groups, columns = qn_product(r->dims, 2, r->rank);
+    const int64_t k = qn_product(w->dims, 1, w->rank), plane = qn_product(x->dims, 2, x->rank);
+    for (int64_t n = 0; n < x->dims[0]; n++)
+        for (int64_t g = 0; g < groups; g++) {
+            const kernels left = { w, g * rows * k, k };
+            p.base = (n * x->dims[1] + g * w->dims[1]) * plane;
+            run_product(&(product){ .rows = rows,
+                                    .columns = columns,
+                                    .k = k,
+                                    .pack_left = pack_kernels,
+                                    .pack_right = pack_patches,
+                                    .left = &left,
+                                    .right = &p,
+                                    .result = r,
+                                    .at = (n * w->dims[0] + g * rows) * columns },
+                        &space);
+        }
+    return QUERN_OK;
+}

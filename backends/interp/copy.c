@@ -1,0 +1,172 @@
+/* Moving elements: index arithmetic, strided copies, fills. Every movement op is one or two of these calls. */
+#include "backends/interp/interp.h"
+
+#include <stdlib.h>
+#include <string.h>
+
+int64_t qn_product(const int64_t *dims, int from, int to)
+{
+    int64_t n =
+        1; /* bounded: the elements of an array fit, and so does any part, unless the array is empty */
+    for (int i = from; i < to; i++)
+        if (__builtin_mul_overflow(n, dims[i], &n))
+            return 0;
+    return n;
+}
+
+void qn_strides(const qn_array *a, int64_t *out)
+{
+    for (int i = 0; i < a->rank; i++)
+        out[i] = qn_product(a->dims, i + 1, a->rank);
+}
+
+bool qn_next_index(int rank, const int64_t *dims, int64_t *index)
+{
+    for (int i = rank - 1; i >= 0; i--) {
+        if (++index[i] < dims[i])
+            return true;
+        index[i] = 0;
+    }
+    return false;
+}
+
+#define FILL(type)                           \
+    do {                                     \
+        type *p = to;                        \
+        const type v = *(const type *)value; \
+        for (int64_t i = 0; i < n; i++)      \
+            p[i] = v;                        \
+    } while (0)
+
+void qn_fill(size_t size, void *to, int64_t n, const void *value)
+{
+    switch (size) {
+    case 1:
+        if (n > 0)
+            memset(to, *(const uint8_t *)value, (size_t)n);
+        return;
+    case 2: FILL(qn_word2); return;
+    case 4: FILL(qn_word4); return;
+    default: FILL(qn_word8); return;
+    }
+}
+
+typedef struct axis {
+    int64_t n, to, from; /* extent; strides in elements */
+} axis;
+
+#define COPY_LINE(type)                   \
+    do {                                  \
+        type *t = to;                     \
+        const type *f = from;             \
+        for (int64_t i = 0; i < a.n; i++) \
+            t[i * a.to] = f[i * a.from];  \
+    } while (0)
+
+/* A transposition in tiles, so that each cache line is fetched once whichever way it runs. */
+enum { TILE = 32 };
+#define COPY_PLANE(type)                                                     \
+    do {                                                                     \
+        type *t = to;                                                        \
+        const type *f = from;                                                \
+        for (int64_t i0 = 0; i0 < b.n; i0 += TILE)                           \
+            for (int64_t j0 = 0; j0 < a.n; j0 += TILE)                       \
+                for (int64_t i = i0; i < i0 + TILE && i < b.n; i++)          \
+                    for (int64_t j = j0; j < j0 + TILE && j < a.n; j++)      \
+                        t[i * b.to + j * a.to] = f[i * b.from + j * a.from]; \
+    } while (0)
+
+static void copy_line(size_t size, axis a, void *to, const void *from)
+{
+    if (a.to == 1 && a.from == 1) {
+        memcpy(to, from, (size_t)a.n * size);
+        return;
+    }
+    if (a.to == 1 && a.from == 0) {
+        qn_fill(size, to, a.n, from);
+        return;
+    }
+    switch (size) {
+    case 1: COPY_LINE(qn_word1); return;
+    case 2: COPY_LINE(qn_word2); return;
+    case 4: COPY_LINE(qn_word4); return;
+    default: COPY_LINE(qn_word8); return;
+    }
+}
+
+static void copy_plane(size_t size, axis b, axis a, void *to, const void *from)
+{
+    switch (size) {
+    case 1: COPY_PLANE(qn_word1); return;
+    case 2: COPY_PLANE(qn_word2); return;
+    case 4: COPY_PLANE(qn_word4); return;
+    default: COPY_PLANE(qn_word8); return;
+    }
+}
+
+/* Axes of extent 1 go; neighbours that are one run in both memories become one axis. False when nothing is to copy. */
+static bool simplify(int rank, const int64_t *dims, const int64_t *to_strides, const int64_t *from_strides,
+                     axis *axes, int *out_n)
+{
+    int n = 0;
+    for (int i = 0; i < rank; i++) {
+        if (dims[i] == 0)
+            return false;
+        if (dims[i] == 1)
+            continue;
+        const axis a = { dims[i], to_strides[i], from_strides[i] };
+        axis *last = n > 0 ? &axes[n - 1] : NULL;
+        if (last && last->to == a.n * a.to && last->from == a.n * a.from)
+            *last = (axis){ last->n * a.n, a.to, a.from };
+        else
+            axes[n++] = a;
+    }
+    *out_n = n;
+    return true;
+}
+
+void qn_copy_strided(size_t size, int rank, const int64_t *dims, void *to, const int64_t *to_strides,
+                     const void *from, const int64_t *from_strides)
+{
+    axis axes[QN_MAX_RANK];
+    int n;
+    if (!simplify(rank, dims, to_strides, from_strides, axes, &n))
+        return;
+    if (n == 0) {
+        memcpy(to, from, size);
+        return;
+    }
+    /* The last axis is the inner loop. Where it jumps in `from`, the axis that does not becomes the one around it. */
+    const axis inner = axes[n - 1];
+    bool plane = false;
+    for (int i = 0; i < n - 1 && inner.from != 1 && inner.from != 0 && !plane; i++)
+        if (axes[i].from == 1) {
+            const axis moved = axes[i];
+            memmove(&axes[i], &axes[i + 1], (size_t)(n - 2 - i) * sizeof *axes);
+            axes[n - 2] = moved;
+            plane = true;
+        }
+    const int outer = n - (plane ? 2 : 1);
+    int64_t extents[QN_MAX_RANK], index[QN_MAX_RANK] = { 0 };
+    for (int i = 0; i < outer; i++)
+        extents[i] = axes[i].n;
+    do {
+        int64_t to_at = 0, from_at = 0;
+        for (int i = 0; i < outer; i++) {
+            to_at += index[i] * axes[i].to;
+            from_at += index[i] * axes[i].from;
+        }
+        void *t = (char *)to + to_at * (int64_t)size;
+        const void *f = (const char *)from + from_at * (int64_t)size;
+        if (plane)
+            copy_plane(size, axes[n - 2], inner, t, f);
+        else
+            copy_line(size, inner, t, f);
+    } while (qn_next_index(outer, extents, index));
+}
+
+qn_lines qn_lines_of(const qn_array *a, int axis)
+{
+    const int64_t outer = qn_product(a->dims, 0, axis), inner = qn_product(a->dims, axis + 1, a->rank);
+    return (qn_lines){ .n = outer * inner, .length = a->dims[axis], .stride = inner };
+}
