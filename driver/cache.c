@@ -18,7 +18,7 @@ typedef struct entry_header {
     uint64_t length;
 } entry_header;
 
-static const char entry_magic[8] = "QNCACHE1";
+static const char entry_magic[8] = { 'Q', 'N', 'C', 'A', 'C', 'H', 'E', '1' };
 
 /* ---- the folder ---- */
 

@@ -11,7 +11,7 @@
 
 /* ---- .npy ---- */
 
-static const char magic[6] = "\x93NUMPY";
+static const char magic[6] = { '\x93', 'N', 'U', 'M', 'P', 'Y' };
 
 /* descr without its byte order */
 static const struct {

@@ -170,13 +170,13 @@ static void refuses_with_reasons(void **state)
     int n;
     qn_npy *arrays;
     const char *header =
-        "\x93NUMPY\1\0\x46\0{'descr': '<c8', 'fortran_order': False, 'shape': (1,), }          \n";
+        "\x93NUMPY\1\0\x46\0{'descr': '<c8', 'fortran_order': False, 'shape': (1,), }            \n";
     const char *path = path_of(f, "complex.npy");
     write_bytes(path, header, 10 + 0x46);
     assert_int_equal(qn_npy_read(path, f->arena, &n, &arrays, &f->diags), QUERN_ERROR_ARGUMENT);
     assert_non_null(strstr(f->diags.last->text, "elements of type '<c8' are not supported"));
-    header = "\x93NUMPY\1\0\x46\0{'descr': '<f4', 'fortran_order': False, 'shape': (9223372036854775807,)}\n";
-    write_bytes(path, header, 10 + 0x46);
+    header = "\x93NUMPY\1\0\x4a\0{'descr': '<f4', 'fortran_order': False, 'shape': (9223372036854775807,)}\n";
+    write_bytes(path, header, 10 + 0x4a);
     assert_int_equal(qn_npy_read(path, f->arena, &n, &arrays, &f->diags), QUERN_ERROR_ARGUMENT);
     assert_int_equal(qn_npy_read(path_of(f, "absent.npy"), f->arena, &n, &arrays, &f->diags), QUERN_ERROR_IO);
     assert_int_equal(qn_npy_read(f->folder, f->arena, &n, &arrays, &f->diags), QUERN_ERROR_IO);
