@@ -112,6 +112,7 @@ static bool same_inst(const qn_kinst *a, const qn_kinst *b)
 static void sort_operands(qn_kinst *inst)
 {
     bool swap = inst->op == QN_K_BINARY && (qn_ops[inst->fn].flags & QN_FLAG_COMMUTES) &&
+                !inst->index_math && /* has an order of its own */
                 /* of two NaN or two zeros, max and min give the first or the second */
                 !(qn_dtype_is_float(inst->results[0].type.dtype) &&
                   (inst->fn == QN_OP_MAX || inst->fn == QN_OP_MIN)) &&
