@@ -266,7 +266,7 @@ static bool import_node(qn_onnx_scope *scope, const Onnx__Node *proto, size_t in
     n.b.loc = (qn_loc){ .file = im->file,
                         .node = *proto->name ? proto->name
                                              : qn_arena_printf(im->arena, "%s#%zu", proto->op_type, index),
-                        .op = qn_arena_printf(im->arena, "%s%s%s (opset %lld)", domain, *domain ? "." : "",
+                        .op = qn_arena_printf(im->arena, "%s%s%s, opset %lld", domain, *domain ? "." : "",
                                               proto->op_type, (long long)n.opset) };
     if (++im->n_nodes > QN_ONNX_MAX_NODES) {
         if (im->n_nodes == QN_ONNX_MAX_NODES + 1)

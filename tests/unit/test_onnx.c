@@ -174,7 +174,7 @@ static void all_unsupported_nodes_are_reported(void **state)
 import it = load(onnx_model(& g, 18), NULL);
     assert_int_equal(it.status, QUERN_ERROR_UNSUPPORTED);
     assert_int_equal(it.diags.n_errors, 2);
-    assert_has(it.text, "m.onnx: /layer1/odd (Frobnicate (opset 18)): ");
+    assert_has(it.text, "m.onnx: /layer1/odd (Frobnicate, opset 18): ");
     assert_has(it.text, "(inputs: f32[2])");
     assert_has(it.text, "com.example.Attract");
     drop(&it);
