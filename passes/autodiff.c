@@ -1,0 +1,229 @@
+/* Reverse-mode differentiation: walks a graph backwards and lets each op's rule (vjp_*.c) push adjoints to its operands.
+ *
+ * Before:  %2 = mul %x, %x          After:  the same, and
+ *          %3 = reduce %2 {sum}             %4 = broadcast 1 : adjoint of %2
+ *          loss %3                          %5 = mul %4, %x, twice, added: gradient of %x
+ */
+#include "passes/autodiff.h"
+
+#include "passes/inline.h"
+#include "passes/pass.h"
+#include "passes/vjp.h"
+
+void qn_vjp_add(qn_vjp *v, const qn_node *node, int i, qn_value *gradient)
+{
+    if (!gradient || !qn_vjp_wants(v, node, i))
+        return;
+    qn_value *operand = node->operands[i];
+    QN_ASSERT(qn_type_equal(&gradient->type, &operand->type),
+              "vjp of %s: the gradient of operand %d is %s, not %s", qn_ops[node->op].name, i,
+              qn_type_print(&gradient->type, node->graph->module->arena),
+              qn_type_print(&operand->type, node->graph->module->arena));
+    qn_value **adjoint = &v->adjoints[operand->id];
+    *adjoint = *adjoint ? qn_b_binary(&v->b, QN_OP_ADD, *adjoint, gradient) : gradient;
+}
+
+qn_status qn_vjp_refuse(qn_vjp *v, const qn_node *node, const char *reason)
+{
+    return qn_error(v->b.diags, QUERN_ERROR_UNSUPPORTED, &node->loc, "%s can't be differentiated: %s",
+                    qn_ops[node->op].name, reason);
+}
+
+qn_value *qn_vjp_unreduce(qn_vjp *v, qn_value *reduced, const qn_value *like, int n_axes, const int64_t *axes)
+{
+    int64_t kept[QN_MAX_RANK];
+    int n_kept = 0;
+    for (int axis = 0; axis < like->type.rank; axis++) {
+        bool gone = false;
+        for (int i = 0; i < n_axes; i++)
+            gone |= axes[i] == axis;
+        if (!gone)
+            kept[n_kept++] = axis;
+    }
+    return qn_b_broadcast(&v->b, reduced, like->type.rank, like->type.dims, kept);
+}
+
+static qn_vjp_rule find_rule(qn_op op)
+{
+    qn_vjp_rule (*const families[])(qn_op) = { qn_vjp_elementwise, qn_vjp_movement, qn_vjp_reduction,
+                                               qn_vjp_contraction, qn_vjp_control,  qn_vjp_composite };
+    for (size_t i = 0; i < sizeof families / sizeof *families; i++) {
+        qn_vjp_rule rule = families[i](op);
+        if (rule)
+            return rule;
+    }
+    return NULL;
+}
+
+/* ---- preparation: calls inlined, composites without a rule expanded ---- */
+
+static qn_status inline_call(qn_node *call, qn_diags *diags)
+{
+    qn_graph *graph = call->graph;
+    const qn_graph *callee = qn_module_find(graph->module, qn_attr_string(call, QN_ATTR_FUNCTION));
+    QN_ASSERT(callee, "autodiff: call of an unknown function");
+    qn_value **outputs = QN_NEW_ARRAY(graph->module->arena, qn_value *, callee->n_outputs);
+    QN_TRY(qn_inline_graph(callee, graph, call, call->operands, outputs, diags));
+    for (int i = 0; i < callee->n_outputs; i++)
+        qn_value_replace(&call->results[i], outputs[i]);
+    return QUERN_OK;
+}
+
+/* Does the derivative pass through each value? By id; grows as nodes are replaced. */
+static bool *find_active(qn_graph *graph, int n_wrt, qn_value *const *wrt, qn_arena *arena)
+{
+    bool *active = QN_NEW_ARRAY(arena, bool, qn_graph_number(graph) + 1);
+    for (int i = 0; i < n_wrt; i++)
+        active[wrt[i]->id] = true;
+    QN_FOR_NODES (graph, node) {
+        if (node->op == QN_OP_STOP_GRADIENT)
+            continue;
+        bool any = false;
+        for (int i = 0; i < node->n_operands; i++)
+            any |= active[node->operands[i]->id];
+        for (int i = 0; i < node->n_results; i++)
+            active[node->results[i].id] |= any && qn_dtype_is_float(node->results[i].type.dtype);
+    }
+    return active;
+}
+
+static qn_status prepare(qn_graph *graph, int n_values, qn_value **values, int n_wrt, qn_value **wrt,
+                         qn_diags *diags)
+{
+    for (bool again = true; again;) {
+        again = false;
+        bool *active = find_active(graph, n_wrt, wrt, graph->module->arena);
+        for (qn_node *node = graph->first, *next; node; node = next) {
+            next = node->next;
+            bool on_path = false;
+            for (int i = 0; i < node->n_results; i++)
+                on_path |= active[node->results[i].id];
+            if (!on_path)
+                continue;
+            if (node->op == QN_OP_CALL) {
+                QN_TRY(inline_call(node, diags));
+            } else if (qn_op_is_composite(node->op) && !find_rule(node->op)) {
+                qn_value *results[8];
+                QN_ASSERT(node->n_results <= 8, "autodiff: a composite with more than 8 results");
+                qn_composite_expand(node, results, diags);
+                for (int i = 0; i < node->n_results; i++)
+                    qn_value_replace(&node->results[i], results[i]);
+            } else {
+                continue;
+            }
+            qn_node_remove(node);
+            again = true;
+        }
+        qn_graph_resolve(graph);
+        for (int i = 0; i < n_values; i++)
+            values[i] = qn_value_resolve(values[i]);
+        for (int i = 0; i < n_wrt; i++)
+            wrt[i] = qn_value_resolve(wrt[i]);
+    }
+    return qn_diags_status(diags);
+}
+
+/* ---- the walk ---- */
+
+qn_status qn_pull_back(qn_graph *graph, int n_values, qn_value **values, qn_value **adjoints, int n_wrt,
+                       qn_value **wrt, qn_value **out_gradients, qn_diags *diags)
+{
+    qn_arena *arena = graph->module->arena;
+    QN_TRY(prepare(graph, n_values, values, n_wrt, wrt, diags));
+    qn_vjp v = { .b = { .graph = graph, .diags = diags } };
+    v.active = find_active(graph, n_wrt, wrt, arena);
+    v.n_values = qn_graph_number(graph);
+    v.adjoints = QN_NEW_ARRAY(arena, qn_value *, v.n_values + 1);
+    qn_node *last = graph->last; /* what rules build comes behind it */
+    for (int i = 0; i < n_values; i++) {
+        qn_value **at = &v.adjoints[values[i]->id];
+        if (adjoints[i] && v.active[values[i]->id])
+            *at = *at ? qn_b_binary(&v.b, QN_OP_ADD, *at, adjoints[i]) : adjoints[i];
+    }
+    for (qn_node *node = last, *previous; node; node = previous) {
+        previous = node->prev; /* a rule may put another node before this one */
+        qn_value **g = QN_NEW_ARRAY(arena, qn_value *, node->n_results);
+        bool any = false, wanted = false;
+        for (int i = 0; i < node->n_results; i++) {
+            if (!v.active[node->results[i].id])
+                continue;
+            g[i] = v.adjoints[node->results[i].id];
+            any |= g[i] != NULL;
+        }
+        for (int i = 0; i < node->n_operands; i++)
+            wanted |= v.active[node->operands[i]->id];
+        if (!any || !wanted)
+            continue;
+        v.b.loc = node->loc;
+        qn_vjp_rule rule = find_rule(node->op);
+        if (!rule)
+            return qn_vjp_refuse(&v, node, "it has no derivative rule");
+        QN_TRY(rule(&v, node, g));
+        QN_TRY(qn_diags_status(diags));
+    }
+    v.b.loc = (qn_loc){ 0 };
+    for (int i = 0; i < n_wrt; i++) {
+        qn_value *g = v.adjoints[wrt[i]->id];
+        out_gradients[i] = g ? g : qn_vjp_zeros_like(&v, wrt[i]);
+    }
+    qn_graph_resolve(graph); /* scans were replaced by ones that keep residuals */
+    for (int i = 0; i < n_values; i++)
+        values[i] = qn_value_resolve(values[i]);
+    for (int i = 0; i < n_wrt; i++) {
+        wrt[i] = qn_value_resolve(wrt[i]);
+        out_gradients[i] = qn_value_resolve(out_gradients[i]);
+    }
+    return qn_diags_status(diags);
+}
+
+qn_status qn_differentiate(qn_graph *graph, qn_value **loss, int n_wrt, qn_value **wrt,
+                           qn_value **out_gradients, qn_diags *diags)
+{
+    if ((*loss)->type.rank != 0 || !qn_dtype_is_float((*loss)->type.dtype))
+        return qn_error(diags, QUERN_ERROR_ARGUMENT, (*loss)->node ? &(*loss)->node->loc : NULL,
+                        "the loss to differentiate is %s; expected a floating-point scalar",
+                        qn_type_print(&(*loss)->type, graph->module->arena));
+    for (int i = 0; i < n_wrt; i++) {
+        if (!qn_dtype_is_float(wrt[i]->type.dtype))
+            return qn_error(
+                diags, QUERN_ERROR_ARGUMENT, NULL, "can't differentiate with respect to '%s': it is %s",
+                wrt[i]->name ? wrt[i]->name : "a value", qn_type_print(&wrt[i]->type, graph->module->arena));
+    }
+    qn_builder b = { .graph = graph, .diags = diags };
+    qn_value *one = qn_b_scalar(&b, (*loss)->type.dtype, 1);
+    return qn_pull_back(graph, 1, loss, &one, n_wrt, wrt, out_gradients, diags);
+}
+
+qn_graph *qn_grad(qn_graph *function, const char *name, int loss, int n_wrt, const int *wrt,
+                  bool keep_outputs, qn_diags *diags)
+{
+    qn_graph *graph = qn_graph_clone(function, name);
+    qn_arena *arena = graph->module->arena;
+    qn_value **inputs = QN_NEW_ARRAY(arena, qn_value *, n_wrt),
+             **gradients = QN_NEW_ARRAY(arena, qn_value *, n_wrt);
+    for (int i = 0; i < n_wrt; i++)
+        inputs[i] = graph->inputs[wrt[i]];
+    qn_value *loss_value = graph->outputs[loss];
+    if (qn_differentiate(graph, &loss_value, n_wrt, inputs, gradients, diags))
+        return NULL;
+    int n_outputs = graph->n_outputs;
+    qn_value **outputs = graph->outputs;
+    const char **names = graph->output_names;
+    int *aliases = graph->aliases;
+    graph->n_outputs = 0;
+    graph->outputs = NULL;
+    graph->output_names = NULL;
+    graph->aliases = NULL;
+    qn_graph_add_output(graph, loss_value, names[loss], -1);
+    for (int i = 0; i < n_wrt; i++) {
+        const char *input = graph->inputs[wrt[i]]->name;
+        qn_graph_add_output(graph, gradients[i], qn_arena_printf(arena, "grad_%s", input ? input : "input"),
+                            -1);
+    }
+    for (int i = 0; i < n_outputs && keep_outputs; i++) {
+        if (i != loss)
+            qn_graph_add_output(graph, outputs[i], names[i], aliases ? aliases[i] : -1);
+    }
+    qn_graph_remove_dead(graph);
+    return graph;
+}

@@ -1,0 +1,67 @@
+/* What the rules of automatic differentiation see. A rule gets a node and the adjoints of its results and adds to the
+ * adjoints of its operands. One rule per op, in vjp_*.c by family; a NULL adjoint is a symbolic zero.
+ *
+ * Rules build after everything there is, so they may use the node's operands and results. They only run for nodes that
+ * lie between a differentiated value and the loss, and need not care which operands are wanted: what nobody
+ * reads is removed. An operand that cannot be differentiated (integers, indices) simply gets nothing. */
+#ifndef QN_PASSES_VJP_H
+#define QN_PASSES_VJP_H
+
+#include "ir/build.h"
+
+typedef struct qn_vjp {
+    qn_builder b;
+    qn_value **adjoints; /* by value id */
+    bool *active;        /* by value id: depends on a differentiated value */
+    int n_values;        /* ids below it have an entry in adjoints and active */
+} qn_vjp;
+
+/* Adds `gradient` (NULL: nothing) to the adjoint of operand `i` of the node, when that is active and a float. */
+void qn_vjp_add(qn_vjp *v, const qn_node *node, int i, qn_value *gradient);
+static inline bool qn_vjp_wants(const qn_vjp *v, const qn_node *node, int i)
+{
+    return v->active[node->operands[i]->id] && qn_dtype_is_float(node->operands[i]->type.dtype);
+}
+
+/* `g` holds the adjoints of the node's results. Gives a status after reporting when this node has no derivative. */
+typedef qn_status (*qn_vjp_rule)(qn_vjp *v, qn_node *node, qn_value *const *g);
+
+/* By family; NULL for an op that is not of the family or has no rule. */
+qn_vjp_rule qn_vjp_elementwise(qn_op op);
+qn_vjp_rule qn_vjp_movement(qn_op op);
+qn_vjp_rule qn_vjp_reduction(qn_op op);
+qn_vjp_rule qn_vjp_contraction(qn_op op);
+qn_vjp_rule qn_vjp_control(qn_op op);
+qn_vjp_rule qn_vjp_composite(qn_op op);
+
+/* A report that node cannot be differentiated, because … */
+qn_status qn_vjp_refuse(qn_vjp *v, const qn_node *node, const char *reason);
+
+/* ---- shorthands ---- */
+
+static inline qn_value *qn_vjp_zeros_like(qn_vjp *v, const qn_value *x)
+{
+    return qn_b_full(&v->b, &x->type, 0);
+}
+static inline qn_value *qn_vjp_neg(qn_vjp *v, qn_value *x)
+{
+    return qn_b_unary(&v->b, QN_OP_NEG, x);
+}
+static inline qn_value *qn_vjp_mul(qn_vjp *v, qn_value *x, qn_value *y)
+{
+    return qn_b_binary(&v->b, QN_OP_MUL, x, y);
+}
+static inline qn_value *qn_vjp_sub(qn_vjp *v, qn_value *x, qn_value *y)
+{
+    return qn_b_binary(&v->b, QN_OP_SUB, x, y);
+}
+static inline qn_value *qn_vjp_div(qn_vjp *v, qn_value *x, qn_value *y)
+{
+    return qn_b_binary(&v->b, QN_OP_DIV, x, y);
+}
+
+/* A reduced value (axes gone) back to the dims of `like`: reshape with ones, then broadcast. */
+qn_value *qn_vjp_unreduce(qn_vjp *v, qn_value *reduced, const qn_value *like, int n_axes,
+                          const int64_t *axes);
+
+#endif

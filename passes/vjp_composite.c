@@ -1,0 +1,142 @@
+/* Derivatives of composites that have a better one than their expansion: fewer operations, or stable. The others are
+ * expanded before the walk. */
+#include <math.h>
+
+#include "passes/vjp.h"
+
+#define MUL(x, y) qn_vjp_mul(v, x, y)
+#define ADD(x, y) qn_b_binary(&v->b, QN_OP_ADD, x, y)
+#define SUB(x, y) qn_vjp_sub(v, x, y)
+
+static qn_value *sum_over(qn_vjp *v, qn_value *x, int64_t axis)
+{
+    return qn_vjp_unreduce(v, qn_b_reduce(&v->b, QN_SUM, x, 1, &axis, false), x, 1, &axis);
+}
+
+/* y (g - sum(g y)) */
+static qn_status softmax(qn_vjp *v, qn_node *node, qn_value *const *g)
+{
+    qn_value *y = &node->results[0];
+    qn_vjp_add(v, node, 0, MUL(y, SUB(g[0], sum_over(v, MUL(g[0], y), qn_attr_int(node, QN_ATTR_AXIS)))));
+    return QUERN_OK;
+}
+
+/* g - exp(y) sum(g) */
+static qn_status log_softmax(qn_vjp *v, qn_node *node, qn_value *const *g)
+{
+    qn_value *p = qn_b_unary(&v->b, QN_OP_EXP, &node->results[0]);
+    qn_vjp_add(v, node, 0, SUB(g[0], MUL(p, sum_over(v, g[0], qn_attr_int(node, QN_ATTR_AXIS)))));
+    return QUERN_OK;
+}
+
+/* (softmax(logits) - one hot) g */
+static qn_status cross_entropy(qn_vjp *v, qn_node *node, qn_value *const *g)
+{
+    qn_value *logits = node->operands[0], *labels = node->operands[1];
+    const int64_t rows = 0;
+    qn_type index = logits->type;
+    index.dtype = labels->type.dtype;
+    qn_value *label = qn_b_broadcast(&v->b, labels, 2, logits->type.dims, &rows);
+    qn_value *hot = qn_b_convert(&v->b, logits->type.dtype,
+                                 qn_b_compare(&v->b, QN_EQ, qn_b_iota(&v->b, &index, 1), label));
+    qn_value *p = qn_b_softmax(&v->b, QN_OP_SOFTMAX, logits, 1);
+    qn_value *scale =
+        qn_b_broadcast(&v->b, qn_b_convert(&v->b, logits->type.dtype, g[0]), 2, logits->type.dims, &rows);
+    qn_vjp_add(v, node, 0, MUL(SUB(p, hot), scale));
+    return QUERN_OK;
+}
+
+static qn_status relu(qn_vjp *v, qn_node *node, qn_value *const *g)
+{
+    qn_value *zeros = qn_vjp_zeros_like(v, g[0]);
+    qn_value *positive = qn_b_compare(&v->b, QN_GT, node->operands[0], zeros);
+    qn_vjp_add(v, node, 0, qn_b_select(&v->b, positive, g[0], zeros));
+    return QUERN_OK;
+}
+
+/* s + x s (1 - s) */
+static qn_status silu(qn_vjp *v, qn_node *node, qn_value *const *g)
+{
+    qn_value *x = node->operands[0], *s = qn_b_unary(&v->b, QN_OP_LOGISTIC, x);
+    qn_value *one_minus = qn_b_binary_scalar(&v->b, QN_OP_ADD, qn_vjp_neg(v, s), 1);
+    qn_vjp_add(v, node, 0, MUL(g[0], MUL(s, qn_b_binary_scalar(&v->b, QN_OP_ADD, MUL(x, one_minus), 1))));
+    return QUERN_OK;
+}
+
+/* exact: P + x p with the normal distribution's P and density p; tanh form: the derivative of that form */
+static qn_status gelu(qn_vjp *v, qn_node *node, qn_value *const *g)
+{
+    qn_value *x = node->operands[0], *x2 = MUL(x, x), *slope;
+    if (qn_attr_bool(node, QN_ATTR_APPROXIMATE)) {
+        const double c = sqrt(2 / M_PI), a = 0.044715;
+        qn_value *inner =
+            MUL(x, qn_b_binary_scalar(&v->b, QN_OP_ADD, qn_b_binary_scalar(&v->b, QN_OP_MUL, x2, c * a), c));
+        qn_value *t = qn_b_unary(&v->b, QN_OP_TANH, inner);
+        qn_value *du =
+            qn_b_binary_scalar(&v->b, QN_OP_ADD, qn_b_binary_scalar(&v->b, QN_OP_MUL, x2, 3 * c * a), c);
+        qn_value *dt = MUL(qn_b_binary_scalar(&v->b, QN_OP_ADD, qn_vjp_neg(v, MUL(t, t)), 1), du);
+        slope = ADD(qn_b_binary_scalar(&v->b, QN_OP_ADD, t, 1), MUL(x, dt));
+        slope = qn_b_binary_scalar(&v->b, QN_OP_MUL, slope, 0.5);
+    } else {
+        qn_value *e = qn_b_unary(&v->b, QN_OP_ERF, qn_b_binary_scalar(&v->b, QN_OP_MUL, x, sqrt(0.5)));
+        qn_value *p = qn_b_binary_scalar(&v->b, QN_OP_MUL, qn_b_binary_scalar(&v->b, QN_OP_ADD, e, 1), 0.5);
+        qn_value *density = qn_b_unary(&v->b, QN_OP_EXP, qn_b_binary_scalar(&v->b, QN_OP_MUL, x2, -0.5));
+        density = qn_b_binary_scalar(&v->b, QN_OP_MUL, density, 1 / sqrt(2 * M_PI));
+        slope = ADD(p, MUL(x, density));
+    }
+    qn_vjp_add(v, node, 0, MUL(g[0], slope));
+    return QUERN_OK;
+}
+
+/* Layer and RMS norm in one rule: with n = (x - mean) r (mean 0 for rms) and s = g scale,
+ * gx = r (s - mean(s) - n mean(s n)), gscale = sum(g n), gbias = sum(g); f16 and bf16 compute in f32. */
+static qn_status norm(qn_vjp *v, qn_node *node, qn_value *const *g)
+{
+    bool centred = node->op == QN_OP_LAYER_NORM;
+    qn_value *x = node->operands[0], *scale = node->operands[1], *gy = g[0];
+    qn_dtype stored = x->type.dtype, dtype = stored == QUERN_F64 ? QUERN_F64 : QUERN_F32;
+    int axis = (int)qn_attr_int(node, QN_ATTR_AXIS), rank = x->type.rank, n = rank - axis;
+    int64_t inner[QN_MAX_RANK], outer[QN_MAX_RANK];
+    for (int i = 0; i < rank; i++)
+        *(i < axis ? &outer[i] : &inner[i - axis]) = i;
+    x = qn_b_convert(&v->b, dtype, x);
+    gy = qn_b_convert(&v->b, dtype, gy);
+    scale = qn_b_convert(&v->b, dtype, scale);
+    qn_value *d = centred ? SUB(x, qn_vjp_unreduce(v, qn_b_mean(&v->b, x, n, inner, false), x, n, inner)) : x;
+    qn_value *variance = qn_b_mean(&v->b, MUL(d, d), n, inner, false);
+    variance = qn_b_binary_scalar(&v->b, QN_OP_ADD, variance, qn_attr_float(node, QN_ATTR_EPSILON));
+    qn_value *r = qn_vjp_unreduce(v, qn_b_unary(&v->b, QN_OP_RSQRT, variance), x, n, inner);
+    qn_value *normal = MUL(d, r);
+    if (qn_vjp_wants(v, node, 0)) {
+        qn_value *s = MUL(gy, qn_b_broadcast(&v->b, scale, rank, x ? x->type.dims : NULL, inner));
+        qn_value *along = qn_vjp_unreduce(v, qn_b_mean(&v->b, MUL(s, normal), n, inner, false), x, n, inner);
+        qn_value *gx = SUB(s, MUL(normal, along));
+        if (centred)
+            gx = SUB(gx, qn_vjp_unreduce(v, qn_b_mean(&v->b, s, n, inner, false), x, n, inner));
+        qn_vjp_add(v, node, 0, qn_b_convert(&v->b, stored, MUL(gx, r)));
+    }
+    if (qn_vjp_wants(v, node, 1))
+        qn_vjp_add(v, node, 1,
+                   qn_b_convert(&v->b, node->operands[1]->type.dtype,
+                                qn_b_reduce(&v->b, QN_SUM, MUL(gy, normal), axis, outer, false)));
+    if (node->n_operands > 2 && qn_vjp_wants(v, node, 2))
+        qn_vjp_add(v, node, 2,
+                   qn_b_convert(&v->b, node->operands[2]->type.dtype,
+                                qn_b_reduce(&v->b, QN_SUM, gy, axis, outer, false)));
+    return QUERN_OK;
+}
+
+qn_vjp_rule qn_vjp_composite(qn_op op)
+{
+    switch (op) {
+    case QN_OP_SOFTMAX: return softmax;
+    case QN_OP_LOG_SOFTMAX: return log_softmax;
+    case QN_OP_CROSS_ENTROPY: return cross_entropy;
+    case QN_OP_RELU: return relu;
+    case QN_OP_SILU: return silu;
+    case QN_OP_GELU: return gelu;
+    case QN_OP_LAYER_NORM:
+    case QN_OP_RMS_NORM: return norm;
+    default: return NULL;
+    }
+}

@@ -1,0 +1,218 @@
+/* Derivatives of dot_general and convolution: contractions again. */
+#include "passes/vjp.h"
+
+/* ---- dot_general ---- */
+
+typedef struct {
+    int n_batch, n_free, n_contract;
+    int64_t batch[QN_MAX_RANK], free[QN_MAX_RANK], contract[QN_MAX_RANK];
+} side;
+
+static side side_of(const qn_node *node, int operand)
+{
+    side s = { 0 };
+    const int64_t *batch = qn_attr_ints(node, operand ? QN_ATTR_Y_BATCH : QN_ATTR_X_BATCH, &s.n_batch);
+    const int64_t *contract =
+        qn_attr_ints(node, operand ? QN_ATTR_Y_CONTRACT : QN_ATTR_X_CONTRACT, &s.n_contract);
+    bool used[QN_MAX_RANK] = { false };
+    for (int i = 0; i < s.n_batch; i++)
+        used[s.batch[i] = batch[i]] = true;
+    for (int i = 0; i < s.n_contract; i++)
+        used[s.contract[i] = contract[i]] = true;
+    for (int i = 0; i < node->operands[operand]->type.rank; i++) {
+        if (!used[i])
+            s.free[s.n_free++] = i;
+    }
+    return s;
+}
+
+static bool is_identity(const int64_t *perm, int rank)
+{
+    for (int i = 0; i < rank; i++) {
+        if (perm[i] != i)
+            return false;
+    }
+    return true;
+}
+
+/* The gradient of one operand (`own`) is the product of g and the other operand over the other's free axes. It comes out as
+ * batch, then own free and own contracted axes in the order of the factors: the order is chosen that needs no transpose
+ * where there is one. The contracted axes come in the order of the other operand. */
+static qn_value *operand_gradient(qn_vjp *v, const qn_node *node, int operand, qn_value *g)
+{
+    side own = side_of(node, operand), other = side_of(node, 1 - operand);
+    qn_value *y = node->operands[1 - operand];
+    int g_other_free = own.n_batch + (operand == 0 ? own.n_free : 0);
+    qn_dot dot = { .n_batch = own.n_batch, .n_contract = other.n_free };
+    /* other's contracted axes in ascending order of the axis, as dot_general will give them */
+    int order[QN_MAX_RANK];
+    for (int i = 0; i < other.n_contract; i++) {
+        int place = 0;
+        for (int j = 0; j < other.n_contract; j++)
+            place += other.contract[j] < other.contract[i];
+        order[i] = place;
+    }
+    for (int flipped = 0;; flipped++) {
+        int64_t perm[QN_MAX_RANK]; /* own axis -> axis of the product */
+        int free_at = own.n_batch + (flipped ? own.n_contract : 0);
+        int contract_at = own.n_batch + (flipped ? 0 : own.n_free);
+        for (int i = 0; i < own.n_batch; i++)
+            perm[own.batch[i]] = i;
+        for (int i = 0; i < own.n_free; i++)
+            perm[own.free[i]] = free_at + i;
+        for (int i = 0; i < own.n_contract; i++)
+            perm[own.contract[i]] = contract_at + order[i];
+        bool natural = is_identity(perm, node->operands[operand]->type.rank);
+        if (!natural && !flipped)
+            continue;
+        if (!natural) { /* neither order is free of a transpose: the first one */
+            for (int i = 0; i < own.n_free; i++)
+                perm[own.free[i]] = own.n_batch + i;
+            for (int i = 0; i < own.n_contract; i++)
+                perm[own.contract[i]] = own.n_batch + own.n_free + order[i];
+            flipped = 0;
+        }
+        for (int i = 0; i < own.n_batch; i++) {
+            (flipped ? dot.y_batch : dot.x_batch)[i] = i;
+            (flipped ? dot.x_batch : dot.y_batch)[i] = other.batch[i];
+        }
+        for (int i = 0; i < other.n_free; i++) {
+            (flipped ? dot.y_contract : dot.x_contract)[i] = g_other_free + i;
+            (flipped ? dot.x_contract : dot.y_contract)[i] = other.free[i];
+        }
+        qn_value *product = flipped ? qn_b_dot_general(&v->b, y, g, &dot, QUERN_INVALID_DTYPE)
+                                    : qn_b_dot_general(&v->b, g, y, &dot, QUERN_INVALID_DTYPE);
+        return qn_b_transpose(&v->b, product, perm);
+    }
+}
+
+static qn_status dot_general(qn_vjp *v, qn_node *node, qn_value *const *g)
+{
+    for (int i = 0; i < 2; i++) {
+        if (qn_vjp_wants(v, node, i))
+            qn_vjp_add(v, node, i, operand_gradient(v, node, i, g[0]));
+    }
+    return QUERN_OK;
+}
+
+/* ---- convolution ---- */
+
+typedef struct {
+    int n; /* spatial axes */
+    int64_t groups;
+    int64_t stride[QN_MAX_RANK], low[QN_MAX_RANK], high[QN_MAX_RANK], x_dilation[QN_MAX_RANK],
+        w_dilation[QN_MAX_RANK];
+    int64_t x[QN_MAX_RANK], w[QN_MAX_RANK], y[QN_MAX_RANK]; /* spatial extents; x spread by its dilation */
+} conv;
+
+static bool read_conv(const qn_node *node, conv *c)
+{
+    const qn_type *x = &node->operands[0]->type, *w = &node->operands[1]->type, *y = &node->results[0].type;
+    const qn_attr *stride = qn_attr_find(node, QN_ATTR_STRIDE), *low = qn_attr_find(node, QN_ATTR_LOW),
+                  *high = qn_attr_find(node, QN_ATTR_HIGH), *xd = qn_attr_find(node, QN_ATTR_X_DILATION),
+                  *wd = qn_attr_find(node, QN_ATTR_W_DILATION);
+    c->n = x->rank - 2;
+    c->groups = qn_attr_int_or(node, QN_ATTR_GROUPS, 1);
+    for (int i = 0; i < c->n; i++) {
+        if (!qn_dim_is_const(x->dims[i + 2]) || !qn_dim_is_const(w->dims[i + 2]) ||
+            !qn_dim_is_const(y->dims[i + 2]))
+            return false;
+        c->stride[i] = stride ? stride->ints[i] : 1;
+        c->low[i] = low ? low->dims[i]->value : 0;
+        c->high[i] = high ? high->dims[i]->value : 0;
+        c->x_dilation[i] = xd ? xd->ints[i] : 1;
+        c->w_dilation[i] = wd ? wd->ints[i] : 1;
+        c->x[i] = (x->dims[i + 2]->value - 1) * c->x_dilation[i] + 1;
+        c->w[i] = w->dims[i + 2]->value;
+        c->y[i] = y->dims[i + 2]->value;
+    }
+    return true;
+}
+
+/* Exchanges the first two axes within each group: [G*a, b, s…] -> [G*b, a, s…] (the groups on axis 0) or
+ * [a, G*b, s…] -> [b, G*a, s…] (on axis 1). */
+static qn_value *exchange(qn_vjp *v, qn_value *x, int64_t groups, int group_axis)
+{
+    qn_dims *dims = qn_b_dims(&v->b);
+    const qn_type *t = &x->type;
+    qn_dim g = qn_dim_const(dims, groups), split[QN_MAX_RANK], joined[QN_MAX_RANK];
+    int64_t perm[QN_MAX_RANK];
+    qn_dim per_group = qn_dim_floordiv(dims, t->dims[group_axis], g), other = t->dims[1 - group_axis];
+    if (group_axis == 0) { /* [G*a, b] -> [G, a, b] -> [G, b, a] -> [G*b, a] */
+        split[0] = g, split[1] = per_group, split[2] = other;
+        perm[0] = 0, perm[1] = 2, perm[2] = 1;
+        joined[0] = qn_dim_mul(dims, g, other), joined[1] = per_group;
+    } else { /* [a, G*b] -> [a, G, b] -> [b, G, a] -> [b, G*a] */
+        split[0] = other, split[1] = g, split[2] = per_group;
+        perm[0] = 2, perm[1] = 1, perm[2] = 0;
+        joined[0] = per_group, joined[1] = qn_dim_mul(dims, g, other);
+    }
+    for (int i = 2; i < t->rank; i++) {
+        split[i + 1] = joined[i] = t->dims[i];
+        perm[i + 1] = i + 1;
+    }
+    qn_value *y = qn_b_reshape(&v->b, x, t->rank + 1, split);
+    y = qn_b_transpose(&v->b, y, perm);
+    return qn_b_reshape(&v->b, y, t->rank, joined);
+}
+
+/* gx: g, spread by the stride, against the flipped kernel with channels exchanged. */
+static qn_value *x_gradient(qn_vjp *v, const qn_node *node, const conv *c, qn_value *g)
+{
+    int64_t spatial[QN_MAX_RANK], low[QN_MAX_RANK], high[QN_MAX_RANK];
+    for (int i = 0; i < c->n; i++) {
+        int64_t reach = (c->w[i] - 1) * c->w_dilation[i];
+        spatial[i] = i + 2;
+        low[i] = reach - c->low[i];
+        high[i] = c->x[i] + reach - ((c->y[i] - 1) * c->stride[i] + 1) - low[i];
+    }
+    qn_value *w = qn_b_reverse(&v->b, node->operands[1], c->n, spatial);
+    w = exchange(v, w, c->groups, 0); /* [G*O, C] -> [G*C, O] */
+    qn_conv back = { .stride = c->x_dilation,
+                     .low = low,
+                     .high = high,
+                     .x_dilation = c->stride,
+                     .w_dilation = c->w_dilation,
+                     .groups = c->groups };
+    return qn_b_convolution(&v->b, g, w, &back);
+}
+
+/* gw: x against g, with the batch as channels: [C, G*N] * [G*O, N] -> [C, G*O] -> [G*O, C] */
+static qn_value *w_gradient(qn_vjp *v, const qn_node *node, const conv *c, qn_value *g)
+{
+    int64_t high[QN_MAX_RANK], perm[QN_MAX_RANK] = { 1, 0 };
+    for (int i = 0; i < c->n; i++) {
+        perm[i + 2] = i + 2;
+        high[i] = (c->w[i] - 1) * c->w_dilation[i] + (c->y[i] - 1) * c->stride[i] + 1 - c->x[i] - c->low[i];
+    }
+    qn_value *x = exchange(v, node->operands[0], c->groups, 1); /* [N, G*C] -> [C, G*N] */
+    qn_value *kernel = qn_b_transpose(&v->b, g, perm);          /* [N, G*O] -> [G*O, N] */
+    qn_conv back = { .stride = c->w_dilation,
+                     .low = c->low,
+                     .high = high,
+                     .x_dilation = c->x_dilation,
+                     .w_dilation = c->stride,
+                     .groups = c->groups };
+    return qn_b_transpose(&v->b, qn_b_convolution(&v->b, x, kernel, &back), perm);
+}
+
+static qn_status convolution(qn_vjp *v, qn_node *node, qn_value *const *g)
+{
+    conv c;
+    if (!read_conv(node, &c))
+        return qn_vjp_refuse(v, node, "its spatial dims are symbolic");
+    if (qn_vjp_wants(v, node, 0))
+        qn_vjp_add(v, node, 0, x_gradient(v, node, &c, g[0]));
+    if (qn_vjp_wants(v, node, 1))
+        qn_vjp_add(v, node, 1, w_gradient(v, node, &c, g[0]));
+    return QUERN_OK;
+}
+
+qn_vjp_rule qn_vjp_contraction(qn_op op)
+{
+    switch (op) {
+    case QN_OP_DOT_GENERAL: return dot_general;
+    case QN_OP_CONVOLUTION: return convolution;
+    default: return NULL;
+    }
+}

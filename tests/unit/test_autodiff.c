@@ -1,0 +1,352 @@
+/* Every derivative rule against finite differences in float64, and what cannot be differentiated against its message.
+ *
+ * A case is the body of a graph in the text form whose last value is %r. The loss is sum(sin(%r)), so that adjoints differ
+ * from element to element. Derivatives by a five-point stencil: exact to about 1e-11 for smooth functions. */
+#include <math.h>
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include <cmocka.h>
+
+#include "backends/backend.h"
+#include "frontend/text/text.h"
+#include "ir/build.h"
+#include "passes/pass.h"
+
+typedef struct {
+    const char *name;
+    double low, high; /* range of the inputs' values */
+    const char *inputs, *type, *body;
+} gradient_case;
+
+#define X3 "%x: f64[3]"
+#define XY "%x: f64[2, 3], %y: f64[2, 3]"
+#define T23 "f64[2, 3]"
+#define UNARY(op, low, high) { op, low, high, "%x: f64[2, 3]", T23, "%r = " op " %x : " T23 }
+#define BINARY(op, low, high) { op, low, high, XY, T23, "%r = " op " %x, %y : " T23 }
+
+static const gradient_case cases[] = {
+    UNARY("neg", -1, 1),
+    UNARY("abs", 0.1, 1),
+    UNARY("sqrt", 0.5, 2),
+    UNARY("rsqrt", 0.5, 2),
+    UNARY("exp", -1, 1),
+    UNARY("expm1", -1, 1),
+    UNARY("log", 0.5, 2),
+    UNARY("log1p", -0.5, 2),
+    UNARY("sin", -2, 2),
+    UNARY("cos", -2, 2),
+    UNARY("tan", -1, 1),
+    UNARY("asin", -0.8, 0.8),
+    UNARY("acos", -0.8, 0.8),
+    UNARY("atan", -2, 2),
+    UNARY("sinh", -1, 1),
+    UNARY("cosh", -1, 1),
+    UNARY("tanh", -1, 1),
+    UNARY("asinh", -2, 2),
+    UNARY("acosh", 1.5, 3),
+    UNARY("atanh", -0.8, 0.8),
+    UNARY("erf", -1, 1),
+    UNARY("logistic", -2, 2),
+    UNARY("relu", 0.1, 1),
+    UNARY("silu", -2, 2),
+    UNARY("sign", 0.5, 1),
+    UNARY("floor", 0.2, 0.8),
+    UNARY("gelu", -2, 2),
+    { "gelu tanh", -2, 2, "%x: f64[2, 3]", T23, "%r = gelu %x {approximate = true} : " T23 },
+    BINARY("add", -1, 1),
+    BINARY("sub", -1, 1),
+    BINARY("mul", -1, 1),
+    BINARY("div", 0.5, 2),
+    BINARY("pow", 0.5, 2),
+    BINARY("max", -1, 1),
+    BINARY("min", -1, 1),
+    BINARY("atan2", 0.5, 2),
+    BINARY("rem", 1.1, 1.9),
+    { "select", -1, 1, XY, T23,
+      "%p = compare %x, %y {direction = lt} : bool[2, 3]\n%r = select %p, %x, %y : " T23 },
+    { "convert", -1, 1, X3, "f64[3]", "%a = convert %x {dtype = f64} : f64[3]\n%r = mul %a, %a : f64[3]" },
+    { "used twice", -1, 1, X3, "f64[3]",
+      "%a = mul %x, %x : f64[3]\n%b = exp %a : f64[3]\n%r = add %a, %b : f64[3]" },
+    /* movement */
+    { "broadcast", -1, 1, "%x: f64[3, 1]", "f64[2, 3, 4]",
+      "%r = broadcast %x {axes = [1, 2], dims = [2, 3, 4]} : f64[2, 3, 4]" },
+    { "broadcast across", -1, 1, "%x: f64[3, 2]", "f64[2, 3]",
+      "%r = broadcast %x {axes = [1, 0], dims = [2, 3]} : f64[2, 3]" },
+    { "reshape", -1, 1, "%x: f64[2, 6]", "f64[3, 4]", "%r = reshape %x {dims = [3, 4]} : f64[3, 4]" },
+    { "transpose", -1, 1, "%x: f64[2, 3, 4]", "f64[4, 2, 3]",
+      "%r = transpose %x {perm = [2, 0, 1]} : f64[4, 2, 3]" },
+    { "slice", -1, 1, "%x: f64[7, 3]", "f64[3, 2]",
+      "%r = slice %x {limit = [6, 3], start = [1, 1], stride = [2, 1]} : f64[3, 2]" },
+    { "pad", -1, 1, "%x: f64[3], %y: f64[]", "f64[8]",
+      "%r = pad %x, %y {high = [2], interior = [1], low = [1]} : f64[8]" },
+    { "crop", -1, 1, "%x: f64[5], %y: f64[]", "f64[3]",
+      "%r = pad %x, %y {high = [-1], interior = [0], low = [-1]} : f64[3]" },
+    { "concatenate", -1, 1, "%x: f64[2, 2], %y: f64[2, 3]", "f64[2, 5]",
+      "%r = concatenate %x, %y {axis = 1} : f64[2, 5]" },
+    { "reverse", -1, 1, "%x: f64[2, 3]", T23, "%r = reverse %x {axes = [1]} : " T23 },
+    { "dynamic_slice", -1, 1, "%x: f64[5]", "f64[2]",
+      "%s = constant 2 : i64[]\n%r = dynamic_slice %x, %s {dims = [2]} : f64[2]" },
+    { "dynamic_update_slice", -1, 1, "%x: f64[5], %y: f64[2]", "f64[5]",
+      "%s = constant 2 : i64[]\n%r = dynamic_update_slice %x, %y, %s : f64[5]" },
+    { "gather", -1, 1, "%x: f64[4, 3]", "f64[4, 2]",
+      "%i = constant [2, 0] : i64[2]\n%r = gather %x, %i {axis = 1} : f64[4, 2]" },
+    { "gather repeated", -1, 1, "%x: f64[3, 2]", "f64[4, 2]",
+      "%i = constant [2, 0, 2, -1] : i64[4]\n%r = gather %x, %i {axis = 0} : f64[4, 2]" },
+    { "gather_nd", -1, 1, "%x: f64[2, 3]", "f64[2]",
+      "%i = constant [[1, 2], [0, 1]] : i64[2, 2]\n%r = gather_nd %x, %i {batch_dims = 0} : f64[2]" },
+    { "gather_nd batched", -1, 1, "%x: f64[2, 3]", "f64[2]",
+      "%i = constant [[2], [0]] : i64[2, 1]\n%r = gather_nd %x, %i {batch_dims = 1} : f64[2]" },
+    { "gather_elements", -1, 1, "%x: f64[2, 3]", "f64[2, 2]",
+      "%i = constant [[2, 0], [1, 1]] : i64[2, 2]\n%r = gather_elements %x, %i {axis = 1} : f64[2, 2]" },
+    { "scatter_nd", -1, 1, "%x: f64[4], %y: f64[2]", "f64[4]",
+      "%i = constant [[2], [0]] : i64[2, 1]\n%r = scatter_nd %x, %i, %y {kind = set} : f64[4]" },
+    { "scatter_nd sum", -1, 1, "%x: f64[4], %y: f64[2]", "f64[4]",
+      "%i = constant [[2], [2]] : i64[2, 1]\n%r = scatter_nd %x, %i, %y {kind = sum} : f64[4]" },
+    { "scatter_elements", -1, 1, "%x: f64[2, 3], %y: f64[2, 1]", T23,
+      "%i = constant [[2], [0]] : i64[2, 1]\n%r = scatter_elements %x, %i, %y {axis = 1, kind = set} "
+      ": " T23 },
+    { "sort", -1, 1, "%x: f64[2, 4]", "f64[2, 4]", "%r = sort %x {axis = 1} : f64[2, 4]" },
+    { "top_k", -1, 1, "%x: f64[2, 4]", "f64[2, 2]",
+      "%r, %i = top_k %x {axis = 1, k = [2], largest = true} : f64[2, 2], i64[2, 2]" },
+    /* reductions */
+    { "reduce sum", -1, 1, "%x: f64[2, 3, 2]", "f64[3]",
+      "%r = reduce %x {axes = [0, 2], kind = sum} : f64[3]" },
+    { "reduce prod", 0.5, 2, "%x: f64[2, 3, 2]", "f64[3]",
+      "%r = reduce %x {axes = [0, 2], kind = prod} : f64[3]" },
+    { "reduce max", -1, 1, "%x: f64[2, 3]", "f64[2]", "%r = reduce %x {axes = [1], kind = max} : f64[2]" },
+    { "reduce min", -1, 1, "%x: f64[2, 3]", "f64[3]", "%r = reduce %x {axes = [0], kind = min} : f64[3]" },
+    { "cumulative", -1, 1, "%x: f64[2, 4]", "f64[2, 4]",
+      "%r = cumulative %x {axis = 1, exclusive = true, kind = sum} : f64[2, 4]" },
+    { "window sum", -1, 1, "%x: f64[2, 7]", "f64[2, 4]",
+      "%r = reduce_window %x {dilation = [1, 2], high = [0, 1], kind = sum, low = [0, 2], stride = [1, 2], "
+      "window = [1, 2]} : f64[2, 4]" },
+    { "window max", -1, 1, "%x: f64[2, 6]", "f64[2, 3]",
+      "%r = reduce_window %x {dilation = [1, 1], high = [0, 1], kind = max, low = [0, 0], stride = [1, 2], "
+      "window = [1, 3]} : f64[2, 3]" },
+    /* contractions */
+    { "matmul", -1, 1, "%x: f64[2, 3], %y: f64[3, 4]", "f64[2, 4]",
+      "%r = dot_general %x, %y {x_batch = [], x_contract = [1], y_batch = [], y_contract = [0]} : f64[2, "
+      "4]" },
+    { "matmul transposed", -1, 1, "%x: f64[3, 2], %y: f64[4, 3]", "f64[2, 4]",
+      "%r = dot_general %x, %y {x_batch = [], x_contract = [0], y_batch = [], y_contract = [1]} : f64[2, "
+      "4]" },
+    { "batched, two contracted axes", -1, 1, "%x: f64[2, 3, 2, 4], %y: f64[4, 2, 3, 2]", "f64[2, 3, 3]",
+      "%r = dot_general %x, %y {x_batch = [0], x_contract = [2, 3], y_batch = [3], y_contract = [1, 0]} : "
+      "f64[2, 3, 3]" },
+    { "convolution", -1, 1, "%x: f64[2, 2, 5, 4], %y: f64[3, 2, 3, 2]", "f64[2, 3, 3, 3]",
+      "%r = convolution %x, %y {groups = 1, high = [1, 0], low = [1, 1], stride = [2, 1], w_dilation = [1, "
+      "2], x_dilation = [1, 1]} : f64[2, 3, 3, 3]" },
+    { "grouped convolution", -1, 1, "%x: f64[2, 4, 6], %y: f64[6, 2, 3]", "f64[2, 6, 2]",
+      "%r = convolution %x, %y {groups = 2, high = [0], low = [0], stride = [2], w_dilation = [1], "
+      "x_dilation = [1]} : f64[2, 6, 2]" },
+    { "transposed convolution", -1, 1, "%x: f64[1, 2, 3], %y: f64[2, 2, 3]", "f64[1, 2, 6]",
+      "%r = convolution %x, %y {groups = 1, high = [2], low = [1], stride = [1], w_dilation = [1], "
+      "x_dilation = [2]} : f64[1, 2, 6]" },
+    /* composites */
+    { "softmax", -1, 1, "%x: f64[2, 4]", "f64[2, 4]", "%r = softmax %x {axis = 1} : f64[2, 4]" },
+    { "log_softmax", -1, 1, "%x: f64[2, 4]", "f64[2, 4]", "%r = log_softmax %x {axis = 0} : f64[2, 4]" },
+    { "layer_norm", -1, 1, "%x: f64[3, 4], %s: f64[4], %b: f64[4]", "f64[3, 4]",
+      "%r = layer_norm %x, %s, %b {axis = 1, epsilon = 0.01} : f64[3, 4]" },
+    { "rms_norm", -1, 1, "%x: f64[2, 3, 2], %s: f64[3, 2]", "f64[2, 3, 2]",
+      "%r = rms_norm %x, %s {axis = 1, epsilon = 0.01} : f64[2, 3, 2]" },
+    { "attention", -1, 1, "%q: f64[1, 2, 3, 2], %k: f64[1, 1, 4, 2], %v: f64[1, 1, 4, 3]", "f64[1, 2, 3, 3]",
+      "%r = attention %q, %k, %v {causal = true, scale = 0.7} : f64[1, 2, 3, 3]" },
+    { "lstm", -1, 1,
+      "%x: f64[3, 2, 2], %w: f64[8, 2], %u: f64[8, 2], %b: f64[8], %h: f64[2, 2], %c: f64[2, 2]",
+      "f64[3, 2, 2]", "%r, %hn, %cn = lstm %x, %w, %u, %b, %h, %c : f64[3, 2, 2], f64[2, 2], f64[2, 2]" },
+    /* control */
+    { "scan", -1, 1, "%s: f64[2], %x: f64[4, 2], %w: f64[2]", "f64[4, 2]",
+      "%last, %r = scan %s, %x, %w {length = [4], n_carried = 1, n_scanned = 1} : f64[2], f64[4, 2]\n"
+      "  body (%a: f64[2], %b: f64[2], %c: f64[2]) {\n"
+      "    %d = mul %a, %c : f64[2]\n"
+      "    %e = add %d, %b : f64[2]\n"
+      "    %f = tanh %e : f64[2]\n"
+      "    return %f, %d\n"
+      "  }" },
+    { "if", 0.5, 1, X3, "f64[3]",
+      "%p = constant true : bool[]\n"
+      "%r = if %p, %x : f64[3]\n"
+      "  then (%a: f64[3]) {\n"
+      "    %b = mul %a, %a : f64[3]\n"
+      "    return %b\n"
+      "  }\n"
+      "  else (%a: f64[3]) {\n"
+      "    return %a\n"
+      "  }" },
+};
+
+static qn_module *parse(const char *text, qn_diags *diags)
+{
+    qn_module *module = NULL;
+    if (qn_text_parse(text, strlen(text), "case", &module, diags))
+        print_error("%s\n%s\n", text, qn_diags_text(diags, diags->arena));
+    return module;
+}
+
+/* @f with the loss as its output */
+static qn_graph *with_loss(qn_module *module, qn_diags *diags)
+{
+    qn_graph *f = qn_graph_clone(qn_module_find(module, "f"), "loss");
+    qn_builder b = { .graph = f, .diags = diags };
+    qn_value *r = qn_b_unary(&b, QN_OP_SIN, f->outputs[0]);
+    int64_t axes[QN_MAX_RANK];
+    for (int i = 0; i < QN_MAX_RANK; i++)
+        axes[i] = i;
+    f->outputs[0] = qn_b_reduce(&b, QN_SUM, r, r->type.rank, axes, false);
+    assert_int_equal(qn_verify(module, diags), QUERN_OK);
+    return f;
+}
+
+static double run_loss(const qn_graph *f, const qn_array *inputs, qn_diags *diags)
+{
+    qn_array loss;
+    assert_int_equal(qn_interp_run(f, inputs, &loss, diags->arena, diags), QUERN_OK);
+    return *(double *)loss.data;
+}
+
+static uint64_t random_state = 88172645463325252u;
+static double random_between(double low, double high)
+{
+    random_state ^= random_state << 13;
+    random_state ^= random_state >> 7;
+    random_state ^= random_state << 17;
+    return low + (high - low) * (double)(random_state >> 11) / 9007199254740992.0;
+}
+
+static void make_inputs(const qn_graph *f, qn_array *inputs, const gradient_case *c, qn_arena *arena)
+{
+    for (int i = 0; i < f->n_inputs; i++) {
+        const qn_type *t = &f->inputs[i]->type;
+        int64_t n = qn_type_elements(t);
+        inputs[i] =
+            (qn_array){ .dtype = t->dtype, .rank = t->rank, .data = QN_NEW_ARRAY(arena, double, n + 1) };
+        for (int axis = 0; axis < t->rank; axis++)
+            inputs[i].dims[axis] = t->dims[axis]->value;
+        for (int64_t j = 0; j < n; j++)
+            ((double *)inputs[i].data)[j] = random_between(c->low, c->high);
+    }
+}
+
+static void compare(const gradient_case *c, const qn_graph *f, const qn_graph *gradient, qn_array *inputs,
+                    qn_diags *diags)
+{
+    qn_array outputs[8];
+    assert_int_equal(qn_interp_run(gradient, inputs, outputs, diags->arena, diags), QUERN_OK);
+    for (int i = 0; i < f->n_inputs; i++) {
+        double *x = inputs[i].data, *g = outputs[1 + i].data;
+        for (int64_t j = 0; j < qn_type_elements(&f->inputs[i]->type); j++) {
+            const double h = 1e-3, kept = x[j];
+            double at[4];
+            for (int k = 0; k < 4; k++) {
+                x[j] = kept + h * (double[]){ -2, -1, 1, 2 }[k];
+                at[k] = run_loss(f, inputs, diags);
+            }
+            x[j] = kept;
+            double expected = (at[0] - 8 * at[1] + 8 * at[2] - at[3]) / (12 * h);
+            if (!(fabs(g[j] - expected) <= 1e-6 * fmax(1e-2, fabs(expected))))
+                fail_msg("%s: input %d element %d: gradient %.12g, by differences %.12g", c->name, i, (int)j,
+                         g[j], expected);
+        }
+    }
+}
+
+static void rules_equal_finite_differences(void **state)
+{
+    (void)state;
+    for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
+        const gradient_case *c = &cases[i];
+        qn_arena *arena = qn_arena_new();
+        qn_diags diags;
+        qn_diags_init(&diags, arena);
+        const char *text =
+            qn_arena_printf(arena, "graph @f(%s) -> %s {\n%s\nreturn %%r\n}\n", c->inputs, c->type, c->body);
+        qn_module *module = parse(text, &diags);
+        if (!module)
+            fail_msg("%s does not parse", c->name);
+        qn_graph *f = with_loss(module, &diags);
+        int wrt[8] = { 0, 1, 2, 3, 4, 5, 6, 7 };
+        qn_graph *gradient = qn_grad(f, "gradient", 0, f->n_inputs, wrt, false, &diags);
+        if (!gradient || qn_verify(module, &diags))
+            fail_msg("%s: %s", c->name, qn_diags_text(&diags, arena));
+        qn_array inputs[8];
+        for (int round = 0; round < 2; round++) {
+            make_inputs(f, inputs, c, arena);
+            compare(c, f, gradient, inputs, &diags);
+        }
+        qn_module_free(module);
+        qn_arena_free(arena);
+    }
+}
+
+/* d/dx of d/dx: x^4 -> 12 x^2 */
+static void gradients_have_gradients(void **state)
+{
+    (void)state;
+    qn_arena *arena = qn_arena_new();
+    qn_diags diags;
+    qn_diags_init(&diags, arena);
+    qn_module *module = parse(
+        "graph @f(%x: f64[]) -> f64[] {\n%a = mul %x, %x : f64[]\n%r = mul %a, %a : f64[]\nreturn %r\n}\n",
+        &diags);
+    int x = 0;
+    qn_graph *first = qn_grad(qn_module_find(module, "f"), "first", 0, 1, &x, false, &diags);
+    assert_non_null(first);
+    qn_graph *second = qn_grad(first, "second", 1, 1, &x, false, &diags);
+    assert_non_null(second);
+    double value = 1.5;
+    qn_array input = { .dtype = QUERN_F64, .data = &value }, outputs[2];
+    assert_int_equal(qn_interp_run(second, &input, outputs, arena, &diags), QUERN_OK);
+    assert_float_equal(*(double *)outputs[0].data, 4 * 1.5 * 1.5 * 1.5, 1e-12);
+    assert_float_equal(*(double *)outputs[1].data, 12 * 1.5 * 1.5, 1e-12);
+    qn_module_free(module);
+    qn_arena_free(arena);
+}
+
+static void what_has_no_derivative_is_named(void **state)
+{
+    (void)state;
+    static const struct {
+        const char *text, *message;
+    } bad[] = {
+        { "graph @f(%x: f64[]) -> f64[] {\n"
+          "  %r = while %x {n_carried = 1} : f64[]\n"
+          "    condition (%a: f64[]) {\n      %c = constant 1 : f64[]\n      %d = compare %a, %c {direction "
+          "= lt} : bool[]\n"
+          "      return %d\n    }\n"
+          "    body (%a: f64[]) {\n      %b = add %a, %a : f64[]\n      return %b\n    }\n"
+          "  return %r\n}\n",
+          "while can't be differentiated" },
+        { "graph @f(%x: f64[3]) -> f64[3] {\n  %r = exp %x : f64[3]\n  return %r\n}\n",
+          "expected a floating-point scalar" },
+        { "graph @f(%x: i64[]) -> f64[] {\n  %r = convert %x {dtype = f64} : f64[]\n  return %r\n}\n",
+          "with respect to 'x'" },
+    };
+    for (size_t i = 0; i < sizeof bad / sizeof *bad; i++) {
+        qn_arena *arena = qn_arena_new();
+        qn_diags diags;
+        qn_diags_init(&diags, arena);
+        qn_module *module = parse(bad[i].text, &diags);
+        assert_non_null(module);
+        int x = 0;
+        assert_null(qn_grad(qn_module_find(module, "f"), "g", 0, 1, &x, false, &diags));
+        assert_non_null(strstr(qn_diags_text(&diags, arena), bad[i].message));
+        qn_module_free(module);
+        qn_arena_free(arena);
+    }
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(rules_equal_finite_differences),
+        cmocka_unit_test(gradients_have_gradients),
+        cmocka_unit_test(what_has_no_derivative_is_named),
+    };
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}
