@@ -180,8 +180,7 @@ static qn_attr *copy_attrs(qn_arena *arena, int n, const qn_attr *attrs)
     return copy;
 }
 
-/* How many results a node of a varying number has at most; qn_infer says how many it has. */
-static int result_capacity(const qn_node *node)
+int qn_node_max_results(const qn_node *node)
 {
     if (qn_ops[node->op].n_results >= 0)
         return qn_ops[node->op].n_results;
@@ -224,7 +223,7 @@ qn_node *qn_node_new(qn_graph *graph, qn_node *before, qn_op op, int n_operands,
         node->regions = qn_arena_copy(arena, regions, (size_t)n_regions * sizeof(qn_graph *));
 
     qn_type few[FEW], *types = few;
-    int capacity = result_capacity(node), n_results = 0;
+    int capacity = qn_node_max_results(node), n_results = 0;
     if (capacity > FEW)
         types = QN_NEW_ARRAY(arena, qn_type, capacity);
     else

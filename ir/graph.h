@@ -253,6 +253,8 @@ bool qn_graph_remove_dead(qn_graph *graph);
 
 /* ---- ir/infer.c: the type rule of each op ---- */
 
+/* How many results such a node has at most: room for qn_infer. */
+int qn_node_max_results(const qn_node *node);
 /* Result types of a node whose op, operands, attributes and regions are set. Reports what is wrong and gives a status.
  * out_types has room for out_capacity; *out_n is how many there are. */
 qn_status qn_infer(const qn_node *node, qn_module *module, qn_type *out_types, int out_capacity, int *out_n,

@@ -90,8 +90,8 @@ static void add(qn_names *names, const qn_value *value, int *next_number)
 qn_names *qn_names_new(const qn_graph *graph, qn_arena *arena)
 {
     size_t n = (size_t)graph->n_inputs;
-    QN_FOR_NODES(graph, node)
-    n += (size_t)node->n_results;
+    QN_FOR_NODES (graph, node)
+        n += (size_t)node->n_results;
     qn_names *names = QN_NEW(arena, qn_names);
     names->arena = arena;
     for (names->capacity = 8; names->capacity < 2 * n; names->capacity *= 2)
@@ -103,9 +103,9 @@ qn_names *qn_names_new(const qn_graph *graph, qn_arena *arena)
     int next_number = 0;
     for (int i = 0; i < graph->n_inputs; i++)
         add(names, graph->inputs[i], &next_number);
-    QN_FOR_NODES(graph, node)
-    for (int i = 0; i < node->n_results; i++)
-        add(names, &node->results[i], &next_number);
+    QN_FOR_NODES (graph, node)
+        for (int i = 0; i < node->n_results; i++)
+            add(names, &node->results[i], &next_number);
     return names;
 }
 

@@ -234,8 +234,7 @@ static void print_region(printer *p, const qn_graph *region, const char *word, i
 
 static void print_body(printer *p, const qn_graph *graph, const qn_names *names, int depth)
 {
-    QN_FOR_NODES(graph, node)
-    {
+    QN_FOR_NODES (graph, node) {
         indent(p, depth);
         print_node_line(p, node, names);
         qn_strbuf_puts(&p->out, "\n");

@@ -91,8 +91,7 @@ static qn_dim bound_by_node(const qn_node *node)
 
 static qn_status collect_bound(verifier *v, const qn_graph *graph, bool **flags)
 {
-    QN_FOR_NODES(graph, node)
-    {
+    QN_FOR_NODES (graph, node) {
         qn_dim symbol = bound_by_node(node);
         if (symbol) {
             if (!*flags)
@@ -154,8 +153,7 @@ static qn_status check_symbols(verifier *v, const qn_graph *graph, bool *open)
             return fail(v, NULL, "input %d uses dimension %s, which a node binds only later", i,
                         symbol->name);
     }
-    QN_FOR_NODES(graph, node)
-    {
+    QN_FOR_NODES (graph, node) {
         qn_dim bound = bound_by_node(node), used = NULL;
         if (bound)
             open[bound->symbol] = false;
@@ -164,9 +162,9 @@ static qn_status check_symbols(verifier *v, const qn_graph *graph, bool *open)
                 used = find_flagged_in(node->attrs[i].dims, node->attrs[i].n, open);
         for (int r = 0; r < node->n_regions; r++) {
             QN_TRY(check_symbols(v, node->regions[r], open));
-            QN_FOR_NODES(node->regions[r], inner) /* no longer bound outside */
-            if (bound_by_node(inner))
-                open[bound_by_node(inner)->symbol] = true;
+            QN_FOR_NODES (node->regions[r], inner) /* no longer bound outside */
+                if (bound_by_node(inner))
+                    open[bound_by_node(inner)->symbol] = true;
         }
         for (int i = 0; i < node->n_results && !used; i++)
             used = find_flagged_in(node->results[i].type.dims, node->results[i].type.rank, open);
@@ -212,13 +210,8 @@ static qn_status check_attrs(verifier *v, const qn_node *node)
 
 static qn_status check_types(verifier *v, const qn_node *node)
 {
-    enum { FEW = 16 };
-    qn_type few[FEW], *types = few;
-    int capacity = FEW, n;
-    if (node->n_results >= FEW) { /* one more, so that one too many is seen */
-        capacity = node->n_results + 1;
-        types = QN_NEW_ARRAY(v->scratch, qn_type, capacity);
-    }
+    int capacity = qn_node_max_results(node), n;
+    qn_type *types = QN_NEW_ARRAY(v->scratch, qn_type, capacity);
     QN_TRY(qn_infer(node, node->graph->module, types, capacity, &n, v->diags));
     if (n != node->n_results)
         return fail(v, node, "it has %d results, by its rule %d", node->n_results, n);
@@ -280,8 +273,7 @@ static qn_status check_body(verifier *v, const qn_graph *graph)
             return fail(v, NULL, "input %d is there twice", i);
     }
     const qn_node *previous = NULL;
-    QN_FOR_NODES(graph, node)
-    {
+    QN_FOR_NODES (graph, node) {
         if (node->prev != previous)
             return fail(v, node, "the list of nodes is broken here");
         QN_TRY(check_node(v, node, graph, &defined));
@@ -374,8 +366,7 @@ static qn_status check_calls(verifier *v, const qn_module *module, int function,
 static qn_status check_calls_in(verifier *v, const qn_graph *graph, visit *visits)
 {
     const qn_module *module = graph->module;
-    QN_FOR_NODES(graph, node)
-    {
+    QN_FOR_NODES (graph, node) {
         for (int r = 0; r < node->n_regions; r++)
             QN_TRY(check_calls_in(v, node->regions[r], visits));
         const qn_attr *name = node->op == QN_OP_CALL ? qn_attr_find(node, QN_ATTR_FUNCTION) : NULL;
