@@ -29,9 +29,9 @@ typedef struct qn_backend {
                              qn_math math, qn_emit emit, qn_arena *arena, qn_code *out_code, qn_diags *diags);
     /* The entry functions, tables and query function of a set of programs, which call kernels by the symbols given
      * (kernel_symbols[p][k] for programs[p]->kernels[k]). Weights inside: in an object file they are the hidden symbol
-     * `<prefix>_weights` of another object, which the driver makes; in this process (target->jit) their address is
-     * stored, once and before the first use, where the symbol `<prefix>_weights_base` points (a const void *), and the
-     * model's table has it from then on. Else quern_ctx.weights has them. See docs/abi.md. */
+     * `<prefix>_weights` of another object, which the driver makes; in this process (target->jit) the driver stores
+     * their address in the variable `<prefix>_weights_base` (a const void *) before it first calls the query function.
+     * Else quern_ctx.weights has them. See docs/abi.md. */
     qn_status (*emit_entries)(int n_programs, const qn_program *const *programs,
                               const char *const *const *kernel_symbols, const char *prefix,
                               const char *weights_hash, bool weights_inside, const qn_target *target,

@@ -40,21 +40,28 @@ static bool is_set(const char *variable)
     return value && *value && strcmp(value, "0") != 0;
 }
 
+/* LLVM reports the cause of an error to the session, and only which symbols it hit to who looked them up. */
+static char cause[512];
+
+static void keep_cause(void *user, LLVMErrorRef error)
+{
+    (void)user;
+    char *message = LLVMGetErrorMessage(error);
+    if (!cause[0])
+        snprintf(cause, sizeof cause, "%s", message);
+    LLVMDisposeErrorMessage(message);
+}
+
 static qn_status report(LLVMErrorRef error, const char *stage, qn_diags *diags)
 {
     if (!error)
         return QUERN_OK;
     char *message = LLVMGetErrorMessage(error);
-    qn_status status = qn_error(diags, QUERN_ERROR_INTERNAL, NULL, "loading code: %s: %s", stage, message);
+    qn_status status = qn_error(diags, QUERN_ERROR_INTERNAL, NULL, "loading code: %s: %s%s%s", stage, cause,
+                                cause[0] ? ": " : "", message);
     LLVMDisposeErrorMessage(message);
+    cause[0] = 0;
     return status;
-}
-
-/* Errors come back from the lookup too: LLVM's own report on stderr would be the second one. */
-static void swallow(void *user, LLVMErrorRef error)
-{
-    (void)user;
-    LLVMConsumeError(error);
 }
 
 /* ---- the JIT of the process ---- */
@@ -72,7 +79,7 @@ static qn_status make_jit(qn_diags *diags)
     LLVMOrcLLJITBuilderSetJITTargetMachineBuilder(
         builder, LLVMOrcJITTargetMachineBuilderCreateFromTargetMachine(machine)); /* takes both */
     QN_TRY(report(LLVMOrcCreateLLJIT(&jit, builder), "making the JIT", diags));
-    LLVMOrcExecutionSessionSetErrorReporter(LLVMOrcLLJITGetExecutionSession(jit), swallow, NULL);
+    LLVMOrcExecutionSessionSetErrorReporter(LLVMOrcLLJITGetExecutionSession(jit), keep_cause, NULL);
     if (is_set("QUERN_JIT_GDB"))
         LLVMConsumeError(LLVMOrcLLJITEnableDebugSupport(jit)); /* a convenience: its failure is no error */
     return QUERN_OK;

@@ -8,7 +8,7 @@
 
 /* The objects see each other and nothing else of the process. Thread-safe, as is symbol; unload ends every use. */
 qn_status qn_llvm_jit_load(int n_objects, const qn_code *objects, const char *const *names, void **out_image,
-                       qn_diags *diags);
+                           qn_diags *diags);
 void *qn_llvm_jit_symbol(void *image, const char *name); /* NULL when there is none */
 void qn_llvm_jit_unload(void *image);
 

@@ -153,14 +153,26 @@ static bool is_aarch64(const char *triple)
     return strncmp(triple, "aarch64-", 8) == 0;
 }
 
-static qn_status resolve(const qn_target *target, qn_llvm_target *t, qn_diags *diags)
+/* The same instruction set as the host: the part of the triple up to the first '-'. */
+static bool same_isa_as_host(const char *triple)
 {
     char *host = copy_and_dispose(LLVMGetDefaultTargetTriple());
-    char *triple =
-        target->triple ? copy_and_dispose(LLVMNormalizeTargetTriple(target->triple)) : strdup(host);
-    bool same_isa =
-        strcspn(triple, "-") == strcspn(host, "-") && strncmp(triple, host, strcspn(triple, "-")) == 0;
+    size_t n = strcspn(triple, "-");
+    bool same = n == strcspn(host, "-") && strncmp(triple, host, n) == 0;
     free(host);
+    return same;
+}
+
+bool qn_llvm_is_host_triple(const char *triple)
+{
+    return !triple || same_isa_as_host(triple);
+}
+
+static qn_status resolve(const qn_target *target, qn_llvm_target *t, qn_diags *diags)
+{
+    char *triple = target->triple ? LLVMNormalizeTargetTriple(target->triple) : LLVMGetDefaultTargetTriple();
+    triple = copy_and_dispose(triple);
+    bool same_isa = same_isa_as_host(triple);
     t->triple = triple;
     char *message = NULL;
     if ((!is_x86(triple) && !is_aarch64(triple)) || LLVMGetTargetFromTriple(triple, &t->llvm, &message)) {

@@ -22,6 +22,7 @@ typedef struct qn_llvm_target {
 
 /* The one for `target`, made on first use. A mistake in the names is reported. */
 qn_status qn_llvm_target_find(const qn_target *target, const qn_llvm_target **out, qn_diags *diags);
+bool qn_llvm_is_host_triple(const char *triple); /* code for it runs on this machine; NULL: yes */
 /* Slot of qn_backend_cpu. */
 qn_status qn_llvm_describe(const qn_target *target, qn_arena *arena, qn_machine *out_machine,
                            qn_diags *diags);

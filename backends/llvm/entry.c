@@ -1,0 +1,240 @@
+/* A set of programs as one object: their entries, the tables of quern_abi.h that describe them, the query function. */
+#include "backends/llvm/entry.h"
+
+#include <stddef.h>
+
+typedef struct job {
+    int n_programs;
+    const qn_program *const *programs;
+    const char *const *const *kernel_symbols;
+    const char *weights_hash;
+    qn_entry_module m;
+} job;
+
+/* The tables are structures with C's layout. What stands here in order of members is checked by these. */
+_Static_assert(offsetof(quern_ctx, parallel_for) == 8 && offsetof(quern_ctx, weights) == 24 &&
+                   offsetof(quern_ctx, failed_node) == 56,
+               "quern_ctx has other members than ctx_type");
+_Static_assert(offsetof(quern_symbol_info, decided) == 32 && sizeof(quern_symbol_info) == 40,
+               "quern_symbol_info has other members than symbol_type");
+_Static_assert(offsetof(quern_buffer_info, dims) == 32 && offsetof(quern_buffer_info, initial) == 56 &&
+                   sizeof(quern_buffer_info) == 72,
+               "quern_buffer_info has other members than buffer_type");
+_Static_assert(offsetof(quern_entry_info, n_buffers) == 40 && offsetof(quern_entry_info, node_names) == 72 &&
+                   sizeof(quern_entry_info) == 88,
+               "quern_entry_info has other members than entry_type");
+_Static_assert(offsetof(quern_model_info, weights) == 56 && sizeof(quern_model_info) == 72,
+               "quern_model_info has other members than model_type");
+
+/* ---- constants ---- */
+
+static LLVMValueRef table(const qn_emitter *e, LLVMTypeRef element, int n, LLVMValueRef *items)
+{
+    if (n == 0)
+        return LLVMConstNull(e->ptr);
+    LLVMValueRef data = LLVMConstArray2(element, items, (uint64_t)n);
+    LLVMValueRef global = LLVMAddGlobal(e->module, LLVMTypeOf(data), "");
+    LLVMSetInitializer(global, data);
+    LLVMSetGlobalConstant(global, 1);
+    LLVMSetLinkage(global, LLVMPrivateLinkage);
+    return global;
+}
+
+static LLVMTypeRef struct_type(const qn_emitter *e, int n, LLVMTypeRef *members)
+{
+    return LLVMStructTypeInContext(e->context, members, (unsigned)n, 0);
+}
+
+static LLVMValueRef structure(const qn_emitter *e, int n, LLVMValueRef *members)
+{
+    return LLVMConstStructInContext(e->context, members, (unsigned)n, 0);
+}
+
+#define COUNT(array) ((int)(sizeof(array) / sizeof *(array)))
+
+/* ---- tables of one entry ---- */
+
+static LLVMValueRef symbol_table(const qn_emitter *e, const qn_program *p)
+{
+    int n = qn_dims_symbol_count(p->dims);
+    LLVMTypeRef type = struct_type(e, 5, (LLVMTypeRef[]){ e->i64, e->ptr, e->i64, e->i64, e->i32 });
+    LLVMValueRef *items = QN_NEW_ARRAY(e->arena, LLVMValueRef, n);
+    for (int i = 0; i < n; i++) {
+        qn_dim s = qn_dims_symbol_at(p->dims, i);
+        LLVMValueRef members[] = { qn_llvm_i64(e, sizeof(quern_symbol_info)), qn_llvm_string(e, s->name),
+                                   qn_llvm_i64(e, s->min), qn_llvm_i64(e, s->max),
+                                   qn_llvm_i32(e, i >= p->n_entry_symbols) };
+        items[i] = structure(e, COUNT(members), members);
+    }
+    return table(e, type, n, items);
+}
+
+static LLVMValueRef buffer_table(const qn_emitter *e, const qn_program *p)
+{
+    LLVMTypeRef members_of[] = { e->i64, e->ptr, e->i32, e->i32, e->i32, e->i32,
+                                 e->ptr, e->ptr, e->ptr, e->i64, e->i32 };
+    LLVMTypeRef type = struct_type(e, COUNT(members_of), members_of);
+    LLVMValueRef *items = QN_NEW_ARRAY(e->arena, LLVMValueRef, p->n_io);
+    for (int i = 0; i < p->n_io; i++) {
+        const qn_pio *io = &p->io[i];
+        LLVMValueRef dims[QN_MAX_RANK], symbols[QN_MAX_RANK];
+        for (int d = 0; d < io->type.rank; d++) {
+            qn_dim dim = io->type.dims[d];
+            dims[d] = qn_llvm_i64(e, qn_dim_is_const(dim) ? dim->value : -1);
+            symbols[d] = qn_llvm_i32(e, dim->kind == QN_DIM_SYMBOL ? dim->symbol : -1);
+        }
+        LLVMValueRef members[] = {
+            qn_llvm_i64(e, sizeof(quern_buffer_info)),
+            qn_llvm_string(e, io->name),
+            qn_llvm_i32(e, io->role),
+            qn_llvm_i32(e, io->type.dtype),
+            qn_llvm_i32(e, io->type.rank),
+            qn_llvm_i32(e, io->alias),
+            table(e, e->i64, io->type.rank, dims),
+            table(e, e->i32, io->type.rank, symbols),
+            qn_llvm_string(e, qn_type_print(&io->type, e->arena)),
+            qn_llvm_i64(e, io->role == QUERN_STATE && io->initial ? io->initial_offset : -1),
+            qn_llvm_i32(e, io->role == QUERN_STATE && io->trainable),
+        };
+        items[i] = structure(e, COUNT(members), members);
+    }
+    return table(e, type, p->n_io, items);
+}
+
+static LLVMValueRef node_table(const qn_emitter *e, const qn_program *p)
+{
+    LLVMValueRef *names = QN_NEW_ARRAY(e->arena, LLVMValueRef, p->n_nodes);
+    for (int i = 0; i < p->n_nodes; i++)
+        names[i] = qn_llvm_string(e, p->node_names[i] ? p->node_names[i] : "");
+    return table(e, e->ptr, p->n_nodes, names);
+}
+
+static LLVMTypeRef entry_type(const qn_emitter *e)
+{
+    LLVMTypeRef members[] = { e->i64, e->ptr, e->ptr, e->ptr, e->ptr, e->i32,
+                              e->i32, e->ptr, e->ptr, e->i32, e->ptr, e->ptr };
+    return struct_type(e, COUNT(members), members);
+}
+
+static LLVMValueRef emit_entry(qn_emitter *e, const job *j, int which)
+{
+    const qn_program *p = j->programs[which];
+    const char *name = qn_arena_printf(e->arena, "%s_%s", j->m.prefix, p->name);
+    LLVMValueRef run = qn_emit_run(e, &j->m, p, j->kernel_symbols[which], name);
+    LLVMValueRef workspace_bytes = qn_emit_workspace_bytes(e, p, name), shape = qn_emit_shape(e, p, name);
+    LLVMValueRef limits = qn_emit_limits(e, p, name);
+    LLVMValueRef members[] = {
+        qn_llvm_i64(e, sizeof(quern_entry_info)),
+        qn_llvm_string(e, p->name),
+        run,
+        workspace_bytes,
+        shape,
+        qn_llvm_i32(e, p->n_io),
+        qn_llvm_i32(e, qn_dims_symbol_count(p->dims)),
+        buffer_table(e, p),
+        symbol_table(e, p),
+        qn_llvm_i32(e, p->n_nodes),
+        node_table(e, p),
+        limits ? limits : LLVMConstNull(e->ptr),
+    };
+    return structure(e, COUNT(members), members);
+}
+
+/* ---- the model ---- */
+
+static void declare_shared(qn_emitter *e, qn_entry_module *m)
+{
+    m->ctx_type =
+        struct_type(e, 8, (LLVMTypeRef[]){ e->i64, e->ptr, e->ptr, e->ptr, e->ptr, e->ptr, e->ptr, e->i32 });
+    m->model_type = struct_type(
+        e, 9, (LLVMTypeRef[]){ e->i64, e->i32, e->ptr, e->ptr, e->i32, e->ptr, e->i64, e->ptr, e->ptr });
+    m->kernel_type = LLVMFunctionType(e->nothing, (LLVMTypeRef[]){ e->ptr, e->i64 }, 2, 0);
+    m->launch_type =
+        LLVMFunctionType(e->i32, (LLVMTypeRef[]){ e->ptr, e->ptr, e->ptr, e->i64, e->ptr }, 5, 0);
+    m->copy_type = LLVMFunctionType(e->nothing, (LLVMTypeRef[]){ e->ptr, e->ptr, e->i64 }, 3, 0);
+    m->default_ctx = LLVMAddGlobal(e->module, m->ctx_type, "default_ctx");
+    LLVMSetInitializer(m->default_ctx, LLVMConstNull(m->ctx_type));
+    LLVMSetGlobalConstant(m->default_ctx, 1);
+    LLVMSetLinkage(m->default_ctx, LLVMPrivateLinkage);
+    m->model = LLVMAddGlobal(e->module, m->model_type, qn_arena_printf(e->arena, "%s_model", m->prefix));
+    LLVMSetLinkage(m->model, LLVMInternalLinkage);
+    if (m->jit && m->weights_inside) {
+        const char *name = qn_arena_printf(e->arena, "%s_weights_base", m->prefix);
+        m->weights_base = LLVMAddGlobal(e->module, e->ptr, name);
+        LLVMSetInitializer(m->weights_base, LLVMConstNull(e->ptr));
+    }
+    m->launch = qn_emit_launch(e, m);
+    m->copy = qn_emit_copy(e, m);
+}
+
+/* The address of the weights, for the table; runs read it from there, since it may be further than 2 GB from the code. */
+static LLVMValueRef weights_address(qn_emitter *e, const qn_entry_module *m, int64_t bytes)
+{
+    if (!m->weights_inside || m->jit || bytes == 0)
+        return LLVMConstNull(e->ptr);
+    const char *name = qn_arena_printf(e->arena, "%s_weights", m->prefix);
+    LLVMValueRef weights = LLVMAddGlobal(e->module, e->i8, name);
+    LLVMSetVisibility(weights, LLVMHiddenVisibility);
+    LLVMSetGlobalConstant(weights, 1);
+    return weights;
+}
+
+static void define_model(qn_emitter *e, const job *j, LLVMValueRef *entries)
+{
+    const qn_entry_module *m = &j->m;
+    int64_t weights_bytes = j->n_programs > 0 ? j->programs[0]->weights_bytes : 0;
+    LLVMValueRef members[] = {
+        qn_llvm_i64(e, sizeof(quern_model_info)),
+        qn_llvm_i32(e, QUERN_ABI_VERSION),
+        qn_llvm_string(e, m->prefix),
+        qn_llvm_string(e, e->target->machine.features),
+        qn_llvm_i32(e, j->n_programs),
+        table(e, entry_type(e), j->n_programs, entries),
+        qn_llvm_i64(e, weights_bytes),
+        weights_address(e, m, weights_bytes),
+        qn_llvm_string(e, j->weights_hash ? j->weights_hash : ""),
+    };
+    LLVMSetInitializer(m->model, LLVMConstNamedStruct(m->model_type, members, COUNT(members)));
+    LLVMSetGlobalConstant(m->model, !m->jit);
+}
+
+static void emit_query(qn_emitter *e, const qn_entry_module *m)
+{
+    LLVMBuilderRef b = e->builder;
+    const char *name = qn_arena_printf(e->arena, "%s_query", m->prefix);
+    LLVMValueRef f = qn_llvm_function(e, name, e->ptr, 1, &e->i32);
+    qn_llvm_at(e, LLVMAppendBasicBlockInContext(e->context, f, "entry"));
+    if (m->weights_base) { /* the same value each time */
+        LLVMValueRef at = LLVMBuildStructGEP2(b, m->model_type, m->model, QN_MODEL_WEIGHTS, "");
+        LLVMBuildStore(b, LLVMBuildLoad2(b, e->ptr, m->weights_base, ""), at);
+    }
+    LLVMValueRef known =
+        LLVMBuildICmp(b, LLVMIntEQ, LLVMGetParam(f, 0), qn_llvm_i32(e, QUERN_ABI_VERSION), "");
+    LLVMBuildRet(b, LLVMBuildSelect(b, known, m->model, LLVMConstNull(e->ptr), ""));
+}
+
+static qn_status build(qn_emitter *e, void *user)
+{
+    job *j = user;
+    LLVMValueRef *entries = QN_NEW_ARRAY(e->arena, LLVMValueRef, j->n_programs);
+    declare_shared(e, &j->m);
+    for (int i = 0; i < j->n_programs; i++)
+        entries[i] = emit_entry(e, j, i);
+    define_model(e, j, entries);
+    emit_query(e, &j->m);
+    return QUERN_OK;
+}
+
+qn_status qn_llvm_emit_entries(int n_programs, const qn_program *const *programs,
+                               const char *const *const *kernel_symbols, const char *prefix,
+                               const char *weights_hash, bool weights_inside, const qn_target *target,
+                               qn_emit emit, qn_arena *arena, qn_code *out_code, qn_diags *diags)
+{
+    job j = { .n_programs = n_programs,
+              .programs = programs,
+              .kernel_symbols = kernel_symbols,
+              .weights_hash = weights_hash,
+              .m = { .prefix = prefix, .weights_inside = weights_inside, .jit = target->jit } };
+    const char *what = qn_arena_printf(arena, "entries of %s", prefix);
+    return qn_llvm_compile(what, target, emit, build, &j, arena, out_code, diags);
+}

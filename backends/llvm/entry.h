@@ -1,0 +1,67 @@
+/* What the files that emit entries share. An entry is one program as the function `run` of quern_abi.h, with the
+ * functions that tell sizes, and tables. tests/unit/test_abi.c has the same thing written by hand. */
+#ifndef QN_BACKENDS_LLVM_ENTRY_H
+#define QN_BACKENDS_LLVM_ENTRY_H
+
+#include "backends/llvm/emit.h"
+
+/* What all entries of a module use. */
+typedef struct qn_entry_module {
+    const char *prefix;
+    bool weights_inside, jit;
+    LLVMValueRef model; /* the quern_model_info */
+    LLVMValueRef
+        weights_base; /* in this process, weights inside: the variable with their address; else NULL */
+    LLVMValueRef default_ctx; /* stands for a NULL ctx: a quern_ctx that lends nothing */
+    LLVMValueRef launch;      /* i32 (ctx, args, kernel, i64 tasks, name): one kernel call, gives a status */
+    LLVMValueRef copy;        /* void (to, from, i64 bytes) */
+    LLVMTypeRef ctx_type, model_type, kernel_type, launch_type, copy_type;
+} qn_entry_module;
+
+enum {
+    QN_CTX_PARALLEL_FOR = 1,
+    QN_CTX_POOL,
+    QN_CTX_WEIGHTS,
+    QN_CTX_CANCEL,
+    QN_CTX_TRACE,
+    QN_CTX_TRACE_USER,
+    QN_CTX_FAILED_NODE
+};
+enum { QN_MODEL_WEIGHTS = 7 };
+
+/* ---- entry_dims.c: dimension expressions as code ---- */
+
+typedef struct qn_dim_value {
+    qn_dim dim;
+    LLVMValueRef value;
+} qn_dim_value;
+
+typedef struct qn_dim_code {
+    const qn_emitter *e;
+    LLVMValueRef *symbols; /* values, by number; NULL for those that change: read from `memory` at each use */
+    LLVMValueRef memory;   /* address of all symbols' values */
+    /* Where what depends on given values alone is computed, once; it dominates every use. */
+    LLVMBasicBlockRef home;
+    qn_vec(qn_dim_value) known;
+} qn_dim_code;
+
+/* The value at the builder's place; saturates where the bounds say that it may overflow, as qn_dim_eval does. */
+LLVMValueRef qn_dim_emit(qn_dim_code *code, qn_dim dim);
+/* i1: any of symbols from … to - 1 is outside its range. */
+LLVMValueRef qn_symbols_outside(qn_dim_code *code, qn_dims *dims, int from, int to);
+
+/* i64 <name>_workspace_bytes(ptr symbols), void <name>_shape(i32, ptr symbols, ptr out), void <name>_limits(ptr symbols);
+ * the last is NULL when the program decides no symbol. */
+LLVMValueRef qn_emit_workspace_bytes(const qn_emitter *e, const qn_program *p, const char *name);
+LLVMValueRef qn_emit_shape(const qn_emitter *e, const qn_program *p, const char *name);
+LLVMValueRef qn_emit_limits(const qn_emitter *e, const qn_program *p, const char *name);
+
+/* ---- entry_run.c ---- */
+
+LLVMValueRef qn_emit_launch(const qn_emitter *e, const qn_entry_module *m);
+LLVMValueRef qn_emit_copy(const qn_emitter *e, const qn_entry_module *m);
+/* i32 run(ptr io, ptr workspace, ptr ctx) */
+LLVMValueRef qn_emit_run(qn_emitter *e, const qn_entry_module *m, const qn_program *p,
+                         const char *const *kernel_symbols, const char *name);
+
+#endif

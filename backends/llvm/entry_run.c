@@ -1,0 +1,476 @@
+/* The function `run` of an entry: checks what the caller gave, then executes the program's steps.
+ *
+ *   entry:  io there?  symbols in their ranges?  buffers and workspace there?  -> finish: a status
+ *   sizes:  every dimension expression of given symbols that a step needs, computed once
+ *   steps:  a kernel call is stores into one array of arguments and a call of `launch`; loops and ifs are blocks
+ *   finish: ctx->failed_node, the status */
+#include "backends/llvm/entry.h"
+
+typedef struct runner {
+    qn_emitter *e;
+    const qn_entry_module *m;
+    const qn_program *p;
+    const char *const *kernel_symbols;
+    qn_dim_code dims;
+    LLVMValueRef function, ctx, workspace, weights, symbols;
+    LLVMValueRef args;        /* an array that every kernel call fills; args[0] stays -1 until a node fails */
+    LLVMValueRef *io;         /* buffers of the entry */
+    LLVMValueRef *slots;      /* by buffer: the pointer variable of a SLOT */
+    LLVMValueRef *iterations; /* by loop */
+    LLVMBasicBlockRef finish;
+    LLVMValueRef status; /* phi of `finish` */
+} runner;
+
+static LLVMValueRef member(const qn_emitter *e, LLVMTypeRef type, LLVMValueRef base, int index)
+{
+    return LLVMBuildStructGEP2(e->builder, type, base, (unsigned)index, "");
+}
+
+static LLVMValueRef load(const qn_emitter *e, LLVMTypeRef type, LLVMValueRef at)
+{
+    return LLVMBuildLoad2(e->builder, type, at, "");
+}
+
+static LLVMValueRef element(const qn_emitter *e, LLVMTypeRef type, LLVMValueRef base, int64_t index)
+{
+    LLVMValueRef i = qn_llvm_i64(e, index);
+    return index ? LLVMBuildGEP2(e->builder, type, base, &i, 1, "") : base;
+}
+
+static LLVMValueRef plus(const qn_emitter *e, LLVMValueRef base, LLVMValueRef bytes)
+{
+    return LLVMBuildGEP2(e->builder, e->i8, base, &bytes, 1, "");
+}
+
+/* ---- functions that all entries of a module share ---- */
+
+LLVMValueRef qn_emit_launch(const qn_emitter *e, const qn_entry_module *m)
+{
+    LLVMBuilderRef b = e->builder;
+    LLVMTypeRef trace_type = LLVMFunctionType(e->nothing, (LLVMTypeRef[]){ e->ptr, e->ptr, e->i32 }, 3, 0);
+    LLVMTypeRef for_type =
+        LLVMFunctionType(e->nothing, (LLVMTypeRef[]){ e->ptr, e->ptr, e->ptr, e->i64 }, 4, 0);
+    LLVMValueRef never = LLVMAddGlobal(e->module, e->i32, "never");
+    LLVMSetInitializer(never, qn_llvm_i32(e, 0));
+    LLVMSetGlobalConstant(never, 1);
+    LLVMSetLinkage(never, LLVMPrivateLinkage);
+
+    LLVMValueRef f =
+        qn_llvm_function(e, "launch", e->i32, 5, (LLVMTypeRef[]){ e->ptr, e->ptr, e->ptr, e->i64, e->ptr });
+    LLVMSetLinkage(f, LLVMInternalLinkage);
+    LLVMValueRef ctx = LLVMGetParam(f, 0), args = LLVMGetParam(f, 1), kernel = LLVMGetParam(f, 2),
+                 tasks = LLVMGetParam(f, 3), name = LLVMGetParam(f, 4);
+    qn_llvm_at(e, LLVMAppendBasicBlockInContext(e->context, f, "entry"));
+    LLVMBasicBlockRef cancelled = qn_llvm_block(e, "cancelled"), done = qn_llvm_block(e, "done"),
+                      trace_end = qn_llvm_block(e, "trace_end"), after = qn_llvm_block(e, "after"),
+                      loop = qn_llvm_block(e, "loop"), serial = qn_llvm_block(e, "serial"),
+                      parallel = qn_llvm_block(e, "parallel"), run = qn_llvm_block(e, "run"),
+                      trace_begin = qn_llvm_block(e, "trace_begin"), go = qn_llvm_block(e, "go");
+
+    LLVMValueRef cancel = load(e, e->ptr, member(e, m->ctx_type, ctx, QN_CTX_CANCEL));
+    cancel = LLVMBuildSelect(b, LLVMBuildIsNull(b, cancel, ""), never, cancel, "");
+    LLVMValueRef stop = load(e, e->i32, cancel);
+    LLVMSetVolatile(stop, 1);
+    LLVMBuildCondBr(b, LLVMBuildIsNull(b, stop, ""), go, cancelled);
+    qn_llvm_at(e, cancelled);
+    LLVMBuildRet(b, qn_llvm_i32(e, QUERN_ERROR_CANCELLED));
+
+    qn_llvm_at(e, go);
+    LLVMValueRef trace = load(e, e->ptr, member(e, m->ctx_type, ctx, QN_CTX_TRACE));
+    LLVMValueRef untraced = LLVMBuildIsNull(b, trace, "");
+    LLVMBuildCondBr(b, untraced, run, trace_begin);
+    for (int begin = 1; begin >= 0; begin--) {
+        qn_llvm_at(e, begin ? trace_begin : trace_end);
+        LLVMValueRef user = load(e, e->ptr, member(e, m->ctx_type, ctx, QN_CTX_TRACE_USER));
+        LLVMBuildCall2(b, trace_type, trace, (LLVMValueRef[]){ user, name, qn_llvm_i32(e, begin) }, 3, "");
+        LLVMBuildBr(b, begin ? run : done);
+    }
+
+    qn_llvm_at(e, run);
+    LLVMValueRef for_ = load(e, e->ptr, member(e, m->ctx_type, ctx, QN_CTX_PARALLEL_FOR));
+    LLVMValueRef several = LLVMBuildICmp(b, LLVMIntSGT, tasks, qn_llvm_i64(e, 1), "");
+    LLVMBuildCondBr(b, LLVMBuildAnd(b, several, LLVMBuildIsNotNull(b, for_, ""), ""), parallel, serial);
+    qn_llvm_at(e, parallel);
+    LLVMValueRef pool = load(e, e->ptr, member(e, m->ctx_type, ctx, QN_CTX_POOL));
+    LLVMBuildCall2(b, for_type, for_, (LLVMValueRef[]){ pool, kernel, args, tasks }, 4, "");
+    LLVMBuildBr(b, after);
+    qn_llvm_at(e, serial);
+    LLVMBuildCondBr(b, LLVMBuildICmp(b, LLVMIntSGT, tasks, qn_llvm_i64(e, 0), ""), loop, after);
+    qn_llvm_at(e, loop);
+    LLVMValueRef i = qn_llvm_phi(e, e->i64);
+    LLVMBuildCall2(b, m->kernel_type, kernel, (LLVMValueRef[]){ args, i }, 2, "");
+    LLVMValueRef next = LLVMBuildAdd(b, i, qn_llvm_i64(e, 1), "");
+    LLVMBuildCondBr(b, LLVMBuildICmp(b, LLVMIntSLT, next, tasks, ""), loop, after);
+    qn_llvm_incoming(i, qn_llvm_i64(e, 0), serial);
+    qn_llvm_incoming(i, next, loop);
+
+    qn_llvm_at(e, after);
+    LLVMBuildCondBr(b, untraced, done, trace_end);
+    qn_llvm_at(e, done);
+    LLVMValueRef good = LLVMBuildICmp(b, LLVMIntSLT, load(e, e->i64, args), qn_llvm_i64(e, 0), "");
+    LLVMBuildRet(b,
+                 LLVMBuildSelect(b, good, qn_llvm_i32(e, QUERN_OK), qn_llvm_i32(e, QUERN_ERROR_INDEX), ""));
+    return f;
+}
+
+/* for (; i + width <= bytes; i += width) of a copy by `width` bytes; gives where it ended. */
+static LLVMValueRef copy_loop(const qn_emitter *e, LLVMValueRef to, LLVMValueRef from, LLVMValueRef start,
+                              LLVMValueRef bytes, int width)
+{
+    LLVMBuilderRef b = e->builder;
+    LLVMTypeRef type = qn_llvm_lanes(e->i8, width);
+    LLVMBasicBlockRef before = qn_llvm_here(e), behind = qn_llvm_block(e, ""),
+                      body = qn_llvm_block(e, "copy"), test = qn_llvm_block(e, "test");
+    LLVMBuildBr(b, test);
+    qn_llvm_at(e, test);
+    LLVMValueRef i = qn_llvm_phi(e, e->i64);
+    LLVMValueRef next = LLVMBuildAdd(b, i, qn_llvm_i64(e, width), "");
+    LLVMBuildCondBr(b, LLVMBuildICmp(b, LLVMIntSLE, next, bytes, ""), body, behind);
+    qn_llvm_at(e, body);
+    LLVMValueRef value = load(e, type, plus(e, from, i));
+    LLVMSetAlignment(value, 1);
+    LLVMSetAlignment(LLVMBuildStore(b, value, plus(e, to, i)), 1);
+    LLVMBuildBr(b, test);
+    qn_llvm_incoming(i, start, before);
+    qn_llvm_incoming(i, next, body);
+    qn_llvm_at(e, behind);
+    return i;
+}
+
+LLVMValueRef qn_emit_copy(const qn_emitter *e, const qn_entry_module *m)
+{
+    (void)m;
+    LLVMBuilderRef b = e->builder;
+    LLVMValueRef f = qn_llvm_function(e, "copy", e->nothing, 3, (LLVMTypeRef[]){ e->ptr, e->ptr, e->i64 });
+    LLVMSetLinkage(f, LLVMInternalLinkage);
+    LLVMValueRef to = LLVMGetParam(f, 0), from = LLVMGetParam(f, 1), bytes = LLVMGetParam(f, 2);
+    qn_llvm_at(e, LLVMAppendBasicBlockInContext(e->context, f, "entry"));
+    LLVMBasicBlockRef same = qn_llvm_block(e, "same"), different = qn_llvm_block(e, "different");
+    LLVMBuildCondBr(b, LLVMBuildICmp(b, LLVMIntEQ, to, from, ""), same, different);
+    qn_llvm_at(e, different);
+    LLVMValueRef at = copy_loop(e, to, from, qn_llvm_i64(e, 0), bytes, 64);
+    copy_loop(e, to, from, at, bytes, 1);
+    LLVMBuildBr(b, same);
+    qn_llvm_at(e, same);
+    LLVMBuildRetVoid(b);
+    return f;
+}
+
+/* ---- failing ---- */
+
+static void fail_if(runner *r, LLVMValueRef bad, LLVMValueRef status)
+{
+    LLVMBasicBlockRef next = qn_llvm_block(r->e, "");
+    qn_llvm_incoming(r->status, status, qn_llvm_here(r->e));
+    LLVMBuildCondBr(r->e->builder, bad, r->finish, next);
+    qn_llvm_at(r->e, next);
+}
+
+static void fail_with(runner *r, LLVMValueRef bad, quern_status status)
+{
+    fail_if(r, bad, qn_llvm_i32(r->e, status));
+}
+
+/* ---- places ---- */
+
+static LLVMValueRef address(runner *r, int buffer)
+{
+    const qn_emitter *e = r->e;
+    const qn_pbuffer *b = &r->p->buffers[buffer];
+    switch (b->place) {
+    case QN_PLACE_IO: return r->io[b->io];
+    case QN_PLACE_ARENA: return plus(e, r->workspace, qn_dim_emit(&r->dims, b->offset));
+    case QN_PLACE_WEIGHTS: return plus(e, r->weights, qn_dim_emit(&r->dims, b->offset));
+    case QN_PLACE_SLOT: return load(e, e->ptr, r->slots[buffer]);
+    case QN_PLACE_VIEW: break;
+    }
+    LLVMValueRef base = address(r, b->base);
+    if (b->offset && !qn_dim_is(b->offset, 0))
+        base = plus(e, base, qn_dim_emit(&r->dims, b->offset));
+    if (b->loop < 0)
+        return base;
+    LLVMValueRef iteration = r->iterations[b->loop];
+    QN_ASSERT(iteration, "program %s: buffer %d is used outside its loop %d", r->p->name, buffer, b->loop);
+    LLVMValueRef stride = qn_dim_emit(&r->dims, b->stride);
+    return plus(e, base, LLVMBuildMul(e->builder, iteration, stride, ""));
+}
+
+static LLVMValueRef load_bool(runner *r, int buffer)
+{
+    LLVMValueRef byte = load(r->e, r->e->i8, address(r, buffer));
+    return LLVMBuildIsNotNull(r->e->builder, byte, "");
+}
+
+/* ---- steps ---- */
+
+static void emit_steps(runner *r, const qn_steps *steps);
+
+static LLVMValueRef kernel_function(const runner *r, const char *symbol)
+{
+    LLVMValueRef f = LLVMGetNamedFunction(r->e->module, symbol);
+    if (f)
+        return f;
+    f = LLVMAddFunction(r->e->module, symbol, r->m->kernel_type);
+    qn_llvm_enum_attribute(r->e, f, (unsigned)LLVMAttributeFunctionIndex, "nounwind", 0);
+    /* In one object file with the kernels they are near; in this process they may be anywhere. */
+    if (!r->m->jit)
+        LLVMSetVisibility(f, LLVMHiddenVisibility);
+    return f;
+}
+
+static void emit_kernel_call(runner *r, const qn_step *step)
+{
+    const qn_emitter *e = r->e;
+    LLVMBuilderRef b = e->builder;
+    int at = 1;
+    for (int i = 0; i < step->n_buffers; i++)
+        LLVMBuildStore(b, address(r, step->buffers[i]), element(e, e->i64, r->args, at++));
+    for (int i = 0; i < step->n_params; i++)
+        LLVMBuildStore(b, qn_dim_emit(&r->dims, step->params[i]), element(e, e->i64, r->args, at++));
+    const char *name = step->name ? step->name : r->p->kernels[step->kernel]->name;
+    LLVMValueRef call[] = { r->ctx, r->args, kernel_function(r, r->kernel_symbols[step->kernel]),
+                            qn_dim_emit(&r->dims, step->tasks), qn_llvm_string(e, name) };
+    LLVMValueRef status = LLVMBuildCall2(b, r->m->launch_type, r->m->launch, call, 5, "");
+    fail_if(r, LLVMBuildIsNotNull(b, status, ""), status);
+}
+
+static void emit_copy_step(runner *r, const qn_step *step)
+{
+    const qn_emitter *e = r->e;
+    const qn_pbuffer *from = &r->p->buffers[step->buffers[0]];
+    LLVMValueRef bytes = LLVMBuildMul(e->builder, qn_dim_emit(&r->dims, from->elements),
+                                      qn_llvm_i64(e, (int64_t)qn_dtype_bytes(from->dtype)), "");
+    LLVMValueRef call[] = { address(r, step->buffers[1]), address(r, step->buffers[0]), bytes };
+    LLVMBuildCall2(e->builder, r->m->copy_type, r->m->copy, call, 3, "");
+}
+
+/* head: i < count?  test steps, condition?  ->  body, i + 1 -> head  |  behind */
+static void emit_loop(runner *r, const qn_step *step)
+{
+    const qn_emitter *e = r->e;
+    LLVMBuilderRef b = e->builder;
+    LLVMValueRef count = step->count ? qn_dim_emit(&r->dims, step->count) : NULL;
+    LLVMBasicBlockRef before = qn_llvm_here(e), behind = qn_llvm_block(e, "loop_end"),
+                      head = qn_llvm_block(e, "loop");
+    LLVMBuildBr(b, head);
+    qn_llvm_at(e, head);
+    LLVMValueRef i = qn_llvm_phi(e, e->i64);
+    LLVMValueRef iteration = i;
+    if (count) {
+        LLVMBasicBlockRef body = qn_llvm_block(e, "");
+        LLVMBuildCondBr(b, LLVMBuildICmp(b, LLVMIntSLT, i, count, ""), body, behind);
+        qn_llvm_at(e, body);
+        if (step->reverse)
+            iteration = LLVMBuildSub(b, LLVMBuildSub(b, count, qn_llvm_i64(e, 1), ""), i, "");
+    }
+    r->iterations[step->loop] = iteration;
+    if (step->condition >= 0) {
+        emit_steps(r, &step->test);
+        LLVMBasicBlockRef body = qn_llvm_block(e, "");
+        LLVMBuildCondBr(b, load_bool(r, step->condition), body, behind);
+        qn_llvm_at(e, body);
+    }
+    emit_steps(r, &step->body);
+    LLVMValueRef next = LLVMBuildAdd(b, i, qn_llvm_i64(e, 1), "");
+    qn_llvm_incoming(i, qn_llvm_i64(e, 0), before);
+    qn_llvm_incoming(i, next, qn_llvm_here(e));
+    LLVMBuildBr(b, head);
+    r->iterations[step->loop] = NULL;
+    qn_llvm_at(e, behind);
+}
+
+static void emit_if(runner *r, const qn_step *step)
+{
+    const qn_emitter *e = r->e;
+    LLVMBasicBlockRef behind = qn_llvm_block(e, "if_end"), otherwise = qn_llvm_block(e, "else"),
+                      then = qn_llvm_block(e, "then");
+    LLVMBuildCondBr(e->builder, load_bool(r, step->condition), then, otherwise);
+    qn_llvm_at(e, then);
+    emit_steps(r, &step->body);
+    LLVMBuildBr(e->builder, behind);
+    qn_llvm_at(e, otherwise);
+    emit_steps(r, &step->other);
+    LLVMBuildBr(e->builder, behind);
+    qn_llvm_at(e, behind);
+}
+
+static void emit_swap(runner *r, const qn_step *step)
+{
+    const qn_emitter *e = r->e;
+    LLVMValueRef x = r->slots[step->buffers[0]], y = r->slots[step->buffers[1]];
+    QN_ASSERT(x && y, "program %s: a swap of what is no slot", r->p->name);
+    LLVMValueRef was_x = load(e, e->ptr, x), was_y = load(e, e->ptr, y);
+    LLVMBuildStore(e->builder, was_y, x);
+    LLVMBuildStore(e->builder, was_x, y);
+}
+
+/* The value goes into io, where later steps and the caller read it; sizes follow from it, so it must be in range. */
+static void emit_bind(runner *r, const qn_step *step)
+{
+    const qn_emitter *e = r->e;
+    LLVMValueRef value = load(e, e->i64, address(r, step->buffers[0]));
+    int symbol = step->count->symbol;
+    LLVMBuildStore(e->builder, value, element(e, e->i64, r->symbols, symbol));
+    fail_with(r, qn_symbols_outside(&r->dims, r->p->dims, symbol, symbol + 1), QUERN_ERROR_RANGE);
+}
+
+static void emit_steps(runner *r, const qn_steps *steps)
+{
+    for (size_t i = 0; i < steps->n; i++) {
+        const qn_step *step = &steps->items[i];
+        switch (step->kind) {
+        case QN_STEP_KERNEL: emit_kernel_call(r, step); break;
+        case QN_STEP_COPY: emit_copy_step(r, step); break;
+        case QN_STEP_LOOP: emit_loop(r, step); break;
+        case QN_STEP_IF: emit_if(r, step); break;
+        case QN_STEP_SWAP: emit_swap(r, step); break;
+        case QN_STEP_BIND: emit_bind(r, step); break;
+        }
+    }
+}
+
+/* ---- the start ---- */
+
+static int most_arguments(const qn_steps *steps)
+{
+    int most = 0;
+    for (size_t i = 0; i < steps->n; i++) {
+        const qn_step *s = &steps->items[i];
+        int n[] = { s->n_buffers + s->n_params, most_arguments(&s->body), most_arguments(&s->other),
+                    most_arguments(&s->test) };
+        for (int j = 0; j < 4; j++)
+            most = n[j] > most ? n[j] : most;
+    }
+    return most;
+}
+
+static bool uses_weights(const qn_program *p)
+{
+    for (int i = 0; i < p->n_buffers; i++)
+        if (p->buffers[i].place == QN_PLACE_WEIGHTS)
+            return true;
+    return false;
+}
+
+static bool surely_not_empty(const qn_type *type)
+{
+    for (int d = 0; d < type->rank; d++)
+        if (type->dims[d]->min < 1)
+            return false;
+    return true;
+}
+
+/* Where the address of the weights is. */
+static LLVMValueRef weights_pointer(const runner *r)
+{
+    if (r->m->weights_base)
+        return r->m->weights_base;
+    return r->m->weights_inside ? member(r->e, r->m->model_type, r->m->model, QN_MODEL_WEIGHTS)
+                                : member(r->e, r->m->ctx_type, r->ctx, QN_CTX_WEIGHTS);
+}
+
+/* Also takes the pointers out of io. */
+static void check_arguments(runner *r)
+{
+    const qn_emitter *e = r->e;
+    LLVMBuilderRef b = e->builder;
+    const qn_program *p = r->p;
+    LLVMValueRef io = LLVMGetParam(r->function, 0);
+    fail_with(r, LLVMBuildIsNull(b, io, ""), QUERN_ERROR_ARGUMENT);
+    r->symbols = r->dims.memory = element(e, e->ptr, io, p->n_io);
+    for (int i = 0; i < p->n_entry_symbols; i++)
+        r->dims.symbols[i] = load(e, e->i64, element(e, e->i64, r->symbols, i));
+    if (p->n_entry_symbols > 0)
+        fail_with(r, qn_symbols_outside(&r->dims, p->dims, 0, p->n_entry_symbols), QUERN_ERROR_RANGE);
+
+    LLVMValueRef bad = LLVMConstNull(e->i1);
+    for (int i = 0; i < p->n_io; i++) {
+        r->io[i] = load(e, e->ptr, element(e, e->ptr, io, i));
+        if (surely_not_empty(&p->io[i].type))
+            bad = LLVMBuildOr(b, bad, LLVMBuildIsNull(b, r->io[i], ""), "");
+    }
+    r->workspace = LLVMGetParam(r->function, 1);
+    if (!qn_dim_is(p->arena_bytes, 0)) {
+        LLVMValueRef bits = LLVMBuildPtrToInt(b, r->workspace, e->i64, "");
+        LLVMValueRef unaligned = LLVMBuildAnd(b, bits, qn_llvm_i64(e, 63), "");
+        bad = LLVMBuildOr(b, bad, LLVMBuildIsNull(b, r->workspace, ""), "");
+        bad = LLVMBuildOr(b, bad, LLVMBuildIsNotNull(b, unaligned, ""), "");
+    }
+    if (uses_weights(p)) {
+        r->weights = load(e, e->ptr, weights_pointer(r));
+        bad = LLVMBuildOr(b, bad, LLVMBuildIsNull(b, r->weights, ""), "");
+    }
+    fail_with(r, bad, QUERN_ERROR_ARGUMENT);
+}
+
+/* A workspace whose size overflows for these symbols: the caller was told -1. */
+static void check_workspace(runner *r)
+{
+    const qn_emitter *e = r->e;
+    qn_dim bytes = r->p->arena_bytes;
+    if (bytes->max < INT64_MAX)
+        return;
+    LLVMValueRef value = qn_dim_emit(&r->dims, bytes);
+    fail_with(r, LLVMBuildICmp(e->builder, LLVMIntEQ, value, qn_llvm_i64(e, INT64_MAX), ""),
+              QUERN_ERROR_RANGE);
+}
+
+static void emit_finish(runner *r)
+{
+    const qn_emitter *e = r->e;
+    LLVMBuilderRef b = e->builder;
+    LLVMBasicBlockRef give = qn_llvm_block(e, ""), tell = qn_llvm_block(e, "tell");
+    LLVMBuildCondBr(b, LLVMBuildIsNull(b, LLVMGetParam(r->function, 2), ""), give, tell);
+    qn_llvm_at(e, tell);
+    LLVMValueRef node = LLVMBuildTrunc(b, load(e, e->i64, r->args), e->i32, "");
+    LLVMBuildStore(b, node, member(e, r->m->ctx_type, r->ctx, QN_CTX_FAILED_NODE));
+    LLVMBuildBr(b, give);
+    qn_llvm_at(e, give);
+    LLVMBuildRet(b, r->status);
+}
+
+LLVMValueRef qn_emit_run(qn_emitter *e, const qn_entry_module *m, const qn_program *p,
+                         const char *const *kernel_symbols, const char *name)
+{
+    LLVMBuilderRef b = e->builder;
+    runner run = { .e = e, .m = m, .p = p, .kernel_symbols = kernel_symbols }, *r = &run;
+    int n_symbols = qn_dims_symbol_count(p->dims);
+    r->function = qn_llvm_function(e, name, e->i32, 3, (LLVMTypeRef[]){ e->ptr, e->ptr, e->ptr });
+    LLVMSetLinkage(r->function, LLVMInternalLinkage);
+    r->io = QN_NEW_ARRAY(e->arena, LLVMValueRef, p->n_io);
+    r->slots = QN_NEW_ARRAY(e->arena, LLVMValueRef, p->n_buffers);
+    r->iterations = QN_NEW_ARRAY(e->arena, LLVMValueRef, p->n_loops);
+    r->dims = (qn_dim_code){ .e = e, .symbols = QN_NEW_ARRAY(e->arena, LLVMValueRef, n_symbols) };
+
+    qn_llvm_at(e, LLVMAppendBasicBlockInContext(e->context, r->function, "entry"));
+    r->finish = qn_llvm_block(e, "finish");
+    r->args = LLVMBuildAlloca(b, LLVMArrayType2(e->i64, 1 + (uint64_t)most_arguments(&p->steps)), "args");
+    LLVMSetAlignment(r->args, 64);
+    for (int i = 0; i < p->n_buffers; i++)
+        if (p->buffers[i].place == QN_PLACE_SLOT)
+            r->slots[i] = LLVMBuildAlloca(b, e->ptr, "slot");
+    LLVMBasicBlockRef here = qn_llvm_here(e);
+    qn_llvm_at(e, r->finish);
+    r->status = qn_llvm_phi(e, e->i32);
+    qn_llvm_at(e, here);
+    LLVMBuildStore(b, qn_llvm_i64(e, -1), r->args);
+    LLVMValueRef lent = LLVMGetParam(r->function, 2);
+    r->ctx = LLVMBuildSelect(b, LLVMBuildIsNull(b, lent, ""), m->default_ctx, lent, "");
+    check_arguments(r);
+
+    r->dims.home = qn_llvm_here(e);
+    LLVMBasicBlockRef steps = qn_llvm_block(e, "steps");
+    qn_llvm_at(e, steps);
+    check_workspace(r);
+    for (int i = 0; i < p->n_buffers; i++)
+        if (r->slots[i])
+            LLVMBuildStore(b, address(r, p->buffers[i].base), r->slots[i]);
+    emit_steps(r, &p->steps);
+    qn_llvm_incoming(r->status, qn_llvm_i32(e, QUERN_OK), qn_llvm_here(e));
+    LLVMBuildBr(b, r->finish);
+    qn_llvm_at(e, r->dims.home);
+    LLVMBuildBr(b, steps);
+    qn_llvm_at(e, r->finish);
+    emit_finish(r);
+    return r->function;
+}
