@@ -16,6 +16,7 @@
 #include "ir/diag.h"
 #include "ir/dim.h"
 #include "ir/dtype.h"
+#include "quern.h"
 
 /* ---- ops ---- */
 
@@ -194,6 +195,9 @@ struct qn_module {
 
 qn_module *qn_module_new(const char *name); /* with an arena of its own */
 void qn_module_free(qn_module *module);
+/* A copy with an arena and symbols of its own, in which the named symbols have these ranges (equal bounds: they are
+ * numbers). Contents of tensors are shared with the original, which must outlive it. */
+qn_module *qn_module_clone(const qn_module *module, int n_ranges, const quern_dim_range *ranges);
 qn_graph *qn_module_find(const qn_module *module, const char *name); /* NULL when absent */
 qn_graph *qn_function_new(qn_module *module, const char *name);      /* added to the module */
 qn_graph *qn_region_new(qn_module *module);
