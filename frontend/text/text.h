@@ -10,4 +10,9 @@
 QN_MUST_USE qn_status qn_text_parse(const char *text, size_t length, const char *file, qn_module **out_module,
                                     qn_diags *diags);
 
+/* Reads attributes as they stand between the braces of a node, "axis = 1, kind = sum", for a node of this op. Sorted by
+ * key; everything lives in the module's arena. Messages point into the text, which they call `file`. */
+QN_MUST_USE qn_status qn_text_parse_attrs(const char *text, const char *file, qn_op op, qn_module *module,
+                                          int *out_n, qn_attr **out_attrs, qn_diags *diags);
+
 #endif
