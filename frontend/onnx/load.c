@@ -219,10 +219,14 @@ static void report_needs(const qn_onnx_import *im)
     if (!needs)
         return;
     needs->n = 0;
+    int *indices = QN_NEW_ARRAY(im->diags->arena, int, 64);
+    needs->indices = indices;
     needs->names = QN_NEW_ARRAY(im->diags->arena, const char *, 64);
     for (int i = 0; i < 64; i++)
-        if (im->needs >> i & 1)
+        if (im->needs >> i & 1) {
+            indices[needs->n] = i;
             needs->names[needs->n++] = qn_arena_strdup(im->diags->arena, im->input_names[i]);
+        }
 }
 
 static bool good_options(const qn_onnx_options *options, qn_diags *diags)

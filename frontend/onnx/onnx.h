@@ -25,6 +25,7 @@ typedef struct qn_onnx_constant {
 typedef struct qn_onnx_needs {
     int n;
     const char **names; /* in the arena of the diagnostics */
+    const int *indices; /* among the inputs of the module's function */
 } qn_onnx_needs;
 
 typedef struct qn_onnx_options {
