@@ -41,10 +41,31 @@ typedef struct quern_dim_range {
     int64_t min, max;
 } quern_dim_range;
 
+/* Memory of one tensor: contiguous, row-major. */
+typedef struct quern_array {
+    int32_t dtype, rank;
+    const int64_t *dims;
+    void *data;
+} quern_array;
+
+/* Contents of an input that are known when it is compiled: the input stays, its value is not read at run time. */
+typedef struct quern_known_input {
+    const char *name;
+    quern_array array;
+} quern_known_input;
+
 typedef struct quern_load_options {
     size_t size; /* sizeof(quern_load_options) */
     int n_dims;
     const quern_dim_range *dims;
+    int n_constants;
+    const quern_known_input *constants;
+    uint64_t seed; /* of random operators that have none of their own */
+    /* Called for each input whose contents the model's operators would have to know to be compiled (a shape, axes, a
+     * trip count), when loading fails for that: load again with them among `constants`. `index` counts the inputs that
+     * the caller gives. Or NULL */
+    void (*needs)(void *user, const char *input, int index);
+    void *needs_user;
 } quern_load_options;
 
 /* ONNX or Quern text, by content. Options may be NULL. Files beside the model (external data) stay inside its folder. */
@@ -116,13 +137,6 @@ QUERN_API const quern_entry_info *quern_model_entry(const quern_model *model,
 
 /* ---- running ---- */
 
-/* Memory of one tensor: contiguous, row-major. */
-typedef struct quern_array {
-    int32_t dtype, rank;
-    const int64_t *dims;
-    void *data;
-} quern_array;
-
 typedef struct quern_session quern_session;
 
 /* A session of one entry (NULL: the first). Owns a workspace, and every buffer that is not bound. States start at the
@@ -131,9 +145,12 @@ QUERN_API int quern_session_new(quern_model *model, const char *entry, quern_ses
 QUERN_API void quern_session_free(quern_session *session);
 
 /* Binds buffer `index` (see quern_entry_info.buffers) to the caller's memory, which must stay valid until rebound.
- * Checks dtype and dims; dims of inputs set the symbols. */
+ * Checks dtype and dims; dims of inputs set the symbols. NULL: back to the session's own memory. */
 QUERN_API int quern_session_bind(quern_session *session, int index, const quern_array *array) QUERN_MUST_USE;
 QUERN_API int quern_session_run(quern_session *session) QUERN_MUST_USE;
+/* Dims that the buffer has with the inputs that are bound now, rank values; of an output whose extent only the run finds,
+ * the largest it may have (the interpreter cannot tell: UNSUPPORTED). */
+QUERN_API int quern_session_dims(quern_session *session, int index, int64_t *out_dims) QUERN_MUST_USE;
 /* The array of a buffer: after a run for outputs; owned by the session or the caller that bound it. */
 QUERN_API int quern_session_get(quern_session *session, int index, quern_array *out) QUERN_MUST_USE;
 /* What each run of the session lends to its entry: set trace or cancel, or lend another pool. Weights stay as they are. */
@@ -167,6 +184,8 @@ typedef struct quern_dim { /* a number, or a symbol when name is set */
 
 QUERN_API quern_builder *quern_builder_new(const char *function_name);
 QUERN_API void quern_builder_free(quern_builder *builder); /* without finishing */
+QUERN_API void quern_builder_seed(quern_builder *builder,
+                                  uint64_t seed); /* of what comes after; 0 at first */
 QUERN_API quern_value *quern_input(quern_builder *b, const char *name, int dtype, int rank,
                                    const quern_dim *dims);
 /* A trainable parameter with initial contents (copied). */
@@ -177,6 +196,8 @@ QUERN_API quern_value *quern_constant(quern_builder *b, int dtype, int rank, con
 /* Any op of docs/ops.md: operands and attributes in the text form, such as "axis = 1" or "kind = sum, axes = [1]". */
 QUERN_API quern_value *quern_op(quern_builder *b, const char *op, int n_operands,
                                 quern_value *const *operands, const char *attributes);
+/* Another result of the op that made `value`. */
+QUERN_API quern_value *quern_result(quern_builder *b, quern_value *value, int index);
 QUERN_API quern_value *quern_add(quern_builder *b, quern_value *x,
                                  quern_value *y); /* NumPy broadcasting, as the next ones */
 QUERN_API quern_value *quern_sub(quern_builder *b, quern_value *x, quern_value *y);
@@ -185,7 +206,7 @@ QUERN_API quern_value *quern_div(quern_builder *b, quern_value *x, quern_value *
 QUERN_API quern_value *quern_matmul(quern_builder *b, quern_value *x, quern_value *y);
 QUERN_API quern_value *quern_relu(quern_builder *b, quern_value *x);
 QUERN_API quern_value *quern_softmax(quern_builder *b, quern_value *x, int axis);
-/* x [.., in] times a new parameter [in, out] plus a bias [out]; Kaiming-uniform from the builder's seed */
+/* x [.., in] times a new parameter [in, out] plus a bias [out]; uniform in +-1/sqrt(in) from the builder's seed */
 QUERN_API quern_value *quern_linear(quern_builder *b, quern_value *x, int64_t out, const char *name);
 QUERN_API quern_value *quern_mean(quern_builder *b, quern_value *x); /* of all elements: a scalar */
 QUERN_API quern_value *quern_cross_entropy(quern_builder *b, quern_value *logits,

@@ -226,6 +226,16 @@ static int check_index(const quern_session *s, int index)
     return QUERN_OK;
 }
 
+static void unbind(quern_session *s, int index)
+{
+    qn_slot *slot = &s->slots[index];
+    if (!slot->bound && !slot->shared)
+        return;
+    slot->bound = slot->shared = s->ready = false;
+    slot->has_dims = is_static(slot->info);
+    s->io[index] = NULL;
+}
+
 /* Stands for the address of an array without elements: entries want one. */
 static _Alignas(64) char empty;
 
@@ -236,6 +246,10 @@ int quern_session_bind(quern_session *s, int index, const quern_array *array)
         return status;
     qn_slot *slot = &s->slots[index];
     const quern_buffer_info *info = slot->info;
+    if (!array) {
+        unbind(s, index);
+        return QUERN_OK;
+    }
     if (array->dtype != info->dtype || array->rank != info->rank)
         return wrong_type(s, index, array);
     for (int i = 0; i < info->rank; i++)
@@ -455,6 +469,24 @@ static int prepare(quern_session *s)
             return out_of_memory("the workspace", bytes);
     }
     s->ready = true;
+    return QUERN_OK;
+}
+
+int quern_session_dims(quern_session *s, int index, int64_t *out_dims)
+{
+    int status = check_index(s, index);
+    if (!status && !s->ready)
+        status = find_symbols(s);
+    if (status)
+        return status;
+    int64_t symbols[s->n_symbols + 1];
+    memcpy(symbols, s->symbols, (size_t)s->n_symbols * sizeof *symbols);
+    if (s->decided && s->slots[index].info->role == QUERN_OUTPUT) {
+        if (s->model->run || !QN_HAS_FIELD(s->entry, limits) || !s->entry->limits)
+            return qn_fail(QUERN_ERROR_UNSUPPORTED, "the dims are known after a run only");
+        s->entry->limits(symbols);
+    }
+    shape_of(s, index, symbols, out_dims);
     return QUERN_OK;
 }
 

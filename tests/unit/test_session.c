@@ -206,6 +206,17 @@ static void runs_and_follows_new_shapes(void **state)
     assert_int_equal(bind(s, 2, 1, DIMS(3), mine), QUERN_OK);
     assert_int_equal(quern_session_run(s), QUERN_OK);
     assert_float_equal(mine[1], 312, 0);
+    /* and back, for yet another batch */
+    assert_int_equal(quern_session_bind(s, 2, NULL), QUERN_OK);
+    assert_int_equal(bind(s, 0, 2, DIMS(1, 4), x), QUERN_OK);
+    assert_int_equal(bind(s, 1, 2, DIMS(1, 4), y), QUERN_OK);
+    int64_t dims[2];
+    assert_int_equal(quern_session_dims(s, 2, dims), QUERN_OK);
+    assert_int_equal(dims[0], 1);
+    assert_int_equal(quern_session_run(s), QUERN_OK);
+    assert_int_equal(quern_session_get(s, 2, &z), QUERN_OK);
+    assert_ptr_not_equal(z.data, mine);
+    assert_float_equal(((float *)z.data)[0], 320, 0);
     quern_session_free(s);
 }
 
@@ -303,6 +314,10 @@ static void finds_counts(void **state)
     assert_int_equal(quern_session_get(s, 1, &y), QUERN_OK);
     assert_int_equal(y.dims[0], 3);
     assert_float_equal(((float *)y.data)[2], 5, 0);
+    int64_t most;
+    assert_int_equal(quern_session_dims(s, 1, &most), QUERN_OK);
+    assert_int_equal(most, 5);
+    assert_int_equal(quern_session_get(s, 1, &y), QUERN_OK);
     float room[8], little[2];
     assert_int_equal(bind(s, 1, 1, DIMS(8), room), QUERN_OK);
     x[1] = 2;

@@ -1,0 +1,227 @@
+/* quern.h: handles of modules, loading, text, gradients. */
+#include <stdlib.h>
+#include <string.h>
+
+#include "driver/api.h"
+#include "driver/output.h"
+#include "frontend/onnx/onnx.h"
+#include "frontend/text/text.h"
+#include "runtime/error.h"
+
+/* ---- calls and handles ---- */
+
+void qn_call_begin(qn_call *call)
+{
+    call->arena = qn_arena_new();
+    qn_diags_init(&call->diags, call->arena);
+}
+
+int qn_call_end(qn_call *call, qn_status status)
+{
+    if (status) {
+        const char *text = qn_diags_text(&call->diags, call->arena);
+        qn_fail_text(status, text[0] ? text : quern_status_name(status));
+    }
+    qn_arena_free(call->arena);
+    return status;
+}
+
+qn_status qn_call_need(qn_call *call, const void *argument, const char *function, const char *name)
+{
+    if (argument)
+        return QUERN_OK;
+    return qn_error(&call->diags, QUERN_ERROR_ARGUMENT, NULL, "%s: %s is NULL", function, name);
+}
+
+quern_module *qn_handle_new(qn_module *ir, void *bytes)
+{
+    quern_module *handle = calloc(1, sizeof *handle);
+    QN_ASSERT(handle, "out of memory");
+    handle->ir = ir;
+    handle->bytes = bytes;
+    atomic_init(&handle->users, 1);
+    return handle;
+}
+
+void qn_handle_release(quern_module *handle)
+{
+    if (!handle || atomic_fetch_sub(&handle->users, 1) != 1)
+        return;
+    qn_module_free(handle->ir);
+    free(handle->bytes);
+    free(handle);
+}
+
+void quern_module_free(quern_module *module)
+{
+    qn_handle_release(module);
+}
+
+void quern_free(void *memory)
+{
+    free(memory);
+}
+
+/* ---- loading ---- */
+
+/* Quern's text begins with a comment or a word; an ONNX file begins with the tag of one of its fields, none of which is
+ * a letter or '#'. */
+static bool looks_like_text(const char *data, size_t size)
+{
+    size_t i = 0;
+    while (i < size && (data[i] == ' ' || data[i] == '\t' || data[i] == '\n' || data[i] == '\r'))
+        i++;
+    return i < size && (data[i] == '#' || (data[i] >= 'a' && data[i] <= 'z'));
+}
+
+static qn_status check_options(const quern_load_options *o, qn_diags *diags)
+{
+    for (int i = 0; i < o->n_dims; i++)
+        if (!o->dims[i].name || o->dims[i].min < 0 || o->dims[i].max < o->dims[i].min ||
+            o->dims[i].max > QN_DIM_MAX_VALUE)
+            return qn_error(diags, QUERN_ERROR_ARGUMENT, NULL,
+                            "dimension %s = %lld..%lld: the range must be min <= max, 0 to %lld",
+                            o->dims[i].name ? o->dims[i].name : "(no name)", (long long)o->dims[i].min,
+                            (long long)o->dims[i].max, (long long)QN_DIM_MAX_VALUE);
+    return QUERN_OK;
+}
+
+static qn_status load_onnx(const char *path, const void *data, size_t size, const quern_load_options *o,
+                           qn_module **out, qn_diags *diags)
+{
+    qn_onnx_needs needs = { 0 };
+    qn_onnx_constant *constants = QN_NEW_ARRAY(diags->arena, qn_onnx_constant, o->n_constants);
+    for (int i = 0; i < o->n_constants; i++)
+        constants[i] = (qn_onnx_constant){ .name = o->constants[i].name, .array = o->constants[i].array };
+    qn_onnx_options options = { .n_dims = o->n_dims,
+                                .dims = o->dims,
+                                .n_constants = o->n_constants,
+                                .constants = constants,
+                                .seed = o->seed,
+                                .needs = &needs };
+    qn_status status = path ? qn_onnx_load(path, &options, out, diags)
+                            : qn_onnx_load_bytes(data, size, "(memory)", &options, out, diags);
+    for (int i = 0; o->needs && i < needs.n; i++)
+        o->needs(o->needs_user, needs.names[i], needs.indices[i]);
+    return status;
+}
+
+static qn_status load_text(const char *path, const char *data, size_t size, const quern_load_options *o,
+                           qn_module **out, qn_diags *diags)
+{
+    QN_TRY(qn_text_parse(data, size, path ? path : "(memory)", out, diags));
+    qn_module *module = *out;
+    for (int i = 0; i < o->n_dims; i++) {
+        qn_dim symbol = qn_dim_find_symbol(module->dims, o->dims[i].name);
+        if (!symbol) {
+            *out = NULL;
+            qn_module_free(module);
+            return qn_error(diags, QUERN_ERROR_ARGUMENT, NULL, "%s: no dimension is called '%s'",
+                            path ? path : "(memory)", o->dims[i].name);
+        }
+    }
+    if (o->n_dims) {
+        *out = qn_module_clone(module, o->n_dims, o->dims);
+        qn_module_free(module);
+    }
+    return QUERN_OK;
+}
+
+qn_status qn_load_module(const char *path, const void *data, size_t size, const quern_load_options *options,
+                         qn_module **out, qn_diags *diags)
+{
+    *out = NULL;
+    QN_OPTIONS(quern_load_options, o, options);
+    QN_TRY(check_options(&o, diags));
+    if (path) {
+        char start[256];
+        FILE *f = fopen(path, "rbe");
+        size_t n = f ? fread(start, 1, sizeof start, f) : 0;
+        if (f)
+            fclose(f);
+        if (n && !looks_like_text(start, n))
+            return load_onnx(path, NULL, 0, &o, out, diags);
+        char *text;
+        QN_TRY(qn_read_file(path, diags->arena, &text, &size, diags));
+        data = text;
+    }
+    if (size == 0)
+        return qn_error(diags, QUERN_ERROR_MODEL, &(qn_loc){ .file = path },
+                        "it is empty: expected an ONNX model or Quern's text");
+    if (!looks_like_text(data, size))
+        return load_onnx(NULL, data, size, &o, out, diags);
+    return load_text(path, data, size, &o, out, diags);
+}
+
+int quern_load(const char *path, const quern_load_options *options, quern_module **out)
+{
+    qn_call call;
+    qn_module *module = NULL;
+    *out = NULL;
+    qn_call_begin(&call);
+    qn_status status = qn_call_need(&call, path, "quern_load", "path");
+    if (!status)
+        status = qn_load_module(path, NULL, 0, options, &module, &call.diags);
+    if (!status)
+        *out = qn_handle_new(module, NULL);
+    return qn_call_end(&call, status);
+}
+
+int quern_load_bytes(const void *data, size_t size, const quern_load_options *options, quern_module **out)
+{
+    qn_call call;
+    qn_module *module = NULL;
+    *out = NULL;
+    qn_call_begin(&call);
+    qn_status status = qn_call_need(&call, data, "quern_load_bytes", "data");
+    /* Weights point into the bytes, which the caller may free. */
+    void *copy = status ? NULL : malloc(size + 1);
+    if (!status && !copy)
+        status = qn_error(&call.diags, QUERN_ERROR_MEMORY, NULL, "no memory for a model of %zu bytes", size);
+    if (!status) {
+        memcpy(copy, data, size);
+        status = qn_load_module(NULL, copy, size, options, &module, &call.diags);
+    }
+    if (status)
+        free(copy);
+    else
+        *out = qn_handle_new(module, copy);
+    return qn_call_end(&call, status);
+}
+
+int quern_module_text(const quern_module *module, char **out)
+{
+    qn_call call;
+    *out = NULL;
+    qn_call_begin(&call);
+    qn_status status = qn_call_need(&call, module, "quern_module_text", "module");
+    if (!status) {
+        *out = strdup(qn_module_print(module->ir, call.arena));
+        if (!*out)
+            status = qn_error(&call.diags, QUERN_ERROR_MEMORY, NULL, "no memory for the text");
+    }
+    return qn_call_end(&call, status);
+}
+
+/* ---- gradients and training ---- */
+
+static int not_yet(const char *what)
+{
+    qn_call call;
+    qn_call_begin(&call);
+    return qn_call_end(&call,
+                       qn_error(&call.diags, QUERN_ERROR_UNSUPPORTED, NULL, "%s: not in this version", what));
+}
+
+int quern_grad(quern_module *module, const char *function, const char *loss, int n_wrt,
+               const char *const *wrt, const char *name)
+{
+    (void)module, (void)function, (void)loss, (void)n_wrt, (void)wrt, (void)name;
+    return not_yet("quern_grad");
+}
+
+int quern_make_training(quern_module *module, const quern_train_options *options)
+{
+    (void)module, (void)options;
+    return not_yet("quern_make_training");
+}

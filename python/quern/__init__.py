@@ -1,0 +1,14 @@
+"""Quern: compile a model, run it, train it. A thin binding of libquern.so by ctypes.
+
+    m = quern.compile("resnet50.onnx")
+    logits, = m([image])
+    s = m.bind([image]); s.run(); s.outputs
+"""
+
+from ._library import ArgumentError, Error, FileError, ModelError, UnsupportedError, version
+from ._model import Model, Session, Signature, SpecializedModel, compile, compile_file, load, text
+from ._train import Trainer, train
+
+__version__ = version
+__all__ = ["ArgumentError", "Error", "FileError", "Model", "ModelError", "Session", "Signature", "SpecializedModel",
+           "Trainer", "UnsupportedError", "compile", "compile_file", "load", "text", "train", "version"]

@@ -1,0 +1,72 @@
+"""NumPy arrays and the library's."""
+
+import ctypes
+from ctypes import POINTER, c_int64
+
+import numpy as np
+
+from ._library import Array, ArgumentError
+
+try:
+    from ml_dtypes import bfloat16
+except ImportError:
+    bfloat16 = np.uint16  # the bits
+
+_DTYPES = [None, np.bool_, np.int8, np.int16, np.int32, np.int64, np.uint8, np.uint16, np.uint32, np.uint64, np.float16,
+           bfloat16, np.float32, np.float64]
+NUMPY = [d and np.dtype(d) for d in _DTYPES]  # by quern_dtype
+QUERN = {d: i for i, d in enumerate(NUMPY) if d is not None and not (i == 11 and d == np.uint16)}
+
+
+def to_numpy(x, dtype, what):
+    """The input as an array that the library can read in place: contiguous and aligned. A copy only where it is not.
+
+    dtype: of Python numbers and lists, which have none of their own."""
+    if not isinstance(x, np.ndarray):
+        if x is None:
+            raise ArgumentError(f"{what} is None; the model needs an array")
+        if hasattr(x, "__dlpack__"):
+            try:
+                x = np.from_dlpack(x)
+            except (BufferError, RuntimeError, TypeError, ValueError) as error:
+                raise ArgumentError(f"{what}: {type(x).__name__} cannot be read in place: {error}") from error
+        else:
+            try:
+                x = np.asarray(x, dtype=None if isinstance(x, np.generic) else dtype)
+            except (TypeError, ValueError) as error:
+                raise ArgumentError(f"{what}: {type(x).__name__} is not an array of {dtype}: {error}") from error
+    if not x.dtype.isnative:
+        x = x.astype(x.dtype.newbyteorder("="))
+    flags = x.flags
+    return x if flags.c_contiguous and flags.aligned else np.array(x, order="C")
+
+
+def to_quern(array, dtype=None):
+    """An Array of a contiguous NumPy array; valid as long as that is."""
+    code = QUERN.get(array.dtype)
+    if dtype == 11 and array.dtype.itemsize == 2 and array.dtype.kind in "uV":
+        code = 11  # bits of bf16
+    if code is None:
+        raise ArgumentError(f"arrays of {array.dtype} are not supported")
+    dims = (c_int64 * max(array.ndim, 1))(*array.shape)
+    return Array(code, array.ndim, ctypes.cast(dims, POINTER(c_int64)), array.__array_interface__["data"][0])
+
+
+class _Memory:
+    """Memory of somebody else (`owner`) as NumPy takes it."""
+
+    def __init__(self, address, n_bytes, owner):
+        self.owner = owner
+        self.__array_interface__ = {"shape": (n_bytes,), "typestr": "|u1", "data": (address, False), "version": 3}
+
+
+def view(array, owner):
+    """A NumPy array on the memory of an Array, which keeps `owner` alive."""
+    dtype = NUMPY[array.dtype]
+    shape = tuple(array.dims[: array.rank])
+    n_bytes = dtype.itemsize
+    for d in shape:
+        n_bytes *= d
+    if n_bytes == 0:
+        return np.empty(shape, dtype)
+    return np.asarray(_Memory(array.data, n_bytes, owner)).view(dtype).reshape(shape)

@@ -1,0 +1,367 @@
+"""Models and sessions."""
+
+import ctypes
+import os
+import threading
+from collections import OrderedDict, namedtuple
+from ctypes import byref, c_int64, c_void_p
+
+import numpy as np
+
+from ._arrays import NUMPY, to_numpy, to_quern, view
+from ._library import (INPUT, NEEDS, OUTPUT, Array, ArgumentError, BufferInfo, CompileOptions, DimRange, EmitOptions,
+                       EntryInfo, Handle, KnownInput, LoadOptions, SymbolInfo, UnsupportedError, check, error_of, lib,
+                       table)
+
+Signature = namedtuple("Signature", "name dtype shape")
+Signature.__doc__ = "An input or output: dims are numbers, or text such as 'batch' where they depend on the inputs."
+
+
+def _shape(info):
+    """Dims of a buffer: "f32[batch, max(n, 2)]" -> ("batch", "max(n, 2)")."""
+    text = info.text.decode() if info.text else ""
+    parts, depth = [""], 0
+    for c in text[text.find("[") + 1 : -1]:
+        depth += (c == "(") - (c == ")")
+        if c == "," and depth == 0:
+            parts.append("")
+        else:
+            parts[-1] += c
+    parts = [p.strip() for p in parts]
+    return tuple(info.dims[i] if info.dims[i] >= 0 else parts[i] for i in range(info.rank))
+
+
+class Entry:
+    """The tables of one entry of a model."""
+
+    def __init__(self, info):
+        self.name = info.name.decode()
+        self.buffers = table(info.buffers, BufferInfo, info.n_buffers)
+        self.names = [b.name.decode() for b in self.buffers]
+        self.dtypes = [NUMPY[b.dtype] for b in self.buffers]
+        self.inputs = [i for i, b in enumerate(self.buffers) if b.role == INPUT]
+        self.outputs = [i for i, b in enumerate(self.buffers) if b.role == OUTPUT]
+        self.states = [i for i, b in enumerate(self.buffers) if b.role not in (INPUT, OUTPUT)]
+        symbols = table(info.symbols, SymbolInfo, info.n_symbols)
+        self.decided = any(s.decided for s in symbols)
+        self.index = {self.names[i]: i for i in self.inputs}
+
+    def signature(self, buffers):
+        return [Signature(self.names[i], self.dtypes[i], _shape(self.buffers[i])) for i in buffers]
+
+    def pairs(self, inputs, complete=False):
+        """(buffer, value) for the inputs: a list in the model's order, or a dict by name, of all of them if complete."""
+        if isinstance(inputs, dict):
+            unknown = [name for name in inputs if name not in self.index]
+            if unknown:
+                raise ArgumentError(f"the model has no input {', '.join(map(repr, unknown))}; its inputs are "
+                                    f"{', '.join(map(repr, self.index))}")
+            missing = [name for name in self.index if complete and name not in inputs]
+            if missing:
+                raise ArgumentError(f"input {', '.join(map(repr, missing))} is missing")
+            return [(self.index[name], x) for name, x in inputs.items()]
+        if isinstance(inputs, np.ndarray) and len(self.inputs) == 1:
+            inputs = [inputs]
+        if len(inputs) != len(self.inputs):
+            raise ArgumentError(f"the model takes {len(self.inputs)} inputs "
+                                f"({', '.join(self.names[i] for i in self.inputs)}), not {len(inputs)}")
+        return list(zip(self.inputs, inputs))
+
+
+def _runner(handle):
+    """A call without arguments: nothing is looked up on the way. It keeps the session alive."""
+    run, pointer = lib.quern_session_run, handle.pointer
+
+    def call(_keep=handle):
+        """Runs the model on what is bound; `outputs` has the results."""
+        status = run(pointer)
+        if status:
+            raise error_of(status)
+
+    return call
+
+
+class Session:
+    """A model bound to memory. One per thread. `run()` computes `outputs` from the bound inputs, without allocating."""
+
+    def __init__(self, model, entry):
+        self.model = model
+        self._entry = entry
+        self._handle = Handle(lib.quern_session_new, lib.quern_session_free, model._handle.pointer,
+                              entry.name.encode(), keep=model._handle)
+        self._bound = {}  # buffer: array, kept alive while the library reads it
+        self._outputs = None
+        self.run = _runner(self._handle)
+
+    def _bind_buffer(self, buffer, array):
+        check(lib.quern_session_bind(self._handle.pointer, buffer, byref(to_quern(array, self._entry.buffers[buffer].dtype))))
+        self._bound[buffer] = array
+
+    def _unbind_outputs(self):
+        for buffer in self._entry.outputs:
+            self._bound.pop(buffer, None)
+            check(lib.quern_session_bind(self._handle.pointer, buffer, None))
+
+    def bind(self, inputs, complete=False):
+        """Binds inputs (all as a list, or some as a dict); they are read in place by each run."""
+        entry = self._entry
+        for buffer, x in entry.pairs(inputs, complete):
+            self._bind_buffer(buffer, to_numpy(x, entry.dtypes[buffer], f"input '{entry.names[buffer]}'"))
+        self._outputs = None
+        return self
+
+    def bind_outputs(self, outputs):
+        """Lets the results be written into these arrays: contiguous, of the right dtype and shape."""
+        entry = self._entry
+        if len(outputs) != len(entry.outputs):
+            raise ArgumentError(f"the model has {len(entry.outputs)} outputs, not {len(outputs)}")
+        for buffer, x in zip(entry.outputs, outputs):
+            if not isinstance(x, np.ndarray) or not x.flags.carray:
+                raise ArgumentError(f"output '{entry.names[buffer]}' must go to a contiguous, writable NumPy array")
+            self._bind_buffer(buffer, x)
+        self._outputs = None
+        return self
+
+    def get(self, buffer):
+        """The array of a buffer, as a view."""
+        array = Array()
+        check(lib.quern_session_get(self._handle.pointer, buffer, byref(array)))
+        return view(array, self._handle)
+
+    @property
+    def outputs(self):
+        """The output arrays: each run writes into them again."""
+        if self._outputs is None or self._entry.decided:
+            self._outputs = [self._bound[i] if i in self._bound and not self._entry.decided else self.get(i)
+                             for i in self._entry.outputs]
+        return self._outputs
+
+    @property
+    def states(self):
+        """Views of the states (parameters, optimizer state, caches) by name; writing to them changes the model's."""
+        return {self._entry.names[i]: self.get(i) for i in self._entry.states}
+
+    def share_states(self, owner):
+        """Lets this session use the states of another one."""
+        check(lib.quern_session_share_states(self._handle.pointer, owner._handle.pointer))
+        self._bound[-1] = owner
+
+    def fresh_outputs(self):
+        """New arrays for the outputs of the next run, bound."""
+        outputs = []
+        for buffer in self._entry.outputs:
+            dims = (c_int64 * max(self._entry.buffers[buffer].rank, 1))()
+            check(lib.quern_session_dims(self._handle.pointer, buffer, dims))
+            array = np.empty(dims[: self._entry.buffers[buffer].rank], self._entry.dtypes[buffer])
+            self._bind_buffer(buffer, array)
+            outputs.append(array)
+        return outputs
+
+
+class Model:
+    """A compiled model: immutable, usable from any thread.
+
+    m(inputs) -> list of arrays; m.bind(inputs) -> Session for calls without allocation."""
+
+    def __init__(self, handle):
+        self._handle = handle
+        info = lib.quern_model_describe(handle.pointer).contents
+        self._entries = {}
+        for entry in table(info.entries, EntryInfo, info.n_entries):
+            self._entries[entry.name.decode()] = Entry(entry)
+        self._first = next(iter(self._entries.values()))
+        self._idle = []  # sessions to be used again by calls
+
+    def __repr__(self):
+        takes, gives = (", ".join(f"{s.name}: {s.dtype.name}{list(s.shape)}" for s in side)
+                        for side in (self.inputs, self.outputs))
+        return f"<quern.Model ({takes}) -> ({gives})>"
+
+    @property
+    def inputs(self):
+        return self._first.signature(self._first.inputs)
+
+    @property
+    def outputs(self):
+        return self._first.signature(self._first.outputs)
+
+    @property
+    def entries(self):
+        """Names of the entries; the first is what calls run."""
+        return list(self._entries)
+
+    def session(self, entry=None):
+        """A session of an entry with nothing bound."""
+        if entry is not None and entry not in self._entries:
+            raise ArgumentError(f"the model has no entry '{entry}'; it has {', '.join(self._entries)}")
+        return Session(self, self._first if entry is None else self._entries[entry])
+
+    def bind(self, inputs, entry=None):
+        """A session with these inputs bound and the outputs allocated."""
+        return self.session(entry).bind(inputs)
+
+    def __call__(self, inputs, out=None):
+        """Runs on a list (in the order of `inputs`) or dict of arrays. Results are new arrays, or those given as out."""
+        try:
+            session = self._idle.pop()
+        except IndexError:
+            session = self.session()
+        session.bind(inputs, complete=True)
+        if out is not None:
+            results = list(session.bind_outputs(out)._bound[i] for i in self._first.outputs)
+            session.run()
+        elif self._first.decided:
+            session._unbind_outputs()
+            session.run()
+            results = [np.array(x) for x in session.outputs]
+        else:
+            results = session.fresh_outputs()
+            session.run()
+        # The arrays belong to the caller now, and the states of a call end with it.
+        if not self._first.states:
+            session._bound.clear()
+            self._idle.append(session)
+        return results
+
+
+# ---- compiling
+
+_MODEL_TYPES = (str, bytes, bytearray, memoryview, os.PathLike)
+
+
+def _dim_ranges(dims):
+    """{name: 4, name: (1, 64)} as the library takes it."""
+    ranges = []
+    for name, value in (dims or {}).items():
+        low, high = value if isinstance(value, (tuple, list)) else (value, value)
+        ranges.append(DimRange(name.encode(), int(low), int(high)))
+    return (DimRange * max(len(ranges), 1))(*ranges), len(ranges)
+
+
+def load_module(model, dims=None, constants=None, needs=None):
+    """A Handle of the module. constants: arrays by name; needs: a list that gets (name, index) of inputs to be known."""
+    if not isinstance(model, _MODEL_TYPES):
+        if hasattr(model, "SerializeToString"):
+            model = model.SerializeToString()
+        else:
+            raise TypeError(f"a model is a path or bytes, not {type(model).__name__}")
+    ranges, n_ranges = _dim_ranges(dims)
+    arrays = {name: np.asarray(x, order="C") for name, x in (constants or {}).items()}
+    known = (KnownInput * max(len(arrays), 1))(*[KnownInput(n.encode(), to_quern(x)) for n, x in arrays.items()])
+    callback = NEEDS(lambda _, name, index: needs.append((name.decode(), index)) if needs is not None else None)
+    options = LoadOptions(ctypes.sizeof(LoadOptions), n_ranges, ranges, len(arrays), known, 0, callback, None)
+    if isinstance(model, (str, os.PathLike)):
+        return Handle(lib.quern_load, lib.quern_module_free, os.fsencode(model), byref(options))
+    data = bytes(model)
+    return Handle(lib.quern_load_bytes, lib.quern_module_free, data, len(data), byref(options))
+
+
+def compile_options(target="cpu", threads=None, math="default", cpu=None, cache=None):
+    encode = lambda text: None if text is None else os.fsencode(text)
+    return CompileOptions(ctypes.sizeof(CompileOptions), encode(target), encode(cpu), encode(math), threads or 0, 0,
+                          encode(cache), None, None)
+
+
+def compile_module(module, options):
+    return Handle(lib.quern_compile, lib.quern_model_free, module.pointer, byref(options))
+
+
+class SpecializedModel:
+    """A model some of whose inputs must be known to compile it (a shape, axes): it is compiled for each value that it
+    is called with, and the last few are kept."""
+
+    KEPT = 32
+
+    def __init__(self, load, options, needs):
+        self._load, self._options = load, options
+        self._needs = list(needs)
+        self._models = OrderedDict()
+        self._lock = threading.Lock()
+
+    def _key(self, inputs):
+        values = {}
+        for name, index in self._needs:
+            x = inputs.get(name) if isinstance(inputs, dict) else inputs[index] if index < len(inputs) else None
+            if x is None:
+                raise ArgumentError(f"input '{name}' is missing")
+            if isinstance(x, (list, tuple)):
+                raise UnsupportedError(f"input '{name}' is a sequence: only tensors are supported")
+            values[name] = np.asarray(x)
+        return values, tuple((n, x.dtype.str, x.shape, x.tobytes()) for n, x in values.items())
+
+    def model(self, inputs):
+        """The Model for the values that these inputs have."""
+        with self._lock:
+            values, key = self._key(inputs)
+            while key not in self._models:
+                needs = []
+                try:
+                    module = self._load(values, needs)
+                except UnsupportedError:
+                    new = [need for need in needs if need not in self._needs]
+                    if not new:
+                        raise
+                    self._needs += new
+                    values, key = self._key(inputs)
+                    continue
+                self._models[key] = Model(compile_module(module, self._options))
+                if len(self._models) > self.KEPT:
+                    self._models.popitem(last=False)
+            self._models.move_to_end(key)
+            return self._models[key]
+
+    def __call__(self, inputs, out=None):
+        return self.model(inputs)(inputs, out)
+
+    def bind(self, inputs, entry=None):
+        return self.model(inputs).bind(inputs, entry)
+
+
+def compile(model, target="cpu", threads=None, math="default", cpu=None, dims=None, cache=None):
+    """Compiles a model for this process.
+
+    model    path of an ONNX or Quern text file, or its bytes
+    target   "cpu", or "interp" (the reference interpreter)
+    threads  of a run; None: as many as the process may use
+    math     "strict", "default" or "fast"
+    cpu      "native" (None), "x86-64-v3", ...
+    dims     of named dimensions: {"batch": 4} fixes, {"batch": (1, 64)} bounds
+    cache    folder of compiled kernels; None: the user's; "": none
+
+    Raises UnsupportedError (with all that is unsupported), ModelError, ArgumentError, FileError."""
+    options = compile_options(target, threads, math, cpu, cache)
+    load = lambda constants, needs: load_module(model, dims, constants, needs)
+    needs = []
+    try:
+        module = load({}, needs)
+    except UnsupportedError:
+        if not needs:
+            raise
+        return SpecializedModel(load, options, needs)
+    return Model(compile_module(module, options))
+
+
+def compile_file(model, path, target="cpu", emit="so", prefix=None, weights="embed", header=None, math="default",
+                 cpu=None, dims=None, cache=None):
+    """Compiles a model into a file: "so" (with a C header), "a", "o", "llvm", "asm"."""
+    options = compile_options(target, None, math, cpu, cache)
+    encode = lambda text: None if text is None else os.fsencode(text)
+    files = EmitOptions(ctypes.sizeof(EmitOptions), encode(emit), encode(prefix), encode(weights), encode(header))
+    module = load_module(model, dims)
+    check(lib.quern_compile_file(module.pointer, byref(options), byref(files), os.fsencode(path)))
+
+
+def load(path, prefix=None):
+    """A shared object that Quern emitted."""
+    return Model(Handle(lib.quern_model_open, lib.quern_model_free, os.fsencode(path),
+                        None if prefix is None else prefix.encode()))
+
+
+def text(model, dims=None):
+    """The model as Quern's text."""
+    module, out = load_module(model, dims), c_void_p()
+    check(lib.quern_module_text(module.pointer, byref(out)))
+    try:
+        return ctypes.string_at(out).decode()
+    finally:
+        lib.quern_free(out)

@@ -1,0 +1,271 @@
+"""The Python module: compiling, calling, binding, and what it refuses."""
+
+import gc
+import os
+import tempfile
+import threading
+import unittest
+
+import numpy as np
+
+import quern
+
+TARGETS = ["interp"]
+
+BIAS = b"""graph @bias(%x: f32[batch, 4], %b: f32[4]) -> (sum: f32[batch, 4], last: f32[batch]) {
+  %0 = broadcast %b {axes = [1], dims = [batch, 4]} : f32[batch, 4]
+  %1 = add %x, %0 : f32[batch, 4]
+  %2 = slice %1 {limit = [batch, 4], start = [0, 3], stride = [1, 1]} : f32[batch, 1]
+  %3 = reshape %2 {dims = [batch]} : f32[batch]
+  return %1, %3
+}
+"""
+X = np.arange(12, dtype=np.float32).reshape(3, 4)
+B = np.array([10, 20, 30, 40], np.float32)
+
+COUNTER = b"""graph @count(%x: f32[], %total: f32[] state) -> (next: f32[] alias %total, twice: f32[]) {
+  %0 = add %total, %x : f32[]
+  %1 = add %0, %0 : f32[]
+  return %0, %1
+}
+"""
+
+POSITIVE = b"""graph @where(%x: f32[n]) -> i64[1, count] {
+  %0 = non_zero %x {symbol = [count]} : i64[1, count]
+  return %0
+}
+"""
+
+
+def for_targets(test):
+    def run(self):
+        for target in TARGETS:
+            with self.subTest(target=target):
+                test(self, target)
+
+    return run
+
+
+class Calls(unittest.TestCase):
+    @for_targets
+    def test_lists_and_dicts(self, target):
+        m = quern.compile(BIAS, target=target)
+        for inputs in ([X, B], (X, B), {"x": X, "b": B}):
+            total, last = m(inputs)
+            np.testing.assert_array_equal(total, X + B)
+            np.testing.assert_array_equal(last, (X + B)[:, 3])
+        self.assertEqual(m([X[:1], B])[0].shape, (1, 4))  # another batch
+
+    @for_targets
+    def test_signature(self, target):
+        m = quern.compile(BIAS, target=target)
+        self.assertEqual(m.inputs, [("x", np.float32, ("batch", 4)), ("b", np.float32, (4,))])
+        self.assertEqual([s.name for s in m.outputs], ["sum", "last"])
+        self.assertEqual(m.entries, ["bias"])
+        self.assertIn("x: float32['batch', 4]", repr(m))
+
+    @for_targets
+    def test_results_are_the_callers(self, target):
+        m = quern.compile(BIAS, target=target)
+        first = m([X, B])[0]
+        kept = first.copy()
+        second = m([X + 1, B])[0]
+        np.testing.assert_array_equal(first, kept)
+        self.assertFalse(np.shares_memory(first, second))
+
+    @for_targets
+    def test_out(self, target):
+        m = quern.compile(BIAS, target=target)
+        out = [np.empty((3, 4), np.float32), np.empty(3, np.float32)]
+        result = m([X, B], out=out)
+        self.assertIs(result[0], out[0])
+        np.testing.assert_array_equal(out[0], X + B)
+        for wrong in ([out[0]], [out[0].T, out[1]], [out[0], np.empty(4, np.float32)], [out[0], np.empty(3)]):
+            with self.assertRaises(quern.ArgumentError):
+                m([X, B], out=wrong)
+        np.testing.assert_array_equal(m([X, B])[1], (X + B)[:, 3])
+
+    @for_targets
+    def test_strided_foreign_and_plain_inputs(self, target):
+        m = quern.compile(BIAS, target=target)
+        wide = np.arange(24, dtype=np.float32).reshape(3, 8)[:, ::2]
+        np.testing.assert_array_equal(m([wide, B])[0], wide + B)
+        np.testing.assert_array_equal(m([np.asfortranarray(X), B])[0], X + B)
+        np.testing.assert_array_equal(m([X.astype(">f4"), B])[0], X + B)
+        unaligned = np.frombuffer(b"\0" + X.tobytes(), np.uint8)[1:].view(np.float32).reshape(3, 4)
+        np.testing.assert_array_equal(m([unaligned, B])[0], X + B)
+        np.testing.assert_array_equal(m([X, [10, 20, 30, 40]])[0], X + B)
+        read_only = X.copy()
+        read_only.flags.writeable = False
+        np.testing.assert_array_equal(m([read_only, B])[0], X + B)
+
+        class Foreign:  # as a tensor of another library
+            def __dlpack__(self, **arguments):
+                return X.__dlpack__(**arguments)
+
+            def __dlpack_device__(self):
+                return X.__dlpack_device__()
+
+        np.testing.assert_array_equal(m([Foreign(), B])[0], X + B)
+
+    @for_targets
+    def test_wrong_inputs(self, target):
+        m = quern.compile(BIAS, target=target)
+        for inputs, message in [
+            ([X], "takes 2 inputs"),
+            ([X, B, B], "takes 2 inputs"),
+            ([X[:, :3], B], r"input 0 'x' is f32\[3, 3\]; the model takes f32\[batch, 4\]"),
+            ([X.astype(np.float64), B], r"input 0 'x' is f64\[3, 4\]"),
+            ([X[0], B], r"input 0 'x' is f32\[4\]"),
+            ([X, None], "input 'b' is None"),
+            ([X, X], r"input 1 'b' is f32\[3, 4\]"),
+            ([X, np.array(["a"])], "not supported"),
+            ({"x": X, "c": B}, "no input 'c'"),
+            ({"x": X}, "input 'b' is missing"),
+            ([X, "text"], "not an array"),
+        ]:
+            with self.assertRaisesRegex(quern.ArgumentError, message):
+                m(inputs)
+        with self.assertRaises(ValueError):  # an ArgumentError is one
+            m([X])
+        np.testing.assert_array_equal(m([X, B])[0], X + B)
+
+    @for_targets
+    def test_extents_that_the_run_finds(self, target):
+        m = quern.compile(POSITIVE, target=target)
+        for x in ([0, 1, 0, 2], [0, 0], [5, 5, 5]):
+            np.testing.assert_array_equal(m([np.array(x, np.float32)])[0], [np.nonzero(x)[0]])
+        out = np.empty((1, 3), np.int64)
+        m([np.array([1, 0, 1], np.float32)], out=[out] if target != "interp" else None)
+        s = m.bind([np.array([1, 0, 1], np.float32)])
+        s.run()
+        self.assertEqual(s.outputs[0].shape, (1, 2))
+        with self.assertRaisesRegex(quern.ArgumentError, "input 0 'x'.* is not bound"):
+            m.session().run()
+
+    @for_targets
+    def test_dims(self, target):
+        m = quern.compile(BIAS, target=target, dims={"batch": 2})
+        self.assertEqual(m.inputs[0].shape, (2, 4))
+        with self.assertRaisesRegex(quern.ArgumentError, r"takes f32\[2, 4\]"):
+            m([X, B])
+        m = quern.compile(BIAS, target=target, dims={"batch": (1, 2)})
+        with self.assertRaisesRegex(quern.ArgumentError, "batch is 3 by input 0 'x'; the model was compiled for 1 to 2"):
+            m([X, B])
+        for dims in ({"other": 2}, {"batch": -1}, {"batch": (3, 2)}):
+            with self.assertRaises(quern.ArgumentError):
+                quern.compile(BIAS, target=target, dims=dims)
+
+    @for_targets
+    def test_threads(self, target):
+        m = quern.compile(BIAS, target=target)
+        wrong = []
+
+        def work(k):
+            for _ in range(50):
+                if not np.array_equal(m([X * k, B])[0], X * k + B):
+                    wrong.append(k)
+
+        threads = [threading.Thread(target=work, args=(k,)) for k in range(4)]
+        for t in threads:
+            t.start()
+        for t in threads:
+            t.join()
+        self.assertEqual(wrong, [])
+
+
+class Sessions(unittest.TestCase):
+    @for_targets
+    def test_bind(self, target):
+        x = X.copy()
+        s = quern.compile(BIAS, target=target).bind([x, B])
+        s.run()
+        outputs = s.outputs
+        np.testing.assert_array_equal(outputs[0], x + B)
+        x += 1  # read in place, written in place
+        s.run()
+        np.testing.assert_array_equal(outputs[0], x + B)
+        self.assertIs(s.outputs, outputs)
+        s.bind({"x": x[:2]})
+        s.run()
+        np.testing.assert_array_equal(s.outputs[0], x[:2] + B)
+        mine = [np.empty((2, 4), np.float32), np.empty(2, np.float32)]
+        s.bind_outputs(mine)
+        s.run()
+        np.testing.assert_array_equal(mine[0], x[:2] + B)
+        self.assertIs(s.outputs[0], mine[0])
+
+    @for_targets
+    def test_outputs_outlive_the_session(self, target):
+        s = quern.compile(BIAS, target=target).bind([X, B])
+        s.run()
+        total = s.outputs[0]
+        del s
+        gc.collect()
+        np.testing.assert_array_equal(total, X + B)
+
+    @for_targets
+    def test_states(self, target):
+        m = quern.compile(COUNTER, target=target)
+        s = m.bind([np.float32(3)])
+        for i in range(1, 4):
+            s.run()
+            self.assertEqual(float(s.outputs[0]), 6 * i)
+        self.assertEqual(float(s.states["total"]), 9)
+        s.states["total"][...] = 1
+        s.run()
+        self.assertEqual(float(s.outputs[0]), 8)
+        other = m.session()
+        other.share_states(s)
+        other.bind([np.float32(1)])
+        other.run()
+        self.assertEqual(float(s.states["total"]), 5)
+        self.assertEqual(float(m([np.float32(1)])[0]), 2)  # a call starts anew
+
+
+class Compiling(unittest.TestCase):
+    def test_sources(self):
+        with tempfile.TemporaryDirectory() as folder:
+            path = os.path.join(folder, "bias.qn")
+            with open(path, "wb") as file:
+                file.write(BIAS)
+
+            class Path:
+                def __fspath__(self):
+                    return path
+
+            for source in (path, Path(), BIAS, bytearray(BIAS), memoryview(BIAS)):
+                np.testing.assert_array_equal(quern.compile(source, target="interp")([X, B])[0], X + B)
+        with self.assertRaises(TypeError):
+            quern.compile(7)
+
+    def test_refuses(self):
+        for model, error, message in [
+            (b"", quern.ModelError, "empty"),
+            (b"\x08\x07\xff\xff\xff", quern.ModelError, ""),
+            (b"graph @f(", quern.ModelError, r"\(memory\):1:10"),
+            (os.urandom(4096), quern.ModelError, ""),
+            ("/does/not/exist.onnx", quern.FileError, "/does/not/exist.onnx"),
+            ("/", quern.FileError, ""),
+        ]:
+            with self.assertRaisesRegex(error, message):
+                quern.compile(model, target="interp")
+        with self.assertRaises(OSError):
+            quern.compile("/does/not/exist.onnx", target="interp")
+        with self.assertRaises(TypeError):
+            quern.compile(BIAS, traget="interp")
+        with self.assertRaises(quern.Error):
+            quern.compile(BIAS, target="abacus")
+
+    def test_text(self):
+        text = quern.text(BIAS)
+        self.assertIn("@bias", text)
+        self.assertEqual(quern.text(text.encode()), text)
+        self.assertIn("f32[2, 4]", quern.text(BIAS, dims={"batch": 2}))
+
+    def test_version(self):
+        self.assertRegex(quern.version, r"^\d+\.\d+\.\d+$")
+
+
+if __name__ == "__main__":
+    unittest.main()
