@@ -10,7 +10,7 @@ typedef enum qn_place {
     QN_PLACE_IO,      /* buffer number `io` of the entry */
     QN_PLACE_WEIGHTS, /* weights + offset; constant, shared by all entries */
     QN_PLACE_VIEW,    /* buffer `base` + offset + iteration of loop `loop` * stride */
-    QN_PLACE_SLOT     /* a pointer variable, starting at buffer `base`; QN_STEP_SWAP exchanges two */
+    QN_PLACE_SLOT     /* a pointer variable, set to buffer `base` at entry; QN_STEP_SWAP exchanges two */
 } qn_place;
 
 /* A stretch of memory. Offsets and strides in bytes. */
@@ -34,7 +34,7 @@ typedef enum qn_step_kind {
     QN_STEP_LOOP, /* body `count` times, and/or while the bool in `condition` is true (tested before each iteration) */
     QN_STEP_IF,   /* bool in `condition` ? body : other */
     QN_STEP_SWAP, /* pointer variables of buffers 0 and 1 (both SLOT) */
-    QN_STEP_BIND  /* symbol := the i64 in buffer 0 */
+    QN_STEP_BIND  /* the symbol `count` := the i64 in buffer 0 */
 } qn_step_kind;
 
 typedef struct qn_step qn_step;
@@ -59,6 +59,7 @@ struct qn_step {
     qn_steps body, other; /* LOOP body; IF both */
     qn_steps test;        /* LOOP with condition: steps that compute it, before each iteration */
     int number;           /* qn_program_number */
+    int last;             /* number of the last step inside it; its own when there is none */
 };
 
 typedef struct qn_pio { /* one buffer of the entry */
@@ -81,7 +82,8 @@ typedef struct qn_program {
     int n_io;
     qn_pio *io;
     int n_kernels, kernel_capacity;
-    qn_kernel **kernels; /* deduplicated */
+    qn_kernel **kernels;       /* deduplicated */
+    const char **kernel_texts; /* their canonical texts */
     int n_buffers, buffer_capacity;
     qn_pbuffer *buffers;
     qn_steps steps;
@@ -97,8 +99,14 @@ qn_program *qn_program_new(qn_arena *arena, qn_dims *dims, const char *name);
 int qn_program_add_buffer(qn_program *p, qn_pbuffer buffer);
 int qn_program_add_kernel(qn_program *p, qn_kernel *kernel); /* the index of an equal one if there is one */
 qn_step *qn_steps_add(qn_program *p, qn_steps *steps, qn_step_kind kind);
-int qn_program_number(
-    qn_program *p); /* numbers all steps in order, bodies after their step; returns the count */
+/* The buffer whose memory this one is part of: through views and slots to an ARENA, IO or WEIGHTS buffer. */
+int qn_program_root(const qn_program *p, int buffer);
+qn_dim qn_program_buffer_bytes(const qn_program *p, int buffer);
+/* Numbers all steps in order: a step, its test, body, other. Returns their count. */
+int qn_program_number(qn_program *p);
+/* The buffer whose memory this one is part of: through views and slots to an ARENA, IO or WEIGHTS buffer. */
+int qn_program_root(const qn_program *p, int buffer);
+qn_dim qn_program_buffer_bytes(const qn_program *p, int buffer);
 const char *qn_program_print(const qn_program *p, qn_arena *arena);
 qn_program *qn_program_parse(const char *text, const char *file, qn_arena *arena, qn_diags *diags);
 /* Places inside their bounds, nothing live overlaps, arguments match kernels. */

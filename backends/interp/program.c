@@ -1,0 +1,137 @@
+/* Runs a program step by step with the kernel interpreter: what an entry's machine code does, for tests. */
+#include <string.h>
+
+#include "backends/backend.h"
+
+typedef struct {
+    const qn_program *p;
+    char *const *io;
+    char *workspace, *weights;
+    int64_t *symbols;    /* by number; those the program binds are filled in as it runs */
+    int64_t *iterations; /* by loop */
+    char **slots;        /* by buffer: pointer variables */
+    quern_ctx *ctx;
+    qn_diags *diags;
+} machine;
+
+static int64_t eval(const machine *m, qn_dim d)
+{
+    return qn_dim_eval(d, m->symbols);
+}
+
+static char *address(const machine *m, int buffer)
+{
+    const qn_pbuffer *b = &m->p->buffers[buffer];
+    switch (b->place) {
+    case QN_PLACE_ARENA: return m->workspace + eval(m, b->offset);
+    case QN_PLACE_IO: return m->io[b->io];
+    case QN_PLACE_WEIGHTS: return m->weights + eval(m, b->offset);
+    case QN_PLACE_VIEW: {
+        int64_t offset = b->offset ? eval(m, b->offset) : 0;
+        if (b->loop >= 0)
+            offset += m->iterations[b->loop] * eval(m, b->stride);
+        return address(m, b->base) + offset;
+    }
+    case QN_PLACE_SLOT: return m->slots[buffer];
+    }
+    QN_UNREACHABLE("interp: buffer place %d", (int)b->place);
+}
+
+static qn_status run_kernel(machine *m, const qn_step *step)
+{
+    const qn_kernel *k = m->p->kernels[step->kernel];
+    int64_t small[64], *args = small;
+    size_t n = 1 + (size_t)step->n_buffers + (size_t)step->n_params;
+    if (n > sizeof small / sizeof *small)
+        args = QN_NEW_ARRAY(m->diags->arena, int64_t, n);
+    args[0] = -1;
+    for (int i = 0; i < step->n_buffers; i++)
+        args[1 + i] = (int64_t)(intptr_t)address(m, step->buffers[i]);
+    for (int i = 0; i < step->n_params; i++)
+        args[1 + step->n_buffers + i] = eval(m, step->params[i]);
+    QN_TRY(qn_interp_kernel(k, args, eval(m, step->tasks), m->diags));
+    if (args[0] < 0)
+        return QUERN_OK;
+    if (m->ctx)
+        m->ctx->failed_node = (int32_t)args[0];
+    return qn_error(m->diags, QUERN_ERROR_INDEX, NULL, "%s: an index is out of range",
+                    args[0] < m->p->n_nodes ? m->p->node_names[args[0]] : step->name);
+}
+
+static qn_status run_steps(machine *m, const qn_steps *steps);
+
+static bool holds(const machine *m, const qn_step *step)
+{
+    return *address(m, step->condition) != 0;
+}
+
+static qn_status run_loop(machine *m, const qn_step *step)
+{
+    int64_t count = step->count ? eval(m, step->count) : INT64_MAX;
+    for (int64_t i = 0; i < count; i++) {
+        m->iterations[step->loop] = step->reverse ? count - 1 - i : i;
+        if (step->condition >= 0) {
+            QN_TRY(run_steps(m, &step->test));
+            if (!holds(m, step))
+                break;
+        }
+        QN_TRY(run_steps(m, &step->body));
+    }
+    return QUERN_OK;
+}
+
+static qn_status run_step(machine *m, const qn_step *step)
+{
+    switch (step->kind) {
+    case QN_STEP_KERNEL: return run_kernel(m, step);
+    case QN_STEP_COPY: {
+        int64_t bytes = eval(m, qn_program_buffer_bytes(m->p, step->buffers[1]));
+        if (bytes > 0)
+            memmove(address(m, step->buffers[1]), address(m, step->buffers[0]), (size_t)bytes);
+        return QUERN_OK;
+    }
+    case QN_STEP_LOOP: return run_loop(m, step);
+    case QN_STEP_IF: return run_steps(m, holds(m, step) ? &step->body : &step->other);
+    case QN_STEP_SWAP: {
+        char *kept = m->slots[step->buffers[0]];
+        m->slots[step->buffers[0]] = m->slots[step->buffers[1]];
+        m->slots[step->buffers[1]] = kept;
+        return QUERN_OK;
+    }
+    case QN_STEP_BIND:
+        memcpy(&m->symbols[step->count->symbol], address(m, step->buffers[0]), 8);
+        return QUERN_OK;
+    }
+    QN_UNREACHABLE("interp: step kind %d", (int)step->kind);
+}
+
+static qn_status run_steps(machine *m, const qn_steps *steps)
+{
+    for (size_t i = 0; i < steps->n; i++)
+        QN_TRY(run_step(m, &steps->items[i]));
+    return QUERN_OK;
+}
+
+/* Pointer variables start anew each time their loop begins; a program sets them up once, before its steps, because a
+ * slot inside an outer loop is swapped an unknown number of times there. So they start at each entry, like machine code's. */
+qn_status qn_interp_program(const qn_program *program, void *io, void *workspace, const void *weights,
+                            quern_ctx *ctx, qn_diags *diags)
+{
+    int n_symbols = qn_dims_symbol_count(program->dims);
+    machine m = { .p = program,
+                  .io = io,
+                  .workspace = workspace,
+                  .weights = (char *)(uintptr_t)weights,
+                  .symbols = QN_NEW_ARRAY(diags->arena, int64_t, n_symbols + 1),
+                  .iterations = QN_NEW_ARRAY(diags->arena, int64_t, program->n_loops + 1),
+                  .slots = QN_NEW_ARRAY(diags->arena, char *, program->n_buffers + 1),
+                  .ctx = ctx,
+                  .diags = diags };
+    memcpy(m.symbols, (char *)io + (size_t)program->n_io * sizeof(void *),
+           (size_t)program->n_entry_symbols * sizeof(int64_t));
+    for (int i = 0; i < program->n_buffers; i++) {
+        if (program->buffers[i].place == QN_PLACE_SLOT)
+            m.slots[i] = address(&m, program->buffers[i].base);
+    }
+    return run_steps(&m, &program->steps);
+}
