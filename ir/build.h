@@ -86,7 +86,8 @@ typedef struct qn_dot {
 qn_value *qn_b_dot_general(qn_builder *b, qn_value *x, qn_value *y, const qn_dot *dot,
                            qn_dtype result);                    /* QUERN_INVALID_DTYPE: as x */
 qn_value *qn_b_matmul(qn_builder *b, qn_value *x, qn_value *y); /* NumPy matmul, batch dims broadcast */
-typedef struct qn_conv {                                        /* per spatial axis */
+qn_value *qn_b_matmul_packed(qn_builder *b, qn_value *x, qn_value *y, int batch_dims, qn_dim n);
+typedef struct qn_conv { /* per spatial axis */
     const int64_t *stride, *low, *high, *x_dilation, *w_dilation;
     int64_t groups;
 } qn_conv;

@@ -144,6 +144,14 @@ qn_value *qn_b_dot_general(qn_builder *b, qn_value *x, qn_value *y, const qn_dot
     return qn_build(b, QN_OP_DOT_GENERAL, 2, (qn_value *[]){ x, y }, &list);
 }
 
+qn_value *qn_b_matmul_packed(qn_builder *b, qn_value *x, qn_value *y, int batch_dims, qn_dim n)
+{
+    qn_attr_list list = { 0 };
+    qn_attrs_int(&list, QN_ATTR_BATCH_DIMS, batch_dims);
+    qn_attrs_dims(&list, QN_ATTR_DIMS, 1, &n);
+    return qn_build(b, QN_OP_MATMUL_PACKED, 2, (qn_value *[]){ x, y }, &list);
+}
+
 /* Drops leading axes of extent 1, down to a matrix. */
 static qn_value *drop_ones(qn_builder *b, qn_value *x)
 {

@@ -194,6 +194,31 @@ static qn_dim dilate(qn_infer_context *c, qn_dim n, int64_t dilation)
     return qn_dim_add(DIMS, qn_dim_mul(DIMS, qn_dim_sub(DIMS, n, one), qn_infer_const(c, dilation)), one);
 }
 
+static qn_status matmul_packed(qn_infer_context *c)
+{
+    const qn_type *x = qn_infer_operand(c, 0), *y = qn_infer_operand(c, 1);
+    int64_t batch = qn_attr_int(c->node, QN_ATTR_BATCH_DIMS);
+    const qn_dim *n;
+    qn_dim dims[QN_MAX_RANK];
+    QN_TRY(qn_infer_dims(c, QN_ATTR_DIMS, 1, &n));
+    QN_TRY(qn_infer_expect_dtype(c, 1, x->dtype));
+    if (batch < 0 || x->rank < batch + 1 || y->rank != batch + 3 ||
+        y->dims[batch + 1] != x->dims[x->rank - 1] || !qn_dim_is_const(y->dims[batch + 2]))
+        return qn_infer_fail(c,
+                             "x is %s and y is %s; expected [batch…, m…, K] and [batch…, panels, K, width]",
+                             qn_infer_print(c, x), qn_infer_print(c, y));
+    for (int i = 0; i < x->rank; i++) {
+        dims[i] = i == x->rank - 1 ? n[0] : x->dims[i];
+        if (i < batch && y->dims[i] != x->dims[i])
+            return qn_infer_fail(c, "batch dim %d differs: %s and %s", i, qn_infer_print(c, x),
+                                 qn_infer_print(c, y));
+    }
+    if (n[0]->min > qn_dim_mul(DIMS, y->dims[batch], y->dims[batch + 2])->max)
+        return qn_infer_fail(c, "y is %s; it has no %s columns", qn_infer_print(c, y),
+                             qn_dim_print(n[0], c->module->arena));
+    return qn_infer_give(c, x->dtype, x->rank, dims);
+}
+
 static qn_status convolution(qn_infer_context *c)
 {
     const qn_type *x = qn_infer_operand(c, 0), *w = qn_infer_operand(c, 1);
@@ -384,6 +409,7 @@ qn_infer_rule qn_infer_compute(qn_op op)
     case QN_OP_CUMULATIVE: return cumulative;
     case QN_OP_DOT_GENERAL: return dot_general;
     case QN_OP_CONVOLUTION: return convolution;
+    case QN_OP_MATMUL_PACKED: return matmul_packed;
     case QN_OP_SORT: return sort;
     case QN_OP_TOP_K: return top_k;
     case QN_OP_NON_ZERO: return non_zero;

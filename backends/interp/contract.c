@@ -200,6 +200,49 @@ qn_status qn_eval_dot_general(qn_eval *e)
     return QUERN_OK;
 }
 
+/* y [batch…, panels, K, width] as the columns of a plain [batch…, K, N]: column n at (n / width, k, n % width) */
+qn_status qn_eval_matmul_packed(qn_eval *e)
+{
+    const qn_array *x = &e->x[0], *y = &e->x[1];
+    if (qn_array_elements(&e->y[0]) == 0)
+        return QUERN_OK;
+    int n_batch = (int)qn_attr_int(e->node, QN_ATTR_BATCH_DIMS);
+    int64_t width = y->dims[n_batch + 2], k = y->dims[n_batch + 1], panels = y->dims[n_batch], batch = 1,
+            rows = 1;
+    int64_t columns = e->y[0].dims[e->y[0].rank - 1];
+    for (int i = 0; i < x->rank - 1; i++)
+        *(i < n_batch ? &batch : &rows) *= x->dims[i];
+    qn_scalar *left_free = QN_NEW_ARRAY(e->scratch, qn_scalar, rows),
+              *left_k = QN_NEW_ARRAY(e->scratch, qn_scalar, k);
+    qn_scalar *right_free = QN_NEW_ARRAY(e->scratch, qn_scalar, columns),
+              *right_k = QN_NEW_ARRAY(e->scratch, qn_scalar, k);
+    for (int64_t i = 0; i < rows; i++)
+        left_free[i].i = i * k;
+    for (int64_t i = 0; i < columns; i++)
+        right_free[i].i = i / width * k * width + i % width;
+    for (int64_t i = 0; i < k; i++) {
+        left_k[i].i = i;
+        right_k[i].i = i * width;
+    }
+    workspace w;
+    QN_TRY(workspace_new(e, &w));
+    for (int64_t b = 0; b < batch; b++) {
+        const offsets left = { x, b * rows * k, left_free, left_k };
+        const offsets right = { y, b * panels * k * width, right_free, right_k };
+        run_product(&(product){ .rows = rows,
+                                .columns = columns,
+                                .k = k,
+                                .pack_left = pack_offsets,
+                                .pack_right = pack_offsets,
+                                .left = &left,
+                                .right = &right,
+                                .result = &e->y[0],
+                                .at = b * rows * columns },
+                    &w);
+    }
+    return QUERN_OK;
+}
+
 /* ---- convolution ---- */
 
 enum { MAX_SPATIAL = QN_MAX_RANK - 2 };

@@ -412,6 +412,12 @@ static void contractions(void **state)
     (void)state;
     static const row rows[] = {
         { QN_OP_DOT_GENERAL, "f32[n,4] f32[4,m]", MATMUL, "f32[n, m]", NULL },
+        { QN_OP_MATMUL_PACKED, "f32[p,n,4] f32[p,3,4,32]", "batch_dims=1 dims=[70]", "f32[p, n, 70]", NULL },
+        { QN_OP_MATMUL_PACKED, "f32[p,n,4] f32[3,4,32]", "batch_dims=0 dims=[96]", "f32[p, n, 96]", NULL },
+        { QN_OP_MATMUL_PACKED, "f32[n,4] f32[3,4,32]", "batch_dims=0 dims=[97]", NULL,
+          "it has no 97 columns" },
+        { QN_OP_MATMUL_PACKED, "f32[n,4] f32[3,5,32]", "batch_dims=0 dims=[96]", NULL,
+          "expected [batch…, m…, K] and [batch…, panels, K, width]" },
         { QN_OP_DOT_GENERAL, "f32[p,n,4] f32[p,4,m]", BATCHED, "f32[p, n, m]", NULL },
         { QN_OP_DOT_GENERAL, "f16[2,4] f16[4,3]", "dtype=f32 " MATMUL, "f32[2, 3]", NULL },
         { QN_OP_DOT_GENERAL, "i8[2,4] u8[4,3]", "dtype=i32 " MATMUL, "i32[2, 3]", NULL },
