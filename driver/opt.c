@@ -1,20 +1,35 @@
-/* quern opt: reads a module in the text form, verifies it, runs passes, prints it. What the tests of the IR run. */
+/* quern opt: reads a module in the text form, verifies it, runs passes over its functions, prints it. What the tests of
+ * the IR and of the passes run. */
 #include <stdio.h>
 #include <string.h>
 
 #include "driver/commands.h"
+#include "driver/fold.h"
 #include "driver/output.h"
 #include "frontend/text/text.h"
 #include "ir/print.h"
 
 static const char usage[] = "usage: quern opt FILE.qn|- [options]\n"
-                            "  --inline-data   write large constants out instead of as $hash\n"
-                            "  --no-data       leave out the contents of what is written as $hash\n";
+                            "  --passes=A,B        run these passes over every function; the standard "
+                            "pipeline with --passes=standard\n"
+                            "  --skip=PASS[:N]     leave a pass out, or its run number N (from 0)\n"
+                            "  --math=MODE         strict, default or fast\n"
+                            "  --print-after-all   print a function after each pass that changed it\n"
+                            "  --print-after=PASS  print a function after each run of this pass\n"
+                            "  --verify-each       verify a function after each pass that changed it\n"
+                            "  --time              print the time that each pass takes to stderr\n"
+                            "  --list-passes       print the passes and what they do\n"
+                            "  --inline-data       write large constants out instead of as $hash\n"
+                            "  --no-data           leave out the contents of what is written as $hash\n";
 
 typedef struct options {
-    const char *file;
+    const char *file, *passes, *print_after, *skip;
+    bool print_after_all, verify_each, time;
+    qn_math math;
     qn_print_options print;
 } options;
+
+/* ---- the command line ---- */
 
 static int wrong_usage(const char *what, const char *argument)
 {
@@ -22,25 +37,120 @@ static int wrong_usage(const char *what, const char *argument)
     return 2;
 }
 
+/* What is behind "--name=", or NULL when the argument is something else. */
+static const char *value_of(const char *argument, const char *name)
+{
+    size_t length = strlen(name);
+    return strncmp(argument, name, length) == 0 && argument[length] == '=' ? argument + length + 1 : NULL;
+}
+
+static bool read_math(const char *word, qn_math *out)
+{
+    static const char *const words[] = { "strict", "default", "fast" };
+    for (int i = 0; i < 3; i++)
+        if (strcmp(word, words[i]) == 0) {
+            *out = (qn_math)i;
+            return true;
+        }
+    return false;
+}
+
+static bool read_flag(const char *argument, options *out)
+{
+    if (strcmp(argument, "--print-after-all") == 0)
+        out->print_after_all = true;
+    else if (strcmp(argument, "--verify-each") == 0)
+        out->verify_each = true;
+    else if (strcmp(argument, "--time") == 0)
+        out->time = true;
+    else if (strcmp(argument, "--inline-data") == 0)
+        out->print.inline_elements = -1;
+    else if (strcmp(argument, "--no-data") == 0)
+        out->print.data = false;
+    else
+        return false;
+    return true;
+}
+
 /* 0, or the exit status of a mistake. */
+static int read_argument(const char *argument, options *out)
+{
+    const char *value;
+    if (read_flag(argument, out))
+        return 0;
+    if ((value = value_of(argument, "--passes")))
+        out->passes = value;
+    else if ((value = value_of(argument, "--skip")))
+        out->skip = value;
+    else if ((value = value_of(argument, "--print-after"))) {
+        if (!qn_pass_find(value))
+            return wrong_usage("there is no pass ", value);
+        out->print_after = value;
+    } else if ((value = value_of(argument, "--math"))) {
+        if (!read_math(value, &out->math))
+            return wrong_usage("--math is strict, default or fast, not ", value);
+    } else if (argument[0] == '-' && argument[1]) {
+        return wrong_usage("there is no option ", argument);
+    } else if (out->file) {
+        return wrong_usage("more than one file: ", argument);
+    } else {
+        out->file = argument;
+    }
+    return 0;
+}
+
 static int read_options(int argc, char **argv, options *out)
 {
-    *out = (options){ .print = { QN_PRINT_INLINE_ELEMENTS, true } };
+    *out = (options){ .math = QN_MATH_DEFAULT, .print = { QN_PRINT_INLINE_ELEMENTS, true } };
     for (int i = 1; i < argc; i++) {
-        const char *argument = argv[i];
-        if (strcmp(argument, "--inline-data") == 0)
-            out->print.inline_elements = -1;
-        else if (strcmp(argument, "--no-data") == 0)
-            out->print.data = false;
-        else if (argument[0] == '-' && argument[1])
-            return wrong_usage("there is no option ", argument);
-        else if (out->file)
-            return wrong_usage("more than one file: ", argument);
-        else
-            out->file = argument;
+        int wrong = read_argument(argv[i], out);
+        if (wrong)
+            return wrong;
     }
     return out->file ? 0 : wrong_usage("which file?", "");
 }
+
+/* ---- passes ---- */
+
+static bool enabled(void *user, const qn_pass *pass, int occurrence)
+{
+    const options *options = user;
+    size_t length = strlen(pass->name);
+    const char *skip = options->skip;
+    if (!skip || strncmp(skip, pass->name, length) != 0)
+        return true;
+    char number[16];
+    snprintf(number, sizeof number, ":%d", occurrence);
+    return !(skip[length] == 0 || strcmp(skip + length, number) == 0);
+}
+
+static void after(void *user, const qn_pass *pass, const qn_graph *graph, bool changed, double seconds)
+{
+    const options *options = user;
+    if (options->time)
+        fprintf(stderr, "%-12s %10.3f ms%s  @%s\n", pass->name, seconds * 1e3, changed ? "" : "  (no change)",
+                graph->name);
+    bool named = options->print_after && strcmp(options->print_after, pass->name) == 0;
+    if (!named && !(options->print_after_all && changed))
+        return;
+    qn_arena *arena = qn_arena_new();
+    printf("# after %s%s\n%s\n", pass->name, changed ? "" : " (no change)", qn_graph_print(graph, arena));
+    qn_arena_free(arena);
+}
+
+static qn_status run_passes(qn_module *module, const options *options, qn_diags *diags)
+{
+    const char *names = strcmp(options->passes, "standard") == 0 ? NULL : options->passes;
+    qn_pass_options pass_options = { .math = options->math, .fold = qn_fold_by_interpreter };
+    qn_pass_hooks hooks = {
+        .enabled = enabled, .after = after, .user = (void *)options, .verify_each = options->verify_each
+    };
+    for (int i = 0; i < module->n_functions; i++)
+        QN_TRY(qn_run_passes(module->functions[i], names, &pass_options, &hooks, diags));
+    return qn_verify(module, diags);
+}
+
+/* ---- the command ---- */
 
 static qn_status run(const options *options, qn_arena *arena, qn_diags *diags)
 {
@@ -50,14 +160,29 @@ static qn_status run(const options *options, qn_arena *arena, qn_diags *diags)
     bool standard = strcmp(options->file, "-") == 0;
     QN_TRY(qn_read_file(standard ? "/dev/stdin" : options->file, arena, &text, &size, diags));
     QN_TRY(qn_text_parse(text, size, standard ? "<stdin>" : options->file, &module, diags));
-    fputs(qn_module_print_as(module, &options->print, arena), stdout);
+    qn_status status = options->passes ? run_passes(module, options, diags) : QUERN_OK;
+    if (!status)
+        fputs(qn_module_print_as(module, &options->print, arena), stdout);
     qn_module_free(module);
-    return QUERN_OK;
+    return status;
+}
+
+static int list_passes(void)
+{
+    for (const qn_pass *pass = qn_passes; pass->name; pass++)
+        printf("%-12s %s\n", pass->name, pass->help);
+    return 0;
 }
 
 int quern_main_opt(int argc, char **argv)
 {
     options options;
+    if (argc == 2 && strcmp(argv[1], "--list-passes") == 0)
+        return list_passes();
+    if (argc == 2 && strcmp(argv[1], "--help") == 0) {
+        fputs(usage, stdout);
+        return 0;
+    }
     int wrong = read_options(argc, argv, &options);
     if (wrong)
         return wrong;
