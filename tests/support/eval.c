@@ -9,6 +9,8 @@
 
 #include <cmocka.h>
 
+#include "frontend/text/text.h"
+
 static struct {
     qn_arena *arena;
     qn_module *module;
@@ -163,6 +165,17 @@ const qn_array *eval(const call *c)
     for (int i = 0; i < node->n_results; i++)
         qn_graph_add_output(graph, &node->results[i], NULL, -1);
     return eval_graph(graph, c->operands);
+}
+
+const qn_array *eval_text(const char *text, const qn_array *inputs)
+{
+    qn_module *module;
+    *eval_diags() = (qn_diags){ .arena = arena() };
+    if (qn_text_parse(text, strlen(text), "test.qn", &module, &state.diags))
+        return NULL;
+    const qn_array *outputs = eval_graph(module->functions[0], inputs);
+    qn_module_free(module);
+    return outputs;
 }
 
 static void expect_shape(const char *what, const qn_array *found, const qn_array *expected)

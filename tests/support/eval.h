@@ -62,6 +62,8 @@ qn_module *eval_module(void);
 qn_diags *eval_diags(void);
 /* Runs a graph of it; NULL when that failed. */
 const qn_array *eval_graph(const qn_graph *graph, const qn_array *inputs);
+/* Parses a module and runs its first function on these inputs; NULL when that failed. */
+const qn_array *eval_text(const char *text, const qn_array *inputs);
 /* A node with these attributes (as in `call`) at the end of the graph; fails the test when it is wrong. */
 qn_node *add_node(qn_graph *graph, qn_op op, int n_operands, qn_value *const *operands, int n_attrs,
                   const qn_attr *attrs, int n_regions, qn_graph *const *regions);
