@@ -221,8 +221,10 @@ qn_status qn_interp_bind(const qn_interp *in, const qn_graph *graph, const qn_ar
             QN_TRY(qn_interp_dim(in, d, loc, &expected));
             if (expected != inputs[i].dims[a])
                 return qn_error(in->diags, QUERN_ERROR_ARGUMENT, loc,
-                                "input '%s': axis %d is %lld, but %s is %lld", input_name(graph, i, texts), a,
-                                (long long)inputs[i].dims[a], qn_dim_print(d, texts), (long long)expected);
+                                "input '%s': axis %d is %lld, expected %s%s%lld", input_name(graph, i, texts),
+                                a, (long long)inputs[i].dims[a],
+                                qn_dim_is_const(d) ? "" : qn_dim_print(d, texts),
+                                qn_dim_is_const(d) ? "" : " = ", (long long)expected);
         }
     return QUERN_OK;
 }
