@@ -6,6 +6,8 @@
 #include "driver/output.h"
 #include "frontend/onnx/onnx.h"
 #include "frontend/text/text.h"
+#include "passes/pass.h"
+#include "passes/train.h"
 #include "runtime/error.h"
 
 /* ---- calls and handles ---- */
@@ -205,23 +207,113 @@ int quern_module_text(const quern_module *module, char **out)
 
 /* ---- gradients and training ---- */
 
-static int not_yet(const char *what)
+static int find_output(const qn_graph *graph, const char *name)
 {
-    qn_call call;
-    qn_call_begin(&call);
-    return qn_call_end(&call,
-                       qn_error(&call.diags, QUERN_ERROR_UNSUPPORTED, NULL, "%s: not in this version", what));
+    for (int i = 0; i < graph->n_outputs; i++)
+        if (strcmp(graph->output_names[i], name) == 0)
+            return i;
+    return -1;
+}
+
+static int find_input(const qn_graph *graph, const char *name)
+{
+    for (int i = 0; i < graph->n_inputs; i++)
+        if (graph->inputs[i]->name && strcmp(graph->inputs[i]->name, name) == 0)
+            return i;
+    return -1;
+}
+
+static qn_status add_gradient(qn_module *module, const char *function, const char *loss, int n_wrt,
+                              const char *const *wrt, const char *name, qn_diags *diags)
+{
+    qn_graph *graph = qn_module_find(module, function);
+    if (!graph)
+        return qn_error(diags, QUERN_ERROR_ARGUMENT, NULL, "the module has no function '%s'", function);
+    if (qn_module_find(module, name))
+        return qn_error(diags, QUERN_ERROR_ARGUMENT, NULL, "the module has a function '%s' already", name);
+    int output = find_output(graph, loss);
+    if (output < 0)
+        return qn_error(diags, QUERN_ERROR_ARGUMENT, NULL, "function '%s' has no output '%s'", function,
+                        loss);
+    int *inputs = QN_NEW_ARRAY(diags->arena, int, n_wrt);
+    for (int i = 0; i < n_wrt; i++) {
+        inputs[i] = find_input(graph, wrt[i]);
+        if (inputs[i] < 0)
+            return qn_error(diags, QUERN_ERROR_ARGUMENT, NULL, "function '%s' has no input '%s'", function,
+                            wrt[i]);
+    }
+    int n_errors = diags->n_errors;
+    if (!qn_grad(graph, name, output, n_wrt, inputs, false, diags))
+        return diags->n_errors > n_errors ? qn_diags_status(diags) : QUERN_ERROR_INTERNAL;
+    return QUERN_OK;
 }
 
 int quern_grad(quern_module *module, const char *function, const char *loss, int n_wrt,
                const char *const *wrt, const char *name)
 {
-    (void)module, (void)function, (void)loss, (void)n_wrt, (void)wrt, (void)name;
-    return not_yet("quern_grad");
+    qn_call call;
+    qn_call_begin(&call);
+    qn_status status = qn_call_need(&call, module, "quern_grad", "module");
+    if (!status)
+        status = qn_call_need(&call, function, "quern_grad", "function");
+    if (!status)
+        status = qn_call_need(&call, loss, "quern_grad", "loss");
+    if (!status)
+        status = qn_call_need(&call, name, "quern_grad", "name");
+    if (!status)
+        status = add_gradient(module->ir, function, loss, n_wrt, wrt, name, &call.diags);
+    return qn_call_end(&call, status);
+}
+
+/* The function that a training step is made of: the only one, "main" or "infer". */
+static qn_graph *forward_function(const qn_module *module)
+{
+    if (module->n_functions == 1)
+        return module->functions[0];
+    qn_graph *graph = qn_module_find(module, "main");
+    return graph ? graph : qn_module_find(module, "infer");
+}
+
+static qn_status make_training(qn_module *module, const quern_train_options *o, qn_diags *diags)
+{
+    qn_train_options t = { .learning_rate = o->learning_rate,
+                           .momentum = o->momentum,
+                           .beta1 = o->beta1 != 0 ? o->beta1 : 0.9,
+                           .beta2 = o->beta2 != 0 ? o->beta2 : 0.999,
+                           .epsilon = o->epsilon != 0 ? o->epsilon : 1e-8,
+                           .weight_decay = o->weight_decay };
+    const char *loss = o->loss ? o->loss : "", *optimizer = o->optimizer ? o->optimizer : "";
+    if (strcmp(loss, "cross_entropy") == 0)
+        t.loss = QN_LOSS_CROSS_ENTROPY;
+    else if (strcmp(loss, "mse") == 0)
+        t.loss = QN_LOSS_MSE;
+    else
+        return qn_error(diags, QUERN_ERROR_ARGUMENT, NULL, "there is no loss '%s': cross_entropy or mse",
+                        loss);
+    if (strcmp(optimizer, "sgd") == 0)
+        t.optimizer = QN_SGD;
+    else if (strcmp(optimizer, "adam") == 0)
+        t.optimizer = QN_ADAM;
+    else
+        return qn_error(diags, QUERN_ERROR_ARGUMENT, NULL, "there is no optimizer '%s': sgd or adam",
+                        optimizer);
+    if (!(o->learning_rate > 0))
+        return qn_error(diags, QUERN_ERROR_ARGUMENT, NULL, "the learning rate must be above 0");
+    qn_graph *forward = forward_function(module);
+    if (!forward)
+        return qn_error(diags, QUERN_ERROR_ARGUMENT, NULL,
+                        "the module has %d functions, and none of them is called 'main' or 'infer'",
+                        module->n_functions);
+    return qn_make_training(forward, &t, diags);
 }
 
 int quern_make_training(quern_module *module, const quern_train_options *options)
 {
-    (void)module, (void)options;
-    return not_yet("quern_make_training");
+    qn_call call;
+    qn_call_begin(&call);
+    QN_OPTIONS(quern_train_options, o, options);
+    qn_status status = qn_call_need(&call, module, "quern_make_training", "module");
+    if (!status)
+        status = make_training(module->ir, &o, &call.diags);
+    return qn_call_end(&call, status);
 }

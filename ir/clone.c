@@ -115,8 +115,7 @@ static void clone_graph(const cloner *c, qn_graph *from, qn_graph *to)
         if (from->input_initial)
             to->input_initial[i] = clone_tensor(c, from->input_initial[i]);
     }
-    QN_FOR_NODES(from, node)
-    {
+    QN_FOR_NODES (from, node) {
         qn_node *copy = clone_node(c, node, to, values);
         copy->prev = to->last;
         *(to->last ? &to->last->next : &to->first) = copy;

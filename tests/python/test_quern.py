@@ -223,6 +223,52 @@ class Sessions(unittest.TestCase):
         self.assertEqual(float(m([np.float32(1)])[0]), 2)  # a call starts anew
 
 
+LINEAR = b"""graph @main(%x: f32[batch, 2], %w: f32[2, 1] param = splat 0.5, %b: f32[1] param = splat 0) -> (y: f32[batch, 1]) {
+  %0 = dot_general %x, %w {x_batch = [], x_contract = [1], y_batch = [], y_contract = [0]} : f32[batch, 1]
+  %1 = broadcast %b {axes = [1], dims = [batch, 1]} : f32[batch, 1]
+  %2 = add %0, %1 : f32[batch, 1]
+  return %2
+}
+"""
+
+
+class Training(unittest.TestCase):
+    @for_targets
+    def test_learns(self, target):
+        x = np.random.default_rng(1).normal(size=(64, 2)).astype(np.float32)
+        y = x @ np.array([[2], [-3]], np.float32) + 1
+        for optimizer, rate in ("sgd", 0.1), ("adam", 0.1):
+            t = quern.train(LINEAR, loss="mse", optimizer=optimizer, learning_rate=rate, target=target)
+            w, b = np.full((2, 1), 0.5, np.float32), np.zeros(1, np.float32)
+            self.assertAlmostEqual(t.step([x], y), float(np.mean((x @ w + b - y) ** 2)), places=5)
+            for _ in range(300):
+                loss = t.step({"x": x}, y)
+            self.assertLess(loss, 1e-4)
+            np.testing.assert_allclose(t.parameters["w"], [[2], [-3]], atol=0.02)
+            np.testing.assert_allclose(t([x])[0], y, atol=0.05)
+            self.assertEqual(set(t.parameters), {"w", "b"})
+            t.parameters["b"][...] = 100
+            self.assertGreater(t.step([x], y), 1000)
+
+    @for_targets
+    def test_matches_by_hand(self, target):
+        t = quern.train(LINEAR, loss="mse", optimizer="sgd", learning_rate=0.5, momentum=0.9, target=target)
+        x, y = np.array([[1, 2]], np.float32), np.array([[4]], np.float32)
+        w, b, vw, vb = np.array([[0.5], [0.5]]), np.array([0.0]), 0, 0
+        for _ in range(3):
+            error = x @ w + b - y
+            self.assertAlmostEqual(t.step([x], y) / float(error[0, 0] ** 2), 1, places=4)
+            vw, vb = 0.9 * vw + 2 * x.T @ error, 0.9 * vb + 2 * error[0]
+            w, b = w - 0.5 * vw, b - 0.5 * vb
+        np.testing.assert_allclose(t.parameters["w"], w, rtol=1e-4)
+
+    def test_refuses(self):
+        for change, message in [({"loss": "hinge"}, "loss 'hinge'"), ({"optimizer": "lion"}, "optimizer 'lion'"),
+                                ({"learning_rate": 0}, "learning rate")]:
+            with self.assertRaisesRegex(quern.Error, message):
+                quern.train(LINEAR, **{"loss": "mse", "optimizer": "sgd", "learning_rate": 1, "target": "interp", **change})
+
+
 class Compiling(unittest.TestCase):
     def test_sources(self):
         with tempfile.TemporaryDirectory() as folder:
