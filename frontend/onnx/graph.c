@@ -269,10 +269,8 @@ static bool import_node(qn_onnx_scope *scope, const Onnx__Node *proto, size_t in
                         .op = qn_arena_printf(im->arena, "%s%s%s, opset %lld", domain, *domain ? "." : "",
                                               proto->op_type, (long long)n.opset) };
     if (++im->n_nodes > QN_ONNX_MAX_NODES) {
-        if (im->n_nodes == QN_ONNX_MAX_NODES + 1)
-            qn_onnx_unsupported(&n,
-                                "the model has more than %d nodes with its functions and loops spelled out",
-                                QN_ONNX_MAX_NODES);
+        qn_onnx_unsupported(&n, "the model has more than %d nodes with its functions and loops spelled out",
+                            QN_ONNX_MAX_NODES);
         return false;
     }
     n.n_out = (int)proto->n_output;

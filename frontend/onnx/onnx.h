@@ -11,7 +11,7 @@
 #include "quern.h"
 
 /* The range of a dimension that the options do not bound. */
-#define QN_ONNX_DIM_MIN 1
+#define QN_ONNX_DIM_MIN 0
 #define QN_ONNX_DIM_MAX INT32_MAX
 
 /* Contents of a graph input that are known at compile time: shapes, axes, trip counts. The input stays in the

@@ -1,0 +1,626 @@
+/* If, Loop, Scan.
+ *
+ *   If     of a known condition   its branch, in place
+ *          else                   an if of two regions
+ *   Loop   of a known trip count whose condition stays true   a scan
+ *          whose values change shape, or hold sequences       spelled out, where trips and conditions are known
+ *          else                                               a while; stacked outputs go into buffers of the most trips
+ *   Scan                          a scan, its inputs turned so that they are scanned along axis 0, forwards
+ *
+ * A region reads outer values through captures, see graph.c. */
+#include <string.h>
+
+#include "frontend/onnx/arith.h"
+#include "frontend/onnx/families.h"
+
+/* The most bodies a loop is spelled out as. */
+#define MAX_UNROLLED 1024
+
+/* v with the dims of the type, where they may be the same; NULL where they cannot. */
+static qn_value *of_type(qn_builder *b, qn_value *v, const qn_type *type)
+{
+    if (!v || qn_type_equal(&v->type, type))
+        return v;
+    if (v->type.dtype != type->dtype || v->type.rank != type->rank)
+        return NULL;
+    for (int i = 0; i < type->rank; i++)
+        if (!qn_dim_can_be_equal(qn_b_dims(b), v->type.dims[i], type->dims[i]))
+            return NULL;
+    return qn_b_reshape(b, v, type->rank, type->dims);
+}
+
+/* A tensor of one element as a scalar. */
+static qn_value *scalar_of(qn_builder *b, qn_value *v)
+{
+    return v && v->type.rank ? qn_b_reshape(b, v, 0, NULL) : v;
+}
+
+/* Is it a tensor of one known element? */
+static bool known_scalar(qn_onnx_import *im, qn_onnx_value *v, qn_dim *out)
+{
+    qn_onnx_contents c;
+    if (!qn_onnx_contents_of(im, v, &c) || c.n != 1 || !c.dims)
+        return false;
+    *out = c.dims[0];
+    return true;
+}
+
+static qn_builder builder_of(const qn_onnx_node *n, qn_graph *graph)
+{
+    return (qn_builder){ .graph = graph, .loc = n->b.loc, .diags = n->im->diags };
+}
+
+/* The tensor of output i of the body, made in the scope's graph. */
+static qn_value *body_output(qn_onnx_node *n, qn_onnx_scope *scope, const Onnx__Graph *body, int i)
+{
+    qn_onnx_value *v = qn_onnx_scope_output(scope, body, i, &n->b.loc);
+    qn_builder b = builder_of(n, scope->graph);
+    if (v && v->kind != QN_ONNX_TENSOR)
+        qn_onnx_unsupported(n, "output %d of its body is no tensor", i);
+    return v && v->kind == QN_ONNX_TENSOR ? qn_onnx_value_make(&b, v) : NULL;
+}
+
+/* ---- If ---- */
+
+static void inline_branch(qn_onnx_node *n, const Onnx__Graph *branch)
+{
+    qn_onnx_scope *scope = qn_onnx_scope_new(n, NULL);
+    if (!scope || !qn_onnx_scope_import(scope, branch))
+        return;
+    for (int i = 0; i < n->n_out; i++)
+        qn_onnx_out_any(n, i, qn_onnx_scope_output(scope, branch, i, &n->b.loc));
+    n->depends |= scope->touched;
+}
+
+static void import_if(qn_onnx_node *n)
+{
+    qn_builder *b = &n->b;
+    const Onnx__Graph *branches[2] = { qn_onnx_attr_graph(n, "then_branch"),
+                                       qn_onnx_attr_graph(n, "else_branch") };
+    qn_dim known;
+    if (!branches[0] || !branches[1] || !qn_onnx_in_type(n, 0))
+        return;
+    for (int k = 0; k < 2; k++)
+        if (branches[k]->n_output < (size_t)n->n_out) {
+            qn_onnx_malformed(n, "a branch has fewer outputs than the node");
+            return;
+        }
+    if (known_scalar(n->im, n->in[0], &known) && qn_dim_is_const(known)) {
+        inline_branch(n, branches[known->value ? 0 : 1]);
+        return;
+    }
+    qn_graph *regions[2];
+    qn_onnx_scope *scopes[2] = { NULL };
+    for (int k = 0; k < 2; k++) {
+        regions[k] = qn_region_new(n->im->module);
+        scopes[k] = qn_onnx_scope_new(n, regions[k]);
+        if (!scopes[k])
+            return;
+        for (size_t i = 0; k == 1 && i < scopes[0]->captured.n; i++)
+            qn_onnx_scope_capture(scopes[1], scopes[0]->captured.items[i]);
+        if (!qn_onnx_scope_import(scopes[k], branches[k]))
+            return;
+        n->depends |= scopes[k]->touched;
+    }
+    for (size_t i = scopes[0]->captured.n; i < scopes[1]->captured.n; i++)
+        qn_onnx_scope_capture(scopes[0], scopes[1]->captured.items[i]);
+    for (int i = 0; i < n->n_out; i++) {
+        qn_builder b_else = builder_of(n, regions[1]);
+        qn_value *x = body_output(n, scopes[0], branches[0], i),
+                 *y = body_output(n, scopes[1], branches[1], i);
+        if (!x || !y)
+            return;
+        qn_value *same = of_type(&b_else, y, &x->type);
+        if (!same) {
+            n->im->needs |= n->in[0]->depends;
+            qn_onnx_unsupported(
+                n, "output %d is %s in one branch and %s in the other, and the condition is not known", i,
+                qn_type_print(&x->type, n->im->arena), qn_type_print(&y->type, n->im->arena));
+            return;
+        }
+        qn_graph_add_output(regions[0], x, NULL, -1);
+        qn_graph_add_output(regions[1], same, NULL, -1);
+    }
+    qn_value *condition = scalar_of(b, qn_onnx_in(n, 0));
+    qn_node *node = condition ? qn_b_if(b, condition, (int)scopes[0]->captured.n, scopes[0]->captured.items,
+                                        regions[0], regions[1])
+                              : NULL;
+    for (int i = 0; node && i < n->n_out; i++)
+        qn_onnx_out(n, i, &node->results[i]);
+}
+
+/* ---- Loop ---- */
+
+typedef struct loop {
+    qn_onnx_node *n;
+    const Onnx__Graph *body; /* (trip, condition, carried…) -> (condition, carried…, stacked…) */
+    int n_carried, n_stacked;
+    qn_onnx_value **carried;  /* at the start */
+    qn_dim trips;             /* NULL: not known, or without bound */
+    qn_onnx_value *condition; /* at the start; NULL: true */
+} loop;
+
+/* A body as a region over inputs (trip, condition?, carried…, buffers…, captured…). */
+typedef struct loop_region {
+    qn_graph *graph;
+    qn_onnx_scope *scope;
+    qn_value *trip, *condition, *go_on; /* go_on: the condition it gives; NULL: known to be true */
+    qn_value **carried, **stacked, **buffers;
+} loop_region;
+
+static bool define_input(loop *l, qn_onnx_scope *scope, int i, qn_onnx_value *v)
+{
+    return !*l->body->input[i]->name || qn_onnx_scope_define(scope, l->body->input[i]->name, v, &l->n->b.loc);
+}
+
+/* Imports the body as a region. with_condition: its condition is carried. buffers: types of stacked outputs' buffers,
+ * or NULL. False when something was reported. */
+static bool import_region(loop *l, bool with_condition, const qn_type *buffers, loop_region *out)
+{
+    qn_onnx_node *n = l->n;
+    qn_onnx_import *im = n->im;
+    qn_type trip = qn_type_make(im->module, QUERN_I64, 0, NULL),
+            truth = qn_type_make(im->module, QUERN_BOOL, 0, NULL);
+    *out = (loop_region){ .graph = qn_region_new(im->module) };
+    out->scope = qn_onnx_scope_new(n, out->graph);
+    if (!out->scope)
+        return false;
+    out->trip = qn_graph_add_input(out->graph, NULL, trip, QN_ROLE_INPUT);
+    qn_onnx_value *condition = NULL;
+    if (with_condition) {
+        out->condition = qn_graph_add_input(out->graph, NULL, truth, QN_ROLE_INPUT);
+        condition = qn_onnx_value_from(im, out->condition);
+    } else {
+        qn_dim one = qn_dim_const(im->dims, 1);
+        condition = qn_onnx_value_dims(im, QUERN_BOOL, 0, NULL, &one);
+    }
+    if (!define_input(l, out->scope, 0, qn_onnx_value_from(im, out->trip)) ||
+        !define_input(l, out->scope, 1, condition))
+        return false;
+    for (int i = 0; i < l->n_carried; i++) {
+        qn_value *input = qn_graph_add_input(out->graph, NULL, l->carried[i]->type, QN_ROLE_INPUT);
+        if (!define_input(l, out->scope, i + 2, qn_onnx_value_from(im, input)))
+            return false;
+    }
+    out->buffers = QN_NEW_ARRAY(im->arena, qn_value *, l->n_stacked);
+    for (int i = 0; buffers && i < l->n_stacked; i++)
+        out->buffers[i] = qn_graph_add_input(out->graph, NULL, buffers[i], QN_ROLE_INPUT);
+    if (!qn_onnx_scope_import(out->scope, l->body))
+        return false;
+    qn_builder b = builder_of(n, out->graph);
+    qn_onnx_value *go_on = qn_onnx_scope_output(out->scope, l->body, 0, &n->b.loc);
+    qn_dim known;
+    if (!go_on)
+        return false;
+    if (!known_scalar(im, go_on, &known) || !qn_dim_is(known, 1))
+        out->go_on = scalar_of(&b, body_output(n, out->scope, l->body, 0));
+    out->carried = QN_NEW_ARRAY(im->arena, qn_value *, l->n_carried);
+    out->stacked = QN_NEW_ARRAY(im->arena, qn_value *, l->n_stacked);
+    for (int i = 0; i < l->n_carried; i++) {
+        qn_value *v = body_output(n, out->scope, l->body, i + 1);
+        out->carried[i] = of_type(&b, v, &l->carried[i]->type);
+        if (v && !out->carried[i])
+            qn_onnx_unsupported(n, "carried value %d starts as %s and continues as %s", i,
+                                qn_type_print(&l->carried[i]->type, im->arena),
+                                qn_type_print(&v->type, im->arena));
+        if (!out->carried[i])
+            return false;
+    }
+    for (int i = 0; i < l->n_stacked; i++)
+        if (!(out->stacked[i] = body_output(n, out->scope, l->body, i + 1 + l->n_carried)))
+            return false;
+    return true;
+}
+
+/* The same, keeping messages and what was missed to itself. */
+static bool try_region(loop *l, bool with_condition, loop_region *out)
+{
+    qn_onnx_import *im = l->n->im;
+    qn_diags *diags = im->diags, mine;
+    int before = l->n->n_errors;
+    uint64_t needs = im->needs;
+    qn_diags_init(&mine, im->arena);
+    im->diags = &mine;
+    l->n->n_errors = 0;
+    bool good = import_region(l, with_condition, NULL, out);
+    im->diags = diags;
+    l->n->n_errors = before;
+    im->needs = needs;
+    return good;
+}
+
+static void loop_as_scan(loop *l, loop_region *r)
+{
+    qn_onnx_node *n = l->n;
+    qn_builder *b = &n->b, inner = builder_of(n, r->graph);
+    int n_captured = (int)r->scope->captured.n, n_operands = 1 + l->n_carried + n_captured;
+    qn_value **operands = QN_NEW_ARRAY(n->im->arena, qn_value *, n_operands);
+    qn_graph_add_output(r->graph, add(&inner, r->trip, qn_b_scalar_int(&inner, QUERN_I64, 1)), NULL, -1);
+    operands[0] = qn_b_scalar_int(b, QUERN_I64, 0);
+    for (int i = 0; i < l->n_carried; i++) {
+        operands[1 + i] = qn_onnx_value_make(b, l->carried[i]);
+        qn_graph_add_output(r->graph, r->carried[i], NULL, -1);
+    }
+    for (int i = 0; i < l->n_stacked; i++)
+        qn_graph_add_output(r->graph, r->stacked[i], NULL, -1);
+    for (int i = 0; i < n_captured; i++)
+        operands[1 + l->n_carried + i] = r->scope->captured.items[i];
+    qn_node *node = qn_b_scan(b, 1 + l->n_carried, 0, n_captured, operands, l->trips, false, r->graph);
+    for (int i = 0; node && i < n->n_out; i++)
+        qn_onnx_out(n, i, &node->results[1 + i]);
+}
+
+/* Goes on while the condition holds and trips are left. */
+static qn_graph *while_condition(loop *l, int n_operands, qn_value *const *operands, qn_value *trips)
+{
+    qn_graph *graph = qn_region_new(l->n->im->module);
+    qn_builder b = builder_of(l->n, graph);
+    for (int i = 0; i < n_operands; i++)
+        qn_graph_add_input(graph, NULL, operands[i]->type, QN_ROLE_INPUT);
+    qn_value *go_on = graph->inputs[1];
+    if (trips) /* the last operand */
+        go_on = and_also(&b, go_on, compare(&b, QN_LT, graph->inputs[0], graph->inputs[n_operands - 1]));
+    else if (l->trips)
+        go_on = and_also(&b, go_on,
+                         compare(&b, QN_LT, graph->inputs[0], qn_b_dim_value(&b, QUERN_I64, l->trips)));
+    qn_graph_add_output(graph, go_on, NULL, -1);
+    return graph;
+}
+
+/* The first `count` rows of a buffer; their number is a new symbol. */
+static qn_value *first_rows(qn_onnx_node *n, qn_value *buffer, qn_value *count)
+{
+    qn_builder *b = &n->b;
+    qn_dim most = buffer->type.dims[0];
+    qn_type index = qn_type_make(n->im->module, QUERN_I64, 1, &most);
+    qn_dim rows =
+        qn_dim_fresh(n->im->dims, "trips", 0, most->max < QN_DIM_MAX_VALUE ? most->max : QN_DIM_MAX_VALUE);
+    qn_value *used = compare(b, QN_LT, qn_b_iota(b, &index, 0), count);
+    return qn_b_gather(b, buffer, qn_b_reshape(b, qn_b_non_zero(b, used, rows), 1, &rows), 0);
+}
+
+static void loop_as_while(loop *l, const loop_region *typed)
+{
+    qn_onnx_node *n = l->n;
+    qn_builder *b = &n->b;
+    qn_type *buffers = QN_NEW_ARRAY(n->im->arena, qn_type, l->n_stacked);
+    loop_region r;
+    for (int i = 0; i < l->n_stacked; i++) {
+        const qn_type *row = &typed->stacked[i]->type;
+        qn_dim dims[QN_MAX_RANK + 1] = { l->trips };
+        if (!l->trips) {
+            qn_onnx_needs_contents(n, 0);
+            return;
+        }
+        for (int k = 0; k < row->rank; k++)
+            dims[k + 1] = row->dims[k];
+        if (row->rank == QN_MAX_RANK) {
+            qn_onnx_unsupported(n, "a stacked output's rank is too high");
+            return;
+        }
+        buffers[i] = qn_type_make(n->im->module, row->dtype, row->rank + 1, dims);
+    }
+    if (!import_region(l, true, buffers, &r))
+        return;
+    qn_builder inner = builder_of(n, r.graph);
+    qn_value *trips = !l->trips && qn_onnx_has(n, 0) ? scalar_of(b, qn_onnx_in(n, 0)) : NULL;
+    int n_loop = 2 + l->n_carried + l->n_stacked, n_captured = (int)r.scope->captured.n;
+    int n_operands = n_loop + n_captured + (trips != NULL);
+    qn_value **operands = QN_NEW_ARRAY(n->im->arena, qn_value *, n_operands);
+    qn_value *truth = r.go_on ? r.go_on : qn_b_scalar_int(&inner, QUERN_BOOL, 1);
+    qn_graph_add_output(r.graph, add(&inner, r.trip, qn_b_scalar_int(&inner, QUERN_I64, 1)), NULL, -1);
+    qn_graph_add_output(r.graph, truth, NULL, -1);
+    operands[0] = qn_b_scalar_int(b, QUERN_I64, 0);
+    operands[1] =
+        l->condition ? scalar_of(b, qn_onnx_value_make(b, l->condition)) : qn_b_scalar_int(b, QUERN_BOOL, 1);
+    for (int i = 0; i < l->n_carried; i++) {
+        operands[2 + i] = qn_onnx_value_make(b, l->carried[i]);
+        qn_graph_add_output(r.graph, r.carried[i], NULL, -1);
+    }
+    for (int i = 0; i < l->n_stacked; i++) {
+        qn_value *starts[QN_MAX_RANK] = { r.trip };
+        for (int k = 1; k < buffers[i].rank; k++)
+            starts[k] = qn_b_scalar_int(&inner, QUERN_I64, 0);
+        operands[2 + l->n_carried + i] = qn_b_full(b, &buffers[i], 0);
+        qn_value *row = qn_b_expand_dims(&inner, r.stacked[i], 0);
+        qn_graph_add_output(r.graph, qn_b_dynamic_update_slice(&inner, r.buffers[i], row, starts), NULL, -1);
+    }
+    for (int i = 0; i < n_captured; i++)
+        operands[n_loop + i] = r.scope->captured.items[i];
+    if (trips) {
+        operands[n_operands - 1] = trips;
+        qn_graph_add_input(r.graph, NULL, trips->type, QN_ROLE_INPUT);
+    }
+    for (int i = 0; i < n_operands; i++)
+        if (!operands[i])
+            return;
+    if (!qn_onnx_ok(n))
+        return;
+    qn_graph *condition = while_condition(l, n_operands, operands, trips);
+    qn_node *node = qn_b_while(b, n_loop, n_operands - n_loop, operands, l->trips, condition, r.graph);
+    for (int i = 0; node && i < n->n_out; i++) {
+        qn_value *result = &node->results[2 + i];
+        qn_onnx_out(n, i, i < l->n_carried ? result : first_rows(n, result, &node->results[0]));
+    }
+    n->depends |= r.scope->touched;
+}
+
+/* Copies of the body one after the other. */
+static void loop_unrolled(loop *l)
+{
+    qn_onnx_node *n = l->n;
+    qn_builder *b = &n->b;
+    qn_onnx_import *im = n->im;
+    int64_t trips = l->trips && l->trips->value < MAX_UNROLLED ? l->trips->value : MAX_UNROLLED;
+    qn_dim one = qn_dim_const(im->dims, 1), known;
+    qn_onnx_value *condition =
+        l->condition ? l->condition : qn_onnx_value_dims(im, QUERN_BOOL, 0, NULL, &one);
+    qn_value ***rows = QN_NEW_ARRAY(im->arena, qn_value **, l->n_stacked);
+    int64_t trip = 0;
+    for (int i = 0; i < l->n_stacked; i++)
+        rows[i] = QN_NEW_ARRAY(im->arena, qn_value *, trips);
+    for (; trip < trips; trip++) {
+        if (!known_scalar(im, condition, &known) || !qn_dim_is_const(known)) {
+            im->needs |= condition->depends;
+            qn_onnx_unsupported(n,
+                                "its values change shape or hold sequences, and its condition is not known");
+            return;
+        }
+        if (!known->value)
+            break;
+        qn_onnx_scope *scope = qn_onnx_scope_new(n, NULL);
+        qn_dim number = qn_dim_const(im->dims, trip);
+        if (!scope || !define_input(l, scope, 0, qn_onnx_value_dims(im, QUERN_I64, 0, NULL, &number)) ||
+            !define_input(l, scope, 1, condition))
+            return;
+        for (int i = 0; i < l->n_carried; i++)
+            if (!define_input(l, scope, i + 2, l->carried[i]))
+                return;
+        if (!qn_onnx_scope_import(scope, l->body))
+            return;
+        n->depends |= scope->touched;
+        condition = qn_onnx_scope_output(scope, l->body, 0, &n->b.loc);
+        for (int i = 0; i < l->n_carried; i++)
+            if (!(l->carried[i] = qn_onnx_scope_output(scope, l->body, i + 1, &n->b.loc)))
+                return;
+        for (int i = 0; i < l->n_stacked; i++)
+            if (!(rows[i][trip] =
+                      qn_b_expand_dims(b, body_output(n, scope, l->body, i + 1 + l->n_carried), 0)))
+                return;
+        if (!condition)
+            return;
+    }
+    if (trip == MAX_UNROLLED) {
+        qn_onnx_unsupported(n, "its values change shape or hold sequences over %d trips or more",
+                            MAX_UNROLLED);
+        return;
+    }
+    for (int i = 0; i < n->n_out && i < l->n_carried; i++)
+        qn_onnx_out_any(n, i, l->carried[i]);
+    for (int i = l->n_carried; i < n->n_out; i++) {
+        if (trip == 0)
+            qn_onnx_unsupported(n, "output %d of a loop without trips", i);
+        else
+            qn_onnx_out(n, i, qn_b_concatenate(b, (int)trip, rows[i - l->n_carried], 0));
+    }
+}
+
+static void import_loop(qn_onnx_node *n)
+{
+    qn_onnx_import *im = n->im;
+    loop l = { .n = n, .body = qn_onnx_attr_graph(n, "body") };
+    if (!l.body)
+        return;
+    l.n_carried = (int)l.body->n_input - 2;
+    l.n_stacked = (int)l.body->n_output - 1 - l.n_carried;
+    if (l.n_carried < 0 || l.n_stacked < 0 || l.n_carried < n->n_in - 2 ||
+        n->n_out > l.n_carried + l.n_stacked) {
+        qn_onnx_malformed(n, "the body's inputs and outputs do not fit the node's");
+        return;
+    }
+    bool tensors = true;
+    l.carried = QN_NEW_ARRAY(im->arena, qn_onnx_value *, l.n_carried);
+    for (int i = 0; i < l.n_carried; i++) {
+        l.carried[i] = qn_onnx_in_any(n, i + 2);
+        tensors &= l.carried[i]->kind == QN_ONNX_TENSOR;
+    }
+    qn_dim known;
+    bool always = true;
+    if (qn_onnx_has(n, 0) && known_scalar(im, n->in[0], &known)) {
+        l.trips = qn_dim_max(im->dims, known, qn_dim_const(im->dims, 0));
+        if (l.trips->max > QN_DIM_MAX_VALUE && qn_dim_is_const(l.trips)) /* INT64_MAX: without bound */
+            l.trips = NULL;
+    }
+    if (qn_onnx_has(n, 1)) {
+        l.condition = n->in[1];
+        always = known_scalar(im, l.condition, &known) && qn_dim_is_const(known);
+        if (always && !known->value)
+            l.trips = qn_dim_const(im->dims, 0);
+    }
+    bool countable = l.trips && qn_dim_is_const(l.trips);
+    if (!tensors) {
+        if (qn_onnx_has(n, 0) && !l.trips)
+            im->needs |= n->in[0]->depends;
+        loop_unrolled(&l);
+        return;
+    }
+    loop_region r;
+    if (always && l.trips && try_region(&l, false, &r) && !r.go_on) {
+        n->depends |= r.scope->touched;
+        loop_as_scan(&l, &r);
+    } else if (try_region(&l, true, &r)) {
+        loop_as_while(&l, &r);
+    } else if (countable && l.trips->value < MAX_UNROLLED) {
+        loop_unrolled(&l);
+    } else {
+        if (qn_onnx_has(n, 0))
+            im->needs |= n->in[0]->depends;
+        import_region(&l, true, NULL, &r); /* for its messages */
+    }
+}
+
+/* ---- Scan ---- */
+
+/* Moves `axis` to the front, or the front to `axis`. */
+static qn_value *move_axis(qn_builder *b, qn_value *x, int axis, bool to_front)
+{
+    int64_t perm[QN_MAX_RANK];
+    if (!x)
+        return NULL;
+    for (int i = 0, from = 0; i < x->type.rank; i++) {
+        if (to_front)
+            perm[i] = i == 0 ? axis : from + (from >= axis);
+        else
+            perm[i] = i == axis ? 0 : from + 1;
+        from += to_front ? i != 0 : i != axis;
+    }
+    return qn_b_transpose(b, x, perm);
+}
+
+static int64_t list_item(const int64_t *list, int n, int i)
+{
+    return list && i < n ? list[i] : 0;
+}
+
+static qn_value *reversed(qn_builder *b, qn_value *x, int axis)
+{
+    return qn_b_reverse(b, x, 1, (int64_t[]){ axis });
+}
+
+/* One scan: n_carried initial values and n_scanned sequences (axis 0, forwards) to results. */
+static bool scan_once(qn_onnx_node *n, const Onnx__Graph *body, int n_carried, int n_scanned,
+                      qn_value **inputs, qn_value **results)
+{
+    qn_graph *graph = qn_region_new(n->im->module);
+    qn_onnx_scope *scope = qn_onnx_scope_new(n, graph);
+    qn_builder inner = builder_of(n, graph);
+    if (!scope)
+        return false;
+    for (int i = 0; i < n_carried + n_scanned; i++) {
+        qn_type type = inputs[i]->type;
+        if (i >= n_carried)
+            type = qn_type_make(n->im->module, type.dtype, type.rank - 1, type.dims + 1);
+        qn_value *input = qn_graph_add_input(graph, NULL, type, QN_ROLE_INPUT);
+        if (!qn_onnx_scope_define(scope, body->input[i]->name, qn_onnx_value_from(n->im, input), &n->b.loc))
+            return false;
+    }
+    if (!qn_onnx_scope_import(scope, body))
+        return false;
+    n->depends |= scope->touched;
+    for (int i = 0; i < (int)body->n_output; i++) {
+        qn_value *v = body_output(n, scope, body, i);
+        qn_value *out = i < n_carried ? of_type(&inner, v, &inputs[i]->type) : v;
+        if (v && !out)
+            qn_onnx_unsupported(n, "state %d starts as %s and continues as %s", i,
+                                qn_type_print(&inputs[i]->type, n->im->arena),
+                                qn_type_print(&v->type, n->im->arena));
+        if (!out)
+            return false;
+        qn_graph_add_output(graph, out, NULL, -1);
+    }
+    int n_captured = (int)scope->captured.n, n_own = n_carried + n_scanned;
+    qn_value **operands = QN_NEW_ARRAY(n->im->arena, qn_value *, n_own + n_captured);
+    for (int i = 0; i < n_own + n_captured; i++)
+        operands[i] = i < n_own ? inputs[i] : scope->captured.items[i - n_own];
+    qn_dim length = inputs[n_carried]->type.dims[0];
+    qn_node *node = qn_b_scan(&n->b, n_carried, n_scanned, n_captured, operands, length, false, graph);
+    for (int i = 0; node && i < (int)body->n_output; i++)
+        results[i] = &node->results[i];
+    return node != NULL;
+}
+
+/* Opset 8: every input has a batch axis in front, whose elements are scanned one by one. */
+static void scan_batched(qn_onnx_node *n, const Onnx__Graph *body, int n_carried, int n_scanned)
+{
+    qn_builder *b = &n->b;
+    int n_in = n_carried + n_scanned, n_out = (int)body->n_output, n_directions;
+    const int64_t *directions = qn_onnx_attr_ints(n, "directions", &n_directions);
+    qn_value **inputs = QN_NEW_ARRAY(n->im->arena, qn_value *, n_in);
+    qn_value **results = QN_NEW_ARRAY(n->im->arena, qn_value *, n_out);
+    const qn_type *first = qn_onnx_in_type(n, 1);
+    if (!first || first->rank < 1 || !qn_dim_is_const(first->dims[0]) || first->dims[0]->value < 1 ||
+        first->dims[0]->value > MAX_UNROLLED || qn_onnx_has(n, 0)) {
+        qn_onnx_unsupported(n,
+                            "before opset 9, only batches of known size without sequence_lens are supported");
+        return;
+    }
+    int batch = (int)first->dims[0]->value;
+    qn_value ***rows = QN_NEW_ARRAY(n->im->arena, qn_value **, n_out);
+    for (int i = 0; i < n_out; i++)
+        rows[i] = QN_NEW_ARRAY(n->im->arena, qn_value *, batch);
+    for (int k = 0; k < batch; k++) {
+        qn_dim start = qn_dim_const(n->im->dims, k), limit = qn_dim_const(n->im->dims, k + 1);
+        for (int i = 0; i < n_in; i++) {
+            inputs[i] = qn_b_squeeze(b, qn_b_slice_axis(b, qn_onnx_in(n, i + 1), 0, start, limit), 0);
+            if (i >= n_carried && list_item(directions, n_directions, i - n_carried))
+                inputs[i] = reversed(b, inputs[i], 0);
+            if (!inputs[i] || (i >= n_carried && inputs[i]->type.rank == 0))
+                return;
+        }
+        if (!scan_once(n, body, n_carried, n_scanned, inputs, results))
+            return;
+        for (int i = 0; i < n_out; i++)
+            rows[i][k] = qn_b_expand_dims(b, results[i], 0);
+    }
+    for (int i = 0; i < n->n_out; i++)
+        qn_onnx_out(n, i, qn_b_concatenate(b, batch, rows[i], 0));
+}
+
+static void import_scan(qn_onnx_node *n)
+{
+    qn_builder *b = &n->b;
+    const Onnx__Graph *body = qn_onnx_attr_graph(n, "body");
+    int64_t n_scanned = qn_onnx_attr_int(n, "num_scan_inputs", 0);
+    if (!body)
+        return;
+    int n_in = (int)body->n_input, n_out = (int)body->n_output, n_carried = n_in - (int)n_scanned;
+    if (n_scanned < 1 || n_scanned > n_in || n_carried > n_out || n->n_out > n_out ||
+        n->n_in != n_in + (n->opset < 9)) {
+        qn_onnx_malformed(n, "the body's inputs and outputs do not fit the node's");
+        return;
+    }
+    if (n->opset < 9) {
+        scan_batched(n, body, n_carried, (int)n_scanned);
+        return;
+    }
+    int n_in_axes, n_in_dirs, n_out_axes, n_out_dirs, axis;
+    const int64_t *in_axes = qn_onnx_attr_ints(n, "scan_input_axes", &n_in_axes);
+    const int64_t *in_dirs = qn_onnx_attr_ints(n, "scan_input_directions", &n_in_dirs);
+    const int64_t *out_axes = qn_onnx_attr_ints(n, "scan_output_axes", &n_out_axes);
+    const int64_t *out_dirs = qn_onnx_attr_ints(n, "scan_output_directions", &n_out_dirs);
+    qn_value **inputs = QN_NEW_ARRAY(n->im->arena, qn_value *, n_in);
+    qn_value **results = QN_NEW_ARRAY(n->im->arena, qn_value *, n_out);
+    for (int i = 0; i < n_in; i++) {
+        qn_value *x = qn_onnx_in(n, i);
+        if (x && i >= n_carried) {
+            if (!qn_onnx_axis(n, list_item(in_axes, n_in_axes, i - n_carried), x->type.rank, &axis))
+                return;
+            x = move_axis(b, x, axis, true);
+            if (list_item(in_dirs, n_in_dirs, i - n_carried))
+                x = reversed(b, x, 0);
+        }
+        if (!x)
+            return;
+        inputs[i] = x;
+    }
+    if (!scan_once(n, body, n_carried, (int)n_scanned, inputs, results))
+        return;
+    for (int i = 0; i < n->n_out; i++) {
+        qn_value *y = results[i];
+        if (i >= n_carried) {
+            if (list_item(out_dirs, n_out_dirs, i - n_carried))
+                y = reversed(b, y, 0);
+            if (!y || !qn_onnx_axis(n, list_item(out_axes, n_out_axes, i - n_carried), y->type.rank, &axis))
+                return;
+            y = move_axis(b, y, axis, false);
+        }
+        qn_onnx_out(n, i, y);
+    }
+}
+
+const qn_onnx_op qn_onnx_control_ops[] = {
+    { "If", NULL, 1, 0, import_if },
+    { "Loop", NULL, 1, 0, import_loop },
+    { "Scan", NULL, 8, 0, import_scan },
+    { 0 },
+};
