@@ -2,6 +2,7 @@
 #include <string.h>
 
 #include "frontend/onnx/arith.h"
+#include "frontend/onnx/conv.h"
 #include "frontend/onnx/families.h"
 #include "frontend/onnx/window.h"
 
@@ -30,18 +31,18 @@ static bool kernel_of(qn_onnx_node *n, const qn_type *x, const qn_type *w, int64
     return true;
 }
 
-/* Input i, one number per channel, as [C, 1, …] to add to [N, C, …]. */
-static qn_value *per_channel(qn_onnx_node *n, qn_value *v, int rank)
+qn_value *qn_onnx_per_channel(qn_onnx_node *n, int i, int rank)
 {
+    qn_value *v = qn_onnx_in(n, i);
     qn_dim dims[QN_MAX_RANK];
     if (!v)
         return NULL;
-    if (v->type.rank != 1) {
-        qn_onnx_malformed(n, "the bias must have rank 1");
+    if (v->type.rank != 1 || rank < 2) {
+        qn_onnx_malformed(n, "input %d must have rank 1, and the first rank 2 or more", i);
         return NULL;
     }
-    for (int i = 0; i < rank - 1; i++)
-        dims[i] = i ? qn_dim_const(n->im->dims, 1) : v->type.dims[0];
+    for (int k = 0; k < rank - 1; k++)
+        dims[k] = k ? qn_dim_const(n->im->dims, 1) : v->type.dims[0];
     return qn_b_reshape(&n->b, v, rank - 1, dims);
 }
 
@@ -71,7 +72,7 @@ static void import_conv(qn_onnx_node *n)
 {
     qn_value *y = qn_onnx_convolve(n, qn_onnx_in(n, 0), qn_onnx_in(n, 1));
     if (y && qn_onnx_has(n, 2))
-        y = add(&n->b, y, per_channel(n, qn_onnx_in(n, 2), y->type.rank));
+        y = add(&n->b, y, qn_onnx_per_channel(n, 2, y->type.rank));
     qn_onnx_out(n, 0, y);
 }
 
@@ -154,7 +155,7 @@ static void import_conv_transpose(qn_onnx_node *n)
     qn_conv conv = { ones, low, high, window.stride, window.dilation, groups };
     qn_value *y = qn_b_convolution(b, x, w, &conv);
     if (y && qn_onnx_has(n, 2))
-        y = add(b, y, per_channel(n, qn_onnx_in(n, 2), y->type.rank));
+        y = add(b, y, qn_onnx_per_channel(n, 2, y->type.rank));
     qn_onnx_out(n, 0, y);
 }
 

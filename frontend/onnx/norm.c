@@ -2,23 +2,8 @@
 #include <string.h>
 
 #include "frontend/onnx/arith.h"
+#include "frontend/onnx/conv.h"
 #include "frontend/onnx/families.h"
-
-/* One number per channel as [C, 1, …], to combine with [N, C, …]. */
-static qn_value *per_channel(qn_onnx_node *n, int input, const qn_type *x)
-{
-    qn_value *v = qn_onnx_in(n, input);
-    qn_dim dims[QN_MAX_RANK];
-    if (!v)
-        return NULL;
-    if (v->type.rank != 1 || x->rank < 2) {
-        qn_onnx_malformed(n, "input %d must have rank 1, and the first rank 2 or more", input);
-        return NULL;
-    }
-    for (int i = 0; i < x->rank - 1; i++)
-        dims[i] = i ? qn_dim_const(n->im->dims, 1) : v->type.dims[0];
-    return qn_b_reshape(&n->b, v, x->rank - 1, dims);
-}
 
 static qn_dtype wide(qn_dtype dtype)
 {
@@ -43,8 +28,8 @@ static qn_value *normalize(qn_builder *b, qn_value *x, int n_axes, const int64_t
 static void batch_norm_inference(qn_onnx_node *n, qn_value *x, double epsilon)
 {
     qn_builder *b = &n->b;
-    qn_value *scale = per_channel(n, 1, &x->type), *bias = per_channel(n, 2, &x->type);
-    qn_value *mean = per_channel(n, 3, &x->type), *variance = per_channel(n, 4, &x->type);
+    qn_value *scale = qn_onnx_per_channel(n, 1, x->type.rank), *bias = qn_onnx_per_channel(n, 2, x->type.rank);
+    qn_value *mean = qn_onnx_per_channel(n, 3, x->type.rank), *variance = qn_onnx_per_channel(n, 4, x->type.rank);
     if (!scale || !bias || !mean || !variance)
         return;
     qn_dtype dtype = x->type.dtype, common = mean->type.dtype;
@@ -60,7 +45,7 @@ static void batch_norm_training(qn_onnx_node *n, qn_value *x, double epsilon)
 {
     qn_builder *b = &n->b;
     double momentum = qn_onnx_attr_float(n, "momentum", 0.9);
-    qn_value *scale = per_channel(n, 1, &x->type), *bias = per_channel(n, 2, &x->type);
+    qn_value *scale = qn_onnx_per_channel(n, 1, x->type.rank), *bias = qn_onnx_per_channel(n, 2, x->type.rank);
     qn_value *running[2] = { qn_onnx_in(n, 3), qn_onnx_in(n, 4) };
     int64_t axes[QN_MAX_RANK];
     int n_axes = 0;
@@ -104,7 +89,7 @@ static void import_instance_norm(qn_onnx_node *n)
     int64_t axes[QN_MAX_RANK];
     if (!x)
         return;
-    qn_value *scale = per_channel(n, 1, &x->type), *bias = per_channel(n, 2, &x->type);
+    qn_value *scale = qn_onnx_per_channel(n, 1, x->type.rank), *bias = qn_onnx_per_channel(n, 2, x->type.rank);
     for (int i = 2; i < x->type.rank; i++)
         axes[i - 2] = i;
     qn_value *wider = qn_b_convert(b, wide(x->type.dtype), x);
