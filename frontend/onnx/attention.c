@@ -28,7 +28,8 @@ static qn_value *unpack_heads(qn_onnx_node *n, qn_value *x, int64_t heads)
     if (!x || heads < 1)
         return NULL;
     qn_dim h = number(n, heads);
-    qn_dim dims[4] = { x->type.dims[0], x->type.dims[1], h, qn_dim_floordiv(n->im->dims, x->type.dims[2], h) };
+    qn_dim dims[4] = { x->type.dims[0], x->type.dims[1], h,
+                       qn_dim_floordiv(n->im->dims, x->type.dims[2], h) };
     return qn_b_transpose(&n->b, qn_b_reshape(&n->b, x, 4, dims), (int64_t[]){ 0, 2, 1, 3 });
 }
 
@@ -71,7 +72,8 @@ static qn_value *minus_infinity(qn_builder *b, const qn_value *like)
 static void allow(attention *a, qn_value *allowed)
 {
     qn_builder *b = &a->n->b;
-    qn_value *bias = allowed ? choose(b, allowed, qn_b_scalar(b, a->q->type.dtype, 0), minus_infinity(b, a->q)) : NULL;
+    qn_value *bias =
+        allowed ? choose(b, allowed, qn_b_scalar(b, a->q->type.dtype, 0), minus_infinity(b, a->q)) : NULL;
     a->bias = a->bias && bias ? add(b, a->bias, bias) : bias ? bias : a->bias;
 }
 
@@ -112,7 +114,8 @@ static void positions(const attention *a, qn_value **out_query, qn_value **out_k
     qn_onnx_node *n = a->n;
     qn_builder *b = &n->b;
     qn_dim one = number(n, 1);
-    qn_dim queries[4] = { one, one, a->q->type.dims[2], one }, keys[4] = { one, one, one, a->k->type.dims[2] };
+    qn_dim queries[4] = { one, one, a->q->type.dims[2], one },
+           keys[4] = { one, one, one, a->k->type.dims[2] };
     qn_type query_type = qn_type_make(n->im->module, QUERN_I64, 4, queries);
     qn_type key_type = qn_type_make(n->im->module, QUERN_I64, 4, keys);
     *out_query = qn_b_iota(b, &query_type, 2);
@@ -128,7 +131,8 @@ static void restrict_keys(attention *a)
 {
     qn_onnx_node *n = a->n;
     qn_builder *b = &n->b;
-    int64_t left = qn_onnx_attr_int(n, "left_window_size", -1), right = qn_onnx_attr_int(n, "right_window_size", -1);
+    int64_t left = qn_onnx_attr_int(n, "left_window_size", -1),
+            right = qn_onnx_attr_int(n, "right_window_size", -1);
     bool causal = qn_onnx_attr_int(n, "is_causal", 0) != 0;
     qn_dim offset = qn_dim_sub(n->im->dims, a->k->type.dims[2], a->q->type.dims[2]);
     a->causal = causal && !a->lengths && offset == a->past;
@@ -164,7 +168,9 @@ static qn_value *repeat_heads(qn_onnx_node *n, qn_value *x, qn_dim heads)
 
 static qn_value *matmul_heads(qn_builder *b, qn_value *x, qn_value *y, bool transposed)
 {
-    qn_dot dot = { .n_batch = 2, .n_contract = 1, .x_batch = { 0, 1 }, .y_batch = { 0, 1 }, .x_contract = { 3 } };
+    qn_dot dot = {
+        .n_batch = 2, .n_contract = 1, .x_batch = { 0, 1 }, .y_batch = { 0, 1 }, .x_contract = { 3 }
+    };
     dot.y_contract[0] = transposed ? 3 : 2;
     return qn_b_dot_general(b, x, y, &dot, QUERN_INVALID_DTYPE);
 }
@@ -175,7 +181,8 @@ static qn_value *softmax_rows(qn_builder *b, qn_value *x)
     int64_t last = 3;
     qn_value *most = qn_b_reduce(b, QN_KIND_MAX, x, 1, &last, true);
     most = choose(b, qn_b_unary(b, QN_OP_IS_INF, most), number_like(b, x, 0), most);
-    qn_value *power = qn_b_unary(b, QN_OP_EXP, sub(b, x, most)), *sum = qn_b_reduce(b, QN_SUM, power, 1, &last, true);
+    qn_value *power = qn_b_unary(b, QN_OP_EXP, sub(b, x, most)),
+             *sum = qn_b_reduce(b, QN_SUM, power, 1, &last, true);
     sum = choose(b, compare_number(b, QN_EQ, sum, 0), number_like(b, x, 1), sum);
     return divide(b, power, sum);
 }
@@ -186,7 +193,8 @@ static qn_value *attention_in_steps(attention *a, double scale)
     qn_onnx_node *n = a->n;
     qn_builder *b = &n->b;
     qn_dtype dtype = a->q->type.dtype, precision = dtype;
-    int64_t mode = qn_onnx_attr_int(n, "qk_matmul_output_mode", 0), elem = qn_onnx_attr_int(n, "softmax_precision", 0);
+    int64_t mode = qn_onnx_attr_int(n, "qk_matmul_output_mode", 0),
+            elem = qn_onnx_attr_int(n, "softmax_precision", 0);
     double cap = qn_onnx_attr_float(n, "softcap", 0);
     if (a->causal) {
         qn_value *query, *key;
@@ -257,8 +265,8 @@ static void import_attention(qn_onnx_node *n)
     }
     bool in_steps = qn_onnx_attr_float(n, "softcap", 0) > 0 || qn_onnx_wants(n, 3) || scale < 0;
     in_steps |= qn_onnx_attr_int(n, "softmax_precision", 1) != 1 && a.q->type.dtype != QUERN_F32;
-    qn_value *y = in_steps ? attention_in_steps(&a, scale)
-                           : qn_b_attention(b, a.q, a.k, a.v, a.bias, scale, a.causal);
+    qn_value *y =
+        in_steps ? attention_in_steps(&a, scale) : qn_b_attention(b, a.q, a.k, a.v, a.bias, scale, a.causal);
     qn_onnx_out(n, 0, a.packed ? pack_heads(n, y) : y);
 }
 
@@ -358,7 +366,8 @@ static void import_rotary(qn_onnx_node *n)
     int64_t half = turned / 2;
     qn_value *re = interleaved ? part(n, x, 0, turned - 1, 2) : part(n, x, 0, half, 1);
     qn_value *im = interleaved ? part(n, x, 1, turned, 2) : part(n, x, half, turned, 1);
-    qn_value *pair[2] = { sub(b, mul(b, cosine, re), mul(b, sine, im)), add(b, mul(b, sine, re), mul(b, cosine, im)) };
+    qn_value *pair[2] = { sub(b, mul(b, cosine, re), mul(b, sine, im)),
+                          add(b, mul(b, sine, re), mul(b, cosine, im)) };
     qn_value *y;
     if (!pair[0] || !pair[1])
         return;
@@ -388,17 +397,22 @@ static qn_value *by_time(qn_onnx_node *n, int input, int64_t heads)
     if (!x)
         return NULL;
     qn_dim h = number(n, heads);
-    qn_dim dims[4] = { x->type.dims[0], x->type.dims[1], h, qn_dim_floordiv(n->im->dims, x->type.dims[2], h) };
+    qn_dim dims[4] = { x->type.dims[0], x->type.dims[1], h,
+                       qn_dim_floordiv(n->im->dims, x->type.dims[2], h) };
     x = qn_b_reshape(&n->b, qn_b_convert(&n->b, QUERN_F32, x), 4, dims);
     return qn_b_transpose(&n->b, x, (int64_t[]){ 1, 0, 2, 3 });
 }
 
 /* state [B, G, K, V], a step's q [B, H, K], k [B, G, K], v [B, G, V] -> new state; *out_y: [B, H, V] */
-static qn_value *linear_step(qn_builder *b, qn_value *state, qn_value *q, qn_value *k, qn_value *v, qn_value *decay,
-                             qn_value *beta, double scale, qn_value **out_y)
+static qn_value *linear_step(qn_builder *b, qn_value *state, qn_value *q, qn_value *k, qn_value *v,
+                             qn_value *decay, qn_value *beta, double scale, qn_value **out_y)
 {
     qn_dims *t = qn_b_dims(b);
-    qn_dot read = { .n_batch = 2, .n_contract = 1, .x_batch = { 0, 1 }, .y_batch = { 0, 1 }, .x_contract = { 2 },
+    qn_dot read = { .n_batch = 2,
+                    .n_contract = 1,
+                    .x_batch = { 0, 1 },
+                    .y_batch = { 0, 1 },
+                    .x_contract = { 2 },
                     .y_contract = { 2 } };
     if (decay)
         state = mul(b, state, qn_b_expand_dims(b, qn_b_unary(b, QN_OP_EXP, decay), 3));
@@ -468,8 +482,8 @@ static void import_linear_attention(qn_onnx_node *n)
         inside[i] = qn_graph_add_input(inner.graph, NULL, t, QN_ROLE_INPUT);
     }
     qn_value *y = NULL;
-    qn_value *state = linear_step(&inner, inside[0], inside[1], inside[2], inside[3], gated ? inside[decay_at] : NULL,
-                                  delta ? inside[beta_at] : NULL, scale, &y);
+    qn_value *state = linear_step(&inner, inside[0], inside[1], inside[2], inside[3],
+                                  gated ? inside[decay_at] : NULL, delta ? inside[beta_at] : NULL, scale, &y);
     if (!state || !y)
         return;
     qn_graph_add_output(inner.graph, state, NULL, -1);
@@ -494,8 +508,8 @@ static void import_causal_conv(qn_onnx_node *n)
     const char *function = qn_onnx_attr_string(n, "activation", "none");
     if (!x || !w)
         return;
-    if (x->type.rank != 3 || w->type.rank != 3 || !qn_dim_is_const(w->type.dims[0]) || !qn_dim_is_const(w->type.dims[2]) ||
-        w->type.dims[2]->value < 1) {
+    if (x->type.rank != 3 || w->type.rank != 3 || !qn_dim_is_const(w->type.dims[0]) ||
+        !qn_dim_is_const(w->type.dims[2]) || w->type.dims[2]->value < 1) {
         qn_onnx_malformed(n, "input and weight must have rank 3, channels and kernel be known");
         return;
     }
@@ -515,10 +529,13 @@ static void import_causal_conv(qn_onnx_node *n)
     if (qn_onnx_has(n, 2))
         y = add(b, y, qn_onnx_per_channel(n, 2, 3));
     if (y && silu)
-        y = qn_b_convert(b, x->type.dtype, qn_b_unary(b, QN_OP_SILU, qn_b_convert(b, x->type.dtype == QUERN_F64 ? QUERN_F64 : QUERN_F32, y)));
+        y = qn_b_convert(b, x->type.dtype,
+                         qn_b_unary(b, QN_OP_SILU,
+                                    qn_b_convert(b, x->type.dtype == QUERN_F64 ? QUERN_F64 : QUERN_F32, y)));
     qn_onnx_out(n, 0, y);
     if (all)
-        qn_onnx_out(n, 1, qn_b_slice_axis(b, all, 2, qn_dim_sub(t, all->type.dims[2], before), all->type.dims[2]));
+        qn_onnx_out(n, 1,
+                    qn_b_slice_axis(b, all, 2, qn_dim_sub(t, all->type.dims[2], before), all->type.dims[2]));
 }
 
 static void import_swiglu(qn_onnx_node *n)

@@ -227,10 +227,8 @@ static void import_operator(qn_onnx_node *n, bool inputs_good)
     bool other = false;
     const qn_onnx_op *op = qn_onnx_op_find(domain, n->proto->op_type, n->opset, &other);
     if (!op)
-        qn_onnx_unsupported(n,
-                            other ? "this operator is not supported at opset %lld"
-                                  : "this operator is not supported (opset %lld)",
-                            (long long)n->opset);
+        qn_onnx_unsupported(n, other ? "this operator is not supported at this opset"
+                                     : "this operator is not supported");
     else if (inputs_good)
         op->import(n);
 }

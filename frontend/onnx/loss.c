@@ -42,7 +42,8 @@ static bool read_loss(loss *l)
     if (qn_onnx_attr(n, "ignore_index", ONNX__ATTRIBUTE__KIND__INT)) {
         qn_value *ignored = qn_b_scalar_int(b, QUERN_I64, qn_onnx_attr_int(n, "ignore_index", 0));
         l->counted = compare(b, QN_NE, l->labels, ignored);
-        l->labels = choose(b, l->counted, l->labels, qn_b_scalar_int(b, QUERN_I64, 0)); /* any class will do */
+        l->labels =
+            choose(b, l->counted, l->labels, qn_b_scalar_int(b, QUERN_I64, 0)); /* any class will do */
     }
     if (qn_onnx_has(n, 2))
         l->weights = qn_b_gather(b, qn_onnx_in(n, 2), l->labels, 0);
@@ -74,8 +75,9 @@ static void reduce_loss(loss *l, qn_value *each)
     else if (strcmp(reduction, "mean"))
         qn_onnx_malformed(n, "attribute reduction must be none, sum or mean");
     else if (l->weights)
-        qn_onnx_out(n, 0, divide(b, qn_b_reduce(b, QN_SUM, each, l->labels->type.rank, axes, false),
-                                 qn_b_reduce(b, QN_SUM, l->weights, l->labels->type.rank, axes, false)));
+        qn_onnx_out(n, 0,
+                    divide(b, qn_b_reduce(b, QN_SUM, each, l->labels->type.rank, axes, false),
+                           qn_b_reduce(b, QN_SUM, l->weights, l->labels->type.rank, axes, false)));
     else
         qn_onnx_out(n, 0, qn_b_mean(b, each, l->labels->type.rank, axes, false));
 }

@@ -28,8 +28,10 @@ static qn_value *normalize(qn_builder *b, qn_value *x, int n_axes, const int64_t
 static void batch_norm_inference(qn_onnx_node *n, qn_value *x, double epsilon)
 {
     qn_builder *b = &n->b;
-    qn_value *scale = qn_onnx_per_channel(n, 1, x->type.rank), *bias = qn_onnx_per_channel(n, 2, x->type.rank);
-    qn_value *mean = qn_onnx_per_channel(n, 3, x->type.rank), *variance = qn_onnx_per_channel(n, 4, x->type.rank);
+    qn_value *scale = qn_onnx_per_channel(n, 1, x->type.rank),
+             *bias = qn_onnx_per_channel(n, 2, x->type.rank);
+    qn_value *mean = qn_onnx_per_channel(n, 3, x->type.rank),
+             *variance = qn_onnx_per_channel(n, 4, x->type.rank);
     if (!scale || !bias || !mean || !variance)
         return;
     qn_dtype dtype = x->type.dtype, common = mean->type.dtype;
@@ -45,7 +47,8 @@ static void batch_norm_training(qn_onnx_node *n, qn_value *x, double epsilon)
 {
     qn_builder *b = &n->b;
     double momentum = qn_onnx_attr_float(n, "momentum", 0.9);
-    qn_value *scale = qn_onnx_per_channel(n, 1, x->type.rank), *bias = qn_onnx_per_channel(n, 2, x->type.rank);
+    qn_value *scale = qn_onnx_per_channel(n, 1, x->type.rank),
+             *bias = qn_onnx_per_channel(n, 2, x->type.rank);
     qn_value *running[2] = { qn_onnx_in(n, 3), qn_onnx_in(n, 4) };
     int64_t axes[QN_MAX_RANK];
     int n_axes = 0;
@@ -89,7 +92,8 @@ static void import_instance_norm(qn_onnx_node *n)
     int64_t axes[QN_MAX_RANK];
     if (!x)
         return;
-    qn_value *scale = qn_onnx_per_channel(n, 1, x->type.rank), *bias = qn_onnx_per_channel(n, 2, x->type.rank);
+    qn_value *scale = qn_onnx_per_channel(n, 1, x->type.rank),
+             *bias = qn_onnx_per_channel(n, 2, x->type.rank);
     for (int i = 2; i < x->type.rank; i++)
         axes[i - 2] = i;
     qn_value *wider = qn_b_convert(b, wide(x->type.dtype), x);

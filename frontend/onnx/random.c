@@ -9,7 +9,12 @@
 static qn_value *random_key(qn_onnx_node *n)
 {
     uint64_t key[2] = { n->im->options->seed, n->im->n_random++ };
-    double seed = qn_onnx_attr_float(n, "seed", NAN);
+    double seed; /* Dropout's is an integer */
+    if (!strcmp(n->proto->op_type, "Dropout"))
+        seed = qn_onnx_attr(n, "seed", ONNX__ATTRIBUTE__KIND__INT) ? (double)qn_onnx_attr_int(n, "seed", 0)
+                                                                   : NAN;
+    else
+        seed = qn_onnx_attr_float(n, "seed", NAN);
     if (!isnan(seed)) {
         memcpy(&key[0], &seed, sizeof seed);
         key[1] = 0; /* the same seed, the same numbers */
@@ -135,13 +140,15 @@ static void import_dropout(qn_onnx_node *n)
         qn_type type = qn_type_make(n->im->module, mask_dtype, x->rank, x->dims);
         qn_onnx_out_any(n, 0, n->in[0]);
         if (qn_onnx_wants(n, 1)) {
-            qn_value *one = mask_dtype == QUERN_BOOL ? qn_b_scalar_int(b, QUERN_BOOL, 1) : qn_b_scalar(b, mask_dtype, 1);
+            qn_value *one =
+                mask_dtype == QUERN_BOOL ? qn_b_scalar_int(b, QUERN_BOOL, 1) : qn_b_scalar(b, mask_dtype, 1);
             qn_onnx_out(n, 1, qn_b_broadcast_to(b, one, type.rank, type.dims));
         }
         return;
     }
     qn_type type = qn_type_make(n->im->module, QUERN_F32, x->rank, x->dims);
-    qn_value *in = qn_onnx_in(n, 0), *keep = compare_number(b, QN_GE, uniform(n, random_key(n), &type), ratio);
+    qn_value *in = qn_onnx_in(n, 0),
+             *keep = compare_number(b, QN_GE, uniform(n, random_key(n), &type), ratio);
     qn_onnx_out(n, 0, choose(b, keep, mul_number(b, in, 1 / (1 - ratio)), number_like(b, in, 0)));
     qn_onnx_out(n, 1, keep);
 }
