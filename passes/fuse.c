@@ -47,6 +47,7 @@ struct demand {
 struct cluster {
     qn_group group;
     bool closed; /* takes in nobody */
+    bool sums;   /* has a contraction or windows: one of them, and no reductions */
     int number, order;
     qn_ispace space;
     qn_dim vars[QN_MAX_RANK], dims[QN_MAX_RANK]; /* the iteration space: group.n_dims of them */
@@ -72,7 +73,7 @@ typedef struct fuser {
 
 /* ---- costs: roughly vector instructions for an element ---- */
 
-static int cost_of(const qn_node *node)
+int qn_node_cost(const qn_node *node)
 {
     switch (node->op) {
     case QN_OP_SQRT:
@@ -306,7 +307,7 @@ static bool worth_joining(const demand *d, const qn_node *node)
 {
     cluster *c = d->by;
     const qn_value *value = &node->results[0];
-    const int cost = cost_of(node);
+    const int cost = qn_node_cost(node);
     if ((int)c->nodes.n >= MAX_NODES || (int)c->inputs.n >= MAX_INPUTS)
         return false;
     if (cost == 0 || elements_of(&value->type) <= SMALL)
@@ -334,7 +335,7 @@ static void demand_operands_at(fuser *f, cluster *c, const demand *d, qn_node *n
         data[i] =
             qn_ispace_var(&c->space, qn_ispace_import(&c->space, node->operands[0]->type.dims[axis]), true);
     }
-    const int cost = cost_of(node);
+    const int cost = qn_node_cost(node);
     double times = 0;
     for (size_t i = 0; i < d->indices.n; i++)
         times += evaluations(c, &node->results[0], d->indices.items[i]);
@@ -409,7 +410,7 @@ static bool too_long(const qn_rows *rows)
 static bool join_reduction(fuser *f, const demand *d, qn_node *node)
 {
     cluster *c = d->by;
-    if (c->closed || d->whole || d->indices.n != 1 || (int)c->nodes.n >= MAX_NODES ||
+    if (c->closed || c->sums || d->whole || d->indices.n != 1 || (int)c->nodes.n >= MAX_NODES ||
         (c->group.kind != QN_GROUP_LOOP && c->group.kind != QN_GROUP_ROWS))
         return false;
     qn_dim operand[QN_MAX_RANK];
@@ -439,15 +440,23 @@ static bool join_reduction(fuser *f, const demand *d, qn_node *node)
     return true;
 }
 
-/* ---- contractions ---- */
+/* ---- contractions and windows ---- */
+
+static bool is_sum(const qn_node *node)
+{
+    return qn_ops[node->op].class == QN_CONTRACTION || node->op == QN_OP_REDUCE_WINDOW;
+}
 
 /* What follows a contraction element by element runs on its result: the cluster that holds it becomes the contraction's. */
-static bool join_contraction(fuser *f, const demand *d, qn_node *node)
+static bool join_sum(fuser *f, const demand *d, qn_node *node)
 {
     cluster *c = d->by;
-    if (c->closed || c->group.kind != QN_GROUP_LOOP || !reads_own_element(c, d, &node->results[0].type))
+    if (c->closed || c->sums || c->group.kind != QN_GROUP_LOOP ||
+        !reads_own_element(c, d, &node->results[0].type))
         return false;
-    c->group.kind = QN_GROUP_CONTRACTION;
+    if (qn_ops[node->op].class == QN_CONTRACTION)
+        c->group.kind = QN_GROUP_CONTRACTION;
+    c->sums = true;
     c->group.root = node;
     qn_vec_push(f->scratch, &c->nodes, node);
     for (int k = 0; k < node->n_operands; k++)
@@ -481,11 +490,11 @@ static void start_cluster(fuser *f, qn_node *node)
     /* As if the cluster had been there before, reading the value where it computes it. */
     set_space(c, &value->type);
     demand *d = demand_index(f, value, c, c->vars);
-    if (kind == QN_GROUP_LOOP) {
+    if (is_loop_node(node)) {
         join(f, c, node);
     } else {
         c->group.kind = QN_GROUP_LOOP;
-        const bool fits = kind == QN_GROUP_ROWS ? join_reduction(f, d, node) : join_contraction(f, d, node);
+        const bool fits = is_sum(node) ? join_sum(f, d, node) : join_reduction(f, d, node);
         if (!fits) { /* long rows: alone, whatever their length */
             qn_rows rows;
             qn_dim operand[QN_MAX_RANK];
@@ -510,8 +519,8 @@ static bool join_by_class(fuser *f, const demand *d, qn_node *node)
 {
     if (node->op == QN_OP_REDUCE)
         return join_reduction(f, d, node);
-    if (qn_ops[node->op].class == QN_CONTRACTION)
-        return join_contraction(f, d, node);
+    if (is_sum(node))
+        return join_sum(f, d, node);
     if (!is_loop_node(node) || d->by->closed || !worth_joining(d, node))
         return false;
     join(f, d->by, node);
@@ -524,7 +533,8 @@ static void store(fuser *f, qn_node *node)
     qn_value *value = &node->results[0];
     if (node->n_results == 1)
         for (const demand *d = f->demands[value->id]; d; d = d->next) {
-            if (d->by->closed || !reads_own_element(d->by, d, &value->type) || !may_store(f, d->by, value))
+            const bool own = node->op == QN_OP_REDUCE || reads_own_element(d->by, d, &value->type);
+            if (d->by->closed || !own || !may_store(f, d->by, value))
                 continue;
             if (join_by_class(f, d, node)) {
                 add_output(f, d->by, value);
@@ -574,7 +584,7 @@ static void visit(fuser *f, qn_node *node)
     /* Closed readers compute what is trivial themselves. */
     if (open && !f->stored[value->id]) {
         bool all = true;
-        const int cost = cost_of(node);
+        const int cost = qn_node_cost(node);
         const bool shared = n_readers > 1;
         if (shared)
             all = is_loop_node(node) && (cost == 0 || n_readers <= MAX_COPIES);

@@ -22,6 +22,9 @@ static inline void qn_node_resolve(qn_node *node)
             node->operands[i] = node->operands[i]->forward;
 }
 
+/* passes/fuse.c: roughly how many vector instructions an element of its result costs; 0: data movement. */
+int qn_node_cost(const qn_node *node);
+
 /* passes/expand.c: says `node` in other ops before it; results in out_results. False: nothing to expand. */
 bool qn_expand_node(qn_node *node, qn_value **out_results, qn_diags *diags);
 

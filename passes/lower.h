@@ -1,0 +1,225 @@
+/* Lowering: groups become kernels and steps of a program.
+ *
+ *   lower.c            one function: buffers for its values, its groups one after the other
+ *   lower_writer.c     a kernel being written: arguments, parameters, loops, index expressions
+ *   lower_value.c      the heart: code for "element of a value at an index", for every op that can be said so
+ *   lower_loop.c       LOOP groups, and whatever else is one value at each index of its result
+ *   lower_rows.c       ROWS groups
+ *   lower_contract.c   contractions that no template claims
+ *   lower_opaque_*.c   ops with kernels of their own
+ *   lower_control.c    if, while, scan, call: steps
+ */
+#ifndef QN_PASSES_LOWER_H
+#define QN_PASSES_LOWER_H
+
+#include "passes/claim.h"
+#include "passes/index.h"
+#include "passes/pass.h"
+
+/* Work of one task in elements that it computes; tasks depend on shapes only, never on the number of threads. */
+#define QN_GRAIN 32768
+
+/* Where the values of one graph are; a region has its own. */
+typedef struct qn_scope {
+    qn_graph *graph;
+    int *buffers; /* by value id: program buffer, or -1: none yet */
+} qn_scope;
+
+struct qn_lowering {
+    const qn_pass_options *options;
+    qn_module *module;
+    qn_arena *arena; /* the program's */
+    qn_program *program;
+    qn_scope *scope;
+    qn_steps *steps; /* where steps go */
+    qn_diags *diags;
+    int node_capacity;
+    qn_vec(qn_dim) limits; /* of the symbols that steps bind, in the module's terms */
+    int loop;              /* id of the innermost loop step around `steps`, or -1 */
+};
+
+/* ---- lower.c ---- */
+
+/* A dimension of the module or of an index space as one of the program, which has a table of its own. */
+qn_dim qn_lower_dim(const qn_lowering *l, qn_dim d);
+
+/* The program buffer of a value; what is no code yet (a constant, a reshape) gets one. */
+int qn_lower_buffer(qn_lowering *l, qn_value *value);
+/* A new one in the workspace; for kernel-to-kernel scratch too. `elements` is a dim of the program. */
+int qn_lower_scratch(qn_lowering *l, const char *name, qn_dtype dtype, qn_dim elements);
+void qn_lower_copy(qn_lowering *l, int from, int to); /* nothing when they are the same */
+/* Number of a node in program.node_names, for checks. */
+int qn_lower_node_number(qn_lowering *l, const qn_node *node);
+/* All steps of a graph whose inputs have buffers; its outputs are in out_buffers afterwards: where wishes[i] >= 0, in that
+ * buffer. */
+qn_status qn_lower_graph(qn_lowering *l, qn_graph *graph, const int *input_buffers, const int *wishes,
+                         int *out_buffers);
+
+/* ---- lower_writer.c ---- */
+
+typedef struct qn_writer qn_writer;
+/* Code for the element of a bound value at an index. */
+typedef qn_kvalue *(*qn_fetch_fn)(qn_writer *w, void *user, const qn_value *value, const qn_dim *index);
+
+typedef struct qn_binding {
+    const qn_value *value;
+    qn_kbuffer *buffer; /* it is loaded from here; or NULL */
+    qn_fetch_fn fetch;
+    void *user;
+} qn_binding;
+
+typedef struct qn_argument { /* of the kernel, in its order */
+    int buffer;              /* of the program */
+    qn_kbuffer *kbuffer;
+} qn_argument;
+
+typedef struct qn_access {
+    const qn_kbuffer *buffer; /* NULL: an index expression that is used as a value */
+    qn_dim linear;
+    bool store;
+    int pass; /* writer.pass at that time */
+} qn_access;
+
+typedef struct qn_known { /* a value that was computed at an index */
+    const qn_value *value;
+    const qn_dim *index;
+    const qn_kvalue *mask;
+    qn_kvalue *result; /* NULL: only looked at, by qn_writer_prepare */
+    int below;         /* next in the chain */
+} qn_known;
+
+typedef struct qn_datum { /* a number that became a variable of the index space */
+    const qn_kvalue *source, *mask;
+    qn_dim extent, symbol;
+    size_t known; /* size of `known` then: it is forgotten with what is known */
+} qn_datum;
+
+enum { QN_KNOWN_BUCKETS = 256 };
+
+struct qn_writer {
+    qn_lowering *lowering;
+    qn_arena *arena; /* scratch */
+    qn_ispace space;
+    qn_kernel *kernel;
+    qn_kbuilder b;
+    qn_kvalue *mask; /* loads are only made where it is true; NULL: everywhere */
+    int pass;        /* of a ROWS kernel: which pass over the row is being written */
+    /* Called with each value that was computed (not loaded); or NULL. */
+    void (*computed)(qn_writer *w, void *user, const qn_value *value, const qn_dim *index, qn_kvalue *result);
+    void *computed_user;
+    qn_vec(qn_binding) bindings;
+    qn_vec(qn_argument) arguments;
+    qn_vec(qn_access) accesses;
+    qn_vec(qn_dim) params; /* expressions of the space, by parameter number */
+    qn_vec(qn_known) known;
+    qn_vec(qn_datum) data;
+    int known_heads[QN_KNOWN_BUCKETS];
+};
+
+/* A rehearsal's kernel is thrown away with `scratch`. */
+void qn_writer_init(qn_writer *w, qn_lowering *l, const char *name, qn_arena *scratch, bool rehearsal);
+/* An argument, once for each program buffer. */
+qn_kbuffer *qn_writer_argument(qn_writer *w, int buffer, bool read, bool written);
+/* Loads of the value come from its program buffer. */
+void qn_writer_bind_input(qn_writer *w, qn_value *value);
+void qn_writer_bind(qn_writer *w, const qn_value *value, qn_fetch_fn fetch, void *user);
+const qn_binding *qn_writer_binding(const qn_writer *w, const qn_value *value); /* NULL: it is computed */
+
+/* An i64 scalar. Parts without variables become parameters. */
+qn_kvalue *qn_writer_index(qn_writer *w, qn_dim expression);
+/* Says that the kernel depends on the expression other than by an address, so that loops are not merged across it. */
+void qn_writer_note_index(qn_writer *w, qn_dim expression);
+qn_kvalue *qn_writer_load(qn_writer *w, qn_kbuffer *buffer, qn_dim linear);
+void qn_writer_store(qn_writer *w, qn_kbuffer *buffer, qn_dim linear, qn_kvalue *value);
+
+/* A loop over variable `var` from low to high; a var of extent 1 (the constant 0) makes none. What was computed inside is
+ * forgotten at its end. */
+typedef struct qn_writer_loop {
+    qn_kinst *inst; /* NULL: extent 1 */
+    qn_dim var;
+    size_t known_mark;
+    int n_carried;
+    qn_kvalue **carried; /* inside: the current values; after the end: the results */
+} qn_writer_loop;
+qn_writer_loop qn_writer_for(qn_writer *w, qn_dim var, qn_kvalue *low, qn_kvalue *high, qn_ktag tag,
+                             int n_carried, qn_kvalue *const *initial, const qn_kind *kinds);
+qn_writer_loop qn_writer_for_all(qn_writer *w, qn_dim var, qn_ktag tag, int n_carried,
+                                 qn_kvalue *const *initial, const qn_kind *kinds); /* 0 to its extent */
+void qn_writer_end_for(qn_writer *w, qn_writer_loop *loop, qn_kvalue *const *yields);
+/* Loops over several variables, all of their extents, the last innermost; carried values go through all of them. */
+void qn_writer_open_nest(qn_writer *w, int n, const qn_dim *vars, qn_ktag innermost, int n_carried,
+                         qn_kvalue *const *initial, const qn_kind *kinds, qn_writer_loop *out_loops);
+/* Results are in loops[0].carried. `loops` has one element even when n is 0. */
+void qn_writer_close_nest(qn_writer *w, int n, qn_writer_loop *loops, qn_kvalue *const *yields);
+/* What is known now may be forgotten again: for code inside an `if`. */
+size_t qn_writer_mark(const qn_writer *w);
+void qn_writer_forget(qn_writer *w, size_t mark);
+/* An entry for the value at that index that holds under the current mask, or NULL. */
+qn_known *qn_writer_find_known(qn_writer *w, const qn_value *value, const qn_dim *index);
+void qn_writer_add_known(qn_writer *w, const qn_value *value, const qn_dim *index, qn_kvalue *result);
+
+/* Machine passes over the kernel, then the step that runs it. `tasks` is an expression of the space. */
+qn_status qn_writer_finish(qn_writer *w, qn_dim tasks, const char *step_name);
+
+/* ---- lower_value.c ---- */
+
+/* The element of `value` at `index` (rank expressions of the space). */
+qn_kvalue *qn_writer_value(qn_writer *w, qn_value *value, const qn_dim *index);
+/* Computes now what `value` at `index` needs and what no unset variable takes part in: before a loop is opened. */
+void qn_writer_prepare(qn_writer *w, qn_value *value, const qn_dim *index);
+/* x combined with y; sums of products use FMA where the math mode allows. */
+qn_kvalue *qn_writer_combine(qn_writer *w, qn_kind kind, qn_kvalue *x, qn_kvalue *y);
+qn_scalar qn_neutral(qn_kind kind, qn_dtype dtype); /* 0, 1, lowest, highest */
+qn_dtype qn_accumulator(qn_dtype dtype);            /* f32 for f16 and bf16, else itself */
+/* The number in an i32 or i64 index element, as a variable in [0, extent): checked, negative ones counted from the end. */
+qn_dim qn_writer_checked_index(qn_writer *w, qn_kvalue *number, qn_dim extent, const qn_node *node);
+/* Likewise, clamped instead of checked. */
+qn_dim qn_writer_clamped_index(qn_writer *w, qn_kvalue *number, qn_dim extent);
+
+/* ---- the kinds of groups ---- */
+
+/* One value at each index of the group's iteration space. */
+qn_status qn_lower_loop(qn_lowering *l, const qn_group *group);
+qn_status qn_lower_rows(qn_lowering *l, const qn_group *group);
+qn_status qn_lower_opaque(qn_lowering *l, const qn_group *group);
+qn_status qn_lower_control(qn_lowering *l, const qn_group *group);
+
+/* "softmax" or "add_exp_mul": for kernels; with the nodes' names for steps. */
+const char *qn_group_kernel_name(const qn_group *group, qn_arena *arena);
+const char *qn_group_step_name(const qn_group *group, qn_arena *arena);
+
+/* ---- loop nests (lower_loop.c), for other files too ---- */
+
+/* Axes that a kernel goes over; those that nothing tells apart are one. */
+typedef struct qn_nest {
+    int n;
+    qn_dim dims[QN_MAX_RANK]; /* of the program; none is the constant 1 */
+} qn_nest;
+
+typedef struct qn_planned_loop {
+    qn_dim var;
+    qn_kvalue *low, *high; /* NULL: all of its extent */
+} qn_planned_loop;
+
+/* The loops of one task: leading axes are spread over tasks. */
+typedef struct qn_loops {
+    int n;
+    qn_planned_loop loops[QN_MAX_RANK];
+    qn_dim index[QN_MAX_RANK]; /* by axis of the nest */
+    qn_dim tasks;
+} qn_loops;
+
+/* What an extent is likely to be, where that is all one can know: for sizes of tasks. */
+double qn_likely_extent(qn_dim d);
+/* Tasks of about `grain` steps of the innermost axis. Bounds are computed at the cursor. */
+void qn_loops_plan(qn_writer *w, const qn_nest *nest, int64_t grain, qn_loops *out);
+qn_writer_loop qn_planned_loop_open(qn_writer *w, const qn_planned_loop *loop, qn_ktag tag);
+/* Index of the element of a tensor that has the row-major number of `index` in the nest. */
+void qn_nest_index(qn_writer *w, const qn_nest *nest, const qn_dim *index, const qn_type *type,
+                   qn_dim *out_index);
+
+/* Merges neighbouring axes of `nest` that every access and index expression of a rehearsal, written with one variable an
+ * axis (vars), treats as one. */
+void qn_nest_merge(qn_writer *rehearsal, qn_nest *nest, const qn_dim *vars);
+
+#endif

@@ -1,0 +1,220 @@
+/* LOOP groups, contractions without a template, and other values that are computed one element at a time: a nest of loops
+ * over the elements of the outputs, the innermost one vectorized.
+ *
+ *   [n, 768] of which nothing tells the axes apart        one axis of 768*n elements; task t does 32768 of them:
+ *     for #0 = 32768*t to min(32768*t + 32768, 768*n) vector
+ *   [n, c, 3136], a bias of [c]                           axes n*c and 3136; a task does some rows:
+ *     for #0 = 10*t to min(10*t + 10, n*c)
+ *       for #1 = 0 to 3136 vector
+ *
+ * The kernel is written twice: first with one variable an axis, to see which expressions it reads and writes at
+ * (a rehearsal), then with the axes merged that none of them tells apart. */
+#include "passes/lower.h"
+
+/* ---- merging axes ---- */
+
+/* Does `d` see axes a (outer) and b (inner, of that extent) only as a*extent + b? */
+static bool sees_as_one(qn_ispace *space, qn_dim d, qn_dim a, qn_dim b, qn_dim extent)
+{
+    qn_dim from_a, from_b, rest;
+    if (!qn_ix_uses(d, a) && !qn_ix_uses(d, b))
+        return true;
+    return qn_ix_affine(space, d, a, &from_a, &rest) && qn_ix_affine(space, d, b, &from_b, &rest) &&
+           !qn_ix_uses(from_a, b) && from_a == qn_dim_mul(space->dims, from_b, extent);
+}
+
+void qn_nest_merge(qn_writer *r, qn_nest *nest, const qn_dim *vars)
+{
+    qn_dims *dims = r->lowering->program->dims;
+    qn_nest merged = { 0 };
+    for (int i = 0; i < nest->n; i++) {
+        bool one = i > 0;
+        for (size_t k = 0; k < r->accesses.n && one; k++)
+            one = sees_as_one(&r->space, r->accesses.items[k].linear, vars[i - 1], vars[i],
+                              qn_ispace_var_of(&r->space, vars[i])->extent);
+        if (one)
+            merged.dims[merged.n - 1] = qn_dim_mul(dims, merged.dims[merged.n - 1], nest->dims[i]);
+        else
+            merged.dims[merged.n++] = nest->dims[i];
+    }
+    *nest = merged;
+}
+
+/* ---- planning the loops ---- */
+
+double qn_likely_extent(qn_dim d)
+{
+    enum { SYMBOL = 128 };
+    return qn_dim_is_const(d) ? (double)d->value : d->max < SYMBOL ? (double)d->max : SYMBOL;
+}
+
+void qn_loops_plan(qn_writer *w, const qn_nest *nest, int64_t grain, qn_loops *out)
+{
+    qn_dims *dims = w->space.dims;
+    qn_dim extents[QN_MAX_RANK];
+    double at_most = 1;
+    for (int i = 0; i < nest->n; i++) {
+        extents[i] = qn_ispace_import(&w->space, nest->dims[i]);
+        at_most *= (double)extents[i]->max;
+    }
+    *out = (qn_loops){ .tasks = qn_dim_const(dims, 1) };
+    /* how many leading axes are spread over tasks: the fewest that leave no more than a grain for one step of them */
+    int lead = 0;
+    if (at_most > 1.5 * (double)grain) {
+        double inner = 1;
+        for (lead = nest->n; lead > 1 && inner * qn_likely_extent(extents[lead - 1]) <= (double)grain; lead--)
+            inner *= qn_likely_extent(extents[lead - 1]);
+    }
+    if (lead > 0 && lead == nest->n) { /* pieces of the last axis */
+        const qn_dim last = extents[lead - 1], size = qn_dim_const(dims, grain);
+        const qn_dim pieces = qn_dim_ceildiv(dims, last, size);
+        out->tasks = pieces;
+        for (int i = 0; i < lead - 1; i++)
+            out->tasks = qn_dim_mul(dims, out->tasks, extents[i]);
+        const qn_dim task = qn_ispace_var(&w->space, out->tasks, false);
+        if (task->kind == QN_DIM_SYMBOL)
+            qn_ispace_var_of(&w->space, task)->value = qn_kb_task(&w->b);
+        const qn_dim piece = lead == 1 ? task : qn_ix_mod(&w->space, task, pieces);
+        if (lead > 1)
+            qn_ix_split(&w->space, qn_ix_div(&w->space, task, pieces), lead - 1, extents, out->index);
+        const qn_dim var = out->index[lead - 1] = qn_ispace_var(&w->space, last, false);
+        qn_kvalue *low = qn_kb_imul(&w->b, qn_writer_index(w, piece), qn_kb_index(&w->b, grain));
+        qn_kvalue *high =
+            qn_kb_imin(&w->b, qn_kb_iadd(&w->b, low, qn_kb_index(&w->b, grain)), qn_writer_index(w, last));
+        out->loops[out->n++] = (qn_planned_loop){ .var = var, .low = low, .high = high };
+        return;
+    }
+    if (lead > 0) { /* some steps of the leading axes, counted as one */
+        qn_dim steps = qn_dim_const(dims, 1), inner = steps;
+        for (int i = 0; i < nest->n; i++) {
+            qn_dim *to = i < lead ? &steps : &inner;
+            *to = qn_dim_mul(dims, *to, extents[i]);
+        }
+        const qn_dim one = qn_dim_const(dims, 1);
+        const qn_dim chunk = qn_dim_max(
+            dims, one, qn_dim_floordiv(dims, qn_dim_const(dims, grain), qn_dim_max(dims, one, inner)));
+        out->tasks = qn_dim_ceildiv(dims, steps, chunk);
+        const qn_dim var = qn_ispace_var(&w->space, steps, false);
+        qn_ix_split(&w->space, var, lead, extents, out->index);
+        if (qn_dim_is(chunk, 1)) {
+            if (var->kind == QN_DIM_SYMBOL)
+                qn_ispace_var_of(&w->space, var)->value = qn_kb_task(&w->b);
+        } else {
+            qn_kvalue *size = qn_writer_index(w, chunk), *low = qn_kb_imul(&w->b, qn_kb_task(&w->b), size);
+            qn_kvalue *high = qn_kb_imin(&w->b, qn_kb_iadd(&w->b, low, size), qn_writer_index(w, steps));
+            out->loops[out->n++] = (qn_planned_loop){ .var = var, .low = low, .high = high };
+        }
+    }
+    for (int i = lead; i < nest->n; i++) {
+        out->index[i] = qn_ispace_var(&w->space, extents[i], false);
+        out->loops[out->n++] = (qn_planned_loop){ .var = out->index[i] };
+    }
+}
+
+qn_writer_loop qn_planned_loop_open(qn_writer *w, const qn_planned_loop *loop, qn_ktag tag)
+{
+    return loop->low ? qn_writer_for(w, loop->var, loop->low, loop->high, tag, 0, NULL, NULL)
+                     : qn_writer_for_all(w, loop->var, tag, 0, NULL, NULL);
+}
+
+void qn_nest_index(qn_writer *w, const qn_nest *nest, const qn_dim *index, const qn_type *type,
+                   qn_dim *out_index)
+{
+    qn_dim from[QN_MAX_RANK], to[QN_MAX_RANK];
+    for (int i = 0; i < nest->n; i++)
+        from[i] = qn_ispace_import(&w->space, nest->dims[i]);
+    qn_ispace_dims(&w->space, type, to);
+    qn_ix_reshape(&w->space, nest->n, from, index, type->rank, to, out_index);
+}
+
+/* ---- the kernel ---- */
+
+static void bind_all(qn_writer *w, const qn_group *group)
+{
+    for (int i = 0; i < group->n_inputs; i++)
+        qn_writer_bind_input(w, group->inputs[i]);
+}
+
+static void write_elements(qn_writer *w, const qn_group *group, const qn_nest *nest, const qn_loops *loops)
+{
+    qn_dim(*at)[QN_MAX_RANK] = qn_arena_calloc(w->arena, (size_t)group->n_outputs, sizeof *at);
+    qn_kvalue **values = QN_NEW_ARRAY(w->arena, qn_kvalue *, group->n_outputs);
+    qn_writer_loop open[QN_MAX_RANK];
+    for (int i = 0; i < group->n_outputs; i++)
+        qn_nest_index(w, nest, loops->index, &group->outputs[i]->type, at[i]);
+    for (int k = 0; k < loops->n; k++) {
+        for (int i = 0; i < group->n_outputs; i++)
+            qn_writer_prepare(w, group->outputs[i], at[i]);
+        open[k] =
+            qn_planned_loop_open(w, &loops->loops[k], k == loops->n - 1 ? QN_TAG_VECTOR : QN_TAG_SERIAL);
+    }
+    for (int i = 0; i < group->n_outputs; i++)
+        values[i] = qn_writer_value(w, group->outputs[i], at[i]);
+    for (int i = 0; i < group->n_outputs; i++) {
+        qn_dim dims[QN_MAX_RANK];
+        qn_ispace_dims(&w->space, &group->outputs[i]->type, dims);
+        qn_kbuffer *to = qn_writer_argument(w, qn_lower_buffer(w->lowering, group->outputs[i]), false, true);
+        qn_writer_store(w, to, qn_ix_linear(&w->space, group->outputs[i]->type.rank, dims, at[i]), values[i]);
+    }
+    for (int k = loops->n - 1; k >= 0; k--)
+        qn_writer_end_for(w, &open[k], NULL);
+}
+
+/* Multiplications and additions for one element of the group's result: what a task's size is measured by. */
+static double work_of(const qn_group *group)
+{
+    const qn_node *node = group->root;
+    double work = 1;
+    if (node->op == QN_OP_DOT_GENERAL) {
+        int n;
+        const int64_t *axes = qn_attr_ints(node, QN_ATTR_X_CONTRACT, &n);
+        for (int i = 0; i < n; i++)
+            work *= qn_likely_extent(node->operands[0]->type.dims[axes[i]]);
+    } else if (node->op == QN_OP_CONVOLUTION) {
+        for (int i = 1; i < node->operands[1]->type.rank; i++)
+            work *= qn_likely_extent(node->operands[1]->type.dims[i]);
+    } else if (node->op == QN_OP_REDUCE_WINDOW) {
+        int n;
+        const int64_t *window = qn_attr_ints(node, QN_ATTR_WINDOW, &n);
+        for (int i = 0; i < n; i++)
+            work *= (double)window[i];
+    }
+    return work < 1 ? 1 : work;
+}
+
+qn_status qn_lower_loop(qn_lowering *l, const qn_group *group)
+{
+    enum { LEAST_GRAIN = 64 };
+    qn_nest nest = { 0 };
+    for (int i = 0; i < group->n_dims; i++) {
+        if (qn_dim_is(group->dims[i], 0))
+            return QUERN_OK; /* nothing to compute */
+        if (!qn_dim_is(group->dims[i], 1))
+            nest.dims[nest.n++] = qn_lower_dim(l, group->dims[i]);
+    }
+    qn_arena *scratch = qn_arena_new();
+    const char *name = qn_group_kernel_name(group, scratch);
+
+    qn_writer rehearsal;
+    qn_writer_init(&rehearsal, l, name, scratch, true);
+    qn_loops loops = { 0 };
+    qn_dim vars[QN_MAX_RANK + 1];
+    for (int i = 0; i < nest.n; i++) {
+        vars[i] = loops.index[i] =
+            qn_ispace_var(&rehearsal.space, qn_ispace_import(&rehearsal.space, nest.dims[i]), false);
+        loops.loops[loops.n++] = (qn_planned_loop){ .var = vars[i] };
+    }
+    bind_all(&rehearsal, group);
+    write_elements(&rehearsal, group, &nest, &loops);
+    qn_nest_merge(&rehearsal, &nest, vars);
+
+    qn_writer w;
+    qn_writer_init(&w, l, name, scratch, false);
+    const double grain = QN_GRAIN / work_of(group);
+    qn_loops_plan(&w, &nest, grain < LEAST_GRAIN ? LEAST_GRAIN : (int64_t)grain, &loops);
+    bind_all(&w, group);
+    write_elements(&w, group, &nest, &loops);
+    const qn_status status = qn_writer_finish(&w, loops.tasks, qn_group_step_name(group, l->arena));
+    qn_arena_free(scratch);
+    return status;
+}

@@ -1,0 +1,440 @@
+/* ROWS groups: reductions over the same axes, what they are made from and what is made from them, in one kernel.
+ *
+ * A task does some rows; a row takes as many passes over its columns as reductions depend on each other. Softmax:
+ *
+ *   for %r = … {
+ *     %m = for %c vector carried max { load x[r, c] }                         pass 0
+ *     %s = for %c vector carried sum { %e = exp(x[r, c] - %m)  row[c] = %e }  pass 1, staging what pass 2 needs again
+ *     %d = 1 / …                                                              values of the row: before the next loop
+ *     for %c vector { y[r, c] = row[c] / %s }                                 pass 2
+ *   }
+ *
+ * Dear values that several passes need are staged in a local buffer when a row fits into it, others are computed again.
+ * Where memory runs along the rows instead of the columns (a reduction over the leading axis), or rows are very short, the
+ * loop over rows is the vector one, and each lane goes over its columns one after the other.
+ *
+ * As in lower_loop.c the kernel is rehearsed first, with one variable an axis: to merge axes, to see what is computed in
+ * several passes, and to choose the direction. */
+#include <string.h>
+
+#include "passes/lower.h"
+#include "passes/passes.h"
+#include "passes/rows.h"
+
+enum {
+    DEAR = 8,                /* cost of what is rather staged than computed twice */
+    STAGE_BYTES = 64 << 10,  /* of one staged row */
+    STAGE_TOTAL = 160 << 10, /* of all together: below QN_LOCAL_LIMIT */
+    SHORT_ROW = 8,           /* columns; shorter ones don't fill a vector */
+    LEAST_ROWS = 64          /* of a task when rows are lanes */
+};
+
+/* What the rehearsal finds out about a value, by value id. */
+typedef struct trace {
+    unsigned passes; /* bit p: computed for each column in pass p */
+    bool scattered;  /* at several indices or under a condition: can't be staged */
+    const qn_dim *index;
+    qn_kbuffer *staged;
+} trace;
+
+typedef struct row_kernel {
+    qn_lowering *lowering;
+    const qn_group *group;
+    qn_writer *w;
+    qn_nest row_nest, col_nest;
+    bool rows_are_lanes;
+    int *levels; /* by value id: how many passes have to be over before it can be computed */
+    int n_passes;
+    trace *traces;
+    qn_loops row_loops;
+    qn_dim col_vars[QN_MAX_RANK];
+    qn_rows rows;
+    qn_dim dims[QN_MAX_RANK], index[QN_MAX_RANK];         /* of all axes of the group */
+    qn_dim row_dims[QN_MAX_RANK], row_index[QN_MAX_RANK]; /* of the rows */
+    int n_row_dims;
+    qn_kvalue **results; /* by value id: of reductions, for this row */
+    bool rehearsing;
+} row_kernel;
+
+/* ---- levels ---- */
+
+static int level_of(const row_kernel *k, const qn_value *value)
+{
+    return value->node ? k->levels[value->id] : 0;
+}
+
+static void find_levels(row_kernel *k)
+{
+    k->n_passes = 1;
+    for (int i = 0; i < k->group->n_nodes; i++) {
+        const qn_node *node = k->group->nodes[i];
+        int level = 0;
+        for (int o = 0; o < node->n_operands; o++)
+            level = level_of(k, node->operands[o]) > level ? level_of(k, node->operands[o]) : level;
+        k->levels[node->results[0].id] = level + (node->op == QN_OP_REDUCE);
+        if (level + 1 > k->n_passes)
+            k->n_passes = level + 1;
+    }
+}
+
+/* ---- geometry ---- */
+
+static bool is_full(row_kernel *k, const qn_value *value)
+{
+    qn_dims *dims = k->w->space.dims;
+    qn_dim n = qn_dim_const(dims, 1);
+    for (int i = 0; i < value->type.rank; i++)
+        n = qn_dim_mul(dims, n, qn_ispace_import(&k->w->space, value->type.dims[i]));
+    return n == qn_dim_mul(dims, k->rows.n_rows, k->rows.n_cols);
+}
+
+/* Where the kernel makes an output: at the current element or, one a row, at the current row. */
+static void output_index(row_kernel *k, const qn_value *value, qn_dim *out_index)
+{
+    qn_dim dims[QN_MAX_RANK];
+    qn_ispace_dims(&k->w->space, &value->type, dims);
+    if (is_full(k, value))
+        qn_ix_reshape(&k->w->space, k->group->n_dims, k->dims, k->index, value->type.rank, dims, out_index);
+    else
+        qn_ix_reshape(&k->w->space, k->n_row_dims, k->row_dims, k->row_index, value->type.rank, dims,
+                      out_index);
+}
+
+/* Axes of the group from the variables of the nests. */
+static void set_geometry(row_kernel *k, const qn_dim *row_vars)
+{
+    qn_ispace *space = &k->w->space;
+    const qn_group *g = k->group;
+    qn_dim nest_dims[QN_MAX_RANK], part_dims[QN_MAX_RANK], part_index[QN_MAX_RANK];
+    for (int i = 0; i < g->n_dims; i++)
+        k->dims[i] = qn_ispace_import(space, g->dims[i]);
+    for (int is_row = 0; is_row < 2; is_row++) {
+        const qn_nest *nest = is_row ? &k->row_nest : &k->col_nest;
+        int n = 0;
+        for (int i = 0; i < nest->n; i++)
+            nest_dims[i] = qn_ispace_import(space, nest->dims[i]);
+        for (int i = 0; i < g->n_dims; i++)
+            if (g->is_row[i] == is_row)
+                part_dims[n++] = k->dims[i];
+        qn_ix_reshape(space, nest->n, nest_dims, is_row ? row_vars : k->col_vars, n, part_dims, part_index);
+        for (int i = 0, at = 0; i < g->n_dims; i++)
+            if (g->is_row[i] == is_row)
+                k->index[i] = part_index[at++];
+        if (is_row) {
+            k->n_row_dims = n;
+            memcpy(k->row_dims, part_dims, sizeof part_dims);
+            memcpy(k->row_index, part_index, sizeof part_index);
+        }
+    }
+    qn_rows_set(space, &k->rows, g->n_dims, k->dims, k->index, g->is_row);
+}
+
+/* ---- values across passes ---- */
+
+static qn_kvalue *fetch_result(qn_writer *w, void *user, const qn_value *value, const qn_dim *index)
+{
+    (void)w, (void)index;
+    const row_kernel *k = user;
+    QN_ASSERT(k->results[value->id], "lower: a reduction is read before its pass");
+    return k->results[value->id];
+}
+
+static qn_kvalue *fetch_staged(qn_writer *w, void *user, const qn_value *value, const qn_dim *index)
+{
+    (void)index;
+    const row_kernel *k = user;
+    return qn_writer_load(w, k->traces[value->id].staged, k->rows.col);
+}
+
+static bool uses_columns(const row_kernel *k, int rank, const qn_dim *index)
+{
+    for (int i = 0; i < rank; i++)
+        for (int c = 0; c < k->col_nest.n; c++)
+            if (k->col_vars[c]->kind == QN_DIM_SYMBOL && qn_ix_uses(index[i], k->col_vars[c]))
+                return true;
+    return false;
+}
+
+/* The writer has computed a value. */
+static void computed(qn_writer *w, void *user, const qn_value *value, const qn_dim *index, qn_kvalue *result)
+{
+    row_kernel *k = user;
+    const int rank = value->type.rank;
+    trace *t = &k->traces[value->id];
+    if (k->rehearsing) {
+        if (!uses_columns(k, rank, index))
+            return;
+        t->passes |= 1u << w->pass;
+        if (w->mask || (t->index && memcmp(t->index, index, (size_t)rank * sizeof *index) != 0))
+            t->scattered = true;
+        t->index = qn_arena_copy(w->arena, index, (size_t)rank * sizeof *index);
+    } else if (t->staged && w->pass == __builtin_ctz(t->passes)) {
+        qn_writer_store(w, t->staged, k->rows.col, result);
+    }
+}
+
+static bool is_candidate(const row_kernel *k, const qn_value *value)
+{
+    const trace *t = &k->traces[value->id];
+    return value->node && !t->scattered && __builtin_popcount(t->passes) > 1 &&
+           qn_node_cost(value->node) >= DEAR;
+}
+
+/* Is it still needed in a pass after its first, when all candidates are staged? */
+static bool needed_again(const row_kernel *k, const qn_value *value)
+{
+    const unsigned later = k->traces[value->id].passes & (k->traces[value->id].passes - 1);
+    for (int i = 0; i < k->group->n_nodes; i++) {
+        const qn_node *node = k->group->nodes[i];
+        const trace *t = &k->traces[node->results[0].id];
+        bool reads = false;
+        for (int o = 0; o < node->n_operands; o++)
+            reads |= node->operands[o] == value;
+        if (!reads)
+            continue;
+        /* passes in which the reader computes: a reduction in one, a staged value in its first */
+        unsigned passes = t->passes;
+        if (node->op == QN_OP_REDUCE)
+            passes = 1u << level_of(k, node->operands[0]);
+        else if (is_candidate(k, &node->results[0]))
+            passes &= ~(passes - 1);
+        if (passes & later)
+            return true;
+    }
+    for (int i = 0; i < k->group->n_outputs; i++)
+        if (k->group->outputs[i] == value && (later >> level_of(k, value) & 1))
+            return true;
+    return false;
+}
+
+static void stage(row_kernel *k)
+{
+    const int64_t columns = k->rows.n_cols->max;
+    int64_t total = 0;
+    if (k->rows_are_lanes)
+        return;
+    for (int i = 0; i < k->group->n_nodes; i++) {
+        const qn_value *value = &k->group->nodes[i]->results[0];
+        if (!is_candidate(k, value) || !needed_again(k, value))
+            continue;
+        const int64_t size = (int64_t)qn_dtype_bytes(value->type.dtype);
+        if (columns > STAGE_BYTES / size || total + columns * size > STAGE_TOTAL)
+            continue;
+        total += columns * size;
+        k->traces[value->id].staged = qn_kernel_add_local(k->w->kernel, "row", value->type.dtype, columns);
+    }
+}
+
+/* ---- one pass ---- */
+
+typedef struct reduction {
+    qn_node *node;
+    qn_kind kind;
+    qn_dtype dtype; /* of the accumulator */
+    qn_dim index[QN_MAX_RANK];
+} reduction;
+
+/* Reassociating a sum is not strict; its columns then go one after the other. */
+static qn_ktag column_tag(const row_kernel *k, int n, const reduction *reductions)
+{
+    if (k->rows_are_lanes)
+        return QN_TAG_SERIAL;
+    for (int i = 0; i < n; i++)
+        if ((reductions[i].kind == QN_SUM || reductions[i].kind == QN_PROD) &&
+            qn_dtype_is_float(reductions[i].dtype) && k->lowering->options->math == QN_MATH_STRICT)
+            return QN_TAG_SERIAL;
+    return QN_TAG_VECTOR;
+}
+
+static void store_output(row_kernel *k, qn_value *value, const qn_dim *index, qn_kvalue *element)
+{
+    qn_dim dims[QN_MAX_RANK];
+    qn_ispace_dims(&k->w->space, &value->type, dims);
+    qn_kbuffer *to = qn_writer_argument(k->w, qn_lower_buffer(k->lowering, value), false, true);
+    qn_writer_store(k->w, to, qn_ix_linear(&k->w->space, value->type.rank, dims, index), element);
+}
+
+static void write_pass(row_kernel *k, int pass)
+{
+    qn_writer *w = k->w;
+    const qn_group *g = k->group;
+    reduction *reductions = QN_NEW_ARRAY(w->arena, reduction, g->n_nodes);
+    qn_value **outputs = QN_NEW_ARRAY(w->arena, qn_value *, g->n_outputs);
+    int n = 0, n_outputs = 0;
+    w->pass = pass;
+    for (int i = 0; i < g->n_nodes; i++) {
+        qn_node *node = g->nodes[i];
+        if (node->op != QN_OP_REDUCE || level_of(k, node->operands[0]) != pass)
+            continue;
+        reduction *r = &reductions[n++];
+        *r = (reduction){ .node = node,
+                          .kind = qn_attr_reduce_kind(node),
+                          .dtype = qn_accumulator(node->operands[0]->type.dtype) };
+        qn_dim kept_dims[QN_MAX_RANK], kept[QN_MAX_RANK];
+        qn_ispace_dims(&w->space, &node->results[0].type, kept_dims);
+        qn_ix_reshape(&w->space, k->n_row_dims, k->row_dims, k->row_index, node->results[0].type.rank,
+                      kept_dims, kept);
+        const bool fits = qn_rows_operand(&w->space, &k->rows, node, kept, r->index);
+        QN_ASSERT(fits, "lower: a reduction does not fit the rows of its group");
+    }
+    for (int i = 0; i < g->n_outputs; i++)
+        if (level_of(k, g->outputs[i]) == pass && is_full(k, g->outputs[i]))
+            outputs[n_outputs++] = g->outputs[i];
+    if (n == 0 && n_outputs == 0)
+        return;
+
+    qn_kvalue **values = QN_NEW_ARRAY(w->arena, qn_kvalue *, n + n_outputs + 1);
+    qn_kind *kinds = QN_NEW_ARRAY(w->arena, qn_kind, n + 1);
+    qn_dim(*at)[QN_MAX_RANK] = qn_arena_calloc(w->arena, (size_t)n_outputs + 1, sizeof *at);
+    for (int i = 0; i < n; i++) {
+        kinds[i] = reductions[i].kind;
+        values[i] = qn_kb_const(&w->b, (qn_ktype){ reductions[i].dtype, 1 },
+                                qn_neutral(reductions[i].kind, reductions[i].dtype));
+        qn_writer_prepare(w, reductions[i].node->operands[0], reductions[i].index);
+    }
+    for (int i = 0; i < n_outputs; i++) {
+        output_index(k, outputs[i], at[i]);
+        qn_writer_prepare(w, outputs[i], at[i]);
+    }
+    qn_writer_loop loops[QN_MAX_RANK];
+    const int n_cols = k->col_nest.n;
+    qn_writer_open_nest(w, n_cols, k->col_vars, column_tag(k, n, reductions), n, values, kinds, loops);
+    qn_writer_loop *innermost = &loops[n_cols > 0 ? n_cols - 1 : 0];
+    for (int i = 0; i < n; i++) {
+        qn_kvalue *x = qn_writer_value(w, reductions[i].node->operands[0], reductions[i].index);
+        values[i] = qn_writer_combine(w, kinds[i], innermost->carried[i],
+                                      qn_kb_convert(&w->b, reductions[i].dtype, x));
+    }
+    for (int i = 0; i < n_outputs; i++)
+        values[n + i] = qn_writer_value(w, outputs[i], at[i]);
+    for (int i = 0; i < n_outputs; i++)
+        store_output(k, outputs[i], at[i], values[n + i]);
+    qn_writer_close_nest(w, n_cols, loops, values);
+    for (int i = 0; i < n; i++) {
+        const qn_value *result = &reductions[i].node->results[0];
+        k->results[result->id] = qn_kb_convert(&w->b, result->type.dtype, loops[0].carried[i]);
+        qn_writer_bind(w, result, fetch_result, k);
+    }
+    for (int i = 0; i < g->n_nodes; i++) {
+        const trace *t = &k->traces[g->nodes[i]->results[0].id];
+        if (t->staged && __builtin_ctz(t->passes) == pass)
+            qn_writer_bind(w, &g->nodes[i]->results[0], fetch_staged, k);
+    }
+}
+
+static void write_row(row_kernel *k)
+{
+    qn_writer *w = k->w;
+    for (int pass = 0; pass < k->n_passes; pass++)
+        write_pass(k, pass);
+    for (int i = 0; i < k->group->n_outputs; i++) {
+        qn_value *value = k->group->outputs[i];
+        qn_dim at[QN_MAX_RANK];
+        if (is_full(k, value))
+            continue;
+        output_index(k, value, at);
+        store_output(k, value, at, qn_writer_value(w, value, at));
+    }
+}
+
+/* ---- the kernel ---- */
+
+static void write_kernel(row_kernel *k)
+{
+    qn_writer *w = k->w;
+    qn_writer_loop open[QN_MAX_RANK];
+    const int n = k->row_loops.n;
+    for (int i = 0; i < k->group->n_inputs; i++)
+        qn_writer_bind_input(w, k->group->inputs[i]);
+    for (int i = 0; i < k->col_nest.n; i++)
+        k->col_vars[i] = qn_ispace_var(&w->space, qn_ispace_import(&w->space, k->col_nest.dims[i]), false);
+    set_geometry(k, k->row_loops.index);
+    w->computed = computed;
+    w->computed_user = k;
+    if (!k->rehearsing)
+        stage(k);
+    for (int i = 0; i < n; i++)
+        open[i] = qn_planned_loop_open(w, &k->row_loops.loops[i],
+                                       i == n - 1 && k->rows_are_lanes ? QN_TAG_VECTOR : QN_TAG_SERIAL);
+    write_row(k);
+    for (int i = n - 1; i >= 0; i--)
+        qn_writer_end_for(w, &open[i], NULL);
+}
+
+/* How many accesses have neighbours in memory for neighbouring values of the variable. */
+static int contiguous_along(qn_writer *w, qn_dim var)
+{
+    int n = 0;
+    for (size_t i = 0; i < w->accesses.n; i++) {
+        qn_dim coefficient, rest;
+        const qn_access *a = &w->accesses.items[i];
+        n += a->buffer && a->buffer->space == QN_SPACE_ARGUMENT &&
+             qn_ix_affine(&w->space, a->linear, var, &coefficient, &rest) && qn_dim_is(coefficient, 1);
+    }
+    return n;
+}
+
+static bool choose_lanes(qn_writer *rehearsal, const qn_nest *rows, const qn_nest *cols,
+                         const qn_dim *row_vars, const qn_dim *col_vars)
+{
+    if (rows->n == 0 || cols->n == 0)
+        return rows->n > 0;
+    const int along_rows = contiguous_along(rehearsal, row_vars[rows->n - 1]);
+    const int along_cols = contiguous_along(rehearsal, col_vars[cols->n - 1]);
+    if (along_rows != along_cols)
+        return along_rows > along_cols;
+    return cols->dims[cols->n - 1]->max < SHORT_ROW;
+}
+
+static void rehearse(row_kernel *k, qn_arena *scratch, const char *name)
+{
+    qn_writer w;
+    qn_dim row_vars[QN_MAX_RANK];
+    qn_writer_init(&w, k->lowering, name, scratch, true);
+    k->w = &w;
+    k->rehearsing = true;
+    for (int i = 0; i < k->row_nest.n; i++) {
+        row_vars[i] = k->row_loops.index[i] =
+            qn_ispace_var(&w.space, qn_ispace_import(&w.space, k->row_nest.dims[i]), false);
+        k->row_loops.loops[k->row_loops.n++] = (qn_planned_loop){ .var = row_vars[i] };
+    }
+    write_kernel(k);
+    const qn_nest rows = k->row_nest, cols = k->col_nest;
+    qn_nest_merge(&w, &k->row_nest, row_vars);
+    qn_nest_merge(&w, &k->col_nest, k->col_vars);
+    k->rows_are_lanes = choose_lanes(&w, &rows, &cols, row_vars, k->col_vars);
+    k->rehearsing = false;
+}
+
+qn_status qn_lower_rows(qn_lowering *l, const qn_group *group)
+{
+    qn_arena *scratch = qn_arena_new();
+    const int n_values = l->scope->graph->n_values;
+    row_kernel k = { .lowering = l, .group = group };
+    k.levels = QN_NEW_ARRAY(scratch, int, n_values);
+    k.traces = QN_NEW_ARRAY(scratch, trace, n_values);
+    k.results = QN_NEW_ARRAY(scratch, qn_kvalue *, n_values);
+    double columns = 1;
+    for (int i = 0; i < group->n_dims; i++) {
+        qn_nest *nest = group->is_row[i] ? &k.row_nest : &k.col_nest;
+        if (qn_dim_is(group->dims[i], 1))
+            continue;
+        nest->dims[nest->n++] = qn_lower_dim(l, group->dims[i]);
+        columns *= group->is_row[i] ? 1 : qn_likely_extent(group->dims[i]);
+    }
+    find_levels(&k);
+    QN_ASSERT(k.n_passes <= 32, "lower: %d passes over a row", k.n_passes);
+    const char *name = qn_group_kernel_name(group, scratch);
+    rehearse(&k, scratch, name);
+
+    qn_writer w;
+    qn_writer_init(&w, l, name, scratch, false);
+    k.w = &w;
+    const double grain = QN_GRAIN / (columns < 1 ? 1 : columns);
+    const int64_t least = k.rows_are_lanes ? LEAST_ROWS : 1;
+    qn_loops_plan(&w, &k.row_nest, grain < (double)least ? least : (int64_t)grain, &k.row_loops);
+    write_kernel(&k);
+    const qn_status status = qn_writer_finish(&w, k.row_loops.tasks, qn_group_step_name(group, l->arena));
+    qn_arena_free(scratch);
+    return status;
+}

@@ -1,0 +1,18 @@
+/* Runs graphs the long way: passes, lowering, memory plan, and the program in the kernel interpreter. */
+#ifndef QN_TESTS_LOWERED_H
+#define QN_TESTS_LOWERED_H
+
+#include "backends/backend.h"
+
+/* Changes `graph` by the standard passes, or by none when `passes` is false. `symbols` are the values of the module's
+ * symbols; states are copied, their new contents are the outputs that replace them. Fails the test when something is
+ * written outside of the buffers. out_program may be NULL. */
+qn_status lowered_run(qn_graph *graph, bool passes, const qn_pass_options *options, const qn_array *inputs,
+                      const int64_t *symbols, qn_array *outputs, qn_program **out_program, qn_arena *arena,
+                      qn_diags *diags);
+
+/* Interprets the graph, then runs it lowered, and fails the test unless all outputs agree; `what` names the case. */
+void lowered_compare(const char *what, qn_graph *graph, const qn_pass_options *options,
+                     const qn_array *inputs, const int64_t *symbols);
+
+#endif
