@@ -11,14 +11,14 @@ static const struct {
 } commands[] = {
     { "compile", NULL, "resnet50.onnx -o resnet50.so",
       "+ resnet50.h; self-contained, nothing of Quern needed to run it" },
-    { "run", NULL, "resnet50.onnx --input image=cat.npy",
+    { "run", quern_main_run, "resnet50.onnx --input image=cat.npy",
       "JIT; prints outputs or writes --output logits=out.npy" },
     { "bench", NULL, "resnet50.onnx --threads 2",
       "median, GFLOP/s, % of the machine's peak, table per kernel" },
     { "inspect", NULL, "resnet50.onnx --svg plan.svg", "graph, fused kernels, memory plan" },
     { "train", NULL,
       "mlp.onnx --data digits.npz --loss cross_entropy --optimizer adamw --epochs 20 -o trained.onnx", "" },
-    { "check", NULL, "model.onnx", "every node: supported, or what is missing" },
+    { "check", quern_main_check, "model.onnx", "every node: supported, or what is missing" },
     { "opt", quern_main_opt, "model.qn --passes=simplify,fuse --print-after-all",
       "run passes on a text file" },
 };

@@ -66,7 +66,7 @@ static int plain_symbol(const quern_buffer_info *info, int axis)
     return QN_HAS_FIELD(info, symbols) && info->symbols ? info->symbols[axis] : -1;
 }
 
-static void shape_of(const quern_session *s, int index, const int64_t *symbols, int64_t *out)
+void qn_session_shape(const quern_session *s, int index, const int64_t *symbols, int64_t *out)
 {
     if (s->model->shape)
         s->model->shape(s->model, s->entry_index, index, symbols, out);
@@ -358,9 +358,9 @@ static int solve_symbol(quern_session *s, int symbol)
         if (slot->info->role != QUERN_INPUT || !slot->bound)
             continue;
         s->symbols[symbol] = low;
-        shape_of(s, i, s->symbols, at_low);
+        qn_session_shape(s, i, s->symbols, at_low);
         s->symbols[symbol] = low + 1;
-        shape_of(s, i, s->symbols, at_next);
+        qn_session_shape(s, i, s->symbols, at_next);
         for (int axis = 0; axis < rank; axis++) {
             int64_t step = at_next[axis] - at_low[axis], rest = slot->dims[axis] - at_low[axis];
             if (step == 0 || rest % step)
@@ -424,7 +424,7 @@ static int prepare_slot(quern_session *s, int index)
     const quern_buffer_info *info = slot->info;
     char what[TEXT_SIZE];
     int64_t dims[info->rank + 1];
-    shape_of(s, index, s->symbols, dims);
+    qn_session_shape(s, index, s->symbols, dims);
     if (slot->bound)
         return check_dims(s, index, dims);
     if (info->role == QUERN_INPUT && !(slot->lent && slot->has_dims))
@@ -486,7 +486,7 @@ int quern_session_dims(quern_session *s, int index, int64_t *out_dims)
             return qn_fail(QUERN_ERROR_UNSUPPORTED, "the dims are known after a run only");
         s->entry->limits(symbols);
     }
-    shape_of(s, index, symbols, out_dims);
+    qn_session_shape(s, index, symbols, out_dims);
     return QUERN_OK;
 }
 
@@ -573,7 +573,7 @@ int quern_session_get(quern_session *s, int index, quern_array *out)
         return qn_fail(QUERN_ERROR_ARGUMENT, "%s is known after a run only", slot_text(what, s, index));
     bool found = s->decided && s->ready && !s->model->run && slot->info->role == QUERN_OUTPUT;
     if (found)
-        shape_of(s, index, s->symbols, slot->found_dims);
+        qn_session_shape(s, index, s->symbols, slot->found_dims);
     *out = (quern_array){ .dtype = slot->info->dtype,
                           .rank = slot->info->rank,
                           .dims = found ? slot->found_dims : slot->dims,

@@ -37,4 +37,7 @@ struct quern_session {
  * error when the dims differ. The address is in session->io. */
 int qn_session_resize(quern_session *session, int index, const int64_t *dims);
 
+/* Dims of a buffer for these values of the entry's symbols. */
+void qn_session_shape(const quern_session *session, int index, const int64_t *symbols, int64_t *out_dims);
+
 #endif

@@ -7,7 +7,7 @@ typedef struct {
     const qn_program *p;
     char *const *io;
     char *workspace, *weights;
-    int64_t *symbols;    /* by number; those the program binds are filled in as it runs */
+    int64_t *symbols;    /* by number, in io: the caller reads there those that the program binds */
     int64_t *iterations; /* by loop */
     char **slots;        /* by buffer: pointer variables */
     quern_ctx *ctx;
@@ -117,18 +117,15 @@ static qn_status run_steps(machine *m, const qn_steps *steps)
 qn_status qn_interp_program(const qn_program *program, void *io, void *workspace, const void *weights,
                             quern_ctx *ctx, qn_diags *diags)
 {
-    int n_symbols = qn_dims_symbol_count(program->dims);
     machine m = { .p = program,
                   .io = io,
                   .workspace = workspace,
                   .weights = (char *)(uintptr_t)weights,
-                  .symbols = QN_NEW_ARRAY(diags->arena, int64_t, n_symbols + 1),
+                  .symbols = (int64_t *)(void *)((char **)io + program->n_io),
                   .iterations = QN_NEW_ARRAY(diags->arena, int64_t, program->n_loops + 1),
                   .slots = QN_NEW_ARRAY(diags->arena, char *, program->n_buffers + 1),
                   .ctx = ctx,
                   .diags = diags };
-    memcpy(m.symbols, (char *)io + (size_t)program->n_io * sizeof(void *),
-           (size_t)program->n_entry_symbols * sizeof(int64_t));
     for (int i = 0; i < program->n_buffers; i++) {
         if (program->buffers[i].place == QN_PLACE_SLOT)
             m.slots[i] = address(&m, program->buffers[i].base);

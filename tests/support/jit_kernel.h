@@ -13,6 +13,12 @@ typedef struct jit_kernel {
 jit_kernel jit_kernel_new(const qn_kernel *kernel, const char *cpu);
 void jit_kernel_free(jit_kernel *kernel);
 
+/* Runs a kernel as machine code and in the interpreter on the same random contents (all kinds of bits in floats; small
+ * non-negative numbers in i64 buffers that are only read, so that they can be indices) and fails the test unless all
+ * written buffers and args[0] agree. elements[i]: of argument buffer i; each ends at a page that must not be touched. */
+void kernel_compare(const qn_kernel *kernel, const int64_t *elements, const int64_t *params, int64_t tasks,
+                    const char *cpu);
+
 /* The assembly (or LLVM IR) of a kernel, in the arena. */
 const char *kernel_text(const qn_kernel *kernel, const qn_target *target, qn_emit emit, qn_arena *arena);
 

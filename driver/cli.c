@@ -1,0 +1,319 @@
+/* What the commands share: see cli.h. */
+#include <errno.h>
+#include <limits.h>
+#include <stdarg.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <time.h>
+#include <unistd.h>
+
+#include "driver/cli.h"
+
+double qn_cli_now(void)
+{
+    struct timespec t;
+    clock_gettime(CLOCK_MONOTONIC, &t);
+    return (double)t.tv_sec + 1e-9 * (double)t.tv_nsec;
+}
+
+/* ---- messages ---- */
+
+static void message(const qn_cli *cli, const char *format, va_list args)
+{
+    qn_cli_progress_end((qn_cli *)cli);
+    fprintf(stderr, "quern %s: ", cli->command);
+    vfprintf(stderr, format, args);
+    fputc('\n', stderr);
+}
+
+int qn_cli_usage(const qn_cli *cli, const char *format, ...)
+{
+    va_list args;
+    va_start(args, format);
+    message(cli, format, args);
+    va_end(args);
+    fprintf(stderr, "usage: quern %s %s   (quern %s --help explains)\n", cli->command, cli->synopsis,
+            cli->command);
+    return QN_EXIT_USAGE;
+}
+
+int qn_cli_fail(const qn_cli *cli, const char *format, ...)
+{
+    va_list args;
+    va_start(args, format);
+    message(cli, format, args);
+    va_end(args);
+    return QN_EXIT_FAILED;
+}
+
+/* A text of several lines begins on a line of its own. */
+static int fail_text(const qn_cli *cli, const char *text)
+{
+    return qn_cli_fail(cli, "%s%s", strchr(text, '\n') ? "\n" : "", text);
+}
+
+int qn_cli_fail_api(const qn_cli *cli)
+{
+    return fail_text(cli, quern_last_error());
+}
+
+int qn_cli_fail_diags(const qn_cli *cli, const qn_diags *diags)
+{
+    return fail_text(cli, qn_diags_text(diags, diags->arena));
+}
+
+int qn_cli_finish(const qn_cli *cli)
+{
+    qn_cli_progress_end((qn_cli *)cli);
+    if (fflush(stdout) || ferror(stdout))
+        return qn_cli_fail(cli, "the output cannot be written: %s", strerror(errno));
+    return QN_EXIT_OK;
+}
+
+/* ---- progress ---- */
+
+static struct {
+    double start;
+    bool shown;
+} progress;
+
+void qn_cli_progress(void *cli, const char *what, int done, int total)
+{
+    (void)cli;
+    static int terminal = -1;
+    if (terminal < 0)
+        terminal = isatty(2);
+    if (!terminal)
+        return;
+    double now = qn_cli_now();
+    if (progress.start == 0)
+        progress.start = now;
+    if (now - progress.start < 0.2)
+        return;
+    fprintf(stderr, "\r\033[K%s %d/%d", what, done, total);
+    progress.shown = true;
+}
+
+void qn_cli_progress_end(qn_cli *cli)
+{
+    (void)cli;
+    if (progress.shown)
+        fputs("\r\033[K", stderr);
+    progress.shown = false;
+    progress.start = 0;
+}
+
+/* ---- values ---- */
+
+bool qn_cli_split(const char *text, qn_arena *arena, const char **out_name, const char **out_value)
+{
+    const char *equals = strchr(text, '=');
+    if (!equals || equals == text)
+        return false;
+    *out_name = qn_arena_printf(arena, "%.*s", (int)(equals - text), text);
+    *out_value = equals + 1;
+    return true;
+}
+
+bool qn_cli_number(const char *text, long low, long high, long *out)
+{
+    char *end;
+    errno = 0;
+    *out = strtol(text, &end, 10);
+    return end != text && !*end && !errno && *out >= low && *out <= high;
+}
+
+bool qn_cli_real(const char *text, double *out)
+{
+    char *end;
+    *out = strtod(text, &end);
+    return end != text && !*end && *out >= 0;
+}
+
+/* ---- options ---- */
+
+enum { DIM, TARGET, CPU, MATH, THREADS, CACHE, VERBOSE };
+
+static const qn_cli_option common[] = {
+    [DIM] = { "dim", 0, "NAME=N", "fix a named dimension, or bound it: --dim batch=4, --dim batch=1..64" },
+    [TARGET] = { "target", 0, "T", "cpu, interp (the reference interpreter), or a triple" },
+    [CPU] = { "cpu", 0, "NAME", "native, x86-64-v3, x86-64-v4, …" },
+    [MATH] = { "math", 0, "MODE", "strict, default or fast" },
+    [THREADS] = { "threads", 0, "N", "threads of a run; as many as the process may use" },
+    [CACHE] = { "cache", 0, "FOLDER", "of compiled kernels; \"\" for none" },
+    [VERBOSE] = { "verbose", 'v', NULL, "say what is done and how long it takes" },
+    { NULL, 0, NULL, NULL },
+};
+
+static void print_options(const qn_cli_option *options)
+{
+    for (const qn_cli_option *o = options; o->name; o++) {
+        char text[64];
+        int n = o->letter ? snprintf(text, sizeof text, "-%c, ", o->letter) : 0;
+        snprintf(text + n, sizeof text - (size_t)n, "--%s%s%s", o->name, o->value ? " " : "",
+                 o->value ? o->value : "");
+        printf("  %-24s %s\n", text, o->help);
+    }
+}
+
+static bool read_dim(qn_cli *cli, const char *text)
+{
+    const char *equals = strchr(text, '=');
+    long min, max;
+    if (!equals || equals == text || cli->n_dims == QN_CLI_MAX_DIMS)
+        return false;
+    char low[32];
+    const char *dots = strstr(equals, "..");
+    size_t length = dots ? (size_t)(dots - equals - 1) : strlen(equals + 1);
+    if (length >= sizeof low)
+        return false;
+    memcpy(low, equals + 1, length);
+    low[length] = '\0';
+    if (!qn_cli_number(low, 0, LONG_MAX, &min) || !qn_cli_number(dots ? dots + 2 : low, min, LONG_MAX, &max))
+        return false;
+    cli->dims[cli->n_dims++] =
+        (quern_dim_range){ .name = strndup(text, (size_t)(equals - text)), .min = min, .max = max };
+    return true;
+}
+
+static int accept_common(qn_cli *cli, int option, const char *value)
+{
+    long n;
+    switch (option) {
+    case DIM:
+        return read_dim(cli, value)
+                   ? QN_EXIT_OK
+                   : qn_cli_usage(cli, "--dim %s: write NAME=NUMBER or NAME=MIN..MAX", value);
+    case TARGET: cli->compile.target = value; break;
+    case CPU: cli->compile.cpu = value; break;
+    case MATH: cli->compile.math = value; break;
+    case THREADS:
+        if (!qn_cli_number(value, 0, 256, &n))
+            return qn_cli_usage(cli, "--threads %s: a number from 0 (all) to 256", value);
+        cli->compile.threads = (int)n;
+        break;
+    case CACHE: cli->compile.cache = value; break;
+    case VERBOSE: cli->verbose = true; break;
+    }
+    return QN_EXIT_OK;
+}
+
+static int find_option(const qn_cli_option *options, const char *argument, size_t length)
+{
+    for (int i = 0; options && options[i].name; i++) {
+        bool is_long = length > 2 && argument[1] == '-' && strlen(options[i].name) == length - 2 &&
+                       memcmp(options[i].name, argument + 2, length - 2) == 0;
+        bool is_letter = length == 2 && options[i].letter && argument[1] == options[i].letter;
+        if (is_long || is_letter)
+            return i;
+    }
+    return -1;
+}
+
+static int read_option(qn_cli *cli, int argc, char **argv, int *at)
+{
+    const char *argument = argv[*at], *equals = strchr(argument, '=');
+    bool inside = equals && argument[1] == '-';
+    size_t length = inside ? (size_t)(equals - argument) : strlen(argument);
+    int own = find_option(cli->options, argument, length);
+    int shared = own < 0 && !cli->no_common ? find_option(common, argument, length) : -1;
+    if (own < 0 && shared < 0)
+        return qn_cli_usage(cli, "there is no option %s", argument);
+    const qn_cli_option *option = own >= 0 ? &cli->options[own] : &common[shared];
+    const char *value = inside ? equals + 1 : NULL;
+    if (!option->value && value)
+        return qn_cli_usage(cli, "--%s takes no value", option->name);
+    if (option->value && !value) {
+        if (*at + 1 == argc)
+            return qn_cli_usage(cli, "--%s needs a value: %s", option->name, option->value);
+        value = argv[++*at];
+    }
+    return own >= 0 ? cli->accept(cli->user, own, value) : accept_common(cli, shared, value);
+}
+
+bool qn_cli_read(qn_cli *cli, int argc, char **argv, int *out_exit)
+{
+    cli->compile.size = sizeof cli->compile;
+    cli->compile.progress = qn_cli_progress;
+    cli->compile.progress_user = cli;
+    bool only_arguments = false;
+    for (int i = 1; i < argc; i++) {
+        int status = QN_EXIT_OK;
+        if (!only_arguments && strcmp(argv[i], "--help") == 0) {
+            printf("usage: quern %s %s\n", cli->command, cli->synopsis);
+            if (cli->options)
+                print_options(cli->options);
+            if (!cli->no_common)
+                print_options(common);
+            *out_exit = qn_cli_finish(cli);
+            return false;
+        }
+        if (!only_arguments && strcmp(argv[i], "--") == 0)
+            only_arguments = true;
+        else if (!only_arguments && argv[i][0] == '-' && argv[i][1])
+            status = read_option(cli, argc, argv, &i);
+        else if (!cli->model)
+            cli->model = argv[i];
+        else
+            status = cli->accept ? cli->accept(cli->user, -1, argv[i])
+                                 : qn_cli_usage(cli, "one model at a time: what is '%s'?", argv[i]);
+        if (status) {
+            *out_exit = status;
+            return false;
+        }
+    }
+    if (!cli->model && !cli->no_common) {
+        *out_exit = qn_cli_usage(cli, "which model?");
+        return false;
+    }
+    return true;
+}
+
+/* ---- models ---- */
+
+quern_module *qn_cli_module(qn_cli *cli, int *out_exit)
+{
+    quern_load_options options = { .size = sizeof options, .n_dims = cli->n_dims, .dims = cli->dims };
+    quern_module *module;
+    double start = qn_cli_now();
+    if (quern_load(cli->model, &options, &module)) {
+        *out_exit = qn_cli_fail_api(cli);
+        return NULL;
+    }
+    if (cli->verbose)
+        fprintf(stderr, "loaded %s in %.1f ms\n", cli->model, 1e3 * (qn_cli_now() - start));
+    return module;
+}
+
+static bool is_shared_object(const char *path)
+{
+    static const char elf[4] = { 0x7f, 'E', 'L', 'F' };
+    char start[4];
+    FILE *f = fopen(path, "rbe");
+    bool is = f && fread(start, 1, sizeof start, f) == sizeof start && memcmp(start, elf, sizeof elf) == 0;
+    if (f)
+        fclose(f);
+    return is;
+}
+
+quern_model *qn_cli_model(qn_cli *cli, int *out_exit)
+{
+    quern_model *model = NULL;
+    if (is_shared_object(cli->model)) {
+        if (quern_model_open(cli->model, NULL, &model))
+            *out_exit = qn_cli_fail_api(cli);
+        return model;
+    }
+    quern_module *module = qn_cli_module(cli, out_exit);
+    if (!module)
+        return NULL;
+    double start = qn_cli_now();
+    if (quern_compile(module, &cli->compile, &model))
+        *out_exit = qn_cli_fail_api(cli);
+    else if (cli->verbose)
+        fprintf(stderr, "compiled in %.1f ms\n", 1e3 * (qn_cli_now() - start));
+    qn_cli_progress_end(cli);
+    quern_module_free(module);
+    return model;
+}

@@ -1,0 +1,68 @@
+/* What the commands share: options, messages, loading, progress. */
+#ifndef QN_DRIVER_CLI_H
+#define QN_DRIVER_CLI_H
+
+#include <stdbool.h>
+
+#include "driver/api.h"
+#include "driver/compile.h"
+#include "driver/npy.h"
+#include "quern.h"
+
+enum { QN_EXIT_OK, QN_EXIT_FAILED, QN_EXIT_USAGE };
+
+/* An option of a command: --name VALUE, --name=VALUE, and -x VALUE where it has a letter. */
+typedef struct qn_cli_option {
+    const char *name;
+    char letter;       /* 0: none */
+    const char *value; /* what the value is called; NULL: the option takes none */
+    const char *help;
+} qn_cli_option;
+
+#define QN_CLI_MAX_DIMS 64
+
+/* The options that all commands on models take; each uses those that mean something to it. */
+typedef struct qn_cli {
+    const char *command;          /* "run" */
+    const char *synopsis;         /* "MODEL [options]" */
+    const qn_cli_option *options; /* of the command itself; the end has a NULL name */
+    bool no_common;               /* takes none of the common ones */
+    const char *model;
+    int n_dims;
+    quern_dim_range dims[QN_CLI_MAX_DIMS];
+    quern_compile_options compile;
+    bool verbose;
+    /* Called for the command's own options (index into `options`) and for arguments without a dash after the first
+     * (index -1). Gives an exit status. */
+    int (*accept)(void *user, int option, const char *value);
+    void *user;
+} qn_cli;
+
+/* Reads the arguments. Not QN_EXIT_OK: exit with *out_exit. */
+bool qn_cli_read(qn_cli *cli, int argc, char **argv, int *out_exit);
+/* "quern run: …" on stderr, then the short usage. Gives QN_EXIT_USAGE. */
+int qn_cli_usage(const qn_cli *cli, const char *format, ...) __attribute__((format(printf, 2, 3)));
+/* "quern run: …" on stderr: QN_EXIT_FAILED. `call` versions say quern_last_error, or the diagnostics. */
+int qn_cli_fail(const qn_cli *cli, const char *format, ...) __attribute__((format(printf, 2, 3)));
+int qn_cli_fail_api(const qn_cli *cli);
+int qn_cli_fail_diags(const qn_cli *cli, const qn_diags *diags);
+/* QN_EXIT_OK, or a failure where stdout could not be written. */
+int qn_cli_finish(const qn_cli *cli);
+
+/* Loads and compiles cli->model for this process; a shared object is opened. NULL and *out_exit on a failure. */
+quern_model *qn_cli_model(qn_cli *cli, int *out_exit);
+/* Only loads. */
+quern_module *qn_cli_module(qn_cli *cli, int *out_exit);
+
+/* "name=value" split at the first '='; false where there is none or the name is empty. In `arena`. */
+bool qn_cli_split(const char *text, qn_arena *arena, const char **out_name, const char **out_value);
+bool qn_cli_number(const char *text, long low, long high, long *out);
+bool qn_cli_real(const char *text, double *out);
+
+/* The progress line, on stderr where that is a terminal, of work that takes longer than a moment. */
+void qn_cli_progress(void *cli, const char *what, int done, int total);
+void qn_cli_progress_end(qn_cli *cli);
+
+double qn_cli_now(void); /* seconds */
+
+#endif

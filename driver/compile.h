@@ -1,0 +1,60 @@
+/* From a module to machine code: passes, lowering, weights, kernels in parallel through the cache, entries. What
+ * comes out is loaded into this process (model_jit.c) or written to files (emit.c). */
+#ifndef QN_DRIVER_COMPILE_H
+#define QN_DRIVER_COMPILE_H
+
+#include "backends/backend.h"
+#include "driver/weights.h"
+#include "quern.h"
+
+/* quern_compile_options, with defaults filled in. */
+typedef struct qn_settings {
+    const qn_backend *backend; /* NULL: the interpreter */
+    qn_target target;
+    qn_math math;
+    int threads; /* of the model's runs; 0: as many as the process may use */
+    bool fuse;
+    const char *cache;
+    void (*progress)(void *user, const char *what, int done, int total); /* or NULL */
+    void *progress_user;
+    const qn_pass_hooks *hooks; /* of the graph passes, or NULL */
+} qn_settings;
+
+QN_MUST_USE qn_status qn_settings_from(const quern_compile_options *options, qn_settings *out,
+                                       qn_diags *diags);
+
+/* Time that each stage took, in seconds. */
+typedef struct qn_compile_times {
+    double passes, lower, kernels, entries;
+    int n_kernels, n_cached; /* different kernels; those that came from the cache */
+} qn_compile_times;
+
+typedef struct qn_compiled {
+    qn_arena *arena; /* of everything here but the tensors' contents, which are the module's */
+    int n_programs;
+    qn_program **programs;
+    qn_weights weights;
+    int n_kernels; /* different ones */
+    qn_code *kernels;
+    const char **kernel_symbols;
+    const char ***program_symbols; /* per program and kernel of it */
+    qn_machine machine;
+    qn_compile_times times;
+} qn_compiled;
+
+/* Everything but the entries. `module` is changed: give a clone where it is still needed. With `emit` other than an
+ * object the kernels are text. Results live in `arena`. */
+QN_MUST_USE qn_status qn_compile_module(qn_module *module, const qn_settings *settings, qn_emit emit,
+                                        qn_arena *arena, qn_compiled *out, qn_diags *diags);
+
+/* Into this process. `module` may be freed afterwards. */
+QN_MUST_USE qn_status qn_model_jit(qn_module *module, const qn_settings *settings, quern_model **out,
+                                   qn_diags *diags);
+/* What a model of qn_model_jit was made of, without code and contents of tensors; NULL for any other. */
+const qn_compiled *qn_model_compiled(const quern_model *model);
+
+/* Into files. */
+QN_MUST_USE qn_status qn_emit_files(qn_module *module, const qn_settings *settings,
+                                    const quern_emit_options *emit, const char *path, qn_diags *diags);
+
+#endif

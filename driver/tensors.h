@@ -1,0 +1,36 @@
+/* Arrays of the command line: looking at an entry's buffers, filling inputs, showing and comparing. */
+#ifndef QN_DRIVER_TENSORS_H
+#define QN_DRIVER_TENSORS_H
+
+#include <stdio.h>
+
+#include "driver/cli.h"
+#include "runtime/session.h"
+
+int qn_entry_count(const quern_entry_info *entry, quern_role role);
+int qn_entry_buffer(const quern_entry_info *entry, quern_role role,
+                    int k); /* index of the k-th of that role */
+const char *qn_entry_names(const quern_entry_info *entry, quern_role role, qn_arena *arena); /* "a, b" */
+/* The array of that name, or of the name prefix followed by k; -1 when there is none. */
+int qn_npy_find(int n, const qn_npy *arrays, const char *name, const char *prefix, int k);
+
+/* Binds all inputs: from the files ("NAME=FILE", or "FILE" for .npz and for the only input), or with none given at
+ * random: floats from a normal distribution, integers and bools 0 or 1, symbols at 1 or their least value. The arrays live
+ * in `arena`. An exit status. */
+int qn_bind_inputs(const qn_cli *cli, quern_session *session, int n_files, const char *const *files,
+                   uint64_t seed, qn_arena *arena, qn_diags *diags);
+
+const char *qn_array_type(const quern_array *array, qn_arena *arena); /* "f32[2, 3]" */
+/* "f32[2, 3] [1 2 3 …]\n": the first elements. */
+void qn_array_show(const quern_array *array, FILE *to);
+
+typedef struct qn_difference {
+    int64_t n, n_wrong, first; /* elements; those outside the tolerance; the first of these */
+    double largest, relative;  /* largest difference, and that by the largest finite expected value */
+    double is, expected;       /* of the first wrong one */
+} qn_difference;
+/* False when dtypes or dims differ. NaN is equal to NaN, infinities to themselves. */
+bool qn_array_compare(const quern_array *array, const quern_array *expected, double rtol, double atol,
+                      qn_difference *out);
+
+#endif

@@ -1,0 +1,106 @@
+#!/usr/bin/env bash
+# The command line: what it prints, writes and refuses, and with which exit status.
+set -u
+quern=${QUERN_BUILD_DIR:?}/quern
+folder=$(mktemp -d) || exit 1
+trap 'rm -rf "$folder"' EXIT
+export QUERN_CACHE=$folder/cache
+cd "$folder" || exit 1
+n_failed=0
+
+fail() { echo "FAILED: $*"; n_failed=$((n_failed + 1)); }
+
+# expect STATUS PATTERN COMMAND...: runs it; stdout and stderr together must match the (extended) pattern.
+expect()
+{
+    local wanted=$1 pattern=$2 output status
+    shift 2
+    output=$("$@" 2>&1)
+    status=$?
+    [ $status -eq "$wanted" ] || fail "'$*' ended with $status instead of $wanted: $output"
+    grep -qE -- "$pattern" <<<"$output" || fail "'$*' does not say '$pattern' but: $output"
+}
+same() { cmp -s "$1" "$2" || fail "$1 and $2 differ"; }
+only() { [ "$(ls)" = "$1" ] || fail "expected the files '$1', found '$(ls)'"; }
+
+cat >bias.qn <<'END'
+graph @main(%x: f32[batch, 4], %b: f32[4]) -> (sum: f32[batch, 4], last: f32[batch]) {
+  %0 = broadcast %b {axes = [1], dims = [batch, 4]} : f32[batch, 4]
+  %1 = add %x, %0 : f32[batch, 4]
+  %2 = slice %1 {limit = [batch, 4], start = [0, 3], stride = [1, 1]} : f32[batch, 1]
+  %3 = reshape %2 {dims = [batch]} : f32[batch]
+  return %1, %3
+}
+END
+cat >double.qn <<'END'
+graph @main(%x: f32[n]) -> (y: f32[n]) {
+  %0 = add %x, %x : f32[n]
+  return %0
+}
+END
+
+targets=(${QUERN_TEST_TARGETS:-interp})
+for target in "${targets[@]}"; do
+    run=("$quern" run --target "$target")
+    # random inputs are the same each time; a fixed dimension makes them larger
+    expect 0 '^sum f32\[1, 4\] \[.*\]$' "${run[@]}" bias.qn
+    expect 0 '^last f32\[3\] ' "${run[@]}" bias.qn --dim batch=3
+    "${run[@]}" bias.qn --dim batch=3 --seed 5 -o sum=sum.npy --output=last=last.npy || fail "writing"
+    "${run[@]}" bias.qn --dim batch=3 --seed 5 -o all.npz || fail "writing all"
+    expect 0 'as expected' "${run[@]}" bias.qn --dim batch=3 --seed 5 --expect all.npz
+    expect 0 'as expected' "${run[@]}" bias.qn --dim batch=3 --seed 5 --expect last=last.npy --rtol 0 --atol 0
+    expect 1 'elements differ by more than' "${run[@]}" bias.qn --dim batch=3 --seed 6 --expect all.npz
+    expect 1 "output 'last' is f32\[2\]; f32\[3\] is expected" "${run[@]}" bias.qn --dim batch=2 --expect last=last.npy
+    # files as inputs
+    "${run[@]}" double.qn --dim n=4 -o y.npy || fail "writing y"
+    expect 0 '^y f32\[4\]' "${run[@]}" double.qn -i y.npy
+    expect 0 '^sum f32\[3, 4\]' "${run[@]}" bias.qn --input x=sum.npy --input b=y.npy
+    expect 1 "input 'b' \(f32\[4\]\) is missing" "${run[@]}" bias.qn --input x=sum.npy
+    expect 1 "input 0 'x' is f32\[3\]; the model takes f32\[batch, 4\]" "${run[@]}" bias.qn -i x=last.npy -i b=y.npy
+    expect 1 "no input 'z'; the inputs are: x, b" "${run[@]}" bias.qn -i z=y.npy
+    expect 1 'which input is y.npy' "${run[@]}" bias.qn -i y.npy
+    expect 1 'absent.npy: cannot be read: No such file' "${run[@]}" double.qn -i absent.npy
+    expect 1 'not a .npy file' "${run[@]}" double.qn -i bias.qn
+    head -c 100 y.npy >cut.npy
+    expect 1 'ends inside its header' "${run[@]}" double.qn -i cut.npy
+    expect 1 'batch is 3 .* compiled for 1 to 2' "${run[@]}" bias.qn --dim batch=1..2 -i x=sum.npy -i b=y.npy
+    # outputs that cannot be written leave nothing
+    mkdir -p read-only && cd read-only || exit 1
+    expect 1 '/dev/full: cannot be written: No space left on device' "${run[@]}" ../double.qn -o /dev/full
+    expect 1 'no-folder/y.npy: cannot be written: No such file' "${run[@]}" ../double.qn -o no-folder/y.npy
+    expect 1 'cannot be written: Is a directory' "${run[@]}" ../double.qn -o ..
+    only ""
+    cd ..
+    rm -rf read-only sum.npy last.npy all.npz y.npy cut.npy
+    expect 1 'the output cannot be written: No space left' bash -c '"$@" >/dev/full' - "${run[@]}" bias.qn
+done
+
+# models that are none
+: >empty.onnx
+head -c 3000 /dev/urandom >garbage.onnx
+printf 'graph @main(%%x: f32[4]) -> f32[4] {\n  %%0 = sine %%x : f32[4]\n  return %%0\n}\n' >bad.qn
+printf '\x08\x0a\x3a\xff\xff\xff\x7f' >cut.onnx
+expect 1 'empty.onnx: it is empty' "$quern" run empty.onnx
+expect 1 '^quern run: ' "$quern" run garbage.onnx
+expect 1 'bad.qn:2:8: ' "$quern" check bad.qn
+expect 1 'cut.onnx: ' "$quern" run cut.onnx
+expect 1 'absent.onnx: cannot be read: No such file' "$quern" run absent.onnx
+expect 1 ': Is a directory' "$quern" run .
+
+# usage
+expect 0 'quern compile' "$quern"
+expect 2 "no command 'fly'" "$quern" fly
+expect 2 'which model\?' "$quern" run
+expect 2 'no option --inptu' "$quern" run bias.qn --inptu x=y
+expect 2 '--input needs a value' "$quern" run bias.qn --input
+expect 2 '--verbose takes no value' "$quern" run bias.qn --verbose=3
+expect 2 '--dim batch: write NAME=NUMBER' "$quern" run bias.qn --dim batch
+expect 2 '--threads many' "$quern" run bias.qn --threads many
+expect 2 "what is 'double.qn'" "$quern" run bias.qn double.qn
+expect 1 "no target 'abacus'|target 'abacus'" "$quern" run bias.qn --target abacus
+expect 1 "no dimension is called 'bacth'" "$quern" run bias.qn --dim bacth=3
+expect 0 '^usage: quern run MODEL' "$quern" run --help
+expect 0 'every node is supported; 4 ops: ' "$quern" check bias.qn
+
+[ $n_failed -eq 0 ] || echo "$n_failed failed"
+exit $((n_failed > 0))
