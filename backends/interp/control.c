@@ -19,6 +19,7 @@ struct qn_plan {
     int n_slots, n_steps, max_operands;
     step *steps;
     int *outputs;
+    int *last_use; /* per slot: the last step that reads it, or that makes it; n_steps for outputs */
 };
 
 /* Slots by value: open addressing. (The ids of the values belong to whoever numbered the graph.) */
@@ -48,6 +49,20 @@ static int slot_of(const slots *s, qn_value *value)
     const size_t at = place_of(s, qn_value_resolve(value));
     QN_ASSERT(s->values[at], "interpreter: a value is used before it is defined, or in another graph");
     return s->numbers[at];
+}
+
+static void find_last_uses(qn_plan *plan, qn_arena *arena)
+{
+    plan->last_use = QN_NEW_ARRAY(arena, int, plan->n_slots);
+    for (int k = 0; k < plan->n_steps; k++) {
+        const step *s = &plan->steps[k];
+        for (int i = 0; i < s->node->n_operands; i++)
+            plan->last_use[s->operands[i]] = k;
+        for (int i = 0; i < s->node->n_results; i++)
+            plan->last_use[s->results + i] = k;
+    }
+    for (int i = 0; i < plan->graph->n_outputs; i++)
+        plan->last_use[plan->outputs[i]] = plan->n_steps;
 }
 
 qn_plan *qn_plan_new(const qn_graph *graph, qn_arena *arena)
@@ -81,6 +96,7 @@ qn_plan *qn_plan_new(const qn_graph *graph, qn_arena *arena)
     plan->outputs = QN_NEW_ARRAY(arena, int, graph->n_outputs);
     for (int i = 0; i < graph->n_outputs; i++)
         plan->outputs[i] = slot_of(&s, graph->outputs[i]);
+    find_last_uses(plan, arena);
     return plan;
 }
 
@@ -93,14 +109,52 @@ static qn_status copy_array(const qn_array *from, qn_array *to, qn_arena *arena,
     return QUERN_OK;
 }
 
-static qn_status run_steps(const qn_plan *plan, qn_interp *in, qn_array *values)
+/* Each step allocates from an arena of its own, which goes with the last value in it: views count as values in the
+ * arena of what they view. */
+typedef struct activation {
+    const qn_plan *plan;
+    qn_array *values;  /* per slot */
+    int *owners;       /* per slot: the step whose arena holds it; -1: an input */
+    qn_arena **arenas; /* per step */
+    int *n_live;       /* per step: values in its arena that are still needed */
+} activation;
+
+static void release(activation *a, int slot)
 {
-    qn_array *operands = QN_NEW_ARRAY(in->arena, qn_array, plan->max_operands);
-    for (int k = 0; k < plan->n_steps; k++) {
-        const step *s = &plan->steps[k];
+    const int owner = a->owners[slot];
+    if (owner < 0 || --a->n_live[owner] > 0)
+        return;
+    qn_arena_free(a->arenas[owner]);
+    a->arenas[owner] = NULL;
+}
+
+static qn_status run_step(activation *a, const qn_interp *in, int k, qn_array *operands)
+{
+    const step *s = &a->plan->steps[k];
+    qn_interp inner = *in;
+    inner.arena = a->arenas[k] = qn_arena_new();
+    inner.depth++;
+    for (int i = 0; i < s->node->n_operands; i++)
+        operands[i] = a->values[s->operands[i]];
+    QN_TRY(qn_interp_eval(&inner, s->node, operands, &a->values[s->results]));
+    for (int r = s->results; r < s->results + s->node->n_results; r++) {
+        a->owners[r] = k;
         for (int i = 0; i < s->node->n_operands; i++)
-            operands[i] = values[s->operands[i]];
-        QN_TRY(qn_interp_eval(in, s->node, operands, &values[s->results]));
+            if (a->values[r].data == operands[i].data)
+                a->owners[r] = a->owners[s->operands[i]];
+        if (a->owners[r] >= 0)
+            a->n_live[a->owners[r]]++;
+    }
+    for (int r = s->results; r < s->results + s->node->n_results; r++)
+        if (a->plan->last_use[r] == k)
+            release(a, r);
+    for (int i = 0; i < s->node->n_operands; i++) {
+        const int slot = s->operands[i];
+        bool again = false; /* an operand may be there twice */
+        for (int j = 0; j < i; j++)
+            again = again || s->operands[j] == slot;
+        if (!again && a->plan->last_use[slot] == k)
+            release(a, slot);
     }
     return QUERN_OK;
 }
@@ -111,16 +165,25 @@ qn_status qn_plan_run(const qn_plan *plan, const qn_interp *in, const qn_array *
     if (in->depth >= MAX_DEPTH)
         return qn_error(in->diags, QUERN_ERROR_MODEL, NULL, "%d regions and calls inside each other",
                         MAX_DEPTH);
-    qn_interp inner = *in;
-    inner.arena = qn_arena_new();
-    inner.depth++;
-    qn_array *values = QN_NEW_ARRAY(inner.arena, qn_array, plan->n_slots);
-    for (int i = 0; i < plan->graph->n_inputs; i++)
-        values[i] = inputs[i];
-    qn_status status = run_steps(plan, &inner, values);
+    qn_arena *local = qn_arena_new();
+    activation a = { .plan = plan,
+                     .values = QN_NEW_ARRAY(local, qn_array, plan->n_slots),
+                     .owners = QN_NEW_ARRAY(local, int, plan->n_slots),
+                     .arenas = QN_NEW_ARRAY(local, qn_arena *, plan->n_steps),
+                     .n_live = QN_NEW_ARRAY(local, int, plan->n_steps) };
+    qn_array *operands = QN_NEW_ARRAY(local, qn_array, plan->max_operands);
+    for (int i = 0; i < plan->graph->n_inputs; i++) {
+        a.values[i] = inputs[i];
+        a.owners[i] = -1;
+    }
+    qn_status status = QUERN_OK;
+    for (int k = 0; k < plan->n_steps && !status; k++)
+        status = run_step(&a, in, k, operands);
     for (int i = 0; i < plan->graph->n_outputs && !status; i++)
-        status = copy_array(&values[plan->outputs[i]], &outputs[i], arena, in->diags);
-    qn_arena_free(inner.arena);
+        status = copy_array(&a.values[plan->outputs[i]], &outputs[i], arena, in->diags);
+    for (int k = 0; k < plan->n_steps; k++)
+        qn_arena_free(a.arenas[k]);
+    qn_arena_free(local);
     return status;
 }
 

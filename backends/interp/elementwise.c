@@ -225,19 +225,16 @@ qn_status qn_eval_elementwise(qn_eval *e)
     return QUERN_OK;
 }
 
-/* Truncated and saturated to the integers of `dtype`; NaN gives 0. The limits are powers of two: exact. */
-static int64_t int_of_float(double v, qn_dtype dtype)
+/* Truncated and saturated; NaN gives 0. `limit` is 2^bits (signed: 2^(bits - 1)), exact in double. */
+static int64_t int_of_float(double v, bool is_signed, int bits, double limit)
 {
-    const int bits = 8 * (int)qn_dtype_bytes(dtype);
     if (isnan(v))
         return 0;
-    if (qn_dtype_class_of(dtype) == QN_CLASS_SIGNED) {
-        const double limit = ldexp(1, bits - 1);
-        if (v >= limit)
-            return INT64_MAX >> (64 - bits);
+    if (is_signed && v >= limit)
+        return INT64_MAX >> (64 - bits);
+    if (is_signed)
         return v <= -limit ? INT64_MIN >> (64 - bits) : (int64_t)v;
-    }
-    if (v >= ldexp(1, bits))
+    if (v >= limit)
         return (int64_t)(UINT64_MAX >> (64 - bits));
     return v <= 0 ? 0 : (int64_t)(uint64_t)v;
 }
@@ -266,11 +263,14 @@ static void convert(qn_dtype from, qn_dtype to, qn_scalar *v, int64_t n)
     const bool from_float = qn_dtype_is_float(from), to_float = qn_dtype_is_float(to);
     if (from_float == to_float)
         return; /* the store rounds, wraps or compares with 0 */
+    const bool is_signed = qn_dtype_class_of(to) == QN_CLASS_SIGNED;
+    const int bits = 8 * (int)qn_dtype_bytes(to);
+    const double limit = ldexp(1, is_signed ? bits - 1 : bits);
     for (int64_t i = 0; i < n; i++)
         if (to_float)
             v[i].f = float_of_int(v[i].i, from, to);
         else
-            v[i].i = to == QUERN_BOOL ? v[i].f != 0 : int_of_float(v[i].f, to);
+            v[i].i = to == QUERN_BOOL ? v[i].f != 0 : int_of_float(v[i].f, is_signed, bits, limit);
 }
 
 qn_status qn_eval_convert(qn_eval *e)
@@ -314,18 +314,22 @@ qn_status qn_eval_select(qn_eval *e)
 
 qn_status qn_eval_iota(qn_eval *e)
 {
-    qn_array *r = &e->y[0];
+    qn_array *r = &e->y[0], line = { .dtype = r->dtype, .rank = 1 };
     const int axis = (int)qn_attr_int(e->node, QN_ATTR_AXIS);
-    const int64_t n = r->dims[axis], inner = qn_product(r->dims, axis + 1, r->rank);
-    const int64_t outer = qn_product(r->dims, 0, axis);
-    for (int64_t o = 0; o < outer; o++)
-        for (int64_t i = 0; i < n; i++) {
-            qn_scalar v = { .i = i };
-            convert(QUERN_I64, r->dtype, &v, 1);
-            unsigned char bytes[8];
-            qn_scalar_store(r->dtype, v, bytes);
-            qn_fill(qn_dtype_bytes(r->dtype), qn_element(r, (o * n + i) * inner), inner, bytes);
-        }
+    const qn_lines lines = qn_lines_of(r, axis);
+    if (qn_array_elements(r) == 0)
+        return QUERN_OK;
+    qn_scalar *v;
+    line.dims[0] = lines.length;
+    QN_TRY(qn_eval_scalars(e, lines.length, &v));
+    QN_TRY(qn_array_alloc(&line, e->scratch, &e->node->loc, e->in->diags));
+    for (int64_t i = 0; i < lines.length; i++)
+        v[i].i = i;
+    convert(QUERN_I64, r->dtype, v, lines.length);
+    qn_lanes_store(r->dtype, v, lines.length, line.data, 1);
+    const int64_t inner = lines.stride, outer = lines.n / inner;
+    qn_copy_strided(qn_dtype_bytes(r->dtype), 3, (int64_t[]){ outer, lines.length, inner }, r->data,
+                    (int64_t[]){ lines.length * inner, inner, 1 }, line.data, (int64_t[]){ 0, 1, 0 });
     return QUERN_OK;
 }
 
