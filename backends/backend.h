@@ -62,6 +62,15 @@ qn_status qn_interp_run(const qn_graph *graph, const qn_array *inputs, qn_array 
 /* Evaluates one node of constants (fold). */
 qn_status qn_interp_node(const qn_node *node, const qn_array *operands, qn_array *results,
                          const int64_t *symbols, qn_arena *arena, qn_diags *diags);
+/* For qn_pass_options.fold; `folder` is not read. Evaluates a node with one result whose operands are constants, or
+ * broadcasts of constants, to a tensor of the node's module. NULL when it does not: a control node or an effect, a result
+ * that depends on symbols, a mistake (an index out of range stays in the graph: it may never run), or too much of it:
+ *   result   more than QN_FOLD_BYTES and than twice the bytes of the constants, so that broadcasts and iota stay small
+ *            while weights may be moved, padded, converted, scaled and quantized
+ *   work     more than QN_FOLD_WORK multiplications or comparisons: contractions, windows */
+#define QN_FOLD_BYTES ((int64_t)1 << 20)
+#define QN_FOLD_WORK ((int64_t)1 << 28)
+const qn_tensor *qn_interp_fold(const qn_node *node, void *folder);
 /* Runs a kernel for tasks 0 … tasks-1; args as for machine code. */
 qn_status qn_interp_kernel(const qn_kernel *kernel, int64_t *args, int64_t tasks, qn_diags *diags);
 /* Runs a program with the kernel interpreter; io as for machine code. */
