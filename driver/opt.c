@@ -3,8 +3,8 @@
 #include <stdio.h>
 #include <string.h>
 
+#include "backends/backend.h"
 #include "driver/commands.h"
-#include "driver/fold.h"
 #include "driver/output.h"
 #include "frontend/text/text.h"
 #include "ir/print.h"
@@ -141,7 +141,7 @@ static void after(void *user, const qn_pass *pass, const qn_graph *graph, bool c
 static qn_status run_passes(qn_module *module, const options *options, qn_diags *diags)
 {
     const char *names = strcmp(options->passes, "standard") == 0 ? NULL : options->passes;
-    qn_pass_options pass_options = { .math = options->math, .fold = qn_fold_by_interpreter };
+    qn_pass_options pass_options = { .math = options->math, .fold = qn_interp_fold };
     qn_pass_hooks hooks = {
         .enabled = enabled, .after = after, .user = (void *)options, .verify_each = options->verify_each
     };

@@ -1,8 +1,9 @@
 /* Evaluates what is known: nodes whose operands are all constants become constants.
  *
- * Before: any graph. After: no node with a single result has only constant operands, except where its result would be
- * large without need: broadcasts, iota and random bits stay as they are, since a kernel makes them for free, and a result
- * may not be larger than LARGE bytes unless its operands are.
+ * Before: any graph. After: no node with a single result has only constant operands (or also broadcasts of constants, as
+ * in weights times a scale for each channel), except where its result would be large without need: broadcasts, iota and
+ * random bits stay as they are, since a kernel makes them for free, and a result may not be larger than LARGE bytes unless
+ * its operands are.
  *
  * Values of dimension expressions that turned out constant become constants too. What is evaluated with is
  * options->fold (the reference interpreter); without it nothing is folded.
@@ -13,6 +14,15 @@
 #include "passes/passes.h"
 
 enum { LARGE = 1 << 16 };
+
+/* The constant that a broadcast repeats, or NULL. */
+static const qn_tensor *repeated(const qn_value *value)
+{
+    const qn_node *node = value->node;
+    return node && node->op == QN_OP_BROADCAST && qn_type_is_static(&value->type)
+               ? qn_value_constant(qn_value_resolve(node->operands[0]))
+               : NULL;
+}
 
 static bool foldable(const qn_node *node)
 {
@@ -29,12 +39,17 @@ static bool foldable(const qn_node *node)
     if (qn_ops[node->op].class == QN_CONTROL || (qn_ops[node->op].flags & QN_FLAG_EFFECT))
         return false;
     int64_t operand_bytes = 0;
+    bool any_constant = node->n_operands == 0;
     for (int i = 0; i < node->n_operands; i++) {
         const qn_tensor *constant = qn_value_constant(node->operands[i]);
+        any_constant = any_constant || constant;
+        constant = constant ? constant : repeated(node->operands[i]);
         if (!constant)
             return false;
         operand_bytes += (int64_t)constant->bytes;
     }
+    if (!any_constant)
+        return false;
     const qn_type *type = &node->results[0].type;
     const int64_t bytes = qn_type_elements(type) * (int64_t)qn_dtype_bytes(type->dtype);
     return bytes <= LARGE || bytes <= operand_bytes;
