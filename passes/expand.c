@@ -1,7 +1,8 @@
 /* Spells out what lowering has no kernel of its own for.
  *
- * Before: any graph. After: no composites, except those that a kernel template keeps (passes/claim.h); no arg_reduce: it is said by
- * two reductions, which fuse into one kernel with what surrounds them and run vectorized.
+ * Before: any graph. After: no composites, except those that a kernel template keeps (passes/claim.h); no calls: the
+ * function's nodes stand there; no arg_reduce: it is said by two reductions, which fuse into one kernel with what
+ * surrounds them and run vectorized.
  *
  *   %0 = softmax %x {axis = 1}
  *   ->
@@ -11,6 +12,7 @@
  */
 #include "ir/build.h"
 #include "passes/claim.h"
+#include "passes/inline.h"
 #include "passes/passes.h"
 
 /* arg_reduce as reductions: the extreme m of x, then the least (last: the greatest) index where x equals m. NaN counts as
@@ -50,6 +52,11 @@ bool qn_expand_node(qn_node *node, qn_value **out_results, qn_diags *diags)
         qn_composite_expand(node, out_results, diags);
         return true;
     }
+    if (node->op == QN_OP_CALL) {
+        const qn_graph *callee = qn_module_find(node->graph->module, qn_attr_string(node, QN_ATTR_FUNCTION));
+        /* A report by the builder is all that failing does here: results stay NULL. */
+        return qn_inline_graph(callee, node->graph, node, node->operands, out_results, diags) == QUERN_OK;
+    }
     if (node->op == QN_OP_ARG_REDUCE) {
         qn_builder b = { .graph = node->graph, .before = node, .loc = node->loc, .diags = diags };
         out_results[0] = expand_arg_reduce(&b, node);
@@ -69,8 +76,7 @@ static bool expand_graph(qn_graph *graph, const qn_pass_options *options, qn_dia
         if (qn_template_keeps(node, options))
             continue;
         qn_node *const before = node->prev;
-        qn_value *results[8] = { NULL };
-        QN_ASSERT(node->n_results <= 8, "%s has %d results", qn_ops[node->op].name, node->n_results);
+        qn_value **results = QN_NEW_ARRAY(graph->module->arena, qn_value *, node->n_results);
         if (!qn_expand_node(node, results, diags))
             continue;
         for (int i = 0; i < node->n_results; i++) {

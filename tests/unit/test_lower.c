@@ -66,12 +66,33 @@ static void test_composites(void **state)
     random_graphs(QN_RANDOM_COMPOSITE | QN_RANDOM_SYMBOLS, 5000, 60, 10);
 }
 
+static void test_control(void **state)
+{
+    (void)state;
+    random_graphs(QN_RANDOM_CONTROL, 6000, 100, 10);
+    random_graphs(QN_RANDOM_CONTROL | QN_RANDOM_SYMBOLS, 6500, 60, 10);
+}
+
+static void test_index(void **state)
+{
+    (void)state;
+    random_graphs(QN_RANDOM_INDEX | QN_RANDOM_SYMBOLS, 7000, 100, 10);
+}
+
+static void test_all(void **state)
+{
+    (void)state;
+    random_graphs(QN_RANDOM_ALL, 8000, 100, 20);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_elementwise),  cmocka_unit_test(test_dtypes),
         cmocka_unit_test(test_symbols),      cmocka_unit_test(test_reductions),
         cmocka_unit_test(test_contractions), cmocka_unit_test(test_composites),
+        cmocka_unit_test(test_control),      cmocka_unit_test(test_index),
+        cmocka_unit_test(test_all),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
