@@ -11,6 +11,8 @@
 #include <string.h>
 #include <unistd.h>
 
+#include "backends/llvm/guard.h"
+
 /* ---- LLVM's targets, registered once ---- */
 
 static pthread_once_t initialized = PTHREAD_ONCE_INIT;
@@ -73,28 +75,33 @@ static LLVMModuleRef probe_module(LLVMContextRef c, const qn_llvm_target *t)
     return module;
 }
 
-/* The assembly of the probe, to be freed; NULL with LLVM's message. */
-static char *probe(const qn_llvm_target *t, char **out_data_layout)
+typedef struct probe_job {
+    const qn_llvm_target *target;
+    char *data_layout, *text; /* to be freed; NULL when LLVM had none */
+} probe_job;
+
+/* Compiles the probe to assembly. */
+static void probe(void *user)
 {
-    LLVMTargetMachineRef machine = new_machine(t);
+    probe_job *j = user;
+    LLVMTargetMachineRef machine = new_machine(j->target);
     LLVMContextRef c = LLVMContextCreate();
-    LLVMModuleRef module = probe_module(c, t);
+    LLVMModuleRef module = probe_module(c, j->target);
     LLVMTargetDataRef layout = LLVMCreateTargetDataLayout(machine);
     LLVMSetModuleDataLayout(module, layout);
-    *out_data_layout = copy_and_dispose(LLVMCopyStringRepOfTargetData(layout));
+    j->data_layout = copy_and_dispose(LLVMCopyStringRepOfTargetData(layout));
     LLVMDisposeTargetData(layout);
     LLVMMemoryBufferRef buffer = NULL;
-    char *message = NULL, *text = NULL;
+    char *message = NULL;
     if (LLVMTargetMachineEmitToMemoryBuffer(machine, module, LLVMAssemblyFile, &message, &buffer))
         LLVMDisposeMessage(message);
     else
-        text = strndup(LLVMGetBufferStart(buffer), LLVMGetBufferSize(buffer));
+        j->text = strndup(LLVMGetBufferStart(buffer), LLVMGetBufferSize(buffer));
     if (buffer)
         LLVMDisposeMemoryBuffer(buffer);
     LLVMDisposeModule(module);
     LLVMContextDispose(c);
     LLVMDisposeTargetMachine(machine);
-    return text;
 }
 
 /* ---- resolution ---- */
@@ -107,18 +114,20 @@ static int64_t cache_bytes(int name, int64_t fallback)
 
 static qn_status learn(qn_llvm_target *t, bool is_host, qn_diags *diags)
 {
-    char *layout, *text = probe(t, &layout);
-    if (!text) {
-        free(layout);
+    probe_job j = { .target = t };
+    char message[256] = "";
+    bool finished = qn_llvm_guarded(probe, &j, message, sizeof message);
+    char *text = j.text;
+    t->data_layout = j.data_layout;
+    if (!finished || !text)
         return qn_error(diags, QUERN_ERROR_UNSUPPORTED, NULL,
-                        "LLVM cannot generate code for CPU '%s' of '%s'", t->cpu, t->triple);
-    }
-    t->data_layout = layout;
+                        "LLVM cannot generate code for CPU '%s' of '%s' with features '%s'%s%s", t->cpu,
+                        t->triple, t->features, message[0] ? ": " : "", message);
     bool fit = true;
     if (t->isa == QN_ISA_X86) {
         /* With AVX-512 F alone the bytes would still be added in ymm registers. */
-        const char *bytes = strstr(text, "vpaddb");
-        t->avx512 = strstr(text, "vfmadd") && bytes && memchr(bytes, 'z', 16) != NULL;
+        const char *add = strstr(text, "vpaddb");
+        t->avx512 = strstr(text, "vfmadd") && add && memchr(add, 'z', strcspn(add, "\n"));
         t->vector_bytes = t->avx512 ? 64 : 32;
         bool wide = strstr(text, "ymm") || strstr(text, "zmm");
         fit = wide && strstr(text, "vfmadd") && strstr(text, "vcvtps2ph");

@@ -1,0 +1,231 @@
+/* Targets by name, what is learnt about them, what is said about names that are wrong; objects for another machine;
+ * compilation on several threads at once. */
+#include <elf.h>
+#include <pthread.h>
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stdint.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include <cmocka.h>
+
+#include "ir/kernel_edit.h"
+#include "ir/kernel_eval.h"
+#include "tests/support/jit_kernel.h"
+
+static qn_machine describe(qn_target target)
+{
+    qn_arena *arena = qn_arena_new();
+    qn_diags diags;
+    qn_machine machine;
+    qn_diags_init(&diags, arena);
+    if (qn_backend_cpu.describe(&target, arena, &machine, &diags))
+        fail_msg("%s", qn_diags_text(&diags, arena));
+    qn_arena_free(arena);
+    return machine;
+}
+
+static void assert_refused(qn_target target, qn_status status, const char *word)
+{
+    qn_arena *arena = qn_arena_new();
+    qn_diags diags;
+    qn_machine machine;
+    qn_diags_init(&diags, arena);
+    assert_int_equal(qn_backend_cpu.describe(&target, arena, &machine, &diags), status);
+    if (!strstr(qn_diags_text(&diags, arena), word))
+        fail_msg("'%s' has no '%s'", qn_diags_text(&diags, arena), word);
+    qn_arena_free(arena);
+}
+
+static void knows_cpus(void **state)
+{
+    (void)state;
+    static const char x86[] = "x86_64-unknown-linux-gnu";
+    static const struct {
+        const char *triple, *cpu, *features;
+        int vector_bytes, registers;
+        bool masked;
+    } cpus[] = {
+        { x86, "x86-64-v3", NULL, 32, 16, false },
+        { x86, "haswell", NULL, 32, 16, false },
+        { x86, "x86-64-v4", NULL, 64, 32, true },
+        { x86, "znver4", NULL, 64, 32, true },
+        { x86, "sapphirerapids", "", 64, 32, true },
+        { x86, "x86-64-v4", "-avx512f", 32, 16, false },
+        { x86, "knl", NULL, 32, 16, false }, /* AVX-512 without bytes and short vectors */
+        { "aarch64-unknown-linux-gnu", "neoverse-n1", NULL, 16, 32, false },
+        { "aarch64-linux-gnu", "generic", NULL, 16, 32, false },
+    };
+    for (size_t i = 0; i < sizeof cpus / sizeof *cpus; i++) {
+        qn_machine m = describe((qn_target){ cpus[i].triple, cpus[i].cpu, cpus[i].features, false });
+        assert_int_equal(m.vector_bytes, cpus[i].vector_bytes);
+        assert_int_equal(m.vector_registers, cpus[i].registers);
+        assert_int_equal(m.masked, cpus[i].masked);
+        assert_true(m.fma && !m.gpu && m.l1_bytes >= 16384 && m.l2_bytes >= 131072);
+        assert_non_null(strstr(m.features, cpus[i].cpu));
+    }
+    qn_machine native = describe((qn_target){ .cpu = "native" }), unsaid = describe((qn_target){ 0 });
+    assert_string_equal(native.features, unsaid.features);
+    assert_true(native.vector_bytes >= 16);
+}
+
+static void refuses_wrong_names(void **state)
+{
+    (void)state;
+    assert_refused((qn_target){ .cpu = "x86-64" }, QUERN_ERROR_UNSUPPORTED, "x86-64-v3");
+    assert_refused((qn_target){ .cpu = "no-such-cpu" }, QUERN_ERROR_UNSUPPORTED, "'no-such-cpu'");
+    assert_refused((qn_target){ .triple = "riscv64-unknown-linux-gnu", .cpu = "generic" },
+                   QUERN_ERROR_UNSUPPORTED, "aarch64-unknown-linux-gnu");
+    assert_refused((qn_target){ .triple = "nonsense", .cpu = "generic" }, QUERN_ERROR_UNSUPPORTED,
+                   "nonsense");
+    assert_refused((qn_target){ .cpu = "x86-64-v3", .features = "-sse2" }, QUERN_ERROR_UNSUPPORTED, "v3");
+    assert_refused((qn_target){ .triple = "aarch64-unknown-linux-gnu" }, QUERN_ERROR_ARGUMENT, "neoverse-n1");
+    assert_refused((qn_target){ .triple = "aarch64-unknown-linux-gnu", .cpu = "generic", .jit = true },
+                   QUERN_ERROR_UNSUPPORTED, "object");
+}
+
+/* A kernel with every element-wise instruction that has code of its own. */
+static qn_kernel *everything(qn_arena *arena, qn_dtype dtype, int lanes)
+{
+    qn_kernel *k = qn_kernel_new(arena, "everything");
+    qn_kbuffer *x = qn_kernel_add_buffer(k, "x", dtype, true, false, 0);
+    qn_kbuilder b = qn_kb_new(k);
+    qn_kvalue *a = qn_kb_load(&b, x, qn_kb_index(&b, 0), lanes),
+              *c = qn_kb_load(&b, x, qn_kb_task(&b), lanes);
+    for (qn_op fn = 0; fn < QN_N_OPS; fn++) {
+        bool unary = qn_keval_is_unary(fn), is_float = qn_dtype_is_float(dtype);
+        if ((!unary && !qn_keval_is_binary(fn)) || !qn_keval_accepts(fn, dtype) || !qn_keval_is_exact(fn) ||
+            (is_float && fn == QN_OP_REM))
+            continue;
+        qn_kvalue *v = unary ? qn_kb_unary(&b, fn, a) : qn_kb_binary(&b, fn, a, c);
+        qn_kb_store(&b, qn_kernel_add_buffer(k, "y", v->type.dtype, false, true, 0), qn_kb_index(&b, 0), v,
+                    NULL);
+    }
+    for (qn_dtype to = QUERN_BOOL; to <= QUERN_F64; to++)
+        qn_kb_store(&b, qn_kernel_add_buffer(k, "y", to, false, true, 0), qn_kb_index(&b, 0),
+                    qn_kb_convert(&b, to, a), NULL);
+    if (qn_dtype_is_float(dtype)) {
+        qn_kbuffer *y = qn_kernel_add_buffer(k, "y", dtype, false, true, 0);
+        qn_kb_store(&b, y, qn_kb_index(&b, 0), qn_kb_fma(&b, a, c, a), NULL);
+        qn_kb_store(&b, y, qn_kb_index(&b, 99), qn_kb_scale2(&b, a, c), NULL);
+    }
+    return k;
+}
+
+static void makes_objects_for_another_machine(void **state)
+{
+    (void)state;
+    static const struct {
+        const char *triple, *cpu;
+        int machine;
+    } targets[] = { { "aarch64-unknown-linux-gnu", "generic", EM_AARCH64 },
+                    { "x86_64-unknown-linux-gnu", "x86-64-v3", EM_X86_64 },
+                    { "x86_64-unknown-linux-gnu", "sapphirerapids", EM_X86_64 } };
+    for (size_t t = 0; t < sizeof targets / sizeof *targets; t++)
+        for (qn_dtype dtype = QUERN_BOOL; dtype <= QUERN_F64; dtype++)
+            for (int lanes = 1; lanes <= 16; lanes *= 16) {
+                qn_arena *arena = qn_arena_new();
+                qn_target target = { .triple = targets[t].triple, .cpu = targets[t].cpu };
+                Elf64_Ehdr header; /* emission fails on undefined symbols */
+                memcpy(&header, kernel_text(everything(arena, dtype, lanes), &target, QN_EMIT_OBJECT, arena),
+                       sizeof header);
+                assert_int_equal(header.e_machine, targets[t].machine);
+                qn_arena_free(arena);
+            }
+    qn_arena *arena = qn_arena_new();
+    qn_target host = { 0 };
+    assert_non_null(strstr(kernel_text(everything(arena, QUERN_F32, 4), &host, QN_EMIT_LLVM, arena),
+                           "define weak_odr hidden void @kernel(ptr noalias"));
+    assert_non_null(
+        strstr(kernel_text(everything(arena, QUERN_F32, 4), &host, QN_EMIT_ASSEMBLY, arena), "kernel:"));
+    qn_arena_free(arena);
+}
+
+/* What no pass expanded is a diagnostic that names it. */
+static void refuses_what_has_no_code(void **state)
+{
+    (void)state;
+    qn_arena *arena = qn_arena_new();
+    qn_kernel *k = qn_kernel_new(arena, "tangent");
+    qn_kbuffer *x = qn_kernel_add_buffer(k, "x", QUERN_F32, true, true, 0);
+    qn_kbuilder b = qn_kb_new(k);
+    qn_kvalue *zero = qn_kb_index(&b, 0);
+    qn_kb_store(&b, x, zero, qn_kb_unary(&b, QN_OP_TAN, qn_kb_load(&b, x, zero, 8)), NULL);
+    qn_diags diags;
+    qn_code code;
+    qn_diags_init(&diags, arena);
+    qn_status status = qn_backend_cpu.emit_kernel(k, "k", &(qn_target){ 0 }, QN_MATH_DEFAULT, QN_EMIT_OBJECT,
+                                                  arena, &code, &diags);
+    assert_int_equal(status, QUERN_ERROR_INTERNAL);
+    assert_non_null(strstr(qn_diags_text(&diags, arena), "kernel tangent: no CPU code for tan"));
+    qn_arena_free(arena);
+}
+
+/* A CPU that no one makes: wide byte vectors without the short forms. LLVM ends the process on what it cannot select;
+ * here it is a status, and the next compilation works. */
+static void survives_fatal_errors(void **state)
+{
+    (void)state;
+    for (int i = 0; i < 3; i++) {
+        qn_arena *arena = qn_arena_new();
+        qn_kernel *k = qn_kernel_new(arena, "scale");
+        qn_kbuffer *x = qn_kernel_add_buffer(k, "x", QUERN_F32, true, true, 0);
+        qn_kbuilder b = qn_kb_new(k);
+        qn_kvalue *zero = qn_kb_index(&b, 0), *v = qn_kb_load(&b, x, zero, 8);
+        qn_kb_store(&b, x, zero, qn_kb_scale2(&b, v, v), NULL);
+        qn_diags diags;
+        qn_code code;
+        qn_diags_init(&diags, arena);
+        qn_target odd = { .cpu = "x86-64-v4", .features = "-avx512vl" }, good = { .cpu = "x86-64-v4" };
+        qn_status status =
+            qn_backend_cpu.emit_kernel(k, "k", &odd, QN_MATH_DEFAULT, QN_EMIT_OBJECT, arena, &code, &diags);
+        assert_int_equal(status, QUERN_ERROR_INTERNAL);
+        assert_non_null(strstr(qn_diags_text(&diags, arena), "kernel scale: LLVM gave up: Cannot select"));
+        assert_null(code.data);
+        kernel_text(k, &good, QN_EMIT_OBJECT, arena);
+        qn_arena_free(arena);
+    }
+}
+
+static void *compile_some(void *user)
+{
+    (void)user;
+    for (int i = 0; i < 6; i++) {
+        qn_arena *arena = qn_arena_new();
+        float memory[256] = { 0 };
+        int64_t args[64];
+        qn_kernel *k = everything(arena, QUERN_F32, 4);
+        jit_kernel code = jit_kernel_new(k, i % 2 ? "x86-64-v3" : NULL);
+        args[0] = -1;
+        for (int j = 0; j <= k->n_buffers; j++)
+            args[1 + j] = (int64_t)memory;
+        code.run(args, 0);
+        jit_kernel_free(&code);
+        qn_arena_free(arena);
+    }
+    return NULL;
+}
+
+static void threads_compile_at_once(void **state)
+{
+    (void)state;
+    pthread_t threads[4];
+    for (int i = 0; i < 4; i++)
+        assert_int_equal(pthread_create(&threads[i], NULL, compile_some, NULL), 0);
+    for (int i = 0; i < 4; i++)
+        assert_int_equal(pthread_join(threads[i], NULL), 0);
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(knows_cpus),
+        cmocka_unit_test(refuses_wrong_names),
+        cmocka_unit_test(makes_objects_for_another_machine),
+        cmocka_unit_test(refuses_what_has_no_code),
+        cmocka_unit_test(survives_fatal_errors),
+        cmocka_unit_test(threads_compile_at_once),
+    };
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}
