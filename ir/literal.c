@@ -99,6 +99,8 @@ static int print_float(qn_dtype dtype, const void *at, char *out)
     }
     if (isinf(value))
         return snprintf(out, QN_LITERAL_MAX, value < 0 ? "-inf" : "inf");
+    if (fabs(value) < 1e7 && value == trunc(value))
+        return snprintf(out, QN_LITERAL_MAX, "%.0f", value); /* no decimal point: the same in every locale */
     float_layout layout = layout_of(dtype);
     uint64_t exponent = (bits & nan_bits(dtype)) >> layout.mantissa_bits;
     locale_scope scope = c_locale_begin();

@@ -11,8 +11,8 @@
 
 /* The element of `dtype` at `at` as text; gives its length.
  *   integers  decimal              bool  true, false
- *   floats    the fewest digits that read back to the same bits; inf, -inf; nan for the positive quiet NaN without
- *             payload, every other NaN by its bits: 0xffc00000 */
+ *   floats    whole numbers below 1e7 as they are, else the fewest digits that read back to the same bits; inf, -inf;
+ *             nan for the positive quiet NaN without payload, every other NaN by its bits: 0xffc00000 */
 int qn_literal_print(qn_dtype dtype, const void *at, char out[QN_LITERAL_MAX]);
 
 /* Reads a literal into `at`, of qn_dtype_bytes(dtype) bytes. Floats round to nearest even; decimal and 0x bits.

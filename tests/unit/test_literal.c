@@ -44,6 +44,10 @@ static void floats_print_with_the_fewest_digits(void **state)
     assert_prints(QUERN_F32, 0x7f800001, "0x7f800001");
     assert_prints(QUERN_F16, 0x3c00, "1");
     assert_prints(QUERN_F16, 0x2e66, "0.1");
+    assert_prints(QUERN_F16, 0x7bff, "65504");
+    assert_prints(QUERN_F32, 0x4b18967f, "9999999");
+    assert_prints(QUERN_F32, 0x4b189680, "1e+07");
+    assert_prints(QUERN_F32, 0xc2c80000, "-100");
     assert_prints(QUERN_F16, 0x7e00, "nan");
     assert_prints(QUERN_F16, 1, "6e-08");
     assert_prints(QUERN_BF16, 0x3dcd, "0.1");
