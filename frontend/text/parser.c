@@ -277,7 +277,7 @@ static qn_status parse_outlines(qn_parser *p)
         else
             return qn_parser_expected(p, "graph, dims or data");
     }
-    return qn_parse_resolve_data(p);
+    return qn_parse_end_data(p);
 }
 
 static qn_status parse_module(qn_parser *p)

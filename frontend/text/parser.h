@@ -51,6 +51,7 @@ typedef struct qn_parser {
     qn_diags *diags;
     qn_map functions; /* name to qn_text_function */
     qn_map data;      /* label to qn_text_data */
+    bool data_complete;
     size_t splat_bytes;
     int nesting, calls;
 } qn_parser;
@@ -88,8 +89,8 @@ qn_status qn_parse_skip_tensor(qn_parser *p);
 qn_status qn_parse_attrs(qn_parser *p, qn_op op, int *out_n, qn_attr **out_attrs);
 /* `data $label : type = tensor`; present token: `data`. */
 qn_status qn_parse_data(qn_parser *p);
-/* After the last `data`: gives contents to tensors that mentioned a label before it. */
-qn_status qn_parse_resolve_data(qn_parser *p);
+/* After the last `data`: every label that was mentioned has contents, and from now on any that is. */
+qn_status qn_parse_end_data(qn_parser *p);
 
 /* ---- body.c ---- */
 /* The nodes and the return of a function, up to and with its '}', unless that was done for a call. */

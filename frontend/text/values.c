@@ -276,6 +276,8 @@ qn_status qn_parse_tensor(qn_parser *p, const qn_type *type, const qn_tensor **o
         qn_text_data *data = data_of(p, start.text);
         if (data->contents)
             QN_TRY(check_use(p, data, &start, type));
+        else if (p->data_complete)
+            return qn_parser_error(p, &start, "no data $%s in this text", start.text);
         qn_tensor *tensor = use_data(p, data, type, parse_tensor_name(p));
         if (!data->contents) {
             data_use use = { tensor, start };
@@ -355,8 +357,9 @@ qn_status qn_parse_data(qn_parser *p)
     return QUERN_OK;
 }
 
-qn_status qn_parse_resolve_data(qn_parser *p)
+qn_status qn_parse_end_data(qn_parser *p)
 {
+    p->data_complete = true;
     for (size_t i = 0; i < p->data.capacity; i++) {
         qn_text_data *data = p->data.slots[i].value;
         if (data && !data->contents && data->waiting.n)
