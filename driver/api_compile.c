@@ -2,19 +2,59 @@
 #include <string.h>
 
 #include "driver/api.h"
+#include "driver/compile.h"
+
+static const char *const math_names[] = { [QN_MATH_STRICT] = "strict",
+                                          [QN_MATH_DEFAULT] = "default",
+                                          [QN_MATH_FAST] = "fast" };
+
+qn_status qn_settings_from(const quern_compile_options *options, qn_settings *out, qn_diags *diags)
+{
+    QN_OPTIONS(quern_compile_options, o, options);
+    *out = (qn_settings){ .math = QN_MATH_DEFAULT,
+                          .threads = o.threads,
+                          .fuse = o.optimize != 1,
+                          .cache = o.cache,
+                          .progress = o.progress,
+                          .progress_user = o.progress_user };
+    if (o.math) {
+        size_t i = 0;
+        while (i < sizeof math_names / sizeof *math_names && strcmp(math_names[i], o.math) != 0)
+            i++;
+        if (i == sizeof math_names / sizeof *math_names)
+            return qn_error(diags, QUERN_ERROR_ARGUMENT, NULL,
+                            "there is no math mode '%s': strict, default or fast", o.math);
+        out->math = (qn_math)i;
+    }
+    if (o.threads < 0 || o.optimize < 0)
+        return qn_error(diags, QUERN_ERROR_ARGUMENT, NULL, "threads and optimize must not be negative");
+    const char *target = o.target ? o.target : "cpu";
+    if (strcmp(target, "interp") == 0)
+        return QUERN_OK;
+    if (strcmp(target, "cpu") != 0)
+        return qn_error(diags, QUERN_ERROR_ARGUMENT, NULL, "there is no target '%s': cpu or interp", target);
+    out->backend = &qn_backend_cpu;
+    out->target = (qn_target){ .cpu = o.cpu ? o.cpu : "native" };
+    return QUERN_OK;
+}
 
 int quern_compile(quern_module *module, const quern_compile_options *options, quern_model **out)
 {
     qn_call call;
+    qn_settings settings;
     *out = NULL;
     qn_call_begin(&call);
-    QN_OPTIONS(quern_compile_options, o, options);
     qn_status status = qn_call_need(&call, module, "quern_compile", "module");
-    if (!status && (!o.target || strcmp(o.target, "interp") != 0))
-        status = qn_error(&call.diags, QUERN_ERROR_UNSUPPORTED, NULL,
-                          "target '%s' is not in this version: interp is", o.target ? o.target : "cpu");
     if (!status)
+        status = qn_settings_from(options, &settings, &call.diags);
+    if (!status && !settings.backend)
         status = qn_model_interp(module, out, &call.diags);
+    else if (!status) {
+        settings.target.jit = true;
+        qn_module *copy = qn_module_clone(module->ir, 0, NULL);
+        status = qn_model_jit(copy, &settings, out, &call.diags);
+        qn_module_free(copy);
+    }
     return qn_call_end(&call, status);
 }
 
@@ -22,8 +62,18 @@ int quern_compile_file(quern_module *module, const quern_compile_options *option
                        const quern_emit_options *emit, const char *path)
 {
     qn_call call;
-    (void)module, (void)options, (void)emit;
+    qn_settings settings;
     qn_call_begin(&call);
-    return qn_call_end(&call, qn_error(&call.diags, QUERN_ERROR_UNSUPPORTED, NULL,
-                                       "%s: compiling to files is not in this version", path));
+    qn_status status = qn_call_need(&call, module, "quern_compile_file", "module");
+    if (!status)
+        status = qn_call_need(&call, path, "quern_compile_file", "path");
+    if (!status)
+        status = qn_settings_from(options, &settings, &call.diags);
+    if (!status) {
+        QN_OPTIONS(quern_emit_options, e, emit);
+        qn_module *copy = qn_module_clone(module->ir, 0, NULL);
+        status = qn_emit_files(copy, &settings, &e, path, &call.diags);
+        qn_module_free(copy);
+    }
+    return qn_call_end(&call, status);
 }

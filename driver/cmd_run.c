@@ -18,7 +18,7 @@ static const qn_cli_option options[] = {
     [EXPECT] = { "expect", 0, "[NAME=]FILE",
                  "compare with .npy, or .npz with the names of outputs or out_0, …" },
     [RTOL] = { "rtol", 0, "X", "tolerance of --expect: |a - b| <= atol + rtol |b|; 1e-3" },
-    [ATOL] = { "atol", 0, "X", "1e-5" },
+    [ATOL] = { "atol", 0, "X", "1e-5 of the largest |b|" },
     [ENTRY] = { "entry", 0, "NAME", "what to run; the first entry" },
     [SEED] = { "seed", 0, "N", "of random inputs; 0" },
     { NULL, 0, NULL, NULL },

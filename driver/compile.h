@@ -30,7 +30,7 @@ typedef struct qn_compile_times {
 } qn_compile_times;
 
 typedef struct qn_compiled {
-    qn_arena *arena; /* of everything here but the tensors' contents, which are the module's */
+    qn_arena *arena; /* of everything here but what is the module's: it must outlive this */
     int n_programs;
     qn_program **programs;
     qn_weights weights;
@@ -47,11 +47,21 @@ typedef struct qn_compiled {
 QN_MUST_USE qn_status qn_compile_module(qn_module *module, const qn_settings *settings, qn_emit emit,
                                         qn_arena *arena, qn_compiled *out, qn_diags *diags);
 
-/* Into this process. `module` may be freed afterwards. */
+/* Into this process. `module` is changed, and may be freed afterwards. */
 QN_MUST_USE qn_status qn_model_jit(qn_module *module, const qn_settings *settings, quern_model **out,
                                    qn_diags *diags);
-/* What a model of qn_model_jit was made of, without code and contents of tensors; NULL for any other. */
-const qn_compiled *qn_model_compiled(const quern_model *model);
+
+/* What a model of qn_model_jit knows about its making; NULL for any other. */
+typedef struct qn_kernel_cost {
+    const char *name;    /* as quern_ctx.trace says it */
+    double flops, bytes; /* of one call; 0: unknown */
+} qn_kernel_cost;
+typedef struct qn_model_notes {
+    qn_compile_times times;
+    size_t n_costs, cost_capacity;
+    qn_kernel_cost *costs;
+} qn_model_notes;
+const qn_model_notes *qn_model_notes_of(const quern_model *model);
 
 /* Into files. */
 QN_MUST_USE qn_status qn_emit_files(qn_module *module, const qn_settings *settings,

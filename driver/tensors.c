@@ -245,15 +245,19 @@ bool qn_array_compare(const quern_array *array, const quern_array *expected, dou
         return false;
     double magnitude = 0;
     for (int64_t i = 0; i < out->n; i++) {
-        double a = as_double(array, element(array, i)), b = as_double(expected, element(expected, i));
+        double b = as_double(expected, element(expected, i));
         if (isfinite(b) && fabs(b) > magnitude)
             magnitude = fabs(b);
+    }
+    out->atol = atol < 0 ? 1e-5 * magnitude : atol;
+    for (int64_t i = 0; i < out->n; i++) {
+        double a = as_double(array, element(array, i)), b = as_double(expected, element(expected, i));
         if (a == b || (isnan(a) && isnan(b)))
             continue;
         double difference = fabs(a - b);
         if (!(difference <= out->largest))
             out->largest = difference;
-        if (difference <= atol + rtol * fabs(b) && isfinite(b))
+        if (difference <= out->atol + rtol * fabs(b) && isfinite(b))
             continue;
         if (out->n_wrong++ == 0) {
             out->first = i;

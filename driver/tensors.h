@@ -27,9 +27,11 @@ void qn_array_show(const quern_array *array, FILE *to);
 typedef struct qn_difference {
     int64_t n, n_wrong, first; /* elements; those outside the tolerance; the first of these */
     double largest, relative;  /* largest difference, and that by the largest finite expected value */
+    double atol;               /* that was used */
     double is, expected;       /* of the first wrong one */
 } qn_difference;
-/* False when dtypes or dims differ. NaN is equal to NaN, infinities to themselves. */
+/* False when dtypes or dims differ. NaN is equal to NaN, infinities to themselves. atol below 0: 1e-5 of the largest
+ * finite expected value. */
 bool qn_array_compare(const quern_array *array, const quern_array *expected, double rtol, double atol,
                       qn_difference *out);
 

@@ -1,0 +1,197 @@
+/* The pipeline from a module to kernels' code: see compile.h. */
+#include <dlfcn.h>
+#include <pthread.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/stat.h>
+#include <time.h>
+
+#include "driver/cache.h"
+#include "driver/compile.h"
+#include "runtime/pool.h"
+
+static double now(void)
+{
+    struct timespec t;
+    clock_gettime(CLOCK_MONOTONIC, &t);
+    return (double)t.tv_sec + 1e-9 * (double)t.tv_nsec;
+}
+
+static void progress(const qn_settings *s, const char *what, int done, int total)
+{
+    if (s->progress)
+        s->progress(s->progress_user, what, done, total);
+}
+
+/* ---- graphs to programs ---- */
+
+static qn_status make_programs(qn_module *module, const qn_settings *s, qn_compiled *out, qn_diags *diags)
+{
+    qn_pass_options options = { .math = s->math, .machine = &out->machine, .fold = qn_interp_fold };
+    if (module->n_functions == 0)
+        return qn_error(diags, QUERN_ERROR_MODEL, NULL, "the module has no function");
+    out->n_programs = module->n_functions;
+    out->programs = QN_NEW_ARRAY(out->arena, qn_program *, out->n_programs);
+    for (int i = 0; i < out->n_programs; i++) {
+        qn_graph *graph = module->functions[i];
+        double start = now();
+        progress(s, "optimizing", i, out->n_programs);
+        QN_TRY(qn_run_passes(graph, NULL, &options, s->hooks, diags));
+        double passes_done = now();
+        QN_TRY(qn_lower(graph, &options, out->arena, &out->programs[i], diags));
+        QN_TRY(qn_memplan(out->programs[i], diags));
+        if (strcmp(graph->name, "main") == 0)
+            out->programs[i]->name = "infer"; /* what importers call the only function there is */
+        out->times.passes += passes_done - start;
+        out->times.lower += now() - passes_done;
+    }
+    return QUERN_OK;
+}
+
+/* ---- kernels to code ---- */
+
+typedef struct kernel_job {
+    const qn_kernel *kernel;
+    qn_cache_key key;
+    const char *symbol;
+    size_t cost; /* of emitting: length of the text */
+    qn_code *code;
+    qn_arena *arena; /* of the thread that did it */
+    qn_diags diags;
+    qn_status status;
+} kernel_job;
+
+typedef struct kernel_jobs {
+    const qn_settings *settings;
+    const qn_cache *cache;
+    qn_emit emit;
+    kernel_job *items; /* costly ones first */
+    int n, n_done, n_cached;
+    pthread_mutex_t lock; /* of the counts and the progress report */
+} kernel_jobs;
+
+/* What the code depends on besides the kernel: Quern itself (its version does not tell builds apart, its file does),
+ * the target, the math mode. */
+static const char *common_key(const qn_settings *s, const qn_machine *machine, qn_emit emit, qn_arena *arena)
+{
+    const char *build = "";
+    Dl_info info;
+    struct stat st;
+    if (dladdr((void *)(uintptr_t)&qn_compile_module, &info) && info.dli_fname &&
+        (stat(info.dli_fname, &st) == 0 || stat("/proc/self/exe", &st) == 0))
+        build = qn_arena_printf(arena, "%lld.%lld.%ld", (long long)st.st_size, (long long)st.st_mtim.tv_sec,
+                                (long)st.st_mtim.tv_nsec);
+    return qn_arena_printf(arena,
+                           "quern %s %s abi %u backend %s triple %s cpu %s features %s+%s math %d emit %d",
+                           QN_VERSION_STRING, build, QUERN_ABI_VERSION, s->backend->name,
+                           s->target.triple ? s->target.triple : "", s->target.cpu ? s->target.cpu : "",
+                           s->target.features ? s->target.features : "",
+                           machine->features ? machine->features : "", (int)s->math, (int)emit);
+}
+
+static void run_job(void *arg, int64_t i)
+{
+    kernel_jobs *jobs = arg;
+    kernel_job *job = &jobs->items[i];
+    const qn_settings *s = jobs->settings;
+    job->arena = qn_arena_new();
+    qn_diags_init(&job->diags, job->arena);
+    bool cached = jobs->emit == QN_EMIT_OBJECT && qn_cache_get(jobs->cache, &job->key, job->arena, job->code);
+    if (!cached) {
+        job->status = s->backend->emit_kernel(job->kernel, job->symbol, &s->target, s->math, jobs->emit,
+                                              job->arena, job->code, &job->diags);
+        if (!job->status && jobs->emit == QN_EMIT_OBJECT)
+            qn_cache_put(jobs->cache, &job->key, job->code);
+    }
+    pthread_mutex_lock(&jobs->lock);
+    jobs->n_cached += cached;
+    progress(s, "compiling kernels", ++jobs->n_done, jobs->n);
+    pthread_mutex_unlock(&jobs->lock);
+}
+
+static int by_cost(const void *a, const void *b)
+{
+    size_t x = ((const kernel_job *)a)->cost, y = ((const kernel_job *)b)->cost;
+    return x > y ? -1 : x < y;
+}
+
+static void free_arena(void *arena)
+{
+    qn_arena_free(arena);
+}
+
+/* One job for each different kernel of all programs; symbols into out->program_symbols. */
+static void collect_jobs(kernel_jobs *jobs, const char *common, qn_compiled *out)
+{
+    int total = 0;
+    for (int p = 0; p < out->n_programs; p++)
+        total += out->programs[p]->n_kernels;
+    jobs->items = QN_NEW_ARRAY(out->arena, kernel_job, total);
+    out->program_symbols = QN_NEW_ARRAY(out->arena, const char **, out->n_programs);
+    out->kernels = QN_NEW_ARRAY(out->arena, qn_code, total);
+    out->kernel_symbols = QN_NEW_ARRAY(out->arena, const char *, total);
+    for (int p = 0; p < out->n_programs; p++) {
+        qn_program *program = out->programs[p];
+        out->program_symbols[p] = QN_NEW_ARRAY(out->arena, const char *, program->n_kernels);
+        for (int k = 0; k < program->n_kernels; k++) {
+            qn_arena *scratch = qn_arena_new();
+            const char *texts[] = { common, qn_kernel_canonical(program->kernels[k], scratch) };
+            kernel_job job = { .kernel = program->kernels[k],
+                               .key = qn_cache_key_of(2, texts),
+                               .cost = strlen(texts[1]) };
+            qn_arena_free(scratch);
+            int at = 0;
+            while (at < jobs->n && memcmp(&jobs->items[at].key, &job.key, sizeof job.key) != 0)
+                at++;
+            if (at == jobs->n) {
+                char text[33];
+                qn_cache_key_text(&job.key, text);
+                job.symbol = qn_arena_printf(out->arena, "qn_k_%s", text);
+                job.code = &out->kernels[at];
+                out->kernel_symbols[at] = job.symbol;
+                jobs->items[jobs->n++] = job;
+            }
+            out->program_symbols[p][k] = jobs->items[at].symbol;
+        }
+    }
+    out->n_kernels = jobs->n;
+}
+
+static qn_status make_kernels(const qn_settings *s, qn_emit emit, qn_compiled *out, qn_diags *diags)
+{
+    qn_cache cache;
+    QN_TRY(qn_cache_open(&cache, s->cache, diags));
+    kernel_jobs jobs = { .settings = s, .cache = &cache, .emit = emit };
+    pthread_mutex_init(&jobs.lock, NULL);
+    collect_jobs(&jobs, common_key(s, &out->machine, emit, out->arena), out);
+    qsort(jobs.items, (size_t)jobs.n, sizeof *jobs.items, by_cost);
+    quern_pool *pool = quern_pool_new(jobs.n < qn_usable_threads() ? jobs.n : 0);
+    quern_pool_parallel_for(pool, run_job, &jobs, jobs.n);
+    quern_pool_free(pool);
+    qn_cache_close(&cache);
+    pthread_mutex_destroy(&jobs.lock);
+    out->times.n_kernels = jobs.n;
+    out->times.n_cached = jobs.n_cached;
+    qn_status status = QUERN_OK;
+    for (int i = 0; i < jobs.n; i++) {
+        kernel_job *job = &jobs.items[i];
+        qn_arena_defer(out->arena, free_arena, job->arena);
+        if (job->status)
+            status = qn_error(diags, job->status, NULL, "%s", qn_diags_text(&job->diags, out->arena));
+    }
+    return status;
+}
+
+qn_status qn_compile_module(qn_module *module, const qn_settings *settings, qn_emit emit, qn_arena *arena,
+                            qn_compiled *out, qn_diags *diags)
+{
+    *out = (qn_compiled){ .arena = arena };
+    QN_TRY(settings->backend->describe(&settings->target, arena, &out->machine, diags));
+    QN_TRY(make_programs(module, settings, out, diags));
+    qn_weights_lay_out(out->n_programs, out->programs, arena, &out->weights);
+    double start = now();
+    QN_TRY(make_kernels(settings, emit, out, diags));
+    out->times.kernels = now() - start;
+    return QUERN_OK;
+}

@@ -1,0 +1,120 @@
+/* Models compiled into this process. */
+#include <stdlib.h>
+#include <string.h>
+#include <time.h>
+
+#include "driver/api.h"
+#include "driver/compile.h"
+
+typedef struct jit_model {
+    const qn_backend *backend;
+    void *image;
+    qn_memory weights;
+    qn_arena *arena; /* of the notes */
+    qn_model_notes notes;
+} jit_model;
+
+static void release(quern_model *model)
+{
+    jit_model *m = model->owner;
+    if (m->image)
+        m->backend->unload(m->image);
+    qn_memory_free(&m->weights);
+    qn_arena_free(m->arena);
+    free(m);
+    free(model);
+}
+
+const qn_model_notes *qn_model_notes_of(const quern_model *model)
+{
+    return model->release == release ? &((const jit_model *)model->owner)->notes : NULL;
+}
+
+static double now(void)
+{
+    struct timespec t;
+    clock_gettime(CLOCK_MONOTONIC, &t);
+    return (double)t.tv_sec + 1e-9 * (double)t.tv_nsec;
+}
+
+static void note_costs(jit_model *m, const qn_program *program, const qn_steps *steps)
+{
+    qn_model_notes *notes = &m->notes;
+    for (size_t i = 0; i < steps->n; i++) {
+        const qn_step *step = &steps->items[i];
+        if (step->kind == QN_STEP_KERNEL) {
+            const qn_kernel *kernel = program->kernels[step->kernel];
+            if (notes->n_costs == notes->cost_capacity)
+                notes->costs = qn_vec_grow(m->arena, notes->costs, notes->n_costs, &notes->cost_capacity,
+                                           sizeof *notes->costs);
+            notes->costs[notes->n_costs++] =
+                (qn_kernel_cost){ .name = qn_arena_strdup(m->arena, step->name ? step->name : kernel->name),
+                                  .flops = kernel->flops,
+                                  .bytes = kernel->bytes };
+        }
+        note_costs(m, program, &step->body);
+        note_costs(m, program, &step->other);
+        note_costs(m, program, &step->test);
+    }
+}
+
+/* Entries and tables, and all of it made callable. */
+static qn_status load(quern_model *model, jit_model *m, const qn_compiled *c, const qn_settings *s,
+                      qn_diags *diags)
+{
+    double start = now();
+    int n = c->n_kernels + 1;
+    qn_code *objects = QN_NEW_ARRAY(c->arena, qn_code, n);
+    const char **names = QN_NEW_ARRAY(c->arena, const char *, n);
+    for (int i = 0; i < c->n_kernels; i++) {
+        objects[i] = c->kernels[i];
+        names[i] = c->kernel_symbols[i];
+    }
+    names[n - 1] = "model";
+    QN_TRY(s->backend->emit_entries(c->n_programs, (const qn_program *const *)c->programs,
+                                    (const char *const *const *)c->program_symbols, "model", "", true,
+                                    &s->target, QN_EMIT_OBJECT, c->arena, &objects[n - 1], diags));
+    QN_TRY(s->backend->load(n, objects, names, &m->image, diags));
+    const void **weights = s->backend->symbol(m->image, "model_weights_base");
+    quern_query_fn query = NULL;
+    *(void **)&query = s->backend->symbol(m->image, "model_query");
+    if (!weights || !query)
+        return qn_error(diags, QUERN_ERROR_INTERNAL, NULL, "the compiled model has no tables");
+    *weights = m->weights.data;
+    model->info = query(QUERN_ABI_VERSION);
+    m->notes.times.entries = now() - start;
+    return QUERN_OK;
+}
+
+static qn_status make(quern_model *model, jit_model *m, qn_module *module, const qn_settings *s,
+                      qn_arena *arena, qn_diags *diags)
+{
+    qn_compiled compiled;
+    QN_TRY(qn_compile_module(module, s, QN_EMIT_OBJECT, arena, &compiled, diags));
+    m->notes.times = compiled.times;
+    for (int i = 0; i < compiled.n_programs; i++)
+        note_costs(m, compiled.programs[i], &compiled.programs[i]->steps);
+    if (!qn_memory_reserve(&m->weights, (size_t)compiled.weights.bytes))
+        return qn_error(diags, QUERN_ERROR_MEMORY, NULL, "no memory for %lld bytes of weights",
+                        (long long)compiled.weights.bytes);
+    qn_weights_copy(&compiled.weights, m->weights.data);
+    return load(model, m, &compiled, s, diags);
+}
+
+qn_status qn_model_jit(qn_module *module, const qn_settings *settings, quern_model **out, qn_diags *diags)
+{
+    quern_model *model = calloc(1, sizeof *model);
+    jit_model *m = calloc(1, sizeof *m);
+    QN_ASSERT(model && m, "out of memory");
+    m->backend = settings->backend;
+    m->arena = qn_arena_new();
+    *model = (quern_model){ .threads = settings->threads, .release = release, .owner = m };
+    qn_arena *arena = qn_arena_new();
+    qn_status status = make(model, m, module, settings, arena, diags);
+    qn_arena_free(arena);
+    if (status)
+        release(model);
+    else
+        *out = model;
+    return status;
+}
