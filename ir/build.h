@@ -86,6 +86,8 @@ typedef struct qn_dot {
 qn_value *qn_b_dot_general(qn_builder *b, qn_value *x, qn_value *y, const qn_dot *dot,
                            qn_dtype result);                    /* QUERN_INVALID_DTYPE: as x */
 qn_value *qn_b_matmul(qn_builder *b, qn_value *x, qn_value *y); /* NumPy matmul, batch dims broadcast */
+/* The same with a result dtype, as dot_general takes it. */
+qn_value *qn_b_matmul_to(qn_builder *b, qn_value *x, qn_value *y, qn_dtype result);
 qn_value *qn_b_matmul_packed(qn_builder *b, qn_value *x, qn_value *y, int batch_dims, qn_dim n);
 typedef struct qn_conv { /* per spatial axis */
     const int64_t *stride, *low, *high, *x_dilation, *w_dilation;

@@ -161,7 +161,7 @@ static qn_value *drop_ones(qn_builder *b, qn_value *x)
 }
 
 /* Both of rank >= 2: batch dims broadcast to their common ones. */
-static qn_value *batched_matmul(qn_builder *b, qn_value *x, qn_value *y)
+static qn_value *batched_matmul(qn_builder *b, qn_value *x, qn_value *y, qn_dtype result)
 {
     qn_value *operands[2] = { x, y };
     qn_dim batch[QN_MAX_RANK];
@@ -180,10 +180,15 @@ static qn_value *batched_matmul(qn_builder *b, qn_value *x, qn_value *y)
         batch[n + 1] = type->dims[type->rank - 1];
         operands[i] = qn_b_broadcast_to(b, operands[i], rank, batch);
     }
-    return qn_b_dot_general(b, operands[0], operands[1], &dot, QUERN_INVALID_DTYPE);
+    return qn_b_dot_general(b, operands[0], operands[1], &dot, result);
 }
 
 qn_value *qn_b_matmul(qn_builder *b, qn_value *x, qn_value *y)
+{
+    return qn_b_matmul_to(b, x, y, QUERN_INVALID_DTYPE);
+}
+
+qn_value *qn_b_matmul_to(qn_builder *b, qn_value *x, qn_value *y, qn_dtype result)
 {
     if (!x || !y)
         return NULL;
@@ -196,13 +201,13 @@ qn_value *qn_b_matmul(qn_builder *b, qn_value *x, qn_value *y)
                    .x_contract = { x_rank - 1 },
                    .y_contract = { y_rank >= 2 ? y_rank - 2 : 0 } };
     if (x_rank == 1 || y_rank <= 2) /* no batch, or only x's: what is free in x comes first anyway */
-        return qn_b_dot_general(b, x, y, &dot, QUERN_INVALID_DTYPE);
+        return qn_b_dot_general(b, x, y, &dot, result);
     qn_value *matrix = y_rank <= x_rank ? drop_ones(b, y) : y;
     if (matrix && matrix->type.rank == 2) {
         dot.y_contract[0] = 0;
-        return qn_b_dot_general(b, x, matrix, &dot, QUERN_INVALID_DTYPE);
+        return qn_b_dot_general(b, x, matrix, &dot, result);
     }
-    return batched_matmul(b, x, y);
+    return batched_matmul(b, x, y, result);
 }
 
 qn_value *qn_b_convolution(qn_builder *b, qn_value *x, qn_value *w, const qn_conv *conv)
