@@ -1,0 +1,284 @@
+/* Quantized operators. Products of 8-bit integers stay products of 8-bit integers with 32-bit sums; zero points are
+ * taken out of the sums afterwards:
+ *   sum (a - za)(b - zb) = sum a b - za sum b - zb sum a + K za zb */
+#include <string.h>
+
+#include "frontend/onnx/arith.h"
+#include "frontend/onnx/conv.h"
+#include "frontend/onnx/families.h"
+
+/* Bounds of the integers that are narrower than the dtype that stands for them. */
+static bool narrow_bounds(qn_onnx_elem elem, double *low, double *high)
+{
+    switch (elem) {
+    case QN_ONNX_UINT4: *low = 0, *high = 15; return true;
+    case QN_ONNX_INT4: *low = -8, *high = 7; return true;
+    case QN_ONNX_UINT2: *low = 0, *high = 3; return true;
+    case QN_ONNX_INT2: *low = -2, *high = 1; return true;
+    default: return false;
+    }
+}
+
+static bool is_scalar(const qn_value *v)
+{
+    return v->type.rank == 0 || (v->type.rank == 1 && qn_dim_is(v->type.dims[0], 1));
+}
+
+/* Scale and zero point (zeros of `dtype` when it is left out) as the composites take them, and the axis: -1 for scalars. */
+typedef struct parameters {
+    qn_value *scale, *zero_point;
+    int axis;
+    int64_t block;
+} parameters;
+
+static bool read_parameters(qn_onnx_node *n, const qn_value *x, int scale_at, qn_dtype dtype, parameters *out)
+{
+    qn_builder *b = &n->b;
+    out->scale = qn_onnx_in(n, scale_at);
+    out->block = qn_onnx_attr_int(n, "block_size", 0);
+    out->axis = -1;
+    if (!out->scale)
+        return false;
+    if (qn_onnx_has(n, scale_at + 1))
+        out->zero_point = qn_onnx_in(n, scale_at + 1);
+    if (is_scalar(out->scale)) {
+        out->scale = qn_b_reshape(b, out->scale, 0, NULL);
+        out->zero_point = out->zero_point ? qn_b_reshape(b, out->zero_point, 0, NULL) : NULL;
+        out->block = 0;
+    } else {
+        if (!qn_onnx_axis(n, qn_onnx_attr_int(n, "axis", 1), x->type.rank, &out->axis))
+            return false;
+        if (out->block < 0 || (out->block == 0 && out->scale->type.rank != 1)) {
+            qn_onnx_malformed(
+                n, "the scale must be a scalar, have rank 1, or the input's rank with attribute block_size");
+            return false;
+        }
+    }
+    if (!out->scale || !qn_onnx_ok(n))
+        return false;
+    if (!out->zero_point) {
+        qn_type type = qn_type_make(n->im->module, dtype, out->scale->type.rank, out->scale->type.dims);
+        out->zero_point = qn_b_full(b, &type, 0);
+    }
+    return out->zero_point != NULL;
+}
+
+static void import_quantize(qn_onnx_node *n)
+{
+    qn_builder *b = &n->b;
+    qn_value *x = qn_onnx_in(n, 0);
+    parameters p = { 0 };
+    int64_t elem = qn_onnx_attr_int(n, "output_dtype", 0), precision = qn_onnx_attr_int(n, "precision", 0);
+    double low, high;
+    if (!x)
+        return;
+    if (qn_onnx_has(n, 2))
+        elem = n->in[2]->elem;
+    elem = elem ? elem : QN_ONNX_UINT8;
+    qn_dtype dtype = elem > 0 && elem < QN_ONNX_N_ELEMS ? qn_onnx_elem_dtype((int)elem) : QUERN_INVALID_DTYPE;
+    if (dtype == QUERN_INVALID_DTYPE || !qn_dtype_is_int(dtype)) {
+        qn_onnx_unsupported(n, "quantizing to %s", qn_onnx_elem_name((int)elem));
+        return;
+    }
+    if (!read_parameters(n, x, 1, dtype, &p))
+        return;
+    qn_dtype common =
+        p.scale->type.dtype == x->type.dtype && qn_dtype_is_float(x->type.dtype) ? x->type.dtype : QUERN_F32;
+    if (precision > 0 && precision < QN_ONNX_N_ELEMS && qn_dtype_is_float(qn_onnx_elem_dtype((int)precision)))
+        common = qn_onnx_elem_dtype((int)precision);
+    x = qn_b_convert(b, common, x);
+    p.scale = qn_b_convert(b, common, p.scale);
+    qn_value *y = qn_b_quantize(b, x, p.scale, p.zero_point, p.axis, p.block);
+    if (!y)
+        return;
+    if (narrow_bounds((qn_onnx_elem)elem, &low, &high))
+        y = min_number(b, max_number(b, y, low), high);
+    qn_onnx_out(n, 0, y);
+    if (y && n->n_out)
+        n->out[0]->elem = (qn_onnx_elem)elem;
+}
+
+static void import_dequantize(qn_onnx_node *n)
+{
+    qn_builder *b = &n->b;
+    qn_value *x = qn_onnx_in(n, 0);
+    parameters p = { 0 };
+    int64_t elem = qn_onnx_attr_int(n, "output_dtype", 0);
+    if (!x || !read_parameters(n, x, 1, x->type.dtype, &p))
+        return;
+    qn_dtype dtype = elem > 0 && elem < QN_ONNX_N_ELEMS ? qn_onnx_elem_dtype((int)elem) : p.scale->type.dtype;
+    if (dtype == QUERN_INVALID_DTYPE || !qn_dtype_is_float(dtype)) {
+        qn_onnx_unsupported(n, "dequantizing to %s", qn_onnx_elem_name((int)elem));
+        return;
+    }
+    qn_value *y = qn_b_dequantize(b, x, p.scale, p.zero_point, p.axis, p.block);
+    qn_onnx_out(n, 0, y ? qn_b_convert(b, dtype, y) : NULL);
+}
+
+/* Scale and zero point from the range of the input, widened to hold 0. */
+static void import_dynamic_quantize(qn_onnx_node *n)
+{
+    qn_builder *b = &n->b;
+    qn_value *x = qn_onnx_in(n, 0);
+    int64_t axes[QN_MAX_RANK];
+    if (!x)
+        return;
+    for (int i = 0; i < x->type.rank; i++)
+        axes[i] = i;
+    qn_value *most = max_number(b, qn_b_reduce(b, QN_KIND_MAX, x, x->type.rank, axes, false), 0);
+    qn_value *least = min_number(b, qn_b_reduce(b, QN_KIND_MIN, x, x->type.rank, axes, false), 0);
+    qn_value *scale = div_number(b, sub(b, most, least), 255);
+    qn_value *zero = qn_b_unary(b, QN_OP_ROUND, negate(b, divide(b, least, scale)));
+    zero = zero ? qn_b_convert(b, QUERN_U8, zero) : NULL;
+    qn_onnx_out(n, 0, qn_b_quantize(b, x, scale, zero, -1, 0));
+    qn_onnx_out(n, 1, scale);
+    qn_onnx_out(n, 2, zero);
+}
+
+/* ---- integer products ---- */
+
+/* A zero point or scale of rows (or columns) of a matrix, to combine with it: a scalar, [M, 1] or [N]. */
+static qn_value *of_rows(qn_builder *b, qn_value *v, bool rows)
+{
+    if (!v)
+        return NULL;
+    if (is_scalar(v))
+        return qn_b_reshape(b, v, 0, NULL);
+    return rows && v->type.rank == 1 ? qn_b_expand_dims(b, v, 1) : v;
+}
+
+static qn_value *wide_in(qn_onnx_node *n, int i, bool rows)
+{
+    qn_value *v = of_rows(&n->b, qn_onnx_in_opt(n, i), rows);
+    return v ? qn_b_convert(&n->b, QUERN_I32, v) : NULL;
+}
+
+/* Sums along an axis, kept. */
+static qn_value *sum_axis(qn_builder *b, qn_value *x, int axis)
+{
+    return x ? qn_b_reduce(b, QN_SUM, qn_b_convert(b, QUERN_I32, x), 1, (int64_t[]){ axis }, true) : NULL;
+}
+
+/* i32 product of x and y less their zero points (which may be NULL). */
+static qn_value *integer_matmul(qn_onnx_node *n, qn_value *x, qn_value *x_zero, qn_value *y, qn_value *y_zero)
+{
+    qn_builder *b = &n->b;
+    if (!x || !y)
+        return NULL;
+    if (x->type.rank < 2 || y->type.rank < 2) {
+        qn_onnx_unsupported(n, "integer products of vectors");
+        return NULL;
+    }
+    bool narrow = qn_dtype_bytes(x->type.dtype) == 1 && qn_dtype_bytes(y->type.dtype) == 1;
+    if (!narrow) {
+        x = qn_b_convert(b, QUERN_I32, x);
+        y = qn_b_convert(b, QUERN_I32, y);
+    }
+    qn_value *z = qn_b_matmul_to(b, x, y, narrow ? QUERN_I32 : QUERN_INVALID_DTYPE);
+    if (x_zero)
+        z = sub(b, z, mul(b, x_zero, sum_axis(b, y, y->type.rank - 2)));
+    if (y_zero)
+        z = sub(b, z, mul(b, y_zero, sum_axis(b, x, x->type.rank - 1)));
+    if (x_zero && y_zero) {
+        qn_value *depth = qn_b_dim_value(b, QUERN_I32, x->type.dims[x->type.rank - 1]);
+        z = add(b, z, mul(b, depth, mul(b, x_zero, y_zero)));
+    }
+    return z;
+}
+
+static void import_matmul_integer(qn_onnx_node *n)
+{
+    qn_value *x = qn_onnx_in(n, 0), *y = qn_onnx_in(n, 1);
+    qn_onnx_out(n, 0, integer_matmul(n, x, wide_in(n, 2, true), y, wide_in(n, 3, false)));
+}
+
+/* A 32-bit sum times its scale, to the result's scale and zero point. */
+static qn_value *requantize(qn_onnx_node *n, qn_value *sum, qn_value *scale, int y_scale, int y_zero)
+{
+    qn_builder *b = &n->b;
+    qn_value *to = qn_onnx_in(n, y_scale), *zero = qn_onnx_in(n, y_zero);
+    if (!sum || !scale || !to || !zero)
+        return NULL;
+    if (!is_scalar(to) || !is_scalar(zero)) {
+        qn_onnx_unsupported(n, "a result whose scale is no scalar");
+        return NULL;
+    }
+    qn_value *x = mul(b, qn_b_convert(b, QUERN_F32, sum), qn_b_convert(b, QUERN_F32, scale));
+    to = qn_b_convert(b, QUERN_F32, qn_b_reshape(b, to, 0, NULL));
+    return qn_b_quantize(b, x, to, qn_b_reshape(b, zero, 0, NULL), -1, 0);
+}
+
+static void import_qlinear_matmul(qn_onnx_node *n)
+{
+    qn_builder *b = &n->b;
+    qn_value *x = qn_onnx_in(n, 0), *y = qn_onnx_in(n, 3);
+    qn_value *x_scale = of_rows(b, qn_onnx_in(n, 1), true), *y_scale = of_rows(b, qn_onnx_in(n, 4), false);
+    if (!x || !y || !x_scale || !y_scale)
+        return;
+    qn_value *sum = integer_matmul(n, x, wide_in(n, 2, true), y, wide_in(n, 5, false));
+    x_scale = qn_b_convert(b, QUERN_F32, x_scale);
+    y_scale = qn_b_convert(b, QUERN_F32, y_scale);
+    qn_onnx_out(n, 0, requantize(n, sum, mul(b, x_scale, y_scale), 6, 7));
+}
+
+/* One number per output channel, [M, 1, …] with `after` ones; a scalar stays one. */
+static qn_value *per_kernel(qn_onnx_node *n, int i, int after)
+{
+    qn_builder *b = &n->b;
+    qn_value *v = qn_onnx_in_opt(n, i);
+    if (!v)
+        return NULL;
+    if (is_scalar(v))
+        return qn_b_reshape(b, v, 0, NULL);
+    if (v->type.rank != 1) {
+        qn_onnx_malformed(n, "input %d must be a scalar or have rank 1", i);
+        return NULL;
+    }
+    for (int k = 1; k <= after && v; k++)
+        v = qn_b_expand_dims(b, v, k);
+    return v;
+}
+
+/* i32 convolution of x and w less their zero points; padding is zero. */
+static qn_value *integer_conv(qn_onnx_node *n, int x_at, int x_zero_at, int w_at, int w_zero_at)
+{
+    qn_builder *b = &n->b;
+    qn_value *x = qn_onnx_in(n, x_at), *w = qn_onnx_in(n, w_at);
+    if (!x || !w)
+        return NULL;
+    qn_value *x_zero = wide_in(n, x_zero_at, false), *w_zero = per_kernel(n, w_zero_at, w->type.rank - 1);
+    x = qn_b_convert(b, QUERN_I32, x);
+    w = qn_b_convert(b, QUERN_I32, w);
+    if (x_zero)
+        x = sub(b, x, x_zero);
+    if (w_zero)
+        w = sub(b, w, qn_b_convert(b, QUERN_I32, w_zero));
+    return qn_onnx_ok(n) ? qn_onnx_convolve(n, x, w) : NULL;
+}
+
+static void import_conv_integer(qn_onnx_node *n)
+{
+    qn_onnx_out(n, 0, integer_conv(n, 0, 2, 1, 3));
+}
+
+static void import_qlinear_conv(qn_onnx_node *n)
+{
+    qn_builder *b = &n->b;
+    qn_value *sum = integer_conv(n, 0, 2, 3, 5), *x_scale = of_rows(b, qn_onnx_in(n, 1), false);
+    if (sum && qn_onnx_has(n, 8))
+        sum = add(b, sum, qn_onnx_per_channel(n, 8, sum->type.rank));
+    qn_value *w_scale = sum ? per_kernel(n, 4, sum->type.rank - 2) : NULL;
+    if (x_scale && w_scale)
+        qn_onnx_out(n, 0, requantize(n, sum, mul(b, x_scale, w_scale), 6, 7));
+}
+
+const qn_onnx_op qn_onnx_quant_ops[] = {
+    { "QuantizeLinear", NULL, 10, 0, import_quantize },
+    { "DequantizeLinear", NULL, 10, 0, import_dequantize },
+    { "DynamicQuantizeLinear", NULL, 11, 0, import_dynamic_quantize },
+    { "MatMulInteger", NULL, 10, 0, import_matmul_integer },
+    { "QLinearMatMul", NULL, 10, 0, import_qlinear_matmul },
+    { "ConvInteger", NULL, 10, 0, import_conv_integer },
+    { "QLinearConv", NULL, 10, 0, import_qlinear_conv },
+    { 0 },
+};
