@@ -1,0 +1,104 @@
+/* Vector code computes what the loop computed: kernels run by the kernel interpreter before and after, for every trip count
+ * from 0 to 70, on machines with and without masks. */
+#include <math.h>
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include <cmocka.h>
+
+#include "backends/backend.h"
+#include "passes/pass.h"
+
+enum { SIZE = 4096, MOST = 70 };
+
+typedef struct {
+    const char *name, *text;
+    int n_buffers;
+    bool vector; /* is vector code expected? */
+} kernel_case;
+
+static const kernel_case cases[] = {
+#include "vectorize_cases.inc"
+};
+
+static const qn_machine machines[] = {
+    {.vector_bytes = 64, .vector_registers = 32, .fma = true, .masked = true, .l2_bytes = 1 << 20, .features = "512"},
+    {.vector_bytes = 32, .vector_registers = 16, .fma = true, .masked = false, .l2_bytes = 1 << 20, .features = "256"},
+};
+
+static bool has_vectors(const qn_kblock *block)
+{
+    for (const qn_kinst *inst = block->first; inst; inst = inst->next) {
+        for (int i = 0; i < inst->n_results; i++)
+            if (inst->results[i].type.lanes > 1)
+                return true;
+        for (int i = 0; i < inst->n_blocks; i++)
+            if (has_vectors(inst->blocks[i]))
+                return true;
+    }
+    return false;
+}
+
+static void fill(float (*buffers)[SIZE])
+{
+    for (int b = 0; b < 4; b++)
+        for (int i = 0; i < SIZE; i++)
+            buffers[b][i] = (float)((i * 7919 + b * 104729) % 251 - 125) / 16;
+}
+
+static int64_t run(const qn_kernel *k, float (*buffers)[SIZE], int64_t n, qn_diags *diags)
+{
+    int64_t args[8] = {-1};
+    fill(buffers);
+    for (int i = 0; i < k->n_buffers; i++)
+        args[1 + i] = (int64_t)(intptr_t)buffers[i];
+    args[1 + k->n_buffers] = n;
+    assert_int_equal(qn_interp_kernel(k, args, 1, diags), QUERN_OK);
+    return args[0];
+}
+
+static void vector_code_computes_the_same(void **state)
+{
+    (void)state;
+    static float expected[4][SIZE], got[4][SIZE];
+    for (size_t c = 0; c < sizeof cases / sizeof *cases; c++) {
+        for (size_t m = 0; m < 2; m++) {
+            qn_arena *arena = qn_arena_new();
+            qn_diags diags;
+            qn_diags_init(&diags, arena);
+            qn_kernel *before = qn_kernel_parse(cases[c].text, cases[c].name, arena, &diags);
+            if (!before)
+                fail_msg("%s: %s", cases[c].name, qn_diags_text(&diags, arena));
+            qn_kernel *after = qn_kernel_clone(before, arena);
+            qn_kernel_vectorize(after, &machines[m]);
+            qn_kernel_simplify(after);
+            if (qn_kernel_verify(after, &diags))
+                fail_msg("%s: %s", cases[c].name, qn_diags_text(&diags, arena));
+            if (has_vectors(after->body) != cases[c].vector)
+                fail_msg("%s: vector code was %sexpected:\n%s", cases[c].name, cases[c].vector ? "" : "not ",
+                         qn_kernel_print(after, arena));
+            for (int64_t n = 0; n <= MOST; n++) {
+                int64_t status = run(before, expected, n, &diags);
+                if (run(after, got, n, &diags) != status)
+                    fail_msg("%s, n = %d: another status", cases[c].name, (int)n);
+                for (int b = 0; b < before->n_buffers && status < 0; b++)
+                    for (int i = 0; i < SIZE; i++)
+                        if (!(fabsf(got[b][i] - expected[b][i]) <= 1e-5f * (1 + fabsf(expected[b][i]))))
+                            fail_msg("%s on %s, n = %d: buffer %d element %d is %g, expected %g\n%s", cases[c].name,
+                                     machines[m].features, (int)n, b, i, (double)got[b][i], (double)expected[b][i],
+                                     qn_kernel_print(after, arena));
+            }
+            qn_arena_free(arena);
+        }
+    }
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {cmocka_unit_test(vector_code_computes_the_same)};
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}
