@@ -3,7 +3,6 @@
 
 #include "passes/lower.h"
 
-#pragma weak qn_kernel_vectorize
 #pragma weak qn_kernel_expand_math
 #pragma weak qn_kernel_legalize
 
@@ -349,10 +348,12 @@ qn_status qn_writer_finish(qn_writer *w, qn_dim tasks, const char *step_name)
     QN_TRY(qn_kernel_verify(k, l->diags));
     const qn_machine *machine = l->options->machine;
     qn_kernel_simplify(k);
-    if (machine && !machine->gpu && qn_kernel_vectorize) {
+    if (machine && !machine->gpu) {
         qn_kernel_vectorize(k, machine);
-        qn_kernel_expand_math(k, machine, l->options->math);
-        qn_kernel_legalize(k, machine);
+        if (qn_kernel_expand_math)
+            qn_kernel_expand_math(k, machine, l->options->math);
+        if (qn_kernel_legalize)
+            qn_kernel_legalize(k, machine);
         qn_kernel_simplify(k);
         QN_TRY(qn_kernel_verify(k, l->diags));
     }
