@@ -94,6 +94,8 @@ typedef struct qn_conv { /* per spatial axis */
     int64_t groups;
 } qn_conv;
 qn_value *qn_b_convolution(qn_builder *b, qn_value *x, qn_value *w, const qn_conv *conv);
+/* In blocks; x_dilation is not read. */
+qn_value *qn_b_conv_packed(qn_builder *b, qn_value *x, qn_value *w, const qn_conv *conv, int64_t channels);
 
 /* order */
 qn_node *qn_b_sort(qn_builder *b, int n, qn_value *const *operands, int axis, bool descending);

@@ -229,6 +229,24 @@ qn_value *qn_b_convolution(qn_builder *b, qn_value *x, qn_value *w, const qn_con
     return qn_build(b, QN_OP_CONVOLUTION, 2, (qn_value *[]){ x, w }, &list);
 }
 
+qn_value *qn_b_conv_packed(qn_builder *b, qn_value *x, qn_value *w, const qn_conv *conv, int64_t channels)
+{
+    qn_attr_list list = { 0 };
+    spatial room;
+    if (!x || !w)
+        return NULL;
+    const int n = x->type.rank - 3;
+    if (n < 1)
+        return qn_build_error(b, "a convolution of %s: expected [batch, blocks, spatial…, channels]",
+                              qn_type_print(&x->type, b->diags->arena));
+    qn_attrs_int(&list, QN_ATTR_CHANNELS, channels);
+    qn_attrs_int(&list, QN_ATTR_GROUPS, conv->groups ? conv->groups : 1);
+    qn_attrs_ints(&list, QN_ATTR_STRIDE, n, or_ones(conv->stride, &room));
+    qn_attrs_ints(&list, QN_ATTR_W_DILATION, n, or_ones(conv->w_dilation, &room));
+    add_padding(b, &list, n, conv->low, conv->high, &room);
+    return qn_build(b, QN_OP_CONV_PACKED, 2, (qn_value *[]){ x, w }, &list);
+}
+
 /* ---- order ---- */
 
 qn_node *qn_b_sort(qn_builder *b, int n, qn_value *const *operands, int axis, bool descending)

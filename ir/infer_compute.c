@@ -262,6 +262,54 @@ static qn_status convolution(qn_infer_context *c)
     return qn_infer_give(c, x->dtype, x->rank, dims);
 }
 
+static qn_status conv_packed(qn_infer_context *c)
+{
+    const qn_type *x = qn_infer_operand(c, 0), *w = qn_infer_operand(c, 1);
+    const int n = x->rank - 3;
+    const int64_t groups = qn_attr_int(c->node, QN_ATTR_GROUPS);
+    const int64_t channels = qn_attr_int(c->node, QN_ATTR_CHANNELS);
+    const int64_t *stride, *w_dilation;
+    const qn_dim *low, *high;
+    qn_dim dims[QN_MAX_RANK];
+    if (n < 1)
+        return qn_infer_fail(c, "operand 0 is %s; expected [N, B, spatial…, c]", qn_infer_print(c, x));
+    QN_TRY(qn_infer_expect_dtype(c, 1, x->dtype));
+    QN_TRY(qn_infer_expect_rank(c, 1, n + 4));
+    QN_TRY(qn_infer_ints(c, QN_ATTR_STRIDE, n, &stride));
+    QN_TRY(qn_infer_ints(c, QN_ATTR_W_DILATION, n, &w_dilation));
+    QN_TRY(qn_infer_dims(c, QN_ATTR_LOW, n, &low));
+    QN_TRY(qn_infer_dims(c, QN_ATTR_HIGH, n, &high));
+    QN_TRY(at_least(c, QN_ATTR_STRIDE, stride, n, 1));
+    QN_TRY(at_least(c, QN_ATTR_W_DILATION, w_dilation, n, 1));
+    QN_TRY(at_least(c, QN_ATTR_GROUPS, &groups, 1, 1));
+    QN_TRY(at_least(c, QN_ATTR_CHANNELS, &channels, 1, 1));
+    QN_TRY(constants(c, QN_ATTR_LOW, low, n));
+    QN_TRY(constants(c, QN_ATTR_HIGH, high, n));
+    const qn_dim blocks = x->dims[1], lanes = x->dims[n + 2], out_blocks = w->dims[0],
+                 one = qn_infer_const(c, 1);
+    const bool each = lanes != one && qn_dim_is(qn_dim_mul(DIMS, blocks, lanes), groups);
+    bool fits =
+        each ? w->dims[1] == one && w->dims[n + 2] == one && out_blocks == blocks && w->dims[n + 3] == lanes
+             : qn_dim_mul(DIMS, w->dims[1], qn_infer_const(c, groups)) == blocks && w->dims[n + 2] == lanes &&
+                   qn_dim_divisible(out_blocks, groups);
+    if (!fits)
+        return qn_infer_fail(c, "x is %s and w is %s: blocks don't match in %lld group(s)",
+                             qn_infer_print(c, x), qn_infer_print(c, w), (long long)groups);
+    if (qn_infer_exceeds(c, qn_infer_const(c, channels), qn_dim_mul(DIMS, w->dims[1], w->dims[n + 2])))
+        return qn_infer_fail(c, "w is %s: it has no %lld channels", qn_infer_print(c, w),
+                             (long long)channels);
+    dims[0] = x->dims[0];
+    dims[1] = out_blocks;
+    dims[n + 2] = w->dims[n + 3];
+    for (int i = 0; i < n; i++) {
+        if (w->dims[i + 2]->max < 1)
+            return qn_infer_fail(c, "w is %s: its window is empty", qn_infer_print(c, w));
+        const qn_dim reach = dilate(c, w->dims[i + 2], w_dilation[i]);
+        QN_TRY(places(c, i + 2, x->dims[i + 2], low[i], high[i], reach, stride[i], &dims[i + 2]));
+    }
+    return qn_infer_give(c, x->dtype, x->rank, dims);
+}
+
 /* ---- order, random ---- */
 
 static qn_status sort(qn_infer_context *c)
@@ -409,6 +457,7 @@ qn_infer_rule qn_infer_compute(qn_op op)
     case QN_OP_CUMULATIVE: return cumulative;
     case QN_OP_DOT_GENERAL: return dot_general;
     case QN_OP_CONVOLUTION: return convolution;
+    case QN_OP_CONV_PACKED: return conv_packed;
     case QN_OP_MATMUL_PACKED: return matmul_packed;
     case QN_OP_SORT: return sort;
     case QN_OP_TOP_K: return top_k;

@@ -170,8 +170,8 @@ static double work_of(const qn_group *group)
         const int64_t *axes = qn_attr_ints(node, QN_ATTR_X_CONTRACT, &n);
         for (int i = 0; i < n; i++)
             work *= qn_likely_extent(node->operands[0]->type.dims[axes[i]]);
-    } else if (node->op == QN_OP_CONVOLUTION) {
-        for (int i = 1; i < node->operands[1]->type.rank; i++)
+    } else if (node->op == QN_OP_CONVOLUTION || node->op == QN_OP_CONV_PACKED) {
+        for (int i = 1; i < node->operands[0]->type.rank; i++)
             work *= qn_likely_extent(node->operands[1]->type.dims[i]);
     } else if (node->op == QN_OP_REDUCE_WINDOW) {
         int n;

@@ -348,29 +348,57 @@ static qn_kvalue *dot_general(qn_writer *w, const qn_node *node, const qn_dim *i
     return qn_kb_convert(&w->b, result, loops[0].carried[0]);
 }
 
+/* Where a convolution reads for output channel `index`: at_x[1] of plane, at_w[0 … 1]; in blocks also the last of each.
+ * `channel` counts the input channels of a group. */
+static void conv_channels(qn_writer *w, const qn_node *node, const qn_dim *index, qn_dim channel,
+                          qn_dim *at_x, qn_dim *at_w)
+{
+    qn_dims *dims = w->space.dims;
+    const int spatial = node->results[0].type.rank - (node->op == QN_OP_CONVOLUTION ? 2 : 3);
+    qn_dim w_dims[QN_MAX_RANK], x_dims[QN_MAX_RANK];
+    qn_ispace_dims(&w->space, &node->operands[1]->type, w_dims);
+    qn_ispace_dims(&w->space, &node->operands[0]->type, x_dims);
+    const qn_dim groups = qn_dim_const(dims, qn_attr_int(node, QN_ATTR_GROUPS));
+    const qn_dim group = qn_ix_div(&w->space, index[1], qn_ix_div(&w->space, w_dims[0], groups));
+    at_x[0] = index[0];
+    at_w[0] = index[1];
+    if (node->op == QN_OP_CONVOLUTION) {
+        at_x[1] = qn_dim_add(dims, qn_dim_mul(dims, group, w_dims[1]), channel);
+        at_w[1] = channel;
+        return;
+    }
+    const qn_dim lanes = x_dims[spatial + 2], block = qn_ix_div(&w->space, channel, lanes);
+    at_w[spatial + 3] = index[spatial + 2];
+    if (w_dims[spatial + 2] != lanes) { /* each by itself */
+        at_x[1] = index[1];
+        at_x[spatial + 2] = index[spatial + 2];
+        at_w[1] = at_w[spatial + 2] = qn_dim_const(dims, 0);
+        return;
+    }
+    at_x[1] = qn_dim_add(dims, qn_dim_mul(dims, group, w_dims[1]), block);
+    at_w[1] = block;
+    at_x[spatial + 2] = at_w[spatial + 2] = qn_ix_mod(&w->space, channel, lanes);
+}
+
 /* x[n, g*C + c, (o*stride - low + k*w_dilation) / x_dilation] * w[o, c, k], summed over c and k where x has that element. */
 static qn_kvalue *convolution(qn_writer *w, const qn_node *node, const qn_dim *index)
 {
     qn_dims *dims = w->space.dims;
     qn_value *x = node->operands[0], *filter = node->operands[1];
-    const int spatial = x->type.rank - 2;
+    const bool packed = node->op == QN_OP_CONV_PACKED;
+    const int spatial = x->type.rank - 2 - packed;
     const qn_dtype result = node->results[0].type.dtype, dtype = qn_accumulator(result);
     const int64_t *stride = qn_attr_ints(node, QN_ATTR_STRIDE, NULL);
     const qn_dim *low = qn_attr_dims(node, QN_ATTR_LOW, NULL);
-    const int64_t *x_dilation = qn_attr_ints(node, QN_ATTR_X_DILATION, NULL);
+    const int64_t *x_dilation = packed ? NULL : qn_attr_ints(node, QN_ATTR_X_DILATION, NULL);
     const int64_t *w_dilation = qn_attr_ints(node, QN_ATTR_W_DILATION, NULL);
-    qn_dim filter_dims[QN_MAX_RANK], x_dims[QN_MAX_RANK], vars[QN_MAX_RANK], at_x[QN_MAX_RANK],
-        at_w[QN_MAX_RANK];
-    qn_ispace_dims(&w->space, &filter->type, filter_dims);
-    qn_ispace_dims(&w->space, &x->type, x_dims);
+    qn_dim vars[QN_MAX_RANK], at_x[QN_MAX_RANK], at_w[QN_MAX_RANK];
     for (int i = 0; i <= spatial; i++)
-        vars[i] = qn_ispace_var(&w->space, filter_dims[1 + i], false);
-    const qn_dim groups = qn_dim_const(dims, qn_attr_int(node, QN_ATTR_GROUPS));
-    const qn_dim group = qn_ix_div(&w->space, index[1], qn_ix_div(&w->space, filter_dims[0], groups));
-    at_x[0] = index[0];
-    at_x[1] = qn_dim_add(dims, qn_dim_mul(dims, group, filter_dims[1]), vars[0]);
-    at_w[0] = index[1];
-    at_w[1] = vars[0];
+        vars[i] = qn_ispace_var(&w->space,
+                                packed && i == 0 ? qn_dim_const(dims, qn_attr_int(node, QN_ATTR_CHANNELS))
+                                                 : qn_ispace_import(&w->space, filter->type.dims[1 + i]),
+                                false);
+    conv_channels(w, node, index, vars[0], at_x, at_w);
     qn_kvalue *acc = constant(w, dtype, qn_neutral(QN_SUM, dtype));
     qn_writer_loop loops[QN_MAX_RANK];
     qn_writer_open_nest(w, 1 + spatial, vars, QN_TAG_SERIAL, 1, &acc, NULL, loops);
@@ -380,9 +408,10 @@ static qn_kvalue *convolution(qn_writer *w, const qn_node *node, const qn_dim *i
         qn_dim at = qn_dim_add(dims, qn_dim_mul(dims, index[2 + i], qn_dim_const(dims, stride[i])),
                                qn_dim_mul(dims, vars[1 + i], qn_dim_const(dims, w_dilation[i])));
         at = qn_dim_sub(dims, at, qn_ispace_import(&w->space, low[i]));
-        const qn_dim step = qn_dim_const(dims, x_dilation[i]);
-        inside = and_inside(w, inside, at, qn_dim_mul(dims, x_dims[2 + i], step));
-        if (x_dilation[i] > 1) {
+        const qn_dim step = qn_dim_const(dims, x_dilation ? x_dilation[i] : 1);
+        inside = and_inside(w, inside, at,
+                            qn_dim_mul(dims, qn_ispace_import(&w->space, x->type.dims[2 + i]), step));
+        if (!qn_dim_is(step, 1)) {
             const qn_dim rest = qn_ix_mod(&w->space, at, step);
             qn_writer_note_index(w, rest);
             inside =

@@ -247,11 +247,13 @@ qn_status qn_eval_matmul_packed(qn_eval *e)
 
 enum { MAX_SPATIAL = QN_MAX_RANK - 2 };
 
-/* The operand seen as a matrix: column = output position, k = (channel, kernel position). */
+/* The operand seen as a matrix: column = output position, k = (channel, kernel position). Channels lie in planes, or `block`
+ * of them in one: channel i of x [N, blocks, spatial…, block] in plane i / block at i % block. */
 typedef struct patches {
     const qn_array *x;
-    int64_t base; /* element where the sample's channels of the group begin */
-    int n;        /* spatial axes */
+    int64_t base;  /* element where the sample's channels of the group begin */
+    int64_t block; /* 1: x is [N, C, spatial…] */
+    int n;         /* spatial axes */
     const int64_t *kernel, *out, *stride, *x_dilation, *w_dilation;
     int64_t low[MAX_SPATIAL];
 } patches;
@@ -279,7 +281,8 @@ static void pack_patches(const void *matrix, int64_t at, int64_t n, int64_t k, i
     for (int64_t c = 0; c < n_k; c++) {
         int64_t position[MAX_SPATIAL];
         index_of((k + c) % n_kernel, m->n, m->kernel, position);
-        const int64_t channel = m->base + (k + c) / n_kernel * plane;
+        const int64_t i_channel = (k + c) / n_kernel;
+        const int64_t channel = m->base + i_channel / m->block * plane * m->block + i_channel % m->block;
         for (int64_t i = 0; i < n; i++) {
             int64_t offset = 0;
             bool in = true;
@@ -293,7 +296,8 @@ static void pack_patches(const void *matrix, int64_t at, int64_t n, int64_t k, i
                 offset = offset * extent[a] + p;
             }
             to[c * BLOCK + i] =
-                in ? qn_scalar_load(m->x->dtype, qn_element(m->x, channel + offset)) : (qn_scalar){ .i = 0 };
+                in ? qn_scalar_load(m->x->dtype, qn_element(m->x, channel + offset * m->block))
+                   : (qn_scalar){ .i = 0 };
         }
     }
 }
@@ -318,6 +322,7 @@ qn_status qn_eval_convolution(qn_eval *e)
     qn_array *r = &e->y[0];
     const int64_t groups = qn_attr_int(e->node, QN_ATTR_GROUPS);
     patches p = { .x = x,
+                  .block = 1,
                   .n = x->rank - 2,
                   .kernel = w->dims + 2,
                   .out = r->dims + 2,
@@ -346,5 +351,84 @@ qn_status qn_eval_convolution(qn_eval *e)
                                     .at = (n * w->dims[0] + g * rows) * columns },
                         &space);
         }
+    return QUERN_OK;
+}
+
+/* ---- convolution in blocks ---- */
+
+/* The kernels of a block of output channels, w [P, B, kernel…, c, o]: column = channel in the block. */
+typedef struct block_kernels {
+    const qn_array *w;
+    int64_t base, n_kernel, c, o;
+} block_kernels;
+
+static void pack_block_kernels(const void *matrix, int64_t at, int64_t n, int64_t k, int64_t n_k,
+                               qn_scalar *to)
+{
+    const block_kernels *m = matrix;
+    for (int64_t i = 0; i < n_k; i++) {
+        const int64_t channel = (k + i) / m->n_kernel, position = (k + i) % m->n_kernel;
+        const int64_t row = (channel / m->c * m->n_kernel + position) * m->c + channel % m->c;
+        qn_lanes_load(m->w->dtype, qn_element(m->w, m->base + row * m->o + at), 1, n, to + i * BLOCK);
+    }
+}
+
+/* One block of result channels is a product [positions, K] x [K, o]; where each channel is by itself, its column is. */
+qn_status qn_eval_conv_packed(qn_eval *e)
+{
+    const qn_array *x = &e->x[0], *w = &e->x[1];
+    qn_array *r = &e->y[0];
+    const int n = x->rank - 3;
+    const int64_t groups = qn_attr_int(e->node, QN_ATTR_GROUPS), blocks = x->dims[1], c = x->dims[n + 2];
+    const int64_t n_out = w->dims[0], o = w->dims[n + 3], w_block = qn_product(w->dims, 1, w->rank);
+    const bool each = c > 1 && groups == blocks * c;
+    int64_t ones[MAX_SPATIAL];
+    for (int i = 0; i < n; i++)
+        ones[i] = 1;
+    patches p = { .x = x,
+                  .block = c,
+                  .n = n,
+                  .kernel = w->dims + 2,
+                  .out = r->dims + 2,
+                  .stride = qn_attr_ints(e->node, QN_ATTR_STRIDE, NULL),
+                  .x_dilation = ones,
+                  .w_dilation = qn_attr_ints(e->node, QN_ATTR_W_DILATION, NULL) };
+    QN_TRY(qn_eval_dims(e, QN_ATTR_LOW, p.low));
+    if (qn_array_elements(r) == 0)
+        return QUERN_OK;
+    workspace space;
+    QN_TRY(workspace_new(e, &space));
+    const int64_t positions = qn_product(r->dims, 2, n + 2), plane = qn_product(x->dims, 2, x->rank);
+    block_kernels right = { .w = w, .n_kernel = qn_product(w->dims, 2, n + 2), .c = w->dims[n + 2], .o = o };
+    product a = { .rows = positions,
+                  .columns = each ? 1 : o,
+                  .k = qn_attr_int(e->node, QN_ATTR_CHANNELS) * right.n_kernel,
+                  .pack_left = pack_patches,
+                  .pack_right = pack_block_kernels,
+                  .left = &p,
+                  .right = &right,
+                  .result = r };
+    qn_array column = { .dtype = r->dtype, .rank = 1, .dims = { positions } };
+    if (each) {
+        QN_TRY(qn_array_alloc(&column, e->scratch, &e->node->loc, e->in->diags));
+        a.result = &column;
+    }
+    for (int64_t i = 0; i < x->dims[0] * n_out; i++) {
+        const int64_t sample = i / n_out, block = i % n_out, at = i * positions * o;
+        if (!each) {
+            p.base = (sample * blocks + block / (n_out / groups) * (blocks / groups)) * plane;
+            right.base = block * w_block;
+            a.at = at;
+            run_product(&a, &space);
+            continue;
+        }
+        for (int64_t lane = 0; lane < c; lane++) {
+            p.base = (sample * blocks + block) * plane + lane;
+            right.base = block * w_block + lane;
+            run_product(&a, &space);
+            for (int64_t k = 0; k < positions; k++)
+                memcpy(qn_element(r, at + k * o + lane), qn_element(&column, k), qn_dtype_bytes(r->dtype));
+        }
+    }
     return QUERN_OK;
 }

@@ -69,6 +69,7 @@ qn_status qn_eval_select_and_scatter(qn_eval *e);
 qn_status qn_eval_dot_general(qn_eval *e);
 qn_status qn_eval_matmul_packed(qn_eval *e);
 qn_status qn_eval_convolution(qn_eval *e);
+qn_status qn_eval_conv_packed(qn_eval *e);
 qn_status qn_eval_sort(qn_eval *e);
 qn_status qn_eval_top_k(qn_eval *e);
 qn_status qn_eval_non_zero(qn_eval *e);

@@ -47,6 +47,7 @@ static const rule rules[QN_N_OPS] = {
     [QN_OP_DOT_GENERAL] = { qn_eval_dot_general, MADE },
     [QN_OP_MATMUL_PACKED] = { qn_eval_matmul_packed, MADE },
     [QN_OP_CONVOLUTION] = { qn_eval_convolution, MADE },
+    [QN_OP_CONV_PACKED] = { qn_eval_conv_packed, MADE },
     [QN_OP_SORT] = { qn_eval_sort, MADE },
     [QN_OP_TOP_K] = { qn_eval_top_k, MADE },
     [QN_OP_NON_ZERO] = { qn_eval_non_zero, NOTHING },

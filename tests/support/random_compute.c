@@ -193,7 +193,7 @@ static bool convolution(qn_rg *g)
         low[i] = qn_rg_below(g, 3) - (x_dims[2 + i] > 6 && qn_rg_chance(g, 20));
         high[i] = qn_rg_below(g, 3);
         x_dilation[i] = qn_rg_chance(g, 20) ? 2 : 1;
-        w_dilation[i] = qn_rg_chance(g, 20) ? 2 : 1;
+        w_dilation[i] = x_dims[2 + i] > 4 && qn_rg_chance(g, 20) ? 2 : 1;
         if (low[i] < 0 && w_dims[2 + i] == 3)
             w_dilation[i] = 1;
         depth *= (double)w_dims[2 + i];
@@ -202,6 +202,35 @@ static bool convolution(qn_rg *g)
     qn_rg_item x = qn_rg_like(g, &type), w = qn_rg_fresh_static(g, type.dtype, 2 + n, w_dims);
     qn_conv conv = { stride, low, high, x_dilation, w_dilation, groups };
     return qn_rg_push(g, qn_b_convolution(&g->b, x.value, w.value, &conv), x.bound * w.bound * depth, false);
+}
+
+static bool conv_packed(qn_rg *g)
+{
+    const bool each = qn_rg_chance(g, 30);
+    const int64_t c = 1 + each + qn_rg_below(g, 4), o = each ? c : 1 + qn_rg_below(g, 4);
+    const int64_t blocks = 1 + qn_rg_below(g, 3), parts = !each && qn_rg_chance(g, 30) ? 2 : 1;
+    const int64_t x_dims[5] = { 1 + qn_rg_below(g, 2), blocks * parts, 4 + qn_rg_below(g, 4),
+                                4 + qn_rg_below(g, 4), c };
+    const int64_t w_dims[6] = { each ? blocks : parts * (1 + qn_rg_below(g, 2)),
+                                each ? 1 : blocks,
+                                1 + qn_rg_below(g, 3),
+                                1 + qn_rg_below(g, 2),
+                                each ? 1 : c,
+                                o };
+    int64_t stride[2], low[2], high[2], w_dilation[2];
+    for (int i = 0; i < 2; i++) {
+        stride[i] = 1 + qn_rg_below(g, 2);
+        low[i] = qn_rg_below(g, 3);
+        high[i] = qn_rg_below(g, 3);
+        w_dilation[i] = x_dims[2 + i] > 4 && qn_rg_chance(g, 20) ? 2 : 1;
+    }
+    const int64_t channels = each ? 1 : 1 + qn_rg_below(g, (int)(blocks * c));
+    const qn_conv conv = { stride, low, high, NULL, w_dilation, each ? blocks * c : parts };
+    const qn_type type = qn_type_static(g->b.graph->module, qn_rg_float_dtype(g), 5, x_dims);
+    const qn_rg_item x = qn_rg_like(g, &type), w = qn_rg_fresh_static(g, type.dtype, 6, w_dims);
+    const double depth = (double)(channels * w_dims[2] * w_dims[3]);
+    return qn_rg_push(g, qn_b_conv_packed(&g->b, x.value, w.value, &conv, channels),
+                      x.bound * w.bound * depth, false);
 }
 
 /* ---- composites ---- */
@@ -345,6 +374,7 @@ const qn_rg_choice qn_rg_compute[] = {
     { dot_general, 6, QN_RANDOM_CONTRACT, true },
     { matmul, 5, QN_RANDOM_CONTRACT, true },
     { convolution, 3, QN_RANDOM_CONTRACT, true },
+    { conv_packed, 1, QN_RANDOM_CONTRACT, false },
     { softmax, 3, QN_RANDOM_COMPOSITE, true },
     { activation, 4, QN_RANDOM_COMPOSITE, true },
     { norm, 3, QN_RANDOM_COMPOSITE, true },

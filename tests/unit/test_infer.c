@@ -407,6 +407,11 @@ static void reductions(void **state)
     "groups=" groups " stride=[" stride "] low=[" low "] high=[" high "] x_dilation=[" x_dilation "] w_dil" \
     "ation=[" w_dilation "]"
 
+/* low = high = padding */
+#define PACKED1(groups, channels, stride, padding, w_dilation)                                            \
+    "groups=" groups " channels=" channels " stride=[" stride "] low=[" padding "] high=[" padding "] w_" \
+    "dilation=[" w_dilation "]"
+
 static void contractions(void **state)
 {
     (void)state;
@@ -454,6 +459,26 @@ static void contractions(void **state)
         { QN_OP_CONVOLUTION, "f32[1,4] f32[8,4]",
           "groups=1 stride=[] low=[] high=[] x_dilation=[] w_dilation=[]", NULL,
           "expected [N, C, spatial…]" },
+
+        { QN_OP_CONV_PACKED, "f32[n,2,32,16] f32[4,1,3,16,8]", PACKED1("2", "16", "2", "1", "1"),
+          "f32[n, 4, 16, 8]", NULL },
+        { QN_OP_CONV_PACKED, "f32[n,3,32,1] f32[4,3,3,1,16]", PACKED1("1", "3", "1", "0", "2"),
+          "f32[n, 4, 28, 16]", NULL },
+        { QN_OP_CONV_PACKED, "f32[1,2,8,8] f32[2,1,3,1,8]", PACKED1("16", "1", "1", "1", "1"),
+          "f32[1, 2, 8, 8]", NULL },
+        { QN_OP_CONV_PACKED, "f32[1,1,8,1] f32[2,1,3,1,8]", PACKED1("1", "1", "1", "1", "1"),
+          "f32[1, 2, 8, 8]", NULL },
+        { QN_OP_CONV_PACKED, "f32[1,2,8,8] f32[2,1,3,1,4]", PACKED1("16", "1", "1", "1", "1"), NULL,
+          "blocks don't match in 16 group(s)" },
+        { QN_OP_CONV_PACKED, "f32[1,2,8,8] f32[2,2,3,4,8]", PACKED1("1", "8", "1", "1", "1"), NULL,
+          "blocks don't match in 1 group(s)" },
+        { QN_OP_CONV_PACKED, "f32[1,2,8,8] f32[2,2,3,8,8]", PACKED1("1", "17", "1", "1", "1"), NULL,
+          "it has no 17 channels" },
+        { QN_OP_CONV_PACKED, "f32[1,2,8,8] f32[2,2,11,8,8]", PACKED1("1", "16", "1", "1", "1"), NULL,
+          "the window reaches over 11 elements" },
+        { QN_OP_CONV_PACKED, "f32[1,2,8] f32[2,2,8,8]",
+          "groups=1 channels=1 stride=[] low=[] high=[] w_dilation=[]", NULL,
+          "expected [N, B, spatial…, c]" },
     };
     CHECK_ROWS(rows);
 }

@@ -236,6 +236,83 @@ static void convolutions_of_other_ranks(void **state)
     expect_same("no samples", eval(&none), &none_result);
 }
 
+/* ---- convolution in blocks ---- */
+
+typedef struct packed_case {
+    qn_dtype dtype;
+    int64_t n, blocks, c, channels, groups, out_blocks, o;
+    int64_t x[2], w[2], stride[2], low[2], high[2], w_dilation[2];
+} packed_case;
+
+static const packed_case packed_cases[] = {
+    { QUERN_F32, 2, 2, 4, 7, 1, 3, 8, { 7, 8 }, { 3, 3 }, { 1, 1 }, { 1, 1 }, { 1, 1 }, { 1, 1 } },
+    { QUERN_F64, 1, 3, 1, 3, 1, 1, 4, { 9, 9 }, { 3, 2 }, { 2, 3 }, { 0, 2 }, { 1, 0 }, { 1, 2 } },
+    { QUERN_F32, 1, 4, 3, 5, 2, 6, 2, { 6, 5 }, { 2, 3 }, { 1, 2 }, { 1, -1 }, { 0, 1 }, { 2, 1 } },
+    { QUERN_F16, 2, 3, 4, 1, 12, 3, 4, { 6, 5 }, { 3, 3 }, { 2, 1 }, { 1, 1 }, { 1, 1 }, { 1, 2 } },
+    { QUERN_F32, 1, 1, 1, 1, 1, 2, 4, { 5, 5 }, { 1, 1 }, { 1, 1 }, { 0, 0 }, { 0, 0 }, { 1, 1 } },
+    { QUERN_F32, 1, 3, 1, 1, 3, 3, 2, { 4, 4 }, { 2, 2 }, { 1, 1 }, { 0, 0 }, { 0, 0 }, { 1, 1 } },
+};
+
+static double packed_element(const packed_case *k, const call *c, int64_t n, int64_t p, const int64_t at_y[2],
+                             int64_t lane)
+{
+    const bool each = k->c > 1 && k->groups == k->blocks * k->c;
+    const int64_t w_blocks = each ? 1 : k->blocks / k->groups, w_c = each ? 1 : k->c;
+    const int64_t channel = each ? p * k->c + lane : p / (k->out_blocks / k->groups) * w_blocks * k->c;
+    double sum = 0;
+    for (int64_t i = 0; i < k->channels; i++)
+        for (int64_t ky = 0; ky < k->w[0]; ky++)
+            for (int64_t kx = 0; kx < k->w[1]; kx++) {
+                const int64_t y = at_y[0] * k->stride[0] + ky * k->w_dilation[0] - k->low[0];
+                const int64_t x = at_y[1] * k->stride[1] + kx * k->w_dilation[1] - k->low[1];
+                const int64_t from = channel + i;
+                const int64_t at_w =
+                    (((p * w_blocks + i / w_c) * k->w[0] + ky) * k->w[1] + kx) * w_c + i % w_c;
+                if (y >= 0 && y < k->x[0] && x >= 0 && x < k->x[1])
+                    sum += at(&c->operands[0],
+                              (((n * k->blocks + from / k->c) * k->x[0] + y) * k->x[1] + x) * k->c +
+                                  from % k->c) *
+                           at(&c->operands[1], at_w * k->o + lane);
+            }
+    return sum;
+}
+
+static void convolutions_in_blocks(void **state)
+{
+    (void)state;
+    for (size_t i = 0; i < sizeof packed_cases / sizeof *packed_cases; i++) {
+        const packed_case *k = &packed_cases[i];
+        const bool each = k->c > 1 && k->groups == k->blocks * k->c;
+        const call c = { QN_OP_CONV_PACKED,
+                         2,
+                         { noise(k->dtype, SHAPE(k->n, k->blocks, k->x[0], k->x[1], k->c), 23),
+                           noise(k->dtype,
+                                 SHAPE(k->out_blocks, each ? 1 : k->blocks / k->groups, k->w[0], k->w[1],
+                                       each ? 1 : k->c, k->o),
+                                 24) },
+                         6,
+                         { { .key = QN_ATTR_STRIDE, .n = 2, .ints = k->stride },
+                           { .key = QN_ATTR_LOW, .n = 2, .ints = k->low },
+                           { .key = QN_ATTR_HIGH, .n = 2, .ints = k->high },
+                           { .key = QN_ATTR_W_DILATION, .n = 2, .ints = k->w_dilation },
+                           INT(CHANNELS, k->channels),
+                           INT(GROUPS, k->groups) } };
+        int64_t out[2];
+        for (int a = 0; a < 2; a++)
+            out[a] =
+                (k->x[a] + k->low[a] + k->high[a] - (k->w[a] - 1) * k->w_dilation[a] - 1) / k->stride[a] + 1;
+        const qn_array r = full(k->dtype, SHAPE(k->n, k->out_blocks, out[0], out[1], k->o), 0);
+        int64_t at_r = 0, at_y[2];
+        for (int64_t n = 0; n < k->n; n++)
+            for (int64_t p = 0; p < k->out_blocks; p++)
+                for (at_y[0] = 0; at_y[0] < out[0]; at_y[0]++)
+                    for (at_y[1] = 0; at_y[1] < out[1]; at_y[1]++)
+                        for (int64_t lane = 0; lane < k->o; lane++)
+                            set(&r, at_r++, packed_element(k, &c, n, p, at_y, lane), 0);
+        expect_same("convolution in blocks", eval(&c), &r);
+    }
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -243,6 +320,7 @@ int main(void)
         cmocka_unit_test_teardown(products_of_many_axes, reset),
         cmocka_unit_test_teardown(convolutions, reset),
         cmocka_unit_test_teardown(convolutions_of_other_ranks, reset),
+        cmocka_unit_test_teardown(convolutions_in_blocks, reset),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
