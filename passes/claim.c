@@ -1,7 +1,10 @@
 /* The list of kernel templates. */
 #include "passes/claim.h"
 
+extern const qn_template qn_template_gemm; /* passes/gemm.c */
+
 const qn_template *const qn_templates[] = {
+    &qn_template_gemm,
     NULL,
 };
 

@@ -1,0 +1,389 @@
+/* The template for matmul_packed: a register tile of rows x one panel, K in the innermost loop, what follows element by
+ * element applied to the tile while it is in the first cache.
+ *
+ *   task: some tiles of rows x some panels of columns
+ *     for each tile of rows                 12 rows of x (AVX-512; 6 with 16 registers); copied first where their stride
+ *       for each panel                      would make them fight for the same cache sets
+ *         for k: accumulators += x[rows, k] * panel[k, 0 … width)
+ *         store, or: tile to a local buffer, then the epilogue over it
+ *
+ * Rows are spread evenly over tiles of two heights where their number is known, so nothing is left over; where it is a symbol, the
+ * last tile is made of pieces of 8, 4, 2 and 1 rows. Few rows keep several sums per element, since one chain of FMAs
+ * waits for itself. Tasks depend on the shape only. */
+#include "passes/lower.h"
+
+enum {
+    UNROLL = 2,       /* of k */
+    LEAST_CHAINS = 8, /* accumulators that hide the latency of an FMA */
+    TASK_NANOSECONDS = 20000,
+    FLOPS_A_NANOSECOND = 100, /* of a core: for the size of tasks only */
+    BYTES_A_NANOSECOND = 15,
+    FIGHTING_STRIDE = 4096, /* bytes: rows this far apart share their cache sets */
+    SKEW = 16,              /* elements between copied rows, so that they don't */
+    MAX_ROWS = 24
+};
+
+typedef struct {
+    qn_writer w;
+    const qn_group *group;
+    qn_kbuffer *x, *y, *tile, *copy; /* copy: NULL when x is read where it is */
+    qn_kbuffer *out;                 /* stored directly: the group is the product alone; else NULL */
+    int lanes, vectors, width, rows; /* rows: of the highest tile */
+    int rank;                        /* of the result */
+    qn_dim dims[QN_MAX_RANK];        /* of the result, in the kernel's space */
+    qn_dim m, n, k, batch;           /* rows and columns of one batch */
+    qn_dim row_var, col_var;         /* of all batches; of one row */
+    qn_kvalue *k_value, *n_value;
+    qn_kvalue *first_row, *first_col; /* of the tile being finished */
+    bool whole_panels;
+} gemm;
+
+static bool matches(const qn_group *group, const qn_pass_options *options)
+{
+    const qn_machine *machine = options->machine;
+    if (group->kind != QN_GROUP_CONTRACTION || group->root->op != QN_OP_MATMUL_PACKED || !machine ||
+        machine->gpu)
+        return false;
+    const qn_type *y = &group->root->operands[1]->type;
+    int64_t width = y->dims[y->rank - 1]->value;
+    int lanes = machine->vector_bytes / 4;
+    return y->dtype == QUERN_F32 && (width == lanes || width == 2 * lanes);
+}
+
+/* ---- arithmetic on kernel indices ---- */
+
+#define INDEX(c) qn_kb_index(&g->w.b, (c))
+#define ADD(a, c) qn_kb_iadd(&g->w.b, (a), (c))
+#define MUL(a, c) qn_kb_imul(&g->w.b, (a), (c))
+
+static qn_kvalue *counter(const qn_kinst *loop)
+{
+    return &loop->blocks[0]->arguments[0];
+}
+
+static qn_kinst *for_range(gemm *g, qn_kvalue *low, qn_kvalue *high)
+{
+    return qn_kb_for(&g->w.b, low, high, INDEX(1), QN_TAG_SERIAL, 0, NULL, NULL);
+}
+
+/* ---- the micro-kernel ---- */
+
+/* Where row r of the tile begins: elements of x, or of the copy. */
+static qn_kvalue *row_start(gemm *g, qn_kvalue *x_tile, int r)
+{
+    if (g->copy)
+        return INDEX(r * (g->k->value + SKEW));
+    return ADD(x_tile, MUL(g->k_value, INDEX(r)));
+}
+
+/* One step of k for all rows: accumulators of set `set` */
+static void multiply_add(gemm *g, int rows, qn_kvalue *const *starts, qn_kvalue *panel, qn_kvalue *k,
+                         qn_kvalue **acc)
+{
+    qn_kbuilder *b = &g->w.b;
+    qn_kvalue *columns[2], *at = ADD(panel, MUL(k, INDEX(g->width)));
+    if (rows <= 4) /* bound by the stream of panels */
+        qn_kb_prefetch(b, g->y, ADD(at, INDEX(16 * g->width)), 0);
+    for (int v = 0; v < g->vectors; v++)
+        columns[v] = qn_kb_load(b, g->y, ADD(at, INDEX(v * g->lanes)), g->lanes);
+    for (int r = 0; r < rows; r++) {
+        qn_kvalue *x = qn_kb_load(b, g->copy ? g->copy : g->x, ADD(starts[r], k), 1);
+        x = qn_kb_splat(b, x, g->lanes);
+        for (int v = 0; v < g->vectors; v++)
+            acc[r * g->vectors + v] = qn_kb_fma(b, x, columns[v], acc[r * g->vectors + v]);
+    }
+}
+
+/* Steps of `step` from low to high; `sets` accumulator sets taken in turn. */
+static void k_loop(gemm *g, int rows, qn_kvalue *const *starts, qn_kvalue *panel, qn_kvalue *low,
+                   qn_kvalue *high, int step, int sets, qn_kvalue **acc)
+{
+    int each = rows * g->vectors;
+    qn_kinst *loop = qn_kb_for(&g->w.b, low, high, INDEX(step), QN_TAG_SERIAL, each * sets, acc, NULL);
+    for (int i = 0; i < each * sets; i++)
+        acc[i] = &loop->blocks[0]->arguments[1 + i];
+    for (int u = 0; u < step; u++)
+        multiply_add(g, rows, starts, panel, ADD(counter(loop), INDEX(u)), acc + u % sets * each);
+    qn_kb_end_for(&g->w.b, loop, acc);
+    for (int i = 0; i < each * sets; i++)
+        acc[i] = &loop->results[i];
+}
+
+/* out[r * vectors + v]: the sums of a tile */
+static void sums_of_tile(gemm *g, int rows, qn_kvalue *x_tile, qn_kvalue *panel, qn_kvalue **acc)
+{
+    qn_kbuilder *b = &g->w.b;
+    int each = rows * g->vectors, sets = 1;
+    while (sets * each < LEAST_CHAINS)
+        sets *= 2;
+    int step = sets > UNROLL ? sets : UNROLL;
+    qn_kvalue *starts[MAX_ROWS];
+    for (int r = 0; r < rows; r++)
+        starts[r] = row_start(g, x_tile, r);
+    for (int i = 0; i < each * sets; i++)
+        acc[i] = qn_kb_float(b, (qn_ktype){ QUERN_F32, g->lanes }, 0);
+    qn_kvalue *left = qn_kb_imod(b, g->k_value, INDEX(step)), *even = qn_kb_isub(b, g->k_value, left);
+    k_loop(g, rows, starts, panel, INDEX(0), even, step, sets, acc);
+    for (int half = sets / 2; half > 0; half /= 2) {
+        for (int i = 0; i < half * each; i++)
+            acc[i] = qn_kb_binary(b, QN_OP_ADD, acc[i], acc[i + half * each]);
+    }
+    if (!qn_dim_is_const(g->k) || g->k->value % step)
+        k_loop(g, rows, starts, panel, even, g->k_value, 1, 1, acc);
+}
+
+/* ---- finishing a tile ---- */
+
+static void store_sums(gemm *g, int rows, qn_kvalue *const *acc)
+{
+    qn_kbuilder *b = &g->w.b;
+    for (int r = 0; r < rows; r++) {
+        qn_kvalue *row = ADD(MUL(ADD(g->first_row, INDEX(r)), g->n_value), g->first_col);
+        for (int v = 0; v < g->vectors; v++) {
+            qn_kvalue *mask = NULL;
+            if (!g->whole_panels) {
+                qn_kvalue *columns = qn_kb_ramp(b, ADD(g->first_col, INDEX(v * g->lanes)), g->lanes);
+                mask = qn_kb_compare(b, QN_LT, columns, qn_kb_splat(b, g->n_value, g->lanes));
+            }
+            qn_kb_store(b, g->out, ADD(row, INDEX(v * g->lanes)), acc[r * g->vectors + v], mask);
+        }
+    }
+}
+
+/* The product at an index inside the tile: only ever asked at (row_var, col_var). */
+static qn_kvalue *fetch_sum(qn_writer *w, void *user, const qn_value *value, const qn_dim *index)
+{
+    gemm *g = user;
+    (void)value, (void)index;
+    qn_kvalue *row = qn_kb_isub(&w->b, qn_writer_index(w, g->row_var), g->first_row);
+    qn_kvalue *col = qn_kb_isub(&w->b, qn_writer_index(w, g->col_var), g->first_col);
+    return qn_kb_load(&w->b, g->tile, ADD(MUL(row, INDEX(g->width)), col), 1);
+}
+
+static void apply_epilogue(gemm *g, int rows, qn_kvalue *const *acc)
+{
+    qn_writer *w = &g->w;
+    qn_kbuilder *b = &w->b;
+    for (int i = 0; i < rows * g->vectors; i++)
+        qn_kb_store(b, g->tile, INDEX(i * g->lanes), acc[i], NULL);
+    qn_dim index[QN_MAX_RANK];
+    qn_ix_split(&w->space, g->row_var, g->rank - 1, g->dims, index);
+    index[g->rank - 1] = g->col_var;
+    qn_kvalue *past_row = ADD(g->first_row, INDEX(rows)), *past_col = ADD(g->first_col, INDEX(g->width));
+    if (!g->whole_panels)
+        past_col = qn_kb_imin(b, past_col, g->n_value);
+    qn_writer_loop by_row =
+        qn_writer_for(w, g->row_var, g->first_row, past_row, QN_TAG_SERIAL, 0, NULL, NULL);
+    qn_writer_loop by_col =
+        qn_writer_for(w, g->col_var, g->first_col, past_col, QN_TAG_VECTOR, 0, NULL, NULL);
+    const qn_group *group = g->group;
+    qn_kvalue **values = QN_NEW_ARRAY(w->arena, qn_kvalue *, group->n_outputs);
+    qn_dim *linear = QN_NEW_ARRAY(w->arena, qn_dim, group->n_outputs);
+    for (int i = 0; i < group->n_outputs; i++) {
+        const qn_type *type = &group->outputs[i]->type;
+        qn_dim dims[QN_MAX_RANK], at[QN_MAX_RANK];
+        qn_ispace_dims(&w->space, type, dims);
+        qn_ix_reshape(&w->space, g->rank, g->dims, index, type->rank, dims, at);
+        linear[i] = qn_ix_linear(&w->space, type->rank, dims, at);
+        values[i] = qn_writer_value(w, group->outputs[i], at);
+    }
+    for (int i = 0; i < group->n_outputs; i++)
+        qn_writer_store(w,
+                        qn_writer_argument(w, qn_lower_buffer(w->lowering, group->outputs[i]), false, true),
+                        linear[i], values[i]);
+    qn_writer_end_for(w, &by_col, NULL);
+    qn_writer_end_for(w, &by_row, NULL);
+}
+
+/* `rows` rows from `row` (of the batch) on against panels [low, high) */
+static void tile(gemm *g, int rows, qn_kvalue *batch, qn_kvalue *row, qn_kvalue *low, qn_kvalue *high)
+{
+    qn_kbuilder *b = &g->w.b;
+    qn_kvalue *m = qn_writer_index(&g->w, g->m), *acc[MAX_ROWS * 2 + LEAST_CHAINS * 2];
+    g->first_row = ADD(MUL(batch, m), row);
+    qn_kvalue *x_tile = MUL(g->first_row, g->k_value);
+    if (g->copy) {
+        qn_kinst *k = qn_kb_for(b, INDEX(0), g->k_value, INDEX(g->lanes), QN_TAG_SERIAL, 0, NULL, NULL);
+        for (int r = 0; r < rows; r++) {
+            qn_kvalue *from = ADD(ADD(x_tile, INDEX(r * g->k->value)), counter(k));
+            qn_kb_store(b, g->copy, ADD(INDEX(r * (g->k->value + SKEW)), counter(k)),
+                        qn_kb_load(b, g->x, from, g->lanes), NULL);
+        }
+        qn_kb_end_for(b, k, NULL);
+    }
+    qn_kinst *panels = for_range(g, low, high);
+    qn_kvalue *panel_size = MUL(g->k_value, INDEX(g->width));
+    const qn_type *y = &g->group->root->operands[1]->type;
+    qn_kvalue *n_panels = qn_writer_index(&g->w, qn_ispace_import(&g->w.space, y->dims[y->rank - 3]));
+    qn_kvalue *panel = MUL(ADD(MUL(batch, n_panels), counter(panels)), panel_size);
+    g->first_col = MUL(counter(panels), INDEX(g->width));
+    sums_of_tile(g, rows, x_tile, panel, acc);
+    if (g->out)
+        store_sums(g, rows, acc);
+    else
+        apply_epilogue(g, rows, acc);
+    qn_kb_end_for(b, panels, NULL);
+}
+
+/* ---- tiles and tasks ---- */
+
+typedef struct {
+    int64_t tiles_a_task, panels_a_task;
+} task_size;
+
+static double likely(qn_dim d)
+{
+    enum { SYMBOL = 128 };
+    return qn_dim_is_const(d) ? (double)d->value : d->max < SYMBOL ? (double)d->max : SYMBOL;
+}
+
+static task_size choose_tasks(const gemm *g, qn_dim n_panels)
+{
+    const qn_machine *machine = g->w.lowering->options->machine;
+    double half_l2 = machine->l2_bytes > 0 ? (double)machine->l2_bytes / 2 : 256 * 1024;
+    double k = likely(g->k), m = likely(g->m), row_bytes = 4 * k, panel_bytes = row_bytes * g->width;
+    double tiles = half_l2 / (row_bytes * g->rows);
+    tiles = tiles < 1 ? 1 : tiles > 16 ? 16 : tiles;
+    double rows = (double)(int64_t)tiles * g->rows;
+    rows = rows > m ? m : rows;
+    double by_flops = 2 * rows * k * g->width / FLOPS_A_NANOSECOND,
+           by_bytes = panel_bytes / BYTES_A_NANOSECOND;
+    double panels = TASK_NANOSECONDS / (by_flops > by_bytes ? by_flops : by_bytes) + 1;
+    if (g->copy && panels < 4)
+        panels = 4; /* a copy of rows is used so often */
+    if (m > g->rows && panels * panel_bytes > half_l2)
+        panels = half_l2 / panel_bytes;
+    panels = panels < 1 ? 1 : panels > likely(n_panels) ? likely(n_panels) : panels;
+    return (task_size){ (int64_t)tiles, panels < 1 ? 1 : (int64_t)panels };
+}
+
+/* Tiles [from, to) of the rows of a batch. */
+static void tiles(gemm *g, qn_kvalue *batch, qn_kvalue *from, qn_kvalue *to, qn_kvalue *low, qn_kvalue *high)
+{
+    qn_kbuilder *b = &g->w.b;
+    if (qn_dim_is_const(g->m)) { /* the first `higher` tiles have one row more than the others */
+        int64_t m = g->m->value, n_tiles = (m + g->rows - 1) / g->rows, height = m / n_tiles,
+                higher = m % n_tiles;
+        if (higher) {
+            qn_kinst *loop = for_range(g, from, qn_kb_imin(b, to, INDEX(higher)));
+            tile(g, (int)height + 1, batch, MUL(counter(loop), INDEX(height + 1)), low, high);
+            qn_kb_end_for(b, loop, NULL);
+            from = qn_kb_imax(b, from, INDEX(higher));
+        }
+        qn_kinst *loop = for_range(g, from, to);
+        tile(g, (int)height, batch, ADD(MUL(counter(loop), INDEX(height)), INDEX(higher)), low, high);
+        qn_kb_end_for(b, loop, NULL);
+        return;
+    }
+    qn_kvalue *m = qn_writer_index(&g->w, g->m), *full = qn_kb_idiv(b, m, INDEX(g->rows));
+    qn_kinst *loop = for_range(g, from, qn_kb_imin(b, to, full));
+    tile(g, g->rows, batch, MUL(counter(loop), INDEX(g->rows)), low, high);
+    qn_kb_end_for(b, loop, NULL);
+    /* the rows behind the full tiles, in the task that has the tile number `full` */
+    qn_kvalue *rest = qn_kb_imod(b, m, INDEX(g->rows));
+    qn_kinst *last = for_range(g, qn_kb_imax(b, from, full), to);
+    qn_kvalue *row = MUL(counter(last), INDEX(g->rows));
+    for (int height = 16; height >= 1; height /= 2) {
+        if (height >= g->rows)
+            continue;
+        qn_kvalue *twice = INDEX(2 * height),
+                  *left = 2 * height > g->rows ? rest : qn_kb_imod(b, rest, twice);
+        qn_kvalue *before = qn_kb_isub(b, rest, left);
+        qn_kinst *once = for_range(g, INDEX(0), qn_kb_idiv(b, left, INDEX(height)));
+        tile(g, height, batch, ADD(row, before), low, high);
+        qn_kb_end_for(b, once, NULL);
+    }
+    qn_kb_end_for(b, last, NULL);
+}
+
+static qn_dim write_tasks(gemm *g)
+{
+    qn_writer *w = &g->w;
+    qn_kbuilder *b = &w->b;
+    qn_dims *dims = w->space.dims;
+    const qn_type *y = &g->group->root->operands[1]->type;
+    qn_dim n_panels = qn_ispace_import(&w->space, y->dims[y->rank - 3]);
+    task_size size = choose_tasks(g, n_panels);
+    qn_dim n_tiles = qn_dim_ceildiv(dims, g->m, qn_dim_const(dims, g->rows));
+    qn_dim row_blocks = qn_dim_ceildiv(dims, n_tiles, qn_dim_const(dims, size.tiles_a_task));
+    qn_dim col_blocks = qn_dim_ceildiv(dims, n_panels, qn_dim_const(dims, size.panels_a_task));
+    qn_dim tasks = qn_dim_mul(dims, g->batch, qn_dim_mul(dims, row_blocks, col_blocks));
+    qn_kvalue *task = qn_kb_task(b), *columns = qn_writer_index(w, col_blocks),
+              *rows = qn_writer_index(w, row_blocks);
+    qn_kvalue *low = MUL(qn_kb_imod(b, task, columns), INDEX(size.panels_a_task));
+    qn_kvalue *high = qn_kb_imin(b, ADD(low, INDEX(size.panels_a_task)), qn_writer_index(w, n_panels));
+    qn_kvalue *block = qn_kb_idiv(b, task, columns);
+    qn_kvalue *from = MUL(qn_kb_imod(b, block, rows), INDEX(size.tiles_a_task));
+    qn_kvalue *to = qn_kb_imin(b, ADD(from, INDEX(size.tiles_a_task)), qn_writer_index(w, n_tiles));
+    tiles(g, qn_kb_idiv(b, block, rows), from, to, low, high);
+    return tasks;
+}
+
+static void read_shape(gemm *g)
+{
+    qn_ispace *space = &g->w.space;
+    const qn_node *root = g->group->root;
+    const qn_machine *machine = g->w.lowering->options->machine;
+    int n_batch = (int)qn_attr_int(root, QN_ATTR_BATCH_DIMS);
+    const qn_type *type = &root->results[0].type, *x = &root->operands[0]->type,
+                  *y = &root->operands[1]->type;
+    g->rank = type->rank;
+    qn_ispace_dims(space, type, g->dims);
+    g->batch = g->m = qn_dim_const(space->dims, 1);
+    for (int i = 0; i < g->rank - 1; i++) {
+        qn_dim *to = i < n_batch ? &g->batch : &g->m;
+        *to = qn_dim_mul(space->dims, *to, g->dims[i]);
+    }
+    g->n = g->dims[g->rank - 1];
+    g->k = qn_ispace_import(space, x->dims[x->rank - 1]);
+    g->lanes = machine->vector_bytes / 4;
+    g->width = (int)y->dims[y->rank - 1]->value;
+    g->vectors = g->width / g->lanes;
+    /* accumulators, a panel's vectors and one broadcast value in registers */
+    g->rows = machine->vector_registers >= 32 ? 24 / g->vectors : 12 / g->vectors;
+    g->whole_panels = qn_dim_divisible(g->n, g->width);
+}
+
+static qn_status lower(qn_lowering *l, const qn_group *group)
+{
+    qn_arena *scratch = qn_arena_new();
+    gemm *g = QN_NEW(scratch, gemm);
+    qn_writer *w = &g->w;
+    g->group = group;
+    qn_writer_init(w, l, qn_group_kernel_name(group, scratch), scratch, false);
+    read_shape(g);
+    qn_value *x = group->root->operands[0], *y = group->root->operands[1],
+             *product = &group->root->results[0];
+    g->x = qn_writer_argument(w, qn_lower_buffer(l, x), true, false);
+    g->y = qn_writer_argument(w, qn_lower_buffer(l, y), true, false);
+    /* These are read at other places than the writer knows of: no output may take their memory. */
+    const qn_access everywhere[2] = { { .buffer = g->x, .linear = qn_dim_const(w->space.dims, -1) },
+                                      { .buffer = g->y, .linear = qn_dim_const(w->space.dims, -1) } };
+    for (int i = 0; i < 2; i++)
+        qn_vec_push(w->arena, &w->accesses, everywhere[i]);
+    for (int i = 0; i < group->n_inputs; i++) {
+        if (group->inputs[i] != y)
+            qn_writer_bind_input(w, group->inputs[i]);
+    }
+    qn_dim all_rows = qn_dim_mul(w->space.dims, g->batch, g->m);
+    g->row_var = qn_ispace_var(&w->space, all_rows, false);
+    g->col_var = qn_ispace_var(&w->space, g->n, false);
+    g->k_value = qn_writer_index(w, g->k);
+    g->n_value = qn_writer_index(w, g->n);
+    if (qn_dim_is_const(g->k) && g->k->value * 4 % FIGHTING_STRIDE == 0 && qn_dim_is_const(g->m) &&
+        g->m->value > 4 && (g->k->value + SKEW) * g->rows * 4 <= QN_LOCAL_LIMIT / 2)
+        g->copy = qn_kernel_add_local(w->kernel, "rows", QUERN_F32, (g->k->value + SKEW) * g->rows);
+    if (group->n_nodes == 1) {
+        g->out = qn_writer_argument(w, qn_lower_buffer(l, product), false, true);
+    } else {
+        g->tile = qn_kernel_add_local(w->kernel, "tile", QUERN_F32, (int64_t)g->rows * g->width);
+        qn_writer_bind(w, product, fetch_sum, g);
+    }
+    w->kernel->flops = 2 * likely(g->batch) * likely(g->m) * likely(g->n) * likely(g->k);
+    qn_dim tasks = write_tasks(g);
+    qn_status status = qn_writer_finish(w, tasks, qn_group_step_name(group, l->arena));
+    qn_arena_free(scratch);
+    return status;
+}
+
+const qn_template qn_template_gemm = { .name = "gemm", .matches = matches, .lower = lower };

@@ -1,0 +1,156 @@
+/* Gives the right side of matrix products the layout that a kernel reads in order.
+ *
+ * Before: %r = dot_general %x, %w  with any batch, free and contracted axes, float32, on a CPU.
+ * After:  the right side as panels of `width` columns, [batch…, panels, K, width], made by data movement that fold computes
+ *         at compile time where it is a constant; the left side as [batch…, m…, K]; a matmul_packed over them.
+ *
+ *   %w: f32[768, 3072]                    %p = reshape %w [768, 96, 32], transpose to [96, 768, 32]
+ *   dot_general %x: f32[128, 768], %w     matmul_packed %x, %p : f32[128, 3072]
+ */
+#include "ir/build.h"
+#include "passes/passes.h"
+
+typedef struct {
+    int n_batch, n_free, n_contract;
+    int64_t axes[QN_MAX_RANK]; /* batch, then free, then contracted axes */
+} side;
+
+static side side_of(const qn_node *node, int operand)
+{
+    side s = { 0 };
+    const int64_t *batch = qn_attr_ints(node, operand ? QN_ATTR_Y_BATCH : QN_ATTR_X_BATCH, &s.n_batch);
+    const int64_t *contract =
+        qn_attr_ints(node, operand ? QN_ATTR_Y_CONTRACT : QN_ATTR_X_CONTRACT, &s.n_contract);
+    bool used[QN_MAX_RANK] = { false };
+    int n = 0, rank = node->operands[operand]->type.rank;
+    for (int i = 0; i < s.n_batch; i++)
+        used[s.axes[n++] = batch[i]] = true;
+    for (int i = 0; i < s.n_contract; i++)
+        used[contract[i]] = true;
+    for (int i = 0; i < rank; i++) {
+        if (!used[i])
+            s.axes[n++] = i;
+    }
+    s.n_free = rank - s.n_batch - s.n_contract;
+    for (int i = 0; i < s.n_contract; i++)
+        s.axes[n++] = contract[i];
+    return s;
+}
+
+/* The product of dims[from … to) */
+static qn_dim product(qn_dims *table, const qn_dim *dims, int from, int to)
+{
+    qn_dim p = qn_dim_const(table, 1);
+    for (int i = from; i < to; i++)
+        p = qn_dim_mul(table, p, dims[i]);
+    return p;
+}
+
+static bool is_constant(const qn_value *value)
+{
+    while (value->node && value->node->n_operands == 1 && value->node->n_regions == 0)
+        value = value->node->operands[0];
+    return value->node && value->node->op == QN_OP_CONSTANT;
+}
+
+/* Packing a right side that is not a constant costs as much as some rows of the product. */
+static bool worth_packing(qn_dims *table, const qn_node *node, const side *x, const side *y)
+{
+    enum { LEAST_ROWS = 8, LEAST_WORK = 2048 };
+    const qn_type *xt = &node->operands[0]->type, *yt = &node->operands[1]->type;
+    qn_dim rows = qn_dim_const(table, 1), columns = rows, depth = rows;
+    for (int i = 0; i < x->n_free; i++)
+        rows = qn_dim_mul(table, rows, xt->dims[x->axes[x->n_batch + i]]);
+    for (int i = 0; i < y->n_free; i++)
+        columns = qn_dim_mul(table, columns, yt->dims[y->axes[y->n_batch + i]]);
+    for (int i = 0; i < y->n_contract; i++)
+        depth = qn_dim_mul(table, depth, yt->dims[y->axes[y->n_batch + y->n_free + i]]);
+    qn_dim work = qn_dim_mul(table, columns, depth);
+    if (work->max < LEAST_WORK || columns->max < 2)
+        return false;
+    return is_constant(node->operands[1]) || rows->max >= LEAST_ROWS;
+}
+
+/* [batch…, K, N] -> [batch…, panels, K, width] */
+static qn_value *panels_of(qn_builder *b, qn_value *y, int n_batch, int lanes)
+{
+    qn_dims *table = qn_b_dims(b);
+    qn_dim zero = qn_dim_const(table, 0), n = y->type.dims[n_batch + 1];
+    qn_dim width = qn_dim_const(table, n->max > lanes ? 2 * lanes : lanes);
+    qn_dim panels = qn_dim_ceildiv(table, n, width);
+    qn_dim past = qn_dim_sub(table, qn_dim_mul(table, panels, width), n);
+    qn_dim low[QN_MAX_RANK], high[QN_MAX_RANK], split[QN_MAX_RANK];
+    int64_t perm[QN_MAX_RANK];
+    for (int i = 0; i < n_batch + 2; i++) {
+        low[i] = high[i] = zero;
+        split[i] = y->type.dims[i];
+        perm[i] = i;
+    }
+    high[n_batch + 1] = past;
+    if (past != zero)
+        y = qn_b_pad(b, y, qn_b_scalar(b, y->type.dtype, 0), low, high, NULL);
+    split[n_batch + 1] = panels;
+    split[n_batch + 2] = width;
+    perm[n_batch] = n_batch + 1;
+    perm[n_batch + 1] = n_batch;
+    perm[n_batch + 2] = n_batch + 2;
+    return qn_b_transpose(b, qn_b_reshape(b, y, n_batch + 3, split), perm);
+}
+
+static qn_value *packed_product(qn_builder *b, const qn_node *node, const side *xs, const side *ys, int lanes)
+{
+    qn_dims *table = qn_b_dims(b);
+    int n_batch = xs->n_batch;
+    qn_value *x = qn_b_transpose(b, node->operands[0], xs->axes);
+    int64_t order[QN_MAX_RANK]; /* batch, contracted, free */
+    for (int i = 0; i < node->operands[1]->type.rank; i++)
+        order[i] = ys->axes[i < n_batch                    ? i
+                            : i < n_batch + ys->n_contract ? i + ys->n_free
+                                                           : i - ys->n_contract];
+    qn_value *y = qn_b_transpose(b, node->operands[1], order);
+    if (!x || !y)
+        return NULL;
+    qn_dim dims[QN_MAX_RANK];
+    const qn_dim *from = y->type.dims;
+    for (int i = 0; i < n_batch; i++)
+        dims[i] = from[i];
+    dims[n_batch] = product(table, from, n_batch, n_batch + ys->n_contract);
+    dims[n_batch + 1] = product(table, from, n_batch + ys->n_contract, y->type.rank);
+    y = qn_b_reshape(b, y, n_batch + 2, dims);
+    int x_rank = n_batch + xs->n_free + 1;
+    for (int i = 0; i < x_rank - 1; i++)
+        dims[i] = x->type.dims[i];
+    dims[x_rank - 1] = product(table, x->type.dims, x_rank - 1, x->type.rank);
+    x = qn_b_reshape(b, x, x_rank, dims);
+    if (!x || !y)
+        return NULL;
+    qn_value *r =
+        qn_b_matmul_packed(b, x, panels_of(b, y, n_batch, lanes), n_batch, y->type.dims[n_batch + 1]);
+    const qn_type *type = &node->results[0].type;
+    return qn_b_reshape(b, r, type->rank, type->dims);
+}
+
+qn_status qn_pass_pack(qn_graph *graph, const qn_pass_options *options, bool *out_changed, qn_diags *diags)
+{
+    *out_changed = false;
+    if (!options->machine || options->machine->gpu || options->machine->vector_bytes < 16)
+        return QUERN_OK;
+    for (qn_node *node = graph->first, *next; node; node = next) {
+        next = node->next;
+        if (node->op != QN_OP_DOT_GENERAL || node->results[0].type.dtype != QUERN_F32 ||
+            node->operands[0]->type.dtype != QUERN_F32)
+            continue;
+        side x = side_of(node, 0), y = side_of(node, 1);
+        if (!worth_packing(graph->module->dims, node, &x, &y))
+            continue;
+        qn_builder b = { .graph = graph, .before = node, .loc = node->loc, .diags = diags };
+        qn_value *r = packed_product(&b, node, &x, &y, options->machine->vector_bytes / 4);
+        if (!r)
+            return qn_diags_status(diags);
+        qn_value_replace(&node->results[0], r);
+        qn_node_remove(node);
+        *out_changed = true;
+    }
+    qn_graph_resolve(graph);
+    return QUERN_OK;
+}

@@ -1,0 +1,180 @@
+/* Matrix products through the pack pass and the gemm template, against the interpreter: shapes that leave remainders everywhere,
+ * few rows, batches, transposed sides, symbolic rows, epilogues; on machines with 32 and with 16 registers. */
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <string.h>
+
+#include <cmocka.h>
+
+#include "backends/backend.h"
+#include "frontend/text/text.h"
+#include "ir/build.h"
+#include "passes/pass.h"
+#include "tests/support/lowered.h"
+
+static const qn_machine machines[] = {
+    { .vector_bytes = 64,
+      .vector_registers = 32,
+      .fma = true,
+      .masked = true,
+      .l1_bytes = 32768,
+      .l2_bytes = 1 << 20 },
+    { .vector_bytes = 32,
+      .vector_registers = 16,
+      .fma = true,
+      .masked = false,
+      .l1_bytes = 32768,
+      .l2_bytes = 1 << 18 },
+};
+
+#define PLAIN "{x_batch = [], x_contract = [1], y_batch = [], y_contract = [0]}"
+
+static const struct {
+    const char *name, *text;
+    int64_t symbol; /* value of the only symbol, if there is one */
+} cases[] = {
+    { "remainders on every side",
+      "graph @f(%x: f32[29, 37], %y: f32[37, 65]) -> f32[29, 65] {\n"
+      "%r = dot_general %x, %y " PLAIN " : f32[29, 65]\nreturn %r\n}\n",
+      0 },
+    { "whole tiles",
+      "graph @f(%x: f32[24, 64], %y: f32[64, 64]) -> f32[24, 64] {\n"
+      "%r = dot_general %x, %y " PLAIN " : f32[24, 64]\nreturn %r\n}\n",
+      0 },
+    { "narrow",
+      "graph @f(%x: f32[50, 300], %y: f32[300, 7]) -> f32[50, 7] {\n"
+      "%r = dot_general %x, %y " PLAIN " : f32[50, 7]\nreturn %r\n}\n",
+      0 },
+    { "rows that fight for cache sets",
+      "graph @f(%x: f32[13, 1024], %y: f32[1024, 33]) -> f32[13, 33] {\n"
+      "%r = dot_general %x, %y " PLAIN " : f32[13, 33]\nreturn %r\n}\n",
+      0 },
+    { "both sides transposed",
+      "graph @f(%x: f32[40, 30], %y: f32[70, 40]) -> f32[30, 70] {\n"
+      "%r = dot_general %x, %y {x_batch = [], x_contract = [0], y_batch = [], y_contract = [1]} : f32[30, "
+      "70]\nreturn %r\n}\n",
+      0 },
+    { "batches",
+      "graph @f(%x: f32[2, 3, 20, 64], %y: f32[2, 3, 40, 64]) -> f32[2, 3, 20, 40] {\n"
+      "%r = dot_general %x, %y {x_batch = [0, 1], x_contract = [3], y_batch = [0, 1], y_contract = [3]} : "
+      "f32[2, 3, 20, 40]\n"
+      "return %r\n}\n",
+      0 },
+    { "two contracted and two free axes",
+      "graph @f(%x: f32[9, 4, 10], %y: f32[10, 4, 5, 11]) -> f32[9, 5, 11] {\n"
+      "%r = dot_general %x, %y {x_batch = [], x_contract = [1, 2], y_batch = [], y_contract = [1, 0]} : "
+      "f32[9, 5, 11]\n"
+      "return %r\n}\n",
+      0 },
+    { "bias, activation and residual",
+      "graph @f(%x: f32[2, 13, 48], %y: f32[48, 50], %b: f32[50], %s: f32[2, 13, 50]) -> (f32[2, 13, 50], "
+      "f32[2, 13, 50]) {\n"
+      "%r = dot_general %x, %y {x_batch = [], x_contract = [2], y_batch = [], y_contract = [0]} : f32[2, 13, "
+      "50]\n"
+      "%c = broadcast %b {axes = [2], dims = [2, 13, 50]} : f32[2, 13, 50]\n"
+      "%d = add %r, %c : f32[2, 13, 50]\n%e = logistic %d : f32[2, 13, 50]\n%g = add %e, %s : f32[2, 13, "
+      "50]\n"
+      "return %g, %d\n}\n",
+      0 },
+#define SYMBOLIC                                                                                         \
+    "dims n: 0..100\ngraph @f(%x: f32[n, 60], %y: f32[60, 40], %b: f32[40]) -> f32[n, 40] {\n"           \
+    "%r = dot_general %x, %y " PLAIN " : f32[n, 40]\n"                                                   \
+    "%c = broadcast %b {axes = [1], dims = [n, 40]} : f32[n, 40]\n%d = add %r, %c : f32[n, 40]\nreturn " \
+    "%d\n}\n"
+    { "symbolic rows: none", SYMBOLIC, 0 },
+    { "symbolic rows: one", SYMBOLIC, 1 },
+    { "symbolic rows: a tile", SYMBOLIC, 12 },
+    { "symbolic rows: fewer", SYMBOLIC, 11 },
+    { "symbolic rows: more", SYMBOLIC, 37 },
+    { "symbolic rows: many", SYMBOLIC, 95 },
+};
+
+static void fill(qn_array *array, const qn_type *type, const int64_t *symbols, int seed, qn_arena *arena)
+{
+    int64_t n = 1;
+    array->dtype = type->dtype;
+    array->rank = type->rank;
+    for (int i = 0; i < type->rank; i++)
+        n *= array->dims[i] = qn_dim_eval(type->dims[i], symbols);
+    float *data = array->data = QN_NEW_ARRAY(arena, float, n + 1);
+    for (int64_t i = 0; i < n; i++)
+        data[i] = (float)((i * 7919 + seed * 104729) % 201 - 100) / 100;
+}
+
+static bool has_op(const qn_graph *graph, qn_op op)
+{
+    QN_FOR_NODES (graph, node) {
+        if (node->op == op)
+            return true;
+    }
+    return false;
+}
+
+static void products_equal_the_interpreters(void **state)
+{
+    (void)state;
+    for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
+        for (size_t m = 0; m < sizeof machines / sizeof *machines; m++) {
+            qn_arena *arena = qn_arena_new();
+            qn_diags diags;
+            qn_diags_init(&diags, arena);
+            qn_module *module;
+            if (qn_text_parse(cases[i].text, strlen(cases[i].text), cases[i].name, &module, &diags))
+                fail_msg("%s", qn_diags_text(&diags, arena));
+            qn_graph *graph = module->functions[0];
+            qn_array inputs[4];
+            for (int k = 0; k < graph->n_inputs; k++)
+                fill(&inputs[k], &graph->inputs[k]->type, &cases[i].symbol, k, arena);
+            qn_pass_options options = { .math = QN_MATH_DEFAULT,
+                                        .machine = &machines[m],
+                                        .fold = qn_interp_fold };
+            lowered_compare(cases[i].name, graph, &options, inputs, &cases[i].symbol);
+            if (qn_run_passes(graph, "fold,pack", &options, NULL, &diags) ||
+                !has_op(graph, QN_OP_MATMUL_PACKED))
+                fail_msg("%s was not packed", cases[i].name);
+            qn_module_free(module);
+            qn_arena_free(arena);
+        }
+    }
+}
+
+/* Few rows against a constant, which is packed when it is folded: several sums an element. */
+static void few_rows_of_a_constant(void **state)
+{
+    (void)state;
+    enum { K = 41, N = 65 };
+    for (int rows = 1; rows <= 5; rows++) {
+        for (size_t m = 0; m < sizeof machines / sizeof *machines; m++) {
+            qn_module *module = qn_module_new("constant");
+            qn_diags diags;
+            qn_diags_init(&diags, module->arena);
+            qn_graph *graph = qn_function_new(module, "f");
+            qn_builder b = { .graph = graph, .diags = &diags };
+            float y[K * N];
+            for (int i = 0; i < K * N; i++)
+                y[i] = (float)(i * 7919 % 201 - 100) / 100;
+            qn_type type = qn_type_static(module, QUERN_F32, 2, (int64_t[]){ rows, K });
+            qn_value *x = qn_graph_add_input(graph, "x", type, QN_ROLE_INPUT);
+            qn_value *w = qn_b_constant(&b, qn_tensor_new(module, QUERN_F32, 2, (int64_t[]){ K, N }, y));
+            qn_graph_add_output(graph, qn_b_matmul(&b, x, w), "r", -1);
+            qn_array input = { .dims = { 0 } };
+            fill(&input, &type, NULL, 1, module->arena);
+            qn_pass_options options = { .math = QN_MATH_DEFAULT,
+                                        .machine = &machines[m],
+                                        .fold = qn_interp_fold };
+            lowered_compare("few rows", graph, &options, &input, NULL);
+            if (qn_run_passes(graph, "pack", &options, NULL, &diags) || !has_op(graph, QN_OP_MATMUL_PACKED))
+                fail_msg("%d rows were not packed", rows);
+            qn_module_free(module);
+        }
+    }
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = { cmocka_unit_test(products_equal_the_interpreters),
+                                        cmocka_unit_test(few_rows_of_a_constant) };
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}
