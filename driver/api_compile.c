@@ -31,10 +31,15 @@ qn_status qn_settings_from(const quern_compile_options *options, qn_settings *ou
     const char *target = o.target ? o.target : "cpu";
     if (strcmp(target, "interp") == 0)
         return QUERN_OK;
-    if (strcmp(target, "cpu") != 0)
-        return qn_error(diags, QUERN_ERROR_ARGUMENT, NULL, "there is no target '%s': cpu or interp", target);
+    bool is_triple = strchr(target, '-') != NULL;
+    if (strcmp(target, "cpu") != 0 && !is_triple)
+        return qn_error(diags, QUERN_ERROR_ARGUMENT, NULL,
+                        "there is no target '%s': cpu, interp, or a triple", target);
     out->backend = &qn_backend_cpu;
-    out->target = (qn_target){ .cpu = o.cpu ? o.cpu : "native" };
+    out->target = (qn_target){ .triple = is_triple ? target : NULL,
+                               .cpu = o.cpu       ? o.cpu
+                                      : is_triple ? NULL
+                                                  : "native" };
     return QUERN_OK;
 }
 
@@ -72,7 +77,7 @@ int quern_compile_file(quern_module *module, const quern_compile_options *option
     if (!status) {
         QN_OPTIONS(quern_emit_options, e, emit);
         qn_module *copy = qn_module_clone(module->ir, 0, NULL);
-        status = qn_emit_files(copy, &settings, &e, path, &call.diags);
+        status = qn_emit_files(copy, &settings, &e, path, NULL, &call.diags);
         qn_module_free(copy);
     }
     return qn_call_end(&call, status);

@@ -3,6 +3,7 @@
 #ifndef QN_DRIVER_COMMANDS_H
 #define QN_DRIVER_COMMANDS_H
 
+int quern_main_compile(int argc, char **argv);
 int quern_main_run(int argc, char **argv);
 int quern_main_check(int argc, char **argv);
 int quern_main_opt(int argc, char **argv);

@@ -131,16 +131,15 @@ static void collect_jobs(kernel_jobs *jobs, const char *common, qn_compiled *out
     out->program_symbols = QN_NEW_ARRAY(out->arena, const char **, out->n_programs);
     out->kernels = QN_NEW_ARRAY(out->arena, qn_code, total);
     out->kernel_symbols = QN_NEW_ARRAY(out->arena, const char *, total);
+    out->kernel_names = QN_NEW_ARRAY(out->arena, const char *, total);
     for (int p = 0; p < out->n_programs; p++) {
         qn_program *program = out->programs[p];
         out->program_symbols[p] = QN_NEW_ARRAY(out->arena, const char *, program->n_kernels);
         for (int k = 0; k < program->n_kernels; k++) {
-            qn_arena *scratch = qn_arena_new();
-            const char *texts[] = { common, qn_kernel_canonical(program->kernels[k], scratch) };
+            const char *texts[] = { common, program->kernel_texts[k] };
             kernel_job job = { .kernel = program->kernels[k],
                                .key = qn_cache_key_of(2, texts),
                                .cost = strlen(texts[1]) };
-            qn_arena_free(scratch);
             int at = 0;
             while (at < jobs->n && memcmp(&jobs->items[at].key, &job.key, sizeof job.key) != 0)
                 at++;
@@ -150,6 +149,7 @@ static void collect_jobs(kernel_jobs *jobs, const char *common, qn_compiled *out
                 job.symbol = qn_arena_printf(out->arena, "qn_k_%s", text);
                 job.code = &out->kernels[at];
                 out->kernel_symbols[at] = job.symbol;
+                out->kernel_names[at] = job.kernel->name;
                 jobs->items[jobs->n++] = job;
             }
             out->program_symbols[p][k] = jobs->items[at].symbol;

@@ -36,7 +36,7 @@ typedef struct qn_compiled {
     qn_weights weights;
     int n_kernels; /* different ones */
     qn_code *kernels;
-    const char **kernel_symbols;
+    const char **kernel_symbols, **kernel_names;
     const char ***program_symbols; /* per program and kernel of it */
     qn_machine machine;
     qn_compile_times times;
@@ -63,8 +63,9 @@ typedef struct qn_model_notes {
 } qn_model_notes;
 const qn_model_notes *qn_model_notes_of(const quern_model *model);
 
-/* Into files. */
+/* Into files. out_times may be NULL. */
 QN_MUST_USE qn_status qn_emit_files(qn_module *module, const qn_settings *settings,
-                                    const quern_emit_options *emit, const char *path, qn_diags *diags);
+                                    const quern_emit_options *emit, const char *path,
+                                    qn_compile_times *out_times, qn_diags *diags);
 
 #endif

@@ -1,11 +1,262 @@
-/* Writing compiled models to files. */
+/* Writing compiled models to files: an object of one kind or another and its header, or text. Everything is written under
+ * temporary names first; nothing is left when one of the files cannot be. */
+#include <ctype.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+#include "backends/llvm/link.h"
 #include "driver/compile.h"
-qn_status qn_emit_files(qn_module *module, const qn_settings *settings, const quern_emit_options *emit,
-                        const char *path, qn_diags *diags)
+#include "driver/header.h"
+#include "driver/output.h"
+#include "runtime/model.h"
+
+#if defined(__x86_64__)
+#define QN_HOST_TRIPLE "x86_64"
+#elif defined(__aarch64__)
+#define QN_HOST_TRIPLE "aarch64"
+#else
+#define QN_HOST_TRIPLE "this machine"
+#endif
+
+typedef enum emit_form { FORM_BINARY, FORM_CODE, FORM_MODULE } emit_form;
+
+static const struct {
+    const char *name;
+    emit_form form;
+    qn_link_kind link; /* BINARY */
+    qn_emit emit;      /* CODE */
+} kinds[] = {
+    { "so", FORM_BINARY, QN_LINK_SHARED, QN_EMIT_OBJECT },
+    { "a", FORM_BINARY, QN_LINK_ARCHIVE, QN_EMIT_OBJECT },
+    { "o", FORM_BINARY, QN_LINK_OBJECT, QN_EMIT_OBJECT },
+    { "llvm", FORM_CODE, 0, QN_EMIT_LLVM },
+    { "asm", FORM_CODE, 0, QN_EMIT_ASSEMBLY },
+    { "qn", FORM_MODULE, 0, QN_EMIT_OBJECT },
+};
+enum { N_KINDS = sizeof kinds / sizeof *kinds };
+
+/* Weights above this go to a side file unless they are asked for inside, those above the other cannot be inside: code
+ * reaches them with 32-bit offsets. */
+#define SIDE_BYTES ((int64_t)1 << 30)
+#define MOST_INSIDE_BYTES ((int64_t)2000 << 20)
+
+typedef struct emission {
+    const qn_settings *settings;
+    const quern_emit_options *options;
+    const char *path, *prefix, *source;
+    bool inside; /* weights */
+    qn_arena *arena;
+    qn_diags *diags;
+    qn_compiled compiled;
+} emission;
+
+/* ---- what is asked for ---- */
+
+static qn_status find_kind(const emission *e, int *out_kind)
 {
-    (void)module;
-    (void)settings;
-    (void)emit;
-    (void)path;
-    return qn_error(diags, QUERN_ERROR_UNSUPPORTED, NULL, "writing files is not in this version");
+    const char *name = e->options->emit ? e->options->emit : "so";
+    for (int i = 0; i < N_KINDS; i++)
+        if (strcmp(kinds[i].name, name) == 0) {
+            *out_kind = i;
+            return QUERN_OK;
+        }
+    return qn_error(e->diags, QUERN_ERROR_ARGUMENT, NULL,
+                    "cannot emit '%s': so, a, o, llvm, asm and qn are what there is", name);
+}
+
+static qn_status find_prefix(emission *e)
+{
+    char derived[128];
+    qn_prefix_from_path(e->path, derived, sizeof derived);
+    e->prefix = e->options->prefix ? e->options->prefix : qn_arena_strdup(e->arena, derived);
+    bool good = e->prefix[0] && !isdigit((unsigned char)e->prefix[0]);
+    for (const char *c = e->prefix; *c; c++)
+        good &= isalnum((unsigned char)*c) || *c == '_';
+    if (!good)
+        return qn_error(e->diags, QUERN_ERROR_ARGUMENT, NULL, "the prefix '%s' is no C identifier",
+                        e->prefix);
+    return QUERN_OK;
+}
+
+static qn_status place_weights(emission *e)
+{
+    const char *where = e->options->weights;
+    int64_t bytes = e->compiled.weights.bytes;
+    if (where && strcmp(where, "embed") != 0 && strcmp(where, "side") != 0)
+        return qn_error(e->diags, QUERN_ERROR_ARGUMENT, NULL, "weights go to 'embed' or 'side', not '%s'",
+                        where);
+    e->inside = where ? strcmp(where, "embed") == 0 : bytes <= SIDE_BYTES;
+    if (e->inside && bytes > MOST_INSIDE_BYTES)
+        return qn_error(e->diags, QUERN_ERROR_UNSUPPORTED, NULL,
+                        "%lld bytes of weights are too many for one object: let them go to a side file",
+                        (long long)bytes);
+    if (!e->inside)
+        qn_weights_hash(&e->compiled.weights);
+    return QUERN_OK;
+}
+
+/* Beside the output, with its ending replaced; NULL for none. */
+static const char *header_path(const emission *e)
+{
+    if (e->options->header)
+        return e->options->header[0] ? e->options->header : NULL;
+    const char *slash = strrchr(e->path, '/'), *dot = strrchr(e->path, '.');
+    size_t stem = dot && (!slash || dot > slash + 1) ? (size_t)(dot - e->path) : strlen(e->path);
+    return qn_arena_printf(e->arena, "%.*s.h", (int)stem, e->path);
+}
+
+/* ---- files ---- */
+
+static qn_status entries_code(emission *e, qn_emit emit, qn_code *out)
+{
+    const qn_compiled *c = &e->compiled;
+    return e->settings->backend->emit_entries(
+        c->n_programs, (const qn_program *const *)c->programs, (const char *const *const *)c->program_symbols,
+        e->prefix, c->weights.hash, e->inside, &e->settings->target, emit, e->arena, out, e->diags);
+}
+
+static const char *file_name(const char *path)
+{
+    const char *slash = strrchr(path, '/');
+    return slash ? slash + 1 : path;
+}
+
+static qn_status write_header(emission *e, qn_output *output, const char *path)
+{
+    QN_TRY(qn_output_open(output, path, e->diags));
+    qn_header_info info = { .prefix = e->prefix,
+                            .name = file_name(path),
+                            .source = e->source[0] ? file_name(e->source) : "a model",
+                            .object = file_name(e->path),
+                            .weights_bytes = e->compiled.weights.bytes,
+                            .weights_inside = e->inside };
+    qn_header_write(output->file, &info, e->compiled.n_programs, e->compiled.programs);
+    return qn_output_close(output, e->diags);
+}
+
+static qn_status write_side_file(emission *e, qn_output *output)
+{
+    QN_TRY(qn_output_open(output, qn_arena_printf(e->arena, "%s.safetensors", e->path), e->diags));
+    qn_weights_write_safetensors(&e->compiled.weights, output->file, e->arena);
+    return qn_output_close(output, e->diags);
+}
+
+static qn_status write_weights_object(emission *e, qn_output *output)
+{
+    const char *triple = e->settings->target.triple ? e->settings->target.triple : QN_HOST_TRIPLE;
+    QN_TRY(qn_output_open(output, qn_arena_printf(e->arena, "%s.weights", e->path), e->diags));
+    if (!qn_weights_write_object(&e->compiled.weights, triple,
+                                 qn_arena_printf(e->arena, "%s_weights", e->prefix), output->file))
+        return qn_error(e->diags, QUERN_ERROR_UNSUPPORTED, NULL,
+                        "weights cannot be put into an object for %s: let them go to a side file", triple);
+    return qn_output_close(output, e->diags);
+}
+
+static qn_status link_objects(emission *e, qn_link_kind kind, const qn_output *weights)
+{
+    const qn_compiled *c = &e->compiled;
+    qn_link_input *inputs = QN_NEW_ARRAY(e->arena, qn_link_input, c->n_kernels + 2);
+    int n = 0;
+    for (; n < c->n_kernels; n++)
+        inputs[n] = (qn_link_input){ .name = qn_arena_printf(e->arena, "%s.o", c->kernel_symbols[n]),
+                                     .code = c->kernels[n] };
+    inputs[n].name = qn_arena_printf(e->arena, "%s.o", e->prefix);
+    QN_TRY(entries_code(e, QN_EMIT_OBJECT, &inputs[n].code));
+    n++;
+    if (weights->temporary)
+        inputs[n++] = (qn_link_input){ .name = qn_arena_printf(e->arena, "%s_weights.o", e->prefix),
+                                       .path = weights->temporary };
+    return qn_link(kind, e->path, qn_arena_printf(e->arena, "%s_query", e->prefix),
+                   e->settings->target.triple, n, inputs, e->diags);
+}
+
+static qn_status emit_binary(emission *e, qn_link_kind kind)
+{
+    qn_output header = { 0 }, side = { 0 }, weights = { 0 };
+    const char *header_at = header_path(e);
+    qn_status status = header_at ? write_header(e, &header, header_at) : QUERN_OK;
+    if (!status)
+        status = e->inside ? write_weights_object(e, &weights) : write_side_file(e, &side);
+    if (!status)
+        status = link_objects(e, kind, &weights);
+    qn_output_discard(&weights);
+    if (!status && !e->inside)
+        status = qn_output_commit(&side, e->diags);
+    if (!status && header_at)
+        status = qn_output_commit(&header, e->diags);
+    qn_output_discard(&side);
+    qn_output_discard(&header);
+    return status;
+}
+
+/* All modules in one text: to be read, not to be assembled. */
+static qn_status emit_code(emission *e, qn_emit emit)
+{
+    const qn_compiled *c = &e->compiled;
+    qn_code entries;
+    QN_TRY(entries_code(e, emit, &entries));
+    qn_output output;
+    QN_TRY(qn_output_open(&output, e->path, e->diags));
+    const char *comment = emit == QN_EMIT_LLVM ? ";" : "#";
+    for (int i = 0; i < c->n_kernels; i++) {
+        fprintf(output.file, "%s ---- kernel %s\n", comment, c->kernel_names[i]);
+        fwrite(c->kernels[i].data, 1, c->kernels[i].size, output.file);
+    }
+    fprintf(output.file, "%s ---- entries and tables\n", comment);
+    fwrite(entries.data, 1, entries.size, output.file);
+    return qn_output_commit(&output, e->diags);
+}
+
+static qn_status emit_module(emission *e, const qn_module *module)
+{
+    const char *text = qn_module_print(module, e->arena);
+    qn_output output;
+    QN_TRY(qn_output_open(&output, e->path, e->diags));
+    fputs(text, output.file);
+    return qn_output_commit(&output, e->diags);
+}
+
+/* ---- the whole ---- */
+
+/* Can there be a file of that name? Better known before the compilation than after it. */
+static qn_status try_path(emission *e)
+{
+    qn_output output;
+    QN_TRY(qn_output_reserve(&output, e->path, e->diags));
+    qn_output_discard(&output);
+    return QUERN_OK;
+}
+
+static qn_status emit(emission *e, qn_module *module, qn_compile_times *out_times)
+{
+    int kind = 0;
+    QN_TRY(find_kind(e, &kind));
+    QN_TRY(find_prefix(e));
+    QN_TRY(try_path(e));
+    if (kinds[kind].form == FORM_MODULE)
+        return emit_module(e, module);
+    if (!e->settings->backend)
+        return qn_error(e->diags, QUERN_ERROR_ARGUMENT, NULL,
+                        "the interpreter emits no code: leave the target away");
+    QN_TRY(qn_compile_module(module, e->settings, kinds[kind].emit, e->arena, &e->compiled, e->diags));
+    if (out_times)
+        *out_times = e->compiled.times;
+    QN_TRY(place_weights(e));
+    return kinds[kind].form == FORM_BINARY ? emit_binary(e, kinds[kind].link)
+                                           : emit_code(e, kinds[kind].emit);
+}
+
+qn_status qn_emit_files(qn_module *module, const qn_settings *settings, const quern_emit_options *options,
+                        const char *path, qn_compile_times *out_times, qn_diags *diags)
+{
+    emission e = { .settings = settings,
+                   .options = options,
+                   .path = path,
+                   .source = module->name,
+                   .arena = qn_arena_new(),
+                   .diags = diags };
+    qn_status status = emit(&e, module, out_times);
+    qn_arena_free(e.arena);
+    return status;
 }

@@ -9,7 +9,7 @@ static const struct {
     int (*run)(int argc, char **argv); /* NULL: not in this version */
     const char *example, *help;
 } commands[] = {
-    { "compile", NULL, "resnet50.onnx -o resnet50.so",
+    { "compile", quern_main_compile, "resnet50.onnx -o resnet50.so",
       "+ resnet50.h; self-contained, nothing of Quern needed to run it" },
     { "run", quern_main_run, "resnet50.onnx --input image=cat.npy",
       "JIT; prints outputs or writes --output logits=out.npy" },

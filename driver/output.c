@@ -70,25 +70,33 @@ void qn_output_discard(qn_output *output)
     output->temporary = NULL;
 }
 
-qn_status qn_output_commit(qn_output *output, qn_diags *diags)
+static qn_status give_up(qn_output *output, int error, qn_diags *diags)
+{
+    qn_output_discard(output);
+    errno = error;
+    return io_error(diags, output->path, "written");
+}
+
+qn_status qn_output_close(qn_output *output, qn_diags *diags)
 {
     int error = 0;
-    if (output->file) {
-        if (fflush(output->file))
-            error = errno;
-        else if (ferror(output->file))
-            error = EIO;
-        if (fclose(output->file) && !error)
-            error = errno;
-        output->file = NULL;
-    }
-    if (!error && output->temporary != output->path && rename(output->temporary, output->path))
+    if (!output->file)
+        return QUERN_OK;
+    if (fflush(output->file))
         error = errno;
-    if (error) {
-        qn_output_discard(output);
-        errno = error;
-        return io_error(diags, output->path, "written");
-    }
+    else if (ferror(output->file))
+        error = EIO;
+    if (fclose(output->file) && !error)
+        error = errno;
+    output->file = NULL;
+    return error ? give_up(output, error, diags) : QUERN_OK;
+}
+
+qn_status qn_output_commit(qn_output *output, qn_diags *diags)
+{
+    QN_TRY(qn_output_close(output, diags));
+    if (output->temporary != output->path && rename(output->temporary, output->path))
+        return give_up(output, errno, diags);
     output->temporary = NULL;
     return QUERN_OK;
 }

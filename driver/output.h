@@ -17,6 +17,8 @@ typedef struct qn_output {
 QN_MUST_USE qn_status qn_output_open(qn_output *output, const char *path, qn_diags *diags);
 /* Only makes the temporary name, for a program that writes the file itself; output->file is NULL. */
 QN_MUST_USE qn_status qn_output_reserve(qn_output *output, const char *path, qn_diags *diags);
+/* Writes out what is in memory and closes the file; its name is still the temporary one. On an error nothing is left. */
+QN_MUST_USE qn_status qn_output_close(qn_output *output, qn_diags *diags);
 /* Closes it and gives it its name; on an error (a full disk shows here at the latest) nothing is left. */
 QN_MUST_USE qn_status qn_output_commit(qn_output *output, qn_diags *diags);
 void qn_output_discard(qn_output *output); /* nothing is left; also after commit, when it does nothing */

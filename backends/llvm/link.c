@@ -27,8 +27,8 @@ typedef struct linker_run {
     qn_diags *diags;
     qn_link_kind kind;
     const char *exported;
-    const char *output; /* temporary */
-    const char *soname;
+    const char *output;                    /* temporary */
+    const char *name;                      /* of the file, for messages */
     const char *folder, *archive, *script; /* temporary files; "" where not made */
     bool is_host;
     int n_inputs;
@@ -151,7 +151,7 @@ static qn_status run_program(linker_run *r, const strings *arguments, bool *out_
         *out_found = false;
         return QUERN_OK;
     }
-    return qn_error(r->diags, QUERN_ERROR_IO, NULL, "linking %s: %s failed: %s", r->soname, argv[0],
+    return qn_error(r->diags, QUERN_ERROR_IO, NULL, "linking %s: %s failed: %s", r->name, argv[0],
                     n > 0 ? *out_text : "it said nothing");
 }
 
@@ -172,10 +172,10 @@ static strings arguments_of(linker_run *r, const char *program, bool is_driver)
     push(r, &a, "-o");
     push(r, &a, r->output);
     if (r->kind == QN_LINK_SHARED) {
+        /* No soname: a program that was linked with ./model.so looks for it there. */
         const char *options[] = { "-Bsymbolic", "--no-undefined", "--hash-style=gnu" };
         for (size_t i = 0; i < sizeof options / sizeof *options; i++)
             push(r, &a, qn_arena_printf(r->arena, "%s%s", wl, options[i]));
-        push(r, &a, qn_arena_printf(r->arena, "%s-soname%c%s", wl, is_driver ? ',' : '=', r->soname));
         push(r, &a, qn_arena_printf(r->arena, "%s--version-script=%s", wl, r->script));
         const char *words[] = { "relro", "now", "noexecstack" };
         for (int i = 0; i < 3; i++) {
@@ -224,8 +224,8 @@ static qn_status run_linker(linker_run *r)
                             programs[0]);
     }
     return qn_error(r->diags, QUERN_ERROR_IO, NULL,
-                    "linking %s needs a linker: install %s, or write a static library (.a) instead",
-                    r->soname, r->is_host ? "cc, ld.lld or ld" : "ld.lld");
+                    "linking %s needs a linker: install %s, or write a static library (.a) instead", r->name,
+                    r->is_host ? "cc, ld.lld or ld" : "ld.lld");
 }
 
 /* ---- the whole ---- */
@@ -262,7 +262,7 @@ qn_status qn_link(qn_link_kind kind, const char *path, const char *exported, con
                      .kind = kind,
                      .exported = exported,
                      .output = qn_arena_printf(arena, "%s.%d.tmp", path, (int)getpid()),
-                     .soname = slash ? slash + 1 : path,
+                     .name = slash ? slash + 1 : path,
                      .is_host = qn_llvm_is_host_triple(triple),
                      .n_inputs = n_inputs,
                      .inputs = inputs };

@@ -277,6 +277,27 @@ class Training(unittest.TestCase):
                 quern.train(LINEAR, **{"loss": "mse", "optimizer": "sgd", "learning_rate": 1, "target": "interp", **change})
 
 
+class Files(unittest.TestCase):
+    def test_compile_file_and_load(self):
+        with tempfile.TemporaryDirectory() as folder:
+            path = os.path.join(folder, "bias.so")
+            quern.compile_file(BIAS, path)
+            self.assertEqual(sorted(os.listdir(folder)), ["bias.h", "bias.so"])
+            m = quern.load(path)
+            np.testing.assert_array_equal(m([X, B])[0], X + B)
+            self.assertEqual(m.inputs[0].shape, ("batch", 4))
+            quern.compile_file(COUNTER, os.path.join(folder, "side.so"), weights="side", header="", prefix="p")
+            s = quern.load(os.path.join(folder, "side.so"), prefix="p").bind([np.float32(2)])
+            s.run()
+            self.assertEqual(float(s.states["total"]), 2)
+            with self.assertRaises(quern.ModelError):
+                quern.load(path, prefix="other")
+            with self.assertRaises(quern.FileError):
+                quern.compile_file(BIAS, os.path.join(folder, "no", "bias.so"))
+        with self.assertRaises(quern.FileError):
+            quern.load("/does/not/exist.so")
+
+
 class Compiling(unittest.TestCase):
     def test_sources(self):
         with tempfile.TemporaryDirectory() as folder:

@@ -1,0 +1,329 @@
+/* The generated C header: see header.h. What it looks like for a model `mlp` with the entry `infer`:
+ *
+ *   typedef struct mlp_dims { int64_t batch; } mlp_dims;             where there are symbols
+ *   typedef struct mlp_io { const float *x; float *y; mlp_dims dims; } mlp_io;
+ *   #define MLP_WORKSPACE_BYTES 4096                                 or mlp_workspace_bytes(&dims)
+ *   #define MLP_INPUT_X_ELEMENTS 784                                 or mlp_input_x_elements(&dims)
+ *   int mlp_infer(mlp_io *io, void *workspace, quern_ctx *ctx);
+ *
+ * With several entries the names carry the entry's (mlp_train_step_io). States are members of one structure, mlp_state,
+ * that all entries share; mlp_init gives them their initial contents. */
+#include <ctype.h>
+#include <inttypes.h>
+#include <string.h>
+
+#include "driver/header.h"
+
+typedef struct writer {
+    FILE *to;
+    const qn_header_info *info;
+    qn_arena *arena;
+    int n_programs;
+    qn_program *const *programs;
+} writer;
+
+/* ---- names ---- */
+
+static bool is_reserved(const char *name)
+{
+    static const char *const words[] = {
+        "alignas",  "alignof",   "and",      "asm",    "auto",     "bool",    "break",    "case",
+        "catch",    "char",      "class",    "const",  "continue", "default", "delete",   "dims",
+        "do",       "double",    "else",     "enum",   "explicit", "export",  "extern",   "false",
+        "float",    "for",       "friend",   "goto",   "if",       "inline",  "int",      "long",
+        "mutable",  "namespace", "new",      "not",    "operator", "or",      "private",  "protected",
+        "public",   "register",  "restrict", "return", "short",    "signed",  "sizeof",   "static",
+        "struct",   "switch",    "template", "this",   "throw",    "true",    "try",      "typedef",
+        "typename", "union",     "unsigned", "using",  "virtual",  "void",    "volatile", "while",
+        "xor",
+    };
+    for (size_t i = 0; i < sizeof words / sizeof *words; i++)
+        if (strcmp(words[i], name) == 0)
+            return true;
+    return false;
+}
+
+/* The name as a C identifier. */
+static const char *identifier(const writer *w, const char *name)
+{
+    char *id =
+        qn_arena_printf(w->arena, "%s%s", isdigit((unsigned char)name[0]) || !name[0] ? "_" : "", name);
+    for (char *c = id; *c; c++)
+        if (!isalnum((unsigned char)*c))
+            *c = '_';
+    return is_reserved(id) ? qn_arena_printf(w->arena, "%s_", id) : id;
+}
+
+static const char *upper(const writer *w, const char *name)
+{
+    char *copy = qn_arena_strdup(w->arena, name);
+    for (char *c = copy; *c; c++)
+        *c = (char)toupper((unsigned char)*c);
+    return copy;
+}
+
+/* Identifiers of a structure's members, made different where two names gave the same. */
+static const char **identifiers(const writer *w, int n, const char *(*name_of)(const void *, int),
+                                const void *items)
+{
+    const char **ids = QN_NEW_ARRAY(w->arena, const char *, n);
+    for (int i = 0; i < n; i++) {
+        const char *base = identifier(w, name_of(items, i));
+        ids[i] = base;
+        for (int again = 2, j = 0; j < i; j++)
+            if (strcmp(ids[j], ids[i]) == 0) {
+                ids[i] = qn_arena_printf(w->arena, "%s_%d", base, again++);
+                j = -1;
+            }
+    }
+    return ids;
+}
+
+static const char *io_name(const void *program, int i)
+{
+    return ((const qn_program *)program)->io[i].name;
+}
+
+static const char *symbol_name(const void *program, int i)
+{
+    return qn_dims_symbol_at(((const qn_program *)program)->dims, i)->name;
+}
+
+static const char *c_type(qn_dtype dtype)
+{
+    static const char *const names[] = {
+        [QUERN_BOOL] = "uint8_t", [QUERN_I8] = "int8_t",     [QUERN_I16] = "int16_t",
+        [QUERN_I32] = "int32_t",  [QUERN_I64] = "int64_t",   [QUERN_U8] = "uint8_t",
+        [QUERN_U16] = "uint16_t", [QUERN_U32] = "uint32_t",  [QUERN_U64] = "uint64_t",
+        [QUERN_F16] = "uint16_t", [QUERN_BF16] = "uint16_t", [QUERN_F32] = "float",
+        [QUERN_F64] = "double",
+    };
+    return names[dtype];
+}
+
+/* "mlp", or "mlp_train_step" where there are several entries. */
+static const char *stem(const writer *w, const qn_program *p)
+{
+    return w->n_programs == 1 ? w->info->prefix
+                              : qn_arena_printf(w->arena, "%s_%s", w->info->prefix, identifier(w, p->name));
+}
+
+/* ---- states: one structure for all entries ---- */
+
+typedef struct state {
+    const qn_pio *io;
+    const char *id;
+} state;
+
+static int collect_states(const writer *w, state **out)
+{
+    int capacity = 0, n = 0;
+    for (int p = 0; p < w->n_programs; p++)
+        capacity += w->programs[p]->n_io;
+    state *states = QN_NEW_ARRAY(w->arena, state, capacity);
+    for (int p = 0; p < w->n_programs; p++)
+        for (int i = 0; i < w->programs[p]->n_io; i++) {
+            const qn_pio *io = &w->programs[p]->io[i];
+            bool known = io->role != QUERN_STATE;
+            for (int k = 0; k < n && !known; k++)
+                known = strcmp(states[k].io->name, io->name) == 0;
+            if (known)
+                continue;
+            const char *id = identifier(w, io->name), *base = id;
+            for (int again = 2, k = 0; k < n; k++)
+                if (strcmp(states[k].id, id) == 0) {
+                    id = qn_arena_printf(w->arena, "%s_%d", base, again++);
+                    k = -1;
+                }
+            states[n++] = (state){ .io = io, .id = id };
+        }
+    *out = states;
+    return n;
+}
+
+static const char *state_id(const state *states, int n, const char *name)
+{
+    for (int i = 0; i < n; i++)
+        if (strcmp(states[i].io->name, name) == 0)
+            return states[i].id;
+    QN_UNREACHABLE("no state %s", name);
+}
+
+static void write_states(const writer *w, int n, const state *states)
+{
+    const char *prefix = w->info->prefix, *big = upper(w, prefix);
+    fprintf(w->to,
+            "/* Parameters and other states, which entries update in place. The caller's. */\n"
+            "typedef struct %s_state {\n",
+            prefix);
+    for (int i = 0; i < n; i++)
+        fprintf(w->to, "    QUERN_ALIGN(64) %s %s[%" PRId64 "]; /* %s */\n", c_type(states[i].io->type.dtype),
+                states[i].id,
+                qn_type_elements(&states[i].io->type) > 0 ? qn_type_elements(&states[i].io->type) : 1,
+                qn_type_print(&states[i].io->type, w->arena));
+    fprintf(w->to, "} %s_state;\n#define %s_STATE_BYTES sizeof(%s_state)\n\n", prefix, big, prefix);
+    fprintf(w->to, "/* Gives the states their initial contents.%s */\n",
+            w->info->weights_inside ? "" : " weights: those of the side file");
+    fprintf(w->to, "static inline void %s_init(%s_state *state%s)\n{\n", prefix, prefix,
+            w->info->weights_inside ? "" : ", const void *weights");
+    fprintf(w->to, "    const char *from = (const char *)%s;\n",
+            w->info->weights_inside
+                ? qn_arena_printf(w->arena, "%s_query(QUERN_ABI_VERSION)->weights", prefix)
+                : "weights");
+    fputs("    memset(state, 0, sizeof *state);\n    (void)from;\n", w->to);
+    for (int i = 0; i < n; i++)
+        if (states[i].io->initial_offset >= 0)
+            fprintf(w->to, "    memcpy(state->%s, from + %" PRId64 ", sizeof state->%s);\n", states[i].id,
+                    states[i].io->initial_offset, states[i].id);
+    fputs("}\n\n", w->to);
+}
+
+/* ---- entries ---- */
+
+static void write_dims(const writer *w, const qn_program *p, const char *name, int n_symbols,
+                       const char **symbol_ids)
+{
+    fprintf(w->to, "typedef struct %s_dims {\n", name);
+    for (int i = 0; i < n_symbols; i++) {
+        qn_dim symbol = qn_dims_symbol_at(p->dims, i);
+        fprintf(w->to, "    int64_t %s; /* %s", symbol_ids[i], symbol->name);
+        if (i >= p->n_entry_symbols)
+            fputs(": found by the run */\n", w->to);
+        else
+            fprintf(w->to, ": %" PRId64 " to %" PRId64 " */\n", symbol->min, symbol->max);
+    }
+    fprintf(w->to, "} %s_dims;\n\n", name);
+}
+
+static void write_io(const writer *w, const qn_program *p, const char *name, const char **ids, int n_symbols)
+{
+    static const char *const roles[] = { [QUERN_INPUT] = "input",
+                                         [QUERN_OUTPUT] = "output",
+                                         [QUERN_STATE] = "state: set by the call" };
+    fprintf(w->to, "typedef struct %s_io {\n", name);
+    for (int i = 0; i < p->n_io; i++)
+        fprintf(w->to, "    %s%s *%s; /* %s, %s */\n", p->io[i].role == QUERN_INPUT ? "const " : "",
+                c_type(p->io[i].type.dtype), ids[i], roles[p->io[i].role],
+                qn_type_print(&p->io[i].type, w->arena));
+    if (n_symbols)
+        fprintf(w->to, "    %s_dims dims;\n", name);
+    fprintf(w->to, "} %s_io;\n\n", name);
+}
+
+static void write_sizes(const writer *w, const qn_program *p, int number, const char *name, const char **ids,
+                        int n_symbols)
+{
+    const char *big = upper(w, name), *prefix = w->info->prefix;
+    if (qn_dim_is_const(p->arena_bytes))
+        fprintf(w->to, "#define %s_WORKSPACE_BYTES %" PRId64 "\n", big,
+                p->arena_bytes->value > 64 ? p->arena_bytes->value : 64);
+    for (int i = 0; i < p->n_io; i++) {
+        if (p->io[i].role == QUERN_STATE || !qn_type_is_static(&p->io[i].type))
+            continue;
+        fprintf(w->to, "#define %s_%s_%s_ELEMENTS %" PRId64 "\n", big,
+                p->io[i].role == QUERN_INPUT ? "INPUT" : "OUTPUT", upper(w, ids[i]),
+                qn_type_elements(&p->io[i].type));
+    }
+    if (!n_symbols) {
+        putc('\n', w->to);
+        return;
+    }
+    fprintf(
+        w->to,
+        "\n/* Bytes of workspace for these dims; -1 where one is outside its range. */\n"
+        "static inline int64_t %s_workspace_bytes(const %s_dims *dims)\n{\n"
+        "    return %s_query(QUERN_ABI_VERSION)->entries[%d].workspace_bytes((const int64_t *)dims);\n}\n",
+        name, name, prefix, number);
+    if (n_symbols > p->n_entry_symbols)
+        fprintf(w->to,
+                "/* Sets the dims that the run finds to the most that they can be: what outputs need room "
+                "for. */\n"
+                "static inline void %s_limits(%s_dims *dims)\n{\n"
+                "    %s_query(QUERN_ABI_VERSION)->entries[%d].limits((int64_t *)dims);\n}\n",
+                name, name, prefix, number);
+    for (int i = 0; i < p->n_io; i++) {
+        const qn_pio *io = &p->io[i];
+        if (io->role == QUERN_STATE || qn_type_is_static(&io->type))
+            continue;
+        fprintf(w->to,
+                "static inline int64_t %s_%s_%s_elements(const %s_dims *dims)\n{\n"
+                "    int64_t d[%d], n = 1;\n"
+                "    %s_query(QUERN_ABI_VERSION)->entries[%d].shape(%d, (const int64_t *)dims, d);\n"
+                "    for (int i = 0; i < %d; i++)\n        n *= d[i];\n    return n;\n}\n",
+                name, io->role == QUERN_INPUT ? "input" : "output", ids[i], name, io->type.rank, prefix,
+                number, i, io->type.rank);
+    }
+    putc('\n', w->to);
+}
+
+static void write_call(const writer *w, const qn_program *p, int number, const char *name, const char **ids,
+                       int n_states, const state *states)
+{
+    const char *prefix = w->info->prefix;
+    bool has_state = false;
+    for (int i = 0; i < p->n_io; i++)
+        has_state |= p->io[i].role == QUERN_STATE;
+    fprintf(w->to, "/* workspace: %s, aligned to 64. Gives a quern_status. */\n",
+            qn_dim_is_const(p->arena_bytes) ? qn_arena_printf(w->arena, "%s_WORKSPACE_BYTES", upper(w, name))
+                                            : qn_arena_printf(w->arena, "%s_workspace_bytes(&dims)", name));
+    fprintf(w->to, "static inline int %s_%s(%s_io *io, %s%s%svoid *workspace, quern_ctx *ctx)\n{\n", prefix,
+            identifier(w, p->name), name, has_state ? prefix : "", has_state ? "_state *state" : "",
+            has_state ? ", " : "");
+    for (int i = 0; i < p->n_io; i++)
+        if (p->io[i].role == QUERN_STATE)
+            fprintf(w->to, "    io->%s = state->%s;\n", ids[i], state_id(states, n_states, p->io[i].name));
+    fprintf(w->to, "    return %s_query(QUERN_ABI_VERSION)->entries[%d].run(io, workspace, ctx);\n}\n\n",
+            prefix, number);
+}
+
+static void write_entry(const writer *w, int number, int n_states, const state *states)
+{
+    const qn_program *p = w->programs[number];
+    const char *name = stem(w, p);
+    int n_symbols = qn_dims_symbol_count(p->dims);
+    const char **ids = identifiers(w, p->n_io, io_name, p);
+    fprintf(w->to, "/* ---- %s ---- */\n\n", p->name);
+    if (n_symbols)
+        write_dims(w, p, name, n_symbols, identifiers(w, n_symbols, symbol_name, p));
+    write_io(w, p, name, ids, n_symbols);
+    write_sizes(w, p, number, name, ids, n_symbols);
+    write_call(w, p, number, name, ids, n_states, states);
+}
+
+/* ---- the file ---- */
+
+void qn_header_write(FILE *to, const qn_header_info *info, int n_programs, qn_program *const *programs)
+{
+    writer w = {
+        .to = to, .info = info, .arena = qn_arena_new(), .n_programs = n_programs, .programs = programs
+    };
+    const char *prefix = info->prefix, *big = upper(&w, prefix);
+    state *states;
+    int n_states = collect_states(&w, &states);
+    fprintf(to,
+            "/* %s - %s, compiled by Quern " QN_VERSION_STRING
+            ". Generated; link %s, nothing else of Quern is needed. */\n"
+            "#ifndef QUERN_MODEL_%s_H\n#define QUERN_MODEL_%s_H\n\n#include <string.h>\n\n",
+            info->name, info->source, info->object, big, big);
+    fputs(qn_abi_header, to);
+    fprintf(to,
+            "\n#ifndef QUERN_ALIGN\n#ifdef __cplusplus\n#define QUERN_ALIGN(n) alignas(n)\n#else\n"
+            "#define QUERN_ALIGN(n) _Alignas(n)\n#endif\n#endif\n\n"
+            "#ifdef __cplusplus\nextern \"C\" {\n#endif\n\n"
+            "/* The tables that describe the model; NULL for an ABI version that it does not know. */\n"
+            "const quern_model_info *%s_query(uint32_t abi_version);\n\n",
+            prefix);
+    if (!info->weights_inside)
+        fprintf(to,
+                "/* The weights lie in a side file, %s.safetensors: map it and let quern_ctx.weights point "
+                "to its data,\n"
+                " * which begins behind 8 bytes (the header's length, little endian) and the header. */\n"
+                "#define %s_WEIGHTS_BYTES %" PRId64 "\n\n",
+                info->object, big, info->weights_bytes);
+    if (n_states)
+        write_states(&w, n_states, states);
+    for (int i = 0; i < n_programs; i++)
+        write_entry(&w, i, n_states, states);
+    fputs("#ifdef __cplusplus\n}\n#endif\n#endif\n", to);
+    qn_arena_free(w.arena);
+}

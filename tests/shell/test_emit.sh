@@ -1,0 +1,175 @@
+#!/usr/bin/env bash
+# Compiled models in programs that know nothing of Quern: shared, static, in C and C++, two at once, with states and
+# with side weights; and what happens where files cannot be written or nothing can link.
+set -u
+source=${QUERN_SOURCE_DIR:?} quern=${QUERN_BUILD_DIR:?}/quern
+folder=$(mktemp -d) || exit 1
+trap 'rm -rf "$folder"' EXIT
+export QUERN_CACHE=$folder/.cache
+cd "$folder" || exit 1
+n_failed=0
+
+fail() { echo "FAILED: $*"; n_failed=$((n_failed + 1)); }
+# must COMMAND...: it has to succeed.
+must() { local output; output=$("$@" 2>&1) || fail "'$*' failed: $output"; }
+expect()
+{
+    local wanted=$1 pattern=$2 output status
+    shift 2
+    output=$("$@" 2>&1)
+    status=$?
+    [ $status -eq "$wanted" ] || fail "'$*' ended with $status instead of $wanted: $output"
+    grep -qE -- "$pattern" <<<"$output" || fail "'$*' does not say '$pattern' but: $output"
+}
+only() { [ "$(echo $(ls))" = "$*" ] || fail "expected the files '$*', found '$(echo $(ls))'"; }
+cc=(cc -std=c11 -Wall -Wextra -Wpedantic -Werror)
+
+truth='0 xor 0 = 0
+0 xor 1 = 1
+1 xor 0 = 1
+1 xor 1 = 0'
+cp "$source"/examples/embed/{main.c,xor.qn} .
+
+# ---- the example: shared, archive, object; with the same header
+
+must "$quern" compile xor.qn -o xor.so
+must "${cc[@]}" main.c ./xor.so -o shared
+must "$quern" compile xor.qn -o xor.a
+must "${cc[@]}" main.c xor.a -o archive
+must "$quern" compile xor.qn -o xor.o
+must "${cc[@]}" main.c xor.o -o object
+for program in shared archive object; do
+    [ "$(./$program)" = "$truth" ] || fail "$program prints $(./$program)"
+done
+[ "$(nm -D --defined-only xor.so | awk '{ print $3 }')" = xor_query ] || fail "xor.so exports $(nm -D --defined-only xor.so)"
+[ -z "$(nm -u xor.so)" ] || fail "xor.so needs $(nm -u xor.so)"
+if readelf -d xor.so | grep -q NEEDED; then fail "xor.so needs a library"; fi
+expect 0 '^y f32\[1\]' "$quern" run xor.so
+
+# ---- C++, and two models in one program, both ways
+
+cat >scale.qn <<'END'
+graph @main(%x: f32[3]) -> (y: f32[3]) {
+  %c = constant [2, 3, 4] : f32[3]
+  %0 = mul %x, %c : f32[3]
+  return %0
+}
+END
+cat >two.cc <<'END'
+#include "xor.h"
+#include "twice.h"
+#include <cstdio>
+alignas(64) static unsigned char workspace[TWICE_WORKSPACE_BYTES], more[1 << 16];
+int main()
+{
+    float x[TWICE_INPUT_X_ELEMENTS] = { 1, 1, 0.5f }, y[TWICE_OUTPUT_Y_ELEMENTS], z[1];
+    twice_io io = { x, y };
+    xor_io xio = { x, z, { 1 } };
+    if (xor_workspace_bytes(&xio.dims) > (int64_t)sizeof more || twice_infer(&io, workspace, nullptr) ||
+        xor_infer(&xio, more, nullptr))
+        return 1;
+    printf("%g %g %g %g\n", y[0], y[1], y[2], z[0]);
+}
+END
+must "$quern" compile scale.qn -o libscale.so --prefix twice --header twice.h
+must "$quern" compile scale.qn -o scale.o --prefix twice --header twice.h
+if command -v c++ >/dev/null; then
+    must c++ -std=c++11 -Wall -Wextra -Werror two.cc ./xor.so ./libscale.so -o two
+    must c++ -std=c++11 -Wall -Wextra -Werror two.cc xor.o scale.o -o two-static
+    for program in two two-static; do
+        [ "$(./$program)" = "2 3 2 0" ] || fail "$program prints $(./$program)"
+    done
+fi
+expect 1 'no symbol libscale_query' "$quern" run libscale.so
+
+# ---- states
+
+cat >count.qn <<'END'
+graph @add(%x: f32[2], %total: f32[2] state = [10, 20]) -> (now: f32[2] alias %total) {
+  %0 = add %total, %x : f32[2]
+  return %0
+}
+graph @read(%total: f32[2] state = [10, 20]) -> (half: f32[2]) {
+  %c = constant splat 0.5 : f32[2]
+  %0 = mul %total, %c : f32[2]
+  return %0
+}
+END
+cat >count.c <<'END'
+#include <stdio.h>
+#include "count.h"
+static _Alignas(64) unsigned char workspace[COUNT_ADD_WORKSPACE_BYTES + COUNT_READ_WORKSPACE_BYTES];
+int main(void)
+{
+    static count_state state;
+    float x[2] = { 1, 2 }, half[2];
+    count_add_io add = { .x = x };
+    count_read_io read = { .half = half };
+    count_init(&state);
+    for (int i = 0; i < 3; i++)
+        if (count_add(&add, &state, workspace, NULL))
+            return 1;
+    if (count_read(&read, &state, workspace, NULL))
+        return 1;
+    printf("%g %g\n", half[0], half[1]);
+    return 0;
+}
+END
+must "$quern" compile count.qn -o count.so
+must "${cc[@]}" count.c ./count.so -o count
+[ "$(./count)" = "6.5 13" ] || fail "count prints $(./count)"
+
+# ---- weights beside the object
+
+must "$quern" compile scale.qn -o side.so --weights side
+expect 0 '^y f32\[3\]' "$quern" run side.so
+"$quern" run scale.qn --seed 3 -o y.npy && expect 0 'as expected' "$quern" run side.so --seed 3 --expect y.npy
+if python3 -c 'import safetensors' 2>/dev/null; then
+    must python3 -c 'import safetensors.numpy as s; t = s.load_file("side.so.safetensors"); assert [2, 3, 4] in [list(x) for x in t.values()]'
+fi
+printf x >>side.so.safetensors
+expect 1 'does not belong to side.so' "$quern" run side.so
+rm side.so.safetensors
+expect 1 'side.so.safetensors: the weights of side.so cannot be read: No such file' "$quern" run side.so
+
+# ---- code to read, and the model as text
+
+must "$quern" compile scale.qn -o scale.ll
+grep -q 'define' scale.ll || fail "scale.ll has no functions"
+must "$quern" compile scale.qn -o scale.s
+grep -q 'twice_query\|scale_query' scale.s || fail "scale.s has no query function"
+must "$quern" compile scale.qn -o copy.qn
+must cmp <("$quern" opt scale.qn) <("$quern" opt copy.qn)
+
+# ---- other machines
+
+must "$quern" compile xor.qn -o arm.o --target aarch64-unknown-linux-gnu --cpu generic --header ""
+readelf -h arm.o | grep -q AArch64 || fail "arm.o is not for AArch64"
+must "$quern" compile xor.qn -o old.so --cpu x86-64-v3 --header ""
+expect 1 "pdp11" "$quern" compile xor.qn -o pdp.o --target pdp11-dec-unix
+
+# ---- what cannot be written leaves nothing
+
+mkdir empty && cd empty || exit 1
+expect 1 'no-folder/x.so: cannot be written' "$quern" compile ../xor.qn -o no-folder/x.so
+expect 1 '/dev/full: cannot be written' "$quern" compile ../xor.qn -o /dev/full --emit llvm
+expect 1 '/dev/full' "$quern" compile ../xor.qn -o x.so --header /dev/full
+expect 1 'no-folder/x.h' "$quern" compile ../xor.qn -o x.so --header no-folder/x.h
+expect 1 'no C identifier' "$quern" compile ../xor.qn -o x.so --prefix 3d
+expect 1 "cannot emit 'exe'" "$quern" compile ../xor.qn -o x.exe --emit exe
+expect 2 'where to' "$quern" compile ../xor.qn
+expect 2 'what is x.exe to be' "$quern" compile ../xor.qn -o x.exe
+expect 1 'Is a directory' "$quern" compile ../xor.qn -o .. --emit so
+expect 1 'linker' env PATH=/nonexistent "$quern" compile ../xor.qn -o x.so
+only
+if [ "$(id -u)" -ne 0 ]; then
+    mkdir -m 555 locked
+    expect 1 'locked/x.so: cannot be written: Permission denied' "$quern" compile ../xor.qn -o locked/x.so
+    rmdir locked
+fi
+must env PATH=/nonexistent "$quern" compile ../xor.qn -o x.a # an archive needs no linker
+only x.a x.h
+cd ..
+
+[ $n_failed -eq 0 ] || echo "$n_failed failed"
+exit $((n_failed > 0))
