@@ -2,7 +2,7 @@
  *
  * Before: any graph. After: no composites, except those that a kernel template keeps (passes/claim.h); no calls: the
  * function's nodes stand there; no arg_reduce: it is said by two reductions, which fuse into one kernel with what
- * surrounds them and run vectorized.
+ * surrounds them and run vectorized; no top_k: it is a sort and slices.
  *
  *   %0 = softmax %x {axis = 1}
  *   ->
@@ -46,6 +46,21 @@ static qn_value *expand_arg_reduce(qn_builder *b, qn_node *node)
     return qn_b_reduce(b, last ? QN_KIND_MAX : QN_KIND_MIN, candidates, 1, &axis, false);
 }
 
+/* top_k: the first k of a stable sort of the elements and their indices. */
+static void expand_top_k(qn_builder *b, qn_node *node, qn_value **out_results)
+{
+    qn_value *x = node->operands[0];
+    const int axis = (int)qn_attr_int(node, QN_ATTR_AXIS);
+    qn_dims *dims = qn_b_dims(b);
+    const qn_type index_type = qn_type_make(b->graph->module, QUERN_I64, x->type.rank, x->type.dims);
+    qn_value *const operands[2] = { x, qn_b_iota(b, &index_type, axis) };
+    const qn_node *sort = qn_b_sort(b, 2, operands, axis, qn_attr_bool(node, QN_ATTR_LARGEST));
+    for (int i = 0; i < 2; i++)
+        out_results[i] = sort ? qn_b_slice_axis(b, &sort->results[i], axis, qn_dim_const(dims, 0),
+                                                qn_attr_dims(node, QN_ATTR_K, NULL)[0])
+                              : NULL;
+}
+
 bool qn_expand_node(qn_node *node, qn_value **out_results, qn_diags *diags)
 {
     if (qn_op_is_composite(node->op)) {
@@ -57,9 +72,13 @@ bool qn_expand_node(qn_node *node, qn_value **out_results, qn_diags *diags)
         /* A report by the builder is all that failing does here: results stay NULL. */
         return qn_inline_graph(callee, node->graph, node, node->operands, out_results, diags) == QUERN_OK;
     }
+    qn_builder b = { .graph = node->graph, .before = node, .loc = node->loc, .diags = diags };
     if (node->op == QN_OP_ARG_REDUCE) {
-        qn_builder b = { .graph = node->graph, .before = node, .loc = node->loc, .diags = diags };
         out_results[0] = expand_arg_reduce(&b, node);
+        return true;
+    }
+    if (node->op == QN_OP_TOP_K) {
+        expand_top_k(&b, node, out_results);
         return true;
     }
     return false;

@@ -407,7 +407,8 @@ static bool too_long(const qn_rows *rows)
     return size_of(rows->n_rows) < FEW_ROWS && size_of(rows->n_rows) * size_of(rows->n_cols) >= LONG_ROWS;
 }
 
-static bool join_reduction(fuser *f, const demand *d, qn_node *node)
+/* Long rows only where the cluster is the reduction's own. */
+static bool join_reduction(fuser *f, const demand *d, qn_node *node, bool own)
 {
     cluster *c = d->by;
     if (c->closed || c->sums || d->whole || d->indices.n != 1 || (int)c->nodes.n >= MAX_NODES ||
@@ -424,7 +425,7 @@ static bool join_reduction(fuser *f, const demand *d, qn_node *node)
         qn_dim dims[QN_MAX_RANK], vars[QN_MAX_RANK];
         bool is_row[QN_MAX_RANK];
         if (!rows_of_loop(c, node, index, &rows, &n, dims, vars, is_row) ||
-            !qn_rows_operand(&c->space, &rows, node, index, operand) || too_long(&rows))
+            !qn_rows_operand(&c->space, &rows, node, index, operand) || (!own && too_long(&rows)))
             return false;
         c->group.kind = QN_GROUP_ROWS;
         c->group.n_dims = n;
@@ -470,11 +471,10 @@ static void start_cluster(fuser *f, qn_node *node)
 {
     qn_value *value = &node->results[0];
     const qn_op_class class = qn_ops[node->op].class;
-    const qn_group_kind kind = is_loop_node(node)         ? QN_GROUP_LOOP
-                               : node->op == QN_OP_REDUCE ? QN_GROUP_ROWS
-                               : class == QN_CONTRACTION  ? QN_GROUP_CONTRACTION
-                               : class == QN_CONTROL      ? QN_GROUP_CONTROL
-                                                          : QN_GROUP_SINGLE;
+    /* what joins turns a LOOP cluster into what it needs */
+    const qn_group_kind kind = is_loop_node(node) || is_sum(node) || node->op == QN_OP_REDUCE ? QN_GROUP_LOOP
+                               : class == QN_CONTROL ? QN_GROUP_CONTROL
+                                                     : QN_GROUP_SINGLE;
     cluster *c = new_cluster(f, kind, node);
     if (c->closed) {
         qn_vec_push(f->scratch, &c->nodes, node);
@@ -493,23 +493,8 @@ static void start_cluster(fuser *f, qn_node *node)
     if (is_loop_node(node)) {
         join(f, c, node);
     } else {
-        c->group.kind = QN_GROUP_LOOP;
-        const bool fits = is_sum(node) ? join_sum(f, d, node) : join_reduction(f, d, node);
-        if (!fits) { /* long rows: alone, whatever their length */
-            qn_rows rows;
-            qn_dim operand[QN_MAX_RANK];
-            QN_ASSERT(kind == QN_GROUP_ROWS && rows_of_loop(c, node, c->vars, &rows, &c->group.n_dims,
-                                                            c->dims, c->vars, c->is_row),
-                      "fuse: %s does not fit its own cluster", qn_ops[node->op].name);
-            const bool reads = qn_rows_operand(&c->space, &rows, node, d->indices.items[0], operand);
-            QN_ASSERT(reads, "fuse: a reduction does not fit its own rows");
-            c->group.kind = QN_GROUP_ROWS;
-            c->rows = rows;
-            c->linear = qn_ix_linear(&c->space, c->group.n_dims, c->dims, c->vars);
-            c->n_elements = qn_dim_mul(c->space.dims, rows.n_rows, rows.n_cols);
-            qn_vec_push(f->scratch, &c->nodes, node);
-            demand_index(f, node->operands[0], c, operand);
-        }
+        const bool fits = is_sum(node) ? join_sum(f, d, node) : join_reduction(f, d, node, true);
+        QN_ASSERT(fits, "fuse: %s does not fit its own cluster", qn_ops[node->op].name);
     }
     add_output(f, c, value);
 }
@@ -518,7 +503,7 @@ static void start_cluster(fuser *f, qn_node *node)
 static bool join_by_class(fuser *f, const demand *d, qn_node *node)
 {
     if (node->op == QN_OP_REDUCE)
-        return join_reduction(f, d, node);
+        return join_reduction(f, d, node, false);
     if (is_sum(node))
         return join_sum(f, d, node);
     if (!is_loop_node(node) || d->by->closed || !worth_joining(d, node))

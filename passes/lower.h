@@ -176,6 +176,11 @@ qn_dim qn_writer_checked_index(qn_writer *w, qn_kvalue *number, qn_dim extent, c
 /* Likewise, clamped instead of checked. */
 qn_dim qn_writer_clamped_index(qn_writer *w, qn_kvalue *number, qn_dim extent);
 
+/* An i64 that is known to be in [0, extent), as a variable. */
+qn_dim qn_writer_datum(qn_writer *w, qn_kvalue *number, qn_dim extent);
+/* condition and 0 <= d < extent; what is proven is left out. NULL is true. */
+qn_kvalue *qn_writer_and_inside(qn_writer *w, qn_kvalue *condition, qn_dim d, qn_dim extent);
+
 /* ---- the kinds of groups ---- */
 
 /* One value at each index of the group's iteration space. */

@@ -1,20 +1,115 @@
-/* Ops with kernels of their own: the table of who writes which. */
-#include "passes/lower.h"
-
-typedef qn_status (*lower_fn)(qn_lowering *l, const qn_group *group);
+/* Ops with kernels of their own: who writes which, and what they share. */
+#include "passes/lower_opaque.h"
 
 static const struct {
     qn_op op;
-    lower_fn lower;
+    qn_status (*lower)(qn_lowering *l, const qn_group *group);
 } ops[] = {
-    { QN_N_OPS, NULL },
+    { QN_OP_DYNAMIC_UPDATE_SLICE, qn_lower_dynamic_update_slice },
+    { QN_OP_SCATTER_ND, qn_lower_scatter_nd },
+    { QN_OP_SCATTER_ELEMENTS, qn_lower_scatter_elements },
+    { QN_OP_SELECT_AND_SCATTER, qn_lower_select_and_scatter },
+    { QN_OP_CUMULATIVE, qn_lower_cumulative },
+    { QN_OP_SORT, qn_lower_sort },
+    { QN_OP_NON_ZERO, qn_lower_non_zero },
 };
 
 qn_status qn_lower_opaque(qn_lowering *l, const qn_group *group)
 {
-    for (int i = 0; ops[i].lower; i++)
+    for (size_t i = 0; i < sizeof ops / sizeof *ops; i++)
         if (ops[i].op == group->root->op)
             return ops[i].lower(l, group);
     return qn_error(l->diags, QUERN_ERROR_UNSUPPORTED, &group->root->loc, "%s can't be compiled yet",
                     qn_ops[group->root->op].name);
+}
+
+/* ---- shared ---- */
+
+qn_status qn_lower_into(qn_lowering *l, const qn_group *group, qn_value *value, int buffer)
+{
+    for (int i = 0; i < group->n_inputs; i++)
+        if (group->inputs[i] == value) {
+            qn_lower_copy(l, qn_lower_buffer(l, value), buffer);
+            return QUERN_OK;
+        }
+    /* made from nothing: a loop that fills the buffer, as if that were where the value is */
+    qn_value *memory = value;
+    while (memory->node->op == QN_OP_RESHAPE)
+        memory = memory->node->operands[0];
+    const qn_group fill = { .kind = QN_GROUP_LOOP,
+                            .root = memory->node,
+                            .n_nodes = 1,
+                            .nodes = &memory->node,
+                            .n_outputs = 1,
+                            .outputs = &memory,
+                            .n_dims = memory->type.rank,
+                            .dims = memory->type.dims };
+    int *place = &l->scope->buffers[memory->id];
+    const int elsewhere = *place;
+    *place = buffer;
+    const qn_status status = qn_lower_loop(l, &fill);
+    *place = elsewhere;
+    return status;
+}
+
+void qn_opaque_begin(qn_opaque *o, qn_lowering *l, const qn_group *group)
+{
+    o->arena = qn_arena_new();
+    o->l = l;
+    o->group = group;
+    o->node = group->root;
+    qn_writer_init(&o->w, l, qn_group_kernel_name(group, o->arena), o->arena, false);
+    for (int i = 0; i < group->n_inputs; i++)
+        qn_writer_bind_input(&o->w, group->inputs[i]);
+}
+
+qn_status qn_opaque_end(qn_opaque *o, qn_dim tasks)
+{
+    const qn_status status = qn_writer_finish(&o->w, tasks, qn_group_step_name(o->group, o->l->arena));
+    qn_arena_free(o->arena);
+    return status;
+}
+
+void qn_opaque_nest(const qn_opaque *o, const qn_type *type, unsigned without, qn_nest *out_nest,
+                    int *out_axes)
+{
+    out_nest->n = 0;
+    for (int i = 0; i < type->rank; i++)
+        if (!(without >> i & 1) && !qn_dim_is(type->dims[i], 1)) {
+            out_axes[out_nest->n] = i;
+            out_nest->dims[out_nest->n++] = qn_lower_dim(o->l, type->dims[i]);
+        }
+}
+
+void qn_opaque_open(qn_opaque *o, const qn_nest *nest, int64_t grain, qn_loops *out_loops,
+                    qn_writer_loop *out_open)
+{
+    qn_loops_plan(&o->w, nest, grain, out_loops);
+    for (int i = 0; i < out_loops->n; i++)
+        out_open[i] = qn_planned_loop_open(&o->w, &out_loops->loops[i],
+                                           i == out_loops->n - 1 ? QN_TAG_VECTOR : QN_TAG_SERIAL);
+}
+
+void qn_opaque_close(qn_opaque *o, const qn_loops *loops, qn_writer_loop *open)
+{
+    for (int i = loops->n - 1; i >= 0; i--)
+        qn_writer_end_for(&o->w, &open[i], NULL);
+}
+
+qn_dim qn_opaque_linear(qn_opaque *o, const qn_type *type, const qn_dim *index)
+{
+    qn_dim dims[QN_MAX_RANK];
+    qn_ispace_dims(&o->w.space, type, dims);
+    return qn_ix_linear(&o->w.space, type->rank, dims, index);
+}
+
+qn_kvalue *qn_opaque_above(qn_opaque *o, qn_kvalue *x, qn_kvalue *y)
+{
+    qn_kbuilder *b = &o->w.b;
+    qn_kvalue *above = qn_kb_compare(b, QN_GT, x, y);
+    if (!qn_dtype_is_float(x->type.dtype))
+        return above;
+    qn_kvalue *number = qn_kb_unary(b, QN_OP_NOT, qn_kb_unary(b, QN_OP_IS_NAN, y));
+    qn_kvalue *nan = qn_kb_binary(b, QN_OP_AND, qn_kb_unary(b, QN_OP_IS_NAN, x), number);
+    return qn_kb_binary(b, QN_OP_OR, above, nan);
 }

@@ -95,8 +95,7 @@ static qn_kvalue *both(qn_writer *w, qn_kvalue *a, qn_kvalue *b)
     return !a ? b : !b ? a : qn_kb_binary(&w->b, QN_OP_AND, a, b);
 }
 
-/* condition and 0 <= d < extent; what is proven is left out. NULL is true. */
-static qn_kvalue *and_inside(qn_writer *w, qn_kvalue *condition, qn_dim d, qn_dim extent)
+qn_kvalue *qn_writer_and_inside(qn_writer *w, qn_kvalue *condition, qn_dim d, qn_dim extent)
 {
     const bool low = !qn_ix_not_negative(&w->space, d), high = !qn_ix_below(&w->space, d, extent);
     if (!low && !high)
@@ -145,6 +144,12 @@ static qn_dim find_datum(const qn_writer *w, const qn_kvalue *source, qn_dim ext
             return d->symbol;
     }
     return NULL;
+}
+
+qn_dim qn_writer_datum(qn_writer *w, qn_kvalue *number, qn_dim extent)
+{
+    const qn_dim found = find_datum(w, number, extent);
+    return found ? found : datum(w, number, number, extent);
 }
 
 qn_dim qn_writer_checked_index(qn_writer *w, qn_kvalue *number, qn_dim extent, const qn_node *node)
@@ -245,7 +250,7 @@ static qn_kvalue *pad(qn_writer *w, const qn_node *node, const qn_dim *index)
         const qn_dim step = qn_dim_const(dims, interior[i] + 1),
                      extent = qn_ispace_import(&w->space, x->type.dims[i]);
         const qn_dim from_low = qn_dim_sub(dims, index[i], qn_ispace_import(&w->space, low[i]));
-        inside = and_inside(w, inside, from_low, qn_dim_mul(dims, extent, step));
+        inside = qn_writer_and_inside(w, inside, from_low, qn_dim_mul(dims, extent, step));
         if (interior[i] > 0) {
             const qn_dim rest = qn_ix_mod(&w->space, from_low, step);
             qn_writer_note_index(w, rest);
@@ -270,7 +275,7 @@ static qn_kvalue *concatenate(qn_writer *w, const qn_node *node, const qn_dim *i
         if (qn_ix_below(&w->space, at[axis], qn_dim_const(w->space.dims, 0)) ||
             qn_ix_not_negative(&w->space, qn_dim_sub(w->space.dims, at[axis], extent)))
             continue; /* never this one */
-        qn_kvalue *inside = and_inside(w, NULL, at[axis], extent);
+        qn_kvalue *inside = qn_writer_and_inside(w, NULL, at[axis], extent);
         result = value_where(w, inside, x, at,
                              inside && !result ? constant(w, x->type.dtype, (qn_scalar){ .i = 0 }) : result);
     }
@@ -409,7 +414,7 @@ static qn_kvalue *convolution(qn_writer *w, const qn_node *node, const qn_dim *i
                                qn_dim_mul(dims, vars[1 + i], qn_dim_const(dims, w_dilation[i])));
         at = qn_dim_sub(dims, at, qn_ispace_import(&w->space, low[i]));
         const qn_dim step = qn_dim_const(dims, x_dilation ? x_dilation[i] : 1);
-        inside = and_inside(w, inside, at,
+        inside = qn_writer_and_inside(w, inside, at,
                             qn_dim_mul(dims, qn_ispace_import(&w->space, x->type.dims[2 + i]), step));
         if (!qn_dim_is(step, 1)) {
             const qn_dim rest = qn_ix_mod(&w->space, at, step);
@@ -450,7 +455,7 @@ static qn_kvalue *reduce_window(qn_writer *w, const qn_node *node, const qn_dim 
         at[i] = qn_dim_add(dims, qn_dim_mul(dims, index[i], qn_dim_const(dims, stride[i])),
                            qn_dim_mul(dims, vars[i], qn_dim_const(dims, dilation[i])));
         at[i] = qn_dim_sub(dims, at[i], qn_ispace_import(&w->space, low[i]));
-        inside = and_inside(w, inside, at[i], qn_ispace_import(&w->space, x->type.dims[i]));
+        inside = qn_writer_and_inside(w, inside, at[i], qn_ispace_import(&w->space, x->type.dims[i]));
     }
     qn_kvalue *neutral = constant(w, x->type.dtype, qn_neutral(kind, x->type.dtype));
     qn_kvalue *element = value_where(w, inside, x, at, neutral);

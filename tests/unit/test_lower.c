@@ -14,9 +14,9 @@
 
 static void random_graphs(int flags, int first, int count, int nodes)
 {
-    const char *only = getenv("QUERN_SEED"); /* to look at one of them */
+    const char *only = getenv("QUERN_SEED"), *times = getenv("QUERN_TIMES"); /* to look at one, or at more */
     const qn_pass_options options = { .math = QN_MATH_DEFAULT };
-    for (int seed = first; seed < first + count; seed++) {
+    for (int seed = first; seed < first + count * (times ? atoi(times) : 1); seed++) {
         if (only && atoi(only) != seed)
             continue;
         qn_module *module = qn_graph_random((uint64_t)seed, flags, nodes);

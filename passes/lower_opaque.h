@@ -1,0 +1,43 @@
+/* What the files of ops with kernels of their own share. */
+#ifndef QN_PASSES_LOWER_OPAQUE_H
+#define QN_PASSES_LOWER_OPAQUE_H
+
+#include "passes/lower.h"
+
+qn_status qn_lower_dynamic_update_slice(qn_lowering *l, const qn_group *group);
+qn_status qn_lower_scatter_nd(qn_lowering *l, const qn_group *group);
+qn_status qn_lower_scatter_elements(qn_lowering *l, const qn_group *group);
+qn_status qn_lower_select_and_scatter(qn_lowering *l, const qn_group *group);
+qn_status qn_lower_cumulative(qn_lowering *l, const qn_group *group);
+qn_status qn_lower_sort(qn_lowering *l, const qn_group *group);
+qn_status qn_lower_non_zero(qn_lowering *l, const qn_group *group);
+
+/* Makes the contents of a buffer those of an operand of the group, which may be in memory (a copy) or, being one number
+ * everywhere or an iota, in none (a kernel). */
+qn_status qn_lower_into(qn_lowering *l, const qn_group *group, qn_value *value, int buffer);
+
+/* A kernel for an opaque node: its inputs are bound. */
+typedef struct qn_opaque {
+    qn_lowering *l;
+    const qn_group *group;
+    qn_node *node;
+    qn_arena *arena; /* scratch */
+    qn_writer w;
+} qn_opaque;
+
+void qn_opaque_begin(qn_opaque *o, qn_lowering *l, const qn_group *group);
+qn_status qn_opaque_end(qn_opaque *o, qn_dim tasks); /* always ends what begin began */
+
+/* The axes of a type but for those of extent 1 and those of the bit set; out_axes[i] is the axis that nest axis i is. */
+void qn_opaque_nest(const qn_opaque *o, const qn_type *type, unsigned without, qn_nest *out_nest,
+                    int *out_axes);
+/* Plans loops over the nest and opens all of them, the innermost as lanes. */
+void qn_opaque_open(qn_opaque *o, const qn_nest *nest, int64_t grain, qn_loops *out_loops,
+                    qn_writer_loop *out_open);
+void qn_opaque_close(qn_opaque *o, const qn_loops *loops, qn_writer_loop *open);
+/* Row-major number of an element. */
+qn_dim qn_opaque_linear(qn_opaque *o, const qn_type *type, const qn_dim *index);
+/* x > y, NaN being above all numbers: the order of sort. */
+qn_kvalue *qn_opaque_above(qn_opaque *o, qn_kvalue *x, qn_kvalue *y);
+
+#endif
