@@ -24,6 +24,8 @@ typedef struct {
     qn_program *p;
     lifetime *of; /* by buffer; of a buffer that shares: unused */
     int *shared;  /* by buffer: whose place it has; itself */
+    int *
+        mates; /* by buffer: the next of those that pointer variables exchange with it; a ring, of itself alone */
 } planner;
 
 static int owner(const planner *plan, int buffer)
@@ -69,24 +71,63 @@ static bool overwrites(const qn_program *p, const qn_step *step, int root)
     return writes;
 }
 
+/* Is the buffer reached through a pointer variable? */
+static bool through_slot(const qn_program *p, int buffer)
+{
+    while (p->buffers[buffer].place == QN_PLACE_VIEW)
+        buffer = p->buffers[buffer].base;
+    return p->buffers[buffer].place == QN_PLACE_SLOT;
+}
+
+/* A pointer variable may point to any of the buffers that it was exchanged with. */
+static void touch_buffer(planner *plan, int buffer, int from, int to, bool *read_first)
+{
+    const int root = qn_program_root(plan->p, buffer);
+    const bool slot = through_slot(plan->p, buffer);
+    int at = root;
+    do {
+        if (in_arena(plan, at)) {
+            read_first[at] |= slot;
+            touch(plan, at, from, to);
+        }
+        at = plan->mates[at];
+    } while (slot && at != root);
+}
+
 static void touch_step(planner *plan, const qn_step *step, bool *read_first)
 {
     const qn_program *p = plan->p;
     for (int i = 0; i < step->n_buffers; i++) {
-        int root = qn_program_root(p, step->buffers[i]);
-        if (!in_arena(plan, root))
-            continue;
-        if (!plan->of[root].used && !overwrites(p, step, root))
+        const int root = qn_program_root(p, step->buffers[i]);
+        if (in_arena(plan, root) && !plan->of[root].used && !overwrites(p, step, root))
             read_first[root] = true;
-        /* a pointer variable keeps both of its buffers alive as long as it may be exchanged */
-        if (p->buffers[step->buffers[i]].place == QN_PLACE_SLOT)
-            read_first[root] = true;
-        touch(plan, root, step->number, step->number);
+        touch_buffer(plan, step->buffers[i], step->number, step->number, read_first);
     }
-    if (step->condition >= 0) {
-        int root = qn_program_root(p, step->condition);
-        if (in_arena(plan, root))
-            touch(plan, root, step->number, step->kind == QN_STEP_LOOP ? step->last : step->number);
+    if (step->condition >= 0)
+        touch_buffer(plan, step->condition, step->number,
+                     step->kind == QN_STEP_LOOP ? step->last : step->number, read_first);
+}
+
+/* Makes one ring of the rings of both buffers of each exchange. */
+static void find_mates(planner *plan, const qn_steps *steps)
+{
+    for (size_t i = 0; i < steps->n; i++) {
+        const qn_step *step = &steps->items[i];
+        if (step->kind == QN_STEP_SWAP) {
+            const int a = qn_program_root(plan->p, step->buffers[0]);
+            const int b = qn_program_root(plan->p, step->buffers[1]);
+            bool together = a == b;
+            for (int at = plan->mates[a]; at != a; at = plan->mates[at])
+                together |= at == b;
+            if (!together) {
+                const int next = plan->mates[a];
+                plan->mates[a] = plan->mates[b];
+                plan->mates[b] = next;
+            }
+        }
+        find_mates(plan, &step->test);
+        find_mates(plan, &step->body);
+        find_mates(plan, &step->other);
     }
 }
 
@@ -139,7 +180,20 @@ static void extend_over_loops(planner *plan, const qn_steps *steps)
     }
 }
 
-/* ---- in place: the result of an element-wise kernel takes the place of an operand that dies there ---- */
+/* ---- in place: the result of an element-wise kernel, or a copy, takes the place of an operand that dies there ---- */
+
+static bool share(planner *plan, const qn_step *step, int from, int to)
+{
+    if (!in_arena(plan, to) || owner(plan, to) != to || !in_arena(plan, from) || to == from)
+        return false;
+    lifetime *a = &plan->of[from], *b = &plan->of[to];
+    if (a->last != step->number || b->first != step->number || a->bytes != b->bytes)
+        return false;
+    a->last = b->last;
+    plan->shared[to] = from;
+    b->used = false;
+    return true;
+}
 
 static void share_in_place(planner *plan, const qn_steps *steps)
 {
@@ -149,6 +203,8 @@ static void share_in_place(planner *plan, const qn_steps *steps)
         share_in_place(plan, &step->test);
         share_in_place(plan, &step->body);
         share_in_place(plan, &step->other);
+        if (step->kind == QN_STEP_COPY)
+            share(plan, step, owner(plan, step->buffers[0]), step->buffers[1]);
         if (step->kind != QN_STEP_KERNEL)
             continue;
         const qn_kernel *k = p->kernels[step->kernel];
@@ -156,20 +212,31 @@ static void share_in_place(planner *plan, const qn_steps *steps)
             int source = k->buffers[j]->inplace;
             if (!k->buffers[j]->written || source < 0)
                 continue;
-            int to = step->buffers[j], from = owner(plan, step->buffers[source]);
-            if (!in_arena(plan, to) || owner(plan, to) != to || !in_arena(plan, from) || to == from)
-                continue;
-            lifetime *a = &plan->of[from], *b = &plan->of[to];
             int times = 0;
             for (int m = 0; m < k->n_buffers; m++)
                 times += qn_program_root(p, step->buffers[m]) == qn_program_root(p, step->buffers[source]);
-            if (a->last != step->number || b->first != step->number || a->bytes != b->bytes || times != 1)
-                continue;
-            a->last = b->last;
-            plan->shared[to] = from;
-            b->used = false;
+            if (times == 1)
+                share(plan, step, owner(plan, step->buffers[source]), step->buffers[j]);
         }
     }
+}
+
+/* Copies of a buffer to its own place go. */
+static void remove_void_copies(const planner *plan, qn_steps *steps)
+{
+    size_t kept = 0;
+    for (size_t i = 0; i < steps->n; i++) {
+        qn_step *step = &steps->items[i];
+        remove_void_copies(plan, &step->test);
+        remove_void_copies(plan, &step->body);
+        remove_void_copies(plan, &step->other);
+        if (step->kind == QN_STEP_COPY && in_arena(plan, step->buffers[0]) &&
+            in_arena(plan, step->buffers[1]) &&
+            owner(plan, step->buffers[0]) == owner(plan, step->buffers[1]))
+            continue;
+        steps->items[kept++] = *step;
+    }
+    steps->n = kept;
 }
 
 /* ---- placing ---- */
@@ -339,15 +406,17 @@ qn_status qn_memplan(qn_program *p, qn_diags *diags)
     qn_program_number(p);
     planner plan = { .p = p,
                      .of = QN_NEW_ARRAY(p->arena, lifetime, p->n_buffers + 1),
-                     .shared = QN_NEW_ARRAY(p->arena, int, p->n_buffers + 1) };
+                     .shared = QN_NEW_ARRAY(p->arena, int, p->n_buffers + 1),
+                     .mates = QN_NEW_ARRAY(p->arena, int, p->n_buffers + 1) };
     qn_dim alignment = qn_dim_const(p->dims, ALIGNMENT);
     for (int i = 0; i < p->n_buffers; i++) {
         qn_dim bytes = qn_program_buffer_bytes(p, i);
-        plan.shared[i] = i;
+        plan.shared[i] = plan.mates[i] = i;
         plan.of[i].buffer = i;
         plan.of[i].bytes = qn_dim_mul(p->dims, qn_dim_ceildiv(p->dims, bytes, alignment), alignment);
     }
     bool *read_first = QN_NEW_ARRAY(p->arena, bool, p->n_buffers + 1);
+    find_mates(&plan, &p->steps);
     collect(&plan, &p->steps, read_first);
     extend_over_loops(&plan, &p->steps);
     share_in_place(&plan, &p->steps);
@@ -377,5 +446,6 @@ qn_status qn_memplan(qn_program *p, qn_diags *diags)
     for (int i = 0; i < n_constant + n_symbolic; i++)
         all[i] = i < n_constant ? constant[i] : symbolic[i - n_constant];
     p->arena_lower_bound = lower_bound(&plan, all, n_constant + n_symbolic);
+    remove_void_copies(&plan, &p->steps);
     return check(&plan, all, n_constant + n_symbolic, diags);
 }
