@@ -12,13 +12,21 @@
 #include "tests/support/lowered.h"
 #include "tests/support/random_graph.h"
 
+/* Odd seeds run vectorized. */
+static const qn_machine machine = { .vector_bytes = 32,
+                                    .vector_registers = 16,
+                                    .fma = true,
+                                    .masked = true,
+                                    .l1_bytes = 32 << 10,
+                                    .l2_bytes = 1 << 20 };
+
 static void random_graphs(int flags, int first, int count, int nodes)
 {
     const char *only = getenv("QUERN_SEED"), *times = getenv("QUERN_TIMES"); /* to look at one, or at more */
-    const qn_pass_options options = { .math = QN_MATH_DEFAULT };
     for (int seed = first; seed < first + count * (times ? atoi(times) : 1); seed++) {
         if (only && atoi(only) != seed)
             continue;
+        const qn_pass_options options = { .math = QN_MATH_DEFAULT, .machine = seed % 2 ? &machine : NULL };
         qn_module *module = qn_graph_random((uint64_t)seed, flags, nodes);
         qn_graph *graph = qn_module_find(module, "main");
         const int64_t *symbols = qn_random_symbols(module, (uint64_t)seed, module->arena);
