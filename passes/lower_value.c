@@ -414,8 +414,8 @@ static qn_kvalue *convolution(qn_writer *w, const qn_node *node, const qn_dim *i
                                qn_dim_mul(dims, vars[1 + i], qn_dim_const(dims, w_dilation[i])));
         at = qn_dim_sub(dims, at, qn_ispace_import(&w->space, low[i]));
         const qn_dim step = qn_dim_const(dims, x_dilation ? x_dilation[i] : 1);
-        inside = qn_writer_and_inside(w, inside, at,
-                            qn_dim_mul(dims, qn_ispace_import(&w->space, x->type.dims[2 + i]), step));
+        inside = qn_writer_and_inside(
+            w, inside, at, qn_dim_mul(dims, qn_ispace_import(&w->space, x->type.dims[2 + i]), step));
         if (!qn_dim_is(step, 1)) {
             const qn_dim rest = qn_ix_mod(&w->space, at, step);
             qn_writer_note_index(w, rest);
