@@ -14,6 +14,17 @@
 #include "ir/kernel_eval.h"
 #include "tests/support/jit_kernel.h"
 
+/* What LLVM allocated before a fatal error is abandoned on purpose. */
+#if defined(__has_feature)
+#if __has_feature(address_sanitizer)
+#include <sanitizer/lsan_interface.h>
+#define IGNORE_LEAKS(on) ((on) ? __lsan_disable() : __lsan_enable())
+#endif
+#endif
+#ifndef IGNORE_LEAKS
+#define IGNORE_LEAKS(on) ((void)(on))
+#endif
+
 static qn_machine describe(qn_target target)
 {
     qn_arena *arena = qn_arena_new();
