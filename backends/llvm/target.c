@@ -119,28 +119,26 @@ static qn_status learn(qn_llvm_target *t, bool is_host, qn_diags *diags)
     bool finished = qn_llvm_guarded(probe, &j, message, sizeof message);
     char *text = j.text;
     t->data_layout = j.data_layout;
-    if (!finished || !text)
-        return qn_error(diags, QUERN_ERROR_UNSUPPORTED, NULL,
-                        "LLVM cannot generate code for CPU '%s' of '%s' with features '%s'%s%s", t->cpu,
-                        t->triple, t->features, message[0] ? ": " : "", message);
-    bool fit = true;
-    if (t->isa == QN_ISA_X86) {
+    bool fit = finished && text;
+    t->vector_bytes = 16;
+    if (fit && t->isa == QN_ISA_X86) {
         /* With AVX-512 F alone the bytes would still be added in ymm registers. */
         const char *add = strstr(text, "vpaddb");
         t->avx512 = strstr(text, "vfmadd") && add && memchr(add, 'z', strcspn(add, "\n"));
         t->vector_bytes = t->avx512 ? 64 : 32;
         bool wide = strstr(text, "ymm") || strstr(text, "zmm");
         fit = wide && strstr(text, "vfmadd") && strstr(text, "vcvtps2ph");
-    } else {
-        t->vector_bytes = 16;
     }
     free(text);
     if (!fit)
-        return qn_error(
-            diags, QUERN_ERROR_UNSUPPORTED, NULL,
-            "CPU '%s' is unknown, or has no AVX2, FMA and F16C; wanted: native, x86-64-v3, x86-64-v4 or "
-            "LLVM's name of a CPU from 2013 on, such as haswell, znver4, sapphirerapids",
-            t->cpu);
+        return qn_error(diags, QUERN_ERROR_UNSUPPORTED, NULL,
+                        "CPU '%s' of '%s' is unknown, or has no %s; wanted: native, %s%s%s", t->cpu,
+                        t->triple, t->isa == QN_ISA_X86 ? "AVX2, FMA and F16C" : "NEON",
+                        t->isa == QN_ISA_X86
+                            ? "x86-64-v3, x86-64-v4 or LLVM's name of a CPU from 2013 on (haswell, "
+                              "znver4, sapphirerapids, …)"
+                            : "generic or LLVM's name of a CPU (neoverse-n1, …)",
+                        message[0] ? "; LLVM says: " : "", message);
     t->machine = (qn_machine){
         .vector_bytes = t->vector_bytes,
         .vector_registers = t->avx512 || t->isa == QN_ISA_AARCH64 ? 32 : 16,
