@@ -106,7 +106,7 @@ void qn_llvm_prefetch(const qn_emitter *e, LLVMValueRef address, int locality);
 
 /* Makes a module, lets `build` fill it and emits it. LLVM's fatal errors are a status; the context is abandoned then.
  * `what` names the thing for messages. */
-qn_status qn_llvm_compile(const char *what, const qn_target *target, qn_emit emit,
+qn_status qn_llvm_compile(const char *what, const qn_target *target, qn_emit emit, qn_llvm_effort effort,
                           qn_status (*build)(qn_emitter *e, void *user), void *user, qn_arena *arena,
                           qn_code *out_code, qn_diags *diags);
 

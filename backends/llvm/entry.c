@@ -236,5 +236,5 @@ qn_status qn_llvm_emit_entries(int n_programs, const qn_program *const *programs
               .weights_hash = weights_hash,
               .m = { .prefix = prefix, .weights_inside = weights_inside, .jit = target->jit } };
     const char *what = qn_arena_printf(arena, "entries of %s", prefix);
-    return qn_llvm_compile(what, target, emit, build, &j, arena, out_code, diags);
+    return qn_llvm_compile(what, target, emit, QN_LLVM_FAST_COMPILE, build, &j, arena, out_code, diags);
 }

@@ -3,7 +3,9 @@
  *   entry:  io there?  symbols in their ranges?  buffers and workspace there?  -> finish: a status
  *   sizes:  every dimension expression of given symbols that a step needs, computed once
  *   steps:  a kernel call is stores into one array of arguments and a call of `launch`; loops and ifs are blocks
- *   finish: ctx->failed_node, the status */
+ *   finish: ctx->failed_node, the status
+ *
+ * The code generator spends no effort on this (see qn_llvm_effort), so blocks are written as they should run. */
 #include "backends/llvm/entry.h"
 
 typedef struct runner {
@@ -113,9 +115,9 @@ LLVMValueRef qn_emit_launch(const qn_emitter *e, const qn_entry_module *m)
     return f;
 }
 
-/* for (; i + width <= bytes; i += width) of a copy by `width` bytes; gives where it ended. */
+/* for (; i + n * width <= bytes; i += n * width) of a copy by n pieces of `width` bytes; gives where it ended. */
 static LLVMValueRef copy_loop(const qn_emitter *e, LLVMValueRef to, LLVMValueRef from, LLVMValueRef start,
-                              LLVMValueRef bytes, int width)
+                              LLVMValueRef bytes, int width, int n)
 {
     LLVMBuilderRef b = e->builder;
     LLVMTypeRef type = qn_llvm_lanes(e->i8, width);
@@ -124,12 +126,16 @@ static LLVMValueRef copy_loop(const qn_emitter *e, LLVMValueRef to, LLVMValueRef
     LLVMBuildBr(b, test);
     qn_llvm_at(e, test);
     LLVMValueRef i = qn_llvm_phi(e, e->i64);
-    LLVMValueRef next = LLVMBuildAdd(b, i, qn_llvm_i64(e, width), "");
+    LLVMValueRef next = LLVMBuildAdd(b, i, qn_llvm_i64(e, (int64_t)width * n), "");
     LLVMBuildCondBr(b, LLVMBuildICmp(b, LLVMIntSLE, next, bytes, ""), body, behind);
     qn_llvm_at(e, body);
-    LLVMValueRef value = load(e, type, plus(e, from, i));
-    LLVMSetAlignment(value, 1);
-    LLVMSetAlignment(LLVMBuildStore(b, value, plus(e, to, i)), 1);
+    LLVMValueRef source = plus(e, from, i), target = plus(e, to, i);
+    for (int piece = 0; piece < n; piece++) {
+        LLVMValueRef offset = qn_llvm_i64(e, (int64_t)width * piece);
+        LLVMValueRef value = load(e, type, plus(e, source, offset));
+        LLVMSetAlignment(value, 1);
+        LLVMSetAlignment(LLVMBuildStore(b, value, plus(e, target, offset)), 1);
+    }
     LLVMBuildBr(b, test);
     qn_llvm_incoming(i, start, before);
     qn_llvm_incoming(i, next, body);
@@ -148,8 +154,8 @@ LLVMValueRef qn_emit_copy(const qn_emitter *e, const qn_entry_module *m)
     LLVMBasicBlockRef same = qn_llvm_block(e, "same"), different = qn_llvm_block(e, "different");
     LLVMBuildCondBr(b, LLVMBuildICmp(b, LLVMIntEQ, to, from, ""), same, different);
     qn_llvm_at(e, different);
-    LLVMValueRef at = copy_loop(e, to, from, qn_llvm_i64(e, 0), bytes, 64);
-    copy_loop(e, to, from, at, bytes, 1);
+    LLVMValueRef at = copy_loop(e, to, from, qn_llvm_i64(e, 0), bytes, e->target->vector_bytes, 8);
+    copy_loop(e, to, from, at, bytes, 1, 1);
     LLVMBuildBr(b, same);
     qn_llvm_at(e, same);
     LLVMBuildRetVoid(b);

@@ -510,5 +510,5 @@ qn_status qn_llvm_emit_kernel(const qn_kernel *kernel, const char *symbol, const
     lowering s = { .k = kernel, .symbol = symbol };
     (void)math; /* what it allows is said in the kernel: FMA instructions, `fast` marks */
     const char *what = qn_arena_printf(arena, "kernel %s", kernel->name);
-    return qn_llvm_compile(what, target, emit, build, &s, arena, out_code, diags);
+    return qn_llvm_compile(what, target, emit, QN_LLVM_FAST_CODE, build, &s, arena, out_code, diags);
 }

@@ -9,6 +9,7 @@ typedef struct job {
     const char *what;
     qn_emitter e;
     qn_emit emit;
+    qn_llvm_effort effort;
     qn_status (*build)(qn_emitter *e, void *user);
     void *user;
     qn_code *out_code;
@@ -87,7 +88,7 @@ static qn_status emit_text(const job *j)
 
 static qn_status emit_machine_code(job *j)
 {
-    LLVMTargetMachineRef machine = qn_llvm_target_machine(j->e.target, j->e.diags);
+    LLVMTargetMachineRef machine = qn_llvm_target_machine(j->e.target, j->effort, j->e.diags);
     if (!machine)
         return QUERN_ERROR_INTERNAL;
     LLVMCodeGenFileType type = j->emit == QN_EMIT_OBJECT ? LLVMObjectFile : LLVMAssemblyFile;
@@ -130,18 +131,20 @@ static void run(void *user)
     close_module(j);
 }
 
-qn_status qn_llvm_compile(const char *what, const qn_target *target, qn_emit emit,
+qn_status qn_llvm_compile(const char *what, const qn_target *target, qn_emit emit, qn_llvm_effort effort,
                           qn_status (*build)(qn_emitter *e, void *user), void *user, qn_arena *arena,
                           qn_code *out_code, qn_diags *diags)
 {
-    job j = { .what = what, .emit = emit, .build = build, .user = user, .out_code = out_code };
+    job j = {
+        .what = what, .emit = emit, .effort = effort, .build = build, .user = user, .out_code = out_code
+    };
     char message[512];
     *out_code = (qn_code){ 0 };
     QN_TRY(qn_llvm_target_find(target, &j.e.target, diags));
     j.e.arena = arena;
     j.e.diags = diags;
     if (!qn_llvm_guarded(run, &j, message, sizeof message)) {
-        qn_llvm_target_machine_abandon();
+        qn_llvm_target_machines_abandon();
         *out_code = (qn_code){ 0 };
         return internal_error(&j, "LLVM gave up", message);
     }

@@ -35,10 +35,11 @@ static char *copy_and_dispose(char *message)
 
 /* ---- probe ---- */
 
-static LLVMTargetMachineRef new_machine(const qn_llvm_target *t)
+static LLVMTargetMachineRef new_machine(const qn_llvm_target *t, qn_llvm_effort effort)
 {
-    return LLVMCreateTargetMachine(t->llvm, t->triple, t->cpu, t->features, LLVMCodeGenLevelDefault,
-                                   LLVMRelocPIC, LLVMCodeModelSmall);
+    LLVMCodeGenOptLevel level = effort == QN_LLVM_FAST_CODE ? LLVMCodeGenLevelDefault : LLVMCodeGenLevelNone;
+    return LLVMCreateTargetMachine(t->llvm, t->triple, t->cpu, t->features, level, LLVMRelocPIC,
+                                   LLVMCodeModelSmall);
 }
 
 /* A function that multiplies and adds 16 floats, rounds them to f16 and adds 64 bytes. */
@@ -84,7 +85,7 @@ typedef struct probe_job {
 static void probe(void *user)
 {
     probe_job *j = user;
-    LLVMTargetMachineRef machine = new_machine(j->target);
+    LLVMTargetMachineRef machine = new_machine(j->target, QN_LLVM_FAST_CODE);
     LLVMContextRef c = LLVMContextCreate();
     LLVMModuleRef module = probe_module(c, j->target);
     LLVMTargetDataRef layout = LLVMCreateTargetDataLayout(machine);
@@ -294,53 +295,53 @@ qn_status qn_llvm_describe(const qn_target *target, qn_arena *arena, qn_machine 
     return QUERN_OK;
 }
 
-/* ---- target machines: one a thread, since making one costs a third of a millisecond ---- */
+/* ---- target machines: kept by the thread, since making one costs a third of a millisecond ---- */
 
-typedef struct cached_machine {
-    const qn_llvm_target *target;
-    LLVMTargetMachineRef machine;
-} cached_machine;
+typedef struct cached_machines {
+    const qn_llvm_target *targets[2]; /* by effort */
+    LLVMTargetMachineRef machines[2];
+} cached_machines;
 
-static pthread_key_t machine_key;
-static pthread_once_t machine_key_made = PTHREAD_ONCE_INIT;
+static pthread_key_t machines_key;
+static pthread_once_t machines_key_made = PTHREAD_ONCE_INIT;
 
-static void dispose_machine(void *memory)
+static void dispose_machines(void *memory)
 {
-    cached_machine *cached = memory;
-    if (cached->machine)
-        LLVMDisposeTargetMachine(cached->machine);
+    cached_machines *cached = memory;
+    for (int i = 0; i < 2; i++)
+        if (cached->machines[i])
+            LLVMDisposeTargetMachine(cached->machines[i]);
     free(cached);
 }
 
-static void make_machine_key(void)
+static void make_machines_key(void)
 {
-    QN_ASSERT(pthread_key_create(&machine_key, dispose_machine) == 0, "no thread-specific data left");
+    QN_ASSERT(pthread_key_create(&machines_key, dispose_machines) == 0, "no thread-specific data left");
 }
 
-LLVMTargetMachineRef qn_llvm_target_machine(const qn_llvm_target *target, qn_diags *diags)
+LLVMTargetMachineRef qn_llvm_target_machine(const qn_llvm_target *target, qn_llvm_effort effort,
+                                            qn_diags *diags)
 {
-    pthread_once(&machine_key_made, make_machine_key);
-    cached_machine *cached = pthread_getspecific(machine_key);
+    pthread_once(&machines_key_made, make_machines_key);
+    cached_machines *cached = pthread_getspecific(machines_key);
     if (!cached) {
         cached = calloc(1, sizeof *cached);
-        QN_ASSERT(cached && pthread_setspecific(machine_key, cached) == 0, "out of memory");
+        QN_ASSERT(cached && pthread_setspecific(machines_key, cached) == 0, "out of memory");
     }
-    if (cached->target != target) {
-        if (cached->machine)
-            LLVMDisposeTargetMachine(cached->machine);
-        cached->machine = new_machine(target);
-        cached->target = target;
+    if (cached->targets[effort] != target) {
+        if (cached->machines[effort])
+            LLVMDisposeTargetMachine(cached->machines[effort]);
+        cached->machines[effort] = new_machine(target, effort);
+        cached->targets[effort] = cached->machines[effort] ? target : NULL;
     }
-    if (!cached->machine) {
-        cached->target = NULL;
+    if (!cached->machines[effort])
         qn_error(diags, QUERN_ERROR_INTERNAL, NULL, "LLVM has no target machine for '%s'", target->triple);
-    }
-    return cached->machine;
+    return cached->machines[effort];
 }
 
-void qn_llvm_target_machine_abandon(void)
+void qn_llvm_target_machines_abandon(void)
 {
-    cached_machine *cached = pthread_getspecific(machine_key);
+    cached_machines *cached = pthread_getspecific(machines_key);
     if (cached)
-        *cached = (cached_machine){ 0 };
+        *cached = (cached_machines){ 0 };
 }

@@ -27,10 +27,15 @@ bool qn_llvm_is_host_triple(const char *triple); /* code for it runs on this mac
 qn_status qn_llvm_describe(const qn_target *target, qn_arena *arena, qn_machine *out_machine,
                            qn_diags *diags);
 
+/* What the code generator's time goes into. Kernels are worth it; an entry is long straight code that runs once a call:
+ * optimized, its 1000 kernel calls take half a second and are no faster. */
+typedef enum qn_llvm_effort { QN_LLVM_FAST_CODE, QN_LLVM_FAST_COMPILE } qn_llvm_effort;
+
 /* A target machine of the calling thread, reused from call to call: position-independent, small code model. NULL with
  * a diagnostic when LLVM has none. */
-LLVMTargetMachineRef qn_llvm_target_machine(const qn_llvm_target *target, qn_diags *diags);
-/* After a fatal error of LLVM: the thread's target machine is not used again. */
-void qn_llvm_target_machine_abandon(void);
+LLVMTargetMachineRef qn_llvm_target_machine(const qn_llvm_target *target, qn_llvm_effort effort,
+                                            qn_diags *diags);
+/* After a fatal error of LLVM: the thread's target machines are not used again. */
+void qn_llvm_target_machines_abandon(void);
 
 #endif
