@@ -123,6 +123,25 @@ static LLVMValueRef clamp_to_int(const qn_emitter *e, qn_ktype from, qn_dtype to
     return sign ? LLVMBuildSelect(b, number, r, qn_llvm_int(e, with_dtype(from, to), 0), "") : r;
 }
 
+/* Where the largest integer is no float: convert what is not too small, then put the limit where the value was too
+ * large (the conversion gives anything there). LLVM's own saturating conversion goes lane by lane. */
+static LLVMValueRef convert_then_saturate(const qn_emitter *e, qn_ktype from, qn_dtype to, LLVMValueRef a)
+{
+    LLVMBuilderRef b = e->builder;
+    qn_ktype type = with_dtype(from, to);
+    int bits = (int)qn_dtype_bytes(to) * 8;
+    bool sign = qn_dtype_class_of(to) == QN_CLASS_SIGNED;
+    LLVMValueRef above = qn_llvm_float(e, from, ldexp(1, sign ? bits - 1 : bits));
+    LLVMValueRef lowest = qn_llvm_float(e, from, sign ? -ldexp(1, bits - 1) : 0);
+    LLVMValueRef most = qn_llvm_int(e, type, sign ? INT64_MAX >> (64 - bits) : -1);
+    LLVMValueRef number = LLVMBuildFCmp(b, LLVMRealORD, a, a, "");
+    a = LLVMBuildSelect(b, LLVMBuildFCmp(b, LLVMRealOGT, a, lowest, ""), a, lowest, "");
+    LLVMValueRef r = sign ? LLVMBuildFPToSI(b, a, qn_llvm_type(e, type), "")
+                          : LLVMBuildFPToUI(b, a, qn_llvm_type(e, type), "");
+    r = LLVMBuildSelect(b, LLVMBuildFCmp(b, LLVMRealOGE, a, above, ""), most, r, "");
+    return sign ? LLVMBuildSelect(b, number, r, qn_llvm_int(e, type, 0), "") : r;
+}
+
 static LLVMValueRef float_to_int(const qn_emitter *e, qn_ktype from, qn_dtype to, LLVMValueRef a)
 {
     if (from.dtype == QUERN_F16 || from.dtype == QUERN_BF16) {
@@ -130,11 +149,8 @@ static LLVMValueRef float_to_int(const qn_emitter *e, qn_ktype from, qn_dtype to
         from.dtype = QUERN_F32;
     }
     int exact_bits = from.dtype == QUERN_F32 ? 24 : 53;
-    if ((int)qn_dtype_bytes(to) * 8 <= exact_bits)
-        return clamp_to_int(e, from, to, a);
-    LLVMTypeRef types[] = { type_as(e, from, to), qn_llvm_type(e, from) };
-    bool sign = qn_dtype_class_of(to) == QN_CLASS_SIGNED;
-    return qn_llvm_intrinsic(e, sign ? "llvm.fptosi.sat" : "llvm.fptoui.sat", 2, types, 1, &a);
+    bool exact = (int)qn_dtype_bytes(to) * 8 <= exact_bits;
+    return (exact ? clamp_to_int : convert_then_saturate)(e, from, to, a);
 }
 
 static LLVMValueRef int_to_int(const qn_emitter *e, qn_ktype from, qn_dtype to, LLVMValueRef a)
