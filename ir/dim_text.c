@@ -200,9 +200,11 @@ static qn_dim make_symbol(parser *p, const char *name)
 
 static qn_dim parse_quoted(parser *p)
 {
-    const char *start = p->at;
+    const char *start = p->at, *end = start + 1;
     size_t length = 0;
-    char *name = qn_arena_alloc(p->arena, strlen(start));
+    while (*end && *end != '"')
+        end += *end == '\\' && end[1] ? 2 : 1;
+    char *name = qn_arena_alloc(p->arena, (size_t)(end - start));
     for (p->at++; *p->at && *p->at != '"'; p->at++) {
         if (*p->at == '\\' && p->at[1])
             p->at++;
