@@ -1,0 +1,359 @@
+/* qn_kernel_expand_math against libm: error in units in the last place, over edge values and random sweeps, f32 judged in
+ * double and f64 in long double. QUERN_MATH_SAMPLES sets how many random values each function gets. */
+#include <float.h>
+#include <math.h>
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include <cmocka.h>
+
+#include "backends/backend.h"
+#include "ir/kernel_edit.h"
+
+typedef long double real;
+
+static real ref_logistic(real x)
+{
+    return x >= 0 ? 1 / (1 + expl(-x)) : expl(x) / (1 + expl(x));
+}
+static real ref_gelu(real x)
+{
+    return x == -INFINITY ? -0.0L : x * 0.5L * erfcl(-x * 0.70710678118654752440084436210485L);
+}
+static real ref_silu(real x)
+{
+    return x == -INFINITY ? -0.0L : x < 0 ? x * expl(x) / (1 + expl(x)) : x / (1 + expl(-x));
+}
+static real ref_relu(real x)
+{
+    return x > 0 || x != x ? x : 0;
+}
+static real ref_rsqrt(real x)
+{
+    return 1 / sqrtl(x);
+}
+
+typedef struct function {
+    qn_op fn;
+    real (*one)(real);
+    real (*two)(real, real);
+    double f32, f64;  /* largest error in ULP */
+    double low, high; /* where half of the random values lie */
+} function;
+
+static const function functions[] = {
+    { QN_OP_EXP, expl, NULL, 1, 1, -110, 95 },
+    { QN_OP_EXPM1, expm1l, NULL, 2, 2, -25, 95 },
+    { QN_OP_LOG, logl, NULL, 1, 1, 0, 10 },
+    { QN_OP_LOG1P, log1pl, NULL, 1.5, 1.5, -1, 10 },
+    { QN_OP_SIN, sinl, NULL, 1.5, 1.5, -1e5, 1e5 },
+    { QN_OP_COS, cosl, NULL, 1.5, 1.5, -100, 100 },
+    { QN_OP_TAN, tanl, NULL, 2, 2, -20, 20 },
+    { QN_OP_ASIN, asinl, NULL, 2, 2, -1, 1 },
+    { QN_OP_ACOS, acosl, NULL, 2, 2, -1, 1 },
+    { QN_OP_ATAN, atanl, NULL, 2, 2, -5, 5 },
+    { QN_OP_SINH, sinhl, NULL, 2, 2, -12, 12 },
+    { QN_OP_COSH, coshl, NULL, 2, 2, -90, 90 },
+    { QN_OP_TANH, tanhl, NULL, 2, 2, -10, 10 },
+    { QN_OP_ASINH, asinhl, NULL, 2, 2, -10, 10 },
+    { QN_OP_ACOSH, acoshl, NULL, 2.5, 2.5, 1, 20 },
+    { QN_OP_ATANH, atanhl, NULL, 2, 2, -1, 1 },
+    { QN_OP_ERF, erfl, NULL, 2, 2, -5, 5 },
+    { QN_OP_LOGISTIC, ref_logistic, NULL, 2.25, 2.25, -105, 20 },
+    { QN_OP_GELU, ref_gelu, NULL, 6, 6, -14, 8 },
+    { QN_OP_SILU, ref_silu, NULL, 3, 3, -100, 20 },
+    { QN_OP_RELU, ref_relu, NULL, 0, 0, -3, 3 },
+    { QN_OP_RSQRT, ref_rsqrt, NULL, 1.5, 1.5, 0, 10 },
+    { QN_OP_POW, NULL, powl, 1, 1.5, 0, 20 },
+    { QN_OP_REM, NULL, fmodl, 0, 0, -100, 100 },
+    { QN_OP_ATAN2, NULL, atan2l, 2, 2, -5, 5 },
+};
+enum { N_FUNCTIONS = sizeof functions / sizeof *functions, LANES = 16 };
+
+static uint64_t random_state = 1;
+static uint64_t random_bits(void)
+{
+    random_state = random_state * 6364136223846793005u + 1442695040888963407u;
+    uint64_t x = random_state ^ (random_state >> 29);
+    return x * 0xbf58476d1ce4e5b9u ^ (x >> 32);
+}
+
+/* Half of them uniform in [low, high], half of them any bits. */
+static double random_value(qn_dtype dtype, double low, double high, bool any)
+{
+    uint64_t bits = random_bits();
+    if (!any) {
+        double v = low + (high - low) * ((double)(bits >> 11) * 0x1p-53);
+        return dtype == QUERN_F32 ? (float)v : v;
+    }
+    if (dtype == QUERN_F64) {
+        double v;
+        memcpy(&v, &bits, sizeof v);
+        return v;
+    }
+    uint32_t half = (uint32_t)(bits >> 13);
+    float v;
+    memcpy(&v, &half, sizeof v);
+    return v;
+}
+
+static const double edges[] = {
+    0,
+    1,
+    2,
+    3,
+    0.5,
+    0.25,
+    0.75,
+    1.5,
+    10,
+    100,
+    1000,
+    65504,
+    1e5,
+    100001,
+    1e6,
+    1e9,
+    1e10,
+    1e15,
+    1e20,
+    1e30,
+    1e-3,
+    1e-5,
+    1e-10,
+    1e-20,
+    1e-30,
+    1e-38,
+    1e-40,
+    1e-45,
+    0.6931471805599453,
+    1.5707963267948966,
+    3.141592653589793,
+    4.71238898038469,
+    0.7853981633974483,
+    0.41421356,
+    2.41421356,
+    0.70710678,
+    1.41421356,
+    88,
+    88.5,
+    88.722839,
+    88.73,
+    89,
+    87.3,
+    103.97,
+    103.98,
+    104,
+    89.41,
+    110,
+    709.7,
+    709.79,
+    710.4,
+    745.1,
+    745.2,
+    746,
+    0.99999994,
+    1.0000001,
+    0.9999999,
+    8388608,
+    16777216,
+    16777217,
+    2147483648.0,
+    4503599627370496.0,
+    9007199254740992.0,
+    18014398509481984.0,
+    3.4028234e38,
+    1.17549435e-38,
+    1.1754942e-38,
+    1.4e-45,
+    1.7976931348623157e308,
+    2.2250738585072014e-308,
+    2.225073858507201e-308,
+    4.9e-324,
+    1e300,
+    1e-300,
+    6381956970095103.0,
+    INFINITY,
+    NAN,
+    13.2,
+    13.4,
+    14.2,
+    5.9,
+    6,
+    4,
+    3.9,
+    0.9999,
+    1.0001,
+    37,
+    38.5,
+    39,
+    7,
+    33,
+    63,
+};
+enum { N_EDGES = sizeof edges / sizeof *edges };
+
+static qn_kernel *build(qn_arena *arena, const function *f, qn_dtype dtype, const qn_machine *machine)
+{
+    qn_kernel *k = qn_kernel_new(arena, "math");
+    qn_kbuffer *in[2] = { qn_kernel_add_buffer(k, "x", dtype, true, false, 0),
+                          qn_kernel_add_buffer(k, "y", dtype, true, false, 0) };
+    qn_kbuffer *out = qn_kernel_add_buffer(k, "r", dtype, false, true, 0);
+    qn_kbuilder b = qn_kb_new(k);
+    qn_kvalue *index = qn_kb_imul(&b, qn_kb_task(&b), qn_kb_index(&b, LANES));
+    qn_kvalue *x = qn_kb_load(&b, in[0], index, LANES), *y = qn_kb_load(&b, in[1], index, LANES);
+    qn_kvalue *r = f->two ? qn_kb_binary(&b, f->fn, x, y) : qn_kb_unary(&b, f->fn, x);
+    qn_kb_store(&b, out, index, r, NULL);
+    qn_kernel_expand_math(k, machine, QN_MATH_DEFAULT);
+    qn_kernel_simplify(k);
+    qn_diags diags;
+    qn_diags_init(&diags, arena);
+    if (qn_kernel_verify(k, &diags))
+        fail_msg("%s", qn_diags_text(&diags, arena));
+    for (qn_kinst *inst = k->body->first; inst; inst = inst->next)
+        assert_false((inst->op == QN_K_UNARY || inst->op == QN_K_BINARY) && inst->fn == f->fn);
+    return k;
+}
+
+/* Spacing of the floats around v. */
+static real ulp(qn_dtype dtype, real v)
+{
+    int exponent, digits = dtype == QUERN_F32 ? FLT_MANT_DIG : DBL_MANT_DIG;
+    int least = dtype == QUERN_F32 ? FLT_MIN_EXP : DBL_MIN_EXP;
+    frexpl(v, &exponent);
+    return ldexpl(1, (exponent < least ? least : exponent) - digits);
+}
+
+static bool narrow_is_inf(qn_dtype dtype, real v)
+{
+    return isinf(dtype == QUERN_F32 ? (real)(float)v : (real)(double)v);
+}
+
+/* Error in ULP; a huge number where NaN, infinity or the sign of zero is wrong. */
+static double error_of(qn_dtype dtype, real wanted, double got)
+{
+    if (isnan(wanted) || isnan(got))
+        return isnan(wanted) && isnan(got) ? 0 : 1e30;
+    if (wanted == 0 || got == 0)
+        if (wanted == got && !signbit(wanted) != !signbit(got))
+            return 1e30;
+    if (isinf(wanted) || isinf(got)) {
+        if (wanted == got)
+            return 0;
+        real top = dtype == QUERN_F32 ? FLT_MAX : DBL_MAX;
+        /* just below or above the largest float either may be right */
+        if (!isinf(wanted) && (narrow_is_inf(dtype, wanted) || fabsl(wanted) > top - 2 * ulp(dtype, top)))
+            return !signbit(wanted) == !signbit(got) ? 0 : 1e30;
+        return 1e30;
+    }
+    return (double)(fabsl(wanted - got) / ulp(dtype, wanted));
+}
+
+static void load_value(qn_dtype dtype, void *at, size_t i, double v)
+{
+    if (dtype == QUERN_F32)
+        ((float *)at)[i] = (float)v;
+    else
+        ((double *)at)[i] = v;
+}
+
+static double get_value(qn_dtype dtype, const void *at, size_t i)
+{
+    return dtype == QUERN_F32 ? ((const float *)at)[i] : ((const double *)at)[i];
+}
+
+static size_t n_samples(void)
+{
+    const char *text = getenv("QUERN_MATH_SAMPLES");
+    return text ? (size_t)atoll(text) : 3000;
+}
+
+static void measure(const function *f, qn_dtype dtype, const qn_machine *machine, double bound)
+{
+    qn_arena *arena = qn_arena_new();
+    qn_kernel *k = build(arena, f, dtype, machine);
+    size_t n_edges = f->two ? (size_t)4 * N_EDGES * N_EDGES : 2 * N_EDGES;
+    size_t n = (n_edges + n_samples() + LANES - 1) / LANES * LANES;
+    void *x = calloc(n, 8), *y = calloc(n, 8), *r = calloc(n, 8);
+    for (size_t i = 0; i < n; i++) {
+        double a, c = 0;
+        if (i < n_edges) {
+            size_t e = i % (2 * N_EDGES), g = i / (2 * N_EDGES);
+            a = e < N_EDGES ? edges[e] : -edges[e - N_EDGES];
+            c = g < N_EDGES ? edges[g] : -edges[g - N_EDGES];
+        } else {
+            a = random_value(dtype, f->low, f->high, i % 2);
+            c = f->fn == QN_OP_POW && i % 3 ? random_value(dtype, -30, 30, false)
+                                            : random_value(dtype, f->low, f->high, i % 4 == 1);
+        }
+        load_value(dtype, x, i, a);
+        load_value(dtype, y, i, c);
+    }
+    int64_t args[] = { -1, (int64_t)(uintptr_t)x, (int64_t)(uintptr_t)y, (int64_t)(uintptr_t)r };
+    qn_diags diags;
+    qn_diags_init(&diags, arena);
+    assert_int_equal(qn_interp_kernel(k, args, (int64_t)(n / LANES), &diags), QUERN_OK);
+    double worst = 0, worst_x = 0, worst_y = 0, worst_got = 0;
+    for (size_t i = 0; i < n; i++) {
+        double a = get_value(dtype, x, i), c = get_value(dtype, y, i), got = get_value(dtype, r, i);
+        double error = error_of(dtype, f->two ? f->two(a, c) : f->one(a), got);
+        if (error > worst) {
+            worst = error;
+            worst_x = a;
+            worst_y = c;
+            worst_got = got;
+        }
+    }
+    if (worst > bound || getenv("QUERN_MATH_SAMPLES"))
+        print_message("%-9s %s: %.3g ULP at %.17g, %.17g: %.17g, not %.17Lg\n", qn_ops[f->fn].name,
+                      qn_dtype_name(dtype), worst, worst_x, worst_y, worst_got,
+                      f->two ? f->two(worst_x, worst_y) : f->one(worst_x));
+    free(x);
+    free(y);
+    free(r);
+    qn_arena_free(arena);
+    assert_true(worst <= bound);
+}
+
+static const qn_machine with_fma = {
+    .vector_bytes = 64, .vector_registers = 32, .fma = true, .masked = true
+};
+
+static void test_f32(void **state)
+{
+    (void)state;
+    for (int i = 0; i < N_FUNCTIONS; i++)
+        measure(&functions[i], QUERN_F32, &with_fma, functions[i].f32);
+}
+
+static void test_f64(void **state)
+{
+    (void)state;
+    for (int i = 0; i < N_FUNCTIONS; i++)
+        measure(&functions[i], QUERN_F64, &with_fma, functions[i].f64);
+}
+
+/* Without fma the sums round once more. */
+static void test_without_fma(void **state)
+{
+    (void)state;
+    static const qn_machine plain = { .vector_bytes = 16, .vector_registers = 16 };
+    for (int i = 0; i < N_FUNCTIONS; i++) {
+        measure(&functions[i], QUERN_F32, &plain, functions[i].f32 * 1.5);
+        measure(&functions[i], QUERN_F64, &plain, functions[i].f64 * 1.5);
+    }
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(test_f32),
+        cmocka_unit_test(test_f64),
+        cmocka_unit_test(test_without_fma),
+    };
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}
