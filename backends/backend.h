@@ -56,7 +56,9 @@ typedef struct qn_array {
     void *data;
 } qn_array;
 
-/* Runs a graph on concrete inputs; symbols are bound from the inputs' dims. */
+/* Runs a graph on concrete inputs, which may lie at any address; symbols are bound from the inputs' dims. Outputs are
+ * filled in, their data in `arena`. A resolved graph (qn_graph_resolve) is only read: several threads may run it, each with
+ * an arena and diagnostics of its own. */
 qn_status qn_interp_run(const qn_graph *graph, const qn_array *inputs, qn_array *outputs, qn_arena *arena,
                         qn_diags *diags);
 /* Evaluates one node of constants (fold). */
