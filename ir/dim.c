@@ -322,11 +322,26 @@ qn_dim qn_dim_max(qn_dims *dims, qn_dim a, qn_dim b)
     return min_max(dims, QN_DIM_MAX, a, b);
 }
 
+/* Is d 1 whenever the symbol is? */
+static bool is_one_with(qn_dims *dims, qn_dim symbol, qn_dim d)
+{
+    if (symbol->kind != QN_DIM_SYMBOL || symbol->min > 1 || d->min > 1)
+        return false;
+    qn_dim *values = QN_NEW_ARRAY(dims->arena, qn_dim, symbol->symbol + 1);
+    values[symbol->symbol] = qn_dim_const(dims, 1);
+    return qn_dim_is(qn_dim_substitute(dims, d, values, symbol->symbol + 1), 1);
+}
+
 qn_dim qn_dim_select_one(qn_dims *dims, qn_dim a, qn_dim b)
 {
     if (a == b || qn_dim_is(b, 1))
         return a;
     if (qn_dim_is(a, 1))
+        return b;
+    /* They fit where n is 1, or they are equal: select_one(n, min(n, 512)) is n. */
+    if (is_one_with(dims, a, b))
+        return a;
+    if (is_one_with(dims, b, a))
         return b;
     qn_dim choices[MAX_CHOICES];
     const int n = choices_of(QN_DIM_SELECT_ONE, a, b, choices);
