@@ -97,11 +97,19 @@ typedef struct qn_onnx_import {
     const char *folder; /* of external data; NULL: there is none */
     struct qn_onnx_external *externals;
     const Onnx__Model *model;
-    const char *input_names[64]; /* what the bits of qn_onnx_value.depends stand for */
-    uint64_t needs;              /* inputs whose contents were missed */
-    int64_t n_nodes;             /* imported, with copies of functions and loop bodies */
-    uint64_t n_random;           /* random operators so far */
+    const char *input_names[64];         /* what the bits of qn_onnx_value.depends stand for */
+    uint64_t needs;                      /* inputs whose contents were missed */
+    const struct qn_onnx_alias *aliases; /* symbols that the model needs to be equal */
+    bool restart;                        /* one was found: import again with it */
+    int64_t n_nodes;                     /* imported, with copies of functions and loop bodies */
+    uint64_t n_random;                   /* random operators so far */
 } qn_onnx_import;
+
+/* Symbol `from` is another name of symbol `to`. */
+typedef struct qn_onnx_alias {
+    const char *from, *to;
+    const struct qn_onnx_alias *next;
+} qn_onnx_alias;
 
 #define QN_ONNX_MAX_NODES 1000000
 #define QN_ONNX_MAX_DEPTH 64 /* graphs in graphs and calls in calls */
@@ -165,10 +173,18 @@ void qn_onnx_out(qn_onnx_node *n, int i, qn_value *value); /* NULL: nothing, it 
 void qn_onnx_out_tensor(qn_onnx_node *n, int i, const qn_tensor *tensor);
 void qn_onnx_out_any(qn_onnx_node *n, int i, qn_onnx_value *value);
 
+/* The operator needs two extents to be equal. Where that says that two symbols are the same, the import starts again
+ * with them as one; else it is left to the type rules. */
+void qn_onnx_equal_dims(qn_onnx_node *n, qn_dim a, qn_dim b);
+
 /* axes: made non-negative; false after a report */
 bool qn_onnx_axis(qn_onnx_node *n, int64_t axis, int rank, int *out);
 /* A list of axes from attribute "axes" or from input `input` (-1: none), sorted; *out_given: was there one? */
 bool qn_onnx_axes(qn_onnx_node *n, int input, int rank, int64_t *out, int *out_n, bool *out_given);
+
+/* ---- load.c ---- */
+
+void qn_onnx_add_alias(qn_onnx_import *im, const char *from, const char *to);
 
 /* ---- contents.c ---- */
 

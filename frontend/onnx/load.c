@@ -17,16 +17,44 @@ static bool is_identifier(const char *name)
     return !*name;
 }
 
-/* The dimension of that name: a number where the options fix it, else a symbol. */
-static qn_dim named_dim(qn_onnx_import *im, const char *name)
+/* The symbol that stands for a name. */
+static const char *resolve_alias(const qn_onnx_import *im, const char *name)
 {
+    for (const qn_onnx_alias *a = im->aliases; a; a = a->next)
+        if (!strcmp(a->from, name))
+            return resolve_alias(im, a->to); /* of an earlier alias, or none: no circle */
+    return name;
+}
+
+void qn_onnx_add_alias(qn_onnx_import *im, const char *from, const char *to)
+{
+    qn_arena *arena = im->diags->arena; /* outlives this attempt */
+    qn_onnx_alias *alias = QN_NEW(arena, qn_onnx_alias);
+    if (!strcmp(resolve_alias(im, from), resolve_alias(im, to)))
+        return;
+    *alias = (qn_onnx_alias){ qn_arena_strdup(arena, from), qn_arena_strdup(arena, to), im->aliases };
+    im->aliases = alias;
+    im->restart = true;
+}
+
+/* The dimension of that name: a number where the options fix it, else a symbol. */
+static qn_dim named_dim(qn_onnx_import *im, const char *given)
+{
+    const char *name = resolve_alias(im, given);
     int64_t min = QN_ONNX_DIM_MIN, max = QN_ONNX_DIM_MAX;
-    for (int i = 0; i < im->options->n_dims; i++)
-        if (!strcmp(im->options->dims[i].name, name)) {
-            min = im->options->dims[i].min;
-            max = im->options->dims[i].max;
-        }
-    return min == max ? qn_dim_const(im->dims, min) : qn_dim_symbol(im->dims, name, min, max);
+    bool bounded = false;
+    for (int i = 0; i < im->options->n_dims; i++) {
+        const quern_dim_range *d = &im->options->dims[i];
+        if (strcmp(resolve_alias(im, d->name), name))
+            continue;
+        min = !bounded || d->min > min ? d->min : min;
+        max = !bounded || d->max < max ? d->max : max;
+        bounded = true;
+    }
+    if (min > max)
+        qn_error(im->diags, QUERN_ERROR_ARGUMENT, &(qn_loc){ .file = im->file },
+                 "the model needs dimension %s to equal another one, which is given another range", given);
+    return min >= max ? qn_dim_const(im->dims, min) : qn_dim_symbol(im->dims, name, min, max);
 }
 
 static bool is_param(const Onnx__Shape__Dim *dim)
@@ -34,24 +62,30 @@ static bool is_param(const Onnx__Shape__Dim *dim)
     return dim->value_case == ONNX__SHAPE__DIM__VALUE_DIM_PARAM && *dim->dim_param;
 }
 
+static bool is_function(const char *name)
+{
+    return !strcmp(name, "min") || !strcmp(name, "max") || !strcmp(name, "mod") || !strcmp(name, "floordiv");
+}
+
 /* "past + 1" over names that are dimensions of their own elsewhere, so that their values are known at run time; else
  * NULL. */
 static qn_dim expression_dim(qn_onnx_import *im, const char *text)
 {
-    for (const char *c = text; *c; c++) {
-        if (!isalpha((unsigned char)*c) && *c != '_')
-            continue;
+    const char *resolved = "";
+    for (const char *c = text; *c;) {
         size_t length = 0;
         while (isalnum((unsigned char)c[length]) || c[length] == '_')
             length++;
-        const char *name = qn_arena_printf(im->arena, "%.*s", (int)length, c);
-        bool known = qn_dim_find_symbol(im->dims, name) || !strcmp(name, "min") || !strcmp(name, "max") ||
-                     !strcmp(name, "mod") || !strcmp(name, "floordiv");
-        if (!known)
-            return NULL;
-        c += length - 1;
+        const char *token = qn_arena_printf(im->arena, "%.*s", (int)(length ? length : 1), c);
+        if (length && !isdigit((unsigned char)*c) && !is_function(token)) {
+            token = resolve_alias(im, token);
+            if (!qn_dim_find_symbol(im->dims, token))
+                return NULL;
+        }
+        resolved = qn_arena_printf(im->arena, "%s%s", resolved, token);
+        c += length ? length : 1;
     }
-    const char *cursor = text;
+    const char *cursor = resolved;
     qn_dim dim = qn_dim_parse(im->dims, &cursor);
     while (dim && *cursor == ' ')
         cursor++;
@@ -242,54 +276,93 @@ static bool good_options(const qn_onnx_options *options, qn_diags *diags)
     return true;
 }
 
-static qn_status import_model(qn_module *module, const uint8_t *bytes, size_t size, const char *folder,
+/* One attempt: a module, or NULL with messages. */
+static qn_module *attempt(qn_onnx_import *im, const char *name)
+{
+    Onnx__Model *model;
+    im->module = qn_module_new(name);
+    im->arena = im->module->arena;
+    im->dims = im->module->dims;
+    im->file = im->module->name;
+    if (!qn_onnx_parse(im->bytes, im->n_bytes, im->file, im->arena, &model, im->diags)) {
+        im->model = model;
+        import_main(im);
+    }
+    if (im->diags->n_errors == 0 && !im->restart)
+        return im->module;
+    report_needs(im);
+    qn_module_free(im->module);
+    return NULL;
+}
+
+static void move_messages(qn_diags *from, qn_diags *to)
+{
+    if (to->last)
+        to->last->next = from->first;
+    else
+        to->first = from->first;
+    to->last = from->last ? from->last : to->last;
+    to->n_errors += from->n_errors;
+}
+
+static qn_status import_model(const char *name, const uint8_t *bytes, size_t size, const char *folder,
                               const qn_onnx_options *options, qn_module **out, qn_diags *diags)
 {
+    enum { MAX_ATTEMPTS = 100 };
     static const qn_onnx_options defaults;
-    int before = diags->n_errors;
-    qn_onnx_import im = { .module = module,
-                          .arena = module->arena,
-                          .dims = module->dims,
-                          .diags = diags,
-                          .options = options ? options : &defaults,
-                          .file = module->name,
-                          .bytes = bytes,
-                          .n_bytes = size,
-                          .folder = folder };
-    Onnx__Model *model;
-    if (good_options(im.options, diags) && !qn_onnx_parse(bytes, size, im.file, im.arena, &model, diags)) {
-        im.model = model;
-        import_main(&im);
-        report_needs(&im);
+    const qn_onnx_alias *aliases = NULL;
+    options = options ? options : &defaults;
+    if (options->needs)
+        *options->needs = (qn_onnx_needs){ 0 };
+    if (!good_options(options, diags))
+        return QUERN_ERROR_ARGUMENT;
+    for (int i = 0;; i++) {
+        qn_diags mine;
+        qn_diags_init(&mine, diags->arena);
+        qn_onnx_import im = { .diags = &mine,
+                              .options = options,
+                              .bytes = bytes,
+                              .n_bytes = size,
+                              .folder = folder,
+                              .aliases = aliases };
+        *out = attempt(&im, name);
+        aliases = im.aliases;
+        if (im.restart && i < MAX_ATTEMPTS)
+            continue;
+        move_messages(&mine, diags);
+        if (*out)
+            qn_graph_remove_dead((*out)->functions[0]);
+        return *out ? QUERN_OK : qn_diags_status(diags);
     }
-    if (diags->n_errors > before) {
-        qn_module_free(module);
-        return qn_diags_status(diags);
-    }
-    qn_graph_remove_dead(module->functions[0]);
-    *out = module;
-    return QUERN_OK;
+}
+
+static void free_arena(void *arena)
+{
+    qn_arena_free(arena);
 }
 
 qn_status qn_onnx_load(const char *path, const qn_onnx_options *options, qn_module **out, qn_diags *diags)
 {
     qn_loc loc = { .file = path };
-    qn_module *module = qn_module_new(path);
+    qn_arena *arena = qn_arena_new(); /* keeps the mapping; freed with the module */
     qn_onnx_mapping mapping;
     *out = NULL;
-    qn_status status = qn_onnx_map(path, module->arena, &loc, diags, &mapping);
-    if (status) {
-        qn_module_free(module);
-        return status;
+    qn_status status = qn_onnx_map(path, arena, &loc, diags, &mapping);
+    if (!status) {
+        const char *slash = strrchr(path, '/');
+        const char *folder = !slash ? "." : qn_arena_printf(arena, "%.*s", (int)(slash - path + 1), path);
+        status = import_model(path, mapping.data, mapping.size, folder, options, out, diags);
     }
-    const char *slash = strrchr(path, '/');
-    const char *folder = !slash ? "." : qn_arena_printf(module->arena, "%.*s", (int)(slash - path + 1), path);
-    return import_model(module, mapping.data, mapping.size, folder, options, out, diags);
+    if (*out)
+        qn_arena_defer((*out)->arena, free_arena, arena);
+    else
+        qn_arena_free(arena);
+    return status;
 }
 
 qn_status qn_onnx_load_bytes(const void *data, size_t size, const char *name, const qn_onnx_options *options,
                              qn_module **out, qn_diags *diags)
 {
     *out = NULL;
-    return import_model(qn_module_new(name), data, size, NULL, options, out, diags);
+    return import_model(name, data, size, NULL, options, out, diags);
 }

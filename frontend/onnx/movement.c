@@ -285,6 +285,10 @@ static void import_concat(qn_onnx_node *n)
     qn_value **parts = QN_NEW_ARRAY(n->im->arena, qn_value *, n->n_in);
     for (int k = 0; k < n->n_in; k++)
         parts[k] = qn_onnx_in(n, k);
+    for (int k = 1; k < n->n_in && qn_onnx_ok(n); k++)
+        for (int i = 0; i < first->rank && parts[k]->type.rank == first->rank; i++)
+            if (i != axis)
+                qn_onnx_equal_dims(n, first->dims[i], parts[k]->type.dims[i]);
     if (qn_onnx_ok(n))
         qn_onnx_out(n, 0, n->n_in == 1 ? parts[0] : qn_b_concatenate(&n->b, n->n_in, parts, axis));
 }
@@ -613,6 +617,54 @@ static qn_value *pad_axis(qn_onnx_node *n, qn_value *x, int axis, const char *mo
     return qn_b_gather(&n->b, x, qn_b_ints(&n->b, (int)(count > 0 ? count : 0), index), axis);
 }
 
+/* Elements [start, limit) of the axis in front of or behind it; reflected ones backwards. */
+static qn_value *pad_piece(qn_onnx_node *n, qn_value *x, int axis, qn_dim start, qn_dim limit, bool backwards)
+{
+    qn_value *piece = qn_b_slice_axis(&n->b, x, axis, start, limit);
+    return backwards ? qn_b_reverse(&n->b, piece, 1, (int64_t[]){ axis }) : piece;
+}
+
+/* One axis of symbolic extent, by known amounts: pieces of it on either side. */
+static qn_value *pad_symbolic(qn_onnx_node *n, qn_value *x, int axis, const char *mode, int64_t low,
+                              int64_t high)
+{
+    qn_builder *b = &n->b;
+    qn_dims *t = n->im->dims;
+    qn_dim extent = x->type.dims[axis], zero = number(n, 0), one = number(n, 1);
+    bool reflect = !strcmp(mode, "reflect"), edge = !strcmp(mode, "edge");
+    if (low < 0 || high < 0) { /* cut first */
+        x = qn_b_slice_axis(b, x, axis, number(n, low < 0 ? -low : 0),
+                            high < 0 ? qn_dim_add(t, extent, number(n, high)) : extent);
+        extent = x ? x->type.dims[axis] : extent;
+    }
+    qn_value *parts[3];
+    int n_parts = 0;
+    qn_dim amounts[2] = { number(n, low > 0 ? low : 0), number(n, high > 0 ? high : 0) };
+    for (int side = 0; side < 2 && x; side++) {
+        qn_dim amount = amounts[side], start, limit;
+        if (side == 1)
+            parts[n_parts++] = x;
+        if (qn_dim_is(amount, 0))
+            continue;
+        if (edge) {
+            start = side ? qn_dim_sub(t, extent, one) : zero;
+            qn_dim dims[QN_MAX_RANK];
+            for (int i = 0; i < x->type.rank; i++)
+                dims[i] = i == axis ? amount : x->type.dims[i];
+            parts[n_parts++] = qn_b_broadcast_to(
+                b, pad_piece(n, x, axis, start, qn_dim_add(t, start, one), false), x->type.rank, dims);
+            continue;
+        }
+        if (reflect) /* without the outermost itself */
+            start = side ? qn_dim_sub(t, qn_dim_sub(t, extent, one), amount) : one;
+        else
+            start = side ? zero : qn_dim_sub(t, extent, amount);
+        limit = qn_dim_add(t, start, amount);
+        parts[n_parts++] = pad_piece(n, x, axis, start, limit, reflect);
+    }
+    return x ? qn_b_concatenate(b, n_parts, parts, axis) : NULL;
+}
+
 static void import_pad(qn_onnx_node *n)
 {
     qn_builder *b = &n->b;
@@ -672,11 +724,14 @@ static void import_pad(qn_onnx_node *n)
     for (int i = 0; i < rank && x; i++) {
         if (qn_dim_is(low[i], 0) && qn_dim_is(high[i], 0))
             continue;
-        if (!qn_dim_is_const(low[i]) || !qn_dim_is_const(high[i]) || !qn_dim_is_const(x->type.dims[i])) {
-            qn_onnx_unsupported(n, "mode %s on a symbolic dimension", mode);
+        if (!qn_dim_is_const(low[i]) || !qn_dim_is_const(high[i])) {
+            qn_onnx_unsupported(n, "mode %s by a symbolic number", mode);
             return;
         }
-        x = pad_axis(n, x, i, mode, low[i]->value, high[i]->value);
+        if (qn_dim_is_const(x->type.dims[i]))
+            x = pad_axis(n, x, i, mode, low[i]->value, high[i]->value);
+        else
+            x = pad_symbolic(n, x, i, mode, low[i]->value, high[i]->value);
     }
     qn_onnx_out(n, 0, x);
 }

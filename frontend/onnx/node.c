@@ -279,6 +279,29 @@ void qn_onnx_out_tensor(qn_onnx_node *n, int i, const qn_tensor *tensor)
     qn_onnx_out_any(n, i, qn_onnx_value_constant(n->im, tensor));
 }
 
+/* ---- extents ---- */
+
+void qn_onnx_equal_dims(qn_onnx_node *n, qn_dim a, qn_dim b)
+{
+    qn_onnx_import *im = n->im;
+    qn_dim difference = qn_dim_sub(im->dims, a, b), negative = NULL, positive = NULL;
+    if (difference->kind != QN_DIM_ADD || difference->n != 2)
+        return;
+    for (int i = 0; i < 2; i++) { /* n - m, in any order */
+        qn_dim term = difference->operands[i];
+        if (term->kind == QN_DIM_SYMBOL)
+            positive = term;
+        else if (term->kind == QN_DIM_MUL && term->n == 2)
+            for (int k = 0; k < 2; k++)
+                if (qn_dim_is(term->operands[k], -1) && term->operands[1 - k]->kind == QN_DIM_SYMBOL)
+                    negative = term->operands[1 - k];
+    }
+    if (!positive || !negative)
+        return;
+    bool first = positive->symbol < negative->symbol;
+    qn_onnx_add_alias(im, (first ? negative : positive)->name, (first ? positive : negative)->name);
+}
+
 /* ---- axes ---- */
 
 bool qn_onnx_axis(qn_onnx_node *n, int64_t axis, int rank, int *out)

@@ -1,0 +1,219 @@
+/* Operators whose results' number depends on values: NonMaxSuppression, Unique. The number is a new symbol. */
+#include "frontend/onnx/arith.h"
+#include "frontend/onnx/families.h"
+
+/* i64 [n]: positions where x [n] holds; `stem` names their number. */
+static qn_value *positions_of(qn_onnx_node *n, qn_value *x, const char *stem)
+{
+    if (!x)
+        return NULL;
+    int64_t most = x->type.dims[0]->max < QN_DIM_MAX_VALUE ? x->type.dims[0]->max : QN_DIM_MAX_VALUE;
+    qn_dim count = qn_dim_fresh(n->im->dims, stem, 0, most);
+    return qn_b_reshape(&n->b, qn_b_non_zero(&n->b, x, count), 1, &count);
+}
+
+/* ---- Unique ---- */
+
+/* Sorts, marks the first of equals, and gathers the marked. */
+static void import_unique(qn_onnx_node *n)
+{
+    qn_builder *b = &n->b;
+    qn_dims *t = n->im->dims;
+    qn_value *x = qn_onnx_in(n, 0);
+    if (!x)
+        return;
+    if (qn_onnx_attr(n, "axis", ONNX__ATTRIBUTE__KIND__INT) && x->type.rank != 1) {
+        qn_onnx_unsupported(n, "attribute axis of inputs of a rank other than 1");
+        return;
+    }
+    qn_dim all = qn_type_elements_dim(t, &x->type), one = qn_dim_const(t, 1);
+    qn_type index_type = qn_type_make(n->im->module, QUERN_I64, 1, &all);
+    qn_value *position = qn_b_iota(b, &index_type, 0), *keys[2] = { qn_b_reshape(b, x, 1, &all), position };
+    qn_node *sorted = keys[0] ? qn_b_sort(b, 2, keys, 0, false) : NULL;
+    if (!sorted)
+        return;
+    qn_value *values = &sorted->results[0], *order = &sorted->results[1];
+    /* differs from the one before; the first always does */
+    qn_value *before = qn_b_gather(b, values, max_number(b, add_number(b, position, -1), 0), 0);
+    qn_value *first = or_else(b, compare(b, QN_NE, values, before), compare_number(b, QN_EQ, position, 0));
+    qn_value *starts = positions_of(n, first, "unique");
+    if (!starts)
+        return;
+    qn_value *group =
+        add_number(b, qn_b_cumulative(b, QN_SUM, qn_b_convert(b, QUERN_I64, first), 0, false, false), -1);
+    qn_value *unique = qn_b_gather(b, values, starts, 0), *where = qn_b_gather(b, order, starts, 0);
+    qn_dim count = starts->type.dims[0];
+    /* from a start to the next */
+    qn_value *end = qn_b_reshape(b, qn_b_dim_value(b, QUERN_I64, all), 1, &one);
+    qn_value *bounds = qn_b_concatenate(b, 2, (qn_value *[]){ starts, end }, 0);
+    qn_value *next = qn_b_slice_axis(b, bounds, 0, one, qn_dim_add(t, count, one));
+    qn_value *counts = sub(b, next, starts);
+    if (!qn_onnx_attr_int(n, "sorted", 1)) { /* in the order of first occurrence */
+        qn_type rank_type = qn_type_make(n->im->module, QUERN_I64, 1, &count);
+        qn_value *by_place[2] = { where, qn_b_iota(b, &rank_type, 0) };
+        qn_node *order_of = qn_b_sort(b, 2, by_place, 0, false);
+        if (!order_of)
+            return;
+        qn_value *old = &order_of->results[1];
+        unique = qn_b_gather(b, unique, old, 0);
+        counts = qn_b_gather(b, counts, old, 0);
+        where = &order_of->results[0];
+        /* the new number of each group */
+        qn_value *renumbered = qn_b_scatter_elements(b, QN_SET, by_place[1], old, by_place[1], 0);
+        group = qn_b_gather(b, renumbered, group, 0);
+    }
+    qn_onnx_out(n, 0, unique);
+    qn_onnx_out(n, 1, where);
+    qn_onnx_out(n, 2, qn_b_scatter_elements(b, QN_SET, position, order, group, 0));
+    qn_onnx_out(n, 3, counts);
+}
+
+/* ---- NonMaxSuppression ---- */
+
+/* Corners and area of boxes, [M, N] each. */
+typedef struct boxes {
+    qn_value *corner[4], *area; /* least y, least x, largest y, largest x */
+} boxes;
+
+/* Column of [B, N, 4]: [B, N] */
+static qn_value *box_column(qn_onnx_node *n, qn_value *x, int column)
+{
+    qn_dims *t = n->im->dims;
+    return qn_b_squeeze(
+        &n->b, qn_b_slice_axis(&n->b, x, 2, qn_dim_const(t, column), qn_dim_const(t, column + 1)), 2);
+}
+
+/* Given as (y1, x1, y2, x2) of any two opposite corners, or as (x, y, width, height) of the centre. */
+static void read_boxes(qn_onnx_node *n, qn_value *x, boxes *out)
+{
+    qn_builder *b = &n->b;
+    qn_value *c[4];
+    for (int i = 0; i < 4; i++)
+        c[i] = box_column(n, x, i);
+    bool centre = qn_onnx_attr_int(n, "center_point_box", 0) != 0;
+    for (int i = 0; i < 2; i++) {
+        qn_value *middle = c[1 - i], *half = mul_number(b, c[3 - i], 0.5);
+        out->corner[i] = centre ? sub(b, middle, half) : minimum(b, c[i], c[i + 2]);
+        out->corner[i + 2] = centre ? add(b, middle, half) : maximum(b, c[i], c[i + 2]);
+    }
+    out->area = mul(b, sub(b, out->corner[2], out->corner[0]), sub(b, out->corner[3], out->corner[1]));
+}
+
+/* One box per problem [M] against all boxes [M, N]: where they overlap by more than the threshold. */
+static qn_value *overlapping(qn_builder *b, qn_value *const *one, qn_value *const *all, qn_value *threshold)
+{
+    qn_value *side[2];
+    for (int i = 0; i < 2; i++) {
+        qn_value *low = maximum(b, qn_b_expand_dims(b, one[i], 1), all[i]);
+        qn_value *high = minimum(b, qn_b_expand_dims(b, one[i + 2], 1), all[i + 2]);
+        side[i] = max_number(b, sub(b, high, low), 0);
+    }
+    qn_value *common = mul(b, side[0], side[1]);
+    qn_value *joint = sub(b, add(b, qn_b_expand_dims(b, one[4], 1), all[4]), common);
+    return compare(b, QN_GT, common, mul(b, joint, threshold)); /* as common / joint, without dividing by 0 */
+}
+
+/* A scalar input, or its default. */
+static qn_value *scalar_in(qn_onnx_node *n, int i, qn_dtype dtype, double fallback)
+{
+    qn_builder *b = &n->b;
+    if (!qn_onnx_has(n, i))
+        return qn_b_scalar(b, dtype, fallback);
+    qn_value *v = qn_onnx_in(n, i);
+    return v ? qn_b_convert(b, dtype, qn_b_reshape(b, v, 0, NULL)) : NULL;
+}
+
+/* Boxes in the order of their scores, each kept unless one kept before overlaps it: a scan over the boxes of all M
+ * problems (batch times class) at once. */
+static void import_non_max_suppression(qn_onnx_node *n)
+{
+    qn_builder *b = &n->b, inner = *b;
+    qn_dims *t = n->im->dims;
+    qn_value *x = qn_onnx_in(n, 0), *scores = qn_onnx_in(n, 1);
+    if (!x || !scores)
+        return;
+    if (x->type.rank != 3 || scores->type.rank != 3) {
+        qn_onnx_malformed(n, "boxes and scores must have rank 3");
+        return;
+    }
+    qn_value *limit = scalar_in(n, 2, QUERN_I64, 0), *threshold = scalar_in(n, 3, x->type.dtype, 0);
+    qn_dim n_batch = scores->type.dims[0], n_class = scores->type.dims[1], n_box = scores->type.dims[2];
+    qn_dim problems = qn_dim_mul(t, n_batch, n_class), flat[2] = { problems, n_box };
+    qn_node *order = qn_b_top_k(b, scores, 2, n_box, true);
+    if (!order || !limit || !threshold)
+        return;
+    qn_value *valid = NULL, *sorted = &order->results[0];
+    if (qn_onnx_has(n, 4))
+        valid = compare(b, QN_GT, sorted, scalar_in(n, 4, scores->type.dtype, 0));
+    else
+        valid = compare(b, QN_EQ, sorted, sorted); /* all but NaN */
+    valid = qn_b_reshape(b, valid, 2, flat);
+    qn_value *index = qn_b_reshape(b, &order->results[1], 2, flat);
+    /* corners in each problem's order */
+    boxes all;
+    read_boxes(n, x, &all);
+    qn_value *parts[5];
+    for (int i = 0; i < 5; i++) {
+        qn_value *v = i < 4 ? all.corner[i] : all.area;
+        qn_dim spread[3] = { n_batch, n_class, n_box };
+        v = v ? qn_b_broadcast(b, v, 3, spread, (int64_t[]){ 0, 2 }) : NULL;
+        parts[i] = qn_b_gather_elements(b, qn_b_reshape(b, v, 2, flat), index, 1);
+        if (!parts[i])
+            return;
+    }
+    /* carried: kept [M, N], their number [M]; scanned: the step, its validity and box; captured: all boxes */
+    qn_type kept_type = qn_type_make(n->im->module, QUERN_BOOL, 2, flat);
+    qn_type count_type = qn_type_make(n->im->module, QUERN_I64, 1, &problems);
+    qn_type step_type = qn_type_make(n->im->module, QUERN_I64, 1, &n_box);
+    qn_value *operands[16] = { qn_b_full(b, &kept_type, 0), qn_b_full(b, &count_type, 0),
+                               qn_b_iota(b, &step_type, 0), qn_b_transpose(b, valid, (int64_t[]){ 1, 0 }) };
+    for (int i = 0; i < 5; i++) {
+        operands[4 + i] = qn_b_transpose(b, parts[i], (int64_t[]){ 1, 0 });
+        operands[9 + i] = parts[i];
+    }
+    operands[14] = threshold;
+    operands[15] = limit;
+    inner.graph = qn_region_new(n->im->module);
+    qn_value *in[16];
+    for (int i = 0; i < 16; i++) {
+        if (!operands[i])
+            return;
+        qn_type type = operands[i]->type;
+        if (i >= 2 && i < 9)
+            type = qn_type_make(n->im->module, type.dtype, type.rank - 1, type.dims + 1);
+        in[i] = qn_graph_add_input(inner.graph, NULL, type, QN_ROLE_INPUT);
+    }
+    qn_value *hit = and_also(&inner, in[0], overlapping(&inner, in + 4, in + 9, in[14]));
+    qn_value *suppressed = hit ? qn_b_reduce(&inner, QN_KIND_MAX, hit, 1, (int64_t[]){ 1 }, false) : NULL;
+    qn_value *keep = and_also(&inner, and_also(&inner, in[3], compare(&inner, QN_LT, in[1], in[15])),
+                              suppressed ? logical_not(&inner, suppressed) : NULL);
+    qn_value *here = compare(&inner, QN_EQ, qn_b_iota(&inner, &step_type, 0), in[2]);
+    qn_value *kept = or_else(&inner, in[0], and_also(&inner, qn_b_expand_dims(&inner, keep, 1), here));
+    if (!kept || !keep)
+        return;
+    qn_graph_add_output(inner.graph, kept, NULL, -1);
+    qn_graph_add_output(inner.graph, add(&inner, in[1], qn_b_convert(&inner, QUERN_I64, keep)), NULL, -1);
+    qn_node *scan = qn_b_scan(b, 2, 7, 7, operands, n_box, false, inner.graph);
+    if (!scan)
+        return;
+    /* positions of the kept, row by row, as (batch, class, box) */
+    qn_dim every = qn_dim_mul(t, problems, n_box);
+    qn_value *chosen = positions_of(n, qn_b_reshape(b, &scan->results[0], 1, &every), "selected");
+    if (!chosen)
+        return;
+    qn_value *per_class = qn_b_dim_value(b, QUERN_I64, n_box),
+             *classes = qn_b_dim_value(b, QUERN_I64, n_class);
+    qn_value *problem = divide(b, chosen, per_class), *columns[3];
+    columns[0] = divide(b, problem, classes);
+    columns[1] = qn_b_binary_bcast(b, QN_OP_REM, problem, classes);
+    columns[2] = qn_b_gather(b, qn_b_reshape(b, index, 1, &every), chosen, 0);
+    for (int i = 0; i < 3; i++)
+        columns[i] = qn_b_expand_dims(b, columns[i], 1);
+    qn_onnx_out(n, 0, qn_b_concatenate(b, 3, columns, 1));
+}
+
+const qn_onnx_op qn_onnx_select_ops[] = {
+    { "NonMaxSuppression", NULL, 10, 0, import_non_max_suppression },
+    { "Unique", NULL, 11, 0, import_unique },
+    { 0 },
+};
