@@ -4,7 +4,8 @@
 
 static void import_relu(qn_onnx_node *n)
 {
-    qn_onnx_out(n, 0, qn_b_unary(&n->b, QN_OP_RELU, qn_onnx_in(n, 0)));
+    if (!qn_onnx_fold_unary(n, "Relu"))
+        qn_onnx_out(n, 0, qn_b_unary(&n->b, QN_OP_RELU, qn_onnx_in(n, 0)));
 }
 
 static void import_sigmoid(qn_onnx_node *n)

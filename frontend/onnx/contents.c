@@ -369,7 +369,9 @@ bool qn_onnx_fold_unary(qn_onnx_node *n, const char *op)
         qn_dim zero = qn_dim_const(n->im->dims, 0);
         for (int64_t i = 0; i < c.n; i++) {
             qn_dim x = c.dims[i];
-            if (is_word(op, "Neg") && is_tame(x))
+            if (is_word(op, "Relu"))
+                dims[i] = qn_dim_max(n->im->dims, x, zero);
+            else if (is_word(op, "Neg") && is_tame(x))
                 dims[i] = qn_dim_sub(n->im->dims, zero, x);
             else if (is_word(op, "Abs") && x->min >= 0)
                 dims[i] = x;
@@ -393,6 +395,8 @@ bool qn_onnx_fold_unary(qn_onnx_node *n, const char *op)
             y = -x;
         else if (is_word(op, "Abs"))
             y = fabs(x);
+        else if (is_word(op, "Relu"))
+            y = x < 0 ? 0 : x;
         else if (is_word(op, "Sqrt"))
             y = sqrt(x);
         else if (is_word(op, "Floor"))

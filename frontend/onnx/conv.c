@@ -159,8 +159,80 @@ static void import_conv_transpose(qn_onnx_node *n)
     qn_onnx_out(n, 0, y);
 }
 
+/* Sums blocks [N, C * block, L] into the image they were cut from: per position in the block, its elements spread out by
+ * stride and padded to where they belong. */
+static void import_col2im(qn_onnx_node *n)
+{
+    enum { MAX_BLOCK = 1024 };
+    qn_builder *b = &n->b;
+    qn_dims *t = n->im->dims;
+    qn_value *x = qn_onnx_in(n, 0);
+    int64_t image[QN_MAX_RANK], block[QN_MAX_RANK];
+    int n_image, n_block;
+    if (!x || !qn_onnx_in_ints(n, 1, QN_MAX_RANK - 3, image, &n_image) ||
+        !qn_onnx_in_ints(n, 2, QN_MAX_RANK - 3, block, &n_block))
+        return;
+    if (x->type.rank != 3 || n_image != n_block || n_image < 1) {
+        qn_onnx_malformed(n, "the input must have rank 3, and image and block the same number of axes");
+        return;
+    }
+    /* the window's attributes, over an image of that shape */
+    qn_dim dims[QN_MAX_RANK], split[QN_MAX_RANK];
+    int64_t n_blocks = 1, size = 1;
+    dims[0] = x->type.dims[0];
+    dims[1] = qn_dim_const(t, 1);
+    for (int i = 0; i < n_image; i++) {
+        if (block[i] < 1 || block[i] > MAX_BLOCK || image[i] < 1 || image[i] > (1 << 24) ||
+            size * block[i] > MAX_BLOCK) {
+            qn_onnx_unsupported(n, "an image or block of that size; blocks of %d elements are supported",
+                                MAX_BLOCK);
+            return;
+        }
+        size *= block[i];
+        dims[i + 2] = qn_dim_const(t, image[i]);
+    }
+    qn_type type = qn_type_make(n->im->module, x->type.dtype, n_image + 2, dims);
+    qn_onnx_window w;
+    if (!qn_onnx_window_read(n, &type, block, &w))
+        return;
+    qn_dim channels = qn_dim_floordiv(t, x->type.dims[1], qn_dim_const(t, size));
+    split[0] = x->type.dims[0];
+    split[1] = channels;
+    split[2] = qn_dim_const(t, size);
+    for (int i = 0; i < n_image; i++) {
+        split[i + 3] = w.out[i];
+        n_blocks *= w.out[i]->value;
+    }
+    if (!qn_dim_is(x->type.dims[2], n_blocks) && qn_dim_is_const(x->type.dims[2])) {
+        qn_onnx_malformed(n, "there are %lld blocks and the image has room for %lld",
+                          (long long)x->type.dims[2]->value, (long long)n_blocks);
+        return;
+    }
+    x = qn_b_reshape(b, x, n_image + 3, split);
+    qn_value *sum = NULL, *zero = number_like(b, x, 0);
+    for (int64_t k = 0; k < size; k++) {
+        qn_value *part =
+            qn_b_squeeze(b, qn_b_slice_axis(b, x, 2, qn_dim_const(t, k), qn_dim_const(t, k + 1)), 2);
+        qn_dim low[QN_MAX_RANK], high[QN_MAX_RANK];
+        int64_t interior[QN_MAX_RANK] = { 0 }, rest = k;
+        low[0] = low[1] = high[0] = high[1] = qn_dim_const(t, 0);
+        for (int i = n_image - 1; i >= 0; i--) {
+            int64_t at = rest % block[i] * w.dilation[i] - w.low[i]->value;
+            int64_t reach = (w.out[i]->value - 1) * w.stride[i] + 1;
+            rest /= block[i];
+            interior[i + 2] = w.stride[i] - 1;
+            low[i + 2] = qn_dim_const(t, at);
+            high[i + 2] = qn_dim_const(t, image[i] - at - reach);
+        }
+        part = qn_b_pad(b, part, zero, low, high, interior);
+        sum = sum ? add(b, sum, part) : part;
+    }
+    qn_onnx_out(n, 0, sum);
+}
+
 const qn_onnx_op qn_onnx_conv_ops[] = {
     { "Conv", NULL, 1, 0, import_conv },
     { "ConvTranspose", NULL, 1, 0, import_conv_transpose },
+    { "Col2Im", NULL, 18, 0, import_col2im },
     { 0 },
 };

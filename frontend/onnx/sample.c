@@ -111,8 +111,8 @@ static qn_value *tap(qn_builder *b, int taps, int offset, qn_value *ratio)
     return add_number(b, mul(b, y, x), -4 * a);
 }
 
-/* Weighted sum of taps^axes pixels around each point: [N, P, C]. taps 1: the nearest. */
-static qn_value *interpolate(const image *m, int taps, qn_value *const *points)
+/* taps^axes pixels around each point, weighted and combined (summed, or the largest): [N, P, C]. taps 1: the nearest. */
+static qn_value *interpolate(const image *m, int taps, qn_op combine, qn_value *const *points)
 {
     qn_builder *b = &m->n->b;
     qn_value *base[MAX_SPATIAL], *ratio[MAX_SPATIAL], *at[MAX_SPATIAL], *sum = NULL;
@@ -136,7 +136,7 @@ static qn_value *interpolate(const image *m, int taps, qn_value *const *points)
         if (!rows || !weight)
             return NULL;
         rows = mul(b, rows, qn_b_convert(b, rows->type.dtype, qn_b_expand_dims(b, weight, 2)));
-        sum = sum ? add(b, sum, rows) : rows;
+        sum = sum ? qn_b_binary(b, combine, sum, rows) : rows;
     }
     return sum;
 }
@@ -205,7 +205,7 @@ static void import_grid_sample(qn_onnx_node *n)
             p = reflect(&m, i, p);
         points[i] = p;
     }
-    qn_value *y = qn_b_reshape(b, interpolate(&m, taps, points), m.n_axes + 2, dims);
+    qn_value *y = qn_b_reshape(b, interpolate(&m, taps, QN_OP_ADD, points), m.n_axes + 2, dims);
     int64_t perm[MAX_SPATIAL + 2] = { 0, m.n_axes + 1 };
     for (int i = 0; i < m.n_axes; i++)
         perm[i + 2] = i + 1;
@@ -344,12 +344,8 @@ static void import_roi_align(qn_onnx_node *n)
         inside = inside ? and_also(b, inside, in) : in;
     }
     m.border = BORDER;
-    if (!average) {
-        /* the largest of the four weighted pixels, as the operator's definition has it */
-        qn_onnx_unsupported(n, "mode = max");
-        return;
-    }
-    qn_value *rows = interpolate(&m, 2, flat);
+    /* the maximum is over the weighted pixels, as the operator defines it */
+    qn_value *rows = interpolate(&m, 2, average ? QN_OP_ADD : QN_OP_MAX, flat);
     rows = choose(b, qn_b_expand_dims(b, inside, 2), rows, number_like(b, rows, 0));
     qn_dim split[6] = { m.batch,
                         qn_dim_const(t, height),
@@ -357,7 +353,9 @@ static void import_roi_align(qn_onnx_node *n)
                         qn_dim_const(t, width),
                         qn_dim_const(t, samples),
                         m.channels };
-    rows = qn_b_mean(b, qn_b_reshape(b, rows, 6, split), 2, (int64_t[]){ 2, 4 }, false);
+    rows = qn_b_reshape(b, rows, 6, split);
+    static const int64_t axes[2] = { 2, 4 };
+    rows = average ? qn_b_mean(b, rows, 2, axes, false) : qn_b_reduce(b, QN_KIND_MAX, rows, 2, axes, false);
     qn_onnx_out(n, 0, qn_b_transpose(b, rows, (int64_t[]){ 0, 3, 1, 2 }));
 }
 
@@ -425,7 +423,7 @@ static void import_deform_conv(qn_onnx_node *n)
             qn_value *shift = qn_b_slice_axis(b, offset, 1, column, qn_dim_add(t, column, one));
             points[i] = add(b, qn_b_squeeze(b, shift, 1), qn_b_reshape(b, at, 1, &count));
         }
-        qn_value *rows = interpolate(&m, 2, points); /* [N * shifts, P, C / shifts] */
+        qn_value *rows = interpolate(&m, 2, QN_OP_ADD, points); /* [N * shifts, P, C / shifts] */
         if (mask) {
             qn_value *factor = qn_b_slice_axis(b, mask, 1, qn_dim_const(t, k), qn_dim_const(t, k + 1));
             rows = mul(b, rows, qn_b_transpose(b, factor, (int64_t[]){ 0, 2, 1 }));

@@ -14,55 +14,100 @@ static qn_value *positions_of(qn_onnx_node *n, qn_value *x, const char *stem)
 
 /* ---- Unique ---- */
 
-/* Sorts, marks the first of equals, and gathers the marked. */
+/* Column of rows [n, m]: [n] */
+static qn_value *column(qn_onnx_node *n, qn_value *rows, int64_t k)
+{
+    qn_dims *t = n->im->dims;
+    return qn_b_squeeze(&n->b, qn_b_slice_axis(&n->b, rows, 1, qn_dim_const(t, k), qn_dim_const(t, k + 1)),
+                        1);
+}
+
+/* Order of rows [n, m] by their first column, then the second, …: stable sorts from the last to the first. */
+static qn_value *order_of(qn_onnx_node *n, qn_value *rows, qn_value *order)
+{
+    qn_builder *b = &n->b;
+    for (int64_t k = rows->type.dims[1]->value - 1; k >= 0 && order; k--) {
+        qn_value *keys[2] = { qn_b_gather(b, column(n, rows, k), order, 0), order };
+        qn_node *sorted = keys[0] ? qn_b_sort(b, 2, keys, 0, false) : NULL;
+        order = sorted ? &sorted->results[1] : NULL;
+    }
+    return order;
+}
+
+/* Sorts rows, marks the first of equals, and gathers the marked. Without an axis every element is a row. */
 static void import_unique(qn_onnx_node *n)
 {
+    enum { MAX_COLUMNS = 256 };
     qn_builder *b = &n->b;
     qn_dims *t = n->im->dims;
     qn_value *x = qn_onnx_in(n, 0);
+    qn_dim one = qn_dim_const(t, 1), dims[QN_MAX_RANK], matrix[2] = { NULL, one };
+    int64_t perm[QN_MAX_RANK], back[QN_MAX_RANK];
+    int axis = 0, rank = 1;
     if (!x)
         return;
-    if (qn_onnx_attr(n, "axis", ONNX__ATTRIBUTE__KIND__INT) && x->type.rank != 1) {
-        qn_onnx_unsupported(n, "attribute axis of inputs of a rank other than 1");
+    if (qn_onnx_attr(n, "axis", ONNX__ATTRIBUTE__KIND__INT)) {
+        if (!qn_onnx_axis(n, qn_onnx_attr_int(n, "axis", 0), x->type.rank, &axis))
+            return;
+        rank = x->type.rank;
+        for (int i = 0; i < rank; i++) { /* the axis to the front, and back again */
+            perm[i] = i == 0 ? axis : i - (i <= axis);
+            back[i] = i == axis ? 0 : i + (i < axis);
+            matrix[1] = i == axis ? matrix[1] : qn_dim_mul(t, matrix[1], x->type.dims[i]);
+        }
+        x = qn_b_transpose(b, x, perm);
+        if (!x)
+            return;
+        matrix[0] = x->type.dims[0];
+    } else {
+        matrix[0] = qn_type_elements_dim(t, &x->type);
+    }
+    if (!qn_dim_is_const(matrix[1]) || matrix[1]->value > MAX_COLUMNS) {
+        qn_onnx_unsupported(n, "slices of more than %d elements, or of a symbolic number", MAX_COLUMNS);
         return;
     }
-    qn_dim all = qn_type_elements_dim(t, &x->type), one = qn_dim_const(t, 1);
-    qn_type index_type = qn_type_make(n->im->module, QUERN_I64, 1, &all);
-    qn_value *position = qn_b_iota(b, &index_type, 0), *keys[2] = { qn_b_reshape(b, x, 1, &all), position };
-    qn_node *sorted = keys[0] ? qn_b_sort(b, 2, keys, 0, false) : NULL;
-    if (!sorted)
+    for (int i = 0; i < rank; i++)
+        dims[i] = x->type.dims[i];
+    qn_value *rows = qn_b_reshape(b, x, 2, matrix);
+    qn_type index_type = qn_type_make(n->im->module, QUERN_I64, 1, matrix);
+    qn_value *position = qn_b_iota(b, &index_type, 0), *order = rows ? order_of(n, rows, position) : NULL;
+    if (!order)
         return;
-    qn_value *values = &sorted->results[0], *order = &sorted->results[1];
+    qn_value *sorted = qn_b_gather(b, rows, order, 0);
     /* differs from the one before; the first always does */
-    qn_value *before = qn_b_gather(b, values, max_number(b, add_number(b, position, -1), 0), 0);
-    qn_value *first = or_else(b, compare(b, QN_NE, values, before), compare_number(b, QN_EQ, position, 0));
+    qn_value *before = qn_b_gather(b, sorted, max_number(b, add_number(b, position, -1), 0), 0);
+    qn_value *first = compare(b, QN_NE, sorted, before);
+    first = first ? qn_b_reduce(b, QN_KIND_MAX, first, 1, (int64_t[]){ 1 }, false) : NULL;
+    first = or_else(b, first, compare_number(b, QN_EQ, position, 0));
     qn_value *starts = positions_of(n, first, "unique");
     if (!starts)
         return;
     qn_value *group =
         add_number(b, qn_b_cumulative(b, QN_SUM, qn_b_convert(b, QUERN_I64, first), 0, false, false), -1);
-    qn_value *unique = qn_b_gather(b, values, starts, 0), *where = qn_b_gather(b, order, starts, 0);
+    qn_value *where =
+        qn_b_gather(b, order, starts, 0); /* first occurrence of each, as the sorts are stable */
     qn_dim count = starts->type.dims[0];
     /* from a start to the next */
-    qn_value *end = qn_b_reshape(b, qn_b_dim_value(b, QUERN_I64, all), 1, &one);
+    qn_value *end = qn_b_reshape(b, qn_b_dim_value(b, QUERN_I64, matrix[0]), 1, &one);
     qn_value *bounds = qn_b_concatenate(b, 2, (qn_value *[]){ starts, end }, 0);
-    qn_value *next = qn_b_slice_axis(b, bounds, 0, one, qn_dim_add(t, count, one));
-    qn_value *counts = sub(b, next, starts);
+    qn_value *counts = sub(b, qn_b_slice_axis(b, bounds, 0, one, qn_dim_add(t, count, one)), starts);
     if (!qn_onnx_attr_int(n, "sorted", 1)) { /* in the order of first occurrence */
         qn_type rank_type = qn_type_make(n->im->module, QUERN_I64, 1, &count);
         qn_value *by_place[2] = { where, qn_b_iota(b, &rank_type, 0) };
-        qn_node *order_of = qn_b_sort(b, 2, by_place, 0, false);
-        if (!order_of)
+        qn_node *reordered = where ? qn_b_sort(b, 2, by_place, 0, false) : NULL;
+        if (!reordered)
             return;
-        qn_value *old = &order_of->results[1];
-        unique = qn_b_gather(b, unique, old, 0);
+        qn_value *old = &reordered->results[1];
         counts = qn_b_gather(b, counts, old, 0);
-        where = &order_of->results[0];
+        where = &reordered->results[0];
         /* the new number of each group */
         qn_value *renumbered = qn_b_scatter_elements(b, QN_SET, by_place[1], old, by_place[1], 0);
         group = qn_b_gather(b, renumbered, group, 0);
     }
-    qn_onnx_out(n, 0, unique);
+    qn_value *unique = qn_b_gather(b, rows, where, 0);
+    dims[0] = count;
+    unique = qn_b_reshape(b, unique, rank, dims);
+    qn_onnx_out(n, 0, rank > 1 ? qn_b_transpose(b, unique, back) : unique);
     qn_onnx_out(n, 1, where);
     qn_onnx_out(n, 2, qn_b_scatter_elements(b, QN_SET, position, order, group, 0));
     qn_onnx_out(n, 3, counts);
