@@ -245,6 +245,10 @@ static void import_attention(qn_onnx_node *n)
     a.v = with_past(n, a.v, 5);
     if (!a.k || !a.v)
         return;
+    qn_onnx_equal_dims(n, a.k->type.dims[2], a.v->type.dims[2]);
+    qn_onnx_equal_dims(n, a.q->type.dims[3], a.k->type.dims[3]);
+    for (int i = 0; i < 2; i++)
+        qn_onnx_equal_dims(n, (i ? a.k : a.q)->type.dims[0], a.v->type.dims[0]);
     qn_onnx_out(n, 1, a.k);
     qn_onnx_out(n, 2, a.v);
     if (qn_onnx_has(n, 6)) {

@@ -164,7 +164,7 @@ static void import_grid_sample(qn_onnx_node *n)
     static const char *const borders[] = { "zeros", "border", "reflection" };
     qn_builder *b = &n->b;
     qn_dims *t = n->im->dims;
-    qn_value *x = qn_onnx_in(n, 0), *grid = qn_onnx_in(n, 1), *points[MAX_SPATIAL];
+    qn_value *x = qn_onnx_in(n, 0), *grid = qn_onnx_in(n, 1), *points[MAX_SPATIAL] = { NULL };
     const char *mode = qn_onnx_attr_string(n, "mode", "linear"),
                *name = qn_onnx_attr_string(n, "padding_mode", "zeros");
     image m;
@@ -337,7 +337,7 @@ static void import_roi_align(qn_onnx_node *n)
     qn_dim grid[3] = { m.batch, qn_dim_const(t, counts[0]), qn_dim_const(t, counts[1]) };
     qn_dim list[2] = { m.batch, qn_dim_const(t, counts[0] * counts[1]) };
     for (int i = 0; i < 2; i++) {
-        qn_value *in, *p = clamp_point(&m, i, points[i], &in);
+        qn_value *in = NULL, *p = clamp_point(&m, i, points[i], &in);
         int64_t axes[2] = { 0, i + 1 };
         flat[i] = qn_b_reshape(b, qn_b_broadcast(b, p, 3, grid, axes), 2, list);
         in = qn_b_reshape(b, qn_b_broadcast(b, in, 3, grid, axes), 2, list);
