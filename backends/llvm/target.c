@@ -5,6 +5,7 @@
  * is told is what it will get. */
 #include "backends/llvm/target.h"
 
+#include <llvm-c/Support.h>
 #include <pthread.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -23,6 +24,11 @@ static void initialize(void)
     LLVMInitializeAllTargets();
     LLVMInitializeAllTargetMCs();
     LLVMInitializeAllAsmPrinters();
+    /* No loop strength reduction: for nested loops with many addresses it takes several times as long as all the rest of
+     * code generation, and the code is no faster, since kernels say their addresses in the form that machines add up by
+     * themselves. The C API has no other way to leave it out. */
+    static const char *const options[] = { "quern", "-disable-lsr" };
+    LLVMParseCommandLineOptions(2, options, NULL);
 }
 
 static char *copy_and_dispose(char *message)
