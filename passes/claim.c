@@ -2,9 +2,11 @@
 #include "passes/claim.h"
 
 extern const qn_template qn_template_gemm; /* passes/gemm.c */
+extern const qn_template qn_template_conv; /* passes/conv.c */
 
 const qn_template *const qn_templates[] = {
     &qn_template_gemm,
+    &qn_template_conv,
     NULL,
 };
 

@@ -129,6 +129,8 @@ const qn_binding *qn_writer_binding(const qn_writer *w, const qn_value *value); 
 qn_kvalue *qn_writer_index(qn_writer *w, qn_dim expression);
 /* Says that the kernel depends on the expression other than by an address, so that loops are not merged across it. */
 void qn_writer_note_index(qn_writer *w, qn_dim expression);
+/* Says that the buffer is read in ways that the writer doesn't see: no output may take its memory. */
+void qn_writer_note_load(qn_writer *w, const qn_kbuffer *buffer);
 qn_kvalue *qn_writer_load(qn_writer *w, qn_kbuffer *buffer, qn_dim linear);
 void qn_writer_store(qn_writer *w, qn_kbuffer *buffer, qn_dim linear, qn_kvalue *value);
 

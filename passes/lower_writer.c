@@ -169,6 +169,11 @@ void qn_writer_note_index(qn_writer *w, qn_dim expression)
     note_access(w, NULL, expression, false);
 }
 
+void qn_writer_note_load(qn_writer *w, const qn_kbuffer *buffer)
+{
+    note_access(w, buffer, NULL, false);
+}
+
 qn_kvalue *qn_writer_load(qn_writer *w, qn_kbuffer *buffer, qn_dim linear)
 {
     note_access(w, buffer, linear, false);
@@ -328,7 +333,7 @@ static void find_inplace(qn_writer *w)
             for (size_t a = 0; a < w->accesses.n && fits; a++) {
                 const qn_access *access = &w->accesses.items[a];
                 if (access->buffer == in) {
-                    fits = access->linear == element && access->pass <= last;
+                    fits = element && access->linear == element && access->pass <= last;
                     used = true;
                 }
             }

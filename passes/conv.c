@@ -1,0 +1,549 @@
+/* Convolution in channel blocks, with what follows it element by element.
+ *
+ * The kernel keeps a tile of sums in registers (conv_plan.c): output positions times vectors of output channels. For one
+ * tile it goes over the input: blocks of channels, kernel rows, kernel columns, channels of the block; for each of these it
+ * loads a vector of weights per output block, which lie in that order, and multiplies it with one number of x per position.
+ *
+ *   for block, row, column, channel
+ *     w0 = weights[…, 0 … 15]; w1 = the same of the next output block
+ *     for each position p of the tile (unrolled): sum[p][0] += x[p] * w0; sum[p][1] += x[p] * w1
+ *
+ * Then the tile is stored, or, if more is computed from it, put into local memory and taken up again element by element by
+ * the code that any group has (lower_value.c), vector by vector while it is in the L1 cache.
+ *
+ * Each sum is made by one task in an order that depends on shapes only. */
+#include "passes/conv.h"
+
+#include "passes/lower.h"
+
+typedef struct emitter {
+    qn_writer w;
+    qn_conv_plan p;
+    const qn_group *group;
+    qn_ktype vector;
+    bool fused; /* multiply-add */
+    qn_kbuffer *x, *weights, *local;
+    int64_t row_elements, plane_elements; /* of x */
+    int64_t w_row, w_block;               /* elements of a row of a kernel; of an output block */
+    /* the tile at work */
+    int64_t vectors;
+    qn_conv_run rows, columns;
+    qn_dim sample, block, depth, row, column; /* of its first position: of the result */
+    qn_kvalue *sums[QN_CONV_TILE];
+    /* for the group's elements: the place in the tile */
+    qn_dim at_vector, at_row, at_column, at_lane;
+} emitter;
+
+static int64_t positions(const emitter *e)
+{
+    return e->rows.size * e->columns.size;
+}
+
+static qn_kvalue **sum_at(emitter *e, int64_t row, int64_t column, int64_t vector)
+{
+    return &e->sums[(row * e->columns.size + column) * e->vectors + vector];
+}
+
+static qn_kvalue *offset(emitter *e, qn_kvalue *at, int64_t by)
+{
+    return qn_kb_iadd(&e->w.b, at, qn_kb_index(&e->w.b, by));
+}
+
+static void multiply_add(emitter *e, qn_kvalue **sum, qn_kvalue *x, qn_kvalue *y)
+{
+    qn_kbuilder *b = &e->w.b;
+    *sum = e->fused ? qn_kb_fma(b, x, y, *sum)
+                    : qn_kb_binary(b, QN_OP_ADD, *sum, qn_kb_binary(b, QN_OP_MUL, x, y));
+}
+
+/* ---- loops that carry the tile's sums ---- */
+
+static qn_kinst *open_loop(emitter *e, qn_kvalue *low, qn_kvalue *high, int64_t step)
+{
+    const int n = (int)(positions(e) * e->vectors);
+    qn_kinst *loop =
+        qn_kb_for(&e->w.b, low, high, qn_kb_index(&e->w.b, step), QN_TAG_SERIAL, n, e->sums, NULL);
+    for (int i = 0; i < n; i++)
+        e->sums[i] = &loop->blocks[0]->arguments[1 + i];
+    return loop;
+}
+
+static qn_kvalue *counter(const qn_kinst *loop)
+{
+    return &loop->blocks[0]->arguments[0];
+}
+
+static void close_loop(emitter *e, qn_kinst *loop)
+{
+    qn_kb_end_for(&e->w.b, loop, e->sums);
+    for (int i = 0; i < loop->n_results; i++)
+        e->sums[i] = &loop->results[i];
+}
+
+/* ---- products ---- */
+
+/* `n` steps of K, unrolled: numbers of x from x_at on, weights from w_at on. */
+static void steps(emitter *e, qn_kvalue *x_at, qn_kvalue *w_at, int64_t n, qn_conv_span rows,
+                  qn_conv_span columns)
+{
+    const qn_conv_plan *p = &e->p;
+    const int64_t next_row = p->axes[1].stride * e->row_elements, next_column = p->axes[2].stride * p->c;
+    const int lanes = (int)p->lanes;
+    for (int64_t u = 0; u < n; u++) {
+        qn_kvalue *weights[4];
+        for (int64_t j = 0; j < e->vectors; j++)
+            weights[j] = qn_kb_load(&e->w.b, e->weights, offset(e, w_at, j * e->w_block + u * lanes), lanes);
+        for (int64_t r = rows.first; r < rows.last; r++)
+            for (int64_t q = columns.first; q < columns.last; q++) {
+                qn_kvalue *at = offset(e, x_at, r * next_row + q * next_column + u);
+                qn_kvalue *x = qn_kb_splat(&e->w.b, qn_kb_load(&e->w.b, e->x, at, 1), lanes);
+                for (int64_t j = 0; j < e->vectors; j++)
+                    multiply_add(e, sum_at(e, r, q, j), x, weights[j]);
+            }
+    }
+}
+
+/* Steps that are written out: more of them where a tile is small, since they wait for their own sums; but no two of them
+ * that read the same x, which would be kept in a register. */
+static int64_t unroll(const emitter *e, int64_t length)
+{
+    const int64_t by = positions(e) * e->vectors > 16 ? 4 : 8, apart = e->p.axes[2].stride * e->p.c;
+    return by > apart ? apart : length < 2 * by ? length : by;
+}
+
+static void run(emitter *e, qn_kvalue *x_at, qn_kvalue *w_at, int64_t length, qn_conv_span rows,
+                qn_conv_span columns)
+{
+    const int64_t by = unroll(e, length), looped = by == length ? 0 : length - length % by;
+    if (looped > 0) {
+        qn_kinst *loop = open_loop(e, qn_kb_index(&e->w.b, 0), qn_kb_index(&e->w.b, looped), by);
+        qn_kvalue *k = counter(loop);
+        steps(e, qn_kb_iadd(&e->w.b, x_at, k),
+              qn_kb_iadd(&e->w.b, w_at, qn_kb_imul(&e->w.b, k, qn_kb_index(&e->w.b, e->p.lanes))), by, rows,
+              columns);
+        close_loop(e, loop);
+    }
+    if (length > looped)
+        steps(e, offset(e, x_at, looped), offset(e, w_at, looped * e->p.lanes), length - looped, rows,
+              columns);
+}
+
+/* Each channel by itself: x in vectors. Position after position, so that a column of x is loaded once for all kernel columns
+ * that meet it. */
+static void row_of_each(emitter *e, qn_kvalue *x_at, qn_kvalue *w_at, qn_conv_span rows)
+{
+    const qn_conv_plan *p = &e->p;
+    const qn_conv_axis *width = &p->axes[2];
+    const int64_t next_row = p->axes[1].stride * e->row_elements;
+    for (int64_t r = rows.first; r < rows.last; r++)
+        for (int64_t q = 0; q < e->columns.size; q++)
+            for (int64_t k = 0; k < width->kernel; k++) {
+                const qn_conv_span span = qn_conv_valid(width, e->columns.start, e->columns.size, k);
+                if (q < span.first || q >= span.last)
+                    continue;
+                qn_kvalue *at =
+                    offset(e, x_at, r * next_row + (q * width->stride + k * width->dilation) * p->c);
+                multiply_add(e, sum_at(e, r, q, 0), qn_kb_load(&e->w.b, e->x, at, (int)p->lanes),
+                             qn_kb_load(&e->w.b, e->weights, offset(e, w_at, k * p->lanes), (int)p->lanes));
+            }
+}
+
+/* One row of the kernel over one block of x, of which `channels` take part. */
+static void kernel_row(emitter *e, qn_kvalue *x_at, qn_kvalue *w_at, int64_t channels, qn_conv_span rows)
+{
+    const qn_conv_plan *p = &e->p;
+    const qn_conv_axis *width = &p->axes[2];
+    if (p->each) {
+        row_of_each(e, x_at, w_at, rows);
+        return;
+    }
+    bool whole = width->dilation == 1 && (channels == p->c || width->kernel == 1);
+    for (int64_t k = 0; k < width->kernel && whole; k++) {
+        const qn_conv_span span = qn_conv_valid(width, e->columns.start, e->columns.size, k);
+        whole = span.first == 0 && span.last == e->columns.size;
+    }
+    if (whole) { /* columns follow each other in x as in the weights */
+        run(e, x_at, w_at, (width->kernel - 1) * p->c + channels, rows, (qn_conv_span){ 0, e->columns.size });
+        return;
+    }
+    for (int64_t k = 0; k < width->kernel; k++) {
+        const qn_conv_span span = qn_conv_valid(width, e->columns.start, e->columns.size, k);
+        if (span.first < span.last)
+            run(e, offset(e, x_at, k * width->dilation * p->c), offset(e, w_at, k * p->c * p->lanes),
+                channels, rows, span);
+    }
+}
+
+/* ---- the loops of K ---- */
+
+/* Kernel offsets along an axis that read inside of x at output position `at`: [out_low, out_high). */
+static void kernel_range(emitter *e, const qn_conv_axis *a, qn_dim at, qn_kvalue **out_low,
+                         qn_kvalue **out_high)
+{
+    qn_dims *dims = e->w.space.dims;
+    const qn_dim zero = qn_dim_const(dims, 0), dilation = qn_dim_const(dims, a->dilation);
+    const qn_dim before =
+        qn_dim_sub(dims, qn_dim_const(dims, a->low), qn_dim_mul(dims, at, qn_dim_const(dims, a->stride)));
+    const bool crosses_low = a->low > 0;
+    const bool crosses_high = (a->out - 1) * a->stride - a->low + (a->kernel - 1) * a->dilation >= a->in;
+    qn_dim low = zero, high = qn_dim_const(dims, a->kernel);
+    if (crosses_low)
+        low = qn_dim_ceildiv(dims, qn_dim_max(dims, before, zero), dilation);
+    if (crosses_high)
+        high = qn_dim_min(
+            dims, high,
+            qn_dim_ceildiv(dims, qn_dim_max(dims, qn_dim_add(dims, before, qn_dim_const(dims, a->in)), zero),
+                           dilation));
+    *out_low = qn_writer_index(&e->w, low);
+    *out_high = qn_writer_index(&e->w, high);
+}
+
+/* All rows of a kernel plane. */
+static void kernel_plane(emitter *e, qn_kvalue *x_at, qn_kvalue *w_at, int64_t channels)
+{
+    const qn_conv_axis *height = &e->p.axes[1];
+    if (e->p.n_rows == 0) {
+        qn_kvalue *low, *high;
+        kernel_range(e, height, e->row, &low, &high);
+        qn_kinst *loop = open_loop(e, low, high, 1);
+        qn_kvalue *k = counter(loop);
+        kernel_row(
+            e,
+            qn_kb_iadd(&e->w.b, x_at,
+                       qn_kb_imul(&e->w.b, k, qn_kb_index(&e->w.b, height->dilation * e->row_elements))),
+            qn_kb_iadd(&e->w.b, w_at, qn_kb_imul(&e->w.b, k, qn_kb_index(&e->w.b, e->w_row))), channels,
+            (qn_conv_span){ 0, 1 });
+        close_loop(e, loop);
+        return;
+    }
+    for (int64_t k = 0; k < height->kernel; k++) {
+        const qn_conv_span rows = qn_conv_valid(height, e->rows.start, e->rows.size, k);
+        if (rows.first < rows.last)
+            kernel_row(e, offset(e, x_at, k * height->dilation * e->row_elements),
+                       offset(e, w_at, k * e->w_row), channels, rows);
+    }
+}
+
+/* A kernel over one block of x. */
+static void kernel_block(emitter *e, qn_kvalue *x_at, qn_kvalue *w_at, int64_t channels)
+{
+    const qn_conv_axis *depth = &e->p.axes[0];
+    qn_kbuilder *b = &e->w.b;
+    qn_kvalue *low, *high;
+    kernel_range(e, depth, e->depth, &low, &high);
+    qn_kinst *loop = open_loop(e, low, high, 1);
+    qn_kvalue *k = counter(loop);
+    const int64_t slice = e->p.axes[1].in * e->row_elements;
+    kernel_plane(e, qn_kb_iadd(b, x_at, qn_kb_imul(b, k, qn_kb_index(b, depth->dilation * slice))),
+                 qn_kb_iadd(b, w_at, qn_kb_imul(b, k, qn_kb_index(b, e->p.axes[1].kernel * e->w_row))),
+                 channels);
+    close_loop(e, loop);
+}
+
+static qn_dim scaled(qn_dims *dims, qn_dim at, const qn_conv_axis *a)
+{
+    return qn_dim_sub(dims, qn_dim_mul(dims, at, qn_dim_const(dims, a->stride)), qn_dim_const(dims, a->low));
+}
+
+/* Where the tile's first position reads with kernel offset 0 (which may be outside of x), in the first block of its group. */
+static qn_dim first_element(emitter *e)
+{
+    const qn_conv_plan *p = &e->p;
+    qn_dims *dims = e->w.space.dims;
+    qn_dim block = e->block;
+    if (!p->each)
+        block =
+            qn_dim_mul(dims, qn_ix_div(&e->w.space, e->block, qn_dim_const(dims, p->out_blocks / p->groups)),
+                       qn_dim_const(dims, p->w_blocks));
+    const qn_dim parts[] = { e->sample, block, scaled(dims, e->depth, &p->axes[0]),
+                             scaled(dims, e->row, &p->axes[1]), scaled(dims, e->column, &p->axes[2]) };
+    const int64_t extents[] = { 0, p->blocks, p->axes[0].in, p->axes[1].in, p->axes[2].in };
+    qn_dim at = parts[0];
+    for (int i = 1; i < 5; i++)
+        at = qn_dim_add(dims, qn_dim_mul(dims, at, qn_dim_const(dims, extents[i])), parts[i]);
+    return qn_dim_mul(dims, at, qn_dim_const(dims, p->c));
+}
+
+static void sum_tile(emitter *e)
+{
+    const qn_conv_plan *p = &e->p;
+    qn_kbuilder *b = &e->w.b;
+    for (int64_t i = 0; i < positions(e) * e->vectors; i++)
+        e->sums[i] = qn_kb_float(b, e->vector, 0);
+    qn_kvalue *x_at = qn_writer_index(&e->w, first_element(e));
+    qn_kvalue *w_at = qn_writer_index(
+        &e->w, qn_dim_mul(e->w.space.dims, e->block, qn_dim_const(e->w.space.dims, e->w_block)));
+    if (p->each) {
+        kernel_block(e, x_at, w_at, 1);
+        return;
+    }
+    const int64_t whole = p->channels / p->c, rest = p->channels % p->c, w_step = e->w_block / p->w_blocks;
+    if (whole > 0) {
+        qn_kinst *loop = open_loop(e, qn_kb_index(b, 0), qn_kb_index(b, whole), 1);
+        qn_kvalue *k = counter(loop);
+        kernel_block(e, qn_kb_iadd(b, x_at, qn_kb_imul(b, k, qn_kb_index(b, e->plane_elements))),
+                     qn_kb_iadd(b, w_at, qn_kb_imul(b, k, qn_kb_index(b, w_step))), p->c);
+        close_loop(e, loop);
+    }
+    if (rest > 0)
+        kernel_block(e, offset(e, x_at, whole * e->plane_elements), offset(e, w_at, whole * w_step), rest);
+}
+
+/* ---- what is done with the sums ---- */
+
+static void local_dims(const emitter *e, qn_dim *dims)
+{
+    const int64_t extents[] = { e->vectors, e->rows.size, e->columns.size, e->p.lanes };
+    for (int i = 0; i < 4; i++)
+        dims[i] = qn_dim_const(e->w.space.dims, extents[i]);
+}
+
+/* The sum that belongs to the element at work: qn_fetch_fn. The group reads it nowhere else. */
+static qn_kvalue *fetch_sum(qn_writer *w, void *user, const qn_value *value, const qn_dim *index)
+{
+    const emitter *e = user;
+    const qn_dim at[] = { e->at_vector, e->at_row, e->at_column, e->at_lane };
+    qn_dim dims[4];
+    (void)value;
+    (void)index;
+    local_dims(e, dims);
+    return qn_writer_load(w, e->local, qn_ix_linear(&w->space, 4, dims, at));
+}
+
+/* Index of the result's element at the place in the tile. */
+static void result_index(const emitter *e, qn_dim *out)
+{
+    qn_dims *dims = e->w.space.dims;
+    const qn_dim along[QN_CONV_AXES] = { e->depth, qn_dim_add(dims, e->row, e->at_row),
+                                         qn_dim_add(dims, e->column, e->at_column) };
+    out[0] = e->sample;
+    out[1] = qn_dim_add(dims, e->block, e->at_vector);
+    for (int i = 0; i < e->p.spatial; i++)
+        out[2 + i] = e->p.slot[i] < 0 ? qn_dim_const(dims, 0) : along[e->p.slot[i]];
+    out[2 + e->p.spatial] = e->at_lane;
+}
+
+static void store_sums(emitter *e, qn_value *value)
+{
+    qn_writer *w = &e->w;
+    qn_kbuffer *y = qn_writer_argument(w, qn_lower_buffer(w->lowering, value), false, true);
+    qn_dim index[QN_MAX_RANK], dims[QN_MAX_RANK];
+    qn_ispace_dims(&w->space, &value->type, dims);
+    e->at_lane = qn_dim_const(w->space.dims, 0);
+    for (int64_t r = 0; r < e->rows.size; r++)
+        for (int64_t q = 0; q < e->columns.size; q++)
+            for (int64_t j = 0; j < e->vectors; j++) {
+                e->at_row = qn_dim_const(w->space.dims, r);
+                e->at_column = qn_dim_const(w->space.dims, q);
+                e->at_vector = qn_dim_const(w->space.dims, j);
+                result_index(e, index);
+                const qn_dim linear = qn_ix_linear(&w->space, value->type.rank, dims, index);
+                qn_kb_store(&w->b, y, qn_writer_index(w, linear), *sum_at(e, r, q, j), NULL);
+            }
+}
+
+static void store_group(emitter *e)
+{
+    qn_writer *w = &e->w;
+    const qn_group *g = e->group;
+    const qn_type *type = &e->p.node->results[0].type;
+    qn_dim index[QN_MAX_RANK], from[QN_MAX_RANK], extents[4];
+    qn_dim(*at)[QN_MAX_RANK] = qn_arena_calloc(w->arena, (size_t)g->n_outputs, sizeof *at);
+    qn_kvalue **values = QN_NEW_ARRAY(w->arena, qn_kvalue *, g->n_outputs);
+    local_dims(e, extents);
+    for (int64_t r = 0; r < e->rows.size; r++)
+        for (int64_t q = 0; q < e->columns.size; q++)
+            for (int64_t j = 0; j < e->vectors; j++)
+                qn_kb_store(&w->b, e->local,
+                            qn_kb_index(&w->b, ((j * e->rows.size + r) * e->columns.size + q) * e->p.lanes),
+                            *sum_at(e, r, q, j), NULL);
+    qn_dim *const vars[] = { &e->at_vector, &e->at_row, &e->at_column, &e->at_lane };
+    for (int i = 0; i < 4; i++)
+        *vars[i] = qn_ispace_var(&w->space, extents[i], false);
+    result_index(e, index);
+    qn_ispace_dims(&w->space, type, from);
+    for (int i = 0; i < g->n_outputs; i++) {
+        qn_dim to[QN_MAX_RANK];
+        qn_ispace_dims(&w->space, &g->outputs[i]->type, to);
+        qn_ix_reshape(&w->space, type->rank, from, index, g->outputs[i]->type.rank, to, at[i]);
+    }
+    qn_writer_loop loops[4];
+    for (int i = 0; i < 4; i++) {
+        for (int k = 0; k < g->n_outputs; k++)
+            qn_writer_prepare(w, g->outputs[k], at[k]);
+        loops[i] = qn_writer_for_all(w, *vars[i], i == 3 ? QN_TAG_VECTOR : QN_TAG_SERIAL, 0, NULL, NULL);
+    }
+    for (int i = 0; i < g->n_outputs; i++)
+        values[i] = qn_writer_value(w, g->outputs[i], at[i]);
+    for (int i = 0; i < g->n_outputs; i++) {
+        qn_dim to[QN_MAX_RANK];
+        qn_ispace_dims(&w->space, &g->outputs[i]->type, to);
+        qn_kbuffer *y = qn_writer_argument(w, qn_lower_buffer(w->lowering, g->outputs[i]), false, true);
+        qn_writer_store(w, y, qn_ix_linear(&w->space, g->outputs[i]->type.rank, to, at[i]), values[i]);
+    }
+    for (int i = 3; i >= 0; i--)
+        qn_writer_end_for(w, &loops[i], NULL);
+}
+
+static void tile(emitter *e)
+{
+    sum_tile(e);
+    if (e->local)
+        store_group(e);
+    else
+        store_sums(e, e->group->outputs[0]);
+}
+
+/* ---- the loops of a task ---- */
+
+/* Opens the loop over the tiles of a run; out_at: the first position of one. */
+static qn_writer_loop open_run(emitter *e, const qn_conv_run *run, qn_dim *out_at)
+{
+    qn_dims *dims = e->w.space.dims;
+    const qn_dim i = qn_ispace_var(&e->w.space, qn_dim_const(dims, run->n), false);
+    *out_at =
+        qn_dim_add(dims, qn_dim_mul(dims, i, qn_dim_const(dims, run->size)), qn_dim_const(dims, run->start));
+    return qn_writer_for_all(&e->w, i, QN_TAG_SERIAL, 0, NULL, NULL);
+}
+
+static void all_columns(emitter *e)
+{
+    for (int i = 0; i < e->p.n_columns; i++) {
+        e->columns = e->p.columns[i];
+        qn_writer_loop loop = open_run(e, &e->columns, &e->column);
+        tile(e);
+        qn_writer_end_for(&e->w, &loop, NULL);
+    }
+}
+
+/* Output row number `line` of all depths; or, with tiles of several rows, all rows of depth `line`. */
+static void one_line(emitter *e, qn_dim line)
+{
+    qn_dims *dims = e->w.space.dims;
+    if (e->p.n_rows == 0) {
+        const qn_dim height = qn_dim_const(dims, e->p.axes[1].out);
+        e->depth = qn_ix_div(&e->w.space, line, height);
+        e->row = qn_ix_mod(&e->w.space, line, height);
+        e->rows = (qn_conv_run){ .n = 1, .size = 1 };
+        all_columns(e);
+        return;
+    }
+    e->depth = line;
+    for (int i = 0; i < e->p.n_rows; i++) {
+        e->rows = e->p.rows[i];
+        qn_writer_loop loop = open_run(e, &e->rows, &e->row);
+        all_columns(e);
+        qn_writer_end_for(&e->w, &loop, NULL);
+    }
+}
+
+/* The range of a task's part `part` of `n` things, `each` a task. */
+static void part_range(emitter *e, qn_dim part, int64_t each, int64_t n, qn_dim *out_low, qn_dim *out_high)
+{
+    qn_dims *dims = e->w.space.dims;
+    *out_low = qn_dim_mul(dims, part, qn_dim_const(dims, each));
+    *out_high = qn_dim_min(dims, qn_dim_add(dims, *out_low, qn_dim_const(dims, each)), qn_dim_const(dims, n));
+}
+
+static void one_panel(emitter *e, qn_dim panel, int64_t vectors, qn_dim line_part)
+{
+    qn_dims *dims = e->w.space.dims;
+    qn_dim low, high;
+    e->vectors = vectors;
+    e->block = qn_dim_mul(dims, panel, qn_dim_const(dims, e->p.vectors));
+    part_range(e, line_part, e->p.lines_per_task, e->p.lines, &low, &high);
+    const qn_dim line = qn_ispace_var(&e->w.space, qn_dim_const(dims, e->p.lines), false);
+    qn_writer_loop loop = qn_writer_for(&e->w, line, qn_writer_index(&e->w, low),
+                                        qn_writer_index(&e->w, high), QN_TAG_SERIAL, 0, NULL, NULL);
+    one_line(e, line);
+    qn_writer_end_for(&e->w, &loop, NULL);
+}
+
+static void all_panels(emitter *e, qn_dim panel_part, qn_dim line_part)
+{
+    qn_writer *w = &e->w;
+    qn_dims *dims = w->space.dims;
+    const int64_t whole = e->p.out_blocks / e->p.vectors, rest = e->p.out_blocks % e->p.vectors;
+    qn_dim low, high;
+    part_range(e, panel_part, e->p.panels_per_task, e->p.panels, &low, &high);
+    if (whole > 0) {
+        const qn_dim panel = qn_ispace_var(&w->space, qn_dim_const(dims, whole), false);
+        const qn_dim end = rest ? qn_dim_min(dims, high, qn_dim_const(dims, whole)) : high;
+        qn_writer_loop loop = qn_writer_for(w, panel, qn_writer_index(w, low), qn_writer_index(w, end),
+                                            QN_TAG_SERIAL, 0, NULL, NULL);
+        one_panel(e, panel, e->p.vectors, line_part);
+        qn_writer_end_for(w, &loop, NULL);
+    }
+    if (rest == 0)
+        return;
+    qn_kvalue *last = qn_kb_index(&w->b, whole);
+    qn_kinst *branch = qn_kb_if(&w->b, qn_kb_compare(&w->b, QN_GT, qn_writer_index(w, high), last));
+    const size_t mark = qn_writer_mark(w);
+    one_panel(e, qn_dim_const(dims, whole), rest, line_part);
+    qn_writer_forget(w, mark);
+    qn_kb_else(&w->b, branch, 0, NULL);
+    qn_kb_end_if(&w->b, branch, 0, NULL);
+}
+
+/* ---- the template ---- */
+
+static bool matches(const qn_group *group, const qn_pass_options *options)
+{
+    qn_conv_plan plan;
+    return group->kind == QN_GROUP_CONTRACTION && qn_conv_plan_make(group->root, options, &plan);
+}
+
+static int64_t largest_tile(const qn_conv_plan *p)
+{
+    int64_t rows = 1, columns = 1;
+    for (int i = 0; i < p->n_rows; i++)
+        rows = p->rows[i].size > rows ? p->rows[i].size : rows;
+    for (int i = 0; i < p->n_columns; i++)
+        columns = p->columns[i].size > columns ? p->columns[i].size : columns;
+    return rows * columns * p->vectors * p->lanes;
+}
+
+static qn_status lower(qn_lowering *l, const qn_group *group)
+{
+    qn_arena *scratch = qn_arena_new();
+    emitter e = { .group = group };
+    const bool planned = qn_conv_plan_make(group->root, l->options, &e.p);
+    QN_ASSERT(planned, "conv: a group that was matched has no plan");
+    const qn_conv_plan *p = &e.p;
+    qn_writer *w = &e.w;
+    qn_writer_init(w, l, qn_group_kernel_name(group, scratch), scratch, false);
+    qn_dims *dims = w->space.dims;
+    e.vector = (qn_ktype){ p->dtype, (int)p->lanes };
+    e.fused = l->options->math != QN_MATH_STRICT && l->options->machine->fma;
+    e.row_elements = p->axes[2].in * p->c;
+    e.plane_elements = p->axes[0].in * p->axes[1].in * e.row_elements;
+    e.w_row = p->axes[2].kernel * (p->each ? 1 : p->c) * p->lanes;
+    e.w_block = p->w_blocks * p->axes[0].kernel * p->axes[1].kernel * e.w_row;
+    for (int i = 0; i < group->n_inputs; i++)
+        qn_writer_bind_input(w, group->inputs[i]);
+    e.x = qn_writer_argument(w, qn_lower_buffer(l, p->node->operands[0]), true, false);
+    e.weights = qn_writer_argument(w, qn_lower_buffer(l, p->node->operands[1]), true, false);
+    qn_writer_note_load(w, e.x);
+    qn_writer_note_load(w, e.weights);
+    if (group->n_nodes > 1) {
+        e.local = qn_kernel_add_local(w->kernel, "tile", p->dtype, largest_tile(p));
+        qn_writer_bind(w, &p->node->results[0], fetch_sum, &e);
+    }
+    const qn_dim samples = qn_ispace_import(&w->space, p->node->results[0].type.dims[0]);
+    const int64_t panel_parts = (p->panels + p->panels_per_task - 1) / p->panels_per_task;
+    const int64_t line_parts = (p->lines + p->lines_per_task - 1) / p->lines_per_task;
+    const qn_dim parts[] = { qn_dim_const(dims, panel_parts), samples, qn_dim_const(dims, line_parts) };
+    const qn_dim tasks = qn_dim_mul(dims, samples, qn_dim_const(dims, panel_parts * line_parts));
+    const qn_dim task = qn_ispace_var(&w->space, tasks, false);
+    if (task->kind == QN_DIM_SYMBOL)
+        qn_ispace_var_of(&w->space, task)->value = qn_kb_task(&w->b);
+    qn_dim part[3];
+    qn_ix_split(&w->space, task, 3, parts, part);
+    e.sample = part[1];
+    all_panels(&e, part[0], part[2]);
+    const qn_status status = qn_writer_finish(w, tasks, qn_group_step_name(group, l->arena));
+    qn_arena_free(scratch);
+    return status;
+}
+
+const qn_template qn_template_conv = { "conv", NULL, matches, lower };

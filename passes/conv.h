@@ -1,0 +1,55 @@
+/* The geometry of a convolution in channel blocks and how its kernel goes over it: planned in conv_plan.c, emitted by conv.c. */
+#ifndef QN_PASSES_CONV_H
+#define QN_PASSES_CONV_H
+
+#include "passes/pass.h"
+
+enum {
+    QN_CONV_AXES = 3,   /* depth, height, width; what there is less of is 1 */
+    QN_CONV_RUNS = 8,   /* runs of tiles along an axis */
+    QN_CONV_TILE = 32,  /* sums that a tile keeps in registers */
+    QN_CONV_WIDTH = 16, /* of a kernel: its columns are unrolled */
+};
+
+typedef struct qn_conv_axis {
+    int64_t in, out, kernel, stride, low, dilation;
+} qn_conv_axis;
+
+/* `n` tiles of `size` positions each, from `start` on, side by side, that all meet the border in the same way. */
+typedef struct qn_conv_run {
+    int64_t start, n, size;
+} qn_conv_run;
+
+/* Positions [first, last) of a tile. */
+typedef struct qn_conv_span {
+    int64_t first, last;
+} qn_conv_span;
+
+typedef struct qn_conv_plan {
+    const qn_node *node;
+    qn_dtype dtype;
+    bool each;        /* every channel by itself */
+    int64_t lanes;    /* channels of an output block: a vector */
+    int64_t c;        /* channels of an input block */
+    int64_t channels; /* of a group, that take part */
+    int64_t blocks, w_blocks, out_blocks, groups;
+    qn_conv_axis axes[QN_CONV_AXES];
+    int spatial;            /* how many the node has */
+    int slot[QN_CONV_AXES]; /* which of `axes` spatial axis i of the node is; -1: none, its extent is 1 */
+    int vectors;            /* of a tile: output blocks side by side */
+    int n_columns, n_rows;
+    qn_conv_run columns[QN_CONV_RUNS]; /* of tiles along the width */
+    qn_conv_run rows[QN_CONV_RUNS];    /* and the height, for tiles of several rows; otherwise none */
+    int64_t panels;                    /* of `vectors` output blocks; the last may have less */
+    int64_t panels_per_task;
+    int64_t lines,
+        lines_per_task; /* rows of output (of all depths) that tasks share; with n_rows > 0 one per depth */
+} qn_conv_plan;
+
+/* False: there is no kernel of this sort for the node. */
+bool qn_conv_plan_make(const qn_node *node, const qn_pass_options *options, qn_conv_plan *out);
+
+/* Positions of the tile from `start` on that read inside of x at kernel offset k. */
+qn_conv_span qn_conv_valid(const qn_conv_axis *axis, int64_t start, int64_t size, int64_t k);
+
+#endif

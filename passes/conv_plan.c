@@ -1,0 +1,225 @@
+/* How a kernel goes over a convolution in channel blocks: the tile of sums that it keeps in registers, and what a task does.
+ *
+ * A tile is some output positions times 1 to 4 vectors of output channels. Positions lie in one row, or, where the map is
+ * narrow, in several rows of its full width:
+ *
+ *   56 wide: 14 14 14 14        13 wide: 13        7 wide: 7        (rows of a 7 x 7 map: 2 2 2 1)
+ *                                                         7
+ *
+ * Where x has a border of padding, each kernel column meets some positions of a tile and not others; which ones is the same
+ * for all tiles of a run. So padding costs nothing: neither a copy of x nor products with 0. */
+#include "passes/conv.h"
+
+#include <string.h>
+
+#include "passes/lower.h"
+
+static int64_t least(int64_t a, int64_t b)
+{
+    return a < b ? a : b;
+}
+
+static int64_t most(int64_t a, int64_t b)
+{
+    return a > b ? a : b;
+}
+
+static int64_t ceil_div(int64_t a, int64_t b)
+{
+    return (a + b - 1) / b;
+}
+
+qn_conv_span qn_conv_valid(const qn_conv_axis *axis, int64_t start, int64_t size, int64_t k)
+{
+    const int64_t at =
+        start * axis->stride - axis->low + k * axis->dilation; /* what position 0 of the tile reads */
+    const int64_t first = at < 0 ? ceil_div(-at, axis->stride) : 0;
+    const int64_t last = at < axis->in ? ceil_div(axis->in - at, axis->stride) : 0;
+    const qn_conv_span span = { least(first, size), least(last, size) };
+    return span.first < span.last ? span : (qn_conv_span){ 0, 0 };
+}
+
+/* ---- the geometry ---- */
+
+static bool constant(qn_dim d, int64_t *out)
+{
+    *out = qn_dim_is_const(d) ? d->value : 0;
+    return qn_dim_is_const(d);
+}
+
+static bool read_axes(const qn_node *node, qn_conv_plan *p)
+{
+    const qn_type *x = &node->operands[0]->type, *w = &node->operands[1]->type, *y = &node->results[0].type;
+    const int64_t *stride = qn_attr_ints(node, QN_ATTR_STRIDE, NULL);
+    const int64_t *dilation = qn_attr_ints(node, QN_ATTR_W_DILATION, NULL);
+    const qn_dim *low = qn_attr_dims(node, QN_ATTR_LOW, NULL);
+    p->spatial = x->rank - 3;
+    if (p->spatial > QN_CONV_AXES)
+        return false;
+    for (int i = 0; i < QN_CONV_AXES; i++)
+        p->axes[i] = (qn_conv_axis){ 1, 1, 1, 1, 0, 1 };
+    int last = QN_CONV_AXES;
+    for (int i = p->spatial - 1; i >= 0; i--) {
+        qn_conv_axis a = { .stride = stride[i], .dilation = dilation[i] };
+        if (!constant(x->dims[2 + i], &a.in) || !constant(w->dims[2 + i], &a.kernel) ||
+            !constant(y->dims[2 + i], &a.out) || !constant(low[i], &a.low) || a.in < 1 || a.out < 1)
+            return false;
+        /* a last axis of one element is none: [N, C, time, 1] is a line of positions */
+        p->slot[i] = a.in == 1 && a.kernel == 1 && a.out == 1 && a.low == 0 ? -1 : --last;
+        if (p->slot[i] >= 0)
+            p->axes[p->slot[i]] = a;
+    }
+    return true;
+}
+
+static bool read_node(const qn_node *node, qn_conv_plan *p)
+{
+    const qn_type *x = &node->operands[0]->type, *w = &node->operands[1]->type;
+    int64_t w_c;
+    p->node = node;
+    p->dtype = x->dtype;
+    p->groups = qn_attr_int(node, QN_ATTR_GROUPS);
+    p->channels = qn_attr_int(node, QN_ATTR_CHANNELS);
+    if (!constant(x->dims[1], &p->blocks) || !constant(x->dims[x->rank - 1], &p->c) ||
+        !constant(w->dims[0], &p->out_blocks) || !constant(w->dims[1], &p->w_blocks) ||
+        !constant(w->dims[w->rank - 2], &w_c) || !constant(w->dims[w->rank - 1], &p->lanes) ||
+        p->blocks < 1 || p->out_blocks < 1)
+        return false;
+    p->each = p->c > 1 && p->groups == p->blocks * p->c;
+    return read_axes(node, p);
+}
+
+/* ---- tiles ---- */
+
+static bool meet_alike(const qn_conv_axis *a, int64_t start, int64_t other, int64_t size)
+{
+    for (int64_t k = 0; k < a->kernel; k++) {
+        const qn_conv_span x = qn_conv_valid(a, start, size, k), y = qn_conv_valid(a, other, size, k);
+        if (x.first != y.first || x.last != y.last)
+            return false;
+    }
+    return true;
+}
+
+/* The axis in tiles of nearly equal size, `largest` at most. 0 when these are more than QN_CONV_RUNS runs. */
+static int find_runs(const qn_conv_axis *a, int64_t largest, qn_conv_run *out)
+{
+    const int64_t n = ceil_div(a->out, largest);
+    int runs = 0;
+    for (int64_t i = 0, start = 0; i < n; i++) {
+        const int64_t size = a->out / n + (i < a->out % n);
+        if (runs > 0 && out[runs - 1].size == size && meet_alike(a, out[runs - 1].start, start, size)) {
+            out[runs - 1].n++;
+        } else {
+            if (runs == QN_CONV_RUNS)
+                return 0;
+            out[runs++] = (qn_conv_run){ start, 1, size };
+        }
+        start += size;
+    }
+    return runs;
+}
+
+/* Cycles for one step of K in a tile, on a core that does two multiply-adds and two loads a cycle, each taking four. */
+static double tile_cycles(int64_t positions, int64_t vectors)
+{
+    const double sums = (double)(positions * vectors) / 2, loads = (double)(positions + vectors) / 2;
+    return sums > loads ? sums > 4 ? sums : 4 : loads > 4 ? loads : 4;
+}
+
+static double axis_cycles(const qn_conv_run *columns, int n, int64_t rows, int64_t vectors)
+{
+    double cycles = 0;
+    for (int i = 0; i < n; i++)
+        cycles += (double)columns[i].n * (tile_cycles(rows * columns[i].size, vectors) + 0.25);
+    return cycles;
+}
+
+/* Tiles of that many vectors: fills in vectors, columns and rows; gives the cycles of one step of K over a whole map and all
+ * output blocks, or 0 when there are none. */
+static double try_vectors(qn_conv_plan *p, int64_t vectors, int registers)
+{
+    const qn_conv_axis *height = &p->axes[1], *width = &p->axes[2];
+    const int64_t spare = registers > 16 ? 2 : 1; /* for what is multiplied */
+    const int64_t positions = least((registers - spare) / vectors - 1, QN_CONV_TILE / vectors);
+    const int64_t in_group = p->each ? p->out_blocks : p->out_blocks / p->groups;
+    const int64_t rest = p->out_blocks % vectors;
+    if (positions < 1 || (p->groups > 1 && in_group % vectors != 0) || vectors > p->out_blocks)
+        return 0;
+    p->vectors = (int)vectors;
+    p->n_columns = find_runs(width, positions, p->columns);
+    p->n_rows = 0;
+    if (p->n_columns == 0)
+        return 0;
+    const int64_t rows = positions / width->out;
+    double cycles = 0;
+    if (rows > 1 && height->out > 1)
+        p->n_rows = find_runs(height, rows, p->rows);
+    for (int part = 0; part < 2; part++) {
+        const int64_t n = part == 0 ? p->out_blocks / vectors : rest > 0, v = part == 0 ? vectors : rest;
+        double one = 0;
+        for (int i = 0; i < p->n_rows; i++)
+            one += (double)p->rows[i].n * axis_cycles(p->columns, p->n_columns, p->rows[i].size, v);
+        if (p->n_rows == 0)
+            one = (double)height->out * axis_cycles(p->columns, p->n_columns, 1, v);
+        cycles += n > 0 ? (double)n * one : 0;
+    }
+    return cycles;
+}
+
+static bool choose_tile(qn_conv_plan *p, int registers)
+{
+    static const int64_t widths[] = { 2, 3, 4, 1 };
+    double best = 0;
+    qn_conv_plan chosen;
+    for (size_t i = 0; i < sizeof widths / sizeof *widths; i++) {
+        if (p->each && widths[i] != 1)
+            continue;
+        /* each channel by itself: columns of x and of w stay in registers too */
+        const double cycles = try_vectors(p, widths[i], p->each ? registers / 2 : registers);
+        if (cycles > 0 && (best == 0 || cycles < 0.99 * best)) {
+            best = cycles;
+            chosen = *p;
+        }
+    }
+    if (best > 0)
+        *p = chosen;
+    return best > 0;
+}
+
+/* ---- tasks ---- */
+
+/* A task has some panels of output channels and some lines of the map: so many panels that their weights stay in half of the
+ * L2 cache while the tasks of other lines go over them, and lines for about TASK multiplications and additions. */
+static void divide(qn_conv_plan *p, const qn_machine *machine)
+{
+    enum { PARTS = 32, SMALLEST = 500000, LARGEST = 4000000 };
+    const qn_conv_axis *a = p->axes;
+    const int64_t k = p->channels * a[0].kernel * a[1].kernel * a[2].kernel;
+    const int64_t bytes = (int64_t)qn_dtype_bytes(p->dtype), panel_bytes = k * p->vectors * p->lanes * bytes;
+    p->panels = ceil_div(p->out_blocks, p->vectors);
+    p->lines = p->n_rows > 0 ? a[0].out : a[0].out * a[1].out;
+    const double line = 2.0 * (double)(a[2].out * (p->n_rows > 0 ? a[1].out : 1) * k * p->vectors * p->lanes);
+    const double total = line * (double)p->lines * (double)p->panels;
+    double task = total / PARTS;
+    task = task < SMALLEST ? SMALLEST : task > LARGEST ? LARGEST : task;
+    int64_t panels = most(1, least(p->panels, machine->l2_bytes / 2 / most(panel_bytes, 1)));
+    if (line * (double)panels > 1.5 * task)
+        panels = most(1, (int64_t)(task / line));
+    p->panels_per_task = ceil_div(p->panels, ceil_div(p->panels, panels));
+    const int64_t lines = most(1, (int64_t)(task / (line * (double)p->panels_per_task) + 0.5));
+    p->lines_per_task = lines >= p->lines ? p->lines : ceil_div(p->lines, ceil_div(p->lines, lines));
+}
+
+bool qn_conv_plan_make(const qn_node *node, const qn_pass_options *options, qn_conv_plan *out)
+{
+    const qn_machine *machine = options->machine;
+    memset(out, 0, sizeof *out);
+    if (node->op != QN_OP_CONV_PACKED || !machine || machine->gpu || !read_node(node, out) ||
+        (out->dtype != QUERN_F32 && out->dtype != QUERN_F64) ||
+        out->lanes * (int64_t)qn_dtype_bytes(out->dtype) != machine->vector_bytes ||
+        out->axes[2].kernel > QN_CONV_WIDTH || !choose_tile(out, machine->vector_registers))
+        return false;
+    divide(out, machine);
+    return true;
+}
