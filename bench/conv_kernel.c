@@ -1,0 +1,204 @@
+/* How fast convolutions in channel blocks are: the layers of ResNet-50, with bias and ReLU, on one core: their share of the
+ * FMA peak that is measured beside each of them. The products with padding count, though no kernel makes them.
+ *
+ *   conv_kernel [NAME]       layers whose name contains NAME
+ *   PRINT_KERNELS=1, PRINT_ASSEMBLY=1: what was made, on stderr */
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <time.h>
+
+#include "backends/backend.h"
+#include "ir/build.h"
+
+typedef struct layer {
+    const char *name;
+    int64_t channels, size, out_channels, kernel, stride;
+    bool each; /* every channel by itself */
+} layer;
+
+static const layer layers[] = {
+    { "7x7/2 3-64 @224", 3, 224, 64, 7, 2, false },     { "1x1 64-64 @56", 64, 56, 64, 1, 1, false },
+    { "1x1 64-256 @56", 64, 56, 256, 1, 1, false },     { "3x3 64-64 @56", 64, 56, 64, 3, 1, false },
+    { "1x1 256-64 @56", 256, 56, 64, 1, 1, false },     { "1x1 256-128 @56", 256, 56, 128, 1, 1, false },
+    { "3x3/2 128-128 @56", 128, 56, 128, 3, 2, false }, { "1x1/2 256-512 @56", 256, 56, 512, 1, 2, false },
+    { "1x1 128-512 @28", 128, 28, 512, 1, 1, false },   { "1x1 512-128 @28", 512, 28, 128, 1, 1, false },
+    { "3x3 128-128 @28", 128, 28, 128, 3, 1, false },   { "3x3/2 256-256 @28", 256, 28, 256, 3, 2, false },
+    { "1x1 256-1024 @14", 256, 14, 1024, 1, 1, false }, { "1x1 1024-256 @14", 1024, 14, 256, 1, 1, false },
+    { "3x3 256-256 @14", 256, 14, 256, 3, 1, false },   { "3x3/2 512-512 @14", 512, 14, 512, 3, 2, false },
+    { "1x1 512-2048 @7", 512, 7, 2048, 1, 1, false },   { "1x1 2048-512 @7", 2048, 7, 512, 1, 1, false },
+    { "3x3 512-512 @7", 512, 7, 512, 3, 1, false },     { "dw 3x3 144 @56", 144, 56, 144, 3, 1, true },
+    { "dw 3x3/2 96 @112", 96, 112, 96, 3, 2, true },    { "dw 3x3 576 @14", 576, 14, 576, 3, 1, true },
+    { "1x1 24-144 @56", 24, 56, 144, 1, 1, false },     { "1x1 320-1280 @7", 320, 7, 1280, 1, 1, false },
+};
+
+typedef void kernel_fn(int64_t *args, int64_t task);
+
+static double now(void)
+{
+    struct timespec t;
+    clock_gettime(CLOCK_MONOTONIC, &t);
+    return (double)t.tv_sec + 1e-9 * (double)t.tv_nsec;
+}
+
+static void stop(const qn_diags *diags, qn_arena *arena)
+{
+    fprintf(stderr, "%s\n", qn_diags_text(diags, arena));
+    exit(1);
+}
+
+static kernel_fn *compile(const qn_kernel *kernel, qn_arena *arena)
+{
+    const qn_target target = { .jit = true };
+    qn_diags diags;
+    qn_code code;
+    void *image;
+    qn_diags_init(&diags, arena);
+    if (getenv("PRINT_KERNELS"))
+        fputs(qn_kernel_print(kernel, arena), stderr);
+    if (getenv("PRINT_ASSEMBLY") &&
+        !qn_backend_cpu.emit_kernel(kernel, kernel->name, &target, QN_MATH_DEFAULT, QN_EMIT_ASSEMBLY, arena,
+                                    &code, &diags))
+        fwrite(code.data, 1, code.size, stderr);
+    if (qn_backend_cpu.emit_kernel(kernel, kernel->name, &target, QN_MATH_DEFAULT, QN_EMIT_OBJECT, arena,
+                                   &code, &diags) ||
+        qn_backend_cpu.load(1, &code, &kernel->name, &image, &diags))
+        stop(&diags, arena);
+    void *symbol = qn_backend_cpu.symbol(image, kernel->name);
+    kernel_fn *fn;
+    memcpy(&fn, &symbol, sizeof fn);
+    return fn;
+}
+
+/* 24 chains of FMA on registers: nothing but the units' throughput. */
+static qn_kernel *peak_kernel(qn_arena *arena, int lanes, int64_t trips)
+{
+    enum { CHAINS = 24 };
+    const int chains = lanes == 16 ? CHAINS : CHAINS / 2;
+    qn_kernel *kernel = qn_kernel_new(arena, "peak");
+    qn_kbuffer *c = qn_kernel_add_buffer(kernel, "c", QUERN_F32, true, true, 64);
+    qn_kbuilder b = qn_kb_new(kernel);
+    qn_kvalue *zero = qn_kb_index(&b, 0), *acc[CHAINS];
+    qn_kvalue *x = qn_kb_load(&b, c, zero, lanes), *y = qn_kb_load(&b, c, qn_kb_index(&b, lanes), lanes);
+    for (int i = 0; i < chains; i++)
+        acc[i] = qn_kb_load(&b, c, qn_kb_index(&b, i * lanes), lanes);
+    qn_kinst *loop =
+        qn_kb_for(&b, zero, qn_kb_index(&b, trips), qn_kb_index(&b, 1), QN_TAG_SERIAL, chains, acc, NULL);
+    for (int i = 0; i < chains; i++)
+        acc[i] = qn_kb_fma(&b, x, y, &loop->blocks[0]->arguments[1 + i]);
+    qn_kb_end_for(&b, loop, acc);
+    for (int i = 0; i < chains; i++)
+        qn_kb_store(&b, c, qn_kb_index(&b, i * lanes), &loop->results[i], NULL);
+    kernel->flops = 2.0 * chains * lanes * (double)trips;
+    return kernel;
+}
+
+static float *floats(int64_t n)
+{
+    float *x = aligned_alloc(64, ((size_t)n * 4 + 127) / 64 * 64);
+    if (!x)
+        exit(1);
+    for (int64_t i = 0; i < n; i++)
+        x[i] = (float)(rand() % 2001 - 1000) / 1000;
+    return x;
+}
+
+/* relu(conv_packed(x, w) + bias), or the convolution alone. */
+static qn_program *program_of(const layer *l, const qn_machine *machine, bool alone, qn_arena *arena,
+                              qn_diags *diags)
+{
+    const int64_t lanes = machine->vector_bytes / 4, c = l->channels < lanes ? 1 : lanes, pad = l->kernel / 2;
+    const int64_t blocks = (l->channels + c - 1) / c, out_blocks = (l->out_channels + lanes - 1) / lanes;
+    const int64_t x_dims[] = { 1, blocks, l->size, l->size, c }, bias_dims[] = { out_blocks, lanes };
+    const int64_t w_dims[] = {
+        out_blocks, l->each ? 1 : blocks, l->kernel, l->kernel, l->each ? 1 : c, lanes
+    };
+    qn_module *module = qn_module_new(l->name);
+    qn_graph *graph = qn_function_new(module, "infer");
+    qn_builder b = { .graph = graph, .diags = diags };
+    qn_value *x = qn_graph_add_input(graph, "x", qn_type_static(module, QUERN_F32, 5, x_dims), QN_ROLE_STATE);
+    qn_value *w = qn_graph_add_input(graph, "w", qn_type_static(module, QUERN_F32, 6, w_dims), QN_ROLE_STATE);
+    qn_value *bias =
+        qn_graph_add_input(graph, "bias", qn_type_static(module, QUERN_F32, 2, bias_dims), QN_ROLE_STATE);
+    const int64_t stride[] = { l->stride, l->stride }, padding[] = { pad, pad };
+    const qn_conv conv = {
+        .stride = stride, .low = padding, .high = padding, .groups = l->each ? blocks * c : 1
+    };
+    qn_value *y = qn_b_conv_packed(&b, x, w, &conv, l->each ? 1 : l->channels);
+    if (y && !alone) {
+        y = qn_b_binary(&b, QN_OP_ADD, y,
+                        qn_b_broadcast(&b, bias, 5, y->type.dims, (const int64_t[]){ 1, 4 }));
+        y = qn_b_binary(&b, QN_OP_MAX, y, qn_b_full(&b, &y->type, 0));
+    }
+    if (!y)
+        stop(diags, arena);
+    qn_graph_add_output(graph, y, "y", -1);
+    const qn_pass_options options = { .math = QN_MATH_DEFAULT, .machine = machine };
+    qn_program *program;
+    if (qn_lower(graph, &options, arena, &program, diags) || program->steps.n != 1)
+        stop(diags, arena);
+    return program;
+}
+
+static void measure(const layer *l, const qn_machine *machine, kernel_fn *peak, double peak_flops)
+{
+    qn_arena *arena = qn_arena_new();
+    qn_diags diags;
+    qn_diags_init(&diags, arena);
+    const int64_t out = (l->size + 2 * (l->kernel / 2) - l->kernel) / l->stride + 1;
+    const double flops =
+        2.0 * (double)(out * out * l->out_channels * l->kernel * l->kernel * (l->each ? 1 : l->channels));
+    printf("%-20s %7.1f MFLOP ", l->name, flops * 1e-6);
+    for (int alone = 1; alone >= 0; alone--) {
+        const double start = now();
+        qn_program *program = program_of(l, machine, alone, arena, &diags);
+        const qn_step *step = &program->steps.items[0];
+        kernel_fn *fn = compile(program->kernels[step->kernel], arena);
+        const double compiled = now() - start;
+        int64_t args[16] = { -1 };
+        const int64_t tasks = step->tasks->value;
+        for (int i = 0; i < step->n_buffers; i++)
+            args[1 + i] = (int64_t)floats(program->buffers[step->buffers[i]].elements->value);
+        float *c = floats(1024);
+        int64_t peak_args[] = { -1, (int64_t)c };
+        double best = 1e9, best_peak = 1e9, total = 0;
+        for (int r = 0; r < 300 && (r < 5 || total < 0.4); r++) {
+            double t = now();
+            peak(peak_args, 0);
+            t = now() - t;
+            best_peak = t < best_peak ? t : best_peak;
+            t = now();
+            for (int64_t i = 0; i < tasks; i++)
+                fn(args, i);
+            t = now() - t;
+            best = t < best ? t : best;
+            total += t;
+        }
+        printf(" %s %7.1f us %5.1f %% of %.0f (%lld tasks, %.0f ms)", alone ? "alone" : "| fused", best * 1e6,
+               100 * (flops / best) / (peak_flops / best_peak), peak_flops / best_peak * 1e-9,
+               (long long)tasks, compiled * 1e3);
+        for (int i = 0; i < step->n_buffers; i++)
+            free((void *)args[1 + i]);
+        free(c);
+    }
+    printf("\n");
+    qn_arena_free(arena);
+}
+
+int main(int argc, char **argv)
+{
+    qn_arena *arena = qn_arena_new();
+    qn_diags diags;
+    qn_machine machine;
+    const qn_target target = { .jit = true };
+    qn_diags_init(&diags, arena);
+    if (qn_backend_cpu.describe(&target, arena, &machine, &diags))
+        stop(&diags, arena);
+    const qn_kernel *peak = peak_kernel(arena, machine.vector_bytes / 4, 20000);
+    kernel_fn *peak_fn = compile(peak, arena);
+    for (size_t i = 0; i < sizeof layers / sizeof *layers; i++)
+        if (argc < 2 || strstr(layers[i].name, argv[1]))
+            measure(&layers[i], &machine, peak_fn, peak->flops);
+    qn_arena_free(arena);
+    return 0;
+}
