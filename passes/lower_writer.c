@@ -3,7 +3,6 @@
 
 #include "passes/lower.h"
 
-#pragma weak qn_kernel_expand_math
 #pragma weak qn_kernel_legalize
 
 void qn_writer_init(qn_writer *w, qn_lowering *l, const char *name, qn_arena *scratch, bool rehearsal)
@@ -355,8 +354,7 @@ qn_status qn_writer_finish(qn_writer *w, qn_dim tasks, const char *step_name)
     qn_kernel_simplify(k);
     if (machine && !machine->gpu) {
         qn_kernel_vectorize(k, machine);
-        if (qn_kernel_expand_math)
-            qn_kernel_expand_math(k, machine, l->options->math);
+        qn_kernel_expand_math(k, machine, l->options->math);
         if (qn_kernel_legalize)
             qn_kernel_legalize(k, machine);
         qn_kernel_simplify(k);
