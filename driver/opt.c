@@ -1,31 +1,36 @@
-/* quern opt: reads a module in the text form, verifies it, runs passes over its functions, prints it. What the tests of
- * the IR and of the passes run. */
+/* quern opt: reads a module in the text form (or a model), verifies it, runs passes over its functions, prints it or what it
+ * is lowered to. What the tests of the IR and of the passes run. */
 #include <stdio.h>
 #include <string.h>
 
 #include "backends/backend.h"
 #include "driver/commands.h"
 #include "driver/output.h"
+#include "frontend/onnx/onnx.h"
 #include "frontend/text/text.h"
 #include "ir/print.h"
 
-static const char usage[] = "usage: quern opt FILE.qn|- [options]\n"
-                            "  --passes=A,B        run these passes over every function; the standard "
-                            "pipeline with --passes=standard\n"
-                            "  --skip=PASS[:N]     leave a pass out, or its run number N (from 0)\n"
-                            "  --math=MODE         strict, default or fast\n"
-                            "  --print-after-all   print a function after each pass that changed it\n"
-                            "  --print-after=PASS  print a function after each run of this pass\n"
-                            "  --verify-each       verify a function after each pass that changed it\n"
-                            "  --time              print the time that each pass takes to stderr\n"
-                            "  --list-passes       print the passes and what they do\n"
-                            "  --inline-data       write large constants out instead of as $hash\n"
-                            "  --no-data           leave out the contents of what is written as $hash\n";
+static const char usage[] =
+    "usage: quern opt FILE.qn|FILE.onnx|- [options]\n"
+    "  --passes=A,B        run these passes over every function; the standard "
+    "pipeline with --passes=standard\n"
+    "  --skip=PASS[:N]     leave a pass out, or its run number N (from 0)\n"
+    "  --math=MODE         strict, default or fast\n"
+    "  --lower             print the programs that the functions become, with their kernels\n"
+    "  --machine=NAME      lower for: none (kernels as written, the default), avx2, avx512\n"
+    "  --print-after-all   print a function after each pass that changed it\n"
+    "  --print-after=PASS  print a function after each run of this pass\n"
+    "  --verify-each       verify a function after each pass that changed it\n"
+    "  --time              print the time that each pass takes to stderr\n"
+    "  --list-passes       print the passes and what they do\n"
+    "  --inline-data       write large constants out instead of as $hash\n"
+    "  --no-data           leave out the contents of what is written as $hash\n";
 
 typedef struct options {
     const char *file, *passes, *print_after, *skip;
-    bool print_after_all, verify_each, time;
+    bool print_after_all, verify_each, time, lower;
     qn_math math;
+    const qn_machine *machine;
     qn_print_options print;
 } options;
 
@@ -55,9 +60,32 @@ static bool read_math(const char *word, qn_math *out)
     return false;
 }
 
+/* Machines to look at kernels for: real ones are described by their backend. */
+static const qn_machine avx2 = { .vector_bytes = 32,
+                                 .vector_registers = 16,
+                                 .fma = true,
+                                 .l1_bytes = 32 << 10,
+                                 .l2_bytes = 1 << 20,
+                                 .features = "+avx2,+fma,+f16c" };
+static const qn_machine avx512 = { .vector_bytes = 64,
+                                   .vector_registers = 32,
+                                   .fma = true,
+                                   .masked = true,
+                                   .l1_bytes = 48 << 10,
+                                   .l2_bytes = 2 << 20,
+                                   .features = "+avx512f,+avx512bw,+avx512dq,+avx512vl,+fma,+f16c" };
+
+static bool read_machine(const char *word, const qn_machine **out)
+{
+    *out = strcmp(word, "avx2") == 0 ? &avx2 : strcmp(word, "avx512") == 0 ? &avx512 : NULL;
+    return *out || strcmp(word, "none") == 0;
+}
+
 static bool read_flag(const char *argument, options *out)
 {
-    if (strcmp(argument, "--print-after-all") == 0)
+    if (strcmp(argument, "--lower") == 0)
+        out->lower = true;
+    else if (strcmp(argument, "--print-after-all") == 0)
         out->print_after_all = true;
     else if (strcmp(argument, "--verify-each") == 0)
         out->verify_each = true;
@@ -89,6 +117,9 @@ static int read_argument(const char *argument, options *out)
     } else if ((value = value_of(argument, "--math"))) {
         if (!read_math(value, &out->math))
             return wrong_usage("--math is strict, default or fast, not ", value);
+    } else if ((value = value_of(argument, "--machine"))) {
+        if (!read_machine(value, &out->machine))
+            return wrong_usage("--machine is none, avx2 or avx512, not ", value);
     } else if (argument[0] == '-' && argument[1]) {
         return wrong_usage("there is no option ", argument);
     } else if (out->file) {
@@ -141,7 +172,9 @@ static void after(void *user, const qn_pass *pass, const qn_graph *graph, bool c
 static qn_status run_passes(qn_module *module, const options *options, qn_diags *diags)
 {
     const char *names = strcmp(options->passes, "standard") == 0 ? NULL : options->passes;
-    qn_pass_options pass_options = { .math = options->math, .fold = qn_interp_fold };
+    qn_pass_options pass_options = { .math = options->math,
+                                     .machine = options->machine,
+                                     .fold = qn_interp_fold };
     qn_pass_hooks hooks = {
         .enabled = enabled, .after = after, .user = (void *)options, .verify_each = options->verify_each
     };
@@ -150,18 +183,41 @@ static qn_status run_passes(qn_module *module, const options *options, qn_diags 
     return qn_verify(module, diags);
 }
 
+static qn_status print_programs(qn_module *module, const options *options, qn_arena *arena, qn_diags *diags)
+{
+    qn_pass_options pass_options = { .math = options->math,
+                                     .machine = options->machine,
+                                     .fold = qn_interp_fold };
+    for (int i = 0; i < module->n_functions; i++) {
+        qn_program *program;
+        QN_TRY(qn_lower(module->functions[i], &pass_options, arena, &program, diags));
+        QN_TRY(qn_memplan(program, diags));
+        fputs(qn_program_print(program, arena), stdout);
+    }
+    return QUERN_OK;
+}
+
 /* ---- the command ---- */
+
+static qn_status read_module(const options *options, qn_arena *arena, qn_module **out, qn_diags *diags)
+{
+    char *text;
+    size_t size, length = strlen(options->file);
+    bool standard = strcmp(options->file, "-") == 0;
+    if (length > 5 && strcmp(options->file + length - 5, ".onnx") == 0)
+        return qn_onnx_load(options->file, &(qn_onnx_options){ 0 }, out, diags);
+    QN_TRY(qn_read_file(standard ? "/dev/stdin" : options->file, arena, &text, &size, diags));
+    return qn_text_parse(text, size, standard ? "<stdin>" : options->file, out, diags);
+}
 
 static qn_status run(const options *options, qn_arena *arena, qn_diags *diags)
 {
-    char *text;
-    size_t size;
     qn_module *module;
-    bool standard = strcmp(options->file, "-") == 0;
-    QN_TRY(qn_read_file(standard ? "/dev/stdin" : options->file, arena, &text, &size, diags));
-    QN_TRY(qn_text_parse(text, size, standard ? "<stdin>" : options->file, &module, diags));
+    QN_TRY(read_module(options, arena, &module, diags));
     qn_status status = options->passes ? run_passes(module, options, diags) : QUERN_OK;
-    if (!status)
+    if (!status && options->lower)
+        status = print_programs(module, options, arena, diags);
+    else if (!status)
         fputs(qn_module_print_as(module, &options->print, arena), stdout);
     qn_module_free(module);
     return status;

@@ -112,6 +112,21 @@ int qn_node_cost(const qn_node *node)
     }
 }
 
+/* What computing it in one more kernel costs: its own work, and more than the budget where that reads more from memory
+ * than its result would be. */
+static int copy_cost(const qn_node *node)
+{
+    int streams = 0;
+    for (int i = 0; i < node->n_operands; i++) {
+        const qn_value *operand = node->operands[i];
+        while (operand->node && operand->node->op == QN_OP_RESHAPE)
+            operand = operand->node->operands[0];
+        const bool repeated = operand->node && qn_ops[operand->node->op].class == QN_BROADCAST;
+        streams += qn_ops[node->op].class == QN_ELEMENTWISE && !repeated && operand->type.rank > 0;
+    }
+    return qn_node_cost(node) + (streams > 1 ? COPY_BUDGET : 0);
+}
+
 /* Expressions of one module over several spaces can't be compared; their largest values can. */
 static double size_of(qn_dim elements)
 {
@@ -407,38 +422,77 @@ static bool too_long(const qn_rows *rows)
     return size_of(rows->n_rows) < FEW_ROWS && size_of(rows->n_rows) * size_of(rows->n_cols) >= LONG_ROWS;
 }
 
-/* Long rows only where the cluster is the reduction's own. */
+/* Makes the cluster one over the rows that the reduction keeps, when it fits, and says where its operand is read. Long
+ * rows only where the cluster is the reduction's own. */
+static bool make_rows(cluster *c, const qn_node *node, const qn_dim *index, bool own, qn_dim *out_operand)
+{
+    if (c->group.kind == QN_GROUP_ROWS)
+        return qn_rows_operand(&c->space, &c->rows, node, index, out_operand);
+    if (c->closed || c->sums || c->group.kind != QN_GROUP_LOOP)
+        return false;
+    qn_rows rows;
+    int n;
+    qn_dim dims[QN_MAX_RANK], vars[QN_MAX_RANK];
+    bool is_row[QN_MAX_RANK];
+    if (!rows_of_loop(c, node, index, &rows, &n, dims, vars, is_row) ||
+        !qn_rows_operand(&c->space, &rows, node, index, out_operand) || (!own && too_long(&rows)))
+        return false;
+    c->group.kind = QN_GROUP_ROWS;
+    c->group.n_dims = n;
+    c->rows = rows;
+    memcpy(c->dims, dims, sizeof dims);
+    memcpy(c->vars, vars, sizeof vars);
+    memcpy(c->is_row, is_row, sizeof is_row);
+    c->linear = qn_ix_linear(&c->space, n, dims, vars);
+    c->n_elements = qn_dim_mul(c->space.dims, rows.n_rows, rows.n_cols);
+    return true;
+}
+
 static bool join_reduction(fuser *f, const demand *d, qn_node *node, bool own)
 {
     cluster *c = d->by;
-    if (c->closed || c->sums || d->whole || d->indices.n != 1 || (int)c->nodes.n >= MAX_NODES ||
-        (c->group.kind != QN_GROUP_LOOP && c->group.kind != QN_GROUP_ROWS))
-        return false;
     qn_dim operand[QN_MAX_RANK];
-    const qn_dim *index = d->indices.items[0];
-    if (c->group.kind == QN_GROUP_ROWS) {
-        if (!qn_rows_operand(&c->space, &c->rows, node, index, operand))
-            return false;
-    } else {
-        qn_rows rows;
-        int n;
-        qn_dim dims[QN_MAX_RANK], vars[QN_MAX_RANK];
-        bool is_row[QN_MAX_RANK];
-        if (!rows_of_loop(c, node, index, &rows, &n, dims, vars, is_row) ||
-            !qn_rows_operand(&c->space, &rows, node, index, operand) || (!own && too_long(&rows)))
-            return false;
-        c->group.kind = QN_GROUP_ROWS;
-        c->group.n_dims = n;
-        c->rows = rows;
-        memcpy(c->dims, dims, sizeof dims);
-        memcpy(c->vars, vars, sizeof vars);
-        memcpy(c->is_row, is_row, sizeof is_row);
-        c->linear = qn_ix_linear(&c->space, n, dims, vars);
-        c->n_elements = qn_dim_mul(c->space.dims, rows.n_rows, rows.n_cols);
-    }
+    if (d->whole || d->indices.n != 1 || (int)c->nodes.n >= MAX_NODES ||
+        !make_rows(c, node, d->indices.items[0], own, operand))
+        return false;
     qn_vec_push(f->scratch, &c->nodes, node);
     demand_index(f, node->operands[0], c, operand);
     return true;
+}
+
+/* The reduction that an element-wise chain begins with: what the value is a value of a row by. */
+static const qn_node *find_reduction(cluster *c, const qn_value *value, const qn_dim *index, int depth,
+                                     qn_dim *out_index)
+{
+    const qn_node *node = value->node;
+    if (!node || depth == 0)
+        return NULL;
+    if (node->op == QN_OP_REDUCE) {
+        memcpy(out_index, index, (size_t)value->type.rank * sizeof *index);
+        return node;
+    }
+    if (qn_ops[node->op].class != QN_ELEMENTWISE && node->op != QN_OP_RESHAPE)
+        return NULL;
+    for (int i = 0; i < node->n_operands; i++) {
+        qn_dim operand[QN_MAX_RANK];
+        qn_ix_operand(&c->space, node, i, index, NULL, operand);
+        const qn_node *found = find_reduction(c, node->operands[i], operand, depth - 1, out_index);
+        if (found)
+            return found;
+    }
+    return NULL;
+}
+
+/* A value of the row that has to be in memory: can the cluster become one over rows to store it? */
+static bool becomes_own_row(cluster *c, const demand *d, const qn_value *value)
+{
+    enum { DEPTH = 8 };
+    qn_dim index[QN_MAX_RANK], operand[QN_MAX_RANK];
+    if (c->group.kind != QN_GROUP_LOOP || d->whole || d->indices.n != 1)
+        return false;
+    const qn_node *reduction = find_reduction(c, value, d->indices.items[0], DEPTH, index);
+    return reduction && make_rows(c, reduction, index, false, operand) &&
+           reads_own_element(c, d, &value->type);
 }
 
 /* ---- contractions and windows ---- */
@@ -518,8 +572,10 @@ static void store(fuser *f, qn_node *node)
     qn_value *value = &node->results[0];
     if (node->n_results == 1)
         for (const demand *d = f->demands[value->id]; d; d = d->next) {
-            const bool own = node->op == QN_OP_REDUCE || reads_own_element(d->by, d, &value->type);
-            if (d->by->closed || !own || !may_store(f, d->by, value))
+            if (d->by->closed || !may_store(f, d->by, value))
+                continue;
+            if (node->op != QN_OP_REDUCE && !reads_own_element(d->by, d, &value->type) &&
+                !becomes_own_row(d->by, d, value))
                 continue;
             if (join_by_class(f, d, node)) {
                 add_output(f, d->by, value);
@@ -569,8 +625,8 @@ static void visit(fuser *f, qn_node *node)
     /* Closed readers compute what is trivial themselves. */
     if (open && !f->stored[value->id]) {
         bool all = true;
-        const int cost = qn_node_cost(node);
         const bool shared = n_readers > 1;
+        const int cost = copy_cost(node);
         if (shared)
             all = is_loop_node(node) && (cost == 0 || n_readers <= MAX_COPIES);
         for (const demand *d = f->demands[value->id]; d && all; d = d->next) {
