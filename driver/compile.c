@@ -26,6 +26,74 @@ static void progress(const qn_settings *s, const char *what, int done, int total
 
 /* ---- graphs to programs ---- */
 
+static double extent(const qn_type *type, int axis)
+{
+    return (double)type->dims[axis]->value;
+}
+
+static double elements(const qn_type *type)
+{
+    return (double)qn_type_elements(type);
+}
+
+/* Multiply-adds of a node that is counted, 0 of others. */
+static double multiply_adds(const qn_node *node)
+{
+    if (node->n_operands < 2)
+        return 0;
+    const qn_type *x = &node->operands[0]->type, *w = &node->operands[1]->type;
+    switch (node->op) {
+    case QN_OP_DOT_GENERAL: {
+        int n;
+        const int64_t *axes = qn_attr_ints(node, QN_ATTR_X_CONTRACT, &n);
+        double depth = 1;
+        for (int i = 0; i < n; i++)
+            depth *= extent(x, (int)axes[i]);
+        return depth * elements(&node->results[0].type);
+    }
+    case QN_OP_CONVOLUTION:
+        return elements(w) == 0 ? 0 : elements(w) / extent(w, 0) * elements(&node->results[0].type);
+    case QN_OP_ATTENTION: /* q k^T, and the weights times v */
+        return (elements(x) + elements(&node->results[0].type)) * extent(w, 2);
+    case QN_OP_LSTM: /* each step: inputs and states times the weights of four gates */
+        return extent(x, 0) * extent(x, 1) * (elements(w) + elements(&node->operands[2]->type));
+    default: return 0;
+    }
+}
+
+static bool is_static(const qn_node *node)
+{
+    bool all = true;
+    for (int i = 0; i < node->n_operands; i++)
+        all &= qn_type_is_static(&node->operands[i]->type);
+    for (int i = 0; i < node->n_results; i++)
+        all &= qn_type_is_static(&node->results[i].type);
+    return all;
+}
+
+/* Floating-point operations of the contractions, as the model states them: what a run's speed is counted in. False when
+ * they cannot be told. */
+static bool count_flops(const qn_graph *graph, double times, double *total)
+{
+    QN_FOR_NODES (graph, node) {
+        double inside = times;
+        if (node->op == QN_OP_SCAN && qn_dim_is_const(qn_attr_dims(node, QN_ATTR_LENGTH, NULL)[0]))
+            inside *= (double)qn_attr_dims(node, QN_ATTR_LENGTH, NULL)[0]->value;
+        else if (node->op == QN_OP_SCAN || node->op == QN_OP_WHILE)
+            return false;
+        for (int i = 0; i < node->n_regions; i++)
+            if (!count_flops(node->regions[i], inside, total))
+                return false;
+        bool counted =
+            qn_ops[node->op].class == QN_CONTRACTION || node->op == QN_OP_ATTENTION || node->op == QN_OP_LSTM;
+        if (counted && !is_static(node))
+            return false;
+        if (counted)
+            *total += 2 * times * multiply_adds(node);
+    }
+    return true;
+}
+
 static qn_status make_programs(qn_module *module, const qn_settings *s, qn_compiled *out, qn_diags *diags)
 {
     qn_pass_options options = { .math = s->math, .machine = &out->machine, .fold = qn_interp_fold };
@@ -33,10 +101,13 @@ static qn_status make_programs(qn_module *module, const qn_settings *s, qn_compi
         return qn_error(diags, QUERN_ERROR_MODEL, NULL, "the module has no function");
     out->n_programs = module->n_functions;
     out->programs = QN_NEW_ARRAY(out->arena, qn_program *, out->n_programs);
+    out->flops = QN_NEW_ARRAY(out->arena, double, out->n_programs);
     for (int i = 0; i < out->n_programs; i++) {
         qn_graph *graph = module->functions[i];
         double start = now();
         progress(s, "optimizing", i, out->n_programs);
+        if (!count_flops(graph, 1, &out->flops[i]))
+            out->flops[i] = 0;
         QN_TRY(qn_run_passes(graph, NULL, &options, s->hooks, diags));
         double passes_done = now();
         QN_TRY(qn_lower(graph, &options, out->arena, &out->programs[i], diags));
@@ -183,13 +254,28 @@ static qn_status make_kernels(const qn_settings *s, qn_emit emit, qn_compiled *o
     return status;
 }
 
-qn_status qn_compile_module(qn_module *module, const qn_settings *settings, qn_emit emit, qn_arena *arena,
-                            qn_compiled *out, qn_diags *diags)
+const char *qn_machine_name(const qn_machine *machine, qn_arena *arena)
+{
+    const char *text = machine->features ? machine->features : "";
+    size_t triple = strcspn(text, " ");
+    size_t cpu = text[triple] ? strcspn(text + triple + 1, " ") + 1 : 0;
+    return qn_arena_printf(arena, "%.*s", (int)(triple + cpu), text);
+}
+
+qn_status qn_plan_module(qn_module *module, const qn_settings *settings, qn_arena *arena, qn_compiled *out,
+                         qn_diags *diags)
 {
     *out = (qn_compiled){ .arena = arena };
     QN_TRY(settings->backend->describe(&settings->target, arena, &out->machine, diags));
     QN_TRY(make_programs(module, settings, out, diags));
     qn_weights_lay_out(out->n_programs, out->programs, arena, &out->weights);
+    return QUERN_OK;
+}
+
+qn_status qn_compile_module(qn_module *module, const qn_settings *settings, qn_emit emit, qn_arena *arena,
+                            qn_compiled *out, qn_diags *diags)
+{
+    QN_TRY(qn_plan_module(module, settings, arena, out, diags));
     double start = now();
     QN_TRY(make_kernels(settings, emit, out, diags));
     out->times.kernels = now() - start;

@@ -33,6 +33,8 @@ typedef struct qn_compiled {
     qn_arena *arena; /* of everything here but what is the module's: it must outlive this */
     int n_programs;
     qn_program **programs;
+    double *
+        flops; /* per program: of its contractions, once; 0 where a size depends on symbols or a loop on data */
     qn_weights weights;
     int n_kernels; /* different ones */
     qn_code *kernels;
@@ -42,6 +44,12 @@ typedef struct qn_compiled {
     qn_compile_times times;
 } qn_compiled;
 
+/* "x86_64-unknown-linux-gnu znver4": triple and CPU, without the long list of features. */
+const char *qn_machine_name(const qn_machine *machine, qn_arena *arena);
+
+/* Programs and the layout of the weights, without code. `module` is changed, as below. */
+QN_MUST_USE qn_status qn_plan_module(qn_module *module, const qn_settings *settings, qn_arena *arena,
+                                     qn_compiled *out, qn_diags *diags);
 /* Everything but the entries. `module` is changed: give a clone where it is still needed. With `emit` other than an
  * object the kernels are text. Results live in `arena`. */
 QN_MUST_USE qn_status qn_compile_module(qn_module *module, const qn_settings *settings, qn_emit emit,
@@ -58,6 +66,7 @@ typedef struct qn_kernel_cost {
 } qn_kernel_cost;
 typedef struct qn_model_notes {
     qn_compile_times times;
+    const double *flops; /* per entry, as in qn_compiled */
     size_t n_costs, cost_capacity;
     qn_kernel_cost *costs;
 } qn_model_notes;

@@ -37,6 +37,19 @@ static double now(void)
     return (double)t.tv_sec + 1e-9 * (double)t.tv_nsec;
 }
 
+/* Bytes of the buffers that a call touches: what it has to move at least. 0 where a size depends on symbols. */
+static double bytes_of(const qn_program *program, const qn_step *step)
+{
+    double bytes = 0;
+    for (int i = 0; i < step->n_buffers; i++) {
+        qn_dim size = qn_program_buffer_bytes(program, step->buffers[i]);
+        if (!qn_dim_is_const(size))
+            return 0;
+        bytes += (double)size->value;
+    }
+    return bytes;
+}
+
 static void note_costs(jit_model *m, const qn_program *program, const qn_steps *steps)
 {
     qn_model_notes *notes = &m->notes;
@@ -50,7 +63,7 @@ static void note_costs(jit_model *m, const qn_program *program, const qn_steps *
             notes->costs[notes->n_costs++] =
                 (qn_kernel_cost){ .name = qn_arena_strdup(m->arena, step->name ? step->name : kernel->name),
                                   .flops = kernel->flops,
-                                  .bytes = kernel->bytes };
+                                  .bytes = kernel->bytes > 0 ? kernel->bytes : bytes_of(program, step) };
         }
         note_costs(m, program, &step->body);
         note_costs(m, program, &step->other);
@@ -92,6 +105,8 @@ static qn_status make(quern_model *model, jit_model *m, qn_module *module, const
     qn_compiled compiled;
     QN_TRY(qn_compile_module(module, s, QN_EMIT_OBJECT, arena, &compiled, diags));
     m->notes.times = compiled.times;
+    m->notes.flops =
+        qn_arena_copy(m->arena, compiled.flops, (size_t)compiled.n_programs * sizeof *compiled.flops);
     for (int i = 0; i < compiled.n_programs; i++)
         note_costs(m, compiled.programs[i], &compiled.programs[i]->steps);
     if (!qn_memory_reserve(&m->weights, (size_t)compiled.weights.bytes))

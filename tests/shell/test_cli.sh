@@ -102,5 +102,29 @@ expect 1 "no dimension is called 'bacth'" "$quern" run bias.qn --dim bacth=3
 expect 0 '^usage: quern run MODEL' "$quern" run --help
 expect 0 'every node is supported; 4 ops: ' "$quern" check bias.qn
 
+# bench, inspect, targets
+expect 0 'median [0-9.]+ us' "$quern" bench bias.qn --seconds 0.01 --threads 1
+expect 0 'us  share' "$quern" bench bias.qn --seconds 0.01 --all
+expect 0 '^y|median' "$quern" bench double.qn --seconds 0.01 --target interp
+if command -v python3 >/dev/null; then
+    "$quern" bench bias.qn --seconds 0.01 --json >bench.json || fail "bench --json"
+    python3 -c 'import json; j = json.load(open("bench.json")); assert j["median_s"] >= j["min_s"] > 0 and j["kernels"]' || fail "bench.json"
+    "$quern" inspect bias.qn --format json >inspect.json || fail "inspect --format json"
+    python3 -c 'import json; e, = json.load(open("inspect.json"))["entries"]; assert e["name"] == "infer" and e["steps"] and e["io"][0]["dims"] == ["batch", 4]' || fail "inspect.json"
+fi
+expect 2 '--seconds soon' "$quern" bench bias.qn --seconds soon
+expect 0 '^workspace ' "$quern" inspect bias.qn
+expect 0 'dim +batch = ' "$quern" inspect bias.qn
+expect 0 '^digraph model' "$quern" inspect bias.qn --format dot
+expect 0 '^program @infer' "$quern" inspect bias.qn --format program
+expect 0 '^kernel @' "$quern" inspect bias.qn --format kernels
+expect 0 'graph @main' "$quern" inspect bias.qn --format graph
+expect 2 "no format 'xml'" "$quern" inspect bias.qn --format xml
+expect 0 '^$' "$quern" inspect bias.qn --dim batch=64 --svg plan.svg
+grep -q '^</svg>' plan.svg || fail "plan.svg is not complete"
+expect 1 'no-folder/plan.svg: cannot be written' "$quern" inspect bias.qn --svg no-folder/plan.svg
+expect 0 '^cpu ' "$quern" targets
+expect 2 "what is 'x'" "$quern" targets x
+
 [ $n_failed -eq 0 ] || echo "$n_failed failed"
 exit $((n_failed > 0))

@@ -1,0 +1,25 @@
+/* Views of what a model was lowered to: what `quern inspect` prints. */
+#ifndef QN_DRIVER_INSPECT_H
+#define QN_DRIVER_INSPECT_H
+
+#include <stdio.h>
+
+#include "driver/compile.h"
+
+typedef struct qn_view {
+    const qn_module *module; /* after the passes */
+    const qn_compiled *compiled;
+    const char *name;      /* of the file */
+    const int *ops_before; /* per function: nodes before the passes */
+    const int *ops_after;
+    qn_arena *arena;
+} qn_view;
+
+void qn_view_text(const qn_view *view, FILE *to); /* signature, kernels, memory: a summary */
+void qn_view_json(const qn_view *view, FILE *to);
+/* The steps of the first entry and the buffers between them, for Graphviz. */
+void qn_view_dot(const qn_view *view, FILE *to);
+/* The memory plan of the first entry: a rectangle a buffer, steps to the right, offsets downwards. */
+void qn_view_svg(const qn_view *view, FILE *to);
+
+#endif
