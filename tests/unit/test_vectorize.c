@@ -26,8 +26,18 @@ static const kernel_case cases[] = {
 };
 
 static const qn_machine machines[] = {
-    {.vector_bytes = 64, .vector_registers = 32, .fma = true, .masked = true, .l2_bytes = 1 << 20, .features = "512"},
-    {.vector_bytes = 32, .vector_registers = 16, .fma = true, .masked = false, .l2_bytes = 1 << 20, .features = "256"},
+    { .vector_bytes = 64,
+      .vector_registers = 32,
+      .fma = true,
+      .masked = true,
+      .l2_bytes = 1 << 20,
+      .features = "512" },
+    { .vector_bytes = 32,
+      .vector_registers = 16,
+      .fma = true,
+      .masked = false,
+      .l2_bytes = 1 << 20,
+      .features = "256" },
 };
 
 static bool has_vectors(const qn_kblock *block)
@@ -52,7 +62,7 @@ static void fill(float (*buffers)[SIZE])
 
 static int64_t run(const qn_kernel *k, float (*buffers)[SIZE], int64_t n, qn_diags *diags)
 {
-    int64_t args[8] = {-1};
+    int64_t args[8] = { -1 };
     fill(buffers);
     for (int i = 0; i < k->n_buffers; i++)
         args[1 + i] = (int64_t)(intptr_t)buffers[i];
@@ -88,9 +98,9 @@ static void vector_code_computes_the_same(void **state)
                 for (int b = 0; b < before->n_buffers && status < 0; b++)
                     for (int i = 0; i < SIZE; i++)
                         if (!(fabsf(got[b][i] - expected[b][i]) <= 1e-5f * (1 + fabsf(expected[b][i]))))
-                            fail_msg("%s on %s, n = %d: buffer %d element %d is %g, expected %g\n%s", cases[c].name,
-                                     machines[m].features, (int)n, b, i, (double)got[b][i], (double)expected[b][i],
-                                     qn_kernel_print(after, arena));
+                            fail_msg("%s on %s, n = %d: buffer %d element %d is %g, expected %g\n%s",
+                                     cases[c].name, machines[m].features, (int)n, b, i, (double)got[b][i],
+                                     (double)expected[b][i], qn_kernel_print(after, arena));
             }
             qn_arena_free(arena);
         }
@@ -99,6 +109,6 @@ static void vector_code_computes_the_same(void **state)
 
 int main(void)
 {
-    const struct CMUnitTest tests[] = {cmocka_unit_test(vector_code_computes_the_same)};
+    const struct CMUnitTest tests[] = { cmocka_unit_test(vector_code_computes_the_same) };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
