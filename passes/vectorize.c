@@ -258,14 +258,16 @@ static void vector_load(vectorizer *v, qn_kinst *inst)
 {
     qn_kbuilder *b = &v->r->b;
     const lane_value *index = entry(v, inst->operands[0]);
-    qn_kvalue *own = inst->n_operands > 1 ? vector_of(v, inst->operands[1]) : NULL;
-    qn_kvalue *other = inst->n_operands > 2 ? vector_of(v, inst->operands[2]) : NULL;
-    qn_kvalue *mask = and_masks(b, and_masks(b, v->tail, v->taken), own), *made;
-    if (index->scalar && index->stride == 0 && !own && !v->taken) { /* all lanes the same element */
+    const bool all_or_none = inst->n_operands > 1 && is_uniform(v, inst->operands[1]);
+    if (index->scalar && index->stride == 0 && !v->taken && (inst->n_operands == 1 || all_or_none) &&
+        (inst->n_operands < 3 || is_uniform(v, inst->operands[2]))) { /* all lanes the same element */
         qn_kr_copy(v->r, inst);
         set_scalar(v, &inst->results[0], qn_kr_get(&inst->results[0]), 0);
         return;
     }
+    qn_kvalue *own = inst->n_operands > 1 ? vector_of(v, inst->operands[1]) : NULL;
+    qn_kvalue *other = inst->n_operands > 2 ? vector_of(v, inst->operands[2]) : NULL;
+    qn_kvalue *mask = and_masks(b, and_masks(b, v->tail, v->taken), own), *made;
     if (index->scalar && index->stride == -1 && !mask) {
         int reversed[64];
         qn_kvalue *low = qn_kb_isub(b, qn_kr_get(inst->operands[0]), qn_kb_index(b, v->lanes - 1));
@@ -276,6 +278,9 @@ static void vector_load(vectorizer *v, qn_kinst *inst)
     } else {
         qn_kvalue *at = index->scalar && index->stride == 1 ? qn_kr_get(inst->operands[0])
                                                             : vector_of(v, inst->operands[0]);
+        /* A load that is masked out costs a microcode assist where its address is not mapped: it goes to element 0. */
+        if (all_or_none && index->scalar && index->stride == 1)
+            at = qn_kb_select(b, qn_kr_get(inst->operands[1]), at, qn_kb_index(b, 0));
         made = mask ? qn_kb_load_masked(b, inst->buffer, at, v->lanes, mask, other)
                     : qn_kb_load(b, inst->buffer, at, v->lanes);
     }
