@@ -88,11 +88,12 @@ static const identity identities[] = {
 
 typedef struct pair {
     qn_op outer, inner;
+    int dtypes;
     outcome result;
 } pair;
 
 static const pair pairs[] = {
-#define TWICE(outer, inner, result) { QN_OP_##outer, QN_OP_##inner, result },
+#define TWICE(outer, inner, dtypes, result) { QN_OP_##outer, QN_OP_##inner, dtypes, result },
 #include "passes/algebra.rules"
 };
 
@@ -150,7 +151,8 @@ static qn_value *apply_identities(qn_rewriter *r, const qn_node *node)
 {
     if (node->n_operands == 1) {
         for (size_t i = 0; i < sizeof pairs / sizeof *pairs; i++)
-            if (pairs[i].outer == node->op && qn_value_made_by(node->operands[0], pairs[i].inner))
+            if (pairs[i].outer == node->op && qn_value_made_by(node->operands[0], pairs[i].inner) &&
+                (pairs[i].dtypes & (int)qn_dtype_class_of(node->operands[0]->type.dtype)))
                 return produce(r, pairs[i].result, node);
         return NULL;
     }
@@ -212,7 +214,8 @@ static bool holds_all(qn_dtype to, qn_dtype from)
     return t == f ? to_bytes >= from_bytes : f == QN_CLASS_UNSIGNED && to_bytes > from_bytes;
 }
 
-/* convert(convert(x)) = convert(x) when the inner one loses nothing. */
+/* convert(convert(x)) = convert(x) when the inner one loses nothing. From a float to an integer saturates, though, where
+ * from an integer it wraps. */
 static qn_value *convert_twice(qn_rewriter *r, const qn_node *node)
 {
     qn_value *x = node->operands[0];
@@ -220,7 +223,11 @@ static qn_value *convert_twice(qn_rewriter *r, const qn_node *node)
     if (x->type.dtype == to)
         return x;
     const qn_node *inner = qn_value_made_by(x, QN_OP_CONVERT);
-    return inner && holds_all(x->type.dtype, inner->operands[0]->type.dtype)
+    if (!inner)
+        return NULL;
+    const qn_dtype from = inner->operands[0]->type.dtype;
+    const bool saturates = qn_dtype_is_int(from) && qn_dtype_is_float(x->type.dtype) && qn_dtype_is_int(to);
+    return holds_all(x->type.dtype, from) && (!saturates || holds_all(to, from))
                ? qn_b_convert(&r->b, to, inner->operands[0])
                : NULL;
 }
