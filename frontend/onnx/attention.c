@@ -60,6 +60,9 @@ static qn_value *with_past(qn_onnx_node *n, qn_value *x, int input)
 {
     if (!x || !qn_onnx_has(n, input))
         return x;
+    const qn_type *past = qn_onnx_in_type(n, input);
+    for (int i = 0; past && past->rank == 4 && i < 4; i++)
+        x = i == 2 ? x : qn_onnx_with_dim(n, x, i, past->dims[i]);
     return qn_b_concatenate(&n->b, 2, (qn_value *[]){ qn_onnx_in(n, input), x }, 2);
 }
 
@@ -101,6 +104,13 @@ static bool read_mask(attention *a)
     }
     while (mask && mask->type.rank < 4)
         mask = qn_b_expand_dims(b, mask, 0);
+    if (!mask)
+        return false;
+    /* an extent that may be 1 is spread to what it stands for */
+    qn_dim full[4] = { a->q->type.dims[0], a->q->type.dims[1], a->q->type.dims[2], keys };
+    for (int i = 0; i < 4; i++)
+        full[i] = qn_dim_is(mask->type.dims[i], 1) ? mask->type.dims[i] : full[i];
+    mask = qn_b_broadcast_to(b, mask, 4, full);
     if (is_bool)
         allow(a, mask);
     else if (mask)
@@ -245,10 +255,14 @@ static void import_attention(qn_onnx_node *n)
     a.v = with_past(n, a.v, 5);
     if (!a.k || !a.v)
         return;
-    qn_onnx_equal_dims(n, a.k->type.dims[2], a.v->type.dims[2]);
-    qn_onnx_equal_dims(n, a.q->type.dims[3], a.k->type.dims[3]);
-    for (int i = 0; i < 2; i++)
-        qn_onnx_equal_dims(n, (i ? a.k : a.q)->type.dims[0], a.v->type.dims[0]);
+    a.k = qn_onnx_with_dim(n, qn_onnx_with_dim(n, a.k, 0, a.q->type.dims[0]), 3, a.q->type.dims[3]);
+    /* of heads whose numbers are not known, groups are not either: each key head serves one query head */
+    if (a.k && !qn_dim_is_const(a.q->type.dims[1]) && !qn_dim_is_const(a.k->type.dims[1]))
+        a.k = qn_onnx_with_dim(n, a.k, 1, a.q->type.dims[1]);
+    for (int i = 0; i < 3 && a.k; i++) /* batch, heads, length */
+        a.v = qn_onnx_with_dim(n, a.v, i, a.k->type.dims[i]);
+    if (!a.k || !a.v)
+        return;
     qn_onnx_out(n, 1, a.k);
     qn_onnx_out(n, 2, a.v);
     if (qn_onnx_has(n, 6)) {
@@ -261,11 +275,14 @@ static void import_attention(qn_onnx_node *n)
     restrict_keys(&a);
     double scale = qn_onnx_attr_float(n, "scale", 0);
     if (!qn_onnx_attr(n, "scale", ONNX__ATTRIBUTE__KIND__FLOAT)) {
-        if (!qn_dim_is_const(a.q->type.dims[3])) {
-            qn_onnx_unsupported(n, "the head size must be known, or attribute scale given");
-            return;
+        scale = 1;
+        if (qn_dim_is_const(a.q->type.dims[3])) {
+            scale = 1 / sqrt((double)a.q->type.dims[3]->value);
+        } else { /* the queries are scaled, as the composite's scale is a number */
+            qn_value *size =
+                qn_b_convert(b, a.q->type.dtype, qn_b_dim_value(b, QUERN_I64, a.q->type.dims[3]));
+            a.q = mul(b, a.q, qn_b_unary(b, QN_OP_RSQRT, size));
         }
-        scale = 1 / sqrt((double)a.q->type.dims[3]->value);
     }
     bool in_steps = qn_onnx_attr_float(n, "softcap", 0) > 0 || qn_onnx_wants(n, 3) || scale < 0;
     in_steps |= qn_onnx_attr_int(n, "softmax_precision", 1) != 1 && a.q->type.dtype != QUERN_F32;

@@ -65,6 +65,8 @@ qn_value *qn_onnx_convolve(qn_onnx_node *n, qn_value *x, qn_value *w)
         qn_onnx_malformed(n, "attribute group must be positive");
         return NULL;
     }
+    qn_dim channels = qn_dim_mul(n->im->dims, w->type.dims[1], qn_dim_const(n->im->dims, conv.groups));
+    x = qn_onnx_with_dim(n, x, 1, channels);
     return qn_b_convolution(&n->b, x, w, &conv);
 }
 
@@ -151,6 +153,7 @@ static void import_conv_transpose(qn_onnx_node *n)
         high[i] = reach - pad_high + more;
         ones[i] = 1;
     }
+    x = qn_onnx_with_dim(n, x, 1, w->type.dims[0]);
     w = transpose_weights(n, w, groups);
     qn_conv conv = { ones, low, high, window.stride, window.dilation, groups };
     qn_value *y = qn_b_convolution(b, x, w, &conv);

@@ -117,6 +117,8 @@ static void multiply(qn_onnx_node *n, term *x, term *y, const bool *needed)
         return;
     for (int i = 0; i < x->n; i++) {
         int other = find_label(y, x->labels[i]);
+        if (other >= 0)
+            y->x = qn_onnx_with_dim(n, y->x, other, x->x->type.dims[i]);
         if (other >= 0 && needed[x->labels[i]]) {
             dot.x_batch[dot.n_batch] = i;
             dot.y_batch[dot.n_batch++] = other;

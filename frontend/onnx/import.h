@@ -105,9 +105,10 @@ typedef struct qn_onnx_import {
     uint64_t n_random;                   /* random operators so far */
 } qn_onnx_import;
 
-/* Symbol `from` is another name of symbol `to`. */
+/* Symbol `from` is another name of symbol `to`, or (to is NULL) of a number. */
 typedef struct qn_onnx_alias {
     const char *from, *to;
+    int64_t value;
     const struct qn_onnx_alias *next;
 } qn_onnx_alias;
 
@@ -173,9 +174,11 @@ void qn_onnx_out(qn_onnx_node *n, int i, qn_value *value); /* NULL: nothing, it 
 void qn_onnx_out_tensor(qn_onnx_node *n, int i, const qn_tensor *tensor);
 void qn_onnx_out_any(qn_onnx_node *n, int i, qn_onnx_value *value);
 
-/* The operator needs two extents to be equal. Where that says that two symbols are the same, the import starts again
- * with them as one; else it is left to the type rules. */
+/* The operator needs two extents to be equal. Where that says that two symbols are the same, or what number a symbol is,
+ * the import starts again knowing it; else it is left to the type rules. */
 void qn_onnx_equal_dims(qn_onnx_node *n, qn_dim a, qn_dim b);
+/* x, whose extent along the axis the operator needs to be `dim`: the same elements with that extent where it may be it. */
+qn_value *qn_onnx_with_dim(qn_onnx_node *n, qn_value *x, int axis, qn_dim dim);
 
 /* axes: made non-negative; false after a report */
 bool qn_onnx_axis(qn_onnx_node *n, int64_t axis, int rank, int *out);
@@ -184,7 +187,8 @@ bool qn_onnx_axes(qn_onnx_node *n, int input, int rank, int64_t *out, int *out_n
 
 /* ---- load.c ---- */
 
-void qn_onnx_add_alias(qn_onnx_import *im, const char *from, const char *to);
+/* to: NULL for a number */
+void qn_onnx_add_alias(qn_onnx_import *im, const char *from, const char *to, int64_t value);
 
 /* ---- contents.c ---- */
 

@@ -83,10 +83,14 @@ static void import_gather_elements(qn_onnx_node *n)
 static void import_gather_nd(qn_onnx_node *n)
 {
     int64_t batch_dims = qn_onnx_attr_int(n, "batch_dims", 0);
-    if (batch_dims < 0 || batch_dims > QN_MAX_RANK)
+    qn_value *x = qn_onnx_in(n, 0), *index = indices(n, 1);
+    if (batch_dims < 0 || batch_dims > QN_MAX_RANK) {
         qn_onnx_malformed(n, "attribute batch_dims is out of range");
-    else
-        qn_onnx_out(n, 0, qn_b_gather_nd(&n->b, qn_onnx_in(n, 0), indices(n, 1), (int)batch_dims));
+        return;
+    }
+    for (int i = 0; i < batch_dims && x && index && i < x->type.rank; i++)
+        index = qn_onnx_with_dim(n, index, i, x->type.dims[i]);
+    qn_onnx_out(n, 0, qn_b_gather_nd(&n->b, x, index, (int)batch_dims));
 }
 
 static bool scatter_kind(qn_onnx_node *n, qn_kind *out)
@@ -121,10 +125,12 @@ static void import_scatter_elements(qn_onnx_node *n)
     const qn_type *x = qn_onnx_in_type(n, 0);
     qn_kind kind;
     int axis;
-    if (x && scatter_kind(n, &kind) && qn_onnx_axis(n, qn_onnx_attr_int(n, "axis", 0), x->rank, &axis))
-        qn_onnx_out(
-            n, 0,
-            qn_b_scatter_elements(&n->b, kind, qn_onnx_in(n, 0), indices(n, 1), qn_onnx_in(n, 2), axis));
+    if (!x || !scatter_kind(n, &kind) || !qn_onnx_axis(n, qn_onnx_attr_int(n, "axis", 0), x->rank, &axis))
+        return;
+    qn_value *index = indices(n, 1), *updates = qn_onnx_in(n, 2);
+    for (int i = 0; index && updates && i < index->type.rank; i++)
+        updates = qn_onnx_with_dim(n, updates, i, index->type.dims[i]);
+    qn_onnx_out(n, 0, qn_b_scatter_elements(&n->b, kind, qn_onnx_in(n, 0), index, updates, axis));
 }
 
 static qn_value *iota(qn_builder *b, qn_dtype dtype, int rank, const qn_dim *dims, int axis)
@@ -264,6 +270,11 @@ static void import_tensor_scatter(qn_onnx_node *n)
         qn_onnx_malformed(n, "the first axis is the batch's, and cache and update must have the same rank");
         return;
     }
+    for (int i = 0; i < x->type.rank && update; i++)
+        if (i != axis)
+            update = qn_onnx_with_dim(n, update, i, x->type.dims[i]);
+    if (!update)
+        return;
     qn_value *at = iota(b, QUERN_I64, update->type.rank, update->type.dims, axis);
     if (qn_onnx_has(n, 2)) {
         qn_dim dims[QN_MAX_RANK];

@@ -17,22 +17,29 @@ static bool is_identifier(const char *name)
     return !*name;
 }
 
-/* The symbol that stands for a name. */
-static const char *resolve_alias(const qn_onnx_import *im, const char *name)
+/* The name that stands for a name; NULL where it is a number, *out_value. */
+static const char *resolve_alias(const qn_onnx_import *im, const char *name, int64_t *out_value)
 {
     for (const qn_onnx_alias *a = im->aliases; a; a = a->next)
-        if (!strcmp(a->from, name))
-            return resolve_alias(im, a->to); /* of an earlier alias, or none: no circle */
+        if (!strcmp(a->from, name)) {
+            *out_value = a->value;
+            return a->to ? resolve_alias(im, a->to, out_value) : NULL;
+        }
     return name;
 }
 
-void qn_onnx_add_alias(qn_onnx_import *im, const char *from, const char *to)
+void qn_onnx_add_alias(qn_onnx_import *im, const char *from, const char *to, int64_t value)
 {
     qn_arena *arena = im->diags->arena; /* outlives this attempt */
-    qn_onnx_alias *alias = QN_NEW(arena, qn_onnx_alias);
-    if (!strcmp(resolve_alias(im, from), resolve_alias(im, to)))
+    int64_t known;
+    from = resolve_alias(im, from, &known);
+    to = to ? resolve_alias(im, to, &value) : NULL;
+    if (!from ||
+        (to && !strcmp(from, to))) /* a number already, or the same: what differs is an error elsewhere */
         return;
-    *alias = (qn_onnx_alias){ qn_arena_strdup(arena, from), qn_arena_strdup(arena, to), im->aliases };
+    qn_onnx_alias *alias = QN_NEW(arena, qn_onnx_alias);
+    *alias = (qn_onnx_alias){ qn_arena_strdup(arena, from), to ? qn_arena_strdup(arena, to) : NULL, value,
+                              im->aliases };
     im->aliases = alias;
     im->restart = true;
 }
@@ -40,20 +47,24 @@ void qn_onnx_add_alias(qn_onnx_import *im, const char *from, const char *to)
 /* The dimension of that name: a number where the options fix it, else a symbol. */
 static qn_dim named_dim(qn_onnx_import *im, const char *given)
 {
-    const char *name = resolve_alias(im, given);
-    int64_t min = QN_ONNX_DIM_MIN, max = QN_ONNX_DIM_MAX;
+    int64_t min = QN_ONNX_DIM_MIN, max = QN_ONNX_DIM_MAX, value = 0, other_value;
+    const char *name = resolve_alias(im, given, &value), *other;
     bool bounded = false;
     for (int i = 0; i < im->options->n_dims; i++) {
         const quern_dim_range *d = &im->options->dims[i];
-        if (strcmp(resolve_alias(im, d->name), name))
+        other = resolve_alias(im, d->name, &other_value);
+        if (name ? !other || strcmp(other, name) : strcmp(d->name, given))
             continue;
         min = !bounded || d->min > min ? d->min : min;
         max = !bounded || d->max < max ? d->max : max;
         bounded = true;
     }
-    if (min > max)
+    if (min > max || (!name && (value < min || value > max)))
         qn_error(im->diags, QUERN_ERROR_ARGUMENT, &(qn_loc){ .file = im->file },
-                 "the model needs dimension %s to equal another one, which is given another range", given);
+                 "the model needs dimension %s to be another one, or %lld, which its range excludes", given,
+                 (long long)value);
+    if (!name)
+        return qn_dim_const(im->dims, value);
     return min >= max ? qn_dim_const(im->dims, min) : qn_dim_symbol(im->dims, name, min, max);
 }
 
@@ -78,9 +89,12 @@ static qn_dim expression_dim(qn_onnx_import *im, const char *text)
             length++;
         const char *token = qn_arena_printf(im->arena, "%.*s", (int)(length ? length : 1), c);
         if (length && !isdigit((unsigned char)*c) && !is_function(token)) {
-            token = resolve_alias(im, token);
-            if (!qn_dim_find_symbol(im->dims, token))
+            int64_t value;
+            token = resolve_alias(im, token, &value);
+            if (token && !qn_dim_find_symbol(im->dims, token))
                 return NULL;
+            if (!token)
+                token = qn_arena_printf(im->arena, "%lld", (long long)value);
         }
         resolved = qn_arena_printf(im->arena, "%s%s", resolved, token);
         c += length ? length : 1;

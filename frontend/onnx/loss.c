@@ -38,6 +38,11 @@ static bool read_loss(loss *l)
         qn_onnx_malformed(n, "scores [N, C, …] need integer labels [N, …]");
         return false;
     }
+    for (int i = 0; i < l->labels->type.rank; i++) {
+        l->labels = qn_onnx_with_dim(n, l->labels, i, l->scores->type.dims[i ? i + 1 : 0]);
+        if (!l->labels)
+            return false;
+    }
     l->labels = qn_b_convert(b, QUERN_I64, l->labels);
     if (qn_onnx_attr(n, "ignore_index", ONNX__ATTRIBUTE__KIND__INT)) {
         qn_value *ignored = qn_b_scalar_int(b, QUERN_I64, qn_onnx_attr_int(n, "ignore_index", 0));

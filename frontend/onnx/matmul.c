@@ -6,8 +6,7 @@ static void import_matmul(qn_onnx_node *n)
 {
     qn_value *x = qn_onnx_in(n, 0), *y = qn_onnx_in(n, 1);
     if (x && y && x->type.rank && y->type.rank)
-        qn_onnx_equal_dims(n, x->type.dims[x->type.rank - 1],
-                           y->type.dims[y->type.rank > 1 ? y->type.rank - 2 : 0]);
+        y = qn_onnx_with_dim(n, y, y->type.rank > 1 ? y->type.rank - 2 : 0, x->type.dims[x->type.rank - 1]);
     qn_onnx_out(n, 0, qn_b_matmul(&n->b, x, y));
 }
 
@@ -25,7 +24,7 @@ static void import_gemm(qn_onnx_node *n)
     qn_dot dot = { .n_contract = 1 };
     dot.x_contract[0] = qn_onnx_attr_int(n, "transA", 0) ? 0 : 1;
     dot.y_contract[0] = qn_onnx_attr_int(n, "transB", 0) ? 1 : 0;
-    qn_onnx_equal_dims(n, x->type.dims[dot.x_contract[0]], y->type.dims[dot.y_contract[0]]);
+    y = qn_onnx_with_dim(n, y, (int)dot.y_contract[0], x->type.dims[dot.x_contract[0]]);
     double alpha = qn_onnx_attr_float(n, "alpha", 1), beta = qn_onnx_attr_float(n, "beta", 1);
     qn_value *z = qn_b_dot_general(b, x, y, &dot, QUERN_INVALID_DTYPE);
     if (alpha != 1)

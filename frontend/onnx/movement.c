@@ -286,9 +286,9 @@ static void import_concat(qn_onnx_node *n)
     for (int k = 0; k < n->n_in; k++)
         parts[k] = qn_onnx_in(n, k);
     for (int k = 1; k < n->n_in && qn_onnx_ok(n); k++)
-        for (int i = 0; i < first->rank && parts[k]->type.rank == first->rank; i++)
+        for (int i = 0; i < first->rank && parts[k] && parts[k]->type.rank == first->rank; i++)
             if (i != axis)
-                qn_onnx_equal_dims(n, first->dims[i], parts[k]->type.dims[i]);
+                parts[k] = qn_onnx_with_dim(n, parts[k], i, first->dims[i]);
     if (qn_onnx_ok(n))
         qn_onnx_out(n, 0, n->n_in == 1 ? parts[0] : qn_b_concatenate(&n->b, n->n_in, parts, axis));
 }

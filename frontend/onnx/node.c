@@ -281,25 +281,70 @@ void qn_onnx_out_tensor(qn_onnx_node *n, int i, const qn_tensor *tensor)
 
 /* ---- extents ---- */
 
+/* d as factor * symbol; false when it is something else. */
+static bool is_scaled_symbol(qn_dim d, qn_dim *out_symbol, int64_t *out_factor)
+{
+    *out_factor = 1;
+    *out_symbol = d;
+    if (d->kind == QN_DIM_MUL && d->n == 2)
+        for (int i = 0; i < 2; i++)
+            if (qn_dim_is_const(d->operands[i])) {
+                *out_factor = d->operands[i]->value;
+                *out_symbol = d->operands[1 - i];
+            }
+    return (*out_symbol)->kind == QN_DIM_SYMBOL;
+}
+
+/* a - b = 0 as a statement about one symbol, or two. */
+static void solve(qn_onnx_node *n, qn_dim difference)
+{
+    qn_dim symbol[2] = { NULL, NULL }, d;
+    int64_t factor[2] = { 0, 0 }, constant = 0, f;
+    int n_terms = difference->kind == QN_DIM_ADD ? difference->n : 1, n_symbols = 0;
+    for (int i = 0; i < n_terms; i++) {
+        qn_dim term = difference->kind == QN_DIM_ADD ? difference->operands[i] : difference;
+        if (qn_dim_is_const(term)) {
+            constant = term->value;
+        } else if (n_symbols == 2 || !is_scaled_symbol(term, &d, &f)) {
+            return;
+        } else {
+            symbol[n_symbols] = d;
+            factor[n_symbols++] = f;
+        }
+    }
+    if (n_symbols == 1 && constant > INT64_MIN && constant % factor[0] == 0) {
+        int64_t value = -constant / factor[0];
+        if (value >= symbol[0]->min && value <= symbol[0]->max)
+            qn_onnx_add_alias(n->im, symbol[0]->name, NULL, value);
+    } else if (n_symbols == 2 && constant == 0 && factor[0] == -factor[1]) {
+        bool first = symbol[0]->symbol < symbol[1]->symbol;
+        qn_onnx_add_alias(n->im, symbol[first]->name, symbol[!first]->name, 0);
+    }
+}
+
 void qn_onnx_equal_dims(qn_onnx_node *n, qn_dim a, qn_dim b)
 {
-    qn_onnx_import *im = n->im;
-    qn_dim difference = qn_dim_sub(im->dims, a, b), negative = NULL, positive = NULL;
-    if (difference->kind != QN_DIM_ADD || difference->n != 2)
+    if (a == b)
         return;
-    for (int i = 0; i < 2; i++) { /* n - m, in any order */
-        qn_dim term = difference->operands[i];
-        if (term->kind == QN_DIM_SYMBOL)
-            positive = term;
-        else if (term->kind == QN_DIM_MUL && term->n == 2)
-            for (int k = 0; k < 2; k++)
-                if (qn_dim_is(term->operands[k], -1) && term->operands[1 - k]->kind == QN_DIM_SYMBOL)
-                    negative = term->operands[1 - k];
-    }
-    if (!positive || !negative)
-        return;
-    bool first = positive->symbol < negative->symbol;
-    qn_onnx_add_alias(im, (first ? negative : positive)->name, (first ? positive : negative)->name);
+    /* hidden sizes divided by the same number of heads, which divides them */
+    if (a->kind == QN_DIM_FLOORDIV && b->kind == QN_DIM_FLOORDIV && a->operands[1] == b->operands[1])
+        qn_onnx_equal_dims(n, a->operands[0], b->operands[0]);
+    else
+        solve(n, qn_dim_sub(n->im->dims, a, b));
+}
+
+qn_value *qn_onnx_with_dim(qn_onnx_node *n, qn_value *x, int axis, qn_dim dim)
+{
+    qn_dim dims[QN_MAX_RANK];
+    if (!x || axis >= x->type.rank || x->type.dims[axis] == dim)
+        return x;
+    qn_onnx_equal_dims(n, x->type.dims[axis], dim);
+    if (!qn_dim_can_be_equal(n->im->dims, x->type.dims[axis], dim) ||
+        (qn_dim_is_const(dim) && qn_dim_is_const(x->type.dims[axis])))
+        return x;
+    for (int i = 0; i < x->type.rank; i++)
+        dims[i] = i == axis ? dim : x->type.dims[i];
+    return qn_b_reshape(&n->b, x, x->type.rank, dims);
 }
 
 /* ---- axes ---- */

@@ -112,13 +112,13 @@ static void import_group_norm(qn_onnx_node *n)
     int64_t groups = qn_onnx_attr_int(n, "num_groups", 0), axes[1] = { 2 };
     if (!x || !scale || !bias)
         return;
-    if (x->type.rank < 2 || groups < 1 || !qn_dim_is_const(x->type.dims[1]) ||
-        x->type.dims[1]->value % groups || scale->type.rank != 1 || bias->type.rank != 1) {
-        qn_onnx_malformed(n, "the channels, a constant number, must divide into num_groups");
+    if (x->type.rank < 2 || groups < 1 || scale->type.rank != 1 || bias->type.rank != 1 ||
+        (qn_dim_is_const(x->type.dims[1]) && x->type.dims[1]->value % groups)) {
+        qn_onnx_malformed(n, "the channels must divide into num_groups, and scale and bias have rank 1");
         return;
     }
-    int64_t channels = x->type.dims[1]->value;
-    qn_dim rest = qn_dim_const(t, channels / groups);
+    qn_dim channels = x->type.dims[1], share = qn_dim_floordiv(t, channels, qn_dim_const(t, groups)),
+           rest = share;
     for (int i = 2; i < x->type.rank; i++)
         rest = qn_dim_mul(t, rest, x->type.dims[i]);
     qn_dim grouped[3] = { x->type.dims[0], qn_dim_const(t, groups), rest };
@@ -129,12 +129,11 @@ static void import_group_norm(qn_onnx_node *n)
     for (int i = 1; i <= 2; i++) {
         qn_value *v = i == 1 ? scale : bias;
         qn_dim dims[QN_MAX_RANK] = { v->type.dims[0] };
-        if (n->opset < 21 &&
-            !qn_dim_is(v->type.dims[0], channels)) { /* each number for a group of channels */
-            qn_dim pair[2] = { v->type.dims[0], qn_dim_const(t, channels / groups) };
+        if (n->opset < 21 && v->type.dims[0] != channels) { /* each number for a group of channels */
+            qn_dim pair[2] = { v->type.dims[0], share };
             int64_t first = 0;
             v = qn_b_broadcast(b, v, 2, pair, &first);
-            dims[0] = qn_dim_const(t, channels);
+            dims[0] = channels;
         }
         for (int k = 1; k < x->type.rank - 1; k++)
             dims[k] = qn_dim_const(t, 1);

@@ -56,6 +56,8 @@ static bool read_parameters(qn_onnx_node *n, const qn_value *x, int scale_at, qn
     }
     if (!out->scale || !qn_onnx_ok(n))
         return false;
+    for (int i = 0; out->zero_point && i < out->scale->type.rank; i++)
+        out->zero_point = qn_onnx_with_dim(n, out->zero_point, i, out->scale->type.dims[i]);
     if (!out->zero_point) {
         qn_type type = qn_type_make(n->im->module, dtype, out->scale->type.rank, out->scale->type.dims);
         out->zero_point = qn_b_full(b, &type, 0);
@@ -169,6 +171,9 @@ static qn_value *integer_matmul(qn_onnx_node *n, qn_value *x, qn_value *x_zero, 
         qn_onnx_unsupported(n, "integer products of vectors");
         return NULL;
     }
+    y = qn_onnx_with_dim(n, y, y->type.rank - 2, x->type.dims[x->type.rank - 1]);
+    if (!y)
+        return NULL;
     bool narrow = qn_dtype_bytes(x->type.dtype) == 1 && qn_dtype_bytes(y->type.dtype) == 1;
     if (!narrow) {
         x = qn_b_convert(b, QUERN_I32, x);

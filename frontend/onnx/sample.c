@@ -176,6 +176,12 @@ static void import_grid_sample(qn_onnx_node *n)
             taps = modes[i].taps;
     while (border < 3 && strcmp(borders[border], name))
         border++;
+    if (grid->type.rank == x->type.rank) {
+        grid = qn_onnx_with_dim(n, grid, grid->type.rank - 1, qn_dim_const(t, m.n_axes));
+        grid = qn_onnx_with_dim(n, grid, 0, m.batch);
+    }
+    if (!grid)
+        return;
     if (!taps || border == 3 || grid->type.rank != x->type.rank ||
         !qn_dim_is(grid->type.dims[grid->type.rank - 1], m.n_axes)) {
         qn_onnx_malformed(n, "attribute mode or padding_mode is unknown, or the grid does not fit");
@@ -242,6 +248,9 @@ static void import_affine_grid(qn_onnx_node *n)
         qn_onnx_malformed(n, "theta must have rank 3, and size 4 or 5 elements");
         return;
     }
+    theta = qn_onnx_with_dim(n, theta, 2, qn_dim_const(n->im->dims, n_axes + 1));
+    if (!theta)
+        return;
     bool align = qn_onnx_attr_int(n, "align_corners", 0) != 0;
     qn_value *parts[MAX_SPATIAL + 1];
     for (int i = 0; i < n_axes; i++)
