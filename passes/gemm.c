@@ -249,10 +249,11 @@ static task_size choose_tasks(const gemm *g, qn_dim n_panels)
     double by_flops = 2 * rows * k * g->width / FLOPS_A_NANOSECOND,
            by_bytes = panel_bytes / BYTES_A_NANOSECOND;
     double panels = TASK_NANOSECONDS / (by_flops > by_bytes ? by_flops : by_bytes) + 1;
-    if (g->copy && panels < 4)
-        panels = 4; /* a copy of rows is used so often */
     if (m > g->rows && panels * panel_bytes > half_l2)
         panels = half_l2 / panel_bytes;
+    if (g->copy && panels < 4)
+        panels =
+            4; /* a copy of rows is used so often; it costs more than panels that come from the third cache */
     panels = panels < 1 ? 1 : panels > likely(n_panels) ? likely(n_panels) : panels;
     return (task_size){ (int64_t)tiles, panels < 1 ? 1 : (int64_t)panels };
 }
@@ -371,7 +372,7 @@ static qn_status lower(qn_lowering *l, const qn_group *group)
     g->k_value = qn_writer_index(w, g->k);
     g->n_value = qn_writer_index(w, g->n);
     if (qn_dim_is_const(g->k) && g->k->value * 4 % FIGHTING_STRIDE == 0 && qn_dim_is_const(g->m) &&
-        g->m->value > 4 && (g->k->value + SKEW) * g->rows * 4 <= QN_LOCAL_LIMIT / 2)
+        g->m->value > 4 && (g->k->value + SKEW) * g->rows * 4 <= QN_LOCAL_LIMIT / 8 * 7)
         g->copy = qn_kernel_add_local(w->kernel, "rows", QUERN_F32, (g->k->value + SKEW) * g->rows);
     if (group->n_nodes == 1) {
         g->out = qn_writer_argument(w, qn_lower_buffer(l, product), false, true);
