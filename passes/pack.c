@@ -130,13 +130,12 @@ static qn_value *packed_product(qn_builder *b, const qn_node *node, const side *
     return qn_b_reshape(b, r, type->rank, type->dims);
 }
 
-qn_status qn_pass_pack(qn_graph *graph, const qn_pass_options *options, bool *out_changed, qn_diags *diags)
+static qn_status pack_graph(qn_graph *graph, int lanes, bool *changed, qn_diags *diags)
 {
-    *out_changed = false;
-    if (!options->machine || options->machine->gpu || options->machine->vector_bytes < 16)
-        return QUERN_OK;
     for (qn_node *node = graph->first, *next; node; node = next) {
         next = node->next;
+        for (int r = 0; r < node->n_regions; r++)
+            QN_TRY(pack_graph(node->regions[r], lanes, changed, diags));
         if (node->op != QN_OP_DOT_GENERAL || node->results[0].type.dtype != QUERN_F32 ||
             node->operands[0]->type.dtype != QUERN_F32)
             continue;
@@ -144,13 +143,21 @@ qn_status qn_pass_pack(qn_graph *graph, const qn_pass_options *options, bool *ou
         if (!worth_packing(graph->module->dims, node, &x, &y))
             continue;
         qn_builder b = { .graph = graph, .before = node, .loc = node->loc, .diags = diags };
-        qn_value *r = packed_product(&b, node, &x, &y, options->machine->vector_bytes / 4);
+        qn_value *r = packed_product(&b, node, &x, &y, lanes);
         if (!r)
             return qn_diags_status(diags);
         qn_value_replace(&node->results[0], r);
         qn_node_remove(node);
-        *out_changed = true;
+        *changed = true;
     }
     qn_graph_resolve(graph);
     return QUERN_OK;
+}
+
+qn_status qn_pass_pack(qn_graph *graph, const qn_pass_options *options, bool *out_changed, qn_diags *diags)
+{
+    *out_changed = false;
+    if (!options->machine || options->machine->gpu || options->machine->vector_bytes < 16)
+        return QUERN_OK;
+    return pack_graph(graph, options->machine->vector_bytes / 4, out_changed, diags);
 }
