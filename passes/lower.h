@@ -18,6 +18,9 @@
 
 /* Work of one task in elements that it computes; tasks depend on shapes only, never on the number of threads. */
 #define QN_GRAIN 32768
+/* Likewise where a task is a block of GPU threads: some elements a thread, so that there are blocks for all of the GPU. */
+#define QN_GPU_GRAIN 1024
+#define QN_GRAIN_OF(options) ((options)->machine && (options)->machine->gpu ? QN_GPU_GRAIN : QN_GRAIN)
 
 /* Where the values of one graph are; a region has its own. */
 typedef struct qn_scope {

@@ -184,7 +184,8 @@ static double work_of(const qn_group *group)
 
 qn_status qn_lower_loop(qn_lowering *l, const qn_group *group)
 {
-    enum { LEAST_GRAIN = 64 };
+    const bool gpu = l->options->machine && l->options->machine->gpu;
+    const int64_t least = gpu ? 256 : 64;
     qn_nest nest = { 0 };
     for (int i = 0; i < group->n_dims; i++) {
         if (qn_dim_is(group->dims[i], 0))
@@ -210,8 +211,8 @@ qn_status qn_lower_loop(qn_lowering *l, const qn_group *group)
 
     qn_writer w;
     qn_writer_init(&w, l, name, scratch, false);
-    const double grain = QN_GRAIN / work_of(group);
-    qn_loops_plan(&w, &nest, grain < LEAST_GRAIN ? LEAST_GRAIN : (int64_t)grain, &loops);
+    const double grain = QN_GRAIN_OF(l->options) / work_of(group);
+    qn_loops_plan(&w, &nest, grain < (double)least ? least : (int64_t)grain, &loops);
     bind_all(&w, group);
     write_elements(&w, group, &nest, &loops);
     const qn_status status = qn_writer_finish(&w, loops.tasks, qn_group_step_name(group, l->arena));

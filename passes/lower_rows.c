@@ -22,11 +22,12 @@
 #include "passes/rows.h"
 
 enum {
-    DEAR = 8,                /* cost of what is rather staged than computed twice */
-    STAGE_BYTES = 64 << 10,  /* of one staged row */
-    STAGE_TOTAL = 160 << 10, /* of all together: below QN_LOCAL_LIMIT */
-    SHORT_ROW = 8,           /* columns; shorter ones don't fill a vector */
-    LEAST_ROWS = 64          /* of a task when rows are lanes */
+    DEAR = 8,                   /* cost of what is rather staged than computed twice */
+    STAGE_BYTES = 64 << 10,     /* of one staged row */
+    STAGE_TOTAL = 160 << 10,    /* of all together: below QN_LOCAL_LIMIT */
+    GPU_STAGE_TOTAL = 32 << 10, /* in shared memory, beside what reductions need there */
+    SHORT_ROW = 8,              /* columns; shorter ones don't fill a vector */
+    LEAST_ROWS = 64             /* of a task when rows are lanes */
 };
 
 /* What the rehearsal finds out about a value, by value id. */
@@ -211,6 +212,10 @@ static void stage(row_kernel *k)
 {
     const int64_t columns = k->rows.n_cols->max;
     int64_t total = 0;
+    const qn_machine *machine = k->lowering->options->machine;
+    const bool gpu = machine && machine->gpu;
+    const int64_t most = gpu ? GPU_STAGE_TOTAL : STAGE_BYTES;
+    const int64_t most_of_all = gpu ? GPU_STAGE_TOTAL : STAGE_TOTAL;
     if (k->rows_are_lanes)
         return;
     for (int i = 0; i < k->group->n_nodes; i++) {
@@ -218,7 +223,7 @@ static void stage(row_kernel *k)
         if (!is_candidate(k, value) || !needed_again(k, value))
             continue;
         const int64_t size = (int64_t)qn_dtype_bytes(value->type.dtype);
-        if (columns > STAGE_BYTES / size || total + columns * size > STAGE_TOTAL)
+        if (columns > most / size || total + columns * size > most_of_all)
             continue;
         total += columns * size;
         k->traces[value->id].staged = qn_kernel_add_local(k->w->kernel, "row", value->type.dtype, columns);
@@ -430,7 +435,7 @@ qn_status qn_lower_rows(qn_lowering *l, const qn_group *group)
     qn_writer w;
     qn_writer_init(&w, l, name, scratch, false);
     k.w = &w;
-    const double grain = QN_GRAIN / (columns < 1 ? 1 : columns);
+    const double grain = QN_GRAIN_OF(l->options) / (columns < 1 ? 1 : columns);
     const int64_t least = k.rows_are_lanes ? LEAST_ROWS : 1;
     qn_loops_plan(&w, &k.row_nest, grain < (double)least ? least : (int64_t)grain, &k.row_loops);
     write_kernel(&k);

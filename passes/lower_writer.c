@@ -352,12 +352,15 @@ qn_status qn_writer_finish(qn_writer *w, qn_dim tasks, const char *step_name)
     QN_TRY(qn_kernel_verify(k, l->diags));
     const qn_machine *machine = l->options->machine;
     qn_kernel_simplify(k);
-    if (machine && !machine->gpu) {
-        qn_kernel_vectorize(k, machine);
+    if (machine) {
+        if (!machine->gpu)
+            qn_kernel_vectorize(k, machine);
         qn_kernel_expand_math(k, machine, l->options->math);
         if (qn_kernel_legalize)
             qn_kernel_legalize(k, machine);
         qn_kernel_simplify(k);
+        if (machine->gpu)
+            qn_kernel_gpu_map(k);
         QN_TRY(qn_kernel_verify(k, l->diags));
     }
     const int kernel = qn_program_add_kernel(l->program, k);

@@ -108,6 +108,8 @@ void qn_kernel_expand_math(qn_kernel *kernel, const qn_machine *machine,
                            qn_math math); /* exp, tanh, … -> polynomials */
 void qn_kernel_legalize(qn_kernel *kernel,
                         const qn_machine *machine); /* f16 and bf16 arithmetic in f32; bool, narrow ints */
+/* For a GPU, instead of vectorize and as the last pass: loops tagged vector -> threads of a block. */
+void qn_kernel_gpu_map(qn_kernel *kernel);
 
 qn_status qn_memplan(qn_program *program, qn_diags *diags);
 

@@ -19,6 +19,11 @@
  * as an operand behind it before. */
 #define QN_LLVM_ALIGN_IS_ATTRIBUTE (LLVM_VERSION_MAJOR >= 22)
 
+/* What all threads of a block wait at. */
+#define QN_LLVM_GPU_BARRIER \
+    (LLVM_VERSION_MAJOR >= 21 ? "llvm.nvvm.barrier.cta.sync.aligned.all" : "llvm.nvvm.barrier0")
+#define QN_LLVM_GPU_BARRIER_HAS_NUMBER (LLVM_VERSION_MAJOR >= 21)
+
 #define QN_LLVM_VERSION LLVM_VERSION_STRING
 
 #endif

@@ -102,6 +102,24 @@ void qn_llvm_scatter(const qn_emitter *e, qn_ktype type, LLVMValueRef addresses,
 /* locality 0: all levels of cache … 3: none */
 void qn_llvm_prefetch(const qn_emitter *e, LLVMValueRef address, int locality);
 
+/* ---- gpu.c: leaves of GPU kernels ---- */
+
+/* Address spaces of NVPTX. */
+enum { QN_GPU_GLOBAL = 1, QN_GPU_SHARED = 3 };
+
+void qn_llvm_gpu_kernel(const qn_emitter *e, LLVMValueRef function, int threads); /* marks it as one */
+LLVMValueRef qn_llvm_gpu_thread(const qn_emitter *e); /* number in its block, i64 */
+LLVMValueRef qn_llvm_gpu_block(const qn_emitter *e);  /* number in the grid, i64 */
+void qn_llvm_gpu_barrier(const qn_emitter *e);
+LLVMValueRef qn_llvm_gpu_global(const qn_emitter *e, LLVMValueRef address); /* known to be in global memory */
+/* Static shared memory for `elements` of memory type `element`, at a multiple of 64; one for each name. */
+LLVMValueRef qn_llvm_gpu_shared(const qn_emitter *e, const char *name, LLVMTypeRef element, int64_t elements);
+
+/* values[i] of all threads of the block (a power of two) combined by kinds[i], in the same order at every run; each thread
+ * gets the result, in values[i]. All threads of the block must come here. `prefix` begins the names of shared memory. */
+void qn_llvm_gpu_combine(const qn_emitter *e, const char *prefix, int threads, LLVMValueRef thread, int n,
+                         const qn_ktype *types, const qn_kind *kinds, LLVMValueRef *values);
+
 /* ---- object.c ---- */
 
 /* Makes a module, lets `build` fill it and emits it. LLVM's fatal errors are a status; the context is abandoned then.

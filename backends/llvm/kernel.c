@@ -1,6 +1,6 @@
 /* Kernels: kernel IR to LLVM IR, instruction by instruction.
  *
- *   void kernel(ptr noalias %args, i64 %task) {
+ *   void kernel(ptr noalias %args, i64 %task) {       on a GPU: of the grid's first block
  *   entry:   local buffers, buffer addresses
  *   body:    straight code; a `for` becomes  test? -> loop (phis, bottom test) -> behind,  an `if` two blocks and phis
  *
@@ -10,6 +10,7 @@
 #include <string.h>
 
 #include "backends/llvm/emit.h"
+#include "passes/lower.h"
 
 typedef struct lowering {
     qn_emitter *e;
@@ -19,9 +20,19 @@ typedef struct lowering {
     LLVMValueRef *values;    /* by serial number */
     LLVMValueRef *addresses; /* by position in k->buffers */
     qn_llvm_tags *tags;
+    int threads;                 /* of a GPU's block; 0 on a CPU */
+    LLVMValueRef thread;         /* GPU: number of this one */
+    const struct escape *escape; /* in a loop that is spread over GPU threads */
     bool aligned; /* in the version for buffers aligned to whole vectors: see nontemporal stores below */
     qn_status status;
 } lowering;
+
+/* Where a thread of a GPU goes on after a failed check: with its next iteration. It can't leave, others wait for it. */
+typedef struct escape {
+    LLVMBasicBlockRef next;
+    int n;
+    LLVMValueRef *before, *phis; /* carried values at the iteration's begin; in `next` */
+} escape;
 
 static LLVMValueRef get(const lowering *s, const qn_kvalue *v)
 {
@@ -43,8 +54,8 @@ static LLVMValueRef operand_or_null(const lowering *s, const qn_kinst *inst, int
 static void unsupported(lowering *s, const char *what)
 {
     if (!s->status)
-        s->status = qn_error(s->e->diags, QUERN_ERROR_INTERNAL, NULL, "kernel %s: no CPU code for %s",
-                             s->k->name, what);
+        s->status = qn_error(s->e->diags, QUERN_ERROR_INTERNAL, NULL, "kernel %s: no %s code for %s",
+                             s->k->name, s->threads ? "GPU" : "CPU", what);
 }
 
 /* ---- buffers ---- */
@@ -74,6 +85,12 @@ static void place_buffers(lowering *s)
         const qn_kbuffer *buffer = s->k->buffers[i];
         if (buffer->space == QN_SPACE_ARGUMENT) {
             s->addresses[i] = load_argument(s, e->ptr, 1 + i);
+            if (s->threads)
+                s->addresses[i] = qn_llvm_gpu_global(e, s->addresses[i]);
+        } else if (buffer->space == QN_SPACE_SHARED && s->threads) {
+            const char *name = qn_arena_printf(e->arena, "%s_shared%d", s->symbol, i);
+            LLVMTypeRef element = qn_llvm_memory_type(e, (qn_ktype){ buffer->dtype, 1 });
+            s->addresses[i] = qn_llvm_gpu_shared(e, name, element, buffer->elements);
         } else if (buffer->space == QN_SPACE_LOCAL) {
             LLVMTypeRef element = qn_llvm_memory_type(e, (qn_ktype){ buffer->dtype, 1 });
             LLVMTypeRef array = LLVMArrayType2(element, (uint64_t)buffer->elements);
@@ -324,6 +341,64 @@ static bool is_unrolled(const qn_kinst *loop)
     return high - low <= MOST * loop->operands[2]->inst->imm.i;
 }
 
+/* A thread does iterations thread, thread + threads, …; what it carries starts neutral but for the first thread's. */
+static void emit_thread_for(lowering *s, const qn_kinst *loop)
+{
+    const qn_emitter *e = s->e;
+    const qn_kblock *body = loop->blocks[0];
+    LLVMBuilderRef b = e->builder;
+    int n = loop->n_results;
+    LLVMValueRef *initial = QN_NEW_ARRAY(e->arena, LLVMValueRef, n),
+                 *phis = QN_NEW_ARRAY(e->arena, LLVMValueRef, n),
+                 *next_phis = QN_NEW_ARRAY(e->arena, LLVMValueRef, n);
+    qn_ktype *types = QN_NEW_ARRAY(e->arena, qn_ktype, n);
+    LLVMValueRef high = operand(s, loop, 1), step = operand(s, loop, 2);
+    LLVMValueRef low = LLVMBuildNSWAdd(b, operand(s, loop, 0), LLVMBuildNSWMul(b, s->thread, step, ""), "");
+    LLVMValueRef stride = LLVMBuildNSWMul(b, step, qn_llvm_i64(e, s->threads), "");
+    LLVMValueRef is_first = LLVMBuildIsNull(b, s->thread, "");
+    for (int i = 0; i < n; i++) {
+        types[i] = loop->results[i].type;
+        LLVMValueRef neutral =
+            qn_llvm_constant(e, types[i], qn_neutral(loop->carried_kinds[i], types[i].dtype));
+        initial[i] = LLVMBuildSelect(b, is_first, operand(s, loop, 3 + i), neutral, "");
+    }
+    LLVMBasicBlockRef before = qn_llvm_here(e), behind = qn_llvm_block(e, "");
+    LLVMBasicBlockRef next = qn_llvm_block(e, "next"), inside = qn_llvm_block(e, "thread"),
+                      head = qn_llvm_block(e, "threads");
+    LLVMBuildBr(b, head);
+    qn_llvm_at(e, next);
+    for (int i = 0; i < n; i++)
+        next_phis[i] = qn_llvm_phi(e, qn_llvm_type(e, types[i]));
+    qn_llvm_at(e, head);
+    LLVMValueRef counter = qn_llvm_phi(e, e->i64);
+    for (int i = 0; i < n; i++) {
+        phis[i] = qn_llvm_phi(e, qn_llvm_type(e, types[i]));
+        qn_llvm_incoming(phis[i], initial[i], before);
+        qn_llvm_incoming(phis[i], next_phis[i], next);
+        set(s, &body->arguments[1 + i], phis[i]);
+    }
+    set(s, &body->arguments[0], counter);
+    LLVMBuildCondBr(b, LLVMBuildICmp(b, LLVMIntSLT, counter, high, ""), inside, behind);
+
+    qn_llvm_at(e, inside);
+    escape way = { next, n, phis, next_phis };
+    s->escape = &way;
+    emit_block(s, body);
+    s->escape = NULL;
+    for (int i = 0; i < n; i++)
+        qn_llvm_incoming(next_phis[i], get(s, body->yields[i]), qn_llvm_here(e));
+    LLVMBuildBr(b, next);
+    qn_llvm_at(e, next);
+    qn_llvm_incoming(counter, low, before);
+    qn_llvm_incoming(counter, LLVMBuildNSWAdd(b, counter, stride, ""), next);
+    LLVMBuildBr(b, head);
+
+    qn_llvm_at(e, behind);
+    qn_llvm_gpu_combine(e, s->symbol, s->threads, s->thread, n, types, loop->carried_kinds, phis);
+    for (int i = 0; i < n; i++)
+        set(s, &loop->results[i], phis[i]);
+}
+
 /* Tested at the bottom, and before the first iteration unless that surely happens. */
 static void emit_for(lowering *s, const qn_kinst *loop)
 {
@@ -332,6 +407,10 @@ static void emit_for(lowering *s, const qn_kinst *loop)
     LLVMBuilderRef b = e->builder;
     if (is_unrolled(loop)) {
         emit_unrolled(s, loop);
+        return;
+    }
+    if (s->threads && loop->tag == QN_TAG_GPU_THREAD) {
+        emit_thread_for(s, loop);
         return;
     }
     LLVMValueRef low = operand(s, loop, 0), high = operand(s, loop, 1);
@@ -413,7 +492,13 @@ static void emit_check(lowering *s, const qn_kinst *inst)
     LLVMValueRef store = LLVMBuildStore(e->builder, qn_llvm_i64(e, inst->index), s->args);
     LLVMSetAlignment(store, 8);
     LLVMSetOrdering(store, LLVMAtomicOrderingMonotonic);
-    LLVMBuildRetVoid(e->builder);
+    if (s->escape) {
+        for (int i = 0; i < s->escape->n; i++)
+            qn_llvm_incoming(s->escape->phis[i], s->escape->before[i], failed);
+        LLVMBuildBr(e->builder, s->escape->next);
+    } else {
+        LLVMBuildRetVoid(e->builder);
+    }
     qn_llvm_at(e, behind);
 }
 
@@ -434,11 +519,34 @@ static void mark_fast(LLVMValueRef value)
                                         LLVMFastMathAllowContract | LLVMFastMathApproxFunc);
 }
 
+/* What all threads of a GPU's block do alike, one of them stores. */
+static void emit_store_once(lowering *s, const qn_kinst *inst)
+{
+    const qn_emitter *e = s->e;
+    if (s->threads <= 1 || s->escape) {
+        emit_store(s, inst);
+        return;
+    }
+    LLVMBasicBlockRef behind = qn_llvm_block(e, ""), first = qn_llvm_block(e, "first_thread");
+    LLVMBuildCondBr(e->builder, LLVMBuildIsNull(e->builder, s->thread, ""), first, behind);
+    qn_llvm_at(e, first);
+    emit_store(s, inst);
+    LLVMBuildBr(e->builder, behind);
+    qn_llvm_at(e, behind);
+}
+
 static void emit_inst(lowering *s, const qn_kinst *inst)
 {
     switch (inst->op) {
-    case QN_K_STORE: emit_store(s, inst); return;
+    case QN_K_STORE: emit_store_once(s, inst); return;
+    case QN_K_BARRIER:
+        if (!s->threads)
+            break;
+        qn_llvm_gpu_barrier(s->e);
+        return;
     case QN_K_PREFETCH:
+        if (s->threads) /* other threads hide the latency */
+            return;
         qn_llvm_prefetch(s->e, address(s, inst->buffer, inst->operands[0]), (int)inst->index);
         return;
     case QN_K_FOR: emit_for(s, inst); return;
@@ -480,14 +588,24 @@ static qn_status build(qn_emitter *e, void *user)
     s->addresses = QN_NEW_ARRAY(e->arena, LLVMValueRef, s->k->n_all_buffers);
     s->tags = QN_NEW_ARRAY(e->arena, qn_llvm_tags, s->k->n_all_buffers);
     s->function = qn_llvm_function(e, s->symbol, e->nothing, 2, (LLVMTypeRef[]){ e->ptr, e->i64 });
-    LLVMSetLinkage(s->function, LLVMWeakODRLinkage);
-    LLVMSetVisibility(s->function, LLVMHiddenVisibility);
+    if (e->target->isa == QN_ISA_NVPTX) {
+        s->threads = s->k->gpu_threads > 0 ? s->k->gpu_threads : 1;
+        qn_llvm_gpu_kernel(e, s->function, s->threads);
+    } else {
+        LLVMSetLinkage(s->function, LLVMWeakODRLinkage);
+        LLVMSetVisibility(s->function, LLVMHiddenVisibility);
+    }
     qn_llvm_enum_attribute(e, s->function, 1, "noalias", 0);
     s->args = LLVMGetParam(s->function, 0);
     s->task = LLVMGetParam(s->function, 1);
     make_alias_scopes(s);
     LLVMBasicBlockRef entry = LLVMAppendBasicBlockInContext(e->context, s->function, "entry");
     qn_llvm_at(e, entry);
+    if (s->threads) {
+        s->args = qn_llvm_gpu_global(e, s->args);
+        s->task = LLVMBuildNSWAdd(e->builder, s->task, qn_llvm_gpu_block(e), "");
+        s->thread = qn_llvm_gpu_thread(e);
+    }
     place_buffers(s);
 
     int64_t bytes = 0;

@@ -113,14 +113,47 @@ static void probe(void *user)
 
 /* ---- resolution ---- */
 
+/* Threads of a warp may go different ways since Volta, which a thread that waits alone in a loop relies on. */
+#define QN_LEAST_GPU_ARCH 70
+
 static int64_t cache_bytes(int name, int64_t fallback)
 {
     long bytes = sysconf(name);
     return bytes > 0 ? bytes : fallback;
 }
 
+/* A name that LLVM doesn't know gives code for another GPU: the text says for which. */
+static qn_status learn_gpu(qn_llvm_target *t, qn_diags *diags)
+{
+    probe_job j = { .target = t };
+    char message[256] = "", line[64];
+    int arch = 0;
+    bool finished = sscanf(t->cpu, "sm_%d", &arch) == 1 && arch >= QN_LEAST_GPU_ARCH &&
+                    qn_llvm_guarded(probe, &j, message, sizeof message);
+    snprintf(line, sizeof line, ".target %s\n", t->cpu);
+    bool fit = finished && j.text && strstr(j.text, line);
+    free(j.text);
+    t->data_layout = j.data_layout;
+    t->vector_bytes = 16;
+    if (!fit)
+        return qn_error(diags, QUERN_ERROR_UNSUPPORTED, NULL,
+                        "GPU '%s' is unknown or too old; wanted: sm_%d or newer (sm_80, sm_90, …)%s%s",
+                        t->cpu, QN_LEAST_GPU_ARCH, message[0] ? "; LLVM says: " : "", message);
+    t->machine = (qn_machine){ .gpu = true,
+                               .gpu_arch = arch,
+                               .vector_bytes = t->vector_bytes,
+                               .vector_registers = 32,
+                               .fma = true,
+                               .masked = true,
+                               .l1_bytes = 48 << 10,
+                               .l2_bytes = 4 << 20 };
+    return QUERN_OK;
+}
+
 static qn_status learn(qn_llvm_target *t, bool is_host, qn_diags *diags)
 {
+    if (t->isa == QN_ISA_NVPTX)
+        return learn_gpu(t, diags);
     probe_job j = { .target = t };
     char message[256] = "";
     bool finished = qn_llvm_guarded(probe, &j, message, sizeof message);
@@ -167,6 +200,11 @@ static bool is_aarch64(const char *triple)
     return strncmp(triple, "aarch64-", 8) == 0;
 }
 
+static bool is_nvptx(const char *triple)
+{
+    return strncmp(triple, "nvptx64-", 8) == 0;
+}
+
 /* The same instruction set as the host: the part of the triple up to the first '-'. */
 static bool same_isa_as_host(const char *triple)
 {
@@ -189,14 +227,15 @@ static qn_status resolve(const qn_target *target, qn_llvm_target *t, qn_diags *d
     bool same_isa = same_isa_as_host(triple);
     t->triple = triple;
     char *message = NULL;
-    if ((!is_x86(triple) && !is_aarch64(triple)) || LLVMGetTargetFromTriple(triple, &t->llvm, &message)) {
+    if ((!is_x86(triple) && !is_aarch64(triple) && !is_nvptx(triple)) ||
+        LLVMGetTargetFromTriple(triple, &t->llvm, &message)) {
         LLVMDisposeMessage(message);
         return qn_error(diags, QUERN_ERROR_UNSUPPORTED, NULL,
-                        "target '%s' is not supported; wanted: x86_64-unknown-linux-gnu or "
-                        "aarch64-unknown-linux-gnu",
+                        "target '%s' is not supported; wanted: x86_64-unknown-linux-gnu, "
+                        "aarch64-unknown-linux-gnu or nvptx64",
                         triple);
     }
-    t->isa = is_x86(triple) ? QN_ISA_X86 : QN_ISA_AARCH64;
+    t->isa = is_x86(triple) ? QN_ISA_X86 : is_nvptx(triple) ? QN_ISA_NVPTX : QN_ISA_AARCH64;
     bool native = !target->cpu || strcmp(target->cpu, "native") == 0;
     if (target->jit && !same_isa)
         return qn_error(diags, QUERN_ERROR_UNSUPPORTED, NULL,

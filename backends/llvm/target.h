@@ -7,7 +7,7 @@
 #include "backends/backend.h"
 #include "backends/llvm/compat.h"
 
-typedef enum qn_isa { QN_ISA_X86, QN_ISA_AARCH64 } qn_isa;
+typedef enum qn_isa { QN_ISA_X86, QN_ISA_AARCH64, QN_ISA_NVPTX } qn_isa;
 
 typedef struct qn_llvm_target {
     const char *triple, *cpu, *features; /* as LLVM wants them */

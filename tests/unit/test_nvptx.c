@@ -1,0 +1,247 @@
+/* Kernels for GPUs: mapped to threads they give what the interpreter gives, and ptxas accepts their PTX. */
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include <cmocka.h>
+
+#include "backends/nvptx/ptx.h"
+#include "frontend/text/text.h"
+#include "tests/support/lowered.h"
+#include "tests/support/random_graph.h"
+
+static const qn_target target = { .cpu = "sm_90" };
+
+static bool has_ptxas(void)
+{
+    static int known = -1;
+    if (known < 0)
+        known = system("ptxas --version > /dev/null 2>&1") == 0;
+    return known;
+}
+
+/* ---- PTX modules ---- */
+
+typedef struct module {
+    char path[32];
+    FILE *file;
+    int n_kernels, n_threads; /* those on more than one thread */
+} module;
+
+static module module_begin(void)
+{
+    module m = { .path = "/tmp/quern_ptx_XXXXXX" };
+    int file = mkstemp(m.path);
+    assert_true(file >= 0);
+    m.file = fdopen(file, "w");
+    return m;
+}
+
+static void add_kernels(module *m, const char *what, const qn_program *p, qn_arena *arena, qn_diags *diags)
+{
+    for (int i = 0; i < p->n_kernels; i++) {
+        qn_code code;
+        const char *symbol = qn_arena_printf(arena, "k%d", m->n_kernels);
+        if (qn_backend_nvptx.emit_kernel(p->kernels[i], symbol, &target, QN_MATH_DEFAULT, QN_EMIT_ASSEMBLY,
+                                         arena, &code, diags))
+            fail_msg("%s: %s\n%s", what, qn_diags_text(diags, arena), qn_kernel_print(p->kernels[i], arena));
+        size_t header = qn_ptx_header_size(code.data, code.size);
+        assert_true(header > 0);
+        if (m->n_kernels++ == 0)
+            header = 0;
+        fwrite((char *)code.data + header, 1, code.size - header, m->file);
+        m->n_threads += p->kernels[i]->gpu_threads > 1;
+    }
+}
+
+static void module_end(module *m, const char *what)
+{
+    char command[128];
+    fclose(m->file);
+    assert_true(m->n_kernels > 0);
+    if (has_ptxas()) {
+        snprintf(command, sizeof command, "ptxas -O1 -arch=sm_90 -o /dev/null %s", m->path);
+        int status = system(command);
+        if (status)
+            fail_msg("%s: ptxas refuses %s", what, m->path);
+    } else {
+        print_message("%s: skipped: there is no ptxas on the path\n", what);
+    }
+    unlink(m->path);
+}
+
+static qn_pass_options gpu_options(qn_machine *machine, qn_arena *arena, qn_diags *diags)
+{
+    assert_int_equal(qn_backend_nvptx.describe(&target, arena, machine, diags), QUERN_OK);
+    return (qn_pass_options){ .math = QN_MATH_DEFAULT, .machine = machine, .fold = qn_interp_fold };
+}
+
+/* Compares, then emits. */
+static void check_graph(module *m, const char *what, qn_graph *graph, uint64_t seed)
+{
+    qn_arena *arena = qn_arena_new();
+    qn_diags diags;
+    qn_machine machine;
+    qn_diags_init(&diags, arena);
+    const qn_pass_options options = gpu_options(&machine, arena, &diags);
+    const int64_t *symbols = qn_random_symbols(graph->module, seed, arena);
+    lowered_compare(what, graph, &options, qn_random_inputs(graph, seed, symbols, arena), symbols);
+    qn_program *program;
+    if (qn_lower(graph, &options, arena, &program, &diags))
+        fail_msg("%s: %s", what, qn_diags_text(&diags, arena));
+    add_kernels(m, what, program, arena, &diags);
+    qn_arena_free(arena);
+}
+
+/* ---- models as text ---- */
+
+static const char *const models[] = {
+    "graph @main(%x: f32[8, 784], %w: f32[784, 128], %b: f32[128], %v: f32[128, 10]) -> f32[8, 10] {\n"
+    "  %0 = dot_general %x, %w {x_batch = [], x_contract = [1], y_batch = [], y_contract = [0]} : f32[8, "
+    "128]\n"
+    "  %1 = broadcast %b {axes = [1], dims = [8, 128]} : f32[8, 128]\n"
+    "  %2 = add %0, %1 : f32[8, 128]\n"
+    "  %3 = relu %2 : f32[8, 128]\n"
+    "  %4 = dot_general %3, %v {x_batch = [], x_contract = [1], y_batch = [], y_contract = [0]} : f32[8, "
+    "10]\n"
+    "  %5 = softmax %4 {axis = 1} : f32[8, 10]\n"
+    "  return %5\n"
+    "}\n",
+    "dims n: 1..4096\n"
+    "graph @main(%x: f32[n], %y: f32[n]) -> f32[n] {\n"
+    "  %0 = mul %x, %y : f32[n]\n"
+    "  %1 = tanh %0 : f32[n]\n"
+    "  %2 = exp %1 : f32[n]\n"
+    "  %3 = add %2, %x : f32[n]\n"
+    "  return %3\n"
+    "}\n",
+    "graph @main(%x: f32[12, 1000]) -> f32[12, 1000] {\n"
+    "  %0 = softmax %x {axis = 1} : f32[12, 1000]\n"
+    "  return %0\n"
+    "}\n",
+    "graph @main(%x: f32[6, 768], %s: f32[768], %b: f32[768]) -> f32[6, 768] {\n"
+    "  %0 = layer_norm %x, %s, %b {axis = 1, epsilon = 1e-05} : f32[6, 768]\n"
+    "  return %0\n"
+    "}\n",
+};
+
+static void test_models(void **state)
+{
+    (void)state;
+    module m = module_begin();
+    for (size_t i = 0; i < sizeof models / sizeof *models; i++) {
+        qn_arena *arena = qn_arena_new();
+        qn_diags diags;
+        qn_module *parsed;
+        qn_diags_init(&diags, arena);
+        if (qn_text_parse(models[i], strlen(models[i]), "model.qn", &parsed, &diags))
+            fail_msg("%s", qn_diags_text(&diags, arena));
+        check_graph(&m, models[i], parsed->functions[0], i);
+        qn_module_free(parsed);
+        qn_arena_free(arena);
+    }
+    assert_int_equal(m.n_threads, m.n_kernels); /* none of these is left to one thread */
+    module_end(&m, "models");
+}
+
+/* ---- whatever lowering writes ---- */
+
+static void random_graphs(const char *what, int flags, int first, int count)
+{
+    module m = module_begin();
+    for (int seed = first; seed < first + count; seed++) {
+        qn_module *graph = qn_graph_random((uint64_t)seed, flags, 10);
+        char name[64];
+        snprintf(name, sizeof name, "%s, seed %d", what, seed);
+        check_graph(&m, name, qn_module_find(graph, "main"), (uint64_t)seed);
+        qn_module_free(graph);
+    }
+    module_end(&m, what);
+}
+
+static void test_elementwise(void **state)
+{
+    (void)state;
+    random_graphs("element-wise", QN_RANDOM_INTS | QN_RANDOM_NARROW | QN_RANDOM_SYMBOLS, 1, 12);
+}
+
+static void test_reductions(void **state)
+{
+    (void)state;
+    random_graphs("reductions", QN_RANDOM_REDUCE | QN_RANDOM_CONTRACT | QN_RANDOM_COMPOSITE, 100, 12);
+}
+
+static void test_indices(void **state)
+{
+    (void)state;
+    random_graphs("indices", QN_RANDOM_INDEX | QN_RANDOM_CONTROL | QN_RANDOM_BITS, 200, 12);
+}
+
+/* ---- text ---- */
+
+/* A staged row and two reductions: threads, shared memory, barriers. */
+static void test_mapping(void **state)
+{
+    (void)state;
+    static const char text[] = "graph @main(%x: f32[12, 1000]) -> f32[12, 1000] {\n"
+                               "  %0 = softmax %x {axis = 1} : f32[12, 1000]\n"
+                               "  return %0\n"
+                               "}\n";
+    qn_arena *arena = qn_arena_new();
+    qn_diags diags;
+    qn_machine machine;
+    qn_module *parsed;
+    qn_program *program;
+    qn_code code;
+    qn_diags_init(&diags, arena);
+    const qn_pass_options options = gpu_options(&machine, arena, &diags);
+    assert_int_equal(qn_text_parse(text, strlen(text), "model.qn", &parsed, &diags), QUERN_OK);
+    qn_graph *graph = parsed->functions[0];
+    assert_int_equal(qn_run_passes(graph, NULL, &options, NULL, &diags), QUERN_OK);
+    assert_int_equal(qn_lower(graph, &options, arena, &program, &diags), QUERN_OK);
+    assert_int_equal(program->n_kernels, 1);
+    const char *kernel = qn_kernel_print(program->kernels[0], arena);
+    assert_non_null(strstr(kernel, "gpu_threads 256"));
+    assert_non_null(strstr(kernel, "barrier"));
+    assert_int_equal(qn_backend_nvptx.emit_kernel(program->kernels[0], "k", &target, QN_MATH_DEFAULT,
+                                                  QN_EMIT_ASSEMBLY, arena, &code, &diags),
+                     QUERN_OK);
+    assert_non_null(strstr(code.data, ".target sm_90"));
+    assert_non_null(strstr(code.data, ".visible .entry k("));
+    assert_non_null(strstr(code.data, ".shared"));
+    assert_non_null(strstr(code.data, "%tid.x"));
+    assert_non_null(strstr(code.data, "%ctaid.x"));
+    assert_non_null(strstr(code.data, "bar"));
+    assert_non_null(strstr(code.data, "ld.global"));
+    qn_module_free(parsed);
+    qn_arena_free(arena);
+}
+
+static void test_unknown_gpu(void **state)
+{
+    (void)state;
+    qn_arena *arena = qn_arena_new();
+    qn_diags diags;
+    qn_machine machine;
+    qn_diags_init(&diags, arena);
+    assert_int_equal(qn_backend_nvptx.describe(&(qn_target){ .cpu = "sm_35" }, arena, &machine, &diags),
+                     QUERN_ERROR_UNSUPPORTED);
+    assert_non_null(strstr(qn_diags_text(&diags, arena), "sm_70 or newer"));
+    qn_arena_free(arena);
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(test_models),     cmocka_unit_test(test_elementwise),
+        cmocka_unit_test(test_reductions), cmocka_unit_test(test_indices),
+        cmocka_unit_test(test_mapping),    cmocka_unit_test(test_unknown_gpu),
+    };
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}
