@@ -224,7 +224,10 @@ static qn_kvalue *elementwise(qn_writer *w, const qn_node *node, const qn_dim *i
         x[i] = qn_writer_value(w, node->operands[i], index);
     switch (node->op) {
     case QN_OP_CONVERT: return qn_kb_convert(b, node->results[0].type.dtype, x[0]);
-    case QN_OP_BITCAST: return qn_kb_bitcast(b, node->results[0].type.dtype, x[0]);
+    case QN_OP_BITCAST: /* a bool is a byte of 0 or 1; in a register it may be a bit */
+        return x[0]->type.dtype == QUERN_BOOL || node->results[0].type.dtype == QUERN_BOOL
+                   ? qn_kb_convert(b, node->results[0].type.dtype, x[0])
+                   : qn_kb_bitcast(b, node->results[0].type.dtype, x[0]);
     case QN_OP_STOP_GRADIENT: return x[0];
     case QN_OP_COMPARE: return qn_kb_compare(b, qn_attr_compare_direction(node), x[0], x[1]);
     case QN_OP_SELECT: return qn_kb_select(b, x[0], x[1], x[2]);
