@@ -14,16 +14,12 @@ static bool is_letter(char c)
     return (c >= 'a' && c <= 'z') || (c >= 'A' && c <= 'Z') || c == '_';
 }
 
-static int hex_digit(char c)
-{
-    if (is_digit(c))
-        return c - '0';
-    if (c >= 'a' && c <= 'f')
-        return c - 'a' + 10;
-    if (c >= 'A' && c <= 'F')
-        return c - 'A' + 10;
-    return -1;
-}
+/* By table: contents of large constants are megabytes of these. */
+const signed char qn_hex_digits[256] = {
+    ['0'] = 1,  ['1'] = 2,  ['2'] = 3,  ['3'] = 4,  ['4'] = 5,  ['5'] = 6,  ['6'] = 7,  ['7'] = 8,
+    ['8'] = 9,  ['9'] = 10, ['a'] = 11, ['b'] = 12, ['c'] = 13, ['d'] = 14, ['e'] = 15, ['f'] = 16,
+    ['A'] = 11, ['B'] = 12, ['C'] = 13, ['D'] = 14, ['E'] = 15, ['F'] = 16,
+};
 
 void qn_lexer_advance(qn_lexer *lexer, const char *cursor)
 {
@@ -77,8 +73,8 @@ static const char *lex_string(qn_lexer *lexer, const char *c, qn_token *token)
             case '"':
             case '\\': out = *c; break;
             case 'x':
-                if (close - c > 2 && hex_digit(c[1]) >= 0 && hex_digit(c[2]) >= 0) {
-                    out = (char)(hex_digit(c[1]) * 16 + hex_digit(c[2]));
+                if (close - c > 2 && qn_hex_digit(c[1]) >= 0 && qn_hex_digit(c[2]) >= 0) {
+                    out = (char)(qn_hex_digit(c[1]) * 16 + qn_hex_digit(c[2]));
                     c += 2;
                     break;
                 }
@@ -100,7 +96,7 @@ static const char *lex_string(qn_lexer *lexer, const char *c, qn_token *token)
 static const char *lex_bytes(const char *c, qn_token *token)
 {
     token->text = c;
-    while (hex_digit(*c) >= 0)
+    while (qn_hex_digit(*c) >= 0)
         c++;
     token->length = (size_t)(c - token->text);
     if (*c != '"')
@@ -115,7 +111,7 @@ static const char *lex_number(const char *c)
     if (*c == '-' || *c == '+')
         c++;
     if (c[0] == '0' && c[1] == 'x') {
-        for (c += 2; hex_digit(*c) >= 0; c++)
+        for (c += 2; qn_hex_digit(*c) >= 0; c++)
             ;
         return c;
     }

@@ -44,6 +44,13 @@ typedef struct qn_lexer {
     int line;
 } qn_lexer;
 
+/* The value of a hexadecimal digit plus 1; 0 for anything else. */
+extern const signed char qn_hex_digits[256];
+static inline int qn_hex_digit(char c)
+{
+    return qn_hex_digits[(unsigned char)c] - 1; /* -1: no digit */
+}
+
 qn_token qn_lexer_next(qn_lexer *lexer);
 /* Goes on at `cursor`, somewhere behind the present place. */
 void qn_lexer_advance(qn_lexer *lexer, const char *cursor);

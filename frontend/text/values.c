@@ -203,11 +203,6 @@ static qn_status parse_splat(qn_parser *p, const qn_type *type, size_t bytes, ch
     return QUERN_OK;
 }
 
-static int hex_value(char c)
-{
-    return c <= '9' ? c - '0' : (c | 0x20) - 'a' + 10;
-}
-
 static qn_status parse_bytes(qn_parser *p, const qn_type *type, size_t bytes, char **out_data)
 {
     if (p->token.length / 2 != bytes)
@@ -215,7 +210,8 @@ static qn_status parse_bytes(qn_parser *p, const qn_type *type, size_t bytes, ch
                                qn_type_print(type, p->arena), bytes);
     *out_data = qn_arena_alloc(p->arena, bytes);
     for (size_t i = 0; i < bytes; i++) {
-        (*out_data)[i] = (char)(hex_value(p->token.text[2 * i]) << 4 | hex_value(p->token.text[2 * i + 1]));
+        (*out_data)[i] =
+            (char)(qn_hex_digit(p->token.text[2 * i]) << 4 | qn_hex_digit(p->token.text[2 * i + 1]));
         if (type->dtype == QUERN_BOOL && (unsigned char)(*out_data)[i] > 1)
             return qn_parser_error(p, &p->token, "byte %zu of a bool tensor is neither 00 nor 01", i);
     }
