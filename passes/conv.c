@@ -541,6 +541,7 @@ static qn_status lower(qn_lowering *l, const qn_group *group)
     qn_ix_split(&w->space, task, 3, parts, part);
     e.sample = part[1];
     all_panels(&e, part[0], part[2]);
+    w->kernel->flops = qn_conv_flops(p) * qn_likely_extent(samples);
     const qn_status status = qn_writer_finish(w, tasks, qn_group_step_name(group, l->arena));
     qn_arena_free(scratch);
     return status;

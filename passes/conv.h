@@ -8,7 +8,7 @@ enum {
     QN_CONV_AXES = 3,   /* depth, height, width; what there is less of is 1 */
     QN_CONV_RUNS = 8,   /* runs of tiles along an axis */
     QN_CONV_TILE = 32,  /* sums that a tile keeps in registers */
-    QN_CONV_WIDTH = 16, /* of a kernel: its columns are unrolled */
+    QN_CONV_WIDTH = 16, /* of a kernel whose columns are unrolled */
 };
 
 typedef struct qn_conv_axis {
@@ -51,5 +51,8 @@ bool qn_conv_plan_make(const qn_node *node, const qn_pass_options *options, qn_c
 
 /* Positions of the tile from `start` on that read inside of x at kernel offset k. */
 qn_conv_span qn_conv_valid(const qn_conv_axis *axis, int64_t start, int64_t size, int64_t k);
+
+/* Multiplications and additions for a sample, those with padding among them. */
+double qn_conv_flops(const qn_conv_plan *plan);
 
 #endif

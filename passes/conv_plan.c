@@ -187,7 +187,27 @@ static bool choose_tile(qn_conv_plan *p, int registers)
     return best > 0;
 }
 
+static bool meets_border(const qn_conv_plan *p)
+{
+    const qn_conv_axis *a = &p->axes[2];
+    for (int i = 0; i < p->n_columns; i++)
+        for (int64_t k = 0; k < a->kernel; k++) {
+            const qn_conv_span span = qn_conv_valid(a, p->columns[i].start, p->columns[i].size, k);
+            if (span.last - span.first != p->columns[i].size)
+                return true;
+        }
+    return p->each || a->dilation > 1; /* these are always unrolled */
+}
+
 /* ---- tasks ---- */
+
+double qn_conv_flops(const qn_conv_plan *p)
+{
+    double flops = 2.0 * (double)(p->channels * p->out_blocks * p->lanes);
+    for (int i = 0; i < QN_CONV_AXES; i++)
+        flops *= (double)(p->axes[i].kernel * p->axes[i].out);
+    return flops;
+}
 
 /* A task has some panels of output channels and some lines of the map: so many panels that their weights stay in half of the
  * L2 cache while the tasks of other lines go over them, and lines for about TASK multiplications and additions. */
@@ -218,7 +238,8 @@ bool qn_conv_plan_make(const qn_node *node, const qn_pass_options *options, qn_c
     if (node->op != QN_OP_CONV_PACKED || !machine || machine->gpu || !read_node(node, out) ||
         (out->dtype != QUERN_F32 && out->dtype != QUERN_F64) ||
         out->lanes * (int64_t)qn_dtype_bytes(out->dtype) != machine->vector_bytes ||
-        out->axes[2].kernel > QN_CONV_WIDTH || !choose_tile(out, machine->vector_registers))
+        !choose_tile(out, machine->vector_registers) ||
+        (out->axes[2].kernel > QN_CONV_WIDTH && meets_border(out)))
         return false;
     divide(out, machine);
     return true;

@@ -1,0 +1,507 @@
+/* Keeps the values around convolutions in channel blocks.
+ *
+ * Before: convolutions of [N, C, spatial…]. After: conv_packed of [N, blocks, spatial…, lanes], channel i in block i / lanes at
+ * i % lanes, and what lies between them (element-wise ops, windows, padding, reductions, …) in the same layout, so that
+ * nothing is rearranged from one convolution to the next. Where blocks begin and end, values are converted by pad, reshape
+ * and transpose. Lanes beyond C hold anything: nobody reads them.
+ *
+ *   %1 = convolution %0: f32[1, 64, 56, 56], %w
+ *   %2 = broadcast %bias {axes = [1], …}; %3 = add %1, %2; %4 = reduce_window %3 …
+ *   ->
+ *   %w' = reshape and transpose of %w to [4, 4, 3, 3, 16, 16], which fold computes
+ *   %1 = conv_packed %0': f32[1, 4, 56, 56, 16], %w'
+ *   %2 = broadcast (reshape %bias to [4, 16]) {axes = [1, 4], …}; %3 = add %1, %2; %4 = reduce_window %3 …
+ *
+ * A first convolution, of few channels, reads its planes as blocks of one channel, which they are already.
+ *
+ * Values are visited in order. Each has a plain form, a blocked form, or both, made when first asked for. */
+#include <string.h>
+
+#include "ir/build.h"
+#include "passes/conv.h"
+#include "passes/passes.h"
+
+typedef struct place {
+    bool native;       /* it is computed in blocks */
+    qn_value *blocked; /* NULL: none yet */
+    qn_value *plain;   /* NULL: none yet; the original unless it is native */
+} place;
+
+typedef struct layout {
+    qn_graph *graph;
+    const qn_pass_options *options;
+    qn_builder b;  /* before the node that is looked at */
+    place *places; /* by id of the original values */
+    bool changed;
+} layout;
+
+static qn_dim number(const layout *l, int64_t value)
+{
+    return qn_dim_const(qn_b_dims(&l->b), value);
+}
+
+/* ---- the two forms ---- */
+
+/* Dims of a value of that type in blocks of c channels. */
+static void blocked_dims(const layout *l, const qn_type *type, int64_t c, qn_dim *out)
+{
+    for (int i = 0; i < type->rank; i++)
+        out[i] = type->dims[i];
+    out[1] = number(l, (type->dims[1]->value + c - 1) / c);
+    out[type->rank] = number(l, c);
+}
+
+/* Axis `axis` padded with zeros to a multiple of c and split in two: [blocks, c]. */
+static qn_value *split_axis(layout *l, qn_value *x, int axis, int64_t c)
+{
+    qn_dim dims[QN_MAX_RANK], low[QN_MAX_RANK], high[QN_MAX_RANK];
+    const int64_t extent = x->type.dims[axis]->value, blocks = (extent + c - 1) / c;
+    for (int i = 0; i < x->type.rank; i++) {
+        low[i] = high[i] = number(l, 0);
+        dims[i < axis ? i : i + 1] = x->type.dims[i];
+    }
+    high[axis] = number(l, blocks * c - extent);
+    dims[axis] = number(l, blocks);
+    dims[axis + 1] = number(l, c);
+    const int rank = x->type.rank;
+    if (blocks * c != extent)
+        x = qn_b_pad(&l->b, x, qn_b_scalar(&l->b, x->type.dtype, 0), low, high, NULL);
+    return qn_b_reshape(&l->b, x, rank + 1, dims);
+}
+
+static qn_value *to_blocks(layout *l, qn_value *x, int64_t c)
+{
+    int64_t perm[QN_MAX_RANK] = { 0, 1 };
+    const int rank = x->type.rank;
+    for (int i = 2; i < rank; i++)
+        perm[i] = i + 1;
+    perm[rank] = 2;
+    return qn_b_transpose(&l->b, split_axis(l, x, 1, c), perm);
+}
+
+/* A broadcast in blocks is a broadcast of what has blocks only where it has channels. Its operand is plain. */
+static qn_value *broadcast_to_blocks(layout *l, const qn_node *node, int64_t c)
+{
+    qn_value *x = node->operands[0];
+    const int64_t *axes = qn_attr_ints(node, QN_ATTR_AXES, NULL);
+    const int rank = node->results[0].type.rank, n_axes = x->type.rank;
+    qn_dim dims[QN_MAX_RANK];
+    int64_t blocked_axes[QN_MAX_RANK];
+    int n = 0;
+    blocked_dims(l, &node->results[0].type, c, dims);
+    for (int i = 0; i < n_axes; i++) {
+        blocked_axes[n++] = axes[i];
+        if (axes[i] == 1 && !qn_dim_is(x->type.dims[i], 1)) {
+            x = split_axis(l, x, i, c);
+            if (!x)
+                return NULL;
+            blocked_axes[n++] = rank;
+        }
+    }
+    return qn_b_broadcast(&l->b, x, rank + 1, dims, blocked_axes);
+}
+
+static qn_value *from_blocks(layout *l, qn_value *x, const qn_type *type)
+{
+    int64_t perm[QN_MAX_RANK] = { 0, 1, type->rank };
+    qn_dim dims[QN_MAX_RANK], start[QN_MAX_RANK], limit[QN_MAX_RANK];
+    for (int i = 2; i < type->rank; i++)
+        perm[i + 1] = i;
+    for (int i = 0; i < type->rank; i++) {
+        start[i] = number(l, 0);
+        dims[i] = limit[i] = type->dims[i];
+    }
+    dims[1] = number(l, x->type.dims[1]->value * x->type.dims[type->rank]->value);
+    x = qn_b_reshape(&l->b, qn_b_transpose(&l->b, x, perm), type->rank, dims);
+    return dims[1] == type->dims[1] ? x : qn_b_slice(&l->b, x, start, limit, NULL);
+}
+
+/* ---- which form a value has ---- */
+
+/* How many channels a block of it has; 0 when it isn't computed in blocks. */
+static int64_t lanes_of(const layout *l, const qn_value *value)
+{
+    const place *p = &l->places[value->id];
+    return p->native ? p->blocked->type.dims[p->blocked->type.rank - 1]->value : 0;
+}
+
+static qn_value *plain_of(layout *l, qn_value *value)
+{
+    place *p = &l->places[value->id];
+    if (!p->plain)
+        p->plain = p->native ? from_blocks(l, p->blocked, &value->type) : value;
+    return p->plain;
+}
+
+static qn_value *blocked_of(layout *l, qn_value *value, int64_t c)
+{
+    place *p = &l->places[value->id];
+    if (!p->blocked) {
+        qn_value *plain = plain_of(l, value);
+        if (value->node && value->node->op == QN_OP_BROADCAST && plain == value)
+            p->blocked = broadcast_to_blocks(l, value->node, c);
+        else
+            p->blocked = to_blocks(l, plain, c);
+    }
+    return p->blocked;
+}
+
+static void set_blocked(layout *l, const qn_value *value, qn_value *blocked)
+{
+    l->places[value->id] = (place){ .native = blocked, .blocked = blocked };
+    l->changed = true;
+}
+
+static void set_plain(layout *l, const qn_value *value, qn_value *plain)
+{
+    l->places[value->id] = (place){ .plain = plain };
+    l->changed = true;
+}
+
+/* The channels of all operands that are computed in blocks, which must agree. 0: none is, or some differ. */
+static int64_t common_lanes(const layout *l, const qn_node *node)
+{
+    int64_t c = 0;
+    for (int i = 0; i < node->n_operands; i++) {
+        const int64_t lanes = lanes_of(l, node->operands[i]);
+        if (lanes && c && lanes != c)
+            return 0;
+        c = lanes ? lanes : c;
+    }
+    return c;
+}
+
+/* ---- ops that stay in blocks ---- */
+
+/* The node's op on other operands; a list attribute gets one more entry, of the lanes' axis. */
+static qn_value *rebuild(layout *l, const qn_node *node, qn_value *const *operands)
+{
+    qn_attr attrs[QN_N_ATTRS];
+    int64_t ints[QN_N_ATTRS][QN_MAX_RANK];
+    qn_dim dims[QN_N_ATTRS][QN_MAX_RANK];
+    const int rank = node->operands[0]->type.rank;
+    for (int i = 0; i < node->n_attrs; i++) {
+        qn_attr *a = &attrs[i];
+        *a = node->attrs[i];
+        if (a->n != rank || a->key == QN_ATTR_AXES)
+            continue;
+        if (qn_attrs[a->key].kind == QN_ATTR_KIND_INTS) {
+            memcpy(ints[i], a->ints, (size_t)rank * sizeof **ints);
+            ints[i][rank] = a->key != QN_ATTR_INTERIOR;
+            a->ints = ints[i];
+            a->n++;
+        } else if (qn_attrs[a->key].kind == QN_ATTR_KIND_DIMS) {
+            memcpy(dims[i], a->dims, (size_t)rank * sizeof **dims);
+            dims[i][rank] = number(l, 0);
+            a->dims = dims[i];
+            a->n++;
+        }
+    }
+    qn_node *made = qn_node_new(l->graph, l->b.before, node->op, node->n_operands, operands, node->n_attrs,
+                                attrs, 0, NULL, &node->loc, l->b.diags);
+    return made ? &made->results[0] : NULL;
+}
+
+static bool elementwise(layout *l, const qn_node *node)
+{
+    const qn_type *type = &node->results[0].type;
+    const int64_t c = common_lanes(l, node);
+    qn_value *operands[4];
+    if (!c || node->n_results != 1 || node->n_operands > 4 || qn_attr_find(node, QN_ATTR_AXIS))
+        return false;
+    for (int i = 0; i < node->n_operands; i++)
+        if (node->operands[i]->type.rank != type->rank)
+            return false;
+    for (int i = 0; i < node->n_operands; i++)
+        operands[i] = blocked_of(l, node->operands[i], c);
+    set_blocked(l, &node->results[0], rebuild(l, node, operands));
+    return true;
+}
+
+static bool reduce_window(layout *l, const qn_node *node)
+{
+    if (!lanes_of(l, node->operands[0]))
+        return false;
+    for (int i = 0; i < 2; i++)
+        if (qn_attr_ints(node, QN_ATTR_WINDOW, NULL)[i] != 1 ||
+            qn_attr_ints(node, QN_ATTR_STRIDE, NULL)[i] != 1 ||
+            !qn_dim_is(qn_attr_dims(node, QN_ATTR_LOW, NULL)[i], 0) ||
+            !qn_dim_is(qn_attr_dims(node, QN_ATTR_HIGH, NULL)[i], 0))
+            return false;
+    set_blocked(l, &node->results[0], rebuild(l, node, &l->places[node->operands[0]->id].blocked));
+    return true;
+}
+
+static bool pad(layout *l, const qn_node *node)
+{
+    if (!lanes_of(l, node->operands[0]) || !qn_dim_is(qn_attr_dims(node, QN_ATTR_LOW, NULL)[1], 0) ||
+        !qn_dim_is(qn_attr_dims(node, QN_ATTR_HIGH, NULL)[1], 0) ||
+        qn_attr_ints(node, QN_ATTR_INTERIOR, NULL)[1] != 0)
+        return false;
+    qn_value *operands[2] = { l->places[node->operands[0]->id].blocked, plain_of(l, node->operands[1]) };
+    set_blocked(l, &node->results[0], rebuild(l, node, operands));
+    return true;
+}
+
+/* Of the same channels at more positions: a gate for each channel, say. */
+static bool broadcast(layout *l, const qn_node *node)
+{
+    const qn_value *x = node->operands[0];
+    const qn_type *type = &node->results[0].type;
+    const int64_t c = lanes_of(l, x), *axes = qn_attr_ints(node, QN_ATTR_AXES, NULL);
+    qn_dim dims[QN_MAX_RANK];
+    int64_t blocked_axes[QN_MAX_RANK];
+    if (!c || type->rank != x->type.rank || type->dims[1] != x->type.dims[1])
+        return false;
+    for (int i = 0; i < type->rank; i++)
+        if (axes[i] != i)
+            return false;
+    for (int i = 0; i <= type->rank; i++)
+        blocked_axes[i] = i;
+    blocked_dims(l, type, c, dims);
+    set_blocked(l, &node->results[0],
+                qn_b_broadcast(&l->b, l->places[x->id].blocked, type->rank + 1, dims, blocked_axes));
+    return true;
+}
+
+/* Channels may be sliced where blocks begin. */
+static bool slice(layout *l, const qn_node *node)
+{
+    const qn_value *x = node->operands[0];
+    const int64_t c = lanes_of(l, x);
+    const int rank = x->type.rank;
+    qn_dim start[QN_MAX_RANK], limit[QN_MAX_RANK];
+    int64_t stride[QN_MAX_RANK];
+    if (!c)
+        return false;
+    memcpy(start, qn_attr_dims(node, QN_ATTR_START, NULL), (size_t)rank * sizeof *start);
+    memcpy(limit, qn_attr_dims(node, QN_ATTR_LIMIT, NULL), (size_t)rank * sizeof *limit);
+    memcpy(stride, qn_attr_ints(node, QN_ATTR_STRIDE, NULL), (size_t)rank * sizeof *stride);
+    if (!qn_dim_is_const(start[1]) || !qn_dim_is_const(limit[1]) || start[1]->value % c || stride[1] != 1 ||
+        (limit[1]->value % c && limit[1] != x->type.dims[1]))
+        return false;
+    start[1] = number(l, start[1]->value / c);
+    limit[1] = number(l, (limit[1]->value + c - 1) / c);
+    start[rank] = number(l, 0);
+    limit[rank] = number(l, c);
+    stride[rank] = 1;
+    set_blocked(l, &node->results[0], qn_b_slice(&l->b, l->places[x->id].blocked, start, limit, stride));
+    return true;
+}
+
+static bool concatenate(layout *l, const qn_node *node)
+{
+    const int64_t c = common_lanes(l, node), axis = qn_attr_int(node, QN_ATTR_AXIS);
+    if (!c)
+        return false;
+    for (int i = 0; i < node->n_operands; i++) {
+        const qn_dim channels = node->operands[i]->type.dims[1];
+        if (!qn_dim_is_const(channels) || (axis == 1 && i < node->n_operands - 1 && channels->value % c))
+            return false;
+    }
+    qn_value **operands = QN_NEW_ARRAY(l->graph->module->arena, qn_value *, node->n_operands);
+    for (int i = 0; i < node->n_operands; i++)
+        operands[i] = blocked_of(l, node->operands[i], c);
+    set_blocked(l, &node->results[0], qn_b_concatenate(&l->b, node->n_operands, operands, (int)axis));
+    return true;
+}
+
+/* Over spatial axes the result is in blocks, too, and over all of them just a row of channels. Over the channels, when
+ * these fill their blocks, it is plain. */
+static bool reduce(layout *l, const qn_node *node)
+{
+    const qn_value *x = node->operands[0];
+    const qn_type *type = &node->results[0].type;
+    const int64_t c = lanes_of(l, x);
+    const int rank = x->type.rank;
+    int n;
+    int64_t axes[QN_MAX_RANK];
+    if (!c)
+        return false;
+    const int64_t *given = qn_attr_ints(node, QN_ATTR_AXES, &n);
+    bool channels = false;
+    for (int i = 0; i < n; i++) {
+        axes[i] = given[i];
+        channels |= axes[i] == 1;
+        if (axes[i] == 0)
+            return false;
+    }
+    if (channels && x->type.dims[1]->value % c)
+        return false;
+    if (channels)
+        axes[n++] = rank;
+    qn_value *made = qn_b_reduce(&l->b, qn_attr_reduce_kind(node), l->places[x->id].blocked, n, axes, false);
+    if (channels)
+        set_plain(l, &node->results[0], made);
+    else if (type->rank > 2)
+        set_blocked(l, &node->results[0], made);
+    else
+        set_plain(l, &node->results[0], made ? from_blocks(l, made, type) : NULL);
+    return true;
+}
+
+/* ---- convolutions ---- */
+
+/* [O, C, kernel…] to [O / lanes, C / c, kernel…, c, lanes] */
+static qn_value *pack_weights(layout *l, qn_value *w, int64_t c, int64_t lanes)
+{
+    const int rank = w->type.rank;
+    int64_t perm[QN_MAX_RANK] = { 0, 2 };
+    for (int i = 2; i < rank; i++)
+        perm[i] = i + 2;
+    perm[rank] = 3;
+    perm[rank + 1] = 1;
+    w = split_axis(l, w, 1, c);
+    w = w ? split_axis(l, w, 0, lanes) : NULL;
+    return qn_b_transpose(&l->b, w, perm);
+}
+
+/* Zeros where the convolution reads outside of x, and between its elements where it is dilated. */
+static qn_value *pad_input(layout *l, const qn_node *node, qn_value *x)
+{
+    const int rank = x->type.rank, spatial = node->operands[0]->type.rank - 2;
+    qn_dim low[QN_MAX_RANK], high[QN_MAX_RANK];
+    int64_t interior[QN_MAX_RANK] = { 0 };
+    for (int i = 0; i < rank; i++)
+        low[i] = high[i] = number(l, 0);
+    for (int i = 0; i < spatial; i++) {
+        low[2 + i] = qn_attr_dims(node, QN_ATTR_LOW, NULL)[i];
+        high[2 + i] = qn_attr_dims(node, QN_ATTR_HIGH, NULL)[i];
+        interior[2 + i] = qn_attr_ints(node, QN_ATTR_X_DILATION, NULL)[i] - 1;
+    }
+    return qn_b_pad(&l->b, x, qn_b_scalar(&l->b, x->type.dtype, 0), low, high, interior);
+}
+
+static qn_value *packed(layout *l, const qn_node *node, qn_value *x, qn_value *w, bool padded, int64_t groups,
+                        int64_t channels)
+{
+    const int spatial = node->operands[0]->type.rank - 2;
+    int64_t low[QN_MAX_RANK] = { 0 }, high[QN_MAX_RANK] = { 0 };
+    for (int i = 0; i < spatial && !padded; i++) {
+        low[i] = qn_attr_dims(node, QN_ATTR_LOW, NULL)[i]->value;
+        high[i] = qn_attr_dims(node, QN_ATTR_HIGH, NULL)[i]->value;
+    }
+    const qn_conv conv = { .stride = qn_attr_ints(node, QN_ATTR_STRIDE, NULL),
+                           .low = low,
+                           .high = high,
+                           .w_dilation = qn_attr_ints(node, QN_ATTR_W_DILATION, NULL),
+                           .groups = groups };
+    return qn_b_conv_packed(&l->b, padded ? pad_input(l, node, x) : x, w, &conv, channels);
+}
+
+/* Constant channels, kernel and extents. */
+static bool is_static(const qn_node *node)
+{
+    if (!qn_type_is_static(&node->operands[1]->type) || qn_type_elements(&node->operands[1]->type) == 0)
+        return false;
+    for (int i = 1; i < node->operands[0]->type.rank; i++)
+        if (!qn_dim_is_const(node->operands[0]->type.dims[i]) ||
+            !qn_dim_is_const(node->results[0].type.dims[i]))
+            return false;
+    return node->operands[0]->type.rank + 2 <= QN_MAX_RANK;
+}
+
+static bool convolution(layout *l, qn_node *node)
+{
+    const qn_type *x_type = &node->operands[0]->type, *w_type = &node->operands[1]->type;
+    const int spatial = x_type->rank - 2;
+    if ((x_type->dtype != QUERN_F32 && x_type->dtype != QUERN_F64) || !is_static(node))
+        return false;
+    const int64_t lanes = l->options->machine->vector_bytes / (int64_t)qn_dtype_bytes(x_type->dtype);
+    const int64_t groups = qn_attr_int(node, QN_ATTR_GROUPS), in = x_type->dims[1]->value,
+                  out = w_type->dims[0]->value;
+    const int64_t of_group = w_type->dims[1]->value;
+    const bool each = groups > 1 && of_group == 1 && out == groups;
+    if (groups > 1 && !each && (of_group % lanes || out / groups % lanes))
+        return false;
+    const bool native = lanes_of(l, node->operands[0]) == lanes;
+    const bool planes = groups == 1 && !native && in < lanes;
+    const int64_t c = planes ? 1 : lanes;
+    bool dilated = false, bordered = false;
+    for (int i = 0; i < spatial; i++) {
+        dilated |= qn_attr_ints(node, QN_ATTR_X_DILATION, NULL)[i] != 1;
+        bordered |= !qn_dim_is(qn_attr_dims(node, QN_ATTR_LOW, NULL)[i], 0) ||
+                    !qn_dim_is(qn_attr_dims(node, QN_ATTR_HIGH, NULL)[i], 0);
+    }
+    place *const of_x = &l->places[node->operands[0]->id], x_before = *of_x;
+    qn_value *w = plain_of(l, node->operands[1]), *x = planes ? plain_of(l, node->operands[0]) : NULL;
+    qn_node *const before = node->prev;
+    if (planes) {
+        qn_dim dims[QN_MAX_RANK];
+        blocked_dims(l, x_type, c, dims);
+        x = qn_b_reshape(&l->b, x, x_type->rank + 1, dims);
+    } else {
+        x = blocked_of(l, node->operands[0], lanes);
+    }
+    w = pack_weights(l, w, each ? 1 : c, lanes);
+    /* First as it is, then with a padded input. */
+    for (int padded = dilated || (planes && bordered); padded <= (dilated || bordered); padded++) {
+        qn_value *y = packed(l, node, x, w, padded, each ? (in + c - 1) / c * c : groups, of_group);
+        qn_conv_plan plan;
+        if (!y)
+            return true; /* reported */
+        if (qn_conv_plan_make(y->node, l->options, &plan)) {
+            set_blocked(l, &node->results[0], y);
+            return true;
+        }
+    }
+    while (node->prev != before)
+        qn_node_remove(node->prev);
+    *of_x = x_before;
+    return false;
+}
+
+/* ---- the pass ---- */
+
+static bool stays_in_blocks(layout *l, qn_node *node)
+{
+    if (qn_ops[node->op].class == QN_ELEMENTWISE)
+        return elementwise(l, node);
+    switch (node->op) {
+    case QN_OP_CONVOLUTION: return convolution(l, node);
+    case QN_OP_REDUCE_WINDOW: return reduce_window(l, node);
+    case QN_OP_BROADCAST: return broadcast(l, node);
+    case QN_OP_PAD: return pad(l, node);
+    case QN_OP_SLICE: return slice(l, node);
+    case QN_OP_CONCATENATE: return concatenate(l, node);
+    case QN_OP_REDUCE: return reduce(l, node);
+    default: return false;
+    }
+}
+
+static bool layout_graph(qn_graph *graph, const qn_pass_options *options, qn_diags *diags)
+{
+    qn_arena *scratch = qn_arena_new();
+    layout l = { .graph = graph, .options = options };
+    const int errors = diags->n_errors;
+    bool inside = false;
+    l.places = QN_NEW_ARRAY(scratch, place, qn_graph_number(graph));
+    for (qn_node *node = graph->first, *next; node && diags->n_errors == errors; node = next) {
+        next = node->next;
+        for (int i = 0; i < node->n_regions; i++)
+            inside |= layout_graph(node->regions[i], options, diags);
+        l.b = (qn_builder){ .graph = graph, .before = node, .loc = node->loc, .diags = diags };
+        if (stays_in_blocks(&l, node))
+            continue;
+        for (int i = 0; i < node->n_operands; i++)
+            node->operands[i] = plain_of(&l, node->operands[i]);
+    }
+    l.b.before = NULL;
+    for (int i = 0; i < graph->n_outputs && diags->n_errors == errors; i++)
+        graph->outputs[i] = plain_of(&l, graph->outputs[i]);
+    qn_arena_free(scratch);
+    if (l.changed)
+        qn_graph_remove_dead(graph);
+    return l.changed || inside;
+}
+
+qn_status qn_pass_layout(qn_graph *graph, const qn_pass_options *options, bool *out_changed, qn_diags *diags)
+{
+    const qn_machine *machine = options->machine;
+    *out_changed = false;
+    if (!machine || machine->gpu || options->math == QN_MATH_STRICT)
+        return QUERN_OK;
+    const int errors = diags->n_errors;
+    *out_changed = layout_graph(graph, options, diags);
+    return diags->n_errors > errors ? qn_diags_status(diags) : QUERN_OK;
+}

@@ -1,0 +1,329 @@
+/* Graphs of convolutions and what lies between them, in channel blocks, give what the interpreter gives without. */
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include <cmocka.h>
+
+#include "ir/build.h"
+#include "passes/passes.h"
+#include "tests/support/lowered.h"
+#include "tests/support/random_graph.h"
+
+static const qn_machine machines[] = {
+    { .vector_bytes = 64,
+      .vector_registers = 32,
+      .fma = true,
+      .masked = true,
+      .l1_bytes = 32768,
+      .l2_bytes = 1 << 20 },
+    { .vector_bytes = 32, .vector_registers = 16, .fma = true, .l1_bytes = 32768, .l2_bytes = 1 << 18 },
+    { .vector_bytes = 16, .vector_registers = 32, .fma = true, .l1_bytes = 32768, .l2_bytes = 1 << 20 },
+};
+
+/* ---- networks, made of constants that differ from element to element ---- */
+
+typedef struct net {
+    qn_builder b;
+    unsigned seed;
+} net;
+
+static qn_value *weights(net *n, int rank, const int64_t *dims)
+{
+    int64_t elements = 1;
+    for (int i = 0; i < rank; i++)
+        elements *= dims[i];
+    float *data = malloc((size_t)elements * sizeof *data + 1);
+    assert_non_null(data);
+    for (int64_t i = 0; i < elements; i++) {
+        n->seed = n->seed * 1664525u + 1013904223u;
+        data[i] = (float)(n->seed >> 16 & 255) / 256 - 0.5f;
+    }
+    qn_value *v = qn_b_constant(&n->b, qn_tensor_new(n->b.graph->module, QUERN_F32, rank, dims, data));
+    free(data);
+    return v;
+}
+
+static int64_t channels_of(const qn_value *x)
+{
+    return x->type.dims[1]->value;
+}
+
+static qn_value *conv(net *n, qn_value *x, int64_t out, int64_t kernel, int64_t stride, int64_t groups)
+{
+    int64_t w_dims[5] = { out, channels_of(x) / groups };
+    int64_t strides[3], low[3];
+    for (int i = 0; i < x->type.rank - 2; i++) {
+        w_dims[2 + i] = kernel;
+        strides[i] = stride;
+        low[i] = kernel / 2;
+    }
+    const qn_conv c = { .stride = strides, .low = low, .high = low, .groups = groups };
+    return qn_b_convolution(&n->b, x, weights(n, x->type.rank, w_dims), &c);
+}
+
+/* op(x, one number per channel) */
+static qn_value *per_channel(net *n, qn_op op, qn_value *x)
+{
+    const int64_t dims[3] = { channels_of(x), 1, 1 };
+    return qn_b_binary_bcast(&n->b, op, x, weights(n, x->type.rank - 1, dims));
+}
+
+static qn_value *relu(net *n, qn_value *x)
+{
+    return qn_b_binary_scalar(&n->b, QN_OP_MAX, x, 0);
+}
+
+static qn_value *pool(net *n, qn_kind kind, qn_value *x)
+{
+    const int64_t window[] = { 1, 1, 3, 3 }, stride[] = { 1, 1, 2, 2 }, low[] = { 0, 0, 1, 1 };
+    return qn_b_reduce_window(&n->b, kind, x, &(qn_window){ window, stride, NULL, low, low });
+}
+
+static qn_value *spatial_mean(net *n, qn_value *x, bool keep)
+{
+    return qn_b_mean(&n->b, x, 2, (const int64_t[]){ 2, 3 }, keep);
+}
+
+static qn_value *residual_network(net *n, qn_value *x)
+{
+    x = relu(n, per_channel(n, QN_OP_ADD, conv(n, x, 20, 7, 2, 1)));
+    x = pool(n, QN_KIND_MAX, x);
+    qn_value *y = relu(n, per_channel(n, QN_OP_ADD, conv(n, x, 33, 1, 1, 1)));
+    y = per_channel(n, QN_OP_ADD, per_channel(n, QN_OP_MUL, conv(n, y, 20, 3, 1, 1)));
+    x = relu(n, qn_b_binary(&n->b, QN_OP_ADD, x, y));
+    x = relu(n, qn_b_binary(&n->b, QN_OP_ADD, conv(n, x, 64, 1, 2, 1),
+                            conv(n, conv(n, x, 8, 1, 1, 1), 64, 3, 2, 1)));
+    x = spatial_mean(n, x, false);
+    return qn_b_matmul(&n->b, x, weights(n, 2, (const int64_t[]){ 64, 10 }));
+}
+
+/* Depthwise convolutions and a gate for each channel. */
+static qn_value *gated_network(net *n, qn_value *x)
+{
+    x = conv(n, x, 24, 3, 2, 1);
+    x = qn_b_binary(&n->b, QN_OP_MUL, x, qn_b_unary(&n->b, QN_OP_LOGISTIC, x));
+    x = per_channel(n, QN_OP_ADD, conv(n, x, 24, 3, 1, 24));
+    qn_value *gate = relu(n, conv(n, spatial_mean(n, x, true), 8, 1, 1, 1));
+    gate = qn_b_unary(&n->b, QN_OP_LOGISTIC, conv(n, gate, 24, 1, 1, 1));
+    x = qn_b_binary_bcast(&n->b, QN_OP_MUL, x, gate);
+    return conv(n, x, 40, 5, 2, 1);
+}
+
+/* Concatenated channels, whole blocks or not; a plain value among those in blocks. */
+static qn_value *dense_network(net *n, qn_value *x)
+{
+    qn_value *a = conv(n, x, 16, 3, 1, 1), *b = conv(n, a, 32, 1, 1, 1), *c = conv(n, b, 5, 3, 1, 1);
+    a = qn_b_concatenate(&n->b, 3, (qn_value *[]){ a, b, c }, 1);
+    b = qn_b_concatenate(&n->b, 2, (qn_value *[]){ c, x }, 1);
+    c = qn_b_concatenate(&n->b, 2, (qn_value *[]){ conv(n, a, 16, 1, 1, 1), conv(n, b, 16, 1, 1, 1) }, 2);
+    return qn_b_binary_bcast(&n->b, QN_OP_SUB, pool(n, QN_SUM, c), spatial_mean(n, c, true));
+}
+
+/* Groups of whole blocks, of parts of blocks; slices and padding of values in blocks; a sum over channels. */
+static qn_value *grouped_network(net *n, qn_value *x)
+{
+    qn_dims *dims = qn_b_dims(&n->b);
+    qn_dim start[4], limit[4], low[4];
+    x = conv(n, conv(n, x, 32, 3, 1, 1), 64, 3, 1, 2);
+    x = conv(n, x, 64, 3, 1, 16);
+    for (int i = 0; i < 4; i++) {
+        start[i] = qn_dim_const(dims, i == 1 ? 16 : i > 1);
+        limit[i] = i == 1 ? qn_dim_const(dims, 48) : x->type.dims[i];
+        low[i] = qn_dim_const(dims, i > 1 ? 2 : 0);
+    }
+    x = qn_b_slice(&n->b, conv(n, x, 64, 1, 1, 1), start, limit, NULL);
+    x = qn_b_pad(&n->b, relu(n, x), qn_b_scalar(&n->b, QUERN_F32, 0.25), low, low, NULL);
+    x = conv(n, x, 16, 3, 1, 1);
+    return qn_b_reduce(&n->b, QN_SUM, qn_b_binary(&n->b, QN_OP_MUL, x, x), 1, (const int64_t[]){ 1 }, false);
+}
+
+/* A decoder: strides undone by dilation; weights that come in as an input; a compare and a select in blocks. */
+static qn_value *transposed_network(net *n, qn_value *x)
+{
+    const qn_conv up = { .low = (const int64_t[]){ 1, 1 },
+                         .high = (const int64_t[]){ 2, 1 },
+                         .x_dilation = (const int64_t[]){ 2, 3 } };
+    x = conv(n, x, 12, 3, 1, 1);
+    qn_value *w = qn_graph_add_input(
+        n->b.graph, "w", qn_type_static(n->b.graph->module, QUERN_F32, 4, (const int64_t[]){ 18, 12, 3, 3 }),
+        QN_ROLE_INPUT);
+    x = qn_b_convolution(&n->b, x, w, &up);
+    qn_value *positive = qn_b_compare(&n->b, QN_GT, x, qn_b_full(&n->b, &x->type, 0));
+    return qn_b_select(&n->b, positive, x, qn_b_binary_scalar(&n->b, QN_OP_MUL, x, 0.1));
+}
+
+/* Lines: long kernels at a border get a padded input. */
+static qn_value *line_network(net *n, qn_value *x)
+{
+    x = relu(n, conv(n, x, 20, 21, 2, 1));
+    return conv(n, x, 16, 19, 1, 1);
+}
+
+static qn_value *solid_network(net *n, qn_value *x)
+{
+    return conv(n, relu(n, conv(n, x, 17, 3, 1, 1)), 4, 3, 2, 1);
+}
+
+typedef struct network {
+    const char *name;
+    int rank;
+    int64_t dims[5]; /* 0: a symbol */
+    qn_value *(*build)(net *n, qn_value *x);
+    int packed, plain; /* convolutions of each sort afterwards, with 16 lanes */
+} network;
+
+static const network networks[] = {
+    { "residual", 4, { 1, 3, 40, 37 }, residual_network, 6, 0 },
+    { "residual, any batch", 4, { 0, 3, 32, 32 }, residual_network, 6, 0 },
+    { "residual, blocks of input", 4, { 2, 19, 21, 22 }, residual_network, 6, 0 },
+    { "gated", 4, { 2, 3, 24, 18 }, gated_network, 5, 0 },
+    { "dense", 4, { 1, 4, 9, 9 }, dense_network, 5, 0 },
+    { "grouped", 4, { 1, 5, 8, 15 }, grouped_network, 4, 1 },
+    { "transposed", 4, { 1, 2, 5, 6 }, transposed_network, 2, 0 },
+    { "line", 3, { 2, 18, 100 }, line_network, 2, 0 },
+    { "solid", 5, { 1, 2, 5, 6, 7 }, solid_network, 2, 0 },
+};
+
+static qn_array noise(const qn_type *type, const int64_t *symbols, unsigned seed, qn_arena *arena)
+{
+    qn_array a = { .dtype = type->dtype, .rank = type->rank };
+    int64_t n = 1;
+    for (int i = 0; i < type->rank; i++)
+        n *= a.dims[i] = qn_dim_eval(type->dims[i], symbols);
+    float *data = a.data = QN_NEW_ARRAY(arena, float, n + 1);
+    for (int64_t i = 0; i < n; i++) {
+        seed = seed * 1664525u + 1013904223u;
+        data[i] = (float)(seed >> 16 & 255) / 128 - 1;
+    }
+    return a;
+}
+
+static int count(const qn_graph *graph, qn_op op)
+{
+    int n = 0;
+    QN_FOR_NODES (graph, node)
+        n += node->op == op;
+    return n;
+}
+
+static void networks_in_blocks(void **state)
+{
+    (void)state;
+    for (size_t i = 0; i < sizeof networks / sizeof *networks; i++)
+        for (size_t m = 0; m < sizeof machines / sizeof *machines; m++) {
+            const network *k = &networks[i];
+            qn_module *module = qn_module_new(k->name);
+            qn_diags diags;
+            qn_diags_init(&diags, module->arena);
+            net n = { .b = { .graph = qn_function_new(module, "f"), .diags = &diags }, .seed = 5 };
+            qn_dim dims[5];
+            const int64_t symbols[] = { 3 };
+            for (int d = 0; d < k->rank; d++)
+                dims[d] = k->dims[d] ? qn_dim_const(module->dims, k->dims[d])
+                                     : qn_dim_symbol(module->dims, "n", 1, 8);
+            qn_value *x = qn_graph_add_input(n.b.graph, "x", qn_type_make(module, QUERN_F32, k->rank, dims),
+                                             QN_ROLE_INPUT);
+            qn_value *y = k->build(&n, x);
+            if (!y)
+                fail_msg("%s: %s", k->name, qn_diags_text(&diags, module->arena));
+            qn_graph_add_output(n.b.graph, y, "y", -1);
+            qn_array inputs[2];
+            for (int a = 0; a < n.b.graph->n_inputs; a++)
+                inputs[a] = noise(&n.b.graph->inputs[a]->type, symbols, 3 + (unsigned)a, module->arena);
+            const qn_pass_options options = { .math = QN_MATH_DEFAULT,
+                                              .machine = &machines[m],
+                                              .fold = qn_interp_fold };
+            char name[64];
+            snprintf(name, sizeof name, "%s, %d bytes", k->name, machines[m].vector_bytes);
+            lowered_compare(name, n.b.graph, &options, inputs,
+                            symbols); /* after it the graph is as the passes left it */
+            if (m == 0) {
+                assert_int_equal(count(n.b.graph, QN_OP_CONV_PACKED), k->packed);
+                assert_int_equal(count(n.b.graph, QN_OP_CONVOLUTION), k->plain);
+            }
+            qn_module_free(module);
+        }
+}
+
+/* With constant weights nothing is rearranged between the first convolution and the product at the end. */
+static void nothing_is_rearranged(void **state)
+{
+    (void)state;
+    qn_module *module = qn_module_new("f");
+    qn_diags diags;
+    qn_diags_init(&diags, module->arena);
+    net n = { .b = { .graph = qn_function_new(module, "f"), .diags = &diags }, .seed = 5 };
+    const qn_type type = qn_type_static(module, QUERN_F32, 4, (const int64_t[]){ 1, 3, 40, 40 });
+    qn_value *x = qn_graph_add_input(n.b.graph, "x", type, QN_ROLE_INPUT);
+    qn_graph_add_output(n.b.graph, residual_network(&n, x), "y", -1);
+    const qn_pass_options options = { .math = QN_MATH_DEFAULT,
+                                      .machine = &machines[0],
+                                      .fold = qn_interp_fold };
+    const qn_pass_hooks hooks = { .verify_each = true };
+    assert_int_equal(qn_run_passes(n.b.graph, NULL, &options, &hooks, &diags), QUERN_OK);
+    assert_int_equal(count(n.b.graph, QN_OP_TRANSPOSE), 0);
+    assert_int_equal(count(n.b.graph, QN_OP_PAD), 1); /* the border of the image */
+    assert_int_equal(count(n.b.graph, QN_OP_SLICE), 0);
+    qn_module_free(module);
+}
+
+/* A strict sum has an order; machines without vectors, or none, have no blocks. */
+static void strict_math_stays(void **state)
+{
+    (void)state;
+    for (int strict = 0; strict < 2; strict++) {
+        qn_module *module = qn_module_new("f");
+        qn_diags diags;
+        qn_diags_init(&diags, module->arena);
+        net n = { .b = { .graph = qn_function_new(module, "f"), .diags = &diags }, .seed = 5 };
+        const qn_type type = qn_type_static(module, QUERN_F32, 4, (const int64_t[]){ 1, 3, 9, 9 });
+        qn_value *x = qn_graph_add_input(n.b.graph, "x", type, QN_ROLE_INPUT);
+        qn_graph_add_output(n.b.graph, conv(&n, x, 16, 3, 1, 1), "y", -1);
+        const qn_pass_options options = { .math = strict ? QN_MATH_STRICT : QN_MATH_DEFAULT,
+                                          .machine = strict ? &machines[0] : NULL };
+        bool changed;
+        assert_int_equal(qn_pass_layout(n.b.graph, &options, &changed, &diags), QUERN_OK);
+        assert_false(changed);
+        assert_int_equal(count(n.b.graph, QN_OP_CONVOLUTION), 1);
+        qn_module_free(module);
+    }
+}
+
+static void random_graphs(void **state)
+{
+    (void)state;
+    static const int flags[] = { QN_RANDOM_CONTRACT,
+                                 QN_RANDOM_CONTRACT | QN_RANDOM_REDUCE | QN_RANDOM_SYMBOLS };
+    const char *only = getenv("QUERN_SEED");
+    for (int seed = 1; seed <= 160; seed++) {
+        if (only && atoi(only) != seed)
+            continue;
+        qn_module *module = qn_graph_random((uint64_t)seed + 90000, flags[seed % 2], 14);
+        qn_graph *graph = qn_module_find(module, "main");
+        const int64_t *symbols = qn_random_symbols(module, (uint64_t)seed, module->arena);
+        const qn_array *inputs = qn_random_inputs(graph, (uint64_t)seed, symbols, module->arena);
+        const qn_pass_options options = { .math = QN_MATH_DEFAULT,
+                                          .machine = &machines[seed % 3],
+                                          .fold = qn_interp_fold };
+        char name[64];
+        snprintf(name, sizeof name, "random graph %d", seed);
+        lowered_compare(name, graph, &options, inputs, symbols);
+        qn_module_free(module);
+    }
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(networks_in_blocks),
+        cmocka_unit_test(nothing_is_rearranged),
+        cmocka_unit_test(strict_math_stays),
+        cmocka_unit_test(random_graphs),
+    };
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}
