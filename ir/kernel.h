@@ -18,6 +18,17 @@
  *   args[0]                      in -1; out: node number of a failed check (see QN_K_CHECK)
  *   args[1 … n_buffers]          buffer addresses
  *   args[1 + n_buffers …]        parameters
+ *
+ * What a backend must implement: the instructions that are left after passes/expand_math.c and passes/legalize.c, with the
+ * meaning of ir/ops.def (nothing traps: zero divisors, MIN / -1, wide shifts, conversions out of range have their value
+ * there; index_math instructions need no such care).
+ *   memory     load, store (masked, gathered, scattered) of every dtype; prefetch; check; for (unroll too); if
+ *   f32, f64   add sub mul div max min fma (where the machine has it) neg abs sign floor ceil round trunc sqrt is_nan is_inf,
+ *              compare, select, scale2; never exp … atan2, pow, rem, rsqrt, logistic, gelu, silu, relu
+ *   f16, bf16  load, store, select, lane movement, bitcast, convert; no arithmetic
+ *   integers   add sub mul div rem pow max min neg abs sign not and or xor shift_left shift_right relu, compare, select
+ *   bool       and or xor not max min, compare, select
+ *   all        convert and bitcast between them; const, splat, ramp, extract, shuffle, reduce
  */
 #ifndef QN_IR_KERNEL_H
 #define QN_IR_KERNEL_H

@@ -3,8 +3,6 @@
 
 #include "passes/lower.h"
 
-#pragma weak qn_kernel_legalize
-
 void qn_writer_init(qn_writer *w, qn_lowering *l, const char *name, qn_arena *scratch, bool rehearsal)
 {
     memset(w, 0, sizeof *w);
@@ -356,8 +354,7 @@ qn_status qn_writer_finish(qn_writer *w, qn_dim tasks, const char *step_name)
         if (!machine->gpu)
             qn_kernel_vectorize(k, machine);
         qn_kernel_expand_math(k, machine, l->options->math);
-        if (qn_kernel_legalize)
-            qn_kernel_legalize(k, machine);
+        qn_kernel_legalize(k, machine);
         qn_kernel_simplify(k);
         if (machine->gpu)
             qn_kernel_gpu_map(k);

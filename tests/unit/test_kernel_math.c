@@ -209,6 +209,7 @@ static qn_kernel *build(qn_arena *arena, const function *f, qn_dtype dtype, cons
     qn_kvalue *r = f->two ? qn_kb_binary(&b, f->fn, x, y) : qn_kb_unary(&b, f->fn, x);
     qn_kb_store(&b, out, index, r, NULL);
     qn_kernel_expand_math(k, machine, QN_MATH_DEFAULT);
+    qn_kernel_legalize(k, machine);
     qn_kernel_simplify(k);
     qn_diags diags;
     qn_diags_init(&diags, arena);
