@@ -163,7 +163,7 @@ static int compare(run *r, int k, const quern_array *expected)
         &r->cli,
         "output '%s': %lld of %lld elements differ by more than %g + %g |expected|; the first is number "
         "%lld: %.9g, expected %.9g",
-        name, (long long)d.n_wrong, (long long)d.n, r->atol, r->rtol, (long long)d.first, d.is, d.expected);
+        name, (long long)d.n_wrong, (long long)d.n, d.atol, r->rtol, (long long)d.first, d.is, d.expected);
 }
 
 static int expect(run *r, const char *argument)
@@ -229,7 +229,7 @@ int quern_main_run(int argc, char **argv)
     run r = {
         .cli = { .command = "run", .synopsis = "MODEL [options]", .options = options, .accept = accept },
         .rtol = 1e-3,
-        .atol = 1e-5
+        .atol = -1
     };
     int status = QN_EXIT_OK;
     r.cli.user = &r;

@@ -22,6 +22,10 @@ def to_numpy(x, dtype, what):
     """The input as an array that the library can read in place: contiguous and aligned. A copy only where it is not.
 
     dtype: of Python numbers and lists, which have none of their own."""
+    if type(x) is np.ndarray and x.dtype == dtype:
+        flags = x.flags
+        if flags.c_contiguous and flags.aligned:
+            return x
     if not isinstance(x, np.ndarray):
         if x is None:
             raise ArgumentError(f"{what} is None; the model needs an array")
@@ -41,15 +45,31 @@ def to_numpy(x, dtype, what):
     return x if flags.c_contiguous and flags.aligned else np.array(x, order="C")
 
 
-def to_quern(array, dtype=None):
-    """An Array of a contiguous NumPy array; valid as long as that is."""
-    code = QUERN.get(array.dtype)
-    if dtype == 11 and array.dtype.itemsize == 2 and array.dtype.kind in "uV":
-        code = 11  # bits of bf16
+_char_at = ctypes.c_char.from_buffer
+
+
+def address_of(x):
+    """The address of an array's first element."""
+    try:
+        return ctypes.addressof(_char_at(x))  # the quick way, where there is an element and it may be written
+    except (TypeError, ValueError):
+        return x.__array_interface__["data"][0]
+
+
+def dtype_code(dtype, expected=None):
+    """The library's number of a dtype; arrays of 16 plain bits may stand for bf16."""
+    code = QUERN.get(dtype)
+    if expected == 11 and dtype.itemsize == 2 and dtype.kind in "uV":
+        code = 11
     if code is None:
-        raise ArgumentError(f"arrays of {array.dtype} are not supported")
+        raise ArgumentError(f"arrays of {dtype} are not supported")
+    return code
+
+
+def to_quern(array, expected=None):
+    """An Array of a contiguous NumPy array; valid as long as that is."""
     dims = (c_int64 * max(array.ndim, 1))(*array.shape)
-    return Array(code, array.ndim, ctypes.cast(dims, POINTER(c_int64)), array.__array_interface__["data"][0])
+    return Array(dtype_code(array.dtype, expected), array.ndim, ctypes.cast(dims, POINTER(c_int64)), address_of(array))
 
 
 class _Memory:

@@ -4,11 +4,11 @@ import ctypes
 import os
 import threading
 from collections import OrderedDict, namedtuple
-from ctypes import byref, c_int64, c_void_p
+from ctypes import addressof, byref, c_int64, c_void_p
 
 import numpy as np
 
-from ._arrays import NUMPY, to_numpy, to_quern, view
+from ._arrays import NUMPY, address_of, to_numpy, to_quern, view
 from ._library import (INPUT, NEEDS, OUTPUT, Array, ArgumentError, BufferInfo, CompileOptions, DimRange, EmitOptions,
                        EntryInfo, Handle, KnownInput, LoadOptions, SymbolInfo, UnsupportedError, check, error_of, lib,
                        table)
@@ -81,6 +81,23 @@ def _runner(handle):
     return call
 
 
+_bind = lib.quern_session_bind
+
+
+class _Slot:
+    """The Array that a buffer was bound with last: a call with the same shape again only changes the address."""
+
+    __slots__ = ("array", "address", "shape", "dtype")
+
+    def __init__(self):
+        self.shape = self.dtype = None
+
+    def fit(self, x, expected):
+        self.array = to_quern(x, expected)
+        self.address = addressof(self.array)
+        self.shape, self.dtype = x.shape, x.dtype
+
+
 class Session:
     """A model bound to memory. One per thread. `run()` computes `outputs` from the bound inputs, without allocating."""
 
@@ -89,18 +106,27 @@ class Session:
         self._entry = entry
         self._handle = Handle(lib.quern_session_new, lib.quern_session_free, model._handle.pointer,
                               entry.name.encode(), keep=model._handle)
+        self._slots = [_Slot() for _ in entry.buffers]
         self._bound = {}  # buffer: array, kept alive while the library reads it
         self._outputs = None
+        self._fresh = None  # shape and dtype of each output, for the inputs that are bound
         self.run = _runner(self._handle)
 
-    def _bind_buffer(self, buffer, array):
-        check(lib.quern_session_bind(self._handle.pointer, buffer, byref(to_quern(array, self._entry.buffers[buffer].dtype))))
-        self._bound[buffer] = array
+    def _bind_buffer(self, buffer, x):
+        slot = self._slots[buffer]
+        if slot.shape != x.shape or slot.dtype != x.dtype:
+            slot.fit(x, self._entry.buffers[buffer].dtype)
+            self._fresh = None
+        slot.array.data = address_of(x)
+        status = _bind(self._handle.pointer, buffer, slot.address)
+        if status:
+            raise error_of(status)
+        self._bound[buffer] = x
 
     def _unbind_outputs(self):
         for buffer in self._entry.outputs:
             self._bound.pop(buffer, None)
-            check(lib.quern_session_bind(self._handle.pointer, buffer, None))
+            check(_bind(self._handle.pointer, buffer, None))
 
     def bind(self, inputs, complete=False):
         """Binds inputs (all as a list, or some as a dict); they are read in place by each run."""
@@ -148,13 +174,21 @@ class Session:
 
     def fresh_outputs(self):
         """New arrays for the outputs of the next run, bound."""
+        if self._fresh is None:
+            fresh = []
+            for buffer in self._entry.outputs:
+                rank = self._entry.buffers[buffer].rank
+                dims = (c_int64 * max(rank, 1))()
+                check(lib.quern_session_dims(self._handle.pointer, buffer, dims))
+                fresh.append((buffer, tuple(dims[:rank]), self._entry.dtypes[buffer]))
+        else:
+            fresh = self._fresh
         outputs = []
-        for buffer in self._entry.outputs:
-            dims = (c_int64 * max(self._entry.buffers[buffer].rank, 1))()
-            check(lib.quern_session_dims(self._handle.pointer, buffer, dims))
-            array = np.empty(dims[: self._entry.buffers[buffer].rank], self._entry.dtypes[buffer])
+        for buffer, shape, dtype in fresh:
+            array = np.empty(shape, dtype)
             self._bind_buffer(buffer, array)
             outputs.append(array)
+        self._fresh = fresh
         return outputs
 
 
