@@ -112,7 +112,7 @@ static qn_status make(quern_model *model, jit_model *m, qn_module *module, const
     if (!qn_memory_reserve(&m->weights, (size_t)compiled.weights.bytes))
         return qn_error(diags, QUERN_ERROR_MEMORY, NULL, "no memory for %lld bytes of weights",
                         (long long)compiled.weights.bytes);
-    qn_weights_copy(&compiled.weights, m->weights.data);
+    qn_weights_move(&compiled.weights, m->weights.data, module->arena);
     return load(model, m, &compiled, s, diags);
 }
 

@@ -115,11 +115,13 @@ void qn_weights_hash(qn_weights *weights)
         sprintf(weights->hash + 2 * i, "%02x", canonical.digest[i]);
 }
 
-void qn_weights_copy(const qn_weights *weights, void *to)
+void qn_weights_move(const qn_weights *weights, void *to, qn_arena *arena)
 {
-    for (int i = 0; i < weights->n; i++)
-        memcpy((char *)to + weights->items[i].offset, weights->items[i].tensor->data,
-               weights->items[i].tensor->bytes);
+    for (int i = 0; i < weights->n; i++) {
+        const qn_tensor *tensor = weights->items[i].tensor;
+        memcpy((char *)to + weights->items[i].offset, tensor->data, tensor->bytes);
+        qn_arena_release(arena, tensor->data, tensor->bytes);
+    }
 }
 
 void qn_weights_write(const qn_weights *weights, FILE *file)

@@ -5,6 +5,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/mman.h>
 
 enum { ALIGN = 16, FIRST_CHUNK = 64 * 1024, LARGEST_CHUNK = 4 * 1024 * 1024 };
 
@@ -100,6 +101,22 @@ void *qn_arena_alloc(qn_arena *arena, size_t bytes)
     fresh->used = size;
     arena->chunks = fresh;
     return chunk_memory(fresh);
+}
+
+void qn_arena_release(qn_arena *arena, const void *memory, size_t bytes)
+{
+    enum { PAGE = 64 * 1024 }; /* the largest that is in use */
+    const uintptr_t at = (uintptr_t)memory, end = (at + bytes) / PAGE * PAGE,
+                    begin = (at + PAGE - 1) / PAGE * PAGE;
+    if (begin >= end)
+        return;
+    for (chunk *c = arena->chunks; c; c = c->next) {
+        const uintptr_t low = (uintptr_t)chunk_memory(c);
+        if (at < low || at + bytes > low + c->used)
+            continue;
+        madvise((void *)begin, end - begin, MADV_DONTNEED);
+        return;
+    }
 }
 
 void *qn_arena_calloc(qn_arena *arena, size_t count, size_t size)

@@ -23,6 +23,10 @@ char *qn_arena_vprintf(qn_arena *arena, const char *format, va_list args);
 /* Runs `free_fn(object)` when the arena is freed, newest first: for what an arena object owns outside the arena. */
 void qn_arena_defer(qn_arena *arena, void (*free_fn)(void *object), void *object);
 
+/* Gives the pages of one allocation back to the system before the arena is freed; does nothing for memory that is not the
+ * arena's. Nobody may read it any more. */
+void qn_arena_release(qn_arena *arena, const void *memory, size_t bytes);
+
 size_t qn_arena_bytes(const qn_arena *arena); /* handed out so far */
 
 #define QN_NEW(arena, type) ((type *)qn_arena_alloc((arena), sizeof(type)))

@@ -3,6 +3,7 @@
 #include <stdarg.h>
 #include <stddef.h>
 #include <stdint.h>
+#include <stdlib.h>
 #include <string.h>
 
 #include <cmocka.h>
@@ -70,6 +71,30 @@ static void vectors_grow_and_keep_their_items(void **state)
 
 static int order[3], n_freed;
 
+static void large_memory_is_given_back(void **state)
+{
+    (void)state;
+    enum { MB = 1 << 20 };
+    qn_arena *arena = qn_arena_new();
+    char *small = qn_arena_alloc(arena, 100), *large = qn_arena_alloc(arena, 8 * MB),
+         *other = qn_arena_alloc(arena, 9 * MB), *foreign = malloc(MB);
+    assert_non_null(foreign);
+    memset(small, 1, 100);
+    memset(large, 2, 8 * MB);
+    memset(other, 3, 9 * MB);
+    memset(foreign, 4, MB);
+    qn_arena_release(arena, large, 8 * MB);
+    qn_arena_release(arena, small, 100);  /* less than a page: stays */
+    qn_arena_release(arena, foreign, MB); /* not the arena's: stays */
+    assert_int_equal(large[4 * MB], 0);   /* a fresh page */
+    assert_int_equal(small[99], 1);
+    assert_int_equal(other[0], 3);
+    assert_int_equal(other[9 * MB - 1], 3);
+    assert_int_equal(foreign[MB / 2], 4);
+    free(foreign);
+    qn_arena_free(arena);
+}
+
 static void note_freed(void *object)
 {
     order[n_freed++] = *(int *)object;
@@ -127,6 +152,7 @@ int main(void)
         cmocka_unit_test(memory_is_zeroed_aligned_and_apart),
         cmocka_unit_test(text_of_any_length_is_formatted),
         cmocka_unit_test(vectors_grow_and_keep_their_items),
+        cmocka_unit_test(large_memory_is_given_back),
         cmocka_unit_test(deferred_calls_run_newest_first),
         cmocka_unit_test(diagnostics_say_where_and_collect),
     };
