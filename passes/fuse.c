@@ -695,7 +695,7 @@ static void emit_group(fuser *f, cluster *c, qn_groups *out_groups)
     if (!c->closed) {
         qn_dim *dims = QN_NEW_ARRAY(f->arena, qn_dim, g->n_dims);
         for (int i = 0; i < g->n_dims; i++)
-            dims[i] = qn_dim_import(f->graph->module->dims, c->dims[i]);
+            dims[i] = qn_dim_import(f->graph->module->dims, qn_ispace_meaning(&c->space, c->dims[i]));
         g->dims = dims;
         if (g->kind == QN_GROUP_ROWS)
             g->is_row = qn_arena_copy(f->arena, c->is_row, sizeof c->is_row);

@@ -19,11 +19,56 @@ static void note_symbols(qn_ispace *space)
         qn_vec_push(space->arena, &space->var_of_symbol, -1);
 }
 
+static qn_dim alias_of(qn_ispace *space, qn_dim meaning)
+{
+    for (size_t i = 0; i < space->aliases.n; i++)
+        if (space->aliases.items[i].meaning == meaning)
+            return space->aliases.items[i].symbol;
+    const char *name = qn_arena_printf(space->arena, "$%zu", space->aliases.n);
+    const qn_alias alias = { qn_dim_symbol(space->dims, name, meaning->min, meaning->max), meaning };
+    qn_vec_push(space->arena, &space->aliases, alias);
+    return alias.symbol;
+}
+
+/* A constant, a symbol, or a sum of products of those. */
+static bool is_polynomial(qn_dim d)
+{
+    if (d->kind != QN_DIM_ADD && d->kind != QN_DIM_MUL)
+        return d->kind == QN_DIM_CONST || d->kind == QN_DIM_SYMBOL;
+    for (int i = 0; i < d->n; i++)
+        if (!is_polynomial(d->operands[i]))
+            return false;
+    return true;
+}
+
 qn_dim qn_ispace_import(qn_ispace *space, qn_dim module_dim)
 {
-    const qn_dim d = qn_dim_import(space->dims, module_dim);
+    qn_dim d = qn_dim_import(space->dims, module_dim);
+    if (!is_polynomial(d)) {
+        if (d->kind == QN_DIM_MUL) {
+            qn_dim product = qn_dim_const(space->dims, 1);
+            for (int i = 0; i < d->n; i++)
+                product = qn_dim_mul(space->dims, product,
+                                     is_polynomial(d->operands[i]) ? d->operands[i]
+                                                                   : alias_of(space, d->operands[i]));
+            d = product;
+        } else {
+            d = alias_of(space, d);
+        }
+    }
     note_symbols(space);
     return d;
+}
+
+qn_dim qn_ispace_meaning(const qn_ispace *space, qn_dim d)
+{
+    if (space->aliases.n == 0)
+        return d;
+    const int n = qn_dims_symbol_count(space->dims);
+    qn_dim *values = QN_NEW_ARRAY(space->arena, qn_dim, n);
+    for (size_t i = 0; i < space->aliases.n; i++)
+        values[space->aliases.items[i].symbol->symbol] = space->aliases.items[i].meaning;
+    return qn_dim_substitute(space->dims, d, values, n);
 }
 
 void qn_ispace_dims(qn_ispace *space, const qn_type *type, qn_dim *out_dims)
@@ -108,27 +153,58 @@ bool qn_ix_affine(qn_ispace *space, qn_dim a, qn_dim symbol, qn_dim *out_coeffic
     return true;
 }
 
-/* The least (sign < 0) or greatest value of `a`, as an expression without variables: they are replaced one after the
- * other by 0 or extent - 1, whichever makes it so. NULL when a variable's influence isn't known. */
+/* A remainder or quotient that is a factor of a term of `a` and depends on variables. */
+static qn_dim dependent_part(const qn_ispace *space, qn_dim a)
+{
+    if ((a->kind == QN_DIM_MOD || a->kind == QN_DIM_FLOORDIV) && qn_ix_uses_vars(space, a))
+        return a;
+    qn_dim found = NULL;
+    if (a->kind == QN_DIM_ADD || a->kind == QN_DIM_MUL)
+        for (int i = 0; i < a->n && !found; i++)
+            found = dependent_part(space, a->operands[i]);
+    return found;
+}
+
+static qn_dim extreme(qn_ispace *space, qn_dim a, int sign);
+
+/* The greatest value of a part that is never negative, as far as it is known; NULL when it isn't. */
+static qn_dim greatest(qn_ispace *space, qn_dim part)
+{
+    const qn_dim one = qn_dim_const(space->dims, 1);
+    if (part->kind == QN_DIM_SYMBOL)
+        return qn_dim_sub(space->dims, qn_ispace_var_of(space, part)->extent, one);
+    if (part->kind == QN_DIM_MOD)
+        return qn_dim_sub(space->dims, part->operands[1], one);
+    if (!qn_ix_not_negative(space, part->operands[0]))
+        return NULL;
+    const qn_dim dividend = extreme(space, part->operands[0], 1);
+    return dividend ? qn_dim_floordiv(space->dims, dividend, part->operands[1]) : NULL;
+}
+
+/* The least (sign < 0) or greatest value of `a`, as an expression without variables: they, and remainders and quotients of
+ * them, are replaced one after the other by 0 or their greatest value, whichever makes it so. NULL when the influence of
+ * one isn't known. */
 static qn_dim extreme(qn_ispace *space, qn_dim a, int sign)
 {
     for (;;) {
+        qn_dim part = dependent_part(space, a);
         /* the last variable first: extents never depend on later ones */
-        const qn_var *var = NULL;
-        for (size_t i = space->vars.n; i-- > 0 && !var;)
+        for (size_t i = space->vars.n; i-- > 0 && !part;)
             if (qn_ix_uses(a, space->vars.items[i].symbol))
-                var = &space->vars.items[i];
-        if (!var)
+                part = space->vars.items[i].symbol;
+        if (!part)
             return a;
         qn_dim coefficient, rest;
-        if (!qn_ix_affine(space, a, var->symbol, &coefficient, &rest))
+        if (!qn_ix_affine(space, a, part, &coefficient, &rest))
             return NULL;
         if (coefficient->min < 0 && coefficient->max > 0)
             return NULL;
         const bool grows = coefficient->min >= 0;
         a = rest;
         if (grows == (sign > 0)) {
-            const qn_dim last = qn_dim_sub(space->dims, var->extent, qn_dim_const(space->dims, 1));
+            const qn_dim last = greatest(space, part);
+            if (!last)
+                return NULL;
             a = qn_dim_add(space->dims, rest, qn_dim_mul(space->dims, coefficient, last));
         }
     }
@@ -151,7 +227,12 @@ bool qn_ix_below(qn_ispace *space, qn_dim a, qn_dim b)
         return true;
     /* Where every extent is at least 1 there is a point at all; elsewhere any claim holds. */
     const qn_dim least = extreme(space, difference, -1);
-    return least && least->min >= 1;
+    if (least && least->min >= 1)
+        return true;
+    /* x / c < b where x < b*c, x % c < c */
+    if (a->kind == QN_DIM_FLOORDIV)
+        return qn_ix_below(space, a->operands[0], qn_dim_mul(space->dims, b, a->operands[1]));
+    return a->kind == QN_DIM_MOD && a->operands[1] == b;
 }
 
 /* ---- arithmetic ---- */
@@ -244,7 +325,9 @@ qn_dim qn_ix_linear(qn_ispace *space, int rank, const qn_dim *dims, const qn_dim
         linear = qn_dim_add(space->dims, linear, qn_dim_mul(space->dims, index[i], stride));
         stride = qn_dim_mul(space->dims, stride, dims[i]);
     }
-    return join_quotients(space, linear);
+    linear = join_quotients(space, linear);
+    QN_ASSERT(linear->kind != QN_DIM_CONST || linear->value != INT64_MAX, "an index expression is too large");
+    return linear;
 }
 
 void qn_ix_split(qn_ispace *space, qn_dim linear, int rank, const qn_dim *dims, qn_dim *out_index)

@@ -1,8 +1,8 @@
 /* Index expressions: which element of an operand an element of a result comes from.
  *
  * A space belongs to one kernel (or, while fusing, to one group). Its expressions are dimension expressions in a table of
- * its own, over three sorts of symbols: those of the module (imported by name), loop variables, and data: numbers that are
- * only known when the kernel runs, such as an element of a gather's indices.
+ * its own, over three sorts of symbols: those of the module (imported by name, or standing for an expression), loop
+ * variables, and data: numbers that are only known when the kernel runs, such as an element of a gather's indices.
  *
  *   space of a kernel over [n, 768]:   variables #0 in [0, n), #1 in [0, 768)
  *   transpose                          (#0, #1) -> (#1, #0)
@@ -24,15 +24,24 @@ typedef struct qn_var {
     qn_kvalue *value; /* its number in the kernel, set while emitting */
 } qn_var;
 
+typedef struct qn_alias {
+    qn_dim symbol, meaning; /* both of the space */
+} qn_alias;
+
 typedef struct qn_ispace {
     qn_arena *arena;
     qn_dims *dims;
+    qn_vec(qn_alias) aliases;
     qn_vec(qn_var) vars;
     qn_vec(int) var_of_symbol; /* by symbol number: index into vars, or -1 for a symbol of the module */
 } qn_ispace;
 
 void qn_ispace_init(qn_ispace *space, qn_arena *arena);
+/* A dim of the module. Quotients, minima and the like, and sums with them, come in as one symbol each, since products of
+ * sums would grow beyond measure: floordiv(h + 1, 2) - 2 is $0 here. */
 qn_dim qn_ispace_import(qn_ispace *space, qn_dim module_dim);
+/* What an expression without variables means, in the space's table. */
+qn_dim qn_ispace_meaning(const qn_ispace *space, qn_dim d);
 void qn_ispace_dims(qn_ispace *space, const qn_type *type, qn_dim *out_dims); /* rank of them, imported */
 /* A new variable in [0, extent), extent being of the space; the constant 0 when the extent is 1. */
 qn_dim qn_ispace_var(qn_ispace *space, qn_dim extent, bool data);

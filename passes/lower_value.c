@@ -253,6 +253,8 @@ static qn_kvalue *pad(qn_writer *w, const qn_node *node, const qn_dim *index)
         const qn_dim step = qn_dim_const(dims, interior[i] + 1),
                      extent = qn_ispace_import(&w->space, x->type.dims[i]);
         const qn_dim from_low = qn_dim_sub(dims, index[i], qn_ispace_import(&w->space, low[i]));
+        if (qn_dim_is(low[i], 0) && x->type.dims[i] == node->results[0].type.dims[i])
+            continue; /* as it was */
         inside = qn_writer_and_inside(w, inside, from_low, qn_dim_mul(dims, extent, step));
         if (interior[i] > 0) {
             const qn_dim rest = qn_ix_mod(&w->space, from_low, step);
@@ -458,7 +460,9 @@ static qn_kvalue *reduce_window(qn_writer *w, const qn_node *node, const qn_dim 
         at[i] = qn_dim_add(dims, qn_dim_mul(dims, index[i], qn_dim_const(dims, stride[i])),
                            qn_dim_mul(dims, vars[i], qn_dim_const(dims, dilation[i])));
         at[i] = qn_dim_sub(dims, at[i], qn_ispace_import(&w->space, low[i]));
-        inside = qn_writer_and_inside(w, inside, at[i], qn_ispace_import(&w->space, x->type.dims[i]));
+        const bool as_it_was = window[i] == 1 && stride[i] == 1 && qn_dim_is(low[i], 0);
+        if (!as_it_was)
+            inside = qn_writer_and_inside(w, inside, at[i], qn_ispace_import(&w->space, x->type.dims[i]));
     }
     qn_kvalue *neutral = constant(w, x->type.dtype, qn_neutral(kind, x->type.dtype));
     qn_kvalue *element = value_where(w, inside, x, at, neutral);

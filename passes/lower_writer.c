@@ -93,7 +93,7 @@ static qn_kvalue *param(qn_writer *w, qn_dim d)
     for (size_t i = 0; i < w->params.n; i++)
         if (w->params.items[i] == d)
             return qn_kernel_param(w->kernel, (int)i);
-    const char *name = d->kind == QN_DIM_SYMBOL ? d->name : "p";
+    const char *name = d->kind == QN_DIM_SYMBOL && d->name[0] != '$' ? d->name : "p";
     qn_vec_push(w->arena, &w->params, d);
     return qn_kernel_add_param(w->kernel, name, d->min, d->max, multiple_of(d));
 }
@@ -372,8 +372,8 @@ qn_status qn_writer_finish(qn_writer *w, qn_dim tasks, const char *step_name)
     step->n_params = (int)w->params.n;
     qn_dim *params = QN_NEW_ARRAY(l->arena, qn_dim, w->params.n);
     for (size_t i = 0; i < w->params.n; i++)
-        params[i] = qn_lower_dim(l, w->params.items[i]);
+        params[i] = qn_lower_dim(l, qn_ispace_meaning(&w->space, w->params.items[i]));
     step->params = params;
-    step->tasks = qn_lower_dim(l, tasks);
+    step->tasks = qn_lower_dim(l, qn_ispace_meaning(&w->space, tasks));
     return QUERN_OK;
 }
