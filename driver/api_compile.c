@@ -32,9 +32,18 @@ qn_status qn_settings_from(const quern_compile_options *options, qn_settings *ou
     if (strcmp(target, "interp") == 0)
         return QUERN_OK;
     bool is_triple = strchr(target, '-') != NULL;
+    if (strcmp(target, "nvptx64") == 0 || strcmp(target, "cuda") == 0 ||
+        strncmp(target, "nvptx64-", 8) == 0) {
+        out->backend = &qn_backend_nvptx;
+        out->target = (qn_target){ .cpu = o.cpu };
+        return QUERN_OK;
+    }
     if (strcmp(target, "cpu") != 0 && !is_triple)
-        return qn_error(diags, QUERN_ERROR_ARGUMENT, NULL,
-                        "there is no target '%s': cpu, interp, or a triple", target);
+        return qn_error(
+            diags, QUERN_ERROR_ARGUMENT, NULL,
+            "there is no target '%s': cpu, interp, nvptx64 (code for a GPU), cuda (the GPU here), "
+            "or a triple",
+            target);
     out->backend = &qn_backend_cpu;
     out->target = (qn_target){ .triple = is_triple ? target : NULL,
                                .cpu = o.cpu       ? o.cpu
@@ -55,10 +64,14 @@ int quern_compile(quern_module *module, const quern_compile_options *options, qu
     if (!status && !settings.backend)
         status = qn_model_interp(module, out, &call.diags);
     else if (!status) {
-        settings.target.jit = true;
         qn_module *copy = qn_module_clone(module->ir, 0, NULL);
-        status = qn_model_jit(copy, &settings, out, &call.diags);
-        qn_module_free(copy);
+        if (settings.backend == &qn_backend_nvptx) {
+            status = qn_model_cuda(copy, &settings, out, &call.diags);
+        } else {
+            settings.target.jit = true;
+            status = qn_model_jit(copy, &settings, out, &call.diags);
+            qn_module_free(copy);
+        }
     }
     return qn_call_end(&call, status);
 }

@@ -133,12 +133,13 @@ bool qn_cli_real(const char *text, double *out)
 
 /* ---- options ---- */
 
-enum { DIM, TARGET, CPU, MATH, THREADS, CACHE, VERBOSE };
+enum { DIM, TARGET, CPU, GPU, MATH, THREADS, CACHE, VERBOSE };
 
 static const qn_cli_option common[] = {
     [DIM] = { "dim", 0, "NAME=N", "fix a named dimension, or bound it: --dim batch=4, --dim batch=1..64" },
-    [TARGET] = { "target", 0, "T", "cpu, interp (the reference interpreter), or a triple" },
+    [TARGET] = { "target", 0, "T", "cpu, interp (the reference interpreter), nvptx64, cuda, or a triple" },
     [CPU] = { "cpu", 0, "NAME", "native, x86-64-v3, x86-64-v4, …" },
+    [GPU] = { "gpu", 0, "NAME", "sm_90, sm_80, … (of nvptx64 and cuda)" },
     [MATH] = { "math", 0, "MODE", "strict, default or fast" },
     [THREADS] = { "threads", 0, "N", "threads of a run; as many as the process may use" },
     [CACHE] = { "cache", 0, "FOLDER", "of compiled kernels; \"\" for none" },
@@ -186,7 +187,8 @@ static int accept_common(qn_cli *cli, int option, const char *value)
                    ? QN_EXIT_OK
                    : qn_cli_usage(cli, "--dim %s: write NAME=NUMBER or NAME=MIN..MAX", value);
     case TARGET: cli->compile.target = value; break;
-    case CPU: cli->compile.cpu = value; break;
+    case CPU:
+    case GPU: cli->compile.cpu = value; break;
     case MATH: cli->compile.math = value; break;
     case THREADS:
         if (!qn_cli_number(value, 0, 256, &n))

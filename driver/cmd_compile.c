@@ -9,7 +9,7 @@ enum { OUTPUT, EMIT, PREFIX, WEIGHTS, HEADER, TIME };
 
 static const qn_cli_option options[] = {
     [OUTPUT] = { "output", 'o', "FILE", "what to write; its ending says what it is, where --emit does not" },
-    [EMIT] = { "emit", 0, "KIND", "so, a, o, llvm (.ll), asm (.s), qn (the model as text)" },
+    [EMIT] = { "emit", 0, "KIND", "so, a, o, llvm (.ll), asm (.s), ptx, qn (the model as text)" },
     [PREFIX] = { "prefix", 0, "NAME", "of the C names; from the file's name" },
     [WEIGHTS] = { "weights", 0, "WHERE", "embed, or side: FILE.safetensors" },
     [HEADER] = { "header", 0, "FILE", "the C header; beside the output; \"\" for none" },
@@ -43,8 +43,8 @@ static const char *kind_from_ending(const char *path)
 {
     static const struct {
         const char *ending, *kind;
-    } endings[] = { { ".so", "so" },   { ".a", "a" },   { ".o", "o" },
-                    { ".ll", "llvm" }, { ".s", "asm" }, { ".qn", "qn" } };
+    } endings[] = { { ".so", "so" }, { ".a", "a" },   { ".o", "o" },    { ".ll", "llvm" },
+                    { ".s", "asm" }, { ".qn", "qn" }, { ".ptx", "ptx" } };
     size_t length = strlen(path);
     for (size_t i = 0; i < sizeof endings / sizeof *endings; i++) {
         size_t n = strlen(endings[i].ending);
@@ -97,7 +97,7 @@ int quern_main_compile(int argc, char **argv)
         c.emit.emit = kind_from_ending(c.path);
     if (!c.emit.emit)
         return qn_cli_usage(
-            &c.cli, "what is %s to be? Say it with --emit, or by its ending: .so, .a, .o, .ll, .s, .qn",
+            &c.cli, "what is %s to be? Say it with --emit, or by its ending: .so, .a, .o, .ll, .s, .ptx, .qn",
             c.path);
     quern_module *module = qn_cli_module(&c.cli, &status);
     if (!module)

@@ -59,6 +59,10 @@ QN_MUST_USE qn_status qn_compile_module(qn_module *module, const qn_settings *se
 QN_MUST_USE qn_status qn_model_jit(qn_module *module, const qn_settings *settings, quern_model **out,
                                    qn_diags *diags);
 
+/* Onto the GPU of this machine; QUERN_ERROR_DEVICE where there is none. `module` is the model's, also on an error. */
+QN_MUST_USE qn_status qn_model_cuda(qn_module *module, const qn_settings *settings, quern_model **out,
+                                    qn_diags *diags);
+
 /* What a model of qn_model_jit knows about its making; NULL for any other. */
 typedef struct qn_kernel_cost {
     const char *name;    /* as quern_ctx.trace says it */

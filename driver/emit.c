@@ -6,6 +6,7 @@
 #include <unistd.h>
 
 #include "backends/llvm/link.h"
+#include "backends/nvptx/ptx.h"
 #include "driver/compile.h"
 #include "driver/header.h"
 #include "driver/output.h"
@@ -19,7 +20,7 @@
 #define QN_HOST_TRIPLE "this machine"
 #endif
 
-typedef enum emit_form { FORM_BINARY, FORM_CODE, FORM_MODULE } emit_form;
+typedef enum emit_form { FORM_BINARY, FORM_CODE, FORM_PTX, FORM_MODULE } emit_form;
 
 static const struct {
     const char *name;
@@ -32,6 +33,7 @@ static const struct {
     { "o", FORM_BINARY, QN_LINK_OBJECT, QN_EMIT_OBJECT },
     { "llvm", FORM_CODE, 0, QN_EMIT_LLVM },
     { "asm", FORM_CODE, 0, QN_EMIT_ASSEMBLY },
+    { "ptx", FORM_PTX, 0, QN_EMIT_ASSEMBLY },
     { "qn", FORM_MODULE, 0, QN_EMIT_OBJECT },
 };
 enum { N_KINDS = sizeof kinds / sizeof *kinds };
@@ -55,14 +57,20 @@ typedef struct emission {
 
 static qn_status find_kind(const emission *e, int *out_kind)
 {
-    const char *name = e->options->emit ? e->options->emit : "so";
+    const bool gpu = e->settings->backend == &qn_backend_nvptx;
+    const char *name = e->options->emit ? e->options->emit : gpu ? "ptx" : "so";
     for (int i = 0; i < N_KINDS; i++)
         if (strcmp(kinds[i].name, name) == 0) {
+            if (kinds[i].form != FORM_MODULE && gpu != (kinds[i].form == FORM_PTX))
+                return qn_error(e->diags, QUERN_ERROR_ARGUMENT, NULL,
+                                gpu ? "'%s' is code for a CPU: for a GPU it is ptx"
+                                    : "'%s' is code for a GPU: --target nvptx64",
+                                name);
             *out_kind = i;
             return QUERN_OK;
         }
     return qn_error(e->diags, QUERN_ERROR_ARGUMENT, NULL,
-                    "cannot emit '%s': so, a, o, llvm, asm and qn are what there is", name);
+                    "cannot emit '%s': so, a, o, llvm, asm, ptx and qn are what there is", name);
 }
 
 static qn_status find_prefix(emission *e)
@@ -208,6 +216,41 @@ static qn_status emit_code(emission *e, qn_emit emit)
     return qn_output_commit(&output, e->diags);
 }
 
+static void write_comment(FILE *file, const char *text)
+{
+    while (*text) {
+        int n = (int)strcspn(text, "\n");
+        fprintf(file, "//%s%.*s\n", n ? " " : "", n, text);
+        text += n + (text[n] == '\n');
+    }
+}
+
+/* Kernels for a GPU behind the programs that call them, as comments: docs/adding-a-backend.md. */
+static qn_status emit_ptx(emission *e)
+{
+    const qn_compiled *c = &e->compiled;
+    qn_output output, side = { 0 };
+    if (c->weights.bytes > 0)
+        QN_TRY(write_side_file(e, &side));
+    qn_status status = qn_output_open(&output, e->path, e->diags);
+    if (!status) {
+        for (int p = 0; p < c->n_programs; p++) {
+            const qn_program *program = c->programs[p];
+            write_comment(output.file, qn_program_print_steps(program, e->arena));
+            for (int k = 0; k < program->n_kernels; k++)
+                fprintf(output.file, "// kernel %d %s threads %d\n", k, c->program_symbols[p][k],
+                        program->kernels[k]->gpu_threads);
+        }
+        if (c->n_kernels > 0)
+            fputs(qn_ptx_join(c->n_kernels, c->kernels, e->arena), output.file);
+        status = qn_output_commit(&output, e->diags);
+    }
+    if (!status && c->weights.bytes > 0)
+        status = qn_output_commit(&side, e->diags);
+    qn_output_discard(&side);
+    return status;
+}
+
 static qn_status emit_module(emission *e, const qn_module *module)
 {
     const char *text = qn_module_print(module, e->arena);
@@ -242,6 +285,10 @@ static qn_status emit(emission *e, qn_module *module, qn_compile_times *out_time
     QN_TRY(qn_compile_module(module, e->settings, kinds[kind].emit, e->arena, &e->compiled, e->diags));
     if (out_times)
         *out_times = e->compiled.times;
+    if (kinds[kind].form == FORM_PTX) {
+        qn_weights_hash(&e->compiled.weights);
+        return emit_ptx(e);
+    }
     QN_TRY(place_weights(e));
     return kinds[kind].form == FORM_BINARY ? emit_binary(e, kinds[kind].link)
                                            : emit_code(e, kinds[kind].emit);

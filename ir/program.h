@@ -107,6 +107,8 @@ int qn_program_number(qn_program *p);
 /* The buffer whose memory this one is part of: through views and slots to an ARENA, IO or WEIGHTS buffer. */
 int qn_program_root(const qn_program *p, int buffer);
 qn_dim qn_program_buffer_bytes(const qn_program *p, int buffer);
+/* The same without its kernels. */
+const char *qn_program_print_steps(const qn_program *p, qn_arena *arena);
 const char *qn_program_print(const qn_program *p, qn_arena *arena);
 qn_program *qn_program_parse(const char *text, const char *file, qn_arena *arena, qn_diags *diags);
 /* Places inside their bounds, nothing live overlaps, arguments match kernels. */

@@ -127,24 +127,36 @@ static void print_steps(printer *f, const qn_steps *steps)
         print_step(f, &steps->items[i]);
 }
 
-const char *qn_program_print(const qn_program *p, qn_arena *arena)
+static void print_program(const qn_program *p, qn_strbuf *to)
 {
-    qn_strbuf out = { .arena = arena };
-    printer f = { .p = p, .out = &out, .indent = 1 };
-    qn_strbuf_printf(&out, "program @%s {\n", p->name);
+    printer f = { .p = p, .out = to, .indent = 1 };
+    qn_strbuf_printf(to, "program @%s {\n", p->name);
     for (int i = 0; i < p->n_entry_symbols; i++) {
         qn_dim symbol = qn_dims_symbol_at(p->dims, i);
-        qn_strbuf_printf(&out, "  dims %s: %lld..%lld\n", dim(&f, symbol), (long long)symbol->min,
+        qn_strbuf_printf(to, "  dims %s: %lld..%lld\n", dim(&f, symbol), (long long)symbol->min,
                          (long long)symbol->max);
     }
     for (int i = 0; i < p->n_io; i++)
         print_io(&f, i);
     for (int i = 0; i < p->n_buffers; i++)
         print_buffer(&f, i);
-    qn_strbuf_printf(&out, "  arena %s bound %s weights %lld\n", dim(&f, p->arena_bytes),
+    qn_strbuf_printf(to, "  arena %s bound %s weights %lld\n", dim(&f, p->arena_bytes),
                      dim(&f, p->arena_lower_bound), (long long)p->weights_bytes);
     print_steps(&f, &p->steps);
-    qn_strbuf_puts(&out, "}\n");
+    qn_strbuf_puts(to, "}\n");
+}
+
+const char *qn_program_print_steps(const qn_program *p, qn_arena *arena)
+{
+    qn_strbuf out = { .arena = arena };
+    print_program(p, &out);
+    return qn_strbuf_text(&out);
+}
+
+const char *qn_program_print(const qn_program *p, qn_arena *arena)
+{
+    qn_strbuf out = { .arena = arena };
+    print_program(p, &out);
     for (int i = 0; i < p->n_kernels; i++)
         qn_strbuf_printf(&out, "\n%s", qn_kernel_print(p->kernels[i], arena));
     return qn_strbuf_text(&out);

@@ -113,32 +113,42 @@ static void probe(void *user)
 
 /* ---- resolution ---- */
 
-/* Threads of a warp may go different ways since Volta, which a thread that waits alone in a loop relies on. */
-#define QN_LEAST_GPU_ARCH 70
-
 static int64_t cache_bytes(int name, int64_t fallback)
 {
     long bytes = sysconf(name);
     return bytes > 0 ? bytes : fallback;
 }
 
-/* A name that LLVM doesn't know gives code for another GPU: the text says for which. */
+/* LLVM takes any name, so they are listed: the number N of sm_N, sm_Na (from 90 on) and sm_Nf (from 100 on); 0: unknown.
+ * Threads of a warp may go different ways since 70, which a thread that waits alone in a loop relies on. */
+static int gpu_arch(const char *name)
+{
+    static const int known[] = { 70, 72, 75, 80, 86, 87, 88, 89, 90, 100, 101, 103, 110, 120, 121 };
+    if (strncmp(name, "sm_", 3) != 0)
+        return 0;
+    char *suffix;
+    long arch = strtol(name + 3, &suffix, 10);
+    bool good =
+        !*suffix || (strcmp(suffix, "a") == 0 && arch >= 90) || (strcmp(suffix, "f") == 0 && arch >= 100);
+    for (size_t i = 0; good && i < sizeof known / sizeof *known; i++)
+        if (known[i] == arch)
+            return known[i];
+    return 0;
+}
+
 static qn_status learn_gpu(qn_llvm_target *t, qn_diags *diags)
 {
     probe_job j = { .target = t };
-    char message[256] = "", line[64];
-    int arch = 0;
-    bool finished = sscanf(t->cpu, "sm_%d", &arch) == 1 && arch >= QN_LEAST_GPU_ARCH &&
-                    qn_llvm_guarded(probe, &j, message, sizeof message);
-    snprintf(line, sizeof line, ".target %s\n", t->cpu);
-    bool fit = finished && j.text && strstr(j.text, line);
+    char message[256] = "";
+    const int arch = gpu_arch(t->cpu);
+    bool fit = arch > 0 && qn_llvm_guarded(probe, &j, message, sizeof message) && j.text;
     free(j.text);
     t->data_layout = j.data_layout;
     t->vector_bytes = 16;
     if (!fit)
         return qn_error(diags, QUERN_ERROR_UNSUPPORTED, NULL,
-                        "GPU '%s' is unknown or too old; wanted: sm_%d or newer (sm_80, sm_90, …)%s%s",
-                        t->cpu, QN_LEAST_GPU_ARCH, message[0] ? "; LLVM says: " : "", message);
+                        "GPU '%s' is unknown or too old; wanted: sm_70 or newer (sm_80, sm_90, …)%s%s",
+                        t->cpu, message[0] ? "; LLVM says: " : "", message);
     t->machine = (qn_machine){ .gpu = true,
                                .gpu_arch = arch,
                                .vector_bytes = t->vector_bytes,

@@ -2,9 +2,10 @@
 #ifndef QN_BACKENDS_NVPTX_PTX_H
 #define QN_BACKENDS_NVPTX_PTX_H
 
-#include <stddef.h>
+#include "backends/backend.h"
 
-/* Where the kernel begins in what emit_kernel gave: behind .version, .target and .address_size, which a module says once. */
-size_t qn_ptx_header_size(const char *text, size_t size);
+/* One module of what emit_kernel gave for each of n > 0 kernels, ended by a 0: .version, .target and .address_size are said
+ * once. In `arena`. */
+const char *qn_ptx_join(int n, const qn_code *kernels, qn_arena *arena);
 
 #endif

@@ -6,7 +6,6 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/wait.h>
 #include <unistd.h>
 
 #include <cmocka.h>
@@ -29,51 +28,49 @@ static bool has_ptxas(void)
 /* ---- PTX modules ---- */
 
 typedef struct module {
-    char path[32];
-    FILE *file;
-    int n_kernels, n_threads; /* those on more than one thread */
+    qn_arena *arena;
+    qn_vec(qn_code) kernels;
+    size_t n_threads; /* kernels on more than one thread */
 } module;
 
 static module module_begin(void)
 {
-    module m = { .path = "/tmp/quern_ptx_XXXXXX" };
-    int file = mkstemp(m.path);
-    assert_true(file >= 0);
-    m.file = fdopen(file, "w");
-    return m;
+    return (module){ .arena = qn_arena_new() };
 }
 
-static void add_kernels(module *m, const char *what, const qn_program *p, qn_arena *arena, qn_diags *diags)
+static void add_kernels(module *m, const char *what, const qn_program *p, qn_diags *diags)
 {
     for (int i = 0; i < p->n_kernels; i++) {
         qn_code code;
-        const char *symbol = qn_arena_printf(arena, "k%d", m->n_kernels);
+        const char *symbol = qn_arena_printf(m->arena, "k%zu", m->kernels.n);
         if (qn_backend_nvptx.emit_kernel(p->kernels[i], symbol, &target, QN_MATH_DEFAULT, QN_EMIT_ASSEMBLY,
-                                         arena, &code, diags))
-            fail_msg("%s: %s\n%s", what, qn_diags_text(diags, arena), qn_kernel_print(p->kernels[i], arena));
-        size_t header = qn_ptx_header_size(code.data, code.size);
-        assert_true(header > 0);
-        if (m->n_kernels++ == 0)
-            header = 0;
-        fwrite((char *)code.data + header, 1, code.size - header, m->file);
+                                         m->arena, &code, diags))
+            fail_msg("%s: %s\n%s", what, qn_diags_text(diags, m->arena),
+                     qn_kernel_print(p->kernels[i], m->arena));
+        qn_vec_push(m->arena, &m->kernels, code);
         m->n_threads += p->kernels[i]->gpu_threads > 1;
     }
 }
 
+/* All of them in one module are given to ptxas. */
 static void module_end(module *m, const char *what)
 {
-    char command[128];
-    fclose(m->file);
-    assert_true(m->n_kernels > 0);
+    assert_true(m->kernels.n > 0);
     if (has_ptxas()) {
-        snprintf(command, sizeof command, "ptxas -O1 -arch=sm_90 -o /dev/null %s", m->path);
-        int status = system(command);
-        if (status)
-            fail_msg("%s: ptxas refuses %s", what, m->path);
+        char path[] = "/tmp/quern_ptx_XXXXXX", command[128];
+        int descriptor = mkstemp(path);
+        assert_true(descriptor >= 0);
+        FILE *file = fdopen(descriptor, "w");
+        fputs(qn_ptx_join((int)m->kernels.n, m->kernels.items, m->arena), file);
+        fclose(file);
+        snprintf(command, sizeof command, "ptxas -O1 -arch=sm_90 -o /dev/null %s", path);
+        if (system(command))
+            fail_msg("%s: ptxas refuses %s", what, path);
+        unlink(path);
     } else {
-        print_message("%s: skipped: there is no ptxas on the path\n", what);
+        print_message("%s: not assembled: there is no ptxas on the path\n", what);
     }
-    unlink(m->path);
+    qn_arena_free(m->arena);
 }
 
 static qn_pass_options gpu_options(qn_machine *machine, qn_arena *arena, qn_diags *diags)
@@ -95,7 +92,7 @@ static void check_graph(module *m, const char *what, qn_graph *graph, uint64_t s
     qn_program *program;
     if (qn_lower(graph, &options, arena, &program, &diags))
         fail_msg("%s: %s", what, qn_diags_text(&diags, arena));
-    add_kernels(m, what, program, arena, &diags);
+    add_kernels(m, what, program, &diags);
     qn_arena_free(arena);
 }
 
@@ -146,7 +143,7 @@ static void test_models(void **state)
         qn_module_free(parsed);
         qn_arena_free(arena);
     }
-    assert_int_equal(m.n_threads, m.n_kernels); /* none of these is left to one thread */
+    assert_int_equal(m.n_threads, m.kernels.n); /* none of these is left to one thread */
     module_end(&m, "models");
 }
 

@@ -1,0 +1,432 @@
+/* Models whose kernels run on a GPU: the host walks through the program's steps, memory and kernels are the device's.
+ *
+ * The tables (sizes, shapes, names) are those of a CPU model of the same programs; its `run` is never called. Inputs and
+ * states are copied to the device for a run and outputs and states back after it; weights stay there. */
+#include <pthread.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "backends/nvptx/ptx.h"
+#include "driver/api.h"
+#include "driver/compile.h"
+#include "runtime/cuda/driver.h"
+#include "runtime/error.h"
+#include "runtime/session.h"
+
+typedef struct cuda_model {
+    pthread_mutex_t lock; /* of the device and what follows */
+    qn_cuda *cuda;
+    qn_module *module; /* the programs' */
+    qn_arena *arena;
+    qn_compiled compiled;
+    void ***functions; /* per program and kernel of it */
+    void *image;       /* the tables */
+    qn_memory weights; /* on the host: states start from there */
+    qn_cuda_address weights_at, memory;
+    size_t memory_bytes;
+} cuda_model;
+
+/* ---- one run ---- */
+
+typedef struct run {
+    cuda_model *m;
+    const qn_program *p;
+    void **functions;
+    quern_session *session;
+    qn_arena *arena;
+    qn_cuda_address arguments, workspace;
+    qn_cuda_address *io, *slots; /* by buffer of the entry; of the program */
+    size_t *io_bytes;
+    int64_t *symbols, *iterations, *args;
+} run;
+
+static int64_t eval(const run *r, qn_dim d)
+{
+    return qn_dim_eval(d, r->symbols);
+}
+
+static qn_cuda_address address(const run *r, int buffer)
+{
+    const qn_pbuffer *b = &r->p->buffers[buffer];
+    switch (b->place) {
+    case QN_PLACE_ARENA: return r->workspace + (uint64_t)eval(r, b->offset);
+    case QN_PLACE_IO: return r->io[b->io];
+    case QN_PLACE_WEIGHTS: return r->m->weights_at + (uint64_t)eval(r, b->offset);
+    case QN_PLACE_VIEW: {
+        int64_t offset = b->offset ? eval(r, b->offset) : 0;
+        if (b->loop >= 0)
+            offset += r->iterations[b->loop] * eval(r, b->stride);
+        return address(r, b->base) + (uint64_t)offset;
+    }
+    case QN_PLACE_SLOT: return r->slots[buffer];
+    }
+    QN_UNREACHABLE("cuda: buffer place %d", (int)b->place);
+}
+
+/* The arguments lie behind the number of the failed node, which all kernels of a run share. */
+static int launch(run *r, const qn_step *step)
+{
+    const quern_ctx *ctx = &r->session->ctx;
+    const qn_kernel *kernel = r->p->kernels[step->kernel];
+    size_t n = (size_t)step->n_buffers + (size_t)step->n_params;
+    int64_t *args = r->args, tasks = eval(r, step->tasks);
+    const char *name = step->name ? step->name : kernel->name;
+    if (ctx->cancel && *ctx->cancel)
+        return qn_fail(QUERN_ERROR_CANCELLED, "the run was cancelled");
+    if (tasks <= 0)
+        return QUERN_OK;
+    for (int i = 0; i < step->n_buffers; i++)
+        args[i] = (int64_t)address(r, step->buffers[i]);
+    for (int i = 0; i < step->n_params; i++)
+        args[step->n_buffers + i] = eval(r, step->params[i]);
+    if (ctx->trace)
+        ctx->trace(ctx->trace_user, name, 1);
+    int status = qn_cuda_to_device(r->m->cuda, r->arguments + 8, args, n * sizeof *args);
+    if (!status)
+        status =
+            qn_cuda_launch(r->m->cuda, r->functions[step->kernel], r->arguments, tasks, kernel->gpu_threads);
+    if (ctx->trace) {
+        if (!status)
+            status = qn_cuda_wait(r->m->cuda);
+        ctx->trace(ctx->trace_user, name, 0);
+    }
+    return status;
+}
+
+/* What the host decides by may be made from what a failed check left undone: the check comes first. */
+static int read_host(run *r, void *to, int buffer, size_t bytes)
+{
+    int64_t failed;
+    int status = qn_cuda_to_host(r->m->cuda, &failed, r->arguments, sizeof failed);
+    if (status || failed < 0)
+        return status       ? status
+               : buffer < 0 ? QUERN_OK
+                            : qn_cuda_to_host(r->m->cuda, to, address(r, buffer), bytes);
+    r->session->ctx.failed_node = (int32_t)failed;
+    return qn_fail(QUERN_ERROR_INDEX, "%s: an index is out of range",
+                   failed < r->p->n_nodes ? r->p->node_names[failed] : "a node");
+}
+
+static int run_steps(run *r, const qn_steps *steps);
+
+static int read_condition(run *r, const qn_step *step, bool *out)
+{
+    unsigned char byte = 0;
+    int status = read_host(r, &byte, step->condition, 1);
+    *out = byte != 0;
+    return status;
+}
+
+static int run_loop(run *r, const qn_step *step)
+{
+    int64_t count = step->count ? eval(r, step->count) : INT64_MAX;
+    int status = QUERN_OK;
+    for (int64_t i = 0; i < count && !status; i++) {
+        bool more = true;
+        r->iterations[step->loop] = step->reverse ? count - 1 - i : i;
+        if (step->condition >= 0) {
+            status = run_steps(r, &step->test);
+            if (!status)
+                status = read_condition(r, step, &more);
+        }
+        if (!status && !more)
+            break;
+        if (!status)
+            status = run_steps(r, &step->body);
+    }
+    return status;
+}
+
+static int bind(run *r, const qn_step *step)
+{
+    const int symbol = step->count->symbol;
+    int64_t value = 0, most = eval(r, r->p->limits[symbol - r->p->n_entry_symbols]);
+    int status = read_host(r, &value, step->buffers[0], sizeof value);
+    if (!status && (value < 0 || value > most))
+        status = qn_fail(QUERN_ERROR_INTERNAL, "a count of %lld where %lld is the most", (long long)value,
+                         (long long)most);
+    if (!status)
+        r->symbols[symbol] = value;
+    return status;
+}
+
+static int run_step(run *r, const qn_step *step)
+{
+    switch (step->kind) {
+    case QN_STEP_KERNEL: return launch(r, step);
+    case QN_STEP_COPY: {
+        int64_t bytes = eval(r, qn_program_buffer_bytes(r->p, step->buffers[1]));
+        return bytes <= 0 ? QUERN_OK
+                          : qn_cuda_copy(r->m->cuda, address(r, step->buffers[1]),
+                                         address(r, step->buffers[0]), (size_t)bytes);
+    }
+    case QN_STEP_LOOP: return run_loop(r, step);
+    case QN_STEP_IF: {
+        bool holds = false;
+        int status = read_condition(r, step, &holds);
+        return status ? status : run_steps(r, holds ? &step->body : &step->other);
+    }
+    case QN_STEP_SWAP: {
+        qn_cuda_address kept = r->slots[step->buffers[0]];
+        r->slots[step->buffers[0]] = r->slots[step->buffers[1]];
+        r->slots[step->buffers[1]] = kept;
+        return QUERN_OK;
+    }
+    case QN_STEP_BIND: return bind(r, step);
+    }
+    QN_UNREACHABLE("cuda: step kind %d", (int)step->kind);
+}
+
+static int run_steps(run *r, const qn_steps *steps)
+{
+    int status = QUERN_OK;
+    for (size_t i = 0; i < steps->n && !status; i++)
+        status = run_step(r, &steps->items[i]);
+    return status;
+}
+
+/* ---- memory of a run ---- */
+
+static size_t most_arguments(const qn_program *p, const qn_steps *steps)
+{
+    size_t most = 0;
+    for (size_t i = 0; i < steps->n; i++) {
+        const qn_step *step = &steps->items[i];
+        size_t inside[] = { (size_t)step->n_buffers + (size_t)step->n_params, most_arguments(p, &step->body),
+                            most_arguments(p, &step->other), most_arguments(p, &step->test) };
+        for (int k = 0; k < 4; k++)
+            most = inside[k] > most ? inside[k] : most;
+    }
+    return most;
+}
+
+static int type_bytes(const run *r, const qn_type *type, size_t *out)
+{
+    int64_t n = (int64_t)qn_dtype_bytes(type->dtype);
+    for (int i = 0; i < type->rank; i++)
+        if (__builtin_mul_overflow(n, eval(r, type->dims[i]), &n))
+            return qn_fail(QUERN_ERROR_RANGE, "a buffer is too large");
+    *out = (size_t)n;
+    return QUERN_OK;
+}
+
+static size_t take(size_t *at, size_t bytes)
+{
+    size_t place = *at;
+    *at += (bytes + 255) / 256 * 256;
+    return place;
+}
+
+/* Everything in one stretch, kept from run to run. */
+static int find_memory(run *r)
+{
+    cuda_model *m = r->m;
+    const qn_program *p = r->p;
+    const size_t n_args = most_arguments(p, &p->steps);
+    size_t end = 0, at_arguments = take(&end, 8 * (1 + n_args));
+    r->args = QN_NEW_ARRAY(r->arena, int64_t, n_args + 1);
+    size_t at_workspace = take(&end, (size_t)eval(r, p->arena_bytes)),
+           *at = QN_NEW_ARRAY(r->arena, size_t, p->n_io);
+    for (int i = 0; i < p->n_io; i++) {
+        int status = type_bytes(r, &p->io[i].type, &r->io_bytes[i]);
+        if (status)
+            return status;
+        const int alias = p->io[i].alias;
+        bool same = alias >= 0 && alias < i && r->session->io[i] == r->session->io[alias];
+        at[i] = same ? at[alias] : take(&end, r->io_bytes[i]);
+    }
+    if (end > m->memory_bytes) {
+        qn_cuda_free(m->cuda, m->memory);
+        m->memory_bytes = 0;
+        int status = qn_cuda_alloc(m->cuda, end, &m->memory);
+        if (status)
+            return status;
+        m->memory_bytes = end;
+    }
+    r->arguments = m->memory + at_arguments;
+    r->workspace = m->memory + at_workspace;
+    for (int i = 0; i < p->n_io; i++)
+        r->io[i] = m->memory + at[i];
+    for (int i = 0; i < p->n_buffers; i++)
+        if (p->buffers[i].place == QN_PLACE_SLOT)
+            r->slots[i] = address(r, p->buffers[i].base);
+    return QUERN_OK;
+}
+
+static int give_inputs(run *r)
+{
+    const int64_t none = -1;
+    int status = qn_cuda_to_device(r->m->cuda, r->arguments, &none, sizeof none);
+    for (int i = 0; i < r->p->n_io && !status; i++)
+        if (r->p->io[i].role != QUERN_OUTPUT)
+            status = qn_cuda_to_device(r->m->cuda, r->io[i], r->session->io[i], r->io_bytes[i]);
+    return status;
+}
+
+static int take_outputs(run *r)
+{
+    quern_session *s = r->session;
+    int status = read_host(r, NULL, -1, 0);
+    for (int i = 0; i < r->p->n_io && !status; i++) {
+        const qn_pio *io = &r->p->io[i];
+        if (io->role == QUERN_INPUT)
+            continue;
+        if (io->role == QUERN_OUTPUT && s->decided) {
+            int64_t dims[QN_MAX_RANK];
+            for (int k = 0; k < io->type.rank; k++)
+                dims[k] = eval(r, io->type.dims[k]);
+            status = qn_session_resize(s, i, dims);
+            if (!status)
+                status = type_bytes(r, &io->type, &r->io_bytes[i]);
+        }
+        if (!status)
+            status = qn_cuda_to_host(r->m->cuda, s->io[i], r->io[i], r->io_bytes[i]);
+    }
+    return status;
+}
+
+static int run_program(cuda_model *m, quern_session *s, qn_arena *arena)
+{
+    const qn_program *p = m->compiled.programs[s->entry_index];
+    const int n_symbols = qn_dims_symbol_count(p->dims);
+    run r = { .m = m,
+              .p = p,
+              .functions = m->functions[s->entry_index],
+              .session = s,
+              .arena = arena,
+              .io = QN_NEW_ARRAY(arena, qn_cuda_address, p->n_io + 1),
+              .io_bytes = QN_NEW_ARRAY(arena, size_t, p->n_io + 1),
+              .slots = QN_NEW_ARRAY(arena, qn_cuda_address, p->n_buffers + 1),
+              .symbols = QN_NEW_ARRAY(arena, int64_t, n_symbols + 1),
+              .iterations = QN_NEW_ARRAY(arena, int64_t, p->n_loops + 1) };
+    for (int i = 0; i < n_symbols; i++)
+        r.symbols[i] = i < p->n_entry_symbols ? s->symbols[i] : eval(&r, p->limits[i - p->n_entry_symbols]);
+    s->ctx.failed_node = -1;
+    int status = find_memory(&r);
+    if (!status)
+        status = give_inputs(&r);
+    if (!status)
+        status = run_steps(&r, &p->steps);
+    return status ? status : take_outputs(&r);
+}
+
+static int run_session(quern_session *s)
+{
+    cuda_model *m = s->model->owner;
+    qn_arena *arena = qn_arena_new();
+    pthread_mutex_lock(&m->lock);
+    int status = run_program(m, s, arena);
+    pthread_mutex_unlock(&m->lock);
+    qn_arena_free(arena);
+    return status;
+}
+
+/* ---- making and freeing ---- */
+
+static void release(quern_model *model)
+{
+    cuda_model *m = model->owner;
+    if (m->cuda) {
+        qn_cuda_free(m->cuda, m->memory);
+        qn_cuda_free(m->cuda, m->weights_at);
+    }
+    qn_cuda_close(m->cuda);
+    if (m->image)
+        qn_backend_cpu.unload(m->image);
+    qn_memory_free(&m->weights);
+    qn_arena_free(m->arena);
+    qn_module_free(m->module);
+    pthread_mutex_destroy(&m->lock);
+    free(m);
+    free(model);
+}
+
+/* The driver's words as a diagnostic. */
+static qn_status from_runtime(int status, qn_diags *diags)
+{
+    return status ? qn_error(diags, status, NULL, "%s", quern_last_error()) : QUERN_OK;
+}
+
+static qn_status load_kernels(cuda_model *m, qn_diags *diags)
+{
+    const qn_compiled *c = &m->compiled;
+    QN_TRY(from_runtime(qn_cuda_load(m->cuda, qn_ptx_join(c->n_kernels, c->kernels, m->arena)), diags));
+    m->functions = QN_NEW_ARRAY(m->arena, void **, c->n_programs);
+    for (int p = 0; p < c->n_programs; p++) {
+        const int n = c->programs[p]->n_kernels;
+        m->functions[p] = QN_NEW_ARRAY(m->arena, void *, n + 1);
+        for (int k = 0; k < n; k++)
+            QN_TRY(from_runtime(qn_cuda_function(m->cuda, c->program_symbols[p][k], &m->functions[p][k]),
+                                diags));
+    }
+    return QUERN_OK;
+}
+
+static qn_status load_weights(cuda_model *m, qn_diags *diags)
+{
+    const size_t bytes = (size_t)m->compiled.weights.bytes;
+    if (!qn_memory_reserve(&m->weights, bytes))
+        return qn_error(diags, QUERN_ERROR_MEMORY, NULL, "no memory for %zu bytes of weights", bytes);
+    qn_weights_move(&m->compiled.weights, m->weights.data, m->module->arena);
+    QN_TRY(from_runtime(qn_cuda_alloc(m->cuda, bytes, &m->weights_at), diags));
+    return from_runtime(qn_cuda_to_device(m->cuda, m->weights_at, m->weights.data, bytes), diags);
+}
+
+/* Tables from the CPU backend; all kernels in them are one that does nothing. */
+static qn_status load_tables(quern_model *model, cuda_model *m, qn_diags *diags)
+{
+    static const char stub[] = "model_no_kernel";
+    const qn_compiled *c = &m->compiled;
+    const qn_target host = { .cpu = "native", .jit = true };
+    qn_code objects[2];
+    const char *names[] = { stub, "model" };
+    const char ***symbols = QN_NEW_ARRAY(m->arena, const char **, c->n_programs);
+    for (int p = 0; p < c->n_programs; p++) {
+        symbols[p] = QN_NEW_ARRAY(m->arena, const char *, c->programs[p]->n_kernels + 1);
+        for (int k = 0; k < c->programs[p]->n_kernels; k++)
+            symbols[p][k] = stub;
+    }
+    QN_TRY(qn_backend_cpu.emit_kernel(qn_kernel_new(m->arena, "nothing"), stub, &host, QN_MATH_DEFAULT,
+                                      QN_EMIT_OBJECT, m->arena, &objects[0], diags));
+    QN_TRY(qn_backend_cpu.emit_entries(c->n_programs, (const qn_program *const *)c->programs,
+                                       (const char *const *const *)symbols, "model", "", true, &host,
+                                       QN_EMIT_OBJECT, m->arena, &objects[1], diags));
+    QN_TRY(qn_backend_cpu.load(2, objects, names, &m->image, diags));
+    const void **weights = qn_backend_cpu.symbol(m->image, "model_weights_base");
+    quern_query_fn query = NULL;
+    *(void **)&query = qn_backend_cpu.symbol(m->image, "model_query");
+    if (!weights || !query)
+        return qn_error(diags, QUERN_ERROR_INTERNAL, NULL, "the compiled model has no tables");
+    *weights = m->weights.data;
+    model->info = query(QUERN_ABI_VERSION);
+    return QUERN_OK;
+}
+
+static qn_status make(quern_model *model, cuda_model *m, const qn_settings *settings, qn_diags *diags)
+{
+    qn_settings s = *settings;
+    QN_TRY(from_runtime(qn_cuda_open(&m->cuda), diags));
+    if (!s.target.cpu)
+        s.target.cpu = qn_arena_printf(m->arena, "sm_%d", qn_cuda_arch(m->cuda));
+    QN_TRY(qn_compile_module(m->module, &s, QN_EMIT_OBJECT, m->arena, &m->compiled, diags));
+    QN_TRY(load_kernels(m, diags));
+    QN_TRY(load_weights(m, diags));
+    return load_tables(model, m, diags);
+}
+
+qn_status qn_model_cuda(qn_module *module, const qn_settings *settings, quern_model **out, qn_diags *diags)
+{
+    quern_model *model = calloc(1, sizeof *model);
+    cuda_model *m = calloc(1, sizeof *m);
+    QN_ASSERT(model && m, "out of memory");
+    pthread_mutex_init(&m->lock, NULL);
+    m->arena = qn_arena_new();
+    m->module = module;
+    *model = (quern_model){ .threads = 1, .run = run_session, .release = release, .owner = m };
+    qn_status status = make(model, m, settings, diags);
+    if (status)
+        release(model);
+    else
+        *out = model;
+    return status;
+}

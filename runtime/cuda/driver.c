@@ -1,0 +1,210 @@
+/* See driver.h. Names and numbers are those of the CUDA driver API; the types are as small as what is used of them. */
+#include "runtime/cuda/driver.h"
+
+#include <dlfcn.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "runtime/error.h"
+
+enum { SUCCESS = 0, ATTRIBUTE_MAJOR = 75, ATTRIBUTE_MINOR = 76, MOST_BLOCKS = INT32_MAX };
+
+/* Field, symbol, parameters: X(init, "cuInit", (unsigned flags)) */
+#define FUNCTIONS(X)                                                                                  \
+    X(init, "cuInit", (unsigned))                                                                     \
+    X(error_text, "cuGetErrorString", (int, const char **))                                           \
+    X(device_count, "cuDeviceGetCount", (int *))                                                      \
+    X(device_get, "cuDeviceGet", (int *, int))                                                        \
+    X(device_attribute, "cuDeviceGetAttribute", (int *, int, int))                                    \
+    X(context_retain, "cuDevicePrimaryCtxRetain", (void **, int))                                     \
+    X(context_release, "cuDevicePrimaryCtxRelease_v2", (int))                                         \
+    X(context_set, "cuCtxSetCurrent", (void *))                                                       \
+    X(context_wait, "cuCtxSynchronize", (void))                                                       \
+    X(module_load, "cuModuleLoadDataEx", (void **, const void *, unsigned, int *, void **))           \
+    X(module_unload, "cuModuleUnload", (void *))                                                      \
+    X(module_function, "cuModuleGetFunction", (void **, void *, const char *))                        \
+    X(memory_alloc, "cuMemAlloc_v2", (uint64_t *, size_t))                                            \
+    X(memory_free, "cuMemFree_v2", (uint64_t))                                                        \
+    X(to_device, "cuMemcpyHtoDAsync_v2", (uint64_t, const void *, size_t, void *))                    \
+    X(to_host, "cuMemcpyDtoH_v2", (void *, uint64_t, size_t))                                         \
+    X(copy, "cuMemcpyDtoDAsync_v2", (uint64_t, uint64_t, size_t, void *))                             \
+    X(launch, "cuLaunchKernel",                                                                       \
+      (void *, unsigned, unsigned, unsigned, unsigned, unsigned, unsigned, unsigned, void *, void **, \
+       void **))
+
+struct qn_cuda {
+    void *library;
+    int device, arch;
+    void *context, *module;
+#define FIELD(name, symbol, parameters) int(*name) parameters;
+    FUNCTIONS(FIELD)
+#undef FIELD
+};
+
+static int fail(const qn_cuda *c, const char *what, int code)
+{
+    const char *text = NULL;
+    if (c->error_text(code, &text) != SUCCESS || !text)
+        text = "unknown error";
+    return qn_fail(QUERN_ERROR_DEVICE, "GPU: %s: %s (%d)", what, text, code);
+}
+
+static int check(const qn_cuda *c, const char *what, int code)
+{
+    return code == SUCCESS ? QUERN_OK : fail(c, what, code);
+}
+
+/* Calls come from any thread: each has a current context of its own. */
+static int enter(qn_cuda *c)
+{
+    return check(c, "cuCtxSetCurrent", c->context_set(c->context));
+}
+
+/* ---- the device ---- */
+
+static int find_functions(qn_cuda *c, const char *library)
+{
+#define FIND(name, symbol, parameters)              \
+    *(void **)&c->name = dlsym(c->library, symbol); \
+    if (!c->name)                                   \
+        return qn_fail(QUERN_ERROR_DEVICE, "%s has no %s: the GPU's driver is too old", library, symbol);
+    FUNCTIONS(FIND)
+#undef FIND
+    return QUERN_OK;
+}
+
+static int open_device(qn_cuda *c)
+{
+    int n = 0, major = 0, minor = 0, code = c->init(0);
+    if (code == SUCCESS)
+        code = c->device_count(&n);
+    if (code != SUCCESS || n == 0) {
+        const char *text = NULL;
+        if (code == SUCCESS || c->error_text(code, &text) != SUCCESS || !text)
+            text = "the driver finds none";
+        return qn_fail(QUERN_ERROR_DEVICE, "there is no GPU here: %s; use --target cpu", text);
+    }
+    int status = check(c, "cuDeviceGet", c->device_get(&c->device, 0));
+    if (!status)
+        status = check(c, "cuDeviceGetAttribute", c->device_attribute(&major, ATTRIBUTE_MAJOR, c->device));
+    if (!status)
+        status = check(c, "cuDeviceGetAttribute", c->device_attribute(&minor, ATTRIBUTE_MINOR, c->device));
+    c->arch = 10 * major + minor;
+    if (!status)
+        status = check(c, "cuDevicePrimaryCtxRetain", c->context_retain(&c->context, c->device));
+    return status;
+}
+
+int qn_cuda_open(qn_cuda **out)
+{
+    const char *given = getenv("QUERN_CUDA_LIBRARY"), *library = given && *given ? given : "libcuda.so.1";
+    *out = NULL;
+    void *handle = dlopen(library, RTLD_NOW | RTLD_LOCAL);
+    if (!handle)
+        return qn_fail(QUERN_ERROR_DEVICE,
+                       "there is no GPU here: libcuda.so.1 could not be opened (%s); use --target cpu",
+                       dlerror());
+    qn_cuda *c = calloc(1, sizeof *c);
+    if (!c) {
+        dlclose(handle);
+        return qn_fail(QUERN_ERROR_MEMORY, "out of memory");
+    }
+    c->library = handle;
+    int status = find_functions(c, library);
+    if (!status)
+        status = open_device(c);
+    if (status)
+        qn_cuda_close(c);
+    else
+        *out = c;
+    return status;
+}
+
+void qn_cuda_close(qn_cuda *c)
+{
+    if (!c)
+        return;
+    if (c->context) {
+        if (c->context_set(c->context) == SUCCESS && c->module)
+            c->module_unload(c->module);
+        c->context_set(NULL);
+        c->context_release(c->device);
+    }
+    dlclose(c->library);
+    free(c);
+}
+
+int qn_cuda_arch(const qn_cuda *c)
+{
+    return c->arch;
+}
+
+/* ---- code ---- */
+
+int qn_cuda_load(qn_cuda *c, const char *ptx)
+{
+    int status = enter(c);
+    return status ? status
+                  : check(c, "the driver refuses the code", c->module_load(&c->module, ptx, 0, NULL, NULL));
+}
+
+int qn_cuda_function(qn_cuda *c, const char *name, void **out_function)
+{
+    return check(c, name, c->module_function(out_function, c->module, name));
+}
+
+int qn_cuda_launch(qn_cuda *c, void *function, qn_cuda_address args, int64_t tasks, int threads)
+{
+    int status = enter(c);
+    for (int64_t first = 0; first < tasks && !status; first += MOST_BLOCKS) {
+        const unsigned blocks = (unsigned)(tasks - first < MOST_BLOCKS ? tasks - first : MOST_BLOCKS);
+        void *parameters[] = { &args, &first };
+        status = check(c, "cuLaunchKernel",
+                       c->launch(function, blocks, 1, 1, (unsigned)threads, 1, 1, 0, NULL, parameters, NULL));
+    }
+    return status;
+}
+
+int qn_cuda_wait(qn_cuda *c)
+{
+    int status = enter(c);
+    return status ? status : check(c, "a kernel failed", c->context_wait());
+}
+
+/* ---- memory ---- */
+
+int qn_cuda_alloc(qn_cuda *c, size_t bytes, qn_cuda_address *out)
+{
+    *out = 0;
+    int status = enter(c);
+    if (status || bytes == 0)
+        return status;
+    int code = c->memory_alloc(out, bytes);
+    return code == SUCCESS ? QUERN_OK
+                           : qn_fail(QUERN_ERROR_MEMORY, "GPU: no memory for %zu bytes (%d)", bytes, code);
+}
+
+void qn_cuda_free(qn_cuda *c, qn_cuda_address address)
+{
+    if (address && c->context_set(c->context) == SUCCESS)
+        c->memory_free(address);
+}
+
+int qn_cuda_to_device(qn_cuda *c, qn_cuda_address to, const void *from, size_t bytes)
+{
+    int status = bytes ? enter(c) : QUERN_OK;
+    return status || !bytes ? status : check(c, "copying to the GPU", c->to_device(to, from, bytes, NULL));
+}
+
+int qn_cuda_to_host(qn_cuda *c, void *to, qn_cuda_address from, size_t bytes)
+{
+    int status = bytes ? enter(c) : QUERN_OK;
+    return status || !bytes ? status : check(c, "copying from the GPU", c->to_host(to, from, bytes));
+}
+
+int qn_cuda_copy(qn_cuda *c, qn_cuda_address to, qn_cuda_address from, size_t bytes)
+{
+    int status = bytes && to != from ? enter(c) : QUERN_OK;
+    return status || !bytes || to == from ? status
+                                          : check(c, "copying on the GPU", c->copy(to, from, bytes, NULL));
+}

@@ -1,0 +1,35 @@
+/* NVIDIA GPUs through the driver API, opened at run time: no CUDA toolkit is needed to build or to start.
+ *
+ * A device is for one thread at a time. Functions give a quern_status and keep the message (runtime/error.h). */
+#ifndef QN_RUNTIME_CUDA_DRIVER_H
+#define QN_RUNTIME_CUDA_DRIVER_H
+
+#include <stddef.h>
+#include <stdint.h>
+
+typedef struct qn_cuda qn_cuda;
+typedef uint64_t qn_cuda_address;
+
+/* The first GPU. The library is libcuda.so.1, or what the environment's QUERN_CUDA_LIBRARY names. QUERN_ERROR_DEVICE where
+ * there is none. */
+int qn_cuda_open(qn_cuda **out);
+void qn_cuda_close(qn_cuda *cuda);     /* frees the module too; memory is the caller's. NULL is fine */
+int qn_cuda_arch(const qn_cuda *cuda); /* 90: sm_90 */
+
+/* The one module of the device: PTX as text with a 0 at its end. */
+int qn_cuda_load(qn_cuda *cuda, const char *ptx);
+int qn_cuda_function(qn_cuda *cuda, const char *name, void **out_function);
+
+int qn_cuda_alloc(qn_cuda *cuda, size_t bytes, qn_cuda_address *out);
+void qn_cuda_free(qn_cuda *cuda, qn_cuda_address address); /* 0 is fine */
+
+/* What follows happens in this order on the device; only the way back to the host waits for it. Host memory may be
+ * changed as soon as the call has come back. */
+int qn_cuda_to_device(qn_cuda *cuda, qn_cuda_address to, const void *from, size_t bytes);
+int qn_cuda_to_host(qn_cuda *cuda, void *to, qn_cuda_address from, size_t bytes);
+int qn_cuda_copy(qn_cuda *cuda, qn_cuda_address to, qn_cuda_address from, size_t bytes);
+/* The kernel with parameters (args, number of its first task), blocks of `threads`, one a task. */
+int qn_cuda_launch(qn_cuda *cuda, void *function, qn_cuda_address args, int64_t tasks, int threads);
+int qn_cuda_wait(qn_cuda *cuda);
+
+#endif
