@@ -111,6 +111,23 @@ void qn_loops_plan(qn_writer *w, const qn_nest *nest, int64_t grain, qn_loops *o
     }
 }
 
+/* For a GPU: all axes as one, so that neighbouring threads do neighbouring elements however short the axes are. */
+static void plan_flat(qn_writer *w, const qn_nest *nest, int64_t grain, qn_loops *out)
+{
+    qn_dims *dims = w->space.dims;
+    qn_dim extents[QN_MAX_RANK], all = qn_dim_const(dims, 1);
+    for (int i = 0; i < nest->n; i++) {
+        extents[i] = qn_ispace_import(&w->space, nest->dims[i]);
+        all = qn_dim_mul(dims, all, extents[i]);
+    }
+    *out = (qn_loops){ .n = 1, .tasks = qn_dim_ceildiv(dims, all, qn_dim_const(dims, grain)) };
+    const qn_dim var = qn_ispace_var(&w->space, all, false);
+    qn_ix_split(&w->space, var, nest->n, extents, out->index);
+    qn_kvalue *size = qn_kb_index(&w->b, grain), *low = qn_kb_imul(&w->b, qn_kb_task(&w->b), size);
+    qn_kvalue *high = qn_kb_imin(&w->b, qn_kb_iadd(&w->b, low, size), qn_writer_index(w, all));
+    out->loops[0] = (qn_planned_loop){ .var = var, .low = low, .high = high };
+}
+
 qn_writer_loop qn_planned_loop_open(qn_writer *w, const qn_planned_loop *loop, qn_ktag tag)
 {
     return loop->low ? qn_writer_for(w, loop->var, loop->low, loop->high, tag, 0, NULL, NULL)
@@ -212,7 +229,11 @@ qn_status qn_lower_loop(qn_lowering *l, const qn_group *group)
     qn_writer w;
     qn_writer_init(&w, l, name, scratch, false);
     const double grain = QN_GRAIN_OF(l->options) / work_of(group);
-    qn_loops_plan(&w, &nest, grain < (double)least ? least : (int64_t)grain, &loops);
+    const int64_t size = grain < (double)least ? least : (int64_t)grain;
+    if (gpu && nest.n > 0)
+        plan_flat(&w, &nest, size, &loops);
+    else
+        qn_loops_plan(&w, &nest, size, &loops);
     bind_all(&w, group);
     write_elements(&w, group, &nest, &loops);
     const qn_status status = qn_writer_finish(&w, loops.tasks, qn_group_step_name(group, l->arena));

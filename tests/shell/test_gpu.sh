@@ -58,7 +58,7 @@ FAKE_CUDA_NONE=1 expect 1 'there is no GPU here: the driver finds none; use --ta
 rm -f log
 expect 0 'y f32\[600\]' "$quern" run xor.qn --target cuda --dim batch=600
 [ "$(sed 's/qn_k_.*//' log | tr '\n' ';')" = \
-    "module;alloc 128;alloc 12544;launch blocks 3 threads 32 ;launch blocks 1 threads 256 ;free;free;unload;release;" ] ||
+    "module;alloc 128;alloc 12544;launch blocks 3 threads 256 ;launch blocks 2 threads 256 ;free;free;unload;release;" ] ||
     fail "the calls are: $(cat log)"
 FAKE_CUDA_FAIL=0 expect 1 'an index is out of range' "$quern" run xor.qn --target cuda --dim batch=600
 
