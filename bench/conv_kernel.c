@@ -52,7 +52,7 @@ static kernel_fn *compile(const qn_kernel *kernel, qn_arena *arena)
     const qn_target target = { .jit = true };
     qn_diags diags;
     qn_code code;
-    void *image;
+    void *image = NULL;
     qn_diags_init(&diags, arena);
     if (getenv("PRINT_KERNELS"))
         fputs(qn_kernel_print(kernel, arena), stderr);
