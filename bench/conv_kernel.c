@@ -1,5 +1,7 @@
-/* How fast convolutions in channel blocks are: the layers of ResNet-50, with bias and ReLU, on one core: their share of the
- * FMA peak that is measured beside each of them. The products with padding count, though no kernel makes them.
+/* How fast convolutions in channel blocks are: the layers of ResNet-50 and MobileNetV2, alone and
+ * with bias and ReLU, on one core: their share of the
+ * FMA peak that is measured beside each of them, with the weights in the caches and (cold) in memory. Products with
+ * padding count, though no kernel makes them.
  *
  *   conv_kernel [NAME]       layers whose name contains NAME
  *   PRINT_KERNELS=1, PRINT_ASSEMBLY=1: what was made, on stderr */
@@ -18,6 +20,7 @@ typedef struct layer {
 } layer;
 
 static const layer layers[] = {
+    /* of ResNet-50, then of MobileNetV2 ("dw": each channel by itself) */
     { "7x7/2 3-64 @224", 3, 224, 64, 7, 2, false },     { "1x1 64-64 @56", 64, 56, 64, 1, 1, false },
     { "1x1 64-256 @56", 64, 56, 256, 1, 1, false },     { "3x3 64-64 @56", 64, 56, 64, 3, 1, false },
     { "1x1 256-64 @56", 256, 56, 64, 1, 1, false },     { "1x1 256-128 @56", 256, 56, 128, 1, 1, false },
@@ -27,9 +30,22 @@ static const layer layers[] = {
     { "1x1 256-1024 @14", 256, 14, 1024, 1, 1, false }, { "1x1 1024-256 @14", 1024, 14, 256, 1, 1, false },
     { "3x3 256-256 @14", 256, 14, 256, 3, 1, false },   { "3x3/2 512-512 @14", 512, 14, 512, 3, 2, false },
     { "1x1 512-2048 @7", 512, 7, 2048, 1, 1, false },   { "1x1 2048-512 @7", 2048, 7, 512, 1, 1, false },
-    { "3x3 512-512 @7", 512, 7, 512, 3, 1, false },     { "dw 3x3 144 @56", 144, 56, 144, 3, 1, true },
-    { "dw 3x3/2 96 @112", 96, 112, 96, 3, 2, true },    { "dw 3x3 576 @14", 576, 14, 576, 3, 1, true },
-    { "1x1 24-144 @56", 24, 56, 144, 1, 1, false },     { "1x1 320-1280 @7", 320, 7, 1280, 1, 1, false },
+    { "3x3 512-512 @7", 512, 7, 512, 3, 1, false },     { "3x3/2 3-32 @224", 3, 224, 32, 3, 2, false },
+    { "dw 32-32 @112", 32, 112, 32, 3, 1, true },       { "1x1 32-16 @112", 32, 112, 16, 1, 1, false },
+    { "1x1 16-96 @112", 16, 112, 96, 1, 1, false },     { "dw/2 96-96 @112", 96, 112, 96, 3, 2, true },
+    { "1x1 96-24 @56", 96, 56, 24, 1, 1, false },       { "1x1 24-144 @56", 24, 56, 144, 1, 1, false },
+    { "dw 144-144 @56", 144, 56, 144, 3, 1, true },     { "1x1 144-24 @56", 144, 56, 24, 1, 1, false },
+    { "dw/2 144-144 @56", 144, 56, 144, 3, 2, true },   { "1x1 144-32 @28", 144, 28, 32, 1, 1, false },
+    { "1x1 32-192 @28", 32, 28, 192, 1, 1, false },     { "dw 192-192 @28", 192, 28, 192, 3, 1, true },
+    { "1x1 192-32 @28", 192, 28, 32, 1, 1, false },     { "dw/2 192-192 @28", 192, 28, 192, 3, 2, true },
+    { "1x1 192-64 @14", 192, 14, 64, 1, 1, false },     { "1x1 64-384 @14", 64, 14, 384, 1, 1, false },
+    { "dw 384-384 @14", 384, 14, 384, 3, 1, true },     { "1x1 384-64 @14", 384, 14, 64, 1, 1, false },
+    { "1x1 384-96 @14", 384, 14, 96, 1, 1, false },     { "1x1 96-576 @14", 96, 14, 576, 1, 1, false },
+    { "dw 576-576 @14", 576, 14, 576, 3, 1, true },     { "1x1 576-96 @14", 576, 14, 96, 1, 1, false },
+    { "dw/2 576-576 @14", 576, 14, 576, 3, 2, true },   { "1x1 576-160 @7", 576, 7, 160, 1, 1, false },
+    { "1x1 160-960 @7", 160, 7, 960, 1, 1, false },     { "dw 960-960 @7", 960, 7, 960, 3, 1, true },
+    { "1x1 960-160 @7", 960, 7, 160, 1, 1, false },     { "1x1 960-320 @7", 960, 7, 320, 1, 1, false },
+    { "1x1 320-1280 @7", 320, 7, 1280, 1, 1, false },
 };
 
 typedef void kernel_fn(int64_t *args, int64_t task);
@@ -140,48 +156,74 @@ static qn_program *program_of(const layer *l, const qn_machine *machine, bool al
     return program;
 }
 
+typedef enum mode { ALONE, FUSED, COLD, MODES } mode;
+
+/* Repetitions with the weights in the caches; or (COLD) with others each time, so that they come from memory, as they do
+ * in a network whose weights are larger than the caches. Gives the share of the peak. */
+static double repeat(const qn_program *program, kernel_fn *fn, bool cold, double flops, kernel_fn *peak,
+                     double peak_flops, double *out_seconds)
+{
+    enum { LARGER_THAN_CACHES = 128 << 20 };
+    const qn_step *step = &program->steps.items[0];
+    int64_t args[16] = { -1 }, copies = 1, w = 0, w_elements = 0;
+    for (int i = 0; i < step->n_buffers; i++) {
+        const qn_pbuffer *buffer = &program->buffers[step->buffers[i]];
+        int64_t n = buffer->elements->value;
+        if (strcmp(buffer->name, "w") == 0) {
+            w = i;
+            w_elements = n;
+            copies = cold ? LARGER_THAN_CACHES / (4 * n) + 1 : 1;
+            n *= copies;
+        }
+        args[1 + i] = (int64_t)floats(n);
+    }
+    float *c = floats(1024), *weights = (float *)args[1 + w];
+    int64_t peak_args[] = { -1, (int64_t)c };
+    double best = 1e9, best_peak = 1e9, total = 0;
+    for (int64_t r = 0; r < 300 && (r < 5 || total < 0.15); r++) {
+        double t = now();
+        peak(peak_args, 0);
+        t = now() - t;
+        best_peak = t < best_peak ? t : best_peak;
+        args[1 + w] = (int64_t)(weights + r % copies * w_elements);
+        t = now();
+        for (int64_t i = 0; i < step->tasks->value; i++)
+            fn(args, i);
+        t = now() - t;
+        best = t < best ? t : best;
+        total += t;
+    }
+    args[1 + w] = (int64_t)weights;
+    for (int i = 0; i < step->n_buffers; i++)
+        free((void *)args[1 + i]);
+    free(c);
+    *out_seconds = best;
+    return (flops / best) / (peak_flops / best_peak);
+}
+
 static void measure(const layer *l, const qn_machine *machine, kernel_fn *peak, double peak_flops)
 {
+    static const char *const names[MODES] = { "alone", "| fused", "| cold" };
     qn_arena *arena = qn_arena_new();
     qn_diags diags;
     qn_diags_init(&diags, arena);
     const int64_t out = (l->size + 2 * (l->kernel / 2) - l->kernel) / l->stride + 1;
     const double flops =
         2.0 * (double)(out * out * l->out_channels * l->kernel * l->kernel * (l->each ? 1 : l->channels));
+    double compiled = 0;
+    int64_t tasks = 0;
     printf("%-20s %7.1f MFLOP ", l->name, flops * 1e-6);
-    for (int alone = 1; alone >= 0; alone--) {
+    for (int m = 0; m < MODES; m++) {
         const double start = now();
-        qn_program *program = program_of(l, machine, alone, arena, &diags);
-        const qn_step *step = &program->steps.items[0];
-        kernel_fn *fn = compile(program->kernels[step->kernel], arena);
-        const double compiled = now() - start;
-        int64_t args[16] = { -1 };
-        const int64_t tasks = step->tasks->value;
-        for (int i = 0; i < step->n_buffers; i++)
-            args[1 + i] = (int64_t)floats(program->buffers[step->buffers[i]].elements->value);
-        float *c = floats(1024);
-        int64_t peak_args[] = { -1, (int64_t)c };
-        double best = 1e9, best_peak = 1e9, total = 0;
-        for (int r = 0; r < 300 && (r < 5 || total < 0.4); r++) {
-            double t = now();
-            peak(peak_args, 0);
-            t = now() - t;
-            best_peak = t < best_peak ? t : best_peak;
-            t = now();
-            for (int64_t i = 0; i < tasks; i++)
-                fn(args, i);
-            t = now() - t;
-            best = t < best ? t : best;
-            total += t;
-        }
-        printf(" %s %7.1f us %5.1f %% of %.0f (%lld tasks, %.0f ms)", alone ? "alone" : "| fused", best * 1e6,
-               100 * (flops / best) / (peak_flops / best_peak), peak_flops / best_peak * 1e-9,
-               (long long)tasks, compiled * 1e3);
-        for (int i = 0; i < step->n_buffers; i++)
-            free((void *)args[1 + i]);
-        free(c);
+        qn_program *program = program_of(l, machine, m == ALONE, arena, &diags);
+        kernel_fn *fn = compile(program->kernels[program->steps.items[0].kernel], arena);
+        double seconds;
+        compiled = now() - start;
+        tasks = program->steps.items[0].tasks->value;
+        const double share = repeat(program, fn, m == COLD, flops, peak, peak_flops, &seconds);
+        printf(" %s %7.1f us %5.1f %%", names[m], seconds * 1e6, 100 * share);
     }
-    printf("\n");
+    printf("  %lld tasks, compiled in %.0f ms\n", (long long)tasks, compiled * 1e3);
     qn_arena_free(arena);
 }
 

@@ -49,6 +49,12 @@ static qn_kvalue *offset(emitter *e, qn_kvalue *at, int64_t by)
     return qn_kb_iadd(&e->w.b, at, qn_kb_index(&e->w.b, by));
 }
 
+/* at + i * step */
+static qn_kvalue *along(emitter *e, qn_kvalue *at, qn_kvalue *i, int64_t step)
+{
+    return qn_kb_iadd(&e->w.b, at, qn_kb_imul(&e->w.b, i, qn_kb_index(&e->w.b, step)));
+}
+
 static void multiply_add(emitter *e, qn_kvalue **sum, qn_kvalue *x, qn_kvalue *y)
 {
     qn_kbuilder *b = &e->w.b;
@@ -118,9 +124,7 @@ static void run(emitter *e, qn_kvalue *x_at, qn_kvalue *w_at, int64_t length, qn
     if (looped > 0) {
         qn_kinst *loop = open_loop(e, qn_kb_index(&e->w.b, 0), qn_kb_index(&e->w.b, looped), by);
         qn_kvalue *k = counter(loop);
-        steps(e, qn_kb_iadd(&e->w.b, x_at, k),
-              qn_kb_iadd(&e->w.b, w_at, qn_kb_imul(&e->w.b, k, qn_kb_index(&e->w.b, e->p.lanes))), by, rows,
-              columns);
+        steps(e, qn_kb_iadd(&e->w.b, x_at, k), along(e, w_at, k, e->p.lanes), by, rows, columns);
         close_loop(e, loop);
     }
     if (length > looped)
@@ -148,6 +152,20 @@ static void row_of_each(emitter *e, qn_kvalue *x_at, qn_kvalue *w_at, qn_conv_sp
             }
 }
 
+/* How many kernel offsets from k on read inside of x at the same positions of a tile: out_span. */
+static int64_t offsets_alike(const qn_conv_axis *axis, const qn_conv_run *tile, int64_t k,
+                             qn_conv_span *out_span)
+{
+    int64_t n = 1;
+    *out_span = qn_conv_valid(axis, tile->start, tile->size, k);
+    for (; k + n < axis->kernel; n++) {
+        const qn_conv_span next = qn_conv_valid(axis, tile->start, tile->size, k + n);
+        if (next.first != out_span->first || next.last != out_span->last)
+            break;
+    }
+    return n;
+}
+
 /* One row of the kernel over one block of x, of which `channels` take part. */
 static void kernel_row(emitter *e, qn_kvalue *x_at, qn_kvalue *w_at, int64_t channels, qn_conv_span rows)
 {
@@ -157,20 +175,22 @@ static void kernel_row(emitter *e, qn_kvalue *x_at, qn_kvalue *w_at, int64_t cha
         row_of_each(e, x_at, w_at, rows);
         return;
     }
-    bool whole = width->dilation == 1 && (channels == p->c || width->kernel == 1);
-    for (int64_t k = 0; k < width->kernel && whole; k++) {
-        const qn_conv_span span = qn_conv_valid(width, e->columns.start, e->columns.size, k);
-        whole = span.first == 0 && span.last == e->columns.size;
-    }
-    if (whole) { /* columns follow each other in x as in the weights */
-        run(e, x_at, w_at, (width->kernel - 1) * p->c + channels, rows, (qn_conv_span){ 0, e->columns.size });
-        return;
-    }
-    for (int64_t k = 0; k < width->kernel; k++) {
-        const qn_conv_span span = qn_conv_valid(width, e->columns.start, e->columns.size, k);
-        if (span.first < span.last)
-            run(e, offset(e, x_at, k * width->dilation * p->c), offset(e, w_at, k * p->c * p->lanes),
-                channels, rows, span);
+    qn_conv_span span;
+    for (int64_t k = 0, n; k < width->kernel; k += n) {
+        n = offsets_alike(width, &e->columns, k, &span);
+        if (span.first == span.last)
+            continue;
+        qn_kvalue *x_k = offset(e, x_at, k * width->dilation * p->c),
+                  *w_k = offset(e, w_at, k * p->c * p->lanes);
+        if (n == 1 ||
+            (width->dilation == 1 && channels == p->c)) { /* they follow each other in x as in the weights */
+            run(e, x_k, w_k, (n - 1) * p->c + channels, rows, span);
+            continue;
+        }
+        qn_kinst *loop = open_loop(e, qn_kb_index(&e->w.b, 0), qn_kb_index(&e->w.b, n), 1);
+        run(e, along(e, x_k, counter(loop), width->dilation * p->c),
+            along(e, w_k, counter(loop), p->c * p->lanes), channels, rows, span);
+        close_loop(e, loop);
     }
 }
 
@@ -202,25 +222,25 @@ static void kernel_range(emitter *e, const qn_conv_axis *a, qn_dim at, qn_kvalue
 static void kernel_plane(emitter *e, qn_kvalue *x_at, qn_kvalue *w_at, int64_t channels)
 {
     const qn_conv_axis *height = &e->p.axes[1];
+    const int64_t x_step = height->dilation * e->row_elements;
+    qn_conv_span rows = { 0, 1 };
     if (e->p.n_rows == 0) {
         qn_kvalue *low, *high;
         kernel_range(e, height, e->row, &low, &high);
         qn_kinst *loop = open_loop(e, low, high, 1);
-        qn_kvalue *k = counter(loop);
-        kernel_row(
-            e,
-            qn_kb_iadd(&e->w.b, x_at,
-                       qn_kb_imul(&e->w.b, k, qn_kb_index(&e->w.b, height->dilation * e->row_elements))),
-            qn_kb_iadd(&e->w.b, w_at, qn_kb_imul(&e->w.b, k, qn_kb_index(&e->w.b, e->w_row))), channels,
-            (qn_conv_span){ 0, 1 });
+        kernel_row(e, along(e, x_at, counter(loop), x_step), along(e, w_at, counter(loop), e->w_row),
+                   channels, rows);
         close_loop(e, loop);
         return;
     }
-    for (int64_t k = 0; k < height->kernel; k++) {
-        const qn_conv_span rows = qn_conv_valid(height, e->rows.start, e->rows.size, k);
-        if (rows.first < rows.last)
-            kernel_row(e, offset(e, x_at, k * height->dilation * e->row_elements),
-                       offset(e, w_at, k * e->w_row), channels, rows);
+    for (int64_t k = 0, n; k < height->kernel; k += n) {
+        n = offsets_alike(height, &e->rows, k, &rows);
+        if (rows.first == rows.last)
+            continue;
+        qn_kinst *loop = open_loop(e, qn_kb_index(&e->w.b, k), qn_kb_index(&e->w.b, k + n), 1);
+        kernel_row(e, along(e, x_at, counter(loop), x_step), along(e, w_at, counter(loop), e->w_row),
+                   channels, rows);
+        close_loop(e, loop);
     }
 }
 
@@ -228,15 +248,13 @@ static void kernel_plane(emitter *e, qn_kvalue *x_at, qn_kvalue *w_at, int64_t c
 static void kernel_block(emitter *e, qn_kvalue *x_at, qn_kvalue *w_at, int64_t channels)
 {
     const qn_conv_axis *depth = &e->p.axes[0];
-    qn_kbuilder *b = &e->w.b;
     qn_kvalue *low, *high;
     kernel_range(e, depth, e->depth, &low, &high);
     qn_kinst *loop = open_loop(e, low, high, 1);
     qn_kvalue *k = counter(loop);
     const int64_t slice = e->p.axes[1].in * e->row_elements;
-    kernel_plane(e, qn_kb_iadd(b, x_at, qn_kb_imul(b, k, qn_kb_index(b, depth->dilation * slice))),
-                 qn_kb_iadd(b, w_at, qn_kb_imul(b, k, qn_kb_index(b, e->p.axes[1].kernel * e->w_row))),
-                 channels);
+    kernel_plane(e, along(e, x_at, k, depth->dilation * slice),
+                 along(e, w_at, k, e->p.axes[1].kernel * e->w_row), channels);
     close_loop(e, loop);
 }
 
@@ -281,8 +299,7 @@ static void sum_tile(emitter *e)
     if (whole > 0) {
         qn_kinst *loop = open_loop(e, qn_kb_index(b, 0), qn_kb_index(b, whole), 1);
         qn_kvalue *k = counter(loop);
-        kernel_block(e, qn_kb_iadd(b, x_at, qn_kb_imul(b, k, qn_kb_index(b, e->plane_elements))),
-                     qn_kb_iadd(b, w_at, qn_kb_imul(b, k, qn_kb_index(b, w_step))), p->c);
+        kernel_block(e, along(e, x_at, k, e->plane_elements), along(e, w_at, k, w_step), p->c);
         close_loop(e, loop);
     }
     if (rest > 0)
