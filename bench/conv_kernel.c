@@ -57,7 +57,7 @@ static double now(void)
     return (double)t.tv_sec + 1e-9 * (double)t.tv_nsec;
 }
 
-static void stop(const qn_diags *diags, qn_arena *arena)
+_Noreturn static void stop(const qn_diags *diags, qn_arena *arena)
 {
     fprintf(stderr, "%s\n", qn_diags_text(diags, arena));
     exit(1);
