@@ -158,14 +158,14 @@ static void print_options(const qn_cli_option *options)
     }
 }
 
+/* "batch=4", "batch=1..64" */
 static bool read_dim(qn_cli *cli, const char *text)
 {
-    const char *equals = strchr(text, '=');
     long min, max;
-    if (!equals || equals == text || cli->n_dims == QN_CLI_MAX_DIMS)
-        return false;
     char low[32];
-    const char *dots = strstr(equals, "..");
+    const char *equals = strchr(text, '='), *dots = equals ? strstr(equals, "..") : NULL;
+    if (!equals || equals == text || equals - text >= QN_CLI_MAX_NAME || cli->n_dims == QN_CLI_MAX_DIMS)
+        return false;
     size_t length = dots ? (size_t)(dots - equals - 1) : strlen(equals + 1);
     if (length >= sizeof low)
         return false;
@@ -173,8 +173,9 @@ static bool read_dim(qn_cli *cli, const char *text)
     low[length] = '\0';
     if (!qn_cli_number(low, 0, LONG_MAX, &min) || !qn_cli_number(dots ? dots + 2 : low, min, LONG_MAX, &max))
         return false;
-    cli->dims[cli->n_dims++] =
-        (quern_dim_range){ .name = strndup(text, (size_t)(equals - text)), .min = min, .max = max };
+    char *name = cli->dim_names[cli->n_dims];
+    memcpy(name, text, (size_t)(equals - text)); /* zeros follow */
+    cli->dims[cli->n_dims++] = (quern_dim_range){ .name = name, .min = min, .max = max };
     return true;
 }
 

@@ -19,7 +19,7 @@ typedef struct qn_cli_option {
     const char *help;
 } qn_cli_option;
 
-#define QN_CLI_MAX_DIMS 64
+enum { QN_CLI_MAX_DIMS = 64, QN_CLI_MAX_NAME = 128 };
 
 /* The options that all commands on models take; each uses those that mean something to it. */
 typedef struct qn_cli {
@@ -30,6 +30,7 @@ typedef struct qn_cli {
     const char *model;
     int n_dims;
     quern_dim_range dims[QN_CLI_MAX_DIMS];
+    char dim_names[QN_CLI_MAX_DIMS][QN_CLI_MAX_NAME];
     quern_compile_options compile;
     bool verbose;
     /* Called for the command's own options (index into `options`) and for arguments without a dash after the first

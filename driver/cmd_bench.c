@@ -150,7 +150,8 @@ static int measure_kernels(bench *b, const quern_model *model)
                 r->bytes = notes->costs[k].bytes * calls;
             }
     }
-    qsort(b->rows.items, b->rows.n, sizeof *b->rows.items, by_time);
+    if (b->rows.n)
+        qsort(b->rows.items, b->rows.n, sizeof *b->rows.items, by_time);
     return QN_EXIT_OK;
 }
 

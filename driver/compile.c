@@ -236,7 +236,8 @@ static qn_status make_kernels(const qn_settings *s, qn_emit emit, qn_compiled *o
     kernel_jobs jobs = { .settings = s, .cache = &cache, .emit = emit };
     pthread_mutex_init(&jobs.lock, NULL);
     collect_jobs(&jobs, common_key(s, &out->machine, emit, out->arena), out);
-    qsort(jobs.items, (size_t)jobs.n, sizeof *jobs.items, by_cost);
+    if (jobs.n)
+        qsort(jobs.items, (size_t)jobs.n, sizeof *jobs.items, by_cost);
     quern_pool *pool = quern_pool_new(jobs.n < qn_usable_threads() ? jobs.n : 0);
     quern_pool_parallel_for(pool, run_job, &jobs, jobs.n);
     quern_pool_free(pool);

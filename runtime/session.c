@@ -89,6 +89,12 @@ static bool same_dims(int rank, const int64_t *a, const int64_t *b)
     return rank == 0 || memcmp(a, b, (size_t)rank * sizeof *a) == 0;
 }
 
+static void copy_dims(int rank, int64_t *to, const int64_t *from)
+{
+    if (rank > 0)
+        memcpy(to, from, (size_t)rank * sizeof *to);
+}
+
 static bool is_static(const quern_buffer_info *info)
 {
     for (int i = 0; i < info->rank; i++)
@@ -179,7 +185,7 @@ int quern_session_new(quern_model *model, const char *entry_name, quern_session 
         qn_slot *slot = &s->slots[i];
         if (!is_static(slot->info))
             continue;
-        memcpy(slot->dims, slot->info->dims, (size_t)slot->info->rank * sizeof *slot->dims);
+        copy_dims(slot->info->rank, slot->dims, slot->info->dims);
         slot->has_dims = bytes_of(slot->info->dtype, slot->info->rank, slot->dims, &slot->bytes);
     }
     s->ctx.size = sizeof s->ctx;
@@ -265,8 +271,7 @@ int quern_session_bind(quern_session *s, int index, const quern_array *array)
         return qn_fail(QUERN_ERROR_ARGUMENT, "the data of %s is not aligned to its elements of %zu bytes",
                        slot_text(what, s, index), quern_dtype_size(array->dtype));
     if (!slot->has_dims || !same_dims(info->rank, slot->dims, array->dims)) {
-        if (info->rank)
-            memcpy(slot->dims, array->dims, (size_t)info->rank * sizeof *slot->dims);
+        copy_dims(info->rank, slot->dims, array->dims);
         s->ready = false;
     }
     if (!slot->bound) {
@@ -432,8 +437,7 @@ static int prepare_slot(quern_session *s, int index)
                        expected_text(info));
     if (slot->shared)
         return QUERN_OK;
-    if (info->rank)
-        memcpy(slot->dims, dims, (size_t)info->rank * sizeof *dims);
+    copy_dims(info->rank, slot->dims, dims);
     if (!bytes_of(info->dtype, info->rank, dims, &slot->bytes))
         return qn_fail(QUERN_ERROR_RANGE, "%s is too large for this machine", slot_text(what, s, index));
     slot->has_dims = true;
@@ -480,7 +484,7 @@ int quern_session_dims(quern_session *s, int index, int64_t *out_dims)
     if (status)
         return status;
     int64_t symbols[s->n_symbols + 1];
-    memcpy(symbols, s->symbols, (size_t)s->n_symbols * sizeof *symbols);
+    copy_dims(s->n_symbols, symbols, s->symbols);
     if (s->decided && s->slots[index].info->role == QUERN_OUTPUT) {
         if (s->model->run || !QN_HAS_FIELD(s->entry, limits) || !s->entry->limits)
             return qn_fail(QUERN_ERROR_UNSUPPORTED, "the dims are known after a run only");
@@ -503,8 +507,7 @@ int qn_session_resize(quern_session *s, int index, const int64_t *dims)
     if (!bytes_of(info->dtype, info->rank, dims, &slot->bytes) ||
         !qn_memory_reserve(&slot->memory, slot->bytes))
         return out_of_memory(slot_text(what, s, index), (int64_t)slot->bytes);
-    if (info->rank)
-        memcpy(slot->dims, dims, (size_t)info->rank * sizeof *dims);
+    copy_dims(info->rank, slot->dims, dims);
     slot->has_dims = true;
     s->io[index] = slot->memory.data;
     return QUERN_OK;
