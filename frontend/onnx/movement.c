@@ -602,7 +602,7 @@ static int64_t padded_source(const char *mode, int64_t at, int64_t extent)
 
 enum { MAX_GATHERED = 1 << 24 };
 
-/* One axis by a gather of constant indices. low and high are within the range of dimensions. */
+/* One axis by a gather of constant indices. low and high are not negative and within the range of dimensions. */
 static qn_value *pad_axis(qn_onnx_node *n, qn_value *x, int axis, const char *mode, int64_t low, int64_t high)
 {
     int64_t extent = x->type.dims[axis]->value, count = low + extent + high;
@@ -611,10 +611,10 @@ static qn_value *pad_axis(qn_onnx_node *n, qn_value *x, int axis, const char *mo
                             (long long)count);
         return NULL;
     }
-    int64_t *index = QN_NEW_ARRAY(n->im->arena, int64_t, count > 0 ? count : 0);
+    int64_t *index = QN_NEW_ARRAY(n->im->arena, int64_t, count);
     for (int64_t i = 0; i < count; i++)
         index[i] = padded_source(mode, i - low, extent);
-    return qn_b_gather(&n->b, x, qn_b_ints(&n->b, (int)(count > 0 ? count : 0), index), axis);
+    return qn_b_gather(&n->b, x, qn_b_ints(&n->b, (int)count, index), axis);
 }
 
 /* Elements [start, limit) of the axis in front of or behind it; reflected ones backwards. */
@@ -632,14 +632,9 @@ static qn_value *pad_symbolic(qn_onnx_node *n, qn_value *x, int axis, const char
     qn_dims *t = n->im->dims;
     qn_dim extent = x->type.dims[axis], zero = number(n, 0), one = number(n, 1);
     bool reflect = !strcmp(mode, "reflect"), edge = !strcmp(mode, "edge");
-    if (low < 0 || high < 0) { /* cut first */
-        x = qn_b_slice_axis(b, x, axis, number(n, low < 0 ? -low : 0),
-                            high < 0 ? qn_dim_add(t, extent, number(n, high)) : extent);
-        extent = x ? x->type.dims[axis] : extent;
-    }
     qn_value *parts[3];
     int n_parts = 0;
-    qn_dim amounts[2] = { number(n, low > 0 ? low : 0), number(n, high > 0 ? high : 0) };
+    qn_dim amounts[2] = { number(n, low), number(n, high) };
     for (int side = 0; side < 2 && x; side++) {
         qn_dim amount = amounts[side], start, limit;
         if (side == 1)
@@ -728,10 +723,20 @@ static void import_pad(qn_onnx_node *n)
             qn_onnx_unsupported(n, "mode %s by a symbolic number", mode);
             return;
         }
+        int64_t before = low[i]->value, after = high[i]->value;
+        if (before < 0 || after < 0) { /* what is cut off goes first */
+            qn_dim start = number(n, before < 0 ? -before : 0);
+            qn_dim limit = qn_dim_add(n->im->dims, x->type.dims[i], number(n, after < 0 ? after : 0));
+            x = qn_b_slice_axis(b, x, i, start, limit);
+            before = before < 0 ? 0 : before;
+            after = after < 0 ? 0 : after;
+        }
+        if (!x)
+            return;
         if (qn_dim_is_const(x->type.dims[i]))
-            x = pad_axis(n, x, i, mode, low[i]->value, high[i]->value);
+            x = pad_axis(n, x, i, mode, before, after);
         else
-            x = pad_symbolic(n, x, i, mode, low[i]->value, high[i]->value);
+            x = pad_symbolic(n, x, i, mode, before, after);
     }
     qn_onnx_out(n, 0, x);
 }

@@ -1,0 +1,564 @@
+/* Imported models, run by the interpreter: control flow, recurrent layers, symbolic dimensions against known ones. */
+#include <math.h>
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include <cmocka.h>
+
+#include "backends/backend.h"
+#include "frontend/onnx/onnx.h"
+#include "tests/support/onnx_writer.h"
+
+typedef struct model {
+    onnx_bytes bytes;
+    qn_arena *arena;
+    qn_diags diags;
+    qn_module *module;
+    const char *text; /* the printed function */
+} model;
+
+static model load(onnx_bytes *graph, int64_t opset)
+{
+    model m = { .bytes = onnx_model(graph, opset), .arena = qn_arena_new() };
+    qn_diags_init(&m.diags, m.arena);
+    if (qn_onnx_load_bytes(m.bytes.data, m.bytes.n, "m.onnx", NULL, &m.module, &m.diags) ||
+        qn_verify(m.module, &m.diags))
+        fail_msg("%s", qn_diags_text(&m.diags, m.arena));
+    m.text = qn_graph_print(m.module->functions[0], m.arena);
+    return m;
+}
+
+static void drop(model *m)
+{
+    qn_module_free(m->module);
+    qn_arena_free(m->arena);
+    free(m->bytes.data);
+}
+
+static qn_array array_of(qn_dtype dtype, int rank, const int64_t *dims, void *data)
+{
+    qn_array a = { .dtype = dtype, .rank = rank, .data = data };
+    for (int i = 0; i < rank; i++)
+        a.dims[i] = dims[i];
+    return a;
+}
+
+static void run(model *m, const qn_array *inputs, qn_array *outputs)
+{
+    if (qn_interp_run(m->module->functions[0], inputs, outputs, m->arena, &m->diags))
+        fail_msg("%s", qn_diags_text(&m->diags, m->arena));
+}
+
+static void expect_floats(const qn_array *a, int n, const float *want)
+{
+    int64_t count = 1;
+    for (int i = 0; i < a->rank; i++)
+        count *= a->dims[i];
+    assert_int_equal(a->dtype, QUERN_F32);
+    assert_int_equal(count, n);
+    for (int i = 0; i < n; i++)
+        if (!(fabsf(((const float *)a->data)[i] - want[i]) <= 1e-5f * (1 + fabsf(want[i]))))
+            fail_msg("element %d is %g instead of %g", i, (double)((const float *)a->data)[i],
+                     (double)want[i]);
+}
+
+static void fill(float *x, int n, int seed)
+{
+    for (int i = 0; i < n; i++)
+        x[i] = (float)((i * 37 + seed * 11) % 23 - 11) / 7;
+}
+
+/* ---- If ---- */
+
+/* y = c ? x + w : x * w, with w from outside */
+static onnx_bytes branches(int known)
+{
+    onnx_bytes g = { 0 }, then_graph = { 0 }, else_graph = { 0 }, node = onnx_node("If", "c", "y");
+    float w[2] = { 10, 20 };
+    unsigned char truth = known > 0;
+    onnx_input(&g, "x", ONNX_FLOAT, "2");
+    if (known < 0)
+        onnx_input(&g, "c", ONNX_BOOL, "");
+    else
+        onnx_initializer(&g, "c", ONNX_BOOL, 0, NULL, &truth);
+    onnx_initializer(&g, "w", ONNX_FLOAT, 1, (int64_t[]){ 2 }, w);
+    onnx_simple(&g, "Neg", "x", "outer"); /* captured by one branch only */
+    onnx_simple(&then_graph, "Add", "x w", "a");
+    onnx_output(&then_graph, "a", ONNX_FLOAT);
+    onnx_simple(&else_graph, "Mul", "outer w", "b");
+    onnx_output(&else_graph, "b", ONNX_FLOAT);
+    onnx_attr_graph(&node, "then_branch", &then_graph);
+    onnx_attr_graph(&node, "else_branch", &else_graph);
+    onnx_put_node(&g, &node);
+    onnx_output(&g, "y", ONNX_FLOAT);
+    return g;
+}
+
+static void branches_capture_and_choose(void **state)
+{
+    (void)state;
+    onnx_bytes g = branches(-1);
+    model m = load(&g, 18);
+    assert_non_null(strstr(m.text, "= if "));
+    float x[2] = { 1, 2 };
+    for (unsigned char c = 0; c < 2; c++) {
+        qn_array in[2] = { array_of(QUERN_F32, 1, (int64_t[]){ 2 }, x), array_of(QUERN_BOOL, 0, NULL, &c) },
+                 out;
+        run(&m, in, &out);
+        expect_floats(&out, 2, c ? (float[]){ 11, 22 } : (float[]){ -10, -40 });
+    }
+    drop(&m);
+}
+
+static void known_branches_dissolve(void **state)
+{
+    (void)state;
+    for (int c = 0; c < 2; c++) {
+        onnx_bytes g = branches(c);
+        model m = load(&g, 18);
+        assert_null(strstr(m.text, "= if "));
+        assert_non_null(strstr(m.text, c ? "add" : "mul"));
+        drop(&m);
+    }
+}
+
+/* ---- Loop ---- */
+
+/* Body: v' = v + x (x from outside), stacked: v'; go on: what `condition` computes from v' */
+static onnx_bytes loop(const char *trips, const char *condition)
+{
+    onnx_bytes g = { 0 }, body = { 0 }, node = onnx_node("Loop", trips, "last all");
+    int64_t five = 5;
+    float start = 0, ten = 10;
+    onnx_input(&g, "x", ONNX_FLOAT, "1");
+    onnx_initializer(&g, "five", ONNX_INT64, 0, NULL, &five);
+    onnx_initializer(&g, "start", ONNX_FLOAT, 1, (int64_t[]){ 1 }, &start);
+    onnx_initializer(&g, "ten", ONNX_FLOAT, 0, NULL, &ten);
+    onnx_input(&body, "i", ONNX_INT64, "");
+    onnx_input(&body, "c", ONNX_BOOL, "");
+    onnx_input(&body, "v", ONNX_FLOAT, "1");
+    onnx_simple(&body, "Add", "v x", "v1");
+    if (condition) {
+        onnx_simple(&body, condition, "v1 ten", "less");
+        int64_t none = 0;
+        onnx_initializer(&body, "shape", ONNX_INT64, 1, &none, NULL);
+        onnx_simple(&body, "Reshape", "less shape", "c1");
+    } else {
+        onnx_simple(&body, "Identity", "c", "c1");
+    }
+    onnx_simple(&body, "Identity", "v1", "row");
+    onnx_output(&body, "c1", ONNX_BOOL);
+    onnx_output(&body, "v1", ONNX_FLOAT);
+    onnx_output(&body, "row", ONNX_FLOAT);
+    onnx_attr_graph(&node, "body", &body);
+    onnx_put_node(&g, &node);
+    onnx_output(&g, "last", ONNX_FLOAT);
+    onnx_output(&g, "all", ONNX_FLOAT);
+    return g;
+}
+
+static void counted_loops_are_scans(void **state)
+{
+    (void)state;
+    onnx_bytes g = loop("five - start", NULL);
+    model m = load(&g, 18);
+    assert_non_null(strstr(m.text, "scan"));
+    float x = 3;
+    qn_array in = array_of(QUERN_F32, 1, (int64_t[]){ 1 }, &x), out[2];
+    run(&m, &in, out);
+    expect_floats(&out[0], 1, (float[]){ 15 });
+    expect_floats(&out[1], 5, (float[]){ 3, 6, 9, 12, 15 });
+    drop(&m);
+}
+
+static void conditional_loops_stop_and_keep_their_rows(void **state)
+{
+    (void)state;
+    onnx_bytes g = loop("five - start", "Less");
+    model m = load(&g, 18);
+    assert_non_null(strstr(m.text, "while"));
+    static const struct {
+        float x, last;
+        int n;
+    } cases[] = { { 3, 12, 4 }, { 20, 20, 1 }, { 1, 5, 5 } };
+    for (int i = 0; i < 3; i++) {
+        float x = cases[i].x, rows[5];
+        for (int k = 0; k < 5; k++)
+            rows[k] = x * (float)(k + 1);
+        qn_array in = array_of(QUERN_F32, 1, (int64_t[]){ 1 }, &x), out[2];
+        run(&m, &in, out);
+        expect_floats(&out[0], 1, &cases[i].last);
+        expect_floats(&out[1], cases[i].n, rows);
+    }
+    drop(&m);
+}
+
+/* v grows by a row each trip. */
+static void loops_that_change_shape_are_spelled_out(void **state)
+{
+    (void)state;
+    onnx_bytes g = { 0 }, body = { 0 }, node = onnx_node("Loop", "three - x", "y"),
+               concat = onnx_node("Concat", "v f", "v1");
+    int64_t three = 3, shape = 1;
+    onnx_input(&g, "x", ONNX_FLOAT, "1");
+    onnx_initializer(&g, "three", ONNX_INT64, 0, NULL, &three);
+    onnx_input(&body, "i", ONNX_INT64, "");
+    onnx_input(&body, "c", ONNX_BOOL, "");
+    onnx_input(&body, "v", ONNX_FLOAT, "?");
+    onnx_initializer(&body, "shape", ONNX_INT64, 1, (int64_t[]){ 1 }, &shape);
+    onnx_simple(&body, "Reshape", "i shape", "i1");
+    onnx_bytes cast = onnx_node("Cast", "i1", "f");
+    onnx_attr_int(&cast, "to", ONNX_FLOAT);
+    onnx_put_node(&body, &cast);
+    onnx_attr_int(&concat, "axis", 0);
+    onnx_put_node(&body, &concat);
+    onnx_output(&body, "c", ONNX_BOOL);
+    onnx_output(&body, "v1", ONNX_FLOAT);
+    onnx_attr_graph(&node, "body", &body);
+    onnx_put_node(&g, &node);
+    onnx_output(&g, "y", ONNX_FLOAT);
+    model m = load(&g, 18);
+    assert_null(strstr(m.text, "while"));
+    float x = 7;
+    qn_array in = array_of(QUERN_F32, 1, (int64_t[]){ 1 }, &x), out;
+    run(&m, &in, &out);
+    expect_floats(&out, 4, (float[]){ 7, 0, 1, 2 });
+    drop(&m);
+}
+
+/* ---- Scan: running sums of columns, from the last one ---- */
+
+static void scans_turn_their_axes(void **state)
+{
+    (void)state;
+    onnx_bytes g = { 0 }, body = { 0 }, node = onnx_node("Scan", "zero x", "total sums");
+    float zero[2] = { 0, 0 };
+    onnx_input(&g, "x", ONNX_FLOAT, "2,3");
+    onnx_initializer(&g, "zero", ONNX_FLOAT, 1, (int64_t[]){ 2 }, zero);
+    onnx_input(&body, "s", ONNX_FLOAT, "2");
+    onnx_input(&body, "column", ONNX_FLOAT, "2");
+    onnx_simple(&body, "Add", "s column", "s1");
+    onnx_simple(&body, "Identity", "s1", "y");
+    onnx_output(&body, "s1", ONNX_FLOAT);
+    onnx_output(&body, "y", ONNX_FLOAT);
+    onnx_attr_graph(&node, "body", &body);
+    onnx_attr_int(&node, "num_scan_inputs", 1);
+    onnx_attr_ints(&node, "scan_input_axes", 1, (int64_t[]){ 1 });
+    onnx_attr_ints(&node, "scan_input_directions", 1, (int64_t[]){ 1 });
+    onnx_attr_ints(&node, "scan_output_axes", 1, (int64_t[]){ 1 });
+    onnx_attr_ints(&node, "scan_output_directions", 1, (int64_t[]){ 1 });
+    onnx_put_node(&g, &node);
+    onnx_output(&g, "total", ONNX_FLOAT);
+    onnx_output(&g, "sums", ONNX_FLOAT);
+    model m = load(&g, 18);
+    float x[6] = { 1, 2, 3, 10, 20, 30 };
+    qn_array in = array_of(QUERN_F32, 2, (int64_t[]){ 2, 3 }, x), out[2];
+    run(&m, &in, out);
+    expect_floats(&out[0], 2, (float[]){ 6, 60 });
+    expect_floats(&out[1], 6, (float[]){ 6, 5, 3, 60, 50, 30 });
+    drop(&m);
+}
+
+/* ---- LSTM ---- */
+
+enum { STEPS = 4, BATCH = 2, IN = 3, HIDDEN = 2 };
+
+static float logistic(float x)
+{
+    return 1 / (1 + expf(-x));
+}
+
+/* One direction of the textbook's cell; sequences end at lengths[b]. Gates in ONNX's order i, o, f, c. */
+static void lstm_reference(const float *x, const float *w, const float *r, const float *bias,
+                           const int64_t *lengths, bool reverse, float *y)
+{
+    for (int b = 0; b < BATCH; b++) {
+        float h[HIDDEN] = { 0 }, c[HIDDEN] = { 0 };
+        for (int step = 0; step < lengths[b]; step++) {
+            int t = reverse ? (int)lengths[b] - 1 - step : step;
+            float gate[4 * HIDDEN];
+            for (int g = 0; g < 4 * HIDDEN; g++) {
+                gate[g] = bias[g] + bias[4 * HIDDEN + g];
+                for (int i = 0; i < IN; i++)
+                    gate[g] += w[g * IN + i] * x[(t * BATCH + b) * IN + i];
+                for (int i = 0; i < HIDDEN; i++)
+                    gate[g] += r[g * HIDDEN + i] * h[i];
+            }
+            for (int i = 0; i < HIDDEN; i++) {
+                c[i] =
+                    logistic(gate[2 * HIDDEN + i]) * c[i] + logistic(gate[i]) * tanhf(gate[3 * HIDDEN + i]);
+                h[i] = logistic(gate[HIDDEN + i]) * tanhf(c[i]);
+                y[(t * BATCH + b) * HIDDEN + i] = h[i];
+            }
+        }
+    }
+}
+
+static void check_lstm(const int64_t *lengths, bool reverse)
+{
+    float x[STEPS * BATCH * IN], w[4 * HIDDEN * IN], r[4 * HIDDEN * HIDDEN], bias[8 * HIDDEN];
+    float want[STEPS * BATCH * HIDDEN] = { 0 };
+    int32_t narrow[BATCH] = { STEPS, STEPS };
+    int64_t full[BATCH] = { STEPS, STEPS };
+    fill(x, STEPS * BATCH * IN, 1);
+    fill(w, 4 * HIDDEN * IN, 2);
+    fill(r, 4 * HIDDEN * HIDDEN, 3);
+    fill(bias, 8 * HIDDEN, 4);
+    lstm_reference(x, w, r, bias, lengths ? lengths : full, reverse, want);
+    onnx_bytes g = { 0 }, node = onnx_node("LSTM", lengths ? "x w r b n" : "x w r b", "y");
+    onnx_input(&g, "x", ONNX_FLOAT, "steps,batch,3");
+    if (lengths)
+        onnx_input(&g, "n", 6, "batch");
+    onnx_initializer(&g, "w", ONNX_FLOAT, 3, (int64_t[]){ 1, 4 * HIDDEN, IN }, w);
+    onnx_initializer(&g, "r", ONNX_FLOAT, 3, (int64_t[]){ 1, 4 * HIDDEN, HIDDEN }, r);
+    onnx_initializer(&g, "b", ONNX_FLOAT, 2, (int64_t[]){ 1, 8 * HIDDEN }, bias);
+    onnx_attr_string(&node, "direction", reverse ? "reverse" : "forward");
+    onnx_put_node(&g, &node);
+    onnx_output(&g, "y", ONNX_FLOAT);
+    model m = load(&g, 18);
+    assert_non_null(strstr(m.text, lengths ? "scan" : "= lstm"));
+    for (int b = 0; lengths && b < BATCH; b++)
+        narrow[b] = (int32_t)lengths[b];
+    qn_array in[2] = { array_of(QUERN_F32, 3, (int64_t[]){ STEPS, BATCH, IN }, x),
+                       array_of(QUERN_I32, 1, (int64_t[]){ BATCH }, narrow) },
+             out;
+    run(&m, in, &out);
+    expect_floats(&out, STEPS * BATCH * HIDDEN, want);
+    drop(&m);
+}
+
+static void lstm_is_the_textbook_cell(void **state)
+{
+    (void)state;
+    for (int reverse = 0; reverse < 2; reverse++) {
+        check_lstm(NULL, reverse);
+        check_lstm((int64_t[]){ 4, 2 }, reverse);
+        check_lstm((int64_t[]){ 1, 3 }, reverse);
+    }
+}
+
+/* ---- symbolic dimensions give what known ones give ---- */
+
+typedef void (*add_nodes)(onnx_bytes *g);
+
+static void compare_symbolic(add_nodes nodes, int64_t height, int64_t width)
+{
+    int64_t dims[4] = { 1, 2, height, width };
+    int count = (int)(2 * height * width);
+    float *x = malloc(sizeof *x * (size_t)count);
+    fill(x, count, 5);
+    qn_array in = array_of(QUERN_F32, 4, dims, x), out[2];
+    model m[2];
+    char known[64];
+    snprintf(known, sizeof known, "1,2,%d,%d", (int)height, (int)width);
+    for (int i = 0; i < 2; i++) {
+        onnx_bytes g = { 0 };
+        onnx_input(&g, "x", ONNX_FLOAT, i ? "n,2,h,w" : known);
+        nodes(&g);
+        onnx_output(&g, "y", ONNX_FLOAT);
+        m[i] = load(&g, 18);
+        run(&m[i], &in, &out[i]);
+    }
+    assert_int_equal(out[0].rank, out[1].rank);
+    int n = 1;
+    for (int i = 0; i < out[0].rank; i++) {
+        assert_int_equal(out[0].dims[i], out[1].dims[i]);
+        n *= (int)out[0].dims[i];
+    }
+    expect_floats(&out[1], n, out[0].data);
+    drop(&m[0]);
+    drop(&m[1]);
+    free(x);
+}
+
+static void same_conv(onnx_bytes *g)
+{
+    float w[2 * 2 * 9];
+    fill(w, 36, 6);
+    onnx_initializer(g, "w", ONNX_FLOAT, 4, (int64_t[]){ 2, 2, 3, 3 }, w);
+    onnx_bytes node = onnx_node("Conv", "x w", "y");
+    onnx_attr_string(&node, "auto_pad", "SAME_UPPER");
+    onnx_attr_ints(&node, "strides", 2, (int64_t[]){ 2, 1 });
+    onnx_put_node(g, &node);
+}
+
+static void ceil_pool(onnx_bytes *g)
+{
+    onnx_bytes node = onnx_node("AveragePool", "x", "y");
+    onnx_attr_ints(&node, "kernel_shape", 2, (int64_t[]){ 3, 2 });
+    onnx_attr_ints(&node, "strides", 2, (int64_t[]){ 2, 2 });
+    onnx_attr_ints(&node, "pads", 4, (int64_t[]){ 1, 0, 1, 0 });
+    onnx_attr_int(&node, "ceil_mode", 1);
+    onnx_put_node(g, &node);
+}
+
+static void resize(onnx_bytes *g, const char *mode, const char *transform)
+{
+    float scales[4] = { 1, 1, 1.5f, 2 };
+    onnx_initializer(g, "scales", ONNX_FLOAT, 1, (int64_t[]){ 4 }, scales);
+    onnx_bytes node = onnx_node("Resize", "x - scales", "y");
+    onnx_attr_string(&node, "mode", mode);
+    onnx_attr_string(&node, "coordinate_transformation_mode", transform);
+    onnx_put_node(g, &node);
+}
+
+static void resize_nearest(onnx_bytes *g)
+{
+    resize(g, "nearest", "half_pixel");
+}
+static void resize_linear(onnx_bytes *g)
+{
+    resize(g, "linear", "pytorch_half_pixel");
+}
+static void resize_cubic(onnx_bytes *g)
+{
+    resize(g, "cubic", "half_pixel");
+}
+static void resize_corners(onnx_bytes *g)
+{
+    resize(g, "linear", "align_corners");
+}
+
+static void pad(onnx_bytes *g, const char *mode)
+{
+    onnx_ints(g, "pads", 8, (int64_t[]){ 0, 0, 2, 1, 0, 0, 1, -1 });
+    onnx_bytes node = onnx_node("Pad", "x pads", "y");
+    onnx_attr_string(&node, "mode", mode);
+    onnx_put_node(g, &node);
+}
+
+static void pad_reflect(onnx_bytes *g)
+{
+    pad(g, "reflect");
+}
+static void pad_edge(onnx_bytes *g)
+{
+    pad(g, "edge");
+}
+static void pad_wrap(onnx_bytes *g)
+{
+    pad(g, "wrap");
+}
+
+static void backward_slice(onnx_bytes *g)
+{
+    onnx_ints(g, "starts", 2, (int64_t[]){ -1, 3 });
+    onnx_ints(g, "ends", 2, (int64_t[]){ INT64_MIN, 0 });
+    onnx_ints(g, "axes", 2, (int64_t[]){ 3, 2 });
+    onnx_ints(g, "steps", 2, (int64_t[]){ -2, -1 });
+    onnx_simple(g, "Slice", "x starts ends axes steps", "y");
+}
+
+static void symbolic_and_known_dims_agree(void **state)
+{
+    (void)state;
+    static const add_nodes cases[] = {
+        same_conv,   ceil_pool, resize_nearest, resize_linear,  resize_cubic,
+        pad_reflect, pad_edge,  pad_wrap,       backward_slice, resize_corners
+    };
+    for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
+        compare_symbolic(cases[i], 6, 5);
+        compare_symbolic(cases[i], 7, 8);
+    }
+}
+
+/* Extents that an operator needs to be equal become one symbol, or a number. */
+static void operators_settle_symbols(void **state)
+{
+    (void)state;
+    onnx_bytes g = { 0 };
+    float w[10] = { 0 };
+    onnx_input(&g, "x", ONNX_FLOAT, "a,b");
+    onnx_input(&g, "y", ONNX_FLOAT, "c,d");
+    onnx_initializer(&g, "w", ONNX_FLOAT, 2, (int64_t[]){ 5, 2 }, w);
+    onnx_simple(&g, "MatMul", "x y", "p");
+    onnx_simple(&g, "MatMul", "p w", "z");
+    onnx_output(&g, "z", ONNX_FLOAT);
+    model m = load(&g, 18);
+    qn_value **in = m.module->functions[0]->inputs;
+    assert_ptr_equal(in[0]->type.dims[1], in[1]->type.dims[0]);
+    assert_true(qn_dim_is(in[1]->type.dims[1], 5));
+    drop(&m);
+}
+
+/* ---- sequences, functions, integers ---- */
+
+static void sequences_dissolve(void **state)
+{
+    (void)state;
+    onnx_bytes g = { 0 };
+    int64_t two = 2, zero = 0;
+    onnx_input(&g, "x", ONNX_FLOAT, "5");
+    onnx_initializer(&g, "two", ONNX_INT64, 0, NULL, &two);
+    onnx_initializer(&g, "zero", ONNX_INT64, 0, NULL, &zero);
+    onnx_simple(&g, "SplitToSequence", "x two", "s"); /* 2, 2, 1 */
+    onnx_simple(&g, "SequenceAt", "s two", "last");
+    onnx_simple(&g, "SequenceInsert", "s last zero", "t");
+    onnx_simple(&g, "SequenceErase", "t two", "u"); /* without the second pair */
+    onnx_bytes node = onnx_node("ConcatFromSequence", "u", "y");
+    onnx_attr_int(&node, "axis", 0);
+    onnx_put_node(&g, &node);
+    onnx_output(&g, "y", ONNX_FLOAT);
+    model m = load(&g, 18);
+    float x[5] = { 1, 2, 3, 4, 5 };
+    qn_array in = array_of(QUERN_F32, 1, (int64_t[]){ 5 }, x), out;
+    run(&m, &in, &out);
+    expect_floats(&out, 4, (float[]){ 5, 1, 2, 5 });
+    drop(&m);
+}
+
+/* Zero points per row and per column leave the 8-bit product as it is. */
+static void zero_points_come_out_of_the_sums(void **state)
+{
+    (void)state;
+    enum { ROWS = 2, DEPTH = 3, COLUMNS = 4 };
+    uint8_t x[ROWS * DEPTH] = { 0, 255, 7, 100, 3, 200 }, x_zero[ROWS] = { 128, 3 };
+    int8_t y[DEPTH * COLUMNS] = { -128, 127, 5, 0, 1, -1, 64, 33, 9, -9, 100, -77 },
+                     y_zero[COLUMNS] = { 0, -5, 127, 1 };
+    onnx_bytes g = { 0 };
+    onnx_input(&g, "x", 2, "2,3");
+    onnx_input(&g, "y", 3, "3,4");
+    onnx_input(&g, "xz", 2, "2");
+    onnx_input(&g, "yz", 3, "4");
+    onnx_simple(&g, "MatMulInteger", "x y xz yz", "z");
+    onnx_output(&g, "z", 6);
+    model m = load(&g, 18);
+    assert_non_null(strstr(m.text, "dtype = i32"));
+    qn_array in[4] = { array_of(QUERN_U8, 2, (int64_t[]){ ROWS, DEPTH }, x),
+                       array_of(QUERN_I8, 2, (int64_t[]){ DEPTH, COLUMNS }, y),
+                       array_of(QUERN_U8, 1, (int64_t[]){ ROWS }, x_zero),
+                       array_of(QUERN_I8, 1, (int64_t[]){ COLUMNS }, y_zero) },
+             out;
+    run(&m, in, &out);
+    for (int i = 0; i < ROWS; i++)
+        for (int j = 0; j < COLUMNS; j++) {
+            int sum = 0;
+            for (int k = 0; k < DEPTH; k++)
+                sum += (x[i * DEPTH + k] - x_zero[i]) * (y[k * COLUMNS + j] - y_zero[j]);
+            assert_int_equal(((int32_t *)out.data)[i * COLUMNS + j], sum);
+        }
+    drop(&m);
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(branches_capture_and_choose),
+        cmocka_unit_test(known_branches_dissolve),
+        cmocka_unit_test(counted_loops_are_scans),
+        cmocka_unit_test(conditional_loops_stop_and_keep_their_rows),
+        cmocka_unit_test(loops_that_change_shape_are_spelled_out),
+        cmocka_unit_test(scans_turn_their_axes),
+        cmocka_unit_test(lstm_is_the_textbook_cell),
+        cmocka_unit_test(symbolic_and_known_dims_agree),
+        cmocka_unit_test(operators_settle_symbols),
+        cmocka_unit_test(sequences_dissolve),
+        cmocka_unit_test(zero_points_come_out_of_the_sums),
+    };
+    return cmocka_run_group_tests_name("onnx_run", tests, NULL, NULL);
+}
