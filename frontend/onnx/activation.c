@@ -114,14 +114,20 @@ static void import_prelu(qn_onnx_node *n)
     qn_onnx_out(n, 0, choose(b, compare_number(b, QN_LT, x, 0), mul(b, x, slope), x));
 }
 
+/* Integers are compared with a threshold that is none. */
 static void import_shrink(qn_onnx_node *n)
 {
     qn_builder *b = &n->b;
     double bias = qn_onnx_attr_float(n, "bias", 0), lambda = qn_onnx_attr_float(n, "lambd", 0.5);
     qn_value *x = qn_onnx_in(n, 0);
+    if (!x)
+        return;
+    qn_dtype dtype = x->type.dtype;
+    x = qn_dtype_is_float(dtype) ? x : qn_b_convert(b, QUERN_F64, x);
     qn_value *zero = number_like(b, x, 0);
     qn_value *high = choose(b, compare_number(b, QN_GT, x, lambda), add_number(b, x, -bias), zero);
-    qn_onnx_out(n, 0, choose(b, compare_number(b, QN_LT, x, -lambda), add_number(b, x, bias), high));
+    qn_value *y = choose(b, compare_number(b, QN_LT, x, -lambda), add_number(b, x, bias), high);
+    qn_onnx_out(n, 0, y ? qn_b_convert(b, dtype, y) : NULL);
 }
 
 static void import_gelu(qn_onnx_node *n)

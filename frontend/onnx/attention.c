@@ -93,6 +93,10 @@ static bool read_mask(attention *a)
         return false;
     }
     bool is_bool = mask->type.dtype == QUERN_BOOL;
+    if (!is_bool && !qn_dtype_is_float(mask->type.dtype)) {
+        qn_onnx_malformed(n, "the mask must be of bools or floats");
+        return false;
+    }
     qn_dim keys = a->k->type.dims[2], width = mask->type.dims[mask->type.rank - 1];
     if (qn_dim_is_const(width) && qn_dim_is_const(keys) && width->value < keys->value && width->value > 0) {
         qn_dim low[4], high[4];
@@ -249,6 +253,10 @@ static void import_attention(qn_onnx_node *n)
     a.v = heads_input(n, 2, "kv_num_heads", &packed);
     if (!a.q || !a.k || !a.v)
         return;
+    if (!qn_dtype_is_float(a.q->type.dtype)) {
+        qn_onnx_malformed(n, "the queries must be of a float type");
+        return;
+    }
     if (qn_onnx_has(n, 4) && qn_onnx_in_type(n, 4) && n->in[4]->type.rank == 4)
         a.past = n->in[4]->type.dims[2];
     a.k = with_past(n, a.k, 4);

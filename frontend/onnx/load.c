@@ -217,6 +217,11 @@ static void add_output(qn_onnx_import *im, qn_onnx_scope *scope, const Onnx__Gra
                  name, v->kind == QN_ONNX_SEQUENCE ? "a sequence" : "an optional without a value");
         return;
     }
+    for (int k = 0; k < i; k++)
+        if (!strcmp(graph->output[k]->name, name)) {
+            qn_error(im->diags, QUERN_ERROR_MODEL, &loc, "the name \"%s\" is used for two outputs", name);
+            return;
+        }
     int declared =
         type && type->value_case == ONNX__TYPE__VALUE_TENSOR_TYPE ? type->tensor_type->elem_type : 0;
     if (v->elem != qn_onnx_dtype_elem(v->type.dtype)) {

@@ -92,6 +92,10 @@ static void import_instance_norm(qn_onnx_node *n)
     int64_t axes[QN_MAX_RANK];
     if (!x)
         return;
+    if (x->type.rank < 3) {
+        qn_onnx_malformed(n, "the input must have rank 3 or more");
+        return;
+    }
     qn_value *scale = qn_onnx_per_channel(n, 1, x->type.rank),
              *bias = qn_onnx_per_channel(n, 2, x->type.rank);
     for (int i = 2; i < x->type.rank; i++)

@@ -14,7 +14,7 @@ static qn_value *reduce_window(qn_onnx_node *n, qn_kind kind, qn_value *x, const
     int64_t kernel[QN_MAX_RANK], stride[QN_MAX_RANK], dilation[QN_MAX_RANK], low[QN_MAX_RANK],
         high[QN_MAX_RANK];
     if (!qn_onnx_window_is_static(&w))
-        x = qn_onnx_window_pad(n, &w, x, number_like(b, x, kind == QN_KIND_MAX ? -INFINITY : 0));
+        x = qn_onnx_window_pad(n, &w, x, kind == QN_KIND_MAX ? lowest_like(b, x) : number_like(b, x, 0));
     kernel[0] = kernel[1] = stride[0] = stride[1] = dilation[0] = dilation[1] = 1;
     low[0] = low[1] = high[0] = high[1] = 0;
     for (int i = 0; i < w.n; i++) {
@@ -49,7 +49,7 @@ static qn_value *max_positions(qn_onnx_node *n, qn_value *x, const qn_onnx_windo
         }
         low[i] = w.low[i]->value;
     }
-    qn_value *padded = qn_onnx_window_pad(n, &w, x, number_like(b, x, -INFINITY));
+    qn_value *padded = qn_onnx_window_pad(n, &w, x, lowest_like(b, x));
     qn_value **patches = QN_NEW_ARRAY(n->im->arena, qn_value *, n_patches);
     int64_t *offsets = QN_NEW_ARRAY(n->im->arena, int64_t, n_patches *w.n); /* [axis][patch] */
     qn_dim start[QN_MAX_RANK], limit[QN_MAX_RANK], one = qn_dim_const(t, 1);

@@ -84,6 +84,9 @@ static void transform(qn_onnx_node *n, qn_value *re, qn_value *im, int64_t in, i
 {
     qn_builder *b = &n->b;
     double sign = inverse ? 1 : -1, scale = inverse ? 1.0 / (double)length : 1;
+    *out_re = *out_im = NULL;
+    if (!re)
+        return;
     qn_dtype dtype = re->type.dtype;
     qn_value *c = wave_matrix(n, dtype, length, out, in, false, sign, scale);
     qn_value *s = wave_matrix(n, dtype, length, out, in, true, sign, scale);
@@ -159,6 +162,8 @@ static void import_dft(qn_onnx_node *n)
         qn_dim zero = qn_dim_const(t, 0), limit = qn_dim_const(t, used);
         re = qn_b_slice_axis(b, re, re->type.rank - 1, zero, limit);
         im = im ? qn_b_slice_axis(b, im, im->type.rank - 1, zero, limit) : NULL;
+        if (!re)
+            return;
     }
     if (inverse && one_sided) { /* the other half is the conjugate: twice the real part, but for the middle */
         double *twice = QN_NEW_ARRAY(n->im->arena, double, used);
