@@ -11,6 +11,7 @@ digits.onnx         the same MLP after 40 epochs of Adam; and its accuracy on th
 import json
 
 import numpy as np
+import onnx
 import torch
 from sklearn.datasets import load_digits
 from torch import nn
@@ -24,9 +25,12 @@ def model():
 
 
 def export(m, path):
-    torch.onnx.export(m, (torch.zeros(2, 64),), path, input_names=["image"], output_names=["logits"], opset_version=18,
-                      dynamic_shapes=({0: torch.export.Dim("batch", min=1, max=4096)},), dynamo=True, external_data=False,
-                      verbose=False)
+    program = torch.onnx.export(m, (torch.zeros(2, 64),), input_names=["image"], output_names=["logits"], opset_version=18,
+                      dynamic_shapes=({0: torch.export.Dim("batch", min=1, max=4096)},), dynamo=True, verbose=False)
+    proto = program.model_proto
+    for item in [proto, proto.graph, *proto.graph.node, *proto.graph.value_info, *proto.graph.input, *proto.graph.output]:
+        del item.metadata_props[:]  # where on this machine each node came from
+    onnx.save(proto, path)
 
 
 def batches(x, y):
