@@ -108,6 +108,11 @@ static qn_status load_onnx(const char *path, const void *data, size_t size, cons
     return status;
 }
 
+static void free_module(void *module)
+{
+    qn_module_free(module);
+}
+
 static qn_status load_text(const char *path, const char *data, size_t size, const quern_load_options *o,
                            qn_module **out, qn_diags *diags)
 {
@@ -124,7 +129,7 @@ static qn_status load_text(const char *path, const char *data, size_t size, cons
     }
     if (o->n_dims) {
         *out = qn_module_clone(module, o->n_dims, o->dims);
-        qn_module_free(module);
+        qn_arena_defer((*out)->arena, free_module, module); /* whose constants the copy shares */
     }
     return QUERN_OK;
 }
