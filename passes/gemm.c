@@ -2,10 +2,14 @@
  * element applied to the tile while it is in the first cache.
  *
  *   task: some tiles of rows x some panels of columns
- *     for each tile of rows                 12 rows of x (AVX-512; 6 with 16 registers); copied first where their stride
- *       for each panel                      would make them fight for the same cache sets
- *         for k: accumulators += x[rows, k] * panel[k, 0 … width)
- *         store, or: tile to a local buffer, then the epilogue over it
+ *     for each part of k                    all of it up to MAX_DEPTH, so that rows and panels stay in the second cache
+ *       for each tile of rows               12 rows of x (AVX-512; 6 with 16 registers); copied first where their stride
+ *         for each panel                    would make them fight for the same cache sets
+ *           for k: accumulators += x[rows, k] * panel[k, 0 … width)
+ *           store, or: tile to a local buffer, then the epilogue over it; before the last part of k: to `partial`
+ *
+ * Weights of a model are larger than its caches. So the first tiles of a task fetch the panels that come after its own (the next
+ * part of k, or the next task) into the second cache while they compute.
  *
  * Rows are spread evenly over tiles of two heights where their number is known, so nothing is left over; where it is a symbol, the
  * last tile is made of pieces of 8, 4, 2 and 1 rows. Few rows keep several sums per element, since one chain of FMAs
@@ -20,13 +24,21 @@ enum {
     BYTES_A_NANOSECOND = 15,
     FIGHTING_STRIDE = 4096, /* bytes: rows this far apart share their cache sets */
     SKEW = 16,              /* elements between copied rows, so that they don't */
-    MAX_ROWS = 24
+    MAX_ROWS = 24,
+    MAX_DEPTH = 768,   /* of k in one pass over a task's tiles */
+    MAX_TILES = 16,    /* of a task, one below the other */
+    SPREAD = 4,        /* tiles that fetch the next panels between them */
+    ENOUGH_TASKS = 12, /* for the threads that there may be */
+    LINE = 16,         /* elements of a cache line */
+    COPY_BYTES = QN_LOCAL_LIMIT / 3,
+    PARTIAL_BYTES = QN_LOCAL_LIMIT / 12 * 7 /* the rest is a tile's */
 };
 
 typedef struct {
     qn_writer w;
     const qn_group *group;
     qn_kbuffer *x, *y, *tile, *copy; /* copy: NULL when x is read where it is */
+    qn_kbuffer *partial;             /* sums of the task's tiles between passes over k; NULL: one pass */
     qn_kbuffer *out;                 /* stored directly: the group is the product alone; else NULL */
     int lanes, vectors, width, rows; /* rows: of the highest tile */
     int rank;                        /* of the result */
@@ -34,6 +46,12 @@ typedef struct {
     qn_dim m, n, k, batch;           /* rows and columns of one batch */
     qn_dim row_var, col_var;         /* of all batches; of one row */
     qn_kvalue *k_value, *n_value;
+    int64_t depth, n_passes; /* of k in a pass; passes */
+    int64_t task_tiles, task_panels;
+    int spread; /* tiles that fetch the next panels between them; 0: none do */
+    qn_kvalue *first_tile, *first_panel, *past_panel; /* of the task */
+    qn_kvalue *fetch;                 /* what the tile fetches; NULL: a little ahead of what it reads */
+    qn_kvalue *pass, *low, *high;     /* the running pass, its part of k */
     qn_kvalue *first_row, *first_col; /* of the tile being finished */
     bool whole_panels;
 } gemm;
@@ -68,11 +86,11 @@ static qn_kinst *for_range(gemm *g, qn_kvalue *low, qn_kvalue *high)
 
 /* ---- the micro-kernel ---- */
 
-/* Where row r of the tile begins: elements of x, or of the copy. */
+/* Where row r of the tile begins: elements of x, or of the copy, to which k is added. */
 static qn_kvalue *row_start(gemm *g, qn_kvalue *x_tile, int r)
 {
     if (g->copy)
-        return INDEX(r * (g->k->value + SKEW));
+        return qn_kb_isub(&g->w.b, INDEX(r * (g->depth + SKEW)), g->low);
     return ADD(x_tile, MUL(g->k_value, INDEX(r)));
 }
 
@@ -82,7 +100,7 @@ static void multiply_add(gemm *g, int rows, qn_kvalue *const *starts, qn_kvalue 
 {
     qn_kbuilder *b = &g->w.b;
     qn_kvalue *columns[2], *at = ADD(panel, MUL(k, INDEX(g->width)));
-    if (rows <= 4) /* bound by the stream of panels */
+    if (!g->fetch) /* bound by the stream of panels */
         qn_kb_prefetch(b, g->y, ADD(at, INDEX(16 * g->width)), 0);
     for (int v = 0; v < g->vectors; v++)
         columns[v] = qn_kb_load(b, g->y, ADD(at, INDEX(v * g->lanes)), g->lanes);
@@ -94,6 +112,15 @@ static void multiply_add(gemm *g, int rows, qn_kvalue *const *starts, qn_kvalue 
     }
 }
 
+/* This tile's share of the panel that will be read after this one is done with. */
+static void fetch_next(gemm *g, qn_kvalue *k, int step)
+{
+    int elements = step * g->width / g->spread; /* of a line or more */
+    qn_kvalue *at = ADD(g->fetch, MUL(qn_kb_isub(&g->w.b, k, g->low), INDEX(g->width / g->spread)));
+    for (int i = 0; i < elements; i += LINE)
+        qn_kb_prefetch(&g->w.b, g->y, ADD(at, INDEX(i)), 1);
+}
+
 /* Steps of `step` from low to high; `sets` accumulator sets taken in turn. */
 static void k_loop(gemm *g, int rows, qn_kvalue *const *starts, qn_kvalue *panel, qn_kvalue *low,
                    qn_kvalue *high, int step, int sets, qn_kvalue **acc)
@@ -102,6 +129,8 @@ static void k_loop(gemm *g, int rows, qn_kvalue *const *starts, qn_kvalue *panel
     qn_kinst *loop = qn_kb_for(&g->w.b, low, high, INDEX(step), QN_TAG_SERIAL, each * sets, acc, NULL);
     for (int i = 0; i < each * sets; i++)
         acc[i] = &loop->blocks[0]->arguments[1 + i];
+    if (g->fetch && step > 1)
+        fetch_next(g, counter(loop), step);
     for (int u = 0; u < step; u++)
         multiply_add(g, rows, starts, panel, ADD(counter(loop), INDEX(u)), acc + u % sets * each);
     qn_kb_end_for(&g->w.b, loop, acc);
@@ -109,27 +138,34 @@ static void k_loop(gemm *g, int rows, qn_kvalue *const *starts, qn_kvalue *panel
         acc[i] = &loop->results[i];
 }
 
-/* out[r * vectors + v]: the sums of a tile */
-static void sums_of_tile(gemm *g, int rows, qn_kvalue *x_tile, qn_kvalue *panel, qn_kvalue **acc)
+/* out[r * vectors + v]: the sums of a tile over the running pass, and over those before it */
+static void sums_of_tile(gemm *g, int rows, qn_kvalue *x_tile, qn_kvalue *panel, qn_kvalue *slot,
+                         qn_kvalue **acc)
 {
     qn_kbuilder *b = &g->w.b;
     int each = rows * g->vectors, sets = 1;
     while (sets * each < LEAST_CHAINS)
         sets *= 2;
     int step = sets > UNROLL ? sets : UNROLL;
-    qn_kvalue *starts[MAX_ROWS];
+    qn_kvalue *starts[MAX_ROWS], *zero = qn_kb_float(b, (qn_ktype){ QUERN_F32, g->lanes }, 0);
     for (int r = 0; r < rows; r++)
         starts[r] = row_start(g, x_tile, r);
     for (int i = 0; i < each * sets; i++)
-        acc[i] = qn_kb_float(b, (qn_ktype){ QUERN_F32, g->lanes }, 0);
-    qn_kvalue *left = qn_kb_imod(b, g->k_value, INDEX(step)), *even = qn_kb_isub(b, g->k_value, left);
-    k_loop(g, rows, starts, panel, INDEX(0), even, step, sets, acc);
+        acc[i] = zero;
+    if (g->partial) {
+        qn_kvalue *later = qn_kb_splat(b, qn_kb_compare(b, QN_GT, g->pass, INDEX(0)), g->lanes);
+        for (int i = 0; i < each; i++)
+            acc[i] = qn_kb_load_masked(b, g->partial, ADD(slot, INDEX(i * g->lanes)), g->lanes, later, zero);
+    }
+    qn_kvalue *length = qn_kb_isub(b, g->high, g->low), *left = qn_kb_imod(b, length, INDEX(step)),
+              *even = qn_kb_isub(b, g->high, left);
+    k_loop(g, rows, starts, panel, g->low, even, step, sets, acc);
     for (int half = sets / 2; half > 0; half /= 2) {
         for (int i = 0; i < half * each; i++)
             acc[i] = qn_kb_binary(b, QN_OP_ADD, acc[i], acc[i + half * each]);
     }
-    if (!qn_dim_is_const(g->k) || g->k->value % step)
-        k_loop(g, rows, starts, panel, even, g->k_value, 1, 1, acc);
+    if (!qn_k_proven_multiple(length, step))
+        k_loop(g, rows, starts, panel, even, g->high, 1, 1, acc);
 }
 
 /* ---- finishing a tile ---- */
@@ -195,41 +231,74 @@ static void apply_epilogue(gemm *g, int rows, qn_kvalue *const *acc)
     qn_writer_end_for(w, &by_row, NULL);
 }
 
-/* `rows` rows from `row` (of the batch) on against panels [low, high) */
-static void tile(gemm *g, int rows, qn_kvalue *batch, qn_kvalue *row, qn_kvalue *low, qn_kvalue *high)
+/* The rows' part of this pass, one behind the other. */
+static void copy_rows(gemm *g, int rows, qn_kvalue *x_tile)
+{
+    qn_kbuilder *b = &g->w.b;
+    qn_kinst *k = qn_kb_for(b, g->low, g->high, INDEX(g->lanes), QN_TAG_SERIAL, 0, NULL, NULL);
+    for (int r = 0; r < rows; r++) {
+        qn_kvalue *from = ADD(ADD(x_tile, INDEX(r * g->k->value)), counter(k));
+        qn_kb_store(b, g->copy, ADD(row_start(g, x_tile, r), counter(k)), qn_kb_load(b, g->x, from, g->lanes),
+                    NULL);
+    }
+    qn_kb_end_for(b, k, NULL);
+}
+
+static void finish(gemm *g, int rows, qn_kvalue *const *acc)
+{
+    if (g->out)
+        store_sums(g, rows, acc);
+    else
+        apply_epilogue(g, rows, acc);
+}
+
+/* `rows` rows from `row` (of the batch) on, tile number `number`, against the task's panels. `below`: rows of the tile
+ * that other calls do. */
+static void tile(gemm *g, int rows, qn_kvalue *batch, qn_kvalue *row, qn_kvalue *number, qn_kvalue *below)
 {
     qn_kbuilder *b = &g->w.b;
     qn_kvalue *m = qn_writer_index(&g->w, g->m), *acc[MAX_ROWS * 2 + LEAST_CHAINS * 2];
     g->first_row = ADD(MUL(batch, m), row);
     qn_kvalue *x_tile = MUL(g->first_row, g->k_value);
-    if (g->copy) {
-        qn_kinst *k = qn_kb_for(b, INDEX(0), g->k_value, INDEX(g->lanes), QN_TAG_SERIAL, 0, NULL, NULL);
-        for (int r = 0; r < rows; r++) {
-            qn_kvalue *from = ADD(ADD(x_tile, INDEX(r * g->k->value)), counter(k));
-            qn_kb_store(b, g->copy, ADD(INDEX(r * (g->k->value + SKEW)), counter(k)),
-                        qn_kb_load(b, g->x, from, g->lanes), NULL);
-        }
-        qn_kb_end_for(b, k, NULL);
-    }
-    qn_kinst *panels = for_range(g, low, high);
+    if (g->copy)
+        copy_rows(g, rows, x_tile);
+    qn_kinst *panels = for_range(g, g->first_panel, g->past_panel);
     qn_kvalue *panel_size = MUL(g->k_value, INDEX(g->width));
     const qn_type *y = &g->group->root->operands[1]->type;
     qn_kvalue *n_panels = qn_writer_index(&g->w, qn_ispace_import(&g->w.space, y->dims[y->rank - 3]));
     qn_kvalue *panel = MUL(ADD(MUL(batch, n_panels), counter(panels)), panel_size);
+    qn_kvalue *behind = qn_kb_isub(b, number, g->first_tile), *slot = NULL, *last = NULL;
     g->first_col = MUL(counter(panels), INDEX(g->width));
-    sums_of_tile(g, rows, x_tile, panel, acc);
-    if (g->out)
-        store_sums(g, rows, acc);
-    else
-        apply_epilogue(g, rows, acc);
+    if (g->partial) {
+        slot = ADD(MUL(behind, INDEX(g->task_panels)), qn_kb_isub(b, counter(panels), g->first_panel));
+        slot = MUL(ADD(MUL(slot, INDEX(g->rows)), below), INDEX(g->width));
+        last = qn_kb_compare(b, QN_EQ, g->pass, INDEX(g->n_passes - 1));
+    }
+    if (g->spread) {
+        qn_kvalue *next = ADD(panel, MUL(panel_size, INDEX(g->task_panels)));
+        if (g->partial)
+            next = qn_kb_select(b, last, next, ADD(panel, MUL(g->high, INDEX(g->width))));
+        qn_kvalue *share =
+            qn_kb_idiv(b, MUL(qn_kb_isub(b, g->high, g->low), INDEX(g->width)), INDEX(g->spread));
+        g->fetch = ADD(next, MUL(qn_kb_imod(b, behind, INDEX(g->spread)), share));
+    }
+    sums_of_tile(g, rows, x_tile, panel, slot, acc);
+    if (g->partial) {
+        qn_kinst *done = qn_kb_if(b, last);
+        size_t mark = qn_writer_mark(&g->w);
+        finish(g, rows, acc);
+        qn_writer_forget(&g->w, mark);
+        qn_kb_else(b, done, 0, NULL);
+        for (int i = 0; i < rows * g->vectors; i++)
+            qn_kb_store(b, g->partial, ADD(slot, INDEX(i * g->lanes)), acc[i], NULL);
+        qn_kb_end_if(b, done, 0, NULL);
+    } else {
+        finish(g, rows, acc);
+    }
     qn_kb_end_for(b, panels, NULL);
 }
 
 /* ---- tiles and tasks ---- */
-
-typedef struct {
-    int64_t tiles_a_task, panels_a_task;
-} task_size;
 
 static double likely(qn_dim d)
 {
@@ -237,48 +306,83 @@ static double likely(qn_dim d)
     return qn_dim_is_const(d) ? (double)d->value : d->max < SYMBOL ? (double)d->max : SYMBOL;
 }
 
-static task_size choose_tasks(const gemm *g, qn_dim n_panels)
+static int64_t ceil_div(int64_t x, int64_t y)
 {
-    const qn_machine *machine = g->w.lowering->options->machine;
-    double half_l2 = machine->l2_bytes > 0 ? (double)machine->l2_bytes / 2 : 256 * 1024;
-    double k = likely(g->k), m = likely(g->m), row_bytes = 4 * k, panel_bytes = row_bytes * g->width;
-    double tiles = half_l2 / (row_bytes * g->rows);
-    tiles = tiles < 1 ? 1 : tiles > 16 ? 16 : tiles;
-    double rows = (double)(int64_t)tiles * g->rows;
-    rows = rows > m ? m : rows;
-    double by_flops = 2 * rows * k * g->width / FLOPS_A_NANOSECOND,
-           by_bytes = panel_bytes / BYTES_A_NANOSECOND;
-    double panels = TASK_NANOSECONDS / (by_flops > by_bytes ? by_flops : by_bytes) + 1;
-    if (m > g->rows && panels * panel_bytes > half_l2)
-        panels = half_l2 / panel_bytes;
-    if (g->copy && panels < 4)
-        panels =
-            4; /* a copy of rows is used so often; it costs more than panels that come from the third cache */
-    panels = panels < 1 ? 1 : panels > likely(n_panels) ? likely(n_panels) : panels;
-    return (task_size){ (int64_t)tiles, panels < 1 ? 1 : (int64_t)panels };
+    return (x + y - 1) / y;
 }
 
-/* Tiles [from, to) of the rows of a batch. */
-static void tiles(gemm *g, qn_kvalue *batch, qn_kvalue *from, qn_kvalue *to, qn_kvalue *low, qn_kvalue *high)
+static int64_t at_least_1(int64_t x)
+{
+    return x < 1 ? 1 : x;
+}
+
+/* How k is cut into passes, and how many tiles and panels make a task. A task's panels in one pass, and those that are fetched
+ * for the next, lie in half of the second cache. */
+static void choose_blocks(gemm *g, qn_dim n_panels_dim)
+{
+    const qn_machine *machine = g->w.lowering->options->machine;
+    const double l2 = machine->l2_bytes > 0 ? (double)machine->l2_bytes : 512 * 1024;
+    const double k = likely(g->k), m = likely(g->m), batch = likely(g->batch);
+    const int64_t n_panels = at_least_1((int64_t)likely(n_panels_dim)),
+                  n_tiles = at_least_1(ceil_div((int64_t)m, g->rows));
+    g->n_passes = 1;
+    g->depth = (int64_t)k;
+    if (qn_dim_is_const(g->k) && g->k->value > MAX_DEPTH && n_tiles > 1) {
+        g->depth = ceil_div(g->k->value, ceil_div(g->k->value, MAX_DEPTH));
+        g->depth = ceil_div(g->depth, LINE) * LINE;
+        g->n_passes = ceil_div(g->k->value, g->depth);
+    }
+    const double panel_bytes = 4.0 * g->width * (double)at_least_1(g->depth);
+    int64_t panels = (int64_t)(l2 / 4 / panel_bytes), tiles = MAX_TILES;
+    panels = panels > n_panels ? n_panels : at_least_1(panels);
+    tiles = tiles > n_tiles ? n_tiles : tiles;
+    /* enough tasks for several threads, where the work is worth it */
+    double nanoseconds = 2 * batch * m * (double)n_panels * g->width * k / FLOPS_A_NANOSECOND;
+    double by_bytes = batch * 4 * k * (double)n_panels * g->width / BYTES_A_NANOSECOND;
+    nanoseconds = nanoseconds > by_bytes ? nanoseconds : by_bytes;
+    double wanted = nanoseconds / TASK_NANOSECONDS;
+    wanted = wanted > ENOUGH_TASKS ? ENOUGH_TASKS : wanted;
+    while ((panels > 1 || tiles > SPREAD) &&
+           batch * (double)(ceil_div(n_panels, panels) * ceil_div(n_tiles, tiles)) < wanted) {
+        if (panels > 1 && (tiles <= SPREAD || panels * g->width >= tiles * g->rows))
+            panels = (panels + 1) / 2;
+        else
+            tiles = (tiles + 1) / 2;
+    }
+    while (g->n_passes > 1 && tiles * panels * g->rows * g->width * 4 > PARTIAL_BYTES)
+        *(tiles > 2 * SPREAD ? &tiles : &panels) -= 1;
+    panels = ceil_div(n_panels, ceil_div(n_panels, panels));
+    tiles = ceil_div(n_tiles, ceil_div(n_tiles, tiles));
+    g->task_panels = panels;
+    g->task_tiles = tiles;
+    g->spread = tiles >= SPREAD ? SPREAD : tiles >= 2 ? 2 : 0;
+    while (g->spread > 1 && UNROLL * g->width / g->spread < LINE)
+        g->spread /= 2;
+}
+
+/* Tiles [first_tile, to) of the rows of a batch. */
+static void tiles(gemm *g, qn_kvalue *batch, qn_kvalue *to)
 {
     qn_kbuilder *b = &g->w.b;
+    qn_kvalue *from = g->first_tile;
     if (qn_dim_is_const(g->m)) { /* the first `higher` tiles have one row more than the others */
         int64_t m = g->m->value, n_tiles = (m + g->rows - 1) / g->rows, height = m / n_tiles,
                 higher = m % n_tiles;
         if (higher) {
             qn_kinst *loop = for_range(g, from, qn_kb_imin(b, to, INDEX(higher)));
-            tile(g, (int)height + 1, batch, MUL(counter(loop), INDEX(height + 1)), low, high);
+            tile(g, (int)height + 1, batch, MUL(counter(loop), INDEX(height + 1)), counter(loop), INDEX(0));
             qn_kb_end_for(b, loop, NULL);
             from = qn_kb_imax(b, from, INDEX(higher));
         }
         qn_kinst *loop = for_range(g, from, to);
-        tile(g, (int)height, batch, ADD(MUL(counter(loop), INDEX(height)), INDEX(higher)), low, high);
+        tile(g, (int)height, batch, ADD(MUL(counter(loop), INDEX(height)), INDEX(higher)), counter(loop),
+             INDEX(0));
         qn_kb_end_for(b, loop, NULL);
         return;
     }
     qn_kvalue *m = qn_writer_index(&g->w, g->m), *full = qn_kb_idiv(b, m, INDEX(g->rows));
     qn_kinst *loop = for_range(g, from, qn_kb_imin(b, to, full));
-    tile(g, g->rows, batch, MUL(counter(loop), INDEX(g->rows)), low, high);
+    tile(g, g->rows, batch, MUL(counter(loop), INDEX(g->rows)), counter(loop), INDEX(0));
     qn_kb_end_for(b, loop, NULL);
     /* the rows behind the full tiles, in the task that has the tile number `full` */
     qn_kvalue *rest = qn_kb_imod(b, m, INDEX(g->rows));
@@ -291,7 +395,7 @@ static void tiles(gemm *g, qn_kvalue *batch, qn_kvalue *from, qn_kvalue *to, qn_
                   *left = 2 * height > g->rows ? rest : qn_kb_imod(b, rest, twice);
         qn_kvalue *before = qn_kb_isub(b, rest, left);
         qn_kinst *once = for_range(g, INDEX(0), qn_kb_idiv(b, left, INDEX(height)));
-        tile(g, height, batch, ADD(row, before), low, high);
+        tile(g, height, batch, ADD(row, before), counter(last), before);
         qn_kb_end_for(b, once, NULL);
     }
     qn_kb_end_for(b, last, NULL);
@@ -304,19 +408,30 @@ static qn_dim write_tasks(gemm *g)
     qn_dims *dims = w->space.dims;
     const qn_type *y = &g->group->root->operands[1]->type;
     qn_dim n_panels = qn_ispace_import(&w->space, y->dims[y->rank - 3]);
-    task_size size = choose_tasks(g, n_panels);
     qn_dim n_tiles = qn_dim_ceildiv(dims, g->m, qn_dim_const(dims, g->rows));
-    qn_dim row_blocks = qn_dim_ceildiv(dims, n_tiles, qn_dim_const(dims, size.tiles_a_task));
-    qn_dim col_blocks = qn_dim_ceildiv(dims, n_panels, qn_dim_const(dims, size.panels_a_task));
+    qn_dim row_blocks = qn_dim_ceildiv(dims, n_tiles, qn_dim_const(dims, g->task_tiles));
+    qn_dim col_blocks = qn_dim_ceildiv(dims, n_panels, qn_dim_const(dims, g->task_panels));
     qn_dim tasks = qn_dim_mul(dims, g->batch, qn_dim_mul(dims, row_blocks, col_blocks));
     qn_kvalue *task = qn_kb_task(b), *columns = qn_writer_index(w, col_blocks),
               *rows = qn_writer_index(w, row_blocks);
-    qn_kvalue *low = MUL(qn_kb_imod(b, task, columns), INDEX(size.panels_a_task));
-    qn_kvalue *high = qn_kb_imin(b, ADD(low, INDEX(size.panels_a_task)), qn_writer_index(w, n_panels));
-    qn_kvalue *block = qn_kb_idiv(b, task, columns);
-    qn_kvalue *from = MUL(qn_kb_imod(b, block, rows), INDEX(size.tiles_a_task));
-    qn_kvalue *to = qn_kb_imin(b, ADD(from, INDEX(size.tiles_a_task)), qn_writer_index(w, n_tiles));
-    tiles(g, qn_kb_idiv(b, block, rows), from, to, low, high);
+    g->first_panel = MUL(qn_kb_imod(b, task, columns), INDEX(g->task_panels));
+    g->past_panel = qn_kb_imin(b, ADD(g->first_panel, INDEX(g->task_panels)), qn_writer_index(w, n_panels));
+    qn_kvalue *block = qn_kb_idiv(b, task, columns), *batch = qn_kb_idiv(b, block, rows);
+    g->first_tile = MUL(qn_kb_imod(b, block, rows), INDEX(g->task_tiles));
+    qn_kvalue *past_tile =
+        qn_kb_imin(b, ADD(g->first_tile, INDEX(g->task_tiles)), qn_writer_index(w, n_tiles));
+    g->low = INDEX(0);
+    g->high = g->k_value;
+    if (g->n_passes == 1) {
+        tiles(g, batch, past_tile);
+        return tasks;
+    }
+    qn_kinst *passes = for_range(g, INDEX(0), INDEX(g->n_passes));
+    g->pass = counter(passes);
+    g->low = MUL(g->pass, INDEX(g->depth));
+    g->high = qn_kb_imin(b, ADD(g->low, INDEX(g->depth)), g->k_value);
+    tiles(g, batch, past_tile);
+    qn_kb_end_for(b, passes, NULL);
     return tasks;
 }
 
@@ -371,9 +486,13 @@ static qn_status lower(qn_lowering *l, const qn_group *group)
     g->col_var = qn_ispace_var(&w->space, g->n, false);
     g->k_value = qn_writer_index(w, g->k);
     g->n_value = qn_writer_index(w, g->n);
+    choose_blocks(g, qn_ispace_import(&w->space, y->type.dims[y->type.rank - 3]));
+    if (g->n_passes > 1)
+        g->partial = qn_kernel_add_local(w->kernel, "partial", QUERN_F32,
+                                         g->task_tiles * g->task_panels * g->rows * g->width);
     if (qn_dim_is_const(g->k) && g->k->value * 4 % FIGHTING_STRIDE == 0 && qn_dim_is_const(g->m) &&
-        g->m->value > 4 && (g->k->value + SKEW) * g->rows * 4 <= QN_LOCAL_LIMIT / 8 * 7)
-        g->copy = qn_kernel_add_local(w->kernel, "rows", QUERN_F32, (g->k->value + SKEW) * g->rows);
+        g->m->value > 4 && (g->depth + SKEW) * g->rows * 4 <= COPY_BYTES)
+        g->copy = qn_kernel_add_local(w->kernel, "rows", QUERN_F32, (g->depth + SKEW) * g->rows);
     if (group->n_nodes == 1) {
         g->out = qn_writer_argument(w, qn_lower_buffer(l, product), false, true);
     } else {

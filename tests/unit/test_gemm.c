@@ -89,6 +89,23 @@ static const struct {
     { "symbolic rows: fewer", SYMBOLIC, 11 },
     { "symbolic rows: more", SYMBOLIC, 37 },
     { "symbolic rows: many", SYMBOLIC, 95 },
+    { "several passes over k, the last shorter and odd",
+      "graph @f(%x: f32[61, 1601], %y: f32[1601, 97]) -> f32[61, 97] {\n"
+      "%r = dot_general %x, %y " PLAIN " : f32[61, 97]\nreturn %r\n}\n",
+      0 },
+    { "several passes over k, copied rows, an epilogue",
+      "graph @f(%x: f32[26, 2048], %y: f32[2048, 70], %b: f32[70]) -> f32[26, 70] {\n"
+      "%r = dot_general %x, %y " PLAIN " : f32[26, 70]\n"
+      "%c = broadcast %b {axes = [1], dims = [26, 70]} : f32[26, 70]\n%d = add %r, %c : f32[26, 70]\nreturn "
+      "%d\n}\n",
+      0 },
+#define DEEP                                                                                             \
+    "dims n: 0..100\ngraph @f(%x: f32[n, 1000], %y: f32[1000, 40], %b: f32[40]) -> f32[n, 40] {\n"       \
+    "%r = dot_general %x, %y " PLAIN " : f32[n, 40]\n"                                                   \
+    "%c = broadcast %b {axes = [1], dims = [n, 40]} : f32[n, 40]\n%d = add %r, %c : f32[n, 40]\nreturn " \
+    "%d\n}\n"
+    { "several passes, symbolic rows: fewer", DEEP, 11 },
+    { "several passes, symbolic rows: more", DEEP, 71 },
 };
 
 static void fill(qn_array *array, const qn_type *type, const int64_t *symbols, int seed, qn_arena *arena)
