@@ -80,9 +80,12 @@ static void find_levels(row_kernel *k)
 
 /* ---- geometry ---- */
 
+/* Has it an element for each column? Rows of one column have values of the row only. */
 static bool is_full(row_kernel *k, const qn_value *value)
 {
     qn_dims *dims = k->w->space.dims;
+    if (qn_dim_is(k->rows.n_cols, 1))
+        return false;
     qn_dim n = qn_dim_const(dims, 1);
     for (int i = 0; i < value->type.rank; i++)
         n = qn_dim_mul(dims, n, qn_ispace_import(&k->w->space, value->type.dims[i]));
