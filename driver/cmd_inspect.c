@@ -44,8 +44,9 @@ static void print_graph(const qn_view *v)
 
 static void print_program(const qn_view *v)
 {
+    qn_print_options options = { QN_PRINT_INLINE_ELEMENTS, false };
     for (int i = 0; i < v->compiled->n_programs; i++)
-        printf("%s\n", qn_program_print(v->compiled->programs[i], v->arena));
+        printf("%s\n", qn_program_print_as(v->compiled->programs[i], &options, true, v->arena));
 }
 
 static void print_kernels(const qn_view *v)

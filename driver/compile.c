@@ -26,6 +26,12 @@ static void progress(const qn_settings *s, const char *what, int done, int total
 
 /* ---- graphs to programs ---- */
 
+#ifdef NDEBUG
+enum { QN_VERIFY_PROGRAMS = 0 };
+#else
+enum { QN_VERIFY_PROGRAMS = 1 };
+#endif
+
 static double extent(const qn_type *type, int axis)
 {
     return (double)type->dims[axis]->value;
@@ -112,6 +118,8 @@ static qn_status make_programs(qn_module *module, const qn_settings *s, qn_compi
         double passes_done = now();
         QN_TRY(qn_lower(graph, &options, out->arena, &out->programs[i], diags));
         QN_TRY(qn_memplan(out->programs[i], diags));
+        if (QN_VERIFY_PROGRAMS || (s->hooks && s->hooks->verify_each))
+            QN_TRY(qn_program_verify(out->programs[i], diags));
         if (strcmp(graph->name, "main") == 0)
             out->programs[i]->name = "infer"; /* what importers call the only function there is */
         out->times.passes += passes_done - start;

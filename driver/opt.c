@@ -1,17 +1,19 @@
 /* quern opt: reads a module in the text form (or a model), verifies it, runs passes over its functions, prints it or what it
- * is lowered to. What the tests of the IR and of the passes run. */
+ * is lowered to; reads, verifies and prints such programs again. What the tests of the IR and of the passes run. */
 #include <stdio.h>
 #include <string.h>
 
 #include "backends/backend.h"
 #include "driver/commands.h"
 #include "driver/output.h"
+#include "driver/weights.h"
 #include "frontend/onnx/onnx.h"
 #include "frontend/text/text.h"
 #include "ir/print.h"
 
 static const char usage[] =
     "usage: quern opt FILE.qn|FILE.onnx|- [options]\n"
+    "the file has graphs, or programs that --lower has printed: these are verified and printed\n"
     "  --passes=A,B        run these passes over every function; the standard "
     "pipeline with --passes=standard\n"
     "  --skip=PASS[:N]     leave a pass out, or its run number N (from 0)\n"
@@ -20,7 +22,7 @@ static const char usage[] =
     "  --machine=NAME      lower for: none (kernels as written, the default), avx2, avx512\n"
     "  --print-after-all   print a function after each pass that changed it\n"
     "  --print-after=PASS  print a function after each run of this pass\n"
-    "  --verify-each       verify a function after each pass that changed it\n"
+    "  --verify-each       verify a function after each pass that changed it, and what it is lowered to\n"
     "  --time              print the time that each pass takes to stderr\n"
     "  --list-passes       print the passes and what they do\n"
     "  --inline-data       write large constants out instead of as $hash\n"
@@ -141,6 +143,17 @@ static int read_options(int argc, char **argv, options *out)
     return out->file ? 0 : wrong_usage("which file?", "");
 }
 
+static bool is_standard_input(const options *options)
+{
+    return strcmp(options->file, "-") == 0;
+}
+
+/* What messages call the file. */
+static const char *file_name(const options *options)
+{
+    return is_standard_input(options) ? "<stdin>" : options->file;
+}
+
 /* ---- passes ---- */
 
 static bool enabled(void *user, const qn_pass *pass, int occurrence)
@@ -183,37 +196,52 @@ static qn_status run_passes(qn_module *module, const options *options, qn_diags 
     return qn_verify(module, diags);
 }
 
+/* ---- programs ---- */
+
 static qn_status print_programs(qn_module *module, const options *options, qn_arena *arena, qn_diags *diags)
 {
     qn_pass_options pass_options = { .math = options->math,
                                      .machine = options->machine,
                                      .fold = qn_interp_fold };
-    for (int i = 0; i < module->n_functions; i++) {
-        qn_program *program;
-        QN_TRY(qn_lower(module->functions[i], &pass_options, arena, &program, diags));
-        QN_TRY(qn_memplan(program, diags));
-        fputs(qn_program_print(program, arena), stdout);
+    const int n = module->n_functions;
+    qn_program **programs = QN_NEW_ARRAY(arena, qn_program *, n);
+    qn_weights weights;
+    for (int i = 0; i < n; i++) {
+        QN_TRY(qn_lower(module->functions[i], &pass_options, arena, &programs[i], diags));
+        QN_TRY(qn_memplan(programs[i], diags));
+    }
+    qn_weights_lay_out(n, programs, arena, &weights);
+    for (int i = 0; i < n; i++) {
+        if (options->verify_each)
+            QN_TRY(qn_program_verify(programs[i], diags));
+        fputs(i ? "\n" : "", stdout);
+        fputs(qn_program_print_as(programs[i], &options->print, true, arena), stdout);
+    }
+    return QUERN_OK;
+}
+
+/* A text of programs: read, verified, printed. */
+static qn_status read_programs(const char *text, size_t size, const options *options, qn_arena *arena,
+                               qn_diags *diags)
+{
+    int n;
+    qn_program **programs;
+    if (options->passes || options->lower)
+        return qn_error(diags, QUERN_ERROR_ARGUMENT, NULL,
+                        "%s has programs, which are lowered already: --passes and --lower are for graphs",
+                        options->file);
+    QN_TRY(qn_text_parse_programs(text, size, file_name(options), arena, &n, &programs, diags));
+    for (int i = 0; i < n; i++) {
+        fputs(i ? "\n" : "", stdout);
+        fputs(qn_program_print_as(programs[i], &options->print, true, arena), stdout);
     }
     return QUERN_OK;
 }
 
 /* ---- the command ---- */
 
-static qn_status read_module(const options *options, qn_arena *arena, qn_module **out, qn_diags *diags)
+static qn_status run_module(qn_module *module, const options *options, qn_arena *arena, qn_diags *diags)
 {
-    char *text;
-    size_t size, length = strlen(options->file);
-    bool standard = strcmp(options->file, "-") == 0;
-    if (length > 5 && strcmp(options->file + length - 5, ".onnx") == 0)
-        return qn_onnx_load(options->file, &(qn_onnx_options){ 0 }, out, diags);
-    QN_TRY(qn_read_file(standard ? "/dev/stdin" : options->file, arena, &text, &size, diags));
-    return qn_text_parse(text, size, standard ? "<stdin>" : options->file, out, diags);
-}
-
-static qn_status run(const options *options, qn_arena *arena, qn_diags *diags)
-{
-    qn_module *module;
-    QN_TRY(read_module(options, arena, &module, diags));
     qn_status status = options->passes ? run_passes(module, options, diags) : QUERN_OK;
     if (!status && options->lower)
         status = print_programs(module, options, arena, diags);
@@ -221,6 +249,23 @@ static qn_status run(const options *options, qn_arena *arena, qn_diags *diags)
         fputs(qn_module_print_as(module, &options->print, arena), stdout);
     qn_module_free(module);
     return status;
+}
+
+static qn_status run(const options *options, qn_arena *arena, qn_diags *diags)
+{
+    qn_module *module;
+    char *text;
+    size_t size, length = strlen(options->file);
+    if (length > 5 && strcmp(options->file + length - 5, ".onnx") == 0) {
+        QN_TRY(qn_onnx_load(options->file, &(qn_onnx_options){ 0 }, &module, diags));
+        return run_module(module, options, arena, diags);
+    }
+    QN_TRY(
+        qn_read_file(is_standard_input(options) ? "/dev/stdin" : options->file, arena, &text, &size, diags));
+    if (qn_text_has_programs(text, size))
+        return read_programs(text, size, options, arena, diags);
+    QN_TRY(qn_text_parse(text, size, file_name(options), &module, diags));
+    return run_module(module, options, arena, diags);
 }
 
 static int list_passes(void)

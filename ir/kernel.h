@@ -245,6 +245,12 @@ const char *qn_kernel_print(const qn_kernel *kernel, qn_arena *arena);
 const char *qn_kernel_canonical(const qn_kernel *kernel, qn_arena *arena);
 /* NULL with a diagnostic on a mistake. */
 qn_kernel *qn_kernel_parse(const char *text, const char *file, qn_arena *arena, qn_diags *diags);
+/* Reads a kernel that other text follows, and moves `place` behind it. The text ends with a NUL. */
+typedef struct qn_text_place {
+    const char *at, *line_start;
+    int line; /* from 1 */
+} qn_text_place;
+qn_kernel *qn_kernel_parse_at(qn_text_place *place, const char *file, qn_arena *arena, qn_diags *diags);
 qn_status qn_kernel_verify(const qn_kernel *kernel, qn_diags *diags);
 qn_kernel *qn_kernel_clone(const qn_kernel *kernel, qn_arena *arena);
 /* Folds again, drops loops that never run, unwraps those that run once, removes instructions nobody reads, merges

@@ -57,7 +57,7 @@ static void skip_space(parser *p)
             p->line_start = ++p->at;
         } else if (*p->at == ' ' || *p->at == '\t' || *p->at == '\r') {
             p->at++;
-        } else if (p->at[0] == '/' && p->at[1] == '/') {
+        } else if (*p->at == '#') {
             p->at += strcspn(p->at, "\n");
         } else {
             return;
@@ -146,11 +146,6 @@ static int64_t take_int(parser *p, int64_t min, int64_t max)
     if (v < min || v > max)
         fail(p, "%lld is not between %lld and %lld", (long long)v, (long long)min, (long long)max);
     return p->failed ? min : v;
-}
-
-static qn_dtype parse_dtype(word w)
-{
-    return qn_dtype_parse(w.at, w.n);
 }
 
 /* "f32", "i32x16"; *out stays as it is when it is neither */
@@ -639,7 +634,7 @@ static const char *checked_name(parser *p, word name)
 static qn_dtype take_dtype(parser *p)
 {
     word w = take_word(p, "a dtype");
-    qn_dtype dtype = p->failed ? QUERN_I64 : parse_dtype(w);
+    qn_dtype dtype = p->failed ? QUERN_I64 : qn_dtype_parse(w.at, w.n);
     if (dtype == QUERN_INVALID_DTYPE)
         fail(p, "'%.*s' is no dtype", (int)w.n, w.at);
     return p->failed ? QUERN_I64 : dtype;
@@ -767,20 +762,37 @@ static void parse_kernel(parser *p)
     parse_scratch(p);
     if (!p->failed)
         parse_block(p, p->k->body);
-    skip_space(p);
-    if (!p->failed && *p->at)
-        fail(p, "expected the end of the text after the kernel");
     if (!p->failed && p->k->body->n_yields)
         fail(p, "the body of a kernel yields nothing");
+}
+
+static qn_kernel *parse_from(parser *p)
+{
+    p->k = qn_kernel_new(p->arena, "");
+    p->b = qn_kb_new(p->k);
+    parse_kernel(p);
+    return p->failed || qn_kernel_verify(p->k, p->diags) ? NULL : p->k;
 }
 
 qn_kernel *qn_kernel_parse(const char *text, const char *file, qn_arena *arena, qn_diags *diags)
 {
     parser p = { .at = text, .line_start = text, .file = file, .line = 1, .arena = arena, .diags = diags };
-    p.k = qn_kernel_new(arena, "");
-    p.b = qn_kb_new(p.k);
-    parse_kernel(&p);
-    if (p.failed || qn_kernel_verify(p.k, diags))
-        return NULL;
-    return p.k;
+    qn_kernel *k = parse_from(&p);
+    skip_space(&p);
+    if (k && *p.at)
+        fail(&p, "expected the end of the text after the kernel");
+    return p.failed ? NULL : k;
+}
+
+qn_kernel *qn_kernel_parse_at(qn_text_place *place, const char *file, qn_arena *arena, qn_diags *diags)
+{
+    parser p = { .at = place->at,
+                 .line_start = place->line_start,
+                 .line = place->line,
+                 .file = file,
+                 .arena = arena,
+                 .diags = diags };
+    qn_kernel *k = parse_from(&p);
+    *place = (qn_text_place){ p.at, p.line_start, p.line };
+    return k;
 }

@@ -21,7 +21,7 @@
  *
  * in, out, inout, unused: how an argument is used. Parameters are named; other values are numbered when printed, and may
  * have names when parsed; a name holds to the end of its block. Constants stand where they are used: `64` is i64, others
- * say their type: `f32 0.5`, `i32x16 3`, `bool true`. `task` is the task number.
+ * say their type: `f32 0.5`, `i32x16 3`, `bool true`. `task` is the task number. Comments go from # to the end of the line.
  *   unary, binary     their op's name: %1 = exp %0; .fast where rounding may differ; iadd isub imul idiv imod: index math
  *   fma a, b, c       compare lt a, b      select p, a, b        scale2 a, n
  *   convert a : i32   bitcast a : i32x16   splat a : f32x16      ramp a : i64x16

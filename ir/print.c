@@ -8,11 +8,7 @@
 
 enum { INDENT = 2, LINE = 100 };
 
-typedef struct printer {
-    qn_strbuf out;
-    const qn_print_options *options;
-    qn_vec(const qn_tensor *) data; /* printed as $hash, each content once */
-} printer;
+typedef qn_printer printer;
 
 static void indent(printer *p, int depth)
 {
@@ -89,7 +85,7 @@ static void remember_data(printer *p, const qn_tensor *tensor)
     qn_vec_push(p->out.arena, &p->data, tensor);
 }
 
-static void print_tensor(printer *p, const qn_tensor *tensor)
+void qn_print_tensor(qn_printer *p, const qn_tensor *tensor)
 {
     char literal[QN_LITERAL_MAX];
     int64_t limit = p->options->inline_elements;
@@ -131,6 +127,15 @@ static void print_data(printer *p, const qn_tensor *tensor)
     qn_strbuf_puts(&p->out, "\"\n");
 }
 
+void qn_print_data(qn_printer *p)
+{
+    if (!p->options->data || p->data.n == 0)
+        return;
+    qn_strbuf_puts(&p->out, "\n");
+    for (size_t i = 0; i < p->data.n; i++)
+        print_data(p, p->data.items[i]);
+}
+
 /* ---- attributes ---- */
 
 static void print_attr_value(printer *p, const qn_attr *attr)
@@ -160,7 +165,7 @@ static void print_attr_value(printer *p, const qn_attr *attr)
     case QN_ATTR_KIND_KIND: qn_strbuf_puts(&p->out, qn_kind_names[attr->i]); break;
     case QN_ATTR_KIND_DIRECTION: qn_strbuf_puts(&p->out, qn_direction_names[attr->i]); break;
     case QN_ATTR_KIND_STRING: qn_strbuf_quote(&p->out, attr->s); break;
-    case QN_ATTR_KIND_TENSOR: print_tensor(p, attr->tensor); break;
+    case QN_ATTR_KIND_TENSOR: qn_print_tensor(p, attr->tensor); break;
     }
 }
 
@@ -278,7 +283,7 @@ static const char *input_text(printer *p, const qn_graph *graph, int i, const qn
         qn_strbuf_puts(&p->out, roles[graph->input_roles[i]]);
     if (graph->input_initial && graph->input_initial[i]) {
         qn_strbuf_puts(&p->out, " = ");
-        print_tensor(p, graph->input_initial[i]);
+        qn_print_tensor(p, graph->input_initial[i]);
     }
     const char *text = qn_strbuf_text(&p->out);
     p->out = whole;
@@ -333,35 +338,32 @@ static void print_function(printer *p, const qn_graph *graph)
     qn_strbuf_puts(&p->out, "}\n");
 }
 
-/* dims batch: 1..64, n: 0.. : every symbol in the order of its number, so that reading gives the same numbers */
-static void print_symbols(printer *p, const qn_dims *dims)
+void qn_print_symbols(qn_printer *p, const qn_dims *dims, int from, int to)
 {
-    int n = qn_dims_symbol_count(dims);
-    for (int i = 0; i < n; i++) {
+    for (int i = from; i < to; i++) {
         qn_dim symbol = qn_dims_symbol_at(dims, i);
-        qn_strbuf_printf(&p->out, "%s%s: %" PRId64 "..", i ? ", " : "dims ",
+        qn_strbuf_printf(&p->out, "%s%s: %" PRId64 "..", i > from ? ", " : "",
                          qn_dim_print(symbol, p->out.arena), symbol->min);
         if (symbol->max != QN_DIM_MAX_VALUE)
             qn_strbuf_printf(&p->out, "%" PRId64, symbol->max);
     }
-    if (n)
-        qn_strbuf_puts(&p->out, "\n");
 }
 
 const char *qn_module_print_as(const qn_module *module, const qn_print_options *options, qn_arena *arena)
 {
     printer p = { .out = { .arena = arena }, .options = options };
-    print_symbols(&p, module->dims);
+    const int n_symbols = qn_dims_symbol_count(module->dims);
+    if (n_symbols > 0) {
+        qn_strbuf_puts(&p.out, "dims ");
+        qn_print_symbols(&p, module->dims, 0, n_symbols);
+        qn_strbuf_puts(&p.out, "\n");
+    }
     for (int i = 0; i < module->n_functions; i++) {
         if (p.out.n)
             qn_strbuf_puts(&p.out, "\n");
         print_function(&p, module->functions[i]);
     }
-    if (options->data && p.data.n) {
-        qn_strbuf_puts(&p.out, "\n");
-        for (size_t i = 0; i < p.data.n; i++)
-            print_data(&p, p.data.items[i]);
-    }
+    qn_print_data(&p);
     return qn_strbuf_text(&p.out);
 }
 

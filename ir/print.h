@@ -3,7 +3,7 @@
 #ifndef QN_IR_PRINT_H
 #define QN_IR_PRINT_H
 
-#include "ir/graph.h"
+#include "ir/program.h"
 #include "ir/strbuf.h"
 
 typedef struct qn_print_options {
@@ -19,6 +19,23 @@ typedef struct qn_print_options {
 
 /* qn_module_print is this with { QN_PRINT_INLINE_ELEMENTS, true }. */
 const char *qn_module_print_as(const qn_module *module, const qn_print_options *options, qn_arena *arena);
+
+/* qn_program_print is this with { QN_PRINT_INLINE_ELEMENTS, true } and the kernels; without them it doesn't parse back. */
+const char *qn_program_print_as(const qn_program *program, const qn_print_options *options, bool kernels,
+                                qn_arena *arena);
+
+/* Text being printed: tensors in it may be mentioned by hash, their contents come at its end. */
+typedef struct qn_printer {
+    qn_strbuf out;
+    const qn_print_options *options;
+    qn_vec(const qn_tensor *) data; /* printed as $hash, each content once */
+} qn_printer;
+/* `[1, 2]`, `splat 0`, `$hash`, and its name; not its type. */
+void qn_print_tensor(qn_printer *printer, const qn_tensor *tensor);
+/* An empty line and the `data` lines of what was printed as $hash, where there are any and the options want them. */
+void qn_print_data(qn_printer *printer);
+/* `batch: 1..64, n: 0..`: the symbols from number `from` to `to` - 1 with their ranges. */
+void qn_print_symbols(qn_printer *printer, const qn_dims *dims, int from, int to);
 
 /* Can a name follow % or @ as it is? Others are quoted: %"onnx::MatMul_7". Digits alone are never a name. */
 bool qn_name_is_plain(const char *name);

@@ -25,7 +25,9 @@ typedef struct qn_pbuffer {
     int loop;      /* VIEW: id of an enclosing loop step, or -1 */
     qn_dim stride; /* VIEW with loop */
     const qn_tensor *tensor; /* WEIGHTS: contents */
-    int first, last;         /* ARENA: live from step to step, inclusive, in the order of qn_program_number */
+    int first,
+        last; /* ARENA: live from step to step, inclusive, in the order of qn_program_number (set by memplan) */
+    qn_loc loc; /* in the text that it was read from */
 } qn_pbuffer;
 
 typedef enum qn_step_kind {
@@ -60,6 +62,7 @@ struct qn_step {
     qn_steps test;        /* LOOP with condition: steps that compute it, before each iteration */
     int number;           /* qn_program_number */
     int last;             /* number of the last step inside it; its own when there is none */
+    qn_loc loc;           /* in the text that it was read from */
 };
 
 typedef struct qn_pio { /* one buffer of the entry */
@@ -71,6 +74,9 @@ typedef struct qn_pio { /* one buffer of the entry */
     bool trainable;           /* STATE: a parameter */
     int64_t initial_offset;   /* STATE: of `initial` in the weights (set by the driver), or -1 */
 } qn_pio;
+
+/* Every buffer of the arena begins at a multiple of this many bytes and has all of those that it begins. */
+#define QN_ARENA_ALIGNMENT 64
 
 typedef struct qn_program {
     qn_arena *arena;
@@ -104,14 +110,13 @@ int qn_program_root(const qn_program *p, int buffer);
 qn_dim qn_program_buffer_bytes(const qn_program *p, int buffer);
 /* Numbers all steps in order: a step, its test, body, other. Returns their count. */
 int qn_program_number(qn_program *p);
-/* The buffer whose memory this one is part of: through views and slots to an ARENA, IO or WEIGHTS buffer. */
-int qn_program_root(const qn_program *p, int buffer);
-qn_dim qn_program_buffer_bytes(const qn_program *p, int buffer);
-/* The same without its kernels. */
-const char *qn_program_print_steps(const qn_program *p, qn_arena *arena);
+/* Complete: frontend/text reads it back to the letter (docs/text-form.md). */
 const char *qn_program_print(const qn_program *p, qn_arena *arena);
-qn_program *qn_program_parse(const char *text, const char *file, qn_arena *arena, qn_diags *diags);
-/* Places inside their bounds, nothing live overlaps, arguments match kernels. */
-qn_status qn_program_verify(const qn_program *p, qn_diags *diags);
+
+/* Places inside their bounds, everything that is read still there (ir/program_live.c), arguments match kernels, steps use
+ * buffers and loops that exist. Holds for what is placed so far: before memplan nothing is said about the workspace,
+ * before the weights are laid out nothing about them. A mistake is reported where the text says it, as a model's, or as
+ * ours where there is no text. */
+QN_MUST_USE qn_status qn_program_verify(const qn_program *p, qn_diags *diags);
 
 #endif

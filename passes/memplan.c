@@ -1,6 +1,6 @@
 /* Memory plan: where each arena buffer lies, so that buffers that are never live together share bytes.
  *
- * Before: ARENA buffers have no offset. After: they have one, a multiple of 64; arena_bytes holds them all; buffers live at one
+ * Before: ARENA buffers have no offset. After: they have one, a multiple of QN_ARENA_ALIGNMENT; arena_bytes holds them all; buffers live at one
  * step do not overlap, which is checked again from the result alone.
  *
  * Buffers of constant size are placed greedily, largest first, at the lowest offset that is free over their whole
@@ -10,12 +10,10 @@
 
 #include "passes/pass.h"
 
-enum { ALIGNMENT = 64 };
-
 typedef struct {
     int buffer; /* the one that owns the place; others share it through `shared` */
     int first, last;
-    qn_dim bytes; /* rounded up to ALIGNMENT */
+    qn_dim bytes; /* rounded up to QN_ARENA_ALIGNMENT */
     qn_dim offset;
     bool used;
 } lifetime;
@@ -239,6 +237,38 @@ static void remove_void_copies(const planner *plan, qn_steps *steps)
     steps->n = kept;
 }
 
+/* Numbers of the steps that are left, in order. */
+static void collect_numbers(const qn_steps *steps, int *numbers, int *n)
+{
+    for (size_t i = 0; i < steps->n; i++) {
+        numbers[(*n)++] = steps->items[i].number;
+        collect_numbers(&steps->items[i].test, numbers, n);
+        collect_numbers(&steps->items[i].body, numbers, n);
+        collect_numbers(&steps->items[i].other, numbers, n);
+    }
+}
+
+/* After steps went: new numbers, and lifetimes in them. */
+static void renumber(planner *plan, int n_before)
+{
+    qn_program *p = plan->p;
+    int *numbers = QN_NEW_ARRAY(p->arena, int, n_before), n = 0;
+    collect_numbers(&p->steps, numbers, &n);
+    qn_program_number(p);
+    for (int i = 0; i < p->n_buffers; i++) {
+        if (!in_arena(plan, i))
+            continue;
+        qn_pbuffer *b = &p->buffers[i];
+        int first = 0, last = -1;
+        while (first < n && numbers[first] < b->first)
+            first++;
+        while (last + 1 < n && numbers[last + 1] <= b->last)
+            last++;
+        b->first = first <= last ? first : 0; /* not used any more */
+        b->last = first <= last ? last : 0;
+    }
+}
+
 /* ---- placing ---- */
 
 static bool meet(const lifetime *a, const lifetime *b)
@@ -403,12 +433,12 @@ static qn_status check(const planner *plan, lifetime *const *items, int n, qn_di
 
 qn_status qn_memplan(qn_program *p, qn_diags *diags)
 {
-    qn_program_number(p);
+    const int n_steps = qn_program_number(p);
     planner plan = { .p = p,
                      .of = QN_NEW_ARRAY(p->arena, lifetime, p->n_buffers + 1),
                      .shared = QN_NEW_ARRAY(p->arena, int, p->n_buffers + 1),
                      .mates = QN_NEW_ARRAY(p->arena, int, p->n_buffers + 1) };
-    qn_dim alignment = qn_dim_const(p->dims, ALIGNMENT);
+    qn_dim alignment = qn_dim_const(p->dims, QN_ARENA_ALIGNMENT);
     for (int i = 0; i < p->n_buffers; i++) {
         qn_dim bytes = qn_program_buffer_bytes(p, i);
         plan.shared[i] = plan.mates[i] = i;
@@ -447,5 +477,6 @@ qn_status qn_memplan(qn_program *p, qn_diags *diags)
         all[i] = i < n_constant ? constant[i] : symbolic[i - n_constant];
     p->arena_lower_bound = lower_bound(&plan, all, n_constant + n_symbolic);
     remove_void_copies(&plan, &p->steps);
+    renumber(&plan, n_steps);
     return check(&plan, all, n_constant + n_symbolic, diags);
 }

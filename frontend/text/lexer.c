@@ -21,6 +21,13 @@ const signed char qn_hex_digits[256] = {
     ['A'] = 11, ['B'] = 12, ['C'] = 13, ['D'] = 14, ['E'] = 15, ['F'] = 16,
 };
 
+qn_lexer qn_lexer_of(const char *text, size_t length, qn_arena *arena)
+{
+    char *copy = qn_arena_alloc(arena, length + 1);
+    memcpy(copy, text, length);
+    return (qn_lexer){ .arena = arena, .cursor = copy, .end = copy + length, .line_start = copy, .line = 1 };
+}
+
 void qn_lexer_advance(qn_lexer *lexer, const char *cursor)
 {
     const char *newline;
@@ -167,6 +174,7 @@ static qn_token_kind punctuation(char c)
     case ',': return QN_TOKEN_COMMA;
     case ':': return QN_TOKEN_COLON;
     case '=': return QN_TOKEN_EQUALS;
+    case ';': return QN_TOKEN_SEMICOLON;
     case '%': return QN_TOKEN_VALUE;
     case '@': return QN_TOKEN_FUNCTION;
     case '$': return QN_TOKEN_LABEL;

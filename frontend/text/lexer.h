@@ -26,6 +26,7 @@ typedef enum qn_token_kind {
     QN_TOKEN_COMMA,
     QN_TOKEN_COLON,
     QN_TOKEN_EQUALS,
+    QN_TOKEN_SEMICOLON,
     QN_TOKEN_OPERATOR /* + - * of dimensions, which qn_dim_parse reads */
 } qn_token_kind;
 
@@ -51,6 +52,8 @@ static inline int qn_hex_digit(char c)
     return qn_hex_digits[(unsigned char)c] - 1; /* -1: no digit */
 }
 
+/* At the beginning of a text, of which it makes a copy. */
+qn_lexer qn_lexer_of(const char *text, size_t length, qn_arena *arena);
 qn_token qn_lexer_next(qn_lexer *lexer);
 /* Goes on at `cursor`, somewhere behind the present place. */
 void qn_lexer_advance(qn_lexer *lexer, const char *cursor);

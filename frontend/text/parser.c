@@ -242,25 +242,30 @@ static qn_status parse_signature(qn_parser *p)
 
 /* ---- modules ---- */
 
+qn_status qn_parse_symbol(qn_parser *p, qn_dim *out_symbol)
+{
+    int64_t min, max = QN_DIM_MAX_VALUE;
+    qn_token name = p->token;
+    QN_TRY(qn_parse_new_symbol(p, out_symbol));
+    QN_TRY(qn_parser_expect(p, QN_TOKEN_COLON, "':' and the range of the dimension"));
+    QN_TRY(qn_parse_i64(p, "the least value of the dimension", &min));
+    QN_TRY(qn_parser_expect(p, QN_TOKEN_RANGE, "'..'"));
+    if (p->token.kind == QN_TOKEN_NUMBER)
+        QN_TRY(qn_parse_i64(p, "the greatest value of the dimension", &max));
+    if (min < 0 || max < min || max > QN_DIM_MAX_VALUE)
+        return qn_parser_error(p, &name, "a dimension is at least 0, at most %lld, and its range isn't empty",
+                               (long long)QN_DIM_MAX_VALUE);
+    qn_dim_set_range(p->module->dims, *out_symbol, min, max);
+    return QUERN_OK;
+}
+
 /* dims batch: 1..64, n: 0.. */
 static qn_status parse_symbols(qn_parser *p)
 {
+    qn_dim symbol;
     qn_parser_next(p);
     do {
-        int64_t min, max = QN_DIM_MAX_VALUE;
-        qn_token name = p->token;
-        qn_dim symbol;
-        QN_TRY(qn_parse_new_symbol(p, &symbol));
-        QN_TRY(qn_parser_expect(p, QN_TOKEN_COLON, "':' and the range of the dimension"));
-        QN_TRY(qn_parse_i64(p, "the least value of the dimension", &min));
-        QN_TRY(qn_parser_expect(p, QN_TOKEN_RANGE, "'..'"));
-        if (p->token.kind == QN_TOKEN_NUMBER)
-            QN_TRY(qn_parse_i64(p, "the greatest value of the dimension", &max));
-        if (min < 0 || max < min || max > QN_DIM_MAX_VALUE)
-            return qn_parser_error(p, &name,
-                                   "a dimension is at least 0, at most %lld, and its range isn't empty",
-                                   (long long)QN_DIM_MAX_VALUE);
-        qn_dim_set_range(p->module->dims, symbol, min, max);
+        QN_TRY(qn_parse_symbol(p, &symbol));
     } while (qn_parser_accept(p, QN_TOKEN_COMMA));
     return QUERN_OK;
 }
@@ -299,11 +304,11 @@ qn_status qn_text_parse(const char *text, size_t length, const char *file, qn_mo
     *out_module = NULL;
     qn_module *module = qn_module_new(file ? file : "");
     qn_arena *arena = module->arena;
-    char *copy = qn_arena_alloc(arena, length + 1);
-    memcpy(copy, text, length);
-    qn_parser p = { .file = module->name, .module = module, .arena = arena, .diags = diags };
-    p.lexer =
-        (qn_lexer){ .arena = arena, .cursor = copy, .end = copy + length, .line_start = copy, .line = 1 };
+    qn_parser p = { .lexer = qn_lexer_of(text, length, arena),
+                    .file = module->name,
+                    .module = module,
+                    .arena = arena,
+                    .diags = diags };
     qn_status status = parse_module(&p);
     if (status)
         qn_module_free(module);

@@ -76,8 +76,13 @@ bool qn_parser_accept_word(qn_parser *p, const char *word);
 /* The word of `words` (n of them, NULL ones are skipped) nearest to the token, as ", did you mean 'x'?"; "" if none is near. */
 const char *qn_parser_suggest(qn_parser *p, const qn_token *token, const char *const *words, int n);
 
+/* `batch: 1..64`: a dimension that nothing mentioned yet, and its range. */
+qn_status qn_parse_symbol(qn_parser *p, qn_dim *out_symbol);
+
 /* ---- values.c: types, attributes, tensors ---- */
 qn_status qn_parse_type(qn_parser *p, qn_type *out_type);
+qn_status qn_parse_dtype(qn_parser *p, qn_dtype *out_dtype);
+qn_status qn_parse_dim(qn_parser *p, qn_dim *out_dim);
 /* The name of a dimension that nothing mentioned yet. */
 qn_status qn_parse_new_symbol(qn_parser *p, qn_dim *out_symbol);
 qn_status qn_parse_i64(qn_parser *p, const char *what, int64_t *out_value);

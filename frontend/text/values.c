@@ -33,7 +33,7 @@ static bool is_modest_dim(const char *c)
     return false;
 }
 
-static qn_status parse_dim(qn_parser *p, qn_dim *out_dim)
+qn_status qn_parse_dim(qn_parser *p, qn_dim *out_dim)
 {
     const char *cursor = p->token.start;
     if (!is_modest_dim(cursor))
@@ -53,7 +53,7 @@ qn_status qn_parse_new_symbol(qn_parser *p, qn_dim *out_symbol)
 {
     int n = qn_dims_symbol_count(p->module->dims);
     qn_token name = p->token;
-    QN_TRY(parse_dim(p, out_symbol));
+    QN_TRY(qn_parse_dim(p, out_symbol));
     if ((*out_symbol)->kind != QN_DIM_SYMBOL)
         return qn_parser_error(p, &name, "only a name has a range");
     if (qn_dims_symbol_count(p->module->dims) == n)
@@ -69,7 +69,7 @@ static qn_status parse_dims(qn_parser *p, int *out_n, const qn_dim **out_dims)
     if (!qn_parser_accept(p, QN_TOKEN_RBRACKET)) {
         do {
             qn_dim dim;
-            QN_TRY(parse_dim(p, &dim));
+            QN_TRY(qn_parse_dim(p, &dim));
             qn_vec_push(p->arena, &dims, dim);
         } while (qn_parser_accept(p, QN_TOKEN_COMMA));
         QN_TRY(qn_parser_expect(p, QN_TOKEN_RBRACKET, "',' or ']'"));
@@ -79,7 +79,7 @@ static qn_status parse_dims(qn_parser *p, int *out_n, const qn_dim **out_dims)
     return QUERN_OK;
 }
 
-static qn_status parse_dtype(qn_parser *p, qn_dtype *out_dtype)
+qn_status qn_parse_dtype(qn_parser *p, qn_dtype *out_dtype)
 {
     *out_dtype =
         p->token.kind == QN_TOKEN_WORD ? qn_dtype_parse(p->token.text, p->token.length) : QUERN_INVALID_DTYPE;
@@ -96,7 +96,7 @@ qn_status qn_parse_type(qn_parser *p, qn_type *out_type)
     qn_dtype dtype;
     int rank = 0;
     const qn_dim *dims = NULL;
-    QN_TRY(parse_dtype(p, &dtype));
+    QN_TRY(qn_parse_dtype(p, &dtype));
     if (p->token.kind == QN_TOKEN_LBRACKET)
         QN_TRY(parse_dims(p, &rank, &dims));
     if (rank > QN_MAX_RANK)
@@ -406,7 +406,7 @@ static qn_status parse_attr_value(qn_parser *p, qn_attr *attr)
     case QN_ATTR_KIND_INTS: return parse_ints(p, &attr->n, &attr->ints);
     case QN_ATTR_KIND_DIMS: return parse_dims(p, &attr->n, &attr->dims);
     case QN_ATTR_KIND_DTYPE:
-        QN_TRY(parse_dtype(p, &dtype));
+        QN_TRY(qn_parse_dtype(p, &dtype));
         attr->i = dtype;
         return QUERN_OK;
     case QN_ATTR_KIND_KIND: return parse_enum(p, "sum, prod, max, min or set", qn_kind_names, 5, &attr->i);

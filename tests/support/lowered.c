@@ -103,6 +103,24 @@ static void read_outputs(const qn_program *p, const qn_graph *graph, const memor
     }
 }
 
+qn_status program_run(qn_program *p, const qn_graph *graph, const qn_array *inputs, const int64_t *symbols,
+                      qn_array *outputs, qn_arena *arena, qn_diags *diags)
+{
+    char *weights = lay_out_weights(p);
+    QN_TRY(qn_program_verify(p, diags));
+    memory m = bind(p, graph, inputs, symbols, arena);
+    const size_t workspace_bytes = (size_t)qn_dim_eval(p->arena_bytes, m.symbols);
+    char *workspace = guarded(workspace_bytes);
+    const qn_status status = qn_interp_program(p, m.io, workspace, weights, NULL, diags);
+    if (!status)
+        read_outputs(p, graph, &m, outputs, arena);
+    for (int i = 0; i < p->n_io; i++)
+        release(m.io[i], m.bytes[i], p->io[i].name);
+    release(workspace, workspace_bytes, "workspace");
+    release(weights, (size_t)p->weights_bytes, "weights");
+    return status;
+}
+
 qn_status lowered_run(qn_graph *graph, bool passes, const qn_pass_options *options, const qn_array *inputs,
                       const int64_t *symbols, qn_array *outputs, qn_program **out_program, qn_arena *arena,
                       qn_diags *diags)
@@ -113,23 +131,11 @@ qn_status lowered_run(qn_graph *graph, bool passes, const qn_pass_options *optio
         QN_TRY(qn_run_passes(graph, NULL, options, &hooks, diags));
     QN_TRY(qn_lower(graph, options, arena, &p, diags));
     QN_TRY(qn_memplan(p, diags));
-    char *weights = lay_out_weights(p);
-    QN_TRY(qn_program_verify(p, diags));
-    memory m = bind(p, graph, inputs, symbols, arena);
-    const size_t workspace_bytes = (size_t)qn_dim_eval(p->arena_bytes, m.symbols);
-    char *workspace = guarded(workspace_bytes);
     if (getenv("QUERN_PRINT"))
         fprintf(stderr, "%s%s", qn_graph_print(graph, arena), qn_program_print(p, arena));
-    const qn_status status = qn_interp_program(p, m.io, workspace, weights, NULL, diags);
-    if (!status)
-        read_outputs(p, graph, &m, outputs, arena);
-    for (int i = 0; i < p->n_io; i++)
-        release(m.io[i], m.bytes[i], p->io[i].name);
-    release(workspace, workspace_bytes, "workspace");
-    release(weights, (size_t)p->weights_bytes, "weights");
     if (out_program)
         *out_program = p;
-    return status;
+    return program_run(p, graph, inputs, symbols, outputs, arena, diags);
 }
 
 static double tolerance_of(qn_dtype dtype)

@@ -11,6 +11,10 @@ qn_status lowered_run(qn_graph *graph, bool passes, const qn_pass_options *optio
                       const int64_t *symbols, qn_array *outputs, qn_program **out_program, qn_arena *arena,
                       qn_diags *diags);
 
+/* Only the last part: a program that was made from the graph. */
+qn_status program_run(qn_program *program, const qn_graph *graph, const qn_array *inputs,
+                      const int64_t *symbols, qn_array *outputs, qn_arena *arena, qn_diags *diags);
+
 /* Interprets the graph, then runs it lowered, and fails the test unless all outputs agree; `what` names the case. */
 void lowered_compare(const char *what, qn_graph *graph, const qn_pass_options *options,
                      const qn_array *inputs, const int64_t *symbols);

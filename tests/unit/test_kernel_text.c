@@ -103,7 +103,7 @@ static void test_names(void **state)
     qn_diags diags;
     qn_diags_init(&diags, arena);
     const char *text = "kernel @\"a \\\"b\\\" \\x41\\n\"(%x: f32 inout;\n"
-                       "  %n) { // a comment\n"
+                       "  %n) { # a comment\n"
                        "  for %i = 0 to %n step 1 { %v = load %x[%i] : f32\n"
                        "    %w = add %v, f32 1 store %x[%i], %w } }";
     qn_kernel *k = qn_kernel_parse(text, "names.qn", arena, &diags);

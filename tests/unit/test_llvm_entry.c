@@ -291,7 +291,9 @@ static qn_program *make_program(qn_arena *arena)
     add_call(m, &repeat->test, below(arena), 2, (int[]){ counter, more }, m->n, NULL);
     add_call(m, &repeat->body, advance(arena), 1, (int[]){ counter }, NULL, NULL);
     p->n_loops = 2;
-    qn_program_number(p);
+    const int n_steps = qn_program_number(p);
+    for (int i = 0; i < p->n_buffers; i++)
+        p->buffers[i].last = n_steps - 1; /* nothing shares its place */
     return p;
 }
 

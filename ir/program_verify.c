@@ -1,0 +1,367 @@
+/* The checks that hold for every program: see qn_program_verify. */
+#include <string.h>
+
+#include "ir/program_check.h"
+
+typedef struct loop_state {
+    const qn_step *step; /* NULL: no step has this loop's number */
+    bool open;           /* its test or body is being looked at */
+} loop_state;
+
+typedef struct verifier {
+    qn_program_check c;
+    const qn_program *p;
+    loop_state *loops;
+    int n_steps;
+} verifier;
+
+qn_status qn_program_wrong(const qn_program_check *c, const qn_loc *loc, const char *format, ...)
+{
+    va_list args;
+    va_start(args, format);
+    const char *text = qn_arena_vprintf(c->diags->arena, format, args);
+    va_end(args);
+    if (loc && loc->file)
+        return qn_error(c->diags, QUERN_ERROR_MODEL, loc, "%s", text);
+    return qn_error(c->diags, QUERN_ERROR_INTERNAL, NULL, "program %s: %s", c->p->name, text);
+}
+
+static const char *dim_text(const verifier *v, qn_dim d)
+{
+    return qn_dim_print(d, v->c.arena);
+}
+
+/* ---- buffers ---- */
+
+#define WRONG(...) return qn_program_wrong(&v->c, loc, __VA_ARGS__)
+
+static qn_status verify_arena(const verifier *v, int i)
+{
+    const qn_program *p = v->p;
+    const qn_pbuffer *b = &p->buffers[i];
+    const qn_loc *loc = &b->loc;
+    if (!b->offset)
+        return QUERN_OK;
+    const qn_dim unit = qn_dim_const(p->dims, QN_ARENA_ALIGNMENT);
+    const qn_dim bytes =
+        qn_dim_mul(p->dims, qn_dim_ceildiv(p->dims, qn_program_buffer_bytes(p, i), unit), unit);
+    if (!qn_dim_divisible(b->offset, QN_ARENA_ALIGNMENT))
+        WRONG("%%%d begins at %s, which is no multiple of %d", i, dim_text(v, b->offset), QN_ARENA_ALIGNMENT);
+    if (b->first < 0 || b->last < b->first || (v->n_steps > 0 && b->last >= v->n_steps))
+        WRONG("%%%d is live from step %d to %d of %d", i, b->first, b->last, v->n_steps);
+    if (b->offset->min < 0 || !qn_dim_at_most(p->dims, qn_dim_add(p->dims, b->offset, bytes), p->arena_bytes))
+        WRONG("%%%d has %s bytes from %s on: more than the %s of the workspace", i, dim_text(v, bytes),
+              dim_text(v, b->offset), dim_text(v, p->arena_bytes));
+    return QUERN_OK;
+}
+
+static qn_status verify_weights(const verifier *v, int i)
+{
+    const qn_program *p = v->p;
+    const qn_pbuffer *b = &p->buffers[i];
+    const qn_loc *loc = &b->loc;
+    const qn_dim bytes = qn_program_buffer_bytes(p, i);
+    if (!qn_dim_is_const(bytes))
+        WRONG("%%%d is a constant of %s bytes", i, dim_text(v, bytes));
+    if (b->tensor && (b->tensor->type.dtype != b->dtype || (uint64_t)bytes->value != b->tensor->bytes))
+        WRONG("%%%d has %s bytes of %s; its contents have %zu of %s", i, dim_text(v, bytes),
+              qn_dtype_name(b->dtype), b->tensor->bytes, qn_dtype_name(b->tensor->type.dtype));
+    if (b->offset && (!qn_dim_is_const(b->offset) || b->offset->value < 0 ||
+                      bytes->value > p->weights_bytes || b->offset->value > p->weights_bytes - bytes->value))
+        WRONG("%%%d has %s bytes from %s on: more than the %lld of the weights", i, dim_text(v, bytes),
+              dim_text(v, b->offset), (long long)p->weights_bytes);
+    return QUERN_OK;
+}
+
+/* A view stays inside its base whichever iteration its loop is in. */
+static qn_status verify_view(const verifier *v, int i)
+{
+    const qn_program *p = v->p;
+    const qn_pbuffer *b = &p->buffers[i];
+    const qn_loc *loc = &b->loc;
+    qn_dims *dims = p->dims;
+    qn_dim end = qn_program_buffer_bytes(p, i);
+    if (b->offset) {
+        if (b->offset->min < 0)
+            WRONG("%%%d begins %s bytes behind the start of %%%d", i, dim_text(v, b->offset), b->base);
+        end = qn_dim_add(dims, end, b->offset);
+    }
+    if (b->loop >= 0) {
+        if (b->loop >= p->n_loops || !v->loops[b->loop].step)
+            WRONG("%%%d moves with loop %d, which there is not", i, b->loop);
+        if (!b->stride || b->stride->min < 0)
+            WRONG("%%%d moves backwards", i);
+        const qn_dim count = v->loops[b->loop].step->count;
+        if (!count)
+            WRONG("%%%d moves with loop %d, which has no count", i, b->loop);
+        end = qn_dim_add(dims, end,
+                         qn_dim_mul(dims, b->stride, qn_dim_sub(dims, count, qn_dim_const(dims, 1))));
+    }
+    if (!qn_dim_at_most(dims, end, qn_program_buffer_bytes(p, b->base)))
+        WRONG("%%%d reaches to byte %s of %%%d, which has %s", i, dim_text(v, end), b->base,
+              dim_text(v, qn_program_buffer_bytes(p, b->base)));
+    return QUERN_OK;
+}
+
+/* A pointer variable is set at the entry, where no loop runs. */
+static qn_status verify_slot(const verifier *v, int i)
+{
+    const qn_program *p = v->p;
+    const qn_pbuffer *b = &p->buffers[i];
+    const qn_loc *loc = &b->loc;
+    if (p->buffers[b->base].dtype != b->dtype || p->buffers[b->base].elements != b->elements)
+        WRONG("%%%d points to %%%d, which is something else", i, b->base);
+    for (int base = b->base; p->buffers[base].place == QN_PLACE_VIEW; base = p->buffers[base].base)
+        if (p->buffers[base].loop >= 0)
+            WRONG("%%%d points to %%%d, which moves with a loop", i, base);
+    return QUERN_OK;
+}
+
+static qn_status verify_buffer(const verifier *v, int i)
+{
+    const qn_program *p = v->p;
+    const qn_pbuffer *b = &p->buffers[i];
+    const qn_loc *loc = &b->loc;
+    if (b->elements->max < 0)
+        WRONG("%%%d has %s elements", i, dim_text(v, b->elements));
+    switch (b->place) {
+    case QN_PLACE_ARENA: return verify_arena(v, i);
+    case QN_PLACE_WEIGHTS: return verify_weights(v, i);
+    case QN_PLACE_IO:
+        if (b->io < 0 || b->io >= p->n_io)
+            WRONG("%%%d is io %d of %d", i, b->io, p->n_io);
+        if (p->io[b->io].type.dtype != b->dtype ||
+            qn_type_elements_dim(p->dims, &p->io[b->io].type) != b->elements)
+            WRONG("%%%d is %s elements of %s; its io is %s", i, dim_text(v, b->elements),
+                  qn_dtype_name(b->dtype), qn_type_print(&p->io[b->io].type, v->c.arena));
+        return QUERN_OK;
+    case QN_PLACE_VIEW:
+    case QN_PLACE_SLOT:
+        if (b->base < 0 || b->base >= i)
+            WRONG("%%%d stands on %%%d, which does not come before it", i, b->base);
+        return b->place == QN_PLACE_VIEW ? verify_view(v, i) : verify_slot(v, i);
+    }
+    QN_UNREACHABLE("verify: buffer place %d", (int)b->place);
+}
+
+/* Contents of exactly that type; their dimensions may be of another table. */
+static bool has_type(const qn_tensor *contents, const qn_type *type)
+{
+    const qn_type *is = &contents->type;
+    bool same = is->dtype == type->dtype && is->rank == type->rank;
+    for (int i = 0; same && i < type->rank; i++)
+        same = qn_dim_is(type->dims[i], is->dims[i]->value);
+    return same;
+}
+
+static qn_status verify_io(const verifier *v, int i)
+{
+    const qn_program *p = v->p;
+    const qn_pio *io = &p->io[i];
+    if (io->alias >= i)
+        return qn_program_wrong(&v->c, NULL, "io %d is an alias of io %d, which does not come before it", i,
+                                io->alias);
+    if (io->initial && (!has_type(io->initial, &io->type) || io->role != QUERN_STATE))
+        return qn_program_wrong(&v->c, NULL, "io %d cannot have initial contents of %s", i,
+                                qn_type_print(&io->initial->type, v->c.arena));
+    return QUERN_OK;
+}
+
+/* ---- steps ---- */
+
+/* Loops by their numbers, each there once. */
+static qn_status find_loops(verifier *v, const qn_steps *steps)
+{
+    for (size_t i = 0; i < steps->n; i++) {
+        const qn_step *step = &steps->items[i];
+        const qn_loc *loc = &step->loc;
+        v->n_steps = step->number >= v->n_steps ? step->number + 1 : v->n_steps;
+        if (step->kind == QN_STEP_LOOP) {
+            if (step->loop < 0 || step->loop >= v->p->n_loops || v->loops[step->loop].step)
+                WRONG("there is a loop %d already", step->loop);
+            if (!step->count && step->condition < 0)
+                WRONG("loop %d never ends", step->loop);
+            v->loops[step->loop].step = step;
+        }
+        QN_TRY(find_loops(v, &step->test));
+        QN_TRY(find_loops(v, &step->body));
+        QN_TRY(find_loops(v, &step->other));
+    }
+    return QUERN_OK;
+}
+
+/* The buffer exists, and every loop it moves with runs here. */
+static qn_status verify_use(const verifier *v, const qn_step *step, int buffer)
+{
+    const qn_program *p = v->p;
+    const qn_loc *loc = &step->loc;
+    if (buffer < 0 || buffer >= p->n_buffers)
+        WRONG("step %d uses %%%d, which there is not", step->number, buffer);
+    for (int at = buffer;; at = p->buffers[at].base) {
+        const qn_pbuffer *b = &p->buffers[at];
+        if (b->place == QN_PLACE_VIEW && b->loop >= 0 && !v->loops[b->loop].open)
+            WRONG("step %d uses %%%d outside of loop %d", step->number, buffer, b->loop);
+        if (b->place == QN_PLACE_ARENA && b->offset && (step->number < b->first || step->number > b->last))
+            WRONG("step %d uses %%%d, which is live from step %d to %d", step->number, at, b->first, b->last);
+        if (b->place != QN_PLACE_VIEW && b->place != QN_PLACE_SLOT)
+            return QUERN_OK;
+    }
+}
+
+static qn_status verify_call(const verifier *v, const qn_step *step)
+{
+    const qn_program *p = v->p;
+    const qn_loc *loc = &step->loc;
+    if (step->kernel < 0 || step->kernel >= p->n_kernels)
+        WRONG("step %d calls kernel %d of %d", step->number, step->kernel, p->n_kernels);
+    const qn_kernel *k = p->kernels[step->kernel];
+    if (step->n_buffers != k->n_buffers || step->n_params != k->n_params)
+        WRONG("step %d gives kernel %s %d buffers and %d parameters; it takes %d and %d", step->number,
+              k->name, step->n_buffers, step->n_params, k->n_buffers, k->n_params);
+    if (!step->tasks || step->tasks->max < 0)
+        WRONG("step %d has no number of tasks", step->number);
+    for (int i = 0; i < k->n_buffers; i++) {
+        const qn_pbuffer *b = &p->buffers[step->buffers[i]];
+        if (b->dtype != k->buffers[i]->dtype)
+            WRONG("step %d gives kernel %s %s as buffer %d; it takes %s", step->number, k->name,
+                  qn_dtype_name(b->dtype), i, qn_dtype_name(k->buffers[i]->dtype));
+        if (k->buffers[i]->written &&
+            p->buffers[qn_program_root(p, step->buffers[i])].place == QN_PLACE_WEIGHTS)
+            WRONG("step %d lets kernel %s write into the weights", step->number, k->name);
+    }
+    for (int i = 0; i < k->n_params; i++) {
+        const qn_dim d = step->params[i];
+        if (d->max < k->param_min[i] || d->min > k->param_max[i] ||
+            (qn_dim_is_const(d) && d->value % k->param_multiple[i]))
+            WRONG("step %d gives kernel %s %s as %s; it takes multiples of %lld from %lld to %lld",
+                  step->number, k->name, dim_text(v, d), k->param_names[i], (long long)k->param_multiple[i],
+                  (long long)k->param_min[i], (long long)k->param_max[i]);
+    }
+    return QUERN_OK;
+}
+
+/* Two buffers of one dtype and size. */
+static qn_status verify_pair(const verifier *v, const qn_step *step)
+{
+    const qn_loc *loc = &step->loc;
+    if (step->n_buffers != 2)
+        WRONG("step %d has %d buffers; it takes 2", step->number, step->n_buffers);
+    const qn_pbuffer *a = &v->p->buffers[step->buffers[0]], *b = &v->p->buffers[step->buffers[1]];
+    if (a->dtype != b->dtype || a->elements != b->elements)
+        WRONG("step %d: %%%d and %%%d are not alike", step->number, step->buffers[0], step->buffers[1]);
+    if (step->kind == QN_STEP_SWAP && (a->place != QN_PLACE_SLOT || b->place != QN_PLACE_SLOT))
+        WRONG("step %d exchanges what are no slots", step->number);
+    if (step->kind == QN_STEP_COPY &&
+        v->p->buffers[qn_program_root(v->p, step->buffers[1])].place == QN_PLACE_WEIGHTS)
+        WRONG("step %d copies into the weights", step->number);
+    return QUERN_OK;
+}
+
+static qn_status verify_condition(const verifier *v, const qn_step *step)
+{
+    const qn_loc *loc = &step->loc;
+    QN_TRY(verify_use(v, step, step->condition));
+    const qn_pbuffer *b = &v->p->buffers[step->condition];
+    if (b->dtype != QUERN_BOOL || !qn_dim_is(b->elements, 1))
+        WRONG("step %d: the condition %%%d is no bool scalar", step->number, step->condition);
+    return QUERN_OK;
+}
+
+static qn_status verify_bind(const verifier *v, const qn_step *step)
+{
+    const qn_loc *loc = &step->loc;
+    if (step->n_buffers != 1 || v->p->buffers[step->buffers[0]].dtype != QUERN_I64)
+        WRONG("step %d binds a dimension to what is no i64", step->number);
+    if (!step->count || step->count->kind != QN_DIM_SYMBOL || step->count->symbol < v->p->n_entry_symbols)
+        WRONG("step %d binds %s, which is no bound dimension", step->number,
+              step->count ? dim_text(v, step->count) : "nothing");
+    return QUERN_OK;
+}
+
+static qn_status verify_steps(verifier *v, const qn_steps *steps);
+
+static qn_status verify_inside(verifier *v, const qn_step *step)
+{
+    QN_TRY(verify_steps(v, &step->test));
+    if (step->condition >= 0)
+        QN_TRY(verify_condition(v, step));
+    QN_TRY(verify_steps(v, &step->body));
+    return verify_steps(v, &step->other);
+}
+
+static qn_status verify_step(verifier *v, const qn_step *step)
+{
+    for (int i = 0; i < step->n_buffers; i++)
+        QN_TRY(verify_use(v, step, step->buffers[i]));
+    switch (step->kind) {
+    case QN_STEP_KERNEL: return verify_call(v, step);
+    case QN_STEP_COPY:
+    case QN_STEP_SWAP: return verify_pair(v, step);
+    case QN_STEP_BIND: return verify_bind(v, step);
+    case QN_STEP_IF:
+        if (step->condition < 0)
+            return qn_program_wrong(&v->c, &step->loc, "step %d has no condition", step->number);
+        return verify_inside(v, step);
+    case QN_STEP_LOOP: {
+        v->loops[step->loop].open = true;
+        const qn_status status = verify_inside(v, step);
+        v->loops[step->loop].open = false;
+        return status;
+    }
+    }
+    QN_UNREACHABLE("verify: step kind %d", (int)step->kind);
+}
+
+static qn_status verify_steps(verifier *v, const qn_steps *steps)
+{
+    for (size_t i = 0; i < steps->n; i++)
+        QN_TRY(verify_step(v, &steps->items[i]));
+    return QUERN_OK;
+}
+
+/* ---- the program ---- */
+
+static bool knows_before_entry(const qn_program *p, qn_dim d)
+{
+    bool known = d->kind != QN_DIM_SYMBOL || d->symbol < p->n_entry_symbols;
+    for (int i = 0; d->kind != QN_DIM_SYMBOL && i < d->n; i++)
+        known &= knows_before_entry(p, d->operands[i]);
+    return known;
+}
+
+static qn_status verify_limits(const verifier *v)
+{
+    const qn_program *p = v->p;
+    for (int i = p->n_entry_symbols; i < qn_dims_symbol_count(p->dims); i++)
+        if (!p->limits || !p->limits[i - p->n_entry_symbols] ||
+            !knows_before_entry(p, p->limits[i - p->n_entry_symbols]))
+            return qn_program_wrong(&v->c, NULL, "the limit of the dimension %s is itself unknown",
+                                    qn_dims_symbol_at(p->dims, i)->name);
+    return QUERN_OK;
+}
+
+static qn_status verify(verifier *v)
+{
+    const qn_program *p = v->p;
+    for (int i = 0; i < p->n_kernels; i++)
+        for (int j = 0; j < i; j++)
+            if (strcmp(p->kernel_texts[i], p->kernel_texts[j]) == 0)
+                return qn_program_wrong(&v->c, NULL, "kernels %d and %d are the same", j, i);
+    QN_TRY(verify_limits(v));
+    QN_TRY(find_loops(v, &p->steps));
+    for (int i = 0; i < p->n_io; i++)
+        QN_TRY(verify_io(v, i));
+    for (int i = 0; i < p->n_buffers; i++)
+        QN_TRY(verify_buffer(v, i));
+    QN_TRY(verify_steps(v, &p->steps));
+    return qn_program_check_contents(&v->c);
+}
+
+qn_status qn_program_verify(const qn_program *p, qn_diags *diags)
+{
+    qn_arena *arena = qn_arena_new();
+    verifier v = { .c = { p, diags, arena }, .p = p, .loops = QN_NEW_ARRAY(arena, loop_state, p->n_loops) };
+    const qn_status status = verify(&v);
+    qn_arena_free(arena);
+    return status;
+}
