@@ -26,8 +26,11 @@ qn_status qn_settings_from(const quern_compile_options *options, qn_settings *ou
                             "there is no math mode '%s': strict, default or fast", o.math);
         out->math = (qn_math)i;
     }
-    if (o.threads < 0 || o.optimize < 0)
-        return qn_error(diags, QUERN_ERROR_ARGUMENT, NULL, "threads and optimize must not be negative");
+    if (o.threads < 0)
+        return qn_error(diags, QUERN_ERROR_ARGUMENT, NULL, "threads must not be negative");
+    if (o.optimize < 0 || o.optimize > 2)
+        return qn_error(diags, QUERN_ERROR_ARGUMENT, NULL,
+                        "optimize cannot be %d: 0 (the default, which is 2), 1 (no fusion) or 2", o.optimize);
     const char *target = o.target ? o.target : "cpu";
     if (strcmp(target, "interp") == 0)
         return QUERN_OK;

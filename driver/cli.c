@@ -133,7 +133,7 @@ bool qn_cli_real(const char *text, double *out)
 
 /* ---- options ---- */
 
-enum { DIM, TARGET, CPU, GPU, MATH, THREADS, CACHE, VERBOSE };
+enum { DIM, TARGET, CPU, GPU, MATH, OPTIMIZE, THREADS, CACHE, VERBOSE };
 
 static const qn_cli_option common[] = {
     [DIM] = { "dim", 0, "NAME=N", "fix a named dimension, or bound it: --dim batch=4, --dim batch=1..64" },
@@ -141,6 +141,8 @@ static const qn_cli_option common[] = {
     [CPU] = { "cpu", 0, "NAME", "native, x86-64-v3, x86-64-v4, …" },
     [GPU] = { "gpu", 0, "NAME", "sm_90, sm_80, … (of nvptx64 and cuda)" },
     [MATH] = { "math", 0, "MODE", "strict, default or fast" },
+    [OPTIMIZE] = { "optimize", 0, "N",
+                   "2 (the default), or 1: a kernel for each node, for looking for mistakes" },
     [THREADS] = { "threads", 0, "N", "threads of a run; as many as the process may use" },
     [CACHE] = { "cache", 0, "FOLDER", "of compiled kernels; \"\" for none" },
     [VERBOSE] = { "verbose", 'v', NULL, "say what is done and how long it takes" },
@@ -191,6 +193,11 @@ static int accept_common(qn_cli *cli, int option, const char *value)
     case CPU:
     case GPU: cli->compile.cpu = value; break;
     case MATH: cli->compile.math = value; break;
+    case OPTIMIZE:
+        if (!qn_cli_number(value, 1, 2, &n))
+            return qn_cli_usage(cli, "--optimize %s: 1 or 2", value);
+        cli->compile.optimize = (int)n;
+        break;
     case THREADS:
         if (!qn_cli_number(value, 0, 256, &n))
             return qn_cli_usage(cli, "--threads %s: a number from 0 (all) to 256", value);

@@ -102,7 +102,9 @@ static bool count_flops(const qn_graph *graph, double times, double *total)
 
 static qn_status make_programs(qn_module *module, const qn_settings *s, qn_compiled *out, qn_diags *diags)
 {
-    qn_pass_options options = { .math = s->math, .machine = &out->machine, .fold = qn_interp_fold };
+    qn_pass_options options = {
+        .math = s->math, .machine = &out->machine, .fold = qn_interp_fold, .no_fusion = !s->fuse
+    };
     if (module->n_functions == 0)
         return qn_error(diags, QUERN_ERROR_MODEL, NULL, "the module has no function");
     out->n_programs = module->n_functions;

@@ -19,6 +19,7 @@ static const char usage[] =
     "  --skip=PASS[:N]     leave a pass out, or its run number N (from 0)\n"
     "  --math=MODE         strict, default or fast\n"
     "  --lower             print the programs that the functions become, with their kernels\n"
+    "  --optimize=N        lower with fusion (2, the default) or without (1)\n"
     "  --machine=NAME      lower for: none (kernels as written, the default), avx2, avx512\n"
     "  --print-after-all   print a function after each pass that changed it\n"
     "  --print-after=PASS  print a function after each run of this pass\n"
@@ -31,6 +32,7 @@ static const char usage[] =
 typedef struct options {
     const char *file, *passes, *print_after, *skip;
     bool print_after_all, verify_each, time, lower;
+    bool no_fusion;
     qn_math math;
     const qn_machine *machine;
     qn_print_options print;
@@ -119,6 +121,10 @@ static int read_argument(const char *argument, options *out)
     } else if ((value = value_of(argument, "--math"))) {
         if (!read_math(value, &out->math))
             return wrong_usage("--math is strict, default or fast, not ", value);
+    } else if ((value = value_of(argument, "--optimize"))) {
+        if (strcmp(value, "1") != 0 && strcmp(value, "2") != 0)
+            return wrong_usage("--optimize is 1 or 2, not ", value);
+        out->no_fusion = value[0] == '1';
     } else if ((value = value_of(argument, "--machine"))) {
         if (!read_machine(value, &out->machine))
             return wrong_usage("--machine is none, avx2 or avx512, not ", value);
@@ -187,7 +193,8 @@ static qn_status run_passes(qn_module *module, const options *options, qn_diags 
     const char *names = strcmp(options->passes, "standard") == 0 ? NULL : options->passes;
     qn_pass_options pass_options = { .math = options->math,
                                      .machine = options->machine,
-                                     .fold = qn_interp_fold };
+                                     .fold = qn_interp_fold,
+                                     .no_fusion = options->no_fusion };
     qn_pass_hooks hooks = {
         .enabled = enabled, .after = after, .user = (void *)options, .verify_each = options->verify_each
     };
@@ -202,7 +209,8 @@ static qn_status print_programs(qn_module *module, const options *options, qn_ar
 {
     qn_pass_options pass_options = { .math = options->math,
                                      .machine = options->machine,
-                                     .fold = qn_interp_fold };
+                                     .fold = qn_interp_fold,
+                                     .no_fusion = options->no_fusion };
     const int n = module->n_functions;
     qn_program **programs = QN_NEW_ARRAY(arena, qn_program *, n);
     qn_weights weights;

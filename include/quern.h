@@ -104,7 +104,7 @@ typedef struct quern_compile_options {
     const char *cpu;    /* "native" (NULL), "x86-64-v3", "x86-64-v4"; GPU: "sm_90" */
     const char *math;   /* "default" (NULL), "strict", "fast" */
     int threads;        /* for quern_session_run; 0: as many as the process may use */
-    int optimize;       /* 0: default (2). 1: no fusion; for looking for mistakes */
+    int optimize;       /* 0: default (2). 1: a kernel for each node, no fusion; for looking for mistakes */
     const char *cache;  /* folder; NULL: $QUERN_CACHE, else the user's cache folder; "": none */
     void (*progress)(void *user, const char *what, int done, int total); /* or NULL */
     void *progress_user;

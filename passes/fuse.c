@@ -535,7 +535,7 @@ static void start_cluster(fuser *f, qn_node *node)
         for (int i = 0; i < node->n_results; i++)
             add_output(f, c, &node->results[i]);
         for (int k = 0; k < node->n_operands; k++)
-            if (kind == QN_GROUP_SINGLE && is_trivial(node->operands[k]))
+            if (kind == QN_GROUP_SINGLE && !f->options->no_fusion && is_trivial(node->operands[k]))
                 add_reader(f, node->operands[k], c);
             else
                 demand_whole(f, node->operands[k], c);
@@ -622,6 +622,10 @@ static void visit(fuser *f, qn_node *node)
     }
     if (n_readers == 0 && !f->stored[value->id])
         return; /* dead */
+    if (f->options->no_fusion) {
+        start_cluster(f, node);
+        return;
+    }
     /* Closed readers compute what is trivial themselves. */
     if (open && !f->stored[value->id]) {
         bool all = true;

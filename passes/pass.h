@@ -26,6 +26,8 @@ typedef struct qn_pass_options {
         const qn_node *node,
         void *folder); /* evaluates a node whose operands are all constants; NULL: no folding */
     void *folder;
+    bool
+        no_fusion; /* a kernel for each node, but what only says the shape of another's: for looking for mistakes */
 } qn_pass_options;
 
 /* Changes `graph` in place; *out_changed is true exactly when it did. Graph invariants hold before and after. */

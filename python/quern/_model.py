@@ -290,9 +290,9 @@ def load_module(model, dims=None, constants=None, needs=None):
     return Handle(lib.quern_load_bytes, lib.quern_module_free, data, len(data), byref(options))
 
 
-def compile_options(target="cpu", threads=None, math="default", cpu=None, cache=None):
+def compile_options(target="cpu", threads=None, math="default", cpu=None, cache=None, optimize=0):
     encode = lambda text: None if text is None else os.fsencode(text)
-    return CompileOptions(ctypes.sizeof(CompileOptions), encode(target), encode(cpu), encode(math), threads or 0, 0,
+    return CompileOptions(ctypes.sizeof(CompileOptions), encode(target), encode(cpu), encode(math), threads or 0, optimize,
                           encode(cache), None, None)
 
 
@@ -351,7 +351,8 @@ class SpecializedModel:
         return self.model(inputs).bind(inputs, entry)
 
 
-def compile(model, target="cpu", threads=None, math="default", cpu=None, dims=None, cache=None):
+def compile(model, target="cpu", threads=None, math="default", cpu=None, dims=None, cache=None,
+            optimize=0):
     """Compiles a model for this process.
 
     model    path of an ONNX or Quern text file, or its bytes
@@ -361,9 +362,10 @@ def compile(model, target="cpu", threads=None, math="default", cpu=None, dims=No
     cpu      "native" (None), "x86-64-v3", ...
     dims     of named dimensions: {"batch": 4} fixes, {"batch": (1, 64)} bounds
     cache    folder of compiled kernels; None: the user's; "": none
+    optimize 2 (0: the default), or 1: a kernel for each node, for looking for mistakes
 
     Raises UnsupportedError (with all that is unsupported), ModelError, ArgumentError, FileError."""
-    options = compile_options(target, threads, math, cpu, cache)
+    options = compile_options(target, threads, math, cpu, cache, optimize)
     load = lambda constants, needs: load_module(model, dims, constants, needs)
     needs = []
     try:
@@ -376,9 +378,9 @@ def compile(model, target="cpu", threads=None, math="default", cpu=None, dims=No
 
 
 def compile_file(model, path, target="cpu", emit="so", prefix=None, weights="embed", header=None, math="default",
-                 cpu=None, dims=None, cache=None):
+                 cpu=None, dims=None, cache=None, optimize=0):
     """Compiles a model into a file: "so" (with a C header), "a", "o", "llvm", "asm"."""
-    options = compile_options(target, None, math, cpu, cache)
+    options = compile_options(target, None, math, cpu, cache, optimize)
     encode = lambda text: None if text is None else os.fsencode(text)
     files = EmitOptions(ctypes.sizeof(EmitOptions), encode(emit), encode(prefix), encode(weights), encode(header))
     module = load_module(model, dims)

@@ -332,6 +332,18 @@ class Compiling(unittest.TestCase):
         with self.assertRaises(quern.Error):
             quern.compile(BIAS, target="abacus")
 
+    def test_no_fusion(self):
+        root = os.path.join(os.path.dirname(__file__), "..", "..", "examples", "digits")
+        x = np.random.default_rng(3).standard_normal((5, 64)).astype(np.float32)
+        for name in "digits.onnx", "untrained.onnx":
+            path = os.path.join(root, name)
+            fused, apart = (quern.compile(path, optimize=n)([x])[0] for n in (2, 1))
+            np.testing.assert_allclose(apart, fused, rtol=1e-5, atol=1e-6)
+            step = [quern.train(path, "cross_entropy", "adam", 0.01, optimize=n) for n in (2, 1)]
+            y = np.arange(5)
+            losses = np.array([[t.step([x], y) for _ in range(5)] for t in step])
+            np.testing.assert_allclose(losses[1], losses[0], rtol=1e-4)
+
     def test_text(self):
         text = quern.text(BIAS)
         self.assertIn("@bias", text)

@@ -234,6 +234,14 @@ static void refuses_bad_arguments(void **state)
     quern_compile_options options = { .size = sizeof options, .target = "abacus" };
     assert_int_not_equal(quern_compile(module, &options, &model), QUERN_OK);
     assert_null(model);
+    for (int optimize = -1; optimize <= 3; optimize++) {
+        quern_compile_options o = { .size = sizeof o, .target = "interp", .optimize = optimize };
+        const bool known = optimize >= 0 && optimize <= 2;
+        assert_int_equal(quern_compile(module, &o, &model), known ? QUERN_OK : QUERN_ERROR_ARGUMENT);
+        quern_model_free(model);
+    }
+    assert_string_equal(quern_last_error(),
+                        "optimize cannot be 3: 0 (the default, which is 2), 1 (no fusion) or 2");
     quern_module_free(module);
     quern_module_free(NULL);
     quern_model_free(NULL);
