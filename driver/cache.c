@@ -1,11 +1,13 @@
 /* The disk cache: see cache.h. An entry is a file named by its key: a header with magic, key, length and hash of the
  * contents, then the contents. Written under another name and renamed, so a reader sees all of it or nothing. */
+#include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/stat.h>
+#include <time.h>
 #include <unistd.h>
 
 #include <xxhash.h>
@@ -17,6 +19,12 @@ typedef struct entry_header {
     unsigned char key[16], hash[16]; /* hash: XXH3-128 of the contents, canonical */
     uint64_t length;
 } entry_header;
+
+#define DEFAULT_LIMIT ((int64_t)1 << 30)
+enum {
+    STALE =
+        3600 /* seconds: what was used so long ago is marked as used again; unfinished files this old are left over */
+};
 
 static const char entry_magic[8] = { 'Q', 'N', 'C', 'A', 'C', 'H', 'E', '1' };
 
@@ -50,9 +58,27 @@ static const char *default_folder(qn_arena *arena)
     return home && home[0] == '/' ? qn_arena_printf(arena, "%s/.cache/quern", home) : NULL;
 }
 
+/* "1000000", "512M" */
+static bool read_limit(const char *text, int64_t *out)
+{
+    static const char units[] = "KMG";
+    char *end;
+    errno = 0;
+    long long n = strtoll(text, &end, 10);
+    const char *unit = *end ? strchr(units, *end) : NULL;
+    if (end == text || errno || n < 0 || (*end && (!unit || end[1])))
+        return false;
+    return !__builtin_mul_overflow(n, unit ? (int64_t)1024 << (10 * (unit - units)) : 1, out);
+}
+
 qn_status qn_cache_open(qn_cache *cache, const char *folder, qn_diags *diags)
 {
-    cache->folder = -1;
+    *cache = (qn_cache){ .folder = -1, .limit = DEFAULT_LIMIT };
+    const char *limit = getenv("QUERN_CACHE_LIMIT");
+    if (limit && !read_limit(limit, &cache->limit))
+        return qn_error(
+            diags, QUERN_ERROR_ARGUMENT, NULL,
+            "QUERN_CACHE_LIMIT cannot be '%s': a number of bytes, or one with K, M or G behind it", limit);
     if (!folder)
         folder = getenv("QUERN_CACHE");
     bool named = folder != NULL;
@@ -84,8 +110,11 @@ qn_status qn_cache_open(qn_cache *cache, const char *folder, qn_diags *diags)
 
 void qn_cache_close(qn_cache *cache)
 {
-    if (cache->folder >= 0)
+    if (cache->folder >= 0) {
+        if (cache->written)
+            qn_cache_trim(cache);
         close(cache->folder);
+    }
     cache->folder = -1;
 }
 
@@ -172,6 +201,14 @@ static bool read_entry(int fd, const qn_cache_key *key, qn_arena *arena, qn_code
     return memcmp(hash, header.hash, sizeof hash) == 0;
 }
 
+/* An entry's time of change is when it was last used, to the hour. */
+static void mark_used(int fd)
+{
+    struct stat st;
+    if (fstat(fd, &st) == 0 && time(NULL) - st.st_mtime >= STALE && futimens(fd, NULL))
+        return; /* it seems less used than it is */
+}
+
 bool qn_cache_get(const qn_cache *cache, const qn_cache_key *key, qn_arena *arena, qn_code *out)
 {
     if (cache->folder < 0)
@@ -182,13 +219,15 @@ bool qn_cache_get(const qn_cache *cache, const qn_cache_key *key, qn_arena *aren
     if (fd < 0)
         return false;
     bool found = read_entry(fd, key, arena, out);
+    if (found)
+        mark_used(fd);
     close(fd);
     if (!found)
         unlinkat(cache->folder, name, 0);
     return found;
 }
 
-void qn_cache_put(const qn_cache *cache, const qn_cache_key *key, const qn_code *code)
+void qn_cache_put(qn_cache *cache, const qn_cache_key *key, const qn_code *code)
 {
     static _Atomic unsigned counter;
     if (cache->folder < 0)
@@ -207,4 +246,80 @@ void qn_cache_put(const qn_cache *cache, const qn_cache_key *key, const qn_code 
     written &= close(fd) == 0;
     if (!written || renameat(cache->folder, temporary, cache->folder, name))
         unlinkat(cache->folder, temporary, 0);
+    else
+        cache->written = true;
+}
+
+/* ---- the limit ---- */
+
+typedef struct file {
+    char name[33];
+    int64_t bytes;
+    struct timespec used;
+} file;
+
+static int by_use(const void *x, const void *y)
+{
+    const file *a = x, *b = y;
+    if (a->used.tv_sec != b->used.tv_sec)
+        return a->used.tv_sec < b->used.tv_sec ? -1 : 1;
+    if (a->used.tv_nsec != b->used.tv_nsec)
+        return a->used.tv_nsec < b->used.tv_nsec ? -1 : 1;
+    return strcmp(a->name, b->name);
+}
+
+/* Names of entries are 32 hexadecimal digits; of those that are being written, more behind them. Others are not ours. */
+static bool is_ours(const char *name)
+{
+    return strspn(name, "0123456789abcdef") == 32 && (!name[32] || name[32] == '.');
+}
+
+/* The entries. Unfinished files of processes that are gone are removed on the way. */
+static file *list_entries(const qn_cache *cache, DIR *folder, qn_arena *arena, size_t *out_n,
+                          int64_t *out_bytes)
+{
+    qn_vec(file) files = { 0 };
+    *out_bytes = 0;
+    for (struct dirent *d; (d = readdir(folder));) {
+        struct stat st;
+        if (!is_ours(d->d_name) || fstatat(cache->folder, d->d_name, &st, AT_SYMLINK_NOFOLLOW) ||
+            !S_ISREG(st.st_mode))
+            continue;
+        if (d->d_name[32]) {
+            if (time(NULL) - st.st_mtime >= STALE)
+                unlinkat(cache->folder, d->d_name, 0);
+            continue;
+        }
+        file f = { .bytes = st.st_size, .used = st.st_mtim };
+        memcpy(f.name, d->d_name, sizeof f.name);
+        *out_bytes += f.bytes;
+        qn_vec_push(arena, &files, f);
+    }
+    *out_n = files.n;
+    return files.items;
+}
+
+void qn_cache_trim(const qn_cache *cache)
+{
+    int fd = cache->folder < 0 || cache->limit == 0
+                 ? -1
+                 : openat(cache->folder, ".", O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+    DIR *folder = fd < 0 ? NULL : fdopendir(fd);
+    if (!folder) {
+        if (fd >= 0)
+            close(fd);
+        return;
+    }
+    qn_arena *arena = qn_arena_new();
+    size_t n;
+    int64_t bytes;
+    file *files = list_entries(cache, folder, arena, &n, &bytes);
+    closedir(folder);
+    if (bytes > cache->limit)
+        qsort(files, n, sizeof *files, by_use);
+    for (size_t i = 0; i < n && bytes > cache->limit; i++) {
+        unlinkat(cache->folder, files[i].name, 0);
+        bytes -= files[i].bytes;
+    }
+    qn_arena_free(arena);
 }

@@ -1,14 +1,22 @@
 /* The disk cache of compiled kernels. What is in it gets executed, so the folder must be the user's alone: mode 0700
- * and owned by them, and so must every entry. Any thread and any number of processes may use one folder. */
+ * and owned by them, and so must every entry. Any thread and any number of processes may use one folder.
+ *
+ * It does not grow without end: closing a cache that was written to removes the entries that were not used for longest
+ * until the others have no more than its limit. That is $QUERN_CACHE_LIMIT in bytes, or with K, M or G behind in units of
+ * 1024, 1024^2, 1024^3 of them; 1 GiB where it is not set; 0 is none. */
 #ifndef QN_DRIVER_CACHE_H
 #define QN_DRIVER_CACHE_H
 
+#include <stdatomic.h>
 #include <stdbool.h>
+#include <stdint.h>
 
 #include "backends/backend.h"
 
 typedef struct qn_cache {
-    int folder; /* file descriptor; -1: no cache, and every lookup misses */
+    int folder;          /* file descriptor; -1: no cache, and every lookup misses */
+    int64_t limit;       /* bytes of all entries together; 0: none */
+    atomic_bool written; /* since it was opened */
 } qn_cache;
 
 typedef struct qn_cache_key {
@@ -19,6 +27,8 @@ typedef struct qn_cache_key {
  * was named but cannot be used is an error; the default one is done without then. */
 QN_MUST_USE qn_status qn_cache_open(qn_cache *cache, const char *folder, qn_diags *diags);
 void qn_cache_close(qn_cache *cache);
+/* What closing does, now. */
+void qn_cache_trim(const qn_cache *cache);
 
 /* XXH3-128 of the texts, each with its length: those that the code depends on. */
 qn_cache_key qn_cache_key_of(int n, const char *const *texts);
@@ -28,6 +38,6 @@ void qn_cache_key_text(const qn_cache_key *key, char out[33]);
 /* False where there is no entry, or a damaged one (which is removed). */
 bool qn_cache_get(const qn_cache *cache, const qn_cache_key *key, qn_arena *arena, qn_code *out);
 /* Failing is silent: the next compilation makes it again. */
-void qn_cache_put(const qn_cache *cache, const qn_cache_key *key, const qn_code *code);
+void qn_cache_put(qn_cache *cache, const qn_cache_key *key, const qn_code *code);
 
 #endif

@@ -145,7 +145,7 @@ typedef struct kernel_job {
 
 typedef struct kernel_jobs {
     const qn_settings *settings;
-    const qn_cache *cache;
+    qn_cache *cache;
     qn_emit emit;
     kernel_job *items; /* costly ones first */
     int n, n_done, n_cached;

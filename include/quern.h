@@ -105,7 +105,8 @@ typedef struct quern_compile_options {
     const char *math;   /* "default" (NULL), "strict", "fast" */
     int threads;        /* for quern_session_run; 0: as many as the process may use */
     int optimize;       /* 0: default (2). 1: a kernel for each node, no fusion; for looking for mistakes */
-    const char *cache;  /* folder; NULL: $QUERN_CACHE, else the user's cache folder; "": none */
+    const char *cache;  /* folder; NULL: $QUERN_CACHE, else the user's cache folder; "": none. No
+                         * larger than $QUERN_CACHE_LIMIT ("500M"; 1 GiB where unset, 0: any size) */
     void (*progress)(void *user, const char *what, int done, int total); /* or NULL */
     void *progress_user;
 } quern_compile_options;

@@ -361,7 +361,7 @@ def compile(model, target="cpu", threads=None, math="default", cpu=None, dims=No
     math     "strict", "default" or "fast"
     cpu      "native" (None), "x86-64-v3", ...
     dims     of named dimensions: {"batch": 4} fixes, {"batch": (1, 64)} bounds
-    cache    folder of compiled kernels; None: the user's; "": none
+    cache    folder of compiled kernels; None: the user's; "": none. No larger than $QUERN_CACHE_LIMIT (1 GiB)
     optimize 2 (0: the default), or 1: a kernel for each node, for looking for mistakes
 
     Raises UnsupportedError (with all that is unsupported), ModelError, ArgumentError, FileError."""

@@ -1,4 +1,5 @@
 /* The disk cache: entries come back, damaged and foreign ones do not, and a folder that others can write to is refused. */
+#include <fcntl.h>
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stddef.h>
@@ -7,6 +8,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/stat.h>
+#include <time.h>
 #include <unistd.h>
 
 #include <cmocka.h>
@@ -121,6 +123,83 @@ static void refuses_damaged_entries(void **state)
     assert_false(qn_cache_get(&f->cache, &key, f->arena, &back));
 }
 
+static void put_old(fixture *f, const char *name, int seconds_ago)
+{
+    static char text[1000];
+    qn_cache_key key = key_of(name, "");
+    qn_cache_put(&f->cache, &key, &(qn_code){ .data = text, .size = sizeof text });
+    struct timespec now;
+    clock_gettime(CLOCK_REALTIME, &now);
+    now.tv_sec -= seconds_ago;
+    const struct timespec times[2] = { now, now };
+    assert_int_equal(utimensat(AT_FDCWD, entry_path(f, &key), times, 0), 0);
+}
+
+static bool is_there(fixture *f, const char *name)
+{
+    qn_cache_key key = key_of(name, "");
+    return access(entry_path(f, &key), F_OK) == 0;
+}
+
+static void keeps_to_its_limit(void **state)
+{
+    fixture *f = *state;
+    qn_code back;
+    put_old(f, "a", 40000);
+    put_old(f, "b", 30000);
+    put_old(f, "c", 20000);
+    put_old(f, "d", 10000);
+    /* a file that is not ours, one that is being written, and one that was never finished */
+    qn_cache_key key = key_of("a", "");
+    const char *other = qn_arena_printf(f->arena, "%s/README", f->folder),
+               *writing = qn_arena_printf(f->arena, "%s.1.1", entry_path(f, &key)),
+               *left = qn_arena_printf(f->arena, "%s.1.2", entry_path(f, &key));
+    const char *files[] = { other, writing, left };
+    for (int i = 0; i < 3; i++) {
+        FILE *file = fopen(files[i], "w");
+        assert_non_null(file);
+        fclose(file);
+    }
+    const struct timespec long_ago[2] = { { .tv_sec = 1000 }, { .tv_sec = 1000 } };
+    assert_int_equal(utimensat(AT_FDCWD, left, long_ago, 0), 0);
+    assert_int_equal(utimensat(AT_FDCWD, other, long_ago, 0), 0);
+    f->cache.limit = 0;
+    qn_cache_trim(&f->cache);
+    assert_true(is_there(f, "a"));
+    assert_true(qn_cache_get(&f->cache, &key, f->arena, &back)); /* now the last one used */
+    f->cache.limit = 2500;
+    qn_cache_trim(&f->cache);
+    assert_true(is_there(f, "a"));
+    assert_false(is_there(f, "b"));
+    assert_false(is_there(f, "c"));
+    assert_true(is_there(f, "d"));
+    assert_int_equal(access(other, F_OK), 0);
+    assert_int_equal(access(writing, F_OK), 0);
+    assert_int_not_equal(access(left, F_OK), 0);
+    /* closing trims what was written to */
+    setenv("QUERN_CACHE_LIMIT", "2K", 1);
+    qn_cache cache;
+    assert_int_equal(qn_cache_open(&cache, f->folder, &f->diags), QUERN_OK);
+    assert_int_equal(cache.limit, 2048);
+    qn_cache_close(&cache);
+    assert_true(is_there(f, "d"));
+    assert_int_equal(qn_cache_open(&cache, f->folder, &f->diags), QUERN_OK);
+    qn_cache_key new = key_of("e", "");
+    qn_cache_put(&cache, &new, &(qn_code){ .data = "0123456789", .size = 10 });
+    qn_cache_close(&cache);
+    assert_false(is_there(f, "d"));
+    assert_true(is_there(f, "a"));
+    assert_true(is_there(f, "e"));
+    static const char *const wrong[] = { "", "x", "-1", "12Q", "1Kb", "99999999999G" };
+    for (size_t i = 0; i < sizeof wrong / sizeof *wrong; i++) {
+        setenv("QUERN_CACHE_LIMIT", wrong[i], 1);
+        assert_int_equal(qn_cache_open(&cache, f->folder, &f->diags), QUERN_ERROR_ARGUMENT);
+        assert_int_equal(cache.folder, -1);
+    }
+    assert_non_null(strstr(f->diags.last->text, "QUERN_CACHE_LIMIT cannot be '99999999999G'"));
+    unsetenv("QUERN_CACHE_LIMIT");
+}
+
 static void checks_the_folder(void **state)
 {
     fixture *f = *state;
@@ -160,6 +239,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test_setup_teardown(keeps_entries, setup, teardown),
         cmocka_unit_test_setup_teardown(refuses_damaged_entries, setup, teardown),
+        cmocka_unit_test_setup_teardown(keeps_to_its_limit, setup, teardown),
         cmocka_unit_test_setup_teardown(checks_the_folder, setup, teardown),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
