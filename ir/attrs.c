@@ -1,4 +1,5 @@
 /* The tables of ops and attributes, made from ops.def and attrs.def, and the reading of a node's attributes. */
+#include <math.h>
 #include <stdatomic.h>
 #include <string.h>
 
@@ -27,6 +28,27 @@ const qn_attr_info qn_attrs[QN_N_ATTRS] = {
 
 const char *const qn_kind_names[5] = { "sum", "prod", "max", "min", "set" };
 const char *const qn_direction_names[6] = { "eq", "ne", "lt", "le", "gt", "ge" };
+
+qn_scalar qn_neutral(qn_kind kind, qn_dtype dtype)
+{
+    const bool is_float = qn_dtype_is_float(dtype), low = kind == QN_KIND_MAX;
+    const int bits = 8 * (int)qn_dtype_bytes(dtype);
+    switch (kind) {
+    case QN_SUM: return is_float ? (qn_scalar){ .f = 0 } : (qn_scalar){ .i = 0 };
+    case QN_PROD: return is_float ? (qn_scalar){ .f = 1 } : (qn_scalar){ .i = 1 };
+    case QN_KIND_MAX:
+    case QN_KIND_MIN:
+        if (is_float)
+            return (qn_scalar){ .f = low ? -INFINITY : INFINITY };
+        if (dtype == QUERN_BOOL)
+            return (qn_scalar){ .i = !low };
+        if (qn_dtype_class_of(dtype) == QN_CLASS_UNSIGNED)
+            return (qn_scalar){ .i = low ? 0 : (int64_t)(UINT64_MAX >> (64 - bits)) };
+        return (qn_scalar){ .i = low ? INT64_MIN >> (64 - bits) : INT64_MAX >> (64 - bits) };
+    case QN_SET: break;
+    }
+    QN_UNREACHABLE("no neutral element of %s", qn_kind_names[kind]);
+}
 
 qn_op qn_op_parse(const char *name, size_t length)
 {
@@ -159,4 +181,22 @@ qn_kind qn_attr_reduce_kind(const qn_node *node)
 qn_direction qn_attr_compare_direction(const qn_node *node)
 {
     return (qn_direction)get(node, QN_ATTR_DIRECTION)->i;
+}
+
+qn_dot_side qn_dot_side_of(const qn_node *node, int operand)
+{
+    qn_dot_side s = { 0 };
+    const int64_t *batch = qn_attr_ints(node, operand ? QN_ATTR_Y_BATCH : QN_ATTR_X_BATCH, &s.n_batch);
+    const int64_t *contract =
+        qn_attr_ints(node, operand ? QN_ATTR_Y_CONTRACT : QN_ATTR_X_CONTRACT, &s.n_contract);
+    bool used[QN_MAX_RANK] = { false };
+    for (int i = 0; i < s.n_batch; i++)
+        used[s.batch[i] = batch[i]] = true;
+    for (int i = 0; i < s.n_contract; i++)
+        used[s.contract[i] = contract[i]] = true;
+    for (int i = 0; i < node->operands[operand]->type.rank; i++) {
+        if (!used[i])
+            s.free[s.n_free++] = i;
+    }
+    return s;
 }

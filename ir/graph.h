@@ -121,6 +121,8 @@ qn_attr_key qn_attr_parse(const char *name, size_t length); /* QN_N_ATTRS when u
 /* Words of the KIND attribute: what a reduction, window, scan or scatter combines with. */
 typedef enum qn_kind { QN_SUM, QN_PROD, QN_KIND_MAX, QN_KIND_MIN, QN_SET } qn_kind;
 extern const char *const qn_kind_names[5]; /* "sum", "prod", "max", "min", "set" */
+/* What combining starts from: 0, 1, the lowest (-inf), the highest (inf). There is none for QN_SET. */
+qn_scalar qn_neutral(qn_kind kind, qn_dtype dtype);
 
 typedef enum qn_direction { QN_EQ, QN_NE, QN_LT, QN_LE, QN_GT, QN_GE } qn_direction;
 extern const char *const qn_direction_names[6];
@@ -226,6 +228,14 @@ const qn_tensor *qn_attr_tensor(const qn_node *node, qn_attr_key key);
 const char *qn_attr_string(const qn_node *node, qn_attr_key key);
 qn_kind qn_attr_reduce_kind(const qn_node *node);
 qn_direction qn_attr_compare_direction(const qn_node *node);
+
+/* The axes of an operand of dot_general by what becomes of them: batch and contracted ones in the order that pairs them with
+ * the other operand's, free ones in ascending order. */
+typedef struct qn_dot_side {
+    int n_batch, n_free, n_contract;
+    int64_t batch[QN_MAX_RANK], free[QN_MAX_RANK], contract[QN_MAX_RANK];
+} qn_dot_side;
+qn_dot_side qn_dot_side_of(const qn_node *node, int operand);
 
 /* ---- construction: ir/build.h has a function for each op on top of this ---- */
 

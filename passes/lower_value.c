@@ -21,27 +21,6 @@ qn_dtype qn_accumulator(qn_dtype dtype)
     return dtype == QUERN_F16 || dtype == QUERN_BF16 ? QUERN_F32 : dtype;
 }
 
-qn_scalar qn_neutral(qn_kind kind, qn_dtype dtype)
-{
-    const bool is_float = qn_dtype_is_float(dtype), low = kind == QN_KIND_MAX;
-    const int bits = 8 * (int)qn_dtype_bytes(dtype);
-    switch (kind) {
-    case QN_SUM: return is_float ? (qn_scalar){ .f = 0 } : (qn_scalar){ .i = 0 };
-    case QN_PROD: return is_float ? (qn_scalar){ .f = 1 } : (qn_scalar){ .i = 1 };
-    case QN_KIND_MAX:
-    case QN_KIND_MIN:
-        if (is_float)
-            return (qn_scalar){ .f = low ? -INFINITY : INFINITY };
-        if (dtype == QUERN_BOOL)
-            return (qn_scalar){ .i = !low };
-        if (qn_dtype_class_of(dtype) == QN_CLASS_UNSIGNED)
-            return (qn_scalar){ .i = low ? 0 : (int64_t)(UINT64_MAX >> (64 - bits)) };
-        return (qn_scalar){ .i = low ? INT64_MIN >> (64 - bits) : INT64_MAX >> (64 - bits) };
-    case QN_SET: break;
-    }
-    QN_UNREACHABLE("no neutral element of %s", qn_kind_names[kind]);
-}
-
 static qn_kvalue *constant(qn_writer *w, qn_dtype dtype, qn_scalar value)
 {
     return qn_kb_const(&w->b, (qn_ktype){ dtype, 1 }, value);

@@ -10,33 +10,6 @@
 #include "ir/build.h"
 #include "passes/passes.h"
 
-typedef struct {
-    int n_batch, n_free, n_contract;
-    int64_t axes[QN_MAX_RANK]; /* batch, then free, then contracted axes */
-} side;
-
-static side side_of(const qn_node *node, int operand)
-{
-    side s = { 0 };
-    const int64_t *batch = qn_attr_ints(node, operand ? QN_ATTR_Y_BATCH : QN_ATTR_X_BATCH, &s.n_batch);
-    const int64_t *contract =
-        qn_attr_ints(node, operand ? QN_ATTR_Y_CONTRACT : QN_ATTR_X_CONTRACT, &s.n_contract);
-    bool used[QN_MAX_RANK] = { false };
-    int n = 0, rank = node->operands[operand]->type.rank;
-    for (int i = 0; i < s.n_batch; i++)
-        used[s.axes[n++] = batch[i]] = true;
-    for (int i = 0; i < s.n_contract; i++)
-        used[contract[i]] = true;
-    for (int i = 0; i < rank; i++) {
-        if (!used[i])
-            s.axes[n++] = i;
-    }
-    s.n_free = rank - s.n_batch - s.n_contract;
-    for (int i = 0; i < s.n_contract; i++)
-        s.axes[n++] = contract[i];
-    return s;
-}
-
 /* The product of dims[from … to) */
 static qn_dim product(qn_dims *table, const qn_dim *dims, int from, int to)
 {
@@ -54,17 +27,17 @@ static bool is_constant(const qn_value *value)
 }
 
 /* Packing a right side that is not a constant costs as much as some rows of the product. */
-static bool worth_packing(qn_dims *table, const qn_node *node, const side *x, const side *y)
+static bool worth_packing(qn_dims *table, const qn_node *node, const qn_dot_side *x, const qn_dot_side *y)
 {
     enum { LEAST_ROWS = 8, LEAST_WORK = 2048 };
     const qn_type *xt = &node->operands[0]->type, *yt = &node->operands[1]->type;
     qn_dim rows = qn_dim_const(table, 1), columns = rows, depth = rows;
     for (int i = 0; i < x->n_free; i++)
-        rows = qn_dim_mul(table, rows, xt->dims[x->axes[x->n_batch + i]]);
+        rows = qn_dim_mul(table, rows, xt->dims[x->free[i]]);
     for (int i = 0; i < y->n_free; i++)
-        columns = qn_dim_mul(table, columns, yt->dims[y->axes[y->n_batch + i]]);
+        columns = qn_dim_mul(table, columns, yt->dims[y->free[i]]);
     for (int i = 0; i < y->n_contract; i++)
-        depth = qn_dim_mul(table, depth, yt->dims[y->axes[y->n_batch + y->n_free + i]]);
+        depth = qn_dim_mul(table, depth, yt->dims[y->contract[i]]);
     qn_dim work = qn_dim_mul(table, columns, depth);
     if (work->max < LEAST_WORK || columns->max < 2)
         return false;
@@ -97,16 +70,25 @@ static qn_value *panels_of(qn_builder *b, qn_value *y, int n_batch, int lanes)
     return qn_b_transpose(b, qn_b_reshape(b, y, n_batch + 3, split), perm);
 }
 
-static qn_value *packed_product(qn_builder *b, const qn_node *node, const side *xs, const side *ys, int lanes)
+/* Behind what `to` has already. */
+static int64_t *put_axes(int n, const int64_t *axes, int64_t *to)
+{
+    for (int i = 0; i < n; i++)
+        *to++ = axes[i];
+    return to;
+}
+
+static qn_value *packed_product(qn_builder *b, const qn_node *node, const qn_dot_side *xs,
+                                const qn_dot_side *ys, int lanes)
 {
     qn_dims *table = qn_b_dims(b);
     int n_batch = xs->n_batch;
-    qn_value *x = qn_b_transpose(b, node->operands[0], xs->axes);
-    int64_t order[QN_MAX_RANK]; /* batch, contracted, free */
-    for (int i = 0; i < node->operands[1]->type.rank; i++)
-        order[i] = ys->axes[i < n_batch                    ? i
-                            : i < n_batch + ys->n_contract ? i + ys->n_free
-                                                           : i - ys->n_contract];
+    int64_t order[QN_MAX_RANK];
+    put_axes(xs->n_contract, xs->contract,
+             put_axes(xs->n_free, xs->free, put_axes(n_batch, xs->batch, order)));
+    qn_value *x = qn_b_transpose(b, node->operands[0], order);
+    put_axes(ys->n_free, ys->free,
+             put_axes(ys->n_contract, ys->contract, put_axes(n_batch, ys->batch, order)));
     qn_value *y = qn_b_transpose(b, node->operands[1], order);
     if (!x || !y)
         return NULL;
@@ -139,7 +121,7 @@ static qn_status pack_graph(qn_graph *graph, int lanes, bool *changed, qn_diags 
         if (node->op != QN_OP_DOT_GENERAL || node->results[0].type.dtype != QUERN_F32 ||
             node->operands[0]->type.dtype != QUERN_F32)
             continue;
-        side x = side_of(node, 0), y = side_of(node, 1);
+        const qn_dot_side x = qn_dot_side_of(node, 0), y = qn_dot_side_of(node, 1);
         if (!worth_packing(graph->module->dims, node, &x, &y))
             continue;
         qn_builder b = { .graph = graph, .before = node, .loc = node->loc, .diags = diags };

@@ -3,29 +3,6 @@
 
 /* ---- dot_general ---- */
 
-typedef struct {
-    int n_batch, n_free, n_contract;
-    int64_t batch[QN_MAX_RANK], free[QN_MAX_RANK], contract[QN_MAX_RANK];
-} side;
-
-static side side_of(const qn_node *node, int operand)
-{
-    side s = { 0 };
-    const int64_t *batch = qn_attr_ints(node, operand ? QN_ATTR_Y_BATCH : QN_ATTR_X_BATCH, &s.n_batch);
-    const int64_t *contract =
-        qn_attr_ints(node, operand ? QN_ATTR_Y_CONTRACT : QN_ATTR_X_CONTRACT, &s.n_contract);
-    bool used[QN_MAX_RANK] = { false };
-    for (int i = 0; i < s.n_batch; i++)
-        used[s.batch[i] = batch[i]] = true;
-    for (int i = 0; i < s.n_contract; i++)
-        used[s.contract[i] = contract[i]] = true;
-    for (int i = 0; i < node->operands[operand]->type.rank; i++) {
-        if (!used[i])
-            s.free[s.n_free++] = i;
-    }
-    return s;
-}
-
 static bool is_identity(const int64_t *perm, int rank)
 {
     for (int i = 0; i < rank; i++) {
@@ -40,7 +17,7 @@ static bool is_identity(const int64_t *perm, int rank)
  * where there is one. The contracted axes come in the order of the other operand. */
 static qn_value *operand_gradient(qn_vjp *v, const qn_node *node, int operand, qn_value *g)
 {
-    side own = side_of(node, operand), other = side_of(node, 1 - operand);
+    const qn_dot_side own = qn_dot_side_of(node, operand), other = qn_dot_side_of(node, 1 - operand);
     qn_value *y = node->operands[1 - operand];
     int g_other_free = own.n_batch + (operand == 0 ? own.n_free : 0);
     qn_dot dot = { .n_batch = own.n_batch, .n_contract = other.n_free };

@@ -117,8 +117,6 @@ void qn_lanes_store(qn_dtype dtype, const qn_scalar *from, int64_t n, void *to, 
 /* acc[i * acc_stride] = acc[i * acc_stride] combined with x[i]: in order when acc_stride is 0. QN_SET: the last one. */
 void qn_lanes_combine(qn_kind kind, qn_dtype dtype, qn_scalar *acc, int64_t acc_stride, const qn_scalar *x,
                       int64_t n);
-/* What combining starts from: 0, 1, lowest (-inf), highest (inf). */
-qn_scalar qn_lanes_neutral(qn_kind kind, qn_dtype dtype);
 /* The order that sort, top_k and arg_reduce keep: -1, 0, 1; NaN is above everything, -0 equals 0. */
 int qn_scalar_order(qn_dtype dtype, qn_scalar a, qn_scalar b);
 

@@ -123,26 +123,6 @@ void qn_lanes_combine(qn_kind kind, qn_dtype dtype, qn_scalar *acc, int64_t acc_
     QN_UNREACHABLE("no such kind");
 }
 
-qn_scalar qn_lanes_neutral(qn_kind kind, qn_dtype dtype)
-{
-    const qn_dtype_class class = qn_dtype_class_of(dtype);
-    const int bits = class == QN_CLASS_BOOL ? 1 : 8 * (int)qn_dtype_bytes(dtype);
-    const bool is_float = class == QN_CLASS_FLOAT, is_signed = class == QN_CLASS_SIGNED;
-    switch (kind) {
-    case QN_SUM: return is_float ? (qn_scalar){ .f = 0 } : (qn_scalar){ .i = 0 };
-    case QN_PROD: return is_float ? (qn_scalar){ .f = 1 } : (qn_scalar){ .i = 1 };
-    case QN_KIND_MAX:
-        return is_float ? (qn_scalar){ .f = -INFINITY }
-                        : (qn_scalar){ .i = is_signed ? INT64_MIN >> (64 - bits) : 0 };
-    case QN_KIND_MIN:
-        return is_float ? (qn_scalar){ .f = INFINITY }
-                        : (qn_scalar){ .i = is_signed ? INT64_MAX >> (64 - bits)
-                                                      : (int64_t)(UINT64_MAX >> (64 - bits)) };
-    case QN_SET: break;
-    }
-    QN_UNREACHABLE("kind %d has no neutral element", (int)kind);
-}
-
 int qn_scalar_order(qn_dtype dtype, qn_scalar a, qn_scalar b)
 {
     switch (qn_dtype_class_of(dtype)) {

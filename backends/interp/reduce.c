@@ -21,7 +21,7 @@ qn_status qn_eval_reduce(qn_eval *e)
     qn_scalar *to;
     QN_TRY(qn_eval_scalars(e, n_out, &to));
     for (int64_t i = 0; i < n_out; i++)
-        to[i] = qn_lanes_neutral(kind, x->dtype);
+        to[i] = qn_neutral(kind, x->dtype);
 
     /* The innermost run: as many trailing axes as are all reduced or all kept. */
     int outer = x->rank;
@@ -86,7 +86,7 @@ qn_status qn_eval_cumulative(qn_eval *e)
     for (int64_t l = 0; l < lines.n; l++) {
         const int64_t start = qn_line_start(&lines, l);
         qn_lanes_load(x->dtype, qn_element(x, start), lines.stride, lines.length, v);
-        qn_scalar acc = qn_lanes_neutral(kind, x->dtype);
+        qn_scalar acc = qn_neutral(kind, x->dtype);
         for (int64_t k = 0; k < lines.length; k++) {
             qn_scalar *at = &v[reverse ? lines.length - 1 - k : k];
             const qn_scalar before = acc;
@@ -143,7 +143,7 @@ qn_status qn_eval_reduce_window(qn_eval *e)
     qn_scalar *acc;
     QN_TRY(qn_eval_scalars(e, n_out, &acc));
     for (int64_t i = 0; i < n_out; i++)
-        acc[i] = qn_lanes_neutral(kind, x->dtype);
+        acc[i] = qn_neutral(kind, x->dtype);
     int64_t x_strides[QN_MAX_RANK], r_strides[QN_MAX_RANK], k[QN_MAX_RANK] = { 0 };
     qn_strides(x, x_strides);
     qn_strides(r, r_strides);

@@ -17,17 +17,12 @@ typedef struct attention {
     bool causal, packed; /* packed: inputs and output of rank 3 */
 } attention;
 
-static qn_dim number(const qn_onnx_node *n, int64_t value)
-{
-    return qn_dim_const(n->im->dims, value);
-}
-
 /* [B, S, heads * D] -> [B, heads, S, D] */
 static qn_value *unpack_heads(qn_onnx_node *n, qn_value *x, int64_t heads)
 {
     if (!x || heads < 1)
         return NULL;
-    qn_dim h = number(n, heads);
+    qn_dim h = qn_onnx_dim(n, heads);
     qn_dim dims[4] = { x->type.dims[0], x->type.dims[1], h,
                        qn_dim_floordiv(n->im->dims, x->type.dims[2], h) };
     return qn_b_transpose(&n->b, qn_b_reshape(&n->b, x, 4, dims), (int64_t[]){ 0, 2, 1, 3 });
@@ -101,7 +96,7 @@ static bool read_mask(attention *a)
     if (qn_dim_is_const(width) && qn_dim_is_const(keys) && width->value < keys->value && width->value > 0) {
         qn_dim low[4], high[4];
         for (int i = 0; i < mask->type.rank; i++)
-            low[i] = high[i] = number(n, 0);
+            low[i] = high[i] = qn_onnx_dim(n, 0);
         high[mask->type.rank - 1] = qn_dim_sub(n->im->dims, keys, width);
         qn_value *fill = is_bool ? qn_b_scalar_int(b, QUERN_BOOL, 0) : minus_infinity(b, mask);
         mask = qn_b_pad(b, mask, fill, low, high, NULL);
@@ -127,7 +122,7 @@ static void positions(const attention *a, qn_value **out_query, qn_value **out_k
 {
     qn_onnx_node *n = a->n;
     qn_builder *b = &n->b;
-    qn_dim one = number(n, 1);
+    qn_dim one = qn_onnx_dim(n, 1);
     qn_dim queries[4] = { one, one, a->q->type.dims[2], one },
            keys[4] = { one, one, one, a->k->type.dims[2] };
     qn_type query_type = qn_type_make(n->im->module, QUERN_I64, 4, queries);
@@ -162,7 +157,7 @@ static void restrict_keys(attention *a)
             allow(a, compare(b, QN_LE, key, add(b, query, qn_b_scalar_int(b, QUERN_I64, right))));
     }
     if (a->lengths) {
-        qn_dim keys[4] = { number(n, 1), number(n, 1), number(n, 1), a->k->type.dims[2] };
+        qn_dim keys[4] = { qn_onnx_dim(n, 1), qn_onnx_dim(n, 1), qn_onnx_dim(n, 1), a->k->type.dims[2] };
         qn_type type = qn_type_make(n->im->module, QUERN_I64, 4, keys);
         allow(a, compare(b, QN_LT, qn_b_iota(b, &type, 3), a->lengths));
     }
@@ -246,7 +241,7 @@ static qn_value *attention_in_steps(attention *a, double scale)
 static void import_attention(qn_onnx_node *n)
 {
     qn_builder *b = &n->b;
-    attention a = { .n = n, .past = number(n, 0) };
+    attention a = { .n = n, .past = qn_onnx_dim(n, 0) };
     bool packed;
     a.q = heads_input(n, 0, "q_num_heads", &a.packed);
     a.k = heads_input(n, 1, "kv_num_heads", &packed);
@@ -274,7 +269,7 @@ static void import_attention(qn_onnx_node *n)
     qn_onnx_out(n, 1, a.k);
     qn_onnx_out(n, 2, a.v);
     if (qn_onnx_has(n, 6)) {
-        qn_dim dims[4] = { a.q->type.dims[0], number(n, 1), number(n, 1), number(n, 1) };
+        qn_dim dims[4] = { a.q->type.dims[0], qn_onnx_dim(n, 1), qn_onnx_dim(n, 1), qn_onnx_dim(n, 1) };
         a.lengths = qn_onnx_in(n, 6);
         a.lengths = a.lengths ? qn_b_reshape(b, qn_b_convert(b, QUERN_I64, a.lengths), 4, dims) : NULL;
     }
@@ -355,8 +350,8 @@ static qn_value *part(qn_onnx_node *n, qn_value *x, int64_t start, int64_t limit
     qn_dim starts[4], limits[4];
     int64_t strides[4];
     for (int i = 0; x && i < 4; i++) {
-        starts[i] = number(n, i == 3 ? start : 0);
-        limits[i] = i == 3 ? number(n, limit) : x->type.dims[i];
+        starts[i] = qn_onnx_dim(n, i == 3 ? start : 0);
+        limits[i] = i == 3 ? qn_onnx_dim(n, limit) : x->type.dims[i];
         strides[i] = i == 3 ? step : 1;
     }
     return x ? qn_b_slice(&n->b, x, starts, limits, strides) : NULL;
@@ -401,7 +396,7 @@ static void import_rotary(qn_onnx_node *n)
     if (!pair[0] || !pair[1])
         return;
     if (interleaved) {
-        qn_dim dims[4] = { x->type.dims[0], x->type.dims[1], x->type.dims[2], number(n, turned) };
+        qn_dim dims[4] = { x->type.dims[0], x->type.dims[1], x->type.dims[2], qn_onnx_dim(n, turned) };
         pair[0] = qn_b_expand_dims(b, pair[0], 4);
         pair[1] = qn_b_expand_dims(b, pair[1], 4);
         y = qn_b_reshape(b, qn_b_concatenate(b, 2, pair, 4), 4, dims);
@@ -425,7 +420,7 @@ static qn_value *by_time(qn_onnx_node *n, int input, int64_t heads)
     }
     if (!x)
         return NULL;
-    qn_dim h = number(n, heads);
+    qn_dim h = qn_onnx_dim(n, heads);
     qn_dim dims[4] = { x->type.dims[0], x->type.dims[1], h,
                        qn_dim_floordiv(n->im->dims, x->type.dims[2], h) };
     x = qn_b_reshape(&n->b, qn_b_convert(&n->b, QUERN_F32, x), 4, dims);
@@ -486,7 +481,8 @@ static void import_linear_attention(qn_onnx_node *n)
         in[n_in++] = by_time(n, 5, type && type->rank == 3 && qn_dim_is(type->dims[2], 1) ? 1 : groups);
     }
     qn_dtype dtype = n->in[0]->type.dtype, state_dtype = dtype;
-    qn_dim dims[4] = { in[1]->type.dims[1], number(n, groups), in[2]->type.dims[3], in[3]->type.dims[3] };
+    qn_dim dims[4] = { in[1]->type.dims[1], qn_onnx_dim(n, groups), in[2]->type.dims[3],
+                       in[3]->type.dims[3] };
     qn_type type = qn_type_make(n->im->module, QUERN_F32, 4, dims);
     if (qn_onnx_has(n, 3) && qn_onnx_in_type(n, 3)) {
         state_dtype = n->in[3]->type.dtype;
@@ -522,7 +518,8 @@ static void import_linear_attention(qn_onnx_node *n)
         return;
     /* [T, B, H, V] -> [B, T, H * V] */
     qn_value *all = qn_b_transpose(b, &node->results[1], (int64_t[]){ 1, 0, 2, 3 });
-    qn_dim packed[3] = { dims[0], in[1]->type.dims[0], qn_dim_mul(n->im->dims, number(n, heads), dims[3]) };
+    qn_dim packed[3] = { dims[0], in[1]->type.dims[0],
+                         qn_dim_mul(n->im->dims, qn_onnx_dim(n, heads), dims[3]) };
     qn_onnx_out(n, 0, qn_b_convert(b, dtype, qn_b_reshape(b, all, 3, packed)));
     qn_onnx_out(n, 1, qn_b_convert(b, state_dtype, &node->results[0]));
 }
@@ -547,7 +544,7 @@ static void import_causal_conv(qn_onnx_node *n)
         qn_onnx_malformed(n, "attribute activation must be silu, swish or none");
         return;
     }
-    qn_dim before = qn_dim_sub(t, w->type.dims[2], number(n, 1));
+    qn_dim before = qn_dim_sub(t, w->type.dims[2], qn_onnx_dim(n, 1));
     qn_dim dims[3] = { x->type.dims[0], x->type.dims[1], before };
     qn_type type = qn_type_make(n->im->module, x->type.dtype, 3, dims);
     qn_value *past = qn_onnx_has(n, 3) ? qn_onnx_in(n, 3) : qn_b_full(b, &type, 0);

@@ -180,6 +180,10 @@ void qn_onnx_equal_dims(qn_onnx_node *n, qn_dim a, qn_dim b);
 /* x, whose extent along the axis the operator needs to be `dim`: the same elements with that extent where it may be it. */
 qn_value *qn_onnx_with_dim(qn_onnx_node *n, qn_value *x, int axis, qn_dim dim);
 
+static inline qn_dim qn_onnx_dim(const qn_onnx_node *n, int64_t value)
+{
+    return qn_dim_const(n->im->dims, value);
+}
 /* axes: made non-negative; false after a report */
 bool qn_onnx_axis(qn_onnx_node *n, int64_t axis, int rank, int *out);
 /* A list of axes from attribute "axes" or from input `input` (-1: none), sorted; *out_given: was there one? */

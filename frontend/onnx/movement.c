@@ -1,14 +1,9 @@
-/* Operators that move elements without looking at them: shapes, slices, concatenation, padding. Each also moves known
+/* Operators that move elements without looking at them: shapes, slices, concatenation. Each also moves known
  * contents, see contents.c. */
 #include <string.h>
 
 #include "frontend/onnx/arith.h"
 #include "frontend/onnx/families.h"
-
-static qn_dim number(qn_onnx_node *n, int64_t value)
-{
-    return qn_dim_const(n->im->dims, value);
-}
 
 /* The constant extents; false when one is symbolic. */
 static bool static_shape(int rank, const qn_dim *dims, int64_t *shape)
@@ -27,7 +22,7 @@ static void reshape_input(qn_onnx_node *n, int rank, const qn_dim *dims)
     qn_onnx_value *v = n->in[0];
     int64_t shape[QN_MAX_RANK];
     bool is_static = static_shape(rank, dims, shape);
-    qn_dim from = qn_type_elements_dim(n->im->dims, &v->type), to = number(n, 1);
+    qn_dim from = qn_type_elements_dim(n->im->dims, &v->type), to = qn_onnx_dim(n, 1);
     for (int i = 0; i < rank; i++)
         to = qn_dim_mul(n->im->dims, to, dims[i]);
     if (qn_dim_is_const(from) && qn_dim_is_const(to) && from != to) {
@@ -63,12 +58,12 @@ static void import_reshape(qn_onnx_node *n)
             return;
         }
         for (int i = 0; i < rank; i++)
-            dims[i] = number(n, shape[i]);
+            dims[i] = qn_onnx_dim(n, shape[i]);
     } else if (!qn_onnx_in_dims(n, 1, QN_MAX_RANK, dims, &rank)) {
         return;
     }
     bool allow_zero = qn_onnx_attr_int(n, "allowzero", 0) != 0;
-    qn_dim known = number(n, 1);
+    qn_dim known = qn_onnx_dim(n, 1);
     for (int i = 0; i < rank; i++) {
         if (qn_dim_is(dims[i], 0) && !allow_zero) {
             if (i >= x->rank) {
@@ -111,7 +106,7 @@ static void import_flatten(qn_onnx_node *n)
         return;
     }
     axis += axis < 0 ? x->rank : 0;
-    qn_dim dims[2] = { number(n, 1), number(n, 1) };
+    qn_dim dims[2] = { qn_onnx_dim(n, 1), qn_onnx_dim(n, 1) };
     for (int i = 0; i < x->rank; i++)
         dims[i >= axis] = qn_dim_mul(n->im->dims, dims[i >= axis], x->dims[i]);
     reshape_input(n, 2, dims);
@@ -164,7 +159,7 @@ static void import_unsqueeze(qn_onnx_node *n)
         return;
     qn_dim dims[QN_MAX_RANK];
     for (int i = 0, k = 0, from = 0; i < rank; i++)
-        dims[i] = k < n_axes && axes[k] == i ? (k++, number(n, 1)) : x->dims[from++];
+        dims[i] = k < n_axes && axes[k] == i ? (k++, qn_onnx_dim(n, 1)) : x->dims[from++];
     reshape_input(n, rank, dims);
 }
 
@@ -306,8 +301,9 @@ static qn_dim clamp_bound(qn_onnx_node *n, qn_dim bound, qn_dim extent, qn_dim l
 {
     qn_dims *t = n->im->dims;
     if (bound->max < 0)
-        bound = qn_dim_is_const(bound) && bound->value <= -QN_DIM_MAX_VALUE ? number(n, -QN_DIM_MAX_VALUE)
-                                                                            : qn_dim_add(t, bound, extent);
+        bound = qn_dim_is_const(bound) && bound->value <= -QN_DIM_MAX_VALUE
+                    ? qn_onnx_dim(n, -QN_DIM_MAX_VALUE)
+                    : qn_dim_add(t, bound, extent);
     else if (bound->min < 0)
         return NULL;
     else if (qn_dim_is_const(bound) && bound->value >= QN_DIM_MAX_VALUE)
@@ -318,7 +314,7 @@ static qn_dim clamp_bound(qn_onnx_node *n, qn_dim bound, qn_dim extent, qn_dim l
 static bool make_slice(qn_onnx_node *n, qn_dim extent, qn_dim start, qn_dim end, int64_t step, slice *out)
 {
     qn_dims *t = n->im->dims;
-    qn_dim zero = number(n, 0), last = qn_dim_sub(t, extent, number(n, 1));
+    qn_dim zero = qn_onnx_dim(n, 0), last = qn_dim_sub(t, extent, qn_onnx_dim(n, 1));
     if (step == 0) {
         qn_onnx_malformed(n, "a step of a slice is 0");
         return false;
@@ -327,14 +323,14 @@ static bool make_slice(qn_onnx_node *n, qn_dim extent, qn_dim start, qn_dim end,
     step = step > QN_DIM_MAX_VALUE ? QN_DIM_MAX_VALUE : step < -QN_DIM_MAX_VALUE ? -QN_DIM_MAX_VALUE : step;
     out->step = step;
     out->start = clamp_bound(n, start, extent, zero, step > 0 ? extent : last);
-    qn_dim stop = clamp_bound(n, end, extent, step > 0 ? zero : number(n, -1), step > 0 ? extent : last);
+    qn_dim stop = clamp_bound(n, end, extent, step > 0 ? zero : qn_onnx_dim(n, -1), step > 0 ? extent : last);
     if (!out->start || !stop) {
         qn_onnx_unsupported(n, "a slice bound may be negative or not, depending on the symbols of %s",
                             qn_dim_print(out->start ? end : start, n->im->arena));
         return false;
     }
     qn_dim length = step > 0 ? qn_dim_sub(t, stop, out->start) : qn_dim_sub(t, out->start, stop);
-    out->count = qn_dim_ceildiv(t, qn_dim_max(t, length, zero), number(n, step > 0 ? step : -step));
+    out->count = qn_dim_ceildiv(t, qn_dim_max(t, length, zero), qn_onnx_dim(n, step > 0 ? step : -step));
     return true;
 }
 
@@ -374,15 +370,16 @@ static void build_slice(qn_onnx_node *n, const slice *slices)
         const slice *s = &slices[i];
         stride[i] = s->step > 0 ? s->step : -s->step;
         /* from the first element to one past the last; nothing where count is 0 */
-        qn_dim span = qn_dim_mul(t, qn_dim_sub(t, s->count, number(n, 1)), number(n, stride[i]));
+        qn_dim span = qn_dim_mul(t, qn_dim_sub(t, s->count, qn_onnx_dim(n, 1)), qn_onnx_dim(n, stride[i]));
         bool empty = qn_dim_is(s->count, 0);
-        start[i] = empty         ? number(n, 0)
+        start[i] = empty         ? qn_onnx_dim(n, 0)
                    : s->step > 0 ? s->start
-                                 : qn_dim_max(t, number(n, 0), qn_dim_sub(t, s->start, span));
-        limit[i] = empty ? number(n, 0)
-                   : stride[i] == 1
-                       ? qn_dim_add(t, start[i], s->count)
-                       : qn_dim_max(t, start[i], qn_dim_add(t, start[i], qn_dim_add(t, span, number(n, 1))));
+                                 : qn_dim_max(t, qn_onnx_dim(n, 0), qn_dim_sub(t, s->start, span));
+        limit[i] =
+            empty ? qn_onnx_dim(n, 0)
+            : stride[i] == 1
+                ? qn_dim_add(t, start[i], s->count)
+                : qn_dim_max(t, start[i], qn_dim_add(t, start[i], qn_dim_add(t, span, qn_onnx_dim(n, 1))));
         if (s->step < 0)
             reversed[n_reversed++] = i;
     }
@@ -400,7 +397,7 @@ static bool slice_bounds(qn_onnx_node *n, int input, const char *attr, qn_dim *o
         return false;
     }
     for (int i = 0; i < *out_n; i++)
-        out[i] = number(n, values[i]);
+        out[i] = qn_onnx_dim(n, values[i]);
     return true;
 }
 
@@ -431,7 +428,7 @@ static void import_slice(qn_onnx_node *n)
     slice slices[QN_MAX_RANK];
     bool seen[QN_MAX_RANK] = { false };
     for (int i = 0; i < x->rank; i++)
-        slices[i] = (slice){ number(n, 0), x->dims[i], 1 };
+        slices[i] = (slice){ qn_onnx_dim(n, 0), x->dims[i], 1 };
     for (int k = 0; k < n_starts; k++) {
         int axis = k;
         if (n_axes >= 0 && !qn_onnx_axis(n, axes[k], x->rank, &axis))
@@ -459,15 +456,16 @@ static void import_split(qn_onnx_node *n)
     const int64_t *given = n->opset < 13 ? qn_onnx_attr_ints(n, "split", &n_sizes) : NULL;
     if (given && n_sizes == n_out) {
         for (int i = 0; i < n_out; i++)
-            sizes[i] = number(n, given[i]);
+            sizes[i] = qn_onnx_dim(n, given[i]);
     } else if (qn_onnx_has(n, 1)) {
         if (!qn_onnx_in_dims(n, 1, n_out, sizes, &n_sizes))
             return;
     } else if (!given) { /* equal parts; the last takes what is left */
         n_sizes = (int)qn_onnx_attr_int(n, "num_outputs", n_out);
-        qn_dim part = qn_dim_ceildiv(t, x->dims[axis], number(n, n_out ? n_out : 1)), left = x->dims[axis];
+        qn_dim part = qn_dim_ceildiv(t, x->dims[axis], qn_onnx_dim(n, n_out ? n_out : 1)),
+               left = x->dims[axis];
         for (int i = 0; i < n_out; i++) {
-            sizes[i] = qn_dim_max(t, number(n, 0), qn_dim_min(t, part, left));
+            sizes[i] = qn_dim_max(t, qn_onnx_dim(n, 0), qn_dim_min(t, part, left));
             left = qn_dim_sub(t, left, part);
         }
     }
@@ -475,7 +473,7 @@ static void import_split(qn_onnx_node *n)
         qn_onnx_malformed(n, "it splits into %d parts and has %d outputs", n_sizes, n_out);
         return;
     }
-    qn_dim start = number(n, 0);
+    qn_dim start = qn_onnx_dim(n, 0);
     for (int i = 0; i < n_out; i++) {
         if (sizes[i]->max < 0) {
             qn_onnx_malformed(n, "part %d has a negative size", i);
@@ -525,8 +523,8 @@ static void import_expand(qn_onnx_node *n)
     int rank = n_shape > x->rank ? n_shape : x->rank;
     for (int i = 0; i < rank; i++) {
         int from_x = i - (rank - x->rank), from_shape = i - (rank - n_shape);
-        qn_dim a = from_x < 0 ? number(n, 1) : x->dims[from_x];
-        qn_dim b = from_shape < 0 ? number(n, 1) : shape[from_shape];
+        qn_dim a = from_x < 0 ? qn_onnx_dim(n, 1) : x->dims[from_x];
+        qn_dim b = from_shape < 0 ? qn_onnx_dim(n, 1) : shape[from_shape];
         dims[i] =
             qn_dim_is(b, -1) ? a : common_dim(n->im->dims, a, b); /* -1, as in torch, is seen in exports */
         if (!dims[i]) {
@@ -586,195 +584,6 @@ static void import_tile(qn_onnx_node *n)
     qn_onnx_out(n, 0, x);
 }
 
-/* ---- padding ---- */
-
-/* Index of the source element of position at (counted from the first unpadded one) under a mode. */
-static int64_t padded_source(const char *mode, int64_t at, int64_t extent)
-{
-    if (!strcmp(mode, "edge"))
-        return at < 0 ? 0 : at >= extent ? extent - 1 : at;
-    int64_t period = !strcmp(mode, "wrap") ? extent : 2 * (extent - 1);
-    if (period <= 0)
-        return 0;
-    at = (at % period + period) % period;
-    return at < extent ? at : period - at;
-}
-
-enum { MAX_GATHERED = 1 << 24 };
-
-/* One axis by a gather of constant indices. low and high are not negative and within the range of dimensions. */
-static qn_value *pad_axis(qn_onnx_node *n, qn_value *x, int axis, const char *mode, int64_t low, int64_t high)
-{
-    int64_t extent = x->type.dims[axis]->value, count = low + extent + high;
-    if (count > MAX_GATHERED || (extent == 0 && count > 0)) {
-        qn_onnx_unsupported(n, "padding axis %d from %lld to %lld elements", axis, (long long)extent,
-                            (long long)count);
-        return NULL;
-    }
-    int64_t *index = QN_NEW_ARRAY(n->im->arena, int64_t, count);
-    for (int64_t i = 0; i < count; i++)
-        index[i] = padded_source(mode, i - low, extent);
-    return qn_b_gather(&n->b, x, qn_b_ints(&n->b, (int)count, index), axis);
-}
-
-/* Elements [start, limit) of the axis in front of or behind it; reflected ones backwards. */
-static qn_value *pad_piece(qn_onnx_node *n, qn_value *x, int axis, qn_dim start, qn_dim limit, bool backwards)
-{
-    qn_value *piece = qn_b_slice_axis(&n->b, x, axis, start, limit);
-    return backwards ? qn_b_reverse(&n->b, piece, 1, (int64_t[]){ axis }) : piece;
-}
-
-/* One axis of symbolic extent, by known amounts: pieces of it on either side. */
-static qn_value *pad_symbolic(qn_onnx_node *n, qn_value *x, int axis, const char *mode, int64_t low,
-                              int64_t high)
-{
-    qn_builder *b = &n->b;
-    qn_dims *t = n->im->dims;
-    qn_dim extent = x->type.dims[axis], zero = number(n, 0), one = number(n, 1);
-    bool reflect = !strcmp(mode, "reflect"), edge = !strcmp(mode, "edge");
-    qn_value *parts[3];
-    int n_parts = 0;
-    qn_dim amounts[2] = { number(n, low), number(n, high) };
-    for (int side = 0; side < 2 && x; side++) {
-        qn_dim amount = amounts[side], start, limit;
-        if (side == 1)
-            parts[n_parts++] = x;
-        if (qn_dim_is(amount, 0))
-            continue;
-        if (edge) {
-            start = side ? qn_dim_sub(t, extent, one) : zero;
-            qn_dim dims[QN_MAX_RANK];
-            for (int i = 0; i < x->type.rank; i++)
-                dims[i] = i == axis ? amount : x->type.dims[i];
-            parts[n_parts++] = qn_b_broadcast_to(
-                b, pad_piece(n, x, axis, start, qn_dim_add(t, start, one), false), x->type.rank, dims);
-            continue;
-        }
-        if (reflect) /* without the outermost itself */
-            start = side ? qn_dim_sub(t, qn_dim_sub(t, extent, one), amount) : one;
-        else
-            start = side ? zero : qn_dim_sub(t, extent, amount);
-        limit = qn_dim_add(t, start, amount);
-        parts[n_parts++] = pad_piece(n, x, axis, start, limit, reflect);
-    }
-    return x ? qn_b_concatenate(b, n_parts, parts, axis) : NULL;
-}
-
-static void import_pad(qn_onnx_node *n)
-{
-    qn_builder *b = &n->b;
-    qn_value *x = qn_onnx_in(n, 0);
-    qn_dim pads[2 * QN_MAX_RANK];
-    int64_t axes[QN_MAX_RANK];
-    int n_pads, n_axes = -1;
-    if (!x)
-        return;
-    int rank = x->type.rank;
-    if (n->opset < 11) {
-        const int64_t *given = qn_onnx_attr_ints(n, n->opset < 2 ? "paddings" : "pads", &n_pads);
-        if (!given || n_pads > 2 * QN_MAX_RANK) {
-            qn_onnx_malformed(n, "attribute pads is missing or too long");
-            return;
-        }
-        for (int i = 0; i < n_pads; i++)
-            pads[i] = number(n, given[i]);
-    } else if (!qn_onnx_in_dims(n, 1, 2 * QN_MAX_RANK, pads, &n_pads) ||
-               (qn_onnx_has(n, 3) && !qn_onnx_in_ints(n, 3, QN_MAX_RANK, axes, &n_axes))) {
-        return;
-    }
-    if (n_axes < 0)
-        for (n_axes = 0; n_axes < rank; n_axes++)
-            axes[n_axes] = n_axes;
-    if (n_pads != 2 * n_axes) {
-        qn_onnx_malformed(n, "there must be two pads per axis");
-        return;
-    }
-    qn_dim low[QN_MAX_RANK], high[QN_MAX_RANK];
-    for (int i = 0; i < rank; i++)
-        low[i] = high[i] = number(n, 0);
-    for (int k = 0; k < n_axes; k++) {
-        int axis;
-        if (!qn_onnx_axis(n, axes[k], rank, &axis))
-            return;
-        low[axis] = pads[k];
-        high[axis] = pads[k + n_axes];
-        if (low[axis]->min < -QN_DIM_MAX_VALUE || high[axis]->min < -QN_DIM_MAX_VALUE ||
-            low[axis]->max > QN_DIM_MAX_VALUE || high[axis]->max > QN_DIM_MAX_VALUE) {
-            qn_onnx_malformed(n, "a pad of axis %d is too large", axis);
-            return;
-        }
-    }
-    const char *mode = qn_onnx_attr_string(n, "mode", "constant");
-    if (!strcmp(mode, "constant")) {
-        qn_value *value = n->opset >= 11 && qn_onnx_has(n, 2)
-                              ? qn_b_reshape(b, qn_onnx_in(n, 2), 0, NULL)
-                              : number_like(b, x, qn_onnx_attr_float(n, "value", 0));
-        qn_onnx_out(n, 0, qn_b_pad(b, x, value, low, high, NULL));
-        return;
-    }
-    if (strcmp(mode, "reflect") && strcmp(mode, "edge") && strcmp(mode, "wrap")) {
-        qn_onnx_malformed(n, "attribute mode must be constant, reflect, edge or wrap");
-        return;
-    }
-    for (int i = 0; i < rank && x; i++) {
-        if (qn_dim_is(low[i], 0) && qn_dim_is(high[i], 0))
-            continue;
-        if (!qn_dim_is_const(low[i]) || !qn_dim_is_const(high[i])) {
-            qn_onnx_unsupported(n, "mode %s by a symbolic number", mode);
-            return;
-        }
-        int64_t before = low[i]->value, after = high[i]->value;
-        if (before < 0 || after < 0) { /* what is cut off goes first */
-            qn_dim start = number(n, before < 0 ? -before : 0);
-            qn_dim limit = qn_dim_add(n->im->dims, x->type.dims[i], number(n, after < 0 ? after : 0));
-            x = qn_b_slice_axis(b, x, i, start, limit);
-            before = before < 0 ? 0 : before;
-            after = after < 0 ? 0 : after;
-        }
-        if (!x)
-            return;
-        if (qn_dim_is_const(x->type.dims[i]))
-            x = pad_axis(n, x, i, mode, before, after);
-        else
-            x = pad_symbolic(n, x, i, mode, before, after);
-    }
-    qn_onnx_out(n, 0, x);
-}
-
-/* Cuts or pads each axis evenly to the shape given. */
-static void import_center_crop_pad(qn_onnx_node *n)
-{
-    qn_builder *b = &n->b;
-    qn_dims *t = n->im->dims;
-    qn_value *x = qn_onnx_in(n, 0);
-    qn_dim shape[QN_MAX_RANK], low[QN_MAX_RANK], high[QN_MAX_RANK];
-    int n_shape, n_axes = 0;
-    if (!x || !qn_onnx_in_dims(n, 1, QN_MAX_RANK, shape, &n_shape))
-        return;
-    const int64_t *axes = qn_onnx_attr_ints(n, "axes", &n_axes);
-    if ((axes ? n_axes : x->type.rank) != n_shape) {
-        qn_onnx_malformed(n, "the shape must have an element per axis");
-        return;
-    }
-    for (int i = 0; i < x->type.rank; i++)
-        low[i] = high[i] = number(n, 0);
-    for (int k = 0; k < n_shape; k++) {
-        int axis = k;
-        if (axes && !qn_onnx_axis(n, axes[k], x->type.rank, &axis))
-            return;
-        qn_dim from = x->type.dims[axis], more = qn_dim_sub(t, shape[k], from);
-        if (!qn_dim_is_const(more)) {
-            qn_onnx_unsupported(n, "axis %d has a symbolic dimension", axis);
-            return;
-        }
-        /* the first half is rounded down, of what is cut off as of what is added */
-        int64_t half = more->value / 2;
-        low[axis] = number(n, half);
-        high[axis] = number(n, more->value - half);
-    }
-    qn_onnx_out(n, 0, qn_b_pad(b, x, number_like(b, x, 0), low, high, NULL));
-}
-
 /* ---- blocks ---- */
 
 static void import_depth_to_space(qn_onnx_node *n)
@@ -791,10 +600,10 @@ static void import_depth_to_space(qn_onnx_node *n)
         qn_onnx_malformed(n, "the input must have rank 4, and blocksize be positive");
         return;
     }
-    qn_dim k = number(n, block);
+    qn_dim k = qn_onnx_dim(n, block);
     const qn_dim *d = x->type.dims;
     if (to_space) {
-        qn_dim c = qn_dim_floordiv(t, d[1], number(n, block * block));
+        qn_dim c = qn_dim_floordiv(t, d[1], qn_onnx_dim(n, block * block));
         qn_dim split_dcr[6] = { d[0], k, k, c, d[2], d[3] }, split_crd[6] = { d[0], c, k, k, d[2], d[3] };
         qn_dim merged[4] = { d[0], c, qn_dim_mul(t, d[2], k), qn_dim_mul(t, d[3], k) };
         x = qn_b_reshape(b, x, 6, crd ? split_crd : split_dcr);
@@ -803,7 +612,7 @@ static void import_depth_to_space(qn_onnx_node *n)
     } else {
         qn_dim h = qn_dim_floordiv(t, d[2], k), w = qn_dim_floordiv(t, d[3], k);
         qn_dim split[6] = { d[0], d[1], h, k, w, k };
-        qn_dim merged[4] = { d[0], qn_dim_mul(t, d[1], number(n, block * block)), h, w };
+        qn_dim merged[4] = { d[0], qn_dim_mul(t, d[1], qn_onnx_dim(n, block * block)), h, w };
         x = qn_b_reshape(b, x, 6, split);
         x = qn_b_transpose(b, x, crd ? (int64_t[]){ 0, 1, 3, 5, 2, 4 } : (int64_t[]){ 0, 3, 5, 1, 2, 4 });
         qn_onnx_out(n, 0, qn_b_reshape(b, x, 4, merged));
@@ -822,8 +631,6 @@ const qn_onnx_op qn_onnx_movement_ops[] = {
     { "Split", NULL, 2, 0, import_split },
     { "Expand", NULL, 8, 0, import_expand },
     { "Tile", NULL, 6, 0, import_tile },
-    { "Pad", NULL, 1, 0, import_pad },
-    { "CenterCropPad", NULL, 18, 0, import_center_crop_pad },
     { "DepthToSpace", NULL, 1, 0, import_depth_to_space },
     { "SpaceToDepth", NULL, 1, 0, import_depth_to_space },
     { 0 },
