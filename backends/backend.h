@@ -31,6 +31,8 @@ typedef struct qn_backend {
      * (kernel_symbols[p][k] for programs[p]->kernels[k]). Weights inside: in an object file they are the hidden symbol
      * `<prefix>_weights` of another object, which the driver makes; in this process (target->jit) the driver stores
      * their address in the variable `<prefix>_weights_base` (a const void *) before it first calls the query function.
+     * In this process the driver also stores the addresses of library functions, as kernels are called, in the array
+     * `<prefix>_libraries` (QN_N_LIBRARIES of void (*)(int64_t *args, int64_t task)) where programs call them.
      * Else quern_ctx.weights has them. See docs/abi.md. */
     qn_status (*emit_entries)(int n_programs, const qn_program *const *programs,
                               const char *const *const *kernel_symbols, const char *prefix,
@@ -75,6 +77,8 @@ qn_status qn_interp_node(const qn_node *node, const qn_array *operands, qn_array
 const qn_tensor *qn_interp_fold(const qn_node *node, void *folder);
 /* Runs a kernel for tasks 0 … tasks-1; args as for machine code. */
 qn_status qn_interp_kernel(const qn_kernel *kernel, int64_t *args, int64_t tasks, qn_diags *diags);
+/* A task of a library's function; args as for a kernel. */
+void qn_interp_library(qn_library library, const int64_t *args, int64_t task);
 /* Runs a program with the kernel interpreter; io as for machine code. */
 qn_status qn_interp_program(const qn_program *program, void *io, void *workspace, const void *weights,
                             quern_ctx *ctx, qn_diags *diags);

@@ -8,6 +8,35 @@ static const char *const math_names[] = { [QN_MATH_STRICT] = "strict",
                                           [QN_MATH_DEFAULT] = "default",
                                           [QN_MATH_FAST] = "fast" };
 
+static qn_status read_blas(const char *word, qn_settings *out, qn_diags *diags)
+{
+    static const char *const words[] = { [QN_BLAS_AUTO] = "auto",
+                                         [QN_BLAS_NONE] = "none",
+                                         [QN_BLAS_OPENBLAS] = "openblas" };
+    size_t i = 0;
+    while (word && i < sizeof words / sizeof *words && strcmp(words[i], word) != 0)
+        i++;
+    if (i == sizeof words / sizeof *words)
+        return qn_error(diags, QUERN_ERROR_ARGUMENT, NULL, "there is no blas '%s': auto, none or openblas",
+                        word);
+    out->blas = (qn_blas_choice)i;
+    if (out->blas == QN_BLAS_OPENBLAS && out->math == QN_MATH_STRICT)
+        return qn_error(diags, QUERN_ERROR_ARGUMENT, NULL,
+                        "OpenBLAS rounds in an order of its own: blas 'openblas' is not for math 'strict'");
+    return QUERN_OK;
+}
+
+qn_status qn_settings_need_no_blas(const qn_settings *settings, const char *what, qn_diags *diags)
+{
+    if (settings->blas != QN_BLAS_OPENBLAS)
+        return QUERN_OK;
+    return qn_error(
+        diags, QUERN_ERROR_ARGUMENT, NULL,
+        "%s cannot call OpenBLAS: blas 'openblas' is for models that are compiled into this process "
+        "for its CPU",
+        what);
+}
+
 qn_status qn_settings_from(const quern_compile_options *options, qn_settings *out, qn_diags *diags)
 {
     QN_OPTIONS(quern_compile_options, o, options);
@@ -31,6 +60,7 @@ qn_status qn_settings_from(const quern_compile_options *options, qn_settings *ou
     if (o.optimize < 0 || o.optimize > 2)
         return qn_error(diags, QUERN_ERROR_ARGUMENT, NULL,
                         "optimize cannot be %d: 0 (the default, which is 2), 1 (no fusion) or 2", o.optimize);
+    QN_TRY(read_blas(o.blas, out, diags));
     const char *target = o.target ? o.target : "cpu";
     if (strcmp(target, "interp") == 0)
         return QUERN_OK;
@@ -64,6 +94,8 @@ int quern_compile(quern_module *module, const quern_compile_options *options, qu
     qn_status status = qn_call_need(&call, module, "quern_compile", "module");
     if (!status)
         status = qn_settings_from(options, &settings, &call.diags);
+    if (!status && settings.backend != &qn_backend_cpu)
+        status = qn_settings_need_no_blas(&settings, "this target", &call.diags);
     if (!status && !settings.backend)
         status = qn_model_interp(module, out, &call.diags);
     else if (!status) {

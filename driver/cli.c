@@ -133,7 +133,7 @@ bool qn_cli_real(const char *text, double *out)
 
 /* ---- options ---- */
 
-enum { DIM, TARGET, CPU, GPU, MATH, OPTIMIZE, THREADS, CACHE, VERBOSE };
+enum { DIM, TARGET, CPU, GPU, MATH, OPTIMIZE, BLAS, THREADS, CACHE, VERBOSE };
 
 static const qn_cli_option common[] = {
     [DIM] = { "dim", 0, "NAME=N", "fix a named dimension, or bound it: --dim batch=4, --dim batch=1..64" },
@@ -143,6 +143,8 @@ static const qn_cli_option common[] = {
     [MATH] = { "math", 0, "MODE", "strict, default or fast" },
     [OPTIMIZE] = { "optimize", 0, "N",
                    "2 (the default), or 1: a kernel for each node, for looking for mistakes" },
+    [BLAS] = { "blas", 0, "WHO",
+               "multiplies matrices: none (our own kernels), openblas, or auto (OpenBLAS for float64)" },
     [THREADS] = { "threads", 0, "N", "threads of a run; as many as the process may use" },
     [CACHE] = { "cache", 0, "FOLDER", "of compiled kernels; \"\" for none" },
     [VERBOSE] = { "verbose", 'v', NULL, "say what is done and how long it takes" },
@@ -193,6 +195,7 @@ static int accept_common(qn_cli *cli, int option, const char *value)
     case CPU:
     case GPU: cli->compile.cpu = value; break;
     case MATH: cli->compile.math = value; break;
+    case BLAS: cli->compile.blas = value; break;
     case OPTIMIZE:
         if (!qn_cli_number(value, 1, 2, &n))
             return qn_cli_usage(cli, "--optimize %s: 1 or 2", value);

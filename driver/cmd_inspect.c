@@ -114,6 +114,7 @@ static qn_status look(inspect *in, qn_module *module, int format)
     qn_settings settings;
     qn_compiled compiled;
     QN_TRY(qn_settings_from(&in->cli.compile, &settings, &in->diags));
+    settings.target.jit = settings.blas == QN_BLAS_OPENBLAS; /* what only code in this process may call */
     if (!settings.backend)
         return qn_error(&in->diags, QUERN_ERROR_ARGUMENT, NULL,
                         "the interpreter lowers nothing: choose another target");

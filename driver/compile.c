@@ -7,6 +7,7 @@
 #include <sys/stat.h>
 #include <time.h>
 
+#include "driver/blas.h"
 #include "driver/cache.h"
 #include "driver/compile.h"
 #include "runtime/pool.h"
@@ -100,11 +101,26 @@ static bool count_flops(const qn_graph *graph, double times, double *total)
     return true;
 }
 
+static qn_status choose_blas(const qn_settings *s, qn_blas_use *out, qn_diags *diags)
+{
+    const char *why = "";
+    const bool wanted = s->blas == QN_BLAS_OPENBLAS;
+    *out = QN_BLAS_NEVER;
+    if (!s->target.jit || s->blas == QN_BLAS_NONE)
+        return QUERN_OK;
+    if (qn_blas_open(!wanted, &why))
+        *out = wanted ? QN_BLAS_ALWAYS : QN_BLAS_WHERE_UNTUNED;
+    else if (wanted)
+        return qn_error(diags, QUERN_ERROR_IO, NULL, "OpenBLAS cannot be used: %s", why);
+    return QUERN_OK;
+}
+
 static qn_status make_programs(qn_module *module, const qn_settings *s, qn_compiled *out, qn_diags *diags)
 {
     qn_pass_options options = {
         .math = s->math, .machine = &out->machine, .fold = qn_interp_fold, .no_fusion = !s->fuse
     };
+    QN_TRY(choose_blas(s, &options.blas, diags));
     if (module->n_functions == 0)
         return qn_error(diags, QUERN_ERROR_MODEL, NULL, "the module has no function");
     out->n_programs = module->n_functions;

@@ -7,6 +7,8 @@
 #include "driver/weights.h"
 #include "quern.h"
 
+typedef enum qn_blas_choice { QN_BLAS_AUTO, QN_BLAS_NONE, QN_BLAS_OPENBLAS } qn_blas_choice;
+
 /* quern_compile_options, with defaults filled in. */
 typedef struct qn_settings {
     const qn_backend *backend; /* NULL: the interpreter */
@@ -14,6 +16,7 @@ typedef struct qn_settings {
     qn_math math;
     int threads; /* of the model's runs; 0: as many as the process may use */
     bool fuse;
+    qn_blas_choice blas;
     const char *cache;
     void (*progress)(void *user, const char *what, int done, int total); /* or NULL */
     void *progress_user;
@@ -22,6 +25,10 @@ typedef struct qn_settings {
 
 QN_MUST_USE qn_status qn_settings_from(const quern_compile_options *options, qn_settings *out,
                                        qn_diags *diags);
+
+/* Refuses settings that only hold for code in this process; `what` is made instead: "a file". */
+QN_MUST_USE qn_status qn_settings_need_no_blas(const qn_settings *settings, const char *what,
+                                               qn_diags *diags);
 
 /* Time that each stage took, in seconds. */
 typedef struct qn_compile_times {

@@ -306,7 +306,9 @@ qn_status qn_emit_files(qn_module *module, const qn_settings *settings, const qu
                    .source = module->name,
                    .arena = qn_arena_new(),
                    .diags = diags };
-    qn_status status = emit(&e, module, out_times);
+    qn_status status = qn_settings_need_no_blas(settings, "a file", diags);
+    if (!status)
+        status = emit(&e, module, out_times);
     qn_arena_free(e.arena);
     return status;
 }

@@ -34,6 +34,10 @@ static void text_steps(const qn_view *v, const qn_program *p, const qn_steps *st
             fprintf(to, "%-48s x %s\n", s->name ? s->name : p->kernels[s->kernel]->name,
                     qn_dim_print(s->tasks, v->arena));
             break;
+        case QN_STEP_LIBRARY:
+            fprintf(to, "%-48s x %s\n", s->name ? s->name : qn_libraries[s->library].name,
+                    qn_dim_print(s->tasks, v->arena));
+            break;
         case QN_STEP_COPY:
             fprintf(to, "copy %s to %s\n", place_text(v, p, s->buffers[0]), place_text(v, p, s->buffers[1]));
             break;
@@ -141,7 +145,7 @@ static void json_buffers(const qn_view *v, const qn_program *p, FILE *to)
 
 static void json_steps(const qn_view *v, const qn_program *p, const qn_steps *steps, FILE *to)
 {
-    static const char *const kinds[] = { "kernel", "copy", "loop", "if", "swap", "bind" };
+    static const char *const kinds[] = { "kernel", "library", "copy", "loop", "if", "swap", "bind" };
     putc('[', to);
     for (size_t i = 0; i < steps->n; i++) {
         const qn_step *s = &steps->items[i];
@@ -150,6 +154,10 @@ static void json_steps(const qn_view *v, const qn_program *p, const qn_steps *st
             fputs(", \"name\": ", to);
             json_string(s->name ? s->name : p->kernels[s->kernel]->name, to);
             fprintf(to, ", \"kernel\": %d, \"tasks\": ", s->kernel);
+            json_dim(v, s->tasks, to);
+        }
+        if (s->kind == QN_STEP_LIBRARY) {
+            fprintf(to, ", \"function\": \"%s\", \"tasks\": ", qn_libraries[s->library].name);
             json_dim(v, s->tasks, to);
         }
         fputs(", \"buffers\": [", to);

@@ -24,21 +24,12 @@ typedef struct drawing {
     qn_arena *arena;
 } drawing;
 
-/* Does the step write its argument i? */
-static bool writes(const qn_program *p, const qn_step *s, int i)
-{
-    if (s->kind == QN_STEP_KERNEL)
-        return p->kernels[s->kernel]->buffers[i]->written;
-    return s->kind == QN_STEP_COPY && i == 1;
-}
-
 static void dot_edges(drawing *d, const qn_step *s)
 {
     for (int i = 0; i < s->n_buffers; i++) {
         int root = qn_program_root(d->p, s->buffers[i]);
         const qn_pbuffer *b = &d->p->buffers[root];
-        bool reads = s->kind == QN_STEP_KERNEL ? d->p->kernels[s->kernel]->buffers[i]->read : i == 0;
-        if (!reads || b->place == QN_PLACE_WEIGHTS)
+        if (!qn_step_reads(d->p, s, i) || b->place == QN_PLACE_WEIGHTS)
             continue;
         if (d->writer[root] >= 0)
             fprintf(d->to, "  s%d -> s%d [label=", d->writer[root], s->number);
@@ -52,7 +43,7 @@ static void dot_edges(drawing *d, const qn_step *s)
         fputs("];\n", d->to);
     }
     for (int i = 0; i < s->n_buffers; i++)
-        if (writes(d->p, s, i))
+        if (qn_step_writes(d->p, s, i))
             d->writer[qn_program_root(d->p, s->buffers[i])] = s->number;
 }
 
@@ -60,7 +51,7 @@ static void dot_steps(drawing *d, const qn_steps *steps)
 {
     for (size_t i = 0; i < steps->n; i++) {
         const qn_step *s = &steps->items[i];
-        if (s->kind == QN_STEP_KERNEL || s->kind == QN_STEP_COPY) {
+        if (s->kind == QN_STEP_KERNEL || s->kind == QN_STEP_LIBRARY || s->kind == QN_STEP_COPY) {
             fprintf(d->to, "  s%d [label=", s->number);
             dot_label(s->kind == QN_STEP_COPY ? "copy"
                       : s->name               ? s->name

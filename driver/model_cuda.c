@@ -173,6 +173,7 @@ static int run_step(run *r, const qn_step *step)
         return QUERN_OK;
     }
     case QN_STEP_BIND: return bind(r, step);
+    case QN_STEP_LIBRARY: break; /* lowering for a GPU makes none */
     }
     QN_UNREACHABLE("cuda: step kind %d", (int)step->kind);
 }

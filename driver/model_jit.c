@@ -4,6 +4,7 @@
 #include <time.h>
 
 #include "driver/api.h"
+#include "driver/blas.h"
 #include "driver/compile.h"
 
 typedef struct jit_model {
@@ -50,20 +51,39 @@ static double bytes_of(const qn_program *program, const qn_step *step)
     return bytes;
 }
 
-static void note_costs(jit_model *m, const qn_program *program, const qn_steps *steps)
+/* 0 where a size depends on symbols. */
+static double product_flops(const qn_step *step)
+{
+    double flops = 2;
+    for (int i = QN_GEMM_BATCH; i <= QN_GEMM_K; i++)
+        flops *= qn_dim_is_const(step->params[i]) ? (double)step->params[i]->value : 0;
+    return flops;
+}
+
+static void note_cost(jit_model *m, qn_kernel_cost cost)
 {
     qn_model_notes *notes = &m->notes;
+    if (notes->n_costs == notes->cost_capacity)
+        notes->costs =
+            qn_vec_grow(m->arena, notes->costs, notes->n_costs, &notes->cost_capacity, sizeof *notes->costs);
+    cost.name = qn_arena_strdup(m->arena, cost.name);
+    notes->costs[notes->n_costs++] = cost;
+}
+
+static void note_costs(jit_model *m, const qn_program *program, const qn_steps *steps)
+{
     for (size_t i = 0; i < steps->n; i++) {
         const qn_step *step = &steps->items[i];
         if (step->kind == QN_STEP_KERNEL) {
             const qn_kernel *kernel = program->kernels[step->kernel];
-            if (notes->n_costs == notes->cost_capacity)
-                notes->costs = qn_vec_grow(m->arena, notes->costs, notes->n_costs, &notes->cost_capacity,
-                                           sizeof *notes->costs);
-            notes->costs[notes->n_costs++] =
-                (qn_kernel_cost){ .name = qn_arena_strdup(m->arena, step->name ? step->name : kernel->name),
-                                  .flops = kernel->flops,
-                                  .bytes = kernel->bytes > 0 ? kernel->bytes : bytes_of(program, step) };
+            note_cost(
+                m, (qn_kernel_cost){ .name = step->name ? step->name : kernel->name,
+                                     .flops = kernel->flops,
+                                     .bytes = kernel->bytes > 0 ? kernel->bytes : bytes_of(program, step) });
+        } else if (step->kind == QN_STEP_LIBRARY) {
+            note_cost(m, (qn_kernel_cost){ .name = step->name ? step->name : qn_libraries[step->library].name,
+                                           .flops = product_flops(step),
+                                           .bytes = bytes_of(program, step) });
         }
         note_costs(m, program, &step->body);
         note_costs(m, program, &step->other);
@@ -94,6 +114,9 @@ static qn_status load(quern_model *model, jit_model *m, const qn_compiled *c, co
     if (!weights || !query)
         return qn_error(diags, QUERN_ERROR_INTERNAL, NULL, "the compiled model has no tables");
     *weights = m->weights.data;
+    qn_library_fn **libraries = s->backend->symbol(m->image, "model_libraries");
+    if (libraries)
+        memcpy(libraries, qn_blas_functions, sizeof qn_blas_functions);
     model->info = query(QUERN_ABI_VERSION);
     m->notes.times.entries = now() - start;
     return QUERN_OK;

@@ -20,6 +20,7 @@ static const char usage[] =
     "  --math=MODE         strict, default or fast\n"
     "  --lower             print the programs that the functions become, with their kernels\n"
     "  --optimize=N        lower with fusion (2, the default) or without (1)\n"
+    "  --blas              lower contractions to calls of a library\n"
     "  --machine=NAME      lower for: none (kernels as written, the default), avx2, avx512\n"
     "  --print-after-all   print a function after each pass that changed it\n"
     "  --print-after=PASS  print a function after each run of this pass\n"
@@ -33,6 +34,7 @@ typedef struct options {
     const char *file, *passes, *print_after, *skip;
     bool print_after_all, verify_each, time, lower;
     bool no_fusion;
+    qn_blas_use blas;
     qn_math math;
     const qn_machine *machine;
     qn_print_options print;
@@ -89,6 +91,8 @@ static bool read_flag(const char *argument, options *out)
 {
     if (strcmp(argument, "--lower") == 0)
         out->lower = true;
+    else if (strcmp(argument, "--blas") == 0)
+        out->blas = QN_BLAS_ALWAYS;
     else if (strcmp(argument, "--print-after-all") == 0)
         out->print_after_all = true;
     else if (strcmp(argument, "--verify-each") == 0)
@@ -194,7 +198,8 @@ static qn_status run_passes(qn_module *module, const options *options, qn_diags 
     qn_pass_options pass_options = { .math = options->math,
                                      .machine = options->machine,
                                      .fold = qn_interp_fold,
-                                     .no_fusion = options->no_fusion };
+                                     .no_fusion = options->no_fusion,
+                                     .blas = options->blas };
     qn_pass_hooks hooks = {
         .enabled = enabled, .after = after, .user = (void *)options, .verify_each = options->verify_each
     };
@@ -210,7 +215,8 @@ static qn_status print_programs(qn_module *module, const options *options, qn_ar
     qn_pass_options pass_options = { .math = options->math,
                                      .machine = options->machine,
                                      .fold = qn_interp_fold,
-                                     .no_fusion = options->no_fusion };
+                                     .no_fusion = options->no_fusion,
+                                     .blas = options->blas };
     const int n = module->n_functions;
     qn_program **programs = QN_NEW_ARRAY(arena, qn_program *, n);
     qn_weights weights;

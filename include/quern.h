@@ -109,6 +109,12 @@ typedef struct quern_compile_options {
                          * larger than $QUERN_CACHE_LIMIT ("500M"; 1 GiB where unset, 0: any size) */
     void (*progress)(void *user, const char *what, int done, int total); /* or NULL */
     void *progress_user;
+    /* Who multiplies matrices of f32 and f64 in models for this process (quern_compile, target "cpu", not math "strict").
+     * "none": our own kernels. "openblas": OpenBLAS, wherever operands lie as it reads them; an error where it cannot be
+     * opened. "auto" (NULL): OpenBLAS for what we have no tuned kernels for (f64), where it can be opened and nothing else in
+     * the process uses it. It is set to one thread, for everybody in the process: ours are the threads, and any number of
+     * them gives the same bits. $QUERN_OPENBLAS names its file; otherwise it is libopenblas.so.0. */
+    const char *blas;
 } quern_compile_options;
 
 typedef struct quern_model quern_model;

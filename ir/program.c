@@ -3,6 +3,50 @@
 
 #include <string.h>
 
+const qn_library_info qn_libraries[QN_N_LIBRARIES] = {
+    [QN_LIBRARY_SGEMM] = { "sgemm", QUERN_F32 },
+    [QN_LIBRARY_DGEMM] = { "dgemm", QUERN_F64 },
+};
+
+qn_dim qn_gemm_tasks(qn_dims *dims, const qn_dim *params)
+{
+    const qn_dim rows = qn_dim_ceildiv(dims, params[QN_GEMM_M], params[QN_GEMM_ROWS]);
+    const qn_dim columns = qn_dim_ceildiv(dims, params[QN_GEMM_N], params[QN_GEMM_COLUMNS]);
+    return qn_dim_mul(dims, params[QN_GEMM_BATCH], qn_dim_mul(dims, rows, columns));
+}
+
+static int64_t least(int64_t a, int64_t b)
+{
+    return a < b ? a : b;
+}
+
+qn_gemm_block qn_gemm_block_of(const int64_t *params, int64_t task)
+{
+    const int64_t m = params[QN_GEMM_M], n = params[QN_GEMM_N];
+    const int64_t rows = params[QN_GEMM_ROWS], columns = params[QN_GEMM_COLUMNS];
+    const int64_t across = (n + columns - 1) / columns, down = (m + rows - 1) / rows;
+    const int64_t row = task / across % down * rows, column = task % across * columns;
+    return (qn_gemm_block){ .batch = task / across / down,
+                            .row = row,
+                            .rows = least(rows, m - row),
+                            .column = column,
+                            .columns = least(columns, n - column) };
+}
+
+bool qn_step_reads(const qn_program *p, const qn_step *step, int i)
+{
+    if (step->kind == QN_STEP_KERNEL)
+        return p->kernels[step->kernel]->buffers[i]->read;
+    return i < step->n_buffers - 1;
+}
+
+bool qn_step_writes(const qn_program *p, const qn_step *step, int i)
+{
+    if (step->kind == QN_STEP_KERNEL)
+        return p->kernels[step->kernel]->buffers[i]->written;
+    return (step->kind == QN_STEP_COPY || step->kind == QN_STEP_LIBRARY) && i == step->n_buffers - 1;
+}
+
 qn_program *qn_program_new(qn_arena *arena, qn_dims *dims, const char *name)
 {
     qn_program *p = QN_NEW(arena, qn_program);

@@ -32,12 +32,38 @@ typedef struct qn_pbuffer {
 
 typedef enum qn_step_kind {
     QN_STEP_KERNEL,
-    QN_STEP_COPY, /* from buffer 0 to buffer 1 */
+    QN_STEP_LIBRARY, /* like a kernel, but the code is a library's: see qn_library */
+    QN_STEP_COPY,    /* from buffer 0 to buffer 1 */
     QN_STEP_LOOP, /* body `count` times, and/or while the bool in `condition` is true (tested before each iteration) */
     QN_STEP_IF,   /* bool in `condition` ? body : other */
     QN_STEP_SWAP, /* pointer variables of buffers 0 and 1 (both SLOT) */
     QN_STEP_BIND  /* the symbol `count` := the i64 in buffer 0 */
 } qn_step_kind;
+
+/* Functions of libraries. They are called as kernels are, with their buffers and parameters as arguments, and each task
+ * writes its own elements. In this process only: whoever loads the code says where they are.
+ *
+ * SGEMM, DGEMM: out[b, i, j] = sum of x[b, i, k] * y[b, k, j], in any order and with any contraction of the arithmetic, the
+ * same for any number of threads. Buffers x, y, out, dense and row-major; x or y may lie transposed ([b, k, i], [b, j, k]).
+ * A task does QN_GEMM_ROWS x QN_GEMM_COLUMNS elements: number (b * blocks of rows + block of rows) * blocks of columns +
+ * block of columns. */
+typedef enum qn_library { QN_LIBRARY_SGEMM, QN_LIBRARY_DGEMM, QN_N_LIBRARIES } qn_library;
+enum {
+    QN_GEMM_BATCH,
+    QN_GEMM_M,
+    QN_GEMM_N,
+    QN_GEMM_K,
+    QN_GEMM_X_TRANSPOSED, /* 0 or 1 */
+    QN_GEMM_Y_TRANSPOSED,
+    QN_GEMM_ROWS, /* constants, at least 1 */
+    QN_GEMM_COLUMNS,
+    QN_GEMM_PARAMS
+};
+typedef struct qn_library_info {
+    const char *name; /* "sgemm" */
+    qn_dtype dtype;   /* of all buffers */
+} qn_library_info;
+extern const qn_library_info qn_libraries[QN_N_LIBRARIES];
 
 typedef struct qn_step qn_step;
 typedef struct qn_steps {
@@ -47,13 +73,14 @@ typedef struct qn_steps {
 
 struct qn_step {
     qn_step_kind kind;
-    const char *name; /* for traces: the kernel's name with its nodes' names */
-    int kernel;       /* KERNEL: index into program.kernels */
+    const char *name;   /* for traces: the kernel's name with its nodes' names */
+    int kernel;         /* KERNEL: index into program.kernels */
+    qn_library library; /* LIBRARY */
     int n_buffers;
     int *buffers; /* KERNEL: in the order of the kernel's arguments */
     int n_params;
-    const qn_dim *params; /* KERNEL */
-    qn_dim tasks;         /* KERNEL: task numbers 0 … tasks - 1 */
+    const qn_dim *params; /* KERNEL, LIBRARY */
+    qn_dim tasks;         /* KERNEL, LIBRARY: task numbers 0 … tasks - 1 */
     int loop;             /* LOOP: its id */
     qn_dim count;         /* LOOP: NULL when only the condition ends it */
     bool reverse;         /* LOOP: iteration number runs count - 1 … 0 */
@@ -104,12 +131,23 @@ typedef struct qn_program {
 qn_program *qn_program_new(qn_arena *arena, qn_dims *dims, const char *name);
 int qn_program_add_buffer(qn_program *p, qn_pbuffer buffer);
 int qn_program_add_kernel(qn_program *p, qn_kernel *kernel); /* the index of an equal one if there is one */
+/* What a task of a product of matrices computes: a block of rows and columns of one batch, cut off at the edges. `params`:
+ * values. */
+typedef struct qn_gemm_block {
+    int64_t batch, row, rows, column, columns;
+} qn_gemm_block;
+qn_gemm_block qn_gemm_block_of(const int64_t *params, int64_t task);
+/* The number of tasks of a product of matrices with these parameters. */
+qn_dim qn_gemm_tasks(qn_dims *dims, const qn_dim *params);
 qn_step *qn_steps_add(qn_program *p, qn_steps *steps, qn_step_kind kind);
 /* The buffer whose memory this one is part of: through views and slots to an ARENA, IO or WEIGHTS buffer. */
 int qn_program_root(const qn_program *p, int buffer);
 qn_dim qn_program_buffer_bytes(const qn_program *p, int buffer);
 /* Numbers all steps in order: a step, its test, body, other. Returns their count. */
 int qn_program_number(qn_program *p);
+/* What a KERNEL, LIBRARY or COPY step does with its buffer number i. */
+bool qn_step_reads(const qn_program *p, const qn_step *step, int i);
+bool qn_step_writes(const qn_program *p, const qn_step *step, int i);
 /* Complete: frontend/text reads it back to the letter (docs/text-form.md). */
 const char *qn_program_print(const qn_program *p, qn_arena *arena);
 

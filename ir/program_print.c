@@ -123,7 +123,10 @@ static void print_block(printer *f, const char *head, const qn_steps *steps)
 
 static void print_call(printer *f, const qn_step *step)
 {
-    PUTF(f, "call %d", step->kernel);
+    if (step->kind == QN_STEP_KERNEL)
+        PUTF(f, "call %d", step->kernel);
+    else
+        PUTF(f, "library %s", qn_libraries[step->library].name);
     print_name(f, step->name);
     put(f, " (");
     for (int i = 0; i < step->n_buffers; i++)
@@ -152,7 +155,8 @@ static void print_step(printer *f, const qn_step *step)
 {
     line(f);
     switch (step->kind) {
-    case QN_STEP_KERNEL: print_call(f, step); break;
+    case QN_STEP_KERNEL:
+    case QN_STEP_LIBRARY: print_call(f, step); break;
     case QN_STEP_COPY: PUTF(f, "copy %%%d to %%%d", step->buffers[0], step->buffers[1]); break;
     case QN_STEP_SWAP: PUTF(f, "swap %%%d %%%d", step->buffers[0], step->buffers[1]); break;
     case QN_STEP_BIND: PUTF(f, "bind %s %%%d", dim(f, step->count), step->buffers[0]); break;

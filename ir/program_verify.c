@@ -240,6 +240,45 @@ static qn_status verify_call(const verifier *v, const qn_step *step)
     return QUERN_OK;
 }
 
+/* Is the buffer surely too small for the product of the extents? */
+static bool too_small(const verifier *v, int buffer, qn_dim a, qn_dim b, qn_dim c)
+{
+    qn_dims *dims = v->p->dims;
+    const qn_dim needed = qn_dim_mul(dims, a, qn_dim_mul(dims, b, c)), has = v->p->buffers[buffer].elements;
+    return qn_dim_at_most(dims, qn_dim_add(dims, has, qn_dim_const(dims, 1)), needed);
+}
+
+static qn_status verify_library(const verifier *v, const qn_step *step)
+{
+    const qn_program *p = v->p;
+    const qn_loc *loc = &step->loc;
+    const qn_library_info *library = &qn_libraries[step->library];
+    const qn_dim *params = step->params;
+    if (step->n_buffers != 3 || step->n_params != QN_GEMM_PARAMS)
+        WRONG("step %d gives %s %d buffers and %d parameters; it takes 3 and %d", step->number, library->name,
+              step->n_buffers, step->n_params, QN_GEMM_PARAMS);
+    for (int i = 0; i < 3; i++)
+        if (p->buffers[step->buffers[i]].dtype != library->dtype)
+            WRONG("step %d gives %s %s; it takes %s", step->number, library->name,
+                  qn_dtype_name(p->buffers[step->buffers[i]].dtype), qn_dtype_name(library->dtype));
+    if (p->buffers[qn_program_root(p, step->buffers[2])].place == QN_PLACE_WEIGHTS)
+        WRONG("step %d lets %s write into the weights", step->number, library->name);
+    for (int i = QN_GEMM_X_TRANSPOSED; i <= QN_GEMM_Y_TRANSPOSED; i++)
+        if (!qn_dim_is(params[i], 0) && !qn_dim_is(params[i], 1))
+            WRONG("step %d: parameter %d of %s is 0 or 1", step->number, i, library->name);
+    for (int i = QN_GEMM_ROWS; i <= QN_GEMM_COLUMNS; i++)
+        if (!qn_dim_is_const(params[i]) || params[i]->value < 1)
+            WRONG("step %d: parameter %d of %s is a number from 1 on", step->number, i, library->name);
+    if (step->tasks != qn_gemm_tasks(p->dims, params))
+        WRONG("step %d: there are %s tasks", step->number, dim_text(v, qn_gemm_tasks(p->dims, params)));
+    const qn_dim batch = params[QN_GEMM_BATCH], m = params[QN_GEMM_M], n = params[QN_GEMM_N],
+                 k = params[QN_GEMM_K];
+    if (too_small(v, step->buffers[0], batch, m, k) || too_small(v, step->buffers[1], batch, k, n) ||
+        too_small(v, step->buffers[2], batch, m, n))
+        WRONG("step %d: the buffers are too small for %s", step->number, library->name);
+    return QUERN_OK;
+}
+
 /* Two buffers of one dtype and size. */
 static qn_status verify_pair(const verifier *v, const qn_step *step)
 {
@@ -295,6 +334,7 @@ static qn_status verify_step(verifier *v, const qn_step *step)
         QN_TRY(verify_use(v, step, step->buffers[i]));
     switch (step->kind) {
     case QN_STEP_KERNEL: return verify_call(v, step);
+    case QN_STEP_LIBRARY: return verify_library(v, step);
     case QN_STEP_COPY:
     case QN_STEP_SWAP: return verify_pair(v, step);
     case QN_STEP_BIND: return verify_bind(v, step);

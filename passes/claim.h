@@ -16,6 +16,9 @@ typedef struct qn_template {
     qn_status (*lower)(qn_lowering *lowering, const qn_group *group);
 } qn_template;
 
+/* passes/blas.c: does the template for calls of a library have it, by itself? */
+bool qn_blas_takes(const qn_node *node, const qn_pass_options *options);
+
 /* In the order they are asked; ends with NULL. */
 extern const qn_template *const qn_templates[];
 

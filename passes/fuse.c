@@ -15,6 +15,7 @@
  * What joins and what doesn't is decided by how often an element would be computed, and how dear that is. */
 #include <string.h>
 
+#include "passes/claim.h"
 #include "passes/passes.h"
 #include "passes/rows.h"
 
@@ -622,7 +623,7 @@ static void visit(fuser *f, qn_node *node)
     }
     if (n_readers == 0 && !f->stored[value->id])
         return; /* dead */
-    if (f->options->no_fusion) {
+    if (f->options->no_fusion || qn_blas_takes(node, f->options)) {
         start_cluster(f, node);
         return;
     }

@@ -57,13 +57,8 @@ static bool overwrites(const qn_program *p, const qn_step *step, int root)
     for (int i = 0; i < step->n_buffers; i++) {
         if (qn_program_root(p, step->buffers[i]) != root)
             continue;
-        if (step->kind == QN_STEP_KERNEL) {
-            const qn_kbuffer *b = p->kernels[step->kernel]->buffers[i];
-            if (b->read || !b->written)
-                return false;
-        } else if (step->kind != QN_STEP_COPY || i == 0) {
+        if (!qn_step_writes(p, step, i) || qn_step_reads(p, step, i))
             return false;
-        }
         writes = true;
     }
     return writes;

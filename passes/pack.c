@@ -8,6 +8,7 @@
  *   dot_general %x: f32[128, 768], %w     matmul_packed %x, %p : f32[128, 3072]
  */
 #include "ir/build.h"
+#include "passes/claim.h"
 #include "passes/passes.h"
 
 /* The product of dims[from … to) */
@@ -112,20 +113,20 @@ static qn_value *packed_product(qn_builder *b, const qn_node *node, const qn_dot
     return qn_b_reshape(b, r, type->rank, type->dims);
 }
 
-static qn_status pack_graph(qn_graph *graph, int lanes, bool *changed, qn_diags *diags)
+static qn_status pack_graph(qn_graph *graph, const qn_pass_options *options, bool *changed, qn_diags *diags)
 {
     for (qn_node *node = graph->first, *next; node; node = next) {
         next = node->next;
         for (int r = 0; r < node->n_regions; r++)
-            QN_TRY(pack_graph(node->regions[r], lanes, changed, diags));
+            QN_TRY(pack_graph(node->regions[r], options, changed, diags));
         if (node->op != QN_OP_DOT_GENERAL || node->results[0].type.dtype != QUERN_F32 ||
-            node->operands[0]->type.dtype != QUERN_F32)
+            node->operands[0]->type.dtype != QUERN_F32 || qn_blas_takes(node, options))
             continue;
         const qn_dot_side x = qn_dot_side_of(node, 0), y = qn_dot_side_of(node, 1);
         if (!worth_packing(graph->module->dims, node, &x, &y))
             continue;
         qn_builder b = { .graph = graph, .before = node, .loc = node->loc, .diags = diags };
-        qn_value *r = packed_product(&b, node, &x, &y, lanes);
+        qn_value *r = packed_product(&b, node, &x, &y, options->machine->vector_bytes / 4);
         if (!r)
             return qn_diags_status(diags);
         qn_value_replace(&node->results[0], r);
@@ -141,5 +142,5 @@ qn_status qn_pass_pack(qn_graph *graph, const qn_pass_options *options, bool *ou
     *out_changed = false;
     if (!options->machine || options->machine->gpu || options->machine->vector_bytes < 16)
         return QUERN_OK;
-    return pack_graph(graph, options->machine->vector_bytes / 4, out_changed, diags);
+    return pack_graph(graph, options, out_changed, diags);
 }

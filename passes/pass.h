@@ -19,6 +19,10 @@ typedef struct qn_machine {
     const char *features; /* for keys and messages */
 } qn_machine;
 
+/* Which contractions are calls of a library (QN_STEP_LIBRARY): those for which lowering has no tuned kernel on the machine,
+ * or all that the library can do. */
+typedef enum qn_blas_use { QN_BLAS_NEVER, QN_BLAS_WHERE_UNTUNED, QN_BLAS_ALWAYS } qn_blas_use;
+
 typedef struct qn_pass_options {
     qn_math math;
     const qn_machine *machine;
@@ -26,6 +30,7 @@ typedef struct qn_pass_options {
         const qn_node *node,
         void *folder); /* evaluates a node whose operands are all constants; NULL: no folding */
     void *folder;
+    qn_blas_use blas;
     bool
         no_fusion; /* a kernel for each node, but what only says the shape of another's: for looking for mistakes */
 } qn_pass_options;

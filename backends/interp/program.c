@@ -37,9 +37,9 @@ static char *address(const machine *m, int buffer)
     QN_UNREACHABLE("interp: buffer place %d", (int)b->place);
 }
 
-static qn_status run_kernel(machine *m, const qn_step *step)
+/* Of a kernel or a library's function. */
+static qn_status run_call(machine *m, const qn_step *step)
 {
-    const qn_kernel *k = m->p->kernels[step->kernel];
     int64_t small[64], *args = small;
     size_t n = 1 + (size_t)step->n_buffers + (size_t)step->n_params;
     if (n > sizeof small / sizeof *small)
@@ -49,7 +49,13 @@ static qn_status run_kernel(machine *m, const qn_step *step)
         args[1 + i] = (int64_t)(intptr_t)address(m, step->buffers[i]);
     for (int i = 0; i < step->n_params; i++)
         args[1 + step->n_buffers + i] = eval(m, step->params[i]);
-    QN_TRY(qn_interp_kernel(k, args, eval(m, step->tasks), m->diags));
+    const int64_t tasks = eval(m, step->tasks);
+    if (step->kind == QN_STEP_LIBRARY) {
+        for (int64_t task = 0; task < tasks; task++)
+            qn_interp_library(step->library, args, task);
+        return QUERN_OK;
+    }
+    QN_TRY(qn_interp_kernel(m->p->kernels[step->kernel], args, tasks, m->diags));
     if (args[0] < 0)
         return QUERN_OK;
     if (m->ctx)
@@ -83,7 +89,8 @@ static qn_status run_loop(machine *m, const qn_step *step)
 static qn_status run_step(machine *m, const qn_step *step)
 {
     switch (step->kind) {
-    case QN_STEP_KERNEL: return run_kernel(m, step);
+    case QN_STEP_KERNEL:
+    case QN_STEP_LIBRARY: return run_call(m, step);
     case QN_STEP_COPY: {
         int64_t bytes = eval(m, qn_program_buffer_bytes(m->p, step->buffers[1]));
         if (bytes > 0)

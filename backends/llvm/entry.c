@@ -163,6 +163,11 @@ static void declare_shared(qn_emitter *e, qn_entry_module *m)
         m->weights_base = LLVMAddGlobal(e->module, e->ptr, name);
         LLVMSetInitializer(m->weights_base, LLVMConstNull(e->ptr));
     }
+    if (m->jit) {
+        const char *name = qn_arena_printf(e->arena, "%s_libraries", m->prefix);
+        m->libraries = LLVMAddGlobal(e->module, LLVMArrayType2(e->ptr, QN_N_LIBRARIES), name);
+        LLVMSetInitializer(m->libraries, LLVMConstNull(LLVMArrayType2(e->ptr, QN_N_LIBRARIES)));
+    }
     m->launch = qn_emit_launch(e, m);
     m->copy = qn_emit_copy(e, m);
 }

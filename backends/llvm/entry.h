@@ -11,7 +11,8 @@ typedef struct qn_entry_module {
     bool weights_inside, jit;
     LLVMValueRef model; /* the quern_model_info */
     LLVMValueRef
-        weights_base; /* in this process, weights inside: the variable with their address; else NULL */
+        weights_base;       /* in this process, weights inside: the variable with their address; else NULL */
+    LLVMValueRef libraries; /* in this process: an array with the addresses of library functions; else NULL */
     LLVMValueRef default_ctx; /* stands for a NULL ctx: a quern_ctx that lends nothing */
     LLVMValueRef launch;      /* i32 (ctx, args, kernel, i64 tasks, name): one kernel call, gives a status */
     LLVMValueRef copy;        /* void (to, from, i64 bytes) */

@@ -224,7 +224,14 @@ static LLVMValueRef kernel_function(const runner *r, const char *symbol)
     return f;
 }
 
-static void emit_kernel_call(runner *r, const qn_step *step)
+/* The address of a library's function, which the driver has stored. */
+static LLVMValueRef library_function(const runner *r, qn_library library)
+{
+    QN_ASSERT(r->m->libraries, "program %s: calls of libraries are for code in this process", r->p->name);
+    return load(r->e, r->e->ptr, element(r->e, r->e->ptr, r->m->libraries, (int64_t)library));
+}
+
+static void emit_call(runner *r, const qn_step *step)
 {
     const qn_emitter *e = r->e;
     LLVMBuilderRef b = e->builder;
@@ -233,9 +240,14 @@ static void emit_kernel_call(runner *r, const qn_step *step)
         LLVMBuildStore(b, address(r, step->buffers[i]), element(e, e->i64, r->args, at++));
     for (int i = 0; i < step->n_params; i++)
         LLVMBuildStore(b, qn_dim_emit(&r->dims, step->params[i]), element(e, e->i64, r->args, at++));
-    const char *name = step->name ? step->name : r->p->kernels[step->kernel]->name;
-    LLVMValueRef call[] = { r->ctx, r->args, kernel_function(r, r->kernel_symbols[step->kernel]),
-                            qn_dim_emit(&r->dims, step->tasks), qn_llvm_string(e, name) };
+    const bool is_kernel = step->kind == QN_STEP_KERNEL;
+    const char *name = step->name  ? step->name
+                       : is_kernel ? r->p->kernels[step->kernel]->name
+                                   : qn_libraries[step->library].name;
+    LLVMValueRef function =
+        is_kernel ? kernel_function(r, r->kernel_symbols[step->kernel]) : library_function(r, step->library);
+    LLVMValueRef call[] = { r->ctx, r->args, function, qn_dim_emit(&r->dims, step->tasks),
+                            qn_llvm_string(e, name) };
     LLVMValueRef status = LLVMBuildCall2(b, r->m->launch_type, r->m->launch, call, 5, "");
     fail_if(r, LLVMBuildIsNotNull(b, status, ""), status);
 }
@@ -325,7 +337,8 @@ static void emit_steps(runner *r, const qn_steps *steps)
     for (size_t i = 0; i < steps->n; i++) {
         const qn_step *step = &steps->items[i];
         switch (step->kind) {
-        case QN_STEP_KERNEL: emit_kernel_call(r, step); break;
+        case QN_STEP_KERNEL:
+        case QN_STEP_LIBRARY: emit_call(r, step); break;
         case QN_STEP_COPY: emit_copy_step(r, step); break;
         case QN_STEP_LOOP: emit_loop(r, step); break;
         case QN_STEP_IF: emit_if(r, step); break;

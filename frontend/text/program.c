@@ -331,6 +331,23 @@ static qn_status parse_call(reader *r, qn_step *step)
     return parse_arguments(r, step);
 }
 
+static qn_status parse_library(reader *r, qn_step *step)
+{
+    qn_parser *p = r->parser;
+    const char *names[QN_N_LIBRARIES];
+    step->kind = QN_STEP_LIBRARY;
+    for (int i = 0; i < QN_N_LIBRARIES; i++) {
+        names[i] = qn_libraries[i].name;
+        if (!qn_parser_accept_word(p, names[i]))
+            continue;
+        step->library = (qn_library)i;
+        step->name = parse_name(p);
+        return parse_arguments(r, step);
+    }
+    return qn_parser_error(p, &p->token, "expected a function of a library%s",
+                           qn_parser_suggest(p, &p->token, names, QN_N_LIBRARIES));
+}
+
 static qn_status parse_loop(reader *r, qn_step *step)
 {
     qn_parser *p = r->parser;
@@ -372,6 +389,8 @@ static qn_status parse_step(reader *r, qn_step *step)
     qn_parser *p = r->parser;
     if (qn_parser_accept_word(p, "call"))
         return parse_call(r, step);
+    if (qn_parser_accept_word(p, "library"))
+        return parse_library(r, step);
     if (qn_parser_accept_word(p, "loop"))
         return parse_loop(r, step);
     if (qn_parser_accept_word(p, "if"))
@@ -383,7 +402,7 @@ static qn_status parse_step(reader *r, qn_step *step)
     }
     step->kind = qn_parser_at_word(p, "copy") ? QN_STEP_COPY : QN_STEP_SWAP;
     if (!qn_parser_accept_word(p, "copy") && !qn_parser_accept_word(p, "swap"))
-        return qn_parser_expected(p, "a step (call, copy, loop, if, swap, bind) or '}'");
+        return qn_parser_expected(p, "a step (call, library, copy, loop, if, swap, bind) or '}'");
     return parse_operands(r, 2, step);
 }
 

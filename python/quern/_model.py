@@ -290,10 +290,10 @@ def load_module(model, dims=None, constants=None, needs=None):
     return Handle(lib.quern_load_bytes, lib.quern_module_free, data, len(data), byref(options))
 
 
-def compile_options(target="cpu", threads=None, math="default", cpu=None, cache=None, optimize=0):
+def compile_options(target="cpu", threads=None, math="default", cpu=None, cache=None, optimize=0, blas=None):
     encode = lambda text: None if text is None else os.fsencode(text)
     return CompileOptions(ctypes.sizeof(CompileOptions), encode(target), encode(cpu), encode(math), threads or 0, optimize,
-                          encode(cache), None, None)
+                          encode(cache), None, None, encode(blas))
 
 
 def compile_module(module, options):
@@ -352,7 +352,7 @@ class SpecializedModel:
 
 
 def compile(model, target="cpu", threads=None, math="default", cpu=None, dims=None, cache=None,
-            optimize=0):
+            optimize=0, blas=None):
     """Compiles a model for this process.
 
     model    path of an ONNX or Quern text file, or its bytes
@@ -363,9 +363,11 @@ def compile(model, target="cpu", threads=None, math="default", cpu=None, dims=No
     dims     of named dimensions: {"batch": 4} fixes, {"batch": (1, 64)} bounds
     cache    folder of compiled kernels; None: the user's; "": none. No larger than $QUERN_CACHE_LIMIT (1 GiB)
     optimize 2 (0: the default), or 1: a kernel for each node, for looking for mistakes
+    blas     who multiplies matrices: "none": our own kernels; "openblas": OpenBLAS where it can; "auto" (None): OpenBLAS
+             for float64, where it is there and not in use. The same bits for any number of threads
 
     Raises UnsupportedError (with all that is unsupported), ModelError, ArgumentError, FileError."""
-    options = compile_options(target, threads, math, cpu, cache, optimize)
+    options = compile_options(target, threads, math, cpu, cache, optimize, blas)
     load = lambda constants, needs: load_module(model, dims, constants, needs)
     needs = []
     try:

@@ -50,7 +50,7 @@ class Trainer:
 
 
 def train(model, loss, optimizer, learning_rate, *, momentum=0.0, beta1=0.0, beta2=0.0, epsilon=0.0, weight_decay=0.0,
-          target="cpu", threads=None, math="default", cpu=None, dims=None, cache=None, optimize=0):
+          target="cpu", threads=None, math="default", cpu=None, dims=None, cache=None, optimize=0, blas=None):
     """Makes a training step of a forward model and compiles it.
 
     loss       "cross_entropy" (classes as int64) or "mse"
@@ -59,4 +59,4 @@ def train(model, loss, optimizer, learning_rate, *, momentum=0.0, beta1=0.0, bet
                            beta1, beta2, epsilon, weight_decay)
     module = load_module(model, dims)
     check(lib.quern_make_training(module.pointer, byref(options)))
-    return Trainer(Model(compile_module(module, compile_options(target, threads, math, cpu, cache, optimize))))
+    return Trainer(Model(compile_module(module, compile_options(target, threads, math, cpu, cache, optimize, blas))))

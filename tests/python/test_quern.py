@@ -344,6 +344,26 @@ class Compiling(unittest.TestCase):
             losses = np.array([[t.step([x], y) for _ in range(5)] for t in step])
             np.testing.assert_allclose(losses[1], losses[0], rtol=1e-4)
 
+    def test_blas(self):
+        product = b"""graph @product(%x: f64[n, 64], %y: f64[64, 48]) -> f64[n, 48] {
+  %0 = dot_general %x, %y {x_batch = [], x_contract = [1], y_batch = [], y_contract = [0]} : f64[n, 48]
+  return %0
+}
+"""
+        rng = np.random.default_rng(4)
+        x, y = rng.standard_normal((300, 64)), rng.standard_normal((64, 48))
+        for blas in None, "auto", "none", "openblas":
+            try:
+                results = [quern.compile(product, blas=blas, threads=n)([x, y])[0] for n in (1, 2)]
+            except quern.FileError as e:
+                self.assertIn("OpenBLAS cannot be used", str(e))  # it isn't installed
+                self.assertEqual(blas, "openblas")
+                continue
+            np.testing.assert_allclose(results[0], x @ y, rtol=1e-12, atol=1e-12)
+            np.testing.assert_array_equal(results[0], results[1])
+        with self.assertRaisesRegex(quern.ArgumentError, "no blas 'mkl'"):
+            quern.compile(product, blas="mkl")
+
     def test_text(self):
         text = quern.text(BIAS)
         self.assertIn("@bias", text)

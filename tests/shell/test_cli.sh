@@ -99,6 +99,10 @@ expect 2 '--threads many' "$quern" run bias.qn --threads many
 expect 2 "what is 'double.qn'" "$quern" run bias.qn double.qn
 expect 1 "no target 'abacus'|target 'abacus'" "$quern" run bias.qn --target abacus
 expect 1 "no dimension is called 'bacth'" "$quern" run bias.qn --dim bacth=3
+expect 2 '--optimize 3: 1 or 2' "$quern" run bias.qn --optimize 3
+expect 1 "no blas 'mkl': auto, none or openblas" "$quern" run bias.qn --blas mkl
+expect 1 'a file cannot call OpenBLAS' "$quern" compile bias.qn --blas openblas -o bias.so
+expect 1 'OpenBLAS cannot be used: .*/none.so' env QUERN_OPENBLAS="$PWD/none.so" "$quern" run bias.qn --blas openblas
 expect 0 '^usage: quern run MODEL' "$quern" run --help
 expect 0 'every node is supported; 4 ops: ' "$quern" check bias.qn
 

@@ -20,7 +20,9 @@ static const qn_machine machine = { .vector_bytes = 32,
                                     .l1_bytes = 32 << 10,
                                     .l2_bytes = 1 << 20 };
 
-static void random_graphs_as(int flags, int first, int count, int nodes, bool no_fusion)
+typedef enum how { AS_USUAL, NO_FUSION, BY_LIBRARY } how;
+
+static void random_graphs_as(int flags, int first, int count, int nodes, how how)
 {
     const char *only = getenv("QUERN_SEED"), *times = getenv("QUERN_TIMES"); /* to look at one, or at more */
     for (int seed = first; seed < first + count * (times ? atoi(times) : 1); seed++) {
@@ -28,7 +30,8 @@ static void random_graphs_as(int flags, int first, int count, int nodes, bool no
             continue;
         const qn_pass_options options = { .math = QN_MATH_DEFAULT,
                                           .machine = seed % 2 ? &machine : NULL,
-                                          .no_fusion = no_fusion };
+                                          .no_fusion = how == NO_FUSION,
+                                          .blas = how == BY_LIBRARY ? QN_BLAS_ALWAYS : QN_BLAS_NEVER };
         qn_module *module = qn_graph_random((uint64_t)seed, flags, nodes);
         qn_graph *graph = qn_module_find(module, "main");
         const int64_t *symbols = qn_random_symbols(module, (uint64_t)seed, module->arena);
@@ -42,7 +45,7 @@ static void random_graphs_as(int flags, int first, int count, int nodes, bool no
 
 static void random_graphs(int flags, int first, int count, int nodes)
 {
-    random_graphs_as(flags, first, count, nodes, false);
+    random_graphs_as(flags, first, count, nodes, AS_USUAL);
 }
 
 static void test_elementwise(void **state)
@@ -112,8 +115,8 @@ static int count_nodes(const qn_graph *graph)
 static void test_no_fusion(void **state)
 {
     (void)state;
-    random_graphs_as(QN_RANDOM_ALL, 9000, 100, 15, true);
-    random_graphs_as(QN_RANDOM_REDUCE | QN_RANDOM_CONTRACT | QN_RANDOM_COMPOSITE, 9500, 60, 15, true);
+    random_graphs_as(QN_RANDOM_ALL, 9000, 100, 15, NO_FUSION);
+    random_graphs_as(QN_RANDOM_REDUCE | QN_RANDOM_CONTRACT | QN_RANDOM_COMPOSITE, 9500, 60, 15, NO_FUSION);
     int fewer = 0;
     for (int seed = 1; seed <= 60; seed++) {
         qn_arena *arena = qn_arena_new();
@@ -140,6 +143,13 @@ static void test_no_fusion(void **state)
     assert_true(fewer > 30);
 }
 
+static void test_library(void **state)
+{
+    (void)state;
+    random_graphs_as(QN_RANDOM_CONTRACT, 9700, 100, 12, BY_LIBRARY);
+    random_graphs_as(QN_RANDOM_ALL, 9800, 60, 15, BY_LIBRARY);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -148,6 +158,7 @@ int main(void)
         cmocka_unit_test(test_contractions), cmocka_unit_test(test_composites),
         cmocka_unit_test(test_control),      cmocka_unit_test(test_index),
         cmocka_unit_test(test_all),          cmocka_unit_test(test_no_fusion),
+        cmocka_unit_test(test_library),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -74,7 +74,8 @@ static void test_random_programs(void **state)
     for (size_t f = 0; f < sizeof flags / sizeof *flags; f++)
         for (int seed = 20000; seed < 20040; seed++) {
             const qn_pass_options options = { .math = QN_MATH_DEFAULT,
-                                              .machine = seed % 2 ? &machine : NULL };
+                                              .machine = seed % 2 ? &machine : NULL,
+                                              .blas = seed % 3 ? QN_BLAS_NEVER : QN_BLAS_ALWAYS };
             qn_module *module = qn_graph_random((uint64_t)seed, flags[f], 12);
             qn_graph *graph = qn_module_find(module, "main");
             const int64_t *symbols = qn_random_symbols(module, (uint64_t)seed, module->arena);
@@ -225,7 +226,7 @@ static void test_mistakes_of_form(void **state)
     refuse("copy %6 to %7", "copy %6, %7",
            "p.qn:23:12: expected to and the buffer that is written, found ','");
     refuse("swap %4 %5\n  }", "swap %4 %5\n",
-           "p.qn:40:1: expected a step (call, copy, loop, if, swap, bind) or "
+           "p.qn:40:1: expected a step (call, library, copy, loop, if, swap, bind) or "
            "'}', found 'kernel'");
     refuse("tasks 1\n  bind", "bind", "p.qn:31:18: expected tasks and their number, found 'bind'");
     refuse("store %c[0], %n", "store %c[0], %k", "p.qn:45:18: %k is not defined here");
