@@ -1,5 +1,6 @@
 /* How fast machine code from the kernel IR is where it matters most: a GEMM with a 12 x 32 register tile, its share of the
- * machine's FMA peak. C[M, N] = A[M, K] B[K, N], B in panels of 32 columns; A packed in tiles of 12 rows, or row-major.
+ * machine's FMA peak. C[M, N] = A[M, K] B[K, N], B in panels of 32 columns; A packed in tiles of 12 rows, or row-major. Beside
+ * it OpenBLAS on one thread, where it is installed, as the yardstick: it packs A and B in each call.
  *
  *   gemm_kernel [M N K]       (M a multiple of 12, N of 32, K of 2) */
 #include <stdio.h>
@@ -8,6 +9,7 @@
 #include <time.h>
 
 #include "backends/backend.h"
+#include "driver/blas.h"
 
 enum { ROWS = 12, LANES = 16, VECTORS = 2, COLUMNS = LANES * VECTORS, UNROLL = 2 };
 
@@ -128,6 +130,19 @@ static double best_seconds(kernel_fn *fn, int64_t *args, int64_t tasks)
     return best;
 }
 
+static double blas_seconds(const qn_blas *blas, int m, int n, int k, const float *a, const float *b, float *c)
+{
+    double best = 1e9, total = 0;
+    for (int r = 0; r < 3000 && (r < 10 || total < 0.3); r++) {
+        double start = now();
+        blas->sgemm(101, 111, 111, m, n, k, 1, a, k, b, n, 0, c, n);
+        double seconds = now() - start;
+        total += seconds;
+        best = seconds < best ? seconds : best;
+    }
+    return best;
+}
+
 static float *floats(int64_t n)
 {
     float *x = aligned_alloc(64, ((size_t)n * 4 + 127) / 64 * 64);
@@ -175,6 +190,16 @@ int main(int argc, char **argv)
         }
         printf("%-12s %.1f GFLOP/s, %.1f%% of the peak, error %.1e\n", v ? "A in rows" : "A packed",
                rate * 1e-9, 100 * rate / flops, worst);
+    }
+    const char *why;
+    const qn_blas *blas = qn_blas_open(false, &why);
+    if (blas) {
+        double rate = 2.0 * (double)m * (double)n * (double)k /
+                      blas_seconds(blas, (int)m, (int)n, (int)k, rows, columns, c);
+        printf("%-12s %.1f GFLOP/s, %.1f%% of the peak (%s)\n", "OpenBLAS", rate * 1e-9, 100 * rate / flops,
+               blas->name);
+    } else {
+        printf("%-12s none: %s\n", "OpenBLAS", why);
     }
     qn_arena_free(arena);
     return 0;
