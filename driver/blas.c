@@ -109,44 +109,42 @@ static block block_of(const int64_t *p, int64_t task)
                     .out = b.batch * m * n + b.row * n + b.column };
 }
 
-static void enter(void)
+static void call(qn_library library, const block *b, const int64_t *args)
 {
-    if (found.serial)
-        pthread_mutex_lock(&lock);
+    const void *x = (const void *)(intptr_t)args[1], *y = (const void *)(intptr_t)args[2];
+    void *out = (void *)(intptr_t)args[3];
+    if (library == QN_LIBRARY_SGEMM)
+        found.sgemm(ROW_MAJOR, b->x_transposed, b->y_transposed, b->m, b->n, b->k, 1, (const float *)x + b->x,
+                    b->x_stride, (const float *)y + b->y, b->y_stride, 0, (float *)out + b->out,
+                    b->out_stride);
+    else
+        found.dgemm(ROW_MAJOR, b->x_transposed, b->y_transposed, b->m, b->n, b->k, 1,
+                    (const double *)x + b->x, b->x_stride, (const double *)y + b->y, b->y_stride, 0,
+                    (double *)out + b->out, b->out_stride);
 }
 
-static void leave(void)
+static void multiply(qn_library library, const int64_t *args, int64_t task)
 {
+    if (!fits(args + 4)) {
+        qn_interp_library(library, args, task);
+        return;
+    }
+    const block b = block_of(args + 4, task);
+    if (found.serial)
+        pthread_mutex_lock(&lock);
+    call(library, &b, args);
     if (found.serial)
         pthread_mutex_unlock(&lock);
 }
 
 static void sgemm(int64_t *args, int64_t task)
 {
-    if (!fits(args + 4)) {
-        qn_interp_library(QN_LIBRARY_SGEMM, args, task);
-        return;
-    }
-    const block b = block_of(args + 4, task);
-    enter();
-    found.sgemm(ROW_MAJOR, b.x_transposed, b.y_transposed, b.m, b.n, b.k, 1,
-                (const float *)(intptr_t)args[1] + b.x, b.x_stride, (const float *)(intptr_t)args[2] + b.y,
-                b.y_stride, 0, (float *)(intptr_t)args[3] + b.out, b.out_stride);
-    leave();
+    multiply(QN_LIBRARY_SGEMM, args, task);
 }
 
 static void dgemm(int64_t *args, int64_t task)
 {
-    if (!fits(args + 4)) {
-        qn_interp_library(QN_LIBRARY_DGEMM, args, task);
-        return;
-    }
-    const block b = block_of(args + 4, task);
-    enter();
-    found.dgemm(ROW_MAJOR, b.x_transposed, b.y_transposed, b.m, b.n, b.k, 1,
-                (const double *)(intptr_t)args[1] + b.x, b.x_stride, (const double *)(intptr_t)args[2] + b.y,
-                b.y_stride, 0, (double *)(intptr_t)args[3] + b.out, b.out_stride);
-    leave();
+    multiply(QN_LIBRARY_DGEMM, args, task);
 }
 
 qn_library_fn *const qn_blas_functions[QN_N_LIBRARIES] = { [QN_LIBRARY_SGEMM] = sgemm,

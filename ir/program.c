@@ -124,3 +124,47 @@ qn_dim qn_program_buffer_bytes(const qn_program *p, int buffer)
     const qn_pbuffer *b = &p->buffers[buffer];
     return qn_dim_mul(p->dims, b->elements, qn_dim_const(p->dims, (int64_t)qn_dtype_bytes(b->dtype)));
 }
+
+qn_dim qn_program_place_bytes(const qn_program *p, int buffer)
+{
+    const qn_dim unit = qn_dim_const(p->dims, QN_ARENA_ALIGNMENT);
+    return qn_dim_mul(p->dims, qn_dim_ceildiv(p->dims, qn_program_buffer_bytes(p, buffer), unit), unit);
+}
+
+bool qn_program_through_slot(const qn_program *p, int buffer)
+{
+    while (p->buffers[buffer].place == QN_PLACE_VIEW)
+        buffer = p->buffers[buffer].base;
+    return p->buffers[buffer].place == QN_PLACE_SLOT;
+}
+
+/* Makes one ring of the rings of both buffers of each exchange. */
+static void find_mates(const qn_program *p, const qn_steps *steps, int *mates)
+{
+    for (size_t i = 0; i < steps->n; i++) {
+        const qn_step *step = &steps->items[i];
+        if (step->kind == QN_STEP_SWAP) {
+            const int a = qn_program_root(p, step->buffers[0]), b = qn_program_root(p, step->buffers[1]);
+            bool together = a == b;
+            for (int at = mates[a]; at != a; at = mates[at])
+                together |= at == b;
+            if (!together) {
+                const int next = mates[a];
+                mates[a] = mates[b];
+                mates[b] = next;
+            }
+        }
+        find_mates(p, &step->test, mates);
+        find_mates(p, &step->body, mates);
+        find_mates(p, &step->other, mates);
+    }
+}
+
+int *qn_program_mates(const qn_program *p, qn_arena *arena)
+{
+    int *mates = QN_NEW_ARRAY(arena, int, p->n_buffers);
+    for (int i = 0; i < p->n_buffers; i++)
+        mates[i] = i;
+    find_mates(p, &p->steps, mates);
+    return mates;
+}

@@ -142,6 +142,12 @@ qn_dim qn_gemm_tasks(qn_dims *dims, const qn_dim *params);
 qn_step *qn_steps_add(qn_program *p, qn_steps *steps, qn_step_kind kind);
 /* The buffer whose memory this one is part of: through views and slots to an ARENA, IO or WEIGHTS buffer. */
 int qn_program_root(const qn_program *p, int buffer);
+/* Is it reached through a slot? */
+bool qn_program_through_slot(const qn_program *p, int buffer);
+/* By buffer: the next of those that QN_STEP_SWAP may exchange with it; a ring, of itself alone where there is none. */
+int *qn_program_mates(const qn_program *p, qn_arena *arena);
+/* Bytes that an ARENA buffer has to itself: a multiple of QN_ARENA_ALIGNMENT. */
+qn_dim qn_program_place_bytes(const qn_program *p, int buffer);
 qn_dim qn_program_buffer_bytes(const qn_program *p, int buffer);
 /* Numbers all steps in order: a step, its test, body, other. Returns their count. */
 int qn_program_number(qn_program *p);

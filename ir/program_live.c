@@ -19,8 +19,7 @@ typedef struct follower {
     const qn_program_check *c;
     const qn_program *p;
     list *over; /* by buffer of the workspace: those that share bytes with it */
-    int *
-        mates; /* by buffer: the next of those that pointer variables exchange with it; a ring, of itself alone */
+    int *mates; /* by buffer: see qn_program_mates */
 } follower;
 
 static bool is_placed(const follower *f, int buffer)
@@ -29,21 +28,7 @@ static bool is_placed(const follower *f, int buffer)
     return b->place == QN_PLACE_ARENA && b->offset;
 }
 
-static bool through_slot(const qn_program *p, int buffer)
-{
-    while (p->buffers[buffer].place == QN_PLACE_VIEW)
-        buffer = p->buffers[buffer].base;
-    return p->buffers[buffer].place == QN_PLACE_SLOT;
-}
-
 /* ---- what lies over what ---- */
-
-static qn_dim end_of(const qn_program *p, int buffer)
-{
-    const qn_dim unit = qn_dim_const(p->dims, QN_ARENA_ALIGNMENT);
-    const qn_dim units = qn_dim_ceildiv(p->dims, qn_program_buffer_bytes(p, buffer), unit);
-    return qn_dim_add(p->dims, p->buffers[buffer].offset, qn_dim_mul(p->dims, units, unit));
-}
 
 static void find_overlaps(follower *f)
 {
@@ -51,7 +36,8 @@ static void find_overlaps(follower *f)
     const int n = p->n_buffers;
     qn_dim *ends = QN_NEW_ARRAY(f->c->arena, qn_dim, n);
     for (int i = 0; i < n; i++)
-        ends[i] = is_placed(f, i) ? end_of(p, i) : NULL;
+        if (is_placed(f, i))
+            ends[i] = qn_dim_add(p->dims, p->buffers[i].offset, qn_program_place_bytes(p, i));
     f->over = QN_NEW_ARRAY(f->c->arena, list, n);
     int *found = QN_NEW_ARRAY(f->c->arena, int, n);
     for (int i = 0; i < n; i++) {
@@ -64,34 +50,12 @@ static void find_overlaps(follower *f)
     }
 }
 
-static void find_mates(follower *f, const qn_steps *steps)
-{
-    for (size_t i = 0; i < steps->n; i++) {
-        const qn_step *step = &steps->items[i];
-        if (step->kind == QN_STEP_SWAP) {
-            const int a = qn_program_root(f->p, step->buffers[0]),
-                      b = qn_program_root(f->p, step->buffers[1]);
-            bool together = a == b;
-            for (int at = f->mates[a]; at != a; at = f->mates[at])
-                together |= at == b;
-            if (!together) {
-                const int next = f->mates[a];
-                f->mates[a] = f->mates[b];
-                f->mates[b] = next;
-            }
-        }
-        find_mates(f, &step->test);
-        find_mates(f, &step->body);
-        find_mates(f, &step->other);
-    }
-}
-
 /* ---- following ---- */
 
 static qn_status read_buffer(const follower *f, const qn_step *step, int buffer, const contents *now)
 {
     const int root = qn_program_root(f->p, buffer);
-    const bool slot = through_slot(f->p, buffer);
+    const bool slot = qn_program_through_slot(f->p, buffer);
     bool written = false;
     int at = root;
     do {
@@ -120,7 +84,7 @@ static bool same_ring(const follower *f, int a, int b)
 static void write_buffer(const follower *f, int buffer, contents *now)
 {
     const int root = qn_program_root(f->p, buffer);
-    const bool slot = through_slot(f->p, buffer);
+    const bool slot = qn_program_through_slot(f->p, buffer);
     int at = root;
     do {
         if (is_placed(f, at)) {
@@ -258,10 +222,7 @@ static qn_status follow_steps(const follower *f, const qn_steps *steps, contents
 qn_status qn_program_check_contents(const qn_program_check *c)
 {
     const qn_program *p = c->p;
-    follower f = { .c = c, .p = p, .mates = QN_NEW_ARRAY(c->arena, int, p->n_buffers) };
-    for (int i = 0; i < p->n_buffers; i++)
-        f.mates[i] = i;
+    follower f = { .c = c, .p = p, .mates = qn_program_mates(p, c->arena) };
     find_overlaps(&f);
-    find_mates(&f, &p->steps);
     return follow_steps(&f, &p->steps, QN_NEW_ARRAY(c->arena, contents, p->n_buffers), true);
 }

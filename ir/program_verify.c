@@ -42,9 +42,7 @@ static qn_status verify_arena(const verifier *v, int i)
     const qn_loc *loc = &b->loc;
     if (!b->offset)
         return QUERN_OK;
-    const qn_dim unit = qn_dim_const(p->dims, QN_ARENA_ALIGNMENT);
-    const qn_dim bytes =
-        qn_dim_mul(p->dims, qn_dim_ceildiv(p->dims, qn_program_buffer_bytes(p, i), unit), unit);
+    const qn_dim bytes = qn_program_place_bytes(p, i);
     if (!qn_dim_divisible(b->offset, QN_ARENA_ALIGNMENT))
         WRONG("%%%d begins at %s, which is no multiple of %d", i, dim_text(v, b->offset), QN_ARENA_ALIGNMENT);
     if (b->first < 0 || b->last < b->first || (v->n_steps > 0 && b->last >= v->n_steps))

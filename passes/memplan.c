@@ -22,8 +22,7 @@ typedef struct {
     qn_program *p;
     lifetime *of; /* by buffer; of a buffer that shares: unused */
     int *shared;  /* by buffer: whose place it has; itself */
-    int *
-        mates; /* by buffer: the next of those that pointer variables exchange with it; a ring, of itself alone */
+    int *mates;   /* by buffer: see qn_program_mates */
 } planner;
 
 static int owner(const planner *plan, int buffer)
@@ -64,19 +63,11 @@ static bool overwrites(const qn_program *p, const qn_step *step, int root)
     return writes;
 }
 
-/* Is the buffer reached through a pointer variable? */
-static bool through_slot(const qn_program *p, int buffer)
-{
-    while (p->buffers[buffer].place == QN_PLACE_VIEW)
-        buffer = p->buffers[buffer].base;
-    return p->buffers[buffer].place == QN_PLACE_SLOT;
-}
-
 /* A pointer variable may point to any of the buffers that it was exchanged with. */
 static void touch_buffer(planner *plan, int buffer, int from, int to, bool *read_first)
 {
     const int root = qn_program_root(plan->p, buffer);
-    const bool slot = through_slot(plan->p, buffer);
+    const bool slot = qn_program_through_slot(plan->p, buffer);
     int at = root;
     do {
         if (in_arena(plan, at)) {
@@ -99,29 +90,6 @@ static void touch_step(planner *plan, const qn_step *step, bool *read_first)
     if (step->condition >= 0)
         touch_buffer(plan, step->condition, step->number,
                      step->kind == QN_STEP_LOOP ? step->last : step->number, read_first);
-}
-
-/* Makes one ring of the rings of both buffers of each exchange. */
-static void find_mates(planner *plan, const qn_steps *steps)
-{
-    for (size_t i = 0; i < steps->n; i++) {
-        const qn_step *step = &steps->items[i];
-        if (step->kind == QN_STEP_SWAP) {
-            const int a = qn_program_root(plan->p, step->buffers[0]);
-            const int b = qn_program_root(plan->p, step->buffers[1]);
-            bool together = a == b;
-            for (int at = plan->mates[a]; at != a; at = plan->mates[at])
-                together |= at == b;
-            if (!together) {
-                const int next = plan->mates[a];
-                plan->mates[a] = plan->mates[b];
-                plan->mates[b] = next;
-            }
-        }
-        find_mates(plan, &step->test);
-        find_mates(plan, &step->body);
-        find_mates(plan, &step->other);
-    }
 }
 
 /* What is used in a loop and also outside it, or carries something from one iteration to the next, lives through the
@@ -432,16 +400,13 @@ qn_status qn_memplan(qn_program *p, qn_diags *diags)
     planner plan = { .p = p,
                      .of = QN_NEW_ARRAY(p->arena, lifetime, p->n_buffers + 1),
                      .shared = QN_NEW_ARRAY(p->arena, int, p->n_buffers + 1),
-                     .mates = QN_NEW_ARRAY(p->arena, int, p->n_buffers + 1) };
-    qn_dim alignment = qn_dim_const(p->dims, QN_ARENA_ALIGNMENT);
+                     .mates = qn_program_mates(p, p->arena) };
     for (int i = 0; i < p->n_buffers; i++) {
-        qn_dim bytes = qn_program_buffer_bytes(p, i);
-        plan.shared[i] = plan.mates[i] = i;
+        plan.shared[i] = i;
         plan.of[i].buffer = i;
-        plan.of[i].bytes = qn_dim_mul(p->dims, qn_dim_ceildiv(p->dims, bytes, alignment), alignment);
+        plan.of[i].bytes = qn_program_place_bytes(p, i);
     }
     bool *read_first = QN_NEW_ARRAY(p->arena, bool, p->n_buffers + 1);
-    find_mates(&plan, &p->steps);
     collect(&plan, &p->steps, read_first);
     extend_over_loops(&plan, &p->steps);
     share_in_place(&plan, &p->steps);

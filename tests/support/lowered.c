@@ -14,6 +14,13 @@
 
 #include "tests/support/eval.h"
 
+const qn_machine lowered_machine = { .vector_bytes = 32,
+                                     .vector_registers = 16,
+                                     .fma = true,
+                                     .masked = true,
+                                     .l1_bytes = 32 << 10,
+                                     .l2_bytes = 1 << 20 };
+
 enum { GUARD = 64, POISON = 0xd5 };
 
 static size_t bytes_of(const qn_array *a)

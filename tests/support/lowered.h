@@ -4,6 +4,9 @@
 
 #include "backends/backend.h"
 
+/* One with vectors, to lower for. */
+extern const qn_machine lowered_machine;
+
 /* Changes `graph` by the standard passes, or by none when `passes` is false. `symbols` are the values of the module's
  * symbols; states are copied, their new contents are the outputs that replace them. Fails the test when something is
  * written outside of the buffers. out_program may be NULL. */

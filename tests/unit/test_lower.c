@@ -12,16 +12,9 @@
 #include "tests/support/lowered.h"
 #include "tests/support/random_graph.h"
 
-/* Odd seeds run vectorized. */
-static const qn_machine machine = { .vector_bytes = 32,
-                                    .vector_registers = 16,
-                                    .fma = true,
-                                    .masked = true,
-                                    .l1_bytes = 32 << 10,
-                                    .l2_bytes = 1 << 20 };
-
 typedef enum how { AS_USUAL, NO_FUSION, BY_LIBRARY } how;
 
+/* Odd seeds run vectorized. */
 static void random_graphs_as(int flags, int first, int count, int nodes, how how)
 {
     const char *only = getenv("QUERN_SEED"), *times = getenv("QUERN_TIMES"); /* to look at one, or at more */
@@ -29,7 +22,7 @@ static void random_graphs_as(int flags, int first, int count, int nodes, how how
         if (only && atoi(only) != seed)
             continue;
         const qn_pass_options options = { .math = QN_MATH_DEFAULT,
-                                          .machine = seed % 2 ? &machine : NULL,
+                                          .machine = seed % 2 ? &lowered_machine : NULL,
                                           .no_fusion = how == NO_FUSION,
                                           .blas = how == BY_LIBRARY ? QN_BLAS_ALWAYS : QN_BLAS_NEVER };
         qn_module *module = qn_graph_random((uint64_t)seed, flags, nodes);

@@ -15,13 +15,6 @@
 #include "tests/support/lowered.h"
 #include "tests/support/random_graph.h"
 
-static const qn_machine machine = { .vector_bytes = 32,
-                                    .vector_registers = 16,
-                                    .fma = true,
-                                    .masked = true,
-                                    .l1_bytes = 32 << 10,
-                                    .l2_bytes = 1 << 20 };
-
 static qn_program *parse(const char *text, qn_arena *arena, qn_diags *diags)
 {
     int n;
@@ -74,7 +67,7 @@ static void test_random_programs(void **state)
     for (size_t f = 0; f < sizeof flags / sizeof *flags; f++)
         for (int seed = 20000; seed < 20040; seed++) {
             const qn_pass_options options = { .math = QN_MATH_DEFAULT,
-                                              .machine = seed % 2 ? &machine : NULL,
+                                              .machine = seed % 2 ? &lowered_machine : NULL,
                                               .blas = seed % 3 ? QN_BLAS_NEVER : QN_BLAS_ALWAYS };
             qn_module *module = qn_graph_random((uint64_t)seed, flags[f], 12);
             qn_graph *graph = qn_module_find(module, "main");
