@@ -101,16 +101,24 @@ static bool count_flops(const qn_graph *graph, double times, double *total)
     return true;
 }
 
-static qn_status choose_blas(const qn_settings *s, qn_blas_use *out, qn_diags *diags)
+static bool has_blas_alone(void)
+{
+    return qn_blas_open(true, NULL) != NULL;
+}
+
+/* OpenBLAS is opened when a model needs it, since it starts threads and takes milliseconds; at once when it was asked for. */
+static qn_status choose_blas(const qn_settings *s, qn_pass_options *out, qn_diags *diags)
 {
     const char *why = "";
-    const bool wanted = s->blas == QN_BLAS_OPENBLAS;
-    *out = QN_BLAS_NEVER;
     if (!s->target.jit || s->blas == QN_BLAS_NONE)
         return QUERN_OK;
-    if (qn_blas_open(!wanted, &why))
-        *out = wanted ? QN_BLAS_ALWAYS : QN_BLAS_WHERE_UNTUNED;
-    else if (wanted)
+    if (s->blas == QN_BLAS_AUTO) {
+        out->blas = QN_BLAS_WHERE_UNTUNED;
+        out->has_blas = has_blas_alone;
+        return QUERN_OK;
+    }
+    out->blas = QN_BLAS_ALWAYS;
+    if (!qn_blas_open(false, &why))
         return qn_error(diags, QUERN_ERROR_IO, NULL, "OpenBLAS cannot be used: %s", why);
     return QUERN_OK;
 }
@@ -120,7 +128,7 @@ static qn_status make_programs(qn_module *module, const qn_settings *s, qn_compi
     qn_pass_options options = {
         .math = s->math, .machine = &out->machine, .fold = qn_interp_fold, .no_fusion = !s->fuse
     };
-    QN_TRY(choose_blas(s, &options.blas, diags));
+    QN_TRY(choose_blas(s, &options, diags));
     if (module->n_functions == 0)
         return qn_error(diags, QUERN_ERROR_MODEL, NULL, "the module has no function");
     out->n_programs = module->n_functions;

@@ -67,7 +67,8 @@ bool qn_blas_takes(const qn_node *node, const qn_pass_options *options)
     if (options->blas == QN_BLAS_WHERE_UNTUNED &&
         (is_tuned(node, options->machine) || work(node, &x) < LEAST_WORK))
         return false;
-    return (free_first(&x) || contract_first(&x)) && (free_first(&y) || contract_first(&y));
+    return (free_first(&x) || contract_first(&x)) && (free_first(&y) || contract_first(&y)) &&
+           (!options->has_blas || options->has_blas());
 }
 
 static bool matches(const qn_group *group, const qn_pass_options *options)

@@ -31,6 +31,7 @@ typedef struct qn_pass_options {
         void *folder); /* evaluates a node whose operands are all constants; NULL: no folding */
     void *folder;
     qn_blas_use blas;
+    bool (*has_blas)(void); /* asked when a contraction is to be a call of the library; NULL: it is there */
     bool
         no_fusion; /* a kernel for each node, but what only says the shape of another's: for looking for mistakes */
 } qn_pass_options;
