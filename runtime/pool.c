@@ -2,7 +2,11 @@
  *
  * One job at a time lies in the pool. `open` says that it may be entered; a worker first counts itself into `inside`, then
  * looks at `open`, and the caller first closes, then waits until nobody is inside. Both orders are sequentially
- * consistent, so a worker is either seen by the caller or sees that the job is closed. */
+ * consistent, so a worker is either seen by the caller or sees that the job is closed.
+ *
+ * Each thread has a share: a range of tasks, [first, end) in one word. Its owner takes tasks from the front, one at a time;
+ * who has none left takes half of another's from the back, as a share of his own. Every change is one exchange of the
+ * whole word, which is all there is to know about a share: an exchange that succeeds is right however old the look was. */
 #include <errno.h>
 #include <linux/futex.h>
 #include <pthread.h>
@@ -19,17 +23,29 @@
 
 #include "runtime/pool.h"
 
+typedef struct share {
+    alignas(64)
+        atomic_uint_least64_t range; /* first task in the low half, behind the last in the high half */
+} share;
+
+typedef struct worker {
+    quern_pool *pool;
+    int number; /* of its share */
+    pthread_t thread;
+} worker;
+
 struct quern_pool {
     /* written by the caller while no job is open */
     void (*task)(void *arg, int64_t i);
     void *arg;
-    int64_t n;
+    int64_t base; /* what is added to the numbers in the shares */
     int n_workers;
-    pthread_t *workers;
+    worker *workers;
     pthread_mutex_t busy; /* held through a parallel_for */
     atomic_bool quit;
-    alignas(64) atomic_int_least64_t next; /* first task nobody has claimed */
-    alignas(64) atomic_int inside;         /* workers that may look at the job */
+    atomic_int runs;               /* runs of sessions under way: more jobs are to be expected */
+    share *shares;                 /* of the caller, then of the workers */
+    alignas(64) atomic_int inside; /* workers that may look at the job */
     atomic_int open;
     alignas(64) atomic_uint epoch; /* counts jobs; what sleepers wait on */
     atomic_int sleepers;
@@ -58,38 +74,84 @@ static void futex_wait(atomic_uint *word, unsigned value)
     syscall(SYS_futex, word, FUTEX_WAIT_PRIVATE, value, NULL, NULL, 0);
 }
 
-static void futex_wake_all(atomic_uint *word)
+static void futex_wake(atomic_uint *word, int most)
 {
-    syscall(SYS_futex, word, FUTEX_WAKE_PRIVATE, QN_POOL_MAX_THREADS, NULL, NULL, 0);
+    syscall(SYS_futex, word, FUTEX_WAKE_PRIVATE, most, NULL, NULL, 0);
 }
 
-static void run_tasks(quern_pool *pool)
+static uint64_t range(int64_t first, int64_t end)
+{
+    return (uint64_t)first | (uint64_t)end << 32;
+}
+
+static int64_t first_of(uint64_t range)
+{
+    return (int64_t)(range & UINT32_MAX);
+}
+
+static int64_t end_of(uint64_t range)
+{
+    return (int64_t)(range >> 32);
+}
+
+/* The front task of the share, or -1. */
+static int64_t take_one(share *own)
+{
+    uint64_t seen = atomic_load_explicit(&own->range, memory_order_relaxed);
+    while (first_of(seen) < end_of(seen))
+        if (atomic_compare_exchange_weak_explicit(&own->range, &seen, seen + 1, memory_order_relaxed,
+                                                  memory_order_relaxed))
+            return first_of(seen);
+    return -1;
+}
+
+/* Moves the back half of another's share to an empty one. false: nobody has any tasks left. */
+static bool take_half(quern_pool *pool, int number)
+{
+    const int n = pool->n_workers + 1;
+    for (int i = 1; i < n; i++) {
+        share *other = &pool->shares[(number + i) % n];
+        uint64_t seen = atomic_load_explicit(&other->range, memory_order_relaxed);
+        while (first_of(seen) < end_of(seen)) {
+            const int64_t middle = first_of(seen) + (end_of(seen) - first_of(seen)) / 2;
+            if (!atomic_compare_exchange_weak_explicit(&other->range, &seen, range(first_of(seen), middle),
+                                                       memory_order_relaxed, memory_order_relaxed))
+                continue;
+            atomic_store_explicit(&pool->shares[number].range, range(middle, end_of(seen)),
+                                  memory_order_relaxed);
+            return true;
+        }
+    }
+    return false;
+}
+
+static void run_tasks(quern_pool *pool, int number)
 {
     inside_task = true;
-    for (;;) {
-        int64_t i = atomic_fetch_add_explicit(&pool->next, 1, memory_order_relaxed);
-        if (i >= pool->n)
-            break;
-        pool->task(pool->arg, i);
-    }
+    do
+        for (int64_t i; (i = take_one(&pool->shares[number])) >= 0;)
+            pool->task(pool->arg, pool->base + i);
+    while (take_half(pool, number));
     inside_task = false;
 }
 
 static void *work(void *arg)
 {
-    quern_pool *pool = arg;
+    const worker *self = arg;
+    quern_pool *pool = self->pool;
     unsigned seen = 0;
     for (;;) {
-        int64_t deadline = 0;
+        int64_t start = 0;
         unsigned epoch;
         for (unsigned spins = 1; (epoch = atomic_load(&pool->epoch)) == seen; spins++) {
             pause_cpu();
-            if (spins % 256)
+            if (spins % 32)
                 continue;
             int64_t now = now_ns();
-            if (!deadline)
-                deadline = now + QN_POOL_SPIN_NS;
-            if (now < deadline)
+            if (!start)
+                start = now;
+            if (now - start < (atomic_load_explicit(&pool->runs, memory_order_relaxed) ? QN_POOL_RUN_SPIN_NS
+                                                                                       : QN_POOL_SPIN_NS))
                 continue;
             atomic_fetch_add(&pool->sleepers, 1);
             if (!atomic_load(&pool->quit))
@@ -101,35 +163,59 @@ static void *work(void *arg)
             return NULL;
         atomic_fetch_add(&pool->inside, 1);
         if (atomic_load(&pool->open))
-            run_tasks(pool);
+            run_tasks(pool, self->number);
         atomic_fetch_sub(&pool->inside, 1);
     }
 }
 
-void quern_pool_parallel_for(void *handle, void (*task)(void *arg, int64_t i), void *arg, int64_t n)
+void qn_pool_enter_run(quern_pool *pool)
 {
-    quern_pool *pool = handle;
-    if (n <= 1 || !pool || pool->n_workers == 0 || inside_task || pthread_mutex_trylock(&pool->busy)) {
-        for (int64_t i = 0; i < n; i++)
-            task(arg, i);
-        return;
-    }
+    if (pool)
+        atomic_fetch_add_explicit(&pool->runs, 1, memory_order_relaxed);
+}
+
+void qn_pool_leave_run(quern_pool *pool)
+{
+    if (pool)
+        atomic_fetch_sub_explicit(&pool->runs, 1, memory_order_relaxed);
+}
+
+/* Tasks base … base + n - 1, with the pool held. */
+static void run_job(quern_pool *pool, int64_t base, int64_t n)
+{
+    const int threads = pool->n_workers + 1;
     /* A worker that came late to the last job may still be about to find it closed. It reads nothing of the job then. */
-    pool->task = task;
-    pool->arg = arg;
-    pool->n = n;
-    atomic_store_explicit(&pool->next, 0, memory_order_relaxed);
+    pool->base = base;
+    for (int t = 0; t < threads; t++)
+        atomic_store_explicit(&pool->shares[t].range,
+                              range((n * t + threads - 1) / threads, (n * (t + 1) + threads - 1) / threads),
+                              memory_order_relaxed);
     atomic_store(&pool->open, 1);
     atomic_fetch_add(&pool->epoch, 1);
     if (atomic_load(&pool->sleepers))
-        futex_wake_all(&pool->epoch);
-    run_tasks(pool);
+        futex_wake(&pool->epoch, (int)(n - 1 < pool->n_workers ? n - 1 : pool->n_workers));
+    run_tasks(pool, 0);
     atomic_store(&pool->open, 0);
     for (unsigned spins = 1; atomic_load(&pool->inside); spins++) {
         pause_cpu();
         if (spins % 1024 == 0)
             sched_yield(); /* the worker may have lost its core: to us */
     }
+}
+
+void quern_pool_parallel_for(void *handle, void (*task)(void *arg, int64_t i), void *arg, int64_t n)
+{
+    enum { MOST = 1 << 30 }; /* tasks of one job: their numbers fit into halves of a word */
+    quern_pool *pool = handle;
+    if (n <= 1 || !pool || pool->n_workers == 0 || inside_task || pthread_mutex_trylock(&pool->busy)) {
+        for (int64_t i = 0; i < n; i++)
+            task(arg, i);
+        return;
+    }
+    pool->task = task;
+    pool->arg = arg;
+    for (int64_t base = 0; base < n; base += MOST)
+        run_job(pool, base, n - base < MOST ? n - base : MOST);
     pthread_mutex_unlock(&pool->busy);
 }
 
@@ -173,18 +259,25 @@ quern_pool *quern_pool_new(int threads)
     if (threads > QN_POOL_MAX_THREADS)
         threads = QN_POOL_MAX_THREADS;
     quern_pool *pool = aligned_alloc(alignof(quern_pool), sizeof *pool);
-    pthread_t *workers = calloc((size_t)threads, sizeof *workers);
-    if (!pool || !workers) {
+    share *shares = aligned_alloc(alignof(share), (size_t)threads * sizeof *shares);
+    worker *workers = calloc((size_t)threads, sizeof *workers);
+    if (!pool || !shares || !workers) {
         free(pool);
+        free(shares);
         free(workers);
         return NULL;
     }
     memset(pool, 0, sizeof *pool);
     pool->workers = workers;
+    pool->shares = shares;
     pthread_mutex_init(&pool->busy, NULL);
     /* A pool with fewer workers than asked for is slower, not wrong. */
-    while (pool->n_workers < threads - 1 && pthread_create(&workers[pool->n_workers], NULL, work, pool) == 0)
+    for (int i = 0; i < threads - 1; i++) {
+        workers[i] = (worker){ .pool = pool, .number = 1 + i };
+        if (pthread_create(&workers[i].thread, NULL, work, &workers[i]))
+            break;
         pool->n_workers++;
+    }
     return pool;
 }
 
@@ -194,11 +287,12 @@ void quern_pool_free(quern_pool *pool)
         return;
     atomic_store(&pool->quit, true);
     atomic_fetch_add(&pool->epoch, 1);
-    futex_wake_all(&pool->epoch);
+    futex_wake(&pool->epoch, QN_POOL_MAX_THREADS);
     for (int i = 0; i < pool->n_workers; i++)
-        pthread_join(pool->workers[i], NULL);
+        pthread_join(pool->workers[i].thread, NULL);
     pthread_mutex_destroy(&pool->busy);
     free(pool->workers);
+    free(pool->shares);
     free(pool);
 }
 

@@ -8,6 +8,7 @@
 #include <string.h>
 
 #include "runtime/error.h"
+#include "runtime/pool.h"
 #include "runtime/session.h"
 
 /* ---- messages ---- */
@@ -538,7 +539,9 @@ int quern_session_run(quern_session *s)
     }
     if (s->model->run)
         return s->model->run(s);
+    qn_pool_enter_run(s->pool);
     int status = s->run(s->io, s->workspace.data, &s->ctx);
+    qn_pool_leave_run(s->pool);
     return status ? run_failed(s, status) : QUERN_OK;
 }
 
