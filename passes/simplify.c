@@ -311,12 +311,55 @@ static qn_value *below_broadcast(qn_rewriter *r, const qn_node *node)
                  : NULL;
 }
 
+/* x times a constant c? Then x. */
+static qn_value *times(const qn_value *product, double c)
+{
+    const qn_node *node = qn_value_made_by(product, QN_OP_MUL);
+    qn_scalar s;
+    for (int i = 0; node && i < 2; i++)
+        if (qn_value_splat(node->operands[i], &s) && s.f == c)
+            return node->operands[!i];
+    return NULL;
+}
+
+/* (tanh(u) + 1) / 2 = logistic(2 u), cheaper and without the cancellation: exponentials meet in both, but the sum loses what
+ * tanh(u) near -1 knows. The half may be a factor of what the sum is multiplied by, as in gelu. */
+static qn_value *half_of_tanh(qn_rewriter *r, const qn_node *node)
+{
+    const qn_dtype dtype = node->results[0].type.dtype;
+    if (r->math < QN_MATH_DEFAULT || (dtype != QUERN_F32 && dtype != QUERN_F64))
+        return NULL;
+    for (int i = 0; i < 2; i++) {
+        const qn_node *sum = qn_value_made_by(node->operands[i], QN_OP_ADD);
+        qn_value *other = node->operands[!i];
+        qn_scalar s;
+        for (int j = 0; sum && j < 2; j++) {
+            const qn_node *tanh = qn_value_made_by(sum->operands[j], QN_OP_TANH);
+            if (!tanh || !qn_value_splat(sum->operands[!j], &s) || s.f != 1)
+                continue;
+            const bool is_half = qn_value_splat(other, &s) && s.f == 0.5;
+            qn_value *factor = is_half ? NULL : times(other, 0.5), *u = tanh->operands[0];
+            if (!is_half && !factor)
+                continue;
+            qn_value *logistic = qn_b_unary(&r->b, QN_OP_LOGISTIC, qn_b_binary(&r->b, QN_OP_ADD, u, u));
+            return factor ? qn_b_binary(&r->b, QN_OP_MUL, factor, logistic) : logistic;
+        }
+    }
+    return NULL;
+}
+
 static const qn_rewrite_rule algebra_rules[] = {
-    { QN_OP_DIV, div_by_constant },         { QN_OP_CONVERT, convert_twice },
-    { QN_OP_BITCAST, bitcast_twice },       { QN_OP_SELECT, select_known },
-    { QN_OP_STOP_GRADIENT, stop_gradient }, { QN_OP_COMPARE, compare_same },
-    { QN_N_OPS, apply_identities },         { QN_N_OPS, order_operands },
-    { QN_N_OPS, below_broadcast },          { QN_N_OPS, NULL },
+    { QN_OP_DIV, div_by_constant },
+    { QN_OP_MUL, half_of_tanh },
+    { QN_OP_CONVERT, convert_twice },
+    { QN_OP_BITCAST, bitcast_twice },
+    { QN_OP_SELECT, select_known },
+    { QN_OP_STOP_GRADIENT, stop_gradient },
+    { QN_OP_COMPARE, compare_same },
+    { QN_N_OPS, apply_identities },
+    { QN_N_OPS, order_operands },
+    { QN_N_OPS, below_broadcast },
+    { QN_N_OPS, NULL },
 };
 
 /* ---- the pass ---- */
