@@ -107,6 +107,10 @@ struct qn_writer {
     qn_kbuilder b;
     qn_kvalue *mask; /* loads are only made where it is true; NULL: everywhere */
     int pass;        /* of a ROWS kernel: which pass over the row is being written */
+    /* Set while the body of a vector loop over this variable is written, where data larger than the caches is gone through in
+     * order: loads ask `ahead` elements in advance (0: they don't), stores go past the caches. NULL: not. */
+    qn_dim stream;
+    int64_t ahead;
     /* Called with each value that was computed (not loaded); or NULL. */
     void (*computed)(qn_writer *w, void *user, const qn_value *value, const qn_dim *index, qn_kvalue *result);
     void *computed_user;
@@ -136,6 +140,8 @@ void qn_writer_note_index(qn_writer *w, qn_dim expression);
 void qn_writer_note_load(qn_writer *w, const qn_kbuffer *buffer);
 qn_kvalue *qn_writer_load(qn_writer *w, qn_kbuffer *buffer, qn_dim linear);
 void qn_writer_store(qn_writer *w, qn_kbuffer *buffer, qn_dim linear, qn_kvalue *value);
+/* Is the program's buffer so large that streaming stores (see `stream`) go past the caches? */
+bool qn_writer_bypasses(const qn_writer *w, int buffer);
 
 /* A loop over variable `var` from low to high; a var of extent 1 (the constant 0) makes none. What was computed inside is
  * forgotten at its end. */
@@ -216,6 +222,7 @@ typedef struct qn_loops {
     qn_planned_loop loops[QN_MAX_RANK];
     qn_dim index[QN_MAX_RANK]; /* by axis of the nest */
     qn_dim tasks;
+    int64_t whole; /* > 0: the first loop takes exactly so many steps in every task */
 } qn_loops;
 
 /* What an extent is likely to be, where that is all one can know: for sizes of tasks. */

@@ -11,6 +11,8 @@
  * (a rehearsal), then with the axes merged that none of them tells apart. */
 #include "passes/lower.h"
 
+enum { AHEAD = 2048 }; /* bytes by which streamed loads run ahead */
+
 /* ---- merging axes ---- */
 
 /* Does `d` see axes a (outer) and b (inner, of that extent) only as a*extent + b? */
@@ -82,6 +84,7 @@ void qn_loops_plan(qn_writer *w, const qn_nest *nest, int64_t grain, qn_loops *o
         qn_kvalue *high =
             qn_kb_imin(&w->b, qn_kb_iadd(&w->b, low, qn_kb_index(&w->b, grain)), qn_writer_index(w, last));
         out->loops[out->n++] = (qn_planned_loop){ .var = var, .low = low, .high = high };
+        out->whole = qn_dim_divisible(last, grain) ? grain : 0;
         return;
     }
     if (lead > 0) { /* some steps of the leading axes, counted as one */
@@ -103,6 +106,8 @@ void qn_loops_plan(qn_writer *w, const qn_nest *nest, int64_t grain, qn_loops *o
             qn_kvalue *size = qn_writer_index(w, chunk), *low = qn_kb_imul(&w->b, qn_kb_task(&w->b), size);
             qn_kvalue *high = qn_kb_imin(&w->b, qn_kb_iadd(&w->b, low, size), qn_writer_index(w, steps));
             out->loops[out->n++] = (qn_planned_loop){ .var = var, .low = low, .high = high };
+            if (qn_dim_is_const(chunk) && qn_dim_divisible(steps, chunk->value))
+                out->whole = chunk->value;
         }
     }
     for (int i = lead; i < nest->n; i++) {
@@ -152,19 +157,24 @@ static void bind_all(qn_writer *w, const qn_group *group)
         qn_writer_bind_input(w, group->inputs[i]);
 }
 
-static void write_elements(qn_writer *w, const qn_group *group, const qn_nest *nest, const qn_loops *loops)
+/* Memory gives more to several streams than to one: where an output goes past the caches, a task does two halves of its part
+ * side by side. Then half of the steps of the first loop, otherwise 0. */
+static int64_t half_of_task(qn_writer *w, const qn_group *group, const qn_loops *loops)
 {
-    qn_dim(*at)[QN_MAX_RANK] = qn_arena_calloc(w->arena, (size_t)group->n_outputs, sizeof *at);
-    qn_kvalue **values = QN_NEW_ARRAY(w->arena, qn_kvalue *, group->n_outputs);
-    qn_writer_loop open[QN_MAX_RANK];
+    enum { STEP = 64 }; /* elements that stay whole where the first loop is the only one */
+    const int64_t half = loops->whole / 2;
+    if (loops->whole % (loops->n == 1 ? 2 * STEP : 2) != 0)
+        return 0;
     for (int i = 0; i < group->n_outputs; i++)
-        qn_nest_index(w, nest, loops->index, &group->outputs[i]->type, at[i]);
-    for (int k = 0; k < loops->n; k++) {
-        for (int i = 0; i < group->n_outputs; i++)
-            qn_writer_prepare(w, group->outputs[i], at[i]);
-        open[k] =
-            qn_planned_loop_open(w, &loops->loops[k], k == loops->n - 1 ? QN_TAG_VECTOR : QN_TAG_SERIAL);
-    }
+        if (qn_writer_bypasses(w, qn_lower_buffer(w->lowering, group->outputs[i])))
+            return half;
+    return 0;
+}
+
+/* One element of each output, at the current values of the loops' variables. */
+static void write_element(qn_writer *w, const qn_group *group, qn_dim (*at)[QN_MAX_RANK])
+{
+    qn_kvalue **values = QN_NEW_ARRAY(w->arena, qn_kvalue *, group->n_outputs);
     for (int i = 0; i < group->n_outputs; i++)
         values[i] = qn_writer_value(w, group->outputs[i], at[i]);
     for (int i = 0; i < group->n_outputs; i++) {
@@ -173,6 +183,39 @@ static void write_elements(qn_writer *w, const qn_group *group, const qn_nest *n
         qn_kbuffer *to = qn_writer_argument(w, qn_lower_buffer(w->lowering, group->outputs[i]), false, true);
         qn_writer_store(w, to, qn_ix_linear(&w->space, group->outputs[i]->type.rank, dims, at[i]), values[i]);
     }
+}
+
+static void write_elements(qn_writer *w, const qn_group *group, const qn_nest *nest, const qn_loops *loops)
+{
+    qn_dim(*at)[QN_MAX_RANK] = qn_arena_calloc(w->arena, (size_t)group->n_outputs, sizeof *at);
+    qn_writer_loop open[QN_MAX_RANK];
+    const int64_t half = half_of_task(w, group, loops);
+    for (int i = 0; i < group->n_outputs; i++)
+        qn_nest_index(w, nest, loops->index, &group->outputs[i]->type, at[i]);
+    for (int k = 0; k < loops->n; k++) {
+        qn_planned_loop loop = loops->loops[k];
+        if (half &&
+            k ==
+                0) /* what is computed for its steps differs between the halves: not before the inner loops */
+            loop.high = qn_kb_iadd(&w->b, loop.low, qn_kb_index(&w->b, half));
+        for (int i = 0; i < group->n_outputs && !(half && k > 0); i++)
+            qn_writer_prepare(w, group->outputs[i], at[i]);
+        open[k] = qn_planned_loop_open(w, &loop, k == loops->n - 1 ? QN_TAG_VECTOR : QN_TAG_SERIAL);
+    }
+    if (loops->n > 0) {
+        w->stream = loops->loops[loops->n - 1].var;
+        w->ahead = AHEAD / (int64_t)qn_dtype_bytes(group->outputs[0]->type.dtype);
+    }
+    if (half) {
+        const size_t mark = qn_writer_mark(w);
+        qn_var *var = qn_ispace_var_of(&w->space, loops->loops[0].var);
+        qn_kvalue *first = var->value;
+        write_element(w, group, at);
+        qn_writer_forget(w, mark);
+        var->value = qn_kb_iadd(&w->b, first, qn_kb_index(&w->b, half));
+    }
+    write_element(w, group, at);
+    w->stream = NULL;
     for (int k = loops->n - 1; k >= 0; k--)
         qn_writer_end_for(w, &open[k], NULL);
 }

@@ -3,6 +3,10 @@
 
 #include "passes/lower.h"
 
+/* Sizes of buffers from which streaming pays (see qn_writer.stream). What bypasses the caches had better not be found in
+ * them by the next kernel: stores of 16 MB are faster the ordinary way where the last cache is large. */
+enum { AHEAD_BYTES = 1 << 20, PAST_CACHES_BYTES = 32 << 20 };
+
 void qn_writer_init(qn_writer *w, qn_lowering *l, const char *name, qn_arena *scratch, bool rehearsal)
 {
     memset(w, 0, sizeof *w);
@@ -171,18 +175,46 @@ void qn_writer_note_load(qn_writer *w, const qn_kbuffer *buffer)
     note_access(w, buffer, NULL, false);
 }
 
+/* What is known of the size at compile time counts. */
+static bool has_bytes(const qn_writer *w, int buffer, int64_t least)
+{
+    const qn_pbuffer *b = &w->lowering->program->buffers[buffer];
+    return b->elements->min >= least / (int64_t)qn_dtype_bytes(b->dtype);
+}
+
+bool qn_writer_bypasses(const qn_writer *w, int buffer)
+{
+    const qn_machine *machine = w->lowering->options->machine;
+    return machine && !machine->gpu && has_bytes(w, buffer, PAST_CACHES_BYTES);
+}
+
+/* Is the element one of a buffer that is gone through in order now? */
+static bool is_streamed(qn_writer *w, const qn_kbuffer *buffer, qn_dim linear)
+{
+    qn_dim coefficient, rest;
+    return w->stream && !w->mask && buffer->space == QN_SPACE_ARGUMENT &&
+           qn_ix_affine(&w->space, linear, w->stream, &coefficient, &rest) && qn_dim_is(coefficient, 1);
+}
+
 qn_kvalue *qn_writer_load(qn_writer *w, qn_kbuffer *buffer, qn_dim linear)
 {
     note_access(w, buffer, linear, false);
     qn_kvalue *index = qn_writer_index(w, linear);
-    return w->mask ? qn_kb_load_masked(&w->b, buffer, index, 1, w->mask, NULL)
-                   : qn_kb_load(&w->b, buffer, index, 1);
+    if (w->mask)
+        return qn_kb_load_masked(&w->b, buffer, index, 1, w->mask, NULL);
+    const qn_machine *machine = w->lowering->options->machine;
+    if (w->ahead > 0 && machine && !machine->gpu && is_streamed(w, buffer, linear) &&
+        has_bytes(w, w->arguments.items[buffer->index].buffer, AHEAD_BYTES))
+        qn_kb_prefetch(&w->b, buffer, qn_kb_iadd(&w->b, index, qn_kb_index(&w->b, w->ahead)), 0);
+    return qn_kb_load(&w->b, buffer, index, 1);
 }
 
 void qn_writer_store(qn_writer *w, qn_kbuffer *buffer, qn_dim linear, qn_kvalue *value)
 {
     note_access(w, buffer, linear, true);
-    qn_kb_store(&w->b, buffer, qn_writer_index(w, linear), value, NULL);
+    qn_kinst *store = qn_kb_store(&w->b, buffer, qn_writer_index(w, linear), value, NULL);
+    store->nontemporal = !buffer->read && is_streamed(w, buffer, linear) &&
+                         qn_writer_bypasses(w, w->arguments.items[buffer->index].buffer);
 }
 
 /* ---- loops ---- */

@@ -447,6 +447,18 @@ static void vector_loop(vectorizer *v, qn_kinst *loop, qn_kvalue *low, qn_kvalue
         carried[i] = &made->results[i];
 }
 
+/* One prefetch serves a vector; element by element there would be far too many. */
+static void drop_prefetches(qn_kblock *block)
+{
+    for (qn_kinst *inst = block->first, *next; inst; inst = next) {
+        next = inst->next;
+        for (int i = 0; i < inst->n_blocks; i++)
+            drop_prefetches(inst->blocks[i]);
+        if (inst->op == QN_K_PREFETCH)
+            qn_kinst_unlink(inst);
+    }
+}
+
 /* What is left, one element at a time; carried are scalars here. */
 static void scalar_rest(vectorizer *v, qn_kinst *loop, qn_kvalue *low, qn_kvalue *high, qn_kvalue **carried)
 {
@@ -514,8 +526,10 @@ static void vectorize_loop(vectorizer *v, qn_kinst *loop)
         carried[i] =
             qn_kb_binary(b, combining[loop->carried_kinds[i]], qn_kr_get(loop->operands[3 + i]), all);
     }
-    if (!exact && !v->machine->masked)
+    if (!exact && !v->machine->masked) {
+        drop_prefetches(loop->blocks[0]);
         scalar_rest(v, loop, at, high, carried);
+    }
     for (int i = 0; i < n; i++)
         qn_kr_set(&loop->results[i], carried[i]);
 }
@@ -530,8 +544,10 @@ static bool visit(qn_krewriter *r, qn_kinst *inst)
     memset(v->values, 0, (size_t)v->n_values * sizeof *v->values);
     bool *varies = qn_arena_calloc(r->b.kernel->arena, (size_t)v->n_values, sizeof *varies);
     v->lanes = choose_lanes(inst, v->machine, varies, v->n_values);
-    if (v->lanes <= 1)
+    if (v->lanes <= 1) {
+        drop_prefetches(inst->blocks[0]);
         return false;
+    }
     /* what comes from outside the loop is uniform */
     for (int i = 0; i < v->n_values; i++)
         v->values[i] = (lane_value){ .scalar = true };

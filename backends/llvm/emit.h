@@ -95,6 +95,8 @@ void qn_llvm_store(const qn_emitter *e, qn_ktype type, LLVMValueRef address, LLV
 /* A whole vector past the caches, to an address that is a multiple of its size (of the target's largest vector). */
 void qn_llvm_store_nontemporal(const qn_emitter *e, qn_ktype type, LLVMValueRef address, LLVMValueRef value,
                                qn_llvm_tags tags);
+/* Behind such stores, before another thread is told of them. */
+void qn_llvm_store_fence(const qn_emitter *e);
 LLVMValueRef qn_llvm_gather(const qn_emitter *e, qn_ktype type, LLVMValueRef addresses, LLVMValueRef mask,
                             LLVMValueRef other, qn_llvm_tags tags);
 void qn_llvm_scatter(const qn_emitter *e, qn_ktype type, LLVMValueRef addresses, LLVMValueRef value,

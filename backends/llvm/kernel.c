@@ -23,7 +23,8 @@ typedef struct lowering {
     int threads;                 /* of a GPU's block; 0 on a CPU */
     LLVMValueRef thread;         /* GPU: number of this one */
     const struct escape *escape; /* in a loop that is spread over GPU threads */
-    bool aligned; /* in the version for buffers aligned to whole vectors: see nontemporal stores below */
+    bool aligned;  /* in the version for buffers aligned to whole vectors: see nontemporal stores below */
+    bool bypassed; /* non-temporal stores were emitted: a fence is due */
     qn_status status;
 } lowering;
 
@@ -176,8 +177,9 @@ static LLVMValueRef emit_load(lowering *s, const qn_kinst *inst)
 }
 
 /* Non-temporal stores are only for addresses that are multiples of the vector. The index tells at compile time; the buffer
- * of a caller, who promises no more than the element's alignment, only at run time. A kernel with such stores is made
- * twice, for aligned buffers and for others, and chooses at its start. */
+ * of a caller, who promises no more than the element's alignment, only at run time; so is whether an output took the memory
+ * of the input that it is made from, whose lines are in the cache then. A kernel with such stores is made twice and
+ * chooses at its start. */
 static bool fits_nontemporal(const lowering *s, const qn_kinst *inst, int64_t *out_bytes)
 {
     if (inst->op != QN_K_STORE || !inst->nontemporal || inst->n_operands > 2)
@@ -191,6 +193,11 @@ static bool fits_nontemporal(const lowering *s, const qn_kinst *inst, int64_t *o
     return bytes >= 16 && index->type.lanes == 1 && index->multiple % (bytes / size) == 0;
 }
 
+static bool surely_nontemporal(const qn_kinst *inst, int64_t bytes)
+{
+    return inst->buffer->align >= bytes && inst->buffer->inplace < 0;
+}
+
 static void emit_store(lowering *s, const qn_kinst *inst)
 {
     qn_ktype type = inst->operands[1]->type;
@@ -200,13 +207,15 @@ static void emit_store(lowering *s, const qn_kinst *inst)
     int64_t bytes;
     if (inst->operands[0]->type.lanes > 1)
         qn_llvm_scatter(s->e, type, at, value, mask, tags);
-    else if (fits_nontemporal(s, inst, &bytes) && (s->aligned || inst->buffer->align >= bytes))
+    else if (fits_nontemporal(s, inst, &bytes) && (s->aligned || surely_nontemporal(inst, bytes))) {
         qn_llvm_store_nontemporal(s->e, type, at, value, tags);
-    else
+        s->bypassed = true;
+    } else
         qn_llvm_store(s->e, type, at, value, mask, tags);
 }
 
-/* All addresses that non-temporal stores want aligned, or'ed; NULL when there are none. */
+/* All addresses that non-temporal stores want aligned, or'ed, and 1 where an output is in place of an input; NULL when there
+ * are no such stores. */
 static LLVMValueRef addresses_to_align(const lowering *s, const qn_kblock *block, LLVMValueRef all,
                                        int64_t *most_bytes)
 {
@@ -214,10 +223,16 @@ static LLVMValueRef addresses_to_align(const lowering *s, const qn_kblock *block
         int64_t bytes;
         for (int i = 0; i < inst->n_blocks; i++)
             all = addresses_to_align(s, inst->blocks[i], all, most_bytes);
-        if (!fits_nontemporal(s, inst, &bytes) || inst->buffer->align >= bytes)
+        if (!fits_nontemporal(s, inst, &bytes) || surely_nontemporal(inst, bytes))
             continue;
         LLVMValueRef at = s->addresses[position(s, inst->buffer)];
         LLVMValueRef bits = LLVMBuildPtrToInt(s->e->builder, at, s->e->i64, "");
+        if (inst->buffer->inplace >= 0) {
+            LLVMValueRef input = s->addresses[inst->buffer->inplace];
+            LLVMValueRef same = LLVMBuildICmp(s->e->builder, LLVMIntEQ, at, input, "");
+            same = LLVMBuildZExt(s->e->builder, same, s->e->i64, "");
+            bits = LLVMBuildOr(s->e->builder, bits, same, "");
+        }
         all = all ? LLVMBuildOr(s->e->builder, all, bits, "") : bits;
         if (bytes > *most_bytes)
             *most_bytes = bytes;
@@ -576,7 +591,10 @@ static void emit_block(lowering *s, const qn_kblock *block)
 static void emit_version(lowering *s, bool aligned)
 {
     s->aligned = aligned;
+    s->bypassed = false;
     emit_block(s, s->k->body);
+    if (s->bypassed) /* whoever is told that the task is done finds what it stored */
+        qn_llvm_store_fence(s->e);
     LLVMBuildRetVoid(s->e->builder);
 }
 

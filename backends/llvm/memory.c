@@ -132,6 +132,14 @@ void qn_llvm_store_nontemporal(const qn_emitter *e, qn_ktype type, LLVMValueRef 
     tag(e, inst, tags);
 }
 
+void qn_llvm_store_fence(const qn_emitter *e)
+{
+    if (e->target->isa == QN_ISA_X86)
+        qn_llvm_intrinsic(e, "llvm.x86.sse.sfence", 0, NULL, 0, NULL);
+    else
+        LLVMBuildFence(e->builder, LLVMAtomicOrderingRelease, 0, "");
+}
+
 /* ---- each lane its own address ---- */
 
 LLVMValueRef qn_llvm_gather(const qn_emitter *e, qn_ktype type, LLVMValueRef addresses, LLVMValueRef mask,

@@ -286,6 +286,15 @@ static void nontemporal_stores(void **state)
         assert_int_equal(count(known, "\tvmovntps"), vectors);
         assert_int_equal(count(unknown, "\tvmovntps"), vectors); /* in one of two versions */
         assert_int_equal(count(unknown, "\tmovnt") + count(known, "\tmovnt"), 0);
+        assert_int_equal(count(known, "\tsfence"), 1);
+        /* Aligned, but perhaps in place of x, found in the cache then: two versions again. */
+        qn_kernel *inplace = make_nontemporal(arena, 64);
+        inplace->buffers[1]->inplace = 0;
+        kernel_compare(inplace, (int64_t[]){ 80, 160 }, NULL, 1, cpus[c]);
+        const char *perhaps = kernel_text(inplace, &target, QN_EMIT_ASSEMBLY, arena);
+        assert_int_equal(count(perhaps, "\tvmovntps"), vectors);
+        assert_int_equal(count(perhaps, "\tsfence"), 1);
+        assert_int_equal(count(perhaps, "\tretq"), 2);
         qn_arena_free(arena);
     }
 }
