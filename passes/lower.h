@@ -140,6 +140,9 @@ void qn_writer_note_index(qn_writer *w, qn_dim expression);
 void qn_writer_note_load(qn_writer *w, const qn_kbuffer *buffer);
 qn_kvalue *qn_writer_load(qn_writer *w, qn_kbuffer *buffer, qn_dim linear);
 void qn_writer_store(qn_writer *w, qn_kbuffer *buffer, qn_dim linear, qn_kvalue *value);
+/* Has the cache line of an element that will be stored fetched, where `stream` is set and the buffer is large, but not so
+ * large that its stores go past the caches. */
+void qn_writer_prefetch(qn_writer *w, qn_kbuffer *buffer, qn_dim linear);
 /* Is the program's buffer so large that streaming stores (see `stream`) go past the caches? */
 bool qn_writer_bypasses(const qn_writer *w, int buffer);
 

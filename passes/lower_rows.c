@@ -27,7 +27,9 @@ enum {
     STAGE_TOTAL = 160 << 10,    /* of all together: below QN_LOCAL_LIMIT */
     GPU_STAGE_TOTAL = 32 << 10, /* in shared memory, beside what reductions need there */
     SHORT_ROW = 8,              /* columns; shorter ones don't fill a vector */
-    LEAST_ROWS = 64             /* of a task when rows are lanes */
+    LEAST_ROWS = 64,            /* of a task when rows are lanes */
+    NEAR_BYTES = 2048,          /* how far streamed loads run ahead at least */
+    FAR_BYTES = 16 << 10        /* and at most: rows that are longer are asked for piece by piece */
 };
 
 /* What the rehearsal finds out about a value, by value id. */
@@ -262,6 +264,46 @@ static void store_output(row_kernel *k, qn_value *value, const qn_dim *index, qn
     qn_writer_store(k->w, to, qn_ix_linear(&k->w->space, value->type.rank, dims, index), element);
 }
 
+/* For the loop over columns that was opened last. A row stays in the first cache for its passes; the next row is asked for
+ * in one of them, the second where there are three: the first does little else than wait for memory, the last stores. */
+static void stream_columns(row_kernel *k, int pass)
+{
+    qn_writer *w = k->w;
+    const int64_t columns = k->rows.n_cols->max;
+    const int64_t size = (int64_t)qn_dtype_bytes(k->group->outputs[0]->type.dtype);
+    if (k->rows_are_lanes || k->col_nest.n == 0)
+        return;
+    w->stream = k->col_vars[k->col_nest.n - 1];
+    if (columns > FAR_BYTES / size)
+        w->ahead = NEAR_BYTES / size;
+    else if (pass == (k->n_passes > 2 ? 1 : 0))
+        w->ahead = columns > NEAR_BYTES / size ? columns : NEAR_BYTES / size;
+    else
+        w->ahead = 0;
+}
+
+/* A pass that makes outputs of what was staged has nothing to do but store: the pass that stages, busy computing, has the
+ * lines fetched. */
+static void fetch_outputs(row_kernel *k, int pass)
+{
+    qn_writer *w = k->w;
+    bool stages = false;
+    for (int i = 0; i < k->group->n_nodes; i++) {
+        const trace *t = &k->traces[k->group->nodes[i]->results[0].id];
+        stages |= t->staged && __builtin_ctz(t->passes) == pass;
+    }
+    for (int i = 0; i < k->group->n_outputs && stages; i++) {
+        qn_value *value = k->group->outputs[i];
+        qn_dim dims[QN_MAX_RANK], at[QN_MAX_RANK];
+        if (!is_full(k, value) || level_of(k, value) <= pass)
+            continue;
+        output_index(k, value, at);
+        qn_ispace_dims(&w->space, &value->type, dims);
+        qn_kbuffer *to = qn_writer_argument(w, qn_lower_buffer(k->lowering, value), false, true);
+        qn_writer_prefetch(w, to, qn_ix_linear(&w->space, value->type.rank, dims, at));
+    }
+}
+
 static void write_pass(row_kernel *k, int pass)
 {
     qn_writer *w = k->w;
@@ -308,6 +350,8 @@ static void write_pass(row_kernel *k, int pass)
     const int n_cols = k->col_nest.n;
     qn_writer_open_nest(w, n_cols, k->col_vars, column_tag(k, n, reductions), n, values, kinds, loops);
     qn_writer_loop *innermost = &loops[n_cols > 0 ? n_cols - 1 : 0];
+    stream_columns(k, pass);
+    fetch_outputs(k, pass);
     for (int i = 0; i < n; i++) {
         qn_kvalue *x = qn_writer_value(w, reductions[i].node->operands[0], reductions[i].index);
         values[i] = qn_writer_combine(w, kinds[i], innermost->carried[i],
@@ -317,6 +361,7 @@ static void write_pass(row_kernel *k, int pass)
         values[n + i] = qn_writer_value(w, outputs[i], at[i]);
     for (int i = 0; i < n_outputs; i++)
         store_output(k, outputs[i], at[i], values[n + i]);
+    w->stream = NULL;
     qn_writer_close_nest(w, n_cols, loops, values);
     for (int i = 0; i < n; i++) {
         const qn_value *result = &reductions[i].node->results[0];

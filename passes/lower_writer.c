@@ -182,10 +182,15 @@ static bool has_bytes(const qn_writer *w, int buffer, int64_t least)
     return b->elements->min >= least / (int64_t)qn_dtype_bytes(b->dtype);
 }
 
-bool qn_writer_bypasses(const qn_writer *w, int buffer)
+static bool on_cpu(const qn_writer *w)
 {
     const qn_machine *machine = w->lowering->options->machine;
-    return machine && !machine->gpu && has_bytes(w, buffer, PAST_CACHES_BYTES);
+    return machine && !machine->gpu;
+}
+
+bool qn_writer_bypasses(const qn_writer *w, int buffer)
+{
+    return on_cpu(w) && has_bytes(w, buffer, PAST_CACHES_BYTES);
 }
 
 /* Is the element one of a buffer that is gone through in order now? */
@@ -202,8 +207,7 @@ qn_kvalue *qn_writer_load(qn_writer *w, qn_kbuffer *buffer, qn_dim linear)
     qn_kvalue *index = qn_writer_index(w, linear);
     if (w->mask)
         return qn_kb_load_masked(&w->b, buffer, index, 1, w->mask, NULL);
-    const qn_machine *machine = w->lowering->options->machine;
-    if (w->ahead > 0 && machine && !machine->gpu && is_streamed(w, buffer, linear) &&
+    if (w->ahead > 0 && on_cpu(w) && is_streamed(w, buffer, linear) &&
         has_bytes(w, w->arguments.items[buffer->index].buffer, AHEAD_BYTES))
         qn_kb_prefetch(&w->b, buffer, qn_kb_iadd(&w->b, index, qn_kb_index(&w->b, w->ahead)), 0);
     return qn_kb_load(&w->b, buffer, index, 1);
@@ -215,6 +219,14 @@ void qn_writer_store(qn_writer *w, qn_kbuffer *buffer, qn_dim linear, qn_kvalue 
     qn_kinst *store = qn_kb_store(&w->b, buffer, qn_writer_index(w, linear), value, NULL);
     store->nontemporal = !buffer->read && is_streamed(w, buffer, linear) &&
                          qn_writer_bypasses(w, w->arguments.items[buffer->index].buffer);
+}
+
+void qn_writer_prefetch(qn_writer *w, qn_kbuffer *buffer, qn_dim linear)
+{
+    const int at = w->arguments.items[buffer->index].buffer;
+    if (on_cpu(w) && is_streamed(w, buffer, linear) && has_bytes(w, at, AHEAD_BYTES) &&
+        !has_bytes(w, at, PAST_CACHES_BYTES))
+        qn_kb_prefetch(&w->b, buffer, qn_writer_index(w, linear), 0);
 }
 
 /* ---- loops ---- */

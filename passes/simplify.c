@@ -348,18 +348,44 @@ static qn_value *half_of_tanh(qn_rewriter *r, const qn_node *node)
     return NULL;
 }
 
+/* Is it exp(x - m) with m the maximum of x along the axes of `sum`, which adds it up? Then the sum is at least 1, or NaN. */
+static bool is_softmax_sum(const qn_node *sum, const qn_value *numerator)
+{
+    const qn_node *exp = qn_value_made_by(numerator, QN_OP_EXP);
+    const qn_node *difference = exp ? qn_value_made_by(exp->operands[0], QN_OP_SUB) : NULL;
+    const qn_node *spread = difference ? qn_value_made_by(difference->operands[1], QN_OP_BROADCAST) : NULL;
+    const qn_node *most = spread ? qn_value_made_by(spread->operands[0], QN_OP_REDUCE) : NULL;
+    int n, m;
+    if (!most || most->operands[0] != difference->operands[0] || qn_attr_reduce_kind(most) != QN_KIND_MAX ||
+        sum->operands[0] != numerator || qn_attr_reduce_kind(sum) != QN_SUM)
+        return false;
+    const int64_t *axes = qn_attr_ints(sum, QN_ATTR_AXES, &n), *others = qn_attr_ints(most, QN_ATTR_AXES, &m);
+    return n == m && (n == 0 || memcmp(axes, others, (size_t)n * sizeof *axes) == 0);
+}
+
+/* e / sum = e * (1 / sum) in softmax: one division a row. The reciprocal neither overflows nor gets denormal there, so that
+ * all it costs is one more rounding. */
+static qn_value *softmax_quotient(qn_rewriter *r, const qn_node *node)
+{
+    const qn_node *spread = qn_value_made_by(node->operands[1], QN_OP_BROADCAST);
+    const qn_node *sum = spread ? qn_value_made_by(spread->operands[0], QN_OP_REDUCE) : NULL;
+    const qn_dtype dtype = node->results[0].type.dtype;
+    if (!sum || r->math < QN_MATH_DEFAULT || (dtype != QUERN_F32 && dtype != QUERN_F64) ||
+        !is_softmax_sum(sum, node->operands[0]))
+        return NULL;
+    qn_value *total = spread->operands[0];
+    qn_value *inverse = qn_b_binary(&r->b, QN_OP_DIV, splat_like(&r->b, total, 1), total);
+    const qn_type *type = &node->results[0].type;
+    return qn_b_binary(
+        &r->b, QN_OP_MUL, node->operands[0],
+        qn_b_broadcast(&r->b, inverse, type->rank, type->dims, qn_attr_ints(spread, QN_ATTR_AXES, NULL)));
+}
+
 static const qn_rewrite_rule algebra_rules[] = {
-    { QN_OP_DIV, div_by_constant },
-    { QN_OP_MUL, half_of_tanh },
-    { QN_OP_CONVERT, convert_twice },
-    { QN_OP_BITCAST, bitcast_twice },
-    { QN_OP_SELECT, select_known },
-    { QN_OP_STOP_GRADIENT, stop_gradient },
-    { QN_OP_COMPARE, compare_same },
-    { QN_N_OPS, apply_identities },
-    { QN_N_OPS, order_operands },
-    { QN_N_OPS, below_broadcast },
-    { QN_N_OPS, NULL },
+    { QN_OP_DIV, div_by_constant },         { QN_OP_DIV, softmax_quotient },  { QN_OP_MUL, half_of_tanh },
+    { QN_OP_CONVERT, convert_twice },       { QN_OP_BITCAST, bitcast_twice }, { QN_OP_SELECT, select_known },
+    { QN_OP_STOP_GRADIENT, stop_gradient }, { QN_OP_COMPARE, compare_same },  { QN_N_OPS, apply_identities },
+    { QN_N_OPS, order_operands },           { QN_N_OPS, below_broadcast },    { QN_N_OPS, NULL },
 };
 
 /* ---- the pass ---- */

@@ -24,7 +24,8 @@ static qn_mv clamp(const qn_mb *m, qn_mv x)
 qn_mv qn_math_exp(const qn_mb *m, qn_mv x)
 {
     qn_math_exp_parts p = qn_math_exp_reduce(m, clamp(m, x), NULL);
-    return m_scale2(m, m_add(m, p.less_one, m_c(m, 1)), p.n);
+    qn_mv one = m_c(m, 1);
+    return m_scale2(m, m_madd(m, m_madd(m, M_POLY(m, p.r, exp), p.r, one), p.r, one), p.n);
 }
 
 /* 2^n (e^r - 1) + (2^n - 1), in halves: 2^n alone may be infinite where the sum is not. */
