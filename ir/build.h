@@ -125,6 +125,11 @@ qn_value *qn_b_rms_norm(qn_builder *b, qn_value *x, qn_value *scale, int axis, d
 qn_value *qn_b_gelu(qn_builder *b, qn_value *x, bool approximate);
 qn_value *qn_b_attention(qn_builder *b, qn_value *q, qn_value *k, qn_value *v, qn_value *mask, double scale,
                          bool causal); /* mask may be NULL */
+/* k as panels of [B, G, D, T]; the first `columns` of v. */
+qn_value *qn_b_attention_packed(qn_builder *b, qn_value *q, qn_value *k, qn_value *v, qn_value *mask,
+                                double scale, bool causal, qn_dim columns, bool heads_last);
+/* [batch…, K, N] -> [batch…, panels, K, width]: column n in panel n / width at n % width, zeros past N */
+qn_value *qn_b_panels(qn_builder *b, qn_value *x, int64_t width);
 qn_value *qn_b_cross_entropy(qn_builder *b, qn_value *logits, qn_value *labels);
 /* axis -1: scale and zero point are scalars; block 0: one per index of the axis */
 qn_value *qn_b_quantize(qn_builder *b, qn_value *x, qn_value *scale, qn_value *zero_point, int axis,

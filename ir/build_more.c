@@ -175,6 +175,17 @@ qn_value *qn_b_attention(qn_builder *b, qn_value *q, qn_value *k, qn_value *v, q
     return qn_build(b, QN_OP_ATTENTION, mask ? 4 : 3, (qn_value *[]){ q, k, v, mask }, &list);
 }
 
+qn_value *qn_b_attention_packed(qn_builder *b, qn_value *q, qn_value *k, qn_value *v, qn_value *mask,
+                                double scale, bool causal, qn_dim columns, bool heads_last)
+{
+    qn_attr_list list = { 0 };
+    qn_attrs_flag(&list, QN_ATTR_CAUSAL, causal);
+    qn_attrs_dims(&list, QN_ATTR_DIMS, 1, &columns);
+    qn_attrs_flag(&list, QN_ATTR_HEADS_LAST, heads_last);
+    qn_attrs_float(&list, QN_ATTR_SCALE, scale);
+    return qn_build(b, QN_OP_ATTENTION_PACKED, mask ? 4 : 3, (qn_value *[]){ q, k, v, mask }, &list);
+}
+
 qn_value *qn_b_cross_entropy(qn_builder *b, qn_value *logits, qn_value *labels)
 {
     return qn_build(b, QN_OP_CROSS_ENTROPY, 2, (qn_value *[]){ logits, labels }, NULL);

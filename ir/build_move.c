@@ -215,6 +215,33 @@ qn_value *qn_b_dynamic_update_slice(qn_builder *b, qn_value *x, qn_value *update
     return qn_build(b, QN_OP_DYNAMIC_UPDATE_SLICE, 2 + x->type.rank, operands, NULL);
 }
 
+qn_value *qn_b_panels(qn_builder *b, qn_value *x, int64_t width)
+{
+    if (!x)
+        return NULL;
+    qn_dims *table = qn_b_dims(b);
+    const int rank = x->type.rank, last = rank - 1;
+    const qn_dim zero = qn_dim_const(table, 0), columns = qn_dim_const(table, width), n = x->type.dims[last];
+    const qn_dim panels = qn_dim_ceildiv(table, n, columns);
+    const qn_dim past = qn_dim_sub(table, qn_dim_mul(table, panels, columns), n);
+    qn_dim low[QN_MAX_RANK], high[QN_MAX_RANK], split[QN_MAX_RANK + 1];
+    int64_t perm[QN_MAX_RANK + 1];
+    for (int i = 0; i < rank; i++) {
+        low[i] = high[i] = zero;
+        split[i] = x->type.dims[i];
+        perm[i] = i;
+    }
+    high[last] = past;
+    if (past != zero)
+        x = qn_b_pad(b, x, qn_b_scalar(b, x->type.dtype, 0), low, high, NULL);
+    split[last] = panels;
+    split[last + 1] = columns;
+    perm[last - 1] = last;
+    perm[last] = last - 1;
+    perm[last + 1] = last + 1;
+    return qn_b_transpose(b, qn_b_reshape(b, x, rank + 1, split), perm);
+}
+
 /* ---- by index ---- */
 
 qn_value *qn_b_gather(qn_builder *b, qn_value *x, qn_value *indices, int axis)

@@ -227,18 +227,53 @@ static qn_value *visible_softmax(qn_builder *b, qn_value *scores)
     return qn_b_binary(b, QN_OP_DIV, powers, spread(b, sum, scores, 3));
 }
 
-static qn_value *attention(expansion *e)
+/* Scores with the mask in the node's operand 3: added, or where it is bool, -inf where it is false. */
+static qn_value *apply_mask(expansion *e, qn_value *scores)
 {
     qn_builder *b = &e->b;
-    qn_value *scores = dot_of_heads(b, wide_operand(e, 0), wide_operand(e, 1), 3);
-    scores = scale_by(b, scores, qn_attr_float(e->node, QN_ATTR_SCALE));
-    if (scores && e->node->n_operands > 3) {
-        qn_value *mask = qn_b_convert(b, scores->type.dtype, e->node->operands[3]);
-        scores = qn_b_binary(b, QN_OP_ADD, scores, qn_b_broadcast_to(b, mask, 4, scores->type.dims));
-    }
+    if (!scores || e->node->n_operands < 4)
+        return scores;
+    qn_value *mask = e->node->operands[3];
+    if (mask->type.dtype == QUERN_BOOL)
+        return qn_b_select(b, qn_b_broadcast_to(b, mask, 4, scores->type.dims), scores,
+                           qn_b_full(b, &scores->type, -INFINITY));
+    mask = qn_b_convert(b, scores->type.dtype, mask);
+    return qn_b_binary(b, QN_OP_ADD, scores, qn_b_broadcast_to(b, mask, 4, scores->type.dims));
+}
+
+static qn_value *attention_of(expansion *e, qn_value *k, qn_value *v)
+{
+    qn_builder *b = &e->b;
+    qn_value *scores = dot_of_heads(b, wide_operand(e, 0), k, 3);
+    scores = apply_mask(e, scale_by(b, scores, qn_attr_float(e->node, QN_ATTR_SCALE)));
     if (qn_attr_bool(e->node, QN_ATTR_CAUSAL))
         scores = hide_future(b, scores);
-    return dot_of_heads(b, scores ? visible_softmax(b, scores) : NULL, wide_operand(e, 2), 2);
+    return dot_of_heads(b, scores ? visible_softmax(b, scores) : NULL, v, 2);
+}
+
+static qn_value *attention(expansion *e)
+{
+    return attention_of(e, wide_operand(e, 1), wide_operand(e, 2));
+}
+
+static qn_value *attention_packed(expansion *e)
+{
+    qn_builder *b = &e->b;
+    qn_dims *dims = qn_b_dims(b);
+    const qn_dim zero = qn_dim_const(dims, 0);
+    qn_value *k = wide_operand(e, 1), *v = wide_operand(e, 2);
+    if (!k || !v)
+        return NULL;
+    /* [B, G, panels, D, width] as [B, G, panels * width, D] */
+    const qn_dim *d = k->type.dims;
+    k = qn_b_transpose(b, k, (const int64_t[]){ 0, 1, 2, 4, 3 });
+    k = qn_b_reshape(b, k, 4, (const qn_dim[]){ d[0], d[1], qn_dim_mul(dims, d[2], d[4]), d[3] });
+    k = qn_b_slice_axis(b, k, 2, zero, v->type.dims[2]);
+    v = qn_b_slice_axis(b, v, 3, zero, qn_attr_dims(e->node, QN_ATTR_DIMS, NULL)[0]);
+    qn_value *y = attention_of(e, k, v);
+    return y && qn_attr_bool(e->node, QN_ATTR_HEADS_LAST)
+               ? qn_b_transpose(b, y, (const int64_t[]){ 0, 2, 1, 3 })
+               : y;
 }
 
 /* ---- quantization ---- */
@@ -383,6 +418,7 @@ void qn_composite_expand(qn_node *node, qn_value **out_results, qn_diags *diags)
     case QN_OP_SILU: out_results[0] = silu(&e); break;
     case QN_OP_RELU: out_results[0] = relu(&e); break;
     case QN_OP_ATTENTION: out_results[0] = attention(&e); break;
+    case QN_OP_ATTENTION_PACKED: out_results[0] = attention_packed(&e); break;
     case QN_OP_QUANTIZE: out_results[0] = quantize(&e); break;
     case QN_OP_DEQUANTIZE: out_results[0] = dequantize(&e); break;
     case QN_OP_LSTM: lstm(&e); break;

@@ -387,6 +387,30 @@ static qn_status norm(qn_infer_context *c)
     return qn_infer_give(c, x->dtype, x->rank, x->dims);
 }
 
+/* Query heads over key heads, and the mask of [batch, heads, queries, keys], which is operand 3. */
+static qn_status heads_and_mask(qn_infer_context *c, qn_dim groups, qn_dim keys)
+{
+    const qn_type *q = qn_infer_operand(c, 0);
+    qn_dim heads = q->dims[1];
+    if (heads != groups && (qn_dim_is(groups, 0) || !qn_dim_is(qn_dim_mod(DIMS, heads, groups), 0)))
+        return qn_infer_fail(c, "%s query heads don't divide over %s key heads",
+                             qn_dim_print(heads, c->module->arena), qn_dim_print(groups, c->module->arena));
+    if (c->node->n_operands < 4)
+        return QUERN_OK;
+    const qn_type *mask = qn_infer_operand(c, 3);
+    qn_dim full[4] = { q->dims[0], heads, q->dims[2], keys };
+    QN_TRY(qn_infer_expect_rank(c, 3, 4));
+    if (mask->dtype != QUERN_BOOL)
+        QN_TRY(qn_infer_expect_dtype(c, 3, q->dtype));
+    for (int i = 0; i < 4; i++) {
+        if (!qn_dim_is(mask->dims[i], 1) && mask->dims[i] != full[i])
+            return qn_infer_fail(
+                c, "the mask is %s; expected 1 or the dim of [batch, heads, queries, keys] on each axis",
+                qn_infer_print(c, mask));
+    }
+    return QUERN_OK;
+}
+
 static qn_status attention(qn_infer_context *c)
 {
     const qn_type *q = qn_infer_operand(c, 0), *k = qn_infer_operand(c, 1), *v = qn_infer_operand(c, 2);
@@ -398,23 +422,33 @@ static qn_status attention(qn_infer_context *c)
     qn_dim v_dims[4] = { q->dims[0], k->dims[1], k->dims[2], v->dims[3] };
     QN_TRY(qn_infer_expect_dims(c, 1, 4, k_dims));
     QN_TRY(qn_infer_expect_dims(c, 2, 4, v_dims));
-    qn_dim heads = q->dims[1], groups = k->dims[1];
-    if (heads != groups && (qn_dim_is(groups, 0) || !qn_dim_is(qn_dim_mod(DIMS, heads, groups), 0)))
-        return qn_infer_fail(c, "%s query heads don't divide over %s key heads",
-                             qn_dim_print(heads, c->module->arena), qn_dim_print(groups, c->module->arena));
-    if (c->node->n_operands > 3) {
-        const qn_type *mask = qn_infer_operand(c, 3);
-        qn_dim full[4] = { q->dims[0], heads, q->dims[2], k->dims[2] };
-        QN_TRY(qn_infer_expect_rank(c, 3, 4));
-        QN_TRY(qn_infer_expect_dtype(c, 3, q->dtype));
-        for (int i = 0; i < 4; i++) {
-            if (!qn_dim_is(mask->dims[i], 1) && mask->dims[i] != full[i])
-                return qn_infer_fail(
-                    c, "the mask is %s; expected 1 or the dim of [batch, heads, queries, keys] on each axis",
-                    qn_infer_print(c, mask));
-        }
+    QN_TRY(heads_and_mask(c, k->dims[1], k->dims[2]));
+    qn_dim dims[4] = { q->dims[0], q->dims[1], q->dims[2], v->dims[3] };
+    return qn_infer_give(c, q->dtype, 4, dims);
+}
+
+static qn_status attention_packed(qn_infer_context *c)
+{
+    const qn_type *q = qn_infer_operand(c, 0), *k = qn_infer_operand(c, 1), *v = qn_infer_operand(c, 2);
+    for (int i = 0; i < 3; i++) {
+        QN_TRY(qn_infer_expect_rank(c, i, i == 1 ? 5 : 4));
+        QN_TRY(qn_infer_expect_dtype(c, i, q->dtype));
     }
-    qn_dim dims[4] = { q->dims[0], heads, q->dims[2], v->dims[3] };
+    int n_columns;
+    const qn_dim *columns = qn_attr_dims(c->node, QN_ATTR_DIMS, &n_columns), width = k->dims[4];
+    if (n_columns != 1 || columns[0]->max > v->dims[3]->min)
+        return qn_infer_fail(c, "dims is not how many of the %s columns of v there are",
+                             qn_dim_print(v->dims[3], c->module->arena));
+    qn_dim k_dims[5] = { q->dims[0], k->dims[1], k->dims[2], q->dims[3], width };
+    qn_dim v_dims[4] = { q->dims[0], k->dims[1], v->dims[2], v->dims[3] };
+    QN_TRY(qn_infer_expect_dims(c, 1, 5, k_dims));
+    QN_TRY(qn_infer_expect_dims(c, 2, 4, v_dims));
+    if (width->min < 1 || k->dims[2] != qn_dim_ceildiv(DIMS, v->dims[2], width))
+        return qn_infer_fail(c, "the panels of k, %s, don't hold the %s keys of v", qn_infer_print(c, k),
+                             qn_dim_print(v->dims[2], c->module->arena));
+    QN_TRY(heads_and_mask(c, k->dims[1], v->dims[2]));
+    const bool heads_last = qn_attr_bool(c->node, QN_ATTR_HEADS_LAST);
+    qn_dim dims[4] = { q->dims[0], q->dims[heads_last ? 2 : 1], q->dims[heads_last ? 1 : 2], columns[0] };
     return qn_infer_give(c, q->dtype, 4, dims);
 }
 
@@ -468,6 +502,7 @@ qn_infer_rule qn_infer_compute(qn_op op)
     case QN_OP_LAYER_NORM:
     case QN_OP_RMS_NORM: return norm;
     case QN_OP_ATTENTION: return attention;
+    case QN_OP_ATTENTION_PACKED: return attention_packed;
     case QN_OP_CROSS_ENTROPY: return cross_entropy;
     case QN_OP_LSTM: return lstm;
     default: return NULL;

@@ -10,7 +10,10 @@
  *   %1 = broadcast %0 …
  *   …
  */
+#include <string.h>
+
 #include "ir/build.h"
+#include "passes/attention.h"
 #include "passes/claim.h"
 #include "passes/inline.h"
 #include "passes/passes.h"
@@ -61,6 +64,59 @@ static void expand_top_k(qn_builder *b, qn_node *node, qn_value **out_results)
                               : NULL;
 }
 
+/* The one node that reads the result, when it is a transposition that swaps heads and queries; else NULL. */
+static qn_node *heads_to_the_end(const qn_node *node)
+{
+    qn_node *reader = NULL;
+    for (int i = 0; i < node->graph->n_outputs; i++)
+        if (qn_value_resolve(node->graph->outputs[i]) == &node->results[0])
+            return NULL;
+    for (qn_node *other = node->next; other; other = other->next) {
+        qn_node_resolve(other);
+        for (int i = 0; i < other->n_operands; i++)
+            if (other->operands[i] == &node->results[0]) {
+                if (reader || other->op != QN_OP_TRANSPOSE)
+                    return NULL;
+                reader = other;
+            }
+    }
+    static const int64_t swapped[4] = { 0, 2, 1, 3 };
+    return reader && memcmp(qn_attr_ints(reader, QN_ATTR_PERM, NULL), swapped, sizeof swapped) == 0 ? reader
+                                                                                                    : NULL;
+}
+
+/* attention, where there is a kernel for it: as attention_packed, which also does a transposition of the result. */
+static bool pack_attention(qn_node *node, const qn_pass_options *options, qn_diags *diags)
+{
+    int64_t k_width, v_width;
+    if (node->op != QN_OP_ATTENTION || !qn_attention_plan(node, options, &k_width, &v_width))
+        return false;
+    qn_builder b = { .graph = node->graph, .before = node, .loc = node->loc, .diags = diags };
+    qn_dims *dims = qn_b_dims(&b);
+    qn_node *transpose = heads_to_the_end(node);
+    qn_value *mask = node->n_operands > 3 ? node->operands[3] : NULL, *v = node->operands[2];
+    qn_value *k = qn_b_transpose(&b, node->operands[1], (const int64_t[]){ 0, 1, 3, 2 });
+    const qn_dim zero = qn_dim_const(dims, 0), columns = v->type.dims[3];
+    if (!qn_dim_is(columns, v_width)) {
+        const qn_dim none[4] = { zero, zero, zero, zero };
+        const qn_dim past[4] = { zero, zero, zero, qn_dim_const(dims, v_width - columns->value) };
+        v = qn_b_pad(&b, v, qn_b_scalar(&b, v->type.dtype, 0), none, past, NULL);
+    }
+    qn_value *y = qn_b_attention_packed(&b, node->operands[0], qn_b_panels(&b, k, k_width), v, mask,
+                                        qn_attr_float(node, QN_ATTR_SCALE),
+                                        qn_attr_bool(node, QN_ATTR_CAUSAL), columns, transpose != NULL);
+    if (!y)
+        return false;
+    if (transpose) { /* first, so that nobody reads the result any more */
+        qn_value_replace(&transpose->results[0], y);
+        qn_node_remove(transpose);
+    } else {
+        qn_value_replace(&node->results[0], y);
+    }
+    qn_node_remove(node);
+    return true;
+}
+
 bool qn_expand_node(qn_node *node, qn_value **out_results, qn_diags *diags)
 {
     if (qn_op_is_composite(node->op)) {
@@ -95,6 +151,11 @@ static bool expand_graph(qn_graph *graph, const qn_pass_options *options, qn_dia
         if (qn_template_keeps(node, options))
             continue;
         qn_node *const before = node->prev;
+        if (pack_attention(node, options, diags)) {
+            next = before ? before->next : graph->first;
+            changed = true;
+            continue;
+        }
         qn_value **results = QN_NEW_ARRAY(graph->module->arena, qn_value *, node->n_results);
         if (!qn_expand_node(node, results, diags))
             continue;

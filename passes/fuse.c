@@ -503,6 +503,16 @@ static bool is_sum(const qn_node *node)
     return qn_ops[node->op].class == QN_CONTRACTION || node->op == QN_OP_REDUCE_WINDOW;
 }
 
+/* The queries of attention are read once, so the kernel computes them from what they are made of; `index` is the result's. */
+static void demand_queries(fuser *f, cluster *c, const qn_node *node, const qn_dim *index)
+{
+    qn_value *q = node->operands[0];
+    const bool heads_last = qn_attr_bool(node, QN_ATTR_HEADS_LAST);
+    const qn_dim depth = qn_ispace_var(&c->space, qn_ispace_import(&c->space, q->type.dims[3]), false);
+    const qn_dim at[4] = { index[0], index[heads_last ? 2 : 1], index[heads_last ? 1 : 2], depth };
+    (void)demand_index(f, q, c, at);
+}
+
 /* What follows a contraction element by element runs on its result: the cluster that holds it becomes the contraction's. */
 static bool join_sum(fuser *f, const demand *d, qn_node *node)
 {
@@ -515,7 +525,10 @@ static bool join_sum(fuser *f, const demand *d, qn_node *node)
     c->sums = true;
     c->group.root = node;
     qn_vec_push(f->scratch, &c->nodes, node);
-    for (int k = 0; k < node->n_operands; k++)
+    const bool queries = node->op == QN_OP_ATTENTION_PACKED;
+    if (queries)
+        demand_queries(f, c, node, d->indices.items[0]);
+    for (int k = queries; k < node->n_operands; k++)
         demand_whole(f, node->operands[k], c);
     return true;
 }

@@ -45,32 +45,6 @@ static bool worth_packing(qn_dims *table, const qn_node *node, const qn_dot_side
     return is_constant(node->operands[1]) || rows->max >= LEAST_ROWS;
 }
 
-/* [batch…, K, N] -> [batch…, panels, K, width] */
-static qn_value *panels_of(qn_builder *b, qn_value *y, int n_batch, int lanes)
-{
-    qn_dims *table = qn_b_dims(b);
-    qn_dim zero = qn_dim_const(table, 0), n = y->type.dims[n_batch + 1];
-    qn_dim width = qn_dim_const(table, n->max > lanes ? 2 * lanes : lanes);
-    qn_dim panels = qn_dim_ceildiv(table, n, width);
-    qn_dim past = qn_dim_sub(table, qn_dim_mul(table, panels, width), n);
-    qn_dim low[QN_MAX_RANK], high[QN_MAX_RANK], split[QN_MAX_RANK];
-    int64_t perm[QN_MAX_RANK];
-    for (int i = 0; i < n_batch + 2; i++) {
-        low[i] = high[i] = zero;
-        split[i] = y->type.dims[i];
-        perm[i] = i;
-    }
-    high[n_batch + 1] = past;
-    if (past != zero)
-        y = qn_b_pad(b, y, qn_b_scalar(b, y->type.dtype, 0), low, high, NULL);
-    split[n_batch + 1] = panels;
-    split[n_batch + 2] = width;
-    perm[n_batch] = n_batch + 1;
-    perm[n_batch + 1] = n_batch;
-    perm[n_batch + 2] = n_batch + 2;
-    return qn_b_transpose(b, qn_b_reshape(b, y, n_batch + 3, split), perm);
-}
-
 /* Behind what `to` has already. */
 static int64_t *put_axes(int n, const int64_t *axes, int64_t *to)
 {
@@ -107,8 +81,9 @@ static qn_value *packed_product(qn_builder *b, const qn_node *node, const qn_dot
     x = qn_b_reshape(b, x, x_rank, dims);
     if (!x || !y)
         return NULL;
-    qn_value *r =
-        qn_b_matmul_packed(b, x, panels_of(b, y, n_batch, lanes), n_batch, y->type.dims[n_batch + 1]);
+    qn_dim n = y->type.dims[n_batch + 1];
+    qn_value *panels = qn_b_panels(b, y, n->max > lanes ? 2 * lanes : lanes);
+    qn_value *r = qn_b_matmul_packed(b, x, panels, n_batch, n);
     const qn_type *type = &node->results[0].type;
     return qn_b_reshape(b, r, type->rank, type->dims);
 }

@@ -288,6 +288,8 @@ static bool attention(qn_rg *g)
     qn_rg_item k = qn_rg_fresh_static(g, dtype, 4, (int64_t[]){ batch, groups, t, d });
     qn_rg_item v = qn_rg_fresh_static(g, dtype, 4, (int64_t[]){ batch, groups, t, e });
     qn_value *mask = qn_rg_chance(g, 40) ? qn_rg_fresh_static(g, dtype, 4, one_or).value : NULL;
+    if (mask && qn_rg_chance(g, 40))
+        mask = qn_b_compare(&g->b, QN_GT, mask, qn_b_full(&g->b, &mask->type, 0));
     qn_value *y = qn_b_attention(&g->b, q.value, k.value, v.value, mask, 0.25 * (1 + qn_rg_below(g, 3)),
                                  qn_rg_chance(g, 40));
     return qn_rg_push(g, y, v.bound, false);

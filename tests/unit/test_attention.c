@@ -1,0 +1,200 @@
+/* Attention as one kernel, against the interpreter: shapes that leave remainders everywhere, masks, causal, grouped heads, more
+ * keys than a block, symbolic lengths, what comes before and after; on machines with 32 and with 16 registers. */
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <stdio.h>
+#include <string.h>
+
+#include <cmocka.h>
+
+#include "backends/backend.h"
+#include "frontend/text/text.h"
+#include "ir/build.h"
+#include "passes/pass.h"
+#include "tests/support/lowered.h"
+
+static const qn_machine machines[] = {
+    { .vector_bytes = 64,
+      .vector_registers = 32,
+      .fma = true,
+      .masked = true,
+      .l1_bytes = 32768,
+      .l2_bytes = 1 << 20 },
+    { .vector_bytes = 32,
+      .vector_registers = 16,
+      .fma = true,
+      .masked = false,
+      .l1_bytes = 32768,
+      .l2_bytes = 1 << 18 },
+};
+
+/* Small floats that repeat late; of bools two in three. */
+static void fill(qn_array *array, const qn_type *type, const int64_t *symbols, int seed, qn_arena *arena)
+{
+    int64_t n = 1;
+    array->dtype = type->dtype;
+    array->rank = type->rank;
+    for (int i = 0; i < type->rank; i++)
+        n *= array->dims[i] = qn_dim_eval(type->dims[i], symbols);
+    array->data = qn_arena_calloc(arena, (size_t)n + 1, 4);
+    for (int64_t i = 0; i < n; i++)
+        if (type->dtype == QUERN_BOOL)
+            ((uint8_t *)array->data)[i] = (i * 7919 + seed) % 3 != 0;
+        else
+            ((float *)array->data)[i] = (float)((i * 7919 + seed * 104729) % 401 - 200) / 100;
+}
+
+static int count(const qn_graph *graph, qn_op op)
+{
+    int n = 0;
+    QN_FOR_NODES (graph, node)
+        n += node->op == op;
+    return n;
+}
+
+/* Runs the text's first function through the interpreter and lowered, and expects the kernel in it, or not. */
+static void compare(const char *name, const char *text, const int64_t *symbols, bool one_kernel)
+{
+    for (size_t m = 0; m < sizeof machines / sizeof *machines; m++) {
+        qn_arena *arena = qn_arena_new();
+        qn_diags diags;
+        qn_diags_init(&diags, arena);
+        qn_module *module;
+        if (qn_text_parse(text, strlen(text), name, &module, &diags))
+            fail_msg("%s\n%s", qn_diags_text(&diags, arena), text);
+        qn_graph *graph = module->functions[0];
+        qn_array inputs[8];
+        for (int k = 0; k < graph->n_inputs; k++)
+            fill(&inputs[k], &graph->inputs[k]->type, symbols, k, arena);
+        const qn_pass_options options = { .math = QN_MATH_DEFAULT,
+                                          .machine = &machines[m],
+                                          .fold = qn_interp_fold };
+        lowered_compare(name, graph, &options, inputs, symbols);
+        assert_int_equal(count(graph, QN_OP_ATTENTION_PACKED), one_kernel);
+        qn_module_free(module);
+        qn_arena_free(arena);
+    }
+}
+
+static void shapes_masks_and_groups(void **state)
+{
+    (void)state;
+    static const struct {
+        int b, h, g, s, t, d, e;
+        const char *mask; /* "": none */
+        bool causal;
+    } cases[] = {
+        { 1, 2, 2, 24, 64, 16, 32, "", false },
+        { 2, 3, 3, 13, 37, 7, 5, "", false },
+        { 1, 4, 2, 9, 3, 1, 33, "", false },
+        { 1, 6, 2, 25, 25, 20, 48, "", true },
+        { 1, 1, 1, 12, 30, 8, 8, "", true }, /* queries at the end of the keys */
+        { 1, 1, 1, 30, 12, 8, 8, "", true }, /* the first see nothing */
+        { 2, 2, 1, 11, 40, 8, 16, "f32[2, 1, 1, 40]", false },
+        { 2, 2, 2, 11, 21, 8, 16, "f32[1, 2, 11, 1]", true },
+        { 1, 4, 2, 14, 35, 8, 64, "f32[1, 1, 14, 35]", true },
+        { 2, 2, 2, 10, 19, 8, 16, "bool[2, 1, 10, 19]", false },
+        { 2, 2, 2, 10, 19, 8, 16, "bool[2, 2, 1, 19]", true },
+        { 1, 1, 1, 9, 1, 3, 3, "bool[1, 1, 9, 1]", false }, /* rows that see nothing */
+        { 1, 1, 1, 14, 515, 4, 8, "", false },              /* two blocks of keys */
+        { 1, 1, 1, 20, 1100, 4, 8, "", true },
+        { 1, 1, 1, 600, 600, 2, 2, "", true },
+        { 1, 2, 1, 9, 700, 3, 8, "bool[1, 2, 9, 700]", false },
+    };
+    for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
+        char text[800], mask[40] = "";
+        if (*cases[i].mask)
+            snprintf(mask, sizeof mask, ", %%m: %s", cases[i].mask);
+        const int b = cases[i].b, h = cases[i].h, g = cases[i].g, s = cases[i].s, t = cases[i].t,
+                  d = cases[i].d, e = cases[i].e;
+        snprintf(
+            text, sizeof text,
+            "graph @f(%%q: f32[%d, %d, %d, %d], %%k: f32[%d, %d, %d, %d], %%v: f32[%d, %d, %d, %d]%s) -> "
+            "f32[%d, %d, %d, %d] {\n"
+            "%%r = attention %%q, %%k, %%v%s {causal = %s, scale = 0.3} : f32[%d, %d, %d, %d]\nreturn "
+            "%%r\n}\n",
+            b, h, s, d, b, g, t, d, b, g, t, e, mask, b, h, s, e, *mask ? ", %m" : "",
+            cases[i].causal ? "true" : "false", b, h, s, e);
+        compare("attention", text, NULL, true);
+    }
+}
+
+/* Lengths that are only known when it runs. */
+static void symbolic_lengths(void **state)
+{
+    (void)state;
+    static const char *const texts[] = {
+        "dims b: 1..4, s: 1..40, t: 1..90\n"
+        "graph @f(%q: f32[b, 4, s, 8], %k: f32[b, 2, t, 8], %v: f32[b, 2, t, 20], %m: f32[b, 1, 1, t]) -> "
+        "f32[b, 4, s, 20] {\n"
+        "%r = attention %q, %k, %v, %m {scale = 0.5} : f32[b, 4, s, 20]\nreturn %r\n}\n",
+        "dims b: 1..4, s: 1..2000, t: 1..2000\n"
+        "graph @f(%q: f32[b, 1, s, 4], %k: f32[b, 1, t, 4], %v: f32[b, 1, t, 4]) -> f32[b, 1, s, 4] {\n"
+        "%r = attention %q, %k, %v {causal = true, scale = 0.5} : f32[b, 1, s, 4]\nreturn %r\n}\n",
+    };
+    static const int64_t values[][3] = { { 1, 1, 1 },   { 2, 5, 3 },   { 1, 12, 32 },
+                                         { 3, 13, 17 }, { 1, 23, 64 }, { 1, 40, 90 } };
+    static const int64_t large[][3] = { { 1, 1, 700 }, { 2, 14, 530 }, { 1, 25, 1024 }, { 1, 520, 515 } };
+    for (size_t i = 0; i < sizeof values / sizeof *values; i++)
+        for (int k = 0; k < 2; k++)
+            compare("symbolic lengths", texts[k], values[i], true);
+    for (size_t i = 0; i < sizeof large / sizeof *large; i++)
+        compare("long symbolic lengths", texts[1], large[i], true);
+}
+
+/* Projections whose heads lie inside: the kernel reads the queries where they are, and writes what the next product reads. */
+static void between_projections(void **state)
+{
+    (void)state;
+    compare(
+        "between projections",
+        "graph @f(%x: f32[2, 15, 72], %b: f32[24], %y: f32[2, 15, 24]) -> (f32[2, 15, 24], f32[2, 15, 24]) "
+        "{\n"
+        "%q = slice %x {start = [0, 0, 0], limit = [2, 15, 24], stride = [1, 1, 1]} : f32[2, 15, 24]\n"
+        "%k = slice %x {start = [0, 0, 24], limit = [2, 15, 48], stride = [1, 1, 1]} : f32[2, 15, 24]\n"
+        "%v = slice %x {start = [0, 0, 48], limit = [2, 15, 72], stride = [1, 1, 1]} : f32[2, 15, 24]\n"
+        "%c = broadcast %b {axes = [2], dims = [2, 15, 24]} : f32[2, 15, 24]\n"
+        "%q1 = add %q, %c : f32[2, 15, 24]\n"
+        "%q2 = reshape %q1 {dims = [2, 15, 3, 8]} : f32[2, 15, 3, 8]\n"
+        "%k2 = reshape %k {dims = [2, 15, 3, 8]} : f32[2, 15, 3, 8]\n"
+        "%v2 = reshape %v {dims = [2, 15, 3, 8]} : f32[2, 15, 3, 8]\n"
+        "%q3 = transpose %q2 {perm = [0, 2, 1, 3]} : f32[2, 3, 15, 8]\n"
+        "%k3 = transpose %k2 {perm = [0, 2, 1, 3]} : f32[2, 3, 15, 8]\n"
+        "%v3 = transpose %v2 {perm = [0, 2, 1, 3]} : f32[2, 3, 15, 8]\n"
+        "%a = attention %q3, %k3, %v3 {causal = true, scale = 0.35} : f32[2, 3, 15, 8]\n"
+        "%t = transpose %a {perm = [0, 2, 1, 3]} : f32[2, 15, 3, 8]\n"
+        "%r = reshape %t {dims = [2, 15, 24]} : f32[2, 15, 24]\n"
+        "%z = add %r, %y : f32[2, 15, 24]\n"
+        "return %z, %r\n}\n",
+        NULL, true);
+}
+
+/* One query has nothing to share a packed k with; f16 has no kernel. Both are spelled out. */
+static void without_a_kernel(void **state)
+{
+    (void)state;
+    compare(
+        "one query",
+        "graph @f(%q: f32[1, 2, 1, 8], %k: f32[1, 2, 9, 8], %v: f32[1, 2, 9, 8], %m: bool[1, 1, 1, 9]) -> "
+        "f32[1, 2, 1, 8] {\n"
+        "%r = attention %q, %k, %v, %m {scale = 0.5} : f32[1, 2, 1, 8]\nreturn %r\n}\n",
+        NULL, false);
+    compare("doubles",
+            "graph @f(%x: f32[1, 2, 12, 8]) -> f64[1, 2, 12, 8] {\n"
+            "%q = convert %x {dtype = f64} : f64[1, 2, 12, 8]\n"
+            "%r = attention %q, %q, %q {scale = 0.5} : f64[1, 2, 12, 8]\nreturn %r\n}\n",
+            NULL, false);
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(shapes_masks_and_groups),
+        cmocka_unit_test(symbolic_lengths),
+        cmocka_unit_test(between_projections),
+        cmocka_unit_test(without_a_kernel),
+    };
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}
