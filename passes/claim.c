@@ -7,11 +7,7 @@ extern const qn_template qn_template_conv;      /* passes/conv.c */
 extern const qn_template qn_template_attention; /* passes/attention.c */
 
 const qn_template *const qn_templates[] = {
-    &qn_template_blas,
-    &qn_template_gemm,
-    &qn_template_conv,
-    &qn_template_attention,
-    NULL,
+    &qn_template_blas, &qn_template_gemm, &qn_template_conv, &qn_template_attention, NULL,
 };
 
 bool qn_template_keeps(const qn_node *node, const qn_pass_options *options)
