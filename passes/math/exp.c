@@ -21,11 +21,13 @@ static qn_mv clamp(const qn_mb *m, qn_mv x)
     return m_max(m, m_min(m, x, m->f64 ? 710 : 89), m->f64 ? -746 : -104);
 }
 
+/* What is surely 0, masked scores of attention above all, is made 0 before it is scaled: arithmetic that underflows takes a
+ * processor some hundred cycles. */
 qn_mv qn_math_exp(const qn_mb *m, qn_mv x)
 {
     qn_math_exp_parts p = qn_math_exp_reduce(m, clamp(m, x), NULL);
-    qn_mv one = m_c(m, 1);
-    return m_scale2(m, m_madd(m, m_madd(m, M_POLY(m, p.r, exp), p.r, one), p.r, one), p.n);
+    qn_mv one = m_c(m, 1), part = m_madd(m, m_madd(m, M_POLY(m, p.r, exp), p.r, one), p.r, one);
+    return m_scale2(m, m_sel(m, m_lt(m, x, m->f64 ? -746 : -104), m_c(m, 0), part), p.n);
 }
 
 /* 2^n (e^r - 1) + (2^n - 1), in halves: 2^n alone may be infinite where the sum is not. */
