@@ -160,7 +160,7 @@ static void lay_out_states(interp_model *m, quern_entry_info *entries)
                 if (!initial)
                     continue;
                 if (pass) {
-                    memcpy(data + at, initial->data, initial->bytes);
+                    memcpy(data + at, qn_tensor_data(initial), initial->bytes);
                     ((quern_buffer_info *)entries[e].buffers)[i].initial = at;
                 }
                 at += ((int64_t)initial->bytes + 63) / 64 * 64;

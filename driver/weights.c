@@ -1,10 +1,14 @@
 /* Weights: see weights.h. */
+#include <stdatomic.h>
 #include <stdlib.h>
 #include <string.h>
 
 #include <xxhash.h>
 
 #include "driver/weights.h"
+#include "quern.h"
+
+enum { PARALLEL_BYTES = 1 << 22 };
 
 /* ---- layout ---- */
 
@@ -30,10 +34,11 @@ static void map_init(tensor_map *map, size_t capacity, qn_arena *arena)
 
 static qn_weight **slot_by_address(const tensor_map *map, const qn_tensor *tensor)
 {
-    size_t at = ((uintptr_t)tensor->data >> 4) * 0x9e3779b97f4a7c15u >> 20 & map->mask;
+    const uintptr_t address = (uintptr_t)(tensor->data ? tensor->data : (const void *)tensor->source);
+    size_t at = (address >> 4) * 0x9e3779b97f4a7c15u >> 20 & map->mask;
     for (; map->slots[at]; at = (at + 1) & map->mask) {
         const qn_tensor *other = map->slots[at]->tensor;
-        if (other->bytes == tensor->bytes && other->data == tensor->data)
+        if (other->bytes == tensor->bytes && other->data == tensor->data && other->source == tensor->source)
             break;
     }
     return &map->slots[at];
@@ -42,12 +47,9 @@ static qn_weight **slot_by_address(const tensor_map *map, const qn_tensor *tenso
 /* Dims and dtype do not matter. */
 static qn_weight **slot_by_contents(const tensor_map *map, const qn_tensor *tensor)
 {
-    size_t at = XXH3_64bits(tensor->data, tensor->bytes) & map->mask;
-    for (; map->slots[at]; at = (at + 1) & map->mask) {
-        const qn_tensor *other = map->slots[at]->tensor;
-        if (other->bytes == tensor->bytes && memcmp(other->data, tensor->data, tensor->bytes) == 0)
-            break;
-    }
+    size_t at = qn_tensor_key(tensor) & map->mask;
+    while (map->slots[at] && !qn_tensor_same_bytes(map->slots[at]->tensor, tensor))
+        at = (at + 1) & map->mask;
     return &map->slots[at];
 }
 
@@ -98,16 +100,36 @@ static size_t gap_after(const qn_weight *w)
     return (size_t)(-w->tensor->bytes % QN_WEIGHT_ALIGN);
 }
 
+/* Gives the contents from first to last in stretches; `to` may keep none of them. */
+static void stream(const qn_weights *weights, void (*to)(void *user, const void *data, size_t bytes),
+                   void *user)
+{
+    void *piece = malloc(QN_PIECE_BYTES);
+    QN_ASSERT(piece, "out of memory");
+    for (int i = 0; i < weights->n; i++) {
+        const qn_weight *w = &weights->items[i];
+        const int64_t n = qn_tensor_pieces(w->tensor);
+        for (int64_t k = 0; k < n; k++) {
+            qn_tensor_read(w->tensor, k, piece);
+            to(user, piece, qn_tensor_piece(w->tensor, k).bytes);
+        }
+        to(user, zeros, gap_after(w));
+        qn_tensor_release(w->tensor);
+    }
+    free(piece);
+}
+
+static void hash_stretch(void *state, const void *data, size_t bytes)
+{
+    XXH3_128bits_update(state, data, bytes);
+}
+
 void qn_weights_hash(qn_weights *weights)
 {
     XXH3_state_t *state = XXH3_createState();
     QN_ASSERT(state, "out of memory");
     XXH3_128bits_reset(state);
-    for (int i = 0; i < weights->n; i++) {
-        const qn_weight *w = &weights->items[i];
-        XXH3_128bits_update(state, w->tensor->data, w->tensor->bytes);
-        XXH3_128bits_update(state, zeros, gap_after(w));
-    }
+    stream(weights, hash_stretch, state);
     XXH128_canonical_t canonical;
     XXH128_canonicalFromHash(&canonical, XXH3_128bits_digest(state));
     XXH3_freeState(state);
@@ -115,22 +137,62 @@ void qn_weights_hash(qn_weights *weights)
         sprintf(weights->hash + 2 * i, "%02x", canonical.digest[i]);
 }
 
-void qn_weights_move(const qn_weights *weights, void *to, qn_arena *arena)
+static void write_stretch(void *file, const void *data, size_t bytes)
 {
-    for (int i = 0; i < weights->n; i++) {
-        const qn_tensor *tensor = weights->items[i].tensor;
-        memcpy((char *)to + weights->items[i].offset, tensor->data, tensor->bytes);
-        qn_arena_release(arena, tensor->data, tensor->bytes);
-    }
+    fwrite(data, 1, bytes, file);
 }
 
 void qn_weights_write(const qn_weights *weights, FILE *file)
 {
-    for (int i = 0; i < weights->n; i++) {
-        const qn_weight *w = &weights->items[i];
-        fwrite(w->tensor->data, 1, w->tensor->bytes, file);
-        fwrite(zeros, 1, gap_after(w), file);
+    stream(weights, write_stretch, file);
+}
+
+/* ---- moving them to their place, by all threads ---- */
+
+typedef struct moving {
+    const qn_weights *weights;
+    char *to;
+    qn_arena *arena;
+    int64_t *first;    /* number of the first piece of each tensor */
+    atomic_long *left; /* pieces of each tensor that are still to be read */
+} moving;
+
+static void move_piece(void *arg, int64_t i)
+{
+    const moving *m = arg;
+    int low = 0, high = m->weights->n;
+    while (high - low > 1) {
+        const int middle = (low + high) / 2;
+        *(m->first[middle] <= i ? &low : &high) = middle;
     }
+    const qn_weight *w = &m->weights->items[low];
+    const int64_t piece = i - m->first[low];
+    qn_tensor_read(w->tensor, piece, m->to + w->offset + qn_tensor_piece(w->tensor, piece).offset);
+    if (atomic_fetch_sub(&m->left[low], 1) > 1)
+        return;
+    qn_tensor_release(w->tensor);
+    if (w->tensor->data && !w->tensor->mapped)
+        qn_arena_release(m->arena, w->tensor->data, w->tensor->bytes);
+}
+
+void qn_weights_move(const qn_weights *weights, void *to, qn_arena *arena)
+{
+    moving m = { .weights = weights, .to = to, .arena = arena };
+    int64_t n = 0;
+    m.first = malloc(((size_t)weights->n + 1) * sizeof *m.first);
+    m.left = malloc(((size_t)weights->n + 1) * sizeof *m.left);
+    QN_ASSERT(m.first && m.left, "out of memory");
+    for (int i = 0; i < weights->n; i++) {
+        const int64_t pieces = qn_tensor_pieces(weights->items[i].tensor);
+        m.first[i] = n;
+        atomic_init(&m.left[i], (long)pieces);
+        n += pieces;
+    }
+    quern_pool *pool = weights->bytes >= PARALLEL_BYTES ? quern_pool_new(0) : NULL;
+    quern_pool_parallel_for(pool, move_piece, &m, n);
+    quern_pool_free(pool);
+    free(m.first);
+    free((void *)m.left);
 }
 
 /* ---- safetensors ---- */

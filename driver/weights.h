@@ -25,7 +25,8 @@ typedef struct qn_weights {
  * initial_offset of states, weights_bytes. */
 void qn_weights_lay_out(int n_programs, qn_program *const *programs, qn_arena *arena, qn_weights *out);
 void qn_weights_hash(qn_weights *weights);
-/* `to`: zeroed. Contents that lie in `arena` are given back one by one, so that large weights are not there twice. */
+/* `to`: zeroed. Contents that lie in `arena`, and pages of mapped files, are given back one by one: large weights are never
+ * there twice. */
 void qn_weights_move(const qn_weights *weights, void *to, qn_arena *arena);
 /* Errors show in ferror(file). */
 void qn_weights_write(const qn_weights *weights, FILE *file);

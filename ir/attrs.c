@@ -200,3 +200,23 @@ qn_dot_side qn_dot_side_of(const qn_node *node, int operand)
     }
     return s;
 }
+
+static bool equal_tensors(const qn_tensor *a, const qn_tensor *b)
+{
+    return qn_type_equal(&a->type, &b->type) && qn_tensor_same_bytes(a, b);
+}
+
+bool qn_attr_equal(const qn_attr *a, const qn_attr *b)
+{
+    if (a->key != b->key || a->n != b->n)
+        return false;
+    switch (qn_attrs[a->key].kind) {
+    case QN_ATTR_KIND_FLOAT: return memcmp(&a->f, &b->f, sizeof a->f) == 0;
+    case QN_ATTR_KIND_INTS: return a->n == 0 || memcmp(a->ints, b->ints, (size_t)a->n * sizeof *a->ints) == 0;
+    case QN_ATTR_KIND_DIMS: /* hash-consed */
+        return a->n == 0 || memcmp(a->dims, b->dims, (size_t)a->n * sizeof(qn_dim)) == 0;
+    case QN_ATTR_KIND_STRING: return strcmp(a->s, b->s) == 0;
+    case QN_ATTR_KIND_TENSOR: return equal_tensors(a->tensor, b->tensor);
+    default: return a->i == b->i;
+    }
+}

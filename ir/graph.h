@@ -80,13 +80,21 @@ const char *qn_type_print(const qn_type *type, qn_arena *arena);
 /* ---- constant data ---- */
 
 /* Immutable tensor contents, row-major. May point into a mapped file, so `data` need not be aligned to its element:
- * read elements with memcpy or qn_scalar_load, or copy it to aligned memory first. */
+ * read elements with memcpy or qn_scalar_load, or copy it to aligned memory first.
+ *
+ * A large constant that was computed (a transposed or scaled weight) exists only as what it is computed from until
+ * somebody asks for its contents: qn_tensor_data for all of them, qn_tensor_read for a part, which is how weights reach
+ * their place without ever being in memory twice. */
+typedef struct qn_tensor_source qn_tensor_source;
 typedef struct qn_tensor {
-    qn_type type; /* static */
-    const void *data;
+    qn_type type;     /* static */
+    const void *data; /* NULL: see source; readers who don't know use qn_tensor_data */
     size_t bytes;
     uint64_t hash;    /* of dtype, dims and data; 0: not computed yet (qn_tensor_hash) */
     const char *name; /* initializer name, or NULL */
+    bool
+        mapped; /* data lies in a private mapping of a file: its pages may be dropped, and come back when read */
+    const qn_tensor_source *source; /* where data is NULL */
 } qn_tensor;
 
 /* ---- attributes ---- */
@@ -170,6 +178,16 @@ struct qn_node {
     void *user; /* scratch of the running pass */
 };
 
+/* What a tensor without data is computed from, in the arena of its module. */
+struct qn_tensor_source {
+    const struct qn_node *node; /* op and attributes; its operands are these: */
+    const qn_tensor *const *operands;
+    int cost;        /* ops that reading one element takes: operands are not shared, so it can grow fast */
+    qn_arena *arena; /* of the data, once made */
+    /* The box of elements from `low` on, row-major, to `to`. Thread-safe. */
+    void (*read)(const qn_tensor *tensor, const int64_t *low, const int64_t *extent, void *to);
+};
+
 typedef enum qn_input_role { QN_ROLE_INPUT, QN_ROLE_PARAM, QN_ROLE_STATE } qn_input_role;
 
 struct qn_graph {
@@ -212,8 +230,28 @@ qn_graph *qn_graph_clone(const qn_graph *graph, const char *name);
 qn_type qn_type_make(qn_module *module, qn_dtype dtype, int rank, const qn_dim *dims); /* copies dims */
 qn_type qn_type_static(qn_module *module, qn_dtype dtype, int rank, const int64_t *dims);
 qn_tensor *qn_tensor_new(qn_module *module, qn_dtype dtype, int rank, const int64_t *dims,
-                         const void *data);       /* copies data; NULL: zeros */
+                         const void *data); /* copies data; NULL: zeros */
+/* All contents, made now if need be; not by two threads at once, then. */
+const void *qn_tensor_data(const qn_tensor *tensor);
 uint64_t qn_tensor_hash(const qn_tensor *tensor); /* 64-bit content hash, computed once */
+/* Cheap: equal for tensors that qn_tensor_same_bytes finds equal, and seldom for others. */
+uint64_t qn_tensor_key(const qn_tensor *tensor);
+/* Exact where both have data; else whether they are computed in the same way from equal ones. Dtype and dims of `a` and `b`
+ * don't matter. */
+bool qn_tensor_same_bytes(const qn_tensor *a, const qn_tensor *b);
+
+/* The contents in pieces of about QN_PIECE_BYTES, in order; any number of threads may read. Pages of mapped files that are
+ * done with are dropped on the way where it is known, all of them by qn_tensor_release. */
+#define QN_PIECE_BYTES ((size_t)1 << 20)
+typedef struct qn_piece {
+    size_t offset, bytes;
+} qn_piece;
+int64_t qn_tensor_pieces(const qn_tensor *tensor);
+qn_piece qn_tensor_piece(const qn_tensor *tensor, int64_t piece);
+void qn_tensor_read(const qn_tensor *tensor, int64_t piece, void *to); /* to: memory of that piece */
+void qn_tensor_release(const qn_tensor *tensor);
+void qn_release_mapped(const void *at,
+                       size_t bytes); /* the whole pages of a private file mapping in that range */
 
 /* Attributes of a node. The typed getters assert that the attribute is there unless they take a fallback. */
 const qn_attr *qn_attr_find(const qn_node *node, qn_attr_key key); /* NULL when absent */
@@ -228,6 +266,7 @@ const qn_tensor *qn_attr_tensor(const qn_node *node, qn_attr_key key);
 const char *qn_attr_string(const qn_node *node, qn_attr_key key);
 qn_kind qn_attr_reduce_kind(const qn_node *node);
 qn_direction qn_attr_compare_direction(const qn_node *node);
+bool qn_attr_equal(const qn_attr *a, const qn_attr *b); /* of nodes of one module */
 
 /* The axes of an operand of dot_general by what becomes of them: batch and contracted ones in the order that pairs them with
  * the other operand's, free ones in ascending order. */

@@ -53,7 +53,7 @@ static void print_type(printer *p, const qn_type *type)
 static bool is_splat(const qn_tensor *tensor)
 {
     size_t bytes = qn_dtype_bytes(tensor->type.dtype);
-    const char *data = tensor->data;
+    const char *data = qn_tensor_data(tensor);
     return tensor->bytes > bytes && memcmp(data, data + bytes, tensor->bytes - bytes) == 0;
 }
 
@@ -92,11 +92,11 @@ void qn_print_tensor(qn_printer *p, const qn_tensor *tensor)
     size_t element = qn_dtype_bytes(tensor->type.dtype);
     bool fits = limit < 0 || tensor->bytes / element <= (size_t)limit;
     if (tensor->bytes <= QN_PRINT_MAX_SPLAT_BYTES && is_splat(tensor)) {
-        int length = qn_literal_print(tensor->type.dtype, tensor->data, literal);
+        int length = qn_literal_print(tensor->type.dtype, qn_tensor_data(tensor), literal);
         qn_strbuf_puts(&p->out, "splat ");
         qn_strbuf_add(&p->out, literal, (size_t)length);
     } else if (fits) {
-        print_list(p, tensor, 0, tensor->data);
+        print_list(p, tensor, 0, qn_tensor_data(tensor));
     } else {
         remember_data(p, tensor);
         qn_strbuf_printf(&p->out, "$%016" PRIx64, qn_tensor_hash(tensor));
@@ -111,7 +111,7 @@ void qn_print_tensor(qn_printer *p, const qn_tensor *tensor)
 static void print_data(printer *p, const qn_tensor *tensor)
 {
     static const char hex[] = "0123456789abcdef";
-    const unsigned char *data = tensor->data;
+    const unsigned char *data = qn_tensor_data(tensor);
     qn_strbuf_printf(&p->out, "data $%016" PRIx64 " : ", qn_tensor_hash(tensor));
     print_type(p, &tensor->type);
     qn_strbuf_puts(&p->out, " = x\"");

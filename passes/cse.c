@@ -43,29 +43,8 @@ static uint64_t hash_attr(const qn_attr *attr)
         for (const char *s = attr->s; *s; s++)
             hash = mix(hash, (unsigned char)*s);
         return hash;
-    case QN_ATTR_KIND_TENSOR: return mix(hash, qn_tensor_hash(attr->tensor));
+    case QN_ATTR_KIND_TENSOR: return mix(hash, qn_tensor_key(attr->tensor));
     default: return mix(hash, (uint64_t)attr->i);
-    }
-}
-
-static bool equal_tensors(const qn_tensor *a, const qn_tensor *b)
-{
-    return a == b || (a->bytes == b->bytes && qn_type_equal(&a->type, &b->type) &&
-                      qn_tensor_hash(a) == qn_tensor_hash(b) && memcmp(a->data, b->data, a->bytes) == 0);
-}
-
-static bool equal_attrs(const qn_attr *a, const qn_attr *b)
-{
-    if (a->key != b->key || a->n != b->n)
-        return false;
-    switch (qn_attrs[a->key].kind) {
-    case QN_ATTR_KIND_FLOAT: return memcmp(&a->f, &b->f, sizeof a->f) == 0;
-    case QN_ATTR_KIND_INTS: return a->n == 0 || memcmp(a->ints, b->ints, (size_t)a->n * sizeof *a->ints) == 0;
-    case QN_ATTR_KIND_DIMS: /* hash-consed */
-        return a->n == 0 || memcmp(a->dims, b->dims, (size_t)a->n * sizeof(qn_dim)) == 0;
-    case QN_ATTR_KIND_STRING: return strcmp(a->s, b->s) == 0;
-    case QN_ATTR_KIND_TENSOR: return equal_tensors(a->tensor, b->tensor);
-    default: return a->i == b->i;
     }
 }
 
@@ -95,7 +74,7 @@ static bool equal_nodes(const qn_node *a, const qn_node *b)
     if (!same && !crossed)
         return false;
     for (int i = 0; i < a->n_attrs; i++)
-        if (!equal_attrs(&a->attrs[i], &b->attrs[i]))
+        if (!qn_attr_equal(&a->attrs[i], &b->attrs[i]))
             return false;
     return true;
 }

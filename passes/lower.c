@@ -99,8 +99,7 @@ static int weights(qn_lowering *l, const qn_value *value)
     for (int i = 0; i < l->program->n_buffers; i++) {
         const qn_pbuffer *b = &l->program->buffers[i];
         if (b->place == QN_PLACE_WEIGHTS && b->dtype == tensor->type.dtype &&
-            b->tensor->bytes == tensor->bytes && qn_tensor_hash(b->tensor) == qn_tensor_hash(tensor) &&
-            (b->tensor->data == tensor->data || memcmp(b->tensor->data, tensor->data, tensor->bytes) == 0))
+            qn_tensor_same_bytes(b->tensor, tensor))
             return i;
     }
     qn_pbuffer buffer = buffer_for(l, value, QN_PLACE_WEIGHTS);

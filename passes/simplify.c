@@ -31,7 +31,8 @@ bool qn_value_splat(const qn_value *value, qn_scalar *out_scalar)
         value = value->node->operands[0];
     const qn_tensor *tensor = qn_value_constant(value);
     const size_t size = tensor ? qn_dtype_bytes(tensor->type.dtype) : 0;
-    if (!tensor || tensor->bytes < size)
+    if (!tensor || !tensor->data ||
+        tensor->bytes < size) /* one that is yet to be computed: as if it were none */
         return false;
     /* every element equals the one before it */
     if (memcmp(tensor->data, (const char *)tensor->data + size, tensor->bytes - size) != 0)

@@ -229,7 +229,7 @@ static qn_value *dynamic_slice(qn_rewriter *r, const qn_node *node)
             if (!at || !qn_dim_is_const(x->type.dims[i]) || !qn_dim_is_const(type->dims[i]))
                 return NULL;
             const int64_t room = x->type.dims[i]->value - type->dims[i]->value;
-            const int64_t wish = qn_scalar_load(at->type.dtype, at->data).i;
+            const int64_t wish = qn_scalar_load(at->type.dtype, qn_tensor_data(at)).i;
             starts[i] = qn_dim_const(dims, wish < 0 ? 0 : wish > room ? room : wish);
         }
         limits[i] = qn_dim_add(dims, starts[i], type->dims[i]);
@@ -246,7 +246,7 @@ static qn_value *gather(qn_rewriter *r, const qn_node *node)
     if (!indices || qn_type_elements(&indices->type) != 1 || !qn_dim_is_const(x->type.dims[axis]))
         return NULL;
     const int64_t extent = x->type.dims[axis]->value;
-    int64_t at = qn_scalar_load(indices->type.dtype, indices->data).i;
+    int64_t at = qn_scalar_load(indices->type.dtype, qn_tensor_data(indices)).i;
     at += at < 0 ? extent : 0;
     if (at < 0 || at >= extent) /* stays, and fails when it is run */
         return NULL;

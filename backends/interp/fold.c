@@ -87,6 +87,26 @@ static qn_status load_operand(qn_interp *in, qn_value *operand, qn_array *out)
     return qn_interp_eval(in, value->node, results, out);
 }
 
+/* A large result as a tensor whose contents are made where they are needed, or NULL. */
+static const qn_tensor *defer(const qn_node *node)
+{
+    enum { MOST_OPERANDS = 64 };
+    const qn_tensor *operands[MOST_OPERANDS];
+    if (node->n_operands == 0 || node->n_operands > MOST_OPERANDS)
+        return NULL;
+    for (int i = 0; i < node->n_operands; i++) {
+        const qn_value *value = qn_value_resolve(node->operands[i]);
+        operands[i] = constant_of(value);
+        if (!operands[i]) { /* repeated */
+            const qn_tensor *source = source_of(node->operands[i]);
+            operands[i] = qn_tensor_defer(value->node, &source);
+        }
+        if (!operands[i])
+            return NULL;
+    }
+    return qn_tensor_defer(node, operands);
+}
+
 /* Ops that only say the same bytes differently. */
 static bool is_view(qn_op op)
 {
@@ -114,12 +134,18 @@ const qn_tensor *qn_interp_fold(const qn_node *node, void *folder)
     qn_tensor tensor = { .type = *type,
                          .bytes = (size_t)qn_type_elements(type) * qn_dtype_bytes(type->dtype) };
     const qn_tensor *source = node->n_operands > 0 ? constant_of(qn_value_resolve(node->operands[0])) : NULL;
-    if (is_view(node->op) && source) {
+    if (is_view(node->op) && source && source->data) {
         tensor.data = source->data;
+        tensor.mapped = source->mapped;
         return qn_arena_copy(module->arena, &tensor, sizeof tensor);
     }
-    if (is_view(node->op))
+    if (is_view(node->op) && !source)
         return NULL; /* of a broadcast: which costs nothing */
+    if (tensor.bytes >= QN_DEFER_BYTES) {
+        const qn_tensor *deferred = defer(node);
+        if (deferred)
+            return deferred;
+    }
     qn_arena *temporary = qn_arena_new();
     qn_diags diags;
     qn_diags_init(&diags, temporary);

@@ -97,6 +97,16 @@ qn_status qn_interp_dim(const qn_interp *in, qn_dim d, const qn_loc *loc, int64_
 /* A list of dims attributes, evaluated; the node has it. */
 qn_status qn_eval_dims(const qn_eval *e, qn_attr_key key, int64_t *out);
 
+/* An element-wise node of arrays of any equal dims, into results that have their memory. */
+qn_status qn_interp_eval_lanes(qn_interp *in, const qn_node *node, const qn_array *operands,
+                               qn_array *results);
+
+/* ---- pieces.c ---- */
+
+/* The result of a node as a tensor whose contents are made when they are asked for; operands[i]: those of its operand i.
+ * NULL where the op is none that can be read in pieces, or the chain behind it is long. The node must stay in memory. */
+const qn_tensor *qn_tensor_defer(const qn_node *node, const qn_tensor *const *operands);
+
 /* ---- control.c ---- */
 
 /* A graph made ready to run several times. */
@@ -122,11 +132,11 @@ int qn_scalar_order(qn_dtype dtype, qn_scalar a, qn_scalar b);
 
 /* ---- copy.c ---- */
 
-/* Elements that are only moved, by their size. */
+/* Elements that are only moved, by their size; at any address. */
 typedef uint8_t __attribute__((may_alias)) qn_word1;
-typedef uint16_t __attribute__((may_alias)) qn_word2;
-typedef uint32_t __attribute__((may_alias)) qn_word4;
-typedef uint64_t __attribute__((may_alias)) qn_word8;
+typedef uint16_t __attribute__((may_alias, aligned(1))) qn_word2;
+typedef uint32_t __attribute__((may_alias, aligned(1))) qn_word4;
+typedef uint64_t __attribute__((may_alias, aligned(1))) qn_word8;
 
 static inline void *qn_element(const qn_array *a, int64_t index)
 {

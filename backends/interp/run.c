@@ -180,7 +180,7 @@ static qn_status align(const qn_interp *in, qn_array *array, const qn_loc *loc)
 qn_status qn_eval_constant(qn_eval *e)
 {
     /* Results are never written after their node, so this one may be the module's. */
-    e->y[0].data = (void *)(uintptr_t)qn_attr_tensor(e->node, QN_ATTR_VALUE)->data;
+    e->y[0].data = (void *)(uintptr_t)qn_tensor_data(qn_attr_tensor(e->node, QN_ATTR_VALUE));
     return align(e->in, &e->y[0], &e->node->loc);
 }
 
@@ -212,13 +212,27 @@ static qn_status check_operand(const qn_interp *in, const qn_node *node, int i, 
     return QUERN_OK;
 }
 
+static rule rule_of(const qn_node *node)
+{
+    const rule r = rules[node->op];
+    if (r.eval)
+        return r;
+    return qn_op_is_composite(node->op) ? (rule){ qn_eval_composite, SHAPED }
+                                        : (rule){ qn_eval_elementwise, MADE };
+}
+
+qn_status qn_interp_eval_lanes(qn_interp *in, const qn_node *node, const qn_array *operands,
+                               qn_array *results)
+{
+    qn_eval e = { .in = in, .node = node, .x = operands, .y = results };
+    const qn_status status = rule_of(node).eval(&e);
+    qn_arena_free(e.scratch);
+    return status;
+}
+
 qn_status qn_interp_eval(qn_interp *in, const qn_node *node, const qn_array *operands, qn_array *results)
 {
-    rule r = rules[node->op];
-    if (!r.eval && qn_op_is_composite(node->op))
-        r = (rule){ qn_eval_composite, SHAPED };
-    else if (!r.eval)
-        r = (rule){ qn_eval_elementwise, MADE };
+    const rule r = rule_of(node);
     for (int i = 0; i < node->n_operands; i++)
         QN_TRY(check_operand(in, node, i, &operands[i]));
     for (int i = 0; i < node->n_results && r.prepared != NOTHING; i++) {

@@ -132,7 +132,9 @@ static qn_value *direction_of(qn_onnx_node *n, int input, int index)
     if (v->tensor && v->type.rank > 0 && v->type.dims[0]->value > index) {
         qn_tensor *t = QN_NEW(n->im->arena, qn_tensor);
         size_t rows = (size_t)v->type.dims[0]->value;
-        *t = (qn_tensor){ .bytes = v->tensor->bytes / rows, .name = v->tensor->name };
+        *t = (qn_tensor){ .bytes = v->tensor->bytes / rows,
+                          .name = v->tensor->name,
+                          .mapped = v->tensor->mapped };
         t->data = (const uint8_t *)v->tensor->data + (size_t)index * t->bytes;
         t->type = qn_type_make(n->im->module, v->type.dtype, v->type.rank - 1, v->type.dims + 1);
         if (rows > 1 && t->name)

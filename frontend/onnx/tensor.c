@@ -147,11 +147,14 @@ const qn_tensor *qn_onnx_tensor(qn_onnx_import *im, const Onnx__Tensor *proto, c
     size_t bytes = (size_t)n * qn_dtype_bytes(dtype), raw_bytes = ((size_t)n * (size_t)bits + 7) / 8;
     const uint8_t *raw = NULL;
     size_t raw_size = 0;
+    bool mapped = false; /* from a file, not from the caller's memory */
     if (proto->data_location == 1) {
+        mapped = true;
         raw = qn_onnx_external_bytes(im, proto, loc, &raw_size);
         if (!raw)
             return NULL;
     } else if (proto->mapped_size) {
+        mapped = im->folder != NULL;
         raw = im->bytes + proto->mapped_offset;
         raw_size = proto->mapped_size;
     } else if (proto->raw_data.len) {
@@ -181,8 +184,11 @@ const qn_tensor *qn_onnx_tensor(qn_onnx_import *im, const Onnx__Tensor *proto, c
     bool plain = bits >= 8;
     for (size_t i = 0; dtype == QUERN_BOOL && i < raw_size && plain; i++)
         plain = raw[i] <= 1;
-    if (plain)
-        return tensor_in_place(im, proto, dtype, raw, bytes);
+    if (plain) {
+        qn_tensor *t = tensor_in_place(im, proto, dtype, raw, bytes);
+        t->mapped = mapped;
+        return t;
+    }
     uint8_t *data = qn_arena_alloc(im->arena, bytes);
     if (dtype == QUERN_BOOL)
         for (size_t i = 0; i < bytes; i++)

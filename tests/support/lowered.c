@@ -61,7 +61,7 @@ static char *lay_out_weights(qn_program *p)
     char *weights = guarded((size_t)bytes);
     for (int i = 0; i < p->n_buffers; i++)
         if (p->buffers[i].place == QN_PLACE_WEIGHTS)
-            memcpy(weights + p->buffers[i].offset->value, p->buffers[i].tensor->data,
+            memcpy(weights + p->buffers[i].offset->value, qn_tensor_data(p->buffers[i].tensor),
                    p->buffers[i].tensor->bytes);
     return weights;
 }

@@ -36,7 +36,7 @@ static void expect_tensor(const char *what, const qn_tensor *tensor, const qn_ar
     assert_non_null(tensor);
     qn_array found = { .dtype = tensor->type.dtype,
                        .rank = tensor->type.rank,
-                       .data = (void *)(uintptr_t)tensor->data };
+                       .data = (void *)(uintptr_t)qn_tensor_data(tensor) };
     for (int i = 0; i < found.rank; i++)
         found.dims[i] = tensor->type.dims[i]->value;
     expect_same(what, &found, expected);

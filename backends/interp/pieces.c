@@ -1,0 +1,429 @@
+/* Large constants that are computed from others, read in pieces: see qn_tensor in ir/graph.h.
+ *
+ * A box of the result asks for a box of each operand, down to tensors that are in memory. Movement ops only change how
+ * that memory is walked (a view: an address and a stride for each axis), so a weight that is transposed, split into panels
+ * and padded is copied once, from where it lies in the model's file to where the kernels read it. What a view cannot say
+ * (a border that is padded, an element-wise op, a reshape across strides) is made in memory of its own, a piece at a time.
+ *
+ *   %p = transpose (reshape %w [768, 96, 32]) [1, 0, 2]        a piece of %p: some panels of 32 columns of %w */
+#include "backends/interp/interp.h"
+
+#include <string.h>
+
+typedef struct view {
+    qn_array array; /* dims of the box; the data is its first element */
+    int64_t strides[QN_MAX_RANK];
+} view;
+
+typedef struct reader {
+    qn_interp in; /* its arena holds what is made on the way */
+    const void *done;
+    size_t done_bytes; /* part of a mapped file that no other piece of the tensor reads */
+} reader;
+
+static view view_of(reader *r, const qn_tensor *tensor, const int64_t *low, const int64_t *extent);
+
+static size_t element_size(const view *v)
+{
+    return qn_dtype_bytes(v->array.dtype);
+}
+
+static void move(view *v, int64_t elements)
+{
+    v->array.data = (char *)v->array.data + elements * (int64_t)element_size(v);
+}
+
+/* ---- memory for a box ---- */
+
+static view make_box(reader *r, qn_dtype dtype, int rank, const int64_t *extent)
+{
+    view v = { .array = { .dtype = dtype, .rank = rank } };
+    memcpy(v.array.dims, extent, (size_t)rank * sizeof *extent);
+    qn_strides(&v.array, v.strides);
+    v.array.data = qn_arena_alloc(r->in.arena, (size_t)qn_array_elements(&v.array) * qn_dtype_bytes(dtype));
+    return v;
+}
+
+static void copy_view(const view *from, const view *to)
+{
+    qn_copy_strided(element_size(from), from->array.rank, from->array.dims, to->array.data, to->strides,
+                    from->array.data, from->strides);
+}
+
+/* The same elements, row-major and aligned. */
+static view contiguous(reader *r, const view *v)
+{
+    int64_t strides[QN_MAX_RANK];
+    bool same = (uintptr_t)v->array.data % element_size(v) == 0;
+    qn_strides(&v->array, strides);
+    for (int i = 0; i < v->array.rank; i++)
+        same &= v->array.dims[i] == 1 || v->strides[i] == strides[i];
+    if (same)
+        return *v;
+    view made = make_box(r, v->array.dtype, v->array.rank, v->array.dims);
+    copy_view(v, &made);
+    return made;
+}
+
+/* ---- movement ---- */
+
+static view view_data(reader *r, const qn_tensor *tensor, const int64_t *low, const int64_t *extent)
+{
+    view v = { .array = { .dtype = tensor->type.dtype,
+                          .rank = tensor->type.rank,
+                          .data = (void *)(uintptr_t)tensor->data } };
+    int64_t at = 0, stride = 1, run = 1;
+    for (int i = tensor->type.rank - 1; i >= 0; i--) {
+        v.array.dims[i] = extent[i];
+        v.strides[i] = stride;
+        at += low[i] * stride;
+        run = run == stride ? run * extent[i] : run;
+        stride *= tensor->type.dims[i]->value;
+    }
+    move(&v, at);
+    if (tensor->mapped && run == qn_array_elements(&v.array) &&
+        (size_t)run * element_size(&v) > r->done_bytes) {
+        r->done = v.array.data;
+        r->done_bytes = (size_t)run * element_size(&v);
+    }
+    return v;
+}
+
+/* Axes [x_from, x_to) of the operand of a reshape hold the same elements as axes [y_from, y_to) of the result. */
+typedef struct axis_group {
+    int x_from, x_to, y_from, y_to;
+    int64_t skipped; /* elements of the group between the operand's box and the result's */
+} axis_group;
+
+static int group_axes(const qn_type *x, const qn_type *y, axis_group *groups)
+{
+    int n = 0, i = 0, j = 0;
+    while (i < x->rank || j < y->rank) {
+        axis_group *g = &groups[n++];
+        *g = (axis_group){ .x_from = i, .y_from = j };
+        int64_t of_x = i < x->rank ? x->dims[i++]->value : 1, of_y = j < y->rank ? y->dims[j++]->value : 1;
+        while (of_x != of_y)
+            if (of_x < of_y)
+                of_x *= x->dims[i++]->value;
+            else
+                of_y *= y->dims[j++]->value;
+        g->x_to = i;
+        g->y_to = j;
+    }
+    return n;
+}
+
+/* The smallest box of the operand that is one run of elements and has those of the result's box. */
+static void enclose(const qn_type *x, const qn_type *y, axis_group *g, const int64_t *low,
+                    const int64_t *extent, int64_t *x_low, int64_t *x_extent)
+{
+    int64_t first = 0, last = 0, inner = 1;
+    for (int i = g->y_from; i < g->y_to; i++) {
+        first = first * y->dims[i]->value + low[i];
+        last = last * y->dims[i]->value + low[i] + extent[i] - 1;
+    }
+    for (int i = g->x_from; i < g->x_to; i++)
+        inner *= x->dims[i]->value;
+    g->skipped = first;
+    bool whole = false;
+    for (int i = g->x_from; i < g->x_to; i++) {
+        inner /= x->dims[i]->value;
+        const int64_t from = whole ? 0 : first / inner % x->dims[i]->value,
+                      to = whole ? x->dims[i]->value - 1 : last / inner % x->dims[i]->value;
+        x_low[i] = from;
+        x_extent[i] = to - from + 1;
+        whole = whole || from != to;
+        g->skipped -= from * inner;
+    }
+}
+
+/* The stride that walks all elements of the group's box in the operand, in order; false when there is none. */
+static bool one_stride(const view *x, const axis_group *g, int64_t *out)
+{
+    int64_t expected = 0;
+    bool any = false;
+    *out = 1;
+    for (int i = g->x_to - 1; i >= g->x_from; i--) {
+        if (x->array.dims[i] == 1)
+            continue;
+        if (!any)
+            *out = x->strides[i];
+        else if (x->strides[i] != expected)
+            return false;
+        any = true;
+        expected = x->strides[i] * x->array.dims[i];
+    }
+    return true;
+}
+
+static view view_reshape(reader *r, const qn_tensor *tensor, const int64_t *low, const int64_t *extent)
+{
+    const qn_tensor *operand = tensor->source->operands[0];
+    const qn_type *type = &tensor->type;
+    axis_group groups[2 * QN_MAX_RANK];
+    int64_t x_low[QN_MAX_RANK], x_extent[QN_MAX_RANK], stride;
+    const int n = group_axes(&operand->type, type, groups);
+    for (int i = 0; i < n; i++)
+        enclose(&operand->type, type, &groups[i], low, extent, x_low, x_extent);
+    view x = view_of(r, operand, x_low, x_extent);
+    bool fits = true;
+    for (int i = 0; i < n; i++)
+        fits &= one_stride(&x, &groups[i], &stride);
+    if (!fits)
+        x = contiguous(r, &x);
+    view v = { .array = { .dtype = type->dtype, .rank = type->rank, .data = x.array.data } };
+    for (int i = 0; i < n; i++) {
+        one_stride(&x, &groups[i], &stride);
+        move(&v, groups[i].skipped * stride);
+        for (int j = groups[i].y_to - 1; j >= groups[i].y_from; j--) {
+            v.array.dims[j] = extent[j];
+            v.strides[j] = stride;
+            stride *= type->dims[j]->value;
+        }
+    }
+    return v;
+}
+
+static view view_transpose(reader *r, const qn_tensor *tensor, const int64_t *low, const int64_t *extent)
+{
+    const int64_t *perm = qn_attr_ints(tensor->source->node, QN_ATTR_PERM, NULL);
+    int64_t x_low[QN_MAX_RANK], x_extent[QN_MAX_RANK];
+    for (int i = 0; i < tensor->type.rank; i++) {
+        x_low[perm[i]] = low[i];
+        x_extent[perm[i]] = extent[i];
+    }
+    const view x = view_of(r, tensor->source->operands[0], x_low, x_extent);
+    view v = x;
+    for (int i = 0; i < tensor->type.rank; i++) {
+        v.array.dims[i] = extent[i];
+        v.strides[i] = x.strides[perm[i]];
+    }
+    return v;
+}
+
+static view view_broadcast(reader *r, const qn_tensor *tensor, const int64_t *low, const int64_t *extent)
+{
+    const qn_tensor *operand = tensor->source->operands[0];
+    const int64_t *axes = qn_attr_ints(tensor->source->node, QN_ATTR_AXES, NULL);
+    int64_t x_low[QN_MAX_RANK], x_extent[QN_MAX_RANK];
+    for (int i = 0; i < operand->type.rank; i++) {
+        const bool repeats = operand->type.dims[i]->value == 1;
+        x_low[i] = repeats ? 0 : low[axes[i]];
+        x_extent[i] = repeats ? 1 : extent[axes[i]];
+    }
+    const view x = view_of(r, operand, x_low, x_extent);
+    view v = { .array = { .dtype = tensor->type.dtype, .rank = tensor->type.rank, .data = x.array.data } };
+    memcpy(v.array.dims, extent, (size_t)tensor->type.rank * sizeof *extent);
+    for (int i = 0; i < operand->type.rank; i++)
+        v.strides[axes[i]] = x.array.dims[i] == 1 ? 0 : x.strides[i];
+    return v;
+}
+
+static view view_slice(reader *r, const qn_tensor *tensor, const int64_t *low, const int64_t *extent)
+{
+    const qn_dim *start = qn_attr_dims(tensor->source->node, QN_ATTR_START, NULL);
+    const int64_t *step = qn_attr_ints(tensor->source->node, QN_ATTR_STRIDE, NULL);
+    int64_t x_low[QN_MAX_RANK], x_extent[QN_MAX_RANK];
+    for (int i = 0; i < tensor->type.rank; i++) {
+        x_low[i] = start[i]->value + low[i] * step[i];
+        x_extent[i] = (extent[i] - 1) * step[i] + 1;
+    }
+    view v = view_of(r, tensor->source->operands[0], x_low, x_extent);
+    for (int i = 0; i < tensor->type.rank; i++) {
+        v.array.dims[i] = extent[i];
+        if (extent[i] > 1) /* else any stride will do, and its product may not fit */
+            v.strides[i] *= step[i];
+    }
+    return v;
+}
+
+/* Without interior padding: see can_read. */
+static view view_pad(reader *r, const qn_tensor *tensor, const int64_t *low, const int64_t *extent)
+{
+    const qn_tensor *operand = tensor->source->operands[0];
+    const qn_dim *before = qn_attr_dims(tensor->source->node, QN_ATTR_LOW, NULL);
+    const int rank = tensor->type.rank;
+    int64_t x_low[QN_MAX_RANK], x_extent[QN_MAX_RANK], at = 0;
+    bool inside = true, any = true;
+    for (int i = 0; i < rank; i++) {
+        const int64_t from = low[i] - before[i]->value, to = from + extent[i],
+                      limit = operand->type.dims[i]->value;
+        x_low[i] = from > 0 ? from : 0;
+        x_extent[i] = (to < limit ? to : limit) - x_low[i];
+        any &= x_extent[i] > 0;
+        inside &= from >= 0 && to <= limit;
+    }
+    if (inside)
+        return view_of(r, operand, x_low, x_extent);
+    view v = make_box(r, tensor->type.dtype, rank, extent), part = v;
+    qn_fill(element_size(&v), v.array.data, qn_array_elements(&v.array),
+            qn_tensor_data(tensor->source->operands[1]));
+    if (!any)
+        return v;
+    const view x = view_of(r, operand, x_low, x_extent);
+    for (int i = 0; i < rank; i++) {
+        at += (x_low[i] + before[i]->value - low[i]) * v.strides[i];
+        part.array.dims[i] = x_extent[i];
+    }
+    move(&part, at);
+    copy_view(&x, &part);
+    return v;
+}
+
+static view view_concatenate(reader *r, const qn_tensor *tensor, const int64_t *low, const int64_t *extent)
+{
+    const int axis = (int)qn_attr_int(tensor->source->node, QN_ATTR_AXIS), rank = tensor->type.rank;
+    view v = { .array.data = NULL };
+    int64_t start = 0;
+    for (int k = 0; k < tensor->source->node->n_operands; k++) {
+        const qn_tensor *operand = tensor->source->operands[k];
+        const int64_t n = operand->type.dims[axis]->value, end = low[axis] + extent[axis];
+        const int64_t from = low[axis] > start ? low[axis] : start, to = end < start + n ? end : start + n;
+        if (from < to) {
+            int64_t x_low[QN_MAX_RANK], x_extent[QN_MAX_RANK];
+            memcpy(x_low, low, (size_t)rank * sizeof *low);
+            memcpy(x_extent, extent, (size_t)rank * sizeof *extent);
+            x_low[axis] = from - start;
+            x_extent[axis] = to - from;
+            if (x_extent[axis] == extent[axis])
+                return view_of(r, operand, x_low, x_extent);
+            if (!v.array.data)
+                v = make_box(r, tensor->type.dtype, rank, extent);
+            const view x = view_of(r, operand, x_low, x_extent);
+            view part = v;
+            part.array.dims[axis] = to - from;
+            move(&part, (from - low[axis]) * v.strides[axis]);
+            copy_view(&x, &part);
+        }
+        start += n;
+    }
+    return v;
+}
+
+/* ---- arithmetic ---- */
+
+static view view_elementwise(reader *r, const qn_tensor *tensor, const int64_t *low, const int64_t *extent)
+{
+    enum { MOST = 3 };
+    const qn_node *node = tensor->source->node;
+    qn_array operands[MOST];
+    view v = make_box(r, tensor->type.dtype, tensor->type.rank, extent);
+    for (int i = 0; i < node->n_operands; i++) {
+        const view x = view_of(r, tensor->source->operands[i], low, extent);
+        operands[i] = contiguous(r, &x).array;
+    }
+    const qn_status status = qn_interp_eval_lanes(&r->in, node, operands, &v.array);
+    QN_ASSERT(!status, "element-wise ops do not fail");
+    return v;
+}
+
+static view view_of(reader *r, const qn_tensor *tensor, const int64_t *low, const int64_t *extent)
+{
+    if (tensor->data)
+        return view_data(r, tensor, low, extent);
+    switch (tensor->source->node->op) {
+    case QN_OP_RESHAPE: return view_reshape(r, tensor, low, extent);
+    case QN_OP_TRANSPOSE: return view_transpose(r, tensor, low, extent);
+    case QN_OP_BROADCAST: return view_broadcast(r, tensor, low, extent);
+    case QN_OP_SLICE: return view_slice(r, tensor, low, extent);
+    case QN_OP_PAD: return view_pad(r, tensor, low, extent);
+    case QN_OP_CONCATENATE: return view_concatenate(r, tensor, low, extent);
+    default: return view_elementwise(r, tensor, low, extent);
+    }
+}
+
+static void read_box(const qn_tensor *tensor, const int64_t *low, const int64_t *extent, void *to)
+{
+    qn_arena *arena = qn_arena_new();
+    qn_diags diags;
+    qn_diags_init(&diags, arena);
+    reader r = { .in = { .arena = arena, .diags = &diags } };
+    const view from = view_of(&r, tensor, low, extent);
+    view box = from;
+    box.array.data = to;
+    qn_strides(&box.array, box.strides);
+    copy_view(&from, &box);
+    if (r.done)
+        qn_release_mapped(r.done, r.done_bytes);
+    qn_arena_free(arena);
+}
+
+/* ---- making one ---- */
+
+static bool all_numbers(const qn_node *node, qn_attr_key key)
+{
+    int n;
+    const qn_dim *dims = qn_attr_dims(node, key, &n);
+    for (int i = 0; i < n; i++)
+        if (!qn_dim_is_const(dims[i]))
+            return false;
+    return true;
+}
+
+static bool slices_inside(const qn_node *node)
+{
+    const qn_type *x = &node->operands[0]->type;
+    const qn_dim *start = qn_attr_dims(node, QN_ATTR_START, NULL),
+                 *limit = qn_attr_dims(node, QN_ATTR_LIMIT, NULL);
+    if (!all_numbers(node, QN_ATTR_START) || !all_numbers(node, QN_ATTR_LIMIT))
+        return false;
+    for (int i = 0; i < x->rank; i++)
+        if (start[i]->value < 0 || start[i]->value > limit[i]->value || limit[i]->value > x->dims[i]->value)
+            return false;
+    return true;
+}
+
+/* What the interpreter would refuse is left to it. */
+static bool can_read(const qn_node *node)
+{
+    int n = 0;
+    switch (node->op) {
+    case QN_OP_RESHAPE:
+    case QN_OP_TRANSPOSE:
+    case QN_OP_CONCATENATE: return true;
+    case QN_OP_SLICE: return slices_inside(node);
+    case QN_OP_BROADCAST:
+        for (int i = 0; i < node->operands[0]->type.rank; i++) {
+            const qn_dim from = node->operands[0]->type.dims[i],
+                         to = node->results[0].type.dims[qn_attr_ints(node, QN_ATTR_AXES, NULL)[i]];
+            if (from->value != 1 && from != to)
+                return false;
+        }
+        return true;
+    case QN_OP_PAD: {
+        const int64_t *interior = qn_attr_ints(node, QN_ATTR_INTERIOR, &n);
+        for (int i = 0; i < n; i++)
+            if (interior[i] != 0)
+                return false;
+        return all_numbers(node, QN_ATTR_LOW);
+    }
+    default: return qn_ops[node->op].class == QN_ELEMENTWISE;
+    }
+}
+
+const qn_tensor *qn_tensor_defer(const qn_node *node, const qn_tensor *const *operands)
+{
+    enum { MOST_COST = 24 };
+    qn_arena *arena = node->graph->module->arena;
+    const qn_type *type = &node->results[0].type;
+    int cost = 1;
+    if (!can_read(node))
+        return NULL;
+    for (int i = 0; i < node->n_operands; i++)
+        cost += operands[i]->data ? 0 : operands[i]->source->cost;
+    if (cost > MOST_COST)
+        return NULL;
+    qn_tensor_source *source = QN_NEW(arena, qn_tensor_source);
+    *source = (qn_tensor_source){
+        .node = node,
+        .operands = qn_arena_copy(arena, operands, (size_t)node->n_operands * sizeof(*operands)),
+        .cost = cost,
+        .arena = arena,
+        .read = read_box,
+    };
+    qn_tensor *tensor = QN_NEW(arena, qn_tensor);
+    *tensor = (qn_tensor){ .type = *type,
+                           .bytes = (size_t)qn_type_elements(type) * qn_dtype_bytes(type->dtype),
+                           .source = source };
+    return tensor;
+}
