@@ -508,7 +508,7 @@ static qn_status lower(qn_lowering *l, const qn_group *group)
     attention *a = QN_NEW(scratch, attention);
     qn_writer *w = &a->w;
     a->group = group;
-    qn_writer_init(w, l, qn_group_kernel_name(group, scratch), scratch, false);
+    qn_writer_init(w, l, qn_group_kernel_name(group, scratch), scratch);
     read_shape(a);
     qn_value *const packed[2] = { group->root->operands[1], group->root->operands[2] };
     a->k = qn_writer_argument(w, qn_lower_buffer(l, packed[0]), true, false);

@@ -528,7 +528,7 @@ static qn_status lower(qn_lowering *l, const qn_group *group)
     QN_ASSERT(planned, "conv: a group that was matched has no plan");
     const qn_conv_plan *p = &e.p;
     qn_writer *w = &e.w;
-    qn_writer_init(w, l, qn_group_kernel_name(group, scratch), scratch, false);
+    qn_writer_init(w, l, qn_group_kernel_name(group, scratch), scratch);
     qn_dims *dims = w->space.dims;
     e.vector = (qn_ktype){ p->dtype, (int)p->lanes };
     e.fused = l->options->math != QN_MATH_STRICT && l->options->machine->fma;

@@ -257,7 +257,7 @@ qn_status qn_lower_loop(qn_lowering *l, const qn_group *group)
     const char *name = qn_group_kernel_name(group, scratch);
 
     qn_writer rehearsal;
-    qn_writer_init(&rehearsal, l, name, scratch, true);
+    qn_writer_init(&rehearsal, l, name, scratch);
     qn_loops loops = { 0 };
     qn_dim vars[QN_MAX_RANK + 1];
     for (int i = 0; i < nest.n; i++) {
@@ -270,7 +270,7 @@ qn_status qn_lower_loop(qn_lowering *l, const qn_group *group)
     qn_nest_merge(&rehearsal, &nest, vars);
 
     qn_writer w;
-    qn_writer_init(&w, l, name, scratch, false);
+    qn_writer_init(&w, l, name, scratch);
     const double grain = QN_GRAIN_OF(l->options) / work_of(group);
     const int64_t size = grain < (double)least ? least : (int64_t)grain;
     if (gpu && nest.n > 0)

@@ -58,7 +58,7 @@ void qn_opaque_begin(qn_opaque *o, qn_lowering *l, const qn_group *group)
     o->l = l;
     o->group = group;
     o->node = group->root;
-    qn_writer_init(&o->w, l, qn_group_kernel_name(group, o->arena), o->arena, false);
+    qn_writer_init(&o->w, l, qn_group_kernel_name(group, o->arena), o->arena);
     for (int i = 0; i < group->n_inputs; i++)
         qn_writer_bind_input(&o->w, group->inputs[i]);
 }

@@ -443,7 +443,7 @@ static void rehearse(row_kernel *k, qn_arena *scratch, const char *name)
 {
     qn_writer w;
     qn_dim row_vars[QN_MAX_RANK];
-    qn_writer_init(&w, k->lowering, name, scratch, true);
+    qn_writer_init(&w, k->lowering, name, scratch);
     k->w = &w;
     k->rehearsing = true;
     for (int i = 0; i < k->row_nest.n; i++) {
@@ -481,7 +481,7 @@ qn_status qn_lower_rows(qn_lowering *l, const qn_group *group)
     rehearse(&k, scratch, name);
 
     qn_writer w;
-    qn_writer_init(&w, l, name, scratch, false);
+    qn_writer_init(&w, l, name, scratch);
     k.w = &w;
     const double grain = QN_GRAIN_OF(l->options) / (columns < 1 ? 1 : columns);
     const int64_t least = k.rows_are_lanes ? LEAST_ROWS : 1;
