@@ -123,11 +123,15 @@ static qn_status choose_blas(const qn_settings *s, qn_pass_options *out, qn_diag
     return QUERN_OK;
 }
 
-static qn_status make_programs(qn_module *module, const qn_settings *s, qn_compiled *out, qn_diags *diags)
+static qn_status make_programs(qn_module *module, const qn_settings *s, quern_pool *pool, qn_compiled *out,
+                               qn_diags *diags)
 {
-    qn_pass_options options = {
-        .math = s->math, .machine = &out->machine, .fold = qn_interp_fold, .no_fusion = !s->fuse
-    };
+    qn_pass_options options = { .math = s->math,
+                                .machine = &out->machine,
+                                .fold = qn_interp_fold,
+                                .parallel_for = quern_pool_parallel_for,
+                                .pool = pool,
+                                .no_fusion = !s->fuse };
     QN_TRY(choose_blas(s, &options, diags));
     if (module->n_functions == 0)
         return qn_error(diags, QUERN_ERROR_MODEL, NULL, "the module has no function");
@@ -302,7 +306,10 @@ qn_status qn_plan_module(qn_module *module, const qn_settings *settings, qn_aren
 {
     *out = (qn_compiled){ .arena = arena };
     QN_TRY(settings->backend->describe(&settings->target, arena, &out->machine, diags));
-    QN_TRY(make_programs(module, settings, out, diags));
+    quern_pool *pool = quern_pool_new(0);
+    qn_status status = make_programs(module, settings, pool, out, diags);
+    quern_pool_free(pool);
+    QN_TRY(status);
     qn_weights_lay_out(out->n_programs, out->programs, arena, &out->weights);
     return QUERN_OK;
 }

@@ -63,6 +63,12 @@ typedef struct printer {
     int indent;
 } printer;
 
+static void print_number(printer *p, const char *before, int64_t value)
+{
+    qn_strbuf_puts(&p->out, before);
+    qn_strbuf_int(&p->out, value);
+}
+
 static void name_buffer(printer *p, const qn_kbuffer *buffer)
 {
     if (!p->canonical) {
@@ -71,13 +77,13 @@ static void name_buffer(printer *p, const qn_kbuffer *buffer)
     }
     for (int i = 0; i < p->k->n_all_buffers; i++)
         if (p->k->buffers[i] == buffer)
-            qn_strbuf_printf(&p->out, "%%b%d", i);
+            print_number(p, "%b", i);
 }
 
 static void name_param(printer *p, int64_t i)
 {
     if (p->canonical)
-        qn_strbuf_printf(&p->out, "%%p%lld", (long long)i);
+        print_number(p, "%p", i);
     else
         qn_strbuf_printf(&p->out, "%%%s", p->k->param_names[i]);
 }
@@ -86,17 +92,19 @@ static void print_type(printer *p, qn_ktype type)
 {
     qn_strbuf_puts(&p->out, qn_dtype_name(type.dtype));
     if (type.lanes != 1)
-        qn_strbuf_printf(&p->out, "x%d", type.lanes);
+        print_number(p, "x", type.lanes);
 }
 
 static void print_const(printer *p, const qn_kvalue *v)
 {
     unsigned char bytes[8];
     char text[QN_LITERAL_MAX];
-    if (!qn_k_is_index(v)) {
-        print_type(p, v->type);
-        qn_strbuf_puts(&p->out, " ");
+    if (qn_k_is_index(v)) {
+        qn_strbuf_int(&p->out, v->inst->imm.i);
+        return;
     }
+    print_type(p, v->type);
+    qn_strbuf_puts(&p->out, " ");
     qn_scalar_store(v->type.dtype, v->inst->imm, bytes);
     qn_literal_print(v->type.dtype, bytes, text);
     qn_strbuf_puts(&p->out, text);
@@ -111,7 +119,7 @@ static void use(printer *p, const qn_kvalue *v)
     else if (v->inst && v->inst->op == QN_K_TASK)
         qn_strbuf_puts(&p->out, "task");
     else
-        qn_strbuf_printf(&p->out, "%%%d", v->id);
+        print_number(p, "%", v->id);
 }
 
 static void uses(printer *p, qn_kvalue *const *values, int n)
@@ -126,7 +134,7 @@ static void define(printer *p, qn_kvalue *values, int n)
 {
     for (int i = 0; i < n; i++) {
         values[i].id = p->n_values++;
-        qn_strbuf_printf(&p->out, "%s%%%d", i ? ", " : "", values[i].id);
+        print_number(p, i ? ", %" : "%", values[i].id);
     }
 }
 
@@ -243,7 +251,7 @@ static void print_operation(printer *p, const qn_kinst *inst)
     case QN_K_CHECK: qn_strbuf_printf(&p->out, ", %lld", (long long)inst->index); break;
     case QN_K_SHUFFLE:
         for (int i = 0; i < inst->n_mask; i++)
-            qn_strbuf_printf(&p->out, "%s%d", i ? ", " : " [", inst->mask[i]);
+            print_number(p, i ? ", " : " [", inst->mask[i]);
         qn_strbuf_puts(&p->out, "]");
         break;
     default: break;
@@ -303,7 +311,7 @@ static void print_param(printer *p, int i)
         qn_strbuf_printf(&p->out, " multiple %lld", (long long)k->param_multiple[i]);
 }
 
-static void print_number(printer *p, const char *word, double value)
+static void print_count(printer *p, const char *word, double value)
 {
     char text[QN_LITERAL_MAX];
     if (value == 0)
@@ -341,8 +349,8 @@ static void print_header(printer *p)
     if (k->gpu_threads)
         qn_strbuf_printf(&p->out, " gpu_threads %d", k->gpu_threads);
     if (!p->canonical) {
-        print_number(p, "flops", k->flops);
-        print_number(p, "bytes", k->bytes);
+        print_count(p, "flops", k->flops);
+        print_count(p, "bytes", k->bytes);
     }
     qn_strbuf_puts(&p->out, " {\n");
     for (int i = k->n_buffers; i < k->n_all_buffers; i++) {

@@ -68,13 +68,31 @@ int qn_program_add_buffer(qn_program *p, qn_pbuffer buffer)
     return p->n_buffers++;
 }
 
-int qn_program_add_kernel(qn_program *p, qn_kernel *kernel)
+static int find_kernel(const qn_program *p, const char *text)
 {
-    const char *text = qn_kernel_canonical(kernel, p->arena);
-    for (int i = 0; i < p->n_kernels; i++) {
+    for (int i = 0; i < p->n_kernels; i++)
         if (strcmp(p->kernel_texts[i], text) == 0)
             return i;
-    }
+    return -1;
+}
+
+int qn_program_add_kernel(qn_program *p, const qn_kernel *kernel)
+{
+    qn_arena *scratch = qn_arena_new();
+    const char *text = qn_kernel_canonical(kernel, scratch);
+    int number = find_kernel(p, text);
+    if (number < 0)
+        number =
+            qn_program_add_canonical(p, qn_kernel_clone(kernel, p->arena), qn_arena_strdup(p->arena, text));
+    qn_arena_free(scratch);
+    return number;
+}
+
+int qn_program_add_canonical(qn_program *p, qn_kernel *kernel, const char *text)
+{
+    const int known = find_kernel(p, text);
+    if (known >= 0)
+        return known;
     if (p->n_kernels == p->kernel_capacity) {
         size_t capacity = (size_t)p->kernel_capacity, text_capacity = capacity;
         p->kernels = qn_vec_grow(p->arena, p->kernels, (size_t)p->n_kernels, &capacity, sizeof *p->kernels);

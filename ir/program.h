@@ -130,7 +130,10 @@ typedef struct qn_program {
 
 qn_program *qn_program_new(qn_arena *arena, qn_dims *dims, const char *name);
 int qn_program_add_buffer(qn_program *p, qn_pbuffer buffer);
-int qn_program_add_kernel(qn_program *p, qn_kernel *kernel); /* the index of an equal one if there is one */
+/* A copy of the kernel; the index of an equal one if there is one. */
+int qn_program_add_kernel(qn_program *p, const qn_kernel *kernel);
+/* The same for a kernel whose memory lives as long as the program, with its canonical text. */
+int qn_program_add_canonical(qn_program *p, qn_kernel *kernel, const char *text);
 /* What a task of a product of matrices computes: a block of rows and columns of one batch, cut off at the edges. `params`:
  * values. */
 typedef struct qn_gemm_block {

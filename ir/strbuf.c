@@ -33,17 +33,31 @@ void qn_strbuf_puts(qn_strbuf *buffer, const char *text)
     qn_strbuf_add(buffer, text, strlen(text));
 }
 
+void qn_strbuf_int(qn_strbuf *buffer, int64_t value)
+{
+    char digits[20], *at = digits + sizeof digits;
+    uint64_t magnitude = value < 0 ? 0 - (uint64_t)value : (uint64_t)value;
+    do {
+        *--at = (char)('0' + magnitude % 10);
+        magnitude /= 10;
+    } while (magnitude);
+    if (value < 0)
+        qn_strbuf_add(buffer, "-", 1);
+    qn_strbuf_add(buffer, at, (size_t)(digits + sizeof digits - at));
+}
+
 void qn_strbuf_printf(qn_strbuf *buffer, const char *format, ...)
 {
+    enum { LIKELY = 64 };
     va_list args, again;
     va_start(args, format);
     va_copy(again, args);
-    int length = vsnprintf(NULL, 0, format, args);
+    int length = vsnprintf(reserve(buffer, LIKELY), LIKELY + 1, format, args);
     va_end(args);
-    if (length > 0) {
+    if (length > LIKELY)
         vsnprintf(reserve(buffer, (size_t)length), (size_t)length + 1, format, again);
+    if (length > 0)
         buffer->n += (size_t)length;
-    }
     va_end(again);
 }
 

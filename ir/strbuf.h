@@ -2,6 +2,8 @@
 #ifndef QN_IR_STRBUF_H
 #define QN_IR_STRBUF_H
 
+#include <stdint.h>
+
 #include "ir/arena.h"
 
 typedef struct qn_strbuf {
@@ -12,6 +14,7 @@ typedef struct qn_strbuf {
 
 void qn_strbuf_add(qn_strbuf *buffer, const char *text, size_t length);
 void qn_strbuf_puts(qn_strbuf *buffer, const char *text);
+void qn_strbuf_int(qn_strbuf *buffer, int64_t value); /* in decimal */
 void qn_strbuf_printf(qn_strbuf *buffer, const char *format, ...) __attribute__((format(printf, 2, 3)));
 /* `text` in double quotes, with \" \\ \n \t and \xHH for other control characters. */
 void qn_strbuf_quote(qn_strbuf *buffer, const char *text);

@@ -432,6 +432,7 @@ qn_status qn_lower(qn_graph *function, const qn_pass_options *options, qn_arena 
     find_limits(&l);
     l.steps = &l.program->steps;
     QN_TRY(lower_function(&l, function));
+    QN_TRY(qn_lower_finish(&l));
     qn_program_number(l.program);
     *out_program = l.program;
     return QUERN_OK;

@@ -28,12 +28,6 @@ typedef struct qn_scope {
     int *buffers; /* by value id: program buffer, or -1: none yet */
 } qn_scope;
 
-/* What a kernel was before the machine passes: an equal one need not go through them again. */
-typedef struct qn_draft {
-    const char *text;
-    int kernel; /* in the program */
-} qn_draft;
-
 struct qn_lowering {
     const qn_pass_options *options;
     qn_module *module;
@@ -43,9 +37,8 @@ struct qn_lowering {
     qn_steps *steps; /* where steps go */
     qn_diags *diags;
     int node_capacity;
-    qn_vec(qn_dim) limits;   /* of the symbols that steps bind, in the module's terms */
-    int loop;                /* id of the innermost loop step around `steps`, or -1 */
-    qn_vec(qn_draft) drafts; /* of the program's kernels, as they were written */
+    qn_vec(qn_dim) limits; /* of the symbols that steps bind, in the module's terms */
+    int loop;              /* id of the innermost loop step around `steps`, or -1 */
 };
 
 /* ---- lower.c ---- */
@@ -179,8 +172,13 @@ void qn_writer_forget(qn_writer *w, size_t mark);
 qn_known *qn_writer_find_known(qn_writer *w, const qn_value *value, const qn_dim *index);
 void qn_writer_add_known(qn_writer *w, const qn_value *value, const qn_dim *index, qn_kvalue *result);
 
-/* Machine passes over the kernel unless it is known, then the step that runs it. `tasks` is an expression of the space. */
+/* The step that runs the kernel, which the program gets a copy of unless it knows an equal one. `tasks` is an expression of the space. */
 qn_status qn_writer_finish(qn_writer *w, qn_dim tasks, const char *step_name);
+
+/* ---- lower_finish.c ---- */
+
+/* Machine passes over all kernels of the program. */
+qn_status qn_lower_finish(qn_lowering *l);
 
 /* ---- lower_value.c ---- */
 

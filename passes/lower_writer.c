@@ -386,46 +386,12 @@ static void find_inplace(qn_writer *w)
     }
 }
 
-/* The kernel as the machine runs it. */
-static qn_status finish_kernel(const qn_lowering *l, qn_kernel *k)
-{
-    const qn_machine *machine = l->options->machine;
-    QN_TRY(qn_kernel_verify(k, l->diags));
-    qn_kernel_simplify(k);
-    if (!machine)
-        return QUERN_OK;
-    if (!machine->gpu)
-        qn_kernel_vectorize(k, machine);
-    qn_kernel_expand_math(k, machine, l->options->math);
-    qn_kernel_legalize(k, machine);
-    qn_kernel_simplify(k);
-    if (machine->gpu)
-        qn_kernel_gpu_map(k);
-    return qn_kernel_verify(k, l->diags);
-}
-
-static qn_status add_kernel(qn_writer *w, int *out_kernel)
-{
-    qn_lowering *l = w->lowering;
-    const char *text = qn_kernel_canonical(w->kernel, w->arena);
-    for (size_t i = 0; i < l->drafts.n; i++)
-        if (strcmp(l->drafts.items[i].text, text) == 0) {
-            *out_kernel = l->drafts.items[i].kernel;
-            return QUERN_OK;
-        }
-    qn_draft draft = { .text = qn_arena_strdup(l->arena, text) };
-    QN_TRY(finish_kernel(l, w->kernel));
-    *out_kernel = draft.kernel = qn_program_add_kernel(l->program, qn_kernel_clone(w->kernel, l->arena));
-    qn_vec_push(l->arena, &l->drafts, draft);
-    return QUERN_OK;
-}
-
 qn_status qn_writer_finish(qn_writer *w, qn_dim tasks, const char *step_name)
 {
     qn_lowering *l = w->lowering;
-    int kernel;
     find_inplace(w);
-    QN_TRY(add_kernel(w, &kernel));
+    QN_TRY(qn_kernel_verify(w->kernel, l->diags));
+    const int kernel = qn_program_add_kernel(l->program, w->kernel);
     qn_step *step = qn_steps_add(l->program, l->steps, QN_STEP_KERNEL);
     step->name = step_name;
     step->kernel = kernel;

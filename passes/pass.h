@@ -34,6 +34,9 @@ typedef struct qn_pass_options {
     bool (*has_blas)(void); /* asked when a contraction is to be a call of the library; NULL: it is there */
     bool
         no_fusion; /* a kernel for each node, but what only says the shape of another's: for looking for mistakes */
+    /* Runs task(arg, i) for each i below n, on several threads; NULL: there is only this one. */
+    void (*parallel_for)(void *pool, void (*task)(void *arg, int64_t i), void *arg, int64_t n);
+    void *pool;
 } qn_pass_options;
 
 /* Changes `graph` in place; *out_changed is true exactly when it did. Graph invariants hold before and after. */
