@@ -147,6 +147,12 @@ void qn_copy_strided(size_t size, int rank, const int64_t *dims, void *to, const
             plane = true;
         }
     const int outer = n - (plane ? 2 : 1);
+    for (int i = 1; i < outer && !plane; i++) /* lines in the order in which `from` has them */
+        for (int j = i; j > 0 && llabs(axes[j - 1].from) < llabs(axes[j].from); j--) {
+            const axis larger = axes[j];
+            axes[j] = axes[j - 1];
+            axes[j - 1] = larger;
+        }
     int64_t extents[QN_MAX_RANK], index[QN_MAX_RANK] = { 0 };
     for (int i = 0; i < outer; i++)
         extents[i] = axes[i].n;
