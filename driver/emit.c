@@ -117,14 +117,6 @@ static const char *header_path(const emission *e)
 
 /* ---- files ---- */
 
-static qn_status entries_code(emission *e, qn_emit emit, qn_code *out)
-{
-    const qn_compiled *c = &e->compiled;
-    return e->settings->backend->emit_entries(
-        c->n_programs, (const qn_program *const *)c->programs, (const char *const *const *)c->program_symbols,
-        e->prefix, c->weights.hash, e->inside, &e->settings->target, emit, e->arena, out, e->diags);
-}
-
 static const char *file_name(const char *path)
 {
     const char *slash = strrchr(path, '/');
@@ -171,7 +163,7 @@ static qn_status link_objects(emission *e, qn_link_kind kind, const qn_output *w
         inputs[n] = (qn_link_input){ .name = qn_arena_printf(e->arena, "%s.o", c->kernel_symbols[n]),
                                      .code = c->kernels[n] };
     inputs[n].name = qn_arena_printf(e->arena, "%s.o", e->prefix);
-    QN_TRY(entries_code(e, QN_EMIT_OBJECT, &inputs[n].code));
+    QN_TRY(qn_compile_entries(c, e->settings, e->prefix, e->inside, &inputs[n].code, e->diags));
     n++;
     if (weights->temporary)
         inputs[n++] = (qn_link_input){ .name = qn_arena_printf(e->arena, "%s_weights.o", e->prefix),
@@ -204,7 +196,9 @@ static qn_status emit_code(emission *e, qn_emit emit)
 {
     const qn_compiled *c = &e->compiled;
     qn_code entries;
-    QN_TRY(entries_code(e, emit, &entries));
+    QN_TRY(e->settings->backend->emit_entries(
+        c->n_programs, (const qn_program *const *)c->programs, (const char *const *const *)c->program_symbols,
+        e->prefix, c->weights.hash, e->inside, &e->settings->target, emit, e->arena, &entries, e->diags));
     qn_output output;
     QN_TRY(qn_output_open(&output, e->path, e->diags));
     const char *comment = emit == QN_EMIT_LLVM ? ";" : "#";

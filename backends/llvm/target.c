@@ -14,16 +14,23 @@
 
 #include "backends/llvm/guard.h"
 
-/* ---- LLVM's targets, registered once ---- */
+/* ---- LLVM's targets, registered once: the host's, and all when another is asked for ---- */
 
-static pthread_once_t initialized = PTHREAD_ONCE_INIT;
+static pthread_once_t initialized = PTHREAD_ONCE_INIT, all_initialized = PTHREAD_ONCE_INIT;
 
-static void initialize(void)
+static void initialize_all(void)
 {
     LLVMInitializeAllTargetInfos();
     LLVMInitializeAllTargets();
     LLVMInitializeAllTargetMCs();
     LLVMInitializeAllAsmPrinters();
+}
+
+static void initialize(void)
+{
+    if (LLVMInitializeNativeTarget() || LLVMInitializeNativeAsmPrinter())
+        pthread_once(&all_initialized,
+                     initialize_all); /* a host that this LLVM has no code for: others still work */
     /* No loop strength reduction: for nested loops with many addresses it takes several times as long as all the rest of
      * code generation, and the code is no faster, since kernels say their addresses in the form that machines add up by
      * themselves. The C API has no other way to leave it out. */
@@ -235,6 +242,8 @@ static qn_status resolve(const qn_target *target, qn_llvm_target *t, qn_diags *d
     char *triple = target->triple ? LLVMNormalizeTargetTriple(target->triple) : LLVMGetDefaultTargetTriple();
     triple = copy_and_dispose(triple);
     bool same_isa = same_isa_as_host(triple);
+    if (!same_isa)
+        pthread_once(&all_initialized, initialize_all);
     t->triple = triple;
     char *message = NULL;
     if ((!is_x86(triple) && !is_aarch64(triple) && !is_nvptx(triple)) ||
