@@ -140,8 +140,9 @@ static void define(printer *p, qn_kvalue *values, int n)
 
 static void start_line(printer *p)
 {
-    for (int i = 0; i < p->indent; i++)
-        qn_strbuf_puts(&p->out, "  ");
+    const size_t n = 2 * (size_t)p->indent;
+    memset(qn_strbuf_reserve(&p->out, n), ' ', n);
+    p->out.n += n;
 }
 
 static void print_block(printer *p, const qn_kblock *block);

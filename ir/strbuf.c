@@ -4,7 +4,7 @@
 #include <stdio.h>
 #include <string.h>
 
-static char *reserve(qn_strbuf *buffer, size_t more)
+char *qn_strbuf_reserve(qn_strbuf *buffer, size_t more)
 {
     if (buffer->capacity - buffer->n <= more) { /* one more for the NUL */
         size_t capacity = buffer->capacity ? buffer->capacity : 128;
@@ -17,20 +17,6 @@ static char *reserve(qn_strbuf *buffer, size_t more)
         buffer->capacity = capacity;
     }
     return buffer->data + buffer->n;
-}
-
-void qn_strbuf_add(qn_strbuf *buffer, const char *text, size_t length)
-{
-    char *to = reserve(buffer, length);
-    if (length)
-        memcpy(to, text, length);
-    to[length] = 0;
-    buffer->n += length;
-}
-
-void qn_strbuf_puts(qn_strbuf *buffer, const char *text)
-{
-    qn_strbuf_add(buffer, text, strlen(text));
 }
 
 void qn_strbuf_int(qn_strbuf *buffer, int64_t value)
@@ -52,10 +38,10 @@ void qn_strbuf_printf(qn_strbuf *buffer, const char *format, ...)
     va_list args, again;
     va_start(args, format);
     va_copy(again, args);
-    int length = vsnprintf(reserve(buffer, LIKELY), LIKELY + 1, format, args);
+    int length = vsnprintf(qn_strbuf_reserve(buffer, LIKELY), LIKELY + 1, format, args);
     va_end(args);
     if (length > LIKELY)
-        vsnprintf(reserve(buffer, (size_t)length), (size_t)length + 1, format, again);
+        vsnprintf(qn_strbuf_reserve(buffer, (size_t)length), (size_t)length + 1, format, again);
     if (length > 0)
         buffer->n += (size_t)length;
     va_end(again);
@@ -82,6 +68,6 @@ void qn_strbuf_quote(qn_strbuf *buffer, const char *text)
 
 const char *qn_strbuf_text(qn_strbuf *buffer)
 {
-    *reserve(buffer, 0) = 0;
+    *qn_strbuf_reserve(buffer, 0) = 0;
     return buffer->data;
 }

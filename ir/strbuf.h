@@ -3,6 +3,7 @@
 #define QN_IR_STRBUF_H
 
 #include <stdint.h>
+#include <string.h>
 
 #include "ir/arena.h"
 
@@ -12,8 +13,22 @@ typedef struct qn_strbuf {
     size_t n, capacity;
 } qn_strbuf;
 
-void qn_strbuf_add(qn_strbuf *buffer, const char *text, size_t length);
-void qn_strbuf_puts(qn_strbuf *buffer, const char *text);
+/* Where text may be written: room for `more` bytes and a NUL. */
+char *qn_strbuf_reserve(qn_strbuf *buffer, size_t more);
+/* In the header: printers call these for every word, mostly with a literal, whose length is then a number. */
+static inline void qn_strbuf_add(qn_strbuf *buffer, const char *text, size_t length)
+{
+    char *to =
+        buffer->capacity - buffer->n > length ? buffer->data + buffer->n : qn_strbuf_reserve(buffer, length);
+    if (length)
+        memcpy(to, text, length);
+    to[length] = 0;
+    buffer->n += length;
+}
+static inline void qn_strbuf_puts(qn_strbuf *buffer, const char *text)
+{
+    qn_strbuf_add(buffer, text, strlen(text));
+}
 void qn_strbuf_int(qn_strbuf *buffer, int64_t value); /* in decimal */
 void qn_strbuf_printf(qn_strbuf *buffer, const char *format, ...) __attribute__((format(printf, 2, 3)));
 /* `text` in double quotes, with \" \\ \n \t and \xHH for other control characters. */
