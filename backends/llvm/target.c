@@ -1,7 +1,7 @@
 /* Targets: names to what LLVM wants and to what lowering must know.
  *
- * What a CPU can do is asked of the code generator itself: a probe function is compiled for it and the registers and
- * instructions that it uses are looked at. So every CPU name and feature string that LLVM knows works, and what lowering
+ * What a CPU with a name can do is asked of the code generator itself: a probe function is compiled for it and the registers
+ * and instructions that it uses are looked at. So every CPU name and feature string that LLVM knows works, and what lowering
  * is told is what it will get. */
 #include "backends/llvm/target.h"
 
@@ -167,26 +167,58 @@ static qn_status learn_gpu(qn_llvm_target *t, qn_diags *diags)
     return QUERN_OK;
 }
 
-static qn_status learn(qn_llvm_target *t, bool is_host, qn_diags *diags)
+/* Does a list such as "+avx2,-fma" name the feature; the last word on it counts. */
+static bool lists(const char *features, const char *name)
 {
-    if (t->isa == QN_ISA_NVPTX)
-        return learn_gpu(t, diags);
+    const size_t n = strlen(name);
+    bool on = false;
+    for (const char *at = features; *at; at += *at == ',') {
+        const size_t length = strcspn(at, ",");
+        if (length == n + 1 && memcmp(at + 1, name, n) == 0)
+            on = *at == '+';
+        at += length;
+    }
+    return on;
+}
+
+/* The host's features are all listed, so they are known without starting the code generator, which may not be needed at all
+ * where the kernels are in the cache. */
+static bool learn_listed(qn_llvm_target *t)
+{
+    LLVMTargetMachineRef machine = new_machine(t, QN_LLVM_FAST_CODE);
+    LLVMTargetDataRef layout = LLVMCreateTargetDataLayout(machine);
+    t->data_layout = copy_and_dispose(LLVMCopyStringRepOfTargetData(layout));
+    LLVMDisposeTargetData(layout);
+    LLVMDisposeTargetMachine(machine);
+    t->avx512 = lists(t->features, "avx512f") && lists(t->features, "avx512bw");
+    return lists(t->features, "avx2") && lists(t->features, "fma") && lists(t->features, "f16c");
+}
+
+static bool learn_probed(qn_llvm_target *t, char *message, size_t size)
+{
     probe_job j = { .target = t };
-    char message[256] = "";
-    bool finished = qn_llvm_guarded(probe, &j, message, sizeof message);
+    bool finished = qn_llvm_guarded(probe, &j, message, size);
     char *text = j.text;
     t->data_layout = j.data_layout;
     bool fit = finished && text;
-    t->vector_bytes = 16;
     if (fit && t->isa == QN_ISA_X86) {
         /* With AVX-512 F alone the bytes would still be added in ymm registers. */
         const char *add = strstr(text, "vpaddb");
         t->avx512 = strstr(text, "vfmadd") && add && memchr(add, 'z', strcspn(add, "\n"));
-        t->vector_bytes = t->avx512 ? 64 : 32;
         bool wide = strstr(text, "ymm") || strstr(text, "zmm");
         fit = wide && strstr(text, "vfmadd") && strstr(text, "vcvtps2ph");
     }
     free(text);
+    return fit;
+}
+
+static qn_status learn(qn_llvm_target *t, bool is_host, qn_diags *diags)
+{
+    if (t->isa == QN_ISA_NVPTX)
+        return learn_gpu(t, diags);
+    char message[256] = "";
+    bool fit = is_host && t->isa == QN_ISA_X86 ? learn_listed(t) : learn_probed(t, message, sizeof message);
+    t->vector_bytes = t->isa != QN_ISA_X86 ? 16 : t->avx512 ? 64 : 32;
     if (!fit)
         return qn_error(diags, QUERN_ERROR_UNSUPPORTED, NULL,
                         "CPU '%s' of '%s' is unknown, or has no %s; wanted: native, %s%s%s", t->cpu,

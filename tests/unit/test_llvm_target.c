@@ -79,6 +79,17 @@ static void knows_cpus(void **state)
     qn_machine native = describe((qn_target){ .cpu = "native" }), unsaid = describe((qn_target){ 0 });
     assert_string_equal(native.features, unsaid.features);
     assert_true(native.vector_bytes >= 16);
+    /* What its list of features says is what the code generator does with the same CPU by name. */
+    char text[8192];
+    assert_true(strlen(native.features) < sizeof text);
+    strcpy(text, native.features);
+    char *cpu = strchr(text, ' ') + 1, *features = strchr(cpu, ' ') + 1;
+    cpu[-1] = features[-1] = '\0';
+    qn_machine named = describe((qn_target){ .cpu = cpu, .features = features });
+    assert_int_equal(named.vector_bytes, native.vector_bytes);
+    assert_int_equal(named.vector_registers, native.vector_registers);
+    assert_int_equal(named.fma, native.fma);
+    assert_int_equal(named.masked, native.masked);
 }
 
 static void refuses_wrong_names(void **state)
