@@ -174,6 +174,9 @@ QUERN_API void quern_pool_free(quern_pool *pool);
 QUERN_API int quern_pool_threads(const quern_pool *pool);
 /* Fits quern_ctx.parallel_for. */
 QUERN_API void quern_pool_parallel_for(void *pool, void (*task)(void *arg, int64_t i), void *arg, int64_t n);
+/* Fits quern_ctx.parallel_for_down. */
+QUERN_API void quern_pool_parallel_for_down(void *pool, void (*task)(void *arg, int64_t i), void *arg,
+                                            int64_t n);
 
 /* ---- building a model by calls ---- */
 

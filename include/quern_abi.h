@@ -73,6 +73,9 @@ typedef struct quern_ctx {
     void *trace_user;
     int32_t
         failed_node; /* out: after QUERN_ERROR_INDEX, the number of the node (quern_entry_info.node_names), or -1 */
+    /* As parallel_for; each thread had better begin with its last tasks: what they read is still in its core's cache since
+     * the last call with these tasks. NULL: parallel_for is called. */
+    void (*parallel_for_down)(void *pool, void (*task)(void *arg, int64_t i), void *arg, int64_t n);
 } quern_ctx;
 
 /* A symbolic dimension. Its value is an int64_t in the io structure. */

@@ -81,6 +81,7 @@ struct qn_step {
     int n_params;
     const qn_dim *params; /* KERNEL, LIBRARY */
     qn_dim tasks;         /* KERNEL, LIBRARY: task numbers 0 … tasks - 1 */
+    bool alternates;      /* KERNEL: had better run downwards in odd iterations of the innermost loop */
     int loop;             /* LOOP: its id */
     qn_dim count;         /* LOOP: NULL when only the condition ends it */
     bool reverse;         /* LOOP: iteration number runs count - 1 … 0 */

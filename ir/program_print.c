@@ -133,7 +133,7 @@ static void print_call(printer *f, const qn_step *step)
         PUTF(f, "%s%%%d", i ? ", " : "", step->buffers[i]);
     for (int i = 0; i < step->n_params; i++)
         PUTF(f, "%s%s", i ? ", " : "; ", dim(f, step->params[i]));
-    PUTF(f, ") tasks %s", dim(f, step->tasks));
+    PUTF(f, ") tasks %s%s", dim(f, step->tasks), step->alternates ? " alternating" : "");
 }
 
 static void print_loop(printer *f, const qn_step *step)

@@ -118,6 +118,22 @@ static void finish_carried(qn_lowering *l, const carried *c, qn_node *node)
     }
 }
 
+/* Kernels that read the same large data in each iteration: they go through it up and down by turns, so that what the last
+ * iteration read last is in the caches still. */
+static void alternate(const qn_lowering *l, qn_steps *body)
+{
+    enum { LARGE_BYTES = 512 << 10 };
+    for (size_t i = 0; i < body->n; i++) {
+        qn_step *step = &body->items[i];
+        for (int b = 0; step->kind == QN_STEP_KERNEL && b < step->n_buffers; b++) {
+            const qn_pbuffer *buffer = &l->program->buffers[step->buffers[b]];
+            if ((buffer->place == QN_PLACE_WEIGHTS || buffer->place == QN_PLACE_IO) &&
+                buffer->elements->min >= LARGE_BYTES / (int64_t)qn_dtype_bytes(buffer->dtype))
+                step->alternates = true;
+        }
+    }
+}
+
 /* ---- while ---- */
 
 static qn_status lower_while(qn_lowering *l, qn_node *node)
@@ -144,6 +160,7 @@ static qn_status lower_while(qn_lowering *l, qn_node *node)
     step->condition = condition;
     step->test = test_steps;
     step->body = body_steps;
+    alternate(l, &step->body);
     finish_carried(l, &c, node);
     return QUERN_OK;
 }
@@ -200,6 +217,7 @@ static qn_status lower_scan(qn_lowering *l, qn_node *node)
     step->count = qn_lower_dim(l, qn_attr_dims(node, QN_ATTR_LENGTH, NULL)[0]);
     step->reverse = qn_attr_bool(node, QN_ATTR_REVERSE);
     step->body = steps;
+    alternate(l, &step->body);
     finish_carried(l, &c, node);
     return QUERN_OK;
 }

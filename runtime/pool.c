@@ -5,7 +5,7 @@
  * consistent, so a worker is either seen by the caller or sees that the job is closed.
  *
  * Each thread has a share: a range of tasks, [first, end) in one word. Its owner takes tasks from the front, one at a time;
- * who has none left takes half of another's from the back, as a share of his own. Every change is one exchange of the
+ * who has none left takes half of another's from the back, as a share of his own (`down`: from the other ends). Every change is one exchange of the
  * whole word, which is all there is to know about a share: an exchange that succeeds is right however old the look was. */
 #include <errno.h>
 #include <linux/futex.h>
@@ -39,6 +39,7 @@ struct quern_pool {
     void (*task)(void *arg, int64_t i);
     void *arg;
     int64_t base; /* what is added to the numbers in the shares */
+    bool down;    /* each thread goes from the end of its share to the front */
     int n_workers;
     worker *workers;
     pthread_mutex_t busy; /* held through a parallel_for */
@@ -94,18 +95,20 @@ static int64_t end_of(uint64_t range)
     return (int64_t)(range >> 32);
 }
 
-/* The front task of the share, or -1. */
-static int64_t take_one(share *own)
+/* The next task of the share, or -1. */
+static int64_t take_one(share *own, bool down)
 {
     uint64_t seen = atomic_load_explicit(&own->range, memory_order_relaxed);
-    while (first_of(seen) < end_of(seen))
-        if (atomic_compare_exchange_weak_explicit(&own->range, &seen, seen + 1, memory_order_relaxed,
+    while (first_of(seen) < end_of(seen)) {
+        const int64_t first = first_of(seen) + !down, end = end_of(seen) - down;
+        if (atomic_compare_exchange_weak_explicit(&own->range, &seen, range(first, end), memory_order_relaxed,
                                                   memory_order_relaxed))
-            return first_of(seen);
+            return down ? end : first - 1;
+    }
     return -1;
 }
 
-/* Moves the back half of another's share to an empty one. false: nobody has any tasks left. */
+/* Moves the far half of another's share to an empty one. false: nobody has any tasks left. */
 static bool take_half(quern_pool *pool, int number)
 {
     const int n = pool->n_workers + 1;
@@ -113,12 +116,14 @@ static bool take_half(quern_pool *pool, int number)
         share *other = &pool->shares[(number + i) % n];
         uint64_t seen = atomic_load_explicit(&other->range, memory_order_relaxed);
         while (first_of(seen) < end_of(seen)) {
-            const int64_t middle = first_of(seen) + (end_of(seen) - first_of(seen)) / 2;
-            if (!atomic_compare_exchange_weak_explicit(&other->range, &seen, range(first_of(seen), middle),
-                                                       memory_order_relaxed, memory_order_relaxed))
+            const int64_t n_left = (end_of(seen) - first_of(seen)) / 2, first = first_of(seen),
+                          end = end_of(seen);
+            const uint64_t left = pool->down ? range(end - n_left, end) : range(first, first + n_left);
+            const uint64_t taken = pool->down ? range(first, end - n_left) : range(first + n_left, end);
+            if (!atomic_compare_exchange_weak_explicit(&other->range, &seen, left, memory_order_relaxed,
+                                                       memory_order_relaxed))
                 continue;
-            atomic_store_explicit(&pool->shares[number].range, range(middle, end_of(seen)),
-                                  memory_order_relaxed);
+            atomic_store_explicit(&pool->shares[number].range, taken, memory_order_relaxed);
             return true;
         }
     }
@@ -129,7 +134,7 @@ static void run_tasks(quern_pool *pool, int number)
 {
     inside_task = true;
     do
-        for (int64_t i; (i = take_one(&pool->shares[number])) >= 0;)
+        for (int64_t i; (i = take_one(&pool->shares[number], pool->down)) >= 0;)
             pool->task(pool->arg, pool->base + i);
     while (take_half(pool, number));
     inside_task = false;
@@ -203,20 +208,31 @@ static void run_job(quern_pool *pool, int64_t base, int64_t n)
     }
 }
 
-void quern_pool_parallel_for(void *handle, void (*task)(void *arg, int64_t i), void *arg, int64_t n)
+static void parallel_for(void *handle, void (*task)(void *arg, int64_t i), void *arg, int64_t n, bool down)
 {
     enum { MOST = 1 << 30 }; /* tasks of one job: their numbers fit into halves of a word */
     quern_pool *pool = handle;
     if (n <= 1 || !pool || pool->n_workers == 0 || inside_task || pthread_mutex_trylock(&pool->busy)) {
         for (int64_t i = 0; i < n; i++)
-            task(arg, i);
+            task(arg, down ? n - 1 - i : i);
         return;
     }
     pool->task = task;
     pool->arg = arg;
+    pool->down = down;
     for (int64_t base = 0; base < n; base += MOST)
         run_job(pool, base, n - base < MOST ? n - base : MOST);
     pthread_mutex_unlock(&pool->busy);
+}
+
+void quern_pool_parallel_for(void *pool, void (*task)(void *arg, int64_t i), void *arg, int64_t n)
+{
+    parallel_for(pool, task, arg, n, false);
+}
+
+void quern_pool_parallel_for_down(void *pool, void (*task)(void *arg, int64_t i), void *arg, int64_t n)
+{
+    parallel_for(pool, task, arg, n, true);
 }
 
 /* "max 100000" or "200000 100000" in cgroup v2's cpu.max; two files in v1. 0: no limit. */

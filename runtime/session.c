@@ -196,6 +196,7 @@ int quern_session_new(quern_model *model, const char *entry_name, quern_session 
     if (pool) {
         s->ctx.pool = pool;
         s->ctx.parallel_for = quern_pool_parallel_for;
+        s->ctx.parallel_for_down = quern_pool_parallel_for_down;
         s->pool = pool;
     }
     *out = s;

@@ -13,7 +13,7 @@ typedef struct job {
 
 /* The tables are structures with C's layout. What stands here in order of members is checked by these. */
 _Static_assert(offsetof(quern_ctx, parallel_for) == 8 && offsetof(quern_ctx, weights) == 24 &&
-                   offsetof(quern_ctx, failed_node) == 56,
+                   offsetof(quern_ctx, failed_node) == 56 && offsetof(quern_ctx, parallel_for_down) == 64,
                "quern_ctx has other members than ctx_type");
 _Static_assert(offsetof(quern_symbol_info, decided) == 32 && sizeof(quern_symbol_info) == 40,
                "quern_symbol_info has other members than symbol_type");
@@ -144,13 +144,13 @@ static LLVMValueRef emit_entry(qn_emitter *e, const job *j, int which)
 
 static void declare_shared(qn_emitter *e, qn_entry_module *m)
 {
-    m->ctx_type =
-        struct_type(e, 8, (LLVMTypeRef[]){ e->i64, e->ptr, e->ptr, e->ptr, e->ptr, e->ptr, e->ptr, e->i32 });
+    m->ctx_type = struct_type(
+        e, 9, (LLVMTypeRef[]){ e->i64, e->ptr, e->ptr, e->ptr, e->ptr, e->ptr, e->ptr, e->i32, e->ptr });
     m->model_type = struct_type(
         e, 9, (LLVMTypeRef[]){ e->i64, e->i32, e->ptr, e->ptr, e->i32, e->ptr, e->i64, e->ptr, e->ptr });
     m->kernel_type = LLVMFunctionType(e->nothing, (LLVMTypeRef[]){ e->ptr, e->i64 }, 2, 0);
     m->launch_type =
-        LLVMFunctionType(e->i32, (LLVMTypeRef[]){ e->ptr, e->ptr, e->ptr, e->i64, e->ptr }, 5, 0);
+        LLVMFunctionType(e->i32, (LLVMTypeRef[]){ e->ptr, e->ptr, e->ptr, e->i64, e->ptr, e->i1 }, 6, 0);
     m->copy_type = LLVMFunctionType(e->nothing, (LLVMTypeRef[]){ e->ptr, e->ptr, e->i64 }, 3, 0);
     m->default_ctx = LLVMAddGlobal(e->module, m->ctx_type, "default_ctx");
     LLVMSetInitializer(m->default_ctx, LLVMConstNull(m->ctx_type));

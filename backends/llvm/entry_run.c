@@ -8,6 +8,8 @@
  * The code generator spends no effort on this (see qn_llvm_effort), so blocks are written as they should run. */
 #include "backends/llvm/entry.h"
 
+#include <stddef.h>
+
 typedef struct runner {
     qn_emitter *e;
     const qn_entry_module *m;
@@ -19,6 +21,7 @@ typedef struct runner {
     LLVMValueRef *io;         /* buffers of the entry */
     LLVMValueRef *slots;      /* by buffer: the pointer variable of a SLOT */
     LLVMValueRef *iterations; /* by loop */
+    LLVMValueRef odd;         /* is the innermost loop in an odd iteration? NULL: in none */
     LLVMBasicBlockRef finish;
     LLVMValueRef status; /* phi of `finish` */
 } runner;
@@ -46,6 +49,20 @@ static LLVMValueRef plus(const qn_emitter *e, LLVMValueRef base, LLVMValueRef by
 
 /* ---- functions that all entries of a module share ---- */
 
+/* The member, where the caller's quern_ctx has it and it isn't NULL; otherwise `fallback`. */
+static LLVMValueRef parallel_for_down(const qn_emitter *e, const qn_entry_module *m, LLVMValueRef ctx,
+                                      LLVMValueRef fallback)
+{
+    LLVMBuilderRef b = e->builder;
+    LLVMValueRef size = load(e, e->i64, member(e, m->ctx_type, ctx, 0));
+    LLVMValueRef least = qn_llvm_i64(e, offsetof(quern_ctx, parallel_for_down) + sizeof(void *));
+    LLVMValueRef has = LLVMBuildICmp(b, LLVMIntUGE, size, least, "");
+    LLVMValueRef at = LLVMBuildSelect(b, has, member(e, m->ctx_type, ctx, QN_CTX_PARALLEL_FOR_DOWN),
+                                      member(e, m->ctx_type, ctx, QN_CTX_PARALLEL_FOR), "");
+    LLVMValueRef down = load(e, e->ptr, at);
+    return LLVMBuildSelect(b, LLVMBuildIsNull(b, down, ""), fallback, down, "");
+}
+
 LLVMValueRef qn_emit_launch(const qn_emitter *e, const qn_entry_module *m)
 {
     LLVMBuilderRef b = e->builder;
@@ -57,11 +74,11 @@ LLVMValueRef qn_emit_launch(const qn_emitter *e, const qn_entry_module *m)
     LLVMSetGlobalConstant(never, 1);
     LLVMSetLinkage(never, LLVMPrivateLinkage);
 
-    LLVMValueRef f =
-        qn_llvm_function(e, "launch", e->i32, 5, (LLVMTypeRef[]){ e->ptr, e->ptr, e->ptr, e->i64, e->ptr });
+    LLVMValueRef f = qn_llvm_function(e, "launch", e->i32, 6,
+                                      (LLVMTypeRef[]){ e->ptr, e->ptr, e->ptr, e->i64, e->ptr, e->i1 });
     LLVMSetLinkage(f, LLVMInternalLinkage);
     LLVMValueRef ctx = LLVMGetParam(f, 0), args = LLVMGetParam(f, 1), kernel = LLVMGetParam(f, 2),
-                 tasks = LLVMGetParam(f, 3), name = LLVMGetParam(f, 4);
+                 tasks = LLVMGetParam(f, 3), name = LLVMGetParam(f, 4), down = LLVMGetParam(f, 5);
     qn_llvm_at(e, LLVMAppendBasicBlockInContext(e->context, f, "entry"));
     LLVMBasicBlockRef cancelled = qn_llvm_block(e, "cancelled"), done = qn_llvm_block(e, "done"),
                       trace_end = qn_llvm_block(e, "trace_end"), after = qn_llvm_block(e, "after"),
@@ -90,6 +107,7 @@ LLVMValueRef qn_emit_launch(const qn_emitter *e, const qn_entry_module *m)
 
     qn_llvm_at(e, run);
     LLVMValueRef for_ = load(e, e->ptr, member(e, m->ctx_type, ctx, QN_CTX_PARALLEL_FOR));
+    for_ = LLVMBuildSelect(b, down, parallel_for_down(e, m, ctx, for_), for_, "");
     LLVMValueRef several = LLVMBuildICmp(b, LLVMIntSGT, tasks, qn_llvm_i64(e, 1), "");
     LLVMBuildCondBr(b, LLVMBuildAnd(b, several, LLVMBuildIsNotNull(b, for_, ""), ""), parallel, serial);
     qn_llvm_at(e, parallel);
@@ -100,8 +118,9 @@ LLVMValueRef qn_emit_launch(const qn_emitter *e, const qn_entry_module *m)
     LLVMBuildCondBr(b, LLVMBuildICmp(b, LLVMIntSGT, tasks, qn_llvm_i64(e, 0), ""), loop, after);
     qn_llvm_at(e, loop);
     LLVMValueRef i = qn_llvm_phi(e, e->i64);
-    LLVMBuildCall2(b, m->kernel_type, kernel, (LLVMValueRef[]){ args, i }, 2, "");
     LLVMValueRef next = LLVMBuildAdd(b, i, qn_llvm_i64(e, 1), "");
+    LLVMValueRef task = LLVMBuildSelect(b, down, LLVMBuildSub(b, tasks, next, ""), i, "");
+    LLVMBuildCall2(b, m->kernel_type, kernel, (LLVMValueRef[]){ args, task }, 2, "");
     LLVMBuildCondBr(b, LLVMBuildICmp(b, LLVMIntSLT, next, tasks, ""), loop, after);
     qn_llvm_incoming(i, qn_llvm_i64(e, 0), serial);
     qn_llvm_incoming(i, next, loop);
@@ -246,9 +265,10 @@ static void emit_call(runner *r, const qn_step *step)
                                    : qn_libraries[step->library].name;
     LLVMValueRef function =
         is_kernel ? kernel_function(r, r->kernel_symbols[step->kernel]) : library_function(r, step->library);
+    LLVMValueRef down = step->alternates && r->odd ? r->odd : LLVMConstNull(e->i1);
     LLVMValueRef call[] = { r->ctx, r->args, function, qn_dim_emit(&r->dims, step->tasks),
-                            qn_llvm_string(e, name) };
-    LLVMValueRef status = LLVMBuildCall2(b, r->m->launch_type, r->m->launch, call, 5, "");
+                            qn_llvm_string(e, name), down };
+    LLVMValueRef status = LLVMBuildCall2(b, r->m->launch_type, r->m->launch, call, 6, "");
     fail_if(r, LLVMBuildIsNotNull(b, status, ""), status);
 }
 
@@ -281,7 +301,9 @@ static void emit_loop(runner *r, const qn_step *step)
         if (step->reverse)
             iteration = LLVMBuildSub(b, LLVMBuildSub(b, count, qn_llvm_i64(e, 1), ""), i, "");
     }
+    LLVMValueRef outer_odd = r->odd;
     r->iterations[step->loop] = iteration;
+    r->odd = LLVMBuildTrunc(b, i, e->i1, "");
     if (step->condition >= 0) {
         emit_steps(r, &step->test);
         LLVMBasicBlockRef body = qn_llvm_block(e, "");
@@ -294,6 +316,7 @@ static void emit_loop(runner *r, const qn_step *step)
     qn_llvm_incoming(i, next, qn_llvm_here(e));
     LLVMBuildBr(b, head);
     r->iterations[step->loop] = NULL;
+    r->odd = outer_odd;
     qn_llvm_at(e, behind);
 }
 

@@ -320,7 +320,9 @@ static qn_status parse_arguments(reader *r, qn_step *step)
     step->buffers = buffers.items;
     step->n_params = (int)params.n;
     step->params = params.items;
-    return parse_dim(r, &step->tasks);
+    QN_TRY(parse_dim(r, &step->tasks));
+    step->alternates = qn_parser_accept_word(p, "alternating");
+    return QUERN_OK;
 }
 
 static qn_status parse_call(reader *r, qn_step *step)

@@ -274,6 +274,7 @@ static qn_program *make_program(qn_arena *arena)
     loop->count = number(m, LEVELS);
     loop->reverse = true;
     add_call(m, &loop->body, add_row(arena), 3, (int[]){ a, level, b }, m->n, tasks);
+    loop->body.items[0].alternates = true;
     add_pair(m, &loop->body, QN_STEP_SWAP, a, b);
     add_call(m, steps, count_positive(arena), 3, (int[]){ a, count, most }, m->n, NULL);
     qn_step *branch = qn_steps_add(p, steps, QN_STEP_IF);
@@ -354,6 +355,18 @@ static void trace(void *user, const char *kernel, int begin)
     *(begin ? &e->n_begun : &e->n_ended) += 1;
 }
 
+/* Lent instead of a pool: how often each function was called. */
+typedef struct both_ways {
+    int up, down; /* `up` first: abi_reverse_for counts there */
+} both_ways;
+
+static void down_for(void *pool, void (*task)(void *arg, int64_t i), void *arg, int64_t n)
+{
+    ((both_ways *)pool)->down++;
+    for (int64_t i = n - 1; i >= 0; i--)
+        task(arg, i);
+}
+
 static void check_model(const quern_model_info *model, const void *lent_weights)
 {
     quern_ctx ctx = { .size = sizeof ctx, .weights = lent_weights };
@@ -379,24 +392,39 @@ static void check_model(const quern_model_info *model, const void *lent_weights)
     }
 
     int64_t n = 20;
-    int parallel_calls = 0, stop = 1;
+    int stop = 1;
+    both_ways calls = { 0 };
     events e = { 0 };
     abi_call call = abi_call_new(model, "infer", &n);
     fill(&call, n, 0);
     ctx = (quern_ctx){ .size = sizeof ctx,
                        .weights = lent_weights,
                        .parallel_for = abi_reverse_for,
-                       .pool = &parallel_calls,
+                       .pool = &calls,
                        .trace = trace,
                        .trace_user = &e,
                        .failed_node = 77 };
     assert_int_equal(abi_run(&call, &ctx), QUERN_OK);
     assert_results(&call, n);
-    assert_int_equal(parallel_calls, 1 + LEVELS + 1);
+    assert_int_equal(calls.up, 1 + LEVELS + 1); /* a NULL parallel_for_down is not called */
     assert_int_equal(e.n_begun, e.n_ended);
     assert_int_equal(e.n_begun, 1 + LEVELS + 2 + 2 + 8 + 7);
     assert_string_equal(e.first, "add_row");
     assert_int_equal(ctx.failed_node, -1);
+
+    /* Odd iterations go down, where the host knows what that is. */
+    calls = (both_ways){ 0 };
+    ctx.trace = NULL;
+    ctx.parallel_for_down = down_for;
+    assert_int_equal(abi_run(&call, &ctx), QUERN_OK);
+    assert_results(&call, n);
+    assert_int_equal(calls.down, LEVELS / 2);
+    assert_int_equal(calls.up, 1 + LEVELS - LEVELS / 2 + 1);
+    calls = (both_ways){ 0 };
+    ctx.size = offsetof(quern_ctx, parallel_for_down);
+    assert_int_equal(abi_run(&call, &ctx), QUERN_OK);
+    assert_int_equal(calls.down, 0);
+    ctx.size = sizeof ctx;
 
     ((int64_t *)abi_buffer(&call, "index"))[13] = LEVELS + 1;
     assert_int_equal(abi_run(&call, &ctx), QUERN_ERROR_INDEX);

@@ -6,6 +6,7 @@
 #include <signal.h>
 #include <stdarg.h>
 #include <stdatomic.h>
+#include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
 #include <sys/prctl.h>
@@ -52,6 +53,8 @@ static void every_task_runs_once(void **state)
         assert_hits(&c, 1);
         quern_pool_parallel_for(c.pool, hit_all_nested, &c, 7);
         assert_hits(&c, 8);
+        quern_pool_parallel_for_down(c.pool, hit, &c, N);
+        assert_hits(&c, 9);
         quern_pool_free(c.pool);
     }
 }
@@ -89,6 +92,26 @@ static void host_threads_share_a_pool(void **state)
     for (int i = 0; i < 5; i++)
         assert_int_equal(atomic_load(&c.hits[i]), 3 * 2000 * (5 - i) / 5);
     quern_pool_free(c.pool);
+}
+
+typedef struct {
+    int64_t last;
+    bool in_order;
+} descent;
+
+static void note_descent(void *arg, int64_t i)
+{
+    descent *d = arg;
+    d->in_order &= i == d->last - 1;
+    d->last = i;
+}
+
+static void one_thread_goes_down(void **state)
+{
+    (void)state;
+    descent d = { .last = N, .in_order = true };
+    quern_pool_parallel_for_down(NULL, note_descent, &d, N);
+    assert_true(d.in_order && d.last == 0);
 }
 
 static void no_pool_runs_inline(void **state)
@@ -201,9 +224,10 @@ static void a_busy_core_costs_its_share(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(every_task_runs_once),          cmocka_unit_test(workers_that_sleep_wake_up),
-        cmocka_unit_test(host_threads_share_a_pool),     cmocka_unit_test(no_pool_runs_inline),
-        cmocka_unit_test(neighbours_stay_on_one_thread), cmocka_unit_test(a_busy_core_costs_its_share),
+        cmocka_unit_test(every_task_runs_once),        cmocka_unit_test(workers_that_sleep_wake_up),
+        cmocka_unit_test(host_threads_share_a_pool),   cmocka_unit_test(no_pool_runs_inline),
+        cmocka_unit_test(one_thread_goes_down),        cmocka_unit_test(neighbours_stay_on_one_thread),
+        cmocka_unit_test(a_busy_core_costs_its_share),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
