@@ -266,8 +266,9 @@ static void emit_call(runner *r, const qn_step *step)
     LLVMValueRef function =
         is_kernel ? kernel_function(r, r->kernel_symbols[step->kernel]) : library_function(r, step->library);
     LLVMValueRef down = step->alternates && r->odd ? r->odd : LLVMConstNull(e->i1);
-    LLVMValueRef call[] = { r->ctx, r->args, function, qn_dim_emit(&r->dims, step->tasks),
-                            qn_llvm_string(e, name), down };
+    LLVMValueRef call[] = {
+        r->ctx, r->args, function, qn_dim_emit(&r->dims, step->tasks), qn_llvm_string(e, name), down
+    };
     LLVMValueRef status = LLVMBuildCall2(b, r->m->launch_type, r->m->launch, call, 6, "");
     fail_if(r, LLVMBuildIsNotNull(b, status, ""), status);
 }

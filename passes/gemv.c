@@ -1,0 +1,266 @@
+/* The template for matmul_packed with one row a batch: a vector times a matrix, bound by the stream of the matrix.
+ *
+ *   task: some panels of columns, in two halves that are read side by side, since memory gives more to two streams
+ *     for each panel p of the first half
+ *       for k: sums of panels p and p + half += x[k] * panel[k, 0 … width), lines asked for 1 KB ahead
+ *       store, or: both to a local buffer, then what follows element by element over it
+ *     and one panel alone where their number is odd
+ *
+ * A stream that ends runs on into the panels behind it: those of the next task. Tasks are small, so that a loop that goes
+ * through them up and down by turns (see qn_step.alternates) finds as much as there is room for in the second cache.
+ * Tasks depend on the shape only. */
+#include "passes/lower.h"
+
+enum {
+    SETS = 2,               /* sums of an element, k by turns: more chains of FMAs */
+    TASK_BYTES = 192 << 10, /* of the matrix */
+    AHEAD_BYTES = 1024,
+    LINE_BYTES = 64,
+    MAX_CHAINS = 2 * 2 * SETS
+};
+
+typedef struct {
+    qn_writer w;
+    const qn_group *group;
+    qn_kbuffer *x, *y, *tile;
+    qn_kbuffer *out; /* stored directly: the group is the product alone; else NULL */
+    int lanes, vectors, width;
+    int rank;                 /* of the result */
+    qn_dim dims[QN_MAX_RANK]; /* of the result, in the kernel's space */
+    qn_dim n, k, batch;
+    qn_dim row_var, col_var; /* the batch as a row of the result; column */
+    qn_kvalue *k_value, *n_value, *row, *first_col;
+} gemv;
+
+static bool matches(const qn_group *group, const qn_pass_options *options)
+{
+    const qn_machine *machine = options->machine;
+    if (group->kind != QN_GROUP_CONTRACTION || group->root->op != QN_OP_MATMUL_PACKED || !machine ||
+        machine->gpu)
+        return false;
+    const qn_type *type = &group->root->results[0].type, *y = &group->root->operands[1]->type;
+    for (int i = (int)qn_attr_int(group->root, QN_ATTR_BATCH_DIMS); i < type->rank - 1; i++)
+        if (!qn_dim_is(type->dims[i], 1))
+            return false;
+    const int64_t width = y->dims[y->rank - 1]->value;
+    const int lanes = machine->vector_bytes / 4;
+    return y->dtype == QUERN_F32 && (width == lanes || width == 2 * lanes);
+}
+
+#define INDEX(c) qn_kb_index(&g->w.b, (c))
+#define ADD(a, c) qn_kb_iadd(&g->w.b, (a), (c))
+#define MUL(a, c) qn_kb_imul(&g->w.b, (a), (c))
+
+static qn_kvalue *counter(const qn_kinst *loop)
+{
+    return &loop->blocks[0]->arguments[0];
+}
+
+/* ---- sums ---- */
+
+/* Steps of `step` from low to high; acc[(set * n_panels + panel) * vectors + vector]. */
+static void k_loop(gemv *g, int n_panels, qn_kvalue *const *panels, qn_kvalue *low, qn_kvalue *high, int step,
+                   qn_kvalue **acc)
+{
+    qn_kbuilder *b = &g->w.b;
+    const int each = n_panels * g->vectors, n = each * step;
+    qn_kinst *loop = qn_kb_for(b, low, high, INDEX(step), QN_TAG_SERIAL, n, acc, NULL);
+    for (int i = 0; i < n; i++)
+        acc[i] = &loop->blocks[0]->arguments[1 + i];
+    for (int set = 0; set < step; set++) {
+        qn_kvalue *k = ADD(counter(loop), INDEX(set));
+        qn_kvalue *x = qn_kb_load(b, g->x, ADD(MUL(g->row, g->k_value), k), 1);
+        x = qn_kb_splat(b, x, g->lanes);
+        for (int p = 0; p < n_panels; p++) {
+            qn_kvalue *at = ADD(panels[p], MUL(k, INDEX(g->width)));
+            for (int bytes = 0; bytes < g->width * 4; bytes += LINE_BYTES)
+                qn_kb_prefetch(b, g->y, ADD(at, INDEX((AHEAD_BYTES + bytes) / 4)), 0);
+            for (int v = 0; v < g->vectors; v++) {
+                qn_kvalue **sum = &acc[(set * n_panels + p) * g->vectors + v];
+                *sum = qn_kb_fma(b, x, qn_kb_load(b, g->y, ADD(at, INDEX(v * g->lanes)), g->lanes), *sum);
+            }
+        }
+    }
+    qn_kb_end_for(b, loop, acc);
+    for (int i = 0; i < n; i++)
+        acc[i] = &loop->results[i];
+}
+
+/* acc[panel * vectors + vector]: the sums of the panels whose first elements are given */
+static void sums_of_panels(gemv *g, int n_panels, qn_kvalue *const *panels, qn_kvalue **acc)
+{
+    qn_kbuilder *b = &g->w.b;
+    const int each = n_panels * g->vectors;
+    for (int i = 0; i < each * SETS; i++)
+        acc[i] = qn_kb_float(b, (qn_ktype){ QUERN_F32, g->lanes }, 0);
+    qn_kvalue *even = qn_kb_isub(b, g->k_value, qn_kb_imod(b, g->k_value, INDEX(SETS)));
+    k_loop(g, n_panels, panels, INDEX(0), even, SETS, acc);
+    for (int i = 0; i < each; i++)
+        for (int set = 1; set < SETS; set++)
+            acc[i] = qn_kb_binary(b, QN_OP_ADD, acc[i], acc[set * each + i]);
+    if (!qn_dim_divisible(g->k, SETS))
+        k_loop(g, n_panels, panels, even, g->k_value, 1, acc);
+}
+
+/* ---- finishing ---- */
+
+static void store_sums(gemv *g, qn_kvalue *first_col, qn_kvalue *const *acc)
+{
+    qn_kbuilder *b = &g->w.b;
+    for (int v = 0; v < g->vectors; v++) {
+        qn_kvalue *col = ADD(first_col, INDEX(v * g->lanes)), *mask = NULL;
+        if (!qn_dim_divisible(g->n, g->width))
+            mask =
+                qn_kb_compare(b, QN_LT, qn_kb_ramp(b, col, g->lanes), qn_kb_splat(b, g->n_value, g->lanes));
+        qn_kb_store(b, g->out, ADD(MUL(g->row, g->n_value), col), acc[v], mask);
+    }
+}
+
+/* The product at an index inside the panel that is being finished: only ever asked at (row_var, col_var). */
+static qn_kvalue *fetch_sum(qn_writer *w, void *user, const qn_value *value, const qn_dim *index)
+{
+    const gemv *g = user;
+    (void)value, (void)index;
+    return qn_kb_load(&w->b, g->tile, qn_kb_isub(&w->b, qn_writer_index(w, g->col_var), g->first_col), 1);
+}
+
+static void apply_epilogue(gemv *g, qn_kvalue *first_col, qn_kvalue *const *acc)
+{
+    qn_writer *w = &g->w;
+    const qn_group *group = g->group;
+    for (int v = 0; v < g->vectors; v++)
+        qn_kb_store(&w->b, g->tile, INDEX(v * g->lanes), acc[v], NULL);
+    qn_dim index[QN_MAX_RANK];
+    qn_ix_split(&w->space, g->row_var, g->rank - 1, g->dims, index);
+    index[g->rank - 1] = g->col_var;
+    g->first_col = first_col;
+    qn_kvalue *past_col = ADD(first_col, INDEX(g->width));
+    if (!qn_dim_divisible(g->n, g->width))
+        past_col = qn_kb_imin(&w->b, past_col, g->n_value);
+    qn_writer_loop columns = qn_writer_for(w, g->col_var, first_col, past_col, QN_TAG_VECTOR, 0, NULL, NULL);
+    qn_kvalue **values = QN_NEW_ARRAY(w->arena, qn_kvalue *, group->n_outputs);
+    qn_dim *linear = QN_NEW_ARRAY(w->arena, qn_dim, group->n_outputs);
+    for (int i = 0; i < group->n_outputs; i++) {
+        const qn_type *type = &group->outputs[i]->type;
+        qn_dim dims[QN_MAX_RANK], at[QN_MAX_RANK];
+        qn_ispace_dims(&w->space, type, dims);
+        qn_ix_reshape(&w->space, g->rank, g->dims, index, type->rank, dims, at);
+        linear[i] = qn_ix_linear(&w->space, type->rank, dims, at);
+        values[i] = qn_writer_value(w, group->outputs[i], at);
+    }
+    for (int i = 0; i < group->n_outputs; i++) {
+        const int buffer = qn_lower_buffer(w->lowering, group->outputs[i]);
+        qn_writer_store(w, qn_writer_argument(w, buffer, false, true), linear[i], values[i]);
+    }
+    qn_writer_end_for(w, &columns, NULL);
+}
+
+/* Panels `numbers` of the batch whose panels begin at number `base`. */
+static void finish_panels(gemv *g, qn_kvalue *base, int n_panels, qn_kvalue *const *numbers)
+{
+    qn_kvalue *panels[2], *acc[MAX_CHAINS], *size = MUL(g->k_value, INDEX(g->width));
+    for (int p = 0; p < n_panels; p++)
+        panels[p] = MUL(ADD(base, numbers[p]), size);
+    sums_of_panels(g, n_panels, panels, acc);
+    for (int p = 0; p < n_panels; p++) {
+        qn_kvalue *first_col = MUL(numbers[p], INDEX(g->width));
+        if (g->out)
+            store_sums(g, first_col, acc + p * g->vectors);
+        else
+            apply_epilogue(g, first_col, acc + p * g->vectors);
+    }
+}
+
+/* ---- tasks ---- */
+
+static int64_t panels_a_task(const gemv *g)
+{
+    const int64_t panel_bytes = 4 * g->width * (int64_t)qn_likely_extent(g->k);
+    const int64_t pairs = TASK_BYTES / (2 * (panel_bytes > 0 ? panel_bytes : 1));
+    return 2 * (pairs < 1 ? 1 : pairs);
+}
+
+static qn_dim write_tasks(gemv *g)
+{
+    qn_writer *w = &g->w;
+    qn_kbuilder *b = &w->b;
+    qn_dims *dims = w->space.dims;
+    const qn_type *y = &g->group->root->operands[1]->type;
+    const int64_t size = panels_a_task(g);
+    const qn_dim n_panels = qn_ispace_import(&w->space, y->dims[y->rank - 3]);
+    const qn_dim blocks = qn_dim_ceildiv(dims, n_panels, qn_dim_const(dims, size));
+    qn_kvalue *task = qn_kb_task(b), *n_blocks = qn_writer_index(w, blocks),
+              *all = qn_writer_index(w, n_panels);
+    g->row = qn_kb_idiv(b, task, n_blocks);
+    qn_kvalue *low = MUL(qn_kb_imod(b, task, n_blocks), INDEX(size)), *base = MUL(g->row, all);
+    qn_kvalue *high = qn_kb_imin(b, ADD(low, INDEX(size)), all);
+    qn_kvalue *half = qn_kb_idiv(b, qn_kb_isub(b, high, low), INDEX(2));
+    g->row_var = qn_ispace_var(&w->space, g->batch, false);
+    if (g->row_var->kind == QN_DIM_SYMBOL)
+        qn_ispace_var_of(&w->space, g->row_var)->value = g->row;
+    g->col_var = qn_ispace_var(&w->space, g->n, false);
+
+    qn_kvalue *middle = ADD(low, half);
+    qn_kinst *pairs = qn_kb_for(b, low, middle, INDEX(1), QN_TAG_SERIAL, 0, NULL, NULL);
+    finish_panels(g, base, 2, (qn_kvalue *[]){ counter(pairs), ADD(counter(pairs), half) });
+    qn_kb_end_for(b, pairs, NULL);
+    if (!qn_dim_divisible(n_panels, 2)) {
+        qn_kinst *last =
+            qn_kb_for(b, ADD(middle, half), high, INDEX(1), QN_TAG_SERIAL, 0, NULL, NULL); /* once at most */
+        finish_panels(g, base, 1, (qn_kvalue *[]){ counter(last) });
+        qn_kb_end_for(b, last, NULL);
+    }
+    return qn_dim_mul(dims, g->batch, blocks);
+}
+
+static void read_shape(gemv *g)
+{
+    qn_ispace *space = &g->w.space;
+    const qn_node *root = g->group->root;
+    const qn_type *type = &root->results[0].type, *x = &root->operands[0]->type,
+                  *y = &root->operands[1]->type;
+    g->rank = type->rank;
+    qn_ispace_dims(space, type, g->dims);
+    g->batch = qn_dim_const(space->dims, 1);
+    for (int i = 0; i < g->rank - 1; i++)
+        g->batch = qn_dim_mul(space->dims, g->batch, g->dims[i]);
+    g->n = g->dims[g->rank - 1];
+    g->k = qn_ispace_import(space, x->dims[x->rank - 1]);
+    g->lanes = g->w.lowering->options->machine->vector_bytes / 4;
+    g->width = (int)y->dims[y->rank - 1]->value;
+    g->vectors = g->width / g->lanes;
+}
+
+static qn_status lower(qn_lowering *l, const qn_group *group)
+{
+    qn_arena *scratch = qn_arena_new();
+    gemv *g = QN_NEW(scratch, gemv);
+    qn_writer *w = &g->w;
+    g->group = group;
+    qn_writer_init(w, l, qn_group_kernel_name(group, scratch), scratch, false);
+    read_shape(g);
+    qn_value *x = group->root->operands[0], *y = group->root->operands[1],
+             *product = &group->root->results[0];
+    g->x = qn_writer_argument(w, qn_lower_buffer(l, x), true, false);
+    g->y = qn_writer_argument(w, qn_lower_buffer(l, y), true, false);
+    qn_writer_note_load(w, g->x);
+    qn_writer_note_load(w, g->y);
+    for (int i = 0; i < group->n_inputs; i++)
+        if (group->inputs[i] != y)
+            qn_writer_bind_input(w, group->inputs[i]);
+    g->k_value = qn_writer_index(w, g->k);
+    g->n_value = qn_writer_index(w, g->n);
+    if (group->n_nodes == 1) {
+        g->out = qn_writer_argument(w, qn_lower_buffer(l, product), false, true);
+    } else {
+        g->tile = qn_kernel_add_local(w->kernel, "tile", QUERN_F32, g->width);
+        qn_writer_bind(w, product, fetch_sum, g);
+    }
+    w->kernel->flops = 2 * qn_likely_extent(g->batch) * qn_likely_extent(g->n) * qn_likely_extent(g->k);
+    const qn_dim tasks = write_tasks(g);
+    const qn_status status = qn_writer_finish(w, tasks, qn_group_step_name(group, l->arena));
+    qn_arena_free(scratch);
+    return status;
+}
+
+const qn_template qn_template_gemv = { .name = "gemv", .matches = matches, .lower = lower };
