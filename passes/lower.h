@@ -16,7 +16,7 @@
 #include "passes/index.h"
 #include "passes/pass.h"
 
-/* Work of one task in elements that it computes; tasks depend on shapes only, never on the number of threads. */
+/* Work of one task at most, in elements that it computes; tasks depend on shapes only, never on the number of threads. */
 #define QN_GRAIN 32768
 /* Likewise where a task is a block of GPU threads: some elements a thread, so that there are blocks for all of the GPU. */
 #define QN_GPU_GRAIN 1024
@@ -235,6 +235,8 @@ typedef struct qn_loops {
 
 /* What an extent is likely to be, where that is all one can know: for sizes of tasks. */
 double qn_likely_extent(qn_dim d);
+/* Elements of the group's iteration space for one task: QN_GRAIN_OF where there are many. */
+int64_t qn_task_elements(const qn_lowering *l, const qn_group *group);
 /* Tasks of about `grain` steps of the innermost axis. Bounds are computed at the cursor. */
 void qn_loops_plan(qn_writer *w, const qn_nest *nest, int64_t grain, qn_loops *out);
 qn_writer_loop qn_planned_loop_open(qn_writer *w, const qn_planned_loop *loop, qn_ktag tag);

@@ -10,6 +10,7 @@
  * The kernel is written twice: first with one variable an axis, to see which expressions it reads and writes at
  * (a rehearsal), then with the axes merged that none of them tells apart. */
 #include "passes/lower.h"
+#include "passes/passes.h"
 
 enum { AHEAD = 2048 }; /* bytes by which streamed loads run ahead */
 
@@ -220,6 +221,28 @@ static void write_elements(qn_writer *w, const qn_group *group, const qn_nest *n
         qn_writer_end_for(w, &open[k], NULL);
 }
 
+/* Enough tasks for some threads, each of some microseconds: handing one over costs a third of one. Where the size isn't known
+ * there may be much to do. */
+int64_t qn_task_elements(const qn_lowering *l, const qn_group *group)
+{
+    enum { ENOUGH_TASKS = 16, TASK_PICOSECONDS = 2000000, ELEMENT = 100, COST = 10 /* picoseconds */ };
+    const int64_t most = QN_GRAIN_OF(l->options);
+    int64_t elements = 1, cost = 0;
+    if (l->options->machine && l->options->machine->gpu)
+        return most;
+    for (int i = 0; i < group->n_dims; i++)
+        if (!qn_dim_is_const(group->dims[i]) ||
+            __builtin_mul_overflow(elements, group->dims[i]->value, &elements))
+            return most;
+    for (int i = 0; i < group->n_nodes; i++)
+        cost += qn_node_cost(group->nodes[i]);
+    int64_t least = most;
+    while (least > 64 && least / 2 * (ELEMENT + COST * cost) >= TASK_PICOSECONDS)
+        least /= 2;
+    const int64_t even = elements / ENOUGH_TASKS / 64 * 64;
+    return even < least ? least : even > most ? most : even;
+}
+
 /* Multiplications and additions for one element of the group's result: what a task's size is measured by. */
 static double work_of(const qn_group *group)
 {
@@ -271,7 +294,7 @@ qn_status qn_lower_loop(qn_lowering *l, const qn_group *group)
 
     qn_writer w;
     qn_writer_init(&w, l, name, scratch);
-    const double grain = QN_GRAIN_OF(l->options) / work_of(group);
+    const double grain = (double)qn_task_elements(l, group) / work_of(group);
     const int64_t size = grain < (double)least ? least : (int64_t)grain;
     if (gpu && nest.n > 0)
         plan_flat(&w, &nest, size, &loops);

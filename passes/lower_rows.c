@@ -483,7 +483,7 @@ qn_status qn_lower_rows(qn_lowering *l, const qn_group *group)
     qn_writer w;
     qn_writer_init(&w, l, name, scratch);
     k.w = &w;
-    const double grain = QN_GRAIN_OF(l->options) / (columns < 1 ? 1 : columns);
+    const double grain = (double)qn_task_elements(l, group) / (columns < 1 ? 1 : columns);
     const int64_t least = k.rows_are_lanes ? LEAST_ROWS : 1;
     qn_loops_plan(&w, &k.row_nest, grain < (double)least ? least : (int64_t)grain, &k.row_loops);
     write_kernel(&k);
