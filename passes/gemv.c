@@ -237,7 +237,7 @@ static qn_status lower(qn_lowering *l, const qn_group *group)
     gemv *g = QN_NEW(scratch, gemv);
     qn_writer *w = &g->w;
     g->group = group;
-    qn_writer_init(w, l, qn_group_kernel_name(group, scratch), scratch, false);
+    qn_writer_init(w, l, qn_group_kernel_name(group, scratch), scratch);
     read_shape(g);
     qn_value *x = group->root->operands[0], *y = group->root->operands[1],
              *product = &group->root->results[0];
