@@ -69,7 +69,7 @@ qn_status qn_interp_node(const qn_node *node, const qn_array *operands, qn_array
 /* For qn_pass_options.fold; `folder` is not read. Evaluates a node with one result whose operands are constants, or
  * broadcasts of constants, to a tensor of the node's module. NULL when it does not: a control node or an effect, a result
  * that depends on symbols, a mistake (an index out of range stays in the graph: it may never run), or too much of it:
- *   result   more than QN_FOLD_BYTES and than twice the bytes of the constants, so that broadcasts and iota stay small
+ *   result   more than QN_FOLD_BYTES and than four times the bytes of the constants, so that broadcasts and iota stay small
  *            while weights may be moved, padded, converted, scaled and quantized
  *   work     more than QN_FOLD_WORK multiplications or comparisons: contractions, windows * Movement and element-wise arithmetic that gives QN_DEFER_BYTES or more is not evaluated here but when the contents are
  * asked for (qn_tensor_data, qn_tensor_read). */

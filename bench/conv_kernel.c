@@ -1,7 +1,7 @@
 /* How fast convolutions in channel blocks are: the layers of ResNet-50 and MobileNetV2, alone and
  * with bias and ReLU, on one core: their share of the
  * FMA peak that is measured beside each of them, with the weights in the caches and (cold) in memory. Products with
- * padding count, though no kernel makes them.
+ * padding count, though no kernel makes them; for Winograd convolution, too, the multiplications of the direct one count.
  *
  *   conv_kernel [NAME]       layers whose name contains NAME
  *   PRINT_KERNELS=1, PRINT_ASSEMBLY=1: what was made, on stderr */
@@ -119,28 +119,38 @@ static float *floats(int64_t n)
     return x;
 }
 
-/* relu(conv_packed(x, w) + bias), or the convolution alone. */
-static qn_program *program_of(const layer *l, const qn_machine *machine, bool alone, qn_arena *arena,
-                              qn_diags *diags)
+static qn_value *convolution(qn_builder *b, const layer *l, qn_value *x, qn_value *w)
 {
-    const int64_t lanes = machine->vector_bytes / 4, c = l->channels < lanes ? 1 : lanes, pad = l->kernel / 2;
+    const int64_t pad = l->kernel / 2, stride[] = { l->stride, l->stride }, padding[] = { pad, pad };
+    if (w->type.rank == 5)
+        return qn_b_conv_winograd(b, x, w, padding, padding);
+    const qn_conv conv = { .stride = stride,
+                           .low = padding,
+                           .high = padding,
+                           .groups = l->each ? w->type.dims[0]->value * w->type.dims[5]->value : 1 };
+    return qn_b_conv_packed(b, x, w, &conv, l->each ? 1 : l->channels);
+}
+
+/* relu(convolution(x, w) + bias), or the convolution alone; by Winograd with filters of t x t, or (0) directly. */
+static qn_program *program_of(const layer *l, const qn_machine *machine, bool alone, int64_t t, int64_t width,
+                              qn_arena *arena, qn_diags *diags)
+{
+    const int64_t lanes = machine->vector_bytes / 4, c = l->channels < lanes ? 1 : lanes;
     const int64_t blocks = (l->channels + c - 1) / c, out_blocks = (l->out_channels + lanes - 1) / lanes;
     const int64_t x_dims[] = { 1, blocks, l->size, l->size, c }, bias_dims[] = { out_blocks, lanes };
     const int64_t w_dims[] = {
         out_blocks, l->each ? 1 : blocks, l->kernel, l->kernel, l->each ? 1 : c, lanes
     };
+    const int64_t u_dims[] = { out_blocks * lanes / (t ? width : lanes), t, t, l->channels, width };
     qn_module *module = qn_module_new(l->name);
     qn_graph *graph = qn_function_new(module, "infer");
     qn_builder b = { .graph = graph, .diags = diags };
     qn_value *x = qn_graph_add_input(graph, "x", qn_type_static(module, QUERN_F32, 5, x_dims), QN_ROLE_STATE);
-    qn_value *w = qn_graph_add_input(graph, "w", qn_type_static(module, QUERN_F32, 6, w_dims), QN_ROLE_STATE);
+    qn_value *w = qn_graph_add_input(
+        graph, "w", qn_type_static(module, QUERN_F32, t ? 5 : 6, t ? u_dims : w_dims), QN_ROLE_STATE);
     qn_value *bias =
         qn_graph_add_input(graph, "bias", qn_type_static(module, QUERN_F32, 2, bias_dims), QN_ROLE_STATE);
-    const int64_t stride[] = { l->stride, l->stride }, padding[] = { pad, pad };
-    const qn_conv conv = {
-        .stride = stride, .low = padding, .high = padding, .groups = l->each ? blocks * c : 1
-    };
-    qn_value *y = qn_b_conv_packed(&b, x, w, &conv, l->each ? 1 : l->channels);
+    qn_value *y = convolution(&b, l, x, w);
     if (y && !alone) {
         y = qn_b_binary(&b, QN_OP_ADD, y,
                         qn_b_broadcast(&b, bias, 5, y->type.dims, (const int64_t[]){ 1, 4 }));
@@ -151,57 +161,83 @@ static qn_program *program_of(const layer *l, const qn_machine *machine, bool al
     qn_graph_add_output(graph, y, "y", -1);
     const qn_pass_options options = { .math = QN_MATH_DEFAULT, .machine = machine };
     qn_program *program;
-    if (qn_lower(graph, &options, arena, &program, diags) || program->steps.n != 1)
+    if (qn_lower(graph, &options, arena, &program, diags))
         stop(diags, arena);
     return program;
 }
 
 typedef enum mode { ALONE, FUSED, COLD, MODES } mode;
 
-/* Repetitions with the weights in the caches; or (COLD) with others each time, so that they come from memory, as they do
- * in a network whose weights are larger than the caches. Gives the share of the peak. */
-static double repeat(const qn_program *program, kernel_fn *fn, bool cold, double flops, kernel_fn *peak,
-                     double peak_flops, double *out_seconds)
+enum { MAX_BUFFERS = 16, MAX_STEPS = 4 };
+
+/* A program that can run: its kernels, and memory for its buffers. */
+typedef struct runnable {
+    const qn_program *program;
+    kernel_fn *kernels[MAX_STEPS]; /* by step */
+    float *buffers[MAX_BUFFERS];
+    int weights; /* number of their buffer */
+    int64_t copies, w_elements;
+} runnable;
+
+static runnable make_runnable(const qn_program *program, bool cold, qn_arena *arena)
 {
     enum { LARGER_THAN_CACHES = 128 << 20 };
-    const qn_step *step = &program->steps.items[0];
-    int64_t args[16] = { -1 }, copies = 1, w = 0, w_elements = 0;
-    for (int i = 0; i < step->n_buffers; i++) {
-        const qn_pbuffer *buffer = &program->buffers[step->buffers[i]];
-        int64_t n = buffer->elements->value;
-        if (strcmp(buffer->name, "w") == 0) {
-            w = i;
-            w_elements = n;
-            copies = cold ? LARGER_THAN_CACHES / (4 * n) + 1 : 1;
-            n *= copies;
+    runnable r = { .program = program, .copies = 1 };
+    for (size_t i = 0; i < program->steps.n; i++)
+        r.kernels[i] = compile(program->kernels[program->steps.items[i].kernel], arena);
+    for (int i = 0; i < program->n_buffers; i++) {
+        int64_t n = program->buffers[i].elements->value;
+        if (strcmp(program->buffers[i].name, "w") == 0) {
+            r.weights = i;
+            r.w_elements = n;
+            r.copies = cold ? LARGER_THAN_CACHES / (4 * n) + 1 : 1;
+            n *= r.copies;
         }
-        args[1 + i] = (int64_t)floats(n);
+        r.buffers[i] = floats(n);
     }
-    float *c = floats(1024), *weights = (float *)args[1 + w];
+    return r;
+}
+
+static void run(const runnable *r, int64_t repetition)
+{
+    for (size_t s = 0; s < r->program->steps.n; s++) {
+        const qn_step *step = &r->program->steps.items[s];
+        int64_t args[1 + MAX_BUFFERS] = { -1 };
+        for (int i = 0; i < step->n_buffers; i++) {
+            const int buffer = step->buffers[i];
+            args[1 + i] = (int64_t)(r->buffers[buffer] +
+                                    (buffer == r->weights ? repetition % r->copies * r->w_elements : 0));
+        }
+        for (int64_t i = 0; i < step->tasks->value; i++)
+            r->kernels[s](args, i);
+    }
+}
+
+/* Repetitions with the weights in the caches; or (COLD) with others each time, so that they come from memory, as they do
+ * in a network whose weights are larger than the caches. Gives the share of the peak. */
+static double repeat(const runnable *r, double flops, kernel_fn *peak, double peak_flops, double *out_seconds)
+{
+    float *c = floats(1024);
     int64_t peak_args[] = { -1, (int64_t)c };
     double best = 1e9, best_peak = 1e9, total = 0;
-    for (int64_t r = 0; r < 300 && (r < 5 || total < 0.15); r++) {
+    for (int64_t i = 0; i < 300 && (i < 5 || total < 0.15); i++) {
         double t = now();
         peak(peak_args, 0);
         t = now() - t;
         best_peak = t < best_peak ? t : best_peak;
-        args[1 + w] = (int64_t)(weights + r % copies * w_elements);
         t = now();
-        for (int64_t i = 0; i < step->tasks->value; i++)
-            fn(args, i);
+        run(r, i);
         t = now() - t;
         best = t < best ? t : best;
         total += t;
     }
-    args[1 + w] = (int64_t)weights;
-    for (int i = 0; i < step->n_buffers; i++)
-        free((void *)args[1 + i]);
     free(c);
     *out_seconds = best;
     return (flops / best) / (peak_flops / best_peak);
 }
 
-static void measure(const layer *l, const qn_machine *machine, kernel_fn *peak, double peak_flops)
+static void measure_as(const layer *l, const qn_machine *machine, int64_t t, int64_t width, kernel_fn *peak,
+                       double peak_flops)
 {
     static const char *const names[MODES] = { "alone", "| fused", "| cold" };
     qn_arena *arena = qn_arena_new();
@@ -212,19 +248,35 @@ static void measure(const layer *l, const qn_machine *machine, kernel_fn *peak, 
         2.0 * (double)(out * out * l->out_channels * l->kernel * l->kernel * (l->each ? 1 : l->channels));
     double compiled = 0;
     int64_t tasks = 0;
-    printf("%-20s %7.1f MFLOP ", l->name, flops * 1e-6);
+    if (t)
+        printf("  F(%lld, 3), %2lld wide                 ", (long long)t - 2, (long long)width);
+    else
+        printf("%-20s %7.1f MFLOP ", l->name, flops * 1e-6);
     for (int m = 0; m < MODES; m++) {
         const double start = now();
-        qn_program *program = program_of(l, machine, m == ALONE, arena, &diags);
-        kernel_fn *fn = compile(program->kernels[program->steps.items[0].kernel], arena);
+        qn_program *program = program_of(l, machine, m == ALONE, t, width, arena, &diags);
+        runnable r = make_runnable(program, m == COLD, arena);
         double seconds;
         compiled = now() - start;
-        tasks = program->steps.items[0].tasks->value;
-        const double share = repeat(program, fn, m == COLD, flops, peak, peak_flops, &seconds);
+        tasks = program->steps.items[program->steps.n - 1].tasks->value;
+        const double share = repeat(&r, flops, peak, peak_flops, &seconds);
         printf(" %s %7.1f us %5.1f %%", names[m], seconds * 1e6, 100 * share);
+        for (int i = 0; i < program->n_buffers; i++)
+            free(r.buffers[i]);
     }
     printf("  %lld tasks, compiled in %.0f ms\n", (long long)tasks, compiled * 1e3);
     qn_arena_free(arena);
+}
+
+static void measure(const layer *l, const qn_machine *machine, kernel_fn *peak, double peak_flops)
+{
+    const int64_t lanes = machine->vector_bytes / 4;
+    measure_as(l, machine, 0, 0, peak, peak_flops);
+    if (l->kernel != 3 || l->stride != 1 || l->each || l->channels < lanes)
+        return;
+    for (int64_t t = 4; t <= 6; t += 2)
+        for (int64_t width = 2 * lanes; width <= 4 * lanes; width *= 2)
+            measure_as(l, machine, t, width, peak, peak_flops);
 }
 
 int main(int argc, char **argv)

@@ -96,6 +96,9 @@ typedef struct qn_conv { /* per spatial axis */
 qn_value *qn_b_convolution(qn_builder *b, qn_value *x, qn_value *w, const qn_conv *conv);
 /* In blocks; x_dilation is not read. */
 qn_value *qn_b_conv_packed(qn_builder *b, qn_value *x, qn_value *w, const qn_conv *conv, int64_t channels);
+/* By Winograd's F(t - 2, 3): u as qn_winograd_weights (ir/winograd.h) makes it; low and high have two each. */
+qn_value *qn_b_conv_winograd(qn_builder *b, qn_value *x, qn_value *u, const int64_t *low,
+                             const int64_t *high);
 
 /* order */
 qn_node *qn_b_sort(qn_builder *b, int n, qn_value *const *operands, int axis, bool descending);

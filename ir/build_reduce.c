@@ -247,6 +247,14 @@ qn_value *qn_b_conv_packed(qn_builder *b, qn_value *x, qn_value *w, const qn_con
     return qn_build(b, QN_OP_CONV_PACKED, 2, (qn_value *[]){ x, w }, &list);
 }
 
+qn_value *qn_b_conv_winograd(qn_builder *b, qn_value *x, qn_value *u, const int64_t *low, const int64_t *high)
+{
+    qn_attr_list list = { 0 };
+    spatial room;
+    add_padding(b, &list, 2, low, high, &room);
+    return qn_build(b, QN_OP_CONV_WINOGRAD, 2, (qn_value *[]){ x, u }, &list);
+}
+
 /* ---- order ---- */
 
 qn_node *qn_b_sort(qn_builder *b, int n, qn_value *const *operands, int axis, bool descending)

@@ -10,7 +10,7 @@
  * f16 and bf16 compute in f32 and round once at the end. */
 #include <math.h>
 
-#include "ir/build.h"
+#include "ir/winograd.h"
 
 typedef struct expansion {
     qn_builder b; /* in front of the node */
@@ -422,6 +422,9 @@ void qn_composite_expand(qn_node *node, qn_value **out_results, qn_diags *diags)
     case QN_OP_QUANTIZE: out_results[0] = quantize(&e); break;
     case QN_OP_DEQUANTIZE: out_results[0] = dequantize(&e); break;
     case QN_OP_LSTM: lstm(&e); break;
+    case QN_OP_CONV_WINOGRAD:
+        out_results[0] = qn_winograd_expand(&e.b, node, wide_operand(&e, 0), wide_operand(&e, 1));
+        break;
     default: QN_UNREACHABLE("%s is no composite", qn_ops[node->op].name);
     }
     for (int i = 0; i < node->n_results; i++)

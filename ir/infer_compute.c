@@ -1,5 +1,6 @@
 /* Type rules of reductions, windows, contractions, order, random bits and composites. */
 #include "ir/infer_rules.h"
+#include "ir/winograd.h"
 
 #define DIMS (c->module->dims)
 
@@ -310,6 +311,40 @@ static qn_status conv_packed(qn_infer_context *c)
     return qn_infer_give(c, x->dtype, x->rank, dims);
 }
 
+static qn_status conv_winograd(qn_infer_context *c)
+{
+    const qn_type *x = qn_infer_operand(c, 0), *u = qn_infer_operand(c, 1);
+    const qn_dim *low, *high;
+    QN_TRY(qn_infer_expect_rank(c, 0, 5));
+    QN_TRY(qn_infer_expect_rank(c, 1, 5));
+    QN_TRY(qn_infer_expect_dtype(c, 1, x->dtype));
+    QN_TRY(qn_infer_dims(c, QN_ATTR_LOW, 2, &low));
+    QN_TRY(qn_infer_dims(c, QN_ATTR_HIGH, 2, &high));
+    QN_TRY(constants(c, QN_ATTR_LOW, low, 2));
+    QN_TRY(constants(c, QN_ATTR_HIGH, high, 2));
+    const qn_dim t = u->dims[1], lanes = x->dims[4], width = u->dims[4];
+    if (u->dims[2] != t || !qn_dim_is_const(t) || !qn_winograd_has(t->value))
+        return qn_infer_fail(c, "u is %s; expected [panels, t, t, K, width] with t = 4 or 6",
+                             qn_infer_print(c, u));
+    if (!qn_dim_is_const(lanes) || lanes->value < 1 || !qn_dim_is_const(width) ||
+        width->value % lanes->value != 0)
+        return qn_infer_fail(c, "x is %s and u is %s: panels are no whole blocks", qn_infer_print(c, x),
+                             qn_infer_print(c, u));
+    if (qn_infer_exceeds(c, u->dims[3], qn_dim_mul(DIMS, x->dims[1], lanes)))
+        return qn_infer_fail(c, "x is %s and u is %s: it has not so many channels", qn_infer_print(c, x),
+                             qn_infer_print(c, u));
+    qn_dim dims[5] = { x->dims[0],
+                       qn_dim_mul(DIMS, u->dims[0], qn_infer_const(c, width->value / lanes->value)) };
+    for (int i = 0; i < 2; i++) {
+        QN_TRY(places(c, 2 + i, x->dims[2 + i], low[i], high[i], qn_infer_const(c, 3), 1, &dims[2 + i]));
+        if (dims[2 + i]->min < 1)
+            return qn_infer_fail(c, "x is %s: along axis %d it may have no place for the filter",
+                                 qn_infer_print(c, x), 2 + i);
+    }
+    dims[4] = lanes;
+    return qn_infer_give(c, x->dtype, 5, dims);
+}
+
 /* ---- order, random ---- */
 
 static qn_status sort(qn_infer_context *c)
@@ -492,6 +527,7 @@ qn_infer_rule qn_infer_compute(qn_op op)
     case QN_OP_DOT_GENERAL: return dot_general;
     case QN_OP_CONVOLUTION: return convolution;
     case QN_OP_CONV_PACKED: return conv_packed;
+    case QN_OP_CONV_WINOGRAD: return conv_winograd;
     case QN_OP_MATMUL_PACKED: return matmul_packed;
     case QN_OP_SORT: return sort;
     case QN_OP_TOP_K: return top_k;

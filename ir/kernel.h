@@ -85,7 +85,7 @@ typedef enum qn_ktag {
 typedef enum qn_space { QN_SPACE_ARGUMENT, QN_SPACE_LOCAL, QN_SPACE_SHARED } qn_space;
 
 /* Local buffers are the task's own (the stack on a CPU): constant size, uninitialised, QN_LOCAL_LIMIT bytes a kernel in all. */
-#define QN_LOCAL_LIMIT (192 * 1024)
+#define QN_LOCAL_LIMIT (256 * 1024)
 #define QN_TASK_MAX ((int64_t)1 << 40)
 
 typedef struct qn_kbuffer {

@@ -5,11 +5,20 @@ extern const qn_template qn_template_blas;      /* passes/blas.c */
 extern const qn_template qn_template_gemv;      /* passes/gemv.c */
 extern const qn_template qn_template_gemm;      /* passes/gemm.c */
 extern const qn_template qn_template_conv;      /* passes/conv.c */
+extern const qn_template qn_template_winograd;  /* passes/winograd.c */
 extern const qn_template qn_template_attention; /* passes/attention.c */
 
+/* clang-format off */
 const qn_template *const qn_templates[] = {
-    &qn_template_blas, &qn_template_gemv, &qn_template_gemm, &qn_template_conv, &qn_template_attention, NULL,
+    &qn_template_blas,
+    &qn_template_gemv,
+    &qn_template_gemm,
+    &qn_template_conv,
+    &qn_template_winograd,
+    &qn_template_attention,
+    NULL,
 };
+/* clang-format on */
 
 bool qn_template_keeps(const qn_node *node, const qn_pass_options *options)
 {

@@ -3,7 +3,7 @@
  * Before: any graph. After: no node with a single result has only constant operands (or also broadcasts of constants, as
  * in weights times a scale for each channel), except where its result would be large without need: broadcasts, iota and
  * random bits stay as they are, since a kernel makes them for free, and a result may not be larger than LARGE bytes and
- * twice its operands (padding of weights stays below that).
+ * four times its operands (padding of weights and filters for Winograd stay below that).
  *
  * Values of dimension expressions that turned out constant become constants too. What is evaluated with is
  * options->fold (the reference interpreter); without it nothing is folded.
@@ -52,7 +52,19 @@ static bool foldable(const qn_node *node)
         return false;
     const qn_type *type = &node->results[0].type;
     const int64_t bytes = qn_type_elements(type) * (int64_t)qn_dtype_bytes(type->dtype);
-    return bytes <= LARGE || bytes / 2 <= operand_bytes;
+    return bytes <= LARGE || bytes / 4 <= operand_bytes;
+}
+
+bool qn_is_known(const qn_value *value)
+{
+    const qn_node *node = value->node;
+    if (!node || (node->op != QN_OP_CONSTANT && node->op != QN_OP_MUL && node->op != QN_OP_ADD &&
+                  node->op != QN_OP_RESHAPE && node->op != QN_OP_BROADCAST))
+        return false;
+    for (int i = 0; i < node->n_operands; i++)
+        if (!qn_is_known(node->operands[i]))
+            return false;
+    return true;
 }
 
 static bool fold_graph(qn_graph *graph, const qn_pass_options *options, qn_diags *diags)

@@ -12,14 +12,17 @@
  *   %1 = conv_packed %0': f32[1, 4, 56, 56, 16], %w'
  *   %2 = broadcast (reshape %bias to [4, 16]) {axes = [1, 4], …}; %3 = add %1, %2; %4 = reduce_window %3 …
  *
+ * A convolution of 3 x 3 whose filters are constants becomes conv_winograd where a kernel is faster so (winograd_plan.c).
+ *
  * A first convolution, of few channels, reads its planes as blocks of one channel, which they are already.
  *
  * Values are visited in order. Each has a plain form, a blocked form, or both, made when first asked for. */
 #include <string.h>
 
-#include "ir/build.h"
+#include "ir/winograd.h"
 #include "passes/conv.h"
 #include "passes/passes.h"
+#include "passes/winograd.h"
 
 typedef struct place {
     bool native;       /* it is computed in blocks */
@@ -389,6 +392,29 @@ static qn_value *packed(layout *l, const qn_node *node, qn_value *x, qn_value *w
     return qn_b_conv_packed(&l->b, padded ? pad_input(l, node, x) : x, w, &conv, channels);
 }
 
+/* By Winograd's method instead of `direct`, where that is faster and the filters are constants. */
+static qn_value *by_winograd(layout *l, const qn_node *node, const qn_node *direct)
+{
+    qn_value *w = plain_of(l, node->operands[1]);
+    const qn_type *type = &w->type;
+    int64_t width, low[2], high[2];
+    int t;
+    if (!qn_is_known(w) || !qn_winograd_wins(direct, l->options, &t, &width))
+        return NULL;
+    for (int i = 0; i < 2; i++) {
+        low[i] = qn_attr_dims(direct, QN_ATTR_LOW, NULL)[i]->value;
+        high[i] = qn_attr_dims(direct, QN_ATTR_HIGH, NULL)[i]->value;
+    }
+    const int64_t lanes = direct->results[0].type.dims[4]->value;
+    qn_dim none[4], more[4];
+    for (int i = 0; i < 4; i++)
+        none[i] = more[i] = number(l, 0);
+    more[0] = number(l, direct->results[0].type.dims[1]->value * lanes - type->dims[0]->value);
+    if (more[0] != none[0])
+        w = qn_b_pad(&l->b, w, qn_b_scalar(&l->b, type->dtype, 0), none, more, NULL);
+    return qn_b_conv_winograd(&l->b, direct->operands[0], qn_winograd_weights(&l->b, w, t, width), low, high);
+}
+
 /* Constant channels, kernel and extents. */
 static bool is_static(const qn_node *node)
 {
@@ -441,7 +467,8 @@ static bool convolution(layout *l, qn_node *node)
         if (!y)
             return true; /* reported */
         if (qn_conv_plan_make(y->node, l->options, &plan)) {
-            set_blocked(l, &node->results[0], y);
+            qn_value *faster = by_winograd(l, node, y->node);
+            set_blocked(l, &node->results[0], faster ? faster : y);
             return true;
         }
     }

@@ -25,6 +25,9 @@ static inline void qn_node_resolve(qn_node *node)
 /* passes/fuse.c: roughly how many vector instructions an element of its result costs; 0: data movement. */
 int qn_node_cost(const qn_node *node);
 
+/* passes/fold.c: is it made of constants by products, sums and data movement, so that fold will make one constant of it? */
+bool qn_is_known(const qn_value *value);
+
 /* passes/expand.c: says `node` in other ops before it; results in out_results. False: nothing to expand. */
 bool qn_expand_node(qn_node *node, qn_value **out_results, qn_diags *diags);
 

@@ -16,19 +16,6 @@ typedef struct scaler {
     const int *uses; /* by id of the values at the start of the sweep */
 } scaler;
 
-/* Is it made of constants: by the ops below, which fold computes later? */
-static bool is_known(const qn_value *value)
-{
-    const qn_node *node = value->node;
-    if (!node || (node->op != QN_OP_CONSTANT && node->op != QN_OP_MUL && node->op != QN_OP_ADD &&
-                  node->op != QN_OP_RESHAPE && node->op != QN_OP_BROADCAST))
-        return false;
-    for (int i = 0; i < node->n_operands; i++)
-        if (!is_known(node->operands[i]))
-            return false;
-    return true;
-}
-
 /* `value`, of [N, C, …], as [C] when it is a constant for each channel; else NULL. */
 static qn_value *channel_constant(scaler *s, qn_value *value)
 {
@@ -39,7 +26,7 @@ static qn_value *channel_constant(scaler *s, qn_value *value)
         return NULL;
     if (qn_value_splat(value, &splat))
         return qn_b_broadcast(&s->b, qn_b_scalar(&s->b, value->type.dtype, splat.f), 1, &channels, NULL);
-    if (!node || node->op != QN_OP_BROADCAST || !is_known(node->operands[0]))
+    if (!node || node->op != QN_OP_BROADCAST || !qn_is_known(node->operands[0]))
         return NULL;
     qn_value *x = node->operands[0];
     const int64_t *axes = qn_attr_ints(node, QN_ATTR_AXES, NULL);
@@ -67,7 +54,7 @@ static const qn_node *own_convolution(const scaler *s, const qn_value *value)
 {
     if (!read_once(s, value, QN_OP_CONVOLUTION) || !qn_dtype_is_float(value->type.dtype))
         return NULL;
-    return is_known(value->node->operands[1]) ? value->node : NULL;
+    return qn_is_known(value->node->operands[1]) ? value->node : NULL;
 }
 
 /* Of a sum or product of two operands: the one that is a constant for each channel, as [C], and the other. */

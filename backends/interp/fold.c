@@ -50,6 +50,7 @@ static int64_t work_per_element(const qn_node *node)
     }
     case QN_OP_ATTENTION: return 2 * extent(&node->operands[1]->type, 2, 4);
     case QN_OP_LSTM: return extent(&node->operands[2]->type, 0, 2);
+    case QN_OP_CONV_WINOGRAD: return extent(&node->operands[1]->type, 1, 4);
     default: return 1;
     }
 }
@@ -73,7 +74,7 @@ static bool worthwhile(const qn_node *node)
     if (__builtin_mul_overflow(elements, (int64_t)qn_dtype_bytes(type->dtype), &bytes) ||
         __builtin_mul_overflow(elements, work_per_element(node), &work))
         return false;
-    return work <= QN_FOLD_WORK && (bytes <= QN_FOLD_BYTES || (uint64_t)bytes / 2 <= read);
+    return work <= QN_FOLD_WORK && (bytes <= QN_FOLD_BYTES || (uint64_t)bytes / 4 <= read);
 }
 
 /* The operand as an array, in `arena` unless the tensor's own memory will do. */

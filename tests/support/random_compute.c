@@ -235,6 +235,22 @@ static bool conv_packed(qn_rg *g)
 
 /* ---- composites ---- */
 
+static bool conv_winograd(qn_rg *g)
+{
+    const int64_t c = 1 + qn_rg_below(g, 4), blocks = 1 + qn_rg_below(g, 2), t = qn_rg_chance(g, 50) ? 4 : 6;
+    const int64_t x_dims[5] = { 1 + qn_rg_below(g, 2), blocks, 3 + qn_rg_below(g, 5), 3 + qn_rg_below(g, 5),
+                                c };
+    const int64_t channels = 1 + qn_rg_below(g, (int)(blocks * c));
+    const int64_t u_dims[5] = { 1 + qn_rg_below(g, 2), t, t, channels, c * (1 + qn_rg_below(g, 2)) };
+    const int64_t low[2] = { qn_rg_below(g, 3), qn_rg_below(g, 3) };
+    const int64_t high[2] = { qn_rg_below(g, 3), qn_rg_below(g, 3) };
+    const qn_type type = qn_type_static(g->b.graph->module, qn_rg_float_dtype(g), 5, x_dims);
+    const qn_rg_item x = qn_rg_like(g, &type), u = qn_rg_fresh_static(g, type.dtype, 5, u_dims);
+    /* rows of B^T add up to less than 5 times an element, rows of A^T to less than 10 */
+    return qn_rg_push(g, qn_b_conv_winograd(&g->b, x.value, u.value, low, high),
+                      x.bound * u.bound * (double)channels * (t == 4 ? 4 * 9 : 25 * 100), false);
+}
+
 static bool softmax(qn_rg *g)
 {
     qn_rg_item x = qn_rg_pick(g, QN_CLASS_FLOAT, 1);
@@ -377,6 +393,7 @@ const qn_rg_choice qn_rg_compute[] = {
     { matmul, 5, QN_RANDOM_CONTRACT, true },
     { convolution, 3, QN_RANDOM_CONTRACT, true },
     { conv_packed, 1, QN_RANDOM_CONTRACT, false },
+    { conv_winograd, 1, QN_RANDOM_COMPOSITE | QN_RANDOM_CONTRACT, false },
     { softmax, 3, QN_RANDOM_COMPOSITE, true },
     { activation, 4, QN_RANDOM_COMPOSITE, true },
     { norm, 3, QN_RANDOM_COMPOSITE, true },

@@ -479,6 +479,20 @@ static void contractions(void **state)
         { QN_OP_CONV_PACKED, "f32[1,2,8] f32[2,2,8,8]",
           "groups=1 channels=1 stride=[] low=[] high=[] w_dilation=[]", NULL,
           "expected [N, B, spatial…, c]" },
+        { QN_OP_CONV_WINOGRAD, "f32[n,2,8,9,8] f32[3,6,6,16,16]", "low=[1,1] high=[1,0]",
+          "f32[n, 6, 8, 8, 8]", NULL },
+        { QN_OP_CONV_WINOGRAD, "f32[1,1,2,3,8] f32[1,4,4,5,8]", "low=[1,0] high=[0,0]", "f32[1, 1, 1, 1, 8]",
+          NULL },
+        { QN_OP_CONV_WINOGRAD, "f32[1,1,9,9,8] f32[1,5,5,5,8]", "low=[1,1] high=[1,1]", NULL,
+          "with t = 4 or 6" },
+        { QN_OP_CONV_WINOGRAD, "f32[1,1,9,9,8] f32[1,4,4,5,12]", "low=[1,1] high=[1,1]", NULL,
+          "panels are no whole blocks" },
+        { QN_OP_CONV_WINOGRAD, "f32[1,1,9,9,8] f32[1,4,4,9,8]", "low=[1,1] high=[1,1]", NULL,
+          "it has not so many channels" },
+        { QN_OP_CONV_WINOGRAD, "f32[1,1,1,9,8] f32[1,4,4,8,8]", "low=[1,1] high=[0,1]", NULL,
+          "the window reaches over 3 elements" },
+        { QN_OP_CONV_WINOGRAD, "f32[1,1,n,9,8] f32[1,4,4,8,8]", "low=[0,1] high=[0,1]", NULL,
+          "it may have no place for the filter" },
     };
     CHECK_ROWS(rows);
 }

@@ -136,7 +136,7 @@ static void test_mistakes(void **state)
         { "kernel @k(%x: f31 in) {}", "'f31' is no dtype" },
         { "kernel @k(%x: f32 in, %x: f32 in) {}", "%x has two definitions" },
         { "kernel @k() { local %t: f32[100000000] }", "is not between 0 and" },
-        { "kernel @k() { local %t: f64[30000] }", "kernel's local memory is" },
+        { "kernel @k() { local %t: f64[40000] }", "kernel's local memory is" },
         { "kernel @k() { %0 = add 1 }", "add has 1 operands" },
         { "kernel @k() { %0 = add 1, f32 2 }", "operands are" },
         { "kernel @k() { %0 = floor 1 }", "floor does not take i64" },

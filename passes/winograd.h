@@ -1,0 +1,46 @@
+/* Convolutions by Winograd's F(2, 3) and F(4, 3): when they are worth it and how their kernel goes over tiles, planned in
+ * winograd_plan.c, emitted by winograd.c. */
+#ifndef QN_PASSES_WINOGRAD_H
+#define QN_PASSES_WINOGRAD_H
+
+#include "passes/pass.h"
+
+typedef struct qn_winograd_axis {
+    int64_t in, out, low;
+    int64_t tiles; /* of t - 2 positions of the result each; the last may reach beyond it */
+} qn_winograd_axis;
+
+typedef struct qn_winograd_plan {
+    qn_dtype dtype;
+    int t;                    /* a tile reads t x t elements */
+    int vectors;              /* blocks of output channels in a panel */
+    int64_t lanes;            /* channels of a block: a vector */
+    int64_t channels, blocks; /* that take part; blocks of x */
+    int64_t panels;           /* of output channels */
+    qn_winograd_axis axes[2]; /* height, width */
+    int64_t tiles;            /* of a sample, row by row */
+    int64_t piece;            /* tiles whose sums a register tile holds; from piece `n_tall` on one less */
+    int64_t n_tall, n_pieces; /* of a sample */
+    int64_t pieces_per_group; /* a task has one group of tiles */
+    int64_t groups;           /* of a sample */
+    int64_t panels_per_task;  /* and some panels */
+    bool shared; /* inputs are transformed by a kernel of their own, for all panels; otherwise by each task */
+    bool streams;                /* filters are too many to stay in the L2 cache */
+    int64_t v_row, v_plane;      /* elements of a tile's channels in transformed inputs; of all its tiles */
+    int64_t m_plane;             /* elements of a group's sums for one panel at one of t * t places */
+    int64_t tiles_per_transform; /* of a task of the kernel that transforms inputs */
+} qn_winograd_plan;
+
+/* False: there is no kernel for the node, which is a conv_winograd. */
+bool qn_winograd_plan_make(const qn_node *node, const qn_pass_options *options, qn_winograd_plan *out);
+
+/* Is a kernel of this sort faster than the direct one for `node`, a conv_packed? Which t, and how wide its panels are. */
+bool qn_winograd_wins(const qn_node *node, const qn_pass_options *options, int *out_t, int64_t *out_width);
+
+/* The first tile of a piece. */
+static inline int64_t qn_winograd_piece_start(const qn_winograd_plan *p, int64_t piece)
+{
+    return piece * (p->piece - 1) + (piece < p->n_tall ? piece : p->n_tall);
+}
+
+#endif
