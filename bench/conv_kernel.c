@@ -8,6 +8,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/mman.h>
 #include <time.h>
 
 #include "backends/backend.h"
@@ -109,11 +110,16 @@ static qn_kernel *peak_kernel(qn_arena *arena, int lanes, int64_t trips)
     return kernel;
 }
 
+/* In huge pages if it is large, as the weights of a model are. */
 static float *floats(int64_t n)
 {
-    float *x = aligned_alloc(64, ((size_t)n * 4 + 127) / 64 * 64);
+    const size_t bytes = ((size_t)n * 4 + 127) / 64 * 64, huge = (size_t)2 << 20;
+    float *x =
+        aligned_alloc(bytes < huge ? 64 : huge, bytes < huge ? bytes : (bytes + huge - 1) / huge * huge);
     if (!x)
         exit(1);
+    if (bytes >= huge)
+        madvise(x, bytes, MADV_HUGEPAGE);
     for (int64_t i = 0; i < n; i++)
         x[i] = (float)(rand() % 2001 - 1000) / 1000;
     return x;
