@@ -466,7 +466,7 @@ static bool keeps(const qn_node *node, const qn_pass_options *options)
 
 static void start_kernel(emitter *e, qn_lowering *l, const char *name, qn_arena *scratch)
 {
-    qn_writer_init(&e->w, l, name, scratch, false);
+    qn_writer_init(&e->w, l, name, scratch);
     e->vector = (qn_ktype){ e->p.dtype, (int)e->p.lanes };
 }
 
