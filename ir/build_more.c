@@ -159,6 +159,25 @@ qn_value *qn_b_rms_norm(qn_builder *b, qn_value *x, qn_value *scale, int axis, d
     return qn_build(b, QN_OP_RMS_NORM, 2, (qn_value *[]){ x, scale }, &list);
 }
 
+qn_node *qn_b_batch_norm(qn_builder *b, qn_value *x, qn_value *scale, qn_value *bias, qn_value *mean,
+                         qn_value *variance, double epsilon, double momentum, bool training)
+{
+    qn_attr_list list = { 0 };
+    qn_attrs_float(&list, QN_ATTR_EPSILON, epsilon);
+    qn_attrs_float(&list, QN_ATTR_MOMENTUM, momentum);
+    qn_attrs_flag(&list, QN_ATTR_TRAINING, training);
+    return qn_build_node(b, QN_OP_BATCH_NORM, 5, (qn_value *[]){ x, scale, bias, mean, variance }, &list, 0,
+                         NULL);
+}
+
+qn_node *qn_b_dropout(qn_builder *b, qn_value *x, qn_value *key, qn_value *step, double ratio, bool training)
+{
+    qn_attr_list list = { 0 };
+    qn_attrs_float(&list, QN_ATTR_RATIO, ratio);
+    qn_attrs_flag(&list, QN_ATTR_TRAINING, training);
+    return qn_build_node(b, QN_OP_DROPOUT, 3, (qn_value *[]){ x, key, step }, &list, 0, NULL);
+}
+
 qn_value *qn_b_gelu(qn_builder *b, qn_value *x, bool approximate)
 {
     qn_attr_list list = { 0 };

@@ -143,6 +143,81 @@ static qn_value *rms_norm(expansion *e)
     return normalize(e, wide_operand(e, 0), (int)qn_attr_int(e->node, QN_ATTR_AXIS));
 }
 
+/* ---- what differs in training: batch_norm, dropout ---- */
+
+/* Repeats a value for each channel along the other axes of x. */
+static qn_value *per_channel(qn_builder *b, qn_value *y, const qn_value *x)
+{
+    return y ? qn_b_broadcast(b, y, x->type.rank, x->type.dims, (int64_t[]){ 1 }) : NULL;
+}
+
+/* With these statistics, one multiplication and one addition for each element; the factors fold where they are constants. */
+static qn_value *scale_channels(expansion *e, qn_value *x, qn_value *mean, qn_value *variance)
+{
+    qn_builder *b = &e->b;
+    qn_dtype dtype = mean->type.dtype;
+    qn_value *sum = qn_b_binary_scalar(b, QN_OP_ADD, qn_b_convert(b, dtype, variance),
+                                       qn_attr_float(e->node, QN_ATTR_EPSILON));
+    qn_value *factor = qn_b_binary(b, QN_OP_MUL, qn_b_convert(b, dtype, e->node->operands[1]),
+                                   qn_b_unary(b, QN_OP_RSQRT, sum));
+    qn_value *offset = qn_b_binary(b, QN_OP_SUB, qn_b_convert(b, dtype, e->node->operands[2]),
+                                   qn_b_binary(b, QN_OP_MUL, mean, factor));
+    qn_value *y = qn_b_binary(b, QN_OP_MUL, qn_b_convert(b, dtype, x), per_channel(b, factor, x));
+    return qn_b_binary(b, QN_OP_ADD, y, per_channel(b, offset, x));
+}
+
+static void batch_norm(expansion *e)
+{
+    qn_builder *b = &e->b;
+    qn_value *mean = e->node->operands[3], *variance = e->node->operands[4];
+    if (!qn_attr_bool(e->node, QN_ATTR_TRAINING)) {
+        e->results[0] = scale_channels(e, e->node->operands[0], mean, variance);
+        e->results[1] = mean;
+        e->results[2] = variance;
+        return;
+    }
+    qn_value *x = wide_operand(e, 0);
+    int64_t axes[QN_MAX_RANK];
+    int n_axes = 0;
+    for (int i = 0; i < x->type.rank; i++)
+        if (i != 1)
+            axes[n_axes++] = i;
+    qn_value *now = qn_b_mean(b, x, n_axes, axes, false);
+    qn_value *centred = qn_b_binary(b, QN_OP_SUB, x, per_channel(b, now, x));
+    qn_value *spread_now = qn_b_mean(b, qn_b_binary(b, QN_OP_MUL, centred, centred), n_axes, axes, false);
+    if (!spread_now)
+        return;
+    e->results[0] = scale_channels(e, x, now, spread_now);
+    double momentum = qn_attr_float(e->node, QN_ATTR_MOMENTUM);
+    for (int i = 0; i < 2; i++) {
+        qn_value *running = qn_b_convert(b, x->type.dtype, i ? variance : mean);
+        e->results[1 + i] = qn_b_binary(b, QN_OP_ADD, scale_by(b, running, momentum),
+                                        scale_by(b, i ? spread_now : now, 1 - momentum));
+    }
+}
+
+static void dropout(expansion *e)
+{
+    qn_builder *b = &e->b;
+    qn_value *x = e->node->operands[0];
+    qn_type mask = x->type, uniform = x->type;
+    mask.dtype = QUERN_BOOL;
+    uniform.dtype = QUERN_F32;
+    if (!qn_attr_bool(e->node, QN_ATTR_TRAINING)) {
+        e->results[0] = x;
+        e->results[1] = qn_b_broadcast_to(b, qn_b_scalar_int(b, QUERN_BOOL, 1), mask.rank, mask.dims);
+        return;
+    }
+    double ratio = qn_attr_float(e->node, QN_ATTR_RATIO);
+    qn_value *block =
+        qn_b_binary(b, QN_OP_SHIFT_LEFT, e->node->operands[2], qn_b_scalar_int(b, QUERN_U64, 32));
+    qn_value *number = qn_b_random_uniform(b, e->node->operands[1], block, &uniform);
+    qn_value *keep = number ? qn_b_compare(b, QN_GE, number, qn_b_full(b, &number->type, ratio)) : NULL;
+    qn_value *larger = scale_by(b, wide_operand(e, 0), ratio < 1 ? 1 / (1 - ratio) : 0);
+    e->results[0] = larger ? qn_b_select(b, keep, larger, qn_b_full(b, &larger->type, 0)) : NULL;
+    e->results[1] = keep;
+}
+
 /* ---- activations ---- */
 
 /* x / 2 * (1 + f), f = erf(x / sqrt 2), or tanh(sqrt(2 / pi) (x + 0.044715 x^3)) */
@@ -414,6 +489,8 @@ void qn_composite_expand(qn_node *node, qn_value **out_results, qn_diags *diags)
     case QN_OP_CROSS_ENTROPY: out_results[0] = cross_entropy(&e); break;
     case QN_OP_LAYER_NORM: out_results[0] = layer_norm(&e); break;
     case QN_OP_RMS_NORM: out_results[0] = rms_norm(&e); break;
+    case QN_OP_BATCH_NORM: batch_norm(&e); break;
+    case QN_OP_DROPOUT: dropout(&e); break;
     case QN_OP_GELU: out_results[0] = gelu(&e); break;
     case QN_OP_SILU: out_results[0] = silu(&e); break;
     case QN_OP_RELU: out_results[0] = relu(&e); break;

@@ -446,6 +446,37 @@ static qn_status heads_and_mask(qn_infer_context *c, qn_dim groups, qn_dim keys)
     return QUERN_OK;
 }
 
+static qn_status batch_norm(qn_infer_context *c)
+{
+    const qn_type *x = qn_infer_operand(c, 0);
+    if (x->rank < 2)
+        return qn_infer_fail(c, "operand 0 is %s; expected [batch, channels, …]", qn_infer_print(c, x));
+    for (int i = 1; i < 5; i++) {
+        QN_TRY(qn_infer_expect_dims(c, i, 1, x->dims + 1));
+        if (!qn_dtype_is_float(qn_infer_operand(c, i)->dtype))
+            return qn_infer_fail(c, "operand %d is %s; expected floats", i,
+                                 qn_infer_print(c, qn_infer_operand(c, i)));
+    }
+    QN_TRY(qn_infer_give(c, x->dtype, x->rank, x->dims));
+    QN_TRY(qn_infer_give(c, qn_infer_operand(c, 3)->dtype, 1, x->dims + 1));
+    return qn_infer_give(c, qn_infer_operand(c, 4)->dtype, 1, x->dims + 1);
+}
+
+static qn_status dropout(qn_infer_context *c)
+{
+    const qn_type *x = qn_infer_operand(c, 0);
+    const qn_dim two = qn_infer_const(c, 2);
+    const double ratio = qn_attr_float(c->node, QN_ATTR_RATIO);
+    if (!(ratio >= 0 && ratio <= 1))
+        return qn_infer_fail(c, "ratio is %g; expected 0 to 1", ratio);
+    QN_TRY(qn_infer_expect_dims(c, 1, 1, &two));
+    QN_TRY(qn_infer_expect_dtype(c, 1, QUERN_U64));
+    QN_TRY(qn_infer_expect_dtype(c, 2, QUERN_U64));
+    QN_TRY(qn_infer_expect_rank(c, 2, 0));
+    QN_TRY(qn_infer_give(c, x->dtype, x->rank, x->dims));
+    return qn_infer_give(c, QUERN_BOOL, x->rank, x->dims);
+}
+
 static qn_status attention(qn_infer_context *c)
 {
     const qn_type *q = qn_infer_operand(c, 0), *k = qn_infer_operand(c, 1), *v = qn_infer_operand(c, 2);
@@ -537,6 +568,8 @@ qn_infer_rule qn_infer_compute(qn_op op)
     case QN_OP_LOG_SOFTMAX: return softmax;
     case QN_OP_LAYER_NORM:
     case QN_OP_RMS_NORM: return norm;
+    case QN_OP_BATCH_NORM: return batch_norm;
+    case QN_OP_DROPOUT: return dropout;
     case QN_OP_ATTENTION: return attention;
     case QN_OP_ATTENTION_PACKED: return attention_packed;
     case QN_OP_CROSS_ENTROPY: return cross_entropy;

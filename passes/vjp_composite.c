@@ -126,6 +126,96 @@ static qn_status norm(qn_vjp *v, qn_node *node, qn_value *const *g)
     return QUERN_OK;
 }
 
+/* In inference gx = g scale r. In training also the statistics depend on x:
+ * gx = scale r (g - mean(g) - n mean(g n)) with n = (x - mean) r; what the running statistics are read by adds to it. */
+static qn_status batch_norm(qn_vjp *v, qn_node *node, qn_value *const *g)
+{
+    const bool training = qn_attr_bool(node, QN_ATTR_TRAINING);
+    qn_value *x = node->operands[0];
+    qn_dtype stored = x->type.dtype;
+    qn_dtype dtype =
+        stored == QUERN_F64 || node->operands[3]->type.dtype == QUERN_F64 ? QUERN_F64 : QUERN_F32;
+    int64_t axes[QN_MAX_RANK];
+    const int64_t channel = 1;
+    int n = 0, rank = x->type.rank;
+    for (int i = 0; i < rank; i++)
+        if (i != 1)
+            axes[n++] = i;
+    x = qn_b_convert(&v->b, dtype, x);
+    qn_value *scale = qn_b_convert(&v->b, dtype, node->operands[1]);
+    qn_value *mean =
+        training ? qn_b_mean(&v->b, x, n, axes, false) : qn_b_convert(&v->b, dtype, node->operands[3]);
+    qn_value *d = x ? SUB(x, qn_b_broadcast(&v->b, mean, rank, x->type.dims, &channel)) : NULL;
+    qn_value *variance = training ? qn_b_mean(&v->b, MUL(d, d), n, axes, false)
+                                  : qn_b_convert(&v->b, dtype, node->operands[4]);
+    if (!variance)
+        return QUERN_ERROR_INTERNAL;
+    const qn_dim *dims = x->type.dims;
+    qn_value *r =
+        qn_b_unary(&v->b, QN_OP_RSQRT,
+                   qn_b_binary_scalar(&v->b, QN_OP_ADD, variance, qn_attr_float(node, QN_ATTR_EPSILON)));
+    qn_value *gx = NULL;
+    if (g[0]) {
+        qn_value *gy = qn_b_convert(&v->b, dtype, g[0]);
+        /* sums over the elements of each channel: of g, and of g n */
+        qn_value *sum = qn_b_reduce(&v->b, QN_SUM, gy, n, axes, false);
+        qn_value *along = MUL(qn_b_reduce(&v->b, QN_SUM, MUL(gy, d), n, axes, false), r);
+        gx = gy;
+        if (training) {
+            qn_dims *table = qn_b_dims(&v->b);
+            qn_dim count = qn_dim_const(table, 1);
+            for (int i = 0; i < n; i++)
+                count = qn_dim_mul(table, count, dims[axes[i]]);
+            qn_value *elements = qn_b_convert(&v->b, dtype, qn_b_dim_value(&v->b, QUERN_I64, count));
+            elements = qn_b_broadcast_to(&v->b, elements, 1, dims + 1);
+            qn_value *slope = qn_vjp_div(v, MUL(along, r), elements);
+            gx = SUB(SUB(gy, qn_b_broadcast(&v->b, qn_vjp_div(v, sum, elements), rank, dims, &channel)),
+                     MUL(d, qn_b_broadcast(&v->b, slope, rank, dims, &channel)));
+        }
+        gx = MUL(gx, qn_b_broadcast(&v->b, MUL(scale, r), rank, dims, &channel));
+        qn_vjp_add(v, node, 1, qn_b_convert(&v->b, node->operands[1]->type.dtype, along));
+        qn_vjp_add(v, node, 2, qn_b_convert(&v->b, node->operands[2]->type.dtype, sum));
+        if (!training) {
+            qn_value *gmean = MUL(qn_vjp_neg(v, MUL(scale, r)), sum);
+            qn_value *gvariance =
+                qn_b_binary_scalar(&v->b, QN_OP_MUL, MUL(MUL(scale, MUL(r, r)), along), -0.5);
+            qn_vjp_add(v, node, 3, qn_b_convert(&v->b, node->operands[3]->type.dtype, gmean));
+            qn_vjp_add(v, node, 4, qn_b_convert(&v->b, node->operands[4]->type.dtype, gvariance));
+        }
+    }
+    const double momentum = training ? qn_attr_float(node, QN_ATTR_MOMENTUM) : 1;
+    for (int i = 1; i <= 2; i++) { /* the running mean, the running variance */
+        if (!g[i])
+            continue;
+        qn_value *running = qn_b_convert(&v->b, dtype, g[i]);
+        qn_vjp_add(v, node, 2 + i, qn_b_binary_scalar(&v->b, QN_OP_MUL, g[i], momentum));
+        if (!training)
+            continue;
+        /* of a mean of x, or of d d: spread over what it was taken of */
+        qn_value *share = qn_vjp_unreduce(v, running, x, n, axes);
+        qn_value *count = qn_b_reduce(&v->b, QN_SUM, qn_b_full(&v->b, &x->type, 1), n, axes, false);
+        share = qn_vjp_div(v, share, qn_vjp_unreduce(v, count, x, n, axes));
+        share = i == 1 ? share : qn_b_binary_scalar(&v->b, QN_OP_MUL, MUL(share, d), 2);
+        share = qn_b_binary_scalar(&v->b, QN_OP_MUL, share, 1 - momentum);
+        gx = gx ? ADD(gx, share) : share;
+    }
+    qn_vjp_add(v, node, 0, gx ? qn_b_convert(&v->b, stored, gx) : NULL);
+    return QUERN_OK;
+}
+
+/* What was kept passes, divided as x was. */
+static qn_status dropout(qn_vjp *v, qn_node *node, qn_value *const *g)
+{
+    const double ratio = qn_attr_float(node, QN_ATTR_RATIO);
+    qn_value *gx = g[0];
+    if (qn_attr_bool(node, QN_ATTR_TRAINING)) {
+        gx = qn_b_binary_scalar(&v->b, QN_OP_MUL, gx, ratio < 1 ? 1 / (1 - ratio) : 0);
+        gx = qn_b_select(&v->b, &node->results[1], gx, qn_vjp_zeros_like(v, g[0]));
+    }
+    qn_vjp_add(v, node, 0, gx);
+    return QUERN_OK;
+}
+
 qn_vjp_rule qn_vjp_composite(qn_op op)
 {
     switch (op) {
@@ -137,6 +227,8 @@ qn_vjp_rule qn_vjp_composite(qn_op op)
     case QN_OP_GELU: return gelu;
     case QN_OP_LAYER_NORM:
     case QN_OP_RMS_NORM: return norm;
+    case QN_OP_BATCH_NORM: return batch_norm;
+    case QN_OP_DROPOUT: return dropout;
     default: return NULL;
     }
 }

@@ -110,7 +110,7 @@ qn_value *qn_onnx_value_make(qn_builder *b, qn_onnx_value *v)
 
 /* ---- looking at contents ---- */
 
-bool qn_onnx_contents_of(qn_onnx_import *im, qn_onnx_value *v, qn_onnx_contents *out)
+bool qn_onnx_contents_needed(qn_onnx_import *im, qn_onnx_value *v, qn_onnx_contents *out)
 {
     if (v->kind != QN_ONNX_TENSOR || (!v->tensor && !v->dims))
         return false;
@@ -132,6 +132,13 @@ bool qn_onnx_contents_of(qn_onnx_import *im, qn_onnx_value *v, qn_onnx_contents 
     }
     out->dims = v->dims;
     return true;
+}
+
+bool qn_onnx_contents_of(qn_onnx_import *im, qn_onnx_value *v, qn_onnx_contents *out)
+{
+    if (im->keep_floats && v->kind == QN_ONNX_TENSOR && qn_dtype_is_float(v->type.dtype))
+        return false;
+    return qn_onnx_contents_needed(im, v, out);
 }
 
 /* Sets output i to contents, with what the node depends on. */

@@ -90,13 +90,17 @@ qn_value *qn_onnx_scope_capture(qn_onnx_scope *scope, qn_value *outer)
     return input;
 }
 
-/* A value of the parent's graph, in the region. Contents need no capture. */
-static qn_onnx_value *adopt(qn_onnx_scope *scope, const qn_onnx_value *outer)
+/* A value of the parent's graph, in the region. Contents need no capture, unless training may change them. */
+static qn_onnx_value *adopt(qn_onnx_scope *scope, qn_onnx_value *outer)
 {
     qn_onnx_value *v = qn_onnx_value_new(scope->im, outer->kind);
     *v = *outer;
-    if (outer->kind == QN_ONNX_TENSOR)
-        v->value = outer->tensor || outer->dims ? NULL : qn_onnx_scope_capture(scope, outer->value);
+    if (outer->kind == QN_ONNX_TENSOR && ((!outer->tensor && !outer->dims) || outer->learnable)) {
+        qn_builder b = { .graph = scope->parent->graph, .diags = scope->im->diags };
+        v->value = qn_onnx_scope_capture(scope, qn_onnx_value_make(&b, outer));
+    } else {
+        v->value = NULL;
+    }
     v->items = QN_NEW_ARRAY(scope->im->arena, qn_onnx_value *, outer->n_items);
     for (int i = 0; i < outer->n_items; i++)
         v->items[i] = adopt(scope, outer->items[i]);
@@ -215,6 +219,35 @@ static bool find_inputs(qn_onnx_node *n)
     return good;
 }
 
+/* Was something computed while importing that is made of parameters? */
+static bool folded_parameters(const qn_onnx_node *n)
+{
+    bool learnable = false, folded = false;
+    for (int i = 0; i < n->n_in; i++)
+        learnable |= n->in[i]->learnable;
+    for (int i = 0; i < n->n_out; i++)
+        folded |= n->out[i] && n->out[i]->tensor && !n->out[i]->value && !n->out[i]->learnable &&
+                  qn_dtype_is_float(n->out[i]->type.dtype);
+    return learnable && folded && qn_onnx_ok(n);
+}
+
+/* Training changes parameters, and what is made of them: imports the node again, as nodes. The contents stay known. */
+static void keep_nodes(qn_onnx_node *n, const qn_onnx_op *op)
+{
+    qn_onnx_value **folded = qn_arena_copy(n->im->arena, n->out, (size_t)n->n_out * sizeof(qn_onnx_value *));
+    n->im->keep_floats = true;
+    op->import(n);
+    n->im->keep_floats = false;
+    for (int i = 0; i < n->n_out; i++) {
+        qn_onnx_value *made = n->out[i];
+        if (!made || !folded[i] || !made->value || !folded[i]->tensor)
+            continue;
+        made->tensor = folded[i]->tensor;
+        made->elem = folded[i]->elem;
+        made->learnable = true;
+    }
+}
+
 static void import_operator(qn_onnx_node *n, bool inputs_good)
 {
     const Onnx__Function *function = find_function(n->im->model, n->proto);
@@ -231,6 +264,8 @@ static void import_operator(qn_onnx_node *n, bool inputs_good)
                                      : "this operator is not supported");
     else if (inputs_good)
         op->import(n);
+    if (inputs_good && op && folded_parameters(n))
+        keep_nodes(n, op);
 }
 
 static void define_outputs(qn_onnx_node *n, bool inputs_good)
@@ -313,6 +348,7 @@ bool qn_onnx_scope_import(qn_onnx_scope *scope, const Onnx__Graph *graph)
             tensor ? qn_onnx_value_constant(im, tensor) : qn_onnx_value_new(im, QN_ONNX_FAILED);
         if (elem && tensor)
             v->elem = (qn_onnx_elem)elem;
+        v->learnable = tensor && qn_dtype_is_float(tensor->type.dtype) && tensor->type.rank > 0;
         good &= tensor != NULL;
         good &= qn_onnx_scope_define(scope, name, v, &loc);
     }

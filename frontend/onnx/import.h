@@ -76,6 +76,7 @@ struct qn_onnx_value {
     int n_items;             /* sequence */
     qn_onnx_value **items;
     uint64_t depends; /* set of graph inputs (the first 64) whose contents it is made of */
+    bool learnable;   /* made of a float initializer of rank 1 or more, which training may change */
 };
 
 /* Contents of more elements than this are not followed. */
@@ -103,6 +104,7 @@ typedef struct qn_onnx_import {
     bool restart;                        /* one was found: import again with it */
     int64_t n_nodes;                     /* imported, with copies of functions and loop bodies */
     uint64_t n_random;                   /* random operators so far */
+    bool keep_floats;                    /* contents of floats are not folded: nodes are made */
 } qn_onnx_import;
 
 /* Symbol `from` is another name of symbol `to`, or (to is NULL) of a number. */
@@ -214,6 +216,8 @@ typedef struct qn_onnx_contents {
 
 bool qn_onnx_contents_of(qn_onnx_import *im, qn_onnx_value *value,
                          qn_onnx_contents *out); /* false: not known */
+/* The same of a value that an operator needs to know, rather than computes with. */
+bool qn_onnx_contents_needed(qn_onnx_import *im, qn_onnx_value *value, qn_onnx_contents *out);
 /* Output i holds, at position k, element from[k] of the contents. */
 void qn_onnx_contents_move(qn_onnx_node *n, int i, const qn_onnx_contents *from, int rank,
                            const int64_t *shape, const int64_t *index);

@@ -30,7 +30,7 @@ static void reshape_input(qn_onnx_node *n, int rank, const qn_dim *dims)
                           (long long)to->value);
         return;
     }
-    if (v->tensor && is_static) {
+    if (v->tensor && is_static && !(n->im->keep_floats && qn_dtype_is_float(v->type.dtype))) {
         qn_tensor *t = QN_NEW(n->im->arena, qn_tensor);
         *t = *v->tensor;
         t->type = qn_type_static(n->im->module, t->type.dtype, rank, shape);

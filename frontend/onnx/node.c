@@ -190,7 +190,7 @@ bool qn_onnx_in_dims(qn_onnx_node *n, int i, int max, qn_dim *out, int *out_n)
     qn_onnx_contents c;
     if (!is_tensor(n, i))
         return false;
-    if (!qn_onnx_contents_of(n->im, n->in[i], &c)) {
+    if (!qn_onnx_contents_needed(n->im, n->in[i], &c)) {
         qn_onnx_needs_contents(n, i);
         return false;
     }
@@ -239,7 +239,7 @@ bool qn_onnx_in_floats(qn_onnx_node *n, int i, int max, double *out, int *out_n)
     qn_onnx_contents c;
     if (!is_tensor(n, i))
         return false;
-    if (!qn_onnx_contents_of(n->im, n->in[i], &c) || !c.data) {
+    if (!qn_onnx_contents_needed(n->im, n->in[i], &c) || !c.data) {
         qn_onnx_needs_contents(n, i);
         return false;
     }

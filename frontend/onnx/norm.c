@@ -24,65 +24,31 @@ static qn_value *normalize(qn_builder *b, qn_value *x, int n_axes, const int64_t
     return mul(b, centred, scale);
 }
 
-/* Inference as one multiply and one add per channel, whose factors fold to constants. */
-static void batch_norm_inference(qn_onnx_node *n, qn_value *x, double epsilon)
-{
-    qn_builder *b = &n->b;
-    qn_value *scale = qn_onnx_per_channel(n, 1, x->type.rank),
-             *bias = qn_onnx_per_channel(n, 2, x->type.rank);
-    qn_value *mean = qn_onnx_per_channel(n, 3, x->type.rank),
-             *variance = qn_onnx_per_channel(n, 4, x->type.rank);
-    if (!scale || !bias || !mean || !variance)
-        return;
-    qn_dtype dtype = x->type.dtype, common = mean->type.dtype;
-    x = qn_b_convert(b, common, x);
-    scale = qn_b_convert(b, common, scale);
-    bias = qn_b_convert(b, common, bias);
-    qn_value *factor = mul(b, scale, qn_b_unary(b, QN_OP_RSQRT, add_number(b, variance, epsilon)));
-    qn_value *offset = sub(b, bias, mul(b, mean, factor));
-    qn_onnx_out(n, 0, qn_b_convert(b, dtype, add(b, mul(b, x, factor), offset)));
-}
-
-static void batch_norm_training(qn_onnx_node *n, qn_value *x, double epsilon)
-{
-    qn_builder *b = &n->b;
-    double momentum = qn_onnx_attr_float(n, "momentum", 0.9);
-    qn_value *scale = qn_onnx_per_channel(n, 1, x->type.rank),
-             *bias = qn_onnx_per_channel(n, 2, x->type.rank);
-    qn_value *running[2] = { qn_onnx_in(n, 3), qn_onnx_in(n, 4) };
-    int64_t axes[QN_MAX_RANK];
-    int n_axes = 0;
-    if (!scale || !bias || !running[0] || !running[1])
-        return;
-    for (int i = 0; i < x->type.rank; i++)
-        if (i != 1)
-            axes[n_axes++] = i;
-    qn_value *wider = qn_b_convert(b, wide(x->type.dtype), x), *mean, *factor;
-    qn_value *y = normalize(b, wider, n_axes, axes, epsilon, &mean, &factor);
-    qn_value *variance = qn_b_mean(b, square(b, sub(b, wider, mean)), n_axes, axes, true);
-    qn_value *now[2] = { mean, variance };
-    y = qn_b_convert(b, scale->type.dtype, y);
-    qn_onnx_out(n, 0, qn_b_convert(b, x->type.dtype, add(b, mul(b, y, scale), bias)));
-    for (int i = 0; i < 2; i++) {
-        qn_value *flat = now[i] ? qn_b_reshape(b, now[i], 1, running[i]->type.dims) : NULL;
-        flat = flat ? qn_b_convert(b, running[i]->type.dtype, flat) : NULL;
-        qn_onnx_out(n, i + 1, add(b, mul_number(b, running[i], momentum), mul_number(b, flat, 1 - momentum)));
-    }
-}
-
 /* Before opset 14 training is told by the number of outputs; before 7 by attribute is_test. */
 static void import_batch_norm(qn_onnx_node *n)
 {
-    qn_value *x = qn_onnx_in(n, 0);
-    double epsilon = qn_onnx_attr_float(n, "epsilon", 1e-5);
-    if (!x)
-        return;
-    if (n->opset < 9 && !qn_onnx_attr_int(n, "spatial", 1) && x->type.rank > 2)
+    qn_value *in[5];
+    double epsilon = qn_onnx_attr_float(n, "epsilon", 1e-5),
+           momentum = qn_onnx_attr_float(n, "momentum", 0.9);
+    bool training = n->opset >= 14 && qn_onnx_attr_int(n, "training_mode", 0);
+    for (int i = 0; i < 5; i++)
+        if (!(in[i] = qn_onnx_in(n, i)))
+            return;
+    if (n->opset < 9 && !qn_onnx_attr_int(n, "spatial", 1) && in[0]->type.rank > 2) {
         qn_onnx_unsupported(n, "attribute spatial = 0");
-    else if (n->opset >= 14 && qn_onnx_attr_int(n, "training_mode", 0))
-        batch_norm_training(n, x, epsilon);
-    else
-        batch_norm_inference(n, x, epsilon);
+        return;
+    }
+    if (in[0]->type.rank < 2 || in[1]->type.rank != 1) {
+        qn_onnx_malformed(n, "the first input must have channels, and the others one number for each");
+        return;
+    }
+    in[0] = qn_onnx_with_dim(n, in[0], 1, in[1]->type.dims[0]);
+    for (int i = 2; i < 5; i++)
+        in[i] = qn_onnx_with_dim(n, in[i], 0, in[1]->type.dims[0]);
+    const qn_node *norm =
+        qn_b_batch_norm(&n->b, in[0], in[1], in[2], in[3], in[4], epsilon, momentum, training);
+    for (int i = 0; norm && i < (training ? 3 : 1); i++)
+        qn_onnx_out(n, i, (qn_value *)&norm->results[i]);
 }
 
 static void import_instance_norm(qn_onnx_node *n)

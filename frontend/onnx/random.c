@@ -123,34 +123,31 @@ static void import_multinomial(qn_onnx_node *n)
 static void import_dropout(qn_onnx_node *n)
 {
     qn_builder *b = &n->b;
-    const qn_type *x = qn_onnx_in_type(n, 0);
+    qn_value *x = qn_onnx_in(n, 0);
     double ratio = qn_onnx_attr_float(n, "ratio", 0.5);
     int64_t training = 0;
     int count = 1;
     if (!x)
         return;
     if (n->opset >= 12) {
+        qn_onnx_contents known;
         if (qn_onnx_has(n, 2) && !qn_onnx_in_int(n, 2, &training))
             return;
-        if (training && qn_onnx_has(n, 1) && (!qn_onnx_in_floats(n, 1, 1, &ratio, &count) || count != 1))
+        if (qn_onnx_has(n, 1) && !training && !qn_onnx_contents_of(n->im, n->in[1], &known))
+            ratio = 0; /* inference does not ask for it */
+        else if (qn_onnx_has(n, 1) && !qn_onnx_in_floats(n, 1, 1, &ratio, &count))
             return;
     }
-    qn_dtype mask_dtype = n->opset >= 10 ? QUERN_BOOL : x->dtype;
-    if (!training || ratio == 0) {
-        qn_type type = qn_type_make(n->im->module, mask_dtype, x->rank, x->dims);
-        qn_onnx_out_any(n, 0, n->in[0]);
-        if (qn_onnx_wants(n, 1)) {
-            qn_value *one =
-                mask_dtype == QUERN_BOOL ? qn_b_scalar_int(b, QUERN_BOOL, 1) : qn_b_scalar(b, mask_dtype, 1);
-            qn_onnx_out(n, 1, qn_b_broadcast_to(b, one, type.rank, type.dims));
-        }
+    if (count != 1 || !(ratio >= 0 && ratio <= 1)) {
+        qn_onnx_malformed(n, "the ratio must be one number from 0 to 1");
         return;
     }
-    qn_type type = qn_type_make(n->im->module, QUERN_F32, x->rank, x->dims);
-    qn_value *in = qn_onnx_in(n, 0),
-             *keep = compare_number(b, QN_GE, uniform(n, random_key(n), &type), ratio);
-    qn_onnx_out(n, 0, choose(b, keep, mul_number(b, in, 1 / (1 - ratio)), number_like(b, in, 0)));
-    qn_onnx_out(n, 1, keep);
+    qn_node *dropout =
+        qn_b_dropout(b, x, random_key(n), qn_b_scalar_int(b, QUERN_U64, 0), ratio, training != 0);
+    if (!dropout)
+        return;
+    qn_onnx_out(n, 0, &dropout->results[0]);
+    qn_onnx_out(n, 1, qn_b_convert(b, n->opset >= 10 ? QUERN_BOOL : x->type.dtype, &dropout->results[1]));
 }
 
 const qn_onnx_op qn_onnx_random_ops[] = {

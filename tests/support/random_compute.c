@@ -291,6 +291,37 @@ static bool norm(qn_rg *g)
     return qn_rg_push(g, y, 4 * sqrt((double)qn_rg_elements(&rows)) + 2, false);
 }
 
+static bool batch_norm(qn_rg *g)
+{
+    qn_rg_item x = qn_rg_pick(g, QN_CLASS_FLOAT, 2);
+    if (!x.value)
+        return false;
+    const qn_type *type = &x.value->type;
+    qn_type channels = qn_type_make(g->b.graph->module, type->dtype, 1, type->dims + 1);
+    qn_value *in[4];
+    for (int i = 0; i < 4; i++)
+        in[i] = qn_rg_fresh(g, &channels).value;
+    in[3] = qn_b_binary(&g->b, QN_OP_MUL, in[3], in[3]);
+    const bool training = qn_rg_chance(g, 50);
+    qn_node *node = qn_b_batch_norm(&g->b, x.value, in[0], in[1], in[2], in[3], 0.5, 0.75, training);
+    const double bound = 4 * (training ? sqrt((double)qn_rg_elements(type)) : x.bound + 2) + 2;
+    return node && qn_rg_push(g, &node->results[0], bound, false) &&
+           qn_rg_push(g, &node->results[1], x.bound + 2, false) &&
+           qn_rg_push(g, &node->results[2], x.bound * x.bound + 4, false);
+}
+
+static bool dropout(qn_rg *g)
+{
+    qn_rg_item x = qn_rg_pick(g, QN_CLASS_FLOAT, 0);
+    if (!x.value)
+        return false;
+    const int64_t two = 2;
+    qn_value *key = qn_b_convert(&g->b, QUERN_U64, qn_rg_int_constant(g, 1, &two, 0, 1000));
+    qn_value *step = qn_b_convert(&g->b, QUERN_U64, qn_rg_int_constant(g, 0, NULL, 0, 1000));
+    qn_node *node = qn_b_dropout(&g->b, x.value, key, step, 0.5, qn_rg_chance(g, 70));
+    return node && qn_rg_push(g, &node->results[0], 2 * x.bound, x.exact);
+}
+
 static bool attention(qn_rg *g)
 {
     int64_t batch = 1 + qn_rg_below(g, 2), groups = 1 + qn_rg_below(g, 2),
@@ -397,6 +428,8 @@ const qn_rg_choice qn_rg_compute[] = {
     { softmax, 3, QN_RANDOM_COMPOSITE, true },
     { activation, 4, QN_RANDOM_COMPOSITE, true },
     { norm, 3, QN_RANDOM_COMPOSITE, true },
+    { batch_norm, 2, QN_RANDOM_COMPOSITE, true },
+    { dropout, 1, QN_RANDOM_COMPOSITE, true },
     { attention, 2, QN_RANDOM_COMPOSITE, true },
     { cross_entropy, 2, QN_RANDOM_COMPOSITE, true },
     { lstm, 1, QN_RANDOM_COMPOSITE, true },

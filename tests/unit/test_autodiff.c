@@ -155,6 +155,19 @@ static const gradient_case cases[] = {
       "%r = layer_norm %x, %s, %b {axis = 1, epsilon = 0.01} : f64[3, 4]" },
     { "rms_norm", -1, 1, "%x: f64[2, 3, 2], %s: f64[3, 2]", "f64[2, 3, 2]",
       "%r = rms_norm %x, %s {axis = 1, epsilon = 0.01} : f64[2, 3, 2]" },
+    { "batch_norm", 0.5, 2, "%x: f64[2, 3, 2], %s: f64[3], %b: f64[3], %m: f64[3], %v: f64[3]",
+      "f64[2, 3, 2]",
+      "%r, %rm, %rv = batch_norm %x, %s, %b, %m, %v {epsilon = 0.01, momentum = 0.9} : f64[2, 3, 2], f64[3], "
+      "f64[3]" },
+    { "batch_norm in training", -1, 1, "%x: f64[2, 3, 2], %s: f64[3], %b: f64[3], %m: f64[3], %v: f64[3]",
+      "f64[3]",
+      "%y, %rm, %rv = batch_norm %x, %s, %b, %m, %v {epsilon = 0.01, momentum = 0.7, training = true} : "
+      "f64[2, 3, 2], f64[3], f64[3]\n%z = mul %y, %y : f64[2, 3, 2]\n%q = mul %z, %y : f64[2, 3, 2]\n"
+      "%a = reduce %q {axes = [0, 2], kind = sum} : f64[3]\n%c = mul %rm, %rv : f64[3]\n"
+      "%r = add %a, %c : f64[3]" },
+    { "dropout", -1, 1, "%x: f64[4, 5]", "f64[4, 5]",
+      "%k = constant [3, 4] : u64[2]\n%s = constant 5 : u64[]\n"
+      "%r, %m = dropout %x, %k, %s {ratio = 0.3, training = true} : f64[4, 5], bool[4, 5]" },
     { "attention", -1, 1, "%q: f64[1, 2, 3, 2], %k: f64[1, 1, 4, 2], %v: f64[1, 1, 4, 3]", "f64[1, 2, 3, 3]",
       "%r = attention %q, %k, %v {causal = true, scale = 0.7} : f64[1, 2, 3, 3]" },
     { "lstm", -1, 1,

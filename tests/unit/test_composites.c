@@ -116,6 +116,87 @@ static void norms_of_f16_compute_in_f32(void **state)
         &expected);
 }
 
+/* x [2, 3, 2]: for each channel c the elements (n, c, i) */
+static void batch_norm_by_hand(const qn_array *in, bool training, double *y, double *mean, double *variance)
+{
+    for (int c = 0; c < 3; c++) {
+        double m = 0, v = 0;
+        for (int k = 0; k < 4; k++)
+            m += at(&in[0], k / 2 * 6 + c * 2 + k % 2) / 4;
+        for (int k = 0; k < 4; k++)
+            v += pow(at(&in[0], k / 2 * 6 + c * 2 + k % 2) - m, 2) / 4;
+        mean[c] = training ? 0.75 * at(&in[3], c) + 0.25 * m : at(&in[3], c);
+        variance[c] = training ? 0.75 * at(&in[4], c) + 0.25 * v : at(&in[4], c);
+        if (!training)
+            m = mean[c], v = variance[c];
+        for (int k = 0; k < 4; k++) {
+            const int i = k / 2 * 6 + c * 2 + k % 2;
+            y[i] = (at(&in[0], i) - m) / sqrt(v + 0.1) * at(&in[1], c) + at(&in[2], c);
+        }
+    }
+}
+
+static void batch_norm_takes_running_or_batch_statistics(void **state)
+{
+    (void)state;
+    qn_array in[] = { noise(QUERN_F32, SHAPE(2, 3, 2), 1), noise(QUERN_F32, SHAPE(3), 2),
+                      noise(QUERN_F32, SHAPE(3), 3), noise(QUERN_F32, SHAPE(3), 4),
+                      floats(QUERN_F32, SHAPE(3), V(1, 2, 0.5)) };
+    for (int training = 0; training < 2; training++)
+        for (int result = 0; result < 3; result++) {
+            double values[3][12];
+            char body[256];
+            batch_norm_by_hand(in, training, values[0], values[1], values[2]);
+            snprintf(
+                body, sizeof body,
+                "%%%s, %%%s, %%%s = batch_norm %%x, %%s, %%b, %%m, %%v {epsilon = 0.1, momentum = 0.75%s} "
+                ": f32[2, 3, 2], f32[3], f32[3]",
+                result == 0 ? "r" : "a", result == 1 ? "r" : "c", result == 2 ? "r" : "d",
+                training ? ", training = true" : "");
+            qn_array expected = result == 0 ? floats(QUERN_F32, SHAPE(2, 3, 2), values[0])
+                                            : floats(QUERN_F32, SHAPE(3), values[result]);
+            expect_near(body,
+                        run("%x: f32[2, 3, 2], %s: f32[3], %b: f32[3], %m: f32[3], %v: f32[3]",
+                            result == 0 ? "f32[2, 3, 2]" : "f32[3]", body, in),
+                        &expected, 1e-5);
+        }
+}
+
+static void dropout_keeps_or_drops(void **state)
+{
+    (void)state;
+    enum { N = 4096 };
+    static double ones[N];
+    for (int i = 0; i < N; i++)
+        ones[i] = 1;
+    static const char *const bodies[] = {
+        "%r, %m = dropout %x, %k, %s {ratio = 0.25} : f32[4096], bool[4096]",
+        "%r, %m = dropout %x, %k, %s {ratio = 0.25, training = true} : f32[4096], bool[4096]",
+        "%m, %r = dropout %x, %k, %s {ratio = 0.25, training = true} : f32[4096], bool[4096]",
+        "%r, %m = dropout %x, %k, %s {ratio = 1, training = true} : f32[4096], bool[4096]",
+    };
+    static const char *const inputs = "%x: f32[4096], %k: u64[2], %s: u64[]";
+    qn_array in[] = { floats(QUERN_F32, SHAPE(N), ones),
+                      ints(QUERN_U64, SHAPE(2), I(7, 1)),
+                      { .dtype = QUERN_U64, .data = &(uint64_t){ 3 } } };
+    const qn_array *same = run(inputs, "f32[4096]", bodies[0], in);
+    const qn_array *some = run(inputs, "f32[4096]", bodies[1], in);
+    const qn_array *mask = run(inputs, "bool[4096]", bodies[2], in);
+    const qn_array *none = run(inputs, "f32[4096]", bodies[3], in);
+    in[2].data = &(uint64_t){ 4 };
+    const qn_array *next = run(inputs, "f32[4096]", bodies[1], in);
+    int kept = 0, changed = 0;
+    for (int i = 0; i < N; i++) {
+        assert_float_equal(at(same, i), 1, 0);
+        assert_float_equal(at(some, i), ((const bool *)mask->data)[i] ? (double)(1 / 0.75f) : 0, 1e-7);
+        assert_float_equal(at(none, i), 0, 0);
+        kept += at(some, i) != 0;
+        changed += at(some, i) != at(next, i);
+    }
+    assert_in_range(kept, N * 72 / 100, N * 78 / 100);    /* 3/4, within 4 standard deviations */
+    assert_in_range(changed, N * 34 / 100, N * 41 / 100); /* another mask: 2 * 3/4 * 1/4 */
+}
+
 static void activations(void **state)
 {
     (void)state;
@@ -334,6 +415,8 @@ int main(void)
         cmocka_unit_test_teardown(cross_entropy_is_the_negative_log_of_the_label, reset),
         cmocka_unit_test_teardown(norms_go_over_the_axes_from_axis_on, reset),
         cmocka_unit_test_teardown(norms_of_f16_compute_in_f32, reset),
+        cmocka_unit_test_teardown(batch_norm_takes_running_or_batch_statistics, reset),
+        cmocka_unit_test_teardown(dropout_keeps_or_drops, reset),
         cmocka_unit_test_teardown(activations, reset),
         cmocka_unit_test_teardown(attention_groups_masks_and_hides, reset),
         cmocka_unit_test_teardown(attention_that_sees_nan_gives_nan, reset),
