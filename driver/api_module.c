@@ -7,7 +7,6 @@
 #include "frontend/onnx/onnx.h"
 #include "frontend/text/text.h"
 #include "passes/pass.h"
-#include "passes/train.h"
 #include "runtime/error.h"
 
 /* ---- calls and handles ---- */
@@ -210,7 +209,7 @@ int quern_module_text(const quern_module *module, char **out)
     return qn_call_end(&call, status);
 }
 
-/* ---- gradients and training ---- */
+/* ---- gradients ---- */
 
 static int find_output(const qn_graph *graph, const char *name)
 {
@@ -267,58 +266,5 @@ int quern_grad(quern_module *module, const char *function, const char *loss, int
         status = qn_call_need(&call, name, "quern_grad", "name");
     if (!status)
         status = add_gradient(module->ir, function, loss, n_wrt, wrt, name, &call.diags);
-    return qn_call_end(&call, status);
-}
-
-/* The function that a training step is made of: the only one, "main" or "infer". */
-static qn_graph *forward_function(const qn_module *module)
-{
-    if (module->n_functions == 1)
-        return module->functions[0];
-    qn_graph *graph = qn_module_find(module, "main");
-    return graph ? graph : qn_module_find(module, "infer");
-}
-
-static qn_status make_training(qn_module *module, const quern_train_options *o, qn_diags *diags)
-{
-    qn_train_options t = { .learning_rate = o->learning_rate,
-                           .momentum = o->momentum,
-                           .beta1 = o->beta1 != 0 ? o->beta1 : 0.9,
-                           .beta2 = o->beta2 != 0 ? o->beta2 : 0.999,
-                           .epsilon = o->epsilon != 0 ? o->epsilon : 1e-8,
-                           .weight_decay = o->weight_decay };
-    const char *loss = o->loss ? o->loss : "", *optimizer = o->optimizer ? o->optimizer : "";
-    if (strcmp(loss, "cross_entropy") == 0)
-        t.loss = QN_LOSS_CROSS_ENTROPY;
-    else if (strcmp(loss, "mse") == 0)
-        t.loss = QN_LOSS_MSE;
-    else
-        return qn_error(diags, QUERN_ERROR_ARGUMENT, NULL, "there is no loss '%s': cross_entropy or mse",
-                        loss);
-    if (strcmp(optimizer, "sgd") == 0)
-        t.optimizer = QN_SGD;
-    else if (strcmp(optimizer, "adam") == 0)
-        t.optimizer = QN_ADAM;
-    else
-        return qn_error(diags, QUERN_ERROR_ARGUMENT, NULL, "there is no optimizer '%s': sgd or adam",
-                        optimizer);
-    if (!(o->learning_rate > 0))
-        return qn_error(diags, QUERN_ERROR_ARGUMENT, NULL, "the learning rate must be above 0");
-    qn_graph *forward = forward_function(module);
-    if (!forward)
-        return qn_error(diags, QUERN_ERROR_ARGUMENT, NULL,
-                        "the module has %d functions, and none of them is called 'main' or 'infer'",
-                        module->n_functions);
-    return qn_make_training(forward, &t, diags);
-}
-
-int quern_make_training(quern_module *module, const quern_train_options *options)
-{
-    qn_call call;
-    qn_call_begin(&call);
-    QN_OPTIONS(quern_train_options, o, options);
-    qn_status status = qn_call_need(&call, module, "quern_make_training", "module");
-    if (!status)
-        status = make_training(module->ir, &o, &call.diags);
     return qn_call_end(&call, status);
 }

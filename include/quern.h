@@ -83,16 +83,38 @@ QUERN_API void quern_free(void *memory);
 QUERN_API int quern_grad(quern_module *module, const char *function, const char *loss, int n_wrt,
                          const char *const *wrt, const char *name) QUERN_MUST_USE;
 
-/* Turns a forward module (one float output: the prediction) into one with the entry `train_step`: inputs, then a
- * label input `target`; output `loss`; parameters and optimizer state are states, updated in place; and `infer`. */
+/* Turns a forward module (its first output, of floats, is the prediction) into one that learns, with the entries
+ *   infer        as before; batch norms use running statistics, dropouts do nothing
+ *   train_step   inputs, then a label input `target`; output `loss`, the mean before the update. Parameters, running
+ *                statistics of batch norms, optimizer state, the number of the step and the key of random masks are
+ *                states, updated in place
+ *   eval         inputs and `target`; output `loss`, and of cross_entropy `correct`: how many rows are right (i64)
+ *   init         sets all states to what they are at first
+ * Parameters are the inputs made by quern_param and the float initializers of an imported model that reach an operand which
+ * is learnt: not masks, bounds and initial states. */
 typedef struct quern_train_options {
     size_t size;
-    const char *loss;      /* "cross_entropy" (i64 classes), "mse" */
-    const char *optimizer; /* "sgd", "adam" */
+    const char *loss;      /* "cross_entropy" (i64 classes), "mse", "huber", "bce", "bce_with_logits" */
+    const char *optimizer; /* "sgd", "adam", "adamw", "rmsprop", "adagrad", "lars", "lamb" */
     double learning_rate;
-    double momentum;              /* sgd: 0 */
-    double beta1, beta2, epsilon; /* adam: 0.9, 0.999, 1e-8 where 0 */
+    double momentum; /* sgd, rmsprop, lars: 0 */
+    double beta1, beta2,
+        epsilon; /* adam, adamw, lamb: 0.9, 0.999 where 0; 1e-8 (adagrad 1e-10, lamb 1e-6) where 0 */
     double weight_decay;
+    int nesterov;         /* sgd, with a momentum */
+    double alpha;         /* rmsprop: 0.99 where 0 */
+    double trust;         /* lars: 0.001 where 0 */
+    double clip_norm;     /* most that the norm of all gradients together may be; 0: no limit */
+    double ema;           /* keeps averages of the parameters with this decay, in states NAME.ema; 0: none */
+    double huber_delta;   /* 1 where 0 */
+    const char *schedule; /* of the learning rate: "constant" (NULL), "cosine", "linear", "step" */
+    int64_t warmup_steps; /* the rate rises to learning_rate in as many steps, before the schedule begins */
+    int64_t
+        schedule_steps; /* cosine, linear: from learning_rate to its schedule_factor-th; step: between drops */
+    double schedule_factor;    /* cosine, linear: 0; step: each drop's factor, 0.1 where 0 */
+    int n_params;              /* 0: all parameters */
+    const char *const *params; /* names of those that are trained; "*" stands for any letters */
+    uint64_t seed;             /* of dropout's masks */
 } quern_train_options;
 QUERN_API int quern_make_training(quern_module *module, const quern_train_options *options) QUERN_MUST_USE;
 

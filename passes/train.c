@@ -1,205 +1,156 @@
 /* Training steps: see train.h. */
 #include "passes/train.h"
 
-#include "ir/build.h"
 #include "passes/autodiff.h"
 #include "passes/inline.h"
+#include "passes/train_parts.h"
 
-/* Named float constants become PARAM inputs. */
-static void promote_parameters(qn_graph *graph)
-{
-    for (qn_node *node = graph->first, *next; node; node = next) {
-        next = node->next;
-        if (node->op != QN_OP_CONSTANT || !qn_dtype_is_float(node->results[0].type.dtype))
-            continue;
-        const qn_tensor *tensor = qn_attr_tensor(node, QN_ATTR_VALUE);
-        if (!tensor->name)
-            continue;
-        qn_value *param = qn_graph_add_input(graph, tensor->name, node->results[0].type, QN_ROLE_PARAM);
-        graph->input_initial[param->index] = tensor;
-        qn_value_replace(&node->results[0], param);
-        qn_node_remove(node);
-    }
-    qn_graph_resolve(graph);
-}
-
-/* ---- losses: a scalar from prediction and target ---- */
-
-static qn_value *mean_of_all(qn_builder *b, qn_value *x)
-{
-    int64_t axes[QN_MAX_RANK];
-    for (int i = 0; x && i < x->type.rank; i++)
-        axes[i] = i;
-    return x ? qn_b_mean(b, x, x->type.rank, axes, false) : NULL;
-}
-
-static qn_type target_type(qn_module *module, qn_loss loss, const qn_type *prediction)
-{
-    if (loss == QN_LOSS_CROSS_ENTROPY)
-        return qn_type_make(module, QUERN_I64, prediction->rank - 1, prediction->dims);
-    return *prediction;
-}
-
-static qn_value *loss_value(qn_builder *b, qn_loss loss, qn_value *prediction, qn_value *target)
-{
-    if (loss == QN_LOSS_MSE) {
-        qn_value *d = qn_b_binary(b, QN_OP_SUB, prediction, target);
-        return mean_of_all(b, qn_b_binary(b, QN_OP_MUL, d, d));
-    }
-    qn_dims *dims = qn_b_dims(b);
-    qn_dim rows = qn_type_elements_dim(dims, &target->type);
-    qn_dim flat[2] = { rows, prediction->type.dims[prediction->type.rank - 1] };
-    qn_value *losses =
-        qn_b_cross_entropy(b, qn_b_reshape(b, prediction, 2, flat), qn_b_reshape(b, target, 1, &rows));
-    return mean_of_all(b, losses);
-}
-
-/* ---- optimizers ---- */
-
-typedef struct {
+/* A function of the forward function's kind: its inputs, a target behind them, then parameters and states; its body. */
+typedef struct copy {
     qn_builder b;
-    const qn_train_options *options;
-    qn_value *rate, *root; /* Adam: rate / (1 - beta1^t) and sqrt(1 - beta2^t), f32 scalars */
-} optimizer;
+    qn_value **inputs;  /* by input of the forward function */
+    qn_value **outputs; /* of the forward function */
+    qn_value *target;
+} copy;
 
-#define MUL(x, y) qn_b_binary(&o->b, QN_OP_MUL, x, y)
-#define ADD(x, y) qn_b_binary(&o->b, QN_OP_ADD, x, y)
-#define SUB(x, y) qn_b_binary(&o->b, QN_OP_SUB, x, y)
-#define SCALED(x, c) qn_b_binary_scalar(&o->b, QN_OP_MUL, x, c)
-
-static qn_value *add_state(optimizer *o, const char *name, qn_type type)
+static qn_status copy_forward(const qn_graph *forward, const char *name, const qn_train_options *options,
+                              qn_diags *diags, copy *c)
 {
-    return qn_graph_add_input(o->b.graph, name, type, QN_ROLE_STATE);
-}
-
-/* 1 - beta^t in double: 1 - 0.999 has lost half of a float's digits */
-static qn_value *bias_correction(optimizer *o, double beta, qn_value *t)
-{
-    qn_value *power = qn_b_binary(&o->b, QN_OP_POW, qn_b_scalar(&o->b, QUERN_F64, beta), t);
-    return SUB(qn_b_scalar(&o->b, QUERN_F64, 1), power);
-}
-
-static void begin_step(optimizer *o)
-{
-    const qn_train_options *options = o->options;
-    if (options->optimizer != QN_ADAM)
-        return;
-    qn_value *step = add_state(o, "step", qn_type_static(o->b.graph->module, QUERN_I64, 0, NULL));
-    qn_value *next = ADD(step, qn_b_scalar_int(&o->b, QUERN_I64, 1));
-    qn_value *t = qn_b_convert(&o->b, QUERN_F64, next);
-    qn_value *rate = qn_b_scalar(&o->b, QUERN_F64, options->learning_rate);
-    o->rate = qn_b_binary(&o->b, QN_OP_DIV, rate, bias_correction(o, options->beta1, t));
-    o->root = qn_b_unary(&o->b, QN_OP_SQRT, bias_correction(o, options->beta2, t));
-    qn_graph_add_output(o->b.graph, next, "step", step->index);
-}
-
-static qn_value *spread(optimizer *o, qn_value *scalar, const qn_value *like)
-{
-    return qn_b_broadcast_to(&o->b, qn_b_convert(&o->b, like->type.dtype, scalar), like->type.rank,
-                             like->type.dims);
-}
-
-static void update(optimizer *o, qn_value *param, qn_value *g)
-{
-    const qn_train_options *options = o->options;
-    qn_graph *graph = o->b.graph;
-    qn_arena *arena = graph->module->arena;
-    qn_value *change;
-    if (options->weight_decay != 0)
-        g = ADD(g, SCALED(param, options->weight_decay));
-    if (options->optimizer == QN_SGD) {
-        if (options->momentum != 0) {
-            const char *name = qn_arena_printf(arena, "%s.velocity", param->name);
-            qn_value *velocity = add_state(o, name, param->type);
-            g = ADD(SCALED(velocity, options->momentum), g);
-            qn_graph_add_output(graph, g, name, velocity->index);
+    qn_module *module = forward->module;
+    qn_graph *graph = qn_function_new(module, name);
+    *c = (copy){ .b = { .graph = graph, .diags = diags } };
+    c->inputs = QN_NEW_ARRAY(module->arena, qn_value *, forward->n_inputs);
+    c->outputs = QN_NEW_ARRAY(module->arena, qn_value *, forward->n_outputs);
+    for (int role = QN_ROLE_INPUT; role <= QN_ROLE_STATE; role++) {
+        for (int i = 0; i < forward->n_inputs; i++) {
+            const qn_value *input = forward->inputs[i];
+            if ((int)forward->input_roles[i] != role)
+                continue;
+            c->inputs[i] = qn_graph_add_input(graph, input->name, input->type, forward->input_roles[i]);
+            graph->input_initial[c->inputs[i]->index] = forward->input_initial[i];
         }
-        change = SCALED(g, options->learning_rate);
-    } else {
-        const char *m_name = qn_arena_printf(arena, "%s.m", param->name);
-        const char *v_name = qn_arena_printf(arena, "%s.v", param->name);
-        qn_value *m = add_state(o, m_name, param->type), *v = add_state(o, v_name, param->type);
-        qn_value *m_next = ADD(SCALED(m, options->beta1), SCALED(g, 1 - options->beta1));
-        qn_value *v_next = ADD(SCALED(v, options->beta2), SCALED(MUL(g, g), 1 - options->beta2));
-        qn_value *root =
-            qn_b_binary(&o->b, QN_OP_DIV, qn_b_unary(&o->b, QN_OP_SQRT, v_next), spread(o, o->root, v));
-        root = qn_b_binary_scalar(&o->b, QN_OP_ADD, root, options->epsilon);
-        change = MUL(spread(o, o->rate, m), qn_b_binary(&o->b, QN_OP_DIV, m_next, root));
-        qn_graph_add_output(graph, m_next, m_name, m->index);
-        qn_graph_add_output(graph, v_next, v_name, v->index);
+        if (role == QN_ROLE_INPUT)
+            c->target = qn_graph_add_input(graph, qn_train_fresh_name(forward, "target"),
+                                           qn_loss_target(options, forward->outputs[0]), QN_ROLE_INPUT);
     }
-    qn_graph_add_output(graph, SUB(param, change), param->name, param->index);
+    return qn_inline_graph(forward, graph, NULL, c->inputs, c->outputs, diags);
 }
 
 /* ---- the step ---- */
 
-static qn_status check(const qn_graph *function, const qn_train_options *options, qn_diags *diags)
+static qn_value *add_state(copy *c, const char *name, qn_dtype dtype, int rank, const int64_t *dims,
+                           const void *initial)
 {
-    if (function->n_outputs < 1)
-        return qn_error(diags, QUERN_ERROR_ARGUMENT, NULL, "'%s' has no output to train", function->name);
-    const qn_type *type = &function->outputs[0]->type;
-    if (!qn_dtype_is_float(type->dtype) || (options->loss == QN_LOSS_CROSS_ENTROPY && type->rank < 2))
-        return qn_error(diags, QUERN_ERROR_ARGUMENT, NULL, "output '%s' is %s; %s", function->output_names[0],
-                        qn_type_print(type, function->module->arena),
-                        options->loss == QN_LOSS_MSE
-                            ? "the loss takes a floating-point prediction"
-                            : "cross-entropy takes floating-point logits [rows…, classes]");
+    qn_graph *graph = c->b.graph;
+    qn_value *state = qn_graph_add_input(graph, qn_train_fresh_name(graph, name),
+                                         qn_type_static(graph->module, dtype, rank, dims), QN_ROLE_STATE);
+    if (initial)
+        graph->input_initial[state->index] = qn_tensor_new(graph->module, dtype, rank, dims, initial);
+    return state;
+}
+
+static qn_status make_step(const qn_graph *forward, const qn_train_options *options, qn_diags *diags)
+{
+    qn_arena *arena = forward->module->arena;
+    const bool dropout = qn_train_has_dropout(forward);
+    copy c;
+    QN_TRY(copy_forward(forward, "train_step", options, diags, &c));
+    qn_builder *b = &c.b;
+    qn_value *step = NULL, *key = NULL, *count = NULL;
+    if (dropout || qn_optimizer_counts(options))
+        step = add_state(&c, "step", QUERN_I64, 0, NULL, NULL);
+    if (dropout) {
+        key = add_state(&c, "random_key", QUERN_U64, 1, (int64_t[]){ 2 }, (uint64_t[]){ options->seed, 0 });
+        b->before = b->graph->first;
+        count = qn_b_convert(b, QUERN_U64, step);
+        b->before = NULL;
+    }
+    qn_value *loss = qn_loss_value(b, options, c.outputs[0], c.target);
+    QN_TRY(qn_diags_status(diags));
+    qn_graph_add_output(b->graph, loss, "loss", -1);
+    /* Other state of the function is updated as the function does. */
+    for (int i = 0; i < forward->n_outputs; i++)
+        if (forward->aliases && forward->aliases[i] >= 0)
+            qn_graph_add_output(b->graph, c.outputs[i], forward->output_names[i],
+                                c.inputs[forward->aliases[i]]->index);
+    QN_TRY(qn_training_mode(b->graph, key, count, diags));
+    int n = 0;
+    qn_value **params = QN_NEW_ARRAY(arena, qn_value *, b->graph->n_inputs);
+    qn_value **gradients = QN_NEW_ARRAY(arena, qn_value *, b->graph->n_inputs);
+    for (int i = 0; i < b->graph->n_inputs; i++)
+        if (b->graph->input_roles[i] == QN_ROLE_PARAM)
+            params[n++] = b->graph->inputs[i];
+    loss = b->graph->outputs[0];
+    QN_TRY(qn_differentiate(b->graph, &loss, n, params, gradients, diags));
+    if (step)
+        qn_graph_add_output(b->graph, qn_b_binary_scalar(b, QN_OP_ADD, step, 1), step->name, step->index);
+    qn_optimizer_apply(b, options, step, n, params, gradients);
+    QN_TRY(qn_diags_status(diags));
+    qn_graph_remove_dead(b->graph);
     return QUERN_OK;
+}
+
+/* ---- the other entries ---- */
+
+static qn_status make_eval(const qn_graph *forward, const qn_train_options *options, qn_diags *diags)
+{
+    copy c;
+    QN_TRY(copy_forward(forward, "eval", options, diags, &c));
+    qn_builder *b = &c.b;
+    qn_graph_add_output(b->graph, qn_loss_value(b, options, c.outputs[0], c.target), "loss", -1);
+    if (options->loss == QN_LOSS_CROSS_ENTROPY) {
+        int64_t axes[QN_MAX_RANK];
+        const int rank = c.target->type.rank;
+        for (int i = 0; i < rank; i++)
+            axes[i] = i;
+        qn_value *best = qn_b_arg_reduce(b, QN_KIND_MAX, c.outputs[0], rank, false);
+        qn_value *hit = qn_b_convert(b, QUERN_I64, qn_b_compare(b, QN_EQ, best, c.target));
+        qn_graph_add_output(b->graph, qn_b_reduce(b, QN_SUM, hit, rank, axes, false), "correct", -1);
+    }
+    QN_TRY(qn_diags_status(diags));
+    qn_graph_remove_dead(b->graph);
+    return QUERN_OK;
+}
+
+/* Every state of the step, from its initial contents. */
+static qn_status make_init(const qn_graph *step, qn_diags *diags)
+{
+    qn_graph *graph = qn_function_new(step->module, "init");
+    qn_builder b = { .graph = graph, .diags = diags };
+    for (int i = 0; i < step->n_inputs; i++) {
+        const qn_value *input = step->inputs[i];
+        const qn_tensor *initial = step->input_initial[i];
+        if (step->input_roles[i] == QN_ROLE_INPUT)
+            continue;
+        qn_value *state = qn_graph_add_input(graph, input->name, input->type, step->input_roles[i]);
+        graph->input_initial[state->index] = initial;
+        qn_value *first = initial ? qn_b_constant(&b, initial)
+                          : qn_dtype_is_float(input->type.dtype)
+                              ? qn_b_full(&b, &input->type, 0)
+                              : qn_b_broadcast_to(&b, qn_b_scalar_int(&b, input->type.dtype, 0),
+                                                  input->type.rank, input->type.dims);
+        qn_graph_add_output(graph, first, state->name, state->index);
+    }
+    return qn_diags_status(diags);
 }
 
 qn_status qn_make_training(qn_graph *function, const qn_train_options *options, qn_diags *diags)
 {
+    static const char *const added[] = { "train_step", "eval", "init" };
     qn_module *module = function->module;
-    QN_TRY(check(function, options, diags));
-    promote_parameters(function);
+    if (function->n_outputs < 1)
+        return qn_error(diags, QUERN_ERROR_ARGUMENT, NULL, "'%s' has no output to train", function->name);
+    for (size_t i = 0; i < sizeof added / sizeof *added; i++)
+        if (qn_module_find(module, added[i]))
+            return qn_error(diags, QUERN_ERROR_ARGUMENT, NULL, "the module has a function '%s' already",
+                            added[i]);
+    QN_TRY(qn_loss_check(options, function->outputs[0], function->output_names[0], diags));
+    QN_TRY(qn_train_inline_calls(function, diags));
+    qn_graph_remove_dead(function);
+    QN_TRY(qn_train_parameters(function, options, diags));
     function->name = "infer";
-    qn_graph *step = qn_function_new(module, "train_step");
-    optimizer o = { .b = { .graph = step, .diags = diags }, .options = options };
-    qn_value **inputs = QN_NEW_ARRAY(module->arena, qn_value *, function->n_inputs);
-    qn_value **outputs = QN_NEW_ARRAY(module->arena, qn_value *, function->n_outputs);
-    qn_value *target = NULL;
-    int n_params = 0;
-    for (int role = QN_ROLE_INPUT; role <= QN_ROLE_STATE; role++) {
-        for (int i = 0; i < function->n_inputs; i++) {
-            const qn_value *input = function->inputs[i];
-            if ((int)function->input_roles[i] != role)
-                continue;
-            inputs[i] = qn_graph_add_input(step, input->name, input->type, function->input_roles[i]);
-            step->input_initial[inputs[i]->index] = function->input_initial[i];
-            n_params += role == QN_ROLE_PARAM;
-        }
-        if (role == QN_ROLE_INPUT) {
-            qn_type type = target_type(module, options->loss, &function->outputs[0]->type);
-            target = qn_graph_add_input(step, "target", type, QN_ROLE_INPUT);
-        }
-    }
-    if (n_params == 0)
-        return qn_error(
-            diags, QUERN_ERROR_ARGUMENT, NULL,
-            "'%s' has no parameters to train: no input is one, and no floating-point initializer is named",
-            module->name);
-    QN_TRY(qn_inline_graph(function, step, NULL, inputs, outputs, diags));
-    qn_value *loss = loss_value(&o.b, options->loss, outputs[0], target);
-    qn_value **params = QN_NEW_ARRAY(module->arena, qn_value *, n_params);
-    qn_value **gradients = QN_NEW_ARRAY(module->arena, qn_value *, n_params);
-    n_params = 0;
-    for (int i = 0; i < step->n_inputs; i++) {
-        if (step->input_roles[i] == QN_ROLE_PARAM)
-            params[n_params++] = step->inputs[i];
-    }
-    QN_TRY(qn_diags_status(diags));
-    QN_TRY(qn_differentiate(step, &loss, n_params, params, gradients, diags));
-    qn_graph_add_output(step, loss, "loss", -1);
-    begin_step(&o);
-    for (int i = 0; i < n_params; i++)
-        update(&o, params[i], gradients[i]);
-    /* Other state of the function is updated as the function does. */
-    for (int i = 0; i < function->n_outputs; i++) {
-        if (function->aliases && function->aliases[i] >= 0)
-            qn_graph_add_output(step, outputs[i], function->output_names[i],
-                                inputs[function->aliases[i]]->index);
-    }
-    QN_TRY(qn_diags_status(diags));
-    qn_graph_remove_dead(step);
-    return QUERN_OK;
+    QN_TRY(make_step(function, options, diags));
+    qn_inference_mode(function, diags);
+    QN_TRY(make_eval(function, options, diags));
+    return make_init(qn_module_find(module, "train_step"), diags);
 }

@@ -4,23 +4,60 @@
 
 #include "ir/graph.h"
 
-typedef enum qn_loss { QN_LOSS_CROSS_ENTROPY, QN_LOSS_MSE } qn_loss;
-typedef enum qn_optimizer { QN_SGD, QN_ADAM } qn_optimizer;
+#define QN_LOSS(id, name, target, help) QN_LOSS_##id,
+typedef enum qn_loss {
+#include "passes/train.def"
+    QN_N_LOSSES
+} qn_loss;
+#define QN_OPTIMIZER(id, name, decay, epsilon, help) QN_##id,
+typedef enum qn_optimizer {
+#include "passes/train.def"
+    QN_N_OPTIMIZERS
+} qn_optimizer;
+#define QN_SCHEDULE(id, name, help) QN_SCHEDULE_##id,
+typedef enum qn_schedule {
+#include "passes/train.def"
+    QN_N_SCHEDULES
+} qn_schedule;
+
+typedef struct qn_train_name { /* ends with a NULL name */
+    const char *name, *help;
+} qn_train_name;
+extern const qn_train_name qn_losses[], qn_optimizers[], qn_schedules[];
+extern const double qn_optimizer_epsilons[]; /* the usual one of each */
 
 typedef struct qn_train_options {
     qn_loss loss;
     qn_optimizer optimizer;
+    qn_schedule schedule;
     double learning_rate;
-    double momentum;              /* SGD: v = momentum v + g, p -= rate v; 0: no v */
-    double beta1, beta2, epsilon; /* Adam (Kingma and Ba, 2015), as PyTorch computes it */
-    double weight_decay;          /* added to the gradient: g + decay p */
+    double momentum; /* sgd, rmsprop, lars; 0: no velocity is kept */
+    bool nesterov;
+    double beta1, beta2, epsilon; /* adam, adamw, lamb; epsilon also rmsprop, adagrad */
+    double alpha;                 /* rmsprop: v = alpha v + (1 - alpha) g^2 */
+    double trust;                 /* lars: the rate is times trust |p| / (|g| + decay |p|) */
+    double weight_decay;
+    double clip_norm; /* gradients are scaled so that the norm of all of them is at most this; 0: not */
+    double ema;       /* average = ema average + (1 - ema) p for each parameter; 0: none is kept */
+    double huber_delta;
+    int64_t warmup_steps; /* the rate rises in a line from rate / warmup_steps in the first step */
+    int64_t schedule_steps;
+    double schedule_factor;
+    int n_params; /* 0: found, see qn_train_parameters */
+    const char *const *params;
+    uint64_t seed; /* of dropout */
 } qn_train_options;
 
-/* Takes `function`'s first output as the prediction. Its named float constants (the initializers of an imported model) become
- * PARAM inputs; it is renamed `infer`; and `train_step` is added:
- *   inputs   the function's, then `target` (cross-entropy: i64 class numbers of the prediction's dims but the last; mse: as
- *            the prediction), then parameters and optimizer state, which are updated in place
- *   outputs  `loss` (the mean; a scalar), then the updated parameters and states */
+/* Takes `function`'s first output as the prediction. Parameters become PARAM inputs, running statistics STATE inputs of it; it is
+ * put into inference mode and renamed `infer`. Added are
+ *   train_step  inputs   the function's, then `target`, then parameters and states (running statistics, optimizer state; the
+ *                        i64 `step` and the u64[2] `random_key` where they are needed), which are updated in place
+ *               outputs  `loss` (the mean; a scalar), then what is updated
+ *   eval        inputs   the function's, `target`, parameters and running statistics
+ *               outputs  `loss`; for cross_entropy `correct`, the i64 number of rows whose largest logit is the target's
+ *   init        parameters and states, which it sets to what they are at first
+ * Batch norms use and update statistics in the step; dropouts draw masks from `random_key` and `step`: the same at every number
+ * of threads. */
 qn_status qn_make_training(qn_graph *function, const qn_train_options *options, qn_diags *diags);
 
 #endif

@@ -67,7 +67,10 @@ class EmitOptions(Structure):
 class TrainOptions(Structure):
     _fields_ = [("size", c_size_t), ("loss", c_char_p), ("optimizer", c_char_p), ("learning_rate", c_double),
                 ("momentum", c_double), ("beta1", c_double), ("beta2", c_double), ("epsilon", c_double),
-                ("weight_decay", c_double)]
+                ("weight_decay", c_double), ("nesterov", c_int), ("alpha", c_double), ("trust", c_double),
+                ("clip_norm", c_double), ("ema", c_double), ("huber_delta", c_double), ("schedule", c_char_p),
+                ("warmup_steps", c_int64), ("schedule_steps", c_int64), ("schedule_factor", c_double),
+                ("n_params", c_int), ("params", POINTER(c_char_p)), ("seed", c_uint64)]
 
 
 class SymbolInfo(Structure):

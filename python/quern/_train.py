@@ -13,7 +13,7 @@ class Trainer:
     def __init__(self, model):
         self.model = model
         self._step = model.session("train_step")
-        self._infer = None
+        self._infer = self._eval = None
         entry = self._step._entry
         self._trainable = [i for i in entry.states if entry.buffers[i].trainable]
 
@@ -21,7 +21,7 @@ class Trainer:
         """One step on a batch: updates the parameters, gives the loss before the update."""
         step = self._step
         if isinstance(inputs, dict):
-            step.bind({**inputs, "target": target})
+            step.bind({**inputs, self.target: target})
         else:
             step.bind([*inputs, target])
         step.run()
@@ -37,6 +37,26 @@ class Trainer:
         self._infer.run()
         return outputs
 
+    def evaluate(self, inputs, target):
+        """(loss, how many rows are right) on a batch, without an update; the second is None for other losses than
+        cross-entropy."""
+        if self._eval is None:
+            self._eval = self.model.session("eval")
+            self._eval.share_states(self._step)
+        if isinstance(inputs, dict):
+            self._eval.bind({**inputs, self.target: target})
+        else:
+            self._eval.bind([*inputs, target])
+        self._eval.run()
+        outputs = self._eval.outputs
+        return float(outputs[0]), int(outputs[1]) if len(outputs) > 1 else None
+
+    @property
+    def target(self):
+        """Name of the input that takes the labels."""
+        entry = self._step._entry
+        return entry.names[entry.inputs[-1]]
+
     @property
     def parameters(self):
         """Views of the parameters by name; writing to them changes the model's."""
@@ -44,19 +64,42 @@ class Trainer:
         return {names[i]: self._step.get(i) for i in self._trainable}
 
     @property
+    def averages(self):
+        """Views of the parameters' averages by the parameter's name, where `ema` keeps them."""
+        entry = self._step._entry
+        index = {entry.names[i]: i for i in entry.states}
+        return {name: self._step.get(index[name + ".ema"]) for name in (entry.names[i] for i in self._trainable)
+                if name + ".ema" in index}
+
+    @property
     def states(self):
-        """Parameters and optimizer state."""
+        """Parameters, running statistics and optimizer state."""
         return self._step.states
 
 
 def train(model, loss, optimizer, learning_rate, *, momentum=0.0, beta1=0.0, beta2=0.0, epsilon=0.0, weight_decay=0.0,
-          target="cpu", threads=None, math="default", cpu=None, dims=None, cache=None, optimize=0, blas=None):
-    """Makes a training step of a forward model and compiles it.
+          nesterov=False, alpha=0.0, trust=0.0, clip_norm=0.0, ema=0.0, huber_delta=0.0, schedule=None, warmup_steps=0,
+          schedule_steps=0, schedule_factor=0.0, params=None, seed=0, target="cpu", threads=None, math="default",
+          cpu=None, dims=None, cache=None, optimize=0, blas=None):
+    """Makes a training step of a forward model and compiles it. Batch norms and dropouts are put into training mode.
 
-    loss       "cross_entropy" (classes as int64) or "mse"
-    optimizer  "sgd" (momentum) or "adam" (beta1 0.9, beta2 0.999, epsilon 1e-8 where 0)"""
-    options = TrainOptions(ctypes.sizeof(TrainOptions), loss.encode(), optimizer.encode(), learning_rate, momentum,
-                           beta1, beta2, epsilon, weight_decay)
+    loss       "cross_entropy" (classes as int64), "mse", "huber" (huber_delta 1), "bce" or "bce_with_logits"
+    optimizer  "sgd" (momentum, nesterov), "adam", "adamw", "lamb" (beta1 0.9, beta2 0.999), "rmsprop" (alpha 0.99,
+               momentum), "adagrad" or "lars" (momentum, trust 0.001)
+    schedule   of the learning rate: None, "cosine", "linear" (to its schedule_factor-th over schedule_steps) or "step"
+               (times schedule_factor, 0.1, every schedule_steps); warmup_steps come before it
+    clip_norm  most that the norm of all gradients together may be; 0: no limit
+    ema        keeps averages of the parameters with this decay: Trainer.averages
+    params     names of the parameters to train, "*" for any letters; None: all
+    seed       of dropout's masks"""
+    names = [name.encode() for name in params or []]
+    options = TrainOptions(
+        size=ctypes.sizeof(TrainOptions), loss=loss.encode(), optimizer=optimizer.encode(), learning_rate=learning_rate,
+        momentum=momentum, beta1=beta1, beta2=beta2, epsilon=epsilon, weight_decay=weight_decay, nesterov=nesterov,
+        alpha=alpha, trust=trust, clip_norm=clip_norm, ema=ema, huber_delta=huber_delta,
+        schedule=schedule.encode() if schedule else None, warmup_steps=warmup_steps, schedule_steps=schedule_steps,
+        schedule_factor=schedule_factor, n_params=len(names), params=(ctypes.c_char_p * max(len(names), 1))(*names),
+        seed=seed)
     module = load_module(model, dims)
     check(lib.quern_make_training(module.pointer, byref(options)))
     return Trainer(Model(compile_module(module, compile_options(target, threads, math, cpu, cache, optimize, blas))))

@@ -1,0 +1,128 @@
+/* quern.h: training steps. */
+#include <math.h>
+#include <string.h>
+
+#include "driver/api.h"
+#include "passes/train.h"
+
+/* The function that a training step is made of: the only one, "main" or "infer". */
+static qn_graph *forward_function(const qn_module *module)
+{
+    if (module->n_functions == 1)
+        return module->functions[0];
+    qn_graph *graph = qn_module_find(module, "main");
+    return graph ? graph : qn_module_find(module, "infer");
+}
+
+/* The number of the name in the list; -1 after a report that lists what there is. */
+static int find_name(const qn_train_name *list, const char *what, const char *name, qn_diags *diags)
+{
+    const char *all = "";
+    for (int i = 0; list[i].name; i++) {
+        if (name && strcmp(list[i].name, name) == 0)
+            return i;
+        all = qn_arena_printf(diags->arena, "%s%s%s", all, i ? ", " : "", list[i].name);
+    }
+    qn_error(diags, QUERN_ERROR_ARGUMENT, NULL, "there is no %s '%s': expected %s", what, name ? name : "",
+             all);
+    return -1;
+}
+
+static double or_usual(double given, double usual)
+{
+    return given != 0 ? given : usual;
+}
+
+typedef struct range {
+    const char *name;
+    double value, low, below; /* low <= value < below */
+} range;
+
+static qn_status check_ranges(const quern_train_options *o, qn_diags *diags)
+{
+    const double any = INFINITY;
+    const range ranges[] = {
+        { "learning_rate", o->learning_rate, 0, any },
+        { "momentum", o->momentum, 0, 1 },
+        { "beta1", o->beta1, 0, 1 },
+        { "beta2", o->beta2, 0, 1 },
+        { "epsilon", o->epsilon, 0, any },
+        { "weight_decay", o->weight_decay, 0, any },
+        { "alpha", o->alpha, 0, 1 },
+        { "trust", o->trust, 0, any },
+        { "clip_norm", o->clip_norm, 0, any },
+        { "ema", o->ema, 0, 1 },
+        { "huber_delta", o->huber_delta, 0, any },
+        { "schedule_factor", o->schedule_factor, 0, any },
+    };
+    for (size_t i = 0; i < sizeof ranges / sizeof *ranges; i++) {
+        const range *r = &ranges[i];
+        if (r->value >= r->low && r->value < r->below)
+            continue;
+        return qn_error(diags, QUERN_ERROR_ARGUMENT, NULL,
+                        r->below < any ? "%s is %g: it must be at least 0 and below 1"
+                                       : "%s is %g: it must be a number of at least 0",
+                        r->name, r->value);
+    }
+    if (!(o->learning_rate > 0))
+        return qn_error(diags, QUERN_ERROR_ARGUMENT, NULL, "the learning rate must be above 0");
+    if (o->warmup_steps < 0 || o->schedule_steps < 0 || o->n_params < 0)
+        return qn_error(diags, QUERN_ERROR_ARGUMENT, NULL,
+                        "numbers of steps and parameters are not negative");
+    if (o->nesterov && o->momentum == 0)
+        return qn_error(diags, QUERN_ERROR_ARGUMENT, NULL, "Nesterov's momentum needs a momentum above 0");
+    return QUERN_OK;
+}
+
+static qn_status make_training(qn_module *module, const quern_train_options *o, qn_diags *diags)
+{
+    const int loss = find_name(qn_losses, "loss", o->loss, diags);
+    const int optimizer = find_name(qn_optimizers, "optimizer", o->optimizer, diags);
+    const int schedule = find_name(qn_schedules, "schedule", o->schedule ? o->schedule : "constant", diags);
+    QN_TRY(check_ranges(o, diags));
+    QN_TRY(qn_diags_status(diags));
+    const qn_train_options t = {
+        .loss = (qn_loss)loss,
+        .optimizer = (qn_optimizer)optimizer,
+        .schedule = (qn_schedule)schedule,
+        .learning_rate = o->learning_rate,
+        .momentum = o->momentum,
+        .nesterov = o->nesterov != 0,
+        .beta1 = or_usual(o->beta1, 0.9),
+        .beta2 = or_usual(o->beta2, 0.999),
+        .epsilon = or_usual(o->epsilon, qn_optimizer_epsilons[optimizer]),
+        .alpha = or_usual(o->alpha, 0.99),
+        .trust = or_usual(o->trust, 0.001),
+        .weight_decay = o->weight_decay,
+        .clip_norm = o->clip_norm,
+        .ema = o->ema,
+        .huber_delta = or_usual(o->huber_delta, 1),
+        .warmup_steps = o->warmup_steps,
+        .schedule_steps = o->schedule_steps,
+        .schedule_factor =
+            schedule == QN_SCHEDULE_STEP ? or_usual(o->schedule_factor, 0.1) : o->schedule_factor,
+        .n_params = o->n_params,
+        .params = o->params,
+        .seed = o->seed,
+    };
+    if (schedule != QN_SCHEDULE_CONSTANT && t.schedule_steps == 0)
+        return qn_error(diags, QUERN_ERROR_ARGUMENT, NULL, "schedule '%s' needs a number of steps",
+                        qn_schedules[schedule].name);
+    qn_graph *forward = forward_function(module);
+    if (!forward)
+        return qn_error(diags, QUERN_ERROR_ARGUMENT, NULL,
+                        "the module has %d functions, and none of them is called 'main' or 'infer'",
+                        module->n_functions);
+    return qn_make_training(forward, &t, diags);
+}
+
+int quern_make_training(quern_module *module, const quern_train_options *options)
+{
+    qn_call call;
+    qn_call_begin(&call);
+    QN_OPTIONS(quern_train_options, o, options);
+    qn_status status = qn_call_need(&call, module, "quern_make_training", "module");
+    if (!status)
+        status = make_training(module->ir, &o, &call.diags);
+    return qn_call_end(&call, status);
+}

@@ -1,0 +1,118 @@
+/* Losses: a scalar from prediction and target, the mean over the elements (cross_entropy: over the rows). */
+#include "passes/train_parts.h"
+
+const qn_train_name qn_losses[] = {
+#define QN_LOSS(id, name, target, help) { #name, help },
+#include "passes/train.def"
+    { NULL, NULL }
+};
+
+static const bool takes_classes[] = {
+#define CLASSES true
+#define LIKE false
+#define QN_LOSS(id, name, target, help) target,
+#include "passes/train.def"
+};
+
+#define MUL(x, y) qn_b_binary(b, QN_OP_MUL, x, y)
+#define ADD(x, y) qn_b_binary(b, QN_OP_ADD, x, y)
+#define SUB(x, y) qn_b_binary(b, QN_OP_SUB, x, y)
+#define NUMBER(op, x, c) qn_b_binary_scalar(b, QN_OP_##op, x, c)
+#define FULL(like, c) ((like) ? qn_b_full(b, &(like)->type, c) : NULL)
+
+typedef qn_value *(*loss_fn)(qn_builder *b, const qn_train_options *options, qn_value *prediction,
+                             qn_value *target);
+
+static qn_value *loss_cross_entropy(qn_builder *b, const qn_train_options *options, qn_value *prediction,
+                                    qn_value *target)
+{
+    (void)options;
+    qn_dim rows = qn_type_elements_dim(qn_b_dims(b), &target->type);
+    qn_dim flat[2] = { rows, prediction->type.dims[prediction->type.rank - 1] };
+    return qn_b_cross_entropy(b, qn_b_reshape(b, prediction, 2, flat), qn_b_reshape(b, target, 1, &rows));
+}
+
+static qn_value *loss_mse(qn_builder *b, const qn_train_options *options, qn_value *prediction,
+                          qn_value *target)
+{
+    (void)options;
+    qn_value *d = SUB(prediction, target);
+    return MUL(d, d);
+}
+
+static qn_value *loss_huber(qn_builder *b, const qn_train_options *options, qn_value *prediction,
+                            qn_value *target)
+{
+    const double delta = options->huber_delta;
+    qn_value *d = SUB(prediction, target), *size = qn_b_unary(b, QN_OP_ABS, d);
+    qn_value *near = NUMBER(MUL, MUL(d, d), 0.5);
+    qn_value *far = NUMBER(MUL, NUMBER(SUB, size, delta / 2), delta);
+    return size ? qn_b_select(b, qn_b_compare(b, QN_LE, size, FULL(size, delta)), near, far) : NULL;
+}
+
+/* log x, at least -100: a certain but wrong prediction costs a lot, not an infinity */
+static qn_value *bounded_log(qn_builder *b, qn_value *x)
+{
+    return NUMBER(MAX, qn_b_unary(b, QN_OP_LOG, x), -100);
+}
+
+static qn_value *one_minus(qn_builder *b, qn_value *x)
+{
+    return x ? SUB(FULL(x, 1), x) : NULL;
+}
+
+static qn_value *loss_bce(qn_builder *b, const qn_train_options *options, qn_value *prediction,
+                          qn_value *target)
+{
+    (void)options;
+    qn_value *yes = MUL(target, bounded_log(b, prediction));
+    qn_value *no = MUL(one_minus(b, target), bounded_log(b, one_minus(b, prediction)));
+    return qn_b_unary(b, QN_OP_NEG, ADD(yes, no));
+}
+
+/* x (1 - t) + log(1 + e^-x), the logarithm as max(-x, 0) + log1p(e^-|x|) */
+static qn_value *loss_bce_with_logits(qn_builder *b, const qn_train_options *options, qn_value *prediction,
+                                      qn_value *target)
+{
+    (void)options;
+    qn_value *minus = qn_b_unary(b, QN_OP_NEG, prediction);
+    qn_value *size = qn_b_unary(b, QN_OP_ABS, prediction);
+    qn_value *log = qn_b_unary(b, QN_OP_LOG1P, qn_b_unary(b, QN_OP_EXP, qn_b_unary(b, QN_OP_NEG, size)));
+    qn_value *softplus = ADD(NUMBER(MAX, minus, 0), log);
+    return ADD(MUL(prediction, one_minus(b, target)), softplus);
+}
+
+qn_status qn_loss_check(const qn_train_options *options, const qn_value *prediction, const char *name,
+                        qn_diags *diags)
+{
+    const qn_type *type = &prediction->type;
+    if (qn_dtype_is_float(type->dtype) && (!takes_classes[options->loss] || type->rank >= 2))
+        return QUERN_OK;
+    return qn_error(diags, QUERN_ERROR_ARGUMENT, NULL, "output '%s' is %s; %s takes floating-point %s", name,
+                    qn_type_print(type, diags->arena), qn_losses[options->loss].name,
+                    takes_classes[options->loss] ? "logits [rows…, classes]" : "predictions");
+}
+
+qn_type qn_loss_target(const qn_train_options *options, const qn_value *prediction)
+{
+    qn_type type = prediction->type;
+    if (takes_classes[options->loss]) {
+        type.dtype = QUERN_I64;
+        type.rank--;
+    }
+    return type;
+}
+
+qn_value *qn_loss_value(qn_builder *b, const qn_train_options *options, qn_value *prediction,
+                        qn_value *target)
+{
+    static const loss_fn functions[] = {
+#define QN_LOSS(id, name, target, help) loss_##name,
+#include "passes/train.def"
+    };
+    int64_t axes[QN_MAX_RANK];
+    qn_value *losses = functions[options->loss](b, options, prediction, target);
+    for (int i = 0; losses && i < losses->type.rank; i++)
+        axes[i] = i;
+    return losses ? qn_b_mean(b, losses, losses->type.rank, axes, false) : NULL;
+}

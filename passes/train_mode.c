@@ -1,0 +1,142 @@
+/* Batch norms and dropouts in training and in inference.
+ *
+ *   %y, %m, %v = batch_norm %x, %s, %b, %mean, %variance {…}    ->    … {…, training = true}, and outputs that set the
+ *                                                                   states %mean and %variance to %m and %v
+ *   %y, %k = dropout %x, %key, %step {…}                        ->    … {…, training = true} with the key's second word
+ *                                                                   raised by the number of the dropout
+ */
+#include "passes/inline.h"
+#include "passes/passes.h"
+#include "passes/train_parts.h"
+
+qn_status qn_train_inline_calls(qn_graph *graph, qn_diags *diags)
+{
+    for (qn_node *node = graph->first, *next; node; node = next) {
+        next = node->next;
+        if (node->op != QN_OP_CALL)
+            continue;
+        qn_node *const before = node->prev;
+        qn_value **results = QN_NEW_ARRAY(graph->module->arena, qn_value *, node->n_results);
+        qn_node_resolve(node);
+        if (!qn_expand_node(node, results, diags))
+            return qn_diags_status(diags);
+        for (int i = 0; i < node->n_results; i++)
+            qn_value_replace(&node->results[i], results[i]);
+        qn_node_remove(node);
+        next = before ? before->next : graph->first; /* it may call others */
+    }
+    qn_graph_resolve(graph);
+    return QUERN_OK;
+}
+
+static bool has_mode(const qn_node *node)
+{
+    return node->op == QN_OP_BATCH_NORM || node->op == QN_OP_DROPOUT;
+}
+
+bool qn_train_has_dropout(const qn_graph *graph)
+{
+    QN_FOR_NODES (graph, node)
+        if (node->op == QN_OP_DROPOUT)
+            return true;
+    return false;
+}
+
+/* The node with these operands in that mode; it stands for the old one. */
+static qn_node *set_mode(qn_node *node, qn_value *const *operands, bool training, qn_diags *diags)
+{
+    qn_attr attrs[8];
+    int n = 0;
+    for (int i = 0; i < node->n_attrs; i++)
+        if (node->attrs[i].key != QN_ATTR_TRAINING)
+            attrs[n++] = node->attrs[i];
+    if (training)
+        attrs[n++] = (qn_attr){ .key = QN_ATTR_TRAINING, .i = 1 };
+    qn_node *changed = qn_node_new(node->graph, node, node->op, node->n_operands, operands, n, attrs, 0, NULL,
+                                   &node->loc, diags);
+    if (!changed)
+        return NULL;
+    for (int i = 0; i < node->n_results; i++) {
+        changed->results[i].name = node->results[i].name;
+        qn_value_replace(&node->results[i], &changed->results[i]);
+    }
+    qn_node_remove(node);
+    return changed;
+}
+
+void qn_inference_mode(qn_graph *graph, qn_diags *diags)
+{
+    for (qn_node *node = graph->first, *next; node; node = next) {
+        next = node->next;
+        for (int i = 0; i < node->n_regions; i++)
+            qn_inference_mode(node->regions[i], diags);
+        qn_node_resolve(node);
+        if (has_mode(node) && qn_attr_bool(node, QN_ATTR_TRAINING))
+            set_mode(node, node->operands, false, diags);
+    }
+    qn_graph_resolve(graph);
+}
+
+/* A norm in a region could not update its statistics, and a dropout there would draw the same mask in each iteration. */
+static void refuse_in_regions(const qn_graph *graph, bool inside, qn_diags *diags)
+{
+    QN_FOR_NODES (graph, node) {
+        if (inside && has_mode(node))
+            qn_error(diags, QUERN_ERROR_UNSUPPORTED, &node->loc,
+                     "%s in a loop or a branch can't be trained: move it out, or leave it out",
+                     qn_ops[node->op].name);
+        for (int i = 0; i < node->n_regions; i++)
+            refuse_in_regions(node->regions[i], true, diags);
+    }
+}
+
+static qn_value *key_of(qn_builder *b, qn_value *key, int number)
+{
+    const int64_t two = 2;
+    const uint64_t words[2] = { 0, (uint64_t)number };
+    if (number == 0)
+        return key;
+    qn_value *addend = qn_b_constant(b, qn_tensor_new(b->graph->module, QUERN_U64, 1, &two, words));
+    return qn_b_binary(b, QN_OP_ADD, key, addend);
+}
+
+qn_status qn_training_mode(qn_graph *graph, qn_value *key, qn_value *step, qn_diags *diags)
+{
+    refuse_in_regions(graph, false, diags);
+    QN_TRY(qn_diags_status(diags));
+    /* what a state input is after the norms so far: two norms may share it */
+    qn_value **now = QN_NEW_ARRAY(graph->module->arena, qn_value *, graph->n_inputs);
+    int n_dropouts = 0;
+    for (qn_node *node = graph->first, *next; node; node = next) {
+        next = node->next;
+        qn_node_resolve(node);
+        if (!has_mode(node))
+            continue;
+        qn_value *operands[5];
+        for (int i = 0; i < node->n_operands; i++)
+            operands[i] = node->operands[i];
+        qn_builder b = { .graph = graph, .before = node, .loc = node->loc, .diags = diags };
+        if (node->op == QN_OP_DROPOUT) {
+            operands[1] = key_of(&b, key, n_dropouts++);
+            operands[2] = step;
+            if (!set_mode(node, operands, true, diags))
+                return qn_diags_status(diags);
+            continue;
+        }
+        const qn_value *states[2] = { operands[3], operands[4] };
+        for (int i = 0; i < 2; i++)
+            if (!states[i]->node && now[states[i]->index])
+                operands[3 + i] = now[states[i]->index];
+        qn_node *norm = set_mode(node, operands, true, diags);
+        if (!norm)
+            return qn_diags_status(diags);
+        for (int i = 0; i < 2; i++)
+            if (!states[i]->node && graph->input_roles[states[i]->index] == QN_ROLE_STATE)
+                now[states[i]->index] = &norm->results[1 + i];
+    }
+    qn_graph_resolve(graph);
+    for (int i = 0; i < graph->n_inputs; i++)
+        if (now[i])
+            qn_graph_add_output(graph, now[i], graph->inputs[i]->name, i);
+    return QUERN_OK;
+}

@@ -1,0 +1,242 @@
+/* Which constants of a forward function are learnt, and which are running statistics: they become inputs.
+ *
+ *   %0 = constant … "fc.weight"                       graph @infer(%x: …, %fc.weight: … param, %bn.mean: … state)
+ *   %1 = constant … "bn.mean"              ->           …
+ *   …
+ */
+#include <math.h>
+#include <string.h>
+
+#include "passes/train_parts.h"
+
+const char *qn_train_fresh_name(const qn_graph *graph, const char *name)
+{
+    const char *fresh = name;
+    for (int attempt = 1;; attempt++) {
+        bool taken = false;
+        for (int i = 0; i < graph->n_inputs; i++)
+            taken |= graph->inputs[i]->name && strcmp(graph->inputs[i]->name, fresh) == 0;
+        if (!taken)
+            return fresh;
+        fresh = qn_arena_printf(graph->module->arena, "%s_%d", name, attempt);
+    }
+}
+
+static const qn_tensor *float_constant(const qn_value *value)
+{
+    const qn_node *node = value->node;
+    if (!node || node->op != QN_OP_CONSTANT || !qn_dtype_is_float(value->type.dtype))
+        return NULL;
+    return qn_attr_tensor(node, QN_ATTR_VALUE);
+}
+
+/* The input that stands for a constant: one for each name. */
+static void become_input(qn_graph *graph, qn_value *constant, const char *name, qn_input_role role)
+{
+    const qn_tensor *tensor = float_constant(constant);
+    for (int i = 0; i < graph->n_inputs; i++) {
+        const qn_value *input = graph->inputs[i];
+        const qn_tensor *initial = graph->input_initial[i];
+        if (initial && input->name && strcmp(input->name, name) == 0 && initial->data == tensor->data &&
+            qn_type_equal(&input->type, &constant->type)) {
+            qn_value_replace(constant, graph->inputs[i]);
+            qn_node_remove(constant->node);
+            return;
+        }
+    }
+    qn_value *input = qn_graph_add_input(graph, qn_train_fresh_name(graph, name), constant->type, role);
+    graph->input_initial[input->index] = tensor;
+    qn_value_replace(constant, input);
+    qn_node_remove(constant->node);
+}
+
+/* ---- running statistics ---- */
+
+static void promote_statistics(qn_graph *graph)
+{
+    static const char *const suffixes[2] = { "mean", "variance" };
+    int count = 0;
+    QN_FOR_NODES (graph, node) {
+        if (node->op != QN_OP_BATCH_NORM)
+            continue;
+        for (int i = 0; i < 2; i++) {
+            qn_value *statistic = qn_value_resolve(node->operands[3 + i]);
+            const qn_tensor *tensor = float_constant(statistic);
+            if (!tensor)
+                continue;
+            const char *name =
+                tensor->name ? tensor->name
+                             : qn_arena_printf(graph->module->arena, "batch_norm_%d.%s", count, suffixes[i]);
+            become_input(graph, statistic, name, QN_ROLE_STATE);
+        }
+        count++;
+    }
+    qn_graph_resolve(graph);
+}
+
+/* ---- what is learnt ---- */
+
+/* Is this operand one that learning adapts, where the result is wanted? */
+static bool is_learnt(const qn_node *node, int operand)
+{
+    switch (node->op) {
+    case QN_OP_ATTENTION: /* not the mask */
+    case QN_OP_BATCH_NORM: return operand < 3;
+    case QN_OP_LSTM: return operand < 4; /* not the initial state */
+    case QN_OP_SCAN: return operand >= (int)qn_attr_int_or(node, QN_ATTR_N_CARRIED, 0);
+    case QN_OP_SELECT: return operand > 0;
+    case QN_OP_SCATTER_ND:
+    case QN_OP_SCATTER_ELEMENTS: return operand != 1;
+    case QN_OP_PAD:
+    case QN_OP_POW:
+    case QN_OP_DIV:
+    case QN_OP_REM:
+    case QN_OP_DROPOUT:
+    case QN_OP_GATHER:
+    case QN_OP_GATHER_ND:
+    case QN_OP_GATHER_ELEMENTS:
+    case QN_OP_DYNAMIC_SLICE: return operand == 0;
+    case QN_OP_MAX: /* bounds */
+    case QN_OP_MIN:
+    case QN_OP_STOP_GRADIENT:
+    case QN_OP_WHILE: return false;
+    default: return (qn_ops[node->op].flags & QN_FLAG_SMOOTH) != 0;
+    }
+}
+
+static int axes_of(const qn_type *type)
+{
+    int n = 0;
+    for (int i = 0; i < type->rank; i++)
+        n += !qn_dim_is(type->dims[i], 1);
+    return n;
+}
+
+/* By value: is it made of constants, moved about and scaled, that have two axes or more? That is what a mask is; a line of numbers
+ * may be a bias, and a looked-up row is learnt. */
+static bool *find_mask_like(qn_graph *graph, int n_values)
+{
+    int *axes = QN_NEW_ARRAY(graph->module->arena, int, n_values + 1); /* -1: other things go in */
+    bool *mask_like = QN_NEW_ARRAY(graph->module->arena, bool, n_values + 1);
+    for (int i = 0; i < graph->n_inputs; i++)
+        axes[graph->inputs[i]->id] = -1;
+    QN_FOR_NODES (graph, node) {
+        const qn_op_class class = qn_ops[node->op].class;
+        int most = node->op == QN_OP_CONSTANT ? axes_of(&node->results[0].type) : 0;
+        if (node->op != QN_OP_CONSTANT && class != QN_ELEMENTWISE && class != QN_BROADCAST &&
+            (class != QN_INJECTIVE || node->op == QN_OP_GATHER || node->op == QN_OP_GATHER_ND ||
+             node->op == QN_OP_GATHER_ELEMENTS))
+            most = -1;
+        for (int i = 0; i < node->n_operands; i++) {
+            const int operand = axes[node->operands[i]->id];
+            most = most < 0 || operand < 0 ? -1 : operand > most ? operand : most;
+        }
+        for (int i = 0; i < node->n_results; i++) {
+            axes[node->results[i].id] = most;
+            mask_like[node->results[i].id] = most >= 2;
+        }
+    }
+    return mask_like;
+}
+
+/* By value: does it reach an output through operands that are learnt? What is like a mask and is added to what a softmax
+ * takes is one. */
+static bool *find_wanted(qn_graph *graph)
+{
+    qn_arena *arena = graph->module->arena;
+    const int n = qn_graph_number(graph);
+    const bool *mask_like = find_mask_like(graph, n);
+    bool *wanted = QN_NEW_ARRAY(arena, bool, n + 1), *scores = QN_NEW_ARRAY(arena, bool, n + 1);
+    for (int i = 0; i < graph->n_outputs; i++)
+        wanted[graph->outputs[i]->id] = true;
+    for (const qn_node *node = graph->last; node; node = node->prev) {
+        bool any = false;
+        for (int i = 0; i < node->n_results; i++)
+            any |= wanted[node->results[i].id];
+        if (!any)
+            continue;
+        const bool elementwise = qn_ops[node->op].class == QN_ELEMENTWISE;
+        for (int i = 0; i < node->n_operands; i++) {
+            const int id = node->operands[i]->id;
+            if (node->op == QN_OP_SOFTMAX || node->op == QN_OP_LOG_SOFTMAX ||
+                (elementwise && scores[node->results[0].id]))
+                scores[id] = true;
+            if (is_learnt(node, i) && !(mask_like[id] && elementwise && scores[node->results[0].id]))
+                wanted[id] = true;
+        }
+    }
+    return wanted;
+}
+
+/* Masks hold infinities, or numbers that stand for them. */
+static bool is_moderate(const qn_tensor *tensor)
+{
+    const size_t size = qn_dtype_bytes(tensor->type.dtype);
+    for (size_t at = 0; at < tensor->bytes; at += size)
+        if (!(fabs(qn_scalar_load(tensor->type.dtype, (const char *)tensor->data + at).f) < 1e4))
+            return false;
+    return true;
+}
+
+/* Does the pattern, in which '*' stands for any letters, match the whole name? */
+static bool matches(const char *pattern, const char *name)
+{
+    for (; *pattern && *pattern != '*'; pattern++, name++)
+        if (*pattern != *name)
+            return false;
+    if (!*pattern)
+        return !*name;
+    for (pattern++;; name++) {
+        if (matches(pattern, name))
+            return true;
+        if (!*name)
+            return false;
+    }
+}
+
+/* Is it asked for? Notes which patterns have matched something. */
+static bool is_named(const qn_train_options *options, const char *name, bool *used)
+{
+    bool found = false;
+    for (int i = 0; i < options->n_params; i++)
+        if (matches(options->params[i], name)) {
+            used[i] = true;
+            found = true;
+        }
+    return found;
+}
+
+qn_status qn_train_parameters(qn_graph *function, const qn_train_options *options, qn_diags *diags)
+{
+    promote_statistics(function);
+    const bool *wanted = find_wanted(function);
+    bool *used = QN_NEW_ARRAY(diags->arena, bool, options->n_params + 1);
+    for (int i = 0; i < function->n_inputs; i++)
+        if (function->input_roles[i] == QN_ROLE_PARAM && options->n_params &&
+            !is_named(options, function->inputs[i]->name, used))
+            function->input_roles[i] = QN_ROLE_STATE;
+    for (qn_node *node = function->first, *next; node; node = next) {
+        next = node->next;
+        const qn_tensor *tensor = node->n_results == 1 ? float_constant(&node->results[0]) : NULL;
+        if (!tensor || !tensor->name)
+            continue;
+        bool learnt = options->n_params
+                          ? is_named(options, tensor->name, used)
+                          : tensor->type.rank > 0 && wanted[node->results[0].id] && is_moderate(tensor);
+        if (learnt)
+            become_input(function, &node->results[0], tensor->name, QN_ROLE_PARAM);
+    }
+    qn_graph_resolve(function);
+    for (int i = 0; i < options->n_params; i++)
+        if (!used[i])
+            qn_error(diags, QUERN_ERROR_ARGUMENT, NULL,
+                     "no parameter is called '%s': expected a floating-point initializer of the model",
+                     options->params[i]);
+    for (int i = 0; i < function->n_inputs; i++)
+        if (function->input_roles[i] == QN_ROLE_PARAM)
+            return qn_diags_status(diags);
+    return qn_error(diags, QUERN_ERROR_ARGUMENT, NULL,
+                    "'%s' has no parameters to train: no input is one, and no floating-point initializer is "
+                    "multiplied, added or looked up",
+                    function->module->name);
+}

@@ -1,0 +1,419 @@
+/* Training steps: training mode of batch norms and dropouts, what is a parameter, what the entries do. */
+#include <math.h>
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include <cmocka.h>
+
+#include "driver/api.h"
+#include "quern.h"
+#include "tests/support/onnx_writer.h"
+
+static quern_module *load(const void *data, size_t size)
+{
+    quern_module *module;
+    if (quern_load_bytes(data, size, NULL, &module))
+        fail_msg("%s", quern_last_error());
+    return module;
+}
+
+static quern_model *train_model(quern_module *module, const quern_train_options *options, const char *target,
+                                int threads)
+{
+    quern_model *model;
+    const quern_compile_options compile = {
+        .size = sizeof compile, .target = target, .threads = threads, .cache = ""
+    };
+    if (quern_make_training(module, options) || quern_compile(module, &compile, &model))
+        fail_msg("%s", quern_last_error());
+    quern_module_free(module);
+    return model;
+}
+
+static quern_session *session_of(quern_model *model, const char *entry, quern_session *owner)
+{
+    quern_session *session;
+    if (quern_session_new(model, entry, &session) || (owner && quern_session_share_states(session, owner)))
+        fail_msg("%s", quern_last_error());
+    return session;
+}
+
+static int buffer_of(quern_model *model, const char *entry, const char *name)
+{
+    const quern_entry_info *info = quern_model_entry(model, entry);
+    for (int i = 0; i < info->n_buffers; i++)
+        if (strcmp(info->buffers[i].name, name) == 0)
+            return i;
+    return -1;
+}
+
+static const float *floats_of(quern_session *session, quern_model *model, const char *entry, const char *name)
+{
+    quern_array array;
+    const int buffer = buffer_of(model, entry, name);
+    if (buffer < 0)
+        fail_msg("%s has no %s", entry, name);
+    assert_int_equal(quern_session_get(session, buffer, &array), QUERN_OK);
+    return array.data;
+}
+
+static void bind(quern_session *session, quern_model *model, const char *entry, const char *name, int rank,
+                 const int64_t *dims, void *data, int dtype)
+{
+    const quern_array array = { .dtype = dtype, .rank = rank, .dims = dims, .data = data };
+    if (quern_session_bind(session, buffer_of(model, entry, name), &array))
+        fail_msg("%s", quern_last_error());
+}
+
+static void run(quern_session *session)
+{
+    if (quern_session_run(session))
+        fail_msg("%s", quern_last_error());
+}
+
+static const quern_train_options sgd = {
+    .size = sizeof sgd, .loss = "mse", .optimizer = "sgd", .learning_rate = 0.1, .seed = 5
+};
+
+/* ---- batch norm ---- */
+
+static const char norm_model[] =
+    "graph @main(%x: f32[4, 2], %s: f32[2] param = [1, 2], %b: f32[2] param = [0, 1]) -> (y: f32[4, 2]) {\n"
+    "  %m = constant [0.5, -0.5] : f32[2]\n  %v = constant [1, 4] : f32[2]\n"
+    "  %y, %m1, %v1 = batch_norm %x, %s, %b, %m, %v {epsilon = 0.125, momentum = 0.75} : f32[4, 2], f32[2], "
+    "f32[2]\n  return %y\n}\n";
+
+static void running_statistics_are_state(void **state)
+{
+    (void)state;
+    static const char *const targets[] = { "interp", "cpu" };
+    for (int t = 0; t < 2; t++) {
+        quern_model *model = train_model(load(norm_model, sizeof norm_model - 1), &sgd, targets[t], 1);
+        quern_session *step = session_of(model, "train_step", NULL),
+                      *infer = session_of(model, "infer", step);
+        float x[8] = { 1, 2, 3, -2, 5, 0, 2, 6 }, target[8] = { 0 };
+        const int64_t dims[2] = { 4, 2 };
+        bind(step, model, "train_step", "x", 2, dims, x, QUERN_F32);
+        bind(step, model, "train_step", "target", 2, dims, target, QUERN_F32);
+        bind(infer, model, "infer", "x", 2, dims, x, QUERN_F32);
+        float mean[2] = { 0.5f, -0.5f }, variance[2] = { 1, 4 };
+        for (int i = 0; i < 3; i++) {
+            run(step);
+            for (int c = 0; c < 2; c++) {
+                float m = 0, v = 0;
+                for (int k = 0; k < 4; k++)
+                    m += x[2 * k + c] / 4;
+                for (int k = 0; k < 4; k++)
+                    v += (x[2 * k + c] - m) * (x[2 * k + c] - m) / 4;
+                mean[c] = 0.75f * mean[c] + 0.25f * m;
+                variance[c] = 0.75f * variance[c] + 0.25f * v;
+            }
+        }
+        const float *scale = floats_of(step, model, "train_step", "s");
+        const float *bias = floats_of(step, model, "train_step", "b");
+        assert_true(scale[0] != 1 && bias[1] != 1);
+        run(infer);
+        const float *y = floats_of(infer, model, "infer", "y");
+        for (int k = 0; k < 8; k++) {
+            const int c = k % 2;
+            const float expected = (x[k] - mean[c]) / sqrtf(variance[c] + 0.125f) * scale[c] + bias[c];
+            assert_float_equal(y[k], expected, 1e-5);
+        }
+        const quern_entry_info *info = quern_model_entry(model, "train_step");
+        const int statistic = buffer_of(model, "train_step", "batch_norm_0.mean");
+        assert_true(statistic >= 0 && info->buffers[statistic].role == QUERN_STATE &&
+                    !info->buffers[statistic].trainable);
+        quern_session_free(infer);
+        quern_session_free(step);
+        quern_model_free(model);
+    }
+}
+
+static void a_norm_in_a_loop_is_named(void **state)
+{
+    (void)state;
+    static const char text[] = "graph @main(%x: f32[4, 2], %s: f32[2] param = [1, 2]) -> (y: f32[4, 2]) {\n"
+                               "  %y = scan %x, %s {length = [2], n_carried = 1, n_scanned = 0} : f32[4, 2]\n"
+                               "    body (%a: f32[4, 2], %c: f32[2]) {\n"
+                               "      %r, %m, %v = batch_norm %a, %c, %c, %c, %c {epsilon = 0.1, momentum = "
+                               "0.75} : f32[4, 2], f32[2], "
+                               "f32[2]\n      return %r\n    }\n  return %y\n}\n";
+    quern_module *module = load(text, sizeof text - 1);
+    assert_int_equal(quern_make_training(module, &sgd), QUERN_ERROR_UNSUPPORTED);
+    assert_non_null(strstr(quern_last_error(), "batch_norm in a loop or a branch"));
+    quern_module_free(module);
+}
+
+/* ---- dropout ---- */
+
+static const char dropout_model[] =
+    "graph @main(%x: f32[64, 300], %b: f32[300] param = splat 0) -> (y: f32[64, 300]) {\n"
+    "  %0 = broadcast %b {axes = [1], dims = [64, 300]} : f32[64, 300]\n"
+    "  %1 = add %x, %0 : f32[64, 300]\n  %k = constant [1, 2] : u64[2]\n  %z = constant 0 : u64[]\n"
+    "  %2, %m = dropout %1, %k, %z {ratio = 0.5} : f32[64, 300], bool[64, 300]\n"
+    "  %y, %n = dropout %2, %k, %z {ratio = 0.5} : f32[64, 300], bool[64, 300]\n  return %y\n}\n";
+
+enum { N = 64 * 300 };
+
+/* The parameters after `steps` steps on ones with the target 0: b -= rate * mean over rows of 2 y mask * 4 / 300 */
+static void train_dropout(const char *target, int threads, uint64_t seed, int steps, float *out,
+                          float *out_loss)
+{
+    static float x[N], zeros[N];
+    const int64_t dims[2] = { 64, 300 };
+    quern_train_options options = sgd;
+    options.seed = seed;
+    options.learning_rate = 0.01;
+    quern_model *model =
+        train_model(load(dropout_model, sizeof dropout_model - 1), &options, target, threads);
+    quern_session *step = session_of(model, "train_step", NULL), *infer = session_of(model, "infer", step);
+    for (int i = 0; i < N; i++)
+        x[i] = 1;
+    bind(step, model, "train_step", "x", 2, dims, x, QUERN_F32);
+    bind(step, model, "train_step", "target", 2, dims, zeros, QUERN_F32);
+    bind(infer, model, "infer", "x", 2, dims, x, QUERN_F32);
+    run(infer);
+    assert_float_equal(floats_of(infer, model, "infer", "y")[17], 1, 0);
+    for (int i = 0; i < steps; i++) {
+        run(step);
+        out_loss[i] = *floats_of(step, model, "train_step", "loss");
+    }
+    memcpy(out, floats_of(step, model, "train_step", "b"), 300 * sizeof *out);
+    quern_session_free(infer);
+    quern_session_free(step);
+    quern_model_free(model);
+}
+
+static void masks_depend_on_seed_and_step_alone(void **state)
+{
+    (void)state;
+    static float one[300], two[300], interp[300], other[300];
+    float loss[3], loss2[3], loss3[3], loss4[3];
+    train_dropout("cpu", 1, 5, 3, one, loss);
+    train_dropout("cpu", 2, 5, 3, two, loss2);
+    train_dropout("interp", 1, 5, 3, interp, loss3);
+    train_dropout("cpu", 1, 6, 3, other, loss4);
+    assert_memory_equal(one, two, sizeof one);
+    assert_memory_equal(loss, loss2, sizeof loss);
+    for (int i = 0; i < 300; i++)
+        assert_float_equal(one[i], interp[i], 1e-5);
+    assert_memory_not_equal(one, other, sizeof one);
+    /* a quarter is kept and comes out as 4: the loss is about 4, and another mask in each step */
+    assert_float_equal(loss[0], 4, 0.2);
+    assert_true(loss[0] != loss[1] && fabsf(loss[0] - loss[1]) < 0.5f);
+}
+
+/* ---- parameters of imported models ---- */
+
+/* y = softmax(factor norm(x) [W[2:4]; W[0:2]] + b + table[1] + mask - 1000 causal) / d, with the pieces of W and b put together by Slice and Concat */
+static onnx_bytes onnx_classifier(void)
+{
+    onnx_bytes g = { 0 }, node, node2, node3;
+    float w[12], b[3] = { 0.1f, 0.2f, 0.3f }, mask[3] = { 0, 0, -1e9f }, d[3] = { 2, 2, 2 },
+                 ones[4] = { 1, 1, 1, 1 }, zeros[4] = { 0 }, scale = 3, table[6] = { 1, 2, 3, 4, 5, 6 };
+    for (int i = 0; i < 12; i++)
+        w[i] = (float)(i % 5) / 5 - 0.4f;
+    onnx_input(&g, "x", ONNX_FLOAT, "4,4");
+    onnx_initializer(&g, "w", ONNX_FLOAT, 2, (int64_t[]){ 4, 3 }, w);
+    onnx_initializer(&g, "b", ONNX_FLOAT, 1, (int64_t[]){ 3 }, b);
+    onnx_initializer(&g, "mask", ONNX_FLOAT, 1, (int64_t[]){ 3 }, mask);
+    onnx_initializer(&g, "d", ONNX_FLOAT, 1, (int64_t[]){ 3 }, d);
+    onnx_initializer(&g, "bn.scale", ONNX_FLOAT, 1, (int64_t[]){ 4 }, ones);
+    onnx_initializer(&g, "bn.bias", ONNX_FLOAT, 1, (int64_t[]){ 4 }, zeros);
+    onnx_initializer(&g, "bn.mean", ONNX_FLOAT, 1, (int64_t[]){ 4 }, zeros);
+    onnx_initializer(&g, "bn.var", ONNX_FLOAT, 1, (int64_t[]){ 4 }, ones);
+    onnx_initializer(&g, "causal", ONNX_FLOAT, 2, (int64_t[]){ 4, 3 }, (float[12]){ 0, 1, 1, 0, 0, 1 });
+    onnx_initializer(&g, "minus", ONNX_FLOAT, 1, (int64_t[]){ 1 }, (float[]){ -1000 });
+    onnx_initializer(&g, "factor", ONNX_FLOAT, 0, NULL, &scale);
+    onnx_initializer(&g, "table", ONNX_FLOAT, 2, (int64_t[]){ 2, 3 }, table);
+    onnx_ints(&g, "zero", 1, (int64_t[]){ 0 });
+    onnx_ints(&g, "one", 1, (int64_t[]){ 1 });
+    onnx_ints(&g, "two", 1, (int64_t[]){ 2 });
+    onnx_ints(&g, "four", 1, (int64_t[]){ 4 });
+    onnx_simple(&g, "BatchNormalization", "x bn.scale bn.bias bn.mean bn.var", "n");
+    onnx_simple(&g, "Dropout", "n", "dropped");
+    onnx_simple(&g, "Slice", "w zero two zero", "upper");
+    onnx_simple(&g, "Slice", "w two four zero", "lower");
+    node = onnx_node("Concat", "lower upper", "turned");
+    onnx_attr_int(&node, "axis", 0);
+    onnx_put_node(&g, &node);
+    onnx_simple(&g, "MatMul", "dropped turned", "p");
+    onnx_simple(&g, "Mul", "p factor", "q");
+    onnx_simple(&g, "Add", "q b", "r");
+    node2 = onnx_node("Gather", "table one", "row");
+    onnx_put_node(&g, &node2);
+    onnx_simple(&g, "Add", "r row", "biased");
+    onnx_simple(&g, "Add", "biased mask", "masked");
+    onnx_simple(&g, "Mul", "causal minus", "hidden");
+    onnx_simple(&g, "Add", "masked hidden", "scores");
+    node3 = onnx_node("Softmax", "scores", "soft");
+    onnx_attr_int(&node3, "axis", 1);
+    onnx_put_node(&g, &node3);
+    onnx_simple(&g, "Div", "soft d", "y");
+    onnx_output(&g, "y", ONNX_FLOAT);
+    return onnx_model(&g, 18);
+}
+
+/* Names of the states, "w(b)mean" with trainable ones in brackets, in order */
+static void expect_states(const char *const *params, const char *expected)
+{
+    onnx_bytes bytes = onnx_classifier();
+    quern_train_options options = sgd;
+    char text[512] = "";
+    options.params = params;
+    for (int i = 0; params && params[i]; i++)
+        options.n_params++;
+    quern_model *model = train_model(load(bytes.data, bytes.n), &options, "interp", 1);
+    const quern_entry_info *info = quern_model_entry(model, "train_step");
+    for (int i = 0; i < info->n_buffers; i++) {
+        const quern_buffer_info *buffer = &info->buffers[i];
+        if (buffer->role == QUERN_STATE)
+            snprintf(text + strlen(text), sizeof text - strlen(text), buffer->trainable ? "[%s]" : "(%s)",
+                     buffer->name);
+    }
+    assert_string_equal(text, expected);
+    quern_model_free(model);
+    free(bytes.data);
+}
+
+static void parameters_are_what_is_learnt(void **state)
+{
+    (void)state;
+    /* not the mask, the divisor, the scalar factor; the statistics are other state */
+    expect_states(NULL, "[bn.scale][bn.bias][w][b][table](bn.mean)(bn.var)(step)(random_key)");
+    expect_states((const char *const[]){ "w", "bn.*", NULL },
+                  "[bn.scale][bn.bias][w](bn.mean)(bn.var)(step)(random_key)");
+    expect_states((const char *const[]){ "mask", NULL }, "[mask](bn.mean)(bn.var)(step)(random_key)");
+}
+
+static void unknown_parameters_are_named(void **state)
+{
+    (void)state;
+    onnx_bytes bytes = onnx_classifier();
+    quern_train_options options = sgd;
+    options.params = (const char *const[]){ "w", "v*" };
+    options.n_params = 2;
+    quern_module *module = load(bytes.data, bytes.n);
+    assert_int_equal(quern_make_training(module, &options), QUERN_ERROR_ARGUMENT);
+    assert_non_null(strstr(quern_last_error(), "no parameter is called 'v*'"));
+    quern_module_free(module);
+    free(bytes.data);
+}
+
+/* Pieces of W reach the product by Slice and Concat: the gradient must find its way back. */
+static void what_is_cut_and_joined_is_learnt(void **state)
+{
+    (void)state;
+    onnx_bytes bytes = onnx_classifier();
+    quern_model *model = train_model(load(bytes.data, bytes.n), &sgd, "cpu", 1);
+    quern_session *step = session_of(model, "train_step", NULL);
+    float x[16], target[12] = { 1, 0, 0, 0, 1, 0, 1, 0, 0, 0, 1, 0 }, before[12];
+    for (int i = 0; i < 16; i++)
+        x[i] = sinf((float)(3 * i));
+    bind(step, model, "train_step", "x", 2, (int64_t[]){ 4, 4 }, x, QUERN_F32);
+    bind(step, model, "train_step", "target", 2, (int64_t[]){ 4, 3 }, target, QUERN_F32);
+    memcpy(before, floats_of(step, model, "train_step", "w"), sizeof before);
+    run(step);
+    const float *after = floats_of(step, model, "train_step", "w");
+    for (int row = 0; row < 4; row++)
+        assert_true(after[3 * row] != before[3 * row]);
+    quern_session_free(step);
+    quern_model_free(model);
+    free(bytes.data);
+}
+
+/* ---- entries and mistakes ---- */
+
+static void eval_measures_and_init_begins_again(void **state)
+{
+    (void)state;
+    static const char text[] =
+        "graph @main(%x: f32[4, 2], %w: f32[2, 2] param = [[1, 0], [0, 1]]) -> (y: f32[4, 2]) {\n"
+        "  %y = dot_general %x, %w {x_batch = [], x_contract = [1], y_batch = [], y_contract = [0]} : f32[4, "
+        "2]\n"
+        "  return %y\n}\n";
+    static const char *const targets[] = { "interp", "cpu" };
+    for (int t = 0; t < 2; t++) {
+        quern_train_options options = sgd;
+        options.loss = "cross_entropy";
+        options.optimizer = "adam";
+        quern_model *model = train_model(load(text, sizeof text - 1), &options, targets[t], 1);
+        quern_session *step = session_of(model, "train_step", NULL), *eval = session_of(model, "eval", step),
+                      *init = session_of(model, "init", step);
+        float x[8] = { 2, 1, 1, 2, 3, 1, 0, 1 };
+        int64_t labels[4] = { 0, 1, 1, 1 };
+        quern_array correct;
+        bind(step, model, "train_step", "x", 2, (int64_t[]){ 4, 2 }, x, QUERN_F32);
+        bind(step, model, "train_step", "target", 1, (int64_t[]){ 4 }, labels, QUERN_I64);
+        bind(eval, model, "eval", "x", 2, (int64_t[]){ 4, 2 }, x, QUERN_F32);
+        bind(eval, model, "eval", "target", 1, (int64_t[]){ 4 }, labels, QUERN_I64);
+        run(eval);
+        assert_int_equal(quern_session_get(eval, buffer_of(model, "eval", "correct"), &correct), QUERN_OK);
+        assert_int_equal(*(int64_t *)correct.data, 3);
+        run(step);
+        const float first = *floats_of(step, model, "train_step", "loss");
+        assert_float_equal(first, *floats_of(eval, model, "eval", "loss"), 1e-6);
+        run(step);
+        assert_true(*floats_of(step, model, "train_step", "loss") < first);
+        assert_true(floats_of(step, model, "train_step", "w.m")[0] != 0);
+        run(init);
+        assert_true(floats_of(step, model, "train_step", "w.m")[0] == 0);
+        run(step);
+        assert_float_equal(*floats_of(step, model, "train_step", "loss"), first, 0);
+        quern_session_free(init);
+        quern_session_free(eval);
+        quern_session_free(step);
+        quern_model_free(model);
+    }
+}
+
+static void mistakes_are_explained(void **state)
+{
+    (void)state;
+    quern_train_options cases[7];
+    static const char *const messages[7] = {
+        "there is no loss 'hinge': expected cross_entropy, mse, huber, bce, bce_with_logits",
+        "there is no optimizer 'sdg': expected sgd, adam",
+        "there is no schedule 'sine': expected constant, cosine",
+        "schedule 'cosine' needs a number of steps",
+        "momentum is 1: it must be at least 0 and below 1",
+        "the learning rate must be above 0",
+        "Nesterov's momentum needs a momentum",
+    };
+    for (int i = 0; i < 7; i++)
+        cases[i] = sgd;
+    cases[0].loss = "hinge";
+    cases[1].optimizer = "sdg";
+    cases[2].schedule = "sine";
+    cases[3].schedule = "cosine";
+    cases[4].momentum = 1;
+    cases[5].learning_rate = 0;
+    cases[6].nesterov = 1;
+    for (int i = 0; i < 7; i++) {
+        quern_module *module = load(norm_model, sizeof norm_model - 1);
+        assert_int_equal(quern_make_training(module, &cases[i]), QUERN_ERROR_ARGUMENT);
+        if (!strstr(quern_last_error(), messages[i]))
+            fail_msg("expected \"%s\", found: %s", messages[i], quern_last_error());
+        quern_module_free(module);
+    }
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(running_statistics_are_state),
+        cmocka_unit_test(a_norm_in_a_loop_is_named),
+        cmocka_unit_test(masks_depend_on_seed_and_step_alone),
+        cmocka_unit_test(parameters_are_what_is_learnt),
+        cmocka_unit_test(unknown_parameters_are_named),
+        cmocka_unit_test(what_is_cut_and_joined_is_learnt),
+        cmocka_unit_test(eval_measures_and_init_begins_again),
+        cmocka_unit_test(mistakes_are_explained),
+    };
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}
