@@ -42,6 +42,15 @@ qn_status qn_call_need(qn_call *call, const void *argument, const char *function
 QN_MUST_USE qn_status qn_load_module(const char *path, const void *data, size_t size,
                                      const quern_load_options *options, qn_module **out, qn_diags *diags);
 
+/* Is the file, which may be absent, Quern's text rather than ONNX? */
+bool qn_is_text_model(const char *path);
+
+/* ---- training: api_train.c ---- */
+
+/* What quern_make_training does; or only the entries infer and eval. */
+QN_MUST_USE qn_status qn_train_module(qn_module *module, const quern_train_options *options, bool only_eval,
+                                      qn_diags *diags);
+
 /* ---- models: model_interp.c, model_jit.c ---- */
 
 /* A model that the reference interpreter runs; it keeps `handle`. */

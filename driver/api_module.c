@@ -75,6 +75,22 @@ static bool looks_like_text(const char *data, size_t size)
     return i < size && (data[i] == '#' || (data[i] >= 'a' && data[i] <= 'z'));
 }
 
+static bool starts_as_text(const char *path, size_t *out_n)
+{
+    char start[256];
+    FILE *f = fopen(path, "rbe");
+    *out_n = f ? fread(start, 1, sizeof start, f) : 0;
+    if (f)
+        fclose(f);
+    return looks_like_text(start, *out_n);
+}
+
+bool qn_is_text_model(const char *path)
+{
+    size_t n;
+    return starts_as_text(path, &n);
+}
+
 static qn_status check_options(const quern_load_options *o, qn_diags *diags)
 {
     for (int i = 0; i < o->n_dims; i++)
@@ -140,12 +156,8 @@ qn_status qn_load_module(const char *path, const void *data, size_t size, const 
     QN_OPTIONS(quern_load_options, o, options);
     QN_TRY(check_options(&o, diags));
     if (path) {
-        char start[256];
-        FILE *f = fopen(path, "rbe");
-        size_t n = f ? fread(start, 1, sizeof start, f) : 0;
-        if (f)
-            fclose(f);
-        if (n && !looks_like_text(start, n))
+        size_t n;
+        if (!starts_as_text(path, &n) && n)
             return load_onnx(path, NULL, 0, &o, out, diags);
         char *text;
         QN_TRY(qn_read_file(path, diags->arena, &text, &size, diags));

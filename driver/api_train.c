@@ -74,7 +74,7 @@ static qn_status check_ranges(const quern_train_options *o, qn_diags *diags)
     return QUERN_OK;
 }
 
-static qn_status make_training(qn_module *module, const quern_train_options *o, qn_diags *diags)
+qn_status qn_train_module(qn_module *module, const quern_train_options *o, bool only_eval, qn_diags *diags)
 {
     const int loss = find_name(qn_losses, "loss", o->loss, diags);
     const int optimizer = find_name(qn_optimizers, "optimizer", o->optimizer, diags);
@@ -104,6 +104,7 @@ static qn_status make_training(qn_module *module, const quern_train_options *o, 
         .n_params = o->n_params,
         .params = o->params,
         .seed = o->seed,
+        .only_eval = only_eval,
     };
     if (schedule != QN_SCHEDULE_CONSTANT && t.schedule_steps == 0)
         return qn_error(diags, QUERN_ERROR_ARGUMENT, NULL, "schedule '%s' needs a number of steps",
@@ -123,6 +124,6 @@ int quern_make_training(quern_module *module, const quern_train_options *options
     QN_OPTIONS(quern_train_options, o, options);
     qn_status status = qn_call_need(&call, module, "quern_make_training", "module");
     if (!status)
-        status = make_training(module->ir, &o, &call.diags);
+        status = qn_train_module(module->ir, &o, false, &call.diags);
     return qn_call_end(&call, status);
 }

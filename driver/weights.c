@@ -212,7 +212,7 @@ static const char *json_text(const char *name, qn_arena *arena)
     return text;
 }
 
-static const char *safetensors_dtype(qn_dtype dtype)
+const char *qn_safetensors_dtype(qn_dtype dtype)
 {
     static const char *const names[] = {
         [QUERN_BOOL] = "BOOL", [QUERN_I8] = "I8",   [QUERN_I16] = "I16",   [QUERN_I32] = "I32",
@@ -244,7 +244,7 @@ void qn_weights_write_safetensors(const qn_weights *weights, FILE *file, qn_aren
         bool named =
             t->name && t->name[0] && strncmp(t->name, "gap.", 4) != 0 && !name_taken(weights, i, t->name);
         const char *name = named ? json_text(t->name, arena) : qn_arena_printf(arena, "constant.%d", i);
-        fprintf(h, ",\"%s\":{\"dtype\":\"%s\",\"shape\":[", name, safetensors_dtype(t->type.dtype));
+        fprintf(h, ",\"%s\":{\"dtype\":\"%s\",\"shape\":[", name, qn_safetensors_dtype(t->type.dtype));
         for (int d = 0; d < t->type.rank; d++)
             fprintf(h, "%s%lld", d ? "," : "", (long long)t->type.dims[d]->value);
         long long end = (long long)w->offset + (long long)t->bytes;

@@ -33,6 +33,7 @@ void qn_weights_write(const qn_weights *weights, FILE *file);
 /* As a safetensors file whose data begins at a multiple of 64 and is laid out as the weights are; gaps are tensors of
  * bytes called "gap.N". The hash stands in its metadata as "quern_weights". */
 void qn_weights_write_safetensors(const qn_weights *weights, FILE *file, qn_arena *arena);
+const char *qn_safetensors_dtype(qn_dtype dtype); /* "F32" */
 /* As a relocatable ELF object that defines the hidden symbol. False for a triple whose machine it does not know. */
 bool qn_weights_write_object(const qn_weights *weights, const char *triple, const char *symbol, FILE *file);
 

@@ -89,7 +89,6 @@ QUERN_API int quern_grad(quern_module *module, const char *function, const char 
  *                statistics of batch norms, optimizer state, the number of the step and the key of random masks are
  *                states, updated in place
  *   eval         inputs and `target`; output `loss`, and of cross_entropy `correct`: how many rows are right (i64)
- *   init         sets all states to what they are at first
  * Parameters are the inputs made by quern_param and the float initializers of an imported model that reach an operand which
  * is learnt: not masks, bounds and initial states. */
 typedef struct quern_train_options {
@@ -186,6 +185,16 @@ QUERN_API int quern_session_get(quern_session *session, int index, quern_array *
 QUERN_API quern_ctx *quern_session_ctx(quern_session *session);
 /* Lets sessions of a training model share states: `session` uses the state buffers of `owner` (matched by name). */
 QUERN_API int quern_session_share_states(quern_session *session, quern_session *owner) QUERN_MUST_USE;
+
+/* Writes all states by name as a safetensors file, atomically, with a hash of their contents and a note of the caller's (or NULL). */
+QUERN_API int quern_session_save(quern_session *session, const char *path, const char *note) QUERN_MUST_USE;
+/* Sets all states to those of such a file: a session goes on with the same bits. A file that is damaged or of another model
+ * is refused, and nothing is changed. out_note (or NULL): free with quern_free. */
+QUERN_API int quern_session_restore(quern_session *session, const char *path, char **out_note) QUERN_MUST_USE;
+/* Writes the ONNX model in file `from` to `to`, atomically: the same to the byte but for the initializers that the session
+ * has trained (with `averages`, the averages of its parameters) and their running statistics. External data goes to TO.data. */
+QUERN_API int quern_session_write_onnx(quern_session *session, const char *from, const char *to,
+                                       int averages) QUERN_MUST_USE;
 
 /* ---- threads: a pool that any entry can be lent, see quern_ctx ---- */
 

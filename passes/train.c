@@ -90,7 +90,7 @@ static qn_status make_step(const qn_graph *forward, const qn_train_options *opti
     return QUERN_OK;
 }
 
-/* ---- the other entries ---- */
+/* ---- measuring ---- */
 
 static qn_status make_eval(const qn_graph *forward, const qn_train_options *options, qn_diags *diags)
 {
@@ -112,31 +112,9 @@ static qn_status make_eval(const qn_graph *forward, const qn_train_options *opti
     return QUERN_OK;
 }
 
-/* Every state of the step, from its initial contents. */
-static qn_status make_init(const qn_graph *step, qn_diags *diags)
-{
-    qn_graph *graph = qn_function_new(step->module, "init");
-    qn_builder b = { .graph = graph, .diags = diags };
-    for (int i = 0; i < step->n_inputs; i++) {
-        const qn_value *input = step->inputs[i];
-        const qn_tensor *initial = step->input_initial[i];
-        if (step->input_roles[i] == QN_ROLE_INPUT)
-            continue;
-        qn_value *state = qn_graph_add_input(graph, input->name, input->type, step->input_roles[i]);
-        graph->input_initial[state->index] = initial;
-        qn_value *first = initial ? qn_b_constant(&b, initial)
-                          : qn_dtype_is_float(input->type.dtype)
-                              ? qn_b_full(&b, &input->type, 0)
-                              : qn_b_broadcast_to(&b, qn_b_scalar_int(&b, input->type.dtype, 0),
-                                                  input->type.rank, input->type.dims);
-        qn_graph_add_output(graph, first, state->name, state->index);
-    }
-    return qn_diags_status(diags);
-}
-
 qn_status qn_make_training(qn_graph *function, const qn_train_options *options, qn_diags *diags)
 {
-    static const char *const added[] = { "train_step", "eval", "init" };
+    static const char *const added[] = { "train_step", "eval" };
     qn_module *module = function->module;
     if (function->n_outputs < 1)
         return qn_error(diags, QUERN_ERROR_ARGUMENT, NULL, "'%s' has no output to train", function->name);
@@ -149,8 +127,8 @@ qn_status qn_make_training(qn_graph *function, const qn_train_options *options, 
     qn_graph_remove_dead(function);
     QN_TRY(qn_train_parameters(function, options, diags));
     function->name = "infer";
-    QN_TRY(make_step(function, options, diags));
+    if (!options->only_eval)
+        QN_TRY(make_step(function, options, diags));
     qn_inference_mode(function, diags);
-    QN_TRY(make_eval(function, options, diags));
-    return make_init(qn_module_find(module, "train_step"), diags);
+    return make_eval(function, options, diags);
 }

@@ -45,7 +45,8 @@ typedef struct qn_train_options {
     double schedule_factor;
     int n_params; /* 0: found, see qn_train_parameters */
     const char *const *params;
-    uint64_t seed; /* of dropout */
+    uint64_t seed;  /* of dropout */
+    bool only_eval; /* without train_step */
 } qn_train_options;
 
 /* Takes `function`'s first output as the prediction. Parameters become PARAM inputs, running statistics STATE inputs of it; it is
@@ -55,7 +56,6 @@ typedef struct qn_train_options {
  *               outputs  `loss` (the mean; a scalar), then what is updated
  *   eval        inputs   the function's, `target`, parameters and running statistics
  *               outputs  `loss`; for cross_entropy `correct`, the i64 number of rows whose largest logit is the target's
- *   init        parameters and states, which it sets to what they are at first
  * Batch norms use and update statistics in the step; dropouts draw masks from `random_key` and `step`: the same at every number
  * of threads. */
 qn_status qn_make_training(qn_graph *function, const qn_train_options *options, qn_diags *diags);

@@ -7,6 +7,8 @@
 #ifndef QN_FRONTEND_ONNX_ONNX_H
 #define QN_FRONTEND_ONNX_ONNX_H
 
+#include <stdio.h>
+
 #include "ir/graph.h"
 #include "quern.h"
 
@@ -45,5 +47,21 @@ QN_MUST_USE qn_status qn_onnx_load(const char *path, const qn_onnx_options *opti
  * data is refused. */
 QN_MUST_USE qn_status qn_onnx_load_bytes(const void *data, size_t size, const char *name,
                                          const qn_onnx_options *options, qn_module **out, qn_diags *diags);
+
+/* ---- write.c ---- */
+
+typedef struct qn_onnx_replacement {
+    const char *name; /* of an initializer */
+    qn_dtype dtype;   /* which is the initializer's */
+    const void *data; /* as many bytes as it has */
+    size_t bytes;
+    bool used; /* out */
+} qn_onnx_replacement;
+
+/* Writes the model of the file `from` to `model` with these contents of initializers; the rest stays to the byte. External data, also
+ * of initializers that stay, goes to `data`, which the new model knows as `data_name`; *out_has_data tells whether there is some.
+ * Errors of writing show in ferror. */
+QN_MUST_USE qn_status qn_onnx_rewrite(const char *from, int n, qn_onnx_replacement *replacements, FILE *model,
+                                      FILE *data, const char *data_name, bool *out_has_data, qn_diags *diags);
 
 #endif

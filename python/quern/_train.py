@@ -1,17 +1,19 @@
 """Training in this process."""
 
 import ctypes
+import os
 from ctypes import byref
 
-from ._library import TrainOptions, check, lib
+from ._library import ArgumentError, TrainOptions, check, lib
 from ._model import Model, compile_module, compile_options, load_module
 
 
 class Trainer:
     """A model that learns: step(inputs, target) -> loss."""
 
-    def __init__(self, model):
+    def __init__(self, model, path=None):
         self.model = model
+        self._path = path  # of the forward model, where it came from a file
         self._step = model.session("train_step")
         self._infer = self._eval = None
         entry = self._step._entry
@@ -50,6 +52,28 @@ class Trainer:
         self._eval.run()
         outputs = self._eval.outputs
         return float(outputs[0]), int(outputs[1]) if len(outputs) > 1 else None
+
+    def save(self, path, averages=False):
+        """Writes the trained ONNX model: the forward model with its initializers as they are now, or the averages that
+        `ema` keeps. External data goes to PATH.data."""
+        if self._path is None:
+            raise ArgumentError("the model was given as bytes: there is no file to write again")
+        check(lib.quern_session_write_onnx(self._step._handle.pointer, os.fsencode(self._path), os.fsencode(path),
+                                           averages))
+
+    def save_checkpoint(self, path, note=""):
+        """Writes all states as a safetensors file, atomically, with a note."""
+        check(lib.quern_session_save(self._step._handle.pointer, os.fsencode(path), note.encode()))
+
+    def load_checkpoint(self, path):
+        """Goes on from such a file, with the same bits; gives its note. A damaged file, or one of another model, is
+        refused (ModelError), and nothing is changed."""
+        note = ctypes.c_void_p()
+        check(lib.quern_session_restore(self._step._handle.pointer, os.fsencode(path), byref(note)))
+        try:
+            return ctypes.string_at(note).decode()
+        finally:
+            lib.quern_free(note)
 
     @property
     def target(self):
@@ -102,4 +126,5 @@ def train(model, loss, optimizer, learning_rate, *, momentum=0.0, beta1=0.0, bet
         seed=seed)
     module = load_module(model, dims)
     check(lib.quern_make_training(module.pointer, byref(options)))
-    return Trainer(Model(compile_module(module, compile_options(target, threads, math, cpu, cache, optimize, blas))))
+    path = model if isinstance(model, (str, os.PathLike)) else None
+    return Trainer(Model(compile_module(module, compile_options(target, threads, math, cpu, cache, optimize, blas))), path)

@@ -1,0 +1,124 @@
+#!/usr/bin/env bash
+# quern train: what it learns, writes and refuses; and the step in a program that knows nothing of Quern.
+set -u
+source=${QUERN_SOURCE_DIR:?} quern=${QUERN_BUILD_DIR:?}/quern
+folder=$(mktemp -d) || exit 1
+trap 'rm -rf "$folder"' EXIT
+export QUERN_CACHE=$folder/.cache
+cd "$folder" || exit 1
+n_failed=0
+
+fail() { echo "FAILED: $*"; n_failed=$((n_failed + 1)); }
+expect()
+{
+    local wanted=$1 pattern=$2 output status
+    shift 2
+    output=$("$@" 2>&1)
+    status=$?
+    [ $status -eq "$wanted" ] || fail "'$*' ended with $status instead of $wanted: $output"
+    grep -qE -- "$pattern" <<<"$output" || fail "'$*' does not say '$pattern' but: $output"
+}
+same() { cmp -s "$1" "$2" || fail "$1 and $2 differ"; }
+differ() { ! cmp -s "$1" "$2" || fail "$1 and $2 are the same"; }
+
+model=$source/examples/digits/untrained.onnx data=$source/examples/digits/digits.npz
+train=("$quern" train "$model" --data "$data" --batch 64 --optimizer adam)
+
+# ---- learning: the same bits with one thread, with two, in one go and in two
+expect 0 'epoch 3/3: loss .*' "${train[@]}" --epochs 3 --threads 1 -o one.onnx
+expect 0 '^trained: loss .*, accuracy 9[0-9]\.' "${train[@]}" --epochs 3 --threads 2 -o two.onnx
+same one.onnx two.onnx
+differ one.onnx "$model"
+[ "$(stat -c %s one.onnx)" = "$(stat -c %s "$model")" ] || fail "one.onnx has another size"
+expect 0 'epoch 2/2' "${train[@]}" --epochs 2 --checkpoint c.safetensors
+cp c.safetensors after2.safetensors
+expect 0 'resumed c.safetensors after 2 epochs' "${train[@]}" --epochs 3 --checkpoint c.safetensors --resume -o three.onnx
+same one.onnx three.onnx
+expect 0 'epoch 3/3' "${train[@]}" --epochs 3 --seed 1 -o other.onnx
+differ one.onnx other.onnx
+expect 0 'test loss .*, accuracy' "${train[@]}" --test "$data" --epochs 1 -o tested.onnx
+expect 0 'logits|f32\[2, 10\]' "$quern" run one.onnx --dim batch=2
+for optimizer in sgd adamw rmsprop adagrad lars lamb; do
+    expect 0 'epoch 1/1: loss' "$quern" train "$model" --data "$data" --optimizer $optimizer --epochs 1 \
+        --clip-norm 1 --weight-decay 0.01 --schedule cosine --schedule-steps 20 --warmup-steps 2 --ema 0.9 -o o.onnx
+done
+
+# ---- refused: damaged checkpoints, other data; they stay, and so does what was there
+head -c 1000 after2.safetensors >cut.safetensors
+for damaged in cut.safetensors "$data" "$model"; do
+    cp "$damaged" d.safetensors
+    expect 1 'damaged|no safetensors' "${train[@]}" --epochs 3 --checkpoint d.safetensors --resume -o d.onnx
+    same d.safetensors "$damaged"
+done
+cp after2.safetensors e.safetensors
+printf 'x' | dd of=e.safetensors bs=1 seek=100000 conv=notrunc 2>/dev/null
+expect 1 'does not have the hash|do not have the hash' "${train[@]}" --epochs 3 --checkpoint e.safetensors --resume -o d.onnx
+expect 1 'made with --batch 64 --seed 0' "${train[@]}" --seed 1 --epochs 3 --checkpoint after2.safetensors --resume -o d.onnx
+expect 1 'another optimizer' "${train[@]}" --optimizer sgd --epochs 3 --checkpoint after2.safetensors --resume -o d.onnx
+expect 1 'absent.safetensors: cannot be read' "${train[@]}" --checkpoint absent.safetensors --resume
+[ ! -e d.onnx ] && [ ! -e absent.safetensors ] || fail "something was written"
+
+# ---- a loss that is no number ends it; the checkpoint from before stays
+cp after2.safetensors nan.safetensors
+expect 1 'the loss is (NaN|infinite) in epoch [0-9]*, batch [0-9]*: nothing is written' \
+    "${train[@]}" --optimizer sgd --learning-rate 1e12 --epochs 4 --checkpoint nan.safetensors -o nan.onnx
+same after2.safetensors nan.safetensors
+[ ! -e nan.onnx ] || fail "nan.onnx was written"
+
+# ---- mistakes
+expect 2 'learn from what' "$quern" train "$model"
+expect 2 'where to' "$quern" train "$model" --data "$data"
+expect 2 'resume goes on from what' "$quern" train "$model" --data "$data" -o x.onnx --resume
+expect 2 '--epochs many: a number' "$quern" train "$model" --data "$data" -o x.onnx --epochs many
+expect 1 "there is no optimizer 'sdg': expected sgd" "$quern" train "$model" --data "$data" -o x.onnx --optimizer sdg
+expect 1 'no folder|No such file' "$quern" train "$model" --data "$data" -o absent/x.onnx
+expect 1 "no parameter is called 'nothing'" "$quern" train "$model" --data "$data" -o x.onnx --params nothing
+expect 1 'too few for a batch of 5000' "$quern" train "$model" --data "$data" -o x.onnx --batch 5000
+expect 1 "'target' is f32|is i64\[1797\] in the data" "$quern" train "$model" --data "$data" --loss mse -o x.onnx
+echo 'graph @main(%x: f32[batch, 2], %w: f32[2] param = [1, 2]) -> (y: f32[batch, 2]) {
+  %0 = broadcast %w {axes = [1], dims = [batch, 2]} : f32[batch, 2]
+  %1 = mul %x, %0 : f32[batch, 2]
+  return %1
+}' >linear.qn
+expect 1 'only ONNX models are written back' "$quern" train linear.qn --data "$data" -o x.qn
+[ ! -e x.onnx ] && [ ! -e x.qn ] || fail "a mistake wrote a file"
+
+# ---- the step as a shared object, in C with its header
+expect 0 '' "$quern" train linear.qn --loss mse --optimizer adam --learning-rate 0.1 --batch 4 --emit-step step.so
+cat >main.c <<'END'
+#include <stdio.h>
+#include "step.h"
+
+static QUERN_ALIGN(64) unsigned char workspace[STEP_TRAIN_STEP_WORKSPACE_BYTES + 1];
+static step_state state;
+
+int main(void)
+{
+    float x[8] = { 1, 1, 2, 1, 3, 2, 1, 4 }, target[8], loss = 0, first = 0;
+    step_train_step_io io = { 0 };
+    for (int i = 0; i < 8; i++)
+        target[i] = 3 * x[i];
+    step_init(&state);
+    io.x = x;
+    io.target = target;
+    io.loss = &loss;
+    for (int i = 0; i < 200; i++) {
+        int status = step_train_step(&io, &state, workspace, NULL);
+        if (status)
+            return status;
+        if (i == 0)
+            first = loss;
+    }
+    printf("%.3f -> %.3f\n", first, loss);
+    return !(loss < 0.01f * first);
+}
+END
+if cc -std=c11 -Wall -Wextra -Wpedantic -Werror main.c ./step.so -o program; then
+    expect 0 ' -> 0\.0' ./program
+    [ -z "$(nm -u step.so)" ] || fail "step.so needs $(nm -u step.so)"
+else
+    fail "the header does not compile"
+fi
+
+[ $n_failed -eq 0 ] && echo "all as expected"
+exit $((n_failed != 0))
