@@ -27,7 +27,7 @@ static quern_module *load(const void *data, size_t size)
 static quern_model *train_model(quern_module *module, const quern_train_options *options, const char *target,
                                 int threads)
 {
-    quern_model *model;
+    quern_model *model = NULL;
     const quern_compile_options compile = {
         .size = sizeof compile, .target = target, .threads = threads, .cache = ""
     };
