@@ -80,7 +80,6 @@ typedef struct qn_access {
     const qn_kbuffer *buffer; /* NULL: an index expression that is used as a value */
     qn_dim linear;
     bool store;
-    int pass; /* writer.pass at that time */
 } qn_access;
 
 typedef struct qn_known { /* a value that was computed at an index */

@@ -161,7 +161,7 @@ qn_kvalue *qn_writer_index(qn_writer *w, qn_dim d)
 
 static void note_access(qn_writer *w, const qn_kbuffer *buffer, qn_dim linear, bool store)
 {
-    const qn_access access = { .buffer = buffer, .linear = linear, .store = store, .pass = w->pass };
+    const qn_access access = { .buffer = buffer, .linear = linear, .store = store };
     qn_vec_push(w->arena, &w->accesses, access);
 }
 
@@ -350,7 +350,8 @@ void qn_writer_close_nest(qn_writer *w, int n, qn_writer_loop *loops, qn_kvalue 
 
 /* ---- the end ---- */
 
-/* An output may take the memory of an input that is read at exactly the element that is stored, not after it. */
+/* An output may take the memory of an input of which every element is read before that element is stored: accesses are listed
+ * in the order in which a pass over the elements makes them, pass after pass. */
 static void find_inplace(qn_writer *w)
 {
     bool taken[64] = { false };
@@ -362,19 +363,19 @@ static void find_inplace(qn_writer *w)
             const qn_kbuffer *in = w->arguments.items[i].kbuffer;
             bool fits = !in->written && in->read && !taken[i] && in->dtype == out->dtype, used = false;
             qn_dim element = NULL;
-            int last = 0;
+            size_t first_store = w->accesses.n;
             for (size_t a = 0; a < w->accesses.n && fits; a++) {
                 const qn_access *access = &w->accesses.items[a];
-                if (access->buffer == out) {
-                    fits = access->store && (!element || element == access->linear);
-                    element = access->linear;
-                    last = access->pass;
-                }
+                if (access->buffer != out)
+                    continue;
+                fits = access->store && (!element || element == access->linear);
+                element = access->linear;
+                first_store = a < first_store ? a : first_store;
             }
             for (size_t a = 0; a < w->accesses.n && fits; a++) {
                 const qn_access *access = &w->accesses.items[a];
                 if (access->buffer == in) {
-                    fits = element && access->linear == element && access->pass <= last;
+                    fits = element && access->linear == element && a < first_store;
                     used = true;
                 }
             }
