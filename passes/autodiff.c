@@ -55,19 +55,7 @@ static qn_vjp_rule find_rule(qn_op op)
     return NULL;
 }
 
-/* ---- preparation: calls inlined, composites without a rule expanded ---- */
-
-static qn_status inline_call(qn_node *call, qn_diags *diags)
-{
-    qn_graph *graph = call->graph;
-    const qn_graph *callee = qn_module_find(graph->module, qn_attr_string(call, QN_ATTR_FUNCTION));
-    QN_ASSERT(callee, "autodiff: call of an unknown function");
-    qn_value **outputs = QN_NEW_ARRAY(graph->module->arena, qn_value *, callee->n_outputs);
-    QN_TRY(qn_inline_graph(callee, graph, call, call->operands, outputs, diags));
-    for (int i = 0; i < callee->n_outputs; i++)
-        qn_value_replace(&call->results[i], outputs[i]);
-    return QUERN_OK;
-}
+/* ---- preparation ---- */
 
 /* Does the derivative pass through each value? By id; grows as nodes are replaced. */
 static bool *find_active(qn_graph *graph, int n_wrt, qn_value *const *wrt, qn_arena *arena)
@@ -100,17 +88,12 @@ static qn_status prepare(qn_graph *graph, int n_values, qn_value **values, int n
                 on_path |= active[node->results[i].id];
             if (!on_path)
                 continue;
-            if (node->op == QN_OP_CALL) {
-                QN_TRY(inline_call(node, diags));
-            } else if (qn_op_is_composite(node->op) && !find_rule(node->op)) {
-                qn_value *results[8];
-                QN_ASSERT(node->n_results <= 8, "autodiff: a composite with more than 8 results");
-                qn_composite_expand(node, results, diags);
-                for (int i = 0; i < node->n_results; i++)
-                    qn_value_replace(&node->results[i], results[i]);
-            } else {
+            qn_value **results = QN_NEW_ARRAY(graph->module->arena, qn_value *, node->n_results);
+            if (!qn_vjp_expand(node, find_rule(node->op) != NULL, results, diags))
                 continue;
-            }
+            QN_TRY(qn_diags_status(diags));
+            for (int i = 0; i < node->n_results; i++)
+                qn_value_replace(&node->results[i], results[i]);
             qn_node_remove(node);
             again = true;
         }

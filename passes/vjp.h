@@ -37,6 +37,19 @@ qn_vjp_rule qn_vjp_composite(qn_op op);
 /* A report that node cannot be differentiated, because … */
 qn_status qn_vjp_refuse(qn_vjp *v, const qn_node *node, const char *reason);
 
+/* vjp_expand.c: before the walk, says a node without a rule by other nodes before it; false: it stays. */
+bool qn_vjp_expand(qn_node *node, bool has_rule, qn_value **out_results, qn_diags *diags);
+
+/* ---- windows taken apart: of reduce_window and select_and_scatter (vjp_expand.c) ---- */
+
+#define QN_VJP_MAX_WINDOW 1024                   /* positions; larger windows are not taken apart */
+int64_t qn_vjp_window_size(const qn_node *node); /* positions in a window, -1: too many */
+/* x with `outside` where the window reaches beyond it. */
+qn_value *qn_vjp_window_padded(qn_builder *b, const qn_node *node, qn_value *x, double outside);
+/* Of what is padded, the element at the position (row-major) of each window; windows: the type with one element for each. */
+qn_value *qn_vjp_window_slice(qn_builder *b, const qn_node *node, qn_value *padded, const qn_type *windows,
+                              int64_t position);
+
 /* ---- shorthands ---- */
 
 static inline qn_value *qn_vjp_zeros_like(qn_vjp *v, const qn_value *x)

@@ -18,7 +18,8 @@ static bool is_identity(const int64_t *perm, int rank)
 static qn_value *operand_gradient(qn_vjp *v, const qn_node *node, int operand, qn_value *g)
 {
     const qn_dot_side own = qn_dot_side_of(node, operand), other = qn_dot_side_of(node, 1 - operand);
-    qn_value *y = node->operands[1 - operand];
+    /* f16 and bf16 operands may have an f32 result, whose gradient is f32 */
+    qn_value *y = qn_b_convert(&v->b, g->type.dtype, node->operands[1 - operand]);
     int g_other_free = own.n_batch + (operand == 0 ? own.n_free : 0);
     qn_dot dot = { .n_batch = own.n_batch, .n_contract = other.n_free };
     /* other's contracted axes in ascending order of the axis, as dot_general will give them */
@@ -59,7 +60,7 @@ static qn_value *operand_gradient(qn_vjp *v, const qn_node *node, int operand, q
         }
         qn_value *product = flipped ? qn_b_dot_general(&v->b, y, g, &dot, QUERN_INVALID_DTYPE)
                                     : qn_b_dot_general(&v->b, g, y, &dot, QUERN_INVALID_DTYPE);
-        return qn_b_transpose(&v->b, product, perm);
+        return qn_b_convert(&v->b, node->operands[operand]->type.dtype, qn_b_transpose(&v->b, product, perm));
     }
 }
 

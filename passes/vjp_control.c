@@ -253,7 +253,8 @@ static qn_status if_(qn_vjp *v, qn_node *node, qn_value *const *g)
 static qn_status while_(qn_vjp *v, qn_node *node, qn_value *const *g)
 {
     (void)g;
-    return qn_vjp_refuse(v, node, "its number of iterations is only known at run time; write it as a scan");
+    return qn_vjp_refuse(v, node,
+                         "its number of iterations has no limit; give it one, or write it as a scan");
 }
 
 qn_vjp_rule qn_vjp_control(qn_op op)

@@ -231,25 +231,112 @@ static qn_status gather_elements(qn_vjp *v, qn_node *node, qn_value *const *g)
     return QUERN_OK;
 }
 
-static qn_status scatter(qn_vjp *v, qn_node *node, qn_value *const *g)
+typedef struct scatter_node {
+    qn_vjp *v;
+    bool nd;
+    int axis;
+    qn_value *indices;
+} scatter_node;
+
+static qn_value *scattered(const scatter_node *s, qn_kind kind, qn_value *x, qn_value *updates)
 {
-    qn_kind kind = qn_attr_reduce_kind(node);
-    if (kind != QN_SET && kind != QN_SUM)
-        return qn_vjp_refuse(v, node, "only the kinds set and sum have a derivative rule");
-    bool nd = node->op == QN_OP_SCATTER_ND;
-    qn_value *indices = node->operands[1], *updates = node->operands[2];
-    int axis = nd ? 0 : (int)qn_attr_int(node, QN_ATTR_AXIS);
-    if (qn_vjp_wants(v, node, 0)) {
-        qn_value *zeros = qn_vjp_zeros_like(v, updates), *kept = g[0];
-        if (kind == QN_SET)
-            kept = nd ? qn_b_scatter_nd(&v->b, QN_SET, g[0], indices, zeros)
-                      : qn_b_scatter_elements(&v->b, QN_SET, g[0], indices, zeros, axis);
-        qn_vjp_add(v, node, 0, kept);
+    return s->nd ? qn_b_scatter_nd(&s->v->b, kind, x, s->indices, updates)
+                 : qn_b_scatter_elements(&s->v->b, kind, x, s->indices, updates, s->axis);
+}
+
+/* What each update finds at its place. */
+static qn_value *gathered(const scatter_node *s, qn_value *x)
+{
+    return s->nd ? qn_b_gather_nd(&s->v->b, x, s->indices, 0)
+                 : qn_b_gather_elements(&s->v->b, x, s->indices, s->axis);
+}
+
+/* 1 where x is equal to y, else 0 */
+static qn_value *where_equal(qn_vjp *v, qn_value *x, qn_value *y)
+{
+    return x && y ? qn_b_convert(&v->b, x->type.dtype, qn_b_compare(&v->b, QN_EQ, x, y)) : NULL;
+}
+
+/* max, min: equal extremes share the gradient. */
+static qn_status scatter_extreme(const scatter_node *s, qn_node *node, qn_value *g)
+{
+    qn_vjp *v = s->v;
+    qn_value *mine = where_equal(v, node->operands[0], &node->results[0]);
+    qn_value *theirs = where_equal(v, node->operands[2], gathered(s, &node->results[0]));
+    qn_value *share = qn_vjp_div(v, g, scattered(s, QN_SUM, mine, theirs));
+    qn_vjp_add(v, node, 0, qn_vjp_mul(v, mine, share));
+    if (qn_vjp_wants(v, node, 2))
+        qn_vjp_add(v, node, 2, qn_vjp_mul(v, theirs, gathered(s, share)));
+    return QUERN_OK;
+}
+
+/* The product of all factors but x, of which `product` is the product of those that are not 0 and `zeros` the number of others. */
+static qn_value *product_without(qn_vjp *v, qn_value *x, qn_value *product, qn_value *zeros)
+{
+    if (!x || !product || !zeros)
+        return NULL;
+    qn_value *none = qn_vjp_zeros_like(v, x), *one = qn_b_full(&v->b, &x->type, 1);
+    qn_value *is_zero = qn_b_compare(&v->b, QN_EQ, x, none);
+    qn_value *safe = qn_b_select(&v->b, is_zero, one, x);
+    qn_value *of_zero = qn_b_select(&v->b, qn_b_compare(&v->b, QN_EQ, zeros, one), product, none);
+    qn_value *of_other =
+        qn_b_select(&v->b, qn_b_compare(&v->b, QN_EQ, zeros, none), qn_vjp_div(v, product, safe), none);
+    return qn_b_select(&v->b, is_zero, of_zero, of_other);
+}
+
+static qn_status scatter_product(const scatter_node *s, qn_node *node, qn_value *g)
+{
+    qn_vjp *v = s->v;
+    qn_value *factors[2] = { node->operands[0], node->operands[2] }, *safe[2], *is_zero[2];
+    for (int i = 0; i < 2; i++) {
+        is_zero[i] = where_equal(v, factors[i], qn_vjp_zeros_like(v, factors[i]));
+        safe[i] = qn_b_binary(&v->b, QN_OP_ADD, factors[i], is_zero[i]); /* 0 becomes 1 */
     }
+    qn_value *product = scattered(s, QN_PROD, safe[0], safe[1]);
+    qn_value *zeros = scattered(s, QN_SUM, is_zero[0], is_zero[1]);
+    qn_vjp_add(v, node, 0, qn_vjp_mul(v, g, product_without(v, factors[0], product, zeros)));
     if (qn_vjp_wants(v, node, 2))
         qn_vjp_add(v, node, 2,
-                   nd ? qn_b_gather_nd(&v->b, g[0], indices, 0)
-                      : qn_b_gather_elements(&v->b, g[0], indices, axis));
+                   qn_vjp_mul(v, gathered(s, g),
+                              product_without(v, factors[1], gathered(s, product), gathered(s, zeros))));
+    return QUERN_OK;
+}
+
+/* set: which updates no later one overwrites: their numbers are what is found at their places */
+static qn_value *is_last(const scatter_node *s, const qn_node *node)
+{
+    qn_builder *b = &s->v->b;
+    qn_module *module = node->graph->module;
+    const qn_type *x = &node->operands[0]->type, *updates = &node->operands[2]->type;
+    const qn_dim all = qn_type_elements_dim(qn_b_dims(b), updates);
+    const qn_type line = qn_type_make(module, QUERN_I64, 1, &all);
+    const qn_type places = qn_type_make(module, QUERN_I64, x->rank, x->dims);
+    qn_value *numbers = qn_b_reshape(b, qn_b_iota(b, &line, 0), updates->rank, updates->dims);
+    qn_value *none = qn_b_broadcast_to(b, qn_b_scalar_int(b, QUERN_I64, -1), places.rank, places.dims);
+    return qn_b_compare(b, QN_EQ, gathered(s, scattered(s, QN_SET, none, numbers)), numbers);
+}
+
+static qn_status scatter(qn_vjp *v, qn_node *node, qn_value *const *g)
+{
+    const qn_kind kind = qn_attr_reduce_kind(node);
+    const bool nd = node->op == QN_OP_SCATTER_ND;
+    const scatter_node s = {
+        .v = v, .nd = nd, .axis = nd ? 0 : (int)qn_attr_int(node, QN_ATTR_AXIS), .indices = node->operands[1]
+    };
+    if (kind == QN_PROD)
+        return scatter_product(&s, node, g[0]);
+    if (kind == QN_KIND_MAX || kind == QN_KIND_MIN)
+        return scatter_extreme(&s, node, g[0]);
+    if (qn_vjp_wants(v, node, 0))
+        qn_vjp_add(v, node, 0,
+                   kind == QN_SET ? scattered(&s, QN_SET, g[0], qn_vjp_zeros_like(v, node->operands[2]))
+                                  : g[0]);
+    if (qn_vjp_wants(v, node, 2)) {
+        qn_value *back = gathered(&s, g[0]);
+        if (kind == QN_SET && back)
+            back = qn_b_select(&v->b, is_last(&s, node), back, qn_vjp_zeros_like(v, back));
+        qn_vjp_add(v, node, 2, back);
+    }
     return QUERN_OK;
 }
 

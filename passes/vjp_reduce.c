@@ -1,4 +1,6 @@
 /* Derivatives of reductions, windows and cumulative ops. */
+#include <math.h>
+
 #include "passes/vjp.h"
 
 /* prod: each element's factor is the product of the others, taken without dividing (elements may be 0) */
@@ -124,14 +126,45 @@ static qn_status reduce_window(qn_vjp *v, qn_node *node, qn_value *const *g)
     case QN_KIND_MIN:
         qn_vjp_add(v, node, 0, qn_b_select_and_scatter(&v->b, qn_vjp_neg(v, x), g[0], &w));
         return QUERN_OK;
-    default: return qn_vjp_refuse(v, node, "only sum, max and min windows have a derivative rule");
+    default: return qn_vjp_refuse(v, node, "the window of a product is too large to be taken apart");
     }
 }
 
+/* It is linear in the windows' gradients: each gets back what lies where its first maximal element is. Of x the derivative is 0. */
+static qn_status select_and_scatter(qn_vjp *v, qn_node *node, qn_value *const *g)
+{
+    const int64_t n = qn_vjp_window_size(node);
+    qn_value *x = node->operands[0], *out = NULL, *found = NULL;
+    const qn_type *windows = &node->operands[1]->type;
+    if (!qn_vjp_wants(v, node, 1))
+        return QUERN_OK;
+    if (n < 1)
+        return qn_vjp_refuse(v, node, "the window is too large to be taken apart");
+    const int rank = x->type.rank;
+    qn_window w = { .window = qn_attr_ints(node, QN_ATTR_WINDOW, NULL),
+                    .stride = ints_or_ones(v, node, QN_ATTR_STRIDE, rank),
+                    .dilation = ints_or_ones(v, node, QN_ATTR_DILATION, rank),
+                    .low = constants(v, node, QN_ATTR_LOW, rank),
+                    .high = constants(v, node, QN_ATTR_HIGH, rank) };
+    qn_value *most = qn_b_reduce_window(&v->b, QN_KIND_MAX, x, &w);
+    qn_value *elements = qn_vjp_window_padded(&v->b, node, x, -INFINITY);
+    qn_value *adjoints = qn_vjp_window_padded(&v->b, node, g[0], 0);
+    for (int64_t k = 0; k < n; k++) {
+        qn_value *hit =
+            qn_b_compare(&v->b, QN_EQ, qn_vjp_window_slice(&v->b, node, elements, windows, k), most);
+        qn_value *first =
+            found ? qn_b_binary(&v->b, QN_OP_AND, hit, qn_b_unary(&v->b, QN_OP_NOT, found)) : hit;
+        qn_value *here = qn_vjp_window_slice(&v->b, node, adjoints, windows, k);
+        out = qn_b_select(&v->b, first, here, out ? out : qn_vjp_zeros_like(v, node->operands[1]));
+        found = found ? qn_b_binary(&v->b, QN_OP_OR, found, hit) : hit;
+    }
+    qn_vjp_add(v, node, 1, out);
+    return QUERN_OK;
+}
+
+/* Of sums; other kinds have become scans. */
 static qn_status cumulative(qn_vjp *v, qn_node *node, qn_value *const *g)
 {
-    if (qn_attr_reduce_kind(node) != QN_SUM)
-        return qn_vjp_refuse(v, node, "only cumulative sums have a derivative rule");
     qn_vjp_add(v, node, 0,
                qn_b_cumulative(&v->b, QN_SUM, g[0], (int)qn_attr_int(node, QN_ATTR_AXIS),
                                qn_attr_bool(node, QN_ATTR_EXCLUSIVE), !qn_attr_bool(node, QN_ATTR_REVERSE)));
@@ -143,6 +176,7 @@ qn_vjp_rule qn_vjp_reduction(qn_op op)
     switch (op) {
     case QN_OP_REDUCE: return reduce;
     case QN_OP_REDUCE_WINDOW: return reduce_window;
+    case QN_OP_SELECT_AND_SCATTER: return select_and_scatter;
     case QN_OP_CUMULATIVE: return cumulative;
     default: return NULL;
     }

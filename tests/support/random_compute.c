@@ -345,6 +345,8 @@ static bool attention(qn_rg *g)
 static bool cross_entropy(qn_rg *g)
 {
     qn_rg_item x = qn_rg_pick(g, QN_CLASS_FLOAT, 2);
+    if (qn_rg_has(g, QN_RANDOM_DOUBLE)) /* its result is f32 */
+        return false;
     if (!x.value || x.value->type.rank != 2 || extent(x.value, 0) < 1 || extent(x.value, 1) < 1)
         return false;
     int64_t n = extent(x.value, 0);

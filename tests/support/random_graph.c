@@ -52,6 +52,8 @@ int64_t qn_rg_elements(const qn_type *type)
 qn_dtype qn_rg_float_dtype(qn_rg *g)
 {
     static const qn_dtype narrow[] = { QUERN_F16, QUERN_BF16, QUERN_F64 };
+    if (qn_rg_has(g, QN_RANDOM_DOUBLE))
+        return QUERN_F64;
     return qn_rg_has(g, QN_RANDOM_NARROW) && qn_rg_chance(g, 40) ? narrow[qn_rg_below(g, 3)] : QUERN_F32;
 }
 
@@ -254,7 +256,8 @@ static void bind_symbols(qn_rg *g)
 static void add_loss(qn_rg *g, const int *uses)
 {
     qn_builder *b = &g->b;
-    qn_value *loss = qn_b_scalar(b, QUERN_F32, 0);
+    const qn_dtype dtype = qn_rg_has(g, QN_RANDOM_DOUBLE) ? QUERN_F64 : QUERN_F32;
+    qn_value *loss = qn_b_scalar(b, dtype, 0);
     size_t n = g->pool.n;
     for (size_t i = 0; i < n; i++) {
         qn_value *x = g->pool.items[i].value;
@@ -263,7 +266,7 @@ static void add_loss(qn_rg *g, const int *uses)
             continue;
         for (int axis = 0; axis < x->type.rank; axis++)
             axes[axis] = axis;
-        x = qn_b_convert(b, QUERN_F32, x);
+        x = qn_b_convert(b, dtype, x);
         x = qn_b_mean(b, qn_b_binary(b, QN_OP_MUL, x, x), x->type.rank, axes, false);
         loss = qn_b_binary(b, QN_OP_ADD, loss, x);
     }

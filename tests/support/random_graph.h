@@ -18,7 +18,8 @@ enum {
     QN_RANDOM_ALL = 511,
     /* Only what is differentiable wherever the inputs may lie, and one output: the f32 scalar "loss". The inputs whose
      * gradient makes sense are the floats. Excludes INTS and BITS. */
-    QN_RANDOM_SMOOTH = 512
+    QN_RANDOM_SMOOTH = 512,
+    QN_RANDOM_DOUBLE = 1024 /* every float is f64, also the loss: for comparing with finite differences */
 };
 
 /* A module whose function @main has about n_nodes nodes (unused ones among them). It passes qn_verify. Every symbol is
