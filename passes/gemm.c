@@ -200,6 +200,7 @@ static void apply_epilogue(gemm *g, int rows, qn_kvalue *const *acc)
 {
     qn_writer *w = &g->w;
     qn_kbuilder *b = &w->b;
+    w->section++; /* another tile, other elements */
     for (int i = 0; i < rows * g->vectors; i++)
         qn_kb_store(b, g->tile, INDEX(i * g->lanes), acc[i], NULL);
     qn_dim index[QN_MAX_RANK];

@@ -118,6 +118,15 @@ int qn_lower_buffer(qn_lowering *l, qn_value *value)
     return *buffer;
 }
 
+int qn_lower_replaced(const qn_lowering *l, int buffer)
+{
+    const qn_graph *graph = l->scope->graph;
+    for (int i = 0; graph == l->function && i < graph->n_outputs; i++)
+        if (l->aliased[i] >= 0 && l->scope->buffers[memory_of(graph->outputs[i])->id] == buffer)
+            return l->aliased[i];
+    return -1;
+}
+
 void qn_lower_copy(qn_lowering *l, int from, int to)
 {
     if (from == to)
@@ -408,6 +417,8 @@ static qn_status lower_function(qn_lowering *l, qn_graph *graph)
         const int buffer = add_io(l, graph->outputs[i], name, io);
         *(alias >= 0 ? &aliased[i] : &wishes[i]) = buffer;
     }
+    l->function = graph;
+    l->aliased = aliased;
     QN_TRY(qn_lower_graph(l, graph, inputs, wishes, made));
     place_aliased(l, graph, aliased, made);
     return QUERN_OK;

@@ -39,6 +39,8 @@ struct qn_lowering {
     int node_capacity;
     qn_vec(qn_dim) limits; /* of the symbols that steps bind, in the module's terms */
     int loop;              /* id of the innermost loop step around `steps`, or -1 */
+    const qn_graph *function;
+    const int *aliased; /* by output of the function: buffer of the state that it replaces, or -1 */
 };
 
 /* ---- lower.c ---- */
@@ -51,6 +53,8 @@ int qn_lower_buffer(qn_lowering *l, qn_value *value);
 /* A new one in the workspace; for kernel-to-kernel scratch too. `elements` is a dim of the program. */
 int qn_lower_scratch(qn_lowering *l, const char *name, qn_dtype dtype, qn_dim elements);
 void qn_lower_copy(qn_lowering *l, int from, int to); /* nothing when they are the same */
+/* The state that is replaced by what is in the buffer, or -1. */
+int qn_lower_replaced(const qn_lowering *l, int buffer);
 /* Number of a node in program.node_names, for checks. */
 int qn_lower_node_number(qn_lowering *l, const qn_node *node);
 /* All steps of a graph whose inputs have buffers; its outputs are in out_buffers afterwards: where wishes[i] >= 0, in that
@@ -80,6 +84,7 @@ typedef struct qn_access {
     const qn_kbuffer *buffer; /* NULL: an index expression that is used as a value */
     qn_dim linear;
     bool store;
+    int section; /* writer.section at that time */
 } qn_access;
 
 typedef struct qn_known { /* a value that was computed at an index */
@@ -110,6 +115,7 @@ struct qn_writer {
      * order: loads ask `ahead` elements in advance (0: they don't), stores go past the caches. NULL: not. */
     qn_dim stream;
     int64_t ahead;
+    int section;     /* code of different sections is about different elements */
     /* Called with each value that was computed (not loaded); or NULL. */
     void (*computed)(qn_writer *w, void *user, const qn_value *value, const qn_dim *index, qn_kvalue *result);
     void *computed_user;

@@ -161,7 +161,7 @@ qn_kvalue *qn_writer_index(qn_writer *w, qn_dim d)
 
 static void note_access(qn_writer *w, const qn_kbuffer *buffer, qn_dim linear, bool store)
 {
-    const qn_access access = { .buffer = buffer, .linear = linear, .store = store };
+    const qn_access access = { .buffer = buffer, .linear = linear, .store = store, .section = w->section };
     qn_vec_push(w->arena, &w->accesses, access);
 }
 
@@ -350,41 +350,53 @@ void qn_writer_close_nest(qn_writer *w, int n, qn_writer_loop *loops, qn_kvalue 
 
 /* ---- the end ---- */
 
-/* An output may take the memory of an input of which every element is read before that element is stored: accesses are listed
- * in the order in which a pass over the elements makes them, pass after pass. */
+/* May the output take the memory of the input? Each element of it must be read before that element is stored. Accesses are
+ * listed in the order in which a section makes them, pass after pass. */
+static bool may_replace(const qn_writer *w, const qn_kbuffer *in, const qn_kbuffer *out)
+{
+    qn_dim element = NULL;
+    bool used = false;
+    if (in->written || !in->read || in->dtype != out->dtype)
+        return false;
+    for (size_t a = 0; a < w->accesses.n; a++) {
+        const qn_access *access = &w->accesses.items[a];
+        if (access->buffer == out && (!access->store || (element && element != access->linear)))
+            return false;
+        if (access->buffer == out)
+            element = access->linear;
+    }
+    int stored = -1; /* the newest section with a store */
+    for (size_t a = 0; a < w->accesses.n; a++) {
+        const qn_access *access = &w->accesses.items[a];
+        if (access->buffer == out)
+            stored = access->section;
+        if (access->buffer != in)
+            continue;
+        if (!element || access->linear != element || access->section == stored)
+            return false;
+        used = true;
+    }
+    return used;
+}
+
+/* Outputs that replace a state take its memory where they may, others that of any input. */
 static void find_inplace(qn_writer *w)
 {
     bool taken[64] = { false };
-    for (size_t o = 0; o < w->arguments.n; o++) {
-        qn_kbuffer *out = w->arguments.items[o].kbuffer;
-        if (!out->written || out->read)
-            continue;
-        for (size_t i = 0; i < w->arguments.n && i < 64 && out->inplace < 0; i++) {
-            const qn_kbuffer *in = w->arguments.items[i].kbuffer;
-            bool fits = !in->written && in->read && !taken[i] && in->dtype == out->dtype, used = false;
-            qn_dim element = NULL;
-            size_t first_store = w->accesses.n;
-            for (size_t a = 0; a < w->accesses.n && fits; a++) {
-                const qn_access *access = &w->accesses.items[a];
-                if (access->buffer != out)
+    for (int wished = 1; wished >= 0; wished--)
+        for (size_t o = 0; o < w->arguments.n; o++) {
+            qn_kbuffer *out = w->arguments.items[o].kbuffer;
+            if (!out->written || out->read || out->inplace >= 0)
+                continue;
+            const int wish = wished ? qn_lower_replaced(w->lowering, w->arguments.items[o].buffer) : -1;
+            for (size_t i = 0; i < w->arguments.n && i < 64 && out->inplace < 0; i++) {
+                const qn_kbuffer *in = w->arguments.items[i].kbuffer;
+                if (taken[i] || (wished && w->arguments.items[i].buffer != wish) || !may_replace(w, in, out))
                     continue;
-                fits = access->store && (!element || element == access->linear);
-                element = access->linear;
-                first_store = a < first_store ? a : first_store;
-            }
-            for (size_t a = 0; a < w->accesses.n && fits; a++) {
-                const qn_access *access = &w->accesses.items[a];
-                if (access->buffer == in) {
-                    fits = element && access->linear == element && a < first_store;
-                    used = true;
-                }
-            }
-            if (fits && used) {
                 out->inplace = in->index;
                 taken[i] = true;
             }
         }
-    }
 }
 
 qn_status qn_writer_finish(qn_writer *w, qn_dim tasks, const char *step_name)
