@@ -7,6 +7,9 @@
  *   scanned:   stacked starts, stacked residuals, the original slices, adjoints of the stacked outputs
  *   captured:  as the original
  *
+ * Where a captured value's gradient is a contraction in each step, as that of a recurrent weight is, its factors are stacked
+ * instead and contracted once behind the scan: one large product for many small ones.
+ *
  * if: an `if` over the pull-backs of the branches, which run their forward again. */
 #include "passes/autodiff.h"
 #include "passes/inline.h"
@@ -65,6 +68,66 @@ static qn_node *scan_with_residuals(qn_vjp *v, qn_node *node, values *out_residu
 static qn_type slice_type(qn_module *module, const qn_value *stacked)
 {
     return qn_type_make(module, stacked->type.dtype, stacked->type.rank - 1, stacked->type.dims + 1);
+}
+
+/* A gradient inside a step that is a product, transposed or not. */
+typedef struct {
+    const qn_node *product; /* NULL: it is something else */
+    const int64_t *perm;    /* NULL: as it is */
+} contraction;
+
+static contraction find_contraction(const qn_value *gradient)
+{
+    contraction c = { 0 };
+    const qn_node *node = gradient->node;
+    if (node && node->op == QN_OP_TRANSPOSE) {
+        c.perm = qn_attr_ints(node, QN_ATTR_PERM, NULL);
+        node = node->operands[0]->node;
+    }
+    if (!node || node->op != QN_OP_DOT_GENERAL || qn_attr_find(node, QN_ATTR_DTYPE))
+        return c;
+    /* not where the stacks would be larger than the sums that they save */
+    int64_t size = 0;
+    for (int i = 0; i < 2; i++) {
+        const qn_type *type = &node->operands[i]->type;
+        if (type->rank == QN_MAX_RANK)
+            return c;
+        size += qn_type_is_static(type) ? qn_type_elements(type) : 0;
+    }
+    if (!qn_type_is_static(&gradient->type) || size <= qn_type_elements(&gradient->type))
+        c.product = node;
+    return c;
+}
+
+/* What the scan reads the value from, slice by slice; NULL: the body computes it. */
+static qn_value *stack_of(const qn_value *value, const values *inputs, const values *carried,
+                          const values *scanned)
+{
+    for (size_t i = 0; i < scanned->n; i++)
+        if (inputs->items[carried->n + i] == value)
+            return scanned->items[i];
+    return NULL;
+}
+
+/* The sum over the steps of the product: the steps are one more contracted axis. */
+static qn_value *contract_stacks(qn_vjp *v, const contraction *c, qn_value *const *factors)
+{
+    qn_dot dot = { 0 };
+    const qn_attr_key batch[2] = { QN_ATTR_X_BATCH, QN_ATTR_Y_BATCH };
+    const qn_attr_key contract[2] = { QN_ATTR_X_CONTRACT, QN_ATTR_Y_CONTRACT };
+    for (int f = 0; f < 2; f++) {
+        const int64_t *axes = qn_attr_ints(c->product, batch[f], &dot.n_batch);
+        for (int i = 0; i < dot.n_batch; i++)
+            (f ? dot.y_batch : dot.x_batch)[i] = axes[i] + 1;
+        axes = qn_attr_ints(c->product, contract[f], &dot.n_contract);
+        int64_t *to = f ? dot.y_contract : dot.x_contract;
+        to[0] = 0;
+        for (int i = 0; i < dot.n_contract; i++)
+            to[i + 1] = axes[i] + 1;
+    }
+    dot.n_contract++;
+    qn_value *sum = qn_b_dot_general(&v->b, factors[0], factors[1], &dot, QUERN_INVALID_DTYPE);
+    return c->perm && sum ? qn_b_transpose(&v->b, sum, c->perm) : sum;
 }
 
 static qn_status scan(qn_vjp *v, qn_node *node, qn_value *const *g)
@@ -149,35 +212,73 @@ static qn_status scan(qn_vjp *v, qn_node *node, qn_value *const *g)
     qn_value **gradients = QN_NEW_ARRAY(arena, qn_value *, wrt.n);
     QN_TRY(qn_pull_back(body, (int)pulled.n, pulled.items, adjoints.items, (int)wrt.n, wrt.items, gradients,
                         v->b.diags));
+    for (int i = 0; i < n_residuals; i++)
+        qn_value_replace(recomputed[i], kept[i]);
+    qn_graph_resolve(body);
+    for (size_t i = 0; i < wrt.n; i++)
+        gradients[i] = qn_value_resolve(gradients[i]);
+
+    /* What is summed, and what is stacked to be contracted later. */
     qn_builder inner = { .graph = body, .loc = node->loc, .diags = v->b.diags };
+    contraction *later = QN_NEW_ARRAY(arena, contraction, s.n_captured);
+    const int n_sums = (int)carried.n - n_adjoints;
+    for (int i = 0; i < n_sums; i++)
+        later[i] = find_contraction(gradients[n_adjoints + i]);
     for (size_t i = 0; i < wrt.n; i++) {
-        bool sum = (int)i >= n_adjoints && i < carried.n;
+        const int k = (int)i - n_adjoints;
+        const bool sum = k >= 0 && k < n_sums;
+        if (sum && later[k].product)
+            continue;
         qn_graph_add_output(
             body, sum ? qn_b_binary(&inner, QN_OP_ADD, inputs.items[i], gradients[i]) : gradients[i], NULL,
             -1);
     }
-    for (int i = 0; i < n_residuals; i++)
-        qn_value_replace(recomputed[i], kept[i]);
-    qn_graph_resolve(body);
-    qn_graph_remove_dead(body);
-
-    values operands = { 0 };
-    push_all(arena, &operands, (int)carried.n, carried.items);
+    values stacked = { 0 }, operands = { 0 };
+    for (int i = 0; i < n_sums; i++)
+        for (int k = 0; later[i].product && k < 2; k++)
+            if (!stack_of(later[i].product->operands[k], &inputs, &carried, &scanned)) {
+                qn_graph_add_output(body, later[i].product->operands[k], NULL, -1);
+                qn_vec_push(arena, &stacked, later[i].product->operands[k]);
+            }
+    int n_carried = n_adjoints;
+    push_all(arena, &operands, n_adjoints, carried.items);
+    for (int i = 0; i < n_sums; i++)
+        if (!later[i].product) {
+            qn_vec_push(arena, &operands, carried.items[n_adjoints + i]);
+            n_carried++;
+        }
     push_all(arena, &operands, (int)scanned.n, scanned.items);
     push_all(arena, &operands, s.n_captured, node->operands + s.n_carried + s.n_scanned);
+    qn_graph_remove_dead(body);
+    for (int i = n_sums - 1; i >= 0; i--)
+        if (later[i].product)
+            qn_graph_remove_input(body, n_adjoints + i);
     qn_node *backward =
-        qn_b_scan(&v->b, (int)carried.n, (int)scanned.n, s.n_captured, operands.items,
+        qn_b_scan(&v->b, n_carried, (int)scanned.n, s.n_captured, operands.items,
                   qn_attr_dims(node, QN_ATTR_LENGTH, NULL)[0], !qn_attr_bool(node, QN_ATTR_REVERSE), body);
     if (!backward)
         return QUERN_ERROR_INTERNAL;
+
     qn_value *result = backward->results;
     for (int i = 0; i < s.n_carried; i++) {
         if (is_float(node->operands[i]))
             qn_vjp_add(v, node, i, result++);
     }
-    for (int i = s.n_carried + s.n_scanned; i < node->n_operands; i++) {
-        if (qn_vjp_wants(v, node, i))
+    qn_value *extra = backward->results + backward->n_results - stacked.n;
+    for (int i = s.n_carried + s.n_scanned, k = 0; i < node->n_operands; i++) {
+        if (!qn_vjp_wants(v, node, i))
+            continue;
+        const contraction *c = &later[k++];
+        if (!c->product) {
             qn_vjp_add(v, node, i, result++);
+            continue;
+        }
+        qn_value *factors[2];
+        for (int f = 0; f < 2; f++) {
+            factors[f] = stack_of(c->product->operands[f], &inputs, &carried, &scanned);
+            factors[f] = factors[f] ? factors[f] : extra++;
+        }
+        qn_vjp_add(v, node, i, contract_stacks(v, c, factors));
     }
     for (int i = s.n_carried; i < s.n_carried + s.n_scanned; i++) {
         if (qn_vjp_wants(v, node, i))

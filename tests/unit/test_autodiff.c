@@ -245,6 +245,17 @@ static const gradient_case cases[] = {
       "    %f = tanh %e : f64[2]\n"
       "    return %f, %d\n"
       "  }" },
+    { "scan with matrices", -1, 1, "%s: f64[1, 4], %x: f64[3, 1, 4], %w: f64[4, 4], %u: f64[4, 4]",
+      "f64[3, 1, 4]",
+      "%last, %r = scan %s, %x, %w, %u {length = [3], n_carried = 1, n_scanned = 1} : f64[1, 4], f64[3, 1, "
+      "4]\n"
+      "  body (%a: f64[1, 4], %b: f64[1, 4], %c: f64[4, 4], %d: f64[4, 4]) {\n"
+      "    %e = dot_general %a, %c {x_batch = [], x_contract = [1], y_batch = [], y_contract = [1]} : f64[1, "
+      "4]\n"
+      "    %f = dot_general %d, %b {x_batch = [], x_contract = [0], y_batch = [], y_contract = [1]} : f64[4, "
+      "1]\n"
+      "    %g = reshape %f {dims = [1, 4]} : f64[1, 4]\n    %h = add %e, %g : f64[1, 4]\n"
+      "    %i = tanh %h : f64[1, 4]\n    return %i, %e\n  }" },
     { "scan backwards over integers too", -1, 1, "%s: f64[2], %x: f64[3, 2]", "f64[2]",
       "%n = constant [1, 2, 3] : i64[3]\n"
       "%r = scan %s, %x, %n {length = [3], n_carried = 1, n_scanned = 2, reverse = true} : f64[2]\n"
