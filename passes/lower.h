@@ -115,7 +115,7 @@ struct qn_writer {
      * order: loads ask `ahead` elements in advance (0: they don't), stores go past the caches. NULL: not. */
     qn_dim stream;
     int64_t ahead;
-    int section;     /* code of different sections is about different elements */
+    int section; /* code of different sections is about different elements */
     /* Called with each value that was computed (not loaded); or NULL. */
     void (*computed)(qn_writer *w, void *user, const qn_value *value, const qn_dim *index, qn_kvalue *result);
     void *computed_user;
