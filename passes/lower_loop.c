@@ -186,6 +186,58 @@ static void write_element(qn_writer *w, const qn_group *group, qn_dim (*at)[QN_M
     }
 }
 
+/* Does a load jump from line to line along the last axis, and (`before`) step through a line along the axis before it? That is a
+ * transpose: row by row each line would be fetched again for each element of it. Of a rehearsal with one variable an axis. */
+static bool crosses_lines(qn_writer *r, int n, const qn_dim *vars, bool before)
+{
+    enum { FAR = 16 };
+    if (n < 2 || vars[n - 1]->kind != QN_DIM_SYMBOL || vars[n - 2]->kind != QN_DIM_SYMBOL)
+        return false;
+    for (size_t i = 0; i < r->accesses.n; i++) {
+        const qn_access *a = &r->accesses.items[i];
+        qn_dim along, across, rest;
+        if (a->buffer && !a->store && qn_ix_affine(&r->space, a->linear, vars[n - 1], &along, &rest) &&
+            along->min >= FAR &&
+            (!before ||
+             (qn_ix_affine(&r->space, a->linear, vars[n - 2], &across, &rest) && qn_dim_is(across, 1))))
+            return true;
+    }
+    return false;
+}
+
+/* The last two loops as blocks of a line's elements, row by row within a block: the lines of a block stay in the first cache. */
+static void write_blocks(qn_writer *w, const qn_group *group, const qn_nest *nest, const qn_loops *loops)
+{
+    enum { LINE = 64 };
+    qn_dim(*at)[QN_MAX_RANK] = qn_arena_calloc(w->arena, (size_t)group->n_outputs, sizeof *at);
+    qn_writer_loop open[QN_MAX_RANK];
+    const int n = loops->n;
+    const qn_planned_loop *last = &loops->loops[n - 1];
+    for (int i = 0; i < group->n_outputs; i++)
+        qn_nest_index(w, nest, loops->index, &group->outputs[i]->type, at[i]);
+    for (int k = 0; k < n - 2; k++) {
+        for (int i = 0; i < group->n_outputs; i++)
+            qn_writer_prepare(w, group->outputs[i], at[i]);
+        open[k] = qn_planned_loop_open(w, &loops->loops[k], QN_TAG_SERIAL);
+    }
+    qn_kbuilder *b = &w->b;
+    qn_kvalue *width = qn_kb_index(b, LINE / (int64_t)qn_dtype_bytes(group->outputs[0]->type.dtype));
+    qn_kvalue *low = last->low ? last->low : qn_kb_index(b, 0);
+    qn_kvalue *high =
+        last->high ? last->high : qn_writer_index(w, qn_ispace_var_of(&w->space, last->var)->extent);
+    qn_kinst *blocks = qn_kb_for(b, low, high, width, QN_TAG_SERIAL, 0, NULL, NULL);
+    qn_kvalue *first = &blocks->blocks[0]->arguments[0];
+    open[n - 2] = qn_planned_loop_open(w, &loops->loops[n - 2], QN_TAG_SERIAL);
+    open[n - 1] = qn_writer_for(w, last->var, first, qn_kb_imin(b, qn_kb_iadd(b, first, width), high),
+                                QN_TAG_VECTOR, 0, NULL, NULL);
+    write_element(w, group, at);
+    qn_writer_end_for(w, &open[n - 1], NULL);
+    qn_writer_end_for(w, &open[n - 2], NULL);
+    qn_kb_end_for(b, blocks, NULL);
+    for (int k = n - 3; k >= 0; k--)
+        qn_writer_end_for(w, &open[k], NULL);
+}
+
 static void write_elements(qn_writer *w, const qn_group *group, const qn_nest *nest, const qn_loops *loops)
 {
     qn_dim(*at)[QN_MAX_RANK] = qn_arena_calloc(w->arena, (size_t)group->n_outputs, sizeof *at);
@@ -279,29 +331,40 @@ qn_status qn_lower_loop(qn_lowering *l, const qn_group *group)
     qn_arena *scratch = qn_arena_new();
     const char *name = qn_group_kernel_name(group, scratch);
 
-    qn_writer rehearsal;
-    qn_writer_init(&rehearsal, l, name, scratch);
-    qn_loops loops = { 0 };
-    qn_dim vars[QN_MAX_RANK + 1];
-    for (int i = 0; i < nest.n; i++) {
-        vars[i] = loops.index[i] =
-            qn_ispace_var(&rehearsal.space, qn_ispace_import(&rehearsal.space, nest.dims[i]), false);
-        loops.loops[loops.n++] = (qn_planned_loop){ .var = vars[i] };
+    /* with one variable an axis; where axes were merged that may cross lines, again */
+    bool blocks = false;
+    for (int before = -1, jumps = 1; before != nest.n && jumps;) {
+        qn_writer rehearsal;
+        qn_loops loops = { 0 };
+        qn_dim vars[QN_MAX_RANK + 1];
+        before = nest.n;
+        qn_writer_init(&rehearsal, l, name, scratch);
+        for (int i = 0; i < nest.n; i++) {
+            vars[i] = loops.index[i] =
+                qn_ispace_var(&rehearsal.space, qn_ispace_import(&rehearsal.space, nest.dims[i]), false);
+            loops.loops[loops.n++] = (qn_planned_loop){ .var = vars[i] };
+        }
+        bind_all(&rehearsal, group);
+        write_elements(&rehearsal, group, &nest, &loops);
+        blocks = !gpu && crosses_lines(&rehearsal, nest.n, vars, true);
+        jumps = !gpu && crosses_lines(&rehearsal, nest.n, vars, false);
+        qn_nest_merge(&rehearsal, &nest, vars);
     }
-    bind_all(&rehearsal, group);
-    write_elements(&rehearsal, group, &nest, &loops);
-    qn_nest_merge(&rehearsal, &nest, vars);
 
     qn_writer w;
     qn_writer_init(&w, l, name, scratch);
     const double grain = (double)qn_task_elements(l, group) / work_of(group);
     const int64_t size = grain < (double)least ? least : (int64_t)grain;
+    qn_loops loops = { 0 };
     if (gpu && nest.n > 0)
         plan_flat(&w, &nest, size, &loops);
     else
         qn_loops_plan(&w, &nest, size, &loops);
     bind_all(&w, group);
-    write_elements(&w, group, &nest, &loops);
+    if (blocks && loops.n >= 2)
+        write_blocks(&w, group, &nest, &loops);
+    else
+        write_elements(&w, group, &nest, &loops);
     const qn_status status = qn_writer_finish(&w, loops.tasks, qn_group_step_name(group, l->arena));
     qn_arena_free(scratch);
     return status;
