@@ -323,7 +323,9 @@ static bool worth_joining(const demand *d, const qn_node *node)
 {
     cluster *c = d->by;
     const qn_value *value = &node->results[0];
-    const int cost = qn_node_cost(node);
+    /* one read of many pieces picks among them each time: a bias of several pieces is put together once, not for each row */
+    const int cost =
+        node->op == QN_OP_CONCATENATE && node->n_operands > 2 ? node->n_operands : qn_node_cost(node);
     if ((int)c->nodes.n >= MAX_NODES || (int)c->inputs.n >= MAX_INPUTS)
         return false;
     if (cost == 0 || elements_of(&value->type) <= SMALL)

@@ -1,4 +1,5 @@
 /* Derivatives of dot_general and convolution: contractions again. */
+#include "passes/conv.h"
 #include "passes/vjp.h"
 
 /* ---- dot_general ---- */
@@ -155,23 +156,91 @@ static qn_value *x_gradient(qn_vjp *v, const qn_node *node, const conv *c, qn_va
     return qn_b_convolution(&v->b, g, w, &back);
 }
 
-/* gw: x against g, with the batch as channels: [C, G*N] * [G*O, N] -> [C, G*O] -> [G*O, C] */
-static qn_value *w_gradient(qn_vjp *v, const qn_node *node, const conv *c, qn_value *g)
+/* x with zeros where the kernel reaches beyond it, or without what is cropped; low and high become 0. Not of one that is spread. */
+static qn_value *pad_spatial(qn_vjp *v, qn_value *x, int n, int64_t *low, int64_t *high)
 {
-    int64_t high[QN_MAX_RANK], perm[QN_MAX_RANK] = { 1, 0 };
-    for (int i = 0; i < c->n; i++) {
-        perm[i + 2] = i + 2;
-        high[i] = (c->w[i] - 1) * c->w_dilation[i] + (c->y[i] - 1) * c->stride[i] + 1 - c->x[i] - c->low[i];
+    qn_dims *dims = qn_b_dims(&v->b);
+    qn_dim before[QN_MAX_RANK], after[QN_MAX_RANK];
+    for (int i = 0; i < n + 2; i++) {
+        before[i] = qn_dim_const(dims, i < 2 ? 0 : low[i - 2]);
+        after[i] = qn_dim_const(dims, i < 2 ? 0 : high[i - 2]);
     }
-    qn_value *x = exchange(v, node->operands[0], c->groups, 1); /* [N, G*C] -> [C, G*N] */
-    qn_value *kernel = qn_b_transpose(&v->b, g, perm);          /* [N, G*O] -> [G*O, N] */
+    for (int i = 0; i < n; i++)
+        low[i] = high[i] = 0;
+    return qn_b_pad(&v->b, x, qn_b_scalar(&v->b, x->type.dtype, 0), before, after, NULL);
+}
+
+/* x [N, G*C] against g [N, G*O], with the batch as channels: [C, G*N] * [G*O, N] -> [C, G*O] */
+static qn_value *correlate(qn_vjp *v, const conv *c, qn_value *x, qn_value *g, const int64_t *low,
+                           const int64_t *high, const int64_t *dilation)
+{
+    int64_t perm[QN_MAX_RANK] = { 1, 0 };
+    for (int i = 0; i < c->n; i++)
+        perm[i + 2] = i + 2;
     qn_conv back = { .stride = c->w_dilation,
-                     .low = c->low,
+                     .low = low,
                      .high = high,
                      .x_dilation = c->x_dilation,
-                     .w_dilation = c->stride,
+                     .w_dilation = dilation,
                      .groups = c->groups };
-    return qn_b_transpose(&v->b, qn_b_convolution(&v->b, x, kernel, &back), perm);
+    if (!x)
+        return NULL;
+    return qn_b_convolution(&v->b, exchange(v, x, c->groups, 1), qn_b_transpose(&v->b, g, perm), &back);
+}
+
+/* The same of a padded x, phase by phase of the strides: where the convolution takes every s-th element, those of one remainder are
+ * a convolution of their own that takes every one. Its results lie s apart in the kernel. */
+static qn_value *correlate_phases(qn_vjp *v, const conv *c, qn_value *x, qn_value *g)
+{
+    static const int64_t zeros[QN_MAX_RANK];
+    qn_dims *dims = qn_b_dims(&v->b);
+    int64_t ones[QN_MAX_RANK], step[QN_MAX_RANK] = { 1, 1 }, interior[QN_MAX_RANK] = { 0, 0 };
+    int64_t n_phases = 1;
+    qn_value *sum = NULL;
+    for (int i = 0; i < c->n; i++) {
+        ones[i] = 1;
+        step[i + 2] = c->stride[i];
+        interior[i + 2] = c->stride[i] - 1;
+        n_phases *= c->stride[i] < c->w[i] ? c->stride[i] : c->w[i];
+    }
+    for (int64_t phase = 0; x && phase < n_phases; phase++) {
+        qn_dim start[QN_MAX_RANK], low[QN_MAX_RANK], high[QN_MAX_RANK];
+        start[0] = start[1] = low[0] = low[1] = high[0] = high[1] = qn_dim_const(dims, 0);
+        int64_t rest = phase;
+        for (int i = 0; i < c->n; i++) {
+            const int64_t phases = c->stride[i] < c->w[i] ? c->stride[i] : c->w[i], at = rest % phases;
+            rest /= phases;
+            const int64_t last = at + (c->w[i] - 1 - at) / c->stride[i] * c->stride[i];
+            start[i + 2] = low[i + 2] = qn_dim_const(dims, at);
+            high[i + 2] = qn_dim_const(dims, c->w[i] - 1 - last);
+        }
+        qn_value *part =
+            correlate(v, c, qn_b_slice(&v->b, x, start, x->type.dims, step), g, zeros, zeros, ones);
+        part = part ? qn_b_pad(&v->b, part, qn_b_scalar(&v->b, x->type.dtype, 0), low, high, interior) : NULL;
+        sum = sum ? qn_b_binary(&v->b, QN_OP_ADD, sum, part) : part;
+    }
+    return sum;
+}
+
+/* gw: x against g. The kernel is as large as the image then: the kernels for convolutions want large ones to meet no border and
+ * take every element. */
+static qn_value *w_gradient(qn_vjp *v, const qn_node *node, const conv *c, qn_value *g)
+{
+    int64_t low[QN_MAX_RANK], high[QN_MAX_RANK], perm[QN_MAX_RANK] = { 1, 0 };
+    bool plain = c->n > 0 && c->y[c->n - 1] > QN_CONV_WIDTH, strided = false;
+    for (int i = 0; i < c->n; i++) {
+        perm[i + 2] = i + 2;
+        low[i] = c->low[i];
+        high[i] = (c->w[i] - 1) * c->w_dilation[i] + (c->y[i] - 1) * c->stride[i] + 1 - c->x[i] - c->low[i];
+        plain &= c->x_dilation[i] == 1 && c->w_dilation[i] == 1;
+        strided |= c->stride[i] > 1;
+    }
+    qn_value *x = node->operands[0];
+    if (plain)
+        x = pad_spatial(v, x, c->n, low, high);
+    qn_value *sum =
+        plain && strided ? correlate_phases(v, c, x, g) : correlate(v, c, x, g, low, high, c->stride);
+    return sum ? qn_b_transpose(&v->b, sum, perm) : NULL;
 }
 
 static qn_status convolution(qn_vjp *v, qn_node *node, qn_value *const *g)

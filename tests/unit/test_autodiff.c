@@ -198,6 +198,15 @@ static const gradient_case cases[] = {
     { "convolution, cropped, of one axis", -1, 1, "%x: f64[2, 2, 7], %y: f64[3, 2, 2]", "f64[2, 3, 2]",
       "%r = convolution %x, %y {groups = 1, high = [-1], low = [-1], stride = [2], w_dilation = [1], "
       "x_dilation = [1]} : f64[2, 3, 2]" },
+    { "convolution of a wide image", -1, 1, "%x: f64[1, 2, 3, 20], %y: f64[2, 2, 3, 3]", "f64[1, 2, 3, 20]",
+      "%r = convolution %x, %y {groups = 1, high = [1, 1], low = [1, 1], stride = [1, 1], w_dilation = [1, "
+      "1], "
+      "x_dilation = [1, 1]} : f64[1, 2, 3, 20]" },
+    { "strided convolution of a wide image", -1, 1, "%x: f64[1, 2, 6, 37], %y: f64[2, 1, 3, 2]",
+      "f64[1, 2, 2, 19]",
+      "%r = convolution %x, %y {groups = 2, high = [0, 1], low = [0, 1], stride = [3, 2], w_dilation = [1, "
+      "1], "
+      "x_dilation = [1, 1]} : f64[1, 2, 2, 19]" },
     { "depthwise, dilated, transposed", -1, 1, "%x: f64[1, 3, 3, 2], %y: f64[6, 1, 2, 2]", "f64[1, 6, 4, 3]",
       "%r = convolution %x, %y {groups = 3, high = [1, 1], low = [0, 1], stride = [1, 1], w_dilation = [2, "
       "1], "
