@@ -168,8 +168,10 @@ static void computed(qn_writer *w, void *user, const qn_value *value, const qn_d
     const int rank = value->type.rank;
     trace *t = &k->traces[value->id];
     if (k->rehearsing) {
-        if (!uses_columns(k, rank, index))
+        if (!uses_columns(k, rank, index)) {
+            t->scattered |= is_full(k, value); /* one column of it: a gather's */
             return;
+        }
         t->passes |= 1u << w->pass;
         if (w->mask || (t->index && memcmp(t->index, index, (size_t)rank * sizeof *index) != 0))
             t->scattered = true;
