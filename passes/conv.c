@@ -549,15 +549,18 @@ static qn_status lower(qn_lowering *l, const qn_group *group)
     const qn_dim samples = qn_ispace_import(&w->space, p->node->results[0].type.dims[0]);
     const int64_t panel_parts = (p->panels + p->panels_per_task - 1) / p->panels_per_task;
     const int64_t line_parts = (p->lines + p->lines_per_task - 1) / p->lines_per_task;
-    const qn_dim parts[] = { qn_dim_const(dims, panel_parts), samples, qn_dim_const(dims, line_parts) };
+    /* Threads get neighbouring tasks: those of some lines, which the same thread has made, or of some weights. */
+    const qn_dim panels = qn_dim_const(dims, panel_parts), lines = qn_dim_const(dims, line_parts);
+    const qn_dim parts[] = { p->lines_first ? samples : panels, p->lines_first ? lines : samples,
+                             p->lines_first ? panels : lines };
     const qn_dim tasks = qn_dim_mul(dims, samples, qn_dim_const(dims, panel_parts * line_parts));
     const qn_dim task = qn_ispace_var(&w->space, tasks, false);
     if (task->kind == QN_DIM_SYMBOL)
         qn_ispace_var_of(&w->space, task)->value = qn_kb_task(&w->b);
     qn_dim part[3];
     qn_ix_split(&w->space, task, 3, parts, part);
-    e.sample = part[1];
-    all_panels(&e, part[0], part[2]);
+    e.sample = part[p->lines_first ? 0 : 1];
+    all_panels(&e, part[p->lines_first ? 2 : 0], part[p->lines_first ? 1 : 2]);
     w->kernel->flops = qn_conv_flops(p) * qn_likely_extent(samples);
     const qn_status status = qn_writer_finish(w, tasks, qn_group_step_name(group, l->arena));
     qn_arena_free(scratch);

@@ -42,6 +42,8 @@ typedef struct qn_conv_plan {
     qn_conv_run rows[QN_CONV_RUNS];    /* and the height, for tiles of several rows; otherwise none */
     int64_t panels;                    /* of `vectors` output blocks; the last may have less */
     int64_t panels_per_task;
+    bool
+        lines_first; /* neighbouring tasks have the same lines, and then the same panels; otherwise the reverse */
     int64_t lines,
         lines_per_task; /* rows of output (of all depths) that tasks share; with n_rows > 0 one per depth */
 } qn_conv_plan;

@@ -227,6 +227,7 @@ static void divide(qn_conv_plan *p, const qn_machine *machine)
     if (line * (double)panels > 1.5 * task)
         panels = most(1, (int64_t)(task / line));
     p->panels_per_task = ceil_div(p->panels, ceil_div(p->panels, panels));
+    p->lines_first = panel_bytes * p->panels <= machine->l2_bytes / 2;
     const int64_t lines = most(1, (int64_t)(task / (line * (double)p->panels_per_task) + 0.5));
     p->lines_per_task = lines >= p->lines ? p->lines : ceil_div(p->lines, ceil_div(p->lines, lines));
 }
