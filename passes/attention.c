@@ -149,8 +149,8 @@ static void fill(attention *a, qn_kbuffer *buffer, qn_kvalue *from, qn_kvalue *l
 
 /* ---- the products ---- */
 
-/* For k in [0, high): acc[r][v] += x[r * x_stride + k] * y[panel + k * y_stride][v], in registers. `ahead` is where the
- * memory begins that the first cache is to have later. */
+/* For k in [0, high): acc[r][v] += x[r * x_stride + k] * y[panel + k * y_stride][v], in registers. `ahead`, or NULL, is
+ * where the memory begins that the first cache is to have later. */
 static void product(attention *a, int rows, int vectors, qn_kbuffer *x, int64_t x_stride, qn_kbuffer *y,
                     int64_t y_stride, qn_kvalue *panel, qn_kvalue *high, qn_kvalue *ahead, qn_kvalue **acc)
 {
@@ -165,7 +165,7 @@ static void product(attention *a, int rows, int vectors, qn_kbuffer *x, int64_t 
         qn_kvalue *columns[2];
         for (int v = 0; v < vectors; v++) {
             columns[v] = qn_kb_load(b, y, ADD(panel, ADD(offset, INDEX(v * a->lanes))), a->lanes);
-            if (v % (64 / (4 * a->lanes)) == 0) /* once a line */
+            if (ahead && v % (64 / (4 * a->lanes)) == 0) /* once a line */
                 qn_kb_prefetch(b, y, ADD(ahead, ADD(offset, INDEX(v * a->lanes))), 0);
         }
         for (int r = 0; r < rows; r++) {
@@ -204,7 +204,6 @@ static void score_panels(attention *a, int rows, qn_kvalue *first, qn_kvalue *n,
 static void weigh_values(attention *a, int rows, qn_kvalue *first, qn_kvalue *n, qn_kvalue *group)
 {
     qn_kbuilder *b = &a->w.b;
-    enum { AHEAD = 16 };
     qn_kvalue *acc[2 * MAX_ROWS], *row = ADD(MUL(group, a->n_keys_value), first);
     const int64_t width = (int64_t)a->v_vectors * a->lanes;
     qn_kinst *loop = for_range(a, INDEX(0), INDEX(a->v_width / width));
@@ -219,8 +218,7 @@ static void weigh_values(attention *a, int rows, qn_kvalue *first, qn_kvalue *n,
                                                : qn_kb_float(b, (qn_ktype){ QUERN_F32, a->lanes }, 0);
         }
     }
-    product(a, rows, a->v_vectors, a->scores, a->stride, a->v, a->v_width, panel, n,
-            ADD(panel, INDEX(AHEAD * a->v_width)), acc);
+    product(a, rows, a->v_vectors, a->scores, a->stride, a->v, a->v_width, panel, n, NULL, acc);
     for (int r = 0; r < rows; r++)
         for (int v = 0; v < a->v_vectors; v++)
             qn_kb_store(b, a->sums, ADD(column, INDEX(r * a->v_width + v * a->lanes)),
