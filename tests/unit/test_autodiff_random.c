@@ -151,7 +151,7 @@ static quern_session *session_of(quern_module *module, const char *target, uint6
     const quern_compile_options options = {
         .size = sizeof options, .target = target, .cache = "", .threads = 1
     };
-    quern_session *session;
+    quern_session *session = NULL;
     if (quern_compile(module, &options, out_model) || quern_session_new(*out_model, "gradient", &session))
         fail_msg("seed %llu: %s", (unsigned long long)seed, quern_last_error());
     return session;
