@@ -227,6 +227,10 @@ bool qn_kinst_is_pure(const qn_kernel *k, const qn_kinst *inst)
     case QN_K_IF:
     case QN_K_CHECK:
     case QN_K_BARRIER:
+    case QN_K_TILE_SHAPE:
+    case QN_K_TILE_ZERO:
+    case QN_K_TILE_LOAD:
+    case QN_K_TILE_STORE:
     case QN_K_TILE_MMA: return false;
     case QN_K_LOAD:
         if (inst->buffer->space != QN_SPACE_ARGUMENT || inst->buffer->written)

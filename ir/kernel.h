@@ -50,7 +50,7 @@ typedef enum qn_kop {
     QN_K_FMA,     /* a * b + c, rounded once; floats (f16, bf16: fma in f32, then rounded) */
     QN_K_COMPARE, /* direction; a, b -> bool */
     QN_K_SELECT,  /* a (bool) ? b : c */
-    QN_K_CONVERT, /* a to type, as the convert op */
+    QN_K_CONVERT, /* a to type, as the convert op; to bf16 and marked fast: numbers below the smallest normal one may become 0 */
     QN_K_BITCAST, /* same bits, same lanes */
     QN_K_SCALE2, /* a * 2^b; a float, b of a's type holding an integer; clamps large |b|. Correctly rounded, into the
                   * denormals too, for 2^-60 <= |a| <= 2^60, 0, infinity, NaN */
@@ -71,7 +71,15 @@ typedef enum qn_kop {
     QN_K_IF,  /* operand: scalar bool; two blocks; results: what the blocks yield */
     QN_K_CHECK,   /* operand: bool; where false, args[0] = `index` (a node number) and the task returns */
     QN_K_BARRIER, /* GPU: all threads of the block */
-    QN_K_TILE_MMA /* matrix instruction; reserved for matrix units (AMX, tensor cores): see tile_mma_* when used */
+    /* matrix unit: eight tiles of up to 16 rows of 64 bytes, a state of the task beside its values (CPU with AMX) */
+    QN_K_TILE_SHAPE, /* operands: rows of tiles 0 … 7 (i64; 0: the tile isn't used). Before any use; tiles are zero after it */
+    QN_K_TILE_ZERO,  /* tile */
+    QN_K_TILE_LOAD,  /* tile; operands: index, elements from one row to the next. 64 bytes a row */
+    QN_K_TILE_STORE, /* likewise */
+    QN_K_TILE_MMA /* sums, x, y; dtypes of x and y. sums[i][j] += x[i][k] * y[k][j] over all k: sums are f32 for bf16 and i32
+                   * for bytes; a row of x is its k in order; y holds `group` values of k side by side, 4 bytes of them:
+                   * row k / group, element j * group + k % group. x has as many groups as y has rows. In no promised order;
+                   * bf16 below the smallest normal number count as 0 */
 } qn_kop;
 
 typedef enum qn_ktag {
@@ -133,9 +141,10 @@ struct qn_kinst {
         index_math; /* BINARY add, sub, mul, div, rem on i64 made by qn_kb_i*: the result does not overflow; dividends
                       * are >= 0 and divisors > 0 (so no guards, and nsw is right). Printed as iadd, isub, imul, idiv, imod */
     int n_mask;
-    const int *mask; /* SHUFFLE */
-    qn_ktag tag;     /* FOR */
-    int lanes;       /* FOR vector: how many (0: the target's choice) */
+    const int *mask;       /* SHUFFLE; TILE_*: tile numbers */
+    qn_dtype tile_type[2]; /* TILE_MMA */
+    qn_ktag tag;           /* FOR */
+    int lanes;             /* FOR vector: how many (0: the target's choice) */
     const qn_kind
         *carried_kinds; /* FOR vector: how each carried value combines (QN_SET: not combinable, forbids it) */
     qn_kinst *prev, *next;
@@ -210,6 +219,14 @@ qn_kinst *qn_kb_store(qn_kbuilder *b, qn_kbuffer *buffer, qn_kvalue *index, qn_k
 void qn_kb_prefetch(qn_kbuilder *b, qn_kbuffer *buffer, qn_kvalue *index, int locality);
 void qn_kb_check(qn_kbuilder *b, qn_kvalue *condition, int node);
 void qn_kb_barrier(qn_kbuilder *b);
+/* ---- kernel_tile.c ---- */
+enum { QN_TILES = 8, QN_TILE_ROWS = 16, QN_TILE_BYTES = 64 };
+void qn_kb_tile_shape(qn_kbuilder *b, qn_kvalue *const *rows); /* of QN_TILES tiles */
+void qn_kb_tile_zero(qn_kbuilder *b, int tile);
+void qn_kb_tile_load(qn_kbuilder *b, int tile, qn_kbuffer *buffer, qn_kvalue *index, qn_kvalue *stride);
+void qn_kb_tile_store(qn_kbuilder *b, int tile, qn_kbuffer *buffer, qn_kvalue *index, qn_kvalue *stride);
+void qn_kb_tile_mma(qn_kbuilder *b, int sums, int x, int y, qn_dtype x_type, qn_dtype y_type);
+bool qn_kernel_uses_tiles(const qn_kernel *kernel);
 
 /* Index arithmetic on i64 scalars, simplified with the bounds of the operands: x*1, (i*n + j)/n = i for 0 <= j < n,
  * (i*n + j)%n = j, sums in a canonical order (so that common parts are common). Division rounds to minus infinity;

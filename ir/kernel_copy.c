@@ -71,10 +71,14 @@ static void copy_effect(qn_kbuilder *b, const qn_kinst *inst, qn_kvalue *const *
         break;
     case QN_K_PREFETCH: qn_kb_prefetch(b, inst->buffer, o[0], (int)inst->index); break;
     case QN_K_CHECK: qn_kb_check(b, o[0], (int)inst->index); break;
-    default: /* ATOMIC_ADD, BARRIER, TILE_MMA */
+    default: /* ATOMIC_ADD, BARRIER, TILE_* */
         qn_kb_emit(b, inst->op, inst->n_operands, o, qn_ktype_make(QUERN_INVALID_DTYPE, 0));
         b->block->last->buffer = inst->buffer;
         b->block->last->index = inst->index;
+        b->block->last->n_mask = inst->n_mask;
+        b->block->last->mask =
+            qn_arena_copy(b->kernel->arena, inst->mask, (size_t)inst->n_mask * sizeof *inst->mask);
+        memcpy(b->block->last->tile_type, inst->tile_type, sizeof inst->tile_type);
         break;
     }
 }
@@ -195,6 +199,7 @@ static void clone_inst(cloner *c, const qn_kinst *old, qn_kblock *into)
     new->tag = old->tag;
     new->lanes = old->lanes;
     new->n_mask = old->n_mask;
+    memcpy(new->tile_type, old->tile_type, sizeof new->tile_type);
     if (old->mask)
         new->mask = qn_arena_copy(arena, old->mask, (size_t)old->n_mask * sizeof *old->mask);
     if (old->carried_kinds)

@@ -469,6 +469,35 @@ static void parse_mask(parser *p, int *mask, int *n)
     expect(p, "]");
 }
 
+static qn_dtype take_dtype(parser *p);
+
+static qn_kinst *parse_tile(parser *p, qn_kop op)
+{
+    int tiles[64], n_tiles = 0, n = 0;
+    qn_kvalue *o[QN_TILES];
+    qn_kbuffer *buffer = NULL;
+    qn_dtype types[2] = { QUERN_INVALID_DTYPE, QUERN_INVALID_DTYPE };
+    if (op == QN_K_TILE_SHAPE)
+        n = take_values(p, o, QN_TILES);
+    else
+        parse_mask(p, tiles, &n_tiles);
+    if (op == QN_K_TILE_LOAD || op == QN_K_TILE_STORE) {
+        o[n++] = parse_place(p, &buffer);
+        expect(p, ",");
+        o[n++] = take_value(p);
+    }
+    for (int i = 0; i < 2 && op == QN_K_TILE_MMA; i++)
+        types[i] = take_dtype(p);
+    if (p->failed)
+        return NULL;
+    qn_kinst *inst = emit(p, op, n, o, qn_ktype_make(QUERN_INVALID_DTYPE, 0));
+    inst->buffer = buffer;
+    inst->n_mask = n_tiles;
+    inst->mask = qn_arena_copy(p->k->arena, tiles, (size_t)n_tiles * sizeof *tiles);
+    memcpy(inst->tile_type, types, sizeof types);
+    return inst;
+}
+
 /* The instructions that are a name, operands and a little more. */
 static qn_kinst *parse_plain(parser *p, qn_kop op, qn_op fn)
 {
@@ -556,7 +585,9 @@ static void parse_operation(parser *p, const results *names)
         return;
     }
     bool memory = op == QN_K_LOAD || op == QN_K_STORE || op == QN_K_PREFETCH || op == QN_K_ATOMIC_ADD;
-    qn_kinst *inst = memory ? parse_memory(p, op) : parse_plain(p, op, fn);
+    qn_kinst *inst = op >= QN_K_TILE_SHAPE ? parse_tile(p, op)
+                     : memory              ? parse_memory(p, op)
+                                           : parse_plain(p, op, fn);
     if (p->failed)
         return;
     inst->fast = fast;

@@ -8,18 +8,34 @@
 #include "ir/strbuf.h"
 
 const char *const qn_kop_names[] = {
-    [QN_K_CONST] = "const",       [QN_K_PARAM] = "param",
-    [QN_K_TASK] = "task",         [QN_K_UNARY] = "unary",
-    [QN_K_BINARY] = "binary",     [QN_K_FMA] = "fma",
-    [QN_K_COMPARE] = "compare",   [QN_K_SELECT] = "select",
-    [QN_K_CONVERT] = "convert",   [QN_K_BITCAST] = "bitcast",
-    [QN_K_SCALE2] = "scale2",     [QN_K_SPLAT] = "splat",
-    [QN_K_RAMP] = "ramp",         [QN_K_EXTRACT] = "extract",
-    [QN_K_SHUFFLE] = "shuffle",   [QN_K_REDUCE] = "reduce",
-    [QN_K_LOAD] = "load",         [QN_K_STORE] = "store",
-    [QN_K_PREFETCH] = "prefetch", [QN_K_ATOMIC_ADD] = "atomic_add",
-    [QN_K_FOR] = "for",           [QN_K_IF] = "if",
-    [QN_K_CHECK] = "check",       [QN_K_BARRIER] = "barrier",
+    [QN_K_CONST] = "const",
+    [QN_K_PARAM] = "param",
+    [QN_K_TASK] = "task",
+    [QN_K_UNARY] = "unary",
+    [QN_K_BINARY] = "binary",
+    [QN_K_FMA] = "fma",
+    [QN_K_COMPARE] = "compare",
+    [QN_K_SELECT] = "select",
+    [QN_K_CONVERT] = "convert",
+    [QN_K_BITCAST] = "bitcast",
+    [QN_K_SCALE2] = "scale2",
+    [QN_K_SPLAT] = "splat",
+    [QN_K_RAMP] = "ramp",
+    [QN_K_EXTRACT] = "extract",
+    [QN_K_SHUFFLE] = "shuffle",
+    [QN_K_REDUCE] = "reduce",
+    [QN_K_LOAD] = "load",
+    [QN_K_STORE] = "store",
+    [QN_K_PREFETCH] = "prefetch",
+    [QN_K_ATOMIC_ADD] = "atomic_add",
+    [QN_K_FOR] = "for",
+    [QN_K_IF] = "if",
+    [QN_K_CHECK] = "check",
+    [QN_K_BARRIER] = "barrier",
+    [QN_K_TILE_SHAPE] = "tile_shape",
+    [QN_K_TILE_ZERO] = "tile_zero",
+    [QN_K_TILE_LOAD] = "tile_load",
+    [QN_K_TILE_STORE] = "tile_store",
     [QN_K_TILE_MMA] = "tile_mma",
 };
 const char *const qn_ktag_names[4] = { "serial", "vector", "unroll", "gpu_thread" };
@@ -222,6 +238,13 @@ static void print_memory(printer *p, const qn_kinst *inst)
         qn_strbuf_printf(&p->out, ", %lld", (long long)inst->index);
 }
 
+static void print_numbers(printer *p, const qn_kinst *inst)
+{
+    for (int i = 0; i < inst->n_mask; i++)
+        print_number(p, i ? ", " : " [", inst->mask[i]);
+    qn_strbuf_puts(&p->out, "]");
+}
+
 static void print_operation(printer *p, const qn_kinst *inst)
 {
     const char *name = qn_kop_names[inst->op];
@@ -235,6 +258,13 @@ static void print_operation(printer *p, const qn_kinst *inst)
     case QN_K_STORE:
     case QN_K_PREFETCH:
     case QN_K_ATOMIC_ADD: print_memory(p, inst); return;
+    case QN_K_TILE_LOAD:
+    case QN_K_TILE_STORE: /* tile_load [4] %x[%i], %stride */
+        print_numbers(p, inst);
+        print_place(p, inst);
+        qn_strbuf_puts(&p->out, ",");
+        uses(p, inst->operands + 1, 1);
+        return;
     case QN_K_COMPARE: qn_strbuf_printf(&p->out, " %s", qn_direction_names[inst->direction]); break;
     case QN_K_REDUCE: qn_strbuf_printf(&p->out, " %s", qn_kind_names[inst->kind]); break;
     default: break;
@@ -251,9 +281,11 @@ static void print_operation(printer *p, const qn_kinst *inst)
     case QN_K_EXTRACT:
     case QN_K_CHECK: qn_strbuf_printf(&p->out, ", %lld", (long long)inst->index); break;
     case QN_K_SHUFFLE:
-        for (int i = 0; i < inst->n_mask; i++)
-            print_number(p, i ? ", " : " [", inst->mask[i]);
-        qn_strbuf_puts(&p->out, "]");
+    case QN_K_TILE_ZERO: print_numbers(p, inst); break;
+    case QN_K_TILE_MMA: /* tile_mma [0, 4, 6] bf16 bf16 */
+        print_numbers(p, inst);
+        for (int i = 0; i < 2; i++)
+            qn_strbuf_printf(&p->out, " %s", qn_dtype_name(inst->tile_type[i]));
         break;
     default: break;
     }

@@ -28,19 +28,16 @@ static bool lanes_are_good(int lanes)
 static const struct {
     int min, max, results; /* operands; results of -1: any number */
 } arity[] = {
-    [QN_K_CONST] = { 0, 0, 1 },          [QN_K_PARAM] = { 0, 0, 1 },
-    [QN_K_TASK] = { 0, 0, 1 },           [QN_K_UNARY] = { 1, 1, 1 },
-    [QN_K_BINARY] = { 2, 2, 1 },         [QN_K_FMA] = { 3, 3, 1 },
-    [QN_K_COMPARE] = { 2, 2, 1 },        [QN_K_SELECT] = { 3, 3, 1 },
-    [QN_K_CONVERT] = { 1, 1, 1 },        [QN_K_BITCAST] = { 1, 1, 1 },
-    [QN_K_SCALE2] = { 2, 2, 1 },         [QN_K_SPLAT] = { 1, 1, 1 },
-    [QN_K_RAMP] = { 1, 1, 1 },           [QN_K_EXTRACT] = { 1, 1, 1 },
-    [QN_K_SHUFFLE] = { 2, 2, 1 },        [QN_K_REDUCE] = { 1, 1, 1 },
-    [QN_K_LOAD] = { 1, 3, 1 },           [QN_K_STORE] = { 2, 3, 0 },
-    [QN_K_PREFETCH] = { 1, 1, 0 },       [QN_K_ATOMIC_ADD] = { 2, 2, 0 },
-    [QN_K_FOR] = { 3, 1 << 20, -1 },     [QN_K_IF] = { 1, 1, -1 },
-    [QN_K_CHECK] = { 1, 1, 0 },          [QN_K_BARRIER] = { 0, 0, 0 },
-    [QN_K_TILE_MMA] = { 0, 1 << 20, 0 },
+    [QN_K_CONST] = { 0, 0, 1 },      [QN_K_PARAM] = { 0, 0, 1 },      [QN_K_TASK] = { 0, 0, 1 },
+    [QN_K_UNARY] = { 1, 1, 1 },      [QN_K_BINARY] = { 2, 2, 1 },     [QN_K_FMA] = { 3, 3, 1 },
+    [QN_K_COMPARE] = { 2, 2, 1 },    [QN_K_SELECT] = { 3, 3, 1 },     [QN_K_CONVERT] = { 1, 1, 1 },
+    [QN_K_BITCAST] = { 1, 1, 1 },    [QN_K_SCALE2] = { 2, 2, 1 },     [QN_K_SPLAT] = { 1, 1, 1 },
+    [QN_K_RAMP] = { 1, 1, 1 },       [QN_K_EXTRACT] = { 1, 1, 1 },    [QN_K_SHUFFLE] = { 2, 2, 1 },
+    [QN_K_REDUCE] = { 1, 1, 1 },     [QN_K_LOAD] = { 1, 3, 1 },       [QN_K_STORE] = { 2, 3, 0 },
+    [QN_K_PREFETCH] = { 1, 1, 0 },   [QN_K_ATOMIC_ADD] = { 2, 2, 0 }, [QN_K_FOR] = { 3, 1 << 20, -1 },
+    [QN_K_IF] = { 1, 1, -1 },        [QN_K_CHECK] = { 1, 1, 0 },      [QN_K_BARRIER] = { 0, 0, 0 },
+    [QN_K_TILE_SHAPE] = { 8, 8, 0 }, [QN_K_TILE_ZERO] = { 0, 0, 0 },  [QN_K_TILE_LOAD] = { 2, 2, 0 },
+    [QN_K_TILE_STORE] = { 2, 2, 0 }, [QN_K_TILE_MMA] = { 0, 0, 0 },
 };
 
 static const char *check_leaf(const checker *c)
@@ -222,6 +219,39 @@ static const char *check_control(const checker *c)
     return NULL;
 }
 
+static const char *check_tile(const checker *c)
+{
+    const qn_kinst *inst = c->inst;
+    const bool load = inst->op == QN_K_TILE_LOAD, memory = load || inst->op == QN_K_TILE_STORE;
+    const int tiles = inst->op == QN_K_TILE_SHAPE ? 0 : inst->op == QN_K_TILE_MMA ? 3 : 1;
+    bool known = !memory;
+    for (int i = 0; i < inst->n_operands; i++)
+        if (!qn_k_is_index(inst->operands[i]))
+            MISTAKE("operand %d is %s, not i64", i, show(c, inst->operands[i]));
+    if (inst->n_mask != tiles)
+        MISTAKE("names %d tiles, not %d", inst->n_mask, tiles);
+    for (int i = 0; i < tiles; i++)
+        if (inst->mask[i] < 0 || inst->mask[i] >= QN_TILES)
+            MISTAKE("there is no tile %d", inst->mask[i]);
+    for (int i = 0; i < c->k->n_all_buffers && !known; i++)
+        known = c->k->buffers[i] == inst->buffer;
+    if (!known)
+        MISTAKE("names no buffer of this kernel");
+    if (memory && !(load ? inst->buffer->read : inst->buffer->written))
+        MISTAKE("%s %%%s, which is declared otherwise", load ? "reads" : "writes", inst->buffer->name);
+    if (inst->op == QN_K_TILE_MMA) {
+        const qn_dtype x = inst->tile_type[0], y = inst->tile_type[1];
+        const bool bytes = (x == QUERN_I8 || x == QUERN_U8) && (y == QUERN_I8 || y == QUERN_U8);
+        if (!bytes && (x != QUERN_BF16 || y != QUERN_BF16))
+            MISTAKE("multiplies bf16 with bf16 and bytes with bytes, not %s with %s", qn_dtype_name(x),
+                    qn_dtype_name(y));
+        if (inst->mask[0] == inst->mask[1] || inst->mask[0] == inst->mask[2] ||
+            inst->mask[1] == inst->mask[2])
+            MISTAKE("needs three different tiles");
+    }
+    return NULL;
+}
+
 static const char *check_inst(const checker *c)
 {
     switch (c->inst->op) {
@@ -249,7 +279,11 @@ static const char *check_inst(const checker *c)
     case QN_K_IF:
     case QN_K_CHECK: return check_control(c);
     case QN_K_BARRIER: return c->k->gpu_threads ? NULL : "is for GPUs, but the kernel has no gpu_threads";
-    case QN_K_TILE_MMA: return "is reserved";
+    case QN_K_TILE_SHAPE:
+    case QN_K_TILE_ZERO:
+    case QN_K_TILE_LOAD:
+    case QN_K_TILE_STORE:
+    case QN_K_TILE_MMA: return check_tile(c);
     }
     return "is no kernel instruction";
 }

@@ -50,7 +50,7 @@ static bool survey_inst(mapper *m, const qn_kinst *inst)
     bool any = inst->op == QN_K_FOR || inst->op == QN_K_IF;
     for (int i = 0; i < inst->n_operands; i++)
         any |= m->varies[inst->operands[i]->serial];
-    if (inst->op == QN_K_BARRIER || inst->op == QN_K_TILE_MMA || inst->tag == QN_TAG_GPU_THREAD)
+    if (inst->op == QN_K_BARRIER || inst->op >= QN_K_TILE_SHAPE || inst->tag == QN_TAG_GPU_THREAD)
         return false;
     if (inst->op == QN_K_STORE && !m->varies[inst->operands[0]->serial])
         return false; /* the last iteration wins */

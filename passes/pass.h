@@ -5,6 +5,9 @@
 #include "ir/graph.h"
 #include "ir/program.h"
 
+/* What contractions multiply: float32 as the model says, or bfloat16 with sums in float32 where that is faster. */
+typedef enum qn_precision { QN_PRECISION_F32, QN_PRECISION_BF16 } qn_precision;
+
 typedef enum qn_math { QN_MATH_STRICT, QN_MATH_DEFAULT, QN_MATH_FAST } qn_math;
 
 /* What lowering must know of the machine it lowers for. Backends fill it in. */
@@ -14,6 +17,7 @@ typedef struct qn_machine {
     int vector_registers; /* 32 or 16 */
     bool fma;
     bool masked; /* masked loads and stores are cheap */
+    bool tiles;  /* the matrix unit of QN_K_TILE_*, bf16 and bytes */
     int64_t l1_bytes, l2_bytes;
     int gpu_arch;         /* 90 for sm_90 */
     const char *features; /* for keys and messages */
@@ -25,6 +29,7 @@ typedef enum qn_blas_use { QN_BLAS_NEVER, QN_BLAS_WHERE_UNTUNED, QN_BLAS_ALWAYS 
 
 typedef struct qn_pass_options {
     qn_math math;
+    qn_precision precision;
     const qn_machine *machine;
     const qn_tensor *(*fold)(
         const qn_node *node,

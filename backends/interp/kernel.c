@@ -6,6 +6,7 @@
 #include <string.h>
 
 #include "backends/backend.h"
+#include "backends/interp/tiles.h"
 #include "ir/kernel_edit.h"
 #include "ir/kernel_eval.h"
 
@@ -18,6 +19,7 @@ typedef struct machine {
     unsigned char **base; /* per buffer */
     qn_scalar *carried;   /* scratch for the values that a loop or a branch hands over */
     int n_slots, n_carried;
+    qn_tiles tiles;
     int thread_loops; /* open loops that stand for the threads of a GPU block */
     qn_arena *arena;
     qn_diags *diags;
@@ -214,6 +216,27 @@ static outcome run_memory(machine *m, const qn_kinst *inst)
     return GO_ON;
 }
 
+static outcome run_tile(machine *m, const qn_kinst *inst)
+{
+    int64_t rows[QN_TILES], row_bytes = 0;
+    unsigned char *at = NULL;
+    for (int i = 0; i < QN_TILES && inst->op == QN_K_TILE_SHAPE; i++)
+        rows[i] = index_of(m, inst->operands[i]);
+    if (inst->buffer) {
+        const int64_t bytes = (int64_t)qn_dtype_bytes(inst->buffer->dtype);
+        const int64_t first = index_of(m, inst->operands[0]), stride = index_of(m, inst->operands[1]);
+        const int64_t last = first + (m->tiles.rows[inst->mask[0]] - 1) * stride + QN_TILE_BYTES / bytes - 1;
+        if (inst->buffer->space != QN_SPACE_ARGUMENT && (first < 0 || last >= inst->buffer->elements))
+            return broken(m, qn_arena_printf(m->arena, "a tile of %s from %lld to %lld, which has %lld",
+                                             inst->buffer->name, (long long)first, (long long)last,
+                                             (long long)inst->buffer->elements));
+        at = m->base[buffer_number(m, inst->buffer)] + first * bytes;
+        row_bytes = stride * bytes;
+    }
+    const char *wrong = qn_tiles_run(&m->tiles, inst, at, row_bytes, rows);
+    return wrong ? broken(m, wrong) : GO_ON;
+}
+
 /* ---- control ---- */
 
 static outcome run_block(machine *m, const qn_kblock *block);
@@ -268,7 +291,11 @@ static outcome run_inst(machine *m, const qn_kinst *inst)
             }
         return GO_ON;
     case QN_K_BARRIER: return m->thread_loops ? broken(m, "a barrier among the threads of a loop") : GO_ON;
-    case QN_K_TILE_MMA: return broken(m, "tile_mma is reserved");
+    case QN_K_TILE_SHAPE:
+    case QN_K_TILE_ZERO:
+    case QN_K_TILE_LOAD:
+    case QN_K_TILE_STORE:
+    case QN_K_TILE_MMA: return run_tile(m, inst);
     default: run_value(m, inst); return GO_ON;
     }
 }

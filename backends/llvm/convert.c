@@ -185,6 +185,22 @@ LLVMValueRef qn_llvm_convert(const qn_emitter *e, qn_ktype from, qn_dtype to, LL
     return to_float ? int_to_float(e, from, to, a) : int_to_int(e, from, to, a);
 }
 
+/* With the CPU's own instruction where there is one, as on all that have a matrix unit. */
+LLVMValueRef qn_llvm_round_to_bf16(const qn_emitter *e, qn_ktype from, LLVMValueRef a)
+{
+    enum { LANES = 16 };
+    if (!e->target->machine.tiles || from.lanes < LANES)
+        return qn_llvm_convert(e, from, QUERN_BF16, a);
+    LLVMValueRef all = NULL;
+    for (int i = 0; i < from.lanes; i += LANES) {
+        LLVMValueRef part = from.lanes > LANES ? qn_llvm_slice(e, a, i, LANES) : a;
+        part = qn_llvm_intrinsic(e, "llvm.x86.avx512bf16.cvtneps2bf16.512", 0, NULL, 1, &part);
+        part = LLVMBuildBitCast(e->builder, part, qn_llvm_type(e, (qn_ktype){ QUERN_BF16, LANES }), "");
+        all = all ? qn_llvm_concat(e, all, part) : part;
+    }
+    return all;
+}
+
 LLVMValueRef qn_llvm_bitcast(const qn_emitter *e, qn_ktype from, qn_dtype to, LLVMValueRef a)
 {
     if (from.dtype == to)

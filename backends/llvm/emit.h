@@ -72,6 +72,8 @@ LLVMValueRef qn_llvm_compare(const qn_emitter *e, qn_direction direction, qn_kty
 LLVMValueRef qn_llvm_scale2(const qn_emitter *e, qn_ktype type, LLVMValueRef a, LLVMValueRef n);
 LLVMValueRef qn_llvm_reduce(const qn_emitter *e, qn_kind kind, qn_ktype type, LLVMValueRef a);
 LLVMValueRef qn_llvm_convert(const qn_emitter *e, qn_ktype from, qn_dtype to, LLVMValueRef a);
+LLVMValueRef qn_llvm_round_to_bf16(const qn_emitter *e, qn_ktype from,
+                                   LLVMValueRef a); /* may flush denormals */
 LLVMValueRef qn_llvm_bitcast(const qn_emitter *e, qn_ktype from, qn_dtype to, LLVMValueRef a);
 LLVMValueRef qn_llvm_ramp(const qn_emitter *e, qn_ktype type, LLVMValueRef first);
 LLVMValueRef qn_llvm_shuffle(const qn_emitter *e, LLVMValueRef a, LLVMValueRef b, int n_mask,
@@ -103,6 +105,18 @@ void qn_llvm_scatter(const qn_emitter *e, qn_ktype type, LLVMValueRef addresses,
                      LLVMValueRef mask, qn_llvm_tags tags);
 /* locality 0: all levels of cache … 3: none */
 void qn_llvm_prefetch(const qn_emitter *e, LLVMValueRef address, int locality);
+
+/* ---- tile.c: the matrix unit, see QN_K_TILE_* ---- */
+
+LLVMValueRef qn_llvm_tile_config(const qn_emitter *e); /* memory for a shape; in the function's first block */
+void qn_llvm_tile_shape(const qn_emitter *e, LLVMValueRef config, LLVMValueRef *rows);
+void qn_llvm_tile_zero(const qn_emitter *e, int number);
+void qn_llvm_tile_move(const qn_emitter *e, bool load, int number, LLVMValueRef address,
+                       LLVMValueRef row_bytes);
+void qn_llvm_tile_mma(const qn_emitter *e, const int *tiles, qn_dtype x, qn_dtype y);
+void qn_llvm_tile_release(const qn_emitter *e);
+/* Asks Linux to let the process use tiles, which is needed once; true: refused. */
+LLVMValueRef qn_llvm_tile_permission(const qn_emitter *e);
 
 /* ---- gpu.c: leaves of GPU kernels ---- */
 

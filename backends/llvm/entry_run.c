@@ -412,6 +412,14 @@ static LLVMValueRef weights_pointer(const runner *r)
                                 : member(r->e, r->m->ctx_type, r->ctx, QN_CTX_WEIGHTS);
 }
 
+static bool uses_tiles(const qn_program *p)
+{
+    for (int i = 0; i < p->n_kernels; i++)
+        if (qn_kernel_uses_tiles(p->kernels[i]))
+            return true;
+    return false;
+}
+
 /* Also takes the pointers out of io. */
 static void check_arguments(runner *r)
 {
@@ -500,6 +508,8 @@ LLVMValueRef qn_emit_run(qn_emitter *e, const qn_entry_module *m, const qn_progr
     LLVMValueRef lent = LLVMGetParam(r->function, 2);
     r->ctx = LLVMBuildSelect(b, LLVMBuildIsNull(b, lent, ""), m->default_ctx, lent, "");
     check_arguments(r);
+    if (uses_tiles(p))
+        fail_with(r, qn_llvm_tile_permission(e), QUERN_ERROR_DEVICE);
 
     r->dims.home = qn_llvm_here(e);
     LLVMBasicBlockRef steps = qn_llvm_block(e, "steps");

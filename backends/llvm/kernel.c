@@ -25,6 +25,7 @@ typedef struct lowering {
     const struct escape *escape; /* in a loop that is spread over GPU threads */
     bool aligned;  /* in the version for buffers aligned to whole vectors: see nontemporal stores below */
     bool bypassed; /* non-temporal stores were emitted: a fence is due */
+    LLVMValueRef tile_config; /* NULL: it uses no tiles */
     qn_status status;
 } lowering;
 
@@ -301,7 +302,10 @@ static LLVMValueRef emit_value(lowering *s, const qn_kinst *inst)
                                operand(s, inst, 1));
     case QN_K_SELECT:
         return LLVMBuildSelect(e->builder, operand(s, inst, 0), operand(s, inst, 1), operand(s, inst, 2), "");
-    case QN_K_CONVERT: return qn_llvm_convert(e, inst->operands[0]->type, type.dtype, operand(s, inst, 0));
+    case QN_K_CONVERT:
+        if (inst->fast && type.dtype == QUERN_BF16 && inst->operands[0]->type.dtype == QUERN_F32)
+            return qn_llvm_round_to_bf16(e, inst->operands[0]->type, operand(s, inst, 0));
+        return qn_llvm_convert(e, inst->operands[0]->type, type.dtype, operand(s, inst, 0));
     case QN_K_BITCAST: return qn_llvm_bitcast(e, inst->operands[0]->type, type.dtype, operand(s, inst, 0));
     case QN_K_SCALE2: return qn_llvm_scale2(e, type, operand(s, inst, 0), operand(s, inst, 1));
     case QN_K_SPLAT: return qn_llvm_splat(e, operand(s, inst, 0), type.lanes);
@@ -495,6 +499,13 @@ static void emit_if(lowering *s, const qn_kinst *inst)
     }
 }
 
+static void end_task(const lowering *s)
+{
+    if (s->tile_config)
+        qn_llvm_tile_release(s->e);
+    LLVMBuildRetVoid(s->e->builder);
+}
+
 /* Another task may report at the same time: the store is atomic, any of the nodes may win. */
 static void emit_check(lowering *s, const qn_kinst *inst)
 {
@@ -512,9 +523,33 @@ static void emit_check(lowering *s, const qn_kinst *inst)
             qn_llvm_incoming(s->escape->phis[i], s->escape->before[i], failed);
         LLVMBuildBr(e->builder, s->escape->next);
     } else {
-        LLVMBuildRetVoid(e->builder);
+        end_task(s);
     }
     qn_llvm_at(e, behind);
+}
+
+static void emit_tile(lowering *s, const qn_kinst *inst)
+{
+    const qn_emitter *e = s->e;
+    LLVMValueRef rows[QN_TILES];
+    if (!e->target->machine.tiles) {
+        unsupported(s, "matrix instructions");
+        return;
+    }
+    switch (inst->op) {
+    case QN_K_TILE_SHAPE:
+        for (int i = 0; i < QN_TILES; i++)
+            rows[i] = operand(s, inst, i);
+        qn_llvm_tile_shape(e, s->tile_config, rows);
+        return;
+    case QN_K_TILE_ZERO: qn_llvm_tile_zero(e, inst->mask[0]); return;
+    case QN_K_TILE_MMA: qn_llvm_tile_mma(e, inst->mask, inst->tile_type[0], inst->tile_type[1]); return;
+    default: break; /* LOAD, STORE */
+    }
+    LLVMValueRef bytes = qn_llvm_i64(e, (int64_t)qn_dtype_bytes(inst->buffer->dtype));
+    qn_llvm_tile_move(e, inst->op == QN_K_TILE_LOAD, inst->mask[0],
+                      address(s, inst->buffer, inst->operands[0]),
+                      LLVMBuildNSWMul(e->builder, operand(s, inst, 1), bytes, ""));
 }
 
 static const char *op_name(const qn_kinst *inst)
@@ -567,6 +602,11 @@ static void emit_inst(lowering *s, const qn_kinst *inst)
     case QN_K_FOR: emit_for(s, inst); return;
     case QN_K_IF: emit_if(s, inst); return;
     case QN_K_CHECK: emit_check(s, inst); return;
+    case QN_K_TILE_SHAPE:
+    case QN_K_TILE_ZERO:
+    case QN_K_TILE_LOAD:
+    case QN_K_TILE_STORE:
+    case QN_K_TILE_MMA: emit_tile(s, inst); return;
     default: break;
     }
     LLVMValueRef value = inst->n_results == 1 ? emit_value(s, inst) : NULL;
@@ -595,7 +635,7 @@ static void emit_version(lowering *s, bool aligned)
     emit_block(s, s->k->body);
     if (s->bypassed) /* whoever is told that the task is done finds what it stored */
         qn_llvm_store_fence(s->e);
-    LLVMBuildRetVoid(s->e->builder);
+    end_task(s);
 }
 
 static qn_status build(qn_emitter *e, void *user)
@@ -625,6 +665,8 @@ static qn_status build(qn_emitter *e, void *user)
         s->thread = qn_llvm_gpu_thread(e);
     }
     place_buffers(s);
+    if (qn_kernel_uses_tiles(s->k) && e->target->machine.tiles)
+        s->tile_config = qn_llvm_tile_config(e);
 
     int64_t bytes = 0;
     LLVMValueRef addresses = addresses_to_align(s, s->k->body, NULL, &bytes);

@@ -24,11 +24,13 @@ static void initialize_all(void)
     LLVMInitializeAllTargets();
     LLVMInitializeAllTargetMCs();
     LLVMInitializeAllAsmPrinters();
+    LLVMInitializeAllAsmParsers(); /* entries of kernels that use tiles call Linux */
 }
 
 static void initialize(void)
 {
-    if (LLVMInitializeNativeTarget() || LLVMInitializeNativeAsmPrinter())
+    if (LLVMInitializeNativeTarget() || LLVMInitializeNativeAsmPrinter() ||
+        LLVMInitializeNativeAsmParser()) /* entries of kernels that use tiles call Linux */
         pthread_once(&all_initialized,
                      initialize_all); /* a host that this LLVM has no code for: others still work */
     /* No loop strength reduction: for nested loops with many addresses it takes several times as long as all the rest of
@@ -194,6 +196,49 @@ static bool learn_listed(qn_llvm_target *t)
     return lists(t->features, "avx2") && lists(t->features, "fma") && lists(t->features, "f16c");
 }
 
+/* A function that uses the matrix unit: whether LLVM has code for it. */
+static void probe_tiles(void *user)
+{
+    probe_job *j = user;
+    LLVMTargetMachineRef machine = new_machine(j->target, QN_LLVM_FAST_COMPILE);
+    LLVMContextRef c = LLVMContextCreate();
+    LLVMModuleRef module = LLVMModuleCreateWithNameInContext("probe", c);
+    LLVMBuilderRef b = LLVMCreateBuilderInContext(c);
+    LLVMTypeRef type = LLVMFunctionType(LLVMVoidTypeInContext(c), NULL, 0, 0);
+    LLVMPositionBuilderAtEnd(b, LLVMAppendBasicBlockInContext(c, LLVMAddFunction(module, "probe", type), ""));
+    static const char *const names[] = { "llvm.x86.tdpbf16ps", "llvm.x86.tdpbssd" };
+    for (int i = 0; i < 2; i++) {
+        const unsigned id = LLVMLookupIntrinsicID(names[i], strlen(names[i]));
+        LLVMValueRef tiles[3];
+        for (unsigned k = 0; k < 3; k++)
+            tiles[k] = LLVMConstInt(LLVMInt8TypeInContext(c), k, 0);
+        LLVMBuildCall2(b, LLVMIntrinsicGetType(c, id, NULL, 0),
+                       LLVMGetIntrinsicDeclaration(module, id, NULL, 0), tiles, 3, "");
+    }
+    LLVMBuildRetVoid(b);
+    LLVMDisposeBuilder(b);
+    LLVMSetTarget(module, j->target->triple);
+    LLVMMemoryBufferRef buffer = NULL;
+    char *message = NULL;
+    if (LLVMTargetMachineEmitToMemoryBuffer(machine, module, LLVMObjectFile, &message, &buffer))
+        LLVMDisposeMessage(message);
+    else
+        LLVMDisposeMemoryBuffer(buffer);
+    LLVMDisposeModule(module);
+    LLVMContextDispose(c);
+    LLVMDisposeTargetMachine(machine);
+}
+
+/* What LLVM has no code for is a fatal error of it. The features of a host are all listed, so it need not come to that. */
+static bool has_tiles(const qn_llvm_target *t)
+{
+    if (strstr(t->features, "amx-bf16"))
+        return lists(t->features, "amx-bf16") && lists(t->features, "amx-int8");
+    probe_job j = { .target = t };
+    char message[256];
+    return qn_llvm_guarded(probe_tiles, &j, message, sizeof message);
+}
+
 static bool learn_probed(qn_llvm_target *t, char *message, size_t size)
 {
     probe_job j = { .target = t };
@@ -229,6 +274,7 @@ static qn_status learn(qn_llvm_target *t, bool is_host, qn_diags *diags)
                             : "generic or LLVM's name of a CPU (neoverse-n1, …)",
                         message[0] ? "; LLVM says: " : "", message);
     t->machine = (qn_machine){
+        .tiles = t->avx512 && has_tiles(t),
         .vector_bytes = t->vector_bytes,
         .vector_registers = t->avx512 || t->isa == QN_ISA_AARCH64 ? 32 : 16,
         .fma = true,
