@@ -8,6 +8,18 @@ static const char *const math_names[] = { [QN_MATH_STRICT] = "strict",
                                           [QN_MATH_DEFAULT] = "default",
                                           [QN_MATH_FAST] = "fast" };
 
+static qn_status read_precision(const char *word, qn_settings *out, qn_diags *diags)
+{
+    static const char *const words[] = { [QN_PRECISION_F32] = "f32", [QN_PRECISION_BF16] = "bf16" };
+    size_t i = 0;
+    while (word && i < sizeof words / sizeof *words && strcmp(words[i], word) != 0)
+        i++;
+    if (i == sizeof words / sizeof *words)
+        return qn_error(diags, QUERN_ERROR_ARGUMENT, NULL, "there is no precision '%s': f32 or bf16", word);
+    out->precision = (qn_precision)i;
+    return QUERN_OK;
+}
+
 static qn_status read_blas(const char *word, qn_settings *out, qn_diags *diags)
 {
     static const char *const words[] = { [QN_BLAS_AUTO] = "auto",
@@ -61,6 +73,7 @@ qn_status qn_settings_from(const quern_compile_options *options, qn_settings *ou
         return qn_error(diags, QUERN_ERROR_ARGUMENT, NULL,
                         "optimize cannot be %d: 0 (the default, which is 2), 1 (no fusion) or 2", o.optimize);
     QN_TRY(read_blas(o.blas, out, diags));
+    QN_TRY(read_precision(o.precision, out, diags));
     const char *target = o.target ? o.target : "cpu";
     if (strcmp(target, "interp") == 0)
         return QUERN_OK;

@@ -133,7 +133,7 @@ bool qn_cli_real(const char *text, double *out)
 
 /* ---- options ---- */
 
-enum { DIM, TARGET, CPU, GPU, MATH, OPTIMIZE, BLAS, THREADS, CACHE, VERBOSE };
+enum { DIM, TARGET, CPU, GPU, MATH, PRECISION, OPTIMIZE, BLAS, THREADS, CACHE, VERBOSE };
 
 static const qn_cli_option common[] = {
     [DIM] = { "dim", 0, "NAME=N", "fix a named dimension, or bound it: --dim batch=4, --dim batch=1..64" },
@@ -141,6 +141,7 @@ static const qn_cli_option common[] = {
     [CPU] = { "cpu", 0, "NAME", "native, x86-64-v3, x86-64-v4, …" },
     [GPU] = { "gpu", 0, "NAME", "sm_90, sm_80, … (of nvptx64 and cuda)" },
     [MATH] = { "math", 0, "MODE", "strict, default or fast" },
+    [PRECISION] = { "precision", 0, "P", "f32, or bf16: large products of bfloat16 with sums in float32" },
     [OPTIMIZE] = { "optimize", 0, "N",
                    "2 (the default), or 1: a kernel for each node, for looking for mistakes" },
     [BLAS] = { "blas", 0, "WHO",
@@ -195,6 +196,7 @@ static int accept_common(qn_cli *cli, int option, const char *value)
     case CPU:
     case GPU: cli->compile.cpu = value; break;
     case MATH: cli->compile.math = value; break;
+    case PRECISION: cli->compile.precision = value; break;
     case BLAS: cli->compile.blas = value; break;
     case OPTIMIZE:
         if (!qn_cli_number(value, 1, 2, &n))

@@ -127,6 +127,7 @@ static qn_status make_programs(qn_module *module, const qn_settings *s, quern_po
                                qn_diags *diags)
 {
     qn_pass_options options = { .math = s->math,
+                                .precision = s->precision,
                                 .machine = &out->machine,
                                 .fold = qn_interp_fold,
                                 .parallel_for = quern_pool_parallel_for,

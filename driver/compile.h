@@ -14,6 +14,7 @@ typedef struct qn_settings {
     const qn_backend *backend; /* NULL: the interpreter */
     qn_target target;
     qn_math math;
+    qn_precision precision;
     int threads; /* of the model's runs; 0: as many as the process may use */
     bool fuse;
     qn_blas_choice blas;

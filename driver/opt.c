@@ -18,10 +18,11 @@ static const char usage[] =
     "pipeline with --passes=standard\n"
     "  --skip=PASS[:N]     leave a pass out, or its run number N (from 0)\n"
     "  --math=MODE         strict, default or fast\n"
+    "  --precision=P       f32 or bf16\n"
     "  --lower             print the programs that the functions become, with their kernels\n"
     "  --optimize=N        lower with fusion (2, the default) or without (1)\n"
     "  --blas              lower contractions to calls of a library\n"
-    "  --machine=NAME      lower for: none (kernels as written, the default), avx2, avx512\n"
+    "  --machine=NAME      lower for: none (kernels as written, the default), avx2, avx512, amx\n"
     "  --print-after-all   print a function after each pass that changed it\n"
     "  --print-after=PASS  print a function after each run of this pass\n"
     "  --verify-each       verify a function after each pass that changed it, and what it is lowered to\n"
@@ -36,6 +37,7 @@ typedef struct options {
     bool no_fusion;
     qn_blas_use blas;
     qn_math math;
+    qn_precision precision;
     const qn_machine *machine;
     qn_print_options print;
 } options;
@@ -81,9 +83,21 @@ static const qn_machine avx512 = { .vector_bytes = 64,
                                    .l2_bytes = 2 << 20,
                                    .features = "+avx512f,+avx512bw,+avx512dq,+avx512vl,+fma,+f16c" };
 
+static const qn_machine amx = { .vector_bytes = 64,
+                                .vector_registers = 32,
+                                .fma = true,
+                                .masked = true,
+                                .tiles = true,
+                                .l1_bytes = 48 << 10,
+                                .l2_bytes = 2 << 20,
+                                .features = "+avx512f,+avx512bw,+avx512dq,+avx512vl,+fma,+f16c,+amx-bf16" };
+
 static bool read_machine(const char *word, const qn_machine **out)
 {
-    *out = strcmp(word, "avx2") == 0 ? &avx2 : strcmp(word, "avx512") == 0 ? &avx512 : NULL;
+    *out = strcmp(word, "avx2") == 0     ? &avx2
+           : strcmp(word, "avx512") == 0 ? &avx512
+           : strcmp(word, "amx") == 0    ? &amx
+                                         : NULL;
     return *out || strcmp(word, "none") == 0;
 }
 
@@ -125,13 +139,17 @@ static int read_argument(const char *argument, options *out)
     } else if ((value = value_of(argument, "--math"))) {
         if (!read_math(value, &out->math))
             return wrong_usage("--math is strict, default or fast, not ", value);
+    } else if ((value = value_of(argument, "--precision"))) {
+        out->precision = strcmp(value, "bf16") == 0 ? QN_PRECISION_BF16 : QN_PRECISION_F32;
+        if (!out->precision && strcmp(value, "f32") != 0)
+            return wrong_usage("--precision is f32 or bf16, not ", value);
     } else if ((value = value_of(argument, "--optimize"))) {
         if (strcmp(value, "1") != 0 && strcmp(value, "2") != 0)
             return wrong_usage("--optimize is 1 or 2, not ", value);
         out->no_fusion = value[0] == '1';
     } else if ((value = value_of(argument, "--machine"))) {
         if (!read_machine(value, &out->machine))
-            return wrong_usage("--machine is none, avx2 or avx512, not ", value);
+            return wrong_usage("--machine is none, avx2, avx512 or amx, not ", value);
     } else if (argument[0] == '-' && argument[1]) {
         return wrong_usage("there is no option ", argument);
     } else if (out->file) {
@@ -196,6 +214,7 @@ static qn_status run_passes(qn_module *module, const options *options, qn_diags 
 {
     const char *names = strcmp(options->passes, "standard") == 0 ? NULL : options->passes;
     qn_pass_options pass_options = { .math = options->math,
+                                     .precision = options->precision,
                                      .machine = options->machine,
                                      .fold = qn_interp_fold,
                                      .no_fusion = options->no_fusion,
@@ -213,6 +232,7 @@ static qn_status run_passes(qn_module *module, const options *options, qn_diags 
 static qn_status print_programs(qn_module *module, const options *options, qn_arena *arena, qn_diags *diags)
 {
     qn_pass_options pass_options = { .math = options->math,
+                                     .precision = options->precision,
                                      .machine = options->machine,
                                      .fold = qn_interp_fold,
                                      .no_fusion = options->no_fusion,

@@ -88,14 +88,19 @@ qn_value *qn_b_dot_general(qn_builder *b, qn_value *x, qn_value *y, const qn_dot
 qn_value *qn_b_matmul(qn_builder *b, qn_value *x, qn_value *y); /* NumPy matmul, batch dims broadcast */
 /* The same with a result dtype, as dot_general takes it. */
 qn_value *qn_b_matmul_to(qn_builder *b, qn_value *x, qn_value *y, qn_dtype result);
-qn_value *qn_b_matmul_packed(qn_builder *b, qn_value *x, qn_value *y, int batch_dims, qn_dim n);
-typedef struct qn_conv { /* per spatial axis */
+qn_value *qn_b_matmul_packed(qn_builder *b, qn_value *x, qn_value *y, int batch_dims, qn_dim n,
+                             qn_dtype result); /* QUERN_INVALID_DTYPE: as x */
+typedef struct qn_conv {                       /* per spatial axis */
     const int64_t *stride, *low, *high, *x_dilation, *w_dilation;
     int64_t groups;
 } qn_conv;
 qn_value *qn_b_convolution(qn_builder *b, qn_value *x, qn_value *w, const qn_conv *conv);
+/* The same with a result dtype, as dot_general takes it. */
+qn_value *qn_b_convolution_to(qn_builder *b, qn_value *x, qn_value *w, const qn_conv *conv, qn_dtype result);
 /* In blocks; x_dilation is not read. */
 qn_value *qn_b_conv_packed(qn_builder *b, qn_value *x, qn_value *w, const qn_conv *conv, int64_t channels);
+qn_value *qn_b_conv_packed_to(qn_builder *b, qn_value *x, qn_value *w, const qn_conv *conv, int64_t channels,
+                              qn_dtype result);
 /* By Winograd's F(t - 2, 3): u as qn_winograd_weights (ir/winograd.h) makes it; low and high have two each. */
 qn_value *qn_b_conv_winograd(qn_builder *b, qn_value *x, qn_value *u, const int64_t *low,
                              const int64_t *high);

@@ -144,11 +144,16 @@ qn_value *qn_b_dot_general(qn_builder *b, qn_value *x, qn_value *y, const qn_dot
     return qn_build(b, QN_OP_DOT_GENERAL, 2, (qn_value *[]){ x, y }, &list);
 }
 
-qn_value *qn_b_matmul_packed(qn_builder *b, qn_value *x, qn_value *y, int batch_dims, qn_dim n)
+qn_value *qn_b_matmul_packed(qn_builder *b, qn_value *x, qn_value *y, int batch_dims, qn_dim n,
+                             qn_dtype result)
 {
     qn_attr_list list = { 0 };
+    if (!x || !y)
+        return NULL;
     qn_attrs_int(&list, QN_ATTR_BATCH_DIMS, batch_dims);
     qn_attrs_dims(&list, QN_ATTR_DIMS, 1, &n);
+    if (result != QUERN_INVALID_DTYPE && result != x->type.dtype)
+        qn_attrs_int(&list, QN_ATTR_DTYPE, result);
     return qn_build(b, QN_OP_MATMUL_PACKED, 2, (qn_value *[]){ x, y }, &list);
 }
 
@@ -212,6 +217,11 @@ qn_value *qn_b_matmul_to(qn_builder *b, qn_value *x, qn_value *y, qn_dtype resul
 
 qn_value *qn_b_convolution(qn_builder *b, qn_value *x, qn_value *w, const qn_conv *conv)
 {
+    return qn_b_convolution_to(b, x, w, conv, QUERN_INVALID_DTYPE);
+}
+
+qn_value *qn_b_convolution_to(qn_builder *b, qn_value *x, qn_value *w, const qn_conv *conv, qn_dtype result)
+{
     qn_attr_list list = { 0 };
     spatial room;
     if (!x || !w)
@@ -221,6 +231,8 @@ qn_value *qn_b_convolution(qn_builder *b, qn_value *x, qn_value *w, const qn_con
         return qn_build_error(
             b, "a convolution of %s: it needs a batch, a channel and at least one spatial axis",
             qn_type_print(&x->type, b->diags->arena));
+    if (result != QUERN_INVALID_DTYPE && result != x->type.dtype)
+        qn_attrs_int(&list, QN_ATTR_DTYPE, result);
     qn_attrs_int(&list, QN_ATTR_GROUPS, conv->groups ? conv->groups : 1);
     qn_attrs_ints(&list, QN_ATTR_STRIDE, n, or_ones(conv->stride, &room));
     qn_attrs_ints(&list, QN_ATTR_X_DILATION, n, or_ones(conv->x_dilation, &room));
@@ -231,6 +243,12 @@ qn_value *qn_b_convolution(qn_builder *b, qn_value *x, qn_value *w, const qn_con
 
 qn_value *qn_b_conv_packed(qn_builder *b, qn_value *x, qn_value *w, const qn_conv *conv, int64_t channels)
 {
+    return qn_b_conv_packed_to(b, x, w, conv, channels, QUERN_INVALID_DTYPE);
+}
+
+qn_value *qn_b_conv_packed_to(qn_builder *b, qn_value *x, qn_value *w, const qn_conv *conv, int64_t channels,
+                              qn_dtype result)
+{
     qn_attr_list list = { 0 };
     spatial room;
     if (!x || !w)
@@ -240,6 +258,8 @@ qn_value *qn_b_conv_packed(qn_builder *b, qn_value *x, qn_value *w, const qn_con
         return qn_build_error(b, "a convolution of %s: expected [batch, blocks, spatial…, channels]",
                               qn_type_print(&x->type, b->diags->arena));
     qn_attrs_int(&list, QN_ATTR_CHANNELS, channels);
+    if (result != QUERN_INVALID_DTYPE && result != x->type.dtype)
+        qn_attrs_int(&list, QN_ATTR_DTYPE, result);
     qn_attrs_int(&list, QN_ATTR_GROUPS, conv->groups ? conv->groups : 1);
     qn_attrs_ints(&list, QN_ATTR_STRIDE, n, or_ones(conv->stride, &room));
     qn_attrs_ints(&list, QN_ATTR_W_DILATION, n, or_ones(conv->w_dilation, &room));

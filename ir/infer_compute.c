@@ -202,11 +202,18 @@ static qn_status matmul_packed(qn_infer_context *c)
     const qn_dim *n;
     qn_dim dims[QN_MAX_RANK];
     QN_TRY(qn_infer_dims(c, QN_ATTR_DIMS, 1, &n));
-    QN_TRY(qn_infer_expect_dtype(c, 1, x->dtype));
-    if (batch < 0 || x->rank < batch + 1 || y->rank != batch + 3 ||
-        y->dims[batch + 1] != x->dims[x->rank - 1] || !qn_dim_is_const(y->dims[batch + 2]))
+    qn_dtype dtype = x->dtype;
+    const bool stored_shorter = x->dtype == QUERN_F32 && (y->dtype == QUERN_BF16 || y->dtype == QUERN_F16);
+    if (!stored_shorter || qn_attr_int_or(c->node, QN_ATTR_DTYPE, x->dtype) != x->dtype)
+        QN_TRY(dot_dtype(c, &dtype));
+    const bool grouped = y->rank == batch + 4;
+    if (batch < 0 || x->rank < batch + 1 || (y->rank != batch + 3 && !grouped) ||
+        !qn_dim_is_const(y->dims[batch + 2]) || !qn_dim_is_const(y->dims[y->rank - 1]) ||
+        (grouped ? qn_dim_mul(DIMS, y->dims[batch + 1], y->dims[batch + 3]) : y->dims[batch + 1]) !=
+            x->dims[x->rank - 1])
         return qn_infer_fail(c,
-                             "x is %s and y is %s; expected [batch…, m…, K] and [batch…, panels, K, width]",
+                             "x is %s and y is %s; expected [batch…, m…, K] and [batch…, panels, K, width] "
+                             "or [batch…, panels, K / g, width, g]",
                              qn_infer_print(c, x), qn_infer_print(c, y));
     for (int i = 0; i < x->rank; i++) {
         dims[i] = i == x->rank - 1 ? n[0] : x->dims[i];
@@ -217,7 +224,7 @@ static qn_status matmul_packed(qn_infer_context *c)
     if (n[0]->min > qn_dim_mul(DIMS, y->dims[batch], y->dims[batch + 2])->max)
         return qn_infer_fail(c, "y is %s; it has no %s columns", qn_infer_print(c, y),
                              qn_dim_print(n[0], c->module->arena));
-    return qn_infer_give(c, x->dtype, x->rank, dims);
+    return qn_infer_give(c, dtype, x->rank, dims);
 }
 
 static qn_status convolution(qn_infer_context *c)
@@ -230,7 +237,9 @@ static qn_status convolution(qn_infer_context *c)
     qn_dim dims[QN_MAX_RANK];
     if (n < 1)
         return qn_infer_fail(c, "operand 0 is %s; expected [N, C, spatial…]", qn_infer_print(c, x));
+    qn_dtype dtype;
     QN_TRY(qn_infer_expect_dtype(c, 1, x->dtype));
+    QN_TRY(dot_dtype(c, &dtype));
     QN_TRY(qn_infer_expect_rank(c, 1, x->rank));
     QN_TRY(qn_infer_ints(c, QN_ATTR_STRIDE, n, &stride));
     QN_TRY(qn_infer_ints(c, QN_ATTR_X_DILATION, n, &x_dilation));
@@ -260,7 +269,7 @@ static qn_status convolution(qn_infer_context *c)
             spread = qn_dim_max(DIMS, spread, qn_infer_const(c, 0));
         QN_TRY(places(c, i + 2, spread, low[i], high[i], reach, stride[i], &dims[i + 2]));
     }
-    return qn_infer_give(c, x->dtype, x->rank, dims);
+    return qn_infer_give(c, dtype, x->rank, dims);
 }
 
 static qn_status conv_packed(qn_infer_context *c)
@@ -274,8 +283,12 @@ static qn_status conv_packed(qn_infer_context *c)
     qn_dim dims[QN_MAX_RANK];
     if (n < 1)
         return qn_infer_fail(c, "operand 0 is %s; expected [N, B, spatial…, c]", qn_infer_print(c, x));
+    qn_dtype dtype;
     QN_TRY(qn_infer_expect_dtype(c, 1, x->dtype));
-    QN_TRY(qn_infer_expect_rank(c, 1, n + 4));
+    QN_TRY(dot_dtype(c, &dtype));
+    const bool grouped = w->rank == n + 5;
+    if (!grouped)
+        QN_TRY(qn_infer_expect_rank(c, 1, n + 4));
     QN_TRY(qn_infer_ints(c, QN_ATTR_STRIDE, n, &stride));
     QN_TRY(qn_infer_ints(c, QN_ATTR_W_DILATION, n, &w_dilation));
     QN_TRY(qn_infer_dims(c, QN_ATTR_LOW, n, &low));
@@ -288,15 +301,16 @@ static qn_status conv_packed(qn_infer_context *c)
     QN_TRY(constants(c, QN_ATTR_HIGH, high, n));
     const qn_dim blocks = x->dims[1], lanes = x->dims[n + 2], out_blocks = w->dims[0],
                  one = qn_infer_const(c, 1);
-    const bool each = lanes != one && qn_dim_is(qn_dim_mul(DIMS, blocks, lanes), groups);
+    const qn_dim w_lanes = grouped ? qn_dim_mul(DIMS, w->dims[n + 2], w->dims[n + 4]) : w->dims[n + 2];
+    const bool each = !grouped && lanes != one && qn_dim_is(qn_dim_mul(DIMS, blocks, lanes), groups);
     bool fits =
         each ? w->dims[1] == one && w->dims[n + 2] == one && out_blocks == blocks && w->dims[n + 3] == lanes
-             : qn_dim_mul(DIMS, w->dims[1], qn_infer_const(c, groups)) == blocks && w->dims[n + 2] == lanes &&
+             : qn_dim_mul(DIMS, w->dims[1], qn_infer_const(c, groups)) == blocks && w_lanes == lanes &&
                    qn_dim_divisible(out_blocks, groups);
     if (!fits)
         return qn_infer_fail(c, "x is %s and w is %s: blocks don't match in %lld group(s)",
                              qn_infer_print(c, x), qn_infer_print(c, w), (long long)groups);
-    if (qn_infer_exceeds(c, qn_infer_const(c, channels), qn_dim_mul(DIMS, w->dims[1], w->dims[n + 2])))
+    if (qn_infer_exceeds(c, qn_infer_const(c, channels), qn_dim_mul(DIMS, w->dims[1], w_lanes)))
         return qn_infer_fail(c, "w is %s: it has no %lld channels", qn_infer_print(c, w),
                              (long long)channels);
     dims[0] = x->dims[0];
@@ -308,7 +322,7 @@ static qn_status conv_packed(qn_infer_context *c)
         const qn_dim reach = dilate(c, w->dims[i + 2], w_dilation[i]);
         QN_TRY(places(c, i + 2, x->dims[i + 2], low[i], high[i], reach, stride[i], &dims[i + 2]));
     }
-    return qn_infer_give(c, x->dtype, x->rank, dims);
+    return qn_infer_give(c, dtype, x->rank, dims);
 }
 
 static qn_status conv_winograd(qn_infer_context *c)

@@ -1,16 +1,22 @@
 /* The list of kernel templates. */
 #include "passes/claim.h"
 
-extern const qn_template qn_template_blas;      /* passes/blas.c */
-extern const qn_template qn_template_gemv;      /* passes/gemv.c */
-extern const qn_template qn_template_gemm;      /* passes/gemm.c */
-extern const qn_template qn_template_conv;      /* passes/conv.c */
-extern const qn_template qn_template_winograd;  /* passes/winograd.c */
-extern const qn_template qn_template_attention; /* passes/attention.c */
+extern const qn_template qn_template_blas;        /* passes/blas.c */
+extern const qn_template qn_template_gemm_tile;   /* passes/gemm_tile.c */
+extern const qn_template qn_template_gemm_narrow; /* passes/gemm_narrow.c */
+extern const qn_template qn_template_conv_tile;   /* passes/conv_tile.c */
+extern const qn_template qn_template_gemv;        /* passes/gemv.c */
+extern const qn_template qn_template_gemm;        /* passes/gemm.c */
+extern const qn_template qn_template_conv;        /* passes/conv.c */
+extern const qn_template qn_template_winograd;    /* passes/winograd.c */
+extern const qn_template qn_template_attention;   /* passes/attention.c */
 
 /* clang-format off */
 const qn_template *const qn_templates[] = {
     &qn_template_blas,
+    &qn_template_gemm_tile,
+    &qn_template_gemm_narrow,
+    &qn_template_conv_tile,
     &qn_template_gemv,
     &qn_template_gemm,
     &qn_template_conv,

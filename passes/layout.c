@@ -12,6 +12,8 @@
  *   %1 = conv_packed %0': f32[1, 4, 56, 56, 16], %w'
  *   %2 = broadcast (reshape %bias to [4, 16]) {axes = [1, 4], …}; %3 = add %1, %2; %4 = reduce_window %3 …
  *
+ * Convolutions of bf16 have blocks of 32 channels, and pairs of input channels side by side in w, as the matrix unit wants.
+ *
  * A convolution of 3 x 3 whose filters are constants becomes conv_winograd where a kernel is faster so (winograd_plan.c).
  *
  * A first convolution, of few channels, reads its planes as blocks of one channel, which they are already.
@@ -21,6 +23,7 @@
 
 #include "ir/winograd.h"
 #include "passes/conv.h"
+#include "passes/conv_tile.h"
 #include "passes/passes.h"
 #include "passes/winograd.h"
 
@@ -139,14 +142,14 @@ static qn_value *plain_of(layout *l, qn_value *value)
 static qn_value *blocked_of(layout *l, qn_value *value, int64_t c)
 {
     place *p = &l->places[value->id];
-    if (!p->blocked) {
-        qn_value *plain = plain_of(l, value);
-        if (value->node && value->node->op == QN_OP_BROADCAST && plain == value)
-            p->blocked = broadcast_to_blocks(l, value->node, c);
-        else
-            p->blocked = to_blocks(l, plain, c);
-    }
-    return p->blocked;
+    if (p->blocked && qn_dim_is(p->blocked->type.dims[p->blocked->type.rank - 1], c))
+        return p->blocked;
+    qn_value *plain = plain_of(l, value);
+    const bool broadcast = value->node && value->node->op == QN_OP_BROADCAST && plain == value;
+    qn_value *blocked = broadcast ? broadcast_to_blocks(l, value->node, c) : to_blocks(l, plain, c);
+    if (!p->native) /* else in blocks of another size, which stay its form */
+        p->blocked = blocked;
+    return blocked;
 }
 
 static void set_blocked(layout *l, const qn_value *value, qn_value *blocked)
@@ -359,6 +362,27 @@ static qn_value *pack_weights(layout *l, qn_value *w, int64_t c, int64_t lanes)
     return qn_b_transpose(&l->b, w, perm);
 }
 
+/* [O, C, kernel…] to [O / c, C / c, kernel…, c / 2, c, 2] */
+static qn_value *pack_pairs(layout *l, qn_value *w, int64_t c)
+{
+    int64_t perm[QN_MAX_RANK];
+    qn_dim dims[QN_MAX_RANK];
+    w = pack_weights(l, w, c, c);
+    if (!w)
+        return NULL;
+    const int rank = w->type.rank;
+    for (int i = 0; i < rank; i++) {
+        dims[i] = w->type.dims[i];
+        perm[i] = i;
+    }
+    dims[rank - 2] = number(l, c / 2);
+    dims[rank - 1] = number(l, 2);
+    dims[rank] = number(l, c);
+    perm[rank - 1] = rank;
+    perm[rank] = rank - 1;
+    return qn_b_transpose(&l->b, qn_b_reshape(&l->b, w, rank + 1, dims), perm);
+}
+
 /* Zeros where the convolution reads outside of x, and between its elements where it is dilated. */
 static qn_value *pad_input(layout *l, const qn_node *node, qn_value *x)
 {
@@ -389,7 +413,8 @@ static qn_value *packed(layout *l, const qn_node *node, qn_value *x, qn_value *w
                            .high = high,
                            .w_dilation = qn_attr_ints(node, QN_ATTR_W_DILATION, NULL),
                            .groups = groups };
-    return qn_b_conv_packed(&l->b, padded ? pad_input(l, node, x) : x, w, &conv, channels);
+    return qn_b_conv_packed_to(&l->b, padded ? pad_input(l, node, x) : x, w, &conv, channels,
+                               node->results[0].type.dtype);
 }
 
 /* By Winograd's method instead of `direct`, where that is faster and the filters are constants. */
@@ -429,6 +454,13 @@ static bool is_static(const qn_node *node)
 
 static bool convolution(layout *l, qn_node *node)
 {
+    if (qn_conv_tile_takes(node, l->options)) {
+        qn_value *x = blocked_of(l, node->operands[0], QN_CONV_TILE_CHANNELS);
+        qn_value *w = pack_pairs(l, plain_of(l, node->operands[1]), QN_CONV_TILE_CHANNELS);
+        set_blocked(l, &node->results[0],
+                    packed(l, node, x, w, false, 1, node->operands[0]->type.dims[1]->value));
+        return true;
+    }
     const qn_type *x_type = &node->operands[0]->type, *w_type = &node->operands[1]->type;
     const int spatial = x_type->rank - 2;
     if ((x_type->dtype != QUERN_F32 && x_type->dtype != QUERN_F64) || !is_static(node))

@@ -194,6 +194,16 @@ static void read_data(qn_writer *w, const qn_node *node, const qn_dim *index, qn
 
 /* ---- element-wise ---- */
 
+/* Under precision bf16 what rounds to it may take numbers below the smallest normal one for 0: matrix units do so anyway. */
+static qn_kvalue *convert(qn_writer *w, qn_dtype dtype, qn_kvalue *x)
+{
+    const bool fast = w->b.fast;
+    w->b.fast |= w->lowering->options->precision == QN_PRECISION_BF16 && dtype == QUERN_BF16;
+    qn_kvalue *made = qn_kb_convert(&w->b, dtype, x);
+    w->b.fast = fast;
+    return made;
+}
+
 static qn_kvalue *elementwise(qn_writer *w, const qn_node *node, const qn_dim *index)
 {
     qn_kbuilder *b = &w->b;
@@ -202,7 +212,7 @@ static qn_kvalue *elementwise(qn_writer *w, const qn_node *node, const qn_dim *i
     for (int i = 0; i < node->n_operands; i++)
         x[i] = qn_writer_value(w, node->operands[i], index);
     switch (node->op) {
-    case QN_OP_CONVERT: return qn_kb_convert(b, node->results[0].type.dtype, x[0]);
+    case QN_OP_CONVERT: return convert(w, node->results[0].type.dtype, x[0]);
     case QN_OP_BITCAST: /* a bool is a byte of 0 or 1; in a register it may be a bit */
         return x[0]->type.dtype == QUERN_BOOL || node->results[0].type.dtype == QUERN_BOOL
                    ? qn_kb_convert(b, node->results[0].type.dtype, x[0])

@@ -4,6 +4,10 @@
  * After:  the right side as panels of `width` columns, [batch…, panels, K, width], made by data movement that fold computes
  *         at compile time where it is a constant; the left side as [batch…, m…, K]; a matmul_packed over them.
  *
+ * On a machine with a matrix unit also bf16 of K in whole steps, with pairs of k side by side: [batch…, panels, K / 2, width, 2].
+ * Under precision bf16 constant right sides of few rows, which are bound by reading them, are kept as bf16 and multiplied as
+ * float32.
+ *
  *   %w: f32[768, 3072]                    %p = reshape %w [768, 96, 32], transpose to [96, 768, 32]
  *   dot_general %x: f32[128, 768], %w     matmul_packed %x, %p : f32[128, 3072]
  */
@@ -53,8 +57,28 @@ static int64_t *put_axes(int n, const int64_t *axes, int64_t *to)
     return to;
 }
 
+/* [batch…, panels, K, width] -> [batch…, panels, K / 2, width, 2] */
+static qn_value *pairs_of(qn_builder *b, qn_value *y)
+{
+    qn_dim dims[QN_MAX_RANK];
+    int64_t perm[QN_MAX_RANK];
+    if (!y)
+        return NULL;
+    const int rank = y->type.rank;
+    for (int i = 0; i < rank; i++) {
+        dims[i] = y->type.dims[i];
+        perm[i] = i;
+    }
+    dims[rank] = dims[rank - 1];
+    dims[rank - 1] = qn_dim_const(qn_b_dims(b), 2);
+    dims[rank - 2] = qn_dim_const(qn_b_dims(b), dims[rank - 2]->value / 2);
+    perm[rank - 1] = rank;
+    perm[rank] = rank - 1;
+    return qn_b_transpose(b, qn_b_reshape(b, y, rank + 1, dims), perm);
+}
+
 static qn_value *packed_product(qn_builder *b, const qn_node *node, const qn_dot_side *xs,
-                                const qn_dot_side *ys, int lanes)
+                                const qn_dot_side *ys, int lanes, bool shorter)
 {
     qn_dims *table = qn_b_dims(b);
     int n_batch = xs->n_batch;
@@ -83,9 +107,40 @@ static qn_value *packed_product(qn_builder *b, const qn_node *node, const qn_dot
         return NULL;
     qn_dim n = y->type.dims[n_batch + 1];
     qn_value *panels = qn_b_panels(b, y, n->max > lanes ? 2 * lanes : lanes);
-    qn_value *r = qn_b_matmul_packed(b, x, panels, n_batch, n);
+    if (x->type.dtype == QUERN_BF16)
+        panels = pairs_of(b, panels);
+    else if (shorter)
+        panels = qn_b_convert(b, QUERN_BF16, panels);
     const qn_type *type = &node->results[0].type;
+    qn_value *r = qn_b_matmul_packed(b, x, panels, n_batch, n, type->dtype);
     return qn_b_reshape(b, r, type->rank, type->dims);
+}
+
+/* Float32; or bf16 whose K the matrix unit takes in whole steps. */
+static bool can_pack(const qn_node *node, const qn_machine *machine)
+{
+    enum { STEP = 32 };
+    const qn_dtype dtype = node->operands[0]->type.dtype;
+    int n;
+    const int64_t *axes = qn_attr_ints(node, QN_ATTR_X_CONTRACT, &n);
+    int64_t k = 1;
+    if (node->results[0].type.dtype != QUERN_F32 || dtype != node->operands[1]->type.dtype)
+        return false;
+    for (int i = 0; i < n; i++) {
+        const qn_dim d = node->operands[0]->type.dims[axes[i]];
+        k = qn_dim_is_const(d) && k <= INT32_MAX ? k * d->value : 0;
+    }
+    return dtype == QUERN_F32 || (dtype == QUERN_BF16 && machine->tiles && k > 0 && k % STEP == 0);
+}
+
+/* A product that only waits for its right side. */
+static bool waits_for_memory(const qn_node *node, const qn_dot_side *x)
+{
+    enum { FEW_ROWS = 4 };
+    double rows = 1;
+    for (int i = 0; i < x->n_free; i++)
+        rows *= (double)node->operands[0]->type.dims[x->free[i]]->max;
+    return rows <= FEW_ROWS && node->operands[0]->type.dtype == QUERN_F32 && is_constant(node->operands[1]);
 }
 
 static qn_status pack_graph(qn_graph *graph, const qn_pass_options *options, bool *changed, qn_diags *diags)
@@ -94,14 +149,15 @@ static qn_status pack_graph(qn_graph *graph, const qn_pass_options *options, boo
         next = node->next;
         for (int r = 0; r < node->n_regions; r++)
             QN_TRY(pack_graph(node->regions[r], options, changed, diags));
-        if (node->op != QN_OP_DOT_GENERAL || node->results[0].type.dtype != QUERN_F32 ||
-            node->operands[0]->type.dtype != QUERN_F32 || qn_blas_takes(node, options))
+        if (node->op != QN_OP_DOT_GENERAL || !can_pack(node, options->machine) ||
+            qn_blas_takes(node, options))
             continue;
         const qn_dot_side x = qn_dot_side_of(node, 0), y = qn_dot_side_of(node, 1);
         if (!worth_packing(graph->module->dims, node, &x, &y))
             continue;
         qn_builder b = { .graph = graph, .before = node, .loc = node->loc, .diags = diags };
-        qn_value *r = packed_product(&b, node, &x, &y, options->machine->vector_bytes / 4);
+        const bool shorter = options->precision == QN_PRECISION_BF16 && waits_for_memory(node, &x);
+        qn_value *r = packed_product(&b, node, &x, &y, options->machine->vector_bytes / 4, shorter);
         if (!r)
             return qn_diags_status(diags);
         qn_value_replace(&node->results[0], r);

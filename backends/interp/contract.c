@@ -213,15 +213,17 @@ qn_status qn_eval_dot_general(qn_eval *e)
     return QUERN_OK;
 }
 
-/* y [batch…, panels, K, width] as the columns of a plain [batch…, K, N]: column n at (n / width, k, n % width) */
+/* y [batch…, panels, K, width] as the columns of a plain [batch…, K, N]: column n at (n / width, k, n % width); or
+ * [batch…, panels, K / g, width, g]: at (n / width, k / g, n % width, k % g) */
 qn_status qn_eval_matmul_packed(qn_eval *e)
 {
     const qn_array *x = &e->x[0], *y = &e->x[1];
     if (qn_array_elements(&e->y[0]) == 0)
         return QUERN_OK;
     int n_batch = (int)qn_attr_int(e->node, QN_ATTR_BATCH_DIMS);
-    int64_t width = y->dims[n_batch + 2], k = y->dims[n_batch + 1], panels = y->dims[n_batch], batch = 1,
-            rows = 1;
+    const int64_t group = y->rank == n_batch + 4 ? y->dims[n_batch + 3] : 1;
+    int64_t width = y->dims[n_batch + 2], k = y->dims[n_batch + 1] * group, panels = y->dims[n_batch],
+            batch = 1, rows = 1;
     int64_t columns = e->y[0].dims[e->y[0].rank - 1];
     for (int i = 0; i < x->rank - 1; i++)
         *(i < n_batch ? &batch : &rows) *= x->dims[i];
@@ -232,10 +234,10 @@ qn_status qn_eval_matmul_packed(qn_eval *e)
     for (int64_t i = 0; i < rows; i++)
         left_free[i].i = i * k;
     for (int64_t i = 0; i < columns; i++)
-        right_free[i].i = i / width * k * width + i % width;
+        right_free[i].i = i / width * k * width + i % width * group;
     for (int64_t i = 0; i < k; i++) {
         left_k[i].i = i;
-        right_k[i].i = i * width;
+        right_k[i].i = i / group * width * group + i % group;
     }
     workspace w;
     QN_TRY(workspace_new(e, &w));
@@ -369,10 +371,11 @@ qn_status qn_eval_convolution(qn_eval *e)
 
 /* ---- convolution in blocks ---- */
 
-/* The kernels of a block of output channels, w [P, B, kernel…, c, o]: column = channel in the block. */
+/* The kernels of a block of output channels, w [P, B, kernel…, c / g, o, g], or without the last: column = channel in the
+ * block. */
 typedef struct block_kernels {
     const qn_array *w;
-    int64_t base, n_kernel, c, o;
+    int64_t base, n_kernel, c, o, g;
 } block_kernels;
 
 static void pack_block_kernels(const void *matrix, int64_t at, int64_t n, int64_t k, int64_t n_k,
@@ -382,7 +385,8 @@ static void pack_block_kernels(const void *matrix, int64_t at, int64_t n, int64_
     for (int64_t i = 0; i < n_k; i++) {
         const int64_t channel = (k + i) / m->n_kernel, position = (k + i) % m->n_kernel;
         const int64_t row = (channel / m->c * m->n_kernel + position) * m->c + channel % m->c;
-        qn_lanes_load(m->w->dtype, qn_element(m->w, m->base + row * m->o + at), 1, n, to + i * BLOCK);
+        const int64_t element = m->base + (row / m->g * m->o + at) * m->g + row % m->g;
+        qn_lanes_load(m->w->dtype, qn_element(m->w, element), m->g, n, to + i * BLOCK);
     }
 }
 
@@ -412,7 +416,9 @@ qn_status qn_eval_conv_packed(qn_eval *e)
     workspace space;
     QN_TRY(workspace_new(e, &space));
     const int64_t positions = qn_product(r->dims, 2, n + 2), plane = qn_product(x->dims, 2, x->rank);
-    block_kernels right = { .w = w, .n_kernel = qn_product(w->dims, 2, n + 2), .c = w->dims[n + 2], .o = o };
+    block_kernels right = { .w = w, .n_kernel = qn_product(w->dims, 2, n + 2), .o = o };
+    right.g = w->rank == n + 5 ? w->dims[n + 4] : 1;
+    right.c = w->dims[n + 2] * right.g;
     product a = { .rows = positions,
                   .columns = each ? 1 : o,
                   .k = qn_attr_int(e->node, QN_ATTR_CHANNELS) * right.n_kernel,

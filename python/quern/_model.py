@@ -290,10 +290,11 @@ def load_module(model, dims=None, constants=None, needs=None):
     return Handle(lib.quern_load_bytes, lib.quern_module_free, data, len(data), byref(options))
 
 
-def compile_options(target="cpu", threads=None, math="default", cpu=None, cache=None, optimize=0, blas=None):
+def compile_options(target="cpu", threads=None, math="default", cpu=None, cache=None, optimize=0, blas=None,
+                    precision="f32"):
     encode = lambda text: None if text is None else os.fsencode(text)
     return CompileOptions(ctypes.sizeof(CompileOptions), encode(target), encode(cpu), encode(math), threads or 0, optimize,
-                          encode(cache), None, None, encode(blas))
+                          encode(cache), None, None, encode(blas), encode(precision))
 
 
 def compile_module(module, options):
@@ -352,7 +353,7 @@ class SpecializedModel:
 
 
 def compile(model, target="cpu", threads=None, math="default", cpu=None, dims=None, cache=None,
-            optimize=0, blas=None):
+            optimize=0, blas=None, precision="f32"):
     """Compiles a model for this process.
 
     model    path of an ONNX or Quern text file, or its bytes
@@ -365,9 +366,10 @@ def compile(model, target="cpu", threads=None, math="default", cpu=None, dims=No
     optimize 2 (0: the default), or 1: a kernel for each node, for looking for mistakes
     blas     who multiplies matrices: "none": our own kernels; "openblas": OpenBLAS where it can; "auto" (None): OpenBLAS
              for float64, where it is there and not in use. The same bits for any number of threads
+    precision  "f32", or "bf16": large products of bfloat16 with sums in float32, where that is faster
 
     Raises UnsupportedError (with all that is unsupported), ModelError, ArgumentError, FileError."""
-    options = compile_options(target, threads, math, cpu, cache, optimize, blas)
+    options = compile_options(target, threads, math, cpu, cache, optimize, blas, precision)
     load = lambda constants, needs: load_module(model, dims, constants, needs)
     needs = []
     try:
@@ -380,9 +382,9 @@ def compile(model, target="cpu", threads=None, math="default", cpu=None, dims=No
 
 
 def compile_file(model, path, target="cpu", emit="so", prefix=None, weights="embed", header=None, math="default",
-                 cpu=None, dims=None, cache=None, optimize=0):
+                 cpu=None, dims=None, cache=None, optimize=0, precision="f32"):
     """Compiles a model into a file: "so" (with a C header), "a", "o", "llvm", "asm"."""
-    options = compile_options(target, None, math, cpu, cache, optimize)
+    options = compile_options(target, None, math, cpu, cache, optimize, precision=precision)
     encode = lambda text: None if text is None else os.fsencode(text)
     files = EmitOptions(ctypes.sizeof(EmitOptions), encode(emit), encode(prefix), encode(weights), encode(header))
     module = load_module(model, dims)

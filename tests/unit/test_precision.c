@@ -1,0 +1,393 @@
+/* Products under --precision bf16: the matrix unit's instructions as text, in the interpreter and, where this machine has one,
+ * as code; the passes and templates against float32. Numbers are small multiples of 1/8, which bfloat16 holds and whose
+ * sums float32 holds, so that results are the same whatever the order of additions. */
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <string.h>
+
+#include <cmocka.h>
+
+#include "backends/backend.h"
+#include "frontend/text/text.h"
+#include "ir/build.h"
+#include "passes/pass.h"
+#include "quern.h"
+#include "tests/support/jit_kernel.h"
+#include "tests/support/lowered.h"
+
+static const qn_machine tiles = { .vector_bytes = 64,
+                                  .vector_registers = 32,
+                                  .fma = true,
+                                  .masked = true,
+                                  .tiles = true,
+                                  .l1_bytes = 32768,
+                                  .l2_bytes = 1 << 20 };
+static const qn_machine plain = {
+    .vector_bytes = 32, .vector_registers = 16, .fma = true, .l1_bytes = 32768, .l2_bytes = 1 << 18
+};
+
+/* ---- instructions ---- */
+
+/* 16 + 5 rows of bytes times two tiles of columns; what the guarded buffers' ends make sure of is that no more is touched. */
+static const char bytes_kernel[] = "kernel @bytes(%x: i8 in, %y: u8 in, %r: i32 out) {\n"
+                                   "  tile_shape 16, 16, 5, 5, 16, 5, 16, 16\n"
+                                   "  tile_zero [2]\n"
+                                   "  for %0 = 0 to 128 step 64 {\n"
+                                   "    tile_load [4] %x[%0], 128\n"
+                                   "    %1 = iadd %0, 2048\n"
+                                   "    tile_load [5] %x[%1], 128\n"
+                                   "    %2 = imul %0, 32\n"
+                                   "    tile_load [6] %y[%2], 128\n"
+                                   "    %3 = iadd %2, 64\n"
+                                   "    tile_load [7] %y[%3], 128\n"
+                                   "    tile_mma [0, 4, 6] i8 u8\n"
+                                   "    tile_mma [1, 4, 7] i8 u8\n"
+                                   "    tile_mma [2, 5, 6] i8 u8\n"
+                                   "    tile_mma [3, 5, 7] i8 u8\n"
+                                   "  }\n"
+                                   "  tile_store [0] %r[0], 32\n"
+                                   "  tile_store [1] %r[16], 32\n"
+                                   "  tile_store [2] %r[512], 32\n"
+                                   "  tile_store [3] %r[528], 32\n"
+                                   "}\n";
+
+static qn_kernel *parse(const char *text, qn_arena *arena)
+{
+    qn_diags diags;
+    qn_diags_init(&diags, arena);
+    qn_kernel *k = qn_kernel_parse(text, "test", arena, &diags);
+    if (!k)
+        fail_msg("%s", qn_diags_text(&diags, arena));
+    return k;
+}
+
+static bool host_has_tiles(void)
+{
+    qn_arena *arena = qn_arena_new();
+    qn_diags diags;
+    qn_machine machine = { 0 };
+    const qn_target target = { .cpu = "native", .jit = true };
+    qn_diags_init(&diags, arena);
+    const bool found = !qn_backend_cpu.describe(&target, arena, &machine, &diags) && machine.tiles;
+    qn_arena_free(arena);
+    return found;
+}
+
+static int run_text(const char *text, int n_inputs, const quern_array *inputs, const char *precision,
+                    float *out);
+
+static void instructions_as_text_and_code(void **state)
+{
+    (void)state;
+    qn_arena *arena = qn_arena_new();
+    qn_kernel *k = parse(bytes_kernel, arena);
+    assert_string_equal(qn_kernel_print(k, arena), bytes_kernel);
+    assert_string_equal(qn_kernel_print(qn_kernel_clone(k, arena), arena), bytes_kernel);
+    if (host_has_tiles()) {
+        /* an entry asks Linux for the permission, which is the process's from then on */
+        static const char text[] =
+            "graph @f(%x: f32[64, 64], %y: f32[64, 64]) -> f32[64, 64] {\n"
+            "%r = dot_general %x, %y {x_batch = [], x_contract = [1], y_batch = [], y_contract = [0]} : "
+            "f32[64, 64]\nreturn %r\n}\n";
+        static float x[64 * 64], r[64 * 64];
+        const int64_t dims[] = { 64, 64 };
+        const quern_array array = { QUERN_F32, 2, dims, x };
+        assert_int_equal(run_text(text, 2, (quern_array[]){ array, array }, "bf16", r), QUERN_OK);
+        kernel_compare(k, (int64_t[]){ 21 * 128, 32 * 128, 21 * 32 }, NULL, 1, NULL);
+    }
+    qn_arena_free(arena);
+}
+
+static void mistakes_are_found(void **state)
+{
+    (void)state;
+    static const char *const bodies[][2] = {
+        { "tile_zero [8]", "there is no tile 8" },
+        { "tile_zero [1, 2]", "names 2 tiles" },
+        { "tile_mma [0, 0, 6] bf16 bf16", "three different tiles" },
+        { "tile_mma [0, 4, 6] bf16 i8", "multiplies bf16 with bf16" },
+        { "tile_store [0] %x[0], 16", "declared otherwise" },
+        { "tile_shape 16, 16", "has 2 operands" },
+    };
+    for (size_t i = 0; i < sizeof bodies / sizeof *bodies; i++) {
+        qn_arena *arena = qn_arena_new();
+        qn_diags diags;
+        qn_diags_init(&diags, arena);
+        const char *text = qn_arena_printf(arena, "kernel @k(%%x: f32 in) {\n  %s\n}\n", bodies[i][0]);
+        assert_null(qn_kernel_parse(text, "test", arena, &diags));
+        if (!strstr(qn_diags_text(&diags, arena), bodies[i][1]))
+            fail_msg("'%s' is not in: %s", bodies[i][1], qn_diags_text(&diags, arena));
+        qn_arena_free(arena);
+    }
+}
+
+/* ---- products ---- */
+
+#define PLAIN "{x_batch = [], x_contract = [1], y_batch = [], y_contract = [0]}"
+#define SYMBOLIC                                                                                         \
+    "dims n: 0..100\ngraph @f(%x: f32[n, 64], %y: f32[64, 64], %b: f32[64]) -> f32[n, 64] {\n"           \
+    "%r = dot_general %x, %y " PLAIN " : f32[n, 64]\n"                                                   \
+    "%c = broadcast %b {axes = [1], dims = [n, 64]} : f32[n, 64]\n%d = add %r, %c : f32[n, 64]\nreturn " \
+    "%d\n}\n"
+
+static const struct {
+    const char *name, *text;
+    int64_t symbol; /* value of the only symbol, if there is one */
+} cases[] = {
+    { "whole blocks",
+      "graph @f(%x: f32[64, 96], %y: f32[96, 64]) -> f32[64, 64] {\n"
+      "%r = dot_general %x, %y " PLAIN " : f32[64, 64]\nreturn %r\n}\n",
+      0 },
+    { "blocks of two heights, a panel that is not full",
+      "graph @f(%x: f32[71, 96], %y: f32[96, 77]) -> f32[71, 77] {\n"
+      "%r = dot_general %x, %y " PLAIN " : f32[71, 77]\nreturn %r\n}\n",
+      0 },
+    { "one row of tiles, one column of them",
+      "graph @f(%x: f32[13, 2048], %y: f32[2048, 16]) -> f32[13, 16] {\n"
+      "%r = dot_general %x, %y " PLAIN " : f32[13, 16]\nreturn %r\n}\n",
+      0 },
+    { "17 rows, then 16",
+      "graph @f(%x: f32[33, 256], %y: f32[256, 40]) -> f32[33, 40] {\n"
+      "%r = dot_general %x, %y " PLAIN " : f32[33, 40]\nreturn %r\n}\n",
+      0 },
+    { "batches, both sides transposed",
+      "graph @f(%x: f32[2, 3, 64, 50], %y: f32[2, 3, 90, 64]) -> f32[2, 3, 50, 90] {\n"
+      "%r = dot_general %x, %y {x_batch = [0, 1], x_contract = [2], y_batch = [0, 1], y_contract = [3]} : "
+      "f32[2, 3, 50, 90]\nreturn %r\n}\n",
+      0 },
+    { "bias and residual, stored as float32 and for the next product",
+      "graph @f(%x: f32[2, 35, 64], %y: f32[64, 96], %b: f32[96], %s: f32[2, 35, 96], %z: f32[96, 64]) -> "
+      "(f32[2, 35, 96], f32[2, 35, 64]) {\n"
+      "%r = dot_general %x, %y {x_batch = [], x_contract = [2], y_batch = [], y_contract = [0]} : f32[2, 35, "
+      "96]\n"
+      "%c = broadcast %b {axes = [2], dims = [2, 35, 96]} : f32[2, 35, 96]\n"
+      "%d = add %r, %c : f32[2, 35, 96]\n%g = sign %d : f32[2, 35, 96]\n%e = add %g, %s : f32[2, 35, 96]\n"
+      "%q = dot_general %e, %z {x_batch = [], x_contract = [2], y_batch = [], y_contract = [0]} : f32[2, 35, "
+      "64]\nreturn %e, %q\n}\n",
+      0 },
+    { "symbolic rows: none", SYMBOLIC, 0 },
+    { "symbolic rows: one", SYMBOLIC, 1 },
+    { "symbolic rows: a tile", SYMBOLIC, 16 },
+    { "symbolic rows: a block", SYMBOLIC, 32 },
+    { "symbolic rows: a block and one", SYMBOLIC, 33 },
+    { "symbolic rows: many", SYMBOLIC, 95 },
+};
+
+static float number(int64_t i, int seed)
+{
+    return (float)((i * 7919 + seed * 104729) % 17 - 8) / 8;
+}
+
+static void fill(qn_array *array, const qn_type *type, const int64_t *symbols, int seed, qn_arena *arena)
+{
+    int64_t n = 1;
+    array->dtype = type->dtype;
+    array->rank = type->rank;
+    for (int i = 0; i < type->rank; i++)
+        n *= array->dims[i] = qn_dim_eval(type->dims[i], symbols);
+    float *data = array->data = QN_NEW_ARRAY(arena, float, n + 1);
+    for (int64_t i = 0; i < n; i++)
+        data[i] = number(i, seed);
+}
+
+static int count(const qn_graph *graph, qn_op op, qn_dtype of_operand, int operand)
+{
+    int n = 0;
+    QN_FOR_NODES (graph, node)
+        n += node->op == op && node->operands[operand]->type.dtype == of_operand;
+    return n;
+}
+
+static void products_equal_those_of_float32(void **state)
+{
+    (void)state;
+    for (size_t i = 0; i < sizeof cases / sizeof *cases; i++)
+        for (int m = 0; m < 2; m++) {
+            qn_arena *arena = qn_arena_new();
+            qn_diags diags;
+            qn_diags_init(&diags, arena);
+            qn_module *module;
+            if (qn_text_parse(cases[i].text, strlen(cases[i].text), cases[i].name, &module, &diags))
+                fail_msg("%s", qn_diags_text(&diags, arena));
+            qn_graph *graph = module->functions[0];
+            qn_array inputs[5];
+            for (int k = 0; k < graph->n_inputs; k++)
+                fill(&inputs[k], &graph->inputs[k]->type, &cases[i].symbol, k, arena);
+            const qn_pass_options options = { .math = QN_MATH_DEFAULT,
+                                              .precision = QN_PRECISION_BF16,
+                                              .machine = m == 0 ? &tiles : &plain,
+                                              .fold = qn_interp_fold };
+            lowered_compare(cases[i].name, graph, &options, inputs, &cases[i].symbol);
+            if ((count(graph, QN_OP_MATMUL_PACKED, QUERN_BF16, 0) > 0) != (m == 0))
+                fail_msg("%s: bfloat16 is used on the wrong machine", cases[i].name);
+            qn_module_free(module);
+            qn_arena_free(arena);
+        }
+}
+
+/* ---- convolutions ---- */
+
+/* Maps whose tiles are parts of a row, whole rows, several rows, or rows in one; borders; what is left over everywhere. */
+static const struct {
+    int64_t in, out, height, width, kernel, stride, pad;
+} convolutions[] = {
+    { 64, 64, 6, 33, 3, 1, 1 },  { 40, 70, 14, 14, 3, 1, 1 }, { 64, 32, 7, 7, 3, 1, 1 },
+    { 32, 64, 14, 14, 3, 2, 1 }, { 64, 64, 7, 7, 1, 1, 0 },   { 33, 64, 9, 20, 1, 1, 0 },
+    { 64, 32, 14, 14, 1, 2, 0 }, { 32, 32, 9, 9, 3, 1, 0 },   { 32, 32, 11, 40, 3, 2, 0 },
+    { 32, 32, 5, 18, 5, 1, 2 },  { 32, 32, 3, 3, 1, 1, 0 },
+};
+
+static qn_value *constant(qn_builder *b, qn_module *module, int rank, const int64_t *dims, int seed)
+{
+    int64_t n = 1;
+    for (int i = 0; i < rank; i++)
+        n *= dims[i];
+    float *data = QN_NEW_ARRAY(module->arena, float, n);
+    for (int64_t i = 0; i < n; i++)
+        data[i] = number(i, seed);
+    return qn_b_constant(b, qn_tensor_new(module, QUERN_F32, rank, dims, data));
+}
+
+/* Two samples, with a bias, a rectifier and the next convolution, which reads what it stored; and the sum of both as float32. */
+static void convolutions_equal_those_of_float32(void **state)
+{
+    (void)state;
+    for (size_t i = 0; i < sizeof convolutions / sizeof *convolutions; i++) {
+        const int64_t in = convolutions[i].in, out = convolutions[i].out, kernel = convolutions[i].kernel;
+        const int64_t stride[2] = { convolutions[i].stride, convolutions[i].stride },
+                      pad[2] = { convolutions[i].pad, convolutions[i].pad };
+        qn_module *module = qn_module_new("convolution");
+        qn_diags diags;
+        qn_diags_init(&diags, module->arena);
+        qn_graph *graph = qn_function_new(module, "f");
+        qn_builder b = { .graph = graph, .diags = &diags };
+        const int64_t x_dims[] = { 2, in, convolutions[i].height, convolutions[i].width };
+        qn_type type = qn_type_static(module, QUERN_F32, 4, x_dims);
+        qn_value *x = qn_graph_add_input(graph, "x", type, QN_ROLE_INPUT);
+        const qn_conv conv = { .stride = stride, .low = pad, .high = pad, .groups = 1 };
+        qn_value *w = constant(&b, module, 4, (int64_t[]){ out, in, kernel, kernel }, 1);
+        qn_value *y = qn_b_convolution(&b, x, w, &conv);
+        const qn_type y_type = y->type;
+        qn_value *bias = constant(&b, module, 1, (int64_t[]){ out }, 2);
+        bias = qn_b_broadcast(&b, bias, 4, y_type.dims, (int64_t[]){ 1 });
+        y = qn_b_unary(&b, QN_OP_SIGN, qn_b_binary(&b, QN_OP_ADD, y, bias));
+        const qn_conv next = { .groups = 1 };
+        qn_value *v = constant(&b, module, 4, (int64_t[]){ out, out, 1, 1 }, 3);
+        qn_value *z = qn_b_convolution(&b, y, v, &next);
+        qn_graph_add_output(graph, qn_b_binary(&b, QN_OP_ADD, z, y), "r", -1);
+        qn_array input = { .dims = { 0 } };
+        fill(&input, &type, NULL, 4, module->arena);
+        const qn_pass_options options = {
+            .math = QN_MATH_DEFAULT, .precision = QN_PRECISION_BF16, .machine = &tiles, .fold = qn_interp_fold
+        };
+        lowered_compare(qn_arena_printf(module->arena, "convolution %d", (int)i), graph, &options, &input,
+                        NULL);
+        assert_int_equal(count(graph, QN_OP_CONV_PACKED, QUERN_BF16, 0), 2);
+        qn_module_free(module);
+    }
+}
+
+/* Few rows wait for the right side to be read: it is kept in bfloat16 on any machine and multiplied in float32. */
+static void few_rows_of_a_constant(void **state)
+{
+    (void)state;
+    enum { K = 41, N = 165 };
+    static float y[K * N];
+    for (int i = 0; i < K * N; i++)
+        y[i] = number(i, 3);
+    for (int rows = 1; rows <= 5; rows++)
+        for (int m = 0; m < 2; m++) {
+            qn_module *module = qn_module_new("constant");
+            qn_diags diags;
+            qn_diags_init(&diags, module->arena);
+            qn_graph *graph = qn_function_new(module, "f");
+            qn_builder b = { .graph = graph, .diags = &diags };
+            qn_type type = qn_type_static(module, QUERN_F32, 2, (int64_t[]){ rows, K });
+            qn_value *x = qn_graph_add_input(graph, "x", type, QN_ROLE_INPUT);
+            qn_value *w = qn_b_constant(&b, qn_tensor_new(module, QUERN_F32, 2, (int64_t[]){ K, N }, y));
+            qn_graph_add_output(graph, qn_b_matmul(&b, x, w), "r", -1);
+            qn_array input = { .dims = { 0 } };
+            fill(&input, &type, NULL, 1, module->arena);
+            const qn_pass_options options = { .math = QN_MATH_DEFAULT,
+                                              .precision = QN_PRECISION_BF16,
+                                              .machine = m == 0 ? &tiles : &plain,
+                                              .fold = qn_interp_fold };
+            lowered_compare("few rows", graph, &options, &input, NULL);
+            assert_int_equal(count(graph, QN_OP_MATMUL_PACKED, QUERN_BF16, 1), rows <= 4);
+            assert_int_equal(count(graph, QN_OP_MATMUL_PACKED, QUERN_F32, 0), 1);
+            qn_module_free(module);
+        }
+}
+
+/* ---- as code ---- */
+
+/* Compiles the text for this machine and runs it on the inputs. A status. */
+static int run_text(const char *text, int n_inputs, const quern_array *inputs, const char *precision,
+                    float *out)
+{
+    quern_module *module;
+    quern_model *model = NULL;
+    quern_session *session = NULL;
+    const quern_compile_options options = { .size = sizeof options, .precision = precision, .cache = "" };
+    int status = quern_load_bytes(text, strlen(text), NULL, &module);
+    if (status)
+        return status;
+    status = quern_compile(module, &options, &model);
+    quern_module_free(module);
+    if (!status)
+        status = quern_session_new(model, NULL, &session);
+    for (int i = 0; i < n_inputs && !status; i++)
+        status = quern_session_bind(session, i, &inputs[i]);
+    if (!status)
+        status = quern_session_run(session);
+    quern_array result;
+    if (!status)
+        status = quern_session_get(session, n_inputs, &result);
+    if (!status) {
+        int64_t n = 1;
+        for (int i = 0; i < result.rank; i++)
+            n *= result.dims[i];
+        memcpy(out, result.data, (size_t)n * sizeof *out);
+    }
+    quern_session_free(session);
+    quern_model_free(model);
+    return status;
+}
+
+static void machine_code_gives_the_same(void **state)
+{
+    (void)state;
+    enum { M = 71, K = 96, N = 77 };
+    static float x[M * K], y[K * N], bias[N], found[M * N], expected[M * N];
+    static const char text[] = "graph @f(%x: f32[71, 96], %y: f32[96, 77], %b: f32[77]) -> f32[71, 77] {\n"
+                               "%r = dot_general %x, %y " PLAIN " : f32[71, 77]\n"
+                               "%c = broadcast %b {axes = [1], dims = [71, 77]} : f32[71, 77]\n"
+                               "%d = add %r, %c : f32[71, 77]\nreturn %d\n}\n";
+    for (int i = 0; i < M * K; i++)
+        x[i] = number(i, 1);
+    for (int i = 0; i < K * N; i++)
+        y[i] = number(i, 2);
+    for (int i = 0; i < N; i++)
+        bias[i] = number(i, 3);
+    const int64_t dims[3][2] = { { M, K }, { K, N }, { N } };
+    const quern_array inputs[] = { { QUERN_F32, 2, dims[0], x },
+                                   { QUERN_F32, 2, dims[1], y },
+                                   { QUERN_F32, 1, dims[2], bias } };
+    assert_int_equal(run_text(text, 3, inputs, "bf16", found), QUERN_OK);
+    assert_int_equal(run_text(text, 3, inputs, "f32", expected), QUERN_OK);
+    assert_memory_equal(found, expected, sizeof found);
+    assert_int_equal(run_text(text, 3, inputs, "f8", found), QUERN_ERROR_ARGUMENT);
+    assert_non_null(strstr(quern_last_error(), "f32 or bf16"));
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(instructions_as_text_and_code),       cmocka_unit_test(mistakes_are_found),
+        cmocka_unit_test(products_equal_those_of_float32),     cmocka_unit_test(few_rows_of_a_constant),
+        cmocka_unit_test(convolutions_equal_those_of_float32), cmocka_unit_test(machine_code_gives_the_same),
+    };
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}
