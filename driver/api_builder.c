@@ -5,6 +5,7 @@
 #include <string.h>
 
 #include "driver/api.h"
+#include "driver/shuffle.h"
 #include "frontend/text/text.h"
 #include "ir/build.h"
 
@@ -98,18 +99,29 @@ static bool name_is_free(quern_builder *b, const char *call, const char *name)
     return true;
 }
 
+/* Dims as the graph knows them. */
+static bool shape_of(quern_builder *b, const char *call, int dtype, int rank, const quern_dim *dims,
+                     qn_dim *out_dims)
+{
+    if (!check_shape(b, call, dtype, rank))
+        return false;
+    for (int i = 0; i < rank; i++) {
+        if (!dims[i].name && (dims[i].value < 0 || dims[i].value > QN_DIM_MAX_VALUE)) {
+            fail(b, call, "a dimension is negative or too large");
+            return false;
+        }
+        out_dims[i] = dims[i].name ? qn_dim_symbol(b->module->dims, dims[i].name, 1, INT32_MAX)
+                                   : qn_dim_const(b->module->dims, dims[i].value);
+    }
+    return true;
+}
+
 quern_value *quern_input(quern_builder *b, const char *name, int dtype, int rank, const quern_dim *dims)
 {
     static const char call[] = "quern_input";
     qn_dim d[QN_MAX_RANK];
-    if (!check_shape(b, call, dtype, rank) || !name_is_free(b, call, name))
+    if (!shape_of(b, call, dtype, rank, dims, d) || !name_is_free(b, call, name))
         return NULL;
-    for (int i = 0; i < rank; i++) {
-        if (!dims[i].name && (dims[i].value < 0 || dims[i].value > QN_DIM_MAX_VALUE))
-            return fail(b, call, "a dimension is negative or too large");
-        d[i] = dims[i].name ? qn_dim_symbol(b->module->dims, dims[i].name, 1, INT32_MAX)
-                            : qn_dim_const(b->module->dims, dims[i].value);
-    }
     return out(qn_graph_add_input(b->build.graph, name, qn_type_make(b->module, (qn_dtype)dtype, rank, d),
                                   QN_ROLE_INPUT));
 }
@@ -230,6 +242,26 @@ quern_value *quern_relu(quern_builder *b, quern_value *x)
     return begin(b, "quern_relu", 1, &x) ? out(qn_b_unary(&b->build, QN_OP_RELU, in(x))) : NULL;
 }
 
+quern_value *quern_tanh(quern_builder *b, quern_value *x)
+{
+    return begin(b, "quern_tanh", 1, &x) ? out(qn_b_unary(&b->build, QN_OP_TANH, in(x))) : NULL;
+}
+
+quern_value *quern_convert(quern_builder *b, quern_value *x, int dtype)
+{
+    if (!begin(b, "quern_convert", 1, &x) || !check_shape(b, "quern_convert", dtype, 0))
+        return NULL;
+    return out(qn_b_convert(&b->build, (qn_dtype)dtype, in(x)));
+}
+
+quern_value *quern_reshape(quern_builder *b, quern_value *x, int rank, const quern_dim *dims)
+{
+    qn_dim d[QN_MAX_RANK];
+    if (!begin(b, "quern_reshape", 1, &x) || !shape_of(b, "quern_reshape", QUERN_F32, rank, dims, d))
+        return NULL;
+    return out(qn_b_reshape(&b->build, in(x), rank, d));
+}
+
 quern_value *quern_softmax(quern_builder *b, quern_value *x, int axis)
 {
     if (!begin(b, "quern_softmax", 1, &x))
@@ -257,15 +289,6 @@ quern_value *quern_cross_entropy(quern_builder *b, quern_value *logits, quern_va
     return rows ? out(qn_b_mean(&b->build, rows, 1, (const int64_t[]){ 0 }, false)) : NULL;
 }
 
-/* splitmix64 */
-static uint64_t next_random(uint64_t *state)
-{
-    uint64_t z = *state += 0x9e3779b97f4a7c15u;
-    z = (z ^ z >> 30) * 0xbf58476d1ce4e5b9u;
-    z = (z ^ z >> 27) * 0x94d049bb133111ebu;
-    return z ^ z >> 31;
-}
-
 /* A parameter of f32, f64, f16 or bf16 that is uniform in [-bound, bound). */
 static quern_value *uniform_param(quern_builder *b, const char *name, qn_dtype dtype, int rank,
                                   const int64_t *dims, double bound)
@@ -274,14 +297,25 @@ static quern_value *uniform_param(quern_builder *b, const char *name, qn_dtype d
     if (!value)
         return NULL;
     const qn_tensor *tensor = b->build.graph->input_initial[in(value)->index];
-    uint64_t state = b->seed * 0x2545f4914f6cdd1du + (uint64_t)b->n_parameters++;
+    uint64_t state = qn_random_start(b->seed, (uint64_t)b->n_parameters++);
     char *at = (char *)tensor->data;
     size_t size = qn_dtype_bytes(dtype);
     for (size_t i = 0; i < tensor->bytes; i += size) {
-        double unit = (double)(next_random(&state) >> 11) * 0x1p-53;
+        double unit = (double)(qn_random_next(&state) >> 11) * 0x1p-53;
         qn_scalar_store(dtype, (qn_scalar){ .f = (2 * unit - 1) * bound }, at + i);
     }
     return value;
+}
+
+/* NAME.weight and NAME.bias of a layer: uniform in +-1/sqrt(fan_in). */
+static bool layer_params(quern_builder *b, const char *name, qn_dtype dtype, int rank, const int64_t *dims,
+                         int64_t fan_in, int64_t width, quern_value **weight, quern_value **bias)
+{
+    const double bound = fan_in > 0 ? 1 / sqrt((double)fan_in) : 0;
+    qn_arena *arena = b->module->arena;
+    *weight = uniform_param(b, qn_arena_printf(arena, "%s.weight", name), dtype, rank, dims, bound);
+    *bias = uniform_param(b, qn_arena_printf(arena, "%s.bias", name), dtype, 1, &width, bound);
+    return *weight && *bias;
 }
 
 quern_value *quern_linear(quern_builder *b, quern_value *x, int64_t width, const char *name)
@@ -298,16 +332,66 @@ quern_value *quern_linear(quern_builder *b, quern_value *x, int64_t width, const
     if (!name || !name[0])
         return fail(b, call, "it needs a name");
     int64_t depth = type->dims[type->rank - 1]->value;
-    double bound = depth > 0 ? 1 / sqrt((double)depth) : 0;
-    quern_value *weight = uniform_param(b, qn_arena_printf(b->module->arena, "%s.weight", name), type->dtype,
-                                        2, (const int64_t[]){ depth, width }, bound);
-    quern_value *bias =
-        uniform_param(b, qn_arena_printf(b->module->arena, "%s.bias", name), type->dtype, 1, &width, bound);
-    if (!weight || !bias)
+    quern_value *weight, *bias;
+    if (!layer_params(b, name, type->dtype, 2, (const int64_t[]){ depth, width }, depth, width, &weight,
+                      &bias))
         return NULL;
     b->build.loc = (qn_loc){ .op = call };
     qn_value *product = qn_b_matmul(&b->build, in(x), in(weight));
     return product ? out(qn_b_binary_bcast(&b->build, QN_OP_ADD, product, in(bias))) : NULL;
+}
+
+/* Is x [N, C, H, W], C being a number? */
+static bool is_image(quern_builder *b, const char *call, quern_value *x)
+{
+    const qn_type *type = &in(x)->type;
+    if (qn_dtype_is_float(type->dtype) && type->rank == 4 && qn_dim_is_const(type->dims[1]))
+        return true;
+    fail(b, call,
+         qn_arena_printf(b->module->arena, "x is %s; it must be of floats [N, C, H, W], and C a number",
+                         qn_type_print(type, b->module->arena)));
+    return false;
+}
+
+quern_value *quern_conv2d(quern_builder *b, quern_value *x, int64_t channels, int64_t kernel, int64_t stride,
+                          int64_t padding, const char *name)
+{
+    static const char call[] = "quern_conv2d";
+    if (!begin(b, call, 1, &x) || !is_image(b, call, x))
+        return NULL;
+    if (!name || !name[0])
+        return fail(b, call, "it needs a name");
+    if (channels < 1 || kernel < 1 || stride < 1 || padding < 0 || kernel > INT32_MAX || padding > INT32_MAX)
+        return fail(b, call, "channels, kernel and stride must be at least 1, and the padding at least 0");
+    const qn_type *type = &in(x)->type;
+    const int64_t depth = type->dims[1]->value, dims[] = { channels, depth, kernel, kernel };
+    quern_value *weight, *bias;
+    if (!layer_params(b, name, type->dtype, 4, dims, depth * kernel * kernel, channels, &weight, &bias))
+        return NULL;
+    b->build.loc = (qn_loc){ .op = call };
+    const qn_conv conv = { .stride = (const int64_t[]){ stride, stride },
+                           .low = (const int64_t[]){ padding, padding },
+                           .high = (const int64_t[]){ padding, padding },
+                           .x_dilation = (const int64_t[]){ 1, 1 },
+                           .w_dilation = (const int64_t[]){ 1, 1 },
+                           .groups = 1 };
+    qn_value *y = qn_b_convolution(&b->build, in(x), in(weight), &conv);
+    const qn_dim column[] = { qn_dim_const(b->module->dims, channels), qn_dim_const(b->module->dims, 1),
+                              qn_dim_const(b->module->dims, 1) };
+    qn_value *shift = y ? qn_b_reshape(&b->build, in(bias), 3, column) : NULL;
+    return shift ? out(qn_b_binary_bcast(&b->build, QN_OP_ADD, y, shift)) : NULL;
+}
+
+quern_value *quern_max_pool2d(quern_builder *b, quern_value *x, int64_t window)
+{
+    static const char call[] = "quern_max_pool2d";
+    if (!begin(b, call, 1, &x) || !is_image(b, call, x))
+        return NULL;
+    if (window < 1)
+        return fail(b, call, "the window must be at least 1");
+    const int64_t extent[] = { 1, 1, window, window };
+    return out(qn_b_reduce_window(&b->build, QN_KIND_MAX, in(x),
+                                  &(qn_window){ .window = extent, .stride = extent }));
 }
 
 /* ---- the end ---- */

@@ -4,6 +4,7 @@
 #include <inttypes.h>
 #include <string.h>
 
+#include "driver/shuffle.h"
 #include "driver/tensors.h"
 #include "runtime/model.h"
 
@@ -158,26 +159,9 @@ int64_t qn_train_data_batches(const qn_train_data *data, int64_t batch, bool par
     return (data->n_samples + (partial ? rows - 1 : 0)) / rows;
 }
 
-/* splitmix64 */
-static uint64_t next_random(uint64_t *state)
-{
-    uint64_t z = *state += 0x9e3779b97f4a7c15u;
-    z = (z ^ z >> 30) * 0xbf58476d1ce4e5b9u;
-    z = (z ^ z >> 27) * 0x94d049bb133111ebu;
-    return z ^ z >> 31;
-}
-
 void qn_train_data_shuffle(qn_train_data *data, uint64_t seed, int64_t epoch)
 {
-    uint64_t state = seed * 0x2545f4914f6cdd1du + (uint64_t)epoch;
-    for (int64_t i = 0; i < data->n_samples; i++)
-        data->order[i] = i;
-    for (int64_t i = data->n_samples - 1; i > 0; i--) {
-        const int64_t k = (int64_t)(next_random(&state) % (uint64_t)(i + 1));
-        const int64_t kept = data->order[i];
-        data->order[i] = data->order[k];
-        data->order[k] = kept;
-    }
+    qn_random_order(data->n_samples, data->order, seed, (uint64_t)epoch);
 }
 
 int64_t qn_train_data_take(qn_train_data *data, int64_t i, int64_t batch)

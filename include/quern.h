@@ -225,6 +225,9 @@ typedef struct quern_dim { /* a number, or a symbol when name is set */
 } quern_dim;
 #define QUERN_DIM(symbol) ((quern_dim){ 0, symbol })
 #define QUERN_N(number) ((quern_dim){ (number), NULL })
+/* A rank and dims, for calls that take both: QUERN_SHAPE(QUERN_DIM("batch"), QUERN_N(64)) */
+#define QUERN_SHAPE(...) \
+    (int)(sizeof((quern_dim[]){ __VA_ARGS__ }) / sizeof(quern_dim)), ((quern_dim[]){ __VA_ARGS__ })
 
 QUERN_API quern_builder *quern_builder_new(const char *function_name);
 QUERN_API void quern_builder_free(quern_builder *builder); /* without finishing */
@@ -249,15 +252,60 @@ QUERN_API quern_value *quern_mul(quern_builder *b, quern_value *x, quern_value *
 QUERN_API quern_value *quern_div(quern_builder *b, quern_value *x, quern_value *y);
 QUERN_API quern_value *quern_matmul(quern_builder *b, quern_value *x, quern_value *y);
 QUERN_API quern_value *quern_relu(quern_builder *b, quern_value *x);
+QUERN_API quern_value *quern_tanh(quern_builder *b, quern_value *x);
+QUERN_API quern_value *quern_convert(quern_builder *b, quern_value *x, int dtype); /* each element */
+/* As many elements, row-major. */
+QUERN_API quern_value *quern_reshape(quern_builder *b, quern_value *x, int rank, const quern_dim *dims);
 QUERN_API quern_value *quern_softmax(quern_builder *b, quern_value *x, int axis);
 /* x [.., in] times a new parameter [in, out] plus a bias [out]; uniform in +-1/sqrt(in) from the builder's seed */
 QUERN_API quern_value *quern_linear(quern_builder *b, quern_value *x, int64_t out, const char *name);
+/* x [N, C, H, W] with new filters [channels, C, kernel, kernel], plus a bias [channels]; `padding` zeros at each side. Both
+ * parameters are uniform in +-1/sqrt(C kernel kernel), as in quern_linear. */
+QUERN_API quern_value *quern_conv2d(quern_builder *b, quern_value *x, int64_t channels, int64_t kernel,
+                                    int64_t stride, int64_t padding, const char *name);
+/* The greatest of each window of window x window elements, which do not overlap; what fills no window is left out. */
+QUERN_API quern_value *quern_max_pool2d(quern_builder *b, quern_value *x, int64_t window);
 QUERN_API quern_value *quern_mean(quern_builder *b, quern_value *x); /* of all elements: a scalar */
 QUERN_API quern_value *quern_cross_entropy(quern_builder *b, quern_value *logits,
                                            quern_value *labels); /* mean over the rows: a scalar */
 QUERN_API void quern_output(quern_builder *b, quern_value *x, const char *name);
 /* The module, and the end of the builder; or the first mistake. */
 QUERN_API int quern_builder_finish(quern_builder *b, quern_module **out) QUERN_MUST_USE;
+
+/* ---- training: a step, an epoch, an evaluation ---- */
+
+/* The arrays of a .npy or .npz file. */
+typedef struct quern_arrays quern_arrays;
+QUERN_API int quern_arrays_read(const char *path, quern_arrays **out) QUERN_MUST_USE;
+/* By the name it has in the archive; NULL where there is none. Belongs to `arrays`. */
+QUERN_API const quern_array *quern_arrays_find(const quern_arrays *arrays, const char *name);
+QUERN_API void quern_arrays_free(quern_arrays *arrays); /* NULL is fine */
+
+/* A compiled model that learns: the entries of quern_make_training, and their states, in sessions of its own. The model
+ * has one input. Not thread-safe. */
+typedef struct quern_trainer quern_trainer;
+
+/* Makes the module a learning one and compiles it; the module may be freed afterwards. Compile options may be NULL. */
+QUERN_API int quern_trainer_new(quern_module *module, const quern_train_options *train,
+                                const quern_compile_options *compile, quern_trainer **out) QUERN_MUST_USE;
+/* The same of the model that the builder describes, whose first output is the prediction. The end of the builder. */
+QUERN_API int quern_train(quern_builder *b, const quern_train_options *train,
+                          const quern_compile_options *compile, quern_trainer **out) QUERN_MUST_USE;
+QUERN_API void quern_trainer_free(quern_trainer *trainer); /* NULL is fine */
+
+/* One update, from a batch. out_loss (or NULL): the batch's mean loss before it. */
+QUERN_API int quern_trainer_step(quern_trainer *trainer, const quern_array *x, const quern_array *target,
+                                 double *out_loss) QUERN_MUST_USE;
+/* One update for each `batch` rows of x and target (the last may have fewer), as they lie where `shuffle` is 0, otherwise
+ * in an order that this number decides. out_losses (or NULL): the loss of each batch. */
+QUERN_API int quern_trainer_epoch(quern_trainer *trainer, const quern_array *x, const quern_array *target,
+                                  int64_t batch, uint64_t shuffle, double *out_losses) QUERN_MUST_USE;
+/* The mean loss without an update, and how many rows are right (of cross_entropy; otherwise -1). Either may be NULL. */
+QUERN_API int quern_trainer_eval(quern_trainer *trainer, const quern_array *x, const quern_array *target,
+                                 double *out_loss, int64_t *out_correct) QUERN_MUST_USE;
+/* The session that owns the states: to read them, to save and restore them. Belongs to the trainer. */
+QUERN_API quern_session *quern_trainer_session(quern_trainer *trainer);
+QUERN_API const quern_entry_info *quern_trainer_entry(const quern_trainer *trainer); /* of that session */
 
 #ifdef __cplusplus
 }

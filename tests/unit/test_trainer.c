@@ -1,0 +1,266 @@
+/* quern.h: layers for images, and the trainer. */
+#include <math.h>
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <string.h>
+
+#include <cmocka.h>
+
+#include "quern.h"
+
+static const quern_compile_options interp = { .size = sizeof interp, .target = "interp" };
+
+#define DIMS(...) ((const int64_t[]){ __VA_ARGS__ })
+
+static void ok(int status)
+{
+    if (status)
+        fail_msg("%s", quern_last_error());
+}
+
+/* A convolution and a pooling, by hand and by the model. */
+static void convolves_and_pools(void **state)
+{
+    enum { C = 2, O = 3, H = 5, W = 4, K = 3, POOLED = (H / 2) * (W / 2) };
+    (void)state;
+    quern_builder *b = quern_builder_new(NULL);
+    quern_builder_seed(b, 3);
+    quern_value *x = quern_input(b, "x", QUERN_U8, QUERN_SHAPE(QUERN_DIM("batch"), QUERN_N(C * H * W)));
+    quern_value *image = quern_reshape(b, quern_convert(b, x, QUERN_F32),
+                                       QUERN_SHAPE(QUERN_DIM("batch"), QUERN_N(C), QUERN_N(H), QUERN_N(W)));
+    quern_value *convolved = quern_conv2d(b, image, O, K, 1, 1, "conv");
+    quern_output(b, convolved, "convolved");
+    quern_output(b, quern_max_pool2d(b, convolved, 2), "pooled");
+    quern_output(b, quern_tanh(b, convolved), "tanh");
+    quern_module *module;
+    quern_model *model;
+    quern_session *s;
+    ok(quern_builder_finish(b, &module));
+    ok(quern_compile(module, &interp, &model));
+    quern_module_free(module);
+    ok(quern_session_new(model, NULL, &s));
+    uint8_t in[C * H * W];
+    for (int i = 0; i < C * H * W; i++)
+        in[i] = (uint8_t)(i * 37 % 11);
+    ok(quern_session_bind(s, 0, &(quern_array){ QUERN_U8, 2, DIMS(1, C * H * W), in }));
+    ok(quern_session_run(s));
+    quern_array a[5];
+    for (int i = 0; i < 5; i++)
+        ok(quern_session_get(s, 1 + i, &a[i]));
+    const float *weight = a[0].data, *bias = a[1].data, *y = a[2].data, *pooled = a[3].data, *t = a[4].data;
+    assert_int_equal(a[0].rank, 4);
+    assert_int_equal(a[3].dims[2], H / 2);
+    const double bound = 1 / sqrt((double)C * K * K);
+    for (int o = 0; o < O; o++)
+        for (int i = 0; i < H; i++)
+            for (int j = 0; j < W; j++) {
+                double sum = bias[o];
+                for (int c = 0; c < C; c++)
+                    for (int k = 0; k < K * K; k++) {
+                        const int row = i + k / K - 1, column = j + k % K - 1;
+                        const float w = weight[(o * C + c) * K * K + k];
+                        assert_true(fabs(w) <= bound);
+                        if (row >= 0 && row < H && column >= 0 && column < W)
+                            sum += (double)w * in[(c * H + row) * W + column];
+                    }
+                assert_float_equal(y[(o * H + i) * W + j], sum, 1e-4);
+                assert_float_equal(t[(o * H + i) * W + j], tanh(sum), 1e-4);
+            }
+    for (int i = 0; i < O * POOLED; i++) {
+        const float *corner = y + i / POOLED * H * W + i % POOLED / (W / 2) * 2 * W + i % (W / 2) * 2;
+        assert_true(pooled[i] == fmaxf(fmaxf(corner[0], corner[1]), fmaxf(corner[W], corner[W + 1])));
+    }
+    quern_session_free(s);
+    quern_model_free(model);
+}
+
+static void expect_mistake(quern_builder *b, const char *message)
+{
+    quern_trainer *trainer;
+    const quern_train_options options = {
+        .size = sizeof options, .loss = "mse", .optimizer = "sgd", .learning_rate = 1
+    };
+    assert_int_not_equal(quern_train(b, &options, &interp, &trainer), QUERN_OK);
+    assert_null(trainer);
+    if (!strstr(quern_last_error(), message))
+        fail_msg("\"%s\" is not in \"%s\"", message, quern_last_error());
+}
+
+static quern_builder *begin(quern_value **out_x)
+{
+    quern_builder *b = quern_builder_new("f");
+    *out_x = quern_input(b, "x", QUERN_F32, QUERN_SHAPE(QUERN_N(2), QUERN_N(3), QUERN_N(8), QUERN_N(8)));
+    return b;
+}
+
+static void reports_mistakes(void **state)
+{
+    (void)state;
+    quern_value *x;
+    quern_builder *b = begin(&x);
+    quern_output(b, quern_conv2d(b, x, 4, 0, 1, 0, "conv"), "y");
+    expect_mistake(b, "quern_conv2d: channels, kernel and stride must be at least 1");
+    b = begin(&x);
+    quern_output(b, quern_conv2d(b, x, 4, 3, 1, 0, ""), "y");
+    expect_mistake(b, "quern_conv2d: it needs a name");
+    b = begin(&x);
+    quern_output(b, quern_conv2d(b, quern_mean(b, x), 4, 3, 1, 0, "conv"), "y");
+    expect_mistake(b, "quern_conv2d: x is f32[]; it must be of floats [N, C, H, W]");
+    b = begin(&x);
+    quern_output(b, quern_conv2d(b, x, 4, 9, 1, 0, "conv"), "y"); /* larger than the image */
+    expect_mistake(b, "quern_conv2d");
+    b = begin(&x);
+    quern_output(b, quern_max_pool2d(b, x, 0), "y");
+    expect_mistake(b, "quern_max_pool2d: the window must be at least 1");
+    b = begin(&x);
+    quern_output(b, quern_reshape(b, x, QUERN_SHAPE(QUERN_N(7))), "y");
+    expect_mistake(b, "quern_reshape");
+    b = begin(&x);
+    quern_output(b, quern_convert(b, x, 99), "y");
+    expect_mistake(b, "quern_convert: 99 is no data type");
+    b = begin(&x);
+    quern_value *z = quern_input(b, "z", QUERN_F32, 0, NULL);
+    quern_output(b, quern_linear(b, quern_mul(b, x, z), 1, "fc"), "y");
+    expect_mistake(b, "a trainer takes a model with one input, not 2");
+}
+
+/* ---- a line through points ---- */
+
+enum { N = 10 };
+
+static quern_trainer *line(void)
+{
+    const quern_train_options options = {
+        .size = sizeof options, .loss = "mse", .optimizer = "sgd", .learning_rate = 0.1
+    };
+    quern_trainer *trainer;
+    quern_builder *b = quern_builder_new("line");
+    quern_value *x = quern_input(b, "x", QUERN_F32, QUERN_SHAPE(QUERN_DIM("batch"), QUERN_N(1)));
+    const float zero = 0;
+    quern_value *w = quern_param(b, "w", QUERN_F32, 2, DIMS(1, 1), &zero);
+    quern_output(b, quern_matmul(b, x, w), "y");
+    ok(quern_train(b, &options, &interp, &trainer));
+    return trainer;
+}
+
+static float weight_of(quern_trainer *trainer)
+{
+    const quern_entry_info *entry = quern_trainer_entry(trainer);
+    quern_array w;
+    for (int i = 0; i < entry->n_buffers; i++)
+        if (strcmp(entry->buffers[i].name, "w") == 0) {
+            ok(quern_session_get(quern_trainer_session(trainer), i, &w));
+            return *(float *)w.data;
+        }
+    fail_msg("there is no w");
+    return 0;
+}
+
+/* w after the rows of each batch in turn, in double precision */
+static double expected(const float *x, const float *y, const int *order, int batch, double *losses)
+{
+    double w = 0;
+    for (int first = 0; first < N; first += batch) {
+        const int n = N - first < batch ? N - first : batch;
+        double gradient = 0, loss = 0;
+        for (int i = first; i < first + n; i++) {
+            const double r = w * x[order[i]] - y[order[i]];
+            loss += r * r / n;
+            gradient += 2 * r * x[order[i]] / n;
+        }
+        losses[first / batch] = loss;
+        w -= 0.1 * gradient;
+    }
+    return w;
+}
+
+static void trains_by_epochs(void **state)
+{
+    (void)state;
+    float xs[N], ys[N];
+    int order[N];
+    double losses[4], wanted[4], loss;
+    int64_t correct = 7;
+    for (int i = 0; i < N; i++) {
+        xs[i] = 0.25f * (float)i - 1;
+        ys[i] = 3 * xs[i] + (float)(i % 3) - 1;
+        order[i] = i;
+    }
+    const quern_array x = { QUERN_F32, 2, DIMS(N, 1), xs }, y = { QUERN_F32, 2, DIMS(N, 1), ys };
+    quern_trainer *trainer = line();
+    ok(quern_trainer_epoch(trainer, &x, &y, 3, 0, losses)); /* 3, 3, 3 and 1 rows */
+    assert_float_equal(weight_of(trainer), expected(xs, ys, order, 3, wanted), 1e-5);
+    for (int i = 0; i < 4; i++)
+        assert_float_equal(losses[i], wanted[i], 1e-5);
+
+    /* evaluation sees the same weight, and changes nothing */
+    const float w = weight_of(trainer);
+    double sum = 0;
+    for (int i = 0; i < N; i++)
+        sum += (w * xs[i] - ys[i]) * (w * xs[i] - ys[i]) / N;
+    ok(quern_trainer_eval(trainer, &x, &y, &loss, &correct));
+    assert_float_equal(loss, sum, 1e-5);
+    assert_int_equal(correct, -1); /* mse counts nothing */
+    ok(quern_trainer_step(trainer, &x, &y, &loss));
+    assert_float_equal(loss, sum, 1e-5);
+    assert_true(weight_of(trainer) != w);
+    quern_trainer_free(trainer);
+
+    /* an order is a matter of its number: the same sum of losses in one batch, other weights in many */
+    float shuffled[3];
+    for (int k = 0; k < 3; k++) {
+        trainer = line();
+        ok(quern_trainer_epoch(trainer, &x, &y, 1, k == 2 ? 6 : 5, NULL));
+        shuffled[k] = weight_of(trainer);
+        quern_trainer_free(trainer);
+    }
+    assert_true(shuffled[0] == shuffled[1] && shuffled[0] != shuffled[2]);
+    trainer = line();
+    ok(quern_trainer_epoch(trainer, &x, &y, 100, 5, losses)); /* every row once */
+    assert_float_equal(weight_of(trainer), expected(xs, ys, order, N, wanted), 1e-5);
+    assert_float_equal(losses[0], wanted[0], 1e-5);
+
+    const quern_array fewer = { QUERN_F32, 2, DIMS(N - 1, 1), ys };
+    assert_int_equal(quern_trainer_epoch(trainer, &x, &fewer, 3, 0, NULL), QUERN_ERROR_ARGUMENT);
+    assert_non_null(strstr(quern_last_error(), "x has 10 samples, and target 9"));
+    assert_int_equal(quern_trainer_epoch(trainer, &x, &y, 0, 0, NULL), QUERN_ERROR_ARGUMENT);
+    assert_int_equal(quern_trainer_epoch(trainer, &x, NULL, 3, 0, NULL), QUERN_ERROR_ARGUMENT);
+    assert_string_equal(quern_last_error(), "quern_trainer_epoch: target is NULL");
+    const quern_array wide = { QUERN_F32, 2, DIMS(N / 2, 2), xs };
+    assert_int_not_equal(quern_trainer_step(trainer, &wide, &y, NULL), QUERN_OK);
+    quern_trainer_free(trainer);
+    quern_trainer_free(NULL);
+}
+
+static void reads_arrays(void **state)
+{
+    (void)state;
+    quern_arrays *arrays;
+    ok(quern_arrays_read(QN_SOURCE_DIR "/examples/digits/digits.npz", &arrays));
+    const quern_array *x = quern_arrays_find(arrays, "x"), *y = quern_arrays_find(arrays, "y");
+    assert_non_null(x);
+    assert_non_null(y);
+    assert_null(quern_arrays_find(arrays, "z"));
+    assert_int_equal(x->dtype, QUERN_U8);
+    assert_int_equal(x->dims[1], 64);
+    assert_int_equal(y->dims[0], x->dims[0]);
+    quern_arrays_free(arrays);
+    quern_arrays_free(NULL);
+    assert_int_equal(quern_arrays_read("/does/not/exist.npz", &arrays), QUERN_ERROR_IO);
+    assert_null(arrays);
+    assert_non_null(strstr(quern_last_error(), "/does/not/exist.npz"));
+    assert_int_equal(quern_arrays_read(NULL, &arrays), QUERN_ERROR_ARGUMENT);
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(convolves_and_pools),
+        cmocka_unit_test(reports_mistakes),
+        cmocka_unit_test(trains_by_epochs),
+        cmocka_unit_test(reads_arrays),
+    };
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}
