@@ -1,0 +1,35 @@
+/* What the example programs share: their options, random numbers for data, and a training loop that prints progress,
+ * writes the loss curve and checkpoints, and resumes from them. */
+#ifndef EXAMPLES_COMMON_H
+#define EXAMPLES_COMMON_H
+
+#include <stdbool.h>
+
+#include "quern.h"
+
+typedef struct example {
+    const char *name; /* of the files: NAME.csv, NAME.svg, NAME.safetensors */
+    uint64_t seed;
+    int64_t epochs;  /* 0: as many as the program thinks right */
+    const char *out; /* folder */
+    const char *data;
+    const char *dump; /* folder, or NULL: write data and initial parameters there and train nothing */
+    bool resume;
+    quern_compile_options compile;
+} example;
+
+/* Reads the options of the command line; prints them and ends where one is unknown. `epochs`: where none are given. */
+example example_parse(int argc, char **argv, const char *name);
+void example_check(int status); /* prints quern_last_error() and ends where it is not 0 */
+
+/* Data: the same numbers for the same seed on every machine. */
+double example_uniform(uint64_t *state); /* [0, 1) */
+double example_normal(uint64_t *state);  /* mean 0, variance 1: a sum of 12 uniform ones */
+/* Handwritten digits: x u8[n, 64] and y i64[n], to be freed with *out_file. The first 1437 train, the other 360 test. */
+void example_digits(const example *e, quern_arrays **out_file, quern_array train[2], quern_array test[2]);
+
+/* Trains for the example's epochs, or `epochs` where it says none, in batches that follow the data's own order. */
+void example_train(const example *e, quern_trainer *trainer, const quern_array *x, const quern_array *target,
+                   int64_t batch, int64_t epochs);
+
+#endif
