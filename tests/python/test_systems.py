@@ -74,5 +74,15 @@ class Regression(System, unittest.TestCase):
         self.assertGreater(float(re.search(r"([\d.]+) % of the test digits", run.stdout)[1]), 92)
 
 
+class Perceptron(System, unittest.TestCase):
+    name, first = "mlp", 5
+
+    def test_tells_spirals_apart(self):
+        with tempfile.TemporaryDirectory() as folder:
+            text = self.run_program(folder, "--seed", 2)
+        self.assertLess(float(re.search(r"central differences by (\S+)", text)[1]), 1e-6)
+        self.assertGreaterEqual(float(re.search(r"([\d.]+) % of the test points", text)[1]), 99)
+
+
 if __name__ == "__main__":
     unittest.main()
