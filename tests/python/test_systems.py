@@ -84,5 +84,14 @@ class Perceptron(System, unittest.TestCase):
         self.assertGreaterEqual(float(re.search(r"([\d.]+) % of the test points", text)[1]), 99)
 
 
+class Convolutions(System, unittest.TestCase):
+    name, first = "cnn", 3
+
+    def test_reads_digits(self):
+        with tempfile.TemporaryDirectory() as folder:
+            text = self.run_program(folder, "--seed", 2)
+        self.assertGreaterEqual(float(re.search(r"([\d.]+) % of the test digits", text)[1]), 98)
+
+
 if __name__ == "__main__":
     unittest.main()
