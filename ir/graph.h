@@ -186,6 +186,10 @@ struct qn_tensor_source {
     qn_arena *arena; /* of the data, once made */
     /* The box of elements from `low` on, row-major, to `to`. Thread-safe. */
     void (*read)(const qn_tensor *tensor, const int64_t *low, const int64_t *extent, void *to);
+    /* Is the box there already, inside a tensor that is in memory? Then where its first element is, and a stride for each
+     * axis, in elements. */
+    bool (*view)(const qn_tensor *tensor, const int64_t *low, const int64_t *extent, const void **out_data,
+                 int64_t *out_strides);
 };
 
 typedef enum qn_input_role { QN_ROLE_INPUT, QN_ROLE_PARAM, QN_ROLE_STATE } qn_input_role;

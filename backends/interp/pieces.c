@@ -16,7 +16,8 @@ typedef struct view {
 } view;
 
 typedef struct reader {
-    qn_interp in; /* its arena holds what is made on the way */
+    qn_interp in;            /* its arena holds what is made on the way */
+    bool only_views, failed; /* nothing may be made; something would have to be */
     const void *done;
     size_t done_bytes; /* part of a mapped file that no other piece of the tensor reads */
 } reader;
@@ -30,7 +31,8 @@ static size_t element_size(const view *v)
 
 static void move(view *v, int64_t elements)
 {
-    v->array.data = (char *)v->array.data + elements * (int64_t)element_size(v);
+    if (v->array.data) /* else it is one that failed */
+        v->array.data = (char *)v->array.data + elements * (int64_t)element_size(v);
 }
 
 /* ---- memory for a box ---- */
@@ -40,6 +42,10 @@ static view make_box(reader *r, qn_dtype dtype, int rank, const int64_t *extent)
     view v = { .array = { .dtype = dtype, .rank = rank } };
     memcpy(v.array.dims, extent, (size_t)rank * sizeof *extent);
     qn_strides(&v.array, v.strides);
+    if (r->only_views) { /* whoever asked for it does no more than pass it on */
+        r->failed = true;
+        return v;
+    }
     v.array.data = qn_arena_alloc(r->in.arena, (size_t)qn_array_elements(&v.array) * qn_dtype_bytes(dtype));
     return v;
 }
@@ -61,7 +67,8 @@ static view contiguous(reader *r, const view *v)
     if (same)
         return *v;
     view made = make_box(r, v->array.dtype, v->array.rank, v->array.dims);
-    copy_view(v, &made);
+    if (!r->failed)
+        copy_view(v, &made);
     return made;
 }
 
@@ -256,6 +263,8 @@ static view view_pad(reader *r, const qn_tensor *tensor, const int64_t *low, con
     if (inside)
         return view_of(r, operand, x_low, x_extent);
     view v = make_box(r, tensor->type.dtype, rank, extent), part = v;
+    if (r->failed)
+        return v;
     qn_fill(element_size(&v), v.array.data, qn_array_elements(&v.array),
             qn_tensor_data(tensor->source->operands[1]));
     if (!any)
@@ -289,6 +298,8 @@ static view view_concatenate(reader *r, const qn_tensor *tensor, const int64_t *
                 return view_of(r, operand, x_low, x_extent);
             if (!v.array.data)
                 v = make_box(r, tensor->type.dtype, rank, extent);
+            if (r->failed)
+                return v;
             const view x = view_of(r, operand, x_low, x_extent);
             view part = v;
             part.array.dims[axis] = to - from;
@@ -308,6 +319,8 @@ static view view_elementwise(reader *r, const qn_tensor *tensor, const int64_t *
     const qn_node *node = tensor->source->node;
     qn_array operands[MOST];
     view v = make_box(r, tensor->type.dtype, tensor->type.rank, extent);
+    if (r->failed)
+        return v;
     for (int i = 0; i < node->n_operands; i++) {
         const view x = view_of(r, tensor->source->operands[i], low, extent);
         operands[i] = contiguous(r, &x).array;
@@ -346,6 +359,16 @@ static void read_box(const qn_tensor *tensor, const int64_t *low, const int64_t 
     if (r.done)
         qn_release_mapped(r.done, r.done_bytes);
     qn_arena_free(arena);
+}
+
+static bool find_view(const qn_tensor *tensor, const int64_t *low, const int64_t *extent,
+                      const void **out_data, int64_t *out_strides)
+{
+    reader r = { .only_views = true };
+    const view v = view_of(&r, tensor, low, extent);
+    *out_data = v.array.data;
+    memcpy(out_strides, v.strides, (size_t)v.array.rank * sizeof *out_strides);
+    return !r.failed;
 }
 
 /* ---- making one ---- */
@@ -420,6 +443,7 @@ const qn_tensor *qn_tensor_defer(const qn_node *node, const qn_tensor *const *op
         .cost = cost,
         .arena = arena,
         .read = read_box,
+        .view = find_view,
     };
     qn_tensor *tensor = QN_NEW(arena, qn_tensor);
     *tensor = (qn_tensor){ .type = *type,
