@@ -4,6 +4,8 @@
 #include <string.h>
 
 #include "backends/backend.h"
+#include "driver/bisect.h"
+#include "driver/cli.h"
 #include "driver/commands.h"
 #include "driver/output.h"
 #include "driver/weights.h"
@@ -26,15 +28,26 @@ static const char usage[] =
     "  --print-after-all   print a function after each pass that changed it\n"
     "  --print-after=PASS  print a function after each run of this pass\n"
     "  --verify-each       verify a function after each pass that changed it, and what it is lowered to\n"
+    "  --bisect            find the pass run that changes what the reference interpreter makes of random "
+    "inputs;\n"
+    "                      prints it and exits with 1 if there is one; the standard pipeline without "
+    "--passes\n"
+    "  --input=[NAME=]FILE  inputs of the first function for --bisect: .npy, or .npz with their names\n"
+    "  --tolerance=X       largest difference for --bisect, as part of an output's largest value\n"
     "  --time              print the time that each pass takes to stderr\n"
     "  --list-passes       print the passes and what they do\n"
     "  --inline-data       write large constants out instead of as $hash\n"
     "  --no-data           leave out the contents of what is written as $hash\n";
 
+enum { MAX_INPUTS = 64 };
+
 typedef struct options {
     const char *file, *passes, *print_after, *skip;
     bool print_after_all, verify_each, time, lower;
-    bool no_fusion;
+    bool no_fusion, bisect;
+    int n_inputs;
+    const char *inputs[MAX_INPUTS];
+    double tolerance;
     qn_blas_use blas;
     qn_math math;
     qn_precision precision;
@@ -111,6 +124,8 @@ static bool read_flag(const char *argument, options *out)
         out->print_after_all = true;
     else if (strcmp(argument, "--verify-each") == 0)
         out->verify_each = true;
+    else if (strcmp(argument, "--bisect") == 0)
+        out->bisect = true;
     else if (strcmp(argument, "--time") == 0)
         out->time = true;
     else if (strcmp(argument, "--inline-data") == 0)
@@ -143,6 +158,13 @@ static int read_argument(const char *argument, options *out)
         out->precision = strcmp(value, "bf16") == 0 ? QN_PRECISION_BF16 : QN_PRECISION_F32;
         if (!out->precision && strcmp(value, "f32") != 0)
             return wrong_usage("--precision is f32 or bf16, not ", value);
+    } else if ((value = value_of(argument, "--input"))) {
+        if (out->n_inputs == MAX_INPUTS)
+            return wrong_usage("too many inputs: put them into an .npz file: ", value);
+        out->inputs[out->n_inputs++] = value;
+    } else if ((value = value_of(argument, "--tolerance"))) {
+        if (!qn_cli_real(value, &out->tolerance) || !(out->tolerance >= 0))
+            return wrong_usage("--tolerance is a number from 0 on, not ", value);
     } else if ((value = value_of(argument, "--optimize"))) {
         if (strcmp(value, "1") != 0 && strcmp(value, "2") != 0)
             return wrong_usage("--optimize is 1 or 2, not ", value);
@@ -162,12 +184,16 @@ static int read_argument(const char *argument, options *out)
 
 static int read_options(int argc, char **argv, options *out)
 {
-    *out = (options){ .math = QN_MATH_DEFAULT, .print = { QN_PRINT_INLINE_ELEMENTS, true } };
+    *out = (options){ .math = QN_MATH_DEFAULT, .tolerance = -1, .print = { QN_PRINT_INLINE_ELEMENTS, true } };
     for (int i = 1; i < argc; i++) {
         int wrong = read_argument(argv[i], out);
         if (wrong)
             return wrong;
     }
+    if (out->bisect && out->lower)
+        return wrong_usage("--bisect is about the passes: it does not go with --lower", "");
+    if (out->n_inputs && !out->bisect)
+        return wrong_usage("only --bisect has inputs: ", out->inputs[0]);
     return out->file ? 0 : wrong_usage("which file?", "");
 }
 
@@ -210,33 +236,84 @@ static void after(void *user, const qn_pass *pass, const qn_graph *graph, bool c
     qn_arena_free(arena);
 }
 
+/* The list of --passes; NULL: the standard pipeline. */
+static const char *pass_names(const options *options)
+{
+    return options->passes && strcmp(options->passes, "standard") != 0 ? options->passes : NULL;
+}
+
+static qn_pass_options pass_options_of(const options *options)
+{
+    return (qn_pass_options){ .math = options->math,
+                              .precision = options->precision,
+                              .machine = options->machine,
+                              .fold = qn_interp_fold,
+                              .no_fusion = options->no_fusion,
+                              .blas = options->blas };
+}
+
+static qn_status run_over(void *user, qn_graph *function, const qn_pass_hooks *hooks, qn_diags *diags)
+{
+    const options *options = user;
+    const qn_pass_options pass_options = pass_options_of(options);
+    return qn_run_passes(function, pass_names(options), &pass_options, hooks, diags);
+}
+
 static qn_status run_passes(qn_module *module, const options *options, qn_diags *diags)
 {
-    const char *names = strcmp(options->passes, "standard") == 0 ? NULL : options->passes;
-    qn_pass_options pass_options = { .math = options->math,
-                                     .precision = options->precision,
-                                     .machine = options->machine,
-                                     .fold = qn_interp_fold,
-                                     .no_fusion = options->no_fusion,
-                                     .blas = options->blas };
     qn_pass_hooks hooks = {
         .enabled = enabled, .after = after, .user = (void *)options, .verify_each = options->verify_each
     };
     for (int i = 0; i < module->n_functions; i++)
-        QN_TRY(qn_run_passes(module->functions[i], names, &pass_options, &hooks, diags));
+        QN_TRY(run_over((void *)options, module->functions[i], &hooks, diags));
     return qn_verify(module, diags);
+}
+
+/* ---- bisection ---- */
+
+static void print_difference(const qn_culprit *c)
+{
+    if (c->other_shape)
+        printf("output '%s' of @%s has another shape", c->output, c->output_function);
+    else
+        printf("output '%s' of @%s differs by %.3g, %.2g of its largest value", c->output, c->output_function,
+               c->largest, c->relative);
+}
+
+static qn_status bisect(const qn_module *module, const options *options, qn_arena *arena, bool *out_found,
+                        qn_diags *diags)
+{
+    qn_bisection bisection = { .module = module,
+                               .run_passes = run_over,
+                               .enabled = enabled,
+                               .user = (void *)options,
+                               .tolerance = options->tolerance >= 0                   ? options->tolerance
+                                            : options->precision == QN_PRECISION_BF16 ? 5e-2
+                                                                                      : -1 };
+    qn_culprit culprit;
+    QN_TRY(qn_bisect_inputs(module, options->n_inputs, options->inputs, arena, &bisection.inputs, diags));
+    QN_TRY(qn_bisect(&bisection, arena, &culprit, diags));
+    *out_found = culprit.pass;
+    if (!culprit.pass) {
+        printf("no pass changes a result: %d pass runs", culprit.n_runs);
+        fputs(culprit.output ? "; within the bound, " : "", stdout);
+    } else {
+        printf("%s:%d on @%s (pass run %d of %d) changes a result: ", culprit.pass->name, culprit.occurrence,
+               culprit.function, culprit.run, culprit.n_runs);
+    }
+    if (culprit.problem)
+        fputs(culprit.problem, stdout);
+    else if (culprit.output)
+        print_difference(&culprit);
+    putchar('\n');
+    return QUERN_OK;
 }
 
 /* ---- programs ---- */
 
 static qn_status print_programs(qn_module *module, const options *options, qn_arena *arena, qn_diags *diags)
 {
-    qn_pass_options pass_options = { .math = options->math,
-                                     .precision = options->precision,
-                                     .machine = options->machine,
-                                     .fold = qn_interp_fold,
-                                     .no_fusion = options->no_fusion,
-                                     .blas = options->blas };
+    const qn_pass_options pass_options = pass_options_of(options);
     const int n = module->n_functions;
     qn_program **programs = QN_NEW_ARRAY(arena, qn_program *, n);
     qn_weights weights;
@@ -260,10 +337,11 @@ static qn_status read_programs(const char *text, size_t size, const options *opt
 {
     int n;
     qn_program **programs;
-    if (options->passes || options->lower)
-        return qn_error(diags, QUERN_ERROR_ARGUMENT, NULL,
-                        "%s has programs, which are lowered already: --passes and --lower are for graphs",
-                        options->file);
+    if (options->passes || options->lower || options->bisect)
+        return qn_error(
+            diags, QUERN_ERROR_ARGUMENT, NULL,
+            "%s has programs, which are lowered already: --passes, --lower and --bisect are for graphs",
+            options->file);
     QN_TRY(qn_text_parse_programs(text, size, file_name(options), arena, &n, &programs, diags));
     for (int i = 0; i < n; i++) {
         fputs(i ? "\n" : "", stdout);
@@ -274,8 +352,14 @@ static qn_status read_programs(const char *text, size_t size, const options *opt
 
 /* ---- the command ---- */
 
-static qn_status run_module(qn_module *module, const options *options, qn_arena *arena, qn_diags *diags)
+static qn_status run_module(qn_module *module, const options *options, qn_arena *arena, bool *out_found,
+                            qn_diags *diags)
 {
+    if (options->bisect) {
+        qn_status searched = bisect(module, options, arena, out_found, diags);
+        qn_module_free(module);
+        return searched;
+    }
     qn_status status = options->passes ? run_passes(module, options, diags) : QUERN_OK;
     if (!status && options->lower)
         status = print_programs(module, options, arena, diags);
@@ -285,21 +369,22 @@ static qn_status run_module(qn_module *module, const options *options, qn_arena 
     return status;
 }
 
-static qn_status run(const options *options, qn_arena *arena, qn_diags *diags)
+/* *out_found: --bisect has found something. */
+static qn_status run(const options *options, qn_arena *arena, bool *out_found, qn_diags *diags)
 {
     qn_module *module;
     char *text;
     size_t size, length = strlen(options->file);
     if (length > 5 && strcmp(options->file + length - 5, ".onnx") == 0) {
         QN_TRY(qn_onnx_load(options->file, &(qn_onnx_options){ 0 }, &module, diags));
-        return run_module(module, options, arena, diags);
+        return run_module(module, options, arena, out_found, diags);
     }
     QN_TRY(
         qn_read_file(is_standard_input(options) ? "/dev/stdin" : options->file, arena, &text, &size, diags));
     if (qn_text_has_programs(text, size))
         return read_programs(text, size, options, arena, diags);
     QN_TRY(qn_text_parse(text, size, file_name(options), &module, diags));
-    return run_module(module, options, arena, diags);
+    return run_module(module, options, arena, out_found, diags);
 }
 
 static int list_passes(void)
@@ -324,11 +409,12 @@ int quern_main_opt(int argc, char **argv)
     qn_arena *arena = qn_arena_new();
     qn_diags diags;
     qn_diags_init(&diags, arena);
-    qn_status status = run(&options, arena, &diags);
+    bool found = false;
+    qn_status status = run(&options, arena, &found, &diags);
     if (status)
         fprintf(stderr, "%s\n", qn_diags_text(&diags, arena));
     else if (fflush(stdout) || ferror(stdout))
         status = QUERN_ERROR_IO;
     qn_arena_free(arena);
-    return status ? 1 : 0;
+    return status || found ? 1 : 0;
 }

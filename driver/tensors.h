@@ -20,6 +20,9 @@ int qn_npy_find(int n, const qn_npy *arrays, const char *name, const char *prefi
 int qn_bind_inputs(const qn_cli *cli, quern_session *session, int n_files, const char *const *files,
                    uint64_t seed, qn_arena *arena, qn_diags *diags);
 
+/* Floats from a normal distribution, integers and bools 0 or 1. */
+void qn_fill_random(qn_dtype dtype, int64_t n, void *to, uint64_t *state);
+
 const char *qn_array_type(const quern_array *array, qn_arena *arena); /* "f32[2, 3]" */
 /* "f32[2, 3] [1 2 3 …]\n": the first elements. */
 void qn_array_show(const quern_array *array, FILE *to);

@@ -58,6 +58,9 @@ for target in "${targets[@]}"; do
     expect 1 "input 'b' \(f32\[4\]\) is missing" "${run[@]}" bias.qn --input x=sum.npy
     expect 1 "input 0 'x' is f32\[3\]; the model takes f32\[batch, 4\]" "${run[@]}" bias.qn -i x=last.npy -i b=y.npy
     expect 1 "no input 'z'; the inputs are: x, b" "${run[@]}" bias.qn -i z=y.npy
+    expect 0 '^no pass changes a result: [0-9]+ pass runs' "$quern" opt bias.qn --bisect --input=x=sum.npy --input=b=y.npy
+    expect 1 "input 'b' \(f32\[4\]\) is missing: --input=b=FILE" "$quern" opt bias.qn --bisect --input=x=sum.npy
+    expect 1 "input 'x' is f32\[3\]; the model takes" "$quern" opt bias.qn --bisect --input=x=last.npy --input=b=y.npy
     expect 1 'which input is y.npy' "${run[@]}" bias.qn -i y.npy
     expect 1 'absent.npy: cannot be read: No such file' "${run[@]}" double.qn -i absent.npy
     expect 1 'not a .npy file' "${run[@]}" double.qn -i bias.qn
