@@ -8,9 +8,10 @@
 #include "driver/ceiling.h"
 #include "driver/cli.h"
 #include "driver/commands.h"
+#include "driver/profile.h"
 #include "driver/tensors.h"
 
-enum { INPUT, ENTRY, SECONDS, ALL, JSON };
+enum { INPUT, ENTRY, SECONDS, ALL, JSON, PROFILE };
 
 static const qn_cli_option options[] = {
     [INPUT] = { "input", 'i', "[NAME=]FILE",
@@ -19,6 +20,8 @@ static const qn_cli_option options[] = {
     [SECONDS] = { "seconds", 0, "X", "how long to measure; 1" },
     [ALL] = { "all", 0, NULL, "all kernels, not only those that take 95% of the time" },
     [JSON] = { "json", 0, NULL, "print JSON" },
+    [PROFILE] = { "profile", 0, "FILE",
+                  "write a run's kernels by thread as a trace, for Perfetto or Chrome" },
     { NULL, 0, NULL, NULL },
 };
 
@@ -35,7 +38,7 @@ typedef struct bench {
     qn_arena *arena;
     qn_diags diags;
     qn_vec(const char *) inputs;
-    const char *entry_name;
+    const char *entry_name, *profile;
     double seconds;
     bool all, json;
     quern_session *session;
@@ -58,6 +61,7 @@ static int accept(void *user, int option, const char *value)
                                                : qn_cli_usage(&b->cli, "--seconds %s: a number", value);
     case ALL: b->all = true; return QN_EXIT_OK;
     case JSON: b->json = true; return QN_EXIT_OK;
+    case PROFILE: b->profile = value; return QN_EXIT_OK;
     default: return qn_cli_usage(&b->cli, "one model at a time: what is '%s'?", value);
     }
 }
@@ -262,6 +266,9 @@ static int run(bench *b)
             qn_bind_inputs(&b->cli, b->session, (int)b->inputs.n, b->inputs.items, 0, b->arena, &b->diags);
     if (!status)
         status = measure(b, model);
+    if (!status && b->profile &&
+        qn_profile(b->session, qn_model_notes_of(model), b->profile, b->arena, &b->diags))
+        status = qn_cli_fail_diags(&b->cli, &b->diags);
     if (!status)
         (b->json ? print_json : print_text)(b);
     quern_session_free(b->session);

@@ -38,6 +38,13 @@ graph @main(%x: f32[n]) -> (y: f32[n]) {
   return %0
 }
 END
+cat >large.qn <<'END'
+graph @main(%x: f32[256, 256], %w: f32[256, 256]) -> (y: f32[256, 256], e: f32[256, 256]) {
+  %0 = dot_general %x, %w {x_batch = [], x_contract = [1], y_batch = [], y_contract = [0]} : f32[256, 256]
+  %1 = exp %x : f32[256, 256]
+  return %0, %1
+}
+END
 
 targets=(interp cpu)
 for target in "${targets[@]}"; do
@@ -116,9 +123,31 @@ expect 0 '^y|median' "$quern" bench double.qn --seconds 0.01 --target interp
 if command -v python3 >/dev/null; then
     "$quern" bench bias.qn --seconds 0.01 --json >bench.json || fail "bench --json"
     python3 -c 'import json; j = json.load(open("bench.json")); assert j["median_s"] >= j["min_s"] > 0 and j["kernels"]' || fail "bench.json"
+    "$quern" bench large.qn --seconds 0.01 --threads 2 --profile trace.json >/dev/null || fail "bench --profile"
+    python3 - <<'END' || fail "trace.json"
+import json
+events = json.load(open("trace.json"))["traceEvents"]
+rows = {e["tid"]: e["args"]["name"] for e in events if e["name"] == "thread_name"}
+assert rows[0] == "kernels" and rows[1] == "thread 0" and set(rows) <= {0, 1, 2}, rows
+(run,) = [e for e in events if e["name"] == "run"]
+kernels = [e for e in events if e["ph"] == "X" and e is not run]
+assert kernels and all(e["dur"] >= 0 and 0 <= e["ts"] <= e["ts"] + e["dur"] <= run["dur"] + .01 for e in kernels), kernels
+whole = [e for e in kernels if e["tid"] == 0]
+product = max(whole, key=lambda e: e["args"].get("GFLOP/s", 0))
+assert product["args"]["GFLOP/s"] > 0 and product["args"]["GB/s"] > 0, product
+flops = product["args"]["GFLOP/s"] * product["dur"] * 1e3
+assert abs(flops / (2 * 256**3) - 1) < .01, flops
+for kernel in whole:  # the threads share out its tasks
+    parts = [e for e in kernels if e["tid"] > 0 and e["name"] == kernel["name"]]
+    assert sum(e["args"]["tasks"] for e in parts) == kernel["args"]["tasks"], (kernel, parts)
+    assert all(kernel["ts"] - .01 <= e["ts"] and e["ts"] + e["dur"] <= kernel["ts"] + kernel["dur"] + .01 for e in parts)
+END
     "$quern" inspect bias.qn --format json >inspect.json || fail "inspect --format json"
     python3 -c 'import json; e, = json.load(open("inspect.json"))["entries"]; assert e["name"] == "infer" and e["steps"] and e["io"][0]["dims"] == ["batch", 4]' || fail "inspect.json"
 fi
+expect 1 'no kernels to look at' "$quern" bench double.qn --seconds 0.01 --target interp --profile interp.json
+expect 1 'no-folder/trace.json: cannot be written' "$quern" bench double.qn --seconds 0.01 --profile no-folder/trace.json
+[ ! -e interp.json ] || fail "interp.json is there"
 expect 2 '--seconds soon' "$quern" bench bias.qn --seconds soon
 expect 0 '^workspace ' "$quern" inspect bias.qn
 expect 0 'dim +batch = ' "$quern" inspect bias.qn

@@ -1,0 +1,255 @@
+/* The run is watched from outside: quern_ctx.trace says which kernel begins and ends, and a parallel_for of ours, around the
+ * pool's, sees on which thread each task runs. See profile.h. */
+#include "driver/profile.h"
+
+#include <cjson/cJSON.h>
+#include <pthread.h>
+#include <stdatomic.h>
+#include <string.h>
+
+#include "driver/cli.h"
+#include "driver/output.h"
+#include "runtime/pool.h"
+#include "runtime/session.h"
+
+/* What a thread has done of the kernel at work. Written by that thread within a parallel_for, read after it. */
+typedef struct lane {
+    _Alignas(64) pthread_t thread;
+    int64_t tasks;
+    double first, last; /* seconds: its first task's start, its last one's end */
+} lane;
+
+typedef struct event {
+    const char *name;
+    int row;            /* 0: the kernels; 1 + number of a lane: a thread's part */
+    int64_t tasks, all; /* done in this row, of all */
+    double start, end;
+} event;
+
+typedef void (*task_fn)(void *arg, int64_t i);
+
+typedef struct profile {
+    quern_ctx own; /* what the session had */
+    atomic_int n_lanes;
+    lane lanes[QN_POOL_MAX_THREADS]; /* the first is the caller's */
+    pthread_mutex_t new_lane;
+    /* the kernel at work */
+    task_fn task;
+    void *arg;
+    int64_t n_tasks; /* that parallel_for was given; 0: the caller does them by itself */
+    double started;
+    qn_vec(event) events;
+    qn_arena *arena;
+} profile;
+
+/* ---- watching ---- */
+
+static lane *lane_of(profile *p, pthread_t thread)
+{
+    int n = atomic_load_explicit(&p->n_lanes, memory_order_acquire);
+    for (int i = 0; i < n; i++)
+        if (pthread_equal(p->lanes[i].thread, thread))
+            return &p->lanes[i];
+    pthread_mutex_lock(&p->new_lane);
+    n = atomic_load_explicit(&p->n_lanes, memory_order_relaxed);
+    QN_ASSERT(n < QN_POOL_MAX_THREADS, "a pool of more than %d threads", QN_POOL_MAX_THREADS);
+    p->lanes[n] = (lane){ .thread = thread };
+    atomic_store_explicit(&p->n_lanes, n + 1, memory_order_release);
+    pthread_mutex_unlock(&p->new_lane);
+    return &p->lanes[n];
+}
+
+static void watched_task(void *profile_, int64_t i)
+{
+    profile *p = profile_;
+    lane *l = lane_of(p, pthread_self());
+    const double start = qn_cli_now();
+    p->task(p->arg, i);
+    if (l->tasks++ == 0)
+        l->first = start;
+    l->last = qn_cli_now();
+}
+
+static void watch_tasks(profile *p, task_fn task, void *arg, int64_t n)
+{
+    p->task = task;
+    p->arg = arg;
+    p->n_tasks += n;
+}
+
+static void parallel_for(void *profile_, task_fn task, void *arg, int64_t n)
+{
+    profile *p = profile_;
+    watch_tasks(p, task, arg, n);
+    p->own.parallel_for(p->own.pool, watched_task, p, n);
+}
+
+static void parallel_for_down(void *profile_, task_fn task, void *arg, int64_t n)
+{
+    profile *p = profile_;
+    watch_tasks(p, task, arg, n);
+    p->own.parallel_for_down(p->own.pool, watched_task, p, n);
+}
+
+static void add_event(profile *p, event e)
+{
+    qn_vec_push(p->arena, &p->events, e);
+}
+
+static void trace(void *profile_, const char *kernel, int begin)
+{
+    profile *p = profile_;
+    const double now = qn_cli_now();
+    const int n_lanes = atomic_load(&p->n_lanes);
+    if (begin) {
+        p->n_tasks = 0;
+        for (int i = 0; i < n_lanes; i++)
+            p->lanes[i].tasks = 0;
+        p->started = qn_cli_now();
+        return;
+    }
+    const int64_t all = p->n_tasks ? p->n_tasks : 1;
+    add_event(p, (event){ kernel, 0, all, all, p->started, now });
+    if (!p->n_tasks)
+        add_event(p, (event){ kernel, 1, 1, 1, p->started, now });
+    for (int i = 0; p->n_tasks && i < n_lanes; i++) {
+        const lane *l = &p->lanes[i];
+        if (l->tasks)
+            add_event(p, (event){ kernel, 1 + i, l->tasks, all, l->first, l->last });
+    }
+}
+
+static int run_watched(quern_session *session, profile *p, double *out_start, double *out_end)
+{
+    quern_ctx *ctx = quern_session_ctx(session);
+    p->own = *ctx;
+    lane_of(p, pthread_self());
+    ctx->trace = trace;
+    ctx->trace_user = p;
+    if (ctx->parallel_for) {
+        ctx->pool = p;
+        ctx->parallel_for = parallel_for;
+        ctx->parallel_for_down = ctx->parallel_for_down ? parallel_for_down : NULL;
+    }
+    *out_start = qn_cli_now();
+    const int status = quern_session_run(session);
+    *out_end = qn_cli_now();
+    ctx->trace = p->own.trace;
+    ctx->trace_user = p->own.trace_user;
+    ctx->pool = p->own.pool;
+    ctx->parallel_for = p->own.parallel_for;
+    ctx->parallel_for_down = p->own.parallel_for_down;
+    return status;
+}
+
+/* ---- the file ---- */
+
+/* A number that JSON can say, without digits that mean nothing. */
+static void add_number(cJSON *to, const char *name, double value)
+{
+    char text[32];
+    snprintf(text, sizeof text, "%.6g", value);
+    cJSON_AddRawToObject(to, name, text);
+}
+
+static cJSON *add_row(cJSON *events, const char *kind, const char *name, int row)
+{
+    cJSON *e = cJSON_CreateObject();
+    cJSON_AddItemToArray(events, e);
+    cJSON_AddStringToObject(e, "name", name);
+    cJSON_AddStringToObject(e, "ph", kind);
+    cJSON_AddNumberToObject(e, "pid", 1);
+    cJSON_AddNumberToObject(e, "tid", row);
+    return e;
+}
+
+/* Names of rows, and their order. */
+static void add_row_name(cJSON *events, const char *name, int row)
+{
+    cJSON *named = add_row(events, "M", "thread_name", row);
+    cJSON_AddStringToObject(cJSON_AddObjectToObject(named, "args"), "name", name);
+    cJSON *sorted = add_row(events, "M", "thread_sort_index", row);
+    cJSON_AddNumberToObject(cJSON_AddObjectToObject(sorted, "args"), "sort_index", row);
+}
+
+static const qn_kernel_cost *cost_of(const qn_model_notes *notes, const char *name)
+{
+    for (size_t i = 0; notes && i < notes->n_costs; i++)
+        if (strcmp(notes->costs[i].name, name) == 0)
+            return &notes->costs[i];
+    return NULL;
+}
+
+static void add_times(cJSON *to, double start, double end)
+{
+    char text[32];
+    snprintf(text, sizeof text, "%.3f", 1e6 * start); /* microseconds */
+    cJSON_AddRawToObject(to, "ts", text);
+    snprintf(text, sizeof text, "%.3f", 1e6 * (end - start));
+    cJSON_AddRawToObject(to, "dur", text);
+}
+
+static void add_kernel(cJSON *events, const event *e, const qn_kernel_cost *cost, double origin)
+{
+    const double seconds = e->end - e->start, part = (double)e->tasks / (double)e->all;
+    cJSON *to = add_row(events, "X", e->name, e->row);
+    add_times(to, e->start - origin, e->end - origin);
+    cJSON *args = cJSON_AddObjectToObject(to, "args");
+    cJSON_AddNumberToObject(args, "tasks", (double)e->tasks);
+    if (cost && cost->flops > 0 && seconds > 0)
+        add_number(args, "GFLOP/s", 1e-9 * cost->flops * part / seconds);
+    if (cost && cost->bytes > 0 && seconds > 0)
+        add_number(args, "GB/s", 1e-9 * cost->bytes * part / seconds);
+}
+
+static void json_free(void *text)
+{
+    cJSON_free(text);
+}
+
+static const char *json_text(const profile *p, const qn_model_notes *notes, double start, double end)
+{
+    cJSON *root = cJSON_CreateObject();
+    cJSON_AddStringToObject(root, "displayTimeUnit", "ns");
+    cJSON *events = cJSON_AddArrayToObject(root, "traceEvents");
+    add_row_name(events, "kernels", 0);
+    const int n_lanes = atomic_load(&p->n_lanes);
+    for (int i = 0; i < n_lanes; i++)
+        add_row_name(events, qn_arena_printf(p->arena, "thread %d", i), 1 + i);
+    cJSON *all = add_row(events, "X", "run", 0);
+    add_times(all, 0, end - start);
+    for (size_t i = 0; i < p->events.n; i++) {
+        const event *e = &p->events.items[i];
+        add_kernel(events, e, cost_of(notes, e->name), start);
+    }
+    char *text = cJSON_Print(root);
+    cJSON_Delete(root);
+    QN_ASSERT(text, "out of memory");
+    qn_arena_defer(p->arena, json_free, text);
+    return text;
+}
+
+static qn_status write_text(const char *text, const char *path, qn_diags *diags)
+{
+    qn_output output;
+    QN_TRY(qn_output_open(&output, path, diags));
+    fputs(text, output.file);
+    putc('\n', output.file);
+    return qn_output_commit(&output, diags);
+}
+
+qn_status qn_profile(quern_session *session, const qn_model_notes *notes, const char *path, qn_arena *arena,
+                     qn_diags *diags)
+{
+    profile p = { .arena = arena };
+    pthread_mutex_init(&p.new_lane, NULL);
+    double start, end;
+    const int status = run_watched(session, &p, &start, &end);
+    pthread_mutex_destroy(&p.new_lane);
+    if (status)
+        return qn_error(diags, (qn_status)status, NULL, "%s", quern_last_error());
+    if (!p.events.n)
+        return qn_error(diags, QUERN_ERROR_ARGUMENT, NULL,
+                        "this model has no kernels to look at: choose --target cpu");
+    return write_text(json_text(&p, notes, start, end), path, diags);
+}
