@@ -13,7 +13,7 @@ enum { FORMAT, SVG };
 static const qn_cli_option options[] = {
     [FORMAT] = { "format", 0, "FORM",
                  "text, json, dot (Graphviz), graph (after the passes), program, kernels (the IRs as text)" },
-    [SVG] = { "svg", 0, "FILE", "write the memory plan as a picture" },
+    [SVG] = { "svg", 0, "FILE", "draw graph, fused kernels and memory plan (needs Graphviz)" },
     { NULL, 0, NULL, NULL },
 };
 
@@ -105,8 +105,10 @@ static qn_status write_svg(const inspect *in, const qn_view *view, qn_diags *dia
 {
     qn_output output;
     QN_TRY(qn_output_open(&output, in->svg, diags));
-    qn_view_svg(view, output.file);
-    return qn_output_commit(&output, diags);
+    const qn_status status = qn_view_svg(view, output.file, diags);
+    if (status)
+        qn_output_discard(&output);
+    return status ? status : qn_output_commit(&output, diags);
 }
 
 static qn_status look(inspect *in, qn_module *module, int format)
@@ -126,6 +128,11 @@ static qn_status look(inspect *in, qn_module *module, int format)
                      .name = slash ? slash + 1 : in->cli.model,
                      .ops_before = before,
                      .ops_after = count_all(module, in->arena),
+                     .options = { .math = settings.math,
+                                  .precision = settings.precision,
+                                  .machine = &compiled.machine,
+                                  .no_fusion = !settings.fuse,
+                                  .blas = settings.target.jit ? QN_BLAS_ALWAYS : QN_BLAS_NEVER },
                      .arena = in->arena };
     qn_cli_progress_end(&in->cli);
     if (in->svg)

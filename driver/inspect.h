@@ -12,6 +12,7 @@ typedef struct qn_view {
     const char *name;      /* of the file */
     const int *ops_before; /* per function: nodes before the passes */
     const int *ops_after;
+    qn_pass_options options; /* that it was lowered with */
     qn_arena *arena;
 } qn_view;
 
@@ -19,7 +20,11 @@ void qn_view_text(const qn_view *view, FILE *to); /* signature, kernels, memory:
 void qn_view_json(const qn_view *view, FILE *to);
 /* The steps of the first entry and the buffers between them, for Graphviz. */
 void qn_view_dot(const qn_view *view, FILE *to);
-/* The memory plan of the first entry: a rectangle a buffer, steps to the right, offsets downwards. */
-void qn_view_svg(const qn_view *view, FILE *to);
+/* The graph of the first entry with its fused kernels, for Graphviz. */
+QN_MUST_USE qn_status qn_view_graph(const qn_view *view, FILE *to, qn_diags *diags);
+/* That graph as Graphviz draws it, and the memory plan: a rectangle a buffer, steps to the right, offsets downwards. */
+QN_MUST_USE qn_status qn_view_svg(const qn_view *view, FILE *to, qn_diags *diags);
+/* A text in quotes for DOT, with a backslash and line_end for each end of a line: 'n' centres the line before, 'l' puts it to the left. */
+void qn_dot_label(const char *text, char line_end, FILE *to);
 
 #endif

@@ -1,19 +1,18 @@
-/* Pictures of a lowered model: its steps for Graphviz, its memory plan as SVG. */
-#include <inttypes.h>
-#include <string.h>
-
+/* The steps of a lowered model and the buffers between them, for Graphviz. Pictures are in inspect_picture.c. */
 #include "driver/inspect.h"
 
 /* ---- DOT ---- */
 
-static void dot_label(const char *text, FILE *to)
+void qn_dot_label(const char *text, char line_end, FILE *to)
 {
     putc('"', to);
     for (; *text; text++)
         if (*text == '"' || *text == '\\')
             fprintf(to, "\\%c", *text);
+        else if (*text == '\n')
+            fprintf(to, "\\%c", line_end);
         else
-            putc(*text == '\n' ? ' ' : *text, to);
+            putc(*text, to);
     putc('"', to);
 }
 
@@ -37,9 +36,9 @@ static void dot_edges(drawing *d, const qn_step *s)
             fprintf(d->to, "  io%d -> s%d [label=", b->io, s->number);
         else
             continue;
-        dot_label(qn_arena_printf(d->arena, "%s x %s", qn_dtype_name(b->dtype),
-                                  qn_dim_print(b->elements, d->arena)),
-                  d->to);
+        qn_dot_label(qn_arena_printf(d->arena, "%s x %s", qn_dtype_name(b->dtype),
+                                     qn_dim_print(b->elements, d->arena)),
+                     'n', d->to);
         fputs("];\n", d->to);
     }
     for (int i = 0; i < s->n_buffers; i++)
@@ -53,10 +52,10 @@ static void dot_steps(drawing *d, const qn_steps *steps)
         const qn_step *s = &steps->items[i];
         if (s->kind == QN_STEP_KERNEL || s->kind == QN_STEP_LIBRARY || s->kind == QN_STEP_COPY) {
             fprintf(d->to, "  s%d [label=", s->number);
-            dot_label(s->kind == QN_STEP_COPY ? "copy"
-                      : s->name               ? s->name
-                                              : d->p->kernels[s->kernel]->name,
-                      d->to);
+            qn_dot_label(s->kind == QN_STEP_COPY ? "copy"
+                         : s->name               ? s->name
+                                                 : d->p->kernels[s->kernel]->name,
+                         'n', d->to);
             fputs("];\n", d->to);
             dot_edges(d, s);
             continue;
@@ -64,10 +63,10 @@ static void dot_steps(drawing *d, const qn_steps *steps)
         bool inside = s->kind == QN_STEP_LOOP || s->kind == QN_STEP_IF;
         if (inside) {
             fprintf(d->to, "  subgraph cluster_%d { label=", s->number);
-            dot_label(s->kind == QN_STEP_IF ? "if"
-                      : s->count ? qn_arena_printf(d->arena, "loop %s", qn_dim_print(s->count, d->arena))
-                                 : "loop",
-                      d->to);
+            qn_dot_label(s->kind == QN_STEP_IF ? "if"
+                         : s->count ? qn_arena_printf(d->arena, "loop %s", qn_dim_print(s->count, d->arena))
+                                    : "loop",
+                         'n', d->to);
             fputs(";\n", d->to);
         }
         dot_steps(d, &s->test);
@@ -89,8 +88,9 @@ void qn_view_dot(const qn_view *v, FILE *to)
           to);
     for (int i = 0; i < p->n_io; i++) {
         fprintf(to, "  io%d [shape=ellipse, label=", i);
-        dot_label(qn_arena_printf(v->arena, "%s %s", p->io[i].name, qn_type_print(&p->io[i].type, v->arena)),
-                  to);
+        qn_dot_label(
+            qn_arena_printf(v->arena, "%s %s", p->io[i].name, qn_type_print(&p->io[i].type, v->arena)), 'n',
+            to);
         fputs("];\n", to);
     }
     dot_steps(&d, &p->steps);
@@ -99,60 +99,4 @@ void qn_view_dot(const qn_view *v, FILE *to)
             d.writer[i] >= 0)
             fprintf(to, "  s%d -> io%d;\n", d.writer[i], p->buffers[i].io);
     fputs("}\n", to);
-}
-
-/* ---- SVG ---- */
-
-static void svg_text(const char *text, FILE *to)
-{
-    for (; text && *text; text++)
-        if (*text == '<')
-            fputs("&lt;", to);
-        else if (*text == '&')
-            fputs("&amp;", to);
-        else
-            putc(*text, to);
-}
-
-void qn_view_svg(const qn_view *v, FILE *to)
-{
-    enum { WIDTH = 1200, HEIGHT = 700, MARGIN = 60 };
-    const qn_program *p = v->compiled->programs[0];
-    int last = 1;
-    for (int i = 0; i < p->n_buffers; i++)
-        if (p->buffers[i].place == QN_PLACE_ARENA && p->buffers[i].last + 1 > last)
-            last = p->buffers[i].last + 1;
-    bool constant = qn_dim_is_const(p->arena_bytes);
-    double total = constant && p->arena_bytes->value ? (double)p->arena_bytes->value : 1;
-    fprintf(to,
-            "<svg xmlns=\"http://www.w3.org/2000/svg\" width=\"%d\" height=\"%d\" font-family=\"sans-serif\" "
-            "font-size=\"12\">\n<rect width=\"100%%\" height=\"100%%\" fill=\"white\"/>\n<text x=\"%d\" "
-            "y=\"30\">",
-            WIDTH + 2 * MARGIN, HEIGHT + 2 * MARGIN, MARGIN);
-    svg_text(v->name, to);
-    fprintf(to, ": workspace %s bytes, lower bound %s; steps to the right, offsets downwards</text>\n",
-            qn_dim_print(p->arena_bytes, v->arena), qn_dim_print(p->arena_lower_bound, v->arena));
-    for (int i = 0; i < p->n_buffers; i++) {
-        const qn_pbuffer *b = &p->buffers[i];
-        qn_dim bytes = qn_program_buffer_bytes(p, i);
-        if (b->place != QN_PLACE_ARENA || !b->offset || !qn_dim_is_const(b->offset) ||
-            !qn_dim_is_const(bytes))
-            continue;
-        double x = MARGIN + (double)WIDTH * b->first / last,
-               w = (double)WIDTH * (b->last - b->first + 1) / last;
-        double y = MARGIN + HEIGHT * (double)b->offset->value / total,
-               h = HEIGHT * (double)bytes->value / total;
-        fprintf(to,
-                "<rect x=\"%.1f\" y=\"%.1f\" width=\"%.1f\" height=\"%.1f\" fill=\"hsl(%d, 60%%, 75%%)\" "
-                "stroke=\"white\" stroke-width=\"0.5\"><title>",
-                x, y, w, h > 0.5 ? h : 0.5, i * 137 % 360);
-        svg_text(b->name, to);
-        fprintf(to, ": %" PRId64 " bytes at %" PRId64 ", steps %d to %d</title></rect>\n", bytes->value,
-                b->offset->value, b->first, b->last);
-    }
-    if (!constant)
-        fprintf(to,
-                "<text x=\"%d\" y=\"50\">the plan depends on dimensions: fix them with --dim NAME=N</text>\n",
-                MARGIN);
-    fputs("</svg>\n", to);
 }

@@ -156,9 +156,25 @@ expect 0 '^program @infer' "$quern" inspect bias.qn --format program
 expect 0 '^kernel @' "$quern" inspect bias.qn --format kernels
 expect 0 'graph @main' "$quern" inspect bias.qn --format graph
 expect 2 "no format 'xml'" "$quern" inspect bias.qn --format xml
-expect 0 '^$' "$quern" inspect bias.qn --dim batch=64 --svg plan.svg
-grep -q '^</svg>' plan.svg || fail "plan.svg is not complete"
-expect 1 'no-folder/plan.svg: cannot be written' "$quern" inspect bias.qn --svg no-folder/plan.svg
+# a picture, where there is Graphviz; a message where there is none
+if command -v dot >/dev/null; then
+    expect 0 '^$' "$quern" inspect bias.qn --dim batch=64 --svg plan.svg
+    tail -n 1 plan.svg | grep -q '^</svg>' || fail "plan.svg is not complete"
+    expect 0 '^$' "$quern" inspect large.qn --svg large.svg
+    for text in '>large.qn<' '>[a-z_]*\(matmul\|dot_general\)[a-z_]*<' '>exp<' ': contraction<' ': element by element<' '>f32\[256, 256\]<' 'Memory plan'; do
+        grep -q -- "$text" large.svg || fail "large.svg does not say '$text'"
+    done
+    if command -v python3 >/dev/null; then
+        python3 -c 'import sys, xml.etree.ElementTree as t; [t.parse(f) for f in sys.argv[1:]]' plan.svg large.svg || fail "the pictures are no XML"
+    fi
+    expect 1 'no-folder/plan.svg: cannot be written' "$quern" inspect bias.qn --svg no-folder/plan.svg
+fi
+mkdir empty
+expect 1 "no program 'dot' in PATH" env PATH="$PWD/empty" "$quern" inspect bias.qn --svg without.svg
+[ ! -e without.svg ] || fail "without.svg is there"
+printf '#!/bin/sh\necho "no such luck" >&2\nexit 3\n' >empty/dot
+chmod +x empty/dot
+expect 1 'dot failed: no such luck' env PATH="$PWD/empty" "$quern" inspect bias.qn --svg without.svg
 expect 0 '^cpu ' "$quern" targets
 expect 2 "what is 'x'" "$quern" targets x
 
