@@ -92,6 +92,25 @@ static void knows_cpus(void **state)
     assert_int_equal(named.masked, native.masked);
 }
 
+static void knows_matrix_units(void **state)
+{
+    (void)state;
+    static const struct {
+        const char *cpu, *features;
+        bool tiles;
+    } cpus[] = { { "sapphirerapids", NULL, true },
+                 { "sapphirerapids", "-amx-bf16", false },
+                 { "x86-64-v4", NULL, false },
+                 { "znver4", NULL, false },
+                 { "x86-64-v4", "+amx-tile,+amx-bf16,+amx-int8", true } };
+    for (size_t i = 0; i < sizeof cpus / sizeof *cpus; i++) {
+        const qn_target target = { .triple = "x86_64-unknown-linux-gnu",
+                                   .cpu = cpus[i].cpu,
+                                   .features = cpus[i].features };
+        assert_int_equal(describe(target).tiles, cpus[i].tiles);
+    }
+}
+
 static void refuses_wrong_names(void **state)
 {
     (void)state;
@@ -247,6 +266,7 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(knows_cpus),
+        cmocka_unit_test(knows_matrix_units),
         cmocka_unit_test(refuses_wrong_names),
         cmocka_unit_test(makes_objects_for_another_machine),
         cmocka_unit_test(refuses_what_has_no_code),
