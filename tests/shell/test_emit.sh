@@ -46,6 +46,14 @@ done
 if readelf -d xor.so | grep -q NEEDED; then fail "xor.so needs a library"; fi
 expect 0 '^y f32\[1\]' "$quern" run xor.so
 
+# ---- an ONNX model inside a C program, which says what it takes digits for
+
+must "$quern" compile "$source"/examples/digits/digits.onnx -o digits.so
+must "${cc[@]}" -D_GNU_SOURCE "$source"/examples/digits/main.c -I. ./digits.so -o digits
+./digits >digits.txt || fail "digits gets more than one of ten digits wrong"
+grep -q '^10 of 10 right' digits.txt || fail "digits prints $(tail -n 1 digits.txt)"
+rm -f digits digits.*
+
 # ---- C++, and two models in one program, both ways
 
 cat >scale.qn <<'END'
