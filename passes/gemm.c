@@ -301,12 +301,6 @@ static void tile(gemm *g, int rows, qn_kvalue *batch, qn_kvalue *row, qn_kvalue 
 
 /* ---- tiles and tasks ---- */
 
-static double likely(qn_dim d)
-{
-    enum { SYMBOL = 128 };
-    return qn_dim_is_const(d) ? (double)d->value : d->max < SYMBOL ? (double)d->max : SYMBOL;
-}
-
 static int64_t ceil_div(int64_t x, int64_t y)
 {
     return (x + y - 1) / y;
@@ -323,8 +317,8 @@ static void choose_blocks(gemm *g, qn_dim n_panels_dim)
 {
     const qn_machine *machine = g->w.lowering->options->machine;
     const double l2 = machine->l2_bytes > 0 ? (double)machine->l2_bytes : 512 * 1024;
-    const double k = likely(g->k), m = likely(g->m), batch = likely(g->batch);
-    const int64_t n_panels = at_least_1((int64_t)likely(n_panels_dim)),
+    const double k = qn_likely_extent(g->k), m = qn_likely_extent(g->m), batch = qn_likely_extent(g->batch);
+    const int64_t n_panels = at_least_1((int64_t)qn_likely_extent(n_panels_dim)),
                   n_tiles = at_least_1(ceil_div((int64_t)m, g->rows));
     g->n_passes = 1;
     g->depth = (int64_t)k;
@@ -473,11 +467,8 @@ static qn_status lower(qn_lowering *l, const qn_group *group)
              *product = &group->root->results[0];
     g->x = qn_writer_argument(w, qn_lower_buffer(l, x), true, false);
     g->y = qn_writer_argument(w, qn_lower_buffer(l, y), true, false);
-    /* These are read at other places than the writer knows of: no output may take their memory. */
-    const qn_access everywhere[2] = { { .buffer = g->x, .linear = qn_dim_const(w->space.dims, -1) },
-                                      { .buffer = g->y, .linear = qn_dim_const(w->space.dims, -1) } };
-    for (int i = 0; i < 2; i++)
-        qn_vec_push(w->arena, &w->accesses, everywhere[i]);
+    qn_writer_note_load(w, g->x);
+    qn_writer_note_load(w, g->y);
     for (int i = 0; i < group->n_inputs; i++) {
         if (group->inputs[i] != y)
             qn_writer_bind_input(w, group->inputs[i]);
@@ -500,7 +491,8 @@ static qn_status lower(qn_lowering *l, const qn_group *group)
         g->tile = qn_kernel_add_local(w->kernel, "tile", QUERN_F32, (int64_t)g->rows * g->width);
         qn_writer_bind(w, product, fetch_sum, g);
     }
-    w->kernel->flops = 2 * likely(g->batch) * likely(g->m) * likely(g->n) * likely(g->k);
+    w->kernel->flops = 2 * qn_likely_extent(g->batch) * qn_likely_extent(g->m) * qn_likely_extent(g->n) *
+                       qn_likely_extent(g->k);
     qn_dim tasks = write_tasks(g);
     qn_status status = qn_writer_finish(w, tasks, qn_group_step_name(group, l->arena));
     qn_arena_free(scratch);
