@@ -46,7 +46,6 @@ void qn_block_finish(qn_block *b)
 {
     qn_writer *w = b->w;
     qn_kbuilder *kb = &w->b;
-    const qn_group *group = b->group;
     qn_dim index[QN_MAX_RANK];
     qn_ix_split(&w->space, b->row, b->rank - 1, b->dims, index);
     index[b->rank - 1] = b->col;
@@ -56,20 +55,7 @@ void qn_block_finish(qn_block *b)
         past_col = qn_kb_imin(kb, past_col, b->n_value);
     qn_writer_loop by_row = qn_writer_for(w, b->row, b->first_row, past_row, QN_TAG_SERIAL, 0, NULL, NULL);
     qn_writer_loop by_col = qn_writer_for(w, b->col, b->first_col, past_col, QN_TAG_VECTOR, 0, NULL, NULL);
-    qn_kvalue **values = QN_NEW_ARRAY(w->arena, qn_kvalue *, group->n_outputs);
-    qn_dim *linear = QN_NEW_ARRAY(w->arena, qn_dim, group->n_outputs);
-    for (int i = 0; i < group->n_outputs; i++) {
-        const qn_type *type = &group->outputs[i]->type;
-        qn_dim dims[QN_MAX_RANK], at[QN_MAX_RANK];
-        qn_ispace_dims(&w->space, type, dims);
-        qn_ix_reshape(&w->space, b->rank, b->dims, index, type->rank, dims, at);
-        linear[i] = qn_ix_linear(&w->space, type->rank, dims, at);
-        values[i] = qn_writer_value(w, group->outputs[i], at);
-    }
-    for (int i = 0; i < group->n_outputs; i++)
-        qn_writer_store(w,
-                        qn_writer_argument(w, qn_lower_buffer(w->lowering, group->outputs[i]), false, true),
-                        linear[i], values[i]);
+    qn_writer_store_outputs(w, b->group, b->rank, b->dims, index);
     qn_writer_end_for(w, &by_col, NULL);
     qn_writer_end_for(w, &by_row, NULL);
 }

@@ -213,21 +213,7 @@ static void apply_epilogue(gemm *g, int rows, qn_kvalue *const *acc)
         qn_writer_for(w, g->row_var, g->first_row, past_row, QN_TAG_SERIAL, 0, NULL, NULL);
     qn_writer_loop by_col =
         qn_writer_for(w, g->col_var, g->first_col, past_col, QN_TAG_VECTOR, 0, NULL, NULL);
-    const qn_group *group = g->group;
-    qn_kvalue **values = QN_NEW_ARRAY(w->arena, qn_kvalue *, group->n_outputs);
-    qn_dim *linear = QN_NEW_ARRAY(w->arena, qn_dim, group->n_outputs);
-    for (int i = 0; i < group->n_outputs; i++) {
-        const qn_type *type = &group->outputs[i]->type;
-        qn_dim dims[QN_MAX_RANK], at[QN_MAX_RANK];
-        qn_ispace_dims(&w->space, type, dims);
-        qn_ix_reshape(&w->space, g->rank, g->dims, index, type->rank, dims, at);
-        linear[i] = qn_ix_linear(&w->space, type->rank, dims, at);
-        values[i] = qn_writer_value(w, group->outputs[i], at);
-    }
-    for (int i = 0; i < group->n_outputs; i++)
-        qn_writer_store(w,
-                        qn_writer_argument(w, qn_lower_buffer(w->lowering, group->outputs[i]), false, true),
-                        linear[i], values[i]);
+    qn_writer_store_outputs(w, g->group, g->rank, g->dims, index);
     qn_writer_end_for(w, &by_col, NULL);
     qn_writer_end_for(w, &by_row, NULL);
 }

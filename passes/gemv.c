@@ -127,7 +127,6 @@ static qn_kvalue *fetch_sum(qn_writer *w, void *user, const qn_value *value, con
 static void apply_epilogue(gemv *g, qn_kvalue *first_col, qn_kvalue *const *acc)
 {
     qn_writer *w = &g->w;
-    const qn_group *group = g->group;
     for (int v = 0; v < g->vectors; v++)
         qn_kb_store(&w->b, g->tile, INDEX(v * g->lanes), acc[v], NULL);
     qn_dim index[QN_MAX_RANK];
@@ -138,20 +137,7 @@ static void apply_epilogue(gemv *g, qn_kvalue *first_col, qn_kvalue *const *acc)
     if (!qn_dim_divisible(g->n, g->width))
         past_col = qn_kb_imin(&w->b, past_col, g->n_value);
     qn_writer_loop columns = qn_writer_for(w, g->col_var, first_col, past_col, QN_TAG_VECTOR, 0, NULL, NULL);
-    qn_kvalue **values = QN_NEW_ARRAY(w->arena, qn_kvalue *, group->n_outputs);
-    qn_dim *linear = QN_NEW_ARRAY(w->arena, qn_dim, group->n_outputs);
-    for (int i = 0; i < group->n_outputs; i++) {
-        const qn_type *type = &group->outputs[i]->type;
-        qn_dim dims[QN_MAX_RANK], at[QN_MAX_RANK];
-        qn_ispace_dims(&w->space, type, dims);
-        qn_ix_reshape(&w->space, g->rank, g->dims, index, type->rank, dims, at);
-        linear[i] = qn_ix_linear(&w->space, type->rank, dims, at);
-        values[i] = qn_writer_value(w, group->outputs[i], at);
-    }
-    for (int i = 0; i < group->n_outputs; i++) {
-        const int buffer = qn_lower_buffer(w->lowering, group->outputs[i]);
-        qn_writer_store(w, qn_writer_argument(w, buffer, false, true), linear[i], values[i]);
-    }
+    qn_writer_store_outputs(w, g->group, g->rank, g->dims, index);
     qn_writer_end_for(w, &columns, NULL);
 }
 

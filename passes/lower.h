@@ -151,6 +151,10 @@ void qn_writer_prefetch(qn_writer *w, qn_kbuffer *buffer, qn_dim linear);
 /* Is the program's buffer so large that streaming stores (see `stream`) go past the caches? */
 bool qn_writer_bypasses(const qn_writer *w, int buffer);
 
+/* Computes the group's outputs at one index of a tensor with these dims, then stores them: what follows a product. */
+void qn_writer_store_outputs(qn_writer *w, const qn_group *group, int rank, const qn_dim *dims,
+                             const qn_dim *index);
+
 /* A loop over variable `var` from low to high; a var of extent 1 (the constant 0) makes none. What was computed inside is
  * forgotten at its end. */
 typedef struct qn_writer_loop {

@@ -348,6 +348,25 @@ void qn_writer_close_nest(qn_writer *w, int n, qn_writer_loop *loops, qn_kvalue 
     }
 }
 
+void qn_writer_store_outputs(qn_writer *w, const qn_group *group, int rank, const qn_dim *dims,
+                             const qn_dim *index)
+{
+    qn_kvalue **values = QN_NEW_ARRAY(w->arena, qn_kvalue *, group->n_outputs);
+    qn_dim *linear = QN_NEW_ARRAY(w->arena, qn_dim, group->n_outputs);
+    for (int i = 0; i < group->n_outputs; i++) {
+        const qn_type *type = &group->outputs[i]->type;
+        qn_dim to[QN_MAX_RANK], at[QN_MAX_RANK];
+        qn_ispace_dims(&w->space, type, to);
+        qn_ix_reshape(&w->space, rank, dims, index, type->rank, to, at);
+        linear[i] = qn_ix_linear(&w->space, type->rank, to, at);
+        values[i] = qn_writer_value(w, group->outputs[i], at);
+    }
+    for (int i = 0; i < group->n_outputs; i++) {
+        const int buffer = qn_lower_buffer(w->lowering, group->outputs[i]);
+        qn_writer_store(w, qn_writer_argument(w, buffer, false, true), linear[i], values[i]);
+    }
+}
+
 /* ---- the end ---- */
 
 /* May the output take the memory of the input? Each element of it must be read before that element is stored. Accesses are
