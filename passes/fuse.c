@@ -723,14 +723,6 @@ static void emit_group(fuser *f, cluster *c, qn_groups *out_groups)
     qn_vec_push(f->arena, out_groups, *g);
 }
 
-/* Where a value is in memory: reshapes are the same memory. */
-static const qn_value *memory_of(const qn_value *value)
-{
-    while (value->node && value->node->op == QN_OP_RESHAPE)
-        value = value->node->operands[0];
-    return value;
-}
-
 /* Depth first: what a cluster reads comes before it. */
 static void order(fuser *f, cluster *c, qn_groups *out_groups)
 {
@@ -738,7 +730,7 @@ static void order(fuser *f, cluster *c, qn_groups *out_groups)
         return;
     c->order = 1;
     for (size_t i = 0; i < c->inputs.n; i++) {
-        cluster *maker = f->maker[memory_of(c->inputs.items[i])->id];
+        cluster *maker = f->maker[qn_value_memory(c->inputs.items[i])->id];
         if (maker && maker != c)
             order(f, maker, out_groups);
     }
@@ -763,6 +755,7 @@ qn_status qn_fuse(qn_graph *graph, const qn_pass_options *options, qn_arena *are
     *out_groups = (qn_groups){ 0 };
     for (size_t i = f.clusters.n; i-- > 0;) /* the last cluster has the first nodes */
         order(&f, f.clusters.items[i], out_groups);
+    qn_order_groups(graph, out_groups);
     qn_arena_free(scratch);
     return QUERN_OK;
 }

@@ -56,13 +56,6 @@ static void find_limits(qn_lowering *l)
 
 /* ---- buffers ---- */
 
-static qn_value *memory_of(qn_value *value)
-{
-    while (value->node && value->node->op == QN_OP_RESHAPE)
-        value = value->node->operands[0];
-    return value;
-}
-
 static const char *name_of(const qn_value *value)
 {
     return value->name                            ? value->name
@@ -109,7 +102,7 @@ static int weights(qn_lowering *l, const qn_value *value)
 
 int qn_lower_buffer(qn_lowering *l, qn_value *value)
 {
-    value = memory_of(value);
+    value = qn_value_memory(value);
     int *buffer = &l->scope->buffers[value->id];
     if (*buffer < 0)
         *buffer = qn_value_constant(value)
@@ -122,7 +115,7 @@ int qn_lower_replaced(const qn_lowering *l, int buffer)
 {
     const qn_graph *graph = l->scope->graph;
     for (int i = 0; graph == l->function && i < graph->n_outputs; i++)
-        if (l->aliased[i] >= 0 && l->scope->buffers[memory_of(graph->outputs[i])->id] == buffer)
+        if (l->aliased[i] >= 0 && l->scope->buffers[qn_value_memory(graph->outputs[i])->id] == buffer)
             return l->aliased[i];
     return -1;
 }
@@ -223,7 +216,7 @@ qn_status qn_lower_graph(qn_lowering *l, qn_graph *graph, const int *input_buffe
     for (int i = 0; i < graph->n_inputs; i++)
         scope.buffers[graph->inputs[i]->id] = input_buffers[i];
     for (int i = 0; i < graph->n_outputs; i++) {
-        const qn_value *memory = memory_of(graph->outputs[i]);
+        const qn_value *memory = qn_value_memory(graph->outputs[i]);
         if (wishes[i] >= 0 && memory->node && !qn_value_constant(memory) && scope.buffers[memory->id] < 0)
             scope.buffers[memory->id] = wishes[i];
     }

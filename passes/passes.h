@@ -22,8 +22,19 @@ static inline void qn_node_resolve(qn_node *node)
             node->operands[i] = node->operands[i]->forward;
 }
 
+/* Where a value is in memory: reshapes are the same memory. */
+static inline qn_value *qn_value_memory(qn_value *value)
+{
+    while (value->node && value->node->op == QN_OP_RESHAPE)
+        value = value->node->operands[0];
+    return value;
+}
+
 /* passes/fuse.c: roughly how many vector instructions an element of its result costs; 0: data movement. */
 int qn_node_cost(const qn_node *node);
+
+/* passes/order.c: groups of a graph that is numbered, in an order in which they can run, which is changed. */
+void qn_order_groups(const qn_graph *graph, qn_groups *groups);
 
 /* passes/fold.c: is it made of constants by products, sums and data movement, so that fold will make one constant of it? */
 bool qn_is_known(const qn_value *value);
