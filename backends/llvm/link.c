@@ -30,7 +30,7 @@ typedef struct linker_run {
     const char *output;                    /* temporary */
     const char *name;                      /* of the file, for messages */
     const char *folder, *archive, *script; /* temporary files; "" where not made */
-    bool is_host;
+    const char *cross; /* "aarch64-linux-gnu", as cross tools are called; NULL: for this machine */
     int n_inputs;
     const qn_link_input *inputs;
 } linker_run;
@@ -201,15 +201,15 @@ static bool is_linker_name(const char *program)
 
 static qn_status run_linker(linker_run *r)
 {
-    /* What is for the host alone is left out when cross-compiling. */
+    /* What is for one machine alone is left out for the others. */
     const char *programs[] = { getenv("QUERN_LINKER"),
-                               r->is_host ? "cc" : NULL,
+                               r->cross ? NULL : "cc",
                                "ld.lld",
                                "ld.lld-22",
                                "ld.lld-21",
                                "ld.lld-20",
                                "ld.lld-19",
-                               r->is_host ? "ld" : NULL };
+                               r->cross ? qn_arena_printf(r->arena, "%s-gcc", r->cross) : "ld" };
     for (size_t i = 0; i < sizeof programs / sizeof *programs; i++) {
         if (!programs[i] || !*programs[i])
             continue;
@@ -223,9 +223,11 @@ static qn_status run_linker(linker_run *r)
             return qn_error(r->diags, QUERN_ERROR_IO, NULL, "QUERN_LINKER names '%s', which cannot be run",
                             programs[0]);
     }
+    const char *wanted =
+        r->cross ? qn_arena_printf(r->arena, "ld.lld or %s-gcc", r->cross) : "cc, ld.lld or ld";
     return qn_error(r->diags, QUERN_ERROR_IO, NULL,
-                    "linking %s needs a linker: install %s, or write a static library (.a) instead", r->name,
-                    r->is_host ? "cc, ld.lld or ld" : "ld.lld");
+                    "linking %s%s%s needs a linker: install %s, or write a static library (.a) instead",
+                    r->name, r->cross ? " for " : "", r->cross ? r->cross : "", wanted);
 }
 
 /* ---- the whole ---- */
@@ -263,7 +265,10 @@ qn_status qn_link(qn_link_kind kind, const char *path, const char *exported, con
                      .exported = exported,
                      .output = qn_arena_printf(arena, "%s.%d.tmp", path, (int)getpid()),
                      .name = slash ? slash + 1 : path,
-                     .is_host = qn_llvm_is_host_triple(triple),
+                     .cross =
+                         qn_llvm_is_host_triple(triple)
+                             ? NULL
+                             : qn_arena_printf(arena, "%.*s-linux-gnu", (int)strcspn(triple, "-"), triple),
                      .n_inputs = n_inputs,
                      .inputs = inputs };
     qn_status status = kind == QN_LINK_ARCHIVE ? write_archive(&r, r.output, true) : link_in_folder(&r);

@@ -223,6 +223,8 @@ static bool learn_probed(qn_llvm_target *t, char *message, size_t size)
         t->avx512 = strstr(text, "vfmadd") && add && memchr(add, 'z', strcspn(add, "\n"));
         bool wide = strstr(text, "ymm") || strstr(text, "zmm");
         fit = wide && strstr(text, "vfmadd") && strstr(text, "vcvtps2ph");
+    } else if (fit) {
+        fit = strstr(text, "fmla\tv") != NULL;
     }
     free(text);
     return fit;
@@ -244,6 +246,8 @@ static qn_status learn(qn_llvm_target *t, bool is_host, qn_diags *diags)
                               "znver4, sapphirerapids, …)"
                             : "generic or LLVM's name of a CPU (neoverse-n1, …)",
                         message[0] ? "; LLVM says: " : "", message);
+    /* Of a core of another machine: what the plainer ones with such vectors have. */
+    const int64_t l2_bytes = t->avx512 ? 1 << 20 : 512 << 10;
     t->machine = (qn_machine){
         .tiles = t->avx512 && has_tiles(t),
         .vector_bytes = t->vector_bytes,
@@ -251,7 +255,7 @@ static qn_status learn(qn_llvm_target *t, bool is_host, qn_diags *diags)
         .fma = true,
         .masked = t->avx512,
         .l1_bytes = is_host ? cache_bytes(_SC_LEVEL1_DCACHE_SIZE, 32 << 10) : 32 << 10,
-        .l2_bytes = is_host ? cache_bytes(_SC_LEVEL2_CACHE_SIZE, 1 << 20) : 1 << 20,
+        .l2_bytes = is_host ? cache_bytes(_SC_LEVEL2_CACHE_SIZE, l2_bytes) : l2_bytes,
     };
     return QUERN_OK;
 }

@@ -1,0 +1,121 @@
+#!/usr/bin/env bash
+# Models compiled for AArch64, linked by a cross compiler into a C program that knows nothing of Quern, run by an emulator and
+# compared with the reference interpreter. Skipped without the cross compiler or the emulator.
+set -u
+source=${QUERN_SOURCE_DIR:?} quern=${QUERN_BUILD_DIR:?}/quern
+gcc=aarch64-linux-gnu-gcc emulate="qemu-aarch64 -L /usr/aarch64-linux-gnu"
+for program in $gcc qemu-aarch64; do
+    if ! command -v $program >/dev/null; then
+        echo "skipped: $program is missing (Debian and Ubuntu: apt-get install gcc-aarch64-linux-gnu libc6-dev-arm64-cross qemu-user)"
+        exit 77
+    fi
+done
+folder=$(mktemp -d) || exit 1
+trap 'rm -rf "$folder"' EXIT
+export QUERN_CACHE=$folder/.cache
+cd "$folder" || exit 1
+n_failed=0
+
+fail() { echo "FAILED: $*"; n_failed=$((n_failed + 1)); }
+must() { local output; output=$("$@" 2>&1) || fail "'$*' failed: $output"; }
+expect()
+{
+    local wanted=$1 pattern=$2 output status
+    shift 2
+    output=$("$@" 2>&1)
+    status=$?
+    [ $status -eq "$wanted" ] || fail "'$*' ended with $status instead of $wanted: $output"
+    grep -qE -- "$pattern" <<<"$output" || fail "'$*' does not say '$pattern' but: $output"
+}
+
+# ---- models
+
+cp "$source"/examples/digits/digits.onnx mlp.onnx
+cat >conv.qn <<'END_OF_MODEL'
+graph @main(%x: f32[2, 3, 18, 15], %w: f32[20, 3, 3, 3], %u: f32[20, 1, 5, 5], %v: f32[9, 20, 3, 3]) -> (y: f32[2, 9, 18, 15]) {
+  %0 = convolution %x, %w {groups = 1, high = [1, 1], low = [1, 1], stride = [1, 1], w_dilation = [1, 1], x_dilation = [1, 1]} : f32[2, 20, 18, 15]
+  %1 = relu %0 : f32[2, 20, 18, 15]
+  %2 = convolution %1, %u {groups = 20, high = [2, 2], low = [2, 2], stride = [1, 1], w_dilation = [1, 1], x_dilation = [1, 1]} : f32[2, 20, 18, 15]
+  %3 = convolution %2, %v {groups = 1, high = [1, 1], low = [1, 1], stride = [1, 1], w_dilation = [1, 1], x_dilation = [1, 1]} : f32[2, 9, 18, 15]
+  return %3
+}
+END_OF_MODEL
+cat >softmax.qn <<'END_OF_MODEL'
+dims n: 1..
+graph @main(%x: f32[n, 301], %scale: f32[301]) -> (y: f32[n, 301], z: f32[n, 301]) {
+  %0 = softmax %x {axis = 1} : f32[n, 301]
+  %1 = layer_norm %x, %scale {axis = 1, epsilon = 1e-05} : f32[n, 301]
+  return %0, %1
+}
+END_OF_MODEL
+cat >attention.qn <<'END_OF_MODEL'
+dims s: 1..
+graph @main(%q: f32[2, 4, s, 16], %k: f32[2, 2, s, 16], %v: f32[2, 2, s, 16]) -> (y: f32[2, 4, s, 16]) {
+  %0 = attention %q, %k, %v {causal = true, scale = 0.25} : f32[2, 4, s, 16]
+  return %0
+}
+END_OF_MODEL
+cat >ops.qn <<'END_OF_MODEL'
+graph @main(%x: f32[7, 13], %d: f64[9], %h: f16[21], %i: i32[7, 13], %b: u8[37], %p: bool[7, 13], %at: i64[4]) -> (
+    e: f32[7, 13], s: f32[7, 13], k: f32[7], l: f64[9], o: f16[21], n: i32[7, 13], m: i32[7, 13], c: u8[37], w: f32[37], g: f32[4, 13], t: f32[7, 13]) {
+  %0 = exp %x : f32[7, 13]
+  %1 = tanh %0 : f32[7, 13]
+  %2 = erf %1 : f32[7, 13]
+  %3 = sin %0 : f32[7, 13]
+  %4 = reduce %3 {axes = [1], kind = max} : f32[7]
+  %5 = log1p %d : f64[9]
+  %6 = mul %h, %h : f16[21]
+  %7 = sqrt %6 : f16[21]
+  %8 = div %i, %i : i32[7, 13]
+  %9 = cumulative %i {axis = 1, kind = sum} : i32[7, 13]
+  %10 = mul %b, %b : u8[37]
+  %11 = convert %b {dtype = f32} : f32[37]
+  %12 = gather %x, %at {axis = 0} : f32[4, 13]
+  %13 = select %p, %x, %2 : f32[7, 13]
+  return %2, %3, %4, %5, %7, %8, %9, %10, %11, %12, %13
+}
+END_OF_MODEL
+
+# ---- each in an object, an archive or a shared object, with code for one CPU or another
+
+host=("$gcc" -std=c11 -D_GNU_SOURCE -Wall -Wextra -Werror -I "$source/include" "$source/tests/shell/object_host.c")
+must "${host[@]}" -o host -ldl
+# check MODEL CPU KIND: the same as the interpreter's results
+check()
+{
+    local model=$1 cpu=$2 kind=$3 name=${1%.*} files=() file output
+    rm -rf out && mkdir out
+    must "$quern" compile "$model" --target aarch64-linux-gnu --cpu "$cpu" -o "$name.$kind"
+    if [ "$kind" = so ]; then
+        [ -z "$(nm -u "$name.so")" ] || fail "$name.so needs $(nm -u "$name.so")"
+        output=$($emulate ./host out "./$name.so" "${name}_query" 2>&1) || fail "$model for $cpu: $output"
+    else
+        must "${host[@]}" -DQUERY="${name}_query" "$name.$kind" -static -o "$name-host"
+        output=$($emulate "./$name-host" out 2>&1) || fail "$model for $cpu: $output"
+    fi
+    grep -q "^aarch64-.* $cpu" <<<"$output" || fail "$name.$kind says that it is for $output"
+    for file in out/in_*.npy; do files+=(--input "$(basename "${file#out/in_}" .npy)=$file"); done
+    for file in out/out_*.npy; do files+=(--expect "$(basename "${file#out/out_}" .npy)=$file"); done
+    expect 0 'as expected' "$quern" run "$model" --target interp "${files[@]}"
+}
+check mlp.onnx generic o
+check mlp.onnx neoverse-n1 so
+check conv.qn generic a
+check conv.qn cortex-a72 so
+check softmax.qn cortex-a72 o
+check attention.qn neoverse-n1 o
+check attention.qn generic so
+check ops.qn generic so
+check ops.qn neoverse-n1 o
+
+# ---- what a user may get wrong
+
+must "$quern" compile conv.qn --target aarch64-linux-gnu --cpu generic -o nothing.a --header ""
+expect 1 'native.*name a CPU of .aarch64.*generic' "$quern" compile conv.qn --target aarch64-linux-gnu -o x.so
+expect 1 "CPU 'z80' of .* is unknown" "$quern" compile conv.qn --target aarch64-linux-gnu --cpu z80 -o x.so
+expect 1 'for aarch64-linux-gnu needs a linker: install ld.lld or aarch64-linux-gnu-gcc' \
+    env PATH=/nonexistent "$quern" compile conv.qn --target aarch64-linux-gnu --cpu generic -o x.so
+[ ! -e x.so ] || fail "x.so is left"
+
+[ $n_failed -eq 0 ] && echo "all is as expected"
+exit $((n_failed > 0))
