@@ -76,7 +76,7 @@ static qn_status check_ranges(const quern_train_options *o, qn_diags *diags)
 
 qn_status qn_train_module(qn_module *module, const quern_train_options *o, bool only_eval, qn_diags *diags)
 {
-    const int loss = find_name(qn_losses, "loss", o->loss, diags);
+    const int loss = o->loss ? find_name(qn_losses, "loss", o->loss, diags) : 0;
     const int optimizer = find_name(qn_optimizers, "optimizer", o->optimizer, diags);
     const int schedule = find_name(qn_schedules, "schedule", o->schedule ? o->schedule : "constant", diags);
     QN_TRY(check_ranges(o, diags));
@@ -105,7 +105,16 @@ qn_status qn_train_module(qn_module *module, const quern_train_options *o, bool 
         .params = o->params,
         .seed = o->seed,
         .only_eval = only_eval,
+        .parts = o->parts != 0,
+        .own_loss = !o->loss,
+        .input_gradients = o->input_gradients != 0,
     };
+    if (!t.parts && (t.own_loss || t.input_gradients))
+        return qn_error(diags, QUERN_ERROR_ARGUMENT, NULL,
+                        t.own_loss
+                            ? "no loss is named: a step needs one; a host with a loss of its own takes "
+                              "the step in parts"
+                            : "input_gradients are backward's: they need the step in parts");
     if (schedule != QN_SCHEDULE_CONSTANT && t.schedule_steps == 0)
         return qn_error(diags, QUERN_ERROR_ARGUMENT, NULL, "schedule '%s' needs a number of steps",
                         qn_schedules[schedule].name);

@@ -25,6 +25,8 @@ enum {
     CHECKPOINT,
     RESUME,
     EMIT_STEP,
+    PARTS,
+    INPUT_GRADIENTS,
     MOMENTUM,
     NESTEROV,
     BETA1,
@@ -47,7 +49,9 @@ static const qn_cli_option options[] = {
     [DATA] = { "data", 'd', "[NAME=]FILE",
                ".npz with the inputs' names (or x, in_0, …) and target (or y), or .npy" },
     [TEST] = { "test", 0, "[NAME=]FILE", "likewise: what the model is measured on after each epoch" },
-    [LOSS] = { "loss", 0, "NAME", "cross_entropy, mse, huber, bce, bce_with_logits; cross_entropy" },
+    [LOSS] = { "loss", 0, "NAME",
+               "cross_entropy, mse, huber, bce, bce_with_logits; cross_entropy. none: the host's, with "
+               "--parts" },
     [OPTIMIZER] = { "optimizer", 0, "NAME", "sgd, adam, adamw, rmsprop, adagrad, lars, lamb; adamw" },
     [RATE] = { "learning-rate", 0, "X", "1e-3" },
     [EPOCHS] = { "epochs", 0, "N", "passes over the data; 1" },
@@ -58,6 +62,9 @@ static const qn_cli_option options[] = {
     [RESUME] = { "resume", 0, NULL, "go on from the checkpoint" },
     [EMIT_STEP] = { "emit-step", 0, "FILE.so",
                     "entries infer, train_step and eval as a shared object, and a C header" },
+    [PARTS] = { "parts", 0, NULL, "with --emit-step: also entries forward, backward and update" },
+    [INPUT_GRADIENTS] = { "input-gradients", 0, NULL,
+                          "with --parts: backward gives those of the inputs too" },
     [MOMENTUM] = { "momentum", 0, "X", "sgd, rmsprop, lars; 0" },
     [NESTEROV] = { "nesterov", 0, NULL, "Nesterov's momentum" },
     [BETA1] = { "beta1", 0, "X", "adam, adamw, lamb; 0.9" },
@@ -117,7 +124,7 @@ static int accept(void *user, int option, const char *value)
     switch (option) {
     case DATA: qn_vec_push(t->arena, &t->data, value); break;
     case TEST: qn_vec_push(t->arena, &t->test, value); break;
-    case LOSS: t->how.loss = value; break;
+    case LOSS: t->how.loss = strcmp(value, "none") == 0 ? NULL : value; break;
     case OPTIMIZER: t->how.optimizer = value; break;
     case RATE: return read_real(t, option, value, &t->how.learning_rate);
     case EPOCHS: return read_number(t, option, value, 0, &t->epochs);
@@ -127,6 +134,8 @@ static int accept(void *user, int option, const char *value)
     case CHECKPOINT: t->checkpoint = value; break;
     case RESUME: t->resume = true; break;
     case EMIT_STEP: t->emit_step = value; break;
+    case PARTS: t->how.parts = 1; break;
+    case INPUT_GRADIENTS: t->how.input_gradients = 1; break;
     case MOMENTUM: return read_real(t, option, value, &t->how.momentum);
     case NESTEROV: t->how.nesterov = 1; break;
     case BETA1: return read_real(t, option, value, &t->how.beta1);
@@ -459,6 +468,9 @@ static int check_usage(train *t)
 {
     if (!t->data.n && !t->emit_step)
         return qn_cli_usage(&t->cli, "learn from what? --data FILE.npz");
+    if ((t->how.parts || !t->how.loss) && (t->data.n || !t->emit_step))
+        return qn_cli_usage(&t->cli,
+                            "--parts and --loss none are for hosts: with --emit-step, without --data");
     if (t->data.n && !t->output && !t->checkpoint)
         return qn_cli_usage(&t->cli, "where to? -o FILE.onnx, or --checkpoint FILE.safetensors");
     if (t->resume && !t->checkpoint)

@@ -290,6 +290,70 @@ static void write_entry(const writer *w, int number, int n_states, const state *
     write_call(w, p, number, name, ids, n_states, states);
 }
 
+/* ---- a step in parts: what forward leaves for backward lies in one stretch of memory ---- */
+
+static int find_program(const writer *w, const char *name)
+{
+    for (int i = 0; i < w->n_programs; i++)
+        if (strcmp(w->programs[i]->name, name) == 0)
+            return i;
+    return -1;
+}
+
+static int find_io(const qn_program *p, const char *name)
+{
+    for (int i = 0; i < p->n_io; i++)
+        if (strcmp(p->io[i].name, name) == 0)
+            return i;
+    return -1;
+}
+
+static void write_residuals(const writer *w)
+{
+    const int from = find_program(w, "forward"), to = find_program(w, "backward");
+    if (from < 0 || to < 0)
+        return;
+    const qn_program *forward = w->programs[from], *backward = w->programs[to];
+    const char **ids = identifiers(w, forward->n_io, io_name, forward);
+    const char **backward_ids = identifiers(w, backward->n_io, io_name, backward), *prefix = w->info->prefix;
+    const char *sum = "", *places = "";
+    bool is_static = true;
+    for (int i = 0; i < forward->n_io; i++) {
+        const qn_pio *io = &forward->io[i];
+        const int other = find_io(backward, io->name);
+        if (strncmp(io->name, "residual.", 9) != 0 || other < 0)
+            continue;
+        is_static &= qn_type_is_static(&io->type);
+        const char *elements =
+            qn_type_is_static(&io->type)
+                ? qn_arena_printf(w->arena, "%" PRId64, qn_type_elements(&io->type))
+                : qn_arena_printf(w->arena, "%s_forward_output_%s_elements(dims)", prefix, ids[i]);
+        const char *bytes = qn_arena_printf(w->arena, "(%s * (int64_t)sizeof(%s) + 63) / 64 * 64", elements,
+                                            c_type(io->type.dtype));
+        sum = qn_arena_printf(w->arena, "%s%s%s", sum, *sum ? " + " : "", bytes);
+        places =
+            qn_arena_printf(w->arena, "%s    backward->%s = forward->%s = (%s *)(void *)at;\n    at += %s;\n",
+                            places, backward_ids[other], ids[i], c_type(io->type.dtype), bytes);
+    }
+    fputs("/* ---- what forward leaves for backward ---- */\n\n", w->to);
+    if (is_static)
+        fprintf(w->to, "#define %s_RESIDUAL_BYTES (%s)\n", upper(w, prefix), *sum ? sum : "0");
+    else
+        fprintf(
+            w->to,
+            "static inline int64_t %s_residual_bytes(const %s_forward_dims *dims)\n{\n    return %s;\n}\n",
+            prefix, prefix, sum);
+    fprintf(
+        w->to,
+        "/* Lets both put and find it in `memory`: so many bytes, aligned to 64, of the caller. */\n"
+        "static inline void %s_residuals(%s_forward_io *forward, %s_backward_io *backward, void *memory)\n{\n"
+        "    char *at = (char *)memory;\n%s%s    (void)at;\n    (void)forward;\n    (void)backward;\n}\n\n",
+        prefix, prefix, prefix,
+        is_static ? ""
+                  : qn_arena_printf(w->arena, "    const %s_forward_dims *dims = &forward->dims;\n", prefix),
+        places);
+}
+
 /* ---- the file ---- */
 
 void qn_header_write(FILE *to, const qn_header_info *info, int n_programs, qn_program *const *programs)
@@ -324,6 +388,7 @@ void qn_header_write(FILE *to, const qn_header_info *info, int n_programs, qn_pr
         write_states(&w, n_states, states);
     for (int i = 0; i < n_programs; i++)
         write_entry(&w, i, n_states, states);
+    write_residuals(&w);
     fputs("#ifdef __cplusplus\n}\n#endif\n#endif\n", to);
     qn_arena_free(w.arena);
 }

@@ -114,6 +114,15 @@ typedef struct quern_train_options {
     int n_params;              /* 0: all parameters */
     const char *const *params; /* names of those that are trained; "*" stands for any letters */
     uint64_t seed;             /* of dropout's masks */
+    /* Adds the step in parts, for hosts that add up gradients over several batches, exchange them between machines or have
+     * a loss of their own (then `loss` is NULL, and there are no target, train_step and eval):
+     *   forward   as train_step, outputs `loss`, the model's, and residual.0, …: what backward has to know
+     *   backward  inputs grad_loss (or grad_NAME for each output of floats), the residuals, and what else it needs of
+     *             forward's inputs, as they were then; outputs grad_NAME for each parameter
+     *   update    inputs grad_NAME for each parameter
+     * States are those of train_step; `update` has them all. */
+    int parts;
+    int input_gradients; /* backward also gives grad_NAME for each input of floats */
 } quern_train_options;
 QUERN_API int quern_make_training(quern_module *module, const quern_train_options *options) QUERN_MUST_USE;
 
@@ -188,6 +197,10 @@ QUERN_API int quern_session_get(quern_session *session, int index, quern_array *
 QUERN_API quern_ctx *quern_session_ctx(quern_session *session);
 /* Lets sessions of a training model share states: `session` uses the state buffers of `owner` (matched by name). */
 QUERN_API int quern_session_share_states(quern_session *session, quern_session *owner) QUERN_MUST_USE;
+
+/* Binds each input of `session` to the buffer of that name of `from`, which has run: an input bound there, or an output. So
+ * `backward` reads what `forward` read and left. Both see the same memory: rebind, or run `backward`, before the next run of `from`. */
+QUERN_API int quern_session_bind_from(quern_session *session, quern_session *from) QUERN_MUST_USE;
 
 /* Writes all states by name as a safetensors file, atomically, with a hash of their contents and a note of the caller's (or NULL). */
 QUERN_API int quern_session_save(quern_session *session, const char *path, const char *note) QUERN_MUST_USE;

@@ -1,24 +1,18 @@
 /* Training steps: see train.h. */
 #include "passes/train.h"
 
+#include <string.h>
+
 #include "passes/autodiff.h"
 #include "passes/inline.h"
 #include "passes/train_parts.h"
 
-/* A function of the forward function's kind: its inputs, a target behind them, then parameters and states; its body. */
-typedef struct copy {
-    qn_builder b;
-    qn_value **inputs;  /* by input of the forward function */
-    qn_value **outputs; /* of the forward function */
-    qn_value *target;
-} copy;
-
 static qn_status copy_forward(const qn_graph *forward, const char *name, const qn_train_options *options,
-                              qn_diags *diags, copy *c)
+                              qn_diags *diags, qn_train_copy *c)
 {
     qn_module *module = forward->module;
     qn_graph *graph = qn_function_new(module, name);
-    *c = (copy){ .b = { .graph = graph, .diags = diags } };
+    *c = (qn_train_copy){ .b = { .graph = graph, .diags = diags } };
     c->inputs = QN_NEW_ARRAY(module->arena, qn_value *, forward->n_inputs);
     c->outputs = QN_NEW_ARRAY(module->arena, qn_value *, forward->n_outputs);
     for (int role = QN_ROLE_INPUT; role <= QN_ROLE_STATE; role++) {
@@ -29,7 +23,7 @@ static qn_status copy_forward(const qn_graph *forward, const char *name, const q
             c->inputs[i] = qn_graph_add_input(graph, input->name, input->type, forward->input_roles[i]);
             graph->input_initial[c->inputs[i]->index] = forward->input_initial[i];
         }
-        if (role == QN_ROLE_INPUT)
+        if (role == QN_ROLE_INPUT && !options->own_loss)
             c->target = qn_graph_add_input(graph, qn_train_fresh_name(forward, "target"),
                                            qn_loss_target(options, forward->outputs[0]), QN_ROLE_INPUT);
     }
@@ -38,10 +32,9 @@ static qn_status copy_forward(const qn_graph *forward, const char *name, const q
 
 /* ---- the step ---- */
 
-static qn_value *add_state(copy *c, const char *name, qn_dtype dtype, int rank, const int64_t *dims,
-                           const void *initial)
+qn_value *qn_train_add_state(qn_graph *graph, const char *name, qn_dtype dtype, int rank, const int64_t *dims,
+                             const void *initial)
 {
-    qn_graph *graph = c->b.graph;
     qn_value *state = qn_graph_add_input(graph, qn_train_fresh_name(graph, name),
                                          qn_type_static(graph->module, dtype, rank, dims), QN_ROLE_STATE);
     if (initial)
@@ -49,44 +42,75 @@ static qn_value *add_state(copy *c, const char *name, qn_dtype dtype, int rank, 
     return state;
 }
 
-static qn_status make_step(const qn_graph *forward, const qn_train_options *options, qn_diags *diags)
+/* The function's outputs stand beside "loss". */
+static const char *output_name(const char *name, const qn_train_copy *c)
 {
-    qn_arena *arena = forward->module->arena;
+    return c->target && strcmp(name, "loss") == 0 ? "loss_1" : name;
+}
+
+static void count(qn_builder *b, qn_value *state)
+{
+    qn_graph_add_output(b->graph, qn_b_binary_scalar(b, QN_OP_ADD, state, 1), state->name, state->index);
+}
+
+qn_status qn_train_forward(const qn_graph *forward, const char *name, const qn_train_options *options,
+                           bool updates, qn_diags *diags, qn_train_copy *c)
+{
     const bool dropout = qn_train_has_dropout(forward);
-    copy c;
-    QN_TRY(copy_forward(forward, "train_step", options, diags, &c));
-    qn_builder *b = &c.b;
-    qn_value *step = NULL, *key = NULL, *count = NULL;
-    if (dropout || qn_optimizer_counts(options))
-        step = add_state(&c, "step", QUERN_I64, 0, NULL, NULL);
+    QN_TRY(copy_forward(forward, name, options, diags, c));
+    qn_builder *b = &c->b;
+    qn_graph *graph = b->graph;
+    qn_value *draws = NULL, *key = NULL, *number = NULL;
+    if (updates && ((dropout && !options->parts) || qn_optimizer_counts(options)))
+        c->step = qn_train_add_state(graph, "step", QUERN_I64, 0, NULL, NULL);
     if (dropout) {
-        key = add_state(&c, "random_key", QUERN_U64, 1, (int64_t[]){ 2 }, (uint64_t[]){ options->seed, 0 });
-        b->before = b->graph->first;
-        count = qn_b_convert(b, QUERN_U64, step);
+        /* In parts there may be several forwards for one update: they draw masks of their own. */
+        if (options->parts)
+            draws = qn_train_add_state(graph, "draws", QUERN_I64, 0, NULL, NULL);
+        key = qn_train_add_state(graph, "random_key", QUERN_U64, 1, (int64_t[]){ 2 },
+                                 (uint64_t[]){ options->seed, 0 });
+        b->before = graph->first;
+        number = qn_b_convert(b, QUERN_U64, draws ? draws : c->step);
         b->before = NULL;
     }
-    qn_value *loss = qn_loss_value(b, options, c.outputs[0], c.target);
+    if (c->target)
+        qn_graph_add_output(graph, qn_loss_value(b, options, c->outputs[0], c->target), "loss", -1);
     QN_TRY(qn_diags_status(diags));
-    qn_graph_add_output(b->graph, loss, "loss", -1);
     /* Other state of the function is updated as the function does. */
     for (int i = 0; i < forward->n_outputs; i++)
         if (forward->aliases && forward->aliases[i] >= 0)
-            qn_graph_add_output(b->graph, c.outputs[i], forward->output_names[i],
-                                c.inputs[forward->aliases[i]]->index);
-    QN_TRY(qn_training_mode(b->graph, key, count, diags));
-    int n = 0;
-    qn_value **params = QN_NEW_ARRAY(arena, qn_value *, b->graph->n_inputs);
-    qn_value **gradients = QN_NEW_ARRAY(arena, qn_value *, b->graph->n_inputs);
-    for (int i = 0; i < b->graph->n_inputs; i++)
-        if (b->graph->input_roles[i] == QN_ROLE_PARAM)
-            params[n++] = b->graph->inputs[i];
-    loss = b->graph->outputs[0];
-    QN_TRY(qn_differentiate(b->graph, &loss, n, params, gradients, diags));
-    if (step)
-        qn_graph_add_output(b->graph, qn_b_binary_scalar(b, QN_OP_ADD, step, 1), step->name, step->index);
-    qn_optimizer_apply(b, options, step, n, params, gradients);
+            qn_graph_add_output(graph, c->outputs[i], forward->output_names[i],
+                                c->inputs[forward->aliases[i]]->index);
+        else if (!c->target || !updates)
+            qn_graph_add_output(graph, c->outputs[i], output_name(forward->output_names[i], c), -1);
+    QN_TRY(qn_training_mode(graph, key, number, diags));
+    if (draws)
+        count(b, draws);
+    c->params = QN_NEW_ARRAY(graph->module->arena, qn_value *, graph->n_inputs);
+    for (int i = 0; i < graph->n_inputs; i++)
+        if (graph->input_roles[i] == QN_ROLE_PARAM)
+            c->params[c->n_params++] = graph->inputs[i];
+    return qn_diags_status(diags);
+}
+
+void qn_train_update(qn_train_copy *c, const qn_train_options *options, qn_value **gradients)
+{
+    if (c->step)
+        count(&c->b, c->step);
+    qn_optimizer_apply(&c->b, options, c->step, c->n_params, c->params, gradients);
+}
+
+static qn_status make_step(const qn_graph *forward, const qn_train_options *options, qn_diags *diags)
+{
+    qn_train_copy c;
+    QN_TRY(qn_train_forward(forward, "train_step", options, true, diags, &c));
+    qn_graph *graph = c.b.graph;
+    qn_value **gradients = QN_NEW_ARRAY(graph->module->arena, qn_value *, c.n_params);
+    qn_value *loss = graph->outputs[0];
+    QN_TRY(qn_differentiate(graph, &loss, c.n_params, c.params, gradients, diags));
+    qn_train_update(&c, options, gradients);
     QN_TRY(qn_diags_status(diags));
-    qn_graph_remove_dead(b->graph);
+    qn_graph_remove_dead(graph);
     return QUERN_OK;
 }
 
@@ -94,7 +118,7 @@ static qn_status make_step(const qn_graph *forward, const qn_train_options *opti
 
 static qn_status make_eval(const qn_graph *forward, const qn_train_options *options, qn_diags *diags)
 {
-    copy c;
+    qn_train_copy c;
     QN_TRY(copy_forward(forward, "eval", options, diags, &c));
     qn_builder *b = &c.b;
     qn_graph_add_output(b->graph, qn_loss_value(b, options, c.outputs[0], c.target), "loss", -1);
@@ -114,7 +138,7 @@ static qn_status make_eval(const qn_graph *forward, const qn_train_options *opti
 
 qn_status qn_make_training(qn_graph *function, const qn_train_options *options, qn_diags *diags)
 {
-    static const char *const added[] = { "train_step", "eval" };
+    static const char *const added[] = { "train_step", "eval", "forward", "backward", "update" };
     qn_module *module = function->module;
     if (function->n_outputs < 1)
         return qn_error(diags, QUERN_ERROR_ARGUMENT, NULL, "'%s' has no output to train", function->name);
@@ -122,13 +146,16 @@ qn_status qn_make_training(qn_graph *function, const qn_train_options *options, 
         if (qn_module_find(module, added[i]))
             return qn_error(diags, QUERN_ERROR_ARGUMENT, NULL, "the module has a function '%s' already",
                             added[i]);
-    QN_TRY(qn_loss_check(options, function->outputs[0], function->output_names[0], diags));
+    if (!options->own_loss)
+        QN_TRY(qn_loss_check(options, function->outputs[0], function->output_names[0], diags));
     QN_TRY(qn_train_inline_calls(function, diags));
     qn_graph_remove_dead(function);
     QN_TRY(qn_train_parameters(function, options, diags));
     function->name = "infer";
-    if (!options->only_eval)
+    if (!options->only_eval && !options->own_loss)
         QN_TRY(make_step(function, options, diags));
+    if (!options->only_eval && options->parts)
+        QN_TRY(qn_train_split(function, options, diags));
     qn_inference_mode(function, diags);
-    return make_eval(function, options, diags);
+    return options->own_loss ? qn_diags_status(diags) : make_eval(function, options, diags);
 }

@@ -45,8 +45,11 @@ typedef struct qn_train_options {
     double schedule_factor;
     int n_params; /* 0: found, see qn_train_parameters */
     const char *const *params;
-    uint64_t seed;  /* of dropout */
-    bool only_eval; /* without train_step */
+    uint64_t seed;        /* of dropout */
+    bool only_eval;       /* without train_step */
+    bool parts;           /* with forward, backward and update */
+    bool own_loss;        /* the host has the loss: no target, no train_step, no eval; with parts */
+    bool input_gradients; /* backward gives those of the inputs too */
 } qn_train_options;
 
 /* Takes `function`'s first output as the prediction. Parameters become PARAM inputs, running statistics STATE inputs of it; it is
@@ -56,6 +59,14 @@ typedef struct qn_train_options {
  *               outputs  `loss` (the mean; a scalar), then what is updated
  *   eval        inputs   the function's, `target`, parameters and running statistics
  *               outputs  `loss`; for cross_entropy `correct`, the i64 number of rows whose largest logit is the target's
+ * With options->parts also
+ *   forward     inputs   as train_step's (without optimizer state); the i64 `draws`, which counts forwards, takes the place of `step`
+ *                        for the masks of dropouts, in train_step too
+ *               outputs  `loss` (own_loss: the function's), updated states, `residual.0`, … for backward
+ *   backward    inputs   `grad_loss` (own_loss: grad_NAME for each output of floats), the residuals, and of forward's inputs and
+ *                        parameters those that it needs
+ *               outputs  `grad_NAME` for each parameter, with input_gradients for each input of floats
+ *   update      inputs   `grad_NAME` for each parameter; all parameters and states, updated in place
  * Batch norms use and update statistics in the step; dropouts draw masks from `random_key` and `step`: the same at every number
  * of threads. */
 qn_status qn_make_training(qn_graph *function, const qn_train_options *options, qn_diags *diags);

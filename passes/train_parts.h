@@ -8,6 +8,34 @@
 /* An input's name that the graph does not use yet: `name`, or name_1, … */
 const char *qn_train_fresh_name(const qn_graph *graph, const char *name);
 
+/* ---- train.c ---- */
+
+/* A function of the forward function's kind: its inputs, a target behind them, then parameters and states; its body. */
+typedef struct qn_train_copy {
+    qn_builder b;
+    qn_value **inputs;  /* by input of the forward function */
+    qn_value **outputs; /* of the forward function */
+    qn_value *target;   /* NULL where the host has the loss */
+    qn_value *step;     /* the i64 state that counts updates, or NULL */
+    int n_params;
+    qn_value **params; /* the inputs that are parameters */
+} qn_train_copy;
+
+/* In training mode. `updates`: what comes behind it will update parameters, so there is the state `step` where the optimizer
+ * counts. Outputs so far: the loss, unless the host has it; the function's, unless `updates`; updated states. */
+qn_status qn_train_forward(const qn_graph *forward, const char *name, const qn_train_options *options,
+                           bool updates, qn_diags *diags, qn_train_copy *c);
+/* A state of the function that is made, with a name of its own; initial NULL: zeros. */
+qn_value *qn_train_add_state(qn_graph *graph, const char *name, qn_dtype dtype, int rank, const int64_t *dims,
+                             const void *initial);
+/* Behind the gradients: new parameters and optimizer states, one more step. */
+void qn_train_update(qn_train_copy *c, const qn_train_options *options, qn_value **gradients);
+
+/* ---- train_split.c ---- */
+
+/* Adds the functions forward, backward and update. */
+qn_status qn_train_split(const qn_graph *function, const qn_train_options *options, qn_diags *diags);
+
 /* ---- train_params.c ---- */
 
 /* Makes parameters PARAM inputs of the function and running statistics of batch norms STATE inputs. Parameters are its PARAM

@@ -317,6 +317,27 @@ int quern_session_share_states(quern_session *s, quern_session *owner)
     return QUERN_OK;
 }
 
+int quern_session_bind_from(quern_session *s, quern_session *from)
+{
+    for (int i = 0; i < s->n_buffers; i++) {
+        if (s->slots[i].info->role != QUERN_INPUT)
+            continue;
+        for (int k = 0; k < from->n_buffers; k++) {
+            quern_array array;
+            if (from->slots[k].info->role == QUERN_STATE || !from->io[k] ||
+                strcmp(from->slots[k].info->name, s->slots[i].info->name) != 0)
+                continue;
+            int status = quern_session_get(from, k, &array);
+            if (!status)
+                status = quern_session_bind(s, i, &array);
+            if (status)
+                return status;
+            break;
+        }
+    }
+    return QUERN_OK;
+}
+
 /* ---- preparing ---- */
 
 /* "batch is 100 by input 0 'x'; the model was compiled for 1 to 64" */

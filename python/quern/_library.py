@@ -70,7 +70,8 @@ class TrainOptions(Structure):
                 ("weight_decay", c_double), ("nesterov", c_int), ("alpha", c_double), ("trust", c_double),
                 ("clip_norm", c_double), ("ema", c_double), ("huber_delta", c_double), ("schedule", c_char_p),
                 ("warmup_steps", c_int64), ("schedule_steps", c_int64), ("schedule_factor", c_double),
-                ("n_params", c_int), ("params", POINTER(c_char_p)), ("seed", c_uint64)]
+                ("n_params", c_int), ("params", POINTER(c_char_p)), ("seed", c_uint64), ("parts", c_int),
+                ("input_gradients", c_int)]
 
 
 class SymbolInfo(Structure):
@@ -120,6 +121,7 @@ _FUNCTIONS = {  # name: result, arguments
     "quern_session_run": (c_int, [c_void_p]),
     "quern_session_dims": (c_int, [c_void_p, c_int, POINTER(c_int64)]),
     "quern_session_get": (c_int, [c_void_p, c_int, POINTER(Array)]),
+    "quern_session_bind_from": (c_int, [c_void_p, c_void_p]),
     "quern_session_share_states": (c_int, [c_void_p, c_void_p]),
 }
 

@@ -4,8 +4,23 @@ import ctypes
 import os
 from ctypes import byref
 
+import numpy as np
+
 from ._library import ArgumentError, TrainOptions, check, lib
 from ._model import Model, compile_module, compile_options, load_module
+
+
+class Forward:
+    """What Trainer.forward gives: the loss (None where the host has it), the model's outputs, and what backward needs."""
+
+    def __init__(self, trainer, inputs, target):
+        self._session = session = trainer._shared("forward")
+        trainer._bind(session, inputs, target)
+        session.run()
+        entry = session._entry
+        found = {entry.names[i]: session.get(i) for i in entry.outputs if not entry.names[i].startswith("residual.")}
+        self.loss = None if target is None else float(found.pop("loss"))
+        self.outputs = list(found.values())
 
 
 class Trainer:
@@ -14,26 +29,72 @@ class Trainer:
     def __init__(self, model, path=None):
         self.model = model
         self._path = path  # of the forward model, where it came from a file
-        self._step = model.session("train_step")
-        self._infer = self._eval = None
+        # the session that owns the states
+        self._step = model.session("train_step" if "train_step" in model._entries else "update")
+        self._infer = self._eval = self._backward = self._update = None
         entry = self._step._entry
         self._trainable = [i for i in entry.states if entry.buffers[i].trainable]
 
     def step(self, inputs, target):
         """One step on a batch: updates the parameters, gives the loss before the update."""
-        step = self._step
-        if isinstance(inputs, dict):
-            step.bind({**inputs, self.target: target})
+        if self._step._entry.name != "train_step":
+            raise ArgumentError("the loss is the caller's: there are forward, backward and update instead of step")
+        self._bind(self._step, inputs, target)
+        self._step.run()
+        return float(self._step.outputs[0])
+
+    def _bind(self, session, inputs, target):
+        if target is None:
+            session.bind(inputs)
+        elif isinstance(inputs, dict):
+            session.bind({**inputs, session._entry.names[session._entry.inputs[-1]]: target})
         else:
-            step.bind([*inputs, target])
-        step.run()
-        return float(step.outputs[0])
+            session.bind([*inputs, target])
+
+    def _shared(self, entry):
+        """A new session of the entry on the model's states."""
+        session = self.model.session(entry)
+        session.share_states(self._step)
+        return session
+
+    def forward(self, inputs, target=None):
+        """The first part of a step, with `parts`: a Forward. Its residuals are kept until it is gone, so several may be on
+        their way. Inputs and parameters must stay as they are until backward."""
+        return Forward(self, inputs, target)
+
+    def backward(self, forward, gradients=1.0):
+        """The gradients of parameters (and inputs, with `input_gradients`) by name. gradients: of the loss, by which all are
+        multiplied; or a list, one for each output of floats where the host has the loss. Of batches whose mean losses make
+        one mean, give each its share of the rows, and add up what comes."""
+        if self._backward is None:
+            self._backward = self._shared("backward")
+        session, entry = self._backward, self._backward._entry
+        check(lib.quern_session_bind_from(session._handle.pointer, forward._session._handle.pointer))
+        seeds = [name for name in forward._session._entry.names if "grad_" + name in entry.index]
+        values = [gradients] if np.ndim(gradients) == 0 else gradients
+        if len(values) != len(seeds):
+            raise ArgumentError(f"backward takes gradients of {', '.join(seeds)}, not {len(values)}")
+        session.bind({"grad_" + name: np.asarray(value, entry.dtypes[entry.index["grad_" + name]])
+                      for name, value in zip(seeds, values)})
+        outputs = session.fresh_outputs()
+        session.run()
+        return {entry.names[i][len("grad_"):]: x for i, x in zip(entry.outputs, outputs)}
+
+    def update(self, gradients):
+        """The last part of a step: new parameters and optimizer states by the gradients of backward, a dict by name."""
+        if self._update is None:
+            self._update = self._step if self._step._entry.name == "update" else self._shared("update")
+        names = [name[len("grad_"):] for name in self._update._entry.index]
+        missing = [name for name in names if name not in gradients]
+        if missing:
+            raise ArgumentError(f"no gradient is given of {', '.join(map(repr, missing))}")
+        self._update.bind({"grad_" + name: gradients[name] for name in names})
+        self._update.run()
 
     def __call__(self, inputs):
         """The prediction with the parameters as they are now."""
         if self._infer is None:
-            self._infer = self.model.session("infer")
-            self._infer.share_states(self._step)
+            self._infer = self._shared("infer")
         self._infer.bind(inputs)
         outputs = self._infer.fresh_outputs()
         self._infer.run()
@@ -43,12 +104,8 @@ class Trainer:
         """(loss, how many rows are right) on a batch, without an update; the second is None for other losses than
         cross-entropy."""
         if self._eval is None:
-            self._eval = self.model.session("eval")
-            self._eval.share_states(self._step)
-        if isinstance(inputs, dict):
-            self._eval.bind({**inputs, self.target: target})
-        else:
-            self._eval.bind([*inputs, target])
+            self._eval = self._shared("eval")
+        self._bind(self._eval, inputs, target)
         self._eval.run()
         outputs = self._eval.outputs
         return float(outputs[0]), int(outputs[1]) if len(outputs) > 1 else None
@@ -103,7 +160,7 @@ class Trainer:
 
 def train(model, loss, optimizer, learning_rate, *, momentum=0.0, beta1=0.0, beta2=0.0, epsilon=0.0, weight_decay=0.0,
           nesterov=False, alpha=0.0, trust=0.0, clip_norm=0.0, ema=0.0, huber_delta=0.0, schedule=None, warmup_steps=0,
-          schedule_steps=0, schedule_factor=0.0, params=None, seed=0, target="cpu", threads=None, math="default",
+          schedule_steps=0, schedule_factor=0.0, params=None, seed=0, parts=False, input_gradients=False, target="cpu", threads=None, math="default",
           cpu=None, dims=None, cache=None, optimize=0, blas=None):
     """Makes a training step of a forward model and compiles it. Batch norms and dropouts are put into training mode.
 
@@ -115,15 +172,18 @@ def train(model, loss, optimizer, learning_rate, *, momentum=0.0, beta1=0.0, bet
     clip_norm  most that the norm of all gradients together may be; 0: no limit
     ema        keeps averages of the parameters with this decay: Trainer.averages
     params     names of the parameters to train, "*" for any letters; None: all
-    seed       of dropout's masks"""
+    seed       of dropout's masks
+    parts      also compiles the step in parts, for adding up gradients over batches or machines: Trainer.forward, backward
+               and update. With loss=None the caller has the loss, and backward takes gradients of the outputs
+    input_gradients  backward gives those of the inputs too"""
     names = [name.encode() for name in params or []]
     options = TrainOptions(
-        size=ctypes.sizeof(TrainOptions), loss=loss.encode(), optimizer=optimizer.encode(), learning_rate=learning_rate,
+        size=ctypes.sizeof(TrainOptions), loss=loss.encode() if loss else None, optimizer=optimizer.encode(), learning_rate=learning_rate,
         momentum=momentum, beta1=beta1, beta2=beta2, epsilon=epsilon, weight_decay=weight_decay, nesterov=nesterov,
         alpha=alpha, trust=trust, clip_norm=clip_norm, ema=ema, huber_delta=huber_delta,
         schedule=schedule.encode() if schedule else None, warmup_steps=warmup_steps, schedule_steps=schedule_steps,
         schedule_factor=schedule_factor, n_params=len(names), params=(ctypes.c_char_p * max(len(names), 1))(*names),
-        seed=seed)
+        seed=seed, parts=parts, input_gradients=input_gradients)
     module = load_module(model, dims)
     check(lib.quern_make_training(module.pointer, byref(options)))
     path = model if isinstance(model, (str, os.PathLike)) else None

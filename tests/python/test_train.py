@@ -99,5 +99,120 @@ class Checkpoints(unittest.TestCase):
         np.testing.assert_allclose(average, t([x])[0], rtol=1e-5, atol=1e-6)
 
 
+NORMED = b"""graph @main(%x: f32[batch, 6], %w: f32[6, 5] param = [[1, -2, 3, 1, 0], [0, 1, 1, -1, 2], [2, 1, 0, 0, 1], [1, 1, -1, 2, 0],
+    [0, 0, 1, 1, 1], [-1, 0, 1, 0, 2]], %s: f32[5] param = [1, 2, 1, 1, 1], %b: f32[5] param) -> (y: f32[batch, 5]) {
+  %m = constant [0, 0, 0, 0, 0] : f32[5]
+  %v = constant [1, 1, 1, 1, 1] : f32[5]
+  %key = constant [1, 2] : u64[2]
+  %zero = constant 0 : u64[]
+  %0 = dot_general %x, %w {x_batch = [], x_contract = [1], y_batch = [], y_contract = [0]} : f32[batch, 5]
+  %1, %2, %3 = batch_norm %0, %s, %b, %m, %v {epsilon = 0.125, momentum = 0.75} : f32[batch, 5], f32[5], f32[5]
+  %4, %5 = dropout %1, %key, %zero {ratio = 0.5} : f32[batch, 5], bool[batch, 5]
+  %6 = tanh %4 : f32[batch, 5]
+  return %6
+}
+"""
+
+
+class InParts(unittest.TestCase):
+    """forward, backward and update against train_step, of which they are the parts."""
+
+    def pair(self, model, **options):
+        return quern.train(model, **options), quern.train(model, parts=True, **options)
+
+    def assert_alike(self, a, b, exact):
+        for name, value in a.states.items():
+            if exact:
+                np.testing.assert_array_equal(value, b.states[name], name)
+            else:
+                np.testing.assert_allclose(value, b.states[name], rtol=1e-6, atol=1e-7, err_msg=name)
+
+    def test_one_step(self):
+        """The same bits where no arithmetic is contracted; otherwise they may differ by rounding."""
+        for name in cases.CASES:
+            for target, math in (("interp", "default"), ("cpu", "strict"), ("cpu", "default")):
+                options = {"loss": "cross_entropy", **cases.CASES[name]}
+                a, b = self.pair(cases.model(options["loss"]), target=target, math=math, **options)
+                with self.subTest(name, target=target, math=math):
+                    for i in range(4):
+                        x, y = cases.batch(options["loss"], i % cases.BATCHES)
+                        forward = b.forward([x], y)
+                        b.update(b.backward(forward))
+                        self.assertAlmostEqual(a.step([x], y), forward.loss, 6)
+                    self.assert_alike(a, b, exact=math == "strict" or target == "interp")
+
+    def test_micro_batches_make_a_batch(self):
+        """Of any sizes, on their way at once: with the share of its rows each adds its part of the gradient."""
+        model = cases.model("mse").replace(f"[{cases.ROWS},".encode(), b"[batch,")
+        a, b = self.pair(model, loss="mse", optimizer="adam", learning_rate=0.01, clip_norm=0.5)
+        for i in range(3):
+            x, y = cases.batch("mse", i)
+            loss = a.step([x], y)
+            pieces = [slice(0, 3), slice(3, 4), slice(4, cases.ROWS)]
+            forwards = [b.forward([x[p]], y[p]) for p in pieces]
+            shares = [(p.stop - p.start) / cases.ROWS for p in pieces]
+            gradients = [b.backward(f, share) for f, share in zip(forwards, shares)]
+            b.update({name: sum(g[name] for g in gradients) for name in b.parameters})
+            self.assertAlmostEqual(loss, sum(f.loss * share for f, share in zip(forwards, shares)), 6)
+            for name, value in a.parameters.items():
+                np.testing.assert_allclose(value, b.parameters[name], rtol=2e-5, atol=1e-6, err_msg=name)
+
+    def test_statistics_and_masks_belong_to_the_forward(self):
+        options = dict(loss="mse", optimizer="sgd", learning_rate=0.1, seed=3)
+        a, b = self.pair(NORMED, **options)
+        x, y = cases.wave(48, 1, 1).reshape(8, 6), cases.wave(40, 2, 1).reshape(8, 5)
+        for i in range(3):
+            forward = b.forward([x], y)
+            b.update(b.backward(forward))
+            self.assertAlmostEqual(a.step([x], y), forward.loss, 6)
+        for name, value in a.parameters.items():
+            np.testing.assert_allclose(value, b.parameters[name], rtol=1e-5, atol=1e-6, err_msg=name)
+        self.assertEqual(int(b.states["draws"]), 3)
+        before = b.states["batch_norm_0.mean"].copy()
+        first, second = b.forward([x], y), b.forward([x], y)
+        self.assertEqual(int(b.states["draws"]), 5)
+        self.assertNotEqual(first.loss, second.loss)
+        self.assertFalse(np.array_equal(before, b.states["batch_norm_0.mean"]))
+        # the first one's mask is its own still: behind it nothing depends on the order of the two
+        one, two = b.backward(first), b.backward(second)
+        again = b.backward(first)
+        for name in one:
+            np.testing.assert_array_equal(one[name], again[name])
+            self.assertFalse(np.array_equal(one[name], two[name]))
+
+    def test_a_loss_of_the_callers(self):
+        """mean (p - t)^2 by hand, and the gradient of the input, by finite differences."""
+        options = dict(optimizer="sgd", learning_rate=0.1)
+        model = cases.model("mse")
+        a = quern.train(model, loss="mse", **options)
+        b = quern.train(model, loss=None, parts=True, input_gradients=True, **options)
+        x, y = cases.batch("mse", 0)
+        with self.assertRaisesRegex(quern.ArgumentError, "forward, backward and update instead"):
+            b.step([x], y)
+        for i in range(3):
+            loss = a.step([x], y)
+            forward = b.forward([x])
+            p, = forward.outputs
+            self.assertIsNone(forward.loss)
+            self.assertAlmostEqual(loss, float(np.mean((p - y) ** 2)), 6)
+            with self.assertRaisesRegex(quern.ArgumentError, "gradients of y, not 2"):
+                b.backward(forward, [p, p])
+            gradients = b.backward(forward, [2 * (p - y) / y.size])
+            if i == 0:
+                moved = x.copy()
+                moved[2, 3] += 1e-2
+                change = float(np.mean((b.forward([moved]).outputs[0] - y) ** 2)) - loss
+                self.assertAlmostEqual(gradients["x"][2, 3], change / 1e-2, 3)
+            with self.assertRaisesRegex(quern.ArgumentError, "no gradient is given of 'b1'"):
+                b.update({"w1": gradients["w1"], "w2": gradients["w2"]})
+            b.update(gradients)
+        self.assert_alike(a, b, exact=False)
+
+    def test_mistakes(self):
+        for more, message in ((dict(loss=None), "no loss is named"), (dict(loss="mse", input_gradients=True), "in parts")):
+            with self.assertRaisesRegex(quern.ArgumentError, message):
+                quern.train(cases.model("mse"), optimizer="sgd", learning_rate=0.1, **more)
+
+
 if __name__ == "__main__":
     unittest.main()

@@ -120,5 +120,74 @@ else
     fail "the header does not compile"
 fi
 
+# ---- the step in parts: gradients of two batches make that of one
+sed 's/  return %1/  %2 = dot_general %1, %1 {x_batch = [0], x_contract = [1], y_batch = [0], y_contract = [1]} : f32[batch]\n  %3 = tanh %2 : f32[batch]\n  %4 = broadcast %3 {axes = [0], dims = [batch, 2]} : f32[batch, 2]\n  %5 = add %1, %4 : f32[batch, 2]\n  return %5/' linear.qn >curved.qn
+expect 0 '' "$quern" train curved.qn --loss mse --optimizer adam --learning-rate 0.1 --dim batch=1..8 --parts --input-gradients \
+    --emit-step parts.so
+cat >parts.c <<'END'
+#include <math.h>
+#include <stdio.h>
+#include "parts.h"
+
+enum { ROWS = 8 };
+static QUERN_ALIGN(64) unsigned char workspace[1 << 16], memory[2][1 << 12];
+static parts_state whole, pieces;
+
+int main(void)
+{
+    float x[2 * ROWS], target[2 * ROWS], y[2 * ROWS], gx[2 * ROWS], loss, part_loss[2], worst = 0;
+    for (int i = 0; i < 2 * ROWS; i++) {
+        x[i] = (float)(i % 5) / 4 - 0.3f;
+        target[i] = 3 * x[i];
+    }
+    parts_init(&whole);
+    parts_init(&pieces);
+    for (int i = 0; i < 20; i++) {
+        parts_train_step_io step = { .x = x, .target = target, .loss = &loss, .dims = { ROWS } };
+        float sum[2] = { 0, 0 }, share[2] = { 3.0f / ROWS, 5.0f / ROWS };
+        parts_forward_io forward[2];
+        parts_backward_io backward[2];
+        for (int k = 0; k < 2; k++) {
+            const int first = k ? 3 : 0, rows = k ? ROWS - 3 : 3;
+            forward[k] = (parts_forward_io){ .x = x + 2 * first, .target = target + 2 * first, .y = y + 2 * first,
+                                             .loss = &part_loss[k], .dims = { rows } };
+            backward[k] = (parts_backward_io){ .grad_loss = &share[k], .x = x + 2 * first, .target = target + 2 * first,
+                                               .grad_x = gx + 2 * first, .dims = { rows } };
+            if (parts_residual_bytes(&forward[k].dims) > (int64_t)sizeof memory[k])
+                return 2;
+            parts_residuals(&forward[k], &backward[k], memory[k]);
+            if (parts_forward(&forward[k], &pieces, workspace, NULL))
+                return 3;
+        }
+        for (int k = 0; k < 2; k++) {
+            float gradient[2];
+            backward[k].grad_w = gradient;
+            if (parts_backward(&backward[k], &pieces, workspace, NULL))
+                return 4;
+            sum[0] += gradient[0];
+            sum[1] += gradient[1];
+        }
+        parts_update_io update = { .grad_w = sum };
+        if (parts_update(&update, &pieces, workspace, NULL) || parts_train_step(&step, &whole, workspace, NULL))
+            return 5;
+        for (int k = 0; k < 2; k++)
+            worst = fmaxf(worst, fabsf(pieces.w[k] - whole.w[k]));
+        worst = fmaxf(worst, fabsf(loss - share[0] * part_loss[0] - share[1] * part_loss[1]));
+    }
+    printf("w %.3f %.3f, apart by %g\n", whole.w[0], whole.w[1], worst);
+    return !(worst < 1e-5f && whole.w[0] > 1.1f && gx[2] != 0);
+}
+END
+if cc -std=c11 -Wall -Wextra -Wpedantic -Werror parts.c ./parts.so -lm -o parts; then
+    expect 0 'apart by' ./parts
+    [ -z "$(nm -u parts.so)" ] || fail "parts.so needs $(nm -u parts.so)"
+else
+    fail "the header of the parts does not compile"
+fi
+expect 2 'are for hosts' "$quern" train linear.qn --parts --data "$data" -o x.onnx
+expect 1 'in parts' "$quern" train linear.qn --input-gradients --emit-step x.so
+expect 0 '' "$quern" train linear.qn --loss none --parts --batch 4 --emit-step own.so
+grep -q 'own_forward_io' own.h && grep -q 'grad_y' own.h && ! grep -q "float \*target" own.h || fail "own.h has a loss"
+
 [ $n_failed -eq 0 ] && echo "all as expected"
 exit $((n_failed != 0))
