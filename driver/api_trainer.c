@@ -8,35 +8,36 @@
 /* An entry and where its buffers are. */
 typedef struct bound_entry {
     quern_session *session;
-    int inputs[2];     /* x, target */
-    int loss, correct; /* correct: -1 where there is none */
+    int n_inputs, *inputs;         /* the model's; behind them the target, but not of infer */
+    int target;                    /* the number of the target among them; -1 where there is none */
+    int prediction, loss, correct; /* likewise */
 } bound_entry;
 
 struct quern_trainer {
     quern_model *model;
-    bound_entry step, eval;
+    bound_entry step, eval, infer;
 };
 
-/* The session of the entry; more than one input besides the target is an error. */
-static qn_status open_entry(quern_trainer *t, const char *name, bound_entry *e, qn_diags *diags)
+static int open_entry(quern_trainer *t, const char *name, bound_entry *e)
 {
     const quern_entry_info *info = quern_model_entry(t->model, name);
-    int n_inputs = 0;
-    *e = (bound_entry){ .loss = -1, .correct = -1 };
+    *e = (bound_entry){ .prediction = -1, .loss = -1, .correct = -1 };
+    e->inputs = calloc((size_t)info->n_buffers + 1, sizeof *e->inputs);
+    QN_ASSERT(e->inputs, "out of memory");
     for (int i = 0; i < info->n_buffers; i++) {
         const quern_buffer_info *buffer = &info->buffers[i];
-        if (buffer->role == QUERN_INPUT && n_inputs++ < 2)
-            e->inputs[n_inputs - 1] = i;
-        if (buffer->role == QUERN_OUTPUT && strcmp(buffer->name, "loss") == 0)
+        if (buffer->role == QUERN_INPUT)
+            e->inputs[e->n_inputs++] = i;
+        if (buffer->role != QUERN_OUTPUT)
+            continue;
+        if (e->prediction < 0)
+            e->prediction = i;
+        if (strcmp(buffer->name, "loss") == 0)
             e->loss = i;
-        if (buffer->role == QUERN_OUTPUT && strcmp(buffer->name, "correct") == 0)
+        if (strcmp(buffer->name, "correct") == 0)
             e->correct = i;
     }
-    if (n_inputs != 2)
-        return qn_error(diags, QUERN_ERROR_ARGUMENT, NULL,
-                        "a trainer takes a model with one input, not %d: run the entries of "
-                        "quern_make_training in sessions instead",
-                        n_inputs - 1);
+    e->target = e == &t->infer ? -1 : e->n_inputs - 1;
     return quern_session_new(t->model, name, &e->session);
 }
 
@@ -49,20 +50,16 @@ int quern_trainer_new(quern_module *module, const quern_train_options *train,
     QN_ASSERT(t, "out of memory");
     if (!status)
         status = quern_compile(module, compile, &t->model);
-    if (!status) {
-        qn_call call;
-        qn_call_begin(&call);
-        status = open_entry(t, "train_step", &t->step, &call.diags);
-        if (!status)
-            status = open_entry(t, "eval", &t->eval, &call.diags);
-        /* a session reports its own failure */
-        if (call.diags.n_errors)
-            status = qn_call_end(&call, (qn_status)status);
-        else
-            qn_call_end(&call, QUERN_OK);
-    }
+    if (!status)
+        status = open_entry(t, "train_step", &t->step);
+    if (!status)
+        status = open_entry(t, "eval", &t->eval);
+    if (!status)
+        status = open_entry(t, "infer", &t->infer);
     if (!status)
         status = quern_session_share_states(t->eval.session, t->step.session);
+    if (!status)
+        status = quern_session_share_states(t->infer.session, t->step.session);
     if (status)
         quern_trainer_free(t);
     else
@@ -86,8 +83,11 @@ void quern_trainer_free(quern_trainer *t)
 {
     if (!t)
         return;
-    quern_session_free(t->eval.session);
-    quern_session_free(t->step.session);
+    bound_entry *const entries[] = { &t->infer, &t->eval, &t->step };
+    for (int i = 0; i < 3; i++) {
+        quern_session_free(entries[i]->session);
+        free(entries[i]->inputs);
+    }
     quern_model_free(t->model);
     free(t);
 }
@@ -106,9 +106,10 @@ static int run(const bound_entry *e, const quern_array *x, const quern_array *ta
                int64_t *out_correct)
 {
     quern_array result;
-    int status = quern_session_bind(e->session, e->inputs[0], x);
-    if (!status)
-        status = quern_session_bind(e->session, e->inputs[1], target);
+    int status = QUERN_OK;
+    for (int i = 0; i < e->n_inputs && !status; i++)
+        status =
+            quern_session_bind(e->session, e->inputs[i], target && i == e->n_inputs - 1 ? target : &x[i]);
     if (!status)
         status = quern_session_run(e->session);
     if (!status && out_loss) {
@@ -135,6 +136,12 @@ int quern_trainer_eval(quern_trainer *t, const quern_array *x, const quern_array
                        int64_t *out_correct)
 {
     return run(&t->eval, x, target, out_loss, out_correct);
+}
+
+int quern_trainer_predict(quern_trainer *t, const quern_array *x, quern_array *out)
+{
+    const int status = run(&t->infer, x, NULL, NULL, NULL);
+    return status ? status : quern_session_get(t->infer.session, t->infer.prediction, out);
 }
 
 /* Rows of an array, as a batch: in place, or gathered into memory of its own. */
@@ -167,17 +174,21 @@ static void rows_init(rows *r, const quern_array *from, int64_t batch, bool gath
         r->memory = qn_arena_alloc(arena, (size_t)batch * r->row_bytes + 1);
 }
 
-static qn_status check_rows(const quern_array *x, const quern_array *target, int64_t batch, qn_diags *diags)
+/* n arrays: the model's inputs, then the target. */
+static qn_status check_rows(int n, const quern_array *const *arrays, int64_t batch, qn_diags *diags)
 {
-    const quern_array *both[] = { x, target };
-    for (int i = 0; i < 2; i++)
-        if (both[i]->rank < 1 || both[i]->rank > QN_MAX_RANK || !quern_dtype_size(both[i]->dtype))
+    const quern_array *target = arrays[n - 1];
+    for (int i = n - 1; i >= 0; i--) {
+        const char *name = i == n - 1 ? "target" : n == 2 ? "x" : qn_arena_printf(diags->arena, "x[%d]", i);
+        const quern_array *a = arrays[i];
+        if (a->rank < 1 || a->rank > QN_MAX_RANK || !quern_dtype_size(a->dtype))
             return qn_error(diags, QUERN_ERROR_ARGUMENT, NULL,
-                            "quern_trainer_epoch: %s has no first axis of samples", i ? "target" : "x");
-    if (x->dims[0] != target->dims[0])
-        return qn_error(diags, QUERN_ERROR_ARGUMENT, NULL,
-                        "quern_trainer_epoch: x has %lld samples, and target %lld", (long long)x->dims[0],
-                        (long long)target->dims[0]);
+                            "quern_trainer_epoch: %s has no first axis of samples", name);
+        if (a->dims[0] != target->dims[0])
+            return qn_error(diags, QUERN_ERROR_ARGUMENT, NULL,
+                            "quern_trainer_epoch: %s has %lld samples, and target %lld", name,
+                            (long long)a->dims[0], (long long)target->dims[0]);
+    }
     if (batch < 1)
         return qn_error(diags, QUERN_ERROR_ARGUMENT, NULL,
                         "quern_trainer_epoch: the batch must be at least 1");
@@ -192,11 +203,15 @@ int quern_trainer_epoch(quern_trainer *t, const quern_array *x, const quern_arra
     int status = qn_call_need(&call, x, "quern_trainer_epoch", "x");
     if (!status)
         status = qn_call_need(&call, target, "quern_trainer_epoch", "target");
+    const int n_arrays = t->step.n_inputs;
+    const quern_array **arrays = QN_NEW_ARRAY(call.arena, const quern_array *, n_arrays);
+    for (int i = 0; i < n_arrays; i++)
+        arrays[i] = i == n_arrays - 1 ? target : &x[i];
     if (!status)
-        status = check_rows(x, target, batch, &call.diags);
+        status = check_rows(n_arrays, arrays, batch, &call.diags);
     if (status)
         return qn_call_end(&call, (qn_status)status);
-    const int64_t n = x->dims[0];
+    const int64_t n = target->dims[0];
     if (batch > n)
         batch = n;
     int64_t *order = NULL;
@@ -204,18 +219,18 @@ int quern_trainer_epoch(quern_trainer *t, const quern_array *x, const quern_arra
         order = QN_NEW_ARRAY(call.arena, int64_t, n);
         qn_random_order(n, order, shuffle, 0);
     }
-    rows both[2];
-    rows_init(&both[0], x, batch, shuffle != 0, call.arena);
-    rows_init(&both[1], target, batch, shuffle != 0, call.arena);
+    rows *all = QN_NEW_ARRAY(call.arena, rows, n_arrays);
+    quern_array *taken = QN_NEW_ARRAY(call.arena, quern_array, n_arrays);
+    for (int k = 0; k < n_arrays; k++)
+        rows_init(&all[k], arrays[k], batch, shuffle != 0, call.arena);
     for (int64_t first = 0, i = 0; first < n && !status; first += batch, i++) {
-        const int64_t taken = n - first < batch ? n - first : batch;
-        const quern_array batch_x = take(&both[0], order, first, taken);
-        const quern_array batch_target = take(&both[1], order, first, taken);
-        status = run(&t->step, &batch_x, &batch_target, out_losses ? &out_losses[i] : NULL, NULL);
+        for (int k = 0; k < n_arrays; k++)
+            taken[k] = take(&all[k], order, first, n - first < batch ? n - first : batch);
+        status = run(&t->step, taken, &taken[n_arrays - 1], out_losses ? &out_losses[i] : NULL, NULL);
     }
     /* what was gathered goes away with the call */
-    for (int i = 0; i < 2; i++) {
-        const int unbound = quern_session_bind(t->step.session, t->step.inputs[i], NULL);
+    for (int k = 0; k < n_arrays; k++) {
+        const int unbound = quern_session_bind(t->step.session, t->step.inputs[k], NULL);
         status = status ? status : unbound;
     }
     qn_call_end(&call, QUERN_OK);

@@ -266,6 +266,8 @@ QUERN_API quern_value *quern_div(quern_builder *b, quern_value *x, quern_value *
 QUERN_API quern_value *quern_matmul(quern_builder *b, quern_value *x, quern_value *y);
 QUERN_API quern_value *quern_relu(quern_builder *b, quern_value *x);
 QUERN_API quern_value *quern_tanh(quern_builder *b, quern_value *x);
+QUERN_API quern_value *quern_sigmoid(quern_builder *b, quern_value *x); /* 1 / (1 + e^-x) */
+QUERN_API quern_value *quern_gelu(quern_builder *b, quern_value *x);    /* x / 2 (1 + erf(x / sqrt 2)) */
 QUERN_API quern_value *quern_convert(quern_builder *b, quern_value *x, int dtype); /* each element */
 /* As many elements, row-major. */
 QUERN_API quern_value *quern_reshape(quern_builder *b, quern_value *x, int rank, const quern_dim *dims);
@@ -278,6 +280,43 @@ QUERN_API quern_value *quern_conv2d(quern_builder *b, quern_value *x, int64_t ch
                                     int64_t stride, int64_t padding, const char *name);
 /* The greatest of each window of window x window elements, which do not overlap; what fills no window is left out. */
 QUERN_API quern_value *quern_max_pool2d(quern_builder *b, quern_value *x, int64_t window);
+/* Row indices[..] of a new parameter NAME.weight [rows, width] of f32: [.., width]. Normal, of mean 0 and deviation 1, from
+ * the builder's seed. A run in which an index is none of 0 .. rows - 1 fails. ONNX Gather; torch.nn.Embedding */
+QUERN_API quern_value *quern_embedding(quern_builder *b, quern_value *indices, int64_t rows, int64_t width,
+                                       const char *name);
+/* (x - mean) / sqrt(variance + 1e-5) * NAME.weight + NAME.bias over the last axis of x [.., width]; ones and zeros [width] at
+ * first. ONNX LayerNormalization; Ba, Kiros and Hinton, 2016 */
+QUERN_API quern_value *quern_layer_norm(quern_builder *b, quern_value *x, const char *name);
+/* The same over all axes but the second of x [N, C, ..], for each of C channels. Training takes mean and variance of the
+ * batch, and sets the states NAME.running_mean (at first 0) and NAME.running_var (1) to 0.9 of what they were plus 0.1 of the
+ * batch's; elsewhere these are used. ONNX BatchNormalization; Ioffe and Szegedy, 2015 */
+QUERN_API quern_value *quern_batch_norm(quern_builder *b, quern_value *x, const char *name);
+/* In training each element is 0 with probability `ratio` (at least 0, below 1), otherwise divided by 1 - ratio: the mean is
+ * kept. Elsewhere x. The masks depend on quern_train_options.seed, the step and the dropout's number alone. ONNX Dropout;
+ * Srivastava et al., 2014 */
+QUERN_API quern_value *quern_dropout(quern_builder *b, quern_value *x, double ratio);
+
+/* Recurrences over x [batch, time, features] from states of 0, which give all hidden states [batch, time, hidden]. Their
+ * parameters, with the order of the gates, and how these start are PyTorch's: NAME.weight_ih [gates hidden, features],
+ * NAME.weight_hh [gates hidden, hidden], NAME.bias_ih and NAME.bias_hh [gates hidden], uniform in +-1/sqrt(hidden).
+ *
+ * Gates input i, forget f, cell g, output o: c' = f c + i g, h' = o tanh(c'), with i, f and o behind a sigmoid and g behind
+ * a tanh. torch.nn.LSTM; Hochreiter and Schmidhuber, 1997 */
+QUERN_API quern_value *quern_lstm(quern_builder *b, quern_value *x, int64_t hidden, const char *name);
+/* Gates reset r, update z, new n: n = tanh(from x + r (from h)), h' = (1 - z) n + z h. torch.nn.GRU; Cho et al., 2014 */
+QUERN_API quern_value *quern_gru(quern_builder *b, quern_value *x, int64_t hidden, const char *name);
+
+/* softmax(q k^T / sqrt(depth) + mask) v of q [batch, heads, length, depth], k [batch, groups, keys, depth] and
+ * v [batch, groups, keys, width], heads being a multiple of groups: [batch, heads, length, width]. The mask (or NULL) is
+ * added, or of bool: true where a key is seen; of rank 4, each dim 1 or that of [batch, heads, length, keys].
+ * causal: query s sees keys t <= s + keys - length. Vaswani et al., 2017 */
+QUERN_API quern_value *quern_dot_product_attention(quern_builder *b, quern_value *q, quern_value *k,
+                                                   quern_value *v, quern_value *mask, int causal);
+/* Multi-head attention of x [batch, length, width] to `memory` [batch, keys, any width] (NULL: to x itself): linear layers
+ * NAME.q of x, NAME.k and NAME.v of memory, as wide as x; `heads` heads, which divide width; a layer NAME.o behind them.
+ * Parameters as in quern_linear. Gives [batch, length, width]. torch.nn.MultiheadAttention, batch first */
+QUERN_API quern_value *quern_attention(quern_builder *b, quern_value *x, quern_value *memory, int64_t heads,
+                                       int causal, const char *name);
 QUERN_API quern_value *quern_mean(quern_builder *b, quern_value *x); /* of all elements: a scalar */
 QUERN_API quern_value *quern_cross_entropy(quern_builder *b, quern_value *logits,
                                            quern_value *labels); /* mean over the rows: a scalar */
@@ -294,8 +333,8 @@ QUERN_API int quern_arrays_read(const char *path, quern_arrays **out) QUERN_MUST
 QUERN_API const quern_array *quern_arrays_find(const quern_arrays *arrays, const char *name);
 QUERN_API void quern_arrays_free(quern_arrays *arrays); /* NULL is fine */
 
-/* A compiled model that learns: the entries of quern_make_training, and their states, in sessions of its own. The model
- * has one input. Not thread-safe. */
+/* A compiled model that learns: the entries of quern_make_training, and their states, in sessions of its own. `x` below is an
+ * array for each input of the model, in their order: of a model with one input, a pointer to it. Not thread-safe. */
 typedef struct quern_trainer quern_trainer;
 
 /* Makes the module a learning one and compiles it; the module may be freed afterwards. Compile options may be NULL. */
@@ -316,6 +355,9 @@ QUERN_API int quern_trainer_epoch(quern_trainer *trainer, const quern_array *x, 
 /* The mean loss without an update, and how many rows are right (of cross_entropy; otherwise -1). Either may be NULL. */
 QUERN_API int quern_trainer_eval(quern_trainer *trainer, const quern_array *x, const quern_array *target,
                                  double *out_loss, int64_t *out_correct) QUERN_MUST_USE;
+/* The model's first output for x, from the parameters as they are. It belongs to the trainer, until the next prediction. */
+QUERN_API int quern_trainer_predict(quern_trainer *trainer, const quern_array *x,
+                                    quern_array *out) QUERN_MUST_USE;
 /* The session that owns the states: to read them, to save and restore them. Belongs to the trainer. */
 QUERN_API quern_session *quern_trainer_session(quern_trainer *trainer);
 QUERN_API const quern_entry_info *quern_trainer_entry(const quern_trainer *trainer); /* of that session */

@@ -120,10 +120,6 @@ static void reports_mistakes(void **state)
     b = begin(&x);
     quern_output(b, quern_convert(b, x, 99), "y");
     expect_mistake(b, "quern_convert: 99 is no data type");
-    b = begin(&x);
-    quern_value *z = quern_input(b, "z", QUERN_F32, 0, NULL);
-    quern_output(b, quern_linear(b, quern_mul(b, x, z), 1, "fc"), "y");
-    expect_mistake(b, "a trainer takes a model with one input, not 2");
 }
 
 /* ---- a line through points ---- */

@@ -1,0 +1,514 @@
+/* quern.h: layers, against what they say by hand; in the interpreter and compiled, and learning the same in both. */
+#include <math.h>
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <string.h>
+
+#include <cmocka.h>
+
+#include "quern.h"
+
+#define DIMS(...) ((const int64_t[]){ __VA_ARGS__ })
+enum { MOST = 4096, N = 3, T = 5, F = 4, H = 6, ROWS = 7 };
+
+static const char *const targets[] = { "interp", "cpu" };
+
+static void ok(int status)
+{
+    if (status)
+        fail_msg("%s", quern_last_error());
+}
+
+static quern_trainer *train(quern_builder *b, const char *target, double learning_rate)
+{
+    const quern_train_options options = {
+        .size = sizeof options, .loss = "mse", .optimizer = "sgd", .learning_rate = learning_rate, .seed = 5
+    };
+    const quern_compile_options compile = { .size = sizeof compile, .target = target, .cache = "" };
+    quern_trainer *trainer;
+    ok(quern_train(b, &options, &compile, &trainer));
+    return trainer;
+}
+
+static const float *state_of(quern_trainer *t, const char *name)
+{
+    const quern_entry_info *entry = quern_trainer_entry(t);
+    quern_array array;
+    for (int i = 0; i < entry->n_buffers; i++)
+        if (strcmp(entry->buffers[i].name, name) == 0) {
+            ok(quern_session_get(quern_trainer_session(t), i, &array));
+            return array.data;
+        }
+    fail_msg("there is no %s", name);
+    return NULL;
+}
+
+static double sigmoid(double x)
+{
+    return 1 / (1 + exp(-x));
+}
+
+/* y[out] = weight [out, in] x + bias; `transposed`: of weight [in, out] */
+static void affine(const float *weight, const float *bias, int transposed, int in, int out, const double *x,
+                   double *y)
+{
+    for (int o = 0; o < out; o++) {
+        y[o] = (double)bias[o];
+        for (int i = 0; i < in; i++)
+            y[o] += (double)weight[transposed ? i * out + o : o * in + i] * x[i];
+    }
+}
+
+/* ---- what each layer gives, in double precision ---- */
+
+static void by_hand_embedding(quern_trainer *t, const void *x, double *y)
+{
+    const float *table = state_of(t, "l.weight");
+    for (int i = 0; i < N * T * F; i++)
+        y[i] = (double)table[((const uint8_t *)x)[i / F] * F + i % F];
+}
+
+static void by_hand_layer_norm(quern_trainer *t, const void *x, double *y)
+{
+    (void)t;
+    for (int row = 0; row < N * T; row++) {
+        const float *in = (const float *)x + row * F;
+        double mean = 0, variance = 0;
+        for (int i = 0; i < F; i++)
+            mean += (double)in[i] / F;
+        for (int i = 0; i < F; i++)
+            variance += ((double)in[i] - mean) * ((double)in[i] - mean) / F;
+        for (int i = 0; i < F; i++)
+            y[row * F + i] = ((double)in[i] - mean) / sqrt(variance + 1e-5);
+    }
+}
+
+static void by_hand_batch_norm(quern_trainer *t, const void *x, double *y)
+{
+    (void)t;
+    for (int i = 0; i < N * T * F; i++) /* as the running statistics are at first */
+        y[i] = (double)((const float *)x)[i] / sqrt(1 + 1e-5);
+}
+
+static void by_hand_lstm(quern_trainer *t, const void *x, double *y)
+{
+    for (int n = 0; n < N; n++) {
+        double h[H] = { 0 }, c[H] = { 0 };
+        for (int step = 0; step < T; step++) {
+            double in[F], a[4 * H], r[4 * H];
+            for (int i = 0; i < F; i++)
+                in[i] = (double)((const float *)x)[(n * T + step) * F + i];
+            affine(state_of(t, "l.weight_ih"), state_of(t, "l.bias_ih"), 0, F, 4 * H, in, a);
+            affine(state_of(t, "l.weight_hh"), state_of(t, "l.bias_hh"), 0, H, 4 * H, h, r);
+            for (int i = 0; i < H; i++) {
+                c[i] = sigmoid(a[H + i] + r[H + i]) * c[i] +
+                       sigmoid(a[i] + r[i]) * tanh(a[2 * H + i] + r[2 * H + i]);
+                h[i] = sigmoid(a[3 * H + i] + r[3 * H + i]) * tanh(c[i]);
+                y[(n * T + step) * H + i] = h[i];
+            }
+        }
+    }
+}
+
+static void by_hand_gru(quern_trainer *t, const void *x, double *y)
+{
+    for (int n = 0; n < N; n++) {
+        double h[H] = { 0 };
+        for (int step = 0; step < T; step++) {
+            double in[F], a[3 * H], r[3 * H];
+            for (int i = 0; i < F; i++)
+                in[i] = (double)((const float *)x)[(n * T + step) * F + i];
+            affine(state_of(t, "l.weight_ih"), state_of(t, "l.bias_ih"), 0, F, 3 * H, in, a);
+            affine(state_of(t, "l.weight_hh"), state_of(t, "l.bias_hh"), 0, H, 3 * H, h, r);
+            for (int i = 0; i < H; i++) {
+                const double z = sigmoid(a[H + i] + r[H + i]);
+                h[i] = (1 - z) * tanh(a[2 * H + i] + sigmoid(a[i] + r[i]) * r[2 * H + i]) + z * h[i];
+                y[(n * T + step) * H + i] = h[i];
+            }
+        }
+    }
+}
+
+/* Two heads; queries of x [T, F], keys and values of m [length, width]. */
+static void attend(quern_trainer *t, int causal, const float *x, const float *m, int length, int width,
+                   double *y)
+{
+    enum { HEADS = 2, D = F / HEADS, LONGEST = 8 };
+    double q[T][F], k[LONGEST][F], v[LONGEST][F], in[F], joined[F];
+    for (int i = 0; i < T; i++) {
+        for (int j = 0; j < F; j++)
+            in[j] = (double)x[i * F + j];
+        affine(state_of(t, "l.q.weight"), state_of(t, "l.q.bias"), 1, F, F, in, q[i]);
+    }
+    for (int i = 0; i < length; i++) {
+        for (int j = 0; j < width; j++)
+            in[j] = (double)m[i * width + j];
+        affine(state_of(t, "l.k.weight"), state_of(t, "l.k.bias"), 1, width, F, in, k[i]);
+        affine(state_of(t, "l.v.weight"), state_of(t, "l.v.bias"), 1, width, F, in, v[i]);
+    }
+    for (int i = 0; i < T; i++) {
+        memset(joined, 0, sizeof joined);
+        for (int head = 0; head < HEADS; head++) {
+            double sum = 0, share[LONGEST];
+            for (int j = 0; j < length; j++) {
+                double score = 0;
+                for (int d = head * D; d < (head + 1) * D; d++)
+                    score += q[i][d] * k[j][d] / sqrt(D);
+                sum += share[j] = causal && j > i + length - T ? 0 : exp(score);
+            }
+            for (int j = 0; j < length; j++)
+                for (int d = head * D; d < (head + 1) * D; d++)
+                    joined[d] += share[j] / sum * v[j][d];
+        }
+        affine(state_of(t, "l.o.weight"), state_of(t, "l.o.bias"), 1, F, F, joined, y + i * F);
+    }
+}
+
+static void by_hand_attention(quern_trainer *t, const void *x, double *y)
+{
+    for (int n = 0; n < N; n++)
+        attend(t, 1, (const float *)x + n * T * F, (const float *)x + n * T * F, T, F, y + n * T * F);
+}
+
+static void by_hand_activations(quern_trainer *t, const void *x, double *y)
+{
+    (void)t;
+    for (int i = 0; i < N * T * F; i++) {
+        const double v = (double)((const float *)x)[i];
+        y[i] = v / 2 * (1 + erf(v / sqrt(2))) + sigmoid(v);
+    }
+}
+
+static quern_value *embedding(quern_builder *b, quern_value *x)
+{
+    return quern_embedding(b, x, ROWS, F, "l");
+}
+
+static quern_value *layer_norm(quern_builder *b, quern_value *x)
+{
+    return quern_layer_norm(b, x, "l");
+}
+
+static quern_value *batch_norm(quern_builder *b, quern_value *x)
+{
+    return quern_batch_norm(b, x, "l");
+}
+
+static quern_value *lstm(quern_builder *b, quern_value *x)
+{
+    return quern_lstm(b, x, H, "l");
+}
+
+static quern_value *gru(quern_builder *b, quern_value *x)
+{
+    return quern_gru(b, x, H, "l");
+}
+
+static quern_value *attention(quern_builder *b, quern_value *x)
+{
+    return quern_attention(b, x, NULL, 2, 1, "l");
+}
+
+static quern_value *activations(quern_builder *b, quern_value *x)
+{
+    const float one = 1; /* something to learn */
+    quern_value *y = quern_add(b, quern_gelu(b, x), quern_sigmoid(b, x));
+    return quern_mul(b, y, quern_param(b, "w", QUERN_F32, 1, DIMS(1), &one));
+}
+
+static const struct {
+    const char *name;
+    quern_value *(*build)(quern_builder *b, quern_value *x);
+    void (*by_hand)(quern_trainer *t, const void *x, double *y);
+    int dtype, rank, symbols, width; /* of x: f32[N, T, F], or u8[N, T]; how many dims are symbols; of y */
+} cases[] = {
+    { "embedding", embedding, by_hand_embedding, QUERN_U8, 2, 2, F },
+    { "layer_norm", layer_norm, by_hand_layer_norm, QUERN_F32, 3, 2, F },
+    { "batch_norm", batch_norm, by_hand_batch_norm, QUERN_F32, 3, 1, F },
+    { "lstm", lstm, by_hand_lstm, QUERN_F32, 3, 2, H },
+    { "gru", gru, by_hand_gru, QUERN_F32, 3, 2, H },
+    { "attention", attention, by_hand_attention, QUERN_F32, 3, 2, F },
+    { "activations", activations, by_hand_activations, QUERN_F32, 3, 2, F },
+};
+
+static void gives_what_it_says(void **state)
+{
+    (void)state;
+    static float floats[MOST], zeros[MOST];
+    static uint8_t bytes[MOST];
+    static double wanted[MOST];
+    enum { STEPS = 4 };
+    for (int i = 0; i < MOST; i++) {
+        floats[i] = (float)sin(i * 0.7) * 1.5f;
+        bytes[i] = (uint8_t)(i * 5 % ROWS);
+    }
+    for (size_t c = 0; c < sizeof cases / sizeof *cases; c++) {
+        double losses[2][STEPS];
+        const int count = N * T * cases[c].width;
+        void *data = cases[c].dtype == QUERN_U8 ? (void *)bytes : floats;
+        const quern_array x = { cases[c].dtype, cases[c].rank, DIMS(N, T, F), data };
+        const quern_array zero = { QUERN_F32, 3, DIMS(N, T, cases[c].width), zeros };
+        for (int k = 0; k < 2; k++) {
+            quern_builder *b = quern_builder_new("f");
+            quern_builder_seed(b, 11);
+            const quern_dim dims[] = { QUERN_DIM("n"), cases[c].symbols == 2 ? QUERN_DIM("t") : QUERN_N(T),
+                                       QUERN_N(F) };
+            quern_output(b, cases[c].build(b, quern_input(b, "x", cases[c].dtype, cases[c].rank, dims)), "y");
+            quern_trainer *t = train(b, targets[k], 0.1);
+            quern_array y;
+            ok(quern_trainer_predict(t, &x, &y));
+            cases[c].by_hand(t, data, wanted);
+            assert_int_equal(y.dims[0] * y.dims[1] * y.dims[2], count);
+            for (int i = 0; i < count; i++)
+                if (!(fabs((double)((float *)y.data)[i] - wanted[i]) < 1e-5))
+                    fail_msg("%s on %s: element %d is %g, not %g", cases[c].name, targets[k], i,
+                             (double)((float *)y.data)[i], wanted[i]);
+            for (int i = 0; i < STEPS; i++)
+                ok(quern_trainer_step(t, &x, &zero, &losses[k][i]));
+            quern_trainer_free(t);
+        }
+        for (int i = 0; i < STEPS; i++) {
+            if (!(fabs(losses[0][i] / losses[1][i] - 1) < 1e-5) ||
+                (i > 0 && losses[0][i] >= losses[0][i - 1]))
+                fail_msg("%s: loss %d is %g, compiled %g", cases[c].name, i, losses[0][i], losses[1][i]);
+        }
+    }
+}
+
+/* Deviation of what an embedding starts with. */
+static void draws_normal_numbers(void **state)
+{
+    (void)state;
+    enum { COUNT = 10000 };
+    quern_builder *b = quern_builder_new("f");
+    quern_value *x = quern_input(b, "x", QUERN_I64, QUERN_SHAPE(QUERN_DIM("n")));
+    quern_output(b, quern_embedding(b, x, COUNT / 10, 10, "l"), "y");
+    quern_trainer *t = train(b, "interp", 0.1);
+    const float *table = state_of(t, "l.weight");
+    double mean = 0, square = 0, fourth = 0;
+    for (int i = 0; i < COUNT; i++) {
+        const double v = (double)table[i];
+        mean += v / COUNT;
+        square += v * v / COUNT;
+        fourth += v * v * v * v / COUNT;
+    }
+    assert_float_equal(mean, 0, 4 / sqrt(COUNT));
+    assert_float_equal(square, 1, 4 * sqrt(2.0 / COUNT));
+    assert_float_equal(fourth, 3, 4 * sqrt(96.0 / COUNT));
+    quern_array y; /* a row that is not there */
+    assert_int_not_equal(
+        quern_trainer_predict(t, &(quern_array){ QUERN_I64, 1, DIMS(1), &(int64_t){ COUNT } }, &y), QUERN_OK);
+    quern_trainer_free(t);
+}
+
+static void batch_norm_keeps_statistics(void **state)
+{
+    (void)state;
+    const float x[4][2] = { { 1, 5 }, { 2, 5 }, { 3, 9 }, { 6, 9 } }, zeros[4][2] = { { 0 } };
+    const quern_array in = { QUERN_F32, 2, DIMS(4, 2), (void *)x },
+                      zero = { QUERN_F32, 2, DIMS(4, 2), (void *)zeros };
+    for (int k = 0; k < 2; k++) {
+        quern_builder *b = quern_builder_new("f");
+        quern_value *value = quern_input(b, "x", QUERN_F32, QUERN_SHAPE(QUERN_DIM("n"), QUERN_N(2)));
+        quern_output(b, quern_batch_norm(b, value, "l"), "y");
+        quern_trainer *t = train(b, targets[k], 0.1);
+        double loss;
+        ok(quern_trainer_step(t, &in, &zero, &loss));
+        assert_float_equal(loss, 1, 1e-4); /* the batch's own mean and variance */
+        const float *mean = state_of(t, "l.running_mean"), *variance = state_of(t, "l.running_var");
+        assert_float_equal(mean[0], 0.1 * 3, 1e-6);
+        assert_float_equal(mean[1], 0.1 * 7, 1e-6);
+        assert_float_equal(variance[0], 0.9 + 0.1 * 3.5, 1e-6);
+        assert_float_equal(variance[1], 0.9 + 0.1 * 4, 1e-6);
+        quern_array y;
+        ok(quern_trainer_predict(t, &in, &y)); /* the running ones; weights are 0.8 by now */
+        assert_float_equal(
+            ((float *)y.data)[0],
+            (1 - mean[0]) / sqrt((double)variance[0] + 1e-5) * (double)state_of(t, "l.weight")[0], 1e-5);
+        quern_trainer_free(t);
+    }
+}
+
+static void dropout_keeps_the_mean(void **state)
+{
+    (void)state;
+    enum { COUNT = 4000 };
+    static float ones[COUNT], zeros[COUNT];
+    static const double ratio = 0.3;
+    double first[2];
+    for (int i = 0; i < COUNT; i++)
+        ones[i] = 1;
+    const quern_array x = { QUERN_F32, 1, DIMS(COUNT), ones }, zero = { QUERN_F32, 1, DIMS(COUNT), zeros };
+    for (int k = 0; k < 2; k++) {
+        quern_builder *b = quern_builder_new("f");
+        const float one = 1;
+        quern_value *in = quern_input(b, "x", QUERN_F32, QUERN_SHAPE(QUERN_DIM("n")));
+        quern_value *w = quern_param(b, "w", QUERN_F32, 1, DIMS(1), &one);
+        quern_output(b, quern_dropout(b, quern_mul(b, in, w), ratio), "y");
+        quern_trainer *t = train(b, targets[k], 1e-9);
+        double loss, again;
+        ok(quern_trainer_eval(t, &x, &zero, &loss, NULL));
+        assert_float_equal(loss, 1, 1e-6); /* nothing is left out */
+        ok(quern_trainer_step(t, &x, &zero, &loss));
+        const double kept =
+            loss * (1 - ratio) * (1 - ratio); /* the share of elements that are 1 / (1 - ratio) */
+        assert_float_equal(kept, 1 - ratio, 4 * sqrt(ratio * (1 - ratio) / COUNT));
+        ok(quern_trainer_step(t, &x, &zero, &again));
+        assert_true(loss != again); /* another mask */
+        first[k] = loss;
+        quern_trainer_free(t);
+    }
+    assert_float_equal(first[0], first[1], 1e-6); /* the same on each backend */
+}
+
+/* A model of several inputs: from x to another sequence, of another length and width; in order and shuffled. */
+static void attends_to_a_memory(void **state)
+{
+    (void)state;
+    enum { KEYS = 7, WIDTH = 3 };
+    float x[N * T * F], memory[N * KEYS * WIDTH], zeros[N * T * F] = { 0 };
+    double y[T * F], losses[2][N];
+    for (int i = 0; i < N * T * F; i++)
+        x[i] = (float)cos(i * 0.9);
+    for (int i = 0; i < N * KEYS * WIDTH; i++)
+        memory[i] = (float)sin(i * 1.3);
+    const quern_array in[2] = { { QUERN_F32, 3, DIMS(N, T, F), x },
+                                { QUERN_F32, 3, DIMS(N, KEYS, WIDTH), memory } };
+    const quern_array zero = { QUERN_F32, 3, DIMS(N, T, F), zeros };
+    for (int k = 0; k < 2; k++) {
+        quern_builder *b = quern_builder_new("f");
+        quern_dim batch = QUERN_DIM("batch");
+        quern_value *query =
+            quern_input(b, "x", QUERN_F32, QUERN_SHAPE(batch, QUERN_DIM("length"), QUERN_N(F)));
+        quern_value *to =
+            quern_input(b, "m", QUERN_F32, QUERN_SHAPE(batch, QUERN_DIM("keys"), QUERN_N(WIDTH)));
+        quern_output(b, quern_attention(b, query, to, 2, k, "l"), "y");
+        quern_trainer *t = train(b, targets[k], 1e-3);
+        quern_array found;
+        ok(quern_trainer_predict(t, in, &found));
+        for (int n = 0; n < N; n++) {
+            attend(t, k, x + n * T * F, memory + n * KEYS * WIDTH, KEYS, WIDTH, y);
+            for (int i = 0; i < T * F; i++)
+                assert_float_equal(((float *)found.data)[n * T * F + i], y[i], 1e-5);
+        }
+        ok(quern_trainer_epoch(t, in, &zero, 1, 0, losses[0]));
+        ok(quern_trainer_epoch(t, in, &zero, 1, 9, losses[1]));
+        double sum[2] = { 0 };
+        for (int i = 0; i < N; i++) {
+            sum[0] += losses[0][i];
+            sum[1] += losses[1][i];
+        }
+        assert_true(sum[1] < sum[0]);
+        const quern_array bad[2] = { in[0], { QUERN_F32, 3, DIMS(N - 1, KEYS, WIDTH), memory } };
+        assert_int_equal(quern_trainer_epoch(t, bad, &zero, 1, 0, NULL), QUERN_ERROR_ARGUMENT);
+        assert_string_equal(quern_last_error(), "quern_trainer_epoch: x[1] has 2 samples, and target 3");
+        quern_trainer_free(t);
+    }
+}
+
+/* The bare form: a mask of bools, fewer groups than heads. */
+static void attends_as_the_mask_says(void **state)
+{
+    (void)state;
+    quern_builder *b = quern_builder_new("f");
+    quern_value *q =
+        quern_input(b, "q", QUERN_F32, QUERN_SHAPE(QUERN_N(1), QUERN_N(2), QUERN_N(1), QUERN_N(1)));
+    quern_value *k =
+        quern_input(b, "k", QUERN_F32, QUERN_SHAPE(QUERN_N(1), QUERN_N(1), QUERN_N(3), QUERN_N(1)));
+    const uint8_t seen[3] = { 1, 0, 1 };
+    quern_value *mask = quern_constant(b, QUERN_BOOL, 4, DIMS(1, 1, 1, 3), seen);
+    quern_output(b, quern_dot_product_attention(b, q, k, k, mask, 0), "y");
+    quern_module *module;
+    quern_model *model;
+    quern_session *s;
+    quern_array y;
+    ok(quern_builder_finish(b, &module));
+    ok(quern_compile(module, NULL, &model));
+    quern_module_free(module);
+    ok(quern_session_new(model, NULL, &s));
+    float queries[2] = { 0, 1 }, keys[3] = { 2, 50, 4 };
+    ok(quern_session_bind(s, 0, &(quern_array){ QUERN_F32, 4, DIMS(1, 2, 1, 1), queries }));
+    ok(quern_session_bind(s, 1, &(quern_array){ QUERN_F32, 4, DIMS(1, 1, 3, 1), keys }));
+    ok(quern_session_run(s));
+    ok(quern_session_get(s, 2, &y));
+    assert_float_equal(((float *)y.data)[0], 3, 1e-5);
+    assert_float_equal(((float *)y.data)[1], (2 + 4 * exp(2)) / (1 + exp(2)), 1e-5);
+    quern_session_free(s);
+    quern_model_free(model);
+}
+
+static void expect_mistake(quern_builder *b, quern_value *y, const char *message)
+{
+    quern_module *module;
+    quern_output(b, y, "y");
+    assert_int_not_equal(quern_builder_finish(b, &module), QUERN_OK);
+    if (!strstr(quern_last_error(), message))
+        fail_msg("\"%s\" is not in \"%s\"", message, quern_last_error());
+}
+
+static quern_builder *begin(quern_value **out_x, quern_value **out_flat)
+{
+    quern_builder *b = quern_builder_new("f");
+    *out_x = quern_input(b, "x", QUERN_F32, QUERN_SHAPE(QUERN_DIM("n"), QUERN_DIM("t"), QUERN_N(6)));
+    *out_flat = quern_input(b, "flat", QUERN_F32, QUERN_SHAPE(QUERN_DIM("n"), QUERN_DIM("width")));
+    return b;
+}
+
+static void reports_mistakes(void **state)
+{
+    (void)state;
+    quern_value *x, *flat;
+    quern_builder *b = begin(&x, &flat);
+    expect_mistake(b, quern_embedding(b, x, 3, 4, "e"),
+                   "quern_embedding: the indices are f32[n, t, 6]; they must be");
+    b = begin(&x, &flat);
+    expect_mistake(b, quern_embedding(b, quern_convert(b, x, QUERN_I64), -3, 4, "e"),
+                   "quern_embedding: a dimension");
+    b = begin(&x, &flat);
+    expect_mistake(b, quern_layer_norm(b, flat, "l"),
+                   "quern_layer_norm: x is f32[n, width]; it must be of floats");
+    b = begin(&x, &flat);
+    expect_mistake(b, quern_layer_norm(b, quern_layer_norm(b, x, "l"), "l"),
+                   "quern_layer_norm: there is an input 'l.weight'");
+    b = begin(&x, &flat);
+    expect_mistake(b, quern_batch_norm(b, x, "l"),
+                   "quern_batch_norm: x is f32[n, t, 6]; it must be of floats [N, C, ...]");
+    b = begin(&x, &flat);
+    expect_mistake(b, quern_batch_norm(b, x, ""), "quern_batch_norm: it needs a name");
+    b = begin(&x, &flat);
+    expect_mistake(b, quern_dropout(b, x, 1),
+                   "quern_dropout: the ratio is 1; it must be at least 0 and below 1");
+    b = begin(&x, &flat);
+    expect_mistake(b, quern_lstm(b, quern_mean(b, x), 4, "l"), "quern_lstm: x is f32[]");
+    b = begin(&x, &flat);
+    expect_mistake(b, quern_lstm(b, x, 0, "l"), "quern_lstm: the hidden size must be at least 1");
+    b = begin(&x, &flat);
+    expect_mistake(b, quern_gru(b, x, 4, NULL), "quern_gru: it needs a name");
+    b = begin(&x, &flat);
+    expect_mistake(b, quern_attention(b, x, NULL, 4, 0, "a"),
+                   "quern_attention: 6 features cannot be shared by 4 heads");
+    b = begin(&x, &flat);
+    expect_mistake(b, quern_attention(b, x, flat, 2, 0, "a"),
+                   "quern_attention: memory is f32[n, width]; it must be");
+    b = begin(&x, &flat);
+    expect_mistake(b, quern_dot_product_attention(b, x, x, x, NULL, 0),
+                   "quern_dot_product_attention: q is f32[n, t, 6]");
+    b = begin(&x, &flat);
+    expect_mistake(b, quern_gelu(b, quern_lstm(b, NULL, 4, "l")), "quern_lstm: operand 0 is NULL");
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(gives_what_it_says),
+        cmocka_unit_test(draws_normal_numbers),
+        cmocka_unit_test(batch_norm_keeps_statistics),
+        cmocka_unit_test(dropout_keeps_the_mean),
+        cmocka_unit_test(attends_to_a_memory),
+        cmocka_unit_test(attends_as_the_mask_says),
+        cmocka_unit_test(reports_mistakes),
+    };
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}
