@@ -100,7 +100,8 @@ static bool merge_equal(qn_graph *graph, qn_arena *scratch)
         t.n_slots *= 2;
     t.slots = QN_NEW_ARRAY(scratch, qn_node *, t.n_slots);
     bool changed = false;
-    QN_FOR_NODES (graph, node) {
+    for (qn_node *node = graph->first, *next; node; node = next) {
+        next = node->next;
         qn_node_resolve(node);
         for (int i = 0; i < node->n_regions; i++)
             changed |= merge_equal(node->regions[i], scratch);
