@@ -240,6 +240,7 @@ typedef struct qn_loops {
     qn_dim index[QN_MAX_RANK]; /* by axis of the nest */
     qn_dim tasks;
     int64_t whole; /* > 0: the first loop takes exactly so many steps in every task */
+    bool pieces;   /* the last loop runs over short pieces of what lies in a row */
 } qn_loops;
 
 /* What an extent is likely to be, where that is all one can know: for sizes of tasks. */

@@ -238,6 +238,51 @@ static void write_blocks(qn_writer *w, const qn_group *group, const qn_nest *nes
         qn_writer_end_for(w, &open[k], NULL);
 }
 
+/* Is what is loaded one run of memory along the last axis and the third last together, cut by the axis between them? That is the
+ * packing of a matrix in panels: pieces of its rows. Of a rehearsal with one variable an axis. */
+static bool cuts_rows(qn_writer *r, int n, const qn_dim *vars)
+{
+    if (n < 3 || vars[n - 1]->kind != QN_DIM_SYMBOL || vars[n - 2]->kind != QN_DIM_SYMBOL ||
+        vars[n - 3]->kind != QN_DIM_SYMBOL)
+        return false;
+    const qn_dim piece = qn_ispace_var_of(&r->space, vars[n - 1])->extent;
+    for (size_t i = 0; i < r->accesses.n; i++) {
+        const qn_access *a = &r->accesses.items[i];
+        qn_dim along, outer, between, rest;
+        if (a->buffer && !a->store && qn_ix_affine(&r->space, a->linear, vars[n - 1], &along, &rest) &&
+            qn_dim_is(along, 1) && qn_ix_affine(&r->space, a->linear, vars[n - 3], &outer, &rest) &&
+            outer == piece && qn_ix_affine(&r->space, a->linear, vars[n - 2], &between, &rest) &&
+            between->min > piece->max)
+            return true;
+    }
+    return false;
+}
+
+/* Elements of a task that packs panels: several of them, if that leaves enough tasks. */
+static int64_t pieces_grain(const qn_nest *nest, int64_t grain)
+{
+    enum { PIECES = 8, ENOUGH_TASKS = 16 };
+    double panel = 1, panels = 1;
+    for (int i = 0; i < nest->n; i++)
+        *(i < nest->n - 2 ? &panels : &panel) *= qn_likely_extent(nest->dims[i]);
+    const double wanted = panels / ENOUGH_TASKS < PIECES ? panels / ENOUGH_TASKS : PIECES;
+    const double size = panel * (double)(int64_t)wanted;
+    return size > (double)grain ? (int64_t)size : grain;
+}
+
+/* Such a task takes its pieces of a row before it goes to the next row: memory gives a run of lines faster than single lines
+ * that lie in as many pages. */
+static void take_rows_first(qn_loops *loops)
+{
+    loops->pieces = true;
+    loops->whole = 0;
+    if (loops->n == 3 && loops->loops[0].low) {
+        const qn_planned_loop panels = loops->loops[0];
+        loops->loops[0] = loops->loops[1];
+        loops->loops[1] = panels;
+    }
+}
+
 static void write_elements(qn_writer *w, const qn_group *group, const qn_nest *nest, const qn_loops *loops)
 {
     qn_dim(*at)[QN_MAX_RANK] = qn_arena_calloc(w->arena, (size_t)group->n_outputs, sizeof *at);
@@ -257,7 +302,7 @@ static void write_elements(qn_writer *w, const qn_group *group, const qn_nest *n
     }
     if (loops->n > 0) {
         w->stream = loops->loops[loops->n - 1].var;
-        w->ahead = AHEAD / (int64_t)qn_dtype_bytes(group->outputs[0]->type.dtype);
+        w->ahead = loops->pieces ? 0 : AHEAD / (int64_t)qn_dtype_bytes(group->outputs[0]->type.dtype);
     }
     if (half) {
         const size_t mark = qn_writer_mark(w);
@@ -332,7 +377,7 @@ qn_status qn_lower_loop(qn_lowering *l, const qn_group *group)
     const char *name = qn_group_kernel_name(group, scratch);
 
     /* with one variable an axis; where axes were merged that may cross lines, again */
-    bool blocks = false;
+    bool blocks = false, pieces = false;
     for (int before = -1, jumps = 1; before != nest.n && jumps;) {
         qn_writer rehearsal;
         qn_loops loops = { 0 };
@@ -348,18 +393,23 @@ qn_status qn_lower_loop(qn_lowering *l, const qn_group *group)
         write_elements(&rehearsal, group, &nest, &loops);
         blocks = !gpu && crosses_lines(&rehearsal, nest.n, vars, true);
         jumps = !gpu && crosses_lines(&rehearsal, nest.n, vars, false);
+        pieces = !gpu && cuts_rows(&rehearsal, nest.n, vars);
         qn_nest_merge(&rehearsal, &nest, vars);
     }
 
     qn_writer w;
     qn_writer_init(&w, l, name, scratch);
     const double grain = (double)qn_task_elements(l, group) / work_of(group);
-    const int64_t size = grain < (double)least ? least : (int64_t)grain;
+    int64_t size = grain < (double)least ? least : (int64_t)grain;
+    if (pieces)
+        size = pieces_grain(&nest, size);
     qn_loops loops = { 0 };
     if (gpu && nest.n > 0)
         plan_flat(&w, &nest, size, &loops);
     else
         qn_loops_plan(&w, &nest, size, &loops);
+    if (pieces)
+        take_rows_first(&loops);
     bind_all(&w, group);
     if (blocks && loops.n >= 2)
         write_blocks(&w, group, &nest, &loops);
