@@ -19,6 +19,10 @@ typedef struct qn_template {
 /* passes/blas.c: does the template for calls of a library have it, by itself? */
 bool qn_blas_takes(const qn_node *node, const qn_pass_options *options);
 
+/* passes/gemm.c: would its kernel pack the right side of this matmul_packed itself, if that is data movement that goes along
+ * the rows of what it moves? Then it reads each element once, and no panels go through memory. */
+bool qn_gemm_packs(const qn_node *node, const qn_pass_options *options);
+
 /* In the order they are asked; ends with NULL. */
 extern const qn_template *const qn_templates[];
 

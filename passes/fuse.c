@@ -515,6 +515,36 @@ static void demand_queries(fuser *f, cluster *c, const qn_node *node, const qn_d
     (void)demand_index(f, q, c, at);
 }
 
+/* Is what `value` moves read along its rows, one lane behind the other? */
+static bool goes_along_rows(cluster *c, const qn_value *value, const qn_dim *at, qn_dim lane)
+{
+    qn_dim index[QN_MAX_RANK], operand[QN_MAX_RANK], along, rest;
+    memcpy(index, at, sizeof index);
+    while (value->node && qn_ix_moves(value->node) && value->node->n_operands > 0 &&
+           qn_ix_data_count(value->node) == 0) {
+        qn_ix_operand(&c->space, value->node, 0, index, NULL, operand);
+        memcpy(index, operand, sizeof index);
+        value = value->node->operands[0];
+    }
+    return qn_ix_affine(&c->space, linear_index(c, &value->type, index), lane, &along, &rest) &&
+           qn_dim_is(along, 1);
+}
+
+/* The panels of a product that packs them itself are computed from what they are made of. */
+static void demand_panels(fuser *f, cluster *c, const qn_node *node, const qn_dim *index)
+{
+    qn_value *y = node->operands[1];
+    const int n_batch = y->type.rank - 3;
+    qn_dim at[QN_MAX_RANK] = { 0 };
+    for (int i = 0; i < y->type.rank; i++)
+        at[i] = i < n_batch ? index[i]
+                            : qn_ispace_var(&c->space, qn_ispace_import(&c->space, y->type.dims[i]), false);
+    if (goes_along_rows(c, y, at, at[n_batch + 2]))
+        (void)demand_index(f, y, c, at);
+    else
+        demand_whole(f, y, c);
+}
+
 /* What follows a contraction element by element runs on its result: the cluster that holds it becomes the contraction's. */
 static bool join_sum(fuser *f, const demand *d, qn_node *node)
 {
@@ -527,11 +557,14 @@ static bool join_sum(fuser *f, const demand *d, qn_node *node)
     c->sums = true;
     c->group.root = node;
     qn_vec_push(f->scratch, &c->nodes, node);
-    const bool queries = node->op == QN_OP_ATTENTION_PACKED;
+    const bool queries = node->op == QN_OP_ATTENTION_PACKED, panels = qn_gemm_packs(node, f->options);
     if (queries)
         demand_queries(f, c, node, d->indices.items[0]);
+    if (panels)
+        demand_panels(f, c, node, d->indices.items[0]);
     for (int k = queries; k < node->n_operands; k++)
-        demand_whole(f, node->operands[k], c);
+        if (!panels || k != 1)
+            demand_whole(f, node->operands[k], c);
     return true;
 }
 

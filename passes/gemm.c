@@ -8,6 +8,9 @@
  *           for k: accumulators += x[rows, k] * panel[k, 0 … width)
  *           store, or: tile to a local buffer, then the epilogue over it; before the last part of k: to `partial`
  *
+ * A right side that is no constant and is used by one block of rows alone is not packed before: each pass packs the panels it
+ * multiplies by.
+ *
  * Weights of a model are larger than its caches. So the first tiles of a task fetch the panels that come after its own (the next
  * part of k, or the next task) into the second cache while they compute.
  *
@@ -31,7 +34,10 @@ enum {
     ENOUGH_TASKS = 12, /* for the threads that there may be */
     LINE = 16,         /* elements of a cache line */
     COPY_BYTES = QN_LOCAL_LIMIT / 3,
-    PARTIAL_BYTES = QN_LOCAL_LIMIT / 12 * 7 /* the rest is a tile's */
+    PARTIAL_BYTES = QN_LOCAL_LIMIT / 12 * 7, /* the rest is a tile's */
+    PACKED_DEPTH =
+        256, /* of k in a pass that packs its panels, which take PACKED_BYTES, and partial sums as much */
+    PACKED_BYTES = QN_LOCAL_LIMIT / 8 * 3
 };
 
 typedef struct {
@@ -39,6 +45,7 @@ typedef struct {
     const qn_group *group;
     qn_kbuffer *x, *y, *tile, *copy; /* copy: NULL when x is read where it is */
     qn_kbuffer *partial;             /* sums of the task's tiles between passes over k; NULL: one pass */
+    bool packs;                      /* the panels: y is local, with what the pass multiplies by */
     qn_kbuffer *out;                 /* stored directly: the group is the product alone; else NULL */
     int lanes, vectors, width, rows; /* rows: of the highest tile */
     int rank;                        /* of the result */
@@ -56,16 +63,50 @@ typedef struct {
     bool whole_panels;
 } gemm;
 
-static bool matches(const qn_group *group, const qn_pass_options *options)
+static bool multiplies(const qn_node *node, const qn_pass_options *options)
 {
     const qn_machine *machine = options->machine;
-    if (group->kind != QN_GROUP_CONTRACTION || group->root->op != QN_OP_MATMUL_PACKED || !machine ||
-        machine->gpu)
+    if (node->op != QN_OP_MATMUL_PACKED || !machine || machine->gpu)
         return false;
-    const qn_type *y = &group->root->operands[1]->type;
+    const qn_type *y = &node->operands[1]->type;
     int64_t width = y->dims[y->rank - 1]->value;
     int lanes = machine->vector_bytes / 4;
     return y->dtype == QUERN_F32 && (width == lanes || width == 2 * lanes);
+}
+
+static bool matches(const qn_group *group, const qn_pass_options *options)
+{
+    return group->kind == QN_GROUP_CONTRACTION && multiplies(group->root, options);
+}
+
+/* accumulators, a panel's vectors and one broadcast value in registers */
+static int rows_of_tile(const qn_machine *machine, int vectors)
+{
+    return machine->vector_registers >= 32 ? 24 / vectors : 12 / vectors;
+}
+
+bool qn_gemm_packs(const qn_node *node, const qn_pass_options *options)
+{
+    if (!multiplies(node, options) || options->no_fusion)
+        return false;
+    const qn_type *x = &node->operands[0]->type, *y = &node->operands[1]->type;
+    const int vectors = (int)y->dims[y->rank - 1]->value * 4 / options->machine->vector_bytes;
+    const int64_t most = (int64_t)MAX_TILES * rows_of_tile(options->machine, vectors);
+    int64_t rows = 1;
+    for (int i = y->rank - 3; i < x->rank - 1; i++)
+        if (!qn_dim_is_const(x->dims[i]) || __builtin_mul_overflow(rows, x->dims[i]->value, &rows) ||
+            rows > most)
+            return false;
+    /* the tasks differ in panels alone */
+    const double panels = qn_likely_extent(y->dims[y->rank - 3]);
+    double tasks = panels;
+    for (int i = 0; i < y->rank - 3; i++)
+        tasks *= qn_likely_extent(y->dims[i]);
+    const qn_dim k = y->dims[y->rank - 2];
+    return rows > 1 && qn_dim_is_const(k) && node->operands[1]->node &&
+           node->operands[1]->node->op == QN_OP_TRANSPOSE &&
+           (tasks >= ENOUGH_TASKS || 2.0 * (double)rows * panels * vectors * 16 * (double)k->value <
+                                         tasks * FLOPS_A_NANOSECOND * TASK_NANOSECONDS);
 }
 
 /* ---- arithmetic on kernel indices ---- */
@@ -100,7 +141,7 @@ static void multiply_add(gemm *g, int rows, qn_kvalue *const *starts, qn_kvalue 
 {
     qn_kbuilder *b = &g->w.b;
     qn_kvalue *columns[2], *at = ADD(panel, MUL(k, INDEX(g->width)));
-    if (!g->fetch) /* bound by the stream of panels */
+    if (!g->fetch && !g->packs) /* bound by the stream of panels */
         qn_kb_prefetch(b, g->y, ADD(at, INDEX(16 * g->width)), 0);
     for (int v = 0; v < g->vectors; v++)
         columns[v] = qn_kb_load(b, g->y, ADD(at, INDEX(v * g->lanes)), g->lanes);
@@ -254,6 +295,10 @@ static void tile(gemm *g, int rows, qn_kvalue *batch, qn_kvalue *row, qn_kvalue 
     const qn_type *y = &g->group->root->operands[1]->type;
     qn_kvalue *n_panels = qn_writer_index(&g->w, qn_ispace_import(&g->w.space, y->dims[y->rank - 3]));
     qn_kvalue *panel = MUL(ADD(MUL(batch, n_panels), counter(panels)), panel_size);
+    if (g->packs)
+        panel =
+            MUL(qn_kb_isub(b, MUL(qn_kb_isub(b, counter(panels), g->first_panel), INDEX(g->depth)), g->low),
+                INDEX(g->width));
     qn_kvalue *behind = qn_kb_isub(b, number, g->first_tile), *slot = NULL, *last = NULL;
     g->first_col = MUL(counter(panels), INDEX(g->width));
     if (g->partial) {
@@ -308,13 +353,14 @@ static void choose_blocks(gemm *g, qn_dim n_panels_dim)
                   n_tiles = at_least_1(ceil_div((int64_t)m, g->rows));
     g->n_passes = 1;
     g->depth = (int64_t)k;
-    if (qn_dim_is_const(g->k) && g->k->value > MAX_DEPTH && n_tiles > 1) {
-        g->depth = ceil_div(g->k->value, ceil_div(g->k->value, MAX_DEPTH));
+    const int64_t most = g->packs ? PACKED_DEPTH : MAX_DEPTH;
+    if (qn_dim_is_const(g->k) && g->k->value > most && (n_tiles > 1 || g->packs)) {
+        g->depth = ceil_div(g->k->value, ceil_div(g->k->value, most));
         g->depth = ceil_div(g->depth, LINE) * LINE;
         g->n_passes = ceil_div(g->k->value, g->depth);
     }
     const double panel_bytes = 4.0 * g->width * (double)at_least_1(g->depth);
-    int64_t panels = (int64_t)(l2 / 4 / panel_bytes), tiles = MAX_TILES;
+    int64_t panels = (int64_t)((g->packs ? PACKED_BYTES : l2 / 4) / panel_bytes), tiles = MAX_TILES;
     panels = panels > n_panels ? n_panels : at_least_1(panels);
     tiles = tiles > n_tiles ? n_tiles : tiles;
     /* enough tasks for several threads, where the work is worth it */
@@ -323,22 +369,52 @@ static void choose_blocks(gemm *g, qn_dim n_panels_dim)
     nanoseconds = nanoseconds > by_bytes ? nanoseconds : by_bytes;
     double wanted = nanoseconds / TASK_NANOSECONDS;
     wanted = wanted > ENOUGH_TASKS ? ENOUGH_TASKS : wanted;
-    while ((panels > 1 || tiles > SPREAD) &&
+    while ((panels > 1 || (tiles > SPREAD && !g->packs)) &&
            batch * (double)(ceil_div(n_panels, panels) * ceil_div(n_tiles, tiles)) < wanted) {
-        if (panels > 1 && (tiles <= SPREAD || panels * g->width >= tiles * g->rows))
+        if (panels > 1 && (g->packs || tiles <= SPREAD || panels * g->width >= tiles * g->rows))
             panels = (panels + 1) / 2;
         else
             tiles = (tiles + 1) / 2;
     }
-    while (g->n_passes > 1 && tiles * panels * g->rows * g->width * 4 > PARTIAL_BYTES)
-        *(tiles > 2 * SPREAD ? &tiles : &panels) -= 1;
+    while (g->n_passes > 1 &&
+           tiles * panels * g->rows * g->width * 4 > (g->packs ? PACKED_BYTES : PARTIAL_BYTES))
+        *(tiles > 2 * SPREAD && !g->packs ? &tiles : &panels) -= 1;
     panels = ceil_div(n_panels, ceil_div(n_panels, panels));
     tiles = ceil_div(n_tiles, ceil_div(n_tiles, tiles));
     g->task_panels = panels;
     g->task_tiles = tiles;
-    g->spread = tiles >= SPREAD ? SPREAD : tiles >= 2 ? 2 : 0;
+    g->spread = g->packs ? 0 : tiles >= SPREAD ? SPREAD : tiles >= 2 ? 2 : 0;
     while (g->spread > 1 && UNROLL * g->width / g->spread < LINE)
         g->spread /= 2;
+}
+
+/* The pass's part of the task's panels, row by row of what they are packed from. */
+static void pack_panels(gemm *g, qn_kvalue *batch)
+{
+    qn_writer *w = &g->w;
+    qn_kbuilder *b = &w->b;
+    qn_value *y = g->group->root->operands[1];
+    const int n_batch = y->type.rank - 3;
+    qn_dim index[QN_MAX_RANK], var[3], which = qn_ispace_var(&w->space, g->batch, false);
+    if (which->kind == QN_DIM_SYMBOL)
+        qn_ispace_var_of(&w->space, which)->value = batch;
+    qn_ix_split(&w->space, which, n_batch, g->dims, index);
+    for (int i = 0; i < 3; i++)
+        index[n_batch + i] = var[i] =
+            qn_ispace_var(&w->space, qn_ispace_import(&w->space, y->type.dims[n_batch + i]), false);
+    w->section++;
+    qn_writer_loop rows = qn_writer_for(w, var[1], g->low, g->high, QN_TAG_SERIAL, 0, NULL, NULL);
+    qn_writer_loop panels =
+        qn_writer_for(w, var[0], g->first_panel, g->past_panel, QN_TAG_SERIAL, 0, NULL, NULL);
+    qn_writer_prepare(w, y, index);
+    qn_writer_loop lanes = qn_writer_for_all(w, var[2], QN_TAG_VECTOR, 0, NULL, NULL);
+    qn_kvalue *row = qn_kb_isub(b, qn_writer_index(w, var[1]), g->low),
+              *panel = MUL(qn_kb_isub(b, qn_writer_index(w, var[0]), g->first_panel), INDEX(g->depth));
+    qn_kvalue *at = ADD(MUL(ADD(panel, row), INDEX(g->width)), qn_writer_index(w, var[2]));
+    qn_kb_store(b, g->y, at, qn_writer_value(w, y, index), NULL);
+    qn_writer_end_for(w, &lanes, NULL);
+    qn_writer_end_for(w, &panels, NULL);
+    qn_writer_end_for(w, &rows, NULL);
 }
 
 /* Tiles [first_tile, to) of the rows of a batch. */
@@ -346,6 +422,8 @@ static void tiles(gemm *g, qn_kvalue *batch, qn_kvalue *to)
 {
     qn_kbuilder *b = &g->w.b;
     qn_kvalue *from = g->first_tile;
+    if (g->packs)
+        pack_panels(g, batch);
     if (qn_dim_is_const(g->m)) { /* the first `higher` tiles have one row more than the others */
         int64_t m = g->m->value, n_tiles = (m + g->rows - 1) / g->rows, height = m / n_tiles,
                 higher = m % n_tiles;
@@ -436,8 +514,7 @@ static void read_shape(gemm *g)
     g->lanes = machine->vector_bytes / 4;
     g->width = (int)y->dims[y->rank - 1]->value;
     g->vectors = g->width / g->lanes;
-    /* accumulators, a panel's vectors and one broadcast value in registers */
-    g->rows = machine->vector_registers >= 32 ? 24 / g->vectors : 12 / g->vectors;
+    g->rows = rows_of_tile(machine, g->vectors);
     g->whole_panels = qn_dim_divisible(g->n, g->width);
 }
 
@@ -451,10 +528,15 @@ static qn_status lower(qn_lowering *l, const qn_group *group)
     read_shape(g);
     qn_value *x = group->root->operands[0], *y = group->root->operands[1],
              *product = &group->root->results[0];
+    g->packs = true;
+    for (int i = 0; i < group->n_inputs; i++)
+        g->packs &= group->inputs[i] != y;
     g->x = qn_writer_argument(w, qn_lower_buffer(l, x), true, false);
-    g->y = qn_writer_argument(w, qn_lower_buffer(l, y), true, false);
     qn_writer_note_load(w, g->x);
-    qn_writer_note_load(w, g->y);
+    if (!g->packs) {
+        g->y = qn_writer_argument(w, qn_lower_buffer(l, y), true, false);
+        qn_writer_note_load(w, g->y);
+    }
     for (int i = 0; i < group->n_inputs; i++) {
         if (group->inputs[i] != y)
             qn_writer_bind_input(w, group->inputs[i]);
@@ -465,13 +547,15 @@ static qn_status lower(qn_lowering *l, const qn_group *group)
     g->k_value = qn_writer_index(w, g->k);
     g->n_value = qn_writer_index(w, g->n);
     choose_blocks(g, qn_ispace_import(&w->space, y->type.dims[y->type.rank - 3]));
+    if (g->packs)
+        g->y = qn_kernel_add_local(w->kernel, "panels", QUERN_F32, g->task_panels * g->depth * g->width);
     if (g->n_passes > 1)
         g->partial = qn_kernel_add_local(w->kernel, "partial", QUERN_F32,
                                          g->task_tiles * g->task_panels * g->rows * g->width);
     if (qn_dim_is_const(g->k) && g->k->value * 4 % FIGHTING_STRIDE == 0 && qn_dim_is_const(g->m) &&
         g->m->value > 4 && (g->depth + SKEW) * g->rows * 4 <= COPY_BYTES)
         g->copy = qn_kernel_add_local(w->kernel, "rows", QUERN_F32, (g->depth + SKEW) * g->rows);
-    if (group->n_nodes == 1) {
+    if (group->outputs[0] == product && group->n_outputs == 1) {
         g->out = qn_writer_argument(w, qn_lower_buffer(l, product), false, true);
     } else {
         g->tile = qn_kernel_add_local(w->kernel, "tile", QUERN_F32, (int64_t)g->rows * g->width);

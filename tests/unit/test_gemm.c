@@ -62,6 +62,19 @@ static const struct {
       "f32[2, 3, 20, 40]\n"
       "return %r\n}\n",
       0 },
+    { "batches, rows of the right side in order",
+      "graph @f(%x: f32[2, 3, 20, 64], %y: f32[2, 3, 64, 40]) -> f32[2, 3, 20, 40] {\n"
+      "%r = dot_general %x, %y {x_batch = [0, 1], x_contract = [3], y_batch = [0, 1], y_contract = [2]} : "
+      "f32[2, 3, 20, 40]\n"
+      "return %r\n}\n",
+      0 },
+    { "a right side that is computed, and read by what follows",
+      "graph @f(%x: f32[50, 300], %z: f32[300, 50]) -> (f32[50, 50], f32[50, 50]) {\n"
+      "%y = mul %z, %z : f32[300, 50]\n"
+      "%r = dot_general %x, %y " PLAIN " : f32[50, 50]\n"
+      "%s = slice %y {start = [10, 0], limit = [60, 50], stride = [1, 1]} : f32[50, 50]\n"
+      "%t = add %r, %s : f32[50, 50]\nreturn %t, %r\n}\n",
+      0 },
     { "two contracted and two free axes",
       "graph @f(%x: f32[9, 4, 10], %y: f32[10, 4, 5, 11]) -> f32[9, 5, 11] {\n"
       "%r = dot_general %x, %y {x_batch = [], x_contract = [1, 2], y_batch = [], y_contract = [1, 0]} : "
