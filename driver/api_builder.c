@@ -108,19 +108,26 @@ quern_value *quern_input(quern_builder *b, const char *name, int dtype, int rank
                                      QN_ROLE_INPUT));
 }
 
-static qn_tensor *new_tensor(quern_builder *b, const char *call, int dtype, int rank, const int64_t *dims,
-                             const void *data)
+static bool check_dims(quern_builder *b, const char *call, int dtype, int rank, const int64_t *dims)
 {
     size_t bytes = quern_dtype_size(dtype);
     if (!check_shape(b, call, dtype, rank))
-        return NULL;
+        return false;
     for (int i = 0; i < rank; i++)
         if (dims[i] < 0 || __builtin_mul_overflow(bytes, (size_t)dims[i], &bytes) ||
             bytes > PTRDIFF_MAX / 2) {
             qn_build_fail(b, call, "a dimension is negative or too large");
-            return NULL;
+            return false;
         }
-    return qn_tensor_new(b->module, (qn_dtype)dtype, rank, dims, data);
+    return true;
+}
+
+static qn_tensor *new_tensor(quern_builder *b, const char *call, int dtype, int rank, const int64_t *dims,
+                             const void *data)
+{
+    return check_dims(b, call, dtype, rank, dims)
+               ? qn_tensor_new(b->module, (qn_dtype)dtype, rank, dims, data)
+               : NULL;
 }
 
 quern_value *qn_build_state(quern_builder *b, const char *call, const char *name, qn_input_role role,
@@ -139,6 +146,39 @@ quern_value *quern_param(quern_builder *b, const char *name, int dtype, int rank
                          const void *initial)
 {
     return qn_build_state(b, "quern_param", name, QN_ROLE_PARAM, dtype, rank, dims, initial);
+}
+
+quern_value *quern_state(quern_builder *b, const char *name, int dtype, int rank, const int64_t *dims,
+                         const void *initial)
+{
+    static const char call[] = "quern_state";
+    if (initial)
+        return qn_build_state(b, call, name, QN_ROLE_STATE, dtype, rank, dims, initial);
+    if (!name_is_free(b, call, name) || !check_dims(b, call, dtype, rank, dims))
+        return NULL;
+    return qn_out(qn_graph_add_input(b->build.graph, name,
+                                     qn_type_static(b->module, (qn_dtype)dtype, rank, dims), QN_ROLE_STATE));
+}
+
+void quern_set_state(quern_builder *b, quern_value *state, quern_value *value)
+{
+    static const char call[] = "quern_set_state";
+    if (!qn_build_begin(b, call, 2, (quern_value *[]){ state, value }))
+        return;
+    qn_value *input = qn_in(state);
+    bool twice = false;
+    for (size_t i = 0; i < b->updated.n; i++)
+        twice |= b->updated.items[i] == input;
+    if (input->node || b->build.graph->input_roles[input->index] != QN_ROLE_STATE)
+        qn_build_fail(b, call, "what is set is not a state");
+    else if (twice)
+        qn_build_fail(b, call, "'%s' is set already", input->name);
+    else if (!qn_type_equal(&input->type, &qn_in(value)->type))
+        qn_build_fail(b, call, "'%s' is %s, what it is set to %s", input->name,
+                      qn_type_print(&input->type, b->module->arena),
+                      qn_type_print(&qn_in(value)->type, b->module->arena));
+    qn_vec_push(b->module->arena, &b->updated, input);
+    qn_vec_push(b->module->arena, &b->next, qn_in(value));
 }
 
 quern_value *quern_constant(quern_builder *b, int dtype, int rank, const int64_t *dims, const void *data)
@@ -307,6 +347,9 @@ int quern_builder_finish(quern_builder *b, quern_module **out_module)
     qn_status status = qn_call_need(&call, b, "quern_builder_finish", "the builder");
     if (!status && !b->diags.n_errors && b->build.graph->n_outputs == 0)
         qn_build_fail(b, "quern_builder_finish", "the function has no output");
+    for (size_t i = 0; !status && i < b->updated.n; i++)
+        qn_graph_add_output(b->build.graph, b->next.items[i], b->updated.items[i]->name,
+                            b->updated.items[i]->index);
     if (!status && !b->diags.n_errors)
         (void)!qn_verify(b->module, &b->diags);
     if (!status && b->diags.n_errors)

@@ -10,7 +10,8 @@ struct quern_builder {
     qn_diags diags; /* in the module's arena */
     qn_builder build;
     uint64_t seed;
-    int n_parameters; /* that were drawn from the seed */
+    int n_parameters;                 /* that were drawn from the seed */
+    qn_vec(qn_value *) updated, next; /* states, and what they become */
 };
 
 static inline qn_value *qn_in(quern_value *value)

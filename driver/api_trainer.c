@@ -4,6 +4,7 @@
 
 #include "driver/api.h"
 #include "driver/shuffle.h"
+#include "runtime/error.h"
 
 /* An entry and where its buffers are. */
 typedef struct bound_entry {
@@ -37,7 +38,7 @@ static int open_entry(quern_trainer *t, const char *name, bound_entry *e)
         if (strcmp(buffer->name, "correct") == 0)
             e->correct = i;
     }
-    e->target = e == &t->infer ? -1 : e->n_inputs - 1;
+    e->target = e->n_inputs > t->infer.n_inputs ? e->n_inputs - 1 : -1;
     return quern_session_new(t->model, name, &e->session);
 }
 
@@ -51,11 +52,11 @@ int quern_trainer_new(quern_module *module, const quern_train_options *train,
     if (!status)
         status = quern_compile(module, compile, &t->model);
     if (!status)
+        status = open_entry(t, "infer", &t->infer); /* first: its inputs are the model's */
+    if (!status)
         status = open_entry(t, "train_step", &t->step);
     if (!status)
         status = open_entry(t, "eval", &t->eval);
-    if (!status)
-        status = open_entry(t, "infer", &t->infer);
     if (!status)
         status = quern_session_share_states(t->eval.session, t->step.session);
     if (!status)
@@ -107,9 +108,11 @@ static int run(const bound_entry *e, const quern_array *x, const quern_array *ta
 {
     quern_array result;
     int status = QUERN_OK;
+    if ((target != NULL) != (e->target >= 0))
+        return qn_fail(QUERN_ERROR_ARGUMENT,
+                       target ? "the loss takes no target: it must be NULL" : "the target is NULL");
     for (int i = 0; i < e->n_inputs && !status; i++)
-        status =
-            quern_session_bind(e->session, e->inputs[i], target && i == e->n_inputs - 1 ? target : &x[i]);
+        status = quern_session_bind(e->session, e->inputs[i], i == e->target ? target : &x[i]);
     if (!status)
         status = quern_session_run(e->session);
     if (!status && out_loss) {
@@ -174,20 +177,27 @@ static void rows_init(rows *r, const quern_array *from, int64_t batch, bool gath
         r->memory = qn_arena_alloc(arena, (size_t)batch * r->row_bytes + 1);
 }
 
-/* n arrays: the model's inputs, then the target. */
-static qn_status check_rows(int n, const quern_array *const *arrays, int64_t batch, qn_diags *diags)
+static const char *array_name(const bound_entry *e, int i, qn_arena *arena)
 {
-    const quern_array *target = arrays[n - 1];
-    for (int i = n - 1; i >= 0; i--) {
-        const char *name = i == n - 1 ? "target" : n == 2 ? "x" : qn_arena_printf(diags->arena, "x[%d]", i);
+    return i == e->target ? "target" : i == 0 && e->n_inputs <= 2 ? "x" : qn_arena_printf(arena, "x[%d]", i);
+}
+
+/* The model's inputs, then the target. */
+static qn_status check_rows(const bound_entry *e, const quern_array *const *arrays, int64_t batch,
+                            qn_diags *diags)
+{
+    const int last = e->n_inputs - 1;
+    for (int i = last; i >= 0; i--) {
+        const char *name = array_name(e, i, diags->arena);
         const quern_array *a = arrays[i];
         if (a->rank < 1 || a->rank > QN_MAX_RANK || !quern_dtype_size(a->dtype))
             return qn_error(diags, QUERN_ERROR_ARGUMENT, NULL,
                             "quern_trainer_epoch: %s has no first axis of samples", name);
-        if (a->dims[0] != target->dims[0])
+        if (a->dims[0] != arrays[last]->dims[0])
             return qn_error(diags, QUERN_ERROR_ARGUMENT, NULL,
-                            "quern_trainer_epoch: %s has %lld samples, and target %lld", name,
-                            (long long)a->dims[0], (long long)target->dims[0]);
+                            "quern_trainer_epoch: %s has %lld samples, and %s %lld", name,
+                            (long long)a->dims[0], array_name(e, last, diags->arena),
+                            (long long)arrays[last]->dims[0]);
     }
     if (batch < 1)
         return qn_error(diags, QUERN_ERROR_ARGUMENT, NULL,
@@ -201,17 +211,17 @@ int quern_trainer_epoch(quern_trainer *t, const quern_array *x, const quern_arra
     qn_call call;
     qn_call_begin(&call);
     int status = qn_call_need(&call, x, "quern_trainer_epoch", "x");
-    if (!status)
+    if (!status && t->step.target >= 0)
         status = qn_call_need(&call, target, "quern_trainer_epoch", "target");
     const int n_arrays = t->step.n_inputs;
     const quern_array **arrays = QN_NEW_ARRAY(call.arena, const quern_array *, n_arrays);
     for (int i = 0; i < n_arrays; i++)
-        arrays[i] = i == n_arrays - 1 ? target : &x[i];
+        arrays[i] = i == t->step.target ? target : &x[i];
     if (!status)
-        status = check_rows(n_arrays, arrays, batch, &call.diags);
+        status = check_rows(&t->step, arrays, batch, &call.diags);
     if (status)
         return qn_call_end(&call, (qn_status)status);
-    const int64_t n = target->dims[0];
+    const int64_t n = arrays[n_arrays - 1]->dims[0];
     if (batch > n)
         batch = n;
     int64_t *order = NULL;
@@ -226,7 +236,8 @@ int quern_trainer_epoch(quern_trainer *t, const quern_array *x, const quern_arra
     for (int64_t first = 0, i = 0; first < n && !status; first += batch, i++) {
         for (int k = 0; k < n_arrays; k++)
             taken[k] = take(&all[k], order, first, n - first < batch ? n - first : batch);
-        status = run(&t->step, taken, &taken[n_arrays - 1], out_losses ? &out_losses[i] : NULL, NULL);
+        status = run(&t->step, taken, target ? &taken[n_arrays - 1] : NULL,
+                     out_losses ? &out_losses[i] : NULL, NULL);
     }
     /* what was gathered goes away with the call */
     for (int k = 0; k < n_arrays; k++) {

@@ -50,8 +50,8 @@ static const qn_cli_option options[] = {
                ".npz with the inputs' names (or x, in_0, …) and target (or y), or .npy" },
     [TEST] = { "test", 0, "[NAME=]FILE", "likewise: what the model is measured on after each epoch" },
     [LOSS] = { "loss", 0, "NAME",
-               "cross_entropy, mse, huber, bce, bce_with_logits; cross_entropy. none: the host's, with "
-               "--parts" },
+               "cross_entropy, mse, huber, bce, bce_with_logits, output (the model's own); cross_entropy. "
+               "none: the host's, with --parts" },
     [OPTIMIZER] = { "optimizer", 0, "NAME", "sgd, adam, adamw, rmsprop, adagrad, lars, lamb; adamw" },
     [RATE] = { "learning-rate", 0, "X", "1e-3" },
     [EPOCHS] = { "epochs", 0, "N", "passes over the data; 1" },
@@ -436,14 +436,16 @@ static int run(train *t)
     if (status || !t->data.n)
         return status;
     entry = quern_model_entry(t->model, "train_step");
-    status = qn_train_data_read(&t->cli, entry, (int)t->data.n, t->data.items, t->batch, t->arena, &t->diags,
-                                &t->samples);
+    const bool has_target = qn_entry_count(entry, QUERN_INPUT) >
+                            qn_entry_count(quern_model_entry(t->model, "infer"), QUERN_INPUT);
+    status = qn_train_data_read(&t->cli, entry, (int)t->data.n, t->data.items, has_target, t->batch, t->arena,
+                                &t->diags, &t->samples);
     if (!status && qn_train_data_batches(&t->samples, t->batch, false) < 1)
         status = qn_cli_fail(&t->cli, "the data has %" PRId64 " samples: too few for a batch of %ld",
                              t->samples.n_samples, t->batch);
     if (!status && t->test.n)
-        status = qn_train_data_read(&t->cli, entry, (int)t->test.n, t->test.items, t->batch, t->arena,
-                                    &t->diags, &t->test_samples);
+        status = qn_train_data_read(&t->cli, entry, (int)t->test.n, t->test.items, has_target, t->batch,
+                                    t->arena, &t->diags, &t->test_samples);
     if (!status)
         status = make_sessions(t);
     if (!status)

@@ -124,8 +124,8 @@ static int add_array(const qn_cli *cli, const quern_entry_info *entry, int k, co
 }
 
 int qn_train_data_read(const qn_cli *cli, const quern_entry_info *entry, int n_files,
-                       const char *const *files, int64_t batch, qn_arena *arena, qn_diags *diags,
-                       qn_train_data *out)
+                       const char *const *files, bool has_target, int64_t batch, qn_arena *arena,
+                       qn_diags *diags, qn_train_data *out)
 {
     sources all = { 0 };
     int status = read_files(cli, n_files, files, arena, diags, &all);
@@ -136,9 +136,9 @@ int qn_train_data_read(const qn_cli *cli, const quern_entry_info *entry, int n_f
                             .arrays = QN_NEW_ARRAY(arena, const quern_array *, n),
                             .batch = QN_NEW_ARRAY(arena, quern_array, n) };
     for (int k = 0; k < n && !status; k++) {
-        const bool target = k == n - 1;
+        const bool target = has_target && k == n - 1;
         buffers[k] = qn_entry_buffer(entry, QUERN_INPUT, k);
-        const char *other = target ? "y" : n == 2 ? "x" : NULL;
+        const char *other = target ? "y" : n == 1 + has_target ? "x" : NULL;
         const quern_array *array = find_array(&all, qn_buffer_at(entry, buffers[k])->name,
                                               qn_arena_printf(arena, target ? "target" : "in_%d", k), other);
         status = add_array(cli, entry, k, array, batch, arena, out);

@@ -89,11 +89,12 @@ QUERN_API int quern_grad(quern_module *module, const char *function, const char 
  *                statistics of batch norms, optimizer state, the number of the step and the key of random masks are
  *                states, updated in place
  *   eval         inputs and `target`; output `loss`, and of cross_entropy `correct`: how many rows are right (i64)
+ * With the loss "output" the function says its loss itself, as the mean of its first output: there is no `target`.
  * Parameters are the inputs made by quern_param and the float initializers of an imported model that reach an operand which
  * is learnt: not masks, bounds and initial states. */
 typedef struct quern_train_options {
     size_t size;
-    const char *loss;      /* "cross_entropy" (i64 classes), "mse", "huber", "bce", "bce_with_logits" */
+    const char *loss; /* "cross_entropy" (i64 classes), "mse", "huber", "bce", "bce_with_logits", "output" */
     const char *optimizer; /* "sgd", "adam", "adamw", "rmsprop", "adagrad", "lars", "lamb" */
     double learning_rate;
     double momentum; /* sgd, rmsprop, lars: 0 */
@@ -251,6 +252,12 @@ QUERN_API quern_value *quern_input(quern_builder *b, const char *name, int dtype
 /* A trainable parameter with initial contents (copied). */
 QUERN_API quern_value *quern_param(quern_builder *b, const char *name, int dtype, int rank,
                                    const int64_t *dims, const void *initial);
+/* A buffer that stays from run to run, with initial contents (copied; NULL: zeros): a cache, or data that steps read. The
+ * host may read and write it through quern_session_get. */
+QUERN_API quern_value *quern_state(quern_builder *b, const char *name, int dtype, int rank,
+                                   const int64_t *dims, const void *initial);
+/* What the state holds after a run, written in place. A state that is never set stays as it is. */
+QUERN_API void quern_set_state(quern_builder *b, quern_value *state, quern_value *value);
 QUERN_API quern_value *quern_constant(quern_builder *b, int dtype, int rank, const int64_t *dims,
                                       const void *data); /* copied */
 /* Any op of docs/ops.md: operands and attributes in the text form, such as "axis = 1" or "kind = sum, axes = [1]". */
@@ -345,7 +352,8 @@ QUERN_API int quern_train(quern_builder *b, const quern_train_options *train,
                           const quern_compile_options *compile, quern_trainer **out) QUERN_MUST_USE;
 QUERN_API void quern_trainer_free(quern_trainer *trainer); /* NULL is fine */
 
-/* One update, from a batch. out_loss (or NULL): the batch's mean loss before it. */
+/* One update, from a batch. target: NULL with the loss "output", here and below. out_loss (or NULL): the batch's mean loss
+ * before the update. */
 QUERN_API int quern_trainer_step(quern_trainer *trainer, const quern_array *x, const quern_array *target,
                                  double *out_loss) QUERN_MUST_USE;
 /* One update for each `batch` rows of x and target (the last may have fewer), as they lie where `shuffle` is 0, otherwise

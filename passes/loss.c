@@ -7,9 +7,8 @@ const qn_train_name qn_losses[] = {
     { NULL, NULL }
 };
 
-static const bool takes_classes[] = {
-#define CLASSES true
-#define LIKE false
+typedef enum target_kind { CLASSES, LIKE, NONE } target_kind;
+static const target_kind targets[] = {
 #define QN_LOSS(id, name, target, help) target,
 #include "passes/train.def"
 };
@@ -82,21 +81,34 @@ static qn_value *loss_bce_with_logits(qn_builder *b, const qn_train_options *opt
     return ADD(MUL(prediction, one_minus(b, target)), softplus);
 }
 
+static qn_value *loss_output(qn_builder *b, const qn_train_options *options, qn_value *prediction,
+                             qn_value *target)
+{
+    (void)b, (void)options, (void)target;
+    return prediction;
+}
+
 qn_status qn_loss_check(const qn_train_options *options, const qn_value *prediction, const char *name,
                         qn_diags *diags)
 {
     const qn_type *type = &prediction->type;
-    if (qn_dtype_is_float(type->dtype) && (!takes_classes[options->loss] || type->rank >= 2))
+    const bool classes = targets[options->loss] == CLASSES;
+    if (qn_dtype_is_float(type->dtype) && (!classes || type->rank >= 2))
         return QUERN_OK;
     return qn_error(diags, QUERN_ERROR_ARGUMENT, NULL, "output '%s' is %s; %s takes floating-point %s", name,
                     qn_type_print(type, diags->arena), qn_losses[options->loss].name,
-                    takes_classes[options->loss] ? "logits [rows…, classes]" : "predictions");
+                    classes ? "logits [rows…, classes]" : "predictions");
+}
+
+bool qn_loss_has_target(const qn_train_options *options)
+{
+    return targets[options->loss] != NONE;
 }
 
 qn_type qn_loss_target(const qn_train_options *options, const qn_value *prediction)
 {
     qn_type type = prediction->type;
-    if (takes_classes[options->loss]) {
+    if (targets[options->loss] == CLASSES) {
         type.dtype = QUERN_I64;
         type.rank--;
     }

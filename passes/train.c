@@ -23,7 +23,7 @@ static qn_status copy_forward(const qn_graph *forward, const char *name, const q
             c->inputs[i] = qn_graph_add_input(graph, input->name, input->type, forward->input_roles[i]);
             graph->input_initial[c->inputs[i]->index] = forward->input_initial[i];
         }
-        if (role == QN_ROLE_INPUT && !options->own_loss)
+        if (role == QN_ROLE_INPUT && !options->own_loss && qn_loss_has_target(options))
             c->target = qn_graph_add_input(graph, qn_train_fresh_name(forward, "target"),
                                            qn_loss_target(options, forward->outputs[0]), QN_ROLE_INPUT);
     }
@@ -43,9 +43,9 @@ qn_value *qn_train_add_state(qn_graph *graph, const char *name, qn_dtype dtype, 
 }
 
 /* The function's outputs stand beside "loss". */
-static const char *output_name(const char *name, const qn_train_copy *c)
+static const char *output_name(const char *name, const qn_train_options *options)
 {
-    return c->target && strcmp(name, "loss") == 0 ? "loss_1" : name;
+    return !options->own_loss && strcmp(name, "loss") == 0 ? "loss_1" : name;
 }
 
 static void count(qn_builder *b, qn_value *state)
@@ -73,7 +73,7 @@ qn_status qn_train_forward(const qn_graph *forward, const char *name, const qn_t
         number = qn_b_convert(b, QUERN_U64, draws ? draws : c->step);
         b->before = NULL;
     }
-    if (c->target)
+    if (!options->own_loss)
         qn_graph_add_output(graph, qn_loss_value(b, options, c->outputs[0], c->target), "loss", -1);
     QN_TRY(qn_diags_status(diags));
     /* Other state of the function is updated as the function does. */
@@ -81,8 +81,8 @@ qn_status qn_train_forward(const qn_graph *forward, const char *name, const qn_t
         if (forward->aliases && forward->aliases[i] >= 0)
             qn_graph_add_output(graph, c->outputs[i], forward->output_names[i],
                                 c->inputs[forward->aliases[i]]->index);
-        else if (!c->target || !updates)
-            qn_graph_add_output(graph, c->outputs[i], output_name(forward->output_names[i], c), -1);
+        else if (options->own_loss || !updates)
+            qn_graph_add_output(graph, c->outputs[i], output_name(forward->output_names[i], options), -1);
     QN_TRY(qn_training_mode(graph, key, number, diags));
     if (draws)
         count(b, draws);

@@ -54,8 +54,9 @@ typedef struct qn_train_options {
 
 /* Takes `function`'s first output as the prediction. Parameters become PARAM inputs, running statistics STATE inputs of it; it is
  * put into inference mode and renamed `infer`. Added are
- *   train_step  inputs   the function's, then `target`, then parameters and states (running statistics, optimizer state; the
- *                        i64 `step` and the u64[2] `random_key` where they are needed), which are updated in place
+ *   train_step  inputs   the function's, then `target` where the loss has one, then parameters and states (running statistics,
+ *                        optimizer state; the i64 `step` and the u64[2] `random_key` where they are needed), which are
+ *                        updated in place
  *               outputs  `loss` (the mean; a scalar), then what is updated
  *   eval        inputs   the function's, `target`, parameters and running statistics
  *               outputs  `loss`; for cross_entropy `correct`, the i64 number of rows whose largest logit is the target's

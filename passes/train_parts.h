@@ -10,12 +10,13 @@ const char *qn_train_fresh_name(const qn_graph *graph, const char *name);
 
 /* ---- train.c ---- */
 
-/* A function of the forward function's kind: its inputs, a target behind them, then parameters and states; its body. */
+/* A function of the forward function's kind: its inputs, then a target where the loss has one, then parameters and states;
+ * its body. */
 typedef struct qn_train_copy {
     qn_builder b;
     qn_value **inputs;  /* by input of the forward function */
     qn_value **outputs; /* of the forward function */
-    qn_value *target;   /* NULL where the host has the loss */
+    qn_value *target;   /* or NULL */
     qn_value *step;     /* the i64 state that counts updates, or NULL */
     int n_params;
     qn_value **params; /* the inputs that are parameters */
@@ -60,7 +61,9 @@ void qn_inference_mode(qn_graph *graph, qn_diags *diags);
 /* Is it a prediction that the loss takes? */
 qn_status qn_loss_check(const qn_train_options *options, const qn_value *prediction, const char *name,
                         qn_diags *diags);
+bool qn_loss_has_target(const qn_train_options *options);
 qn_type qn_loss_target(const qn_train_options *options, const qn_value *prediction);
+/* target: NULL where the loss has none */
 qn_value *qn_loss_value(qn_builder *b, const qn_train_options *options, qn_value *prediction,
                         qn_value *target);
 

@@ -35,14 +35,6 @@ class Trainer:
         entry = self._step._entry
         self._trainable = [i for i in entry.states if entry.buffers[i].trainable]
 
-    def step(self, inputs, target):
-        """One step on a batch: updates the parameters, gives the loss before the update."""
-        if self._step._entry.name != "train_step":
-            raise ArgumentError("the loss is the caller's: there are forward, backward and update instead of step")
-        self._bind(self._step, inputs, target)
-        self._step.run()
-        return float(self._step.outputs[0])
-
     def _bind(self, session, inputs, target):
         if target is None:
             session.bind(inputs)
@@ -50,6 +42,14 @@ class Trainer:
             session.bind({**inputs, session._entry.names[session._entry.inputs[-1]]: target})
         else:
             session.bind([*inputs, target])
+
+    def step(self, inputs, target=None):
+        """One step on a batch: updates the parameters, gives the loss before the update. The loss "output" takes no target."""
+        if self._step._entry.name != "train_step":
+            raise ArgumentError("the loss is the caller's: there are forward, backward and update instead of step")
+        self._bind(self._step, inputs, target)
+        self._step.run()
+        return float(self._step.outputs[0])
 
     def _shared(self, entry):
         """A new session of the entry on the model's states."""
@@ -100,7 +100,7 @@ class Trainer:
         self._infer.run()
         return outputs
 
-    def evaluate(self, inputs, target):
+    def evaluate(self, inputs, target=None):
         """(loss, how many rows are right) on a batch, without an update; the second is None for other losses than
         cross-entropy."""
         if self._eval is None:
@@ -164,7 +164,8 @@ def train(model, loss, optimizer, learning_rate, *, momentum=0.0, beta1=0.0, bet
           cpu=None, dims=None, cache=None, optimize=0, blas=None):
     """Makes a training step of a forward model and compiles it. Batch norms and dropouts are put into training mode.
 
-    loss       "cross_entropy" (classes as int64), "mse", "huber" (huber_delta 1), "bce" or "bce_with_logits"
+    loss       "cross_entropy" (classes as int64), "mse", "huber" (huber_delta 1), "bce", "bce_with_logits", or "output":
+               the mean of the model's first output, without a target
     optimizer  "sgd" (momentum, nesterov), "adam", "adamw", "lamb" (beta1 0.9, beta2 0.999), "rmsprop" (alpha 0.99,
                momentum), "adagrad" or "lars" (momentum, trust 0.001)
     schedule   of the learning rate: None, "cosine", "linear" (to its schedule_factor-th over schedule_steps) or "step"

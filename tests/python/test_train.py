@@ -35,6 +35,26 @@ class AgainstPyTorch(unittest.TestCase):
                     np.testing.assert_allclose(found[key].flatten(), expected, rtol=2e-4, atol=2e-6, err_msg=key)
 
 
+class OwnLoss(unittest.TestCase):
+    def test_output_is_the_loss(self):
+        model = b"""graph @main(%x: f32[n, 2], %w: f32[2] param = [1, -2]) -> (loss: f32[n, 2]) {
+  %0 = broadcast %w {axes = [1], dims = [n, 2]} : f32[n, 2]
+  %1 = sub %x, %0 : f32[n, 2]
+  %2 = mul %1, %1 : f32[n, 2]
+  return %2
+}
+"""
+        x, w = np.array([[1, 2], [3, 4], [5, -6]], np.float32), np.array([1, -2], np.float32)
+        t = quern.train(model, "output", "sgd", 0.1)
+        self.assertAlmostEqual(t.evaluate([x])[0], ((x - w) ** 2).mean(), places=5)
+        self.assertAlmostEqual(t.step([x]), ((x - w) ** 2).mean(), places=5)
+        w += 0.1 * (x - w).mean(0)
+        np.testing.assert_allclose(t.parameters["w"], w, rtol=1e-6)
+        self.assertAlmostEqual(t.step({"x": x}), ((x - w) ** 2).mean(), places=5)
+        with self.assertRaises(quern.ArgumentError):
+            t.step([x], x)
+
+
 class Checkpoints(unittest.TestCase):
     EXAMPLE = pathlib.Path(__file__).parents[2] / "examples" / "digits"
 

@@ -42,6 +42,17 @@ for optimizer in sgd adamw rmsprop adagrad lars lamb; do
     expect 0 'epoch 1/1: loss' "$quern" train "$model" --data "$data" --optimizer $optimizer --epochs 1 \
         --clip-norm 1 --weight-decay 0.01 --schedule cosine --schedule-steps 20 --warmup-steps 2 --ema 0.9 -o o.onnx
 done
+# a model that says its loss itself: the distance of digits from w, which becomes their mean
+cat >distance.qn <<'END'
+graph @main(%x: f32[n, 64], %w: f32[64] param) -> (loss: f32[n, 64]) {
+  %0 = broadcast %w {axes = [1], dims = [n, 64]} : f32[n, 64]
+  %1 = sub %x, %0 : f32[n, 64]
+  %2 = mul %1, %1 : f32[n, 64]
+  return %2
+}
+END
+expect 0 '^trained: loss 18\.[0-9]*$' "$quern" train distance.qn --data "$data" --loss output --optimizer adam \
+    --learning-rate 0.5 --epochs 2 --checkpoint distance.safetensors
 
 # ---- refused: damaged checkpoints, other data; they stay, and so does what was there
 head -c 1000 after2.safetensors >cut.safetensors

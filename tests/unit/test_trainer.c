@@ -120,6 +120,23 @@ static void reports_mistakes(void **state)
     b = begin(&x);
     quern_output(b, quern_convert(b, x, 99), "y");
     expect_mistake(b, "quern_convert: 99 is no data type");
+    b = begin(&x);
+    quern_set_state(b, x, x);
+    quern_output(b, x, "y");
+    expect_mistake(b, "quern_set_state: what is set is not a state");
+    b = begin(&x);
+    quern_set_state(b, quern_state(b, "s", QUERN_F32, 1, DIMS(3), NULL), x);
+    quern_output(b, x, "y");
+    expect_mistake(b, "quern_set_state: 's' is f32[3], what it is set to f32[2, 3, 8, 8]");
+    b = begin(&x);
+    quern_value *s = quern_state(b, "s", QUERN_F32, 4, DIMS(2, 3, 8, 8), NULL);
+    quern_set_state(b, s, x);
+    quern_set_state(b, s, s);
+    quern_output(b, x, "y");
+    expect_mistake(b, "quern_set_state: 's' is set already");
+    b = begin(&x);
+    quern_output(b, quern_state(b, "s", QUERN_F32, 1, DIMS(-3), NULL), "y");
+    expect_mistake(b, "quern_state: a dimension is negative or too large");
 }
 
 /* ---- a line through points ---- */
@@ -141,17 +158,22 @@ static quern_trainer *line(void)
     return trainer;
 }
 
-static float weight_of(quern_trainer *trainer)
+static float *state_of(quern_trainer *trainer, const char *name)
 {
     const quern_entry_info *entry = quern_trainer_entry(trainer);
-    quern_array w;
+    quern_array array;
     for (int i = 0; i < entry->n_buffers; i++)
-        if (strcmp(entry->buffers[i].name, "w") == 0) {
-            ok(quern_session_get(quern_trainer_session(trainer), i, &w));
-            return *(float *)w.data;
+        if (strcmp(entry->buffers[i].name, name) == 0) {
+            ok(quern_session_get(quern_trainer_session(trainer), i, &array));
+            return array.data;
         }
-    fail_msg("there is no w");
-    return 0;
+    fail_msg("there is no %s", name);
+    return NULL;
+}
+
+static float weight_of(quern_trainer *trainer)
+{
+    return *state_of(trainer, "w");
 }
 
 /* w after the rows of each batch in turn, in double precision */
@@ -230,6 +252,47 @@ static void trains_by_epochs(void **state)
     quern_trainer_free(NULL);
 }
 
+/* The loss is the output, mean (w x)^2 + s; the state s counts the steps, the state t is the host's. */
+static void says_its_loss_itself(void **state)
+{
+    (void)state;
+    static const char *const targets[] = { "interp", "cpu" };
+    for (int k = 0; k < 2; k++) {
+        const quern_compile_options compile = { .size = sizeof compile, .target = targets[k], .cache = "" };
+        const quern_train_options options = {
+            .size = sizeof options, .loss = "output", .optimizer = "sgd", .learning_rate = 0.1
+        };
+        quern_trainer *trainer;
+        quern_builder *b = quern_builder_new("loss");
+        quern_value *x = quern_input(b, "x", QUERN_F32, QUERN_SHAPE(QUERN_DIM("batch"), QUERN_N(1)));
+        quern_value *w = quern_param(b, "w", QUERN_F32, 2, DIMS(1, 1), &(float){ 2 });
+        quern_value *s = quern_state(b, "s", QUERN_F32, 2, DIMS(1, 1), NULL);
+        quern_value *t = quern_state(b, "t", QUERN_F32, 2, DIMS(1, 1), &(float){ 1 });
+        quern_set_state(b, s, quern_add(b, s, t));
+        quern_value *y = quern_mul(b, x, w);
+        quern_output(b, quern_add(b, quern_mul(b, y, y), s), "loss");
+        ok(quern_train(b, &options, &compile, &trainer));
+        float xs[2] = { 1, 3 };
+        double loss, losses[2];
+        const quern_array batch = { QUERN_F32, 2, DIMS(2, 1), xs };
+        ok(quern_trainer_step(trainer, &batch, NULL, &loss));
+        assert_float_equal(loss, 4 * 5, 1e-5);
+        assert_float_equal(weight_of(trainer), 2 - 0.1 * 2 * 2 * 5, 1e-5); /* 0 */
+        assert_float_equal(*state_of(trainer, "s"), 1, 0);
+        *state_of(trainer, "t") = 0.5f;
+        ok(quern_trainer_epoch(trainer, &batch, NULL, 1, 0, losses));
+        assert_float_equal(losses[0], 1, 1e-5);
+        assert_float_equal(losses[1], 1.5, 1e-5);
+        assert_float_equal(*state_of(trainer, "s"), 2, 0);
+        ok(quern_trainer_eval(trainer, &batch, NULL, &loss, NULL));
+        assert_float_equal(loss, 2, 1e-5);
+        assert_float_equal(*state_of(trainer, "s"), 2, 0);
+        assert_int_equal(quern_trainer_step(trainer, &batch, &batch, NULL), QUERN_ERROR_ARGUMENT);
+        assert_string_equal(quern_last_error(), "the loss takes no target: it must be NULL");
+        quern_trainer_free(trainer);
+    }
+}
+
 static void reads_arrays(void **state)
 {
     (void)state;
@@ -253,9 +316,8 @@ static void reads_arrays(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(convolves_and_pools),
-        cmocka_unit_test(reports_mistakes),
-        cmocka_unit_test(trains_by_epochs),
+        cmocka_unit_test(convolves_and_pools), cmocka_unit_test(reports_mistakes),
+        cmocka_unit_test(trains_by_epochs),    cmocka_unit_test(says_its_loss_itself),
         cmocka_unit_test(reads_arrays),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
