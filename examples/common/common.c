@@ -192,15 +192,10 @@ static void dump(const example *e, quern_trainer *trainer, const quern_array *x,
 
 /* ---- the loop ---- */
 
-void example_train(const example *e, quern_trainer *trainer, const quern_array *x, const quern_array *target,
-                   int64_t batch, int64_t epochs)
+void example_loop(const example *e, quern_session *session, int64_t steps, int64_t epochs,
+                  void (*epoch)(void *user, int64_t number, double *losses), void *user)
 {
-    if (e->dump) {
-        dump(e, trainer, x, target);
-        return;
-    }
     epochs = e->epochs ? e->epochs : epochs;
-    const int64_t steps = (x->dims[0] + batch - 1) / batch; /* of an epoch */
     int64_t done = 0;
     double *losses = calloc((size_t)(steps * epochs), sizeof *losses);
     char path[4096], note[32];
@@ -209,7 +204,7 @@ void example_train(const example *e, quern_trainer *trainer, const quern_array *
         fail("out of memory");
     if (e->resume) {
         char *kept;
-        example_check(quern_session_restore(quern_trainer_session(trainer), path, &kept));
+        example_check(quern_session_restore(session, path, &kept));
         done = kept ? strtoll(kept, NULL, 10) : 0;
         quern_free(kept);
         if (done < 0 || done > epochs)
@@ -219,7 +214,7 @@ void example_train(const example *e, quern_trainer *trainer, const quern_array *
     }
     const int64_t pause = epochs > 20 ? epochs / 20 : 1; /* between reports and checkpoints */
     while (done < epochs) {
-        example_check(quern_trainer_epoch(trainer, x, target, batch, 0, losses + steps * done));
+        epoch(user, done, losses + steps * done);
         if (++done % pause != 0 && done != epochs)
             continue;
         double mean = 0;
@@ -229,7 +224,32 @@ void example_train(const example *e, quern_trainer *trainer, const quern_array *
         fflush(stdout);
         write_curve(e, losses, steps * done);
         snprintf(note, sizeof note, "%" PRId64, done);
-        example_check(quern_session_save(quern_trainer_session(trainer), path, note));
+        example_check(quern_session_save(session, path, note));
     }
     free(losses);
+}
+
+typedef struct supervised {
+    quern_trainer *trainer;
+    const quern_array *x, *target;
+    int64_t batch;
+} supervised;
+
+static void supervised_epoch(void *user, int64_t number, double *losses)
+{
+    const supervised *s = user;
+    (void)number;
+    example_check(quern_trainer_epoch(s->trainer, s->x, s->target, s->batch, 0, losses));
+}
+
+void example_train(const example *e, quern_trainer *trainer, const quern_array *x, const quern_array *target,
+                   int64_t batch, int64_t epochs)
+{
+    if (e->dump) {
+        dump(e, trainer, x, target);
+        return;
+    }
+    supervised s = { trainer, x, target, batch };
+    example_loop(e, quern_trainer_session(trainer), (x->dims[0] + batch - 1) / batch, epochs,
+                 supervised_epoch, &s);
 }

@@ -13,23 +13,35 @@ import numpy as np
 import torch
 
 STEPS = 100
+TYPES = {"F32": np.float32, "I64": np.int64}
 
 
 def read_safetensors(path):
     data = path.read_bytes()
     n = int.from_bytes(data[:8], "little")
     header = json.loads(data[8:8 + n])
-    return {name: torch.from_numpy(np.frombuffer(data, np.float32, offset=8 + n + t["data_offsets"][0],
+    return {name: torch.from_numpy(np.frombuffer(data, TYPES[t["dtype"]], offset=8 + n + t["data_offsets"][0],
                                                  count=int(np.prod(t["shape"], dtype=int))).reshape(t["shape"]).copy())
-            for name, t in header.items() if name != "__metadata__" and t["dtype"] == "F32"}
+            for name, t in header.items() if name != "__metadata__" and t["dtype"] in TYPES}
+
+
+def dump(program, folder, seed=1):
+    """Lets the program write what it starts from."""
+    root = pathlib.Path(__file__).resolve().parents[2]
+    programs = pathlib.Path(os.environ.get("QUERN_EXAMPLES", root / "build" / "release" / "examples"))
+    subprocess.run([programs / program, "--seed", str(seed), "--dump", folder], check=True, stdout=subprocess.DEVNULL)
+
+
+def write_losses(here, name, losses):
+    path = pathlib.Path(here).with_name(f"{name}.losses.txt")
+    path.write_text("".join(f"{v:.9g}\n" for v in losses[:STEPS]))
+    print(path, losses[0], losses[STEPS - 1])
 
 
 def record(program, name, x_type, y_type, forward, loss, optimizer, batch, here, seed=1):
     """Writes NAME.losses.txt. forward(parameters, x) is the prediction; arrays come as they lie, in one axis a sample."""
-    root = pathlib.Path(__file__).resolve().parents[2]
-    programs = pathlib.Path(os.environ.get("QUERN_EXAMPLES", root / "build" / "release" / "examples"))
     with tempfile.TemporaryDirectory() as folder:
-        subprocess.run([programs / program, "--seed", str(seed), "--dump", folder], check=True, stdout=subprocess.DEVNULL)
+        dump(program, folder, seed)
         folder = pathlib.Path(folder)
         x = torch.from_numpy(np.fromfile(folder / f"{name}.x", x_type))
         y = torch.from_numpy(np.fromfile(folder / f"{name}.y", y_type))
@@ -43,6 +55,4 @@ def record(program, name, x_type, y_type, forward, loss, optimizer, batch, here,
             value.backward()
             opt.step()
             losses.append(value.item())
-    path = pathlib.Path(here).with_name(f"{name}.losses.txt")
-    path.write_text("".join(f"{v:.9g}\n" for v in losses[:STEPS]))
-    print(path, losses[0], losses[STEPS - 1])
+    write_losses(here, name, losses)

@@ -93,5 +93,14 @@ class Convolutions(System, unittest.TestCase):
         self.assertGreaterEqual(float(re.search(r"([\d.]+) % of the test digits", text)[1]), 98)
 
 
+class QLearning(System, unittest.TestCase):
+    name = "dqn"
+
+    def test_balances_the_pole(self):
+        with tempfile.TemporaryDirectory() as folder:
+            text = self.run_program(folder, "--seed", 2)
+        self.assertGreaterEqual(float(re.search(r"mean return ([\d.]+)", text)[1]), 475)
+
+
 if __name__ == "__main__":
     unittest.main()
