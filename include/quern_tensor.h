@@ -1,0 +1,167 @@
+/* quern_tensor.h - tensors: memory with a data type, dims and strides, and operations that are computed at once.
+ *
+ *   quern_scope *scope = quern_scope_begin();
+ *   quern_tensor *x = quern_tensor_reshape(quern_tensor_arange(QUERN_F32, 0, 12, 1), QUERN_DIMS(3, 4));
+ *   quern_tensor *y = quern_tensor_exp(quern_tensor_sub(x, quern_tensor_max(x, QUERN_AXES(1), 1)));
+ *   ...
+ *   quern_scope_end(scope);
+ *
+ * Each operation is a kernel of the compiler, made when it is first needed for its data types and for the way in which its
+ * operands repeat; other sizes use the same kernel. docs/tensors.md says which operations share memory, and what they cost.
+ *
+ * Ownership. A call that gives a tensor gives one use of it, which quern_tensor_free ends. While the thread has a scope
+ * open, these uses belong to the scope instead: nothing is freed by hand, and what is to outlive it is retained. Views use
+ * the storage of the tensor that they look at, which lives as long as any of them.
+ *
+ * Errors. A call that fails gives NULL, and quern_last_error() says why; a call that is given NULL for a tensor gives NULL
+ * and leaves the message alone. So a chain of calls is checked once, at its end.
+ *
+ * Threads. Any thread may use any tensor. Tensors are counted atomically and kernels are made once, under a lock; contents
+ * are guarded by nobody: as with arrays, a write must not be at the same time as another access. Scopes are the
+ * thread's own. Large operations run on all cores, with the same bits for any number of them. */
+#ifndef QUERN_TENSOR_H
+#define QUERN_TENSOR_H
+
+#include "quern.h"
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+typedef struct quern_tensor quern_tensor;
+
+/* A rank and dims, and a number of axes and axes, for calls that take both: QUERN_DIMS(3, 4); QUERN_AXES(0). */
+#define QUERN_DIMS(...) \
+    (int)(sizeof((int64_t[]){ __VA_ARGS__ }) / sizeof(int64_t)), ((const int64_t[]){ __VA_ARGS__ })
+#define QUERN_AXES(...) (int)(sizeof((int[]){ __VA_ARGS__ }) / sizeof(int)), ((const int[]){ __VA_ARGS__ })
+#define QUERN_SCALAR 0, NULL /* no dims */
+#define QUERN_ALL_AXES -1, NULL
+#define QUERN_ALL INT64_MIN /* a bound of a slice that is left out */
+
+/* ---- uses ---- */
+
+QUERN_API quern_tensor *quern_tensor_retain(quern_tensor *x); /* one use more; gives x */
+QUERN_API void quern_tensor_free(quern_tensor *x);            /* one use less; NULL is fine */
+
+/* From begin to end, the tensors that the thread's calls give belong to the scope. Scopes nest. */
+typedef struct quern_scope quern_scope;
+QUERN_API quern_scope *quern_scope_begin(void);
+QUERN_API void quern_scope_end(quern_scope *scope); /* NULL is fine */
+
+/* ---- making ---- */
+
+QUERN_API quern_tensor *quern_tensor_new(int dtype, int rank, const int64_t *dims); /* zeros */
+QUERN_API quern_tensor *quern_tensor_from(const quern_array *array);                /* a copy */
+/* The caller's memory itself, which stays valid until release(user) is called (by the last use's end) or for ever where
+ * release is NULL. Strides in elements; NULL: row-major. */
+QUERN_API quern_tensor *quern_tensor_wrap(const quern_array *array, const int64_t *strides,
+                                          void (*release)(void *user), void *user);
+/* A scalar whose data type gives way to that of the tensor it meets, as a number in a program does: `real` for QUERN_F64,
+ * `whole` for QUERN_I64 and QUERN_BOOL. */
+QUERN_API quern_tensor *quern_tensor_number(int dtype, double real, int64_t whole);
+#define QUERN_REAL(x) quern_tensor_number(QUERN_F64, (x), 0)
+#define QUERN_WHOLE(x) quern_tensor_number(QUERN_I64, 0, (x))
+
+/* start, start + step, … up to but not including stop */
+QUERN_API quern_tensor *quern_tensor_arange(int dtype, double start, double stop, double step);
+QUERN_API quern_tensor *quern_tensor_full(int dtype, int rank, const int64_t *dims, double value);
+QUERN_API quern_tensor *quern_tensor_eye(int dtype, int64_t n);
+/* Philox 4x32-10 with the seed as its key: the same numbers for the same seed and size, whatever the dims and the machine.
+ * Of f32 or f64. */
+QUERN_API quern_tensor *quern_tensor_uniform(int dtype, int rank, const int64_t *dims,
+                                             uint64_t seed); /* [0, 1) */
+QUERN_API quern_tensor *quern_tensor_randn(int dtype, int rank, const int64_t *dims, uint64_t seed);
+
+/* ---- what a tensor is ---- */
+
+QUERN_API int quern_tensor_dtype(const quern_tensor *x);
+QUERN_API int quern_tensor_rank(const quern_tensor *x);
+QUERN_API const int64_t *quern_tensor_dims(const quern_tensor *x);
+QUERN_API const int64_t *quern_tensor_strides(const quern_tensor *x); /* in elements; may be negative, or 0 */
+QUERN_API int64_t quern_tensor_elements(const quern_tensor *x);
+QUERN_API void *quern_tensor_data(const quern_tensor *x); /* the first element */
+/* The storage: its address, its bytes, and how many tensors look at it. The last two may be NULL. */
+QUERN_API void *quern_tensor_storage(const quern_tensor *x, size_t *out_bytes, int *out_users);
+QUERN_API int quern_tensor_is_contiguous(const quern_tensor *x); /* row-major, without gaps */
+/* The value of a tensor of one element. */
+QUERN_API int quern_tensor_item(const quern_tensor *x, double *out) QUERN_MUST_USE;
+
+/* ---- views: no element is copied ---- */
+
+QUERN_API quern_tensor *quern_tensor_transpose(const quern_tensor *x, const int *perm); /* NULL: backwards */
+/* Along one axis, as Python's x[start:stop:step]; QUERN_ALL for a bound that is left out. */
+QUERN_API quern_tensor *quern_tensor_slice(const quern_tensor *x, int axis, int64_t start, int64_t stop,
+                                           int64_t step);
+QUERN_API quern_tensor *quern_tensor_select(const quern_tensor *x, int axis,
+                                            int64_t index); /* without the axis */
+QUERN_API quern_tensor *quern_tensor_broadcast(const quern_tensor *x, int rank,
+                                               const int64_t *dims); /* repeated, by strides of 0 */
+/* One dim may be -1. A copy only where no strides say it. */
+QUERN_API quern_tensor *quern_tensor_reshape(const quern_tensor *x, int rank, const int64_t *dims);
+
+/* ---- copies ---- */
+
+QUERN_API quern_tensor *quern_tensor_contiguous(quern_tensor *x); /* x itself, retained, where it is that */
+QUERN_API quern_tensor *quern_tensor_copy(const quern_tensor *x);
+QUERN_API quern_tensor *quern_tensor_convert(const quern_tensor *x, int dtype); /* a copy in any case */
+/* target[…] = x: repeated and converted to fit; they may overlap. */
+QUERN_API int quern_tensor_assign(quern_tensor *target, const quern_tensor *x) QUERN_MUST_USE;
+
+/* ---- element by element: NumPy's broadcasting and promotion ---- */
+
+QUERN_API quern_tensor *quern_tensor_add(const quern_tensor *x, const quern_tensor *y);
+QUERN_API quern_tensor *quern_tensor_sub(const quern_tensor *x, const quern_tensor *y);
+QUERN_API quern_tensor *quern_tensor_mul(const quern_tensor *x, const quern_tensor *y);
+QUERN_API quern_tensor *quern_tensor_div(const quern_tensor *x, const quern_tensor *y); /* of integers: f64 */
+QUERN_API quern_tensor *quern_tensor_pow(const quern_tensor *x, const quern_tensor *y);
+QUERN_API quern_tensor *quern_tensor_equal(const quern_tensor *x, const quern_tensor *y); /* bool */
+QUERN_API quern_tensor *quern_tensor_less(const quern_tensor *x, const quern_tensor *y);  /* bool */
+QUERN_API quern_tensor *quern_tensor_neg(const quern_tensor *x);
+QUERN_API quern_tensor *
+quern_tensor_exp(const quern_tensor *x); /* of integers: of floats, as the next ones */
+QUERN_API quern_tensor *quern_tensor_log(const quern_tensor *x);
+QUERN_API quern_tensor *quern_tensor_sqrt(const quern_tensor *x);
+QUERN_API quern_tensor *quern_tensor_tanh(const quern_tensor *x);
+QUERN_API quern_tensor *quern_tensor_square(const quern_tensor *x);
+/* condition ? x : y */
+QUERN_API quern_tensor *quern_tensor_where(const quern_tensor *condition, const quern_tensor *x,
+                                           const quern_tensor *y);
+
+/* These and all the others, by name:
+ *   one operand   every element-wise op of docs/ops.md of one operand (no attributes), "square"
+ *   two           add sub mul div pow max min atan2 and or xor shift_left shift_right; floor_div and mod, which round
+ *                 to minus infinity as Python does; div_trunc and rem, which round to zero as C does; eq ne lt le gt ge
+ * y is NULL for one operand. With `out` the result is written there and `out` is given, retained: its dims must be the
+ * result's, and its data type one that the result's can become by the rule "same kind". It may overlap the operands. */
+QUERN_API quern_tensor *quern_tensor_elementwise(const char *op, const quern_tensor *x, const quern_tensor *y,
+                                                 quern_tensor *out);
+
+/* ---- reductions: over these axes, or all of them (QUERN_ALL_AXES); keep leaves them, with a dim of 1 ---- */
+
+QUERN_API quern_tensor *quern_tensor_sum(const quern_tensor *x, int n, const int *axes, int keep);
+QUERN_API quern_tensor *quern_tensor_mean(const quern_tensor *x, int n, const int *axes, int keep);
+QUERN_API quern_tensor *quern_tensor_max(const quern_tensor *x, int n, const int *axes, int keep);
+QUERN_API quern_tensor *quern_tensor_min(const quern_tensor *x, int n, const int *axes, int keep);
+/* "sum", "prod", "mean", "max", "min", "any", "all" */
+QUERN_API quern_tensor *quern_tensor_reduce(const char *kind, const quern_tensor *x, int n, const int *axes,
+                                            int keep);
+/* i64: where the first of the greatest ("max") or least ("min") lies along the axis */
+QUERN_API quern_tensor *quern_tensor_arg(const char *kind, const quern_tensor *x, int axis);
+/* "sum", "prod", "max", "min" of each element and those before it */
+QUERN_API quern_tensor *quern_tensor_cumulative(const char *kind, const quern_tensor *x, int axis);
+
+/* ---- products ---- */
+
+/* NumPy's matmul: of matrices in the last two axes, of vectors where the rank is 1. A transposed view is read as it lies. */
+QUERN_API quern_tensor *quern_tensor_matmul(const quern_tensor *x, const quern_tensor *y);
+
+/* ---- any op ---- */
+
+/* An op of docs/ops.md as it is there (no promotion, no broadcasting), with attributes in the text form; its first result. */
+QUERN_API quern_tensor *quern_tensor_op(const char *op, int n, const quern_tensor *const *operands,
+                                        const char *attributes);
+
+#ifdef __cplusplus
+}
+#endif
+#endif
