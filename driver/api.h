@@ -45,6 +45,12 @@ QN_MUST_USE qn_status qn_load_module(const char *path, const void *data, size_t 
 /* Is the file, which may be absent, Quern's text rather than ONNX? */
 bool qn_is_text_model(const char *path);
 
+/* What quern_grad and quern_jvp do. */
+QN_MUST_USE qn_status qn_add_gradient(qn_module *module, const char *function, const char *loss, int n_wrt,
+                                      const char *const *wrt, const char *name, qn_diags *diags);
+QN_MUST_USE qn_status qn_add_jvp(qn_module *module, const char *function, int n_wrt, const char *const *wrt,
+                                 const char *name, qn_diags *diags);
+
 /* ---- training: api_train.c ---- */
 
 /* What quern_make_training does; or only the entries infer and eval. */

@@ -239,29 +239,53 @@ static int find_input(const qn_graph *graph, const char *name)
     return -1;
 }
 
-static qn_status add_gradient(qn_module *module, const char *function, const char *loss, int n_wrt,
-                              const char *const *wrt, const char *name, qn_diags *diags)
+/* The function, and the numbers of its inputs `wrt`; the new name must be free. */
+static qn_status find_wrt(qn_module *module, const char *function, int n_wrt, const char *const *wrt,
+                          const char *name, qn_graph **out_graph, int *out_inputs, qn_diags *diags)
 {
-    qn_graph *graph = qn_module_find(module, function);
+    qn_graph *graph = *out_graph = function              ? qn_module_find(module, function)
+                                   : module->n_functions ? module->functions[0]
+                                                         : NULL;
     if (!graph)
-        return qn_error(diags, QUERN_ERROR_ARGUMENT, NULL, "the module has no function '%s'", function);
+        return qn_error(diags, QUERN_ERROR_ARGUMENT, NULL, "the module has no function '%s'",
+                        function ? function : "");
     if (qn_module_find(module, name))
         return qn_error(diags, QUERN_ERROR_ARGUMENT, NULL, "the module has a function '%s' already", name);
-    int output = find_output(graph, loss);
-    if (output < 0)
-        return qn_error(diags, QUERN_ERROR_ARGUMENT, NULL, "function '%s' has no output '%s'", function,
-                        loss);
-    int *inputs = QN_NEW_ARRAY(diags->arena, int, n_wrt);
     for (int i = 0; i < n_wrt; i++) {
-        inputs[i] = find_input(graph, wrt[i]);
-        if (inputs[i] < 0)
-            return qn_error(diags, QUERN_ERROR_ARGUMENT, NULL, "function '%s' has no input '%s'", function,
+        out_inputs[i] = find_input(graph, wrt[i]);
+        if (out_inputs[i] < 0)
+            return qn_error(diags, QUERN_ERROR_ARGUMENT, NULL, "function '%s' has no input '%s'", graph->name,
                             wrt[i]);
     }
-    int n_errors = diags->n_errors;
-    if (!qn_grad(graph, name, output, n_wrt, inputs, false, diags))
-        return diags->n_errors > n_errors ? qn_diags_status(diags) : QUERN_ERROR_INTERNAL;
     return QUERN_OK;
+}
+
+/* Gives the status of what made `made`, after its own report. */
+static qn_status status_of(const qn_graph *made, qn_diags *diags)
+{
+    return made ? QUERN_OK : diags->n_errors ? qn_diags_status(diags) : QUERN_ERROR_INTERNAL;
+}
+
+qn_status qn_add_gradient(qn_module *module, const char *function, const char *loss, int n_wrt,
+                          const char *const *wrt, const char *name, qn_diags *diags)
+{
+    qn_graph *graph;
+    int *inputs = QN_NEW_ARRAY(diags->arena, int, n_wrt);
+    QN_TRY(find_wrt(module, function, n_wrt, wrt, name, &graph, inputs, diags));
+    const int output = find_output(graph, loss);
+    if (output < 0)
+        return qn_error(diags, QUERN_ERROR_ARGUMENT, NULL, "function '%s' has no output '%s'", graph->name,
+                        loss);
+    return status_of(qn_grad(graph, name, output, n_wrt, inputs, false, diags), diags);
+}
+
+qn_status qn_add_jvp(qn_module *module, const char *function, int n_wrt, const char *const *wrt,
+                     const char *name, qn_diags *diags)
+{
+    qn_graph *graph;
+    int *inputs = QN_NEW_ARRAY(diags->arena, int, n_wrt);
+    QN_TRY(find_wrt(module, function, n_wrt, wrt, name, &graph, inputs, diags));
+    return status_of(qn_jvp(graph, name, n_wrt, inputs, diags), diags);
 }
 
 int quern_grad(quern_module *module, const char *function, const char *loss, int n_wrt,
@@ -271,12 +295,22 @@ int quern_grad(quern_module *module, const char *function, const char *loss, int
     qn_call_begin(&call);
     qn_status status = qn_call_need(&call, module, "quern_grad", "module");
     if (!status)
-        status = qn_call_need(&call, function, "quern_grad", "function");
-    if (!status)
         status = qn_call_need(&call, loss, "quern_grad", "loss");
     if (!status)
         status = qn_call_need(&call, name, "quern_grad", "name");
     if (!status)
-        status = add_gradient(module->ir, function, loss, n_wrt, wrt, name, &call.diags);
+        status = qn_add_gradient(module->ir, function, loss, n_wrt, wrt, name, &call.diags);
+    return qn_call_end(&call, status);
+}
+
+int quern_jvp(quern_module *module, const char *function, int n_wrt, const char *const *wrt, const char *name)
+{
+    qn_call call;
+    qn_call_begin(&call);
+    qn_status status = qn_call_need(&call, module, "quern_jvp", "module");
+    if (!status)
+        status = qn_call_need(&call, name, "quern_jvp", "name");
+    if (!status)
+        status = qn_add_jvp(module->ir, function, n_wrt, wrt, name, &call.diags);
     return qn_call_end(&call, status);
 }

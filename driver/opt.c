@@ -4,6 +4,7 @@
 #include <string.h>
 
 #include "backends/backend.h"
+#include "driver/api.h"
 #include "driver/bisect.h"
 #include "driver/cli.h"
 #include "driver/commands.h"
@@ -16,6 +17,8 @@
 static const char usage[] =
     "usage: quern opt FILE.qn|FILE.onnx|- [options]\n"
     "the file has graphs, or programs that --lower has printed: these are verified and printed\n"
+    "  --grad=LOSS:X,Y     add @grad, the gradient of the first function's output LOSS for its inputs X, Y\n"
+    "  --jvp=X,Y           add @jvp, the first function's derivatives along tangents of its inputs X, Y\n"
     "  --passes=A,B        run these passes over every function; the standard "
     "pipeline with --passes=standard\n"
     "  --skip=PASS[:N]     leave a pass out, or its run number N (from 0)\n"
@@ -42,7 +45,7 @@ static const char usage[] =
 enum { MAX_INPUTS = 64 };
 
 typedef struct options {
-    const char *file, *passes, *print_after, *skip;
+    const char *file, *grad, *jvp, *passes, *print_after, *skip;
     bool print_after_all, verify_each, time, lower;
     bool no_fusion, bisect;
     int n_inputs;
@@ -145,6 +148,10 @@ static int read_argument(const char *argument, options *out)
         return 0;
     if ((value = value_of(argument, "--passes")))
         out->passes = value;
+    else if ((value = value_of(argument, "--grad")))
+        out->grad = value;
+    else if ((value = value_of(argument, "--jvp")))
+        out->jvp = value;
     else if ((value = value_of(argument, "--skip")))
         out->skip = value;
     else if ((value = value_of(argument, "--print-after"))) {
@@ -350,17 +357,52 @@ static qn_status read_programs(const char *text, size_t size, const options *opt
     return QUERN_OK;
 }
 
+/* ---- derivatives ---- */
+
+/* The names between commas. */
+static int split_names(const char *list, qn_arena *arena, const char *const **out)
+{
+    qn_vec(const char *) names = { 0 };
+    for (const char *at = list; at; at = strchr(at, ',')) {
+        at += *at == ',';
+        const char *name = qn_arena_printf(arena, "%.*s", (int)strcspn(at, ","), at);
+        qn_vec_push(arena, &names, name);
+    }
+    *out = names.items;
+    return (int)names.n;
+}
+
+static qn_status add_derivatives(qn_module *module, const options *options, qn_arena *arena, qn_diags *diags)
+{
+    const char *const *wrt;
+    if (options->grad) {
+        const char *colon = strchr(options->grad, ':');
+        if (!colon)
+            return qn_error(diags, QUERN_ERROR_ARGUMENT, NULL, "--grad=%s: LOSS:X,Y is expected",
+                            options->grad);
+        const char *loss = qn_arena_printf(arena, "%.*s", (int)(colon - options->grad), options->grad);
+        const int n = split_names(colon + 1, arena, &wrt);
+        QN_TRY(qn_add_gradient(module, NULL, loss, n, wrt, "grad", diags));
+    }
+    if (!options->jvp)
+        return QUERN_OK;
+    const int n = split_names(options->jvp, arena, &wrt);
+    return qn_add_jvp(module, NULL, n, wrt, "jvp", diags);
+}
+
 /* ---- the command ---- */
 
 static qn_status run_module(qn_module *module, const options *options, qn_arena *arena, bool *out_found,
                             qn_diags *diags)
 {
-    if (options->bisect) {
+    qn_status status = add_derivatives(module, options, arena, diags);
+    if (!status && options->bisect) {
         qn_status searched = bisect(module, options, arena, out_found, diags);
         qn_module_free(module);
         return searched;
     }
-    qn_status status = options->passes ? run_passes(module, options, diags) : QUERN_OK;
+    if (!status && options->passes)
+        status = run_passes(module, options, diags);
     if (!status && options->lower)
         status = print_programs(module, options, arena, diags);
     else if (!status)

@@ -78,10 +78,16 @@ QUERN_API void quern_module_free(quern_module *module); /* NULL is fine */
 QUERN_API int quern_module_text(const quern_module *module, char **out) QUERN_MUST_USE;
 QUERN_API void quern_free(void *memory);
 
-/* Adds a function: the gradient of output `loss` (a scalar) of function `function` with respect to its inputs `wrt`.
+/* Adds a function: the gradient of output `loss` (a scalar) of function `function` (NULL: the first) with respect to its inputs `wrt`.
  * Its inputs are the function's; its outputs the loss, then one gradient per name. */
 QUERN_API int quern_grad(quern_module *module, const char *function, const char *loss, int n_wrt,
                          const char *const *wrt, const char *name) QUERN_MUST_USE;
+
+/* Adds a function, forward mode: its inputs are the function's, then tangent_NAME for each of `wrt`; its outputs the function's,
+ * then tangent_NAME for each output of floats, which is the Jacobian times the tangents. Of a gradient (quern_grad) that is
+ * the Hessian times a vector. */
+QUERN_API int quern_jvp(quern_module *module, const char *function, int n_wrt, const char *const *wrt,
+                        const char *name) QUERN_MUST_USE;
 
 /* Turns a forward module (its first output, of floats, is the prediction) into one that learns, with the entries
  *   infer        as before; batch norms use running statistics, dropouts do nothing

@@ -1,4 +1,4 @@
-/* Removes nodes without effect whose results nobody reads, in regions too.
+/* Removes nodes without effect whose results nobody reads, in regions too, and of loops and branches what nobody reads (prune.c).
  *
  * Before: any graph. After: every node's results are read, or it has an effect.
  *
@@ -10,7 +10,7 @@
 
 qn_status qn_pass_dce(qn_graph *graph, const qn_pass_options *options, bool *out_changed, qn_diags *diags)
 {
-    (void)options, (void)diags;
-    *out_changed = qn_graph_remove_dead(graph);
-    return QUERN_OK;
+    (void)options;
+    *out_changed = qn_prune(graph, diags);
+    return qn_diags_status(diags);
 }

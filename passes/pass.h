@@ -76,6 +76,10 @@ qn_status qn_run_passes(qn_graph *graph, const char *names, const qn_pass_option
 qn_graph *qn_grad(qn_graph *function, const char *name, int loss, int n_wrt, const int *wrt,
                   bool keep_outputs, qn_diags *diags);
 
+/* Adds a function `name`, forward mode: `function`'s inputs, then `tangent_NAME` for each of the `wrt` inputs -> its outputs, then
+ * `tangent_NAME` for each output of floats: the Jacobian times the tangents. (passes/jvp.c) */
+qn_graph *qn_jvp(qn_graph *function, const char *name, int n_wrt, const int *wrt, qn_diags *diags);
+
 /* ---- passes/fuse.c, passes/lower.c, passes/memplan.c ---- */
 
 /* One kernel to be: nodes that run together. Every node is in one group; in several when it is cheap enough to be computed

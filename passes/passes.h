@@ -39,6 +39,10 @@ void qn_order_groups(const qn_graph *graph, qn_groups *groups);
 /* passes/fold.c: is it made of constants by products, sums and data movement, so that fold will make one constant of it? */
 bool qn_is_known(const qn_value *value);
 
+/* passes/prune.c: removes what is dead, and what nobody reads of loops and branches: results, carried values, operands. True when
+ * something went. */
+bool qn_prune(qn_graph *graph, qn_diags *diags);
+
 /* passes/expand.c: says `node` in other ops before it; results in out_results. False: nothing to expand. */
 bool qn_expand_node(qn_node *node, qn_value **out_results, qn_diags *diags);
 

@@ -5,10 +5,11 @@
     s = m.bind([image]); s.run(); s.outputs
 """
 
+from ._derivatives import grad, hvp, jvp
 from ._library import ArgumentError, Error, FileError, ModelError, UnsupportedError, version
 from ._model import Model, Session, Signature, SpecializedModel, compile, compile_file, load, text
 from ._train import Trainer, train
 
 __version__ = version
 __all__ = ["ArgumentError", "Error", "FileError", "Model", "ModelError", "Session", "Signature", "SpecializedModel",
-           "Trainer", "UnsupportedError", "compile", "compile_file", "load", "text", "train", "version"]
+           "Trainer", "UnsupportedError", "compile", "compile_file", "grad", "hvp", "jvp", "load", "text", "train", "version"]

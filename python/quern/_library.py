@@ -108,6 +108,8 @@ _FUNCTIONS = {  # name: result, arguments
     "quern_session_save": (c_int, [c_void_p, c_char_p, c_char_p]),
     "quern_session_restore": (c_int, [c_void_p, c_char_p, POINTER(c_void_p)]),
     "quern_session_write_onnx": (c_int, [c_void_p, c_char_p, c_char_p, c_int]),
+    "quern_grad": (c_int, [c_void_p, c_char_p, c_char_p, c_int, POINTER(c_char_p), c_char_p]),
+    "quern_jvp": (c_int, [c_void_p, c_char_p, c_int, POINTER(c_char_p), c_char_p]),
     "quern_make_training": (c_int, [c_void_p, POINTER(TrainOptions)]),
     "quern_compile": (c_int, [c_void_p, POINTER(CompileOptions), _HANDLE]),
     "quern_compile_file": (c_int, [c_void_p, POINTER(CompileOptions), POINTER(EmitOptions), c_char_p]),

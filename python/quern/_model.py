@@ -197,13 +197,13 @@ class Model:
 
     m(inputs) -> list of arrays; m.bind(inputs) -> Session for calls without allocation."""
 
-    def __init__(self, handle):
+    def __init__(self, handle, first=None):
         self._handle = handle
         info = lib.quern_model_describe(handle.pointer).contents
         self._entries = {}
         for entry in table(info.entries, EntryInfo, info.n_entries):
             self._entries[entry.name.decode()] = Entry(entry)
-        self._first = next(iter(self._entries.values()))
+        self._first = self._entries[first] if first else next(iter(self._entries.values()))
         self._idle = []  # sessions to be used again by calls
 
     def __repr__(self):
@@ -221,7 +221,7 @@ class Model:
 
     @property
     def entries(self):
-        """Names of the entries; the first is what calls run."""
+        """Names of the entries; the first is what calls run, but of grad, jvp and hvp the last."""
         return list(self._entries)
 
     def session(self, entry=None):

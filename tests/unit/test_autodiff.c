@@ -400,6 +400,111 @@ static void rules_equal_finite_differences(void **state)
     }
 }
 
+/* Moves the inputs by t times the directions, and runs. */
+static void run_moved(const qn_graph *f, const qn_array *inputs, qn_array *const *directions, double t,
+                      qn_array *out, qn_diags *diags)
+{
+    qn_array moved[8];
+    for (int i = 0; i < f->n_inputs; i++) {
+        const int64_t n = qn_type_elements(&f->inputs[i]->type);
+        double *x = QN_NEW_ARRAY(diags->arena, double, n + 1);
+        for (int64_t k = 0; k < n; k++)
+            x[k] = ((double *)inputs[i].data)[k] + t * ((double *)directions[i]->data)[k];
+        moved[i] = inputs[i];
+        moved[i].data = x;
+    }
+    assert_int_equal(qn_interp_run(f, moved, out, diags->arena, diags), QUERN_OK);
+}
+
+/* tangent[i] = J v by the stencil, for all outputs of `f`, of which `pushed` is the jvp. */
+static void compare_pushed(const gradient_case *c, const qn_graph *f, const qn_graph *pushed,
+                           const qn_array *inputs, qn_diags *diags)
+{
+    const gradient_case direction = { .low = -1, .high = 1 };
+    qn_array both[16], outputs[16], at[4][8], *directions[8];
+    make_inputs(f, both + f->n_inputs, &direction, diags->arena);
+    for (int i = 0; i < f->n_inputs; i++) {
+        both[i] = inputs[i];
+        directions[i] = &both[f->n_inputs + i];
+    }
+    assert_int_equal(qn_interp_run(pushed, both, outputs, diags->arena, diags), QUERN_OK);
+    const double h = 1e-4;
+    for (int k = 0; k < 4; k++)
+        run_moved(f, inputs, directions, h * (double[]){ -2, -1, 1, 2 }[k], at[k], diags);
+    for (int o = 0; o < f->n_outputs; o++)
+        for (int64_t j = 0; j < qn_type_elements(&f->outputs[o]->type); j++) {
+            const double found = ((double *)outputs[f->n_outputs + o].data)[j];
+            double y[4];
+            for (int k = 0; k < 4; k++)
+                y[k] = ((double *)at[k][o].data)[j];
+            const double expected = (y[0] - 8 * y[1] + 8 * y[2] - y[3]) / (12 * h);
+            if (!(fabs(found - expected) <= 1e-6 * fmax(1e-2, fabs(expected))))
+                fail_msg("%s: output %d element %d: tangent %.12g, by differences %.12g", c->name, o, (int)j,
+                         found, expected);
+        }
+}
+
+/* Of the functions themselves; of their gradients, which gives Hessians times vectors. */
+static void tangents_equal_finite_differences(void **state)
+{
+    (void)state;
+    for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
+        const gradient_case *c = &cases[i];
+        qn_arena *arena = qn_arena_new();
+        qn_diags diags;
+        qn_diags_init(&diags, arena);
+        const char *text =
+            qn_arena_printf(arena, "graph @f(%s) -> %s {\n%s\nreturn %%r\n}\n", c->inputs, c->type, c->body);
+        qn_module *module = parse(text, &diags);
+        assert_non_null(module);
+        int wrt[8] = { 0, 1, 2, 3, 4, 5, 6, 7 };
+        qn_array inputs[8];
+        qn_graph *f = qn_module_find(module, "f");
+        qn_graph *loss = with_loss(module, &diags);
+        qn_graph *gradient = qn_grad(loss, "gradient", 0, loss->n_inputs, wrt, false, &diags);
+        qn_graph *pushed = qn_jvp(f, "pushed", f->n_inputs, wrt, &diags);
+        qn_graph *hessian = qn_jvp(gradient, "hessian", f->n_inputs, wrt, &diags);
+        if (!pushed || !hessian || qn_verify(module, &diags))
+            fail_msg("%s: %s", c->name, qn_diags_text(&diags, arena));
+        make_inputs(f, inputs, c, arena);
+        compare_pushed(c, f, pushed, inputs, &diags);
+        compare_pushed(c, gradient, hessian, inputs, &diags);
+        qn_module_free(module);
+        qn_arena_free(arena);
+    }
+}
+
+/* What only the reverse pass needs is gone, in loops too. */
+static void tangents_cost_what_they_need(void **state)
+{
+    (void)state;
+    qn_arena *arena = qn_arena_new();
+    qn_diags diags;
+    qn_diags_init(&diags, arena);
+    qn_module *module = parse(
+        "graph @f(%s: f64[2], %x: f64[4, 2], %w: f64[2]) -> f64[2] {\n"
+        "  %r = scan %s, %x, %w {length = [4], n_carried = 1, n_scanned = 1} : f64[2]\n"
+        "    body (%a: f64[2], %b: f64[2], %c: f64[2]) {\n      %d = mul %a, %c : f64[2]\n"
+        "      %e = add %d, %b : f64[2]\n      return %e\n    }\n  return %r\n}\n"
+        "graph @g(%x: f64[3]) -> f64[3] {\n  %y = sin %x : f64[3]\n  %z = exp %y : f64[3]\n  return %z\n}\n",
+        &diags);
+    int wrt[3] = { 0, 1, 2 };
+    const qn_graph *f = qn_jvp(qn_module_find(module, "f"), "jf", 3, wrt, &diags);
+    const qn_graph *g = qn_jvp(qn_module_find(module, "g"), "jg", 1, wrt, &diags);
+    int n_scans = 0, n_nodes = 0;
+    QN_FOR_NODES (f, node) {
+        n_scans += node->op == QN_OP_SCAN;
+        if (node->op == QN_OP_SCAN)
+            assert_false(node->n_operands > 7);
+    }
+    QN_FOR_NODES (g, node)
+        n_nodes += qn_ops[node->op].class == QN_ELEMENTWISE;
+    assert_int_equal(n_scans, 2); /* with the stacked starts of the steps, and the tangents' */
+    assert_int_equal(n_nodes, 5); /* sin, exp, cos, two products */
+    qn_module_free(module);
+    qn_arena_free(arena);
+}
+
 /* Where the rule is a formula with jumps, small steps cross none: second derivatives are those of the pieces. */
 static void gradients_of_gradients_equal_finite_differences(void **state)
 {
@@ -517,6 +622,8 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(rules_equal_finite_differences),
         cmocka_unit_test(gradients_of_gradients_equal_finite_differences),
+        cmocka_unit_test(tangents_equal_finite_differences),
+        cmocka_unit_test(tangents_cost_what_they_need),
         cmocka_unit_test(every_smooth_op_has_a_rule),
         cmocka_unit_test(gradients_have_gradients),
         cmocka_unit_test(what_has_no_derivative_is_named),

@@ -145,6 +145,59 @@ static void gradients_equal_finite_differences(void **state)
         fail_msg("%d of %d gradients were refused", n_refused, N_SEEDS);
 }
 
+/* Forward and reverse mode: the tangent of the loss along v is its gradient times v. */
+static void tangents_are_gradients_times_directions(void **state)
+{
+    (void)state;
+    for (uint64_t seed = 0; seed < N_SEEDS; seed++) {
+        const int flags = (seed % 3 ? QN_RANDOM_ALL : QN_RANDOM_ALL & ~QN_RANDOM_SYMBOLS) & ~QN_RANDOM_NARROW;
+        qn_arena *arena = qn_arena_new();
+        qn_diags diags;
+        qn_diags_init(&diags, arena);
+        qn_module *module =
+            qn_graph_random(seed, flags | QN_RANDOM_SMOOTH | QN_RANDOM_DOUBLE, 5 + (int)(seed % 20));
+        qn_graph *gradient = gradient_of(module, seed, arena), *f = qn_module_find(module, "main");
+        int wrt[64];
+        const int n = float_inputs(f, wrt);
+        qn_graph *pushed = gradient ? qn_jvp(f, "pushed", n, wrt, &diags) : NULL;
+        if (gradient && (!pushed || qn_verify(module, &diags)))
+            fail_msg("seed %llu: %s", (unsigned long long)seed, qn_diags_text(&diags, arena));
+        if (pushed) {
+            qn_array both[128], gradients[65], outputs[65];
+            const qn_array *inputs = qn_random_inputs(f, seed, qn_random_symbols(module, seed, arena), arena);
+            memcpy(both, inputs, (size_t)f->n_inputs * sizeof *both);
+            for (int i = 0; i < n; i++) {
+                qn_array *tangent = &both[f->n_inputs + i];
+                *tangent = inputs[wrt[i]];
+                const int64_t count = elements_of(tangent);
+                tangent->data = QN_NEW_ARRAY(arena, double, count + 1);
+                for (int64_t k = 0; k < count; k++)
+                    qn_scalar_store(tangent->dtype, (qn_scalar){ .f = sin((double)(k * 7 + i * 3 + 1)) },
+                                    (char *)tangent->data + (size_t)k * quern_dtype_size(tangent->dtype));
+            }
+            if (qn_interp_run(gradient, inputs, gradients, arena, &diags) ||
+                qn_interp_run(pushed, both, outputs, arena, &diags))
+                fail_msg("seed %llu: %s", (unsigned long long)seed, qn_diags_text(&diags, arena));
+            double expected = 0, scale = 1e-3;
+            for (int i = 0; i < n; i++)
+                for (int64_t k = 0; k < elements_of(&inputs[wrt[i]]); k++) {
+                    const qn_dtype dtype = inputs[wrt[i]].dtype;
+                    const size_t at = (size_t)k * quern_dtype_size(dtype);
+                    const double product = qn_scalar_load(dtype, (char *)gradients[1 + i].data + at).f *
+                                           qn_scalar_load(dtype, (char *)both[f->n_inputs + i].data + at).f;
+                    expected += product;
+                    scale += fabs(product);
+                }
+            const double found = *(double *)outputs[f->n_outputs].data;
+            if (!(fabs(found - expected) <= 1e-9 * scale))
+                fail_msg("seed %llu: tangent %.15g, gradient times direction %.15g\n%s",
+                         (unsigned long long)seed, found, expected, qn_graph_print(f, arena));
+        }
+        qn_module_free(module);
+        qn_arena_free(arena);
+    }
+}
+
 static quern_session *session_of(quern_module *module, const char *target, uint64_t seed,
                                  quern_model **out_model)
 {
@@ -225,6 +278,7 @@ static void compiled_gradients_equal_the_interpreters(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = { cmocka_unit_test(gradients_equal_finite_differences),
+                                        cmocka_unit_test(tangents_are_gradients_times_directions),
                                         cmocka_unit_test(compiled_gradients_equal_the_interpreters) };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -1,0 +1,62 @@
+"""Gradients, forward mode and Hessians times vectors, as models."""
+
+import unittest
+
+import numpy as np
+
+import quern
+
+MODEL = b"""graph @f(%x: f64[n, 3], %w: f64[3, 2], %k: i64[2]) -> (loss: f64[], h: f64[n, 2]) {
+  %0 = dot_general %x, %w {x_batch = [], x_contract = [1], y_batch = [], y_contract = [0]} : f64[n, 2]
+  %h = tanh %0 : f64[n, 2]
+  %1 = gather %h, %k {axis = 1} : f64[n, 2]
+  %2 = exp %1 : f64[n, 2]
+  %3 = mul %2, %h : f64[n, 2]
+  %loss = reduce %3 {axes = [0, 1], kind = sum} : f64[]
+  return %loss, %h
+}
+"""
+
+
+class Derivatives(unittest.TestCase):
+    def setUp(self):
+        random = np.random.default_rng(1)
+        self.x, self.w = random.normal(size=(4, 3)), random.normal(size=(3, 2))
+        self.u, self.v = random.normal(size=(4, 3)), random.normal(size=(3, 2))
+        self.k = np.array([1, 1])
+
+    def along(self, function, h=1e-4):
+        """The derivative of function(x, w) along (u, v), by a five-point stencil."""
+        at = [function(self.x + t * h * self.u, self.w + t * h * self.v) for t in (-2, -1, 1, 2)]
+        return (at[0] - 8 * at[1] + 8 * at[2] - at[3]) / (12 * h)
+
+    def test_they_agree(self):
+        for target in ("interp", "cpu"):
+            f = quern.compile(MODEL, target=target)
+            grad = quern.grad(MODEL, "loss", ["x", "w"], target=target)
+            jvp = quern.jvp(MODEL, ["x", "w"], target=target)
+            hvp = quern.hvp(MODEL, "loss", ["x", "w"], target=target)
+            inputs = [self.x, self.w, self.k]
+            loss, gx, gw = grad(inputs)
+            primal, h, tangent, th = jvp([*inputs, self.u, self.v])
+            self.assertEqual([s.name for s in jvp.outputs], ["loss", "h", "tangent_loss", "tangent_h"])
+            np.testing.assert_allclose(primal, loss, rtol=1e-12)
+            np.testing.assert_allclose(tangent, (gx * self.u).sum() + (gw * self.v).sum(), rtol=1e-10)
+            np.testing.assert_allclose(tangent, self.along(lambda x, w: f([x, w, self.k])[0]), rtol=1e-7)
+            np.testing.assert_allclose(th, self.along(lambda x, w: f([x, w, self.k])[1]), rtol=1e-7, atol=1e-9)
+            _, _, _, again, hx, hw = hvp([*inputs, self.u, self.v])
+            np.testing.assert_allclose(again, tangent, rtol=1e-10)
+            np.testing.assert_allclose(hx, self.along(lambda x, w: grad([x, w, self.k])[1]), rtol=1e-6, atol=1e-8)
+            np.testing.assert_allclose(hw, self.along(lambda x, w: grad([x, w, self.k])[2]), rtol=1e-6, atol=1e-8)
+
+    def test_mistakes(self):
+        for make, message in ((lambda: quern.jvp(MODEL, ["y"]), "has no input 'y'"),
+                              (lambda: quern.jvp(MODEL, ["k"]), "can't differentiate with respect to 'k': it is i64"),
+                              (lambda: quern.grad(MODEL, "h", ["x"]), "floating-point scalar"),
+                              (lambda: quern.grad(MODEL, "g", ["x"]), "has no output 'g'")):
+            with self.assertRaisesRegex(quern.ArgumentError, message):
+                make()
+
+
+if __name__ == "__main__":
+    unittest.main()
