@@ -10,6 +10,8 @@ typedef struct qn_target {
     const char *cpu;      /* "native", "x86-64-v3", "x86-64-v4", "sm_90" */
     const char *features; /* extra LLVM features, or NULL */
     bool jit;             /* code for this process, or for an object file */
+    bool
+        plain; /* code that computes nothing: for any CPU of that name, also those that lack what kernels need */
 } qn_target;
 
 typedef enum qn_emit { QN_EMIT_OBJECT, QN_EMIT_LLVM, QN_EMIT_ASSEMBLY } qn_emit;
@@ -20,6 +22,18 @@ typedef struct qn_code {
     size_t size;
 } qn_code;
 
+/* A set of programs to be the entries of an object. */
+typedef struct qn_entries {
+    int n_programs;
+    const qn_program *const *programs;
+    const char *const *const *kernel_symbols; /* kernel_symbols[p][k] for programs[p]->kernels[k] */
+    const char *prefix;                       /* of C symbols */
+    const char *query; /* the query function's symbol; hidden unless it is <prefix>_query */
+    const char *weights_hash;
+    bool weights_inside; /* else quern_ctx.weights has them */
+    const char *machine; /* what the tables say that the code is for; NULL: its target */
+} qn_entries;
+
 typedef struct qn_backend {
     const char *name; /* "cpu", "nvptx64", "interp" */
     qn_status (*describe)(const qn_target *target, qn_arena *arena, qn_machine *out_machine, qn_diags *diags);
@@ -27,17 +41,14 @@ typedef struct qn_backend {
      * Thread-safe: called from several threads at once. */
     qn_status (*emit_kernel)(const qn_kernel *kernel, const char *symbol, const qn_target *target,
                              qn_math math, qn_emit emit, qn_arena *arena, qn_code *out_code, qn_diags *diags);
-    /* The entry functions, tables and query function of a set of programs, which call kernels by the symbols given
-     * (kernel_symbols[p][k] for programs[p]->kernels[k]). Weights inside: in an object file they are the hidden symbol
+    /* The entry functions, tables and query function. Weights inside: in an object file they are the hidden symbol
      * `<prefix>_weights` of another object, which the driver makes; in this process (target->jit) the driver stores
      * their address in the variable `<prefix>_weights_base` (a const void *) before it first calls the query function.
      * In this process the driver also stores the addresses of library functions, as kernels are called, in the array
      * `<prefix>_libraries` (QN_N_LIBRARIES of void (*)(int64_t *args, int64_t task)) where programs call them.
-     * Else quern_ctx.weights has them. See docs/abi.md. */
-    qn_status (*emit_entries)(int n_programs, const qn_program *const *programs,
-                              const char *const *const *kernel_symbols, const char *prefix,
-                              const char *weights_hash, bool weights_inside, const qn_target *target,
-                              qn_emit emit, qn_arena *arena, qn_code *out_code, qn_diags *diags);
+     * See docs/abi.md. */
+    qn_status (*emit_entries)(const qn_entries *entries, const qn_target *target, qn_emit emit,
+                              qn_arena *arena, qn_code *out_code, qn_diags *diags);
     /* optional: makes objects callable in this process */
     qn_status (*load)(int n_objects, const qn_code *objects, const char *const *names, void **out_image,
                       qn_diags *diags);

@@ -109,6 +109,10 @@ int quern_compile(quern_module *module, const quern_compile_options *options, qu
         status = qn_settings_from(options, &settings, &call.diags);
     if (!status && settings.backend != &qn_backend_cpu)
         status = qn_settings_need_no_blas(&settings, "this target", &call.diags);
+    if (!status && settings.target.cpu && strchr(settings.target.cpu, ','))
+        status = qn_error(&call.diags, QUERN_ERROR_ARGUMENT, NULL,
+                          "a list of CPUs ('%s') is for files: name one here, or none for this machine's",
+                          settings.target.cpu);
     if (!status && !settings.backend)
         status = qn_model_interp(module, out, &call.diags);
     else if (!status) {

@@ -138,7 +138,7 @@ enum { DIM, TARGET, CPU, GPU, MATH, PRECISION, OPTIMIZE, BLAS, THREADS, CACHE, V
 static const qn_cli_option common[] = {
     [DIM] = { "dim", 0, "NAME=N", "fix a named dimension, or bound it: --dim batch=4, --dim batch=1..64" },
     [TARGET] = { "target", 0, "T", "cpu, interp (the reference interpreter), nvptx64, cuda, or a triple" },
-    [CPU] = { "cpu", 0, "NAME", "native, x86-64-v3, x86-64-v4, …" },
+    [CPU] = { "cpu", 0, "NAME", "native, x86-64-v3, x86-64-v4, …; for files a list: x86-64-v3,x86-64-v4" },
     [GPU] = { "gpu", 0, "NAME", "sm_90, sm_80, … (of nvptx64 and cuda)" },
     [MATH] = { "math", 0, "MODE", "strict, default or fast" },
     [PRECISION] = { "precision", 0, "P", "f32, or bf16: large products of bfloat16 with sums in float32" },

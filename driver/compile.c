@@ -294,11 +294,19 @@ static qn_status make_kernels(const qn_settings *s, qn_emit emit, qn_compiled *o
     return status;
 }
 
-qn_status qn_compile_entries(const qn_compiled *c, const qn_settings *s, const char *prefix,
-                             bool weights_inside, qn_code *out, qn_diags *diags)
+qn_entries qn_compiled_entries(const qn_compiled *c, const char *prefix, bool weights_inside)
 {
-    const qn_program *const *programs = (const qn_program *const *)c->programs;
-    const char *const *const *symbols = (const char *const *const *)c->program_symbols;
+    return (qn_entries){ .n_programs = c->n_programs,
+                         .programs = (const qn_program *const *)c->programs,
+                         .kernel_symbols = (const char *const *const *)c->program_symbols,
+                         .prefix = prefix,
+                         .weights_hash = c->weights.hash,
+                         .weights_inside = weights_inside };
+}
+
+qn_status qn_compile_entries(const qn_compiled *c, const qn_entries *entries, const qn_settings *s,
+                             qn_code *out, qn_diags *diags)
+{
     const qn_backend *b = s->backend;
     qn_cache cache;
     QN_TRY(qn_cache_open(&cache, s->cache, diags));
@@ -307,8 +315,7 @@ qn_status qn_compile_entries(const qn_compiled *c, const qn_settings *s, const c
     qn_cache_key key;
     bool found = false;
     /* What they depend on is all in the module that is to become code; making that is the quick part. */
-    qn_status status = b->emit_entries(c->n_programs, programs, symbols, prefix, c->weights.hash,
-                                       weights_inside, &s->target, QN_EMIT_LLVM, scratch, &text, diags);
+    qn_status status = b->emit_entries(entries, &s->target, QN_EMIT_LLVM, scratch, &text, diags);
     if (!status) {
         const char *texts[] = { common_key(s, &c->machine, QN_EMIT_OBJECT, scratch),
                                 qn_arena_printf(scratch, "%.*s", (int)text.size, (const char *)text.data) };
@@ -316,8 +323,7 @@ qn_status qn_compile_entries(const qn_compiled *c, const qn_settings *s, const c
         found = qn_cache_get(&cache, &key, c->arena, out);
     }
     if (!status && !found) {
-        status = b->emit_entries(c->n_programs, programs, symbols, prefix, c->weights.hash, weights_inside,
-                                 &s->target, QN_EMIT_OBJECT, c->arena, out, diags);
+        status = b->emit_entries(entries, &s->target, QN_EMIT_OBJECT, c->arena, out, diags);
         if (!status)
             qn_cache_put(&cache, &key, out);
     }

@@ -63,10 +63,11 @@ QN_MUST_USE qn_status qn_plan_module(qn_module *module, const qn_settings *setti
 QN_MUST_USE qn_status qn_compile_module(qn_module *module, const qn_settings *settings, qn_emit emit,
                                         qn_arena *arena, qn_compiled *out, qn_diags *diags);
 
-/* The object with the entries and tables of what qn_compile_module made, through the cache; in the arena of `c`. */
-QN_MUST_USE qn_status qn_compile_entries(const qn_compiled *c, const qn_settings *settings,
-                                         const char *prefix, bool weights_inside, qn_code *out,
-                                         qn_diags *diags);
+/* What qn_compile_module made as the entries of an object. */
+qn_entries qn_compiled_entries(const qn_compiled *c, const char *prefix, bool weights_inside);
+/* The object with these entries and their tables, through the cache; in the arena of `c`. */
+QN_MUST_USE qn_status qn_compile_entries(const qn_compiled *c, const qn_entries *entries,
+                                         const qn_settings *settings, qn_code *out, qn_diags *diags);
 
 /* Into this process. `module` is changed, and may be freed afterwards. */
 QN_MUST_USE qn_status qn_model_jit(qn_module *module, const qn_settings *settings, quern_model **out,

@@ -5,6 +5,7 @@
 #include <string.h>
 #include <unistd.h>
 
+#include "backends/llvm/choice.h"
 #include "backends/llvm/link.h"
 #include "backends/nvptx/ptx.h"
 #include "driver/compile.h"
@@ -44,6 +45,14 @@ enum { N_KINDS = sizeof kinds / sizeof *kinds };
 #define SIDE_BYTES ((int64_t)1 << 30)
 #define MOST_INSIDE_BYTES ((int64_t)2000 << 20)
 
+/* The model's code for one CPU. */
+typedef struct variant {
+    qn_settings settings;
+    qn_module *module; /* its own, but for the first */
+    qn_compiled compiled;
+    int level; /* of the CPU; -1: is not compared with the machine's */
+} variant;
+
 typedef struct emission {
     const qn_settings *settings;
     const quern_emit_options *options;
@@ -51,7 +60,9 @@ typedef struct emission {
     bool inside; /* weights */
     qn_arena *arena;
     qn_diags *diags;
-    qn_compiled compiled;
+    int n_variants;
+    variant *variants;
+    qn_weights weights; /* of all variants, each contents once */
 } emission;
 
 /* ---- what is asked for ---- */
@@ -91,7 +102,7 @@ static qn_status find_prefix(emission *e)
 static qn_status place_weights(emission *e)
 {
     const char *where = e->options->weights;
-    int64_t bytes = e->compiled.weights.bytes;
+    int64_t bytes = e->weights.bytes;
     if (where && strcmp(where, "embed") != 0 && strcmp(where, "side") != 0)
         return qn_error(e->diags, QUERN_ERROR_ARGUMENT, NULL, "weights go to 'embed' or 'side', not '%s'",
                         where);
@@ -101,7 +112,46 @@ static qn_status place_weights(emission *e)
                         "%lld bytes of weights are too many for one object: let them go to a side file",
                         (long long)bytes);
     if (!e->inside)
-        qn_weights_hash(&e->compiled.weights);
+        qn_weights_hash(&e->weights);
+    for (int i = 0; i < e->n_variants; i++)
+        e->variants[i].compiled.weights = e->weights;
+    return QUERN_OK;
+}
+
+static const char *triple_of(const emission *e)
+{
+    return e->settings->target.triple ? e->settings->target.triple : QN_HOST_TRIPLE;
+}
+
+/* One for each CPU of a list. A name alone is compared with the machine's CPU when the object is loaded, too, where it says all
+ * that the code may use. */
+static qn_status find_variants(emission *e, bool binary)
+{
+    const char *cpus = e->settings->target.cpu ? e->settings->target.cpu : "";
+    const bool list = strchr(cpus, ',') != NULL, comparable = strncmp(triple_of(e), "x86_64", 6) == 0;
+    e->n_variants = 1;
+    for (const char *c = cpus; *c; c++)
+        e->n_variants += *c == ',';
+    e->variants = QN_NEW_ARRAY(e->arena, variant, e->n_variants);
+    if (list && !(binary && comparable))
+        return qn_error(e->diags, QUERN_ERROR_ARGUMENT, NULL,
+                        "a list of CPUs ('%s') is for shared objects, archives and objects for x86-64", cpus);
+    for (int i = 0; i < e->n_variants; i++) {
+        const size_t length = strcspn(cpus, ",");
+        const char *name = qn_arena_printf(e->arena, "%.*s", (int)length, cpus);
+        variant *v = &e->variants[i];
+        qn_target level = e->settings->target;
+        *v = (variant){ .settings = *e->settings, .level = qn_llvm_level(name, &level) };
+        if (list && (v->level < 0 || (i > 0 && v->level <= v[-1].level)))
+            return qn_error(e->diags, QUERN_ERROR_ARGUMENT, NULL,
+                            "a list of CPUs cannot have '%s' there: it takes some of %s, in this order", name,
+                            qn_llvm_level_names);
+        if (!list && (!binary || !comparable || level.features))
+            v->level = -1;
+        if (list)
+            v->settings.target = level;
+        cpus += length + (cpus[length] == ',');
+    }
     return QUERN_OK;
 }
 
@@ -123,6 +173,20 @@ static const char *file_name(const char *path)
     return slash ? slash + 1 : path;
 }
 
+/* The most memory that any variant needs. */
+static qn_program **largest_programs(const emission *e)
+{
+    const int n = e->variants[0].compiled.n_programs;
+    qn_program **largest = QN_NEW_ARRAY(e->arena, qn_program *, n);
+    for (int p = 0; p < n; p++)
+        for (int i = 0; i < e->n_variants; i++) {
+            qn_program *program = e->variants[i].compiled.programs[p];
+            if (!largest[p] || program->arena_bytes->max > largest[p]->arena_bytes->max)
+                largest[p] = program;
+        }
+    return largest;
+}
+
 static qn_status write_header(emission *e, qn_output *output, const char *path)
 {
     QN_TRY(qn_output_open(output, path, e->diags));
@@ -130,41 +194,63 @@ static qn_status write_header(emission *e, qn_output *output, const char *path)
                             .name = file_name(path),
                             .source = e->source[0] ? file_name(e->source) : "a model",
                             .object = file_name(e->path),
-                            .weights_bytes = e->compiled.weights.bytes,
+                            .weights_bytes = e->weights.bytes,
                             .weights_inside = e->inside };
-    qn_header_write(output->file, &info, e->compiled.n_programs, e->compiled.programs);
+    qn_header_write(output->file, &info, e->variants[0].compiled.n_programs, largest_programs(e));
     return qn_output_close(output, e->diags);
 }
 
 static qn_status write_side_file(emission *e, qn_output *output)
 {
     QN_TRY(qn_output_open(output, qn_arena_printf(e->arena, "%s.safetensors", e->path), e->diags));
-    qn_weights_write_safetensors(&e->compiled.weights, output->file, e->arena);
+    qn_weights_write_safetensors(&e->weights, output->file, e->arena);
     return qn_output_close(output, e->diags);
 }
 
 static qn_status write_weights_object(emission *e, qn_output *output)
 {
-    const char *triple = e->settings->target.triple ? e->settings->target.triple : QN_HOST_TRIPLE;
+    const char *triple = triple_of(e);
     QN_TRY(qn_output_open(output, qn_arena_printf(e->arena, "%s.weights", e->path), e->diags));
-    if (!qn_weights_write_object(&e->compiled.weights, triple,
-                                 qn_arena_printf(e->arena, "%s_weights", e->prefix), output->file))
+    if (!qn_weights_write_object(&e->weights, triple, qn_arena_printf(e->arena, "%s_weights", e->prefix),
+                                 output->file))
         return qn_error(e->diags, QUERN_ERROR_UNSUPPORTED, NULL,
                         "weights cannot be put into an object for %s: let them go to a side file", triple);
     return qn_output_close(output, e->diags);
 }
 
+static qn_status choice_object(const emission *e, const char *const *queries, qn_code *out)
+{
+    const qn_entries entries = qn_compiled_entries(&e->variants[0].compiled, e->prefix, e->inside);
+    int *levels = QN_NEW_ARRAY(e->arena, int, e->n_variants);
+    for (int i = 0; i < e->n_variants; i++)
+        levels[i] = e->variants[i].level;
+    return qn_llvm_emit_choice(&entries, e->settings->target.triple, e->n_variants, levels, queries, e->arena,
+                               out, e->diags);
+}
+
 static qn_status link_objects(emission *e, qn_link_kind kind, const qn_output *weights)
 {
-    const qn_compiled *c = &e->compiled;
-    qn_link_input *inputs = QN_NEW_ARRAY(e->arena, qn_link_input, c->n_kernels + 2);
-    int n = 0;
-    for (; n < c->n_kernels; n++)
-        inputs[n] = (qn_link_input){ .name = qn_arena_printf(e->arena, "%s.o", c->kernel_symbols[n]),
-                                     .code = c->kernels[n] };
-    inputs[n].name = qn_arena_printf(e->arena, "%s.o", e->prefix);
-    QN_TRY(qn_compile_entries(c, e->settings, e->prefix, e->inside, &inputs[n].code, e->diags));
-    n++;
+    int capacity = 2, n = 0;
+    for (int i = 0; i < e->n_variants; i++)
+        capacity += e->variants[i].compiled.n_kernels + 1;
+    qn_link_input *inputs = QN_NEW_ARRAY(e->arena, qn_link_input, capacity);
+    const char **queries = QN_NEW_ARRAY(e->arena, const char *, e->n_variants);
+    const bool chooses = e->variants[0].level >= 0;
+    for (int i = 0; i < e->n_variants; i++) {
+        const qn_compiled *c = &e->variants[i].compiled;
+        qn_entries entries = qn_compiled_entries(c, e->prefix, e->inside);
+        for (int k = 0; k < c->n_kernels; k++)
+            inputs[n++] = (qn_link_input){ .name = qn_arena_printf(e->arena, "%s.o", c->kernel_symbols[k]),
+                                           .code = c->kernels[k] };
+        entries.query = queries[i] =
+            qn_arena_printf(e->arena, chooses ? "%s_query_%d" : "%s_query", e->prefix, i);
+        inputs[n].name = qn_arena_printf(e->arena, chooses ? "%s_%d.o" : "%s.o", e->prefix, i);
+        QN_TRY(qn_compile_entries(c, &entries, &e->variants[i].settings, &inputs[n++].code, e->diags));
+    }
+    if (chooses) {
+        inputs[n].name = qn_arena_printf(e->arena, "%s.o", e->prefix);
+        QN_TRY(choice_object(e, queries, &inputs[n++].code));
+    }
     if (weights->temporary)
         inputs[n++] = (qn_link_input){ .name = qn_arena_printf(e->arena, "%s_weights.o", e->prefix),
                                        .path = weights->temporary };
@@ -194,11 +280,10 @@ static qn_status emit_binary(emission *e, qn_link_kind kind)
 /* All modules in one text: to be read, not to be assembled. */
 static qn_status emit_code(emission *e, qn_emit emit)
 {
-    const qn_compiled *c = &e->compiled;
+    const qn_compiled *c = &e->variants[0].compiled;
+    const qn_entries of = qn_compiled_entries(c, e->prefix, e->inside);
     qn_code entries;
-    QN_TRY(e->settings->backend->emit_entries(
-        c->n_programs, (const qn_program *const *)c->programs, (const char *const *const *)c->program_symbols,
-        e->prefix, c->weights.hash, e->inside, &e->settings->target, emit, e->arena, &entries, e->diags));
+    QN_TRY(e->settings->backend->emit_entries(&of, &e->settings->target, emit, e->arena, &entries, e->diags));
     qn_output output;
     QN_TRY(qn_output_open(&output, e->path, e->diags));
     const char *comment = emit == QN_EMIT_LLVM ? ";" : "#";
@@ -223,9 +308,9 @@ static void write_comment(FILE *file, const char *text)
 /* Kernels for a GPU behind the programs that call them, as comments: docs/adding-a-backend.md. */
 static qn_status emit_ptx(emission *e)
 {
-    const qn_compiled *c = &e->compiled;
+    const qn_compiled *c = &e->variants[0].compiled;
     qn_output output, side = { 0 };
-    if (c->weights.bytes > 0)
+    if (e->weights.bytes > 0)
         QN_TRY(write_side_file(e, &side));
     qn_status status = qn_output_open(&output, e->path, e->diags);
     if (!status) {
@@ -242,7 +327,7 @@ static qn_status emit_ptx(emission *e)
             fputs(qn_ptx_join(c->n_kernels, c->kernels, e->arena), output.file);
         status = qn_output_commit(&output, e->diags);
     }
-    if (!status && c->weights.bytes > 0)
+    if (!status && e->weights.bytes > 0)
         status = qn_output_commit(&side, e->diags);
     qn_output_discard(&side);
     return status;
@@ -268,6 +353,36 @@ static qn_status try_path(emission *e)
     return QUERN_OK;
 }
 
+/* Weights that are equal in several variants are there once; those that are packed for wider vectors are not. */
+static void lay_out_weights(emission *e)
+{
+    const int n_programs = e->variants[0].compiled.n_programs;
+    qn_program **all = QN_NEW_ARRAY(e->arena, qn_program *, e->n_variants * n_programs);
+    for (int i = 0; i < e->n_variants; i++)
+        memcpy(&all[i * n_programs], e->variants[i].compiled.programs, (size_t)n_programs * sizeof *all);
+    qn_weights_lay_out(e->n_variants * n_programs, all, e->arena, &e->weights);
+}
+
+static qn_status compile_variants(emission *e, qn_module *module, qn_emit emit, qn_compile_times *out_times)
+{
+    qn_compile_times sum = { 0 };
+    e->variants[0].module = module;
+    for (int i = 1; i < e->n_variants; i++)
+        e->variants[i].module = qn_module_clone(module, 0, NULL);
+    for (int i = 0; i < e->n_variants; i++) {
+        variant *v = &e->variants[i];
+        QN_TRY(qn_compile_module(v->module, &v->settings, emit, e->arena, &v->compiled, e->diags));
+        const qn_compile_times *t = &v->compiled.times;
+        sum = (qn_compile_times){ sum.passes + t->passes,       sum.lower + t->lower,
+                                  sum.kernels + t->kernels,     sum.entries + t->entries,
+                                  sum.n_kernels + t->n_kernels, sum.n_cached + t->n_cached };
+    }
+    if (out_times)
+        *out_times = sum;
+    lay_out_weights(e);
+    return QUERN_OK;
+}
+
 static qn_status emit(emission *e, qn_module *module, qn_compile_times *out_times)
 {
     int kind = 0;
@@ -279,11 +394,10 @@ static qn_status emit(emission *e, qn_module *module, qn_compile_times *out_time
     if (!e->settings->backend)
         return qn_error(e->diags, QUERN_ERROR_ARGUMENT, NULL,
                         "the interpreter emits no code: leave the target away");
-    QN_TRY(qn_compile_module(module, e->settings, kinds[kind].emit, e->arena, &e->compiled, e->diags));
-    if (out_times)
-        *out_times = e->compiled.times;
+    QN_TRY(find_variants(e, kinds[kind].form == FORM_BINARY));
+    QN_TRY(compile_variants(e, module, kinds[kind].emit, out_times));
     if (kinds[kind].form == FORM_PTX) {
-        qn_weights_hash(&e->compiled.weights);
+        qn_weights_hash(&e->weights);
         return emit_ptx(e);
     }
     QN_TRY(place_weights(e));
@@ -303,6 +417,8 @@ qn_status qn_emit_files(qn_module *module, const qn_settings *settings, const qu
     qn_status status = qn_settings_need_no_blas(settings, "a file", diags);
     if (!status)
         status = emit(&e, module, out_times);
+    for (int i = 1; i < e.n_variants; i++)
+        qn_module_free(e.variants[i].module);
     qn_arena_free(e.arena);
     return status;
 }

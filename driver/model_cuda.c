@@ -389,9 +389,9 @@ static qn_status load_tables(quern_model *model, cuda_model *m, qn_diags *diags)
     }
     QN_TRY(qn_backend_cpu.emit_kernel(qn_kernel_new(m->arena, "nothing"), stub, &host, QN_MATH_DEFAULT,
                                       QN_EMIT_OBJECT, m->arena, &objects[0], diags));
-    QN_TRY(qn_backend_cpu.emit_entries(c->n_programs, (const qn_program *const *)c->programs,
-                                       (const char *const *const *)symbols, "model", "", true, &host,
-                                       QN_EMIT_OBJECT, m->arena, &objects[1], diags));
+    qn_entries entries = qn_compiled_entries(c, "model", true);
+    entries.kernel_symbols = (const char *const *const *)symbols;
+    QN_TRY(qn_backend_cpu.emit_entries(&entries, &host, QN_EMIT_OBJECT, m->arena, &objects[1], diags));
     QN_TRY(qn_backend_cpu.load(2, objects, names, &m->image, diags));
     const void **weights = qn_backend_cpu.symbol(m->image, "model_weights_base");
     quern_query_fn query = NULL;

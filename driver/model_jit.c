@@ -104,7 +104,8 @@ static qn_status load(quern_model *model, jit_model *m, const qn_compiled *c, co
         names[i] = c->kernel_symbols[i];
     }
     names[n - 1] = "model";
-    QN_TRY(qn_compile_entries(c, s, "model", true, &objects[n - 1], diags));
+    const qn_entries entries = qn_compiled_entries(c, "model", true);
+    QN_TRY(qn_compile_entries(c, &entries, s, &objects[n - 1], diags));
     QN_TRY(s->backend->load(n, objects, names, &m->image, diags));
     const void **weights = s->backend->symbol(m->image, "model_weights_base");
     quern_query_fn query = NULL;

@@ -138,11 +138,13 @@ QUERN_API int quern_make_training(quern_module *module, const quern_train_option
 typedef struct quern_compile_options {
     size_t size;
     const char *target; /* "cpu" (NULL), "interp" (the reference interpreter), "nvptx64", "cuda" */
-    const char *cpu;    /* "native" (NULL), "x86-64-v3", "x86-64-v4"; GPU: "sm_90" */
-    const char *math;   /* "default" (NULL), "strict", "fast" */
-    int threads;        /* for quern_session_run; 0: as many as the process may use */
-    int optimize;       /* 0: default (2). 1: a kernel for each node, no fusion; for looking for mistakes */
-    const char *cache;  /* folder; NULL: $QUERN_CACHE, else the user's cache folder; "": none. No
+    const char *
+        cpu; /* "native" (NULL), "x86-64-v3", "x86-64-v4"; GPU: "sm_90". For files also a list, from the least to
+                         * the most: "x86-64-v3,x86-64-v4" holds code for each, chosen when it is loaded (docs/abi.md) */
+    const char *math;  /* "default" (NULL), "strict", "fast" */
+    int threads;       /* for quern_session_run; 0: as many as the process may use */
+    int optimize;      /* 0: default (2). 1: a kernel for each node, no fusion; for looking for mistakes */
+    const char *cache; /* folder; NULL: $QUERN_CACHE, else the user's cache folder; "": none. No
                          * larger than $QUERN_CACHE_LIMIT ("500M"; 1 GiB where unset, 0: any size) */
     void (*progress)(void *user, const char *what, int done, int total); /* or NULL */
     void *progress_user;

@@ -222,6 +222,17 @@ static bool equal_statics(const qn_type *a, const qn_type *b)
     return same;
 }
 
+/* Of nodes of constants: their dims are numbers. */
+static bool equal_attrs(const qn_attr *a, const qn_attr *b)
+{
+    if (qn_attrs[a->key].kind != QN_ATTR_KIND_DIMS)
+        return qn_attr_equal(a, b);
+    bool same = a->key == b->key && a->n == b->n;
+    for (int i = 0; same && i < a->n; i++)
+        same = a->dims[i]->value == b->dims[i]->value;
+    return same;
+}
+
 bool qn_tensor_same_bytes(const qn_tensor *a, const qn_tensor *b)
 {
     if (a->bytes != b->bytes)
@@ -236,7 +247,7 @@ bool qn_tensor_same_bytes(const qn_tensor *a, const qn_tensor *b)
     bool same = x->op == y->op && x->n_operands == y->n_operands && x->n_attrs == y->n_attrs &&
                 equal_statics(&a->type, &b->type);
     for (int i = 0; same && i < x->n_attrs; i++)
-        same = qn_attr_equal(&x->attrs[i], &y->attrs[i]);
+        same = equal_attrs(&x->attrs[i], &y->attrs[i]);
     for (int i = 0; same && i < x->n_operands; i++)
         same = equal_statics(&a->source->operands[i]->type, &b->source->operands[i]->type) &&
                qn_tensor_same_bytes(a->source->operands[i], b->source->operands[i]);

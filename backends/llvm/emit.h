@@ -149,9 +149,7 @@ qn_status qn_llvm_compile(const char *what, const qn_target *target, qn_emit emi
 qn_status qn_llvm_emit_kernel(const qn_kernel *kernel, const char *symbol, const qn_target *target,
                               qn_math math, qn_emit emit, qn_arena *arena, qn_code *out_code,
                               qn_diags *diags);
-qn_status qn_llvm_emit_entries(int n_programs, const qn_program *const *programs,
-                               const char *const *const *kernel_symbols, const char *prefix,
-                               const char *weights_hash, bool weights_inside, const qn_target *target,
-                               qn_emit emit, qn_arena *arena, qn_code *out_code, qn_diags *diags);
+qn_status qn_llvm_emit_entries(const qn_entries *entries, const qn_target *target, qn_emit emit,
+                               qn_arena *arena, qn_code *out_code, qn_diags *diags);
 
 #endif

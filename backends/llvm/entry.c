@@ -2,13 +2,11 @@
 #include "backends/llvm/entry.h"
 
 #include <stddef.h>
+#include <string.h>
 
 typedef struct job {
-    int n_programs;
-    const qn_program *const *programs;
-    const char *const *const *kernel_symbols;
-    const char *weights_hash;
-    qn_entry_module m;
+    const qn_entries *entries;
+    bool jit;
 } job;
 
 /* The tables are structures with C's layout. What stands here in order of members is checked by these. */
@@ -116,11 +114,21 @@ static LLVMTypeRef entry_type(const qn_emitter *e)
     return struct_type(e, COUNT(members), members);
 }
 
-static LLVMValueRef emit_entry(qn_emitter *e, const job *j, int which)
+static LLVMValueRef emit_refusal(const qn_emitter *e, const char *name)
 {
-    const qn_program *p = j->programs[which];
-    const char *name = qn_arena_printf(e->arena, "%s_%s", j->m.prefix, p->name);
-    LLVMValueRef run = qn_emit_run(e, &j->m, p, j->kernel_symbols[which], name);
+    LLVMValueRef f = qn_llvm_function(e, name, e->i32, 3, (LLVMTypeRef[]){ e->ptr, e->ptr, e->ptr });
+    LLVMSetLinkage(f, LLVMInternalLinkage);
+    qn_llvm_at(e, LLVMAppendBasicBlockInContext(e->context, f, "entry"));
+    LLVMBuildRet(e->builder, qn_llvm_i32(e, QUERN_ERROR_DEVICE));
+    return f;
+}
+
+static LLVMValueRef emit_entry(qn_emitter *e, const qn_entry_module *m, const qn_entries *entries, int which)
+{
+    const qn_program *p = entries->programs[which];
+    const char *name = qn_arena_printf(e->arena, "%s_%s", m->prefix, p->name);
+    LLVMValueRef run =
+        m->refusing ? emit_refusal(e, name) : qn_emit_run(e, m, p, entries->kernel_symbols[which], name);
     LLVMValueRef workspace_bytes = qn_emit_workspace_bytes(e, p, name), shape = qn_emit_shape(e, p, name);
     LLVMValueRef limits = qn_emit_limits(e, p, name);
     LLVMValueRef members[] = {
@@ -168,8 +176,10 @@ static void declare_shared(qn_emitter *e, qn_entry_module *m)
         m->libraries = LLVMAddGlobal(e->module, LLVMArrayType2(e->ptr, QN_N_LIBRARIES), name);
         LLVMSetInitializer(m->libraries, LLVMConstNull(LLVMArrayType2(e->ptr, QN_N_LIBRARIES)));
     }
-    m->launch = qn_emit_launch(e, m);
-    m->copy = qn_emit_copy(e, m);
+    if (!m->refusing) {
+        m->launch = qn_emit_launch(e, m);
+        m->copy = qn_emit_copy(e, m);
+    }
 }
 
 /* The address of the weights, for the table; runs read it from there, since it may be further than 2 GB from the code. */
@@ -184,30 +194,31 @@ static LLVMValueRef weights_address(qn_emitter *e, const qn_entry_module *m, int
     return weights;
 }
 
-static void define_model(qn_emitter *e, const job *j, LLVMValueRef *entries)
+static void define_model(qn_emitter *e, const qn_entry_module *m, const qn_entries *of, LLVMValueRef *entries)
 {
-    const qn_entry_module *m = &j->m;
-    int64_t weights_bytes = j->n_programs > 0 ? j->programs[0]->weights_bytes : 0;
+    int64_t weights_bytes = of->n_programs > 0 ? of->programs[0]->weights_bytes : 0;
     LLVMValueRef members[] = {
         qn_llvm_i64(e, sizeof(quern_model_info)),
         qn_llvm_i32(e, QUERN_ABI_VERSION),
         qn_llvm_string(e, m->prefix),
-        qn_llvm_string(e, e->target->machine.features),
-        qn_llvm_i32(e, j->n_programs),
-        table(e, entry_type(e), j->n_programs, entries),
+        qn_llvm_string(e, of->machine ? of->machine : e->target->machine.features),
+        qn_llvm_i32(e, of->n_programs),
+        table(e, entry_type(e), of->n_programs, entries),
         qn_llvm_i64(e, weights_bytes),
         weights_address(e, m, weights_bytes),
-        qn_llvm_string(e, j->weights_hash ? j->weights_hash : ""),
+        qn_llvm_string(e, of->weights_hash ? of->weights_hash : ""),
     };
     LLVMSetInitializer(m->model, LLVMConstNamedStruct(m->model_type, members, COUNT(members)));
     LLVMSetGlobalConstant(m->model, !m->jit);
 }
 
-static void emit_query(qn_emitter *e, const qn_entry_module *m)
+static LLVMValueRef emit_query(qn_emitter *e, const qn_entry_module *m, const char *name)
 {
     LLVMBuilderRef b = e->builder;
-    const char *name = qn_arena_printf(e->arena, "%s_query", m->prefix);
-    LLVMValueRef f = qn_llvm_function(e, name, e->ptr, 1, &e->i32);
+    const char *shown = qn_arena_printf(e->arena, "%s_query", m->prefix);
+    LLVMValueRef f = qn_llvm_function(e, name ? name : shown, e->ptr, 1, &e->i32);
+    if (name && strcmp(name, shown) != 0)
+        LLVMSetVisibility(f, LLVMHiddenVisibility);
     qn_llvm_at(e, LLVMAppendBasicBlockInContext(e->context, f, "entry"));
     if (m->weights_base) { /* the same value each time */
         LLVMValueRef at = LLVMBuildStructGEP2(b, m->model_type, m->model, QN_MODEL_WEIGHTS, "");
@@ -216,30 +227,33 @@ static void emit_query(qn_emitter *e, const qn_entry_module *m)
     LLVMValueRef known =
         LLVMBuildICmp(b, LLVMIntEQ, LLVMGetParam(f, 0), qn_llvm_i32(e, QUERN_ABI_VERSION), "");
     LLVMBuildRet(b, LLVMBuildSelect(b, known, m->model, LLVMConstNull(e->ptr), ""));
+    return f;
+}
+
+LLVMValueRef qn_llvm_build_entries(qn_emitter *e, const qn_entries *entries, bool jit, bool refusing)
+{
+    qn_entry_module m = {
+        .prefix = entries->prefix, .weights_inside = entries->weights_inside, .jit = jit, .refusing = refusing
+    };
+    LLVMValueRef *tables = QN_NEW_ARRAY(e->arena, LLVMValueRef, entries->n_programs);
+    declare_shared(e, &m);
+    for (int i = 0; i < entries->n_programs; i++)
+        tables[i] = emit_entry(e, &m, entries, i);
+    define_model(e, &m, entries, tables);
+    return emit_query(e, &m, entries->query);
 }
 
 static qn_status build(qn_emitter *e, void *user)
 {
-    job *j = user;
-    LLVMValueRef *entries = QN_NEW_ARRAY(e->arena, LLVMValueRef, j->n_programs);
-    declare_shared(e, &j->m);
-    for (int i = 0; i < j->n_programs; i++)
-        entries[i] = emit_entry(e, j, i);
-    define_model(e, j, entries);
-    emit_query(e, &j->m);
+    const job *j = user;
+    qn_llvm_build_entries(e, j->entries, j->jit, false);
     return QUERN_OK;
 }
 
-qn_status qn_llvm_emit_entries(int n_programs, const qn_program *const *programs,
-                               const char *const *const *kernel_symbols, const char *prefix,
-                               const char *weights_hash, bool weights_inside, const qn_target *target,
-                               qn_emit emit, qn_arena *arena, qn_code *out_code, qn_diags *diags)
+qn_status qn_llvm_emit_entries(const qn_entries *entries, const qn_target *target, qn_emit emit,
+                               qn_arena *arena, qn_code *out_code, qn_diags *diags)
 {
-    job j = { .n_programs = n_programs,
-              .programs = programs,
-              .kernel_symbols = kernel_symbols,
-              .weights_hash = weights_hash,
-              .m = { .prefix = prefix, .weights_inside = weights_inside, .jit = target->jit } };
-    const char *what = qn_arena_printf(arena, "entries of %s", prefix);
+    job j = { entries, target->jit };
+    const char *what = qn_arena_printf(arena, "entries of %s", entries->prefix);
     return qn_llvm_compile(what, target, emit, QN_LLVM_FAST_COMPILE, build, &j, arena, out_code, diags);
 }

@@ -8,8 +8,8 @@
 /* What all entries of a module use. */
 typedef struct qn_entry_module {
     const char *prefix;
-    bool weights_inside, jit;
-    LLVMValueRef model; /* the quern_model_info */
+    bool weights_inside, jit, refusing; /* refusing: entries only return QUERN_ERROR_DEVICE */
+    LLVMValueRef model;                 /* the quern_model_info */
     LLVMValueRef
         weights_base;       /* in this process, weights inside: the variable with their address; else NULL */
     LLVMValueRef libraries; /* in this process: an array with the addresses of library functions; else NULL */
@@ -30,6 +30,11 @@ enum {
     QN_CTX_PARALLEL_FOR_DOWN
 };
 enum { QN_MODEL_WEIGHTS = 7 };
+
+/* ---- entry.c ---- */
+
+/* Into the emitter's module; gives the query function. */
+LLVMValueRef qn_llvm_build_entries(qn_emitter *e, const qn_entries *entries, bool jit, bool refusing);
 
 /* ---- entry_dims.c: dimension expressions as code ---- */
 

@@ -230,12 +230,13 @@ static bool learn_probed(qn_llvm_target *t, char *message, size_t size)
     return fit;
 }
 
-static qn_status learn(qn_llvm_target *t, bool is_host, qn_diags *diags)
+static qn_status learn(qn_llvm_target *t, bool is_host, bool plain, qn_diags *diags)
 {
     if (t->isa == QN_ISA_NVPTX)
         return learn_gpu(t, diags);
     char message[256] = "";
     bool fit = is_host && t->isa == QN_ISA_X86 ? learn_listed(t) : learn_probed(t, message, sizeof message);
+    fit |= plain && t->data_layout;
     t->vector_bytes = t->isa != QN_ISA_X86 ? 16 : t->avx512 ? 64 : 32;
     if (!fit)
         return qn_error(diags, QUERN_ERROR_UNSUPPORTED, NULL,
@@ -327,7 +328,7 @@ static qn_status resolve(const qn_target *target, qn_llvm_target *t, qn_diags *d
         features = all;
     }
     t->features = features;
-    return learn(t, native, diags);
+    return learn(t, native, target->plain, diags);
 }
 
 static void free_target(qn_llvm_target *t)
@@ -354,7 +355,10 @@ static entry *table;
 static char *make_key(const qn_target *target)
 {
     const char *parts[] = { target->triple ? target->triple : "", target->cpu ? target->cpu : "native",
-                            target->features ? target->features : "", target->jit ? "jit" : "" };
+                            target->features ? target->features : "",
+                            target->jit     ? "jit"
+                            : target->plain ? "plain"
+                                            : "" };
     size_t size = 8;
     for (int i = 0; i < 4; i++)
         size += strlen(parts[i]);

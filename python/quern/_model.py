@@ -200,6 +200,7 @@ class Model:
     def __init__(self, handle, first=None):
         self._handle = handle
         info = lib.quern_model_describe(handle.pointer).contents
+        self.target = info.target.decode()  # triple, CPU and features that the code is for
         self._entries = {}
         for entry in table(info.entries, EntryInfo, info.n_entries):
             self._entries[entry.name.decode()] = Entry(entry)
@@ -383,7 +384,9 @@ def compile(model, target="cpu", threads=None, math="default", cpu=None, dims=No
 
 def compile_file(model, path, target="cpu", emit="so", prefix=None, weights="embed", header=None, math="default",
                  cpu=None, dims=None, cache=None, optimize=0, precision="f32"):
-    """Compiles a model into a file: "so" (with a C header), "a", "o", "llvm", "asm"."""
+    """Compiles a model into a file: "so" (with a C header), "a", "o", "llvm", "asm".
+
+    cpu="x86-64-v3,x86-64-v4": code for each of these, chosen when the object is loaded (see Model.target)."""
     options = compile_options(target, None, math, cpu, cache, optimize, precision=precision)
     encode = lambda text: None if text is None else os.fsencode(text)
     files = EmitOptions(ctypes.sizeof(EmitOptions), encode(emit), encode(prefix), encode(weights), encode(header))

@@ -2,6 +2,7 @@
 
 import gc
 import os
+import platform
 import tempfile
 import threading
 import unittest
@@ -278,6 +279,17 @@ class Training(unittest.TestCase):
 
 
 class Files(unittest.TestCase):
+    @unittest.skipUnless(platform.machine() == "x86_64", "for x86-64")
+    def test_compile_file_for_several_cpus(self):
+        with tempfile.TemporaryDirectory() as folder:
+            path = os.path.join(folder, "bias.so")
+            quern.compile_file(BIAS, path, cpu="x86-64-v3,x86-64-v4")
+            model = quern.load(path)
+            self.assertRegex(model.target, r"^x86_64-.* x86-64-v[34] $")
+            np.testing.assert_array_equal(model([X, X[0]])[0], X + X[0])
+        with self.assertRaisesRegex(quern.ArgumentError, "a list of CPUs .* is for files"):
+            quern.compile(BIAS, cpu="x86-64-v3,x86-64-v4")
+
     def test_compile_file_and_load(self):
         with tempfile.TemporaryDirectory() as folder:
             path = os.path.join(folder, "bias.so")

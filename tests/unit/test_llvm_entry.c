@@ -486,8 +486,14 @@ static void build(built *b, bool jit, bool weights_inside)
     }
     b->program = p;
     b->names[b->n] = "entries";
-    must(b, qn_backend_cpu.emit_entries(1, &p, all, "steps", "cafe", weights_inside, &target, QN_EMIT_OBJECT,
-                                        b->arena, &b->objects[b->n++], &b->diags));
+    const qn_entries entries = { .n_programs = 1,
+                                 .programs = &p,
+                                 .kernel_symbols = all,
+                                 .prefix = "steps",
+                                 .weights_hash = "cafe",
+                                 .weights_inside = weights_inside };
+    must(b, qn_backend_cpu.emit_entries(&entries, &target, QN_EMIT_OBJECT, b->arena, &b->objects[b->n++],
+                                        &b->diags));
 }
 
 static const quern_model_info *query(void *symbol)

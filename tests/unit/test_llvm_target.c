@@ -69,7 +69,8 @@ static void knows_cpus(void **state)
         { "aarch64-linux-gnu", "generic", NULL, 16, 32, false },
     };
     for (size_t i = 0; i < sizeof cpus / sizeof *cpus; i++) {
-        qn_machine m = describe((qn_target){ cpus[i].triple, cpus[i].cpu, cpus[i].features, false });
+        qn_machine m = describe(
+            (qn_target){ .triple = cpus[i].triple, .cpu = cpus[i].cpu, .features = cpus[i].features });
         assert_int_equal(m.vector_bytes, cpus[i].vector_bytes);
         assert_int_equal(m.vector_registers, cpus[i].registers);
         assert_int_equal(m.masked, cpus[i].masked);
