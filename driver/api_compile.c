@@ -10,12 +10,12 @@ static const char *const math_names[] = { [QN_MATH_STRICT] = "strict",
 
 static qn_status read_precision(const char *word, qn_settings *out, qn_diags *diags)
 {
-    static const char *const words[] = { [QN_PRECISION_F32] = "f32", [QN_PRECISION_BF16] = "bf16" };
     size_t i = 0;
-    while (word && i < sizeof words / sizeof *words && strcmp(words[i], word) != 0)
+    while (word && qn_precision_names[i] && strcmp(qn_precision_names[i], word) != 0)
         i++;
-    if (i == sizeof words / sizeof *words)
-        return qn_error(diags, QUERN_ERROR_ARGUMENT, NULL, "there is no precision '%s': f32 or bf16", word);
+    if (!qn_precision_names[i])
+        return qn_error(diags, QUERN_ERROR_ARGUMENT, NULL, "there is no precision '%s': f32, bf16 or int8",
+                        word);
     out->precision = (qn_precision)i;
     return QUERN_OK;
 }

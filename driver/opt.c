@@ -23,11 +23,11 @@ static const char usage[] =
     "pipeline with --passes=standard\n"
     "  --skip=PASS[:N]     leave a pass out, or its run number N (from 0)\n"
     "  --math=MODE         strict, default or fast\n"
-    "  --precision=P       f32 or bf16\n"
+    "  --precision=P       f32, bf16 or int8\n"
     "  --lower             print the programs that the functions become, with their kernels\n"
     "  --optimize=N        lower with fusion (2, the default) or without (1)\n"
     "  --blas              lower contractions to calls of a library\n"
-    "  --machine=NAME      lower for: none (kernels as written, the default), avx2, avx512, amx\n"
+    "  --machine=NAME      lower for: none (kernels as written, the default), avx2, avx512, vnni, amx\n"
     "  --print-after-all   print a function after each pass that changed it\n"
     "  --print-after=PASS  print a function after each run of this pass\n"
     "  --verify-each       verify a function after each pass that changed it, and what it is lowered to\n"
@@ -99,10 +99,21 @@ static const qn_machine avx512 = { .vector_bytes = 64,
                                    .l2_bytes = 2 << 20,
                                    .features = "+avx512f,+avx512bw,+avx512dq,+avx512vl,+fma,+f16c" };
 
+static const qn_machine vnni = { .vector_bytes = 64,
+                                 .vector_registers = 32,
+                                 .fma = true,
+                                 .masked = true,
+                                 .dot4 = true,
+                                 .l1_bytes = 48 << 10,
+                                 .l2_bytes = 2 << 20,
+                                 .features =
+                                     "+avx512f,+avx512bw,+avx512dq,+avx512vl,+fma,+f16c,+avx512vnni" };
+
 static const qn_machine amx = { .vector_bytes = 64,
                                 .vector_registers = 32,
                                 .fma = true,
                                 .masked = true,
+                                .dot4 = true,
                                 .tiles = true,
                                 .l1_bytes = 48 << 10,
                                 .l2_bytes = 2 << 20,
@@ -112,6 +123,7 @@ static bool read_machine(const char *word, const qn_machine **out)
 {
     *out = strcmp(word, "avx2") == 0     ? &avx2
            : strcmp(word, "avx512") == 0 ? &avx512
+           : strcmp(word, "vnni") == 0   ? &vnni
            : strcmp(word, "amx") == 0    ? &amx
                                          : NULL;
     return *out || strcmp(word, "none") == 0;
@@ -162,9 +174,12 @@ static int read_argument(const char *argument, options *out)
         if (!read_math(value, &out->math))
             return wrong_usage("--math is strict, default or fast, not ", value);
     } else if ((value = value_of(argument, "--precision"))) {
-        out->precision = strcmp(value, "bf16") == 0 ? QN_PRECISION_BF16 : QN_PRECISION_F32;
-        if (!out->precision && strcmp(value, "f32") != 0)
-            return wrong_usage("--precision is f32 or bf16, not ", value);
+        int i = 0;
+        while (qn_precision_names[i] && strcmp(qn_precision_names[i], value) != 0)
+            i++;
+        if (!qn_precision_names[i])
+            return wrong_usage("--precision is f32, bf16 or int8, not ", value);
+        out->precision = (qn_precision)i;
     } else if ((value = value_of(argument, "--input"))) {
         if (out->n_inputs == MAX_INPUTS)
             return wrong_usage("too many inputs: put them into an .npz file: ", value);
@@ -178,7 +193,7 @@ static int read_argument(const char *argument, options *out)
         out->no_fusion = value[0] == '1';
     } else if ((value = value_of(argument, "--machine"))) {
         if (!read_machine(value, &out->machine))
-            return wrong_usage("--machine is none, avx2, avx512 or amx, not ", value);
+            return wrong_usage("--machine is none, avx2, avx512, vnni or amx, not ", value);
     } else if (argument[0] == '-' && argument[1]) {
         return wrong_usage("there is no option ", argument);
     } else if (out->file) {
@@ -294,9 +309,9 @@ static qn_status bisect(const qn_module *module, const options *options, qn_aren
                                .run_passes = run_over,
                                .enabled = enabled,
                                .user = (void *)options,
-                               .tolerance = options->tolerance >= 0                   ? options->tolerance
-                                            : options->precision == QN_PRECISION_BF16 ? 5e-2
-                                                                                      : -1 };
+                               .tolerance = options->tolerance >= 0 ? options->tolerance
+                                            : options->precision    ? 5e-2
+                                                                    : -1 };
     qn_culprit culprit;
     QN_TRY(qn_bisect_inputs(module, options->n_inputs, options->inputs, arena, &bisection.inputs, diags));
     QN_TRY(qn_bisect(&bisection, arena, &culprit, diags));

@@ -154,8 +154,9 @@ typedef struct quern_compile_options {
      * the process uses it. It is set to one thread, for everybody in the process: ours are the threads, and any number of
      * them gives the same bits. $QUERN_OPENBLAS names its file; otherwise it is libopenblas.so.0. */
     const char *blas;
-    /* What large products and convolutions of float32 multiply: "f32" (NULL), or "bf16": operands rounded to bfloat16,
-     * sums in float32, where the machine is faster so. Inputs and outputs stay what they are. See docs/precision.md */
+    /* What large products and convolutions of float32 multiply, where the machine is faster so: "f32" (NULL); "bf16": operands
+     * rounded to bfloat16, sums in float32; "int8": products with constants, of bytes with a scale for each row and column.
+     * Inputs and outputs stay what they are. See docs/precision.md */
     const char *precision;
 } quern_compile_options;
 

@@ -352,6 +352,15 @@ qn_kvalue *qn_kb_fma(qn_kbuilder *b, qn_kvalue *x, qn_kvalue *y, qn_kvalue *z)
     return qn_kb_emit(b, QN_K_FMA, 3, (qn_kvalue *[]){ x, y, z }, x->type);
 }
 
+qn_kvalue *qn_kb_dot4(qn_kbuilder *b, qn_kvalue *x, qn_kvalue *y, qn_kvalue *z)
+{
+    const int bytes = 4 * z->type.lanes;
+    QN_ASSERT(z->type.dtype == QUERN_I32 && qn_ktype_equal(x->type, qn_ktype_make(QUERN_U8, bytes)) &&
+                  qn_ktype_equal(y->type, qn_ktype_make(QUERN_I8, bytes)),
+              "kernel %s: dot4 of other types", b->kernel->name);
+    return qn_kb_emit(b, QN_K_DOT4, 3, (qn_kvalue *[]){ x, y, z }, z->type);
+}
+
 qn_kvalue *qn_kb_compare(qn_kbuilder *b, qn_direction d, qn_kvalue *x, qn_kvalue *y)
 {
     QN_ASSERT(qn_ktype_equal(x->type, y->type), "kernel %s: compare of different types", b->kernel->name);

@@ -37,7 +37,7 @@ static const struct {
     [QN_K_PREFETCH] = { 1, 1, 0 },   [QN_K_ATOMIC_ADD] = { 2, 2, 0 }, [QN_K_FOR] = { 3, 1 << 20, -1 },
     [QN_K_IF] = { 1, 1, -1 },        [QN_K_CHECK] = { 1, 1, 0 },      [QN_K_BARRIER] = { 0, 0, 0 },
     [QN_K_TILE_SHAPE] = { 8, 8, 0 }, [QN_K_TILE_ZERO] = { 0, 0, 0 },  [QN_K_TILE_LOAD] = { 2, 2, 0 },
-    [QN_K_TILE_STORE] = { 2, 2, 0 }, [QN_K_TILE_MMA] = { 0, 0, 0 },
+    [QN_K_TILE_STORE] = { 2, 2, 0 }, [QN_K_TILE_MMA] = { 0, 0, 0 },   [QN_K_DOT4] = { 3, 3, 1 },
 };
 
 static const char *check_leaf(const checker *c)
@@ -83,6 +83,19 @@ static const char *check_float_operation(const checker *c)
         if (!qn_dtype_is_float(r->type.dtype) || !qn_ktype_equal(inst->operands[i]->type, r->type))
             MISTAKE("operand %d is %s, result %s; they must be one float type", i, show(c, inst->operands[i]),
                     show(c, r));
+    return NULL;
+}
+
+static const char *check_dot4(const checker *c)
+{
+    const qn_kinst *inst = c->inst;
+    const qn_kvalue *r = &inst->results[0], *const *o = (const qn_kvalue *const *)inst->operands;
+    const int bytes = 4 * r->type.lanes;
+    if (r->type.dtype != QUERN_I32 || !qn_ktype_equal(o[2]->type, r->type) ||
+        !qn_ktype_equal(o[0]->type, qn_ktype_make(QUERN_U8, bytes)) ||
+        !qn_ktype_equal(o[1]->type, qn_ktype_make(QUERN_I8, bytes)))
+        MISTAKE("adds products of u8 and i8, four to an i32, not of %s and %s to %s", show(c, o[0]),
+                show(c, o[1]), show(c, o[2]));
     return NULL;
 }
 
@@ -262,6 +275,7 @@ static const char *check_inst(const checker *c)
     case QN_K_BINARY: return check_element_wise(c);
     case QN_K_FMA:
     case QN_K_SCALE2: return check_float_operation(c);
+    case QN_K_DOT4: return check_dot4(c);
     case QN_K_COMPARE:
     case QN_K_SELECT: return check_choice(c);
     case QN_K_CONVERT:

@@ -16,8 +16,11 @@
  *
  * Rows are spread evenly over tiles of two heights where their number is known, so nothing is left over; where it is a symbol, the
  * last tile is made of pieces of 8, 4, 2 and 1 rows. Few rows keep several sums per element, since one chain of FMAs
- * waits for itself. Tasks depend on the shape only. */
+ * waits for itself. Tasks depend on the shape only.
+ *
+ * Bytes are multiplied four at a time, with sums of 32 bits: k, x and panels count in words (words.h). */
 #include "passes/lower.h"
+#include "passes/words.h"
 
 enum {
     UNROLL = 2,       /* of k */
@@ -50,8 +53,10 @@ typedef struct {
     int lanes, vectors, width, rows; /* rows: of the highest tile */
     int rank;                        /* of the result */
     qn_dim dims[QN_MAX_RANK];        /* of the result, in the kernel's space */
-    qn_dim m, n, k, batch;           /* rows and columns of one batch */
-    qn_dim row_var, col_var;         /* of all batches; of one row */
+    qn_dim m, n, k, batch;           /* rows and columns of one batch; k in words */
+    qn_dim n_panels;
+    qn_dtype sum;
+    qn_dim row_var, col_var; /* of all batches; of one row */
     qn_kvalue *k_value, *n_value;
     int64_t depth, n_passes; /* of k in a pass; passes */
     int64_t task_tiles, task_panels;
@@ -68,10 +73,8 @@ static bool multiplies(const qn_node *node, const qn_pass_options *options)
     const qn_machine *machine = options->machine;
     if (node->op != QN_OP_MATMUL_PACKED || !machine || machine->gpu)
         return false;
-    const qn_type *y = &node->operands[1]->type;
-    int64_t width = y->dims[y->rank - 1]->value;
-    int lanes = machine->vector_bytes / 4;
-    return y->dtype == QUERN_F32 && (width == lanes || width == 2 * lanes);
+    const int n_batch = (int)qn_attr_int(node, QN_ATTR_BATCH_DIMS);
+    return qn_word_panels(&node->operands[1]->type, n_batch, machine) > 0;
 }
 
 static bool matches(const qn_group *group, const qn_pass_options *options)
@@ -87,7 +90,7 @@ static int rows_of_tile(const qn_machine *machine, int vectors)
 
 bool qn_gemm_packs(const qn_node *node, const qn_pass_options *options)
 {
-    if (!multiplies(node, options) || options->no_fusion)
+    if (!multiplies(node, options) || options->no_fusion || node->operands[1]->type.dtype != QUERN_F32)
         return false;
     const qn_type *x = &node->operands[0]->type, *y = &node->operands[1]->type;
     const int vectors = (int)y->dims[y->rank - 1]->value * 4 / options->machine->vector_bytes;
@@ -142,14 +145,13 @@ static void multiply_add(gemm *g, int rows, qn_kvalue *const *starts, qn_kvalue 
     qn_kbuilder *b = &g->w.b;
     qn_kvalue *columns[2], *at = ADD(panel, MUL(k, INDEX(g->width)));
     if (!g->fetch && !g->packs) /* bound by the stream of panels */
-        qn_kb_prefetch(b, g->y, ADD(at, INDEX(16 * g->width)), 0);
+        qn_word_prefetch(b, g->y, ADD(at, INDEX(16 * g->width)), 0);
     for (int v = 0; v < g->vectors; v++)
-        columns[v] = qn_kb_load(b, g->y, ADD(at, INDEX(v * g->lanes)), g->lanes);
+        columns[v] = qn_word_load(b, g->y, ADD(at, INDEX(v * g->lanes)), g->lanes);
     for (int r = 0; r < rows; r++) {
-        qn_kvalue *x = qn_kb_load(b, g->copy ? g->copy : g->x, ADD(starts[r], k), 1);
-        x = qn_kb_splat(b, x, g->lanes);
+        qn_kvalue *x = qn_word_repeat(b, g->copy ? g->copy : g->x, ADD(starts[r], k), g->lanes);
         for (int v = 0; v < g->vectors; v++)
-            acc[r * g->vectors + v] = qn_kb_fma(b, x, columns[v], acc[r * g->vectors + v]);
+            acc[r * g->vectors + v] = qn_word_multiply_add(b, x, columns[v], acc[r * g->vectors + v]);
     }
 }
 
@@ -159,7 +161,7 @@ static void fetch_next(gemm *g, qn_kvalue *k, int step)
     int elements = step * g->width / g->spread; /* of a line or more */
     qn_kvalue *at = ADD(g->fetch, MUL(qn_kb_isub(&g->w.b, k, g->low), INDEX(g->width / g->spread)));
     for (int i = 0; i < elements; i += LINE)
-        qn_kb_prefetch(&g->w.b, g->y, ADD(at, INDEX(i)), 1);
+        qn_word_prefetch(&g->w.b, g->y, ADD(at, INDEX(i)), 1);
 }
 
 /* Steps of `step` from low to high; `sets` accumulator sets taken in turn. */
@@ -188,7 +190,8 @@ static void sums_of_tile(gemm *g, int rows, qn_kvalue *x_tile, qn_kvalue *panel,
     while (sets * each < LEAST_CHAINS)
         sets *= 2;
     int step = sets > UNROLL ? sets : UNROLL;
-    qn_kvalue *starts[MAX_ROWS], *zero = qn_kb_float(b, (qn_ktype){ QUERN_F32, g->lanes }, 0);
+    qn_kvalue *starts[MAX_ROWS],
+        *zero = qn_kb_const(b, (qn_ktype){ g->sum, g->lanes }, (qn_scalar){ .i = 0 });
     for (int r = 0; r < rows; r++)
         starts[r] = row_start(g, x_tile, r);
     for (int i = 0; i < each * sets; i++)
@@ -266,8 +269,8 @@ static void copy_rows(gemm *g, int rows, qn_kvalue *x_tile)
     qn_kinst *k = qn_kb_for(b, g->low, g->high, INDEX(g->lanes), QN_TAG_SERIAL, 0, NULL, NULL);
     for (int r = 0; r < rows; r++) {
         qn_kvalue *from = ADD(ADD(x_tile, INDEX(r * g->k->value)), counter(k));
-        qn_kb_store(b, g->copy, ADD(row_start(g, x_tile, r), counter(k)), qn_kb_load(b, g->x, from, g->lanes),
-                    NULL);
+        qn_word_store(b, g->copy, ADD(row_start(g, x_tile, r), counter(k)),
+                      qn_word_load(b, g->x, from, g->lanes));
     }
     qn_kb_end_for(b, k, NULL);
 }
@@ -292,8 +295,7 @@ static void tile(gemm *g, int rows, qn_kvalue *batch, qn_kvalue *row, qn_kvalue 
         copy_rows(g, rows, x_tile);
     qn_kinst *panels = for_range(g, g->first_panel, g->past_panel);
     qn_kvalue *panel_size = MUL(g->k_value, INDEX(g->width));
-    const qn_type *y = &g->group->root->operands[1]->type;
-    qn_kvalue *n_panels = qn_writer_index(&g->w, qn_ispace_import(&g->w.space, y->dims[y->rank - 3]));
+    qn_kvalue *n_panels = qn_writer_index(&g->w, g->n_panels);
     qn_kvalue *panel = MUL(ADD(MUL(batch, n_panels), counter(panels)), panel_size);
     if (g->packs)
         panel =
@@ -344,12 +346,12 @@ static int64_t at_least_1(int64_t x)
 
 /* How k is cut into passes, and how many tiles and panels make a task. A task's panels in one pass, and those that are fetched
  * for the next, lie in half of the second cache. */
-static void choose_blocks(gemm *g, qn_dim n_panels_dim)
+static void choose_blocks(gemm *g)
 {
     const qn_machine *machine = g->w.lowering->options->machine;
     const double l2 = machine->l2_bytes > 0 ? (double)machine->l2_bytes : 512 * 1024;
     const double k = qn_likely_extent(g->k), m = qn_likely_extent(g->m), batch = qn_likely_extent(g->batch);
-    const int64_t n_panels = at_least_1((int64_t)qn_likely_extent(n_panels_dim)),
+    const int64_t n_panels = at_least_1((int64_t)qn_likely_extent(g->n_panels)),
                   n_tiles = at_least_1(ceil_div((int64_t)m, g->rows));
     g->n_passes = 1;
     g->depth = (int64_t)k;
@@ -465,16 +467,15 @@ static qn_dim write_tasks(gemm *g)
     qn_writer *w = &g->w;
     qn_kbuilder *b = &w->b;
     qn_dims *dims = w->space.dims;
-    const qn_type *y = &g->group->root->operands[1]->type;
-    qn_dim n_panels = qn_ispace_import(&w->space, y->dims[y->rank - 3]);
     qn_dim n_tiles = qn_dim_ceildiv(dims, g->m, qn_dim_const(dims, g->rows));
     qn_dim row_blocks = qn_dim_ceildiv(dims, n_tiles, qn_dim_const(dims, g->task_tiles));
-    qn_dim col_blocks = qn_dim_ceildiv(dims, n_panels, qn_dim_const(dims, g->task_panels));
+    qn_dim col_blocks = qn_dim_ceildiv(dims, g->n_panels, qn_dim_const(dims, g->task_panels));
     qn_dim tasks = qn_dim_mul(dims, g->batch, qn_dim_mul(dims, row_blocks, col_blocks));
     qn_kvalue *task = qn_kb_task(b), *columns = qn_writer_index(w, col_blocks),
               *rows = qn_writer_index(w, row_blocks);
     g->first_panel = MUL(qn_kb_imod(b, task, columns), INDEX(g->task_panels));
-    g->past_panel = qn_kb_imin(b, ADD(g->first_panel, INDEX(g->task_panels)), qn_writer_index(w, n_panels));
+    g->past_panel =
+        qn_kb_imin(b, ADD(g->first_panel, INDEX(g->task_panels)), qn_writer_index(w, g->n_panels));
     qn_kvalue *block = qn_kb_idiv(b, task, columns), *batch = qn_kb_idiv(b, block, rows);
     g->first_tile = MUL(qn_kb_imod(b, block, rows), INDEX(g->task_tiles));
     qn_kvalue *past_tile =
@@ -500,8 +501,7 @@ static void read_shape(gemm *g)
     const qn_node *root = g->group->root;
     const qn_machine *machine = g->w.lowering->options->machine;
     int n_batch = (int)qn_attr_int(root, QN_ATTR_BATCH_DIMS);
-    const qn_type *type = &root->results[0].type, *x = &root->operands[0]->type,
-                  *y = &root->operands[1]->type;
+    const qn_type *type = &root->results[0].type, *y = &root->operands[1]->type;
     g->rank = type->rank;
     qn_ispace_dims(space, type, g->dims);
     g->batch = g->m = qn_dim_const(space->dims, 1);
@@ -510,9 +510,11 @@ static void read_shape(gemm *g)
         *to = qn_dim_mul(space->dims, *to, g->dims[i]);
     }
     g->n = g->dims[g->rank - 1];
-    g->k = qn_ispace_import(space, x->dims[x->rank - 1]);
-    g->lanes = machine->vector_bytes / 4;
-    g->width = (int)y->dims[y->rank - 1]->value;
+    g->k = qn_ispace_import(space, y->dims[n_batch + 1]);
+    g->n_panels = qn_ispace_import(space, y->dims[n_batch]);
+    g->sum = type->dtype;
+    g->lanes = machine->vector_bytes / QN_WORD_BYTES;
+    g->width = qn_word_panels(y, n_batch, machine);
     g->vectors = g->width / g->lanes;
     g->rows = rows_of_tile(machine, g->vectors);
     g->whole_panels = qn_dim_divisible(g->n, g->width);
@@ -546,23 +548,24 @@ static qn_status lower(qn_lowering *l, const qn_group *group)
     g->col_var = qn_ispace_var(&w->space, g->n, false);
     g->k_value = qn_writer_index(w, g->k);
     g->n_value = qn_writer_index(w, g->n);
-    choose_blocks(g, qn_ispace_import(&w->space, y->type.dims[y->type.rank - 3]));
+    choose_blocks(g);
     if (g->packs)
         g->y = qn_kernel_add_local(w->kernel, "panels", QUERN_F32, g->task_panels * g->depth * g->width);
     if (g->n_passes > 1)
-        g->partial = qn_kernel_add_local(w->kernel, "partial", QUERN_F32,
+        g->partial = qn_kernel_add_local(w->kernel, "partial", g->sum,
                                          g->task_tiles * g->task_panels * g->rows * g->width);
     if (qn_dim_is_const(g->k) && g->k->value * 4 % FIGHTING_STRIDE == 0 && qn_dim_is_const(g->m) &&
         g->m->value > 4 && (g->depth + SKEW) * g->rows * 4 <= COPY_BYTES)
-        g->copy = qn_kernel_add_local(w->kernel, "rows", QUERN_F32, (g->depth + SKEW) * g->rows);
+        g->copy = qn_kernel_add_local(w->kernel, "rows", g->x->dtype,
+                                      (g->depth + SKEW) * g->rows * qn_word_elements(g->x->dtype));
     if (group->outputs[0] == product && group->n_outputs == 1) {
         g->out = qn_writer_argument(w, qn_lower_buffer(l, product), false, true);
     } else {
-        g->tile = qn_kernel_add_local(w->kernel, "tile", QUERN_F32, (int64_t)g->rows * g->width);
+        g->tile = qn_kernel_add_local(w->kernel, "tile", g->sum, (int64_t)g->rows * g->width);
         qn_writer_bind(w, product, fetch_sum, g);
     }
     w->kernel->flops = 2 * qn_likely_extent(g->batch) * qn_likely_extent(g->m) * qn_likely_extent(g->n) *
-                       qn_likely_extent(g->k);
+                       qn_likely_extent(g->k) * qn_word_elements(g->x->dtype);
     qn_dim tasks = write_tasks(g);
     qn_status status = qn_writer_finish(w, tasks, qn_group_step_name(group, l->arena));
     qn_arena_free(scratch);

@@ -8,8 +8,9 @@
  *
  * A stream that ends runs on into the panels behind it: those of the next task. Tasks are small, so that a loop that goes
  * through them up and down by turns (see qn_step.alternates) finds as much as there is room for in the second cache.
- * Tasks depend on the shape only. */
+ * Tasks depend on the shape only. As in gemm.c, k and panels count in words (words.h). */
 #include "passes/lower.h"
+#include "passes/words.h"
 
 enum {
     SETS = 2,               /* sums of an element, k by turns: more chains of FMAs */
@@ -27,7 +28,8 @@ typedef struct {
     int lanes, vectors, width;
     int rank;                 /* of the result */
     qn_dim dims[QN_MAX_RANK]; /* of the result, in the kernel's space */
-    qn_dim n, k, batch;
+    qn_dim n, k, batch, n_panels;
+    qn_dtype sum;
     qn_dim row_var, col_var; /* the batch as a row of the result; column */
     qn_kvalue *k_value, *n_value, *row, *first_col;
 } gemv;
@@ -42,9 +44,7 @@ static bool matches(const qn_group *group, const qn_pass_options *options)
     for (int i = (int)qn_attr_int(group->root, QN_ATTR_BATCH_DIMS); i < type->rank - 1; i++)
         if (!qn_dim_is(type->dims[i], 1))
             return false;
-    const int64_t width = y->dims[y->rank - 1]->value;
-    const int lanes = machine->vector_bytes / 4;
-    return y->dtype == QUERN_F32 && (width == lanes || width == 2 * lanes);
+    return qn_word_panels(y, (int)qn_attr_int(group->root, QN_ATTR_BATCH_DIMS), machine) > 0;
 }
 
 #define INDEX(c) qn_kb_index(&g->w.b, (c))
@@ -69,15 +69,15 @@ static void k_loop(gemv *g, int n_panels, qn_kvalue *const *panels, qn_kvalue *l
         acc[i] = &loop->blocks[0]->arguments[1 + i];
     for (int set = 0; set < step; set++) {
         qn_kvalue *k = ADD(counter(loop), INDEX(set));
-        qn_kvalue *x = qn_kb_load(b, g->x, ADD(MUL(g->row, g->k_value), k), 1);
-        x = qn_kb_splat(b, x, g->lanes);
+        qn_kvalue *x = qn_word_repeat(b, g->x, ADD(MUL(g->row, g->k_value), k), g->lanes);
         for (int p = 0; p < n_panels; p++) {
             qn_kvalue *at = ADD(panels[p], MUL(k, INDEX(g->width)));
             for (int bytes = 0; bytes < g->width * 4; bytes += LINE_BYTES)
-                qn_kb_prefetch(b, g->y, ADD(at, INDEX((AHEAD_BYTES + bytes) / 4)), 0);
+                qn_word_prefetch(b, g->y, ADD(at, INDEX((AHEAD_BYTES + bytes) / 4)), 0);
             for (int v = 0; v < g->vectors; v++) {
                 qn_kvalue **sum = &acc[(set * n_panels + p) * g->vectors + v];
-                *sum = qn_kb_fma(b, x, qn_kb_load(b, g->y, ADD(at, INDEX(v * g->lanes)), g->lanes), *sum);
+                *sum = qn_word_multiply_add(
+                    b, x, qn_word_load(b, g->y, ADD(at, INDEX(v * g->lanes)), g->lanes), *sum);
             }
         }
     }
@@ -92,7 +92,7 @@ static void sums_of_panels(gemv *g, int n_panels, qn_kvalue *const *panels, qn_k
     qn_kbuilder *b = &g->w.b;
     const int each = n_panels * g->vectors;
     for (int i = 0; i < each * SETS; i++)
-        acc[i] = qn_kb_float(b, (qn_ktype){ QUERN_F32, g->lanes }, 0);
+        acc[i] = qn_kb_const(b, (qn_ktype){ g->sum, g->lanes }, (qn_scalar){ .i = 0 });
     qn_kvalue *even = qn_kb_isub(b, g->k_value, qn_kb_imod(b, g->k_value, INDEX(SETS)));
     k_loop(g, n_panels, panels, INDEX(0), even, SETS, acc);
     for (int i = 0; i < each; i++)
@@ -171,12 +171,10 @@ static qn_dim write_tasks(gemv *g)
     qn_writer *w = &g->w;
     qn_kbuilder *b = &w->b;
     qn_dims *dims = w->space.dims;
-    const qn_type *y = &g->group->root->operands[1]->type;
     const int64_t size = panels_a_task(g);
-    const qn_dim n_panels = qn_ispace_import(&w->space, y->dims[y->rank - 3]);
-    const qn_dim blocks = qn_dim_ceildiv(dims, n_panels, qn_dim_const(dims, size));
+    const qn_dim blocks = qn_dim_ceildiv(dims, g->n_panels, qn_dim_const(dims, size));
     qn_kvalue *task = qn_kb_task(b), *n_blocks = qn_writer_index(w, blocks),
-              *all = qn_writer_index(w, n_panels);
+              *all = qn_writer_index(w, g->n_panels);
     g->row = qn_kb_idiv(b, task, n_blocks);
     qn_kvalue *low = MUL(qn_kb_imod(b, task, n_blocks), INDEX(size)), *base = MUL(g->row, all);
     qn_kvalue *high = qn_kb_imin(b, ADD(low, INDEX(size)), all);
@@ -190,7 +188,7 @@ static qn_dim write_tasks(gemv *g)
     qn_kinst *pairs = qn_kb_for(b, low, middle, INDEX(1), QN_TAG_SERIAL, 0, NULL, NULL);
     finish_panels(g, base, 2, (qn_kvalue *[]){ counter(pairs), ADD(counter(pairs), half) });
     qn_kb_end_for(b, pairs, NULL);
-    if (!qn_dim_divisible(n_panels, 2)) {
+    if (!qn_dim_divisible(g->n_panels, 2)) {
         qn_kinst *last =
             qn_kb_for(b, ADD(middle, half), high, INDEX(1), QN_TAG_SERIAL, 0, NULL, NULL); /* once at most */
         finish_panels(g, base, 1, (qn_kvalue *[]){ counter(last) });
@@ -203,17 +201,19 @@ static void read_shape(gemv *g)
 {
     qn_ispace *space = &g->w.space;
     const qn_node *root = g->group->root;
-    const qn_type *type = &root->results[0].type, *x = &root->operands[0]->type,
-                  *y = &root->operands[1]->type;
+    const qn_type *type = &root->results[0].type, *y = &root->operands[1]->type;
     g->rank = type->rank;
     qn_ispace_dims(space, type, g->dims);
     g->batch = qn_dim_const(space->dims, 1);
     for (int i = 0; i < g->rank - 1; i++)
         g->batch = qn_dim_mul(space->dims, g->batch, g->dims[i]);
     g->n = g->dims[g->rank - 1];
-    g->k = qn_ispace_import(space, x->dims[x->rank - 1]);
-    g->lanes = g->w.lowering->options->machine->vector_bytes / 4;
-    g->width = (int)y->dims[y->rank - 1]->value;
+    const int n_batch = (int)qn_attr_int(root, QN_ATTR_BATCH_DIMS);
+    g->k = qn_ispace_import(space, y->dims[n_batch + 1]);
+    g->n_panels = qn_ispace_import(space, y->dims[n_batch]);
+    g->sum = type->dtype;
+    g->lanes = g->w.lowering->options->machine->vector_bytes / QN_WORD_BYTES;
+    g->width = qn_word_panels(y, n_batch, g->w.lowering->options->machine);
     g->vectors = g->width / g->lanes;
 }
 
@@ -239,10 +239,11 @@ static qn_status lower(qn_lowering *l, const qn_group *group)
     if (group->n_nodes == 1) {
         g->out = qn_writer_argument(w, qn_lower_buffer(l, product), false, true);
     } else {
-        g->tile = qn_kernel_add_local(w->kernel, "tile", QUERN_F32, g->width);
+        g->tile = qn_kernel_add_local(w->kernel, "tile", g->sum, g->width);
         qn_writer_bind(w, product, fetch_sum, g);
     }
-    w->kernel->flops = 2 * qn_likely_extent(g->batch) * qn_likely_extent(g->n) * qn_likely_extent(g->k);
+    w->kernel->flops = 2 * qn_likely_extent(g->batch) * qn_likely_extent(g->n) * qn_likely_extent(g->k) *
+                       qn_word_elements(g->x->dtype);
     const qn_dim tasks = write_tasks(g);
     const qn_status status = qn_writer_finish(w, tasks, qn_group_step_name(group, l->arena));
     qn_arena_free(scratch);

@@ -5,15 +5,17 @@
  *         at compile time where it is a constant; the left side as [batch…, m…, K]; a matmul_packed over them.
  *
  * On a machine with a matrix unit also bf16 of K in whole steps, with pairs of k side by side: [batch…, panels, K / 2, width, 2].
+ * Products of bytes with sums of 32 bits likewise, on any CPU, with four of k side by side: [batch…, panels, K / 4, width, 4], one side
+ * signed and the other not.
  * Under precision bf16 constant right sides of few rows, which are bound by reading them, are kept as bf16 and multiplied as
  * float32.
  *
  *   %w: f32[768, 3072]                    %p = reshape %w [768, 96, 32], transpose to [96, 768, 32]
  *   dot_general %x: f32[128, 768], %w     matmul_packed %x, %p : f32[128, 3072]
  */
-#include "ir/build.h"
 #include "passes/claim.h"
-#include "passes/passes.h"
+#include "passes/quantize.h"
+#include "passes/words.h"
 
 /* The product of dims[from … to) */
 static qn_dim product(qn_dims *table, const qn_dim *dims, int from, int to)
@@ -22,13 +24,6 @@ static qn_dim product(qn_dims *table, const qn_dim *dims, int from, int to)
     for (int i = from; i < to; i++)
         p = qn_dim_mul(table, p, dims[i]);
     return p;
-}
-
-static bool is_constant(const qn_value *value)
-{
-    while (value->node && value->node->n_operands == 1 && value->node->n_regions == 0)
-        value = value->node->operands[0];
-    return value->node && value->node->op == QN_OP_CONSTANT;
 }
 
 /* Packing a right side that is not a constant costs as much as some rows of the product. */
@@ -46,7 +41,7 @@ static bool worth_packing(qn_dims *table, const qn_node *node, const qn_dot_side
     qn_dim work = qn_dim_mul(table, columns, depth);
     if (work->max < LEAST_WORK || columns->max < 2)
         return false;
-    return is_constant(node->operands[1]) || rows->max >= LEAST_ROWS;
+    return qn_is_constant(node->operands[1]) || rows->max >= LEAST_ROWS;
 }
 
 /* Behind what `to` has already. */
@@ -57,8 +52,8 @@ static int64_t *put_axes(int n, const int64_t *axes, int64_t *to)
     return to;
 }
 
-/* [batch…, panels, K, width] -> [batch…, panels, K / 2, width, 2] */
-static qn_value *pairs_of(qn_builder *b, qn_value *y)
+/* [batch…, panels, K, width] -> [batch…, panels, K / n, width, n] */
+static qn_value *side_by_side(qn_builder *b, qn_value *y, int64_t n)
 {
     qn_dim dims[QN_MAX_RANK];
     int64_t perm[QN_MAX_RANK];
@@ -70,11 +65,59 @@ static qn_value *pairs_of(qn_builder *b, qn_value *y)
         perm[i] = i;
     }
     dims[rank] = dims[rank - 1];
-    dims[rank - 1] = qn_dim_const(qn_b_dims(b), 2);
-    dims[rank - 2] = qn_dim_const(qn_b_dims(b), dims[rank - 2]->value / 2);
+    dims[rank - 1] = qn_dim_const(qn_b_dims(b), n);
+    dims[rank - 2] = qn_dim_const(qn_b_dims(b), dims[rank - 2]->value / n);
     perm[rank - 1] = rank;
     perm[rank] = rank - 1;
     return qn_b_transpose(b, qn_b_reshape(b, y, rank + 1, dims), perm);
+}
+
+/* ---- bytes ---- */
+
+static bool is_byte(qn_dtype dtype)
+{
+    return dtype == QUERN_I8 || dtype == QUERN_U8;
+}
+
+/* y of bytes with the other kind of sign: 128 less, or more. */
+static qn_value *flip(qn_builder *b, qn_value *y)
+{
+    const bool sign = y->type.dtype == QUERN_I8;
+    qn_value *top = qn_b_scalar(b, y->type.dtype, sign ? -128 : 128);
+    return qn_b_bitcast(b, sign ? QUERN_U8 : QUERN_I8, qn_b_binary_bcast(b, QN_OP_XOR, y, top));
+}
+
+/* Zeros behind what axis `axis` has, up to a multiple of the bytes of a word. */
+static qn_value *whole_words(qn_builder *b, qn_value *v, int axis)
+{
+    qn_dims *table = qn_b_dims(b);
+    qn_dim low[QN_MAX_RANK], high[QN_MAX_RANK];
+    if (!v)
+        return NULL;
+    const int64_t past = (QN_WORD_BYTES - v->type.dims[axis]->value % QN_WORD_BYTES) % QN_WORD_BYTES;
+    for (int i = 0; i < v->type.rank; i++)
+        low[i] = high[i] = qn_dim_const(table, 0);
+    high[axis] = qn_dim_const(table, past);
+    return past ? qn_b_pad(b, v, qn_b_scalar(b, v->type.dtype, 0), low, high, NULL) : v;
+}
+
+/* The product takes x and y of different signs. Where they are the same, y is made 128 less or more, which adds to the result, or takes
+ * from it, 128 times the sum of x's row. */
+static qn_value *bytes_product(qn_builder *b, qn_value *x, qn_value *y, int n_batch, qn_dim n, int64_t width)
+{
+    const int last = x->type.rank - 1;
+    const bool same = x->type.dtype == y->type.dtype;
+    qn_value *sums = NULL;
+    if (same) {
+        qn_value *wide = qn_b_convert(b, QUERN_I32, x);
+        sums = qn_b_reduce(b, QN_SUM, wide, 1, (int64_t[]){ last }, true);
+        qn_value *by = qn_b_scalar(b, QUERN_I32, x->type.dtype == QUERN_I8 ? -128 : 128);
+        sums = qn_b_binary_bcast(b, QN_OP_MUL, sums, by);
+        y = flip(b, y);
+    }
+    qn_value *panels = side_by_side(b, qn_b_panels(b, whole_words(b, y, n_batch), width), QN_WORD_BYTES);
+    qn_value *r = qn_b_matmul_packed(b, whole_words(b, x, last), panels, n_batch, n, QUERN_I32);
+    return same ? qn_b_binary_bcast(b, QN_OP_ADD, r, sums) : r;
 }
 
 static qn_value *packed_product(qn_builder *b, const qn_node *node, const qn_dot_side *xs,
@@ -106,31 +149,36 @@ static qn_value *packed_product(qn_builder *b, const qn_node *node, const qn_dot
     if (!x || !y)
         return NULL;
     qn_dim n = y->type.dims[n_batch + 1];
-    qn_value *panels = qn_b_panels(b, y, n->max > lanes ? 2 * lanes : lanes);
+    const int64_t width = n->max > lanes ? 2 * lanes : lanes;
+    const qn_type *type = &node->results[0].type;
+    if (is_byte(x->type.dtype))
+        return qn_b_reshape(b, bytes_product(b, x, y, n_batch, n, width), type->rank, type->dims);
+    qn_value *panels = qn_b_panels(b, y, width);
     if (x->type.dtype == QUERN_BF16)
-        panels = pairs_of(b, panels);
+        panels = side_by_side(b, panels, 2);
     else if (shorter)
         panels = qn_b_convert(b, QUERN_BF16, panels);
-    const qn_type *type = &node->results[0].type;
     qn_value *r = qn_b_matmul_packed(b, x, panels, n_batch, n, type->dtype);
     return qn_b_reshape(b, r, type->rank, type->dims);
 }
 
-/* Float32; or bf16 whose K the matrix unit takes in whole steps. */
+/* Float32; bf16 whose K the matrix unit takes in whole steps; bytes with sums of 32 bits. */
 static bool can_pack(const qn_node *node, const qn_machine *machine)
 {
     enum { STEP = 32 };
-    const qn_dtype dtype = node->operands[0]->type.dtype;
+    const qn_dtype x = node->operands[0]->type.dtype, y = node->operands[1]->type.dtype,
+                   result = node->results[0].type.dtype;
     int n;
     const int64_t *axes = qn_attr_ints(node, QN_ATTR_X_CONTRACT, &n);
     int64_t k = 1;
-    if (node->results[0].type.dtype != QUERN_F32 || dtype != node->operands[1]->type.dtype)
-        return false;
     for (int i = 0; i < n; i++) {
         const qn_dim d = node->operands[0]->type.dims[axes[i]];
         k = qn_dim_is_const(d) && k <= INT32_MAX ? k * d->value : 0;
     }
-    return dtype == QUERN_F32 || (dtype == QUERN_BF16 && machine->tiles && k > 0 && k % STEP == 0);
+    if (is_byte(x) && is_byte(y) && result == QUERN_I32)
+        return k > 0;
+    return x == y && result == QUERN_F32 &&
+           (x == QUERN_F32 || (x == QUERN_BF16 && machine->tiles && k > 0 && k % STEP == 0));
 }
 
 /* A product that only waits for its right side. */
@@ -140,7 +188,8 @@ static bool waits_for_memory(const qn_node *node, const qn_dot_side *x)
     double rows = 1;
     for (int i = 0; i < x->n_free; i++)
         rows *= (double)node->operands[0]->type.dims[x->free[i]]->max;
-    return rows <= FEW_ROWS && node->operands[0]->type.dtype == QUERN_F32 && is_constant(node->operands[1]);
+    return rows <= FEW_ROWS && node->operands[0]->type.dtype == QUERN_F32 &&
+           qn_is_constant(node->operands[1]);
 }
 
 static qn_status pack_graph(qn_graph *graph, const qn_pass_options *options, bool *changed, qn_diags *diags)

@@ -5,8 +5,10 @@
 #include "ir/graph.h"
 #include "ir/program.h"
 
-/* What contractions multiply: float32 as the model says, or bfloat16 with sums in float32 where that is faster. */
-typedef enum qn_precision { QN_PRECISION_F32, QN_PRECISION_BF16 } qn_precision;
+/* What contractions multiply: float32 as the model says; bfloat16 with sums in float32, or bytes with sums of 32 bits, where
+ * that is faster. */
+typedef enum qn_precision { QN_PRECISION_F32, QN_PRECISION_BF16, QN_PRECISION_INT8 } qn_precision;
+extern const char *const qn_precision_names[]; /* passes/quantize.c; ends with NULL */
 
 typedef enum qn_math { QN_MATH_STRICT, QN_MATH_DEFAULT, QN_MATH_FAST } qn_math;
 
@@ -17,6 +19,7 @@ typedef struct qn_machine {
     int vector_registers; /* 32 or 16 */
     bool fma;
     bool masked; /* masked loads and stores are cheap */
+    bool dot4;   /* QN_K_DOT4 is one instruction */
     bool tiles;  /* the matrix unit of QN_K_TILE_*, bf16 and bytes */
     int64_t l1_bytes, l2_bytes;
     int gpu_arch;         /* 90 for sm_90 */

@@ -1,4 +1,5 @@
-/* Lets large products multiply bfloat16 where that is faster: on machines with a matrix unit.
+/* Lets products multiply numbers of fewer bits where that is faster. Bytes, under precision int8, are in quantize_int8.c. Here
+ * is bfloat16, on machines with a matrix unit.
  *
  * Before: dot_general of float32, {precision = bf16}. After: its operands rounded to bf16, its sums float32 as before.
  * Constants are rounded at compile time; other operands by whoever computes them, so what lies in memory is bf16.
@@ -12,9 +13,8 @@
  * Products that are small, or bound by reading the right side, stay as they are; see pack.c for the latter. */
 #include <string.h>
 
-#include "ir/build.h"
 #include "passes/conv_tile.h"
-#include "passes/passes.h"
+#include "passes/quantize.h"
 
 enum {
     STEP = 32,      /* of K, that one instruction takes */
@@ -22,6 +22,40 @@ enum {
     LEAST_COLUMNS = 16,
     LEAST_WORK = 1 << 18 /* multiplications */
 };
+
+const char *const qn_precision_names[] = {
+    [QN_PRECISION_F32] = "f32", [QN_PRECISION_BF16] = "bf16", [QN_PRECISION_INT8] = "int8", NULL
+};
+
+bool qn_is_constant(const qn_value *value)
+{
+    const qn_node *node = value->node;
+    bool all = node && (node->op == QN_OP_CONSTANT || node->n_operands > 0) && node->n_regions == 0 &&
+               node->op != QN_OP_RANDOM_BITS && !(qn_ops[node->op].flags & QN_FLAG_EFFECT);
+    for (int i = 0; all && i < node->n_operands; i++)
+        all = qn_is_constant(node->operands[i]);
+    return all;
+}
+
+static int copy_axes(const qn_node *node, qn_attr_key key, int64_t *to)
+{
+    int n;
+    const int64_t *axes = qn_attr_ints(node, key, &n);
+    memcpy(to, axes, (size_t)n * sizeof *axes);
+    return n;
+}
+
+qn_dot qn_dot_of(const qn_node *node)
+{
+    qn_dot dot = { .n_batch = 0 };
+    dot.n_batch = copy_axes(node, QN_ATTR_X_BATCH, dot.x_batch);
+    copy_axes(node, QN_ATTR_Y_BATCH, dot.y_batch);
+    dot.n_contract = copy_axes(node, QN_ATTR_X_CONTRACT, dot.x_contract);
+    copy_axes(node, QN_ATTR_Y_CONTRACT, dot.y_contract);
+    return dot;
+}
+
+/* ---- bfloat16 ---- */
 
 /* Is each of the axes of constant extent? The product of the extents. */
 static bool extent(const qn_type *type, int n, const int64_t *axes, int64_t *out)
@@ -71,16 +105,7 @@ static bool worth_it(const qn_node *node)
 
 static qn_value *round_operands(qn_builder *b, const qn_node *node)
 {
-    qn_dot dot = { 0 };
-    int n;
-    const int64_t *axes = qn_attr_ints(node, QN_ATTR_X_BATCH, &dot.n_batch);
-    memcpy(dot.x_batch, axes, (size_t)dot.n_batch * sizeof *axes);
-    axes = qn_attr_ints(node, QN_ATTR_Y_BATCH, &n);
-    memcpy(dot.y_batch, axes, (size_t)n * sizeof *axes);
-    axes = qn_attr_ints(node, QN_ATTR_X_CONTRACT, &dot.n_contract);
-    memcpy(dot.x_contract, axes, (size_t)dot.n_contract * sizeof *axes);
-    axes = qn_attr_ints(node, QN_ATTR_Y_CONTRACT, &n);
-    memcpy(dot.y_contract, axes, (size_t)n * sizeof *axes);
+    const qn_dot dot = qn_dot_of(node);
     return qn_b_dot_general(b, qn_b_convert(b, QUERN_BF16, node->operands[0]),
                             qn_b_convert(b, QUERN_BF16, node->operands[1]), &dot, QUERN_F32);
 }
@@ -115,23 +140,37 @@ static qn_value *round_convolution(qn_builder *b, const qn_node *node)
 
 /* ---- the pass ---- */
 
+/* What replaces the node's result; NULL: it stays, or after a report. */
+static qn_value *replacement(qn_builder *b, const qn_node *node, const qn_pass_options *options,
+                             bool convolutions)
+{
+    if (options->precision == QN_PRECISION_INT8)
+        return node->op == QN_OP_DOT_GENERAL && qn_int8_is_worth_it(node, options->machine)
+                   ? qn_int8_product(b, node)
+                   : NULL;
+    if (node->op == QN_OP_DOT_GENERAL && worth_it(node))
+        return round_operands(b, node);
+    const bool fits = convolutions && node->op == QN_OP_CONVOLUTION &&
+                      node->operands[0]->type.dtype == QUERN_F32 && qn_conv_tile_fits(node, options);
+    return fits ? round_convolution(b, node) : NULL;
+}
+
 static qn_status quantize_graph(qn_graph *graph, const qn_pass_options *options, bool *changed,
                                 qn_diags *diags)
 {
     const bool convolutions = convolutions_fit(graph);
+    const int errors = diags->n_errors;
     for (qn_node *node = graph->first, *next; node; node = next) {
         next = node->next;
         for (int i = 0; i < node->n_regions; i++)
             QN_TRY(quantize_graph(node->regions[i], options, changed, diags));
-        const bool product = node->op == QN_OP_DOT_GENERAL && worth_it(node);
-        if (!product && !(convolutions && node->op == QN_OP_CONVOLUTION &&
-                          node->operands[0]->type.dtype == QUERN_F32 && qn_conv_tile_fits(node, options)))
-            continue;
-        qn_builder b = { .graph = graph, .before = node, .loc = node->loc, .diags = diags };
         qn_node_resolve(node);
-        qn_value *made = product ? round_operands(&b, node) : round_convolution(&b, node);
-        if (!made)
+        qn_builder b = { .graph = graph, .before = node, .loc = node->loc, .diags = diags };
+        qn_value *made = replacement(&b, node, options, convolutions);
+        if (diags->n_errors > errors)
             return qn_diags_status(diags);
+        if (!made)
+            continue;
         qn_value_replace(&node->results[0], made);
         qn_node_remove(node);
         *changed = true;
@@ -144,7 +183,9 @@ qn_status qn_pass_quantize(qn_graph *graph, const qn_pass_options *options, bool
                            qn_diags *diags)
 {
     *out_changed = false;
-    if (options->precision != QN_PRECISION_BF16 || !options->machine || !options->machine->tiles)
-        return QUERN_OK;
-    return quantize_graph(graph, options, out_changed, diags);
+    const qn_machine *machine = options->machine;
+    const bool any = machine && !machine->gpu &&
+                     (options->precision == QN_PRECISION_INT8 ||
+                      (options->precision == QN_PRECISION_BF16 && machine->tiles));
+    return any ? quantize_graph(graph, options, out_changed, diags) : QUERN_OK;
 }

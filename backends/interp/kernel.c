@@ -124,6 +124,14 @@ static qn_scalar reduce(const qn_kinst *inst, const qn_scalar *a)
     return lanes[0];
 }
 
+static qn_scalar dot4(qn_scalar *const *o, int i)
+{
+    int64_t sum = o[2][i].i;
+    for (int k = 4 * i; k < 4 * i + 4; k++)
+        sum += o[0][k].i * o[1][k].i;
+    return qn_keval_normal(QUERN_I32, (qn_scalar){ .i = sum });
+}
+
 static qn_scalar lane(machine *m, const qn_kinst *inst, qn_scalar *const *o, int i)
 {
     qn_dtype dtype = inst->results[0].type.dtype;
@@ -135,6 +143,7 @@ static qn_scalar lane(machine *m, const qn_kinst *inst, qn_scalar *const *o, int
     case QN_K_UNARY: return qn_keval_unary(inst->fn, from, o[0][i]);
     case QN_K_BINARY: return qn_keval_binary(inst->fn, from, o[0][i], o[1][i]);
     case QN_K_FMA: return qn_keval_fma(dtype, o[0][i], o[1][i], o[2][i]);
+    case QN_K_DOT4: return dot4(o, i);
     case QN_K_COMPARE: return (qn_scalar){ .i = qn_keval_compare(inst->direction, from, o[0][i], o[1][i]) };
     case QN_K_SELECT: return o[0][i].i ? o[1][i] : o[2][i];
     case QN_K_CONVERT: return qn_keval_convert(from, dtype, o[0][i]);

@@ -57,7 +57,24 @@ static LLVMTargetMachineRef new_machine(const qn_llvm_target *t, qn_llvm_effort 
                                    LLVMCodeModelSmall);
 }
 
-/* A function that multiplies and adds 16 floats, rounds them to f16 and adds 64 bytes. */
+/* Adds 8 sums of two products of 16 bits to what is in a register: one instruction with VNNI, of which vpdpbusd is part. */
+static void add_products(LLVMContextRef c, LLVMBuilderRef b, LLVMValueRef from, LLVMValueRef to)
+{
+    LLVMTypeRef i32 = LLVMInt32TypeInContext(c), wide = LLVMVectorType(i32, 16);
+    LLVMValueRef x = LLVMBuildLoad2(b, LLVMVectorType(LLVMInt16TypeInContext(c), 16), from, "");
+    LLVMValueRef products = LLVMBuildSExt(b, x, wide, ""), halves[2], places[8];
+    products = LLVMBuildMul(b, products, products, "");
+    for (unsigned odd = 0; odd < 2; odd++) {
+        for (unsigned i = 0; i < 8; i++)
+            places[i] = LLVMConstInt(i32, 2 * i + odd, 0);
+        halves[odd] =
+            LLVMBuildShuffleVector(b, products, LLVMGetPoison(wide), LLVMConstVector(places, 8), "");
+    }
+    LLVMValueRef sum = LLVMBuildBitCast(b, x, LLVMVectorType(i32, 8), "");
+    LLVMBuildStore(b, LLVMBuildAdd(b, sum, LLVMBuildAdd(b, halves[0], halves[1], ""), ""), to);
+}
+
+/* A function that multiplies and adds 16 floats, rounds them to f16, adds 64 bytes, and products of 16 bits. */
 static LLVMModuleRef probe_module(LLVMContextRef c, const qn_llvm_target *t)
 {
     LLVMModuleRef module = LLVMModuleCreateWithNameInContext("probe", c);
@@ -86,6 +103,7 @@ static LLVMModuleRef probe_module(LLVMContextRef c, const qn_llvm_target *t)
     LLVMBuildStore(b, LLVMBuildFPTrunc(b, v, h16, ""), at[2]);
     LLVMValueRef w = LLVMBuildLoad2(b, bytes, at[3], "");
     LLVMBuildStore(b, LLVMBuildAdd(b, w, w, ""), at[3]);
+    add_products(c, b, at[3], at[0]);
     LLVMBuildRetVoid(b);
     LLVMDisposeBuilder(b);
     return module;
@@ -193,6 +211,7 @@ static bool learn_listed(qn_llvm_target *t)
     LLVMDisposeTargetData(layout);
     LLVMDisposeTargetMachine(machine);
     t->avx512 = lists(t->features, "avx512f") && lists(t->features, "avx512bw");
+    t->vnni = lists(t->features, t->avx512 ? "avx512vnni" : "avxvnni");
     return lists(t->features, "avx2") && lists(t->features, "fma") && lists(t->features, "f16c");
 }
 
@@ -221,6 +240,7 @@ static bool learn_probed(qn_llvm_target *t, char *message, size_t size)
         /* With AVX-512 F alone the bytes would still be added in ymm registers. */
         const char *add = strstr(text, "vpaddb");
         t->avx512 = strstr(text, "vfmadd") && add && memchr(add, 'z', strcspn(add, "\n"));
+        t->vnni = strstr(text, "vpdpwssd");
         bool wide = strstr(text, "ymm") || strstr(text, "zmm");
         fit = wide && strstr(text, "vfmadd") && strstr(text, "vcvtps2ph");
     } else if (fit) {
@@ -250,6 +270,7 @@ static qn_status learn(qn_llvm_target *t, bool is_host, bool plain, qn_diags *di
     /* Of a core of another machine: what the plainer ones with such vectors have. */
     const int64_t l2_bytes = t->avx512 ? 1 << 20 : 512 << 10;
     t->machine = (qn_machine){
+        .dot4 = t->vnni,
         .tiles = t->avx512 && has_tiles(t),
         .vector_bytes = t->vector_bytes,
         .vector_registers = t->avx512 || t->isa == QN_ISA_AARCH64 ? 32 : 16,

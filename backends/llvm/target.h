@@ -15,6 +15,7 @@ typedef struct qn_llvm_target {
     qn_isa isa;
     int vector_bytes;
     bool avx512; /* F, BW, DQ and VL: what x86-64-v4 and every AVX-512 server has */
+    bool vnni;   /* AVX512_VNNI or AVX_VNNI: vpdpbusd */
     const char *data_layout;
     qn_machine machine;
     struct qn_llvm_target *next;

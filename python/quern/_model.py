@@ -367,7 +367,8 @@ def compile(model, target="cpu", threads=None, math="default", cpu=None, dims=No
     optimize 2 (0: the default), or 1: a kernel for each node, for looking for mistakes
     blas     who multiplies matrices: "none": our own kernels; "openblas": OpenBLAS where it can; "auto" (None): OpenBLAS
              for float64, where it is there and not in use. The same bits for any number of threads
-    precision  "f32", or "bf16": large products of bfloat16 with sums in float32, where that is faster
+    precision  "f32"; where that is faster "bf16": large products of bfloat16 with sums in float32, or "int8": products with
+             constants, of bytes
 
     Raises UnsupportedError (with all that is unsupported), ModelError, ArgumentError, FileError."""
     options = compile_options(target, threads, math, cpu, cache, optimize, blas, precision)

@@ -1,0 +1,57 @@
+/* Words of a product's operands: see words.h. */
+#include "passes/words.h"
+
+int qn_word_elements(qn_dtype dtype)
+{
+    return QN_WORD_BYTES / (int)qn_dtype_bytes(dtype);
+}
+
+int qn_word_panels(const qn_type *y, int n_batch, const qn_machine *machine)
+{
+    const bool bytes = y->dtype == QUERN_I8 || y->dtype == QUERN_U8;
+    const int lanes = machine->vector_bytes / QN_WORD_BYTES;
+    if (bytes ? y->rank != n_batch + 4 || !qn_dim_is(y->dims[n_batch + 3], QN_WORD_BYTES)
+              : y->dtype != QUERN_F32 || y->rank != n_batch + 3)
+        return 0;
+    const int64_t width = y->dims[n_batch + 2]->value;
+    return width == lanes || width == 2 * lanes ? (int)width : 0;
+}
+
+static qn_kvalue *element(qn_kbuilder *b, const qn_kbuffer *buffer, qn_kvalue *word)
+{
+    return qn_kb_imul(b, word, qn_kb_index(b, qn_word_elements(buffer->dtype)));
+}
+
+qn_kvalue *qn_word_load(qn_kbuilder *b, qn_kbuffer *buffer, qn_kvalue *at, int lanes)
+{
+    return qn_kb_load(b, buffer, element(b, buffer, at), lanes * qn_word_elements(buffer->dtype));
+}
+
+qn_kvalue *qn_word_repeat(qn_kbuilder *b, qn_kbuffer *buffer, qn_kvalue *at, int lanes)
+{
+    const int n = qn_word_elements(buffer->dtype);
+    qn_kvalue *word = qn_word_load(b, buffer, at, 1);
+    int mask[64];
+    if (n == 1)
+        return qn_kb_splat(b, word, lanes);
+    for (int i = 0; i < n * lanes; i++)
+        mask[i] = i % n;
+    return qn_kb_shuffle(b, word, word, n * lanes, mask);
+}
+
+void qn_word_store(qn_kbuilder *b, qn_kbuffer *buffer, qn_kvalue *at, qn_kvalue *words)
+{
+    qn_kb_store(b, buffer, element(b, buffer, at), words, NULL);
+}
+
+void qn_word_prefetch(qn_kbuilder *b, qn_kbuffer *buffer, qn_kvalue *at, int locality)
+{
+    qn_kb_prefetch(b, buffer, element(b, buffer, at), locality);
+}
+
+qn_kvalue *qn_word_multiply_add(qn_kbuilder *b, qn_kvalue *x, qn_kvalue *y, qn_kvalue *sum)
+{
+    return x->type.dtype == QUERN_F32  ? qn_kb_fma(b, x, y, sum)
+           : x->type.dtype == QUERN_U8 ? qn_kb_dot4(b, x, y, sum)
+                                       : qn_kb_dot4(b, y, x, sum);
+}

@@ -1,0 +1,24 @@
+/* What templates for products multiply at a time: a float, or four bytes in the place of one (QN_K_DOT4). Kernels count in words,
+ * so that bytes need no loops of their own. A buffer's dtype says which it is. */
+#ifndef QN_PASSES_WORDS_H
+#define QN_PASSES_WORDS_H
+
+#include "ir/kernel.h"
+#include "passes/pass.h"
+
+enum { QN_WORD_BYTES = 4 };
+
+/* Elements of a word: 1 for f32, 4 for i8 and u8. */
+int qn_word_elements(qn_dtype dtype);
+/* Columns of a panel, where y is what the right side of matmul_packed is for words on that machine; else 0. */
+int qn_word_panels(const qn_type *y, int n_batch, const qn_machine *machine);
+/* `lanes` words from word number `at` on, as a vector of their elements. */
+qn_kvalue *qn_word_load(qn_kbuilder *b, qn_kbuffer *buffer, qn_kvalue *at, int lanes);
+/* One word, `lanes` times. */
+qn_kvalue *qn_word_repeat(qn_kbuilder *b, qn_kbuffer *buffer, qn_kvalue *at, int lanes);
+void qn_word_store(qn_kbuilder *b, qn_kbuffer *buffer, qn_kvalue *at, qn_kvalue *words);
+void qn_word_prefetch(qn_kbuilder *b, qn_kbuffer *buffer, qn_kvalue *at, int locality);
+/* sum + x * y, word by word; of bytes one is signed, the other is not. */
+qn_kvalue *qn_word_multiply_add(qn_kbuilder *b, qn_kvalue *x, qn_kvalue *y, qn_kvalue *sum);
+
+#endif

@@ -1,0 +1,372 @@
+/* Products of bytes, and precision int8, which makes them: the instruction as text and as code; passes and templates against the
+ * interpreter; models as machine code. Under int8 rows and columns hold multiples of 1/8 up to 127/8, which bytes say exactly,
+ * so that results are those of float32. */
+#include <math.h>
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <string.h>
+
+#include <cmocka.h>
+
+#include "backends/backend.h"
+#include "ir/build.h"
+#include "passes/pass.h"
+#include "quern.h"
+#include "tests/support/jit_kernel.h"
+#include "tests/support/lowered.h"
+
+static const qn_machine machines[] = {
+    { .vector_bytes = 64,
+      .vector_registers = 32,
+      .fma = true,
+      .masked = true,
+      .dot4 = true,
+      .l1_bytes = 32768,
+      .l2_bytes = 1 << 20 },
+    { .vector_bytes = 32, .vector_registers = 16, .fma = true, .l1_bytes = 32768, .l2_bytes = 1 << 18 },
+};
+enum { N_MACHINES = sizeof machines / sizeof *machines };
+
+/* Those that this machine runs; NULL is itself. */
+static int host_cpus(const char *out[3])
+{
+    qn_arena *arena = qn_arena_new();
+    qn_diags diags;
+    qn_machine machine = { 0 };
+    const qn_target target = { .cpu = "native", .jit = true };
+    qn_diags_init(&diags, arena);
+    const bool wide =
+        !qn_backend_cpu.describe(&target, arena, &machine, &diags) && machine.vector_bytes == 64;
+    qn_arena_free(arena);
+    out[0] = NULL;
+    out[1] = "x86-64-v3";
+    out[2] = "x86-64-v4";
+    return wide ? 3 : 2;
+}
+
+/* ---- the instruction ---- */
+
+static const char wide_kernel[] =
+    "kernel @dots(%x: u8 in, %y: i8 in, %z: i32 inout) {\n"
+    "  %0 = load %x[0] : u8x64\n"
+    "  %1 = load %y[0] : i8x64\n"
+    "  %2 = load %z[0] : i32x16\n"
+    "  %3 = dot4 %0, %1, %2\n"
+    "  store %z[0], %3\n"
+    "  %4 = load %y[64] : i8x4\n"
+    "  %5 = shuffle %4, %4 [0, 1, 2, 3, 0, 1, 2, 3, 0, 1, 2, 3, 0, 1, 2, 3, 0, 1, "
+    "2, 3, 0, 1, 2, 3, 0, 1, 2, 3, 0, 1, 2, 3]\n"
+    "  %6 = load %x[64] : u8x32\n"
+    "  %7 = load %z[16] : i32x8\n"
+    "  %8 = dot4 %6, %5, %7\n"
+    "  store %z[16], %8\n"
+    "  %9 = load %x[96] : u8x4\n"
+    "  %10 = load %z[24] : i32\n"
+    "  %11 = dot4 %9, %4, %10\n"
+    "  store %z[24], %11\n"
+    "}\n";
+/* 4 * 255 * -128: what saturates in 16 bits */
+static const char extreme_kernel[] = "kernel @extreme(%z: i32 out) {\n"
+                                     "  %0 = splat u8 255 : u8x32\n"
+                                     "  %1 = splat i8 -128 : i8x32\n"
+                                     "  %2 = dot4 %0, %1, i32x8 -2147483648\n"
+                                     "  store %z[0], %2\n"
+                                     "}\n";
+
+static qn_kernel *parse(const char *text, qn_arena *arena)
+{
+    qn_diags diags;
+    qn_diags_init(&diags, arena);
+    qn_kernel *k = qn_kernel_parse(text, "test", arena, &diags);
+    if (!k)
+        fail_msg("%s", qn_diags_text(&diags, arena));
+    return k;
+}
+
+static void instruction_as_text_and_code(void **state)
+{
+    (void)state;
+    qn_arena *arena = qn_arena_new();
+    qn_kernel *k = parse(wide_kernel, arena), *extreme = parse(extreme_kernel, arena);
+    assert_string_equal(qn_kernel_print(k, arena), wide_kernel);
+    assert_string_equal(qn_kernel_print(qn_kernel_clone(k, arena), arena), wide_kernel);
+    const char *cpus[3];
+    for (int i = host_cpus(cpus) - 1; i >= 0; i--) {
+        kernel_compare(k, (int64_t[]){ 100, 68, 25 }, NULL, 1, cpus[i]);
+        kernel_compare(extreme, (int64_t[]){ 8 }, NULL, 1, cpus[i]);
+    }
+    qn_arena_free(arena);
+}
+
+static void each_cpu_uses_what_it_has(void **state)
+{
+    (void)state;
+    static const struct {
+        const char *triple, *cpu, *has, *has_not;
+    } cases[] = {
+        { "x86_64-unknown-linux-gnu", "znver4", "vpdpbusd", "vpmaddwd" },
+        { "x86_64-unknown-linux-gnu", "cascadelake", "vpdpbusd", "vpmaddwd" },
+        { "x86_64-unknown-linux-gnu", "alderlake", "vpdpbusd", "vpmaddwd" },
+        { "x86_64-unknown-linux-gnu", "x86-64-v4", "vpmaddwd", "vpdp" },
+        { "x86_64-unknown-linux-gnu", "haswell", "vpmaddwd", "vpdp" },
+        { "aarch64-unknown-linux-gnu", "generic", "ret", "vpdp" },
+    };
+    for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
+        qn_arena *arena = qn_arena_new();
+        const qn_target target = { .triple = cases[i].triple, .cpu = cases[i].cpu };
+        qn_kernel *k =
+            parse("kernel @dots(%x: u8 in, %y: i8 in, %z: i32 inout) {\n  %0 = load %x[0] : u8x32\n"
+                  "  %1 = load %y[0] : i8x32\n  %2 = load %z[0] : i32x8\n"
+                  "  %3 = dot4 %0, %1, %2\n  store %z[0], %3\n}\n",
+                  arena);
+        const char *text = kernel_text(k, &target, QN_EMIT_ASSEMBLY, arena);
+        if (!strstr(text, cases[i].has) || strstr(text, cases[i].has_not))
+            fail_msg("%s: wanted %s and no %s in\n%s", cases[i].cpu, cases[i].has, cases[i].has_not, text);
+        qn_arena_free(arena);
+    }
+}
+
+static void mistakes_are_found(void **state)
+{
+    (void)state;
+    static const char *const lines[] = { "dot4 i8x16 1, i8x16 1, i32x4 1", "dot4 u8x16 1, u8x16 1, i32x4 1",
+                                         "dot4 u8x8 1, i8x8 1, i32x4 1", "dot4 u8x16 1, i8x16 1, u32x4 1" };
+    for (size_t i = 0; i < sizeof lines / sizeof *lines; i++) {
+        qn_arena *arena = qn_arena_new();
+        qn_diags diags;
+        qn_diags_init(&diags, arena);
+        const char *text = qn_arena_printf(arena, "kernel @k(%%x: f32 in) {\n  %%0 = %s\n}\n", lines[i]);
+        assert_null(qn_kernel_parse(text, "test", arena, &diags));
+        assert_non_null(strstr(qn_diags_text(&diags, arena), "adds products of u8 and i8"));
+        qn_arena_free(arena);
+    }
+}
+
+/* ---- products of bytes ---- */
+
+static int64_t elements_of(const qn_type *type, const int64_t *symbols, int64_t *out_dims)
+{
+    int64_t n = 1;
+    for (int i = 0; i < type->rank; i++)
+        n *= out_dims[i] = qn_dim_eval(type->dims[i], symbols);
+    return n;
+}
+
+static void fill_bytes(qn_array *array, const qn_type *type, int seed, qn_arena *arena)
+{
+    *array = (qn_array){ .dtype = type->dtype, .rank = type->rank };
+    const int64_t n = elements_of(type, NULL, array->dims);
+    unsigned char *data = array->data = QN_NEW_ARRAY(arena, unsigned char, n + 1);
+    for (int64_t i = 0; i < n; i++) /* 0, 255, 127 and 128 are among them */
+        data[i] = (unsigned char)((i * 7919 + seed * 104729) % 256);
+}
+
+static const struct {
+    int64_t batch, m, k, n; /* batch 0: y has none */
+} shapes[] = { { 0, 37, 64, 70 }, { 0, 1, 256, 65 },  { 0, 3, 100, 40 }, { 0, 13, 67, 33 },
+               { 3, 9, 48, 50 },  { 0, 26, 1024, 8 }, { 2, 1, 65, 32 } };
+
+static void products_of_bytes(void **state)
+{
+    (void)state;
+    static const qn_dtype dtypes[] = { QUERN_I8, QUERN_U8 };
+    for (size_t i = 0; i < 4 * sizeof shapes / sizeof *shapes; i++)
+        for (int m = 0; m < N_MACHINES; m++) {
+            qn_module *module = qn_module_new("bytes");
+            qn_diags diags;
+            qn_diags_init(&diags, module->arena);
+            qn_graph *graph = qn_function_new(module, "f");
+            qn_builder b = { .graph = graph, .diags = &diags };
+            const int64_t batch = shapes[i / 4].batch, rows = shapes[i / 4].m, k = shapes[i / 4].k,
+                          n = shapes[i / 4].n, x_dims[] = { batch ? batch : 1, rows, k },
+                          y_dims[] = { batch, k, n };
+            const qn_type types[] = {
+                qn_type_static(module, dtypes[i & 1], 3, x_dims),
+                qn_type_static(module, dtypes[i >> 1 & 1], batch ? 3 : 2, batch ? y_dims : y_dims + 1),
+            };
+            qn_array inputs[2];
+            fill_bytes(&inputs[0], &types[0], 1, module->arena);
+            fill_bytes(&inputs[1], &types[1], 2, module->arena);
+            qn_value *x = qn_graph_add_input(graph, "x", types[0], QN_ROLE_INPUT), *y;
+            if (batch) /* y is packed at run time, where there are enough rows */
+                y = qn_graph_add_input(graph, "y", types[1], QN_ROLE_INPUT);
+            else
+                y = qn_b_constant(&b, qn_tensor_new(module, types[1].dtype, 2, y_dims + 1, inputs[1].data));
+            qn_graph_add_output(graph, qn_b_matmul_to(&b, x, y, QUERN_I32), "r", -1);
+            const qn_pass_options options = { .machine = &machines[m], .fold = qn_interp_fold };
+            lowered_compare(qn_arena_printf(module->arena, "bytes %d", (int)i), graph, &options, inputs,
+                            NULL);
+            int packed = 0;
+            QN_FOR_NODES (graph, node)
+                packed += node->op == QN_OP_MATMUL_PACKED;
+            assert_int_equal(packed, !batch || rows >= 8);
+            qn_module_free(module);
+        }
+}
+
+/* ---- precision int8 ---- */
+
+static float number(int64_t i, int seed)
+{
+    return (float)((i * 7919 + seed * 104729) % 255 - 127) / 8;
+}
+
+/* [rows, k] or, transposed, [k, columns], with ±127/8 in each row (column). */
+static void fill_floats(float *to, int64_t rows, int64_t k, bool transposed, int seed)
+{
+    for (int64_t r = 0; r < rows; r++)
+        for (int64_t i = 0; i < k; i++)
+            to[transposed ? i * rows + r : r * k + i] = i == r % k ? 127.f / 8 : number(r * k + i, seed);
+}
+
+enum { K = 96, N = 77, MOST_ROWS = 41 };
+
+static float x[MOST_ROWS * K], w[K * N], bias[N], residual[MOST_ROWS * N];
+
+static void fill_operands(void)
+{
+    fill_floats(x, MOST_ROWS, K, false, 1);
+    fill_floats(w, N, K, true, 2);
+    for (int i = 0; i < N; i++)
+        bias[i] = number(i, 3);
+    for (int i = 0; i < MOST_ROWS * N; i++)
+        residual[i] = number(i, 4);
+}
+
+static void products_equal_those_of_float32(void **state)
+{
+    (void)state;
+    fill_operands();
+    for (int rows = 1; rows <= MOST_ROWS; rows += rows < 4 ? 1 : 36)
+        for (int m = 0; m < N_MACHINES; m++)
+            for (int transposed = 0; transposed < 2; transposed++) {
+                qn_module *module = qn_module_new("int8");
+                qn_diags diags;
+                qn_diags_init(&diags, module->arena);
+                qn_graph *graph = qn_function_new(module, "f");
+                qn_builder b = { .graph = graph, .diags = &diags };
+                const int64_t w_dims[] = { K, N };
+                qn_array inputs[] = { { QUERN_F32, 2, { rows, K }, x },
+                                      { QUERN_F32, 2, { rows, N }, residual } };
+                qn_value *in[2];
+                for (int i = 0; i < 2; i++)
+                    in[i] = qn_graph_add_input(graph, i ? "s" : "x",
+                                               qn_type_static(module, QUERN_F32, 2, inputs[i].dims),
+                                               QN_ROLE_INPUT);
+                qn_value *y = qn_b_constant(&b, qn_tensor_new(module, QUERN_F32, 2, w_dims, w));
+                qn_value *v = qn_b_constant(&b, qn_tensor_new(module, QUERN_F32, 1, w_dims + 1, bias));
+                qn_value *r = qn_b_binary_bcast(&b, QN_OP_ADD, qn_b_matmul(&b, in[0], y), v);
+                r = qn_b_binary(&b, QN_OP_ADD, r, in[1]);
+                if (transposed)
+                    r = qn_b_transpose(&b, r, (int64_t[]){ 1, 0 });
+                qn_graph_add_output(graph, r, "r", -1);
+                const qn_pass_options options = { .math = QN_MATH_DEFAULT,
+                                                  .precision = QN_PRECISION_INT8,
+                                                  .machine = &machines[m],
+                                                  .fold = qn_interp_fold };
+                lowered_compare(qn_arena_printf(module->arena, "%d rows", rows), graph, &options, inputs,
+                                NULL);
+                int bytes = 0;
+                QN_FOR_NODES (graph, node)
+                    bytes += node->op == QN_OP_MATMUL_PACKED && node->results[0].type.dtype == QUERN_I32;
+                assert_int_equal(bytes, machines[m].dot4 || rows <= 4);
+                qn_module_free(module);
+            }
+}
+
+/* x [rows, K] times the constant w, plus the bias, compiled for a CPU. A status. */
+static int run_model(const char *precision, const char *cpu, int64_t rows, const float *input, float *out)
+{
+    quern_builder *b = quern_builder_new("f");
+    const quern_dim dims[] = { { .value = rows }, { .value = K } };
+    quern_value *r = quern_matmul(b, quern_input(b, "x", QUERN_F32, 2, dims),
+                                  quern_constant(b, QUERN_F32, 2, (int64_t[]){ K, N }, w));
+    quern_output(b, quern_add(b, r, quern_constant(b, QUERN_F32, 1, (int64_t[]){ N }, bias)), "r");
+    quern_module *module;
+    quern_model *model = NULL;
+    quern_session *session = NULL;
+    const quern_compile_options options = {
+        .size = sizeof options, .cpu = cpu, .precision = precision, .cache = ""
+    };
+    const quern_array in = { QUERN_F32, 2, (int64_t[]){ rows, K }, (void *)(uintptr_t)input },
+                      result = { QUERN_F32, 2, (int64_t[]){ rows, N }, out };
+    int status = quern_builder_finish(b, &module);
+    if (status)
+        return status;
+    status = quern_compile(module, &options, &model);
+    quern_module_free(module);
+    if (!status)
+        status = quern_session_new(model, NULL, &session);
+    if (!status)
+        status = quern_session_bind(session, 0, &in);
+    if (!status)
+        status = quern_session_bind(session, 1, &result);
+    if (!status)
+        status = quern_session_run(session);
+    quern_session_free(session);
+    quern_model_free(model);
+    return status;
+}
+
+static void machine_code_gives_the_same(void **state)
+{
+    (void)state;
+    static float found[MOST_ROWS * N], expected[MOST_ROWS * N];
+    const char *cpus[3];
+    fill_operands();
+    for (int i = host_cpus(cpus) - 1; i >= 0; i--)
+        for (int rows = 1; rows <= MOST_ROWS; rows += 40) {
+            assert_int_equal(run_model("int8", cpus[i], rows, x, found), QUERN_OK);
+            assert_int_equal(run_model("f32", cpus[i], rows, x, expected), QUERN_OK);
+            assert_memory_equal(found, expected, sizeof *found * (size_t)rows * N);
+        }
+    assert_int_equal(run_model("int9", NULL, 1, x, found), QUERN_ERROR_ARGUMENT);
+    assert_non_null(strstr(quern_last_error(), "bf16 or int8"));
+}
+
+/* Any numbers: rounded to a 254th of the largest of their row. A row of zeros is one; NaN and infinity make their rows NaN and
+ * no others. */
+static void errors_are_small(void **state)
+{
+    (void)state;
+    enum { ROWS = 8 };
+    static float in[ROWS * K], found[ROWS * N];
+    fill_operands();
+    for (int i = 0; i < ROWS * K; i++)
+        in[i] = sinf((float)i) * powf(10, (float)(i / K));
+    memset(in, 0, K * sizeof *in);
+    in[6 * K + 5] = NAN;
+    in[7 * K + 6] = INFINITY;
+    for (int i = 0; i < K * N; i++)
+        w[i] = cosf(3 * (float)i);
+    assert_int_equal(run_model("int8", NULL, ROWS, in, found), QUERN_OK);
+    for (int r = 0; r < ROWS; r++)
+        for (int c = 0; c < N; c++) {
+            double want = bias[c], bound = 1e-6;
+            for (int k = 0; k < K; k++) {
+                want += (double)in[r * K + k] * w[k * N + c];
+                bound +=
+                    powf(10, (float)r) / 254 + fabs((double)in[r * K + k]) / 254 + 1e-6 * powf(10, (float)r);
+            }
+            if (r >= 6)
+                assert_true(isnan(found[r * N + c]));
+            else if (!(fabs(found[r * N + c] - want) <= (r == 0 ? 0 : bound)))
+                fail_msg("row %d column %d: %g is %g", r, c, found[r * N + c], want);
+        }
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(instruction_as_text_and_code),
+        cmocka_unit_test(each_cpu_uses_what_it_has),
+        cmocka_unit_test(mistakes_are_found),
+        cmocka_unit_test(products_of_bytes),
+        cmocka_unit_test(products_equal_those_of_float32),
+        cmocka_unit_test(machine_code_gives_the_same),
+        cmocka_unit_test(errors_are_small),
+    };
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}
