@@ -98,6 +98,11 @@ qn_status qn_settings_from(const quern_compile_options *options, qn_settings *ou
     return QUERN_OK;
 }
 
+static bool asks_to_check(const quern_compile_options *options)
+{
+    return options && QN_HAS_FIELD(options, check_numerics) && options->check_numerics;
+}
+
 int quern_compile(quern_module *module, const quern_compile_options *options, quern_model **out)
 {
     qn_call call;
@@ -113,6 +118,9 @@ int quern_compile(quern_module *module, const quern_compile_options *options, qu
         status = qn_error(&call.diags, QUERN_ERROR_ARGUMENT, NULL,
                           "a list of CPUs ('%s') is for files: name one here, or none for this machine's",
                           settings.target.cpu);
+    if (!status && asks_to_check(options) && settings.backend == &qn_backend_nvptx)
+        status =
+            qn_error(&call.diags, QUERN_ERROR_ARGUMENT, NULL, "check_numerics is for targets cpu and interp");
     if (!status && !settings.backend)
         status = qn_model_interp(module, out, &call.diags);
     else if (!status) {
@@ -125,6 +133,8 @@ int quern_compile(quern_module *module, const quern_compile_options *options, qu
             qn_module_free(copy);
         }
     }
+    if (!status && asks_to_check(options))
+        qn_check_numerics(*out, module, options);
     return qn_call_end(&call, status);
 }
 
@@ -139,6 +149,9 @@ int quern_compile_file(quern_module *module, const quern_compile_options *option
         status = qn_call_need(&call, path, "quern_compile_file", "path");
     if (!status)
         status = qn_settings_from(options, &settings, &call.diags);
+    if (!status && asks_to_check(options))
+        status = qn_error(&call.diags, QUERN_ERROR_ARGUMENT, NULL,
+                          "check_numerics needs the compiler at hand: it is for models in this process");
     if (!status) {
         QN_OPTIONS(quern_emit_options, e, emit);
         qn_module *copy = qn_module_clone(module->ir, 0, NULL);

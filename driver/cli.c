@@ -133,7 +133,7 @@ bool qn_cli_real(const char *text, double *out)
 
 /* ---- options ---- */
 
-enum { DIM, TARGET, CPU, GPU, MATH, PRECISION, OPTIMIZE, BLAS, THREADS, CACHE, VERBOSE };
+enum { DIM, TARGET, CPU, GPU, MATH, PRECISION, OPTIMIZE, BLAS, CHECK_NUMERICS, THREADS, CACHE, VERBOSE };
 
 static const qn_cli_option common[] = {
     [DIM] = { "dim", 0, "NAME=N", "fix a named dimension, or bound it: --dim batch=4, --dim batch=1..64" },
@@ -147,6 +147,8 @@ static const qn_cli_option common[] = {
                    "2 (the default), or 1: a kernel for each node, for looking for mistakes" },
     [BLAS] = { "blas", 0, "WHO",
                "multiplies matrices: none (our own kernels), openblas, or auto (OpenBLAS for float64)" },
+    [CHECK_NUMERICS] = { "check-numerics", 0, NULL,
+                         "fail where a result is NaN or infinite, and say which node made it" },
     [THREADS] = { "threads", 0, "N", "threads of a run; as many as the process may use" },
     [CACHE] = { "cache", 0, "FOLDER", "of compiled kernels; \"\" for none" },
     [VERBOSE] = { "verbose", 'v', NULL, "say what is done and how long it takes" },
@@ -204,6 +206,7 @@ static int accept_common(qn_cli *cli, int option, const char *value)
             return qn_cli_usage(cli, "--optimize %s: 1 or 2", value);
         cli->compile.optimize = (int)n;
         break;
+    case CHECK_NUMERICS: cli->compile.check_numerics = 1; break;
     case THREADS:
         if (!qn_cli_number(value, 0, 256, &n))
             return qn_cli_usage(cli, "--threads %s: a number from 0 (all) to 256", value);

@@ -317,7 +317,8 @@ static int train_epoch(train *t, long epoch, double *out_loss)
         if (!isfinite(loss))
             return qn_cli_fail(&t->cli,
                                "the loss is %s in epoch %ld, batch %" PRId64
-                               ": nothing is written. A smaller --learning-rate or --clip-norm may help",
+                               ": nothing is written. A smaller --learning-rate or --clip-norm may help; "
+                               "--check-numerics names the node",
                                isnan(loss) ? "NaN" : "infinite", epoch + 1, i + 1);
         sum += loss;
         if (i * 200 / n == (i + 1) * 200 / n)

@@ -77,6 +77,9 @@ QN_MUST_USE qn_status qn_model_jit(qn_module *module, const qn_settings *setting
 QN_MUST_USE qn_status qn_model_cuda(qn_module *module, const qn_settings *settings, quern_model **out,
                                     qn_diags *diags);
 
+/* Makes sessions of the model find where NaN and infinity come from (quern_compile_options.check_numerics; numerics.c). */
+void qn_check_numerics(quern_model *model, quern_module *module, const quern_compile_options *options);
+
 /* What a model of qn_model_jit knows about its making; NULL for any other. */
 typedef struct qn_kernel_cost {
     const char *name;    /* as quern_ctx.trace says it */

@@ -158,6 +158,10 @@ typedef struct quern_compile_options {
      * rounded to bfloat16, sums in float32; "int8": products with constants, of bytes with a scale for each row and column.
      * Inputs and outputs stay what they are. See docs/precision.md */
     const char *precision;
+    /* quern_compile, targets "cpu" and "interp": a run after which an output or a state is NaN or infinite fails
+     * (QUERN_ERROR_NUMERIC), and says which node made the first of them, of what. States are as they were before it. Costs a
+     * copy of the states for each run; the function is compiled again, looking at all values, when it has happened. */
+    int check_numerics;
 } quern_compile_options;
 
 typedef struct quern_model quern_model;

@@ -48,7 +48,8 @@ typedef enum quern_status {
     QUERN_ERROR_IO = 7,          /* a file could not be read or written */
     QUERN_ERROR_MEMORY = 8,      /* out of memory */
     QUERN_ERROR_DEVICE = 9,      /* no such device, or the device reported an error */
-    QUERN_ERROR_INTERNAL = 10    /* a bug in Quern */
+    QUERN_ERROR_INTERNAL = 10,   /* a bug in Quern */
+    QUERN_ERROR_NUMERIC = 11 /* a result is NaN or infinite, and quern_compile_options.check_numerics asks */
 } quern_status;
 
 /* What a buffer is to an entry. */

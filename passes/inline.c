@@ -1,6 +1,8 @@
 /* Copies of graphs inside other graphs: see inline.h. */
 #include "passes/inline.h"
 
+#include "passes/passes.h"
+
 qn_status qn_inline_graph(const qn_graph *from, qn_graph *to, qn_node *before, qn_value *const *inputs,
                           qn_value **out_outputs, qn_diags *diags)
 {
@@ -32,5 +34,25 @@ qn_status qn_inline_graph(const qn_graph *from, qn_graph *to, qn_node *before, q
     }
     for (int i = 0; i < from->n_outputs; i++)
         out_outputs[i] = map[from->outputs[i]->id];
+    return QUERN_OK;
+}
+
+qn_status qn_inline_calls(qn_graph *graph, qn_diags *diags)
+{
+    for (qn_node *node = graph->first, *next; node; node = next) {
+        next = node->next;
+        if (node->op != QN_OP_CALL)
+            continue;
+        qn_node *const before = node->prev;
+        qn_value **results = QN_NEW_ARRAY(graph->module->arena, qn_value *, node->n_results);
+        qn_node_resolve(node);
+        if (!qn_expand_node(node, results, diags))
+            return qn_diags_status(diags);
+        for (int i = 0; i < node->n_results; i++)
+            qn_value_replace(&node->results[i], results[i]);
+        qn_node_remove(node);
+        next = before ? before->next : graph->first; /* it may call others */
+    }
+    qn_graph_resolve(graph);
     return QUERN_OK;
 }

@@ -9,4 +9,7 @@
 qn_status qn_inline_graph(const qn_graph *from, qn_graph *to, qn_node *before, qn_value *const *inputs,
                           qn_value **out_outputs, qn_diags *diags);
 
+/* Calls in the graph become the bodies of what they call. */
+qn_status qn_inline_calls(qn_graph *graph, qn_diags *diags);
+
 #endif

@@ -30,6 +30,19 @@ static qn_status copy_forward(const qn_graph *forward, const char *name, const q
     return qn_inline_graph(forward, graph, NULL, c->inputs, c->outputs, diags);
 }
 
+/* Nodes that come from nowhere in the model say what they are. */
+static qn_loc loc_of(const qn_train_copy *c, const char *what, const char *name)
+{
+    return (qn_loc){ .op = qn_arena_printf(c->b.graph->module->arena, "%s %s", what, name) };
+}
+
+static void add_loss(qn_train_copy *c, const qn_train_options *options)
+{
+    c->b.loc = loc_of(c, "loss", qn_losses[options->loss].name);
+    qn_graph_add_output(c->b.graph, qn_loss_value(&c->b, options, c->outputs[0], c->target), "loss", -1);
+    c->b.loc = (qn_loc){ 0 };
+}
+
 /* ---- the step ---- */
 
 qn_value *qn_train_add_state(qn_graph *graph, const char *name, qn_dtype dtype, int rank, const int64_t *dims,
@@ -74,7 +87,7 @@ qn_status qn_train_forward(const qn_graph *forward, const char *name, const qn_t
         b->before = NULL;
     }
     if (!options->own_loss)
-        qn_graph_add_output(graph, qn_loss_value(b, options, c->outputs[0], c->target), "loss", -1);
+        add_loss(c, options);
     QN_TRY(qn_diags_status(diags));
     /* Other state of the function is updated as the function does. */
     for (int i = 0; i < forward->n_outputs; i++)
@@ -97,6 +110,7 @@ void qn_train_update(qn_train_copy *c, const qn_train_options *options, qn_value
 {
     if (c->step)
         count(&c->b, c->step);
+    c->b.loc = loc_of(c, "optimizer", qn_optimizers[options->optimizer].name);
     qn_optimizer_apply(&c->b, options, c->step, c->n_params, c->params, gradients);
 }
 
@@ -121,7 +135,7 @@ static qn_status make_eval(const qn_graph *forward, const qn_train_options *opti
     qn_train_copy c;
     QN_TRY(copy_forward(forward, "eval", options, diags, &c));
     qn_builder *b = &c.b;
-    qn_graph_add_output(b->graph, qn_loss_value(b, options, c.outputs[0], c.target), "loss", -1);
+    add_loss(&c, options);
     if (options->loss == QN_LOSS_CROSS_ENTROPY) {
         int64_t axes[QN_MAX_RANK];
         const int rank = c.target->type.rank;
@@ -148,7 +162,7 @@ qn_status qn_make_training(qn_graph *function, const qn_train_options *options, 
                             added[i]);
     if (!options->own_loss)
         QN_TRY(qn_loss_check(options, function->outputs[0], function->output_names[0], diags));
-    QN_TRY(qn_train_inline_calls(function, diags));
+    QN_TRY(qn_inline_calls(function, diags));
     qn_graph_remove_dead(function);
     QN_TRY(qn_train_parameters(function, options, diags));
     function->name = "infer";

@@ -9,26 +9,6 @@
 #include "passes/passes.h"
 #include "passes/train_parts.h"
 
-qn_status qn_train_inline_calls(qn_graph *graph, qn_diags *diags)
-{
-    for (qn_node *node = graph->first, *next; node; node = next) {
-        next = node->next;
-        if (node->op != QN_OP_CALL)
-            continue;
-        qn_node *const before = node->prev;
-        qn_value **results = QN_NEW_ARRAY(graph->module->arena, qn_value *, node->n_results);
-        qn_node_resolve(node);
-        if (!qn_expand_node(node, results, diags))
-            return qn_diags_status(diags);
-        for (int i = 0; i < node->n_results; i++)
-            qn_value_replace(&node->results[i], results[i]);
-        qn_node_remove(node);
-        next = before ? before->next : graph->first; /* it may call others */
-    }
-    qn_graph_resolve(graph);
-    return QUERN_OK;
-}
-
 static bool has_mode(const qn_node *node)
 {
     return node->op == QN_OP_BATCH_NORM || node->op == QN_OP_DROPOUT;

@@ -47,8 +47,6 @@ qn_status qn_train_parameters(qn_graph *function, const qn_train_options *option
 
 /* ---- train_mode.c ---- */
 
-/* Calls become the bodies of what they call: batch norms and dropouts lie in one graph. */
-qn_status qn_train_inline_calls(qn_graph *graph, qn_diags *diags);
 /* Is a random key needed? */
 bool qn_train_has_dropout(const qn_graph *graph);
 /* Batch norms and dropouts in training mode; outputs that update running statistics are added. key: u64[2], step: u64; NULL

@@ -47,8 +47,11 @@ const quern_entry_info *quern_model_entry(const quern_model *model, const char *
 
 void quern_model_free(quern_model *model)
 {
-    if (model)
-        model->release(model);
+    if (!model)
+        return;
+    if (model->around)
+        model->around->release(model->around);
+    model->release(model);
 }
 
 /* ---- thread pools that models share ---- */

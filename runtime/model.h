@@ -10,6 +10,12 @@
 #include "quern.h"
 #include "runtime/memory.h"
 
+/* What a model does around each run of a session, for options that look at results. */
+typedef struct qn_around {
+    int (*run)(struct qn_around *around, quern_session *session); /* calls qn_session_run_plainly */
+    void (*release)(struct qn_around *around);
+} qn_around;
+
 struct quern_model {
     const quern_model_info *info;
     const void *weights; /* lent to each run as quern_ctx.weights; NULL: they are in the object */
@@ -19,6 +25,7 @@ struct quern_model {
     int (*run)(quern_session *session);
     /* Likewise instead of the entry's `shape`; such a model has no workspace. NULL where `run` is. */
     void (*shape)(const quern_model *model, int entry, int buffer, const int64_t *symbols, int64_t *out_dims);
+    qn_around *around;                   /* or NULL */
     void (*release)(quern_model *model); /* frees the owner's part and the structure itself */
     void *owner;
 };

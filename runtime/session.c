@@ -555,6 +555,16 @@ static int run_failed(quern_session *s, int status)
     }
 }
 
+int qn_session_run_plainly(quern_session *s)
+{
+    if (s->model->run)
+        return s->model->run(s);
+    qn_pool_enter_run(s->pool);
+    int status = s->run(s->io, s->workspace.data, &s->ctx);
+    qn_pool_leave_run(s->pool);
+    return status ? run_failed(s, status) : QUERN_OK;
+}
+
 int quern_session_run(quern_session *s)
 {
     if (!s->ready) {
@@ -562,12 +572,7 @@ int quern_session_run(quern_session *s)
         if (status)
             return status;
     }
-    if (s->model->run)
-        return s->model->run(s);
-    qn_pool_enter_run(s->pool);
-    int status = s->run(s->io, s->workspace.data, &s->ctx);
-    qn_pool_leave_run(s->pool);
-    return status ? run_failed(s, status) : QUERN_OK;
+    return s->model->around ? s->model->around->run(s->model->around, s) : qn_session_run_plainly(s);
 }
 
 /* An input that nobody bound gets memory of the session's own, so that the caller can fill it in. */

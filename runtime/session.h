@@ -37,6 +37,9 @@ struct quern_session {
  * error when the dims differ. The address is in session->io. */
 int qn_session_resize(quern_session *session, int index, const int64_t *dims);
 
+/* Runs a session that is ready, without what the model does around a run. */
+int qn_session_run_plainly(quern_session *session);
+
 /* Dims of a buffer for these values of the entry's symbols. */
 void qn_session_shape(const quern_session *session, int index, const int64_t *symbols, int64_t *out_dims);
 

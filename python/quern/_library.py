@@ -29,8 +29,12 @@ class FileError(Error, OSError):
     """A file could not be read or written."""
 
 
+class NumericError(Error, ArithmeticError):
+    """A result is NaN or infinite, and check_numerics asks; the message says which node made it."""
+
+
 _ERRORS = {1: ArgumentError, 2: ArgumentError, 3: ArgumentError, 5: ModelError, 6: UnsupportedError, 7: FileError,
-           8: MemoryError}
+           8: MemoryError, 11: NumericError}
 
 
 class DimRange(Structure):
@@ -56,7 +60,7 @@ class LoadOptions(Structure):
 class CompileOptions(Structure):
     _fields_ = [("size", c_size_t), ("target", c_char_p), ("cpu", c_char_p), ("math", c_char_p), ("threads", c_int),
                 ("optimize", c_int), ("cache", c_char_p), ("progress", c_void_p), ("progress_user", c_void_p),
-                ("blas", c_char_p), ("precision", c_char_p)]
+                ("blas", c_char_p), ("precision", c_char_p), ("check_numerics", c_int)]
 
 
 class EmitOptions(Structure):

@@ -292,10 +292,10 @@ def load_module(model, dims=None, constants=None, needs=None):
 
 
 def compile_options(target="cpu", threads=None, math="default", cpu=None, cache=None, optimize=0, blas=None,
-                    precision="f32"):
+                    precision="f32", check_numerics=False):
     encode = lambda text: None if text is None else os.fsencode(text)
     return CompileOptions(ctypes.sizeof(CompileOptions), encode(target), encode(cpu), encode(math), threads or 0, optimize,
-                          encode(cache), None, None, encode(blas), encode(precision))
+                          encode(cache), None, None, encode(blas), encode(precision), check_numerics)
 
 
 def compile_module(module, options):
@@ -354,7 +354,7 @@ class SpecializedModel:
 
 
 def compile(model, target="cpu", threads=None, math="default", cpu=None, dims=None, cache=None,
-            optimize=0, blas=None, precision="f32"):
+            optimize=0, blas=None, precision="f32", check_numerics=False):
     """Compiles a model for this process.
 
     model    path of an ONNX or Quern text file, or its bytes
@@ -370,8 +370,11 @@ def compile(model, target="cpu", threads=None, math="default", cpu=None, dims=No
     precision  "f32"; where that is faster "bf16": large products of bfloat16 with sums in float32, or "int8": products with
              constants, of bytes
 
+    check_numerics  a run that leaves NaN or infinity in an output or a state raises NumericError, which names the node
+             that made the first of them; states are as before it. Without it nothing is looked at
+
     Raises UnsupportedError (with all that is unsupported), ModelError, ArgumentError, FileError."""
-    options = compile_options(target, threads, math, cpu, cache, optimize, blas, precision)
+    options = compile_options(target, threads, math, cpu, cache, optimize, blas, precision, check_numerics)
     load = lambda constants, needs: load_module(model, dims, constants, needs)
     needs = []
     try:

@@ -19,7 +19,7 @@ class Forward:
         session.run()
         entry = session._entry
         found = {entry.names[i]: session.get(i) for i in entry.outputs if not entry.names[i].startswith("residual.")}
-        self.loss = None if target is None else float(found.pop("loss"))
+        self.loss = float(found.pop("loss")) if "train_step" in trainer.model.entries else None
         self.outputs = list(found.values())
 
 
@@ -30,7 +30,7 @@ class Trainer:
         self.model = model
         self._path = path  # of the forward model, where it came from a file
         # the session that owns the states
-        self._step = model.session("train_step" if "train_step" in model._entries else "update")
+        self._step = model.session("train_step" if "train_step" in model.entries else "update")
         self._infer = self._eval = self._backward = self._update = None
         entry = self._step._entry
         self._trainable = [i for i in entry.states if entry.buffers[i].trainable]
@@ -161,7 +161,7 @@ class Trainer:
 def train(model, loss, optimizer, learning_rate, *, momentum=0.0, beta1=0.0, beta2=0.0, epsilon=0.0, weight_decay=0.0,
           nesterov=False, alpha=0.0, trust=0.0, clip_norm=0.0, ema=0.0, huber_delta=0.0, schedule=None, warmup_steps=0,
           schedule_steps=0, schedule_factor=0.0, params=None, seed=0, parts=False, input_gradients=False, target="cpu", threads=None, math="default",
-          cpu=None, dims=None, cache=None, optimize=0, blas=None):
+          cpu=None, dims=None, cache=None, optimize=0, blas=None, check_numerics=False):
     """Makes a training step of a forward model and compiles it. Batch norms and dropouts are put into training mode.
 
     loss       "cross_entropy" (classes as int64), "mse", "huber" (huber_delta 1), "bce", "bce_with_logits", or "output":
@@ -176,6 +176,7 @@ def train(model, loss, optimizer, learning_rate, *, momentum=0.0, beta1=0.0, bet
     seed       of dropout's masks
     parts      also compiles the step in parts, for adding up gradients over batches or machines: Trainer.forward, backward
                and update. With loss=None the caller has the loss, and backward takes gradients of the outputs
+    check_numerics  see compile
     input_gradients  backward gives those of the inputs too"""
     names = [name.encode() for name in params or []]
     options = TrainOptions(
@@ -188,4 +189,5 @@ def train(model, loss, optimizer, learning_rate, *, momentum=0.0, beta1=0.0, bet
     module = load_module(model, dims)
     check(lib.quern_make_training(module.pointer, byref(options)))
     path = model if isinstance(model, (str, os.PathLike)) else None
-    return Trainer(Model(compile_module(module, compile_options(target, threads, math, cpu, cache, optimize, blas))), path)
+    return Trainer(Model(compile_module(module, compile_options(target, threads, math, cpu, cache, optimize, blas,
+                                                                check_numerics=check_numerics))), path)

@@ -76,6 +76,11 @@ expect 1 'the loss is (NaN|infinite) in epoch [0-9]*, batch [0-9]*: nothing is w
 same after2.safetensors nan.safetensors
 [ ! -e nan.onnx ] || fail "nan.onnx was written"
 
+expect 1 'check-numerics names the node' "${train[@]}" --optimizer sgd --learning-rate 1e12 --epochs 4 -o nan.onnx
+expect 1 '(untrained.onnx|loss cross_entropy|optimizer sgd).*: [a-z_]+ gives (NaN|infinite): (output|state)' \
+    "${train[@]}" --optimizer sgd --learning-rate 1e12 --epochs 4 -o nan.onnx --check-numerics
+[ ! -e nan.onnx ] || fail "nan.onnx was written"
+
 # ---- mistakes
 expect 2 'learn from what' "$quern" train "$model"
 expect 2 'where to' "$quern" train "$model" --data "$data"
