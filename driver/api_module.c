@@ -6,6 +6,7 @@
 #include "driver/output.h"
 #include "frontend/onnx/onnx.h"
 #include "frontend/text/text.h"
+#include "passes/autodiff.h"
 #include "passes/pass.h"
 #include "runtime/error.h"
 
@@ -115,7 +116,8 @@ static qn_status load_onnx(const char *path, const void *data, size_t size, cons
                                 .n_constants = o->n_constants,
                                 .constants = constants,
                                 .seed = o->seed,
-                                .needs = &needs };
+                                .needs = &needs,
+                                .gradient = qn_gradient_at };
     qn_status status = path ? qn_onnx_load(path, &options, out, diags)
                             : qn_onnx_load_bytes(data, size, "(memory)", &options, out, diags);
     for (int i = 0; o->needs && i < needs.n; i++)

@@ -13,6 +13,7 @@
 #include "frontend/onnx/onnx.h"
 #include "frontend/text/text.h"
 #include "ir/print.h"
+#include "passes/autodiff.h"
 
 static const char usage[] =
     "usage: quern opt FILE.qn|FILE.onnx|- [options]\n"
@@ -433,7 +434,7 @@ static qn_status run(const options *options, qn_arena *arena, bool *out_found, q
     char *text;
     size_t size, length = strlen(options->file);
     if (length > 5 && strcmp(options->file + length - 5, ".onnx") == 0) {
-        QN_TRY(qn_onnx_load(options->file, &(qn_onnx_options){ 0 }, &module, diags));
+        QN_TRY(qn_onnx_load(options->file, &(qn_onnx_options){ .gradient = qn_gradient_at }, &module, diags));
         return run_module(module, options, arena, out_found, diags);
     }
     QN_TRY(

@@ -210,3 +210,76 @@ qn_graph *qn_grad(qn_graph *function, const char *name, int loss, int n_wrt, con
     qn_graph_remove_dead(graph);
     return graph;
 }
+
+/* ---- at other values ---- */
+
+typedef qn_vec(qn_value *) values;
+
+/* Copies into `to` what `value` is made of. map: by value id of `from`, what is there already; inputs that are not become inputs
+ * of `to`, and are appended to `captured`. */
+static qn_status copy_cone(qn_graph *from, qn_value *value, qn_graph *to, qn_value **map, values *captured,
+                           qn_diags *diags)
+{
+    qn_arena *arena = from->module->arena;
+    bool *needed = QN_NEW_ARRAY(arena, bool, from->n_values);
+    needed[value->id] = true;
+    for (const qn_node *node = from->last; node; node = node->prev) {
+        bool any = false;
+        for (int i = 0; i < node->n_results; i++)
+            any |= needed[node->results[i].id] && !map[node->results[i].id];
+        for (int i = 0; i < node->n_operands && any; i++)
+            needed[node->operands[i]->id] = true;
+    }
+    for (int i = 0; i < from->n_inputs; i++)
+        if (needed[i] && !map[i]) {
+            map[i] = qn_graph_add_input(to, NULL, from->inputs[i]->type, QN_ROLE_INPUT);
+            qn_vec_push(arena, captured, from->inputs[i]);
+        }
+    QN_FOR_NODES (from, node) {
+        bool any = false;
+        for (int i = 0; i < node->n_results; i++)
+            any |= needed[node->results[i].id] && !map[node->results[i].id];
+        if (!any)
+            continue;
+        qn_value **operands = QN_NEW_ARRAY(arena, qn_value *, node->n_operands);
+        for (int i = 0; i < node->n_operands; i++)
+            operands[i] = map[node->operands[i]->id];
+        const qn_node *copy = qn_node_new(to, NULL, node->op, node->n_operands, operands, node->n_attrs,
+                                          node->attrs, node->n_regions, node->regions, &node->loc, diags);
+        if (!copy)
+            return qn_diags_status(diags);
+        for (int i = 0; i < node->n_results; i++)
+            if (!map[node->results[i].id])
+                map[node->results[i].id] = &copy->results[i];
+    }
+    return QUERN_OK;
+}
+
+qn_status qn_gradient_at(qn_graph *graph, qn_value *y, int n, qn_value *const *from, qn_value *const *at,
+                         int n_wrt, qn_value **out_gradients, qn_diags *diags)
+{
+    qn_module *module = graph->module;
+    qn_graph *function = qn_function_new(module, "gradient"); /* for a moment */
+    qn_value **map = QN_NEW_ARRAY(module->arena, qn_value *, qn_graph_number(graph));
+    qn_value **wrt = QN_NEW_ARRAY(module->arena, qn_value *, n);
+    qn_value **gradients = QN_NEW_ARRAY(module->arena, qn_value *, n_wrt);
+    values arguments = { 0 };
+    for (int i = 0; i < n; i++) {
+        wrt[i] = map[from[i]->id] = qn_graph_add_input(function, NULL, from[i]->type, QN_ROLE_INPUT);
+        qn_vec_push(module->arena, &arguments, at[i]);
+    }
+    qn_status status = copy_cone(graph, y, function, map, &arguments, diags);
+    qn_value *value = map[y->id];
+    qn_builder b = { .graph = function, .diags = diags };
+    qn_value *one = status ? NULL : qn_b_full(&b, &y->type, 1);
+    if (!status)
+        status = qn_pull_back(function, 1, &value, &one, n_wrt, wrt, gradients, diags);
+    for (int i = 0; i < n_wrt && !status; i++)
+        qn_graph_add_output(function, gradients[i], NULL, -1);
+    if (!status) {
+        qn_graph_remove_dead(function);
+        status = qn_inline_graph(function, graph, NULL, arguments.items, out_gradients, diags);
+    }
+    module->n_functions--; /* it was the last */
+    return status;
+}

@@ -15,4 +15,9 @@ qn_status qn_differentiate(qn_graph *graph, qn_value **loss, int n_wrt, qn_value
 qn_status qn_pull_back(qn_graph *graph, int n_values, qn_value **values, qn_value **adjoints, int n_wrt,
                        qn_value **wrt, qn_value **out_gradients, qn_diags *diags);
 
+/* Appends the gradients of the sum of `y` as a function of the values `from` of the same function graph, taken at the values `at`
+ * (of the same types): n_wrt gradients, of the first of them. What y is made of beside them stays as it is. */
+qn_status qn_gradient_at(qn_graph *graph, qn_value *y, int n, qn_value *const *from, qn_value *const *at,
+                         int n_wrt, qn_value **out_gradients, qn_diags *diags);
+
 #endif

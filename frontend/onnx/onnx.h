@@ -37,6 +37,9 @@ typedef struct qn_onnx_options {
     const qn_onnx_constant *constants;
     uint64_t seed;        /* of random operators without a seed of their own */
     qn_onnx_needs *needs; /* out, or NULL */
+    /* What differentiates for the operator Gradient: qn_gradient_at of passes/autodiff.h; NULL: the operator is not supported. */
+    qn_status (*gradient)(qn_graph *graph, qn_value *y, int n, qn_value *const *from, qn_value *const *at,
+                          int n_wrt, qn_value **out_gradients, qn_diags *diags);
 } qn_onnx_options;
 
 /* options may be NULL. The module owns the mapped files; free it with qn_module_free. On an error *out is NULL and diags

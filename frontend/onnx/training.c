@@ -1,5 +1,5 @@
-/* Optimizers of ai.onnx.preview.training: inputs (rate, step, parameters…, gradients…, states…), outputs (parameters…,
- * states…). */
+/* ai.onnx.preview.training. Optimizers: inputs (rate, step, parameters…, gradients…, states…), outputs (parameters…,
+ * states…). Gradient: of the tensor named y of this graph as a function of those named xs and zs, at the inputs' values. */
 #include <string.h>
 
 #include "frontend/onnx/arith.h"
@@ -95,7 +95,67 @@ static void import_optimizer(qn_onnx_node *n)
     }
 }
 
+/* ---- Gradient ---- */
+
+/* The value of a name that an attribute mentions. */
+static qn_value *named_value(qn_onnx_node *n, ProtobufCBinaryData text)
+{
+    const char *name =
+        qn_arena_printf(n->im->arena, "%.*s", (int)(text.len & 0xffff), (const char *)text.data);
+    qn_onnx_value *v = qn_onnx_scope_find(n->scope, name);
+    if (!v || v->kind != QN_ONNX_TENSOR) {
+        qn_onnx_malformed(n, "\"%s\" is no tensor that is defined before this node", name);
+        return NULL;
+    }
+    if (!qn_dtype_is_float(v->type.dtype)) {
+        qn_onnx_malformed(n, "\"%s\" is no tensor of floats", name);
+        return NULL;
+    }
+    if ((v->tensor || v->dims) && !v->learnable) {
+        qn_onnx_unsupported(
+            n, "\"%s\" is a constant, which what is made of it has taken in: let it be an input", name);
+        return NULL;
+    }
+    return qn_onnx_value_make(&n->b, v);
+}
+
+static void import_gradient(qn_onnx_node *n)
+{
+    const Onnx__Attribute *lists[2] = { qn_onnx_attr(n, "xs", ONNX__ATTRIBUTE__KIND__STRINGS),
+                                        qn_onnx_attr(n, "zs", ONNX__ATTRIBUTE__KIND__STRINGS) };
+    const Onnx__Attribute *y_name = qn_onnx_attr(n, "y", ONNX__ATTRIBUTE__KIND__STRING);
+    const size_t n_xs = lists[0] ? lists[0]->n_strings : 0, n_zs = lists[1] ? lists[1]->n_strings : 0;
+    if (!n->im->options->gradient || n->scope->graph != n->im->module->functions[0]) {
+        qn_onnx_unsupported(
+            n, "gradients are computed in the model's own graph only, not in branches and loops");
+        return;
+    }
+    if (!y_name || !n_xs || n_xs + n_zs != (size_t)n->n_in || (size_t)n->n_out > n_xs) {
+        qn_onnx_malformed(
+            n,
+            "attributes xs and y are needed, an input for each of xs and zs, and an output for each of xs");
+        return;
+    }
+    qn_value **from = QN_NEW_ARRAY(n->im->arena, qn_value *, n->n_in);
+    qn_value **at = QN_NEW_ARRAY(n->im->arena, qn_value *, n->n_in);
+    qn_value **gradients = QN_NEW_ARRAY(n->im->arena, qn_value *, n_xs);
+    qn_value *y = named_value(n, y_name->s);
+    for (int i = 0; i < n->n_in; i++) {
+        const int list = (size_t)i >= n_xs;
+        from[i] = named_value(n, lists[list]->strings[list ? (size_t)i - n_xs : (size_t)i]);
+        at[i] = qn_onnx_in(n, i);
+        if (from[i] && at[i] && !qn_type_equal(&from[i]->type, &at[i]->type))
+            qn_onnx_malformed(n, "input %d has not the type of what it stands for", i);
+    }
+    if (!qn_onnx_ok(n) ||
+        n->im->options->gradient(n->b.graph, y, n->n_in, from, at, (int)n_xs, gradients, n->im->diags))
+        return;
+    for (int i = 0; i < n->n_out; i++)
+        qn_onnx_out(n, i, gradients[i]);
+}
+
 const qn_onnx_op qn_onnx_training_ops[] = {
+    { "Gradient", "ai.onnx.preview.training", 1, 0, import_gradient },
     { "Momentum", "ai.onnx.preview.training", 1, 0, import_optimizer },
     { "Adagrad", "ai.onnx.preview.training", 1, 0, import_optimizer },
     { "Adam", "ai.onnx.preview.training", 1, 0, import_optimizer },
