@@ -7,6 +7,7 @@
 #include "driver/api.h"
 #include "driver/compile.h"
 #include "driver/eager.h"
+#include "driver/tape.h"
 #include "runtime/error.h"
 
 /* ---- describing a call ---- */
@@ -39,13 +40,26 @@ void qn_eager_add_whole(qn_eager_call *call, const quern_tensor *x)
     qn_eager_add(call, x, x ? x->rank : 0, axes);
 }
 
+void qn_eager_add_around(qn_eager_call *call, const quern_tensor *x, int axis)
+{
+    static const uint8_t axes[] = { 0, 1, 2 };
+    call->symbols[0] = call->symbols[2] = 1;
+    call->symbols[1] = x->dims[axis];
+    for (int i = 0; i < x->rank; i++)
+        if (i != axis)
+            call->symbols[i < axis ? 0 : 2] *= x->dims[i];
+    call->n_symbols = 3;
+    qn_eager_add(call, x, 3, axes);
+}
+
 /* ---- kernels by description ---- */
 
-#define KEY_BYTES 1024
+#define KEY_BYTES 2048
 
 typedef struct kernel {
     struct kernel *next; /* in its bucket */
     uint64_t hash;
+    quern_model *model;
     const quern_entry_info *entry;
     int (*run)(void *io, void *workspace, quern_ctx *ctx);
     int n_symbols;                       /* of the entry */
@@ -63,8 +77,9 @@ static size_t describe(const qn_eager_call *call, int alias, char *key)
 {
     size_t n = 0;
 #define PUT(at, bytes) (memcpy(key + n, (at), (bytes)), n += (bytes))
-    const int16_t counts[] = { (int16_t)call->n, (int16_t)call->n_symbols, (int16_t)call->dtype,
-                               (int16_t)call->n_attrs, (int16_t)alias };
+    const int16_t counts[] = { (int16_t)call->n,         call->fixed,
+                               (int16_t)call->n_symbols, (int16_t)call->dtype,
+                               (int16_t)call->n_attrs,   (int16_t)alias };
     PUT(&call->build, sizeof call->build);
     PUT(counts, sizeof counts);
     PUT(call->attrs, (size_t)call->n_attrs * sizeof *call->attrs);
@@ -74,6 +89,8 @@ static size_t describe(const qn_eager_call *call, int alias, char *key)
         PUT(head, sizeof head);
         PUT(x->axes, (size_t)x->rank);
     }
+    if (call->fixed)
+        PUT(call->symbols, (size_t)call->n_symbols * sizeof *call->symbols);
     if (call->text)
         PUT(call->text, strlen(call->text));
 #undef PUT
@@ -98,7 +115,8 @@ static qn_status build(const qn_eager_call *call, int alias, qn_module *module, 
     char name[16];
     for (int i = 0; i < call->n_symbols; i++) {
         snprintf(name, sizeof name, "d%d", i);
-        dims[i] = qn_dim_symbol(module->dims, name, 0, QN_DIM_MAX_VALUE);
+        dims[i] = call->fixed ? qn_dim_const(module->dims, call->symbols[i])
+                              : qn_dim_symbol(module->dims, name, 0, QN_DIM_MAX_VALUE);
     }
     for (int i = 0; i < call->n; i++) {
         qn_dim own[QN_TENSOR_MAX_RANK];
@@ -130,17 +148,12 @@ static qn_status compile(const qn_eager_call *call, int alias, quern_model **out
     return status;
 }
 
-/* Adds it to its bucket; NULL with a message. Under the lock. */
-static const kernel *make(const qn_eager_call *call, int alias, uint64_t hash, const char *key, size_t bytes)
+static const kernel *add(quern_model *model, uint64_t hash, const char *key, size_t bytes)
 {
-    qn_call api;
-    quern_model *model = NULL;
-    qn_call_begin(&api);
-    if (qn_call_end(&api, compile(call, alias, &model, &api.diags)))
-        return NULL;
     kernel *k = calloc(1, sizeof *k + bytes);
     QN_ASSERT(k, "out of memory");
     k->hash = hash;
+    k->model = model;
     k->entry = quern_model_entry(model, NULL);
     k->run = k->entry->run;
     k->n_symbols = k->entry->n_symbols;
@@ -153,6 +166,45 @@ static const kernel *make(const qn_eager_call *call, int alias, uint64_t hash, c
     return k;
 }
 
+static const kernel *made(const qn_eager_call *call, int alias);
+
+/* The model of a call; NULL with a message. A fixed call is built with numbers for its symbols, which finds what is wrong with
+ * it; then the kernel of all sizes serves, where there is one. */
+static quern_model *model_of(const qn_eager_call *call, int alias)
+{
+    qn_call api;
+    quern_model *model = NULL;
+    qn_status status = QUERN_OK;
+    qn_call_begin(&api);
+    if (call->fixed) {
+        qn_module *module = qn_module_new("");
+        status = build(call, alias, module, &api.diags);
+        qn_module_free(module);
+    }
+    if (!status && call->fixed) {
+        qn_eager_call of_all_sizes = *call;
+        of_all_sizes.fixed = false;
+        const kernel *k = made(&of_all_sizes, alias);
+        model = k ? k->model : NULL;
+    }
+    if (!status && !model)
+        status = compile(call, alias, &model, &api.diags);
+    return qn_call_end(&api, status) ? NULL : model;
+}
+
+/* Found, or made and added. Under the lock. */
+static const kernel *made(const qn_eager_call *call, int alias)
+{
+    char key[KEY_BYTES];
+    size_t bytes = describe(call, alias, key);
+    uint64_t hash = XXH3_64bits(key, bytes);
+    const kernel *k = find(hash, key, bytes);
+    if (k)
+        return k;
+    quern_model *model = model_of(call, alias);
+    return model ? add(model, hash, key, bytes) : NULL;
+}
+
 static const kernel *kernel_of(const qn_eager_call *call, int alias)
 {
     char key[KEY_BYTES];
@@ -163,9 +215,7 @@ static const kernel *kernel_of(const qn_eager_call *call, int alias)
     if (k)
         return k;
     pthread_mutex_lock(&making);
-    k = find(hash, key, bytes);
-    if (!k)
-        k = make(call, alias, hash, key, bytes);
+    k = made(call, alias);
     pthread_mutex_unlock(&making);
     return k;
 }
@@ -203,6 +253,9 @@ static void make_workspace_key(void)
 
 static void *workspace_of(int64_t bytes)
 {
+    static _Alignas(64) char none[64];
+    if (bytes == 0)
+        return none;
     static _Thread_local qn_memory *mine;
     pthread_once(&workspace_once, make_workspace_key);
     if (!mine) {
@@ -235,10 +288,10 @@ static bool run(const qn_eager_call *call, const kernel *k, call_io *io)
         ctx.parallel_for_down = quern_pool_parallel_for_down;
     }
     int64_t bytes = k->entry->workspace_bytes(io->symbols);
-    void *workspace = bytes > 0 ? workspace_of(bytes) : NULL;
-    int status = bytes < 0                 ? QUERN_ERROR_RANGE
-                 : bytes > 0 && !workspace ? QUERN_ERROR_MEMORY
-                                           : k->run(io->slots, workspace, &ctx);
+    void *workspace = bytes >= 0 ? workspace_of(bytes) : NULL;
+    int status = bytes < 0    ? QUERN_ERROR_RANGE
+                 : !workspace ? QUERN_ERROR_MEMORY
+                              : k->run(io->slots, workspace, &ctx);
     if (!status)
         return true;
     if (status == QUERN_ERROR_INDEX)
@@ -262,8 +315,8 @@ static int find_alias(const qn_eager_call *call, const quern_tensor *out, bool *
         qn_tensor_span(x, &x_low, &x_high);
         if (x_high <= low || high <= x_low)
             continue;
-        bool same = call->elementwise && x->data == out->data && x->elements == out->elements &&
-                    x->dtype == out->dtype && call->x[i].rank == call->n_symbols;
+        bool may = (call->elementwise && call->x[i].rank == call->n_symbols) || (call->updates && i == 0);
+        bool same = may && x->data == out->data && x->elements == out->elements && x->dtype == out->dtype;
         if (same && alias < 0)
             alias = i;
         else
@@ -312,7 +365,9 @@ quern_tensor *qn_eager_run(qn_eager_call *call, int rank, const int64_t *dims, q
     direct &= apart;
     quern_tensor *result =
         out && direct ? quern_tensor_retain(out) : qn_tensor_make(call->dtype, rank, dims, false);
-    bool done = result && compute(call, direct ? alias : -1, result);
+    bool done = result && qn_tape_will_write(result) && compute(call, direct ? alias : -1, result);
+    if (done && qn_tape_active())
+        done = qn_tape_record(call, result);
     if (done && !direct) { /* by way of memory of its own */
         done = qn_eager_assign(out, result) == QUERN_OK;
         quern_tensor_free(result);
@@ -350,6 +405,8 @@ quern_tensor *qn_eager_run_as_found(qn_eager_call *call)
         quern_tensor_free(result);
         result = part;
     }
+    if (done && result && qn_tape_active())
+        done = qn_tape_record(call, result);
     if (!done) {
         quern_tensor_free(result);
         result = NULL;

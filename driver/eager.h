@@ -1,7 +1,8 @@
 /* Behind quern_tensor.h: operations on tensors as kernels of the compiler.
  *
  * A call is described as a small graph over operands whose axes are symbols. Kernels are kept by that description, without
- * the symbols' values: any thread may ask for one, and the first who does compiles it. */
+ * the symbols' values: any thread may ask for one, and the first who does compiles it. The tape builds the same graph into
+ * its own. */
 #ifndef QN_DRIVER_EAGER_H
 #define QN_DRIVER_EAGER_H
 
@@ -35,7 +36,9 @@ struct qn_eager_call {
     int dtype; /* the result is converted to it; 0: it is as it comes */
     bool
         elementwise; /* element i of the result comes from elements i of operands with all axes: it may replace them */
-    bool failed; /* describing it failed, with a message */
+    bool fixed;   /* whether it is right for these symbols' values is decided when it is built */
+    bool updates; /* the result may replace operand 0 */
+    bool failed;  /* describing it failed, with a message */
     int n, n_symbols;
     qn_eager_operand x[QN_EAGER_OPERANDS];
     int64_t symbols[QN_EAGER_SYMBOLS];
@@ -48,6 +51,9 @@ int qn_eager_symbol(qn_eager_call *call, int64_t value); /* a new one; its numbe
 void qn_eager_add(qn_eager_call *call, const quern_tensor *x, int rank, const uint8_t *axes);
 /* The same with each axis of x a new symbol. */
 void qn_eager_add_whole(qn_eager_call *call, const quern_tensor *x);
+
+/* The same with x as [before the axis, the axis, behind it]: symbols 0, 1, 2. The first operand. */
+void qn_eager_add_around(qn_eager_call *call, const quern_tensor *x, int axis);
 
 /* Computes it: into `out`, which has the result's elements and can hold its data type, or a new tensor with these dims.
  * Ends the call. NULL with a message. */
@@ -70,6 +76,7 @@ int qn_eager_assign(quern_tensor *target, const quern_tensor *x);
 /* ---- eager_math.c ---- */
 
 /* NumPy's common data type; numbers give way. */
+int qn_promote_types(int x, int y);
 int qn_promote(const quern_tensor *x, const quern_tensor *y);
 int qn_floating(int dtype); /* what a float function makes of it */
 quern_tensor *qn_eager_convert(const quern_tensor *x, int dtype, quern_tensor *out);

@@ -13,11 +13,16 @@
 
 #include "driver/api.h"
 #include "driver/compile.h"
-#include "driver/eager.h"
+#include "driver/tape.h"
 #include "ir/kernel.h"
 #include "runtime/error.h"
 
 typedef void copy_fn(int64_t *args, int64_t task);
+
+typedef struct copy_kernel {
+    copy_fn *_Atomic run; /* NULL: not made yet */
+    void *image;          /* loaded for as long as the process lives */
+} copy_kernel;
 
 typedef struct axis {
     int64_t n, from, to; /* extent, strides */
@@ -70,13 +75,14 @@ static qn_kernel *write_kernel(qn_arena *arena, size_t size, int n_axes, inner k
     return k;
 }
 
-static qn_status compile(size_t size, int n_axes, inner kind, qn_arena *arena, copy_fn **out, qn_diags *diags)
+static qn_status compile(size_t size, int n_axes, inner kind, qn_arena *arena, copy_kernel *out,
+                         qn_diags *diags)
 {
     const qn_target target = { .cpu = "native", .jit = true };
     const char *symbol = "qn_copy";
     qn_machine machine;
     qn_code code;
-    void *image;
+    copy_fn *run;
     QN_TRY(qn_backend_cpu.describe(&target, arena, &machine, diags));
     qn_kernel *k = write_kernel(arena, size, n_axes, kind);
     QN_TRY(qn_kernel_verify(k, diags));
@@ -86,29 +92,29 @@ static qn_status compile(size_t size, int n_axes, inner kind, qn_arena *arena, c
     qn_kernel_simplify(k);
     QN_TRY(
         qn_backend_cpu.emit_kernel(k, symbol, &target, QN_MATH_DEFAULT, QN_EMIT_OBJECT, arena, &code, diags));
-    QN_TRY(qn_backend_cpu.load(1, &code, &symbol, &image, diags)); /* for as long as the process lives */
-    *(void **)out = qn_backend_cpu.symbol(image, symbol);
-    return *out ? QUERN_OK : qn_error(diags, QUERN_ERROR_INTERNAL, NULL, "the kernel of a copy has no code");
+    QN_TRY(qn_backend_cpu.load(1, &code, &symbol, &out->image, diags));
+    *(void **)&run = qn_backend_cpu.symbol(out->image, symbol);
+    if (!run)
+        return qn_error(diags, QUERN_ERROR_INTERNAL, NULL, "the kernel of a copy has no code");
+    atomic_store(&out->run, run);
+    return QUERN_OK;
 }
 
 static copy_fn *kernel_of(size_t size, int n_axes, inner kind)
 {
-    static copy_fn *_Atomic kernels[9][QN_TENSOR_MAX_RANK + 1][N_INNER];
+    static copy_kernel kernels[9][QN_TENSOR_MAX_RANK + 1][N_INNER];
     static pthread_mutex_t making = PTHREAD_MUTEX_INITIALIZER;
-    copy_fn *_Atomic *slot = &kernels[size][n_axes][kind];
-    copy_fn *found = atomic_load(slot);
-    if (found)
-        return found;
-    pthread_mutex_lock(&making);
-    found = atomic_load(slot);
-    if (!found) {
+    copy_kernel *kernel = &kernels[size][n_axes][kind];
+    if (!atomic_load(&kernel->run)) {
+        pthread_mutex_lock(&making);
         qn_call call;
         qn_call_begin(&call);
-        if (!qn_call_end(&call, compile(size, n_axes, kind, call.arena, &found, &call.diags)))
-            atomic_store(slot, found);
+        (void)!qn_call_end(&call, atomic_load(&kernel->run)
+                                      ? QUERN_OK
+                                      : compile(size, n_axes, kind, call.arena, kernel, &call.diags));
+        pthread_mutex_unlock(&making);
     }
-    pthread_mutex_unlock(&making);
-    return found;
+    return atomic_load(&kernel->run);
 }
 
 /* ---- axes ---- */
@@ -147,7 +153,7 @@ static int axes_of(const quern_tensor *to, const quern_tensor *from, axis *out)
 /* Elements a task copies, at least. */
 #define TASK_ELEMENTS (1 << 15)
 
-bool qn_eager_copy(quern_tensor *to, const quern_tensor *from)
+static bool copy_elements(quern_tensor *to, const quern_tensor *from)
 {
     axis axes[QN_TENSOR_MAX_RANK];
     const size_t size = quern_dtype_size(to->dtype);
@@ -181,6 +187,12 @@ bool qn_eager_copy(quern_tensor *to, const quern_tensor *from)
         for (int64_t i = 0; i < tasks; i++)
             copy(args, i);
     return true;
+}
+
+bool qn_eager_copy(quern_tensor *to, const quern_tensor *from)
+{
+    return qn_tape_will_write(to) && copy_elements(to, from) &&
+           (!qn_tape_active() || qn_tape_record_copy(to, from));
 }
 
 quern_tensor *qn_eager_compact(const quern_tensor *x)
@@ -230,6 +242,10 @@ int qn_eager_assign(quern_tensor *target, const quern_tensor *x)
                        "quern_tensor_assign: %s repeats elements (a stride is 0): copy it to write to it",
                        qn_tensor_text(target, text));
     quern_tensor *own = NULL, *view = NULL;
+    if (x->data == target->data && x->dtype == target->dtype &&
+        qn_tensor_same_dims(x, target->rank, target->dims) &&
+        memcmp(x->strides, target->strides, (size_t)x->rank * sizeof *x->strides) == 0)
+        return QUERN_OK; /* what x[…] += y assigns last */
     if (x->dtype != target->dtype)
         x = own = qn_eager_convert(x, target->dtype, NULL);
     else if (overlap(target, x))

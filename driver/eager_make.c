@@ -3,7 +3,7 @@
 #include <string.h>
 
 #include "driver/api.h"
-#include "driver/eager.h"
+#include "driver/tape.h"
 #include "frontend/text/text.h"
 #include "runtime/error.h"
 
@@ -55,6 +55,8 @@ quern_tensor *quern_tensor_full(int dtype, int rank, const int64_t *dims, double
 
 quern_tensor *quern_tensor_new(int dtype, int rank, const int64_t *dims)
 {
+    if (qn_tape_active())
+        return quern_tensor_full(dtype, rank, dims, 0);
     return qn_tensor_give(qn_tensor_make(dtype, rank, dims, true));
 }
 
@@ -202,6 +204,7 @@ quern_tensor *quern_tensor_op(const char *name, int n, const quern_tensor *const
     }
     qn_eager_call call = { .name = qn_ops[op].name, .build = build_op, .n_attrs = 1, .attrs = { op } };
     call.text = attributes ? attributes : "";
+    call.fixed = true;
     int axes = 0;
     for (int i = 0; i < n; i++) {
         if (!operands[i])

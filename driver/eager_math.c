@@ -22,7 +22,7 @@ static int float_for(size_t bytes)
     return bytes == 1 ? QUERN_F16 : bytes == 2 ? QUERN_F32 : QUERN_F64;
 }
 
-static int promote_types(int x, int y)
+int qn_promote_types(int x, int y)
 {
     if (x == y)
         return x;
@@ -40,8 +40,8 @@ static int promote_types(int x, int y)
         return x_size > y_size ? x : y;
     if (kind(y) == 3) {
         if (y == QUERN_BF16)
-            return x_size == 1 ? y : promote_types(y, float_for(x_size));
-        return promote_types(y, float_for(x_size));
+            return x_size == 1 ? y : qn_promote_types(y, float_for(x_size));
+        return qn_promote_types(y, float_for(x_size));
     }
     /* Unsigned and signed: a signed one that holds both, or f64. */
     static const int larger[] = { [1] = QUERN_I16, [2] = QUERN_I32, [4] = QUERN_I64, [8] = QUERN_F64 };
@@ -51,7 +51,7 @@ static int promote_types(int x, int y)
 int qn_promote(const quern_tensor *x, const quern_tensor *y)
 {
     if (x->number == y->number)
-        return promote_types(x->dtype, y->dtype);
+        return qn_promote_types(x->dtype, y->dtype);
     const quern_tensor *number = x->number ? x : y, *other = x->number ? y : x;
     const bool gives_way =
         kind(number->dtype) <= kind(other->dtype) || (number->dtype == QUERN_I64 && kind(other->dtype) > 0);
@@ -292,12 +292,12 @@ static bool has_axis(const quern_tensor *x, int rank, int axis)
     return own >= 0 && x->dims[own] != 1 && x->strides[own] != 0;
 }
 
-/* x without the axes along which it repeats. */
-static quern_tensor *unrepeated(const quern_tensor *x)
+/* Operand i without the axes that it has no elements of its own for. */
+static quern_tensor *unrepeated(const quern_tensor *x, int i, int rank, const unsigned *owners)
 {
     int64_t dims[QN_TENSOR_MAX_RANK];
-    for (int i = 0; i < x->rank; i++)
-        dims[i] = x->strides[i] == 0 ? 1 : x->dims[i];
+    for (int own = 0; own < x->rank; own++)
+        dims[own] = owners[own + rank - x->rank] & 1u << i ? x->dims[own] : 1;
     return qn_tensor_view(x, x->data, x->rank, dims, x->strides);
 }
 
@@ -305,30 +305,35 @@ static quern_tensor *unrepeated(const quern_tensor *x)
 static void add_operands(qn_eager_call *call, int n, const quern_tensor *const *xs, int rank,
                          const int64_t *dims)
 {
-    unsigned masks[QN_TENSOR_MAX_RANK], before = 0;
+    unsigned owners[QN_TENSOR_MAX_RANK], of_symbol[QN_TENSOR_MAX_RANK]; /* sets of operands */
     uint8_t axes[QN_TENSOR_MAX_RANK];
     for (int axis = 0; axis < rank; axis++) {
-        unsigned mask = 0;
+        owners[axis] = 0;
         for (int i = 0; i < n; i++)
-            mask |= (unsigned)has_axis(xs[i], rank, axis) << i;
+            owners[axis] |= (unsigned)has_axis(xs[i], rank, axis) << i;
         if (dims[axis] == 1)
             continue;
-        if (call->n_symbols && mask == before)
+        if (!owners
+                [axis]) /* all repeat: then one is written out, for how long an axis is comes from an operand */
+            for (int i = 0; i < n && !owners[axis]; i++)
+                owners[axis] |=
+                    (unsigned)(axis >= rank - xs[i]->rank && xs[i]->dims[axis - rank + xs[i]->rank] != 1)
+                    << i;
+        if (call->n_symbols && owners[axis] == of_symbol[call->n_symbols - 1])
             call->symbols[call->n_symbols - 1] *= dims[axis];
         else
-            masks[qn_eager_symbol(call, dims[axis])] = mask;
-        before = mask;
+            of_symbol[qn_eager_symbol(call, dims[axis])] = owners[axis];
     }
     for (int i = 0; i < n; i++) {
         int own = 0;
         for (int s = 0; s < call->n_symbols; s++)
-            if (masks[s] & 1u << i)
+            if (of_symbol[s] & 1u << i)
                 axes[own++] = (uint8_t)s;
         if (!qn_tensor_repeats(xs[i])) {
             qn_eager_add(call, xs[i], own, axes);
             continue;
         }
-        quern_tensor *once = unrepeated(xs[i]);
+        quern_tensor *once = unrepeated(xs[i], i, rank, owners);
         qn_eager_add(call, once, own, axes);
         if (call->x[i].temporary)
             quern_tensor_free(once);
@@ -402,7 +407,7 @@ static quern_tensor *elementwise(const op_info *op, const quern_tensor *x, const
     call.attrs[ATTR_DTYPE] = compute;
     call.dtype = out ? out->dtype : result;
     call.elementwise = true;
-    call.failed = false;
+    call.fixed = call.updates = call.failed = false;
     call.n = call.n_symbols = 0;
     add_operands(&call, op->n_operands, xs, rank, dims);
     return qn_tensor_give(qn_eager_run(&call, rank, dims, out));

@@ -148,19 +148,6 @@ static qn_value *build_cumulative(qn_builder *b, const qn_eager_call *call, qn_v
                            qn_b_convert(b, (qn_dtype)call->dtype, x[0]), 1, false, false);
 }
 
-/* x as [before the axis, the axis, behind it] */
-static void add_around(qn_eager_call *call, const quern_tensor *x, int axis)
-{
-    static const uint8_t axes[] = { 0, 1, 2 };
-    call->symbols[0] = call->symbols[2] = 1;
-    call->symbols[1] = x->dims[axis];
-    for (int i = 0; i < x->rank; i++)
-        if (i != axis)
-            call->symbols[i < axis ? 0 : 2] *= x->dims[i];
-    call->n_symbols = 3;
-    qn_eager_add(call, x, 3, axes);
-}
-
 quern_tensor *quern_tensor_arg(const char *name, const quern_tensor *x, int axis)
 {
     if (!x)
@@ -185,7 +172,7 @@ quern_tensor *quern_tensor_arg(const char *name, const quern_tensor *x, int axis
     qn_eager_call call = {
         .name = name, .build = build_arg, .n_attrs = 1, .attrs = { k }, .dtype = QUERN_I64
     };
-    add_around(&call, x, axis);
+    qn_eager_add_around(&call, x, axis);
     return qn_tensor_give(qn_eager_run(&call, x->rank - 1, dims, NULL));
 }
 
@@ -200,7 +187,7 @@ quern_tensor *quern_tensor_cumulative(const char *name, const quern_tensor *x, i
         return NULL;
     qn_eager_call call = { .name = name, .build = build_cumulative, .n_attrs = 1, .attrs = { k } };
     call.dtype = k == SUM || k == PROD ? sum_dtype(x->dtype) : x->dtype;
-    add_around(&call, x, axis);
+    qn_eager_add_around(&call, x, axis);
     return qn_tensor_give(qn_eager_run(&call, x->rank, x->dims, NULL));
 }
 

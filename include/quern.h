@@ -27,6 +27,8 @@ QUERN_API const char *quern_version(void); /* "0.1.0" */
 /* Message of this thread's last failed call: where, what, and what would do; several lines when several things are
  * wrong. Valid until the thread's next failing call. "" when nothing failed yet. */
 QUERN_API const char *quern_last_error(void);
+QUERN_API int
+quern_last_status(void); /* its status, for calls that give NULL; QUERN_OK when nothing failed yet */
 QUERN_API const char *quern_status_name(int status); /* "unsupported" */
 QUERN_API size_t quern_dtype_size(int dtype);        /* bytes an element; 0 for an unknown one */
 QUERN_API const char *quern_dtype_text(int dtype);   /* "f32" */

@@ -17,7 +17,7 @@
  * and leaves the message alone. So a chain of calls is checked once, at its end.
  *
  * Threads. Any thread may use any tensor. Tensors are counted atomically and kernels are made once, under a lock; contents
- * are guarded by nobody: as with arrays, a write must not be at the same time as another access. Scopes are the
+ * are guarded by nobody: as with arrays, a write must not be at the same time as another access. Scopes and tapes are the
  * thread's own. Large operations run on all cores, with the same bits for any number of them. */
 #ifndef QUERN_TENSOR_H
 #define QUERN_TENSOR_H
@@ -155,11 +155,52 @@ QUERN_API quern_tensor *quern_tensor_cumulative(const char *kind, const quern_te
 /* NumPy's matmul: of matrices in the last two axes, of vectors where the rank is 1. A transposed view is read as it lies. */
 QUERN_API quern_tensor *quern_tensor_matmul(const quern_tensor *x, const quern_tensor *y);
 
+/* ---- by index and by mask: copies; indices of i64 or i32, from -n to n - 1 ---- */
+
+/* The parts of x with these indices along the axis: NumPy's take. */
+QUERN_API quern_tensor *quern_tensor_index_select(const quern_tensor *x, int axis,
+                                                  const quern_tensor *indices);
+/* Element by element along the axis: NumPy's take_along_axis. */
+QUERN_API quern_tensor *quern_tensor_gather(const quern_tensor *x, int axis, const quern_tensor *indices);
+/* Where the mask holds, which has the dims that x begins with. */
+QUERN_API quern_tensor *quern_tensor_masked_select(const quern_tensor *x, const quern_tensor *mask);
+/* x[…, indices, …] = values, repeated to fit. With an index named twice the later value stays. */
+QUERN_API int quern_tensor_put(quern_tensor *x, int axis, const quern_tensor *indices,
+                               const quern_tensor *values) QUERN_MUST_USE;
+QUERN_API quern_tensor *quern_tensor_concatenate(int n, const quern_tensor *const *xs, int axis);
+
 /* ---- any op ---- */
 
 /* An op of docs/ops.md as it is there (no promotion, no broadcasting), with attributes in the text form; its first result. */
 QUERN_API quern_tensor *quern_tensor_op(const char *op, int n, const quern_tensor *const *operands,
                                         const char *attributes);
+
+/* ---- the tape ---- */
+
+/* From begin to end, what the thread's tensors compute is recorded as a graph, and computed as well. Tensors that were there
+ * before are inputs of the graph, tensors that are made by operations are values in it, numbers (quern_tensor_number) are
+ * constants; views and writing in place are understood. What it recorded lives as long as the tape. */
+typedef struct quern_tape quern_tape;
+QUERN_API quern_tape *quern_tape_begin(void); /* NULL where the thread's tape records already */
+QUERN_API void quern_tape_end(quern_tape *tape);
+QUERN_API void quern_tape_free(quern_tape *tape); /* NULL is fine */
+/* The gradients of a loss of one float with respect to n tensors that the tape has read or made, as they were when it
+ * first heard of them. They are recorded too, so that they can be differentiated or used in what follows. */
+QUERN_API int quern_tape_gradient(quern_tape *tape, const quern_tensor *loss, int n, quern_tensor *const *wrt,
+                                  quern_tensor **out) QUERN_MUST_USE;
+
+/* A compiled step does again what the tape recorded, without recording: it reads the memory of the inputs, as it is then,
+ * and writes that of the results; inputs that were written to while the tape recorded are written again. One thread at a
+ * time. It needs the tape no more. Options may be NULL. */
+typedef struct quern_step quern_step;
+QUERN_API int quern_tape_compile(quern_tape *tape, int n, quern_tensor *const *results,
+                                 const quern_compile_options *options, quern_step **out) QUERN_MUST_USE;
+QUERN_API int quern_step_run(quern_step *step) QUERN_MUST_USE;
+QUERN_API void quern_step_free(quern_step *step); /* NULL is fine */
+/* The same as a module, to be looked at, emitted or run elsewhere: inputs x0, x1, … in the order in which the tape met them,
+ * outputs y0, y1, …: those that update inputs, then the results. */
+QUERN_API int quern_tape_module(quern_tape *tape, int n, quern_tensor *const *results,
+                                quern_module **out) QUERN_MUST_USE;
 
 #ifdef __cplusplus
 }

@@ -10,6 +10,7 @@
 static pthread_once_t once = PTHREAD_ONCE_INIT;
 static pthread_key_t key; /* malloc'ed text; freed when its thread ends */
 static int key_status = -1;
+static _Thread_local int last_status;
 
 static void make_key(void)
 {
@@ -19,6 +20,7 @@ static void make_key(void)
 int qn_fail_text(int status, const char *text)
 {
     pthread_once(&once, make_key);
+    last_status = status;
     if (key_status)
         return status;
     char *old = pthread_getspecific(key);
@@ -49,6 +51,11 @@ const char *quern_last_error(void)
     pthread_once(&once, make_key);
     const char *text = key_status ? NULL : pthread_getspecific(key);
     return text ? text : "";
+}
+
+int quern_last_status(void)
+{
+    return last_status;
 }
 
 const char *quern_version(void)

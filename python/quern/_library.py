@@ -104,6 +104,7 @@ _HANDLE = POINTER(c_void_p)
 _FUNCTIONS = {  # name: result, arguments
     "quern_version": (c_char_p, []),
     "quern_last_error": (c_char_p, []),
+    "quern_last_status": (c_int, []),
     "quern_load": (c_int, [c_char_p, POINTER(LoadOptions), _HANDLE]),
     "quern_load_bytes": (c_int, [c_char_p, c_size_t, POINTER(LoadOptions), _HANDLE]),
     "quern_module_free": (None, [c_void_p]),
@@ -155,6 +156,7 @@ def _load():
 
 
 lib = _load()
+last_status = lib.quern_last_status
 version = lib.quern_version().decode()
 
 

@@ -406,7 +406,11 @@ def load(path, prefix=None):
 
 def text(model, dims=None):
     """The model as Quern's text."""
-    module, out = load_module(model, dims), c_void_p()
+    return module_text(load_module(model, dims))
+
+
+def module_text(module):
+    out = c_void_p()
     check(lib.quern_module_text(module.pointer, byref(out)))
     try:
         return ctypes.string_at(out).decode()

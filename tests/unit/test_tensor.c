@@ -25,7 +25,7 @@ static quern_tensor *range(int n, int rank, const int64_t *dims)
 
 static double item(const quern_tensor *x)
 {
-    double value;
+    double value = 0;
     if (!x || quern_tensor_item(x, &value))
         fail_msg("%s", quern_last_error());
     return value;
@@ -240,6 +240,10 @@ static void test_ops_by_name(void **state)
     assert_float_equal(item(quern_tensor_sum(y, QUERN_ALL_AXES, 0)), 3, 1e-6);
     quern_tensor *turned = must(quern_tensor_op("transpose", 1, operands, "perm = [1, 0]"));
     assert_int_equal(at(turned, 3, 2), 11);
+    quern_tensor *shaped =
+        must(quern_tensor_op("reshape", 1, operands, "dims = [2, 6]")); /* only of 12 elements */
+    assert_int_equal(at(shaped, 1, 5), 11);
+    assert_null(quern_tensor_op("reshape", 1, operands, "dims = [5]"));
     assert_null(quern_tensor_op("softmax", 1, operands, "axis = 2"));
     assert_non_null(strstr(quern_last_error(), "softmax"));
 }
@@ -257,6 +261,81 @@ static void test_random_numbers(void **state)
     quern_tensor *u = must(quern_tensor_uniform(QUERN_F64, QUERN_DIMS(1000), 1));
     assert_true(item(quern_tensor_min(u, QUERN_ALL_AXES, 0)) >= 0);
     assert_true(item(quern_tensor_max(u, QUERN_ALL_AXES, 0)) < 1);
+}
+
+static void test_by_index_and_mask(void **state)
+{
+    (void)state;
+    quern_tensor *x = range(12, QUERN_DIMS(3, 4));
+    const int64_t numbers[] = { 2, -3 };
+    quern_tensor *two =
+        must(quern_tensor_from(&(quern_array){ QUERN_I64, 1, (const int64_t[]){ 2 }, (void *)numbers }));
+    quern_tensor *rows = must(quern_tensor_index_select(x, 0, two));
+    assert_int_equal(at(rows, 0, 1), 9);
+    assert_int_equal(at(rows, 1, 1), 1);
+    assert_int_equal(at(must(quern_tensor_index_select(x, 1, two)), 2, 1), 9);
+    quern_tensor *much = must(quern_tensor_masked_select(x, quern_tensor_less(QUERN_WHOLE(7), x)));
+    assert_int_equal(quern_tensor_elements(much), 4);
+    assert_int_equal(item(quern_tensor_sum(much, QUERN_ALL_AXES, 0)), 38);
+    size_t bytes;
+    quern_tensor_storage(much, &bytes, NULL);
+    assert_int_equal(bytes, 16);
+    const quern_tensor *parts[] = { x, rows };
+    quern_tensor *all = must(quern_tensor_concatenate(2, parts, 0));
+    assert_int_equal(quern_tensor_dims(all)[0], 5);
+    assert_int_equal(at(all, 4, 3), 3);
+    void *data = quern_tensor_data(x);
+    assert_int_equal(quern_tensor_put(x, 1, two, quern_tensor_arange(QUERN_I32, 0, 2, 1)), 0);
+    assert_ptr_equal(quern_tensor_data(x), data);
+    for (int i = 0; i < 3; i++) {
+        assert_int_equal(at(x, i, 2), 0);
+        assert_int_equal(at(x, i, 1), 1);
+        assert_int_equal(at(x, i, 3), 4 * i + 3);
+    }
+}
+
+/* ---- the tape ---- */
+
+static void test_a_step_repeats_what_was_recorded(void **state)
+{
+    (void)state;
+    quern_tensor *x = quern_tensor_randn(QUERN_F64, QUERN_DIMS(30, 3), 1),
+                 *w = quern_tensor_new(QUERN_F64, QUERN_DIMS(3));
+    quern_tensor *truth = quern_tensor_arange(QUERN_F64, 1, 4, 1), *y = quern_tensor_matmul(x, truth),
+                 *gradient;
+    void *address = quern_tensor_data(w);
+    quern_tape *tape = quern_tape_begin();
+    assert_null(quern_tape_begin());
+    quern_tensor *loss = quern_tensor_mean(
+        quern_tensor_square(quern_tensor_sub(quern_tensor_matmul(x, w), y)), QUERN_ALL_AXES, 0);
+    if (quern_tape_gradient(tape, loss, 1, &w, &gradient))
+        fail_msg("%s", quern_last_error());
+    quern_tensor *elsewhere =
+        quern_tensor_slice(quern_tensor_new(QUERN_F64, QUERN_DIMS(6)), 0, 0, QUERN_ALL, 2);
+    assert_int_equal(quern_tensor_assign(elsewhere, gradient), 0);
+    must(quern_tensor_elementwise("sub", w, quern_tensor_mul(gradient, QUERN_REAL(0.1)), w));
+    quern_tape_end(tape);
+    const double before = item(loss);
+    quern_step *step;
+    if (quern_tape_compile(tape, 2, (quern_tensor *[]){ loss, elsewhere }, NULL, &step))
+        fail_msg("%s", quern_last_error());
+    quern_module *module;
+    assert_int_equal(quern_tape_module(tape, 1, &loss, &module), 0);
+    quern_tape_free(tape);
+    char *text;
+    assert_int_equal(quern_module_text(module, &text), 0);
+    assert_non_null(strstr(text, "alias %x1"));
+    quern_free(text);
+    quern_module_free(module);
+    for (int i = 0; i < 200; i++)
+        assert_int_equal(quern_step_run(step), 0);
+    assert_true(item(loss) < 1e-12 && before > 1);
+    assert_ptr_equal(quern_tensor_data(w), address);
+    for (int i = 0; i < 3; i++) {
+        assert_true(fabs(item(quern_tensor_select(w, 0, i)) - (i + 1)) < 1e-6);
+        assert_true(fabs(item(quern_tensor_select(elsewhere, 0, i))) < 1e-5);
+    }
+    quern_step_free(step);
 }
 
 /* ---- mistakes ---- */
@@ -350,6 +429,8 @@ int main(void)
         IN_SCOPE(test_results),
         IN_SCOPE(test_ops_by_name),
         IN_SCOPE(test_random_numbers),
+        IN_SCOPE(test_by_index_and_mask),
+        IN_SCOPE(test_a_step_repeats_what_was_recorded),
         IN_SCOPE(test_mistakes),
         IN_SCOPE(test_threads),
     };
