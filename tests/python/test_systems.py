@@ -102,5 +102,18 @@ class QLearning(System, unittest.TestCase):
         self.assertGreaterEqual(float(re.search(r"mean return ([\d.]+)", text)[1]), 475)
 
 
+class Tensors(unittest.TestCase):
+    def test_c_and_python_and_numpy_agree(self):
+        """Memory is checked by both programs, values against NumPy by the one in Python."""
+        lines = []
+        for command in [PROGRAMS / "tensors"], [sys.executable, SOURCE / "examples" / "tensors" / "tensors.py"]:
+            environment = {k: v for k, v in os.environ.items() if k != "LD_PRELOAD" or len(command) > 1}
+            run = subprocess.run(command, capture_output=True, text=True, timeout=100, env=environment)
+            self.assertEqual(run.returncode, 0, run.stdout + run.stderr)
+            lines.append(run.stdout.splitlines())
+        self.assertGreater(len(lines[0]), 40)
+        self.assertEqual(*lines)
+
+
 if __name__ == "__main__":
     unittest.main()
