@@ -4,6 +4,7 @@
  *   lower_writer.c     a kernel being written: arguments, parameters, loops, index expressions
  *   lower_value.c      the heart: code for "element of a value at an index", for every op that can be said so
  *   lower_loop.c       LOOP groups, and whatever else is one value at each index of its result
+ *   lower_transpose.c  LOOP groups that read across the lines they write along
  *   lower_rows.c       ROWS groups
  *   lower_contract.c   contractions that no template claims
  *   lower_opaque_*.c   ops with kernels of their own
@@ -119,6 +120,9 @@ struct qn_writer {
     /* Called with each value that was computed (not loaded); or NULL. */
     void (*computed)(qn_writer *w, void *user, const qn_value *value, const qn_dim *index, qn_kvalue *result);
     void *computed_user;
+    /* Asked first for each element that is loaded; NULL, or gives NULL: an ordinary load. */
+    qn_kvalue *(*load)(qn_writer *w, void *user, qn_kbuffer *buffer, qn_dim linear);
+    void *load_user;
     qn_vec(qn_binding) bindings;
     qn_vec(qn_argument) arguments;
     qn_vec(qn_access) accesses;
@@ -253,6 +257,18 @@ qn_writer_loop qn_planned_loop_open(qn_writer *w, const qn_planned_loop *loop, q
 /* Index of the element of a tensor that has the row-major number of `index` in the nest. */
 void qn_nest_index(qn_writer *w, const qn_nest *nest, const qn_dim *index, const qn_type *type,
                    qn_dim *out_index);
+
+/* One element of each output, at the current values of the loops' variables; at: its index, by output. */
+void qn_loop_element(qn_writer *w, const qn_group *group, qn_dim (*at)[QN_MAX_RANK]);
+
+/* ---- lower_transpose.c ---- */
+
+/* Does an address jump from line to line along variable `column`, and (`along_row`) step through a line along `row`? */
+bool qn_lower_crosses(qn_writer *w, qn_dim linear, qn_dim row, qn_dim column, bool along_row);
+/* Can the last two axes be cut into square blocks of vectors? */
+bool qn_transposes_in_blocks(const qn_lowering *l, const qn_nest *nest);
+/* The group's elements, block by block, in tasks of about `grain` elements: how many tasks, an expression of the space. */
+qn_dim qn_write_transposed(qn_writer *w, const qn_group *group, const qn_nest *nest, int64_t grain);
 
 /* Merges neighbouring axes of `nest` that every access and index expression of a rehearsal, written with one variable an
  * axis (vars), treats as one. */

@@ -172,8 +172,7 @@ static int64_t half_of_task(qn_writer *w, const qn_group *group, const qn_loops 
     return 0;
 }
 
-/* One element of each output, at the current values of the loops' variables. */
-static void write_element(qn_writer *w, const qn_group *group, qn_dim (*at)[QN_MAX_RANK])
+void qn_loop_element(qn_writer *w, const qn_group *group, qn_dim (*at)[QN_MAX_RANK])
 {
     qn_kvalue **values = QN_NEW_ARRAY(w->arena, qn_kvalue *, group->n_outputs);
     for (int i = 0; i < group->n_outputs; i++)
@@ -190,16 +189,9 @@ static void write_element(qn_writer *w, const qn_group *group, qn_dim (*at)[QN_M
  * transpose: row by row each line would be fetched again for each element of it. Of a rehearsal with one variable an axis. */
 static bool crosses_lines(qn_writer *r, int n, const qn_dim *vars, bool before)
 {
-    enum { FAR = 16 };
-    if (n < 2 || vars[n - 1]->kind != QN_DIM_SYMBOL || vars[n - 2]->kind != QN_DIM_SYMBOL)
-        return false;
-    for (size_t i = 0; i < r->accesses.n; i++) {
+    for (size_t i = 0; i < r->accesses.n && n >= 2; i++) {
         const qn_access *a = &r->accesses.items[i];
-        qn_dim along, across, rest;
-        if (a->buffer && !a->store && qn_ix_affine(&r->space, a->linear, vars[n - 1], &along, &rest) &&
-            along->min >= FAR &&
-            (!before ||
-             (qn_ix_affine(&r->space, a->linear, vars[n - 2], &across, &rest) && qn_dim_is(across, 1))))
+        if (a->buffer && !a->store && qn_lower_crosses(r, a->linear, vars[n - 2], vars[n - 1], before))
             return true;
     }
     return false;
@@ -230,7 +222,7 @@ static void write_blocks(qn_writer *w, const qn_group *group, const qn_nest *nes
     open[n - 2] = qn_planned_loop_open(w, &loops->loops[n - 2], QN_TAG_SERIAL);
     open[n - 1] = qn_writer_for(w, last->var, first, qn_kb_imin(b, qn_kb_iadd(b, first, width), high),
                                 QN_TAG_VECTOR, 0, NULL, NULL);
-    write_element(w, group, at);
+    qn_loop_element(w, group, at);
     qn_writer_end_for(w, &open[n - 1], NULL);
     qn_writer_end_for(w, &open[n - 2], NULL);
     qn_kb_end_for(b, blocks, NULL);
@@ -308,11 +300,11 @@ static void write_elements(qn_writer *w, const qn_group *group, const qn_nest *n
         const size_t mark = qn_writer_mark(w);
         qn_var *var = qn_ispace_var_of(&w->space, loops->loops[0].var);
         qn_kvalue *first = var->value;
-        write_element(w, group, at);
+        qn_loop_element(w, group, at);
         qn_writer_forget(w, mark);
         var->value = qn_kb_iadd(&w->b, first, qn_kb_index(&w->b, half));
     }
-    write_element(w, group, at);
+    qn_loop_element(w, group, at);
     w->stream = NULL;
     for (int k = loops->n - 1; k >= 0; k--)
         qn_writer_end_for(w, &open[k], NULL);
@@ -404,17 +396,21 @@ qn_status qn_lower_loop(qn_lowering *l, const qn_group *group)
     if (pieces)
         size = pieces_grain(&nest, size);
     qn_loops loops = { 0 };
-    if (gpu && nest.n > 0)
-        plan_flat(&w, &nest, size, &loops);
-    else
-        qn_loops_plan(&w, &nest, size, &loops);
-    if (pieces)
-        take_rows_first(&loops);
     bind_all(&w, group);
-    if (blocks && loops.n >= 2)
-        write_blocks(&w, group, &nest, &loops);
-    else
-        write_elements(&w, group, &nest, &loops);
+    if (blocks && qn_transposes_in_blocks(l, &nest)) {
+        loops.tasks = qn_write_transposed(&w, group, &nest, size);
+    } else {
+        if (gpu && nest.n > 0)
+            plan_flat(&w, &nest, size, &loops);
+        else
+            qn_loops_plan(&w, &nest, size, &loops);
+        if (pieces)
+            take_rows_first(&loops);
+        if (blocks && loops.n >= 2)
+            write_blocks(&w, group, &nest, &loops);
+        else
+            write_elements(&w, group, &nest, &loops);
+    }
     const qn_status status = qn_writer_finish(&w, loops.tasks, qn_group_step_name(group, l->arena));
     qn_arena_free(scratch);
     return status;

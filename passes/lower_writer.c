@@ -204,6 +204,9 @@ static bool is_streamed(qn_writer *w, const qn_kbuffer *buffer, qn_dim linear)
 qn_kvalue *qn_writer_load(qn_writer *w, qn_kbuffer *buffer, qn_dim linear)
 {
     note_access(w, buffer, linear, false);
+    qn_kvalue *other = w->load ? w->load(w, w->load_user, buffer, linear) : NULL;
+    if (other)
+        return other;
     qn_kvalue *index = qn_writer_index(w, linear);
     if (w->mask)
         return qn_kb_load_masked(&w->b, buffer, index, 1, w->mask, NULL);

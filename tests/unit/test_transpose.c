@@ -1,0 +1,97 @@
+/* Kernels that transpose in blocks, against the interpreter: alone and with element-wise neighbours, into panels, with outer
+ * axes that are spread over tasks, of several operands at once, on machines with 16 and with 8 lanes. */
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <stdio.h>
+#include <string.h>
+
+#include <cmocka.h>
+
+#include "frontend/text/text.h"
+#include "tests/support/lowered.h"
+
+static void compare(const char *name, const char *text)
+{
+    const int bytes[] = { 64, 32 };
+    for (size_t m = 0; m < sizeof bytes / sizeof *bytes; m++) {
+        const qn_machine machine = { .vector_bytes = bytes[m], .vector_registers = 16, .fma = true };
+        const qn_pass_options options = { .math = QN_MATH_DEFAULT, .machine = &machine };
+        qn_arena *arena = qn_arena_new();
+        qn_diags diags;
+        qn_diags_init(&diags, arena);
+        qn_module *module;
+        if (qn_text_parse(text, strlen(text), name, &module, &diags))
+            fail_msg("%s", qn_diags_text(&diags, arena));
+        qn_graph *graph = module->functions[0];
+        qn_array inputs[4];
+        for (int k = 0; k < graph->n_inputs; k++) {
+            const qn_type *type = &graph->inputs[k]->type;
+            int64_t n = 1;
+            inputs[k].dtype = type->dtype;
+            inputs[k].rank = type->rank;
+            for (int i = 0; i < type->rank; i++)
+                n *= inputs[k].dims[i] = type->dims[i]->value;
+            float *data = qn_arena_calloc(arena, (size_t)n, sizeof *data);
+            for (int64_t i = 0; i < n; i++)
+                data[i] = (float)(i + 1000000 * k); /* no two the same */
+            inputs[k].data = data;
+        }
+        lowered_compare(name, graph, &options, inputs, NULL);
+        qn_module_free(module);
+        qn_arena_free(arena);
+    }
+}
+
+static void matrices(void **state)
+{
+    (void)state;
+    compare("one block", "graph @f(%x: f32[16, 16]) -> f32[16, 16] {\n"
+                         "%y = transpose %x {perm = [1, 0]} : f32[16, 16]\nreturn %y\n}\n");
+    compare("blocks of rows over tasks", "graph @f(%x: f32[448, 336]) -> f32[336, 448] {\n"
+                                         "%y = transpose %x {perm = [1, 0]} : f32[336, 448]\nreturn %y\n}\n");
+    compare("a multiple of 8 only", "graph @f(%x: f32[40, 24]) -> f32[24, 40] {\n"
+                                    "%y = transpose %x {perm = [1, 0]} : f32[24, 40]\nreturn %y\n}\n");
+    compare("with others", "graph @f(%x: f32[64, 48], %w: f32[48, 64], %z: f32[64, 48]) -> f32[48, 64] {\n"
+                           "%a = transpose %x {perm = [1, 0]} : f32[48, 64]\n"
+                           "%b = transpose %z {perm = [1, 0]} : f32[48, 64]\n"
+                           "%c = mul %a, %w : f32[48, 64]\n%y = sub %c, %b : f32[48, 64]\n"
+                           "return %y\n}\n");
+}
+
+static void more_axes(void **state)
+{
+    (void)state;
+    compare("panels", "graph @f(%w: f32[96, 80]) -> f32[3, 80, 32] {\n"
+                      "%t = transpose %w {perm = [1, 0]} : f32[80, 96]\n"
+                      "%r = reshape %t {dims = [80, 3, 32]} : f32[80, 3, 32]\n"
+                      "%y = transpose %r {perm = [1, 0, 2]} : f32[3, 80, 32]\nreturn %y\n}\n");
+    compare("batches over tasks", "graph @f(%x: f32[5, 7, 32, 64]) -> f32[7, 5, 64, 32] {\n"
+                                  "%y = transpose %x {perm = [1, 0, 3, 2]} : f32[7, 5, 64, 32]\n"
+                                  "return %y\n}\n");
+    compare("a part", "graph @f(%x: f32[3, 40, 96]) -> f32[3, 64, 32] {\n"
+                      "%s = slice %x {start = [0, 5, 20], limit = [3, 37, 84], stride = [1, 1, 1]} : "
+                      "f32[3, 32, 64]\n"
+                      "%y = transpose %s {perm = [0, 2, 1]} : f32[3, 64, 32]\nreturn %y\n}\n");
+}
+
+/* What lies outside is not loaded: the block is not transposed as one. */
+static void padded(void **state)
+{
+    (void)state;
+    compare("padded", "graph @f(%x: f32[40, 30]) -> f32[32, 48] {\n"
+                      "%t = transpose %x {perm = [1, 0]} : f32[30, 40]\n%zero = constant 0.0 : f32[]\n"
+                      "%y = pad %t, %zero {low = [1, 3], high = [1, 5], interior = [0, 0]} : f32[32, 48]\n"
+                      "return %y\n}\n");
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(matrices),
+        cmocka_unit_test(more_axes),
+        cmocka_unit_test(padded),
+    };
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}
