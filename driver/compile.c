@@ -60,6 +60,8 @@ static double multiply_adds(const qn_node *node)
     }
     case QN_OP_CONVOLUTION:
         return elements(w) == 0 ? 0 : elements(w) / extent(w, 0) * elements(&node->results[0].type);
+    case QN_OP_ATTENTION_GRAD: /* the scores, the gradients of q and k; those of v and of the weights */
+        return (3 * elements(x) + 2 * elements(&node->operands[3]->type)) * extent(w, 2);
     case QN_OP_ATTENTION: /* q k^T, and the weights times v */
         return (elements(x) + elements(&node->results[0].type)) * extent(w, 2);
     case QN_OP_LSTM: /* each step: inputs and states times the weights of four gates */
@@ -91,8 +93,8 @@ static bool count_flops(const qn_graph *graph, double times, double *total)
         for (int i = 0; i < node->n_regions; i++)
             if (!count_flops(node->regions[i], inside, total))
                 return false;
-        bool counted =
-            qn_ops[node->op].class == QN_CONTRACTION || node->op == QN_OP_ATTENTION || node->op == QN_OP_LSTM;
+        bool counted = qn_ops[node->op].class == QN_CONTRACTION || node->op == QN_OP_ATTENTION ||
+                       node->op == QN_OP_ATTENTION_GRAD || node->op == QN_OP_LSTM;
         if (counted && !is_static(node))
             return false;
         if (counted)

@@ -136,6 +136,8 @@ qn_node *qn_b_dropout(qn_builder *b, qn_value *x, qn_value *key, qn_value *step,
 qn_value *qn_b_gelu(qn_builder *b, qn_value *x, bool approximate);
 qn_value *qn_b_attention(qn_builder *b, qn_value *q, qn_value *k, qn_value *v, qn_value *mask, double scale,
                          bool causal); /* mask may be NULL */
+qn_node *qn_b_attention_grad(qn_builder *b, qn_value *const *qkv, qn_value *gradient, qn_value *mask,
+                             double scale, bool causal); /* likewise */
 /* k as panels of [B, G, D, T]; the first `columns` of v. */
 qn_value *qn_b_attention_packed(qn_builder *b, qn_value *q, qn_value *k, qn_value *v, qn_value *mask,
                                 double scale, bool causal, qn_dim columns, bool heads_last);

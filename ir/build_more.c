@@ -194,6 +194,16 @@ qn_value *qn_b_attention(qn_builder *b, qn_value *q, qn_value *k, qn_value *v, q
     return qn_build(b, QN_OP_ATTENTION, mask ? 4 : 3, (qn_value *[]){ q, k, v, mask }, &list);
 }
 
+qn_node *qn_b_attention_grad(qn_builder *b, qn_value *const *qkv, qn_value *gradient, qn_value *mask,
+                             double scale, bool causal)
+{
+    qn_attr_list list = { 0 };
+    qn_attrs_flag(&list, QN_ATTR_CAUSAL, causal);
+    qn_attrs_float(&list, QN_ATTR_SCALE, scale);
+    return qn_build_node(b, QN_OP_ATTENTION_GRAD, mask ? 5 : 4,
+                         (qn_value *[]){ qkv[0], qkv[1], qkv[2], gradient, mask }, &list, 0, NULL);
+}
+
 qn_value *qn_b_attention_packed(qn_builder *b, qn_value *q, qn_value *k, qn_value *v, qn_value *mask,
                                 double scale, bool causal, qn_dim columns, bool heads_last)
 {

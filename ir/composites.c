@@ -10,6 +10,7 @@
  * f16 and bf16 compute in f32 and round once at the end. */
 #include <math.h>
 
+#include "ir/composite_attention.h"
 #include "ir/winograd.h"
 
 typedef struct expansion {
@@ -248,107 +249,13 @@ static qn_value *relu(expansion *e)
 
 /* ---- attention ---- */
 
-/* [B, H, S, D] as [B, G, H / G, S, D]: query heads by the key head they read. */
-static qn_value *by_group(qn_builder *b, qn_value *x, qn_dim groups)
+static void attention(expansion *e)
 {
-    const qn_dim *d = x->type.dims;
-    qn_dim dims[5] = { d[0], groups, qn_dim_floordiv(qn_b_dims(b), d[1], groups), d[2], d[3] };
-    return qn_b_reshape(b, x, 5, dims);
-}
-
-/* out[b, h, i, j] = sum over k of x[b, h, i, k] y[b, h / (H / G), …], y's axis `contract` being k. */
-static qn_value *dot_of_heads(qn_builder *b, qn_value *x, qn_value *y, int contract)
-{
-    if (!x || !y)
-        return NULL;
-    qn_dot dot = { .n_batch = 2, .n_contract = 1, .x_batch = { 0, 1 }, .y_batch = { 0, 1 } };
-    dot.y_contract[0] = contract;
-    const qn_dim *d = x->type.dims;
-    if (d[1] == y->type.dims[1]) {
-        dot.x_contract[0] = 3;
-        return qn_b_dot_general(b, x, y, &dot, QUERN_INVALID_DTYPE);
-    }
-    dot.x_contract[0] = 4;
-    qn_value *grouped = by_group(b, x, y->type.dims[1]);
-    return qn_b_reshape(b, qn_b_dot_general(b, grouped, y, &dot, QUERN_INVALID_DTYPE), 4,
-                        (qn_dim[]){ d[0], d[1], d[2], y->type.dims[contract == 3 ? 2 : 3] });
-}
-
-/* Scores where key t <= s + T - S; -inf elsewhere. */
-static qn_value *hide_future(qn_builder *b, qn_value *scores)
-{
-    if (!scores)
-        return NULL;
-    const qn_dim *d = scores->type.dims;
-    qn_type type = qn_type_make(b->graph->module, QUERN_I64, 2, d + 2);
-    qn_value *shift = qn_b_dim_value(b, QUERN_I64, qn_dim_sub(qn_b_dims(b), d[3], d[2]));
-    qn_value *last = qn_b_binary(b, QN_OP_ADD, qn_b_iota(b, &type, 0), qn_b_broadcast_to(b, shift, 2, d + 2));
-    qn_value *visible = qn_b_compare(b, QN_LE, qn_b_iota(b, &type, 1), last);
-    return qn_b_select(b, qn_b_broadcast_to(b, visible, 4, d), scores,
-                       qn_b_full(b, &scores->type, -INFINITY));
-}
-
-/* The softmax of the last axis, with 0 for a row of nothing but -inf. */
-static qn_value *visible_softmax(qn_builder *b, qn_value *scores)
-{
-    qn_value *max = reduce_axis(b, QN_KIND_MAX, scores, 3);
-    if (!max)
-        return NULL;
-    qn_value *zero = qn_b_full(b, &max->type, 0), *one = qn_b_full(b, &max->type, 1);
-    qn_value *hidden = qn_b_compare(b, QN_EQ, max, qn_b_full(b, &max->type, -INFINITY));
-    qn_value *shift = spread(b, qn_b_select(b, hidden, zero, max), scores, 3);
-    qn_value *powers = qn_b_unary(b, QN_OP_EXP, qn_b_binary(b, QN_OP_SUB, scores, shift));
-    qn_value *sum = qn_b_select(b, hidden, one, reduce_axis(b, QN_SUM, powers, 3));
-    return qn_b_binary(b, QN_OP_DIV, powers, spread(b, sum, scores, 3));
-}
-
-/* Scores with the mask in the node's operand 3: added, or where it is bool, -inf where it is false. */
-static qn_value *apply_mask(expansion *e, qn_value *scores)
-{
-    qn_builder *b = &e->b;
-    if (!scores || e->node->n_operands < 4)
-        return scores;
-    qn_value *mask = e->node->operands[3];
-    if (mask->type.dtype == QUERN_BOOL)
-        return qn_b_select(b, qn_b_broadcast_to(b, mask, 4, scores->type.dims), scores,
-                           qn_b_full(b, &scores->type, -INFINITY));
-    mask = qn_b_convert(b, scores->type.dtype, mask);
-    return qn_b_binary(b, QN_OP_ADD, scores, qn_b_broadcast_to(b, mask, 4, scores->type.dims));
-}
-
-static qn_value *attention_of(expansion *e, qn_value *k, qn_value *v)
-{
-    qn_builder *b = &e->b;
-    qn_value *scores = dot_of_heads(b, wide_operand(e, 0), k, 3);
-    scores = apply_mask(e, scale_by(b, scores, qn_attr_float(e->node, QN_ATTR_SCALE)));
-    if (qn_attr_bool(e->node, QN_ATTR_CAUSAL))
-        scores = hide_future(b, scores);
-    return dot_of_heads(b, scores ? visible_softmax(b, scores) : NULL, v, 2);
-}
-
-static qn_value *attention(expansion *e)
-{
-    return attention_of(e, wide_operand(e, 1), wide_operand(e, 2));
-}
-
-static qn_value *attention_packed(expansion *e)
-{
-    qn_builder *b = &e->b;
-    qn_dims *dims = qn_b_dims(b);
-    const qn_dim zero = qn_dim_const(dims, 0);
-    qn_value *k = wide_operand(e, 1), *v = wide_operand(e, 2);
-    if (!k || !v)
-        return NULL;
-    /* [B, G, panels, D, width] as [B, G, panels * width, D] */
-    const qn_dim *d = k->type.dims;
-    k = qn_b_transpose(b, k, (const int64_t[]){ 0, 1, 2, 4, 3 });
-    k = qn_b_reshape(b, k, 4, (const qn_dim[]){ d[0], d[1], qn_dim_mul(dims, d[2], d[4]), d[3] });
-    k = qn_b_slice_axis(b, k, 2, zero, v->type.dims[2]);
-    v = qn_b_slice_axis(b, v, 3, zero, qn_attr_dims(e->node, QN_ATTR_DIMS, NULL)[0]);
-    qn_value *y = attention_of(e, k, v);
-    return y && qn_attr_bool(e->node, QN_ATTR_HEADS_LAST)
-               ? qn_b_transpose(b, y, (const int64_t[]){ 0, 2, 1, 3 })
-               : y;
+    qn_value *operands[5] = { NULL };
+    for (int i = 0; i < e->node->n_operands; i++)
+        operands[i] =
+            qn_dtype_is_float(e->node->operands[i]->type.dtype) ? wide_operand(e, i) : e->node->operands[i];
+    qn_attention_expand(&e->b, e->node, operands, e->results);
 }
 
 /* ---- quantization ---- */
@@ -494,8 +401,9 @@ void qn_composite_expand(qn_node *node, qn_value **out_results, qn_diags *diags)
     case QN_OP_GELU: out_results[0] = gelu(&e); break;
     case QN_OP_SILU: out_results[0] = silu(&e); break;
     case QN_OP_RELU: out_results[0] = relu(&e); break;
-    case QN_OP_ATTENTION: out_results[0] = attention(&e); break;
-    case QN_OP_ATTENTION_PACKED: out_results[0] = attention_packed(&e); break;
+    case QN_OP_ATTENTION:
+    case QN_OP_ATTENTION_PACKED:
+    case QN_OP_ATTENTION_GRAD: attention(&e); break;
     case QN_OP_QUANTIZE: out_results[0] = quantize(&e); break;
     case QN_OP_DEQUANTIZE: out_results[0] = dequantize(&e); break;
     case QN_OP_LSTM: lstm(&e); break;

@@ -436,21 +436,21 @@ static qn_status norm(qn_infer_context *c)
     return qn_infer_give(c, x->dtype, x->rank, x->dims);
 }
 
-/* Query heads over key heads, and the mask of [batch, heads, queries, keys], which is operand 3. */
-static qn_status heads_and_mask(qn_infer_context *c, qn_dim groups, qn_dim keys)
+/* Query heads over key heads, and the mask of [batch, heads, queries, keys], which is operand `at`. */
+static qn_status heads_and_mask(qn_infer_context *c, int at, qn_dim groups, qn_dim keys)
 {
     const qn_type *q = qn_infer_operand(c, 0);
     qn_dim heads = q->dims[1];
     if (heads != groups && (qn_dim_is(groups, 0) || !qn_dim_is(qn_dim_mod(DIMS, heads, groups), 0)))
         return qn_infer_fail(c, "%s query heads don't divide over %s key heads",
                              qn_dim_print(heads, c->module->arena), qn_dim_print(groups, c->module->arena));
-    if (c->node->n_operands < 4)
+    if (c->node->n_operands <= at)
         return QUERN_OK;
-    const qn_type *mask = qn_infer_operand(c, 3);
+    const qn_type *mask = qn_infer_operand(c, at);
     qn_dim full[4] = { q->dims[0], heads, q->dims[2], keys };
-    QN_TRY(qn_infer_expect_rank(c, 3, 4));
+    QN_TRY(qn_infer_expect_rank(c, at, 4));
     if (mask->dtype != QUERN_BOOL)
-        QN_TRY(qn_infer_expect_dtype(c, 3, q->dtype));
+        QN_TRY(qn_infer_expect_dtype(c, at, q->dtype));
     for (int i = 0; i < 4; i++) {
         if (!qn_dim_is(mask->dims[i], 1) && mask->dims[i] != full[i])
             return qn_infer_fail(
@@ -493,8 +493,9 @@ static qn_status dropout(qn_infer_context *c)
 
 static qn_status attention(qn_infer_context *c)
 {
+    const bool grad = c->node->op == QN_OP_ATTENTION_GRAD;
     const qn_type *q = qn_infer_operand(c, 0), *k = qn_infer_operand(c, 1), *v = qn_infer_operand(c, 2);
-    for (int i = 0; i < 3; i++) {
+    for (int i = 0; i < 3 + grad; i++) {
         QN_TRY(qn_infer_expect_rank(c, i, 4));
         QN_TRY(qn_infer_expect_dtype(c, i, q->dtype));
     }
@@ -502,9 +503,14 @@ static qn_status attention(qn_infer_context *c)
     qn_dim v_dims[4] = { q->dims[0], k->dims[1], k->dims[2], v->dims[3] };
     QN_TRY(qn_infer_expect_dims(c, 1, 4, k_dims));
     QN_TRY(qn_infer_expect_dims(c, 2, 4, v_dims));
-    QN_TRY(heads_and_mask(c, k->dims[1], k->dims[2]));
+    QN_TRY(heads_and_mask(c, 3 + grad, k->dims[1], k->dims[2]));
     qn_dim dims[4] = { q->dims[0], q->dims[1], q->dims[2], v->dims[3] };
-    return qn_infer_give(c, q->dtype, 4, dims);
+    if (!grad)
+        return qn_infer_give(c, q->dtype, 4, dims);
+    QN_TRY(qn_infer_expect_dims(c, 3, 4, dims));
+    QN_TRY(qn_infer_give(c, q->dtype, 4, q->dims));
+    QN_TRY(qn_infer_give(c, q->dtype, 4, k_dims));
+    return qn_infer_give(c, q->dtype, 4, v_dims);
 }
 
 static qn_status attention_packed(qn_infer_context *c)
@@ -526,7 +532,7 @@ static qn_status attention_packed(qn_infer_context *c)
     if (width->min < 1 || k->dims[2] != qn_dim_ceildiv(DIMS, v->dims[2], width))
         return qn_infer_fail(c, "the panels of k, %s, don't hold the %s keys of v", qn_infer_print(c, k),
                              qn_dim_print(v->dims[2], c->module->arena));
-    QN_TRY(heads_and_mask(c, k->dims[1], v->dims[2]));
+    QN_TRY(heads_and_mask(c, 3, k->dims[1], v->dims[2]));
     const bool heads_last = qn_attr_bool(c->node, QN_ATTR_HEADS_LAST);
     qn_dim dims[4] = { q->dims[0], q->dims[heads_last ? 2 : 1], q->dims[heads_last ? 1 : 2], columns[0] };
     return qn_infer_give(c, q->dtype, 4, dims);
@@ -584,7 +590,8 @@ qn_infer_rule qn_infer_compute(qn_op op)
     case QN_OP_RMS_NORM: return norm;
     case QN_OP_BATCH_NORM: return batch_norm;
     case QN_OP_DROPOUT: return dropout;
-    case QN_OP_ATTENTION: return attention;
+    case QN_OP_ATTENTION:
+    case QN_OP_ATTENTION_GRAD: return attention;
     case QN_OP_ATTENTION_PACKED: return attention_packed;
     case QN_OP_CROSS_ENTROPY: return cross_entropy;
     case QN_OP_LSTM: return lstm;

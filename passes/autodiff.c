@@ -75,6 +75,12 @@ static bool *find_active(qn_graph *graph, int n_wrt, qn_value *const *wrt, qn_ar
     return active;
 }
 
+/* The mask of an attention gets a gradient only from its body. */
+static bool learns_mask(const qn_node *node, const bool *active)
+{
+    return node->op == QN_OP_ATTENTION && node->n_operands > 3 && active[node->operands[3]->id];
+}
+
 static qn_status prepare(qn_graph *graph, int n_values, qn_value **values, int n_wrt, qn_value **wrt,
                          qn_diags *diags)
 {
@@ -89,7 +95,7 @@ static qn_status prepare(qn_graph *graph, int n_values, qn_value **values, int n
             if (!on_path)
                 continue;
             qn_value **results = QN_NEW_ARRAY(graph->module->arena, qn_value *, node->n_results);
-            if (!qn_vjp_expand(node, find_rule(node->op) != NULL, results, diags))
+            if (!qn_vjp_expand(node, find_rule(node->op) && !learns_mask(node, active), results, diags))
                 continue;
             QN_TRY(qn_diags_status(diags));
             for (int i = 0; i < node->n_results; i++)

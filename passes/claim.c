@@ -1,15 +1,16 @@
 /* The list of kernel templates. */
 #include "passes/claim.h"
 
-extern const qn_template qn_template_blas;        /* passes/blas.c */
-extern const qn_template qn_template_gemm_tile;   /* passes/gemm_tile.c */
-extern const qn_template qn_template_gemm_narrow; /* passes/gemm_narrow.c */
-extern const qn_template qn_template_conv_tile;   /* passes/conv_tile.c */
-extern const qn_template qn_template_gemv;        /* passes/gemv.c */
-extern const qn_template qn_template_gemm;        /* passes/gemm.c */
-extern const qn_template qn_template_conv;        /* passes/conv.c */
-extern const qn_template qn_template_winograd;    /* passes/winograd.c */
-extern const qn_template qn_template_attention;   /* passes/attention.c */
+extern const qn_template qn_template_blas;           /* passes/blas.c */
+extern const qn_template qn_template_gemm_tile;      /* passes/gemm_tile.c */
+extern const qn_template qn_template_gemm_narrow;    /* passes/gemm_narrow.c */
+extern const qn_template qn_template_conv_tile;      /* passes/conv_tile.c */
+extern const qn_template qn_template_gemv;           /* passes/gemv.c */
+extern const qn_template qn_template_gemm;           /* passes/gemm.c */
+extern const qn_template qn_template_conv;           /* passes/conv.c */
+extern const qn_template qn_template_winograd;       /* passes/winograd.c */
+extern const qn_template qn_template_attention;      /* passes/attention.c */
+extern const qn_template qn_template_attention_grad; /* passes/attention_grad.c */
 
 /* clang-format off */
 const qn_template *const qn_templates[] = {
@@ -22,6 +23,7 @@ const qn_template *const qn_templates[] = {
     &qn_template_conv,
     &qn_template_winograd,
     &qn_template_attention,
+    &qn_template_attention_grad,
     NULL,
 };
 /* clang-format on */

@@ -584,7 +584,8 @@ static void start_cluster(fuser *f, qn_node *node)
         for (int i = 0; i < node->n_results; i++)
             add_output(f, c, &node->results[i]);
         for (int k = 0; k < node->n_operands; k++)
-            if (kind == QN_GROUP_SINGLE && !f->options->no_fusion && is_trivial(node->operands[k]))
+            if (kind == QN_GROUP_SINGLE && !f->options->no_fusion && is_trivial(node->operands[k]) &&
+                !qn_template_keeps(node, f->options)) /* a template reads memory */
                 add_reader(f, node->operands[k], c);
             else
                 demand_whole(f, node->operands[k], c);

@@ -265,6 +265,9 @@ void qn_loop_element(qn_writer *w, const qn_group *group, qn_dim (*at)[QN_MAX_RA
 
 /* Does an address jump from line to line along variable `column`, and (`along_row`) step through a line along `row`? */
 bool qn_lower_crosses(qn_writer *w, qn_dim linear, qn_dim row, qn_dim column, bool along_row);
+/* Rows of so many lanes, up to 16, become columns. */
+enum { QN_TRANSPOSE_LANES = 16 };
+void qn_kb_transpose(qn_kbuilder *b, int lanes, qn_kvalue **rows);
 /* Can the last two axes be cut into square blocks of vectors? */
 bool qn_transposes_in_blocks(const qn_lowering *l, const qn_nest *nest);
 /* The group's elements, block by block, in tasks of about `grain` elements: how many tasks, an expression of the space. */

@@ -10,7 +10,7 @@
 
 #include "passes/lower.h"
 
-enum { MAX_LANES = 16, MAX_STAGED = 6 };
+enum { MAX_STAGED = 6 };
 
 typedef struct staged { /* an operand's block */
     const qn_kbuffer *from;
@@ -40,7 +40,7 @@ bool qn_transposes_in_blocks(const qn_lowering *l, const qn_nest *nest)
 {
     const qn_machine *machine = l->options->machine;
     const int64_t lanes = machine && !machine->gpu ? machine->vector_bytes / 4 : 0;
-    if (nest->n < 2 || lanes < 4 || lanes > MAX_LANES)
+    if (nest->n < 2 || lanes < 4 || lanes > QN_TRANSPOSE_LANES)
         return false;
     for (int i = nest->n - 2; i < nest->n; i++)
         if (!qn_dim_is_const(nest->dims[i]) || nest->dims[i]->value % lanes != 0)
@@ -49,15 +49,15 @@ bool qn_transposes_in_blocks(const qn_lowering *l, const qn_nest *nest)
 }
 
 /* Each round is a perfect shuffle of all elements, row i with row i + lanes / 2; after log2(lanes) of them rows are columns. */
-static void transpose(qn_kbuilder *b, int lanes, qn_kvalue **rows)
+void qn_kb_transpose(qn_kbuilder *b, int lanes, qn_kvalue **rows)
 {
-    int low[MAX_LANES], high[MAX_LANES];
+    int low[QN_TRANSPOSE_LANES], high[QN_TRANSPOSE_LANES];
     for (int i = 0; i < lanes; i++) {
         low[i] = i / 2 + i % 2 * lanes;
         high[i] = low[i] + lanes / 2;
     }
     for (int round = 1; round < lanes; round *= 2) {
-        qn_kvalue *next[MAX_LANES];
+        qn_kvalue *next[QN_TRANSPOSE_LANES];
         for (int i = 0; i < lanes / 2; i++) {
             next[2 * i] = qn_kb_shuffle(b, rows[i], rows[i + lanes / 2], lanes, low);
             next[2 * i + 1] = qn_kb_shuffle(b, rows[i], rows[i + lanes / 2], lanes, high);
@@ -72,7 +72,7 @@ static qn_kbuffer *stage(qn_writer *w, const transposer *t, qn_kbuffer *from, qn
     qn_kbuilder *b = &w->b;
     qn_kblock *const cursor = b->block;
     qn_var *row = qn_ispace_var_of(&w->space, t->row), *column = qn_ispace_var_of(&w->space, t->column);
-    qn_kvalue *const at_row = row->value, *const at_column = column->value, *rows[MAX_LANES];
+    qn_kvalue *const at_row = row->value, *const at_column = column->value, *rows[QN_TRANSPOSE_LANES];
     qn_kbuffer *block = qn_kernel_add_local(w->kernel, "block", from->dtype, (int64_t)t->lanes * t->lanes);
     b->block = t->ahead;
     row->value = t->first_row;
@@ -80,7 +80,7 @@ static qn_kbuffer *stage(qn_writer *w, const transposer *t, qn_kbuffer *from, qn
         column->value = qn_kb_iadd(b, t->first_column, qn_kb_index(b, i));
         rows[i] = qn_kb_load(b, from, qn_writer_index(w, linear), t->lanes);
     }
-    transpose(b, t->lanes, rows);
+    qn_kb_transpose(b, t->lanes, rows);
     for (int i = 0; i < t->lanes; i++)
         qn_kb_store(b, block, qn_kb_index(b, (int64_t)i * t->lanes), rows[i], NULL);
     b->block = cursor;

@@ -203,6 +203,17 @@ static qn_status batch_norm(qn_vjp *v, qn_node *node, qn_value *const *g)
     return QUERN_OK;
 }
 
+/* One composite for all three: its kernel computes the scores again. */
+static qn_status attention(qn_vjp *v, qn_node *node, qn_value *const *g)
+{
+    qn_node *grad =
+        qn_b_attention_grad(&v->b, node->operands, g[0], node->n_operands > 3 ? node->operands[3] : NULL,
+                            qn_attr_float(node, QN_ATTR_SCALE), qn_attr_bool(node, QN_ATTR_CAUSAL));
+    for (int i = 0; grad && i < 3; i++)
+        qn_vjp_add(v, node, i, &grad->results[i]);
+    return QUERN_OK;
+}
+
 /* What was kept passes, divided as x was. */
 static qn_status dropout(qn_vjp *v, qn_node *node, qn_value *const *g)
 {
@@ -229,6 +240,7 @@ qn_vjp_rule qn_vjp_composite(qn_op op)
     case QN_OP_RMS_NORM: return norm;
     case QN_OP_BATCH_NORM: return batch_norm;
     case QN_OP_DROPOUT: return dropout;
+    case QN_OP_ATTENTION: return attention;
     default: return NULL;
     }
 }

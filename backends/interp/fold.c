@@ -48,7 +48,8 @@ static int64_t work_per_element(const qn_node *node)
                 return INT64_MAX;
         return work;
     }
-    case QN_OP_ATTENTION: return 2 * extent(&node->operands[1]->type, 2, 4);
+    case QN_OP_ATTENTION:
+    case QN_OP_ATTENTION_GRAD: return 2 * extent(&node->operands[1]->type, 2, 4);
     case QN_OP_LSTM: return extent(&node->operands[2]->type, 0, 2);
     case QN_OP_CONV_WINOGRAD: return extent(&node->operands[1]->type, 1, 4);
     default: return 1;

@@ -337,9 +337,18 @@ static bool attention(qn_rg *g)
     qn_value *mask = qn_rg_chance(g, 40) ? qn_rg_fresh_static(g, dtype, 4, one_or).value : NULL;
     if (mask && qn_rg_chance(g, 40))
         mask = qn_b_compare(&g->b, QN_GT, mask, qn_b_full(&g->b, &mask->type, 0));
-    qn_value *y = qn_b_attention(&g->b, q.value, k.value, v.value, mask, 0.25 * (1 + qn_rg_below(g, 3)),
-                                 qn_rg_chance(g, 40));
-    return qn_rg_push(g, y, v.bound, false);
+    const double scale = 0.25 * (1 + qn_rg_below(g, 3));
+    const bool causal = qn_rg_chance(g, 40);
+    if (qn_rg_chance(g, 60))
+        return qn_rg_push(g, qn_b_attention(&g->b, q.value, k.value, v.value, mask, scale, causal), v.bound,
+                          false);
+    const qn_rg_item of = qn_rg_fresh_static(g, dtype, 4, (int64_t[]){ batch, heads, s, e });
+    qn_node *grad = qn_b_attention_grad(&g->b, (qn_value *[]){ q.value, k.value, v.value }, of.value, mask,
+                                        scale, causal);
+    const double slope = 2 * (double)e * of.bound * v.bound * scale, n = (double)(s * heads);
+    return grad && qn_rg_push(g, &grad->results[0], slope * k.bound, false) &&
+           qn_rg_push(g, &grad->results[1], n * slope * q.bound, false) &&
+           qn_rg_push(g, &grad->results[2], n * of.bound, false);
 }
 
 static bool cross_entropy(qn_rg *g)

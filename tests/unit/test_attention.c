@@ -54,8 +54,8 @@ static int count(const qn_graph *graph, qn_op op)
     return n;
 }
 
-/* Runs the text's first function through the interpreter and lowered, and expects the kernel in it, or not. */
-static void compare(const char *name, const char *text, const int64_t *symbols, bool one_kernel)
+/* Runs the text's first function through the interpreter and lowered, and expects the kernel for `op` in it, or not. */
+static void compare_op(qn_op op, const char *name, const char *text, const int64_t *symbols, bool one_kernel)
 {
     for (size_t m = 0; m < sizeof machines / sizeof *machines; m++) {
         qn_arena *arena = qn_arena_new();
@@ -72,10 +72,15 @@ static void compare(const char *name, const char *text, const int64_t *symbols, 
                                           .machine = &machines[m],
                                           .fold = qn_interp_fold };
         lowered_compare(name, graph, &options, inputs, symbols);
-        assert_int_equal(count(graph, QN_OP_ATTENTION_PACKED), one_kernel);
+        assert_int_equal(count(graph, op), one_kernel);
         qn_module_free(module);
         qn_arena_free(arena);
     }
+}
+
+static void compare(const char *name, const char *text, const int64_t *symbols, bool one_kernel)
+{
+    compare_op(QN_OP_ATTENTION_PACKED, name, text, symbols, one_kernel);
 }
 
 static void shapes_masks_and_groups(void **state)
@@ -171,6 +176,59 @@ static void between_projections(void **state)
         NULL, true);
 }
 
+/* Gradients as one kernel: tiles that aren't full, keys that are no whole panel, what causal and masks hide, heads that share k and
+ * v, so many keys that tiles are lower. Columns that are no whole vectors are spelled out. */
+static void gradients(void **state)
+{
+    (void)state;
+    static const struct {
+        int b, h, g, s, t, d, e;
+        const char *mask; /* "": none */
+        bool causal, one_kernel;
+    } cases[] = {
+        { 1, 2, 2, 24, 64, 16, 32, "", false, true },
+        { 2, 4, 2, 13, 37, 16, 16, "", false, true },
+        { 1, 6, 2, 25, 25, 48, 64, "", true, true },
+        { 1, 1, 1, 12, 30, 16, 16, "", true, true }, /* queries at the end of the keys */
+        { 1, 1, 1, 30, 12, 16, 16, "", true, true }, /* the first see nothing */
+        { 2, 2, 1, 11, 40, 16, 16, "f32[2, 1, 1, 40]", false, true },
+        { 2, 2, 2, 11, 21, 32, 16, "f32[1, 2, 11, 1]", true, true },
+        { 2, 2, 2, 10, 19, 16, 80, "bool[2, 2, 1, 19]", true, true },
+        { 1, 1, 1, 9, 1, 16, 16, "bool[1, 1, 9, 1]", false, true }, /* rows that see nothing */
+        { 1, 1, 1, 14, 2500, 16, 16, "", true, true },
+        { 1, 1, 1, 14, 20, 17, 16, "", false, false },
+    };
+    for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
+        char text[800], mask[40] = "";
+        if (*cases[i].mask)
+            snprintf(mask, sizeof mask, ", %%m: %s", cases[i].mask);
+        const int b = cases[i].b, h = cases[i].h, g = cases[i].g, s = cases[i].s, t = cases[i].t,
+                  d = cases[i].d, e = cases[i].e;
+        snprintf(text, sizeof text,
+                 "graph @f(%%q: f32[%d, %d, %d, %d], %%k: f32[%d, %d, %d, %d], %%v: f32[%d, %d, %d, %d], "
+                 "%%g: f32[%d, "
+                 "%d, %d, %d]%s) -> (f32[%d, %d, %d, %d], f32[%d, %d, %d, %d], f32[%d, %d, %d, %d]) {\n"
+                 "%%x, %%y, %%z = attention_grad %%q, %%k, %%v, %%g%s {causal = %s, scale = 0.3} : "
+                 "f32[%d, %d, %d, %d], f32[%d, %d, %d, %d], f32[%d, %d, %d, %d]\nreturn %%x, %%y, %%z\n}\n",
+                 b, h, s, d, b, g, t, d, b, g, t, e, b, h, s, e, mask, b, h, s, d, b, g, t, d, b, g, t, e,
+                 *mask ? ", %m" : "", cases[i].causal ? "true" : "false", b, h, s, d, b, g, t, d, b, g, t, e);
+        compare_op(QN_OP_ATTENTION_GRAD, "gradients", text, NULL, cases[i].one_kernel);
+    }
+    static const int64_t lengths[][3] = { { 1, 1, 1 }, { 2, 5, 3 }, { 1, 40, 90 }, { 3, 13, 17 } };
+    for (size_t i = 0; i < sizeof lengths / sizeof *lengths; i++)
+        compare_op(
+            QN_OP_ATTENTION_GRAD, "gradients of symbolic lengths",
+            "dims b: 1..4, s: 1..40, t: 1..90\n"
+            "graph @f(%q: f32[b, 4, s, 16], %k: f32[b, 2, t, 16], %v: f32[b, 2, t, 32]) -> (f32[b, 4, s, "
+            "16], "
+            "f32[b, 2, t, 16], f32[b, 2, t, 32]) {\n"
+            "%one = constant 1.0 : f32[]\n" /* made from nothing: it has to be in memory all the same */
+            "%g = broadcast %one {axes = [], dims = [b, 4, s, 32]} : f32[b, 4, s, 32]\n"
+            "%x, %y, %z = attention_grad %q, %k, %v, %g {scale = 0.5} : f32[b, 4, s, 16], f32[b, 2, t, 16], "
+            "f32[b, 2, t, 32]\nreturn %x, %y, %z\n}\n",
+            lengths[i], true);
+}
+
 /* One query has nothing to share a packed k with; f16 has no kernel. Both are spelled out. */
 static void without_a_kernel(void **state)
 {
@@ -191,9 +249,8 @@ static void without_a_kernel(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(shapes_masks_and_groups),
-        cmocka_unit_test(symbolic_lengths),
-        cmocka_unit_test(between_projections),
+        cmocka_unit_test(shapes_masks_and_groups), cmocka_unit_test(symbolic_lengths),
+        cmocka_unit_test(between_projections),     cmocka_unit_test(gradients),
         cmocka_unit_test(without_a_kernel),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

@@ -1,0 +1,134 @@
+/* Parts of the kernels for attention: see attention_tile.h. */
+#include "passes/attention_tile.h"
+
+#include <math.h>
+
+enum { UNROLL = 2 };
+
+/* ---- arithmetic on kernel indices ---- */
+
+#define INDEX(c) qn_kb_index(&a->w.b, (c))
+#define ADD(x, y) qn_kb_iadd(&a->w.b, (x), (y))
+#define SUB(x, y) qn_kb_isub(&a->w.b, (x), (y))
+#define MUL(x, y) qn_kb_imul(&a->w.b, (x), (y))
+#define MIN(x, y) qn_kb_imin(&a->w.b, (x), (y))
+#define MAX(x, y) qn_kb_imax(&a->w.b, (x), (y))
+
+qn_kinst *qn_attention_for(qn_attention *a, qn_kvalue *low, qn_kvalue *high)
+{
+    return qn_kb_for(&a->w.b, low, high, INDEX(1), QN_TAG_SERIAL, 0, NULL, NULL);
+}
+
+void qn_attention_end(qn_attention *a, qn_kinst *loop)
+{
+    qn_kb_end_for(&a->w.b, loop, NULL);
+}
+
+qn_kinst *qn_attention_lanes(qn_attention *a, qn_kvalue *low, qn_kvalue *high)
+{
+    return qn_kb_for(&a->w.b, low, high, INDEX(1), QN_TAG_VECTOR, 0, NULL, NULL);
+}
+
+qn_kvalue *qn_attention_number(qn_attention *a, double value)
+{
+    return qn_kb_float(&a->w.b, (qn_ktype){ QUERN_F32, 1 }, value);
+}
+
+qn_kvalue *qn_attention_whole(qn_attention *a, qn_kvalue *x)
+{
+    return MUL(qn_kb_idiv(&a->w.b, ADD(x, INDEX(a->lanes - 1)), INDEX(a->lanes)), INDEX(a->lanes));
+}
+
+void qn_attention_set(qn_attention *a, qn_dim var, qn_kvalue *value)
+{
+    if (var->kind == QN_DIM_SYMBOL)
+        qn_ispace_var_of(&a->w.space, var)->value = value;
+}
+
+void qn_attention_fill(qn_attention *a, qn_kbuffer *buffer, qn_kvalue *from, qn_kvalue *low, qn_kvalue *high,
+                       double value)
+{
+    qn_kinst *loop = qn_attention_lanes(a, low, high);
+    qn_kb_store(&a->w.b, buffer, ADD(from, qn_attention_counter(loop)), qn_attention_number(a, value), NULL);
+    qn_attention_end(a, loop);
+}
+
+qn_kvalue *qn_attention_seen(qn_attention *a, qn_kvalue *past)
+{
+    return ADD(past, SUB(a->n_keys_value, a->n_queries_value));
+}
+
+void qn_attention_read(qn_attention *a, const qn_node *node, int mask)
+{
+    qn_ispace *space = &a->w.space;
+    const qn_type *q = &node->operands[0]->type, *k = &node->operands[1]->type, *v = &node->operands[2]->type;
+    a->q = node->operands[0];
+    a->mask = node->n_operands > mask ? node->operands[mask] : NULL;
+    a->lanes = a->w.lowering->options->machine->vector_bytes / 4;
+    a->scale = qn_attr_float(node, QN_ATTR_SCALE);
+    a->causal = qn_attr_bool(node, QN_ATTR_CAUSAL);
+    a->batches = qn_ispace_import(space, q->dims[0]);
+    a->heads = qn_ispace_import(space, q->dims[1]);
+    a->n_queries = qn_ispace_import(space, q->dims[2]);
+    a->groups = qn_ispace_import(space, k->dims[1]);
+    a->n_keys = qn_ispace_import(space, v->dims[2]);
+    a->batch = qn_ispace_var(space, a->batches, false);
+    a->head = qn_ispace_var(space, a->heads, false);
+    a->query = qn_ispace_var(space, a->n_queries, false);
+    a->key = qn_ispace_var(space, a->n_keys, false);
+    a->n_queries_value = qn_writer_index(&a->w, a->n_queries);
+    a->n_keys_value = qn_writer_index(&a->w, a->n_keys);
+}
+
+qn_kvalue *qn_attention_hides(qn_attention *a, qn_kvalue *max)
+{
+    return qn_kb_compare(&a->w.b, QN_EQ, max, qn_attention_number(a, -INFINITY));
+}
+
+void qn_attention_mask(qn_attention *a, qn_kvalue *from, qn_kvalue *first, qn_kvalue *n)
+{
+    qn_writer *w = &a->w;
+    qn_kbuilder *b = &w->b;
+    const qn_dim vars[4] = { a->batch, a->head, a->query, a->key };
+    qn_dim index[4];
+    for (int i = 0; i < 4; i++)
+        index[i] = qn_dim_is(a->mask->type.dims[i], 1) ? qn_dim_const(w->space.dims, 0) : vars[i];
+    qn_writer_loop loop = qn_writer_for(w, a->key, first, ADD(first, n), QN_TAG_VECTOR, 0, NULL, NULL);
+    qn_kvalue *key = loop.inst ? SUB(qn_attention_counter(loop.inst), first) : INDEX(0);
+    qn_kvalue *score = qn_kb_load(b, a->scores, ADD(from, key), 1),
+              *mask = qn_writer_value(w, a->mask, index);
+    score = a->mask->type.dtype == QUERN_BOOL
+                ? qn_kb_select(b, mask, score, qn_attention_number(a, -INFINITY))
+                : qn_kb_binary(b, QN_OP_ADD, score, mask);
+    qn_kb_store(b, a->scores, ADD(from, key), score, NULL);
+    qn_writer_end_for(w, &loop, NULL);
+}
+
+void qn_attention_product(qn_attention *a, int rows, int vectors, qn_kbuffer *x, int64_t x_stride,
+                          qn_kbuffer *y, int64_t y_stride, qn_kvalue *panel, qn_kvalue *high,
+                          qn_kvalue *ahead, qn_kvalue **acc)
+{
+    qn_kbuilder *b = &a->w.b;
+    const int n = rows * vectors;
+    const int step = qn_k_proven_multiple(high, UNROLL) ? UNROLL : 1;
+    qn_kinst *loop = qn_kb_for(b, INDEX(0), high, INDEX(step), QN_TAG_SERIAL, n, acc, NULL);
+    for (int i = 0; i < n; i++)
+        acc[i] = &loop->blocks[0]->arguments[1 + i];
+    for (int u = 0; u < step; u++) {
+        qn_kvalue *k = ADD(qn_attention_counter(loop), INDEX(u)), *offset = MUL(k, INDEX(y_stride));
+        qn_kvalue *columns[2];
+        for (int v = 0; v < vectors; v++) {
+            columns[v] = qn_kb_load(b, y, ADD(panel, ADD(offset, INDEX(v * a->lanes))), a->lanes);
+            if (ahead && v % (64 / (4 * a->lanes)) == 0) /* once a line */
+                qn_kb_prefetch(b, y, ADD(ahead, ADD(offset, INDEX(v * a->lanes))), 0);
+        }
+        for (int r = 0; r < rows; r++) {
+            qn_kvalue *scalar = qn_kb_splat(b, qn_kb_load(b, x, ADD(INDEX(r * x_stride), k), 1), a->lanes);
+            for (int v = 0; v < vectors; v++)
+                acc[r * vectors + v] = qn_kb_fma(b, scalar, columns[v], acc[r * vectors + v]);
+        }
+    }
+    qn_kb_end_for(b, loop, acc);
+    for (int i = 0; i < n; i++)
+        acc[i] = &loop->results[i];
+}
