@@ -35,7 +35,7 @@ def dump(program, folder, seed=1):
 def write_losses(here, name, losses):
     path = pathlib.Path(here).with_name(f"{name}.losses.txt")
     path.write_text("".join(f"{v:.9g}\n" for v in losses[:STEPS]))
-    print(path, losses[0], losses[STEPS - 1])
+    print(path, losses[0], losses[:STEPS][-1])
 
 
 def record(program, name, x_type, y_type, forward, loss, optimizer, batch, here, seed=1):
