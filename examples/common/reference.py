@@ -38,13 +38,15 @@ def write_losses(here, name, losses):
     print(path, losses[0], losses[:STEPS][-1])
 
 
-def record(program, name, x_type, y_type, forward, loss, optimizer, batch, here, seed=1):
-    """Writes NAME.losses.txt. forward(parameters, x) is the prediction; arrays come as they lie, in one axis a sample."""
+def record(program, name, x_type, y_type, forward, loss, optimizer, batch, here, seed=1, targets=1):
+    """Writes NAME.losses.txt. forward(parameters, x) is the prediction; arrays come as they lie, in one axis a sample, which
+    has so many targets."""
     with tempfile.TemporaryDirectory() as folder:
         dump(program, folder, seed)
         folder = pathlib.Path(folder)
         x = torch.from_numpy(np.fromfile(folder / f"{name}.x", x_type))
         y = torch.from_numpy(np.fromfile(folder / f"{name}.y", y_type))
+        y = y.reshape(-1, targets) if targets > 1 else y
         state = read_safetensors(folder / f"{name}.safetensors")
     p = {k: v.requires_grad_() for k, v in state.items() if k.endswith((".weight", ".bias"))}
     x, opt, losses = x.reshape(len(y), -1), optimizer(p.values()), []

@@ -20,6 +20,7 @@ class System:
     name = ""
     parts = ()  # what it trains; () stands for one, of the program's own name
     first = 1  # epochs until the first 100 steps are done
+    epochs = 4  # of the run that is stopped half-way
 
     def run_program(self, folder, *options):
         environment = {k: v for k, v in os.environ.items() if k != "LD_PRELOAD"}
@@ -45,11 +46,11 @@ class System:
 
     def test_resumes_to_the_same_bits(self):
         with tempfile.TemporaryDirectory() as one, tempfile.TemporaryDirectory() as two:
-            self.run_program(one, "--epochs", 4, "--seed", 3)
-            self.run_program(two, "--epochs", 2, "--seed", 3)
+            self.run_program(one, "--epochs", self.epochs, "--seed", 3)
+            self.run_program(two, "--epochs", self.epochs // 2, "--seed", 3)
             half = [path.read_bytes() for path in self.files(two, ".safetensors")]
-            text = self.run_program(two, "--epochs", 4, "--seed", 3, "--resume", "--threads", 1)
-            self.assertEqual(len(re.findall("resumed after epoch 2", text)), len(half))
+            text = self.run_program(two, "--epochs", self.epochs, "--seed", 3, "--resume", "--threads", 1)
+            self.assertEqual(len(re.findall(f"resumed after epoch {self.epochs // 2}", text)), len(half))
             for suffix in ".safetensors", ".csv", ".svg":
                 for a, b in zip(self.files(one, suffix), self.files(two, suffix)):
                     self.assertEqual(a.read_bytes(), b.read_bytes(), a.name)
