@@ -20,6 +20,17 @@ static qn_status read_precision(const char *word, qn_settings *out, qn_diags *di
     return QUERN_OK;
 }
 
+static qn_status read_remat(const quern_compile_options *o, qn_settings *out, qn_diags *diags)
+{
+    if (o->remat && !qn_remat_parse(o->remat, &out->remat))
+        return qn_error(diags, QUERN_ERROR_ARGUMENT, NULL, "there is no remat '%s': none, sqrt or all",
+                        o->remat);
+    if (o->memory_limit < 0)
+        return qn_error(diags, QUERN_ERROR_ARGUMENT, NULL, "the memory limit must not be negative");
+    out->memory_limit = o->memory_limit;
+    return QUERN_OK;
+}
+
 static qn_status read_blas(const char *word, qn_settings *out, qn_diags *diags)
 {
     static const char *const words[] = { [QN_BLAS_AUTO] = "auto",
@@ -74,6 +85,7 @@ qn_status qn_settings_from(const quern_compile_options *options, qn_settings *ou
                         "optimize cannot be %d: 0 (the default, which is 2), 1 (no fusion) or 2", o.optimize);
     QN_TRY(read_blas(o.blas, out, diags));
     QN_TRY(read_precision(o.precision, out, diags));
+    QN_TRY(read_remat(&o, out, diags));
     const char *target = o.target ? o.target : "cpu";
     if (strcmp(target, "interp") == 0)
         return QUERN_OK;

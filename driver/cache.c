@@ -59,7 +59,7 @@ static const char *default_folder(qn_arena *arena)
 }
 
 /* "1000000", "512M" */
-static bool read_limit(const char *text, int64_t *out)
+bool qn_read_bytes(const char *text, int64_t *out)
 {
     static const char units[] = "KMG";
     char *end;
@@ -75,7 +75,7 @@ qn_status qn_cache_open(qn_cache *cache, const char *folder, qn_diags *diags)
 {
     *cache = (qn_cache){ .folder = -1, .limit = DEFAULT_LIMIT };
     const char *limit = getenv("QUERN_CACHE_LIMIT");
-    if (limit && !read_limit(limit, &cache->limit))
+    if (limit && !qn_read_bytes(limit, &cache->limit))
         return qn_error(
             diags, QUERN_ERROR_ARGUMENT, NULL,
             "QUERN_CACHE_LIMIT cannot be '%s': a number of bytes, or one with K, M or G behind it", limit);

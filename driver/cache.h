@@ -40,4 +40,7 @@ bool qn_cache_get(const qn_cache *cache, const qn_cache_key *key, qn_arena *aren
 /* Failing is silent: the next compilation makes it again. */
 void qn_cache_put(qn_cache *cache, const qn_cache_key *key, const qn_code *code);
 
+/* "1000", "500M", "2G": a number of bytes, from 0. */
+bool qn_read_bytes(const char *text, int64_t *out);
+
 #endif

@@ -8,6 +8,7 @@
 #include <time.h>
 #include <unistd.h>
 
+#include "driver/cache.h"
 #include "driver/cli.h"
 
 double qn_cli_now(void)
@@ -133,7 +134,22 @@ bool qn_cli_real(const char *text, double *out)
 
 /* ---- options ---- */
 
-enum { DIM, TARGET, CPU, GPU, MATH, PRECISION, OPTIMIZE, BLAS, CHECK_NUMERICS, THREADS, CACHE, VERBOSE };
+enum {
+    DIM,
+    TARGET,
+    CPU,
+    GPU,
+    MATH,
+    PRECISION,
+    OPTIMIZE,
+    BLAS,
+    CHECK_NUMERICS,
+    REMAT,
+    MEMORY,
+    THREADS,
+    CACHE,
+    VERBOSE
+};
 
 static const qn_cli_option common[] = {
     [DIM] = { "dim", 0, "NAME=N", "fix a named dimension, or bound it: --dim batch=4, --dim batch=1..64" },
@@ -149,6 +165,11 @@ static const qn_cli_option common[] = {
                "multiplies matrices: none (our own kernels), openblas, or auto (OpenBLAS for float64)" },
     [CHECK_NUMERICS] = { "check-numerics", 0, NULL,
                          "fail where a result is NaN or infinite, and say which node made it" },
+    [REMAT] = { "remat", 0, "HOW",
+                "compute values again for gradients instead of keeping them: none, sqrt or all" },
+    [MEMORY] = { "memory-limit", 0, "BYTES",
+                 "of an entry's workspace, such as 64M; without --remat, as much is computed again as it "
+                 "takes" },
     [THREADS] = { "threads", 0, "N", "threads of a run; as many as the process may use" },
     [CACHE] = { "cache", 0, "FOLDER", "of compiled kernels; \"\" for none" },
     [VERBOSE] = { "verbose", 'v', NULL, "say what is done and how long it takes" },
@@ -201,6 +222,12 @@ static int accept_common(qn_cli *cli, int option, const char *value)
     case MATH: cli->compile.math = value; break;
     case PRECISION: cli->compile.precision = value; break;
     case BLAS: cli->compile.blas = value; break;
+    case REMAT: cli->compile.remat = value; break;
+    case MEMORY:
+        if (!qn_read_bytes(value, &cli->compile.memory_limit) || cli->compile.memory_limit == 0)
+            return qn_cli_usage(cli, "--memory-limit %s: a number of bytes, or one with K, M or G behind it",
+                                value);
+        break;
     case OPTIMIZE:
         if (!qn_cli_number(value, 1, 2, &n))
             return qn_cli_usage(cli, "--optimize %s: 1 or 2", value);
@@ -316,6 +343,47 @@ static bool is_shared_object(const char *path)
     return is;
 }
 
+static void say_plan(void *user, const char *entry, const qn_remat_report *plan)
+{
+    qn_cli *cli = user;
+    if (plan->bytes_before == 0 && !cli->verbose)
+        return;
+    qn_cli_progress_end(cli);
+    fprintf(stderr, "%s: %.1f MB of workspace", entry, 1e-6 * (double)plan->bytes);
+    if (plan->bytes < plan->bytes_before)
+        fprintf(stderr, " instead of %.1f MB; %.3g GFLOP computed again, %.1f %% more",
+                1e-6 * (double)plan->bytes_before, 1e-9 * plan->flops_again,
+                100 * plan->flops_again / plan->flops);
+    fputc('\n', stderr);
+}
+
+int qn_cli_compile(qn_cli *cli, quern_module *module, quern_model **out)
+{
+    const double start = qn_cli_now();
+    const int status = quern_compile(module, &cli->compile, out) ? qn_cli_fail_api(cli) : QN_EXIT_OK;
+    qn_cli_progress_end(cli);
+    const qn_model_notes *notes = status ? NULL : qn_model_notes_of(*out);
+    for (int i = 0; notes && i < quern_model_describe(*out)->n_entries; i++)
+        say_plan(cli, qn_entry_at(quern_model_describe(*out), i)->name, &notes->plans[i]);
+    if (!status && cli->verbose)
+        fprintf(stderr, "compiled in %.1f ms\n", 1e3 * (qn_cli_now() - start));
+    return status;
+}
+
+int qn_cli_emit(qn_cli *cli, quern_module *module, const quern_emit_options *emit, const char *path,
+                qn_compile_times *out_times)
+{
+    qn_call call;
+    qn_settings settings;
+    qn_call_begin(&call);
+    qn_status status = qn_settings_from(&cli->compile, &settings, &call.diags);
+    settings.planned = say_plan;
+    if (!status) /* the module is not needed any more: no copy */
+        status = qn_emit_files(module->ir, &settings, emit, path, out_times, &call.diags);
+    qn_cli_progress_end(cli);
+    return qn_call_end(&call, status) ? qn_cli_fail_api(cli) : QN_EXIT_OK;
+}
+
 quern_model *qn_cli_model(qn_cli *cli, int *out_exit)
 {
     quern_model *model = NULL;
@@ -327,12 +395,7 @@ quern_model *qn_cli_model(qn_cli *cli, int *out_exit)
     quern_module *module = qn_cli_module(cli, out_exit);
     if (!module)
         return NULL;
-    double start = qn_cli_now();
-    if (quern_compile(module, &cli->compile, &model))
-        *out_exit = qn_cli_fail_api(cli);
-    else if (cli->verbose)
-        fprintf(stderr, "compiled in %.1f ms\n", 1e3 * (qn_cli_now() - start));
-    qn_cli_progress_end(cli);
+    *out_exit = qn_cli_compile(cli, module, &model);
     quern_module_free(module);
     return model;
 }

@@ -55,6 +55,12 @@ quern_model *qn_cli_model(qn_cli *cli, int *out_exit);
 /* Only loads. */
 quern_module *qn_cli_module(qn_cli *cli, int *out_exit);
 
+/* Compiles a module for this process, or writes it to files, and says how much workspace the entries need where that was
+ * planned by --remat or --memory-limit, or with -v. */
+int qn_cli_compile(qn_cli *cli, quern_module *module, quern_model **out);
+int qn_cli_emit(qn_cli *cli, quern_module *module, const quern_emit_options *emit, const char *path,
+                qn_compile_times *out_times); /* the module is changed */
+
 /* "name=value" split at the first '='; false where there is none or the name is empty. In `arena`. */
 bool qn_cli_split(const char *text, qn_arena *arena, const char **out_name, const char **out_value);
 bool qn_cli_number(const char *text, long low, long high, long *out);

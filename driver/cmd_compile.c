@@ -62,17 +62,11 @@ static void print_times(const qn_compile_times *t)
 
 static int write_files(compile *c, quern_module *module)
 {
-    qn_call call;
-    qn_settings settings;
     qn_compile_times times = { 0 };
     double start = qn_cli_now();
-    qn_call_begin(&call);
-    qn_status status = qn_settings_from(&c->cli.compile, &settings, &call.diags);
-    if (!status) /* the module is not needed any more: no copy */
-        status = qn_emit_files(module->ir, &settings, &c->emit, c->path, &times, &call.diags);
-    qn_cli_progress_end(&c->cli);
-    if (qn_call_end(&call, status))
-        return qn_cli_fail_api(&c->cli);
+    const int status = qn_cli_emit(&c->cli, module, &c->emit, c->path, &times);
+    if (status)
+        return status;
     if (c->time || c->cli.verbose)
         print_times(&times);
     if (c->cli.verbose)

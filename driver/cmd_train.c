@@ -215,15 +215,6 @@ static void fix_batch(train *t, const quern_module *module)
     }
 }
 
-static int compile(train *t, quern_module *module, quern_model **out)
-{
-    int status = QN_EXIT_OK;
-    if (quern_compile(module, &t->cli.compile, out))
-        status = qn_cli_fail_api(&t->cli);
-    qn_cli_progress_end(&t->cli);
-    return status;
-}
-
 /* The step for whole batches. The measuring entry of any number of rows comes from a second module where the batch is free. */
 static int make_models(train *t)
 {
@@ -239,19 +230,18 @@ static int make_models(train *t)
         module = qn_cli_module(&t->cli, &status);
     if (module && quern_make_training(module, &t->how))
         status = qn_cli_fail_api(&t->cli);
-    if (!status && t->emit_step) {
-        const quern_emit_options emit = { .size = sizeof emit };
-        if (quern_compile_file(module, &t->cli.compile, &emit, t->emit_step))
-            status = qn_cli_fail_api(&t->cli);
-        qn_cli_progress_end(&t->cli);
-    }
     if (!status && t->data.n)
-        status = compile(t, module, &t->model);
+        status = qn_cli_compile(&t->cli, module, &t->model);
+    if (!status && t->emit_step)
+        status = qn_cli_emit(&t->cli, module, &(quern_emit_options){ .size = sizeof(quern_emit_options) },
+                             t->emit_step, NULL);
     if (!status && t->data.n && is_free) {
+        t->cli.compile.remat = NULL; /* it has no gradients, and any number of rows */
+        t->cli.compile.memory_limit = 0;
         if (qn_train_module(free_module->ir, &t->how, true, &t->diags))
             status = qn_cli_fail_diags(&t->cli, &t->diags);
         else
-            status = compile(t, free_module, &t->eval_model);
+            status = qn_cli_compile(&t->cli, free_module, &t->eval_model);
     }
     quern_module_free(module);
     quern_module_free(free_module);

@@ -134,19 +134,23 @@ static qn_status make_programs(qn_module *module, const qn_settings *s, quern_po
                                 .fold = qn_interp_fold,
                                 .parallel_for = quern_pool_parallel_for,
                                 .pool = pool,
-                                .no_fusion = !s->fuse };
+                                .no_fusion = !s->fuse,
+                                .remat = s->remat,
+                                .memory_limit = s->memory_limit };
     QN_TRY(choose_blas(s, &options, diags));
     if (module->n_functions == 0)
         return qn_error(diags, QUERN_ERROR_MODEL, NULL, "the module has no function");
     out->n_programs = module->n_functions;
     out->programs = QN_NEW_ARRAY(out->arena, qn_program *, out->n_programs);
     out->flops = QN_NEW_ARRAY(out->arena, double, out->n_programs);
+    out->plans = QN_NEW_ARRAY(out->arena, qn_remat_report, out->n_programs);
     for (int i = 0; i < out->n_programs; i++) {
         qn_graph *graph = module->functions[i];
         double start = now();
         progress(s, "optimizing", i, out->n_programs);
         if (!count_flops(graph, 1, &out->flops[i]))
             out->flops[i] = 0;
+        options.remat_report = &out->plans[i];
         QN_TRY(qn_run_passes(graph, NULL, &options, s->hooks, diags));
         double passes_done = now();
         QN_TRY(qn_lower(graph, &options, out->arena, &out->programs[i], diags));
@@ -155,6 +159,9 @@ static qn_status make_programs(qn_module *module, const qn_settings *s, quern_po
             QN_TRY(qn_program_verify(out->programs[i], diags));
         if (strcmp(graph->name, "main") == 0)
             out->programs[i]->name = "infer"; /* what importers call the only function there is */
+        out->plans[i].bytes = out->programs[i]->arena_bytes->max;
+        if (s->planned)
+            s->planned(s->progress_user, out->programs[i]->name, &out->plans[i]);
         out->times.passes += passes_done - start;
         out->times.lower += now() - passes_done;
     }

@@ -17,10 +17,13 @@ typedef struct qn_settings {
     qn_precision precision;
     int threads; /* of the model's runs; 0: as many as the process may use */
     bool fuse;
+    qn_remat remat;
+    int64_t memory_limit; /* bytes of each entry's workspace; 0: any number */
     qn_blas_choice blas;
     const char *cache;
     void (*progress)(void *user, const char *what, int done, int total); /* or NULL */
     void *progress_user;
+    void (*planned)(void *user, const char *entry, const qn_remat_report *plan); /* or NULL; user as above */
     const qn_pass_hooks *hooks; /* of the graph passes, or NULL */
 } qn_settings;
 
@@ -43,6 +46,7 @@ typedef struct qn_compiled {
     qn_program **programs;
     double *
         flops; /* per program: of its contractions, once; 0 where a size depends on symbols or a loop on data */
+    qn_remat_report *plans; /* per program */
     qn_weights weights;
     int n_kernels; /* different ones */
     qn_code *kernels;
@@ -88,6 +92,7 @@ typedef struct qn_kernel_cost {
 typedef struct qn_model_notes {
     qn_compile_times times;
     const double *flops; /* per entry, as in qn_compiled */
+    const qn_remat_report *plans;
     size_t n_costs, cost_capacity;
     qn_kernel_cost *costs;
 } qn_model_notes;

@@ -80,8 +80,14 @@ void qn_view_text(const qn_view *v, FILE *to)
                 p->n_kernels);
         if (c->flops[i] > 0)
             fprintf(to, "; %.3g GFLOP", 1e-9 * c->flops[i]);
-        fprintf(to, "\nworkspace %s, lower bound %s\nsteps (x tasks):\n", size_text(v, p->arena_bytes),
+        fprintf(to, "\nworkspace %s, lower bound %s\n", size_text(v, p->arena_bytes),
                 size_text(v, p->arena_lower_bound));
+        const qn_remat_report *plan = &c->plans[i];
+        if (plan->n_again > 0)
+            fprintf(to, "%.1f MB without the %d ops that are there twice: %.3g GFLOP, %.1f %% more\n",
+                    1e-6 * (double)plan->bytes_before, plan->n_again, 1e-9 * plan->flops_again,
+                    100 * plan->flops_again / plan->flops);
+        fputs("steps (x tasks):\n", to);
         text_steps(v, p, &p->steps, 0, to);
     }
     fprintf(to, "\nweights %.1f MB in %d tensors\n", 1e-6 * (double)c->weights.bytes, c->weights.n);
@@ -208,7 +214,8 @@ static void json_entry(const qn_view *v, int i, FILE *to)
     json_dim(v, p->arena_bytes, to);
     fputs(", \"workspace_lower_bound\": ", to);
     json_dim(v, p->arena_lower_bound, to);
-    fputs(",\n", to);
+    fprintf(to, ",\n  \"workspace_without_remat\": %" PRId64 ", \"flops_again\": %.17g,\n",
+            v->compiled->plans[i].bytes_before, v->compiled->plans[i].flops_again);
     json_buffers(v, p, to);
     fputs("  \"steps\": ", to);
     json_steps(v, p, &p->steps, to);

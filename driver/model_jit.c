@@ -129,6 +129,8 @@ static qn_status make(quern_model *model, jit_model *m, qn_module *module, const
     m->notes.times = compiled.times;
     m->notes.flops =
         qn_arena_copy(m->arena, compiled.flops, (size_t)compiled.n_programs * sizeof *compiled.flops);
+    m->notes.plans =
+        qn_arena_copy(m->arena, compiled.plans, (size_t)compiled.n_programs * sizeof *compiled.plans);
     for (int i = 0; i < compiled.n_programs; i++)
         note_costs(m, compiled.programs[i], &compiled.programs[i]->steps);
     if (!qn_memory_reserve(&m->weights, (size_t)compiled.weights.bytes))

@@ -6,6 +6,7 @@
 #include "backends/backend.h"
 #include "driver/api.h"
 #include "driver/bisect.h"
+#include "driver/cache.h"
 #include "driver/cli.h"
 #include "driver/commands.h"
 #include "driver/output.h"
@@ -25,6 +26,8 @@ static const char usage[] =
     "  --skip=PASS[:N]     leave a pass out, or its run number N (from 0)\n"
     "  --math=MODE         strict, default or fast\n"
     "  --precision=P       f32, bf16 or int8\n"
+    "  --remat=HOW         none, sqrt or all\n"
+    "  --memory-limit=N    bytes of a function's workspace\n"
     "  --lower             print the programs that the functions become, with their kernels\n"
     "  --optimize=N        lower with fusion (2, the default) or without (1)\n"
     "  --blas              lower contractions to calls of a library\n"
@@ -55,6 +58,8 @@ typedef struct options {
     qn_blas_use blas;
     qn_math math;
     qn_precision precision;
+    qn_remat remat;
+    int64_t memory_limit;
     const qn_machine *machine;
     qn_print_options print;
 } options;
@@ -181,6 +186,12 @@ static int read_argument(const char *argument, options *out)
         if (!qn_precision_names[i])
             return wrong_usage("--precision is f32, bf16 or int8, not ", value);
         out->precision = (qn_precision)i;
+    } else if ((value = value_of(argument, "--remat"))) {
+        if (!qn_remat_parse(value, &out->remat))
+            return wrong_usage("--remat is none, sqrt or all, not ", value);
+    } else if ((value = value_of(argument, "--memory-limit"))) {
+        if (!qn_read_bytes(value, &out->memory_limit))
+            return wrong_usage("--memory-limit is a number of bytes, not ", value);
     } else if ((value = value_of(argument, "--input"))) {
         if (out->n_inputs == MAX_INPUTS)
             return wrong_usage("too many inputs: put them into an .npz file: ", value);
@@ -269,6 +280,8 @@ static qn_pass_options pass_options_of(const options *options)
 {
     return (qn_pass_options){ .math = options->math,
                               .precision = options->precision,
+                              .remat = options->remat,
+                              .memory_limit = options->memory_limit,
                               .machine = options->machine,
                               .fold = qn_interp_fold,
                               .no_fusion = options->no_fusion,

@@ -164,6 +164,12 @@ typedef struct quern_compile_options {
      * (QUERN_ERROR_NUMERIC), and says which node made the first of them, of what. States are as they were before it. Costs a
      * copy of the states for each run; the function is compiled again, looking at all values, when it has happened. */
     int check_numerics;
+    /* Which values of a training step's forward part are computed again for its backward part instead of being kept: "none",
+     * "sqrt" (about sqrt(n) of n steps keep theirs), "all" (as long as that saves memory); NULL: as many as the memory limit
+     * makes necessary. See docs/training.md */
+    const char *remat;
+    int64_t
+        memory_limit; /* bytes of workspace that an entry may have; 0: any number. MEMORY where that can't be */
 } quern_compile_options;
 
 typedef struct quern_model quern_model;

@@ -119,12 +119,12 @@ static void run(order *o, int i)
 
 static bool saves_memory(const order *o, const unit *u)
 {
-    double freed = QN_ARENA_ALIGNMENT; /* a scalar costs nothing, and others may wait for it */
+    double freed = 0;
     for (size_t k = 0; k < u->inputs.n; k++) {
         const place *p = &o->places[u->inputs.items[k]];
         freed += p->n_left == 1 ? p->bytes : 0;
     }
-    return freed >= u->takes;
+    return freed > u->takes || u->takes <= QN_ARENA_ALIGNMENT; /* others may wait for a scalar */
 }
 
 void qn_order_groups(const qn_graph *graph, qn_groups *groups)

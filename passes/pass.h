@@ -30,6 +30,19 @@ typedef struct qn_machine {
  * or all that the library can do. */
 typedef enum qn_blas_use { QN_BLAS_NEVER, QN_BLAS_WHERE_UNTUNED, QN_BLAS_ALWAYS } qn_blas_use;
 
+/* Which values are computed again behind the loss instead of being kept: as many as the memory limit asks for, none, all but
+ * what lies across sqrt(n) cuts, or as long as that saves memory. */
+typedef enum qn_remat { QN_REMAT_AUTO, QN_REMAT_NONE, QN_REMAT_SQRT, QN_REMAT_ALL } qn_remat;
+
+bool qn_remat_parse(const char *word, qn_remat *out); /* "none", "sqrt", "all" */
+
+typedef struct qn_remat_report {
+    int64_t bytes,
+        bytes_before; /* of workspace, and what it would be without; before: 0 where nothing was asked for */
+    double flops_again, flops; /* operations that are done twice; of all nodes, once */
+    int n_again;               /* nodes that are there twice */
+} qn_remat_report;
+
 typedef struct qn_pass_options {
     qn_math math;
     qn_precision precision;
@@ -45,6 +58,9 @@ typedef struct qn_pass_options {
     /* Runs task(arg, i) for each i below n, on several threads; NULL: there is only this one. */
     void (*parallel_for)(void *pool, void (*task)(void *arg, int64_t i), void *arg, int64_t n);
     void *pool;
+    qn_remat remat;
+    int64_t memory_limit;          /* bytes that a function's workspace may have; 0: any number */
+    qn_remat_report *remat_report; /* of the function that the pass ran over last; or NULL */
 } qn_pass_options;
 
 /* Changes `graph` in place; *out_changed is true exactly when it did. Graph invariants hold before and after. */

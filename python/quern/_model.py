@@ -292,10 +292,11 @@ def load_module(model, dims=None, constants=None, needs=None):
 
 
 def compile_options(target="cpu", threads=None, math="default", cpu=None, cache=None, optimize=0, blas=None,
-                    precision="f32", check_numerics=False):
+                    precision="f32", check_numerics=False, remat=None, memory_limit=0):
     encode = lambda text: None if text is None else os.fsencode(text)
     return CompileOptions(ctypes.sizeof(CompileOptions), encode(target), encode(cpu), encode(math), threads or 0, optimize,
-                          encode(cache), None, None, encode(blas), encode(precision), check_numerics)
+                          encode(cache), None, None, encode(blas), encode(precision), check_numerics, encode(remat),
+                          memory_limit)
 
 
 def compile_module(module, options):

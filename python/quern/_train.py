@@ -160,8 +160,9 @@ class Trainer:
 
 def train(model, loss, optimizer, learning_rate, *, momentum=0.0, beta1=0.0, beta2=0.0, epsilon=0.0, weight_decay=0.0,
           nesterov=False, alpha=0.0, trust=0.0, clip_norm=0.0, ema=0.0, huber_delta=0.0, schedule=None, warmup_steps=0,
-          schedule_steps=0, schedule_factor=0.0, params=None, seed=0, parts=False, input_gradients=False, target="cpu", threads=None, math="default",
-          cpu=None, dims=None, cache=None, optimize=0, blas=None, check_numerics=False):
+          schedule_steps=0, schedule_factor=0.0, params=None, seed=0, parts=False, input_gradients=False, target="cpu",
+          threads=None, math="default", cpu=None, dims=None, cache=None, optimize=0, blas=None, precision="f32",
+          check_numerics=False, remat=None, memory_limit=0):
     """Makes a training step of a forward model and compiles it. Batch norms and dropouts are put into training mode.
 
     loss       "cross_entropy" (classes as int64), "mse", "huber" (huber_delta 1), "bce", "bce_with_logits", or "output":
@@ -177,7 +178,9 @@ def train(model, loss, optimizer, learning_rate, *, momentum=0.0, beta1=0.0, bet
     parts      also compiles the step in parts, for adding up gradients over batches or machines: Trainer.forward, backward
                and update. With loss=None the caller has the loss, and backward takes gradients of the outputs
     check_numerics  see compile
-    input_gradients  backward gives those of the inputs too"""
+    input_gradients  backward gives those of the inputs too
+    remat      which values are computed again for the gradients instead of being kept: "none", "sqrt", "all", or None: as
+               many as memory_limit, in bytes of an entry's workspace, makes necessary (0: no limit)"""
     names = [name.encode() for name in params or []]
     options = TrainOptions(
         size=ctypes.sizeof(TrainOptions), loss=loss.encode() if loss else None, optimizer=optimizer.encode(), learning_rate=learning_rate,
@@ -189,5 +192,5 @@ def train(model, loss, optimizer, learning_rate, *, momentum=0.0, beta1=0.0, bet
     module = load_module(model, dims)
     check(lib.quern_make_training(module.pointer, byref(options)))
     path = model if isinstance(model, (str, os.PathLike)) else None
-    return Trainer(Model(compile_module(module, compile_options(target, threads, math, cpu, cache, optimize, blas,
-                                                                check_numerics=check_numerics))), path)
+    how = compile_options(target, threads, math, cpu, cache, optimize, blas, precision, check_numerics, remat, memory_limit)
+    return Trainer(Model(compile_module(module, how)), path)

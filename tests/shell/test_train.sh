@@ -54,6 +54,13 @@ END
 expect 0 '^trained: loss 18\.[0-9]*$' "$quern" train distance.qn --data "$data" --loss output --optimizer adam \
     --learning-rate 0.5 --epochs 2 --checkpoint distance.safetensors
 
+# ---- less memory: the same model
+expect 0 '^train_step: .* of workspace' "${train[@]}" --epochs 3 --remat all -o all.onnx
+same one.onnx all.onnx
+expect 0 '^train_step: .* of workspace' "${train[@]}" --epochs 1 -v --emit-step plan.so -o o.onnx
+expect 1 "'infer' needs .* the memory limit is 1.0 kB" "$quern" train "$model" --batch 64 --memory-limit 1K --emit-step plan.so
+expect 2 'memory-limit much: a number of bytes' "${train[@]}" --memory-limit much -o o.onnx
+
 # ---- refused: damaged checkpoints, other data; they stay, and so does what was there
 head -c 1000 after2.safetensors >cut.safetensors
 for damaged in cut.safetensors "$data" "$model"; do
