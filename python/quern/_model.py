@@ -41,6 +41,8 @@ class Entry:
         self.dtypes = [NUMPY[b.dtype] for b in self.buffers]
         self.inputs = [i for i, b in enumerate(self.buffers) if b.role == INPUT]
         self.outputs = [i for i, b in enumerate(self.buffers) if b.role == OUTPUT]
+        # without what a forward leaves for its backward, which stays in the session
+        self.results = [i for i in self.outputs if not self.names[i].startswith("residual.")]
         self.states = [i for i, b in enumerate(self.buffers) if b.role not in (INPUT, OUTPUT)]
         symbols = table(info.symbols, SymbolInfo, info.n_symbols)
         self.decided = any(s.decided for s in symbols)
@@ -176,7 +178,7 @@ class Session:
         """New arrays for the outputs of the next run, bound."""
         if self._fresh is None:
             fresh = []
-            for buffer in self._entry.outputs:
+            for buffer in self._entry.results:
                 rank = self._entry.buffers[buffer].rank
                 dims = (c_int64 * max(rank, 1))()
                 check(lib.quern_session_dims(self._handle.pointer, buffer, dims))

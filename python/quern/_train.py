@@ -14,13 +14,18 @@ class Forward:
     """What Trainer.forward gives: the loss (None where the host has it), the model's outputs, and what backward needs."""
 
     def __init__(self, trainer, inputs, target):
-        self._session = session = trainer._shared("forward")
+        self._idle = idle = trainer._idle  # sessions whose Forward is gone
+        self._session = session = idle.pop() if idle else trainer._shared("forward")
         trainer._bind(session, inputs, target)
+        results = session.fresh_outputs()
         session.run()
-        entry = session._entry
-        found = {entry.names[i]: session.get(i) for i in entry.outputs if not entry.names[i].startswith("residual.")}
+        found = dict(zip((session._entry.names[i] for i in session._entry.results), results))
         self.loss = float(found.pop("loss")) if "train_step" in trainer.model.entries else None
         self.outputs = list(found.values())
+
+    def __del__(self):
+        if hasattr(self, "_session"):
+            self._idle.append(self._session)
 
 
 class Trainer:
@@ -32,6 +37,7 @@ class Trainer:
         # the session that owns the states
         self._step = model.session("train_step" if "train_step" in model.entries else "update")
         self._infer = self._eval = self._backward = self._update = None
+        self._idle = []
         entry = self._step._entry
         self._trainable = [i for i in entry.states if entry.buffers[i].trainable]
 

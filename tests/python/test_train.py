@@ -228,6 +228,16 @@ class InParts(unittest.TestCase):
             b.update(gradients)
         self.assert_alike(a, b, exact=False)
 
+    def test_outputs_outlive_the_forward(self):
+        """Its memory is used again, but for what the caller got."""
+        t = quern.train(cases.model("mse"), loss=None, parts=True, optimizer="sgd", learning_rate=0.1)
+        x, _ = cases.batch("mse", 0)
+        outputs = t.forward([x]).outputs
+        kept = outputs[0].copy()
+        other = t.forward([2 * x])
+        np.testing.assert_array_equal(outputs[0], kept)
+        self.assertFalse(np.array_equal(other.outputs[0], kept))
+
     def test_mistakes(self):
         for more, message in ((dict(loss=None), "no loss is named"), (dict(loss="mse", input_gradients=True), "in parts")):
             with self.assertRaisesRegex(quern.ArgumentError, message):
