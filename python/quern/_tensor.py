@@ -399,6 +399,8 @@ class Tensor:
         return _new(_c.convert(self._p, _code(dtype)))
 
     def __getitem__(self, key):
+        if type(key) is int:
+            return _new(_c.select(self._p, 0, key))
         view, advanced = _view(self, key)
         if advanced is None:
             return view
@@ -529,29 +531,38 @@ def _is_array(k):
     return isinstance(k, list) or isinstance(k, (Tensor, np.ndarray)) and k.ndim > 0
 
 
+def _used(keys):
+    """How many axes the keys stand for."""
+    return sum(_indices(k).ndim if _is_array(k) and _indices(k).dtype == np.bool_ else k is not None and k is not Ellipsis
+               for k in keys)
+
+
 def _view(x, key):
     """The view that integers, slices, None and ... in a key say, and (axis, index) of one array or mask among them."""
-    keys = key if isinstance(key, tuple) else (key,)
-    used = sum(_indices(k).ndim if _is_array(k) and _indices(k).dtype == np.bool_ else k is not None and k is not Ellipsis
-               for k in keys)
-    if used > x.ndim:
-        raise ArgumentError(f"{used} indices for a tensor of rank {x.ndim}")
-    if sum(k is Ellipsis for k in keys) > 1:
-        raise ArgumentError("'...' stands once in an index")
+    keys = key if type(key) is tuple else (key,)
+    try:
+        return _views(x, keys)
+    except ArgumentError:
+        if _used(keys) > x.ndim:
+            raise ArgumentError(f"{_used(keys)} indices for a tensor of rank {x.ndim}") from None
+        raise
+
+
+def _views(x, keys):
     axis, advanced, view = 0, None, x
     for k in keys:
-        if k is Ellipsis:
-            axis += x.ndim - used
+        if type(k) is slice:
+            if k.start is not None or k.stop is not None or k.step is not None:
+                step = 1 if k.step is None else k.step.__index__()
+                view = _new(_c.slice(view._p, axis, _bound(k.start), _bound(k.stop), step))
+            axis += 1
         elif k is None:
             view = view.reshape(view.shape[:axis] + (1,) + view.shape[axis:])
             axis += 1
-        elif isinstance(k, slice):
-            n = view.shape[axis]
-            start, stop, step = k.indices(n)
-            if (start, stop, step) != (0, n, 1):
-                missing = -(1 << 63)  # QUERN_ALL
-                view = _new(_c.slice(view._p, axis, start, missing if stop < 0 else stop, step))
-            axis += 1
+        elif k is Ellipsis:
+            if sum(other is Ellipsis for other in keys) > 1:
+                raise ArgumentError("'...' stands once in an index")
+            axis += x.ndim - _used(keys)
         elif _is_array(k):
             if advanced is not None:
                 raise ArgumentError("one array or mask in an index: select with one after the other")
@@ -559,7 +570,14 @@ def _view(x, key):
             axis += advanced[1].ndim if advanced[1].dtype == np.bool_ else 1
         else:
             view = _new(_c.select(view._p, axis, k.__index__()))
+    if axis > view.ndim:
+        raise ArgumentError("more indices than axes")
     return view, advanced
+
+
+def _bound(at):
+    """Of a slice; QUERN_ALL where it is left out."""
+    return -(1 << 63) if at is None else at.__index__()
 
 
 class Tape:

@@ -1,7 +1,6 @@
 /* quern_tensor.h: storages and views, writing in place where memory overlaps, results, uses and mistakes. That results are
  * NumPy's is tested in tests/python/test_tensors.py. */
 #include <math.h>
-#include <pthread.h>
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stdlib.h>
@@ -383,38 +382,6 @@ static void test_mistakes(void **state)
     assert_int_equal(quern_tensor_assign(repeated, y), QUERN_ERROR_ARGUMENT);
 }
 
-/* ---- threads: the same kernels, first asked for at once ---- */
-
-static void *work(void *arg)
-{
-    quern_scope *scope = quern_scope_begin();
-    quern_tensor *x = *(quern_tensor **)arg, *y = x;
-    for (int i = 0; i < 50; i++) {
-        y = quern_tensor_add(quern_tensor_mul(y, QUERN_REAL(0.5)), quern_tensor_transpose(x, NULL));
-        y = quern_tensor_exp(quern_tensor_neg(y));
-    }
-    double *sum = malloc(sizeof *sum);
-    *sum = y ? item(quern_tensor_sum(y, QUERN_ALL_AXES, 0)) : NAN;
-    quern_scope_end(scope);
-    return sum;
-}
-
-static void test_threads(void **state)
-{
-    (void)state;
-    pthread_t threads[4];
-    quern_tensor *x = range(64 * 64, QUERN_DIMS(64, 64));
-    double *sums[4];
-    for (int i = 0; i < 4; i++)
-        assert_int_equal(pthread_create(&threads[i], NULL, work, &x), 0);
-    for (int i = 0; i < 4; i++)
-        pthread_join(threads[i], (void **)&sums[i]);
-    for (int i = 3; i >= 0; i--) {
-        assert_true(*sums[i] == *sums[0]);
-        free(sums[i]);
-    }
-}
-
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -432,7 +399,6 @@ int main(void)
         IN_SCOPE(test_by_index_and_mask),
         IN_SCOPE(test_a_step_repeats_what_was_recorded),
         IN_SCOPE(test_mistakes),
-        IN_SCOPE(test_threads),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
