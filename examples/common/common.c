@@ -29,6 +29,19 @@ static int64_t number(const char *program, const char *text)
     return value;
 }
 
+const char *example_option(int *argc, char **argv, const char *option, const char *usual)
+{
+    for (int i = 1; i + 1 < *argc; i++) {
+        if (strcmp(argv[i], option) != 0)
+            continue;
+        const char *value = argv[i + 1];
+        for (*argc -= 2; i < *argc; i++)
+            argv[i] = argv[i + 2];
+        return value;
+    }
+    return usual;
+}
+
 example example_parse(int argc, char **argv, const char *name)
 {
     example e = {

@@ -18,7 +18,9 @@ typedef struct example {
     quern_compile_options compile;
 } example;
 
-/* Reads the options of the command line; prints them and ends where one is unknown. `epochs`: where none are given. */
+/* An option of the program's own: its value, which it takes out of the command line, or `usual`. */
+const char *example_option(int *argc, char **argv, const char *option, const char *usual);
+/* Reads the other options of the command line; prints them and ends where one is unknown. `epochs`: where none are given. */
 example example_parse(int argc, char **argv, const char *name);
 void example_check(int status); /* prints quern_last_error() and ends where it is not 0 */
 

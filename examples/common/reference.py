@@ -14,6 +14,7 @@ import torch
 
 STEPS = 100
 TYPES = {"F32": np.float32, "I64": np.int64}
+PARAMETERS = ".weight", ".bias", ".weight_ih", ".weight_hh", ".bias_ih", ".bias_hh"
 
 
 def read_safetensors(path):
@@ -25,11 +26,12 @@ def read_safetensors(path):
             for name, t in header.items() if name != "__metadata__" and t["dtype"] in TYPES}
 
 
-def dump(program, folder, seed=1):
+def dump(program, folder, seed=1, options=()):
     """Lets the program write what it starts from."""
     root = pathlib.Path(__file__).resolve().parents[2]
     programs = pathlib.Path(os.environ.get("QUERN_EXAMPLES", root / "build" / "release" / "examples"))
-    subprocess.run([programs / program, "--seed", str(seed), "--dump", folder], check=True, stdout=subprocess.DEVNULL)
+    subprocess.run([programs / program, "--seed", str(seed), "--dump", folder, *options], check=True,
+                   stdout=subprocess.DEVNULL)
 
 
 def write_losses(here, name, losses):
@@ -38,23 +40,26 @@ def write_losses(here, name, losses):
     print(path, losses[0], losses[:STEPS][-1])
 
 
-def record(program, name, x_type, y_type, forward, loss, optimizer, batch, here, seed=1, targets=1):
+def record(program, name, x_type, y_type, forward, loss, optimizer, batch, here, seed=1, targets=1, options=(), epochs=0):
     """Writes NAME.losses.txt. forward(parameters, x) is the prediction; arrays come as they lie, in one axis a sample, which
-    has so many targets."""
+    has so many targets. epochs: in as many, the learning rate falls to 0 in a line."""
     with tempfile.TemporaryDirectory() as folder:
-        dump(program, folder, seed)
+        dump(program, folder, seed, options)
         folder = pathlib.Path(folder)
         x = torch.from_numpy(np.fromfile(folder / f"{name}.x", x_type))
         y = torch.from_numpy(np.fromfile(folder / f"{name}.y", y_type))
         y = y.reshape(-1, targets) if targets > 1 else y
         state = read_safetensors(folder / f"{name}.safetensors")
-    p = {k: v.requires_grad_() for k, v in state.items() if k.endswith((".weight", ".bias"))}
+    p = {k: v.requires_grad_() for k, v in state.items() if k.endswith(PARAMETERS)}
     x, opt, losses = x.reshape(len(y), -1), optimizer(p.values()), []
+    steps = epochs * -(-len(y) // batch)
+    schedule = torch.optim.lr_scheduler.LambdaLR(opt, lambda step: 1 - step / steps if steps else 1)
     while len(losses) < STEPS:
         for i in range(0, len(y), batch):
             value = loss(forward(p, x[i:i + batch]), y[i:i + batch])
             opt.zero_grad()
             value.backward()
             opt.step()
+            schedule.step()
             losses.append(value.item())
     write_losses(here, name, losses)

@@ -21,11 +21,12 @@ class System:
     parts = ()  # what it trains; () stands for one, of the program's own name
     first = 1  # epochs until the first 100 steps are done
     epochs = 4  # of the run that is stopped half-way
+    options = ()  # of the program's own
 
     def run_program(self, folder, *options):
         environment = {k: v for k, v in os.environ.items() if k != "LD_PRELOAD"}
-        run = subprocess.run([PROGRAMS / self.name, "--out", folder, *map(str, options)], capture_output=True, text=True,
-                             timeout=100, env=environment)
+        run = subprocess.run([PROGRAMS / self.name, "--out", folder, *map(str, self.options + options)],
+                             capture_output=True, text=True, timeout=100, env=environment)
         self.assertEqual(run.returncode, 0, run.stdout + run.stderr)
         return run.stdout
 
