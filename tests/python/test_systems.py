@@ -117,5 +117,20 @@ class Tensors(unittest.TestCase):
         self.assertEqual(*lines)
 
 
+class Dropout(System, unittest.TestCase):
+    name, first = "dropout", 5
+    parts = "dropout-none", "dropout-activations", "dropout-weights", "dropout-noise"
+
+    def test_masks_are_fair_and_noise_helps(self):
+        with tempfile.TemporaryDirectory() as folder:
+            text = self.run_program(folder, "--seed", 2)
+        sigma, mean = re.search(r"masks: (\S+) sigma from the keep rate, mean (\S+) of ones, the same at", text).groups()
+        self.assertLess(abs(float(sigma)), 4)
+        self.assertLess(abs(float(mean) - 1), 3e-3)
+        without, *others = [float(v) for v in re.findall(r"([\d.]+) % of the test digits wrong", text)]
+        self.assertEqual(len(others), 3)
+        self.assertLess(max(others), without)
+
+
 if __name__ == "__main__":
     unittest.main()
