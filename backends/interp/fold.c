@@ -115,6 +115,16 @@ static bool is_view(qn_op op)
     return op == QN_OP_RESHAPE || op == QN_OP_BITCAST || op == QN_OP_STOP_GRADIENT;
 }
 
+static bool reads_deferred(const qn_node *node)
+{
+    for (int i = 0; i < node->n_operands; i++) {
+        const qn_tensor *source = source_of(node->operands[i]);
+        if (source && !source->data)
+            return true;
+    }
+    return false;
+}
+
 static qn_status evaluate(const qn_node *node, qn_interp *in, qn_array *operands, qn_array *result)
 {
     qn_arena *temporary = in->arena;
@@ -143,8 +153,10 @@ const qn_tensor *qn_interp_fold(const qn_node *node, void *folder)
     }
     if (is_view(node->op) && !source)
         return NULL; /* of a broadcast: which costs nothing */
-    if (tensor.bytes >= QN_DEFER_BYTES) {
+    if (tensor.bytes >= QN_DEFER_BYTES || reads_deferred(node)) {
         const qn_tensor *deferred = defer(node);
+        if (deferred && tensor.bytes < QN_DEFER_BYTES)
+            qn_tensor_data(deferred); /* now, but without all of its operands in memory */
         if (deferred)
             return deferred;
     }

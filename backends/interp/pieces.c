@@ -3,7 +3,7 @@
  * A box of the result asks for a box of each operand, down to tensors that are in memory. Movement ops only change how
  * that memory is walked (a view: an address and a stride for each axis), so a weight that is transposed, split into panels
  * and padded is copied once, from where it lies in the model's file to where the kernels read it. What a view cannot say
- * (a border that is padded, an element-wise op, a reshape across strides) is made in memory of its own, a piece at a time.
+ * (a border that is padded, an element-wise op, a reduction, a reshape across strides) is made in memory of its own, a piece at a time.
  *
  *   %p = transpose (reshape %w [768, 96, 32]) [1, 0, 2]        a piece of %p: some panels of 32 columns of %w */
 #include "backends/interp/interp.h"
@@ -330,6 +330,59 @@ static view view_elementwise(reader *r, const qn_tensor *tensor, const int64_t *
     return v;
 }
 
+static bool is_reduced(const qn_node *node, int axis)
+{
+    int n;
+    const int64_t *axes = qn_attr_ints(node, QN_ATTR_AXES, &n);
+    for (int i = 0; i < n; i++)
+        if (axes[i] == axis)
+            return true;
+    return false;
+}
+
+/* The box of the result cut along `axis`, so that what is made of the operand on the way is small and soon forgotten. */
+static view view_reduce(reader *r, const qn_tensor *tensor, const int64_t *low, const int64_t *extent)
+{
+    enum { MOST = 1 << 18 }; /* elements of the operand */
+    const qn_node *node = tensor->source->node;
+    const qn_tensor *operand = tensor->source->operands[0];
+    view v = make_box(r, tensor->type.dtype, tensor->type.rank, extent);
+    int64_t x_low[QN_MAX_RANK], x_extent[QN_MAX_RANK], each = 1;
+    int cut = -1, cut_x = 0;
+    if (r->failed)
+        return v;
+    for (int i = 0, kept = 0; i < operand->type.rank; i++) {
+        const bool gone = is_reduced(node, i);
+        x_low[i] = gone ? 0 : low[kept];
+        x_extent[i] = gone ? operand->type.dims[i]->value : extent[kept];
+        each *= x_extent[i];
+        if (!gone && (cut < 0 || extent[kept] > extent[cut])) {
+            cut = kept;
+            cut_x = i;
+        }
+        kept += !gone;
+    }
+    const int64_t all = cut < 0 ? 1 : extent[cut], step = each > MOST ? all / (each / MOST + 1) + 1 : all;
+    for (int64_t at = 0; at < all; at += step) {
+        const int64_t n = at + step < all ? step : all - at;
+        view part = v;
+        reader inside = { .in = { .arena = qn_arena_new(), .diags = r->in.diags } };
+        if (cut >= 0) {
+            part.array.dims[cut] = x_extent[cut_x] = n;
+            x_low[cut_x] = low[cut] + at;
+            move(&part, at * v.strides[cut]);
+        }
+        const view read = view_of(&inside, operand, x_low, x_extent), x = contiguous(&inside, &read);
+        const view sums = make_box(&inside, tensor->type.dtype, tensor->type.rank, part.array.dims);
+        qn_array result = sums.array;
+        const qn_status status = qn_interp_eval_lanes(&inside.in, node, &x.array, &result);
+        QN_ASSERT(!status, "reductions do not fail");
+        copy_view(&sums, &part);
+        qn_arena_free(inside.in.arena);
+    }
+    return v;
+}
+
 static view view_of(reader *r, const qn_tensor *tensor, const int64_t *low, const int64_t *extent)
 {
     if (tensor->data)
@@ -341,6 +394,7 @@ static view view_of(reader *r, const qn_tensor *tensor, const int64_t *low, cons
     case QN_OP_SLICE: return view_slice(r, tensor, low, extent);
     case QN_OP_PAD: return view_pad(r, tensor, low, extent);
     case QN_OP_CONCATENATE: return view_concatenate(r, tensor, low, extent);
+    case QN_OP_REDUCE: return view_reduce(r, tensor, low, extent);
     default: return view_elementwise(r, tensor, low, extent);
     }
 }
@@ -403,7 +457,8 @@ static bool can_read(const qn_node *node)
     switch (node->op) {
     case QN_OP_RESHAPE:
     case QN_OP_TRANSPOSE:
-    case QN_OP_CONCATENATE: return true;
+    case QN_OP_CONCATENATE:
+    case QN_OP_REDUCE: return true;
     case QN_OP_SLICE: return slices_inside(node);
     case QN_OP_BROADCAST:
         for (int i = 0; i < node->operands[0]->type.rank; i++) {
