@@ -14,8 +14,8 @@ static qn_status read_precision(const char *word, qn_settings *out, qn_diags *di
     while (word && qn_precision_names[i] && strcmp(qn_precision_names[i], word) != 0)
         i++;
     if (!qn_precision_names[i])
-        return qn_error(diags, QUERN_ERROR_ARGUMENT, NULL, "there is no precision '%s': f32, bf16 or int8",
-                        word);
+        return qn_error(diags, QUERN_ERROR_ARGUMENT, NULL,
+                        "there is no precision '%s': f32, bf16, int8 or int4", word);
     out->precision = (qn_precision)i;
     return QUERN_OK;
 }

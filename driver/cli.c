@@ -158,7 +158,8 @@ static const qn_cli_option common[] = {
     [GPU] = { "gpu", 0, "NAME", "sm_90, sm_80, … (of nvptx64 and cuda)" },
     [MATH] = { "math", 0, "MODE", "strict, default or fast" },
     [PRECISION] = { "precision", 0, "P",
-                    "f32; bf16: large products of bfloat16; int8: products of bytes (docs/precision.md)" },
+                    "f32; bf16: large products of bfloat16; int8: products of bytes; int4: weights of four "
+                    "bits" },
     [OPTIMIZE] = { "optimize", 0, "N",
                    "2 (the default), or 1: a kernel for each node, for looking for mistakes" },
     [BLAS] = { "blas", 0, "WHO",

@@ -25,7 +25,7 @@ static const char usage[] =
     "pipeline with --passes=standard\n"
     "  --skip=PASS[:N]     leave a pass out, or its run number N (from 0)\n"
     "  --math=MODE         strict, default or fast\n"
-    "  --precision=P       f32, bf16 or int8\n"
+    "  --precision=P       f32, bf16, int8 or int4\n"
     "  --remat=HOW         none, sqrt or all\n"
     "  --memory-limit=N    bytes of a function's workspace\n"
     "  --lower             print the programs that the functions become, with their kernels\n"
@@ -184,7 +184,7 @@ static int read_argument(const char *argument, options *out)
         while (qn_precision_names[i] && strcmp(qn_precision_names[i], value) != 0)
             i++;
         if (!qn_precision_names[i])
-            return wrong_usage("--precision is f32, bf16 or int8, not ", value);
+            return wrong_usage("--precision is f32, bf16, int8 or int4, not ", value);
         out->precision = (qn_precision)i;
     } else if ((value = value_of(argument, "--remat"))) {
         if (!qn_remat_parse(value, &out->remat))

@@ -195,6 +195,29 @@ static qn_dim dilate(qn_infer_context *c, qn_dim n, int64_t dilation)
     return qn_dim_add(DIMS, qn_dim_mul(DIMS, qn_dim_sub(DIMS, n, one), qn_infer_const(c, dilation)), one);
 }
 
+/* y of four bits: u8 [batch…, panels, K / 8, width, 4], with a scale [batch…, panels, K / s, width]. */
+static qn_status check_scale(qn_infer_context *c, int batch)
+{
+    const qn_type *x = qn_infer_operand(c, 0), *y = qn_infer_operand(c, 1), *scale = qn_infer_operand(c, 2);
+    bool good = batch >= 0 && x->dtype == QUERN_I8 && y->dtype == QUERN_U8 && y->rank == batch + 4 &&
+                qn_dim_is(y->dims[batch + 3], 4) && scale->rank == batch + 3 &&
+                (scale->dtype == QUERN_F32 || scale->dtype == QUERN_BF16 || scale->dtype == QUERN_F16);
+    for (int i = 0; good && i < scale->rank; i++) {
+        const qn_dim of_y = y->dims[i], of_scale = scale->dims[i];
+        if (i != batch + 1)
+            good = of_y == of_scale;
+        else
+            good = qn_dim_is_const(of_y) && qn_dim_is_const(of_scale) && of_scale->value > 0 &&
+                   of_y->value % of_scale->value == 0;
+    }
+    return good ? QUERN_OK
+                : qn_infer_fail(
+                      c,
+                      "x is %s, y %s, scale %s; expected i8, u8 [batch…, panels, K / 8, width, 4] and a "
+                      "float [batch…, panels, K / s, width], s a multiple of 8",
+                      qn_infer_print(c, x), qn_infer_print(c, y), qn_infer_print(c, scale));
+}
+
 static qn_status matmul_packed(qn_infer_context *c)
 {
     const qn_type *x = qn_infer_operand(c, 0), *y = qn_infer_operand(c, 1);
@@ -203,14 +226,21 @@ static qn_status matmul_packed(qn_infer_context *c)
     qn_dim dims[QN_MAX_RANK];
     QN_TRY(qn_infer_dims(c, QN_ATTR_DIMS, 1, &n));
     qn_dtype dtype = x->dtype;
-    const bool stored_shorter = x->dtype == QUERN_F32 && (y->dtype == QUERN_BF16 || y->dtype == QUERN_F16);
-    if (!stored_shorter || qn_attr_int_or(c->node, QN_ATTR_DTYPE, x->dtype) != x->dtype)
+    const bool scaled = c->node->n_operands == 3,
+               stored_shorter = x->dtype == QUERN_F32 && (y->dtype == QUERN_BF16 || y->dtype == QUERN_F16);
+    if (scaled) {
+        QN_TRY(check_scale(c, (int)batch));
+        dtype = QUERN_F32;
+    } else if (!stored_shorter || qn_attr_int_or(c->node, QN_ATTR_DTYPE, x->dtype) != x->dtype) {
         QN_TRY(dot_dtype(c, &dtype));
+    }
     const bool grouped = y->rank == batch + 4;
     if (batch < 0 || x->rank < batch + 1 || (y->rank != batch + 3 && !grouped) ||
         !qn_dim_is_const(y->dims[batch + 2]) || !qn_dim_is_const(y->dims[y->rank - 1]) ||
-        (grouped ? qn_dim_mul(DIMS, y->dims[batch + 1], y->dims[batch + 3]) : y->dims[batch + 1]) !=
-            x->dims[x->rank - 1])
+        qn_dim_mul(DIMS, y->dims[batch + 1],
+                   scaled    ? qn_infer_const(c, 8)
+                   : grouped ? y->dims[batch + 3]
+                             : qn_infer_const(c, 1)) != x->dims[x->rank - 1])
         return qn_infer_fail(c,
                              "x is %s and y is %s; expected [batch…, m…, K] and [batch…, panels, K, width] "
                              "or [batch…, panels, K / g, width, g]",

@@ -71,7 +71,7 @@ typedef struct {
 static bool multiplies(const qn_node *node, const qn_pass_options *options)
 {
     const qn_machine *machine = options->machine;
-    if (node->op != QN_OP_MATMUL_PACKED || !machine || machine->gpu)
+    if (node->op != QN_OP_MATMUL_PACKED || node->n_operands > 2 || !machine || machine->gpu)
         return false;
     const int n_batch = (int)qn_attr_int(node, QN_ATTR_BATCH_DIMS);
     return qn_word_panels(&node->operands[1]->type, n_batch, machine) > 0;

@@ -4,17 +4,23 @@
  *   task: some panels of columns
  *     for each pair of panels                     two streams hide more of the memory's latency than one
  *       for k: sums += x[rows, k] * float32(panel[k, 0 … width))
+ *       or, where y is of four bits and x of bytes:
+ *       for each group of k that shares scales: sums += scales * float32(sum of x[rows, k] * (numbers - 8))
  *       what follows the product, over the sums
  *
  * Several sums per element where rows are few, since one chain of multiply-adds waits for itself. Tasks depend on the shape
  * only. */
 #include "passes/block.h"
+#include "passes/words.h"
 
 enum {
     STREAMS = 2,
     MOST_ROWS = 4,
-    SUMS = 8,   /* that hide the latency of a multiply-add */
-    AHEAD = 24, /* lines that are fetched before they are needed */
+    SUMS = 8,        /* that hide the latency of a multiply-add */
+    AHEAD = 24,      /* lines that are fetched before they are needed */
+    LINE = 16,       /* words of a line */
+    MOST_WORDS = 16, /* of x that share a scale */
+    NUMBERS = 8,     /* of four bits in a word */
     TASK_NANOSECONDS = 15000,
     BYTES_A_NANOSECOND = 15
 };
@@ -22,12 +28,24 @@ enum {
 typedef struct gemm {
     qn_writer w;
     qn_block block;
-    qn_kbuffer *x, *y;
+    qn_kbuffer *x, *y, *scale; /* scale: of four bits; else NULL */
     int lanes, vectors, rows, streams;
+    int64_t group; /* of k that share a scale; 0: no scale */
     bool fused;
     qn_dim k;
     qn_kvalue *k_value;
 } gemm;
+
+/* Of k that share a scale, where y is of four bits and there is a kernel for so many; else 0. */
+static int64_t group_of(const qn_node *node)
+{
+    if (node->n_operands < 3)
+        return 0;
+    const qn_type *x = &node->operands[0]->type, *scale = &node->operands[2]->type;
+    const qn_dim k = x->dims[x->rank - 1];
+    const int64_t group = k->value / scale->dims[scale->rank - 2]->value;
+    return group <= MOST_WORDS * QN_WORD_BYTES ? group : 0;
+}
 
 static bool matches(const qn_group *group, const qn_pass_options *options)
 {
@@ -36,25 +54,34 @@ static bool matches(const qn_group *group, const qn_pass_options *options)
         machine->gpu)
         return false;
     const qn_type *x = &group->root->operands[0]->type, *y = &group->root->operands[1]->type;
-    const int64_t width = y->dims[y->rank - 1]->value, lanes = machine->vector_bytes / 4;
-    return x->dtype == QUERN_F32 && (y->dtype == QUERN_BF16 || y->dtype == QUERN_F16) &&
-           y->rank == qn_attr_int(group->root, QN_ATTR_BATCH_DIMS) + 3 &&
-           (width == lanes || width == 2 * lanes);
+    const int n_batch = (int)qn_attr_int(group->root, QN_ATTR_BATCH_DIMS);
+    const int64_t lanes = machine->vector_bytes / QN_WORD_BYTES;
+    const bool narrow =
+        x->dtype == QUERN_F32 && (y->dtype == QUERN_BF16 || y->dtype == QUERN_F16) && y->rank == n_batch + 3;
+    if (!narrow && group_of(group->root) == 0)
+        return false;
+    const int64_t width = y->dims[n_batch + 2]->value;
+    return width == lanes || width == 2 * lanes;
 }
 
 #define INDEX(c) qn_kb_index(&g->w.b, (c))
 #define ADD(a, c) qn_kb_iadd(&g->w.b, (a), (c))
 #define MUL(a, c) qn_kb_imul(&g->w.b, (a), (c))
 
+static qn_kvalue *fused(gemm *g, qn_kvalue *x, qn_kvalue *y, qn_kvalue *sum)
+{
+    qn_kbuilder *b = &g->w.b;
+    return g->fused ? qn_kb_fma(b, x, y, sum)
+                    : qn_kb_binary(b, QN_OP_ADD, sum, qn_kb_binary(b, QN_OP_MUL, x, y));
+}
+
 /* One step of k. sums[(stream * rows + row) * vectors + vector] */
 static void multiply_add(gemm *g, qn_kvalue *const *panels, qn_kvalue *x_at, qn_kvalue *k, qn_kvalue **sums)
 {
     qn_kbuilder *b = &g->w.b;
     qn_kvalue *x[MOST_ROWS];
-    for (int r = 0; r < g->rows; r++) {
-        qn_kvalue *at = ADD(ADD(x_at, MUL(g->k_value, INDEX(r))), k);
-        x[r] = qn_kb_splat(b, qn_kb_load(b, g->x, at, 1), g->lanes);
-    }
+    for (int r = 0; r < g->rows; r++)
+        x[r] = qn_kb_splat(b, qn_kb_load(b, g->x, ADD(ADD(x_at, MUL(g->k_value, INDEX(r))), k), 1), g->lanes);
     for (int s = 0; s < g->streams; s++) {
         qn_kvalue *at = ADD(panels[s], MUL(k, INDEX(g->block.width)));
         qn_kb_prefetch(b, g->y, ADD(at, INDEX(AHEAD * g->block.width)), 0);
@@ -63,8 +90,65 @@ static void multiply_add(gemm *g, qn_kvalue *const *panels, qn_kvalue *x_at, qn_
             y = qn_kb_convert(b, QUERN_F32, y);
             for (int r = 0; r < g->rows; r++) {
                 qn_kvalue **sum = &sums[(s * g->rows + r) * g->vectors + v];
-                *sum = g->fused ? qn_kb_fma(b, x[r], y, *sum)
-                                : qn_kb_binary(b, QN_OP_ADD, *sum, qn_kb_binary(b, QN_OP_MUL, x[r], y));
+                *sum = fused(g, x[r], y, *sum);
+            }
+        }
+    }
+}
+
+/* The numbers of four bits of one group of k and a vector of columns times x, as whole numbers: parts[row] += x * (number - 8).
+ * `x` holds the rows' words of the group. */
+static void multiply_group(gemm *g, qn_kvalue *at, qn_kvalue *const *x, qn_kvalue **parts)
+{
+    qn_kbuilder *b = &g->w.b;
+    const int words = (int)g->group / QN_WORD_BYTES;
+    for (int i = 0; i < words; i += 2) { /* four of k in the lower halves of bytes, four in the upper ones */
+        qn_kvalue *y = qn_word_load(b, g->y, ADD(at, INDEX(i / 2 * g->block.width)), g->lanes);
+        qn_kvalue *lower = qn_kb_const(b, y->type, (qn_scalar){ .i = 15 });
+        qn_kvalue *four = qn_kb_const(b, y->type, (qn_scalar){ .i = 4 });
+        lower = qn_kb_binary(b, QN_OP_AND, y, lower);
+        y = qn_kb_binary(b, QN_OP_SHIFT_RIGHT, y, four);
+        for (int r = 0; r < g->rows; r++) {
+            parts[r] = qn_kb_dot4(b, lower, x[r * words + i], parts[r]);
+            parts[r] = qn_kb_dot4(b, y, x[r * words + i + 1], parts[r]);
+        }
+    }
+}
+
+/* A group of k: the sums of its products, times the scales. `panels` count in elements of k, as for other right sides. */
+static void multiply_add_scaled(gemm *g, qn_kvalue *const *panels, qn_kvalue *x_at, qn_kvalue *k,
+                                qn_kvalue **sums)
+{
+    qn_kbuilder *b = &g->w.b;
+    const int64_t width = g->block.width;
+    const int words = (int)g->group / QN_WORD_BYTES;
+    qn_kvalue *x[MOST_ROWS * MOST_WORDS], *offset[MOST_ROWS], *parts[MOST_ROWS];
+    qn_kvalue *eight =
+        qn_kb_const(b, (qn_ktype){ QUERN_U8, QN_WORD_BYTES * g->lanes }, (qn_scalar){ .i = 8 });
+    for (int r = 0; r < g->rows; r++) { /* 8 times the sum of x, to be taken off again */
+        qn_kvalue *at = ADD(ADD(x_at, MUL(g->k_value, INDEX(r))), k);
+        at = qn_kb_idiv(b, at, INDEX(QN_WORD_BYTES));
+        offset[r] = qn_kb_const(b, (qn_ktype){ QUERN_I32, g->lanes }, (qn_scalar){ .i = 0 });
+        for (int i = 0; i < words; i++) {
+            x[r * words + i] = qn_word_repeat(b, g->x, ADD(at, INDEX(i)), g->lanes);
+            offset[r] = qn_kb_dot4(b, eight, x[r * words + i], offset[r]);
+        }
+    }
+    for (int s = 0; s < g->streams; s++) {
+        qn_kvalue *from = ADD(panels[s], MUL(k, INDEX(width)));
+        qn_kvalue *at = qn_kb_idiv(b, from, INDEX(NUMBERS)), *scales = qn_kb_idiv(b, from, INDEX(g->group));
+        for (int64_t i = 0; i < g->group / NUMBERS * width; i += LINE)
+            qn_word_prefetch(b, g->y, ADD(at, INDEX(AHEAD * LINE + i)), 0);
+        for (int v = 0; v < g->vectors; v++) {
+            for (int r = 0; r < g->rows; r++)
+                parts[r] = qn_kb_const(b, offset[r]->type, (qn_scalar){ .i = 0 });
+            multiply_group(g, ADD(at, INDEX(v * g->lanes)), x, parts);
+            qn_kvalue *scale = qn_kb_load(b, g->scale, ADD(scales, INDEX(v * g->lanes)), g->lanes);
+            scale = qn_kb_convert(b, QUERN_F32, scale);
+            for (int r = 0; r < g->rows; r++) {
+                qn_kvalue **sum = &sums[(s * g->rows + r) * g->vectors + v];
+                qn_kvalue *part = qn_kb_binary(b, QN_OP_SUB, parts[r], offset[r]);
+                *sum = fused(g, qn_kb_convert(b, QUERN_F32, part), scale, *sum);
             }
         }
     }
@@ -78,7 +162,9 @@ static void k_loop(gemm *g, qn_kvalue *const *panels, qn_kvalue *x_at, qn_kvalue
     qn_kvalue *k = &loop->blocks[0]->arguments[0];
     for (int i = 0; i < each * sets; i++)
         sums[i] = &loop->blocks[0]->arguments[1 + i];
-    for (int u = 0; u < step; u++)
+    if (g->scale)
+        multiply_add_scaled(g, panels, x_at, k, sums);
+    for (int u = 0; u < step && !g->scale; u++)
         multiply_add(g, panels, x_at, ADD(k, INDEX(u)), sums + u % sets * each);
     qn_kb_end_for(&g->w.b, loop, sums);
     for (int i = 0; i < each * sets; i++)
@@ -90,8 +176,8 @@ static void panels(gemm *g, qn_kvalue *batch, qn_kvalue *row, qn_kvalue *panel, 
 {
     qn_kbuilder *b = &g->w.b;
     qn_block *block = &g->block;
-    const int each = g->streams * g->rows * g->vectors, sets = each >= SUMS ? 1 : SUMS / each;
-    const int step = sets > 2 ? sets : 2;
+    const int each = g->streams * g->rows * g->vectors, sets = each >= SUMS || g->scale ? 1 : SUMS / each;
+    const int step = g->scale ? (int)g->group : sets > 2 ? sets : 2;
     qn_kvalue *sums[2 * SUMS + STREAMS * MOST_ROWS * 2], *starts[STREAMS];
     for (int s = 0; s < g->streams; s++)
         starts[s] =
@@ -104,7 +190,8 @@ static void panels(gemm *g, qn_kvalue *batch, qn_kvalue *row, qn_kvalue *panel, 
     for (int half = sets / 2; half > 0; half /= 2)
         for (int i = 0; i < half * each; i++)
             sums[i] = qn_kb_binary(b, QN_OP_ADD, sums[i], sums[i + half * each]);
-    k_loop(g, starts, x_at, even, g->k_value, 1, 1, sums);
+    if (!g->scale)
+        k_loop(g, starts, x_at, even, g->k_value, 1, 1, sums);
     for (int s = 0; s < g->streams; s++) {
         for (int i = 0; i < g->rows * g->vectors; i++)
             qn_kb_store(b, block->sums, INDEX(i * g->lanes), sums[s * g->rows * g->vectors + i], NULL);
@@ -121,7 +208,8 @@ static qn_dim write_tasks(gemm *g, qn_dim n_panels)
     qn_kbuilder *b = &w->b;
     qn_dims *dims = w->space.dims;
     const qn_block *block = &g->block;
-    const double bytes = 2 * (double)block->width * qn_likely_extent(g->k); /* of a panel */
+    const double bytes =
+        (g->scale ? 0.5 : 2) * (double)block->width * qn_likely_extent(g->k); /* of a panel */
     int64_t each = (int64_t)(TASK_NANOSECONDS * BYTES_A_NANOSECOND / bytes) / STREAMS * STREAMS;
     each = each < STREAMS ? STREAMS : each > 1024 ? 1024 : each;
     const qn_dim parts = qn_dim_ceildiv(dims, n_panels, qn_dim_const(dims, each));
@@ -148,7 +236,7 @@ static qn_status lower(qn_lowering *l, const qn_group *group)
     gemm *g = QN_NEW(scratch, gemm);
     qn_writer *w = &g->w;
     const qn_type *x = &group->root->operands[0]->type, *y = &group->root->operands[1]->type;
-    const int64_t width = y->dims[y->rank - 1]->value;
+    const int64_t width = y->dims[qn_attr_int(group->root, QN_ATTR_BATCH_DIMS) + 2]->value;
     qn_writer_init(w, l, qn_group_kernel_name(group, scratch), scratch);
     qn_block_open(&g->block, w, group, width, MOST_ROWS, &g->x, &g->y);
     g->lanes = l->options->machine->vector_bytes / 4;
@@ -161,9 +249,15 @@ static qn_status lower(qn_lowering *l, const qn_group *group)
     g->fused = l->options->math != QN_MATH_STRICT && l->options->machine->fma;
     g->k = qn_ispace_import(&w->space, x->dims[x->rank - 1]);
     g->k_value = qn_writer_index(w, g->k);
+    g->group = group_of(group->root);
+    if (g->group) {
+        g->scale = qn_writer_argument(w, qn_lower_buffer(l, group->root->operands[2]), true, false);
+        qn_writer_note_load(w, g->scale);
+    }
     w->kernel->flops = 2 * qn_likely_extent(g->block.batch) * qn_likely_extent(m) *
                        qn_likely_extent(g->block.n) * qn_likely_extent(g->k);
-    const qn_dim tasks = write_tasks(g, qn_ispace_import(&w->space, y->dims[y->rank - 3]));
+    const qn_dim tasks =
+        write_tasks(g, qn_ispace_import(&w->space, y->dims[qn_attr_int(group->root, QN_ATTR_BATCH_DIMS)]));
     const qn_status status = qn_writer_finish(w, tasks, qn_group_step_name(group, l->arena));
     qn_arena_free(scratch);
     return status;

@@ -37,8 +37,8 @@ typedef struct {
 static bool matches(const qn_group *group, const qn_pass_options *options)
 {
     const qn_machine *machine = options->machine;
-    if (group->kind != QN_GROUP_CONTRACTION || group->root->op != QN_OP_MATMUL_PACKED || !machine ||
-        machine->gpu)
+    if (group->kind != QN_GROUP_CONTRACTION || group->root->op != QN_OP_MATMUL_PACKED ||
+        group->root->n_operands > 2 || !machine || machine->gpu)
         return false;
     const qn_type *type = &group->root->results[0].type, *y = &group->root->operands[1]->type;
     for (int i = (int)qn_attr_int(group->root, QN_ATTR_BATCH_DIMS); i < type->rank - 1; i++)

@@ -7,8 +7,8 @@
  * On a machine with a matrix unit also bf16 of K in whole steps, with pairs of k side by side: [batch…, panels, K / 2, width, 2].
  * Products of bytes with sums of 32 bits likewise, on any CPU, with four of k side by side: [batch…, panels, K / 4, width, 4], one side
  * signed and the other not.
- * Under precision bf16 constant right sides of few rows, which are bound by reading them, are kept as bf16 and multiplied as
- * float32.
+ * Under precision bf16 and int4 constant right sides of few rows, which are bound by reading them, are kept as bf16 and multiplied as
+ * float32, or kept in four bits (quantize_int4.c).
  *
  *   %w: f32[768, 3072]                    %p = reshape %w [768, 96, 32], transpose to [96, 768, 32]
  *   dot_general %x: f32[128, 768], %w     matmul_packed %x, %p : f32[128, 3072]
@@ -121,7 +121,7 @@ static qn_value *bytes_product(qn_builder *b, qn_value *x, qn_value *y, int n_ba
 }
 
 static qn_value *packed_product(qn_builder *b, const qn_node *node, const qn_dot_side *xs,
-                                const qn_dot_side *ys, int lanes, bool shorter)
+                                const qn_dot_side *ys, int lanes, qn_precision stored)
 {
     qn_dims *table = qn_b_dims(b);
     int n_batch = xs->n_batch;
@@ -156,9 +156,11 @@ static qn_value *packed_product(qn_builder *b, const qn_node *node, const qn_dot
     qn_value *panels = qn_b_panels(b, y, width);
     if (x->type.dtype == QUERN_BF16)
         panels = side_by_side(b, panels, 2);
-    else if (shorter)
+    else if (stored == QN_PRECISION_BF16)
         panels = qn_b_convert(b, QUERN_BF16, panels);
-    qn_value *r = qn_b_matmul_packed(b, x, panels, n_batch, n, type->dtype);
+    qn_value *r = stored == QN_PRECISION_INT4 && panels && qn_int4_takes(panels)
+                      ? qn_int4_product(b, x, panels, n_batch, n)
+                      : qn_b_matmul_packed(b, x, panels, n_batch, n, type->dtype);
     return qn_b_reshape(b, r, type->rank, type->dims);
 }
 
@@ -205,8 +207,8 @@ static qn_status pack_graph(qn_graph *graph, const qn_pass_options *options, boo
         if (!worth_packing(graph->module->dims, node, &x, &y))
             continue;
         qn_builder b = { .graph = graph, .before = node, .loc = node->loc, .diags = diags };
-        const bool shorter = options->precision == QN_PRECISION_BF16 && waits_for_memory(node, &x);
-        qn_value *r = packed_product(&b, node, &x, &y, options->machine->vector_bytes / 4, shorter);
+        const qn_precision stored = waits_for_memory(node, &x) ? options->precision : QN_PRECISION_F32;
+        qn_value *r = packed_product(&b, node, &x, &y, options->machine->vector_bytes / 4, stored);
         if (!r)
             return qn_diags_status(diags);
         qn_value_replace(&node->results[0], r);

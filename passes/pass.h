@@ -5,9 +5,14 @@
 #include "ir/graph.h"
 #include "ir/program.h"
 
-/* What contractions multiply: float32 as the model says; bfloat16 with sums in float32, or bytes with sums of 32 bits, where
- * that is faster. */
-typedef enum qn_precision { QN_PRECISION_F32, QN_PRECISION_BF16, QN_PRECISION_INT8 } qn_precision;
+/* What contractions multiply: float32 as the model says; or, where that is faster, bfloat16 with sums in float32, bytes with sums
+ * of 32 bits, bytes by weights of four bits. */
+typedef enum qn_precision {
+    QN_PRECISION_F32,
+    QN_PRECISION_BF16,
+    QN_PRECISION_INT8,
+    QN_PRECISION_INT4
+} qn_precision;
 extern const char *const qn_precision_names[]; /* passes/quantize.c; ends with NULL */
 
 typedef enum qn_math { QN_MATH_STRICT, QN_MATH_DEFAULT, QN_MATH_FAST } qn_math;

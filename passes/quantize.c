@@ -23,9 +23,11 @@ enum {
     LEAST_WORK = 1 << 18 /* multiplications */
 };
 
-const char *const qn_precision_names[] = {
-    [QN_PRECISION_F32] = "f32", [QN_PRECISION_BF16] = "bf16", [QN_PRECISION_INT8] = "int8", NULL
-};
+const char *const qn_precision_names[] = { [QN_PRECISION_F32] = "f32",
+                                           [QN_PRECISION_BF16] = "bf16",
+                                           [QN_PRECISION_INT8] = "int8",
+                                           [QN_PRECISION_INT4] = "int4",
+                                           NULL };
 
 bool qn_is_constant(const qn_value *value)
 {

@@ -17,4 +17,18 @@ bool qn_int8_is_worth_it(const qn_node *node, const qn_machine *machine);
 /* What replaces its result; NULL after a report. */
 qn_value *qn_int8_product(qn_builder *b, const qn_node *node);
 
+typedef struct qn_quantized {
+    qn_value *bytes; /* i8 */
+    qn_value *scale; /* by the free axes: bytes times it are about what was there */
+} qn_quantized;
+/* Rows (or columns) along the contracted axes. */
+qn_quantized qn_quantize_bytes(qn_builder *b, qn_value *v, const qn_dot_side *side);
+
+/* ---- quantize_int4.c ---- */
+
+/* Panels [batch…, panels, K, width] of float32 that may be kept in four bits. */
+bool qn_int4_takes(const qn_value *panels);
+/* x [batch…, m…, K] times the columns of the panels; NULL after a report. */
+qn_value *qn_int4_product(qn_builder *b, qn_value *x, qn_value *panels, int n_batch, qn_dim n);
+
 #endif

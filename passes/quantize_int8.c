@@ -23,20 +23,15 @@ static qn_value *spread(qn_builder *b, qn_value *v, const qn_type *like, const i
     return v ? qn_b_broadcast(b, v, like->rank, like->dims, axes) : NULL;
 }
 
-typedef struct quantized {
-    qn_value *bytes; /* i8 */
-    qn_value *scale; /* by the free axes: bytes times it are about what was there */
-} quantized;
-
-static quantized quantize(qn_builder *b, qn_value *v, const qn_dot_side *side)
+qn_quantized qn_quantize_bytes(qn_builder *b, qn_value *v, const qn_dot_side *side)
 {
     qn_value *most =
         qn_b_reduce(b, QN_KIND_MAX, qn_b_unary(b, QN_OP_ABS, v), side->n_contract, side->contract, false);
     qn_value *largest = qn_b_scalar(b, QUERN_F32, LARGEST);
     qn_value *factor = spread(b, qn_b_binary_bcast(b, QN_OP_DIV, largest, most), &v->type, side->free);
     qn_value *rounded = qn_b_unary(b, QN_OP_ROUND, qn_b_binary(b, QN_OP_MUL, v, factor));
-    return (quantized){ .bytes = qn_b_convert(b, QUERN_I8, rounded),
-                        .scale = qn_b_binary_bcast(b, QN_OP_DIV, most, largest) };
+    return (qn_quantized){ .bytes = qn_b_convert(b, QUERN_I8, rounded),
+                           .scale = qn_b_binary_bcast(b, QN_OP_DIV, most, largest) };
 }
 
 bool qn_int8_is_worth_it(const qn_node *node, const qn_machine *machine)
@@ -60,7 +55,8 @@ bool qn_int8_is_worth_it(const qn_node *node, const qn_machine *machine)
 qn_value *qn_int8_product(qn_builder *b, const qn_node *node)
 {
     const qn_dot_side xs = qn_dot_side_of(node, 0), ys = qn_dot_side_of(node, 1);
-    const quantized x = quantize(b, node->operands[0], &xs), y = quantize(b, node->operands[1], &ys);
+    const qn_quantized x = qn_quantize_bytes(b, node->operands[0], &xs),
+                       y = qn_quantize_bytes(b, node->operands[1], &ys);
     const qn_dot dot = qn_dot_of(node);
     const qn_type *type = &node->results[0].type;
     qn_value *product = qn_b_convert(b, QUERN_F32, qn_b_dot_general(b, x.bytes, y.bytes, &dot, QUERN_I32));

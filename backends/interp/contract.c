@@ -213,6 +213,36 @@ qn_status qn_eval_dot_general(qn_eval *e)
     return QUERN_OK;
 }
 
+/* y of four bits with scales: [panels, K / 8, width, 4], [panels, K / s, width]. */
+typedef struct nibbles {
+    const qn_array *y, *scale;
+    int64_t panel, k, width; /* the first panel of the batch */
+} nibbles;
+
+static void pack_nibbles(const void *matrix, int64_t at, int64_t n, int64_t k, int64_t n_k, qn_scalar *to)
+{
+    const nibbles *m = matrix;
+    const int64_t n_scales = m->scale->dims[m->scale->rank - 2];
+    for (int64_t c = k; c < k + n_k; c++)
+        for (int64_t i = 0; i < n; i++) {
+            const int64_t panel = m->panel + (at + i) / m->width, column = (at + i) % m->width;
+            const int64_t byte = ((panel * (m->k / 8) + c / 8) * m->width + column) * 4 + c % 4;
+            const int64_t group = (panel * n_scales + c / (m->k / n_scales)) * m->width + column;
+            const int number = ((const uint8_t *)m->y->data)[byte] >> c % 8 / 4 * 4 & 15;
+            const double scale = qn_scalar_load(m->scale->dtype, qn_element(m->scale, group)).f;
+            to[(c - k) * BLOCK + i].f = (number - 8) * scale;
+        }
+}
+
+/* Integers that are multiplied as floats. */
+static void pack_as_floats(const void *matrix, int64_t at, int64_t n, int64_t k, int64_t n_k, qn_scalar *to)
+{
+    pack_offsets(matrix, at, n, k, n_k, to);
+    for (int64_t c = 0; c < n_k; c++)
+        for (int64_t i = 0; i < n; i++)
+            to[c * BLOCK + i].f = (double)to[c * BLOCK + i].i;
+}
+
 /* y [batch…, panels, K, width] as the columns of a plain [batch…, K, N]: column n at (n / width, k, n % width); or
  * [batch…, panels, K / g, width, g]: at (n / width, k / g, n % width, k % g) */
 qn_status qn_eval_matmul_packed(qn_eval *e)
@@ -222,8 +252,9 @@ qn_status qn_eval_matmul_packed(qn_eval *e)
         return QUERN_OK;
     int n_batch = (int)qn_attr_int(e->node, QN_ATTR_BATCH_DIMS);
     const int64_t group = y->rank == n_batch + 4 ? y->dims[n_batch + 3] : 1;
-    int64_t width = y->dims[n_batch + 2], k = y->dims[n_batch + 1] * group, panels = y->dims[n_batch],
-            batch = 1, rows = 1;
+    const bool scaled = e->node->n_operands == 3;
+    int64_t width = y->dims[n_batch + 2], k = x->dims[x->rank - 1], panels = y->dims[n_batch], batch = 1,
+            rows = 1;
     int64_t columns = e->y[0].dims[e->y[0].rank - 1];
     for (int i = 0; i < x->rank - 1; i++)
         *(i < n_batch ? &batch : &rows) *= x->dims[i];
@@ -244,13 +275,14 @@ qn_status qn_eval_matmul_packed(qn_eval *e)
     for (int64_t b = 0; b < batch; b++) {
         const offsets left = { x, b * rows * k, left_free, left_k };
         const offsets right = { y, b * panels * k * width, right_free, right_k };
+        const nibbles right_nibbles = { y, scaled ? &e->x[2] : NULL, b * panels, k, width };
         run_product(&(product){ .rows = rows,
                                 .columns = columns,
                                 .k = k,
-                                .pack_left = pack_offsets,
-                                .pack_right = pack_offsets,
+                                .pack_left = scaled ? pack_as_floats : pack_offsets,
+                                .pack_right = scaled ? pack_nibbles : pack_offsets,
                                 .left = &left,
-                                .right = &right,
+                                .right = scaled ? (const void *)&right_nibbles : &right,
                                 .result = &e->y[0],
                                 .at = b * rows * columns },
                     &w);

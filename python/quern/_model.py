@@ -371,7 +371,7 @@ def compile(model, target="cpu", threads=None, math="default", cpu=None, dims=No
     blas     who multiplies matrices: "none": our own kernels; "openblas": OpenBLAS where it can; "auto" (None): OpenBLAS
              for float64, where it is there and not in use. The same bits for any number of threads
     precision  "f32"; where that is faster "bf16": large products of bfloat16 with sums in float32, or "int8": products with
-             constants, of bytes
+             constants, of bytes, or "int4": weights of four bits in products of few rows
 
     check_numerics  a run that leaves NaN or infinity in an output or a state raises NumericError, which names the node
              that made the first of them; states are as before it. Without it nothing is looked at

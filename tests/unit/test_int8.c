@@ -15,6 +15,7 @@
 #include "passes/pass.h"
 #include "quern.h"
 #include "tests/support/jit_kernel.h"
+#include "tests/support/linear.h"
 #include "tests/support/lowered.h"
 
 static const qn_machine machines[] = {
@@ -28,23 +29,6 @@ static const qn_machine machines[] = {
     { .vector_bytes = 32, .vector_registers = 16, .fma = true, .l1_bytes = 32768, .l2_bytes = 1 << 18 },
 };
 enum { N_MACHINES = sizeof machines / sizeof *machines };
-
-/* Those that this machine runs; NULL is itself. */
-static int host_cpus(const char *out[3])
-{
-    qn_arena *arena = qn_arena_new();
-    qn_diags diags;
-    qn_machine machine = { 0 };
-    const qn_target target = { .cpu = "native", .jit = true };
-    qn_diags_init(&diags, arena);
-    const bool wide =
-        !qn_backend_cpu.describe(&target, arena, &machine, &diags) && machine.vector_bytes == 64;
-    qn_arena_free(arena);
-    out[0] = NULL;
-    out[1] = "x86-64-v3";
-    out[2] = "x86-64-v4";
-    return wide ? 3 : 2;
-}
 
 /* ---- the instruction ---- */
 
@@ -276,40 +260,6 @@ static void products_equal_those_of_float32(void **state)
             }
 }
 
-/* x [rows, K] times the constant w, plus the bias, compiled for a CPU. A status. */
-static int run_model(const char *precision, const char *cpu, int64_t rows, const float *input, float *out)
-{
-    quern_builder *b = quern_builder_new("f");
-    const quern_dim dims[] = { { .value = rows }, { .value = K } };
-    quern_value *r = quern_matmul(b, quern_input(b, "x", QUERN_F32, 2, dims),
-                                  quern_constant(b, QUERN_F32, 2, (int64_t[]){ K, N }, w));
-    quern_output(b, quern_add(b, r, quern_constant(b, QUERN_F32, 1, (int64_t[]){ N }, bias)), "r");
-    quern_module *module;
-    quern_model *model = NULL;
-    quern_session *session = NULL;
-    const quern_compile_options options = {
-        .size = sizeof options, .cpu = cpu, .precision = precision, .cache = ""
-    };
-    const quern_array in = { QUERN_F32, 2, (int64_t[]){ rows, K }, (void *)(uintptr_t)input },
-                      result = { QUERN_F32, 2, (int64_t[]){ rows, N }, out };
-    int status = quern_builder_finish(b, &module);
-    if (status)
-        return status;
-    status = quern_compile(module, &options, &model);
-    quern_module_free(module);
-    if (!status)
-        status = quern_session_new(model, NULL, &session);
-    if (!status)
-        status = quern_session_bind(session, 0, &in);
-    if (!status)
-        status = quern_session_bind(session, 1, &result);
-    if (!status)
-        status = quern_session_run(session);
-    quern_session_free(session);
-    quern_model_free(model);
-    return status;
-}
-
 static void machine_code_gives_the_same(void **state)
 {
     (void)state;
@@ -318,12 +268,15 @@ static void machine_code_gives_the_same(void **state)
     fill_operands();
     for (int i = host_cpus(cpus) - 1; i >= 0; i--)
         for (int rows = 1; rows <= MOST_ROWS; rows += 40) {
-            assert_int_equal(run_model("int8", cpus[i], rows, x, found), QUERN_OK);
-            assert_int_equal(run_model("f32", cpus[i], rows, x, expected), QUERN_OK);
+            assert_int_equal(linear_run("int8", cpus[i], (int64_t[]){ rows, K, N }, x, w, bias, found),
+                             QUERN_OK);
+            assert_int_equal(linear_run("f32", cpus[i], (int64_t[]){ rows, K, N }, x, w, bias, expected),
+                             QUERN_OK);
             assert_memory_equal(found, expected, sizeof *found * (size_t)rows * N);
         }
-    assert_int_equal(run_model("int9", NULL, 1, x, found), QUERN_ERROR_ARGUMENT);
-    assert_non_null(strstr(quern_last_error(), "bf16 or int8"));
+    assert_int_equal(linear_run("int9", NULL, (int64_t[]){ 1, K, N }, x, w, bias, found),
+                     QUERN_ERROR_ARGUMENT);
+    assert_non_null(strstr(quern_last_error(), "int8 or int4"));
 }
 
 /* Any numbers: rounded to a 254th of the largest of their row. A row of zeros is one; NaN and infinity make their rows NaN and
@@ -341,7 +294,7 @@ static void errors_are_small(void **state)
     in[7 * K + 6] = INFINITY;
     for (int i = 0; i < K * N; i++)
         w[i] = cosf(3 * (float)i);
-    assert_int_equal(run_model("int8", NULL, ROWS, in, found), QUERN_OK);
+    assert_int_equal(linear_run("int8", NULL, (int64_t[]){ ROWS, K, N }, in, w, bias, found), QUERN_OK);
     for (int r = 0; r < ROWS; r++)
         for (int c = 0; c < N; c++) {
             double want = bias[c], bound = 1e-6;

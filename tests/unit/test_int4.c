@@ -1,0 +1,158 @@
+/* Weights of four bits under precision int4, where numbers are such that nothing is lost: rows of x hold multiples of 1/8 up to
+ * 127/8, every 32 weights of a column one of -8 times a power of two and else multiples of it. */
+#include <math.h>
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <string.h>
+
+#include <cmocka.h>
+
+#include "backends/backend.h"
+#include "frontend/text/text.h"
+#include "ir/build.h"
+#include "passes/pass.h"
+#include "quern.h"
+#include "tests/support/linear.h"
+#include "tests/support/lowered.h"
+
+enum { K = 256, N = 269, MOST_ROWS = 5, GROUP = 32 };
+
+static float x[MOST_ROWS * K], w[K * N], bias[N];
+
+static void fill_operands(void)
+{
+    for (int i = 0; i < MOST_ROWS * K; i++)
+        x[i] = i % K == 3 ? -127.f / 8 : (float)(i * 7919 % 255 - 127) / 8;
+    for (int k = 0; k < K; k++)
+        for (int n = 0; n < N; n++) {
+            const float scale = (float)(1 << (k / GROUP + n) % 3) / 16;
+            w[k * N + n] = scale * (float)(k % GROUP == n % GROUP ? -8 : (k * 31 + n * 17) % 15 - 7);
+        }
+    for (int n = 0; n < N; n++)
+        bias[n] = (float)n;
+}
+
+static void products_equal_those_of_float32(void **state)
+{
+    (void)state;
+    static const qn_machine machines[] = {
+        { .vector_bytes = 64,
+          .vector_registers = 32,
+          .fma = true,
+          .masked = true,
+          .dot4 = true,
+          .l1_bytes = 32768,
+          .l2_bytes = 1 << 20 },
+        { .vector_bytes = 32, .vector_registers = 16, .fma = true, .l1_bytes = 32768, .l2_bytes = 1 << 18 },
+    };
+    fill_operands();
+    for (int rows = 1; rows <= MOST_ROWS; rows++)
+        for (int m = 0; m < 2; m++) {
+            qn_module *module = qn_module_new("int4");
+            qn_diags diags;
+            qn_diags_init(&diags, module->arena);
+            qn_graph *graph = qn_function_new(module, "f");
+            qn_builder b = { .graph = graph, .diags = &diags };
+            qn_array input = { QUERN_F32, 2, { rows, K }, x };
+            qn_value *in = qn_graph_add_input(graph, "x", qn_type_static(module, QUERN_F32, 2, input.dims),
+                                              QN_ROLE_INPUT);
+            qn_value *y = qn_b_constant(&b, qn_tensor_new(module, QUERN_F32, 2, (int64_t[]){ K, N }, w));
+            qn_value *v = qn_b_constant(&b, qn_tensor_new(module, QUERN_F32, 1, (int64_t[]){ N }, bias));
+            qn_graph_add_output(graph, qn_b_binary_bcast(&b, QN_OP_ADD, qn_b_matmul(&b, in, y), v), "r", -1);
+            const qn_pass_options options = { .math = QN_MATH_DEFAULT,
+                                              .precision = QN_PRECISION_INT4,
+                                              .machine = &machines[m],
+                                              .fold = qn_interp_fold };
+            lowered_compare(qn_arena_printf(module->arena, "%d rows", rows), graph, &options, &input, NULL);
+            int scaled = 0;
+            QN_FOR_NODES (graph, node)
+                scaled += node->op == QN_OP_MATMUL_PACKED && node->n_operands == 3;
+            assert_int_equal(scaled, rows <= 4);
+            qn_module_free(module);
+        }
+}
+
+static void machine_code_gives_the_same(void **state)
+{
+    (void)state;
+    static float found[MOST_ROWS * N], expected[MOST_ROWS * N];
+    const char *cpus[3];
+    fill_operands();
+    for (int i = host_cpus(cpus) - 1; i >= 0; i--)
+        for (int rows = 1; rows <= 4; rows++) {
+            const int64_t shape[] = { rows, K, N };
+            assert_int_equal(linear_run("int4", cpus[i], shape, x, w, bias, found), QUERN_OK);
+            assert_int_equal(linear_run("f32", cpus[i], shape, x, w, bias, expected), QUERN_OK);
+            assert_memory_equal(found, expected, sizeof *found * (size_t)rows * N);
+        }
+}
+
+/* Any numbers: a weight is off by half a scale (a whole one next to the largest), x by a 254th. Zeros are zeros; a weight that is
+ * NaN or infinite makes its column so and no other. */
+static void errors_are_small(void **state)
+{
+    (void)state;
+    static float found[N];
+    fill_operands();
+    for (int k = 0; k < K; k++) {
+        x[k] = sinf((float)k);
+        for (int n = 0; n < N; n++)
+            w[k * N + n] = n == 1 ? 0 : cosf((float)(k * N + n)) * powf(10, (float)(n % 5 - 2));
+    }
+    w[5 * N + 6] = NAN;
+    w[6 * N + 7] = -INFINITY;
+    assert_int_equal(linear_run("int4", NULL, (int64_t[]){ 1, K, N }, x, w, bias, found), QUERN_OK);
+    for (int n = 0; n < N; n++) {
+        double want = bias[n], bound = 0, largest = n == 1 ? 0 : pow(10, n % 5 - 2);
+        for (int k = 0; k < K; k++) {
+            want += (double)x[k] * w[k * N + n];
+            bound += largest * (fabs((double)x[k]) / 7.9 + 1.0 / 254);
+        }
+        if (n == 6 || n == 7)
+            assert_false(isfinite(found[n]));
+        else if (!(fabs(found[n] - want) <= bound))
+            fail_msg("column %d: %g is %g", n, found[n], want);
+    }
+}
+
+static void mistakes_are_found(void **state)
+{
+    (void)state;
+    static const char *const types[][3] = {
+        { "f32[1, 64]", "u8[2, 8, 16, 4]", "bf16[2, 2, 16]" },
+        { "i8[1, 64]", "i8[2, 8, 16, 4]", "bf16[2, 2, 16]" },
+        { "i8[1, 64]", "u8[2, 16, 16, 4]", "bf16[2, 2, 16]" },
+        { "i8[1, 64]", "u8[2, 8, 16, 4]", "i8[2, 2, 16]" },
+        { "i8[1, 64]", "u8[2, 8, 16, 4]", "bf16[2, 3, 16]" },
+        { "i8[1, 64]", "u8[2, 8, 16, 2]", "bf16[2, 2, 16]" },
+        { "i8[1, 64]", "u8[2, 8, 16, 4]", "bf16[2, 2, 8]" },
+    };
+    for (size_t i = 0; i < sizeof types / sizeof *types; i++) {
+        qn_arena *arena = qn_arena_new();
+        qn_diags diags;
+        qn_diags_init(&diags, arena);
+        qn_module *module;
+        const char *text = qn_arena_printf(arena,
+                                           "graph @f(%%x: %s, %%y: %s, %%s: %s) -> f32[1, 32] {\n%%r = "
+                                           "matmul_packed %%x, %%y, %%s {batch_dims = 0, "
+                                           "dims = [32], dtype = f32} : f32[1, 32]\nreturn %%r\n}\n",
+                                           types[i][0], types[i][1], types[i][2]);
+        assert_int_not_equal(qn_text_parse(text, strlen(text), "test", &module, &diags), QUERN_OK);
+        if (!strstr(qn_diags_text(&diags, arena), "expected"))
+            fail_msg("%s", qn_diags_text(&diags, arena));
+        qn_arena_free(arena);
+    }
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(products_equal_those_of_float32),
+        cmocka_unit_test(machine_code_gives_the_same),
+        cmocka_unit_test(errors_are_small),
+        cmocka_unit_test(mistakes_are_found),
+    };
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}
