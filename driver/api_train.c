@@ -53,6 +53,7 @@ static qn_status check_ranges(const quern_train_options *o, qn_diags *diags)
         { "clip_norm", o->clip_norm, 0, any },
         { "ema", o->ema, 0, 1 },
         { "huber_delta", o->huber_delta, 0, any },
+        { "loss_scale", o->loss_scale, 0, any },
         { "schedule_factor", o->schedule_factor, 0, any },
     };
     for (size_t i = 0; i < sizeof ranges / sizeof *ranges; i++) {
@@ -69,6 +70,13 @@ static qn_status check_ranges(const quern_train_options *o, qn_diags *diags)
     if (o->warmup_steps < 0 || o->schedule_steps < 0 || o->n_params < 0)
         return qn_error(diags, QUERN_ERROR_ARGUMENT, NULL,
                         "numbers of steps and parameters are not negative");
+    if (o->loss_scale_steps < 0 || (o->loss_scale_steps > 0 && o->loss_scale == 0))
+        return qn_error(diags, QUERN_ERROR_ARGUMENT, NULL,
+                        "loss_scale_steps are steps after which a loss_scale above 0 is doubled");
+    if (o->loss_scale > 0 && o->parts)
+        return qn_error(
+            diags, QUERN_ERROR_ARGUMENT, NULL,
+            "loss_scale is of the whole step: in parts, the host scales what it gives to backward");
     if (o->nesterov && o->momentum == 0)
         return qn_error(diags, QUERN_ERROR_ARGUMENT, NULL, "Nesterov's momentum needs a momentum above 0");
     return QUERN_OK;
@@ -97,6 +105,8 @@ qn_status qn_train_module(qn_module *module, const quern_train_options *o, bool 
         .clip_norm = o->clip_norm,
         .ema = o->ema,
         .huber_delta = or_usual(o->huber_delta, 1),
+        .loss_scale = o->loss_scale,
+        .loss_scale_steps = o->loss_scale_steps,
         .warmup_steps = o->warmup_steps,
         .schedule_steps = o->schedule_steps,
         .schedule_factor =

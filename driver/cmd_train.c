@@ -42,6 +42,8 @@ enum {
     WARMUP,
     SCHEDULE_STEPS,
     FACTOR,
+    LOSS_SCALE,
+    LOSS_SCALE_STEPS,
     PARAMS
 };
 
@@ -81,6 +83,10 @@ static const qn_cli_option options[] = {
     [SCHEDULE_STEPS] = { "schedule-steps", 0, "N",
                          "cosine, linear: all steps after the warm-up; step: between drops" },
     [FACTOR] = { "schedule-factor", 0, "X", "cosine, linear: of the last rate, 0; step: of each drop, 0.1" },
+    [LOSS_SCALE] = { "loss-scale", 0, "X",
+                     "for float16: compute gradients times X; those that are not finite are skipped" },
+    [LOSS_SCALE_STEPS] = { "loss-scale-steps", 0, "N",
+                           "halve the scale where gradients are not finite, double it after N good steps" },
     [PARAMS] = { "params", 0, "NAMES", "train only these, with commas between; * stands for any letters" },
     { NULL, 0, NULL, NULL },
 };
@@ -149,6 +155,11 @@ static int accept(void *user, int option, const char *value)
     case DELTA: return read_real(t, option, value, &t->how.huber_delta);
     case SCHEDULE: t->how.schedule = value; break;
     case FACTOR: return read_real(t, option, value, &t->how.schedule_factor);
+    case LOSS_SCALE: return read_real(t, option, value, &t->how.loss_scale);
+    case LOSS_SCALE_STEPS:
+        status = read_number(t, option, value, 1, &number);
+        t->how.loss_scale_steps = number;
+        return status;
     case WARMUP:
         status = read_number(t, option, value, 0, &number);
         t->how.warmup_steps = number;

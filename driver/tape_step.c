@@ -180,7 +180,7 @@ static int differentiate(quern_tape *tape, const quern_tensor *loss, int n, quer
     tape->build.loc = (qn_loc){ .op = "gradient" };
     qn_value *scalar = qn_b_reshape(&tape->build, qn_tape_read(tape, loss), 0, NULL);
     if (scalar &&
-        qn_differentiate(tape->build.graph, &scalar, n, values, gradients, &tape->diags) == QUERN_OK)
+        qn_differentiate(tape->build.graph, &scalar, NULL, n, values, gradients, &tape->diags) == QUERN_OK)
         for (int i = 0; i < n; i++)
             out[i] = part_of(tape, gradients[i], wrt[i]);
     return qn_tape_status(tape, call);

@@ -132,6 +132,11 @@ typedef struct quern_train_options {
      * States are those of train_step; `update` has them all. */
     int parts;
     int input_gradients; /* backward also gives grad_NAME for each input of floats */
+    /* Of models that compute in float16: gradients are computed times this and divided by it before they are used; a step with
+     * one that is not finite updates nothing. 0: not. With loss_scale_steps the scale is a state (`loss_scale`): halved by
+     * such a step, doubled after so many others in a row. */
+    double loss_scale;
+    int64_t loss_scale_steps;
 } quern_train_options;
 QUERN_API int quern_make_training(quern_module *module, const quern_train_options *options) QUERN_MUST_USE;
 

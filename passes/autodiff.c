@@ -165,7 +165,7 @@ qn_status qn_pull_back(qn_graph *graph, int n_values, qn_value **values, qn_valu
     return qn_diags_status(diags);
 }
 
-qn_status qn_differentiate(qn_graph *graph, qn_value **loss, int n_wrt, qn_value **wrt,
+qn_status qn_differentiate(qn_graph *graph, qn_value **loss, qn_value *scale, int n_wrt, qn_value **wrt,
                            qn_value **out_gradients, qn_diags *diags)
 {
     if ((*loss)->type.rank != 0 || !qn_dtype_is_float((*loss)->type.dtype))
@@ -179,8 +179,9 @@ qn_status qn_differentiate(qn_graph *graph, qn_value **loss, int n_wrt, qn_value
                 wrt[i]->name ? wrt[i]->name : "a value", qn_type_print(&wrt[i]->type, graph->module->arena));
     }
     qn_builder b = { .graph = graph, .diags = diags };
-    qn_value *one = qn_b_scalar(&b, (*loss)->type.dtype, 1);
-    return qn_pull_back(graph, 1, loss, &one, n_wrt, wrt, out_gradients, diags);
+    const qn_dtype dtype = (*loss)->type.dtype;
+    qn_value *adjoint = scale ? qn_b_convert(&b, dtype, scale) : qn_b_scalar(&b, dtype, 1);
+    return qn_pull_back(graph, 1, loss, &adjoint, n_wrt, wrt, out_gradients, diags);
 }
 
 qn_graph *qn_grad(qn_graph *function, const char *name, int loss, int n_wrt, const int *wrt,
@@ -193,7 +194,7 @@ qn_graph *qn_grad(qn_graph *function, const char *name, int loss, int n_wrt, con
     for (int i = 0; i < n_wrt; i++)
         inputs[i] = graph->inputs[wrt[i]];
     qn_value *loss_value = graph->outputs[loss];
-    if (qn_differentiate(graph, &loss_value, n_wrt, inputs, gradients, diags))
+    if (qn_differentiate(graph, &loss_value, NULL, n_wrt, inputs, gradients, diags))
         return NULL;
     int n_outputs = graph->n_outputs;
     qn_value **outputs = graph->outputs;

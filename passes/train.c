@@ -124,8 +124,15 @@ static qn_status make_step(const qn_graph *forward, const qn_train_options *opti
     qn_graph *graph = c.b.graph;
     qn_value **gradients = QN_NEW_ARRAY(graph->module->arena, qn_value *, c.n_params);
     qn_value *loss = graph->outputs[0];
-    QN_TRY(qn_differentiate(graph, &loss, c.n_params, c.params, gradients, diags));
+    if (options->loss_scale > 0)
+        qn_loss_scale_begin(&c, options);
+    QN_TRY(qn_differentiate(graph, &loss, c.scale, c.n_params, c.params, gradients, diags));
+    const int n_outputs = graph->n_outputs;
+    if (c.scale)
+        qn_loss_scale_undo(&c, gradients);
     qn_train_update(&c, options, gradients);
+    if (c.scale)
+        qn_loss_scale_end(&c, options, n_outputs);
     QN_TRY(qn_diags_status(diags));
     qn_graph_remove_dead(graph);
     return QUERN_OK;

@@ -14,10 +14,11 @@ const char *qn_train_fresh_name(const qn_graph *graph, const char *name);
  * its body. */
 typedef struct qn_train_copy {
     qn_builder b;
-    qn_value **inputs;  /* by input of the forward function */
-    qn_value **outputs; /* of the forward function */
-    qn_value *target;   /* or NULL */
-    qn_value *step;     /* the i64 state that counts updates, or NULL */
+    qn_value **inputs;                     /* by input of the forward function */
+    qn_value **outputs;                    /* of the forward function */
+    qn_value *target;                      /* or NULL */
+    qn_value *step;                        /* the i64 state that counts updates, or NULL */
+    qn_value *scale, *good_steps, *finite; /* see loss_scale.c; NULL without */
     int n_params;
     qn_value **params; /* the inputs that are parameters */
 } qn_train_copy;
@@ -31,6 +32,15 @@ qn_value *qn_train_add_state(qn_graph *graph, const char *name, qn_dtype dtype, 
                              const void *initial);
 /* Behind the gradients: new parameters and optimizer states, one more step. */
 void qn_train_update(qn_train_copy *c, const qn_train_options *options, qn_value **gradients);
+
+/* ---- loss_scale.c ---- */
+
+/* The scale that the gradients are to be computed times. */
+void qn_loss_scale_begin(qn_train_copy *c, const qn_train_options *options);
+/* Divides the gradients by it. */
+void qn_loss_scale_undo(qn_train_copy *c, qn_value **gradients);
+/* Behind the update, whose outputs begin with that number: nothing is updated where a gradient was not finite. */
+void qn_loss_scale_end(qn_train_copy *c, const qn_train_options *options, int first_output);
 
 /* ---- train_split.c ---- */
 

@@ -166,7 +166,7 @@ class Trainer:
 
 def train(model, loss, optimizer, learning_rate, *, momentum=0.0, beta1=0.0, beta2=0.0, epsilon=0.0, weight_decay=0.0,
           nesterov=False, alpha=0.0, trust=0.0, clip_norm=0.0, ema=0.0, huber_delta=0.0, schedule=None, warmup_steps=0,
-          schedule_steps=0, schedule_factor=0.0, params=None, seed=0, parts=False, input_gradients=False, target="cpu",
+          schedule_steps=0, schedule_factor=0.0, loss_scale=0.0, loss_scale_steps=0, params=None, seed=0, parts=False, input_gradients=False, target="cpu",
           threads=None, math="default", cpu=None, dims=None, cache=None, optimize=0, blas=None, precision="f32",
           check_numerics=False, remat=None, memory_limit=0):
     """Makes a training step of a forward model and compiles it. Batch norms and dropouts are put into training mode.
@@ -179,12 +179,16 @@ def train(model, loss, optimizer, learning_rate, *, momentum=0.0, beta1=0.0, bet
                (times schedule_factor, 0.1, every schedule_steps); warmup_steps come before it
     clip_norm  most that the norm of all gradients together may be; 0: no limit
     ema        keeps averages of the parameters with this decay: Trainer.averages
+    loss_scale for float16: gradients are computed times this and divided by it before they are used; a step with one that
+               is not finite updates nothing. With loss_scale_steps the state "loss_scale" is halved by such a step and
+               doubled after so many others in a row
     params     names of the parameters to train, "*" for any letters; None: all
     seed       of dropout's masks
     parts      also compiles the step in parts, for adding up gradients over batches or machines: Trainer.forward, backward
                and update. With loss=None the caller has the loss, and backward takes gradients of the outputs
     check_numerics  see compile
     input_gradients  backward gives those of the inputs too
+    precision  see compile: "bf16" rounds what large products of the step multiply; parameters stay float32
     remat      which values are computed again for the gradients instead of being kept: "none", "sqrt", "all", or None: as
                many as memory_limit, in bytes of an entry's workspace, makes necessary (0: no limit)"""
     names = [name.encode() for name in params or []]
@@ -194,7 +198,7 @@ def train(model, loss, optimizer, learning_rate, *, momentum=0.0, beta1=0.0, bet
         alpha=alpha, trust=trust, clip_norm=clip_norm, ema=ema, huber_delta=huber_delta,
         schedule=schedule.encode() if schedule else None, warmup_steps=warmup_steps, schedule_steps=schedule_steps,
         schedule_factor=schedule_factor, n_params=len(names), params=(ctypes.c_char_p * max(len(names), 1))(*names),
-        seed=seed, parts=parts, input_gradients=input_gradients)
+        seed=seed, parts=parts, input_gradients=input_gradients, loss_scale=loss_scale, loss_scale_steps=loss_scale_steps)
     module = load_module(model, dims)
     check(lib.quern_make_training(module.pointer, byref(options)))
     path = model if isinstance(model, (str, os.PathLike)) else None

@@ -55,6 +55,96 @@ class OwnLoss(unittest.TestCase):
             t.step([x], x)
 
 
+def half_model():
+    """y = x w in float16, with float32 parameters"""
+    return b"""graph @main(%x: f32[4], %w: f32[4] param = [1, 2, 3, 4]) -> (y: f32[4]) {
+  %0 = convert %x {dtype = f16} : f16[4]
+  %1 = convert %w {dtype = f16} : f16[4]
+  %2 = mul %0, %1 : f16[4]
+  %3 = convert %2 {dtype = f32} : f32[4]
+  return %3
+}
+"""
+
+
+class LossScale(unittest.TestCase):
+    X, TARGET, RATE = np.float32([1, 2, -1, 0.5]), np.float32([5, -4, 1, 6]), 0.02
+
+    def reference(self, steps, scale, good_for):
+        """Weights, scales and skipped steps, in NumPy's float16."""
+        w, good, trace = np.float32([1, 2, 3, 4]), 0, []
+        x = self.X.astype(np.float16)
+        for _ in range(steps):
+            y = (x * w.astype(np.float16)).astype(np.float32)
+            with np.errstate(over="ignore"):
+                g = (x * (np.float32(scale) * 2 * (y - self.TARGET) / 4).astype(np.float16)).astype(np.float32)
+            finite = bool(np.isfinite(g).all())
+            if finite:
+                w = w - np.float32(self.RATE) * g / np.float32(scale)
+            if good_for:
+                good = good + 1 if finite else 0
+                scale = scale / 2 if not finite else scale * 2 if good == good_for else scale
+                good = 0 if good == good_for else good
+            trace.append((w.copy(), scale, finite))
+        return trace
+
+    def trainer(self, **more):
+        return quern.train(half_model(), "mse", "sgd", self.RATE, **more)
+
+    def test_against_numpy(self):
+        for target in "interp", "cpu":
+            for good_for in 0, 2, 3:
+                t = self.trainer(loss_scale=2.0 ** 15, loss_scale_steps=good_for, target=target)
+                reference = self.reference(14, 2.0 ** 15, good_for)
+                for w, scale, _ in reference:
+                    t.step([self.X], self.TARGET)
+                    np.testing.assert_allclose(t.parameters["w"], w, rtol=1e-4)
+                    if good_for:
+                        self.assertEqual(float(t.states["loss_scale"]), scale)
+                skipped = sum(not finite for _, _, finite in reference)
+                self.assertEqual(skipped, 14) if good_for == 0 else self.assertIn(skipped, range(2, 10))
+
+    def test_a_skipped_step_changes_nothing_else(self):
+        t = self.trainer(loss_scale=2.0 ** 15, loss_scale_steps=3, ema=0.5)
+        t.step([self.X], self.TARGET)
+        before = {k: v.copy() for k, v in t.states.items()}
+        t.step([self.X * np.float32(np.inf)], self.TARGET)
+        changed = [k for k, v in t.states.items() if not np.array_equal(v, before[k])]
+        self.assertEqual(changed, ["loss_scale"])
+
+    def test_powers_of_two_change_no_bit(self):
+        plain, loss = trainer("adam")
+        scaled, _ = trainer("adam", loss_scale=1024.0, loss_scale_steps=2)
+        for i in range(6):
+            x, y = cases.batch(loss, i % cases.BATCHES)
+            self.assertEqual(plain.step([x], y), scaled.step([x], y))
+        for k, v in plain.states.items():
+            np.testing.assert_array_equal(v, scaled.states[k])
+        self.assertEqual(float(scaled.states["loss_scale"]), 8192)
+
+    def test_checkpoints_carry_the_scale(self):
+        with tempfile.TemporaryDirectory() as folder:
+            path = pathlib.Path(folder) / "c.safetensors"
+            a, b = (self.trainer(loss_scale=2.0 ** 15, loss_scale_steps=2) for _ in range(2))
+            for _ in range(3):
+                a.step([self.X], self.TARGET)
+            a.save_checkpoint(path)
+            b.load_checkpoint(path)
+            self.assertNotEqual(float(b.states["loss_scale"]), 2.0 ** 15)
+            for _ in range(5):
+                self.assertEqual(a.step([self.X], self.TARGET), b.step([self.X], self.TARGET))
+            for k, v in a.states.items():
+                np.testing.assert_array_equal(v, b.states[k])
+
+    def test_mistakes(self):
+        with self.assertRaisesRegex(quern.ArgumentError, "steps after which a loss_scale above 0"):
+            self.trainer(loss_scale_steps=4)
+        with self.assertRaisesRegex(quern.ArgumentError, "loss_scale is -1"):
+            self.trainer(loss_scale=-1.0)
+        with self.assertRaisesRegex(quern.ArgumentError, "the host scales"):
+            self.trainer(loss_scale=8.0, parts=True)
+
+
 class Checkpoints(unittest.TestCase):
     EXAMPLE = pathlib.Path(__file__).parents[2] / "examples" / "digits"
 
