@@ -246,7 +246,7 @@ static int find_replacements(quern_session *session, const states *all, bool ave
         const state *s = &all->items[at++];
         const size_t length = strlen(s->name);
         const bool average = length > 4 && strcmp(s->name + length - 4, ".ema") == 0;
-        const bool own = strcmp(s->name, "random_key") == 0 || average;
+        const bool own = strcmp(s->name, "random_key") == 0 || strcmp(s->name, "loss_scale") == 0 || average;
         if (!s->trainable && (info->initial < 0 || own))
             continue;
         const state *now =

@@ -54,6 +54,11 @@ END
 expect 0 '^trained: loss 18\.[0-9]*$' "$quern" train distance.qn --data "$data" --loss output --optimizer adam \
     --learning-rate 0.5 --epochs 2 --checkpoint distance.safetensors
 
+# ---- loss scaling: a power of two changes no bit of a float32 model
+expect 0 'epoch 3/3' "${train[@]}" --epochs 3 --loss-scale 1024 --loss-scale-steps 20 -o scaled.onnx
+same one.onnx scaled.onnx
+expect 1 'steps after which a loss_scale above 0' "${train[@]}" --loss-scale-steps 20 -o o.onnx
+
 # ---- less memory: the same model
 expect 0 '^train_step: .* of workspace' "${train[@]}" --epochs 3 --remat all -o all.onnx
 same one.onnx all.onnx
