@@ -188,7 +188,9 @@ static qn_value *adam_direction(optimizer *o, qn_value *g, qn_value *over)
     const qn_train_options *options = o->options;
     qn_value *m = running(o, "m", options->beta1, g, 1 - options->beta1);
     qn_value *v = running(o, "v", options->beta2, MUL(g, g), 1 - options->beta2);
-    qn_value *root = PLUS(DIV(SQRT(v), spread(o, SQRT(o->bias2))), options->epsilon);
+    /* one division for each element: the other divisor is a scalar */
+    qn_value *scale = DIV(number(o, 1), SQRT(o->bias2));
+    qn_value *root = PLUS(MUL(SQRT(v), spread(o, scale)), options->epsilon);
     return MUL(spread(o, DIV(over, o->bias1)), DIV(m, root));
 }
 
