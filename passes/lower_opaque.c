@@ -52,6 +52,19 @@ qn_status qn_lower_into(qn_lowering *l, const qn_group *group, qn_value *value, 
     return status;
 }
 
+/* Does the kernel read this input? Not where the input only is what the result starts as, by a copy before: the kernel writes a
+ * part of the result, and a state may be updated in place. Scatters check their indices: a run that fails leaves the state. */
+static bool reads(const qn_group *group, const qn_value *input)
+{
+    const bool starts = group->root->op == QN_OP_DYNAMIC_UPDATE_SLICE;
+    for (int i = 0; i < group->n_nodes; i++)
+        for (int k = 0; k < group->nodes[i]->n_operands; k++)
+            if (group->nodes[i]->operands[k] == input &&
+                !(starts && group->nodes[i] == group->root && k == 0))
+                return true;
+    return false;
+}
+
 void qn_opaque_begin(qn_opaque *o, qn_lowering *l, const qn_group *group)
 {
     o->arena = qn_arena_new();
@@ -60,7 +73,8 @@ void qn_opaque_begin(qn_opaque *o, qn_lowering *l, const qn_group *group)
     o->node = group->root;
     qn_writer_init(&o->w, l, qn_group_kernel_name(group, o->arena), o->arena);
     for (int i = 0; i < group->n_inputs; i++)
-        qn_writer_bind_input(&o->w, group->inputs[i]);
+        if (reads(group, group->inputs[i]))
+            qn_writer_bind_input(&o->w, group->inputs[i]);
 }
 
 qn_status qn_opaque_end(qn_opaque *o, qn_dim tasks)
