@@ -38,9 +38,8 @@ enum {
     LINE = 16,         /* elements of a cache line */
     COPY_BYTES = QN_LOCAL_LIMIT / 3,
     PARTIAL_BYTES = QN_LOCAL_LIMIT / 12 * 7, /* the rest is a tile's */
-    PACKED_DEPTH =
-        256, /* of k in a pass that packs its panels, which take PACKED_BYTES, and partial sums as much */
-    PACKED_BYTES = QN_LOCAL_LIMIT / 8 * 3
+    COPIED_DEPTH = 256, /* of k in a pass that copies rows or packs panels: a copy serves more panels */
+    PACKED_BYTES = QN_LOCAL_LIMIT / 8 * 3 /* of packed panels; partial sums take as much then */
 };
 
 typedef struct {
@@ -48,6 +47,7 @@ typedef struct {
     const qn_group *group;
     qn_kbuffer *x, *y, *tile, *copy; /* copy: NULL when x is read where it is */
     qn_kbuffer *partial;             /* sums of the task's tiles between passes over k; NULL: one pass */
+    bool copies;                     /* rows of x, where they fight for cache sets */
     bool packs;                      /* the panels: y is local, with what the pass multiplies by */
     qn_kbuffer *out;                 /* stored directly: the group is the product alone; else NULL */
     int lanes, vectors, width, rows; /* rows: of the highest tile */
@@ -355,14 +355,18 @@ static void choose_blocks(gemm *g)
                   n_tiles = at_least_1(ceil_div((int64_t)m, g->rows));
     g->n_passes = 1;
     g->depth = (int64_t)k;
-    const int64_t most = g->packs ? PACKED_DEPTH : MAX_DEPTH;
+    const bool fights = qn_dim_is_const(g->k) && g->k->value * 4 % FIGHTING_STRIDE == 0 &&
+                        qn_dim_is_const(g->m) && g->m->value > 4;
+    const int64_t most = g->packs || fights ? COPIED_DEPTH : MAX_DEPTH;
     if (qn_dim_is_const(g->k) && g->k->value > most && (n_tiles > 1 || g->packs)) {
         g->depth = ceil_div(g->k->value, ceil_div(g->k->value, most));
         g->depth = ceil_div(g->depth, LINE) * LINE;
         g->n_passes = ceil_div(g->k->value, g->depth);
     }
     const double panel_bytes = 4.0 * g->width * (double)at_least_1(g->depth);
-    int64_t panels = (int64_t)((g->packs ? PACKED_BYTES : l2 / 4) / panel_bytes), tiles = MAX_TILES;
+    g->copies = fights && (g->depth + SKEW) * g->rows * 4 <= COPY_BYTES;
+    const double room = g->packs ? PACKED_BYTES : g->copies ? l2 / 3 : l2 / 4;
+    int64_t panels = (int64_t)(room / panel_bytes), tiles = MAX_TILES;
     panels = panels > n_panels ? n_panels : at_least_1(panels);
     tiles = tiles > n_tiles ? n_tiles : tiles;
     /* enough tasks for several threads, where the work is worth it */
@@ -554,8 +558,7 @@ static qn_status lower(qn_lowering *l, const qn_group *group)
     if (g->n_passes > 1)
         g->partial = qn_kernel_add_local(w->kernel, "partial", g->sum,
                                          g->task_tiles * g->task_panels * g->rows * g->width);
-    if (qn_dim_is_const(g->k) && g->k->value * 4 % FIGHTING_STRIDE == 0 && qn_dim_is_const(g->m) &&
-        g->m->value > 4 && (g->depth + SKEW) * g->rows * 4 <= COPY_BYTES)
+    if (g->copies)
         g->copy = qn_kernel_add_local(w->kernel, "rows", g->x->dtype,
                                       (g->depth + SKEW) * g->rows * qn_word_elements(g->x->dtype));
     if (group->outputs[0] == product && group->n_outputs == 1) {
