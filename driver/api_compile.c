@@ -3,6 +3,7 @@
 
 #include "driver/api.h"
 #include "driver/compile.h"
+#include "driver/tune.h"
 
 static const char *const math_names[] = { [QN_MATH_STRICT] = "strict",
                                           [QN_MATH_DEFAULT] = "default",
@@ -67,6 +68,7 @@ qn_status qn_settings_from(const quern_compile_options *options, qn_settings *ou
                           .threads = o.threads,
                           .fuse = o.optimize != 1,
                           .cache = o.cache,
+                          .tune = o.tune != 0,
                           .progress = o.progress,
                           .progress_user = o.progress_user };
     if (o.math) {
@@ -124,6 +126,8 @@ int quern_compile(quern_module *module, const quern_compile_options *options, qu
     qn_status status = qn_call_need(&call, module, "quern_compile", "module");
     if (!status)
         status = qn_settings_from(options, &settings, &call.diags);
+    if (!status && settings.tune)
+        status = qn_tune(module->ir, &settings, &(quern_tune_options){ 0 }, &call.diags);
     if (!status && settings.backend != &qn_backend_cpu)
         status = qn_settings_need_no_blas(&settings, "this target", &call.diags);
     if (!status && settings.target.cpu && strchr(settings.target.cpu, ','))
@@ -147,6 +151,21 @@ int quern_compile(quern_module *module, const quern_compile_options *options, qu
     }
     if (!status && asks_to_check(options))
         qn_check_numerics(*out, module, options);
+    return qn_call_end(&call, status);
+}
+
+int quern_tune(quern_module *module, const quern_compile_options *options, const quern_tune_options *tune)
+{
+    qn_call call;
+    qn_settings settings;
+    qn_call_begin(&call);
+    qn_status status = qn_call_need(&call, module, "quern_tune", "module");
+    if (!status)
+        status = qn_settings_from(options, &settings, &call.diags);
+    if (!status) {
+        QN_OPTIONS(quern_tune_options, t, tune);
+        status = qn_tune(module->ir, &settings, &t, &call.diags);
+    }
     return qn_call_end(&call, status);
 }
 

@@ -148,6 +148,7 @@ enum {
     MEMORY,
     THREADS,
     CACHE,
+    TUNE,
     VERBOSE
 };
 
@@ -173,6 +174,7 @@ static const qn_cli_option common[] = {
                  "takes" },
     [THREADS] = { "threads", 0, "N", "threads of a run; as many as the process may use" },
     [CACHE] = { "cache", 0, "FOLDER", "of compiled kernels; \"\" for none" },
+    [TUNE] = { "tune", 0, NULL, "measure kernels first and keep what is fastest, as quern tune does" },
     [VERBOSE] = { "verbose", 'v', NULL, "say what is done and how long it takes" },
     { NULL, 0, NULL, NULL },
 };
@@ -241,6 +243,7 @@ static int accept_common(qn_cli *cli, int option, const char *value)
         cli->compile.threads = (int)n;
         break;
     case CACHE: cli->compile.cache = value; break;
+    case TUNE: cli->compile.tune = 1; break;
     case VERBOSE: cli->verbose = true; break;
     }
     return QN_EXIT_OK;

@@ -10,6 +10,7 @@
 #include "driver/blas.h"
 #include "driver/cache.h"
 #include "driver/compile.h"
+#include "driver/tune.h"
 #include "runtime/pool.h"
 
 static double now(void)
@@ -132,6 +133,7 @@ static qn_status make_programs(qn_module *module, const qn_settings *s, quern_po
                                 .precision = s->precision,
                                 .machine = &out->machine,
                                 .fold = qn_interp_fold,
+                                .schedules = s->schedules,
                                 .parallel_for = quern_pool_parallel_for,
                                 .pool = pool,
                                 .no_fusion = !s->fuse,
@@ -354,9 +356,17 @@ qn_status qn_plan_module(qn_module *module, const qn_settings *settings, qn_aren
 {
     *out = (qn_compiled){ .arena = arena };
     QN_TRY(settings->backend->describe(&settings->target, arena, &out->machine, diags));
+    qn_cache cache;
+    qn_kept_schedules kept;
+    qn_settings with = *settings;
+    QN_TRY(qn_cache_open(&cache, settings->cache, diags));
+    qn_kept_schedules_init(&kept, &cache, &out->machine);
+    if (!settings->schedules)
+        with.schedules = &kept.schedules;
     quern_pool *pool = quern_pool_new(0);
-    qn_status status = make_programs(module, settings, pool, out, diags);
+    qn_status status = make_programs(module, &with, pool, out, diags);
     quern_pool_free(pool);
+    qn_cache_close(&cache);
     QN_TRY(status);
     qn_weights_lay_out(out->n_programs, out->programs, arena, &out->weights);
     return QUERN_OK;

@@ -24,7 +24,9 @@ typedef struct qn_settings {
     void (*progress)(void *user, const char *what, int done, int total); /* or NULL */
     void *progress_user;
     void (*planned)(void *user, const char *entry, const qn_remat_report *plan); /* or NULL; user as above */
-    const qn_pass_hooks *hooks; /* of the graph passes, or NULL */
+    const qn_pass_hooks *hooks;        /* of the graph passes, or NULL */
+    const qn_schedule_book *schedules; /* NULL: those that the cache has */
+    bool tune;                         /* measure them first */
 } qn_settings;
 
 QN_MUST_USE qn_status qn_settings_from(const quern_compile_options *options, qn_settings *out,

@@ -11,6 +11,7 @@
 #include "driver/compile.h"
 #include "driver/header.h"
 #include "driver/output.h"
+#include "driver/tune.h"
 #include "ir/print.h"
 #include "runtime/model.h"
 
@@ -415,6 +416,8 @@ qn_status qn_emit_files(qn_module *module, const qn_settings *settings, const qu
                    .arena = qn_arena_new(),
                    .diags = diags };
     qn_status status = qn_settings_need_no_blas(settings, "a file", diags);
+    if (!status && settings->tune)
+        status = qn_tune(module, settings, &(quern_tune_options){ 0 }, diags);
     if (!status)
         status = emit(&e, module, out_times);
     for (int i = 1; i < e.n_variants; i++)

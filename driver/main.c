@@ -15,6 +15,8 @@ static const struct {
       "JIT; prints outputs or writes --output logits=out.npy" },
     { "bench", quern_main_bench, "resnet50.onnx --threads 2",
       "median, GFLOP/s, % of the machine's peak, table per kernel" },
+    { "tune", quern_main_tune, "resnet50.onnx",
+      "measures kernels; compilations on this machine use the fastest" },
     { "inspect", quern_main_inspect, "resnet50.onnx --svg plan.svg", "graph, fused kernels, memory plan" },
     { "train", quern_main_train, "mlp.onnx --data digits.npz --epochs 20 -o trained.onnx",
       "learns from arrays; checkpoints; the step as a shared object" },

@@ -139,30 +139,31 @@ void qn_fill_random(qn_dtype dtype, int64_t n, void *to, uint64_t *state)
     }
 }
 
-static int bind_random(binding *b, uint64_t seed)
+int qn_bind_random(quern_session *session, uint64_t seed, qn_arena *arena)
 {
-    int64_t *symbols = QN_NEW_ARRAY(b->arena, int64_t, b->entry->n_symbols);
-    for (int i = 0; i < b->entry->n_symbols; i++) {
-        int64_t least = qn_symbol_at(b->entry, i)->min;
+    const quern_entry_info *entry = session->entry;
+    int64_t *symbols = QN_NEW_ARRAY(arena, int64_t, entry->n_symbols);
+    for (int i = 0; i < entry->n_symbols; i++) {
+        int64_t least = qn_symbol_at(entry, i)->min;
         symbols[i] = least > 1 ? least : 1;
     }
     uint64_t state = seed;
-    for (int k = 0; k < qn_entry_count(b->entry, QUERN_INPUT); k++) {
-        int buffer = qn_entry_buffer(b->entry, QUERN_INPUT, k);
-        const quern_buffer_info *info = qn_buffer_at(b->entry, buffer);
-        int64_t *dims = QN_NEW_ARRAY(b->arena, int64_t, info->rank), n = 1;
-        qn_session_shape(b->session, buffer, symbols, dims);
+    for (int k = 0; k < qn_entry_count(entry, QUERN_INPUT); k++) {
+        int buffer = qn_entry_buffer(entry, QUERN_INPUT, k);
+        const quern_buffer_info *info = qn_buffer_at(entry, buffer);
+        int64_t *dims = QN_NEW_ARRAY(arena, int64_t, info->rank), n = 1;
+        qn_session_shape(session, buffer, symbols, dims);
         for (int i = 0; i < info->rank; i++)
             n *= dims[i];
         size_t size = qn_dtype_bytes((qn_dtype)info->dtype);
-        char *data = qn_arena_alloc(b->arena, (size_t)n * size);
+        char *data = qn_arena_alloc(arena, (size_t)n * size);
         qn_fill_random((qn_dtype)info->dtype, n, data, &state);
         quern_array array = { .dtype = info->dtype, .rank = info->rank, .dims = dims, .data = data };
-        int status = bind_array(b, k, &array);
+        int status = quern_session_bind(session, buffer, &array);
         if (status)
             return status;
     }
-    return QN_EXIT_OK;
+    return QUERN_OK;
 }
 
 int qn_bind_inputs(const qn_cli *cli, quern_session *session, int n_files, const char *const *files,
@@ -175,7 +176,7 @@ int qn_bind_inputs(const qn_cli *cli, quern_session *session, int n_files, const
                   .arena = arena,
                   .diags = diags };
     if (n_files == 0)
-        return bind_random(&b, seed);
+        return qn_bind_random(session, seed, arena) ? qn_cli_fail_api(cli) : QN_EXIT_OK;
     for (int i = 0; i < n_files; i++) {
         int status = bind_file(&b, files[i]);
         if (status)

@@ -15,10 +15,12 @@ const char *qn_entry_names(const quern_entry_info *entry, quern_role role, qn_ar
 int qn_npy_find(int n, const qn_npy *arrays, const char *name, const char *prefix, int k);
 
 /* Binds all inputs: from the files ("NAME=FILE", or "FILE" for .npz and for the only input), or with none given at
- * random: floats from a normal distribution, integers and bools 0 or 1, symbols at 1 or their least value. The arrays live
- * in `arena`. An exit status. */
+ * random. The arrays live in `arena`. An exit status. */
 int qn_bind_inputs(const qn_cli *cli, quern_session *session, int n_files, const char *const *files,
                    uint64_t seed, qn_arena *arena, qn_diags *diags);
+
+/* Floats from a normal distribution, integers and bools 0 or 1; symbols at 1 or their least value. A quern_status. */
+int qn_bind_random(quern_session *session, uint64_t seed, qn_arena *arena);
 
 /* Floats from a normal distribution, integers and bools 0 or 1. */
 void qn_fill_random(qn_dtype dtype, int64_t n, void *to, uint64_t *state);

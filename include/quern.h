@@ -176,6 +176,8 @@ typedef struct quern_compile_options {
     const char *remat;
     int64_t
         memory_limit; /* bytes of workspace that an entry may have; 0: any number. MEMORY where that can't be */
+    /* 1: measures schedules first, as quern_tune does with its defaults. */
+    int tune;
 } quern_compile_options;
 
 typedef struct quern_model quern_model;
@@ -183,6 +185,23 @@ typedef struct quern_model quern_model;
 /* Just-in-time: every function of the module becomes an entry. The module may be freed afterwards. Options may be NULL. */
 QUERN_API int quern_compile(quern_module *module, const quern_compile_options *options,
                             quern_model **out) QUERN_MUST_USE;
+
+/* Measures on this machine what cost models otherwise choose for the kernels that take the time (register tiles, how work is cut
+ * into tasks, Winograd or direct convolution, how far ahead memory is read), with the entry's inputs at random and symbols at
+ * their least value, and keeps winners in the cache folder. Every later compilation with that folder uses them, for the same
+ * CPU and the same kernels and shapes, in any model. They don't depend on the number of threads, but are measured with
+ * options.threads. Results of a model may change within the bounds of their ops: sums are made in another order. */
+typedef struct quern_tune_options {
+    size_t size;
+    const char *entry; /* what is run; NULL: the first */
+    double seconds;    /* of measuring, beside compilations; 20 where 0 */
+    /* Told in the end of each kernel that was measured, its seconds of a run before and after, and its schedule; then of the
+     * whole run, with site NULL. Or NULL */
+    void (*report)(void *user, const char *site, double before, double after, const char *schedule);
+    void *report_user;
+} quern_tune_options;
+QUERN_API int quern_tune(quern_module *module, const quern_compile_options *options,
+                         const quern_tune_options *tune) QUERN_MUST_USE;
 
 /* Ahead of time, written atomically. */
 typedef struct quern_emit_options {

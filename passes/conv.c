@@ -562,6 +562,7 @@ static qn_status lower(qn_lowering *l, const qn_group *group)
     e.sample = part[p->lines_first ? 0 : 1];
     all_panels(&e, part[p->lines_first ? 2 : 0], part[p->lines_first ? 1 : 2]);
     w->kernel->flops = qn_conv_flops(p) * qn_likely_extent(samples);
+    qn_conv_plan_note(p, l->options);
     const qn_status status = qn_writer_finish(w, tasks, qn_group_step_name(group, l->arena));
     qn_arena_free(scratch);
     return status;

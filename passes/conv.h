@@ -2,7 +2,7 @@
 #ifndef QN_PASSES_CONV_H
 #define QN_PASSES_CONV_H
 
-#include "passes/pass.h"
+#include "passes/schedule.h"
 
 enum {
     QN_CONV_AXES = 3,   /* depth, height, width; what there is less of is 1 */
@@ -27,6 +27,7 @@ typedef struct qn_conv_span {
 
 typedef struct qn_conv_plan {
     const qn_node *node;
+    char site[QN_SITE_SIZE]; /* of its schedule */
     qn_dtype dtype;
     bool each;        /* every channel by itself */
     int64_t lanes;    /* channels of an output block: a vector */
@@ -50,6 +51,9 @@ typedef struct qn_conv_plan {
 
 /* False: there is no kernel of this sort for the node. */
 bool qn_conv_plan_make(const qn_node *node, const qn_pass_options *options, qn_conv_plan *out);
+
+/* Says with what schedule the node's kernel is made. */
+void qn_conv_plan_note(const qn_conv_plan *plan, const qn_pass_options *options);
 
 /* Positions of the tile from `start` on that read inside of x at kernel offset k. */
 qn_conv_span qn_conv_valid(const qn_conv_axis *axis, int64_t start, int64_t size, int64_t k);

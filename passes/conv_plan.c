@@ -10,6 +10,7 @@
  * for all tiles of a run. So padding costs nothing: neither a copy of x nor products with 0. */
 #include "passes/conv.h"
 
+#include <stdio.h>
 #include <string.h>
 
 #include "passes/lower.h"
@@ -167,17 +168,18 @@ static double try_vectors(qn_conv_plan *p, int64_t vectors, int registers)
     return cycles;
 }
 
-static bool choose_tile(qn_conv_plan *p, int registers)
+/* The tile with as many vectors as were measured to be the best, where there is one; otherwise the least costly. */
+static bool choose_tile(qn_conv_plan *p, int registers, int64_t measured)
 {
     static const int64_t widths[] = { 2, 3, 4, 1 };
     double best = 0;
     qn_conv_plan chosen;
     for (size_t i = 0; i < sizeof widths / sizeof *widths; i++) {
-        if (p->each && widths[i] != 1)
+        if ((p->each && widths[i] != 1) || (best > 0 && chosen.vectors == measured))
             continue;
         /* each channel by itself: columns of x and of w stay in registers too */
         const double cycles = try_vectors(p, widths[i], p->each ? registers / 2 : registers);
-        if (cycles > 0 && (best == 0 || cycles < 0.99 * best)) {
+        if (cycles > 0 && (best == 0 || widths[i] == measured || cycles < 0.99 * best)) {
             best = cycles;
             chosen = *p;
         }
@@ -232,16 +234,45 @@ static void divide(qn_conv_plan *p, const qn_machine *machine)
     p->lines_per_task = lines >= p->lines ? p->lines : ceil_div(p->lines, ceil_div(p->lines, lines));
 }
 
+/* All numbers that the kernel depends on, but for what follows it. Where they are too long some share a schedule. */
+static void name_site(qn_conv_plan *p)
+{
+    char axes[128] = "";
+    int at = 0;
+    for (int i = 0; i < QN_CONV_AXES && at < (int)sizeof axes; i++) {
+        const qn_conv_axis *a = &p->axes[i];
+        at += snprintf(axes + at, sizeof axes - (size_t)at, " %lld-%lld:%lld/%lld+%lld*%lld",
+                       (long long)a->in, (long long)a->out, (long long)a->kernel, (long long)a->stride,
+                       (long long)a->low, (long long)a->dilation);
+    }
+    snprintf(p->site, sizeof p->site, "%s %s %lldx%lld from %lldx%lld, %lld in %lld,%s",
+             qn_ops[p->node->op].name, qn_dtype_name(p->dtype), (long long)p->out_blocks, (long long)p->lanes,
+             (long long)p->blocks, (long long)p->c, (long long)p->channels, (long long)p->groups, axes);
+}
+
+void qn_conv_plan_note(const qn_conv_plan *p, const qn_pass_options *options)
+{
+    qn_schedule_note(options, p->site, p->node,
+                     (qn_schedule){ .knobs = { [QN_KNOB_VECTORS] = p->vectors,
+                                               [QN_KNOB_TILES] = p->lines_per_task,
+                                               [QN_KNOB_PANELS] = p->panels_per_task } });
+}
+
 bool qn_conv_plan_make(const qn_node *node, const qn_pass_options *options, qn_conv_plan *out)
 {
     const qn_machine *machine = options->machine;
     memset(out, 0, sizeof *out);
     if (node->op != QN_OP_CONV_PACKED || !machine || machine->gpu || !read_node(node, out) ||
         (out->dtype != QUERN_F32 && out->dtype != QUERN_F64) ||
-        out->lanes * (int64_t)qn_dtype_bytes(out->dtype) != machine->vector_bytes ||
-        !choose_tile(out, machine->vector_registers) ||
+        out->lanes * (int64_t)qn_dtype_bytes(out->dtype) != machine->vector_bytes)
+        return false;
+    name_site(out);
+    const qn_schedule s = qn_schedule_find(options, out->site);
+    if (!choose_tile(out, machine->vector_registers, s.knobs[QN_KNOB_VECTORS]) ||
         (out->axes[2].kernel > QN_CONV_WIDTH && meets_border(out)))
         return false;
     divide(out, machine);
+    out->panels_per_task = qn_schedule_get(&s, QN_KNOB_PANELS, out->panels_per_task, out->panels);
+    out->lines_per_task = qn_schedule_get(&s, QN_KNOB_TILES, out->lines_per_task, out->lines);
     return true;
 }

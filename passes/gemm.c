@@ -20,6 +20,7 @@
  *
  * Bytes are multiplied four at a time, with sums of 32 bits: k, x and panels count in words (words.h). */
 #include "passes/lower.h"
+#include "passes/schedule.h"
 #include "passes/words.h"
 
 enum {
@@ -346,7 +347,7 @@ static int64_t at_least_1(int64_t x)
 
 /* How k is cut into passes, and how many tiles and panels make a task. A task's panels in one pass, and those that are fetched
  * for the next, lie in half of the second cache. */
-static void choose_blocks(gemm *g)
+static void choose_blocks(gemm *g, const qn_schedule *schedule)
 {
     const qn_machine *machine = g->w.lowering->options->machine;
     const double l2 = machine->l2_bytes > 0 ? (double)machine->l2_bytes : 512 * 1024;
@@ -357,7 +358,8 @@ static void choose_blocks(gemm *g)
     g->depth = (int64_t)k;
     const bool fights = qn_dim_is_const(g->k) && g->k->value * 4 % FIGHTING_STRIDE == 0 &&
                         qn_dim_is_const(g->m) && g->m->value > 4;
-    const int64_t most = g->packs || fights ? COPIED_DEPTH : MAX_DEPTH;
+    const int64_t modelled = g->packs || fights ? COPIED_DEPTH : MAX_DEPTH,
+                  most = qn_schedule_get(schedule, QN_KNOB_DEPTH, modelled, INT32_MAX);
     if (qn_dim_is_const(g->k) && g->k->value > most && (n_tiles > 1 || g->packs)) {
         g->depth = ceil_div(g->k->value, ceil_div(g->k->value, most));
         g->depth = ceil_div(g->depth, LINE) * LINE;
@@ -382,6 +384,8 @@ static void choose_blocks(gemm *g)
         else
             tiles = (tiles + 1) / 2;
     }
+    tiles = qn_schedule_get(schedule, QN_KNOB_TILES, tiles, n_tiles < MAX_TILES ? n_tiles : MAX_TILES);
+    panels = qn_schedule_get(schedule, QN_KNOB_PANELS, panels, n_panels);
     while (g->n_passes > 1 &&
            tiles * panels * g->rows * g->width * 4 > (g->packs ? PACKED_BYTES : PARTIAL_BYTES))
         *(tiles > 2 * SPREAD && !g->packs ? &tiles : &panels) -= 1;
@@ -392,6 +396,27 @@ static void choose_blocks(gemm *g)
     g->spread = g->packs ? 0 : tiles >= SPREAD ? SPREAD : tiles >= 2 ? 2 : 0;
     while (g->spread > 1 && UNROLL * g->width / g->spread < LINE)
         g->spread /= 2;
+}
+
+/* All that may be measured: what is not left to the cost model, since all rows have to be one task's. */
+static void choose(gemm *g)
+{
+    const qn_pass_options *options = g->w.lowering->options;
+    const qn_dim shape[] = { g->batch, g->m, g->k, g->n, qn_dim_const(g->w.space.dims, g->width) };
+    const int registers = options->machine->vector_registers, most = (registers - 1) / g->vectors - 1;
+    char site[QN_SITE_SIZE];
+    qn_schedule schedule = { { 0 } };
+    qn_schedule_site(g->w.kernel->name, g->x->dtype, 5, shape, site);
+    if (!g->packs)
+        schedule = qn_schedule_find(options, site);
+    g->rows = (int)qn_schedule_get(&schedule, QN_KNOB_ROWS, g->rows, most < MAX_ROWS ? most : MAX_ROWS);
+    choose_blocks(g, &schedule);
+    if (!g->packs)
+        qn_schedule_note(options, site, g->group->root,
+                         (qn_schedule){ .knobs = { [QN_KNOB_ROWS] = g->rows,
+                                                   [QN_KNOB_DEPTH] = g->depth,
+                                                   [QN_KNOB_TILES] = g->task_tiles,
+                                                   [QN_KNOB_PANELS] = g->task_panels } });
 }
 
 /* The pass's part of the task's panels, row by row of what they are packed from. */
@@ -552,7 +577,7 @@ static qn_status lower(qn_lowering *l, const qn_group *group)
     g->col_var = qn_ispace_var(&w->space, g->n, false);
     g->k_value = qn_writer_index(w, g->k);
     g->n_value = qn_writer_index(w, g->n);
-    choose_blocks(g);
+    choose(g);
     if (g->packs)
         g->y = qn_kernel_add_local(w->kernel, "panels", QUERN_F32, g->task_panels * g->depth * g->width);
     if (g->n_passes > 1)

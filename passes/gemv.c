@@ -10,6 +10,7 @@
  * through them up and down by turns (see qn_step.alternates) finds as much as there is room for in the second cache.
  * Tasks depend on the shape only. As in gemm.c, k and panels count in words (words.h). */
 #include "passes/lower.h"
+#include "passes/schedule.h"
 #include "passes/words.h"
 
 enum {
@@ -26,6 +27,8 @@ typedef struct {
     qn_kbuffer *x, *y, *tile;
     qn_kbuffer *out; /* stored directly: the group is the product alone; else NULL */
     int lanes, vectors, width;
+    int ahead; /* bytes */
+    int64_t task_panels;
     int rank;                 /* of the result */
     qn_dim dims[QN_MAX_RANK]; /* of the result, in the kernel's space */
     qn_dim n, k, batch, n_panels;
@@ -73,7 +76,7 @@ static void k_loop(gemv *g, int n_panels, qn_kvalue *const *panels, qn_kvalue *l
         for (int p = 0; p < n_panels; p++) {
             qn_kvalue *at = ADD(panels[p], MUL(k, INDEX(g->width)));
             for (int bytes = 0; bytes < g->width * 4; bytes += LINE_BYTES)
-                qn_word_prefetch(b, g->y, ADD(at, INDEX((AHEAD_BYTES + bytes) / 4)), 0);
+                qn_word_prefetch(b, g->y, ADD(at, INDEX((g->ahead + bytes) / 4)), 0);
             for (int v = 0; v < g->vectors; v++) {
                 qn_kvalue **sum = &acc[(set * n_panels + p) * g->vectors + v];
                 *sum = qn_word_multiply_add(
@@ -166,12 +169,29 @@ static int64_t panels_a_task(const gemv *g)
     return 2 * (pairs < 1 ? 1 : pairs);
 }
 
+/* All that may be measured. */
+static void choose(gemv *g)
+{
+    enum { MOST_AHEAD = 1 << 16, MOST_PANELS = 1 << 20 };
+    const qn_pass_options *options = g->w.lowering->options;
+    const qn_dim shape[] = { g->batch, g->k, g->n, qn_dim_const(g->w.space.dims, g->width) };
+    char site[QN_SITE_SIZE];
+    qn_schedule_site(g->w.kernel->name, g->x->dtype, 4, shape, site);
+    const qn_schedule s = qn_schedule_find(options, site);
+    g->ahead = (int)qn_schedule_get(&s, QN_KNOB_AHEAD, AHEAD_BYTES, MOST_AHEAD) / LINE_BYTES * LINE_BYTES;
+    g->task_panels = qn_schedule_get(&s, QN_KNOB_PANELS, panels_a_task(g), MOST_PANELS);
+    g->task_panels += g->task_panels % 2;
+    qn_schedule_note(
+        options, site, g->group->root,
+        (qn_schedule){ .knobs = { [QN_KNOB_AHEAD] = g->ahead, [QN_KNOB_PANELS] = g->task_panels } });
+}
+
 static qn_dim write_tasks(gemv *g)
 {
     qn_writer *w = &g->w;
     qn_kbuilder *b = &w->b;
     qn_dims *dims = w->space.dims;
-    const int64_t size = panels_a_task(g);
+    const int64_t size = g->task_panels;
     const qn_dim blocks = qn_dim_ceildiv(dims, g->n_panels, qn_dim_const(dims, size));
     qn_kvalue *task = qn_kb_task(b), *n_blocks = qn_writer_index(w, blocks),
               *all = qn_writer_index(w, g->n_panels);
@@ -244,6 +264,7 @@ static qn_status lower(qn_lowering *l, const qn_group *group)
     }
     w->kernel->flops = 2 * qn_likely_extent(g->batch) * qn_likely_extent(g->n) * qn_likely_extent(g->k) *
                        qn_word_elements(g->x->dtype);
+    choose(g);
     const qn_dim tasks = write_tasks(g);
     const qn_status status = qn_writer_finish(w, tasks, qn_group_step_name(group, l->arena));
     qn_arena_free(scratch);

@@ -48,6 +48,8 @@ typedef struct qn_remat_report {
     int n_again;               /* nodes that are there twice */
 } qn_remat_report;
 
+typedef struct qn_schedule_book qn_schedule_book; /* passes/schedule.h */
+
 typedef struct qn_pass_options {
     qn_math math;
     qn_precision precision;
@@ -60,6 +62,7 @@ typedef struct qn_pass_options {
     bool (*has_blas)(void); /* asked when a contraction is to be a call of the library; NULL: it is there */
     bool
         no_fusion; /* a kernel for each node, but what only says the shape of another's: for looking for mistakes */
+    const qn_schedule_book *schedules; /* that were measured; NULL: cost models say all */
     /* Runs task(arg, i) for each i below n, on several threads; NULL: there is only this one. */
     void (*parallel_for)(void *pool, void (*task)(void *arg, int64_t i), void *arg, int64_t n);
     void *pool;

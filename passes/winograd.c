@@ -578,6 +578,7 @@ static qn_status lower(qn_lowering *l, const qn_group *group)
     int v_buffer = -1;
     const bool planned = qn_winograd_plan_make(group->root, l->options, &e.p);
     QN_ASSERT(planned, "winograd: a group that was matched has no plan");
+    qn_winograd_plan_note(&e.p, group->root, l->options);
     if (e.p.shared)
         QN_TRY(lower_inputs(l, &e, &v_buffer));
     return lower_products(l, &e, v_buffer);

@@ -3,7 +3,7 @@
 #ifndef QN_PASSES_WINOGRAD_H
 #define QN_PASSES_WINOGRAD_H
 
-#include "passes/pass.h"
+#include "passes/schedule.h"
 
 typedef struct qn_winograd_axis {
     int64_t in, out, low;
@@ -11,6 +11,7 @@ typedef struct qn_winograd_axis {
 } qn_winograd_axis;
 
 typedef struct qn_winograd_plan {
+    char site[QN_SITE_SIZE]; /* of its schedule; "" while plans are compared */
     qn_dtype dtype;
     int t;                    /* a tile reads t x t elements */
     int vectors;              /* blocks of output channels in a panel */
@@ -33,6 +34,9 @@ typedef struct qn_winograd_plan {
 
 /* False: there is no kernel for the node, which is a conv_winograd. */
 bool qn_winograd_plan_make(const qn_node *node, const qn_pass_options *options, qn_winograd_plan *out);
+
+/* Says with what schedule the node's kernels are made. */
+void qn_winograd_plan_note(const qn_winograd_plan *plan, const qn_node *node, const qn_pass_options *options);
 
 /* Is a kernel of this sort faster than the direct one for `node`, a conv_packed? Which t, and how wide its panels are. */
 bool qn_winograd_wins(const qn_node *node, const qn_pass_options *options, int *out_t, int64_t *out_width);

@@ -9,6 +9,8 @@
  * chosen, depend on shapes and the machine only. */
 #include "passes/winograd.h"
 
+#include <math.h>
+#include <stdio.h>
 #include <string.h>
 
 #include "passes/conv.h"
@@ -220,6 +222,35 @@ static bool constant(qn_dim d, int64_t *out)
     return *out > 0;
 }
 
+void qn_winograd_plan_note(const qn_winograd_plan *p, const qn_node *node, const qn_pass_options *options)
+{
+    qn_schedule_note(options, p->site, node,
+                     (qn_schedule){ .knobs = { [QN_KNOB_SHARED] = 1 + p->shared,
+                                               [QN_KNOB_TILES] = p->pieces_per_group,
+                                               [QN_KNOB_PANELS] = p->panels_per_task } });
+}
+
+static void name_site(qn_winograd_plan *p, const qn_node *node)
+{
+    snprintf(p->site, sizeof p->site, "%s %s %d %lldx%d of %lld, %lld+%lld-%lld %lld+%lld-%lld",
+             qn_ops[node->op].name, qn_dtype_name(p->dtype), p->t, (long long)p->panels, p->vectors,
+             (long long)p->channels, (long long)p->axes[0].in, (long long)p->axes[0].low,
+             (long long)p->axes[0].out, (long long)p->axes[1].in, (long long)p->axes[1].low,
+             (long long)p->axes[1].out);
+}
+
+/* What was measured, where local memory has room for it. */
+static void take_measured(qn_winograd_plan *p, const qn_pass_options *options)
+{
+    const qn_schedule s = qn_schedule_find(options, p->site);
+    const qn_winograd_plan modelled = *p;
+    const bool shared = qn_schedule_get(&s, QN_KNOB_SHARED, 1 + p->shared, 2) == 2;
+    const int64_t pieces = qn_schedule_get(&s, QN_KNOB_TILES, p->pieces_per_group, p->n_pieces),
+                  panels = qn_schedule_get(&s, QN_KNOB_PANELS, p->panels_per_task, p->panels);
+    if (!divide(p, options->machine, shared, pieces, panels))
+        *p = modelled;
+}
+
 bool qn_winograd_plan_make(const qn_node *node, const qn_pass_options *options, qn_winograd_plan *p)
 {
     memset(p, 0, sizeof *p);
@@ -240,7 +271,11 @@ bool qn_winograd_plan_make(const qn_node *node, const qn_pass_options *options, 
             return false;
         p->axes[i].low = low[i]->value;
     }
-    return complete(p, options->machine) > 0;
+    if (complete(p, options->machine) == 0)
+        return false;
+    name_site(p, node);
+    take_measured(p, options);
+    return true;
 }
 
 bool qn_winograd_wins(const qn_node *node, const qn_pass_options *options, int *out_t, int64_t *out_width)
@@ -254,30 +289,39 @@ bool qn_winograd_wins(const qn_node *node, const qn_pass_options *options, int *
     for (int i = 1; i < QN_CONV_AXES; i++)
         if (direct.axes[i].kernel != 3 || direct.axes[i].stride != 1 || direct.axes[i].dilation != 1)
             return false;
-    double best = direct_cost(&direct);
+    char site[QN_SITE_SIZE];
+    snprintf(site, sizeof site, "3x3 %.200s", direct.site);
+    const qn_schedule s = qn_schedule_find(options, site);
+    const int64_t measured = s.knobs[QN_KNOB_TRANSFORM], width = s.knobs[QN_KNOB_VECTORS];
+    qn_schedule given = { .knobs = { [QN_KNOB_TRANSFORM] = 1 } };
+    double best = measured > 1 ? INFINITY : direct_cost(&direct);
     bool wins = false;
-    for (size_t s = 0; s < sizeof sizes / sizeof *sizes; s++)
+    for (size_t i = 0; i < sizeof sizes / sizeof *sizes; i++)
         for (size_t v = 0; v < sizeof vectors / sizeof *vectors; v++) {
-            if (direct.out_blocks % vectors[v] != 0)
+            if (direct.out_blocks % vectors[v] != 0 || (measured > 0 && sizes[i] != measured) ||
+                (width > 0 && vectors[v] != width))
                 continue;
             qn_winograd_plan p = { .dtype = direct.dtype,
-                                   .t = sizes[s],
+                                   .t = sizes[i],
                                    .vectors = vectors[v],
                                    .lanes = direct.lanes,
                                    .channels = direct.channels,
                                    .blocks = direct.blocks,
                                    .panels = direct.out_blocks / vectors[v] };
-            for (int i = 0; i < 2; i++)
-                p.axes[i] = (qn_winograd_axis){ .in = direct.axes[1 + i].in,
-                                                .out = direct.axes[1 + i].out,
-                                                .low = direct.axes[1 + i].low };
+            for (int a = 0; a < 2; a++)
+                p.axes[a] = (qn_winograd_axis){ .in = direct.axes[1 + a].in,
+                                                .out = direct.axes[1 + a].out,
+                                                .low = direct.axes[1 + a].low };
             const double cycles = complete(&p, options->machine);
             if (cycles > 0 && cycles < 0.95 * best) {
                 best = cycles;
                 wins = true;
                 *out_t = p.t;
                 *out_width = p.vectors * p.lanes;
+                given.knobs[QN_KNOB_TRANSFORM] = p.t;
+                given.knobs[QN_KNOB_VECTORS] = p.vectors;
             }
         }
+    qn_schedule_note(options, site, node, given);
     return wins;
 }

@@ -7,11 +7,11 @@
 
 from ._derivatives import grad, hvp, jvp
 from ._library import ArgumentError, Error, FileError, ModelError, NumericError, UnsupportedError, version
-from ._model import Model, Session, Signature, SpecializedModel, compile, compile_file, load, text
+from ._model import Model, Session, Signature, SpecializedModel, compile, compile_file, load, text, tune
 from ._tensor import Step, Tape, Tensor
 from ._train import Trainer, train
 
 __version__ = version
 __all__ = ["ArgumentError", "Error", "FileError", "Model", "ModelError", "NumericError", "Session", "Signature", "SpecializedModel",
            "Step", "Tape", "Tensor", "Trainer", "UnsupportedError", "compile", "compile_file", "grad", "hvp", "jvp", "load",
-           "text", "train", "version"]
+           "text", "train", "tune", "version"]

@@ -61,7 +61,15 @@ class CompileOptions(Structure):
     _fields_ = [("size", c_size_t), ("target", c_char_p), ("cpu", c_char_p), ("math", c_char_p), ("threads", c_int),
                 ("optimize", c_int), ("cache", c_char_p), ("progress", c_void_p), ("progress_user", c_void_p),
                 ("blas", c_char_p), ("precision", c_char_p), ("check_numerics", c_int), ("remat", c_char_p),
-                ("memory_limit", c_int64)]
+                ("memory_limit", c_int64), ("tune", c_int)]
+
+
+TUNE_REPORT = CFUNCTYPE(None, c_void_p, c_char_p, c_double, c_double, c_char_p)
+
+
+class TuneOptions(Structure):
+    _fields_ = [("size", c_size_t), ("entry", c_char_p), ("seconds", c_double), ("report", TUNE_REPORT),
+                ("report_user", c_void_p)]
 
 
 class EmitOptions(Structure):
@@ -119,6 +127,7 @@ _FUNCTIONS = {  # name: result, arguments
     "quern_make_training": (c_int, [c_void_p, POINTER(TrainOptions)]),
     "quern_compile": (c_int, [c_void_p, POINTER(CompileOptions), _HANDLE]),
     "quern_compile_file": (c_int, [c_void_p, POINTER(CompileOptions), POINTER(EmitOptions), c_char_p]),
+    "quern_tune": (c_int, [c_void_p, POINTER(CompileOptions), POINTER(TuneOptions)]),
     "quern_model_open": (c_int, [c_char_p, c_char_p, _HANDLE]),
     "quern_model_free": (None, [c_void_p]),
     "quern_model_describe": (POINTER(ModelInfo), [c_void_p]),

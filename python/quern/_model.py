@@ -9,8 +9,8 @@ from ctypes import addressof, byref, c_int64, c_void_p
 import numpy as np
 
 from ._arrays import NUMPY, address_of, to_numpy, to_quern, view
-from ._library import (INPUT, NEEDS, OUTPUT, Array, ArgumentError, BufferInfo, CompileOptions, DimRange, EmitOptions,
-                       EntryInfo, Handle, KnownInput, LoadOptions, SymbolInfo, UnsupportedError, check, error_of, lib,
+from ._library import (INPUT, NEEDS, OUTPUT, TUNE_REPORT, Array, ArgumentError, BufferInfo, CompileOptions, DimRange, EmitOptions,
+                       EntryInfo, Handle, KnownInput, LoadOptions, SymbolInfo, TuneOptions, UnsupportedError, check, error_of, lib,
                        table)
 
 Signature = namedtuple("Signature", "name dtype shape")
@@ -294,11 +294,11 @@ def load_module(model, dims=None, constants=None, needs=None):
 
 
 def compile_options(target="cpu", threads=None, math="default", cpu=None, cache=None, optimize=0, blas=None,
-                    precision="f32", check_numerics=False, remat=None, memory_limit=0):
+                    precision="f32", check_numerics=False, remat=None, memory_limit=0, tune=False):
     encode = lambda text: None if text is None else os.fsencode(text)
     return CompileOptions(ctypes.sizeof(CompileOptions), encode(target), encode(cpu), encode(math), threads or 0, optimize,
                           encode(cache), None, None, encode(blas), encode(precision), check_numerics, encode(remat),
-                          memory_limit)
+                          memory_limit, bool(tune))
 
 
 def compile_module(module, options):
@@ -357,7 +357,7 @@ class SpecializedModel:
 
 
 def compile(model, target="cpu", threads=None, math="default", cpu=None, dims=None, cache=None,
-            optimize=0, blas=None, precision="f32", check_numerics=False):
+            optimize=0, blas=None, precision="f32", check_numerics=False, tune=False):
     """Compiles a model for this process.
 
     model    path of an ONNX or Quern text file, or its bytes
@@ -375,9 +375,10 @@ def compile(model, target="cpu", threads=None, math="default", cpu=None, dims=No
 
     check_numerics  a run that leaves NaN or infinity in an output or a state raises NumericError, which names the node
              that made the first of them; states are as before it. Without it nothing is looked at
+    tune     measures schedules first, as quern.tune does
 
     Raises UnsupportedError (with all that is unsupported), ModelError, ArgumentError, FileError."""
-    options = compile_options(target, threads, math, cpu, cache, optimize, blas, precision, check_numerics)
+    options = compile_options(target, threads, math, cpu, cache, optimize, blas, precision, check_numerics, tune=tune)
     load = lambda constants, needs: load_module(model, dims, constants, needs)
     needs = []
     try:
@@ -387,6 +388,21 @@ def compile(model, target="cpu", threads=None, math="default", cpu=None, dims=No
             raise
         return SpecializedModel(load, options, needs)
     return Model(compile_module(module, options))
+
+
+def tune(model, threads=None, math="default", cpu=None, dims=None, cache=None, precision="f32", entry=None, seconds=20):
+    """Measures schedules of the model's kernels on this machine and keeps winners in the cache folder, where every later
+    compilation for this CPU finds them. Fix named dimensions to what will be run. `seconds` are those of measuring.
+
+    Gives [(kernel, seconds before, seconds after, schedule)] of a run; the last, with kernel None, is the whole run."""
+    rows = []
+    text = lambda s: None if s is None else s.decode()
+    report = TUNE_REPORT(lambda _, site, before, after, schedule: rows.append((text(site), before, after, text(schedule))))
+    options = compile_options("cpu", threads, math, cpu, cache, precision=precision)
+    tuning = TuneOptions(ctypes.sizeof(TuneOptions), None if entry is None else entry.encode(), seconds, report, None)
+    module = load_module(model, dims)
+    check(lib.quern_tune(module.pointer, byref(options), byref(tuning)))
+    return rows
 
 
 def compile_file(model, path, target="cpu", emit="so", prefix=None, weights="embed", header=None, math="default",

@@ -175,6 +175,10 @@ expect 1 "no program 'dot' in PATH" env PATH="$PWD/empty" "$quern" inspect bias.
 printf '#!/bin/sh\necho "no such luck" >&2\nexit 3\n' >empty/dot
 chmod +x empty/dot
 expect 1 'dot failed: no such luck' env PATH="$PWD/empty" "$quern" inspect bias.qn --svg without.svg
+expect 0 'a whole run' "$quern" tune bias.qn --seconds 0.01
+expect 0 'median [0-9.]+ us' "$quern" bench bias.qn --seconds 0.01 --tune
+expect 2 '--seconds x: a number' "$quern" tune bias.qn --seconds x
+expect 1 'tuning measures machine code for this CPU' "$quern" tune bias.qn --target interp
 expect 0 '^cpu ' "$quern" targets
 expect 2 "what is 'x'" "$quern" targets x
 
