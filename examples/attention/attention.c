@@ -91,10 +91,10 @@ static quern_builder *reverser(uint64_t seed, bool peaks)
     quern_value *tokens = quern_input(b, "tokens", QUERN_I64, QUERN_SHAPE(batch, QUERN_N(2 * LENGTH)));
     quern_value *read = op(b, "slice", tokens, "start = [0, 0], limit = [batch, 10], stride = [1, 1]");
     quern_value *written = op(b, "slice", tokens, "start = [0, 10], limit = [batch, 20], stride = [1, 1]");
-    quern_value *memory = quern_add(b, quern_embedding(b, read, SYMBOLS, WIDTH, "encoder.symbol"),
-                                    places(b, LENGTH, WIDTH, "encoder.place"));
-    quern_value *h = quern_add(b, quern_embedding(b, written, SYMBOLS + 1, WIDTH, "decoder.symbol"),
-                               places(b, LENGTH, WIDTH, "decoder.place"));
+    quern_value *place = places(b, LENGTH, WIDTH, "encoder.place");
+    quern_value *memory = quern_add(b, quern_embedding(b, read, SYMBOLS, WIDTH, "encoder.symbol"), place);
+    place = places(b, LENGTH, WIDTH, "decoder.place");
+    quern_value *h = quern_add(b, quern_embedding(b, written, SYMBOLS + 1, WIDTH, "decoder.symbol"), place);
     h = quern_layer_norm(b, quern_add(b, h, quern_attention(b, h, NULL, 2, 1, "self")), "norm1");
     /* attention to the sequence, with one head, so that there is one table of weights */
     const quern_dim shape[] = { batch, QUERN_N(1), QUERN_N(LENGTH), QUERN_N(WIDTH) };
