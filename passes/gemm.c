@@ -346,7 +346,7 @@ static int64_t at_least_1(int64_t x)
 }
 
 /* How k is cut into passes, and how many tiles and panels make a task. A task's panels in one pass, and those that are fetched
- * for the next, lie in half of the second cache. */
+ * for the next, lie in half of the second cache; in two thirds where copied rows wait for more panels. */
 static void choose_blocks(gemm *g, const qn_schedule *schedule)
 {
     const qn_machine *machine = g->w.lowering->options->machine;

@@ -2,7 +2,7 @@
 # Models compiled for AArch64, linked by a cross compiler into a C program that knows nothing of Quern, run by an emulator and
 # compared with the reference interpreter. Skipped without the cross compiler or the emulator.
 set -u
-source=${QUERN_SOURCE_DIR:?} quern=${QUERN_BUILD_DIR:?}/quern
+. "${QUERN_SOURCE_DIR:?}/tests/shell/common.sh"
 gcc=aarch64-linux-gnu-gcc emulate="qemu-aarch64 -L /usr/aarch64-linux-gnu"
 for program in $gcc qemu-aarch64; do
     if ! command -v $program >/dev/null; then
@@ -10,23 +10,6 @@ for program in $gcc qemu-aarch64; do
         exit 77
     fi
 done
-folder=$(mktemp -d) || exit 1
-trap 'rm -rf "$folder"' EXIT
-export QUERN_CACHE=$folder/.cache
-cd "$folder" || exit 1
-n_failed=0
-
-fail() { echo "FAILED: $*"; n_failed=$((n_failed + 1)); }
-must() { local output; output=$("$@" 2>&1) || fail "'$*' failed: $output"; }
-expect()
-{
-    local wanted=$1 pattern=$2 output status
-    shift 2
-    output=$("$@" 2>&1)
-    status=$?
-    [ $status -eq "$wanted" ] || fail "'$*' ended with $status instead of $wanted: $output"
-    grep -qE -- "$pattern" <<<"$output" || fail "'$*' does not say '$pattern' but: $output"
-}
 
 # ---- models
 

@@ -1,26 +1,8 @@
 #!/usr/bin/env bash
 # The command line: what it prints, writes and refuses, and with which exit status.
 set -u
-quern=${QUERN_BUILD_DIR:?}/quern
-folder=$(mktemp -d) || exit 1
-trap 'rm -rf "$folder"' EXIT
+. "${QUERN_SOURCE_DIR:?}/tests/shell/common.sh"
 export QUERN_CACHE=$folder/cache
-cd "$folder" || exit 1
-n_failed=0
-
-fail() { echo "FAILED: $*"; n_failed=$((n_failed + 1)); }
-
-# expect STATUS PATTERN COMMAND...: runs it; stdout and stderr together must match the (extended) pattern.
-expect()
-{
-    local wanted=$1 pattern=$2 output status
-    shift 2
-    output=$("$@" 2>&1)
-    status=$?
-    [ $status -eq "$wanted" ] || fail "'$*' ended with $status instead of $wanted: $output"
-    grep -qE -- "$pattern" <<<"$output" || fail "'$*' does not say '$pattern' but: $output"
-}
-same() { cmp -s "$1" "$2" || fail "$1 and $2 differ"; }
 only() { [ "$(ls)" = "$1" ] || fail "expected the files '$1', found '$(ls)'"; }
 
 cat >bias.qn <<'END'

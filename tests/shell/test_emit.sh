@@ -2,25 +2,7 @@
 # Compiled models in programs that know nothing of Quern: shared, static, in C and C++, two at once, with states and
 # with side weights; and what happens where files cannot be written or nothing can link.
 set -u
-source=${QUERN_SOURCE_DIR:?} quern=${QUERN_BUILD_DIR:?}/quern
-folder=$(mktemp -d) || exit 1
-trap 'rm -rf "$folder"' EXIT
-export QUERN_CACHE=$folder/.cache
-cd "$folder" || exit 1
-n_failed=0
-
-fail() { echo "FAILED: $*"; n_failed=$((n_failed + 1)); }
-# must COMMAND...: it has to succeed.
-must() { local output; output=$("$@" 2>&1) || fail "'$*' failed: $output"; }
-expect()
-{
-    local wanted=$1 pattern=$2 output status
-    shift 2
-    output=$("$@" 2>&1)
-    status=$?
-    [ $status -eq "$wanted" ] || fail "'$*' ended with $status instead of $wanted: $output"
-    grep -qE -- "$pattern" <<<"$output" || fail "'$*' does not say '$pattern' but: $output"
-}
+. "${QUERN_SOURCE_DIR:?}/tests/shell/common.sh"
 only() { [ "$(echo $(ls))" = "$*" ] || fail "expected the files '$*', found '$(echo $(ls))'"; }
 cc=(cc -std=c11 -Wall -Wextra -Wpedantic -Werror)
 

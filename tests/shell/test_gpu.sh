@@ -1,23 +1,7 @@
 #!/usr/bin/env bash
 # Code for GPUs from the command line: PTX files, and runs, with a driver that only writes down what is asked of it.
 set -u
-source=${QUERN_SOURCE_DIR:?} quern=${QUERN_BUILD_DIR:?}/quern
-folder=$(mktemp -d) || exit 1
-trap 'rm -rf "$folder"' EXIT
-export QUERN_CACHE=$folder/.cache
-cd "$folder" || exit 1
-n_failed=0
-
-fail() { echo "FAILED: $*"; n_failed=$((n_failed + 1)); }
-expect()
-{
-    local wanted=$1 pattern=$2 output status
-    shift 2
-    output=$("$@" 2>&1)
-    status=$?
-    [ $status -eq "$wanted" ] || fail "'$*' ended with $status instead of $wanted: $output"
-    grep -qE -- "$pattern" <<<"$output" || fail "'$*' does not say '$pattern' but: $output"
-}
+. "${QUERN_SOURCE_DIR:?}/tests/shell/common.sh"
 has() { grep -qE -- "$2" "$1" || fail "$1 does not have '$2': $(head -50 "$1")"; }
 cp "$source"/examples/embed/xor.qn .
 

@@ -1,15 +1,7 @@
 #!/usr/bin/env bash
 # examples/on_device: it learns as its README says, in its arena, with an allocator that ends the program.
 set -u
-source=${QUERN_SOURCE_DIR:?} quern=${QUERN_BUILD_DIR:?}/quern
-folder=$(mktemp -d) || exit 1
-trap 'rm -rf "$folder"' EXIT
-export QUERN_CACHE=$folder/.cache
-cd "$folder" || exit 1
-n_failed=0
-
-fail() { echo "FAILED: $*"; n_failed=$((n_failed + 1)); }
-
+. "${QUERN_SOURCE_DIR:?}/tests/shell/common.sh"
 cat >trap.c <<'END'
 #include <stddef.h>
 #include <unistd.h>

@@ -1,24 +1,7 @@
 #!/usr/bin/env bash
 # quern train: what it learns, writes and refuses; and the step in a program that knows nothing of Quern.
 set -u
-source=${QUERN_SOURCE_DIR:?} quern=${QUERN_BUILD_DIR:?}/quern
-folder=$(mktemp -d) || exit 1
-trap 'rm -rf "$folder"' EXIT
-export QUERN_CACHE=$folder/.cache
-cd "$folder" || exit 1
-n_failed=0
-
-fail() { echo "FAILED: $*"; n_failed=$((n_failed + 1)); }
-expect()
-{
-    local wanted=$1 pattern=$2 output status
-    shift 2
-    output=$("$@" 2>&1)
-    status=$?
-    [ $status -eq "$wanted" ] || fail "'$*' ended with $status instead of $wanted: $output"
-    grep -qE -- "$pattern" <<<"$output" || fail "'$*' does not say '$pattern' but: $output"
-}
-same() { cmp -s "$1" "$2" || fail "$1 and $2 differ"; }
+. "${QUERN_SOURCE_DIR:?}/tests/shell/common.sh"
 differ() { ! cmp -s "$1" "$2" || fail "$1 and $2 are the same"; }
 
 model=$source/examples/digits/untrained.onnx data=$source/examples/digits/digits.npz

@@ -2,28 +2,11 @@
 # Objects with code for several CPUs: this machine gets the best that it can run, an emulated one that has less gets less, one that
 # has too little a status; all with the interpreter's results. Without qemu-user only this machine is tried.
 set -u
-source=${QUERN_SOURCE_DIR:?} quern=${QUERN_BUILD_DIR:?}/quern
+. "${QUERN_SOURCE_DIR:?}/tests/shell/common.sh"
 if [ "$(uname -m)" != x86_64 ]; then
     echo "skipped: for x86-64"
     exit 77
 fi
-folder=$(mktemp -d) || exit 1
-trap 'rm -rf "$folder"' EXIT
-export QUERN_CACHE=$folder/.cache
-cd "$folder" || exit 1
-n_failed=0
-
-fail() { echo "FAILED: $*"; n_failed=$((n_failed + 1)); }
-must() { local output; output=$("$@" 2>&1) || fail "'$*' failed: $output"; }
-expect()
-{
-    local wanted=$1 pattern=$2 output status
-    shift 2
-    output=$("$@" 2>&1)
-    status=$?
-    [ $status -eq "$wanted" ] || fail "'$*' ended with $status instead of $wanted: $output"
-    grep -qE -- "$pattern" <<<"$output" || fail "'$*' does not say '$pattern' but: $output"
-}
 emulated() { command -v qemu-x86_64 >/dev/null; }
 has() { grep -qw "$1" /proc/cpuinfo; }
 
