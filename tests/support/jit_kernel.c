@@ -12,6 +12,16 @@
 
 #include "ir/kernel_eval.h"
 
+qn_kernel *kernel_parsed(const char *text, qn_arena *arena)
+{
+    qn_diags diags;
+    qn_diags_init(&diags, arena);
+    qn_kernel *k = qn_kernel_parse(text, "test", arena, &diags);
+    if (!k)
+        fail_msg("%s", qn_diags_text(&diags, arena));
+    return k;
+}
+
 static void must(qn_status status, qn_diags *diags)
 {
     if (status)

@@ -1,4 +1,4 @@
-/* Compiles and runs single kernels in this process. Failures end the test with the diagnostics. */
+/* Reads, compiles and runs single kernels in this process. Failures end the test with the diagnostics. */
 #ifndef QN_TESTS_JIT_KERNEL_H
 #define QN_TESTS_JIT_KERNEL_H
 
@@ -8,6 +8,9 @@ typedef struct jit_kernel {
     void *image;
     void (*run)(int64_t *args, int64_t task);
 } jit_kernel;
+
+/* A kernel from its text, in the arena. */
+qn_kernel *kernel_parsed(const char *text, qn_arena *arena);
 
 /* cpu NULL: this machine's. */
 jit_kernel jit_kernel_new(const qn_kernel *kernel, const char *cpu);

@@ -308,6 +308,17 @@ static qn_module *parse(const char *text, qn_diags *diags)
     return module;
 }
 
+/* The case as @f */
+static qn_module *parse_case(const gradient_case *c, qn_diags *diags)
+{
+    const char *text = qn_arena_printf(diags->arena, "graph @f(%s) -> %s {\n%s\nreturn %%r\n}\n", c->inputs,
+                                       c->type, c->body);
+    qn_module *module = parse(text, diags);
+    if (!module)
+        fail_msg("%s does not parse", c->name);
+    return module;
+}
+
 /* @f with the loss as its output */
 static qn_graph *with_loss(qn_module *module, qn_diags *diags)
 {
@@ -383,11 +394,7 @@ static void rules_equal_finite_differences(void **state)
         qn_arena *arena = qn_arena_new();
         qn_diags diags;
         qn_diags_init(&diags, arena);
-        const char *text =
-            qn_arena_printf(arena, "graph @f(%s) -> %s {\n%s\nreturn %%r\n}\n", c->inputs, c->type, c->body);
-        qn_module *module = parse(text, &diags);
-        if (!module)
-            fail_msg("%s does not parse", c->name);
+        qn_module *module = parse_case(c, &diags);
         qn_graph *f = with_loss(module, &diags);
         int wrt[8] = { 0, 1, 2, 3, 4, 5, 6, 7 };
         qn_graph *gradient = qn_grad(f, "gradient", 0, f->n_inputs, wrt, false, &diags);
@@ -456,10 +463,7 @@ static void tangents_equal_finite_differences(void **state)
         qn_arena *arena = qn_arena_new();
         qn_diags diags;
         qn_diags_init(&diags, arena);
-        const char *text =
-            qn_arena_printf(arena, "graph @f(%s) -> %s {\n%s\nreturn %%r\n}\n", c->inputs, c->type, c->body);
-        qn_module *module = parse(text, &diags);
-        assert_non_null(module);
+        qn_module *module = parse_case(c, &diags);
         int wrt[8] = { 0, 1, 2, 3, 4, 5, 6, 7 };
         qn_array inputs[8];
         qn_graph *f = qn_module_find(module, "f");
@@ -517,10 +521,7 @@ static void gradients_of_gradients_equal_finite_differences(void **state)
         qn_arena *arena = qn_arena_new();
         qn_diags diags;
         qn_diags_init(&diags, arena);
-        const char *text =
-            qn_arena_printf(arena, "graph @f(%s) -> %s {\n%s\nreturn %%r\n}\n", c->inputs, c->type, c->body);
-        qn_module *module = parse(text, &diags);
-        assert_non_null(module);
+        qn_module *module = parse_case(c, &diags);
         qn_graph *f = with_loss(module, &diags);
         int wrt[8] = { 0, 1, 2, 3, 4, 5, 6, 7 };
         qn_graph *first = qn_grad(f, "first", 0, f->n_inputs, wrt, false, &diags);

@@ -100,17 +100,22 @@ static bool agrees(const qn_graph *f, const qn_array *inputs, double *const *dir
     return false;
 }
 
+/* Some with symbolic dims. */
+static qn_module *smooth_graph(uint64_t seed)
+{
+    const int flags = (seed % 3 ? QN_RANDOM_ALL : QN_RANDOM_ALL & ~QN_RANDOM_SYMBOLS) & ~QN_RANDOM_NARROW;
+    return qn_graph_random(seed, flags | QN_RANDOM_SMOOTH | QN_RANDOM_DOUBLE, 5 + (int)(seed % 20));
+}
+
 static void gradients_equal_finite_differences(void **state)
 {
     (void)state;
     int n_refused = 0;
     for (uint64_t seed = 0; seed < N_SEEDS; seed++) {
-        const int flags = (seed % 3 ? QN_RANDOM_ALL : QN_RANDOM_ALL & ~QN_RANDOM_SYMBOLS) & ~QN_RANDOM_NARROW;
         qn_arena *arena = qn_arena_new();
         qn_diags diags;
         qn_diags_init(&diags, arena);
-        qn_module *module =
-            qn_graph_random(seed, flags | QN_RANDOM_SMOOTH | QN_RANDOM_DOUBLE, 5 + (int)(seed % 20));
+        qn_module *module = smooth_graph(seed);
         qn_graph *gradient = gradient_of(module, seed, arena), *f = qn_module_find(module, "main");
         n_refused += gradient == NULL;
         if (gradient) {
@@ -150,12 +155,10 @@ static void tangents_are_gradients_times_directions(void **state)
 {
     (void)state;
     for (uint64_t seed = 0; seed < N_SEEDS; seed++) {
-        const int flags = (seed % 3 ? QN_RANDOM_ALL : QN_RANDOM_ALL & ~QN_RANDOM_SYMBOLS) & ~QN_RANDOM_NARROW;
         qn_arena *arena = qn_arena_new();
         qn_diags diags;
         qn_diags_init(&diags, arena);
-        qn_module *module =
-            qn_graph_random(seed, flags | QN_RANDOM_SMOOTH | QN_RANDOM_DOUBLE, 5 + (int)(seed % 20));
+        qn_module *module = smooth_graph(seed);
         qn_graph *gradient = gradient_of(module, seed, arena), *f = qn_module_find(module, "main");
         int wrt[64];
         const int n = float_inputs(f, wrt);

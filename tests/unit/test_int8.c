@@ -59,21 +59,11 @@ static const char extreme_kernel[] = "kernel @extreme(%z: i32 out) {\n"
                                      "  store %z[0], %2\n"
                                      "}\n";
 
-static qn_kernel *parse(const char *text, qn_arena *arena)
-{
-    qn_diags diags;
-    qn_diags_init(&diags, arena);
-    qn_kernel *k = qn_kernel_parse(text, "test", arena, &diags);
-    if (!k)
-        fail_msg("%s", qn_diags_text(&diags, arena));
-    return k;
-}
-
 static void instruction_as_text_and_code(void **state)
 {
     (void)state;
     qn_arena *arena = qn_arena_new();
-    qn_kernel *k = parse(wide_kernel, arena), *extreme = parse(extreme_kernel, arena);
+    qn_kernel *k = kernel_parsed(wide_kernel, arena), *extreme = kernel_parsed(extreme_kernel, arena);
     assert_string_equal(qn_kernel_print(k, arena), wide_kernel);
     assert_string_equal(qn_kernel_print(qn_kernel_clone(k, arena), arena), wide_kernel);
     const char *cpus[3];
@@ -101,10 +91,10 @@ static void each_cpu_uses_what_it_has(void **state)
         qn_arena *arena = qn_arena_new();
         const qn_target target = { .triple = cases[i].triple, .cpu = cases[i].cpu };
         qn_kernel *k =
-            parse("kernel @dots(%x: u8 in, %y: i8 in, %z: i32 inout) {\n  %0 = load %x[0] : u8x32\n"
-                  "  %1 = load %y[0] : i8x32\n  %2 = load %z[0] : i32x8\n"
-                  "  %3 = dot4 %0, %1, %2\n  store %z[0], %3\n}\n",
-                  arena);
+            kernel_parsed("kernel @dots(%x: u8 in, %y: i8 in, %z: i32 inout) {\n  %0 = load %x[0] : u8x32\n"
+                          "  %1 = load %y[0] : i8x32\n  %2 = load %z[0] : i32x8\n"
+                          "  %3 = dot4 %0, %1, %2\n  store %z[0], %3\n}\n",
+                          arena);
         const char *text = kernel_text(k, &target, QN_EMIT_ASSEMBLY, arena);
         if (!strstr(text, cases[i].has) || strstr(text, cases[i].has_not))
             fail_msg("%s: wanted %s and no %s in\n%s", cases[i].cpu, cases[i].has, cases[i].has_not, text);

@@ -9,16 +9,7 @@
 #include <cmocka.h>
 
 #include "backends/backend.h"
-
-static qn_kernel *parse(const char *text, qn_arena *arena)
-{
-    qn_diags diags;
-    qn_diags_init(&diags, arena);
-    qn_kernel *k = qn_kernel_parse(text, "test", arena, &diags);
-    if (!k)
-        fail_msg("%s", qn_diags_text(&diags, arena));
-    return k;
-}
+#include "tests/support/jit_kernel.h"
 
 static qn_status run(const qn_kernel *k, int64_t *args, int64_t tasks, const char *message)
 {
@@ -40,23 +31,23 @@ static void test_loop(void **state)
 {
     (void)state;
     qn_arena *arena = qn_arena_new();
-    qn_kernel *k = parse("kernel @bias_relu(%x: f32 in, %b: f32 in, %y: f32 out; %rows) {\n"
-                         "  %lo = imul task, 2\n"
-                         "  %top = iadd %lo, 2\n"
-                         "  %hi = min %top, %rows\n"
-                         "  for %i = %lo to %hi step 1 {\n"
-                         "    %base = imul %i, 4\n"
-                         "    for %j = 0 to 4 step 1 vector {\n"
-                         "      %at = iadd %base, %j\n"
-                         "      %v = load %x[%at] : f32\n"
-                         "      %w = load %b[%j] : f32\n"
-                         "      %s = add %v, %w\n"
-                         "      %r = max %s, f32 0\n"
-                         "      store %y[%at], %r\n"
-                         "    }\n"
-                         "  }\n"
-                         "}\n",
-                         arena);
+    qn_kernel *k = kernel_parsed("kernel @bias_relu(%x: f32 in, %b: f32 in, %y: f32 out; %rows) {\n"
+                                 "  %lo = imul task, 2\n"
+                                 "  %top = iadd %lo, 2\n"
+                                 "  %hi = min %top, %rows\n"
+                                 "  for %i = %lo to %hi step 1 {\n"
+                                 "    %base = imul %i, 4\n"
+                                 "    for %j = 0 to 4 step 1 vector {\n"
+                                 "      %at = iadd %base, %j\n"
+                                 "      %v = load %x[%at] : f32\n"
+                                 "      %w = load %b[%j] : f32\n"
+                                 "      %s = add %v, %w\n"
+                                 "      %r = max %s, f32 0\n"
+                                 "      store %y[%at], %r\n"
+                                 "    }\n"
+                                 "  }\n"
+                                 "}\n",
+                                 arena);
     float x[12] = { 1, -2, 3, -4, 5, 6, -7, -8, NAN, INFINITY, -INFINITY, 0 }, b[4] = { 0.5f, 1, -1, 2 };
     float y[12] = { 0 };
     const float expected[12] = { 1.5f, 0, 2, 0, 5.5f, 7, 0, 0, NAN, INFINITY, 0, 2 };
@@ -75,28 +66,28 @@ static void test_vectors(void **state)
 {
     (void)state;
     qn_arena *arena = qn_arena_new();
-    qn_kernel *k = parse("kernel @v(%x: i32 in, %y: i32 out) {\n"
-                         "  local %t: i32[8]\n"
-                         "  store %t[0], i32x8 -1\n"
-                         "  %v = load %x[0] : i32x8\n"
-                         "  %r = ramp 0 : i64x8\n"
-                         "  %odd = and %r, i64x8 1\n"
-                         "  %is = compare eq %odd, i64x8 1\n"
-                         "  %w = load %x[%r] : i32x8, mask %is, other i32x8 100\n"
-                         "  %back = sub i64x8 7, %r\n"
-                         "  store %t[%back], %w, mask %is\n"
-                         "  %u = load %t[0] : i32x8\n"
-                         "  store %y[0], %u\n"
-                         "  %s = shuffle %v, %w [0, 8, 7, 15]\n"
-                         "  store %y[8], %s\n"
-                         "  %sum = reduce sum %v\n"
-                         "  %max = reduce max %v\n"
-                         "  %e = extract %v, 3\n"
-                         "  store %y[12], %sum\n"
-                         "  store %y[13], %max\n"
-                         "  store %y[14], %e\n"
-                         "}\n",
-                         arena);
+    qn_kernel *k = kernel_parsed("kernel @v(%x: i32 in, %y: i32 out) {\n"
+                                 "  local %t: i32[8]\n"
+                                 "  store %t[0], i32x8 -1\n"
+                                 "  %v = load %x[0] : i32x8\n"
+                                 "  %r = ramp 0 : i64x8\n"
+                                 "  %odd = and %r, i64x8 1\n"
+                                 "  %is = compare eq %odd, i64x8 1\n"
+                                 "  %w = load %x[%r] : i32x8, mask %is, other i32x8 100\n"
+                                 "  %back = sub i64x8 7, %r\n"
+                                 "  store %t[%back], %w, mask %is\n"
+                                 "  %u = load %t[0] : i32x8\n"
+                                 "  store %y[0], %u\n"
+                                 "  %s = shuffle %v, %w [0, 8, 7, 15]\n"
+                                 "  store %y[8], %s\n"
+                                 "  %sum = reduce sum %v\n"
+                                 "  %max = reduce max %v\n"
+                                 "  %e = extract %v, 3\n"
+                                 "  store %y[12], %sum\n"
+                                 "  store %y[13], %max\n"
+                                 "  store %y[14], %e\n"
+                                 "}\n",
+                                 arena);
     int32_t x[8] = { 1, 2, 3, 4, 5, 6, 7, 80 }, y[15] = { 0 };
     const int32_t expected[15] = { 80, -1, 6, -1, 4, -1, 2, -1, 1, 100, 80, 80, 108, 80, 4 };
     int64_t args[] = { -1, POINTER(x), POINTER(y) };
@@ -113,23 +104,23 @@ static void test_check(void **state)
 {
     (void)state;
     qn_arena *arena = qn_arena_new();
-    qn_kernel *k = parse("kernel @c(%i: i64 in, %y: i64 out) {\n"
-                         "  %v = load %i[task] : i64\n"
-                         "  %ok = compare lt %v, 10\n"
-                         "  check %ok, 42\n"
-                         "  store %y[task], %v\n"
-                         "}\n",
-                         arena);
+    qn_kernel *k = kernel_parsed("kernel @c(%i: i64 in, %y: i64 out) {\n"
+                                 "  %v = load %i[task] : i64\n"
+                                 "  %ok = compare lt %v, 10\n"
+                                 "  check %ok, 42\n"
+                                 "  store %y[task], %v\n"
+                                 "}\n",
+                                 arena);
     int64_t i[3] = { 3, 10, 5 }, y[3] = { 0 };
     int64_t args[] = { -1, POINTER(i), POINTER(y) };
     assert_int_equal(run(k, args, 3, NULL), QUERN_OK);
     assert_int_equal(args[0], 42);
     assert_true(y[0] == 3 && y[1] == 0 && y[2] == 5);
 
-    k = parse("kernel @local(%i: i64 in) { local %t: i64[4] %v = load %i[task] : i64 store %t[%v], 1 }",
-              arena);
+    k = kernel_parsed(
+        "kernel @local(%i: i64 in) { local %t: i64[4] %v = load %i[task] : i64 store %t[%v], 1 }", arena);
     assert_int_equal(run(k, args, 3, "task 1: element 10 of t, which has 4"), QUERN_ERROR_INTERNAL);
-    k = parse(
+    k = kernel_parsed(
         "kernel @step(%i: i64 in) { %v = load %i[0] : i64 %s = isub %v, 3 for %k = 0 to 4 step %s { } }",
         arena);
     assert_int_equal(run(k, args, 1, "step is not positive"), QUERN_ERROR_INTERNAL);
@@ -141,17 +132,17 @@ static void test_carried(void **state)
 {
     (void)state;
     qn_arena *arena = qn_arena_new();
-    qn_kernel *k = parse("kernel @fibonacci(%y: i64 out; %n) {\n"
-                         "  %a, %b = for %i = 0 to %n step 1 carry %p = 0, %q = 1 {\n"
-                         "    %s = add %p, %q\n"
-                         "    yield %q, %s\n"
-                         "  }\n"
-                         "  store %y[0], %a\n"
-                         "  %big = compare gt %a, 50\n"
-                         "  %c = if %big { yield %b } else { yield -1 }\n"
-                         "  store %y[1], %c\n"
-                         "}\n",
-                         arena);
+    qn_kernel *k = kernel_parsed("kernel @fibonacci(%y: i64 out; %n) {\n"
+                                 "  %a, %b = for %i = 0 to %n step 1 carry %p = 0, %q = 1 {\n"
+                                 "    %s = add %p, %q\n"
+                                 "    yield %q, %s\n"
+                                 "  }\n"
+                                 "  store %y[0], %a\n"
+                                 "  %big = compare gt %a, 50\n"
+                                 "  %c = if %big { yield %b } else { yield -1 }\n"
+                                 "  store %y[1], %c\n"
+                                 "}\n",
+                                 arena);
     int64_t y[2], args[] = { -1, POINTER(y), 10 };
     for (int round = 0; round < 2; round++) {
         args[2] = 10;
@@ -266,7 +257,7 @@ static void test_simplify(void **state)
     };
     for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
         qn_arena *arena = qn_arena_new();
-        qn_kernel *k = parse(cases[i].before, arena);
+        qn_kernel *k = kernel_parsed(cases[i].before, arena);
         qn_diags diags;
         qn_diags_init(&diags, arena);
         for (int round = 0; round < 2; round++) {

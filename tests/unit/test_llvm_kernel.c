@@ -19,21 +19,11 @@ enum { N_DTYPES = sizeof dtypes / sizeof *dtypes };
 static const int lane_counts[] = { 1, 4, 8, 16 };
 static const char *const cpus[] = { NULL, "x86-64-v3" };
 
-static qn_kernel *parse(const char *text, qn_arena *arena)
-{
-    qn_diags diags;
-    qn_diags_init(&diags, arena);
-    qn_kernel *k = qn_kernel_parse(text, "test", arena, &diags);
-    if (!k)
-        fail_msg("%s", qn_diags_text(&diags, arena));
-    return k;
-}
-
 static void compare_text(const char *text, const int64_t *elements, const int64_t *params, int64_t tasks)
 {
     for (int c = 0; c < 2; c++) {
         qn_arena *arena = qn_arena_new();
-        kernel_compare(parse(text, arena), elements, params, tasks, cpus[c]);
+        kernel_compare(kernel_parsed(text, arena), elements, params, tasks, cpus[c]);
         qn_arena_free(arena);
     }
 }

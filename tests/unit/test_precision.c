@@ -53,16 +53,6 @@ static const char bytes_kernel[] = "kernel @bytes(%x: i8 in, %y: u8 in, %r: i32 
                                    "  tile_store [3] %r[528], 32\n"
                                    "}\n";
 
-static qn_kernel *parse(const char *text, qn_arena *arena)
-{
-    qn_diags diags;
-    qn_diags_init(&diags, arena);
-    qn_kernel *k = qn_kernel_parse(text, "test", arena, &diags);
-    if (!k)
-        fail_msg("%s", qn_diags_text(&diags, arena));
-    return k;
-}
-
 static bool host_has_tiles(void)
 {
     qn_arena *arena = qn_arena_new();
@@ -82,7 +72,7 @@ static void instructions_as_text_and_code(void **state)
 {
     (void)state;
     qn_arena *arena = qn_arena_new();
-    qn_kernel *k = parse(bytes_kernel, arena);
+    qn_kernel *k = kernel_parsed(bytes_kernel, arena);
     assert_string_equal(qn_kernel_print(k, arena), bytes_kernel);
     assert_string_equal(qn_kernel_print(qn_kernel_clone(k, arena), arena), bytes_kernel);
     if (host_has_tiles()) {
