@@ -99,7 +99,8 @@ QUERN_API int quern_jvp(quern_module *module, const char *function, int n_wrt, c
  *   eval         inputs and `target`; output `loss`, and of cross_entropy `correct`: how many rows are right (i64)
  * With the loss "output" the function says its loss itself, as the mean of its first output: there is no `target`.
  * Parameters are the inputs made by quern_param and the float initializers of an imported model that reach an operand which
- * is learnt: not masks, bounds and initial states. */
+ * is learnt: not masks, bounds and initial states. Those of f16 and bf16 become states of f32, rounded where they are read; a
+ * target of floats is f32 then. */
 typedef struct quern_train_options {
     size_t size;
     const char *loss; /* "cross_entropy" (i64 classes), "mse", "huber", "bce", "bce_with_logits", "output" */

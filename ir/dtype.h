@@ -49,6 +49,10 @@ static inline bool qn_dtype_is_float(qn_dtype d)
 {
     return qn_dtype_class_of(d) == QN_CLASS_FLOAT;
 }
+static inline bool qn_dtype_is_narrow(qn_dtype d) /* f16 or bf16 */
+{
+    return qn_dtype_is_float(d) && qn_dtype_bytes(d) == 2;
+}
 static inline bool qn_dtype_is_int(qn_dtype d)
 {
     return (qn_dtype_class_of(d) & QN_ANY_INT) != 0;

@@ -8,11 +8,6 @@
  *     2^990 and products that lose bits below 2^-1074 are rounded twice. */
 #include "passes/math/math.h"
 
-static bool is_narrow(qn_dtype dtype)
-{
-    return dtype == QUERN_F16 || dtype == QUERN_BF16;
-}
-
 /* ---- fma without the instruction ---- */
 
 typedef struct pair {
@@ -134,7 +129,7 @@ static bool legalize_narrow(qn_krewriter *r, qn_kinst *inst)
     qn_kbuilder *b = &r->b;
     bool arithmetic = inst->op == QN_K_UNARY || inst->op == QN_K_BINARY || inst->op == QN_K_FMA ||
                       inst->op == QN_K_SCALE2 || inst->op == QN_K_COMPARE || inst->op == QN_K_REDUCE;
-    if (!arithmetic || !is_narrow(inst->operands[0]->type.dtype))
+    if (!arithmetic || !qn_dtype_is_narrow(inst->operands[0]->type.dtype))
         return false;
     qn_dtype dtype = inst->results[0].type.dtype;
     qn_mv o[3], made;

@@ -1,4 +1,5 @@
-/* Losses: a scalar from prediction and target, the mean over the elements (cross_entropy: over the rows). */
+/* Losses: a scalar from prediction and target, the mean over the elements (cross_entropy: over the rows). Predictions of 16 bits
+ * are taken in float32. */
 #include "passes/train_parts.h"
 
 const qn_train_name qn_losses[] = {
@@ -111,6 +112,8 @@ qn_type qn_loss_target(const qn_train_options *options, const qn_value *predicti
     if (targets[options->loss] == CLASSES) {
         type.dtype = QUERN_I64;
         type.rank--;
+    } else if (qn_dtype_is_narrow(type.dtype)) {
+        type.dtype = QUERN_F32;
     }
     return type;
 }
@@ -123,6 +126,8 @@ qn_value *qn_loss_value(qn_builder *b, const qn_train_options *options, qn_value
 #include "passes/train.def"
     };
     int64_t axes[QN_MAX_RANK];
+    if (qn_dtype_is_narrow(prediction->type.dtype))
+        prediction = qn_b_convert(b, QUERN_F32, prediction);
     qn_value *losses = functions[options->loss](b, options, prediction, target);
     for (int i = 0; losses && i < losses->type.rank; i++)
         axes[i] = i;

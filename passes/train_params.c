@@ -3,6 +3,8 @@
  *   %0 = constant … "fc.weight"                       graph @infer(%x: …, %fc.weight: … param, %bn.mean: … state)
  *   %1 = constant … "bn.mean"              ->           …
  *   …
+ *
+ * Parameters of 16 bits become inputs of float32 that are converted.
  */
 #include <math.h>
 #include <string.h>
@@ -206,6 +208,42 @@ static bool is_named(const qn_train_options *options, const char *name, bool *us
     return found;
 }
 
+/* ---- precision ---- */
+
+static const qn_tensor *as_float32(qn_module *module, const qn_tensor *narrow)
+{
+    const qn_dtype dtype = narrow->type.dtype;
+    int64_t dims[QN_MAX_RANK];
+    for (int i = 0; i < narrow->type.rank; i++)
+        dims[i] = narrow->type.dims[i]->value;
+    qn_tensor *wide = qn_tensor_new(module, QUERN_F32, narrow->type.rank, dims, NULL);
+    const char *from = qn_tensor_data(narrow);
+    float *to = (float *)(uintptr_t)wide->data; /* nobody else has it yet */
+    for (size_t i = 0; i < wide->bytes / sizeof *to; i++)
+        to[i] = (float)qn_scalar_load(dtype, from + i * qn_dtype_bytes(dtype)).f;
+    wide->name = narrow->name;
+    return wide;
+}
+
+/* Parameters of 16 bits would lose small updates: they are kept in float32, and rounded where the model reads them. */
+static void keep_in_float32(qn_graph *graph, qn_diags *diags)
+{
+    qn_builder b = { .graph = graph, .before = graph->first, .diags = diags };
+    for (int i = 0; i < graph->n_inputs; i++) {
+        qn_value *narrow = graph->inputs[i];
+        const qn_tensor *initial = graph->input_initial[i];
+        if (graph->input_roles[i] != QN_ROLE_PARAM || !qn_dtype_is_narrow(narrow->type.dtype))
+            continue;
+        qn_type type = narrow->type;
+        type.dtype = QUERN_F32;
+        qn_value *wide = qn_graph_add_input(graph, narrow->name, type, QN_ROLE_PARAM);
+        graph->input_initial[wide->index] = initial ? as_float32(graph->module, initial) : NULL;
+        qn_value_replace(narrow, qn_b_convert(&b, narrow->type.dtype, wide));
+        qn_graph_resolve(graph);
+        qn_graph_remove_input(graph, i--);
+    }
+}
+
 qn_status qn_train_parameters(qn_graph *function, const qn_train_options *options, qn_diags *diags)
 {
     promote_statistics(function);
@@ -227,6 +265,7 @@ qn_status qn_train_parameters(qn_graph *function, const qn_train_options *option
             become_input(function, &node->results[0], tensor->name, QN_ROLE_PARAM);
     }
     qn_graph_resolve(function);
+    keep_in_float32(function, diags);
     for (int i = 0; i < options->n_params; i++)
         if (!used[i])
             qn_error(diags, QUERN_ERROR_ARGUMENT, NULL,

@@ -55,8 +55,8 @@ QN_MUST_USE qn_status qn_onnx_load_bytes(const void *data, size_t size, const ch
 
 typedef struct qn_onnx_replacement {
     const char *name; /* of an initializer */
-    qn_dtype dtype;   /* which is the initializer's */
-    const void *data; /* as many bytes as it has */
+    qn_dtype dtype;   /* the initializer's; or f32 where that is f16 or bf16: it is rounded */
+    const void *data; /* as many elements as it has */
     size_t bytes;
     bool used; /* out */
 } qn_onnx_replacement;

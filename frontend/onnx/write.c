@@ -231,6 +231,18 @@ static qn_onnx_replacement *find_replacement(writer *w, const char *name)
     return NULL;
 }
 
+/* Float32 rounded to a data type of 16 bits. */
+static void narrow(writer *w, qn_onnx_replacement *with, qn_dtype dtype)
+{
+    const size_t n = with->bytes / sizeof(float), size = qn_dtype_bytes(dtype);
+    char *data = qn_arena_alloc(w->arena, n * size);
+    for (size_t i = 0; i < n; i++)
+        qn_scalar_store(dtype, qn_scalar_load(QUERN_F32, (const float *)with->data + i), data + i * size);
+    with->dtype = dtype;
+    with->data = data;
+    with->bytes = n * size;
+}
+
 static qn_status put_graph(writer *w, const field *graph)
 {
     const qn_loc loc = { .file = w->import.file };
@@ -246,7 +258,10 @@ static qn_status put_graph(writer *w, const field *graph)
             return qn_error(w->diags, QUERN_ERROR_MODEL, &loc, "an initializer is broken");
         qn_onnx_replacement *with = find_replacement(w, tensor.name);
         if (with) {
-            if (qn_onnx_elem_dtype(tensor.elem) != with->dtype)
+            const qn_dtype dtype = qn_onnx_elem_dtype(tensor.elem);
+            if (with->dtype == QUERN_F32 && qn_dtype_is_narrow(dtype))
+                narrow(w, with, dtype);
+            if (dtype != with->dtype)
                 return qn_error(w->diags, QUERN_ERROR_ARGUMENT, &loc, "initializer %s is of type %s, not %s",
                                 tensor.name, qn_onnx_elem_name(tensor.elem), qn_dtype_name(with->dtype));
             with->used = true;

@@ -67,6 +67,48 @@ def half_model():
 """
 
 
+class NarrowParameters(unittest.TestCase):
+    """Parameters of 16 bits are kept in float32: steps that they are too coarse for add up."""
+    MODEL = """graph @main(%x: f32[n, 2], %w: TYPE[2] param = [1024, 3]) -> (y: TYPE[n]) {
+  %0 = convert %x {dtype = TYPE} : TYPE[n, 2]
+  %1 = dot_general %0, %w {x_batch = [], x_contract = [1], y_batch = [], y_contract = [0]} : TYPE[n]
+  %2 = constant [0.5] "bias" : TYPE[1]
+  %3 = broadcast %2 {axes = [0], dims = [n]} : TYPE[n]
+  %4 = add %1, %3 : TYPE[n]
+  return %4
+}
+"""
+    X, TARGET, RATE = np.float32([[1, 2], [-1, 1]]), np.float32([1020, -1010]), 1e-3
+
+    def test_small_steps_add_up(self):
+        w, bias, x = np.float32([1024, 3]), np.float32([0.5]), self.X.astype(np.float16)
+        for _ in range(100):
+            y = (x.astype(np.float32) @ w.astype(np.float16).astype(np.float32)).astype(np.float16) + bias.astype(np.float16)
+            g = (self.TARGET.dtype.type(2 / 2) * (y.astype(np.float32) - self.TARGET)).astype(np.float16).astype(np.float32)
+            w -= np.float32(self.RATE) * (x.astype(np.float32).T @ g)
+            bias -= np.float32(self.RATE) * g.sum()
+        for target in "interp", "cpu":
+            t = quern.train(self.MODEL.replace("TYPE", "f16").encode(), "mse", "sgd", self.RATE, target=target)
+            for _ in range(100):
+                t.step([self.X], self.TARGET)
+            self.assertEqual(t.parameters["w"].dtype, np.float32)
+            np.testing.assert_allclose(t.parameters["w"], w, atol=2e-3)
+            np.testing.assert_allclose(t.parameters["bias"], bias, atol=2e-3)
+            self.assertGreater(abs(w[0] - 1024), 0.25)
+            self.assertEqual(t([self.X])[0].dtype, np.float16)
+
+    def test_every_way_to_learn(self):
+        """Averages, norms and the step in parts; the loss of bfloat16 is one of float32."""
+        for how in dict(ema=0.5), dict(clip_norm=1.0, optimizer="lamb"), dict(parts=True), dict(loss_scale=1024.0):
+            options = dict(loss="huber", optimizer="adamw", learning_rate=0.01) | how
+            t = quern.train(self.MODEL.replace("TYPE", "bf16").replace("1024", "4").encode(), **options)
+            losses = [t.step([self.X], self.TARGET / 1000) for _ in range(10)]
+            self.assertLess(losses[-1], losses[0])
+            self.assertTrue(all(v.dtype == np.float32 for v in t.parameters.values()))
+            if "parts" in how:
+                t.update(t.backward(t.forward([self.X], self.TARGET)))
+
+
 class LossScale(unittest.TestCase):
     X, TARGET, RATE = np.float32([1, 2, -1, 0.5]), np.float32([5, -4, 1, 6]), 0.02
 

@@ -474,6 +474,54 @@ static void trained_models_are_written_back(void **state)
     assert_int_equal(rmdir(folder), 0);
 }
 
+/* y = x w in f16: w is kept in f32, and rounded where it is written */
+static void narrow_parameters_are_written_rounded(void **state)
+{
+    (void)state;
+    enum { ONNX_FLOAT16 = 10 };
+    char *folder = folder_of_test();
+    onnx_bytes g = { 0 };
+    const uint16_t ones[2] = { 0x3c00, 0x3c00 }, x[2] = { 0x3c00, 0x4000 }; /* 1, 1; 1, 2 */
+    onnx_bytes w = onnx_tensor("w", ONNX_FLOAT16, 2, (int64_t[]){ 2, 1 }, ones, sizeof ones);
+    onnx_input(&g, "x", ONNX_FLOAT16, "1,2");
+    onnx_put_message(&g, 5, &w);
+    onnx_simple(&g, "MatMul", "x w", "y");
+    onnx_output(&g, "y", ONNX_FLOAT16);
+    onnx_bytes bytes = onnx_model(&g, 18);
+    write_file(in_folder(folder, "model.onnx"), bytes.data, bytes.n);
+    free(bytes.data);
+
+    quern_train_options options = sgd;
+    options.learning_rate = 0.01;
+    quern_model *model = train_model(load_path(in_folder(folder, "model.onnx")), &options, "interp", 1);
+    quern_session *step = session_of(model, "train_step", NULL);
+    float target[1] = { 0 };
+    bind(step, model, "train_step", "x", 2, (int64_t[]){ 1, 2 }, (void *)(uintptr_t)x, QUERN_F16);
+    bind(step, model, "train_step", "target", 2, (int64_t[]){ 1, 1 }, target, QUERN_F32);
+    run(step); /* y = 3, the gradient of w is 2 y x */
+    const float *learnt = floats_of(step, model, "train_step", "w");
+    assert_float_equal(learnt[0], 1 - 0.06, 1e-6);
+    assert_float_equal(learnt[1], 1 - 0.12, 1e-6);
+    if (quern_session_write_onnx(step, in_folder(folder, "model.onnx"), in_folder(folder, "trained.onnx"), 0))
+        fail_msg("%s", quern_last_error());
+    quern_session_free(step);
+    quern_model_free(model);
+
+    model = compile_only(load_path(in_folder(folder, "trained.onnx")));
+    quern_session *again = session_of(model, "infer", NULL);
+    bind(again, model, "infer", "x", 2, (int64_t[]){ 1, 2 }, (void *)(uintptr_t)x, QUERN_F16);
+    run(again);
+    quern_array y;
+    assert_int_equal(quern_session_get(again, buffer_of(model, "infer", "y"), &y), QUERN_OK);
+    assert_int_equal(*(uint16_t *)y.data, qn_f32_to_f16(qn_f16_to_f32(qn_f32_to_f16(0.94f)) +
+                                                        2 * qn_f16_to_f32(qn_f32_to_f16(0.88f))));
+    quern_session_free(again);
+    quern_model_free(model);
+    unlink(in_folder(folder, "trained.onnx"));
+    unlink(in_folder(folder, "model.onnx"));
+    assert_int_equal(rmdir(folder), 0);
+}
+
 /* ---- entries and mistakes ---- */
 
 static void eval_measures_without_learning(void **state)
@@ -553,6 +601,7 @@ int main(void)
         cmocka_unit_test(unknown_parameters_are_named),
         cmocka_unit_test(what_is_cut_and_joined_is_learnt),
         cmocka_unit_test(trained_models_are_written_back),
+        cmocka_unit_test(narrow_parameters_are_written_rounded),
         cmocka_unit_test(eval_measures_without_learning),
         cmocka_unit_test(mistakes_are_explained),
     };
