@@ -15,6 +15,5 @@ t = quern.train(b"""graph @main(%x: f32[batch, 64], %w: f32[64, 10] param = spla
   %0 = dot_general %x, %w {x_contract = [1], y_contract = [0], x_batch = [], y_batch = []} : f32[batch, 10]
   return %0
 }""", loss="cross_entropy", optimizer="adam", learning_rate=1e-2)
-for i in list(range(0, 1437, 64)) * 40:
-    t.step([x[i:min(i + 64, 1437)]], y[i:min(i + 64, 1437)])
+t.fit(x[:1437], y[:1437], epochs=40, batch=64)
 print(f"{100 * t.evaluate([x[1437:]], y[1437:])[1] / 360:.2f} % of the test digits right")

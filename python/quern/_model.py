@@ -411,9 +411,12 @@ def compile_file(model, path, target="cpu", emit="so", prefix=None, weights="emb
 
     cpu="x86-64-v3,x86-64-v4": code for each of these, chosen when the object is loaded (see Model.target)."""
     options = compile_options(target, None, math, cpu, cache, optimize, precision=precision)
+    write_module(load_module(model, dims), options, path, emit, prefix, weights, header)
+
+
+def write_module(module, options, path, emit, prefix, weights, header):
     encode = lambda text: None if text is None else os.fsencode(text)
     files = EmitOptions(ctypes.sizeof(EmitOptions), encode(emit), encode(prefix), encode(weights), encode(header))
-    module = load_module(model, dims)
     check(lib.quern_compile_file(module.pointer, byref(options), byref(files), os.fsencode(path)))
 
 

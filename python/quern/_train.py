@@ -1,13 +1,15 @@
 """Training in this process."""
 
 import ctypes
+import inspect
 import os
 from ctypes import byref
 
 import numpy as np
 
+from . import _fit
 from ._library import ArgumentError, TrainOptions, check, lib
-from ._model import Model, compile_module, compile_options, load_module
+from ._model import Model, compile_module, compile_options, load_module, write_module
 
 
 class Forward:
@@ -56,6 +58,19 @@ class Trainer:
         self._bind(self._step, inputs, target)
         self._step.run()
         return float(self._step.outputs[0])
+
+    def fit(self, inputs, target=None, *, epochs=1, batch=32, seed=0, test=None, checkpoint=None, resume=False,
+            progress=True):
+        """Learns from arrays: `epochs` times through all samples, which lie along the first axes, in an order that the seed and the
+        epoch decide (that of `quern train`). Rows that fill no batch wait for the next order. Gives a History: losses, epochs, svg();
+        a notebook shows it as a curve.
+
+        test        (inputs, target): what is measured after each epoch
+        checkpoint  file of all states, written after each epoch; with resume it goes on from there, to the same bits
+        progress    prints a line for each epoch; a notebook has a picture that grows
+
+        A loss that is NaN or infinite raises NumericError."""
+        return _fit.fit(self, inputs, target, epochs, batch, seed, test, checkpoint, resume, progress)
 
     def _shared(self, entry):
         """A new session of the entry on the model's states."""
@@ -164,12 +179,12 @@ class Trainer:
         return self._step.states
 
 
-def train(model, loss, optimizer, learning_rate, *, momentum=0.0, beta1=0.0, beta2=0.0, epsilon=0.0, weight_decay=0.0,
-          nesterov=False, alpha=0.0, trust=0.0, clip_norm=0.0, ema=0.0, huber_delta=0.0, schedule=None, warmup_steps=0,
-          schedule_steps=0, schedule_factor=0.0, loss_scale=0.0, loss_scale_steps=0, params=None, seed=0, parts=False, input_gradients=False, target="cpu",
-          threads=None, math="default", cpu=None, dims=None, cache=None, optimize=0, blas=None, precision="f32",
-          check_numerics=False, remat=None, memory_limit=0):
-    """Makes a training step of a forward model and compiles it. Batch norms and dropouts are put into training mode.
+def _training(model, loss, optimizer, learning_rate, *, momentum=0.0, beta1=0.0, beta2=0.0, epsilon=0.0, weight_decay=0.0,
+              nesterov=False, alpha=0.0, trust=0.0, clip_norm=0.0, ema=0.0, huber_delta=0.0, schedule=None, warmup_steps=0,
+              schedule_steps=0, schedule_factor=0.0, loss_scale=0.0, loss_scale_steps=0, params=None, seed=0, parts=False,
+              input_gradients=False, target="cpu", threads=None, math="default", cpu=None, dims=None, cache=None, optimize=0,
+              blas=None, precision="f32", check_numerics=False, remat=None, memory_limit=0):
+    """The module with the training step of a forward model, and how to compile it.
 
     loss       "cross_entropy" (classes as int64), "mse", "huber" (huber_delta 1), "bce", "bce_with_logits", or "output":
                the mean of the model's first output, without a target
@@ -201,6 +216,25 @@ def train(model, loss, optimizer, learning_rate, *, momentum=0.0, beta1=0.0, bet
         seed=seed, parts=parts, input_gradients=input_gradients, loss_scale=loss_scale, loss_scale_steps=loss_scale_steps)
     module = load_module(model, dims)
     check(lib.quern_make_training(module.pointer, byref(options)))
-    path = model if isinstance(model, (str, os.PathLike)) else None
-    how = compile_options(target, threads, math, cpu, cache, optimize, blas, precision, check_numerics, remat, memory_limit)
-    return Trainer(Model(compile_module(module, how)), path)
+    return module, compile_options(target, threads, math, cpu, cache, optimize, blas, precision, check_numerics, remat,
+                                   memory_limit)
+
+
+def train(model, loss, optimizer, learning_rate, **options):
+    """Makes a training step of a forward model and compiles it: a Trainer. Batch norms and dropouts are put into training mode.
+
+    """
+    module, how = _training(model, loss, optimizer, learning_rate, **options)
+    return Trainer(Model(compile_module(module, how)), model if isinstance(model, (str, os.PathLike)) else None)
+
+
+def train_file(model, path, loss, optimizer, learning_rate, *, emit="so", prefix=None, weights="embed", header=None, **options):
+    """Writes the training step as a shared object with a C header, which needs nothing of Quern: entries infer, train_step and
+    eval, and with `parts` forward, backward and update; PREFIX_init in the header sets the states to what the model starts
+    with. Emit, prefix, weights and header as in compile_file; options as those of train. `load` opens it in Python."""
+    module, how = _training(model, loss, optimizer, learning_rate, **options)
+    write_module(module, how, path, emit, prefix, weights, header)
+
+
+train.__signature__ = inspect.signature(_training)
+train.__doc__ += inspect.getdoc(_training).partition("\n\n")[2]

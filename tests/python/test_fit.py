@@ -1,0 +1,137 @@
+"""Trainer.fit: the numbers of `quern train`, checkpoints, progress in a terminal and in a notebook; train_file."""
+import contextlib
+import io
+import os
+import pathlib
+import re
+import subprocess
+import sys
+import tempfile
+import types
+import unittest
+import unittest.mock
+import xml.etree.ElementTree
+
+import numpy as np
+
+import quern
+
+DIGITS = pathlib.Path(os.environ.get("QUERN_SOURCE_DIR", pathlib.Path(__file__).parents[2])) / "examples" / "digits"
+QUERN = pathlib.Path(os.environ.get("QUERN_BUILD_DIR", "build/release")) / "quern"
+DATA = np.load(DIGITS / "digits.npz")
+X, Y = DATA["x"], DATA["y"]
+HOW = dict(loss="cross_entropy", optimizer="adamw", learning_rate=1e-3)
+
+
+def trainer(**more):
+    return quern.train(DIGITS / "untrained.onnx", **HOW, **more)
+
+
+def fit(t, **options):
+    """(history, what it printed)"""
+    with contextlib.redirect_stdout(io.StringIO()) as out:
+        history = t.fit(X[:600], Y[:600], batch=32, seed=5, **options)
+    return history, out.getvalue()
+
+
+class Fit(unittest.TestCase):
+    def setUp(self):
+        self.folder = tempfile.TemporaryDirectory()
+        self.addCleanup(self.folder.cleanup)
+        self.path = pathlib.Path(self.folder.name)
+
+    def assert_same_states(self, a, b):
+        for name, value in a.states.items():
+            np.testing.assert_array_equal(value, b.states[name], name)
+
+    def test_learns(self):
+        t = trainer()
+        history, text = fit(t, epochs=3, test=(X[1400:], Y[1400:]))
+        self.assertEqual(len(history.losses), 3 * (600 // 32))
+        self.assertEqual(len(text.splitlines()), 3)
+        self.assertRegex(text, r"^epoch 1/3: loss [\d.]+, test loss [\d.]+, accuracy [\d.]+ % \([\d.]+ s\)\n")
+        last = history.epochs[-1]
+        self.assertAlmostEqual(last["loss"], np.mean(history.losses[-18:]))
+        self.assertLess(last["test_loss"], history.epochs[0]["test_loss"])
+        (logits,) = t([X[1400:].astype(np.float32)])
+        self.assertAlmostEqual(last["accuracy"], (logits.argmax(1) == Y[1400:]).mean())
+        self.assertIn("loss", repr(history))
+        self.assertEqual(fit(trainer(), epochs=3, progress=False)[1], "")
+
+    def test_is_quern_train(self):
+        """The same batches, so the same losses and the same bits; checkpoints of one go on in the other."""
+        np.savez(self.path / "data.npz", x=X[:600], y=Y[:600])
+        checkpoint = self.path / "c.safetensors"
+        command = [QUERN, "train", DIGITS / "untrained.onnx", "--data", self.path / "data.npz", "--batch", "32", "--seed", "5",
+                   "--checkpoint", checkpoint]
+        run = lambda *more: subprocess.run([*command, *more], check=True, capture_output=True, text=True).stdout
+        printed = [float(v) for v in re.findall(r"^epoch .* loss (\S+) ", run("--epochs", "2"), re.M)]
+        t = trainer(dims={"batch": 32})
+        history, _ = fit(t, epochs=2, checkpoint=self.path / "mine.safetensors")
+        np.testing.assert_allclose([e["loss"] for e in history.epochs], printed, rtol=1e-5)
+        again = trainer(dims={"batch": 32})
+        again.load_checkpoint(checkpoint)
+        self.assert_same_states(t, again)
+        history, text = fit(again, epochs=3, checkpoint=checkpoint, resume=True)
+        self.assertRegex(text, "^epoch 3/3: .*\n$")
+        fit(t, epochs=3, checkpoint=self.path / "mine.safetensors", resume=True)
+        self.assert_same_states(t, again)
+        self.assertIn("resumed", run("--epochs", "4", "--resume"))
+
+    def test_resumes_to_the_same_bits(self):
+        whole, half, rest = trainer(), trainer(), trainer()
+        fit(whole, epochs=4)
+        fit(half, epochs=2, checkpoint=self.path / "c")
+        fit(rest, epochs=4, checkpoint=self.path / "c", resume=True)
+        self.assert_same_states(whole, rest)
+
+    def test_a_notebook_sees_a_curve(self):
+        shown = []
+        display = lambda x, display_id: shown.append(x._repr_html_()) or types.SimpleNamespace(
+            update=lambda x: shown.append(x._repr_html_()))
+        shell = types.SimpleNamespace(kernel=object())
+        modules = {"IPython": types.SimpleNamespace(get_ipython=lambda: shell, display=None),
+                   "IPython.display": types.SimpleNamespace(display=display)}
+        with unittest.mock.patch.dict(sys.modules, modules):
+            history, text = fit(trainer(), epochs=2, test=(X[1400:], Y[1400:]))
+        self.assertEqual(text, "")
+        self.assertGreaterEqual(len(shown), 2)
+        self.assertNotIn("svg", shown[0])
+        picture = shown[-1][shown[-1].index("<svg"):]
+        self.assertEqual(picture, history.svg())
+        lines = xml.etree.ElementTree.fromstring(picture).findall("{*}polyline")
+        self.assertEqual([len(line.get("points").split()) for line in lines], [36, 2])
+        self.assertIn("value='2'", shown[-1])
+
+    def test_mistakes(self):
+        t = trainer()
+        for options, message in [(dict(batch=2000), "too few for a batch of 2000"), (dict(resume=True), "what checkpoint names")]:
+            with self.assertRaisesRegex(quern.ArgumentError, message):
+                t.fit(X, Y, **options)
+        with self.assertRaisesRegex(quern.ArgumentError, "as many samples"):
+            t.fit(X[:5], Y)
+        fit(t, epochs=1, checkpoint=self.path / "c")
+        with self.assertRaisesRegex(quern.ModelError, "does not go on with batch=16"):
+            t.fit(X[:600], Y[:600], batch=16, seed=5, checkpoint=self.path / "c", resume=True)
+        wild = quern.train(DIGITS / "untrained.onnx", "cross_entropy", "sgd", 1e12)
+        with self.assertRaisesRegex(quern.NumericError, r"the loss is (nan|inf) in epoch 1, batch \d+"):
+            wild.fit(X, Y, progress=False)
+
+
+class TrainFile(unittest.TestCase):
+    def test_the_step_as_a_shared_object(self):
+        with tempfile.TemporaryDirectory() as folder:
+            path = pathlib.Path(folder) / "step.so"
+            quern.train_file(DIGITS / "untrained.onnx", path, **HOW, parts=True, dims={"batch": 32})
+            self.assertIn("step_init", path.with_suffix(".h").read_text())
+            model, t = quern.load(path), trainer(dims={"batch": 32})
+            self.assertEqual(model.entries, ["infer", "train_step", "forward", "backward", "update", "eval"])
+            session = model.session("train_step")
+            x, y = X[:32].astype(np.float32), Y[:32]
+            for _ in range(3):
+                session.bind([x, y]).run()
+                self.assertEqual(float(session.outputs[0]), t.step([x], y))
+
+
+if __name__ == "__main__":
+    unittest.main()
