@@ -30,7 +30,7 @@ static inline qn_value *qn_value_memory(qn_value *value)
     return value;
 }
 
-/* passes/fuse.c: roughly how many vector instructions an element of its result costs; 0: data movement. */
+/* passes/cost.c: roughly how many vector instructions an element of its result costs; 0: data movement. */
 int qn_node_cost(const qn_node *node);
 
 /* passes/order.c: groups of a graph that is numbered, in an order in which they can run, which is changed. */

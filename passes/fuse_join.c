@@ -1,0 +1,310 @@
+/* How a node joins a cluster: by the work that it would repeat, or as the one that gives the cluster its rows or its sum.
+ * What it reads becomes demands of the cluster. */
+#include "passes/fuse.h"
+
+#include <string.h>
+
+#include "passes/claim.h"
+
+enum {
+    MAX_NODES = 256,   /* of a cluster */
+    MAX_INPUTS = 48,   /* likewise: pointers that a kernel keeps */
+    REPEAT_BUDGET = 4, /* cost of what is computed more often than it has elements */
+    SMALL = 64,        /* elements: computing them again costs nothing */
+    FEW_ROWS = 8,
+    LONG_ROWS =
+        1 << 17 /* elements: a reduction of few rows over so much is spread over tasks by its own kernel */
+};
+
+/* Expressions of one module over several spaces can't be compared; their largest values can. */
+static double size_of(qn_dim elements)
+{
+    return (double)elements->max;
+}
+
+static double elements_of(const qn_type *type)
+{
+    double n = 1;
+    for (int i = 0; i < type->rank; i++)
+        n *= (double)type->dims[i]->max;
+    return n;
+}
+
+/* ---- what may join ---- */
+
+/* How often the cluster computes an element of `value`, on average, for one index. What only depends on outer variables
+ * is computed outside of the inner loops. */
+static double evaluations(qn_cluster *c, const qn_value *value, const qn_dim *index)
+{
+    int innermost = -1;
+    bool data = false;
+    for (int i = 0; i < value->type.rank; i++) {
+        for (int k = 0; k < c->group.n_dims; k++)
+            if (k > innermost && c->vars[k]->kind == QN_DIM_SYMBOL && qn_ix_uses(index[i], c->vars[k]))
+                innermost = k;
+        for (size_t k = 0; k < c->space.vars.n && !data; k++)
+            data = c->space.vars.items[k].data && qn_ix_uses(index[i], c->space.vars.items[k].symbol);
+    }
+    if (c->group.kind == QN_GROUP_ROWS && !data) {
+        bool per_row = true;
+        for (int i = 0; i < value->type.rank && per_row; i++)
+            for (int k = 0; k < c->rows.n_col_vars && per_row; k++)
+                per_row =
+                    c->rows.col_vars[k]->kind != QN_DIM_SYMBOL || !qn_ix_uses(index[i], c->rows.col_vars[k]);
+        if (per_row)
+            return size_of(c->rows.n_rows) / elements_of(&value->type);
+    }
+    double n = 1;
+    for (int k = 0; k < c->group.n_dims; k++)
+        if (data || k <= innermost)
+            n *= (double)c->dims[k]->max;
+    return n / elements_of(&value->type);
+}
+
+bool qn_cluster_wants(const qn_demand *d, const qn_node *node)
+{
+    qn_cluster *c = d->by;
+    const qn_value *value = &node->results[0];
+    /* one read of many pieces picks among them each time: a bias of several pieces is put together once, not for each row */
+    const int cost =
+        node->op == QN_OP_CONCATENATE && node->n_operands > 2 ? node->n_operands : qn_node_cost(node);
+    if ((int)c->nodes.n >= MAX_NODES || (int)c->inputs.n >= MAX_INPUTS)
+        return false;
+    if (cost == 0 || elements_of(&value->type) <= SMALL)
+        return true;
+    double times = 0;
+    for (size_t i = 0; i < d->indices.n; i++)
+        times += evaluations(c, value, d->indices.items[i]);
+    return times <= 1.01 || d->repeated + cost <= REPEAT_BUDGET;
+}
+
+bool qn_fuse_is_loop(const qn_node *node)
+{
+    return qn_ix_moves(node) || node->op == QN_OP_IOTA || node->op == QN_OP_DIM_VALUE ||
+           node->op == QN_OP_RANDOM_BITS;
+}
+
+static void demand_operands_at(qn_fuser *f, qn_cluster *c, const qn_demand *d, qn_node *node,
+                               const qn_dim *index)
+{
+    qn_dim data[QN_MAX_RANK], operand[QN_MAX_RANK];
+    const int n_data = qn_ix_data_count(node);
+    for (int i = 0; i < n_data; i++) { /* a number in the extent of the axis it selects from */
+        const int axis = node->op == QN_OP_DYNAMIC_SLICE ? i
+                         : node->op == QN_OP_GATHER_ND   ? i + (int)qn_attr_int(node, QN_ATTR_BATCH_DIMS)
+                                                         : (int)qn_attr_int(node, QN_ATTR_AXIS);
+        data[i] =
+            qn_ispace_var(&c->space, qn_ispace_import(&c->space, node->operands[0]->type.dims[axis]), true);
+    }
+    const int cost = qn_node_cost(node);
+    double times = 0;
+    for (size_t i = 0; i < d->indices.n; i++)
+        times += evaluations(c, &node->results[0], d->indices.items[i]);
+    for (int k = 0; k < node->n_operands; k++) {
+        if (node->op == QN_OP_RANDOM_BITS)
+            for (int i = 0; i < node->operands[k]->type.rank; i++)
+                operand[i] = qn_dim_const(c->space.dims, 0);
+        else
+            qn_ix_operand(&c->space, node, k, index, data, operand);
+        qn_demand *o = qn_demand_at(f, node->operands[k], c, operand);
+        const int repeated = d->repeated + (times > 1.01 ? cost : 0);
+        o->repeated = repeated > o->repeated ? repeated : o->repeated;
+        o->copied = d->copied > o->copied ? d->copied : o->copied;
+    }
+}
+
+void qn_cluster_join(qn_fuser *f, qn_cluster *c, qn_node *node)
+{
+    qn_vec_push(f->scratch, &c->nodes, node);
+    if (c->closed) { /* trivial: its operands are too */
+        for (int k = 0; k < node->n_operands; k++)
+            qn_demand_add(f, node->operands[k], c);
+        return;
+    }
+    const qn_demand *d = qn_demand_find(f, &node->results[0], c);
+    for (size_t i = 0; i < d->indices.n; i++)
+        demand_operands_at(f, c, d, node, d->indices.items[i]);
+}
+
+/* ---- reductions ---- */
+
+/* Of a LOOP cluster that reads the reduction at `index`: the kept axes are those of its variables that the index is made of.
+ * Without others, the cluster has one element for each row, and gets new variables for the columns. */
+static bool rows_of_loop(qn_cluster *c, const qn_node *node, const qn_dim *index, qn_rows *out_rows,
+                         int *out_n_dims, qn_dim *out_dims, qn_dim *out_vars, bool *out_is_row)
+{
+    const int rank = node->results[0].type.rank;
+    int n = c->group.n_dims;
+    bool any_column = false;
+    for (int k = 0; k < n; k++) {
+        out_dims[k] = c->dims[k];
+        out_vars[k] = c->vars[k];
+        out_is_row[k] = false;
+        for (int i = 0; i < rank && !out_is_row[k]; i++)
+            out_is_row[k] = c->vars[k]->kind == QN_DIM_SYMBOL && qn_ix_uses(index[i], c->vars[k]);
+        any_column |= !out_is_row[k] && !qn_dim_is(c->dims[k], 1);
+    }
+    if (!any_column) { /* rows in the order of the cluster, columns in that of the operand */
+        int n_axes;
+        const int64_t *axes = qn_attr_ints(node, QN_ATTR_AXES, &n_axes);
+        if (n + n_axes > QN_MAX_RANK)
+            return false;
+        for (int k = 0; k < n; k++)
+            out_is_row[k] = true;
+        for (int i = 0; i < n_axes; i++, n++) {
+            out_dims[n] = qn_ispace_import(&c->space, node->operands[0]->type.dims[axes[i]]);
+            out_vars[n] = qn_ispace_var(&c->space, out_dims[n], false);
+            out_is_row[n] = false;
+        }
+    }
+    *out_n_dims = n;
+    qn_rows_set(&c->space, out_rows, n, out_dims, out_vars, out_is_row);
+    return true;
+}
+
+/* Few long rows are better reduced by a kernel of their own, which other tasks can share. */
+static bool too_long(const qn_rows *rows)
+{
+    return size_of(rows->n_rows) < FEW_ROWS && size_of(rows->n_rows) * size_of(rows->n_cols) >= LONG_ROWS;
+}
+
+/* Makes the cluster one over the rows that the reduction keeps, when it fits, and says where its operand is read. Long
+ * rows only where the cluster is the reduction's own. */
+static bool make_rows(qn_cluster *c, const qn_node *node, const qn_dim *index, bool own, qn_dim *out_operand)
+{
+    if (c->group.kind == QN_GROUP_ROWS)
+        return qn_rows_operand(&c->space, &c->rows, node, index, out_operand);
+    if (c->closed || c->sums || c->group.kind != QN_GROUP_LOOP)
+        return false;
+    qn_rows rows;
+    int n;
+    qn_dim dims[QN_MAX_RANK], vars[QN_MAX_RANK];
+    bool is_row[QN_MAX_RANK];
+    if (!rows_of_loop(c, node, index, &rows, &n, dims, vars, is_row) ||
+        !qn_rows_operand(&c->space, &rows, node, index, out_operand) || (!own && too_long(&rows)))
+        return false;
+    c->group.kind = QN_GROUP_ROWS;
+    c->group.n_dims = n;
+    c->rows = rows;
+    memcpy(c->dims, dims, sizeof dims);
+    memcpy(c->vars, vars, sizeof vars);
+    memcpy(c->is_row, is_row, sizeof is_row);
+    c->linear = qn_ix_linear(&c->space, n, dims, vars);
+    c->n_elements = qn_dim_mul(c->space.dims, rows.n_rows, rows.n_cols);
+    return true;
+}
+
+bool qn_cluster_join_reduction(qn_fuser *f, const qn_demand *d, qn_node *node, bool own)
+{
+    qn_cluster *c = d->by;
+    qn_dim operand[QN_MAX_RANK];
+    if (d->whole || d->indices.n != 1 || (int)c->nodes.n >= MAX_NODES ||
+        !make_rows(c, node, d->indices.items[0], own, operand))
+        return false;
+    qn_vec_push(f->scratch, &c->nodes, node);
+    qn_demand_at(f, node->operands[0], c, operand);
+    return true;
+}
+
+/* The reduction that an element-wise chain begins with: what the value is a value of a row by. */
+static const qn_node *find_reduction(qn_cluster *c, const qn_value *value, const qn_dim *index, int depth,
+                                     qn_dim *out_index)
+{
+    const qn_node *node = value->node;
+    if (!node || depth == 0)
+        return NULL;
+    if (node->op == QN_OP_REDUCE) {
+        memcpy(out_index, index, (size_t)value->type.rank * sizeof *index);
+        return node;
+    }
+    if (qn_ops[node->op].class != QN_ELEMENTWISE && node->op != QN_OP_RESHAPE)
+        return NULL;
+    for (int i = 0; i < node->n_operands; i++) {
+        qn_dim operand[QN_MAX_RANK];
+        qn_ix_operand(&c->space, node, i, index, NULL, operand);
+        const qn_node *found = find_reduction(c, node->operands[i], operand, depth - 1, out_index);
+        if (found)
+            return found;
+    }
+    return NULL;
+}
+
+bool qn_cluster_becomes_own_row(qn_cluster *c, const qn_demand *d, const qn_value *value)
+{
+    enum { DEPTH = 8 };
+    qn_dim index[QN_MAX_RANK], operand[QN_MAX_RANK];
+    if (c->group.kind != QN_GROUP_LOOP || d->whole || d->indices.n != 1)
+        return false;
+    const qn_node *reduction = find_reduction(c, value, d->indices.items[0], DEPTH, index);
+    return reduction && make_rows(c, reduction, index, false, operand) &&
+           qn_cluster_reads_own(c, d, &value->type);
+}
+
+/* ---- contractions and windows ---- */
+
+bool qn_fuse_is_sum(const qn_node *node)
+{
+    return qn_ops[node->op].class == QN_CONTRACTION || node->op == QN_OP_REDUCE_WINDOW;
+}
+
+/* The queries of attention are read once, so the kernel computes them from what they are made of; `index` is the result's. */
+static void demand_queries(qn_fuser *f, qn_cluster *c, const qn_node *node, const qn_dim *index)
+{
+    qn_value *q = node->operands[0];
+    const bool heads_last = qn_attr_bool(node, QN_ATTR_HEADS_LAST);
+    const qn_dim depth = qn_ispace_var(&c->space, qn_ispace_import(&c->space, q->type.dims[3]), false);
+    const qn_dim at[4] = { index[0], index[heads_last ? 2 : 1], index[heads_last ? 1 : 2], depth };
+    (void)qn_demand_at(f, q, c, at);
+}
+
+/* Is what `value` moves read along its rows, one lane behind the other? */
+static bool goes_along_rows(qn_cluster *c, const qn_value *value, const qn_dim *at, qn_dim lane)
+{
+    qn_dim index[QN_MAX_RANK], operand[QN_MAX_RANK], along, rest;
+    memcpy(index, at, sizeof index);
+    while (value->node && qn_ix_moves(value->node) && value->node->n_operands > 0 &&
+           qn_ix_data_count(value->node) == 0) {
+        qn_ix_operand(&c->space, value->node, 0, index, NULL, operand);
+        memcpy(index, operand, sizeof index);
+        value = value->node->operands[0];
+    }
+    return qn_ix_affine(&c->space, qn_cluster_linear(c, &value->type, index), lane, &along, &rest) &&
+           qn_dim_is(along, 1);
+}
+
+/* The panels of a product that packs them itself are computed from what they are made of. */
+static void demand_panels(qn_fuser *f, qn_cluster *c, const qn_node *node, const qn_dim *index)
+{
+    qn_value *y = node->operands[1];
+    const int n_batch = y->type.rank - 3;
+    qn_dim at[QN_MAX_RANK] = { 0 };
+    for (int i = 0; i < y->type.rank; i++)
+        at[i] = i < n_batch ? index[i]
+                            : qn_ispace_var(&c->space, qn_ispace_import(&c->space, y->type.dims[i]), false);
+    if (goes_along_rows(c, y, at, at[n_batch + 2]))
+        (void)qn_demand_at(f, y, c, at);
+    else
+        qn_demand_whole(f, y, c);
+}
+
+bool qn_cluster_join_sum(qn_fuser *f, const qn_demand *d, qn_node *node)
+{
+    qn_cluster *c = d->by;
+    if (c->closed || c->sums || c->group.kind != QN_GROUP_LOOP ||
+        !qn_cluster_reads_own(c, d, &node->results[0].type))
+        return false;
+    if (qn_ops[node->op].class == QN_CONTRACTION)
+        c->group.kind = QN_GROUP_CONTRACTION;
+    c->sums = true;
+    c->group.root = node;
+    qn_vec_push(f->scratch, &c->nodes, node);
+    const bool queries = node->op == QN_OP_ATTENTION_PACKED, panels = qn_gemm_packs(node, f->options);
+    if (queries)
+        demand_queries(f, c, node, d->indices.items[0]);
+    if (panels)
+        demand_panels(f, c, node, d->indices.items[0]);
+    for (int k = queries; k < node->n_operands; k++)
+        if (!panels || k != 1)
+            qn_demand_whole(f, node->operands[k], c);
+    return true;
+}
