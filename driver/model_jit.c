@@ -78,7 +78,7 @@ static void note_costs(jit_model *m, const qn_program *program, const qn_steps *
             const qn_kernel *kernel = program->kernels[step->kernel];
             note_cost(
                 m, (qn_kernel_cost){ .name = step->name ? step->name : kernel->name,
-                                     .flops = kernel->flops,
+                                     .flops = step->flops,
                                      .bytes = kernel->bytes > 0 ? kernel->bytes : bytes_of(program, step) });
         } else if (step->kind == QN_STEP_LIBRARY) {
             note_cost(m, (qn_kernel_cost){ .name = step->name ? step->name : qn_libraries[step->library].name,

@@ -9,12 +9,14 @@
  *     for each position p of the tile (unrolled): sum[p][0] += x[p] * w0; sum[p][1] += x[p] * w1
  *
  * Then the tile is stored, or, if more is computed from it, put into local memory and taken up again element by element by
- * the code that any group has (lower_value.c), vector by vector while it is in the L1 cache.
+ * the code that any group has (lower_value.c): vector by vector while it is in the L1 cache, or, where that is cheap, written
+ * out for each vector, which then stays in its register (forward.c).
  *
  * Each sum is made by one task in an order that depends on shapes only. */
 #include "passes/conv.h"
 
 #include "passes/lower.h"
+#include "passes/passes.h"
 
 typedef struct emitter {
     qn_writer w;
@@ -315,6 +317,21 @@ static void local_dims(const emitter *e, qn_dim *dims)
         dims[i] = qn_dim_const(e->w.space.dims, extents[i]);
 }
 
+/* Number i of the tile's sums, vector by vector and row by row, as local_dims has them. */
+static qn_kvalue **tile_sum(emitter *e, int64_t i)
+{
+    return &e->sums[i % positions(e) * e->vectors + i / positions(e)];
+}
+
+static void set_place(emitter *e, int64_t i)
+{
+    qn_dims *dims = e->w.space.dims;
+    const int64_t position = i % positions(e);
+    e->at_vector = qn_dim_const(dims, i / positions(e));
+    e->at_row = qn_dim_const(dims, position / e->columns.size);
+    e->at_column = qn_dim_const(dims, position % e->columns.size);
+}
+
 /* The sum that belongs to the element at work: qn_fetch_fn. The group reads it nowhere else. */
 static qn_kvalue *fetch_sum(qn_writer *w, void *user, const qn_value *value, const qn_dim *index)
 {
@@ -347,42 +364,39 @@ static void store_sums(emitter *e, qn_value *value)
     qn_dim index[QN_MAX_RANK], dims[QN_MAX_RANK];
     qn_ispace_dims(&w->space, &value->type, dims);
     e->at_lane = qn_dim_const(w->space.dims, 0);
-    for (int64_t r = 0; r < e->rows.size; r++)
-        for (int64_t q = 0; q < e->columns.size; q++)
-            for (int64_t j = 0; j < e->vectors; j++) {
-                e->at_row = qn_dim_const(w->space.dims, r);
-                e->at_column = qn_dim_const(w->space.dims, q);
-                e->at_vector = qn_dim_const(w->space.dims, j);
-                result_index(e, index);
-                const qn_dim linear = qn_ix_linear(&w->space, value->type.rank, dims, index);
-                qn_kb_store(&w->b, y, qn_writer_index(w, linear), *sum_at(e, r, q, j), NULL);
-            }
+    for (int64_t i = 0; i < positions(e) * e->vectors; i++) {
+        set_place(e, i);
+        result_index(e, index);
+        const qn_dim linear = qn_ix_linear(&w->space, value->type.rank, dims, index);
+        qn_kb_store(&w->b, y, qn_writer_index(w, linear), *tile_sum(e, i), NULL);
+    }
 }
 
-static void store_group(emitter *e)
+static bool is_written_out(const emitter *e)
+{
+    enum { MOST = 256 };
+    int64_t cost = 0;
+    for (int i = 0; i < e->group->n_nodes; i++)
+        cost += e->group->nodes[i] == e->group->root ? 0 : qn_node_cost(e->group->nodes[i]);
+    return cost * positions(e) * e->vectors <= MOST;
+}
+
+/* The group's outputs at the place in the tile. */
+static void store_outputs(emitter *e)
 {
     qn_writer *w = &e->w;
     const qn_group *g = e->group;
     const qn_type *type = &e->p.node->results[0].type;
-    qn_dim index[QN_MAX_RANK], from[QN_MAX_RANK], extents[4];
-    qn_dim(*at)[QN_MAX_RANK] = qn_arena_calloc(w->arena, (size_t)g->n_outputs, sizeof *at);
-    qn_kvalue **values = QN_NEW_ARRAY(w->arena, qn_kvalue *, g->n_outputs);
-    local_dims(e, extents);
-    for (int64_t r = 0; r < e->rows.size; r++)
-        for (int64_t q = 0; q < e->columns.size; q++)
-            for (int64_t j = 0; j < e->vectors; j++)
-                qn_kb_store(&w->b, e->local,
-                            qn_kb_index(&w->b, ((j * e->rows.size + r) * e->columns.size + q) * e->p.lanes),
-                            *sum_at(e, r, q, j), NULL);
     qn_dim *const vars[] = { &e->at_vector, &e->at_row, &e->at_column, &e->at_lane };
-    for (int i = 0; i < 4; i++)
-        *vars[i] = qn_ispace_var(&w->space, extents[i], false);
+    qn_dim index[QN_MAX_RANK], from[QN_MAX_RANK];
+    qn_dim(*at)[QN_MAX_RANK] = qn_arena_calloc(w->arena, (size_t)g->n_outputs, sizeof *at);
+    qn_dim(*to)[QN_MAX_RANK] = qn_arena_calloc(w->arena, (size_t)g->n_outputs, sizeof *to);
+    qn_kvalue **values = QN_NEW_ARRAY(w->arena, qn_kvalue *, g->n_outputs);
     result_index(e, index);
     qn_ispace_dims(&w->space, type, from);
     for (int i = 0; i < g->n_outputs; i++) {
-        qn_dim to[QN_MAX_RANK];
-        qn_ispace_dims(&w->space, &g->outputs[i]->type, to);
-        qn_ix_reshape(&w->space, type->rank, from, index, g->outputs[i]->type.rank, to, at[i]);
+        qn_ispace_dims(&w->space, &g->outputs[i]->type, to[i]);
+        qn_ix_reshape(&w->space, type->rank, from, index, g->outputs[i]->type.rank, to[i], at[i]);
     }
     qn_writer_loop loops[4];
     for (int i = 0; i < 4; i++) {
@@ -393,13 +407,33 @@ static void store_group(emitter *e)
     for (int i = 0; i < g->n_outputs; i++)
         values[i] = qn_writer_value(w, g->outputs[i], at[i]);
     for (int i = 0; i < g->n_outputs; i++) {
-        qn_dim to[QN_MAX_RANK];
-        qn_ispace_dims(&w->space, &g->outputs[i]->type, to);
         qn_kbuffer *y = qn_writer_argument(w, qn_lower_buffer(w->lowering, g->outputs[i]), false, true);
-        qn_writer_store(w, y, qn_ix_linear(&w->space, g->outputs[i]->type.rank, to, at[i]), values[i]);
+        qn_writer_store(w, y, qn_ix_linear(&w->space, g->outputs[i]->type.rank, to[i], at[i]), values[i]);
     }
     for (int i = 3; i >= 0; i--)
         qn_writer_end_for(w, &loops[i], NULL);
+}
+
+static void store_group(emitter *e)
+{
+    qn_writer *w = &e->w;
+    const int64_t rows = e->rows.size, columns = e->columns.size, n = rows * columns * e->vectors;
+    for (int64_t i = 0; i < n; i++)
+        qn_kb_store(&w->b, e->local, qn_kb_index(&w->b, i * e->p.lanes), *tile_sum(e, i), NULL);
+    e->at_lane = qn_ispace_var(&w->space, qn_dim_const(w->space.dims, e->p.lanes), false);
+    if (!is_written_out(e)) {
+        qn_dim extents[4];
+        qn_dim *const vars[] = { &e->at_vector, &e->at_row, &e->at_column };
+        local_dims(e, extents);
+        for (int i = 0; i < 3; i++)
+            *vars[i] = qn_ispace_var(&w->space, extents[i], false);
+        store_outputs(e);
+        return;
+    }
+    for (int64_t i = 0; i < n; i++) {
+        set_place(e, i);
+        store_outputs(e);
+    }
 }
 
 static void tile(emitter *e)

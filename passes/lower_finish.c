@@ -1,8 +1,9 @@
 /* The end of lowering: kernels as they were written become kernels as the machine runs them.
  *
  * Before: a program whose kernels are written and verified, each different one once. After: they are simplified, and for a
- * machine vectorized, with mathematics spelled out and legal types; those that became equal are one. Each is a job of
- * its own with memory of its own, so the driver may run them on all threads; their order is that of the program. */
+ * machine vectorized, with mathematics spelled out, legal types and values in registers; those that became equal are one.
+ * Each is a job of its own with memory of its own, so the driver may run them on all threads; their order is that of the
+ * program. */
 #include "passes/lower.h"
 #include "passes/passes.h"
 
@@ -30,6 +31,8 @@ static qn_status finish(qn_kernel *k, const qn_pass_options *options, qn_diags *
     qn_kernel_simplify(k);
     if (machine->gpu)
         qn_kernel_gpu_map(k);
+    else
+        qn_kernel_forward(k);
     return qn_kernel_verify(k, diags);
 }
 

@@ -430,6 +430,7 @@ qn_status qn_writer_finish(qn_writer *w, qn_dim tasks, const char *step_name)
     qn_step *step = qn_steps_add(l->program, l->steps, QN_STEP_KERNEL);
     step->name = step_name;
     step->kernel = kernel;
+    step->flops = w->kernel->flops;
     step->n_buffers = (int)w->arguments.n;
     step->buffers = QN_NEW_ARRAY(l->arena, int, w->arguments.n);
     for (size_t i = 0; i < w->arguments.n; i++)

@@ -155,6 +155,7 @@ void qn_kernel_expand_math(qn_kernel *kernel, const qn_machine *machine,
                            qn_math math); /* exp, tanh, … -> polynomials */
 void qn_kernel_legalize(qn_kernel *kernel,
                         const qn_machine *machine); /* f16 and bf16 arithmetic in f32; bool, narrow ints */
+void qn_kernel_forward(qn_kernel *kernel); /* what is stored to local memory and loaded again -> registers */
 /* For a GPU, instead of vectorize and as the last pass: loops tagged vector -> threads of a block. */
 void qn_kernel_gpu_map(qn_kernel *kernel);
 

@@ -422,6 +422,7 @@ static void test_random(void **state)
             qn_kernel_expand_math(after, &machines[m], QN_MATH_DEFAULT);
             qn_kernel_legalize(after, &machines[m]);
             qn_kernel_simplify(after);
+            qn_kernel_forward(after);
             check_same(after, k, seed, "everything");
             check_text(after, seed);
         }
