@@ -38,8 +38,9 @@ struct quern_pool {
     /* written by the caller while no job is open */
     void (*task)(void *arg, int64_t i);
     void *arg;
-    int64_t base; /* what is added to the numbers in the shares */
-    bool down;    /* each thread goes from the end of its share to the front */
+    int64_t base;    /* what is added to the numbers in the shares */
+    bool down;       /* each thread goes from the end of its share to the front */
+    atomic_int core; /* of the last caller; -1: unknown */
     int n_workers;
     worker *workers;
     pthread_mutex_t busy; /* held through a parallel_for */
@@ -140,30 +141,54 @@ static void run_tasks(quern_pool *pool, int number)
     inside_task = false;
 }
 
+/* A thread that woke on the caller's core would wait for it, or stop it: that core is forbidden meanwhile. */
+static void sleep_apart(quern_pool *pool, unsigned seen)
+{
+    cpu_set_t all, apart, now;
+    const int core = atomic_load_explicit(&pool->core, memory_order_relaxed);
+    bool moved = core >= 0 && core < CPU_SETSIZE && sched_getaffinity(0, sizeof all, &all) == 0;
+    if (moved) {
+        apart = all;
+        CPU_CLR(core, &apart);
+        moved = CPU_COUNT(&apart) >= pool->n_workers && sched_setaffinity(0, sizeof apart, &apart) == 0;
+    }
+    atomic_fetch_add(&pool->sleepers, 1);
+    if (!atomic_load(&pool->quit))
+        futex_wait(&pool->epoch, seen);
+    atomic_fetch_sub(&pool->sleepers, 1);
+    /* unless somebody else has set it meanwhile */
+    if (moved && sched_getaffinity(0, sizeof now, &now) == 0 && CPU_EQUAL(&now, &apart))
+        sched_setaffinity(0, sizeof all, &all);
+}
+
+/* The number of the next job, which is another than `seen`. */
+static unsigned wait_for_job(quern_pool *pool, unsigned seen)
+{
+    unsigned epoch;
+    int64_t start = 0, expected = 0; /* when it began to wait; when a job was last to be expected */
+    for (unsigned spins = 1; (epoch = atomic_load(&pool->epoch)) == seen; spins++) {
+        pause_cpu();
+        if (spins % 32)
+            continue;
+        const int64_t now = now_ns();
+        if (!start)
+            start = expected = now;
+        if (atomic_load_explicit(&pool->runs, memory_order_relaxed) && now - start < QN_POOL_RUN_SPIN_NS)
+            expected = now;
+        if (now - expected >= QN_POOL_SPIN_NS ||
+            sched_getcpu() == atomic_load_explicit(&pool->core, memory_order_relaxed))
+            sleep_apart(pool, seen);
+    }
+    return epoch;
+}
+
 static void *work(void *arg)
 {
     const worker *self = arg;
     quern_pool *pool = self->pool;
     unsigned seen = 0;
     for (;;) {
-        int64_t start = 0;
-        unsigned epoch;
-        for (unsigned spins = 1; (epoch = atomic_load(&pool->epoch)) == seen; spins++) {
-            pause_cpu();
-            if (spins % 32)
-                continue;
-            int64_t now = now_ns();
-            if (!start)
-                start = now;
-            if (now - start < (atomic_load_explicit(&pool->runs, memory_order_relaxed) ? QN_POOL_RUN_SPIN_NS
-                                                                                       : QN_POOL_SPIN_NS))
-                continue;
-            atomic_fetch_add(&pool->sleepers, 1);
-            if (!atomic_load(&pool->quit))
-                futex_wait(&pool->epoch, seen);
-            atomic_fetch_sub(&pool->sleepers, 1);
-        }
-        seen = epoch;
+        seen = wait_for_job(pool, seen);
         if (atomic_load(&pool->quit))
             return NULL;
         atomic_fetch_add(&pool->inside, 1);
@@ -220,6 +245,7 @@ static void parallel_for(void *handle, void (*task)(void *arg, int64_t i), void 
     pool->task = task;
     pool->arg = arg;
     pool->down = down;
+    atomic_store_explicit(&pool->core, sched_getcpu(), memory_order_relaxed);
     for (int64_t base = 0; base < n; base += MOST)
         run_job(pool, base, n - base < MOST ? n - base : MOST);
     pthread_mutex_unlock(&pool->busy);
@@ -286,6 +312,7 @@ quern_pool *quern_pool_new(int threads)
     memset(pool, 0, sizeof *pool);
     pool->workers = workers;
     pool->shares = shares;
+    atomic_store(&pool->core, sched_getcpu());
     pthread_mutex_init(&pool->busy, NULL);
     /* A pool with fewer workers than asked for is slower, not wrong. */
     for (int i = 0; i < threads - 1; i++) {

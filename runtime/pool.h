@@ -4,7 +4,8 @@
  * way, runs its tasks inline. Each thread begins with an equal share of consecutive tasks, the same ones in each job of that
  * size (what they left in its core's cache is found there by the next), and takes from the others' when it has done its own:
  * a thread that lost its core delays only the task it holds. Workers spin through a run, unless one kernel of it takes
- * very long, and QN_POOL_SPIN_NS after it; then they sleep on a futex. */
+ * very long, and QN_POOL_SPIN_NS after it; then they sleep on a futex, and may not wake on the caller's core: schedulers that
+ * keep work on few cores would put them there. */
 #ifndef QN_RUNTIME_POOL_H
 #define QN_RUNTIME_POOL_H
 

@@ -1,5 +1,5 @@
 /* The pool: every task once, nested and concurrent calls, sleeping workers, many small jobs, neighbouring tasks on
- * one thread, and a core that another process keeps busy. */
+ * one thread, where workers sleep, and a core that another process keeps busy. */
 #include <pthread.h>
 #include <sched.h>
 #include <setjmp.h>
@@ -150,6 +150,63 @@ static void neighbours_stay_on_one_thread(void **state)
     quern_pool_free(pool);
 }
 
+/* ---- where workers sleep ---- */
+
+typedef struct {
+    _Atomic pid_t worker; /* that did a task; 0: none */
+    pid_t caller;
+    cpu_set_t cores; /* it may use */
+} visitor;
+
+static void note_worker(void *arg, int64_t i)
+{
+    visitor *v = arg;
+    (void)i;
+    if (gettid() == v->caller) {
+        usleep(100); /* leaves the other task to it */
+    } else {
+        sched_getaffinity(0, sizeof v->cores, &v->cores);
+        atomic_store(&v->worker, gettid());
+    }
+}
+
+static pid_t run_until_worker_comes(quern_pool *pool, visitor *v)
+{
+    *v = (visitor){ .caller = gettid() };
+    for (int i = 0; i < 10000 && !atomic_load(&v->worker); i++)
+        quern_pool_parallel_for(pool, note_worker, v, 2);
+    assert_true(atomic_load(&v->worker) > 0);
+    return atomic_load(&v->worker);
+}
+
+static void workers_sleep_off_the_callers_core(void **state)
+{
+    (void)state;
+    cpu_set_t all, here, asleep;
+    sched_getaffinity(0, sizeof all, &all);
+    if (CPU_COUNT(&all) < 2)
+        skip();
+    quern_pool *pool = quern_pool_new(2);
+    const int core = sched_getcpu();
+    CPU_ZERO(&here);
+    CPU_SET(core, &here);
+    sched_setaffinity(0, sizeof here, &here);
+    visitor v;
+    const pid_t worker = run_until_worker_comes(pool, &v);
+    for (int i = 0; i < 1000; i++) {
+        usleep(1000);
+        assert_int_equal(sched_getaffinity(worker, sizeof asleep, &asleep), 0);
+        if (!CPU_ISSET(core, &asleep))
+            break;
+    }
+    assert_false(CPU_ISSET(core, &asleep));
+    assert_int_equal(CPU_COUNT(&asleep), CPU_COUNT(&all) - 1);
+    (void)run_until_worker_comes(pool, &v);
+    assert_true(CPU_EQUAL(&v.cores, &all)); /* awake, it may run anywhere */
+    sched_setaffinity(0, sizeof all, &all);
+    quern_pool_free(pool);
+}
+
 /* ---- a busy core ---- */
 
 static double seconds(void)
@@ -224,9 +281,13 @@ static void a_busy_core_costs_its_share(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(every_task_runs_once),        cmocka_unit_test(workers_that_sleep_wake_up),
-        cmocka_unit_test(host_threads_share_a_pool),   cmocka_unit_test(no_pool_runs_inline),
-        cmocka_unit_test(one_thread_goes_down),        cmocka_unit_test(neighbours_stay_on_one_thread),
+        cmocka_unit_test(every_task_runs_once),
+        cmocka_unit_test(workers_that_sleep_wake_up),
+        cmocka_unit_test(host_threads_share_a_pool),
+        cmocka_unit_test(no_pool_runs_inline),
+        cmocka_unit_test(one_thread_goes_down),
+        cmocka_unit_test(neighbours_stay_on_one_thread),
+        cmocka_unit_test(workers_sleep_off_the_callers_core),
         cmocka_unit_test(a_busy_core_costs_its_share),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
