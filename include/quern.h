@@ -11,6 +11,19 @@
 
 #include "quern_abi.h"
 
+/* How many there are and the list itself, as two arguments of a call; for the macros below. */
+#ifdef __cplusplus
+extern "C++" {
+#include <initializer_list>
+template <class... T> char (&quern_count(const T &...))[sizeof...(T)];
+}
+#define QUERN_LIST(type, ...) \
+    (int)sizeof(quern_count(__VA_ARGS__)), std::initializer_list<type>{ __VA_ARGS__ }.begin()
+#else
+#define QUERN_LIST(type, ...) \
+    (int)(sizeof((const type[]){ __VA_ARGS__ }) / sizeof(type)), ((const type[]){ __VA_ARGS__ })
+#endif
+
 #ifdef __cplusplus
 extern "C" {
 #endif
@@ -284,11 +297,15 @@ typedef struct quern_dim { /* a number, or a symbol when name is set */
     int64_t value;
     const char *name;
 } quern_dim;
+#ifdef __cplusplus
+#define QUERN_DIM(symbol) (quern_dim{ 0, symbol })
+#define QUERN_N(number) (quern_dim{ (number), NULL })
+#else
 #define QUERN_DIM(symbol) ((quern_dim){ 0, symbol })
 #define QUERN_N(number) ((quern_dim){ (number), NULL })
+#endif
 /* A rank and dims, for calls that take both: QUERN_SHAPE(QUERN_DIM("batch"), QUERN_N(64)) */
-#define QUERN_SHAPE(...) \
-    (int)(sizeof((quern_dim[]){ __VA_ARGS__ }) / sizeof(quern_dim)), ((quern_dim[]){ __VA_ARGS__ })
+#define QUERN_SHAPE(...) QUERN_LIST(quern_dim, __VA_ARGS__)
 
 QUERN_API quern_builder *quern_builder_new(const char *function_name);
 QUERN_API void quern_builder_free(quern_builder *builder); /* without finishing */

@@ -31,9 +31,8 @@ extern "C" {
 typedef struct quern_tensor quern_tensor;
 
 /* A rank and dims, and a number of axes and axes, for calls that take both: QUERN_DIMS(3, 4); QUERN_AXES(0). */
-#define QUERN_DIMS(...) \
-    (int)(sizeof((int64_t[]){ __VA_ARGS__ }) / sizeof(int64_t)), ((const int64_t[]){ __VA_ARGS__ })
-#define QUERN_AXES(...) (int)(sizeof((int[]){ __VA_ARGS__ }) / sizeof(int)), ((const int[]){ __VA_ARGS__ })
+#define QUERN_DIMS(...) QUERN_LIST(int64_t, __VA_ARGS__)
+#define QUERN_AXES(...) QUERN_LIST(int, __VA_ARGS__)
 #define QUERN_SCALAR 0, NULL /* no dims */
 #define QUERN_ALL_AXES -1, NULL
 #define QUERN_ALL INT64_MIN /* a bound of a slice that is left out */
