@@ -323,7 +323,8 @@ quern_value *quern_cross_entropy(quern_builder *b, quern_value *logits, quern_va
 {
     if (!qn_build_begin(b, "quern_cross_entropy", 2, (quern_value *[]){ logits, labels }))
         return NULL;
-    qn_value *rows = qn_b_cross_entropy(&b->build, qn_in(logits), qn_in(labels));
+    qn_value *rows =
+        qn_b_cross_entropy(&b->build, qn_in(logits), qn_b_class_labels(&b->build, qn_in(labels)));
     return rows ? qn_out(qn_b_mean(&b->build, rows, 1, (const int64_t[]){ 0 }, false)) : NULL;
 }
 

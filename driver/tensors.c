@@ -6,6 +6,7 @@
 
 #include "driver/tensors.h"
 #include "ir/dtype.h"
+#include "runtime/error.h"
 
 /* ---- buffers of an entry ---- */
 
@@ -139,6 +140,25 @@ void qn_fill_random(qn_dtype dtype, int64_t n, void *to, uint64_t *state)
     }
 }
 
+/* Memory for an input, freed with the arena; NULL with a message. The user says how much, so there may be less. */
+static char *input_memory(const quern_buffer_info *info, const int64_t *dims, int64_t *out_n, qn_arena *arena)
+{
+    size_t bytes = qn_dtype_bytes((qn_dtype)info->dtype);
+    bool fits = true;
+    *out_n = 1;
+    for (int i = 0; i < info->rank; i++) {
+        fits &= !__builtin_mul_overflow(bytes, (size_t)dims[i], &bytes);
+        *out_n *= fits ? dims[i] : 0;
+    }
+    char *data = fits ? malloc(bytes + 1) : NULL;
+    if (data)
+        qn_arena_defer(arena, free, data);
+    else
+        qn_fail(QUERN_ERROR_MEMORY, "no memory for input '%s' of %s: fix its dimensions to less", info->name,
+                qn_array_type(&(quern_array){ info->dtype, info->rank, dims, NULL }, arena));
+    return data;
+}
+
 int qn_bind_random(quern_session *session, uint64_t seed, qn_arena *arena)
 {
     const quern_entry_info *entry = session->entry;
@@ -151,12 +171,11 @@ int qn_bind_random(quern_session *session, uint64_t seed, qn_arena *arena)
     for (int k = 0; k < qn_entry_count(entry, QUERN_INPUT); k++) {
         int buffer = qn_entry_buffer(entry, QUERN_INPUT, k);
         const quern_buffer_info *info = qn_buffer_at(entry, buffer);
-        int64_t *dims = QN_NEW_ARRAY(arena, int64_t, info->rank), n = 1;
+        int64_t *dims = QN_NEW_ARRAY(arena, int64_t, info->rank), n;
         qn_session_shape(session, buffer, symbols, dims);
-        for (int i = 0; i < info->rank; i++)
-            n *= dims[i];
-        size_t size = qn_dtype_bytes((qn_dtype)info->dtype);
-        char *data = qn_arena_alloc(arena, (size_t)n * size);
+        char *data = input_memory(info, dims, &n, arena);
+        if (!data)
+            return QUERN_ERROR_MEMORY;
         qn_fill_random((qn_dtype)info->dtype, n, data, &state);
         quern_array array = { .dtype = info->dtype, .rank = info->rank, .dims = dims, .data = data };
         int status = quern_session_bind(session, buffer, &array);

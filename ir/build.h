@@ -147,6 +147,8 @@ qn_value *qn_b_attention_packed(qn_builder *b, qn_value *q, qn_value *k, qn_valu
 /* [batch…, K, N] -> [batch…, panels, K, width]: column n in panel n / width at n % width, zeros past N */
 qn_value *qn_b_panels(qn_builder *b, qn_value *x, int64_t width);
 qn_value *qn_b_cross_entropy(qn_builder *b, qn_value *logits, qn_value *labels);
+/* Labels for it that come from a user: negative ones, which would count from the end, become out of range. */
+qn_value *qn_b_class_labels(qn_builder *b, qn_value *labels);
 /* axis -1: scale and zero point are scalars; block 0: one per index of the axis */
 qn_value *qn_b_quantize(qn_builder *b, qn_value *x, qn_value *scale, qn_value *zero_point, int axis,
                         int64_t block);

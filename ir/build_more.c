@@ -220,6 +220,15 @@ qn_value *qn_b_cross_entropy(qn_builder *b, qn_value *logits, qn_value *labels)
     return qn_build(b, QN_OP_CROSS_ENTROPY, 2, (qn_value *[]){ logits, labels }, NULL);
 }
 
+qn_value *qn_b_class_labels(qn_builder *b, qn_value *labels)
+{
+    if (!labels || labels->type.dtype != QUERN_I64) /* a mistake, which is another's to report */
+        return labels;
+    qn_value *positive = qn_b_scalar_int(b, QUERN_I64, INT64_MAX);
+    return qn_b_binary(b, QN_OP_AND, labels,
+                       qn_b_broadcast_to(b, positive, labels->type.rank, labels->type.dims));
+}
+
 static void add_blocks(qn_attr_list *list, int axis, int64_t block)
 {
     if (axis >= 0)

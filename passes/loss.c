@@ -29,7 +29,8 @@ static qn_value *loss_cross_entropy(qn_builder *b, const qn_train_options *optio
     (void)options;
     qn_dim rows = qn_type_elements_dim(qn_b_dims(b), &target->type);
     qn_dim flat[2] = { rows, prediction->type.dims[prediction->type.rank - 1] };
-    return qn_b_cross_entropy(b, qn_b_reshape(b, prediction, 2, flat), qn_b_reshape(b, target, 1, &rows));
+    qn_value *labels = qn_b_class_labels(b, qn_b_reshape(b, target, 1, &rows));
+    return qn_b_cross_entropy(b, qn_b_reshape(b, prediction, 2, flat), labels);
 }
 
 static qn_value *loss_mse(qn_builder *b, const qn_train_options *options, qn_value *prediction,

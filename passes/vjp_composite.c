@@ -29,10 +29,20 @@ static qn_status log_softmax(qn_vjp *v, qn_node *node, qn_value *const *g)
     return QUERN_OK;
 }
 
+/* Those that count from the end as they count from the beginning. */
+static qn_value *counted_from_0(qn_builder *b, qn_value *labels, qn_dim classes)
+{
+    qn_value *n = qn_b_dim_value(b, labels->type.dtype, classes);
+    qn_value *other = qn_b_binary(b, QN_OP_ADD, labels, qn_b_broadcast_to(b, n, 1, labels->type.dims));
+    qn_value *negative = qn_b_compare(b, QN_LT, labels, qn_b_full(b, &labels->type, 0));
+    return qn_b_select(b, negative, other, labels);
+}
+
 /* (softmax(logits) - one hot) g */
 static qn_status cross_entropy(qn_vjp *v, qn_node *node, qn_value *const *g)
 {
-    qn_value *logits = node->operands[0], *labels = node->operands[1];
+    qn_value *logits = node->operands[0];
+    qn_value *labels = counted_from_0(&v->b, node->operands[1], logits->type.dims[1]);
     const int64_t rows = 0;
     qn_type index = logits->type;
     index.dtype = labels->type.dtype;

@@ -266,7 +266,7 @@ int quern_session_bind(quern_session *s, int index, const quern_array *array)
     size_t bytes;
     char what[TEXT_SIZE];
     if (!bytes_of(array->dtype, array->rank, array->dims, &bytes))
-        return wrong_type(s, index, array);
+        return qn_fail(QUERN_ERROR_RANGE, "%s is too large for this machine", slot_text(what, s, index));
     if (!array->data && bytes)
         return qn_fail(QUERN_ERROR_ARGUMENT, "the data of %s is NULL", slot_text(what, s, index));
     if ((uintptr_t)array->data % quern_dtype_size(array->dtype))

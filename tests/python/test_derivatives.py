@@ -49,6 +49,19 @@ class Derivatives(unittest.TestCase):
             np.testing.assert_allclose(hx, self.along(lambda x, w: grad([x, w, self.k])[1]), rtol=1e-6, atol=1e-8)
             np.testing.assert_allclose(hw, self.along(lambda x, w: grad([x, w, self.k])[2]), rtol=1e-6, atol=1e-8)
 
+    def test_labels_that_count_from_the_end(self):
+        model = b"""graph @f(%x: f32[n, 4], %labels: i64[n]) -> (loss: f32[]) {
+          %0 = cross_entropy %x, %labels : f32[n]
+          %1 = reduce %0 {axes = [0], kind = sum} : f32[]
+          return %1
+        }"""
+        for target in ("interp", "cpu"):
+            gradient = quern.grad(model, "loss", ["x"], target=target)
+            x = self.x[:, [0, 1, 2, 0]].astype(np.float32)
+            usual, same = gradient([x, np.array([3, 0, 2, 1])]), gradient([x, np.array([-1, 0, -2, -3])])
+            np.testing.assert_array_equal(same[0], usual[0])
+            np.testing.assert_array_equal(same[1], usual[1])
+
     def test_mistakes(self):
         for make, message in ((lambda: quern.jvp(MODEL, ["y"]), "has no input 'y'"),
                               (lambda: quern.jvp(MODEL, ["k"]), "can't differentiate with respect to 'k': it is i64"),

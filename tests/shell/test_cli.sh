@@ -28,6 +28,13 @@ graph @main(%x: f32[256, 256], %w: f32[256, 256]) -> (y: f32[256, 256], e: f32[2
 }
 END
 
+cat >square.qn <<'END'
+graph @main(%x: f32[n, n]) -> (y: f32[n, n]) {
+  %0 = exp %x : f32[n, n]
+  return %0
+}
+END
+
 targets=(interp cpu)
 for target in "${targets[@]}"; do
     run=("$quern" run --target "$target")
@@ -56,6 +63,7 @@ for target in "${targets[@]}"; do
     head -c 100 y.npy >cut.npy
     expect 1 'ends inside its header' "${run[@]}" double.qn -i cut.npy
     expect 1 'batch is 3 .* compiled for 1 to 2' "${run[@]}" bias.qn --dim batch=1..2 -i x=sum.npy -i b=y.npy
+    expect 1 "no memory for input 'x' of f32\[4294967296, 4294967296\]" "${run[@]}" square.qn --dim n=4294967296
     # outputs that cannot be written leave nothing
     mkdir -p read-only && cd read-only || exit 1
     expect 1 '/dev/full: cannot be written: No space left on device' "${run[@]}" ../double.qn -o /dev/full

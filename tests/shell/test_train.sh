@@ -82,6 +82,14 @@ expect 2 'where to' "$quern" train "$model" --data "$data"
 expect 2 'resume goes on from what' "$quern" train "$model" --data "$data" -o x.onnx --resume
 expect 2 '--epochs many: a number' "$quern" train "$model" --data "$data" -o x.onnx --epochs many
 expect 1 "there is no optimizer 'sdg': expected sgd" "$quern" train "$model" --data "$data" -o x.onnx --optimizer sdg
+for label in 99 -1; do # none of 0 .. 9
+    python3 -c "
+import numpy, sys
+data = dict(numpy.load('$data'))
+data['y'][5] = $label
+numpy.savez('label.npz', **data)" || break
+    expect 1 'cross_entropy\): an index is outside' "$quern" train "$model" --data label.npz -o x.onnx
+done
 expect 1 'no folder|No such file' "$quern" train "$model" --data "$data" -o absent/x.onnx
 expect 1 "no parameter is called 'nothing'" "$quern" train "$model" --data "$data" -o x.onnx --params nothing
 expect 1 'too few for a batch of 5000' "$quern" train "$model" --data "$data" -o x.onnx --batch 5000
