@@ -29,6 +29,7 @@ struct qn_cluster {
     bool is_row[QN_MAX_RANK];
     qn_dim linear, n_elements;
     qn_rows rows; /* ROWS */
+    int n_reductions;
     qn_vec(qn_node *) nodes;
     qn_vec(qn_value *) inputs, outputs;
     int visited;

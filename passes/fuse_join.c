@@ -8,7 +8,6 @@
 
 enum {
     MAX_NODES = 256,   /* of a cluster */
-    MAX_INPUTS = 48,   /* likewise: pointers that a kernel keeps */
     REPEAT_BUDGET = 4, /* cost of what is computed more often than it has elements */
     SMALL = 64,        /* elements: computing them again costs nothing */
     FEW_ROWS = 8,
@@ -68,7 +67,7 @@ bool qn_cluster_wants(const qn_demand *d, const qn_node *node)
     /* one read of many pieces picks among them each time: a bias of several pieces is put together once, not for each row */
     const int cost =
         node->op == QN_OP_CONCATENATE && node->n_operands > 2 ? node->n_operands : qn_node_cost(node);
-    if ((int)c->nodes.n >= MAX_NODES || (int)c->inputs.n >= MAX_INPUTS)
+    if ((int)c->nodes.n >= MAX_NODES)
         return false;
     if (cost == 0 || elements_of(&value->type) <= SMALL)
         return true;
@@ -199,8 +198,9 @@ bool qn_cluster_join_reduction(qn_fuser *f, const qn_demand *d, qn_node *node, b
     qn_cluster *c = d->by;
     qn_dim operand[QN_MAX_RANK];
     if (d->whole || d->indices.n != 1 || (int)c->nodes.n >= MAX_NODES ||
-        !make_rows(c, node, d->indices.items[0], own, operand))
+        c->n_reductions + 1 == QN_ROW_PASSES || !make_rows(c, node, d->indices.items[0], own, operand))
         return false;
+    c->n_reductions++;
     qn_vec_push(f->scratch, &c->nodes, node);
     qn_demand_at(f, node->operands[0], c, operand);
     return true;

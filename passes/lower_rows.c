@@ -478,7 +478,7 @@ qn_status qn_lower_rows(qn_lowering *l, const qn_group *group)
         columns *= group->is_row[i] ? 1 : qn_likely_extent(group->dims[i]);
     }
     find_levels(&k);
-    QN_ASSERT(k.n_passes <= 32, "lower: %d passes over a row", k.n_passes);
+    QN_ASSERT(k.n_passes <= QN_ROW_PASSES, "lower: %d passes over a row", k.n_passes);
     const char *name = qn_group_kernel_name(group, scratch);
     rehearse(&k, scratch, name);
 

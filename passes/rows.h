@@ -5,6 +5,9 @@
 
 #include "passes/index.h"
 
+/* Passes over a row's columns, at most: one more than reductions that depend on each other. */
+enum { QN_ROW_PASSES = 32 };
+
 typedef struct qn_rows {
     qn_dim row,
         n_rows; /* row-major number of the row, as an expression of the row variables; how many there are */

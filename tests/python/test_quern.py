@@ -356,6 +356,19 @@ class Compiling(unittest.TestCase):
             losses = np.array([[t.step([x], y) for _ in range(5)] for t in step])
             np.testing.assert_allclose(losses[1], losses[0], rtol=1e-4)
 
+    def test_long_chains_of_reductions(self):
+        text = "graph @main(%x0: f32[3, 5]) -> (y: f32[3, 5]) {\n"
+        for i in range(70):
+            text += f"""  %s{i} = reduce %x{i} {{axes = [1], kind = max}} : f32[3]
+  %b{i} = broadcast %s{i} {{axes = [0], dims = [3, 5]}} : f32[3, 5]
+  %d{i} = sub %b{i}, %x{i} : f32[3, 5]
+  %x{i + 1} = tanh %d{i} : f32[3, 5]
+"""
+        text += "  return %x70\n}\n"
+        x = np.random.default_rng(5).normal(size=(3, 5)).astype(np.float32)
+        results = [quern.compile(text.encode(), target=target)([x])[0] for target in ("interp", "cpu")]
+        np.testing.assert_allclose(*results, rtol=1e-4)
+
     def test_blas(self):
         product = b"""graph @product(%x: f64[n, 64], %y: f64[64, 48]) -> f64[n, 48] {
   %0 = dot_general %x, %y {x_batch = [], x_contract = [1], y_batch = [], y_contract = [0]} : f64[n, 48]
