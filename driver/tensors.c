@@ -141,16 +141,10 @@ void qn_fill_random(qn_dtype dtype, int64_t n, void *to, uint64_t *state)
 }
 
 /* Memory for an input, freed with the arena; NULL with a message. The user says how much, so there may be less. */
-static char *input_memory(const quern_buffer_info *info, const int64_t *dims, int64_t *out_n, qn_arena *arena)
+static char *input_memory(const quern_buffer_info *info, const int64_t *dims, size_t *out_bytes,
+                          qn_arena *arena)
 {
-    size_t bytes = qn_dtype_bytes((qn_dtype)info->dtype);
-    bool fits = true;
-    *out_n = 1;
-    for (int i = 0; i < info->rank; i++) {
-        fits &= !__builtin_mul_overflow(bytes, (size_t)dims[i], &bytes);
-        *out_n *= fits ? dims[i] : 0;
-    }
-    char *data = fits ? malloc(bytes + 1) : NULL;
+    char *data = qn_bytes_of(info->dtype, info->rank, dims, out_bytes) ? malloc(*out_bytes + 1) : NULL;
     if (data)
         qn_arena_defer(arena, free, data);
     else
@@ -171,12 +165,14 @@ int qn_bind_random(quern_session *session, uint64_t seed, qn_arena *arena)
     for (int k = 0; k < qn_entry_count(entry, QUERN_INPUT); k++) {
         int buffer = qn_entry_buffer(entry, QUERN_INPUT, k);
         const quern_buffer_info *info = qn_buffer_at(entry, buffer);
-        int64_t *dims = QN_NEW_ARRAY(arena, int64_t, info->rank), n;
+        int64_t *dims = QN_NEW_ARRAY(arena, int64_t, info->rank);
+        size_t bytes;
         qn_session_shape(session, buffer, symbols, dims);
-        char *data = input_memory(info, dims, &n, arena);
+        char *data = input_memory(info, dims, &bytes, arena);
         if (!data)
             return QUERN_ERROR_MEMORY;
-        qn_fill_random((qn_dtype)info->dtype, n, data, &state);
+        const qn_dtype dtype = (qn_dtype)info->dtype;
+        qn_fill_random(dtype, (int64_t)(bytes / qn_dtype_bytes(dtype)), data, &state);
         quern_array array = { .dtype = info->dtype, .rank = info->rank, .dims = dims, .data = data };
         int status = quern_session_bind(session, buffer, &array);
         if (status)

@@ -321,6 +321,9 @@ static qn_dim join_quotients(qn_ispace *space, qn_dim a)
 qn_dim qn_ix_linear(qn_ispace *space, int rank, const qn_dim *dims, const qn_dim *index)
 {
     qn_dim linear = qn_dim_const(space->dims, 0), stride = qn_dim_const(space->dims, 1);
+    for (int i = 0; i < rank; i++)
+        if (qn_dim_is(dims[i], 0)) /* there is no element; strides may be beyond numbers */
+            return linear;
     for (int i = rank - 1; i >= 0; i--) {
         linear = qn_dim_add(space->dims, linear, qn_dim_mul(space->dims, index[i], stride));
         stride = qn_dim_mul(space->dims, stride, dims[i]);

@@ -75,14 +75,16 @@ void qn_session_shape(const quern_session *s, int index, const int64_t *symbols,
         s->entry->shape(index, symbols, out);
 }
 
-static bool bytes_of(int dtype, int rank, const int64_t *dims, size_t *out)
+bool qn_bytes_of(int dtype, int rank, const int64_t *dims, size_t *out)
 {
     size_t bytes = quern_dtype_size(dtype);
-    for (int i = 0; i < rank; i++)
-        if (dims[i] < 0 || __builtin_mul_overflow(bytes, (size_t)dims[i], &bytes))
-            return false;
-    *out = bytes;
-    return bytes <= PTRDIFF_MAX;
+    bool fits = true, none = false;
+    for (int i = 0; i < rank; i++) {
+        fits &= dims[i] >= 0 && !__builtin_mul_overflow(bytes, (size_t)dims[i], &bytes);
+        none |= dims[i] == 0;
+    }
+    *out = none ? 0 : bytes;
+    return none || (fits && bytes <= PTRDIFF_MAX);
 }
 
 static bool same_dims(int rank, const int64_t *a, const int64_t *b)
@@ -187,7 +189,7 @@ int quern_session_new(quern_model *model, const char *entry_name, quern_session 
         if (!is_static(slot->info))
             continue;
         copy_dims(slot->info->rank, slot->dims, slot->info->dims);
-        slot->has_dims = bytes_of(slot->info->dtype, slot->info->rank, slot->dims, &slot->bytes);
+        slot->has_dims = qn_bytes_of(slot->info->dtype, slot->info->rank, slot->dims, &slot->bytes);
     }
     s->ctx.size = sizeof s->ctx;
     s->ctx.weights = model->weights;
@@ -265,7 +267,7 @@ int quern_session_bind(quern_session *s, int index, const quern_array *array)
             return wrong_type(s, index, array);
     size_t bytes;
     char what[TEXT_SIZE];
-    if (!bytes_of(array->dtype, array->rank, array->dims, &bytes))
+    if (!qn_bytes_of(array->dtype, array->rank, array->dims, &bytes))
         return qn_fail(QUERN_ERROR_RANGE, "%s is too large for this machine", slot_text(what, s, index));
     if (!array->data && bytes)
         return qn_fail(QUERN_ERROR_ARGUMENT, "the data of %s is NULL", slot_text(what, s, index));
@@ -440,7 +442,7 @@ static int check_dims(quern_session *s, int index, const int64_t *expected)
         return QUERN_OK;
     /* Of an output whose extent the run decides, enough is right as well. */
     if (s->decided && slot->info->role == QUERN_OUTPUT && !is_static(slot->info) &&
-        bytes_of(slot->info->dtype, slot->info->rank, expected, &bytes) && bytes <= slot->bytes)
+        qn_bytes_of(slot->info->dtype, slot->info->rank, expected, &bytes) && bytes <= slot->bytes)
         return QUERN_OK;
     return wrong_dims(s, index, expected);
 }
@@ -461,7 +463,7 @@ static int prepare_slot(quern_session *s, int index)
     if (slot->shared)
         return QUERN_OK;
     copy_dims(info->rank, slot->dims, dims);
-    if (!bytes_of(info->dtype, info->rank, dims, &slot->bytes))
+    if (!qn_bytes_of(info->dtype, info->rank, dims, &slot->bytes))
         return qn_fail(QUERN_ERROR_RANGE, "%s is too large for this machine", slot_text(what, s, index));
     slot->has_dims = true;
     if (info->role == QUERN_STATE)
@@ -527,7 +529,7 @@ int qn_session_resize(quern_session *s, int index, const int64_t *dims)
             return wrong_dims(s, index, dims);
         return QUERN_OK;
     }
-    if (!bytes_of(info->dtype, info->rank, dims, &slot->bytes) ||
+    if (!qn_bytes_of(info->dtype, info->rank, dims, &slot->bytes) ||
         !qn_memory_reserve(&slot->memory, slot->bytes))
         return out_of_memory(slot_text(what, s, index), (int64_t)slot->bytes);
     copy_dims(info->rank, slot->dims, dims);

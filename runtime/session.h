@@ -43,4 +43,7 @@ int qn_session_run_plainly(quern_session *session);
 /* Dims of a buffer for these values of the entry's symbols. */
 void qn_session_shape(const quern_session *session, int index, const int64_t *symbols, int64_t *out_dims);
 
+/* Bytes of an array; false: no machine has so many. */
+bool qn_bytes_of(int dtype, int rank, const int64_t *dims, size_t *out);
+
 #endif

@@ -35,6 +35,14 @@ graph @main(%x: f32[n, n]) -> (y: f32[n, n]) {
 }
 END
 
+cat >turned.qn <<'END'
+graph @main(%x: f32[m, n, k]) -> (y: f32[k, n, m]) {
+  %0 = transpose %x {perm = [2, 1, 0]} : f32[k, n, m]
+  %1 = exp %0 : f32[k, n, m]
+  return %1
+}
+END
+
 targets=(interp cpu)
 for target in "${targets[@]}"; do
     run=("$quern" run --target "$target")
@@ -64,6 +72,7 @@ for target in "${targets[@]}"; do
     expect 1 'ends inside its header' "${run[@]}" double.qn -i cut.npy
     expect 1 'batch is 3 .* compiled for 1 to 2' "${run[@]}" bias.qn --dim batch=1..2 -i x=sum.npy -i b=y.npy
     expect 1 "no memory for input 'x' of f32\[4294967296, 4294967296\]" "${run[@]}" square.qn --dim n=4294967296
+    expect 0 '^y f32\[0, 4294967296, 4294967296\]' "${run[@]}" turned.qn --dim m=4294967296 --dim n=4294967296 --dim k=0
     # outputs that cannot be written leave nothing
     mkdir -p read-only && cd read-only || exit 1
     expect 1 '/dev/full: cannot be written: No space left on device' "${run[@]}" ../double.qn -o /dev/full
