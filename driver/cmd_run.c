@@ -151,7 +151,9 @@ static int compare(run *r, int k, const quern_array *expected)
     if (status)
         return status;
     const char *name = output_at(r, k)->name;
+    const quern_array meant = qn_npy_as(expected, array.dtype);
     qn_difference d;
+    expected = &meant;
     if (!qn_array_compare(&array, expected, r->rtol, r->atol, &d))
         return qn_cli_fail(&r->cli, "output '%s' is %s; %s is expected", name,
                            qn_array_type(&array, r->arena), qn_array_type(expected, r->arena));

@@ -24,8 +24,10 @@ static int float_for(size_t bytes)
 
 int qn_promote_types(int x, int y)
 {
-    if (x == y)
+    if (x == y || qn_dtype_is_stored((qn_dtype)x)) /* with which no op computes, and says so */
         return x;
+    if (qn_dtype_is_stored((qn_dtype)y))
+        return y;
     if (kind(x) > kind(y)) {
         int swapped = x;
         x = y;

@@ -98,7 +98,7 @@ static const char *c_type(qn_dtype dtype)
         [QUERN_F16] = "uint16_t", [QUERN_BF16] = "uint16_t", [QUERN_F32] = "float",
         [QUERN_F64] = "double",
     };
-    return names[dtype];
+    return names[qn_dtype_carrier(dtype)];
 }
 
 /* "mlp", or "mlp_train_step" where there are several entries. */

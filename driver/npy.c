@@ -20,7 +20,7 @@ static const struct {
 } descrs[] = {
     { "b1", QUERN_BOOL }, { "i1", QUERN_I8 },  { "i2", QUERN_I16 },  { "i4", QUERN_I32 }, { "i8", QUERN_I64 },
     { "u1", QUERN_U8 },   { "u2", QUERN_U16 }, { "u4", QUERN_U32 },  { "u8", QUERN_U64 }, { "f2", QUERN_F16 },
-    { "f4", QUERN_F32 },  { "f8", QUERN_F64 }, { "V2", QUERN_BF16 },
+    { "f4", QUERN_F32 },  { "f8", QUERN_F64 }, { "V2", QUERN_BF16 }, { "V1", QUERN_U8 },
 };
 
 typedef struct npy_reader {
@@ -145,7 +145,7 @@ static qn_status parse_npy(const npy_reader *r, const char *data, size_t size, q
 /* The header, padded so that what follows it is aligned to 64 bytes. */
 static const char *npy_header(const quern_array *array, qn_arena *arena, size_t *out_length)
 {
-    const char *descr = "V2", *shape = "";
+    const char *descr = "V1", *shape = ""; /* as NumPy writes narrow types, whose names it does not know */
     for (size_t i = 0; i < sizeof descrs / sizeof *descrs; i++)
         if ((int)descrs[i].dtype == array->dtype)
             descr = descrs[i].text;

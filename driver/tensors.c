@@ -5,7 +5,7 @@
 #include <string.h>
 
 #include "driver/tensors.h"
-#include "ir/dtype.h"
+#include "ir/narrow.h"
 #include "runtime/error.h"
 
 /* ---- buffers of an entry ---- */
@@ -47,6 +47,14 @@ int qn_npy_find(int n, const qn_npy *arrays, const char *name, const char *prefi
     return -1;
 }
 
+quern_array qn_npy_as(const quern_array *array, int32_t dtype)
+{
+    quern_array taken = *array;
+    if (array->dtype == QUERN_U8 && qn_dtype_is_stored((qn_dtype)dtype))
+        taken.dtype = dtype;
+    return taken;
+}
+
 /* ---- inputs ---- */
 
 typedef struct binding {
@@ -61,7 +69,8 @@ typedef struct binding {
 static int bind_array(binding *b, int k, const quern_array *array)
 {
     int buffer = qn_entry_buffer(b->entry, QUERN_INPUT, k);
-    if (quern_session_bind(b->session, buffer, array))
+    const quern_array taken = qn_npy_as(array, qn_buffer_at(b->entry, buffer)->dtype);
+    if (quern_session_bind(b->session, buffer, &taken))
         return qn_cli_fail_api(b->cli);
     b->bound[buffer] = true;
     return QN_EXIT_OK;
@@ -134,6 +143,8 @@ void qn_fill_random(qn_dtype dtype, int64_t n, void *to, uint64_t *state)
         qn_scalar value;
         if (qn_dtype_is_float(dtype))
             value.f = next_normal(state);
+        else if (qn_dtype_is_stored(dtype))
+            value.i = qn_narrow_from_float(dtype, fabs(next_normal(state)));
         else
             value.i = (int64_t)(next_random(state) & 1);
         qn_scalar_store(dtype, value, at);
@@ -229,6 +240,15 @@ static qn_scalar element(const quern_array *array, int64_t i)
                           (const char *)array->data + (size_t)i * quern_dtype_size(array->dtype));
 }
 
+static double as_double(const quern_array *array, qn_scalar value)
+{
+    if (qn_dtype_is_float((qn_dtype)array->dtype))
+        return value.f;
+    if (qn_dtype_is_stored((qn_dtype)array->dtype))
+        return qn_narrow_value((qn_dtype)array->dtype, (uint8_t)value.i);
+    return array->dtype == QUERN_U64 ? (double)(uint64_t)value.i : (double)value.i;
+}
+
 void qn_array_show(const quern_array *array, FILE *to)
 {
     enum { SHOWN = 16 };
@@ -243,19 +263,14 @@ void qn_array_show(const quern_array *array, FILE *to)
         qn_scalar value = element(array, i);
         if (qn_dtype_is_float((qn_dtype)array->dtype))
             fprintf(to, array->dtype == QUERN_F64 ? "%.17g" : "%.7g", value.f);
+        else if (qn_dtype_is_stored((qn_dtype)array->dtype))
+            fprintf(to, "%.7g", as_double(array, value));
         else if (array->dtype == QUERN_U64)
             fprintf(to, "%" PRIu64, (uint64_t)value.i);
         else
             fprintf(to, "%" PRId64, value.i);
     }
     fputs(n > SHOWN ? " …]\n" : "]\n", to);
-}
-
-static double as_double(const quern_array *array, qn_scalar value)
-{
-    if (qn_dtype_is_float((qn_dtype)array->dtype))
-        return value.f;
-    return array->dtype == QUERN_U64 ? (double)(uint64_t)value.i : (double)value.i;
 }
 
 bool qn_array_compare(const quern_array *array, const quern_array *expected, double rtol, double atol,

@@ -14,6 +14,9 @@ const char *qn_entry_names(const quern_entry_info *entry, quern_role role, qn_ar
 /* The array of that name, or of the name prefix followed by k; -1 when there is none. */
 int qn_npy_find(int n, const qn_npy *arrays, const char *name, const char *prefix, int k);
 
+/* What was read, where `dtype` is meant: .npy has no names for narrow types, whose elements are read as bytes. */
+quern_array qn_npy_as(const quern_array *array, int32_t dtype);
+
 /* Binds all inputs: from the files ("NAME=FILE", or "FILE" for .npz and for the only input), or with none given at
  * random. The arrays live in `arena`. An exit status. */
 int qn_bind_inputs(const qn_cli *cli, quern_session *session, int n_files, const char *const *files,

@@ -215,10 +215,29 @@ static const char *json_text(const char *name, qn_arena *arena)
 const char *qn_safetensors_dtype(qn_dtype dtype)
 {
     static const char *const names[] = {
-        [QUERN_BOOL] = "BOOL", [QUERN_I8] = "I8",   [QUERN_I16] = "I16",   [QUERN_I32] = "I32",
-        [QUERN_I64] = "I64",   [QUERN_U8] = "U8",   [QUERN_U16] = "U16",   [QUERN_U32] = "U32",
-        [QUERN_U64] = "U64",   [QUERN_F16] = "F16", [QUERN_BF16] = "BF16", [QUERN_F32] = "F32",
+        [QUERN_BOOL] = "BOOL",
+        [QUERN_I8] = "I8",
+        [QUERN_I16] = "I16",
+        [QUERN_I32] = "I32",
+        [QUERN_I64] = "I64",
+        [QUERN_U8] = "U8",
+        [QUERN_U16] = "U16",
+        [QUERN_U32] = "U32",
+        [QUERN_U64] = "U64",
+        [QUERN_F16] = "F16",
+        [QUERN_BF16] = "BF16",
+        [QUERN_F32] = "F32",
         [QUERN_F64] = "F64",
+        [QUERN_I4] = "U8",
+        [QUERN_U4] = "U8",
+        [QUERN_I2] = "U8",
+        [QUERN_U2] = "U8",
+        [QUERN_F8E4M3FN] = "F8_E4M3",
+        [QUERN_F8E4M3FNUZ] = "F8_E4M3FNUZ",
+        [QUERN_F8E5M2] = "F8_E5M2",
+        [QUERN_F8E5M2FNUZ] = "F8_E5M2FNUZ",
+        [QUERN_F4E2M1] = "U8",
+        [QUERN_F8E8M0] = "F8_E8M0",
     };
     return names[dtype];
 }

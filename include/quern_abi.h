@@ -33,7 +33,19 @@ typedef enum quern_dtype {
     QUERN_F16 = 10,
     QUERN_BF16 = 11,
     QUERN_F32 = 12,
-    QUERN_F64 = 13
+    QUERN_F64 = 13,
+    /* Stored, not computed with. An element is a byte: the lowest bits of it, the others 0 when Quern writes them and not
+     * looked at when it reads. Floats are named by their bits of exponent and mantissa; "fn": no infinity, "uz": no -0. */
+    QUERN_I4 = 14,
+    QUERN_U4 = 15,
+    QUERN_I2 = 16,
+    QUERN_U2 = 17,
+    QUERN_F8E4M3FN = 18,
+    QUERN_F8E4M3FNUZ = 19,
+    QUERN_F8E5M2 = 20,
+    QUERN_F8E5M2FNUZ = 21,
+    QUERN_F4E2M1 = 22,
+    QUERN_F8E8M0 = 23 /* powers of two, from 2^-127 to 2^127, and NaN */
 } quern_dtype;
 
 /* What an entry returns, and what every fallible call of quern.h returns. */

@@ -150,6 +150,9 @@ qn_value *qn_b_cross_entropy(qn_builder *b, qn_value *logits, qn_value *labels);
 /* Labels for it that come from a user: negative ones, which would count from the end, become out of range. */
 qn_value *qn_b_class_labels(qn_builder *b, qn_value *labels);
 /* axis -1: scale and zero point are scalars; block 0: one per index of the axis */
+/* x in the range of a narrow float, so that converting it gives the largest number for what is larger, infinity too. x itself
+ * where dtype is none. */
+qn_value *qn_b_saturate(qn_builder *b, qn_dtype dtype, qn_value *x);
 qn_value *qn_b_quantize(qn_builder *b, qn_value *x, qn_value *scale, qn_value *zero_point, int axis,
                         int64_t block);
 qn_value *qn_b_dequantize(qn_builder *b, qn_value *x, qn_value *scale, qn_value *zero_point, int axis,

@@ -2,6 +2,7 @@
 #include <math.h>
 
 #include "ir/build_internal.h"
+#include "ir/narrow.h"
 
 /* ---- random ---- */
 
@@ -235,6 +236,18 @@ static void add_blocks(qn_attr_list *list, int axis, int64_t block)
         qn_attrs_int(list, QN_ATTR_AXIS, axis);
     if (block > 0)
         qn_attrs_int(list, QN_ATTR_BLOCK, block);
+}
+
+qn_value *qn_b_saturate(qn_builder *b, qn_dtype dtype, qn_value *x)
+{
+    const qn_narrow *n = qn_narrow_of(dtype);
+    if (!x || !n || !n->is_float)
+        return x;
+    const double most = qn_narrow_value(dtype, n->largest),
+                 least = n->sign ? -most : qn_narrow_value(dtype, 0);
+    x = qn_b_convert(b, x->type.dtype == QUERN_F64 ? QUERN_F64 : QUERN_F32,
+                     x); /* f8e8m0 has more range than f16 */
+    return qn_b_binary_scalar(b, QN_OP_MIN, qn_b_binary_scalar(b, QN_OP_MAX, x, least), most);
 }
 
 qn_value *qn_b_quantize(qn_builder *b, qn_value *x, qn_value *scale, qn_value *zero_point, int axis,

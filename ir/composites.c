@@ -11,6 +11,7 @@
 #include <math.h>
 
 #include "ir/composite_attention.h"
+#include "ir/narrow.h"
 #include "ir/winograd.h"
 
 typedef struct expansion {
@@ -286,6 +287,12 @@ static qn_value *per_element(expansion *e, qn_value *parameter, const qn_value *
     return qn_b_slice_axis(b, blocks, axis, qn_dim_const(dims, 0), x->type.dims[axis]);
 }
 
+static bool is_narrow_float(qn_dtype dtype)
+{
+    const qn_narrow *narrow = qn_narrow_of(dtype);
+    return narrow && narrow->is_float;
+}
+
 static qn_value *quantize(expansion *e)
 {
     qn_builder *b = &e->b;
@@ -295,11 +302,14 @@ static qn_value *quantize(expansion *e)
         return NULL;
     qn_dtype dtype = (qn_dtype)qn_attr_int(e->node, QN_ATTR_DTYPE);
     scale = qn_b_convert(b, x->type.dtype, scale);
-    qn_value *y = qn_b_unary(b, QN_OP_ROUND, qn_b_binary(b, QN_OP_DIV, x, per_element(e, scale, x)));
+    qn_value *y = qn_b_binary(b, QN_OP_DIV, x, per_element(e, scale, x));
+    if (!is_narrow_float(dtype))
+        y = qn_b_unary(b, QN_OP_ROUND, y);
     /* Where the sum could lie in the range of the result, it is exact: the conversion saturates the rest. */
     qn_dtype sum = qn_dtype_bytes(dtype) < 4 ? x->type.dtype : QUERN_F64;
     qn_value *zero_point = per_element(e, qn_b_convert(b, sum, e->node->operands[2]), x);
-    return qn_b_convert(b, dtype, qn_b_binary(b, QN_OP_ADD, qn_b_convert(b, sum, y), zero_point));
+    y = qn_b_binary(b, QN_OP_ADD, qn_b_convert(b, sum, y), zero_point);
+    return qn_b_convert(b, dtype, qn_b_saturate(b, dtype, y));
 }
 
 static qn_value *dequantize(expansion *e)
@@ -309,7 +319,9 @@ static qn_value *dequantize(expansion *e)
     if (!scale)
         return NULL;
     /* A difference of 32-bit integers may need 33 bits. */
-    qn_dtype difference = qn_dtype_bytes(x->type.dtype) < 4 ? QUERN_I32 : QUERN_I64;
+    qn_dtype difference = is_narrow_float(x->type.dtype)      ? scale->type.dtype
+                          : qn_dtype_bytes(x->type.dtype) < 4 ? QUERN_I32
+                                                              : QUERN_I64;
     qn_value *zero_point = per_element(e, qn_b_convert(b, difference, e->node->operands[2]), x);
     qn_value *y = qn_b_binary(b, QN_OP_SUB, qn_b_convert(b, difference, x), zero_point);
     y = qn_b_convert(b, scale->type.dtype, y);

@@ -163,8 +163,10 @@ qn_scalar qn_scalar_load(qn_dtype dtype, const void *at)
     case QUERN_BF16: return (qn_scalar){ .f = (double)qn_bf16_to_f32(v.u16) };
     case QUERN_F32: return (qn_scalar){ .f = (double)v.f32 };
     case QUERN_F64: return (qn_scalar){ .f = v.f64 };
-    case QUERN_INVALID_DTYPE: break;
+    default: break;
     }
+    if (qn_dtype_is_stored(dtype))
+        return (qn_scalar){ .i = v.u8 };
     QN_UNREACHABLE("dtype %d", (int)dtype);
 }
 
@@ -184,7 +186,11 @@ void qn_scalar_store(qn_dtype dtype, qn_scalar value, void *at)
     case QUERN_BF16: memcpy(at, &(uint16_t){ qn_f64_to_bf16(value.f) }, 2); return;
     case QUERN_F32: memcpy(at, &(float){ (float)value.f }, 4); return;
     case QUERN_F64: memcpy(at, &value.f, 8); return;
-    case QUERN_INVALID_DTYPE: break;
+    default: break;
+    }
+    if (qn_dtype_is_stored(dtype)) {
+        *(unsigned char *)at = (unsigned char)value.i;
+        return;
     }
     QN_UNREACHABLE("dtype %d", (int)dtype);
 }

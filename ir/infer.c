@@ -2,6 +2,7 @@
  * common (counts, dtype of operand 0, attributes present) is checked here from the op table; element-wise rules are here
  * too; the others in infer_movement.c, infer_compute.c and infer_control.c. */
 #include "ir/infer_rules.h"
+#include "ir/narrow.h"
 
 qn_status qn_infer_fail(qn_infer_context *c, const char *format, ...)
 {
@@ -178,6 +179,10 @@ static qn_status elementwise(qn_infer_context *c)
                              qn_dtype_name(dtype));
     if (node->op == QN_OP_BITCAST && dtype == QUERN_BOOL && like->dtype != QUERN_BOOL)
         return qn_infer_fail(c, "%s may hold bits that are no bool", qn_dtype_name(like->dtype));
+    const qn_narrow *narrow = qn_narrow_of(dtype), *was = qn_narrow_of(like->dtype);
+    if (node->op == QN_OP_BITCAST && narrow && narrow->bits < 8 && !(was && was->bits == narrow->bits))
+        return qn_infer_fail(c, "%s may hold bits that %s has none of", qn_dtype_name(like->dtype),
+                             qn_dtype_name(dtype));
     return qn_infer_give(c, dtype, like->rank, like->dims);
 }
 
@@ -188,8 +193,8 @@ static qn_status quantization(qn_infer_context *c)
     const qn_type *x = qn_infer_operand(c, 0), *scale = qn_infer_operand(c, 1);
     bool quantize = node->op == QN_OP_QUANTIZE;
     qn_dtype stored = quantize ? (qn_dtype)qn_attr_int(node, QN_ATTR_DTYPE) : x->dtype;
-    if (!qn_dtype_is_int(stored))
-        return qn_infer_fail(c, "dtype is %s; expected an integer type", qn_dtype_name(stored));
+    if (!qn_dtype_is_int(stored) && !qn_dtype_is_stored(stored))
+        return qn_infer_fail(c, "dtype is %s; expected an integer or a narrow type", qn_dtype_name(stored));
     if (quantize ? scale->dtype != x->dtype : !qn_dtype_is_float(scale->dtype))
         return qn_infer_fail(c, "the scale is %s; expected %s", qn_infer_print(c, scale),
                              quantize ? "the element type of operand 0" : "floats");
@@ -236,7 +241,7 @@ static qn_infer_rule find_rule(qn_op op)
 static bool is_sound(const qn_attr *attr)
 {
     switch (qn_attrs[attr->key].kind) {
-    case QN_ATTR_KIND_DTYPE: return attr->i >= QUERN_BOOL && attr->i <= QUERN_F64;
+    case QN_ATTR_KIND_DTYPE: return attr->i >= QUERN_BOOL && attr->i <= QUERN_F8E8M0;
     case QN_ATTR_KIND_KIND: return attr->i >= QN_SUM && attr->i <= QN_SET;
     case QN_ATTR_KIND_DIRECTION: return attr->i >= QN_EQ && attr->i <= QN_GE;
     case QN_ATTR_KIND_BOOL: return attr->i == 0 || attr->i == 1;
@@ -291,10 +296,11 @@ static qn_status check_common(qn_infer_context *c)
         return qn_infer_fail(c, "%d regions; expected none", node->n_regions);
     if (node->n_operands > 0 && !(qn_dtype_class_of(qn_infer_operand(c, 0)->dtype) & info->dtypes))
         return qn_infer_fail(
-            c, "operand 0 is %s; %s takes%s%s%s%s", qn_infer_print(c, qn_infer_operand(c, 0)), info->name,
+            c, "operand 0 is %s; %s takes%s%s%s%s%s", qn_infer_print(c, qn_infer_operand(c, 0)), info->name,
             info->dtypes & QN_CLASS_BOOL ? " bool" : "", info->dtypes & QN_CLASS_SIGNED ? " integers" : "",
             info->dtypes & QN_CLASS_UNSIGNED && !(info->dtypes & QN_CLASS_SIGNED) ? " unsigned integers" : "",
-            info->dtypes & QN_CLASS_FLOAT ? " floats" : "");
+            info->dtypes & QN_CLASS_FLOAT ? " floats" : "",
+            qn_dtype_is_stored(qn_infer_operand(c, 0)->dtype) ? ": convert it first" : "");
     return QUERN_OK;
 }
 

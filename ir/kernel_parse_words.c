@@ -126,7 +126,8 @@ bool qn_kp_parse_type(qn_kword w, qn_ktype *out)
         }
     }
     qn_dtype dtype = qn_dtype_parse(w.at, n);
-    if (dtype == QUERN_INVALID_DTYPE || lanes < 1 || lanes > 64 || (lanes & (lanes - 1)))
+    if (dtype == QUERN_INVALID_DTYPE || qn_dtype_is_stored(dtype) || lanes < 1 || lanes > 64 ||
+        (lanes & (lanes - 1)))
         return false;
     *out = qn_ktype_make(dtype, lanes);
     return true;
@@ -155,7 +156,7 @@ qn_dtype qn_kp_dtype(qn_kparser *p)
 {
     qn_kword w = qn_kp_word(p, "a dtype");
     qn_dtype dtype = p->failed ? QUERN_I64 : qn_dtype_parse(w.at, w.n);
-    if (dtype == QUERN_INVALID_DTYPE)
-        qn_kp_fail(p, "'%.*s' is no dtype", (int)w.n, w.at);
+    if (dtype == QUERN_INVALID_DTYPE || qn_dtype_is_stored(dtype))
+        qn_kp_fail(p, "'%.*s' is no dtype of kernels", (int)w.n, w.at);
     return p->failed ? QUERN_I64 : dtype;
 }

@@ -9,6 +9,8 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "ir/narrow.h"
+
 /* Decimal points are points, whatever the host program's locale is. */
 typedef struct locale_scope {
     locale_t c, before;
@@ -76,21 +78,37 @@ static void store_bits(qn_dtype dtype, uint64_t bits, void *at)
 /* The quiet NaN that `nan` stands for: sign clear, exponent all ones, only the top bit of the mantissa. */
 static uint64_t nan_bits(qn_dtype dtype)
 {
+    if (qn_dtype_is_stored(dtype))
+        return qn_narrow_of(dtype)->nan;
     int width = (int)qn_dtype_bytes(dtype) * 8, mantissa = layout_of(dtype).mantissa_bits;
     uint64_t exponent = (((uint64_t)1 << (width - 1 - mantissa)) - 1) << mantissa;
     return exponent | ((uint64_t)1 << (mantissa - 1));
 }
 
+static double load_float(qn_dtype dtype, const void *at)
+{
+    return qn_dtype_is_stored(dtype) ? qn_narrow_value(dtype, (uint8_t)load_bits(dtype, at))
+                                     : qn_scalar_load(dtype, at).f;
+}
+
+static void store_float(qn_dtype dtype, double value, void *at)
+{
+    if (qn_dtype_is_stored(dtype))
+        store_bits(dtype, qn_narrow_from_float(dtype, value), at);
+    else
+        qn_scalar_store(dtype, (qn_scalar){ .f = value }, at);
+}
+
 static bool reads_back(qn_dtype dtype, const char *text, uint64_t bits)
 {
     unsigned char again[8];
-    qn_scalar_store(dtype, (qn_scalar){ .f = strtod(text, NULL) }, again);
+    store_float(dtype, strtod(text, NULL), again);
     return load_bits(dtype, again) == bits;
 }
 
 static int print_float(qn_dtype dtype, const void *at, char *out)
 {
-    double value = qn_scalar_load(dtype, at).f;
+    double value = load_float(dtype, at);
     uint64_t bits = load_bits(dtype, at);
     if (isnan(value)) {
         if (bits == nan_bits(dtype))
@@ -102,11 +120,11 @@ static int print_float(qn_dtype dtype, const void *at, char *out)
     if (fabs(value) < 1e7 && value == trunc(value))
         return snprintf(out, QN_LITERAL_MAX, "%.0f", value); /* no decimal point: the same in every locale */
     float_layout layout = layout_of(dtype);
-    uint64_t exponent = (bits & nan_bits(dtype)) >> layout.mantissa_bits;
+    const bool normal = !qn_dtype_is_stored(dtype) && (bits & nan_bits(dtype)) >> layout.mantissa_bits;
     locale_scope scope = c_locale_begin();
     int length = 0;
     /* A subnormal has fewer digits than a normal value is sure of, so those start from one. */
-    for (int digits = exponent ? layout.sure_digits : 1; digits <= 17; digits++) {
+    for (int digits = normal ? layout.sure_digits : 1; digits <= 17; digits++) {
         length = snprintf(out, QN_LITERAL_MAX, "%.*g", digits, value);
         if (reads_back(dtype, out, bits))
             break;
@@ -118,6 +136,11 @@ static int print_float(qn_dtype dtype, const void *at, char *out)
 int qn_literal_print(qn_dtype dtype, const void *at, char out[QN_LITERAL_MAX])
 {
     int64_t i;
+    const qn_narrow *narrow = qn_narrow_of(dtype);
+    if (narrow && narrow->is_float)
+        return print_float(dtype, at, out);
+    if (narrow)
+        return snprintf(out, QN_LITERAL_MAX, "%.0f", load_float(dtype, at));
     switch (qn_dtype_class_of(dtype)) {
     case QN_CLASS_FLOAT: return print_float(dtype, at, out);
     case QN_CLASS_BOOL: return snprintf(out, QN_LITERAL_MAX, load_bits(dtype, at) ? "true" : "false");
@@ -158,8 +181,10 @@ static bool parse_float(qn_dtype dtype, const char *text, void *at)
         if (end == text || *end)
             return false;
     }
-    qn_scalar_store(dtype, (qn_scalar){ .f = value }, at);
-    return true;
+    store_float(dtype, value, at);
+    /* Narrow types that have no infinity, or nothing as large. */
+    const double kept = load_float(dtype, at);
+    return !qn_dtype_is_stored(dtype) || (!isnan(kept) && isinf(kept) == isinf(value));
 }
 
 static bool parse_integer(qn_dtype dtype, const char *text, void *at)
@@ -167,9 +192,10 @@ static bool parse_integer(qn_dtype dtype, const char *text, void *at)
     const char *digits = text + (*text == '-' || *text == '+');
     if (!*digits || digits[strspn(digits, "0123456789")])
         return false;
-    int width = (int)qn_dtype_bytes(dtype) * 8;
+    const qn_narrow *narrow = qn_narrow_of(dtype);
+    int width = narrow ? narrow->bits : (int)qn_dtype_bytes(dtype) * 8;
     errno = 0;
-    if (qn_dtype_class_of(dtype) == QN_CLASS_UNSIGNED) {
+    if (narrow ? !narrow->sign : qn_dtype_class_of(dtype) == QN_CLASS_UNSIGNED) {
         uint64_t value = strtoull(digits, NULL, 10);
         if (errno || (*text == '-' && value) || (width < 64 && value >> width))
             return false;
@@ -180,7 +206,7 @@ static bool parse_integer(qn_dtype dtype, const char *text, void *at)
     int64_t highest = (int64_t)(UINT64_MAX >> (65 - width)), lowest = -highest - 1;
     if (errno || value < lowest || value > highest)
         return false;
-    store_bits(dtype, (uint64_t)value, at);
+    store_bits(dtype, narrow ? qn_narrow_from_int(dtype, value) : (uint64_t)value, at);
     return true;
 }
 
@@ -196,7 +222,8 @@ bool qn_literal_parse(qn_dtype dtype, const char *text, size_t length, void *at)
     memcpy(copy, text, length);
     copy[length] = 0;
     bool good;
-    if (qn_dtype_class_of(dtype) == QN_CLASS_FLOAT) {
+    const qn_narrow *narrow = qn_narrow_of(dtype);
+    if (narrow ? narrow->is_float : qn_dtype_class_of(dtype) == QN_CLASS_FLOAT) {
         good = parse_float(dtype, copy, at);
     } else if (qn_dtype_class_of(dtype) == QN_CLASS_BOOL) {
         good = strcmp(copy, "true") == 0 || strcmp(copy, "false") == 0;

@@ -81,7 +81,8 @@ struct qn_step {
     int n_params;
     const qn_dim *params; /* KERNEL, LIBRARY */
     qn_dim tasks;         /* KERNEL, LIBRARY: task numbers 0 … tasks - 1 */
-    double flops;         /* KERNEL: of this step, for `bench`: others may run the kernel for more tasks. Not in the text */
+    double
+        flops; /* KERNEL: of this step, for `bench`: others may run the kernel for more tasks. Not in the text */
     bool alternates;      /* KERNEL: had better run downwards in odd iterations of the innermost loop */
     int loop;             /* LOOP: its id */
     qn_dim count;         /* LOOP: NULL when only the condition ends it */

@@ -220,7 +220,7 @@ static qn_status verify_call(const verifier *v, const qn_step *step)
         WRONG("step %d has no number of tasks", step->number);
     for (int i = 0; i < k->n_buffers; i++) {
         const qn_pbuffer *b = &p->buffers[step->buffers[i]];
-        if (b->dtype != k->buffers[i]->dtype)
+        if (qn_dtype_carrier(b->dtype) != k->buffers[i]->dtype)
             WRONG("step %d gives kernel %s %s as buffer %d; it takes %s", step->number, k->name,
                   qn_dtype_name(b->dtype), i, qn_dtype_name(k->buffers[i]->dtype));
         if (k->buffers[i]->written &&

@@ -233,7 +233,8 @@ static void stage(row_kernel *k)
         if (columns > most / size || total + columns * size > most_of_all)
             continue;
         total += columns * size;
-        k->traces[value->id].staged = qn_kernel_add_local(k->w->kernel, "row", value->type.dtype, columns);
+        k->traces[value->id].staged =
+            qn_kernel_add_local(k->w->kernel, "row", qn_dtype_carrier(value->type.dtype), columns);
     }
 }
 

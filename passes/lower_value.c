@@ -12,6 +12,7 @@
 #include <string.h>
 
 #include "passes/lower.h"
+#include "passes/math/narrow.h"
 #include "passes/passes.h"
 
 /* ---- numbers ---- */
@@ -23,7 +24,7 @@ qn_dtype qn_accumulator(qn_dtype dtype)
 
 static qn_kvalue *constant(qn_writer *w, qn_dtype dtype, qn_scalar value)
 {
-    return qn_kb_const(&w->b, (qn_ktype){ dtype, 1 }, value);
+    return qn_kb_const(&w->b, (qn_ktype){ qn_dtype_carrier(dtype), 1 }, value);
 }
 
 static bool may_fuse(const qn_writer *w, qn_dtype dtype)
@@ -195,8 +196,10 @@ static void read_data(qn_writer *w, const qn_node *node, const qn_dim *index, qn
 /* ---- element-wise ---- */
 
 /* Under precision bf16 what rounds to it may take numbers below the smallest normal one for 0: matrix units do so anyway. */
-static qn_kvalue *convert(qn_writer *w, qn_dtype dtype, qn_kvalue *x)
+static qn_kvalue *convert(qn_writer *w, qn_dtype from, qn_dtype dtype, qn_kvalue *x)
 {
+    if (qn_dtype_is_stored(from) || qn_dtype_is_stored(dtype))
+        return qn_narrow_convert(&w->b, from, dtype, x);
     const bool fast = w->b.fast;
     w->b.fast |= w->lowering->options->precision == QN_PRECISION_BF16 && dtype == QUERN_BF16;
     qn_kvalue *made = qn_kb_convert(&w->b, dtype, x);
@@ -208,15 +211,16 @@ static qn_kvalue *elementwise(qn_writer *w, const qn_node *node, const qn_dim *i
 {
     qn_kbuilder *b = &w->b;
     qn_kvalue *x[3] = { NULL };
+    const qn_dtype result = node->results[0].type.dtype;
     QN_ASSERT(node->n_operands <= 3, "%s has %d operands", qn_ops[node->op].name, node->n_operands);
     for (int i = 0; i < node->n_operands; i++)
         x[i] = qn_writer_value(w, node->operands[i], index);
     switch (node->op) {
-    case QN_OP_CONVERT: return convert(w, node->results[0].type.dtype, x[0]);
+    case QN_OP_CONVERT: return convert(w, node->operands[0]->type.dtype, result, x[0]);
     case QN_OP_BITCAST: /* a bool is a byte of 0 or 1; in a register it may be a bit */
-        return x[0]->type.dtype == QUERN_BOOL || node->results[0].type.dtype == QUERN_BOOL
-                   ? qn_kb_convert(b, node->results[0].type.dtype, x[0])
-                   : qn_kb_bitcast(b, node->results[0].type.dtype, x[0]);
+        return x[0]->type.dtype == QUERN_BOOL || result == QUERN_BOOL
+                   ? qn_kb_convert(b, result, x[0])
+                   : qn_kb_bitcast(b, qn_dtype_carrier(result), x[0]);
     case QN_OP_STOP_GRADIENT: return x[0];
     case QN_OP_COMPARE: return qn_kb_compare(b, qn_attr_compare_direction(node), x[0], x[1]);
     case QN_OP_SELECT: return qn_kb_select(b, x[0], x[1], x[2]);

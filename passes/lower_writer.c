@@ -54,8 +54,8 @@ qn_kbuffer *qn_writer_argument(qn_writer *w, int buffer, bool read, bool written
     const qn_program *p = w->lowering->program;
     const qn_argument argument = { .buffer = buffer,
                                    .kbuffer = qn_kernel_add_buffer(w->kernel, p->buffers[buffer].name,
-                                                                   p->buffers[buffer].dtype, read, written,
-                                                                   alignment_of(p, buffer)) };
+                                                                   qn_dtype_carrier(p->buffers[buffer].dtype),
+                                                                   read, written, alignment_of(p, buffer)) };
     qn_vec_push(w->arena, &w->arguments, argument);
     return argument.kbuffer;
 }

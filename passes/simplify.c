@@ -204,6 +204,8 @@ static bool holds_all(qn_dtype to, qn_dtype from)
     const size_t to_bytes = qn_dtype_bytes(to), from_bytes = qn_dtype_bytes(from);
     if (from == QUERN_BOOL)
         return true;
+    if (t == QN_CLASS_STORED || f == QN_CLASS_STORED)
+        return false;
     if (t == QN_CLASS_FLOAT && f == QN_CLASS_FLOAT)
         return to_bytes > from_bytes;
     if (t == QN_CLASS_FLOAT) { /* integers of at most the mantissa's width; bf16 has 8 bits, f16 11 */
@@ -227,7 +229,8 @@ static qn_value *convert_twice(qn_rewriter *r, const qn_node *node)
     if (!inner)
         return NULL;
     const qn_dtype from = inner->operands[0]->type.dtype;
-    const bool saturates = qn_dtype_is_int(from) && qn_dtype_is_float(x->type.dtype) && qn_dtype_is_int(to);
+    const bool saturates = qn_dtype_is_int(from) && qn_dtype_is_float(x->type.dtype) &&
+                           (qn_dtype_is_int(to) || qn_dtype_is_stored(to));
     return holds_all(x->type.dtype, from) && (!saturates || holds_all(to, from))
                ? qn_b_convert(&r->b, to, inner->operands[0])
                : NULL;

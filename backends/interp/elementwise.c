@@ -3,6 +3,8 @@
 
 #include <math.h>
 
+#include "ir/narrow.h"
+
 /* One operand: x[i] is `x` in `value`. */
 #define FLOAT1(op, value)                       \
     case QN_OP_##op:                            \
@@ -258,8 +260,31 @@ static double float_of_int(int64_t v, qn_dtype from, qn_dtype to)
     return negative ? -d : d;
 }
 
+static void convert(qn_dtype from, qn_dtype to, qn_scalar *v, int64_t n);
+
+/* Narrow types hold what f64 or i64 holds too. */
+static void convert_narrow(qn_dtype from, qn_dtype to, qn_scalar *v, int64_t n)
+{
+    const qn_narrow *source = qn_narrow_of(from), *target = qn_narrow_of(to);
+    for (int64_t i = 0; source && i < n; i++) {
+        const double value = qn_narrow_value(from, (uint8_t)v[i].i);
+        v[i] = source->is_float ? (qn_scalar){ .f = value } : (qn_scalar){ .i = (int64_t)value };
+    }
+    if (source)
+        from = source->is_float ? QUERN_F64 : QUERN_I64;
+    if (!target || (target->is_float && !qn_dtype_is_float(from)))
+        convert(from, target ? QUERN_F64 : to, v, n);
+    for (int64_t i = 0; target && i < n; i++)
+        v[i].i = target->is_float || qn_dtype_is_float(from) ? qn_narrow_from_float(to, v[i].f)
+                                                             : qn_narrow_from_int(to, v[i].i);
+}
+
 static void convert(qn_dtype from, qn_dtype to, qn_scalar *v, int64_t n)
 {
+    if (qn_dtype_is_stored(from) || qn_dtype_is_stored(to)) {
+        convert_narrow(from, to, v, n);
+        return;
+    }
     const bool from_float = qn_dtype_is_float(from), to_float = qn_dtype_is_float(to);
     if (from_float == to_float)
         return; /* the store rounds, wraps or compares with 0 */

@@ -28,9 +28,10 @@ void qn_lanes_load(qn_dtype dtype, const void *from, int64_t stride, int64_t n, 
     case QUERN_BF16: LOAD(uint16_t, .f, (double)qn_bf16_to_f32(v)); return;
     case QUERN_F32: LOAD(float, .f, (double)v); return;
     case QUERN_F64: LOAD(double, .f, v); return;
-    case QUERN_INVALID_DTYPE: break;
+    default: break;
     }
-    QN_UNREACHABLE("dtype %d", (int)dtype);
+    QN_ASSERT(qn_dtype_is_stored(dtype), "dtype %d", (int)dtype);
+    LOAD(uint8_t, .i, v);
 }
 
 #define STORE(type, value)                 \
@@ -58,9 +59,10 @@ void qn_lanes_store(qn_dtype dtype, const qn_scalar *from, int64_t n, void *to, 
     case QUERN_BF16: STORE(uint16_t, qn_f64_to_bf16(v.f)); return;
     case QUERN_F32: STORE(float, v.f); return;
     case QUERN_F64: STORE(double, v.f); return;
-    case QUERN_INVALID_DTYPE: break;
+    default: break;
     }
-    QN_UNREACHABLE("dtype %d", (int)dtype);
+    QN_ASSERT(qn_dtype_is_stored(dtype), "dtype %d", (int)dtype);
+    STORE(uint8_t, v.i);
 }
 
 static double max_float(double a, double b)

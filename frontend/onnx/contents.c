@@ -17,7 +17,6 @@ qn_onnx_value *qn_onnx_value_from(qn_onnx_import *im, qn_value *value)
 {
     qn_onnx_value *v = qn_onnx_value_new(im, QN_ONNX_TENSOR);
     v->type = value->type;
-    v->elem = qn_onnx_dtype_elem(value->type.dtype);
     v->value = value;
     return v;
 }
@@ -26,7 +25,6 @@ qn_onnx_value *qn_onnx_value_constant(qn_onnx_import *im, const qn_tensor *tenso
 {
     qn_onnx_value *v = qn_onnx_value_new(im, QN_ONNX_TENSOR);
     v->type = tensor->type;
-    v->elem = qn_onnx_dtype_elem(tensor->type.dtype);
     v->tensor = tensor;
     return v;
 }
@@ -63,7 +61,6 @@ qn_onnx_value *qn_onnx_value_dims(qn_onnx_import *im, qn_dtype dtype, int rank, 
     int64_t n = qn_onnx_count(rank, shape);
     qn_onnx_value *v = qn_onnx_value_new(im, QN_ONNX_TENSOR);
     v->type = qn_type_static(im->module, dtype, rank, shape);
-    v->elem = qn_onnx_dtype_elem(dtype);
     v->dims = qn_arena_copy(im->arena, dims, (size_t)n * sizeof *dims);
     v->tensor = constant_of(im, dtype, rank, shape, n, dims);
     return v;
@@ -122,7 +119,8 @@ bool qn_onnx_contents_needed(qn_onnx_import *im, qn_onnx_value *v, qn_onnx_conte
         return false;
     if (v->tensor)
         out->data = v->tensor->data;
-    bool integer = !qn_dtype_is_float(v->type.dtype) && v->type.dtype != QUERN_U64;
+    bool integer =
+        (qn_dtype_is_int(v->type.dtype) && v->type.dtype != QUERN_U64) || v->type.dtype == QUERN_BOOL;
     if (!v->dims && integer) {
         qn_dim *dims = QN_NEW_ARRAY(im->arena, qn_dim, out->n);
         size_t size = qn_dtype_bytes(v->type.dtype);
@@ -434,7 +432,8 @@ bool qn_onnx_fold_cast(qn_onnx_node *n, qn_onnx_elem to)
         set_dims(n, 0, dtype, c.rank, c.shape, c.dims);
         return true;
     }
-    if (!c.data || c.dtype == QUERN_U64 || dtype == QUERN_U64)
+    if (!c.data || c.dtype == QUERN_U64 || dtype == QUERN_U64 || qn_dtype_is_stored(c.dtype) ||
+        qn_dtype_is_stored(dtype))
         return false;
     size_t size = qn_dtype_bytes(dtype);
     uint8_t *data = qn_arena_alloc(n->im->arena, (size_t)c.n * size);

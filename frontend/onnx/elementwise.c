@@ -3,6 +3,7 @@
 
 #include "frontend/onnx/arith.h"
 #include "frontend/onnx/families.h"
+#include "ir/narrow.h"
 
 /* Operators that are one op of ours. */
 static const struct {
@@ -198,15 +199,40 @@ static void import_clip(qn_onnx_node *n)
     qn_onnx_out(n, 0, x);
 }
 
+/* A power of two next to x, above or below it: 2 x lies in the same binade, x / 2 too. */
+static qn_value *round_power(qn_builder *b, qn_value *x, bool up)
+{
+    if (!x)
+        return NULL;
+    qn_value *near = qn_b_convert(b, x->type.dtype, qn_b_convert(b, QUERN_F8E8M0, x));
+    return choose(b, compare(b, up ? QN_LT : QN_GT, near, x), mul_number(b, near, up ? 2 : 0.5), near);
+}
+
+static qn_value *cast_narrow(qn_onnx_node *n, qn_dtype dtype, qn_value *x)
+{
+    qn_builder *b = &n->b;
+    const bool is_float = qn_dtype_is_float(x->type.dtype);
+    if (!qn_narrow_of(dtype)->is_float) /* from a float as from an integer: without the higher bits */
+        return qn_b_convert(b, dtype, is_float ? qn_b_convert(b, QUERN_I32, x) : x);
+    const char *mode = qn_onnx_attr_string(n, "round_mode", "up");
+    if (qn_onnx_attr_int(n, "saturate", 1))
+        x = qn_b_saturate(b, dtype, x);
+    if (dtype == QUERN_F8E8M0 && strcmp(mode, "nearest") != 0)
+        x = round_power(b, x && !is_float ? qn_b_convert(b, QUERN_F64, x) : x, strcmp(mode, "up") == 0);
+    return x ? qn_b_convert(b, dtype, x) : NULL;
+}
+
 static void cast(qn_onnx_node *n, int64_t to)
 {
     qn_dtype dtype = to > 0 && to < QN_ONNX_N_ELEMS ? qn_onnx_elem_dtype((int)to) : QUERN_INVALID_DTYPE;
     if (!qn_onnx_in_type(n, 0))
         return;
-    if (dtype == QUERN_INVALID_DTYPE || qn_onnx_dtype_elem(dtype) != (qn_onnx_elem)to)
+    if (dtype == QUERN_INVALID_DTYPE)
         qn_onnx_unsupported(n, "casting to %s is not supported", qn_onnx_elem_name((int)to));
     else if (!qn_onnx_fold_cast(n, (qn_onnx_elem)to))
-        qn_onnx_out(n, 0, qn_b_convert(&n->b, dtype, qn_onnx_in(n, 0)));
+        qn_onnx_out(n, 0,
+                    qn_dtype_is_stored(dtype) ? cast_narrow(n, dtype, qn_onnx_in(n, 0))
+                                              : qn_b_convert(&n->b, dtype, qn_onnx_in(n, 0)));
 }
 
 static void import_cast(qn_onnx_node *n)
@@ -221,7 +247,7 @@ static void import_cast(qn_onnx_node *n)
 static void import_cast_like(qn_onnx_node *n)
 {
     if (qn_onnx_in_type(n, 1))
-        cast(n, n->in[1]->elem);
+        cast(n, (int64_t)qn_onnx_dtype_elem(n->in[1]->type.dtype));
 }
 
 static void import_bit_cast(qn_onnx_node *n)
@@ -231,7 +257,7 @@ static void import_bit_cast(qn_onnx_node *n)
     qn_value *x = qn_onnx_in(n, 0);
     if (!x)
         return;
-    if (dtype == QUERN_INVALID_DTYPE || qn_onnx_dtype_elem(dtype) != (qn_onnx_elem)to)
+    if (dtype == QUERN_INVALID_DTYPE)
         qn_onnx_unsupported(n, "data type %s is not supported", qn_onnx_elem_name((int)to));
     else if (qn_dtype_bytes(dtype) != qn_dtype_bytes(x->type.dtype))
         qn_onnx_malformed(n, "%s and %s differ in size", qn_dtype_name(x->type.dtype), qn_dtype_name(dtype));

@@ -243,7 +243,6 @@ static void keep_nodes(qn_onnx_node *n, const qn_onnx_op *op)
         if (!made || !folded[i] || !made->value || !folded[i]->tensor)
             continue;
         made->tensor = folded[i]->tensor;
-        made->elem = folded[i]->elem;
         made->learnable = true;
     }
 }
@@ -334,10 +333,8 @@ bool qn_onnx_scope_import(qn_onnx_scope *scope, const Onnx__Graph *graph)
     for (size_t i = 0; i < graph->n_initializer + graph->n_sparse_initializer; i++) {
         const qn_tensor *tensor;
         const char *name;
-        int elem = 0;
         if (i < graph->n_initializer) {
             name = graph->initializer[i]->name;
-            elem = graph->initializer[i]->data_type;
             tensor = qn_onnx_tensor(im, graph->initializer[i], &loc);
         } else {
             const Onnx__SparseTensor *sparse = graph->sparse_initializer[i - graph->n_initializer];
@@ -346,8 +343,6 @@ bool qn_onnx_scope_import(qn_onnx_scope *scope, const Onnx__Graph *graph)
         }
         qn_onnx_value *v =
             tensor ? qn_onnx_value_constant(im, tensor) : qn_onnx_value_new(im, QN_ONNX_FAILED);
-        if (elem && tensor)
-            v->elem = (qn_onnx_elem)elem;
         v->learnable = tensor && qn_dtype_is_float(tensor->type.dtype) && tensor->type.rank > 0;
         good &= tensor != NULL;
         good &= qn_onnx_scope_define(scope, name, v, &loc);

@@ -68,7 +68,6 @@ typedef enum qn_onnx_kind {
 typedef struct qn_onnx_value qn_onnx_value;
 struct qn_onnx_value {
     qn_onnx_kind kind;
-    qn_onnx_elem elem;
     qn_type type;
     qn_value *value;         /* in the scope's graph; made from the contents when first asked for */
     const qn_tensor *tensor; /* its contents: a constant */

@@ -119,7 +119,7 @@ static bool add_input(qn_onnx_import *im, qn_onnx_scope *scope, const Onnx__Valu
         return false;
     }
     qn_dtype dtype = qn_onnx_elem_dtype(tensor->elem_type);
-    if (dtype == QUERN_INVALID_DTYPE || qn_onnx_dtype_elem(dtype) != (qn_onnx_elem)tensor->elem_type) {
+    if (dtype == QUERN_INVALID_DTYPE) {
         qn_error(im->diags, QUERN_ERROR_UNSUPPORTED, &loc,
                  "input \"%s\" has data type %s, which is not supported", info->name,
                  qn_onnx_elem_name(tensor->elem_type));
@@ -224,15 +224,10 @@ static void add_output(qn_onnx_import *im, qn_onnx_scope *scope, const Onnx__Gra
         }
     int declared =
         type && type->value_case == ONNX__TYPE__VALUE_TENSOR_TYPE ? type->tensor_type->elem_type : 0;
-    if (v->elem != qn_onnx_dtype_elem(v->type.dtype)) {
-        qn_error(im->diags, QUERN_ERROR_UNSUPPORTED, &loc,
-                 "output \"%s\" has data type %s, which is not supported", name,
-                 qn_onnx_elem_name((int)v->elem));
-        return;
-    }
-    if (declared && declared != (int)v->elem) {
+    const int elem = (int)qn_onnx_dtype_elem(v->type.dtype);
+    if (declared && declared != elem) {
         qn_error(im->diags, QUERN_ERROR_MODEL, &loc, "output \"%s\" is declared as %s and computed as %s",
-                 name, qn_onnx_elem_name(declared), qn_onnx_elem_name((int)v->elem));
+                 name, qn_onnx_elem_name(declared), qn_onnx_elem_name(elem));
         return;
     }
     qn_builder b = { .graph = scope->graph, .diags = im->diags, .loc = loc };

@@ -36,7 +36,6 @@ static void reshape_input(qn_onnx_node *n, int rank, const qn_dim *dims)
         t->type = qn_type_static(n->im->module, t->type.dtype, rank, shape);
         t->hash = 0;
         qn_onnx_out_tensor(n, 0, t);
-        n->out[0]->elem = v->elem;
     } else if (v->dims && is_static) {
         qn_onnx_out_any(n, 0, qn_onnx_value_dims(n->im, v->type.dtype, rank, shape, v->dims));
     } else {

@@ -6,18 +6,7 @@
 #include "frontend/onnx/arith.h"
 #include "frontend/onnx/conv.h"
 #include "frontend/onnx/families.h"
-
-/* Bounds of the integers that are narrower than the dtype that stands for them. */
-static bool narrow_bounds(qn_onnx_elem elem, double *low, double *high)
-{
-    switch (elem) {
-    case QN_ONNX_UINT4: *low = 0, *high = 15; return true;
-    case QN_ONNX_INT4: *low = -8, *high = 7; return true;
-    case QN_ONNX_UINT2: *low = 0, *high = 3; return true;
-    case QN_ONNX_INT2: *low = -2, *high = 1; return true;
-    default: return false;
-    }
-}
+#include "ir/narrow.h"
 
 static bool is_scalar(const qn_value *v)
 {
@@ -71,15 +60,20 @@ static void import_quantize(qn_onnx_node *n)
     qn_value *x = qn_onnx_in(n, 0);
     parameters p = { 0 };
     int64_t elem = qn_onnx_attr_int(n, "output_dtype", 0), precision = qn_onnx_attr_int(n, "precision", 0);
-    double low, high;
     if (!x)
         return;
     if (qn_onnx_has(n, 2))
-        elem = n->in[2]->elem;
+        elem = qn_onnx_dtype_elem(n->in[2]->type.dtype);
     elem = elem ? elem : QN_ONNX_UINT8;
     qn_dtype dtype = elem > 0 && elem < QN_ONNX_N_ELEMS ? qn_onnx_elem_dtype((int)elem) : QUERN_INVALID_DTYPE;
-    if (dtype == QUERN_INVALID_DTYPE || !qn_dtype_is_int(dtype)) {
+    const bool narrow = dtype != QUERN_INVALID_DTYPE && qn_dtype_is_stored(dtype);
+    if (dtype == QUERN_INVALID_DTYPE || !(qn_dtype_is_int(dtype) || narrow)) {
         qn_onnx_unsupported(n, "quantizing to %s", qn_onnx_elem_name((int)elem));
+        return;
+    }
+    if (narrow && qn_narrow_of(dtype)->is_float && !qn_onnx_attr_int(n, "saturate", 1)) {
+        qn_onnx_unsupported(n, "quantizing to %s without saturation; divide and cast instead",
+                            qn_onnx_elem_name((int)elem));
         return;
     }
     if (!read_parameters(n, x, 1, dtype, &p))
@@ -90,14 +84,7 @@ static void import_quantize(qn_onnx_node *n)
         common = qn_onnx_elem_dtype((int)precision);
     x = qn_b_convert(b, common, x);
     p.scale = qn_b_convert(b, common, p.scale);
-    qn_value *y = qn_b_quantize(b, x, p.scale, p.zero_point, p.axis, p.block);
-    if (!y)
-        return;
-    if (narrow_bounds((qn_onnx_elem)elem, &low, &high))
-        y = min_number(b, max_number(b, y, low), high);
-    qn_onnx_out(n, 0, y);
-    if (y && n->n_out)
-        n->out[0]->elem = (qn_onnx_elem)elem;
+    qn_onnx_out(n, 0, qn_b_quantize(b, x, p.scale, p.zero_point, p.axis, p.block));
 }
 
 static void import_dequantize(qn_onnx_node *n)
@@ -108,6 +95,8 @@ static void import_dequantize(qn_onnx_node *n)
     int64_t elem = qn_onnx_attr_int(n, "output_dtype", 0);
     if (!x || !read_parameters(n, x, 1, x->type.dtype, &p))
         return;
+    if (qn_dtype_is_stored(p.scale->type.dtype)) /* f8e8m0 */
+        p.scale = qn_b_convert(b, QUERN_F32, p.scale);
     qn_dtype dtype = elem > 0 && elem < QN_ONNX_N_ELEMS ? qn_onnx_elem_dtype((int)elem) : p.scale->type.dtype;
     if (dtype == QUERN_INVALID_DTYPE || !qn_dtype_is_float(dtype)) {
         qn_onnx_unsupported(n, "dequantizing to %s", qn_onnx_elem_name((int)elem));

@@ -77,8 +77,6 @@ static void import_constant(qn_onnx_node *n)
         return;
     }
     qn_onnx_out_tensor(n, 0, tensor);
-    if (a->t && n->n_out)
-        n->out[0]->elem = (qn_onnx_elem)a->t->data_type;
 }
 
 /* A tensor of one value; small ones are contents. */

@@ -26,16 +26,16 @@ static const struct {
     [QN_ONNX_COMPLEX64] = { "complex64", QUERN_INVALID_DTYPE, 0 },
     [QN_ONNX_COMPLEX128] = { "complex128", QUERN_INVALID_DTYPE, 0 },
     [QN_ONNX_BFLOAT16] = { "bfloat16", QUERN_BF16, 16 },
-    [QN_ONNX_FLOAT8E4M3FN] = { "float8e4m3fn", QUERN_INVALID_DTYPE, 8 },
-    [QN_ONNX_FLOAT8E4M3FNUZ] = { "float8e4m3fnuz", QUERN_INVALID_DTYPE, 8 },
-    [QN_ONNX_FLOAT8E5M2] = { "float8e5m2", QUERN_INVALID_DTYPE, 8 },
-    [QN_ONNX_FLOAT8E5M2FNUZ] = { "float8e5m2fnuz", QUERN_INVALID_DTYPE, 8 },
-    [QN_ONNX_UINT4] = { "uint4", QUERN_U8, 4 },
-    [QN_ONNX_INT4] = { "int4", QUERN_I8, 4 },
-    [QN_ONNX_FLOAT4E2M1] = { "float4e2m1", QUERN_INVALID_DTYPE, 4 },
-    [QN_ONNX_FLOAT8E8M0] = { "float8e8m0", QUERN_INVALID_DTYPE, 8 },
-    [QN_ONNX_UINT2] = { "uint2", QUERN_U8, 2 },
-    [QN_ONNX_INT2] = { "int2", QUERN_I8, 2 },
+    [QN_ONNX_FLOAT8E4M3FN] = { "float8e4m3fn", QUERN_F8E4M3FN, 8 },
+    [QN_ONNX_FLOAT8E4M3FNUZ] = { "float8e4m3fnuz", QUERN_F8E4M3FNUZ, 8 },
+    [QN_ONNX_FLOAT8E5M2] = { "float8e5m2", QUERN_F8E5M2, 8 },
+    [QN_ONNX_FLOAT8E5M2FNUZ] = { "float8e5m2fnuz", QUERN_F8E5M2FNUZ, 8 },
+    [QN_ONNX_UINT4] = { "uint4", QUERN_U4, 4 },
+    [QN_ONNX_INT4] = { "int4", QUERN_I4, 4 },
+    [QN_ONNX_FLOAT4E2M1] = { "float4e2m1", QUERN_F4E2M1, 4 },
+    [QN_ONNX_FLOAT8E8M0] = { "float8e8m0", QUERN_F8E8M0, 8 },
+    [QN_ONNX_UINT2] = { "uint2", QUERN_U2, 2 },
+    [QN_ONNX_INT2] = { "int2", QUERN_I2, 2 },
     [QN_ONNX_FLOAT6E2M3] = { "float6e2m3", QUERN_INVALID_DTYPE, 6 },
     [QN_ONNX_FLOAT6E3M2] = { "float6e3m2", QUERN_INVALID_DTYPE, 6 },
 };
@@ -53,7 +53,7 @@ qn_dtype qn_onnx_elem_dtype(int elem)
 qn_onnx_elem qn_onnx_dtype_elem(qn_dtype dtype)
 {
     for (int elem = 1; elem < QN_ONNX_N_ELEMS; elem++)
-        if (elems[elem].dtype == dtype && elems[elem].bits == 8 * (int)qn_dtype_bytes(dtype))
+        if (elems[elem].dtype == dtype)
             return (qn_onnx_elem)elem;
     return QN_ONNX_UNDEFINED;
 }
@@ -76,14 +76,12 @@ static qn_tensor *tensor_in_place(qn_onnx_import *im, const Onnx__Tensor *proto,
     return t;
 }
 
-/* Elements of 2 or 4 bits, the first in the lowest bits of a byte, each widened to a byte. */
-static void unpack_bits(uint8_t *to, int64_t n, const uint8_t *from, int bits, bool is_signed)
+/* Elements of 2 or 4 bits, the first in the lowest bits of a byte, each in a byte of its own. */
+static void unpack_bits(uint8_t *to, int64_t n, const uint8_t *from, int bits)
 {
-    int per_byte = 8 / bits, top = 1 << (bits - 1);
-    for (int64_t i = 0; i < n; i++) {
-        int value = from[i / per_byte] >> (int)(i % per_byte) * bits & ((1 << bits) - 1);
-        to[i] = (uint8_t)(is_signed ? (value ^ top) - top : value);
-    }
+    int per_byte = 8 / bits;
+    for (int64_t i = 0; i < n; i++)
+        to[i] = (uint8_t)(from[i / per_byte] >> (int)(i % per_byte) * bits & ((1 << bits) - 1));
 }
 
 /* Elements in a field of their type; small integers, 16-bit floats' bits and bools are in int32_data. */
@@ -194,7 +192,7 @@ const qn_tensor *qn_onnx_tensor(qn_onnx_import *im, const Onnx__Tensor *proto, c
         for (size_t i = 0; i < bytes; i++)
             data[i] = raw[i] != 0;
     else
-        unpack_bits(data, n, raw, bits, dtype == QUERN_I8);
+        unpack_bits(data, n, raw, bits);
     return tensor_in_place(im, proto, dtype, data, bytes);
 }
 

@@ -8,14 +8,24 @@ import numpy as np
 from ._library import Array, ArgumentError
 
 try:
-    from ml_dtypes import bfloat16
+    import ml_dtypes
 except ImportError:
-    bfloat16 = np.uint16  # the bits
+    ml_dtypes = None
+
+
+def _extra(name, bits):
+    """A type that NumPy lacks: ml_dtypes has it, else (or in an older version) its bits stand for it."""
+    return getattr(ml_dtypes, name, bits)
+
 
 _DTYPES = [None, np.bool_, np.int8, np.int16, np.int32, np.int64, np.uint8, np.uint16, np.uint32, np.uint64, np.float16,
-           bfloat16, np.float32, np.float64]
+           _extra("bfloat16", np.uint16), np.float32, np.float64]
+_NARROW = len(_DTYPES)
+_DTYPES += [_extra(name, np.uint8) for name in (
+    "int4", "uint4", "int2", "uint2", "float8_e4m3fn", "float8_e4m3fnuz", "float8_e5m2", "float8_e5m2fnuz", "float4_e2m1fn",
+    "float8_e8m0fnu")]
 NUMPY = [d and np.dtype(d) for d in _DTYPES]  # by quern_dtype
-QUERN = {d: i for i, d in enumerate(NUMPY) if d is not None and not (i == 11 and d == np.uint16)}
+QUERN = {d: i for i, d in enumerate(NUMPY) if d is not None and not (i >= 11 and d in (np.uint8, np.uint16))}
 
 
 def to_numpy(x, dtype, what):
@@ -57,10 +67,11 @@ def address_of(x):
 
 
 def dtype_code(dtype, expected=None):
-    """The library's number of a dtype; arrays of 16 plain bits may stand for bf16."""
+    """The library's number of a dtype; arrays of plain bits may stand for bf16 and narrow types."""
     code = QUERN.get(dtype)
-    if expected == 11 and dtype.itemsize == 2 and dtype.kind in "uV":
-        code = 11
+    size = 2 if expected == 11 else 1 if expected is not None and expected >= _NARROW else 0
+    if dtype.itemsize == size and (dtype.kind == "u" or (dtype.kind == "V" and code is None)):
+        code = expected
     if code is None:
         raise ArgumentError(f"arrays of {dtype} are not supported")
     return code

@@ -328,7 +328,7 @@ class Tensor:
     @property
     def __array_interface__(self):
         dtype = self.dtype
-        return {"shape": self.shape, "typestr": dtype.str if dtype.kind != "V" else "<u2", "version": 3,
+        return {"shape": self.shape, "typestr": dtype.str if dtype.isbuiltin == 1 else f"<u{dtype.itemsize}", "version": 3,
                 "data": (self.data_ptr(), False), "strides": tuple(s * dtype.itemsize for s in self.strides)}
 
     def numpy(self):

@@ -56,6 +56,10 @@ for target in "${targets[@]}"; do
     expect 1 'elements differ by more than' "${run[@]}" bias.qn --dim batch=3 --seed 6 --expect all.npz
     expect 1 "output 'last' is f32\[2\]; f32\[3\] is expected" "${run[@]}" bias.qn --dim batch=2 --expect last=last.npy
     # files as inputs
+    printf 'graph @narrow(%%x: f8e4m3fn[n]) -> (y: i4[n]) {\n%%y = convert %%x {dtype = i4} : i4[n]\nreturn %%y\n}\n' >narrow.qn
+    "${run[@]}" narrow.qn --dim n=4 -o four.npy || fail "writing narrow elements"
+    expect 0 'as expected' "${run[@]}" narrow.qn --dim n=4 --expect four.npy --rtol 0 --atol 0
+    expect 0 '^y i4\[4\] \[0 0 0 0\]' "${run[@]}" narrow.qn -i four.npy # of bits that mean less than 1
     "${run[@]}" double.qn --dim n=4 -o y.npy || fail "writing y"
     expect 0 '^y f32\[4\]' "${run[@]}" double.qn -i y.npy
     expect 0 '^sum f32\[3, 4\]' "${run[@]}" bias.qn --input x=sum.npy --input b=y.npy

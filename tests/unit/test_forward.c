@@ -18,12 +18,14 @@ static const struct {
     bool buffer; /* is it left? */
 } cases[] = {
     { "what was stored is loaded",
-      "%a = load %x[0] : f32x16 store %t[0], %a store %t[16], f32x16 3 %b = load %t[0] : f32x16 store %y[0], %b "
+      "%a = load %x[0] : f32x16 store %t[0], %a store %t[16], f32x16 3 %b = load %t[0] : f32x16 store %y[0], "
+      "%b "
       "%c = load %t[16] : f32x16 store %y[16], %c",
       0, false },
     { "in a block inside",
-      "%a = load %x[3] : f32 store %t[5], %a for %i = 0 to %n step 1 { %b = load %t[5] : f32 store %y[%i], %b }", 0,
-      false },
+      "%a = load %x[3] : f32 store %t[5], %a for %i = 0 to %n step 1 { %b = load %t[5] : f32 store %y[%i], "
+      "%b }",
+      0, false },
     { "another number of lanes",
       "%a = load %x[0] : f32x16 store %t[0], %a %b = load %t[0] : f32x8 store %y[0], %b", 1, true },
     { "a part was stored again",
@@ -31,9 +33,11 @@ static const struct {
       "%c = load %t[7] : f32 store %y[20], %c",
       1, true },
     { "stored where it isn't known",
-      "%a = load %x[0] : f32 store %t[0], %a store %t[%n], f32 2 %b = load %t[0] : f32 store %y[0], %b", 1, true },
+      "%a = load %x[0] : f32 store %t[0], %a store %t[%n], f32 2 %b = load %t[0] : f32 store %y[0], %b", 1,
+      true },
     { "stored in the iteration before",
-      "%a = load %x[0] : f32 store %t[0], %a for %i = 0 to %n step 1 { %b = load %t[0] : f32 store %y[%i], %b "
+      "%a = load %x[0] : f32 store %t[0], %a for %i = 0 to %n step 1 { %b = load %t[0] : f32 store %y[%i], "
+      "%b "
       "%c = add %b, f32 1 store %t[0], %c }",
       1, true },
     { "stored in one branch",
@@ -72,7 +76,8 @@ static void test_forward(void **state)
         qn_diags diags;
         qn_diags_init(&diags, arena);
         const char *text = qn_arena_printf(
-            arena, "kernel @k(%%x: f32 in, %%y: f32 out; %%n [0, 9]) { local %%t: f32[32] %s }", cases[c].body);
+            arena, "kernel @k(%%x: f32 in, %%y: f32 out; %%n [0, 9]) { local %%t: f32[32] %s }",
+            cases[c].body);
         const qn_kernel *before = qn_kernel_parse(text, cases[c].name, arena, &diags);
         if (!before)
             fail_msg("%s: %s", cases[c].name, qn_diags_text(&diags, arena));

@@ -133,7 +133,7 @@ static void test_mistakes(void **state)
         const char *text, *message;
     } cases[] = {
         { "kernal @k() {}", "m.qn:1:1: expected 'kernel'" },
-        { "kernel @k(%x: f31 in) {}", "'f31' is no dtype" },
+        { "kernel @k(%x: f31 in) {}", "'f31' is no dtype of kernels" },
         { "kernel @k(%x: f32 in, %x: f32 in) {}", "%x has two definitions" },
         { "kernel @k() { local %t: f32[100000000] }", "is not between 0 and" },
         { "kernel @k() { local %t: f64[40000] }", "kernel's local memory is" },

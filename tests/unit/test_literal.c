@@ -10,6 +10,7 @@
 #include <cmocka.h>
 
 #include "ir/literal.h"
+#include "ir/narrow.h"
 
 static void assert_prints(qn_dtype dtype, uint64_t bits, const char *expected)
 {
@@ -65,6 +66,31 @@ static void every_f16_and_bf16_reads_back(void **state)
     }
 }
 
+static bool reads(qn_dtype dtype, const char *text)
+{
+    uint64_t at;
+    return qn_literal_parse(dtype, text, strlen(text), &at);
+}
+
+static void every_narrow_value_reads_back(void **state)
+{
+    (void)state;
+    for (int dtype = QUERN_I4; dtype <= QUERN_F8E8M0; dtype++)
+        for (uint64_t bits = 0; bits < (uint64_t)1 << qn_narrow_of((qn_dtype)dtype)->bits; bits++)
+            assert_round_trip((qn_dtype)dtype, bits);
+    assert_prints(QUERN_I4, 0xc, "-4");
+    assert_prints(QUERN_U4, 0xc, "12");
+    assert_prints(QUERN_F8E4M3FN, 0x7e, "448");
+    assert_prints(QUERN_F8E4M3FN, 0xff, "0xff");
+    assert_prints(QUERN_F8E5M2, 0xfc, "-inf");
+    assert_prints(QUERN_F4E2M1, 3, "1.5");
+    assert_prints(QUERN_F8E8M0, 0xff, "nan");
+    assert_true(reads(QUERN_I4, "-8") && reads(QUERN_U2, "3") && reads(QUERN_F8E5M2, "inf"));
+    assert_false(reads(QUERN_I4, "8") || reads(QUERN_U4, "-1") || reads(QUERN_I2, "2"));
+    assert_false(reads(QUERN_F8E4M3FN, "inf") || reads(QUERN_F8E4M3FN, "500") || reads(QUERN_F4E2M1, "inf"));
+    assert_false(reads(QUERN_F8E8M0, "0") || reads(QUERN_F8E8M0, "-1"));
+}
+
 static void many_wide_values_read_back(void **state)
 {
     (void)state;
@@ -80,12 +106,6 @@ static void many_wide_values_read_back(void **state)
         assert_round_trip(QUERN_I16, bits & 0xffff);
         assert_round_trip(QUERN_U8, bits & 0xff);
     }
-}
-
-static bool reads(qn_dtype dtype, const char *text)
-{
-    uint64_t at;
-    return qn_literal_parse(dtype, text, strlen(text), &at);
 }
 
 static void what_is_out_of_range_or_no_literal_is_refused(void **state)
@@ -133,6 +153,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(floats_print_with_the_fewest_digits),
         cmocka_unit_test(every_f16_and_bf16_reads_back),
+        cmocka_unit_test(every_narrow_value_reads_back),
         cmocka_unit_test(many_wide_values_read_back),
         cmocka_unit_test(what_is_out_of_range_or_no_literal_is_refused),
         cmocka_unit_test(the_locale_does_not_matter),

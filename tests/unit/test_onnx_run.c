@@ -653,6 +653,37 @@ static void impossible_gradients_are_explained(void **state)
     expect_no_gradient("two", "a", "y", "input 0 has not the type of what it stands for");
 }
 
+/* Two in a byte, the first in its lower half; an odd number of them; and blocks of them with a scale each. */
+static void weights_of_four_bits(void **state)
+{
+    (void)state;
+    enum { INT4 = 22, UINT4 = 21 };
+    static const unsigned char packed[] = { 0x18, 0x7f, 0x02 };
+    static const float scale[] = { 0.5f, 4 };
+    static const float expected[][5] = { { -4, 0.5f, -0.5f, 28, 8 }, { 3.5f, 0, 7, 24, 4 } };
+    for (int is_unsigned = 0; is_unsigned < 2; is_unsigned++) {
+        static const unsigned char zero[] = { 0x11 };
+        onnx_bytes g = { 0 }, node = onnx_node("DequantizeLinear", is_unsigned ? "w s z" : "w s", "y");
+        const int64_t dims[] = { 5 }, blocks[] = { 2 };
+        const int elem = is_unsigned ? UINT4 : INT4;
+        onnx_bytes w = onnx_tensor("w", elem, 1, dims, packed, sizeof packed);
+        onnx_bytes z = onnx_tensor("z", elem, 1, blocks, zero, sizeof zero);
+        onnx_put_message(&g, 5, &w);
+        onnx_put_message(&g, 5, &z);
+        onnx_initializer(&g, "s", ONNX_FLOAT, 1, blocks, scale);
+        onnx_attr_int(&node, "axis", 0);
+        onnx_attr_int(&node, "block_size", 3);
+        onnx_put_node(&g, &node);
+        onnx_output(&g, "y", ONNX_FLOAT);
+        model m = load(&g, 21);
+        qn_array y;
+        assert_non_null(strstr(m.text, is_unsigned ? ": u4[5]" : ": i4[5]"));
+        run(&m, NULL, &y);
+        expect_floats(&y, 5, expected[is_unsigned]);
+        drop(&m);
+    }
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -669,6 +700,7 @@ int main(void)
         cmocka_unit_test(gradients_are_taken_where_the_inputs_say),
         cmocka_unit_test(impossible_gradients_are_explained),
         cmocka_unit_test(zero_points_come_out_of_the_sums),
+        cmocka_unit_test(weights_of_four_bits),
     };
     return cmocka_run_group_tests_name("onnx_run", tests, NULL, NULL);
 }
