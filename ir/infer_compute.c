@@ -268,7 +268,6 @@ static qn_status convolution(qn_infer_context *c)
     if (n < 1)
         return qn_infer_fail(c, "operand 0 is %s; expected [N, C, spatial…]", qn_infer_print(c, x));
     qn_dtype dtype;
-    QN_TRY(qn_infer_expect_dtype(c, 1, x->dtype));
     QN_TRY(dot_dtype(c, &dtype));
     QN_TRY(qn_infer_expect_rank(c, 1, x->rank));
     QN_TRY(qn_infer_ints(c, QN_ATTR_STRIDE, n, &stride));
@@ -314,7 +313,6 @@ static qn_status conv_packed(qn_infer_context *c)
     if (n < 1)
         return qn_infer_fail(c, "operand 0 is %s; expected [N, B, spatial…, c]", qn_infer_print(c, x));
     qn_dtype dtype;
-    QN_TRY(qn_infer_expect_dtype(c, 1, x->dtype));
     QN_TRY(dot_dtype(c, &dtype));
     const bool grouped = w->rank == n + 5;
     if (!grouped)

@@ -79,9 +79,10 @@ static bool is_byte(qn_dtype dtype)
     return dtype == QUERN_I8 || dtype == QUERN_U8;
 }
 
-/* y of bytes with the other kind of sign: 128 less, or more. */
-static qn_value *flip(qn_builder *b, qn_value *y)
+qn_value *qn_flip_bytes(qn_builder *b, qn_value *y)
 {
+    if (!y)
+        return NULL;
     const bool sign = y->type.dtype == QUERN_I8;
     qn_value *top = qn_b_scalar(b, y->type.dtype, sign ? -128 : 128);
     return qn_b_bitcast(b, sign ? QUERN_U8 : QUERN_I8, qn_b_binary_bcast(b, QN_OP_XOR, y, top));
@@ -113,7 +114,7 @@ static qn_value *bytes_product(qn_builder *b, qn_value *x, qn_value *y, int n_ba
         sums = qn_b_reduce(b, QN_SUM, wide, 1, (int64_t[]){ last }, true);
         qn_value *by = qn_b_scalar(b, QUERN_I32, x->type.dtype == QUERN_I8 ? -128 : 128);
         sums = qn_b_binary_bcast(b, QN_OP_MUL, sums, by);
-        y = flip(b, y);
+        y = qn_flip_bytes(b, y);
     }
     qn_value *panels = side_by_side(b, qn_b_panels(b, whole_words(b, y, n_batch), width), QN_WORD_BYTES);
     qn_value *r = qn_b_matmul_packed(b, whole_words(b, x, last), panels, n_batch, n, QUERN_I32);

@@ -10,6 +10,9 @@ bool qn_is_constant(const qn_value *value);
 /* The axes of a dot_general, to build another with. */
 qn_dot qn_dot_of(const qn_node *node);
 
+/* pack.c: bytes with the other kind of sign, u8 or i8: 128 more or less. */
+qn_value *qn_flip_bytes(qn_builder *b, qn_value *y);
+
 /* ---- quantize_int8.c ---- */
 
 /* Is the dot_general faster with bytes? */

@@ -475,7 +475,7 @@ static bool can_read(const qn_node *node)
                 return false;
         return all_numbers(node, QN_ATTR_LOW);
     }
-    default: return qn_ops[node->op].class == QN_ELEMENTWISE;
+    default: return qn_ops[node->op].class == QN_ELEMENTWISE && !qn_op_is_composite(node->op);
     }
 }
 

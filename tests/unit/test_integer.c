@@ -1,0 +1,184 @@
+/* Products of bytes in quantized models (passes/integer.c): what a model dequantizes, multiplies and quantizes, lowered for a CPU
+ * and compared with the interpreter's float32. Scales are powers of two and sums small, so that float32 is exact and bytes have to
+ * be the same. */
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#include <cmocka.h>
+
+#include "backends/backend.h"
+#include "ir/build.h"
+#include "passes/pass.h"
+#include "tests/support/lowered.h"
+
+static const qn_machine machines[] = {
+    { .vector_bytes = 64,
+      .vector_registers = 32,
+      .fma = true,
+      .masked = true,
+      .dot4 = true,
+      .l1_bytes = 32768,
+      .l2_bytes = 1 << 20 },
+    { .vector_bytes = 32, .vector_registers = 16, .fma = true, .l1_bytes = 32768, .l2_bytes = 1 << 18 },
+};
+enum { N_MACHINES = sizeof machines / sizeof *machines };
+
+typedef struct model {
+    qn_module *module;
+    qn_diags diags;
+    qn_builder b;
+    qn_array inputs[4];
+} model;
+
+static void open_model(model *m)
+{
+    m->module = qn_module_new("integer");
+    qn_diags_init(&m->diags, m->module->arena);
+    m->b = (qn_builder){ .graph = qn_function_new(m->module, "f"), .diags = &m->diags };
+}
+
+static void *bytes(model *m, int64_t n, int seed)
+{
+    unsigned char *data = QN_NEW_ARRAY(m->module->arena, unsigned char, n + 1);
+    for (int64_t i = 0; i < n; i++) /* 0, 255, 127 and 128 are among them */
+        data[i] = (unsigned char)((i * 7919 + seed * 104729) % 256);
+    return data;
+}
+
+static int64_t count_elements(int rank, const int64_t *dims)
+{
+    int64_t n = 1;
+    for (int i = 0; i < rank; i++)
+        n *= dims[i];
+    return n;
+}
+
+static qn_value *input(model *m, qn_dtype dtype, int rank, const int64_t *dims)
+{
+    qn_graph *graph = m->b.graph;
+    qn_array *a = &m->inputs[graph->n_inputs];
+    *a = (qn_array){ .dtype = dtype, .rank = rank };
+    for (int i = 0; i < rank; i++)
+        a->dims[i] = dims[i];
+    a->data = bytes(m, count_elements(rank, dims), graph->n_inputs);
+    return qn_graph_add_input(graph, graph->n_inputs ? "y" : "x", qn_type_static(m->module, dtype, rank, dims), QN_ROLE_INPUT);
+}
+
+static qn_value *weights(model *m, qn_dtype dtype, int rank, const int64_t *dims)
+{
+    return qn_b_constant(&m->b, qn_tensor_new(m->module, dtype, rank, dims,
+                                              bytes(m, count_elements(rank, dims), 5)));
+}
+
+/* With axis >= 0 a scale and a zero point for each index of it. */
+static qn_value *dequantized(model *m, qn_value *x, double scale, int zero, int axis)
+{
+    enum { MOST = 128 };
+    float scales[MOST];
+    unsigned char zeros[MOST];
+    if (axis < 0)
+        return qn_b_dequantize(&m->b, x, qn_b_scalar(&m->b, QUERN_F32, scale),
+                               qn_b_scalar(&m->b, x->type.dtype, zero), -1, 0);
+    const int64_t n = x->type.dims[axis]->value;
+    for (int64_t i = 0; i < n; i++) {
+        scales[i] = (float)(i % 3 ? scale : 2 * scale);
+        zeros[i] = (unsigned char)(zero + (zero ? i % 4 : 0));
+    }
+    return qn_b_dequantize(&m->b, x, qn_b_constant(&m->b, qn_tensor_new(m->module, QUERN_F32, 1, &n, scales)),
+                           qn_b_constant(&m->b, qn_tensor_new(m->module, x->type.dtype, 1, &n, zeros)), axis, 0);
+}
+
+static qn_value *quantized(model *m, qn_value *x, double scale, qn_dtype dtype, int zero)
+{
+    return qn_b_quantize(&m->b, x, qn_b_scalar(&m->b, QUERN_F32, scale), qn_b_scalar(&m->b, dtype, zero), -1, 0);
+}
+
+static int count(const qn_graph *graph, qn_op op, qn_dtype dtype)
+{
+    int n = 0;
+    QN_FOR_NODES (graph, node)
+        n += node->op == op && node->results[0].type.dtype == dtype;
+    return n;
+}
+
+static void compare(model *m, qn_value *result, const qn_machine *machine, const char *what)
+{
+    const qn_pass_options options = { .math = QN_MATH_DEFAULT, .machine = machine, .fold = qn_interp_fold };
+    qn_graph_add_output(m->b.graph, result, "r", -1);
+    lowered_compare(what, m->b.graph, &options, m->inputs, NULL);
+}
+
+static const qn_dtype kinds[] = { QUERN_I8, QUERN_U8 };
+
+static void products(void **state)
+{
+    (void)state;
+    for (int i = 0; i < 32 * N_MACHINES; i++) {
+        model m;
+        open_model(&m);
+        const qn_dtype dtype = kinds[i & 1];
+        const int axis = i & 4 ? 1 : -1, x_zero = i & 8 ? 3 : 0, w_zero = i & 16 ? 5 : 0;
+        qn_value *x = dequantized(&m, input(&m, dtype, 3, (int64_t[]){ 2, 9, 70 }), 0.5, x_zero, -1);
+        qn_value *w = dequantized(&m, weights(&m, kinds[i >> 1 & 1], 2, (int64_t[]){ 70, 33 }), 0.25, w_zero, axis);
+        qn_value *bias = qn_b_scalar(&m.b, QUERN_F32, 8), *low = qn_b_scalar(&m.b, QUERN_F32, -100);
+        qn_value *y = qn_b_binary_bcast(&m.b, QN_OP_ADD, qn_b_matmul(&m.b, x, w), bias);
+        y = qn_b_binary_bcast(&m.b, QN_OP_MAX, y, low);
+        compare(&m, quantized(&m, y, 256, dtype, 7), &machines[i / 32],
+                qn_arena_printf(m.module->arena, "product %d", i));
+        assert_int_equal(count(m.b.graph, QN_OP_MATMUL_PACKED, QUERN_I32), 1);
+        assert_int_equal(count(m.b.graph, QN_OP_DIV, QUERN_F32), 0);
+        qn_module_free(m.module);
+    }
+}
+
+static void products_of_two_results(void **state)
+{
+    (void)state;
+    for (int i = 0; i < 4 * N_MACHINES; i++) {
+        model m;
+        open_model(&m);
+        qn_value *x = dequantized(&m, input(&m, kinds[i & 1], 3, (int64_t[]){ 2, 9, 130 }), 0.5, 100, -1);
+        qn_value *y = dequantized(&m, input(&m, kinds[i >> 1 & 1], 3, (int64_t[]){ 2, 17, 130 }), 0.5, 90, -1);
+        y = qn_b_transpose(&m.b, y, (int64_t[]){ 0, 2, 1 });
+        compare(&m, quantized(&m, qn_b_matmul(&m.b, x, y), 1024, QUERN_U8, 9), &machines[i / 4],
+                qn_arena_printf(m.module->arena, "results %d", i));
+        assert_int_equal(count(m.b.graph, QN_OP_MATMUL_PACKED, QUERN_I32), 1);
+        qn_module_free(m.module);
+    }
+}
+
+/* Movement and the largest of a window move bytes, and what is quantized as it was before stays what it is. */
+static void bytes_that_move(void **state)
+{
+    (void)state;
+    for (int i = 0; i < 2 * N_MACHINES; i++) {
+        model m;
+        open_model(&m);
+        const qn_dtype dtype = kinds[i & 1];
+        const int64_t window[] = { 1, 2, 3 }, stride[] = { 1, 2, 1 };
+        qn_value *x = quantized(&m, dequantized(&m, input(&m, dtype, 3, (int64_t[]){ 2, 8, 40 }), 0.3, 4, -1),
+                                0.3, dtype, 4);
+        x = qn_b_transpose(&m.b, dequantized(&m, x, 0.3, 4, -1), (int64_t[]){ 1, 0, 2 });
+        x = dequantized(&m, quantized(&m, x, 0.3, dtype, 4), 0.3, 4, -1);
+        x = qn_b_reduce_window(&m.b, QN_KIND_MAX, x, &(qn_window){ .window = window, .stride = stride });
+        compare(&m, quantized(&m, x, 0.3, dtype, 4), &machines[i / 2],
+                qn_arena_printf(m.module->arena, "movement %d", i));
+        assert_int_equal(count(m.b.graph, QN_OP_CONVERT, dtype) + count(m.b.graph, QN_OP_CONVERT, QUERN_U8), 0);
+        assert_int_equal(count(m.b.graph, QN_OP_REDUCE_WINDOW, QUERN_U8) +
+                             count(m.b.graph, QN_OP_REDUCE_WINDOW, QUERN_I8),
+                         1);
+        qn_module_free(m.module);
+    }
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(products),
+        cmocka_unit_test(products_of_two_results),
+        cmocka_unit_test(bytes_that_move),
+    };
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}
