@@ -2,7 +2,8 @@
  *
  * The states are copied before each run. Afterwards outputs and states are looked at. Where one is bad the states go back, the
  * function is compiled again so that it says of each value whether it is bad (passes/numerics.c), and runs on the same inputs. From
- * the bad output a path of bad operands leads back to the node that made NaN or infinity of good ones. */
+ * the bad output a path of bad operands leads back to the node that made NaN or infinity of good ones. Where that has a region, the
+ * path goes on in it: through its nodes, and from what an iteration started with to what the one before gave. */
 #include <stdlib.h>
 #include <string.h>
 
@@ -79,6 +80,8 @@ static int find_buffer(const quern_session *s, const char *name)
 
 /* ---- the search ---- */
 
+enum { MOST_STEPS = 100000, MOST_HOPS = 64, MOST_DEPTH = 16 };
+
 typedef struct search {
     quern_session *session;
     qn_graph *graph;
@@ -86,32 +89,114 @@ typedef struct search {
     qn_value **outputs;
     const char **output_names;
     const int *aliases;
-    int *worst; /* by value id; -1: a constant that was not looked at yet */
+    int n_flags;
+    qn_flag *flags;
+    const int64_t **numbers; /* by output: pairs, see qn_flag */
 } search;
 
-static int worst_at(search *f, const qn_value *value)
+/* A value, and the nodes whose regions it lies in. */
+typedef struct place {
+    qn_value *value;
+    int depth;
+    qn_node *around[MOST_DEPTH];
+} place;
+
+static qn_graph *body_of(const qn_node *node)
 {
-    int *worst = &f->worst[value->id];
-    if (*worst < 0) {
-        const qn_tensor *tensor = qn_attr_tensor(value->node, QN_ATTR_VALUE);
-        *worst = worst_of(tensor->type.dtype, tensor->bytes, qn_tensor_data(tensor));
+    return node->regions[node->n_regions - 1]; /* not of `if` */
+}
+
+static bool is_carried(const qn_node *around, int input)
+{
+    return around->op != QN_OP_IF && input < qn_attr_int(around, QN_ATTR_N_CARRIED);
+}
+
+static qn_value *operand_of(const qn_node *around, int input)
+{
+    return around->operands[around->op == QN_OP_IF ? input + 1 : input];
+}
+
+static int loops_around(const place *p)
+{
+    int n = 0;
+    for (int i = 0; i < p->depth; i++)
+        n += p->around[i]->op != QN_OP_IF;
+    return n;
+}
+
+/* When the value, which is in the regions around p, was first at least so bad: -1 before all, the time, or QN_FLAG_NEVER. */
+static int64_t when(const search *f, const place *p, const qn_value *value, int kind, int hops)
+{
+    const qn_node *node = value->node;
+    if (!qn_dtype_is_float(value->type.dtype) || hops == MOST_HOPS)
+        return QN_FLAG_NEVER;
+    if (node && node->op == QN_OP_CONSTANT) {
+        const qn_tensor *tensor = qn_attr_tensor(node, QN_ATTR_VALUE);
+        return worst_of(tensor->type.dtype, tensor->bytes, qn_tensor_data(tensor)) >= kind ? -1
+                                                                                           : QN_FLAG_NEVER;
     }
-    return *worst;
+    for (int i = 0; i < f->n_flags && node; i++)
+        if (f->flags[i].value == value)
+            return f->numbers[f->flags[i].output][2 * f->flags[i].row + kind - 1];
+    if (node || p->depth == 0)
+        return !node && worst_of_buffer(f->session, value->index) >= kind ? -1 : QN_FLAG_NEVER;
+    const qn_node *around = p->around[p->depth - 1];
+    place outside = *p;
+    outside.depth--;
+    const int64_t came = when(f, &outside, operand_of(around, value->index), kind, hops + 1);
+    if (!is_carried(around, value->index))
+        return came;
+    const int64_t made = when(f, p, body_of(around)->outputs[value->index], kind, hops + 1);
+    return came <= made ? came : made + qn_flag_iteration(loops_around(p));
+}
+
+/* One step back; false where the path ends. */
+static bool step_back(const search *f, place *p, int kind)
+{
+    qn_node *node = p->value->node;
+    if (!node && p->depth == 0)
+        return false;
+    const int64_t now = when(f, p, p->value, kind, 0);
+    if (!node) {
+        const int input = p->value->index;
+        qn_node *around = p->around[p->depth - 1];
+        place outside = *p;
+        outside.depth--;
+        outside.value = operand_of(around, input);
+        if (when(f, &outside, outside.value, kind, 0) <= now)
+            *p = outside;
+        else
+            p->value = body_of(around)->outputs[input];
+        return true;
+    }
+    for (int i = 0; i < node->n_operands; i++) {
+        const int64_t then = when(f, p, node->operands[i], kind, 0);
+        if (then == QN_FLAG_NEVER || then > now)
+            continue;
+        p->value = node->operands[i];
+        return true;
+    }
+    place inside = *p;
+    for (int r = node->op == QN_OP_WHILE; r < node->n_regions && p->depth < MOST_DEPTH; r++) {
+        inside.around[p->depth] = node;
+        inside.depth = p->depth + 1;
+        inside.value = node->regions[r]->outputs[p->value->index];
+        if (when(f, &inside, inside.value, kind, 0) == QN_FLAG_NEVER)
+            continue;
+        *p = inside;
+        return true;
+    }
+    return false;
 }
 
 /* Where the path of operands that are at least so bad ends. */
-static qn_value *trace(search *f, qn_value *value, int kind)
+static place trace(const search *f, place p, int kind)
 {
-    for (bool on = true; on && value->node;) {
-        const qn_node *node = value->node;
-        on = false;
-        for (int i = 0; i < node->n_operands && !on; i++)
-            if (worst_at(f, node->operands[i]) >= kind) {
-                value = node->operands[i];
-                on = true;
-            }
-    }
-    return value;
+    for (int steps = 0; steps < MOST_STEPS && step_back(f, &p, kind); steps++)
+        continue;
+    while (!p.value->node && p.depth) /* a ring of values that only hand themselves on */
+        p.value = &p.around[--p.depth]->results[0];
+    return p;
 }
 
 static const char *text_of(const search *f, const qn_value *value, qn_arena *arena)
@@ -125,25 +210,42 @@ static const char *text_of(const search *f, const qn_value *value, qn_arena *are
                : qn_ops[value->node->op].name;
 }
 
-static qn_status report(search *f, qn_value *value, const char *what, qn_diags *diags)
+/* " in iteration 3 of scan", of the outermost loop around. */
+static const char *iteration_of(const search *f, const place *p, int kind, qn_arena *arena)
 {
-    const int kind = worst_at(f, value);
-    if (kind == GOOD)
+    const int64_t number = when(f, p, p->value, kind, 0);
+    for (int i = 0; i < p->depth && number >= 0; i++)
+        if (p->around[i]->op != QN_OP_IF)
+            return qn_arena_printf(arena, " in iteration %lld of %s",
+                                   (long long)(number / qn_flag_iteration(1)) + 1,
+                                   qn_ops[p->around[i]->op].name);
+    return "";
+}
+
+static qn_status report(const search *f, qn_value *value, const char *what, qn_diags *diags)
+{
+    const place start = { .value = value };
+    const int kind = when(f, &start, value, NOT_A_NUMBER, 0) != QN_FLAG_NEVER ? NOT_A_NUMBER : INFINITE;
+    if (when(f, &start, value, kind, 0) == QN_FLAG_NEVER)
         return qn_error(
             diags, QUERN_ERROR_NUMERIC, NULL,
             "%s is not finite, but it is with the kernels that tell where: it is a matter of rounding", what);
-    const qn_value *origin = trace(f, value, kind);
-    qn_error(diags, QUERN_ERROR_NUMERIC, origin->node ? &origin->node->loc : NULL,
-             "%s %s %s: %s is not finite", text_of(f, origin, diags->arena), origin->node ? "gives" : "holds",
-             kinds[kind], what);
-    for (int i = 0; kind == NOT_A_NUMBER && origin->node && i < origin->node->n_operands; i++) {
-        qn_value *operand = origin->node->operands[i];
-        if (worst_at(f, operand) != INFINITE)
+    const place origin = trace(f, start, kind);
+    qn_node *node = origin.value->node;
+    qn_error(diags, QUERN_ERROR_NUMERIC, node ? &node->loc : NULL, "%s %s %s%s: %s is not finite",
+             text_of(f, origin.value, diags->arena), node ? "gives" : "holds", kinds[kind],
+             iteration_of(f, &origin, kind, diags->arena), what);
+    const int64_t then = when(f, &origin, origin.value, kind, 0);
+    for (int i = 0; kind == NOT_A_NUMBER && node && i < node->n_operands; i++) {
+        place operand = origin;
+        operand.value = node->operands[i];
+        if (when(f, &operand, operand.value, INFINITE, 0) > then)
             continue;
-        const qn_value *before = trace(f, operand, INFINITE);
-        return qn_error(diags, QUERN_ERROR_NUMERIC, before->node ? &before->node->loc : NULL,
-                        "%s %s infinities, of which that is made", text_of(f, before, diags->arena),
-                        before->node ? "gives" : "holds");
+        const place before = trace(f, operand, INFINITE);
+        return qn_error(diags, QUERN_ERROR_NUMERIC, before.value->node ? &before.value->node->loc : NULL,
+                        "%s %s infinities%s, of which that is made", text_of(f, before.value, diags->arena),
+                        before.value->node ? "gives" : "holds",
+                        iteration_of(f, &before, INFINITE, diags->arena));
     }
     return QUERN_ERROR_NUMERIC;
 }
@@ -168,28 +270,17 @@ static int run_flags(search *f, quern_session *t)
 
 static int read_flags(search *f, quern_session *t, qn_arena *arena)
 {
-    int output = 0;
-    while (output < t->n_buffers && t->slots[output].info->role != QUERN_OUTPUT)
-        output++;
-    f->worst = QN_NEW_ARRAY(arena, int, qn_graph_number(f->graph));
-    for (int i = 0; i < f->graph->n_inputs; i++)
-        f->worst[i] = worst_of_buffer(f->session, i);
-    int left = f->graph->n_outputs;
-    for (qn_node *node = f->graph->first; node && left > 0; node = node->next)
-        for (int i = 0; i < node->n_results; i++) {
-            quern_array flag;
-            if (!qn_dtype_is_float(node->results[i].type.dtype))
-                continue;
-            if (node->op == QN_OP_CONSTANT) {
-                f->worst[node->results[i].id] = -1;
-                continue;
-            }
-            int status = quern_session_get(t, output++, &flag);
-            if (status)
-                return status;
-            f->worst[node->results[i].id] = *(int32_t *)flag.data > 0 ? *(int32_t *)flag.data : GOOD;
-            left--;
-        }
+    int first = 0;
+    while (first < t->n_buffers && t->slots[first].info->role != QUERN_OUTPUT)
+        first++;
+    f->numbers = QN_NEW_ARRAY(arena, const int64_t *, f->graph->n_outputs);
+    for (int i = 0; i < f->graph->n_outputs; i++) {
+        quern_array flags;
+        int status = quern_session_get(t, first + i, &flags);
+        if (status)
+            return status;
+        f->numbers[i] = flags.data;
+    }
     return QUERN_OK;
 }
 
@@ -228,7 +319,9 @@ static qn_status explain(const checks *c, quern_session *s, int buffer, qn_diags
     module->functions[0] = graph;
     module->n_functions = 1;
     if (!status)
-        status = qn_flag_numerics(graph, diags);
+        status = qn_flag_numerics(graph, &f.n_flags, &f.flags, diags);
+    for (int i = 0; i < f.n_outputs; i++)
+        f.outputs[i] = qn_value_resolve(f.outputs[i]);
     int failed = (int)status;
     if (!failed)
         failed = quern_compile(handle, &c->options, &model);
