@@ -188,7 +188,7 @@ enum {
     MODEL = 64,
     DEPTH = MODEL / HEADS
 }; /* of ASCII */
-enum { WINDOWS = 1600, GPT_BATCH = 8, GPT_EPOCHS = 6, SAMPLES = 10, TEXT = 1 << 14 };
+enum { WINDOWS = 1600, GPT_BATCH = 8, GPT_EPOCHS = 6, SAMPLES = 40, SHOWN = 10, TEXT = 1 << 14 };
 
 /* [rows, length, MODEL] to [rows, HEADS, length, DEPTH] */
 static quern_value *split(quern_builder *b, quern_value *x, quern_dim rows, quern_dim length)
@@ -327,7 +327,8 @@ static double known_words(reader *writer, uint64_t *random, const char *text)
     for (int k = 0; k < SAMPLES; k++) {
         char sample[CONTEXT + 1], word[CONTEXT + 3];
         write_sample(writer, random, sample);
-        printf("gpt: \"%s\"\n", sample);
+        if (k < SHOWN)
+            printf("gpt: \"%s\"\n", sample);
         for (const char *at = sample, *end; (end = strchr(at, ' ')); at = end + 1) {
             snprintf(word, sizeof word, " %.*s ", (int)(end - at), at);
             words += end > at;
