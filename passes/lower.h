@@ -263,15 +263,19 @@ void qn_loop_element(qn_writer *w, const qn_group *group, qn_dim (*at)[QN_MAX_RA
 
 /* ---- lower_transpose.c ---- */
 
-/* Does an address jump from line to line along variable `column`, and (`along_row`) step through a line along `row`? */
+/* Does an address jump along variable `column`; `along_row`: from line to line, and step through a line along `row`? */
 bool qn_lower_crosses(qn_writer *w, qn_dim linear, qn_dim row, qn_dim column, bool along_row);
 /* Rows of so many lanes, up to 16, become columns. */
 enum { QN_TRANSPOSE_LANES = 16 };
 void qn_kb_transpose(qn_kbuilder *b, int lanes, qn_kvalue **rows);
-/* Can the last two axes be cut into square blocks of vectors? */
-bool qn_transposes_in_blocks(const qn_lowering *l, const qn_nest *nest);
+/* The axis along which something is read line by line that the last axis jumps across, where blocks of vectors between the two
+ * pay; or -1. Of a rehearsal with one variable an axis (vars). */
+int qn_transposed_axis(qn_writer *rehearsal, const qn_nest *nest, const qn_dim *vars);
+/* Cuts axes whose number is divided by a constant in what such a rehearsal reads: [512] in blocks of 16 is [32, 16]. */
+bool qn_nest_cut(qn_writer *rehearsal, qn_nest *nest, const qn_dim *vars);
 /* The group's elements, block by block, in tasks of about `grain` elements: how many tasks, an expression of the space. */
-qn_dim qn_write_transposed(qn_writer *w, const qn_group *group, const qn_nest *nest, int64_t grain);
+qn_dim qn_write_transposed(qn_writer *w, const qn_group *group, const qn_nest *nest, int row_axis,
+                           int64_t grain);
 
 /* Merges neighbouring axes of `nest` that every access and index expression of a rehearsal, written with one variable an
  * axis (vars), treats as one. */

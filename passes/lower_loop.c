@@ -354,6 +354,21 @@ static double work_of(const qn_group *group)
     return work < 1 ? 1 : work;
 }
 
+/* What the kernel of a nest reads and writes, with one variable an axis. */
+static void rehearse(qn_writer *w, qn_lowering *l, const qn_group *group, const char *name, qn_arena *scratch,
+                     const qn_nest *nest, qn_dim *out_vars)
+{
+    qn_loops loops = { 0 };
+    qn_writer_init(w, l, name, scratch);
+    for (int i = 0; i < nest->n; i++) {
+        out_vars[i] = loops.index[i] =
+            qn_ispace_var(&w->space, qn_ispace_import(&w->space, nest->dims[i]), false);
+        loops.loops[loops.n++] = (qn_planned_loop){ .var = out_vars[i] };
+    }
+    bind_all(w, group);
+    write_elements(w, group, nest, &loops);
+}
+
 qn_status qn_lower_loop(qn_lowering *l, const qn_group *group)
 {
     const bool gpu = l->options->machine && l->options->machine->gpu;
@@ -368,25 +383,27 @@ qn_status qn_lower_loop(qn_lowering *l, const qn_group *group)
     qn_arena *scratch = qn_arena_new();
     const char *name = qn_group_kernel_name(group, scratch);
 
-    /* with one variable an axis; where axes were merged that may cross lines, again */
+    /* with one variable an axis; where axes were merged or cut that may cross lines, again */
     bool blocks = false, pieces = false;
+    int transposed = -1;
     for (int before = -1, jumps = 1; before != nest.n && jumps;) {
         qn_writer rehearsal;
-        qn_loops loops = { 0 };
         qn_dim vars[QN_MAX_RANK + 1];
         before = nest.n;
-        qn_writer_init(&rehearsal, l, name, scratch);
-        for (int i = 0; i < nest.n; i++) {
-            vars[i] = loops.index[i] =
-                qn_ispace_var(&rehearsal.space, qn_ispace_import(&rehearsal.space, nest.dims[i]), false);
-            loops.loops[loops.n++] = (qn_planned_loop){ .var = vars[i] };
-        }
-        bind_all(&rehearsal, group);
-        write_elements(&rehearsal, group, &nest, &loops);
+        rehearse(&rehearsal, l, group, name, scratch, &nest, vars);
         blocks = !gpu && crosses_lines(&rehearsal, nest.n, vars, true);
         jumps = !gpu && crosses_lines(&rehearsal, nest.n, vars, false);
         pieces = !gpu && cuts_rows(&rehearsal, nest.n, vars);
+        transposed = qn_transposed_axis(&rehearsal, &nest, vars);
         qn_nest_merge(&rehearsal, &nest, vars);
+        qn_nest cut = nest;
+        if (transposed < 0 && before == nest.n && !gpu && qn_nest_cut(&rehearsal, &cut, vars)) {
+            rehearse(&rehearsal, l, group, name, scratch, &cut, vars);
+            transposed = qn_transposed_axis(&rehearsal, &cut, vars);
+            if (transposed >= 0)
+                nest = cut;
+            break;
+        }
     }
 
     qn_writer w;
@@ -397,8 +414,8 @@ qn_status qn_lower_loop(qn_lowering *l, const qn_group *group)
         size = pieces_grain(&nest, size);
     qn_loops loops = { 0 };
     bind_all(&w, group);
-    if (blocks && qn_transposes_in_blocks(l, &nest)) {
-        loops.tasks = qn_write_transposed(&w, group, &nest, size);
+    if (transposed >= 0) {
+        loops.tasks = qn_write_transposed(&w, group, &nest, transposed, size);
     } else {
         if (gpu && nest.n > 0)
             plan_flat(&w, &nest, size, &loops);

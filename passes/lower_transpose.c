@@ -1,16 +1,24 @@
 /* LOOP groups that transpose: some operand is read across the lines that the outputs are written along.
  *
- *   for each block of 16 x 16 elements (as many as a vector has lanes)
+ *   for each block of 16 x 16 elements (as many as a vector has lanes; what is left over is smaller)
  *     16 vectors along the operand's lines, transposed in registers     -> local, in the first cache
  *     for each row of the block
  *       16 elements of the outputs, vectorized; what was transposed comes from the local block
+ *
+ * A block's columns lie along the last axis, its rows along whatever axis the operand's lines go, forwards or backwards:
+ * [O, I, 3, 3] to blocks of 16 channels, [O / 16, I, 3, 3, 16], has rows of 9 along the last two axes of what is read.
+ * An axis whose number is divided is first cut in two.
  *
  * An element that is fetched by itself, or gathered, costs as much as a vector; this takes four shuffles for 16 elements. */
 #include <string.h>
 
 #include "passes/lower.h"
 
-enum { MAX_STAGED = 6 };
+enum {
+    MAX_STAGED = 6,
+    AHEAD = 4, /* steps of the outer axes by which large buffers are fetched */
+    AHEAD_BYTES = 1 << 20
+};
 
 typedef struct staged { /* an operand's block */
     const qn_kbuffer *from;
@@ -19,11 +27,14 @@ typedef struct staged { /* an operand's block */
 } staged;
 
 typedef struct transposer {
+    const qn_group *group;
     int lanes, n;
-    qn_dim row, column;                  /* variables: the last two axes */
+    qn_dim row, column, step;            /* variables; step: of all outer axes */
     qn_kvalue *first_row, *first_column; /* of the block */
+    int n_rows, n_columns;               /* of the block */
     qn_kblock *ahead;                    /* code that runs before the block's elements */
     staged staged[MAX_STAGED];
+    qn_dim (*at)[QN_MAX_RANK]; /* by output: index of the element */
 } transposer;
 
 bool qn_lower_crosses(qn_writer *w, qn_dim linear, qn_dim row, qn_dim column, bool along_row)
@@ -31,21 +42,96 @@ bool qn_lower_crosses(qn_writer *w, qn_dim linear, qn_dim row, qn_dim column, bo
     enum { FAR = 16 };
     qn_dim factor, rest;
     if (row->kind != QN_DIM_SYMBOL || column->kind != QN_DIM_SYMBOL ||
-        !qn_ix_affine(&w->space, linear, column, &factor, &rest) || factor->min < FAR)
+        !qn_ix_affine(&w->space, linear, column, &factor, &rest) || factor->min < (along_row ? FAR : 2))
         return false;
     return !along_row || (qn_ix_affine(&w->space, linear, row, &factor, &rest) && qn_dim_is(factor, 1));
 }
 
-bool qn_transposes_in_blocks(const qn_lowering *l, const qn_nest *nest)
+/* Does an address jump along `column`, and step through a line along `row`? Which way: 1 or -1; 0: it does not. */
+static int turns(qn_writer *w, qn_dim linear, qn_dim row, qn_dim column)
+{
+    qn_dim jump, step, rest;
+    if (row->kind != QN_DIM_SYMBOL || column->kind != QN_DIM_SYMBOL ||
+        !qn_ix_affine(&w->space, linear, column, &jump, &rest) || jump->min < 2 ||
+        !qn_ix_affine(&w->space, linear, row, &step, &rest))
+        return 0;
+    return qn_dim_is(step, 1) ? 1 : qn_dim_is(step, -1) ? -1 : 0;
+}
+
+/* Has the address no other variables than these: none of a sum's loop, no number that is read? */
+static bool depends_only_on(const qn_writer *w, qn_dim linear, int n, const qn_dim *vars)
+{
+    for (size_t i = 0; i < w->space.vars.n; i++) {
+        const qn_dim symbol = w->space.vars.items[i].symbol;
+        bool known = false;
+        for (int k = 0; k < n && !known; k++)
+            known = vars[k] == symbol;
+        if (!known && qn_ix_uses(linear, symbol))
+            return false;
+    }
+    return true;
+}
+
+static int lanes_of(const qn_lowering *l)
 {
     const qn_machine *machine = l->options->machine;
-    const int64_t lanes = machine && !machine->gpu ? machine->vector_bytes / 4 : 0;
-    if (nest->n < 2 || lanes < 4 || lanes > QN_TRANSPOSE_LANES)
-        return false;
-    for (int i = nest->n - 2; i < nest->n; i++)
-        if (!qn_dim_is_const(nest->dims[i]) || nest->dims[i]->value % lanes != 0)
-            return false;
-    return true;
+    return machine && !machine->gpu ? machine->vector_bytes / 4 : 0;
+}
+
+int qn_transposed_axis(qn_writer *r, const qn_nest *nest, const qn_dim *vars)
+{
+    const int lanes = lanes_of(r->lowering), last = nest->n - 1;
+    if (lanes < 4 || lanes > QN_TRANSPOSE_LANES || last < 1 || !qn_dim_is_const(nest->dims[last]))
+        return -1;
+    const int64_t columns = nest->dims[last]->value < lanes ? nest->dims[last]->value : lanes;
+    for (size_t i = 0; i < r->accesses.n; i++) {
+        const qn_access *a = &r->accesses.items[i];
+        if (!a->buffer || a->store || qn_dtype_bytes(a->buffer->dtype) != 4 ||
+            !depends_only_on(r, a->linear, nest->n, vars))
+            continue;
+        for (int axis = last - 1; axis >= 0; axis--) { /* a quarter of a full block is worth the shuffles */
+            const qn_dim rows = nest->dims[axis];
+            if (qn_dim_is_const(rows) &&
+                4 * columns * (rows->value < lanes ? rows->value : lanes) >= lanes * lanes &&
+                turns(r, a->linear, vars[axis], vars[last]))
+                return axis;
+        }
+    }
+    return -1;
+}
+
+/* The constant that divides `var` by itself somewhere in d, or 0. */
+static int64_t divisor_of(qn_dim d, qn_dim var)
+{
+    if ((d->kind == QN_DIM_MOD || d->kind == QN_DIM_FLOORDIV) && d->operands[0] == var &&
+        qn_dim_is_const(d->operands[1]))
+        return d->operands[1]->value;
+    int64_t found = 0;
+    for (int i = 0; i < d->n && !found; i++)
+        found = divisor_of(d->operands[i], var);
+    return found;
+}
+
+bool qn_nest_cut(qn_writer *r, qn_nest *nest, const qn_dim *vars)
+{
+    qn_dims *dims = r->lowering->program->dims;
+    qn_nest cut = { 0 };
+    for (int i = 0; i < nest->n; i++) {
+        int64_t by = 0;
+        for (size_t k = 0; k < r->accesses.n && !by; k++)
+            if (r->accesses.items[k].buffer && !r->accesses.items[k].store)
+                by = divisor_of(r->accesses.items[k].linear, vars[i]);
+        if (cut.n + nest->n - i + 1 > QN_MAX_RANK || by < 2 || !qn_dim_is_const(nest->dims[i]) ||
+            nest->dims[i]->value % by != 0) {
+            cut.dims[cut.n++] = nest->dims[i];
+            continue;
+        }
+        cut.dims[cut.n++] = qn_dim_const(dims, nest->dims[i]->value / by);
+        cut.dims[cut.n++] = qn_dim_const(dims, by);
+    }
+    const bool changed = cut.n > nest->n;
+    *nest = cut;
+    return changed;
 }
 
 /* Each round is a perfect shuffle of all elements, row i with row i + lanes / 2; after log2(lanes) of them rows are columns. */
@@ -66,8 +152,21 @@ void qn_kb_transpose(qn_kbuilder *b, int lanes, qn_kvalue **rows)
     }
 }
 
-/* The operand's block, transposed, before the elements of the block that is being written. */
-static qn_kbuffer *stage(qn_writer *w, const transposer *t, qn_kbuffer *from, qn_dim linear)
+/* Has the element that is at `linear` some steps later fetched. */
+static void fetch_ahead(qn_writer *w, const transposer *t, int buffer, qn_kbuffer *from, qn_dim linear)
+{
+    const qn_pbuffer *p = &w->lowering->program->buffers[buffer];
+    if (t->step->kind != QN_DIM_SYMBOL || p->elements->min < AHEAD_BYTES / (int64_t)qn_dtype_bytes(p->dtype))
+        return;
+    qn_var *step = qn_ispace_var_of(&w->space, t->step);
+    qn_kvalue *const now = step->value;
+    step->value = qn_kb_iadd(&w->b, now, qn_kb_index(&w->b, AHEAD));
+    qn_kb_prefetch(&w->b, from, qn_writer_index(w, linear), 0);
+    step->value = now;
+}
+
+/* The operand's block, transposed, before the elements of the block that is being written. `way`: of its lines. */
+static qn_kbuffer *stage(qn_writer *w, const transposer *t, qn_kbuffer *from, qn_dim linear, int way)
 {
     qn_kbuilder *b = &w->b;
     qn_kblock *const cursor = b->block;
@@ -75,14 +174,24 @@ static qn_kbuffer *stage(qn_writer *w, const transposer *t, qn_kbuffer *from, qn
     qn_kvalue *const at_row = row->value, *const at_column = column->value, *rows[QN_TRANSPOSE_LANES];
     qn_kbuffer *block = qn_kernel_add_local(w->kernel, "block", from->dtype, (int64_t)t->lanes * t->lanes);
     b->block = t->ahead;
-    row->value = t->first_row;
+    qn_kvalue *some = NULL,
+              *none = qn_kb_const(b, (qn_ktype){ from->dtype, t->lanes }, (qn_scalar){ .i = 0 });
+    if (t->n_rows < t->lanes)
+        some = qn_kb_compare(b, QN_LT, qn_kb_ramp(b, qn_kb_index(b, 0), t->lanes),
+                             qn_kb_splat(b, qn_kb_index(b, t->n_rows), t->lanes));
+    row->value = way > 0 ? t->first_row : qn_kb_iadd(b, t->first_row, qn_kb_index(b, t->n_rows - 1));
     for (int i = 0; i < t->lanes; i++) {
         column->value = qn_kb_iadd(b, t->first_column, qn_kb_index(b, i));
-        rows[i] = qn_kb_load(b, from, qn_writer_index(w, linear), t->lanes);
+        rows[i] = i >= t->n_columns ? none
+                  : some ? qn_kb_load_masked(b, from, qn_writer_index(w, linear), t->lanes, some, none)
+                         : qn_kb_load(b, from, qn_writer_index(w, linear), t->lanes);
+        if (i < t->n_columns)
+            fetch_ahead(w, t, w->arguments.items[from->index].buffer, from, linear);
     }
     qn_kb_transpose(b, t->lanes, rows);
-    for (int i = 0; i < t->lanes; i++)
-        qn_kb_store(b, block, qn_kb_index(b, (int64_t)i * t->lanes), rows[i], NULL);
+    for (int i = 0; i < t->n_rows; i++)
+        qn_kb_store(b, block, qn_kb_index(b, (int64_t)i * t->lanes), rows[way > 0 ? i : t->n_rows - 1 - i],
+                    NULL);
     b->block = cursor;
     row->value = at_row;
     column->value = at_column;
@@ -93,7 +202,9 @@ static qn_kbuffer *stage(qn_writer *w, const transposer *t, qn_kbuffer *from, qn
 static qn_kvalue *load(qn_writer *w, void *user, qn_kbuffer *from, qn_dim linear)
 {
     transposer *t = user;
-    if (w->mask || qn_dtype_bytes(from->dtype) != 4 || !qn_lower_crosses(w, linear, t->row, t->column, true))
+    const int way = turns(w, linear, t->row, t->column);
+    if (w->mask || qn_dtype_bytes(from->dtype) != 4 || !way ||
+        !depends_only_on(w, linear, 3, (const qn_dim[]){ t->row, t->column, t->step }))
         return NULL;
     int i = 0;
     while (i < t->n && (t->staged[i].from != from || t->staged[i].linear != linear))
@@ -101,7 +212,7 @@ static qn_kvalue *load(qn_writer *w, void *user, qn_kbuffer *from, qn_dim linear
     if (i == MAX_STAGED)
         return NULL;
     if (i == t->n)
-        t->staged[t->n++] = (staged){ from, linear, stage(w, t, from, linear) };
+        t->staged[t->n++] = (staged){ from, linear, stage(w, t, from, linear, way) };
     qn_kbuilder *b = &w->b;
     qn_kvalue *row = qn_kb_isub(b, qn_writer_index(w, t->row), t->first_row);
     qn_kvalue *column = qn_kb_isub(b, qn_writer_index(w, t->column), t->first_column);
@@ -109,11 +220,28 @@ static qn_kvalue *load(qn_writer *w, void *user, qn_kbuffer *from, qn_dim linear
                       qn_kb_iadd(b, qn_kb_imul(b, row, qn_kb_index(b, t->lanes)), column), 1);
 }
 
-static void one_block(qn_writer *w, transposer *t, const qn_group *group, qn_dim (*at)[QN_MAX_RANK])
+/* The row's part of each output, some steps ahead. */
+static void fetch_outputs(qn_writer *w, const transposer *t)
+{
+    qn_var *column = qn_ispace_var_of(&w->space, t->column);
+    column->value = t->first_column;
+    for (int i = 0; i < t->group->n_outputs; i++) {
+        qn_value *value = t->group->outputs[i];
+        const int buffer = qn_lower_buffer(w->lowering, value);
+        qn_dim dims[QN_MAX_RANK];
+        qn_ispace_dims(&w->space, &value->type, dims);
+        fetch_ahead(w, t, buffer, qn_writer_argument(w, buffer, false, true),
+                    qn_ix_linear(&w->space, value->type.rank, dims, t->at[i]));
+    }
+    column->value = NULL;
+}
+
+static void one_block(qn_writer *w, transposer *t)
 {
     qn_kbuilder *b = &w->b;
-    qn_kvalue *lanes = qn_kb_index(b, t->lanes), *past_row = qn_kb_iadd(b, t->first_row, lanes),
-              *past_column = qn_kb_iadd(b, t->first_column, lanes);
+    qn_kvalue *past_row = qn_kb_iadd(b, t->first_row, qn_kb_index(b, t->n_rows)),
+              *past_column = qn_kb_iadd(b, t->first_column, qn_kb_index(b, t->n_columns));
+    w->section++; /* other elements than the block before */
     /* a loop of one step holds a place for what is found to be staged; nothing that it needs comes behind it */
     qn_kinst *once =
         qn_kb_for(b, qn_kb_index(b, 0), qn_kb_index(b, 1), qn_kb_index(b, 1), QN_TAG_SERIAL, 0, NULL, NULL);
@@ -123,57 +251,87 @@ static void one_block(qn_writer *w, transposer *t, const qn_group *group, qn_dim
     w->load = load;
     w->load_user = t;
     qn_writer_loop rows = qn_writer_for(w, t->row, t->first_row, past_row, QN_TAG_SERIAL, 0, NULL, NULL);
+    fetch_outputs(w, t);
     qn_writer_loop columns =
         qn_writer_for(w, t->column, t->first_column, past_column, QN_TAG_VECTOR, 0, NULL, NULL);
-    qn_loop_element(w, group, at);
+    qn_loop_element(w, t->group, t->at);
     qn_writer_end_for(w, &columns, NULL);
     qn_writer_end_for(w, &rows, NULL);
     w->load = NULL;
 }
 
-qn_dim qn_write_transposed(qn_writer *w, const qn_group *group, const qn_nest *nest, int64_t grain)
+/* Blocks of n_rows rows from low on, as long as they begin below high. */
+static void rows_of_blocks(qn_writer *w, transposer *t, int64_t n_rows, qn_kvalue *low, qn_kvalue *high)
+{
+    qn_kbuilder *b = &w->b;
+    if (n_rows == 0)
+        return;
+    qn_kinst *loop = qn_kb_for(b, low, high, qn_kb_index(b, t->lanes), QN_TAG_SERIAL, 0, NULL, NULL);
+    t->first_row = &loop->blocks[0]->arguments[0];
+    t->n_rows = (int)n_rows;
+    one_block(w, t);
+    qn_kb_end_for(b, loop, NULL);
+}
+
+qn_dim qn_write_transposed(qn_writer *w, const qn_group *group, const qn_nest *nest, int row_axis,
+                           int64_t grain)
 {
     qn_kbuilder *b = &w->b;
     qn_dims *dims = w->space.dims;
     transposer *t = QN_NEW(w->arena, transposer);
-    t->lanes = w->lowering->options->machine->vector_bytes / 4;
-    qn_dim extents[QN_MAX_RANK], index[QN_MAX_RANK], outer = qn_dim_const(dims, 1);
-    const int n_outer = nest->n - 2;
-    for (int i = 0; i < nest->n; i++)
+    t->group = group;
+    t->lanes = lanes_of(w->lowering);
+    qn_dim extents[QN_MAX_RANK], outer_index[QN_MAX_RANK], outer_extents[QN_MAX_RANK], index[QN_MAX_RANK],
+        outer = qn_dim_const(dims, 1);
+    const int last = nest->n - 1;
+    int n_outer = 0;
+    for (int i = 0; i < nest->n; i++) {
         extents[i] = qn_ispace_import(&w->space, nest->dims[i]);
-    for (int i = 0; i < n_outer; i++)
+        if (i == row_axis || i == last)
+            continue;
+        outer_extents[n_outer++] = extents[i];
         outer = qn_dim_mul(dims, outer, extents[i]);
-    const int64_t n_rows = extents[n_outer]->value, n_columns = extents[n_outer + 1]->value;
+    }
+    const int64_t lanes = t->lanes, n_rows = extents[row_axis]->value, n_columns = extents[last]->value;
     /* a task: some rows of one step of the outer axes, or some steps of them */
-    int64_t rows = grain / n_columns / t->lanes * t->lanes;
-    rows = rows < t->lanes ? t->lanes : rows > n_rows ? n_rows : rows;
+    int64_t rows = grain / n_columns / lanes * lanes;
+    rows = rows < lanes ? lanes : rows;
+    rows = rows > n_rows ? n_rows : rows;
     const int64_t pieces = (n_rows + rows - 1) / rows,
                   steps = pieces > 1 || grain < n_rows * n_columns ? 1 : grain / (n_rows * n_columns);
     const qn_dim parts = qn_dim_ceildiv(dims, outer, qn_dim_const(dims, steps));
-    const qn_dim step = qn_ispace_var(&w->space, outer, false);
-    qn_ix_split(&w->space, step, n_outer, extents, index);
-    t->row = index[n_outer] = qn_ispace_var(&w->space, extents[n_outer], false);
-    t->column = index[n_outer + 1] = qn_ispace_var(&w->space, extents[n_outer + 1], false);
-    qn_dim(*at)[QN_MAX_RANK] = qn_arena_calloc(w->arena, (size_t)group->n_outputs, sizeof *at);
+    const qn_dim step = t->step = qn_ispace_var(&w->space, outer, false);
+    qn_ix_split(&w->space, step, n_outer, outer_extents, outer_index);
+    t->row = qn_ispace_var(&w->space, extents[row_axis], false);
+    t->column = qn_ispace_var(&w->space, extents[last], false);
+    for (int i = 0, from = 0; i < nest->n; i++)
+        index[i] = i == row_axis ? t->row : i == last ? t->column : outer_index[from++];
+    t->at = qn_arena_calloc(w->arena, (size_t)group->n_outputs, sizeof *t->at);
     for (int i = 0; i < group->n_outputs; i++)
-        qn_nest_index(w, nest, index, &group->outputs[i]->type, at[i]);
+        qn_nest_index(w, nest, index, &group->outputs[i]->type, t->at[i]);
 
-    qn_kvalue *task = qn_kb_task(b), *lanes = qn_kb_index(b, t->lanes), *all = qn_kb_index(b, n_rows);
+    qn_kvalue *task = qn_kb_task(b), *all = qn_kb_index(b, n_rows);
     qn_kvalue *low = qn_kb_imul(b, qn_kb_imod(b, task, qn_kb_index(b, pieces)), qn_kb_index(b, rows));
     qn_kvalue *high = qn_kb_imin(b, qn_kb_iadd(b, low, qn_kb_index(b, rows)), all);
     qn_kvalue *from = qn_kb_imul(b, qn_kb_idiv(b, task, qn_kb_index(b, pieces)), qn_kb_index(b, steps));
     qn_kvalue *to = qn_kb_imin(b, qn_kb_iadd(b, from, qn_kb_index(b, steps)), qn_writer_index(w, outer));
+    qn_kvalue *whole = qn_kb_index(b, n_rows - n_rows % lanes);
     qn_writer_loop by_step = qn_writer_for(w, step, from, to, QN_TAG_SERIAL, 0, NULL, NULL);
     for (int i = 0; i < group->n_outputs; i++)
-        qn_writer_prepare(w, group->outputs[i], at[i]);
-    qn_kinst *by_column =
-        qn_kb_for(b, qn_kb_index(b, 0), qn_kb_index(b, n_columns), lanes, QN_TAG_SERIAL, 0, NULL, NULL);
-    t->first_column = &by_column->blocks[0]->arguments[0];
-    qn_kinst *by_row = qn_kb_for(b, low, high, lanes, QN_TAG_SERIAL, 0, NULL, NULL);
-    t->first_row = &by_row->blocks[0]->arguments[0];
-    one_block(w, t, group, at);
-    qn_kb_end_for(b, by_row, NULL);
-    qn_kb_end_for(b, by_column, NULL);
+        qn_writer_prepare(w, group->outputs[i], t->at[i]);
+    for (int rest = 0; rest < 2; rest++) { /* whole blocks of columns, then what is left of them */
+        const int64_t begin = rest ? n_columns - n_columns % lanes : 0;
+        t->n_columns = (int)(rest ? n_columns % lanes : n_columns < lanes ? 0 : lanes);
+        if (t->n_columns == 0)
+            continue;
+        qn_kinst *by_column = qn_kb_for(b, qn_kb_index(b, begin),
+                                        qn_kb_index(b, rest ? n_columns : n_columns - n_columns % lanes),
+                                        qn_kb_index(b, lanes), QN_TAG_SERIAL, 0, NULL, NULL);
+        t->first_column = &by_column->blocks[0]->arguments[0];
+        rows_of_blocks(w, t, n_rows < lanes ? 0 : lanes, low, qn_kb_imin(b, high, whole));
+        rows_of_blocks(w, t, n_rows % lanes, qn_kb_imax(b, low, whole), high);
+        qn_kb_end_for(b, by_column, NULL);
+    }
     qn_writer_end_for(w, &by_step, NULL);
     return qn_dim_mul(dims, parts, qn_dim_const(dims, pieces));
 }

@@ -1,5 +1,6 @@
 /* Kernels that transpose in blocks, against the interpreter: alone and with element-wise neighbours, into panels, with outer
- * axes that are spread over tasks, of several operands at once, on machines with 16 and with 8 lanes. */
+ * axes that are spread over tasks, of several operands at once, with blocks that are left over, with rows along any axis and
+ * backwards, on machines with 16 and with 8 lanes. */
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stddef.h>
@@ -76,6 +77,43 @@ static void more_axes(void **state)
                       "%y = transpose %s {perm = [0, 2, 1]} : f32[3, 64, 32]\nreturn %y\n}\n");
 }
 
+static void left_over(void **state)
+{
+    (void)state;
+    compare("rows and columns left over", "graph @f(%x: f32[45, 39]) -> f32[39, 45] {\n"
+                                          "%y = transpose %x {perm = [1, 0]} : f32[39, 45]\nreturn %y\n}\n");
+    compare("few columns", "graph @f(%x: f32[9, 300]) -> f32[300, 9] {\n"
+                           "%y = transpose %x {perm = [1, 0]} : f32[300, 9]\nreturn %y\n}\n");
+    compare("few rows", "graph @f(%x: f32[300, 9]) -> f32[9, 300] {\n"
+                        "%y = transpose %x {perm = [1, 0]} : f32[9, 300]\nreturn %y\n}\n");
+    compare("rows left over in tasks", "graph @f(%x: f32[448, 1001]) -> f32[1001, 448] {\n"
+                                       "%y = transpose %x {perm = [1, 0]} : f32[1001, 448]\nreturn %y\n}\n");
+}
+
+/* Weights of convolutions and their gradients on the way to and from blocks of channels. The large ones are fetched ahead. */
+static void channels(void **state)
+{
+    (void)state;
+    compare("to blocks",
+            "graph @f(%w: f32[32, 48, 3, 3]) -> f32[2, 3, 3, 3, 16, 16] {\n"
+            "%r = reshape %w {dims = [2, 16, 3, 16, 3, 3]} : f32[2, 16, 3, 16, 3, 3]\n"
+            "%y = transpose %r {perm = [0, 2, 4, 5, 3, 1]} : f32[2, 3, 3, 3, 16, 16]\nreturn %y\n}\n");
+    compare("backwards to blocks",
+            "graph @f(%w: f32[32, 48, 3, 3]) -> f32[3, 2, 3, 3, 16, 16] {\n"
+            "%v = reverse %w {axes = [2, 3]} : f32[32, 48, 3, 3]\n"
+            "%r = reshape %v {dims = [2, 16, 3, 16, 3, 3]} : f32[2, 16, 3, 16, 3, 3]\n"
+            "%y = transpose %r {perm = [2, 0, 4, 5, 1, 3]} : f32[3, 2, 3, 3, 16, 16]\nreturn %y\n}\n");
+    compare("from blocks",
+            "graph @f(%g: f32[48, 2, 3, 3, 16], %p: f32[32, 48, 3, 3]) -> f32[32, 48, 3, 3] {\n"
+            "%a = transpose %g {perm = [0, 1, 4, 2, 3]} : f32[48, 2, 16, 3, 3]\n"
+            "%b = reshape %a {dims = [48, 32, 3, 3]} : f32[48, 32, 3, 3]\n"
+            "%c = transpose %b {perm = [1, 0, 2, 3]} : f32[32, 48, 3, 3]\n"
+            "%y = sub %p, %c : f32[32, 48, 3, 3]\nreturn %y\n}\n");
+    compare("large", "graph @f(%g: f32[256, 8, 9, 16]) -> f32[128, 256, 9] {\n"
+                     "%a = transpose %g {perm = [1, 3, 0, 2]} : f32[8, 16, 256, 9]\n"
+                     "%y = reshape %a {dims = [128, 256, 9]} : f32[128, 256, 9]\nreturn %y\n}\n");
+}
+
 /* What lies outside is not loaded: the block is not transposed as one. */
 static void padded(void **state)
 {
@@ -89,9 +127,8 @@ static void padded(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(matrices),
-        cmocka_unit_test(more_axes),
-        cmocka_unit_test(padded),
+        cmocka_unit_test(matrices), cmocka_unit_test(more_axes), cmocka_unit_test(left_over),
+        cmocka_unit_test(channels), cmocka_unit_test(padded),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
