@@ -7,6 +7,7 @@
 #include "driver/tensors.h"
 #include "ir/narrow.h"
 #include "runtime/error.h"
+#include "runtime/memory.h"
 
 /* ---- buffers of an entry ---- */
 
@@ -151,17 +152,22 @@ void qn_fill_random(qn_dtype dtype, int64_t n, void *to, uint64_t *state)
     }
 }
 
+static void free_memory(void *memory)
+{
+    qn_memory_free(memory);
+}
+
 /* Memory for an input, freed with the arena; NULL with a message. The user says how much, so there may be less. */
 static char *input_memory(const quern_buffer_info *info, const int64_t *dims, size_t *out_bytes,
                           qn_arena *arena)
 {
-    char *data = qn_bytes_of(info->dtype, info->rank, dims, out_bytes) ? malloc(*out_bytes + 1) : NULL;
-    if (data)
-        qn_arena_defer(arena, free, data);
+    qn_memory *memory = QN_NEW(arena, qn_memory);
+    if (qn_bytes_of(info->dtype, info->rank, dims, out_bytes) && qn_memory_reserve(memory, *out_bytes))
+        qn_arena_defer(arena, free_memory, memory);
     else
         qn_fail(QUERN_ERROR_MEMORY, "no memory for input '%s' of %s: fix its dimensions to less", info->name,
                 qn_array_type(&(quern_array){ info->dtype, info->rank, dims, NULL }, arena));
-    return data;
+    return memory->data;
 }
 
 int qn_bind_random(quern_session *session, uint64_t seed, qn_arena *arena)
