@@ -283,7 +283,15 @@ quern_value *quern_sigmoid(quern_builder *b, quern_value *x)
 
 quern_value *quern_gelu(quern_builder *b, quern_value *x)
 {
-    return qn_build_begin(b, "quern_gelu", 1, &x) ? qn_out(qn_b_gelu(&b->build, qn_in(x), false)) : NULL;
+    return qn_build_begin(b, "quern_gelu", 1, &x) ? qn_out(qn_b_unary(&b->build, QN_OP_GELU, qn_in(x)))
+                                                  : NULL;
+}
+
+quern_value *quern_gelu_tanh(quern_builder *b, quern_value *x)
+{
+    return qn_build_begin(b, "quern_gelu_tanh", 1, &x)
+               ? qn_out(qn_b_unary(&b->build, QN_OP_GELU_TANH, qn_in(x)))
+               : NULL;
 }
 
 quern_value *quern_convert(quern_builder *b, quern_value *x, int dtype)

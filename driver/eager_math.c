@@ -145,6 +145,7 @@ static const op_info ops[] = {
     { "erf", 1, FLOATING, QN_OP_ERF, NONE },
     { "logistic", 1, FLOATING, QN_OP_LOGISTIC, NONE },
     { "gelu", 1, FLOATING, QN_OP_GELU, NONE },
+    { "gelu_tanh", 1, FLOATING, QN_OP_GELU_TANH, NONE },
     { "silu", 1, FLOATING, QN_OP_SILU, NONE },
 };
 enum { N_OPS = sizeof ops / sizeof *ops };

@@ -339,6 +339,8 @@ QUERN_API quern_value *quern_relu(quern_builder *b, quern_value *x);
 QUERN_API quern_value *quern_tanh(quern_builder *b, quern_value *x);
 QUERN_API quern_value *quern_sigmoid(quern_builder *b, quern_value *x); /* 1 / (1 + e^-x) */
 QUERN_API quern_value *quern_gelu(quern_builder *b, quern_value *x);    /* x / 2 (1 + erf(x / sqrt 2)) */
+/* x / 2 (1 + tanh(sqrt(2 / pi) (x + 0.044715 x^3))): GPT-2's gelu */
+QUERN_API quern_value *quern_gelu_tanh(quern_builder *b, quern_value *x);
 QUERN_API quern_value *quern_convert(quern_builder *b, quern_value *x, int dtype); /* each element */
 /* As many elements, row-major. */
 QUERN_API quern_value *quern_reshape(quern_builder *b, quern_value *x, int rank, const quern_dim *dims);

@@ -136,7 +136,6 @@ qn_value *qn_b_rms_norm(qn_builder *b, qn_value *x, qn_value *scale, int axis, d
 qn_node *qn_b_batch_norm(qn_builder *b, qn_value *x, qn_value *scale, qn_value *bias, qn_value *mean,
                          qn_value *variance, double epsilon, double momentum, bool training);
 qn_node *qn_b_dropout(qn_builder *b, qn_value *x, qn_value *key, qn_value *step, double ratio, bool training);
-qn_value *qn_b_gelu(qn_builder *b, qn_value *x, bool approximate);
 qn_value *qn_b_attention(qn_builder *b, qn_value *q, qn_value *k, qn_value *v, qn_value *mask, double scale,
                          bool causal); /* mask may be NULL */
 qn_node *qn_b_attention_grad(qn_builder *b, qn_value *const *qkv, qn_value *gradient, qn_value *mask,

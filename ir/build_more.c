@@ -179,13 +179,6 @@ qn_node *qn_b_dropout(qn_builder *b, qn_value *x, qn_value *key, qn_value *step,
     return qn_build_node(b, QN_OP_DROPOUT, 3, (qn_value *[]){ x, key, step }, &list, 0, NULL);
 }
 
-qn_value *qn_b_gelu(qn_builder *b, qn_value *x, bool approximate)
-{
-    qn_attr_list list = { 0 };
-    qn_attrs_flag(&list, QN_ATTR_APPROXIMATE, approximate);
-    return qn_build(b, QN_OP_GELU, 1, &x, &list);
-}
-
 qn_value *qn_b_attention(qn_builder *b, qn_value *q, qn_value *k, qn_value *v, qn_value *mask, double scale,
                          bool causal)
 {

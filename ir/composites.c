@@ -227,7 +227,7 @@ static qn_value *gelu(expansion *e)
 {
     qn_builder *b = &e->b;
     qn_value *x = wide_operand(e, 0), *f;
-    if (qn_attr_bool(e->node, QN_ATTR_APPROXIMATE)) {
+    if (e->node->op == QN_OP_GELU_TANH) {
         qn_value *cube = qn_b_binary(b, QN_OP_MUL, qn_b_binary(b, QN_OP_MUL, x, x), x);
         qn_value *inside = qn_b_binary(b, QN_OP_ADD, x, scale_by(b, cube, 0.044715));
         f = qn_b_unary(b, QN_OP_TANH, scale_by(b, inside, sqrt(M_2_PI)));
@@ -410,7 +410,8 @@ void qn_composite_expand(qn_node *node, qn_value **out_results, qn_diags *diags)
     case QN_OP_RMS_NORM: out_results[0] = rms_norm(&e); break;
     case QN_OP_BATCH_NORM: batch_norm(&e); break;
     case QN_OP_DROPOUT: dropout(&e); break;
-    case QN_OP_GELU: out_results[0] = gelu(&e); break;
+    case QN_OP_GELU:
+    case QN_OP_GELU_TANH: out_results[0] = gelu(&e); break;
     case QN_OP_SILU: out_results[0] = silu(&e); break;
     case QN_OP_RELU: out_results[0] = relu(&e); break;
     case QN_OP_ATTENTION:

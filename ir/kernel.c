@@ -420,6 +420,14 @@ qn_kvalue *qn_kb_scale2(qn_kbuilder *b, qn_kvalue *x, qn_kvalue *n)
     return qn_kb_emit(b, QN_K_SCALE2, 2, (qn_kvalue *[]){ x, n }, x->type);
 }
 
+qn_kvalue *qn_kb_lookup(qn_kbuilder *b, const float *table, qn_kvalue *index)
+{
+    QN_ASSERT(index->type.dtype == QUERN_I32, "kernel %s: lookup by another type", b->kernel->name);
+    qn_kvalue *v = qn_kb_emit(b, QN_K_LOOKUP, 1, &index, qn_ktype_make(QUERN_F32, index->type.lanes));
+    v->inst->table = qn_arena_copy(b->kernel->arena, table, QN_LOOKUP * sizeof *table);
+    return v;
+}
+
 /* ---- lanes ---- */
 
 qn_kvalue *qn_kb_splat(qn_kbuilder *b, qn_kvalue *x, int lanes)

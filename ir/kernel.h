@@ -27,6 +27,7 @@
  *              compare, select, scale2; never exp … atan2, pow, rem, rsqrt, logistic, gelu, silu, relu
  *   f16, bf16  load, store, select, lane movement, bitcast, convert; no arithmetic
  *   bytes      dot4
+ *   f32        lookup
  *   integers   add sub mul div rem pow max min neg abs sign not and or xor shift_left shift_right relu, compare, select
  *   bool       and or xor not max min, compare, select
  *   all        convert and bitcast between them; const, splat, ramp, extract, shuffle, reduce
@@ -57,6 +58,7 @@ typedef enum qn_kop {
     QN_K_BITCAST, /* same bits, same lanes */
     QN_K_SCALE2, /* a * 2^b; a float, b of a's type holding an integer; clamps large |b|. Correctly rounded, into the
                   * denormals too, for 2^-60 <= |a| <= 2^60, 0, infinity, NaN */
+    QN_K_LOOKUP, /* table[a mod QN_LOOKUP]: f32 for i32 */
     /* lanes */
     QN_K_SPLAT,   /* scalar to lanes */
     QN_K_RAMP,    /* scalar integer a: a, a+1, a+2, … */
@@ -84,6 +86,8 @@ typedef enum qn_kop {
                    * row k / group, element j * group + k % group. x has as many groups as y has rows. In no promised order;
                    * bf16 below the smallest normal number count as 0 */
 } qn_kop;
+
+enum { QN_LOOKUP = 32 }; /* numbers in the table of a lookup: two registers of AVX-512 */
 
 typedef enum qn_ktag {
     QN_TAG_SERIAL,
@@ -145,6 +149,7 @@ struct qn_kinst {
                       * are >= 0 and divisors > 0 (so no guards, and nsw is right). Printed as iadd, isub, imul, idiv, imod */
     int n_mask;
     const int *mask;       /* SHUFFLE; TILE_*: tile numbers */
+    const float *table;    /* LOOKUP: QN_LOOKUP numbers */
     qn_dtype tile_type[2]; /* TILE_MMA */
     qn_ktag tag;           /* FOR */
     int lanes;             /* FOR vector: how many (0: the target's choice) */
@@ -210,6 +215,7 @@ qn_kvalue *qn_kb_select(qn_kbuilder *b, qn_kvalue *condition, qn_kvalue *x, qn_k
 qn_kvalue *qn_kb_convert(qn_kbuilder *b, qn_dtype to, qn_kvalue *x);
 qn_kvalue *qn_kb_bitcast(qn_kbuilder *b, qn_dtype to, qn_kvalue *x);
 qn_kvalue *qn_kb_scale2(qn_kbuilder *b, qn_kvalue *x, qn_kvalue *n);
+qn_kvalue *qn_kb_lookup(qn_kbuilder *b, const float *table, qn_kvalue *index);
 qn_kvalue *qn_kb_splat(qn_kbuilder *b, qn_kvalue *x, int lanes);
 qn_kvalue *qn_kb_ramp(qn_kbuilder *b, qn_kvalue *x, int lanes);
 qn_kvalue *qn_kb_extract(qn_kbuilder *b, qn_kvalue *x, int lane);

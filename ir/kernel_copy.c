@@ -51,6 +51,7 @@ static qn_kvalue *copy_value(qn_kbuilder *b, const qn_kinst *inst, qn_kvalue *co
     case QN_K_CONVERT: return qn_kb_convert(b, type.dtype, o[0]);
     case QN_K_BITCAST: return qn_kb_bitcast(b, type.dtype, o[0]);
     case QN_K_SCALE2: return qn_kb_scale2(b, o[0], o[1]);
+    case QN_K_LOOKUP: return qn_kb_lookup(b, inst->table, o[0]);
     case QN_K_SPLAT: return qn_kb_splat(b, o[0], type.lanes);
     case QN_K_RAMP: return qn_kb_ramp(b, o[0], type.lanes);
     case QN_K_EXTRACT: return qn_kb_extract(b, o[0], (int)inst->index);
@@ -201,6 +202,8 @@ static void clone_inst(cloner *c, const qn_kinst *old, qn_kblock *into)
     new->lanes = old->lanes;
     new->n_mask = old->n_mask;
     memcpy(new->tile_type, old->tile_type, sizeof new->tile_type);
+    if (old->table)
+        new->table = qn_arena_copy(arena, old->table, QN_LOOKUP * sizeof *old->table);
     if (old->mask)
         new->mask = qn_arena_copy(arena, old->mask, (size_t)old->n_mask * sizeof *old->mask);
     if (old->carried_kinds)

@@ -112,6 +112,12 @@ bool qn_keval_is_exact(qn_op fn)
 
 /* ---- one operand ---- */
 
+static double gelu_tanh(double a)
+{
+    double inside = sqrt(M_2_PI) * (a + 0.044715 * a * a * a);
+    return a == -INFINITY ? -0.0 : a / (1 + exp(-2 * inside)); /* 1 / (1 + e^-2u) = (1 + tanh u) / 2 */
+}
+
 static double unary_float(qn_op fn, double a)
 {
     switch (fn) {
@@ -143,6 +149,7 @@ static double unary_float(qn_op fn, double a)
     case QN_OP_ERF: return erf(a);
     case QN_OP_LOGISTIC: return a >= 0 ? 1 / (1 + exp(-a)) : exp(a) / (1 + exp(a));
     case QN_OP_GELU: return a == -INFINITY ? -0.0 : a * (0.5 * erfc(-a * M_SQRT1_2));
+    case QN_OP_GELU_TANH: return gelu_tanh(a);
     case QN_OP_SILU: return a == -INFINITY ? -0.0 : a / (1 + exp(-a));
     case QN_OP_RELU: return a > 0 || isnan(a) ? a : 0;
     default: QN_UNREACHABLE("no value for %s of a float", qn_ops[fn].name);

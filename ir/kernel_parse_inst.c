@@ -289,6 +289,17 @@ static void parse_mask(qn_kparser *p, int *mask, int *n)
     qn_kp_expect(p, "]");
 }
 
+static const float *parse_table(qn_kparser *p)
+{
+    float table[QN_LOOKUP] = { 0 };
+    for (int i = 0; i < QN_LOOKUP && !p->failed; i++) {
+        qn_kp_expect(p, i ? "," : "[");
+        table[i] = (float)qn_kp_literal(p, QUERN_F32).f;
+    }
+    qn_kp_expect(p, "]");
+    return qn_arena_copy(p->k->arena, table, sizeof table);
+}
+
 static qn_kinst *parse_tile(qn_kparser *p, qn_kop op)
 {
     int tiles[64], n_tiles = 0, n = 0;
@@ -321,6 +332,7 @@ static qn_kinst *parse_plain(qn_kparser *p, qn_kop op, qn_op fn)
 {
     qn_kvalue *o[3];
     int direction = 0, kind = 0, n_mask = 0, mask[64];
+    const float *table = NULL;
     int64_t number = 0;
     if (op == QN_K_COMPARE)
         direction = qn_kp_choice(p, "comparison", qn_direction_names, 6);
@@ -353,6 +365,10 @@ static qn_kinst *parse_plain(qn_kparser *p, qn_kop op, qn_op fn)
         parse_mask(p, mask, &n_mask);
         type.lanes = n_mask;
         break;
+    case QN_K_LOOKUP:
+        type.dtype = QUERN_F32;
+        table = parse_table(p);
+        break;
     case QN_K_CHECK: type.lanes = 0; break;
     default: break;
     }
@@ -362,6 +378,7 @@ static qn_kinst *parse_plain(qn_kparser *p, qn_kop op, qn_op fn)
     inst->kind = (qn_kind)kind;
     inst->index = number;
     inst->n_mask = n_mask;
+    inst->table = table;
     if (n_mask > 0)
         inst->mask = qn_arena_copy(p->k->arena, mask, (size_t)n_mask * sizeof *mask);
     return inst;

@@ -20,6 +20,7 @@ const char *const qn_kop_names[] = {
     [QN_K_CONVERT] = "convert",
     [QN_K_BITCAST] = "bitcast",
     [QN_K_SCALE2] = "scale2",
+    [QN_K_LOOKUP] = "lookup",
     [QN_K_SPLAT] = "splat",
     [QN_K_RAMP] = "ramp",
     [QN_K_EXTRACT] = "extract",
@@ -246,6 +247,16 @@ static void print_numbers(printer *p, const qn_kinst *inst)
     qn_strbuf_puts(&p->out, "]");
 }
 
+static void print_table(printer *p, const float *table)
+{
+    char text[QN_LITERAL_MAX];
+    for (int i = 0; i < QN_LOOKUP; i++) {
+        qn_literal_print(QUERN_F32, &table[i], text);
+        qn_strbuf_printf(&p->out, "%s%s", i ? ", " : " [", text);
+    }
+    qn_strbuf_puts(&p->out, "]");
+}
+
 static void print_operation(printer *p, const qn_kinst *inst)
 {
     const char *name = qn_kop_names[inst->op];
@@ -281,6 +292,7 @@ static void print_operation(printer *p, const qn_kinst *inst)
         break;
     case QN_K_EXTRACT:
     case QN_K_CHECK: qn_strbuf_printf(&p->out, ", %lld", (long long)inst->index); break;
+    case QN_K_LOOKUP: print_table(p, inst->table); break;
     case QN_K_SHUFFLE:
     case QN_K_TILE_ZERO: print_numbers(p, inst); break;
     case QN_K_TILE_MMA: /* tile_mma [0, 4, 6] bf16 bf16 */

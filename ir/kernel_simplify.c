@@ -106,6 +106,8 @@ static bool same_inst(const qn_kinst *a, const qn_kinst *b)
     for (int i = 0; i < a->n_operands; i++)
         if (a->operands[i] != b->operands[i])
             return false;
+    if (a->table && memcmp(a->table, b->table, QN_LOOKUP * sizeof *a->table) != 0)
+        return false;
     return a->n_mask == 0 || memcmp(a->mask, b->mask, (size_t)a->n_mask * sizeof *a->mask) == 0;
 }
 

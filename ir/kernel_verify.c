@@ -38,6 +38,7 @@ static const struct {
     [QN_K_IF] = { 1, 1, -1 },        [QN_K_CHECK] = { 1, 1, 0 },      [QN_K_BARRIER] = { 0, 0, 0 },
     [QN_K_TILE_SHAPE] = { 8, 8, 0 }, [QN_K_TILE_ZERO] = { 0, 0, 0 },  [QN_K_TILE_LOAD] = { 2, 2, 0 },
     [QN_K_TILE_STORE] = { 2, 2, 0 }, [QN_K_TILE_MMA] = { 0, 0, 0 },   [QN_K_DOT4] = { 3, 3, 1 },
+    [QN_K_LOOKUP] = { 1, 1, 1 },
 };
 
 static const char *check_leaf(const checker *c)
@@ -97,6 +98,14 @@ static const char *check_dot4(const checker *c)
         MISTAKE("adds products of u8 and i8, four to an i32, not of %s and %s to %s", show(c, o[0]),
                 show(c, o[1]), show(c, o[2]));
     return NULL;
+}
+
+static const char *check_lookup(const checker *c)
+{
+    const qn_kvalue *r = &c->inst->results[0], *a = c->inst->operands[0];
+    if (a->type.dtype != QUERN_I32 || !qn_ktype_equal(r->type, qn_ktype_make(QUERN_F32, a->type.lanes)))
+        MISTAKE("gives f32 for i32, not %s for %s", show(c, r), show(c, a));
+    return c->inst->table ? NULL : "has no table";
 }
 
 static const char *check_choice(const checker *c)
@@ -276,6 +285,7 @@ static const char *check_inst(const checker *c)
     case QN_K_FMA:
     case QN_K_SCALE2: return check_float_operation(c);
     case QN_K_DOT4: return check_dot4(c);
+    case QN_K_LOOKUP: return check_lookup(c);
     case QN_K_COMPARE:
     case QN_K_SELECT: return check_choice(c);
     case QN_K_CONVERT:

@@ -26,6 +26,9 @@ int qn_node_cost(const qn_node *node)
     case QN_OP_ATANH:
     case QN_OP_ERF:
     case QN_OP_LOGISTIC:
+    case QN_OP_GELU:
+    case QN_OP_GELU_TANH:
+    case QN_OP_SILU:
     case QN_OP_POW:
     case QN_OP_ATAN2:
     case QN_OP_RANDOM_BITS: return 16;

@@ -1,7 +1,7 @@
 /* Spells out what lowering has no kernel of its own for.
  *
- * Before: any graph. After: no composites, except those that a kernel template keeps (passes/claim.h); no calls: the
- * function's nodes stand there; no arg_reduce: it is said by two reductions, which fuse into one kernel with what
+ * Before: any graph. After: no composites, except those that a kernel template keeps (passes/claim.h) and gelu where the machine
+ * reads it from a table; no calls: the function's nodes stand there; no arg_reduce: it is said by two reductions, which fuse into one kernel with what
  * surrounds them and run vectorized; no top_k: it is a sort and slices.
  *
  *   %0 = softmax %x {axis = 1}
@@ -140,6 +140,14 @@ bool qn_expand_node(qn_node *node, qn_value **out_results, qn_diags *diags)
     return false;
 }
 
+/* One function of kernels (passes/math/erf.c), quicker than what it is made of. */
+static bool is_in_tables(const qn_node *node, const qn_pass_options *options)
+{
+    return (node->op == QN_OP_GELU || node->op == QN_OP_GELU_TANH) && options->machine &&
+           options->machine->lookup && options->math != QN_MATH_STRICT &&
+           node->results[0].type.dtype != QUERN_F64;
+}
+
 static bool expand_graph(qn_graph *graph, const qn_pass_options *options, qn_diags *diags)
 {
     bool changed = false;
@@ -148,7 +156,7 @@ static bool expand_graph(qn_graph *graph, const qn_pass_options *options, qn_dia
         qn_node_resolve(node);
         for (int i = 0; i < node->n_regions; i++)
             changed |= expand_graph(node->regions[i], options, diags);
-        if (qn_template_keeps(node, options))
+        if (qn_template_keeps(node, options) || is_in_tables(node, options))
             continue;
         qn_node *const before = node->prev;
         if (pack_attention(node, options, diags)) {

@@ -1,13 +1,14 @@
 /* qn_kernel_expand_math: transcendental functions become polynomials of basic instructions.
  *
  * Before: UNARY and BINARY may name any element-wise op. After: none of exp, expm1, log, log1p, sin, cos, tan, asin, acos,
- * atan, sinh, cosh, tanh, asinh, acosh, atanh, erf, logistic, gelu, silu, relu, rsqrt, pow of floats, rem of floats, atan2.
+ * atan, sinh, cosh, tanh, asinh, acosh, atanh, erf, logistic, gelu, gelu_tanh, silu, relu, rsqrt, pow of floats, rem of floats, atan2.
  * f16 and bf16 are computed in f32 and rounded once.
  *
  *   %1 = exp %0          ->   %1 = max … %2 = mul %1, f32 1.442695 … %9 = scale2 %7, %3
  *
  * Results are within the bounds of tests/unit/test_kernel_math.c: 1 to 2 ULP, NaN, infinities, -0 and denormals right. They
- * are the same on every backend that rounds basic instructions correctly and has fma. */
+ * are the same on every backend that rounds basic instructions correctly, has fma and reads tables by an instruction or doesn't.
+ * Only strict math has gelu's far negative end right: otherwise gelu and gelu_tanh are 0 from -5.72 on. */
 #include "passes/math/math.h"
 
 typedef struct unary_rule {
@@ -26,13 +27,17 @@ static qn_mv rsqrt(const qn_mb *m, qn_mv x)
 }
 
 static const unary_rule unary_rules[] = {
-    { QN_OP_EXP, qn_math_exp },     { QN_OP_EXPM1, qn_math_expm1 }, { QN_OP_LOG, qn_math_log },
-    { QN_OP_LOG1P, qn_math_log1p }, { QN_OP_SIN, qn_math_sin },     { QN_OP_COS, qn_math_cos },
-    { QN_OP_TAN, qn_math_tan },     { QN_OP_ASIN, qn_math_asin },   { QN_OP_ACOS, qn_math_acos },
-    { QN_OP_ATAN, qn_math_atan },   { QN_OP_SINH, qn_math_sinh },   { QN_OP_COSH, qn_math_cosh },
-    { QN_OP_TANH, qn_math_tanh },   { QN_OP_ASINH, qn_math_asinh }, { QN_OP_ACOSH, qn_math_acosh },
-    { QN_OP_ATANH, qn_math_atanh }, { QN_OP_ERF, qn_math_erf },     { QN_OP_LOGISTIC, qn_math_logistic },
-    { QN_OP_GELU, qn_math_gelu },   { QN_OP_SILU, qn_math_silu },   { QN_OP_RELU, relu },
+    { QN_OP_EXP, qn_math_exp },     { QN_OP_EXPM1, qn_math_expm1 },
+    { QN_OP_LOG, qn_math_log },     { QN_OP_LOG1P, qn_math_log1p },
+    { QN_OP_SIN, qn_math_sin },     { QN_OP_COS, qn_math_cos },
+    { QN_OP_TAN, qn_math_tan },     { QN_OP_ASIN, qn_math_asin },
+    { QN_OP_ACOS, qn_math_acos },   { QN_OP_ATAN, qn_math_atan },
+    { QN_OP_SINH, qn_math_sinh },   { QN_OP_COSH, qn_math_cosh },
+    { QN_OP_TANH, qn_math_tanh },   { QN_OP_ASINH, qn_math_asinh },
+    { QN_OP_ACOSH, qn_math_acosh }, { QN_OP_ATANH, qn_math_atanh },
+    { QN_OP_ERF, qn_math_erf },     { QN_OP_LOGISTIC, qn_math_logistic },
+    { QN_OP_GELU, qn_math_gelu },   { QN_OP_GELU_TANH, qn_math_gelu_tanh },
+    { QN_OP_SILU, qn_math_silu },   { QN_OP_RELU, relu },
     { QN_OP_RSQRT, rsqrt },
 };
 
@@ -69,6 +74,11 @@ static bool has_rule(const qn_kinst *inst)
     return found;
 }
 
+typedef struct expansion {
+    const qn_machine *machine;
+    qn_math math;
+} expansion;
+
 static bool expand(qn_krewriter *r, qn_kinst *inst)
 {
     if ((inst->op != QN_K_UNARY && inst->op != QN_K_BINARY) || !has_rule(inst) ||
@@ -81,13 +91,15 @@ static bool expand(qn_krewriter *r, qn_kinst *inst)
     for (int i = 0; i < inst->n_operands; i++)
         o[i] = qn_kb_convert(&r->b, wide.dtype, qn_kr_get(inst->operands[i]));
     r->b.fast = false; /* the sums of the expansions must not be taken apart */
-    qn_mb m = qn_mb_make(&r->b, r->user, wide);
+    const expansion *x = r->user;
+    qn_mb m = qn_mb_make(&r->b, x->machine, wide);
+    m.math = x->math;
     qn_kr_set(&inst->results[0], qn_kb_convert(&r->b, type.dtype, apply(&m, inst, o)));
     return true;
 }
 
 void qn_kernel_expand_math(qn_kernel *kernel, const qn_machine *machine, qn_math math)
 {
-    (void)math; /* one version of each function serves all modes */
-    qn_krewrite(kernel, expand, (void *)machine);
+    expansion x = { machine, math };
+    qn_krewrite(kernel, expand, &x);
 }

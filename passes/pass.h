@@ -24,6 +24,7 @@ typedef struct qn_machine {
     int vector_registers; /* 32 or 16 */
     bool fma;
     bool masked; /* masked loads and stores are cheap */
+    bool lookup; /* QN_K_LOOKUP is one instruction */
     bool dot4;   /* QN_K_DOT4 is one instruction */
     bool tiles;  /* the matrix unit of QN_K_TILE_*, bf16 and bytes */
     int64_t l1_bytes, l2_bytes;

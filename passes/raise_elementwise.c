@@ -1,8 +1,8 @@
 /* Rules for activations: gelu in both forms, silu. Factors may stand anywhere in a product:
  *
  *   x (erf(x / sqrt 2) + 1) / 2                                   ->  gelu x
- *   x (tanh(sqrt(2 / pi) (x + 0.044715 x^3)) + 1) / 2             ->  gelu x {approximate}
- *   x logistic(2 sqrt(2 / pi) (x + 0.044715 x^3))                 ->  gelu x {approximate}
+ *   x (tanh(sqrt(2 / pi) (x + 0.044715 x^3)) + 1) / 2             ->  gelu_tanh x
+ *   x logistic(2 sqrt(2 / pi) (x + 0.044715 x^3))                 ->  gelu_tanh x
  *   the same with  sqrt(2 / pi) x (1 + 0.044715 x^2)  inside
  *   x logistic(x), x / (1 + exp(-x))                              ->  silu x */
 #include <math.h>
@@ -51,7 +51,7 @@ static qn_value *gelu_by_erf(qn_raiser *s, const qn_node *node)
     for (const qn_value *inside = erf->operands[0]; inside;) { /* x may be a product with a number itself */
         qn_value *x = qn_raise_without_one_factor(inside, &factor);
         if (x && qn_raise_near(x->type.dtype, factor, M_SQRT1_2) && is_half_of(product, x, other))
-            return qn_b_gelu(&s->r.b, x, false);
+            return qn_b_unary(&s->r.b, QN_OP_GELU, x);
         inside = x;
     }
     return NULL;
@@ -89,7 +89,7 @@ static qn_value *gelu_by_tanh(qn_raiser *s, const qn_node *node)
     const qn_node *tanh;
     const qn_value *product = &node->results[0], *other = find_factor(product, QN_OP_TANH, 3, &tanh);
     qn_value *x = other ? inside_of_tanh(tanh->operands[0]) : NULL;
-    return x && is_half_of(product, x, other) ? qn_b_gelu(&s->r.b, x, true) : NULL;
+    return x && is_half_of(product, x, other) ? qn_b_unary(&s->r.b, QN_OP_GELU_TANH, x) : NULL;
 }
 
 /* x logistic(2 u) for x (tanh(u) + 1) / 2, as simplify says it */
@@ -100,7 +100,7 @@ static qn_value *gelu_by_logistic(qn_raiser *s, const qn_node *node)
         const qn_node *twice = logistic ? qn_value_made_by(logistic->operands[0], QN_OP_ADD) : NULL;
         if (twice && twice->operands[0] == twice->operands[1] &&
             inside_of_tanh(twice->operands[0]) == node->operands[1 - i])
-            return qn_b_gelu(&s->r.b, node->operands[1 - i], true);
+            return qn_b_unary(&s->r.b, QN_OP_GELU_TANH, node->operands[1 - i]);
     }
     return NULL;
 }

@@ -254,6 +254,7 @@ static qn_kvalue *copy_on_lanes(vectorizer *v, const qn_kinst *inst)
     case QN_K_CONVERT: return qn_kb_convert(b, dtype, o[0]);
     case QN_K_BITCAST: return qn_kb_bitcast(b, dtype, o[0]);
     case QN_K_SCALE2: return qn_kb_scale2(b, o[0], o[1]);
+    case QN_K_LOOKUP: return qn_kb_lookup(b, inst->table, o[0]);
     default: QN_UNREACHABLE("vectorize: instruction %d on lanes", (int)inst->op);
     }
 }

@@ -77,7 +77,7 @@ static qn_status silu(qn_vjp *v, qn_node *node, qn_value *const *g)
 static qn_status gelu(qn_vjp *v, qn_node *node, qn_value *const *g)
 {
     qn_value *x = node->operands[0], *x2 = MUL(x, x), *slope;
-    if (qn_attr_bool(node, QN_ATTR_APPROXIMATE)) {
+    if (node->op == QN_OP_GELU_TANH) {
         const double c = sqrt(2 / M_PI), a = 0.044715;
         qn_value *inner =
             MUL(x, qn_b_binary_scalar(&v->b, QN_OP_ADD, qn_b_binary_scalar(&v->b, QN_OP_MUL, x2, c * a), c));
@@ -245,7 +245,8 @@ qn_vjp_rule qn_vjp_composite(qn_op op)
     case QN_OP_CROSS_ENTROPY: return cross_entropy;
     case QN_OP_RELU: return relu;
     case QN_OP_SILU: return silu;
-    case QN_OP_GELU: return gelu;
+    case QN_OP_GELU:
+    case QN_OP_GELU_TANH: return gelu;
     case QN_OP_LAYER_NORM:
     case QN_OP_RMS_NORM: return norm;
     case QN_OP_BATCH_NORM: return batch_norm;

@@ -135,6 +135,21 @@ def polynomial(name, what, f, powers, a, b, bits, weight=None, fixed=()):
     array(name, values, f"{what} on [{mp.nstr(mp.mpf(a), 5)}, {mp.nstr(mp.mpf(b), 5)}], error 2^{mp.nstr(mp.log(worst, 2), 4)}")
 
 
+def pieces(name, what, f, width, degree, count=32):
+    """f on pieces around 0, width, 2 width, ...: a polynomial in the distance from the middle each, by relative error."""
+    width, columns, worst = mp.mpf(width), [], 0
+    for k in range(count):
+        low = -width / 2 if k else mp.mpf(0)
+        values, error = fit(lambda u: f(k * width + u), range(degree + 1), low, width / 2, SINGLE)
+        columns.append(values + [mp.mpf(0)] * (degree + 1 - len(values)))
+        worst = max(worst, error)
+    print(f"/* {what} around {mp.nstr(width, 8)} k, in the distance from there, error 2^{mp.nstr(mp.log(worst, 2), 4)} */")
+    print(f"static const float {name}[{degree + 1}][32] = {{")
+    for row in zip(*columns):
+        print("    { " + ", ".join(number(v) + "f" for v in row) + " },")
+    print("};")
+
+
 SINGLE, DOUBLE = 24, 53
 LN2 = mp.log(2)
 
@@ -154,6 +169,12 @@ def exponentials():
     w = lambda z: z / (1 + z * f(z))
     polynomial("tanh_f32", "(tanh(x) / x - 1) / z, z = x^2", f, range(0, 5), 0, "0.3601", SINGLE, w)
     polynomial("tanh_f64", "(tanh(x) / x - 1) / z, z = x^2", f, range(0, 11), 0, "0.3601", DOUBLE, w)
+    print("/* 2^(k / 32) */")
+    print("static const float exp_steps[32] = { " + ", ".join(number(rounded(mp.mpf(2)**(mp.mpf(k) / 32), 24)) + "f" for k in range(32)) + " };")
+    f = lambda r: (mp.exp(r) - 1 - r) / r**2 if abs(r) > mp.mpf(10)**-12 else mp.mpf(1) / 2 + r / 6 + r**2 / 24
+    w = lambda r: r**2 / mp.exp(r)
+    polynomial("exp_step_f32", "(e^r - 1 - r) / r^2", f, range(0, 2), -half / 32, half / 32, SINGLE, w)
+    pieces("tanh_pieces", "tanh(x) / x", lambda x: mp.tanh(x) / x if x else mp.mpf(1), mp.mpf(37) / 128, 5)
     array("ln2_f32", parts(LN2, [15, 24]), "log(2) in parts; n * the first is exact for |n| < 512")
     array("ln2_f64", parts(LN2, [40, 53]), "log(2) in parts; n * the first is exact for |n| < 8192")
 
@@ -218,6 +239,10 @@ def error_functions():
         h = lambda q: mp.exp(t(q)**2) * mp.erfc(t(q)) * (1 + 2 * t(q))
         polynomial(f"erfcx_{name}", f"e^(t^2) erfc(t) (1 + 2t), q = (t - {c}) / (t + {c})", h, range(0, n), -1,
                    mp.mpf(top - c) / (top + c), bits)
+    pieces("erf_pieces", "erf(x) / x", lambda x: mp.erf(x) / x if x else 2 / mp.sqrt(mp.pi), mp.mpf(1) / 8, 4)
+    pieces("gelu_pieces", "erfc(x / sqrt(2)) / 2, the last one 0", lambda x: mp.erfc(x / mp.sqrt(2)) / 2, mp.mpf(3) / 16, 5, 31)
+    u = lambda x: mp.sqrt(2 / mp.pi) * (x + mp.mpf("0.044715") * x**3)
+    pieces("gelu_tanh_pieces", "(1 - tanh(sqrt(2 / pi) (x + 0.044715 x^3))) / 2, the last one 0", lambda x: 1 / (1 + mp.exp(2 * u(x))), mp.mpf(3) / 16, 5, 31)
 
 
 print("/* Made by scripts/math_coefficients.py: polynomials (lowest power first) and constants in parts. */")

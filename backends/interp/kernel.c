@@ -149,6 +149,7 @@ static qn_scalar lane(machine *m, const qn_kinst *inst, qn_scalar *const *o, int
     case QN_K_CONVERT: return qn_keval_convert(from, dtype, o[0][i]);
     case QN_K_BITCAST: return qn_keval_bitcast(from, dtype, o[0][i]);
     case QN_K_SCALE2: return qn_keval_scale2(dtype, o[0][i], o[1][i]);
+    case QN_K_LOOKUP: return (qn_scalar){ .f = inst->table[(uint64_t)o[0][i].i % QN_LOOKUP] };
     case QN_K_SPLAT: return o[0][0];
     case QN_K_RAMP:
         return qn_keval_normal(dtype, (qn_scalar){ .i = (int64_t)((uint64_t)o[0][0].i + (uint64_t)i) });

@@ -417,6 +417,46 @@ LLVMValueRef qn_llvm_scale2(const qn_emitter *e, qn_ktype type, LLVMValueRef a, 
     return e->target->avx512 ? scale2_avx512(e, type, a, n) : scale2_two_steps(e, type, a, n);
 }
 
+/* ---- tables ---- */
+
+/* vpermi2ps: two registers are the table, and of the indices the last five bits count. */
+static LLVMValueRef lookup_avx512(const qn_emitter *e, int lanes, LLVMValueRef table, LLVMValueRef index)
+{
+    enum { REGISTER = QN_LOOKUP / 2 };
+    if (lanes > REGISTER) {
+        const int half = lanes / 2;
+        LLVMValueRef low = lookup_avx512(e, half, table, qn_llvm_slice(e, index, 0, half));
+        return qn_llvm_concat(e, low, lookup_avx512(e, half, table, qn_llvm_slice(e, index, half, half)));
+    }
+    int widen[REGISTER];
+    for (int i = 0; i < REGISTER; i++)
+        widen[i] = i < lanes ? i : -1;
+    index = lanes == 1 ? qn_llvm_splat(e, index, REGISTER) : qn_llvm_shuffle(e, index, NULL, REGISTER, widen);
+    LLVMValueRef args[] = { qn_llvm_slice(e, table, 0, REGISTER), index,
+                            qn_llvm_slice(e, table, REGISTER, REGISTER) };
+    return qn_llvm_slice(e, qn_llvm_intrinsic(e, "llvm.x86.avx512.vpermi2var.ps.512", 0, NULL, 3, args), 0,
+                         lanes);
+}
+
+LLVMValueRef qn_llvm_lookup(const qn_emitter *e, int lanes, const float *table, LLVMValueRef index)
+{
+    const qn_ktype f32 = { QUERN_F32, 1 }, i32 = { QUERN_I32, 1 };
+    LLVMValueRef numbers[QN_LOOKUP];
+    for (int i = 0; i < QN_LOOKUP; i++)
+        numbers[i] = qn_llvm_float(e, f32, table[i]);
+    LLVMValueRef all = LLVMConstVector(numbers, QN_LOOKUP);
+    if (e->target->avx512)
+        return lookup_avx512(e, lanes, all, index);
+    LLVMValueRef result = LLVMGetPoison(qn_llvm_type(e, (qn_ktype){ QUERN_F32, lanes }));
+    for (int i = 0; i < lanes; i++) {
+        LLVMValueRef at =
+            LLVMBuildAnd(e->builder, qn_llvm_slice(e, index, i, 1), qn_llvm_int(e, i32, QN_LOOKUP - 1), "");
+        LLVMValueRef one = LLVMBuildExtractElement(e->builder, all, at, "");
+        result = lanes == 1 ? one : LLVMBuildInsertElement(e->builder, result, one, qn_llvm_i32(e, i), "");
+    }
+    return result;
+}
+
 /* ---- reduction over lanes ---- */
 
 LLVMValueRef qn_llvm_reduce(const qn_emitter *e, qn_kind kind, qn_ktype type, LLVMValueRef a)

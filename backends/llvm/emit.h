@@ -71,6 +71,7 @@ LLVMValueRef qn_llvm_dot4(const qn_emitter *e, qn_ktype type, LLVMValueRef a, LL
 LLVMValueRef qn_llvm_compare(const qn_emitter *e, qn_direction direction, qn_ktype type, LLVMValueRef a,
                              LLVMValueRef b);
 LLVMValueRef qn_llvm_scale2(const qn_emitter *e, qn_ktype type, LLVMValueRef a, LLVMValueRef n);
+LLVMValueRef qn_llvm_lookup(const qn_emitter *e, int lanes, const float *table, LLVMValueRef index);
 LLVMValueRef qn_llvm_reduce(const qn_emitter *e, qn_kind kind, qn_ktype type, LLVMValueRef a);
 LLVMValueRef qn_llvm_convert(const qn_emitter *e, qn_ktype from, qn_dtype to, LLVMValueRef a);
 LLVMValueRef qn_llvm_round_to_bf16(const qn_emitter *e, qn_ktype from,

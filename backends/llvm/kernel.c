@@ -310,6 +310,7 @@ static LLVMValueRef emit_value(lowering *s, const qn_kinst *inst)
         return qn_llvm_convert(e, inst->operands[0]->type, type.dtype, operand(s, inst, 0));
     case QN_K_BITCAST: return qn_llvm_bitcast(e, inst->operands[0]->type, type.dtype, operand(s, inst, 0));
     case QN_K_SCALE2: return qn_llvm_scale2(e, type, operand(s, inst, 0), operand(s, inst, 1));
+    case QN_K_LOOKUP: return qn_llvm_lookup(e, type.lanes, inst->table, operand(s, inst, 0));
     case QN_K_SPLAT: return qn_llvm_splat(e, operand(s, inst, 0), type.lanes);
     case QN_K_RAMP: return qn_llvm_ramp(e, type, operand(s, inst, 0));
     case QN_K_EXTRACT: return qn_llvm_slice(e, operand(s, inst, 0), (int)inst->index, 1);

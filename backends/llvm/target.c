@@ -270,6 +270,7 @@ static qn_status learn(qn_llvm_target *t, bool is_host, bool plain, qn_diags *di
     /* Of a core of another machine: what the plainer ones with such vectors have. */
     const int64_t l2_bytes = t->avx512 ? 1 << 20 : 512 << 10;
     t->machine = (qn_machine){
+        .lookup = t->avx512,
         .dot4 = t->vnni,
         .tiles = t->avx512 && has_tiles(t),
         .vector_bytes = t->vector_bytes,

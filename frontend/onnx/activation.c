@@ -136,7 +136,7 @@ static void import_gelu(qn_onnx_node *n)
     if (!tanh && !qn_onnx_attr_is(n, "approximate", "none", "none"))
         qn_onnx_malformed(n, "attribute approximate must be none or tanh");
     else
-        qn_onnx_out(n, 0, qn_b_gelu(&n->b, qn_onnx_in(n, 0), tanh));
+        qn_onnx_out(n, 0, qn_b_unary(&n->b, tanh ? QN_OP_GELU_TANH : QN_OP_GELU, qn_onnx_in(n, 0)));
 }
 
 static void import_swish(qn_onnx_node *n)

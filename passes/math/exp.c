@@ -15,19 +15,34 @@ qn_math_exp_parts qn_math_exp_reduce(const qn_mb *m, qn_mv x, qn_mv tail)
     return p;
 }
 
-/* Beyond these bounds e^x is 0 or infinite. */
-static qn_mv clamp(const qn_mb *m, qn_mv x)
+/* x = n ln 2 + r with n a multiple of 1 / QN_LOOKUP, so that the polynomial is short: e^x is 2^n's part in the table times e^r
+ * times a whole power of two, all of which scale2 takes from n. */
+static qn_mv exp_by_steps(const qn_mb *m, qn_mv x, qn_mv *n)
 {
-    return m_max(m, m_min(m, x, m->f64 ? 710 : 89), m->f64 ? -746 : -104);
+    qn_mv magic = m_c(m, m_magic(m) / QN_LOOKUP), sum = m_madd(m, x, m_c(m, 0x1.71547652b82fep0), magic);
+    *n = m_sub(m, sum, magic);
+    qn_mv r = m_madd(m, *n, m_c(m, -ln2_f32[0]), x);
+    r = m_madd(m, *n, m_c(m, -ln2_f32[1]), r);
+    qn_mv less_one = m_madd(m, m_mul(m, r, r), m_horner(m, r, exp_step_f32, 2), r);
+    qn_mv step = qn_kb_lookup(m->b, exp_steps, m_bits(m, sum));
+    return m_madd(m, step, less_one, step);
 }
 
-/* What is surely 0, masked scores of attention above all, is made 0 before it is scaled: arithmetic that underflows takes a
- * processor some hundred cycles. */
+/* e^x is infinite above the upper bound and 0 below the lower one. What is 0, masked scores of attention above all, is made so
+ * before it is scaled: arithmetic that underflows takes a processor some hundred cycles. */
 qn_mv qn_math_exp(const qn_mb *m, qn_mv x)
 {
-    qn_math_exp_parts p = qn_math_exp_reduce(m, clamp(m, x), NULL);
-    qn_mv one = m_c(m, 1), part = m_madd(m, m_madd(m, M_POLY(m, p.r, exp), p.r, one), p.r, one);
-    return m_scale2(m, m_sel(m, m_lt(m, x, m->f64 ? -746 : -104), m_c(m, 0), part), p.n);
+    const double least = m->f64 ? -746 : -104;
+    qn_mv bounded = m_min(m, x, m->f64 ? 710 : 89), n, part;
+    if (m_has_pieces(m)) {
+        part = exp_by_steps(m, bounded, &n);
+    } else {
+        qn_math_exp_parts p = qn_math_exp_reduce(m, m_max(m, bounded, least), NULL);
+        qn_mv one = m_c(m, 1);
+        part = m_madd(m, m_madd(m, M_POLY(m, p.r, exp), p.r, one), p.r, one);
+        n = p.n;
+    }
+    return m_scale2(m, m_sel(m, m_lt(m, x, least), m_c(m, 0), part), n);
 }
 
 /* 2^n (e^r - 1) + (2^n - 1), in halves: 2^n alone may be infinite where the sum is not. */
@@ -65,9 +80,18 @@ qn_mv qn_math_cosh(const qn_mb *m, qn_mv x)
     return m_add(m, grows, shrinks);
 }
 
+/* tanh(x) / x in pieces; it is 1 from 9.05 on. */
+static qn_mv tanh_by_pieces(const qn_mb *m, qn_mv x)
+{
+    qn_mv a = m_min(m, m_abs(m, x), 9.05);
+    return m_with_sign(m, m_min(m, m_mul(m, a, M_PIECES(m, a, 37. / 128, tanh_pieces)), 1), m_sign(m, x));
+}
+
 /* An odd polynomial below, 1 - 2e / (1 + e) with e = e^(-2|x|) above. */
 qn_mv qn_math_tanh(const qn_mb *m, qn_mv x)
 {
+    if (m_has_pieces(m))
+        return tanh_by_pieces(m, x);
     qn_mv magnitude = m_abs(m, x), one = m_c(m, 1), z = m_mul(m, x, x);
     qn_mv twice = m_max(m, m_mul(m, magnitude, m_c(m, -2)), m->f64 ? -40 : -20);
     qn_math_exp_parts p = qn_math_exp_reduce(m, twice, NULL);

@@ -9,6 +9,7 @@
 typedef struct qn_mb {
     qn_kbuilder *b;
     const qn_machine *machine;
+    qn_math math;  /* strict unless said otherwise */
     qn_ktype type; /* of operand and result: f32 or f64 */
     qn_ktype bits; /* i32 or i64 */
     bool f64;
@@ -209,6 +210,28 @@ static inline qn_mv m_horner(const qn_mb *m, qn_mv z, const double *c, int n)
               : m_horner((m), (z), name##_f32, (int)(sizeof name##_f32 / sizeof(double))))
 #define M_CONSTANT(m, name, part) ((m)->f64 ? name##_f64[part] : name##_f32[part])
 
+/* ---- pieces ----
+ * Where a table is read by one instruction, a function of f32 near 0 is a polynomial for each of QN_LOOKUP pieces. */
+
+static inline bool m_has_pieces(const qn_mb *m)
+{
+    return !m->f64 && m->machine->lookup;
+}
+/* The function whose piece k is `degree + 1` rows of `table` in x - k * width, |x - k * width| <= width / 2; for 0 <= x < (QN_LOOKUP
+ * - 1/2) * width. */
+static inline qn_mv m_pieces(const qn_mb *m, qn_mv x, double width, const float (*table)[QN_LOOKUP],
+                             int degree)
+{
+    qn_mv sum = m_madd(m, x, m_c(m, 1 / width), m_c(m, m_magic(m))), piece = m_bits(m, sum);
+    qn_mv from_middle = m_madd(m, m_sub(m, sum, m_c(m, m_magic(m))), m_c(m, -width), x);
+    qn_mv r = qn_kb_lookup(m->b, table[degree], piece);
+    for (int i = degree - 1; i >= 0; i--)
+        r = m_madd(m, r, from_middle, qn_kb_lookup(m->b, table[i], piece));
+    return r;
+}
+#define M_PIECES(m, x, width, table) \
+    m_pieces((m), (x), (width), (table), (int)(sizeof(table) / sizeof *(table)) - 1)
+
 /* ---- the functions: what stands for fn(x), x of type m->type ---- */
 
 qn_mv qn_math_exp(const qn_mb *m, qn_mv x);
@@ -232,6 +255,7 @@ qn_mv qn_math_atan(const qn_mb *m, qn_mv x);
 qn_mv qn_math_atan2(const qn_mb *m, qn_mv y, qn_mv x);
 qn_mv qn_math_erf(const qn_mb *m, qn_mv x);
 qn_mv qn_math_gelu(const qn_mb *m, qn_mv x);
+qn_mv qn_math_gelu_tanh(const qn_mb *m, qn_mv x);
 qn_mv qn_math_pow(const qn_mb *m, qn_mv x, qn_mv y);
 qn_mv qn_math_rem(const qn_mb *m, qn_mv x, qn_mv y);
 

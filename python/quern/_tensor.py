@@ -508,7 +508,7 @@ class Tensor:
 
 
 for _name in ("abs sign square relu floor ceil round trunc is_nan is_inf sqrt rsqrt exp expm1 log log1p sin cos tan asin acos "
-              "atan sinh cosh tanh asinh acosh atanh erf logistic gelu silu").split():
+              "atan sinh cosh tanh asinh acosh atanh erf logistic gelu gelu_tanh silu").split():
     setattr(Tensor, _name, _unary(_name))
 
 _make = Tensor.__new__

@@ -268,8 +268,8 @@ static bool activation(qn_rg *g)
     if (!x.value)
         return false;
     switch (qn_rg_below(g, qn_rg_has(g, QN_RANDOM_SMOOTH) ? 3 : 4)) {
-    case 0: return qn_rg_push(g, qn_b_gelu(&g->b, x.value, false), x.bound, false);
-    case 1: return qn_rg_push(g, qn_b_gelu(&g->b, x.value, true), x.bound, false);
+    case 0: return qn_rg_push(g, qn_b_unary(&g->b, QN_OP_GELU, x.value), x.bound, false);
+    case 1: return qn_rg_push(g, qn_b_unary(&g->b, QN_OP_GELU_TANH, x.value), x.bound, false);
     case 2: return qn_rg_push(g, qn_b_unary(&g->b, QN_OP_SILU, x.value), x.bound, false);
     default: return qn_rg_push(g, qn_b_unary(&g->b, QN_OP_RELU, x.value), x.bound, x.exact);
     }

@@ -264,9 +264,9 @@ static void elementwise(void **state)
         { QN_OP_SELECT, "bool[] f32[n] f32[n]", "", NULL, "operand 0 is bool[]; expected bool[n]" },
         { QN_OP_SELECT, "bool[n] f32[n] f16[n]", "", NULL, "operand 2 is f16[n]; expected f32 elements" },
         { QN_OP_SELECT, "i8[n] f32[n] f32[n]", "", NULL, "operand 0 is i8[n]; select takes bool" },
-        { QN_OP_GELU, "f32[n]", "approximate=1", "f32[n]", NULL },
+        { QN_OP_GELU_TANH, "f32[n]", "", "f32[n]", NULL },
         { QN_OP_GELU, "f32[n]", "", "f32[n]", NULL },
-        { QN_OP_GELU, "f32[n]", "approximate=2", NULL, "approximate has a value that means nothing" },
+        { QN_OP_GELU_TANH, "i32[n]", "", NULL, "gelu_tanh" },
         { QN_OP_SHIFT_LEFT, "u8[2] u8[2]", "", "u8[2]", NULL },
         { QN_OP_MAX, "bool[2] bool[2]", "", "bool[2]", NULL },
     };

@@ -109,7 +109,7 @@ static void activations(void **state)
             set(&relu, i, v > 0 ? v : 0);
         }
         const call calls[] = { { QN_OP_GELU, 1, { x }, 0, { INT(AXIS, 0) } },
-                               { QN_OP_GELU, 1, { x }, 1, { INT(APPROXIMATE, 1) } },
+                               { QN_OP_GELU_TANH, 1, { x }, 0, { INT(AXIS, 0) } },
                                { QN_OP_SILU, 1, { x }, 0, { INT(AXIS, 0) } },
                                { QN_OP_RELU, 1, { x }, 0, { INT(AXIS, 0) } } };
         expect_near("gelu", eval(&calls[0]), &exact, tolerance(dtype));

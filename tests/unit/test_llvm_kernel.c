@@ -41,6 +41,57 @@ static void everywhere(qn_kernel *make(qn_arena *arena, qn_dtype dtype, int lane
             }
 }
 
+/* ---- tables ---- */
+
+/* Every lane count; indices beyond the table and below 0 count modulo its size. Two tables read by one index stay two. */
+static void test_lookup(void **state)
+{
+    (void)state;
+    for (int lanes = 1; lanes <= 64; lanes *= 2) {
+        qn_arena *arena = qn_arena_new();
+        qn_kernel *k = qn_kernel_new(arena, "lookup");
+        qn_kbuffer *x = qn_kernel_add_buffer(k, "x", QUERN_I32, true, false, 0);
+        qn_kbuffer *y = qn_kernel_add_buffer(k, "y", QUERN_F32, false, true, 0);
+        qn_kbuilder b = qn_kb_new(k);
+        float tables[2][QN_LOOKUP];
+        for (int i = 0; i < QN_LOOKUP; i++) {
+            tables[0][i] = 1 / (3 + (float)i);
+            tables[1][i] = i == 7 ? -tables[0][i] : tables[0][i];
+        }
+        for (int t = 0; t < 2; t++) {
+            qn_kvalue *index = qn_kb_load(&b, x, qn_kb_index(&b, 0), lanes);
+            qn_kb_store(&b, y, qn_kb_index(&b, t * lanes), qn_kb_lookup(&b, tables[t], index), NULL);
+        }
+        qn_kernel_simplify(k);
+        const char *text = qn_kernel_print(k, arena);
+        assert_string_equal(qn_kernel_print(kernel_parsed(text, arena), arena), text);
+        for (int c = 0; c < 2; c++)
+            kernel_compare(kernel_parsed(text, arena), (int64_t[]){ lanes, 2 * lanes }, NULL, 1, cpus[c]);
+        if (lanes == 16) { /* what it does with given indices */
+            int32_t at[16] = { 0, 1, 31, 32, -1, -32, INT32_MAX, INT32_MIN, 7, 39 };
+            float got[32];
+            int64_t args[] = { -1, (int64_t)(uintptr_t)at, (int64_t)(uintptr_t)got };
+            qn_diags diags;
+            qn_diags_init(&diags, arena);
+            assert_int_equal(qn_interp_kernel(k, args, 1, &diags), QUERN_OK);
+            for (int i = 0; i < 32; i++)
+                assert_true(got[i] == tables[i / 16][(uint32_t)at[i % 16] % QN_LOOKUP]);
+        }
+        qn_arena_free(arena);
+    }
+    qn_arena *arena = qn_arena_new();
+    qn_diags diags;
+    qn_diags_init(&diags, arena);
+    assert_null(
+        qn_kernel_parse("kernel @k(%x: f32 in) {\n  %0 = lookup i32 1 [0, 1, 2]\n}\n", "t", arena, &diags));
+    assert_null(qn_kernel_parse(
+        "kernel @k(%x: f32 in) {\n  %0 = lookup i64 1 [0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15, "
+        "16, 17, 18, 19, 20, 21, 22, 23, 24, 25, 26, 27, 28, 29, 30, 31]\n}\n",
+        "t", arena, &diags));
+    assert_non_null(strstr(qn_diags_text(&diags, arena), "gives f32 for i32"));
+    qn_arena_free(arena);
+}
+
 /* ---- memory ---- */
 
 /* 45 elements: whole vectors, then a masked tail that ends at the buffer's end; the masked lanes are x[…] = other. The
@@ -499,9 +550,9 @@ static void random_kernels(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(memory),         cmocka_unit_test(lanes),  cmocka_unit_test(loops),
-        cmocka_unit_test(branches),       cmocka_unit_test(checks), cmocka_unit_test(nontemporal_stores),
-        cmocka_unit_test(random_kernels),
+        cmocka_unit_test(memory),      cmocka_unit_test(lanes),          cmocka_unit_test(loops),
+        cmocka_unit_test(branches),    cmocka_unit_test(checks),         cmocka_unit_test(nontemporal_stores),
+        cmocka_unit_test(test_lookup), cmocka_unit_test(random_kernels),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
