@@ -165,9 +165,9 @@ static qn_value *corrected(qn_builder *b, const sums *s, const quantized *x, con
         y = qn_b_binary(b, QN_OP_SUB, y, over(b, multiply(b, of_w, x->zero), type, s->w_axes));
     }
     if (s->of_x)
-        y = qn_b_binary(b, QN_OP_SUB, y,
-                        qn_b_binary(b, QN_OP_MUL, over(b, s->of_x, type, s->x_axes),
-                                    over(b, w->zero, type, &w_axis)));
+        y = qn_b_binary(
+            b, QN_OP_SUB, y,
+            qn_b_binary(b, QN_OP_MUL, over(b, s->of_x, type, s->x_axes), over(b, w->zero, type, &w_axis)));
     if (!x->scale || !y)
         return y;
     qn_value *scale = multiply(b, x->scale, w->scale);
@@ -284,7 +284,8 @@ static qn_value *requantize(qn_builder *b, const qn_node *node)
 /* Of bytes whose kind was changed, as they were before. */
 static qn_value *unflipped(const qn_value *v)
 {
-    const qn_node *node = made_by(v, QN_OP_BITCAST), *flip = node ? made_by(node->operands[0], QN_OP_XOR) : NULL;
+    const qn_node *node = made_by(v, QN_OP_BITCAST),
+                  *flip = node ? made_by(node->operands[0], QN_OP_XOR) : NULL;
     return flip && is_byte(v) && is_number(flip->operands[1], v->type.dtype == QUERN_I8 ? 128 : -128)
                ? flip->operands[0]
                : NULL;
@@ -423,7 +424,8 @@ static bool divide_scales(qn_graph *graph, qn_diags *diags)
         d.b = &b;
         d.by = scale;
         qn_value *x = divided(&d, node->operands[0], 0);
-        qn_value *y = x ? qn_b_quantize(&b, x, qn_b_scalar(&b, QUERN_F32, 1), node->operands[2], -1, 0) : NULL;
+        qn_value *y =
+            x ? qn_b_quantize(&b, x, qn_b_scalar(&b, QUERN_F32, 1), node->operands[2], -1, 0) : NULL;
         if (y) {
             qn_value_replace(&node->results[0], y);
             qn_node_remove(node);

@@ -3,8 +3,6 @@
 
 #include "passes/lower.h"
 
-/* Sizes of buffers from which streaming pays (see qn_writer.stream). What bypasses the caches had better not be found in
- * them by the next kernel: stores of 16 MB are faster the ordinary way where the last cache is large. */
 enum { AHEAD_BYTES = 1 << 20, PAST_CACHES_BYTES = 32 << 20 };
 
 void qn_writer_init(qn_writer *w, qn_lowering *l, const char *name, qn_arena *scratch)
@@ -175,6 +173,14 @@ void qn_writer_note_load(qn_writer *w, const qn_kbuffer *buffer)
     note_access(w, buffer, NULL, false);
 }
 
+/* Sizes of buffers from which streaming pays (see qn_writer.stream). What bypasses the caches had better not be found in them by the
+ * next kernel: stores of 16 MB are quicker the ordinary way where the last cache is large, and slower where they fill half of it. */
+static int64_t past_caches(const qn_writer *w)
+{
+    const int64_t l3_bytes = w->lowering->options->machine->l3_bytes;
+    return l3_bytes > 0 && l3_bytes / 2 < PAST_CACHES_BYTES ? l3_bytes / 2 : PAST_CACHES_BYTES;
+}
+
 /* What is known of the size at compile time counts. */
 static bool has_bytes(const qn_writer *w, int buffer, int64_t least)
 {
@@ -190,7 +196,7 @@ static bool on_cpu(const qn_writer *w)
 
 bool qn_writer_bypasses(const qn_writer *w, int buffer)
 {
-    return on_cpu(w) && has_bytes(w, buffer, PAST_CACHES_BYTES);
+    return on_cpu(w) && has_bytes(w, buffer, past_caches(w));
 }
 
 /* Is the element one of a buffer that is gone through in order now? */
@@ -228,7 +234,7 @@ void qn_writer_prefetch(qn_writer *w, qn_kbuffer *buffer, qn_dim linear)
 {
     const int at = w->arguments.items[buffer->index].buffer;
     if (on_cpu(w) && is_streamed(w, buffer, linear) && has_bytes(w, at, AHEAD_BYTES) &&
-        !has_bytes(w, at, PAST_CACHES_BYTES))
+        !has_bytes(w, at, past_caches(w)))
         qn_kb_prefetch(&w->b, buffer, qn_writer_index(w, linear), 0);
 }
 

@@ -28,6 +28,7 @@ typedef struct qn_machine {
     bool dot4;   /* QN_K_DOT4 is one instruction */
     bool tiles;  /* the matrix unit of QN_K_TILE_*, bf16 and bytes */
     int64_t l1_bytes, l2_bytes;
+    int64_t l3_bytes;     /* that a group of cores shares; 0: unknown */
     int gpu_arch;         /* 90 for sm_90 */
     const char *features; /* for keys and messages */
 } qn_machine;

@@ -146,6 +146,19 @@ static int64_t cache_bytes(int name, int64_t fallback)
     return bytes > 0 ? bytes : fallback;
 }
 
+/* What one group of cores shares: the C library adds up those of all groups. 0: not known. */
+static int64_t l3_bytes(void)
+{
+    FILE *file = fopen("/sys/devices/system/cpu/cpu0/cache/index3/size", "r");
+    long kilobytes = 0;
+    char unit = 0;
+    const bool known = file && fscanf(file, "%ld%c", &kilobytes, &unit) == 2 && unit == 'K' &&
+                       kilobytes > 0 && kilobytes < 1 << 24;
+    if (file)
+        fclose(file);
+    return known ? (int64_t)kilobytes << 10 : 0;
+}
+
 /* LLVM takes any name, so they are listed: the number N of sm_N, sm_Na (from 90 on) and sm_Nf (from 100 on); 0: unknown.
  * Threads of a warp may go different ways since 70, which a thread that waits alone in a loop relies on. */
 static int gpu_arch(const char *name)
@@ -279,6 +292,7 @@ static qn_status learn(qn_llvm_target *t, bool is_host, bool plain, qn_diags *di
         .masked = t->avx512,
         .l1_bytes = is_host ? cache_bytes(_SC_LEVEL1_DCACHE_SIZE, 32 << 10) : 32 << 10,
         .l2_bytes = is_host ? cache_bytes(_SC_LEVEL2_CACHE_SIZE, l2_bytes) : l2_bytes,
+        .l3_bytes = is_host ? l3_bytes() : 0,
     };
     return QUERN_OK;
 }

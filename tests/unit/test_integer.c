@@ -63,13 +63,14 @@ static qn_value *input(model *m, qn_dtype dtype, int rank, const int64_t *dims)
     for (int i = 0; i < rank; i++)
         a->dims[i] = dims[i];
     a->data = bytes(m, count_elements(rank, dims), graph->n_inputs);
-    return qn_graph_add_input(graph, graph->n_inputs ? "y" : "x", qn_type_static(m->module, dtype, rank, dims), QN_ROLE_INPUT);
+    return qn_graph_add_input(graph, graph->n_inputs ? "y" : "x",
+                              qn_type_static(m->module, dtype, rank, dims), QN_ROLE_INPUT);
 }
 
 static qn_value *weights(model *m, qn_dtype dtype, int rank, const int64_t *dims)
 {
-    return qn_b_constant(&m->b, qn_tensor_new(m->module, dtype, rank, dims,
-                                              bytes(m, count_elements(rank, dims), 5)));
+    return qn_b_constant(
+        &m->b, qn_tensor_new(m->module, dtype, rank, dims, bytes(m, count_elements(rank, dims), 5)));
 }
 
 /* With axis >= 0 a scale and a zero point for each index of it. */
@@ -87,12 +88,14 @@ static qn_value *dequantized(model *m, qn_value *x, double scale, int zero, int 
         zeros[i] = (unsigned char)(zero + (zero ? i % 4 : 0));
     }
     return qn_b_dequantize(&m->b, x, qn_b_constant(&m->b, qn_tensor_new(m->module, QUERN_F32, 1, &n, scales)),
-                           qn_b_constant(&m->b, qn_tensor_new(m->module, x->type.dtype, 1, &n, zeros)), axis, 0);
+                           qn_b_constant(&m->b, qn_tensor_new(m->module, x->type.dtype, 1, &n, zeros)), axis,
+                           0);
 }
 
 static qn_value *quantized(model *m, qn_value *x, double scale, qn_dtype dtype, int zero)
 {
-    return qn_b_quantize(&m->b, x, qn_b_scalar(&m->b, QUERN_F32, scale), qn_b_scalar(&m->b, dtype, zero), -1, 0);
+    return qn_b_quantize(&m->b, x, qn_b_scalar(&m->b, QUERN_F32, scale), qn_b_scalar(&m->b, dtype, zero), -1,
+                         0);
 }
 
 static int count(const qn_graph *graph, qn_op op, qn_dtype dtype)
@@ -121,7 +124,8 @@ static void products(void **state)
         const qn_dtype dtype = kinds[i & 1];
         const int axis = i & 4 ? 1 : -1, x_zero = i & 8 ? 3 : 0, w_zero = i & 16 ? 5 : 0;
         qn_value *x = dequantized(&m, input(&m, dtype, 3, (int64_t[]){ 2, 9, 70 }), 0.5, x_zero, -1);
-        qn_value *w = dequantized(&m, weights(&m, kinds[i >> 1 & 1], 2, (int64_t[]){ 70, 33 }), 0.25, w_zero, axis);
+        qn_value *w =
+            dequantized(&m, weights(&m, kinds[i >> 1 & 1], 2, (int64_t[]){ 70, 33 }), 0.25, w_zero, axis);
         qn_value *bias = qn_b_scalar(&m.b, QUERN_F32, 8), *low = qn_b_scalar(&m.b, QUERN_F32, -100);
         qn_value *y = qn_b_binary_bcast(&m.b, QN_OP_ADD, qn_b_matmul(&m.b, x, w), bias);
         y = qn_b_binary_bcast(&m.b, QN_OP_MAX, y, low);
@@ -140,7 +144,8 @@ static void products_of_two_results(void **state)
         model m;
         open_model(&m);
         qn_value *x = dequantized(&m, input(&m, kinds[i & 1], 3, (int64_t[]){ 2, 9, 130 }), 0.5, 100, -1);
-        qn_value *y = dequantized(&m, input(&m, kinds[i >> 1 & 1], 3, (int64_t[]){ 2, 17, 130 }), 0.5, 90, -1);
+        qn_value *y =
+            dequantized(&m, input(&m, kinds[i >> 1 & 1], 3, (int64_t[]){ 2, 17, 130 }), 0.5, 90, -1);
         y = qn_b_transpose(&m.b, y, (int64_t[]){ 0, 2, 1 });
         compare(&m, quantized(&m, qn_b_matmul(&m.b, x, y), 1024, QUERN_U8, 9), &machines[i / 4],
                 qn_arena_printf(m.module->arena, "results %d", i));
@@ -165,7 +170,8 @@ static void bytes_that_move(void **state)
         x = qn_b_reduce_window(&m.b, QN_KIND_MAX, x, &(qn_window){ .window = window, .stride = stride });
         compare(&m, quantized(&m, x, 0.3, dtype, 4), &machines[i / 2],
                 qn_arena_printf(m.module->arena, "movement %d", i));
-        assert_int_equal(count(m.b.graph, QN_OP_CONVERT, dtype) + count(m.b.graph, QN_OP_CONVERT, QUERN_U8), 0);
+        assert_int_equal(count(m.b.graph, QN_OP_CONVERT, dtype) + count(m.b.graph, QN_OP_CONVERT, QUERN_U8),
+                         0);
         assert_int_equal(count(m.b.graph, QN_OP_REDUCE_WINDOW, QUERN_U8) +
                              count(m.b.graph, QN_OP_REDUCE_WINDOW, QUERN_I8),
                          1);
