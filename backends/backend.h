@@ -82,7 +82,9 @@ qn_status qn_interp_node(const qn_node *node, const qn_array *operands, qn_array
  * that depends on symbols, a mistake (an index out of range stays in the graph: it may never run), or too much of it:
  *   result   more than QN_FOLD_BYTES and than four times the bytes of the constants, so that broadcasts and iota stay small
  *            while weights may be moved, padded, converted, scaled and quantized
- *   work     more than QN_FOLD_WORK multiplications or comparisons: contractions, windows * Movement and element-wise arithmetic that gives QN_DEFER_BYTES or more is not evaluated here but when the contents are
+ *   work     more than QN_FOLD_WORK multiplications or comparisons: contractions, windows
+ *   op       a composite that gives QN_DEFER_BYTES or more: its primitives can be read in pieces
+ * Movement and element-wise arithmetic that gives QN_DEFER_BYTES or more is not evaluated here but when the contents are
  * asked for (qn_tensor_data, qn_tensor_read). */
 #define QN_DEFER_BYTES ((size_t)1 << 16)
 #define QN_FOLD_BYTES ((int64_t)1 << 20)

@@ -17,6 +17,7 @@
 #include "passes/claim.h"
 #include "passes/inline.h"
 #include "passes/passes.h"
+#include "passes/quantize.h"
 
 /* arg_reduce as reductions: the extreme m of x, then the least (last: the greatest) index where x equals m. NaN counts as
  * extreme, and so does the reduction: m is NaN exactly when x has one, and then the indices of NaN are asked for. */
@@ -159,7 +160,7 @@ static bool expand_graph(qn_graph *graph, const qn_pass_options *options, qn_dia
         if (qn_template_keeps(node, options) || is_in_tables(node, options))
             continue;
         qn_node *const before = node->prev;
-        if (pack_attention(node, options, diags)) {
+        if (pack_attention(node, options, diags) || qn_int4_take_products(node, options, diags)) {
             next = before ? before->next : graph->first;
             changed = true;
             continue;

@@ -184,8 +184,7 @@ static bool can_pack(const qn_node *node, const qn_machine *machine)
            (x == QUERN_F32 || (x == QUERN_BF16 && machine->tiles && k > 0 && k % STEP == 0));
 }
 
-/* A product that only waits for its right side. */
-static bool waits_for_memory(const qn_node *node, const qn_dot_side *x)
+bool qn_waits_for_memory(const qn_node *node, const qn_dot_side *x)
 {
     enum { FEW_ROWS = 4 };
     double rows = 1;
@@ -208,7 +207,7 @@ static qn_status pack_graph(qn_graph *graph, const qn_pass_options *options, boo
         if (!worth_packing(graph->module->dims, node, &x, &y))
             continue;
         qn_builder b = { .graph = graph, .before = node, .loc = node->loc, .diags = diags };
-        const qn_precision stored = waits_for_memory(node, &x) ? options->precision : QN_PRECISION_F32;
+        const qn_precision stored = qn_waits_for_memory(node, &x) ? options->precision : QN_PRECISION_F32;
         qn_value *r = packed_product(&b, node, &x, &y, options->machine->vector_bytes / 4, stored);
         if (!r)
             return qn_diags_status(diags);

@@ -33,5 +33,13 @@ qn_quantized qn_quantize_bytes(qn_builder *b, qn_value *v, const qn_dot_side *si
 bool qn_int4_takes(const qn_value *panels);
 /* x [batch…, m…, K] times the columns of the panels; NULL after a report. */
 qn_value *qn_int4_product(qn_builder *b, qn_value *x, qn_value *panels, int n_batch, qn_dim n);
+/* Replaces the products of few rows with weights that a dequantize node makes of constants of four bits. True: nobody else read
+ * them, and the node is removed. */
+bool qn_int4_take_products(qn_node *weights, const qn_pass_options *options, qn_diags *diags);
+
+/* ---- pack.c ---- */
+
+/* A product of few float32 rows with a constant: it only waits for its right side. */
+bool qn_waits_for_memory(const qn_node *node, const qn_dot_side *x);
 
 #endif

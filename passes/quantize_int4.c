@@ -10,14 +10,20 @@
  *   %w: u8[96, 96, 32, 4],  %s: bf16[96, 24, 32];  %x': i8[1, 768],  %m: f32[1]
  *   %r = mul (matmul_packed %x', %w, %s : f32[1, 3072]), %m
  *
- * A group of zeros has the scale 0. A group with NaN or infinity makes what it takes part in NaN or infinite. */
+ * A group of zeros has the scale 0. A group with NaN or infinity makes what it takes part in NaN or infinite.
+ *
+ * Weights that a model has in four bits keep their numbers and scales, and no float32 is made of them. Where 0 is another number z
+ * than 8 (i4: 8 more than its zero point), what is missing is a small product of its own, of the sums of x over a group:
+ *
+ *   %d = dequantize %q: u4[768, 3072], %s: f32[24, 3072], %z {axis = 0, block = 32};   %r = dot_general %x, %d
+ *   ->
+ *   %r = mul (add (matmul_packed %x', panels of %q, panels of %s), (matmul_packed (sums of %x'), panels of (8 - %z) * %s)), %m */
 #include "passes/quantize.h"
 
-enum { GROUP = 32, NUMBERS = 8, LEAST = -8, MOST = 7 };
+enum { GROUP = 32, NUMBERS = 8, LEAST = -8, MOST = 7, LEAST_WEIGHTS = 1 << 16 };
 
 bool qn_int4_takes(const qn_value *panels)
 {
-    enum { LEAST_WEIGHTS = 1 << 16 };
     const qn_type *type = &panels->type;
     const qn_dim k = type->dims[type->rank - 2];
     return qn_dim_is_const(k) && k->value % GROUP == 0 && qn_type_is_static(type) &&
@@ -86,14 +92,172 @@ static qn_value *four_bits(qn_builder *b, qn_value *panels, qn_value **out_scale
     return together(b, qn_b_reshape(b, q, type->rank, type->dims));
 }
 
+/* x [batch…, m…, K] as bytes. */
+static qn_quantized bytes_of(qn_builder *b, qn_value *x, qn_dot_side *rows)
+{
+    *rows = (qn_dot_side){ .n_free = x->type.rank - 1, .n_contract = 1, .contract = { x->type.rank - 1 } };
+    for (int i = 0; i < rows->n_free; i++)
+        rows->free[i] = i;
+    return qn_quantize_bytes(b, x, rows);
+}
+
+static qn_value *scale_back(qn_builder *b, qn_value *r, const qn_quantized *q, const qn_dot_side *rows)
+{
+    return r ? qn_b_binary(b, QN_OP_MUL, r,
+                           qn_b_broadcast(b, q->scale, r->type.rank, r->type.dims, rows->free))
+             : NULL;
+}
+
 qn_value *qn_int4_product(qn_builder *b, qn_value *x, qn_value *panels, int n_batch, qn_dim n)
 {
-    qn_dot_side rows = { .n_free = x->type.rank - 1, .n_contract = 1, .contract = { x->type.rank - 1 } };
-    for (int i = 0; i < rows.n_free; i++)
-        rows.free[i] = i;
-    const qn_quantized q = qn_quantize_bytes(b, x, &rows);
+    qn_dot_side rows;
+    const qn_quantized q = bytes_of(b, x, &rows);
     qn_value *scale, *y = four_bits(b, panels, &scale);
-    qn_value *r = qn_b_matmul_packed_scaled(b, q.bytes, y, scale, n_batch, n);
-    return r ? qn_b_binary(b, QN_OP_MUL, r, qn_b_broadcast(b, q.scale, r->type.rank, r->type.dims, rows.free))
-             : NULL;
+    return scale_back(b, qn_b_matmul_packed_scaled(b, q.bytes, y, scale, n_batch, n), &q, &rows);
+}
+
+/* ---- weights that came in four bits ---- */
+
+/* Of k that share a scale in the kernel, where `block` do in the model; 0: there is no kernel. */
+static int64_t group_of(int64_t block)
+{
+    enum { MOST = 64 };
+    return block <= MOST ? (block % NUMBERS == 0 ? block : 0)
+                         : (block % MOST == 0    ? MOST
+                            : block % GROUP == 0 ? GROUP
+                                                 : 0);
+}
+
+/* Constant numbers of a matrix, as i4 or u4, with scales of float32 along one axis. */
+static bool is_candidate(const qn_node *node, const qn_pass_options *options)
+{
+    const qn_machine *machine = options->machine;
+    const qn_dtype dtype = node->op == QN_OP_DEQUANTIZE ? node->operands[0]->type.dtype : QUERN_INVALID_DTYPE;
+    return options->precision == QN_PRECISION_INT4 && machine && !machine->gpu &&
+           machine->vector_bytes >= 16 && (dtype == QUERN_I4 || dtype == QUERN_U4) &&
+           node->results[0].type.dtype == QUERN_F32 && node->operands[0]->type.rank == 2 &&
+           qn_type_is_static(&node->operands[0]->type) && qn_attr_find(node, QN_ATTR_AXIS) &&
+           qn_is_constant(&node->results[0]);
+}
+
+/* k that share a scale of the weights, when the product sums along the axis that is cut so and waits for memory; else 0. */
+static int64_t block_for(const qn_node *product, const qn_node *weights)
+{
+    if (product->op != QN_OP_DOT_GENERAL || product->operands[1] != &weights->results[0] ||
+        product->results[0].type.dtype != QUERN_F32 || product->operands[0]->type.rank == QN_MAX_RANK)
+        return 0;
+    const qn_dot_side x = qn_dot_side_of(product, 0), y = qn_dot_side_of(product, 1);
+    if (y.n_batch > 0 || y.n_contract != 1 || !qn_waits_for_memory(product, &x))
+        return 0;
+    const int64_t k = weights->operands[0]->type.dims[y.contract[0]]->value;
+    const int64_t block = qn_attr_int_or(weights, QN_ATTR_BLOCK, 0),
+                  axis = qn_attr_int(weights, QN_ATTR_AXIS);
+    if (block == 0)
+        return axis != y.contract[0] ? k : 0;
+    return axis == y.contract[0] && k % block == 0 ? block : 0;
+}
+
+/* Numbers, scale or zero point of the weights as [K or blocks of it, N]; `contract`: the axis of K. */
+static qn_value *in_columns(qn_builder *b, qn_value *v, int64_t contract)
+{
+    if (v && v->type.rank == 1)
+        return qn_b_expand_dims(b, v, 0);
+    return v && contract == 1 ? qn_b_transpose(b, v, (const int64_t[]){ 1, 0 }) : v;
+}
+
+/* Rows of [n, N], each `times` times: [n * times, N] */
+static qn_value *repeat_rows(qn_builder *b, qn_value *v, int64_t times)
+{
+    if (!v || times == 1)
+        return v;
+    const qn_dim rows = v->type.dims[0], n = qn_dim_const(qn_b_dims(b), times);
+    const qn_dim apart[] = { rows, n, v->type.dims[1] },
+                 joined[] = { qn_dim_mul(qn_b_dims(b), rows, n), apart[2] };
+    return qn_b_reshape(b, qn_b_broadcast(b, v, 3, apart, (const int64_t[]){ 0, 2 }), 2, joined);
+}
+
+/* The sums of bytes [m…, K] over `block` of k, as float32. */
+static qn_value *sums_of(qn_builder *b, qn_value *bytes, int64_t block)
+{
+    qn_dim dims[QN_MAX_RANK];
+    const int rank = bytes->type.rank;
+    for (int i = 0; i < rank; i++)
+        dims[i] = bytes->type.dims[i];
+    dims[rank - 1] = qn_dim_const(qn_b_dims(b), dims[rank - 1]->value / block);
+    dims[rank] = qn_dim_const(qn_b_dims(b), block);
+    qn_value *cut = qn_b_convert(b, QUERN_I32, qn_b_reshape(b, bytes, rank + 1, dims));
+    return qn_b_convert(b, QUERN_F32, qn_b_reduce(b, QN_SUM, cut, 1, (const int64_t[]){ rank }, false));
+}
+
+static qn_value *product_of(qn_builder *b, const qn_node *product, const qn_node *weights, int64_t block,
+                            int lanes)
+{
+    const qn_dot_side xs = qn_dot_side_of(product, 0), ys = qn_dot_side_of(product, 1);
+    const int64_t contract = ys.contract[0];
+    const bool is_signed = weights->operands[0]->type.dtype == QUERN_I4;
+    qn_value *numbers = qn_b_convert(b, is_signed ? QUERN_I8 : QUERN_U8, weights->operands[0]);
+    if (is_signed)
+        numbers = qn_b_convert(b, QUERN_U8,
+                               qn_b_binary_bcast(b, QN_OP_SUB, numbers, qn_b_scalar(b, QUERN_I8, LEAST)));
+    numbers = in_columns(b, numbers, contract);
+    qn_value *scale = in_columns(b, weights->operands[1], contract);
+    int64_t order[QN_MAX_RANK];
+    for (int i = 0; i < xs.n_free; i++)
+        order[i] = xs.free[i];
+    order[xs.n_free] = xs.contract[0];
+    qn_value *x = qn_b_transpose(b, product->operands[0], order);
+    if (!x || !numbers || !scale)
+        return NULL;
+    const qn_dim n = numbers->type.dims[1];
+    const int64_t width = n->value > lanes ? 2 * lanes : lanes;
+    qn_dot_side rows;
+    const qn_quantized q = bytes_of(b, x, &rows);
+    qn_value *y = qn_b_panels(b, numbers, width);
+    qn_value *scales = qn_b_panels(b, repeat_rows(b, scale, block / group_of(block)), width);
+    qn_value *r = y && q.bytes ? qn_b_matmul_packed_scaled(b, q.bytes, together(b, y), scales, 0, n) : NULL;
+    qn_scalar zero;
+    const int usual = is_signed ? 0 : -LEAST;
+    if (r && !(qn_value_splat(weights->operands[2], &zero) && (zero.i & 15) == usual)) {
+        qn_value *missing = qn_b_convert(b, QUERN_F32, in_columns(b, weights->operands[2], contract));
+        missing = qn_b_binary_bcast(b, QN_OP_SUB, f32(b, usual), missing);
+        missing = qn_b_panels(b, qn_b_binary(b, QN_OP_MUL, missing, scale), width);
+        r = qn_b_binary(b, QN_OP_ADD, r,
+                        qn_b_matmul_packed(b, sums_of(b, q.bytes, block), missing, 0, n, QUERN_F32));
+    }
+    return scale_back(b, r, &q, &rows);
+}
+
+static bool is_output(const qn_node *node)
+{
+    for (int i = 0; i < node->graph->n_outputs; i++)
+        if (qn_value_resolve(node->graph->outputs[i]) == &node->results[0])
+            return true;
+    return false;
+}
+
+bool qn_int4_take_products(qn_node *weights, const qn_pass_options *options, qn_diags *diags)
+{
+    if (!is_candidate(weights, options))
+        return false;
+    bool left = is_output(weights);
+    for (qn_node *node = weights->next, *next; node; node = next) {
+        next = node->next;
+        qn_node_resolve(node);
+        const int64_t block = block_for(node, weights);
+        qn_builder b = { .graph = node->graph, .before = node, .loc = node->loc, .diags = diags };
+        qn_value *made =
+            block > 0 && group_of(block) > 0 && qn_type_elements(&weights->results[0].type) >= LEAST_WEIGHTS
+                ? product_of(&b, node, weights, block, options->machine->vector_bytes / 4)
+                : NULL;
+        if (made) {
+            qn_value_replace(&node->results[0], made);
+            qn_node_remove(node);
+            continue;
+        }
+        for (int i = 0; i < node->n_operands; i++)
+            left |= node->operands[i] == &weights->results[0];
+    }
+    if (!left)
+        qn_node_remove(weights);
+    return !left;
 }

@@ -75,6 +75,8 @@ static bool worthwhile(const qn_node *node)
     if (__builtin_mul_overflow(elements, (int64_t)qn_dtype_bytes(type->dtype), &bytes) ||
         __builtin_mul_overflow(elements, work_per_element(node), &work))
         return false;
+    if (qn_op_is_composite(node->op) && bytes >= (int64_t)QN_DEFER_BYTES)
+        return false; /* its primitives can be read in pieces */
     return work <= QN_FOLD_WORK && (bytes <= QN_FOLD_BYTES || (uint64_t)bytes / 4 <= read);
 }
 

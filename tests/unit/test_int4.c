@@ -117,6 +117,73 @@ static void errors_are_small(void **state)
     }
 }
 
+/* Weights that come in four bits keep their numbers: products are exact here, and constants take about as much as the numbers. */
+static void weights_of_four_bits_stay_so(void **state)
+{
+    (void)state;
+    static unsigned char numbers[K * N];
+    static float scales[K / 8 * N];
+    static unsigned char zeros[K / 8 * N];
+    static const struct {
+        qn_dtype dtype;
+        int64_t block; /* 0: a scale for each column */
+        bool zero_point, transposed;
+    } cases[] = {
+        { QUERN_I4, 32, false, false }, { QUERN_U4, 32, false, true }, { QUERN_I4, 16, true, true },
+        { QUERN_U4, 128, true, false }, { QUERN_U4, 0, true, true },   { QUERN_I4, 0, false, false },
+    };
+    static const qn_machine machine = {
+        .vector_bytes = 32, .vector_registers = 16, .fma = true, .l1_bytes = 32768, .l2_bytes = 1 << 18
+    };
+    fill_operands();
+    for (int i = 0; i < K * N; i++)
+        numbers[i] = (unsigned char)(i * 7 % 23 % 16);
+    for (int i = 0; i < K / 8 * N; i++) {
+        scales[i] = (float)(1 << i % 5) / 16;
+        zeros[i] = (unsigned char)(i * 5 % 16);
+    }
+    for (size_t c = 0; c < sizeof cases / sizeof *cases; c++) {
+        qn_module *module = qn_module_new("four");
+        qn_diags diags;
+        qn_diags_init(&diags, module->arena);
+        qn_graph *graph = qn_function_new(module, "f");
+        qn_builder b = { .graph = graph, .diags = &diags };
+        const int64_t shape[] = { 3, K }, blocks = cases[c].block ? K / cases[c].block : 1;
+        const bool swap = cases[c].transposed;
+        const int rank = cases[c].block ? 2 : 1;
+        const int64_t dims[] = { swap ? N : K, swap ? K : N };
+        const int64_t of_scale[] = { rank == 1 ? N : swap ? N : blocks, swap ? blocks : N };
+        qn_value *in =
+            qn_graph_add_input(graph, "x", qn_type_static(module, QUERN_F32, 2, shape), QN_ROLE_INPUT);
+        qn_value *q = qn_b_constant(&b, qn_tensor_new(module, cases[c].dtype, 2, dims, numbers));
+        qn_value *s = qn_b_constant(&b, qn_tensor_new(module, QUERN_F32, rank, of_scale, scales));
+        const qn_type of_zero = qn_type_static(module, cases[c].dtype, rank, of_scale);
+        qn_value *z = cases[c].zero_point
+                          ? qn_b_constant(&b, qn_tensor_new(module, cases[c].dtype, rank, of_scale, zeros))
+                          : qn_b_full(&b, &of_zero, 0);
+        const int axis = (cases[c].block != 0) == swap ? 1 : 0;
+        qn_value *y = qn_b_dequantize(&b, q, s, z, axis, cases[c].block);
+        y = swap ? qn_b_transpose(&b, y, (int64_t[]){ 1, 0 }) : y;
+        qn_graph_add_output(graph, qn_b_matmul(&b, in, y), "r", -1);
+        const qn_pass_options options = { .math = QN_MATH_DEFAULT,
+                                          .precision = QN_PRECISION_INT4,
+                                          .machine = &machine,
+                                          .fold = qn_interp_fold };
+        const qn_array input = { .dtype = QUERN_F32, .rank = 2, .dims = { 3, K }, .data = x };
+        lowered_compare(qn_arena_printf(module->arena, "case %d", (int)c), graph, &options, &input, NULL);
+        int scaled = 0;
+        size_t bytes = 0;
+        QN_FOR_NODES (graph, node) {
+            scaled += node->op == QN_OP_MATMUL_PACKED && node->n_operands == 3;
+            if (node->op == QN_OP_CONSTANT)
+                bytes += qn_attr_tensor(node, QN_ATTR_VALUE)->bytes;
+        }
+        assert_int_equal(scaled, 1);
+        assert_true(bytes < (size_t)K * N * 9 / 8);
+        qn_module_free(module);
+    }
+}
+
 static void mistakes_are_found(void **state)
 {
     (void)state;
@@ -152,6 +219,7 @@ int main(void)
         cmocka_unit_test(products_equal_those_of_float32),
         cmocka_unit_test(machine_code_gives_the_same),
         cmocka_unit_test(errors_are_small),
+        cmocka_unit_test(weights_of_four_bits_stay_so),
         cmocka_unit_test(mistakes_are_found),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
