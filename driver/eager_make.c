@@ -5,6 +5,7 @@
 #include "driver/api.h"
 #include "driver/tape.h"
 #include "frontend/text/text.h"
+#include "ir/narrow.h"
 #include "runtime/error.h"
 
 /* ---- filled ---- */
@@ -64,7 +65,7 @@ quern_tensor *quern_tensor_new(int dtype, int rank, const int64_t *dims)
 static qn_value *build_arange(qn_builder *b, const qn_eager_call *call, qn_value *const *x,
                               const qn_dim *dims)
 {
-    qn_dtype dtype = qn_dtype_is_float((qn_dtype)call->dtype) ? QUERN_F64 : QUERN_I64;
+    qn_dtype dtype = qn_is_real((qn_dtype)call->dtype) ? QUERN_F64 : QUERN_I64;
     qn_type type = qn_type_make(b->graph->module, dtype, 1, dims);
     qn_value *start = qn_b_broadcast_to(b, qn_b_convert(b, dtype, x[1]), 1, dims);
     qn_value *step = qn_b_broadcast_to(b, qn_b_convert(b, dtype, x[2]), 1, dims);
@@ -155,7 +156,10 @@ int quern_tensor_item(const quern_tensor *x, double *out)
                        qn_tensor_text(x, text), (long long)x->elements);
     const bool is_float = qn_dtype_is_float((qn_dtype)x->dtype);
     qn_scalar value = qn_scalar_load((qn_dtype)x->dtype, x->data);
-    *out = is_float ? value.f : x->dtype == QUERN_U64 ? (double)(uint64_t)value.i : (double)value.i;
+    *out = is_float                                 ? value.f
+           : qn_dtype_is_stored((qn_dtype)x->dtype) ? qn_narrow_value((qn_dtype)x->dtype, (uint8_t)value.i)
+           : x->dtype == QUERN_U64                  ? (double)(uint64_t)value.i
+                                                    : (double)value.i;
     return QUERN_OK;
 }
 

@@ -55,7 +55,8 @@ static const quern_array *in_dtype(const quern_array *array, qn_dtype dtype, qn_
     const bool to_float = qn_dtype_is_float(dtype), is_float = qn_dtype_is_float(from);
     if (from == dtype)
         return array;
-    if (is_float && !to_float)
+    if ((is_float && !to_float) ||
+        (qn_dtype_is_stored(dtype) && from != QUERN_U8)) /* bytes: .npy has no names */
         return NULL;
     int64_t n = 1;
     for (int axis = 0; axis < array->rank; axis++)

@@ -289,8 +289,7 @@ static qn_value *per_element(expansion *e, qn_value *parameter, const qn_value *
 
 static bool is_narrow_float(qn_dtype dtype)
 {
-    const qn_narrow *narrow = qn_narrow_of(dtype);
-    return narrow && narrow->is_float;
+    return qn_dtype_is_stored(dtype) && qn_is_real(dtype);
 }
 
 static qn_value *quantize(expansion *e)

@@ -136,13 +136,11 @@ static int print_float(qn_dtype dtype, const void *at, char *out)
 int qn_literal_print(qn_dtype dtype, const void *at, char out[QN_LITERAL_MAX])
 {
     int64_t i;
-    const qn_narrow *narrow = qn_narrow_of(dtype);
-    if (narrow && narrow->is_float)
+    if (qn_is_real(dtype))
         return print_float(dtype, at, out);
-    if (narrow)
+    if (qn_dtype_is_stored(dtype))
         return snprintf(out, QN_LITERAL_MAX, "%.0f", load_float(dtype, at));
     switch (qn_dtype_class_of(dtype)) {
-    case QN_CLASS_FLOAT: return print_float(dtype, at, out);
     case QN_CLASS_BOOL: return snprintf(out, QN_LITERAL_MAX, load_bits(dtype, at) ? "true" : "false");
     case QN_CLASS_UNSIGNED: return snprintf(out, QN_LITERAL_MAX, "%" PRIu64, load_bits(dtype, at));
     default: i = qn_scalar_load(dtype, at).i; return snprintf(out, QN_LITERAL_MAX, "%" PRId64, i);
@@ -222,8 +220,7 @@ bool qn_literal_parse(qn_dtype dtype, const char *text, size_t length, void *at)
     memcpy(copy, text, length);
     copy[length] = 0;
     bool good;
-    const qn_narrow *narrow = qn_narrow_of(dtype);
-    if (narrow ? narrow->is_float : qn_dtype_class_of(dtype) == QN_CLASS_FLOAT) {
+    if (qn_is_real(dtype)) {
         good = parse_float(dtype, copy, at);
     } else if (qn_dtype_class_of(dtype) == QN_CLASS_BOOL) {
         good = strcmp(copy, "true") == 0 || strcmp(copy, "false") == 0;

@@ -59,7 +59,7 @@ static int float_bits(const qn_narrow *n, double magnitude)
     const int exponent = magnitude < ldexp(1, lowest) ? lowest : ilogb(magnitude);
     const double units = nearbyint(ldexp(magnitude, n->mantissa - exponent));
     /* A carry out of the mantissa moves into the exponent. */
-    const int bits = ((exponent + n->bias - 1) << n->mantissa) + (int)units;
+    const int bits = (exponent + n->bias - 1) * (1 << n->mantissa) + (int)units;
     return bits > n->largest ? n->beyond : bits;
 }
 

@@ -24,6 +24,13 @@ typedef struct qn_narrow {
 
 const qn_narrow *qn_narrow_of(qn_dtype dtype); /* NULL: it is none */
 
+/* A float, narrow or not. */
+static inline bool qn_is_real(qn_dtype dtype)
+{
+    const qn_narrow *n = qn_narrow_of(dtype);
+    return n ? n->is_float : qn_dtype_is_float(dtype);
+}
+
 /* Has it neither -0 nor a NaN with a sign: are the bits of -0 NaN's? */
 static inline bool qn_narrow_is_uz(const qn_narrow *n)
 {

@@ -71,7 +71,7 @@ static void import_quantize(qn_onnx_node *n)
         qn_onnx_unsupported(n, "quantizing to %s", qn_onnx_elem_name((int)elem));
         return;
     }
-    if (narrow && qn_narrow_of(dtype)->is_float && !qn_onnx_attr_int(n, "saturate", 1)) {
+    if (narrow && qn_is_real(dtype) && !qn_onnx_attr_int(n, "saturate", 1)) {
         qn_onnx_unsupported(n, "quantizing to %s without saturation; divide and cast instead",
                             qn_onnx_elem_name((int)elem));
         return;

@@ -146,9 +146,7 @@ static qn_status parse_element(qn_parser *p, qn_dtype dtype, void *at)
 {
     bool literal = p->token.kind == QN_TOKEN_NUMBER || p->token.kind == QN_TOKEN_WORD;
     if (!literal || !qn_literal_parse(dtype, p->token.text, p->token.length, at)) {
-        const qn_narrow *narrow = qn_narrow_of(dtype);
-        const bool is_float = narrow ? narrow->is_float : qn_dtype_is_float(dtype);
-        const char *what = is_float                           ? "a number, inf, -inf, nan or 0x with its bits"
+        const char *what = qn_is_real(dtype)                  ? "a number, inf, -inf, nan or 0x with its bits"
                            : dtype == QUERN_BOOL              ? "true or false"
                            : p->token.kind == QN_TOKEN_NUMBER ? "a whole number in the range of the data type"
                                                               : "a whole number";

@@ -107,6 +107,7 @@ class Narrow(unittest.TestCase):
             self.assertEqual(y.dtype, np.dtype(getattr(ml_dtypes, name)))
             np.testing.assert_array_equal(y.astype(np.float32).numpy(), expected)
             np.testing.assert_array_equal(y[::-1].astype(np.float32).numpy(), expected[::-1])
+            self.assertEqual(y[2].item(), 2)
             with self.assertRaisesRegex(quern.Error, "convert it first"):
                 (y + y).numpy()
 
