@@ -6,6 +6,7 @@
 
 #include "driver/api_builder.h"
 #include "frontend/text/text.h"
+#include "runtime/memory.h"
 
 quern_builder *quern_builder_new(const char *function_name)
 {
@@ -92,6 +93,10 @@ static bool shape_of(quern_builder *b, const char *call, int dtype, int rank, co
             qn_build_fail(b, call, "a dimension is negative or too large");
             return false;
         }
+        if (dims[i].name && !dims[i].name[0]) {
+            qn_build_fail(b, call, "the name of dimension %d is empty", i);
+            return false;
+        }
         out_dims[i] = dims[i].name ? qn_dim_symbol(b->module->dims, dims[i].name, 1, INT32_MAX)
                                    : qn_dim_const(b->module->dims, dims[i].value);
     }
@@ -108,18 +113,30 @@ quern_value *quern_input(quern_builder *b, const char *name, int dtype, int rank
                                      QN_ROLE_INPUT));
 }
 
+/* The arena of the module ends the process where memory ends: what is so large that the caller may have erred is asked for
+ * first. */
+static bool has_room(quern_builder *b, const char *call, size_t bytes)
+{
+    qn_memory room = { 0 };
+    const bool has = bytes < (size_t)1 << 28 || (bytes < QN_ARENA_LIMIT && qn_memory_reserve(&room, bytes));
+    qn_memory_free(&room);
+    if (!has)
+        qn_build_fail(b, call, "no memory for a tensor of %zu bytes", bytes);
+    return has;
+}
+
 static bool check_dims(quern_builder *b, const char *call, int dtype, int rank, const int64_t *dims)
 {
     size_t bytes = quern_dtype_size(dtype);
     if (!check_shape(b, call, dtype, rank))
         return false;
     for (int i = 0; i < rank; i++)
-        if (dims[i] < 0 || __builtin_mul_overflow(bytes, (size_t)dims[i], &bytes) ||
-            bytes > PTRDIFF_MAX / 2) {
+        if (dims[i] < 0 || dims[i] > QN_DIM_MAX_VALUE ||
+            __builtin_mul_overflow(bytes, (size_t)dims[i], &bytes)) {
             qn_build_fail(b, call, "a dimension is negative or too large");
             return false;
         }
-    return true;
+    return has_room(b, call, bytes);
 }
 
 static qn_tensor *new_tensor(quern_builder *b, const char *call, int dtype, int rank, const int64_t *dims,

@@ -49,10 +49,10 @@ quern_value *qn_build_param(quern_builder *b, const char *call, const char *name
 
 /* NAME.weight and NAME.bias of a layer: uniform in +-1/sqrt(fan_in). */
 static bool layer_params(quern_builder *b, const char *call, const char *name, qn_dtype dtype, int rank,
-                         const int64_t *dims, int64_t fan_in, int64_t width, quern_value **weight,
+                         const int64_t *dims, double fan_in, int64_t width, quern_value **weight,
                          quern_value **bias)
 {
-    const double bound = fan_in > 0 ? 1 / sqrt((double)fan_in) : 0;
+    const double bound = fan_in > 0 ? 1 / sqrt(fan_in) : 0;
     *weight = qn_build_param(b, call, name, "weight", dtype, rank, dims, QN_UNIFORM, bound);
     *bias = qn_build_param(b, call, name, "bias", dtype, 1, &width, QN_UNIFORM, bound);
     return *weight && *bias;
@@ -133,12 +133,13 @@ quern_value *quern_conv2d(quern_builder *b, quern_value *x, int64_t channels, in
     if (!name || !name[0])
         return qn_build_fail(b, call, "it needs a name");
     if (channels < 1 || kernel < 1 || stride < 1 || padding < 0 || kernel > INT32_MAX || padding > INT32_MAX)
-        return qn_build_fail(b, call,
-                             "channels, kernel and stride must be at least 1, and the padding at least 0");
+        return qn_build_fail(
+            b, call, "channels, kernel and stride must be at least 1, the padding at least 0, and none huge");
     const qn_type *type = &qn_in(x)->type;
     const int64_t depth = type->dims[1]->value, dims[] = { channels, depth, kernel, kernel };
     quern_value *weight, *bias;
-    if (!layer_params(b, call, name, type->dtype, 4, dims, depth * kernel * kernel, channels, &weight, &bias))
+    if (!layer_params(b, call, name, type->dtype, 4, dims, (double)depth * (double)kernel * (double)kernel,
+                      channels, &weight, &bias))
         return NULL;
     const qn_conv conv = { .stride = (const int64_t[]){ stride, stride },
                            .low = (const int64_t[]){ padding, padding },

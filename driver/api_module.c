@@ -235,7 +235,7 @@ static int find_output(const qn_graph *graph, const char *name)
 
 static int find_input(const qn_graph *graph, const char *name)
 {
-    for (int i = 0; i < graph->n_inputs; i++)
+    for (int i = 0; name && i < graph->n_inputs; i++)
         if (graph->inputs[i]->name && strcmp(graph->inputs[i]->name, name) == 0)
             return i;
     return -1;
@@ -243,8 +243,12 @@ static int find_input(const qn_graph *graph, const char *name)
 
 /* The function, and the numbers of its inputs `wrt`; the new name must be free. */
 static qn_status find_wrt(qn_module *module, const char *function, int n_wrt, const char *const *wrt,
-                          const char *name, qn_graph **out_graph, int *out_inputs, qn_diags *diags)
+                          const char *name, qn_graph **out_graph, int **out_inputs, qn_diags *diags)
 {
+    if (n_wrt < 0 || (n_wrt > 0 && !wrt))
+        return qn_error(diags, QUERN_ERROR_ARGUMENT, NULL, "wrt: %d names are expected, and there are none",
+                        n_wrt);
+    *out_inputs = QN_NEW_ARRAY(diags->arena, int, n_wrt);
     qn_graph *graph = *out_graph = function              ? qn_module_find(module, function)
                                    : module->n_functions ? module->functions[0]
                                                          : NULL;
@@ -254,10 +258,10 @@ static qn_status find_wrt(qn_module *module, const char *function, int n_wrt, co
     if (qn_module_find(module, name))
         return qn_error(diags, QUERN_ERROR_ARGUMENT, NULL, "the module has a function '%s' already", name);
     for (int i = 0; i < n_wrt; i++) {
-        out_inputs[i] = find_input(graph, wrt[i]);
-        if (out_inputs[i] < 0)
+        (*out_inputs)[i] = find_input(graph, wrt[i]);
+        if ((*out_inputs)[i] < 0)
             return qn_error(diags, QUERN_ERROR_ARGUMENT, NULL, "function '%s' has no input '%s'", graph->name,
-                            wrt[i]);
+                            wrt[i] ? wrt[i] : "(NULL)");
     }
     return QUERN_OK;
 }
@@ -272,8 +276,8 @@ qn_status qn_add_gradient(qn_module *module, const char *function, const char *l
                           const char *const *wrt, const char *name, qn_diags *diags)
 {
     qn_graph *graph;
-    int *inputs = QN_NEW_ARRAY(diags->arena, int, n_wrt);
-    QN_TRY(find_wrt(module, function, n_wrt, wrt, name, &graph, inputs, diags));
+    int *inputs;
+    QN_TRY(find_wrt(module, function, n_wrt, wrt, name, &graph, &inputs, diags));
     const int output = find_output(graph, loss);
     if (output < 0)
         return qn_error(diags, QUERN_ERROR_ARGUMENT, NULL, "function '%s' has no output '%s'", graph->name,
@@ -285,8 +289,8 @@ qn_status qn_add_jvp(qn_module *module, const char *function, int n_wrt, const c
                      const char *name, qn_diags *diags)
 {
     qn_graph *graph;
-    int *inputs = QN_NEW_ARRAY(diags->arena, int, n_wrt);
-    QN_TRY(find_wrt(module, function, n_wrt, wrt, name, &graph, inputs, diags));
+    int *inputs;
+    QN_TRY(find_wrt(module, function, n_wrt, wrt, name, &graph, &inputs, diags));
     return status_of(qn_jvp(graph, name, n_wrt, inputs, diags), diags);
 }
 

@@ -71,7 +71,7 @@ static quern_value *recurrent(quern_builder *b, const char *call, quern_value *x
         return qn_build_fail(b, call, "x is %s; it must be [batch, time, features]",
                              qn_type_print(type, b->module->arena));
     if (hidden < 1 || hidden > INT32_MAX)
-        return qn_build_fail(b, call, "the hidden size must be at least 1");
+        return qn_build_fail(b, call, "the hidden size must be 1 to %d", INT32_MAX);
     static const char *const parts[] = { "weight_ih", "weight_hh", "bias_ih", "bias_hh" };
     qn_value *params[4];
     for (int i = 0; i < 4; i++) {

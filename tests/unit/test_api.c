@@ -179,8 +179,14 @@ static void reports_the_first_mistake(void **state)
     quern_input(b, "z", 77, 0, NULL);
     expect_mistake(b, "77 is no data type");
     b = begin(&x);
+    quern_input(b, "z", QUERN_F32, 1, (quern_dim[]){ QUERN_DIM("") });
+    expect_mistake(b, "the name of dimension 0 is empty");
+    b = begin(&x);
     quern_param(b, "w", QUERN_F64, 3, DIMS(1 << 30, 1 << 30, 1 << 30), NULL);
     expect_mistake(b, "too large");
+    b = begin(&x);
+    quern_output(b, quern_linear(b, x, (int64_t)1 << 40, "l"), "y");
+    expect_mistake(b, "quern_linear: no memory for a tensor of ");
     b = begin(&x);
     expect_mistake(b, "no output");
     quern_builder_free(begin(&x));
