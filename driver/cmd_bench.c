@@ -148,11 +148,9 @@ static int measure_kernels(bench *b, const quern_model *model)
         double calls = (double)r->calls / runs;
         r->seconds /= runs;
         r->calls = (int)lround(calls);
-        for (size_t k = 0; notes && k < notes->n_costs; k++)
-            if (strcmp(notes->costs[k].name, r->name) == 0) {
-                r->flops = notes->costs[k].flops * calls;
-                r->bytes = notes->costs[k].bytes * calls;
-            }
+        const qn_kernel_cost cost = qn_model_cost_of(notes, b->session->entry_index, r->name);
+        r->flops = cost.flops * calls;
+        r->bytes = cost.bytes * calls;
     }
     if (b->rows.n)
         qsort(b->rows.items, b->rows.n, sizeof *b->rows.items, by_time);

@@ -88,7 +88,8 @@ void qn_check_numerics(quern_model *model, quern_module *module, const quern_com
 
 /* What a model of qn_model_jit knows about its making; NULL for any other. */
 typedef struct qn_kernel_cost {
-    const char *name;    /* as quern_ctx.trace says it */
+    int entry;
+    const char *name;    /* as quern_ctx.trace says it; several kernels of a node may have the same */
     double flops, bytes; /* of one call; 0: unknown */
 } qn_kernel_cost;
 typedef struct qn_model_notes {
@@ -99,6 +100,8 @@ typedef struct qn_model_notes {
     qn_kernel_cost *costs;
 } qn_model_notes;
 const qn_model_notes *qn_model_notes_of(const quern_model *model);
+/* Of one call, on average over the kernels of that name; notes may be NULL. */
+qn_kernel_cost qn_model_cost_of(const qn_model_notes *notes, int entry, const char *name);
 
 /* Into files. out_times may be NULL. */
 QN_MUST_USE qn_status qn_emit_files(qn_module *module, const qn_settings *settings,

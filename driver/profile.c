@@ -172,14 +172,6 @@ static void add_row_name(cJSON *events, const char *name, int row)
     cJSON_AddNumberToObject(cJSON_AddObjectToObject(sorted, "args"), "sort_index", row);
 }
 
-static const qn_kernel_cost *cost_of(const qn_model_notes *notes, const char *name)
-{
-    for (size_t i = 0; notes && i < notes->n_costs; i++)
-        if (strcmp(notes->costs[i].name, name) == 0)
-            return &notes->costs[i];
-    return NULL;
-}
-
 static void add_times(cJSON *to, double start, double end)
 {
     char text[32];
@@ -189,17 +181,17 @@ static void add_times(cJSON *to, double start, double end)
     cJSON_AddRawToObject(to, "dur", text);
 }
 
-static void add_kernel(cJSON *events, const event *e, const qn_kernel_cost *cost, double origin)
+static void add_kernel(cJSON *events, const event *e, qn_kernel_cost cost, double origin)
 {
     const double seconds = e->end - e->start, part = (double)e->tasks / (double)e->all;
     cJSON *to = add_row(events, "X", e->name, e->row);
     add_times(to, e->start - origin, e->end - origin);
     cJSON *args = cJSON_AddObjectToObject(to, "args");
     cJSON_AddNumberToObject(args, "tasks", (double)e->tasks);
-    if (cost && cost->flops > 0 && seconds > 0)
-        add_number(args, "GFLOP/s", 1e-9 * cost->flops * part / seconds);
-    if (cost && cost->bytes > 0 && seconds > 0)
-        add_number(args, "GB/s", 1e-9 * cost->bytes * part / seconds);
+    if (cost.flops > 0 && seconds > 0)
+        add_number(args, "GFLOP/s", 1e-9 * cost.flops * part / seconds);
+    if (cost.bytes > 0 && seconds > 0)
+        add_number(args, "GB/s", 1e-9 * cost.bytes * part / seconds);
 }
 
 static void json_free(void *text)
@@ -207,7 +199,8 @@ static void json_free(void *text)
     cJSON_free(text);
 }
 
-static const char *json_text(const profile *p, const qn_model_notes *notes, double start, double end)
+static const char *json_text(const profile *p, int entry, const qn_model_notes *notes, double start,
+                             double end)
 {
     cJSON *root = cJSON_CreateObject();
     cJSON_AddStringToObject(root, "displayTimeUnit", "ns");
@@ -220,7 +213,7 @@ static const char *json_text(const profile *p, const qn_model_notes *notes, doub
     add_times(all, 0, end - start);
     for (size_t i = 0; i < p->events.n; i++) {
         const event *e = &p->events.items[i];
-        add_kernel(events, e, cost_of(notes, e->name), start);
+        add_kernel(events, e, qn_model_cost_of(notes, entry, e->name), start);
     }
     char *text = cJSON_Print(root);
     cJSON_Delete(root);
@@ -251,5 +244,5 @@ qn_status qn_profile(quern_session *session, const qn_model_notes *notes, const 
     if (!p.events.n)
         return qn_error(diags, QUERN_ERROR_ARGUMENT, NULL,
                         "this model has no kernels to look at: choose --target cpu");
-    return write_text(json_text(&p, notes, start, end), path, diags);
+    return write_text(json_text(&p, session->entry_index, notes, start, end), path, diags);
 }

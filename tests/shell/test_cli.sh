@@ -43,6 +43,14 @@ graph @main(%x: f32[m, n, k]) -> (y: f32[k, n, m]) {
 }
 END
 
+cat >products.qn <<'END'
+graph @main(%x: f32[64, 256], %w: f32[256, 256], %v: f32[256, 32]) -> (y: f32[64, 32]) {
+  %0 = dot_general %x, %w {x_batch = [], x_contract = [1], y_batch = [], y_contract = [0]} : f32[64, 256]
+  %1 = dot_general %0, %v {x_batch = [], x_contract = [1], y_batch = [], y_contract = [0]} : f32[64, 32]
+  return %1
+}
+END
+
 targets=(interp cpu)
 for target in "${targets[@]}"; do
     run=("$quern" run --target "$target")
@@ -126,6 +134,9 @@ expect 0 '^y|median' "$quern" bench double.qn --seconds 0.01 --target interp
 if command -v python3 >/dev/null; then
     "$quern" bench bias.qn --seconds 0.01 --json >bench.json || fail "bench --json"
     python3 -c 'import json; j = json.load(open("bench.json")); assert j["median_s"] >= j["min_s"] > 0 and j["kernels"]' || fail "bench.json"
+    # kernels of one name are one row, with the work of all
+    "$quern" bench products.qn --seconds 0.01 --json >products.json || fail "bench --json"
+    python3 -c 'import json; j = json.load(open("products.json")); n = sum(k["flops"] for k in j["kernels"]); assert n == j["flops"] == 2 * 64 * 256 * (256 + 32), n' || fail "products.json"
     "$quern" bench large.qn --seconds 0.01 --threads 2 --profile trace.json >/dev/null || fail "bench --profile"
     python3 - <<'END' || fail "trace.json"
 import json
