@@ -114,6 +114,14 @@ static int read_real(train *t, int option, const char *value, double *to)
                                   : qn_cli_usage(&t->cli, "--%s %s: a number", options[option].name, value);
 }
 
+/* Of numbers whose 0 means the usual one: nobody asks for that by writing 0. */
+static int read_positive(train *t, int option, const char *value, double *to)
+{
+    return qn_cli_real(value, to) && *to > 0
+               ? QN_EXIT_OK
+               : qn_cli_usage(&t->cli, "--%s %s: a number above 0", options[option].name, value);
+}
+
 static int read_number(train *t, int option, const char *value, long least, long *to)
 {
     return qn_cli_number(value, least, 1000000000000, to)
@@ -144,15 +152,15 @@ static int accept(void *user, int option, const char *value)
     case INPUT_GRADIENTS: t->how.input_gradients = 1; break;
     case MOMENTUM: return read_real(t, option, value, &t->how.momentum);
     case NESTEROV: t->how.nesterov = 1; break;
-    case BETA1: return read_real(t, option, value, &t->how.beta1);
-    case BETA2: return read_real(t, option, value, &t->how.beta2);
-    case EPSILON: return read_real(t, option, value, &t->how.epsilon);
-    case ALPHA: return read_real(t, option, value, &t->how.alpha);
-    case TRUST: return read_real(t, option, value, &t->how.trust);
+    case BETA1: return read_positive(t, option, value, &t->how.beta1);
+    case BETA2: return read_positive(t, option, value, &t->how.beta2);
+    case EPSILON: return read_positive(t, option, value, &t->how.epsilon);
+    case ALPHA: return read_positive(t, option, value, &t->how.alpha);
+    case TRUST: return read_positive(t, option, value, &t->how.trust);
     case DECAY: return read_real(t, option, value, &t->how.weight_decay);
     case CLIP: return read_real(t, option, value, &t->how.clip_norm);
     case EMA: return read_real(t, option, value, &t->how.ema);
-    case DELTA: return read_real(t, option, value, &t->how.huber_delta);
+    case DELTA: return read_positive(t, option, value, &t->how.huber_delta);
     case SCHEDULE: t->how.schedule = value; break;
     case FACTOR: return read_real(t, option, value, &t->how.schedule_factor);
     case LOSS_SCALE: return read_real(t, option, value, &t->how.loss_scale);
