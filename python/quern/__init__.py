@@ -7,12 +7,12 @@
 
 from ._derivatives import grad, hvp, jvp
 from ._fit import History
-from ._library import ArgumentError, Error, FileError, ModelError, NumericError, UnsupportedError, version
+from ._library import ArgumentError, Error, FileError, ModelError, NumericError, OutOfRangeError, UnsupportedError, version
 from ._model import Model, Session, Signature, SpecializedModel, compile, compile_file, load, text, tune
 from ._tensor import Step, Tape, Tensor
 from ._train import Trainer, train, train_file
 
 __version__ = version
-__all__ = ["ArgumentError", "Error", "FileError", "History", "Model", "ModelError", "NumericError", "Session", "Signature",
-           "SpecializedModel", "Step", "Tape", "Tensor", "Trainer", "UnsupportedError", "compile", "compile_file", "grad", "hvp",
+__all__ = ["ArgumentError", "Error", "FileError", "History", "Model", "ModelError", "NumericError", "OutOfRangeError",
+           "Session", "Signature", "SpecializedModel", "Step", "Tape", "Tensor", "Trainer", "UnsupportedError", "compile", "compile_file", "grad", "hvp",
            "jvp", "load", "text", "train", "train_file", "tune", "version"]

@@ -25,6 +25,10 @@ class ArgumentError(Error, ValueError):
     """An argument has the wrong shape, data type or value."""
 
 
+class OutOfRangeError(ArgumentError, IndexError):
+    """An index is outside of what it selects from."""
+
+
 class FileError(Error, OSError):
     """A file could not be read or written."""
 
@@ -33,7 +37,7 @@ class NumericError(Error, ArithmeticError):
     """A result is NaN or infinite, and check_numerics asks; the message says which node made it."""
 
 
-_ERRORS = {1: ArgumentError, 2: ArgumentError, 3: ArgumentError, 5: ModelError, 6: UnsupportedError, 7: FileError,
+_ERRORS = {1: ArgumentError, 2: ArgumentError, 3: OutOfRangeError, 5: ModelError, 6: UnsupportedError, 7: FileError,
            8: MemoryError, 11: NumericError}
 
 

@@ -64,6 +64,8 @@ class Entry:
             return [(self.index[name], x) for name, x in inputs.items()]
         if isinstance(inputs, np.ndarray) and len(self.inputs) == 1:
             inputs = [inputs]
+        if not hasattr(inputs, "__len__"):
+            raise ArgumentError(f"inputs are a list of arrays or a dict of them by name, not {type(inputs).__name__}")
         if len(inputs) != len(self.inputs):
             raise ArgumentError(f"the model takes {len(self.inputs)} inputs "
                                 f"({', '.join(self.names[i] for i in self.inputs)}), not {len(inputs)}")

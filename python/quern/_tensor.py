@@ -1,6 +1,7 @@
 """Tensors that are computed at once, and the tape: include/quern_tensor.h."""
 
 import ctypes
+import operator
 from ctypes import POINTER, c_char_p, c_double, c_int, c_int64, c_size_t, c_uint64, c_void_p
 from functools import lru_cache
 
@@ -553,7 +554,7 @@ def _views(x, keys):
     for k in keys:
         if type(k) is slice:
             if k.start is not None or k.stop is not None or k.step is not None:
-                step = 1 if k.step is None else k.step.__index__()
+                step = 1 if k.step is None else operator.index(k.step)
                 view = _new(_c.slice(view._p, axis, _bound(k.start), _bound(k.stop), step))
             axis += 1
         elif k is None:
@@ -569,7 +570,7 @@ def _views(x, keys):
             advanced = axis, _indices(k)
             axis += advanced[1].ndim if advanced[1].dtype == np.bool_ else 1
         else:
-            view = _new(_c.select(view._p, axis, k.__index__()))
+            view = _new(_c.select(view._p, axis, operator.index(k)))
     if axis > view.ndim:
         raise ArgumentError("more indices than axes")
     return view, advanced
@@ -577,7 +578,7 @@ def _views(x, keys):
 
 def _bound(at):
     """Of a slice; QUERN_ALL where it is left out."""
-    return -(1 << 63) if at is None else at.__index__()
+    return -(1 << 63) if at is None else operator.index(at)
 
 
 class Tape:

@@ -124,6 +124,7 @@ class Calls(unittest.TestCase):
             ({"x": X, "c": B}, "no input 'c'"),
             ({"x": X}, "input 'b' is missing"),
             ([X, "text"], "not an array"),
+            (3, "a list of arrays or a dict of them by name, not int"),
         ]:
             with self.assertRaisesRegex(quern.ArgumentError, message):
                 m(inputs)

@@ -542,6 +542,9 @@ class Mistakes(unittest.TestCase):
             with self.subTest(text), self.assertRaisesRegex((quern.Error, TypeError), text):
                 call()
         np.testing.assert_array_equal(x.numpy(), 0)
+        for key, error in ((3, IndexError), ([0, 7], IndexError), ("a", TypeError), (slice("a"), TypeError)):
+            with self.assertRaises(error):
+                x[key]
 
     def test_ops_by_name(self):
         x = Tensor(np.array([[0.0, 1.0], [2.0, 2.0]], np.float32))
