@@ -1,6 +1,7 @@
 /* quern.h: handles of modules, loading, text, gradients. */
 #include <stdlib.h>
 #include <string.h>
+#include <sys/stat.h>
 
 #include "driver/api.h"
 #include "driver/output.h"
@@ -159,6 +160,10 @@ qn_status qn_load_module(const char *path, const void *data, size_t size, const 
     QN_TRY(check_options(&o, diags));
     if (path) {
         size_t n;
+        struct stat kind;
+        if (stat(path, &kind) == 0 && S_ISFIFO(kind.st_mode))
+            return qn_error(diags, QUERN_ERROR_IO, &(qn_loc){ .file = path },
+                            "it is a pipe: a model is read from a file, or from memory");
         if (!starts_as_text(path, &n) && n)
             return load_onnx(path, NULL, 0, &o, out, diags);
         char *text;

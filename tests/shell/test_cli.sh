@@ -107,6 +107,7 @@ expect 1 'bad.qn:2:8: ' "$quern" check bad.qn
 expect 1 'cut.onnx: ' "$quern" run cut.onnx
 expect 1 'absent.onnx: cannot be read: No such file' "$quern" run absent.onnx
 expect 1 ': Is a directory' "$quern" run .
+expect 1 ': it is a pipe: a model is read from a file' "$quern" run <(cat bias.qn)
 
 # usage
 expect 0 'quern compile' "$quern"
