@@ -12,11 +12,14 @@
  * the code that any group has (lower_value.c): vector by vector while it is in the L1 cache, or, where that is cheap, written
  * out for each vector, which then stays in its register (forward.c).
  *
+ * Of bytes, u8 times i8 with sums of 32 bits, four channels are multiplied at a time: x and weights count in words (words.h).
+ *
  * Each sum is made by one task in an order that depends on shapes only. */
 #include "passes/conv.h"
 
 #include "passes/lower.h"
 #include "passes/passes.h"
+#include "passes/words.h"
 
 typedef struct emitter {
     qn_writer w;
@@ -57,11 +60,28 @@ static qn_kvalue *along(emitter *e, qn_kvalue *at, qn_kvalue *i, int64_t step)
     return qn_kb_iadd(&e->w.b, at, qn_kb_imul(&e->w.b, i, qn_kb_index(&e->w.b, step)));
 }
 
+/* `lanes` numbers or words. */
+static qn_kvalue *load(emitter *e, qn_kbuffer *buffer, qn_kvalue *at, int64_t lanes)
+{
+    return e->p.bytes > 1 ? qn_word_load(&e->w.b, buffer, at, (int)lanes)
+                          : qn_kb_load(&e->w.b, buffer, at, (int)lanes);
+}
+
+/* One of them in all lanes. */
+static qn_kvalue *repeat(emitter *e, qn_kbuffer *buffer, qn_kvalue *at)
+{
+    return e->p.bytes > 1 ? qn_word_repeat(&e->w.b, buffer, at, (int)e->p.lanes)
+                          : qn_kb_splat(&e->w.b, qn_kb_load(&e->w.b, buffer, at, 1), (int)e->p.lanes);
+}
+
 static void multiply_add(emitter *e, qn_kvalue **sum, qn_kvalue *x, qn_kvalue *y)
 {
     qn_kbuilder *b = &e->w.b;
-    *sum = e->fused ? qn_kb_fma(b, x, y, *sum)
-                    : qn_kb_binary(b, QN_OP_ADD, *sum, qn_kb_binary(b, QN_OP_MUL, x, y));
+    if (e->p.bytes > 1)
+        *sum = qn_word_multiply_add(b, x, y, *sum);
+    else
+        *sum = e->fused ? qn_kb_fma(b, x, y, *sum)
+                        : qn_kb_binary(b, QN_OP_ADD, *sum, qn_kb_binary(b, QN_OP_MUL, x, y));
 }
 
 /* ---- loops that carry the tile's sums ---- */
@@ -100,11 +120,10 @@ static void steps(emitter *e, qn_kvalue *x_at, qn_kvalue *w_at, int64_t n, qn_co
     for (int64_t u = 0; u < n; u++) {
         qn_kvalue *weights[4];
         for (int64_t j = 0; j < e->vectors; j++)
-            weights[j] = qn_kb_load(&e->w.b, e->weights, offset(e, w_at, j * e->w_block + u * lanes), lanes);
+            weights[j] = load(e, e->weights, offset(e, w_at, j * e->w_block + u * lanes), lanes);
         for (int64_t r = rows.first; r < rows.last; r++)
             for (int64_t q = columns.first; q < columns.last; q++) {
-                qn_kvalue *at = offset(e, x_at, r * next_row + q * next_column + u);
-                qn_kvalue *x = qn_kb_splat(&e->w.b, qn_kb_load(&e->w.b, e->x, at, 1), lanes);
+                qn_kvalue *x = repeat(e, e->x, offset(e, x_at, r * next_row + q * next_column + u));
                 for (int64_t j = 0; j < e->vectors; j++)
                     multiply_add(e, sum_at(e, r, q, j), x, weights[j]);
             }
@@ -289,7 +308,7 @@ static void sum_tile(emitter *e)
     const qn_conv_plan *p = &e->p;
     qn_kbuilder *b = &e->w.b;
     for (int64_t i = 0; i < positions(e) * e->vectors; i++)
-        e->sums[i] = qn_kb_float(b, e->vector, 0);
+        e->sums[i] = qn_kb_const(b, e->vector, (qn_scalar){ .i = 0 });
     qn_kvalue *x_at = qn_writer_index(&e->w, first_element(e));
     qn_kvalue *w_at = qn_writer_index(
         &e->w, qn_dim_mul(e->w.space.dims, e->block, qn_dim_const(e->w.space.dims, e->w_block)));

@@ -14,6 +14,7 @@
 #include <string.h>
 
 #include "passes/lower.h"
+#include "passes/words.h"
 
 static int64_t least(int64_t a, int64_t b)
 {
@@ -73,21 +74,37 @@ static bool read_axes(const qn_node *node, qn_conv_plan *p)
     return true;
 }
 
+/* What is multiplied, and the dtype of the sums. */
+static bool read_dtypes(const qn_node *node, qn_conv_plan *p)
+{
+    const qn_type *x = &node->operands[0]->type, *w = &node->operands[1]->type;
+    const bool bytes = x->dtype == QUERN_U8 && w->dtype == QUERN_I8 && w->rank == x->rank + 2 &&
+                       qn_dim_is(w->dims[w->rank - 1], QN_WORD_BYTES);
+    p->dtype = node->results[0].type.dtype;
+    p->bytes = bytes ? QN_WORD_BYTES : 1;
+    return bytes ? p->dtype == QUERN_I32
+                 : x->dtype == p->dtype && (p->dtype == QUERN_F32 || p->dtype == QUERN_F64);
+}
+
 static bool read_node(const qn_node *node, qn_conv_plan *p)
 {
     const qn_type *x = &node->operands[0]->type, *w = &node->operands[1]->type;
     int64_t w_c;
+    if (!read_dtypes(node, p))
+        return false;
+    const int last = w->rank - 1 - (p->bytes > 1); /* axis of the lanes */
     p->node = node;
-    p->dtype = x->dtype;
     p->groups = qn_attr_int(node, QN_ATTR_GROUPS);
     p->channels = qn_attr_int(node, QN_ATTR_CHANNELS);
     if (!constant(x->dims[1], &p->blocks) || !constant(x->dims[x->rank - 1], &p->c) ||
         !constant(w->dims[0], &p->out_blocks) || !constant(w->dims[1], &p->w_blocks) ||
-        !constant(w->dims[w->rank - 2], &w_c) || !constant(w->dims[w->rank - 1], &p->lanes) ||
-        p->blocks < 1 || p->out_blocks < 1)
+        !constant(w->dims[last - 1], &w_c) || !constant(w->dims[last], &p->lanes) || p->blocks < 1 ||
+        p->out_blocks < 1 || p->c % p->bytes || p->channels % p->bytes)
         return false;
     p->each = p->c > 1 && p->groups == p->blocks * p->c;
-    return read_axes(node, p);
+    p->c /= p->bytes;
+    p->channels /= p->bytes;
+    return read_axes(node, p) && !(p->each && p->bytes > 1);
 }
 
 /* ---- tiles ---- */
@@ -205,7 +222,7 @@ static bool meets_border(const qn_conv_plan *p)
 
 double qn_conv_flops(const qn_conv_plan *p)
 {
-    double flops = 2.0 * (double)(p->channels * p->out_blocks * p->lanes);
+    double flops = 2.0 * (double)(p->channels * p->bytes * p->out_blocks * p->lanes);
     for (int i = 0; i < QN_CONV_AXES; i++)
         flops *= (double)(p->axes[i].kernel * p->axes[i].out);
     return flops;
@@ -263,7 +280,6 @@ bool qn_conv_plan_make(const qn_node *node, const qn_pass_options *options, qn_c
     const qn_machine *machine = options->machine;
     memset(out, 0, sizeof *out);
     if (node->op != QN_OP_CONV_PACKED || !machine || machine->gpu || !read_node(node, out) ||
-        (out->dtype != QUERN_F32 && out->dtype != QUERN_F64) ||
         out->lanes * (int64_t)qn_dtype_bytes(out->dtype) != machine->vector_bytes)
         return false;
     name_site(out);

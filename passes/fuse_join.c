@@ -74,6 +74,10 @@ bool qn_cluster_wants(const qn_demand *d, const qn_node *node)
     double times = 0;
     for (size_t i = 0; i < d->indices.n; i++)
         times += evaluations(c, value, d->indices.items[i]);
+    /* what is computed again would read more from memory than it is itself */
+    if (times > 1.01 && node->op == QN_OP_CONVERT &&
+        qn_dtype_bytes(value->type.dtype) < qn_dtype_bytes(node->operands[0]->type.dtype))
+        return false;
     return times <= 1.01 || d->repeated + cost <= REPEAT_BUDGET;
 }
 

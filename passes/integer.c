@@ -1,7 +1,7 @@
 /* Multiplies bytes where a model multiplies the numbers that they stand for.
  *
- * Before: quantize and dequantize around products, as quantized models have them; products of whole numbers, the
- * differences of bytes and zero points. After: on a CPU, products of u8 and i8 with sums of 32 bits, from which zero points are
+ * Before: quantize and dequantize around products and convolutions, as quantized models have them; convolutions of whole numbers,
+ * the differences of bytes and zero points. After: on a CPU, products of u8 and i8 with sums of 32 bits, from which zero points are
  * taken out afterwards:
  *
  *   sum (x - zx)(w - zw) = sum x w - zx sum w - zw sum x + K zx zw                     sums of weights are constants
@@ -15,21 +15,14 @@
  *   %4 = quantize %3, 1, 0 : u8[8, 32]
  *
  * What only moves numbers moves their bytes. x is made u8 and w i8, which instructions want: where the other kind is stored,
- * numbers and zero points differ by 128.
+ * numbers and zero points differ by 128. A border of a convolution is one of zero points.
  *
  * Sums become exact, and the scale of a result is part of the factors before it, so it rounds differently: strict math has
  * whole numbers alone. */
 #include <math.h>
 #include <string.h>
 
-#include "passes/quantize.h"
-
-/* What a value is made of: (bytes - zero) * scale. */
-typedef struct quantized {
-    qn_value *bytes, *zero; /* u8 or i8; i32 */
-    qn_value *scale;        /* f32; NULL: whole numbers */
-    int axis;               /* of zero and scale, [extent of the axis]; -1: they are scalars */
-} quantized;
+#include "passes/integer.h"
 
 static bool is_byte(const qn_value *v)
 {
@@ -59,6 +52,11 @@ static bool is_number(const qn_value *v, int64_t number)
     return is_whole(v, &found) && found == number;
 }
 
+bool qn_integer_is_zero(const qn_value *zero)
+{
+    return is_number(zero, 0);
+}
+
 /* v + by as i32; a constant stays one. */
 static qn_value *shifted(qn_builder *b, qn_value *v, int64_t by)
 {
@@ -73,20 +71,20 @@ static qn_value *shifted(qn_builder *b, qn_value *v, int64_t by)
 
 /* ---- what a value stands for ---- */
 
-static bool read_dequantize(qn_builder *b, const qn_node *node, quantized *q)
+static bool read_dequantize(qn_builder *b, const qn_node *node, qn_integer *q)
 {
     if (!is_byte(node->operands[0]) || node->results[0].type.dtype != QUERN_F32 ||
         qn_attr_find(node, QN_ATTR_BLOCK))
         return false;
-    *q = (quantized){ .bytes = node->operands[0],
-                      .scale = node->operands[1],
-                      .zero = shifted(b, node->operands[2], 0),
-                      .axis = (int)qn_attr_int_or(node, QN_ATTR_AXIS, -1) };
+    *q = (qn_integer){ .bytes = node->operands[0],
+                       .scale = node->operands[1],
+                       .zero = shifted(b, node->operands[2], 0),
+                       .axis = (int)qn_attr_int_or(node, QN_ATTR_AXIS, -1) };
     return true;
 }
 
 /* A zero point that is repeated: a scalar, or one for each index of an axis. */
-static bool read_zero(qn_builder *b, qn_value *value, quantized *q)
+static bool read_zero(qn_builder *b, qn_value *value, qn_integer *q)
 {
     const qn_node *node = made_by(value, QN_OP_BROADCAST);
     if (!node)
@@ -107,23 +105,23 @@ static bool read_zero(qn_builder *b, qn_value *value, quantized *q)
 }
 
 /* A byte as a whole number, or less a zero point. */
-static bool read_difference(qn_builder *b, qn_value *value, quantized *q)
+static bool read_difference(qn_builder *b, qn_value *value, qn_integer *q)
 {
     const qn_node *sub = made_by(value, QN_OP_SUB);
     const qn_node *convert = made_by(sub ? sub->operands[0] : value, QN_OP_CONVERT);
     if (!convert || value->type.dtype != QUERN_I32 || !is_byte(convert->operands[0]))
         return false;
-    *q = (quantized){ .bytes = convert->operands[0], .zero = qn_b_scalar_int(b, QUERN_I32, 0), .axis = -1 };
+    *q = (qn_integer){ .bytes = convert->operands[0], .zero = qn_b_scalar_int(b, QUERN_I32, 0), .axis = -1 };
     return !sub || read_zero(b, sub->operands[1], q);
 }
 
-static bool read_value(qn_builder *b, qn_value *value, quantized *q)
+static bool read_value(qn_builder *b, qn_value *value, qn_integer *q)
 {
     const qn_node *node = made_by(value, QN_OP_DEQUANTIZE);
     return node ? read_dequantize(b, node, q) : read_difference(b, value, q);
 }
 
-static void make_dtype(qn_builder *b, quantized *q, qn_dtype dtype)
+void qn_integer_make(qn_builder *b, qn_integer *q, qn_dtype dtype)
 {
     if (q->bytes->type.dtype == dtype)
         return;
@@ -144,17 +142,8 @@ static qn_value *multiply(qn_builder *b, qn_value *x, qn_value *y)
     return qn_b_binary_bcast(b, QN_OP_MUL, x, y);
 }
 
-/* What takes part in a result of whole numbers: the products of bytes, the sums of what is summed of each side (NULL where the other
- * has no zero point), and how many it is. */
-typedef struct sums {
-    qn_value *product, *of_x, *of_w;
-    int64_t x_axes[QN_MAX_RANK], w_axes[QN_MAX_RANK]; /* of the result, that the sums have */
-    qn_value *depth;
-} sums;
-
-/* With zero points and scales; those of w lie along axis `w_axis` of the result. */
-static qn_value *corrected(qn_builder *b, const sums *s, const quantized *x, const quantized *w,
-                           int64_t w_axis)
+qn_value *qn_integer_result(qn_builder *b, const qn_integer_sums *s, const qn_integer *x, const qn_integer *w,
+                            int64_t w_axis)
 {
     const qn_type *type = &s->product->type;
     qn_value *y = s->product;
@@ -174,7 +163,7 @@ static qn_value *corrected(qn_builder *b, const sums *s, const quantized *x, con
     return qn_b_binary(b, QN_OP_MUL, qn_b_convert(b, QUERN_F32, y), over(b, scale, type, &w_axis));
 }
 
-static qn_value *summed(qn_builder *b, qn_value *x, int n, const int64_t *axes, bool keep)
+qn_value *qn_integer_sum(qn_builder *b, qn_value *x, int n, const int64_t *axes, bool keep)
 {
     return qn_b_reduce(b, QN_SUM, qn_b_convert(b, QUERN_I32, x), n, axes, keep);
 }
@@ -195,7 +184,7 @@ static qn_value *side_sums(qn_builder *b, qn_value *v, const qn_dot_side *side, 
     for (int axis = 0; axis < v->type.rank; axis++)
         if (to[axis] >= 0)
             *out_axes++ = to[axis];
-    return summed(b, v, side->n_contract, side->contract, false);
+    return qn_integer_sum(b, v, side->n_contract, side->contract, false);
 }
 
 /* Is it the last of the free axes, with no batch axis behind it? Then it is the result's last, too. */
@@ -207,36 +196,36 @@ static bool is_last(const qn_dot_side *side, int axis)
     return side->n_free > 0 && side->free[side->n_free - 1] == axis;
 }
 
-static qn_value *product(qn_builder *b, const qn_node *node, quantized *x, quantized *w)
+static qn_value *product(qn_builder *b, const qn_node *node, qn_integer *x, qn_integer *w)
 {
     const qn_dot dot = qn_dot_of(node);
     const qn_dot_side xs = qn_dot_side_of(node, 0), ws = qn_dot_side_of(node, 1);
     if (x->axis >= 0 || (w->axis >= 0 && !is_last(&ws, w->axis)))
         return NULL;
     const int64_t w_axis = node->results[0].type.rank - 1;
-    make_dtype(b, x, QUERN_U8);
-    make_dtype(b, w, QUERN_I8);
-    sums s = { .product = qn_b_dot_general(b, x->bytes, w->bytes, &dot, QUERN_I32) };
+    qn_integer_make(b, x, QUERN_U8);
+    qn_integer_make(b, w, QUERN_I8);
+    qn_integer_sums s = { .product = qn_b_dot_general(b, x->bytes, w->bytes, &dot, QUERN_I32) };
     if (!s.product)
         return NULL;
     qn_dim depth = qn_dim_const(qn_b_dims(b), 1);
     for (int i = 0; i < xs.n_contract; i++)
         depth = qn_dim_mul(qn_b_dims(b), depth, x->bytes->type.dims[xs.contract[i]]);
     s.depth = qn_b_dim_value(b, QUERN_I32, depth);
-    if (!is_number(x->zero, 0))
+    if (!qn_integer_is_zero(x->zero))
         s.of_w = side_sums(b, w->bytes, &ws, xs.n_batch + xs.n_free, s.w_axes);
-    if (!is_number(w->zero, 0))
+    if (!qn_integer_is_zero(w->zero))
         s.of_x = side_sums(b, x->bytes, &xs, xs.n_batch, s.x_axes);
-    return corrected(b, &s, x, w, w_axis);
+    return qn_integer_result(b, &s, x, w, w_axis);
 }
 
 static qn_value *contraction(qn_builder *b, const qn_node *node, const qn_pass_options *options)
 {
-    quantized x, w;
+    qn_integer x, w;
     if (!read_value(b, node->operands[0], &x) || !read_value(b, node->operands[1], &w) ||
         !x.scale != !w.scale || (x.scale && options->math == QN_MATH_STRICT))
         return NULL;
-    return product(b, node, &x, &w);
+    return node->op == QN_OP_DOT_GENERAL ? product(b, node, &x, &w) : qn_integer_convolution(b, node, &x, &w);
 }
 
 /* ---- bytes that are moved ---- */
@@ -344,7 +333,8 @@ static qn_value *moved(qn_builder *b, const qn_node *node)
 static qn_value *replacement(qn_builder *b, const qn_node *node, const qn_pass_options *options)
 {
     switch (node->op) {
-    case QN_OP_DOT_GENERAL: return contraction(b, node, options);
+    case QN_OP_DOT_GENERAL:
+    case QN_OP_CONVOLUTION: return contraction(b, node, options);
     case QN_OP_QUANTIZE: return requantize(b, node);
     case QN_OP_DEQUANTIZE: return dequantize(b, node);
     default: return moved(b, node);

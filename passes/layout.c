@@ -12,6 +12,8 @@
  *   %1 = conv_packed %0': f32[1, 4, 56, 56, 16], %w'
  *   %2 = broadcast (reshape %bias to [4, 16]) {axes = [1, 4], …}; %3 = add %1, %2; %4 = reduce_window %3 …
  *
+ * Convolutions of bytes, u8 times i8 with sums of 32 bits, have four input channels side by side in w; few channels are one block.
+ *
  * Convolutions of bf16 have blocks of 32 channels, and pairs of input channels side by side in w, as the matrix unit wants.
  *
  * A convolution of 3 x 3 whose filters are constants becomes conv_winograd where a kernel is faster so (winograd_plan.c).
@@ -26,6 +28,7 @@
 #include "passes/conv_tile.h"
 #include "passes/passes.h"
 #include "passes/winograd.h"
+#include "passes/words.h"
 
 typedef struct place {
     bool native;       /* it is computed in blocks */
@@ -362,12 +365,12 @@ static qn_value *pack_weights(layout *l, qn_value *w, int64_t c, int64_t lanes)
     return qn_b_transpose(&l->b, w, perm);
 }
 
-/* [O, C, kernel…] to [O / c, C / c, kernel…, c / 2, c, 2] */
-static qn_value *pack_pairs(layout *l, qn_value *w, int64_t c)
+/* [O, C, kernel…] to [O / lanes, C / c, kernel…, c / n, lanes, n]: n channels side by side */
+static qn_value *pack_side_by_side(layout *l, qn_value *w, int64_t c, int64_t lanes, int64_t n)
 {
     int64_t perm[QN_MAX_RANK];
     qn_dim dims[QN_MAX_RANK];
-    w = pack_weights(l, w, c, c);
+    w = pack_weights(l, w, c, lanes);
     if (!w)
         return NULL;
     const int rank = w->type.rank;
@@ -375,9 +378,9 @@ static qn_value *pack_pairs(layout *l, qn_value *w, int64_t c)
         dims[i] = w->type.dims[i];
         perm[i] = i;
     }
-    dims[rank - 2] = number(l, c / 2);
-    dims[rank - 1] = number(l, 2);
-    dims[rank] = number(l, c);
+    dims[rank - 2] = number(l, c / n);
+    dims[rank - 1] = number(l, n);
+    dims[rank] = number(l, lanes);
     perm[rank - 1] = rank;
     perm[rank] = rank - 1;
     return qn_b_transpose(&l->b, qn_b_reshape(&l->b, w, rank + 1, dims), perm);
@@ -456,16 +459,19 @@ static bool convolution(layout *l, qn_node *node)
 {
     if (qn_conv_tile_takes(node, l->options)) {
         qn_value *x = blocked_of(l, node->operands[0], QN_CONV_TILE_CHANNELS);
-        qn_value *w = pack_pairs(l, plain_of(l, node->operands[1]), QN_CONV_TILE_CHANNELS);
+        qn_value *w = pack_side_by_side(l, plain_of(l, node->operands[1]), QN_CONV_TILE_CHANNELS,
+                                        QN_CONV_TILE_CHANNELS, 2);
         set_blocked(l, &node->results[0],
                     packed(l, node, x, w, false, 1, node->operands[0]->type.dims[1]->value));
         return true;
     }
     const qn_type *x_type = &node->operands[0]->type, *w_type = &node->operands[1]->type;
     const int spatial = x_type->rank - 2;
-    if ((x_type->dtype != QUERN_F32 && x_type->dtype != QUERN_F64) || !is_static(node))
+    const qn_dtype sums = node->results[0].type.dtype;
+    const bool bytes = x_type->dtype == QUERN_U8 && w_type->dtype == QUERN_I8 && sums == QUERN_I32;
+    if ((x_type->dtype != QUERN_F32 && x_type->dtype != QUERN_F64 && !bytes) || !is_static(node))
         return false;
-    const int64_t lanes = l->options->machine->vector_bytes / (int64_t)qn_dtype_bytes(x_type->dtype);
+    const int64_t lanes = l->options->machine->vector_bytes / (int64_t)qn_dtype_bytes(sums);
     const int64_t groups = qn_attr_int(node, QN_ATTR_GROUPS), in = x_type->dims[1]->value,
                   out = w_type->dims[0]->value;
     const int64_t of_group = w_type->dims[1]->value;
@@ -473,8 +479,10 @@ static bool convolution(layout *l, qn_node *node)
     if (groups > 1 && !each && (of_group % lanes || out / groups % lanes))
         return false;
     const bool native = lanes_of(l, node->operands[0]) == lanes;
-    const bool planes = groups == 1 && !native && in < lanes;
-    const int64_t c = planes ? 1 : lanes;
+    const bool few = groups == 1 && !native && in < lanes, planes = few && !bytes;
+    const int64_t c = planes ? 1 : few ? (in + QN_WORD_BYTES - 1) / QN_WORD_BYTES * QN_WORD_BYTES : lanes;
+    if (bytes && groups > 1)
+        return false;
     bool dilated = false, bordered = false;
     for (int i = 0; i < spatial; i++) {
         dilated |= qn_attr_ints(node, QN_ATTR_X_DILATION, NULL)[i] != 1;
@@ -489,12 +497,15 @@ static bool convolution(layout *l, qn_node *node)
         blocked_dims(l, x_type, c, dims);
         x = qn_b_reshape(&l->b, x, x_type->rank + 1, dims);
     } else {
-        x = blocked_of(l, node->operands[0], lanes);
+        x = blocked_of(l, node->operands[0], c);
     }
-    w = pack_weights(l, w, each ? 1 : c, lanes);
+    w = bytes ? pack_side_by_side(l, w, c, lanes, QN_WORD_BYTES) : pack_weights(l, w, each ? 1 : c, lanes);
+    /* weights past the channels are 0 */
+    const int64_t channels =
+        bytes ? (of_group + QN_WORD_BYTES - 1) / QN_WORD_BYTES * QN_WORD_BYTES : of_group;
     /* First as it is, then with a padded input. */
     for (int padded = dilated || (planes && bordered); padded <= (dilated || bordered); padded++) {
-        qn_value *y = packed(l, node, x, w, padded, each ? (in + c - 1) / c * c : groups, of_group);
+        qn_value *y = packed(l, node, x, w, padded, each ? (in + c - 1) / c * c : groups, channels);
         qn_conv_plan plan;
         if (!y)
             return true; /* reported */

@@ -15,10 +15,11 @@ qn_value *qn_flip_bytes(qn_builder *b, qn_value *y);
 
 /* ---- quantize_int8.c ---- */
 
-/* Is the dot_general faster with bytes? */
+/* Is the dot_general or convolution faster with bytes? */
 bool qn_int8_is_worth_it(const qn_node *node, const qn_machine *machine);
 /* What replaces its result; NULL after a report. */
 qn_value *qn_int8_product(qn_builder *b, const qn_node *node);
+qn_value *qn_int8_convolution(qn_builder *b, const qn_node *node);
 
 typedef struct qn_quantized {
     qn_value *bytes; /* i8 */

@@ -179,12 +179,80 @@ static void bytes_that_move(void **state)
     }
 }
 
+static const struct {
+    int64_t n, c, o, in, kernel, stride, low, high;
+} shapes[] = { { 2, 3, 20, 11, 3, 2, 1, 1 },
+               { 1, 16, 16, 7, 1, 1, 0, 0 },
+               { 1, 20, 40, 9, 3, 1, 1, 1 },
+               { 1, 40, 70, 8, 1, 2, 0, 0 },
+               { 1, 37, 16, 6, 2, 1, 0, 1 } };
+enum { N_SHAPES = sizeof shapes / sizeof *shapes };
+
+static qn_value *convolved(model *m, qn_value *x, qn_value *w, int i, int64_t groups)
+{
+    const int64_t stride[] = { shapes[i].stride, shapes[i].stride }, low[] = { shapes[i].low, shapes[i].low },
+                  high[] = { shapes[i].high, shapes[i].high };
+    return qn_b_convolution(&m->b, x, w,
+                            &(qn_conv){ .stride = stride, .low = low, .high = high, .groups = groups });
+}
+
+static void convolutions(void **state)
+{
+    (void)state;
+    for (int i = 0; i < N_SHAPES * 32 * N_MACHINES; i++) {
+        const int at = i / 32 % N_SHAPES, axis = i & 4 ? 0 : -1;
+        const int64_t x_dims[] = { shapes[at].n, shapes[at].c, shapes[at].in, shapes[at].in },
+                      w_dims[] = { shapes[at].o, shapes[at].c, shapes[at].kernel, shapes[at].kernel };
+        model m;
+        open_model(&m);
+        qn_value *x = dequantized(&m, input(&m, kinds[i & 1], 4, x_dims), 0.5, i & 8 ? 3 : 0, -1);
+        qn_value *w = dequantized(&m, weights(&m, kinds[i >> 1 & 1], 4, w_dims), 0.25, i & 16 ? 5 : 0, axis);
+        qn_value *y = convolved(&m, x, w, at, 1);
+        y = qn_b_binary_bcast(&m.b, QN_OP_ADD, y, qn_b_scalar(&m.b, QUERN_F32, 8));
+        compare(&m, quantized(&m, y, 256, QUERN_U8, 7), &machines[i / 32 / N_SHAPES],
+                qn_arena_printf(m.module->arena, "convolution %d", i));
+        assert_int_equal(count(m.b.graph, QN_OP_CONV_PACKED, QUERN_I32), 1);
+        qn_module_free(m.module);
+    }
+}
+
+/* (x - zx) as i32, of an input's zero point. */
+static qn_value *difference(model *m, qn_value *x, qn_value *zero)
+{
+    return qn_b_binary_bcast(&m->b, QN_OP_SUB, qn_b_convert(&m->b, QUERN_I32, x),
+                             qn_b_convert(&m->b, QUERN_I32, zero));
+}
+
+/* Convolutions of whole numbers, whose zero points are known when they run; by groups in float32, which is exact. */
+static void whole_numbers(void **state)
+{
+    (void)state;
+    for (int i = 0; i < N_SHAPES * 4 * N_MACHINES; i++) {
+        const int at = i / 4 % N_SHAPES;
+        const bool each = i & 1;
+        const int64_t c = shapes[at].c, x_dims[] = { shapes[at].n, c, shapes[at].in, shapes[at].in },
+                      w_dims[] = { each ? c : shapes[at].o, each ? 1 : c, shapes[at].kernel,
+                                   shapes[at].kernel };
+        model m;
+        open_model(&m);
+        qn_value *x = input(&m, QUERN_U8, 4, x_dims), *zero = input(&m, QUERN_U8, 0, NULL);
+        *(unsigned char *)m.inputs[1].data = 77;
+        qn_value *w = difference(&m, weights(&m, kinds[i >> 1 & 1], 4, w_dims),
+                                 qn_b_scalar(&m.b, kinds[i >> 1 & 1], 9));
+        compare(&m, convolved(&m, difference(&m, x, zero), w, at, each ? c : 1), &machines[i / 4 / N_SHAPES],
+                qn_arena_printf(m.module->arena, "whole %d", i));
+        assert_int_equal(count(m.b.graph, QN_OP_CONV_PACKED, QUERN_I32), !each);
+        assert_int_equal(count(m.b.graph, QN_OP_CONVOLUTION, QUERN_I32), 0);
+        qn_module_free(m.module);
+    }
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(products),
-        cmocka_unit_test(products_of_two_results),
-        cmocka_unit_test(bytes_that_move),
+        cmocka_unit_test(products),        cmocka_unit_test(products_of_two_results),
+        cmocka_unit_test(bytes_that_move), cmocka_unit_test(convolutions),
+        cmocka_unit_test(whole_numbers),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -1,0 +1,108 @@
+/* Convolutions of the pass integer (integer.c). A border is one of zero points, so where these are not 0 it becomes part of x. */
+#include <string.h>
+
+#include "passes/integer.h"
+
+bool qn_integer_convolves(const qn_node *node)
+{
+    const qn_value *x = node->operands[0];
+    if (!qn_type_is_static(&node->operands[1]->type) || qn_attr_int(node, QN_ATTR_GROUPS) != 1)
+        return false;
+    for (int i = 1; i < x->type.rank; i++)
+        if (!qn_dim_is_const(x->type.dims[i]) || (i > 1 && !qn_dim_is_const(node->results[0].type.dims[i])))
+            return false;
+    for (int i = 0; i < x->type.rank - 2; i++)
+        if (qn_attr_ints(node, QN_ATTR_X_DILATION, NULL)[i] != 1 ||
+            qn_attr_dims(node, QN_ATTR_LOW, NULL)[i]->value < 0 ||
+            qn_attr_dims(node, QN_ATTR_HIGH, NULL)[i]->value < 0)
+            return false;
+    return true;
+}
+
+/* What the kernel meets of x at each position, of all channels: [N, spatial…] */
+static qn_value *window_sums(qn_builder *b, qn_value *x, const qn_type *w, const qn_conv *conv)
+{
+    int64_t window[QN_MAX_RANK] = { 1, 1 }, stride[QN_MAX_RANK] = { 1, 1 }, dilation[QN_MAX_RANK] = { 1, 1 },
+            low[QN_MAX_RANK] = { 0 }, high[QN_MAX_RANK] = { 0 };
+    for (int i = 2; i < w->rank; i++) {
+        window[i] = w->dims[i]->value;
+        stride[i] = conv->stride[i - 2];
+        dilation[i] = conv->w_dilation[i - 2];
+        low[i] = conv->low[i - 2];
+        high[i] = conv->high[i - 2];
+    }
+    const qn_window at = { window, stride, dilation, low, high };
+    qn_value *sum = qn_b_reduce_window(b, QN_SUM, qn_integer_sum(b, x, 1, (const int64_t[]){ 1 }, true), &at);
+    return sum ? qn_b_squeeze(b, sum, 1) : NULL;
+}
+
+static qn_value *of_bytes(qn_builder *b, const qn_node *node, qn_integer *x, qn_integer *w)
+{
+    const qn_type *wt = &node->operands[1]->type;
+    const int spatial = wt->rank - 2;
+    int64_t low[QN_MAX_RANK], high[QN_MAX_RANK], depth = wt->dims[1]->value, axes[QN_MAX_RANK];
+    qn_dim before[QN_MAX_RANK], behind[QN_MAX_RANK];
+    bool bordered = false;
+    if (x->axis >= 0 || w->axis > 0)
+        return NULL;
+    qn_integer_make(b, x, QUERN_U8);
+    qn_integer_make(b, w, QUERN_I8);
+    before[0] = before[1] = behind[0] = behind[1] = qn_dim_const(qn_b_dims(b), 0);
+    axes[0] = 1;
+    for (int i = 0; i < spatial; i++) {
+        before[2 + i] = qn_attr_dims(node, QN_ATTR_LOW, NULL)[i];
+        behind[2 + i] = qn_attr_dims(node, QN_ATTR_HIGH, NULL)[i];
+        low[i] = before[2 + i]->value;
+        high[i] = behind[2 + i]->value;
+        bordered |= low[i] || high[i];
+        depth *= wt->dims[2 + i]->value;
+        axes[1 + i] = 2 + i;
+    }
+    if (bordered && !qn_integer_is_zero(x->zero)) {
+        qn_value *zero = qn_b_convert(b, QUERN_U8, x->zero);
+        x->bytes = qn_b_pad(b, x->bytes, zero, before, behind, NULL);
+        memset(low, 0, sizeof low);
+        memset(high, 0, sizeof high);
+    }
+    const qn_conv conv = { .stride = qn_attr_ints(node, QN_ATTR_STRIDE, NULL),
+                           .low = low,
+                           .high = high,
+                           .w_dilation = qn_attr_ints(node, QN_ATTR_W_DILATION, NULL),
+                           .groups = 1 };
+    qn_integer_sums s = { .product = qn_b_convolution_to(b, x->bytes, w->bytes, &conv, QUERN_I32),
+                          .w_axes = { 1 } };
+    if (!s.product)
+        return NULL;
+    for (int i = 0; i < spatial; i++)
+        s.x_axes[1 + i] = 2 + i;
+    s.depth = qn_b_scalar_int(b, QUERN_I32, depth);
+    if (!qn_integer_is_zero(x->zero))
+        s.of_w = qn_integer_sum(b, w->bytes, 1 + spatial, axes, false);
+    if (!qn_integer_is_zero(w->zero))
+        s.of_x = window_sums(b, x->bytes, wt, &conv);
+    return qn_integer_result(b, &s, x, w, 1);
+}
+
+/* Whole numbers in float32, where each sum is exact in it: there is a kernel for channels by themselves. */
+static qn_value *in_floats(qn_builder *b, const qn_node *node)
+{
+    enum { MOST_DEPTH = (1 << 24) / (255 * 255) };
+    const qn_type *w = &node->operands[1]->type;
+    int64_t depth = 1;
+    for (int i = 1; i < w->rank; i++)
+        depth = qn_dim_is_const(w->dims[i]) && depth <= MOST_DEPTH ? depth * w->dims[i]->value : INT32_MAX;
+    if (depth > MOST_DEPTH || node->results[0].type.dtype != QUERN_I32)
+        return NULL;
+    qn_value *operands[2] = { qn_b_convert(b, QUERN_F32, node->operands[0]),
+                              qn_b_convert(b, QUERN_F32, node->operands[1]) };
+    const qn_node *made = operands[0] && operands[1]
+                              ? qn_node_new(b->graph, b->before, QN_OP_CONVOLUTION, 2, operands,
+                                            node->n_attrs, node->attrs, 0, NULL, &node->loc, b->diags)
+                              : NULL;
+    return made ? qn_b_convert(b, QUERN_I32, (qn_value *)&made->results[0]) : NULL;
+}
+
+qn_value *qn_integer_convolution(qn_builder *b, const qn_node *node, qn_integer *x, qn_integer *w)
+{
+    return qn_integer_convolves(node) ? of_bytes(b, node, x, w) : in_floats(b, node);
+}
