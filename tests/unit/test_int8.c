@@ -250,6 +250,45 @@ static void products_equal_those_of_float32(void **state)
             }
 }
 
+/* With one scale for a sample and one for a channel; of numbers that are not negative, and of any. */
+static void convolutions_equal_those_of_float32(void **state)
+{
+    (void)state;
+    enum { CHANNELS = 6, SIZE = 7, OUT = 64, TAPS = CHANNELS * 9, INPUT = 2 * CHANNELS * SIZE * SIZE };
+    static float x[INPUT], w[OUT * TAPS];
+    for (int positive = 0; positive < 2; positive++)
+        for (int m = 0; m < N_MACHINES; m++) {
+            for (int i = 0; i < INPUT; i++)
+                x[i] = i % (INPUT / 2) == 5 ? (positive ? 255.f : 127.f) / 8 : number(i, 1);
+            fill_floats(w, OUT, TAPS, false, 2);
+            qn_module *module = qn_module_new("int8");
+            qn_diags diags;
+            qn_diags_init(&diags, module->arena);
+            qn_graph *graph = qn_function_new(module, "f");
+            qn_builder b = { .graph = graph, .diags = &diags };
+            const int64_t w_dims[] = { OUT, CHANNELS, 3, 3 }, stride[] = { 1, 1 }, pads[] = { 1, 1 };
+            qn_array inputs[] = { { QUERN_F32, 4, { 2, CHANNELS, SIZE, SIZE }, x } };
+            qn_value *v = qn_graph_add_input(graph, "x", qn_type_static(module, QUERN_F32, 4, inputs[0].dims),
+                                             QN_ROLE_INPUT);
+            if (positive)
+                v = qn_b_binary_bcast(&b, QN_OP_MAX, v, qn_b_scalar(&b, QUERN_F32, 0));
+            v = qn_b_convolution(&b, v, qn_b_constant(&b, qn_tensor_new(module, QUERN_F32, 4, w_dims, w)),
+                                 &(qn_conv){ .stride = stride, .low = pads, .high = pads });
+            qn_graph_add_output(graph, v, "y", -1);
+            const qn_pass_options options = { .math = QN_MATH_DEFAULT,
+                                              .precision = QN_PRECISION_INT8,
+                                              .machine = &machines[m],
+                                              .fold = qn_interp_fold };
+            lowered_compare(qn_arena_printf(module->arena, "convolution %d", positive), graph, &options,
+                            inputs, NULL);
+            int bytes = 0;
+            QN_FOR_NODES (graph, node)
+                bytes += node->op == QN_OP_CONV_PACKED && node->results[0].type.dtype == QUERN_I32;
+            assert_int_equal(bytes, machines[m].dot4);
+            qn_module_free(module);
+        }
+}
+
 static void machine_code_gives_the_same(void **state)
 {
     (void)state;
@@ -308,6 +347,7 @@ int main(void)
         cmocka_unit_test(mistakes_are_found),
         cmocka_unit_test(products_of_bytes),
         cmocka_unit_test(products_equal_those_of_float32),
+        cmocka_unit_test(convolutions_equal_those_of_float32),
         cmocka_unit_test(machine_code_gives_the_same),
         cmocka_unit_test(errors_are_small),
     };
