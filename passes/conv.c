@@ -187,6 +187,20 @@ static int64_t offsets_alike(const qn_conv_axis *axis, const qn_conv_run *tile, 
     return n;
 }
 
+/* The same row of the next block of x, which lies too far away for the machine's own prefetcher. Of bytes, which wait for it: their
+ * products take a quarter of the time. */
+static void fetch_next_block(emitter *e, qn_kvalue *x_at, qn_conv_span rows)
+{
+    enum { LINE = 16 }; /* words */
+    const qn_conv_axis *height = &e->p.axes[1], *width = &e->p.axes[2];
+    const int64_t words = e->columns.size * width->stride * e->p.c;
+    for (int64_t r = rows.first; r < rows.last; r++)
+        for (int64_t i = 0; i < words + LINE; i += LINE) {
+            const int64_t at = e->plane_elements + r * height->stride * e->row_elements + i;
+            qn_word_prefetch(&e->w.b, e->x, offset(e, x_at, at), 0);
+        }
+}
+
 /* One row of the kernel over one block of x, of which `channels` take part. */
 static void kernel_row(emitter *e, qn_kvalue *x_at, qn_kvalue *w_at, int64_t channels, qn_conv_span rows)
 {
@@ -196,6 +210,8 @@ static void kernel_row(emitter *e, qn_kvalue *x_at, qn_kvalue *w_at, int64_t cha
         row_of_each(e, x_at, w_at, rows);
         return;
     }
+    if (p->bytes > 1)
+        fetch_next_block(e, x_at, rows);
     qn_conv_span span;
     for (int64_t k = 0, n; k < width->kernel; k += n) {
         n = offsets_alike(width, &e->columns, k, &span);

@@ -316,7 +316,7 @@ static bool concatenate(layout *l, const qn_node *node)
 }
 
 /* Over spatial axes the result is in blocks, too, and over all of them just a row of channels. Over the channels, when
- * these fill their blocks, it is plain. */
+ * these fill their blocks, it is plain, and the samples may be among its axes. */
 static bool reduce(layout *l, const qn_node *node)
 {
     const qn_value *x = node->operands[0];
@@ -328,14 +328,13 @@ static bool reduce(layout *l, const qn_node *node)
     if (!c)
         return false;
     const int64_t *given = qn_attr_ints(node, QN_ATTR_AXES, &n);
-    bool channels = false;
+    bool channels = false, samples = false;
     for (int i = 0; i < n; i++) {
         axes[i] = given[i];
         channels |= axes[i] == 1;
-        if (axes[i] == 0)
-            return false;
+        samples |= axes[i] == 0;
     }
-    if (channels && x->type.dims[1]->value % c)
+    if (channels ? x->type.dims[1]->value % c != 0 : samples)
         return false;
     if (channels)
         axes[n++] = rank;
