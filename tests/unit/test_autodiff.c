@@ -14,6 +14,7 @@
 #include <cmocka.h>
 
 #include "backends/backend.h"
+#include "driver/api.h"
 #include "frontend/text/text.h"
 #include "ir/build.h"
 #include "passes/pass.h"
@@ -25,280 +26,7 @@ typedef struct {
     const char *inputs, *type, *body;
 } gradient_case;
 
-#define X3 "%x: f64[3]"
-#define XY "%x: f64[2, 3], %y: f64[2, 3]"
-#define T23 "f64[2, 3]"
-#define UNARY(op, low, high) { op, low, high, "%x: f64[2, 3]", T23, "%r = " op " %x : " T23 }
-#define BINARY(op, low, high) { op, low, high, XY, T23, "%r = " op " %x, %y : " T23 }
-
-static const gradient_case cases[] = {
-    UNARY("neg", -1, 1),
-    UNARY("abs", 0.1, 1),
-    UNARY("sqrt", 0.5, 2),
-    UNARY("rsqrt", 0.5, 2),
-    UNARY("exp", -1, 1),
-    UNARY("expm1", -1, 1),
-    UNARY("log", 0.5, 2),
-    UNARY("log1p", -0.5, 2),
-    UNARY("sin", -2, 2),
-    UNARY("cos", -2, 2),
-    UNARY("tan", -1, 1),
-    UNARY("asin", -0.8, 0.8),
-    UNARY("acos", -0.8, 0.8),
-    UNARY("atan", -2, 2),
-    UNARY("sinh", -1, 1),
-    UNARY("cosh", -1, 1),
-    UNARY("tanh", -1, 1),
-    UNARY("asinh", -2, 2),
-    UNARY("acosh", 1.5, 3),
-    UNARY("atanh", -0.8, 0.8),
-    UNARY("erf", -1, 1),
-    UNARY("logistic", -2, 2),
-    UNARY("relu", 0.1, 1),
-    UNARY("silu", -2, 2),
-    UNARY("sign", 0.5, 1),
-    UNARY("floor", 0.2, 0.8),
-    UNARY("gelu", -2, 2),
-    UNARY("gelu_tanh", -2, 2),
-    BINARY("add", -1, 1),
-    BINARY("sub", -1, 1),
-    BINARY("mul", -1, 1),
-    BINARY("div", 0.5, 2),
-    BINARY("pow", 0.5, 2),
-    BINARY("max", -1, 1),
-    BINARY("min", -1, 1),
-    BINARY("atan2", 0.5, 2),
-    BINARY("rem", 1.1, 1.9),
-    { "select", -1, 1, XY, T23,
-      "%p = compare %x, %y {direction = lt} : bool[2, 3]\n%r = select %p, %x, %y : " T23 },
-    { "convert", -1, 1, X3, "f64[3]", "%a = convert %x {dtype = f64} : f64[3]\n%r = mul %a, %a : f64[3]" },
-    { "used twice", -1, 1, X3, "f64[3]",
-      "%a = mul %x, %x : f64[3]\n%b = exp %a : f64[3]\n%r = add %a, %b : f64[3]" },
-    /* movement */
-    { "broadcast", -1, 1, "%x: f64[3, 1]", "f64[2, 3, 4]",
-      "%r = broadcast %x {axes = [1, 2], dims = [2, 3, 4]} : f64[2, 3, 4]" },
-    { "broadcast across", -1, 1, "%x: f64[3, 2]", "f64[2, 3]",
-      "%r = broadcast %x {axes = [1, 0], dims = [2, 3]} : f64[2, 3]" },
-    { "reshape", -1, 1, "%x: f64[2, 6]", "f64[3, 4]", "%r = reshape %x {dims = [3, 4]} : f64[3, 4]" },
-    { "transpose", -1, 1, "%x: f64[2, 3, 4]", "f64[4, 2, 3]",
-      "%r = transpose %x {perm = [2, 0, 1]} : f64[4, 2, 3]" },
-    { "slice", -1, 1, "%x: f64[7, 3]", "f64[3, 2]",
-      "%r = slice %x {limit = [6, 3], start = [1, 1], stride = [2, 1]} : f64[3, 2]" },
-    { "pad", -1, 1, "%x: f64[3], %y: f64[]", "f64[8]",
-      "%r = pad %x, %y {high = [2], interior = [1], low = [1]} : f64[8]" },
-    { "crop", -1, 1, "%x: f64[5], %y: f64[]", "f64[3]",
-      "%r = pad %x, %y {high = [-1], interior = [0], low = [-1]} : f64[3]" },
-    { "concatenate", -1, 1, "%x: f64[2, 2], %y: f64[2, 3]", "f64[2, 5]",
-      "%r = concatenate %x, %y {axis = 1} : f64[2, 5]" },
-    { "reverse", -1, 1, "%x: f64[2, 3]", T23, "%r = reverse %x {axes = [1]} : " T23 },
-    { "dynamic_slice", -1, 1, "%x: f64[5]", "f64[2]",
-      "%s = constant 2 : i64[]\n%r = dynamic_slice %x, %s {dims = [2]} : f64[2]" },
-    { "dynamic_update_slice", -1, 1, "%x: f64[5], %y: f64[2]", "f64[5]",
-      "%s = constant 2 : i64[]\n%r = dynamic_update_slice %x, %y, %s : f64[5]" },
-    { "gather", -1, 1, "%x: f64[4, 3]", "f64[4, 2]",
-      "%i = constant [2, 0] : i64[2]\n%r = gather %x, %i {axis = 1} : f64[4, 2]" },
-    { "gather repeated", -1, 1, "%x: f64[3, 2]", "f64[4, 2]",
-      "%i = constant [2, 0, 2, -1] : i64[4]\n%r = gather %x, %i {axis = 0} : f64[4, 2]" },
-    { "gather_nd", -1, 1, "%x: f64[2, 3]", "f64[2]",
-      "%i = constant [[1, 2], [0, 1]] : i64[2, 2]\n%r = gather_nd %x, %i {batch_dims = 0} : f64[2]" },
-    { "gather_nd batched", -1, 1, "%x: f64[2, 3]", "f64[2]",
-      "%i = constant [[2], [0]] : i64[2, 1]\n%r = gather_nd %x, %i {batch_dims = 1} : f64[2]" },
-    { "gather_elements", -1, 1, "%x: f64[2, 3]", "f64[2, 2]",
-      "%i = constant [[2, 0], [1, 1]] : i64[2, 2]\n%r = gather_elements %x, %i {axis = 1} : f64[2, 2]" },
-    { "scatter_nd", -1, 1, "%x: f64[4], %y: f64[2]", "f64[4]",
-      "%i = constant [[2], [0]] : i64[2, 1]\n%r = scatter_nd %x, %i, %y {kind = set} : f64[4]" },
-    { "scatter_nd sum", -1, 1, "%x: f64[4], %y: f64[2]", "f64[4]",
-      "%i = constant [[2], [2]] : i64[2, 1]\n%r = scatter_nd %x, %i, %y {kind = sum} : f64[4]" },
-    { "scatter_elements", -1, 1, "%x: f64[2, 3], %y: f64[2, 1]", T23,
-      "%i = constant [[2], [0]] : i64[2, 1]\n%r = scatter_elements %x, %i, %y {axis = 1, kind = set} "
-      ": " T23 },
-    { "scatter_nd onto the same place", -1, 1, "%x: f64[4], %y: f64[3]", "f64[4]",
-      "%i = constant [[2], [0], [2]] : i64[3, 1]\n%r = scatter_nd %x, %i, %y {kind = set} : f64[4]" },
-    { "scatter_nd slices", -1, 1, "%x: f64[4, 3], %y: f64[2, 3]", "f64[4, 3]",
-      "%i = constant [[2], [2]] : i64[2, 1]\n%r = scatter_nd %x, %i, %y {kind = set} : f64[4, 3]" },
-    { "scatter_nd prod", 0.5, 2, "%x: f64[4], %y: f64[3]", "f64[4]",
-      "%i = constant [[2], [0], [2]] : i64[3, 1]\n%r = scatter_nd %x, %i, %y {kind = prod} : f64[4]" },
-    { "scatter_nd prod with zeros", 0.5, 2, "%x: f64[4], %y: f64[3]", "f64[4]",
-      "%i = constant [[2], [0], [2]] : i64[3, 1]\n%k = constant [1, 0, 1] : f64[3]\n"
-      "%z = mul %y, %k : f64[3]\n%c = constant [0, 1, 1, 1] : f64[4]\n%a = mul %x, %c : f64[4]\n"
-      "%q = scatter_nd %x, %i, %z {kind = prod} : f64[4]\n%p = scatter_nd %a, %i, %y {kind = prod} : f64[4]\n"
-      "%r = add %p, %q : f64[4]" },
-    { "scatter_nd max", -1, 1, "%x: f64[4], %y: f64[3]", "f64[4]",
-      "%i = constant [[2], [0], [2]] : i64[3, 1]\n%r = scatter_nd %x, %i, %y {kind = max} : f64[4]" },
-    { "scatter_elements min", -1, 1, "%x: f64[2, 3], %y: f64[2, 2]", T23,
-      "%i = constant [[2, 2], [0, 1]] : i64[2, 2]\n%r = scatter_elements %x, %i, %y {axis = 1, kind = min} "
-      ": " T23 },
-    { "scatter_elements prod", 0.5, 2, "%x: f64[2, 3], %y: f64[2, 2]", T23,
-      "%i = constant [[2, 2], [0, 1]] : i64[2, 2]\n%r = scatter_elements %x, %i, %y {axis = 1, kind = prod} "
-      ": " T23 },
-    { "pad, cropped and spread", -1, 1, "%x: f64[2, 5], %y: f64[]", "f64[2, 8]",
-      "%r = pad %x, %y {high = [0, 1], interior = [0, 1], low = [0, -2]} : f64[2, 8]" },
-    { "dynamic_slice at its limit", -1, 1, "%x: f64[3, 5]", "f64[2, 2]",
-      "%s = constant 9 : i64[]\n%t = constant 1 : i64[]\n%r = dynamic_slice %x, %t, %s {dims = [2, 2]} : "
-      "f64[2, 2]" },
-    { "sort with companions", -1, 1, "%x: f64[2, 4], %y: f64[2, 4]", "f64[2, 4]",
-      "%a, %b = sort %x, %y {axis = 1, descending = true} : f64[2, 4], f64[2, 4]\n%r = mul %a, %b : f64[2, "
-      "4]" },
-    { "smallest of the other axis", -1, 1, "%x: f64[4, 2]", "f64[2, 2]",
-      "%r, %i = top_k %x {axis = 0, k = [2]} : f64[2, 2], i64[2, 2]" },
-    { "sort", -1, 1, "%x: f64[2, 4]", "f64[2, 4]", "%r = sort %x {axis = 1} : f64[2, 4]" },
-    { "top_k", -1, 1, "%x: f64[2, 4]", "f64[2, 2]",
-      "%r, %i = top_k %x {axis = 1, k = [2], largest = true} : f64[2, 2], i64[2, 2]" },
-    /* reductions */
-    { "reduce sum", -1, 1, "%x: f64[2, 3, 2]", "f64[3]",
-      "%r = reduce %x {axes = [0, 2], kind = sum} : f64[3]" },
-    { "reduce prod", 0.5, 2, "%x: f64[2, 3, 2]", "f64[3]",
-      "%r = reduce %x {axes = [0, 2], kind = prod} : f64[3]" },
-    { "reduce max", -1, 1, "%x: f64[2, 3]", "f64[2]", "%r = reduce %x {axes = [1], kind = max} : f64[2]" },
-    { "reduce min", -1, 1, "%x: f64[2, 3]", "f64[3]", "%r = reduce %x {axes = [0], kind = min} : f64[3]" },
-    { "cumulative", -1, 1, "%x: f64[2, 4]", "f64[2, 4]",
-      "%r = cumulative %x {axis = 1, exclusive = true, kind = sum} : f64[2, 4]" },
-    { "cumulative sum backwards", -1, 1, "%x: f64[3, 2]", "f64[3, 2]",
-      "%r = cumulative %x {axis = 0, kind = sum, reverse = true} : f64[3, 2]" },
-    { "cumulative prod", 0.5, 1.5, "%x: f64[2, 4]", "f64[2, 4]",
-      "%r = cumulative %x {axis = 1, kind = prod} : f64[2, 4]" },
-    { "cumulative prod, exclusive, backwards", 0.5, 1.5, "%x: f64[2, 3, 2]", "f64[2, 3, 2]",
-      "%r = cumulative %x {axis = 1, exclusive = true, kind = prod, reverse = true} : f64[2, 3, 2]" },
-    { "cumulative max", -1, 1, "%x: f64[2, 4]", "f64[2, 4]",
-      "%r = cumulative %x {axis = 1, kind = max} : f64[2, 4]" },
-    { "cumulative min backwards", -1, 1, "%x: f64[4]", "f64[4]",
-      "%r = cumulative %x {axis = 0, kind = min, reverse = true} : f64[4]" },
-    { "window prod", 0.5, 1.5, "%x: f64[2, 7]", "f64[2, 4]",
-      "%r = reduce_window %x {dilation = [1, 2], high = [0, 1], kind = prod, low = [0, 2], stride = [1, 2], "
-      "window = [1, 2]} : f64[2, 4]" },
-    { "window min", -1, 1, "%x: f64[4, 5]", "f64[3, 2]",
-      "%r = reduce_window %x {dilation = [1, 1], high = [0, 0], kind = min, low = [0, 0], stride = [1, 2], "
-      "window = [2, 3]} : f64[3, 2]" },
-    { "select_and_scatter", -1, 1, "%x: f64[2, 6], %y: f64[2, 3]", "f64[2, 6]",
-      "%k = stop_gradient %x : f64[2, 6]\n"
-      "%r = select_and_scatter %k, %y {dilation = [1, 1], high = [0, 1], low = [0, 0], stride = [1, 2], "
-      "window = [1, 3]} : f64[2, 6]" },
-    { "window sum", -1, 1, "%x: f64[2, 7]", "f64[2, 4]",
-      "%r = reduce_window %x {dilation = [1, 2], high = [0, 1], kind = sum, low = [0, 2], stride = [1, 2], "
-      "window = [1, 2]} : f64[2, 4]" },
-    { "window max", -1, 1, "%x: f64[2, 6]", "f64[2, 3]",
-      "%r = reduce_window %x {dilation = [1, 1], high = [0, 1], kind = max, low = [0, 0], stride = [1, 2], "
-      "window = [1, 3]} : f64[2, 3]" },
-    /* contractions */
-    { "matmul", -1, 1, "%x: f64[2, 3], %y: f64[3, 4]", "f64[2, 4]",
-      "%r = dot_general %x, %y {x_batch = [], x_contract = [1], y_batch = [], y_contract = [0]} : f64[2, "
-      "4]" },
-    { "matmul transposed", -1, 1, "%x: f64[3, 2], %y: f64[4, 3]", "f64[2, 4]",
-      "%r = dot_general %x, %y {x_batch = [], x_contract = [0], y_batch = [], y_contract = [1]} : f64[2, "
-      "4]" },
-    { "batched, two contracted axes", -1, 1, "%x: f64[2, 3, 2, 4], %y: f64[4, 2, 3, 2]", "f64[2, 3, 3]",
-      "%r = dot_general %x, %y {x_batch = [0], x_contract = [2, 3], y_batch = [3], y_contract = [1, 0]} : "
-      "f64[2, 3, 3]" },
-    { "outer product", -1, 1, "%x: f64[2, 3], %y: f64[4]", "f64[2, 3, 4]",
-      "%r = dot_general %x, %y {x_batch = [], x_contract = [], y_batch = [], y_contract = []} : f64[2, 3, "
-      "4]" },
-    { "two batch axes in another order", -1, 1, "%x: f64[3, 4, 2], %y: f64[2, 5, 3, 4]", "f64[2, 3, 5]",
-      "%r = dot_general %x, %y {x_batch = [2, 0], x_contract = [1], y_batch = [0, 2], y_contract = [3]} : "
-      "f64[2, 3, 5]" },
-    { "convolution, cropped, of one axis", -1, 1, "%x: f64[2, 2, 7], %y: f64[3, 2, 2]", "f64[2, 3, 2]",
-      "%r = convolution %x, %y {groups = 1, high = [-1], low = [-1], stride = [2], w_dilation = [1], "
-      "x_dilation = [1]} : f64[2, 3, 2]" },
-    { "convolution of a wide image", -1, 1, "%x: f64[1, 2, 3, 20], %y: f64[2, 2, 3, 3]", "f64[1, 2, 3, 20]",
-      "%r = convolution %x, %y {groups = 1, high = [1, 1], low = [1, 1], stride = [1, 1], w_dilation = [1, "
-      "1], "
-      "x_dilation = [1, 1]} : f64[1, 2, 3, 20]" },
-    { "strided convolution of a wide image", -1, 1, "%x: f64[1, 2, 6, 37], %y: f64[2, 1, 3, 2]",
-      "f64[1, 2, 2, 19]",
-      "%r = convolution %x, %y {groups = 2, high = [0, 1], low = [0, 1], stride = [3, 2], w_dilation = [1, "
-      "1], "
-      "x_dilation = [1, 1]} : f64[1, 2, 2, 19]" },
-    { "depthwise, dilated, transposed", -1, 1, "%x: f64[1, 3, 3, 2], %y: f64[6, 1, 2, 2]", "f64[1, 6, 4, 3]",
-      "%r = convolution %x, %y {groups = 3, high = [1, 1], low = [0, 1], stride = [1, 1], w_dilation = [2, "
-      "1], "
-      "x_dilation = [2, 1]} : f64[1, 6, 4, 3]" },
-    { "convolution", -1, 1, "%x: f64[2, 2, 5, 4], %y: f64[3, 2, 3, 2]", "f64[2, 3, 3, 3]",
-      "%r = convolution %x, %y {groups = 1, high = [1, 0], low = [1, 1], stride = [2, 1], w_dilation = [1, "
-      "2], x_dilation = [1, 1]} : f64[2, 3, 3, 3]" },
-    { "grouped convolution", -1, 1, "%x: f64[2, 4, 6], %y: f64[6, 2, 3]", "f64[2, 6, 2]",
-      "%r = convolution %x, %y {groups = 2, high = [0], low = [0], stride = [2], w_dilation = [1], "
-      "x_dilation = [1]} : f64[2, 6, 2]" },
-    { "transposed convolution", -1, 1, "%x: f64[1, 2, 3], %y: f64[2, 2, 3]", "f64[1, 2, 6]",
-      "%r = convolution %x, %y {groups = 1, high = [2], low = [1], stride = [1], w_dilation = [1], "
-      "x_dilation = [2]} : f64[1, 2, 6]" },
-    /* composites */
-    { "softmax", -1, 1, "%x: f64[2, 4]", "f64[2, 4]", "%r = softmax %x {axis = 1} : f64[2, 4]" },
-    { "log_softmax", -1, 1, "%x: f64[2, 4]", "f64[2, 4]", "%r = log_softmax %x {axis = 0} : f64[2, 4]" },
-    { "layer_norm", -1, 1, "%x: f64[3, 4], %s: f64[4], %b: f64[4]", "f64[3, 4]",
-      "%r = layer_norm %x, %s, %b {axis = 1, epsilon = 0.01} : f64[3, 4]" },
-    { "rms_norm", -1, 1, "%x: f64[2, 3, 2], %s: f64[3, 2]", "f64[2, 3, 2]",
-      "%r = rms_norm %x, %s {axis = 1, epsilon = 0.01} : f64[2, 3, 2]" },
-    { "batch_norm", 0.5, 2, "%x: f64[2, 3, 2], %s: f64[3], %b: f64[3], %m: f64[3], %v: f64[3]",
-      "f64[2, 3, 2]",
-      "%r, %rm, %rv = batch_norm %x, %s, %b, %m, %v {epsilon = 0.01, momentum = 0.9} : f64[2, 3, 2], f64[3], "
-      "f64[3]" },
-    { "batch_norm in training", -1, 1, "%x: f64[2, 3, 2], %s: f64[3], %b: f64[3], %m: f64[3], %v: f64[3]",
-      "f64[3]",
-      "%y, %rm, %rv = batch_norm %x, %s, %b, %m, %v {epsilon = 0.01, momentum = 0.7, training = true} : "
-      "f64[2, 3, 2], f64[3], f64[3]\n%z = mul %y, %y : f64[2, 3, 2]\n%q = mul %z, %y : f64[2, 3, 2]\n"
-      "%a = reduce %q {axes = [0, 2], kind = sum} : f64[3]\n%c = mul %rm, %rv : f64[3]\n"
-      "%r = add %a, %c : f64[3]" },
-    { "dropout", -1, 1, "%x: f64[4, 5]", "f64[4, 5]",
-      "%k = constant [3, 4] : u64[2]\n%s = constant 5 : u64[]\n"
-      "%r, %m = dropout %x, %k, %s {ratio = 0.3, training = true} : f64[4, 5], bool[4, 5]" },
-    { "attention", -1, 1, "%q: f64[1, 2, 3, 2], %k: f64[1, 1, 4, 2], %v: f64[1, 1, 4, 3]", "f64[1, 2, 3, 3]",
-      "%r = attention %q, %k, %v {causal = true, scale = 0.7} : f64[1, 2, 3, 3]" },
-    { "attention with a learnt mask", -1, 1,
-      "%q: f64[1, 2, 3, 2], %k: f64[1, 2, 4, 2], %v: f64[1, 2, 4, 3], %m: f64[1, 1, 3, 4]", "f64[1, 2, 3, 3]",
-      "%r = attention %q, %k, %v, %m {scale = 0.7} : f64[1, 2, 3, 3]" },
-    { "lstm", -1, 1,
-      "%x: f64[3, 2, 2], %w: f64[8, 2], %u: f64[8, 2], %b: f64[8], %h: f64[2, 2], %c: f64[2, 2]",
-      "f64[3, 2, 2]", "%r, %hn, %cn = lstm %x, %w, %u, %b, %h, %c : f64[3, 2, 2], f64[2, 2], f64[2, 2]" },
-    /* control */
-    { "scan", -1, 1, "%s: f64[2], %x: f64[4, 2], %w: f64[2]", "f64[4, 2]",
-      "%last, %r = scan %s, %x, %w {length = [4], n_carried = 1, n_scanned = 1} : f64[2], f64[4, 2]\n"
-      "  body (%a: f64[2], %b: f64[2], %c: f64[2]) {\n"
-      "    %d = mul %a, %c : f64[2]\n"
-      "    %e = add %d, %b : f64[2]\n"
-      "    %f = tanh %e : f64[2]\n"
-      "    return %f, %d\n"
-      "  }" },
-    { "scan with matrices", -1, 1, "%s: f64[1, 4], %x: f64[3, 1, 4], %w: f64[4, 4], %u: f64[4, 4]",
-      "f64[3, 1, 4]",
-      "%last, %r = scan %s, %x, %w, %u {length = [3], n_carried = 1, n_scanned = 1} : f64[1, 4], f64[3, 1, "
-      "4]\n"
-      "  body (%a: f64[1, 4], %b: f64[1, 4], %c: f64[4, 4], %d: f64[4, 4]) {\n"
-      "    %e = dot_general %a, %c {x_batch = [], x_contract = [1], y_batch = [], y_contract = [1]} : f64[1, "
-      "4]\n"
-      "    %f = dot_general %d, %b {x_batch = [], x_contract = [0], y_batch = [], y_contract = [1]} : f64[4, "
-      "1]\n"
-      "    %g = reshape %f {dims = [1, 4]} : f64[1, 4]\n    %h = add %e, %g : f64[1, 4]\n"
-      "    %i = tanh %h : f64[1, 4]\n    return %i, %e\n  }" },
-    { "scan backwards over integers too", -1, 1, "%s: f64[2], %x: f64[3, 2]", "f64[2]",
-      "%n = constant [1, 2, 3] : i64[3]\n"
-      "%r = scan %s, %x, %n {length = [3], n_carried = 1, n_scanned = 2, reverse = true} : f64[2]\n"
-      "  body (%a: f64[2], %b: f64[2], %k: i64[]) {\n"
-      "    %c = convert %k {dtype = f64} : f64[]\n    %d = broadcast %c {axes = [], dims = [2]} : f64[2]\n"
-      "    %e = mul %b, %d : f64[2]\n    %f = sin %a : f64[2]\n    %g = add %e, %f : f64[2]\n"
-      "    return %g\n  }" },
-    { "bounded while", 0.5, 0.7, "%x: f64[2], %w: f64[2]", "f64[2]",
-      "%i = constant 0 : i64[]\n"
-      "%n, %r = while %i, %x, %w {limit = [9], n_carried = 2} : i64[], f64[2]\n"
-      "  condition (%k: i64[], %a: f64[2], %c: f64[2]) {\n"
-      "    %l = constant 3 : i64[]\n    %p = compare %k, %l {direction = lt} : bool[]\n    return %p\n  }\n"
-      "  body (%k: i64[], %a: f64[2], %c: f64[2]) {\n"
-      "    %o = constant 1 : i64[]\n    %m = add %k, %o : i64[]\n    %q = mul %a, %c : f64[2]\n"
-      "    %t = sin %q : f64[2]\n    return %m, %t\n  }" },
-    { "while that ends by its value", 0.9, 1, "%x: f64[]", "f64[]",
-      "%r = while %x {limit = [20], n_carried = 1} : f64[]\n"
-      "  condition (%a: f64[]) {\n    %l = constant 1.5 : f64[]\n"
-      "    %p = compare %a, %l {direction = lt} : bool[]\n    return %p\n  }\n"
-      "  body (%a: f64[]) {\n    %b = mul %a, %a : f64[]\n    %c = add %b, %a : f64[]\n    return %c\n  }" },
-    { "if", 0.5, 1, X3, "f64[3]",
-      "%p = constant true : bool[]\n"
-      "%r = if %p, %x : f64[3]\n"
-      "  then (%a: f64[3]) {\n"
-      "    %b = mul %a, %a : f64[3]\n"
-      "    return %b\n"
-      "  }\n"
-      "  else (%a: f64[3]) {\n"
-      "    return %a\n"
-      "  }" },
-};
+#include "tests/unit/autodiff_cases.inc"
 
 static qn_module *parse(const char *text, qn_diags *diags)
 {
@@ -311,8 +39,11 @@ static qn_module *parse(const char *text, qn_diags *diags)
 /* The case as @f */
 static qn_module *parse_case(const gradient_case *c, qn_diags *diags)
 {
-    const char *text = qn_arena_printf(diags->arena, "graph @f(%s) -> %s {\n%s\nreturn %%r\n}\n", c->inputs,
-                                       c->type, c->body);
+    const char *text = qn_arena_printf(diags->arena,
+                                       "graph @f(%s) -> %s {\n%s\nreturn %%r\n}\n"
+                                       "graph @cube(%%x: f64[3]) -> f64[3] {\n  %%s = mul %%x, %%x : f64[3]\n"
+                                       "  %%r = mul %%s, %%x : f64[3]\n  return %%r\n}\n",
+                                       c->inputs, c->type, c->body);
     qn_module *module = parse(text, diags);
     if (!module)
         fail_msg("%s does not parse", c->name);
@@ -550,6 +281,116 @@ static void gradients_of_gradients_equal_finite_differences(void **state)
     }
 }
 
+/* The gradient of each case, and its gradient, fused and compiled: what the interpreter gives. */
+static void compiled_gradients_equal_the_interpreters(void **state)
+{
+    (void)state;
+    const quern_compile_options options = { .size = sizeof options, .cache = "", .threads = 1 };
+    for (size_t k = 0; k < sizeof cases / sizeof *cases; k++) {
+        const gradient_case *c = &cases[k];
+        qn_arena *arena = qn_arena_new();
+        qn_diags diags;
+        qn_diags_init(&diags, arena);
+        qn_module *ir = parse_case(c, &diags);
+        qn_graph *loss = with_loss(ir, &diags);
+        int wrt[8] = { 0, 1, 2, 3, 4, 5, 6, 7 };
+        qn_graph *gradient = qn_grad(loss, "gradient", 0, loss->n_inputs, wrt, false, &diags);
+        qn_graph *both[2] = { gradient, qn_jvp(gradient, "hessian", loss->n_inputs, wrt, &diags) };
+        qn_array inputs[16], expected[32];
+        quern_module *module = qn_handle_new(ir, NULL);
+        quern_model *model;
+        if (!both[1] || quern_compile(module, &options, &model))
+            fail_msg("%s: %s", c->name, both[1] ? quern_last_error() : qn_diags_text(&diags, arena));
+        for (int which = 0; which < 2; which++) {
+            const qn_graph *f = both[which];
+            quern_session *session;
+            make_inputs(f, inputs, c, arena);
+            assert_int_equal(qn_interp_run(f, inputs, expected, arena, &diags), QUERN_OK);
+            if (quern_session_new(model, f->name, &session))
+                fail_msg("%s: %s", c->name, quern_last_error());
+            for (int i = 0; i < f->n_inputs; i++) {
+                const quern_array array = { inputs[i].dtype, inputs[i].rank, inputs[i].dims, inputs[i].data };
+                assert_int_equal(quern_session_bind(session, i, &array), QUERN_OK);
+            }
+            if (quern_session_run(session))
+                fail_msg("%s: %s", c->name, quern_last_error());
+            for (int o = 0; o < f->n_outputs; o++) {
+                quern_array found;
+                assert_int_equal(quern_session_get(session, f->n_inputs + o, &found), QUERN_OK);
+                for (int64_t i = 0; i < qn_type_elements(&f->outputs[o]->type); i++) {
+                    const double x = ((double *)found.data)[i], y = ((double *)expected[o].data)[i];
+                    if (!(fabs(x - y) <= 1e-10 * fmax(1, fabs(y))))
+                        fail_msg("%s: output %d of the %s, element %d: compiled %.15g, interpreted %.15g",
+                                 c->name, o, f->name, (int)i, x, y);
+                }
+            }
+            quern_session_free(session);
+        }
+        quern_model_free(model);
+        quern_module_free(module);
+        qn_arena_free(arena);
+    }
+}
+
+/* cross_entropy gives float32: its gradient is compared with that of its parts in float64. */
+static void the_gradient_of_cross_entropy_is_that_of_its_parts(void **state)
+{
+    (void)state;
+    static const char *const bodies[2] = {
+        "  %e = cross_entropy %x, %y : f32[3]\n  %d = convert %e {dtype = f64} : f64[3]\n",
+        "  %p = log_softmax %x {axis = 1} : f64[3, 4]\n  %z = reshape %y {dims = [3, 1]} : i64[3, 1]\n"
+        "  %e = gather_elements %p, %z {axis = 1} : f64[3, 1]\n  %f = reshape %e {dims = [3]} : f64[3]\n"
+        "  %d = neg %f : f64[3]\n"
+    };
+    qn_arena *arena = qn_arena_new();
+    qn_diags diags;
+    qn_diags_init(&diags, arena);
+    double x[12], *found[2];
+    int64_t labels[3] = { 2, 0, 3 };
+    for (int i = 0; i < 12; i++)
+        x[i] = random_between(-2, 2);
+    const qn_array inputs[2] = { { .dtype = QUERN_F64, .rank = 2, .dims = { 3, 4 }, .data = x },
+                                 { .dtype = QUERN_I64, .rank = 1, .dims = { 3 }, .data = labels } };
+    for (int k = 0; k < 2; k++) {
+        qn_module *module = parse(qn_arena_printf(arena,
+                                                  "graph @f(%%x: f64[3, 4], %%y: i64[3]) -> f64[] {\n%s"
+                                                  "  %%s = mul %%d, %%d : f64[3]\n"
+                                                  "  %%r = reduce %%s {axes = [0], kind = sum} : f64[]\n"
+                                                  "  return %%r\n}\n",
+                                                  bodies[k]),
+                                  &diags);
+        int wrt = 0;
+        qn_array outputs[2];
+        qn_graph *gradient = qn_grad(qn_module_find(module, "f"), "g", 0, 1, &wrt, false, &diags);
+        assert_non_null(gradient);
+        assert_int_equal(qn_interp_run(gradient, inputs, outputs, arena, &diags), QUERN_OK);
+        found[k] = outputs[1].data;
+        qn_module_free(module);
+    }
+    for (int i = 0; i < 12; i++)
+        assert_float_equal(found[0][i], found[1][i], 1e-6);
+    qn_arena_free(arena);
+}
+
+static void every_smooth_op_has_a_case(void **state)
+{
+    (void)state;
+    bool seen[QN_N_OPS] = { [QN_OP_CROSS_ENTROPY] = true };
+    for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
+        qn_arena *arena = qn_arena_new();
+        qn_diags diags;
+        qn_diags_init(&diags, arena);
+        qn_module *module = parse_case(&cases[i], &diags);
+        QN_FOR_NODES (qn_module_find(module, "f"), node)
+            seen[node->op] = true;
+        qn_module_free(module);
+        qn_arena_free(arena);
+    }
+    for (int op = 0; op < QN_N_OPS; op++)
+        if (!seen[op] && (qn_ops[op].flags & QN_FLAG_SMOOTH))
+            fail_msg("%s is differentiable and has no case", qn_ops[op].name);
+}
+
 static void every_smooth_op_has_a_rule(void **state)
 {
     (void)state;
@@ -628,6 +469,9 @@ int main(void)
         cmocka_unit_test(gradients_of_gradients_equal_finite_differences),
         cmocka_unit_test(tangents_equal_finite_differences),
         cmocka_unit_test(tangents_cost_what_they_need),
+        cmocka_unit_test(compiled_gradients_equal_the_interpreters),
+        cmocka_unit_test(the_gradient_of_cross_entropy_is_that_of_its_parts),
+        cmocka_unit_test(every_smooth_op_has_a_case),
         cmocka_unit_test(every_smooth_op_has_a_rule),
         cmocka_unit_test(gradients_have_gradients),
         cmocka_unit_test(what_has_no_derivative_is_named),
