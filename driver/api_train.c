@@ -3,6 +3,7 @@
 #include <string.h>
 
 #include "driver/api.h"
+#include "driver/compile.h"
 #include "passes/train.h"
 
 /* The function that a training step is made of: the only one, "main" or "infer". */
@@ -87,6 +88,10 @@ qn_status qn_train_module(qn_module *module, const quern_train_options *o, bool 
     const int loss = o->loss ? find_name(qn_losses, "loss", o->loss, diags) : 0;
     const int optimizer = find_name(qn_optimizers, "optimizer", o->optimizer, diags);
     const int schedule = find_name(qn_schedules, "schedule", o->schedule ? o->schedule : "constant", diags);
+    qn_settings settings;
+    QN_TRY(
+        qn_settings_from(&(quern_compile_options){ .size = sizeof(quern_compile_options), .math = o->math },
+                         &settings, diags));
     QN_TRY(check_ranges(o, diags));
     QN_TRY(qn_diags_status(diags));
     const qn_train_options t = {
@@ -114,6 +119,7 @@ qn_status qn_train_module(qn_module *module, const quern_train_options *o, bool 
         .n_params = o->n_params,
         .params = o->params,
         .seed = o->seed,
+        .math = settings.math,
         .only_eval = only_eval,
         .parts = o->parts != 0,
         .own_loss = !o->loss,

@@ -46,7 +46,11 @@ int quern_trainer_new(quern_module *module, const quern_train_options *train,
                       const quern_compile_options *compile, quern_trainer **out)
 {
     *out = NULL;
-    int status = quern_make_training(module, train);
+    QN_OPTIONS(quern_train_options, how, train);
+    QN_OPTIONS(quern_compile_options, compiled, compile);
+    how.size = sizeof how;
+    how.math = how.math ? how.math : compiled.math;
+    int status = quern_make_training(module, &how);
     quern_trainer *t = calloc(1, sizeof *t);
     QN_ASSERT(t, "out of memory");
     if (!status)

@@ -516,6 +516,7 @@ int quern_main_train(int argc, char **argv)
         t.how.n_params = (int)t.params.n;
         t.how.params = t.params.items;
         t.how.seed = (uint64_t)t.seed;
+        t.how.math = t.cli.compile.math;
         status = run(&t);
     }
     quern_session_free(t.eval);

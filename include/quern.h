@@ -151,6 +151,8 @@ typedef struct quern_train_options {
      * such a step, doubled after so many others in a row. */
     double loss_scale;
     int64_t loss_scale_steps;
+    /* As quern_compile_options.math, for what is simplified before differentiating; a trainer takes those. */
+    const char *math;
 } quern_train_options;
 QUERN_API int quern_make_training(quern_module *module, const quern_train_options *options) QUERN_MUST_USE;
 

@@ -99,7 +99,8 @@ qn_status qn_train_forward(const qn_graph *forward, const char *name, const qn_t
             qn_graph_add_output(graph, c->outputs[i], output_name(forward->output_names[i], options), -1);
     QN_TRY(qn_training_mode(graph, key, number, diags));
     /* Whole composites have better derivatives than what they are made of, and products without transposes around them. */
-    QN_TRY(qn_run_passes(graph, "simplify,cse,dce,raise,simplify,dce", NULL, NULL, diags));
+    QN_TRY(qn_run_passes(graph, "simplify,cse,dce,raise,simplify,dce",
+                         &(qn_pass_options){ .math = options->math }, NULL, diags));
     if (draws)
         count(b, draws);
     c->params = QN_NEW_ARRAY(graph->module->arena, qn_value *, graph->n_inputs);

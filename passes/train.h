@@ -2,7 +2,7 @@
 #ifndef QN_PASSES_TRAIN_H
 #define QN_PASSES_TRAIN_H
 
-#include "ir/graph.h"
+#include "passes/pass.h"
 
 #define QN_LOSS(id, name, target, help) QN_LOSS_##id,
 typedef enum qn_loss {
@@ -48,6 +48,7 @@ typedef struct qn_train_options {
     int n_params; /* 0: found, see qn_train_parameters */
     const char *const *params;
     uint64_t seed;        /* of dropout */
+    qn_math math;         /* of what is simplified before differentiating */
     bool only_eval;       /* without train_step */
     bool parts;           /* with forward, backward and update */
     bool own_loss;        /* the host has the loss: no target, no train_step, no eval; with parts */

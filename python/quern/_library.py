@@ -88,7 +88,8 @@ class TrainOptions(Structure):
                 ("clip_norm", c_double), ("ema", c_double), ("huber_delta", c_double), ("schedule", c_char_p),
                 ("warmup_steps", c_int64), ("schedule_steps", c_int64), ("schedule_factor", c_double),
                 ("n_params", c_int), ("params", POINTER(c_char_p)), ("seed", c_uint64), ("parts", c_int),
-                ("input_gradients", c_int), ("loss_scale", c_double), ("loss_scale_steps", c_int64)]
+                ("input_gradients", c_int), ("loss_scale", c_double), ("loss_scale_steps", c_int64),
+                ("math", c_char_p)]
 
 
 class SymbolInfo(Structure):

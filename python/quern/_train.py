@@ -213,7 +213,7 @@ def _training(model, loss, optimizer, learning_rate, *, momentum=0.0, beta1=0.0,
         alpha=alpha, trust=trust, clip_norm=clip_norm, ema=ema, huber_delta=huber_delta,
         schedule=schedule.encode() if schedule else None, warmup_steps=warmup_steps, schedule_steps=schedule_steps,
         schedule_factor=schedule_factor, n_params=len(names), params=(ctypes.c_char_p * max(len(names), 1))(*names),
-        seed=seed, parts=parts, input_gradients=input_gradients, loss_scale=loss_scale, loss_scale_steps=loss_scale_steps)
+        seed=seed, parts=parts, input_gradients=input_gradients, loss_scale=loss_scale, loss_scale_steps=loss_scale_steps, math=math.encode())
     module = load_module(model, dims)
     check(lib.quern_make_training(module.pointer, byref(options)))
     return module, compile_options(target, threads, math, cpu, cache, optimize, blas, precision, check_numerics, remat,

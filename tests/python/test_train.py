@@ -109,6 +109,38 @@ class NarrowParameters(unittest.TestCase):
                 t.update(t.backward(t.forward([self.X], self.TARGET)))
 
 
+class StrictMath(unittest.TestCase):
+    MODEL = b"""graph @main(%x: f32[n], %w: f32[1] param = [0.7]) -> (y: f32[n]) {
+  %0 = broadcast %w {axes = [0], dims = [n]} : f32[n]
+  %1 = mul %x, %0 : f32[n]
+  %2 = tanh %1 : f32[n]
+  %one = constant 1 : f32[]
+  %3 = broadcast %one {axes = [], dims = [n]} : f32[n]
+  %4 = add %2, %3 : f32[n]
+  %half = constant 0.5 : f32[]
+  %5 = broadcast %half {axes = [], dims = [n]} : f32[n]
+  %6 = mul %4, %5 : f32[n]
+  return %6
+}
+"""
+
+    def test_the_step_computes_what_the_model_says(self):
+        """(tanh(x) + 1) / 2 stays that, to the bit, before it is differentiated."""
+        same = {}
+        for math in "strict", "default":
+            t = quern.train(self.MODEL, "output", "sgd", 0.1, target="interp", math=math)
+            before = [t.evaluate([np.float32([x])])[0] for x in np.linspace(-9, 3, 40)]
+            w = t.parameters["w"].copy()
+            after = []
+            for x in np.linspace(-9, 3, 40):
+                after.append(t.step([np.float32([x])]))
+                t.parameters["w"][:] = w
+            same[math] = before == after
+        self.assertEqual(same, {"strict": True, "default": False})
+        with self.assertRaisesRegex(quern.ArgumentError, "no math mode 'exact'"):
+            quern.train(self.MODEL, "output", "sgd", 0.1, math="exact")
+
+
 class LossScale(unittest.TestCase):
     X, TARGET, RATE = np.float32([1, 2, -1, 0.5]), np.float32([5, -4, 1, 6]), 0.02
 
