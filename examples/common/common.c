@@ -6,6 +6,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <time.h>
 
 static void usage(const char *program)
 {
@@ -205,6 +206,13 @@ static void dump(const example *e, quern_trainer *trainer, const quern_array *x,
 
 /* ---- the loop ---- */
 
+static double now(void)
+{
+    struct timespec t;
+    timespec_get(&t, TIME_UTC);
+    return (double)t.tv_sec + 1e-9 * (double)t.tv_nsec;
+}
+
 void example_loop(const example *e, quern_session *session, int64_t steps, int64_t epochs,
                   void (*epoch)(void *user, int64_t number, double *losses), void *user)
 {
@@ -227,13 +235,16 @@ void example_loop(const example *e, quern_session *session, int64_t steps, int64
     }
     const int64_t pause = epochs > 20 ? epochs / 20 : 1; /* between reports and checkpoints */
     while (done < epochs) {
+        const double start = now();
         epoch(user, done, losses + steps * done);
+        const double seconds = now() - start;
         if (++done % pause != 0 && done != epochs)
             continue;
         double mean = 0;
         for (int64_t i = steps * (done - 1); i < steps * done; i++)
             mean += losses[i] / (double)steps;
-        printf("%s: epoch %" PRId64 "/%" PRId64 " loss %.6f\n", e->name, done, epochs, mean);
+        printf("%s: epoch %" PRId64 "/%" PRId64 " loss %.6f, %.0f us a step\n", e->name, done, epochs, mean,
+               1e6 * seconds / (double)steps);
         fflush(stdout);
         write_curve(e, losses, steps * done);
         snprintf(note, sizeof note, "%" PRId64, done);

@@ -9,7 +9,7 @@ import torch
 from torch.nn import functional as F
 
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1]))
-from common.reference import STEPS, dump, read_safetensors, write_losses
+from common.reference import dump, finish, read_safetensors
 
 BATCH, DISCOUNT, FOLLOW, RATE, ALL = 64, 0.99, 0.005, 1e-3, 50000
 
@@ -29,21 +29,26 @@ def values(name, x):
 
 
 online = {k: v.requires_grad_() for k, v in state.items() if k.startswith("online.") and k.endswith(("weight", "bias"))}
-optimizer, losses = torch.optim.Adam(online.values(), RATE), []
-for t in range(STEPS):
-    before, action, reward, after, alive = (replay[f"replay.{name}"][rows[t]]
-                                            for name in ("before", "action", "reward", "after", "alive"))
-    with torch.no_grad():
-        best = values("online", after).argmax(1, keepdim=True)
-        wanted = reward + DISCOUNT * alive * values("target", after).gather(1, best)
-    loss = F.huber_loss(values("online", before).gather(1, action), wanted)
-    optimizer.zero_grad()
-    loss.backward()
-    with torch.no_grad():
-        for name, p in online.items():
-            target = state[name.replace("online", "target")]
-            target += FOLLOW * (p - target)
-    optimizer.param_groups[0]["lr"] = RATE * (1 - t / ALL)
-    optimizer.step()
-    losses.append(loss.item())
-write_losses(__file__, "dqn", losses)
+
+
+def steps():
+    optimizer = torch.optim.Adam(online.values(), RATE)
+    for t in range(ALL):
+        before, action, reward, after, alive = (replay[f"replay.{name}"][rows[t % len(rows)]]
+                                                for name in ("before", "action", "reward", "after", "alive"))
+        with torch.no_grad():
+            best = values("online", after).argmax(1, keepdim=True)
+            wanted = reward + DISCOUNT * alive * values("target", after).gather(1, best)
+        loss = F.huber_loss(values("online", before).gather(1, action), wanted)
+        optimizer.zero_grad()
+        loss.backward()
+        with torch.no_grad():
+            for name, p in online.items():
+                target = state[name.replace("online", "target")]
+                target += FOLLOW * (p - target)
+        optimizer.param_groups[0]["lr"] = RATE * (1 - t / ALL)
+        optimizer.step()
+        yield loss.item()
+
+
+finish(__file__, "dqn", "dqn", steps())

@@ -1,5 +1,6 @@
 #!/usr/bin/env python3
 """Records PyTorch's losses for this example: see ../common/reference.py. The last number is the loss with running statistics."""
+import os
 import pathlib
 import sys
 import tempfile
@@ -9,9 +10,10 @@ import torch
 from torch.nn import functional as F
 
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1]))
-from common.reference import dump, read_safetensors, write_losses
+from common.reference import dump, finish, read_safetensors
 
-BATCH, EPOCHS, SIDE = 4, 2, 64
+BATCH, SIDE = 4, 64
+RATES = {"resnet18": 2e-5, "resnet50": 1e-5}
 BLOCKS = {"resnet18": (2, 2, 2, 2), "resnet50": (3, 4, 6, 3)}
 
 
@@ -43,20 +45,24 @@ def resnet(name, p, x, training):
     return x.mean((2, 3)) @ p["fc.weight"] + p["fc.bias"]
 
 
+def steps(name, p, x, y):
+    learnt = [v.requires_grad_() for k, v in p.items() if "running" not in k]
+    optimizer = torch.optim.SGD(learnt, RATES[name], 0.9)
+    while True:
+        for i in range(0, len(y), BATCH):
+            loss = F.cross_entropy(resnet(name, p, x[i:i + BATCH], True), y[i:i + BATCH])
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+            yield loss.item()
+
+
 with tempfile.TemporaryDirectory() as folder:
     dump("resnet", folder)
     for name in BLOCKS:
         x = torch.from_numpy(np.fromfile(f"{folder}/{name}.x", np.float32)).reshape(-1, 3, SIDE, SIDE)
         y = torch.from_numpy(np.fromfile(f"{folder}/{name}.y", np.int64))
         p = {k: v for k, v in read_safetensors(pathlib.Path(folder) / f"{name}.safetensors").items() if "velocity" not in k}
-        learnt = [v.requires_grad_() for k, v in p.items() if "running" not in k]
-        optimizer, losses = torch.optim.SGD(learnt, 1e-4, 0.9), []
-        for i in list(range(0, len(y), BATCH)) * EPOCHS:
-            loss = F.cross_entropy(resnet(name, p, x[i:i + BATCH], True), y[i:i + BATCH])
-            optimizer.zero_grad()
-            loss.backward()
-            optimizer.step()
-            losses.append(loss.item())
-        with torch.no_grad():
-            losses.append(F.cross_entropy(resnet(name, p, x, False), y).item())
-        write_losses(__file__, name, losses)
+        path = finish(__file__, "resnet", name, steps(name, p, x, y))
+        with torch.no_grad(), open(path or os.devnull, "a") as file:
+            print(f"{F.cross_entropy(resnet(name, p, x, False), y).item():.9g}", file=file)

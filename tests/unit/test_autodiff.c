@@ -281,7 +281,7 @@ static void gradients_of_gradients_equal_finite_differences(void **state)
     }
 }
 
-/* The gradient of each case, and its gradient, fused and compiled: what the interpreter gives. */
+/* The gradient of each case, fused and compiled: what the interpreter gives. */
 static void compiled_gradients_equal_the_interpreters(void **state)
 {
     (void)state;
@@ -295,13 +295,18 @@ static void compiled_gradients_equal_the_interpreters(void **state)
         qn_graph *loss = with_loss(ir, &diags);
         int wrt[8] = { 0, 1, 2, 3, 4, 5, 6, 7 };
         qn_graph *gradient = qn_grad(loss, "gradient", 0, loss->n_inputs, wrt, false, &diags);
-        qn_graph *both[2] = { gradient, qn_jvp(gradient, "hessian", loss->n_inputs, wrt, &diags) };
+        const int n_functions = k % 4 ? 1 : 2; /* second derivatives of some: they take long to compile */
+        qn_graph *both[2] = { gradient, n_functions == 1
+                                            ? gradient
+                                            : qn_jvp(gradient, "hessian", loss->n_inputs, wrt, &diags) };
+        memcpy(ir->functions, both, (size_t)n_functions * sizeof *both);
+        ir->n_functions = n_functions;
         qn_array inputs[16], expected[32];
         quern_module *module = qn_handle_new(ir, NULL);
         quern_model *model;
         if (!both[1] || quern_compile(module, &options, &model))
             fail_msg("%s: %s", c->name, both[1] ? quern_last_error() : qn_diags_text(&diags, arena));
-        for (int which = 0; which < 2; which++) {
+        for (int which = 0; which < n_functions; which++) {
             const qn_graph *f = both[which];
             quern_session *session;
             make_inputs(f, inputs, c, arena);
