@@ -14,84 +14,18 @@
 #include <cmocka.h>
 
 #include "backends/backend.h"
-#include "driver/api.h"
 #include "frontend/text/text.h"
 #include "ir/build.h"
 #include "passes/pass.h"
 #include "passes/vjp.h"
 
-typedef struct {
-    const char *name;
-    double low, high; /* range of the inputs' values */
-    const char *inputs, *type, *body;
-} gradient_case;
-
 #include "tests/unit/autodiff_cases.inc"
-
-static qn_module *parse(const char *text, qn_diags *diags)
-{
-    qn_module *module = NULL;
-    if (qn_text_parse(text, strlen(text), "case", &module, diags))
-        print_error("%s\n%s\n", text, qn_diags_text(diags, diags->arena));
-    return module;
-}
-
-/* The case as @f */
-static qn_module *parse_case(const gradient_case *c, qn_diags *diags)
-{
-    const char *text = qn_arena_printf(diags->arena,
-                                       "graph @f(%s) -> %s {\n%s\nreturn %%r\n}\n"
-                                       "graph @cube(%%x: f64[3]) -> f64[3] {\n  %%s = mul %%x, %%x : f64[3]\n"
-                                       "  %%r = mul %%s, %%x : f64[3]\n  return %%r\n}\n",
-                                       c->inputs, c->type, c->body);
-    qn_module *module = parse(text, diags);
-    if (!module)
-        fail_msg("%s does not parse", c->name);
-    return module;
-}
-
-/* @f with the loss as its output */
-static qn_graph *with_loss(qn_module *module, qn_diags *diags)
-{
-    qn_graph *f = qn_graph_clone(qn_module_find(module, "f"), "loss");
-    qn_builder b = { .graph = f, .diags = diags };
-    qn_value *r = qn_b_unary(&b, QN_OP_SIN, f->outputs[0]);
-    int64_t axes[QN_MAX_RANK];
-    for (int i = 0; i < QN_MAX_RANK; i++)
-        axes[i] = i;
-    f->outputs[0] = qn_b_reduce(&b, QN_SUM, r, r->type.rank, axes, false);
-    assert_int_equal(qn_verify(module, diags), QUERN_OK);
-    return f;
-}
 
 static double run_loss(const qn_graph *f, const qn_array *inputs, qn_diags *diags)
 {
     qn_array loss;
     assert_int_equal(qn_interp_run(f, inputs, &loss, diags->arena, diags), QUERN_OK);
     return *(double *)loss.data;
-}
-
-static uint64_t random_state = 88172645463325252u;
-static double random_between(double low, double high)
-{
-    random_state ^= random_state << 13;
-    random_state ^= random_state >> 7;
-    random_state ^= random_state << 17;
-    return low + (high - low) * (double)(random_state >> 11) / 9007199254740992.0;
-}
-
-static void make_inputs(const qn_graph *f, qn_array *inputs, const gradient_case *c, qn_arena *arena)
-{
-    for (int i = 0; i < f->n_inputs; i++) {
-        const qn_type *t = &f->inputs[i]->type;
-        int64_t n = qn_type_elements(t);
-        inputs[i] =
-            (qn_array){ .dtype = t->dtype, .rank = t->rank, .data = QN_NEW_ARRAY(arena, double, n + 1) };
-        for (int axis = 0; axis < t->rank; axis++)
-            inputs[i].dims[axis] = t->dims[axis]->value;
-        for (int64_t j = 0; j < n; j++)
-            ((double *)inputs[i].data)[j] = random_between(c->low, c->high);
-    }
 }
 
 static void compare(const gradient_case *c, const qn_graph *f, const qn_graph *gradient, qn_array *inputs,
@@ -281,62 +215,6 @@ static void gradients_of_gradients_equal_finite_differences(void **state)
     }
 }
 
-/* The gradient of each case, fused and compiled: what the interpreter gives. */
-static void compiled_gradients_equal_the_interpreters(void **state)
-{
-    (void)state;
-    const quern_compile_options options = { .size = sizeof options, .cache = "", .threads = 1 };
-    for (size_t k = 0; k < sizeof cases / sizeof *cases; k++) {
-        const gradient_case *c = &cases[k];
-        qn_arena *arena = qn_arena_new();
-        qn_diags diags;
-        qn_diags_init(&diags, arena);
-        qn_module *ir = parse_case(c, &diags);
-        qn_graph *loss = with_loss(ir, &diags);
-        int wrt[8] = { 0, 1, 2, 3, 4, 5, 6, 7 };
-        qn_graph *gradient = qn_grad(loss, "gradient", 0, loss->n_inputs, wrt, false, &diags);
-        const int n_functions = k % 4 ? 1 : 2; /* second derivatives of some: they take long to compile */
-        qn_graph *both[2] = { gradient, n_functions == 1
-                                            ? gradient
-                                            : qn_jvp(gradient, "hessian", loss->n_inputs, wrt, &diags) };
-        memcpy(ir->functions, both, (size_t)n_functions * sizeof *both);
-        ir->n_functions = n_functions;
-        qn_array inputs[16], expected[32];
-        quern_module *module = qn_handle_new(ir, NULL);
-        quern_model *model;
-        if (!both[1] || quern_compile(module, &options, &model))
-            fail_msg("%s: %s", c->name, both[1] ? quern_last_error() : qn_diags_text(&diags, arena));
-        for (int which = 0; which < n_functions; which++) {
-            const qn_graph *f = both[which];
-            quern_session *session;
-            make_inputs(f, inputs, c, arena);
-            assert_int_equal(qn_interp_run(f, inputs, expected, arena, &diags), QUERN_OK);
-            if (quern_session_new(model, f->name, &session))
-                fail_msg("%s: %s", c->name, quern_last_error());
-            for (int i = 0; i < f->n_inputs; i++) {
-                const quern_array array = { inputs[i].dtype, inputs[i].rank, inputs[i].dims, inputs[i].data };
-                assert_int_equal(quern_session_bind(session, i, &array), QUERN_OK);
-            }
-            if (quern_session_run(session))
-                fail_msg("%s: %s", c->name, quern_last_error());
-            for (int o = 0; o < f->n_outputs; o++) {
-                quern_array found;
-                assert_int_equal(quern_session_get(session, f->n_inputs + o, &found), QUERN_OK);
-                for (int64_t i = 0; i < qn_type_elements(&f->outputs[o]->type); i++) {
-                    const double x = ((double *)found.data)[i], y = ((double *)expected[o].data)[i];
-                    if (!(fabs(x - y) <= 1e-10 * fmax(1, fabs(y))))
-                        fail_msg("%s: output %d of the %s, element %d: compiled %.15g, interpreted %.15g",
-                                 c->name, o, f->name, (int)i, x, y);
-                }
-            }
-            quern_session_free(session);
-        }
-        quern_model_free(model);
-        quern_module_free(module);
-        qn_arena_free(arena);
-    }
-}
-
 /* cross_entropy gives float32: its gradient is compared with that of its parts in float64. */
 static void the_gradient_of_cross_entropy_is_that_of_its_parts(void **state)
 {
@@ -474,7 +352,6 @@ int main(void)
         cmocka_unit_test(gradients_of_gradients_equal_finite_differences),
         cmocka_unit_test(tangents_equal_finite_differences),
         cmocka_unit_test(tangents_cost_what_they_need),
-        cmocka_unit_test(compiled_gradients_equal_the_interpreters),
         cmocka_unit_test(the_gradient_of_cross_entropy_is_that_of_its_parts),
         cmocka_unit_test(every_smooth_op_has_a_case),
         cmocka_unit_test(every_smooth_op_has_a_rule),
