@@ -20,6 +20,7 @@
  *
  * Bytes are multiplied four at a time, with sums of 32 bits: k, x and panels count in words (words.h). */
 #include "passes/lower.h"
+#include "passes/quantize.h"
 #include "passes/schedule.h"
 #include "passes/words.h"
 
@@ -310,7 +311,7 @@ static void tile(gemm *g, int rows, qn_kvalue *batch, qn_kvalue *row, qn_kvalue 
         last = qn_kb_compare(b, QN_EQ, g->pass, INDEX(g->n_passes - 1));
     }
     if (g->spread) {
-        qn_kvalue *next = ADD(panel, MUL(panel_size, INDEX(g->task_panels)));
+        qn_kvalue *next = ADD(panel, MUL(panel_size, qn_kb_isub(b, g->past_panel, g->first_panel)));
         if (g->partial)
             next = qn_kb_select(b, last, next, ADD(panel, MUL(g->high, INDEX(g->width))));
         qn_kvalue *share =
@@ -491,6 +492,16 @@ static void tiles(gemm *g, qn_kvalue *batch, qn_kvalue *to)
     qn_kb_end_for(b, last, NULL);
 }
 
+/* Part i of n things, in parts as equal as can be: the halves of all parts are as equal. */
+static void part(gemm *g, qn_kvalue *i, qn_kvalue *parts, qn_kvalue *n, qn_kvalue **first, qn_kvalue **past)
+{
+    qn_kbuilder *b = &g->w.b;
+    *first = qn_kb_idiv(b, MUL(i, n), parts);
+    *past = qn_kb_idiv(b, MUL(ADD(i, INDEX(1)), n), parts);
+}
+
+/* Rows by rows. But where a kernel made the panels just before, first all rows of one half of the columns: of two threads each then
+ * reads the panels that it made, and no line of them goes from core to core. */
 static qn_dim write_tasks(gemm *g)
 {
     qn_writer *w = &g->w;
@@ -500,15 +511,16 @@ static qn_dim write_tasks(gemm *g)
     qn_dim row_blocks = qn_dim_ceildiv(dims, n_tiles, qn_dim_const(dims, g->task_tiles));
     qn_dim col_blocks = qn_dim_ceildiv(dims, g->n_panels, qn_dim_const(dims, g->task_panels));
     qn_dim tasks = qn_dim_mul(dims, g->batch, qn_dim_mul(dims, row_blocks, col_blocks));
-    qn_kvalue *task = qn_kb_task(b), *columns = qn_writer_index(w, col_blocks),
-              *rows = qn_writer_index(w, row_blocks);
-    g->first_panel = MUL(qn_kb_imod(b, task, columns), INDEX(g->task_panels));
-    g->past_panel =
-        qn_kb_imin(b, ADD(g->first_panel, INDEX(g->task_panels)), qn_writer_index(w, g->n_panels));
-    qn_kvalue *block = qn_kb_idiv(b, task, columns), *batch = qn_kb_idiv(b, block, rows);
-    g->first_tile = MUL(qn_kb_imod(b, block, rows), INDEX(g->task_tiles));
-    qn_kvalue *past_tile =
-        qn_kb_imin(b, ADD(g->first_tile, INDEX(g->task_tiles)), qn_writer_index(w, n_tiles));
+    const bool halves = qn_dim_is(g->batch, 1) && !qn_is_constant(g->group->root->operands[1]) &&
+                        qn_dim_is_const(col_blocks) && col_blocks->value % 2 == 0;
+    qn_kvalue *task = qn_kb_task(b), *rows = qn_writer_index(w, row_blocks),
+              *columns = qn_writer_index(w, col_blocks), *sides = INDEX(halves ? 2 : 1),
+              *width = qn_kb_idiv(b, columns, sides); /* of a side */
+    qn_kvalue *row = qn_kb_idiv(b, task, width), *side = qn_kb_idiv(b, row, rows),
+              *batch = qn_kb_idiv(b, side, sides), *past_tile;
+    qn_kvalue *column = ADD(MUL(qn_kb_imod(b, side, sides), width), qn_kb_imod(b, task, width));
+    part(g, column, columns, qn_writer_index(w, g->n_panels), &g->first_panel, &g->past_panel);
+    part(g, qn_kb_imod(b, row, rows), rows, qn_writer_index(w, n_tiles), &g->first_tile, &past_tile);
     g->low = INDEX(0);
     g->high = g->k_value;
     if (g->n_passes == 1) {

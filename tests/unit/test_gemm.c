@@ -117,6 +117,10 @@ static const struct {
     "%r = dot_general %x, %y " PLAIN " : f32[n, 40]\n"                                                   \
     "%c = broadcast %b {axes = [1], dims = [n, 40]} : f32[n, 40]\n%d = add %r, %c : f32[n, 40]\nreturn " \
     "%d\n}\n"
+    { "rows and columns cut into tasks, first those of one half of the columns",
+      "graph @f(%x: f32[200, 100], %y: f32[100, 130]) -> f32[200, 130] {\n"
+      "%r = dot_general %x, %y " PLAIN " : f32[200, 130]\nreturn %r\n}\n",
+      0 },
     { "several passes, symbolic rows: fewer", DEEP, 11 },
     { "several passes, symbolic rows: more", DEEP, 71 },
 };
