@@ -372,7 +372,7 @@ static void choose_blocks(gemm *g, const qn_schedule *schedule)
     int64_t panels = (int64_t)(room / panel_bytes), tiles = MAX_TILES;
     panels = panels > n_panels ? n_panels : at_least_1(panels);
     tiles = tiles > n_tiles ? n_tiles : tiles;
-    /* enough tasks for several threads, where the work is worth it */
+    /* enough tasks for several threads, where the work is worth it; copied rows keep as many panels as they can */
     double nanoseconds = 2 * batch * m * (double)n_panels * g->width * k / FLOPS_A_NANOSECOND;
     double by_bytes = batch * 4 * k * (double)n_panels * g->width / BYTES_A_NANOSECOND;
     nanoseconds = nanoseconds > by_bytes ? nanoseconds : by_bytes;
@@ -380,7 +380,8 @@ static void choose_blocks(gemm *g, const qn_schedule *schedule)
     wanted = wanted > ENOUGH_TASKS ? ENOUGH_TASKS : wanted;
     while ((panels > 1 || (tiles > SPREAD && !g->packs)) &&
            batch * (double)(ceil_div(n_panels, panels) * ceil_div(n_tiles, tiles)) < wanted) {
-        if (panels > 1 && (g->packs || tiles <= SPREAD || panels * g->width >= tiles * g->rows))
+        if (panels > 1 &&
+            (g->packs || tiles <= SPREAD || (!g->copies && panels * g->width >= tiles * g->rows)))
             panels = (panels + 1) / 2;
         else
             tiles = (tiles + 1) / 2;
