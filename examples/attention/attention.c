@@ -188,7 +188,7 @@ enum {
     MODEL = 64,
     DEPTH = MODEL / HEADS
 }; /* of ASCII */
-enum { WINDOWS = 1600, GPT_BATCH = 8, GPT_EPOCHS = 6, SAMPLES = 40, SHOWN = 10, TEXT = 1 << 14 };
+enum { WINDOWS = 1600, GPT_BATCH = 8, GPT_EPOCHS = 9, SAMPLES = 40, SHOWN = 10, TEXT = 1 << 14 };
 
 /* [rows, length, MODEL] to [rows, HEADS, length, DEPTH] */
 static quern_value *split(quern_builder *b, quern_value *x, quern_dim rows, quern_dim length)
