@@ -258,10 +258,11 @@ qn_status qn_eval_matmul_packed(qn_eval *e)
     int64_t columns = e->y[0].dims[e->y[0].rank - 1];
     for (int i = 0; i < x->rank - 1; i++)
         *(i < n_batch ? &batch : &rows) *= x->dims[i];
-    qn_scalar *left_free = QN_NEW_ARRAY(e->scratch, qn_scalar, rows),
-              *left_k = QN_NEW_ARRAY(e->scratch, qn_scalar, k);
-    qn_scalar *right_free = QN_NEW_ARRAY(e->scratch, qn_scalar, columns),
-              *right_k = QN_NEW_ARRAY(e->scratch, qn_scalar, k);
+    qn_scalar *left_free, *left_k, *right_free, *right_k;
+    QN_TRY(qn_eval_scalars(e, rows, &left_free));
+    QN_TRY(qn_eval_scalars(e, k, &left_k));
+    QN_TRY(qn_eval_scalars(e, columns, &right_free));
+    QN_TRY(qn_eval_scalars(e, k, &right_k));
     for (int64_t i = 0; i < rows; i++)
         left_free[i].i = i * k;
     for (int64_t i = 0; i < columns; i++)
