@@ -41,7 +41,8 @@ struct quern_pool {
     int64_t base;    /* what is added to the numbers in the shares */
     bool down;       /* each thread goes from the end of its share to the front */
     atomic_int core; /* of the last caller; -1: unknown */
-    int n_workers;
+    int n_workers;   /* the caller's: workers may run before it is known */
+    int n_wanted;    /* workers that were asked for */
     worker *workers;
     pthread_mutex_t busy; /* held through a parallel_for */
     atomic_bool quit;
@@ -150,7 +151,7 @@ static void sleep_apart(quern_pool *pool, unsigned seen)
     if (moved) {
         apart = all;
         CPU_CLR(core, &apart);
-        moved = CPU_COUNT(&apart) >= pool->n_workers && sched_setaffinity(0, sizeof apart, &apart) == 0;
+        moved = CPU_COUNT(&apart) >= pool->n_wanted && sched_setaffinity(0, sizeof apart, &apart) == 0;
     }
     atomic_fetch_add(&pool->sleepers, 1);
     if (!atomic_load(&pool->quit))
@@ -312,6 +313,7 @@ quern_pool *quern_pool_new(int threads)
     memset(pool, 0, sizeof *pool);
     pool->workers = workers;
     pool->shares = shares;
+    pool->n_wanted = threads - 1;
     atomic_store(&pool->core, sched_getcpu());
     pthread_mutex_init(&pool->busy, NULL);
     /* A pool with fewer workers than asked for is slower, not wrong. */
