@@ -64,7 +64,8 @@ class Fit(unittest.TestCase):
         checkpoint = self.path / "c.safetensors"
         command = [QUERN, "train", DIGITS / "untrained.onnx", "--data", self.path / "data.npz", "--batch", "32", "--seed", "5",
                    "--checkpoint", checkpoint]
-        run = lambda *more: subprocess.run([*command, *more], check=True, capture_output=True, text=True).stdout
+        environment = {k: v for k, v in os.environ.items() if k != "LD_PRELOAD"}
+        run = lambda *more: subprocess.run([*command, *more], check=True, capture_output=True, text=True, env=environment).stdout
         printed = [float(v) for v in re.findall(r"^epoch .* loss (\S+) ", run("--epochs", "2"), re.M)]
         t = trainer(dims={"batch": 32})
         history, _ = fit(t, epochs=2, checkpoint=self.path / "mine.safetensors")
