@@ -183,12 +183,13 @@ static int64_t whole_factor(const resize *r, const axis_plan *p)
 /* Sum over taps of weight times gather; with many taps, a product with the matrix of weights. */
 static qn_value *apply_tables(resize *r, const axis_plan *p, qn_value *x, qn_value **inside_mask)
 {
-    enum { MAX_GATHERS = 4, MAX_TAPS = 1 << 12 };
+    enum { MAX_GATHERS = 4, MAX_TAPS = 1 << 12, MAX_EXTENT = 1 << 24, MAX_WEIGHTS = 1 << 25 };
     qn_onnx_node *n = r->n;
     qn_builder *b = &n->b;
     int first, taps = taps_of(r, p->scale, &first);
     int64_t in = p->in->value, out = p->out->value;
-    if (taps > MAX_TAPS || out > (1 << 24) || in > (1 << 24) || in < 1) {
+    if (taps > MAX_TAPS || out > MAX_EXTENT || in > MAX_EXTENT || in < 1 ||
+        out * (taps > MAX_GATHERS ? in : taps) > MAX_WEIGHTS) {
         qn_onnx_unsupported(n, "resizing %lld elements to %lld with %d taps", (long long)in, (long long)out,
                             taps);
         return NULL;
