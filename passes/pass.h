@@ -23,7 +23,6 @@ typedef struct qn_machine {
     int vector_bytes;     /* 64: AVX-512, 32: AVX2, 16: SSE/NEON */
     int vector_registers; /* 32 or 16 */
     bool fma;
-    bool halved; /* arithmetic on a vector takes a core's units for twice as long as on half of one */
     bool masked; /* masked loads and stores are cheap */
     bool lookup; /* QN_K_LOOKUP is one instruction */
     bool dot4;   /* QN_K_DOT4 is one instruction */

@@ -88,10 +88,10 @@ static double multiply(const qn_winograd_plan *p)
     return (double)(places(p) * p->channels) * (cycles > 4 ? cycles : 4) * 1.12 / (double)p->piece;
 }
 
-/* What is not in the L2 cache comes at about so many bytes in the time of a cycle's multiply-adds. */
-static double stream(const qn_machine *machine, double bytes)
+/* What is not in the L2 cache comes at about so many bytes a cycle. */
+static double stream(double bytes)
 {
-    return bytes / (machine->halved ? 9 : 4.5);
+    return bytes / 4.5;
 }
 
 static double filter_bytes(const qn_winograd_plan *p)
@@ -106,7 +106,7 @@ static double products_cost(const qn_winograd_plan *p, const qn_machine *machine
 {
     const double panels = (double)p->panels, groups = (double)p->groups,
                  panel_bytes = filter_bytes(p) / panels;
-    const double fetch = stream(machine, panel_bytes), group = (double)p->tiles / groups * multiply(p);
+    const double fetch = stream(panel_bytes), group = (double)p->tiles / groups * multiply(p);
     const double fetching = fetch > group ? fetch : group;
     const bool again = panel_bytes * (double)p->panels_per_task > 0.5 * (double)machine->l2_bytes;
     if (!p->streams)
@@ -123,19 +123,18 @@ static double cost(const qn_winograd_plan *p, const qn_machine *machine)
     cycles += tiles * k_blocks * transform_input(p) * parts;
     cycles += tiles * (double)(p->panels * p->vectors) * transform_result(p);
     if (p->shared)
-        cycles += 4000 + stream(machine, v_bytes);
+        cycles += 4000 + stream(v_bytes);
     return cycles;
 }
 
-static double direct_cost(const qn_conv_plan *d, const qn_machine *machine)
+static double direct_cost(const qn_conv_plan *d)
 {
     double steps = (double)(d->channels * d->out_blocks);
     for (int i = 0; i < QN_CONV_AXES; i++)
         steps *= (double)(d->axes[i].kernel * d->axes[i].out);
     const double weights = (double)(d->channels * d->axes[1].kernel * d->axes[2].kernel * d->out_blocks *
                                     d->lanes * (int64_t)qn_dtype_bytes(d->dtype));
-    const double products = steps / 2 * 1.1, fetching = stream(machine, weights);
-    return products > fetching ? products : fetching;
+    return steps / 2 * 1.1 > stream(weights) ? steps / 2 * 1.1 : stream(weights);
 }
 
 /* ---- tiles, groups, tasks ---- */
@@ -295,7 +294,7 @@ bool qn_winograd_wins(const qn_node *node, const qn_pass_options *options, int *
     const qn_schedule s = qn_schedule_find(options, site);
     const int64_t measured = s.knobs[QN_KNOB_TRANSFORM], width = s.knobs[QN_KNOB_VECTORS];
     qn_schedule given = { .knobs = { [QN_KNOB_TRANSFORM] = 1 } };
-    double best = measured > 1 ? INFINITY : direct_cost(&direct, options->machine);
+    double best = measured > 1 ? INFINITY : direct_cost(&direct);
     bool wins = false;
     for (size_t i = 0; i < sizeof sizes / sizeof *sizes; i++)
         for (size_t v = 0; v < sizeof vectors / sizeof *vectors; v++) {

@@ -289,7 +289,6 @@ static qn_status learn(qn_llvm_target *t, bool is_host, bool plain, qn_diags *di
         .vector_bytes = t->vector_bytes,
         .vector_registers = t->avx512 || t->isa == QN_ISA_AARCH64 ? 32 : 16,
         .fma = true,
-        .halved = t->avx512 && strcmp(t->cpu, "znver4") == 0,
         .masked = t->avx512,
         .l1_bytes = is_host ? cache_bytes(_SC_LEVEL1_DCACHE_SIZE, 32 << 10) : 32 << 10,
         .l2_bytes = is_host ? cache_bytes(_SC_LEVEL2_CACHE_SIZE, l2_bytes) : l2_bytes,
