@@ -4,7 +4,8 @@
  * machine code with its weights, usable from any thread. A session binds a model to memory: one per thread.
  *
  * Every fallible call returns a quern_status; quern_last_error() has the message of the calling thread's last failure.
- * Functions that take a handle accept NULL where said. The library never prints and never exits.
+ * Functions that take a handle accept NULL where said. The library never prints and never ends the process but in one case: where
+ * compilation itself (not a run, nor a size that a caller gives) finds no memory, with a line on standard error.
  */
 #ifndef QUERN_H
 #define QUERN_H
