@@ -117,15 +117,21 @@ static bool asks_to_check(const quern_compile_options *options)
     return options && QN_HAS_FIELD(options, check_numerics) && options->check_numerics;
 }
 
+/* How calls begin that compile a module for this process. */
+static qn_status begin(qn_call *call, const char *name, const quern_module *module,
+                       const quern_compile_options *options, qn_settings *out)
+{
+    qn_call_begin(call);
+    QN_TRY(qn_call_need(call, module, name, "module"));
+    return qn_settings_from(options, out, &call->diags);
+}
+
 int quern_compile(quern_module *module, const quern_compile_options *options, quern_model **out)
 {
     qn_call call;
     qn_settings settings;
     *out = NULL;
-    qn_call_begin(&call);
-    qn_status status = qn_call_need(&call, module, "quern_compile", "module");
-    if (!status)
-        status = qn_settings_from(options, &settings, &call.diags);
+    qn_status status = begin(&call, "quern_compile", module, options, &settings);
     if (!status && settings.tune)
         status = qn_tune(module->ir, &settings, &(quern_tune_options){ 0 }, &call.diags);
     if (!status && settings.backend != &qn_backend_cpu)
@@ -158,10 +164,7 @@ int quern_tune(quern_module *module, const quern_compile_options *options, const
 {
     qn_call call;
     qn_settings settings;
-    qn_call_begin(&call);
-    qn_status status = qn_call_need(&call, module, "quern_tune", "module");
-    if (!status)
-        status = qn_settings_from(options, &settings, &call.diags);
+    qn_status status = begin(&call, "quern_tune", module, options, &settings);
     if (!status) {
         QN_OPTIONS(quern_tune_options, t, tune);
         status = qn_tune(module->ir, &settings, &t, &call.diags);

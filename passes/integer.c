@@ -23,15 +23,11 @@
 #include <string.h>
 
 #include "passes/integer.h"
+#include "passes/simplify.h"
 
 static bool is_byte(const qn_value *v)
 {
     return v->type.dtype == QUERN_I8 || v->type.dtype == QUERN_U8;
-}
-
-static const qn_node *made_by(const qn_value *value, qn_op op)
-{
-    return value->node && value->node->op == op ? value->node : NULL;
 }
 
 /* A whole number in every element, known before fold runs. */
@@ -86,7 +82,7 @@ static bool read_dequantize(qn_builder *b, const qn_node *node, qn_integer *q)
 /* A zero point that is repeated: a scalar, or one for each index of an axis. */
 static bool read_zero(qn_builder *b, qn_value *value, qn_integer *q)
 {
-    const qn_node *node = made_by(value, QN_OP_BROADCAST);
+    const qn_node *node = qn_value_made_by(value, QN_OP_BROADCAST);
     if (!node)
         return false;
     qn_value *x = node->operands[0];
@@ -107,8 +103,8 @@ static bool read_zero(qn_builder *b, qn_value *value, qn_integer *q)
 /* A byte as a whole number, or less a zero point. */
 static bool read_difference(qn_builder *b, qn_value *value, qn_integer *q)
 {
-    const qn_node *sub = made_by(value, QN_OP_SUB);
-    const qn_node *convert = made_by(sub ? sub->operands[0] : value, QN_OP_CONVERT);
+    const qn_node *sub = qn_value_made_by(value, QN_OP_SUB);
+    const qn_node *convert = qn_value_made_by(sub ? sub->operands[0] : value, QN_OP_CONVERT);
     if (!convert || value->type.dtype != QUERN_I32 || !is_byte(convert->operands[0]))
         return false;
     *q = (qn_integer){ .bytes = convert->operands[0], .zero = qn_b_scalar_int(b, QUERN_I32, 0), .axis = -1 };
@@ -117,7 +113,7 @@ static bool read_difference(qn_builder *b, qn_value *value, qn_integer *q)
 
 static bool read_value(qn_builder *b, qn_value *value, qn_integer *q)
 {
-    const qn_node *node = made_by(value, QN_OP_DEQUANTIZE);
+    const qn_node *node = qn_value_made_by(value, QN_OP_DEQUANTIZE);
     return node ? read_dequantize(b, node, q) : read_difference(b, value, q);
 }
 
@@ -252,7 +248,7 @@ static bool is_scale(const qn_value *value, double *out)
 
 static qn_value *requantize(qn_builder *b, const qn_node *node)
 {
-    const qn_node *x = made_by(node->operands[0], QN_OP_DEQUANTIZE);
+    const qn_node *x = qn_value_made_by(node->operands[0], QN_OP_DEQUANTIZE);
     double scale;
     const bool back = x && x->n_attrs == 0 && node->results[0].type.dtype == x->operands[0]->type.dtype &&
                       same(x->operands[1], node->operands[1]) && same(x->operands[2], node->operands[2]) &&
@@ -273,8 +269,8 @@ static qn_value *requantize(qn_builder *b, const qn_node *node)
 /* Of bytes whose kind was changed, as they were before. */
 static qn_value *unflipped(const qn_value *v)
 {
-    const qn_node *node = made_by(v, QN_OP_BITCAST),
-                  *flip = node ? made_by(node->operands[0], QN_OP_XOR) : NULL;
+    const qn_node *node = qn_value_made_by(v, QN_OP_BITCAST),
+                  *flip = node ? qn_value_made_by(node->operands[0], QN_OP_XOR) : NULL;
     return flip && is_byte(v) && is_number(flip->operands[1], v->type.dtype == QUERN_I8 ? 128 : -128)
                ? flip->operands[0]
                : NULL;
@@ -309,7 +305,7 @@ static bool moves(const qn_node *node, const qn_node *of)
 
 static qn_value *moved(qn_builder *b, const qn_node *node)
 {
-    const qn_node *of = node->n_operands ? made_by(node->operands[0], QN_OP_DEQUANTIZE) : NULL;
+    const qn_node *of = node->n_operands ? qn_value_made_by(node->operands[0], QN_OP_DEQUANTIZE) : NULL;
     if (!of || !is_byte(of->operands[0]) || qn_attr_find(of, QN_ATTR_BLOCK) || !moves(node, of))
         return NULL;
     int axis = (int)qn_attr_int_or(of, QN_ATTR_AXIS, -1);
@@ -354,7 +350,7 @@ static qn_value *divided(const divider *d, qn_value *v, int depth);
 /* A constant; where it is repeated, what is. */
 static qn_value *divided_constant(const divider *d, qn_value *v)
 {
-    const qn_node *node = made_by(v, QN_OP_BROADCAST);
+    const qn_node *node = qn_value_made_by(v, QN_OP_BROADCAST);
     if (node)
         return qn_b_broadcast(d->b, divided_constant(d, node->operands[0]), v->type.rank, v->type.dims,
                               qn_attr_ints(node, QN_ATTR_AXES, NULL));
