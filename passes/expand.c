@@ -1,8 +1,8 @@
 /* Spells out what lowering has no kernel of its own for.
  *
- * Before: any graph. After: no composites, except those that a kernel template keeps (passes/claim.h) and gelu where the machine
- * reads it from a table; no calls: the function's nodes stand there; no arg_reduce: it is said by two reductions, which fuse into one kernel with what
- * surrounds them and run vectorized; no top_k: it is a sort and slices.
+ * Before: any graph. After: no composites, except those that a kernel template keeps (passes/claim.h) and gelu where the
+ * machine reads it from a table; no calls: the function's nodes stand there; no arg_reduce: it is said by two reductions,
+ * which fuse into one kernel with what surrounds them and run vectorized; no top_k: it is a sort and slices.
  *
  *   %0 = softmax %x {axis = 1}
  *   ->

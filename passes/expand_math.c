@@ -1,14 +1,16 @@
 /* qn_kernel_expand_math: transcendental functions become polynomials of basic instructions.
  *
  * Before: UNARY and BINARY may name any element-wise op. After: none of exp, expm1, log, log1p, sin, cos, tan, asin, acos,
- * atan, sinh, cosh, tanh, asinh, acosh, atanh, erf, logistic, gelu, gelu_tanh, silu, relu, rsqrt, pow of floats, rem of floats, atan2.
+ * atan, sinh, cosh, tanh, asinh, acosh, atanh, erf, logistic, gelu, gelu_tanh, silu, relu, rsqrt, pow of floats, rem of
+ * floats, atan2.
  * f16 and bf16 are computed in f32 and rounded once.
  *
  *   %1 = exp %0          ->   %1 = max … %2 = mul %1, f32 1.442695 … %9 = scale2 %7, %3
  *
  * Results are within the bounds of tests/unit/test_kernel_math.c: 1 to 2 ULP, NaN, infinities, -0 and denormals right. They
- * are the same on every backend that rounds basic instructions correctly, has fma and reads tables by an instruction or doesn't.
- * Only strict math has gelu's far negative end right: otherwise gelu and gelu_tanh are 0 from -5.72 on. */
+ * are the same on every backend that rounds basic instructions correctly and has fma, and either reads tables by one
+ * instruction or doesn't. With tables, only strict math has the far negative end of gelu and gelu_tanh right: otherwise they
+ * are 0 from -5.72 on. */
 #include "passes/math/math.h"
 
 typedef struct unary_rule {

@@ -173,8 +173,9 @@ void qn_writer_note_load(qn_writer *w, const qn_kbuffer *buffer)
     note_access(w, buffer, NULL, false);
 }
 
-/* Sizes of buffers from which streaming pays (see qn_writer.stream). What bypasses the caches had better not be found in them by the
- * next kernel: stores of 16 MB are quicker the ordinary way where the last cache is large, and slower where they fill half of it. */
+/* Sizes of buffers from which streaming pays (see qn_writer.stream). What bypasses the caches had better not be found in
+ * them by the next kernel: stores of 16 MB are quicker the ordinary way where the last cache is large, and slower where they
+ * fill half of it. */
 static int64_t past_caches(const qn_writer *w)
 {
     const int64_t l3_bytes = w->lowering->options->machine->l3_bytes;

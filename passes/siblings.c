@@ -5,9 +5,9 @@
  *   %v = dot_general %x, %wv : f32[8, 384]           %q, %k, %v = slices of %y
  *
  * Large ones gain nothing: they have tasks enough, and read their rows from the caches. Right sides are constants that nobody
- * else reads. A slice costs nothing where what reads it takes elements from other places
- * anyway (transposed into heads, rotated, put into a cache); where it doesn't, the reader would have been computed with the
- * product, or would need a copy, and the product stays by itself.
+ * else reads. A slice costs nothing where what reads it takes elements from other places anyway (transposed into heads,
+ * rotated, put into a cache); where it doesn't, the reader would have been computed with the product, or would need a copy,
+ * and the product stays by itself.
  *
  * Before: any graph. After: no two such products of a graph with equal attributes read the same value. */
 #include "ir/build.h"

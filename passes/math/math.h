@@ -217,8 +217,8 @@ static inline bool m_has_pieces(const qn_mb *m)
 {
     return !m->f64 && m->machine->lookup;
 }
-/* The function whose piece k is `degree + 1` rows of `table` in x - k * width, |x - k * width| <= width / 2; for 0 <= x < (QN_LOOKUP
- * - 1/2) * width. */
+/* The function whose piece k is `degree + 1` rows of `table` in x - k * width, |x - k * width| <= width / 2; for 0 <= x <
+ * (QN_LOOKUP - 1/2) * width. */
 static inline qn_mv m_pieces(const qn_mb *m, qn_mv x, double width, const float (*table)[QN_LOOKUP],
                              int degree)
 {
