@@ -4,7 +4,6 @@ import io
 import os
 import pathlib
 import re
-import subprocess
 import sys
 import tempfile
 import types
@@ -14,6 +13,7 @@ import xml.etree.ElementTree
 
 import numpy as np
 
+import programs
 import quern
 
 DIGITS = pathlib.Path(os.environ.get("QUERN_SOURCE_DIR", pathlib.Path(__file__).parents[2])) / "examples" / "digits"
@@ -64,8 +64,7 @@ class Fit(unittest.TestCase):
         checkpoint = self.path / "c.safetensors"
         command = [QUERN, "train", DIGITS / "untrained.onnx", "--data", self.path / "data.npz", "--batch", "32", "--seed", "5",
                    "--checkpoint", checkpoint]
-        environment = {k: v for k, v in os.environ.items() if k != "LD_PRELOAD"}
-        run = lambda *more: subprocess.run([*command, *more], check=True, capture_output=True, text=True, env=environment).stdout
+        run = lambda *more: programs.run([*command, *more], check=True).stdout
         printed = [float(v) for v in re.findall(r"^epoch .* loss (\S+) ", run("--epochs", "2"), re.M)]
         t = trainer(dims={"batch": 32})
         history, _ = fit(t, epochs=2, checkpoint=self.path / "mine.safetensors")

@@ -3,9 +3,10 @@
 import os
 import pathlib
 import re
-import subprocess
 import tempfile
 import unittest
+
+import programs
 
 SOURCE = pathlib.Path(os.environ.get("QUERN_SOURCE_DIR", "."))
 PROGRAM = pathlib.Path(os.environ.get("QUERN_BUILD_DIR", "build/release")) / "examples" / "resnet"
@@ -13,10 +14,8 @@ PROGRAM = pathlib.Path(os.environ.get("QUERN_BUILD_DIR", "build/release")) / "ex
 
 class ResNet(unittest.TestCase):
     def test_losses_are_pytorchs(self):
-        environment = {k: v for k, v in os.environ.items() if k != "LD_PRELOAD"}
         with tempfile.TemporaryDirectory() as folder:
-            run = subprocess.run([PROGRAM, "--out", folder], capture_output=True, text=True, timeout=550,
-                                 env=environment)
+            run = programs.run([PROGRAM, "--out", folder], timeout=550)
             self.assertEqual(run.returncode, 0, run.stdout + run.stderr)
             for name in "resnet18", "resnet50":
                 ours = [float(line.split(",")[1])

@@ -8,6 +8,8 @@ import sys
 import tempfile
 import unittest
 
+import programs
+
 SOURCE = pathlib.Path(os.environ.get("QUERN_SOURCE_DIR", "."))
 PROGRAMS = pathlib.Path(os.environ.get("QUERN_BUILD_DIR", "build/release")) / "examples"
 
@@ -24,9 +26,7 @@ class System:
     options = ()  # of the program's own
 
     def run_program(self, folder, *options):
-        environment = {k: v for k, v in os.environ.items() if k != "LD_PRELOAD"}
-        run = subprocess.run([PROGRAMS / self.name, "--out", folder, *map(str, self.options + options)],
-                             capture_output=True, text=True, timeout=100, env=environment)
+        run = programs.run([PROGRAMS / self.name, "--out", folder, *map(str, self.options + options)], timeout=100)
         self.assertEqual(run.returncode, 0, run.stdout + run.stderr)
         return run.stdout
 
@@ -108,9 +108,9 @@ class Tensors(unittest.TestCase):
     def test_c_and_python_and_numpy_agree(self):
         """Memory is checked by both programs, values against NumPy by the one in Python."""
         lines = []
-        for command in [PROGRAMS / "tensors"], [sys.executable, SOURCE / "examples" / "tensors" / "tensors.py"]:
-            environment = {k: v for k, v in os.environ.items() if k != "LD_PRELOAD" or len(command) > 1}
-            run = subprocess.run(command, capture_output=True, text=True, timeout=100, env=environment)
+        script = [sys.executable, SOURCE / "examples" / "tensors" / "tensors.py"]
+        for run in (programs.run([PROGRAMS / "tensors"], timeout=100),
+                    subprocess.run(script, capture_output=True, text=True, timeout=100)):
             self.assertEqual(run.returncode, 0, run.stdout + run.stderr)
             lines.append(run.stdout.splitlines())
         self.assertGreater(len(lines[0]), 40)

@@ -1,8 +1,16 @@
 /* See linear.h. */
 #include "tests/support/linear.h"
 
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include <cmocka.h>
+
 #include "backends/backend.h"
-#include "quern.h"
 
 /* Those that this machine runs; NULL is itself. */
 int host_cpus(const char *out[3])
@@ -21,6 +29,33 @@ int host_cpus(const char *out[3])
     return wide ? 3 : 2;
 }
 
+int module_run(quern_module *module, const quern_compile_options *options, int n_inputs,
+               const quern_array *inputs, float *out)
+{
+    quern_model *model = NULL;
+    quern_session *session = NULL;
+    quern_array result;
+    int status = quern_compile(module, options, &model);
+    quern_module_free(module);
+    if (!status)
+        status = quern_session_new(model, NULL, &session);
+    for (int i = 0; i < n_inputs && !status; i++)
+        status = quern_session_bind(session, i, &inputs[i]);
+    if (!status)
+        status = quern_session_run(session);
+    if (!status)
+        status = quern_session_get(session, n_inputs, &result);
+    if (!status) {
+        int64_t n = 1;
+        for (int i = 0; i < result.rank; i++)
+            n *= result.dims[i];
+        memcpy(out, result.data, (size_t)n * sizeof *out);
+    }
+    quern_session_free(session);
+    quern_model_free(model);
+    return status;
+}
+
 int linear_run(const char *precision, const char *cpu, const int64_t *shape, const float *x, const float *w,
                const float *bias, float *out)
 {
@@ -31,27 +66,23 @@ int linear_run(const char *precision, const char *cpu, const int64_t *shape, con
                                   quern_constant(b, QUERN_F32, 2, (int64_t[]){ k, n }, w));
     quern_output(b, quern_add(b, r, quern_constant(b, QUERN_F32, 1, (int64_t[]){ n }, bias)), "r");
     quern_module *module;
-    quern_model *model = NULL;
-    quern_session *session = NULL;
     const quern_compile_options options = {
         .size = sizeof options, .cpu = cpu, .precision = precision, .cache = ""
     };
-    const quern_array in = { QUERN_F32, 2, (int64_t[]){ m, k }, (void *)(uintptr_t)x },
-                      result = { QUERN_F32, 2, (int64_t[]){ m, n }, out };
-    int status = quern_builder_finish(b, &module);
-    if (status)
-        return status;
-    status = quern_compile(module, &options, &model);
-    quern_module_free(module);
-    if (!status)
-        status = quern_session_new(model, NULL, &session);
-    if (!status)
-        status = quern_session_bind(session, 0, &in);
-    if (!status)
-        status = quern_session_bind(session, 1, &result);
-    if (!status)
-        status = quern_session_run(session);
-    quern_session_free(session);
-    quern_model_free(model);
-    return status;
+    const quern_array in = { QUERN_F32, 2, (int64_t[]){ m, k }, (void *)(uintptr_t)x };
+    const int status = quern_builder_finish(b, &module);
+    return status ? status : module_run(module, &options, 1, &in, out);
+}
+
+void linear_is_exact(const char *precision, const char *cpu, const int64_t *shape, const float *x,
+                     const float *w, const float *bias)
+{
+    const size_t n = (size_t)(shape[0] * shape[2]);
+    float *found = calloc(n, sizeof *found), *expected = calloc(n, sizeof *expected);
+    assert_true(found && expected);
+    assert_int_equal(linear_run(precision, cpu, shape, x, w, bias, found), QUERN_OK);
+    assert_int_equal(linear_run("f32", cpu, shape, x, w, bias, expected), QUERN_OK);
+    assert_memory_equal(found, expected, n * sizeof *found);
+    free(found);
+    free(expected);
 }

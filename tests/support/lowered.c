@@ -20,6 +20,16 @@ const qn_machine lowered_machine = { .vector_bytes = 32,
                                      .masked = true,
                                      .l1_bytes = 32 << 10,
                                      .l2_bytes = 1 << 20 };
+const qn_machine lowered_byte_machines[LOWERED_BYTE_MACHINES] = {
+    { .vector_bytes = 64,
+      .vector_registers = 32,
+      .fma = true,
+      .masked = true,
+      .dot4 = true,
+      .l1_bytes = 32768,
+      .l2_bytes = 1 << 20 },
+    { .vector_bytes = 32, .vector_registers = 16, .fma = true, .l1_bytes = 32768, .l2_bytes = 1 << 18 },
+};
 
 enum { GUARD = 64, POISON = 0xd5 };
 

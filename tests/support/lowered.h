@@ -6,6 +6,9 @@
 
 /* One with vectors, to lower for. */
 extern const qn_machine lowered_machine;
+/* Two that multiply bytes: by an instruction, and with AVX2 alone. */
+enum { LOWERED_BYTE_MACHINES = 2 };
+extern const qn_machine lowered_byte_machines[LOWERED_BYTE_MACHINES];
 
 /* Changes `graph` by the standard passes, or by none when `passes` is false. `symbols` are the values of the module's
  * symbols; states are copied, their new contents are the outputs that replace them. Fails the test when something is

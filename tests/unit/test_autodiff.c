@@ -59,12 +59,8 @@ static void rules_equal_finite_differences(void **state)
         qn_arena *arena = qn_arena_new();
         qn_diags diags;
         qn_diags_init(&diags, arena);
-        qn_module *module = parse_case(c, &diags);
-        qn_graph *f = with_loss(module, &diags);
-        int wrt[8] = { 0, 1, 2, 3, 4, 5, 6, 7 };
-        qn_graph *gradient = qn_grad(f, "gradient", 0, f->n_inputs, wrt, false, &diags);
-        if (!gradient || qn_verify(module, &diags))
-            fail_msg("%s: %s", c->name, qn_diags_text(&diags, arena));
+        qn_module *module;
+        qn_graph *f, *gradient = gradient_of(c, &module, &f, &diags);
         qn_array inputs[8];
         for (int round = 0; round < 2; round++) {
             make_inputs(f, inputs, c, arena);
@@ -128,12 +124,11 @@ static void tangents_equal_finite_differences(void **state)
         qn_arena *arena = qn_arena_new();
         qn_diags diags;
         qn_diags_init(&diags, arena);
-        qn_module *module = parse_case(c, &diags);
+        qn_module *module;
         int wrt[8] = { 0, 1, 2, 3, 4, 5, 6, 7 };
         qn_array inputs[8];
+        qn_graph *loss, *gradient = gradient_of(c, &module, &loss, &diags);
         qn_graph *f = qn_module_find(module, "f");
-        qn_graph *loss = with_loss(module, &diags);
-        qn_graph *gradient = qn_grad(loss, "gradient", 0, loss->n_inputs, wrt, false, &diags);
         qn_graph *pushed = qn_jvp(f, "pushed", f->n_inputs, wrt, &diags);
         qn_graph *hessian = qn_jvp(gradient, "hessian", f->n_inputs, wrt, &diags);
         if (!pushed || !hessian || qn_verify(module, &diags))

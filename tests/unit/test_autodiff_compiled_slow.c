@@ -28,10 +28,9 @@ static void compiled_gradients_equal_the_interpreters(void **state)
         qn_arena *arena = qn_arena_new();
         qn_diags diags;
         qn_diags_init(&diags, arena);
-        qn_module *ir = parse_case(c, &diags);
-        qn_graph *loss = with_loss(ir, &diags);
+        qn_module *ir;
         int wrt[8] = { 0, 1, 2, 3, 4, 5, 6, 7 };
-        qn_graph *gradient = qn_grad(loss, "gradient", 0, loss->n_inputs, wrt, false, &diags);
+        qn_graph *loss, *gradient = gradient_of(c, &ir, &loss, &diags);
         const int n_functions = k % 4 ? 1 : 2; /* second derivatives of some: they take long to compile */
         qn_graph *both[2] = { gradient, n_functions == 1
                                             ? gradient

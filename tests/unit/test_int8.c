@@ -18,18 +18,6 @@
 #include "tests/support/linear.h"
 #include "tests/support/lowered.h"
 
-static const qn_machine machines[] = {
-    { .vector_bytes = 64,
-      .vector_registers = 32,
-      .fma = true,
-      .masked = true,
-      .dot4 = true,
-      .l1_bytes = 32768,
-      .l2_bytes = 1 << 20 },
-    { .vector_bytes = 32, .vector_registers = 16, .fma = true, .l1_bytes = 32768, .l2_bytes = 1 << 18 },
-};
-enum { N_MACHINES = sizeof machines / sizeof *machines };
-
 /* ---- the instruction ---- */
 
 static const char wide_kernel[] =
@@ -147,7 +135,7 @@ static void products_of_bytes(void **state)
     (void)state;
     static const qn_dtype dtypes[] = { QUERN_I8, QUERN_U8 };
     for (size_t i = 0; i < 4 * sizeof shapes / sizeof *shapes; i++)
-        for (int m = 0; m < N_MACHINES; m++) {
+        for (int m = 0; m < LOWERED_BYTE_MACHINES; m++) {
             qn_module *module = qn_module_new("bytes");
             qn_diags diags;
             qn_diags_init(&diags, module->arena);
@@ -169,7 +157,7 @@ static void products_of_bytes(void **state)
             else
                 y = qn_b_constant(&b, qn_tensor_new(module, types[1].dtype, 2, y_dims + 1, inputs[1].data));
             qn_graph_add_output(graph, qn_b_matmul_to(&b, x, y, QUERN_I32), "r", -1);
-            const qn_pass_options options = { .machine = &machines[m], .fold = qn_interp_fold };
+            const qn_pass_options options = { .machine = &lowered_byte_machines[m], .fold = qn_interp_fold };
             lowered_compare(qn_arena_printf(module->arena, "bytes %d", (int)i), graph, &options, inputs,
                             NULL);
             int packed = 0;
@@ -214,7 +202,7 @@ static void products_equal_those_of_float32(void **state)
     (void)state;
     fill_operands();
     for (int rows = 1; rows <= MOST_ROWS; rows += rows < 4 ? 1 : 36)
-        for (int m = 0; m < N_MACHINES; m++)
+        for (int m = 0; m < LOWERED_BYTE_MACHINES; m++)
             for (int transposed = 0; transposed < 2; transposed++) {
                 qn_module *module = qn_module_new("int8");
                 qn_diags diags;
@@ -238,14 +226,14 @@ static void products_equal_those_of_float32(void **state)
                 qn_graph_add_output(graph, r, "r", -1);
                 const qn_pass_options options = { .math = QN_MATH_DEFAULT,
                                                   .precision = QN_PRECISION_INT8,
-                                                  .machine = &machines[m],
+                                                  .machine = &lowered_byte_machines[m],
                                                   .fold = qn_interp_fold };
                 lowered_compare(qn_arena_printf(module->arena, "%d rows", rows), graph, &options, inputs,
                                 NULL);
                 int bytes = 0;
                 QN_FOR_NODES (graph, node)
                     bytes += node->op == QN_OP_MATMUL_PACKED && node->results[0].type.dtype == QUERN_I32;
-                assert_int_equal(bytes, machines[m].dot4 || rows <= 4);
+                assert_int_equal(bytes, lowered_byte_machines[m].dot4 || rows <= 4);
                 qn_module_free(module);
             }
 }
@@ -257,7 +245,7 @@ static void convolutions_equal_those_of_float32(void **state)
     enum { CHANNELS = 6, SIZE = 7, OUT = 64, TAPS = CHANNELS * 9, INPUT = 2 * CHANNELS * SIZE * SIZE };
     static float x[INPUT], w[OUT * TAPS];
     for (int positive = 0; positive < 2; positive++)
-        for (int m = 0; m < N_MACHINES; m++) {
+        for (int m = 0; m < LOWERED_BYTE_MACHINES; m++) {
             for (int i = 0; i < INPUT; i++)
                 x[i] = i % (INPUT / 2) == 5 ? (positive ? 255.f : 127.f) / 8 : number(i, 1);
             fill_floats(w, OUT, TAPS, false, 2);
@@ -277,14 +265,14 @@ static void convolutions_equal_those_of_float32(void **state)
             qn_graph_add_output(graph, v, "y", -1);
             const qn_pass_options options = { .math = QN_MATH_DEFAULT,
                                               .precision = QN_PRECISION_INT8,
-                                              .machine = &machines[m],
+                                              .machine = &lowered_byte_machines[m],
                                               .fold = qn_interp_fold };
             lowered_compare(qn_arena_printf(module->arena, "convolution %d", positive), graph, &options,
                             inputs, NULL);
             int bytes = 0;
             QN_FOR_NODES (graph, node)
                 bytes += node->op == QN_OP_CONV_PACKED && node->results[0].type.dtype == QUERN_I32;
-            assert_int_equal(bytes, machines[m].dot4);
+            assert_int_equal(bytes, lowered_byte_machines[m].dot4);
             qn_module_free(module);
         }
 }
@@ -292,16 +280,12 @@ static void convolutions_equal_those_of_float32(void **state)
 static void machine_code_gives_the_same(void **state)
 {
     (void)state;
-    static float found[MOST_ROWS * N], expected[MOST_ROWS * N];
+    static float found[N];
     const char *cpus[3];
     fill_operands();
     for (int i = host_cpus(cpus) - 1; i >= 0; i--)
         for (int rows = 1; rows <= MOST_ROWS; rows += 40) {
-            assert_int_equal(linear_run("int8", cpus[i], (int64_t[]){ rows, K, N }, x, w, bias, found),
-                             QUERN_OK);
-            assert_int_equal(linear_run("f32", cpus[i], (int64_t[]){ rows, K, N }, x, w, bias, expected),
-                             QUERN_OK);
-            assert_memory_equal(found, expected, sizeof *found * (size_t)rows * N);
+            linear_is_exact("int8", cpus[i], (int64_t[]){ rows, K, N }, x, w, bias);
         }
     assert_int_equal(linear_run("int9", NULL, (int64_t[]){ 1, K, N }, x, w, bias, found),
                      QUERN_ERROR_ARGUMENT);

@@ -13,18 +13,6 @@
 #include "passes/pass.h"
 #include "tests/support/lowered.h"
 
-static const qn_machine machines[] = {
-    { .vector_bytes = 64,
-      .vector_registers = 32,
-      .fma = true,
-      .masked = true,
-      .dot4 = true,
-      .l1_bytes = 32768,
-      .l2_bytes = 1 << 20 },
-    { .vector_bytes = 32, .vector_registers = 16, .fma = true, .l1_bytes = 32768, .l2_bytes = 1 << 18 },
-};
-enum { N_MACHINES = sizeof machines / sizeof *machines };
-
 typedef struct model {
     qn_module *module;
     qn_diags diags;
@@ -118,7 +106,7 @@ static const qn_dtype kinds[] = { QUERN_I8, QUERN_U8 };
 static void products(void **state)
 {
     (void)state;
-    for (int i = 0; i < 32 * N_MACHINES; i++) {
+    for (int i = 0; i < 32 * LOWERED_BYTE_MACHINES; i++) {
         model m;
         open_model(&m);
         const qn_dtype dtype = kinds[i & 1];
@@ -129,7 +117,7 @@ static void products(void **state)
         qn_value *bias = qn_b_scalar(&m.b, QUERN_F32, 8), *low = qn_b_scalar(&m.b, QUERN_F32, -100);
         qn_value *y = qn_b_binary_bcast(&m.b, QN_OP_ADD, qn_b_matmul(&m.b, x, w), bias);
         y = qn_b_binary_bcast(&m.b, QN_OP_MAX, y, low);
-        compare(&m, quantized(&m, y, 256, dtype, 7), &machines[i / 32],
+        compare(&m, quantized(&m, y, 256, dtype, 7), &lowered_byte_machines[i / 32],
                 qn_arena_printf(m.module->arena, "product %d", i));
         assert_int_equal(count(m.b.graph, QN_OP_MATMUL_PACKED, QUERN_I32), 1);
         assert_int_equal(count(m.b.graph, QN_OP_DIV, QUERN_F32), 0);
@@ -140,14 +128,14 @@ static void products(void **state)
 static void products_of_two_results(void **state)
 {
     (void)state;
-    for (int i = 0; i < 4 * N_MACHINES; i++) {
+    for (int i = 0; i < 4 * LOWERED_BYTE_MACHINES; i++) {
         model m;
         open_model(&m);
         qn_value *x = dequantized(&m, input(&m, kinds[i & 1], 3, (int64_t[]){ 2, 9, 130 }), 0.5, 100, -1);
         qn_value *y =
             dequantized(&m, input(&m, kinds[i >> 1 & 1], 3, (int64_t[]){ 2, 17, 130 }), 0.5, 90, -1);
         y = qn_b_transpose(&m.b, y, (int64_t[]){ 0, 2, 1 });
-        compare(&m, quantized(&m, qn_b_matmul(&m.b, x, y), 1024, QUERN_U8, 9), &machines[i / 4],
+        compare(&m, quantized(&m, qn_b_matmul(&m.b, x, y), 1024, QUERN_U8, 9), &lowered_byte_machines[i / 4],
                 qn_arena_printf(m.module->arena, "results %d", i));
         assert_int_equal(count(m.b.graph, QN_OP_MATMUL_PACKED, QUERN_I32), 1);
         qn_module_free(m.module);
@@ -158,7 +146,7 @@ static void products_of_two_results(void **state)
 static void bytes_that_move(void **state)
 {
     (void)state;
-    for (int i = 0; i < 2 * N_MACHINES; i++) {
+    for (int i = 0; i < 2 * LOWERED_BYTE_MACHINES; i++) {
         model m;
         open_model(&m);
         const qn_dtype dtype = kinds[i & 1];
@@ -168,7 +156,7 @@ static void bytes_that_move(void **state)
         x = qn_b_transpose(&m.b, dequantized(&m, x, 0.3, 4, -1), (int64_t[]){ 1, 0, 2 });
         x = dequantized(&m, quantized(&m, x, 0.3, dtype, 4), 0.3, 4, -1);
         x = qn_b_reduce_window(&m.b, QN_KIND_MAX, x, &(qn_window){ .window = window, .stride = stride });
-        compare(&m, quantized(&m, x, 0.3, dtype, 4), &machines[i / 2],
+        compare(&m, quantized(&m, x, 0.3, dtype, 4), &lowered_byte_machines[i / 2],
                 qn_arena_printf(m.module->arena, "movement %d", i));
         assert_int_equal(count(m.b.graph, QN_OP_CONVERT, dtype) + count(m.b.graph, QN_OP_CONVERT, QUERN_U8),
                          0);
@@ -199,7 +187,7 @@ static qn_value *convolved(model *m, qn_value *x, qn_value *w, int i, int64_t gr
 static void convolutions(void **state)
 {
     (void)state;
-    for (int i = 0; i < N_SHAPES * 32 * N_MACHINES; i++) {
+    for (int i = 0; i < N_SHAPES * 32 * LOWERED_BYTE_MACHINES; i++) {
         const int at = i / 32 % N_SHAPES, axis = i & 4 ? 0 : -1;
         const int64_t x_dims[] = { shapes[at].n, shapes[at].c, shapes[at].in, shapes[at].in },
                       w_dims[] = { shapes[at].o, shapes[at].c, shapes[at].kernel, shapes[at].kernel };
@@ -209,7 +197,7 @@ static void convolutions(void **state)
         qn_value *w = dequantized(&m, weights(&m, kinds[i >> 1 & 1], 4, w_dims), 0.25, i & 16 ? 5 : 0, axis);
         qn_value *y = convolved(&m, x, w, at, 1);
         y = qn_b_binary_bcast(&m.b, QN_OP_ADD, y, qn_b_scalar(&m.b, QUERN_F32, 8));
-        compare(&m, quantized(&m, y, 256, QUERN_U8, 7), &machines[i / 32 / N_SHAPES],
+        compare(&m, quantized(&m, y, 256, QUERN_U8, 7), &lowered_byte_machines[i / 32 / N_SHAPES],
                 qn_arena_printf(m.module->arena, "convolution %d", i));
         assert_int_equal(count(m.b.graph, QN_OP_CONV_PACKED, QUERN_I32), 1);
         qn_module_free(m.module);
@@ -227,7 +215,7 @@ static qn_value *difference(model *m, qn_value *x, qn_value *zero)
 static void whole_numbers(void **state)
 {
     (void)state;
-    for (int i = 0; i < N_SHAPES * 4 * N_MACHINES; i++) {
+    for (int i = 0; i < N_SHAPES * 4 * LOWERED_BYTE_MACHINES; i++) {
         const int at = i / 4 % N_SHAPES;
         const bool each = i & 1;
         const int64_t c = shapes[at].c, x_dims[] = { shapes[at].n, c, shapes[at].in, shapes[at].in },
@@ -239,8 +227,8 @@ static void whole_numbers(void **state)
         *(unsigned char *)m.inputs[1].data = 77;
         qn_value *w = difference(&m, weights(&m, kinds[i >> 1 & 1], 4, w_dims),
                                  qn_b_scalar(&m.b, kinds[i >> 1 & 1], 9));
-        compare(&m, convolved(&m, difference(&m, x, zero), w, at, each ? c : 1), &machines[i / 4 / N_SHAPES],
-                qn_arena_printf(m.module->arena, "whole %d", i));
+        compare(&m, convolved(&m, difference(&m, x, zero), w, at, each ? c : 1),
+                &lowered_byte_machines[i / 4 / N_SHAPES], qn_arena_printf(m.module->arena, "whole %d", i));
         assert_int_equal(count(m.b.graph, QN_OP_CONV_PACKED, QUERN_I32), !each);
         assert_int_equal(count(m.b.graph, QN_OP_CONVOLUTION, QUERN_I32), 0);
         qn_module_free(m.module);

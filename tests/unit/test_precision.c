@@ -15,6 +15,7 @@
 #include "passes/pass.h"
 #include "quern.h"
 #include "tests/support/jit_kernel.h"
+#include "tests/support/linear.h"
 #include "tests/support/lowered.h"
 
 static const qn_machine tiles = { .vector_bytes = 64,
@@ -318,32 +319,9 @@ static int run_text(const char *text, int n_inputs, const quern_array *inputs, c
                     float *out)
 {
     quern_module *module;
-    quern_model *model = NULL;
-    quern_session *session = NULL;
     const quern_compile_options options = { .size = sizeof options, .precision = precision, .cache = "" };
-    int status = quern_load_bytes(text, strlen(text), NULL, &module);
-    if (status)
-        return status;
-    status = quern_compile(module, &options, &model);
-    quern_module_free(module);
-    if (!status)
-        status = quern_session_new(model, NULL, &session);
-    for (int i = 0; i < n_inputs && !status; i++)
-        status = quern_session_bind(session, i, &inputs[i]);
-    if (!status)
-        status = quern_session_run(session);
-    quern_array result;
-    if (!status)
-        status = quern_session_get(session, n_inputs, &result);
-    if (!status) {
-        int64_t n = 1;
-        for (int i = 0; i < result.rank; i++)
-            n *= result.dims[i];
-        memcpy(out, result.data, (size_t)n * sizeof *out);
-    }
-    quern_session_free(session);
-    quern_model_free(model);
-    return status;
+    const int status = quern_load_bytes(text, strlen(text), NULL, &module);
+    return status ? status : module_run(module, &options, n_inputs, inputs, out);
 }
 
 static void machine_code_gives_the_same(void **state)
