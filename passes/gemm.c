@@ -3,8 +3,8 @@
  *
  *   task: some tiles of rows x some panels of columns
  *     for each part of k                    all of it up to MAX_DEPTH, so that rows and panels stay in the second cache
- *       for each tile of rows               12 rows of x (AVX-512; 6 with 16 registers); copied first where their stride
- *         for each panel                    would make them fight for the same cache sets
+ *       for each tile of rows               12 rows of x (AVX-512; 6 with 16 registers); copied first where they are more
+ *         for each panel                    than the lines of a cache set, all of them in the same sets
  *           for k: accumulators += x[rows, k] * panel[k, 0 … width)
  *           store, or: tile to a local buffer, then the epilogue over it; before the last part of k: to `partial`
  *
@@ -30,8 +30,9 @@ enum {
     TASK_NANOSECONDS = 20000,
     FLOPS_A_NANOSECOND = 100, /* of a core: for the size of tasks only */
     BYTES_A_NANOSECOND = 15,
-    FIGHTING_STRIDE = 4096, /* bytes: rows this far apart share their cache sets */
-    SKEW = 16,              /* elements between copied rows, so that they don't */
+    FIGHTING_STRIDE =
+        4096,  /* bytes of a way of the first cache: rows this far apart share their cache sets */
+    SKEW = 16, /* elements between copied rows, so that they don't */
     MAX_ROWS = 24,
     MAX_DEPTH = 768,   /* of k in one pass over a task's tiles */
     MAX_TILES = 16,    /* of a task, one below the other */
@@ -358,7 +359,8 @@ static void choose_blocks(gemm *g, const qn_schedule *schedule)
     g->n_passes = 1;
     g->depth = (int64_t)k;
     const bool fights = qn_dim_is_const(g->k) && g->k->value * 4 % FIGHTING_STRIDE == 0 &&
-                        qn_dim_is_const(g->m) && g->m->value > 4;
+                        qn_dim_is_const(g->m) && g->m->value > 4 &&
+                        g->rows > machine->l1_bytes / FIGHTING_STRIDE;
     const int64_t modelled = g->packs || fights ? COPIED_DEPTH : MAX_DEPTH,
                   most = qn_schedule_get(schedule, QN_KNOB_DEPTH, modelled, INT32_MAX);
     if (qn_dim_is_const(g->k) && g->k->value > most && (n_tiles > 1 || g->packs)) {
