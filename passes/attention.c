@@ -5,7 +5,8 @@
  *       rows of q, scaled                          -> local, computed from what q is made of
  *       for each block of keys                     512 at most; all keys at once where they are fewer
  *         for each panel of k: scores of the tile  -> local, in the first cache
- *         for each row: mask, maximum, exp, sum    in place
+ *         for each row: mask, maximum              in place
+ *         for each row: exp, sum                   in place
  *         for each panel of v: weights x v         -> local
  *       divide by the sums, apply what follows element by element, store
  *
@@ -148,33 +149,61 @@ static void weigh_values(attention *a, int rows, qn_kvalue *first, qn_kvalue *n,
     qn_attention_end(&a->t, loop);
 }
 
-/* ---- the softmax of a row ---- */
+/* ---- the softmax of rows ---- */
 
-/* Row `row` of the scores becomes weights; `n` keys of the block from key `first` on are what any row of the tile sees. */
-static void weigh_row(attention *a, qn_kvalue *row, qn_kvalue *first, qn_kvalue *n)
+/* How many of the block's `n` keys from key `first` on row `row` sees. */
+static qn_kvalue *seen_by(attention *a, qn_kvalue *row, qn_kvalue *first, qn_kvalue *n)
 {
-    qn_kbuilder *b = &a->t.w.b;
-    qn_kvalue *from = MUL(row, INDEX(a->t.stride)), *seen = n;
     qn_attention_set(&a->t, a->t.query, MIN(ADD(a->first_query, row), SUB(a->t.n_queries_value, INDEX(1))));
     qn_kvalue *query = qn_writer_index(&a->t.w, a->t.query);
-    if (a->t.causal)
-        seen = MIN(MAX(SUB(qn_attention_seen(&a->t, ADD(query, INDEX(1))), first), INDEX(0)), n);
+    return a->t.causal ? MIN(MAX(SUB(qn_attention_seen(&a->t, ADD(query, INDEX(1))), first), INDEX(0)), n)
+                       : n;
+}
+
+/* What is taken from the scores of a row before exp. */
+static qn_kvalue *shift_of(attention *a, qn_kvalue *max)
+{
+    return qn_kb_select(&a->t.w.b, qn_attention_hides(&a->t, max), qn_attention_number(&a->t, 0), max);
+}
+
+/* The mask, the largest score, and what the sums of earlier blocks are scaled by. */
+static void find_maximum(attention *a, qn_kvalue *row, qn_kvalue *first, qn_kvalue *n)
+{
+    qn_kbuilder *b = &a->t.w.b;
+    qn_kvalue *from = MUL(row, INDEX(a->t.stride)), *seen = seen_by(a, row, first, n);
     if (a->t.mask)
         qn_attention_mask(&a->t, from, first, seen);
     qn_kvalue *whole = qn_attention_whole(&a->t, seen);
     qn_attention_fill(&a->t, a->t.scores, from, seen, whole, -INFINITY);
 
-    const qn_kind max_kind = QN_KIND_MAX, sum_kind = QN_SUM;
-    qn_kvalue *old = a->one_block ? qn_attention_number(&a->t, -INFINITY) : qn_kb_load(b, a->maxima, row, 1);
-    qn_kinst *loop = qn_kb_for(b, INDEX(0), whole, INDEX(1), QN_TAG_VECTOR, 1, &old, &max_kind);
-    qn_kvalue *max = qn_kb_binary(b, QN_OP_MAX, &loop->blocks[0]->arguments[1],
-                                  qn_kb_load(b, a->t.scores, ADD(from, qn_attention_counter(loop)), 1));
+    const qn_kind kind = QN_KIND_MAX;
+    qn_kvalue *old = a->one_block ? qn_attention_number(&a->t, -INFINITY) : qn_kb_load(b, a->maxima, row, 1),
+              *max = old;
+    qn_kinst *loop = qn_kb_for(b, INDEX(0), whole, INDEX(1), QN_TAG_VECTOR, 1, &max, &kind);
+    /* One instruction, since NaN is left out here: its weight is NaN, and with it the row's sum and results. */
+    max = &loop->blocks[0]->arguments[1];
+    qn_kvalue *score = qn_kb_load(b, a->t.scores, ADD(from, qn_attention_counter(loop)), 1);
+    max = qn_kb_select(b, qn_kb_compare(b, QN_GT, score, max), score, max);
     qn_kb_end_for(b, loop, &max);
     max = &loop->results[0];
-    qn_kvalue *shift = qn_kb_select(b, qn_attention_hides(&a->t, max), qn_attention_number(&a->t, 0), max),
-              *sum = qn_attention_number(&a->t, 0);
+    if (!a->one_block) {
+        qn_kvalue *factor = qn_kb_unary(b, QN_OP_EXP, qn_kb_binary(b, QN_OP_SUB, old, shift_of(a, max)));
+        qn_kvalue *total = qn_kb_binary(b, QN_OP_MUL, qn_kb_load(b, a->totals, row, 1), factor);
+        qn_kb_store(b, a->factors, row, factor, NULL);
+        qn_kb_store(b, a->totals, row, total, NULL);
+    }
+    qn_kb_store(b, a->maxima, row, max, NULL);
+}
 
-    loop = qn_kb_for(b, INDEX(0), whole, INDEX(1), QN_TAG_VECTOR, 1, &sum, &sum_kind);
+/* The scores become weights. `n` keys are what any row of the tile sees. */
+static void weigh_row(attention *a, qn_kvalue *row, qn_kvalue *first, qn_kvalue *n)
+{
+    qn_kbuilder *b = &a->t.w.b;
+    qn_kvalue *from = MUL(row, INDEX(a->t.stride)),
+              *whole = qn_attention_whole(&a->t, seen_by(a, row, first, n)),
+              *shift = shift_of(a, qn_kb_load(b, a->maxima, row, 1)), *sum = qn_attention_number(&a->t, 0);
+    const qn_kind kind = QN_SUM;
+    qn_kinst *loop = qn_kb_for(b, INDEX(0), whole, INDEX(1), QN_TAG_VECTOR, 1, &sum, &kind);
     qn_kvalue *score = qn_kb_load(b, a->t.scores, ADD(from, qn_attention_counter(loop)), 1);
     qn_kvalue *weight = qn_kb_unary(b, QN_OP_EXP, qn_kb_binary(b, QN_OP_SUB, score, shift));
     qn_kb_store(b, a->t.scores, ADD(from, qn_attention_counter(loop)), weight, NULL);
@@ -183,14 +212,22 @@ static void weigh_row(attention *a, qn_kvalue *row, qn_kvalue *first, qn_kvalue 
     sum = &loop->results[0];
     if (a->t.causal) /* what other rows of the tile see */
         qn_attention_fill(&a->t, a->t.scores, from, whole, n, 0);
-    if (!a->one_block) {
-        qn_kvalue *factor = qn_kb_unary(b, QN_OP_EXP, qn_kb_binary(b, QN_OP_SUB, old, shift));
-        qn_kvalue *total = qn_kb_binary(b, QN_OP_MUL, qn_kb_load(b, a->totals, row, 1), factor);
-        sum = qn_kb_binary(b, QN_OP_ADD, total, sum);
-        qn_kb_store(b, a->factors, row, factor, NULL);
-    }
-    qn_kb_store(b, a->maxima, row, max, NULL);
+    if (!a->one_block)
+        sum = qn_kb_binary(b, QN_OP_ADD, qn_kb_load(b, a->totals, row, 1), sum);
     qn_kb_store(b, a->totals, row, sum, NULL);
+}
+
+/* All maxima before all weights: a row's weights wait for its maximum, and meanwhile the next rows' are found. */
+static void weigh_rows(attention *a, int rows, qn_kvalue *first, qn_kvalue *n)
+{
+    void (*const parts[])(attention *, qn_kvalue *, qn_kvalue *, qn_kvalue *) = { find_maximum, weigh_row };
+    for (int i = 0; i < 2; i++) {
+        qn_kinst *by_row = qn_attention_for(&a->t, INDEX(0), INDEX(rows));
+        const size_t mark = qn_writer_mark(&a->t.w);
+        parts[i](a, qn_attention_counter(by_row), first, n);
+        qn_writer_forget(&a->t.w, mark);
+        qn_attention_end(&a->t, by_row);
+    }
 }
 
 /* ---- a tile ---- */
@@ -221,11 +258,7 @@ static void one_block(attention *a, int rows, qn_kvalue *first, qn_kvalue *first
 {
     qn_kvalue *n = a->one_block ? end : MIN(SUB(end, first), INDEX(a->block));
     score_panels(a, rows, first_panel, n, group);
-    qn_kinst *by_row = qn_attention_for(&a->t, INDEX(0), INDEX(rows));
-    const size_t mark = qn_writer_mark(&a->t.w);
-    weigh_row(a, qn_attention_counter(by_row), first, n);
-    qn_writer_forget(&a->t.w, mark);
-    qn_attention_end(&a->t, by_row);
+    weigh_rows(a, rows, first, n);
     weigh_values(a, rows, first, n, group);
 }
 

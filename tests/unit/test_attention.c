@@ -1,5 +1,6 @@
 /* Attention as one kernel, against the interpreter: shapes that leave remainders everywhere, masks, causal, grouped heads, more
  * keys than a block, symbolic lengths, what comes before and after; on machines with 32 and with 16 registers. */
+#include <math.h>
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stddef.h>
@@ -54,8 +55,10 @@ static int count(const qn_graph *graph, qn_op op)
     return n;
 }
 
-/* Runs the text's first function through the interpreter and lowered, and expects the kernel for `op` in it, or not. */
-static void compare_op(qn_op op, const char *name, const char *text, const int64_t *symbols, bool one_kernel)
+/* Runs the text's first function through the interpreter and lowered, and expects the kernel for `op` in it, or not. `nan` is the
+ * number of the input that has one; -1: none. */
+static void compare_op(qn_op op, const char *name, const char *text, const int64_t *symbols, bool one_kernel,
+                       int nan)
 {
     for (size_t m = 0; m < sizeof machines / sizeof *machines; m++) {
         qn_arena *arena = qn_arena_new();
@@ -68,6 +71,8 @@ static void compare_op(qn_op op, const char *name, const char *text, const int64
         qn_array inputs[8];
         for (int k = 0; k < graph->n_inputs; k++)
             fill(&inputs[k], &graph->inputs[k]->type, symbols, k, arena);
+        if (nan >= 0)
+            ((float *)inputs[nan].data)[inputs[nan].dims[3] * 5] = NAN; /* of the sixth query or key */
         const qn_pass_options options = { .math = QN_MATH_DEFAULT,
                                           .machine = &machines[m],
                                           .fold = qn_interp_fold };
@@ -80,7 +85,26 @@ static void compare_op(qn_op op, const char *name, const char *text, const int64
 
 static void compare(const char *name, const char *text, const int64_t *symbols, bool one_kernel)
 {
-    compare_op(QN_OP_ATTENTION_PACKED, name, text, symbols, one_kernel);
+    compare_op(QN_OP_ATTENTION_PACKED, name, text, symbols, one_kernel, -1);
+}
+
+/* One NaN makes every result NaN that depends on it, beside masked scores and in an earlier block of keys, and no other. */
+static void nan_spreads(void **state)
+{
+    (void)state;
+    const char *const masks[][2] = { { "", "" }, { ", %m: bool[1, 1, 20, 600]", ", %m" } };
+    for (int i = 0; i < 16; i++) {
+        char text[400];
+        const int keys = i & 1 ? 600 : 20;
+        snprintf(text, sizeof text,
+                 "graph @f(%%q: f32[1, 1, 20, 4], %%k: f32[1, 1, %d, 4], %%v: f32[1, 1, %d, 8]%s) -> "
+                 "f32[1, 1, 20, 8] {\n"
+                 "%%r = attention %%q, %%k, %%v%s {causal = %s, scale = 0.3} : f32[1, 1, 20, 8]\n"
+                 "return %%r\n}\n",
+                 keys, keys, masks[keys == 600 && i & 8][0], masks[keys == 600 && i & 8][1],
+                 i & 2 ? "true" : "false");
+        compare_op(QN_OP_ATTENTION_PACKED, "NaN", text, NULL, true, i >> 2 & 1);
+    }
 }
 
 static void shapes_masks_and_groups(void **state)
@@ -212,7 +236,7 @@ static void gradients(void **state)
                  "f32[%d, %d, %d, %d], f32[%d, %d, %d, %d], f32[%d, %d, %d, %d]\nreturn %%x, %%y, %%z\n}\n",
                  b, h, s, d, b, g, t, d, b, g, t, e, b, h, s, e, mask, b, h, s, d, b, g, t, d, b, g, t, e,
                  *mask ? ", %m" : "", cases[i].causal ? "true" : "false", b, h, s, d, b, g, t, d, b, g, t, e);
-        compare_op(QN_OP_ATTENTION_GRAD, "gradients", text, NULL, cases[i].one_kernel);
+        compare_op(QN_OP_ATTENTION_GRAD, "gradients", text, NULL, cases[i].one_kernel, -1);
     }
     static const int64_t lengths[][3] = { { 1, 1, 1 }, { 2, 5, 3 }, { 1, 40, 90 }, { 3, 13, 17 } };
     for (size_t i = 0; i < sizeof lengths / sizeof *lengths; i++)
@@ -226,7 +250,7 @@ static void gradients(void **state)
             "%g = broadcast %one {axes = [], dims = [b, 4, s, 32]} : f32[b, 4, s, 32]\n"
             "%x, %y, %z = attention_grad %q, %k, %v, %g {scale = 0.5} : f32[b, 4, s, 16], f32[b, 2, t, 16], "
             "f32[b, 2, t, 32]\nreturn %x, %y, %z\n}\n",
-            lengths[i], true);
+            lengths[i], true, -1);
 }
 
 /* One query has nothing to share a packed k with; f16 has no kernel. Both are spelled out. */
@@ -251,7 +275,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(shapes_masks_and_groups), cmocka_unit_test(symbolic_lengths),
         cmocka_unit_test(between_projections),     cmocka_unit_test(gradients),
-        cmocka_unit_test(without_a_kernel),
+        cmocka_unit_test(without_a_kernel),        cmocka_unit_test(nan_spreads),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
