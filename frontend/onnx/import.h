@@ -175,6 +175,10 @@ void qn_onnx_out(qn_onnx_node *n, int i, qn_value *value); /* NULL: nothing, it 
 void qn_onnx_out_tensor(qn_onnx_node *n, int i, const qn_tensor *tensor);
 void qn_onnx_out_any(qn_onnx_node *n, int i, qn_onnx_value *value);
 
+/* Output 0 of an operator of the default domain on other inputs (NULL: left out), with the node's attributes: what a node does to
+ * the numbers that its inputs stand for. NULL after a report. */
+qn_value *qn_onnx_apply(qn_onnx_node *n, const char *op, int64_t opset, int n_in, qn_value *const *in);
+
 /* The operator needs two extents to be equal. Where that says that two symbols are the same, or what number a symbol is,
  * the import starts again knowing it; else it is left to the type rules. */
 void qn_onnx_equal_dims(qn_onnx_node *n, qn_dim a, qn_dim b);
@@ -235,6 +239,9 @@ const qn_tensor *qn_onnx_sparse_tensor(qn_onnx_import *im, const Onnx__SparseTen
                                        const qn_loc *loc);
 const qn_tensor *qn_onnx_tensor_of(qn_onnx_import *im, qn_dtype dtype, int rank, const int64_t *dims,
                                    const void *data); /* copied */
+/* Integers of 2 or 4 bits that lie in bytes, the first in the lowest bits, as a tensor of that dtype. */
+const qn_tensor *qn_onnx_tensor_of_bits(qn_onnx_import *im, qn_dtype dtype, int rank, const int64_t *dims,
+                                        const uint8_t *packed);
 /* external.c: bytes of a file beside the model; NULL after a report */
 const uint8_t *qn_onnx_external_bytes(qn_onnx_import *im, const Onnx__Tensor *proto, const qn_loc *loc,
                                       size_t *out_size);

@@ -279,6 +279,30 @@ void qn_onnx_out_tensor(qn_onnx_node *n, int i, const qn_tensor *tensor)
     qn_onnx_out_any(n, i, qn_onnx_value_constant(n->im, tensor));
 }
 
+/* ---- operators in operators ---- */
+
+qn_value *qn_onnx_apply(qn_onnx_node *n, const char *op, int64_t opset, int n_in, qn_value *const *in)
+{
+    bool other;
+    const qn_onnx_op *found = qn_onnx_op_find("", op, opset, &other);
+    Onnx__Node proto = *n->proto;
+    qn_onnx_value *out = NULL;
+    qn_onnx_node inner = *n;
+    QN_ASSERT(found, "no operator %s", op);
+    proto.op_type = (char *)(uintptr_t)op;
+    proto.domain = (char *)(uintptr_t)"";
+    inner.proto = &proto;
+    inner.opset = opset;
+    inner.n_in = n_in;
+    inner.in = QN_NEW_ARRAY(n->im->arena, qn_onnx_value *, n_in);
+    inner.n_out = 1;
+    inner.out = &out;
+    for (int i = 0; i < n_in; i++)
+        inner.in[i] = in[i] ? qn_onnx_value_from(n->im, in[i]) : qn_onnx_value_new(n->im, QN_ONNX_NONE);
+    found->import(&inner);
+    return out ? qn_onnx_value_make(&n->b, out) : NULL;
+}
+
 /* ---- extents ---- */
 
 /* d as factor * symbol; false when it is something else. */

@@ -6,6 +6,7 @@
 #include "frontend/onnx/arith.h"
 #include "frontend/onnx/conv.h"
 #include "frontend/onnx/families.h"
+#include "frontend/onnx/quant.h"
 #include "ir/narrow.h"
 
 static bool is_scalar(const qn_value *v)
@@ -106,24 +107,65 @@ static void import_dequantize(qn_onnx_node *n)
     qn_onnx_out(n, 0, y ? qn_b_convert(b, dtype, y) : NULL);
 }
 
-/* Scale and zero point from the range of the input, widened to hold 0. */
-static void import_dynamic_quantize(qn_onnx_node *n)
+qn_onnx_quantized qn_onnx_quantize_dynamic(qn_builder *b, qn_value *x)
 {
-    qn_builder *b = &n->b;
-    qn_value *x = qn_onnx_in(n, 0);
+    qn_onnx_quantized q = { .bytes = NULL };
     int64_t axes[QN_MAX_RANK];
     if (!x)
-        return;
+        return q;
     for (int i = 0; i < x->type.rank; i++)
         axes[i] = i;
     qn_value *most = max_number(b, qn_b_reduce(b, QN_KIND_MAX, x, x->type.rank, axes, false), 0);
     qn_value *least = min_number(b, qn_b_reduce(b, QN_KIND_MIN, x, x->type.rank, axes, false), 0);
-    qn_value *scale = div_number(b, sub(b, most, least), 255);
-    qn_value *zero = qn_b_unary(b, QN_OP_ROUND, negate(b, divide(b, least, scale)));
-    zero = zero ? qn_b_convert(b, QUERN_U8, zero) : NULL;
-    qn_onnx_out(n, 0, qn_b_quantize(b, x, scale, zero, -1, 0));
-    qn_onnx_out(n, 1, scale);
-    qn_onnx_out(n, 2, zero);
+    q.scale = div_number(b, sub(b, most, least), 255);
+    qn_value *zero = qn_b_unary(b, QN_OP_ROUND, negate(b, divide(b, least, q.scale)));
+    q.zero = zero ? qn_b_convert(b, QUERN_U8, zero) : NULL;
+    q.bytes = qn_b_quantize(b, x, q.scale, q.zero, -1, 0);
+    return q;
+}
+
+static void import_dynamic_quantize(qn_onnx_node *n)
+{
+    const qn_onnx_quantized q = qn_onnx_quantize_dynamic(&n->b, qn_onnx_in(n, 0));
+    qn_onnx_out(n, 0, q.bytes);
+    qn_onnx_out(n, 1, q.scale);
+    qn_onnx_out(n, 2, q.zero);
+}
+
+/* ---- bytes by scalars ---- */
+
+/* A scalar scale and zero point; false after a report. */
+static bool read_scalars(qn_onnx_node *n, int scale_at, qn_dtype dtype, parameters *out)
+{
+    qn_builder *b = &n->b;
+    qn_value *scale = qn_onnx_in(n, scale_at), *zero = qn_onnx_in_opt(n, scale_at + 1);
+    if (!scale || !qn_onnx_ok(n))
+        return false;
+    if (!is_scalar(scale) || (zero && !is_scalar(zero))) {
+        qn_onnx_unsupported(n, "inputs %d and %d must be scalars", scale_at, scale_at + 1);
+        return false;
+    }
+    qn_type type = qn_type_make(n->im->module, dtype, 0, NULL);
+    out->scale = qn_b_convert(b, QUERN_F32, qn_b_reshape(b, scale, 0, NULL));
+    out->zero_point = zero ? qn_b_reshape(b, zero, 0, NULL) : qn_b_full(b, &type, 0);
+    return out->scale && out->zero_point;
+}
+
+qn_value *qn_onnx_dequantized(qn_onnx_node *n, int i, int scale)
+{
+    qn_value *x = qn_onnx_in(n, i);
+    parameters p;
+    if (!x || !read_scalars(n, scale, x->type.dtype, &p))
+        return NULL;
+    return qn_b_dequantize(&n->b, x, p.scale, p.zero_point, -1, 0);
+}
+
+qn_value *qn_onnx_requantized(qn_onnx_node *n, qn_value *x, int scale, qn_dtype dtype)
+{
+    parameters p;
+    if (!x || !read_scalars(n, scale, dtype, &p))
+        return NULL;
+    return qn_b_quantize(&n->b, x, p.scale, p.zero_point, -1, 0);
 }
 
 /* ---- integer products ---- */
@@ -215,6 +257,87 @@ static void import_qlinear_matmul(qn_onnx_node *n)
     qn_onnx_out(n, 0, requantize(n, sum, mul(b, x_scale, y_scale), 6, 7));
 }
 
+qn_value *qn_onnx_scaled_matmul(qn_onnx_node *n, const qn_onnx_quantized *x, const qn_onnx_quantized *y)
+{
+    qn_builder *b = &n->b;
+    qn_value *zeros[2] = { x->zero ? qn_b_convert(b, QUERN_I32, x->zero) : NULL,
+                           y->zero ? qn_b_convert(b, QUERN_I32, y->zero) : NULL };
+    qn_value *sum = integer_matmul(n, x->bytes, zeros[0], y->bytes, zeros[1]);
+    return sum ? mul(b, qn_b_convert(b, QUERN_F32, sum), mul(b, x->scale, y->scale)) : NULL;
+}
+
+/* Weights at input i, with the scale and the zero point (or none) at those inputs: of columns, or one for all. */
+static bool read_columns(qn_onnx_node *n, int i, int scale, int zero, qn_onnx_quantized *out)
+{
+    qn_builder *b = &n->b;
+    out->bytes = qn_onnx_in(n, i);
+    out->scale = of_rows(b, qn_onnx_in(n, scale), false);
+    out->zero = of_rows(b, qn_onnx_in_opt(n, zero), false);
+    return out->bytes && out->scale && qn_onnx_ok(n);
+}
+
+/* With the bias at input i, if there is one. */
+static qn_value *with_bias(qn_onnx_node *n, qn_value *x, int i)
+{
+    return qn_onnx_has(n, i) ? add(&n->b, x, qn_onnx_in(n, i)) : x;
+}
+
+static void import_dynamic_matmul(qn_onnx_node *n)
+{
+    qn_onnx_quantized x = qn_onnx_quantize_dynamic(&n->b, qn_onnx_in(n, 0)), y;
+    if (x.bytes && read_columns(n, 1, 2, 3, &y))
+        qn_onnx_out(n, 0, with_bias(n, qn_onnx_scaled_matmul(n, &x, &y), 4));
+}
+
+static void import_matmul_integer_to_float(qn_onnx_node *n)
+{
+    qn_onnx_quantized x, y;
+    if (!read_columns(n, 0, 2, 4, &x) || !read_columns(n, 1, 3, 5, &y))
+        return;
+    if (x.scale->type.rank || (x.zero && x.zero->type.rank)) {
+        qn_onnx_unsupported(n, "scale and zero point of A must be scalars");
+        return;
+    }
+    qn_onnx_out(n, 0, with_bias(n, qn_onnx_scaled_matmul(n, &x, &y), 6));
+}
+
+static qn_value *transposed_if(qn_onnx_node *n, qn_value *x, const char *attribute)
+{
+    static const int64_t swap[2] = { 1, 0 };
+    return x && qn_onnx_attr_int(n, attribute, 0) ? qn_b_transpose(&n->b, x, swap) : x;
+}
+
+/* alpha * A' B' + C, where C is i32 with the scale of the product; f32 where the result has no scale. */
+static void import_qgemm(qn_onnx_node *n)
+{
+    qn_builder *b = &n->b;
+    qn_value *x = qn_onnx_in(n, 0), *x_scale = of_rows(b, qn_onnx_in(n, 1), false), *c = qn_onnx_in_opt(n, 6);
+    qn_onnx_quantized y;
+    if (!x || !x_scale || !read_columns(n, 3, 4, 5, &y))
+        return;
+    if (x->type.rank != 2 || y.bytes->type.rank != 2) {
+        qn_onnx_malformed(n, "A and B must have rank 2");
+        return;
+    }
+    if (c && c->type.dtype != QUERN_I32) {
+        qn_onnx_malformed(n, "C must be int32");
+        return;
+    }
+    x = transposed_if(n, x, "transA");
+    y.bytes = transposed_if(n, y.bytes, "transB");
+    qn_value *sum = integer_matmul(n, x, wide_in(n, 2, false), y.bytes,
+                                   y.zero ? qn_b_convert(b, QUERN_I32, y.zero) : NULL);
+    qn_value *scale = mul(b, x_scale, y.scale);
+    const double alpha = qn_onnx_attr_float(n, "alpha", 1);
+    if (alpha != 1)
+        scale = mul_number(b, scale, alpha);
+    sum = c ? add(b, sum, c) : sum;
+    if (qn_onnx_has(n, 7))
+        qn_onnx_out(n, 0, requantize(n, sum, scale, 7, 8));
+    else if (sum)
+        qn_onnx_out(n, 0, mul(b, qn_b_convert(b, QUERN_F32, sum), scale));
+}
+
 /* One number per output channel, [M, 1, …] with `after` ones; a scalar stays one. */
 static qn_value *per_kernel(qn_onnx_node *n, int i, int after)
 {
@@ -274,5 +397,10 @@ const qn_onnx_op qn_onnx_quant_ops[] = {
     { "QLinearMatMul", NULL, 10, 0, import_qlinear_matmul },
     { "ConvInteger", NULL, 10, 0, import_conv_integer },
     { "QLinearConv", NULL, 10, 0, import_qlinear_conv },
+    { "QuantizeLinear", "com.microsoft", 1, 0, import_quantize },
+    { "DequantizeLinear", "com.microsoft", 1, 0, import_dequantize },
+    { "DynamicQuantizeMatMul", "com.microsoft", 1, 0, import_dynamic_matmul },
+    { "MatMulIntegerToFloat", "com.microsoft", 1, 0, import_matmul_integer_to_float },
+    { "QGemm", "com.microsoft", 1, 0, import_qgemm },
     { 0 },
 };

@@ -1,0 +1,143 @@
+/* Weights of few bits, packed into bytes, with a scale for each block of what is summed over: com.microsoft's MatMulNBits, as ONNX
+ * Runtime's weight-only quantizer writes it. It becomes a product with dequantized weights. */
+#include "frontend/onnx/arith.h"
+#include "frontend/onnx/families.h"
+
+typedef struct layout {
+    int64_t n, k, block, blocks, bits;
+    int64_t row_bytes; /* of a column's numbers */
+    qn_dtype dtype;
+} layout;
+
+static bool read_layout(qn_onnx_node *n, layout *out)
+{
+    out->n = qn_onnx_attr_int(n, "N", 0);
+    out->k = qn_onnx_attr_int(n, "K", 0);
+    out->block = qn_onnx_attr_int(n, "block_size", 0);
+    out->bits = qn_onnx_attr_int(n, "bits", 4);
+    out->dtype = out->bits == 2   ? QUERN_U2
+                 : out->bits == 4 ? QUERN_U4
+                 : out->bits == 8 ? QUERN_U8
+                                  : QUERN_INVALID_DTYPE;
+    if (out->dtype == QUERN_INVALID_DTYPE) {
+        qn_onnx_unsupported(n, "weights of %lld bits; 2, 4 and 8 are", (long long)out->bits);
+        return false;
+    }
+    if (out->n < 1 || out->k < 1 || out->block < 16 || (out->block & (out->block - 1)) ||
+        out->n > QN_DIM_MAX_VALUE || out->k > QN_DIM_MAX_VALUE || out->block > QN_DIM_MAX_VALUE) {
+        qn_onnx_malformed(
+            n, "attributes N, K and block_size must be positive, and the last a power of two of 16 or more");
+        return false;
+    }
+    out->blocks = (out->k + out->block - 1) / out->block;
+    out->row_bytes = out->blocks * (out->block * out->bits / 8);
+    return true;
+}
+
+/* The bytes of constant input i, of which there must be `bytes`; NULL after a report. */
+static const uint8_t *constant_bytes(qn_onnx_node *n, int i, int64_t bytes)
+{
+    const qn_type *type = qn_onnx_in_type(n, i);
+    if (!type)
+        return NULL;
+    const qn_tensor *tensor = n->in[i]->tensor;
+    if (!tensor || type->dtype != QUERN_U8) {
+        qn_onnx_unsupported(n, "input %d must be a constant of uint8", i);
+        return NULL;
+    }
+    if (tensor->bytes != (size_t)bytes) {
+        qn_onnx_malformed(n, "input %d has %zu bytes where N, K, bits and block_size ask for %lld", i,
+                          tensor->bytes, (long long)bytes);
+        return NULL;
+    }
+    return tensor->data;
+}
+
+/* Packed numbers as [N, columns], of which each row is `row_bytes` long. */
+static qn_value *unpacked(qn_onnx_node *n, const layout *l, int i, int64_t row_bytes, int64_t columns)
+{
+    const int64_t dims[2] = { l->n, row_bytes * 8 / l->bits };
+    int64_t all;
+    if (__builtin_mul_overflow(l->n, dims[1], &all) || all >= QN_DIM_MAX_VALUE) {
+        qn_onnx_malformed(n, "the weights are too large");
+        return NULL;
+    }
+    const uint8_t *bytes = constant_bytes(n, i, l->n * row_bytes);
+    if (!bytes)
+        return NULL;
+    const qn_tensor *t = l->bits == 8 ? qn_onnx_tensor_of(n->im, QUERN_U8, 2, dims, bytes)
+                                      : qn_onnx_tensor_of_bits(n->im, l->dtype, 2, dims, bytes);
+    qn_value *v = qn_b_constant(&n->b, t);
+    return columns == dims[1] ? v : qn_b_slice_axis(&n->b, v, 1, qn_onnx_dim(n, 0), qn_onnx_dim(n, columns));
+}
+
+/* One number for each block: [N, blocks], which may come as a list. */
+static qn_value *of_blocks(qn_onnx_node *n, const layout *l, qn_value *v)
+{
+    const qn_dim dims[2] = { qn_onnx_dim(n, l->n), qn_onnx_dim(n, l->blocks) };
+    return qn_b_reshape(&n->b, v, 2, dims);
+}
+
+/* Zero points that are no whole numbers: what they stand for is taken off, block by block. */
+static qn_value *less_zeros(qn_onnx_node *n, const layout *l, qn_value *w, qn_value *zero, qn_value *scale)
+{
+    qn_builder *b = &n->b;
+    const qn_dim dims[2] = { qn_onnx_dim(n, l->n), qn_onnx_dim(n, l->blocks * l->block) };
+    const qn_dim cut[3] = { dims[0], qn_onnx_dim(n, l->blocks), qn_onnx_dim(n, l->block) };
+    qn_value *off = mul(b, qn_b_convert(b, scale->type.dtype, of_blocks(n, l, zero)), scale);
+    off = off ? qn_b_broadcast(b, off, 3, cut, (const int64_t[]){ 0, 1 }) : NULL;
+    return sub(b, w, qn_b_reshape(b, off, 2, dims));
+}
+
+/* [N, K] in the scales' type. */
+static qn_value *weights(qn_onnx_node *n, const layout *l)
+{
+    qn_builder *b = &n->b;
+    qn_value *w = unpacked(n, l, 1, l->row_bytes, l->blocks * l->block);
+    qn_value *scale = of_blocks(n, l, qn_onnx_in(n, 2)), *zero = qn_onnx_in_opt(n, 3);
+    if (!w || !scale || !qn_onnx_ok(n))
+        return NULL;
+    const bool floats = zero && qn_dtype_is_float(zero->type.dtype);
+    qn_value *whole = zero && !floats ? unpacked(n, l, 3, (l->blocks * l->bits + 7) / 8, l->blocks) : NULL;
+    if (zero && !floats && !whole)
+        return NULL;
+    if (!whole)
+        whole = qn_b_broadcast(b, qn_b_scalar_int(b, l->dtype, floats ? 0 : (int64_t)1 << (l->bits - 1)), 2,
+                               scale->type.dims, NULL);
+    w = qn_b_dequantize(b, w, scale, whole, 1, l->block);
+    if (floats)
+        w = less_zeros(n, l, w, zero, scale);
+    return l->blocks * l->block == l->k ? w
+                                        : qn_b_slice_axis(b, w, 1, qn_onnx_dim(n, 0), qn_onnx_dim(n, l->k));
+}
+
+static void import_matmul_nbits(qn_onnx_node *n)
+{
+    qn_builder *b = &n->b;
+    qn_value *x = qn_onnx_in(n, 0);
+    layout l;
+    if (!x || !read_layout(n, &l))
+        return;
+    if (x->type.rank < 1) {
+        qn_onnx_malformed(n, "A must have rank 1 or more");
+        return;
+    }
+    if (qn_onnx_has(n, 4)) {
+        qn_onnx_unsupported(n, "input 4 (g_idx)");
+        return;
+    }
+    if (qn_onnx_attr_int(n, "weight_prepacked", 0)) {
+        qn_onnx_unsupported(n, "attribute weight_prepacked");
+        return;
+    }
+    qn_value *w = weights(n, &l);
+    x = qn_onnx_with_dim(n, x, x->type.rank - 1, qn_onnx_dim(n, l.k));
+    const qn_dot dot = { .n_contract = 1, .x_contract = { x ? x->type.rank - 1 : 0 }, .y_contract = { 1 } };
+    qn_value *y = qn_b_dot_general(b, x, w, &dot, QUERN_INVALID_DTYPE);
+    qn_onnx_out(n, 0, qn_onnx_has(n, 5) ? add(b, y, qn_onnx_in(n, 5)) : y);
+}
+
+const qn_onnx_op qn_onnx_nbits_ops[] = {
+    { "MatMulNBits", "com.microsoft", 1, 0, import_matmul_nbits },
+    { 0 },
+};
