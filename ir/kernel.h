@@ -93,7 +93,8 @@ typedef enum qn_ktag {
     QN_TAG_SERIAL,
     QN_TAG_VECTOR, /* iterations are independent, or carried values combine by carried_kinds: to be vectorized (CPU)
                         * or spread over the threads of a block (GPU) */
-    QN_TAG_UNROLL,    /* to be unrolled completely; constant bounds */
+    QN_TAG_UNROLL, /* to be unrolled completely; constant bounds */
+    QN_TAG_OVERLAP, /* iterations are independent and short: loops inside may run together with those of other iterations */
     QN_TAG_GPU_THREAD /* counter is spread over the threads of the block */
 } qn_ktag;
 

@@ -160,7 +160,7 @@ static void parse_for(qn_kparser *p, const results *names)
         bounds[i] = take_value(p);
     }
     int tag = QN_TAG_SERIAL, lanes = 0, n = 0, n_kinds = 0;
-    for (int i = 1; i < 4; i++)
+    for (int i = 1; i < 5; i++)
         if (qn_kp_accept(p, qn_ktag_names[i]))
             tag = i;
     if (isdigit((unsigned char)*qn_kp_peek(p).at))

@@ -40,7 +40,7 @@ const char *const qn_kop_names[] = {
     [QN_K_TILE_STORE] = "tile_store",
     [QN_K_TILE_MMA] = "tile_mma",
 };
-const char *const qn_ktag_names[4] = { "serial", "vector", "unroll", "gpu_thread" };
+const char *const qn_ktag_names[5] = { "serial", "vector", "unroll", "overlap", "gpu_thread" };
 
 static const struct {
     qn_op fn;

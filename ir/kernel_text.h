@@ -36,7 +36,7 @@
 #include "ir/kernel.h"
 
 extern const char *const qn_kop_names[]; /* by qn_kop; UNARY and BINARY go by their op's */
-extern const char *const qn_ktag_names[4];
+extern const char *const qn_ktag_names[5];
 /* "iadd" for QN_OP_ADD and so on; NULL: there is no such index op. */
 const char *qn_k_index_name(qn_op fn);
 qn_op qn_k_index_parse(const char *name, size_t length); /* QN_N_OPS: none */

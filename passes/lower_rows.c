@@ -28,6 +28,7 @@ enum {
     GPU_STAGE_TOTAL = 32 << 10, /* in shared memory, beside what reductions need there */
     SHORT_ROW = 8,              /* columns; shorter ones don't fill a vector */
     LEAST_ROWS = 64,            /* of a task when rows are lanes */
+    OVERLAP_ROWS = 8,           /* of a task from which the passes of neighbours are overlapped */
     NEAR_BYTES = 2048,          /* how far streamed loads run ahead at least */
     FAR_BYTES = 16 << 10        /* and at most: rows that are longer are asked for piece by piece */
 };
@@ -46,6 +47,7 @@ typedef struct row_kernel {
     qn_writer *w;
     qn_nest row_nest, col_nest;
     bool rows_are_lanes;
+    int64_t rows_a_task;
     int *levels; /* by value id: how many passes have to be over before it can be computed */
     int n_passes;
     trace *traces;
@@ -395,6 +397,16 @@ static void write_row(row_kernel *k)
 
 /* ---- the kernel ---- */
 
+/* Between two passes over short rows everything waits for a sum over lanes: the passes of other rows fill that time. */
+static qn_ktag row_tag(const row_kernel *k)
+{
+    const int64_t size = (int64_t)qn_dtype_bytes(k->group->outputs[0]->type.dtype);
+    if (k->rows_are_lanes)
+        return QN_TAG_VECTOR;
+    return k->rows_a_task >= OVERLAP_ROWS && k->rows.n_cols->max <= FAR_BYTES / size ? QN_TAG_OVERLAP
+                                                                                     : QN_TAG_SERIAL;
+}
+
 static void write_kernel(row_kernel *k)
 {
     qn_writer *w = k->w;
@@ -410,8 +422,7 @@ static void write_kernel(row_kernel *k)
     if (!k->rehearsing)
         stage(k);
     for (int i = 0; i < n; i++)
-        open[i] = qn_planned_loop_open(w, &k->row_loops.loops[i],
-                                       i == n - 1 && k->rows_are_lanes ? QN_TAG_VECTOR : QN_TAG_SERIAL);
+        open[i] = qn_planned_loop_open(w, &k->row_loops.loops[i], i == n - 1 ? row_tag(k) : QN_TAG_SERIAL);
     write_row(k);
     for (int i = n - 1; i >= 0; i--)
         qn_writer_end_for(w, &open[i], NULL);
@@ -488,7 +499,8 @@ qn_status qn_lower_rows(qn_lowering *l, const qn_group *group)
     k.w = &w;
     const double grain = (double)qn_task_elements(l, group) / (columns < 1 ? 1 : columns);
     const int64_t least = k.rows_are_lanes ? LEAST_ROWS : 1;
-    qn_loops_plan(&w, &k.row_nest, grain < (double)least ? least : (int64_t)grain, &k.row_loops);
+    k.rows_a_task = grain < (double)least ? least : (int64_t)grain;
+    qn_loops_plan(&w, &k.row_nest, k.rows_a_task, &k.row_loops);
     write_kernel(&k);
     const qn_status status = qn_writer_finish(&w, k.row_loops.tasks, qn_group_step_name(group, l->arena));
     qn_arena_free(scratch);

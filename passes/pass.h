@@ -151,6 +151,7 @@ qn_status qn_lower(qn_graph *function, const qn_pass_options *options, qn_arena 
                    qn_program **out_program, qn_diags *diags);
 
 /* Kernel passes, applied by qn_lower in this order for a CPU. */
+void qn_kernel_overlap(qn_kernel *kernel); /* passes over neighbouring rows -> one loop */
 void qn_kernel_vectorize(qn_kernel *kernel,
                          const qn_machine *machine); /* loops tagged vector -> vector code */
 void qn_kernel_expand_math(qn_kernel *kernel, const qn_machine *machine,
