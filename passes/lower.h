@@ -273,10 +273,16 @@ void qn_kb_transpose(qn_kbuilder *b, int lanes, qn_kvalue **rows);
 int qn_transposed_axis(qn_writer *rehearsal, const qn_nest *nest, const qn_dim *vars);
 /* Cuts axes whose number is divided by a constant in what such a rehearsal reads: [512] in blocks of 16 is [32, 16]. */
 bool qn_nest_cut(qn_writer *rehearsal, qn_nest *nest, const qn_dim *vars);
-/* The group's elements, block by block, in tasks of about `grain` elements: how many tasks, an expression of the space. */
-qn_dim qn_write_transposed(qn_writer *w, const qn_group *group, const qn_nest *nest, int row_axis,
+/* Makes one axis of the last two, where the last is no whole vectors and all but what is read line by line along `row_axis` sees the
+ * two as one. Of such a rehearsal. */
+bool qn_nest_run(qn_writer *rehearsal, qn_nest *nest, int row_axis, const qn_dim *vars);
+/* The group's elements, block by block, in tasks of about `grain` elements: how many tasks, an expression of the space.
+ * `run`: qn_nest_run made the last axis. */
+qn_dim qn_write_transposed(qn_writer *w, const qn_group *group, const qn_nest *nest, int row_axis, bool run,
                            int64_t grain);
 
+/* Does an expression see axes a (outer) and b (inner, of that extent) only as a*extent + b? */
+bool qn_nest_sees_as_one(qn_ispace *space, qn_dim d, qn_dim a, qn_dim b, qn_dim extent);
 /* Merges neighbouring axes of `nest` that every access and index expression of a rehearsal, written with one variable an
  * axis (vars), treats as one. */
 void qn_nest_merge(qn_writer *rehearsal, qn_nest *nest, const qn_dim *vars);

@@ -14,8 +14,7 @@
 
 /* ---- merging axes ---- */
 
-/* Does `d` see axes a (outer) and b (inner, of that extent) only as a*extent + b? */
-static bool sees_as_one(qn_ispace *space, qn_dim d, qn_dim a, qn_dim b, qn_dim extent)
+bool qn_nest_sees_as_one(qn_ispace *space, qn_dim d, qn_dim a, qn_dim b, qn_dim extent)
 {
     qn_dim from_a, from_b, rest;
     if (!qn_ix_uses(d, a) && !qn_ix_uses(d, b))
@@ -31,8 +30,8 @@ void qn_nest_merge(qn_writer *r, qn_nest *nest, const qn_dim *vars)
     for (int i = 0; i < nest->n; i++) {
         bool one = i > 0;
         for (size_t k = 0; k < r->accesses.n && one; k++)
-            one = sees_as_one(&r->space, r->accesses.items[k].linear, vars[i - 1], vars[i],
-                              qn_ispace_var_of(&r->space, vars[i])->extent);
+            one = qn_nest_sees_as_one(&r->space, r->accesses.items[k].linear, vars[i - 1], vars[i],
+                                      qn_ispace_var_of(&r->space, vars[i])->extent);
         if (one)
             merged.dims[merged.n - 1] = qn_dim_mul(dims, merged.dims[merged.n - 1], nest->dims[i]);
         else
@@ -413,6 +412,14 @@ qn_status qn_lower_loop(qn_lowering *l, const qn_group *group)
         }
     }
 
+    bool run = false;
+    for (bool more = transposed >= 0; more; run |= more) {
+        qn_writer rehearsal;
+        qn_dim vars[QN_MAX_RANK];
+        rehearse(&rehearsal, l, group, name, scratch, &nest, vars);
+        more = qn_nest_run(&rehearsal, &nest, transposed, vars);
+    }
+
     qn_writer w;
     qn_writer_init(&w, l, name, scratch);
     const double grain = (double)qn_task_elements(l, group) / work_of(group);
@@ -422,7 +429,7 @@ qn_status qn_lower_loop(qn_lowering *l, const qn_group *group)
     qn_loops loops = { 0 };
     bind_all(&w, group);
     if (transposed >= 0) {
-        loops.tasks = qn_write_transposed(&w, group, &nest, transposed, size);
+        loops.tasks = qn_write_transposed(&w, group, &nest, transposed, run, size);
     } else {
         if (gpu && nest.n > 0)
             plan_flat(&w, &nest, size, &loops);

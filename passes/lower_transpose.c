@@ -9,6 +9,9 @@
  * [O, I, 3, 3] to blocks of 16 channels, [O / 16, I, 3, 3, 16], has rows of 9 along the last two axes of what is read.
  * An axis whose number is divided is first cut in two.
  *
+ * Where the last axes are short, as the taps of a convolution's weights, but what is written is one run of memory along several of
+ * them, the columns are the numbers in that run, and a block has several vectors of them: [O, I * 9] from [I, O / 16, 9, 16].
+ *
  * An element that is fetched by itself, or gathered, costs as much as a vector; this takes four shuffles for 16 elements. */
 #include <string.h>
 
@@ -16,7 +19,8 @@
 
 enum {
     MAX_STAGED = 6,
-    AHEAD = 4, /* steps of the outer axes by which large buffers are fetched */
+    MAX_VECTORS = 4, /* of a block's rows where columns are numbers in a run */
+    AHEAD = 4,       /* steps of the outer axes by which large buffers are fetched */
     AHEAD_BYTES = 1 << 20
 };
 
@@ -30,9 +34,11 @@ typedef struct transposer {
     const qn_group *group;
     int lanes, n;
     qn_dim row, column, step;            /* variables; step: of all outer axes */
+    bool run;                            /* the columns are numbers in a run over several axes */
     qn_kvalue *first_row, *first_column; /* of the block */
     int n_rows, n_columns;               /* of the block */
     qn_kblock *ahead;                    /* code that runs before the block's elements */
+    qn_kvalue *first_staged;             /* there: the first column of those that are transposed */
     staged staged[MAX_STAGED];
     qn_dim (*at)[QN_MAX_RANK]; /* by output: index of the element */
 } transposer;
@@ -47,13 +53,17 @@ bool qn_lower_crosses(qn_writer *w, qn_dim linear, qn_dim row, qn_dim column, bo
     return !along_row || (qn_ix_affine(&w->space, linear, row, &factor, &rest) && qn_dim_is(factor, 1));
 }
 
-/* Does an address jump along `column`, and step through a line along `row`? Which way: 1 or -1; 0: it does not. */
-static int turns(qn_writer *w, qn_dim linear, qn_dim row, qn_dim column)
+/* Does an address jump along `column`, and step through a line along `row`? Which way: 1 or -1; 0: it does not. `run`: an address
+ * that divides the column jumps too. */
+static int turns(qn_writer *w, qn_dim linear, qn_dim row, qn_dim column, bool run)
 {
     qn_dim jump, step, rest;
-    if (row->kind != QN_DIM_SYMBOL || column->kind != QN_DIM_SYMBOL ||
-        !qn_ix_affine(&w->space, linear, column, &jump, &rest) || jump->min < 2 ||
-        !qn_ix_affine(&w->space, linear, row, &step, &rest))
+    if (row->kind != QN_DIM_SYMBOL || column->kind != QN_DIM_SYMBOL)
+        return 0;
+    const bool jumps = qn_ix_affine(&w->space, linear, column, &jump, &rest)
+                           ? jump->min >= 2
+                           : run && qn_ix_uses(linear, column);
+    if (!jumps || !qn_ix_affine(&w->space, linear, row, &step, &rest))
         return 0;
     return qn_dim_is(step, 1) ? 1 : qn_dim_is(step, -1) ? -1 : 0;
 }
@@ -93,11 +103,32 @@ int qn_transposed_axis(qn_writer *r, const qn_nest *nest, const qn_dim *vars)
             const qn_dim rows = nest->dims[axis];
             if (qn_dim_is_const(rows) &&
                 4 * columns * (rows->value < lanes ? rows->value : lanes) >= lanes * lanes &&
-                turns(r, a->linear, vars[axis], vars[last]))
+                turns(r, a->linear, vars[axis], vars[last], false))
                 return axis;
         }
     }
     return -1;
+}
+
+bool qn_nest_run(qn_writer *r, qn_nest *nest, int row_axis, const qn_dim *vars)
+{
+    const int lanes = lanes_of(r->lowering), last = nest->n - 1;
+    if (row_axis >= last - 1 || !qn_dim_is_const(nest->dims[last - 1]) ||
+        nest->dims[last]->value % lanes == 0)
+        return false;
+    for (size_t i = 0; i < r->accesses.n; i++) {
+        const qn_access *a = &r->accesses.items[i];
+        const bool staged = a->buffer && !a->store && qn_dtype_bytes(a->buffer->dtype) == 4 &&
+                            turns(r, a->linear, vars[row_axis], vars[last], false) &&
+                            depends_only_on(r, a->linear, nest->n, vars);
+        if (!staged && !qn_nest_sees_as_one(&r->space, a->linear, vars[last - 1], vars[last],
+                                            qn_ispace_var_of(&r->space, vars[last])->extent))
+            return false;
+    }
+    qn_dims *dims = r->lowering->program->dims;
+    nest->dims[last - 1] = qn_dim_mul(dims, nest->dims[last - 1], nest->dims[last]);
+    nest->n--;
+    return true;
 }
 
 /* The constant that divides `var` by itself somewhere in d, or 0. */
@@ -152,17 +183,18 @@ void qn_kb_transpose(qn_kbuilder *b, int lanes, qn_kvalue **rows)
     }
 }
 
-/* Has the element that is at `linear` some steps later fetched. */
+/* Has the element that is at `linear` some steps later fetched, or in the next block of a run. */
 static void fetch_ahead(qn_writer *w, const transposer *t, int buffer, qn_kbuffer *from, qn_dim linear)
 {
     const qn_pbuffer *p = &w->lowering->program->buffers[buffer];
-    if (t->step->kind != QN_DIM_SYMBOL || p->elements->min < AHEAD_BYTES / (int64_t)qn_dtype_bytes(p->dtype))
+    const qn_dim along = t->run ? t->column : t->step;
+    if (along->kind != QN_DIM_SYMBOL || p->elements->min < AHEAD_BYTES / (int64_t)qn_dtype_bytes(p->dtype))
         return;
-    qn_var *step = qn_ispace_var_of(&w->space, t->step);
-    qn_kvalue *const now = step->value;
-    step->value = qn_kb_iadd(&w->b, now, qn_kb_index(&w->b, AHEAD));
+    qn_var *var = qn_ispace_var_of(&w->space, along);
+    qn_kvalue *const now = var->value;
+    var->value = qn_kb_iadd(&w->b, now, qn_kb_index(&w->b, t->run ? t->n_columns : AHEAD));
     qn_kb_prefetch(&w->b, from, qn_writer_index(w, linear), 0);
-    step->value = now;
+    var->value = now;
 }
 
 /* The operand's block, transposed, before the elements of the block that is being written. `way`: of its lines. */
@@ -172,7 +204,9 @@ static qn_kbuffer *stage(qn_writer *w, const transposer *t, qn_kbuffer *from, qn
     qn_kblock *const cursor = b->block;
     qn_var *row = qn_ispace_var_of(&w->space, t->row), *column = qn_ispace_var_of(&w->space, t->column);
     qn_kvalue *const at_row = row->value, *const at_column = column->value, *rows[QN_TRANSPOSE_LANES];
-    qn_kbuffer *block = qn_kernel_add_local(w->kernel, "block", from->dtype, (int64_t)t->lanes * t->lanes);
+    const int vectors = (t->n_columns + t->lanes - 1) / t->lanes, width = vectors * t->lanes,
+              n_columns = vectors > 1 ? t->lanes : t->n_columns;
+    qn_kbuffer *block = qn_kernel_add_local(w->kernel, "block", from->dtype, (int64_t)t->lanes * width);
     b->block = t->ahead;
     qn_kvalue *some = NULL,
               *none = qn_kb_const(b, (qn_ktype){ from->dtype, t->lanes }, (qn_scalar){ .i = 0 });
@@ -181,17 +215,19 @@ static qn_kbuffer *stage(qn_writer *w, const transposer *t, qn_kbuffer *from, qn
                              qn_kb_splat(b, qn_kb_index(b, t->n_rows), t->lanes));
     row->value = way > 0 ? t->first_row : qn_kb_iadd(b, t->first_row, qn_kb_index(b, t->n_rows - 1));
     for (int i = 0; i < t->lanes; i++) {
-        column->value = qn_kb_iadd(b, t->first_column, qn_kb_index(b, i));
-        rows[i] = i >= t->n_columns ? none
+        column->value = qn_kb_iadd(b, t->first_staged, qn_kb_index(b, i));
+        rows[i] = i >= n_columns ? none
                   : some ? qn_kb_load_masked(b, from, qn_writer_index(w, linear), t->lanes, some, none)
                          : qn_kb_load(b, from, qn_writer_index(w, linear), t->lanes);
-        if (i < t->n_columns)
+        if (i < n_columns)
             fetch_ahead(w, t, w->arguments.items[from->index].buffer, from, linear);
     }
     qn_kb_transpose(b, t->lanes, rows);
     for (int i = 0; i < t->n_rows; i++)
-        qn_kb_store(b, block, qn_kb_index(b, (int64_t)i * t->lanes), rows[way > 0 ? i : t->n_rows - 1 - i],
-                    NULL);
+        qn_kb_store(b, block,
+                    qn_kb_iadd(b, qn_kb_isub(b, t->first_staged, t->first_column),
+                               qn_kb_index(b, (int64_t)i * width)),
+                    rows[way > 0 ? i : t->n_rows - 1 - i], NULL);
     b->block = cursor;
     row->value = at_row;
     column->value = at_column;
@@ -202,7 +238,7 @@ static qn_kbuffer *stage(qn_writer *w, const transposer *t, qn_kbuffer *from, qn
 static qn_kvalue *load(qn_writer *w, void *user, qn_kbuffer *from, qn_dim linear)
 {
     transposer *t = user;
-    const int way = turns(w, linear, t->row, t->column);
+    const int way = turns(w, linear, t->row, t->column, t->run);
     if (w->mask || qn_dtype_bytes(from->dtype) != 4 || !way ||
         !depends_only_on(w, linear, 3, (const qn_dim[]){ t->row, t->column, t->step }))
         return NULL;
@@ -216,15 +252,16 @@ static qn_kvalue *load(qn_writer *w, void *user, qn_kbuffer *from, qn_dim linear
     qn_kbuilder *b = &w->b;
     qn_kvalue *row = qn_kb_isub(b, qn_writer_index(w, t->row), t->first_row);
     qn_kvalue *column = qn_kb_isub(b, qn_writer_index(w, t->column), t->first_column);
-    return qn_kb_load(b, t->staged[i].block,
-                      qn_kb_iadd(b, qn_kb_imul(b, row, qn_kb_index(b, t->lanes)), column), 1);
+    const int64_t width = (t->n_columns + t->lanes - 1) / t->lanes * t->lanes;
+    return qn_kb_load(b, t->staged[i].block, qn_kb_iadd(b, qn_kb_imul(b, row, qn_kb_index(b, width)), column),
+                      1);
 }
 
 /* The row's part of each output, some steps ahead. */
-static void fetch_outputs(qn_writer *w, const transposer *t)
+static void fetch_outputs(qn_writer *w, const transposer *t, int from)
 {
     qn_var *column = qn_ispace_var_of(&w->space, t->column);
-    column->value = t->first_column;
+    column->value = qn_kb_iadd(&w->b, t->first_column, qn_kb_index(&w->b, from));
     for (int i = 0; i < t->group->n_outputs; i++) {
         qn_value *value = t->group->outputs[i];
         const int buffer = qn_lower_buffer(w->lowering, value);
@@ -242,16 +279,21 @@ static void one_block(qn_writer *w, transposer *t)
     qn_kvalue *past_row = qn_kb_iadd(b, t->first_row, qn_kb_index(b, t->n_rows)),
               *past_column = qn_kb_iadd(b, t->first_column, qn_kb_index(b, t->n_columns));
     w->section++; /* other elements than the block before */
-    /* a loop of one step holds a place for what is found to be staged; nothing that it needs comes behind it */
-    qn_kinst *once =
-        qn_kb_for(b, qn_kb_index(b, 0), qn_kb_index(b, 1), qn_kb_index(b, 1), QN_TAG_SERIAL, 0, NULL, NULL);
-    t->ahead = once->blocks[0];
+    /* a loop, of one step where a row is one vector, holds a place for what is found to be staged; nothing that it needs comes
+     * behind it */
+    const bool one = t->n_columns <= t->lanes;
+    qn_kinst *staging =
+        qn_kb_for(b, one ? qn_kb_index(b, 0) : t->first_column, one ? qn_kb_index(b, 1) : past_column,
+                  qn_kb_index(b, one ? 1 : t->lanes), QN_TAG_SERIAL, 0, NULL, NULL);
+    t->ahead = staging->blocks[0];
+    t->first_staged = one ? t->first_column : &t->ahead->arguments[0];
     t->n = 0;
-    qn_kb_end_for(b, once, NULL);
+    qn_kb_end_for(b, staging, NULL);
     w->load = load;
     w->load_user = t;
     qn_writer_loop rows = qn_writer_for(w, t->row, t->first_row, past_row, QN_TAG_SERIAL, 0, NULL, NULL);
-    fetch_outputs(w, t);
+    for (int i = 0; i < t->n_columns; i += t->lanes)
+        fetch_outputs(w, t, i);
     qn_writer_loop columns =
         qn_writer_for(w, t->column, t->first_column, past_column, QN_TAG_VECTOR, 0, NULL, NULL);
     qn_loop_element(w, t->group, t->at);
@@ -273,7 +315,27 @@ static void rows_of_blocks(qn_writer *w, transposer *t, int64_t n_rows, qn_kvalu
     qn_kb_end_for(b, loop, NULL);
 }
 
-qn_dim qn_write_transposed(qn_writer *w, const qn_group *group, const qn_nest *nest, int row_axis,
+/* How many vectors a block's rows have, so that whole blocks are as many as whole vectors allow. */
+static int vectors_of(int64_t columns, int lanes)
+{
+    int vectors = columns < lanes ? 1 : MAX_VECTORS;
+    while (columns / lanes % vectors != 0)
+        vectors--;
+    return vectors;
+}
+
+typedef struct range {
+    qn_kvalue *low, *high;
+} range;
+
+/* A part of [0, extent), all being of `size` but the last. */
+static range part_of(qn_kbuilder *b, qn_kvalue *part, int64_t size, int64_t extent)
+{
+    qn_kvalue *low = qn_kb_imul(b, part, qn_kb_index(b, size));
+    return (range){ low, qn_kb_imin(b, qn_kb_iadd(b, low, qn_kb_index(b, size)), qn_kb_index(b, extent)) };
+}
+
+qn_dim qn_write_transposed(qn_writer *w, const qn_group *group, const qn_nest *nest, int row_axis, bool run,
                            int64_t grain)
 {
     qn_kbuilder *b = &w->b;
@@ -281,6 +343,7 @@ qn_dim qn_write_transposed(qn_writer *w, const qn_group *group, const qn_nest *n
     transposer *t = QN_NEW(w->arena, transposer);
     t->group = group;
     t->lanes = lanes_of(w->lowering);
+    t->run = run;
     qn_dim extents[QN_MAX_RANK], outer_index[QN_MAX_RANK], outer_extents[QN_MAX_RANK], index[QN_MAX_RANK],
         outer = qn_dim_const(dims, 1);
     const int last = nest->n - 1;
@@ -292,12 +355,17 @@ qn_dim qn_write_transposed(qn_writer *w, const qn_group *group, const qn_nest *n
         outer_extents[n_outer++] = extents[i];
         outer = qn_dim_mul(dims, outer, extents[i]);
     }
-    const int64_t lanes = t->lanes, n_rows = extents[row_axis]->value, n_columns = extents[last]->value;
-    /* a task: some rows of one step of the outer axes, or some steps of them */
+    const int64_t lanes = t->lanes, n_rows = extents[row_axis]->value, n_columns = extents[last]->value,
+                  width = run ? vectors_of(n_columns, t->lanes) * lanes : lanes;
+    /* a task: some rows of one step of the outer axes, in a run some columns of them, or some steps */
     int64_t rows = grain / n_columns / lanes * lanes;
     rows = rows < lanes ? lanes : rows;
     rows = rows > n_rows ? n_rows : rows;
-    const int64_t pieces = (n_rows + rows - 1) / rows,
+    int64_t columns = run ? grain / rows / width * width : n_columns;
+    columns = columns < width ? width : columns;
+    columns = columns > n_columns ? n_columns : columns;
+    const int64_t row_pieces = (n_rows + rows - 1) / rows,
+                  pieces = row_pieces * ((n_columns + columns - 1) / columns),
                   steps = pieces > 1 || grain < n_rows * n_columns ? 1 : grain / (n_rows * n_columns);
     const qn_dim parts = qn_dim_ceildiv(dims, outer, qn_dim_const(dims, steps));
     const qn_dim step = t->step = qn_ispace_var(&w->space, outer, false);
@@ -310,27 +378,27 @@ qn_dim qn_write_transposed(qn_writer *w, const qn_group *group, const qn_nest *n
     for (int i = 0; i < group->n_outputs; i++)
         qn_nest_index(w, nest, index, &group->outputs[i]->type, t->at[i]);
 
-    qn_kvalue *task = qn_kb_task(b), *all = qn_kb_index(b, n_rows);
-    qn_kvalue *low = qn_kb_imul(b, qn_kb_imod(b, task, qn_kb_index(b, pieces)), qn_kb_index(b, rows));
-    qn_kvalue *high = qn_kb_imin(b, qn_kb_iadd(b, low, qn_kb_index(b, rows)), all);
+    qn_kvalue *task = qn_kb_task(b), *piece = qn_kb_imod(b, task, qn_kb_index(b, pieces));
+    const range by_row = part_of(b, qn_kb_imod(b, piece, qn_kb_index(b, row_pieces)), rows, n_rows),
+                by_column = part_of(b, qn_kb_idiv(b, piece, qn_kb_index(b, row_pieces)), columns, n_columns);
     qn_kvalue *from = qn_kb_imul(b, qn_kb_idiv(b, task, qn_kb_index(b, pieces)), qn_kb_index(b, steps));
     qn_kvalue *to = qn_kb_imin(b, qn_kb_iadd(b, from, qn_kb_index(b, steps)), qn_writer_index(w, outer));
-    qn_kvalue *whole = qn_kb_index(b, n_rows - n_rows % lanes);
+    qn_kvalue *whole_rows = qn_kb_index(b, n_rows - n_rows % lanes),
+              *whole_columns = qn_kb_index(b, n_columns - n_columns % lanes);
     qn_writer_loop by_step = qn_writer_for(w, step, from, to, QN_TAG_SERIAL, 0, NULL, NULL);
     for (int i = 0; i < group->n_outputs; i++)
         qn_writer_prepare(w, group->outputs[i], t->at[i]);
     for (int rest = 0; rest < 2; rest++) { /* whole blocks of columns, then what is left of them */
-        const int64_t begin = rest ? n_columns - n_columns % lanes : 0;
-        t->n_columns = (int)(rest ? n_columns % lanes : n_columns < lanes ? 0 : lanes);
+        t->n_columns = (int)(rest ? n_columns % lanes : n_columns < lanes ? 0 : width);
         if (t->n_columns == 0)
             continue;
-        qn_kinst *by_column = qn_kb_for(b, qn_kb_index(b, begin),
-                                        qn_kb_index(b, rest ? n_columns : n_columns - n_columns % lanes),
-                                        qn_kb_index(b, lanes), QN_TAG_SERIAL, 0, NULL, NULL);
-        t->first_column = &by_column->blocks[0]->arguments[0];
-        rows_of_blocks(w, t, n_rows < lanes ? 0 : lanes, low, qn_kb_imin(b, high, whole));
-        rows_of_blocks(w, t, n_rows % lanes, qn_kb_imax(b, low, whole), high);
-        qn_kb_end_for(b, by_column, NULL);
+        qn_kinst *blocks = qn_kb_for(b, rest ? qn_kb_imax(b, by_column.low, whole_columns) : by_column.low,
+                                     rest ? by_column.high : qn_kb_imin(b, by_column.high, whole_columns),
+                                     qn_kb_index(b, rest ? lanes : width), QN_TAG_SERIAL, 0, NULL, NULL);
+        t->first_column = &blocks->blocks[0]->arguments[0];
+        rows_of_blocks(w, t, n_rows < lanes ? 0 : lanes, by_row.low, qn_kb_imin(b, by_row.high, whole_rows));
+        rows_of_blocks(w, t, n_rows % lanes, qn_kb_imax(b, by_row.low, whole_rows), by_row.high);
+        qn_kb_end_for(b, blocks, NULL);
     }
     qn_writer_end_for(w, &by_step, NULL);
     return qn_dim_mul(dims, parts, qn_dim_const(dims, pieces));

@@ -1,6 +1,6 @@
 /* Kernels that transpose in blocks, against the interpreter: alone and with element-wise neighbours, into panels, with outer
  * axes that are spread over tasks, of several operands at once, with blocks that are left over, with rows along any axis and
- * backwards, on machines with 16 and with 8 lanes. */
+ * backwards, with columns along several axes, on machines with 16 and with 8 lanes. */
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stddef.h>
@@ -114,6 +114,35 @@ static void channels(void **state)
                      "%y = reshape %a {dims = [128, 256, 9]} : f32[128, 256, 9]\nreturn %y\n}\n");
 }
 
+/* The taps are no whole vectors, but what is written is a run over channels and taps. */
+static void runs(void **state)
+{
+    (void)state;
+    compare("two outputs",
+            "graph @f(%g: f32[64, 2, 9, 16], %p: f32[32, 64, 9]) -> (f32[32, 64, 9], f32[32, 64, 9]) {\n"
+            "%a = transpose %g {perm = [1, 3, 0, 2]} : f32[2, 16, 64, 9]\n"
+            "%b = reshape %a {dims = [32, 64, 9]} : f32[32, 64, 9]\n"
+            "%x = mul %p, %b : f32[32, 64, 9]\n%y = sub %x, %b : f32[32, 64, 9]\n"
+            "return %x, %y\n}\n");
+    compare("rows and columns left over",
+            "graph @f(%g: f32[11, 3, 7, 20], %p: f32[60, 11, 7]) -> f32[60, 11, 7] {\n"
+            "%a = transpose %g {perm = [1, 3, 0, 2]} : f32[3, 20, 11, 7]\n"
+            "%b = reshape %a {dims = [60, 11, 7]} : f32[60, 11, 7]\n"
+            "%y = add %p, %b : f32[60, 11, 7]\nreturn %y\n}\n");
+    compare("shorter than a vector", "graph @f(%g: f32[2, 2, 3, 32], %p: f32[64, 2, 3]) -> f32[64, 2, 3] {\n"
+                                     "%a = transpose %g {perm = [1, 3, 0, 2]} : f32[2, 32, 2, 3]\n"
+                                     "%b = reshape %a {dims = [64, 2, 3]} : f32[64, 2, 3]\n"
+                                     "%y = add %p, %b : f32[64, 2, 3]\nreturn %y\n}\n");
+    compare("three axes, backwards",
+            "graph @f(%g: f32[5, 6, 3, 48], %p: f32[48, 6, 5, 3]) -> f32[48, 6, 5, 3] {\n"
+            "%r = reverse %g {axes = [3]} : f32[5, 6, 3, 48]\n"
+            "%a = transpose %r {perm = [3, 1, 0, 2]} : f32[48, 6, 5, 3]\n"
+            "%y = add %p, %a : f32[48, 6, 5, 3]\nreturn %y\n}\n");
+    compare("pieces of columns", "graph @f(%g: f32[400, 9, 16], %p: f32[16, 400, 9]) -> f32[16, 400, 9] {\n"
+                                 "%a = transpose %g {perm = [2, 0, 1]} : f32[16, 400, 9]\n"
+                                 "%y = mul %p, %a : f32[16, 400, 9]\nreturn %y\n}\n");
+}
+
 /* What lies outside is not loaded: the block is not transposed as one. */
 static void padded(void **state)
 {
@@ -128,7 +157,7 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(matrices), cmocka_unit_test(more_axes), cmocka_unit_test(left_over),
-        cmocka_unit_test(channels), cmocka_unit_test(padded),
+        cmocka_unit_test(channels), cmocka_unit_test(runs),      cmocka_unit_test(padded),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
