@@ -9,7 +9,7 @@
 
 #include <string.h>
 
-enum { BLOCK = 96, BLOCK_K = 256, TILE = 4 }; /* BLOCK is a multiple of TILE */
+enum { BLOCK = 96, BLOCK_K = 256, TILE = 4, FEW = 16 }; /* BLOCK is a multiple of TILE */
 
 /* Rows [at, at + n) of the left (columns of the right) matrix, elements [k, k + n_k) of each:
  * to[(k' - k) * BLOCK + (i - at)]. */
@@ -20,7 +20,8 @@ typedef struct product {
     pack_fn pack_left, pack_right;
     const void *left, *right;
     qn_array *result;
-    int64_t at; /* of its first element; rows follow each other */
+    int64_t at;                    /* of its first element; rows follow each other */
+    int64_t row_step, column_step; /* set by run_product: between elements of the result */
 } product;
 
 /* Packed blocks and the sums of a block of the result. */
@@ -33,7 +34,7 @@ typedef struct workspace {
 typedef double pair_f __attribute__((vector_size(16), may_alias));
 typedef uint64_t pair_i __attribute__((vector_size(16), may_alias));
 
-/* sums += left x right, in tiles whose sums stay in registers. */
+/* sums = left x right if it is the first block of K, or else sums +=, in tiles whose sums stay in registers. */
 #define UNROLL _Pragma("GCC unroll 4")
 #define MULTIPLY(pair, type, field)                                           \
     do {                                                                      \
@@ -42,8 +43,8 @@ typedef uint64_t pair_i __attribute__((vector_size(16), may_alias));
                 pair *at = (pair *)(w->sums + i * BLOCK + j), sum[TILE][2];   \
                 UNROLL for (int r = 0; r < TILE; r++)                         \
                 {                                                             \
-                    sum[r][0] = at[r * BLOCK / 2];                            \
-                    sum[r][1] = at[r * BLOCK / 2 + 1];                        \
+                    sum[r][0] = first ? (pair){ 0 } : at[r * BLOCK / 2];      \
+                    sum[r][1] = first ? (pair){ 0 } : at[r * BLOCK / 2 + 1];  \
                 }                                                             \
                 for (int64_t k = 0; k < n_k; k++) {                           \
                     const qn_scalar *a = w->left + k * BLOCK + i;             \
@@ -62,12 +63,12 @@ typedef uint64_t pair_i __attribute__((vector_size(16), may_alias));
             }                                                                 \
     } while (0)
 
-static void multiply_floats(const workspace *w, int64_t rows, int64_t columns, int64_t n_k)
+static void multiply_floats(const workspace *w, int64_t rows, int64_t columns, int64_t n_k, bool first)
 {
     MULTIPLY(pair_f, double, f);
 }
 
-static void multiply_ints(const workspace *w, int64_t rows, int64_t columns, int64_t n_k)
+static void multiply_ints(const workspace *w, int64_t rows, int64_t columns, int64_t n_k, bool first)
 {
     MULTIPLY(pair_i, uint64_t, i);
 }
@@ -77,28 +78,41 @@ static int64_t least(int64_t a, int64_t b)
     return a < b ? a : b;
 }
 
-static void run_product(const product *p, const workspace *w)
+static void run_blocks(const product *p, const workspace *w)
 {
     const qn_dtype dtype = p->result->dtype;
     for (int64_t j = 0; j < p->columns; j += BLOCK) {
         const int64_t columns = least(p->columns - j, BLOCK);
         for (int64_t i = 0; i < p->rows; i += BLOCK) {
             const int64_t rows = least(p->rows - i, BLOCK);
-            memset(w->sums, 0, BLOCK * BLOCK * sizeof *w->sums); /* 0 and 0.0 */
-            for (int64_t k = 0; k < p->k; k += BLOCK_K) {
+            for (int64_t k = 0; k == 0 || k < p->k; k += BLOCK_K) {
                 const int64_t n_k = least(p->k - k, BLOCK_K);
                 p->pack_left(p->left, i, rows, k, n_k, w->left);
                 p->pack_right(p->right, j, columns, k, n_k, w->right);
                 if (qn_dtype_is_float(dtype))
-                    multiply_floats(w, rows, columns, n_k);
+                    multiply_floats(w, rows, columns, n_k, k == 0);
                 else
-                    multiply_ints(w, rows, columns, n_k);
+                    multiply_ints(w, rows, columns, n_k, k == 0);
             }
             for (int64_t r = 0; r < rows; r++)
                 qn_lanes_store(dtype, w->sums + r * BLOCK, columns,
-                               qn_element(p->result, p->at + (i + r) * p->columns + j), 1);
+                               qn_element(p->result, p->at + (i + r) * p->row_step + j * p->column_step),
+                               p->column_step);
         }
     }
+}
+
+/* Of a few columns (filters through a transform) each is treated as a row: a block then has its whole width of work. */
+static void run_product(const product *p, const workspace *w)
+{
+    product q = *p;
+    q.row_step = p->columns;
+    q.column_step = 1;
+    if (p->columns < FEW && p->columns < p->rows) {
+        q.rows = p->columns, q.pack_left = p->pack_right, q.left = p->right, q.row_step = 1;
+        q.columns = p->rows, q.pack_right = p->pack_left, q.right = p->left, q.column_step = p->columns;
+    }
+    run_blocks(&q, w);
 }
 
 static qn_status workspace_new(qn_eval *e, workspace *w)
