@@ -111,6 +111,12 @@ int qn_lower_buffer(qn_lowering *l, qn_value *value)
     return *buffer;
 }
 
+bool qn_lower_is_io(const qn_lowering *l, qn_value *value)
+{
+    const int buffer = l->scope->buffers[qn_value_memory(value)->id];
+    return buffer >= 0 && l->program->buffers[buffer].place == QN_PLACE_IO;
+}
+
 int qn_lower_replaced(const qn_lowering *l, int buffer)
 {
     const qn_graph *graph = l->scope->graph;

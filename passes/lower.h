@@ -51,6 +51,8 @@ qn_dim qn_lower_dim(const qn_lowering *l, qn_dim d);
 
 /* The program buffer of a value; what is no code yet (a constant, a reshape) gets one. */
 int qn_lower_buffer(qn_lowering *l, qn_value *value);
+/* Is the value an input or an output of the entry, in the caller's memory? */
+bool qn_lower_is_io(const qn_lowering *l, qn_value *value);
 /* A new one in the workspace; for kernel-to-kernel scratch too. `elements` is a dim of the program. */
 int qn_lower_scratch(qn_lowering *l, const char *name, qn_dtype dtype, qn_dim elements);
 void qn_lower_copy(qn_lowering *l, int from, int to); /* nothing when they are the same */

@@ -50,6 +50,7 @@ double qn_likely_extent(qn_dim d)
 
 void qn_loops_plan(qn_writer *w, const qn_nest *nest, int64_t grain, qn_loops *out)
 {
+    enum { FEW_TASKS = 12 };
     qn_dims *dims = w->space.dims;
     qn_dim extents[QN_MAX_RANK];
     double at_most = 1;
@@ -92,9 +93,14 @@ void qn_loops_plan(qn_writer *w, const qn_nest *nest, int64_t grain, qn_loops *o
             *to = qn_dim_mul(dims, *to, extents[i]);
         }
         const qn_dim one = qn_dim_const(dims, 1);
-        const qn_dim chunk = qn_dim_max(
+        qn_dim chunk = qn_dim_max(
             dims, one, qn_dim_floordiv(dims, qn_dim_const(dims, grain), qn_dim_max(dims, one, inner)));
         out->tasks = qn_dim_ceildiv(dims, steps, chunk);
+        if (qn_dim_is_const(out->tasks) && out->tasks->value % 2 && out->tasks->value > 1 &&
+            out->tasks->value < FEW_TASKS) { /* three would take two threads as long as four */
+            chunk = qn_dim_ceildiv(dims, steps, qn_dim_const(dims, out->tasks->value + 1));
+            out->tasks = qn_dim_ceildiv(dims, steps, chunk);
+        }
         const qn_dim var = qn_ispace_var(&w->space, steps, false);
         qn_ix_split(&w->space, var, lead, extents, out->index);
         if (qn_dim_is(chunk, 1)) {
@@ -316,11 +322,20 @@ static void write_elements(qn_writer *w, const qn_group *group, const qn_nest *n
         qn_writer_end_for(w, &open[k], NULL);
 }
 
+/* Is an input the caller's, which is hardly in the caches? */
+static bool reads_callers(const qn_lowering *l, const qn_group *group)
+{
+    for (int i = 0; i < group->n_inputs; i++)
+        if (qn_lower_is_io(l, group->inputs[i]))
+            return true;
+    return false;
+}
+
 /* Enough tasks for some threads, each of some microseconds: handing one over costs a third of one. Where the size isn't known
  * there may be much to do. */
 int64_t qn_task_elements(const qn_lowering *l, const qn_group *group)
 {
-    enum { ENOUGH_TASKS = 16, TASK_PICOSECONDS = 2000000, ELEMENT = 100, COST = 10 /* picoseconds */ };
+    enum { ENOUGH_TASKS = 16, TASK_PICOSECONDS = 2000000, COST = 10 /* picoseconds */ };
     const int64_t most = QN_GRAIN_OF(l->options);
     int64_t elements = 1, cost = 0;
     if (l->options->machine && l->options->machine->gpu)
@@ -331,8 +346,9 @@ int64_t qn_task_elements(const qn_lowering *l, const qn_group *group)
             return most;
     for (int i = 0; i < group->n_nodes; i++)
         cost += qn_node_cost(group->nodes[i]);
+    const int64_t element = reads_callers(l, group) ? 250 : 100;
     int64_t least = most;
-    while (least > 64 && least / 2 * (ELEMENT + COST * cost) >= TASK_PICOSECONDS)
+    while (least > 64 && least / 2 * (element + COST * cost) >= TASK_PICOSECONDS)
         least /= 2;
     const int64_t even = elements / ENOUGH_TASKS / 64 * 64;
     return even < least ? least : even > most ? most : even;

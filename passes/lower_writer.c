@@ -3,7 +3,7 @@
 
 #include "passes/lower.h"
 
-enum { AHEAD_BYTES = 1 << 20, PAST_CACHES_BYTES = 32 << 20 };
+enum { AHEAD_BYTES = 1 << 20, CALLERS_AHEAD_BYTES = 256 << 10, PAST_CACHES_BYTES = 32 << 20 };
 
 void qn_writer_init(qn_writer *w, qn_lowering *l, const char *name, qn_arena *scratch)
 {
@@ -204,8 +204,18 @@ bool qn_writer_bypasses(const qn_writer *w, int buffer)
 static bool is_streamed(qn_writer *w, const qn_kbuffer *buffer, qn_dim linear)
 {
     qn_dim coefficient, rest;
-    return w->stream && !w->mask && buffer->space == QN_SPACE_ARGUMENT &&
+    return w->stream && buffer->space == QN_SPACE_ARGUMENT &&
            qn_ix_affine(&w->space, linear, w->stream, &coefficient, &rest) && qn_dim_is(coefficient, 1);
+}
+
+/* Has what a load will read later fetched now, where that is likely not in the caches: what the caller owns was last seen a run ago. */
+static void fetch_ahead(qn_writer *w, qn_kbuffer *buffer, qn_dim linear, qn_kvalue *index)
+{
+    const int at = w->arguments.items[buffer->index].buffer;
+    const bool callers = w->lowering->program->buffers[at].place == QN_PLACE_IO;
+    if (w->ahead > 0 && on_cpu(w) && is_streamed(w, buffer, linear) &&
+        has_bytes(w, at, callers ? CALLERS_AHEAD_BYTES : AHEAD_BYTES))
+        qn_kb_prefetch(&w->b, buffer, qn_kb_iadd(&w->b, index, qn_kb_index(&w->b, w->ahead)), 0);
 }
 
 qn_kvalue *qn_writer_load(qn_writer *w, qn_kbuffer *buffer, qn_dim linear)
@@ -215,26 +225,24 @@ qn_kvalue *qn_writer_load(qn_writer *w, qn_kbuffer *buffer, qn_dim linear)
     if (other)
         return other;
     qn_kvalue *index = qn_writer_index(w, linear);
-    if (w->mask)
-        return qn_kb_load_masked(&w->b, buffer, index, 1, w->mask, NULL);
-    if (w->ahead > 0 && on_cpu(w) && is_streamed(w, buffer, linear) &&
-        has_bytes(w, w->arguments.items[buffer->index].buffer, AHEAD_BYTES))
-        qn_kb_prefetch(&w->b, buffer, qn_kb_iadd(&w->b, index, qn_kb_index(&w->b, w->ahead)), 0);
-    return qn_kb_load(&w->b, buffer, index, 1);
+    if (buffer->space == QN_SPACE_ARGUMENT)
+        fetch_ahead(w, buffer, linear, index);
+    return w->mask ? qn_kb_load_masked(&w->b, buffer, index, 1, w->mask, NULL)
+                   : qn_kb_load(&w->b, buffer, index, 1);
 }
 
 void qn_writer_store(qn_writer *w, qn_kbuffer *buffer, qn_dim linear, qn_kvalue *value)
 {
     note_access(w, buffer, linear, true);
     qn_kinst *store = qn_kb_store(&w->b, buffer, qn_writer_index(w, linear), value, NULL);
-    store->nontemporal = !buffer->read && is_streamed(w, buffer, linear) &&
+    store->nontemporal = !buffer->read && !w->mask && is_streamed(w, buffer, linear) &&
                          qn_writer_bypasses(w, w->arguments.items[buffer->index].buffer);
 }
 
 void qn_writer_prefetch(qn_writer *w, qn_kbuffer *buffer, qn_dim linear)
 {
     const int at = w->arguments.items[buffer->index].buffer;
-    if (on_cpu(w) && is_streamed(w, buffer, linear) && has_bytes(w, at, AHEAD_BYTES) &&
+    if (on_cpu(w) && !w->mask && is_streamed(w, buffer, linear) && has_bytes(w, at, AHEAD_BYTES) &&
         !has_bytes(w, at, past_caches(w)))
         qn_kb_prefetch(&w->b, buffer, qn_writer_index(w, linear), 0);
 }
