@@ -4,11 +4,15 @@
  *   scanned  x W^T + bias of the step [B, gates * H], computed for all steps before; the step's number
  *   captured R [gates * H, H], and where there are: bias of R, peepholes, lengths of the sequences
  *
+ * com.microsoft's DynamicQuantizeLSTM has W and R in bytes, transposed, with scales and zero points; x, and h of each step, are
+ * quantized by their range and multiplied as bytes.
+ *
  * Beyond a sequence's length the state stays and the output is 0; so a reverse scan starts at its last element. */
 #include <string.h>
 
 #include "frontend/onnx/arith.h"
 #include "frontend/onnx/families.h"
+#include "frontend/onnx/quant.h"
 
 typedef enum cell_kind { CELL_RNN, CELL_GRU, CELL_LSTM } cell_kind;
 
@@ -25,6 +29,7 @@ typedef struct cell {
     int64_t hidden;
     double clip; /* 0: none */
     bool batch_first, couple_gates, linear_before_reset;
+    bool in_bytes;         /* W and R are [I, gates * H] and [H, gates * H] of bytes */
     qn_value *x, *lengths; /* [S, B, I]; i64 [B] or NULL */
 } cell;
 
@@ -162,15 +167,30 @@ static qn_value *times_transposed(qn_builder *b, qn_value *x, qn_value *w)
     return qn_b_dot_general(b, x, w, &dot, QUERN_INVALID_DTYPE);
 }
 
+/* W or R; scale NULL: of floats. */
+typedef qn_onnx_quantized matrix;
+
+/* x [.., I] times W or R: [.., gates * H] */
+static qn_value *times(qn_builder *b, const cell *c, qn_value *x, const matrix *w)
+{
+    if (!w->scale)
+        return times_transposed(b, x, w->bytes);
+    qn_onnx_node here = *c->n; /* in the graph of b */
+    here.b = *b;
+    const qn_onnx_quantized q = qn_onnx_quantize_dynamic(b, x);
+    return q.bytes ? qn_onnx_scaled_matmul(&here, &q, w) : NULL;
+}
+
 /* Values that a step reads besides its states. NULL where there are none. */
 typedef struct step {
-    qn_value *r, *bias_r, *peepholes;
+    matrix r;
+    qn_value *bias_r, *peepholes;
 } step;
 
 static qn_value *step_rnn(qn_builder *b, const cell *c, const activation *f, const step *s, qn_value *xw,
                           qn_value *h)
 {
-    return apply(b, c, &f[0], add(b, xw, times_transposed(b, h, s->r)));
+    return apply(b, c, &f[0], add(b, xw, times(b, c, h, &s->r)));
 }
 
 /* Rows [k * H, (k + count) * H) of R. */
@@ -183,11 +203,11 @@ static qn_value *rows(qn_builder *b, const cell *c, qn_value *r, int k, int coun
 static qn_value *step_gru(qn_builder *b, const cell *c, const activation *f, const step *s, qn_value *xw,
                           qn_value *h)
 {
-    qn_value *zr = add(b, gates(b, c, xw, 0, 2), times_transposed(b, h, rows(b, c, s->r, 0, 2)));
+    qn_value *zr = add(b, gates(b, c, xw, 0, 2), times_transposed(b, h, rows(b, c, s->r.bytes, 0, 2)));
     if (s->bias_r)
         zr = add(b, zr, gates(b, c, s->bias_r, 0, 2));
     zr = apply(b, c, &f[0], zr);
-    qn_value *z = gates(b, c, zr, 0, 1), *r = gates(b, c, zr, 1, 1), *r_hidden = rows(b, c, s->r, 2, 1);
+    qn_value *z = gates(b, c, zr, 0, 1), *r = gates(b, c, zr, 1, 1), *r_hidden = rows(b, c, s->r.bytes, 2, 1);
     qn_value *bias = gates(b, c, s->bias_r, 2, 1), *from_h;
     if (c->linear_before_reset) {
         from_h = times_transposed(b, h, r_hidden);
@@ -204,7 +224,7 @@ static qn_value *step_gru(qn_builder *b, const cell *c, const activation *f, con
 static qn_value *step_lstm(qn_builder *b, const cell *c, const activation *f, const step *s, qn_value *xw,
                            qn_value *h, qn_value *state, qn_value **out_state)
 {
-    qn_value *all = add(b, xw, times_transposed(b, h, s->r)), *p = s->peepholes;
+    qn_value *all = add(b, xw, times(b, c, h, &s->r)), *p = s->peepholes;
     qn_value *i = gates(b, c, all, 0, 1), *o = gates(b, c, all, 1, 1), *forget = gates(b, c, all, 2, 1);
     if (p) {
         i = add(b, i, mul(b, gates(b, c, p, 0, 1), state));
@@ -223,7 +243,7 @@ static qn_value *step_lstm(qn_builder *b, const cell *c, const activation *f, co
 }
 
 /* One direction as a scan; results y [S, B, H], h, c. */
-static bool scan_direction(const cell *c, int direction, bool reverse, qn_value *w, qn_value *r,
+static bool scan_direction(const cell *c, int direction, bool reverse, const matrix *w, const matrix *r,
                            qn_value *bias, qn_value *peepholes, qn_value *h0, qn_value *c0,
                            qn_value **results)
 {
@@ -231,7 +251,7 @@ static bool scan_direction(const cell *c, int direction, bool reverse, qn_value 
     qn_builder *b = &n->b, inner = *b;
     bool is_lstm = c->kind == CELL_LSTM;
     int n_states = is_lstm ? 2 : 1, n_captured = 0, n_operands = 0;
-    qn_value *operands[8], *xw = times_transposed(b, c->x, w), *bias_r = NULL;
+    qn_value *operands[10], *xw = times(b, c, c->x, w), *bias_r = NULL;
     if (bias) {
         xw = add(b, xw, gates(b, c, bias, 0, c->n_gates));
         bias_r = gates(b, c, bias, c->n_gates, c->n_gates);
@@ -240,7 +260,7 @@ static bool scan_direction(const cell *c, int direction, bool reverse, qn_value 
             bias_r = NULL;
         }
     }
-    if (!xw || !r || !h0 || (is_lstm && !c0))
+    if (!xw || !h0 || (is_lstm && !c0))
         return false;
     qn_dim steps = xw->type.dims[0];
     qn_type index = qn_type_make(n->im->module, QUERN_I64, 1, &steps);
@@ -250,7 +270,9 @@ static bool scan_direction(const cell *c, int direction, bool reverse, qn_value 
         operands[n_operands++] = c0;
     operands[n_operands++] = xw;
     operands[n_operands++] = qn_b_iota(b, &index, 0);
-    qn_value *captured[4] = { r, bias_r, peepholes, c->lengths }, *in[8], *inside[4] = { NULL };
+    enum { BIAS, PEEPHOLES, LENGTHS, R, R_SCALE, R_ZERO, N_CAPTURED };
+    qn_value *captured[N_CAPTURED] = { bias_r, peepholes, c->lengths, r->bytes, r->scale, r->zero }, *in[4],
+             *inside[N_CAPTURED] = { NULL };
     for (int i = 0; i < n_operands; i++) {
         qn_type type = operands[i]->type;
         if (i >= n_states)
@@ -258,13 +280,13 @@ static bool scan_direction(const cell *c, int direction, bool reverse, qn_value 
         in[i] = qn_graph_add_input(inner.graph, NULL, type, QN_ROLE_INPUT);
     }
     int n_own = n_operands;
-    for (int i = 0; i < 4; i++)
+    for (int i = 0; i < N_CAPTURED; i++)
         if (captured[i]) {
             inside[i] = qn_graph_add_input(inner.graph, NULL, captured[i]->type, QN_ROLE_INPUT);
             operands[n_operands++] = captured[i];
             n_captured++;
         }
-    step s = { inside[0], inside[1], inside[2] };
+    step s = { { inside[R], inside[R_SCALE], inside[R_ZERO] }, inside[BIAS], inside[PEEPHOLES] };
     const activation *f = c->activations[direction];
     qn_value *h = in[0], *state = is_lstm ? in[1] : NULL, *x = in[n_states], *new_state = NULL, *new_h;
     if (is_lstm)
@@ -272,8 +294,8 @@ static bool scan_direction(const cell *c, int direction, bool reverse, qn_value 
     else
         new_h = c->kind == CELL_GRU ? step_gru(&inner, c, f, &s, x, h) : step_rnn(&inner, c, f, &s, x, h);
     qn_value *y = new_h;
-    if (inside[3] && new_h) { /* is the step within the sequence? [B, 1] */
-        qn_value *active = compare(&inner, QN_LT, in[n_own - 1], inside[3]);
+    if (inside[LENGTHS] && new_h) { /* is the step within the sequence? [B, 1] */
+        qn_value *active = compare(&inner, QN_LT, in[n_own - 1], inside[LENGTHS]);
         active = qn_b_expand_dims(&inner, active, 1);
         y = choose(&inner, active, new_h, number_like(&inner, new_h, 0));
         new_h = choose(&inner, active, new_h, h);
@@ -298,8 +320,34 @@ static bool scan_direction(const cell *c, int direction, bool reverse, qn_value 
 static bool is_plain_lstm(const cell *c, int direction, const qn_value *peepholes)
 {
     const activation *f = c->activations[direction];
-    return c->kind == CELL_LSTM && !c->lengths && !peepholes && !c->clip && !c->couple_gates &&
-           !strcmp(f[0].name, "Sigmoid") && !strcmp(f[1].name, "Tanh") && !strcmp(f[2].name, "Tanh");
+    return c->kind == CELL_LSTM && !c->in_bytes && !c->lengths && !peepholes && !c->clip &&
+           !c->couple_gates && !strcmp(f[0].name, "Sigmoid") && !strcmp(f[1].name, "Tanh") &&
+           !strcmp(f[2].name, "Tanh");
+}
+
+/* W (input 1) or R (2), of bytes with the scale at `scale` and the zero point behind it; false after a report. */
+static bool read_matrix(const cell *c, int input, int scale, int direction, matrix *out)
+{
+    qn_onnx_node *n = c->n;
+    const qn_dim columns = qn_dim_const(n->im->dims, c->hidden * c->n_gates);
+    *out = (matrix){ .bytes = direction_of(n, input, direction) };
+    if (out->bytes && c->in_bytes) {
+        if (!qn_onnx_in(n, scale) || !qn_onnx_in(n, scale + 1))
+            return false;
+        out->scale = direction_of(n, scale, direction);
+        out->zero = direction_of(n, scale + 1, direction);
+    }
+    if (!out->bytes || !qn_onnx_ok(n))
+        return false;
+    bool fits = out->bytes->type.rank == 2 && out->bytes->type.dims[c->in_bytes] == columns;
+    for (int i = 0; fits && c->in_bytes && i < 2; i++) {
+        const qn_type *type = i ? &out->zero->type : &out->scale->type;
+        fits = type->rank == 0 || (type->rank == 1 && type->dims[0] == columns);
+    }
+    if (!fits)
+        qn_onnx_malformed(n, "the weights do not fit %d gates of hidden size %lld", c->n_gates,
+                          (long long)c->hidden);
+    return fits;
 }
 
 /* Initial state: row of an input [directions, B, H] or [B, directions, H], or zeros. */
@@ -327,27 +375,28 @@ static bool import_direction(cell *c, int direction, bool reverse, qn_value **re
     qn_onnx_node *n = c->n;
     qn_builder *b = &n->b;
     bool is_lstm = c->kind == CELL_LSTM;
-    qn_value *w = direction_of(n, 1, direction), *r = direction_of(n, 2, direction),
-             *bias = direction_of(n, 3, direction);
+    matrix w, r;
+    if (!read_matrix(c, 1, 8, direction, &w) || !read_matrix(c, 2, 10, direction, &r))
+        return false;
+    qn_value *bias = direction_of(n, 3, direction);
     qn_value *peepholes = is_lstm ? direction_of(n, 7, direction) : NULL;
     qn_value *h0 = initial_state(c, 5, direction), *c0 = is_lstm ? initial_state(c, 6, direction) : NULL;
-    if (!qn_onnx_ok(n) || !w || !r)
+    if (!qn_onnx_ok(n))
         return false;
-    if (w->type.rank != 2 || r->type.rank != 2 || !qn_dim_is(w->type.dims[0], c->hidden * c->n_gates) ||
-        !qn_dim_is(r->type.dims[0], c->hidden * c->n_gates) || (bias && bias->type.rank != 1)) {
-        qn_onnx_malformed(n, "the weights do not fit %d gates of hidden size %lld", c->n_gates,
-                          (long long)c->hidden);
+    if (bias && bias->type.rank != 1) {
+        qn_onnx_malformed(n, "the bias must have rank 2");
         return false;
     }
     if (!is_plain_lstm(c, direction, peepholes))
-        return scan_direction(c, direction, reverse, w, r, bias, peepholes, h0, c0, results);
+        return scan_direction(c, direction, reverse, &w, &r, bias, peepholes, h0, c0, results);
     if (bias) {
         bias = add(b, gates(b, c, bias, 0, 4), gates(b, c, bias, 4, 4));
     } else {
-        qn_type type = qn_type_make(n->im->module, w->type.dtype, 1, w->type.dims);
+        const qn_type *of_w = &w.bytes->type;
+        qn_type type = qn_type_make(n->im->module, of_w->dtype, 1, of_w->dims);
         bias = qn_b_full(b, &type, 0);
     }
-    qn_node *node = qn_b_lstm(b, c->x, w, r, bias, h0, c0, reverse);
+    qn_node *node = qn_b_lstm(b, c->x, w.bytes, r.bytes, bias, h0, c0, reverse);
     for (int i = 0; node && i < 3; i++)
         results[i] = &node->results[i];
     return node != NULL;
@@ -366,10 +415,12 @@ static qn_value *join(qn_builder *b, int n_directions, qn_value *first, qn_value
 static void import_rnn(qn_onnx_node *n)
 {
     static const char *const names[3] = { "RNN", "GRU", "LSTM" };
+    const char *name = n->proto->op_type;
     static const int n_gates[3] = { 1, 3, 4 }, n_activations[3] = { 1, 2, 3 };
     qn_builder *b = &n->b;
     cell c = { .n = n, .clip = qn_onnx_attr_float(n, "clip", 0) };
-    while (strcmp(names[c.kind], n->proto->op_type))
+    c.in_bytes = !strcmp(name, "DynamicQuantizeLSTM");
+    while (strcmp(names[c.kind], c.in_bytes ? "LSTM" : name))
         c.kind++;
     c.n_gates = n_gates[c.kind];
     c.n_activations = n_activations[c.kind];
@@ -386,11 +437,12 @@ static void import_rnn(qn_onnx_node *n)
         qn_onnx_malformed(n, "attribute direction must be forward, reverse or bidirectional");
         return;
     }
-    if (c.x->type.rank != 3 || r->rank != 3 || !qn_dim_is_const(r->dims[2]) || r->dims[2]->value < 1) {
+    const qn_dim hidden = r->rank == 3 ? r->dims[c.in_bytes ? 1 : 2] : NULL;
+    if (c.x->type.rank != 3 || !hidden || !qn_dim_is_const(hidden) || hidden->value < 1) {
         qn_onnx_malformed(n, "input and weights must have rank 3, and the hidden size be known");
         return;
     }
-    c.hidden = r->dims[2]->value;
+    c.hidden = hidden->value;
     if (qn_onnx_attr_int(n, "hidden_size", c.hidden) != c.hidden || !read_activations(&c, both ? 2 : 1)) {
         if (qn_onnx_ok(n))
             qn_onnx_malformed(n, "attribute hidden_size differs from the weights");
@@ -418,5 +470,6 @@ const qn_onnx_op qn_onnx_rnn_ops[] = {
     { "RNN", NULL, 1, 0, import_rnn },
     { "GRU", NULL, 1, 0, import_rnn },
     { "LSTM", NULL, 1, 0, import_rnn },
+    { "DynamicQuantizeLSTM", "com.microsoft", 1, 0, import_rnn },
     { 0 },
 };

@@ -198,6 +198,48 @@ class Products(unittest.TestCase):
                     np.testing.assert_allclose(got, x @ w.T + (constants["b"] if bias else 0), rtol=1e-4, atol=1e-4)
 
 
+class Recurrent(unittest.TestCase):
+    def dynamic(self, x, w, scale, zero):
+        """x, quantized by its range, times bytes."""
+        low, high = min(x.min(), 0), max(x.max(), 0)
+        s = np.float32((high - low) / 255)
+        z = np.round(-low / s) if s else np.float32(0)
+        q = np.clip(np.round(x / s) + z, 0, 255) - z if s else x
+        return q @ (w.astype(int) - zero.astype(int)) * (s * scale)
+
+    def lstm(self, x, w, ws, wz, r, rs, rz, b, h, c):
+        sigmoid = lambda v: 1 / (1 + np.exp(-v))
+        xw, out = self.dynamic(x, w, ws, wz) + b.reshape(2, -1).sum(0), []
+        for step in xw:
+            i, o, f, g = np.split(step + self.dynamic(h, r, rs, rz), 4, -1)
+            c = sigmoid(f) * c + sigmoid(i) * np.tanh(g)
+            h = sigmoid(o) * np.tanh(c)
+            out.append(h)
+        return np.array(out), h, c
+
+    def test_dynamic_quantize_lstm(self):
+        rng = np.random.default_rng(10)
+        steps, batch, size, hidden = 5, 2, 40, 32
+        for dtype, each, both in ((np.int8, True, False), (np.uint8, False, True)):
+            dirs, limits = 1 + both, np.iinfo(dtype)
+            shape = (dirs, 4 * hidden) if each else (dirs,)
+            x = rng.normal(size=(steps, batch, size)).astype(np.float32)
+            w, r = (rng.integers(limits.min, limits.max + 1, (dirs, k, 4 * hidden)).astype(dtype) for k in (size, hidden))
+            ws, rs = (rng.uniform(0.0005, 0.002, shape).astype(np.float32) for _ in range(2))
+            wz, rz = (rng.integers(*((-5, 5) if dtype == np.int8 else (120, 136)), shape).astype(dtype) for _ in range(2))
+            b = rng.normal(size=(dirs, 8 * hidden)).astype(np.float32)
+            h, c = (rng.normal(size=(dirs, batch, hidden)).astype(np.float32) for _ in range(2))
+            constants = {"w": w, "r": r, "b": b, "ws": ws, "wz": wz, "rs": rs, "rz": rz,
+                         "order": ["x", "w", "r", "b", "", "h", "c", "", "ws", "wz", "rs", "rz"]}
+            got = run("DynamicQuantizeLSTM", {"x": x, "h": h, "c": c}, constants, 3, hidden_size=hidden,
+                      direction="bidirectional" if both else "forward")
+            for d in range(dirs):
+                y, last, cell = self.lstm(x[::-1] if d else x, w[d], ws[d], wz[d], r[d], rs[d], rz[d], b[d], h[d], c[d])
+                np.testing.assert_allclose(got[0][:, d], y[::-1] if d else y, atol=1e-2)
+                np.testing.assert_allclose(got[1][d], last, atol=1e-2)
+                np.testing.assert_allclose(got[2][d], cell, atol=2e-2)
+
+
 class Mistakes(unittest.TestCase):
     """What a model says wrong, and what would do."""
 
@@ -223,6 +265,10 @@ class Mistakes(unittest.TestCase):
                      "order": "a s z b s bz c".split()})
         self.refuse("scale and zero point of A must be scalars", "MatMulIntegerToFloat", {"a": a},
                     {"b": np.zeros((64, 8), np.int8), "v": np.ones(4, np.float32), "s": s, "order": "a b v s".split()})
+        w = np.zeros((1, 64, 128), np.int8)
+        self.refuse("the weights do not fit 4 gates of hidden size 32", "DynamicQuantizeLSTM", {"x": np.zeros((3, 1, 64), np.float32)},
+                    {"w": w, "r": w[:, :32], "v": np.ones((1, 100), np.float32), "z": np.zeros(1, np.int8), "s": np.ones(1, np.float32),
+                     "order": ["x", "w", "r", "", "", "", "", "", "v", "z", "s", "z"]}, hidden_size=32)
         w, scales = np.zeros((8, 2, 16), np.uint8), np.ones((8, 2), np.float32)
         good = {"K": 64, "N": 8, "bits": 4, "block_size": 32}
         self.refuse("weights of 3 bits; 2, 4 and 8 are", "MatMulNBits", {"x": x}, {"w": w, "s": scales, "order": "x w s".split()},
