@@ -199,8 +199,8 @@ static qn_dim dilate(qn_infer_context *c, qn_dim n, int64_t dilation)
 static qn_status check_scale(qn_infer_context *c, int batch)
 {
     const qn_type *x = qn_infer_operand(c, 0), *y = qn_infer_operand(c, 1), *scale = qn_infer_operand(c, 2);
-    bool good = batch >= 0 && x->dtype == QUERN_I8 && y->dtype == QUERN_U8 && y->rank == batch + 4 &&
-                qn_dim_is(y->dims[batch + 3], 4) && scale->rank == batch + 3 &&
+    bool good = batch >= 0 && (x->dtype == QUERN_I8 || x->dtype == QUERN_F32) && y->dtype == QUERN_U8 &&
+                y->rank == batch + 4 && qn_dim_is(y->dims[batch + 3], 4) && scale->rank == batch + 3 &&
                 (scale->dtype == QUERN_F32 || scale->dtype == QUERN_BF16 || scale->dtype == QUERN_F16);
     for (int i = 0; good && i < scale->rank; i++) {
         const qn_dim of_y = y->dims[i], of_scale = scale->dims[i];
@@ -211,11 +211,11 @@ static qn_status check_scale(qn_infer_context *c, int batch)
                    of_y->value % of_scale->value == 0;
     }
     return good ? QUERN_OK
-                : qn_infer_fail(
-                      c,
-                      "x is %s, y %s, scale %s; expected i8, u8 [batch…, panels, K / 8, width, 4] and a "
-                      "float [batch…, panels, K / s, width], s a multiple of 8",
-                      qn_infer_print(c, x), qn_infer_print(c, y), qn_infer_print(c, scale));
+                : qn_infer_fail(c,
+                                "x is %s, y %s, scale %s; expected i8 or f32, u8 [batch…, panels, K / 8, "
+                                "width, 4] and a "
+                                "float [batch…, panels, K / s, width], s a multiple of 8",
+                                qn_infer_print(c, x), qn_infer_print(c, y), qn_infer_print(c, scale));
 }
 
 static qn_status matmul_packed(qn_infer_context *c)

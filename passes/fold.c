@@ -15,9 +15,11 @@
 
 enum { LARGE = 1 << 16 };
 
-/* The constant that a broadcast repeats, or NULL. */
+/* The constant that a broadcast repeats, or a reshape of one (scales for blocks), or NULL. */
 static const qn_tensor *repeated(const qn_value *value)
 {
+    if (value->node && value->node->op == QN_OP_RESHAPE && qn_type_is_static(&value->type))
+        value = qn_value_resolve(value->node->operands[0]);
     const qn_node *node = value->node;
     return node && node->op == QN_OP_BROADCAST && qn_type_is_static(&value->type)
                ? qn_value_constant(qn_value_resolve(node->operands[0]))

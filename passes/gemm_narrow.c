@@ -4,7 +4,7 @@
  *   task: some panels of columns
  *     for each pair of panels                     two streams hide more of the memory's latency than one
  *       for k: sums += x[rows, k] * float32(panel[k, 0 … width))
- *       or, where y is of four bits and x of bytes:
+ *       or, where y is of four bits and x of bytes or floats:
  *       for each group of k that shares scales: sums += scales * float32(sum of x[rows, k] * (numbers - 8))
  *       what follows the product, over the sums
  *
@@ -115,6 +115,38 @@ static void multiply_group(gemm *g, qn_kvalue *at, qn_kvalue *const *x, qn_kvalu
     }
 }
 
+/* The same where x is of floats, as floats: the columns' bytes times a word that is 1 in one of its bytes and 0 in the others is the
+ * number there. */
+static void multiply_group_floats(gemm *g, qn_kvalue *at, qn_kvalue *x_at, qn_kvalue **parts)
+{
+    qn_kbuilder *b = &g->w.b;
+    const qn_ktype i32 = { QUERN_I32, g->lanes };
+    qn_kvalue *one[QN_WORD_BYTES], *minus_eight = qn_kb_const(b, i32, (qn_scalar){ .i = -8 });
+    int mask[64];
+    for (int j = 0; j < QN_WORD_BYTES; j++) {
+        const qn_ktype bytes = { QUERN_I8, QN_WORD_BYTES * g->lanes };
+        qn_kvalue *zeros = qn_kb_const(b, bytes, (qn_scalar){ .i = 0 }),
+                  *ones = qn_kb_const(b, bytes, (qn_scalar){ .i = 1 });
+        for (int i = 0; i < QN_WORD_BYTES * g->lanes; i++)
+            mask[i] = i % QN_WORD_BYTES == j ? QN_WORD_BYTES * g->lanes : 0;
+        one[j] = qn_kb_shuffle(b, zeros, ones, QN_WORD_BYTES * g->lanes, mask);
+    }
+    for (int k = 0; k < g->group; k += NUMBERS) {
+        qn_kvalue *y = qn_word_load(b, g->y, ADD(at, INDEX(k / NUMBERS * g->block.width)), g->lanes);
+        qn_kvalue *half[2] = { qn_kb_binary(b, QN_OP_AND, y, qn_kb_const(b, y->type, (qn_scalar){ .i = 15 })),
+                               qn_kb_binary(b, QN_OP_SHIFT_RIGHT, y,
+                                            qn_kb_const(b, y->type, (qn_scalar){ .i = 4 })) };
+        for (int i = 0; i < NUMBERS; i++) {
+            qn_kvalue *number = qn_kb_convert(
+                b, QUERN_F32, qn_kb_dot4(b, half[i / QN_WORD_BYTES], one[i % QN_WORD_BYTES], minus_eight));
+            for (int r = 0; r < g->rows; r++) {
+                qn_kvalue *from = ADD(ADD(x_at, MUL(g->k_value, INDEX(r))), INDEX(k + i));
+                parts[r] = fused(g, qn_kb_splat(b, qn_kb_load(b, g->x, from, 1), g->lanes), number, parts[r]);
+            }
+        }
+    }
+}
+
 /* A group of k: the sums of its products, times the scales. `panels` count in elements of k, as for other right sides. */
 static void multiply_add_scaled(gemm *g, qn_kvalue *const *panels, qn_kvalue *x_at, qn_kvalue *k,
                                 qn_kvalue **sums)
@@ -122,13 +154,15 @@ static void multiply_add_scaled(gemm *g, qn_kvalue *const *panels, qn_kvalue *x_
     qn_kbuilder *b = &g->w.b;
     const int64_t width = g->block.width;
     const int words = (int)g->group / QN_WORD_BYTES;
+    const bool bytes = g->x->dtype == QUERN_I8;
+    const qn_ktype part = { bytes ? QUERN_I32 : QUERN_F32, g->lanes };
     qn_kvalue *x[MOST_ROWS * MOST_WORDS], *offset[MOST_ROWS], *parts[MOST_ROWS];
     qn_kvalue *eight =
         qn_kb_const(b, (qn_ktype){ QUERN_U8, QN_WORD_BYTES * g->lanes }, (qn_scalar){ .i = 8 });
-    for (int r = 0; r < g->rows; r++) { /* 8 times the sum of x, to be taken off again */
+    for (int r = 0; r < g->rows && bytes; r++) { /* 8 times the sum of x, to be taken off again */
         qn_kvalue *at = ADD(ADD(x_at, MUL(g->k_value, INDEX(r))), k);
         at = qn_kb_idiv(b, at, INDEX(QN_WORD_BYTES));
-        offset[r] = qn_kb_const(b, (qn_ktype){ QUERN_I32, g->lanes }, (qn_scalar){ .i = 0 });
+        offset[r] = qn_kb_const(b, part, (qn_scalar){ .i = 0 });
         for (int i = 0; i < words; i++) {
             x[r * words + i] = qn_word_repeat(b, g->x, ADD(at, INDEX(i)), g->lanes);
             offset[r] = qn_kb_dot4(b, eight, x[r * words + i], offset[r]);
@@ -141,14 +175,18 @@ static void multiply_add_scaled(gemm *g, qn_kvalue *const *panels, qn_kvalue *x_
             qn_word_prefetch(b, g->y, ADD(at, INDEX(AHEAD * LINE + i)), 0);
         for (int v = 0; v < g->vectors; v++) {
             for (int r = 0; r < g->rows; r++)
-                parts[r] = qn_kb_const(b, offset[r]->type, (qn_scalar){ .i = 0 });
-            multiply_group(g, ADD(at, INDEX(v * g->lanes)), x, parts);
+                parts[r] = qn_kb_const(b, part, (qn_scalar){ .i = 0 });
+            if (bytes)
+                multiply_group(g, ADD(at, INDEX(v * g->lanes)), x, parts);
+            else
+                multiply_group_floats(g, ADD(at, INDEX(v * g->lanes)), ADD(x_at, k), parts);
             qn_kvalue *scale = qn_kb_load(b, g->scale, ADD(scales, INDEX(v * g->lanes)), g->lanes);
             scale = qn_kb_convert(b, QUERN_F32, scale);
             for (int r = 0; r < g->rows; r++) {
                 qn_kvalue **sum = &sums[(s * g->rows + r) * g->vectors + v];
-                qn_kvalue *part = qn_kb_binary(b, QN_OP_SUB, parts[r], offset[r]);
-                *sum = fused(g, qn_kb_convert(b, QUERN_F32, part), scale, *sum);
+                if (bytes)
+                    parts[r] = qn_kb_convert(b, QUERN_F32, qn_kb_binary(b, QN_OP_SUB, parts[r], offset[r]));
+                *sum = fused(g, parts[r], scale, *sum);
             }
         }
     }

@@ -12,7 +12,8 @@
  *
  * A group of zeros has the scale 0. A group with NaN or infinity makes what it takes part in NaN or infinite.
  *
- * Weights that a model has in four bits keep their numbers and scales, and no float32 is made of them. Where 0 is another number z
+ * Weights that a model has in four bits keep their numbers and scales under every precision, and no float32 is made of them; rows are
+ * bytes under int4, else as they are. Strict math has the weights as float32. Where 0 is another number z
  * than 8 (i4: 8 more than its zero point), what is missing is a small product of its own, of the sums of x over a group:
  *
  *   %d = dequantize %q: u4[768, 3072], %s: f32[24, 3072], %z {axis = 0, block = 32};   %r = dot_general %x, %d
@@ -133,8 +134,8 @@ static bool is_candidate(const qn_node *node, const qn_pass_options *options)
 {
     const qn_machine *machine = options->machine;
     const qn_dtype dtype = node->op == QN_OP_DEQUANTIZE ? node->operands[0]->type.dtype : QUERN_INVALID_DTYPE;
-    return options->precision == QN_PRECISION_INT4 && machine && !machine->gpu &&
-           machine->vector_bytes >= 16 && (dtype == QUERN_I4 || dtype == QUERN_U4) &&
+    return (options->math != QN_MATH_STRICT || options->precision == QN_PRECISION_INT4) && machine &&
+           !machine->gpu && machine->vector_bytes >= 16 && (dtype == QUERN_I4 || dtype == QUERN_U4) &&
            node->results[0].type.dtype == QUERN_F32 && node->operands[0]->type.rank == 2 &&
            qn_type_is_static(&node->operands[0]->type) && qn_attr_find(node, QN_ATTR_AXIS) &&
            qn_is_constant(&node->results[0]);
@@ -176,22 +177,24 @@ static qn_value *repeat_rows(qn_builder *b, qn_value *v, int64_t times)
     return qn_b_reshape(b, qn_b_broadcast(b, v, 3, apart, (const int64_t[]){ 0, 2 }), 2, joined);
 }
 
-/* The sums of bytes [m…, K] over `block` of k, as float32. */
-static qn_value *sums_of(qn_builder *b, qn_value *bytes, int64_t block)
+/* The sums of x [m…, K], bytes or floats, over `block` of k, as float32. */
+static qn_value *sums_of(qn_builder *b, qn_value *x, int64_t block)
 {
     qn_dim dims[QN_MAX_RANK];
-    const int rank = bytes->type.rank;
+    const int rank = x->type.rank;
     for (int i = 0; i < rank; i++)
-        dims[i] = bytes->type.dims[i];
+        dims[i] = x->type.dims[i];
     dims[rank - 1] = qn_dim_const(qn_b_dims(b), dims[rank - 1]->value / block);
     dims[rank] = qn_dim_const(qn_b_dims(b), block);
-    qn_value *cut = qn_b_convert(b, QUERN_I32, qn_b_reshape(b, bytes, rank + 1, dims));
+    qn_value *cut = qn_b_reshape(b, x, rank + 1, dims);
+    cut = qn_b_convert(b, x->type.dtype == QUERN_F32 ? QUERN_F32 : QUERN_I32, cut);
     return qn_b_convert(b, QUERN_F32, qn_b_reduce(b, QN_SUM, cut, 1, (const int64_t[]){ rank }, false));
 }
 
 static qn_value *product_of(qn_builder *b, const qn_node *product, const qn_node *weights, int64_t block,
-                            int lanes)
+                            const qn_pass_options *options)
 {
+    const int lanes = options->machine->vector_bytes / 4;
     const qn_dot_side xs = qn_dot_side_of(product, 0), ys = qn_dot_side_of(product, 1);
     const int64_t contract = ys.contract[0];
     const bool is_signed = weights->operands[0]->type.dtype == QUERN_I4;
@@ -211,7 +214,8 @@ static qn_value *product_of(qn_builder *b, const qn_node *product, const qn_node
     const qn_dim n = numbers->type.dims[1];
     const int64_t width = n->value > lanes ? 2 * lanes : lanes;
     qn_dot_side rows;
-    const qn_quantized q = bytes_of(b, x, &rows);
+    const bool bytes = options->precision == QN_PRECISION_INT4;
+    const qn_quantized q = bytes ? bytes_of(b, x, &rows) : (qn_quantized){ .bytes = x };
     qn_value *y = qn_b_panels(b, numbers, width);
     qn_value *scales = qn_b_panels(b, repeat_rows(b, scale, block / group_of(block)), width);
     qn_value *r = y && q.bytes ? qn_b_matmul_packed_scaled(b, q.bytes, together(b, y), scales, 0, n) : NULL;
@@ -224,7 +228,7 @@ static qn_value *product_of(qn_builder *b, const qn_node *product, const qn_node
         r = qn_b_binary(b, QN_OP_ADD, r,
                         qn_b_matmul_packed(b, sums_of(b, q.bytes, block), missing, 0, n, QUERN_F32));
     }
-    return scale_back(b, r, &q, &rows);
+    return bytes ? scale_back(b, r, &q, &rows) : r;
 }
 
 static bool is_output(const qn_node *node)
@@ -247,7 +251,7 @@ bool qn_int4_take_products(qn_node *weights, const qn_pass_options *options, qn_
         qn_builder b = { .graph = node->graph, .before = node, .loc = node->loc, .diags = diags };
         qn_value *made =
             block > 0 && group_of(block) > 0 && qn_type_elements(&weights->results[0].type) >= LEAST_WEIGHTS
-                ? product_of(&b, node, weights, block, options->machine->vector_bytes / 4)
+                ? product_of(&b, node, weights, block, options)
                 : NULL;
         if (made) {
             qn_value_replace(&node->results[0], made);

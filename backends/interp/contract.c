@@ -294,7 +294,7 @@ qn_status qn_eval_matmul_packed(qn_eval *e)
         run_product(&(product){ .rows = rows,
                                 .columns = columns,
                                 .k = k,
-                                .pack_left = scaled ? pack_as_floats : pack_offsets,
+                                .pack_left = scaled && x->dtype == QUERN_I8 ? pack_as_floats : pack_offsets,
                                 .pack_right = scaled ? pack_nibbles : pack_offsets,
                                 .left = &left,
                                 .right = scaled ? (const void *)&right_nibbles : &right,

@@ -9,10 +9,12 @@ static const qn_tensor *constant_of(const qn_value *value)
                                                             : NULL;
 }
 
-/* The constant that an operand is, or repeats. */
+/* The constant that an operand is, or repeats, or repeats and reshapes. */
 static const qn_tensor *source_of(qn_value *operand)
 {
     const qn_value *value = qn_value_resolve(operand);
+    if (value->node && value->node->op == QN_OP_RESHAPE && qn_type_is_static(&value->type))
+        value = qn_value_resolve(value->node->operands[0]);
     const bool repeats = value->node && value->node->op == QN_OP_BROADCAST && qn_type_is_static(&value->type);
     return constant_of(repeats ? qn_value_resolve(value->node->operands[0]) : value);
 }
@@ -91,6 +93,17 @@ static qn_status load_operand(qn_interp *in, qn_value *operand, qn_array *out)
     return qn_interp_eval(in, value->node, results, out);
 }
 
+/* An operand with a source, as a tensor. */
+static const qn_tensor *defer_operand(qn_value *operand)
+{
+    const qn_value *value = qn_value_resolve(operand);
+    const qn_tensor *constant = constant_of(value);
+    if (constant)
+        return constant;
+    const qn_tensor *inner = defer_operand(value->node->operands[0]); /* repeated or reshaped */
+    return inner ? qn_tensor_defer(value->node, &inner) : NULL;
+}
+
 /* A large result as a tensor whose contents are made where they are needed, or NULL. */
 static const qn_tensor *defer(const qn_node *node)
 {
@@ -99,12 +112,7 @@ static const qn_tensor *defer(const qn_node *node)
     if (node->n_operands == 0 || node->n_operands > MOST_OPERANDS)
         return NULL;
     for (int i = 0; i < node->n_operands; i++) {
-        const qn_value *value = qn_value_resolve(node->operands[i]);
-        operands[i] = constant_of(value);
-        if (!operands[i]) { /* repeated */
-            const qn_tensor *source = source_of(node->operands[i]);
-            operands[i] = qn_tensor_defer(value->node, &source);
-        }
+        operands[i] = defer_operand(node->operands[i]);
         if (!operands[i])
             return NULL;
     }
