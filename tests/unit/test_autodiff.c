@@ -172,6 +172,24 @@ static void tangents_cost_what_they_need(void **state)
     qn_arena_free(arena);
 }
 
+/* Adds @second: the gradient of the sum of the sines of what @first has behind its loss. */
+static qn_graph *second_of(qn_graph *first, int n, const int *wrt, qn_diags *diags)
+{
+    qn_builder b = { .graph = first, .diags = diags };
+    qn_value *sum = qn_b_scalar(&b, QUERN_F64, 0);
+    for (int k = 1; k <= n; k++) {
+        int64_t axes[QN_MAX_RANK];
+        qn_value *g = first->outputs[k];
+        for (int axis = 0; axis < g->type.rank; axis++)
+            axes[axis] = axis;
+        g = qn_b_reduce(&b, QN_SUM, qn_b_unary(&b, QN_OP_SIN, g), g->type.rank, axes, false);
+        sum = qn_b_binary(&b, QN_OP_ADD, sum, g);
+    }
+    first->outputs[0] = sum;
+    first->n_outputs = 1;
+    return qn_grad(first, "second", 0, n, wrt, false, diags);
+}
+
 /* Where the rule is a formula with jumps, small steps cross none: second derivatives are those of the pieces. */
 static void gradients_of_gradients_equal_finite_differences(void **state)
 {
@@ -186,20 +204,7 @@ static void gradients_of_gradients_equal_finite_differences(void **state)
         int wrt[8] = { 0, 1, 2, 3, 4, 5, 6, 7 };
         qn_graph *first = qn_grad(f, "first", 0, f->n_inputs, wrt, false, &diags);
         assert_non_null(first);
-        /* the sum of the sines of all gradients as a loss */
-        qn_builder b = { .graph = first, .diags = &diags };
-        qn_value *sum = qn_b_scalar(&b, QUERN_F64, 0);
-        for (int k = 1; k <= f->n_inputs; k++) {
-            int64_t axes[QN_MAX_RANK];
-            qn_value *g = first->outputs[k];
-            for (int axis = 0; axis < g->type.rank; axis++)
-                axes[axis] = axis;
-            g = qn_b_reduce(&b, QN_SUM, qn_b_unary(&b, QN_OP_SIN, g), g->type.rank, axes, false);
-            sum = qn_b_binary(&b, QN_OP_ADD, sum, g);
-        }
-        first->outputs[0] = sum;
-        first->n_outputs = 1;
-        qn_graph *second = qn_grad(first, "second", 0, f->n_inputs, wrt, false, &diags);
+        qn_graph *second = second_of(first, f->n_inputs, wrt, &diags);
         if (!second || qn_verify(module, &diags))
             fail_msg("%s: %s", c->name, qn_diags_text(&diags, arena));
         qn_array inputs[8];
@@ -210,8 +215,9 @@ static void gradients_of_gradients_equal_finite_differences(void **state)
     }
 }
 
-/* cross_entropy gives float32: its gradient is compared with that of its parts in float64. */
-static void the_gradient_of_cross_entropy_is_that_of_its_parts(void **state)
+/* cross_entropy gives float32: its derivatives are compared with those of its parts in float64. The gradient, the Hessian
+ * times a vector, and the gradient of the gradient. */
+static void the_derivatives_of_cross_entropy_are_those_of_its_parts(void **state)
 {
     (void)state;
     static const char *const bodies[2] = {
@@ -223,12 +229,16 @@ static void the_gradient_of_cross_entropy_is_that_of_its_parts(void **state)
     qn_arena *arena = qn_arena_new();
     qn_diags diags;
     qn_diags_init(&diags, arena);
-    double x[12], *found[2];
+    double x[12], v[12];
+    qn_array found[2][3];
     int64_t labels[3] = { 2, 0, 3 };
-    for (int i = 0; i < 12; i++)
+    for (int i = 0; i < 12; i++) {
         x[i] = random_between(-2, 2);
-    const qn_array inputs[2] = { { .dtype = QUERN_F64, .rank = 2, .dims = { 3, 4 }, .data = x },
-                                 { .dtype = QUERN_I64, .rank = 1, .dims = { 3 }, .data = labels } };
+        v[i] = random_between(-1, 1);
+    }
+    const qn_array inputs[3] = { { .dtype = QUERN_F64, .rank = 2, .dims = { 3, 4 }, .data = x },
+                                 { .dtype = QUERN_I64, .rank = 1, .dims = { 3 }, .data = labels },
+                                 { .dtype = QUERN_F64, .rank = 2, .dims = { 3, 4 }, .data = v } };
     for (int k = 0; k < 2; k++) {
         qn_module *module = parse(qn_arena_printf(arena,
                                                   "graph @f(%%x: f64[3, 4], %%y: i64[3]) -> f64[] {\n%s"
@@ -238,15 +248,24 @@ static void the_gradient_of_cross_entropy_is_that_of_its_parts(void **state)
                                                   bodies[k]),
                                   &diags);
         int wrt = 0;
-        qn_array outputs[2];
-        qn_graph *gradient = qn_grad(qn_module_find(module, "f"), "g", 0, 1, &wrt, false, &diags);
-        assert_non_null(gradient);
-        assert_int_equal(qn_interp_run(gradient, inputs, outputs, arena, &diags), QUERN_OK);
-        found[k] = outputs[1].data;
+        qn_array outputs[4];
+        qn_graph *first = qn_grad(qn_module_find(module, "f"), "first", 0, 1, &wrt, false, &diags);
+        assert_non_null(first);
+        assert_int_equal(qn_interp_run(first, inputs, outputs, arena, &diags), QUERN_OK);
+        found[k][0] = outputs[1];
+        const qn_graph *hessian = qn_jvp(first, "hessian", 1, &wrt, &diags);
+        assert_non_null(hessian);
+        assert_int_equal(qn_interp_run(hessian, inputs, outputs, arena, &diags), QUERN_OK);
+        found[k][1] = outputs[3];
+        const qn_graph *second = second_of(first, 1, &wrt, &diags);
+        assert_non_null(second);
+        assert_int_equal(qn_interp_run(second, inputs, outputs, arena, &diags), QUERN_OK);
+        found[k][2] = outputs[1];
         qn_module_free(module);
     }
-    for (int i = 0; i < 12; i++)
-        assert_float_equal(found[0][i], found[1][i], 1e-6);
+    for (int of = 0; of < 3; of++)
+        for (int i = 0; i < 12; i++)
+            assert_float_equal(((double *)found[0][of].data)[i], ((double *)found[1][of].data)[i], 5e-6);
     qn_arena_free(arena);
 }
 
@@ -347,7 +366,7 @@ int main(void)
         cmocka_unit_test(gradients_of_gradients_equal_finite_differences),
         cmocka_unit_test(tangents_equal_finite_differences),
         cmocka_unit_test(tangents_cost_what_they_need),
-        cmocka_unit_test(the_gradient_of_cross_entropy_is_that_of_its_parts),
+        cmocka_unit_test(the_derivatives_of_cross_entropy_are_those_of_its_parts),
         cmocka_unit_test(every_smooth_op_has_a_case),
         cmocka_unit_test(every_smooth_op_has_a_rule),
         cmocka_unit_test(gradients_have_gradients),
