@@ -10,6 +10,7 @@
 typedef struct bound_entry {
     quern_session *session;
     int n_inputs, *inputs;         /* the model's; behind them the target, but not of infer */
+    int *axes;                     /* for each: along which its rows lie */
     int target;                    /* the number of the target among them; -1 where there is none */
     int prediction, loss, correct; /* likewise */
 } bound_entry;
@@ -24,7 +25,8 @@ static int open_entry(quern_trainer *t, const char *name, bound_entry *e)
     const quern_entry_info *info = quern_model_entry(t->model, name);
     *e = (bound_entry){ .prediction = -1, .loss = -1, .correct = -1 };
     e->inputs = calloc((size_t)info->n_buffers + 1, sizeof *e->inputs);
-    QN_ASSERT(e->inputs, "out of memory");
+    e->axes = calloc((size_t)info->n_buffers + 1, sizeof *e->axes);
+    QN_ASSERT(e->inputs && e->axes, "out of memory");
     for (int i = 0; i < info->n_buffers; i++) {
         const quern_buffer_info *buffer = &info->buffers[i];
         if (buffer->role == QUERN_INPUT)
@@ -92,6 +94,7 @@ void quern_trainer_free(quern_trainer *t)
     for (int i = 0; i < 3; i++) {
         quern_session_free(entries[i]->session);
         free(entries[i]->inputs);
+        free(entries[i]->axes);
     }
     quern_model_free(t->model);
     free(t);
@@ -151,32 +154,44 @@ int quern_trainer_predict(quern_trainer *t, const quern_array *x, quern_array *o
     return status ? status : quern_session_get(t->infer.session, t->infer.prediction, out);
 }
 
+int quern_trainer_batch_axis(quern_trainer *t, int which, int axis)
+{
+    if (which < 0 || which >= t->step.n_inputs)
+        return qn_fail(QUERN_ERROR_ARGUMENT, "quern_trainer_batch_axis: %d: x has %d arrays%s", which,
+                       t->infer.n_inputs, t->step.target < 0 ? "" : ", and the target is the next");
+    if (axis < 0 || axis >= QN_MAX_RANK)
+        return qn_fail(QUERN_ERROR_ARGUMENT, "quern_trainer_batch_axis: %d is no axis", axis);
+    t->step.axes[which] = axis;
+    return QUERN_OK;
+}
+
 /* Rows of an array, as a batch: in place, or gathered into memory of its own. */
 typedef struct rows {
     const quern_array *from;
+    int axis;
     int64_t dims[QN_MAX_RANK];
-    size_t row_bytes;
-    char *memory; /* or NULL */
+    size_t row_bytes; /* of one */
+    char *memory;     /* or NULL */
 } rows;
 
 static quern_array take(rows *r, const int64_t *order, int64_t first, int64_t n)
 {
     char *data = (char *)r->from->data + (size_t)first * r->row_bytes;
-    for (int64_t i = 0; r->memory && i < n; i++)
-        memcpy(r->memory + (size_t)i * r->row_bytes,
-               (const char *)r->from->data + (size_t)order[first + i] * r->row_bytes, r->row_bytes);
-    r->dims[0] = n;
+    if (r->memory)
+        qn_samples_take(r->from, r->axis, order + first, n, r->memory);
+    r->dims[r->axis] = n;
     return (quern_array){
         .dtype = r->from->dtype, .rank = r->from->rank, .dims = r->dims, .data = r->memory ? r->memory : data
     };
 }
 
-static void rows_init(rows *r, const quern_array *from, int64_t batch, bool gathered, qn_arena *arena)
+static void rows_init(rows *r, const quern_array *from, int axis, int64_t batch, bool gathered,
+                      qn_arena *arena)
 {
-    *r = (rows){ .from = from, .row_bytes = quern_dtype_size(from->dtype) };
+    *r = (rows){ .from = from, .axis = axis, .row_bytes = quern_dtype_size(from->dtype) };
     memcpy(r->dims, from->dims, (size_t)from->rank * sizeof *from->dims);
-    for (int i = 1; i < from->rank; i++)
-        r->row_bytes *= (size_t)from->dims[i];
+    for (int i = 0; i < from->rank; i++)
+        r->row_bytes *= i == axis ? 1 : (size_t)from->dims[i];
     if (gathered)
         r->memory = qn_arena_alloc(arena, (size_t)batch * r->row_bytes + 1);
 }
@@ -194,14 +209,14 @@ static qn_status check_rows(const bound_entry *e, const quern_array *const *arra
     for (int i = last; i >= 0; i--) {
         const char *name = array_name(e, i, diags->arena);
         const quern_array *a = arrays[i];
-        if (a->rank < 1 || a->rank > QN_MAX_RANK || !quern_dtype_size(a->dtype))
+        if (a->rank <= e->axes[i] || a->rank > QN_MAX_RANK || !quern_dtype_size(a->dtype))
             return qn_error(diags, QUERN_ERROR_ARGUMENT, NULL,
-                            "quern_trainer_epoch: %s has no first axis of samples", name);
-        if (a->dims[0] != arrays[last]->dims[0])
+                            "quern_trainer_epoch: %s has no axis %d of samples", name, e->axes[i]);
+        if (a->dims[e->axes[i]] != arrays[last]->dims[e->axes[last]])
             return qn_error(diags, QUERN_ERROR_ARGUMENT, NULL,
                             "quern_trainer_epoch: %s has %lld samples, and %s %lld", name,
-                            (long long)a->dims[0], array_name(e, last, diags->arena),
-                            (long long)arrays[last]->dims[0]);
+                            (long long)a->dims[e->axes[i]], array_name(e, last, diags->arena),
+                            (long long)arrays[last]->dims[e->axes[last]]);
     }
     if (batch < 1)
         return qn_error(diags, QUERN_ERROR_ARGUMENT, NULL,
@@ -225,18 +240,18 @@ int quern_trainer_epoch(quern_trainer *t, const quern_array *x, const quern_arra
         status = check_rows(&t->step, arrays, batch, &call.diags);
     if (status)
         return qn_call_end(&call, (qn_status)status);
-    const int64_t n = arrays[n_arrays - 1]->dims[0];
+    const int64_t n = arrays[n_arrays - 1]->dims[t->step.axes[n_arrays - 1]];
     if (batch > n)
         batch = n;
-    int64_t *order = NULL;
-    if (shuffle) {
-        order = QN_NEW_ARRAY(call.arena, int64_t, n);
+    int64_t *order = QN_NEW_ARRAY(call.arena, int64_t, n);
+    for (int64_t i = 0; i < n; i++)
+        order[i] = i;
+    if (shuffle)
         qn_random_order(n, order, shuffle, 0);
-    }
     rows *all = QN_NEW_ARRAY(call.arena, rows, n_arrays);
     quern_array *taken = QN_NEW_ARRAY(call.arena, quern_array, n_arrays);
     for (int k = 0; k < n_arrays; k++)
-        rows_init(&all[k], arrays[k], batch, shuffle != 0, call.arena);
+        rows_init(&all[k], arrays[k], t->step.axes[k], batch, shuffle || t->step.axes[k], call.arena);
     for (int64_t first = 0, i = 0; first < n && !status; first += batch, i++) {
         for (int k = 0; k < n_arrays; k++)
             taken[k] = take(&all[k], order, first, n - first < batch ? n - first : batch);

@@ -20,6 +20,7 @@ enum {
     RATE,
     EPOCHS,
     BATCH,
+    BATCH_AXIS,
     SEED,
     OUTPUT,
     CHECKPOINT,
@@ -58,6 +59,8 @@ static const qn_cli_option options[] = {
     [RATE] = { "learning-rate", 0, "X", "1e-3" },
     [EPOCHS] = { "epochs", 0, "N", "passes over the data; 1" },
     [BATCH] = { "batch", 0, "N", "rows of a step; 32, or what the model says" },
+    [BATCH_AXIS] = { "batch-axis", 0, "[NAME=]N",
+                     "along which axis the rows lie, of all inputs and the target or of NAME; 0" },
     [SEED] = { "seed", 0, "N", "of the order of the data and of dropout; 0" },
     [OUTPUT] = { "output", 'o', "FILE", "the trained ONNX model; external data goes to FILE.data" },
     [CHECKPOINT] = { "checkpoint", 0, "FILE", "all states as safetensors, after each epoch" },
@@ -96,6 +99,7 @@ typedef struct train {
     qn_arena *arena;
     qn_diags diags;
     qn_vec(const char *) data, test, params;
+    qn_vec(qn_batch_axis) axes;
     quern_train_options how;
     long epochs, batch, seed;
     const char *output, *checkpoint, *emit_step;
@@ -130,6 +134,21 @@ static int read_number(train *t, int option, const char *value, long least, long
                               least);
 }
 
+/* [NAME=]N */
+static int read_axis(train *t, const char *value)
+{
+    const char *name = NULL, *number = value;
+    long axis;
+    if (!qn_cli_split(value, t->arena, &name, &number))
+        number = value;
+    if (!qn_cli_number(number, 0, QN_MAX_RANK - 1, &axis))
+        return qn_cli_usage(&t->cli, "--batch-axis %s: [NAME=]N, N being the number of an axis from 0 on",
+                            value);
+    const qn_batch_axis said = { name, (int)axis };
+    qn_vec_push(t->arena, &t->axes, said);
+    return QN_EXIT_OK;
+}
+
 static int accept(void *user, int option, const char *value)
 {
     train *t = user;
@@ -143,6 +162,7 @@ static int accept(void *user, int option, const char *value)
     case RATE: return read_real(t, option, value, &t->how.learning_rate);
     case EPOCHS: return read_number(t, option, value, 0, &t->epochs);
     case BATCH: return read_number(t, option, value, 1, &t->batch);
+    case BATCH_AXIS: return read_axis(t, value);
     case SEED: return read_number(t, option, value, 0, &t->seed);
     case OUTPUT: t->output = value; break;
     case CHECKPOINT: t->checkpoint = value; break;
@@ -190,23 +210,36 @@ static int accept(void *user, int option, const char *value)
 
 /* ---- models ---- */
 
-/* The forward model's first extents: with a symbol there, the batch is free. Gives the number of them, or says what is given. */
+/* The axis of rows of the forward model's input i, if it is an input with one. */
+static bool batch_dim(const train *t, const qn_graph *forward, int i, qn_dim *out)
+{
+    const qn_type *type = &forward->inputs[i]->type;
+    const int axis = qn_batch_axis_of((int)t->axes.n, t->axes.items, forward->inputs[i]->name);
+    if (forward->input_roles[i] != QN_ROLE_INPUT || axis >= type->rank)
+        return false;
+    *out = type->dims[axis];
+    return true;
+}
+
+/* The forward model's extents of batches: with a symbol there, the batch is free. Gives the number of them, or says what is given. */
 static int find_batch(train *t, const quern_module *module)
 {
     const qn_graph *forward = module->ir->functions[0];
+    qn_dim dim;
     for (int i = 0; i < forward->n_inputs; i++) {
-        const qn_type *type = &forward->inputs[i]->type;
-        if (forward->input_roles[i] != QN_ROLE_INPUT || type->rank == 0)
+        if (!batch_dim(t, forward, i, &dim))
             continue;
-        const qn_dim first = type->dims[0];
-        if (qn_dim_is_const(first)) {
-            if (t->batch && t->batch != first->value)
-                return qn_cli_fail(&t->cli, "the model is made for batches of %" PRId64 ", not of %ld",
-                                   first->value, t->batch);
-            t->batch = (long)first->value;
-        } else if (first->kind != QN_DIM_SYMBOL || t->cli.n_dims == QN_CLI_MAX_DIMS ||
-                   strlen(first->name) >= QN_CLI_MAX_NAME) {
-            return qn_cli_fail(&t->cli, "the first dimension of input '%s' is neither a number nor a name",
+        if (qn_dim_is_const(dim)) {
+            if (t->batch && t->batch != dim->value)
+                return qn_cli_fail(&t->cli,
+                                   "the model is made for batches of %" PRId64
+                                   ", not of %ld: so long is the axis "
+                                   "of rows of input '%s' (--batch-axis)",
+                                   dim->value, t->batch, forward->inputs[i]->name);
+            t->batch = (long)dim->value;
+        } else if (dim->kind != QN_DIM_SYMBOL || t->cli.n_dims == QN_CLI_MAX_DIMS ||
+                   strlen(dim->name) >= QN_CLI_MAX_NAME) {
+            return qn_cli_fail(&t->cli, "the dimension of rows of input '%s' is neither a number nor a name",
                                forward->inputs[i]->name);
         }
     }
@@ -214,15 +247,15 @@ static int find_batch(train *t, const quern_module *module)
     return QN_EXIT_OK;
 }
 
-/* Names of first dimensions are fixed to the batch. */
+/* Names of dimensions of rows are fixed to the batch. */
 static void fix_batch(train *t, const quern_module *module)
 {
     const qn_graph *forward = module->ir->functions[0];
+    qn_dim dim;
     for (int i = 0; i < forward->n_inputs; i++) {
-        const qn_type *type = &forward->inputs[i]->type;
-        if (forward->input_roles[i] != QN_ROLE_INPUT || type->rank == 0 || qn_dim_is_const(type->dims[0]))
+        if (!batch_dim(t, forward, i, &dim) || qn_dim_is_const(dim))
             continue;
-        const char *name = type->dims[0]->name;
+        const char *name = dim->name;
         bool known = false;
         for (int k = 0; k < t->cli.n_dims; k++)
             known |= strcmp(t->cli.dims[k].name, name) == 0;
@@ -448,14 +481,15 @@ static int run(train *t)
     entry = quern_model_entry(t->model, "train_step");
     const bool has_target = qn_entry_count(entry, QUERN_INPUT) >
                             qn_entry_count(quern_model_entry(t->model, "infer"), QUERN_INPUT);
-    status = qn_train_data_read(&t->cli, entry, (int)t->data.n, t->data.items, has_target, t->batch, t->arena,
-                                &t->diags, &t->samples);
+    const int n_axes = (int)t->axes.n;
+    status = qn_train_data_read(&t->cli, entry, (int)t->data.n, t->data.items, has_target, t->batch, n_axes,
+                                t->axes.items, t->arena, &t->diags, &t->samples);
     if (!status && qn_train_data_batches(&t->samples, t->batch, false) < 1)
         status = qn_cli_fail(&t->cli, "the data has %" PRId64 " samples: too few for a batch of %ld",
                              t->samples.n_samples, t->batch);
     if (!status && t->test.n)
         status = qn_train_data_read(&t->cli, entry, (int)t->test.n, t->test.items, has_target, t->batch,
-                                    t->arena, &t->diags, &t->test_samples);
+                                    n_axes, t->axes.items, t->arena, &t->diags, &t->test_samples);
     if (!status)
         status = make_sessions(t);
     if (!status)

@@ -1,5 +1,7 @@
-/* Pseudo-random numbers: see shuffle.h. */
+/* Pseudo-random numbers, and samples in their order: see shuffle.h. */
 #include "driver/shuffle.h"
+
+#include <string.h>
 
 uint64_t qn_random_next(uint64_t *state)
 {
@@ -25,4 +27,19 @@ void qn_random_order(int64_t n, int64_t *order, uint64_t seed, uint64_t number)
         order[i] = order[k];
         order[k] = kept;
     }
+}
+
+void qn_samples_take(const quern_array *from, int axis, const int64_t *order, int64_t n, void *out)
+{
+    size_t bytes = quern_dtype_size(from->dtype);
+    int64_t n_outer = 1;
+    for (int i = 0; i < from->rank; i++) {
+        n_outer *= i < axis ? from->dims[i] : 1;
+        bytes *= i > axis ? (size_t)from->dims[i] : 1;
+    }
+    const char *at = from->data;
+    char *to = out;
+    for (int64_t outer = 0; outer < n_outer; outer++, at += (size_t)from->dims[axis] * bytes)
+        for (int64_t i = 0; i < n; i++, to += bytes)
+            memcpy(to, at + (size_t)order[i] * bytes, bytes);
 }

@@ -75,15 +75,25 @@ static const quern_array *in_dtype(const quern_array *array, qn_dtype dtype, qn_
     return converted;
 }
 
-/* Does the array hold samples of the buffer? *out_whole: each a whole batch of it. */
-static bool fits(const quern_array *array, const quern_buffer_info *info, int64_t batch, bool *out_whole)
+int qn_batch_axis_of(int n, const qn_batch_axis *axes, const char *name)
+{
+    int axis = 0;
+    for (int i = 0; i < n; i++)
+        if (!axes[i].name || strcmp(axes[i].name, name) == 0)
+            axis = axes[i].axis;
+    return axis;
+}
+
+/* Does the array hold samples of the buffer, along the axis? *out_whole: each a whole batch of it, along the first. */
+static bool fits(const quern_array *array, const quern_buffer_info *info, int along, int64_t batch,
+                 bool *out_whole)
 {
     *out_whole = array->rank == info->rank + 1;
-    if ((!*out_whole && array->rank != info->rank) || array->rank < 1)
+    if ((!*out_whole && (array->rank != info->rank || array->rank <= along)) || array->rank < 1)
         return false;
     for (int axis = 0; axis < info->rank; axis++) {
         const int64_t dim = info->dims[axis];
-        if (!*out_whole && axis == 0 && (dim < 0 || dim == batch))
+        if (!*out_whole && axis == along && (dim < 0 || dim == batch))
             continue;
         if (dim >= 0 && dim != array->dims[axis + *out_whole])
             return false;
@@ -100,21 +110,25 @@ static int add_array(const qn_cli *cli, const quern_entry_info *entry, int k, co
         return qn_cli_fail(cli, "the data has no '%s' (%s): expected arrays called %s", info->name,
                            info->text, qn_entry_names(entry, QUERN_INPUT, arena));
     const quern_array *converted = in_dtype(array, (qn_dtype)info->dtype, arena);
-    if (!converted || !fits(array, info, batch, &whole) || (k > 0 && whole != out->whole))
-        return qn_cli_fail(cli, "'%s' is %s in the data; the model takes %s in batches of %" PRId64,
-                           info->name, qn_array_type(array, arena), info->text, batch);
-    if (k > 0 && array->dims[0] != out->n_samples)
+    int along = out->axes[k];
+    if (!converted || !fits(array, info, along, batch, &whole) || (k > 0 && whole != out->whole))
+        return qn_cli_fail(
+            cli, "'%s' is %s in the data; the model takes %s in batches of %" PRId64 " along axis %d",
+            info->name, qn_array_type(array, arena), info->text, batch, along);
+    if (whole)
+        out->axes[k] = along = 0;
+    if (k > 0 && array->dims[along] != out->n_samples)
         return qn_cli_fail(cli, "'%s' has %" PRId64 " samples in the data, and what is before it %" PRId64,
-                           info->name, array->dims[0], out->n_samples);
+                           info->name, array->dims[along], out->n_samples);
     out->whole = whole;
-    out->n_samples = array->dims[0];
+    out->n_samples = array->dims[along];
     out->arrays[k] = array = converted;
     const int rank = whole ? array->rank - 1 : array->rank;
     int64_t *dims = QN_NEW_ARRAY(arena, int64_t, rank);
     size_t bytes = quern_dtype_size(array->dtype);
     for (int axis = 0; axis < rank; axis++) {
         dims[axis] = array->dims[axis + whole];
-        if (axis == 0 && !whole)
+        if (axis == along && !whole)
             dims[axis] = batch;
         bytes *= (size_t)dims[axis];
     }
@@ -125,8 +139,8 @@ static int add_array(const qn_cli *cli, const quern_entry_info *entry, int k, co
 }
 
 int qn_train_data_read(const qn_cli *cli, const quern_entry_info *entry, int n_files,
-                       const char *const *files, bool has_target, int64_t batch, qn_arena *arena,
-                       qn_diags *diags, qn_train_data *out)
+                       const char *const *files, bool has_target, int64_t batch, int n_axes,
+                       const qn_batch_axis *axes, qn_arena *arena, qn_diags *diags, qn_train_data *out)
 {
     sources all = { 0 };
     int status = read_files(cli, n_files, files, arena, diags, &all);
@@ -135,13 +149,16 @@ int qn_train_data_read(const qn_cli *cli, const quern_entry_info *entry, int n_f
     *out = (qn_train_data){ .n_buffers = n,
                             .buffers = buffers,
                             .arrays = QN_NEW_ARRAY(arena, const quern_array *, n),
+                            .axes = QN_NEW_ARRAY(arena, int, n),
                             .batch = QN_NEW_ARRAY(arena, quern_array, n) };
     for (int k = 0; k < n && !status; k++) {
         const bool target = has_target && k == n - 1;
         buffers[k] = qn_entry_buffer(entry, QUERN_INPUT, k);
         const char *other = target ? "y" : n == 1 + has_target ? "x" : NULL;
-        const quern_array *array = find_array(&all, qn_buffer_at(entry, buffers[k])->name,
-                                              qn_arena_printf(arena, target ? "target" : "in_%d", k), other);
+        const char *name = qn_buffer_at(entry, buffers[k])->name;
+        const quern_array *array =
+            find_array(&all, name, qn_arena_printf(arena, target ? "target" : "in_%d", k), other);
+        out->axes[k] = qn_batch_axis_of(n_axes, axes, name);
         status = add_array(cli, entry, k, array, batch, arena, out);
     }
     if (status)
@@ -170,15 +187,9 @@ int64_t qn_train_data_take(qn_train_data *data, int64_t i, int64_t batch)
     const int64_t rows = data->whole ? 1 : batch, first = i * rows;
     const int64_t n = data->n_samples - first < rows ? data->n_samples - first : rows;
     for (int k = 0; k < data->n_buffers; k++) {
-        const quern_array *from = data->arrays[k];
-        size_t bytes = quern_dtype_size(from->dtype);
-        for (int axis = 1; axis < from->rank; axis++)
-            bytes *= (size_t)from->dims[axis];
-        for (int64_t row = 0; row < n; row++)
-            memcpy((char *)data->batch[k].data + (size_t)row * bytes,
-                   (const char *)from->data + (size_t)data->order[first + row] * bytes, bytes);
+        qn_samples_take(data->arrays[k], data->axes[k], &data->order[first], n, data->batch[k].data);
         if (!data->whole)
-            ((int64_t *)data->batch[k].dims)[0] = n;
+            ((int64_t *)data->batch[k].dims)[data->axes[k]] = n;
     }
     return data->whole ? 1 : n;
 }

@@ -425,6 +425,9 @@ QUERN_API void quern_trainer_free(quern_trainer *trainer); /* NULL is fine */
  * before the update. */
 QUERN_API int quern_trainer_step(quern_trainer *trainer, const quern_array *x, const quern_array *target,
                                  double *out_loss) QUERN_MUST_USE;
+/* Along which axis quern_trainer_epoch finds the rows of x[which], or of the target, whose number is that of the inputs; 0
+ * where nothing is said. For models whose sequences come first. */
+QUERN_API int quern_trainer_batch_axis(quern_trainer *trainer, int which, int axis) QUERN_MUST_USE;
 /* One update for each `batch` rows of x and target (the last may have fewer), as they lie where `shuffle` is 0, otherwise
  * in an order that this number decides. out_losses (or NULL): the loss of each batch. */
 QUERN_API int quern_trainer_epoch(quern_trainer *trainer, const quern_array *x, const quern_array *target,

@@ -1,6 +1,7 @@
 """Trainer.fit: epochs over arrays, with progress, a curve and checkpoints."""
 
 import math
+import operator
 import re
 import sys
 import time
@@ -95,8 +96,24 @@ class _Progress:
             self.display.update(self.history)
 
 
-def _samples(entry, inputs, target=None):
-    """The arrays of the entry's inputs as it takes them, of as many samples along the first axis."""
+def _axes(entry, batch_axis):
+    """Of each input and the target: along which axis its samples lie."""
+    names = [entry.names[i] for i in entry.inputs]
+    if not isinstance(batch_axis, dict):
+        return [operator.index(batch_axis)] * len(names)
+    unknown = [name for name in batch_axis if name not in names]
+    if unknown:
+        raise ArgumentError(f"batch_axis: the step has no input {', '.join(map(repr, unknown))}; its inputs are "
+                            f"{', '.join(map(repr, names))}")
+    return [operator.index(batch_axis.get(name, 0)) for name in names]
+
+
+def _take(arrays, axes, rows):
+    return [x[(slice(None),) * axis + (rows,)] for x, axis in zip(arrays, axes)]
+
+
+def _samples(entry, axes, inputs, target=None):
+    """The arrays of the entry's inputs as it takes them, of as many samples along the axes."""
     last = entry.names[entry.inputs[-1]]
     if target is not None:
         inputs = {**inputs, last: target} if isinstance(inputs, dict) else \
@@ -106,21 +123,26 @@ def _samples(entry, inputs, target=None):
         x, dtype = np.asarray(x), entry.dtypes[buffer]
         whole = x.dtype.kind in "bui"
         arrays[entry.inputs.index(buffer)] = x.astype(dtype, copy=False) if whole or x.dtype.kind == dtype.kind else x
-    rows = {len(x) if x.ndim else 0 for x in arrays}
+    for buffer, axis, x in zip(entry.inputs, axes, arrays):
+        if not 0 <= axis < x.ndim:
+            raise ArgumentError(f"'{entry.names[buffer]}' has no axis {axis} of samples: it has {x.ndim} axes. batch_axis says which, "
+                                "for all or by name")
+    rows = {x.shape[axis] for axis, x in zip(axes, arrays)}
     if len(rows) != 1 or 0 in rows:
-        raise ArgumentError("inputs and target must have as many samples along their first axes")
+        raise ArgumentError("inputs and target must have as many samples along their first axes, or those of batch_axis")
     return arrays
 
 
-def _measure(trainer, arrays, batch):
+def _measure(trainer, arrays, axes, batch):
     """Loss and share of right rows over all samples; a model of fixed batches leaves out what fills none."""
     entry = trainer.model._entries["eval"]
-    free = entry.signature(entry.inputs[:1])[0].shape[:1] != (batch,)
-    n, loss, right, rows, targets = len(arrays[-1]), 0.0, 0, 0, 0
+    free = entry.signature(entry.inputs[:1])[0].shape[axes[0]] != batch
+    n, loss, right, rows, targets = arrays[-1].shape[axes[-1]], 0.0, 0, 0, 0
     for first in range(0, n if free else n - n % batch, batch):
-        part = [x[first:first + batch] for x in arrays]
+        part = _take(arrays, axes, slice(first, first + batch))
         mean, correct = trainer.evaluate(part)
-        loss, rows, targets = loss + mean * len(part[-1]), rows + len(part[-1]), targets + part[-1].size
+        more = part[-1].shape[axes[-1]]
+        loss, rows, targets = loss + mean * more, rows + more, targets + part[-1].size
         right = None if correct is None else right + correct
     if not rows:
         raise ArgumentError(f"the test data has {n} samples: too few for a batch of {batch}")
@@ -140,15 +162,16 @@ def _resumed(trainer, path, batch, seed, n):
     return int(found[1])
 
 
-def fit(trainer, inputs, target, epochs, batch, seed, test, checkpoint, resume, progress):
+def fit(trainer, inputs, target, epochs, batch, seed, test, checkpoint, resume, progress, batch_axis):
     if trainer._step._entry.name != "train_step":
         raise ArgumentError("the loss is the caller's: there is no step for fit to repeat")
-    arrays = _samples(trainer._step._entry, inputs, target)
-    n = len(arrays[-1])
+    axes = _axes(trainer._step._entry, batch_axis)
+    arrays = _samples(trainer._step._entry, axes, inputs, target)
+    n = arrays[-1].shape[axes[-1]]
     if not 0 < batch <= n:
         raise ArgumentError(f"the data has {n} samples: too few for a batch of {batch}")
     if test is not None:
-        test = _samples(trainer.model._entries["eval"], *test)
+        test = _samples(trainer.model._entries["eval"], axes, *test)
     if resume and not checkpoint:
         raise ArgumentError("resume goes on from what checkpoint names")
     history = History()
@@ -159,14 +182,14 @@ def fit(trainer, inputs, target, epochs, batch, seed, test, checkpoint, resume, 
         start, order = time.monotonic(), order_of(n, seed, epoch)
         for i in range(n // batch):
             rows = order[i * batch:(i + 1) * batch]
-            history.losses.append(trainer.step([x[rows] for x in arrays]))
+            history.losses.append(trainer.step(_take(arrays, axes, rows)))
             if not math.isfinite(history.losses[-1]):
                 raise NumericError(f"the loss is {history.losses[-1]} in epoch {epoch + 1}, batch {i + 1}. A smaller learning_rate "
                                    "or clip_norm may help; check_numerics names the node")
             shown.step()
         history.epochs.append({"loss": float(np.mean(history.losses[-(n // batch):])), "seconds": time.monotonic() - start})
         if test is not None:
-            history.epochs[-1]["test_loss"], history.epochs[-1]["accuracy"] = _measure(trainer, test, batch)
+            history.epochs[-1]["test_loss"], history.epochs[-1]["accuracy"] = _measure(trainer, test, axes, batch)
         if checkpoint:
             trainer.save_checkpoint(checkpoint, _note(epoch + 1, batch, seed, n))
         shown.epoch()

@@ -60,7 +60,7 @@ class Trainer:
         return float(self._step.outputs[0])
 
     def fit(self, inputs, target=None, *, epochs=1, batch=32, seed=0, test=None, checkpoint=None, resume=False,
-            progress=True):
+            progress=True, batch_axis=0):
         """Learns from arrays: `epochs` times through all samples, which lie along the first axes, in an order that the seed and the
         epoch decide (that of `quern train`). Rows that fill no batch wait for the next order. Gives a History: losses, epochs, svg();
         a notebook shows it as a curve.
@@ -68,9 +68,11 @@ class Trainer:
         test        (inputs, target): what is measured after each epoch
         checkpoint  file of all states, written after each epoch; with resume it goes on from there, to the same bits
         progress    prints a line for each epoch; a notebook has a picture that grows
+        batch_axis  where samples lie along another axis than the first, as with sequences that come first: its number, for all
+                    inputs and the target, or numbers by name ({"x": 1}; 0 for others)
 
         A loss that is NaN or infinite raises NumericError."""
-        return _fit.fit(self, inputs, target, epochs, batch, seed, test, checkpoint, resume, progress)
+        return _fit.fit(self, inputs, target, epochs, batch, seed, test, checkpoint, resume, progress, batch_axis)
 
     def _shared(self, entry):
         """A new session of the entry on the model's states."""

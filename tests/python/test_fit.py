@@ -118,6 +118,72 @@ class Fit(unittest.TestCase):
             wild.fit(X, Y, progress=False)
 
 
+class SequenceFirst(unittest.TestCase):
+    """Samples along the second axis: the same as the model that takes them along the first, to the bit."""
+    LSTM = """  %%p = constant %s "w" : f32[12, 2]
+  %%q = constant %s "u" : f32[12, 3]
+  %%b = constant %s "b" : f32[12]
+  %%z = constant 0 : f32[]
+  %%h = broadcast %%z {axes = [], dims = [n, 3]} : f32[n, 3]
+  %%y, %%hn, %%cn = lstm %%s, %%p, %%q, %%b, %%h, %%h : f32[5, n, 3], f32[n, 3], f32[n, 3]
+  return %%hn
+}
+"""
+    X = np.random.default_rng(2).standard_normal((5, 90, 2)).astype(np.float32)
+    Y = (X.sum((0, 2)) > 0).astype(np.int64)
+
+    def model(self, first):
+        weights = [np.random.default_rng(i).uniform(-1, 1, s).astype(np.float32).tolist() for i, s in
+                   enumerate([(12, 2), (12, 3), 12])]
+        head = ("graph @main(%s: f32[5, n, 2]) -> (logits: f32[n, 3]) {\n" if first else
+                "graph @main(%x: f32[n, 5, 2]) -> (logits: f32[n, 3]) {\n  %s = transpose %x {perm = [1, 0, 2]} : f32[5, n, 2]\n")
+        return (head + self.LSTM % tuple(weights)).encode()
+
+    def fit(self, first, x, **options):
+        t = quern.train(self.model(first), "cross_entropy", "adam", 0.05)
+        test = x[:, 70:] if first else x[70:]
+        history = t.fit(x[:, :70] if first else x[:70], self.Y[:70], batch=16, epochs=3, seed=4, progress=False,
+                        test=(test, self.Y[70:]), **options)
+        return t, history
+
+    def test_is_the_model_of_the_other_order(self):
+        t, history = self.fit(True, self.X, batch_axis={"s": 1})
+        other, expected = self.fit(False, np.ascontiguousarray(self.X.swapaxes(0, 1)))
+        self.assertEqual(history.losses, expected.losses)
+        for a, b in zip(history.epochs, expected.epochs):
+            self.assertEqual((a["test_loss"], a["accuracy"]), (b["test_loss"], b["accuracy"]))
+        self.assertLess(history.losses[-1], history.losses[0])
+        for name, value in other.states.items():
+            np.testing.assert_array_equal(value, t.states[name], name)
+
+    def test_on_the_command_line(self):
+        with tempfile.TemporaryDirectory() as folder:
+            path = pathlib.Path(folder)
+            (path / "m.qn").write_bytes(self.model(True))
+            np.savez(path / "data.npz", s=self.X[:, :70], target=self.Y[:70])
+            np.savez(path / "test.npz", s=self.X[:, 70:], target=self.Y[70:])
+            command = [QUERN, "train", path / "m.qn", "--data", path / "data.npz", "--test", path / "test.npz", "--batch", "16",
+                       "--epochs", "3", "--seed", "4", "--optimizer", "adam", "--learning-rate", "0.05", "--checkpoint",
+                       path / "c.safetensors"]
+            printed = programs.run([*command, "--batch-axis", "s=1"], check=True).stdout
+            t, history = self.fit(True, self.X, batch_axis={"s": 1})
+            found = re.findall(r"loss (\S+), test loss (\S+), accuracy (\S+) %", printed)
+            np.testing.assert_allclose(np.array(found, float),
+                                       [[e["loss"], e["test_loss"], 100 * e["accuracy"]] for e in history.epochs], rtol=1e-4)
+            for options, message in [((), r"batches of 5, not of 16: .* input 's' \(--batch-axis\)"),
+                                     (("--batch-axis", "s=2"), "batches of 2, not of 16"),
+                                     (("--batch-axis", "1"), r"'target' is i64\[70\] in the data.* along axis 1"),
+                                     (("--batch-axis", "s=x"), "N being the number of an axis")]:
+                run = programs.run([*command, *options])
+                self.assertNotEqual(run.returncode, 0)
+                self.assertRegex(run.stderr, message)
+
+    def test_mistakes(self):
+        for axis, message in [(0, "as many samples"), (1, "'target' has no axis 1"), ({"x": 1}, "no input 'x'; its inputs are 's'")]:
+            with self.assertRaisesRegex(quern.ArgumentError, message):
+                self.fit(True, self.X, batch_axis=axis)
+
+
 class TrainFile(unittest.TestCase):
     def test_the_step_as_a_shared_object(self):
         with tempfile.TemporaryDirectory() as folder:

@@ -2,6 +2,7 @@
 #include <math.h>
 #include <setjmp.h>
 #include <stdarg.h>
+#include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
 #include <string.h>
@@ -252,6 +253,67 @@ static void trains_by_epochs(void **state)
     quern_trainer_free(NULL);
 }
 
+/* y = x w, of x [batch, 2], or of the transpose of x [2, batch], and its target likewise */
+static quern_trainer *plane(bool rows_first)
+{
+    const quern_train_options options = {
+        .size = sizeof options, .loss = "mse", .optimizer = "sgd", .learning_rate = 0.1
+    };
+    quern_trainer *trainer;
+    quern_builder *b = quern_builder_new("plane");
+    quern_value *x;
+    if (rows_first)
+        x = quern_input(b, "x", QUERN_F32, QUERN_SHAPE(QUERN_DIM("batch"), QUERN_N(2)));
+    else
+        x = quern_input(b, "x", QUERN_F32, QUERN_SHAPE(QUERN_N(2), QUERN_DIM("batch")));
+    quern_value *w = quern_param(b, "w", QUERN_F32, 2, DIMS(2, 1), (const float[]){ 1, -1 });
+    const char *const swap = "perm = [1, 0]";
+    quern_value *y = quern_matmul(b, rows_first ? x : quern_op(b, "transpose", 1, &x, swap), w);
+    quern_output(b, rows_first ? y : quern_op(b, "transpose", 1, &y, swap), "y");
+    ok(quern_train(b, &options, &interp, &trainer));
+    return trainer;
+}
+
+static void finds_rows_along_other_axes(void **state)
+{
+    (void)state;
+    float rows[N * 2], columns[2 * N], ys[N], found[2][2];
+    for (int i = 0; i < N; i++) {
+        rows[2 * i] = columns[i] = 0.25f * (float)i - 1;
+        rows[2 * i + 1] = columns[N + i] = (float)(i % 3) - 1;
+        ys[i] = (float)(i * i % 5) - 2;
+    }
+    for (uint64_t shuffle = 0; shuffle < 2; shuffle++) {
+        for (int k = 0; k < 2; k++) {
+            quern_trainer *trainer = plane(k == 0);
+            const quern_array x = { QUERN_F32, 2, k ? DIMS(2, N) : DIMS(N, 2), k ? columns : rows };
+            const quern_array y = { QUERN_F32, 2, k ? DIMS(1, N) : DIMS(N, 1), ys };
+            if (k) {
+                assert_int_equal(quern_trainer_epoch(trainer, &x, &y, 3, shuffle, NULL),
+                                 QUERN_ERROR_ARGUMENT);
+                ok(quern_trainer_batch_axis(trainer, 0, 1));
+                ok(quern_trainer_batch_axis(trainer, 1, 1));
+            }
+            ok(quern_trainer_epoch(trainer, &x, &y, 3, shuffle, NULL));
+            memcpy(found[k], state_of(trainer, "w"), sizeof found[k]);
+            if (k) {
+                const quern_array flat = { QUERN_F32, 1, DIMS(N), ys };
+                assert_int_equal(quern_trainer_epoch(trainer, &x, &flat, 3, 0, NULL), QUERN_ERROR_ARGUMENT);
+                assert_string_equal(quern_last_error(),
+                                    "quern_trainer_epoch: target has no axis 1 of samples");
+                assert_int_equal(quern_trainer_batch_axis(trainer, 2, 0), QUERN_ERROR_ARGUMENT);
+                assert_string_equal(
+                    quern_last_error(),
+                    "quern_trainer_batch_axis: 2: x has 1 arrays, and the target is the next");
+                assert_int_equal(quern_trainer_batch_axis(trainer, 0, -1), QUERN_ERROR_ARGUMENT);
+            }
+            quern_trainer_free(trainer);
+        }
+        assert_memory_equal(found[0], found[1], sizeof found[0]);
+        assert_true(found[0][0] != 1 && found[0][1] != -1);
+    }
+}
+
 /* The loss is the output, mean (w x)^2 + s; the state s counts the steps, the state t is the host's. */
 static void says_its_loss_itself(void **state)
 {
@@ -316,8 +378,11 @@ static void reads_arrays(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(convolves_and_pools), cmocka_unit_test(reports_mistakes),
-        cmocka_unit_test(trains_by_epochs),    cmocka_unit_test(says_its_loss_itself),
+        cmocka_unit_test(convolves_and_pools),
+        cmocka_unit_test(reports_mistakes),
+        cmocka_unit_test(trains_by_epochs),
+        cmocka_unit_test(says_its_loss_itself),
+        cmocka_unit_test(finds_rows_along_other_axes),
         cmocka_unit_test(reads_arrays),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
