@@ -95,13 +95,14 @@ QUERN_API int quern_module_text(const quern_module *module, char **out) QUERN_MU
 QUERN_API void quern_free(void *memory);
 
 /* Adds a function: the gradient of output `loss` (a scalar) of function `function` (NULL: the first) with respect to its inputs `wrt`.
- * Its inputs are the function's; its outputs the loss, then one gradient per name. */
+ * Its inputs are the function's; its outputs the loss, then grad_NAME for each: of a loss that is
+ * itself a gradient, grad_x, grad2_NAME, and so on. */
 QUERN_API int quern_grad(quern_module *module, const char *function, const char *loss, int n_wrt,
                          const char *const *wrt, const char *name) QUERN_MUST_USE;
 
 /* Adds a function, forward mode: its inputs are the function's, then tangent_NAME for each of `wrt`; its outputs the function's,
  * then tangent_NAME for each output of floats, which is the Jacobian times the tangents. Of a gradient (quern_grad) that is
- * the Hessian times a vector. */
+ * the Hessian times a vector. Where there are tangents already, the new ones are called tangent2_NAME, and so on. */
 QUERN_API int quern_jvp(quern_module *module, const char *function, int n_wrt, const char *const *wrt,
                         const char *name) QUERN_MUST_USE;
 

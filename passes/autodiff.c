@@ -4,6 +4,9 @@
  *          %3 = reduce %2 {sum}             %4 = broadcast 1 : adjoint of %2
  *          loss %3                          %5 = mul %4, %x, twice, added: gradient of %x
  */
+#include <stdlib.h>
+#include <string.h>
+
 #include "passes/autodiff.h"
 
 #include "passes/inline.h"
@@ -184,6 +187,19 @@ qn_status qn_differentiate(qn_graph *graph, qn_value **loss, qn_value *scale, in
     return qn_pull_back(graph, 1, loss, &adjoint, n_wrt, wrt, out_gradients, diags);
 }
 
+/* What a gradient's name begins with: grad_; of a loss that is a gradient already, grad_x, it is grad2_, then grad3_. */
+static const char *prefix_of(const qn_graph *graph, const char *loss)
+{
+    if (!loss || strncmp(loss, "grad", 4) != 0)
+        return "grad_";
+    char *end;
+    const long order = strtol(loss + 4, &end, 10);
+    for (int i = 0; *end == '_' && i < graph->n_inputs; i++)
+        if (graph->inputs[i]->name && strcmp(graph->inputs[i]->name, end + 1) == 0)
+            return qn_arena_printf(graph->module->arena, "grad%ld_", order > 1 ? order + 1 : 2);
+    return "grad_";
+}
+
 qn_graph *qn_grad(qn_graph *function, const char *name, int loss, int n_wrt, const int *wrt,
                   bool keep_outputs, qn_diags *diags)
 {
@@ -205,10 +221,11 @@ qn_graph *qn_grad(qn_graph *function, const char *name, int loss, int n_wrt, con
     graph->output_names = NULL;
     graph->aliases = NULL;
     qn_graph_add_output(graph, loss_value, names[loss], -1);
+    const char *prefix = prefix_of(graph, names[loss]);
     for (int i = 0; i < n_wrt; i++) {
         const char *input = graph->inputs[wrt[i]]->name;
-        qn_graph_add_output(graph, gradients[i], qn_arena_printf(arena, "grad_%s", input ? input : "input"),
-                            -1);
+        const char *called = qn_arena_printf(arena, "%s%s", prefix, input ? input : "input");
+        qn_graph_add_output(graph, gradients[i], called, -1);
     }
     for (int i = 0; i < n_outputs && keep_outputs; i++) {
         if (i != loss)

@@ -3,6 +3,8 @@
  *   y = sin x    ->    u cos x    ->    v cos x
  *
  * Nothing that stays depends on u. */
+#include <string.h>
+
 #include "ir/build.h"
 #include "passes/autodiff.h"
 #include "passes/pass.h"
@@ -22,12 +24,27 @@ static void remove_seeds(qn_graph *graph, int n, qn_diags *diags)
         qn_graph_remove_input(graph, graph->n_inputs - 1);
 }
 
+/* What a tangent's name begins with: tangent_, or where one is there already, tangent2_, and so on. */
+static const char *prefix_of(const qn_graph *graph)
+{
+    for (int order = 1;; order++) {
+        const char *prefix =
+            order == 1 ? "tangent_" : qn_arena_printf(graph->module->arena, "tangent%d_", order);
+        bool taken = false;
+        for (int i = 0; i < graph->n_inputs; i++)
+            taken |= graph->inputs[i]->name && strncmp(graph->inputs[i]->name, prefix, strlen(prefix)) == 0;
+        if (!taken)
+            return prefix;
+    }
+}
+
 qn_graph *qn_jvp(qn_graph *function, const char *name, int n_wrt, const int *wrt, qn_diags *diags)
 {
     qn_graph *graph = qn_graph_clone(function, name);
     qn_arena *arena = graph->module->arena;
     values inputs = { 0 }, tangents = { 0 }, outputs = { 0 }, seeds = { 0 };
     qn_vec(const char *) names = { 0 };
+    const char *prefix = prefix_of(graph);
     for (int i = 0; i < n_wrt; i++) {
         qn_value *input = graph->inputs[wrt[i]];
         const char *called = input->name ? input->name : "input";
@@ -37,14 +54,14 @@ qn_graph *qn_jvp(qn_graph *function, const char *name, int n_wrt, const int *wrt
             return NULL;
         }
         qn_vec_push(arena, &inputs, input);
-        qn_value *tangent = qn_graph_add_input(graph, qn_arena_printf(arena, "tangent_%s", called),
+        qn_value *tangent = qn_graph_add_input(graph, qn_arena_printf(arena, "%s%s", prefix, called),
                                                input->type, QN_ROLE_INPUT);
         qn_vec_push(arena, &tangents, tangent);
     }
     for (int i = 0; i < graph->n_outputs; i++)
         if (qn_dtype_is_float(graph->outputs[i]->type.dtype)) {
             qn_vec_push(arena, &outputs, graph->outputs[i]);
-            qn_vec_push(arena, &names, qn_arena_printf(arena, "tangent_%s", graph->output_names[i]));
+            qn_vec_push(arena, &names, qn_arena_printf(arena, "%s%s", prefix, graph->output_names[i]));
         }
     for (size_t i = 0; i < outputs.n; i++)
         qn_vec_push(arena, &seeds, qn_graph_add_input(graph, NULL, outputs.items[i]->type, QN_ROLE_INPUT));

@@ -210,6 +210,7 @@ class Model:
             self._entries[entry.name.decode()] = Entry(entry)
         self._first = self._entries[first] if first else next(iter(self._entries.values()))
         self._idle = []  # sessions to be used again by calls
+        self._derivation = None  # of grad, jvp and hvp: how it was made
 
     def __repr__(self):
         takes, gives = (", ".join(f"{s.name}: {s.dtype.name}{list(s.shape)}" for s in side)

@@ -49,6 +49,38 @@ class Derivatives(unittest.TestCase):
             np.testing.assert_allclose(hx, self.along(lambda x, w: grad([x, w, self.k])[1]), rtol=1e-6, atol=1e-8)
             np.testing.assert_allclose(hw, self.along(lambda x, w: grad([x, w, self.k])[2]), rtol=1e-6, atol=1e-8)
 
+    def test_higher_orders(self):
+        """Of x^4 y and its derivatives, up to the fourth"""
+        model = b"""graph @f(%x: f64[], %y: f64[]) -> (loss: f64[]) {
+          %0 = mul %x, %x : f64[]
+          %1 = mul %0, %0 : f64[]
+          %2 = mul %1, %y : f64[]
+          return %2
+        }"""
+        x, y, u, v = map(np.float64, (0.7, -1.3, 2.0, 3.0))
+        for target in ("interp", "cpu"):
+            derivative, name = model, "loss"
+            for order, expected in enumerate([4 * x ** 3 * y, 12 * x ** 2 * y, 24 * x * y, 24 * y], 1):
+                derivative = quern.grad(derivative, name, ["x"], target=target)
+                last, name = name, "grad_x" if order == 1 else f"grad{order}_x"
+                self.assertEqual([s.name for s in derivative.outputs], [last, name])
+                np.testing.assert_allclose(derivative([x, y])[1], expected, rtol=1e-12)
+            first = quern.grad(model, "loss", ["x", "y"], target=target)
+            mixed = quern.grad(first, "grad_x", ["y"], target=target)
+            np.testing.assert_allclose(mixed([x, y]), [4 * x ** 3 * y, 4 * x ** 3], rtol=1e-12)
+            twice = quern.jvp(quern.jvp(model, ["x"], target=target), ["x", "tangent_x"], target=target)
+            self.assertEqual([s.name for s in twice.inputs], ["x", "y", "tangent_x", "tangent2_x", "tangent2_tangent_x"])
+            self.assertEqual([s.name for s in twice.outputs],
+                             ["loss", "tangent_loss", "tangent2_loss", "tangent2_tangent_loss"])
+            np.testing.assert_allclose(twice([x, y, u, v, u])[2:], [4 * x ** 3 * y * v, 12 * x ** 2 * y * u * v + 4 * x ** 3 * y * u],
+                                       rtol=1e-12)
+            product = quern.hvp(first, "grad_x", ["x"], target=target)
+            np.testing.assert_allclose(product([x, y, u])[3], 24 * x * y * u, rtol=1e-12)
+        for make, message in ((lambda: quern.grad(quern.compile(model), "loss", ["x"]), "has no graph to differentiate"),
+                              (lambda: quern.grad(first, "grad_x", ["x"], dims={"n": 2}), "dims are those of the model")):
+            with self.assertRaisesRegex(quern.ArgumentError, message):
+                make()
+
     def test_labels_that_count_from_the_end(self):
         model = b"""graph @f(%x: f32[n, 4], %labels: i64[n]) -> (loss: f32[]) {
           %0 = cross_entropy %x, %labels : f32[n]
