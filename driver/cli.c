@@ -353,7 +353,8 @@ static void say_plan(void *user, const char *entry, const qn_remat_report *plan)
     if (plan->bytes_before == 0 && !cli->verbose)
         return;
     qn_cli_progress_end(cli);
-    fprintf(stderr, "%s: %.1f MB of workspace", entry, 1e-6 * (double)plan->bytes);
+    fprintf(stderr, "%s: %s%.1f MB of workspace", entry, plan->varies ? "at most " : "",
+            1e-6 * (double)plan->bytes);
     if (plan->bytes < plan->bytes_before)
         fprintf(stderr, " instead of %.1f MB; %.3g GFLOP computed again, %.1f %% more",
                 1e-6 * (double)plan->bytes_before, 1e-9 * plan->flops_again,

@@ -162,6 +162,7 @@ static qn_status make_programs(qn_module *module, const qn_settings *s, quern_po
         if (strcmp(graph->name, "main") == 0)
             out->programs[i]->name = "infer"; /* what importers call the only function there is */
         out->plans[i].bytes = out->programs[i]->arena_bytes->max;
+        out->plans[i].varies = !qn_dim_is_const(out->programs[i]->arena_bytes);
         if (s->planned)
             s->planned(s->progress_user, out->programs[i]->name, &out->plans[i]);
         out->times.passes += passes_done - start;

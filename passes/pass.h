@@ -46,6 +46,7 @@ bool qn_remat_parse(const char *word, qn_remat *out); /* "none", "sqrt", "all" *
 typedef struct qn_remat_report {
     int64_t bytes,
         bytes_before; /* of workspace, and what it would be without; before: 0 where nothing was asked for */
+    bool varies;      /* with the dimensions of a call: `bytes` are the most */
     double flops_again, flops; /* operations that are done twice; of all nodes, once */
     int n_again;               /* nodes that are there twice */
 } qn_remat_report;

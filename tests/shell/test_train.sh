@@ -46,6 +46,7 @@ expect 1 'steps after which a loss_scale above 0' "${train[@]}" --loss-scale-ste
 expect 0 '^train_step: .* of workspace' "${train[@]}" --epochs 3 --remat all -o all.onnx
 same one.onnx all.onnx
 expect 0 '^train_step: .* of workspace' "${train[@]}" --epochs 1 -v --emit-step plan.so -o o.onnx
+expect 0 '^eval: at most .* of workspace' "${train[@]}" --epochs 1 -v -o o.onnx
 expect 1 "'infer' needs .* the memory limit is 1.0 kB" "$quern" train "$model" --batch 64 --memory-limit 1K --emit-step plan.so
 expect 2 'memory-limit much: a number of bytes' "${train[@]}" --memory-limit much -o o.onnx
 
