@@ -78,32 +78,54 @@ static void promote_statistics(qn_graph *graph)
 
 /* ---- what is learnt ---- */
 
-/* Is this operand one that learning adapts, where the result is wanted? */
-static bool is_learnt(const qn_node *node, int operand)
+/* Could learning adapt what this operand is made of, where the result is wanted? */
+static bool leads_back(const qn_node *node, int operand)
 {
     switch (node->op) {
-    case QN_OP_ATTENTION: /* not the mask */
-    case QN_OP_BATCH_NORM: return operand < 3;
-    case QN_OP_LSTM: return operand < 4; /* not the initial state */
-    case QN_OP_SCAN: return operand >= (int)qn_attr_int_or(node, QN_ATTR_N_CARRIED, 0);
     case QN_OP_SELECT: return operand > 0;
     case QN_OP_SCATTER_ND:
     case QN_OP_SCATTER_ELEMENTS: return operand != 1;
-    case QN_OP_PAD:
-    case QN_OP_POW:
-    case QN_OP_DIV:
-    case QN_OP_REM:
     case QN_OP_DROPOUT:
     case QN_OP_GATHER:
     case QN_OP_GATHER_ND:
     case QN_OP_GATHER_ELEMENTS:
     case QN_OP_DYNAMIC_SLICE: return operand == 0;
-    case QN_OP_MAX: /* bounds */
-    case QN_OP_MIN:
-    case QN_OP_STOP_GRADIENT:
-    case QN_OP_WHILE: return false;
+    case QN_OP_WHILE: return qn_attr_find(node, QN_ATTR_LIMIT) != NULL;
+    case QN_OP_STOP_GRADIENT: return false;
     default: return (qn_ops[node->op].flags & QN_FLAG_SMOOTH) != 0;
     }
+}
+
+/* Is a constant in this place a setting of the model, which is not learnt? `constant`: by value, is it made of constants? */
+static bool is_setting(const qn_node *node, int operand, const bool *constant)
+{
+    switch (node->op) {
+    case QN_OP_BATCH_NORM: return operand >= 3;
+    case QN_OP_LSTM: return operand >= 4; /* the initial state */
+    case QN_OP_SCAN:
+    case QN_OP_WHILE: return operand < (int)qn_attr_int_or(node, QN_ATTR_N_CARRIED, 0);
+    case QN_OP_PAD:
+    case QN_OP_POW:
+    case QN_OP_DIV:
+    case QN_OP_REM: return operand > 0;
+    case QN_OP_MAX: /* a bound */
+    case QN_OP_MIN: return !constant[node->operands[1 - operand]->id];
+    default: return false;
+    }
+}
+
+/* By value: is it made of constants alone? */
+static bool *find_constant(const qn_graph *graph, int n_values)
+{
+    bool *constant = QN_NEW_ARRAY(graph->module->arena, bool, n_values + 1);
+    QN_FOR_NODES (graph, node) {
+        bool all = true;
+        for (int i = 0; i < node->n_operands; i++)
+            all &= constant[node->operands[i]->id];
+        for (int i = 0; i < node->n_results; i++)
+            constant[node->results[i].id] = all;
+    }
+    return constant;
 }
 
 static int axes_of(const qn_type *type)
@@ -147,7 +169,7 @@ static bool *find_wanted(qn_graph *graph)
 {
     qn_arena *arena = graph->module->arena;
     const int n = qn_graph_number(graph);
-    const bool *mask_like = find_mask_like(graph, n);
+    const bool *mask_like = find_mask_like(graph, n), *constant = find_constant(graph, n);
     bool *wanted = QN_NEW_ARRAY(arena, bool, n + 1), *scores = QN_NEW_ARRAY(arena, bool, n + 1);
     for (int i = 0; i < graph->n_outputs; i++)
         wanted[graph->outputs[i]->id] = true;
@@ -163,7 +185,11 @@ static bool *find_wanted(qn_graph *graph)
             if (node->op == QN_OP_SOFTMAX || node->op == QN_OP_LOG_SOFTMAX ||
                 (elementwise && scores[node->results[0].id]))
                 scores[id] = true;
-            if (is_learnt(node, i) && !(mask_like[id] && elementwise && scores[node->results[0].id]))
+            const bool setting = constant[id] && is_setting(node, i, constant),
+                       mask = mask_like[id] &&
+                              (node->op == QN_OP_ATTENTION ? i == 3
+                                                           : elementwise && scores[node->results[0].id]);
+            if (leads_back(node, i) && !setting && !mask)
                 wanted[id] = true;
         }
     }

@@ -128,22 +128,24 @@ static qn_value *apply(qn_builder *b, const cell *c, const activation *a, qn_val
                   x);
 }
 
-/* Row `index` of an input [directions, …]; of a constant, a view. NULL when it is left out. */
+/* Row `index` of an input [directions, …]; of a constant, a view, unless that would hide from training what it is made of. NULL
+ * when it is left out. */
 static qn_value *direction_of(qn_onnx_node *n, int input, int index)
 {
     if (!qn_onnx_has(n, input) || !qn_onnx_in_type(n, input))
         return NULL;
     qn_onnx_value *v = n->in[input];
-    if (v->tensor && v->type.rank > 0 && v->type.dims[0]->value > index) {
+    const bool made = v->learnable && v->value && (!v->value->node || v->value->node->op != QN_OP_CONSTANT);
+    const size_t rows = v->tensor && v->type.rank > 0 ? (size_t)v->type.dims[0]->value : 0;
+    if ((size_t)index < rows && !made && !(v->learnable && rows > 1)) {
         qn_tensor *t = QN_NEW(n->im->arena, qn_tensor);
-        size_t rows = (size_t)v->type.dims[0]->value;
         *t = (qn_tensor){ .bytes = v->tensor->bytes / rows,
                           .name = v->tensor->name,
                           .mapped = v->tensor->mapped };
         t->data = (const uint8_t *)v->tensor->data + (size_t)index * t->bytes;
         t->type = qn_type_make(n->im->module, v->type.dtype, v->type.rank - 1, v->type.dims + 1);
-        if (rows > 1 && t->name)
-            t->name = qn_arena_printf(n->im->arena, "%s.%d", t->name, index);
+        if (rows > 1)
+            t->name = NULL;
         return qn_b_constant(&n->b, t);
     }
     qn_dim start = qn_dim_const(n->im->dims, index), limit = qn_dim_const(n->im->dims, index + 1);

@@ -286,16 +286,12 @@ static onnx_bytes onnx_classifier(void)
     return onnx_model(&g, 18);
 }
 
-/* Names of the states, "w(b)mean" with trainable ones in brackets, in order */
-static void expect_states(const char *const *params, const char *expected)
+/* Names of the model's states, "(mean)[w]" with trainable ones in square brackets, in order */
+static void expect_states_of(const void *model_bytes, size_t n, const quern_train_options *options,
+                             const char *expected)
 {
-    onnx_bytes bytes = onnx_classifier();
-    quern_train_options options = sgd;
     char text[512] = "";
-    options.params = params;
-    for (int i = 0; params && params[i]; i++)
-        options.n_params++;
-    quern_model *model = train_model(load(bytes.data, bytes.n), &options, "interp", 1);
+    quern_model *model = train_model(load(model_bytes, n), options, "interp", 1);
     const quern_entry_info *info = quern_model_entry(model, "train_step");
     for (int i = 0; i < info->n_buffers; i++) {
         const quern_buffer_info *buffer = &info->buffers[i];
@@ -305,6 +301,16 @@ static void expect_states(const char *const *params, const char *expected)
     }
     assert_string_equal(text, expected);
     quern_model_free(model);
+}
+
+static void expect_states(const char *const *params, const char *expected)
+{
+    onnx_bytes bytes = onnx_classifier();
+    quern_train_options options = sgd;
+    options.params = params;
+    for (int i = 0; params && params[i]; i++)
+        options.n_params++;
+    expect_states_of(bytes.data, bytes.n, &options, expected);
     free(bytes.data);
 }
 
@@ -316,6 +322,100 @@ static void parameters_are_what_is_learnt(void **state)
     expect_states((const char *const[]){ "w", "bn.*", NULL },
                   "[bn.scale][bn.bias][w](bn.mean)(bn.var)(step)(random_key)");
     expect_states((const char *const[]){ "mask", NULL }, "[mask](bn.mean)(bn.var)(step)(random_key)");
+}
+
+/* Constants are settings where a bound, a divisor, an initial state or an index is expected; but what is computed there, or goes
+ * through there, has parameters behind it. */
+static void parameters_are_found_behind_settings(void **state)
+{
+    (void)state;
+    static const struct {
+        const char *body, *expected;
+    } cases[] = {
+        /* clipped between constants, as by ReLU6 */
+        { "  %b = constant [0, 0] \"low\" : f32[2]\n  %c = broadcast %b {axes = [1], dims = [2, 2]} : f32[2, "
+          "2]\n"
+          "  %d = max %p, %c : f32[2, 2]\n  %e = constant [6, 6] \"high\" : f32[2]\n"
+          "  %f = broadcast %e {axes = [1], dims = [2, 2]} : f32[2, 2]\n  %r = min %f, %d : f32[2, 2]\n",
+          "[w]" },
+        { "  %b = exp %p : f32[2, 2]\n  %c = div %x, %b : f32[2, 2]\n"
+          "  %d = constant [[1, 2], [3, 4]] \"d\" : f32[2, 2]\n  %r = div %c, %d : f32[2, 2]\n",
+          "[w]" },
+        { "  %r, %s = scan %p, %x {length = [2], n_carried = 1, n_scanned = 1} : f32[2, 2], f32[2, 2]\n"
+          "    body (%h: f32[2, 2], %i: f32[2]) {\n      %t = tanh %h : f32[2, 2]\n      return %t, %i\n    "
+          "}\n",
+          "[w]" },
+        { "  %h = constant [[1, 2], [3, 4]] \"start\" : f32[2, 2]\n"
+          "  %r, %s = scan %h, %p {length = [2], n_carried = 1, n_scanned = 1} : f32[2, 2], f32[2, 2]\n"
+          "    body (%h: f32[2, 2], %i: f32[2]) {\n"
+          "      %b = broadcast %i {axes = [1], dims = [2, 2]} : f32[2, 2]\n"
+          "      %t = mul %h, %b : f32[2, 2]\n      return %t, %i\n    }\n",
+          "[w]" },
+        { "  %u = constant [[1, 2], [3, 4]] \"u\" : f32[2, 2]\n"
+          "  %r = while %p, %u {limit = [3], n_carried = 1} : f32[2, 2]\n"
+          "    condition (%h: f32[2, 2], %v: f32[2, 2]) {\n      %c = constant false : bool[]\n      return "
+          "%c\n    }\n"
+          "    body (%h: f32[2, 2], %v: f32[2, 2]) {\n      %t = mul %h, %v : f32[2, 2]\n      return %t\n   "
+          " }\n",
+          "[w][u]" },
+        /* a learnt table of what is added to scores */
+        { "  %t = constant [[1], [2], [3]] \"table\" : f32[3, 1]\n  %i = constant [0, 1, 2, 0] : i64[4]\n"
+          "  %g = gather %t, %i {axis = 0} : f32[4, 1]\n  %m = reshape %g {dims = [1, 1, 2, 2]} : f32[1, 1, "
+          "2, 2]\n"
+          "  %q = reshape %p {dims = [1, 1, 2, 2]} : f32[1, 1, 2, 2]\n"
+          "  %a = attention %q, %q, %q, %m {scale = 1} : f32[1, 1, 2, 2]\n  %r = reshape %a {dims = [2, 2]} "
+          ": f32[2, 2]\n",
+          "[w][table]" },
+        { "  %j = constant [0, 1] \"index\" : f32[2]\n  %i = convert %j {dtype = i64} : i64[2]\n"
+          "  %r = gather %p, %i {axis = 0} : f32[2, 2]\n",
+          "[w]" },
+    };
+    for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
+        char text[2048];
+        snprintf(text, sizeof text,
+                 "graph @main(%%x: f32[2, 2]) -> (y: f32[2, 2]) {\n  %%w = constant [[1, 2], [3, 4]] \"w\" : "
+                 "f32[2, 2]\n"
+                 "  %%p = mul %%x, %%w : f32[2, 2]\n%s  return %%r\n}\n",
+                 cases[i].body);
+        expect_states_of(text, strlen(text), &sgd, cases[i].expected);
+    }
+}
+
+/* Both directions, from initializers and from halves that are joined; short enough to be folded while importing. */
+static void recurrent_weights_are_learnt(void **state)
+{
+    (void)state;
+    static const struct {
+        const char *op;
+        int gates;
+    } cells[] = { { "LSTM", 4 }, { "GRU", 3 }, { "RNN", 1 } };
+    for (int c = 0; c < 3; c++)
+        for (int joined = 0; joined < 2; joined++) {
+            enum { H = 2, I = 3 };
+            const int gates = cells[c].gates;
+            float w[2 * 4 * H * I] = { 0 };
+            onnx_bytes g = { 0 }, node;
+            onnx_input(&g, "x", ONNX_FLOAT, "5,1,3");
+            if (joined) {
+                onnx_initializer(&g, "wa", ONNX_FLOAT, 3, (int64_t[]){ 1, gates * H, I }, w);
+                onnx_initializer(&g, "wb", ONNX_FLOAT, 3, (int64_t[]){ 1, gates * H, I }, w);
+                node = onnx_node("Concat", "wa wb", "w");
+                onnx_attr_int(&node, "axis", 0);
+                onnx_put_node(&g, &node);
+            } else {
+                onnx_initializer(&g, "w", ONNX_FLOAT, 3, (int64_t[]){ 2, gates * H, I }, w);
+            }
+            onnx_initializer(&g, "r", ONNX_FLOAT, 3, (int64_t[]){ 2, gates * H, H }, w);
+            onnx_initializer(&g, "b", ONNX_FLOAT, 2, (int64_t[]){ 2, 2 * gates * H }, w);
+            node = onnx_node(cells[c].op, "x w r b", "y");
+            onnx_attr_int(&node, "hidden_size", H);
+            onnx_attr_string(&node, "direction", "bidirectional");
+            onnx_put_node(&g, &node);
+            onnx_output(&g, "y", ONNX_FLOAT);
+            onnx_bytes bytes = onnx_model(&g, 14);
+            expect_states_of(bytes.data, bytes.n, &sgd, joined ? "[wa][wb][r][b]" : "[w][r][b]");
+            free(bytes.data);
+        }
 }
 
 static void unknown_parameters_are_named(void **state)
@@ -598,6 +698,8 @@ int main(void)
         cmocka_unit_test(a_norm_in_a_loop_is_named),
         cmocka_unit_test(masks_depend_on_seed_and_step_alone),
         cmocka_unit_test(parameters_are_what_is_learnt),
+        cmocka_unit_test(parameters_are_found_behind_settings),
+        cmocka_unit_test(recurrent_weights_are_learnt),
         cmocka_unit_test(unknown_parameters_are_named),
         cmocka_unit_test(what_is_cut_and_joined_is_learnt),
         cmocka_unit_test(trained_models_are_written_back),
