@@ -1,4 +1,4 @@
-/* Merges equal nodes: same op, operands and attributes, no effect, no regions.
+/* Merges equal nodes: same op, operands and attributes, no effect, no regions. And results of a scan that stack the same values.
  *
  * Before: any graph. After: no two such nodes are equal, up to the order of operands that commute. Regions are graphs of
  * their own: nothing is shared between them, since they are isolated.
@@ -90,6 +90,21 @@ static qn_node *find_or_insert(table *t, qn_node *node)
     }
 }
 
+/* The gradient of a loop's body may say one value for two of the things that the body reads. */
+static bool merge_stacked(qn_node *scan)
+{
+    const qn_graph *body = scan->regions[0];
+    const int n_carried = (int)qn_attr_int(scan, QN_ATTR_N_CARRIED);
+    bool changed = false;
+    for (int i = n_carried + 1; i < scan->n_results; i++)
+        for (int k = n_carried; k < i && !scan->results[i].forward; k++)
+            if (qn_value_resolve(body->outputs[i]) == qn_value_resolve(body->outputs[k])) {
+                qn_value_replace(&scan->results[i], &scan->results[k]);
+                changed = true;
+            }
+    return changed;
+}
+
 static bool merge_equal(qn_graph *graph, qn_arena *scratch)
 {
     size_t n = 0;
@@ -105,6 +120,8 @@ static bool merge_equal(qn_graph *graph, qn_arena *scratch)
         qn_node_resolve(node);
         for (int i = 0; i < node->n_regions; i++)
             changed |= merge_equal(node->regions[i], scratch);
+        if (node->op == QN_OP_SCAN)
+            changed |= merge_stacked(node);
         if (node->n_regions > 0 || (qn_ops[node->op].flags & QN_FLAG_EFFECT) || node->n_results == 0)
             continue;
         const qn_node *first = find_or_insert(&t, node);
