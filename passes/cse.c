@@ -90,6 +90,25 @@ static qn_node *find_or_insert(table *t, qn_node *node)
     }
 }
 
+/* Behind its node. The value stays, so it is not forwarded. */
+static bool use_instead(qn_value *old, qn_value *value)
+{
+    bool changed = false;
+    for (qn_node *node = old->node->next; node; node = node->next)
+        for (int i = 0; i < node->n_operands; i++)
+            if (qn_value_resolve(node->operands[i]) == old) {
+                node->operands[i] = value;
+                changed = true;
+            }
+    qn_graph *graph = old->node->graph;
+    for (int i = 0; i < graph->n_outputs; i++)
+        if (qn_value_resolve(graph->outputs[i]) == old) {
+            graph->outputs[i] = value;
+            changed = true;
+        }
+    return changed;
+}
+
 /* The gradient of a loop's body may say one value for two of the things that the body reads. */
 static bool merge_stacked(qn_node *scan)
 {
@@ -97,10 +116,10 @@ static bool merge_stacked(qn_node *scan)
     const int n_carried = (int)qn_attr_int(scan, QN_ATTR_N_CARRIED);
     bool changed = false;
     for (int i = n_carried + 1; i < scan->n_results; i++)
-        for (int k = n_carried; k < i && !scan->results[i].forward; k++)
+        for (int k = n_carried; k < i; k++)
             if (qn_value_resolve(body->outputs[i]) == qn_value_resolve(body->outputs[k])) {
-                qn_value_replace(&scan->results[i], &scan->results[k]);
-                changed = true;
+                changed |= use_instead(&scan->results[i], &scan->results[k]);
+                break;
             }
     return changed;
 }

@@ -4,6 +4,7 @@
  *   lower_writer.c     a kernel being written: arguments, parameters, loops, index expressions
  *   lower_value.c      the heart: code for "element of a value at an index", for every op that can be said so
  *   lower_loop.c       LOOP groups, and whatever else is one value at each index of its result
+ *   lower_parts.c      LOOP groups that are different things in parts of an axis
  *   lower_transpose.c  LOOP groups that read across the lines they write along
  *   lower_rows.c       ROWS groups
  *   lower_contract.c   contractions that no template claims
@@ -87,8 +88,12 @@ typedef struct qn_access {
     const qn_kbuffer *buffer; /* NULL: an index expression that is used as a value */
     qn_dim linear;
     bool store;
-    int section; /* writer.section at that time */
+    int section, part; /* writer.section and .part at that time */
 } qn_access;
+
+typedef struct qn_bound { /* it made a difference whether 0 <= d < extent */
+    qn_dim d, extent;
+} qn_bound;
 
 typedef struct qn_known { /* a value that was computed at an index */
     const qn_value *value;
@@ -118,7 +123,9 @@ struct qn_writer {
      * order: loads ask `ahead` elements in advance (0: they don't), stores go past the caches. NULL: not. */
     qn_dim stream;
     int64_t ahead;
-    int section; /* code of different sections is about different elements */
+    int section;     /* code of different sections is about different elements */
+    int part;        /* and of different parts, whose tasks are different ones: see lower_parts.c */
+    qn_kvalue *task; /* number within the part; NULL: the kernel's */
     /* Called with each value that was computed (not loaded); or NULL. */
     void (*computed)(qn_writer *w, void *user, const qn_value *value, const qn_dim *index, qn_kvalue *result);
     void *computed_user;
@@ -128,6 +135,7 @@ struct qn_writer {
     qn_vec(qn_binding) bindings;
     qn_vec(qn_argument) arguments;
     qn_vec(qn_access) accesses;
+    qn_vec(qn_bound) bounds;
     qn_vec(qn_dim) params; /* expressions of the space, by parameter number */
     qn_vec(qn_known) known;
     qn_vec(qn_datum) data;
@@ -232,6 +240,8 @@ const char *qn_group_step_name(const qn_group *group, qn_arena *arena);
 typedef struct qn_nest {
     int n;
     qn_dim dims[QN_MAX_RANK]; /* of the program; none is the constant 1 */
+    int64_t first[QN_MAX_RANK],
+        whole[QN_MAX_RANK]; /* whole > 0: a part of an axis of that extent, from `first` on */
 } qn_nest;
 
 typedef struct qn_planned_loop {
@@ -263,6 +273,20 @@ void qn_nest_index(qn_writer *w, const qn_nest *nest, const qn_dim *index, const
 /* One element of each output, at the current values of the loops' variables; at: its index, by output. */
 void qn_loop_element(qn_writer *w, const qn_group *group, qn_dim (*at)[QN_MAX_RANK]);
 
+/* ---- lower_parts.c ---- */
+
+enum { QN_MAX_PARTS = 8 };
+/* Parts of an axis of a nest. */
+typedef struct qn_parts {
+    int axis, n;
+    int64_t at[QN_MAX_PARTS + 1]; /* part p: [at[p], at[p + 1]) */
+} qn_parts;
+/* Parts in which all bounds are known to hold or not to; n is 0 where there are none. Of a rehearsal with one variable an axis. */
+qn_parts qn_find_parts(qn_writer *rehearsal, const qn_nest *nest, const qn_dim *vars);
+void qn_nest_part(qn_lowering *l, qn_nest *nest, const qn_parts *parts, int part);
+/* The number of the task, in the part that is written. */
+qn_kvalue *qn_writer_task(qn_writer *w);
+
 /* ---- lower_transpose.c ---- */
 
 /* Does an address jump along variable `column`; `along_row`: from line to line, and step through a line along `row`? */
@@ -283,6 +307,10 @@ bool qn_nest_run(qn_writer *rehearsal, qn_nest *nest, int row_axis, const qn_dim
 qn_dim qn_write_transposed(qn_writer *w, const qn_group *group, const qn_nest *nest, int row_axis, bool run,
                            int64_t grain);
 
+/* Puts axis i of another nest behind the axes that there are. */
+void qn_nest_add(qn_nest *nest, const qn_nest *from, int i);
+/* Puts the axis and the one before it together, if they can be. */
+bool qn_nest_join(qn_lowering *l, qn_nest *nest, const qn_nest *from, int i);
 /* Does an expression see axes a (outer) and b (inner, of that extent) only as a*extent + b? */
 bool qn_nest_sees_as_one(qn_ispace *space, qn_dim d, qn_dim a, qn_dim b, qn_dim extent);
 /* Merges neighbouring axes of `nest` that every access and index expression of a rehearsal, written with one variable an

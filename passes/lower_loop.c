@@ -23,19 +23,36 @@ bool qn_nest_sees_as_one(qn_ispace *space, qn_dim d, qn_dim a, qn_dim b, qn_dim 
            !qn_ix_uses(from_a, b) && from_a == qn_dim_mul(space->dims, from_b, extent);
 }
 
+void qn_nest_add(qn_nest *nest, const qn_nest *from, int i)
+{
+    nest->dims[nest->n] = from->dims[i];
+    nest->first[nest->n] = from->first[i];
+    nest->whole[nest->n++] = from->whole[i];
+}
+
+bool qn_nest_join(qn_lowering *l, qn_nest *nest, const qn_nest *from, int i)
+{
+    const int before = nest->n - 1;
+    if (from->whole[i] || (nest->whole[before] && !qn_dim_is_const(from->dims[i])))
+        return false;
+    nest->dims[before] = qn_dim_mul(l->program->dims, nest->dims[before], from->dims[i]);
+    if (nest->whole[before]) {
+        nest->first[before] *= from->dims[i]->value;
+        nest->whole[before] *= from->dims[i]->value;
+    }
+    return true;
+}
+
 void qn_nest_merge(qn_writer *r, qn_nest *nest, const qn_dim *vars)
 {
-    qn_dims *dims = r->lowering->program->dims;
     qn_nest merged = { 0 };
     for (int i = 0; i < nest->n; i++) {
         bool one = i > 0;
         for (size_t k = 0; k < r->accesses.n && one; k++)
             one = qn_nest_sees_as_one(&r->space, r->accesses.items[k].linear, vars[i - 1], vars[i],
                                       qn_ispace_var_of(&r->space, vars[i])->extent);
-        if (one)
-            merged.dims[merged.n - 1] = qn_dim_mul(dims, merged.dims[merged.n - 1], nest->dims[i]);
-        else
-            merged.dims[merged.n++] = nest->dims[i];
+        if (!one || !qn_nest_join(r->lowering, &merged, nest, i))
+            qn_nest_add(&merged, nest, i);
     }
     *nest = merged;
 }
@@ -74,7 +91,7 @@ void qn_loops_plan(qn_writer *w, const qn_nest *nest, int64_t grain, qn_loops *o
             out->tasks = qn_dim_mul(dims, out->tasks, extents[i]);
         const qn_dim task = qn_ispace_var(&w->space, out->tasks, false);
         if (task->kind == QN_DIM_SYMBOL)
-            qn_ispace_var_of(&w->space, task)->value = qn_kb_task(&w->b);
+            qn_ispace_var_of(&w->space, task)->value = qn_writer_task(w);
         const qn_dim piece = lead == 1 ? task : qn_ix_mod(&w->space, task, pieces);
         if (lead > 1)
             qn_ix_split(&w->space, qn_ix_div(&w->space, task, pieces), lead - 1, extents, out->index);
@@ -105,9 +122,9 @@ void qn_loops_plan(qn_writer *w, const qn_nest *nest, int64_t grain, qn_loops *o
         qn_ix_split(&w->space, var, lead, extents, out->index);
         if (qn_dim_is(chunk, 1)) {
             if (var->kind == QN_DIM_SYMBOL)
-                qn_ispace_var_of(&w->space, var)->value = qn_kb_task(&w->b);
+                qn_ispace_var_of(&w->space, var)->value = qn_writer_task(w);
         } else {
-            qn_kvalue *size = qn_writer_index(w, chunk), *low = qn_kb_imul(&w->b, qn_kb_task(&w->b), size);
+            qn_kvalue *size = qn_writer_index(w, chunk), *low = qn_kb_imul(&w->b, qn_writer_task(w), size);
             qn_kvalue *high = qn_kb_imin(&w->b, qn_kb_iadd(&w->b, low, size), qn_writer_index(w, steps));
             out->loops[out->n++] = (qn_planned_loop){ .var = var, .low = low, .high = high };
             if (qn_dim_is_const(chunk) && qn_dim_divisible(steps, chunk->value))
@@ -132,7 +149,7 @@ static void plan_flat(qn_writer *w, const qn_nest *nest, int64_t grain, qn_loops
     *out = (qn_loops){ .n = 1, .tasks = qn_dim_ceildiv(dims, all, qn_dim_const(dims, grain)) };
     const qn_dim var = qn_ispace_var(&w->space, all, false);
     qn_ix_split(&w->space, var, nest->n, extents, out->index);
-    qn_kvalue *size = qn_kb_index(&w->b, grain), *low = qn_kb_imul(&w->b, qn_kb_task(&w->b), size);
+    qn_kvalue *size = qn_kb_index(&w->b, grain), *low = qn_kb_imul(&w->b, qn_writer_task(w), size);
     qn_kvalue *high = qn_kb_imin(&w->b, qn_kb_iadd(&w->b, low, size), qn_writer_index(w, all));
     out->loops[0] = (qn_planned_loop){ .var = var, .low = low, .high = high };
 }
@@ -146,11 +163,15 @@ qn_writer_loop qn_planned_loop_open(qn_writer *w, const qn_planned_loop *loop, q
 void qn_nest_index(qn_writer *w, const qn_nest *nest, const qn_dim *index, const qn_type *type,
                    qn_dim *out_index)
 {
-    qn_dim from[QN_MAX_RANK], to[QN_MAX_RANK];
-    for (int i = 0; i < nest->n; i++)
-        from[i] = qn_ispace_import(&w->space, nest->dims[i]);
+    qn_dims *dims = w->space.dims;
+    qn_dim from[QN_MAX_RANK], to[QN_MAX_RANK], at[QN_MAX_RANK];
+    for (int i = 0; i < nest->n; i++) {
+        from[i] =
+            nest->whole[i] ? qn_dim_const(dims, nest->whole[i]) : qn_ispace_import(&w->space, nest->dims[i]);
+        at[i] = nest->first[i] ? qn_dim_add(dims, index[i], qn_dim_const(dims, nest->first[i])) : index[i];
+    }
     qn_ispace_dims(&w->space, type, to);
-    qn_ix_reshape(&w->space, nest->n, from, index, type->rank, to, out_index);
+    qn_ix_reshape(&w->space, nest->n, from, at, type->rank, to, out_index);
 }
 
 /* ---- the kernel ---- */
@@ -391,74 +412,129 @@ static void rehearse(qn_writer *w, qn_lowering *l, const qn_group *group, const 
     write_elements(w, group, nest, &loops);
 }
 
-qn_status qn_lower_loop(qn_lowering *l, const qn_group *group)
+/* How a nest is gone over. */
+typedef struct shape {
+    qn_nest nest;
+    bool blocks, pieces, run;
+    bool bounded;   /* something is only there within bounds */
+    int transposed; /* axis, or -1 */
+} shape;
+
+/* Of a nest of all axes: with one variable an axis; where axes were merged or cut that may cross lines, again. */
+static void find_shape(qn_lowering *l, const qn_group *group, const char *name, qn_arena *scratch, shape *s)
 {
     const bool gpu = l->options->machine && l->options->machine->gpu;
+    qn_writer rehearsal;
+    qn_dim vars[QN_MAX_RANK + 1];
+    s->transposed = -1;
+    for (int before = -1, jumps = 1; before != s->nest.n && jumps;) {
+        before = s->nest.n;
+        rehearse(&rehearsal, l, group, name, scratch, &s->nest, vars);
+        s->bounded = rehearsal.bounds.n > 0;
+        s->blocks = !gpu && crosses_lines(&rehearsal, s->nest.n, vars, true);
+        jumps = !gpu && crosses_lines(&rehearsal, s->nest.n, vars, false);
+        s->pieces = !gpu && cuts_rows(&rehearsal, s->nest.n, vars);
+        s->transposed = qn_transposed_axis(&rehearsal, &s->nest, vars);
+        qn_nest_merge(&rehearsal, &s->nest, vars);
+        qn_nest cut = s->nest;
+        if (s->transposed < 0 && before == s->nest.n && !gpu && qn_nest_cut(&rehearsal, &cut, vars)) {
+            rehearse(&rehearsal, l, group, name, scratch, &cut, vars);
+            s->transposed = qn_transposed_axis(&rehearsal, &cut, vars);
+            if (s->transposed >= 0)
+                s->nest = cut;
+            break;
+        }
+    }
+    for (bool more = s->transposed >= 0; more; s->run |= more) {
+        rehearse(&rehearsal, l, group, name, scratch, &s->nest, vars);
+        more = qn_nest_run(&rehearsal, &s->nest, s->transposed, vars);
+    }
+}
+
+/* The group's elements in tasks; how many. */
+static qn_dim write_shape(qn_writer *w, const qn_group *group, const shape *s)
+{
+    const qn_lowering *l = w->lowering;
+    const bool gpu = l->options->machine && l->options->machine->gpu;
     const int64_t least = gpu ? 256 : 64;
-    qn_nest nest = { 0 };
+    const double grain = (double)qn_task_elements(l, group) / work_of(group);
+    int64_t size = grain < (double)least ? least : (int64_t)grain;
+    if (s->pieces)
+        size = pieces_grain(&s->nest, size);
+    if (s->transposed >= 0)
+        return qn_write_transposed(w, group, &s->nest, s->transposed, s->run, size);
+    qn_loops loops = { 0 };
+    if (gpu && s->nest.n > 0)
+        plan_flat(w, &s->nest, size, &loops);
+    else
+        qn_loops_plan(w, &s->nest, size, &loops);
+    if (s->pieces)
+        take_rows_first(&loops);
+    if (s->blocks && loops.n >= 2)
+        write_blocks(w, group, &s->nest, &loops);
+    else
+        write_elements(w, group, &s->nest, &loops);
+    return loops.tasks;
+}
+
+/* Part after part, each with tasks of its own. */
+static qn_dim write_parts(qn_writer *w, const qn_group *group, const char *name, const qn_nest *nest,
+                          const qn_parts *parts)
+{
+    qn_kinst *branches[QN_MAX_PARTS];
+    int64_t before = 0;
+    for (int p = 0; p < parts->n; p++) {
+        shape s = { .nest = *nest };
+        qn_nest_part(w->lowering, &s.nest, parts, p);
+        find_shape(w->lowering, group, name, w->arena, &s);
+        qn_writer rehearsal; /* says how many tasks the part has */
+        qn_writer_init(&rehearsal, w->lowering, name, w->arena);
+        bind_all(&rehearsal, group);
+        const int64_t tasks = write_shape(&rehearsal, group, &s)->value;
+        qn_kvalue *task = qn_kb_task(&w->b);
+        if (p < parts->n - 1)
+            branches[p] =
+                qn_kb_if(&w->b, qn_kb_compare(&w->b, QN_LT, task, qn_kb_index(&w->b, before + tasks)));
+        const size_t mark = qn_writer_mark(w);
+        w->part = p;
+        w->section++;
+        w->task = qn_kb_isub(&w->b, task, qn_kb_index(&w->b, before));
+        write_shape(w, group, &s);
+        qn_writer_forget(w, mark);
+        if (p < parts->n - 1)
+            qn_kb_else(&w->b, branches[p], 0, NULL);
+        before += tasks;
+    }
+    for (int p = parts->n - 2; p >= 0; p--)
+        qn_kb_end_if(&w->b, branches[p], 0, NULL);
+    return qn_dim_const(w->space.dims, before);
+}
+
+qn_status qn_lower_loop(qn_lowering *l, const qn_group *group)
+{
+    shape s = { .nest = { 0 } };
     for (int i = 0; i < group->n_dims; i++) {
         if (qn_dim_is(group->dims[i], 0))
             return QUERN_OK; /* nothing to compute */
         if (!qn_dim_is(group->dims[i], 1))
-            nest.dims[nest.n++] = qn_lower_dim(l, group->dims[i]);
+            s.nest.dims[s.nest.n++] = qn_lower_dim(l, group->dims[i]);
     }
     qn_arena *scratch = qn_arena_new();
     const char *name = qn_group_kernel_name(group, scratch);
-
-    /* with one variable an axis; where axes were merged or cut that may cross lines, again */
-    bool blocks = false, pieces = false;
-    int transposed = -1;
-    for (int before = -1, jumps = 1; before != nest.n && jumps;) {
-        qn_writer rehearsal;
-        qn_dim vars[QN_MAX_RANK + 1];
-        before = nest.n;
-        rehearse(&rehearsal, l, group, name, scratch, &nest, vars);
-        blocks = !gpu && crosses_lines(&rehearsal, nest.n, vars, true);
-        jumps = !gpu && crosses_lines(&rehearsal, nest.n, vars, false);
-        pieces = !gpu && cuts_rows(&rehearsal, nest.n, vars);
-        transposed = qn_transposed_axis(&rehearsal, &nest, vars);
-        qn_nest_merge(&rehearsal, &nest, vars);
-        qn_nest cut = nest;
-        if (transposed < 0 && before == nest.n && !gpu && qn_nest_cut(&rehearsal, &cut, vars)) {
-            rehearse(&rehearsal, l, group, name, scratch, &cut, vars);
-            transposed = qn_transposed_axis(&rehearsal, &cut, vars);
-            if (transposed >= 0)
-                nest = cut;
-            break;
-        }
-    }
-
-    bool run = false;
-    for (bool more = transposed >= 0; more; run |= more) {
-        qn_writer rehearsal;
-        qn_dim vars[QN_MAX_RANK];
-        rehearse(&rehearsal, l, group, name, scratch, &nest, vars);
-        more = qn_nest_run(&rehearsal, &nest, transposed, vars);
-    }
+    find_shape(l, group, name, scratch, &s);
 
     qn_writer w;
-    qn_writer_init(&w, l, name, scratch);
-    const double grain = (double)qn_task_elements(l, group) / work_of(group);
-    int64_t size = grain < (double)least ? least : (int64_t)grain;
-    if (pieces)
-        size = pieces_grain(&nest, size);
-    qn_loops loops = { 0 };
-    bind_all(&w, group);
-    if (transposed >= 0) {
-        loops.tasks = qn_write_transposed(&w, group, &nest, transposed, run, size);
-    } else {
-        if (gpu && nest.n > 0)
-            plan_flat(&w, &nest, size, &loops);
-        else
-            qn_loops_plan(&w, &nest, size, &loops);
-        if (pieces)
-            take_rows_first(&loops);
-        if (blocks && loops.n >= 2)
-            write_blocks(&w, group, &nest, &loops);
-        else
-            write_elements(&w, group, &nest, &loops);
+    qn_parts parts = { 0 };
+    if (s.bounded && !s.run) {
+        qn_dim vars[QN_MAX_RANK];
+        rehearse(&w, l, group, name, scratch, &s.nest, vars);
+        parts = qn_find_parts(&w, &s.nest, vars);
     }
-    const qn_status status = qn_writer_finish(&w, loops.tasks, qn_group_step_name(group, l->arena));
+    qn_writer_init(&w, l, name, scratch);
+    bind_all(&w, group);
+    const qn_dim tasks =
+        parts.n > 0 ? write_parts(&w, group, name, &s.nest, &parts) : write_shape(&w, group, &s);
+    const qn_status status = qn_writer_finish(&w, tasks, qn_group_step_name(group, l->arena));
     qn_arena_free(scratch);
     return status;
 }

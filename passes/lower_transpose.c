@@ -125,10 +125,9 @@ bool qn_nest_run(qn_writer *r, qn_nest *nest, int row_axis, const qn_dim *vars)
                                             qn_ispace_var_of(&r->space, vars[last])->extent))
             return false;
     }
-    qn_dims *dims = r->lowering->program->dims;
-    nest->dims[last - 1] = qn_dim_mul(dims, nest->dims[last - 1], nest->dims[last]);
-    nest->n--;
-    return true;
+    const qn_nest before = *nest;
+    nest->n = last;
+    return qn_nest_join(r->lowering, nest, &before, last) || (nest->n = last + 1, false);
 }
 
 /* The constant that divides `var` by itself somewhere in d, or 0. */
@@ -152,12 +151,13 @@ bool qn_nest_cut(qn_writer *r, qn_nest *nest, const qn_dim *vars)
         for (size_t k = 0; k < r->accesses.n && !by; k++)
             if (r->accesses.items[k].buffer && !r->accesses.items[k].store)
                 by = divisor_of(r->accesses.items[k].linear, vars[i]);
-        if (cut.n + nest->n - i + 1 > QN_MAX_RANK || by < 2 || !qn_dim_is_const(nest->dims[i]) ||
-            nest->dims[i]->value % by != 0) {
-            cut.dims[cut.n++] = nest->dims[i];
+        qn_nest_add(&cut, nest, i);
+        if (cut.n + nest->n - i > QN_MAX_RANK || by < 2 || !qn_dim_is_const(nest->dims[i]) ||
+            nest->dims[i]->value % by != 0 || nest->first[i] % by != 0 || nest->whole[i] % by != 0)
             continue;
-        }
-        cut.dims[cut.n++] = qn_dim_const(dims, nest->dims[i]->value / by);
+        cut.dims[cut.n - 1] = qn_dim_const(dims, nest->dims[i]->value / by);
+        cut.first[cut.n - 1] /= by;
+        cut.whole[cut.n - 1] /= by;
         cut.dims[cut.n++] = qn_dim_const(dims, by);
     }
     const bool changed = cut.n > nest->n;
@@ -378,7 +378,7 @@ qn_dim qn_write_transposed(qn_writer *w, const qn_group *group, const qn_nest *n
     for (int i = 0; i < group->n_outputs; i++)
         qn_nest_index(w, nest, index, &group->outputs[i]->type, t->at[i]);
 
-    qn_kvalue *task = qn_kb_task(b), *piece = qn_kb_imod(b, task, qn_kb_index(b, pieces));
+    qn_kvalue *task = qn_writer_task(w), *piece = qn_kb_imod(b, task, qn_kb_index(b, pieces));
     const range by_row = part_of(b, qn_kb_imod(b, piece, qn_kb_index(b, row_pieces)), rows, n_rows),
                 by_column = part_of(b, qn_kb_idiv(b, piece, qn_kb_index(b, row_pieces)), columns, n_columns);
     qn_kvalue *from = qn_kb_imul(b, qn_kb_idiv(b, task, qn_kb_index(b, pieces)), qn_kb_index(b, steps));

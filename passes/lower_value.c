@@ -81,6 +81,7 @@ qn_kvalue *qn_writer_and_inside(qn_writer *w, qn_kvalue *condition, qn_dim d, qn
     if (!low && !high)
         return condition;
     qn_writer_note_index(w, d);
+    qn_vec_push(w->arena, &w->bounds, ((qn_bound){ d, extent }));
     qn_kvalue *at = qn_writer_index(w, d);
     if (low)
         condition = both(w, condition, qn_kb_compare(&w->b, QN_GE, at, qn_kb_index(&w->b, 0)));

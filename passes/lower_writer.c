@@ -159,7 +159,9 @@ qn_kvalue *qn_writer_index(qn_writer *w, qn_dim d)
 
 static void note_access(qn_writer *w, const qn_kbuffer *buffer, qn_dim linear, bool store)
 {
-    const qn_access access = { .buffer = buffer, .linear = linear, .store = store, .section = w->section };
+    const qn_access access = {
+        .buffer = buffer, .linear = linear, .store = store, .section = w->section, .part = w->part
+    };
     qn_vec_push(w->arena, &w->accesses, access);
 }
 
@@ -387,32 +389,45 @@ void qn_writer_store_outputs(qn_writer *w, const qn_group *group, int rank, cons
 
 /* ---- the end ---- */
 
-/* May the output take the memory of the input? Each element of it must be read before that element is stored. Accesses are
- * listed in the order in which a section makes them, pass after pass. */
-static bool may_replace(const qn_writer *w, const qn_kbuffer *in, const qn_kbuffer *out)
+/* Within a part. `used`: is the input read there? */
+static bool part_may_replace(const qn_writer *w, const qn_kbuffer *in, const qn_kbuffer *out, int part,
+                             bool *used)
 {
     qn_dim element = NULL;
-    bool used = false;
-    if (in->written || !in->read || in->dtype != out->dtype)
-        return false;
     for (size_t a = 0; a < w->accesses.n; a++) {
         const qn_access *access = &w->accesses.items[a];
-        if (access->buffer == out && (!access->store || (element && element != access->linear)))
+        if (access->buffer != out || access->part != part)
+            continue;
+        if (!access->store || (element && element != access->linear))
             return false;
-        if (access->buffer == out)
-            element = access->linear;
+        element = access->linear;
     }
     int stored = -1; /* the newest section with a store */
     for (size_t a = 0; a < w->accesses.n; a++) {
         const qn_access *access = &w->accesses.items[a];
+        if (access->part != part)
+            continue;
         if (access->buffer == out)
             stored = access->section;
         if (access->buffer != in)
             continue;
         if (!element || access->linear != element || access->section == stored)
             return false;
-        used = true;
+        *used = true;
     }
+    return true;
+}
+
+/* May the output take the memory of the input? Each element of it must be read before that element is stored. Accesses are
+ * listed in the order in which a section makes them, pass after pass. Parts store different elements. */
+static bool may_replace(const qn_writer *w, const qn_kbuffer *in, const qn_kbuffer *out)
+{
+    bool used = false;
+    if (in->written || !in->read || in->dtype != out->dtype)
+        return false;
+    for (int part = 0; part <= w->part; part++)
+        if (!part_may_replace(w, in, out, part, &used))
+            return false;
     return used;
 }
 
