@@ -407,6 +407,22 @@ static qn_ktag row_tag(const row_kernel *k)
                                                                                      : QN_TAG_SERIAL;
 }
 
+/* Lanes of the loop over rows; 0: those of a vector. A single sum of each goes over as many vectors at once as cover a few lines of
+ * memory: one vector alone would wait for each addition, and take a line of every page. */
+static int lanes_of_rows(const row_kernel *k)
+{
+    enum { VECTORS = 4, MOST = 64 };
+    const qn_machine *machine = k->lowering->options->machine;
+    int n_sums = 0;
+    for (int i = 0; i < k->group->n_nodes; i++)
+        n_sums += k->group->nodes[i]->op == QN_OP_REDUCE;
+    if (!machine || machine->gpu || k->rehearsing || n_sums != 1 || k->row_nest.n == 0)
+        return 0;
+    const qn_dim rows = k->row_nest.dims[k->row_nest.n - 1];
+    const int lanes = machine->vector_bytes / 4 * VECTORS;
+    return lanes <= MOST && qn_dim_divisible(rows, lanes) ? lanes : 0;
+}
+
 static void write_kernel(row_kernel *k)
 {
     qn_writer *w = k->w;
@@ -423,6 +439,8 @@ static void write_kernel(row_kernel *k)
         stage(k);
     for (int i = 0; i < n; i++)
         open[i] = qn_planned_loop_open(w, &k->row_loops.loops[i], i == n - 1 ? row_tag(k) : QN_TAG_SERIAL);
+    if (k->rows_are_lanes && n > 0 && open[n - 1].inst)
+        open[n - 1].inst->lanes = lanes_of_rows(k);
     write_row(k);
     for (int i = n - 1; i >= 0; i--)
         qn_writer_end_for(w, &open[i], NULL);
