@@ -23,6 +23,9 @@ bool qn_blas_takes(const qn_node *node, const qn_pass_options *options);
  * the rows of what it moves? Then it reads each element once, and no panels go through memory. */
 bool qn_gemm_packs(const qn_node *node, const qn_pass_options *options);
 
+/* passes/gemm.c: has it a kernel for this dot_general as it is, with a right side that lies row by row? */
+bool qn_gemm_reads_rows(const qn_node *node, const qn_pass_options *options);
+
 /* In the order they are asked; ends with NULL. */
 extern const qn_template *const qn_templates[];
 

@@ -1,4 +1,4 @@
-/* The template for matmul_packed: a register tile of rows x one panel, K in the innermost loop, what follows element by
+/* The template for matmul_packed, and for products whose right side lies row by row: a register tile of rows x one panel, K in the innermost loop, what follows element by
  * element applied to the tile while it is in the first cache.
  *
  *   task: some tiles of rows x some panels of columns
@@ -8,7 +8,9 @@
  *           for k: accumulators += x[rows, k] * panel[k, 0 … width)
  *           store, or: tile to a local buffer, then the epilogue over it; before the last part of k: to `partial`
  *
- * A right side that is no constant and is used by one block of rows alone is not packed before: each pass packs the panels it
+ * A right side that is no constant is read where it lies, panels beside one another in its rows, where the lines of some panels
+ * and rows find room in the second cache (see qn_gemm_reads_rows): packing it takes longer than that costs. Elsewhere, where it
+ * is used by one block of rows alone, it is not packed before: each pass packs the panels it
  * multiplies by.
  *
  * Weights of a model are larger than its caches. So the first tiles of a task fetch the panels that come after its own (the next
@@ -41,7 +43,12 @@ enum {
     LINE = 16,         /* elements of a cache line */
     COPY_BYTES = QN_LOCAL_LIMIT / 3,
     PARTIAL_BYTES = QN_LOCAL_LIMIT / 12 * 7, /* the rest is a tile's */
-    COPIED_DEPTH = 256, /* of k in a pass that copies rows or packs panels: a copy serves more panels */
+    COPIED_DEPTH = 256, /* of k in a pass that copies rows, packs panels, or reads them from rows */
+    ROWS_AHEAD = 3, /* fetched before they are needed, where y lies row by row: they share few cache sets */
+    SPREAD_STRIDE =
+        8192, /* bytes: fewer sets of the second cache are the rows' of a pass where their length is a multiple */
+    LEAST_ROWS = 8,                       /* of a product whose right side lies row by row, */
+    LEAST_WORK = 2048,                    /* and elements of that */
     PACKED_BYTES = QN_LOCAL_LIMIT / 8 * 3 /* of packed panels; partial sums take as much then */
 };
 
@@ -52,6 +59,7 @@ typedef struct {
     qn_kbuffer *partial;             /* sums of the task's tiles between passes over k; NULL: one pass */
     bool copies;                     /* rows of x, where they fight for cache sets */
     bool packs;                      /* the panels: y is local, with what the pass multiplies by */
+    bool reads_rows;                 /* y lies row by row */
     qn_kbuffer *out;                 /* stored directly: the group is the product alone; else NULL */
     int lanes, vectors, width, rows; /* rows: of the highest tile */
     int rank;                        /* of the result */
@@ -80,9 +88,33 @@ static bool multiplies(const qn_node *node, const qn_pass_options *options)
     return qn_word_panels(&node->operands[1]->type, n_batch, machine) > 0;
 }
 
+bool qn_gemm_reads_rows(const qn_node *node, const qn_pass_options *options)
+{
+    const qn_machine *machine = options->machine;
+    if (node->op != QN_OP_DOT_GENERAL || !machine || machine->gpu || qn_is_constant(node->operands[1]))
+        return false;
+    const qn_type *x = &node->operands[0]->type, *y = &node->operands[1]->type;
+    const qn_dot_side xs = qn_dot_side_of(node, 0), ys = qn_dot_side_of(node, 1);
+    const int n_batch = xs.n_batch, width = 2 * machine->vector_bytes / QN_WORD_BYTES;
+    if (x->dtype != QUERN_F32 || y->dtype != QUERN_F32 || node->results[0].type.dtype != QUERN_F32 ||
+        width < 2 * LINE || xs.n_contract != 1 || xs.contract[0] != x->rank - 1 ||
+        ys.contract[0] != n_batch || ys.n_free != 1)
+        return false;
+    for (int i = 0; i < n_batch; i++)
+        if (xs.batch[i] != i || ys.batch[i] != i)
+            return false;
+    double rows = 1;
+    for (int i = 0; i < xs.n_free; i++)
+        rows *= (double)x->dims[xs.free[i]]->max;
+    const qn_dim k = y->dims[n_batch], n = y->dims[n_batch + 1];
+    return qn_dim_is_const(n) && n->value > 0 && n->value % width == 0 && n->value * 4 % SPREAD_STRIDE != 0 &&
+           rows >= LEAST_ROWS && (double)n->value * (double)k->max >= LEAST_WORK;
+}
+
 static bool matches(const qn_group *group, const qn_pass_options *options)
 {
-    return group->kind == QN_GROUP_CONTRACTION && multiplies(group->root, options);
+    return group->kind == QN_GROUP_CONTRACTION &&
+           (multiplies(group->root, options) || qn_gemm_reads_rows(group->root, options));
 }
 
 /* accumulators, a panel's vectors and one broadcast value in registers */
@@ -141,13 +173,21 @@ static qn_kvalue *row_start(gemm *g, qn_kvalue *x_tile, int r)
     return ADD(x_tile, MUL(g->k_value, INDEX(r)));
 }
 
+/* Elements between a panel's columns for one k and for the next. */
+static int64_t y_stride(const gemm *g)
+{
+    return g->reads_rows ? g->n->value : g->width;
+}
+
 /* One step of k for all rows: accumulators of set `set` */
 static void multiply_add(gemm *g, int rows, qn_kvalue *const *starts, qn_kvalue *panel, qn_kvalue *k,
                          qn_kvalue **acc)
 {
     qn_kbuilder *b = &g->w.b;
-    qn_kvalue *columns[2], *at = ADD(panel, MUL(k, INDEX(g->width)));
-    if (!g->fetch && !g->packs) /* bound by the stream of panels */
+    qn_kvalue *columns[2], *at = ADD(panel, MUL(k, INDEX(y_stride(g))));
+    for (int i = 0; g->reads_rows && i < g->width; i += LINE)
+        qn_word_prefetch(b, g->y, ADD(at, INDEX(ROWS_AHEAD * y_stride(g) + i)), 0);
+    if (!g->fetch && !g->packs && !g->reads_rows) /* bound by the stream of panels */
         qn_word_prefetch(b, g->y, ADD(at, INDEX(16 * g->width)), 0);
     for (int v = 0; v < g->vectors; v++)
         columns[v] = qn_word_load(b, g->y, ADD(at, INDEX(v * g->lanes)), g->lanes);
@@ -300,6 +340,8 @@ static void tile(gemm *g, int rows, qn_kvalue *batch, qn_kvalue *row, qn_kvalue 
     qn_kvalue *panel_size = MUL(g->k_value, INDEX(g->width));
     qn_kvalue *n_panels = qn_writer_index(&g->w, g->n_panels);
     qn_kvalue *panel = MUL(ADD(MUL(batch, n_panels), counter(panels)), panel_size);
+    if (g->reads_rows)
+        panel = ADD(MUL(batch, MUL(g->k_value, g->n_value)), MUL(counter(panels), INDEX(g->width)));
     if (g->packs)
         panel =
             MUL(qn_kb_isub(b, MUL(qn_kb_isub(b, counter(panels), g->first_panel), INDEX(g->depth)), g->low),
@@ -361,7 +403,7 @@ static void choose_blocks(gemm *g, const qn_schedule *schedule)
     const bool fights = qn_dim_is_const(g->k) && g->k->value * 4 % FIGHTING_STRIDE == 0 &&
                         qn_dim_is_const(g->m) && g->m->value > 4 &&
                         g->rows > machine->l1_bytes / FIGHTING_STRIDE;
-    const int64_t modelled = g->packs || fights ? COPIED_DEPTH : MAX_DEPTH,
+    const int64_t modelled = g->packs || g->reads_rows || fights ? COPIED_DEPTH : MAX_DEPTH,
                   most = qn_schedule_get(schedule, QN_KNOB_DEPTH, modelled, INT32_MAX);
     if (qn_dim_is_const(g->k) && g->k->value > most && (n_tiles > 1 || g->packs)) {
         g->depth = ceil_div(g->k->value, ceil_div(g->k->value, most));
@@ -397,7 +439,7 @@ static void choose_blocks(gemm *g, const qn_schedule *schedule)
     tiles = ceil_div(n_tiles, ceil_div(n_tiles, tiles));
     g->task_panels = panels;
     g->task_tiles = tiles;
-    g->spread = g->packs ? 0 : tiles >= SPREAD ? SPREAD : tiles >= 2 ? 2 : 0;
+    g->spread = g->packs || g->reads_rows ? 0 : tiles >= SPREAD ? SPREAD : tiles >= 2 ? 2 : 0;
     while (g->spread > 1 && UNROLL * g->width / g->spread < LINE)
         g->spread /= 2;
 }
@@ -544,7 +586,9 @@ static void read_shape(gemm *g)
     qn_ispace *space = &g->w.space;
     const qn_node *root = g->group->root;
     const qn_machine *machine = g->w.lowering->options->machine;
-    int n_batch = (int)qn_attr_int(root, QN_ATTR_BATCH_DIMS);
+    g->reads_rows = root->op == QN_OP_DOT_GENERAL;
+    const int n_batch =
+        g->reads_rows ? qn_dot_side_of(root, 0).n_batch : (int)qn_attr_int(root, QN_ATTR_BATCH_DIMS);
     const qn_type *type = &root->results[0].type, *y = &root->operands[1]->type;
     g->rank = type->rank;
     qn_ispace_dims(space, type, g->dims);
@@ -554,11 +598,12 @@ static void read_shape(gemm *g)
         *to = qn_dim_mul(space->dims, *to, g->dims[i]);
     }
     g->n = g->dims[g->rank - 1];
-    g->k = qn_ispace_import(space, y->dims[n_batch + 1]);
-    g->n_panels = qn_ispace_import(space, y->dims[n_batch]);
-    g->sum = type->dtype;
     g->lanes = machine->vector_bytes / QN_WORD_BYTES;
-    g->width = qn_word_panels(y, n_batch, machine);
+    g->width = g->reads_rows ? 2 * g->lanes : qn_word_panels(y, n_batch, machine);
+    g->k = qn_ispace_import(space, y->dims[n_batch + !g->reads_rows]);
+    g->n_panels = g->reads_rows ? qn_dim_const(space->dims, g->n->value / g->width)
+                                : qn_ispace_import(space, y->dims[n_batch]);
+    g->sum = type->dtype;
     g->vectors = g->width / g->lanes;
     g->rows = rows_of_tile(machine, g->vectors);
     g->whole_panels = qn_dim_divisible(g->n, g->width);

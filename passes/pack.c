@@ -4,6 +4,9 @@
  * After:  the right side as panels of `width` columns, [batch…, panels, K, width], made by data movement that fold computes
  *         at compile time where it is a constant; the left side as [batch…, m…, K]; a matmul_packed over them.
  *
+ * A right side that is no constant and already lies in rows of whole panels is multiplied by where it lies, where a kernel does
+ * that (qn_gemm_reads_rows).
+ *
  * On a machine with a matrix unit also bf16 of K in whole steps, with pairs of k side by side: [batch…, panels, K / 2, width, 2].
  * Products of bytes with sums of 32 bits likewise, on any CPU, with four of k side by side: [batch…, panels, K / 4, width, 4], one side
  * signed and the other not.
@@ -201,7 +204,7 @@ static qn_status pack_graph(qn_graph *graph, const qn_pass_options *options, boo
         for (int r = 0; r < node->n_regions; r++)
             QN_TRY(pack_graph(node->regions[r], options, changed, diags));
         if (node->op != QN_OP_DOT_GENERAL || !can_pack(node, options->machine) ||
-            qn_blas_takes(node, options))
+            qn_blas_takes(node, options) || qn_gemm_reads_rows(node, options))
             continue;
         const qn_dot_side x = qn_dot_side_of(node, 0), y = qn_dot_side_of(node, 1);
         if (!worth_packing(graph->module->dims, node, &x, &y))
