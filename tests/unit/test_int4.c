@@ -179,7 +179,7 @@ static void weights_of_four_bits_stay_so(void **state)
     four_bits(QN_PRECISION_INT4, 3);
     four_bits(QN_PRECISION_F32, 1);
     four_bits(QN_PRECISION_F32, 4);
-    four_bits(QN_PRECISION_F32, 6);
+    four_bits(QN_PRECISION_F32, MOST_ROWS);
 }
 
 static void mistakes_are_found(void **state)
