@@ -157,14 +157,14 @@ static qn_value *packed_product(qn_builder *b, const qn_node *node, const qn_dot
     const qn_type *type = &node->results[0].type;
     if (is_byte(x->type.dtype))
         return qn_b_reshape(b, bytes_product(b, x, y, n_batch, n, width), type->rank, type->dims);
+    if (stored == QN_PRECISION_INT4 && qn_int4_takes(y))
+        return qn_b_reshape(b, qn_int4_product(b, x, y, n_batch, width), type->rank, type->dims);
     qn_value *panels = qn_b_panels(b, y, width);
     if (x->type.dtype == QUERN_BF16)
         panels = side_by_side(b, panels, 2);
     else if (stored == QN_PRECISION_BF16)
         panels = qn_b_convert(b, QUERN_BF16, panels);
-    qn_value *r = stored == QN_PRECISION_INT4 && panels && qn_int4_takes(panels)
-                      ? qn_int4_product(b, x, panels, n_batch, n)
-                      : qn_b_matmul_packed(b, x, panels, n_batch, n, type->dtype);
+    qn_value *r = qn_b_matmul_packed(b, x, panels, n_batch, n, type->dtype);
     return qn_b_reshape(b, r, type->rank, type->dims);
 }
 

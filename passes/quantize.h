@@ -30,10 +30,10 @@ qn_quantized qn_quantize_bytes(qn_builder *b, qn_value *v, const qn_dot_side *si
 
 /* ---- quantize_int4.c ---- */
 
-/* Panels [batch…, panels, K, width] of float32 that may be kept in four bits. */
-bool qn_int4_takes(const qn_value *panels);
-/* x [batch…, m…, K] times the columns of the panels; NULL after a report. */
-qn_value *qn_int4_product(qn_builder *b, qn_value *x, qn_value *panels, int n_batch, qn_dim n);
+/* Columns [batch…, K, N] of float32 that may be kept in four bits. */
+bool qn_int4_takes(const qn_value *y);
+/* x [batch…, m…, K] times the columns, in panels of that width; NULL after a report. */
+qn_value *qn_int4_product(qn_builder *b, qn_value *x, qn_value *w, int n_batch, int64_t width);
 /* Replaces the products of few rows with weights that a dequantize node makes of constants of four bits. True: nobody else read
  * them, and the node is removed. */
 bool qn_int4_take_products(qn_node *weights, const qn_pass_options *options, qn_diags *diags);

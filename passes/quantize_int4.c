@@ -5,7 +5,7 @@
  * four bytes, as matmul_packed wants them. What they are multiplied by is rounded to bytes as under int8, one scale a row: next to
  * the error of the weights that of bytes does not count.
  *
- *   %r = matmul_packed %x: f32[1, 768], %p: f32[96, 768, 32]
+ *   %r = dot_general %x: f32[1, 768], %y: f32[768, 3072]
  *   ->
  *   %w: u8[96, 96, 32, 4],  %s: bf16[96, 24, 32];  %x': i8[1, 768],  %m: f32[1]
  *   %r = mul (matmul_packed %x', %w, %s : f32[1, 3072]), %m
@@ -23,15 +23,15 @@
 
 enum { GROUP = 32, NUMBERS = 8, LEAST = -8, MOST = 7, LEAST_WEIGHTS = 1 << 16 };
 
-bool qn_int4_takes(const qn_value *panels)
+bool qn_int4_takes(const qn_value *y)
 {
-    const qn_type *type = &panels->type;
+    const qn_type *type = &y->type;
     const qn_dim k = type->dims[type->rank - 2];
     return qn_dim_is_const(k) && k->value % GROUP == 0 && qn_type_is_static(type) &&
            qn_type_elements(type) >= LEAST_WEIGHTS;
 }
 
-/* [batch…, panels, K, width] -> [batch…, panels, K / n, n, width] */
+/* The last axis but one in pieces of n: [batch…, panels, K, width] -> [batch…, panels, K / n, n, width] */
 static qn_value *cut(qn_builder *b, qn_value *v, int64_t n)
 {
     qn_dim dims[QN_MAX_RANK];
@@ -75,12 +75,12 @@ static qn_value *together(qn_builder *b, qn_value *numbers)
     return qn_b_transpose(b, qn_b_binary(b, QN_OP_OR, half[0], half[1]), perm);
 }
 
-/* [batch…, panels, K, width] as matmul_packed wants it, with its scale. */
-static qn_value *four_bits(qn_builder *b, qn_value *panels, qn_value **out_scale)
+/* [batch…, K, N] as matmul_packed wants it, with its scale. Rounded before it is put into panels: then bytes are moved, not floats. */
+static qn_value *four_bits(qn_builder *b, qn_value *w, int64_t width, qn_value **out_scale)
 {
-    const int64_t axis[] = { panels->type.rank - 1 }; /* of a group's members */
-    const qn_type *type = &panels->type;
-    qn_value *groups = cut(b, panels, GROUP);
+    const int64_t axis[] = { w->type.rank - 1 }; /* of a group's members */
+    const qn_type *type = &w->type;
+    qn_value *groups = cut(b, w, GROUP);
     qn_value *most = qn_b_reduce(b, QN_KIND_MAX, groups, 1, axis, true);
     qn_value *least = qn_b_reduce(b, QN_KIND_MIN, groups, 1, axis, true);
     qn_value *positive = qn_b_compare_bcast(b, QN_GT, most, qn_b_unary(b, QN_OP_NEG, least));
@@ -89,8 +89,12 @@ static qn_value *four_bits(qn_builder *b, qn_value *panels, qn_value **out_scale
     qn_value *q = qn_b_binary_bcast(b, QN_OP_DIV, groups, qn_b_convert(b, QUERN_F32, scale));
     q = qn_b_binary_bcast(b, QN_OP_MIN, qn_b_unary(b, QN_OP_ROUND, q), f32(b, MOST));
     q = qn_b_convert(b, QUERN_U8, qn_b_binary_bcast(b, QN_OP_SUB, q, f32(b, LEAST)));
-    *out_scale = qn_b_squeeze(b, scale, (int)axis[0]);
-    return together(b, qn_b_reshape(b, q, type->rank, type->dims));
+    scale = scale ? qn_b_squeeze(b, scale, (int)axis[0]) : NULL;
+    q = qn_b_reshape(b, q, type->rank, type->dims);
+    if (!q || !scale)
+        return NULL;
+    *out_scale = qn_b_panels(b, scale, width);
+    return together(b, qn_b_panels(b, q, width));
 }
 
 /* x [batch…, m…, K] as bytes. */
@@ -109,11 +113,12 @@ static qn_value *scale_back(qn_builder *b, qn_value *r, const qn_quantized *q, c
              : NULL;
 }
 
-qn_value *qn_int4_product(qn_builder *b, qn_value *x, qn_value *panels, int n_batch, qn_dim n)
+qn_value *qn_int4_product(qn_builder *b, qn_value *x, qn_value *w, int n_batch, int64_t width)
 {
     qn_dot_side rows;
     const qn_quantized q = bytes_of(b, x, &rows);
-    qn_value *scale, *y = four_bits(b, panels, &scale);
+    qn_value *scale = NULL, *y = four_bits(b, w, width, &scale);
+    const qn_dim n = w->type.dims[w->type.rank - 1];
     return scale_back(b, qn_b_matmul_packed_scaled(b, q.bytes, y, scale, n_batch, n), &q, &rows);
 }
 

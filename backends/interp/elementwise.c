@@ -207,6 +207,8 @@ qn_status qn_eval_elementwise(qn_eval *e)
     const qn_direction direction = op == QN_OP_COMPARE ? qn_attr_compare_direction(e->node) : QN_EQ;
     const int64_t total = qn_array_elements(r);
     qn_scalar a[QN_LANES], b[QN_LANES], c[QN_LANES];
+    if (qn_quick_elementwise(e->node, e->x, r))
+        return QUERN_OK;
     for (int64_t at = 0; at < total; at += QN_LANES) {
         const int64_t n = total - at < QN_LANES ? total - at : QN_LANES;
         qn_lanes_load(x->dtype, qn_element(x, at), 1, n, a);
@@ -304,6 +306,8 @@ qn_status qn_eval_convert(qn_eval *e)
     qn_array *r = &e->y[0];
     const int64_t total = qn_array_elements(r);
     qn_scalar v[QN_LANES];
+    if (qn_quick_convert(x->dtype, r->dtype, x->data, total, r->data))
+        return QUERN_OK;
     for (int64_t at = 0; at < total; at += QN_LANES) {
         const int64_t n = total - at < QN_LANES ? total - at : QN_LANES;
         qn_lanes_load(x->dtype, qn_element(x, at), 1, n, v);

@@ -165,7 +165,7 @@ const qn_tensor *qn_interp_fold(const qn_node *node, void *folder)
         return NULL; /* of a broadcast: which costs nothing */
     if (tensor.bytes >= QN_DEFER_BYTES || reads_deferred(node)) {
         const qn_tensor *deferred = defer(node);
-        if (deferred && tensor.bytes < QN_DEFER_BYTES)
+        if (deferred && (tensor.bytes < QN_DEFER_BYTES || node->op == QN_OP_REDUCE))
             qn_tensor_data(deferred); /* now, but without all of its operands in memory */
         if (deferred)
             return deferred;

@@ -130,6 +130,14 @@ void qn_lanes_combine(qn_kind kind, qn_dtype dtype, qn_scalar *acc, int64_t acc_
 /* The order that sort, top_k and arg_reduce keep: -1, 0, 1; NaN is above everything, -0 equals 0. */
 int qn_scalar_order(qn_dtype dtype, qn_scalar a, qn_scalar b);
 
+/* ---- quick.c: the same bits by loops over C types; false where there is none ---- */
+
+bool qn_quick_elementwise(const qn_node *node, const qn_array *x, qn_array *r);
+bool qn_quick_convert(qn_dtype from, qn_dtype to, const void *restrict a, int64_t n, void *restrict r);
+bool qn_quick_reduces(qn_kind kind, qn_dtype dtype);
+/* acc[i] (all of acc[0] without `step`) combined with from[i]. */
+void qn_quick_combine(qn_kind kind, void *restrict acc, bool step, const void *restrict from, int64_t n);
+
 /* ---- copy.c ---- */
 
 /* Elements that are only moved, by their size; at any address. */

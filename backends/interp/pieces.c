@@ -340,15 +340,32 @@ static bool is_reduced(const qn_node *node, int axis)
     return false;
 }
 
-/* The box of the result cut along `axis`, so that what is made of the operand on the way is small and soon forgotten. */
+/* The operand's axis along which to cut a reduction: the outermost, so that what is read at a time lies together, or the longest that
+ * is kept where parts of sums can't be added. -1: none. */
+static int axis_to_cut(const qn_node *node, const int64_t *x_extent)
+{
+    const qn_type *x = &node->operands[0]->type;
+    const bool any_order = qn_quick_reduces(qn_attr_reduce_kind(node), x->dtype);
+    int longest = -1;
+    for (int i = 0; i < x->rank; i++) {
+        const bool kept = !is_reduced(node, i);
+        if (x_extent[i] > 1 && any_order)
+            return i;
+        if (kept && (longest < 0 || x_extent[i] > x_extent[longest]))
+            longest = i;
+    }
+    return longest;
+}
+
+/* Cut, so that what is made of the operand on the way is small and soon forgotten. */
 static view view_reduce(reader *r, const qn_tensor *tensor, const int64_t *low, const int64_t *extent)
 {
-    enum { MOST = 1 << 18 }; /* elements of the operand */
+    enum { MOST = 1 << 15 }; /* elements of the operand */
     const qn_node *node = tensor->source->node;
     const qn_tensor *operand = tensor->source->operands[0];
     view v = make_box(r, tensor->type.dtype, tensor->type.rank, extent);
     int64_t x_low[QN_MAX_RANK], x_extent[QN_MAX_RANK], each = 1;
-    int cut = -1, cut_x = 0;
+    int result_axis[QN_MAX_RANK];
     if (r->failed)
         return v;
     for (int i = 0, kept = 0; i < operand->type.rank; i++) {
@@ -356,28 +373,34 @@ static view view_reduce(reader *r, const qn_tensor *tensor, const int64_t *low, 
         x_low[i] = gone ? 0 : low[kept];
         x_extent[i] = gone ? operand->type.dims[i]->value : extent[kept];
         each *= x_extent[i];
-        if (!gone && (cut < 0 || extent[kept] > extent[cut])) {
-            cut = kept;
-            cut_x = i;
-        }
+        result_axis[i] = gone ? -1 : kept;
         kept += !gone;
     }
-    const int64_t all = cut < 0 ? 1 : extent[cut], step = each > MOST ? all / (each / MOST + 1) + 1 : all;
+    const int cut = axis_to_cut(node, x_extent), cut_result = cut < 0 ? -1 : result_axis[cut];
+    const int64_t first = cut < 0 ? 0 : x_low[cut], all = cut < 0 ? 1 : x_extent[cut],
+                  step = each > MOST ? all / (each / MOST + 1) + 1 : all;
     for (int64_t at = 0; at < all; at += step) {
         const int64_t n = at + step < all ? step : all - at;
         view part = v;
         reader inside = { .in = { .arena = qn_arena_new(), .diags = r->in.diags } };
         if (cut >= 0) {
-            part.array.dims[cut] = x_extent[cut_x] = n;
-            x_low[cut_x] = low[cut] + at;
-            move(&part, at * v.strides[cut]);
+            x_extent[cut] = n;
+            x_low[cut] = first + at;
+        }
+        if (cut_result >= 0) {
+            part.array.dims[cut_result] = n;
+            move(&part, at * v.strides[cut_result]);
         }
         const view read = view_of(&inside, operand, x_low, x_extent), x = contiguous(&inside, &read);
         const view sums = make_box(&inside, tensor->type.dtype, tensor->type.rank, part.array.dims);
         qn_array result = sums.array;
         const qn_status status = qn_interp_eval_lanes(&inside.in, node, &x.array, &result);
         QN_ASSERT(!status, "reductions do not fail");
-        copy_view(&sums, &part);
+        if (cut_result >= 0 || at == 0)
+            copy_view(&sums, &part);
+        else
+            qn_quick_combine(qn_attr_reduce_kind(node), v.array.data, true, sums.array.data,
+                             qn_array_elements(&v.array));
         qn_arena_free(inside.in.arena);
     }
     return v;
@@ -399,7 +422,17 @@ static view view_of(reader *r, const qn_tensor *tensor, const int64_t *low, cons
     }
 }
 
-static void read_box(const qn_tensor *tensor, const int64_t *low, const int64_t *extent, void *to)
+static bool find_view(const qn_tensor *tensor, const int64_t *low, const int64_t *extent,
+                      const void **out_data, int64_t *out_strides)
+{
+    reader r = { .only_views = true };
+    const view v = view_of(&r, tensor, low, extent);
+    *out_data = v.array.data;
+    memcpy(out_strides, v.strides, (size_t)v.array.rank * sizeof *out_strides);
+    return !r.failed;
+}
+
+static void read_part(const qn_tensor *tensor, const int64_t *low, const int64_t *extent, void *to)
 {
     qn_arena *arena = qn_arena_new();
     qn_diags diags;
@@ -415,14 +448,31 @@ static void read_box(const qn_tensor *tensor, const int64_t *low, const int64_t 
     qn_arena_free(arena);
 }
 
-static bool find_view(const qn_tensor *tensor, const int64_t *low, const int64_t *extent,
-                      const void **out_data, int64_t *out_strides)
+/* What is made on the way is made for a part of the box at a time, so that it stays in the caches. */
+static void read_box(const qn_tensor *tensor, const int64_t *low, const int64_t *extent, void *to)
 {
-    reader r = { .only_views = true };
-    const view v = view_of(&r, tensor, low, extent);
-    *out_data = v.array.data;
-    memcpy(out_strides, v.strides, (size_t)v.array.rank * sizeof *out_strides);
-    return !r.failed;
+    enum { PART = 1 << 15 }; /* elements */
+    const int rank = tensor->type.rank;
+    int64_t from[QN_MAX_RANK], count[QN_MAX_RANK], inner = 1, strides[QN_MAX_RANK];
+    const void *data;
+    int axis = 0;
+    for (int i = 0; i < rank; i++)
+        inner *= extent[i];
+    while (axis < rank && extent[axis] == 1)
+        axis++;
+    if (inner <= PART || axis == rank || find_view(tensor, low, extent, &data, strides)) {
+        read_part(tensor, low, extent, to);
+        return;
+    }
+    inner /= extent[axis];
+    const int64_t step = inner < PART ? PART / inner : 1;
+    memcpy(from, low, (size_t)rank * sizeof *from);
+    memcpy(count, extent, (size_t)rank * sizeof *count);
+    for (int64_t at = 0; at < extent[axis]; at += step) {
+        from[axis] = low[axis] + at;
+        count[axis] = at + step < extent[axis] ? step : extent[axis] - at;
+        read_box(tensor, from, count, (char *)to + at * inner * (int64_t)qn_dtype_bytes(tensor->type.dtype));
+    }
 }
 
 /* ---- making one ---- */
@@ -481,7 +531,7 @@ static bool can_read(const qn_node *node)
 
 const qn_tensor *qn_tensor_defer(const qn_node *node, const qn_tensor *const *operands)
 {
-    enum { MOST_COST = 24 };
+    enum { MOST_COST = 48 };
     qn_arena *arena = node->graph->module->arena;
     const qn_type *type = &node->results[0].type;
     int cost = 1;

@@ -18,10 +18,16 @@ qn_status qn_eval_reduce(qn_eval *e)
     qn_strides(r, r_strides);
     for (int i = 0, kept = 0; i < x->rank; i++)
         strides[i] = reduced[i] ? 0 : r_strides[kept++];
-    qn_scalar *to;
-    QN_TRY(qn_eval_scalars(e, n_out, &to));
+    const qn_scalar neutral = qn_neutral(kind, x->dtype);
+    const bool quick = qn_quick_reduces(kind, x->dtype);
+    qn_scalar *to = NULL;
+    if (!quick)
+        QN_TRY(qn_eval_scalars(e, n_out, &to));
     for (int64_t i = 0; i < n_out; i++)
-        to[i] = qn_neutral(kind, x->dtype);
+        if (quick)
+            qn_scalar_store(r->dtype, neutral, qn_element(r, i));
+        else
+            to[i] = neutral;
 
     /* The innermost run: as many trailing axes as are all reduced or all kept. */
     int outer = x->rank;
@@ -34,14 +40,17 @@ qn_status qn_eval_reduce(qn_eval *e)
         int64_t o = 0;
         for (int i = 0; i < outer; i++)
             o += index[i] * strides[i];
-        for (int64_t k = 0; k < run; k += QN_LANES) {
+        if (quick)
+            qn_quick_combine(kind, qn_element(r, o), step != 0, qn_element(x, at), run);
+        for (int64_t k = 0; k < run && !quick; k += QN_LANES) {
             const int64_t n = run - k < QN_LANES ? run - k : QN_LANES;
             qn_lanes_load(x->dtype, qn_element(x, at + k), 1, n, v);
             qn_lanes_combine(kind, x->dtype, to + o + k * step, step, v, n);
         }
         qn_next_index(outer, x->dims, index);
     }
-    qn_lanes_store(r->dtype, to, n_out, r->data, 1);
+    if (!quick)
+        qn_lanes_store(r->dtype, to, n_out, r->data, 1);
     return QUERN_OK;
 }
 
