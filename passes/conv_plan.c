@@ -185,18 +185,22 @@ static double try_vectors(qn_conv_plan *p, int64_t vectors, int registers)
     return cycles;
 }
 
-/* The tile with as many vectors as were measured to be the best, where there is one; otherwise the least costly. */
+/* The tile with as many vectors as were measured to be the best, where there is one; otherwise the least costly. Bytes of x have to be
+ * broadcast by instructions of their own, for each position: there more vectors are better than the cycles say, by far where weights
+ * come from the second cache. */
 static bool choose_tile(qn_conv_plan *p, int registers, int64_t measured)
 {
-    static const int64_t widths[] = { 2, 3, 4, 1 };
+    static const int64_t floats[] = { 2, 3, 4, 1 }, bytes[] = { 4, 3, 2, 1 };
+    const int64_t *widths = p->bytes > 1 ? bytes : floats;
+    const double gain = p->bytes > 1 ? 0.95 : 0.99;
     double best = 0;
     qn_conv_plan chosen;
-    for (size_t i = 0; i < sizeof widths / sizeof *widths; i++) {
+    for (size_t i = 0; i < sizeof floats / sizeof *floats; i++) {
         if ((p->each && widths[i] != 1) || (best > 0 && chosen.vectors == measured))
             continue;
         /* each channel by itself: columns of x and of w stay in registers too */
         const double cycles = try_vectors(p, widths[i], p->each ? registers / 2 : registers);
-        if (cycles > 0 && (best == 0 || widths[i] == measured || cycles < 0.99 * best)) {
+        if (cycles > 0 && (best == 0 || widths[i] == measured || cycles < gain * best)) {
             best = cycles;
             chosen = *p;
         }
