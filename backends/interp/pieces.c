@@ -340,21 +340,22 @@ static bool is_reduced(const qn_node *node, int axis)
     return false;
 }
 
-/* The operand's axis along which to cut a reduction: the outermost, so that what is read at a time lies together, or the longest that
- * is kept where parts of sums can't be added. -1: none. */
-static int axis_to_cut(const qn_node *node, const int64_t *x_extent)
+/* The operand's axis along which to cut a reduction: the outermost in memory, so that what is read at a time lies together, or the
+ * longest that is kept where parts of sums can't be added. -1: none. */
+static int axis_to_cut(const qn_node *node, const qn_tensor *x, const int64_t *low, const int64_t *extent)
 {
-    const qn_type *x = &node->operands[0]->type;
-    const bool any_order = qn_quick_reduces(qn_attr_reduce_kind(node), x->dtype);
-    int longest = -1;
-    for (int i = 0; i < x->rank; i++) {
-        const bool kept = !is_reduced(node, i);
-        if (x_extent[i] > 1 && any_order)
-            return i;
-        if (kept && (longest < 0 || x_extent[i] > x_extent[longest]))
-            longest = i;
+    const bool any_order = qn_quick_reduces(qn_attr_reduce_kind(node), x->type.dtype);
+    reader r = { .only_views = true };
+    const view v = view_of(&r, x, low, extent);
+    int best = -1;
+    for (int i = 0; i < x->type.rank; i++) {
+        if (extent[i] == 1 || (!any_order && is_reduced(node, i)))
+            continue;
+        const int64_t *by = !any_order ? extent : r.failed ? NULL : v.strides; /* NULL: as they come */
+        if (best < 0 || (by && by[i] > by[best]))
+            best = i;
     }
-    return longest;
+    return best;
 }
 
 /* Cut, so that what is made of the operand on the way is small and soon forgotten. */
@@ -376,7 +377,7 @@ static view view_reduce(reader *r, const qn_tensor *tensor, const int64_t *low, 
         result_axis[i] = gone ? -1 : kept;
         kept += !gone;
     }
-    const int cut = axis_to_cut(node, x_extent), cut_result = cut < 0 ? -1 : result_axis[cut];
+    const int cut = axis_to_cut(node, operand, x_low, x_extent), cut_result = cut < 0 ? -1 : result_axis[cut];
     const int64_t first = cut < 0 ? 0 : x_low[cut], all = cut < 0 ? 1 : x_extent[cut],
                   step = each > MOST ? all / (each / MOST + 1) + 1 : all;
     for (int64_t at = 0; at < all; at += step) {
