@@ -90,7 +90,6 @@ static bool leads_back(const qn_node *node, int operand)
     case QN_OP_GATHER_ND:
     case QN_OP_GATHER_ELEMENTS:
     case QN_OP_DYNAMIC_SLICE: return operand == 0;
-    case QN_OP_WHILE: return qn_attr_find(node, QN_ATTR_LIMIT) != NULL;
     case QN_OP_STOP_GRADIENT: return false;
     default: return (qn_ops[node->op].flags & QN_FLAG_SMOOTH) != 0;
     }

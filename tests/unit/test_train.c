@@ -381,6 +381,27 @@ static void parameters_are_found_behind_settings(void **state)
     }
 }
 
+/* A loop without a limit has no gradient: better said than left out in silence. */
+static void parameters_in_front_of_what_has_no_gradient(void **state)
+{
+    (void)state;
+    static const char text[] =
+        "graph @main(%x: f32[2]) -> (y: f32[2]) {\n  %w = constant [1, 2] \"w\" : f32[2]\n"
+        "  %u = constant [1, 2] \"u\" : f32[2]\n  %p = mul %x, %w : f32[2]\n"
+        "  %q = while %p {n_carried = 1} : f32[2]\n"
+        "    condition (%h: f32[2]) {\n      %c = constant false : bool[]\n      return %c\n    }\n"
+        "    body (%h: f32[2]) {\n      %t = mul %h, %h : f32[2]\n      return %t\n    }\n"
+        "  %r = mul %q, %u : f32[2]\n  return %r\n}\n";
+    quern_module *module = load(text, strlen(text));
+    assert_int_equal(quern_make_training(module, &sgd), QUERN_ERROR_UNSUPPORTED);
+    assert_non_null(strstr(quern_last_error(), "while can't be differentiated"));
+    quern_module_free(module);
+    quern_train_options options = sgd;
+    options.params = (const char *const[]){ "u" };
+    options.n_params = 1;
+    expect_states_of(text, strlen(text), &options, "[u]");
+}
+
 /* Both directions, from initializers and from halves that are joined; short enough to be folded while importing. */
 static void recurrent_weights_are_learnt(void **state)
 {
@@ -699,6 +720,7 @@ int main(void)
         cmocka_unit_test(masks_depend_on_seed_and_step_alone),
         cmocka_unit_test(parameters_are_what_is_learnt),
         cmocka_unit_test(parameters_are_found_behind_settings),
+        cmocka_unit_test(parameters_in_front_of_what_has_no_gradient),
         cmocka_unit_test(recurrent_weights_are_learnt),
         cmocka_unit_test(unknown_parameters_are_named),
         cmocka_unit_test(what_is_cut_and_joined_is_learnt),
