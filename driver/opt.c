@@ -31,7 +31,7 @@ static const char usage[] =
     "  --lower             print the programs that the functions become, with their kernels\n"
     "  --optimize=N        lower with fusion (2, the default) or without (1)\n"
     "  --blas              lower contractions to calls of a library\n"
-    "  --machine=NAME      lower for: none (kernels as written, the default), avx2, avx512, vnni, amx\n"
+    "  --machine=NAME      lower for: none (kernels as written, the default), avx2, avx512, vnni, bf16, amx\n"
     "  --print-after-all   print a function after each pass that changed it\n"
     "  --print-after=PASS  print a function after each run of this pass\n"
     "  --verify-each       verify a function after each pass that changed it, and what it is lowered to\n"
@@ -117,6 +117,18 @@ static const qn_machine vnni = { .vector_bytes = 64,
                                  .features =
                                      "+avx512f,+avx512bw,+avx512dq,+avx512vl,+fma,+f16c,+avx512vnni" };
 
+static const qn_machine bf16 = { .vector_bytes = 64,
+                                 .vector_registers = 32,
+                                 .fma = true,
+                                 .lookup = true,
+                                 .masked = true,
+                                 .dot4 = true,
+                                 .dot2 = true,
+                                 .l1_bytes = 48 << 10,
+                                 .l2_bytes = 2 << 20,
+                                 .features = "+avx512f,+avx512bw,+avx512dq,+avx512vl,+fma,+f16c,+avx512vnni,"
+                                             "+avx512bf16" };
+
 static const qn_machine amx = { .vector_bytes = 64,
                                 .vector_registers = 32,
                                 .fma = true,
@@ -133,6 +145,7 @@ static bool read_machine(const char *word, const qn_machine **out)
     *out = strcmp(word, "avx2") == 0     ? &avx2
            : strcmp(word, "avx512") == 0 ? &avx512
            : strcmp(word, "vnni") == 0   ? &vnni
+           : strcmp(word, "bf16") == 0   ? &bf16
            : strcmp(word, "amx") == 0    ? &amx
                                          : NULL;
     return *out || strcmp(word, "none") == 0;
@@ -208,7 +221,7 @@ static int read_argument(const char *argument, options *out)
         out->no_fusion = value[0] == '1';
     } else if ((value = value_of(argument, "--machine"))) {
         if (!read_machine(value, &out->machine))
-            return wrong_usage("--machine is none, avx2, avx512, vnni or amx, not ", value);
+            return wrong_usage("--machine is none, avx2, avx512, vnni, bf16 or amx, not ", value);
     } else if (argument[0] == '-' && argument[1]) {
         return wrong_usage("there is no option ", argument);
     } else if (out->file) {

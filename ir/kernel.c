@@ -361,6 +361,14 @@ qn_kvalue *qn_kb_dot4(qn_kbuilder *b, qn_kvalue *x, qn_kvalue *y, qn_kvalue *z)
     return qn_kb_emit(b, QN_K_DOT4, 3, (qn_kvalue *[]){ x, y, z }, z->type);
 }
 
+qn_kvalue *qn_kb_dot2(qn_kbuilder *b, qn_kvalue *x, qn_kvalue *y, qn_kvalue *z)
+{
+    const qn_ktype pairs = qn_ktype_make(QUERN_BF16, 2 * z->type.lanes);
+    QN_ASSERT(z->type.dtype == QUERN_F32 && qn_ktype_equal(x->type, pairs) && qn_ktype_equal(y->type, pairs),
+              "kernel %s: dot2 of other types", b->kernel->name);
+    return qn_kb_emit(b, QN_K_DOT2, 3, (qn_kvalue *[]){ x, y, z }, z->type);
+}
+
 qn_kvalue *qn_kb_compare(qn_kbuilder *b, qn_direction d, qn_kvalue *x, qn_kvalue *y)
 {
     QN_ASSERT(qn_ktype_equal(x->type, y->type), "kernel %s: compare of different types", b->kernel->name);

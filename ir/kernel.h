@@ -27,6 +27,7 @@
  *              compare, select, scale2; never exp … atan2, pow, rem, rsqrt, logistic, gelu, silu, relu
  *   f16, bf16  load, store, select, lane movement, bitcast, convert; no arithmetic
  *   bytes      dot4
+ *   f32        dot2, of bf16
  *   f32        lookup
  *   integers   add sub mul div rem pow max min neg abs sign not and or xor shift_left shift_right relu, compare, select
  *   bool       and or xor not max min, compare, select
@@ -52,6 +53,9 @@ typedef enum qn_kop {
     QN_K_FMA,    /* a * b + c, rounded once; floats (f16, bf16: fma in f32, then rounded) */
     QN_K_DOT4, /* c + the dot product of four bytes: lane i is c's plus a[4 i] b[4 i] + … + a[4 i + 3] b[4 i + 3]. a u8, b i8, of
                 * four times the lanes of c, an i32, which wraps and never saturates */
+    QN_K_DOT2, /* c + the dot product of two bf16: lane i is c's plus a[2 i] b[2 i] + a[2 i + 1] b[2 i + 1]. a and b have twice
+                * the lanes of c, an f32. Products are exact; the two additions come in no promised order, and the first may be
+                * rounded or not. Numbers below the smallest normal one, given, between or found, may count as 0 */
     QN_K_COMPARE, /* direction; a, b -> bool */
     QN_K_SELECT,  /* a (bool) ? b : c */
     QN_K_CONVERT, /* a to type, as the convert op; to bf16 and marked fast: numbers below the smallest normal one may become 0 */
@@ -211,6 +215,7 @@ qn_kvalue *qn_kb_unary(qn_kbuilder *b, qn_op fn, qn_kvalue *a);
 qn_kvalue *qn_kb_binary(qn_kbuilder *b, qn_op fn, qn_kvalue *a, qn_kvalue *c);
 qn_kvalue *qn_kb_fma(qn_kbuilder *b, qn_kvalue *x, qn_kvalue *y, qn_kvalue *z);
 qn_kvalue *qn_kb_dot4(qn_kbuilder *b, qn_kvalue *x, qn_kvalue *y, qn_kvalue *z);
+qn_kvalue *qn_kb_dot2(qn_kbuilder *b, qn_kvalue *x, qn_kvalue *y, qn_kvalue *z);
 qn_kvalue *qn_kb_compare(qn_kbuilder *b, qn_direction d, qn_kvalue *x, qn_kvalue *y);
 qn_kvalue *qn_kb_select(qn_kbuilder *b, qn_kvalue *condition, qn_kvalue *x, qn_kvalue *y);
 qn_kvalue *qn_kb_convert(qn_kbuilder *b, qn_dtype to, qn_kvalue *x);

@@ -38,7 +38,7 @@ static const struct {
     [QN_K_IF] = { 1, 1, -1 },        [QN_K_CHECK] = { 1, 1, 0 },      [QN_K_BARRIER] = { 0, 0, 0 },
     [QN_K_TILE_SHAPE] = { 8, 8, 0 }, [QN_K_TILE_ZERO] = { 0, 0, 0 },  [QN_K_TILE_LOAD] = { 2, 2, 0 },
     [QN_K_TILE_STORE] = { 2, 2, 0 }, [QN_K_TILE_MMA] = { 0, 0, 0 },   [QN_K_DOT4] = { 3, 3, 1 },
-    [QN_K_LOOKUP] = { 1, 1, 1 },
+    [QN_K_LOOKUP] = { 1, 1, 1 },     [QN_K_DOT2] = { 3, 3, 1 },
 };
 
 static const char *check_leaf(const checker *c)
@@ -97,6 +97,18 @@ static const char *check_dot4(const checker *c)
         !qn_ktype_equal(o[1]->type, qn_ktype_make(QUERN_I8, bytes)))
         MISTAKE("adds products of u8 and i8, four to an i32, not of %s and %s to %s", show(c, o[0]),
                 show(c, o[1]), show(c, o[2]));
+    return NULL;
+}
+
+static const char *check_dot2(const checker *c)
+{
+    const qn_kinst *inst = c->inst;
+    const qn_kvalue *r = &inst->results[0], *const *o = (const qn_kvalue *const *)inst->operands;
+    const qn_ktype pairs = qn_ktype_make(QUERN_BF16, 2 * r->type.lanes);
+    if (r->type.dtype != QUERN_F32 || !qn_ktype_equal(o[2]->type, r->type) ||
+        !qn_ktype_equal(o[0]->type, pairs) || !qn_ktype_equal(o[1]->type, pairs))
+        MISTAKE("adds products of bf16, two to an f32, not of %s and %s to %s", show(c, o[0]), show(c, o[1]),
+                show(c, o[2]));
     return NULL;
 }
 
@@ -285,6 +297,7 @@ static const char *check_inst(const checker *c)
     case QN_K_FMA:
     case QN_K_SCALE2: return check_float_operation(c);
     case QN_K_DOT4: return check_dot4(c);
+    case QN_K_DOT2: return check_dot2(c);
     case QN_K_LOOKUP: return check_lookup(c);
     case QN_K_COMPARE:
     case QN_K_SELECT: return check_choice(c);

@@ -26,6 +26,7 @@ typedef struct qn_machine {
     bool masked; /* masked loads and stores are cheap */
     bool lookup; /* QN_K_LOOKUP is one instruction */
     bool dot4;   /* QN_K_DOT4 is one instruction */
+    bool dot2;   /* QN_K_DOT2 is one, of which two are as fast as two multiply-adds */
     bool tiles;  /* the matrix unit of QN_K_TILE_*, bf16 and bytes */
     int64_t l1_bytes, l2_bytes;
     int64_t l3_bytes;     /* that a group of cores shares; 0: unknown */

@@ -132,6 +132,14 @@ static qn_scalar dot4(qn_scalar *const *o, int i)
     return qn_keval_normal(QUERN_I32, (qn_scalar){ .i = sum });
 }
 
+static qn_scalar dot2(qn_scalar *const *o, int i)
+{
+    float sum = (float)o[2][i].f;
+    for (int k = 2 * i + 1; k >= 2 * i; k--)
+        sum = fmaf((float)o[0][k].f, (float)o[1][k].f, sum);
+    return (qn_scalar){ .f = sum };
+}
+
 static qn_scalar lane(machine *m, const qn_kinst *inst, qn_scalar *const *o, int i)
 {
     qn_dtype dtype = inst->results[0].type.dtype;
@@ -144,6 +152,7 @@ static qn_scalar lane(machine *m, const qn_kinst *inst, qn_scalar *const *o, int
     case QN_K_BINARY: return qn_keval_binary(inst->fn, from, o[0][i], o[1][i]);
     case QN_K_FMA: return qn_keval_fma(dtype, o[0][i], o[1][i], o[2][i]);
     case QN_K_DOT4: return dot4(o, i);
+    case QN_K_DOT2: return dot2(o, i);
     case QN_K_COMPARE: return (qn_scalar){ .i = qn_keval_compare(inst->direction, from, o[0][i], o[1][i]) };
     case QN_K_SELECT: return o[0][i].i ? o[1][i] : o[2][i];
     case QN_K_CONVERT: return qn_keval_convert(from, dtype, o[0][i]);

@@ -185,11 +185,11 @@ LLVMValueRef qn_llvm_convert(const qn_emitter *e, qn_ktype from, qn_dtype to, LL
     return to_float ? int_to_float(e, from, to, a) : int_to_int(e, from, to, a);
 }
 
-/* With the CPU's own instruction where there is one, as on all that have a matrix unit. */
+/* With the CPU's own instruction where there is one. */
 LLVMValueRef qn_llvm_round_to_bf16(const qn_emitter *e, qn_ktype from, LLVMValueRef a)
 {
     enum { LANES = 16 };
-    if (!e->target->machine.tiles || from.lanes < LANES)
+    if (!e->target->bf16 || from.lanes < LANES)
         return qn_llvm_convert(e, from, QUERN_BF16, a);
     LLVMValueRef all = NULL;
     for (int i = 0; i < from.lanes; i += LANES) {

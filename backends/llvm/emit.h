@@ -68,6 +68,7 @@ LLVMValueRef qn_llvm_unary(const qn_emitter *e, qn_op fn, qn_ktype type, LLVMVal
 LLVMValueRef qn_llvm_binary(const qn_emitter *e, qn_op fn, qn_ktype type, LLVMValueRef a, LLVMValueRef b);
 LLVMValueRef qn_llvm_fma(const qn_emitter *e, qn_ktype type, LLVMValueRef a, LLVMValueRef b, LLVMValueRef c);
 LLVMValueRef qn_llvm_dot4(const qn_emitter *e, qn_ktype type, LLVMValueRef a, LLVMValueRef b, LLVMValueRef c);
+LLVMValueRef qn_llvm_dot2(const qn_emitter *e, qn_ktype type, LLVMValueRef a, LLVMValueRef b, LLVMValueRef c);
 LLVMValueRef qn_llvm_compare(const qn_emitter *e, qn_direction direction, qn_ktype type, LLVMValueRef a,
                              LLVMValueRef b);
 LLVMValueRef qn_llvm_scale2(const qn_emitter *e, qn_ktype type, LLVMValueRef a, LLVMValueRef n);

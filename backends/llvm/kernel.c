@@ -299,6 +299,8 @@ static LLVMValueRef emit_value(lowering *s, const qn_kinst *inst)
     case QN_K_FMA: return qn_llvm_fma(e, type, operand(s, inst, 0), operand(s, inst, 1), operand(s, inst, 2));
     case QN_K_DOT4:
         return qn_llvm_dot4(e, type, operand(s, inst, 0), operand(s, inst, 1), operand(s, inst, 2));
+    case QN_K_DOT2:
+        return qn_llvm_dot2(e, type, operand(s, inst, 0), operand(s, inst, 1), operand(s, inst, 2));
     case QN_K_COMPARE:
         return qn_llvm_compare(e, inst->direction, inst->operands[0]->type, operand(s, inst, 0),
                                operand(s, inst, 1));

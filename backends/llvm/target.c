@@ -74,7 +74,19 @@ static void add_products(LLVMContextRef c, LLVMBuilderRef b, LLVMValueRef from, 
     LLVMBuildStore(b, LLVMBuildAdd(b, sum, LLVMBuildAdd(b, halves[0], halves[1], ""), ""), to);
 }
 
-/* A function that multiplies and adds 16 floats, rounds them to f16, adds 64 bytes, and products of 16 bits. */
+/* A function that rounds 16 floats to bf16. By itself, since it is calls where there is no instruction. */
+static void round_to_bf16(LLVMContextRef c, LLVMModuleRef module, LLVMBuilderRef b)
+{
+    LLVMTypeRef p = LLVMPointerTypeInContext(c, 0), from = LLVMVectorType(LLVMFloatTypeInContext(c), 16),
+                to = LLVMVectorType(LLVMBFloatTypeInContext(c), 16);
+    LLVMValueRef f = LLVMAddFunction(module, "rounds", LLVMFunctionType(LLVMVoidTypeInContext(c), &p, 1, 0));
+    LLVMPositionBuilderAtEnd(b, LLVMAppendBasicBlockInContext(c, f, ""));
+    LLVMValueRef x = LLVMBuildLoad2(b, from, LLVMGetParam(f, 0), "");
+    LLVMBuildStore(b, LLVMBuildFPTrunc(b, x, to, ""), LLVMGetParam(f, 0));
+    LLVMBuildRetVoid(b);
+}
+
+/* A function that multiplies and adds 16 floats, rounds them to f16, adds 64 bytes, and products of 16 bits; on x86 another. */
 static LLVMModuleRef probe_module(LLVMContextRef c, const qn_llvm_target *t)
 {
     LLVMModuleRef module = LLVMModuleCreateWithNameInContext("probe", c);
@@ -105,6 +117,8 @@ static LLVMModuleRef probe_module(LLVMContextRef c, const qn_llvm_target *t)
     LLVMBuildStore(b, LLVMBuildAdd(b, w, w, ""), at[3]);
     add_products(c, b, at[3], at[0]);
     LLVMBuildRetVoid(b);
+    if (t->isa == QN_ISA_X86)
+        round_to_bf16(c, module, b);
     LLVMDisposeBuilder(b);
     return module;
 }
@@ -225,6 +239,7 @@ static bool learn_listed(qn_llvm_target *t)
     LLVMDisposeTargetMachine(machine);
     t->avx512 = lists(t->features, "avx512f") && lists(t->features, "avx512bw");
     t->vnni = lists(t->features, t->avx512 ? "avx512vnni" : "avxvnni");
+    t->bf16 = t->avx512 && lists(t->features, "avx512bf16");
     return lists(t->features, "avx2") && lists(t->features, "fma") && lists(t->features, "f16c");
 }
 
@@ -254,6 +269,7 @@ static bool learn_probed(qn_llvm_target *t, char *message, size_t size)
         const char *add = strstr(text, "vpaddb");
         t->avx512 = strstr(text, "vfmadd") && add && memchr(add, 'z', strcspn(add, "\n"));
         t->vnni = strstr(text, "vpdpwssd");
+        t->bf16 = t->avx512 && strstr(text, "vcvtneps2bf16");
         bool wide = strstr(text, "ymm") || strstr(text, "zmm");
         fit = wide && strstr(text, "vfmadd") && strstr(text, "vcvtps2ph");
     } else if (fit) {
@@ -285,6 +301,7 @@ static qn_status learn(qn_llvm_target *t, bool is_host, bool plain, qn_diags *di
     t->machine = (qn_machine){
         .lookup = t->avx512,
         .dot4 = t->vnni,
+        .dot2 = t->bf16,
         .tiles = t->avx512 && has_tiles(t),
         .vector_bytes = t->vector_bytes,
         .vector_registers = t->avx512 || t->isa == QN_ISA_AARCH64 ? 32 : 16,

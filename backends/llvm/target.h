@@ -16,6 +16,7 @@ typedef struct qn_llvm_target {
     int vector_bytes;
     bool avx512; /* F, BW, DQ and VL: what x86-64-v4 and every AVX-512 server has */
     bool vnni;   /* AVX512_VNNI or AVX_VNNI: vpdpbusd */
+    bool bf16;   /* AVX512_BF16: vdpbf16ps, vcvtneps2bf16 */
     const char *data_layout;
     qn_machine machine;
     struct qn_llvm_target *next;

@@ -56,17 +56,20 @@ static void knows_cpus(void **state)
     static const struct {
         const char *triple, *cpu, *features;
         int vector_bytes, registers;
-        bool masked;
+        bool masked, dot2;
     } cpus[] = {
-        { x86, "x86-64-v3", NULL, 32, 16, false },
-        { x86, "haswell", NULL, 32, 16, false },
-        { x86, "x86-64-v4", NULL, 64, 32, true },
-        { x86, "znver4", NULL, 64, 32, true },
-        { x86, "sapphirerapids", "", 64, 32, true },
-        { x86, "x86-64-v4", "-avx512f", 32, 16, false },
-        { x86, "knl", NULL, 32, 16, false }, /* AVX-512 without bytes and short vectors */
-        { "aarch64-unknown-linux-gnu", "neoverse-n1", NULL, 16, 32, false },
-        { "aarch64-linux-gnu", "generic", NULL, 16, 32, false },
+        { x86, "x86-64-v3", NULL, 32, 16, false, false },
+        { x86, "haswell", NULL, 32, 16, false, false },
+        { x86, "x86-64-v4", NULL, 64, 32, true, false },
+        { x86, "znver4", NULL, 64, 32, true, true },
+        { x86, "cooperlake", NULL, 64, 32, true, true },
+        { x86, "x86-64-v4", "+avx512bf16", 64, 32, true, true },
+        { x86, "icelake-server", NULL, 64, 32, true, false },
+        { x86, "sapphirerapids", "", 64, 32, true, true },
+        { x86, "x86-64-v4", "-avx512f", 32, 16, false, false },
+        { x86, "knl", NULL, 32, 16, false, false }, /* AVX-512 without bytes and short vectors */
+        { "aarch64-unknown-linux-gnu", "neoverse-n1", NULL, 16, 32, false, false },
+        { "aarch64-linux-gnu", "generic", NULL, 16, 32, false, false },
     };
     for (size_t i = 0; i < sizeof cpus / sizeof *cpus; i++) {
         qn_machine m = describe(
@@ -74,6 +77,7 @@ static void knows_cpus(void **state)
         assert_int_equal(m.vector_bytes, cpus[i].vector_bytes);
         assert_int_equal(m.vector_registers, cpus[i].registers);
         assert_int_equal(m.masked, cpus[i].masked);
+        assert_int_equal(m.dot2, cpus[i].dot2);
         assert_true(m.fma && !m.gpu && m.l1_bytes >= 16384 && m.l2_bytes >= 131072);
         assert_non_null(strstr(m.features, cpus[i].cpu));
     }
