@@ -29,10 +29,10 @@ typedef struct qn_conv_plan {
     const qn_node *node;
     char site[QN_SITE_SIZE]; /* of its schedule */
     qn_dtype dtype;          /* of the sums */
-    int64_t bytes;    /* of x and w that are multiplied at a time, a word (words.h); 1: they are numbers */
+    int64_t word;     /* elements of x and w that are multiplied at a time (words.h); 1: they are numbers */
     bool each;        /* every channel by itself */
     int64_t lanes;    /* channels of an output block: a vector */
-    int64_t c;        /* channels of an input block; of bytes, words of channels */
+    int64_t c;        /* channels of an input block, in words */
     int64_t channels; /* of a group, that take part; likewise */
     int64_t blocks, w_blocks, out_blocks, groups;
     qn_conv_axis axes[QN_CONV_AXES];

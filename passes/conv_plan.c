@@ -80,10 +80,13 @@ static bool read_dtypes(const qn_node *node, qn_conv_plan *p)
     const qn_type *x = &node->operands[0]->type, *w = &node->operands[1]->type;
     const bool bytes = x->dtype == QUERN_U8 && w->dtype == QUERN_I8 && w->rank == x->rank + 2 &&
                        qn_dim_is(w->dims[w->rank - 1], QN_WORD_BYTES);
+    const bool pairs = x->dtype == QUERN_BF16 && w->dtype == QUERN_BF16 && w->rank == x->rank + 2 &&
+                       qn_dim_is(w->dims[w->rank - 1], 2);
     p->dtype = node->results[0].type.dtype;
-    p->bytes = bytes ? QN_WORD_BYTES : 1;
-    return bytes ? p->dtype == QUERN_I32
-                 : x->dtype == p->dtype && (p->dtype == QUERN_F32 || p->dtype == QUERN_F64);
+    p->word = bytes || pairs ? qn_word_elements(x->dtype) : 1;
+    return bytes   ? p->dtype == QUERN_I32
+           : pairs ? p->dtype == QUERN_F32
+                   : x->dtype == p->dtype && (p->dtype == QUERN_F32 || p->dtype == QUERN_F64);
 }
 
 static bool read_node(const qn_node *node, qn_conv_plan *p)
@@ -92,19 +95,19 @@ static bool read_node(const qn_node *node, qn_conv_plan *p)
     int64_t w_c;
     if (!read_dtypes(node, p))
         return false;
-    const int last = w->rank - 1 - (p->bytes > 1); /* axis of the lanes */
+    const int last = w->rank - 1 - (p->word > 1); /* axis of the lanes */
     p->node = node;
     p->groups = qn_attr_int(node, QN_ATTR_GROUPS);
     p->channels = qn_attr_int(node, QN_ATTR_CHANNELS);
     if (!constant(x->dims[1], &p->blocks) || !constant(x->dims[x->rank - 1], &p->c) ||
         !constant(w->dims[0], &p->out_blocks) || !constant(w->dims[1], &p->w_blocks) ||
         !constant(w->dims[last - 1], &w_c) || !constant(w->dims[last], &p->lanes) || p->blocks < 1 ||
-        p->out_blocks < 1 || p->c % p->bytes || p->channels % p->bytes)
+        p->out_blocks < 1 || p->c % p->word || p->channels % p->word)
         return false;
     p->each = p->c > 1 && p->groups == p->blocks * p->c;
-    p->c /= p->bytes;
-    p->channels /= p->bytes;
-    return read_axes(node, p) && !(p->each && p->bytes > 1);
+    p->c /= p->word;
+    p->channels /= p->word;
+    return read_axes(node, p) && !(p->each && p->word > 1);
 }
 
 /* ---- tiles ---- */
@@ -226,7 +229,7 @@ static bool meets_border(const qn_conv_plan *p)
 
 double qn_conv_flops(const qn_conv_plan *p)
 {
-    double flops = 2.0 * (double)(p->channels * p->bytes * p->out_blocks * p->lanes);
+    double flops = 2.0 * (double)(p->channels * p->word * p->out_blocks * p->lanes);
     for (int i = 0; i < QN_CONV_AXES; i++)
         flops *= (double)(p->axes[i].kernel * p->axes[i].out);
     return flops;

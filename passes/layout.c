@@ -12,9 +12,8 @@
  *   %1 = conv_packed %0': f32[1, 4, 56, 56, 16], %w'
  *   %2 = broadcast (reshape %bias to [4, 16]) {axes = [1, 4], …}; %3 = add %1, %2; %4 = reduce_window %3 …
  *
- * Convolutions of bytes, u8 times i8 with sums of 32 bits, have four input channels side by side in w; few channels are one block.
- *
- * Convolutions of bf16 have blocks of 32 channels, and pairs of input channels side by side in w, as the matrix unit wants.
+ * Convolutions of bytes, u8 times i8 with sums of 32 bits, have four input channels side by side in w, those of bf16 two; few channels
+ * are one block. For a matrix unit convolutions of bf16 have blocks of 32 channels.
  *
  * A convolution of 3 x 3 whose filters are constants becomes conv_winograd where a kernel is faster so (winograd_plan.c).
  *
@@ -468,7 +467,9 @@ static bool convolution(layout *l, qn_node *node)
     const int spatial = x_type->rank - 2;
     const qn_dtype sums = node->results[0].type.dtype;
     const bool bytes = x_type->dtype == QUERN_U8 && w_type->dtype == QUERN_I8 && sums == QUERN_I32;
-    if ((x_type->dtype != QUERN_F32 && x_type->dtype != QUERN_F64 && !bytes) || !is_static(node))
+    const bool pairs = x_type->dtype == QUERN_BF16 && w_type->dtype == QUERN_BF16 && sums == QUERN_F32;
+    const int64_t word = bytes || pairs ? qn_word_elements(x_type->dtype) : 1;
+    if ((x_type->dtype != QUERN_F32 && x_type->dtype != QUERN_F64 && word == 1) || !is_static(node))
         return false;
     const int64_t lanes = l->options->machine->vector_bytes / (int64_t)qn_dtype_bytes(sums);
     const int64_t groups = qn_attr_int(node, QN_ATTR_GROUPS), in = x_type->dims[1]->value,
@@ -478,9 +479,9 @@ static bool convolution(layout *l, qn_node *node)
     if (groups > 1 && !each && (of_group % lanes || out / groups % lanes))
         return false;
     const bool native = lanes_of(l, node->operands[0]) == lanes;
-    const bool few = groups == 1 && !native && in < lanes, planes = few && !bytes;
-    const int64_t c = planes ? 1 : few ? (in + QN_WORD_BYTES - 1) / QN_WORD_BYTES * QN_WORD_BYTES : lanes;
-    if (bytes && groups > 1)
+    const bool few = groups == 1 && !native && in < lanes, planes = few && word == 1;
+    const int64_t c = planes ? 1 : few ? (in + word - 1) / word * word : lanes;
+    if (word > 1 && groups > 1)
         return false;
     bool dilated = false, bordered = false;
     for (int i = 0; i < spatial; i++) {
@@ -498,10 +499,9 @@ static bool convolution(layout *l, qn_node *node)
     } else {
         x = blocked_of(l, node->operands[0], c);
     }
-    w = bytes ? pack_side_by_side(l, w, c, lanes, QN_WORD_BYTES) : pack_weights(l, w, each ? 1 : c, lanes);
+    w = word > 1 ? pack_side_by_side(l, w, c, lanes, word) : pack_weights(l, w, each ? 1 : c, lanes);
     /* weights past the channels are 0 */
-    const int64_t channels =
-        bytes ? (of_group + QN_WORD_BYTES - 1) / QN_WORD_BYTES * QN_WORD_BYTES : of_group;
+    const int64_t channels = (of_group + word - 1) / word * word;
     /* First as it is, then with a padded input. */
     for (int padded = dilated || (planes && bordered); padded <= (dilated || bordered); padded++) {
         qn_value *y = packed(l, node, x, w, padded, each ? (in + c - 1) / c * c : groups, channels);

@@ -7,7 +7,8 @@
  * A right side that is no constant and already lies in rows of whole panels is multiplied by where it lies, where a kernel does
  * that (qn_gemm_reads_rows).
  *
- * On a machine with a matrix unit also bf16 of K in whole steps, with pairs of k side by side: [batch…, panels, K / 2, width, 2].
+ * On a machine that multiplies them also bf16, of K in whole pairs, or steps of a matrix unit, with pairs of k side by side:
+ * [batch…, panels, K / 2, width, 2].
  * Products of bytes with sums of 32 bits likewise, on any CPU, with four of k side by side: [batch…, panels, K / 4, width, 4], one side
  * signed and the other not.
  * Under precision bf16 and int4 constant right sides of few rows, which are bound by reading them, are kept as bf16 and multiplied as
@@ -168,10 +169,10 @@ static qn_value *packed_product(qn_builder *b, const qn_node *node, const qn_dot
     return qn_b_reshape(b, r, type->rank, type->dims);
 }
 
-/* Float32; bf16 whose K the matrix unit takes in whole steps; bytes with sums of 32 bits. */
+/* Float32; bf16 whose K the machine takes in whole steps; bytes with sums of 32 bits. */
 static bool can_pack(const qn_node *node, const qn_machine *machine)
 {
-    enum { STEP = 32 };
+    const int step = qn_bf16_step(machine);
     const qn_dtype x = node->operands[0]->type.dtype, y = node->operands[1]->type.dtype,
                    result = node->results[0].type.dtype;
     int n;
@@ -184,7 +185,7 @@ static bool can_pack(const qn_node *node, const qn_machine *machine)
     if (is_byte(x) && is_byte(y) && result == QUERN_I32)
         return k > 0;
     return x == y && result == QUERN_F32 &&
-           (x == QUERN_F32 || (x == QUERN_BF16 && machine->tiles && k > 0 && k % STEP == 0));
+           (x == QUERN_F32 || (x == QUERN_BF16 && step > 0 && k > 0 && k % step == 0));
 }
 
 bool qn_waits_for_memory(const qn_node *node, const qn_dot_side *x)

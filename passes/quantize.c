@@ -1,5 +1,5 @@
 /* Lets products multiply numbers of fewer bits where that is faster. Bytes, under precision int8, are in quantize_int8.c. Here
- * is bfloat16, on machines with a matrix unit.
+ * is bfloat16, on machines with a matrix unit or with instructions that multiply pairs.
  *
  * Before: dot_general of float32, {precision = bf16}. After: its operands rounded to bf16, its sums float32 as before.
  * Constants are rounded at compile time; other operands by whoever computes them, so what lies in memory is bf16.
@@ -9,15 +9,17 @@
  *   %x' = convert %x : bf16;  %w' = convert %w : bf16
  *   %r = dot_general %x', %w' {dtype = f32} : f32[128, 3072]
  *
- * Convolutions likewise, where there is a kernel for them (conv_tile.c); the layout pass puts them in blocks of channels.
- * Products that are small, or bound by reading the right side, stay as they are; see pack.c for the latter. */
+ * Convolutions likewise, where there is a kernel for them (conv_tile.c, conv.c); the layout pass puts them in blocks of channels.
+ * Products that are small, or bound by reading the right side, stay as they are; see pack.c for the latter. So do those without a
+ * matrix unit whose right side, or filter, is no constant: putting pairs side by side takes as long as is gained. */
 #include <string.h>
 
+#include "passes/conv.h"
 #include "passes/conv_tile.h"
+#include "passes/integer.h"
 #include "passes/quantize.h"
 
 enum {
-    STEP = 32,      /* of K, that one instruction takes */
     LEAST_ROWS = 8, /* fewer are bound by reading y */
     LEAST_COLUMNS = 16,
     LEAST_WORK = 1 << 18 /* multiplications */
@@ -59,6 +61,11 @@ qn_dot qn_dot_of(const qn_node *node)
 
 /* ---- bfloat16 ---- */
 
+int qn_bf16_step(const qn_machine *machine)
+{
+    return machine->tiles ? QN_TILE_BYTES / 2 : machine->dot2 ? 2 : 0;
+}
+
 /* Is each of the axes of constant extent? The product of the extents. */
 static bool extent(const qn_type *type, int n, const int64_t *axes, int64_t *out)
 {
@@ -86,7 +93,7 @@ static double free_elements(const qn_type *type, int n_a, const int64_t *a, int 
     return n;
 }
 
-static bool worth_it(const qn_node *node)
+static bool worth_it(const qn_node *node, const qn_machine *machine)
 {
     static const qn_attr_key batch_key[2] = { QN_ATTR_X_BATCH, QN_ATTR_Y_BATCH };
     static const qn_attr_key contract_key[2] = { QN_ATTR_X_CONTRACT, QN_ATTR_Y_CONTRACT };
@@ -101,8 +108,8 @@ static bool worth_it(const qn_node *node)
             return false;
         free[side] = free_elements(type, n_batch, batch, n_contract, contract);
     }
-    return k > 0 && k % STEP == 0 && free[0] >= LEAST_ROWS && free[1] >= LEAST_COLUMNS &&
-           free[0] * free[1] * (double)k >= LEAST_WORK;
+    return k > 0 && k % qn_bf16_step(machine) == 0 && (machine->tiles || qn_is_constant(node->operands[1])) &&
+           free[0] >= LEAST_ROWS && free[1] >= LEAST_COLUMNS && free[0] * free[1] * (double)k >= LEAST_WORK;
 }
 
 static qn_value *round_operands(qn_builder *b, const qn_node *node)
@@ -115,13 +122,34 @@ static qn_value *round_operands(qn_builder *b, const qn_node *node)
 /* ---- convolutions ---- */
 
 /* Whether none of the graph's convolutions stays float32 for good: where each channel is convolved by itself, in blocks of
- * another size, going back and forth costs more than is gained. */
-static bool convolutions_fit(const qn_graph *graph)
+ * another size than a matrix unit's, going back and forth costs more than is gained. */
+static bool convolutions_fit(const qn_graph *graph, const qn_machine *machine)
 {
+    if (!machine->tiles)
+        return true;
     QN_FOR_NODES (graph, node)
         if (node->op == QN_OP_CONVOLUTION && qn_attr_int(node, QN_ATTR_GROUPS) != 1)
             return false;
     return true;
+}
+
+/* Blocks of channels are those of float32, so each convolution may be one or the other. */
+static bool pairs_fit(const qn_node *node, const qn_pass_options *options)
+{
+    const qn_type *w = &node->operands[1]->type;
+    const int64_t lanes = options->machine->vector_bytes / 4;
+    if (!options->machine->dot2 || options->math == QN_MATH_STRICT || !qn_integer_convolves(node) ||
+        !qn_is_constant(node->operands[1]) || w->dims[1]->value < lanes || w->dims[0]->value < lanes)
+        return false;
+    for (int i = 2; i < w->rank; i++)
+        if (w->dims[i]->value > QN_CONV_WIDTH)
+            return false;
+    return true;
+}
+
+static bool convolution_fits(const qn_node *node, const qn_pass_options *options)
+{
+    return options->machine->tiles ? qn_conv_tile_fits(node, options) : pairs_fit(node, options);
 }
 
 static qn_value *round_convolution(qn_builder *b, const qn_node *node)
@@ -133,9 +161,11 @@ static qn_value *round_convolution(qn_builder *b, const qn_node *node)
         low[i] = qn_attr_dims(node, QN_ATTR_LOW, NULL)[i]->value;
         high[i] = qn_attr_dims(node, QN_ATTR_HIGH, NULL)[i]->value;
     }
-    const qn_conv conv = {
-        .stride = qn_attr_ints(node, QN_ATTR_STRIDE, NULL), .low = low, .high = high, .groups = 1
-    };
+    const qn_conv conv = { .stride = qn_attr_ints(node, QN_ATTR_STRIDE, NULL),
+                           .low = low,
+                           .high = high,
+                           .w_dilation = qn_attr_ints(node, QN_ATTR_W_DILATION, NULL),
+                           .groups = 1 };
     return qn_b_convolution_to(b, qn_b_convert(b, QUERN_BF16, node->operands[0]),
                                qn_b_convert(b, QUERN_BF16, node->operands[1]), &conv, QUERN_F32);
 }
@@ -151,17 +181,17 @@ static qn_value *replacement(qn_builder *b, const qn_node *node, const qn_pass_o
             return NULL;
         return node->op == QN_OP_CONVOLUTION ? qn_int8_convolution(b, node) : qn_int8_product(b, node);
     }
-    if (node->op == QN_OP_DOT_GENERAL && worth_it(node))
+    if (node->op == QN_OP_DOT_GENERAL && worth_it(node, options->machine))
         return round_operands(b, node);
     const bool fits = convolutions && node->op == QN_OP_CONVOLUTION &&
-                      node->operands[0]->type.dtype == QUERN_F32 && qn_conv_tile_fits(node, options);
+                      node->operands[0]->type.dtype == QUERN_F32 && convolution_fits(node, options);
     return fits ? round_convolution(b, node) : NULL;
 }
 
 static qn_status quantize_graph(qn_graph *graph, const qn_pass_options *options, bool *changed,
                                 qn_diags *diags)
 {
-    const bool convolutions = convolutions_fit(graph);
+    const bool convolutions = convolutions_fit(graph, options->machine);
     const int errors = diags->n_errors;
     for (qn_node *node = graph->first, *next; node; node = next) {
         next = node->next;
@@ -189,6 +219,6 @@ qn_status qn_pass_quantize(qn_graph *graph, const qn_pass_options *options, bool
     const qn_machine *machine = options->machine;
     const bool any = machine && !machine->gpu &&
                      (options->precision == QN_PRECISION_INT8 ||
-                      (options->precision == QN_PRECISION_BF16 && machine->tiles));
+                      (options->precision == QN_PRECISION_BF16 && qn_bf16_step(machine) > 0));
     return any ? quantize_graph(graph, options, out_changed, diags) : QUERN_OK;
 }

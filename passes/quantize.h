@@ -13,6 +13,9 @@ qn_dot qn_dot_of(const qn_node *node);
 /* pack.c: bytes with the other kind of sign, u8 or i8: 128 more or less. */
 qn_value *qn_flip_bytes(qn_builder *b, qn_value *y);
 
+/* Of the K of products of bf16 that the machine multiplies: those of one instruction. 0: it multiplies none. */
+int qn_bf16_step(const qn_machine *machine);
+
 /* ---- quantize_int8.c ---- */
 
 /* Is the dot_general or convolution faster with bytes? */

@@ -10,8 +10,9 @@ int qn_word_panels(const qn_type *y, int n_batch, const qn_machine *machine)
 {
     const bool bytes = y->dtype == QUERN_I8 || y->dtype == QUERN_U8;
     const int lanes = machine->vector_bytes / QN_WORD_BYTES;
-    if (bytes ? y->rank != n_batch + 4 || !qn_dim_is(y->dims[n_batch + 3], QN_WORD_BYTES)
-              : y->dtype != QUERN_F32 || y->rank != n_batch + 3)
+    if (bytes || y->dtype == QUERN_BF16
+            ? y->rank != n_batch + 4 || !qn_dim_is(y->dims[n_batch + 3], qn_word_elements(y->dtype))
+            : y->dtype != QUERN_F32 || y->rank != n_batch + 3)
         return 0;
     const int64_t width = y->dims[n_batch + 2]->value;
     return width == lanes || width == 2 * lanes ? (int)width : 0;
@@ -51,7 +52,10 @@ void qn_word_prefetch(qn_kbuilder *b, qn_kbuffer *buffer, qn_kvalue *at, int loc
 
 qn_kvalue *qn_word_multiply_add(qn_kbuilder *b, qn_kvalue *x, qn_kvalue *y, qn_kvalue *sum)
 {
-    return x->type.dtype == QUERN_F32  ? qn_kb_fma(b, x, y, sum)
-           : x->type.dtype == QUERN_U8 ? qn_kb_dot4(b, x, y, sum)
-                                       : qn_kb_dot4(b, y, x, sum);
+    switch (x->type.dtype) {
+    case QUERN_F32: return qn_kb_fma(b, x, y, sum);
+    case QUERN_BF16: return qn_kb_dot2(b, x, y, sum);
+    case QUERN_U8: return qn_kb_dot4(b, x, y, sum);
+    default: return qn_kb_dot4(b, y, x, sum);
+    }
 }

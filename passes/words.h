@@ -1,5 +1,5 @@
-/* What templates for products multiply at a time: a float, or four bytes in the place of one (QN_K_DOT4). Kernels count in words,
- * so that bytes need no loops of their own. A buffer's dtype says which it is. */
+/* What templates for products multiply at a time: a float, or in the place of one four bytes (QN_K_DOT4) or two bf16 (QN_K_DOT2).
+ * Kernels count in words, so that these need no loops of their own. A buffer's dtype says which it is. */
 #ifndef QN_PASSES_WORDS_H
 #define QN_PASSES_WORDS_H
 
@@ -8,7 +8,7 @@
 
 enum { QN_WORD_BYTES = 4 };
 
-/* Elements of a word: 1 for f32, 4 for i8 and u8. */
+/* Elements of a word: 1 for f32, 2 for bf16, 4 for i8 and u8. */
 int qn_word_elements(qn_dtype dtype);
 /* Columns of a panel, where y is what the right side of matmul_packed is for words on that machine; else 0. */
 int qn_word_panels(const qn_type *y, int n_batch, const qn_machine *machine);

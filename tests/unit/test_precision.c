@@ -1,5 +1,5 @@
 /* Products under --precision bf16: the matrix unit's instructions as text, in the interpreter and, where this machine has one,
- * as code; the passes and templates against float32. Numbers are small multiples of 1/8, which bfloat16 holds and whose
+ * as code; the passes and templates against float32, for a matrix unit and for instructions that multiply pairs. Numbers are small multiples of 1/8, which bfloat16 holds and whose
  * sums float32 holds, so that results are the same whatever the order of additions. */
 #include <setjmp.h>
 #include <stdarg.h>
@@ -25,9 +25,19 @@ static const qn_machine tiles = { .vector_bytes = 64,
                                   .tiles = true,
                                   .l1_bytes = 32768,
                                   .l2_bytes = 1 << 20 };
+static const qn_machine pairs = { .vector_bytes = 64,
+                                  .vector_registers = 32,
+                                  .fma = true,
+                                  .masked = true,
+                                  .dot2 = true,
+                                  .l1_bytes = 32768,
+                                  .l2_bytes = 1 << 20 };
 static const qn_machine plain = {
     .vector_bytes = 32, .vector_registers = 16, .fma = true, .l1_bytes = 32768, .l2_bytes = 1 << 18
 };
+
+enum { MACHINES = 3, MULTIPLIES = 2 }; /* the first of them multiply bfloat16 */
+static const qn_machine *const machines[MACHINES] = { &tiles, &pairs, &plain };
 
 /* ---- instructions ---- */
 
@@ -143,6 +153,10 @@ static const struct {
       "graph @f(%x: f32[33, 256], %y: f32[256, 40]) -> f32[33, 40] {\n"
       "%r = dot_general %x, %y " PLAIN " : f32[33, 40]\nreturn %r\n}\n",
       0 },
+    { "an odd number of pairs",
+      "graph @f(%x: f32[25, 98], %y: f32[98, 135]) -> f32[25, 135] {\n"
+      "%r = dot_general %x, %y " PLAIN " : f32[25, 135]\nreturn %r\n}\n",
+      0 },
     { "batches, both sides transposed",
       "graph @f(%x: f32[2, 3, 64, 50], %y: f32[2, 3, 90, 64]) -> f32[2, 3, 50, 90] {\n"
       "%r = dot_general %x, %y {x_batch = [0, 1], x_contract = [2], y_batch = [0, 1], y_contract = [3]} : "
@@ -183,6 +197,20 @@ static void fill(qn_array *array, const qn_type *type, const int64_t *symbols, i
         data[i] = number(i, seed);
 }
 
+/* All inputs but the first become constants. */
+static void make_constant(qn_graph *graph, const qn_array *inputs)
+{
+    qn_diags diags;
+    qn_diags_init(&diags, graph->module->arena);
+    qn_builder b = { .graph = graph, .before = graph->first, .diags = &diags };
+    for (int i = 1; i < graph->n_inputs; i++) {
+        const qn_array *a = &inputs[i];
+        qn_tensor *tensor = qn_tensor_new(graph->module, a->dtype, a->rank, a->dims, a->data);
+        qn_value_replace(graph->inputs[i], qn_b_constant(&b, tensor));
+    }
+    qn_graph_resolve(graph);
+}
+
 static int count(const qn_graph *graph, qn_op op, qn_dtype of_operand, int operand)
 {
     int n = 0;
@@ -195,7 +223,7 @@ static void products_equal_those_of_float32(void **state)
 {
     (void)state;
     for (size_t i = 0; i < sizeof cases / sizeof *cases; i++)
-        for (int m = 0; m < 2; m++) {
+        for (int m = 0; m < MACHINES; m++) {
             qn_arena *arena = qn_arena_new();
             qn_diags diags;
             qn_diags_init(&diags, arena);
@@ -206,12 +234,15 @@ static void products_equal_those_of_float32(void **state)
             qn_array inputs[5];
             for (int k = 0; k < graph->n_inputs; k++)
                 fill(&inputs[k], &graph->inputs[k]->type, &cases[i].symbol, k, arena);
+            if (machines[m] == &pairs) /* which need it */
+                make_constant(graph, inputs);
             const qn_pass_options options = { .math = QN_MATH_DEFAULT,
                                               .precision = QN_PRECISION_BF16,
-                                              .machine = m == 0 ? &tiles : &plain,
+                                              .machine = machines[m],
                                               .fold = qn_interp_fold };
             lowered_compare(cases[i].name, graph, &options, inputs, &cases[i].symbol);
-            if ((count(graph, QN_OP_MATMUL_PACKED, QUERN_BF16, 0) > 0) != (m == 0))
+            const bool whole = graph->inputs[0]->type.dims[1]->value != 98 || !machines[m]->tiles;
+            if ((count(graph, QN_OP_MATMUL_PACKED, QUERN_BF16, 0) > 0) != (m < MULTIPLIES && whole))
                 fail_msg("%s: bfloat16 is used on the wrong machine", cases[i].name);
             qn_module_free(module);
             qn_arena_free(arena);
@@ -245,7 +276,8 @@ static qn_value *constant(qn_builder *b, qn_module *module, int rank, const int6
 static void convolutions_equal_those_of_float32(void **state)
 {
     (void)state;
-    for (size_t i = 0; i < sizeof convolutions / sizeof *convolutions; i++) {
+    for (size_t at = 0; at < MULTIPLIES * (sizeof convolutions / sizeof *convolutions); at++) {
+        const size_t i = at / MULTIPLIES;
         const int64_t in = convolutions[i].in, out = convolutions[i].out, kernel = convolutions[i].kernel;
         const int64_t stride[2] = { convolutions[i].stride, convolutions[i].stride },
                       pad[2] = { convolutions[i].pad, convolutions[i].pad };
@@ -270,9 +302,10 @@ static void convolutions_equal_those_of_float32(void **state)
         qn_graph_add_output(graph, qn_b_binary(&b, QN_OP_ADD, z, y), "r", -1);
         qn_array input = { .dims = { 0 } };
         fill(&input, &type, NULL, 4, module->arena);
-        const qn_pass_options options = {
-            .math = QN_MATH_DEFAULT, .precision = QN_PRECISION_BF16, .machine = &tiles, .fold = qn_interp_fold
-        };
+        const qn_pass_options options = { .math = QN_MATH_DEFAULT,
+                                          .precision = QN_PRECISION_BF16,
+                                          .machine = machines[at % MULTIPLIES],
+                                          .fold = qn_interp_fold };
         lowered_compare(qn_arena_printf(module->arena, "convolution %d", (int)i), graph, &options, &input,
                         NULL);
         assert_int_equal(count(graph, QN_OP_CONV_PACKED, QUERN_BF16, 0), 2);
@@ -289,7 +322,7 @@ static void few_rows_of_a_constant(void **state)
     for (int i = 0; i < K * N; i++)
         y[i] = number(i, 3);
     for (int rows = 1; rows <= 5; rows++)
-        for (int m = 0; m < 2; m++) {
+        for (int m = 0; m < MACHINES; m++) {
             qn_module *module = qn_module_new("constant");
             qn_diags diags;
             qn_diags_init(&diags, module->arena);
@@ -303,7 +336,7 @@ static void few_rows_of_a_constant(void **state)
             fill(&input, &type, NULL, 1, module->arena);
             const qn_pass_options options = { .math = QN_MATH_DEFAULT,
                                               .precision = QN_PRECISION_BF16,
-                                              .machine = m == 0 ? &tiles : &plain,
+                                              .machine = machines[m],
                                               .fold = qn_interp_fold };
             lowered_compare("few rows", graph, &options, &input, NULL);
             assert_int_equal(count(graph, QN_OP_MATMUL_PACKED, QUERN_BF16, 1), rows <= 4);
@@ -346,6 +379,9 @@ static void machine_code_gives_the_same(void **state)
     assert_int_equal(run_text(text, 3, inputs, "bf16", found), QUERN_OK);
     assert_int_equal(run_text(text, 3, inputs, "f32", expected), QUERN_OK);
     assert_memory_equal(found, expected, sizeof found);
+    const char *cpus[3];
+    for (int i = host_cpus(cpus) - 1; i >= 0; i--)
+        linear_is_exact("bf16", cpus[i], (int64_t[]){ M, K, N }, x, y, bias);
     assert_int_equal(run_text(text, 3, inputs, "f8", found), QUERN_ERROR_ARGUMENT);
     assert_non_null(strstr(quern_last_error(), "f32, bf16"));
 }
