@@ -194,8 +194,8 @@ static double try_vectors(qn_conv_plan *p, int64_t vectors, int registers)
 static bool choose_tile(qn_conv_plan *p, int registers, int64_t measured)
 {
     static const int64_t floats[] = { 2, 3, 4, 1 }, bytes[] = { 4, 3, 2, 1 };
-    const int64_t *widths = p->bytes > 1 ? bytes : floats;
-    const double gain = p->bytes > 1 ? 0.95 : 0.99;
+    const int64_t *widths = p->word > 2 ? bytes : floats;
+    const double gain = p->word > 2 ? 0.95 : 0.99;
     double best = 0;
     qn_conv_plan chosen;
     for (size_t i = 0; i < sizeof floats / sizeof *floats; i++) {
