@@ -50,8 +50,11 @@ typedef struct qn_conv_plan {
         lines_per_task; /* rows of output (of all depths) that tasks share; with n_rows > 0 one per depth */
 } qn_conv_plan;
 
-/* False: there is no kernel of this sort for the node. */
+/* False: there is no kernel of this sort for the node, a conv_packed. */
 bool qn_conv_plan_make(const qn_node *node, const qn_pass_options *options, qn_conv_plan *out);
+
+/* The plan of a convolution of float32 and one group once it is in blocks; of few channels in one block. False: none. */
+bool qn_conv_plan_foresee(const qn_node *node, const qn_pass_options *options, qn_conv_plan *out);
 
 /* Says with what schedule the node's kernel is made. */
 void qn_conv_plan_note(const qn_conv_plan *plan, const qn_pass_options *options);

@@ -49,13 +49,14 @@ static bool constant(qn_dim d, int64_t *out)
     return qn_dim_is_const(d);
 }
 
-static bool read_axes(const qn_node *node, qn_conv_plan *p)
+/* Of x with so many spatial axes. */
+static bool read_axes(const qn_node *node, int spatial, qn_conv_plan *p)
 {
     const qn_type *x = &node->operands[0]->type, *w = &node->operands[1]->type, *y = &node->results[0].type;
     const int64_t *stride = qn_attr_ints(node, QN_ATTR_STRIDE, NULL);
     const int64_t *dilation = qn_attr_ints(node, QN_ATTR_W_DILATION, NULL);
     const qn_dim *low = qn_attr_dims(node, QN_ATTR_LOW, NULL);
-    p->spatial = x->rank - 3;
+    p->spatial = spatial;
     if (p->spatial > QN_CONV_AXES)
         return false;
     for (int i = 0; i < QN_CONV_AXES; i++)
@@ -107,7 +108,29 @@ static bool read_node(const qn_node *node, qn_conv_plan *p)
     p->each = p->c > 1 && p->groups == p->blocks * p->c;
     p->c /= p->word;
     p->channels /= p->word;
-    return read_axes(node, p) && !(p->each && p->word > 1);
+    return read_axes(node, x->rank - 3, p) && !(p->each && p->word > 1);
+}
+
+/* As the layout pass will put it in blocks. */
+static bool read_convolution(const qn_node *node, int64_t lanes, qn_conv_plan *p)
+{
+    const qn_type *x = &node->operands[0]->type, *w = &node->operands[1]->type;
+    int64_t out;
+    if (!constant(x->dims[1], &p->channels) || !constant(w->dims[0], &out) || p->channels < 1 || out < 1 ||
+        x->dtype != QUERN_F32 || node->results[0].type.dtype != QUERN_F32 ||
+        qn_attr_int(node, QN_ATTR_GROUPS) != 1)
+        return false;
+    for (int i = 0; i < x->rank - 2; i++)
+        if (qn_attr_ints(node, QN_ATTR_X_DILATION, NULL)[i] != 1)
+            return false;
+    p->node = node;
+    p->dtype = QUERN_F32;
+    p->word = p->groups = 1;
+    p->lanes = lanes;
+    p->c = least(p->channels, lanes);
+    p->blocks = p->w_blocks = ceil_div(p->channels, p->c);
+    p->out_blocks = ceil_div(out, lanes);
+    return read_axes(node, x->rank - 2, p);
 }
 
 /* ---- tiles ---- */
@@ -270,8 +293,9 @@ static void name_site(qn_conv_plan *p)
                        (long long)a->low, (long long)a->dilation);
     }
     snprintf(p->site, sizeof p->site, "%s %s %lldx%lld from %lldx%lld, %lld in %lld,%s",
-             qn_ops[p->node->op].name, qn_dtype_name(p->dtype), (long long)p->out_blocks, (long long)p->lanes,
-             (long long)p->blocks, (long long)p->c, (long long)p->channels, (long long)p->groups, axes);
+             qn_ops[QN_OP_CONV_PACKED].name, qn_dtype_name(p->dtype), (long long)p->out_blocks,
+             (long long)p->lanes, (long long)p->blocks, (long long)p->c, (long long)p->channels,
+             (long long)p->groups, axes);
 }
 
 void qn_conv_plan_note(const qn_conv_plan *p, const qn_pass_options *options)
@@ -282,13 +306,10 @@ void qn_conv_plan_note(const qn_conv_plan *p, const qn_pass_options *options)
                                                [QN_KNOB_PANELS] = p->panels_per_task } });
 }
 
-bool qn_conv_plan_make(const qn_node *node, const qn_pass_options *options, qn_conv_plan *out)
+/* The rest of a plan whose geometry is there. */
+static bool complete(qn_conv_plan *out, const qn_pass_options *options)
 {
     const qn_machine *machine = options->machine;
-    memset(out, 0, sizeof *out);
-    if (node->op != QN_OP_CONV_PACKED || !machine || machine->gpu || !read_node(node, out) ||
-        out->lanes * (int64_t)qn_dtype_bytes(out->dtype) != machine->vector_bytes)
-        return false;
     name_site(out);
     const qn_schedule s = qn_schedule_find(options, out->site);
     if (!choose_tile(out, machine->vector_registers, s.knobs[QN_KNOB_VECTORS]) ||
@@ -298,4 +319,21 @@ bool qn_conv_plan_make(const qn_node *node, const qn_pass_options *options, qn_c
     out->panels_per_task = qn_schedule_get(&s, QN_KNOB_PANELS, out->panels_per_task, out->panels);
     out->lines_per_task = qn_schedule_get(&s, QN_KNOB_TILES, out->lines_per_task, out->lines);
     return true;
+}
+
+bool qn_conv_plan_make(const qn_node *node, const qn_pass_options *options, qn_conv_plan *out)
+{
+    const qn_machine *machine = options->machine;
+    memset(out, 0, sizeof *out);
+    return node->op == QN_OP_CONV_PACKED && machine && !machine->gpu && read_node(node, out) &&
+           out->lanes * (int64_t)qn_dtype_bytes(out->dtype) == machine->vector_bytes &&
+           complete(out, options);
+}
+
+bool qn_conv_plan_foresee(const qn_node *node, const qn_pass_options *options, qn_conv_plan *out)
+{
+    const qn_machine *machine = options->machine;
+    memset(out, 0, sizeof *out);
+    return node->op == QN_OP_CONVOLUTION && machine && !machine->gpu &&
+           read_convolution(node, machine->vector_bytes / 4, out) && complete(out, options);
 }

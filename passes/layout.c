@@ -419,13 +419,14 @@ static qn_value *packed(layout *l, const qn_node *node, qn_value *x, qn_value *w
 }
 
 /* By Winograd's method instead of `direct`, where that is faster and the filters are constants. */
-static qn_value *by_winograd(layout *l, const qn_node *node, const qn_node *direct)
+static qn_value *by_winograd(layout *l, const qn_node *node, const qn_conv_plan *plan)
 {
+    const qn_node *direct = plan->node;
     qn_value *w = plain_of(l, node->operands[1]);
     const qn_type *type = &w->type;
     int64_t width, low[2], high[2];
     int t;
-    if (!qn_is_known(w) || !qn_winograd_wins(direct, l->options, &t, &width))
+    if (!qn_is_known(w) || !qn_winograd_wins(plan, false, l->options, &t, &width))
         return NULL;
     for (int i = 0; i < 2; i++) {
         low[i] = qn_attr_dims(direct, QN_ATTR_LOW, NULL)[i]->value;
@@ -509,7 +510,7 @@ static bool convolution(layout *l, qn_node *node)
         if (!y)
             return true; /* reported */
         if (qn_conv_plan_make(y->node, l->options, &plan)) {
-            qn_value *faster = by_winograd(l, node, y->node);
+            qn_value *faster = by_winograd(l, node, &plan);
             set_blocked(l, &node->results[0], faster ? faster : y);
             return true;
         }

@@ -14,10 +14,10 @@
  * matrix unit whose right side, or filter, is no constant: putting pairs side by side takes as long as is gained. */
 #include <string.h>
 
-#include "passes/conv.h"
 #include "passes/conv_tile.h"
 #include "passes/integer.h"
 #include "passes/quantize.h"
+#include "passes/winograd.h"
 
 enum {
     LEAST_ROWS = 8, /* fewer are bound by reading y */
@@ -133,18 +133,19 @@ static bool convolutions_fit(const qn_graph *graph, const qn_machine *machine)
     return true;
 }
 
-/* Blocks of channels are those of float32, so each convolution may be one or the other. */
+/* Blocks of channels are those of float32, so each convolution may be one or the other: where Winograd's method takes less time than
+ * half of what the direct kernel does, it stays as it is. */
 static bool pairs_fit(const qn_node *node, const qn_pass_options *options)
 {
     const qn_type *w = &node->operands[1]->type;
-    const int64_t lanes = options->machine->vector_bytes / 4;
-    if (!options->machine->dot2 || options->math == QN_MATH_STRICT || !qn_integer_convolves(node) ||
-        !qn_is_constant(node->operands[1]) || w->dims[1]->value < lanes || w->dims[0]->value < lanes)
-        return false;
-    for (int i = 2; i < w->rank; i++)
-        if (w->dims[i]->value > QN_CONV_WIDTH)
-            return false;
-    return true;
+    qn_conv_plan plan;
+    int t;
+    int64_t width;
+    return options->machine->dot2 && options->math != QN_MATH_STRICT && qn_integer_convolves(node) &&
+           qn_is_constant(node->operands[1]) && w->dims[1]->value > 1 &&
+           w->dims[0]->value >= options->machine->vector_bytes / 4 &&
+           qn_conv_plan_foresee(node, options, &plan) &&
+           !(qn_is_known(node->operands[1]) && qn_winograd_wins(&plan, true, options, &t, &width));
 }
 
 static bool convolution_fits(const qn_node *node, const qn_pass_options *options)

@@ -3,7 +3,7 @@
 #ifndef QN_PASSES_WINOGRAD_H
 #define QN_PASSES_WINOGRAD_H
 
-#include "passes/schedule.h"
+#include "passes/conv.h"
 
 typedef struct qn_winograd_axis {
     int64_t in, out, low;
@@ -38,8 +38,9 @@ bool qn_winograd_plan_make(const qn_node *node, const qn_pass_options *options, 
 /* Says with what schedule the node's kernels are made. */
 void qn_winograd_plan_note(const qn_winograd_plan *plan, const qn_node *node, const qn_pass_options *options);
 
-/* Is a kernel of this sort faster than the direct one for `node`, a conv_packed? Which t, and how wide its panels are. */
-bool qn_winograd_wins(const qn_node *node, const qn_pass_options *options, int *out_t, int64_t *out_width);
+/* Is a kernel of this sort faster than the plan's, or, for `pairs`, than the same one of bf16? Which t, and how wide its panels are. */
+bool qn_winograd_wins(const qn_conv_plan *direct, bool pairs, const qn_pass_options *options, int *out_t,
+                      int64_t *out_width);
 
 /* The first tile of a piece. */
 static inline int64_t qn_winograd_piece_start(const qn_winograd_plan *p, int64_t piece)

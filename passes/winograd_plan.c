@@ -278,40 +278,40 @@ bool qn_winograd_plan_make(const qn_node *node, const qn_pass_options *options, 
     return true;
 }
 
-bool qn_winograd_wins(const qn_node *node, const qn_pass_options *options, int *out_t, int64_t *out_width)
+bool qn_winograd_wins(const qn_conv_plan *direct, bool pairs, const qn_pass_options *options, int *out_t,
+                      int64_t *out_width)
 {
     static const int vectors[] = { 2, 4, 3, 1 }, sizes[] = { 4, 6 };
-    qn_conv_plan direct;
-    if (!qn_conv_plan_make(node, options, &direct) || direct.groups != 1 || direct.each ||
-        direct.c != direct.lanes || !usable(options, direct.dtype, direct.lanes) || direct.spatial != 2 ||
-        direct.slot[0] < 0 || direct.slot[1] < 0)
+    if (direct->groups != 1 || direct->each || direct->c != direct->lanes ||
+        !usable(options, direct->dtype, direct->lanes) || direct->spatial != 2 || direct->slot[0] < 0 ||
+        direct->slot[1] < 0)
         return false;
     for (int i = 1; i < QN_CONV_AXES; i++)
-        if (direct.axes[i].kernel != 3 || direct.axes[i].stride != 1 || direct.axes[i].dilation != 1)
+        if (direct->axes[i].kernel != 3 || direct->axes[i].stride != 1 || direct->axes[i].dilation != 1)
             return false;
     char site[QN_SITE_SIZE];
-    snprintf(site, sizeof site, "3x3 %.200s", direct.site);
+    snprintf(site, sizeof site, "3x3 %.200s", direct->site);
     const qn_schedule s = qn_schedule_find(options, site);
     const int64_t measured = s.knobs[QN_KNOB_TRANSFORM], width = s.knobs[QN_KNOB_VECTORS];
     qn_schedule given = { .knobs = { [QN_KNOB_TRANSFORM] = 1 } };
-    double best = measured > 1 ? INFINITY : direct_cost(&direct);
+    double best = measured > 1 ? INFINITY : direct_cost(direct) / (pairs ? 2 : 1);
     bool wins = false;
     for (size_t i = 0; i < sizeof sizes / sizeof *sizes; i++)
         for (size_t v = 0; v < sizeof vectors / sizeof *vectors; v++) {
-            if (direct.out_blocks % vectors[v] != 0 || (measured > 0 && sizes[i] != measured) ||
+            if (direct->out_blocks % vectors[v] != 0 || (measured > 0 && sizes[i] != measured) ||
                 (width > 0 && vectors[v] != width))
                 continue;
-            qn_winograd_plan p = { .dtype = direct.dtype,
+            qn_winograd_plan p = { .dtype = direct->dtype,
                                    .t = sizes[i],
                                    .vectors = vectors[v],
-                                   .lanes = direct.lanes,
-                                   .channels = direct.channels,
-                                   .blocks = direct.blocks,
-                                   .panels = direct.out_blocks / vectors[v] };
+                                   .lanes = direct->lanes,
+                                   .channels = direct->channels,
+                                   .blocks = direct->blocks,
+                                   .panels = direct->out_blocks / vectors[v] };
             for (int a = 0; a < 2; a++)
-                p.axes[a] = (qn_winograd_axis){ .in = direct.axes[1 + a].in,
-                                                .out = direct.axes[1 + a].out,
-                                                .low = direct.axes[1 + a].low };
+                p.axes[a] = (qn_winograd_axis){ .in = direct->axes[1 + a].in,
+                                                .out = direct->axes[1 + a].out,
+                                                .low = direct->axes[1 + a].low };
             const double cycles = complete(&p, options->machine);
             if (cycles > 0 && cycles < 0.95 * best) {
                 best = cycles;
@@ -322,6 +322,7 @@ bool qn_winograd_wins(const qn_node *node, const qn_pass_options *options, int *
                 given.knobs[QN_KNOB_VECTORS] = p.vectors;
             }
         }
-    qn_schedule_note(options, site, node, given);
+    if (direct->node->op == QN_OP_CONV_PACKED)
+        qn_schedule_note(options, site, direct->node, given);
     return wins;
 }

@@ -258,7 +258,7 @@ static const struct {
     { 64, 64, 6, 33, 3, 1, 1 },  { 40, 70, 14, 14, 3, 1, 1 }, { 64, 32, 7, 7, 3, 1, 1 },
     { 32, 64, 14, 14, 3, 2, 1 }, { 64, 64, 7, 7, 1, 1, 0 },   { 33, 64, 9, 20, 1, 1, 0 },
     { 64, 32, 14, 14, 1, 2, 0 }, { 32, 32, 9, 9, 3, 1, 0 },   { 32, 32, 11, 40, 3, 2, 0 },
-    { 32, 32, 5, 18, 5, 1, 2 },  { 32, 32, 3, 3, 1, 1, 0 },
+    { 32, 32, 5, 18, 5, 1, 2 },  { 32, 32, 3, 3, 1, 1, 0 },   { 3, 32, 12, 13, 7, 2, 3 },
 };
 
 static qn_value *constant(qn_builder *b, qn_module *module, int rank, const int64_t *dims, int seed)
@@ -308,7 +308,40 @@ static void convolutions_equal_those_of_float32(void **state)
                                           .fold = qn_interp_fold };
         lowered_compare(qn_arena_printf(module->arena, "convolution %d", (int)i), graph, &options, &input,
                         NULL);
-        assert_int_equal(count(graph, QN_OP_CONV_PACKED, QUERN_BF16, 0), 2);
+        /* three channels are a block of pairs, but no tile */
+        const bool first = !options.machine->tiles || in >= 32;
+        assert_int_equal(count(graph, QN_OP_CONV_PACKED, QUERN_BF16, 0), first + 1);
+        qn_module_free(module);
+    }
+}
+
+/* Winograd's method, in float32, takes less than half of the direct kernel's multiplications of 28 x 28 maps of 128 channels; in
+ * 7 x 7 maps of 512 it waits for its filters. Pairs are multiplied where it is not faster. */
+static void winograd_stays_where_it_is_faster(void **state)
+{
+    (void)state;
+    static const struct {
+        int64_t channels, size, kernel;
+        bool winograd;
+    } maps[] = { { 128, 28, 3, true }, { 512, 7, 3, false }, { 128, 28, 1, false } };
+    for (size_t i = 0; i < sizeof maps / sizeof *maps; i++) {
+        const int64_t c = maps[i].channels, k = maps[i].kernel, pad[2] = { k / 2, k / 2 };
+        qn_module *module = qn_module_new("maps");
+        qn_diags diags;
+        qn_diags_init(&diags, module->arena);
+        qn_graph *graph = qn_function_new(module, "f");
+        qn_builder b = { .graph = graph, .diags = &diags };
+        qn_type type = qn_type_static(module, QUERN_F32, 4, (int64_t[]){ 1, c, maps[i].size, maps[i].size });
+        qn_value *x = qn_graph_add_input(graph, "x", type, QN_ROLE_INPUT);
+        const qn_conv conv = { .low = pad, .high = pad, .groups = 1 };
+        qn_value *w = constant(&b, module, 4, (int64_t[]){ c, c, k, k }, 1);
+        qn_graph_add_output(graph, qn_b_convolution(&b, x, w, &conv), "r", -1);
+        const qn_pass_options options = { .math = QN_MATH_DEFAULT,
+                                          .precision = QN_PRECISION_BF16,
+                                          .machine = &pairs };
+        assert_int_equal(qn_run_passes(graph, "quantize,layout", &options, NULL, &diags), QUERN_OK);
+        assert_int_equal(count(graph, QN_OP_CONV_WINOGRAD, QUERN_F32, 0), maps[i].winograd);
+        assert_int_equal(count(graph, QN_OP_CONV_PACKED, QUERN_BF16, 0), !maps[i].winograd);
         qn_module_free(module);
     }
 }
@@ -392,6 +425,7 @@ int main(void)
         cmocka_unit_test(instructions_as_text_and_code),       cmocka_unit_test(mistakes_are_found),
         cmocka_unit_test(products_equal_those_of_float32),     cmocka_unit_test(few_rows_of_a_constant),
         cmocka_unit_test(convolutions_equal_those_of_float32), cmocka_unit_test(machine_code_gives_the_same),
+        cmocka_unit_test(winograd_stays_where_it_is_faster),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
