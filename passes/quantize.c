@@ -20,7 +20,7 @@
 #include "passes/winograd.h"
 
 enum {
-    LEAST_ROWS = 8, /* fewer are bound by reading y */
+    LEAST_ROWS = 8, /* for a matrix unit: fewer are bound by reading y */
     LEAST_COLUMNS = 16,
     LEAST_WORK = 1 << 18 /* multiplications */
 };
@@ -109,7 +109,8 @@ static bool worth_it(const qn_node *node, const qn_machine *machine)
         free[side] = free_elements(type, n_batch, batch, n_contract, contract);
     }
     return k > 0 && k % qn_bf16_step(machine) == 0 && (machine->tiles || qn_is_constant(node->operands[1])) &&
-           free[0] >= LEAST_ROWS && free[1] >= LEAST_COLUMNS && free[0] * free[1] * (double)k >= LEAST_WORK;
+           free[0] >= (machine->tiles ? LEAST_ROWS : 1) && free[1] >= LEAST_COLUMNS &&
+           free[0] * free[1] * (double)k >= LEAST_WORK;
 }
 
 static qn_value *round_operands(qn_builder *b, const qn_node *node)
