@@ -32,9 +32,8 @@ enum {
     TASK_NANOSECONDS = 20000,
     FLOPS_A_NANOSECOND = 100, /* of a core: for the size of tasks only */
     BYTES_A_NANOSECOND = 15,
-    FIGHTING_STRIDE =
-        4096,  /* bytes of a way of the first cache: rows this far apart share their cache sets */
-    SKEW = 16, /* elements between copied rows, so that they don't */
+    FIGHTING_STRIDE = 4096, /* bytes of a way of the first cache: rows this far apart share sets */
+    SKEW = 16,              /* elements between copied rows, so that they don't */
     MAX_ROWS = 24,
     MAX_DEPTH = 768,   /* of k in one pass over a task's tiles */
     MAX_TILES = 16,    /* of a task, one below the other */
@@ -45,10 +44,9 @@ enum {
     PARTIAL_BYTES = QN_LOCAL_LIMIT / 12 * 7, /* the rest is a tile's */
     COPIED_DEPTH = 256, /* of k in a pass that copies rows, packs panels, or reads them from rows */
     ROWS_AHEAD = 3, /* fetched before they are needed, where y lies row by row: they share few cache sets */
-    SPREAD_STRIDE =
-        8192, /* bytes: fewer sets of the second cache are the rows' of a pass where their length is a multiple */
-    LEAST_ROWS = 8,                       /* of a product whose right side lies row by row, */
-    LEAST_WORK = 2048,                    /* and elements of that */
+    SHARING_STRIDE = 4096, /* bytes: of rows of y that share too few sets of the second cache in a pass */
+    LEAST_ROWS = 8,        /* of a product whose right side lies row by row, */
+    LEAST_WORK = 2048,     /* and elements of that */
     PACKED_BYTES = QN_LOCAL_LIMIT / 8 * 3 /* of packed panels; partial sums take as much then */
 };
 
@@ -107,8 +105,9 @@ bool qn_gemm_reads_rows(const qn_node *node, const qn_pass_options *options)
     for (int i = 0; i < xs.n_free; i++)
         rows *= (double)x->dims[xs.free[i]]->max;
     const qn_dim k = y->dims[n_batch], n = y->dims[n_batch + 1];
-    return qn_dim_is_const(n) && n->value > 0 && n->value % width == 0 && n->value * 4 % SPREAD_STRIDE != 0 &&
-           rows >= LEAST_ROWS && (double)n->value * (double)k->max >= LEAST_WORK;
+    return qn_dim_is_const(n) && n->value > 0 && n->value % width == 0 &&
+           n->value * 4 % SHARING_STRIDE != 0 && rows >= LEAST_ROWS &&
+           (double)n->value * (double)k->max >= LEAST_WORK;
 }
 
 static bool matches(const qn_group *group, const qn_pass_options *options)
