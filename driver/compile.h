@@ -91,6 +91,7 @@ typedef struct qn_kernel_cost {
     int entry;
     const char *name;    /* as quern_ctx.trace says it; several kernels of a node may have the same */
     double flops, bytes; /* of one call; 0: unknown */
+    double times;        /* calls in a run: steps of the loops around it, where they are known */
 } qn_kernel_cost;
 typedef struct qn_model_notes {
     qn_compile_times times;
@@ -100,7 +101,7 @@ typedef struct qn_model_notes {
     qn_kernel_cost *costs;
 } qn_model_notes;
 const qn_model_notes *qn_model_notes_of(const quern_model *model);
-/* Of one call, on average over the kernels of that name; notes may be NULL. */
+/* Of one call, on average over the calls of kernels of that name; notes may be NULL. */
 qn_kernel_cost qn_model_cost_of(const qn_model_notes *notes, int entry, const char *name);
 
 /* Into files. out_times may be NULL. */

@@ -33,15 +33,14 @@ const qn_model_notes *qn_model_notes_of(const quern_model *model)
 
 qn_kernel_cost qn_model_cost_of(const qn_model_notes *notes, int entry, const char *name)
 {
-    qn_kernel_cost mean = { entry, name, 0, 0 };
-    int n = 0;
+    qn_kernel_cost mean = { .entry = entry, .name = name };
     for (size_t i = 0; notes && i < notes->n_costs; i++) {
         const qn_kernel_cost *cost = &notes->costs[i];
         if (cost->entry != entry || strcmp(cost->name, name) != 0)
             continue;
-        n++;
-        mean.flops += (cost->flops - mean.flops) / n;
-        mean.bytes += (cost->bytes - mean.bytes) / n;
+        mean.times += cost->times;
+        mean.flops += (cost->flops - mean.flops) * cost->times / mean.times;
+        mean.bytes += (cost->bytes - mean.bytes) * cost->times / mean.times;
     }
     return mean;
 }
@@ -85,26 +84,32 @@ static void note_cost(jit_model *m, qn_kernel_cost cost)
     notes->costs[notes->n_costs++] = cost;
 }
 
-static void note_costs(jit_model *m, int entry, const qn_program *program, const qn_steps *steps)
+static void note_costs(jit_model *m, int entry, const qn_program *program, const qn_steps *steps,
+                       double times)
 {
     for (size_t i = 0; i < steps->n; i++) {
         const qn_step *step = &steps->items[i];
         if (step->kind == QN_STEP_KERNEL) {
             const qn_kernel *kernel = program->kernels[step->kernel];
-            note_cost(
-                m, (qn_kernel_cost){ .entry = entry,
-                                     .name = step->name ? step->name : kernel->name,
-                                     .flops = step->flops,
-                                     .bytes = kernel->bytes > 0 ? kernel->bytes : bytes_of(program, step) });
+            note_cost(m,
+                      (qn_kernel_cost){ .entry = entry,
+                                        .name = step->name ? step->name : kernel->name,
+                                        .flops = step->flops,
+                                        .bytes = kernel->bytes > 0 ? kernel->bytes : bytes_of(program, step),
+                                        .times = times });
         } else if (step->kind == QN_STEP_LIBRARY) {
             note_cost(m, (qn_kernel_cost){ .entry = entry,
                                            .name = step->name ? step->name : qn_libraries[step->library].name,
                                            .flops = product_flops(step),
-                                           .bytes = bytes_of(program, step) });
+                                           .bytes = bytes_of(program, step),
+                                           .times = times });
         }
-        note_costs(m, entry, program, &step->body);
-        note_costs(m, entry, program, &step->other);
-        note_costs(m, entry, program, &step->test);
+        const bool counted = step->kind == QN_STEP_LOOP && step->count && qn_dim_is_const(step->count) &&
+                             step->count->value > 0;
+        const double inside = counted ? times * (double)step->count->value : times;
+        note_costs(m, entry, program, &step->body, inside);
+        note_costs(m, entry, program, &step->other, inside);
+        note_costs(m, entry, program, &step->test, inside);
     }
 }
 
@@ -149,7 +154,7 @@ static qn_status make(quern_model *model, jit_model *m, qn_module *module, const
     m->notes.plans =
         qn_arena_copy(m->arena, compiled.plans, (size_t)compiled.n_programs * sizeof *compiled.plans);
     for (int i = 0; i < compiled.n_programs; i++)
-        note_costs(m, i, compiled.programs[i], &compiled.programs[i]->steps);
+        note_costs(m, i, compiled.programs[i], &compiled.programs[i]->steps, 1);
     if (!qn_memory_reserve(&m->weights, (size_t)compiled.weights.bytes))
         return qn_error(diags, QUERN_ERROR_MEMORY, NULL, "no memory for %lld bytes of weights",
                         (long long)compiled.weights.bytes);

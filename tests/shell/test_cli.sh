@@ -50,6 +50,17 @@ graph @main(%x: f32[64, 256], %w: f32[256, 256], %v: f32[256, 32]) -> (y: f32[64
   return %1
 }
 END
+cat >products_in_loop.qn <<'END'
+graph @main(%x: f32[64, 256], %w: f32[256, 256], %v: f32[256, 32]) -> (y: f32[64, 32]) {
+  %s = scan %x, %w {length = [5], n_carried = 1, n_scanned = 0} : f32[64, 256]
+    body (%c: f32[64, 256], %u: f32[256, 256]) {
+      %0 = dot_general %c, %u {x_batch = [], x_contract = [1], y_batch = [], y_contract = [0]} : f32[64, 256]
+      return %0
+    }
+  %1 = dot_general %s, %v {x_batch = [], x_contract = [1], y_batch = [], y_contract = [0]} : f32[64, 32]
+  return %1
+}
+END
 
 targets=(interp cpu)
 for target in "${targets[@]}"; do
@@ -138,6 +149,8 @@ if command -v python3 >/dev/null; then
     # kernels of one name are one row, with the work of all
     "$quern" bench products.qn --seconds 0.01 --json >products.json || fail "bench --json"
     python3 -c 'import json; j = json.load(open("products.json")); n = sum(k["flops"] for k in j["kernels"]); assert n == j["flops"] == 2 * 64 * 256 * (256 + 32), n' || fail "products.json"
+    "$quern" bench products_in_loop.qn --seconds 0.01 --json >products.json || fail "bench --json"
+    python3 -c 'import json; j = json.load(open("products.json")); n = sum(k["flops"] for k in j["kernels"]); assert n == j["flops"] == 2 * 64 * 256 * (5 * 256 + 32), n' || fail "products_in_loop.qn"
     "$quern" bench large.qn --seconds 0.01 --threads 2 --profile trace.json >/dev/null || fail "bench --profile"
     python3 - <<'END' || fail "trace.json"
 import json
