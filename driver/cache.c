@@ -6,6 +6,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/file.h>
 #include <sys/stat.h>
 #include <time.h>
 #include <unistd.h>
@@ -108,10 +109,29 @@ qn_status qn_cache_open(qn_cache *cache, const char *folder, qn_diags *diags)
     return QUERN_OK;
 }
 
+/* Bytes of all entries: a number in a file, to which `bytes` are added, or which they are where the entries were just counted.
+ * Looking through a folder of many takes longer than most compilations. INT64_MAX where nobody has counted; too many where entries
+ * were replaced or found damaged, until the next count. */
+static int64_t total(const qn_cache *cache, int64_t bytes, bool counted)
+{
+    int64_t sum = INT64_MAX;
+    const int fd = openat(cache->folder, "total", O_RDWR | O_CREAT | O_NOFOLLOW | O_CLOEXEC, 0600);
+    if (fd < 0)
+        return sum;
+    if (!flock(fd, LOCK_EX)) {
+        const bool known = pread(fd, &sum, sizeof sum, 0) == (ssize_t)sizeof sum && sum >= 0;
+        sum = counted ? bytes : !known || sum > INT64_MAX - bytes ? INT64_MAX : sum + bytes;
+        if (pwrite(fd, &sum, sizeof sum, 0) != (ssize_t)sizeof sum)
+            sum = INT64_MAX;
+    }
+    close(fd);
+    return sum;
+}
+
 void qn_cache_close(qn_cache *cache)
 {
     if (cache->folder >= 0) {
-        if (cache->written)
+        if (cache->written > 0 && total(cache, cache->written, false) > cache->limit)
             qn_cache_trim(cache);
         close(cache->folder);
     }
@@ -247,7 +267,7 @@ void qn_cache_put(qn_cache *cache, const qn_cache_key *key, const qn_code *code)
     if (!written || renameat(cache->folder, temporary, cache->folder, name))
         unlinkat(cache->folder, temporary, 0);
     else
-        cache->written = true;
+        cache->written += (long long)(sizeof header + code->size);
 }
 
 /* ---- the limit ---- */
@@ -321,5 +341,6 @@ void qn_cache_trim(const qn_cache *cache)
         unlinkat(cache->folder, files[i].name, 0);
         bytes -= files[i].bytes;
     }
+    total(cache, bytes, true);
     qn_arena_free(arena);
 }

@@ -14,9 +14,9 @@
 #include "backends/backend.h"
 
 typedef struct qn_cache {
-    int folder;          /* file descriptor; -1: no cache, and every lookup misses */
-    int64_t limit;       /* bytes of all entries together; 0: none */
-    atomic_bool written; /* since it was opened */
+    int folder;           /* file descriptor; -1: no cache, and every lookup misses */
+    int64_t limit;        /* bytes of all entries together; 0: none */
+    atomic_llong written; /* bytes, since it was opened */
 } qn_cache;
 
 typedef struct qn_cache_key {

@@ -190,6 +190,17 @@ static void keeps_to_its_limit(void **state)
     assert_false(is_there(f, "d"));
     assert_true(is_there(f, "a"));
     assert_true(is_there(f, "e"));
+    /* what was counted is believed, nothing else: not a number of three bytes */
+    for (int damaged = 0; damaged < 2; damaged++) {
+        put_old(f, "b", 30000);
+        if (damaged)
+            assert_int_equal(truncate(qn_arena_printf(f->arena, "%s/total", f->folder), 3), 0);
+        setenv("QUERN_CACHE_LIMIT", damaged ? "1K" : "1M", 1);
+        assert_int_equal(qn_cache_open(&cache, f->folder, &f->diags), QUERN_OK);
+        qn_cache_put(&cache, &new, &(qn_code){ .data = "0123456789", .size = 10 });
+        qn_cache_close(&cache);
+        assert_int_equal(is_there(f, "b"), !damaged);
+    }
     static const char *const wrong[] = { "", "x", "-1", "12Q", "1Kb", "99999999999G" };
     for (size_t i = 0; i < sizeof wrong / sizeof *wrong; i++) {
         setenv("QUERN_CACHE_LIMIT", wrong[i], 1);
