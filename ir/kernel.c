@@ -328,6 +328,14 @@ qn_kvalue *qn_kb_unary(qn_kbuilder *b, qn_op fn, qn_kvalue *a)
     return finish(b, v);
 }
 
+qn_kvalue *qn_kb_exp_nonpositive(qn_kbuilder *b, qn_kvalue *a)
+{
+    qn_kvalue *v = qn_kb_unary(b, QN_OP_EXP, a);
+    if (v->inst && v->inst->op == QN_K_UNARY && v->inst->fn == QN_OP_EXP)
+        v->inst->nonpositive = true;
+    return v;
+}
+
 qn_kvalue *qn_kb_binary(qn_kbuilder *b, qn_op fn, qn_kvalue *a, qn_kvalue *c)
 {
     QN_ASSERT(qn_keval_is_binary(fn) && qn_keval_accepts(fn, a->type.dtype) &&

@@ -150,6 +150,8 @@ struct qn_kinst {
     bool nontemporal;       /* STORE: bypass the caches */
     bool fast;              /* float arithmetic that may be reassociated, approximated (math mode fast) */
     bool
+        nonpositive; /* UNARY exp: of what is 0 or less, or NaN, as a number without its row's maximum; "exp.nonpositive" */
+    bool
         index_math; /* BINARY add, sub, mul, div, rem on i64 made by qn_kb_i*: the result does not overflow; dividends
                       * are >= 0 and divisors > 0 (so no guards, and nsw is right). Printed as iadd, isub, imul, idiv, imod */
     int n_mask;
@@ -212,6 +214,7 @@ qn_kvalue *qn_kb_index(qn_kbuilder *b, int64_t value); /* i64 scalar */
 qn_kvalue *qn_kb_float(qn_kbuilder *b, qn_ktype type, double value);
 qn_kvalue *qn_kb_task(qn_kbuilder *b);
 qn_kvalue *qn_kb_unary(qn_kbuilder *b, qn_op fn, qn_kvalue *a);
+qn_kvalue *qn_kb_exp_nonpositive(qn_kbuilder *b, qn_kvalue *a); /* for a <= 0 and NaN only */
 qn_kvalue *qn_kb_binary(qn_kbuilder *b, qn_op fn, qn_kvalue *a, qn_kvalue *c);
 qn_kvalue *qn_kb_fma(qn_kbuilder *b, qn_kvalue *x, qn_kvalue *y, qn_kvalue *z);
 qn_kvalue *qn_kb_dot4(qn_kbuilder *b, qn_kvalue *x, qn_kvalue *y, qn_kvalue *z);

@@ -42,7 +42,8 @@ static qn_kvalue *copy_value(qn_kbuilder *b, const qn_kinst *inst, qn_kvalue *co
         return qn_k_is_index(inst->results) ? qn_kb_index(b, inst->imm.i) : qn_kb_const(b, type, inst->imm);
     case QN_K_PARAM: return qn_kernel_param(b->kernel, (int)inst->index);
     case QN_K_TASK: return qn_kb_task(b);
-    case QN_K_UNARY: return qn_kb_unary(b, inst->fn, o[0]);
+    case QN_K_UNARY:
+        return inst->nonpositive ? qn_kb_exp_nonpositive(b, o[0]) : qn_kb_unary(b, inst->fn, o[0]);
     case QN_K_BINARY: return copy_binary(b, inst, o);
     case QN_K_FMA: return qn_kb_fma(b, o[0], o[1], o[2]);
     case QN_K_DOT4: return qn_kb_dot4(b, o[0], o[1], o[2]);
@@ -198,6 +199,7 @@ static void clone_inst(cloner *c, const qn_kinst *old, qn_kblock *into)
     new->index = old->index;
     new->nontemporal = old->nontemporal;
     new->fast = old->fast;
+    new->nonpositive = old->nonpositive;
     new->index_math = old->index_math;
     new->tag = old->tag;
     new->lanes = old->lanes;

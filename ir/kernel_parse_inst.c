@@ -384,11 +384,19 @@ static qn_kinst *parse_plain(qn_kparser *p, qn_kop op, qn_op fn)
     return inst;
 }
 
+/* Does the word end so? Then the end is taken off. */
+static bool take_end(qn_kword *w, const char *end)
+{
+    const size_t n = strlen(end);
+    const bool there = w->n > n && !memcmp(w->at + w->n - n, end, n);
+    w->n -= there ? n : 0;
+    return there;
+}
+
 /* What an instruction word says: "add", "add.fast", "iadd", "fma". */
 static bool parse_opcode(qn_kword w, qn_kop *op, qn_op *fn, bool *fast, bool *index_math)
 {
-    *fast = w.n > 5 && !memcmp(w.at + w.n - 5, ".fast", 5);
-    w.n -= *fast ? 5 : 0;
+    *fast = take_end(&w, ".fast");
     *fn = qn_k_index_parse(w.at, w.n);
     *index_math = *fn != QN_N_OPS;
     *op = QN_K_BINARY;
@@ -409,14 +417,17 @@ static bool parse_opcode(qn_kword w, qn_kop *op, qn_op *fn, bool *fast, bool *in
 
 static void parse_operation(qn_kparser *p, const results *names)
 {
-    qn_kword w = qn_kp_word(p, "an instruction");
+    const qn_kword all = qn_kp_word(p, "an instruction");
+    qn_kword w = all;
     qn_kop op;
     qn_op fn;
     bool fast, index_math;
     if (p->failed)
         return;
-    if (!parse_opcode(w, &op, &fn, &fast, &index_math)) {
-        qn_kp_fail(p, "'%.*s' is no kernel instruction", (int)w.n, w.at);
+    const bool nonpositive = take_end(&w, ".nonpositive");
+    if (!parse_opcode(w, &op, &fn, &fast, &index_math) ||
+        (nonpositive && (op != QN_K_UNARY || fn != QN_OP_EXP))) {
+        qn_kp_fail(p, "'%.*s' is no kernel instruction", (int)all.n, all.at);
         return;
     }
     bool memory = op == QN_K_LOAD || op == QN_K_STORE || op == QN_K_PREFETCH || op == QN_K_ATOMIC_ADD;
@@ -426,6 +437,7 @@ static void parse_operation(qn_kparser *p, const results *names)
     if (p->failed)
         return;
     inst->fast = fast;
+    inst->nonpositive = nonpositive;
     inst->index_math = index_math;
     check_inst(p, inst);
     if (p->failed)

@@ -266,6 +266,8 @@ static void print_operation(printer *p, const qn_kinst *inst)
     qn_strbuf_puts(&p->out, name);
     if (inst->fast)
         qn_strbuf_puts(&p->out, ".fast");
+    if (inst->nonpositive)
+        qn_strbuf_puts(&p->out, ".nonpositive");
     switch (inst->op) {
     case QN_K_LOAD:
     case QN_K_STORE:

@@ -100,8 +100,8 @@ static bool same_inst(const qn_kinst *a, const qn_kinst *b)
 {
     if (a->op != b->op || a->fn != b->fn || a->direction != b->direction || a->kind != b->kind ||
         a->imm.i != b->imm.i || a->index != b->index || a->buffer != b->buffer || a->fast != b->fast ||
-        a->index_math != b->index_math || a->n_mask != b->n_mask || a->n_operands != b->n_operands ||
-        !qn_ktype_equal(a->results[0].type, b->results[0].type))
+        a->nonpositive != b->nonpositive || a->index_math != b->index_math || a->n_mask != b->n_mask ||
+        a->n_operands != b->n_operands || !qn_ktype_equal(a->results[0].type, b->results[0].type))
         return false;
     for (int i = 0; i < a->n_operands; i++)
         if (a->operands[i] != b->operands[i])

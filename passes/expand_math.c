@@ -96,6 +96,7 @@ static bool expand(qn_krewriter *r, qn_kinst *inst)
     const expansion *x = r->user;
     qn_mb m = qn_mb_make(&r->b, x->machine, wide);
     m.math = x->math;
+    m.nonpositive = inst->nonpositive;
     qn_kr_set(&inst->results[0], qn_kb_convert(&r->b, type.dtype, apply(&m, inst, o)));
     return true;
 }

@@ -249,6 +249,53 @@ typedef struct reduction {
     qn_dim index[QN_MAX_RANK];
 } reduction;
 
+/* Is the value NaN wherever `sum` is? Through these operations NaN spreads. */
+static bool spreads(const qn_value *value, const qn_value *sum)
+{
+    if (value == sum)
+        return true;
+    const qn_node *node = value->node;
+    switch (node ? node->op : QN_OP_CONSTANT) {
+    case QN_OP_ADD:
+    case QN_OP_SUB:
+    case QN_OP_MUL:
+    case QN_OP_DIV: return spreads(node->operands[0], sum) || spreads(node->operands[1], sum);
+    case QN_OP_NEG:
+    case QN_OP_LOG:
+    case QN_OP_BROADCAST:
+    case QN_OP_RESHAPE: return spreads(node->operands[0], sum);
+    default: return false;
+    }
+}
+
+static bool is_exp_without(const qn_value *value, const qn_node *max)
+{
+    const qn_node *exp = value->node && value->node->op == QN_OP_EXP ? value->node : NULL;
+    const qn_node *sub = exp ? exp->operands[0]->node : NULL;
+    return sub && sub->op == QN_OP_SUB && sub->operands[0] == max->operands[0] && sub->operands[1]->node &&
+           sub->operands[1]->node->op == QN_OP_BROADCAST &&
+           sub->operands[1]->node->operands[0] == &max->results[0];
+}
+
+/* May this maximum leave NaN out? Where it only shifts the operands of exp, a sum of which is in all that the kernel makes, NaN
+ * comes by that way: softmax and its logarithm. Then it is one instruction instead of three. */
+static bool leaves_nan_out(const row_kernel *k, const qn_node *max)
+{
+    const qn_value *sum = NULL;
+    if (qn_attr_reduce_kind(max) != QN_KIND_MAX || !qn_dtype_is_float(max->results[0].type.dtype))
+        return false;
+    for (int i = 0; i < k->group->n_nodes && !sum; i++) {
+        const qn_node *node = k->group->nodes[i];
+        if (node->op == QN_OP_REDUCE && qn_attr_reduce_kind(node) == QN_SUM &&
+            is_exp_without(node->operands[0], max))
+            sum = &node->results[0];
+    }
+    for (int i = 0; i < k->group->n_outputs && sum; i++)
+        if (!spreads(k->group->outputs[i], sum))
+            return false;
+    return sum;
+}
+
 /* Reassociating a sum is not strict; its columns then go one after the other. */
 static qn_ktag column_tag(const row_kernel *k, int n, const reduction *reductions)
 {
@@ -359,8 +406,10 @@ static void write_pass(row_kernel *k, int pass)
     fetch_outputs(k, pass);
     for (int i = 0; i < n; i++) {
         qn_kvalue *x = qn_writer_value(w, reductions[i].node->operands[0], reductions[i].index);
-        values[i] = qn_writer_combine(w, kinds[i], innermost->carried[i],
-                                      qn_kb_convert(&w->b, reductions[i].dtype, x));
+        qn_kvalue *old = innermost->carried[i], *new = qn_kb_convert(&w->b, reductions[i].dtype, x);
+        values[i] = leaves_nan_out(k, reductions[i].node)
+                        ? qn_kb_select(&w->b, qn_kb_compare(&w->b, QN_GT, new, old), new, old)
+                        : qn_writer_combine(w, kinds[i], old, new);
     }
     for (int i = 0; i < n_outputs; i++)
         values[n + i] = qn_writer_value(w, outputs[i], at[i]);

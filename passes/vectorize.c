@@ -246,7 +246,8 @@ static qn_kvalue *copy_on_lanes(vectorizer *v, const qn_kinst *inst)
         o[i] = vector_of(v, inst->operands[i]);
     qn_dtype dtype = inst->results[0].type.dtype;
     switch (inst->op) {
-    case QN_K_UNARY: return qn_kb_unary(b, inst->fn, o[0]);
+    case QN_K_UNARY:
+        return inst->nonpositive ? qn_kb_exp_nonpositive(b, o[0]) : qn_kb_unary(b, inst->fn, o[0]);
     case QN_K_BINARY: return qn_kb_binary(b, inst->fn, o[0], o[1]);
     case QN_K_FMA: return qn_kb_fma(b, o[0], o[1], o[2]);
     case QN_K_COMPARE: return qn_kb_compare(b, inst->direction, o[0], o[1]);

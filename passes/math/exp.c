@@ -33,7 +33,7 @@ static qn_mv exp_by_steps(const qn_mb *m, qn_mv x, qn_mv *n)
 qn_mv qn_math_exp(const qn_mb *m, qn_mv x)
 {
     const double least = m->f64 ? -746 : -104;
-    qn_mv bounded = m_min(m, x, m->f64 ? 710 : 89), n, part;
+    qn_mv bounded = m->nonpositive ? x : m_min(m, x, m->f64 ? 710 : 89), n, part;
     if (m_has_pieces(m)) {
         part = exp_by_steps(m, bounded, &n);
     } else {

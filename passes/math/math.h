@@ -13,8 +13,9 @@ typedef struct qn_mb {
     qn_ktype type; /* of operand and result: f32 or f64 */
     qn_ktype bits; /* i32 or i64 */
     bool f64;
-    int mantissa; /* stored bits: 23 or 52 */
-    int64_t bias; /* 127 or 1023 */
+    bool nonpositive; /* the operand of exp is */
+    int mantissa;     /* stored bits: 23 or 52 */
+    int64_t bias;     /* 127 or 1023 */
 } qn_mb;
 
 static inline qn_mb qn_mb_make(qn_kbuilder *b, const qn_machine *machine, qn_ktype type)

@@ -228,6 +228,38 @@ class Sessions(unittest.TestCase):
         self.assertEqual(float(m([np.float32(1)])[0]), 2)  # a call starts anew
 
 
+# Rows of softmax, its logarithm, and what of it doesn't see the sum.
+EXPS = b"""graph @main(%x: f32[40, 37]) -> (s: f32[40, 37], l: f32[40, 37], e: f32[40, 37]) {
+  %0 = reduce %x {axes = [1], kind = max} : f32[40]
+  %1 = broadcast %0 {axes = [0], dims = [40, 37]} : f32[40, 37]
+  %2 = sub %x, %1 : f32[40, 37]
+  %3 = exp %2 : f32[40, 37]
+  %4 = reduce %3 {axes = [1], kind = sum} : f32[40]
+  %5 = broadcast %4 {axes = [0], dims = [40, 37]} : f32[40, 37]
+  %6 = div %3, %5 : f32[40, 37]
+  %7 = log %5 : f32[40, 37]
+  %8 = sub %2, %7 : f32[40, 37]
+  return %6, %8, %3
+}
+"""
+
+
+class Exponentials(unittest.TestCase):
+    def test_numbers_that_are_none(self):
+        x = np.random.default_rng(3).normal(0, 30, (40, 37)).astype(np.float32)
+        x[3, 5] = x[5] = x[7, 36] = np.nan
+        x[9, 2] = x[11] = x[13, 1:] = -np.inf
+        x[15, 4] = x[17, 0] = x[17, 9] = np.inf
+        x[19] = -np.inf
+        x[19, 36] = np.nan
+        x[21] = [3e38 if i % 2 else -3e38 for i in range(37)]
+        whole, alone = quern.compile(EXPS), quern.compile(EXPS.replace(b", e: f32[40, 37]", b"").replace(b", %3\n}", b"\n}"))
+        expected = quern.compile(EXPS, target="interp")([x])
+        for got in (whole([x]), alone([x])):
+            for y, z in zip(got, expected):
+                np.testing.assert_allclose(y, z, rtol=2e-6, atol=1e-6)  # NaN where NaN is
+
+
 LINEAR = b"""graph @main(%x: f32[batch, 2], %w: f32[2, 1] param = splat 0.5, %b: f32[1] param = splat 0) -> (y: f32[batch, 1]) {
   %0 = dot_general %x, %w {x_batch = [], x_contract = [1], y_batch = [], y_contract = [0]} : f32[batch, 1]
   %1 = broadcast %b {axes = [1], dims = [batch, 1]} : f32[batch, 1]

@@ -25,7 +25,7 @@ static const char everything[] =
     "  %6, %7 = for %8 = %0 to %2 step 1 vector 16 carry %9 = f32 0 sum, %10 = f32 -inf max {\n"
     "    %11 = load %x[%8] : f32\n"
     "    %12 = mul.fast %11, f32 0.1\n"
-    "    %13 = exp %12\n"
+    "    %13 = exp.nonpositive %12\n"
     "    %14 = fma %12, %13, f32 -0\n"
     "    %15 = compare lt %14, %11\n"
     "    %16 = select %15, %14, f32 nan\n"
@@ -141,6 +141,8 @@ static void test_mistakes(void **state)
         { "kernel @k() { %0 = add 1, f32 2 }", "operands are" },
         { "kernel @k() { %0 = floor 1 }", "floor does not take i64" },
         { "kernel @k() {\n  %0 = frob 1 }", "m.qn:2:12: 'frob' is no kernel instruction" },
+        { "kernel @k() {\n  %0 = exp f32 1 %1 = log.nonpositive %0 }",
+          "m.qn:2:38: 'log.nonpositive' is no kernel instruction" },
         { "kernel @k() { %0 = add %1, 2 }", "%1 is not defined here" },
         { "kernel @k() { %0, %1 = add 3, 2 }", "2 names for 1 results" },
         { "kernel @k() { for %i = 0 to 4 step 0 { } }", "step is not positive" },
