@@ -29,8 +29,9 @@ enum {
     SHORT_ROW = 8,              /* columns; shorter ones don't fill a vector */
     LEAST_ROWS = 64,            /* of a task when rows are lanes */
     OVERLAP_ROWS = 8,           /* of a task from which the passes of neighbours are overlapped */
-    NEAR_BYTES = 2048,          /* how far streamed loads run ahead at least */
-    FAR_BYTES = 16 << 10        /* and at most: rows that are longer are asked for piece by piece */
+    PAGE_BYTES = 4096,
+    NEAR_BYTES = 2048,   /* how far streamed loads run ahead at least */
+    FAR_BYTES = 16 << 10 /* and at most: rows that are longer are asked for piece by piece */
 };
 
 /* What the rehearsal finds out about a value, by value id. */
@@ -446,14 +447,26 @@ static void write_row(row_kernel *k)
 
 /* ---- the kernel ---- */
 
-/* Between two passes over short rows everything waits for a sum over lanes: the passes of other rows fill that time. */
+static bool stages(const row_kernel *k)
+{
+    for (int i = 0; i < k->group->n_nodes; i++)
+        if (k->traces[k->group->nodes[i]->results[0].id].staged)
+            return true;
+    return false;
+}
+
+/* Between two passes over short rows everything waits for a sum over lanes: the passes of other rows fill that time. Rows of whole
+ * pages lie at the same places of their pages: what is stored to one holds up loads from others that are not aligned. Then it
+ * pays only where something dear is computed (layer norm of NumPy's arrays loses a fifth). */
 static qn_ktag row_tag(const row_kernel *k)
 {
     const int64_t size = (int64_t)qn_dtype_bytes(k->group->outputs[0]->type.dtype);
+    const qn_dim columns = k->rows.n_cols;
     if (k->rows_are_lanes)
         return QN_TAG_VECTOR;
-    return k->rows_a_task >= OVERLAP_ROWS && k->rows.n_cols->max <= FAR_BYTES / size ? QN_TAG_OVERLAP
-                                                                                     : QN_TAG_SERIAL;
+    if (k->rows_a_task < OVERLAP_ROWS || columns->max > FAR_BYTES / size)
+        return QN_TAG_SERIAL;
+    return !qn_dim_divisible(columns, PAGE_BYTES / size) || stages(k) ? QN_TAG_OVERLAP : QN_TAG_SERIAL;
 }
 
 /* Lanes of the loop over rows; 0: those of a vector. A single sum of each goes over as many vectors at once as cover a few lines of
