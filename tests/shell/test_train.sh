@@ -141,6 +141,47 @@ else
     fail "the header does not compile"
 fi
 
+# ---- the planned memory is what a step takes: to the last line of 64 bytes, and none behind it
+expect 0 '' "$quern" train "$model" --optimizer adam --batch 32 --emit-step planned.so
+cat >planned.c <<'END'
+#include <stdio.h>
+#include <string.h>
+#include "planned.h"
+
+enum { PLANNED = PLANNED_TRAIN_STEP_WORKSPACE_BYTES, UNTOUCHED = 0xa5 };
+static QUERN_ALIGN(64) unsigned char workspace[PLANNED + 4096];
+static planned_state state;
+
+int main(void)
+{
+    static float image[32 * 64];
+    int64_t target[32];
+    float loss = 0;
+    long used = sizeof workspace;
+    planned_train_step_io io = { 0 };
+    for (int i = 0; i < 32 * 64; i++)
+        image[i] = (float)(i * 37 % 101) / 101;
+    for (int i = 0; i < 32; i++)
+        target[i] = i % 10;
+    memset(workspace, UNTOUCHED, sizeof workspace);
+    planned_init(&state);
+    io.image = image;
+    io.target = target;
+    io.loss = &loss;
+    if (planned_train_step(&io, &state, workspace, NULL))
+        return 2;
+    while (used > 0 && workspace[used - 1] == UNTOUCHED)
+        used--;
+    printf("%ld of %d bytes\n", used, PLANNED);
+    return used > PLANNED || used <= PLANNED - 64;
+}
+END
+if cc -std=c11 -Wall -Wextra -Wpedantic -Werror planned.c ./planned.so -o planned; then
+    expect 0 ' of [0-9]+ bytes' ./planned
+else
+    fail "the header does not compile"
+fi
+
 # ---- the step in parts: gradients of two batches make that of one
 sed 's/  return %1/  %2 = dot_general %1, %1 {x_batch = [0], x_contract = [1], y_batch = [0], y_contract = [1]} : f32[batch]\n  %3 = tanh %2 : f32[batch]\n  %4 = broadcast %3 {axes = [0], dims = [batch, 2]} : f32[batch, 2]\n  %5 = add %1, %4 : f32[batch, 2]\n  return %5/' linear.qn >curved.qn
 expect 0 '' "$quern" train curved.qn --loss mse --optimizer adam --learning-rate 0.1 --dim batch=1..8 --parts --input-gradients \
