@@ -207,6 +207,8 @@ qn_status qn_lower_finish(qn_lowering *l);
 
 /* The element of `value` at `index` (rank expressions of the space). */
 qn_kvalue *qn_writer_value(qn_writer *w, qn_value *value, const qn_dim *index);
+/* The maximum of its row that a value is without, max of x - broadcast(max): the value is 0 or less, or NaN. NULL: it is another. */
+const qn_node *qn_maximum_taken(const qn_value *value);
 /* Computes now what `value` at `index` needs and what no unset variable takes part in: before a loop is opened. */
 void qn_writer_prepare(qn_writer *w, qn_value *value, const qn_dim *index);
 /* x combined with y; sums of products use FMA where the math mode allows. */

@@ -250,51 +250,43 @@ typedef struct reduction {
     qn_dim index[QN_MAX_RANK];
 } reduction;
 
-/* Is the value NaN wherever `sum` is? Through these operations NaN spreads. */
-static bool spreads(const qn_value *value, const qn_value *sum)
+static bool spreads_nan(qn_op op)
 {
-    if (value == sum)
-        return true;
-    const qn_node *node = value->node;
-    switch (node ? node->op : QN_OP_CONSTANT) {
+    switch (op) {
     case QN_OP_ADD:
     case QN_OP_SUB:
     case QN_OP_MUL:
-    case QN_OP_DIV: return spreads(node->operands[0], sum) || spreads(node->operands[1], sum);
+    case QN_OP_DIV:
     case QN_OP_NEG:
     case QN_OP_LOG:
     case QN_OP_BROADCAST:
-    case QN_OP_RESHAPE: return spreads(node->operands[0], sum);
+    case QN_OP_RESHAPE: return true;
     default: return false;
     }
-}
-
-static bool is_exp_without(const qn_value *value, const qn_node *max)
-{
-    const qn_node *exp = value->node && value->node->op == QN_OP_EXP ? value->node : NULL;
-    const qn_node *sub = exp ? exp->operands[0]->node : NULL;
-    return sub && sub->op == QN_OP_SUB && sub->operands[0] == max->operands[0] && sub->operands[1]->node &&
-           sub->operands[1]->node->op == QN_OP_BROADCAST &&
-           sub->operands[1]->node->operands[0] == &max->results[0];
 }
 
 /* May this maximum leave NaN out? Where it only shifts the operands of exp, a sum of which is in all that the kernel makes, NaN
  * comes by that way: softmax and its logarithm. Then it is one instruction instead of three. */
 static bool leaves_nan_out(const row_kernel *k, const qn_node *max)
 {
-    const qn_value *sum = NULL;
+    const qn_group *g = k->group;
     if (qn_attr_reduce_kind(max) != QN_KIND_MAX || !qn_dtype_is_float(max->results[0].type.dtype))
         return false;
-    for (int i = 0; i < k->group->n_nodes && !sum; i++) {
-        const qn_node *node = k->group->nodes[i];
-        if (node->op == QN_OP_REDUCE && qn_attr_reduce_kind(node) == QN_SUM &&
-            is_exp_without(node->operands[0], max))
-            sum = &node->results[0];
+    bool *has_sum = QN_NEW_ARRAY(k->w->arena, bool, k->lowering->scope->graph->n_values); /* by value id */
+    for (int i = 0; i < g->n_nodes; i++) {
+        const qn_node *node = g->nodes[i];
+        bool *has = &has_sum[node->results[0].id];
+        if (node->op == QN_OP_REDUCE && qn_attr_reduce_kind(node) == QN_SUM) {
+            const qn_node *exp = node->operands[0]->node;
+            *has = exp && exp->op == QN_OP_EXP && qn_maximum_taken(exp->operands[0]) == max;
+        }
+        for (int o = 0; o < node->n_operands && spreads_nan(node->op); o++)
+            *has |= has_sum[node->operands[o]->id];
     }
-    for (int i = 0; i < k->group->n_outputs && sum; i++)
-        if (!spreads(k->group->outputs[i], sum))
+    for (int i = 0; i < g->n_outputs; i++)
+        if (!has_sum[g->outputs[i]->id])
             return false;
-    return sum;
+    return true;
 }
 
 /* Reassociating a sum is not strict; its columns then go one after the other. */

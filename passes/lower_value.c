@@ -208,16 +208,15 @@ static qn_kvalue *convert(qn_writer *w, qn_dtype from, qn_dtype dtype, qn_kvalue
     return made;
 }
 
-/* Is it a number without the maximum of its row: x - broadcast(reduce_max(x))? Then it is 0 or less, or NaN. */
-static bool is_without_maximum(const qn_value *value)
+const qn_node *qn_maximum_taken(const qn_value *value)
 {
     const qn_node *sub = value->node;
     if (!sub || sub->op != QN_OP_SUB)
-        return false;
+        return NULL;
     const qn_node *broadcast = sub->operands[1]->node, *max = broadcast ? broadcast->operands[0]->node : NULL;
     if (!max || broadcast->op != QN_OP_BROADCAST || max->op != QN_OP_REDUCE ||
         qn_attr_reduce_kind(max) != QN_KIND_MAX || max->operands[0] != sub->operands[0])
-        return false;
+        return NULL;
     int n_reduced, n_kept;
     const int64_t *reduced = qn_attr_ints(max, QN_ATTR_AXES, &n_reduced);
     const int64_t *kept = qn_attr_ints(broadcast, QN_ATTR_AXES, &n_kept);
@@ -225,8 +224,8 @@ static bool is_without_maximum(const qn_value *value)
         if (r < n_reduced && reduced[r] == i)
             r++;
         else if (k >= n_kept || kept[k++] != i)
-            return false;
-    return true;
+            return NULL;
+    return max;
 }
 
 static qn_kvalue *elementwise(qn_writer *w, const qn_node *node, const qn_dim *index)
@@ -249,8 +248,8 @@ static qn_kvalue *elementwise(qn_writer *w, const qn_node *node, const qn_dim *i
     case QN_OP_ADD:
     case QN_OP_SUB: return add_or_sub(w, node->op, x[0], x[1]);
     case QN_OP_EXP:
-        return is_without_maximum(node->operands[0]) ? qn_kb_exp_nonpositive(b, x[0])
-                                                     : qn_kb_unary(b, QN_OP_EXP, x[0]);
+        return qn_maximum_taken(node->operands[0]) ? qn_kb_exp_nonpositive(b, x[0])
+                                                   : qn_kb_unary(b, QN_OP_EXP, x[0]);
     default:
         return node->n_operands == 1 ? qn_kb_unary(b, node->op, x[0]) : qn_kb_binary(b, node->op, x[0], x[1]);
     }

@@ -259,6 +259,15 @@ class Exponentials(unittest.TestCase):
             for y, z in zip(got, expected):
                 np.testing.assert_allclose(y, z, rtol=2e-6, atol=1e-6)  # NaN where NaN is
 
+    def test_behind_a_long_chain(self):
+        """Each link reads the one before twice: the compiler may not follow all ways back through 40 of them."""
+        links = "".join(f"%m{i} = mul %c{i}, %c{i} : f32[40, 37]\n%c{i + 1} = sub %m{i}, %c{i} : f32[40, 37]\n" for i in range(40))
+        text = EXPS.decode().replace("%0 = reduce %x", "%c0 = abs %x : f32[40, 37]\n" + links + "%0 = reduce %c40")
+        text = text.replace("sub %x,", "sub %c40,")
+        x = np.random.default_rng(5).uniform(0, 1, (40, 37)).astype(np.float32)
+        for y, z in zip(quern.compile(text.encode())([x]), quern.compile(text.encode(), target="interp")([x])):
+            np.testing.assert_allclose(y, z, rtol=1e-5, atol=1e-5)
+
 
 LINEAR = b"""graph @main(%x: f32[batch, 2], %w: f32[2, 1] param = splat 0.5, %b: f32[1] param = splat 0) -> (y: f32[batch, 1]) {
   %0 = dot_general %x, %w {x_batch = [], x_contract = [1], y_batch = [], y_contract = [0]} : f32[batch, 1]
