@@ -63,6 +63,18 @@ const char *kernel_text(const qn_kernel *kernel, const qn_target *target, qn_emi
     return code.data;
 }
 
+void kernel_uses(const char *text, size_t n, const cpu_code *cases)
+{
+    for (size_t i = 0; i < n; i++) {
+        qn_arena *arena = qn_arena_new();
+        const qn_target target = { .triple = cases[i].triple, .cpu = cases[i].cpu };
+        const char *code = kernel_text(kernel_parsed(text, arena), &target, QN_EMIT_ASSEMBLY, arena);
+        if (!strstr(code, cases[i].has) || strstr(code, cases[i].has_not))
+            fail_msg("%s: wanted %s and no %s in\n%s", cases[i].cpu, cases[i].has, cases[i].has_not, code);
+        qn_arena_free(arena);
+    }
+}
+
 /* ---- comparison with the interpreter ---- */
 
 typedef struct guarded {

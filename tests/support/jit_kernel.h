@@ -25,4 +25,10 @@ void kernel_compare(const qn_kernel *kernel, const int64_t *elements, const int6
 /* The assembly (or LLVM IR) of a kernel, in the arena. */
 const char *kernel_text(const qn_kernel *kernel, const qn_target *target, qn_emit emit, qn_arena *arena);
 
+/* What the assembly for a CPU has in it, and what it has not. */
+typedef struct cpu_code {
+    const char *triple, *cpu, *has, *has_not;
+} cpu_code;
+void kernel_uses(const char *text, size_t n, const cpu_code *cases);
+
 #endif

@@ -12,6 +12,7 @@
 
 #include <cmocka.h>
 
+#include "frontend/text/text.h"
 #include "tests/support/eval.h"
 
 const qn_machine lowered_machine = { .vector_bytes = 32,
@@ -199,4 +200,27 @@ void lowered_compare(const char *what, qn_graph *graph, const qn_pass_options *o
         expect_near(name, &found[i], &expected[i], qn_dtype_is_float(expected[i].dtype) ? tolerance : 0);
     }
     qn_arena_free(arena);
+}
+
+qn_graph *lowered_parsed(const char *name, const char *text, qn_array *inputs, qn_arena *arena)
+{
+    qn_diags diags;
+    qn_diags_init(&diags, arena);
+    qn_module *module;
+    if (qn_text_parse(text, strlen(text), name, &module, &diags))
+        fail_msg("%s", qn_diags_text(&diags, arena));
+    qn_graph *graph = module->functions[0];
+    for (int k = 0; k < graph->n_inputs; k++) {
+        const qn_type *type = &graph->inputs[k]->type;
+        int64_t n = 1;
+        inputs[k].dtype = type->dtype;
+        inputs[k].rank = type->rank;
+        for (int i = 0; i < type->rank; i++)
+            n *= inputs[k].dims[i] = type->dims[i]->value;
+        float *data = qn_arena_calloc(arena, (size_t)n, sizeof *data);
+        for (int64_t i = 0; i < n; i++)
+            data[i] = (float)(i + 1000000 * k);
+        inputs[k].data = data;
+    }
+    return graph;
 }

@@ -17,6 +17,9 @@ qn_status lowered_run(qn_graph *graph, bool passes, const qn_pass_options *optio
                       const int64_t *symbols, qn_array *outputs, qn_program **out_program, qn_arena *arena,
                       qn_diags *diags);
 
+/* The first function of a text, of static shapes, and float32 inputs for it of which no two are the same. Mistakes fail the test. */
+qn_graph *lowered_parsed(const char *name, const char *text, qn_array *inputs, qn_arena *arena);
+
 /* Only the last part: a program that was made from the graph. */
 qn_status program_run(qn_program *program, const qn_graph *graph, const qn_array *inputs,
                       const int64_t *symbols, qn_array *outputs, qn_arena *arena, qn_diags *diags);

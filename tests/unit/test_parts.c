@@ -9,7 +9,6 @@
 
 #include <cmocka.h>
 
-#include "frontend/text/text.h"
 #include "tests/support/lowered.h"
 
 /* `branches` of the kernel say how many parts it has; `wanted` is in its text. */
@@ -19,23 +18,8 @@ static void compare(const char *name, int branches, const char *wanted, const ch
     qn_arena *arena = qn_arena_new();
     qn_diags diags;
     qn_diags_init(&diags, arena);
-    qn_module *module;
-    if (qn_text_parse(text, strlen(text), name, &module, &diags))
-        fail_msg("%s", qn_diags_text(&diags, arena));
-    qn_graph *graph = module->functions[0];
     qn_array inputs[4], outputs[1];
-    for (int k = 0; k < graph->n_inputs; k++) {
-        const qn_type *type = &graph->inputs[k]->type;
-        int64_t n = 1;
-        inputs[k].dtype = type->dtype;
-        inputs[k].rank = type->rank;
-        for (int i = 0; i < type->rank; i++)
-            n *= inputs[k].dims[i] = type->dims[i]->value;
-        float *data = qn_arena_calloc(arena, (size_t)n, sizeof *data);
-        for (int64_t i = 0; i < n; i++)
-            data[i] = (float)(i + 1000000 * k); /* no two the same */
-        inputs[k].data = data;
-    }
+    qn_graph *graph = lowered_parsed(name, text, inputs, arena);
     lowered_compare(name, graph, &options, inputs, NULL);
     qn_program *program;
     if (lowered_run(graph, true, &options, inputs, NULL, outputs, &program, arena, &diags))
@@ -47,7 +31,7 @@ static void compare(const char *name, int branches, const char *wanted, const ch
         found++;
     if (found != branches || !strstr(kernel, wanted))
         fail_msg("%s: %d branches in\n%s", name, found, kernel);
-    qn_module_free(module);
+    qn_module_free(graph->module);
     qn_arena_free(arena);
 }
 

@@ -10,7 +10,6 @@
 
 #include <cmocka.h>
 
-#include "frontend/text/text.h"
 #include "tests/support/lowered.h"
 
 static void compare(const char *name, const char *text)
@@ -20,27 +19,10 @@ static void compare(const char *name, const char *text)
         const qn_machine machine = { .vector_bytes = bytes[m], .vector_registers = 16, .fma = true };
         const qn_pass_options options = { .math = QN_MATH_DEFAULT, .machine = &machine };
         qn_arena *arena = qn_arena_new();
-        qn_diags diags;
-        qn_diags_init(&diags, arena);
-        qn_module *module;
-        if (qn_text_parse(text, strlen(text), name, &module, &diags))
-            fail_msg("%s", qn_diags_text(&diags, arena));
-        qn_graph *graph = module->functions[0];
         qn_array inputs[4];
-        for (int k = 0; k < graph->n_inputs; k++) {
-            const qn_type *type = &graph->inputs[k]->type;
-            int64_t n = 1;
-            inputs[k].dtype = type->dtype;
-            inputs[k].rank = type->rank;
-            for (int i = 0; i < type->rank; i++)
-                n *= inputs[k].dims[i] = type->dims[i]->value;
-            float *data = qn_arena_calloc(arena, (size_t)n, sizeof *data);
-            for (int64_t i = 0; i < n; i++)
-                data[i] = (float)(i + 1000000 * k); /* no two the same */
-            inputs[k].data = data;
-        }
+        qn_graph *graph = lowered_parsed(name, text, inputs, arena);
         lowered_compare(name, graph, &options, inputs, NULL);
-        qn_module_free(module);
+        qn_module_free(graph->module);
         qn_arena_free(arena);
     }
 }
