@@ -6,7 +6,8 @@
 
 #include "backends/backend.h"
 
-/* The objects see each other and nothing else of the process. Thread-safe, as is symbol; unload ends every use. */
+/* The objects see each other and nothing else of the process; of symbols with the same name the first is taken. Thread-safe,
+ * as is symbol; unload ends every use. */
 qn_status qn_llvm_jit_load(int n_objects, const qn_code *objects, const char *const *names, void **out_image,
                            qn_diags *diags);
 void *qn_llvm_jit_symbol(void *image, const char *name); /* NULL when there is none */
