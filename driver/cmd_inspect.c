@@ -38,13 +38,13 @@ static int accept(void *user, int option, const char *value)
 
 static void print_graph(const qn_view *v)
 {
-    qn_print_options options = { QN_PRINT_INLINE_ELEMENTS, false };
+    qn_print_options options = { .inline_elements = QN_PRINT_INLINE_ELEMENTS };
     fputs(qn_module_print_as(v->module, &options, v->arena), stdout);
 }
 
 static void print_program(const qn_view *v)
 {
-    qn_print_options options = { QN_PRINT_INLINE_ELEMENTS, false };
+    qn_print_options options = { .inline_elements = QN_PRINT_INLINE_ELEMENTS };
     for (int i = 0; i < v->compiled->n_programs; i++)
         printf("%s\n", qn_program_print_as(v->compiled->programs[i], &options, true, v->arena));
 }

@@ -11,6 +11,7 @@
 #include "driver/cache.h"
 #include "driver/compile.h"
 #include "driver/tune.h"
+#include "ir/print.h"
 #include "runtime/pool.h"
 
 static double now(void)
@@ -316,26 +317,41 @@ qn_entries qn_compiled_entries(const qn_compiled *c, const char *prefix, bool we
                          .weights_inside = weights_inside };
 }
 
+/* All that entries depend on: the programs' text without what constants contain, the kernels by their symbols, which are
+ * hashes of their texts, and their names, which traces show. */
+static qn_cache_key entries_key(const qn_compiled *c, const qn_entries *e, const qn_settings *s,
+                                qn_arena *arena)
+{
+    const qn_print_options without_contents = { .no_contents = true };
+    qn_vec(const char *) texts = { 0 };
+    qn_vec_push(arena, &texts, common_key(s, &c->machine, QN_EMIT_OBJECT, arena));
+    qn_vec_push(arena, &texts,
+                qn_arena_printf(arena,
+                                "entries %d jit %d plain %d weights %d %s prefix %s query %s machine %s",
+                                e->n_programs, s->target.jit, s->target.plain, e->weights_inside,
+                                e->weights_hash ? e->weights_hash : "", e->prefix, e->query ? e->query : "",
+                                e->machine ? e->machine : ""));
+    for (int i = 0; i < e->n_programs; i++) {
+        const qn_program *p = e->programs[i];
+        qn_vec_push(arena, &texts, qn_program_print_as(p, &without_contents, false, arena));
+        for (int k = 0; k < p->n_kernels; k++) {
+            qn_vec_push(arena, &texts, e->kernel_symbols[i][k]);
+            qn_vec_push(arena, &texts, p->kernels[k]->name);
+        }
+    }
+    return qn_cache_key_of((int)texts.n, texts.items);
+}
+
 qn_status qn_compile_entries(const qn_compiled *c, const qn_entries *entries, const qn_settings *s,
                              qn_code *out, qn_diags *diags)
 {
-    const qn_backend *b = s->backend;
     qn_cache cache;
     QN_TRY(qn_cache_open(&cache, s->cache, diags));
     qn_arena *scratch = qn_arena_new();
-    qn_code text;
-    qn_cache_key key;
-    bool found = false;
-    /* What they depend on is all in the module that is to become code; making that is the quick part. */
-    qn_status status = b->emit_entries(entries, &s->target, QN_EMIT_LLVM, scratch, &text, diags);
-    if (!status) {
-        const char *texts[] = { common_key(s, &c->machine, QN_EMIT_OBJECT, scratch),
-                                qn_arena_printf(scratch, "%.*s", (int)text.size, (const char *)text.data) };
-        key = qn_cache_key_of(2, texts);
-        found = qn_cache_get(&cache, &key, c->arena, out);
-    }
-    if (!status && !found) {
-        status = b->emit_entries(entries, &s->target, QN_EMIT_OBJECT, c->arena, out, diags);
+    const qn_cache_key key = entries_key(c, entries, s, scratch);
+    qn_status status = QUERN_OK;
+    if (!qn_cache_get(&cache, &key, c->arena, out)) {
+        status = s->backend->emit_entries(entries, &s->target, QN_EMIT_OBJECT, c->arena, out, diags);
         if (!status)
             qn_cache_put(&cache, &key, out);
     }

@@ -318,8 +318,9 @@ static qn_status emit_ptx(emission *e)
         for (int p = 0; p < c->n_programs; p++) {
             const qn_program *program = c->programs[p];
             write_comment(output.file,
-                          qn_program_print_as(program, &(qn_print_options){ QN_PRINT_INLINE_ELEMENTS, false },
-                                              false, e->arena));
+                          qn_program_print_as(
+                              program, &(qn_print_options){ .inline_elements = QN_PRINT_INLINE_ELEMENTS },
+                              false, e->arena));
             for (int k = 0; k < program->n_kernels; k++)
                 fprintf(output.file, "// kernel %d %s threads %d\n", k, c->program_symbols[p][k],
                         program->kernels[k]->gpu_threads);

@@ -234,7 +234,9 @@ static int read_argument(const char *argument, options *out)
 
 static int read_options(int argc, char **argv, options *out)
 {
-    *out = (options){ .math = QN_MATH_DEFAULT, .tolerance = -1, .print = { QN_PRINT_INLINE_ELEMENTS, true } };
+    *out = (options){ .math = QN_MATH_DEFAULT,
+                      .tolerance = -1,
+                      .print = { .inline_elements = QN_PRINT_INLINE_ELEMENTS, .data = true } };
     for (int i = 1; i < argc; i++) {
         int wrong = read_argument(argv[i], out);
         if (wrong)

@@ -87,6 +87,10 @@ static void remember_data(printer *p, const qn_tensor *tensor)
 
 void qn_print_tensor(qn_printer *p, const qn_tensor *tensor)
 {
+    if (p->options->no_contents) {
+        qn_strbuf_puts(&p->out, "...");
+        return;
+    }
     char literal[QN_LITERAL_MAX];
     int64_t limit = p->options->inline_elements;
     size_t element = qn_dtype_bytes(tensor->type.dtype);
@@ -367,8 +371,8 @@ const char *qn_module_print_as(const qn_module *module, const qn_print_options *
     return qn_strbuf_text(&p.out);
 }
 
-static const qn_print_options with_data = { QN_PRINT_INLINE_ELEMENTS, true };
-static const qn_print_options without_data = { QN_PRINT_INLINE_ELEMENTS, false };
+static const qn_print_options with_data = { .inline_elements = QN_PRINT_INLINE_ELEMENTS, .data = true };
+static const qn_print_options without_data = { .inline_elements = QN_PRINT_INLINE_ELEMENTS };
 
 const char *qn_module_print(const qn_module *module, qn_arena *arena)
 {

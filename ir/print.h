@@ -11,6 +11,7 @@ typedef struct qn_print_options {
     int64_t inline_elements;
     bool
         data; /* end with the contents of what was printed as $hash; without it such a text doesn't parse back */
+    bool no_contents; /* constants are only said to be there: nothing of them is read */
 } qn_print_options;
 
 #define QN_PRINT_INLINE_ELEMENTS 16

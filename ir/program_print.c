@@ -235,5 +235,6 @@ const char *qn_program_print_as(const qn_program *p, const qn_print_options *opt
 
 const char *qn_program_print(const qn_program *p, qn_arena *arena)
 {
-    return qn_program_print_as(p, &(qn_print_options){ QN_PRINT_INLINE_ELEMENTS, true }, true, arena);
+    return qn_program_print_as(
+        p, &(qn_print_options){ .inline_elements = QN_PRINT_INLINE_ELEMENTS, .data = true }, true, arena);
 }
