@@ -23,15 +23,19 @@ if(QUERN_LLVM_VERSION VERSION_LESS 19)
   message(FATAL_ERROR "${QUERN_LLVM_CONFIG} is LLVM ${QUERN_LLVM_VERSION}, Quern needs 19 or newer: ${quern_llvm_hint}")
 endif()
 quern_llvm_query(quern_llvm_cflags --cflags)
-quern_llvm_query(quern_llvm_ldflags --ldflags --link-shared)
-quern_llvm_query(quern_llvm_libs --libs --link-shared)
+quern_llvm_query(quern_llvm_name --libnames --link-shared)
 quern_llvm_query(QUERN_LLVM_LIBDIR --libdir)
 quern_llvm_query(QUERN_LLVM_BINDIR --bindir)
 # The definitions among the flags are for C++ users; the C headers need only the folder.
 string(REGEX MATCHALL "-I[^ ]+" QUERN_LLVM_INCLUDES "${quern_llvm_cflags}")
 list(TRANSFORM QUERN_LLVM_INCLUDES REPLACE "^-I" "")
-separate_arguments(QUERN_LLVM_LIBRARIES UNIX_COMMAND "${quern_llvm_ldflags} ${quern_llvm_libs}")
-message(STATUS "LLVM ${QUERN_LLVM_VERSION} (${QUERN_LLVM_CONFIG})")
+# libLLVM-22.so is a link to the file whose name is that by which programs find it: libLLVM.so.22.1.
+file(REAL_PATH ${QUERN_LLVM_LIBDIR}/${quern_llvm_name} quern_llvm_path)
+if(NOT EXISTS ${quern_llvm_path})
+  message(FATAL_ERROR "LLVM's shared library ${QUERN_LLVM_LIBDIR}/${quern_llvm_name} is missing: ${quern_llvm_hint}")
+endif()
+cmake_path(GET quern_llvm_path FILENAME QUERN_LLVM_FILE)
+message(STATUS "LLVM ${QUERN_LLVM_VERSION} (${QUERN_LLVM_CONFIG}, ${QUERN_LLVM_FILE})")
 
 # --- Small C libraries ---------------------------------------------------------------------------------------------
 find_package(PkgConfig REQUIRED)

@@ -2,6 +2,7 @@
 #include <stdio.h>
 #include <string.h>
 
+#include "backends/llvm/open.h"
 #include "driver/cli.h"
 #include "driver/commands.h"
 #include "runtime/pool.h"
@@ -21,8 +22,12 @@ int quern_main_targets(int argc, char **argv)
     if (qn_backend_cpu.describe(&host, call.arena, &machine, &call.diags)) {
         status = qn_cli_fail_diags(&cli, &call.diags);
     } else {
-        printf("cpu      machine code: in this process, objects, shared objects (%s)\n",
-               qn_machine_name(&machine, call.arena));
+        qn_machine named = machine;
+        if (qn_llvm_host_text(&named.features, &call.diags))
+            printf("cpu      only what is in the cache: %s\n", qn_diags_text(&call.diags, call.arena));
+        else
+            printf("cpu      machine code: in this process, objects, shared objects (%s)\n",
+                   qn_machine_name(&named, call.arena));
         printf("         %d-bit vectors, %d registers%s%s; caches of %lld and %lld kB; %d threads\n",
                8 * machine.vector_bytes, machine.vector_registers, machine.fma ? ", multiply-add" : "",
                machine.masked ? ", masks" : "", (long long)machine.l1_bytes / 1024,

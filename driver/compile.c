@@ -213,20 +213,55 @@ static const char *common_key(const qn_settings *s, const qn_machine *machine, q
                            machine->features ? machine->features : "", (int)s->math, (int)emit);
 }
 
+/* A kernel's symbol is made of its key: equal symbols are equal code. */
+static const char *symbol_of(const qn_cache_key *key, qn_arena *arena)
+{
+    char text[33];
+    qn_cache_key_text(key, text);
+    return qn_arena_printf(arena, "qn_k_%s", text);
+}
+
+/* From the cache, or made and put there. */
+static qn_status get_kernel(const qn_kernel *kernel, const qn_cache_key *key, const char *symbol,
+                            const qn_settings *s, qn_cache *cache, qn_arena *arena, qn_code *out,
+                            bool *cached, qn_diags *diags)
+{
+    *cached = qn_cache_get(cache, key, arena, out);
+    if (*cached)
+        return QUERN_OK;
+    QN_TRY(s->backend->emit_kernel(kernel, symbol, &s->target, s->math, QN_EMIT_OBJECT, arena, out, diags));
+    qn_cache_put(cache, key, out);
+    return QUERN_OK;
+}
+
+qn_status qn_compile_kernel(const qn_kernel *kernel, const qn_machine *machine, const qn_settings *s,
+                            qn_arena *arena, const char **symbol, qn_code *out, qn_diags *diags)
+{
+    qn_cache cache;
+    bool cached;
+    QN_TRY(qn_cache_open(&cache, s->cache, diags));
+    const char *texts[] = { common_key(s, machine, QN_EMIT_OBJECT, arena),
+                            qn_kernel_canonical(kernel, arena) };
+    const qn_cache_key key = qn_cache_key_of(2, texts);
+    *symbol = symbol_of(&key, arena);
+    const qn_status status = get_kernel(kernel, &key, *symbol, s, &cache, arena, out, &cached, diags);
+    qn_cache_close(&cache);
+    return status;
+}
+
 static void run_job(void *arg, int64_t i)
 {
     kernel_jobs *jobs = arg;
     kernel_job *job = &jobs->items[i];
     const qn_settings *s = jobs->settings;
+    bool cached = false;
     job->arena = qn_arena_new();
     qn_diags_init(&job->diags, job->arena);
-    bool cached = jobs->emit == QN_EMIT_OBJECT && qn_cache_get(jobs->cache, &job->key, job->arena, job->code);
-    if (!cached) {
-        job->status = s->backend->emit_kernel(job->kernel, job->symbol, &s->target, s->math, jobs->emit,
-                                              job->arena, job->code, &job->diags);
-        if (!job->status && jobs->emit == QN_EMIT_OBJECT)
-            qn_cache_put(jobs->cache, &job->key, job->code);
-    }
+    job->status = jobs->emit == QN_EMIT_OBJECT
+                      ? get_kernel(job->kernel, &job->key, job->symbol, s, jobs->cache, job->arena, job->code,
+                                   &cached, &job->diags)
+                      : s->backend->emit_kernel(job->kernel, job->symbol, &s->target, s->math, jobs->emit,
+                                                job->arena, job->code, &job->diags);
     pthread_mutex_lock(&jobs->lock);
     jobs->n_cached += cached;
     progress(s, "compiling kernels", ++jobs->n_done, jobs->n);
@@ -267,9 +302,7 @@ static void collect_jobs(kernel_jobs *jobs, const char *common, qn_compiled *out
             while (at < jobs->n && memcmp(&jobs->items[at].key, &job.key, sizeof job.key) != 0)
                 at++;
             if (at == jobs->n) {
-                char text[33];
-                qn_cache_key_text(&job.key, text);
-                job.symbol = qn_arena_printf(out->arena, "qn_k_%s", text);
+                job.symbol = symbol_of(&job.key, out->arena);
                 job.code = &out->kernels[at];
                 out->kernel_symbols[at] = job.symbol;
                 out->kernel_names[at] = job.kernel->name;
@@ -298,11 +331,16 @@ static qn_status make_kernels(const qn_settings *s, qn_emit emit, qn_compiled *o
     out->times.n_kernels = jobs.n;
     out->times.n_cached = jobs.n_cached;
     qn_status status = QUERN_OK;
+    const char *said = NULL;
     for (int i = 0; i < jobs.n; i++) {
         kernel_job *job = &jobs.items[i];
         qn_arena_defer(out->arena, free_arena, job->arena);
-        if (job->status)
-            status = qn_error(diags, job->status, NULL, "%s", qn_diags_text(&job->diags, out->arena));
+        if (!job->status)
+            continue;
+        const char *text = qn_diags_text(&job->diags, out->arena);
+        if (!said || strcmp(said, text) != 0) /* what is wrong with all of them is said once */
+            status = qn_error(diags, job->status, NULL, "%s", text);
+        said = text;
     }
     return status;
 }

@@ -69,6 +69,11 @@ QN_MUST_USE qn_status qn_plan_module(qn_module *module, const qn_settings *setti
 QN_MUST_USE qn_status qn_compile_module(qn_module *module, const qn_settings *settings, qn_emit emit,
                                         qn_arena *arena, qn_compiled *out, qn_diags *diags);
 
+/* One kernel as an object with the symbol *symbol, by the cache. */
+QN_MUST_USE qn_status qn_compile_kernel(const qn_kernel *kernel, const qn_machine *machine,
+                                        const qn_settings *s, qn_arena *arena, const char **symbol,
+                                        qn_code *out, qn_diags *diags);
+
 /* What qn_compile_module made as the entries of an object. */
 qn_entries qn_compiled_entries(const qn_compiled *c, const char *prefix, bool weights_inside);
 /* The object with these entries and their tables, through the cache; in the arena of `c`. */

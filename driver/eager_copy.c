@@ -78,22 +78,24 @@ static qn_kernel *write_kernel(qn_arena *arena, size_t size, int n_axes, inner k
 static qn_status compile(size_t size, int n_axes, inner kind, qn_arena *arena, copy_kernel *out,
                          qn_diags *diags)
 {
-    const qn_target target = { .cpu = "native", .jit = true };
-    const char *symbol = "qn_copy";
+    qn_settings settings;
+    const char *symbol;
     qn_machine machine;
     qn_code code;
     copy_fn *run;
-    QN_TRY(qn_backend_cpu.describe(&target, arena, &machine, diags));
+    QN_TRY(qn_settings_from(NULL, &settings, diags));
+    settings.target.jit = true;
+    const qn_backend *backend = settings.backend;
+    QN_TRY(backend->describe(&settings.target, arena, &machine, diags));
     qn_kernel *k = write_kernel(arena, size, n_axes, kind);
     QN_TRY(qn_kernel_verify(k, diags));
     qn_kernel_simplify(k);
     qn_kernel_vectorize(k, &machine);
     qn_kernel_legalize(k, &machine);
     qn_kernel_simplify(k);
-    QN_TRY(
-        qn_backend_cpu.emit_kernel(k, symbol, &target, QN_MATH_DEFAULT, QN_EMIT_OBJECT, arena, &code, diags));
-    QN_TRY(qn_backend_cpu.load(1, &code, &symbol, &out->image, diags));
-    *(void **)&run = qn_backend_cpu.symbol(out->image, symbol);
+    QN_TRY(qn_compile_kernel(k, &machine, &settings, arena, &symbol, &code, diags));
+    QN_TRY(backend->load(1, &code, &symbol, &out->image, diags));
+    *(void **)&run = backend->symbol(out->image, symbol);
     if (!run)
         return qn_error(diags, QUERN_ERROR_INTERNAL, NULL, "the kernel of a copy has no code");
     atomic_store(&out->run, run);

@@ -7,6 +7,7 @@
 #include <llvm-c/Core.h>
 #include <llvm-c/Error.h>
 #include <llvm-c/ErrorHandling.h>
+#include <llvm-c/Support.h>
 #include <llvm-c/Target.h>
 #include <llvm-c/TargetMachine.h>
 #include <llvm/Config/llvm-config.h>
@@ -14,6 +15,10 @@
 #if LLVM_VERSION_MAJOR < 19 || LLVM_VERSION_MAJOR > 22
 #error "Quern knows LLVM 19 to 22"
 #endif
+
+/* From here on a call of one of LLVM's functions is one through a table of pointers that qn_llvm_open fills: cmake/llvm_calls.cmake
+ * writes this header, which has a pointer and a macro for each function that is called in these folders. */
+#include "llvm_calls.h"
 
 /* Where the alignment of the memory intrinsics llvm.masked.{load,store,gather,scatter} is said: on the address since 22,
  * as an operand behind it before. */

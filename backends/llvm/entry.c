@@ -201,7 +201,7 @@ static void define_model(qn_emitter *e, const qn_entry_module *m, const qn_entri
         qn_llvm_i64(e, sizeof(quern_model_info)),
         qn_llvm_i32(e, QUERN_ABI_VERSION),
         qn_llvm_string(e, m->prefix),
-        qn_llvm_string(e, of->machine ? of->machine : e->target->machine.features),
+        qn_llvm_string(e, of->machine ? of->machine : e->target->text),
         qn_llvm_i32(e, of->n_programs),
         table(e, entry_type(e), of->n_programs, entries),
         qn_llvm_i64(e, weights_bytes),

@@ -2,37 +2,47 @@
  *
  * What a CPU with a name can do is asked of the code generator itself: a probe function is compiled for it and the registers
  * and instructions that it uses are looked at. So every CPU name and feature string that LLVM knows works, and what lowering
- * is told is what it will get. */
+ * is told is what it will get. This machine's CPU is asked itself, so that LLVM is needed for code only. */
 #include "backends/llvm/target.h"
 
-#include <llvm-c/Support.h>
 #include <pthread.h>
+#include <stdarg.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
 
 #include "backends/llvm/guard.h"
+#include "backends/llvm/open.h"
 
 /* ---- LLVM's targets, registered once: the host's, and all when another is asked for ---- */
 
 static pthread_once_t initialized = PTHREAD_ONCE_INIT, all_initialized = PTHREAD_ONCE_INIT;
 
+/* An LLVM may have been built without some of them. */
+static void initialize_isa(const char *name)
+{
+    static const char *const parts[] = { "TargetInfo", "Target", "TargetMC", "AsmPrinter",
+                                         "AsmParser" /* entries of kernels that use tiles call Linux */ };
+    for (size_t i = 0; i < sizeof parts / sizeof *parts; i++) {
+        char function[64];
+        snprintf(function, sizeof function, "LLVMInitialize%s%s", name, parts[i]);
+        void (*run)(void) = qn_llvm_optional(function);
+        if (run)
+            run();
+    }
+}
+
 static void initialize_all(void)
 {
-    LLVMInitializeAllTargetInfos();
-    LLVMInitializeAllTargets();
-    LLVMInitializeAllTargetMCs();
-    LLVMInitializeAllAsmPrinters();
-    LLVMInitializeAllAsmParsers(); /* entries of kernels that use tiles call Linux */
+    initialize_isa("X86");
+    initialize_isa("AArch64");
+    initialize_isa("NVPTX");
 }
 
 static void initialize(void)
 {
-    if (LLVMInitializeNativeTarget() || LLVMInitializeNativeAsmPrinter() ||
-        LLVMInitializeNativeAsmParser()) /* entries of kernels that use tiles call Linux */
-        pthread_once(&all_initialized,
-                     initialize_all); /* a host that this LLVM has no code for: others still work */
+    initialize_isa(QN_HOST_ISA == QN_ISA_X86 ? "X86" : "AArch64");
     /* No loop strength reduction: for nested loops with many addresses it takes several times as long as all the rest of
      * code generation, and the code is no faster, since kernels say their addresses in the form that machines add up by
      * themselves. The C API has no other way to leave it out. */
@@ -214,11 +224,10 @@ static qn_status learn_gpu(qn_llvm_target *t, qn_diags *diags)
     return QUERN_OK;
 }
 
-/* Does a list such as "+avx2,-fma" name the feature; the last word on it counts. */
-static bool lists(const char *features, const char *name)
+/* What a list such as "+avx2,-fma" makes of a feature; the last word on it counts. */
+static bool lists(const char *features, const char *name, bool on)
 {
     const size_t n = strlen(name);
-    bool on = false;
     for (const char *at = features; *at; at += *at == ',') {
         const size_t length = strcspn(at, ",");
         if (length == n + 1 && memcmp(at + 1, name, n) == 0)
@@ -228,29 +237,14 @@ static bool lists(const char *features, const char *name)
     return on;
 }
 
-/* The host's features are all listed, so they are known without starting the code generator, which may not be needed at all
- * where the kernels are in the cache. */
-static bool learn_listed(qn_llvm_target *t)
-{
-    LLVMTargetMachineRef machine = new_machine(t, QN_LLVM_FAST_CODE);
-    LLVMTargetDataRef layout = LLVMCreateTargetDataLayout(machine);
-    t->data_layout = copy_and_dispose(LLVMCopyStringRepOfTargetData(layout));
-    LLVMDisposeTargetData(layout);
-    LLVMDisposeTargetMachine(machine);
-    t->avx512 = lists(t->features, "avx512f") && lists(t->features, "avx512bw");
-    t->vnni = lists(t->features, t->avx512 ? "avx512vnni" : "avxvnni");
-    t->bf16 = t->avx512 && lists(t->features, "avx512bf16");
-    return lists(t->features, "avx2") && lists(t->features, "fma") && lists(t->features, "f16c");
-}
-
-/* Matrix units are known by name, not by a probe: an instruction that a CPU lacks is a fatal error of LLVM, after which its
- * memory is lost. */
+/* Matrix units of other CPUs are known by name, not by a probe: an instruction that a CPU lacks is a fatal error of LLVM, after
+ * which its memory is lost. */
 static bool has_tiles(const qn_llvm_target *t)
 {
     static const char *const names[] = { "sapphirerapids", "emeraldrapids", "graniterapids",
                                          "graniterapids-d", "diamondrapids" };
     if (strstr(t->features, "amx-bf16"))
-        return lists(t->features, "amx-bf16") && lists(t->features, "amx-int8");
+        return lists(t->features, "amx-bf16", false) && lists(t->features, "amx-int8", false);
     for (size_t i = 0; i < sizeof names / sizeof *names; i++)
         if (strcmp(t->cpu, names[i]) == 0)
             return true;
@@ -279,30 +273,30 @@ static bool learn_probed(qn_llvm_target *t, char *message, size_t size)
     return fit;
 }
 
-static qn_status learn(qn_llvm_target *t, bool is_host, bool plain, qn_diags *diags)
+static qn_status refuse_cpu(const qn_llvm_target *t, const char *cpu, const char *of, const char *message,
+                            qn_diags *diags)
 {
-    if (t->isa == QN_ISA_NVPTX)
-        return learn_gpu(t, diags);
-    char message[256] = "";
-    bool fit = is_host && t->isa == QN_ISA_X86 ? learn_listed(t) : learn_probed(t, message, sizeof message);
-    fit |= plain && t->data_layout;
+    return qn_error(diags, QUERN_ERROR_UNSUPPORTED, NULL,
+                    "CPU '%s' of '%s' is unknown, or has no %s; wanted: native, %s%s%s", cpu, of,
+                    t->isa == QN_ISA_X86 ? "AVX2, FMA and F16C" : "NEON",
+                    t->isa == QN_ISA_X86
+                        ? "x86-64-v3, x86-64-v4 or LLVM's name of a CPU from 2013 on (haswell, "
+                          "znver4, sapphirerapids, …)"
+                        : "generic or LLVM's name of a CPU (neoverse-n1, …)",
+                    message[0] ? "; LLVM says: " : "", message);
+}
+
+/* What lowering is told of a CPU with these registers and instructions. */
+static void describe_cpu(qn_llvm_target *t, bool is_host, bool tiles)
+{
     t->vector_bytes = t->isa != QN_ISA_X86 ? 16 : t->avx512 ? 64 : 32;
-    if (!fit)
-        return qn_error(diags, QUERN_ERROR_UNSUPPORTED, NULL,
-                        "CPU '%s' of '%s' is unknown, or has no %s; wanted: native, %s%s%s", t->cpu,
-                        t->triple, t->isa == QN_ISA_X86 ? "AVX2, FMA and F16C" : "NEON",
-                        t->isa == QN_ISA_X86
-                            ? "x86-64-v3, x86-64-v4 or LLVM's name of a CPU from 2013 on (haswell, "
-                              "znver4, sapphirerapids, …)"
-                            : "generic or LLVM's name of a CPU (neoverse-n1, …)",
-                        message[0] ? "; LLVM says: " : "", message);
     /* Of a core of another machine: what the plainer ones with such vectors have. */
     const int64_t l2_bytes = t->avx512 ? 1 << 20 : 512 << 10;
     t->machine = (qn_machine){
         .lookup = t->avx512,
         .dot4 = t->vnni,
         .dot2 = t->bf16,
-        .tiles = t->avx512 && has_tiles(t),
+        .tiles = t->avx512 && tiles,
         .vector_bytes = t->vector_bytes,
         .vector_registers = t->avx512 || t->isa == QN_ISA_AARCH64 ? 32 : 16,
         .fma = true,
@@ -311,6 +305,32 @@ static qn_status learn(qn_llvm_target *t, bool is_host, bool plain, qn_diags *di
         .l2_bytes = is_host ? cache_bytes(_SC_LEVEL2_CACHE_SIZE, l2_bytes) : l2_bytes,
         .l3_bytes = is_host ? l3_bytes() : 0,
     };
+}
+
+/* Another machine's CPU, or this one's by its name: as the code generator knows it. */
+static qn_status learn(qn_llvm_target *t, bool plain, qn_diags *diags)
+{
+    char message[256] = "";
+    if (t->isa == QN_ISA_NVPTX)
+        return learn_gpu(t, diags);
+    if (!learn_probed(t, message, sizeof message) && !(plain && t->data_layout))
+        return refuse_cpu(t, t->cpu, t->triple, message, diags);
+    describe_cpu(t, false, has_tiles(t));
+    return QUERN_OK;
+}
+
+/* This machine's CPU, with what the user adds to it or takes from it: without LLVM. */
+static qn_status learn_host(qn_llvm_target *t, const char *extra, qn_diags *diags)
+{
+#define HAS(name) lists(extra, name, qn_host_has(name))
+    t->isa = QN_HOST_ISA;
+    t->avx512 = HAS("avx512f") && HAS("avx512bw");
+    t->vnni = t->avx512 ? HAS("avx512vnni") : HAS("avxvnni");
+    t->bf16 = t->avx512 && HAS("avx512bf16");
+    if (t->isa == QN_ISA_X86 && !(HAS("avx2") && HAS("fma") && HAS("f16c")))
+        return refuse_cpu(t, "native", QN_HOST_ARCH, "", diags);
+    describe_cpu(t, true, HAS("amx-bf16") && HAS("amx-int8"));
+#undef HAS
     return QUERN_OK;
 }
 
@@ -332,11 +352,8 @@ static bool is_nvptx(const char *triple)
 /* The same instruction set as the host: the part of the triple up to the first '-'. */
 static bool same_isa_as_host(const char *triple)
 {
-    char *host = copy_and_dispose(LLVMGetDefaultTargetTriple());
-    size_t n = strcspn(triple, "-");
-    bool same = n == strcspn(host, "-") && strncmp(triple, host, n) == 0;
-    free(host);
-    return same;
+    const size_t n = strcspn(triple, "-");
+    return n == strlen(QN_HOST_ARCH) && strncmp(triple, QN_HOST_ARCH, n) == 0;
 }
 
 bool qn_llvm_is_host_triple(const char *triple)
@@ -344,11 +361,31 @@ bool qn_llvm_is_host_triple(const char *triple)
     return !triple || same_isa_as_host(triple);
 }
 
+static bool is_native(const qn_target *target)
+{
+    return !target->cpu || strcmp(target->cpu, "native") == 0;
+}
+
+static char *print(const char *format, ...) __attribute__((format(printf, 1, 2)));
+static char *print(const char *format, ...)
+{
+    char *text;
+    va_list arguments;
+    va_start(arguments, format);
+    const int length = vasprintf(&text, format, arguments);
+    va_end(arguments);
+    QN_ASSERT(length >= 0, "out of memory");
+    return text;
+}
+
+/* What LLVM wants; `t` is that of the host when the target is. */
 static qn_status resolve(const qn_target *target, qn_llvm_target *t, qn_diags *diags)
 {
-    char *triple = target->triple ? LLVMNormalizeTargetTriple(target->triple) : LLVMGetDefaultTargetTriple();
-    triple = copy_and_dispose(triple);
-    bool same_isa = same_isa_as_host(triple);
+    QN_TRY(qn_llvm_open(diags));
+    pthread_once(&initialized, initialize);
+    char *triple = copy_and_dispose(target->triple ? LLVMNormalizeTargetTriple(target->triple)
+                                                   : LLVMGetDefaultTargetTriple());
+    bool same_isa = same_isa_as_host(triple), native = is_native(target);
     if (!same_isa)
         pthread_once(&all_initialized, initialize_all);
     t->triple = triple;
@@ -362,7 +399,6 @@ static qn_status resolve(const qn_target *target, qn_llvm_target *t, qn_diags *d
                         triple);
     }
     t->isa = is_x86(triple) ? QN_ISA_X86 : is_nvptx(triple) ? QN_ISA_NVPTX : QN_ISA_AARCH64;
-    bool native = !target->cpu || strcmp(target->cpu, "native") == 0;
     if (target->jit && !same_isa)
         return qn_error(diags, QUERN_ERROR_UNSUPPORTED, NULL,
                         "code for '%s' cannot run in this process: write an object file", triple);
@@ -372,17 +408,36 @@ static qn_status resolve(const qn_target *target, qn_llvm_target *t, qn_diags *d
                         t->isa == QN_ISA_X86 ? "x86-64-v3" : "generic, neoverse-n1");
     char *features = native ? copy_and_dispose(LLVMGetHostCPUFeatures()) : strdup("");
     t->cpu = native ? copy_and_dispose(LLVMGetHostCPUName()) : strdup(target->cpu);
-    if (target->features && *target->features) {
-        size_t size = strlen(features) + strlen(target->features) + 2;
-        char *all = malloc(size);
-        QN_ASSERT(all, "out of memory");
-        snprintf(all, size, "%s%s%s", features, *features ? "," : "", target->features);
-        free(features);
-        features = all;
+    const char *extra = target->features ? target->features : "";
+    t->features = print("%s%s%s", features, *features && *extra ? "," : "", extra);
+    free(features);
+    t->text = print("%s %s %s", t->triple, t->cpu, t->features);
+    if (!native) {
+        QN_TRY(learn(t, target->plain, diags));
+        t->machine.features = t->text;
+        return QUERN_OK;
     }
-    t->features = features;
-    return learn(t, native, target->plain, diags);
+    LLVMTargetMachineRef machine = new_machine(t, QN_LLVM_FAST_CODE);
+    if (!machine)
+        return qn_error(diags, QUERN_ERROR_INTERNAL, NULL, "LLVM has no target machine for '%s'", triple);
+    LLVMTargetDataRef layout = LLVMCreateTargetDataLayout(machine);
+    t->data_layout = copy_and_dispose(LLVMCopyStringRepOfTargetData(layout));
+    LLVMDisposeTargetData(layout);
+    LLVMDisposeTargetMachine(machine);
+    return QUERN_OK;
 }
+
+/* ---- the tables of what was asked for ---- */
+
+typedef struct entry {
+    char *key;              /* as it was asked for */
+    qn_llvm_target *host;   /* this machine's CPU, without what LLVM wants; or NULL */
+    qn_llvm_target *target; /* with it, or NULL */
+    struct entry *next;
+} entry;
+
+static pthread_mutex_t table_lock = PTHREAD_MUTEX_INITIALIZER;
+static entry *table;
 
 static void free_target(qn_llvm_target *t)
 {
@@ -390,82 +445,105 @@ static void free_target(qn_llvm_target *t)
     free((void *)t->cpu);
     free((void *)t->features);
     free((void *)t->data_layout);
-    free((void *)t->machine.features);
+    free((void *)t->text);
     free(t);
 }
 
-/* ---- the table of resolved targets ---- */
-
-typedef struct entry {
-    char *key; /* as it was asked for */
-    qn_llvm_target *target;
-    struct entry *next;
-} entry;
-
-static pthread_mutex_t table_lock = PTHREAD_MUTEX_INITIALIZER;
-static entry *table;
-
 static char *make_key(const qn_target *target)
 {
-    const char *parts[] = { target->triple ? target->triple : "", target->cpu ? target->cpu : "native",
-                            target->features ? target->features : "",
-                            target->jit     ? "jit"
-                            : target->plain ? "plain"
-                                            : "" };
-    size_t size = 8;
-    for (int i = 0; i < 4; i++)
-        size += strlen(parts[i]);
-    char *key = malloc(size);
-    QN_ASSERT(key, "out of memory");
-    snprintf(key, size, "%s|%s|%s|%s", parts[0], parts[1], parts[2], parts[3]);
-    return key;
+    return print("%s|%s|%s|%s", target->triple ? target->triple : "", target->cpu ? target->cpu : "native",
+                 target->features ? target->features : "",
+                 target->jit     ? "jit"
+                 : target->plain ? "plain"
+                                 : "");
 }
 
-static char *features_text(const qn_llvm_target *t)
+/* The entry for a target, without targets where it is new. With the lock. */
+static entry *entry_of(const qn_target *target)
 {
-    size_t size = strlen(t->triple) + strlen(t->cpu) + strlen(t->features) + 3;
-    char *text = malloc(size);
-    QN_ASSERT(text, "out of memory");
-    snprintf(text, size, "%s %s %s", t->triple, t->cpu, t->features);
-    return text;
+    char *key = make_key(target);
+    entry *found = table;
+    while (found && strcmp(found->key, key) != 0)
+        found = found->next;
+    if (found) {
+        free(key);
+        return found;
+    }
+    found = malloc(sizeof *found);
+    QN_ASSERT(found, "out of memory");
+    *found = (entry){ .key = key, .next = table };
+    table = found;
+    return found;
+}
+
+static qn_llvm_target *new_target(const qn_llvm_target *like)
+{
+    qn_llvm_target *t = calloc(1, sizeof *t);
+    QN_ASSERT(t, "out of memory");
+    if (like)
+        *t = *like;
+    return t;
+}
+
+static qn_status find_host(entry *e, const qn_target *target, qn_diags *diags)
+{
+    const char *extra = target->features ? target->features : "";
+    if (e->host)
+        return QUERN_OK;
+    qn_llvm_target *t = new_target(NULL);
+    const qn_status status = learn_host(t, extra, diags);
+    if (status) {
+        free_target(t);
+        return status;
+    }
+    t->machine.features = print(QN_HOST_ARCH " native %s %s", qn_host_text(), extra);
+    e->host = t;
+    return QUERN_OK;
+}
+
+static qn_status find_target(entry *e, const qn_target *target, qn_diags *diags)
+{
+    if (e->target)
+        return QUERN_OK;
+    if (is_native(target) && qn_llvm_is_host_triple(target->triple))
+        QN_TRY(find_host(e, target, diags));
+    qn_llvm_target *t = new_target(e->host);
+    const qn_status status = resolve(target, t, diags);
+    if (status)
+        free_target(t);
+    else
+        e->target = t;
+    return status;
 }
 
 qn_status qn_llvm_target_find(const qn_target *target, const qn_llvm_target **out, qn_diags *diags)
 {
-    pthread_once(&initialized, initialize);
-    char *key = make_key(target);
-    qn_status status = QUERN_OK;
     pthread_mutex_lock(&table_lock);
-    entry *found = table;
-    while (found && strcmp(found->key, key) != 0)
-        found = found->next;
-    if (!found) {
-        qn_llvm_target *t = calloc(1, sizeof *t);
-        QN_ASSERT(t, "out of memory");
-        status = resolve(target, t, diags);
-        if (status) {
-            free_target(t);
-        } else {
-            t->machine.features = features_text(t);
-            found = malloc(sizeof *found);
-            QN_ASSERT(found, "out of memory");
-            *found = (entry){ key, t, table };
-            table = found;
-            key = NULL;
-        }
-    }
+    entry *e = entry_of(target);
+    const qn_status status = find_target(e, target, diags);
+    *out = e->target;
     pthread_mutex_unlock(&table_lock);
-    free(key);
-    *out = status ? NULL : found->target;
     return status;
 }
 
 qn_status qn_llvm_describe(const qn_target *target, qn_arena *arena, qn_machine *out_machine, qn_diags *diags)
 {
-    const qn_llvm_target *t;
     (void)arena; /* the texts live as long as the process */
-    QN_TRY(qn_llvm_target_find(target, &t, diags));
-    *out_machine = t->machine;
+    const bool of_host = is_native(target) && qn_llvm_is_host_triple(target->triple);
+    pthread_mutex_lock(&table_lock);
+    entry *e = entry_of(target);
+    const qn_status status = of_host ? find_host(e, target, diags) : find_target(e, target, diags);
+    if (!status)
+        *out_machine = of_host ? e->host->machine : e->target->machine;
+    pthread_mutex_unlock(&table_lock);
+    return status;
+}
+
+qn_status qn_llvm_host_text(const char **out, qn_diags *diags)
+{
+    const qn_llvm_target *t;
+    QN_TRY(qn_llvm_target_find(&(qn_target){ 0 }, &t, diags));
+    *out = t->text;
     return QUERN_OK;
 }
 

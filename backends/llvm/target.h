@@ -6,26 +6,25 @@
 
 #include "backends/backend.h"
 #include "backends/llvm/compat.h"
-
-typedef enum qn_isa { QN_ISA_X86, QN_ISA_AARCH64, QN_ISA_NVPTX } qn_isa;
+#include "backends/llvm/host.h"
 
 typedef struct qn_llvm_target {
-    const char *triple, *cpu, *features; /* as LLVM wants them */
-    LLVMTargetRef llvm;
     qn_isa isa;
     int vector_bytes;
     bool avx512; /* F, BW, DQ and VL: what x86-64-v4 and every AVX-512 server has */
     bool vnni;   /* AVX512_VNNI or AVX_VNNI: vpdpbusd */
     bool bf16;   /* AVX512_BF16: vdpbf16ps, vcvtneps2bf16 */
-    const char *data_layout;
     qn_machine machine;
-    struct qn_llvm_target *next;
+    /* As LLVM wants them. Of this machine's CPU they are not known before code is generated. */
+    const char *triple, *cpu, *features, *data_layout;
+    LLVMTargetRef llvm;
+    const char *text; /* triple, CPU, features */
 } qn_llvm_target;
 
-/* The one for `target`, made on first use. A mistake in the names is reported. */
+/* The one for `target` with all that LLVM wants, made on first use; opens LLVM. A mistake in the names is reported. */
 qn_status qn_llvm_target_find(const qn_target *target, const qn_llvm_target **out, qn_diags *diags);
 bool qn_llvm_is_host_triple(const char *triple); /* code for it runs on this machine; NULL: yes */
-/* Slot of qn_backend_cpu. */
+/* Slot of qn_backend_cpu. Of this machine's CPU it needs no LLVM. */
 qn_status qn_llvm_describe(const qn_target *target, qn_arena *arena, qn_machine *out_machine,
                            qn_diags *diags);
 

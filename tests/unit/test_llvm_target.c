@@ -10,6 +10,8 @@
 
 #include <cmocka.h>
 
+#include "backends/llvm/host.h"
+#include "backends/llvm/open.h"
 #include "ir/kernel_edit.h"
 #include "ir/kernel_eval.h"
 #include "tests/support/jit_kernel.h"
@@ -84,17 +86,42 @@ static void knows_cpus(void **state)
     qn_machine native = describe((qn_target){ .cpu = "native" }), unsaid = describe((qn_target){ 0 });
     assert_string_equal(native.features, unsaid.features);
     assert_true(native.vector_bytes >= 16);
-    /* What its list of features says is what the code generator does with the same CPU by name. */
-    char text[8192];
-    assert_true(strlen(native.features) < sizeof text);
-    strcpy(text, native.features);
-    char *cpu = strchr(text, ' ') + 1, *features = strchr(cpu, ' ') + 1;
-    cpu[-1] = features[-1] = '\0';
-    qn_machine named = describe((qn_target){ .cpu = cpu, .features = features });
+}
+
+/* What the machine is asked itself is what LLVM says of it, and what the code generator does with the same CPU by name. */
+static void knows_this_machine(void **state)
+{
+    (void)state;
+    static const char *const names[] = { "avx2",     "fma",        "f16c",       "avxvnni",  "avx512f",
+                                         "avx512bw", "avx512vnni", "avx512bf16", "amx-bf16", "amx-int8" };
+    qn_arena *arena = qn_arena_new();
+    qn_diags diags;
+    const char *text;
+    qn_diags_init(&diags, arena);
+    assert_int_equal(qn_llvm_host_text(&text, &diags), QUERN_OK);
+    char *cpu = strchr(qn_arena_strdup(arena, text), ' ') + 1, *features = strchr(cpu, ' ') + 1;
+    features[-1] = '\0';
+    const char *all = qn_arena_printf(arena, "%s,", features);
+    for (size_t i = 0; QN_HOST_ISA == QN_ISA_X86 && i < sizeof names / sizeof *names; i++) {
+        const bool listed = strstr(all, qn_arena_printf(arena, "+%s,", names[i])) != NULL;
+        if (qn_host_has(names[i]) != listed)
+            fail_msg("%s: %d, but LLVM says %s", names[i], !listed, features);
+    }
+    qn_machine native = describe((qn_target){ .cpu = "native" }),
+               named = describe((qn_target){ .cpu = cpu, .features = features });
     assert_int_equal(named.vector_bytes, native.vector_bytes);
     assert_int_equal(named.vector_registers, native.vector_registers);
     assert_int_equal(named.fma, native.fma);
     assert_int_equal(named.masked, native.masked);
+    assert_int_equal(named.dot2, native.dot2);
+    assert_int_equal(named.dot4, native.dot4);
+    assert_int_equal(named.tiles, native.tiles);
+    if (native.vector_bytes == 64) {
+        qn_machine less = describe((qn_target){ .features = "-avx512f" });
+        assert_int_equal(less.vector_bytes, 32);
+        assert_string_not_equal(less.features, native.features);
+    }
+    qn_arena_free(arena);
 }
 
 static void knows_matrix_units(void **state)
@@ -271,6 +298,7 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(knows_cpus),
+        cmocka_unit_test(knows_this_machine),
         cmocka_unit_test(knows_matrix_units),
         cmocka_unit_test(refuses_wrong_names),
         cmocka_unit_test(makes_objects_for_another_machine),

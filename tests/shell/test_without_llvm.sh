@@ -1,0 +1,32 @@
+#!/usr/bin/env bash
+# LLVM is opened when code is generated: a process whose kernels are all in the cache runs without it, one that has to generate
+# code says what is missing, and the interpreter never asks.
+set -u
+. "${QUERN_SOURCE_DIR:?}/tests/shell/common.sh"
+
+cat >model.qn <<'END'
+graph @main(%x: f32[batch, 64], %w: f32[64, 64]) -> (y: f32[batch, 64]) {
+  %0 = dot_general %x, %w {x_batch = [], x_contract = [1], y_batch = [], y_contract = [0]} : f32[batch, 64]
+  %1 = exp %0 : f32[batch, 64]
+  return %1
+}
+END
+without() { QUERN_LLVM=/nowhere/libLLVM.so "$@"; }
+# opened COMMAND...: the number of times that the dynamic linker speaks of libLLVM.
+opened() { LD_DEBUG=files "$@" 2>&1 >/dev/null | grep -c libLLVM; }
+
+what='generating code needs LLVM [0-9]+, which cannot be used: /nowhere/libLLVM.so: cannot open.*QUERN_LLVM.*libLLVM.so'
+expect 1 "$what" without "$quern" run model.qn --dim batch=3
+[ "$(grep -c 'generating code' <<<"$(without "$quern" run model.qn --dim batch=3 2>&1)")" -eq 1 ] ||
+    fail "what is missing is said more than once"
+expect 1 "$what" without "$quern" compile model.qn -o model.so
+expect 0 '^y f32' without "$quern" run model.qn --dim batch=3 --target interp
+expect 0 'cpu .*only what is in the cache: generating code needs LLVM' without "$quern" targets
+
+[ "$(opened "$quern" run model.qn --dim batch=3)" -gt 0 ] || fail "code is made, but LLVM was not opened"
+"$quern" run model.qn --dim batch=3 >first 2>&1 || fail "$(cat first)"
+[ "$(opened "$quern" run model.qn --dim batch=3)" -eq 0 ] || fail "all is in the cache, but LLVM was opened"
+without "$quern" run model.qn --dim batch=3 >second 2>&1 || fail "$(cat second)"
+same first second
+
+[ $n_failed -eq 0 ]
