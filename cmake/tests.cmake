@@ -26,11 +26,20 @@ function(quern_add_test kind name)
     ENVIRONMENT "${quern_test_environment}" WORKING_DIRECTORY ${PROJECT_SOURCE_DIR})
 endfunction()
 
+# --- A GPU's driver for machines without a GPU: tests/fake_cuda --------------------------------------------------------
+file(GLOB fake_cuda_sources CONFIGURE_DEPENDS tests/fake_cuda/*.c)
+add_library(fake_cuda MODULE ${fake_cuda_sources})
+target_compile_definitions(fake_cuda PRIVATE _GNU_SOURCE)
+target_compile_options(fake_cuda PRIVATE -Wall -Wextra -O2 -ffp-contract=off -fvisibility=default $<$<BOOL:${QUERN_WERROR}>:-Werror>)
+target_link_libraries(fake_cuda PRIVATE m pthread)
+list(APPEND quern_test_environment "QUERN_FAKE_CUDA=$<TARGET_FILE:fake_cuda>")
+
 # --- What unit tests and fuzz targets share: tests/support -----------------------------------------------------------
 add_library(quern_test_support INTERFACE)
 target_link_libraries(quern_test_support INTERFACE quern_flags quern_core)
 target_compile_definitions(quern_test_support INTERFACE
-  QN_SOURCE_DIR="${PROJECT_SOURCE_DIR}" QN_BUILD_DIR="${CMAKE_BINARY_DIR}")
+  QN_SOURCE_DIR="${PROJECT_SOURCE_DIR}" QN_BUILD_DIR="${CMAKE_BINARY_DIR}" QN_FAKE_CUDA="$<TARGET_FILE:fake_cuda>")
+add_dependencies(quern_test_support fake_cuda)
 file(GLOB support CONFIGURE_DEPENDS tests/support/*.c)
 if(support)
   add_library(quern_support STATIC ${support})

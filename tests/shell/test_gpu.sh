@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Code for GPUs from the command line: PTX files, and runs, with a driver that only writes down what is asked of it.
+# Code for GPUs from the command line: PTX files, and runs, with a driver that writes down what is asked of it.
 set -u
 . "${QUERN_SOURCE_DIR:?}/tests/shell/common.sh"
 has() { grep -qE -- "$2" "$1" || fail "$1 does not have '$2': $(head -50 "$1")"; }
@@ -33,18 +33,29 @@ export QUERN_CUDA_LIBRARY=$folder/no/libcuda.so.1
 expect 1 'there is no GPU here: libcuda.so.1 could not be opened \(.+\); use --target cpu' \
     "$quern" run xor.qn --target cuda
 
-# ---- a GPU that runs nothing
+# ---- a driver of our own (tests/fake_cuda), whose kernels run as the PTX says
 
-cc -shared -fPIC -o libfake.so "$source"/tests/shell/fake_cuda.c || fail "cc"
-export QUERN_CUDA_LIBRARY=$folder/libfake.so FAKE_CUDA_LOG=$folder/log
-FAKE_CUDA_NONE=1 expect 1 'there is no GPU here: the driver finds none; use --target cpu' \
+export QUERN_CUDA_LIBRARY=$QUERN_FAKE_CUDA FAKE_CUDA_LOG=$folder/log
+FAKE_CUDA_DEVICES=0 expect 1 'there is no GPU here: the driver finds none; use --target cpu' \
     "$quern" run xor.qn --target cuda
 rm -f log
 expect 0 'y f32\[600\]' "$quern" run xor.qn --target cuda --dim batch=600
-[ "$(sed 's/qn_k_.*//' log | tr '\n' ';')" = \
-    "module;alloc 128;alloc 12544;launch blocks 3 threads 256 ;launch blocks 2 threads 256 ;free;free;unload;release;" ] ||
-    fail "the calls are: $(cat log)"
-FAKE_CUDA_FAIL=0 expect 1 'an index is out of range' "$quern" run xor.qn --target cuda --dim batch=600
+[ "$(tr '\n' ';' < log)" = "module;alloc 128;in 128;alloc 12544;in 8;in 4800;in 24;launch blocks 3 threads 256;in 24;\
+launch blocks 2 threads 256;out 2400;free;free;unload;release;" ] || fail "the calls are: $(cat log)"
+expect 0 '' "$quern" run xor.qn --dim batch=600 --output y=y.npy
+for backwards in "" 1; do
+    FAKE_CUDA_BACKWARDS=$backwards expect 0 '' "$quern" run xor.qn --target cuda --dim batch=600 --expect y=y.npy
+done
+
+# The first row of x is where %i says: with a check that may fail.
+cat >row.qn <<'EOF'
+graph @main(%x: f32[4, 3], %i: i64[2]) -> f32[2, 3] {
+  %y = gather %x, %i {axis = 0} : f32[2, 3]
+  return %y
+}
+EOF
+expect 0 'f32\[2, 3\]' "$quern" run row.qn --target cuda
+FAKE_CUDA_FAIL=0 expect 1 'an index is out of range' "$quern" run row.qn --target cuda
 
 [ $n_failed -eq 0 ] && echo "all is as expected"
 exit $((n_failed > 0))
