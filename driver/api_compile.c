@@ -92,17 +92,18 @@ qn_status qn_settings_from(const quern_compile_options *options, qn_settings *ou
     if (strcmp(target, "interp") == 0)
         return QUERN_OK;
     bool is_triple = strchr(target, '-') != NULL;
-    if (strcmp(target, "nvptx64") == 0 || strcmp(target, "cuda") == 0 ||
-        strncmp(target, "nvptx64-", 8) == 0) {
+    const bool is_device = strcmp(target, "cuda") == 0 || strncmp(target, "cuda:", 5) == 0;
+    if (strcmp(target, "nvptx64") == 0 || is_device || strncmp(target, "nvptx64-", 8) == 0) {
         out->backend = &qn_backend_nvptx;
+        out->device = is_device ? target : "cuda";
         out->target = (qn_target){ .cpu = o.cpu };
         return QUERN_OK;
     }
     if (strcmp(target, "cpu") != 0 && !is_triple)
         return qn_error(
             diags, QUERN_ERROR_ARGUMENT, NULL,
-            "there is no target '%s': cpu, interp, nvptx64 (code for a GPU), cuda (the GPU here), "
-            "or a triple",
+            "there is no target '%s': cpu, interp, nvptx64 (code for a GPU), cuda or cuda:N (a GPU "
+            "here), or a triple",
             target);
     out->backend = &qn_backend_cpu;
     out->target = (qn_target){ .triple = is_triple ? target : NULL,

@@ -13,6 +13,7 @@ typedef enum qn_blas_choice { QN_BLAS_AUTO, QN_BLAS_NONE, QN_BLAS_OPENBLAS } qn_
 typedef struct qn_settings {
     const qn_backend *backend; /* NULL: the interpreter */
     qn_target target;
+    const char *device; /* that the code is to run on, of this machine: "cuda", "cuda:1"; NULL: the CPU */
     qn_math math;
     qn_precision precision;
     int threads; /* of the model's runs; 0: as many as the process may use */
@@ -87,6 +88,18 @@ QN_MUST_USE qn_status qn_model_jit(qn_module *module, const qn_settings *setting
 /* Onto the GPU of this machine; QUERN_ERROR_DEVICE where there is none. `module` is the model's, also on an error. */
 QN_MUST_USE qn_status qn_model_cuda(qn_module *module, const qn_settings *settings, quern_model **out,
                                     qn_diags *diags);
+
+/* One run of such a model. */
+typedef struct qn_cuda_run {
+    int entry;
+    void **io;             /* by buffer: an address on the host, or */
+    const bool *on_device; /* where this says so, on the model's device */
+    int n_symbols;
+    int64_t *symbols; /* of the entry: those that the run decides are set by it */
+    quern_ctx *ctx;
+    quern_session *session; /* whose outputs get dims that the run has decided; or NULL */
+} qn_cuda_run;
+int qn_model_cuda_run(const quern_model *model, const qn_cuda_run *run);
 
 /* Makes sessions of the model find where NaN and infinity come from (quern_compile_options.check_numerics; numerics.c). */
 void qn_check_numerics(quern_model *model, quern_module *module, const quern_compile_options *options);

@@ -19,11 +19,36 @@ int qn_eager_symbol(qn_eager_call *call, int64_t value)
     return call->n_symbols++;
 }
 
+/* Operands are on one device, but scalars of the CPU may meet any. */
+static bool place(qn_eager_call *call, const quern_tensor *x)
+{
+    if (!x || (x->rank == 0 && !x->storage->device))
+        return true;
+    const qn_device *here = call->placed ? call->placed->storage->device : x->storage->device;
+    if (!call->placed)
+        call->placed = x;
+    if (x->storage->device == here)
+        return true;
+    char a[256], b[256];
+    qn_fail(QUERN_ERROR_ARGUMENT,
+            "%s: %s is on %s and %s on %s: quern_tensor_to copies one to the other's device", call->name,
+            qn_tensor_text(call->placed, a), qn_device_name(here), qn_tensor_text(x, b),
+            qn_device_name(x->storage->device));
+    return false;
+}
+
+static qn_device *device_of(const qn_eager_call *call)
+{
+    return call->placed ? call->placed->storage->device : NULL;
+}
+
 void qn_eager_add(qn_eager_call *call, const quern_tensor *x, int rank, const uint8_t *axes)
 {
     QN_ASSERT(call->n < QN_EAGER_OPERANDS, "a call has too many operands");
     qn_eager_operand *operand = &call->x[call->n++];
     *operand = (qn_eager_operand){ .tensor = x, .rank = rank };
+    if (!place(call, x))
+        call->failed = true;
     if (rank)
         memcpy(operand->axes, axes, (size_t)rank);
     if (x && !quern_tensor_is_contiguous(x))
@@ -77,9 +102,14 @@ static size_t describe(const qn_eager_call *call, int alias, char *key)
 {
     size_t n = 0;
 #define PUT(at, bytes) (memcpy(key + n, (at), (bytes)), n += (bytes))
-    const int16_t counts[] = { (int16_t)call->n,         call->fixed,
-                               (int16_t)call->n_symbols, (int16_t)call->dtype,
-                               (int16_t)call->n_attrs,   (int16_t)alias };
+    const qn_device *device = device_of(call);
+    const int16_t counts[] = { (int16_t)call->n,
+                               call->fixed,
+                               (int16_t)call->n_symbols,
+                               (int16_t)call->dtype,
+                               (int16_t)call->n_attrs,
+                               (int16_t)alias,
+                               (int16_t)(device ? device->number : -1) };
     PUT(&call->build, sizeof call->build);
     PUT(counts, sizeof counts);
     PUT(call->attrs, (size_t)call->n_attrs * sizeof *call->attrs);
@@ -138,10 +168,14 @@ static qn_status build(const qn_eager_call *call, int alias, qn_module *module, 
 static qn_status compile(const qn_eager_call *call, int alias, quern_model **out, qn_diags *diags)
 {
     qn_settings settings;
-    QN_TRY(qn_settings_from(NULL, &settings, diags));
-    settings.target.jit = true;
+    const qn_device *device = device_of(call);
+    const quern_compile_options options = { .size = sizeof options, .target = qn_device_name(device) };
+    QN_TRY(qn_settings_from(&options, &settings, diags));
     qn_module *module = qn_module_new("");
     qn_status status = build(call, alias, module, diags);
+    if (!status && device)
+        return qn_model_cuda(module, &settings, out, diags);
+    settings.target.jit = true;
     if (!status)
         status = qn_model_jit(module, &settings, out, diags);
     qn_module_free(module);
@@ -267,13 +301,17 @@ static void *workspace_of(int64_t bytes)
 
 typedef struct call_io {
     void *slots[QN_EAGER_OPERANDS + 1 + QN_EAGER_SYMBOLS];
+    bool on_device[QN_EAGER_OPERANDS + 1];
     int64_t *symbols; /* in slots */
 } call_io;
 
 static void set_inputs(const qn_eager_call *call, const kernel *k, call_io *io)
 {
-    for (int i = 0; i < call->n; i++)
+    for (int i = 0; i < call->n; i++) {
         io->slots[i] = call->x[i].tensor->data;
+        io->on_device[i] = call->x[i].tensor->storage->device != NULL;
+    }
+    io->on_device[call->n] = device_of(call) != NULL; /* the result */
     io->symbols = (int64_t *)(io->slots + call->n + 1);
     for (int i = 0; i < k->n_symbols; i++)
         io->symbols[i] = k->symbol_of[i] < call->n_symbols ? call->symbols[k->symbol_of[i]] : 0;
@@ -282,6 +320,12 @@ static void set_inputs(const qn_eager_call *call, const kernel *k, call_io *io)
 static bool run(const qn_eager_call *call, const kernel *k, call_io *io)
 {
     quern_ctx ctx = { .size = sizeof ctx, .failed_node = -1 };
+    if (k->model->device)
+        return qn_model_cuda_run(k->model, &(qn_cuda_run){ .io = io->slots,
+                                                           .on_device = io->on_device,
+                                                           .n_symbols = k->n_symbols,
+                                                           .symbols = io->symbols,
+                                                           .ctx = &ctx }) == QUERN_OK;
     ctx.pool = qn_eager_pool();
     if (ctx.pool) {
         ctx.parallel_for = quern_pool_parallel_for;
@@ -360,12 +404,15 @@ quern_tensor *qn_eager_run(qn_eager_call *call, int rank, const int64_t *dims, q
     if (call->failed)
         return end(call, NULL);
     merge_equal(call);
+    if (out && !place(call, out))
+        return end(call, NULL);
     bool apart = true, direct = !out || (out->dtype == call->dtype && quern_tensor_is_contiguous(out));
     int alias = out && direct ? find_alias(call, out, &apart) : -1;
     direct &= apart;
-    quern_tensor *result =
-        out && direct ? quern_tensor_retain(out) : qn_tensor_make(call->dtype, rank, dims, false);
-    bool done = result && qn_tape_will_write(result) && compute(call, direct ? alias : -1, result);
+    quern_tensor *result = out && direct ? quern_tensor_retain(out)
+                                         : qn_tensor_make_on(device_of(call), call->dtype, rank, dims);
+    bool done = result && qn_eager_may_use(device_of(call)) && qn_tape_will_write(result) &&
+                compute(call, direct ? alias : -1, result);
     if (done && qn_tape_active())
         done = qn_tape_record(call, result);
     if (done && !direct) { /* by way of memory of its own */
@@ -392,16 +439,18 @@ quern_tensor *qn_eager_run_as_found(qn_eager_call *call)
     if (k->entry->limits)
         k->entry->limits(io.symbols);
     k->entry->shape(call->n, io.symbols, dims);
-    quern_tensor *result = qn_tensor_make(info->dtype, info->rank, dims, false);
+    quern_tensor *result = qn_tensor_make_on(device_of(call), info->dtype, info->rank, dims);
     if (!result)
         return end(call, NULL);
     io.slots[call->n] = result->data;
-    bool done = run(call, k, &io);
+    bool done = qn_eager_may_use(device_of(call)) && run(call, k, &io);
     if (done && k->entry->limits) { /* only now is it known how much there is: it gets as much memory */
         k->entry->shape(call->n, io.symbols, dims);
-        quern_tensor *part = qn_tensor_make(info->dtype, info->rank, dims, false);
-        if (part)
-            memcpy(part->data, result->data, part->storage->bytes);
+        quern_tensor *part = qn_tensor_make_on(device_of(call), info->dtype, info->rank, dims);
+        quern_tensor *front =
+            part ? qn_tensor_view(result, result->data, info->rank, dims, part->strides) : NULL;
+        done = front && qn_eager_copy_plainly(part, front);
+        quern_tensor_free(front);
         quern_tensor_free(result);
         result = part;
     }

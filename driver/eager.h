@@ -39,6 +39,8 @@ struct qn_eager_call {
     bool fixed;   /* whether it is right for these symbols' values is decided when it is built */
     bool updates; /* the result may replace operand 0 */
     bool failed;  /* describing it failed, with a message */
+    const quern_tensor
+        *placed; /* the operand that says on which device it runs; NULL: all are scalars of the CPU */
     int n, n_symbols;
     qn_eager_operand x[QN_EAGER_OPERANDS];
     int64_t symbols[QN_EAGER_SYMBOLS];
@@ -68,10 +70,27 @@ quern_pool *qn_eager_pool(void);
 
 /* Elements of `from` to `to`, which has the same dims and data type; they do not overlap. */
 bool qn_eager_copy(quern_tensor *to, const quern_tensor *from);
-/* x as a new row-major tensor. */
+/* The same behind the tape's back. */
+bool qn_eager_copy_plainly(quern_tensor *to, const quern_tensor *from);
+/* x as a new row-major tensor on its device. */
 quern_tensor *qn_eager_compact(const quern_tensor *x);
 /* target[…] = x, as quern_tensor_assign; a status. */
 int qn_eager_assign(quern_tensor *target, const quern_tensor *x);
+
+/* Axes longer than 1, those with large strides in `to` outside, neighbours that lie as one in both merged; how many. */
+typedef struct qn_copy_axis {
+    int64_t n, from, to; /* extent, strides */
+} qn_copy_axis;
+int qn_copy_axes(const quern_tensor *to, const quern_tensor *from, qn_copy_axis *out);
+
+/* ---- eager_device.c ---- */
+
+/* Refuses what a tape does not record; false with a message. */
+bool qn_eager_may_use(const qn_device *device);
+/* Elements of `to` from `from`, as qn_eager_copy, of which at least one is on a device. */
+bool qn_eager_copy_on_device(quern_tensor *to, const quern_tensor *from);
+/* x as a new row-major tensor on a device (NULL: the CPU). */
+quern_tensor *qn_eager_copy_to(qn_device *device, const quern_tensor *x);
 
 /* ---- eager_math.c ---- */
 

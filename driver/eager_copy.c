@@ -24,9 +24,7 @@ typedef struct copy_kernel {
     void *image;          /* loaded for as long as the process lives */
 } copy_kernel;
 
-typedef struct axis {
-    int64_t n, from, to; /* extent, strides */
-} axis;
+typedef qn_copy_axis axis;
 
 /* ---- the kernel ---- */
 
@@ -126,8 +124,7 @@ static int64_t magnitude(int64_t stride)
     return stride < 0 ? -stride : stride;
 }
 
-/* Axes longer than 1, those with large strides in `to` outside, neighbours that lie as one in both merged. */
-static int axes_of(const quern_tensor *to, const quern_tensor *from, axis *out)
+int qn_copy_axes(const quern_tensor *to, const quern_tensor *from, axis *out)
 {
     int n = 0;
     for (int i = 0; i < to->rank; i++) {
@@ -159,7 +156,7 @@ static bool copy_elements(quern_tensor *to, const quern_tensor *from)
 {
     axis axes[QN_TENSOR_MAX_RANK];
     const size_t size = quern_dtype_size(to->dtype);
-    int n = axes_of(to, from, axes);
+    int n = qn_copy_axes(to, from, axes);
     if (to->elements == 0)
         return true;
     if (n == 0 || (n == 1 && axes[0].from == 1 && axes[0].to == 1)) {
@@ -191,15 +188,27 @@ static bool copy_elements(quern_tensor *to, const quern_tensor *from)
     return true;
 }
 
+bool qn_eager_copy_plainly(quern_tensor *to, const quern_tensor *from)
+{
+    return to->storage->device || from->storage->device ? qn_eager_copy_on_device(to, from)
+                                                        : copy_elements(to, from);
+}
+
 bool qn_eager_copy(quern_tensor *to, const quern_tensor *from)
 {
-    return qn_tape_will_write(to) && copy_elements(to, from) &&
+    return qn_eager_may_use(to->storage->device) && qn_eager_may_use(from->storage->device) &&
+           qn_tape_will_write(to) && qn_eager_copy_plainly(to, from) &&
            (!qn_tape_active() || qn_tape_record_copy(to, from));
 }
 
 quern_tensor *qn_eager_compact(const quern_tensor *x)
 {
-    quern_tensor *y = qn_tensor_make(x->dtype, x->rank, x->dims, false);
+    return qn_eager_copy_to(x->storage->device, x);
+}
+
+quern_tensor *qn_eager_copy_to(qn_device *device, const quern_tensor *x)
+{
+    quern_tensor *y = qn_tensor_make_on(device, x->dtype, x->rank, x->dims);
     if (y && !qn_eager_copy(y, x)) {
         quern_tensor_free(y);
         return NULL;

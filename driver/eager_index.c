@@ -124,7 +124,8 @@ int quern_tensor_put(quern_tensor *x, int axis, const quern_tensor *indices, con
     int64_t dims[QN_TENSOR_MAX_RANK] = { indices->elements };
     for (int i = 1; i < x->rank; i++)
         dims[i] = x->dims[i <= axis ? i - 1 : i];
-    quern_tensor *rows = axis_moved(x, axis, 0), *each = qn_tensor_make(x->dtype, x->rank, dims, false);
+    quern_tensor *rows = axis_moved(x, axis, 0),
+                 *each = qn_tensor_make_on(x->storage->device, x->dtype, x->rank, dims);
     quern_tensor *fitting = each ? axis_moved(each, 0, axis) : NULL; /* what values are repeated to */
     bool done =
         rows && fitting && qn_eager_assign(fitting, values) == QUERN_OK && put_rows(rows, indices, each);

@@ -155,7 +155,14 @@ int quern_tensor_item(const quern_tensor *x, double *out)
         return qn_fail(QUERN_ERROR_ARGUMENT, "quern_tensor_item: %s has %lld elements, not one",
                        qn_tensor_text(x, text), (long long)x->elements);
     const bool is_float = qn_dtype_is_float((qn_dtype)x->dtype);
-    qn_scalar value = qn_scalar_load((qn_dtype)x->dtype, x->data);
+    char bytes[8];
+    if (x->storage->device) {
+        int status =
+            qn_cuda_to_host(x->storage->device->cuda, bytes, (uintptr_t)x->data, quern_dtype_size(x->dtype));
+        if (status)
+            return status;
+    }
+    qn_scalar value = qn_scalar_load((qn_dtype)x->dtype, x->storage->device ? bytes : x->data);
     *out = is_float                                 ? value.f
            : qn_dtype_is_stored((qn_dtype)x->dtype) ? qn_narrow_value((qn_dtype)x->dtype, (uint8_t)value.i)
            : x->dtype == QUERN_U64                  ? (double)(uint64_t)value.i

@@ -411,6 +411,7 @@ static quern_tensor *elementwise(const op_info *op, const quern_tensor *x, const
     call.dtype = out ? out->dtype : result;
     call.elementwise = true;
     call.fixed = call.updates = call.failed = false;
+    call.placed = NULL;
     call.n = call.n_symbols = 0;
     add_operands(&call, op->n_operands, xs, rank, dims);
     return qn_tensor_give(qn_eager_run(&call, rank, dims, out));

@@ -1,7 +1,8 @@
 /* Models whose kernels run on a GPU: the host walks through the program's steps, memory and kernels are the device's.
  *
- * The tables (sizes, shapes, names) are those of a CPU model of the same programs; its `run` is never called. Inputs and
- * states are copied to the device for a run and outputs and states back after it; weights stay there. */
+ * The tables (sizes, shapes, names) are those of a CPU model of the same programs; its `run` is never called. Weights stay on
+ * the device. Buffers that lie there are used in place; others are copied to the device for a run, and outputs and states
+ * back after it. A run waits for the device where something comes back, or a kernel has checks. */
 #include <pthread.h>
 #include <stdlib.h>
 #include <string.h>
@@ -20,6 +21,7 @@ typedef struct cuda_model {
     qn_arena *arena;
     qn_compiled compiled;
     void ***functions; /* per program and kernel of it */
+    bool *has_checks;  /* per program */
     void *image;       /* the tables */
     qn_memory weights; /* on the host: states start from there */
     qn_cuda_address weights_at, memory;
@@ -32,7 +34,7 @@ typedef struct run {
     cuda_model *m;
     const qn_program *p;
     void **functions;
-    quern_session *session;
+    const qn_cuda_run *of;
     qn_arena *arena;
     qn_cuda_address arguments, workspace;
     qn_cuda_address *io, *slots; /* by buffer of the entry; of the program */
@@ -66,7 +68,7 @@ static qn_cuda_address address(const run *r, int buffer)
 /* The arguments lie behind the number of the failed node, which all kernels of a run share. */
 static int launch(run *r, const qn_step *step)
 {
-    const quern_ctx *ctx = &r->session->ctx;
+    const quern_ctx *ctx = r->of->ctx;
     const qn_kernel *kernel = r->p->kernels[step->kernel];
     size_t n = (size_t)step->n_buffers + (size_t)step->n_params;
     int64_t *args = r->args, tasks = eval(r, step->tasks);
@@ -102,7 +104,7 @@ static int read_host(run *r, void *to, int buffer, size_t bytes)
         return status       ? status
                : buffer < 0 ? QUERN_OK
                             : qn_cuda_to_host(r->m->cuda, to, address(r, buffer), bytes);
-    r->session->ctx.failed_node = (int32_t)failed;
+    r->of->ctx->failed_node = (int32_t)failed;
     return qn_fail(QUERN_ERROR_INDEX, "%s: an index is out of range",
                    failed < r->p->n_nodes ? r->p->node_names[failed] : "a node");
 }
@@ -233,8 +235,8 @@ static int find_memory(run *r)
         if (status)
             return status;
         const int alias = p->io[i].alias;
-        bool same = alias >= 0 && alias < i && r->session->io[i] == r->session->io[alias];
-        at[i] = same ? at[alias] : take(&end, r->io_bytes[i]);
+        bool same = alias >= 0 && alias < i && r->of->io[i] == r->of->io[alias];
+        at[i] = same ? at[alias] : r->of->on_device[i] ? 0 : take(&end, r->io_bytes[i]);
     }
     if (end > m->memory_bytes) {
         qn_cuda_free(m->cuda, m->memory);
@@ -247,7 +249,7 @@ static int find_memory(run *r)
     r->arguments = m->memory + at_arguments;
     r->workspace = m->memory + at_workspace;
     for (int i = 0; i < p->n_io; i++)
-        r->io[i] = m->memory + at[i];
+        r->io[i] = r->of->on_device[i] ? (qn_cuda_address)(uintptr_t)r->of->io[i] : m->memory + at[i];
     for (int i = 0; i < p->n_buffers; i++)
         if (p->buffers[i].place == QN_PLACE_SLOT)
             r->slots[i] = address(r, p->buffers[i].base);
@@ -259,20 +261,20 @@ static int give_inputs(run *r)
     const int64_t none = -1;
     int status = qn_cuda_to_device(r->m->cuda, r->arguments, &none, sizeof none);
     for (int i = 0; i < r->p->n_io && !status; i++)
-        if (r->p->io[i].role != QUERN_OUTPUT)
-            status = qn_cuda_to_device(r->m->cuda, r->io[i], r->session->io[i], r->io_bytes[i]);
+        if (r->p->io[i].role != QUERN_OUTPUT && !r->of->on_device[i])
+            status = qn_cuda_to_device(r->m->cuda, r->io[i], r->of->io[i], r->io_bytes[i]);
     return status;
 }
 
 static int take_outputs(run *r)
 {
-    quern_session *s = r->session;
-    int status = read_host(r, NULL, -1, 0);
+    quern_session *s = r->of->session;
+    int status = r->m->has_checks[r->of->entry] ? read_host(r, NULL, -1, 0) : QUERN_OK;
     for (int i = 0; i < r->p->n_io && !status; i++) {
         const qn_pio *io = &r->p->io[i];
-        if (io->role == QUERN_INPUT)
+        if (io->role == QUERN_INPUT || r->of->on_device[i])
             continue;
-        if (io->role == QUERN_OUTPUT && s->decided) {
+        if (io->role == QUERN_OUTPUT && s && s->decided) {
             int64_t dims[QN_MAX_RANK];
             for (int k = 0; k < io->type.rank; k++)
                 dims[k] = eval(r, io->type.dims[k]);
@@ -281,19 +283,19 @@ static int take_outputs(run *r)
                 status = type_bytes(r, &io->type, &r->io_bytes[i]);
         }
         if (!status)
-            status = qn_cuda_to_host(r->m->cuda, s->io[i], r->io[i], r->io_bytes[i]);
+            status = qn_cuda_to_host(r->m->cuda, r->of->io[i], r->io[i], r->io_bytes[i]);
     }
     return status;
 }
 
-static int run_program(cuda_model *m, quern_session *s, qn_arena *arena)
+static int run_program(cuda_model *m, const qn_cuda_run *of, qn_arena *arena)
 {
-    const qn_program *p = m->compiled.programs[s->entry_index];
+    const qn_program *p = m->compiled.programs[of->entry];
     const int n_symbols = qn_dims_symbol_count(p->dims);
     run r = { .m = m,
               .p = p,
-              .functions = m->functions[s->entry_index],
-              .session = s,
+              .functions = m->functions[of->entry],
+              .of = of,
               .arena = arena,
               .io = QN_NEW_ARRAY(arena, qn_cuda_address, p->n_io + 1),
               .io_bytes = QN_NEW_ARRAY(arena, size_t, p->n_io + 1),
@@ -301,25 +303,43 @@ static int run_program(cuda_model *m, quern_session *s, qn_arena *arena)
               .symbols = QN_NEW_ARRAY(arena, int64_t, n_symbols + 1),
               .iterations = QN_NEW_ARRAY(arena, int64_t, p->n_loops + 1) };
     for (int i = 0; i < n_symbols; i++)
-        r.symbols[i] = i < p->n_entry_symbols ? s->symbols[i] : eval(&r, p->limits[i - p->n_entry_symbols]);
-    s->ctx.failed_node = -1;
+        r.symbols[i] = i < p->n_entry_symbols ? of->symbols[i] : eval(&r, p->limits[i - p->n_entry_symbols]);
+    of->ctx->failed_node = -1;
     int status = find_memory(&r);
     if (!status)
         status = give_inputs(&r);
     if (!status)
         status = run_steps(&r, &p->steps);
-    return status ? status : take_outputs(&r);
+    if (!status)
+        status = take_outputs(&r);
+    for (int i = p->n_entry_symbols; i < of->n_symbols; i++)
+        of->symbols[i] = r.symbols[i];
+    return status;
+}
+
+int qn_model_cuda_run(const quern_model *model, const qn_cuda_run *of)
+{
+    cuda_model *m = model->owner;
+    qn_arena *arena = qn_arena_new();
+    pthread_mutex_lock(&m->lock);
+    int status = run_program(m, of, arena);
+    pthread_mutex_unlock(&m->lock);
+    qn_arena_free(arena);
+    return status;
 }
 
 static int run_session(quern_session *s)
 {
-    cuda_model *m = s->model->owner;
-    qn_arena *arena = qn_arena_new();
-    pthread_mutex_lock(&m->lock);
-    int status = run_program(m, s, arena);
-    pthread_mutex_unlock(&m->lock);
-    qn_arena_free(arena);
-    return status;
+    bool on_device[s->n_buffers + 1];
+    for (int i = 0; i < s->n_buffers; i++)
+        on_device[i] = s->slots[i].on_device;
+    return qn_model_cuda_run(s->model, &(qn_cuda_run){ .entry = s->entry_index,
+                                                       .io = s->io,
+                                                       .on_device = on_device,
+                                                       .n_symbols = s->n_symbols,
+                                                       .symbols = s->symbols,
+                                                       .ctx = &s->ctx,
+                                                       .session = s });
 }
 
 /* ---- making and freeing ---- */
@@ -348,17 +368,32 @@ static qn_status from_runtime(int status, qn_diags *diags)
     return status ? qn_error(diags, status, NULL, "%s", quern_last_error()) : QUERN_OK;
 }
 
+static bool has_checks(const qn_kblock *block)
+{
+    for (const qn_kinst *i = block->first; i; i = i->next) {
+        if (i->op == QN_K_CHECK)
+            return true;
+        for (int k = 0; k < i->n_blocks; k++)
+            if (has_checks(i->blocks[k]))
+                return true;
+    }
+    return false;
+}
+
 static qn_status load_kernels(cuda_model *m, qn_diags *diags)
 {
     const qn_compiled *c = &m->compiled;
     QN_TRY(from_runtime(qn_cuda_load(m->cuda, qn_ptx_join(c->n_kernels, c->kernels, m->arena)), diags));
     m->functions = QN_NEW_ARRAY(m->arena, void **, c->n_programs);
+    m->has_checks = QN_NEW_ARRAY(m->arena, bool, c->n_programs);
     for (int p = 0; p < c->n_programs; p++) {
         const int n = c->programs[p]->n_kernels;
         m->functions[p] = QN_NEW_ARRAY(m->arena, void *, n + 1);
-        for (int k = 0; k < n; k++)
+        for (int k = 0; k < n; k++) {
+            m->has_checks[p] |= has_checks(c->programs[p]->kernels[k]->body);
             QN_TRY(from_runtime(qn_cuda_function(m->cuda, c->program_symbols[p][k], &m->functions[p][k]),
                                 diags));
+        }
     }
     return QUERN_OK;
 }
@@ -406,7 +441,11 @@ static qn_status load_tables(quern_model *model, cuda_model *m, qn_diags *diags)
 static qn_status make(quern_model *model, cuda_model *m, const qn_settings *settings, qn_diags *diags)
 {
     qn_settings s = *settings;
-    QN_TRY(from_runtime(qn_cuda_open(&m->cuda), diags));
+    int status = qn_device_find("compile", settings->device, &model->device);
+    if (!status)
+        status = qn_cuda_open(model->device->number, &m->cuda);
+    if (status)
+        return qn_error(diags, status, NULL, "%s; use --target cpu", quern_last_error());
     if (!s.target.cpu)
         s.target.cpu = qn_arena_printf(m->arena, "sm_%d", qn_cuda_arch(m->cuda));
     QN_TRY(qn_compile_module(m->module, &s, QN_EMIT_OBJECT, m->arena, &m->compiled, diags));

@@ -16,6 +16,10 @@
  * Errors. A call that fails gives NULL, and quern_last_error() says why; a call that is given NULL for a tensor gives NULL
  * and leaves the message alone. So a chain of calls is checked once, at its end.
  *
+ * Devices. A tensor lies in the CPU's memory or on a GPU, and what is computed from it lies and runs there. Nothing moves by
+ * itself: quern_tensor_to copies. Operands on different devices are a mistake, but for scalars of the CPU. A GPU computes
+ * behind the call, in order; what brings values to the CPU waits for it.
+ *
  * Threads. Any thread may use any tensor. Tensors are counted atomically and kernels are made once, under a lock; contents
  * are guarded by nobody: as with arrays, a write must not be at the same time as another access. Scopes and tapes are the
  * thread's own. Large operations run on all cores, with the same bits for any number of them. */
@@ -55,6 +59,9 @@ QUERN_API quern_tensor *quern_tensor_from(const quern_array *array);            
  * release is NULL. Strides in elements; NULL: row-major. */
 QUERN_API quern_tensor *quern_tensor_wrap(const quern_array *array, const int64_t *strides,
                                           void (*release)(void *user), void *user);
+/* The same for memory of a GPU ("cuda:0"), with the address that it has there. */
+QUERN_API quern_tensor *quern_tensor_wrap_on(const char *device, const quern_array *array,
+                                             const int64_t *strides, void (*release)(void *user), void *user);
 /* A scalar whose data type gives way to that of the tensor it meets, as a number in a program does: `real` for QUERN_F64,
  * `whole` for QUERN_I64 and QUERN_BOOL. */
 QUERN_API quern_tensor *quern_tensor_number(int dtype, double real, int64_t whole);
@@ -78,11 +85,13 @@ QUERN_API int quern_tensor_rank(const quern_tensor *x);
 QUERN_API const int64_t *quern_tensor_dims(const quern_tensor *x);
 QUERN_API const int64_t *quern_tensor_strides(const quern_tensor *x); /* in elements; may be negative, or 0 */
 QUERN_API int64_t quern_tensor_elements(const quern_tensor *x);
-QUERN_API void *quern_tensor_data(const quern_tensor *x); /* the first element */
+QUERN_API void *
+quern_tensor_data(const quern_tensor *x); /* the first element: of a GPU's tensor, its address there */
+QUERN_API const char *quern_tensor_device(const quern_tensor *x); /* "cpu", "cuda:0"; for ever */
 /* The storage: its address, its bytes, and how many tensors look at it. The last two may be NULL. */
 QUERN_API void *quern_tensor_storage(const quern_tensor *x, size_t *out_bytes, int *out_users);
 QUERN_API int quern_tensor_is_contiguous(const quern_tensor *x); /* row-major, without gaps */
-/* The value of a tensor of one element. */
+/* The value of a tensor of one element, on whatever device. */
 QUERN_API int quern_tensor_item(const quern_tensor *x, double *out) QUERN_MUST_USE;
 
 /* ---- views: no element is copied ---- */
@@ -103,8 +112,20 @@ QUERN_API quern_tensor *quern_tensor_reshape(const quern_tensor *x, int rank, co
 QUERN_API quern_tensor *quern_tensor_contiguous(quern_tensor *x); /* x itself, retained, where it is that */
 QUERN_API quern_tensor *quern_tensor_copy(const quern_tensor *x);
 QUERN_API quern_tensor *quern_tensor_convert(const quern_tensor *x, int dtype); /* a copy in any case */
-/* target[…] = x: repeated and converted to fit; they may overlap. */
+/* target[…] = x: repeated and converted to fit; they may overlap, or lie on different devices. */
 QUERN_API int quern_tensor_assign(quern_tensor *target, const quern_tensor *x) QUERN_MUST_USE;
+
+/* ---- devices: "cpu", "cuda" (the first GPU), "cuda:1" ---- */
+
+/* x itself, retained, where it is there; else a row-major copy on that device. QUERN_ERROR_DEVICE, and what is missing, where
+ * there is no such GPU. */
+QUERN_API quern_tensor *quern_tensor_to(quern_tensor *x, const char *device);
+QUERN_API int quern_device_count(void); /* of GPUs; 0: quern_last_error says why */
+/* Until the device has done all that was asked of it. */
+QUERN_API int quern_device_wait(const char *device) QUERN_MUST_USE;
+/* Binds an input or output of a session to a tensor's memory, which lies row-major, on the CPU or on the GPU that the model
+ * runs on; a run then copies nothing. The session uses the tensor until the buffer is bound anew or the session ends. */
+QUERN_API int quern_session_bind_tensor(quern_session *session, int index, quern_tensor *x) QUERN_MUST_USE;
 
 /* ---- element by element: NumPy's broadcasting and promotion ---- */
 

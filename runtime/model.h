@@ -8,6 +8,7 @@
 #include <stdbool.h>
 
 #include "quern.h"
+#include "runtime/device.h"
 #include "runtime/memory.h"
 
 /* What a model does around each run of a session, for options that look at results. */
@@ -20,6 +21,7 @@ struct quern_model {
     const quern_model_info *info;
     const void *weights; /* lent to each run as quern_ctx.weights; NULL: they are in the object */
     int threads;         /* of a run; 1: on the caller's alone */
+    qn_device *device;   /* that it runs on; NULL: the CPU */
     /* Instead of the entries' own functions, for a model without machine code: runs what the session has bound.
      * Outputs that the session owns may be given other dims, with qn_session_resize. NULL: the entry's `run`. */
     int (*run)(quern_session *session);

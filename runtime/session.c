@@ -205,13 +205,24 @@ int quern_session_new(quern_model *model, const char *entry_name, quern_session 
     return QUERN_OK;
 }
 
+/* Of the tensor that a buffer is bound to. */
+static void let_go(qn_slot *slot)
+{
+    if (slot->storage)
+        qn_storage_release(slot->storage);
+    slot->storage = NULL;
+    slot->on_device = false;
+}
+
 void quern_session_free(quern_session *s)
 {
     if (!s)
         return;
     qn_pool_return(s->pool);
-    for (int i = 0; s->slots && i < s->n_buffers; i++)
+    for (int i = 0; s->slots && i < s->n_buffers; i++) {
         qn_memory_free(&s->slots[i].memory);
+        let_go(&s->slots[i]);
+    }
     if (s->slots)
         free(s->slots[0].dims);
     qn_memory_free(&s->workspace);
@@ -241,6 +252,7 @@ static void unbind(quern_session *s, int index)
     qn_slot *slot = &s->slots[index];
     if (!slot->bound && !slot->shared)
         return;
+    let_go(slot);
     slot->bound = slot->shared = s->ready = false;
     slot->has_dims = is_static(slot->info);
     s->io[index] = NULL;
@@ -282,11 +294,45 @@ int quern_session_bind(quern_session *s, int index, const quern_array *array)
         s->ready = false;
         qn_memory_free(&slot->memory);
     }
+    let_go(slot);
     slot->bytes = bytes;
     slot->has_dims = true;
     slot->bound = true;
     slot->shared = false;
     s->io[index] = array->data ? array->data : &empty;
+    return QUERN_OK;
+}
+
+int quern_session_bind_tensor(quern_session *s, int index, quern_tensor *x)
+{
+    if (!x)
+        return QUERN_ERROR_ARGUMENT;
+    int status = check_index(s, index);
+    if (status)
+        return status;
+    char what[TEXT_SIZE], text[TEXT_SIZE];
+    qn_slot *slot = &s->slots[index];
+    qn_device *device = x->storage->device;
+    if (!quern_tensor_is_contiguous(x))
+        return qn_fail(QUERN_ERROR_ARGUMENT,
+                       "%s: %s does not lie row-major: quern_tensor_contiguous copies it",
+                       slot_text(what, s, index), qn_tensor_text(x, text));
+    if (device && device != s->model->device)
+        return qn_fail(QUERN_ERROR_ARGUMENT,
+                       "%s: %s is on %s and the model runs on %s: quern_tensor_to copies it there",
+                       slot_text(what, s, index), qn_tensor_text(x, text), device->name,
+                       qn_device_name(s->model->device));
+    if (device && (slot->info->role == QUERN_STATE ||
+                   (slot->info->role == QUERN_OUTPUT && s->decided && !is_static(slot->info))))
+        return qn_fail(QUERN_ERROR_UNSUPPORTED, "%s is kept on the CPU: %s", slot_text(what, s, index),
+                       slot->info->role == QUERN_STATE ? "it is a state" : "the run decides its dims");
+    const quern_array array = { .dtype = x->dtype, .rank = x->rank, .dims = x->dims, .data = x->data };
+    status = quern_session_bind(s, index, &array);
+    if (status)
+        return status;
+    slot->on_device = device != NULL;
+    slot->storage = x->storage;
+    qn_storage_retain(slot->storage);
     return QUERN_OK;
 }
 
@@ -330,10 +376,14 @@ int quern_session_bind_from(quern_session *s, quern_session *from)
                 strcmp(from->slots[k].info->name, s->slots[i].info->name) != 0)
                 continue;
             int status = quern_session_get(from, k, &array);
+            if (!status && from->slots[k].on_device && from->model->device != s->model->device)
+                status = qn_fail(QUERN_ERROR_ARGUMENT, "'%s' of the other session is on %s",
+                                 from->slots[k].info->name, from->model->device->name);
             if (!status)
                 status = quern_session_bind(s, i, &array);
             if (status)
                 return status;
+            s->slots[i].on_device = from->slots[k].on_device;
             break;
         }
     }

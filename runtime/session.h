@@ -3,6 +3,7 @@
 #define QN_RUNTIME_SESSION_H
 
 #include "runtime/model.h"
+#include "runtime/tensor.h"
 
 /* One buffer of the session's entry. */
 typedef struct qn_slot {
@@ -12,6 +13,8 @@ typedef struct qn_slot {
     qn_memory memory;    /* owned; empty while the buffer is somebody else's */
     size_t bytes;        /* of the dims */
     bool bound;          /* to the caller's memory */
+    bool on_device;      /* that is, of the device that the model runs on */
+    qn_storage *storage; /* of the tensor that it is bound to; NULL: it is none */
     bool shared;         /* a state of another session */
     bool has_dims;       /* dims are known */
     bool lent;           /* an input whose owned memory the caller has asked for: it need not be bound */

@@ -75,6 +75,26 @@ static qn_storage *storage_new(size_t bytes, bool zeroed)
     return s;
 }
 
+/* NULL with a message. */
+static qn_storage *storage_on(qn_device *device, size_t bytes)
+{
+    qn_cuda_address at;
+    qn_storage *s = calloc(1, sizeof *s);
+    if (!s) {
+        qn_fail(QUERN_ERROR_MEMORY, "out of memory");
+        return NULL;
+    }
+    if (qn_cuda_alloc(device->cuda, bytes ? bytes : 1, &at)) {
+        free(s);
+        return NULL;
+    }
+    atomic_init(&s->users, 1);
+    s->bytes = bytes;
+    s->device = device;
+    s->data = (char *)(uintptr_t)at;
+    return s;
+}
+
 void qn_storage_retain(qn_storage *s)
 {
     atomic_fetch_add_explicit(&s->users, 1, memory_order_relaxed);
@@ -87,6 +107,8 @@ void qn_storage_release(qn_storage *s)
     if (s->foreign) {
         if (s->release)
             s->release(s->user);
+    } else if (s->device) {
+        qn_cuda_free(s->device->cuda, (uintptr_t)s->data);
     } else if (s->memory.data) {
         keep(&s->memory);
     } else {
@@ -207,7 +229,7 @@ static bool check_shape(const char *call, int dtype, int rank, const int64_t *di
     return true;
 }
 
-quern_tensor *qn_tensor_make(int dtype, int rank, const int64_t *dims, bool zeroed)
+static quern_tensor *make(qn_device *device, int dtype, int rank, const int64_t *dims, bool zeroed)
 {
     size_t bytes;
     if (!check_shape("new tensor", dtype, rank, dims, &bytes))
@@ -216,14 +238,25 @@ quern_tensor *qn_tensor_make(int dtype, int rank, const int64_t *dims, bool zero
     if (!x)
         return NULL;
     row_major(x);
-    x->storage = storage_new(bytes, zeroed);
+    x->storage = device ? storage_on(device, bytes) : storage_new(bytes, zeroed);
     if (!x->storage) {
         free(x);
-        qn_fail(QUERN_ERROR_MEMORY, "no memory for a tensor of %zu bytes", bytes);
+        if (!device)
+            qn_fail(QUERN_ERROR_MEMORY, "no memory for a tensor of %zu bytes", bytes);
         return NULL;
     }
     x->data = x->storage->data;
     return x;
+}
+
+quern_tensor *qn_tensor_make(int dtype, int rank, const int64_t *dims, bool zeroed)
+{
+    return make(NULL, dtype, rank, dims, zeroed);
+}
+
+quern_tensor *qn_tensor_make_on(qn_device *device, int dtype, int rank, const int64_t *dims)
+{
+    return make(device, dtype, rank, dims, false);
 }
 
 quern_tensor *quern_tensor_from(const quern_array *array)
@@ -236,14 +269,17 @@ quern_tensor *quern_tensor_from(const quern_array *array)
     return qn_tensor_give(x);
 }
 
-quern_tensor *quern_tensor_wrap(const quern_array *array, const int64_t *strides, void (*release)(void *user),
-                                void *user)
+quern_tensor *quern_tensor_wrap_on(const char *on, const quern_array *array, const int64_t *strides,
+                                   void (*release)(void *user), void *user)
 {
     size_t bytes;
+    qn_device *device;
     if (!array) {
         qn_fail(QUERN_ERROR_ARGUMENT, "quern_tensor_wrap: the array is NULL");
         return NULL;
     }
+    if (qn_device_find("quern_tensor_wrap_on", on, &device))
+        return NULL;
     if (!check_shape("quern_tensor_wrap", array->dtype, array->rank, array->dims, &bytes))
         return NULL;
     if ((!array->data && bytes) || (uintptr_t)array->data % quern_dtype_size(array->dtype)) {
@@ -268,9 +304,16 @@ quern_tensor *quern_tensor_wrap(const quern_array *array, const int64_t *strides
     s->bytes = (size_t)(high - low);
     s->release = release;
     s->user = user;
+    s->device = device;
     s->foreign = true;
     x->storage = s;
     return qn_tensor_give(x);
+}
+
+quern_tensor *quern_tensor_wrap(const quern_array *array, const int64_t *strides, void (*release)(void *user),
+                                void *user)
+{
+    return quern_tensor_wrap_on("cpu", array, strides, release, user);
 }
 
 quern_tensor *qn_tensor_number(int dtype, double real, int64_t whole)
@@ -342,6 +385,11 @@ int64_t quern_tensor_elements(const quern_tensor *x)
 void *quern_tensor_data(const quern_tensor *x)
 {
     return x->data;
+}
+
+const char *quern_tensor_device(const quern_tensor *x)
+{
+    return qn_device_name(x->storage->device);
 }
 
 void *quern_tensor_storage(const quern_tensor *x, size_t *out_bytes, int *out_users)

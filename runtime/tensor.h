@@ -1,6 +1,9 @@
 /* Tensors as memory: a counted storage, and views of it with dtype, dims, strides and offset. Public calls are in
  * quern_tensor.h; what computes is in driver/eager.h.
  *
+ * A storage may lie on a GPU. Then `data` is an address there, with which the host does arithmetic, but which it must not
+ * follow.
+ *
  * Counts are atomic: any thread may make views and free them. Contents are the users' to guard. */
 #ifndef QN_RUNTIME_TENSOR_H
 #define QN_RUNTIME_TENSOR_H
@@ -9,6 +12,7 @@
 #include <stdbool.h>
 
 #include "quern_tensor.h"
+#include "runtime/device.h"
 #include "runtime/memory.h"
 
 #define QN_TENSOR_MAX_RANK 16
@@ -17,7 +21,8 @@ typedef struct qn_storage {
     atomic_int users;
     char *data;
     size_t bytes;
-    qn_memory memory; /* large memory of our own; otherwise data is malloc'ed, or somebody else's */
+    qn_device *device; /* NULL: the CPU */
+    qn_memory memory;  /* large memory of our own; otherwise data is malloc'ed, or somebody else's */
     void (*release)(void *user); /* of memory that is somebody else's; or NULL */
     void *user;
     bool foreign;
@@ -43,6 +48,8 @@ quern_tensor *qn_tensor_give(quern_tensor *x);
 quern_tensor *qn_tensor_number(int dtype, double real, int64_t whole);
 /* Row-major, with a storage of its own: zeros, or whatever is there. NULL with a message. */
 quern_tensor *qn_tensor_make(int dtype, int rank, const int64_t *dims, bool zeroed);
+/* The same on a device (NULL: the CPU), with whatever is there. */
+quern_tensor *qn_tensor_make_on(qn_device *device, int dtype, int rank, const int64_t *dims);
 /* Another look at the storage of x, which begins at `data`. */
 quern_tensor *qn_tensor_view(const quern_tensor *x, char *data, int rank, const int64_t *dims,
                              const int64_t *strides);

@@ -28,6 +28,7 @@ enum { SUCCESS = 0, ATTRIBUTE_MAJOR = 75, ATTRIBUTE_MINOR = 76, MOST_BLOCKS = IN
     X(to_device, "cuMemcpyHtoDAsync_v2", (uint64_t, const void *, size_t, void *))                    \
     X(to_host, "cuMemcpyDtoH_v2", (void *, uint64_t, size_t))                                         \
     X(copy, "cuMemcpyDtoDAsync_v2", (uint64_t, uint64_t, size_t, void *))                             \
+    X(copy_between, "cuMemcpyPeer", (uint64_t, void *, uint64_t, void *, size_t))                     \
     X(launch, "cuLaunchKernel",                                                                       \
       (void *, unsigned, unsigned, unsigned, unsigned, unsigned, unsigned, unsigned, void *, void **, \
        void **))
@@ -73,18 +74,29 @@ static int find_functions(qn_cuda *c, const char *library)
     return QUERN_OK;
 }
 
-static int open_device(qn_cuda *c)
+/* How many GPUs there are: at least 1. */
+static int count_devices(const qn_cuda *c, int *out)
 {
-    int n = 0, major = 0, minor = 0, code = c->init(0);
+    int code = c->init(0);
+    *out = 0;
     if (code == SUCCESS)
-        code = c->device_count(&n);
-    if (code != SUCCESS || n == 0) {
-        const char *text = NULL;
-        if (code == SUCCESS || c->error_text(code, &text) != SUCCESS || !text)
-            text = "the driver finds none";
-        return qn_fail(QUERN_ERROR_DEVICE, "there is no GPU here: %s; use --target cpu", text);
-    }
-    int status = check(c, "cuDeviceGet", c->device_get(&c->device, 0));
+        code = c->device_count(out);
+    if (code == SUCCESS && *out > 0)
+        return QUERN_OK;
+    const char *text = NULL;
+    if (code == SUCCESS || c->error_text(code, &text) != SUCCESS || !text)
+        text = "the driver finds none";
+    return qn_fail(QUERN_ERROR_DEVICE, "there is no GPU here: %s", text);
+}
+
+static int open_device(qn_cuda *c, int number)
+{
+    int n, major = 0, minor = 0, status = count_devices(c, &n);
+    if (!status && (number < 0 || number >= n))
+        status = qn_fail(QUERN_ERROR_DEVICE, "there is no GPU %d here: the driver finds %d, from cuda:0",
+                         number, n);
+    if (!status)
+        status = check(c, "cuDeviceGet", c->device_get(&c->device, number));
     if (!status)
         status = check(c, "cuDeviceGetAttribute", c->device_attribute(&major, ATTRIBUTE_MAJOR, c->device));
     if (!status)
@@ -95,14 +107,14 @@ static int open_device(qn_cuda *c)
     return status;
 }
 
-int qn_cuda_open(qn_cuda **out)
+/* The driver alone, without a device. */
+static int open_library(qn_cuda **out)
 {
     const char *given = getenv("QUERN_CUDA_LIBRARY"), *library = given && *given ? given : "libcuda.so.1";
     *out = NULL;
     void *handle = dlopen(library, RTLD_NOW | RTLD_LOCAL);
     if (!handle)
-        return qn_fail(QUERN_ERROR_DEVICE,
-                       "there is no GPU here: libcuda.so.1 could not be opened (%s); use --target cpu",
+        return qn_fail(QUERN_ERROR_DEVICE, "there is no GPU here: libcuda.so.1 could not be opened (%s)",
                        dlerror());
     qn_cuda *c = calloc(1, sizeof *c);
     if (!c) {
@@ -111,12 +123,33 @@ int qn_cuda_open(qn_cuda **out)
     }
     c->library = handle;
     int status = find_functions(c, library);
-    if (!status)
-        status = open_device(c);
     if (status)
         qn_cuda_close(c);
     else
         *out = c;
+    return status;
+}
+
+int qn_cuda_open(int number, qn_cuda **out)
+{
+    int status = open_library(out);
+    if (!status)
+        status = open_device(*out, number);
+    if (status) {
+        qn_cuda_close(*out);
+        *out = NULL;
+    }
+    return status;
+}
+
+int qn_cuda_count(int *out)
+{
+    qn_cuda *c;
+    *out = 0;
+    int status = open_library(&c);
+    if (!status)
+        status = count_devices(c, out);
+    qn_cuda_close(c);
     return status;
 }
 
@@ -207,4 +240,13 @@ int qn_cuda_copy(qn_cuda *c, qn_cuda_address to, qn_cuda_address from, size_t by
     int status = bytes && to != from ? enter(c) : QUERN_OK;
     return status || !bytes || to == from ? status
                                           : check(c, "copying on the GPU", c->copy(to, from, bytes, NULL));
+}
+
+int qn_cuda_copy_between(qn_cuda *c, qn_cuda_address to, qn_cuda *from_device, qn_cuda_address from,
+                         size_t bytes)
+{
+    int status = bytes ? enter(c) : QUERN_OK;
+    return status || !bytes ? status
+                            : check(c, "copying from one GPU to another",
+                                    c->copy_between(to, c->context, from, from_device->context, bytes));
 }

@@ -46,6 +46,9 @@ expect 0 '' "$quern" run xor.qn --dim batch=600 --output y=y.npy
 for backwards in "" 1; do
     FAKE_CUDA_BACKWARDS=$backwards expect 0 '' "$quern" run xor.qn --target cuda --dim batch=600 --expect y=y.npy
 done
+FAKE_CUDA_DEVICES=2 expect 0 '' "$quern" run xor.qn --target cuda:1 --dim batch=600 --expect y=y.npy
+expect 1 'there is no GPU 1 here: the driver finds 1, from cuda:0; use --target cpu' "$quern" run xor.qn --target cuda:1
+expect 1 "there is no target 'cudas'" "$quern" run xor.qn --target cudas
 
 # The first row of x is where %i says: with a check that may fail.
 cat >row.qn <<'EOF'
