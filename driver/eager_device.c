@@ -195,6 +195,21 @@ bool qn_eager_copy_on_device(quern_tensor *to, const quern_tensor *from)
     return done;
 }
 
+quern_tensor *quern_tensor_new_on(const char *name, int dtype, int rank, const int64_t *dims)
+{
+    qn_device *device;
+    if (qn_device_find("quern_tensor_new_on", name, &device))
+        return NULL;
+    if (!device)
+        return quern_tensor_new(dtype, rank, dims);
+    quern_tensor *x = qn_eager_may_use(device) ? qn_tensor_make_on(device, dtype, rank, dims) : NULL;
+    if (x && qn_cuda_clear(device->cuda, (uintptr_t)x->data, x->storage->bytes)) {
+        quern_tensor_free(x);
+        return NULL;
+    }
+    return qn_tensor_give(x);
+}
+
 quern_tensor *quern_tensor_to(quern_tensor *x, const char *name)
 {
     qn_device *device;

@@ -383,7 +383,8 @@ static bool has_checks(const qn_kblock *block)
 static qn_status load_kernels(cuda_model *m, qn_diags *diags)
 {
     const qn_compiled *c = &m->compiled;
-    QN_TRY(from_runtime(qn_cuda_load(m->cuda, qn_ptx_join(c->n_kernels, c->kernels, m->arena)), diags));
+    if (c->n_kernels > 0) /* a program may consist of copies */
+        QN_TRY(from_runtime(qn_cuda_load(m->cuda, qn_ptx_join(c->n_kernels, c->kernels, m->arena)), diags));
     m->functions = QN_NEW_ARRAY(m->arena, void **, c->n_programs);
     m->has_checks = QN_NEW_ARRAY(m->arena, bool, c->n_programs);
     for (int p = 0; p < c->n_programs; p++) {

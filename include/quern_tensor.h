@@ -120,7 +120,9 @@ QUERN_API int quern_tensor_assign(quern_tensor *target, const quern_tensor *x) Q
 /* x itself, retained, where it is there; else a row-major copy on that device. QUERN_ERROR_DEVICE, and what is missing, where
  * there is no such GPU. */
 QUERN_API quern_tensor *quern_tensor_to(quern_tensor *x, const char *device);
-QUERN_API int quern_device_count(void); /* of GPUs; 0: quern_last_error says why */
+QUERN_API quern_tensor *quern_tensor_new_on(const char *device, int dtype, int rank,
+                                            const int64_t *dims); /* zeros */
+QUERN_API int quern_device_count(void);                           /* of GPUs; 0: quern_last_error says why */
 /* Until the device has done all that was asked of it. */
 QUERN_API int quern_device_wait(const char *device) QUERN_MUST_USE;
 /* Binds an input or output of a session to a tensor's memory, which lies row-major, on the CPU or on the GPU that the model

@@ -5,6 +5,7 @@
 #include <string.h>
 
 #include "examples/common/common.h"
+#include "quern_tensor.h"
 
 /* ---- masks ---- */
 
@@ -15,7 +16,8 @@ typedef struct masked {
     float y[N]; /* of ones */
 } masked;
 
-static void mask_ones(const example *e, int threads, uint64_t seed, uint64_t step, masked *out)
+static void mask_ones(const example *e, const char *target, int threads, uint64_t seed, uint64_t step,
+                      masked *out)
 {
     static float ones[N];
     const int64_t n = N;
@@ -32,6 +34,7 @@ static void mask_ones(const example *e, int threads, uint64_t seed, uint64_t ste
     quern_module *module;
     quern_model *model;
     quern_session *session;
+    options.target = target;
     options.threads = threads;
     example_check(quern_builder_finish(b, &module));
     example_check(quern_compile(module, &options, &model));
@@ -62,26 +65,32 @@ static bool check_masks(const example *e)
     const double keep = 0.7, sigma = sqrt(keep * (1 - keep) / N);
     double kept = 0, mean = 0;
     bool same = true, scaled = true;
-    mask_ones(e, 1, e->seed, 5, &first);
+    mask_ones(e, NULL, 1, e->seed, 5, &first);
     for (int i = 0; i < N; i++) {
         kept += (double)first.mask[i] / N;
         mean += (double)first.y[i] / N;
         scaled &= first.y[i] == (first.mask[i] ? (float)(1 / keep) : 0);
     }
     for (int threads = 2; threads <= 4; threads++) {
-        mask_ones(e, threads, e->seed, 5, &other);
+        mask_ones(e, NULL, threads, e->seed, 5, &other);
+        same &= memcmp(&first, &other, sizeof first) == 0;
+    }
+    const bool has_gpu = quern_device_count() > 0;
+    if (has_gpu) {
+        mask_ones(e, "cuda", 0, e->seed, 5, &other);
         same &= memcmp(&first, &other, sizeof first) == 0;
     }
     /* of independent masks, as many elements agree as are kept by both or by none */
     const double chance = keep * keep + (1 - keep) * (1 - keep), spread = sqrt(chance * (1 - chance) / N);
-    mask_ones(e, 0, e->seed, 6, &other);
+    mask_ones(e, NULL, 0, e->seed, 6, &other);
     const double step = (agreement(&first, &other) - chance) / spread;
-    mask_ones(e, 0, e->seed + 1, 5, &other);
+    mask_ones(e, NULL, 0, e->seed + 1, 5, &other);
     const double seed = (agreement(&first, &other) - chance) / spread;
-    printf("masks: %.2f sigma from the keep rate, mean %.5f of ones, %s at 1 to 4 threads; agreement with "
+    printf("masks: %.2f sigma from the keep rate, mean %.5f of ones, %s at 1 to 4 threads%s; agreement with "
            "the next step's and the "
            "next seed's: %.2f and %.2f sigma from chance\n",
-           (kept - keep) / sigma, mean, same ? "the same" : "NOT THE SAME", step, seed);
+           (kept - keep) / sigma, mean, same ? "the same" : "NOT THE SAME", has_gpu ? " and on a GPU" : "",
+           step, seed);
     return fabs(kept - keep) < 4 * sigma && fabs(mean - 1) < 4 * sigma / keep && same && scaled &&
            fabs(step) < 4 && fabs(seed) < 4;
 }

@@ -157,6 +157,23 @@ static void writing(quern_tensor *x, quern_tensor *y)
     wrote("x[:, 1:] = x[:, :-1]", quern_tensor_assign(behind, front), x, address);
 }
 
+/* Nothing moves between devices by itself. */
+static void on_a_gpu(quern_tensor *x, quern_tensor *y)
+{
+    if (quern_device_count() == 0) {
+        puts("on a GPU                 there is none here");
+        return;
+    }
+    quern_tensor *there = show("to a GPU", quern_tensor_to(x, "cuda"), NEW, x);
+    quern_tensor *y_there =
+        show("transposed, to a GPU", quern_tensor_to(quern_tensor_transpose(y, NULL), "cuda"), NEW, y);
+    show("where it is already", quern_tensor_to(there, "cuda"), VIEW, there);
+    show("column, there", quern_tensor_select(there, 1, 1), VIEW, there);
+    show("x @ y transposed, there", quern_tensor_matmul(there, y_there), NEW, there);
+    show("x += 2.5, there", quern_tensor_elementwise("add", there, QUERN_REAL(2.5), there), IN_PLACE, there);
+    show("back", quern_tensor_to(there, "cpu"), NEW, there);
+}
+
 int main(void)
 {
     quern_scope *scope = quern_scope_begin();
@@ -169,6 +186,7 @@ int main(void)
     computing(x, y);
     choosing(x, y);
     writing(x, y);
+    on_a_gpu(x, y);
     quern_scope_end(scope);
     return n_wrong != 0;
 }

@@ -7,6 +7,7 @@ import sys
 
 import numpy as np
 
+import quern
 from quern import Tensor
 
 f32 = np.float32
@@ -18,7 +19,7 @@ def show(name, x, memory, of, expected):
     """Prints a line; checks the memory by address, and the values."""
     global wrong
     bytes_ = x.size * x.dtype.itemsize
-    values = " ".join("%.6g" % v for v in x.numpy().ravel().tolist())
+    values = " ".join("%.6g" % v for v in x.cpu().numpy().ravel().tolist())
     if memory == "in place":  # `of` is the address from before
         right = x.data_ptr() == of
     else:
@@ -26,7 +27,7 @@ def show(name, x, memory, of, expected):
         right = shares == (memory == "view")
     if expected is not None:
         expected = np.asarray(expected)
-        right &= x.dtype == expected.dtype and x.shape == expected.shape and np.allclose(x.numpy(), expected, rtol=1e-6)
+        right &= x.dtype == expected.dtype and x.shape == expected.shape and np.allclose(x.cpu().numpy(), expected, rtol=1e-6)
     wrong += not right
     print(f"{name:24} {TYPES[str(x.dtype)]}[{', '.join(map(str, x.shape))}] {memory}{f' {bytes_}' if memory == 'new' else ''}: "
           f"{values}{'' if right else '  WRONG'}")
@@ -113,6 +114,21 @@ def writing(x, y, n, m):
     show("x[:, 1:] = x[:, :-1]", x, "in place", address, n)
 
 
+def on_a_gpu(x, y, n, m):
+    if not quern.device_count():
+        print("on a GPU                 there is none here")
+        return
+    there = show("to a GPU", x.to("cuda"), "new", x, n)
+    y_there = show("transposed, to a GPU", y.T.to("cuda"), "new", y, m.T)
+    show("where it is already", there.to("cuda"), "view", there, n)
+    show("column, there", there[:, 1], "view", there, n[:, 1])
+    show("x @ y transposed, there", there @ y_there, "new", there, n @ m.T)
+    address = there.data_ptr()
+    there += 2.5
+    show("x += 2.5, there", there, "in place", address, n + f32(2.5))
+    show("back", there.cpu(), "new", there, n + f32(2.5))
+
+
 n = np.arange(12, dtype=f32).reshape(3, 4)
 m = np.array([[2, 1, 4, 3], [1, 2, 3, 4], [4, 3, 2, 1]], f32)
 x, y = Tensor(n.copy()), Tensor(m)
@@ -121,4 +137,5 @@ viewing(x, n)
 computing(x, y, n, m)
 choosing(x, y, n, m)
 writing(x, y, n, m)
+on_a_gpu(x, y, n, m)
 sys.exit(wrong != 0)

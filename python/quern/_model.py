@@ -9,6 +9,7 @@ from ctypes import addressof, byref, c_int64, c_void_p
 import numpy as np
 
 from ._arrays import NUMPY, address_of, to_numpy, to_quern, view
+from ._dlpack import gpu_of
 from ._library import (INPUT, NEEDS, OUTPUT, TUNE_REPORT, Array, ArgumentError, BufferInfo, CompileOptions, DimRange, EmitOptions,
                        EntryInfo, Handle, KnownInput, LoadOptions, SymbolInfo, TuneOptions, UnsupportedError, check, error_of, lib,
                        table)
@@ -88,6 +89,12 @@ def _runner(handle):
 _bind = lib.quern_session_bind
 
 
+def _tensor_class():
+    from ._tensor import Tensor  # which needs this module
+
+    return Tensor
+
+
 class _Slot:
     """The Array that a buffer was bound with last: a call with the same shape again only changes the address."""
 
@@ -127,25 +134,38 @@ class Session:
             raise error_of(status)
         self._bound[buffer] = x
 
+    def _bind_tensor(self, buffer, x):
+        """A Tensor's memory, also on a GPU."""
+        check(lib.quern_session_bind_tensor(self._handle.pointer, buffer, x._p))
+        self._slots[buffer].shape = self._fresh = None
+        self._bound[buffer] = x
+
     def _unbind_outputs(self):
         for buffer in self._entry.outputs:
             self._bound.pop(buffer, None)
             check(_bind(self._handle.pointer, buffer, None))
 
     def bind(self, inputs, complete=False):
-        """Binds inputs (all as a list, or some as a dict); they are read in place by each run."""
+        """Binds inputs (all as a list, or some as a dict); they are read in place by each run. Tensors on the GPU that the
+        model runs on may be among them, ours or by DLPack."""
         entry = self._entry
         for buffer, x in entry.pairs(inputs, complete):
+            if gpu_of(x) is not None:
+                self._bind_tensor(buffer, _tensor_class()(x).contiguous())
+                continue
             self._bind_buffer(buffer, to_numpy(x, entry.dtypes[buffer], f"input '{entry.names[buffer]}'"))
         self._outputs = None
         return self
 
     def bind_outputs(self, outputs):
-        """Lets the results be written into these arrays: contiguous, of the right dtype and shape."""
+        """Lets the results be written into these arrays or Tensors: contiguous, of the right dtype and shape."""
         entry = self._entry
         if len(outputs) != len(entry.outputs):
             raise ArgumentError(f"the model has {len(entry.outputs)} outputs, not {len(outputs)}")
         for buffer, x in zip(entry.outputs, outputs):
+            if type(x) is _tensor_class():
+                self._bind_tensor(buffer, x)
+                continue
             if not isinstance(x, np.ndarray) or not x.flags.carray:
                 raise ArgumentError(f"output '{entry.names[buffer]}' must go to a contiguous, writable NumPy array")
             self._bind_buffer(buffer, x)
@@ -177,7 +197,7 @@ class Session:
         self._bound[-1] = owner
 
     def fresh_outputs(self):
-        """New arrays for the outputs of the next run, bound."""
+        """New arrays for the outputs of the next run, bound: Tensors on the inputs' GPU where an input is on one."""
         if self._fresh is None:
             fresh = []
             for buffer in self._entry.results:
@@ -188,9 +208,15 @@ class Session:
         else:
             fresh = self._fresh
         outputs = []
+        bound = (self._bound.get(i) for i in self._entry.inputs)
+        device = next((x.device for x in bound if not isinstance(x, np.ndarray) and x is not None), None)
         for buffer, shape, dtype in fresh:
-            array = np.empty(shape, dtype)
-            self._bind_buffer(buffer, array)
+            if device is None:
+                array = np.empty(shape, dtype)
+                self._bind_buffer(buffer, array)
+            else:
+                array = _tensor_class().zeros(shape, dtype=dtype, device=device)
+                self._bind_tensor(buffer, array)
             outputs.append(array)
         self._fresh = fresh
         return outputs
@@ -241,7 +267,8 @@ class Model:
         return self.session(entry).bind(inputs)
 
     def __call__(self, inputs, out=None):
-        """Runs on a list (in the order of `inputs`) or dict of arrays. Results are new arrays, or those given as out."""
+        """Runs on a list (in the order of `inputs`) or dict of arrays. Results are new arrays, or those given as out; of
+        inputs on a GPU, Tensors there."""
         try:
             session = self._idle.pop()
         except IndexError:
@@ -364,7 +391,7 @@ def compile(model, target="cpu", threads=None, math="default", cpu=None, dims=No
     """Compiles a model for this process.
 
     model    path of an ONNX or Quern text file, or its bytes
-    target   "cpu", or "interp" (the reference interpreter)
+    target   "cpu", "cuda" or "cuda:1" (a GPU), or "interp" (the reference interpreter)
     threads  of a run; None: as many as the process may use
     math     "strict", "default" or "fast"
     cpu      "native" (None), "x86-64-v3", ...

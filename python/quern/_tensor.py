@@ -8,6 +8,7 @@ from functools import lru_cache
 import numpy as np
 
 from ._arrays import NUMPY, QUERN, address_of, dtype_code
+from . import _dlpack
 from ._library import Array, ArgumentError, Handle, check, error_of, last_status, lib
 from ._model import compile_options, module_text
 
@@ -17,9 +18,14 @@ _DIMS = POINTER(c_int64)
 _P = c_void_p
 _FUNCTIONS = {  # name: result, arguments
     "free": (None, [_P]),
+    "retain": (_P, [_P]),
     "wrap": (_P, [POINTER(Array), _DIMS, _RELEASE, c_void_p]),
+    "wrap_on": (_P, [c_char_p, POINTER(Array), _DIMS, _RELEASE, c_void_p]),
     "number": (_P, [c_int, c_double, c_int64]),
     "new": (_P, [c_int, c_int, _DIMS]),
+    "new_on": (_P, [c_char_p, c_int, c_int, _DIMS]),
+    "to": (_P, [_P, c_char_p]),
+    "device": (c_char_p, [_P]),
     "arange": (_P, [c_int, c_double, c_double, c_double]),
     "full": (_P, [c_int, c_int, _DIMS, c_double]),
     "eye": (_P, [c_int, c_int64]),
@@ -72,7 +78,8 @@ for _name, _result, _arguments in (("tape_begin", _P, []), ("tape_end", None, [_
                                    ("tape_gradient", c_int, [_P, _P, c_int, POINTER(_P), POINTER(_P)]),
                                    ("tape_compile", c_int, [_P, c_int, POINTER(_P), c_void_p, POINTER(_P)]),
                                    ("tape_module", c_int, [_P, c_int, POINTER(_P), POINTER(_P)]),
-                                   ("step_run", c_int, [_P]), ("step_free", None, [_P])):
+                                   ("step_run", c_int, [_P]), ("step_free", None, [_P]),
+                                   ("device_count", c_int, []), ("device_wait", c_int, [c_char_p])):
     _function = getattr(lib, "quern_" + _name)
     _function.restype, _function.argtypes = _result, _arguments
 
@@ -87,6 +94,12 @@ def _new(pointer):
     x = _make(Tensor)
     x._p = pointer
     return x
+
+
+def _made(pointer, device):
+    """A Tensor of what a call gave, brought to a device."""
+    x = _new(pointer)
+    return x if device is None else x.to(device)
 
 
 def _ints(values, kind=c_int64):
@@ -156,6 +169,27 @@ def _wrap(array, dtype=None):
     return _wrap(np.array(array, array.dtype.newbyteorder("="), order="C"), dtype)
 
 
+def _from_dlpack(data):
+    """The memory of somebody else's tensor on a GPU."""
+    owner, device, array, strides = _dlpack.take(data)
+    key = id(owner)
+    _kept[key] = owner
+    pointer = _c.wrap_on(device.encode(), ctypes.byref(array), strides, _release, key)
+    if not pointer:
+        del _kept[key]
+    return _new(pointer)
+
+
+def device_count():
+    """How many GPUs there are; 0 also without a driver."""
+    return lib.quern_device_count()
+
+
+def wait(device):
+    """Until a device ("cuda", "cuda:1") has done all that was asked of it; for timings: values wait by themselves."""
+    check(lib.quern_device_wait(device.encode()))
+
+
 def _binary(op, reverse=False):
     name = op.encode()
     if reverse:
@@ -217,7 +251,10 @@ class Tensor:
 
     Tensor(x) uses the memory of a NumPy array or of anything with DLPack, without a copy; lists and numbers are copied.
     np.asarray(tensor) and np.from_dlpack(tensor) look at the tensor's memory. Indexing by integers and slices gives views;
-    `x[:] = x + y`, `x += y` and `out=` write to the memory that is there."""
+    `x[:] = x + y`, `x += y` and `out=` write to the memory that is there.
+
+    A tensor is on the CPU or on a GPU ("cuda", "cuda:1"), where what is computed from it is, too. x.to(device) copies it
+    there and x.cpu() back; printing, item() and tolist() bring the values by themselves, NumPy must be given x.cpu()."""
 
     __slots__ = ("_p", "__weakref__")
     __array_priority__ = 1000
@@ -225,8 +262,15 @@ class Tensor:
     __hash__ = object.__hash__
     _as_parameter_ = property(lambda self: self._p)  # as an argument it stays alive during the call; its address would not
 
-    def __init__(self, data, dtype=None):
+    def __init__(self, data, dtype=None, device=None):
         self._p = None
+        gpu = _dlpack.gpu_of(data)
+        if gpu is not None or device is not None:
+            x = Tensor(data, dtype) if gpu is None else data if type(data) is Tensor else _from_dlpack(data)
+            x = x if dtype is None or x.dtype == np.dtype(dtype) else x.astype(dtype)
+            x = x if device is None else x.to(device)
+            self._p = _c.retain(x)
+            return
         if type(data) is Tensor:
             data = data.numpy()
         elif not isinstance(data, np.ndarray) and hasattr(data, "__dlpack__") and not isinstance(data, np.generic):
@@ -245,38 +289,38 @@ class Tensor:
     # ---- making ----
 
     @staticmethod
-    def zeros(*shape, dtype=np.float32):
-        return _new(_c.new(_code(dtype), *_shape(shape)))
+    def zeros(*shape, dtype=np.float32, device="cpu"):
+        return _new(_c.new_on(device.encode(), _code(dtype), *_shape(shape)))
 
     @staticmethod
-    def ones(*shape, dtype=np.float32):
-        return _new(_c.full(_code(dtype), *_shape(shape), 1))
+    def ones(*shape, dtype=np.float32, device=None):
+        return _made(_c.full(_code(dtype), *_shape(shape), 1), device)
 
     @staticmethod
-    def full(shape, value, dtype=np.float32):
-        return _new(_c.full(_code(dtype), *_shape((shape,) if isinstance(shape, int) else shape), value))
+    def full(shape, value, dtype=np.float32, device=None):
+        return _made(_c.full(_code(dtype), *_shape((shape,) if isinstance(shape, int) else shape), value), device)
 
     @staticmethod
-    def arange(start, stop=None, step=1, dtype=None):
+    def arange(start, stop=None, step=1, dtype=None, device=None):
         """start, start + step, ... before stop; of int64 where all are whole, otherwise of float32."""
         start, stop = (0, start) if stop is None else (start, stop)
         if dtype is None:
             dtype = np.int64 if all(isinstance(v, int) for v in (start, stop, step)) else np.float32
-        return _new(_c.arange(_code(dtype), start, stop, step))
+        return _made(_c.arange(_code(dtype), start, stop, step), device)
 
     @staticmethod
-    def eye(n, dtype=np.float32):
-        return _new(_c.eye(_code(dtype), n))
+    def eye(n, dtype=np.float32, device=None):
+        return _made(_c.eye(_code(dtype), n), device)
 
     @staticmethod
-    def randn(*shape, seed, dtype=np.float32):
+    def randn(*shape, seed, dtype=np.float32, device=None):
         """Normal random numbers: the same for the same seed and size."""
-        return _new(_c.randn(_code(dtype), *_shape(shape), seed))
+        return _made(_c.randn(_code(dtype), *_shape(shape), seed), device)
 
     @staticmethod
-    def uniform(*shape, seed, dtype=np.float32):
+    def uniform(*shape, seed, dtype=np.float32, device=None):
         """Random numbers in [0, 1): the same for the same seed and size."""
-        return _new(_c.uniform(_code(dtype), *_shape(shape), seed))
+        return _made(_c.uniform(_code(dtype), *_shape(shape), seed), device)
 
     # ---- what it is ----
 
@@ -302,11 +346,16 @@ class Tensor:
         return _c.elements(self._p)
 
     @property
+    def device(self):
+        """"cpu", "cuda:0", ..."""
+        return _c.device(self._p).decode()
+
+    @property
     def T(self):
         return _new(_c.transpose(self._p, None))
 
     def data_ptr(self):
-        """The address of the first element."""
+        """The address of the first element, on its device."""
         return _c.data(self._p)
 
     def storage_ptr(self):
@@ -326,8 +375,22 @@ class Tensor:
 
     # ---- NumPy, DLPack, numbers ----
 
+    def to(self, to):
+        """On a device ("cpu", "cuda", "cuda:1"), or of a data type: this tensor where it is that, else a copy."""
+        if isinstance(to, str) and (to == "cpu" or to.startswith("cuda")):
+            return _new(_c.to(self._p, to.encode()))
+        return self if self.dtype == np.dtype(to) else self.astype(to)
+
+    def cpu(self):
+        return self.to("cpu")
+
+    def cuda(self, number=0):
+        return self.to(f"cuda:{number}")
+
     @property
     def __array_interface__(self):
+        if self.device != "cpu":
+            raise ArgumentError(f"the tensor is on {self.device}, which NumPy cannot read: x.cpu() copies it")
         dtype = self.dtype
         return {"shape": self.shape, "typestr": dtype.str if dtype.isbuiltin == 1 else f"<u{dtype.itemsize}", "version": 3,
                 "data": (self.data_ptr(), False), "strides": tuple(s * dtype.itemsize for s in self.strides)}
@@ -343,20 +406,32 @@ class Tensor:
             return array.astype(dtype)
         return array.copy() if copy else array
 
-    def __dlpack__(self, **options):
-        return self.numpy().__dlpack__(**options)
+    def __dlpack__(self, *, stream=None, max_version=None, dl_device=None, copy=None):
+        device = self.__dlpack_device__()
+        if dl_device is not None and tuple(dl_device) != device:
+            if tuple(dl_device) != _dlpack.CPU or copy is False:
+                raise BufferError(f"the tensor is on {self.device}: x.to(device) copies it to another")
+            return self.cpu().__dlpack__(max_version=max_version)
+        if device == _dlpack.CPU:
+            options = dict(max_version=max_version, copy=copy)
+            return self.numpy().__dlpack__(stream=stream, **{k: v for k, v in options.items() if v is not None})
+        if stream not in (None, 1, -1):  # not the one that everything here is done on
+            wait(self.device)
+        return _dlpack.export(self.copy() if copy else self, device)
 
     def __dlpack_device__(self):
-        return (1, 0)  # the CPU
+        """(1, 0): the CPU; (2, n): cuda:n."""
+        device = self.device
+        return _dlpack.CPU if device == "cpu" else (_dlpack.CUDA, int(device[5:]))
 
     def item(self):
         """The value of a tensor of one element."""
         if self.size != 1:
             raise ArgumentError(f"a tensor of {self.size} elements has no single value")
-        return self.numpy().reshape(()).item()
+        return self.cpu().numpy().reshape(()).item()
 
     def tolist(self):
-        return self.numpy().tolist()
+        return self.cpu().numpy().tolist()
 
     def __bool__(self):
         return bool(self.item())
@@ -373,7 +448,9 @@ class Tensor:
         return int(self.item())
 
     def __repr__(self):
-        return f"Tensor({np.array2string(self.numpy(), separator=', ', prefix='Tensor(')}, {self.dtype})"
+        device = self.device
+        values = np.array2string(self.cpu().numpy(), separator=", ", prefix="Tensor(")
+        return f"Tensor({values}, {self.dtype}{'' if device == 'cpu' else ', ' + device})"
 
     # ---- views and copies ----
 
@@ -425,23 +502,23 @@ class Tensor:
             rows = view.reshape((-1,) + view.shape[index.ndim:])
             if rows.storage_ptr() != view.storage_ptr():
                 raise ArgumentError("values by a mask need a tensor that lies row-major")
-            places = Tensor.arange(index.size)[index.reshape(-1)]
+            places = Tensor.arange(index.size, device=index.device)[index.reshape(-1)]
             check(_c.put(rows._p, 0, places._p, value._p))
         else:
             mask = index.reshape(index.shape + (1,) * (view.ndim - index.ndim))
-            check(_c.assign(view._p, Tensor.where(mask, value, view)))
+            check(_c.assign(view._p, Tensor.where(mask, value if value.ndim == 0 else value.to(view.device), view)))
 
     def index_select(self, axis, indices):
         """NumPy's take: the parts with these indices along the axis."""
-        return _new(_c.index_select(self._p, axis, _indices(indices)))
+        return _new(_c.index_select(self._p, axis, _indices(indices, self)))
 
     def gather(self, axis, indices):
         """NumPy's take_along_axis."""
-        return _new(_c.gather(self._p, axis, _indices(indices)))
+        return _new(_c.gather(self._p, axis, _indices(indices, self)))
 
     def masked_select(self, mask):
         """The elements where the mask, which has the dims that this tensor begins with, holds."""
-        return _new(_c.masked_select(self._p, _tensor(mask)))
+        return _new(_c.masked_select(self._p, _indices(mask, self)))
 
     @staticmethod
     def concatenate(tensors, axis=0):
@@ -522,9 +599,11 @@ class _Memory:
         self.owner, self.__array_interface__ = owner, owner.__array_interface__
 
 
-def _indices(x):
-    """Indices or a mask; integers of other types as int64."""
+def _indices(x, of=None):
+    """Indices or a mask; integers of other types as int64. Those of the CPU come to the device of what they select from."""
     x = _tensor(x if isinstance(x, Tensor) else np.asarray(x))
+    if of is not None and x.device == "cpu":
+        x = x.to(of.device)
     return x.astype(np.int64) if x.dtype.kind in "iu" and x.dtype != np.int32 or not x.size and x.dtype.kind == "f" else x
 
 
@@ -567,7 +646,7 @@ def _views(x, keys):
         elif _is_array(k):
             if advanced is not None:
                 raise ArgumentError("one array or mask in an index: select with one after the other")
-            advanced = axis, _indices(k)
+            advanced = axis, _indices(k, x)
             axis += advanced[1].ndim if advanced[1].dtype == np.bool_ else 1
         else:
             view = _new(_c.select(view._p, axis, operator.index(k)))

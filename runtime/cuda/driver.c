@@ -29,6 +29,7 @@ enum { SUCCESS = 0, ATTRIBUTE_MAJOR = 75, ATTRIBUTE_MINOR = 76, MOST_BLOCKS = IN
     X(to_host, "cuMemcpyDtoH_v2", (void *, uint64_t, size_t))                                         \
     X(copy, "cuMemcpyDtoDAsync_v2", (uint64_t, uint64_t, size_t, void *))                             \
     X(copy_between, "cuMemcpyPeer", (uint64_t, void *, uint64_t, void *, size_t))                     \
+    X(fill, "cuMemsetD8Async", (uint64_t, unsigned char, size_t, void *))                             \
     X(launch, "cuLaunchKernel",                                                                       \
       (void *, unsigned, unsigned, unsigned, unsigned, unsigned, unsigned, unsigned, void *, void **, \
        void **))
@@ -221,6 +222,12 @@ void qn_cuda_free(qn_cuda *c, qn_cuda_address address)
 {
     if (address && c->context_set(c->context) == SUCCESS)
         c->memory_free(address);
+}
+
+int qn_cuda_clear(qn_cuda *c, qn_cuda_address at, size_t bytes)
+{
+    int status = bytes ? enter(c) : QUERN_OK;
+    return status || !bytes ? status : check(c, "writing zeros on the GPU", c->fill(at, 0, bytes, NULL));
 }
 
 int qn_cuda_to_device(qn_cuda *c, qn_cuda_address to, const void *from, size_t bytes)

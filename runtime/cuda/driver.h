@@ -29,6 +29,7 @@ void qn_cuda_free(qn_cuda *cuda, qn_cuda_address address); /* 0 is fine */
 /* What follows happens in this order on the device; only the way back to the host waits for it. Host memory may be
  * changed as soon as the call has come back. */
 int qn_cuda_to_device(qn_cuda *cuda, qn_cuda_address to, const void *from, size_t bytes);
+int qn_cuda_clear(qn_cuda *cuda, qn_cuda_address at, size_t bytes); /* zeros */
 int qn_cuda_to_host(qn_cuda *cuda, void *to, qn_cuda_address from, size_t bytes);
 int qn_cuda_copy(qn_cuda *cuda, qn_cuda_address to, qn_cuda_address from, size_t bytes);
 /* From another GPU, behind all that was asked of either. */

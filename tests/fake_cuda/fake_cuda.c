@@ -288,6 +288,19 @@ int cuMemcpyPeer(uint64_t to, void *to_context, uint64_t from, void *from_contex
                : INVALID;
 }
 
+int cuMemsetD8Async(uint64_t at, unsigned char value, size_t bytes, void *stream)
+{
+    say("fill %zu\n", bytes);
+    pthread_mutex_lock(&lock);
+    void *data = current ? reach(at, bytes) : NULL;
+    if (data)
+        memset(data, value, bytes);
+    pthread_mutex_unlock(&lock);
+    return stream || !data
+               ? mistake(ILLEGAL_ADDRESS, "%zu bytes are filled at %#llx", bytes, (unsigned long long)at)
+               : 0;
+}
+
 /* ---- code ---- */
 
 int cuModuleLoadDataEx(void **out, const void *image, unsigned n, int *options, void **values)

@@ -129,6 +129,10 @@ static void test_copies_to_and_fro(void **state)
             assert_same("a view copied there", views[v][0], quern_tensor_copy(views[v][1]));
         }
     }
+    assert_same("zeros", quern_tensor_new(QUERN_I64, QUERN_DIMS(3, 0, 2)),
+                quern_tensor_new_on("cuda", QUERN_I64, QUERN_DIMS(3, 0, 2)));
+    assert_same("zeros", quern_tensor_new(QUERN_I64, QUERN_DIMS(3, 2)),
+                quern_tensor_new_on("cuda", QUERN_I64, QUERN_DIMS(3, 2)));
     double value;
     ok(quern_tensor_item(quern_tensor_select(on(range(QUERN_F32, 4, QUERN_DIMS(4)), "cuda"), 0, 3), &value));
     assert_true(value == 3);
@@ -292,6 +296,8 @@ static void test_elementwise(void **state)
     assert_same(
         "where", quern_tensor_where(quern_tensor_less(x, QUERN_WHOLE(9)), x, y),
         quern_tensor_where(quern_tensor_less(on(x, "cuda"), QUERN_WHOLE(9)), on(x, "cuda"), on(y, "cuda")));
+    assert_same("a conversion to itself", x,
+                quern_tensor_convert(on(x, "cuda"), QUERN_I32)); /* a kernel of none */
     quern_tensor *column = on(quern_tensor_slice(x, 1, 0, 1, 1), "cuda"),
                  *row = on(quern_tensor_select(x, 0, 1), "cuda");
     assert_same("repeated", quern_tensor_add(quern_tensor_slice(x, 1, 0, 1, 1), quern_tensor_select(x, 0, 1)),
@@ -365,6 +371,29 @@ static void test_by_index_and_mask(void **state)
     quern_tensor *outside = quern_tensor_from(&(quern_array){ QUERN_I64, QUERN_DIMS(1), (int64_t[]){ 6 } });
     assert_fails(quern_tensor_index_select(y, 1, on(outside, "cuda")), QUERN_ERROR_INDEX,
                  "an index is out of range");
+}
+
+/* A mask is drawn by key, step and place alone. */
+static void test_dropout_has_the_same_mask(void **state)
+{
+    (void)state;
+    quern_tensor *x = must(quern_tensor_full(QUERN_F32, QUERN_DIMS(5, 2000), 1));
+    quern_tensor *key = quern_tensor_from(&(quern_array){ QUERN_U64, QUERN_DIMS(2), (uint64_t[]){ 7, 0 } });
+    for (int64_t step = 0; step < 3; step++) {
+        quern_tensor *at = must(quern_tensor_full(QUERN_U64, QUERN_SCALAR, (double)step));
+        quern_tensor *y = must(quern_tensor_op("dropout", 3, (const quern_tensor *[]){ x, key, at },
+                                               "ratio = 0.3, training = true"));
+        quern_tensor *there =
+            must(quern_tensor_op("dropout", 3, (const quern_tensor *[]){ on(x, "cuda"), on(key, "cuda"), at },
+                                 "ratio = 0.3, training = true"));
+        double kept;
+        ok(quern_tensor_item(
+            quern_tensor_sum(quern_tensor_convert(quern_tensor_less(QUERN_REAL(0), y), QUERN_F32),
+                             QUERN_ALL_AXES, 0),
+            &kept));
+        assert_in_range((int)kept, 6817, 7183); /* 4 sigma */
+        assert_memory_equal(quern_tensor_data(y), quern_tensor_data(on(there, "cpu")), 40000);
+    }
 }
 
 /* ---- order ---- */
@@ -470,8 +499,40 @@ static void test_models_take_and_give_tensors(void **state)
     quern_model_free(of_cpu);
 }
 
+static long none(void)
+{
+    return 0;
+}
+
+#define TEST(name) cmocka_unit_test_setup_teardown(test_##name, with_scope, without_scope)
+
 int main(void)
 {
+    const struct CMUnitTest operations[] = {
+        TEST(elementwise),
+        TEST(in_place),
+        TEST(reductions_and_products),
+        TEST(by_index_and_mask),
+        TEST(dropout_has_the_same_mask),
+    };
+    const struct CMUnitTest tests[] = {
+        TEST(without_a_driver_says_what_is_missing), /* the first: then there is one */
+        TEST(copies_to_and_fro),
+        TEST(memory_is_freed_once),
+        TEST(wraps_memory_of_others),
+        TEST(assigns_between_devices),
+        TEST(refuses_to_mix_devices),
+        TEST(tapes_are_for_the_cpu),
+        TEST(says_when_memory_is_out),
+        TEST(what_is_asked_of_the_driver),
+        TEST(models_take_and_give_tensors),
+    };
+    const char *real = getenv("QUERN_TEST_CUDA"); /* bench/gpu.md */
+    if (real) {
+        live = mistakes = none;
+        setenv("QUERN_CUDA_LIBRARY", real, 1);
+        return cmocka_run_group_tests(operations, NULL, NULL);
+    }
     void *library = dlopen(QN_FAKE_CUDA, RTLD_NOW | RTLD_LOCAL);
     if (!library) {
         fprintf(stderr, "%s\n", dlerror());
@@ -479,22 +540,7 @@ int main(void)
     }
     *(void **)&live = dlsym(library, "fake_cuda_live");
     *(void **)&mistakes = dlsym(library, "fake_cuda_mistakes");
-    const struct CMUnitTest tests[] = {
-        cmocka_unit_test_setup_teardown(test_without_a_driver_says_what_is_missing, with_scope,
-                                        without_scope),
-        cmocka_unit_test_setup_teardown(test_copies_to_and_fro, with_scope, without_scope),
-        cmocka_unit_test_setup_teardown(test_memory_is_freed_once, with_scope, without_scope),
-        cmocka_unit_test_setup_teardown(test_wraps_memory_of_others, with_scope, without_scope),
-        cmocka_unit_test_setup_teardown(test_assigns_between_devices, with_scope, without_scope),
-        cmocka_unit_test_setup_teardown(test_refuses_to_mix_devices, with_scope, without_scope),
-        cmocka_unit_test_setup_teardown(test_tapes_are_for_the_cpu, with_scope, without_scope),
-        cmocka_unit_test_setup_teardown(test_says_when_memory_is_out, with_scope, without_scope),
-        cmocka_unit_test_setup_teardown(test_elementwise, with_scope, without_scope),
-        cmocka_unit_test_setup_teardown(test_in_place, with_scope, without_scope),
-        cmocka_unit_test_setup_teardown(test_reductions_and_products, with_scope, without_scope),
-        cmocka_unit_test_setup_teardown(test_by_index_and_mask, with_scope, without_scope),
-        cmocka_unit_test_setup_teardown(test_what_is_asked_of_the_driver, with_scope, without_scope),
-        cmocka_unit_test_setup_teardown(test_models_take_and_give_tensors, with_scope, without_scope),
-    };
-    return cmocka_run_group_tests(tests, NULL, NULL);
+    int failed = cmocka_run_group_tests(tests, NULL, NULL) + cmocka_run_group_tests(operations, NULL, NULL);
+    setenv("FAKE_CUDA_BACKWARDS", "1", 1); /* the threads' order makes no difference */
+    return failed + cmocka_run_group_tests(operations, NULL, NULL);
 }

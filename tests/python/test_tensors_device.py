@@ -1,0 +1,235 @@
+"""Tensors on GPUs, which tests/fake_cuda stands for: its memory is out of the host's reach, its kernels run as their PTX says."""
+
+import ctypes
+import gc
+import os
+import subprocess
+import sys
+import unittest
+
+import numpy as np
+
+LIBRARY = os.environ.get("QUERN_FAKE_CUDA")
+if not LIBRARY or not os.path.exists(LIBRARY):
+    raise unittest.SkipTest("QUERN_FAKE_CUDA is not the driver that the tests build")
+os.environ["QUERN_CUDA_LIBRARY"] = LIBRARY
+os.environ["FAKE_CUDA_DEVICES"] = "2"
+
+import quern  # noqa: E402
+from quern import Tensor  # noqa: E402
+
+fake = ctypes.CDLL(LIBRARY)
+EXP = b"""graph @main(%x: f32[n, 3]) -> f32[n, 3] {
+  %y = exp %x : f32[n, 3]
+  return %y
+}
+"""
+
+
+class Case(unittest.TestCase):
+    def setUp(self):
+        self.mistakes = fake.fake_cuda_mistakes()
+        self.x = np.arange(12, dtype=np.float32).reshape(3, 4)
+
+    def tearDown(self):
+        self.assertEqual(fake.fake_cuda_mistakes(), self.mistakes)
+
+    def same(self, ours, theirs):
+        self.assertEqual(ours.device, "cuda:0")
+        self.assertEqual((ours.shape, ours.dtype), (theirs.shape, theirs.dtype))
+        np.testing.assert_allclose(ours.cpu().numpy(), theirs, rtol=1e-6)
+
+
+class Moving(Case):
+    def test_to_and_fro(self):
+        t = Tensor(self.x)
+        self.assertEqual((t.device, t.cpu().data_ptr(), quern.device_count()), ("cpu", t.data_ptr(), 2))
+        g = t.to("cuda")
+        self.same(g, self.x)
+        self.same(g.T, self.x.T)
+        self.same(g[1:, ::-2], self.x[1:, ::-2])
+        self.assertEqual(g.to("cuda:0").data_ptr(), g.data_ptr())
+        self.assertEqual(g.to("cuda:1").device, "cuda:1")
+        self.assertEqual(t.cuda(1).device, "cuda:1")
+        self.assertEqual(g.to(np.float64).dtype, np.float64)
+        self.assertEqual(g.to(np.float32).data_ptr(), g.data_ptr())
+        self.assertEqual(Tensor(g).data_ptr(), g.data_ptr())
+        self.same(Tensor(self.x, device="cuda"), self.x)
+        self.same(Tensor(self.x.tolist(), dtype=np.float32, device="cuda"), self.x)
+        quern.wait("cuda")
+
+    def test_making(self):
+        self.same(Tensor.zeros(2, 3, device="cuda"), np.zeros((2, 3), np.float32))
+        self.same(Tensor.ones(2, device="cuda"), np.ones(2, np.float32))
+        self.same(Tensor.full((2, 2), 3, device="cuda"), np.full((2, 2), 3, np.float32))
+        self.same(Tensor.arange(5, device="cuda"), np.arange(5))
+        self.same(Tensor.eye(3, device="cuda"), np.eye(3, dtype=np.float32))
+        self.same(Tensor.randn(5, seed=1, device="cuda"), Tensor.randn(5, seed=1).numpy())
+        self.same(Tensor.uniform(5, seed=1, device="cuda"), Tensor.uniform(5, seed=1).numpy())
+
+    def test_values_come_by_themselves_but_not_to_numpy(self):
+        g = Tensor(self.x, device="cuda")
+        self.assertEqual((g.tolist(), g[1, 2].item(), float(g[0, 1]), int(g[0, 2])), (self.x.tolist(), 6, 1, 2))
+        self.assertTrue(bool((g == g).all()))
+        self.assertEqual(repr(g[0]), "Tensor([0., 1., 2., 3.], float32, cuda:0)")
+        for look in (g.numpy, lambda: np.asarray(g), lambda: np.sum(g.numpy())):
+            with self.assertRaisesRegex(quern.ArgumentError, r"on cuda:0, which NumPy cannot read: x.cpu\(\) copies it"):
+                look()
+
+    def test_memory_is_freed(self):
+        t = Tensor(self.x)
+        for _ in range(2):  # kernels of the first time stay
+            g = t.to("cuda")
+            row = (g + g)[1]
+            del g, row
+            gc.collect()
+        before = fake.fake_cuda_live()
+        g = t.to("cuda")
+        row = (g + g)[1]
+        self.assertEqual(fake.fake_cuda_live(), before + 2)
+        del g
+        self.assertEqual(row.tolist(), (2 * self.x[1]).tolist())
+        del row
+        self.assertEqual(fake.fake_cuda_live(), before)
+
+    def test_says_what_is_missing(self):
+        program = "import quern; quern.Tensor.zeros(3).to('cuda')"
+        run = subprocess.run([sys.executable, "-c", program], env=os.environ | {"QUERN_CUDA_LIBRARY": "/no/libcuda.so.1"},
+                             capture_output=True, text=True)
+        self.assertIn("there is no GPU here: libcuda.so.1 could not be opened", run.stderr)
+        with self.assertRaisesRegex(quern.Error, "there is no GPU 5 here: the driver finds 2"):
+            Tensor(self.x).to("cuda:5")
+        with self.assertRaisesRegex(quern.ArgumentError, "there is no device 'cuda1'"):
+            Tensor(self.x).to("cuda1")
+
+
+class Computing(Case):
+    def test_operations(self):
+        x, g = self.x, Tensor(self.x, device="cuda")
+        self.same(g + 1.5, x + np.float32(1.5))
+        self.same(2 * g.T, 2 * x.T)
+        self.same(g @ g.T, x @ x.T)
+        self.same((g - g.mean(0)).exp().sum(1), np.exp(x - x.mean(0)).sum(1))
+        self.same(g.argmax(1), x.argmax(1))
+        self.same(g.cumsum(0), x.cumsum(0))
+        self.same(Tensor.where(g > 5, g, 0), np.where(x > 5, x, np.float32(0)))
+        self.same(Tensor.concatenate([g, g]), np.concatenate([x, x]))
+        self.same(Tensor.op("softmax", g, axis=1), np.exp(x) / np.exp(x).sum(1, keepdims=True))
+        self.same(g * np.float32(3), x * 3)
+
+    def test_by_index(self):
+        x, g = self.x, Tensor(self.x, device="cuda")
+        self.same(g[[2, 0]], x[[2, 0]])
+        self.same(g[:, np.array([1, -1])], x[:, [1, -1]])
+        self.same(g[g > 4], x[x > 4])
+        self.same(g[np.array([True, False, True])], x[[True, False, True]])
+        self.same(g.gather(1, [[1], [0], [3]]), np.take_along_axis(x, np.array([[1], [0], [3]]), 1))
+        with self.assertRaisesRegex(quern.OutOfRangeError, "an index is out of range"):
+            g[[3]]
+
+    def test_in_place(self):
+        x, g = self.x.copy(), Tensor(self.x, device="cuda")
+        at = g.data_ptr()
+        for a in (x, g):
+            a += 1
+            a[1] = 7
+            a[:, 1:] = a[:, :-1]
+            a[[0, 2]] = np.float32(3)
+            a[a > 6] = 5
+        g[1] = x[1]  # from the host's memory
+        self.same(g, x)
+        self.assertEqual(g.data_ptr(), at)
+
+    def test_devices_do_not_mix(self):
+        g = Tensor(self.x, device="cuda")
+        for other in (Tensor(self.x), self.x, g.to("cuda:1")):
+            with self.assertRaisesRegex(quern.ArgumentError, "quern_tensor_to copies one to the other's device"):
+                g + other
+        with quern.Tape(), self.assertRaisesRegex(quern.UnsupportedError, "a tape records tensors of the CPU"):
+            g + 1
+
+
+class Theirs:
+    """Another library's tensor on a GPU, by DLPack alone."""
+
+    def __init__(self, tensor):
+        self.tensor, self.streams = tensor, []
+
+    def __dlpack_device__(self):
+        return self.tensor.__dlpack_device__()
+
+    def __dlpack__(self, stream=None):
+        self.streams.append(stream)
+        return self.tensor.__dlpack__(stream=stream)
+
+
+class DLPack(Case):
+    def test_both_ways_without_a_copy(self):
+        for dtype in (np.float32, np.int64, np.bool_, np.float16):
+            g = Tensor(self.x.astype(dtype), device="cuda:1").T
+            self.assertEqual(g.__dlpack_device__(), (2, 1))
+            theirs = Theirs(g)
+            taken = Tensor(theirs)
+            self.assertEqual((taken.device, taken.data_ptr(), taken.shape, taken.strides, taken.dtype),
+                             ("cuda:1", g.data_ptr(), g.shape, g.strides, g.dtype))
+            self.assertEqual(theirs.streams, [1])  # the one that everything is done on
+
+    def test_memory_lives_as_long_as_it_is_used(self):
+        import quern._dlpack as module
+
+        before = fake.fake_cuda_live()
+        g = Tensor(self.x, device="cuda")
+        taken, capsule = Tensor(Theirs(g)), g.__dlpack__()
+        del g
+        gc.collect()
+        self.assertEqual(len(module._given), 2)
+        del capsule  # that nobody took
+        self.assertEqual(len(module._given), 1)
+        self.assertEqual(taken.tolist(), self.x.tolist())
+        row = taken[1]
+        del taken
+        self.assertEqual((len(module._given), fake.fake_cuda_live()), (1, before + 1))
+        self.assertEqual(row.tolist(), self.x[1].tolist())
+        del row
+        self.assertEqual((len(module._given), fake.fake_cuda_live()), (0, before))
+
+    def test_asked_for_another_device(self):
+        g = Tensor(self.x, device="cuda")
+        np.testing.assert_array_equal(np.from_dlpack(g, device="cpu"), self.x)
+        with self.assertRaises(BufferError):
+            g.__dlpack__(dl_device=(1, 0), copy=False)
+        with self.assertRaises(BufferError):
+            g.__dlpack__(dl_device=(2, 1))
+
+
+class Models(Case):
+    def test_take_and_give_tensors(self):
+        model = quern.compile(EXP, target="cuda")
+        x = self.x.reshape(4, 3)
+        g = Tensor(x, device="cuda")
+        np.testing.assert_allclose(model([x])[0], np.exp(x), rtol=1e-6)  # by way of the host
+        self.same(model([g])[0], np.exp(x))
+        self.same(model([Theirs(g)])[0], np.exp(x))
+        self.same(model({"x": Tensor(self.x.reshape(3, 4).T.copy(), device="cuda").T.reshape(4, 3)})[0], np.exp(x))
+        out = Tensor.zeros(4, 3, device="cuda")
+        self.assertIs(model([x], out=[out])[0], out)
+        self.same(out, np.exp(x))
+        session = model.bind([g])
+        session.bind_outputs([out])
+        g += 1
+        session.run()
+        self.same(session.outputs[0], np.exp(x + 1))
+        np.testing.assert_allclose(model([x])[0], np.exp(x), rtol=1e-6)
+
+    def test_refuse_other_devices(self):
+        g = Tensor(self.x.reshape(4, 3), device="cuda")
+        with self.assertRaisesRegex(quern.ArgumentError, "is on cuda:0 and the model runs on cpu"):
+            quern.compile(EXP)([g])
+        with self.assertRaisesRegex(quern.ArgumentError, "is on cuda:0 and the model runs on cuda:1"):
+            quern.compile(EXP, target="cuda:1")([g])
+        with self.assertRaisesRegex(quern.Error, "there is no GPU 2 here"):
+            quern.compile(EXP, target="cuda:2")
+
+
+if __name__ == "__main__":
+    unittest.main()
