@@ -116,8 +116,32 @@ static bool scatter_kind(qn_onnx_node *n, qn_kind *out)
 static void import_scatter_nd(qn_onnx_node *n)
 {
     qn_kind kind;
-    if (scatter_kind(n, &kind))
-        qn_onnx_out(n, 0, qn_b_scatter_nd(&n->b, kind, qn_onnx_in(n, 0), indices(n, 1), qn_onnx_in(n, 2)));
+    if (!scatter_kind(n, &kind))
+        return;
+    qn_value *x = qn_onnx_in(n, 0), *index = indices(n, 1), *updates = qn_onnx_in(n, 2);
+    int outer = index ? index->type.rank - 1 : 0;
+    for (int i = 0; updates && i < outer; i++)
+        updates = qn_onnx_with_dim(n, updates, i, index->type.dims[i]);
+    qn_onnx_out(n, 0, qn_b_scatter_nd(&n->b, kind, x, index, updates));
+}
+
+/* All known, along one axis: the contents with some of them replaced. */
+static bool scatter_contents(qn_onnx_node *n)
+{
+    qn_onnx_contents c, index, updates;
+    if (!qn_onnx_contents_of(n->im, n->in[0], &c) || !qn_onnx_contents_of(n->im, n->in[1], &index) ||
+        !qn_onnx_contents_of(n->im, n->in[2], &updates) || c.rank != 1 || !c.dims || !index.dims ||
+        !updates.dims || index.n != updates.n)
+        return false;
+    qn_dim *dims = qn_arena_copy(n->im->arena, c.dims, (size_t)c.n * sizeof *dims);
+    for (int64_t i = 0; i < index.n; i++) {
+        qn_dim d = index.dims[i];
+        if (!qn_dim_is_const(d) || d->value < -c.n || d->value >= c.n)
+            return false;
+        dims[d->value + (d->value < 0 ? c.n : 0)] = updates.dims[i];
+    }
+    qn_onnx_out_any(n, 0, qn_onnx_value_dims(n->im, c.dtype, 1, c.shape, dims));
+    return true;
 }
 
 static void import_scatter_elements(qn_onnx_node *n)
@@ -126,6 +150,8 @@ static void import_scatter_elements(qn_onnx_node *n)
     qn_kind kind;
     int axis;
     if (!x || !scatter_kind(n, &kind) || !qn_onnx_axis(n, qn_onnx_attr_int(n, "axis", 0), x->rank, &axis))
+        return;
+    if (kind == QN_SET && scatter_contents(n))
         return;
     qn_value *index = indices(n, 1), *updates = qn_onnx_in(n, 2);
     for (int i = 0; index && updates && i < index->type.rank; i++)

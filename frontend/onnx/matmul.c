@@ -94,7 +94,7 @@ static void import_det(qn_onnx_node *n)
             choose(b, below, divide(b, column, qn_b_expand_dims(b, head, rank - 2)), number_like(b, x, 0));
         x = sub(b, x, mul(b, times, qn_b_expand_dims(b, row, rank - 2)));
     }
-    qn_onnx_out(n, 0, det);
+    qn_onnx_out(n, 0, x ? qn_b_broadcast_to(b, det, rank - 2, x->type.dims) : NULL); /* of 0 x 0, too */
 }
 
 const qn_onnx_op qn_onnx_matmul_ops[] = {

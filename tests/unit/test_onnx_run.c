@@ -684,6 +684,68 @@ static void weights_of_four_bits(void **state)
     }
 }
 
+/* As exporters write x[mask] = updates: as many of the updates as the mask has ones. */
+static void updates_are_as_many_as_indices(void **state)
+{
+    (void)state;
+    onnx_bytes g = { 0 }, node = onnx_node("Transpose", "found", "at");
+    onnx_input(&g, "x", ONNX_FLOAT, "2,2");
+    onnx_input(&g, "mask", ONNX_BOOL, "2,2");
+    onnx_input(&g, "updates", ONNX_FLOAT, "4");
+    onnx_initializer(&g, "zero", ONNX_INT64, 1, (int64_t[]){ 1 }, (int64_t[]){ 0 });
+    onnx_initializer(&g, "one", ONNX_INT64, 1, (int64_t[]){ 1 }, (int64_t[]){ 1 });
+    onnx_simple(&g, "NonZero", "mask", "found");
+    onnx_put_node(&g, &node);
+    onnx_simple(&g, "Shape", "found", "shape");
+    onnx_simple(&g, "Gather", "shape one", "count");
+    onnx_simple(&g, "Slice", "updates zero count", "some");
+    onnx_simple(&g, "ScatterND", "x at some", "y");
+    onnx_output(&g, "y", ONNX_FLOAT);
+    model m = load(&g, 18);
+    unsigned char mask[] = { 0, 1, 1, 0 };
+    float x[] = { 1, 2, 3, 4 }, updates[] = { 10, 20, 30, 40 };
+    const int64_t square[] = { 2, 2 }, four[] = { 4 };
+    qn_array in[] = { array_of(QUERN_F32, 2, square, x), array_of(QUERN_BOOL, 2, square, mask),
+                      array_of(QUERN_F32, 1, four, updates) },
+             y;
+    run(&m, in, &y);
+    expect_floats(&y, 4, (float[]){ 1, 10, 20, 4 });
+    drop(&m);
+}
+
+/* Shapes that are put together element by element. */
+static void dims_are_scattered(void **state)
+{
+    (void)state;
+    onnx_bytes g = { 0 };
+    onnx_input(&g, "x", ONNX_FLOAT, "n,1");
+    onnx_input(&g, "like", ONNX_FLOAT, "m");
+    onnx_initializer(&g, "last", ONNX_INT64, 1, (int64_t[]){ 1 }, (int64_t[]){ -1 });
+    onnx_simple(&g, "Shape", "x", "from");
+    onnx_simple(&g, "Shape", "like", "width");
+    onnx_simple(&g, "ScatterElements", "from last width", "shape");
+    onnx_simple(&g, "Expand", "x shape", "y");
+    onnx_output(&g, "y", ONNX_FLOAT);
+    model m = load(&g, 18);
+    assert_non_null(strstr(m.text, "f32[n, m]"));
+    drop(&m);
+}
+
+/* Of no rows and columns it is 1, for each matrix. */
+static void determinants_of_empty_matrices(void **state)
+{
+    (void)state;
+    onnx_bytes g = { 0 };
+    onnx_input(&g, "x", ONNX_FLOAT, "3,0,0");
+    onnx_simple(&g, "Det", "x", "y");
+    onnx_output(&g, "y", ONNX_FLOAT);
+    model m = load(&g, 18);
+    qn_array x = array_of(QUERN_F32, 3, (int64_t[]){ 3, 0, 0 }, NULL), y;
+    run(&m, &x, &y);
+    expect_floats(&y, 3, (float[]){ 1, 1, 1 });
+    drop(&m);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -701,6 +763,9 @@ int main(void)
         cmocka_unit_test(impossible_gradients_are_explained),
         cmocka_unit_test(zero_points_come_out_of_the_sums),
         cmocka_unit_test(weights_of_four_bits),
+        cmocka_unit_test(updates_are_as_many_as_indices),
+        cmocka_unit_test(dims_are_scattered),
+        cmocka_unit_test(determinants_of_empty_matrices),
     };
     return cmocka_run_group_tests_name("onnx_run", tests, NULL, NULL);
 }
