@@ -344,15 +344,6 @@ quern_value *quern_mean(quern_builder *b, quern_value *x)
     return qn_out(qn_b_mean(&b->build, qn_in(x), qn_in(x)->type.rank, axes, false));
 }
 
-quern_value *quern_cross_entropy(quern_builder *b, quern_value *logits, quern_value *labels)
-{
-    if (!qn_build_begin(b, "quern_cross_entropy", 2, (quern_value *[]){ logits, labels }))
-        return NULL;
-    qn_value *rows =
-        qn_b_cross_entropy(&b->build, qn_in(logits), qn_b_class_labels(&b->build, qn_in(labels)));
-    return rows ? qn_out(qn_b_mean(&b->build, rows, 1, (const int64_t[]){ 0 }, false)) : NULL;
-}
-
 /* ---- the end ---- */
 
 void quern_output(quern_builder *b, quern_value *x, const char *name)

@@ -54,6 +54,7 @@ static qn_status check_ranges(const quern_train_options *o, qn_diags *diags)
         { "clip_norm", o->clip_norm, 0, any },
         { "ema", o->ema, 0, 1 },
         { "huber_delta", o->huber_delta, 0, any },
+        { "label_smoothing", o->label_smoothing, 0, 1 },
         { "loss_scale", o->loss_scale, 0, any },
         { "schedule_factor", o->schedule_factor, 0, any },
     };
@@ -110,6 +111,7 @@ qn_status qn_train_module(qn_module *module, const quern_train_options *o, bool 
         .clip_norm = o->clip_norm,
         .ema = o->ema,
         .huber_delta = or_usual(o->huber_delta, 1),
+        .label_smoothing = o->label_smoothing,
         .loss_scale = o->loss_scale,
         .loss_scale_steps = o->loss_scale_steps,
         .warmup_steps = o->warmup_steps,

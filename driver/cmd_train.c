@@ -39,6 +39,7 @@ enum {
     CLIP,
     EMA,
     DELTA,
+    SMOOTHING,
     SCHEDULE,
     WARMUP,
     SCHEDULE_STEPS,
@@ -81,6 +82,8 @@ static const qn_cli_option options[] = {
     [CLIP] = { "clip-norm", 0, "X", "most that the norm of all gradients together may be" },
     [EMA] = { "ema", 0, "X", "keep averages of the parameters with this decay, and write these" },
     [DELTA] = { "huber-delta", 0, "X", "1" },
+    [SMOOTHING] = { "label-smoothing", 0, "X",
+                    "cross_entropy: the share that goes evenly to all classes; 0" },
     [SCHEDULE] = { "schedule", 0, "NAME", "of the learning rate: constant, cosine, linear, step" },
     [WARMUP] = { "warmup-steps", 0, "N", "steps in which the learning rate rises" },
     [SCHEDULE_STEPS] = { "schedule-steps", 0, "N",
@@ -181,6 +184,7 @@ static int accept(void *user, int option, const char *value)
     case CLIP: return read_real(t, option, value, &t->how.clip_norm);
     case EMA: return read_real(t, option, value, &t->how.ema);
     case DELTA: return read_positive(t, option, value, &t->how.huber_delta);
+    case SMOOTHING: return read_real(t, option, value, &t->how.label_smoothing);
     case SCHEDULE: t->how.schedule = value; break;
     case FACTOR: return read_real(t, option, value, &t->how.schedule_factor);
     case LOSS_SCALE: return read_real(t, option, value, &t->how.loss_scale);

@@ -155,6 +155,8 @@ typedef struct quern_train_options {
     int64_t loss_scale_steps;
     /* As quern_compile_options.math, for what is simplified before differentiating; a trainer takes those. */
     const char *math;
+    double
+        label_smoothing; /* cross_entropy: the share of the target that goes evenly to all classes; below 1 */
 } quern_train_options;
 QUERN_API int quern_make_training(quern_module *module, const quern_train_options *options) QUERN_MUST_USE;
 
@@ -395,8 +397,27 @@ QUERN_API quern_value *quern_dot_product_attention(quern_builder *b, quern_value
 QUERN_API quern_value *quern_attention(quern_builder *b, quern_value *x, quern_value *memory, int64_t heads,
                                        int causal, const char *name);
 QUERN_API quern_value *quern_mean(quern_builder *b, quern_value *x); /* of all elements: a scalar */
-QUERN_API quern_value *quern_cross_entropy(quern_builder *b, quern_value *logits,
-                                           quern_value *labels); /* mean over the rows: a scalar */
+/* Losses, as those that quern_train_options.loss names: scalars, the mean over the elements (cross_entropy: over the rows).
+ * They may be added up and weighed; a function whose first output is one trains with the loss "output". The target has
+ * the prediction's dims and is converted to its data type. Predictions of 16 bits are taken in float32. */
+typedef struct quern_loss_options {
+    size_t size;
+    const char *reduction;  /* "mean" (NULL), "sum", or "none": one for each element, or row */
+    double huber_delta;     /* 1 where 0 */
+    double label_smoothing; /* cross_entropy: as in quern_train_options */
+} quern_loss_options;
+/* By name: "cross_entropy", "mse", "huber", "bce", "bce_with_logits". Options may be NULL. */
+QUERN_API quern_value *quern_loss(quern_builder *b, const char *name, quern_value *prediction,
+                                  quern_value *target, const quern_loss_options *options);
+/* Of logits [rows.., classes] and labels: class numbers [rows..], or each class's share [rows.., classes] in floats. */
+QUERN_API quern_value *quern_cross_entropy(quern_builder *b, quern_value *logits, quern_value *labels);
+QUERN_API quern_value *quern_mse(quern_builder *b, quern_value *prediction, quern_value *target);
+QUERN_API quern_value *
+quern_huber(quern_builder *b, quern_value *prediction, quern_value *target,
+            double delta); /* d^2 / 2 up to |d| = delta, delta (|d| - delta / 2) beyond */
+/* Of probabilities, or of logits, and targets from 0 to 1 (bool too). */
+QUERN_API quern_value *quern_bce(quern_builder *b, quern_value *probability, quern_value *target);
+QUERN_API quern_value *quern_bce_with_logits(quern_builder *b, quern_value *logit, quern_value *target);
 QUERN_API void quern_output(quern_builder *b, quern_value *x, const char *name);
 /* The module, and the end of the builder; or the first mistake. */
 QUERN_API int quern_builder_finish(quern_builder *b, quern_module **out) QUERN_MUST_USE;

@@ -23,14 +23,30 @@ static const target_kind targets[] = {
 typedef qn_value *(*loss_fn)(qn_builder *b, const qn_train_options *options, qn_value *prediction,
                              qn_value *target);
 
+/* Of each row. Smoothing mixes the target with the same share of each class (Szegedy et al., 2016). */
 static qn_value *loss_cross_entropy(qn_builder *b, const qn_train_options *options, qn_value *prediction,
                                     qn_value *target)
 {
-    (void)options;
-    qn_dim rows = qn_type_elements_dim(qn_b_dims(b), &target->type);
+    static const int64_t classes = 1; /* the axis */
+    const double smoothing = options->label_smoothing;
+    const bool soft = qn_dtype_is_float(target->type.dtype); /* shares of the classes instead of one */
+    qn_type outer = prediction->type;
+    outer.rank--;
+    qn_dim rows = qn_type_elements_dim(qn_b_dims(b), soft ? &outer : &target->type);
     qn_dim flat[2] = { rows, prediction->type.dims[prediction->type.rank - 1] };
-    qn_value *labels = qn_b_class_labels(b, qn_b_reshape(b, target, 1, &rows));
-    return qn_b_cross_entropy(b, qn_b_reshape(b, prediction, 2, flat), labels);
+    qn_value *logits = qn_b_reshape(b, prediction, 2, flat), *loss;
+    qn_value *logs = soft || smoothing > 0 ? qn_b_softmax(b, QN_OP_LOG_SOFTMAX, logits, classes) : NULL;
+    if (soft) {
+        qn_value *shares = qn_b_reshape(b, target, 2, flat);
+        loss = qn_b_unary(b, QN_OP_NEG, qn_b_reduce(b, QN_SUM, MUL(shares, logs), 1, &classes, false));
+    } else {
+        loss = qn_b_cross_entropy(b, logits, qn_b_class_labels(b, qn_b_reshape(b, target, 1, &rows)));
+    }
+    if (!loss || smoothing == 0)
+        return loss;
+    qn_value *even = qn_b_unary(b, QN_OP_NEG, qn_b_mean(b, logs, 1, &classes, false));
+    even = qn_b_convert(b, loss->type.dtype, even);
+    return ADD(NUMBER(MUL, loss, 1 - smoothing), NUMBER(MUL, even, smoothing));
 }
 
 static qn_value *loss_mse(qn_builder *b, const qn_train_options *options, qn_value *prediction,
@@ -119,17 +135,23 @@ qn_type qn_loss_target(const qn_train_options *options, const qn_value *predicti
     return type;
 }
 
-qn_value *qn_loss_value(qn_builder *b, const qn_train_options *options, qn_value *prediction,
-                        qn_value *target)
+qn_value *qn_loss_values(qn_builder *b, const qn_train_options *options, qn_value *prediction,
+                         qn_value *target)
 {
     static const loss_fn functions[] = {
 #define QN_LOSS(id, name, target, help) loss_##name,
 #include "passes/train.def"
     };
-    int64_t axes[QN_MAX_RANK];
     if (qn_dtype_is_narrow(prediction->type.dtype))
         prediction = qn_b_convert(b, QUERN_F32, prediction);
-    qn_value *losses = functions[options->loss](b, options, prediction, target);
+    return functions[options->loss](b, options, prediction, target);
+}
+
+qn_value *qn_loss_value(qn_builder *b, const qn_train_options *options, qn_value *prediction,
+                        qn_value *target)
+{
+    int64_t axes[QN_MAX_RANK];
+    qn_value *losses = qn_loss_values(b, options, prediction, target);
     for (int i = 0; losses && i < losses->type.rank; i++)
         axes[i] = i;
     return losses ? qn_b_mean(b, losses, losses->type.rank, axes, false) : NULL;

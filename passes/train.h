@@ -40,6 +40,7 @@ typedef struct qn_train_options {
     double clip_norm; /* gradients are scaled so that the norm of all of them is at most this; 0: not */
     double ema;       /* average = ema average + (1 - ema) p for each parameter; 0: none is kept */
     double huber_delta;
+    double label_smoothing;   /* cross_entropy */
     double loss_scale;        /* gradients are computed times this, for float16; 0: not */
     int64_t loss_scale_steps; /* good steps after which it is doubled; 0: it stays */
     int64_t warmup_steps;     /* the rate rises in a line from rate / warmup_steps in the first step */

@@ -71,7 +71,10 @@ qn_status qn_loss_check(const qn_train_options *options, const qn_value *predict
                         qn_diags *diags);
 bool qn_loss_has_target(const qn_train_options *options);
 qn_type qn_loss_target(const qn_train_options *options, const qn_value *prediction);
-/* target: NULL where the loss has none */
+/* One for each element of the prediction, for each row of cross_entropy as a vector. target: NULL where the loss has none */
+qn_value *qn_loss_values(qn_builder *b, const qn_train_options *options, qn_value *prediction,
+                         qn_value *target);
+/* Their mean. */
 qn_value *qn_loss_value(qn_builder *b, const qn_train_options *options, qn_value *prediction,
                         qn_value *target);
 

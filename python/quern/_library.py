@@ -89,7 +89,7 @@ class TrainOptions(Structure):
                 ("warmup_steps", c_int64), ("schedule_steps", c_int64), ("schedule_factor", c_double),
                 ("n_params", c_int), ("params", POINTER(c_char_p)), ("seed", c_uint64), ("parts", c_int),
                 ("input_gradients", c_int), ("loss_scale", c_double), ("loss_scale_steps", c_int64),
-                ("math", c_char_p)]
+                ("math", c_char_p), ("label_smoothing", c_double)]
 
 
 class SymbolInfo(Structure):

@@ -182,13 +182,13 @@ class Trainer:
 
 
 def _training(model, loss, optimizer, learning_rate, *, momentum=0.0, beta1=0.0, beta2=0.0, epsilon=0.0, weight_decay=0.0,
-              nesterov=False, alpha=0.0, trust=0.0, clip_norm=0.0, ema=0.0, huber_delta=0.0, schedule=None, warmup_steps=0,
-              schedule_steps=0, schedule_factor=0.0, loss_scale=0.0, loss_scale_steps=0, params=None, seed=0, parts=False,
+              nesterov=False, alpha=0.0, trust=0.0, clip_norm=0.0, ema=0.0, huber_delta=0.0, label_smoothing=0.0, schedule=None,
+              warmup_steps=0, schedule_steps=0, schedule_factor=0.0, loss_scale=0.0, loss_scale_steps=0, params=None, seed=0, parts=False,
               input_gradients=False, target="cpu", threads=None, math="default", cpu=None, dims=None, cache=None, optimize=0,
               blas=None, precision="f32", check_numerics=False, remat=None, memory_limit=0):
     """The module with the training step of a forward model, and how to compile it.
 
-    loss       "cross_entropy" (classes as int64), "mse", "huber" (huber_delta 1), "bce", "bce_with_logits", or "output":
+    loss       "cross_entropy" (classes as int64; label_smoothing 0), "mse", "huber" (huber_delta 1), "bce", "bce_with_logits", or "output":
                the mean of the model's first output, without a target
     optimizer  "sgd" (momentum, nesterov), "adam", "adamw", "lamb" (beta1 0.9, beta2 0.999), "rmsprop" (alpha 0.99,
                momentum), "adagrad" or "lars" (momentum, trust 0.001)
@@ -215,7 +215,8 @@ def _training(model, loss, optimizer, learning_rate, *, momentum=0.0, beta1=0.0,
         alpha=alpha, trust=trust, clip_norm=clip_norm, ema=ema, huber_delta=huber_delta,
         schedule=schedule.encode() if schedule else None, warmup_steps=warmup_steps, schedule_steps=schedule_steps,
         schedule_factor=schedule_factor, n_params=len(names), params=(ctypes.c_char_p * max(len(names), 1))(*names),
-        seed=seed, parts=parts, input_gradients=input_gradients, loss_scale=loss_scale, loss_scale_steps=loss_scale_steps, math=math.encode())
+        seed=seed, parts=parts, input_gradients=input_gradients, loss_scale=loss_scale, loss_scale_steps=loss_scale_steps, math=math.encode(),
+        label_smoothing=label_smoothing)
     module = load_module(model, dims)
     check(lib.quern_make_training(module.pointer, byref(options)))
     return module, compile_options(target, threads, math, cpu, cache, optimize, blas, precision, check_numerics, remat,

@@ -69,5 +69,6 @@ CASES = {
     "clip adam": dict(optimizer="adam", learning_rate=0.01, clip_norm=0.1, weight_decay=0.1),
     "ema": dict(optimizer="sgd", learning_rate=0.1, ema=0.8),
     **{"loss " + loss: dict(optimizer="sgd", learning_rate=0.1, loss=loss) for loss in LOSSES},
+    "loss cross_entropy 0.2": dict(optimizer="sgd", learning_rate=0.1, loss="cross_entropy", label_smoothing=0.2),
     "loss huber 0.3": dict(optimizer="sgd", learning_rate=0.1, loss="huber", huber_delta=0.3),
 }

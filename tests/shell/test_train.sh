@@ -25,6 +25,10 @@ for optimizer in sgd adamw rmsprop adagrad lars lamb; do
     expect 0 'epoch 1/1: loss' "$quern" train "$model" --data "$data" --optimizer $optimizer --epochs 1 \
         --clip-norm 1 --weight-decay 0.01 --schedule cosine --schedule-steps 20 --warmup-steps 2 --ema 0.9 -o o.onnx
 done
+expect 0 'epoch 1/1: loss' "${train[@]}" --label-smoothing 0.1 --epochs 1 -o smooth.onnx
+expect 0 'epoch 1/1: loss' "${train[@]}" --epochs 1 -o sharp.onnx
+differ smooth.onnx sharp.onnx
+expect 1 'label_smoothing is 1: it must be at least 0 and below 1' "${train[@]}" --label-smoothing 1 -o o.onnx
 # a model that says its loss itself: the distance of digits from w, which becomes their mean
 cat >distance.qn <<'END'
 graph @main(%x: f32[n, 64], %w: f32[64] param) -> (loss: f32[n, 64]) {

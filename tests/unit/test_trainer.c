@@ -375,9 +375,238 @@ static void reads_arrays(void **state)
     assert_int_equal(quern_arrays_read(NULL, &arrays), QUERN_ERROR_ARGUMENT);
 }
 
+/* ---- losses by calls ---- */
+
+enum { ROWS = 6, CLASSES = 4 };
+
+static const char *const loss_names[] = { "cross_entropy", "mse", "huber", "bce", "bce_with_logits" };
+
+/* Logits, or probabilities of them, of a linear layer; with `by_call` the loss of them, whose target is an input. */
+static quern_trainer *learner(const char *loss, bool by_call, double smoothing)
+{
+    const bool classes = strcmp(loss, "cross_entropy") == 0;
+    const quern_dim batch = QUERN_DIM("batch");
+    quern_builder *b = quern_builder_new("net");
+    quern_builder_seed(b, 11);
+    quern_value *x = quern_input(b, "x", QUERN_F32, QUERN_SHAPE(batch, QUERN_N(3)));
+    quern_value *y = NULL;
+    if (by_call)
+        y = classes ? quern_input(b, "y", QUERN_I64, 1, &batch)
+                    : quern_input(b, "y", QUERN_F32, QUERN_SHAPE(batch, QUERN_N(CLASSES)));
+    quern_value *out = quern_linear(b, x, CLASSES, "fc");
+    out = strcmp(loss, "bce") == 0 ? quern_sigmoid(b, out) : out;
+    const quern_loss_options options = { .size = sizeof options,
+                                         .label_smoothing = smoothing,
+                                         .huber_delta = 0.5 };
+    quern_output(b, by_call ? quern_loss(b, loss, out, y, &options) : out, "y");
+    const quern_train_options how = { .size = sizeof how,
+                                      .loss = by_call ? "output" : loss,
+                                      .optimizer = "adam",
+                                      .learning_rate = 0.1,
+                                      .huber_delta = 0.5,
+                                      .label_smoothing = smoothing };
+    quern_trainer *trainer;
+    ok(quern_train(b, &how, NULL, &trainer));
+    return trainer;
+}
+
+/* A loss that the host's function says is the named one, to the bit. */
+static void losses_by_calls_are_the_named_ones(void **state)
+{
+    (void)state;
+    float xs[ROWS * 3], ys[ROWS * CLASSES];
+    int64_t labels[ROWS];
+    for (int i = 0; i < ROWS * 3; i++)
+        xs[i] = (float)sin(i * 1.7);
+    for (int i = 0; i < ROWS * CLASSES; i++)
+        ys[i] = (float)(0.5 + 0.5 * sin(i * 2.3));
+    for (int i = 0; i < ROWS; i++)
+        labels[i] = i * 7 % CLASSES;
+    for (int k = 0; k < 6; k++) {
+        const char *name = loss_names[k % 5];
+        const double smoothing = k == 5 ? 0.1 : 0;
+        const quern_array y = k % 5 ? (quern_array){ QUERN_F32, 2, DIMS(ROWS, CLASSES), ys }
+                                    : (quern_array){ QUERN_I64, 1, DIMS(ROWS), labels };
+        const quern_array both[] = { { QUERN_F32, 2, DIMS(ROWS, 3), xs }, y };
+        quern_trainer *named = learner(name, false, smoothing), *called = learner(name, true, smoothing);
+        for (int step = 0; step < 20; step++) {
+            double a, b;
+            ok(quern_trainer_step(named, both, &both[1], &a));
+            ok(quern_trainer_step(called, both, NULL, &b));
+            if (a != b)
+                fail_msg("%s, step %d: %.17g and %.17g", name, step, a, b);
+        }
+        assert_memory_equal(state_of(named, "fc.weight"), state_of(called, "fc.weight"),
+                            3 * CLASSES * sizeof(float));
+        quern_trainer_free(named);
+        quern_trainer_free(called);
+    }
+}
+
+/* -log softmax of the row's element c */
+static double surprise(const float *row, int c)
+{
+    double sum = 0;
+    for (int i = 0; i < CLASSES; i++)
+        sum += exp(row[i]);
+    return log(sum) - row[c];
+}
+
+static double loss_of(int kind, double p, double t)
+{
+    const double d = p - t;
+    switch (kind) {
+    case 1: return d * d;
+    case 2: return fabs(d) <= 0.5 ? d * d / 2 : 0.5 * (fabs(d) - 0.25);
+    case 3: return -(t * log(p) + (1 - t) * log(1 - p));
+    default: return log1p(exp(-p)) + p * (1 - t);
+    }
+}
+
+/* All reductions, class numbers and shares, as their formulas say. */
+static void losses_are_their_formulas(void **state)
+{
+    (void)state;
+    enum { N_OUTPUTS = 3 * 4 + 3 + 3 + 1 };
+    static const char *const reductions[] = { "none", "sum", NULL };
+    float ps[ROWS * CLASSES], ts[ROWS * CLASSES], *results[N_OUTPUTS];
+    int32_t labels[ROWS];
+    for (int i = 0; i < ROWS * CLASSES; i++) {
+        ps[i] = (float)(0.5 + 0.45 * sin(i * 1.1));
+        ts[i] = (float)(0.5 + 0.5 * sin(i * 2.3));
+    }
+    for (int i = 0; i < ROWS; i++)
+        labels[i] = i * 7 % CLASSES;
+    quern_builder *b = quern_builder_new("losses");
+    quern_value *p =
+        quern_input(b, "p", QUERN_F32, QUERN_SHAPE(QUERN_DIM("n"), QUERN_N(2), QUERN_N(CLASSES)));
+    quern_value *t =
+        quern_input(b, "t", QUERN_F32, QUERN_SHAPE(QUERN_DIM("n"), QUERN_N(2), QUERN_N(CLASSES)));
+    quern_value *c = quern_input(b, "c", QUERN_I32, QUERN_SHAPE(QUERN_DIM("n"), QUERN_N(2)));
+    for (int k = 1; k < 5; k++)
+        for (int r = 0; r < 3; r++)
+            quern_output(b,
+                         quern_loss(b, loss_names[k], p, t,
+                                    &(quern_loss_options){ .size = sizeof(quern_loss_options),
+                                                           .reduction = reductions[r],
+                                                           .huber_delta = 0.5 }),
+                         NULL);
+    for (int r = 0; r < 3; r++)
+        quern_output(b,
+                     quern_loss(b, "cross_entropy", p, c,
+                                &(quern_loss_options){ .size = sizeof(quern_loss_options),
+                                                       .reduction = reductions[r],
+                                                       .label_smoothing = 0.2 }),
+                     NULL);
+    for (int r = 0; r < 3; r++)
+        quern_output(b,
+                     quern_loss(b, "cross_entropy", p, t,
+                                &(quern_loss_options){ .size = sizeof(quern_loss_options),
+                                                       .reduction = reductions[r],
+                                                       .label_smoothing = 0.2 }),
+                     NULL);
+    /* as a host composes them */
+    quern_value *half = quern_constant(b, QUERN_F32, 0, NULL, &(float){ 0.5f });
+    quern_output(b,
+                 quern_add(b,
+                           quern_add(b, quern_mse(b, p, t), quern_mul(b, half, quern_cross_entropy(b, p, c))),
+                           quern_add(b, quern_huber(b, p, t, 0.5),
+                                     quern_add(b, quern_bce(b, p, t), quern_bce_with_logits(b, p, t)))),
+                 NULL);
+    quern_module *module;
+    quern_model *model;
+    quern_session *s;
+    ok(quern_builder_finish(b, &module));
+    ok(quern_compile(module, NULL, &model));
+    quern_module_free(module);
+    ok(quern_session_new(model, NULL, &s));
+    ok(quern_session_bind(s, 0, &(quern_array){ QUERN_F32, 3, DIMS(ROWS / 2, 2, CLASSES), ps }));
+    ok(quern_session_bind(s, 1, &(quern_array){ QUERN_F32, 3, DIMS(ROWS / 2, 2, CLASSES), ts }));
+    ok(quern_session_bind(s, 2, &(quern_array){ QUERN_I32, 2, DIMS(ROWS / 2, 2), labels }));
+    ok(quern_session_run(s));
+    for (int i = 0; i < N_OUTPUTS; i++) {
+        quern_array array;
+        ok(quern_session_get(s, 3 + i, &array));
+        assert_int_equal(array.rank, i % 3 || i == N_OUTPUTS - 1 ? 0 : i < 12 ? 3 : 2);
+        results[i] = array.data;
+    }
+    double all = 0, sums[7] = { 0 }; /* the seventh: cross_entropy of classes, without smoothing */
+    for (int k = 1; k < 5; k++)
+        for (int i = 0; i < ROWS * CLASSES; i++) {
+            const double loss = loss_of(k, ps[i], ts[i]);
+            assert_float_equal(results[3 * (k - 1)][i], loss, 1e-6);
+            sums[k - 1] += loss;
+        }
+    for (int i = 0; i < ROWS; i++) {
+        const float *row = ps + i * CLASSES;
+        double even = 0, shares = 0;
+        for (int k = 0; k < CLASSES; k++) {
+            even += surprise(row, k) / CLASSES;
+            shares += ts[i * CLASSES + k] * surprise(row, k);
+        }
+        sums[6] += surprise(row, labels[i]);
+        sums[4] += 0.8 * surprise(row, labels[i]) + 0.2 * even;
+        sums[5] += 0.8 * shares + 0.2 * even;
+        assert_float_equal(results[12][i], 0.8 * surprise(row, labels[i]) + 0.2 * even, 1e-5);
+        assert_float_equal(results[15][i], 0.8 * shares + 0.2 * even, 1e-5);
+    }
+    for (int k = 0; k < 6; k++) {
+        const int n = k < 4 ? ROWS * CLASSES : ROWS;
+        assert_float_equal(*results[3 * k + 1], sums[k], 1e-4);
+        assert_float_equal(*results[3 * k + 2], sums[k] / n, 1e-5);
+        all += k < 4 ? sums[k] / n : 0;
+    }
+    assert_float_equal(*results[N_OUTPUTS - 1], all + 0.5 * sums[6] / ROWS, 1e-5);
+    quern_session_free(s);
+    quern_model_free(model);
+}
+
+static void losses_report_mistakes(void **state)
+{
+    (void)state;
+    quern_value *x;
+    quern_builder *b = begin(&x);
+    quern_output(b, quern_loss(b, "hinge", x, x, NULL), "y");
+    expect_mistake(
+        b,
+        "quern_loss: there is no loss 'hinge': expected cross_entropy, mse, huber, bce or bce_with_logits");
+    b = begin(&x);
+    quern_output(b, quern_loss(b, "output", x, x, NULL), "y");
+    expect_mistake(b, "quern_loss: there is no loss 'output'");
+    b = begin(&x);
+    quern_output(b,
+                 quern_loss(b, "mse", x, x,
+                            &(quern_loss_options){ .size = sizeof(quern_loss_options), .reduction = "max" }),
+                 "y");
+    expect_mistake(b, "quern_loss: there is no reduction 'max': expected mean, sum or none");
+    b = begin(&x);
+    quern_output(
+        b,
+        quern_loss(b, "cross_entropy", x, x,
+                   &(quern_loss_options){ .size = sizeof(quern_loss_options), .label_smoothing = 1 }),
+        "y");
+    expect_mistake(b, "quern_loss: label_smoothing is 1: it must be at least 0 and below 1");
+    b = begin(&x);
+    quern_output(b, quern_huber(b, x, x, 0), "y");
+    expect_mistake(b, "quern_huber: delta is 0: it must be above 0");
+    b = begin(&x);
+    quern_output(b, quern_mse(b, x, quern_mean(b, x)), "y");
+    expect_mistake(b,
+                   "quern_mse: the target is f32[]; of a prediction f32[2, 3, 8, 8] it is f32[2, 3, 8, 8]");
+    b = begin(&x);
+    quern_output(b, quern_cross_entropy(b, x, quern_convert(b, x, QUERN_I64)), "y");
+    expect_mistake(b, "of a prediction f32[2, 3, 8, 8] it is i64[2, 3, 8], or a share of each class");
+    b = begin(&x);
+    quern_output(b, quern_cross_entropy(b, quern_mean(b, x), x), "y");
+    expect_mistake(b, "quern_cross_entropy: the prediction is f32[]; it must be of floats [rows.., classes]");
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
+        cmocka_unit_test(losses_by_calls_are_the_named_ones),
+        cmocka_unit_test(losses_are_their_formulas),
+        cmocka_unit_test(losses_report_mistakes),
         cmocka_unit_test(convolves_and_pools),
         cmocka_unit_test(reports_mistakes),
         cmocka_unit_test(trains_by_epochs),
