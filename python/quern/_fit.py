@@ -1,4 +1,4 @@
-"""Trainer.fit: epochs over arrays, with progress, a curve and checkpoints."""
+"""Trainer.fit and fit_batches: epochs over arrays or batches, with progress, a curve and checkpoints."""
 
 import math
 import operator
@@ -32,6 +32,11 @@ class History:
         self.losses = []  # of each step, before its update
         self.epochs = []  # a dict for each: loss (the mean), seconds, and with test data test_loss, accuracy (or None)
         self.first = self.total = 0  # epochs that a checkpoint had behind it, and that were asked for
+
+    def since_best(self):
+        """How many epochs ago the test loss (or without test data the loss) was at its lowest; 0: it is now."""
+        losses = [e.get("test_loss", e["loss"]) for e in self.epochs]
+        return len(losses) - 1 - losses.index(min(losses)) if losses else 0
 
     def line(self):
         """The last epoch in words."""
@@ -70,26 +75,36 @@ class History:
 
 
 class _Progress:
-    """A line for each epoch; in a notebook one display that is renewed."""
+    """A line for each epoch, in a terminal one for its steps meanwhile; in a notebook one display that is renewed."""
 
-    PAUSE = 0.5  # seconds between two pictures
+    PAUSE = 0.5  # seconds between two pictures, or lines
 
     def __init__(self, history, wanted):
         self.history, self.wanted, self.last = history, wanted, time.monotonic()
         shell = getattr(sys.modules.get("IPython"), "get_ipython", lambda: None)()
-        self.display = None
+        self.display, self.width = None, 0
         if wanted and hasattr(shell, "kernel"):
             from IPython.display import display
             self.display = display(history, display_id=True)
+        self.terminal = wanted and not self.display and sys.stdout.isatty()
 
-    def step(self):
-        if self.display and time.monotonic() - self.last > self.PAUSE:
-            self.last = time.monotonic()
+    def step(self, number, of):
+        """After step `number` of an epoch of so many, where that is known."""
+        if not (self.display or self.terminal) or time.monotonic() - self.last <= self.PAUSE:
+            return
+        self.last = time.monotonic()
+        if self.display:
             self.display.update(self.history)
+            return
+        h = self.history
+        line = f"epoch {h.first + len(h.epochs) + 1}/{h.total}: step {number}{f'/{of}' if of else ''}, loss {h.losses[-1]:.6g}"
+        print("\r" + line.ljust(self.width), end="", flush=True)
+        self.width = len(line)
 
     def epoch(self):
         if self.wanted and not self.display:
-            print(self.history.line(), flush=True)
+            print(("\r" if self.width else "") + self.history.line().ljust(self.width), flush=True)
+            self.width = 0
 
     def end(self):
         if self.display:
@@ -112,86 +127,147 @@ def _take(arrays, axes, rows):
     return [x[(slice(None),) * axis + (rows,)] for x, axis in zip(arrays, axes)]
 
 
-def _samples(entry, axes, inputs, target=None):
-    """The arrays of the entry's inputs as it takes them, of as many samples along the axes."""
+def _arrays(entry, inputs, target=None):
+    """The arrays of the entry's inputs, with numbers of the kinds that it takes."""
     last = entry.names[entry.inputs[-1]]
+    if not isinstance(inputs, (dict, list, tuple)):
+        inputs = [inputs]
     if target is not None:
-        inputs = {**inputs, last: target} if isinstance(inputs, dict) else \
-            [*(inputs if isinstance(inputs, (list, tuple)) else [inputs]), target]
+        inputs = {**inputs, last: target} if isinstance(inputs, dict) else [*inputs, target]
     arrays = [None] * len(entry.inputs)
     for buffer, x in entry.pairs(inputs, complete=True):
         x, dtype = np.asarray(x), entry.dtypes[buffer]
         whole = x.dtype.kind in "bui"
         arrays[entry.inputs.index(buffer)] = x.astype(dtype, copy=False) if whole or x.dtype.kind == dtype.kind else x
-    for buffer, axis, x in zip(entry.inputs, axes, arrays):
-        if not 0 <= axis < x.ndim:
-            raise ArgumentError(f"'{entry.names[buffer]}' has no axis {axis} of samples: it has {x.ndim} axes. batch_axis says which, "
-                                "for all or by name")
-    rows = {x.shape[axis] for axis, x in zip(axes, arrays)}
-    if len(rows) != 1 or 0 in rows:
-        raise ArgumentError("inputs and target must have as many samples along their first axes, or those of batch_axis")
     return arrays
 
 
-def _measure(trainer, arrays, axes, batch):
-    """Loss and share of right rows over all samples; a model of fixed batches leaves out what fills none."""
-    entry = trainer.model._entries["eval"]
-    free = entry.signature(entry.inputs[:1])[0].shape[axes[0]] != batch
-    n, loss, right, rows, targets = arrays[-1].shape[axes[-1]], 0.0, 0, 0, 0
-    for first in range(0, n if free else n - n % batch, batch):
-        part = _take(arrays, axes, slice(first, first + batch))
-        mean, correct = trainer.evaluate(part)
-        more = part[-1].shape[axes[-1]]
-        loss, rows, targets = loss + mean * more, rows + more, targets + part[-1].size
+class _Samples:
+    """Arrays of samples, of as many along the axes; or of whole batches, where they have one axis more than the inputs."""
+
+    def __init__(self, entry, axes, inputs, target=None):
+        self.entry, self.arrays = entry, _arrays(entry, inputs, target)
+        self.whole = all(x.ndim == entry.buffers[i].rank + 1 for x, i in zip(self.arrays, entry.inputs))
+        self.axes = [0] * len(axes) if self.whole else axes
+        for buffer, axis, x in zip(entry.inputs, self.axes, self.arrays):
+            if not 0 <= axis < x.ndim:
+                raise ArgumentError(f"'{entry.names[buffer]}' has no axis {axis} of samples: it has {x.ndim} axes. batch_axis says "
+                                    "which, for all or by name")
+        rows = {x.shape[axis] for axis, x in zip(self.axes, self.arrays)}
+        if len(rows) != 1 or 0 in rows:
+            raise ArgumentError("inputs and target must have as many samples along their first axes, or those of batch_axis")
+        (self.n,) = rows
+
+    def take(self, rows):
+        """Those of the rows, or the first of them, which is a batch."""
+        if self.whole:
+            return [x[rows.start if isinstance(rows, slice) else rows[0]] for x in self.arrays]
+        return [x[(slice(None),) * axis + (rows,)] for x, axis in zip(self.arrays, self.axes)]
+
+
+def _measure(trainer, batches):
+    """Loss and share of right rows over all of them."""
+    entry, loss, right, rows, targets = trainer.model._entries["eval"], 0.0, 0, 0, 0
+    for arrays, more in batches:
+        mean, correct = trainer.evaluate(arrays)
+        loss, rows, targets = loss + mean * more, rows + more, targets + arrays[-1].size
         right = None if correct is None else right + correct
     if not rows:
-        raise ArgumentError(f"the test data has {n} samples: too few for a batch of {batch}")
+        raise ArgumentError(f"the test data has too few samples for a batch of '{entry.names[entry.inputs[-1]]}'")
     return loss / rows, None if right is None else right / targets
 
 
-def _note(epochs, batch, seed, n):
-    return f"epochs={epochs} batch={batch} seed={seed} samples={n}"  # as `quern train` writes it
+def _parts(samples, batch):
+    """(a batch, its rows) of test data; a model of fixed batches leaves out what fills none."""
+    entry, batch = samples.entry, 1 if samples.whole else batch
+    free = samples.whole or entry.signature(entry.inputs[:1])[0].shape[samples.axes[0]] != batch
+    for first in range(0, samples.n if free else samples.n - samples.n % batch, batch):
+        yield samples.take(slice(first, first + batch)), min(batch, samples.n - first)
 
 
-def _resumed(trainer, path, batch, seed, n):
+def _resumed(trainer, path, note):
     """Epochs that the checkpoint has behind it."""
-    note = trainer.load_checkpoint(path)
-    found = re.fullmatch(r"epochs=(\d+) (.*)", note)
-    if not found or note != _note(found[1], batch, seed, n):
-        raise ModelError(f"{path}: it was made with '{note}', which does not go on with batch={batch} seed={seed} samples={n}")
+    written = trainer.load_checkpoint(path)
+    found = re.fullmatch(r"epochs=(\d+) (.*)", written)
+    if not found or found[2] != note:
+        raise ModelError(f"{path}: it was made with '{written}', which does not go on with {note}")
     return int(found[1])
 
 
-def fit(trainer, inputs, target, epochs, batch, seed, test, checkpoint, resume, progress, batch_axis):
-    if trainer._step._entry.name != "train_step":
-        raise ArgumentError("the loss is the caller's: there is no step for fit to repeat")
-    axes = _axes(trainer._step._entry, batch_axis)
-    arrays = _samples(trainer._step._entry, axes, inputs, target)
-    n = arrays[-1].shape[axes[-1]]
-    if not 0 < batch <= n:
-        raise ArgumentError(f"the data has {n} samples: too few for a batch of {batch}")
-    if test is not None:
-        test = _samples(trainer.model._entries["eval"], axes, *test)
+def _learn(trainer, batches, n_batches, note, measure, epochs, checkpoint, resume, progress, after):
+    """The loop. batches(epoch) gives those of an epoch, n_batches of them where that is known."""
     if resume and not checkpoint:
         raise ArgumentError("resume goes on from what checkpoint names")
     history = History()
-    history.first = _resumed(trainer, checkpoint, batch, seed, n) if resume else 0
+    history.first = _resumed(trainer, checkpoint, note) if resume else 0
     history.total = epochs
     shown = _Progress(history, progress)
     for epoch in range(history.first, epochs):
-        start, order = time.monotonic(), order_of(n, seed, epoch)
-        for i in range(n // batch):
-            rows = order[i * batch:(i + 1) * batch]
-            history.losses.append(trainer.step(_take(arrays, axes, rows)))
+        start, before = time.monotonic(), len(history.losses)
+        for i, arrays in enumerate(batches(epoch)):
+            history.losses.append(trainer.step(arrays))
             if not math.isfinite(history.losses[-1]):
                 raise NumericError(f"the loss is {history.losses[-1]} in epoch {epoch + 1}, batch {i + 1}. A smaller learning_rate "
                                    "or clip_norm may help; check_numerics names the node")
-            shown.step()
-        history.epochs.append({"loss": float(np.mean(history.losses[-(n // batch):])), "seconds": time.monotonic() - start})
-        if test is not None:
-            history.epochs[-1]["test_loss"], history.epochs[-1]["accuracy"] = _measure(trainer, test, axes, batch)
+            shown.step(i + 1, n_batches)
+        if len(history.losses) == before:
+            raise ArgumentError(f"epoch {epoch + 1} has no batch")
+        history.epochs.append({"loss": float(np.mean(history.losses[before:])), "seconds": time.monotonic() - start})
+        if measure:
+            history.epochs[-1]["test_loss"], history.epochs[-1]["accuracy"] = measure()
         if checkpoint:
-            trainer.save_checkpoint(checkpoint, _note(epoch + 1, batch, seed, n))
+            trainer.save_checkpoint(checkpoint, f"epochs={epoch + 1} {note}")  # as `quern train` writes it
         shown.epoch()
+        if after and after(history):
+            break
     shown.end()
     return history
+
+
+def _may_step(trainer):
+    if trainer._step._entry.name != "train_step":
+        raise ArgumentError("the loss is the caller's: there is no step for fit to repeat")
+
+
+def fit(trainer, inputs, target, epochs, batch, seed, test, checkpoint, resume, progress, batch_axis, after):
+    _may_step(trainer)
+    axes = _axes(trainer._step._entry, batch_axis)
+    samples = _Samples(trainer._step._entry, axes, inputs, target)
+    n, rows = samples.n, 1 if samples.whole else batch
+    if not 0 < rows <= n:
+        raise ArgumentError(f"the data has {n} samples: too few for a batch of {batch}")
+    tested = None if test is None else _Samples(trainer.model._entries["eval"], axes, *test)
+
+    def batches(epoch):
+        order = order_of(n, seed, epoch)
+        return (samples.take(order[first:first + rows]) for first in range(0, n - n % rows, rows))
+
+    measure = tested and (lambda: _measure(trainer, _parts(tested, batch)))
+    return _learn(trainer, batches, n // rows, f"batch={batch} seed={seed} samples={n}", measure, epochs, checkpoint, resume,
+                  progress, after)
+
+
+def _of_epoch(source, epoch):
+    """The batches of an iterable, or of what a function of the epoch gives."""
+    return source(epoch) if callable(source) else source
+
+
+def _batch(entry, batch):
+    """(inputs, target), or whatever has all inputs of the step, as arrays."""
+    return _arrays(entry, *batch) if isinstance(batch, tuple) and len(batch) == 2 else _arrays(entry, batch)
+
+
+def fit_batches(trainer, source, epochs, test, checkpoint, resume, progress, after):
+    _may_step(trainer)
+    for what in source, test:
+        if epochs > 1 and not callable(what) and iter(what if what is not None else ()) is what:
+            raise ArgumentError("an iterator ends with the first epoch: give a list, a loader, or a function of the epoch's number")
+    entry = trainer._step._entry
+
+    def measure():
+        arrays = (_batch(trainer.model._entries["eval"], batch) for batch in _of_epoch(test, 0))
+        return _measure(trainer, ((a, a[-1].shape[0] if a[-1].ndim else 1) for a in arrays))
+
+    n = None if callable(source) or not hasattr(source, "__len__") else len(source)
+    return _learn(trainer, lambda epoch: (_batch(entry, batch) for batch in _of_epoch(source, epoch)), n, "batches",
+                  None if test is None else measure, epochs, checkpoint, resume, progress, after)

@@ -60,7 +60,7 @@ class Trainer:
         return float(self._step.outputs[0])
 
     def fit(self, inputs, target=None, *, epochs=1, batch=32, seed=0, test=None, checkpoint=None, resume=False,
-            progress=True, batch_axis=0):
+            progress=True, batch_axis=0, after=None):
         """Learns from arrays: `epochs` times through all samples, which lie along the first axes, in an order that the seed and the
         epoch decide (that of `quern train`). Rows that fill no batch wait for the next order. Gives a History: losses, epochs, svg();
         a notebook shows it as a curve.
@@ -70,9 +70,18 @@ class Trainer:
         progress    prints a line for each epoch; a notebook has a picture that grows
         batch_axis  where samples lie along another axis than the first, as with sequences that come first: its number, for all
                     inputs and the target, or numbers by name ({"x": 1}; 0 for others)
+        after       called with the History after each epoch; what it gives ends the learning where it is true:
+                    after=lambda history: history.since_best() >= 5
 
-        A loss that is NaN or infinite raises NumericError."""
-        return _fit.fit(self, inputs, target, epochs, batch, seed, test, checkpoint, resume, progress, batch_axis)
+        Where the arrays have one axis more than the inputs, each sample is a whole batch. A loss that is NaN or infinite raises
+        NumericError."""
+        return _fit.fit(self, inputs, target, epochs, batch, seed, test, checkpoint, resume, progress, batch_axis, after)
+
+    def fit_batches(self, batches, *, epochs=1, test=None, checkpoint=None, resume=False, progress=True, after=None):
+        """Learns from batches that the caller makes: an iterable of pairs (inputs, target), as of step, that is gone through in
+        each epoch (a list, a loader), or a function of the epoch's number, from 0, that gives one (a generator, say). `test`
+        likewise, measured after each epoch; the rest as in fit. A resumed run asks for the epochs that are left."""
+        return _fit.fit_batches(self, batches, epochs, test, checkpoint, resume, progress, after)
 
     def _shared(self, entry):
         """A new session of the entry on the model's states."""

@@ -118,6 +118,95 @@ class Fit(unittest.TestCase):
             wild.fit(X, Y, progress=False)
 
 
+class Batches(unittest.TestCase):
+    setUp, assert_same_states = Fit.setUp, Fit.assert_same_states
+
+    @staticmethod
+    def of_epoch(epoch):
+        """Those that fit makes of 600 samples with seed 5."""
+        order = quern._fit.order_of(600, 5, epoch)
+        return ((X[rows].astype(np.float32), Y[rows]) for rows in np.array_split(order[:18 * 32], 18))
+
+    def test_is_fit(self):
+        arrays, batches = trainer(), trainer()
+        one, _ = fit(arrays, epochs=2, test=(X[1400:], Y[1400:]))
+        test = [(X[first:first + 100], Y[first:first + 100]) for first in range(1400, len(X), 100)]
+        other = batches.fit_batches(self.of_epoch, epochs=2, test=test, progress=False)
+        self.assertEqual(one.losses, other.losses)
+        self.assert_same_states(arrays, batches)
+        for a, b in zip(one.epochs, other.epochs):
+            self.assertEqual(a["accuracy"], b["accuracy"])
+            self.assertAlmostEqual(a["test_loss"], b["test_loss"], 5)
+
+    def test_kinds_of_batches(self):
+        """Pairs, lists of all inputs as loaders give them, dicts; lists are gone through in each epoch."""
+        t = trainer()
+        names = [t.model.inputs[0].name, t.target]
+        losses = []
+        for kind in (tuple, list, lambda pair: dict(zip(names, pair)), lambda pair: ([pair[0]], pair[1])):
+            batches = [kind(pair) for pair in self.of_epoch(0)]
+            losses.append(trainer().fit_batches(batches, epochs=2, progress=False).losses)
+        self.assertEqual(len(losses[0]), 36)
+        self.assertTrue(all(l == losses[0] for l in losses))
+
+    def test_resumes_to_the_same_bits(self):
+        whole, half, rest = trainer(), trainer(), trainer()
+        whole.fit_batches(self.of_epoch, epochs=3, progress=False)
+        half.fit_batches(self.of_epoch, epochs=1, progress=False, checkpoint=self.path / "c")
+        rest.fit_batches(self.of_epoch, epochs=3, progress=False, checkpoint=self.path / "c", resume=True)
+        self.assert_same_states(whole, rest)
+        with self.assertRaisesRegex(quern.ModelError, "made with 'epochs=3 batches', which does not go on with batch=32"):
+            fit(rest, epochs=4, checkpoint=self.path / "c", resume=True)
+
+    def test_arrays_of_whole_batches(self):
+        x, y = X[:576].reshape(18, 32, 64), Y[:576].reshape(18, 32)
+        order = quern._fit.order_of(18, 5, 0)
+        arrays, batches = trainer(), trainer()
+        test = X[1400:1750].reshape(7, 50, 64), Y[1400:1750].reshape(7, 50)
+        history = arrays.fit(x, y, seed=5, progress=False, test=test)
+        other = batches.fit_batches([(x[i], y[i]) for i in order], progress=False, test=list(zip(*test)))
+        self.assertEqual(history.losses, other.losses)
+        self.assertEqual({**history.epochs[0], "seconds": 0}, {**other.epochs[0], "seconds": 0})
+        self.assert_same_states(arrays, batches)
+
+    def test_ends_when_told(self):
+        seen = []
+        t = trainer()
+        history = t.fit(X[:64], Y[:64], epochs=50, progress=False, after=lambda h: seen.append(len(h.losses)) or len(h.epochs) == 3)
+        self.assertEqual((len(history.epochs), seen), (3, [2, 4, 6]))
+        history.epochs = [{"loss": 0, "test_loss": v} for v in (3, 1, 2, 4)]
+        self.assertEqual(history.since_best(), 2)
+        history.epochs = [{"loss": v} for v in (3, 2, 1)]
+        self.assertEqual(history.since_best(), 0)
+        still = quern.train(DIGITS / "untrained.onnx", "cross_entropy", "sgd", 1e-30)  # learns nothing
+        history = still.fit(X[:64], Y[:64], epochs=50, batch=64, progress=False, after=lambda h: h.since_best() >= 4)
+        self.assertLess(len(history.epochs), 50)
+
+    def test_a_terminal_sees_the_steps(self):
+        out = io.StringIO()
+        out.isatty = lambda: True
+        with contextlib.redirect_stdout(out), unittest.mock.patch.object(quern._fit._Progress, "PAUSE", -1):
+            trainer().fit(X[:96], Y[:96], epochs=1, batch=32)
+            trainer().fit_batches(iter(list(self.of_epoch(0))[:2]))
+        text = out.getvalue()
+        self.assertRegex(text, r"\repoch 1/1: step 1/3, loss [\d.]+ *\repoch 1/1: step 2/3, loss")
+        self.assertRegex(text, r"step 3/3, loss [\d.]+ *\repoch 1/1: loss [\d.]+ \([\d.]+ s\) *\n")
+        self.assertRegex(text, r"\repoch 1/1: step 2, loss")
+
+    def test_mistakes(self):
+        t = trainer()
+        with self.assertRaisesRegex(quern.ArgumentError, "an iterator ends with the first epoch"):
+            t.fit_batches(self.of_epoch(0), epochs=2)
+        with self.assertRaisesRegex(quern.ArgumentError, "an iterator ends with the first epoch"):
+            t.fit_batches(self.of_epoch, epochs=2, test=self.of_epoch(0))
+        with self.assertRaisesRegex(quern.ArgumentError, "epoch 1 has no batch"):
+            t.fit_batches([])
+        with self.assertRaisesRegex(quern.ArgumentError, "the model takes 2 inputs"):
+            t.fit_batches([[X[:5]]])
+        with self.assertRaisesRegex(quern.ArgumentError, "the loss is the caller's"):
+            quern.train(DIGITS / "untrained.onnx", None, "sgd", 1, parts=True).fit_batches([])
+
+
 class SequenceFirst(unittest.TestCase):
     """Samples along the second axis: the same as the model that takes them along the first, to the bit."""
     LSTM = """  %%p = constant %s "w" : f32[12, 2]
