@@ -12,12 +12,13 @@
 
 #include "frontend/onnx/arith.h"
 #include "frontend/onnx/families.h"
+#include "frontend/onnx/functions.h"
 #include "frontend/onnx/quant.h"
 
 typedef enum cell_kind { CELL_RNN, CELL_GRU, CELL_LSTM } cell_kind;
 
 typedef struct activation {
-    const char *name;
+    const qn_onnx_function *function;
     double alpha, beta;
 } activation;
 
@@ -32,33 +33,6 @@ typedef struct cell {
     bool in_bytes;         /* W and R are [I, gates * H] and [H, gates * H] of bytes */
     qn_value *x, *lengths; /* [S, B, I]; i64 [B] or NULL */
 } cell;
-
-static const struct {
-    const char *name;
-    bool takes_alpha, takes_beta;
-    double alpha, beta; /* defaults */
-} functions[] = {
-    { "Relu", false, false, 0, 0 },        { "Tanh", false, false, 0, 0 },
-    { "Sigmoid", false, false, 0, 0 },     { "Softsign", false, false, 0, 0 },
-    { "Softplus", false, false, 0, 0 },    { "Affine", true, true, 1, 0 },
-    { "LeakyRelu", true, false, 0.01, 0 }, { "ThresholdedRelu", true, false, 1, 0 },
-    { "ScaledTanh", true, true, 1, 1 },    { "HardSigmoid", true, true, 0.2, 0.5 },
-    { "Elu", true, false, 1, 0 },
-};
-
-static char lower(char c)
-{
-    return c >= 'A' && c <= 'Z' ? (char)(c - 'A' + 'a') : c;
-}
-
-/* Letter case does not count. */
-static bool same_name(const char *name, const uint8_t *other, size_t n)
-{
-    for (size_t i = 0; i < n; i++)
-        if (!name[i] || lower(name[i]) != lower((char)other[i]))
-            return false;
-    return !name[n];
-}
 
 /* Alphas and betas are given in order to the functions that take one. */
 static bool read_activations(cell *c, int n_directions)
@@ -78,54 +52,27 @@ static bool read_activations(cell *c, int n_directions)
     for (int i = 0; i < c->n_activations * n_directions; i++) {
         activation *a = &c->activations[i / c->n_activations][i % c->n_activations];
         const char *fallback = defaults[c->kind][i % c->n_activations];
-        const uint8_t *name = names ? names->strings[i].data : (const uint8_t *)fallback;
+        const char *name = names ? (const char *)names->strings[i].data : fallback;
         size_t length = names ? names->strings[i].len : strlen(fallback);
-        for (size_t k = 0; k < sizeof functions / sizeof *functions; k++) {
-            if (!same_name(functions[k].name, name, length))
-                continue;
-            *a = (activation){ functions[k].name, functions[k].alpha, functions[k].beta };
-            if (functions[k].takes_alpha && alphas && alpha < n_alpha)
-                a->alpha = (double)alphas[alpha++];
-            if (functions[k].takes_beta && betas && beta < n_beta)
-                a->beta = (double)betas[beta++];
-        }
-        if (!a->name) {
-            qn_onnx_unsupported(n, "activation %.*s", (int)(length & 0xff), (const char *)name);
+        const qn_onnx_function *f = qn_onnx_function_find(name, length);
+        if (!f) {
+            qn_onnx_unsupported(n, "activation %.*s", (int)(length & 0xff), name);
             return false;
         }
+        *a = (activation){ f, f->alpha, f->beta };
+        if (f->takes_alpha && alphas && alpha < n_alpha)
+            a->alpha = (double)alphas[alpha++];
+        if (f->takes_beta && betas && beta < n_beta)
+            a->beta = (double)betas[beta++];
     }
     return true;
 }
 
 static qn_value *apply(qn_builder *b, const cell *c, const activation *a, qn_value *x)
 {
-    const char *name = a->name;
     if (c->clip > 0)
         x = max_number(b, min_number(b, x, c->clip), -c->clip);
-    if (!strcmp(name, "Tanh"))
-        return qn_b_unary(b, QN_OP_TANH, x);
-    if (!strcmp(name, "Sigmoid"))
-        return qn_b_unary(b, QN_OP_LOGISTIC, x);
-    if (!strcmp(name, "Relu"))
-        return max_number(b, x, 0);
-    if (!strcmp(name, "Softsign"))
-        return divide(b, x, add_number(b, qn_b_unary(b, QN_OP_ABS, x), 1));
-    if (!strcmp(name, "Softplus"))
-        return add(
-            b, max_number(b, x, 0),
-            qn_b_unary(b, QN_OP_LOG1P, qn_b_unary(b, QN_OP_EXP, negate(b, qn_b_unary(b, QN_OP_ABS, x)))));
-    if (!strcmp(name, "Affine"))
-        return add_number(b, mul_number(b, x, a->alpha), a->beta);
-    if (!strcmp(name, "LeakyRelu"))
-        return choose(b, compare_number(b, QN_LT, x, 0), mul_number(b, x, a->alpha), x);
-    if (!strcmp(name, "ThresholdedRelu"))
-        return choose(b, compare_number(b, QN_GT, x, a->alpha), x, number_like(b, x, 0));
-    if (!strcmp(name, "ScaledTanh"))
-        return mul_number(b, qn_b_unary(b, QN_OP_TANH, mul_number(b, x, a->beta)), a->alpha);
-    if (!strcmp(name, "HardSigmoid"))
-        return max_number(b, min_number(b, add_number(b, mul_number(b, x, a->alpha), a->beta), 1), 0);
-    return choose(b, compare_number(b, QN_LT, x, 0), mul_number(b, qn_b_unary(b, QN_OP_EXPM1, x), a->alpha),
-                  x);
+    return qn_onnx_function_apply(b, a->function, a->alpha, a->beta, x);
 }
 
 /* Row `index` of an input [directions, …]; of a constant, a view, unless that would hide from training what it is made of. NULL
@@ -323,8 +270,8 @@ static bool is_plain_lstm(const cell *c, int direction, const qn_value *peephole
 {
     const activation *f = c->activations[direction];
     return c->kind == CELL_LSTM && !c->in_bytes && !c->lengths && !peepholes && !c->clip &&
-           !c->couple_gates && !strcmp(f[0].name, "Sigmoid") && !strcmp(f[1].name, "Tanh") &&
-           !strcmp(f[2].name, "Tanh");
+           !c->couple_gates && !strcmp(f[0].function->name, "Sigmoid") &&
+           !strcmp(f[1].function->name, "Tanh") && !strcmp(f[2].function->name, "Tanh");
 }
 
 /* W (input 1) or R (2), of bytes with the scale at `scale` and the zero point behind it; false after a report. */
