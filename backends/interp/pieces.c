@@ -538,8 +538,8 @@ const qn_tensor *qn_tensor_defer(const qn_node *node, const qn_tensor *const *op
     int cost = 1;
     if (!can_read(node))
         return NULL;
-    for (int i = 0; i < node->n_operands; i++)
-        cost += operands[i]->data ? 0 : operands[i]->source->cost;
+    for (int i = 0; i < node->n_operands; i++) /* one without elements has neither data nor source */
+        cost += operands[i]->source && !operands[i]->data ? operands[i]->source->cost : 0;
     if (cost > MOST_COST)
         return NULL;
     qn_tensor_source *source = QN_NEW(arena, qn_tensor_source);
