@@ -247,8 +247,10 @@ const qn_onnx_op qn_onnx_norm_ops[] = {
     { "BatchNormalization", NULL, 1, 0, import_batch_norm },
     { "InstanceNormalization", NULL, 1, 0, import_instance_norm },
     { "GroupNormalization", NULL, 18, 0, import_group_norm },
-    { "LayerNormalization", NULL, 17, 0, import_layer_norm },
+    { "LayerNormalization", NULL, 1, 0, import_layer_norm }, /* ONNX Runtime has it before opset 17 */
     { "RMSNormalization", NULL, 23, 0, import_rms_norm },
+    { "SimplifiedLayerNormalization", NULL, 1, 0, import_rms_norm }, /* ONNX Runtime's name of it */
+    { "SimplifiedLayerNormalization", "com.microsoft", 1, 0, import_rms_norm },
     { "LRN", NULL, 1, 0, import_lrn },
     { "LpNormalization", NULL, 1, 0, import_lp_norm },
     { "MeanVarianceNormalization", NULL, 9, 0, import_mean_variance },
