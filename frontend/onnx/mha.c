@@ -1,0 +1,615 @@
+/* Attention as the domain com.microsoft has it: with the projections of queries, keys and values in it (Attention, QAttention),
+ * without (MultiHeadAttention), and with groups of query heads and a cache of keys and values (GroupQueryAttention). */
+#include <math.h>
+
+#include "frontend/onnx/arith.h"
+#include "frontend/onnx/families.h"
+#include "frontend/onnx/heads.h"
+#include "frontend/onnx/quant.h"
+
+/* ---- what they share ---- */
+
+typedef struct named {
+    int index;
+    const char *name;
+} named;
+
+/* Refuses inputs that are given, and outputs that are wanted, by name. */
+static bool refuse(qn_onnx_node *n, const named *inputs, const named *outputs)
+{
+    for (; inputs && inputs->name; inputs++)
+        if (qn_onnx_has(n, inputs->index)) {
+            qn_onnx_unsupported(n, "input %d (%s)", inputs->index, inputs->name);
+            return false;
+        }
+    for (; outputs && outputs->name; outputs++)
+        if (qn_onnx_wants(n, outputs->index)) {
+            qn_onnx_unsupported(n, "output %d (%s)", outputs->index, outputs->name);
+            return false;
+        }
+    return true;
+}
+
+static bool refuse_attribute(qn_onnx_node *n, const char *name)
+{
+    const int64_t value = qn_onnx_attr_int(n, name, 0);
+    if (value)
+        qn_onnx_unsupported(n, "attribute %s = %lld", name, (long long)value);
+    return value == 0;
+}
+
+/* Attribute num_heads or its like; 0 after a report. */
+static int64_t count_of(qn_onnx_node *n, const char *attr)
+{
+    const int64_t count = qn_onnx_attr_int(n, attr, 0);
+    if (count > 0 && count < QN_DIM_MAX_VALUE)
+        return count;
+    qn_onnx_malformed(n, "attribute %s must be given, and positive", attr);
+    return 0;
+}
+
+/* x [B, S, W] cut along its last axis into q, k and v of these widths, with their parts of a bias [W] added, in heads. */
+static bool cut_heads(qn_onnx_node *n, qn_value *x, const qn_dim *widths, const int64_t *heads,
+                      qn_value **out)
+{
+    qn_dims *t = n->im->dims;
+    qn_dim start = qn_onnx_dim(n, 0);
+    for (int i = 0; i < 3; i++) {
+        const qn_dim end = qn_dim_add(t, start, widths[i]);
+        out[i] = qn_onnx_unpack_heads(n, qn_b_slice_axis(&n->b, x, 2, start, end), heads[i]);
+        start = end;
+    }
+    return out[0] && out[1] && out[2];
+}
+
+/* i64 [B, 1, 1, 1] of numbers [B] */
+static qn_value *of_sequences(qn_onnx_node *n, qn_value *x, qn_dim batch)
+{
+    const qn_dim one = qn_onnx_dim(n, 1), dims[4] = { batch, one, one, one };
+    x = x ? qn_onnx_with_dim(n, x, 0, batch) : NULL;
+    return x ? qn_b_reshape(&n->b, qn_b_convert(&n->b, QUERN_I64, x), 4, dims) : NULL;
+}
+
+/* Which keys a list of numbers leaves: those before the ends [B]; of [2 B], ends and starts, from the starts on; of [3 B + 2], those
+ * before the first B. */
+static qn_value *listed_keys(qn_onnx_attention *a, qn_value *list)
+{
+    qn_onnx_node *n = a->n;
+    qn_builder *b = &n->b;
+    qn_dims *t = n->im->dims;
+    const qn_dim batch = a->q->type.dims[0], zero = qn_onnx_dim(n, 0), length = list->type.dims[0];
+    const qn_dim twice = qn_dim_mul(t, qn_onnx_dim(n, 2), batch),
+                 thrice = qn_dim_add(t, qn_dim_mul(t, qn_onnx_dim(n, 3), batch), qn_onnx_dim(n, 2));
+    const bool starts = length == twice, more = starts || length == thrice;
+    qn_value *key = qn_onnx_attention_keys(a);
+    qn_value *end = of_sequences(n, more ? qn_b_slice_axis(b, list, 0, zero, batch) : list, batch);
+    qn_value *allowed = compare(b, QN_LT, key, end);
+    if (starts)
+        allowed = and_also(
+            b, allowed,
+            compare(b, QN_GE, key, of_sequences(n, qn_b_slice_axis(b, list, 0, batch, twice), batch)));
+    return allowed;
+}
+
+/* A mask of numbers, positive where a key is seen: [B, T] or [B, S, T], or a list as above. Other keys' scores have
+ * mask_filter_value added. */
+static bool read_mask(qn_onnx_attention *a, int input)
+{
+    qn_onnx_node *n = a->n;
+    qn_builder *b = &n->b;
+    qn_value *mask = qn_onnx_in_opt(n, input), *allowed;
+    const qn_dim *q = a->q->type.dims, keys = a->k->type.dims[2];
+    if (!mask)
+        return qn_onnx_ok(n);
+    const int rank = mask->type.rank;
+    if (!qn_dtype_is_int(mask->type.dtype) || rank < 1 || rank > 3) {
+        qn_onnx_unsupported(n, "a mask that is not of integers, or not of rank 1, 2 or 3, in input %d",
+                            input);
+        return false;
+    }
+    if (rank == 1) {
+        allowed = listed_keys(a, mask);
+    } else {
+        qn_onnx_equal_dims(n, mask->type.dims[0], q[0]);
+        qn_onnx_equal_dims(n, mask->type.dims[rank - 1], keys);
+        mask = rank == 3 ? mask : qn_b_expand_dims(b, mask, 1);
+        allowed = qn_onnx_attention_spread(a, compare_number(b, QN_GT, qn_b_expand_dims(b, mask, 1), 0));
+    }
+    qn_onnx_attention_allow(a, allowed, qn_onnx_attr_float(n, "mask_filter_value", -10000));
+    return allowed != NULL;
+}
+
+/* A bias of the scores, [B or 1, H or 1, S, T]. */
+static bool read_bias(qn_onnx_attention *a, int input)
+{
+    qn_onnx_node *n = a->n;
+    qn_value *bias = qn_onnx_in_opt(n, input);
+    if (!bias)
+        return qn_onnx_ok(n);
+    if (bias->type.rank != 4) {
+        qn_onnx_malformed(n, "input %d must have rank 4", input);
+        return false;
+    }
+    qn_onnx_equal_dims(n, bias->type.dims[2], a->q->type.dims[2]);
+    qn_onnx_equal_dims(n, bias->type.dims[3], a->k->type.dims[2]);
+    return qn_onnx_attention_bias(a, bias);
+}
+
+/* Attributes scale and unidirectional. */
+static bool read_scale(qn_onnx_attention *a)
+{
+    qn_onnx_node *n = a->n;
+    const double scale = qn_onnx_attr_float(n, "scale", 0);
+    a->scale = scale != 0 ? scale : qn_onnx_heads_scale(n, a->q);
+    return a->scale != 0;
+}
+
+/* Queries see keys up to their own position behind those of before: each query has a key of its own. */
+static bool read_direction(qn_onnx_attention *a, qn_dim past)
+{
+    qn_onnx_node *n = a->n;
+    a->past = past;
+    a->causal = qn_onnx_attr_int(n, "unidirectional", 0) != 0;
+    if (a->causal && qn_dim_add(n->im->dims, past, a->q->type.dims[2]) != a->k->type.dims[2]) {
+        qn_onnx_unsupported(n, "attribute unidirectional = 1 where queries and keys differ in number");
+        return false;
+    }
+    return true;
+}
+
+/* ---- Attention, QAttention ---- */
+
+/* The projection's widths: attribute qkv_hidden_sizes, or thirds. */
+static bool read_widths(qn_onnx_node *n, qn_dim whole, int64_t heads, qn_dim *out)
+{
+    int count;
+    const int64_t *sizes = qn_onnx_attr_ints(n, "qkv_hidden_sizes", &count);
+    if (!sizes || count == 0) {
+        out[0] = out[1] = out[2] = qn_dim_floordiv(n->im->dims, whole, qn_onnx_dim(n, 3));
+        if (qn_dim_is_const(whole) && (whole->value % 3 || out[0]->value % heads)) {
+            qn_onnx_malformed(n, "the weights' %lld columns are not three times those of %lld heads",
+                              (long long)whole->value, (long long)heads);
+            return false;
+        }
+        return true;
+    }
+    if (count != 3 || sizes[0] != sizes[1] || sizes[0] < 1 || sizes[2] < 1 || sizes[0] % heads ||
+        sizes[2] % heads || sizes[0] > QN_DIM_MAX_VALUE || sizes[2] > QN_DIM_MAX_VALUE ||
+        !qn_dim_is(whole, 2 * sizes[0] + sizes[2])) {
+        qn_onnx_malformed(
+            n, "attribute qkv_hidden_sizes must be three multiples of num_heads that add up to the "
+               "weights' columns, and the first two be equal");
+        return false;
+    }
+    for (int i = 0; i < 3; i++)
+        out[i] = qn_onnx_dim(n, sizes[i]);
+    return true;
+}
+
+/* Keys (0) or values (1) of before, of [2, B, H, P, D]. */
+static qn_value *half_of_past(qn_onnx_node *n, qn_value *past, int which)
+{
+    qn_value *half = qn_b_slice_axis(&n->b, past, 0, qn_onnx_dim(n, which), qn_onnx_dim(n, which + 1));
+    return qn_b_squeeze(&n->b, half, 0);
+}
+
+/* Of the projected x [B, S, widths]; `past` and so on are inputs, -1 where the operator has none. */
+static void attend_projected(qn_onnx_node *n, qn_value *x, int mask, int past, int bias)
+{
+    qn_builder *b = &n->b;
+    qn_onnx_attention a;
+    const int64_t heads = count_of(n, "num_heads"), all[3] = { heads, heads, heads };
+    qn_dim widths[3], before = qn_onnx_dim(n, 0);
+    qn_value *qkv[3], *old = qn_onnx_in_opt(n, past);
+    if (!x || !heads || !qn_onnx_ok(n) || !read_widths(n, x->type.dims[2], heads, widths) ||
+        !cut_heads(n, x, widths, all, qkv))
+        return;
+    if (old) {
+        if (old->type.rank != 5 || !qn_onnx_wants(n, 1)) {
+            qn_onnx_malformed(n, "past must have rank 5, and goes with an output present");
+            return;
+        }
+        before = old->type.dims[3];
+        for (int i = 1; i < 3; i++)
+            qkv[i] = qn_onnx_after_past(n, half_of_past(n, old, i - 1), qkv[i]);
+    }
+    if (!qn_onnx_attention_init(&a, n, qkv[0], qkv[1], qkv[2]) || !read_scale(&a) ||
+        !read_direction(&a, before) || !read_mask(&a, mask) || (bias >= 0 && !read_bias(&a, bias)))
+        return;
+    if (qn_onnx_wants(n, 1)) {
+        qn_value *present[2] = { qn_b_expand_dims(b, a.k, 0), qn_b_expand_dims(b, a.v, 0) };
+        qn_onnx_out(n, 1, qn_b_concatenate(b, 2, present, 0));
+    }
+    qn_onnx_out(n, 0, qn_onnx_pack_heads(n, qn_onnx_attend(&a)));
+}
+
+static bool has_projection(qn_onnx_node *n, const qn_value *x, const qn_value *w)
+{
+    if (!x || !w || !refuse_attribute(n, "do_rotary") || !refuse_attribute(n, "past_present_share_buffer"))
+        return false;
+    if (x->type.rank == 3 && w->type.rank == 2)
+        return true;
+    qn_onnx_malformed(n, "the input must have rank 3, and the weights rank 2");
+    return false;
+}
+
+static void import_attention(qn_onnx_node *n)
+{
+    static const named inputs[] = { { 6, "past_sequence_length" }, { 0 } };
+    qn_value *in[2] = { qn_onnx_in(n, 0), qn_onnx_in(n, 1) };
+    if (!has_projection(n, in[0], in[1]) || !refuse(n, inputs, NULL))
+        return;
+    qn_value *x = qn_onnx_apply(n, "MatMul", 13, 2, in);
+    x = qn_onnx_has(n, 2) ? add(&n->b, x, qn_onnx_in(n, 2)) : x;
+    attend_projected(n, x, 3, 4, 5);
+}
+
+/* The projection multiplies bytes. */
+static void import_qattention(qn_onnx_node *n)
+{
+    qn_builder *b = &n->b;
+    qn_onnx_quantized x = { qn_onnx_in(n, 0), qn_onnx_in(n, 3), qn_onnx_in_opt(n, 6) },
+                      w = { qn_onnx_in(n, 1), qn_onnx_in(n, 4), qn_onnx_in_opt(n, 7) };
+    qn_value **scalars[] = { &x.scale, &x.zero, &w.scale, &w.zero };
+    if (!has_projection(n, x.bytes, w.bytes) || !x.scale || !w.scale || !qn_onnx_ok(n))
+        return;
+    for (int i = 0; i < 4; i++) {
+        const qn_type *type = *scalars[i] ? &(*scalars[i])->type : NULL;
+        if (type && type->rank == 1 && qn_dim_is(type->dims[0], 1))
+            *scalars[i] = qn_b_reshape(b, *scalars[i], 0, NULL);
+        if (type && (type->rank > 1 || (i < 2 && (*scalars[i])->type.rank))) {
+            qn_onnx_malformed(
+                n, "scale and zero point must be scalars, those of the weights may be one for a column");
+            return;
+        }
+    }
+    qn_value *y = qn_onnx_scaled_matmul(n, &x, &w), *bias = qn_onnx_in(n, 2);
+    attend_projected(n, add(b, y, bias), 5, 8, -1);
+}
+
+/* ---- MultiHeadAttention ---- */
+
+/* Number i of those that lie side by side along axis 3 of [B, S, H, count, D], as [B, H, S, D]. */
+static qn_value *interlaced(qn_onnx_node *n, qn_value *x, int i, int64_t count)
+{
+    if (x->type.rank != 5 || !qn_dim_is(x->type.dims[3], count)) {
+        qn_onnx_malformed(n, "packed inputs must be [batch, length, heads, %lld, size]", (long long)count);
+        return NULL;
+    }
+    x = qn_b_slice_axis(&n->b, x, 3, qn_onnx_dim(n, i), qn_onnx_dim(n, i + 1));
+    return qn_b_transpose(&n->b, qn_b_squeeze(&n->b, x, 3), (int64_t[]){ 0, 2, 1, 3 });
+}
+
+/* Queries, keys and values [B, H, …], of three inputs, of two or of one. Part of the bias is added where it is given. */
+static bool read_three(qn_onnx_node *n, int64_t heads, qn_value **out)
+{
+    qn_builder *b = &n->b;
+    qn_value *in[3] = { qn_onnx_in(n, 0), qn_onnx_in_opt(n, 1), qn_onnx_in_opt(n, 2) };
+    qn_value *bias = qn_onnx_in_opt(n, 3);
+    qn_dim start = qn_onnx_dim(n, 0);
+    if (!in[0] || !qn_onnx_ok(n))
+        return false;
+    const int64_t packed = !in[1] ? 3 : in[1]->type.rank == 5 ? 2 : 0;
+    if (packed ? in[2] || bias : !in[2]) {
+        qn_onnx_malformed(n, packed ? "packed keys and values go without inputs 2 (value) and 3 (bias)"
+                                    : "input 2 (value) is missing");
+        return false;
+    }
+    for (int i = 0; i < 3; i++) {
+        qn_value *x = in[i];
+        if (packed && i >= 3 - packed) {
+            out[i] = interlaced(n, in[3 - packed], i - (3 - (int)packed), packed);
+        } else if (x->type.rank == 4 && i > 0 && !bias) {
+            out[i] = x;
+        } else if (x->type.rank != 3) {
+            qn_onnx_malformed(n, "input %d must have rank 3", i);
+            return false;
+        } else {
+            if (bias) {
+                const qn_dim end = qn_dim_add(n->im->dims, start, x->type.dims[2]);
+                x = add(b, x, qn_b_slice_axis(b, bias, 0, start, end));
+                start = end;
+            }
+            out[i] = qn_onnx_unpack_heads(n, x, heads);
+        }
+        if (!out[i])
+            return false;
+    }
+    return true;
+}
+
+static void import_multi_head(qn_onnx_node *n)
+{
+    static const named inputs[] = { { 8, "past_sequence_length" }, { 9, "cache_indirection" }, { 0 } };
+    static const named outputs[] = { { 3, "qk" }, { 0 } };
+    const int64_t heads = count_of(n, "num_heads");
+    qn_onnx_attention a;
+    qn_value *qkv[3], *past[2] = { qn_onnx_in_opt(n, 6), qn_onnx_in_opt(n, 7) };
+    if (!heads || !refuse(n, inputs, outputs) || !read_three(n, heads, qkv))
+        return;
+    if (!past[0] != !past[1] || (past[0] && (past[0]->type.rank != 4 || past[1]->type.rank != 4))) {
+        qn_onnx_malformed(n, "past_key and past_value must both be given, and have rank 4, or be left out");
+        return;
+    }
+    for (int i = 0; i < 2; i++)
+        qkv[i + 1] = qn_onnx_after_past(n, past[i], qkv[i + 1]);
+    if (!qn_onnx_attention_init(&a, n, qkv[0], qkv[1], qkv[2]) || !read_scale(&a) ||
+        !read_direction(&a, past[0] ? past[0]->type.dims[2] : qn_onnx_dim(n, 0)) || !read_mask(&a, 4) ||
+        !read_bias(&a, 5))
+        return;
+    qn_onnx_out(n, 1, a.k);
+    qn_onnx_out(n, 2, a.v);
+    qn_onnx_out(n, 0, qn_onnx_pack_heads(n, qn_onnx_attend(&a)));
+}
+
+/* ---- GroupQueryAttention ---- */
+
+typedef struct cache {
+    qn_value *first; /* where the new keys go, i64 [B, 1, 1, 1] */
+    qn_dim length;   /* keys in the cache afterwards */
+    bool grows;      /* the new ones lie behind all of before, in each sequence */
+} cache;
+
+/* Input i, whose contents are one number: NULL when they are not known. */
+static qn_dim known_number(qn_onnx_node *n, int i)
+{
+    qn_onnx_contents c;
+    return qn_onnx_contents_of(n->im, qn_onnx_in_any(n, i), &c) && c.n == 1 && c.dims ? c.dims[0] : NULL;
+}
+
+/* The cache has the length of what was in it and what comes, or keeps its own: that is a buffer, which holds as many keys as
+ * total_sequence_length says. New keys of a sequence lie before its length, seqlens_k + 1. */
+static bool read_cache(qn_onnx_node *n, qn_dim batch, qn_dim queries, qn_value *past, cache *out)
+{
+    qn_builder *b = &n->b;
+    qn_dims *t = n->im->dims;
+    qn_value *last = of_sequences(n, qn_onnx_in(n, 5), batch);
+    const qn_dim before = past ? past->type.dims[2] : qn_onnx_dim(n, 0), total = known_number(n, 6);
+    if (!last || !qn_onnx_in_type(n, 6))
+        return false;
+    const bool buffer =
+        total && past && qn_dim_is_const(before) && qn_dim_is_const(total) && total->value <= before->value;
+    out->length = buffer ? before : qn_dim_add(t, before, queries);
+    if (total && !buffer)
+        qn_onnx_equal_dims(n, total, out->length);
+    /* the first of them: at 0 where a sequence that begins is shorter than the others. Looked up, so that a length for which there
+     * is no room is an error of this node's. */
+    const qn_dim one = qn_onnx_dim(n, 1), places = qn_dim_add(t, qn_dim_sub(t, out->length, queries), one);
+    qn_type type = qn_type_make(n->im->module, QUERN_I64, 1, &places);
+    qn_value *first = sub(b, last, qn_b_dim_value(b, QUERN_I64, qn_dim_sub(t, queries, one)));
+    out->first = qn_b_gather(b, qn_b_iota(b, &type, 0), max_number(b, first, 0), 0);
+    out->grows = qn_dim_is(before, 0) || (!buffer && qn_dim_is(batch, 1));
+    return true;
+}
+
+/* What was there before `first`, then x [B, G, S, D], then zeros: [B, G, length, D]. */
+static qn_value *put(qn_onnx_node *n, const cache *c, qn_value *past, qn_value *x)
+{
+    qn_builder *b = &n->b;
+    qn_dims *t = n->im->dims;
+    if (!x || c->grows)
+        return past && !qn_dim_is(past->type.dims[2], 0) ? qn_onnx_after_past(n, past, x) : x;
+    const qn_dim zero = qn_onnx_dim(n, 0), one = qn_onnx_dim(n, 1), low[4] = { zero, zero, zero, zero },
+                 high[4] = { zero, zero, qn_dim_sub(t, c->length, past->type.dims[2]), zero },
+                 row[4] = { one, one, c->length, one }, news = x->type.dims[2];
+    qn_type positions = qn_type_make(n->im->module, QUERN_I64, 4, row);
+    qn_value *since = sub(b, qn_b_iota(b, &positions, 2), c->first); /* [B, 1, length, 1] */
+    qn_value *nothing = number_like(b, x, 0), *fresh = x;
+    if (!qn_dim_is(news, 1)) {
+        const qn_dim index[3] = { x->type.dims[0], c->length, one };
+        static const int64_t swap[4] = { 0, 2, 1, 3 };
+        qn_value *most = qn_b_dim_value(b, QUERN_I64, qn_dim_sub(t, news, one));
+        qn_value *from = max_number(b, minimum(b, since, most), 0);
+        fresh = qn_b_gather_nd(b, qn_b_transpose(b, x, swap), qn_b_reshape(b, from, 3, index), 1);
+        fresh = qn_b_transpose(b, fresh, swap);
+    }
+    for (int i = 0; i < 4; i++)
+        past = i == 2 ? past : qn_onnx_with_dim(n, past, i, x->type.dims[i]);
+    qn_value *old = qn_b_pad(b, past, nothing, low, high, NULL);
+    fresh = choose(b, compare(b, QN_LT, since, qn_b_dim_value(b, QUERN_I64, news)), fresh, nothing);
+    return choose(b, compare_number(b, QN_LT, since, 0), old, fresh);
+}
+
+/* Cosines or sines [B, 1, S, half] of positions i64 [B, S]. */
+static qn_value *at_positions(qn_onnx_node *n, int input, qn_value *positions)
+{
+    qn_value *table = qn_onnx_in(n, input);
+    if (!table || !positions)
+        return NULL;
+    if (table->type.rank != 2) {
+        qn_onnx_malformed(n, "input %d must have rank 2", input);
+        return NULL;
+    }
+    return qn_b_expand_dims(&n->b, qn_b_gather(&n->b, table, positions, 0), 1);
+}
+
+/* Position ids, or those that follow from where the new keys go. */
+static qn_value *positions_of(qn_onnx_node *n, const cache *c, const qn_dim *dims)
+{
+    qn_builder *b = &n->b;
+    if (qn_onnx_has(n, 9)) {
+        qn_value *given = qn_onnx_in(n, 9);
+        if (!given || given->type.rank == 2)
+            return given;
+        qn_onnx_malformed(n, "position_ids must have rank 2");
+        return NULL;
+    }
+    qn_type type = qn_type_make(n->im->module, QUERN_I64, 2, dims);
+    const qn_dim flat[2] = { dims[0], qn_onnx_dim(n, 1) };
+    return add(b, qn_b_iota(b, &type, 1), qn_b_reshape(b, c->first, 2, flat));
+}
+
+/* RMS norms of queries and keys by head, before they are turned: inputs 14 and 15. */
+static bool normalize_heads(qn_onnx_node *n, qn_value **qk)
+{
+    static const char *const epsilons[2] = { "q_norm_epsilon", "k_norm_epsilon" };
+    const double epsilon = qn_onnx_attr_float(n, "qk_norm_epsilon", 1e-6);
+    if (qn_onnx_has(n, 14) != qn_onnx_has(n, 15)) {
+        qn_onnx_malformed(n, "q_norm_weight and k_norm_weight go together");
+        return false;
+    }
+    for (int i = 0; i < 2 && qn_onnx_has(n, 14); i++)
+        if (!(qk[i] = qn_b_rms_norm(&n->b, qk[i], qn_onnx_in(n, 14 + i), 3,
+                                    qn_onnx_attr_float(n, epsilons[i], epsilon))))
+            return false;
+    return true;
+}
+
+static bool rotate_heads(qn_onnx_node *n, const cache *c, const qn_dim *dims, qn_value **qk)
+{
+    if (!qn_onnx_attr_int(n, "do_rotary", 0))
+        return true;
+    const bool interleaved = qn_onnx_attr_int(n, "rotary_interleaved", 0) != 0;
+    qn_value *positions = positions_of(n, c, dims);
+    qn_value *cosine = at_positions(n, 7, positions), *sine = at_positions(n, 8, positions);
+    for (int i = 0; i < 2; i++)
+        if (!(qk[i] = qn_onnx_rotate(n, qk[i], cosine, sine, interleaved)))
+            return false;
+    return true;
+}
+
+/* Queries, keys and values in heads, of three inputs or side by side in the first. */
+static bool read_grouped(qn_onnx_node *n, int64_t heads, int64_t groups, qn_value **out)
+{
+    qn_dims *t = n->im->dims;
+    const int64_t counts[3] = { heads, groups, groups };
+    qn_value *in[3] = { qn_onnx_in(n, 0), qn_onnx_in_opt(n, 1), qn_onnx_in_opt(n, 2) };
+    if (!in[0] || !qn_onnx_ok(n))
+        return false;
+    if (!in[1] != !in[2] || in[0]->type.rank != 3 ||
+        (in[1] && (in[1]->type.rank != 3 || in[2]->type.rank != 3))) {
+        qn_onnx_malformed(n, "query, key and value must have rank 3; key and value may both be left out");
+        return false;
+    }
+    const qn_dim size =
+        qn_dim_floordiv(t, in[0]->type.dims[2], qn_onnx_dim(n, in[1] ? heads : heads + 2 * groups));
+    qn_dim widths[3];
+    for (int i = 0; i < 3; i++)
+        widths[i] = qn_dim_mul(t, size, qn_onnx_dim(n, counts[i]));
+    if (!in[1])
+        return cut_heads(n, in[0], widths, counts, out);
+    for (int i = 0; i < 3; i++) {
+        qn_value *x = qn_onnx_with_dim(n, qn_onnx_with_dim(n, in[i], 2, widths[i]), 1, in[0]->type.dims[1]);
+        if (!(out[i] = qn_onnx_unpack_heads(n, x, counts[i])))
+            return false;
+    }
+    return true;
+}
+
+static bool refuse_cache_types(qn_onnx_node *n)
+{
+    static const char *const names[2] = { "k_quant_type", "v_quant_type" };
+    for (int i = 0; i < 2; i++)
+        if (!qn_onnx_attr_is(n, names[i], "NONE", "NONE")) {
+            qn_onnx_unsupported(n, "attribute %s = %s", names[i], qn_onnx_attr_string(n, names[i], ""));
+            return false;
+        }
+    return refuse_attribute(n, "kv_cache_bit_width") && refuse_attribute(n, "sliding_window_cache");
+}
+
+static void import_grouped(qn_onnx_node *n)
+{
+    static const named inputs[] = { { 12, "k_scale" }, { 13, "v_scale" }, { 16, "query_seqlens" }, { 0 } };
+    static const named outputs[] = { { 3, "output_qk" }, { 0 } };
+    qn_builder *b = &n->b;
+    const int64_t heads = count_of(n, "num_heads"), groups = heads ? count_of(n, "kv_num_heads") : 0,
+                  window = qn_onnx_attr_int(n, "local_window_size", -1);
+    qn_onnx_attention a;
+    qn_value *qkv[3], *past[2] = { qn_onnx_in_opt(n, 3), qn_onnx_in_opt(n, 4) };
+    cache c;
+    if (!groups || !refuse(n, inputs, outputs) || !refuse_cache_types(n))
+        return;
+    if (heads % groups) {
+        qn_onnx_malformed(n, "num_heads must be a multiple of kv_num_heads");
+        return;
+    }
+    if (!past[0] != !past[1] || (past[0] && (past[0]->type.rank != 4 || past[1]->type.rank != 4))) {
+        qn_onnx_malformed(n, "past_key and past_value must both be given, and have rank 4, or be left out");
+        return;
+    }
+    if (!read_grouped(n, heads, groups, qkv))
+        return;
+    const qn_dim dims[2] = { qkv[0]->type.dims[0], qkv[0]->type.dims[2] };
+    if (!read_cache(n, dims[0], dims[1], past[0], &c) || !normalize_heads(n, qkv) ||
+        !rotate_heads(n, &c, dims, qkv))
+        return;
+    for (int i = 0; i < 2; i++)
+        qkv[i + 1] = put(n, &c, past[i], qkv[i + 1]);
+    if (!qn_onnx_attention_init(&a, n, qkv[0], qkv[1], qkv[2]) || !read_scale(&a) || !read_bias(&a, 10))
+        return;
+    a.cap = qn_onnx_attr_float(n, "softcap", 0);
+    a.causal = qn_onnx_attr_int(n, "causal", 1) != 0;
+    if (c.grows)
+        a.past = qn_dim_sub(n->im->dims, a.k->type.dims[2], dims[1]);
+    else
+        a.first = c.first;
+    if (window > 0)
+        a.left = window - 1;
+    if (!a.causal) {
+        qn_value *last = of_sequences(n, qn_onnx_in(n, 5), dims[0]);
+        qn_onnx_attention_allow(&a, compare(b, QN_LE, qn_onnx_attention_keys(&a), last), -INFINITY);
+    }
+    a.sink = qn_onnx_in_opt(n, 11);
+    if (!a.sink && qn_onnx_attr_int(n, "smooth_softmax", 0) == 1) {
+        qn_type type = qn_type_make(n->im->module, a.q->type.dtype, 1, &a.q->type.dims[1]);
+        a.sink = qn_b_full(b, &type, 0);
+    }
+    qn_onnx_out(n, 1, a.k);
+    qn_onnx_out(n, 2, a.v);
+    qn_onnx_out(n, 0, qn_onnx_pack_heads(n, qn_onnx_attend(&a)));
+}
+
+/* ---- RotaryEmbedding ---- */
+
+/* Positions come as [B, S], or as one number: that of the first query. */
+static void import_rotary(qn_onnx_node *n)
+{
+    qn_builder *b = &n->b;
+    const int64_t heads = qn_onnx_attr_int(n, "num_heads", 0);
+    qn_value *x = qn_onnx_in(n, 0), *positions = qn_onnx_in(n, 1);
+    const qn_type *table = qn_onnx_in_type(n, 2);
+    if (!x || !positions || !table || !refuse_attribute(n, "is_packed_batching"))
+        return;
+    const bool packed = x->type.rank == 3;
+    if ((!packed && x->type.rank != 4) || table->rank != 2 || positions->type.rank < 1 ||
+        positions->type.rank > 2 || (positions->type.rank == 1 && !qn_dim_is(positions->type.dims[0], 1))) {
+        qn_onnx_malformed(
+            n,
+            "input must have rank 3 or 4, position_ids be one number or have rank 2, and cos_cache rank 2");
+        return;
+    }
+    const bool partly = heads > 0 && qn_onnx_attr_int(n, "rotary_embedding_dim", 0) > 0;
+    if (packed && !partly) { /* a head is as long as a row of cosines says */
+        const qn_dim size = qn_dim_mul(n->im->dims, table->dims[1], qn_onnx_dim(n, 2)),
+                     count = qn_dim_floordiv(n->im->dims, x->type.dims[2], size);
+        if (!qn_dim_is_const(count) || count->value < 1) {
+            qn_onnx_unsupported(n, "the hidden size, and the length of a row of cosines, must be known");
+            return;
+        }
+        x = qn_onnx_unpack_heads(n, x, count->value);
+    } else if (packed) {
+        x = qn_onnx_unpack_heads(n, x, heads);
+    }
+    if (!x)
+        return;
+    if (positions->type.rank == 1) {
+        const qn_dim dims[2] = { qn_onnx_dim(n, 1), x->type.dims[2] };
+        qn_type type = qn_type_make(n->im->module, positions->type.dtype, 2, dims);
+        positions = add(b, qn_b_iota(b, &type, 1), positions);
+    } else {
+        positions =
+            qn_onnx_with_dim(n, qn_onnx_with_dim(n, positions, 0, x->type.dims[0]), 1, x->type.dims[2]);
+    }
+    qn_value *y = qn_onnx_rotate(n, x, at_positions(n, 2, positions), at_positions(n, 3, positions),
+                                 qn_onnx_attr_int(n, "interleaved", 0) != 0);
+    qn_onnx_out(n, 0, packed ? qn_onnx_pack_heads(n, y) : y);
+}
+
+const qn_onnx_op qn_onnx_mha_ops[] = {
+    { "Attention", "com.microsoft", 1, 0, import_attention },
+    { "QAttention", "com.microsoft", 1, 0, import_qattention },
+    { "MultiHeadAttention", "com.microsoft", 1, 0, import_multi_head },
+    { "GroupQueryAttention", "com.microsoft", 1, 0, import_grouped },
+    { "RotaryEmbedding", "com.microsoft", 1, 0, import_rotary },
+    { 0 },
+};
