@@ -1,5 +1,5 @@
-/* Weights of few bits, packed into bytes, with a scale for each block of what is summed over: com.microsoft's MatMulNBits, as ONNX
- * Runtime's weight-only quantizer writes it. It becomes a product with dequantized weights. */
+/* Weights of few bits, packed into bytes, with a scale for each block: com.microsoft's MatMulNBits and GatherBlockQuantized, as ONNX
+ * Runtime's weight-only quantizer writes them. They become a product with dequantized weights, and rows that are dequantized. */
 #include "frontend/onnx/arith.h"
 #include "frontend/onnx/families.h"
 
@@ -137,7 +137,80 @@ static void import_matmul_nbits(qn_onnx_node *n)
     qn_onnx_out(n, 0, qn_onnx_has(n, 5) ? add(b, y, qn_onnx_in(n, 5)) : y);
 }
 
+/* Input i of GatherBlockQuantized: numbers as they are, or packed along the last axis of a constant of bytes. */
+static qn_value *numbers(qn_onnx_node *n, int i, int64_t bits)
+{
+    const qn_type *type = qn_onnx_in_type(n, i);
+    int64_t dims[QN_MAX_RANK];
+    if (!type)
+        return NULL;
+    if (type->dtype != QUERN_U8 || bits == 8)
+        return qn_onnx_in(n, i);
+    const qn_tensor *bytes = n->in[i]->tensor;
+    if (!bytes || type->rank < 1) {
+        qn_onnx_unsupported(n, "input %d must be a constant of rank 1 or more", i);
+        return NULL;
+    }
+    for (int k = 0; k < type->rank; k++)
+        dims[k] = type->dims[k]->value * (k == type->rank - 1 ? 8 / bits : 1);
+    return qn_b_constant(
+        &n->b, qn_onnx_tensor_of_bits(n->im, bits == 4 ? QUERN_U4 : QUERN_U2, type->rank, dims, bytes->data));
+}
+
+/* x along the axis; one zero point may be wider than the scales, where bytes have room for more. */
+static qn_value *as_wide(qn_onnx_node *n, qn_value *x, const qn_value *scales, int axis)
+{
+    if (!x || x->type.rank != scales->type.rank || x->type.dims[axis] == scales->type.dims[axis])
+        return x;
+    return qn_b_slice_axis(&n->b, x, axis, qn_onnx_dim(n, 0), scales->type.dims[axis]);
+}
+
+/* What is read is dequantized, not the table; where blocks lie along the axis that is read, the table is. */
+static void import_gather_quantized(qn_onnx_node *n)
+{
+    qn_builder *b = &n->b;
+    const int64_t bits = qn_onnx_attr_int(n, "bits", 4), block = qn_onnx_attr_int(n, "block_size", 128);
+    const qn_type *type = qn_onnx_in_type(n, 0);
+    qn_value *indices = qn_onnx_in(n, 1), *scale = qn_onnx_in(n, 2), *zero = NULL;
+    int axis, along;
+    if (!type || !indices || !scale ||
+        !qn_onnx_axis(n, qn_onnx_attr_int(n, "gather_axis", 0), type->rank, &axis) ||
+        !qn_onnx_axis(n, qn_onnx_attr_int(n, "quantize_axis", 1), type->rank, &along))
+        return;
+    const bool bytes = type->dtype == QUERN_U8;
+    if (!bytes && type->dtype != QUERN_I4 && type->dtype != QUERN_U4) {
+        qn_onnx_unsupported(n, "data that is not of uint8, int4 or uint4");
+        return;
+    }
+    if (bytes && bits != 2 && bits != 4 && bits != 8) {
+        qn_onnx_unsupported(n, "data of %lld bits; 2, 4 and 8 are", (long long)bits);
+        return;
+    }
+    if (block < 16 || (block & (block - 1)) || block > QN_DIM_MAX_VALUE || scale->type.rank != type->rank) {
+        qn_onnx_malformed(
+            n,
+            "attribute block_size must be a power of two of 16 or more, and the scales have the data's rank");
+        return;
+    }
+    qn_value *x = numbers(n, 0, bits);
+    if (qn_onnx_has(n, 3))
+        zero = as_wide(n, numbers(n, 3, bits), scale, along);
+    else if (x)
+        zero = qn_b_broadcast(b, qn_b_scalar_int(b, x->type.dtype, bytes ? (int64_t)1 << (bits - 1) : 0),
+                              scale->type.rank, scale->type.dims, NULL);
+    if (axis == along) {
+        qn_onnx_out(n, 0, qn_b_gather(b, qn_b_dequantize(b, x, scale, zero, along, block), indices, axis));
+        return;
+    }
+    x = qn_b_gather(b, x, indices, axis);
+    scale = qn_b_gather(b, scale, indices, axis);
+    zero = qn_b_gather(b, zero, indices, axis);
+    const int moved = along < axis ? along : along + indices->type.rank - 1;
+    qn_onnx_out(n, 0, qn_b_dequantize(b, x, scale, zero, moved, block));
+}
+
 const qn_onnx_op qn_onnx_nbits_ops[] = {
     { "MatMulNBits", "com.microsoft", 1, 0, import_matmul_nbits },
+    { "GatherBlockQuantized", "com.microsoft", 1, 0, import_gather_quantized },
     { 0 },
 };
