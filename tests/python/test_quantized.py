@@ -5,39 +5,8 @@ import unittest
 
 import numpy as np
 
-import quern
-
-try:
-    import onnx
-    from onnx import helper, numpy_helper
-except ImportError as e:
-    raise unittest.SkipTest(f"onnx is missing: {e}")
-
-MICROSOFT = "com.microsoft"
-
-
-def model(op, inputs, constants, attributes, n_outputs=1):
-    """One node: `inputs` are arrays to be given, `constants` initializers and, as "order", the names of the node's inputs."""
-    node = helper.make_node(op, constants["order"], [f"y{i}" for i in range(n_outputs)], domain=MICROSOFT, **attributes)
-    graph = helper.make_graph(
-        [node], "g",
-        [helper.make_tensor_value_info(k, helper.np_dtype_to_tensor_dtype(v.dtype), v.shape) for k, v in inputs.items()],
-        [helper.make_empty_tensor_value_info(f"y{i}") for i in range(n_outputs)],
-        [numpy_helper.from_array(np.asarray(v), k) for k, v in constants.items() if k != "order"])
-    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18), helper.make_opsetid(MICROSOFT, 1)]).SerializeToString()
-
-
-def run(op, inputs, constants, n_outputs=1, **attributes):
-    """Outputs of machine code, after the interpreter's were the same but for one step of a byte, or 1e-5."""
-    text = model(op, inputs, constants, attributes, n_outputs)
-    got, want = ([np.array(y) for y in quern.compile(text, target=t)(list(inputs.values()))] for t in ("cpu", "interp"))
-    for g, w in zip(got, want):
-        assert g.dtype == w.dtype and g.shape == w.shape
-        if g.dtype.kind == "f":
-            np.testing.assert_allclose(g, w, rtol=1e-5, atol=1e-5 * max(1, np.abs(w).max()))
-        else:
-            assert np.abs(g.astype(int) - w.astype(int)).max() <= 1
-    return want if n_outputs > 1 else want[0]
+import microsoft
+from microsoft import pack_bits, run
 
 
 def dequantize(x, scale, zero):
@@ -167,13 +136,6 @@ class Products(unittest.TestCase):
                   {"w": w, "xs": s, "ws": scale, "xz": scalar(zero, np.uint8), "b": bias, "order": "x w xs ws xz".split() + ["", "b"]})
         np.testing.assert_allclose(got, want, rtol=1e-4, atol=1e-4)
 
-    def pack(self, q, bits):
-        """Along the last axis, the first in the lowest bits."""
-        per = 8 // bits
-        q = np.concatenate([q, np.zeros((*q.shape[:-1], -q.shape[-1] % per), np.uint8)], -1)
-        parts = q.reshape(*q.shape[:-1], -1, per)
-        return sum(parts[..., i].astype(np.uint8) << (i * bits) for i in range(per)).astype(np.uint8)
-
     def test_matmul_nbits(self):
         rng = np.random.default_rng(9)
         for bits, block, k, n, zeros in ((4, 32, 96, 40, None), (4, 32, 96, 40, "whole"), (4, 16, 100, 24, "float"), (4, 128, 256, 288, "whole"),
@@ -183,10 +145,10 @@ class Products(unittest.TestCase):
                 q = rng.integers(0, 1 << bits, (n, blocks, block)).astype(np.uint8)
                 scale = rng.uniform(0.01, 0.02, (n, blocks)).astype(np.float32)
                 zero = np.full((n, blocks), 1 << (bits - 1), np.float32)
-                constants = {"w": self.pack(q, bits), "s": scale, "b": rng.normal(size=n).astype(np.float32)}
+                constants = {"w": pack_bits(q, bits), "s": scale, "b": rng.normal(size=n).astype(np.float32)}
                 if zeros == "whole":
                     whole = rng.integers(0, 1 << bits, (n, blocks)).astype(np.uint8)
-                    zero, constants["z"] = whole.astype(np.float32), self.pack(whole, bits)
+                    zero, constants["z"] = whole.astype(np.float32), pack_bits(whole, bits)
                 elif zeros:
                     zero = constants["z"] = rng.uniform(0, 1 << bits, (n, blocks)).astype(np.float32)
                 w = ((q - zero[..., None]) * scale[..., None]).reshape(n, -1)[:, :k]
@@ -240,15 +202,7 @@ class Recurrent(unittest.TestCase):
                 np.testing.assert_allclose(got[2][d], cell, atol=2e-2)
 
 
-class Mistakes(unittest.TestCase):
-    """What a model says wrong, and what would do."""
-
-    def refuse(self, text, op, inputs, constants, **attributes):
-        with self.assertRaises(quern.Error) as e:
-            quern.compile(model(op, inputs, constants, attributes))
-        self.assertIn(text, str(e.exception))
-        self.assertIn(f"com.microsoft.{op}", str(e.exception))
-
+class Mistakes(microsoft.Mistakes):
     def test_messages(self):
         a = np.zeros((4, 64), np.uint8)
         x = np.zeros((4, 64), np.float32)

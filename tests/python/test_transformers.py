@@ -1,0 +1,605 @@
+"""Operators of com.microsoft in transformers, as ONNX Runtime's optimizers and onnxruntime-genai write them: each against its formula
+in NumPy, compiled and interpreted."""
+
+import math
+import unittest
+
+import numpy as np
+
+import microsoft
+import quern
+from microsoft import helper, numpy_helper, pack_bits
+
+rng = np.random.default_rng(11)
+
+
+def floats(*shape):
+    return rng.normal(size=shape).astype(np.float32)
+
+
+def ints(*values):
+    return np.array(values, np.int32)
+
+
+def split(given, constants):
+    """Arrays by name in the node's order, None where one is left out: those of the model's inputs, and its constants."""
+    order = [k if v is not None else "" for k, v in given.items()]
+    while not order[-1]:
+        order.pop()
+    there = {k: v for k, v in given.items() if v is not None}
+    return ({k: v for k, v in there.items() if k not in constants},
+            {**{k: v for k, v in there.items() if k in constants}, "order": order})
+
+
+def run(op, given, constants=(), n_outputs=1, dims=None, domain=microsoft.MICROSOFT, **attributes):
+    return microsoft.run(op, *split(given, constants), n_outputs, dims, domain, **attributes)
+
+
+def close(got, want, tolerance=1e-4):
+    np.testing.assert_allclose(got, want, rtol=tolerance, atol=tolerance)
+
+
+# ---- formulas ----
+
+def gelu(x):
+    return x / 2 * (1 + np.vectorize(math.erf)(x / math.sqrt(2)))
+
+
+def gelu_tanh(x):
+    return x / 2 * (1 + np.tanh(math.sqrt(2 / math.pi) * (x + 0.044715 * x ** 3)))
+
+
+def sigmoid(x):
+    return 1 / (1 + np.exp(-x))
+
+
+def layer_norm(x, scale, offset=0, epsilon=1e-12):
+    centred = x - x.mean(-1, keepdims=True)
+    return centred / np.sqrt((centred ** 2).mean(-1, keepdims=True) + epsilon) * scale + offset
+
+
+def rms_norm(x, scale, epsilon=1e-12):
+    return x / np.sqrt((x ** 2).mean(-1, keepdims=True) + epsilon) * scale
+
+
+def heads(x, n):
+    """[B, S, n * D] -> [B, n, S, D]"""
+    return x.reshape(*x.shape[:2], n, -1).swapaxes(1, 2)
+
+
+def attend(q, k, v, bias=0, visible=None, scale=None, cap=0, sink=None):
+    """Of [B, H, S, D], [B, G, T, D], [B, G, T, E]: [B, S, H * E]. `visible` […, S, T]: where it is false the weight is 0."""
+    k, v = (x.repeat(q.shape[1] // x.shape[1], 1) for x in (k, v))
+    scores = q @ k.swapaxes(2, 3) * (1 / math.sqrt(q.shape[3]) if scale is None else scale)
+    scores = (cap * np.tanh(scores / cap) if cap else scores) + bias
+    if visible is not None:
+        scores = np.where(visible, scores, -np.inf)
+    e = np.exp(scores - np.maximum(scores.max(-1, keepdims=True), -1e30))
+    more = 0 if sink is None else np.exp(sink[:, None, None] - np.maximum(scores.max(-1, keepdims=True), -1e30))
+    y = e / (e.sum(-1, keepdims=True) + more) @ v
+    return y.swapaxes(1, 2).reshape(y.shape[0], y.shape[2], -1)
+
+
+def causal(queries, keys):
+    return np.arange(keys) <= np.arange(queries)[:, None] + keys - queries
+
+
+def turn(x, cosine, sine, interleaved):
+    """x [B, H, S, D] by the angles of [B, S, half]."""
+    half, cosine, sine = cosine.shape[-1], cosine[:, None], sine[:, None]
+    y = x.copy()
+    re, im = (slice(0, 2 * half, 2), slice(1, 2 * half, 2)) if interleaved else (slice(0, half), slice(half, 2 * half))
+    y[..., re] = cosine * x[..., re] - sine * x[..., im]
+    y[..., im] = sine * x[..., re] + cosine * x[..., im]
+    return y
+
+
+class Fused(unittest.TestCase):
+    def test_activations(self):
+        x, b = floats(2, 3, 34), floats(34)
+        close(run("Gelu", {"x": x}), gelu(x))
+        close(run("BiasGelu", {"x": x, "b": b}, ["b"]), gelu(x + b))
+        close(run("FastGelu", {"x": x}), gelu_tanh(x))
+        close(run("FastGelu", {"x": x, "b": b}, ["b"]), gelu_tanh(x + b))
+        for alpha in (1.702, 1.0):
+            close(run("QuickGelu", {"x": x}, alpha=alpha), x * sigmoid(alpha * x))
+        close(run("BiasSplitGelu", {"x": x, "b": b}), (x + b)[..., :17] * gelu((x + b)[..., 17:]))
+        close(run("BiasAdd", {"x": x, "b": b, "s": x[:, ::-1].copy()}), x + b + x[:, ::-1])
+
+    def test_without_elements(self):
+        """Constants of none are folded, too."""
+        self.assertEqual(run("BiasGelu", {"x": floats(2, 0, 8), "b": floats(8)}, "xb").shape, (2, 0, 8))
+
+    def test_products(self):
+        a, b = floats(2, 3, 5, 7), floats(2, 3, 7, 6)
+        for ta, tb, alpha in ((0, 0, 1.0), (1, 0, 0.5), (0, 1, 0.5), (1, 1, 1.0)):
+            turned = [np.ascontiguousarray(x.swapaxes(2, 3) if t else x) for x, t in ((a, ta), (b, tb))]
+            for op in ("FusedMatMul", "TransposeMatMul"):
+                close(run(op, dict(zip("ab", turned)), transA=ta, transB=tb, alpha=alpha), alpha * (a @ b))
+            moved = [np.ascontiguousarray(np.moveaxis(x, 2, 0)) for x in turned]
+            close(run("FusedMatMul", dict(zip("ab", moved)), transA=ta, transB=tb, alpha=alpha, transBatchA=1, transBatchB=1), alpha * (a @ b))
+        close(run("FusedMatMulActivation", {"a": a, "b": b}, activation="LeakyRelu", activation_alpha=0.1),
+              np.where(a @ b < 0, 0.1 * (a @ b), a @ b))
+        close(run("GemmFastGelu", {"a": a[0, 0], "b": b[0, 0], "c": b[0, 0, 0].copy()}, "bc"), gelu_tanh(a[0, 0] @ b[0, 0] + b[0, 0, 0]))
+
+    def test_activations_of_products(self):
+        a, b, c = floats(5, 7), floats(6, 7), floats(6)
+        y = 0.5 * (a @ b.T) + 2 * c
+        for name, f, more in (("", lambda y: y, {}), ("Relu", lambda y: np.maximum(y, 0), {}), ("Tanh", np.tanh, {}),
+                              ("Elu", lambda y: np.where(y < 0, 0.7 * np.expm1(y), y), {"activation_alpha": 0.7}),
+                              ("HardSigmoid", lambda y: np.clip(0.3 * y + 0.4, 0, 1), {"activation_alpha": 0.3, "activation_beta": 0.4})):
+            close(run("FusedGemm", {"a": a, "b": b, "c": c}, "bc", activation=name, transB=1, alpha=0.5, beta=2.0, **more), f(y))
+        x, w = floats(1, 2, 5, 6), floats(3, 2, 1, 1)
+        y = np.einsum("nchw,oc->nohw", x, w[:, :, 0, 0])
+        z = floats(*y.shape)
+        for name, f, params in (("Relu", lambda y: np.maximum(y, 0), None), ("Clip", lambda y: np.clip(y, -0.1, 0.6), [-0.1, 0.6]),
+                                ("LeakyRelu", lambda y: np.where(y < 0, 0.2 * y, y), [0.2]), ("Sigmoid", sigmoid, None)):
+            more = {"activation_params": params} if params else {}
+            close(run("FusedConv", {"x": x, "w": w}, "w", activation=name, **more), f(y))
+            close(run("FusedConv", {"x": x, "w": w, "b": c[:3], "z": z}, "wb", activation=name, **more), f(y + c[:3, None, None] + z))
+
+
+class Norms(unittest.TestCase):
+    def test_of_sums(self):
+        x, scale, beta, bias = floats(2, 5, 16), floats(16), floats(16), floats(16)
+        for skip in (floats(2, 5, 16), floats(1, 5, 16), floats(5, 16)):
+            for offset, more in ((None, None), (beta, None), (beta, bias)):
+                got = run("SkipLayerNormalization", {"x": x, "s": skip, "g": scale, "o": offset, "b": more}, "gob", [0, 3], epsilon=1e-5)
+                total = x + skip + (0 if more is None else more)
+                close(got[0], layer_norm(total, scale, 0 if offset is None else offset, 1e-5))
+                close(got[1], total)
+        for more in (None, bias):
+            got = run("SkipSimplifiedLayerNormalization", {"x": x[0], "s": skip, "g": scale, "b": more}, "gb", [0, 3])
+            total = x[0] + skip + (0 if more is None else more)
+            close(got[0], rms_norm(total, scale))
+            close(got[1], total)
+
+    def test_under_other_names(self):
+        x, scale = floats(2, 5, 16), floats(16)
+        close(run("SimplifiedLayerNormalization", {"x": x, "g": scale}, "g", domain="", epsilon=1e-3), rms_norm(x, scale, 1e-3))
+
+    def test_of_embeddings(self):
+        words, places, segments, scale, beta = floats(30, 16), floats(12, 16), floats(2, 16), floats(16), floats(16)
+        numbers = lambda limit, *shape: rng.integers(0, limit, shape).astype(np.int32)
+        ids, kinds, mask = numbers(30, 2, 6), numbers(2, 2, 6), numbers(2, 2, 6)
+        for at in (None, numbers(12, 2, 6), numbers(12, 1, 6)):
+            for with_segments in (False, True):
+                got = run("EmbedLayerNormalization",
+                          {"i": ids, "k": kinds if with_segments else None, "w": words, "p": places, "s": segments if with_segments else None,
+                           "g": scale, "b": beta, "m": mask if with_segments else None, "at": at}, "wpsgb", 3)
+                total = words[ids] + places[np.arange(6) if at is None else at] + (segments[kinds] if with_segments else 0)
+                close(got[0], layer_norm(total, scale, beta))
+                np.testing.assert_array_equal(got[1], mask.sum(1) if with_segments else [0, 0])
+                close(got[2], total)
+
+
+def masks(batch, queries, keys):
+    """Masks in all their forms: an array, and which keys it leaves, [B, 1, S or 1, T]."""
+    at = np.arange(keys)
+    flat = rng.integers(0, 2, (batch, keys)).astype(np.int32)
+    square = rng.integers(0, 2, (batch, queries, keys)).astype(np.int32)
+    ends, starts = rng.integers(2, keys, batch), rng.integers(0, 2, batch)
+    before = at < ends[:, None]
+    yield None, np.ones((1, 1, 1, keys), bool)
+    yield flat, flat[:, None, None] > 0
+    yield square, square[:, None] > 0
+    yield ends.astype(np.int32), before[:, None, None]
+    yield np.concatenate([ends, starts]).astype(np.int32), (before & (at >= starts[:, None]))[:, None, None]
+    yield np.concatenate([ends, np.arange(2 * batch + 2)]).astype(np.int32), before[:, None, None]
+
+
+class Attention(unittest.TestCase):
+    B, S, H, D = 2, 5, 2, 8
+
+    def test_with_projection(self):
+        batch, length, n, size = self.B, self.S, self.H, self.D
+        x, w, b = floats(batch, length, 12), floats(12, 3 * n * size) / 3, floats(3 * n * size)
+        q, k, v = (heads(part, n) for part in np.split(x @ w + b, 3, 2))
+        bias = floats(1, n, length, length)
+        for direction in (0, 1):
+            order = causal(length, length) if direction else None
+            for mask, visible in masks(batch, length, length):
+                got = run("Attention", {"x": x, "w": w, "b": b, "m": mask, "past": None, "bias": bias}, "wb", num_heads=n,
+                          unidirectional=direction, mask_filter_value=-50.0)
+                close(got, attend(q, k, v, bias + np.where(visible, 0, -50), order), 1e-3)
+        wide = floats(12, 2 * n * size + 12) / 3
+        y = x @ wide
+        got = run("Attention", {"x": x, "w": wide}, "w", num_heads=n, qkv_hidden_sizes=[n * size, n * size, 12], scale=0.3)
+        close(got, attend(heads(y[..., :16], n), heads(y[..., 16:32], n), heads(y[..., 32:], n), scale=0.3))
+
+    def test_with_past(self):
+        batch, length, n, size, before = self.B, self.S, self.H, self.D, 3
+        x, w, past = floats(batch, length, 12), floats(12, 3 * n * size) / 3, floats(2, batch, n, before, size)
+        q, k, v = (heads(part, n) for part in np.split(x @ w, 3, 2))
+        k, v = (np.concatenate([old, new], 2) for old, new in zip(past, (k, v)))
+        names = {"x": {0: "batch", 1: "length"}, "past": {1: "batch", 3: "before"}}
+        for dims in (None, names):
+            for direction in (0, 1):
+                got = run("Attention", {"x": x, "w": w, "b": None, "m": None, "past": past}, "w", 2, dims, num_heads=n, unidirectional=direction)
+                close(got[0], attend(q, k, v, visible=causal(length, length + before) if direction else None))
+                close(got[1], np.stack([k, v]))
+
+    def test_of_bytes(self):
+        batch, length, n, size = self.B, self.S, self.H, self.D
+        x = rng.integers(0, 256, (batch, length, 12)).astype(np.uint8)
+        w = rng.integers(-128, 128, (12, 3 * n * size)).astype(np.int8)
+        b, past = floats(3 * n * size), floats(2, batch, n, 3, size)
+        mask = rng.integers(0, 2, (batch, length + 3)).astype(np.int32)
+        for scale, zero in ((np.array([0.01], np.float32), np.array([3], np.int8)),
+                            (rng.uniform(0.005, 0.01, 48).astype(np.float32), rng.integers(-9, 9, 48).astype(np.int8))):
+            y = (x.astype(np.float32) - 7) * np.float32(0.02) @ ((w - zero.astype(np.float32)) * scale) + b
+            q, k, v = (heads(part, n) for part in np.split(y, 3, 2))
+            k, v = (np.concatenate([old, new], 2) for old, new in zip(past, (k, v)))
+            got = run("QAttention", {"x": x, "w": w, "b": b, "xs": np.float32(0.02), "ws": scale, "m": mask, "xz": np.uint8(7), "wz": zero,
+                                     "past": past}, ["w", "b", "xs", "ws", "xz", "wz"], 2, num_heads=n)
+            close(got[0], attend(q, k, v, np.where(mask[:, None, None] > 0, 0, -10000)), 1e-3)
+            close(got[1], np.stack([k, v]), 1e-3)
+
+    def test_multi_head(self):
+        batch, length, n, size, keys = self.B, self.S, self.H, self.D, 7
+        q, k, v, b = floats(batch, length, n * size), floats(batch, keys, n * size), floats(batch, keys, n * 6), floats(n * (2 * size + 6))
+        bias = floats(batch, n, length, keys)
+        parts = [heads(x + y, n) for x, y in zip((q, k, v), np.split(b, [n * size, 2 * n * size]))]
+        for mask, visible in masks(batch, length, keys):
+            if mask is None or mask.shape != (2 * batch,):  # which this operator does not have
+                got = run("MultiHeadAttention", {"q": q, "k": k, "v": v, "b": b, "m": mask, "bias": bias}, "b", num_heads=n, mask_filter_value=-50.0)
+                close(got, attend(*parts, bias + np.where(visible, 0, -50)), 1e-3)
+        k, v = floats(batch, n, keys, size), floats(batch, n, keys, 6)
+        close(run("MultiHeadAttention", {"q": q, "k": k, "v": v}, num_heads=n, scale=0.2), attend(heads(q, n), k, v, scale=0.2))
+        packed = floats(batch, length, n, 3, size)
+        close(run("MultiHeadAttention", {"q": packed}, num_heads=n), attend(*np.moveaxis(packed, (3, 1), (0, 3))))
+        packed = floats(batch, keys, n, 2, size)
+        close(run("MultiHeadAttention", {"q": q, "k": packed}, num_heads=n), attend(heads(q, n), *np.moveaxis(packed, (3, 1), (0, 3))))
+
+    def test_multi_head_with_past(self):
+        batch, length, n, size, before = self.B, self.S, self.H, self.D, 3
+        q, k, v = (floats(batch, length, n * size) for _ in range(3))
+        past = floats(2, batch, n, before, size)
+        mask = rng.integers(0, 2, (batch, length + before)).astype(np.int32)
+        all_k, all_v = (np.concatenate([old, heads(new, n)], 2) for old, new in zip(past, (k, v)))
+        names = {**{x: {0: "batch", 1: "length"} for x in "qkv"}, "m": {0: "batch", 1: "all"}, "pk": {0: "batch", 2: "before"}, "pv": {0: "batch", 2: "before"}}
+        for dims in (None, names):
+            got = run("MultiHeadAttention", {"q": q, "k": k, "v": v, "b": None, "m": mask, "bias": None, "pk": past[0], "pv": past[1]}, (), 3, dims,
+                      num_heads=n, unidirectional=1, mask_filter_value=-50.0)
+            close(got[0], attend(heads(q, n), all_k, all_v, np.where(mask[:, None, None] > 0, 0, -50), causal(length, length + before)), 1e-3)
+            close(got[1], all_k)
+            close(got[2], all_v)
+
+    def test_gradient(self):
+        """By way of the composite: of a product with random numbers, against differences."""
+        x, w, mask = floats(1, 3, 4), floats(4, 12), ints([1, 1, 0])
+        node = helper.make_node("Attention", ["x", "w", "", "m"], ["y"], domain=microsoft.MICROSOFT, num_heads=2)
+        r = floats(1, 3, 4)
+        nodes = [node, helper.make_node("Mul", ["y", "r"], ["p"]), helper.make_node("ReduceSum", ["p"], ["loss"], keepdims=0)]
+        graph = helper.make_graph(nodes, "g", [helper.make_tensor_value_info("x", 1, [1, 3, 4])], [helper.make_tensor_value_info("loss", 1, [])],
+                                  [numpy_helper.from_array(a, k) for k, a in {"w": w, "m": mask, "r": r}.items()])
+        text = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18), helper.make_opsetid(microsoft.MICROSOFT, 1)]).SerializeToString()
+        gradient = np.array(quern.grad(text, "loss", ["x"])([x])[1])
+
+        def loss(x):
+            q, k, v = (heads(part, 2) for part in np.split(x.astype(np.float64) @ w, 3, 2))
+            return (attend(q, k, v, np.where(mask[:, None, None] > 0, 0, -10000)) * r).sum()
+
+        for i in np.ndindex(*x.shape):
+            step = np.zeros(x.shape)
+            step[i] = 1e-5
+            self.assertAlmostEqual(gradient[i], (loss(x + step) - loss(x - step)) / 2e-5, delta=1e-3)
+
+
+class Rotary(unittest.TestCase):
+    def test_forms(self):
+        n, size, table = 2, 16, floats(2, 20, 8)
+        for interleaved in (0, 1):
+            for at in (np.array([3]), rng.integers(0, 20, (2, 5))):
+                x = floats(2, 5, n * size)
+                where = at if at.ndim == 2 else at + np.arange(5)[None]
+                given = {"x": x, "p": at, "c": table[0], "s": table[1]}
+                pack = lambda y: y.swapaxes(1, 2).reshape(2, 5, -1)
+                want = turn(heads(x, n), table[0][where], table[1][where], interleaved)
+                close(run("RotaryEmbedding", given, "cs", interleaved=interleaved), pack(want))
+                close(run("RotaryEmbedding", {**given, "x": heads(x, n).copy()}, "cs", interleaved=interleaved), want)
+                few = {**given, "c": table[0][:, :4].copy(), "s": table[1][:, :4].copy()}
+                want = turn(heads(x, n), few["c"][where], few["s"][where], interleaved)
+                close(run("RotaryEmbedding", few, "cs", interleaved=interleaved, num_heads=n, rotary_embedding_dim=8), pack(want))
+
+
+class Grouped(unittest.TestCase):
+    """GroupQueryAttention. `lengths` are those of the sequences, of which the last S are new."""
+
+    def check(self, new, before, lengths, n=4, groups=2, size=16, total=None, rotary=None, at=None, packed=False, dims=None, known=True, bias=None,
+              window=0, norms=False, both=False, **more):
+        batch = len(lengths)
+        total = before + new if total is None else total
+        capacity = max(total, before)
+        q, k, v = floats(batch, new, n * size), floats(batch, new, groups * size), floats(batch, new, groups * size)
+        past = floats(2, batch, groups, before, size)
+        table = floats(2, 40, size // 2)
+        scales = floats(2, size) if norms else [None, None]
+        sink = more.pop("sink", None)
+        given = {"q": np.concatenate([q, k, v], 2) if packed else q, "k": None if packed else k, "v": None if packed else v,
+                 "pk": past[0], "pv": past[1], "last": np.array(lengths, np.int32) - 1, "total": np.array(total, np.int32),
+                 "c": table[0] if rotary is not None else None, "s": table[1] if rotary is not None else None, "at": at, "bias": bias, "sink": sink,
+                 "ks": None, "vs": None, "qn": scales[0], "kn": scales[1]}
+        if rotary is not None:
+            more |= {"do_rotary": 1, "rotary_interleaved": rotary}
+        if window:
+            more["local_window_size"] = window
+        if both:
+            more["causal"] = 0
+        got = run("GroupQueryAttention", given, ["c", "s", "qn", "kn"] + ["total"] * known, 3, dims, num_heads=n, kv_num_heads=groups, **more)
+        q, k, v = heads(q, n), heads(k, groups), heads(v, groups)
+        if norms:
+            q, k = rms_norm(q, scales[0], 1e-6), rms_norm(k, scales[1], 1e-6)
+        first = np.maximum(np.array(lengths) - new, 0)
+        where = first[:, None] + np.arange(new) if at is None else at
+        if rotary is not None:
+            q, k = (turn(x, table[0][where], table[1][where], rotary) for x in (q, k))
+        for b, length in enumerate(lengths):
+            valid = length - first[b]
+            all_k, all_v = (np.concatenate([old[b:b + 1, :, :first[b]], x[b:b + 1, :, :valid]], 2) for old, x in zip(past, (k, v)))
+            visible = np.ones((valid, length), bool) if both else causal(valid, length)
+            if window:
+                visible &= np.arange(length) > np.arange(length)[first[b]:, None] - window
+            some = 0 if bias is None else bias[b if bias.shape[0] > 1 else 0][None, :, :valid, :length]
+            want = attend(q[b:b + 1, :, :valid], all_k, all_v, some, visible, more.get("scale"), more.get("softcap", 0),
+                          np.zeros(n) if more.get("smooth_softmax") else sink)
+            close(got[0][b:b + 1, :valid], want)
+            for cache, kept in zip(got[1:], (all_k, all_v)):
+                self.assertEqual(cache.shape[2], capacity)
+                close(cache[b:b + 1, :, :length], kept)
+
+    def test_growing_cache(self):
+        names = {**{x: {0: "batch", 1: "new"} for x in "qkv"}, "pk": {0: "batch", 2: "before"}, "pv": {0: "batch", 2: "before"}, "last": {0: "batch"}}
+        for dims, known in ((None, True), (None, False), (names, False)):
+            for rotary in (None, 0, 1):
+                for packed in (False, True):
+                    with self.subTest(dims=bool(dims), known=known, rotary=rotary, packed=packed):
+                        more = {"dims": dims, "known": known, "rotary": rotary, "packed": packed}
+                        self.check(5, 0, [5, 3], **more)
+                        self.check(1, 7, [8], **more)
+                        self.check(1, 7, [8, 3, 6], **more)
+                        self.check(4, 7, [11], **more)
+
+    def test_buffer(self):
+        """total_sequence_length is known to fit in the past, which is as long afterwards."""
+        for rotary in (None, 0):
+            self.check(1, 16, [8, 3, 6], total=8, rotary=rotary)
+            self.check(4, 16, [9], total=16, rotary=rotary)
+            self.check(5, 16, [5], total=5, rotary=rotary)
+
+    def test_heads(self):
+        self.check(5, 0, [5], n=4, groups=4)
+        self.check(5, 0, [5], n=6, groups=1, size=32)
+        self.check(3, 2, [5], norms=True, rotary=0)
+
+    def test_positions(self):
+        self.check(1, 6, [7, 4], rotary=0, at=np.array([[9], [3]]))
+        self.check(4, 6, [10], rotary=1, at=np.array([[6, 7, 9, 8]]))
+
+    def test_what_is_seen(self):
+        for window in (1, 3, 100):
+            self.check(9, 0, [9, 9], window=window)
+            self.check(1, 9, [10, 7], window=window)
+            self.check(3, 9, [12], window=window, softcap=2.0)
+        self.check(5, 0, [5, 5], softcap=1.5, scale=0.7)
+        self.check(5, 0, [5, 3], both=True)
+        self.check(1, 5, [6, 4], both=True)
+        for shape in ((1, 1), (1, 4), (2, 1), (2, 4)):
+            self.check(5, 0, [5, 5], bias=floats(*shape, 5, 5))
+            self.check(1, 5, [6, 6], bias=floats(*shape, 1, 6), softcap=2.0)
+
+    def test_sinks(self):
+        self.check(5, 0, [5, 5], sink=floats(4))
+        self.check(1, 5, [6, 3], sink=floats(4), window=3)
+        self.check(5, 0, [5, 5], smooth_softmax=1)
+
+
+class Tables(unittest.TestCase):
+    def test_rows_of_bytes(self):
+        for bits, block, width in ((2, 16, 64), (4, 32, 64), (4, 16, 48), (4, 32, 48), (8, 16, 32)):
+            blocks = -(-width // block)
+            q = rng.integers(0, 1 << bits, (20, width)).astype(np.uint8)
+            scale = rng.uniform(0.1, 1, (20, blocks)).astype(np.float32)
+            zero = rng.integers(0, 1 << bits, (20, blocks)).astype(np.uint8)
+            for ids in (np.array([3, 0, 19, -1]), np.array([[1, 2], [5, 7]], np.int32)):
+                for given in (None, zero):
+                    got = run("GatherBlockQuantized", {"w": pack_bits(q, bits), "i": ids, "s": scale, "z": None if given is None else pack_bits(zero, bits)},
+                              "wsz", bits=bits, block_size=block, quantize_axis=1, gather_axis=0)
+                    less = (zero if given is not None else np.full_like(zero, 1 << (bits - 1))).astype(np.float32)
+                    each = lambda x: x.repeat(block, 1)[:, :width]
+                    close(got, ((q - each(less)) * each(scale))[ids])
+
+    def test_numbers_of_four_bits(self):
+        for kind, low in ((21, 0), (22, -8)):
+            for shape, axis, along in (((20, 64), 0, 1), ((64, 20), 0, 0), ((64, 20), 1, 0), ((5, 7, 40), 1, 2)):
+                w, ids = rng.integers(low, low + 16, shape), np.array([[1, 2], [3, 0]])
+                few = [-(-d // 16) if i == along else d for i, d in enumerate(shape)]
+                scale = rng.uniform(0.1, 1, few).astype(np.float32)
+                node = helper.make_node("GatherBlockQuantized", ["w", "i", "s"], ["y"], domain=microsoft.MICROSOFT, block_size=16, gather_axis=axis,
+                                        quantize_axis=along)
+                graph = helper.make_graph([node], "g", [helper.make_tensor_value_info("i", 7, ids.shape)], [helper.make_empty_tensor_value_info("y")],
+                                          [helper.make_tensor("w", kind, w.shape, w.ravel().tolist()), numpy_helper.from_array(scale, "s")])
+                text = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 21), helper.make_opsetid(microsoft.MICROSOFT, 1)])
+                want = np.take(w * np.take(scale.repeat(16, along), range(shape[along]), along), ids, axis)
+                for target in ("cpu", "interp"):
+                    close(np.array(quern.compile(text.SerializeToString(), target=target)([ids])[0]), want)
+
+
+class Decoder(unittest.TestCase):
+    """A decoder of two layers as onnxruntime-genai writes them: the lengths come from the mask, the cache grows. What it says of a
+    sequence at once, it says of it in parts."""
+
+    HIDDEN, HEADS, GROUPS, SIZE, WORDS, BLOCK, LAYERS = 64, 4, 2, 16, 50, 32, 2
+
+    def build(self):
+        constants, nodes = {}, []
+
+        def node(op, inputs, outputs, domain=microsoft.MICROSOFT, **attributes):
+            nodes.append(helper.make_node(op, inputs, [outputs] if isinstance(outputs, str) else outputs, domain=domain, **attributes))
+            return nodes[-1].output[0]
+
+        def constant(name, array):
+            constants[name] = array
+            return name
+
+        def product(x, name, k, n):
+            w = rng.integers(0, 256, (n, k // self.BLOCK, self.BLOCK // 2)).astype(np.uint8)
+            scale = (rng.uniform(0.5, 1, (n, k // self.BLOCK)) / (4 * math.sqrt(k))).astype(np.float32)
+            return node("MatMulNBits", [x, constant(f"{name}.w", w), constant(f"{name}.s", scale)], name, K=k, N=n, bits=4, block_size=self.BLOCK)
+
+        constants |= {"one": np.array([1]), "at": np.array(1), "cos": floats(32, self.SIZE // 2), "sin": floats(32, self.SIZE // 2)}
+        node("ReduceSum", ["attention_mask", "one"], "count", "", keepdims=0)
+        node("Cast", [node("Sub", ["count", "one"], "less", "")], "last", "", to=6)
+        node("Cast", [node("Gather", [node("Shape", ["attention_mask"], "shape", ""), "at"], "width", "")], "total", "", to=6)
+        table = constant("table", rng.integers(0, 256, (self.WORDS, self.HIDDEN // 2)).astype(np.uint8))
+        x = node("GatherBlockQuantized", [table, "input_ids", constant("table.s", rng.uniform(0.1, 0.2, (self.WORDS, 2)).astype(np.float32))], "x",
+                 bits=4, block_size=self.BLOCK, quantize_axis=1)
+        h = node("SimplifiedLayerNormalization", [x, constant("g", floats(self.HIDDEN))], "h", "", epsilon=1e-5)
+        kv = self.GROUPS * self.SIZE
+        for i in range(self.LAYERS):
+            qkv = [product(h, f"{part}{i}", self.HIDDEN, n) for part, n in (("q", self.HIDDEN), ("k", kv), ("v", kv))]
+            node("GroupQueryAttention", [*qkv, f"past.{i}.key", f"past.{i}.value", "last", "total", "cos", "sin"],
+                 [f"a{i}", f"present.{i}.key", f"present.{i}.value"], num_heads=self.HEADS, kv_num_heads=self.GROUPS, do_rotary=1)
+            o = product(f"a{i}", f"o{i}", self.HIDDEN, self.HIDDEN)
+            h = node("SkipSimplifiedLayerNormalization", [x, o, constant(f"g{i}", floats(self.HIDDEN))], [f"h{i}", "", "", f"x{i}"], epsilon=1e-5)
+            gate, up = product(h, f"gate{i}", self.HIDDEN, 96), product(h, f"up{i}", self.HIDDEN, 96)
+            inner = node("Mul", [node("QuickGelu", [gate], f"silu{i}", alpha=1.0), up], f"inner{i}", "")
+            down = product(inner, f"down{i}", 96, self.HIDDEN)
+            h = node("SkipSimplifiedLayerNormalization", [f"x{i}", down, constant(f"n{i}", floats(self.HIDDEN))], [f"n{i}.y", "", "", f"x{i}.y"],
+                     epsilon=1e-5)
+            x = f"x{i}.y"
+        product(h, "logits", self.HIDDEN, self.WORDS)
+        info = helper.make_tensor_value_info
+        cache = [f"{i}.{part}" for i in range(self.LAYERS) for part in ("key", "value")]
+        graph = helper.make_graph(
+            nodes, "decoder",
+            [info("input_ids", 7, ["batch", "new"]), info("attention_mask", 7, ["batch", "all"])] +
+            [info(f"past.{c}", 1, ["batch", self.GROUPS, "before", self.SIZE]) for c in cache],
+            [info("logits", 1, ["batch", "new", self.WORDS])] + [info(f"present.{c}", 1, ["batch", self.GROUPS, "all", self.SIZE]) for c in cache],
+            [numpy_helper.from_array(a, k) for k, a in constants.items()])
+        return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18), helper.make_opsetid(microsoft.MICROSOFT, 1)]).SerializeToString()
+
+    def test_in_parts(self):
+        text = self.build()
+        compiled, interpreted = quern.compile(text), quern.compile(text, target="interp")
+        one = quern.compile(text, dims={"new": 1})
+        ids = rng.integers(0, self.WORDS, (2, 9))
+        empty = [np.zeros((2, self.GROUPS, 0, self.SIZE), np.float32)] * (2 * self.LAYERS)
+        whole = [np.array(y) for y in compiled([ids, np.ones((2, 9), np.int64), *empty])]
+        for got, want in zip(whole, interpreted([ids, np.ones((2, 9), np.int64), *empty])):
+            close(got, np.array(want))
+        for lengths in ([6, 6], [6, 4]):  # the second sequence may be shorter: its rest is padding, then comes what follows
+            mask = (np.arange(6) < np.array(lengths)[:, None]).astype(np.int64)
+            first = [np.array(y) for y in compiled([ids[:, :6], mask, *empty])]
+            state = first[1:]
+            for step in range(3):
+                lengths = [n + 1 for n in lengths]
+                mask = (np.arange(7 + step) < np.array(lengths)[:, None]).astype(np.int64)
+                next_ids = np.array([[ids[b, n - 1]] for b, n in enumerate(lengths)])
+                want = [np.array(y) for y in interpreted([next_ids, mask, *state])]
+                for run_step in (compiled, one):
+                    got = [np.array(y) for y in run_step([next_ids, mask, *state])]
+                    for b, n in enumerate(lengths):
+                        close(got[0][b], whole[0][b, n - 1:n])
+                    for g, w in zip(got, want):
+                        close(g, w)
+                state = got[1:]
+
+
+    def test_lengths_without_room(self):
+        """A mask that is wider than the cache is, with the new tokens."""
+        for target in ("cpu", "interp"):
+            model = quern.compile(self.build(), target=target)
+            cache = [np.zeros((1, self.GROUPS, 3, self.SIZE), np.float32)] * (2 * self.LAYERS)
+            with self.assertRaises(quern.OutOfRangeError) as e:
+                model([np.array([[1]]), np.ones((1, 9), np.int64), *cache])
+            self.assertIn("com.microsoft.GroupQueryAttention", str(e.exception))
+
+
+class Mistakes(microsoft.Mistakes):
+    def wrong(self, text, op, given, constants=(), n_outputs=1, **attributes):
+        self.refuse(text, op, *split(given, constants), n_outputs, **attributes)
+
+    def test_norms(self):
+        x, g = floats(2, 3, 8), floats(8)
+        self.wrong("output 1 (mean)", "SkipLayerNormalization", {"x": x, "s": x, "g": g}, n_outputs=2)
+        self.wrong("output 2 (inv_std_var)", "SkipSimplifiedLayerNormalization", {"x": x, "s": x, "g": g}, n_outputs=[0, 2])
+        self.wrong("input 2 and what is added rank 1", "SkipLayerNormalization", {"x": x, "s": x, "g": x[0]})
+        self.wrong("a higher rank than the input", "SkipSimplifiedLayerNormalization", {"x": x[0], "s": x, "g": g})
+        ids, table = np.zeros((2, 3), np.int32), floats(5, 8)
+        self.wrong("input_ids and mask must have rank 2", "EmbedLayerNormalization", {"i": ids[0], "k": None, "w": table, "p": table, "s": None, "g": g, "b": g})
+        self.wrong("input 2 must have rank 2", "EmbedLayerNormalization", {"i": ids, "k": None, "w": g, "p": table, "s": None, "g": g, "b": g})
+
+    def test_activations(self):
+        self.wrong("activation Foo", "FusedGemm", {"a": floats(2, 3), "b": floats(3, 4)}, activation="Foo")
+        self.wrong("rank 1 or more", "BiasSplitGelu", {"x": np.float32(1), "b": np.float32(1)})
+
+    def test_attention(self):
+        x, w = floats(2, 3, 8), floats(8, 24)
+        wrong = lambda text, given, n_outputs=1, **more: self.wrong(text, "Attention", {"x": x, "w": w, **given}, n_outputs=n_outputs, **more)
+        wrong("attribute num_heads must be given", {})
+        wrong("not three times those of 3 heads", {}, num_heads=3)
+        wrong("qkv_hidden_sizes must be three multiples", {}, num_heads=2, qkv_hidden_sizes=[8, 8, 9])
+        wrong("attribute do_rotary = 1", {}, num_heads=2, do_rotary=1)
+        wrong("attribute past_present_share_buffer = 1", {}, num_heads=2, past_present_share_buffer=1)
+        wrong("must have rank 3, and the weights rank 2", {"x": x[0]}, num_heads=2)
+        wrong("past must have rank 5", {"b": None, "m": None, "past": x}, 2, num_heads=2)
+        wrong("a mask that is not of integers, or not of rank 1, 2 or 3, in input 3", {"b": None, "m": np.ones((2, 1, 3, 3), np.int32)}, num_heads=2)
+        wrong("input 5 must have rank 4", {"b": None, "m": None, "past": None, "bias": x}, num_heads=2)
+        wrong("input 6 (past_sequence_length)", {"b": None, "m": None, "past": None, "bias": None, "n": ints(1)}, num_heads=2)
+        byte = lambda *shape: np.zeros(shape, np.uint8)
+        self.wrong("scale and zero point must be scalars", "QAttention",
+                   {"x": byte(2, 3, 8), "w": byte(8, 24), "b": floats(24), "xs": floats(8), "ws": np.float32(1)}, num_heads=2)
+
+    def test_multi_head(self):
+        x = floats(2, 3, 8)
+        wrong = lambda text, given, n_outputs=1, **more: self.wrong(text, "MultiHeadAttention", {"q": x, **given}, n_outputs=n_outputs, num_heads=2, **more)
+        wrong("input 2 (value) is missing", {"k": x})
+        wrong("packed inputs must be [batch, length, heads, 3, size]", {})
+        wrong("go without inputs 2 (value) and 3 (bias)", {"k": floats(2, 3, 2, 2, 4), "v": x})
+        wrong("past_key and past_value must both be given", {"k": x, "v": x, "b": None, "m": None, "bias": None, "pk": floats(2, 2, 1, 4)})
+        wrong("where queries and keys differ in number", {"k": floats(2, 5, 8), "v": floats(2, 5, 8)}, unidirectional=1)
+        wrong("output 3 (qk)", {"k": x, "v": x}, [0, 3])
+        rest = {"k": x, "v": x, "b": None, "m": None, "bias": None, "pk": floats(2, 2, 1, 4), "pv": floats(2, 2, 1, 4)}
+        wrong("input 9 (cache_indirection)", {**rest, "n": None, "c": ints([[[0]]])})
+
+    def test_grouped(self):
+        q, kv, last, total = floats(2, 3, 64), floats(2, 3, 32), ints(2, 2), np.int32(3)
+        given = {"q": q, "k": kv, "v": kv, "pk": None, "pv": None, "last": last, "total": total}
+        wrong = lambda text, more, n_outputs=1, **attributes: self.wrong(
+            text, "GroupQueryAttention", {**given, **more}, ["total"], n_outputs, **{"num_heads": 4, "kv_num_heads": 2, **attributes})
+        wrong("num_heads must be a multiple of kv_num_heads", {}, kv_num_heads=3)
+        wrong("attribute kv_num_heads must be given", {}, kv_num_heads=0)
+        wrong("key and value may both be left out", {"v": None})
+        wrong("past_key and past_value must both be given", {"pk": floats(2, 2, 1, 16)})
+        wrong("output 3 (output_qk)", {}, [0, 3])
+        wrong("attribute k_quant_type = PER_TENSOR", {}, k_quant_type="PER_TENSOR")
+        wrong("attribute sliding_window_cache = 1", {}, sliding_window_cache=1)
+        rest = {name: None for name in ("c", "s", "at", "bias", "sink", "ks", "vs", "qn", "kn")}
+        wrong("input 12 (k_scale)", {**rest, "ks": floats(1)})
+        wrong("q_norm_weight and k_norm_weight go together", {**rest, "qn": floats(16)})
+        wrong("input 16 (query_seqlens)", {**rest, "n": last})
+        wrong("input 7 is missing", {}, do_rotary=1)
+        wrong("position_ids must have rank 2", {**rest, "c": floats(9, 8), "s": floats(9, 8), "at": np.array([0, 1])}, do_rotary=1)
+        wrong("20 cosines turn 40 elements, and a head has 16", {"c": floats(9, 20), "s": floats(9, 20)}, do_rotary=1)
+
+    def test_rotary(self):
+        x, at, table = floats(2, 3, 32), np.array([0]), floats(9, 8)
+        wrong = lambda text, **more: self.wrong(text, "RotaryEmbedding", {"x": x, "p": at, "c": table, "s": table, **more.pop("given", {})}, **more)
+        wrong("position_ids be one number or have rank 2", given={"p": np.array([0, 1])})
+        wrong("attribute is_packed_batching = 1", is_packed_batching=1)
+        wrong("must be known", given={"c": floats(9, 20), "s": floats(9, 20)})
+
+    def test_tables(self):
+        w, ids, scale = np.zeros((4, 16), np.uint8), np.array([0]), np.ones((4, 1), np.float32)
+        wrong = lambda text, constants="ws", **more: self.wrong(text, "GatherBlockQuantized", {"w": w, "i": ids, "s": scale, **more.pop("given", {})},
+                                                                constants, **{"block_size": 32, **more})
+        wrong("data of 3 bits; 2, 4 and 8 are", bits=3)
+        wrong("block_size must be a power of two", block_size=24)
+        wrong("input 0 must be a constant", "s")
+        wrong("data that is not of uint8, int4 or uint4", given={"w": w.astype(np.int32)})
+        wrong("axis 2 is outside of rank 2", quantize_axis=2)
+
+
+if __name__ == "__main__":
+    unittest.main()
