@@ -2,7 +2,7 @@
  *
  *   task: some panels of columns, in two halves that are read side by side, since memory gives more to two streams
  *     for each panel p of the first half
- *       for k: sums of panels p and p + half += x[k] * panel[k, 0 … width), lines asked for 1 KB ahead
+ *       for k: sums of panels p and p + half += x[k] * panel[k, 0 … width), lines asked for 1 KB ahead where that helps
  *       store, or: both to a local buffer, then what follows element by element over it
  *     and one panel alone where their number is odd
  *
@@ -15,8 +15,11 @@
 
 enum {
     SETS = 2,               /* sums of an element, k by turns: more chains of FMAs */
-    TASK_BYTES = 192 << 10, /* of the matrix */
+    TASK_BYTES = 256 << 10, /* of the matrix */
     AHEAD_BYTES = 1024,
+    /* Where the core follows streams: farther ahead than it does itself; and of matrices most of which comes from memory, not. */
+    FOLLOWED_AHEAD_BYTES = 2048,
+    FOLLOWED_BYTES = 16 << 20,
     LINE_BYTES = 64,
     MAX_CHAINS = 2 * 2 * SETS
 };
@@ -27,7 +30,7 @@ typedef struct {
     qn_kbuffer *x, *y, *tile;
     qn_kbuffer *out; /* stored directly: the group is the product alone; else NULL */
     int lanes, vectors, width;
-    int ahead; /* bytes */
+    int ahead; /* bytes; 0: the core fetches them itself */
     int64_t task_panels;
     int rank;                 /* of the result */
     qn_dim dims[QN_MAX_RANK]; /* of the result, in the kernel's space */
@@ -75,7 +78,7 @@ static void k_loop(gemv *g, int n_panels, qn_kvalue *const *panels, qn_kvalue *l
         qn_kvalue *x = qn_word_repeat(b, g->x, ADD(MUL(g->row, g->k_value), k), g->lanes);
         for (int p = 0; p < n_panels; p++) {
             qn_kvalue *at = ADD(panels[p], MUL(k, INDEX(g->width)));
-            for (int bytes = 0; bytes < g->width * 4; bytes += LINE_BYTES)
+            for (int bytes = 0; g->ahead && bytes < g->width * 4; bytes += LINE_BYTES)
                 qn_word_prefetch(b, g->y, ADD(at, INDEX((g->ahead + bytes) / 4)), 0);
             for (int v = 0; v < g->vectors; v++) {
                 qn_kvalue **sum = &acc[(set * n_panels + p) * g->vectors + v];
@@ -169,6 +172,16 @@ static int64_t panels_a_task(const gemv *g)
     return 2 * (pairs < 1 ? 1 : pairs);
 }
 
+/* How far ahead lines are asked for. */
+static int64_t bytes_ahead(const gemv *g)
+{
+    if (!g->w.lowering->options->machine->follows_streams)
+        return AHEAD_BYTES;
+    const double bytes =
+        4.0 * g->width * (double)qn_likely_extent(g->n_panels) * (double)qn_likely_extent(g->k);
+    return bytes < FOLLOWED_BYTES ? FOLLOWED_AHEAD_BYTES : 0;
+}
+
 /* All that may be measured. */
 static void choose(gemv *g)
 {
@@ -178,7 +191,7 @@ static void choose(gemv *g)
     char site[QN_SITE_SIZE];
     qn_schedule_site(g->w.kernel->name, g->x->dtype, 4, shape, site);
     const qn_schedule s = qn_schedule_find(options, site);
-    g->ahead = (int)qn_schedule_get(&s, QN_KNOB_AHEAD, AHEAD_BYTES, MOST_AHEAD) / LINE_BYTES * LINE_BYTES;
+    g->ahead = (int)qn_schedule_get(&s, QN_KNOB_AHEAD, bytes_ahead(g), MOST_AHEAD) / LINE_BYTES * LINE_BYTES;
     g->task_panels = qn_schedule_get(&s, QN_KNOB_PANELS, panels_a_task(g), MOST_PANELS);
     g->task_panels += g->task_panels % 2;
     qn_schedule_note(

@@ -23,11 +23,12 @@ typedef struct qn_machine {
     int vector_bytes;     /* 64: AVX-512, 32: AVX2, 16: SSE/NEON */
     int vector_registers; /* 32 or 16 */
     bool fma;
-    bool masked; /* masked loads and stores are cheap */
-    bool lookup; /* QN_K_LOOKUP is one instruction */
-    bool dot4;   /* QN_K_DOT4 is one instruction */
-    bool dot2;   /* QN_K_DOT2 is one, of which two are as fast as two multiply-adds */
-    bool tiles;  /* the matrix unit of QN_K_TILE_*, bf16 and bytes */
+    bool masked;          /* masked loads and stores are cheap */
+    bool lookup;          /* QN_K_LOOKUP is one instruction */
+    bool dot4;            /* QN_K_DOT4 is one instruction */
+    bool dot2;            /* QN_K_DOT2 is one, of which two are as fast as two multiply-adds */
+    bool tiles;           /* the matrix unit of QN_K_TILE_*, bf16 and bytes */
+    bool follows_streams; /* the core fetches what comes next of two streams from memory in time, unasked */
     int64_t l1_bytes, l2_bytes;
     int64_t l3_bytes;     /* that a group of cores shares; 0: unknown */
     int gpu_arch;         /* 90 for sm_90 */

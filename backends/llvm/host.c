@@ -101,6 +101,13 @@ bool qn_host_has(const char *feature)
     return false;
 }
 
+bool qn_host_is_zen5(void)
+{
+    pthread_once(&asked, ask);
+    const uint32_t family = (words[MODEL] >> 8 & 0xf) + (words[MODEL] >> 20 & 0xff);
+    return words[VENDOR_C] == signature_AMD_ecx && family == 0x1a;
+}
+
 #else
 
 #include <sys/auxv.h>
@@ -120,6 +127,11 @@ static void ask(void)
 bool qn_host_has(const char *feature)
 {
     (void)feature;
+    return false;
+}
+
+bool qn_host_is_zen5(void)
+{
     return false;
 }
 

@@ -19,6 +19,9 @@ typedef enum qn_isa { QN_ISA_X86, QN_ISA_AARCH64, QN_ISA_NVPTX } qn_isa;
 /* Has it a feature and does the system save its registers? LLVM's names, of those on x86-64 that lowering asks for. */
 bool qn_host_has(const char *feature);
 
+/* Is it a Zen 5, LLVM's "znver5"? */
+bool qn_host_is_zen5(void);
+
 /* All that LLVM's name of the CPU and list of its features follow from, as text: for keys. */
 const char *qn_host_text(void);
 

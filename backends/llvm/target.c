@@ -297,6 +297,7 @@ static void describe_cpu(qn_llvm_target *t, bool is_host, bool tiles)
         .dot4 = t->vnni,
         .dot2 = t->bf16,
         .tiles = t->avx512 && tiles,
+        .follows_streams = is_host ? qn_host_is_zen5() : strcmp(t->cpu, "znver5") == 0,
         .vector_bytes = t->vector_bytes,
         .vector_registers = t->avx512 || t->isa == QN_ISA_AARCH64 ? 32 : 16,
         .fma = true,

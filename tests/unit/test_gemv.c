@@ -17,6 +17,7 @@
 static const qn_machine machines[] = {
     { .vector_bytes = 64, .vector_registers = 32, .fma = true, .masked = true, .l2_bytes = 1 << 20 },
     { .vector_bytes = 32, .vector_registers = 16, .fma = true, .masked = false, .l2_bytes = 1 << 18 },
+    { .vector_bytes = 64, .vector_registers = 32, .fma = true, .masked = true, .follows_streams = true },
 };
 
 static const struct {
@@ -94,8 +95,41 @@ static void products_equal_the_interpreters(void **state)
         }
 }
 
+/* Is any line of a matrix of so many rows of 2048 asked for before it is read? */
+static bool asks_for_lines(const qn_machine *machine, int64_t depth)
+{
+    qn_module *module = qn_module_new("row");
+    qn_diags diags;
+    qn_diags_init(&diags, module->arena);
+    qn_graph *graph = qn_function_new(module, "f");
+    qn_builder b = { .graph = graph, .diags = &diags };
+    const qn_type type = qn_type_static(module, QUERN_F32, 2, (int64_t[]){ 1, depth });
+    qn_value *x = qn_graph_add_input(graph, "x", type, QN_ROLE_INPUT);
+    qn_value *y = qn_b_constant(&b, qn_tensor_new(module, QUERN_F32, 2, (int64_t[]){ depth, 2048 },
+                                                  numbers(module->arena, depth * 2048, 0)));
+    qn_graph_add_output(graph, qn_b_matmul(&b, x, y), "product", -1);
+    qn_pass_options options = { .math = QN_MATH_DEFAULT, .machine = machine, .fold = qn_interp_fold };
+    qn_program *program;
+    qn_diags_init(&diags, module->arena);
+    assert_int_equal(qn_run_passes(graph, NULL, &options, NULL, &diags), QUERN_OK);
+    assert_int_equal(qn_lower(graph, &options, module->arena, &program, &diags), QUERN_OK);
+    bool asks = false;
+    for (int i = 0; i < program->n_kernels; i++)
+        asks |= strstr(qn_kernel_print(program->kernels[i], module->arena), "prefetch") != NULL;
+    qn_module_free(module);
+    return asks;
+}
+
+static void cores_follow_large_matrices_alone(void **state)
+{
+    (void)state;
+    assert_true(asks_for_lines(&machines[0], 64) && asks_for_lines(&machines[0], 4096));
+    assert_true(asks_for_lines(&machines[2], 64) && !asks_for_lines(&machines[2], 4096));
+}
+
 int main(void)
 {
-    const struct CMUnitTest tests[] = { cmocka_unit_test(products_equal_the_interpreters) };
+    const struct CMUnitTest tests[] = { cmocka_unit_test(products_equal_the_interpreters),
+                                        cmocka_unit_test(cores_follow_large_matrices_alone) };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

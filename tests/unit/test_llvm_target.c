@@ -143,6 +143,16 @@ static void knows_matrix_units(void **state)
     }
 }
 
+static void knows_cores_that_follow_streams(void **state)
+{
+    (void)state;
+    static const char *const cpus[] = { "znver5", "znver4", "sapphirerapids", "x86-64-v4" };
+    for (size_t i = 0; i < sizeof cpus / sizeof *cpus; i++)
+        assert_int_equal(
+            describe((qn_target){ .triple = "x86_64-unknown-linux-gnu", .cpu = cpus[i] }).follows_streams,
+            i == 0);
+}
+
 static void refuses_wrong_names(void **state)
 {
     (void)state;
@@ -300,6 +310,7 @@ int main(void)
         cmocka_unit_test(knows_cpus),
         cmocka_unit_test(knows_this_machine),
         cmocka_unit_test(knows_matrix_units),
+        cmocka_unit_test(knows_cores_that_follow_streams),
         cmocka_unit_test(refuses_wrong_names),
         cmocka_unit_test(makes_objects_for_another_machine),
         cmocka_unit_test(refuses_what_has_no_code),
