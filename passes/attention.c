@@ -10,6 +10,9 @@
  *         for each panel of v: weights x v         -> local
  *       divide by the sums, apply what follows element by element, store
  *
+ * Of few queries k is read where it lies, a key a row: a panel would be used too seldom to be made. Then a score is a sum over
+ * lanes, and the queries of a group of heads may be rows of one tile.
+ *
  * More than one block makes the softmax an online one: what was summed up so far is scaled by exp(old maximum - new maximum).
  * Causal: blocks and panels that no query of the tile sees are left out. The last tile of a head may have rows that
  * do not exist: they repeat the last query and are not stored. Tasks depend on the shape only. */
@@ -29,11 +32,11 @@ enum {
 
 typedef struct {
     qn_attention t;
-    qn_kbuffer *k, *v;          /* packed */
+    qn_kbuffer *k, *v;          /* packed; or k in place */
     qn_kbuffer *queries, *sums; /* local: of one tile */
     qn_kbuffer *maxima, *totals,
-        *factors; /* by row: largest score, sum of the weights, what `sums` are scaled by */
-    int rows, k_vectors, v_vectors;
+        *factors;                   /* by row: largest score, sum of the weights, what `sums` are scaled by */
+    int rows, k_vectors, v_vectors; /* k_vectors: 0 in place */
     int64_t depth, columns, v_width; /* of q; of the result; of v, whole vectors */
     int64_t block;                   /* keys */
     bool heads_last, one_block;
@@ -56,6 +59,23 @@ static int64_t width_of(const qn_machine *machine, qn_dim n)
     return n->max > lanes ? 2 * lanes : lanes;
 }
 
+static bool is_moved(const qn_value *value)
+{
+    return value->node && value->node->op == QN_OP_TRANSPOSE;
+}
+
+/* Few queries, and k and v in whole vectors that nobody has to move first. */
+static bool in_place(const qn_node *node, int lanes, qn_dim columns)
+{
+    const qn_value *q = node->operands[0], *k = node->operands[1], *v = node->operands[2];
+    if (!qn_dim_is_const(q->type.dims[2]) || !qn_dim_is_const(q->type.dims[3]) ||
+        q->type.dims[3]->value % lanes != 0 || !qn_dim_is_const(columns) || columns->value % lanes != 0)
+        return false;
+    if (node->op == QN_OP_ATTENTION_PACKED)
+        return qn_dim_is(k->type.dims[4], QN_ATTENTION_IN_PLACE);
+    return q->type.dims[2]->value < LEAST_QUERIES && !is_moved(k) && !is_moved(v);
+}
+
 bool qn_attention_plan(const qn_node *node, const qn_pass_options *options, int64_t *out_k_width,
                        int64_t *out_v_width)
 {
@@ -67,12 +87,18 @@ bool qn_attention_plan(const qn_node *node, const qn_pass_options *options, int6
     const bool packed = node->op == QN_OP_ATTENTION_PACKED;
     const qn_dim columns = packed ? qn_attr_dims(node, QN_ATTR_DIMS, NULL)[0] : v->dims[3];
     const qn_dim keys = v->dims[2];
+    const bool fits = qn_dim_is_const(q->dims[3]) && q->dims[3]->value >= 1 &&
+                      q->dims[3]->value <= MAX_DEPTH && qn_dim_is_const(columns) && columns->value >= 1 &&
+                      columns->value <= MAX_DEPTH && q->dims[2]->max >= 1 && keys->max >= 1;
+    if (fits && in_place(node, machine->vector_bytes / 4, columns)) {
+        *out_k_width = QN_ATTENTION_IN_PLACE;
+        *out_v_width = columns->value;
+        return true;
+    }
     *out_k_width = width_of(machine, keys);
     const int64_t v_panel = width_of(machine, columns);
     *out_v_width = qn_dim_is_const(columns) ? (columns->value + v_panel - 1) / v_panel * v_panel : v_panel;
-    return qn_dim_is_const(q->dims[3]) && q->dims[3]->value >= 1 && q->dims[3]->value <= MAX_DEPTH &&
-           qn_dim_is_const(columns) && columns->value >= 1 && columns->value <= MAX_DEPTH &&
-           q->dims[2]->max >= LEAST_QUERIES && keys->max >= 1;
+    return fits && q->dims[2]->max >= LEAST_QUERIES;
 }
 
 static bool keeps(const qn_node *node, const qn_pass_options *options)
@@ -118,6 +144,28 @@ static void score_panels(attention *a, int rows, qn_kvalue *first, qn_kvalue *n,
                 b, a->t.scores,
                 ADD(MUL(qn_attention_counter(loop), INDEX(width)), INDEX(r * a->t.stride + v * a->t.lanes)),
                 acc[r * a->k_vectors + v], NULL);
+    qn_attention_end(&a->t, loop);
+}
+
+/* The same of keys that lie row by row, from key `first` on. */
+static void score_rows(attention *a, int rows, qn_kvalue *first, qn_kvalue *n, qn_kvalue *group)
+{
+    enum { MOST_VECTORS = MAX_DEPTH / 4 };
+    qn_kbuilder *b = &a->t.w.b;
+    const int lanes = a->t.lanes, vectors = (int)a->depth / lanes;
+    qn_kvalue *base = ADD(MUL(group, a->t.n_keys_value), first), *parts[MOST_VECTORS];
+    qn_kinst *loop = qn_attention_for(&a->t, INDEX(0), n);
+    qn_kvalue *key = MUL(ADD(base, qn_attention_counter(loop)), INDEX(a->depth));
+    for (int v = 0; v < vectors; v++)
+        parts[v] = qn_kb_load(b, a->k, ADD(key, INDEX(v * lanes)), lanes);
+    for (int r = 0; r < rows; r++) {
+        qn_kvalue *sum = qn_kb_float(b, (qn_ktype){ QUERN_F32, lanes }, 0);
+        for (int v = 0; v < vectors; v++)
+            sum = qn_kb_fma(b, qn_kb_load(b, a->queries, INDEX(r * a->depth + v * lanes), lanes), parts[v],
+                            sum);
+        qn_kb_store(b, a->t.scores, ADD(INDEX(r * a->t.stride), qn_attention_counter(loop)),
+                    qn_kb_reduce(b, QN_SUM, sum), NULL);
+    }
     qn_attention_end(&a->t, loop);
 }
 
@@ -257,7 +305,10 @@ static void one_block(attention *a, int rows, qn_kvalue *first, qn_kvalue *first
                       qn_kvalue *group)
 {
     qn_kvalue *n = a->one_block ? end : MIN(SUB(end, first), INDEX(a->block));
-    score_panels(a, rows, first_panel, n, group);
+    if (a->k_vectors)
+        score_panels(a, rows, first_panel, n, group);
+    else
+        score_rows(a, rows, first, n, group);
     weigh_rows(a, rows, first, n);
     weigh_values(a, rows, first, n, group);
 }
@@ -330,8 +381,9 @@ static void tile(attention *a, int rows, qn_kvalue *first_query)
         qn_attention_fill(&a->t, a->maxima, INDEX(0), INDEX(0), INDEX(rows), -INFINITY);
         qn_kvalue *count = qn_kb_idiv(b, ADD(end, INDEX(a->block - 1)), INDEX(a->block));
         qn_kinst *loop = qn_attention_for(&a->t, INDEX(0), count);
+        const int64_t panels = a->k_vectors ? a->block / (a->k_vectors * a->t.lanes) : 0;
         one_block(a, rows, MUL(qn_attention_counter(loop), INDEX(a->block)),
-                  MUL(qn_attention_counter(loop), INDEX(a->block / (a->k_vectors * a->t.lanes))), end, group);
+                  MUL(qn_attention_counter(loop), INDEX(panels)), end, group);
         qn_attention_end(&a->t, loop);
     }
     store_results(a, rows);
@@ -371,11 +423,7 @@ static qn_dim write_tasks(attention *a)
     qn_writer *w = &a->t.w;
     qn_kbuilder *b = &w->b;
     qn_dims *dims = w->space.dims;
-    int64_t height = a->rows;
-    if (qn_dim_is_const(a->t.n_queries)) { /* as even as can be */
-        const int64_t n = a->t.n_queries->value, count = (n + height - 1) / height;
-        height = count > 0 ? (n + count - 1) / count : height;
-    }
+    const int64_t height = a->rows;
     const double work = 2 * (double)height * qn_likely_extent(a->t.n_keys) * (double)(a->depth + a->columns);
     int64_t each = (int64_t)(TASK_NANOSECONDS * FLOPS_A_NANOSECOND / (work > 1 ? work : 1)) + 1;
     const qn_dim n_tiles = qn_dim_ceildiv(dims, a->t.n_queries, qn_dim_const(dims, height));
@@ -393,6 +441,24 @@ static qn_dim write_tasks(attention *a)
     return tasks;
 }
 
+/* Of tiles of so many rows at most: as even as can be. */
+static int even_rows(int most, qn_dim n_queries)
+{
+    if (!qn_dim_is_const(n_queries) || n_queries->value < 1)
+        return most;
+    const int64_t n = n_queries->value, count = (n + most - 1) / most;
+    return (int)((n + count - 1) / count);
+}
+
+/* How many vectors of v go on side by side, in so many sums: each sum waits for the one before it. */
+static int most_vectors(const attention *a, int sums)
+{
+    int vectors = QN_ATTENTION_VECTORS;
+    while (vectors > 1 && (a->rows * vectors > sums || a->v_width % ((int64_t)vectors * a->t.lanes) != 0))
+        vectors /= 2;
+    return vectors;
+}
+
 static void read_shape(attention *a)
 {
     qn_ispace *space = &a->t.w.space;
@@ -400,10 +466,12 @@ static void read_shape(attention *a)
     const qn_machine *machine = a->t.w.lowering->options->machine;
     const qn_type *q = &root->operands[0]->type, *k = &root->operands[1]->type, *v = &root->operands[2]->type;
     qn_attention_read(&a->t, root, 3);
-    a->rows = rows_of(machine);
+    a->rows = even_rows(rows_of(machine), a->t.n_queries);
     a->k_vectors = (int)k->dims[4]->value / a->t.lanes;
     a->v_width = v->dims[3]->value;
     a->v_vectors = a->v_width > a->t.lanes ? 2 : 1;
+    if (!a->k_vectors)
+        a->v_vectors = most_vectors(a, 2 * rows_of(machine));
     a->depth = q->dims[3]->value;
     a->columns = qn_attr_dims(root, QN_ATTR_DIMS, NULL)[0]->value;
     a->heads_last = qn_attr_bool(root, QN_ATTR_HEADS_LAST);
@@ -411,7 +479,7 @@ static void read_shape(attention *a)
     a->at_depth = qn_ispace_var(space, qn_ispace_import(space, q->dims[3]), false);
     a->column = qn_ispace_var(space, qn_dim_const(space->dims, a->columns), false);
     /* as few blocks as can be, of the same number of panels */
-    const int64_t width = (int64_t)a->k_vectors * a->t.lanes;
+    const int64_t width = (int64_t)(a->k_vectors ? a->k_vectors : 1) * a->t.lanes;
     a->one_block = a->t.n_keys->max <= BLOCK;
     int64_t blocks = qn_dim_is_const(a->t.n_keys) ? (a->t.n_keys->value + BLOCK - 1) / BLOCK : 1;
     int64_t keys = qn_dim_is_const(a->t.n_keys)

@@ -116,7 +116,7 @@ void qn_attention_product(qn_attention *a, int rows, int vectors, qn_kbuffer *x,
         acc[i] = &loop->blocks[0]->arguments[1 + i];
     for (int u = 0; u < step; u++) {
         qn_kvalue *k = ADD(qn_attention_counter(loop), INDEX(u)), *offset = MUL(k, INDEX(y_stride));
-        qn_kvalue *columns[2];
+        qn_kvalue *columns[QN_ATTENTION_VECTORS];
         for (int v = 0; v < vectors; v++) {
             columns[v] = qn_kb_load(b, y, ADD(panel, ADD(offset, INDEX(v * a->lanes))), a->lanes);
             if (ahead && v % (64 / (4 * a->lanes)) == 0) /* once a line */

@@ -5,7 +5,10 @@
 
 #include "passes/lower.h"
 
-enum { QN_ATTENTION_ROWS = 12 }; /* of a tile, at most */
+enum {
+    QN_ATTENTION_ROWS = 12,  /* of a tile, at most */
+    QN_ATTENTION_VECTORS = 4 /* that a product is wide, at most */
+};
 
 typedef struct qn_attention {
     qn_writer w;

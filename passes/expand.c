@@ -86,6 +86,39 @@ static qn_node *heads_to_the_end(const qn_node *node)
                                                                                                     : NULL;
 }
 
+/* One query a head, and heads that share their keys: as one head with so many queries, so that keys are read once. All of it
+ * only says another shape. */
+static qn_node *with_groups_as_heads(qn_builder *b, qn_node *node)
+{
+    const qn_type *q = &node->operands[0]->type, *k = &node->operands[1]->type;
+    const qn_dim one = qn_dim_const(qn_b_dims(b), 1), heads = q->dims[1], groups = k->dims[1];
+    if (q->dims[2] != one || heads == groups || !qn_dim_is_const(heads) || !qn_dim_is_const(groups))
+        return node;
+    const qn_dim shared = qn_dim_const(qn_b_dims(b), heads->value / groups->value);
+    qn_value *mask = node->n_operands > 3 ? node->operands[3] : NULL;
+    if (mask && mask->type.dims[1] == heads)
+        mask = qn_b_reshape(b, mask, 4, (qn_dim[]){ mask->type.dims[0], groups, shared, mask->type.dims[3] });
+    qn_value *x = qn_b_reshape(b, node->operands[0], 4, (qn_dim[]){ q->dims[0], groups, shared, q->dims[3] });
+    qn_value *y = qn_b_attention(b, x, node->operands[1], node->operands[2], mask,
+                                 qn_attr_float(node, QN_ATTR_SCALE), false); /* one query sees all keys */
+    qn_value *result = qn_b_reshape(b, y, 4, node->results[0].type.dims);
+    if (!result)
+        return node;
+    qn_value_replace(&node->results[0], result);
+    qn_node_remove(node);
+    return y->node;
+}
+
+static qn_value *panels_of_keys(qn_builder *b, qn_value *k, int64_t width)
+{
+    const qn_dim *dims = k->type.dims;
+    return width == QN_ATTENTION_IN_PLACE
+               ? qn_b_reshape(
+                     b, k, 5,
+                     (qn_dim[]){ dims[0], dims[1], dims[2], dims[3], qn_dim_const(qn_b_dims(b), width) })
+               : qn_b_panels(b, qn_b_transpose(b, k, (const int64_t[]){ 0, 1, 3, 2 }), width);
+}
+
 /* attention, where there is a kernel for it: as attention_packed, which also does a transposition of the result. */
 static bool pack_attention(qn_node *node, const qn_pass_options *options, qn_diags *diags)
 {
@@ -93,18 +126,21 @@ static bool pack_attention(qn_node *node, const qn_pass_options *options, qn_dia
     if (node->op != QN_OP_ATTENTION || !qn_attention_plan(node, options, &k_width, &v_width))
         return false;
     qn_builder b = { .graph = node->graph, .before = node, .loc = node->loc, .diags = diags };
+    if (k_width == QN_ATTENTION_IN_PLACE) {
+        node = with_groups_as_heads(&b, node);
+        b.before = node;
+    }
     qn_dims *dims = qn_b_dims(&b);
     qn_node *transpose = heads_to_the_end(node);
     qn_value *mask = node->n_operands > 3 ? node->operands[3] : NULL, *v = node->operands[2];
-    qn_value *k = qn_b_transpose(&b, node->operands[1], (const int64_t[]){ 0, 1, 3, 2 });
+    qn_value *k = panels_of_keys(&b, node->operands[1], k_width);
     const qn_dim zero = qn_dim_const(dims, 0), columns = v->type.dims[3];
     if (!qn_dim_is(columns, v_width)) {
         const qn_dim none[4] = { zero, zero, zero, zero };
         const qn_dim past[4] = { zero, zero, zero, qn_dim_const(dims, v_width - columns->value) };
         v = qn_b_pad(&b, v, qn_b_scalar(&b, v->type.dtype, 0), none, past, NULL);
     }
-    qn_value *y = qn_b_attention_packed(&b, node->operands[0], qn_b_panels(&b, k, k_width), v, mask,
-                                        qn_attr_float(node, QN_ATTR_SCALE),
+    qn_value *y = qn_b_attention_packed(&b, node->operands[0], k, v, mask, qn_attr_float(node, QN_ATTR_SCALE),
                                         qn_attr_bool(node, QN_ATTR_CAUSAL), columns, transpose != NULL);
     if (!y)
         return false;

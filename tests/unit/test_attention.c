@@ -92,17 +92,18 @@ static void compare(const char *name, const char *text, const int64_t *symbols, 
 static void nan_spreads(void **state)
 {
     (void)state;
-    const char *const masks[][2] = { { "", "" }, { ", %m: bool[1, 1, 20, 600]", ", %m" } };
-    for (int i = 0; i < 16; i++) {
-        char text[400];
-        const int keys = i & 1 ? 600 : 20;
+    for (int i = 0; i < 32; i++) {
+        char text[400], mask[40] = "";
+        const int keys = i & 1 ? 600 : 20, queries = i & 16 ? 7 : 20, depth = i & 16 ? 16 : 4;
+        if (keys == 600 && i & 8)
+            snprintf(mask, sizeof mask, ", %%m: bool[1, 1, %d, 600]", queries);
         snprintf(text, sizeof text,
-                 "graph @f(%%q: f32[1, 1, 20, 4], %%k: f32[1, 1, %d, 4], %%v: f32[1, 1, %d, 8]%s) -> "
-                 "f32[1, 1, 20, 8] {\n"
-                 "%%r = attention %%q, %%k, %%v%s {causal = %s, scale = 0.3} : f32[1, 1, 20, 8]\n"
+                 "graph @f(%%q: f32[1, 1, %d, %d], %%k: f32[1, 1, %d, %d], %%v: f32[1, 1, %d, 16]%s) -> "
+                 "f32[1, 1, %d, 16] {\n"
+                 "%%r = attention %%q, %%k, %%v%s {causal = %s, scale = 0.3} : f32[1, 1, %d, 16]\n"
                  "return %%r\n}\n",
-                 keys, keys, masks[keys == 600 && i & 8][0], masks[keys == 600 && i & 8][1],
-                 i & 2 ? "true" : "false");
+                 queries, depth, keys, depth, keys, mask, queries, *mask ? ", %m" : "",
+                 i & 2 ? "true" : "false", queries);
         compare_op(QN_OP_ATTENTION_PACKED, "NaN", text, NULL, true, i >> 2 & 1);
     }
 }
@@ -131,6 +132,17 @@ static void shapes_masks_and_groups(void **state)
         { 1, 1, 1, 20, 1100, 4, 8, "", true },
         { 1, 1, 1, 600, 600, 2, 2, "", true },
         { 1, 2, 1, 9, 700, 3, 8, "bool[1, 2, 9, 700]", false },
+        /* few queries: keys in place, and those of a group of heads together where there is one query */
+        { 1, 2, 2, 1, 37, 16, 32, "", false },
+        { 2, 6, 2, 1, 21, 32, 64, "f32[2, 1, 1, 21]", true },
+        { 1, 8, 2, 1, 40, 16, 16, "bool[1, 8, 1, 40]", false },
+        { 1, 30, 2, 1, 19, 16, 16, "", false }, /* more of them than a tile has rows */
+        { 2, 4, 1, 1, 3, 16, 16, "bool[2, 1, 1, 3]", false },
+        { 2, 2, 1, 5, 29, 16, 48, "", true },
+        { 1, 3, 3, 7, 9, 16, 128, "f32[1, 1, 7, 9]", false },
+        { 1, 1, 1, 7, 5, 256, 256, "", true },  /* the first see nothing */
+        { 1, 2, 2, 3, 1100, 16, 16, "", true }, /* three blocks of keys */
+        { 1, 2, 1, 1, 700, 16, 80, "bool[1, 2, 1, 700]", false },
     };
     for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
         char text[800], mask[40] = "";
@@ -171,6 +183,14 @@ static void symbolic_lengths(void **state)
             compare("symbolic lengths", texts[k], values[i], true);
     for (size_t i = 0; i < sizeof large / sizeof *large; i++)
         compare("long symbolic lengths", texts[1], large[i], true);
+    static const char one_query[] =
+        "dims b: 1..4, t: 1..2000\n"
+        "graph @f(%q: f32[b, 6, 1, 16], %k: f32[b, 2, t, 16], %v: f32[b, 2, t, 32], %m: f32[b, 1, 1, t]) -> "
+        "f32[b, 6, 1, 32] {\n"
+        "%r = attention %q, %k, %v, %m {scale = 0.5} : f32[b, 6, 1, 32]\nreturn %r\n}\n";
+    static const int64_t lengths[][2] = { { 1, 1 }, { 3, 17 }, { 2, 512 }, { 1, 1030 } };
+    for (size_t i = 0; i < sizeof lengths / sizeof *lengths; i++)
+        compare("one query, symbolic lengths", one_query, lengths[i], true);
 }
 
 /* Projections whose heads lie inside: the kernel reads the queries where they are, and writes what the next product reads. */
@@ -259,10 +279,16 @@ static void without_a_kernel(void **state)
     (void)state;
     compare(
         "one query",
-        "graph @f(%q: f32[1, 2, 1, 8], %k: f32[1, 2, 9, 8], %v: f32[1, 2, 9, 8], %m: bool[1, 1, 1, 9]) -> "
+        "graph @f(%q: f32[1, 2, 1, 7], %k: f32[1, 2, 9, 7], %v: f32[1, 2, 9, 8], %m: bool[1, 1, 1, 9]) -> "
         "f32[1, 2, 1, 8] {\n"
         "%r = attention %q, %k, %v, %m {scale = 0.5} : f32[1, 2, 1, 8]\nreturn %r\n}\n",
         NULL, false);
+    compare("few queries, keys in columns",
+            "graph @f(%q: f32[1, 2, 3, 16], %k: f32[1, 2, 16, 9], %v: f32[1, 2, 9, 16]) -> "
+            "f32[1, 2, 3, 16] {\n"
+            "%t = transpose %k {perm = [0, 1, 3, 2]} : f32[1, 2, 9, 16]\n"
+            "%r = attention %q, %t, %v {scale = 0.5} : f32[1, 2, 3, 16]\nreturn %r\n}\n",
+            NULL, false);
     compare("doubles",
             "graph @f(%x: f32[1, 2, 12, 8]) -> f64[1, 2, 12, 8] {\n"
             "%q = convert %x {dtype = f64} : f64[1, 2, 12, 8]\n"
