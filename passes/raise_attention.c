@@ -181,7 +181,12 @@ static qn_value *arranged(qn_builder *b, const side *s, int64_t rows, int64_t co
         perm[n++] = s->batch[i];
     perm[n++] = rows;
     perm[n++] = columns;
-    qn_value *x = qn_b_transpose(b, s->value, perm);
+    /* what was transposed under a factor that is gone now */
+    const qn_node *inner = qn_value_made_by(s->value, QN_OP_TRANSPOSE);
+    const int64_t *first = inner ? qn_attr_ints(inner, QN_ATTR_PERM, NULL) : NULL;
+    for (int i = 0; first && i < n; i++)
+        perm[i] = first[perm[i]];
+    qn_value *x = qn_b_transpose(b, inner ? inner->operands[0] : s->value, perm);
     while (x && x->type.rank < 4)
         x = qn_b_expand_dims(b, x, 0);
     return x;

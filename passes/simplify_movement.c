@@ -27,6 +27,46 @@ static qn_value *splat(qn_rewriter *r, qn_value *scalar, const qn_type *type)
 
 /* ---- reshape ---- */
 
+/* reshape(transpose(reshape(x))) where the outer one only adds or removes axes of extent 1: the transposition comes last, and
+ * the other two are one. */
+static qn_value *reshape_of_transpose(qn_rewriter *r, const qn_node *node)
+{
+    const qn_node *inner = qn_value_made_by(node->operands[0], QN_OP_TRANSPOSE);
+    if (!inner || !qn_value_made_by(inner->operands[0], QN_OP_RESHAPE))
+        return NULL;
+    const qn_type *x = &inner->operands[0]->type, *between = &inner->results[0].type,
+                  *type = &node->results[0].type;
+    const int64_t *perm = qn_attr_ints(inner, QN_ATTR_PERM, NULL);
+    int64_t slot[QN_MAX_RANK], moved[QN_MAX_RANK]; /* of an axis of x: where it is in the new operand */
+    qn_dim dims[QN_MAX_RANK];
+    int n = 0, slots = 0;
+    for (int j = 0; j < type->rank; j++) {
+        dims[j] = type->dims[j];
+        moved[j] = j;
+        if (qn_dim_is(type->dims[j], 1))
+            continue;
+        while (n < x->rank && qn_dim_is(x->dims[n], 1))
+            n++;
+        if (n == x->rank)
+            return NULL;
+        dims[j] = x->dims[n];
+        slot[n++] = j;
+    }
+    for (; n < x->rank; n++)
+        if (!qn_dim_is(x->dims[n], 1))
+            return NULL;
+    for (int i = 0; i < between->rank; i++) {
+        if (qn_dim_is(between->dims[i], 1))
+            continue;
+        while (qn_dim_is(type->dims[slots], 1)) /* there are as many others as in x */
+            slots++;
+        if (type->dims[slots] != between->dims[i])
+            return NULL;
+        moved[slots++] = slot[perm[i]];
+    }
+    return qn_b_transpose(&r->b, qn_b_reshape(&r->b, inner->operands[0], type->rank, dims), moved);
+}
+
 static qn_value *reshape(qn_rewriter *r, const qn_node *node)
 {
     qn_value *x = node->operands[0];
@@ -37,7 +77,7 @@ static qn_value *reshape(qn_rewriter *r, const qn_node *node)
     if (inner)
         return qn_b_reshape(&r->b, inner->operands[0], type->rank, type->dims);
     qn_value *scalar = broadcast_scalar(x);
-    return scalar ? splat(r, scalar, type) : NULL;
+    return scalar ? splat(r, scalar, type) : reshape_of_transpose(r, node);
 }
 
 /* ---- transpose ---- */
