@@ -330,6 +330,8 @@ static bool make_slice(qn_onnx_node *n, qn_dim extent, qn_dim start, qn_dim end,
     }
     qn_dim length = step > 0 ? qn_dim_sub(t, stop, out->start) : qn_dim_sub(t, out->start, stop);
     out->count = qn_dim_ceildiv(t, qn_dim_max(t, length, zero), qn_onnx_dim(n, step > 0 ? step : -step));
+    if (step < 0 && extent->min < 1) /* there may be no element 0 to begin with */
+        out->count = qn_dim_min(t, out->count, extent);
     return true;
 }
 

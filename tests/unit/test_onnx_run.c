@@ -483,6 +483,25 @@ static void symbolic_and_known_dims_agree(void **state)
     }
 }
 
+static void nothing_reversed_is_nothing(void **state)
+{
+    (void)state;
+    onnx_bytes g = { 0 };
+    onnx_input(&g, "x", ONNX_FLOAT, "2,0");
+    onnx_ints(&g, "starts", 1, (int64_t[]){ -1 });
+    onnx_ints(&g, "ends", 1, (int64_t[]){ INT64_MIN });
+    onnx_ints(&g, "axes", 1, (int64_t[]){ 1 });
+    onnx_ints(&g, "steps", 1, (int64_t[]){ -1 });
+    onnx_simple(&g, "Slice", "x starts ends axes steps", "y");
+    onnx_output(&g, "y", ONNX_FLOAT);
+    model m = load(&g, 18);
+    qn_array x = array_of(QUERN_F32, 2, (int64_t[]){ 2, 0 }, NULL), y;
+    run(&m, &x, &y);
+    assert_int_equal(y.dims[0], 2);
+    assert_int_equal(y.dims[1], 0);
+    drop(&m);
+}
+
 /* Extents that an operator needs to be equal become one symbol, or a number. */
 static void operators_settle_symbols(void **state)
 {
@@ -757,6 +776,7 @@ int main(void)
         cmocka_unit_test(scans_turn_their_axes),
         cmocka_unit_test(lstm_is_the_textbook_cell),
         cmocka_unit_test(symbolic_and_known_dims_agree),
+        cmocka_unit_test(nothing_reversed_is_nothing),
         cmocka_unit_test(operators_settle_symbols),
         cmocka_unit_test(sequences_dissolve),
         cmocka_unit_test(gradients_are_taken_where_the_inputs_say),
