@@ -116,6 +116,7 @@ static void knows_this_machine(void **state)
     assert_int_equal(named.dot2, native.dot2);
     assert_int_equal(named.dot4, native.dot4);
     assert_int_equal(named.tiles, native.tiles);
+    assert_int_equal(named.follows_streams, native.follows_streams);
     if (native.vector_bytes == 64) {
         qn_machine less = describe((qn_target){ .features = "-avx512f" });
         assert_int_equal(less.vector_bytes, 32);
