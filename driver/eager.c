@@ -411,7 +411,7 @@ quern_tensor *qn_eager_run(qn_eager_call *call, int rank, const int64_t *dims, q
     direct &= apart;
     quern_tensor *result = out && direct ? quern_tensor_retain(out)
                                          : qn_tensor_make_on(device_of(call), call->dtype, rank, dims);
-    bool done = result && qn_eager_may_use(device_of(call)) && qn_tape_will_write(result) &&
+    bool done = result && qn_tape_may_use(device_of(call)) && qn_tape_will_write(result) &&
                 compute(call, direct ? alias : -1, result);
     if (done && qn_tape_active())
         done = qn_tape_record(call, result);
@@ -443,7 +443,7 @@ quern_tensor *qn_eager_run_as_found(qn_eager_call *call)
     if (!result)
         return end(call, NULL);
     io.slots[call->n] = result->data;
-    bool done = qn_eager_may_use(device_of(call)) && run(call, k, &io);
+    bool done = qn_tape_may_use(device_of(call)) && run(call, k, &io);
     if (done && k->entry->limits) { /* only now is it known how much there is: it gets as much memory */
         k->entry->shape(call->n, io.symbols, dims);
         quern_tensor *part = qn_tensor_make_on(device_of(call), info->dtype, info->rank, dims);

@@ -85,8 +85,6 @@ int qn_copy_axes(const quern_tensor *to, const quern_tensor *from, qn_copy_axis 
 
 /* ---- eager_device.c ---- */
 
-/* Refuses what a tape does not record; false with a message. */
-bool qn_eager_may_use(const qn_device *device);
 /* Elements of `to` from `from`, as qn_eager_copy, of which at least one is on a device. */
 bool qn_eager_copy_on_device(quern_tensor *to, const quern_tensor *from);
 /* x as a new row-major tensor on a device (NULL: the CPU). */

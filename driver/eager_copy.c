@@ -196,7 +196,7 @@ bool qn_eager_copy_plainly(quern_tensor *to, const quern_tensor *from)
 
 bool qn_eager_copy(quern_tensor *to, const quern_tensor *from)
 {
-    return qn_eager_may_use(to->storage->device) && qn_eager_may_use(from->storage->device) &&
+    return qn_tape_may_use(to->storage->device) && qn_tape_may_use(from->storage->device) &&
            qn_tape_will_write(to) && qn_eager_copy_plainly(to, from) &&
            (!qn_tape_active() || qn_tape_record_copy(to, from));
 }

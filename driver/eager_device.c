@@ -32,14 +32,6 @@ typedef struct copy_kernel {
     qn_cuda_address args; /* of one launch: the next comes behind it on the device */
 } copy_kernel;
 
-bool qn_eager_may_use(const qn_device *device)
-{
-    if (!device || !qn_tape_active())
-        return true;
-    qn_fail(QUERN_ERROR_UNSUPPORTED, "a tape records tensors of the CPU: this one is on %s", device->name);
-    return false;
-}
-
 /* ---- the kernel ---- */
 
 static qn_kernel *write_kernel(qn_arena *arena, size_t size, int n_axes)
@@ -195,6 +187,14 @@ bool qn_eager_copy_on_device(quern_tensor *to, const quern_tensor *from)
     return done;
 }
 
+static bool zeros_are_recorded(quern_tensor *x)
+{
+    quern_tensor *zero = qn_tensor_number(QUERN_BOOL, 0, 0);
+    bool done = zero && qn_eager_assign(x, zero) == QUERN_OK;
+    quern_tensor_free(zero);
+    return done;
+}
+
 quern_tensor *quern_tensor_new_on(const char *name, int dtype, int rank, const int64_t *dims)
 {
     qn_device *device;
@@ -202,8 +202,9 @@ quern_tensor *quern_tensor_new_on(const char *name, int dtype, int rank, const i
         return NULL;
     if (!device)
         return quern_tensor_new(dtype, rank, dims);
-    quern_tensor *x = qn_eager_may_use(device) ? qn_tensor_make_on(device, dtype, rank, dims) : NULL;
-    if (x && qn_cuda_clear(device->cuda, (uintptr_t)x->data, x->storage->bytes)) {
+    quern_tensor *x = qn_tape_may_use(device) ? qn_tensor_make_on(device, dtype, rank, dims) : NULL;
+    if (x && !(qn_tape_active() ? zeros_are_recorded(x)
+                                : !qn_cuda_clear(device->cuda, (uintptr_t)x->data, x->storage->bytes))) {
         quern_tensor_free(x);
         return NULL;
     }

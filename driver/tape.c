@@ -155,18 +155,36 @@ bool qn_tape_write(quern_tape *tape, const quern_tensor *x, qn_value *value)
     return value != NULL;
 }
 
+bool qn_tape_may_use(const qn_device *device)
+{
+    if (!current || !device || current->device == device)
+        return true;
+    if (!current->device) {
+        current->device = device;
+        return true;
+    }
+    qn_fail(QUERN_ERROR_UNSUPPORTED,
+            "a tape records tensors of the CPU and of one GPU: this one has %s and %s", current->device->name,
+            device->name);
+    return false;
+}
+
 bool qn_tape_will_write(const quern_tensor *target)
 {
     qn_taped *item = current ? qn_tape_find(current, target->storage) : NULL;
     if (!item || item->input < 0 || item->before)
         return true;
-    item->before = malloc(item->storage->bytes + 1);
+    item->before = malloc(item->storage->bytes + 1); /* on the CPU in any case */
     if (!item->before) {
         qn_fail(QUERN_ERROR_MEMORY, "no memory to keep %zu bytes that are written while a tape records",
                 item->storage->bytes);
         return false;
     }
-    memcpy(item->before, item->storage->data, item->storage->bytes);
+    const qn_storage *storage = item->storage;
+    if (storage->device)
+        return !qn_cuda_to_host(storage->device->cuda, item->before, (uintptr_t)storage->data,
+                                storage->bytes);
+    memcpy(item->before, storage->data, storage->bytes);
     return true;
 }
 

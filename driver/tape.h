@@ -4,6 +4,8 @@
  * its contents now. A tensor is read as a view of that value, and written by a value for the storage with the view's
  * elements replaced; so views and operations in place need nothing of their own.
  *
+ * Its graph runs on the CPU, or on the GPU that some of the storages are on: the others are copied there and back.
+ *
  * A storage that was there before is an input. What it held when it was first read is kept aside when it is about to be
  * written, for the gradients that are computed meanwhile. */
 #ifndef QN_DRIVER_TAPE_H
@@ -21,6 +23,8 @@ typedef struct qn_taped {
 
 struct quern_tape {
     bool recording;
+    const qn_device
+        *device;          /* that its graph runs on: the GPU of the tensors; NULL: they are all on the CPU */
     quern_module *handle; /* of the module: modules made of the tape use its constants */
     qn_module *module;
     qn_builder build; /* into the module's only function */
@@ -35,6 +39,9 @@ struct quern_tape {
 
 /* Is a tape of this thread recording? */
 bool qn_tape_active(void);
+/* The thread computes on, or copies to or from, a device (NULL: the CPU). False with a message where the tape, if there is one,
+ * is for another GPU. */
+bool qn_tape_may_use(const qn_device *device);
 /* `target` is about to be written. */
 bool qn_tape_will_write(const quern_tensor *target);
 /* `result` now holds what the call computes. These give false with a message. */

@@ -13,24 +13,33 @@
 
 /* ---- running a tape's graph ---- */
 
-/* The compiled graph with its memory: addresses of the graph's inputs and outputs, in order. */
+/* The compiled graph with its memory: addresses of the graph's inputs and outputs, in order, on the CPU or the model's
+ * device. */
 typedef struct bound {
     quern_model *model;
     const quern_entry_info *entry;
     void **io;
+    bool *on_device;
     qn_memory workspace;
 } bound;
+
+static void bind_at(bound *b, int i, void *data, const qn_device *device)
+{
+    b->io[i] = data;
+    b->on_device[i] = device != NULL;
+}
 
 static int bind(bound *b, quern_model *model, const quern_tape *tape)
 {
     b->model = model;
     b->entry = quern_model_entry(model, NULL);
     b->io = calloc((size_t)b->entry->n_buffers + 1, sizeof *b->io);
-    QN_ASSERT(b->io, "out of memory");
+    b->on_device = calloc((size_t)b->entry->n_buffers + 1, sizeof *b->on_device);
+    QN_ASSERT(b->io && b->on_device, "out of memory");
     for (int i = 0; i < tape->n; i++)
         if (tape->items[i].input >= 0)
-            b->io[tape->items[i].input] = tape->items[i].storage->data;
-    int64_t bytes = b->entry->workspace_bytes(NULL);
+            bind_at(b, tape->items[i].input, tape->items[i].storage->data, tape->items[i].storage->device);
+    int64_t bytes = model->device ? 0 : b->entry->workspace_bytes(NULL);
     if (bytes > 0 && !qn_memory_reserve(&b->workspace, (size_t)bytes))
         return qn_fail(QUERN_ERROR_MEMORY, "no memory for a workspace of %lld bytes", (long long)bytes);
     return QUERN_OK;
@@ -39,12 +48,16 @@ static int bind(bound *b, quern_model *model, const quern_tape *tape)
 static void unbind(bound *b)
 {
     free(b->io);
+    free(b->on_device);
     qn_memory_free(&b->workspace);
 }
 
 static int run(const bound *b)
 {
     quern_ctx ctx = { .size = sizeof ctx, .failed_node = -1, .weights = b->model->weights };
+    if (b->model->device)
+        return qn_model_cuda_run(b->model,
+                                 &(qn_cuda_run){ .io = b->io, .on_device = b->on_device, .ctx = &ctx });
     ctx.pool = qn_eager_pool();
     if (ctx.pool) {
         ctx.parallel_for = quern_pool_parallel_for;
@@ -75,50 +88,63 @@ static qn_module *with_outputs(quern_tape *tape, int n, qn_value *const *outputs
     return copy;
 }
 
-static int compile(qn_module *module, const quern_compile_options *options, quern_model **out)
+static int compile(qn_module *module, const qn_device *device, const quern_compile_options *options,
+                   quern_model **out)
 {
     qn_call call;
     qn_settings settings;
+    qn_device *chosen = NULL;
+    QN_OPTIONS(quern_compile_options, o, options);
+    o.size = sizeof o;
+    if (!o.target)
+        o.target = qn_device_name(device);
     qn_call_begin(&call);
     qn_status status = qn_verify(module, &call.diags);
     if (!status)
-        status = qn_settings_from(options, &settings, &call.diags);
-    if (!status && settings.backend != &qn_backend_cpu)
+        status = qn_settings_from(&o, &settings, &call.diags);
+    if (!status &&
+        (settings.backend != (device ? &qn_backend_nvptx : &qn_backend_cpu) ||
+         (device && (qn_device_find("quern_tape_compile", o.target, &chosen) || chosen != device))))
         status = qn_error(&call.diags, QUERN_ERROR_ARGUMENT, NULL,
-                          "a step runs where its tensors are: the target is cpu");
-    settings.target.jit = true;
-    if (!status)
+                          "a step runs where its tensors are: the target is %s", qn_device_name(device));
+    if (!status && device) {
+        status = qn_model_cuda(qn_module_clone(module, 0, NULL), &settings, out, &call.diags);
+    } else if (!status) {
+        settings.target.jit = true;
         status = qn_model_jit(module, &settings, out, &call.diags);
+    }
     return qn_call_end(&call, status);
 }
 
 /* ---- gradients ---- */
 
-/* Models of gradients, by the text of their graph: a program that records the same again does not wait again. They live as
+/* Models of gradients, by the text of their graph and the device: a program that records the same again does not wait again. They live as
  * long as the process; what comes when the places are taken is compiled each time. */
 #define KEPT_MODELS 256
 static struct {
     XXH128_hash_t text;
+    const qn_device *device;
     quern_model *model;
 } kept[KEPT_MODELS];
 static int n_kept;
 static pthread_mutex_t kept_lock = PTHREAD_MUTEX_INITIALIZER;
 
-static int model_of(qn_module *module, quern_model **out, bool *out_is_kept)
+static int model_of(qn_module *module, const qn_device *device, quern_model **out, bool *out_is_kept)
 {
     const char *text = qn_module_print(module, module->arena);
     const XXH128_hash_t hash = XXH3_128bits(text, strlen(text));
     int status = QUERN_OK, i = 0;
     pthread_mutex_lock(&kept_lock);
-    while (i < n_kept && !XXH128_isEqual(kept[i].text, hash))
+    while (i < n_kept && !(XXH128_isEqual(kept[i].text, hash) && kept[i].device == device))
         i++;
     *out_is_kept = i < KEPT_MODELS;
     if (i < n_kept) {
         *out = kept[i].model;
     } else {
-        status = compile(module, NULL, out);
+        status = compile(module, device, NULL, out);
         if (!status && *out_is_kept) {
             kept[i].text = hash;
+            kept[i].device = device;
             kept[i].model = *out;
             n_kept++;
         }
@@ -134,16 +160,16 @@ static int compute(quern_tape *tape, int n, qn_value *const *values, quern_tenso
     quern_model *model = NULL;
     bool is_kept = true;
     qn_module *module = with_outputs(tape, n, values, NULL);
-    int status = model_of(module, &model, &is_kept);
+    int status = model_of(module, tape->device, &model, &is_kept);
     qn_module_free(module);
     if (!status)
         status = bind(&b, model, tape);
     if (!status) {
         for (int i = 0; i < tape->n; i++)
             if (tape->items[i].before)
-                b.io[tape->items[i].input] = tape->items[i].before;
+                bind_at(&b, tape->items[i].input, tape->items[i].before, NULL);
         for (int i = 0; i < n; i++)
-            b.io[b.entry->n_buffers - n + i] = to[i]->data;
+            bind_at(&b, b.entry->n_buffers - n + i, to[i]->data, to[i]->storage->device);
         status = run(&b);
     }
     unbind(&b);
@@ -195,7 +221,8 @@ int quern_tape_gradient(quern_tape *tape, const quern_tensor *loss, int n, quern
     qn_value **values = QN_NEW_ARRAY(tape->module->arena, qn_value *, n);
     int status = differentiate(tape, loss, n, wrt, values), made = 0;
     for (; !status && made < n; made++) {
-        out[made] = qn_tensor_make(wrt[made]->dtype, wrt[made]->rank, wrt[made]->dims, false);
+        out[made] =
+            qn_tensor_make_on(wrt[made]->storage->device, wrt[made]->dtype, wrt[made]->rank, wrt[made]->dims);
         if (!out[made])
             status = QUERN_ERROR_MEMORY;
     }
@@ -281,7 +308,7 @@ static void keep(quern_step *step, qn_storage *storage)
 /* Where the outputs go. */
 static int place(quern_step *step, quern_tape *tape, const outputs *o)
 {
-    void **to = step->b.io + step->b.entry->n_buffers - o->n;
+    const int first = step->b.entry->n_buffers - o->n;
     step->storages = calloc((size_t)(tape->n + o->n), sizeof(void *));
     step->late = calloc((size_t)o->n + 1, sizeof *step->late);
     QN_ASSERT(step->storages && step->late, "out of memory");
@@ -290,18 +317,20 @@ static int place(quern_step *step, quern_tape *tape, const outputs *o)
             keep(step, tape->items[i].storage);
     for (int i = 0; i < o->n; i++) {
         const quern_tensor *target = o->targets[i];
+        qn_device *device = target ? target->storage->device : NULL;
         if (!target) {
-            to[i] = step->b.io[o->aliases[i]];
+            step->b.io[first + i] = step->b.io[o->aliases[i]];
+            step->b.on_device[first + i] = step->b.on_device[o->aliases[i]];
         } else if (quern_tensor_is_contiguous(target)) {
             keep(step, target->storage);
-            to[i] = target->data;
+            bind_at(&step->b, first + i, target->data, device);
         } else {
             struct late *late = &step->late[step->n_late++];
-            late->made = qn_tensor_make(target->dtype, target->rank, target->dims, false);
+            late->made = qn_tensor_make_on(device, target->dtype, target->rank, target->dims);
             late->target = qn_tensor_view(target, target->data, target->rank, target->dims, target->strides);
             if (!late->made || !late->target)
                 return QUERN_ERROR_MEMORY;
-            to[i] = late->made->data;
+            bind_at(&step->b, first + i, late->made->data, device);
         }
     }
     return QUERN_OK;
@@ -319,7 +348,7 @@ int quern_tape_compile(quern_tape *tape, int n, quern_tensor *const *results,
     if (status)
         return status;
     qn_module *module = with_outputs(tape, o.n, o.values, o.aliases);
-    status = compile(module, options, &model);
+    status = compile(module, tape->device, options, &model);
     qn_module_free(module);
     if (status)
         return status;

@@ -213,7 +213,8 @@ QUERN_API int quern_tape_gradient(quern_tape *tape, const quern_tensor *loss, in
 
 /* A compiled step does again what the tape recorded, without recording: it reads the memory of the inputs, as it is then,
  * and writes that of the results; inputs that were written to while the tape recorded are written again. One thread at a
- * time. It needs the tape no more. Options may be NULL. */
+ * time. It needs the tape no more. It runs on the GPU that tensors of the tape are on, of which there is at most one: those of the
+ * CPU are copied there and back each time. Options may be NULL. */
 typedef struct quern_step quern_step;
 QUERN_API int quern_tape_compile(quern_tape *tape, int n, quern_tensor *const *results,
                                  const quern_compile_options *options, quern_step **out) QUERN_MUST_USE;

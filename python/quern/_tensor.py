@@ -697,8 +697,9 @@ class Tape:
         return [_new(p) for p in out]
 
     def compile(self, *results, **options):
-        """A Step that computes these tensors again, and what was written in place. Options as quern.compile's."""
-        return Step(self, results, compile_options(**options))
+        """A Step that computes these tensors again, and what was written in place. Options as quern.compile's, but for the target: a
+        step runs where its tensors are."""
+        return Step(self, results, compile_options(**{"target": None, **options}))
 
     def text(self, *results):
         """The step as Quern's text."""

@@ -145,8 +145,37 @@ class Computing(Case):
         for other in (Tensor(self.x), self.x, g.to("cuda:1")):
             with self.assertRaisesRegex(quern.ArgumentError, "quern_tensor_to copies one to the other's device"):
                 g + other
-        with quern.Tape(), self.assertRaisesRegex(quern.UnsupportedError, "a tape records tensors of the CPU"):
+        with quern.Tape():
             g + 1
+            with self.assertRaisesRegex(quern.UnsupportedError, "this one has cuda:0 and cuda:1"):
+                g.to("cuda:1")
+
+
+class Tapes(Case):
+    def test_learns_where_its_tensors_are(self):
+        rng = np.random.default_rng(3)
+        x, y = (rng.standard_normal(s).astype(np.float32) for s in ((20, 3), (20, 2)))
+        found = []
+        for device in "cpu", "cuda":
+            w, b = Tensor.randn(3, 2, seed=1, device=device), Tensor.zeros(2, device=device)
+            tx, ty = Tensor(x, device=device), Tensor(y.copy())
+            with quern.Tape() as tape:
+                loss = ((tx @ w + b - ty.to(device)).tanh() ** 2).mean()
+                grads = tape.gradient(loss, [w, b])
+                self.assertEqual(grads[0].device, w.device)
+                for p, g in zip((w, b), grads):
+                    p -= 0.1 * g
+            step = tape.compile(loss)
+            losses = [loss.item()]
+            for _ in range(5):
+                step()
+                losses.append(loss.item())
+            ty *= 2  # the step brings what is there now
+            step()
+            found.append(losses + [loss.item()] + w.tolist()[0] + b.tolist())
+            with self.assertRaisesRegex(quern.ArgumentError, f"the target is {w.device}"):
+                tape.compile(loss, target="interp")
+        np.testing.assert_allclose(*found, rtol=1e-5)
 
 
 class Theirs:

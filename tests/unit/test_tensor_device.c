@@ -235,17 +235,73 @@ static void test_refuses_to_mix_devices(void **state)
                  QUERN_ERROR_ARGUMENT, "on cuda:0");
 }
 
-static void test_tapes_are_for_the_cpu(void **state)
+static void test_tapes_are_for_one_gpu(void **state)
 {
     (void)state;
-    quern_tensor *x = range(QUERN_F32, 6, QUERN_DIMS(2, 3)), *y = on(x, "cuda");
+    quern_tensor *x = range(QUERN_F32, 6, QUERN_DIMS(2, 3)), *y = on(x, "cuda"), *z = on(x, "cuda:1");
     quern_tape *tape = quern_tape_begin();
-    assert_fails(quern_tensor_exp(y), QUERN_ERROR_UNSUPPORTED,
-                 "a tape records tensors of the CPU: this one is on cuda:0");
-    assert_fails(quern_tensor_to(x, "cuda"), QUERN_ERROR_UNSUPPORTED, "a tape records");
+    (void)must(quern_tensor_exp(y));
+    assert_fails(quern_tensor_exp(z), QUERN_ERROR_UNSUPPORTED,
+                 "a tape records tensors of the CPU and of one GPU: this one has cuda:0 and cuda:1");
+    assert_fails(quern_tensor_to(z, "cpu"), QUERN_ERROR_UNSUPPORTED, "this one has cuda:0 and cuda:1");
     quern_tape_end(tape);
+    quern_step *step;
+    quern_compile_options options = { .size = sizeof options, .target = "cpu" };
+    assert_int_equal(quern_tape_compile(tape, 1, &y, &options, &step), QUERN_ERROR_ARGUMENT);
     quern_tape_free(tape);
-    assert_same("after it", quern_tensor_exp(x), quern_tensor_exp(y));
+    assert_same("after it", quern_tensor_exp(x), quern_tensor_exp(z));
+}
+
+/* Data on the CPU, what learns on the GPU; the step brings what the tape brought. */
+static void test_a_step_repeats_what_was_recorded(void **state)
+{
+    (void)state;
+    quern_tensor *x = quern_tensor_randn(QUERN_F64, QUERN_DIMS(30, 3), 1);
+    quern_tensor *w = must(quern_tensor_new_on("cuda", QUERN_F64, QUERN_DIMS(3))), *gradient, *same;
+    quern_tensor *truth = quern_tensor_arange(QUERN_F64, 1, 4, 1),
+                 *y = on(quern_tensor_matmul(x, truth), "cuda");
+    void *address = quern_tensor_data(w);
+    quern_tape *tape = quern_tape_begin();
+    quern_tensor *there =
+        on(quern_tensor_transpose(quern_tensor_contiguous(quern_tensor_transpose(x, NULL)), NULL), "cuda");
+    quern_tensor *loss = quern_tensor_mean(
+        quern_tensor_square(quern_tensor_sub(quern_tensor_matmul(there, w), y)), QUERN_ALL_AXES, 0);
+    (void)must(
+        quern_tensor_elementwise("mul", w, QUERN_REAL(1), w)); /* written before it is differentiated by */
+    ok(quern_tape_gradient(tape, loss, 1, &w, &gradient));
+    assert_string_equal(quern_tensor_device(gradient), "cuda:0");
+    quern_tensor *elsewhere =
+        quern_tensor_slice(must(quern_tensor_new_on("cuda", QUERN_F64, QUERN_DIMS(6))), 0, 0, QUERN_ALL, 2);
+    ok(quern_tensor_assign(elsewhere, gradient));
+    (void)must(quern_tensor_elementwise("sub", w, quern_tensor_mul(gradient, QUERN_REAL(0.1)), w));
+    quern_tensor *here = on(loss, "cpu");
+    ok(quern_tape_gradient(tape, loss, 1, &w, &same));
+    quern_tape_end(tape);
+    /* what it gives on the CPU */
+    quern_tensor *error = quern_tensor_neg(quern_tensor_matmul(x, truth));
+    assert_same("the loss", quern_tensor_mean(quern_tensor_square(error), QUERN_ALL_AXES, 0), here);
+    quern_tensor *slope =
+        quern_tensor_mul(quern_tensor_matmul(quern_tensor_transpose(x, NULL), error), QUERN_REAL(2.0 / 30));
+    assert_same("the gradient", slope, gradient);
+    assert_same("once more", slope, same);
+    assert_same("the update", quern_tensor_mul(slope, QUERN_REAL(-0.1)), w);
+
+    const double before = *(double *)quern_tensor_data(here);
+    quern_step *step;
+    ok(quern_tape_compile(tape, 2, (quern_tensor *[]){ here, elsewhere }, NULL, &step));
+    quern_tape_free(tape);
+    for (int i = 0; i < 200; i++)
+        ok(quern_step_run(step));
+    assert_true(*(double *)quern_tensor_data(here) < 1e-12 && before > 1);
+    assert_ptr_equal(quern_tensor_data(w), address);
+    for (int i = 0; i < 3; i++) {
+        double value;
+        ok(quern_tensor_item(quern_tensor_select(w, 0, i), &value));
+        assert_true(fabs(value - (i + 1)) < 1e-5);
+        ok(quern_tensor_item(quern_tensor_select(elsewhere, 0, i), &value));
+        assert_true(fabs(value) < 1e-5);
+    }
+    quern_step_free(step);
 }
 
 static void test_says_when_memory_is_out(void **state)
@@ -514,6 +570,7 @@ int main(void)
         TEST(reductions_and_products),
         TEST(by_index_and_mask),
         TEST(dropout_has_the_same_mask),
+        TEST(a_step_repeats_what_was_recorded),
     };
     const struct CMUnitTest tests[] = {
         TEST(without_a_driver_says_what_is_missing), /* the first: then there is one */
@@ -522,7 +579,7 @@ int main(void)
         TEST(wraps_memory_of_others),
         TEST(assigns_between_devices),
         TEST(refuses_to_mix_devices),
-        TEST(tapes_are_for_the_cpu),
+        TEST(tapes_are_for_one_gpu),
         TEST(says_when_memory_is_out),
         TEST(what_is_asked_of_the_driver),
         TEST(models_take_and_give_tensors),
