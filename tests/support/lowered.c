@@ -168,7 +168,7 @@ static double tolerance_of(qn_dtype dtype)
 }
 
 /* As exact as the least exact float of the graph: an f64 may have been made from an f16. */
-static double tolerance_in(const qn_graph *graph)
+double lowered_tolerance(const qn_graph *graph)
 {
     double tolerance = 0;
     for (int i = 0; i < graph->n_inputs; i++)
@@ -188,7 +188,7 @@ void lowered_compare(const char *what, qn_graph *graph, const qn_pass_options *o
     qn_array *expected = QN_NEW_ARRAY(arena, qn_array, graph->n_outputs);
     qn_array *found = QN_NEW_ARRAY(arena, qn_array, graph->n_outputs);
     const char *before = qn_graph_print(graph, arena);
-    const double tolerance = tolerance_in(graph);
+    const double tolerance = lowered_tolerance(graph);
     qn_program *p = NULL;
     if (qn_interp_run(graph, inputs, expected, arena, &diags))
         fail_msg("%s: the interpreter says: %s\n%s", what, qn_diags_text(&diags, arena), before);

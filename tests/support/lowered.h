@@ -24,6 +24,9 @@ qn_graph *lowered_parsed(const char *name, const char *text, qn_array *inputs, q
 qn_status program_run(qn_program *program, const qn_graph *graph, const qn_array *inputs,
                       const int64_t *symbols, qn_array *outputs, qn_arena *arena, qn_diags *diags);
 
+/* How far outputs of floats may lie apart: by the narrowest float in the graph. */
+double lowered_tolerance(const qn_graph *graph);
+
 /* Interprets the graph, then runs it lowered, and fails the test unless all outputs agree; `what` names the case. */
 void lowered_compare(const char *what, qn_graph *graph, const qn_pass_options *options,
                      const qn_array *inputs, const int64_t *symbols);
