@@ -137,6 +137,11 @@ bool qn_quick_convert(qn_dtype from, qn_dtype to, const void *restrict a, int64_
 bool qn_quick_reduces(qn_kind kind, qn_dtype dtype);
 /* acc[i] (all of acc[0] without `step`) combined with from[i]. */
 void qn_quick_combine(qn_kind kind, void *restrict acc, bool step, const void *restrict from, int64_t n);
+/* Rows of n_k <= QN_QUICK_K elements by a matrix of n <= QN_QUICK_N columns, whose rows are QN_QUICK_N numbers long (zeros behind
+ * the last): products are exact and sums go from k = 0 up, as in a dot_general. */
+enum { QN_QUICK_K = 16, QN_QUICK_N = 64 };
+void qn_quick_dot(const float *restrict x, int64_t rows, int n_k, const qn_scalar *restrict m, int n,
+                  float *restrict r);
 
 /* ---- copy.c ---- */
 

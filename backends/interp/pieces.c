@@ -3,7 +3,8 @@
  * A box of the result asks for a box of each operand, down to tensors that are in memory. Movement ops only change how
  * that memory is walked (a view: an address and a stride for each axis), so a weight that is transposed, split into panels
  * and padded is copied once, from where it lies in the model's file to where the kernels read it. What a view cannot say
- * (a border that is padded, an element-wise op, a reduction, a reshape across strides) is made in memory of its own, a piece at a time.
+ * (a border that is padded, an element-wise op, a reduction, a product with a small matrix, a reshape across strides) is made in
+ * memory of its own, a piece at a time.
  *
  *   %p = transpose (reshape %w [768, 96, 32]) [1, 0, 2]        a piece of %p: some panels of 32 columns of %w */
 #include "backends/interp/interp.h"
@@ -330,6 +331,28 @@ static view view_elementwise(reader *r, const qn_tensor *tensor, const int64_t *
     return v;
 }
 
+/* Rows by a small matrix, such as filters through Winograd's: see can_read. */
+static view view_dot(reader *r, const qn_tensor *tensor, const int64_t *low, const int64_t *extent)
+{
+    const qn_tensor *operand = tensor->source->operands[0], *matrix = tensor->source->operands[1];
+    const int last = tensor->type.rank - 1, n_k = (int)operand->type.dims[last]->value, n = (int)extent[last];
+    qn_scalar m[QN_QUICK_K * QN_QUICK_N] = { 0 };
+    int64_t x_low[QN_MAX_RANK], x_extent[QN_MAX_RANK];
+    view v = make_box(r, tensor->type.dtype, tensor->type.rank, extent);
+    if (r->failed)
+        return v;
+    memcpy(x_low, low, (size_t)last * sizeof *low);
+    memcpy(x_extent, extent, (size_t)last * sizeof *extent);
+    x_low[last] = 0;
+    x_extent[last] = n_k;
+    for (int k = 0; k < n_k; k++)
+        qn_lanes_load(QUERN_F32, (const float *)matrix->data + k * matrix->type.dims[1]->value + low[last], 1,
+                      n, m + (size_t)k * QN_QUICK_N);
+    const view read = view_of(r, operand, x_low, x_extent), rows = contiguous(r, &read);
+    qn_quick_dot(rows.array.data, qn_array_elements(&v.array) / n, n_k, m, n, v.array.data);
+    return v;
+}
+
 static bool is_reduced(const qn_node *node, int axis)
 {
     int n;
@@ -419,6 +442,7 @@ static view view_of(reader *r, const qn_tensor *tensor, const int64_t *low, cons
     case QN_OP_PAD: return view_pad(r, tensor, low, extent);
     case QN_OP_CONCATENATE: return view_concatenate(r, tensor, low, extent);
     case QN_OP_REDUCE: return view_reduce(r, tensor, low, extent);
+    case QN_OP_DOT_GENERAL: return view_dot(r, tensor, low, extent);
     default: return view_elementwise(r, tensor, low, extent);
     }
 }
@@ -449,6 +473,15 @@ static void read_part(const qn_tensor *tensor, const int64_t *low, const int64_t
     qn_arena_free(arena);
 }
 
+/* Are its elements moved ones of a product's? A row of that gives many of them, which lie far apart. */
+static bool is_moved_dot(const qn_tensor *tensor)
+{
+    while (!tensor->data &&
+           (tensor->source->node->op == QN_OP_RESHAPE || tensor->source->node->op == QN_OP_TRANSPOSE))
+        tensor = tensor->source->operands[0];
+    return !tensor->data && tensor->source->node->op == QN_OP_DOT_GENERAL;
+}
+
 /* What is made on the way is made for a part of the box at a time, so that it stays in the caches. */
 static void read_box(const qn_tensor *tensor, const int64_t *low, const int64_t *extent, void *to)
 {
@@ -461,7 +494,8 @@ static void read_box(const qn_tensor *tensor, const int64_t *low, const int64_t 
         inner *= extent[i];
     while (axis < rank && extent[axis] == 1)
         axis++;
-    if (inner <= PART || axis == rank || find_view(tensor, low, extent, &data, strides)) {
+    if (inner <= PART || axis == rank || is_moved_dot(tensor) ||
+        find_view(tensor, low, extent, &data, strides)) {
         read_part(tensor, low, extent, to);
         return;
     }
@@ -501,6 +535,19 @@ static bool slices_inside(const qn_node *node)
     return true;
 }
 
+/* x [.., few] times a matrix [few, few], in float32. */
+static bool is_small_dot(const qn_node *node)
+{
+    const qn_type *x = &node->operands[0]->type, *y = &node->operands[1]->type, *r = &node->results[0].type;
+    int n_batch, n_x, n_y;
+    qn_attr_ints(node, QN_ATTR_X_BATCH, &n_batch);
+    const int64_t *of_x = qn_attr_ints(node, QN_ATTR_X_CONTRACT, &n_x),
+                  *of_y = qn_attr_ints(node, QN_ATTR_Y_CONTRACT, &n_y);
+    return x->dtype == QUERN_F32 && y->dtype == QUERN_F32 && r->dtype == QUERN_F32 && n_batch == 0 &&
+           n_x == 1 && of_x[0] == x->rank - 1 && y->rank == 2 && of_y[0] == 0 && y->dims[0]->value > 0 &&
+           y->dims[0]->value <= QN_QUICK_K && y->dims[1]->value <= QN_QUICK_N;
+}
+
 /* What the interpreter would refuse is left to it. */
 static bool can_read(const qn_node *node)
 {
@@ -510,6 +557,7 @@ static bool can_read(const qn_node *node)
     case QN_OP_TRANSPOSE:
     case QN_OP_CONCATENATE:
     case QN_OP_REDUCE: return true;
+    case QN_OP_DOT_GENERAL: return is_small_dot(node);
     case QN_OP_SLICE: return slices_inside(node);
     case QN_OP_BROADCAST:
         for (int i = 0; i < node->operands[0]->type.rank; i++) {
@@ -537,6 +585,8 @@ const qn_tensor *qn_tensor_defer(const qn_node *node, const qn_tensor *const *op
     const qn_type *type = &node->results[0].type;
     int cost = 1;
     if (!can_read(node))
+        return NULL;
+    if (node->op == QN_OP_DOT_GENERAL && !operands[1]->data)
         return NULL;
     for (int i = 0; i < node->n_operands; i++) /* one without elements has neither data nor source */
         cost += operands[i]->source && !operands[i]->data ? operands[i]->source->cost : 0;

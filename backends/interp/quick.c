@@ -206,3 +206,24 @@ void qn_quick_combine(qn_kind kind, void *restrict acc, bool step, const void *r
     else
         COMBINE(uint32_t, a + x);
 }
+
+/* ---- products ---- */
+
+void qn_quick_dot(const float *restrict x, int64_t rows, int n_k, const qn_scalar *restrict m, int n,
+                  float *restrict r)
+{
+    enum { WIDTH = 4 };
+    for (int64_t i = 0; i < rows; i++, x += n_k, r += n) {
+        double row[QN_QUICK_K];
+        for (int k = 0; k < n_k; k++)
+            row[k] = x[k];
+        for (int j = 0; j < n; j += WIDTH) {
+            double sum[WIDTH] = { 0 };
+            for (int k = 0; k < n_k; k++)
+                for (int c = 0; c < WIDTH; c++)
+                    sum[c] += row[k] * m[k * QN_QUICK_N + j + c].f;
+            for (int c = 0; c < WIDTH && j + c < n; c++)
+                r[j + c] = (float)sum[c];
+        }
+    }
+}

@@ -19,6 +19,7 @@ static int reset(void **state)
 }
 
 static uint64_t seed;
+static int n_multiplied;
 
 static int64_t below(int64_t n)
 {
@@ -156,6 +157,21 @@ static subject reduced(const subject *x)
     return apply(QN_OP_REDUCE, 1, x, 2, (qn_attr[]){ list(QN_ATTR_AXES, n, axes), INT(KIND, QN_KIND_MAX) });
 }
 
+/* Its rows through a small matrix. */
+static subject multiplied(const subject *x)
+{
+    const int64_t last = x->array.rank - 1, dims[] = { x->array.dims[last], 1 + below(36) }, first = 0;
+    if (x->array.dtype != QUERN_F32 || dims[0] > 16)
+        return *x;
+    const qn_array matrix = noise(QUERN_F32, 2, dims, seed);
+    const subject y =
+        apply(QN_OP_DOT_GENERAL, 2, (subject[]){ *x, known(&matrix) }, 4,
+              (qn_attr[]){ list(QN_ATTR_X_BATCH, 0, NULL), list(QN_ATTR_X_CONTRACT, 1, &last),
+                           list(QN_ATTR_Y_BATCH, 0, NULL), list(QN_ATTR_Y_CONTRACT, 1, &first) });
+    n_multiplied += y.tensor->data == NULL;
+    return y;
+}
+
 static void expect_boxes(const subject *x)
 {
     int64_t low[QN_MAX_RANK], extent[QN_MAX_RANK], strides[QN_MAX_RANK], at = 0;
@@ -185,8 +201,8 @@ static void expect_boxes(const subject *x)
 static void any_box_is_what_the_whole_says(void **state)
 {
     (void)state;
-    subject (*const steps[])(const subject *) = { reshaped, transposed, sliced,    padded, reshaped,
-                                                  joined,   scaled,     converted, joined, reduced };
+    subject (*const steps[])(const subject *) = { reshaped, transposed, sliced, padded,  reshaped,  joined,
+                                                  scaled,   converted,  joined, reduced, multiplied };
     int deferred = 0;
     for (int round = 0; round < 300; round++) {
         seed = (uint64_t)round + 1;
@@ -203,6 +219,7 @@ static void any_box_is_what_the_whole_says(void **state)
         eval_reset();
     }
     assert_true(deferred > 1500);
+    assert_true(n_multiplied > 50);
 }
 
 static void pieces_are_the_whole(void **state)
