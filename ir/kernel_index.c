@@ -8,21 +8,23 @@
  *   (x / a) / b = x / (a*b)   x / n * n + x % n = x */
 #include "ir/kernel_poly.h"
 
-/* ---- the table of what was made ---- */
+/* ---- the table of what was made: chains, twice as many when there are more entries than chains ---- */
 
 typedef struct entry {
     qn_kop op;
     qn_op fn;
     bool index_math;
+    uint32_t hash;
     const qn_kvalue *x, *y;
     int64_t imm;
     qn_kvalue *value; /* the newest with this key */
     struct entry *next;
 } entry;
 
-enum { TABLE_SIZE = 512 };
+enum { FIRST_SIZE = 256 };
 typedef struct table {
-    entry *chains[TABLE_SIZE];
+    uint32_t size, n;
+    entry **chains;
 } table;
 
 static uint64_t mix(uint64_t h, uint64_t v)
@@ -31,21 +33,41 @@ static uint64_t mix(uint64_t h, uint64_t v)
     return h ^ (h >> 29);
 }
 
+static void grow(qn_kernel *k, table *t)
+{
+    const uint32_t size = t->size ? 2 * t->size : FIRST_SIZE;
+    entry **chains = QN_NEW_ARRAY(k->arena, entry *, size);
+    for (uint32_t i = 0; i < t->size; i++)
+        for (entry *e = t->chains[i], *next; e; e = next) {
+            entry **chain = &chains[e->hash % size];
+            next = e->next;
+            e->next = *chain;
+            *chain = e;
+        }
+    t->size = size;
+    t->chains = chains;
+}
+
 static entry *find(qn_kernel *k, entry key)
 {
     if (!k->index_table)
         k->index_table = QN_NEW(k->arena, table);
+    table *t = k->index_table;
+    if (t->n == t->size)
+        grow(k, t);
     uint64_t h = mix(mix(key.op, key.fn * 2u + key.index_math), (uint64_t)key.imm);
     h = mix(mix(h, key.x ? (uint64_t)key.x->serial : 0), key.y ? (uint64_t)key.y->serial : 0);
-    entry **chain = &((table *)k->index_table)->chains[h % TABLE_SIZE];
+    key.hash = (uint32_t)h;
+    entry **chain = &t->chains[key.hash % t->size];
     for (entry *e = *chain; e; e = e->next)
-        if (e->op == key.op && e->fn == key.fn && e->index_math == key.index_math && e->x == key.x &&
-            e->y == key.y && e->imm == key.imm)
+        if (e->hash == key.hash && e->op == key.op && e->fn == key.fn && e->index_math == key.index_math &&
+            e->x == key.x && e->y == key.y && e->imm == key.imm)
             return e;
     entry *made = QN_NEW(k->arena, entry);
     *made = key;
     made->next = *chain;
     *chain = made;
+    t->n++;
     return made;
 }
 
@@ -124,7 +146,8 @@ static bool same_poly(const qn_kvalue *a, const qn_kvalue *b)
 
 static bool remove_term(qn_poly *p, const qn_term *t)
 {
-    qn_poly one = { .n = 1, .terms = { *t } };
+    qn_poly one;
+    qn_poly_term(&one, t);
     return qn_poly_add(p, p, &one, -1);
 }
 
@@ -148,7 +171,8 @@ static bool join_pair(qn_kbuilder *b, qn_poly *sum, const qn_term *rest, const q
         qn_poly_atom(&whole, outer ? outer : q);
         if (!qn_poly_mul_term(&whole, &whole, &e.terms[0]) || whole.n != 1)
             continue;
-        qn_poly one = { .n = 1, .terms = { *u } };
+        qn_poly one;
+        qn_poly_term(&one, u);
         if (!qn_poly_equal(&whole, &one))
             continue;
         qn_kvalue *joined = mod->inst->operands[0];
@@ -171,11 +195,12 @@ static bool join_once(qn_kbuilder *b, qn_poly *p)
             if (!qn_term_divide(&p->terms[i], &one, &rest))
                 continue;
             for (int j = 0; j < p->n; j++) {
-                qn_poly joined = *p;
+                qn_poly joined;
+                qn_poly_copy(&joined, p);
                 if (j == i || !remove_term(&joined, &p->terms[i]) || !remove_term(&joined, &p->terms[j]) ||
                     !join_pair(b, &joined, &rest, mod, &p->terms[j]))
                     continue;
-                *p = joined;
+                qn_poly_copy(p, &joined);
                 return true;
             }
         }
@@ -226,18 +251,19 @@ static int64_t floor_div(int64_t a, int64_t b)
 /* x = quotient * d + rest: moves whole multiples of d. False: too many terms. */
 static bool split_multiples(const qn_poly *x, const qn_poly *d, qn_poly *quotient, qn_poly *rest)
 {
-    *rest = *x;
+    qn_poly_copy(rest, x);
     quotient->n = 0;
     for (bool moved = true; moved;) {
         moved = false;
         for (int i = 0; i < rest->n && !moved; i++) {
-            qn_poly one = { .n = 1 }, part, less;
+            qn_poly one, part, less;
+            one.n = 1;
             if (!qn_term_divide(&rest->terms[i], &d->terms[0], &one.terms[0]) ||
                 !qn_poly_mul(&part, d, &one) || !qn_poly_add(&less, rest, &part, -1) || less.n >= rest->n)
                 continue;
             if (!qn_poly_add(quotient, quotient, &one, 1))
                 return false;
-            *rest = less;
+            qn_poly_copy(rest, &less);
             moved = true;
         }
     }
@@ -247,10 +273,12 @@ static bool split_multiples(const qn_poly *x, const qn_poly *d, qn_poly *quotien
 /* Likewise for a constant divisor, taking coefficients apart: 6*i = (1*i)*4 + 2*i. */
 static bool split_factors(qn_poly *quotient, qn_poly *rest, int64_t d)
 {
-    qn_poly old = *rest;
+    qn_poly old;
+    qn_poly_copy(&old, rest);
     rest->n = 0;
     for (int i = 0; i < old.n; i++) {
-        qn_poly one = { .n = 1, .terms = { old.terms[i] } };
+        qn_poly one;
+        qn_poly_term(&one, &old.terms[i]);
         int64_t q = floor_div(old.terms[i].factor, d), r = old.terms[i].factor - q * d;
         one.terms[0].factor = 1;
         if (!qn_poly_add(quotient, quotient, &one, q) || !qn_poly_add(rest, rest, &one, r))
@@ -268,7 +296,8 @@ static bool split_common(const qn_poly *rest, const qn_term *d, qn_term *g, qn_p
         qn_term_gcd(&rest->terms[i], d, g);
         if (qn_term_is_one(g))
             continue;
-        qn_poly by = { .n = 1, .terms = { *g } };
+        qn_poly by;
+        qn_poly_term(&by, g);
         if (!split_multiples(rest, &by, coarse, fine))
             continue;
         if (g->n == 0 && !split_factors(coarse, fine, g->factor))
@@ -286,9 +315,10 @@ static bool drop_inner_mod(qn_poly *rest, const qn_term *d)
         for (int a = 0; a < rest->terms[i].n; a++) {
             const qn_kvalue *mod = rest->terms[i].atoms[a];
             qn_term one = { .factor = 1, .n = 1, .atoms = { mod } }, factor, whole;
-            qn_poly e, y, result = *rest;
+            qn_poly e, y, result;
             if (!is_index_op(mod, QN_OP_REM) || !qn_term_divide(&rest->terms[i], &one, &factor))
                 continue;
+            qn_poly_copy(&result, rest);
             qn_poly_of(mod->inst->operands[1], &e);
             if (!qn_poly_mul_term(&e, &e, &factor) || e.n != 1 || !qn_term_divide(&e.terms[0], d, &whole))
                 continue;
@@ -296,7 +326,7 @@ static bool drop_inner_mod(qn_poly *rest, const qn_term *d)
             if (!qn_poly_mul_term(&y, &y, &factor) || !remove_term(&result, &rest->terms[i]) ||
                 !qn_poly_add(&result, &result, &y, 1))
                 continue;
-            *rest = result;
+            qn_poly_copy(rest, &result);
             return true;
         }
     return false;
@@ -366,13 +396,15 @@ static bool divide(qn_kbuilder *b, const qn_poly *x, const qn_poly *d, bool want
     if (want_rest && constant && by > 0)
         drop_multiples(&rest, by);
     if (qn_poly_inside(&rest, d)) {
-        *out = want_rest ? rest : quotient;
+        qn_poly_copy(out, want_rest ? &rest : &quotient);
         return true;
     }
     if (constant && by > 0) {
-        qn_poly q = quotient, r = rest;
+        qn_poly q, r;
+        qn_poly_copy(&q, &quotient);
+        qn_poly_copy(&r, &rest);
         if (split_factors(&q, &r, by) && qn_poly_inside(&r, d)) {
-            *out = want_rest ? r : q;
+            qn_poly_copy(out, want_rest ? &r : &q);
             return true;
         }
     }
@@ -380,7 +412,8 @@ static bool divide(qn_kbuilder *b, const qn_poly *x, const qn_poly *d, bool want
     qn_poly coarse, fine;
     bool reducible = depth > 0 && d->n == 1 && (d->terms[0].n > 0 || by > 0);
     if (reducible && split_common(&rest, &d->terms[0], &g, &coarse, &fine)) {
-        qn_poly less = { .n = 1 }, part;
+        qn_poly less, part;
+        less.n = 1;
         if (qn_term_divide(&d->terms[0], &g, &less.terms[0]) &&
             divide(b, &coarse, &less, want_rest, depth - 1, &part)) {
             if (!want_rest)

@@ -32,6 +32,18 @@ void qn_poly_atom(qn_poly *out, const qn_kvalue *v)
     out->terms[0].atoms[0] = v;
 }
 
+void qn_poly_term(qn_poly *out, const qn_term *t)
+{
+    out->n = 1;
+    out->terms[0] = *t;
+}
+
+void qn_poly_copy(qn_poly *to, const qn_poly *from)
+{
+    to->n = from->n;
+    memcpy(to->terms, from->terms, (size_t)from->n * sizeof *from->terms);
+}
+
 bool qn_poly_add(qn_poly *out, const qn_poly *a, const qn_poly *b, int64_t b_factor)
 {
     qn_poly sum;
@@ -53,8 +65,7 @@ bool qn_poly_add(qn_poly *out, const qn_poly *a, const qn_poly *b, int64_t b_fac
         sum.terms[sum.n] = *from;
         sum.terms[sum.n++].factor = factor;
     }
-    out->n = sum.n;
-    memcpy(out->terms, sum.terms, (size_t)sum.n * sizeof *sum.terms);
+    qn_poly_copy(out, &sum);
     return true;
 }
 
@@ -72,28 +83,33 @@ static bool multiply_terms(const qn_term *a, const qn_term *b, qn_term *out)
     return true;
 }
 
+/* Products of different terms with the same one are different, and mostly in the same order. */
 bool qn_poly_mul_term(qn_poly *out, const qn_poly *a, const qn_term *t)
 {
-    qn_poly sum;
-    sum.n = 0;
-    for (int i = 0; i < a->n; i++) {
-        qn_poly one;
-        one.n = 1;
-        if (!multiply_terms(&a->terms[i], t, &one.terms[0]) || !qn_poly_add(&sum, &sum, &one, 1))
+    qn_poly product;
+    for (product.n = 0; product.n < a->n; product.n++) {
+        qn_term one;
+        int at = product.n;
+        if (!multiply_terms(&a->terms[product.n], t, &one))
             return false;
+        for (; at > 0 && compare_terms(&product.terms[at - 1], &one) > 0; at--)
+            product.terms[at] = product.terms[at - 1];
+        product.terms[at] = one;
     }
-    *out = sum;
+    qn_poly_copy(out, &product);
     return true;
 }
 
 bool qn_poly_mul(qn_poly *out, const qn_poly *a, const qn_poly *b)
 {
     qn_poly sum, part;
+    if (b->n == 1)
+        return qn_poly_mul_term(out, a, &b->terms[0]);
     sum.n = 0;
     for (int i = 0; i < b->n; i++)
         if (!qn_poly_mul_term(&part, a, &b->terms[i]) || !qn_poly_add(&sum, &sum, &part, 1))
             return false;
-    *out = sum;
+    qn_poly_copy(out, &sum);
     return true;
 }
 

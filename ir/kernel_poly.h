@@ -22,6 +22,8 @@ typedef struct qn_poly {
 
 void qn_poly_constant(qn_poly *out, int64_t value);
 void qn_poly_atom(qn_poly *out, const qn_kvalue *v);
+void qn_poly_term(qn_poly *out, const qn_term *t);
+void qn_poly_copy(qn_poly *to, const qn_poly *from); /* the terms there are: a whole one is a kilobyte */
 /* The polynomial of a value: index arithmetic taken apart. */
 void qn_poly_of(const qn_kvalue *v, qn_poly *out);
 

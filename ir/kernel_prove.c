@@ -28,6 +28,9 @@ static wide clamp_high(wide v)
 /* Magnitudes up to 2^100 times 2^63: through long double only to see whether it fits; the product itself is exact. */
 static wide times(wide a, wide b)
 {
+    const wide small = (wide)1 << 50;
+    if (a > -small && a < small && b > -small && b < small)
+        return a * b;
     if (a == 0 || b == 0)
         return 0;
     long double size = (long double)a * (long double)b;
@@ -167,8 +170,8 @@ static bool replace_atom(qn_poly *out, const qn_poly *p, const qn_kvalue *atom, 
 {
     qn_term with = bound->scale;
     bool changed = false;
-    qn_poly result = *p, piece;
-    qn_poly whole;
+    qn_poly result, piece, whole;
+    qn_poly_copy(&result, p);
     qn_poly_atom(&whole, atom);
     if (!qn_poly_mul_term(&whole, &whole, &with))
         return false;
@@ -180,14 +183,15 @@ static bool replace_atom(qn_poly *out, const qn_poly *p, const qn_kvalue *atom, 
         interval sign = term_interval(&rest);
         if (bound->upper ? sign.high > 0 : sign.low < 0)
             continue;
-        qn_poly term = { .n = 1, .terms = { p->terms[i] } };
+        qn_poly term;
+        qn_poly_term(&term, &p->terms[i]);
         if (!qn_poly_mul_term(&piece, &bound->limit, &rest) || !qn_poly_add(&result, &result, &term, -1) ||
             !qn_poly_add(&result, &result, &piece, 1))
             return false;
         changed = true;
     }
     if (changed)
-        *out = result;
+        qn_poly_copy(out, &result);
     return changed;
 }
 
