@@ -423,6 +423,21 @@ static qn_status lower_function(qn_lowering *l, qn_graph *graph)
     return QUERN_OK;
 }
 
+int qn_lower_kernel(qn_lowering *l, const qn_kernel *kernel)
+{
+    qn_program *p = l->program;
+    const int n = p->n_kernels;
+    qn_arena *arena = qn_arena_new();
+    const int number = qn_program_add_canonical(p, NULL, qn_kernel_canonical(kernel, arena));
+    if (number < n) {
+        qn_arena_free(arena);
+        return number;
+    }
+    p->kernels[number] = qn_kernel_clone(kernel, arena);
+    qn_vec_push(l->arena, &l->written, arena);
+    return number;
+}
+
 qn_status qn_lower(qn_graph *function, const qn_pass_options *options, qn_arena *arena,
                    qn_program **out_program, qn_diags *diags)
 {
@@ -441,7 +456,12 @@ qn_status qn_lower(qn_graph *function, const qn_pass_options *options, qn_arena 
     add_symbols(&l, function, true);
     find_limits(&l);
     l.steps = &l.program->steps;
-    QN_TRY(lower_function(&l, function));
+    const qn_status status = lower_function(&l, function);
+    if (status) {
+        for (size_t i = 0; i < l.written.n; i++)
+            qn_arena_free(l.written.items[i]);
+        return status;
+    }
     QN_TRY(qn_lower_finish(&l));
     qn_program_number(l.program);
     *out_program = l.program;

@@ -42,7 +42,8 @@ struct qn_lowering {
     qn_vec(qn_dim) limits; /* of the symbols that steps bind, in the module's terms */
     int loop;              /* id of the innermost loop step around `steps`, or -1 */
     const qn_graph *function;
-    const int *aliased; /* by output of the function: buffer of the state that it replaces, or -1 */
+    const int *aliased;         /* by output of the function: buffer of the state that it replaces, or -1 */
+    qn_vec(qn_arena *) written; /* memory of each of the program's kernels until it is finished */
 };
 
 /* ---- lower.c ---- */
@@ -59,6 +60,8 @@ int qn_lower_scratch(qn_lowering *l, const char *name, qn_dtype dtype, qn_dim el
 void qn_lower_copy(qn_lowering *l, int from, int to); /* nothing when they are the same */
 /* The state that is replaced by what is in the buffer, or -1. */
 int qn_lower_replaced(const qn_lowering *l, int buffer);
+/* The number of a copy of the kernel, or of an equal one that is there. */
+int qn_lower_kernel(qn_lowering *l, const qn_kernel *kernel);
 /* Number of a node in program.node_names, for checks. */
 int qn_lower_node_number(qn_lowering *l, const qn_node *node);
 /* All steps of a graph whose inputs have buffers; its outputs are in out_buffers afterwards: where wishes[i] >= 0, in that

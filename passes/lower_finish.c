@@ -12,8 +12,8 @@ enum { OVERLAP_REGISTERS = 32 };
 
 typedef struct job {
     const qn_pass_options *options;
-    const qn_kernel *written;
-    qn_kernel *kernel;
+    qn_kernel *kernel; /* as it was written, then finished */
+    qn_arena *written; /* its memory at first */
     const char *text;
     qn_arena *arena;
     qn_diags diags;
@@ -45,16 +45,14 @@ static qn_status finish(qn_kernel *k, const qn_pass_options *options, qn_diags *
 static void run_job(void *jobs, int64_t i)
 {
     job *j = (job *)jobs + i;
-    qn_arena *scratch = qn_arena_new();
     j->arena = qn_arena_new();
     qn_diags_init(&j->diags, j->arena);
-    qn_kernel *k = qn_kernel_clone(j->written, scratch);
-    j->status = finish(k, j->options, &j->diags);
+    j->status = finish(j->kernel, j->options, &j->diags);
     if (!j->status) {
-        j->kernel = qn_kernel_clone(k, j->arena);
-        j->text = qn_kernel_canonical(k, j->arena);
+        j->text = qn_kernel_canonical(j->kernel, j->arena);
+        j->kernel = qn_kernel_clone(j->kernel, j->arena); /* without what the passes left over */
     }
-    qn_arena_free(scratch);
+    qn_arena_free(j->written);
 }
 
 static void renumber(qn_steps *steps, const int *numbers)
@@ -81,7 +79,7 @@ qn_status qn_lower_finish(qn_lowering *l)
     job *jobs = QN_NEW_ARRAY(l->arena, job, n);
     int *numbers = QN_NEW_ARRAY(l->arena, int, n);
     for (int i = 0; i < n; i++)
-        jobs[i] = (job){ .options = l->options, .written = p->kernels[i] };
+        jobs[i] = (job){ .options = l->options, .kernel = p->kernels[i], .written = l->written.items[i] };
     if (l->options->parallel_for)
         l->options->parallel_for(l->options->pool, run_job, jobs, n);
     for (int i = 0; i < n && !l->options->parallel_for; i++)

@@ -456,7 +456,7 @@ qn_status qn_writer_finish(qn_writer *w, qn_dim tasks, const char *step_name)
     qn_lowering *l = w->lowering;
     find_inplace(w);
     QN_TRY(qn_kernel_verify(w->kernel, l->diags));
-    const int kernel = qn_program_add_kernel(l->program, w->kernel);
+    const int kernel = qn_lower_kernel(l, w->kernel);
     qn_step *step = qn_steps_add(l->program, l->steps, QN_STEP_KERNEL);
     step->name = step_name;
     step->kernel = kernel;
