@@ -216,6 +216,7 @@ qn_status qn_lower_graph(qn_lowering *l, qn_graph *graph, const int *input_buffe
     qn_groups groups;
     QN_TRY(qn_fuse(graph, l->options, l->arena, &groups, l->diags));
     scope.buffers = QN_NEW_ARRAY(l->arena, int, graph->n_values); /* numbered by fuse */
+    scope.bounds = QN_NEW_ARRAY(l->arena, qn_bounds, graph->n_values);
     memset(scope.buffers, -1, (size_t)graph->n_values * sizeof *scope.buffers);
     QN_FOR_NODES (graph, node)
         node->user = NULL;

@@ -14,6 +14,7 @@
 #ifndef QN_PASSES_LOWER_H
 #define QN_PASSES_LOWER_H
 
+#include "passes/bounds.h"
 #include "passes/claim.h"
 #include "passes/index.h"
 #include "passes/pass.h"
@@ -27,7 +28,8 @@
 /* Where the values of one graph are; a region has its own. */
 typedef struct qn_scope {
     qn_graph *graph;
-    int *buffers; /* by value id: program buffer, or -1: none yet */
+    int *buffers;      /* by value id: program buffer, or -1: none yet */
+    qn_bounds *bounds; /* by value id: what is known of its numbers */
 } qn_scope;
 
 struct qn_lowering {

@@ -139,8 +139,11 @@ qn_dim qn_writer_checked_index(qn_writer *w, qn_kvalue *number, qn_dim extent, c
     const qn_dim found = find_datum(w, number, extent);
     if (found)
         return found;
-    qn_kvalue *at = qn_kb_convert(b, QUERN_I64, number), *n = qn_writer_index(w, extent),
-              *zero = qn_kb_index(b, 0);
+    qn_kvalue *at = qn_kb_convert(b, QUERN_I64, number);
+    const qn_bounds bounds = qn_bounds_of(w->lowering->scope->bounds, node->operands[1]);
+    if (bounds.low >= 0 && bounds.high < extent->min)
+        return datum(w, number, at, extent);
+    qn_kvalue *n = qn_writer_index(w, extent), *zero = qn_kb_index(b, 0);
     at = qn_kb_select(b, qn_kb_compare(b, QN_LT, at, zero), qn_kb_binary(b, QN_OP_ADD, at, n), at);
     qn_kvalue *fine = both(w, qn_kb_compare(b, QN_GE, at, zero), qn_kb_compare(b, QN_LT, at, n));
     if (w->mask)
