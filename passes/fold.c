@@ -3,7 +3,9 @@
  * Before: any graph. After: no node with a single result has only constant operands (or also broadcasts of constants, as
  * in weights times a scale for each channel), except where its result would be large without need: broadcasts, iota and
  * random bits stay as they are, since a kernel makes them for free, and a result may not be larger than LARGE bytes and
- * four times its operands (padding of weights and filters for Winograd stay below that).
+ * four times its operands (padding of weights and filters for Winograd stay below that). A column of a wide table stays too
+ * where everything that reads it computes with what isn't known: kernels read many columns from one place rather than each
+ * from its own.
  *
  * Values of dimension expressions that turned out constant become constants too. What is evaluated with is
  * options->fold (the reference interpreter); without it nothing is folded.
@@ -13,7 +15,10 @@
  */
 #include "passes/passes.h"
 
-enum { LARGE = 1 << 16 };
+enum {
+    LARGE = 1 << 16,
+    WIDE = 8 /* columns */
+};
 
 /* The constant that a broadcast repeats, or a reshape of one (scales for blocks), or NULL. */
 static const qn_tensor *repeated(const qn_value *value)
@@ -24,6 +29,57 @@ static const qn_tensor *repeated(const qn_value *value)
     return node && node->op == QN_OP_BROADCAST && qn_type_is_static(&value->type)
                ? qn_value_constant(qn_value_resolve(node->operands[0]))
                : NULL;
+}
+
+static bool is_column(const qn_node *node)
+{
+    if (node->op != QN_OP_SLICE || !qn_value_constant(node->operands[0]))
+        return false;
+    const qn_type *from = &node->operands[0]->type, *to = &node->results[0].type;
+    const int last = from->rank - 1;
+    bool column = last >= 1 && qn_dim_is(to->dims[last], 1) && from->dims[last]->value >= WIDE;
+    for (int i = 0; i < last && column; i++)
+        column = to->dims[i] == from->dims[i];
+    return column;
+}
+
+/* The node that a value is moved from, by what keeps a constant one. */
+static qn_node *moved_from(const qn_value *value)
+{
+    qn_node *node = value->node;
+    while (node && (node->op == QN_OP_BROADCAST || node->op == QN_OP_RESHAPE))
+        node = node->operands[0]->node;
+    return node;
+}
+
+/* Notes which columns are to be folded (in their node's `user`): those that something reads which may become known, or which
+ * wants whole values. */
+static void want_columns(qn_graph *graph)
+{
+    QN_FOR_NODES (graph, node)
+        node->user = NULL;
+    QN_FOR_NODES (graph, node) {
+        const qn_op_class class = qn_ops[node->op].class;
+        bool known = true;
+        if (node->op == QN_OP_BROADCAST || node->op == QN_OP_RESHAPE)
+            continue;
+        for (int i = 0; i < node->n_operands && known; i++) {
+            const qn_node *from = moved_from(node->operands[i]);
+            known = from && (from->op == QN_OP_CONSTANT || is_column(from));
+        }
+        if (!known && (class == QN_ELEMENTWISE || class == QN_INJECTIVE))
+            continue;
+        for (int i = 0; i < node->n_operands; i++) {
+            qn_node *from = moved_from(node->operands[i]);
+            if (from)
+                from->user = from;
+        }
+    }
+    for (int i = 0; i < graph->n_outputs; i++) {
+        qn_node *from = moved_from(graph->outputs[i]);
+        if (from)
+            from->user = from;
+    }
 }
 
 static bool foldable(const qn_node *node)
@@ -38,6 +94,8 @@ static bool foldable(const qn_node *node)
     case QN_OP_DIM_VALUE: return qn_dim_is_const(qn_attr_dims(node, QN_ATTR_DIMS, NULL)[0]);
     default: break;
     }
+    if (!node->user && is_column(node))
+        return false;
     if (qn_ops[node->op].class == QN_CONTROL || (qn_ops[node->op].flags & QN_FLAG_EFFECT))
         return false;
     int64_t operand_bytes = 0;
@@ -72,6 +130,9 @@ bool qn_is_known(const qn_value *value)
 static bool fold_graph(qn_graph *graph, const qn_pass_options *options, qn_diags *diags)
 {
     bool changed = false;
+    QN_FOR_NODES (graph, node)
+        qn_node_resolve(node);
+    want_columns(graph);
     for (qn_node *node = graph->first, *next; node; node = next) {
         next = node->next;
         qn_node_resolve(node);

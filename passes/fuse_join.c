@@ -7,9 +7,10 @@
 #include "passes/claim.h"
 
 enum {
-    MAX_NODES = 256,   /* of a cluster */
+    MAX_NODES = 1024,  /* of a cluster */
     REPEAT_BUDGET = 4, /* cost of what is computed more often than it has elements */
     SMALL = 64,        /* elements: computing them again costs nothing */
+    MANY = 8,          /* times that each element is looked up */
     FEW_ROWS = 8,
     LONG_ROWS =
         1 << 17 /* elements: a reduction of few rows over so much is spread over tasks by its own kernel */
@@ -31,19 +32,26 @@ static double elements_of(const qn_type *type)
 
 /* ---- what may join ---- */
 
+/* Is it read at places that only the run tells? */
+static bool at_data(const qn_cluster *c, const qn_value *value, const qn_dim *index)
+{
+    for (int i = 0; i < value->type.rank; i++)
+        for (size_t k = 0; k < c->space.vars.n; k++)
+            if (c->space.vars.items[k].data && qn_ix_uses(index[i], c->space.vars.items[k].symbol))
+                return true;
+    return false;
+}
+
 /* How often the cluster computes an element of `value`, on average, for one index. What only depends on outer variables
  * is computed outside of the inner loops. */
 static double evaluations(qn_cluster *c, const qn_value *value, const qn_dim *index)
 {
     int innermost = -1;
-    bool data = false;
-    for (int i = 0; i < value->type.rank; i++) {
+    const bool data = at_data(c, value, index);
+    for (int i = 0; i < value->type.rank; i++)
         for (int k = 0; k < c->group.n_dims; k++)
             if (k > innermost && c->vars[k]->kind == QN_DIM_SYMBOL && qn_ix_uses(index[i], c->vars[k]))
                 innermost = k;
-        for (size_t k = 0; k < c->space.vars.n && !data; k++)
-            data = c->space.vars.items[k].data && qn_ix_uses(index[i], c->space.vars.items[k].symbol);
-    }
     if (c->group.kind == QN_GROUP_ROWS && !data) {
         bool per_row = true;
         for (int i = 0; i < value->type.rank && per_row; i++)
@@ -69,11 +77,19 @@ bool qn_cluster_wants(const qn_demand *d, const qn_node *node)
         node->op == QN_OP_CONCATENATE && node->n_operands > 2 ? node->n_operands : qn_node_cost(node);
     if ((int)c->nodes.n >= MAX_NODES)
         return false;
-    if (cost == 0 || elements_of(&value->type) <= SMALL)
+    if (elements_of(&value->type) <= SMALL || node->op == QN_OP_RESHAPE || node->op == QN_OP_BROADCAST)
         return true;
     double times = 0;
-    for (size_t i = 0; i < d->indices.n; i++)
+    bool looked_up = false;
+    for (size_t i = 0; i < d->indices.n; i++) {
         times += evaluations(c, value, d->indices.items[i]);
+        looked_up |= at_data(c, value, d->indices.items[i]);
+    }
+    /* what is looked up again and again is put in order once */
+    if (looked_up && times > MANY)
+        return false;
+    if (cost == 0)
+        return true;
     /* what is computed again would read more from memory than it is itself */
     if (times > 1.01 && node->op == QN_OP_CONVERT &&
         qn_dtype_bytes(value->type.dtype) < qn_dtype_bytes(node->operands[0]->type.dtype))

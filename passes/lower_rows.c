@@ -500,15 +500,26 @@ static void write_kernel(row_kernel *k)
         qn_writer_end_for(w, &open[i], NULL);
 }
 
-/* How many accesses have neighbours in memory for neighbouring values of the variable. */
+static bool is_lookup(const qn_writer *w, const qn_access *access)
+{
+    for (size_t i = 0; i < w->space.vars.n; i++)
+        if (w->space.vars.items[i].data && qn_ix_uses(access->linear, w->space.vars.items[i].symbol))
+            return true;
+    return false;
+}
+
+/* How many accesses have neighbours in memory for neighbouring values of the variable. What is looked up counts as several: in
+ * the other direction each lane has a place of its own. */
 static int contiguous_along(qn_writer *w, qn_dim var)
 {
+    enum { LOOKUP = 8 };
     int n = 0;
     for (size_t i = 0; i < w->accesses.n; i++) {
         qn_dim coefficient, rest;
         const qn_access *a = &w->accesses.items[i];
-        n += a->buffer && a->buffer->space == QN_SPACE_ARGUMENT &&
-             qn_ix_affine(&w->space, a->linear, var, &coefficient, &rest) && qn_dim_is(coefficient, 1);
+        if (a->buffer && a->buffer->space == QN_SPACE_ARGUMENT &&
+            qn_ix_affine(&w->space, a->linear, var, &coefficient, &rest) && qn_dim_is(coefficient, 1))
+            n += is_lookup(w, a) ? LOOKUP : 1;
     }
     return n;
 }
