@@ -68,13 +68,38 @@ static double evaluations(qn_cluster *c, const qn_value *value, const qn_dim *in
     return n / elements_of(&value->type);
 }
 
+/* Is it, or what it moves, computed? */
+static bool is_computed(const qn_value *value, int depth)
+{
+    const qn_node *node = value->node;
+    if (!node || depth == 0 || node->n_operands == 0)
+        return false;
+    if (qn_node_cost(node) > 0)
+        return true;
+    for (int i = 0; i < node->n_operands && qn_ix_moves(node); i++)
+        if (is_computed(node->operands[i], depth - 1))
+            return true;
+    return false;
+}
+
+/* One read of several pieces picks among them each time: a bias of many pieces is put together once, not for each row, and so are
+ * pieces that are computed, all of them for each element. */
+static int cost_of(const qn_node *node)
+{
+    enum { DEPTH = 3 };
+    if (node->op != QN_OP_CONCATENATE)
+        return qn_node_cost(node);
+    for (int i = 0; i < node->n_operands; i++)
+        if (is_computed(node->operands[i], DEPTH))
+            return REPEAT_BUDGET + 1;
+    return node->n_operands > 2 ? node->n_operands : 0;
+}
+
 bool qn_cluster_wants(const qn_demand *d, const qn_node *node)
 {
     qn_cluster *c = d->by;
     const qn_value *value = &node->results[0];
-    /* one read of many pieces picks among them each time: a bias of several pieces is put together once, not for each row */
-    const int cost =
-        node->op == QN_OP_CONCATENATE && node->n_operands > 2 ? node->n_operands : qn_node_cost(node);
+    const int cost = cost_of(node);
     if ((int)c->nodes.n >= MAX_NODES)
         return false;
     if (elements_of(&value->type) <= SMALL || node->op == QN_OP_RESHAPE || node->op == QN_OP_BROADCAST)
@@ -103,6 +128,17 @@ bool qn_fuse_is_loop(const qn_node *node)
            node->op == QN_OP_RANDOM_BITS;
 }
 
+/* A small piece of what is put together: each element of the whole picks among its pieces, which are computed whether it is theirs
+ * or not. */
+static bool is_small_piece(const qn_node *node, int operand)
+{
+    enum { PIECES = 8 };
+    if (node->op != QN_OP_CONCATENATE)
+        return false;
+    const int axis = (int)qn_attr_int(node, QN_ATTR_AXIS);
+    return node->operands[operand]->type.dims[axis]->max <= node->results[0].type.dims[axis]->max / PIECES;
+}
+
 static void demand_operands_at(qn_fuser *f, qn_cluster *c, const qn_demand *d, qn_node *node,
                                const qn_dim *index)
 {
@@ -126,7 +162,8 @@ static void demand_operands_at(qn_fuser *f, qn_cluster *c, const qn_demand *d, q
         else
             qn_ix_operand(&c->space, node, k, index, data, operand);
         qn_demand *o = qn_demand_at(f, node->operands[k], c, operand);
-        const int repeated = d->repeated + (times > 1.01 ? cost : 0);
+        const int repeated =
+            is_small_piece(node, k) ? REPEAT_BUDGET : d->repeated + (times > 1.01 ? cost : 0);
         o->repeated = repeated > o->repeated ? repeated : o->repeated;
         o->copied = d->copied > o->copied ? d->copied : o->copied;
     }
