@@ -45,8 +45,7 @@ enum {
     COPIED_DEPTH = 256, /* of k in a pass that copies rows, packs panels, or reads them from rows */
     ROWS_AHEAD = 3, /* fetched before they are needed, where y lies row by row: they share few cache sets */
     SHARING_STRIDE = 4096, /* bytes: of rows of y that share too few sets of the second cache in a pass */
-    LEAST_ROWS = 8,        /* of a product whose right side lies row by row, */
-    LEAST_WORK = 2048,     /* and elements of that */
+    LEAST_WORK = 2048,     /* elements of a right side that lies row by row */
     PACKED_BYTES = QN_LOCAL_LIMIT / 8 * 3 /* of packed panels; partial sums take as much then */
 };
 
@@ -101,13 +100,9 @@ bool qn_gemm_reads_rows(const qn_node *node, const qn_pass_options *options)
     for (int i = 0; i < n_batch; i++)
         if (xs.batch[i] != i || ys.batch[i] != i)
             return false;
-    double rows = 1;
-    for (int i = 0; i < xs.n_free; i++)
-        rows *= (double)x->dims[xs.free[i]]->max;
     const qn_dim k = y->dims[n_batch], n = y->dims[n_batch + 1];
     return qn_dim_is_const(n) && n->value > 0 && n->value % width == 0 &&
-           n->value * 4 % SHARING_STRIDE != 0 && rows >= LEAST_ROWS &&
-           (double)n->value * (double)k->max >= LEAST_WORK;
+           n->value * 4 % SHARING_STRIDE != 0 && (double)n->value * (double)k->max >= LEAST_WORK;
 }
 
 static bool matches(const qn_group *group, const qn_pass_options *options)

@@ -5,7 +5,10 @@
  *         at compile time where it is a constant; the left side as [batch…, m…, K]; a matmul_packed over them.
  *
  * A right side that is no constant and already lies in rows of whole panels is multiplied by where it lies, where a kernel does
- * that (qn_gemm_reads_rows).
+ * that (qn_gemm_reads_rows). For few rows one that lies row by row along the summed axis (the keys of attention with one query) is
+ * multiplied row by row:
+ *
+ *   dot_general %q: f32[12, 1, 64], %k: f32[12, 1025, 64]     ->     reduce (mul %q, %k : f32[12, 1, 1025, 64]) {axes = [3]}
  *
  * On a machine that multiplies them also bf16, of K in whole pairs, or steps of a matrix unit, with pairs of k side by side:
  * [batch…, panels, K / 2, width, 2].
@@ -46,6 +49,55 @@ static bool worth_packing(qn_dims *table, const qn_node *node, const qn_dot_side
     if (work->max < LEAST_WORK || columns->max < 2)
         return false;
     return qn_is_constant(node->operands[1]) || rows->max >= LEAST_ROWS;
+}
+
+/* Few rows, times what is no constant and lies row by row along the axis that is summed: products of rows with rows, each the sum of
+ * their elements' products, for which what comes in is read in order. A product would read it in columns, or pack it first. */
+static bool sums_along_rows(const qn_node *node, const qn_dot_side *x, const qn_dot_side *y)
+{
+    enum { MOST_ROWS = 7, LEAST_DEPTH = 16, MOST_DEPTH = 1024 };
+    const qn_value *right = node->operands[1];
+    const int rank = right->type.rank;
+    const qn_dim depth = right->type.dims[rank - 1];
+    int n_perm;
+    if (node->results[0].type.dtype != QUERN_F32 || right->type.dtype != QUERN_F32 || qn_is_constant(right) ||
+        y->n_contract != 1 || y->contract[0] != rank - 1 || node->results[0].type.rank == QN_MAX_RANK ||
+        !qn_dim_is_const(depth) || depth->value < LEAST_DEPTH || depth->value > MOST_DEPTH)
+        return false;
+    if (right->node && right->node->op == QN_OP_TRANSPOSE &&
+        qn_attr_ints(right->node, QN_ATTR_PERM, &n_perm)[rank - 1] != rank - 1)
+        return false;
+    double rows = 1;
+    for (int i = 0; i < x->n_free; i++)
+        rows *= (double)node->operands[0]->type.dims[x->free[i]]->max;
+    return rows <= MOST_ROWS;
+}
+
+/* [batch…, x free…, y free…, K] of one side, whose free axes start at `at`. */
+static qn_value *as_pairs(qn_builder *b, qn_value *v, const qn_dot_side *side, int at, int rank,
+                          const qn_dim *dims)
+{
+    int64_t axes[QN_MAX_RANK];
+    for (int i = 0; i < side->n_batch; i++)
+        axes[side->batch[i]] = i;
+    for (int i = 0; i < side->n_free; i++)
+        axes[side->free[i]] = at + i;
+    axes[side->contract[0]] = rank - 1;
+    return qn_b_broadcast(b, v, rank, dims, axes);
+}
+
+static qn_value *sums_of_rows(qn_builder *b, const qn_node *node, const qn_dot_side *x, const qn_dot_side *y)
+{
+    const qn_type *type = &node->results[0].type;
+    const int rank = type->rank + 1;
+    const int64_t last = rank - 1;
+    qn_dim dims[QN_MAX_RANK];
+    for (int i = 0; i < type->rank; i++)
+        dims[i] = type->dims[i];
+    dims[last] = node->operands[1]->type.dims[y->contract[0]];
+    qn_value *pairs = qn_b_binary(b, QN_OP_MUL, as_pairs(b, node->operands[0], x, x->n_batch, rank, dims),
+                                  as_pairs(b, node->operands[1], y, x->n_batch + x->n_free, rank, dims));
+    return qn_b_reduce(b, QN_SUM, pairs, 1, &last, false);
 }
 
 /* Behind what `to` has already. */
@@ -208,11 +260,13 @@ static qn_status pack_graph(qn_graph *graph, const qn_pass_options *options, boo
             qn_blas_takes(node, options) || qn_gemm_reads_rows(node, options))
             continue;
         const qn_dot_side x = qn_dot_side_of(node, 0), y = qn_dot_side_of(node, 1);
-        if (!worth_packing(graph->module->dims, node, &x, &y))
-            continue;
         qn_builder b = { .graph = graph, .before = node, .loc = node->loc, .diags = diags };
+        const bool packs = worth_packing(graph->module->dims, node, &x, &y);
+        if (!packs && !sums_along_rows(node, &x, &y))
+            continue;
         const qn_precision stored = qn_waits_for_memory(node, &x) ? options->precision : QN_PRECISION_F32;
-        qn_value *r = packed_product(&b, node, &x, &y, options->machine->vector_bytes / 4, stored);
+        qn_value *r = packs ? packed_product(&b, node, &x, &y, options->machine->vector_bytes / 4, stored)
+                            : sums_of_rows(&b, node, &x, &y);
         if (!r)
             return qn_diags_status(diags);
         qn_value_replace(&node->results[0], r);
