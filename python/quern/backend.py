@@ -22,7 +22,9 @@ class QuernBackend(Backend):
     @classmethod
     def prepare(cls, model, device="CPU", **kwargs):
         if not cls.supports_device(device):
-            raise quern.UnsupportedError(f"device {device} is not supported: CPU is")
+            raise quern.UnsupportedError(f"device {device} is not supported: CPU is, and CUDA where there is a GPU")
+        if device != "CPU":
+            kwargs.setdefault("target", device.lower())
         return QuernRep(quern.compile(model.SerializeToString(), **kwargs))
 
     @classmethod
@@ -48,7 +50,9 @@ class QuernBackend(Backend):
 
     @classmethod
     def supports_device(cls, device):
-        return device.split(":")[0] == "CPU"
+        """"CPU", and "CUDA" or "CUDA:1" where there are so many GPUs."""
+        kind, _, number = device.partition(":")
+        return kind == "CPU" or kind == "CUDA" and int(number or 0) < quern.device_count()
 
 
 prepare = QuernBackend.prepare

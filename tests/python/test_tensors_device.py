@@ -250,6 +250,30 @@ class Models(Case):
         self.same(session.outputs[0], np.exp(x + 1))
         np.testing.assert_allclose(model([x])[0], np.exp(x), rtol=1e-6)
 
+    def test_a_training_step(self):
+        """Parameters and optimizer states go to and fro; the numbers are the CPU's."""
+        model = b"""graph @main(%x: f32[n, 3], %w: f32[3, 4] param, %b: f32[4] param) -> f32[n, 4] {
+  %0 = dot_general %x, %w {x_batch = [], x_contract = [1], y_batch = [], y_contract = [0]} : f32[n, 4]
+  %1 = broadcast %b {axes = [1], dims = [n, 4]} : f32[n, 4]
+  %2 = add %0, %1 : f32[n, 4]
+  return %2
+}
+"""
+        x, y = self.x.reshape(4, 3) / 10, np.array([0, 3, 1, 2])
+        found = []
+        for target in "cpu", "cuda":
+            t = quern.train(model, "cross_entropy", "adamw", 0.1, label_smoothing=0.1, target=target)
+            found.append([t.step([x], y) for _ in range(10)] + t.parameters["w"].ravel().tolist() + [t.evaluate([x], y)[1]])
+        np.testing.assert_allclose(*found, rtol=1e-4)
+        self.assertLess(found[0][9], found[0][0])
+
+    def test_onnx_backend(self):
+        try:
+            import quern.backend as backend
+        except ImportError:
+            self.skipTest("the onnx package is not installed")
+        self.assertEqual([backend.supports_device(d) for d in ("CUDA", "CUDA:1", "CUDA:2")], [True, True, False])
+
     def test_refuse_other_devices(self):
         g = Tensor(self.x.reshape(4, 3), device="cuda")
         with self.assertRaisesRegex(quern.ArgumentError, "is on cuda:0 and the model runs on cpu"):
