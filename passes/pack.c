@@ -242,11 +242,10 @@ static bool can_pack(const qn_node *node, const qn_machine *machine)
 
 bool qn_waits_for_memory(const qn_node *node, const qn_dot_side *x)
 {
-    enum { FEW_ROWS = 4 };
     double rows = 1;
     for (int i = 0; i < x->n_free; i++)
         rows *= (double)node->operands[0]->type.dims[x->free[i]]->max;
-    return rows <= FEW_ROWS && node->operands[0]->type.dtype == QUERN_F32 &&
+    return rows <= QN_FEW_ROWS && node->operands[0]->type.dtype == QUERN_F32 &&
            qn_is_constant(node->operands[1]);
 }
 

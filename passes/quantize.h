@@ -43,6 +43,7 @@ bool qn_int4_take_products(qn_node *weights, const qn_pass_options *options, qn_
 
 /* ---- pack.c ---- */
 
+enum { QN_FEW_ROWS = 4 };
 /* A product of few float32 rows with a constant: it only waits for its right side. */
 bool qn_waits_for_memory(const qn_node *node, const qn_dot_side *x);
 

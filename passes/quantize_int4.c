@@ -18,7 +18,9 @@
  *
  *   %d = dequantize %q: u4[768, 3072], %s: f32[24, 3072], %z {axis = 0, block = 32};   %r = dot_general %x, %d
  *   ->
- *   %r = mul (add (matmul_packed %x', panels of %q, panels of %s), (matmul_packed (sums of %x'), panels of (8 - %z) * %s)), %m */
+ *   %r = mul (add (matmul_packed %x', panels of %q, panels of %s), (matmul_packed (sums of %x'), panels of (8 - %z) * %s)), %m
+ *
+ * Where the number of rows is not known until a run, both that and the product with float32 are there, and an `if` takes one. */
 #include "passes/quantize.h"
 
 enum { GROUP = 32, NUMBERS = 8, LEAST = -8, MOST = 7, LEAST_WEIGHTS = 1 << 16 };
@@ -146,14 +148,14 @@ static bool is_candidate(const qn_node *node, const qn_pass_options *options)
            qn_is_constant(&node->results[0]);
 }
 
-/* k that share a scale of the weights, when the product sums along the axis that is cut so and waits for memory; else 0. */
+/* k that share a scale of the weights, when the product sums along the axis that is cut so; else 0. */
 static int64_t block_for(const qn_node *product, const qn_node *weights)
 {
     if (product->op != QN_OP_DOT_GENERAL || product->operands[1] != &weights->results[0] ||
         product->results[0].type.dtype != QUERN_F32 || product->operands[0]->type.rank == QN_MAX_RANK)
         return 0;
-    const qn_dot_side x = qn_dot_side_of(product, 0), y = qn_dot_side_of(product, 1);
-    if (y.n_batch > 0 || y.n_contract != 1 || !qn_waits_for_memory(product, &x))
+    const qn_dot_side y = qn_dot_side_of(product, 1);
+    if (y.n_batch > 0 || y.n_contract != 1)
         return 0;
     const int64_t k = weights->operands[0]->type.dims[y.contract[0]]->value;
     const int64_t block = qn_attr_int_or(weights, QN_ATTR_BLOCK, 0),
@@ -196,24 +198,26 @@ static qn_value *sums_of(qn_builder *b, qn_value *x, int64_t block)
     return qn_b_convert(b, QUERN_F32, qn_b_reduce(b, QN_SUM, cut, 1, (const int64_t[]){ rank }, false));
 }
 
-static qn_value *product_of(qn_builder *b, const qn_node *product, const qn_node *weights, int64_t block,
-                            const qn_pass_options *options)
+/* A product with weights, of which one or the other was put into a region: `left` stands for its left side, `parts` for the weights'
+ * numbers, scale and zero point. */
+static qn_value *product_of(qn_builder *b, const qn_node *product, qn_value *left, qn_value *const *parts,
+                            int64_t block, const qn_pass_options *options)
 {
     const int lanes = options->machine->vector_bytes / 4;
     const qn_dot_side xs = qn_dot_side_of(product, 0), ys = qn_dot_side_of(product, 1);
     const int64_t contract = ys.contract[0];
-    const bool is_signed = weights->operands[0]->type.dtype == QUERN_I4;
-    qn_value *numbers = qn_b_convert(b, is_signed ? QUERN_I8 : QUERN_U8, weights->operands[0]);
+    const bool is_signed = parts[0]->type.dtype == QUERN_I4;
+    qn_value *numbers = qn_b_convert(b, is_signed ? QUERN_I8 : QUERN_U8, parts[0]);
     if (is_signed)
         numbers = qn_b_convert(b, QUERN_U8,
                                qn_b_binary_bcast(b, QN_OP_SUB, numbers, qn_b_scalar(b, QUERN_I8, LEAST)));
     numbers = in_columns(b, numbers, contract);
-    qn_value *scale = in_columns(b, weights->operands[1], contract);
+    qn_value *scale = in_columns(b, parts[1], contract);
     int64_t order[QN_MAX_RANK];
     for (int i = 0; i < xs.n_free; i++)
         order[i] = xs.free[i];
     order[xs.n_free] = xs.contract[0];
-    qn_value *x = qn_b_transpose(b, product->operands[0], order);
+    qn_value *x = qn_b_transpose(b, left, order);
     if (!x || !numbers || !scale)
         return NULL;
     const qn_dim n = numbers->type.dims[1];
@@ -226,14 +230,86 @@ static qn_value *product_of(qn_builder *b, const qn_node *product, const qn_node
     qn_value *r = y && q.bytes ? qn_b_matmul_packed_scaled(b, q.bytes, together(b, y), scales, 0, n) : NULL;
     qn_scalar zero;
     const int usual = is_signed ? 0 : -LEAST;
-    if (r && !(qn_value_splat(weights->operands[2], &zero) && (zero.i & 15) == usual)) {
-        qn_value *missing = qn_b_convert(b, QUERN_F32, in_columns(b, weights->operands[2], contract));
+    if (r && !(qn_value_splat(parts[2], &zero) && (zero.i & 15) == usual)) {
+        qn_value *missing = qn_b_convert(b, QUERN_F32, in_columns(b, parts[2], contract));
         missing = qn_b_binary_bcast(b, QN_OP_SUB, f32(b, usual), missing);
         missing = qn_b_panels(b, qn_b_binary(b, QN_OP_MUL, missing, scale), width);
         r = qn_b_binary(b, QN_OP_ADD, r,
                         qn_b_matmul_packed(b, sums_of(b, q.bytes, block), missing, 0, n, QUERN_F32));
     }
     return bytes ? scale_back(b, r, &q, &rows) : r;
+}
+
+/* ---- where the number of rows is not known ---- */
+
+static qn_dim rows_of(const qn_node *product)
+{
+    const qn_dot_side x = qn_dot_side_of(product, 0);
+    qn_dims *table = product->graph->module->dims;
+    qn_dim rows = qn_dim_const(table, 1);
+    for (int i = 0; i < x.n_free; i++)
+        rows = qn_dim_mul(table, rows, product->operands[0]->type.dims[x.free[i]]);
+    return rows;
+}
+
+/* The constant in another graph. */
+static qn_value *constant_in(qn_builder *b, qn_value *v)
+{
+    const qn_tensor *tensor = qn_value_constant(v);
+    qn_scalar number;
+    if (tensor)
+        return qn_b_constant(b, tensor);
+    if (!qn_value_splat(v, &number))
+        return NULL;
+    const qn_dtype dtype = v->type.dtype;
+    qn_value *scalar =
+        qn_dtype_is_float(dtype) ? qn_b_scalar(b, dtype, number.f) : qn_b_scalar_int(b, dtype, number.i);
+    return qn_b_broadcast(b, scalar, v->type.rank, v->type.dims, NULL);
+}
+
+/* The product with float32 made of the weights, of which nothing is left that would be taken once more. */
+static qn_value *float_product(qn_builder *b, const qn_node *product, const qn_node *weights, qn_value *left,
+                               qn_value *const *parts)
+{
+    const qn_dot_side x = qn_dot_side_of(product, 0), y = qn_dot_side_of(product, 1);
+    const qn_dot dot = { .n_contract = 1, .x_contract = { x.contract[0] }, .y_contract = { y.contract[0] } };
+    qn_value *w = qn_b_dequantize(b, parts[0], parts[1], parts[2], (int)qn_attr_int(weights, QN_ATTR_AXIS),
+                                  qn_attr_int_or(weights, QN_ATTR_BLOCK, 0)),
+             *spelt = NULL;
+    if (!w)
+        return NULL;
+    qn_node *const made = w->node;
+    qn_composite_expand(made, &spelt, b->diags);
+    if (!spelt)
+        return NULL;
+    qn_node_remove(made);
+    return qn_b_dot_general(b, left, spelt, &dot, QUERN_F32);
+}
+
+/* Few rows by the weights in four bits, more by float32: which of them, a run decides. NULL where a part of the weights is computed. */
+static qn_value *either_product(qn_builder *b, const qn_node *product, const qn_node *weights, int64_t block,
+                                const qn_pass_options *options)
+{
+    qn_module *module = product->graph->module;
+    qn_graph *regions[2];
+    qn_value *left = product->operands[0];
+    for (int r = 0; r < 2; r++) {
+        regions[r] = qn_region_new(module);
+        qn_builder in = { .graph = regions[r], .loc = b->loc, .diags = b->diags };
+        qn_value *x = qn_graph_add_input(regions[r], NULL, left->type, QN_ROLE_INPUT), *parts[3];
+        for (int i = 0; i < 3; i++)
+            if (!(parts[i] = constant_in(&in, weights->operands[i])))
+                return NULL;
+        qn_value *y = r == 0 ? product_of(&in, product, x, parts, block, options)
+                             : float_product(&in, product, weights, x, parts);
+        if (!y)
+            return NULL;
+        qn_graph_add_output(regions[r], y, NULL, -1);
+    }
+    qn_value *few = qn_b_compare(b, QN_LE, qn_b_dim_value(b, QUERN_I64, rows_of(product)),
+                                 qn_b_scalar_int(b, QUERN_I64, QN_FEW_ROWS));
+    qn_node *node = qn_b_if(b, few, 1, &left, regions[0], regions[1]);
+    return node ? &node->results[0] : NULL;
 }
 
 static bool is_output(const qn_node *node)
@@ -254,10 +330,14 @@ bool qn_int4_take_products(qn_node *weights, const qn_pass_options *options, qn_
         qn_node_resolve(node);
         const int64_t block = block_for(node, weights);
         qn_builder b = { .graph = node->graph, .before = node, .loc = node->loc, .diags = diags };
-        qn_value *made =
-            block > 0 && group_of(block) > 0 && qn_type_elements(&weights->results[0].type) >= LEAST_WEIGHTS
-                ? product_of(&b, node, weights, block, options)
-                : NULL;
+        const bool fits =
+            block > 0 && group_of(block) > 0 && qn_type_elements(&weights->results[0].type) >= LEAST_WEIGHTS;
+        const qn_dim rows = fits ? rows_of(node) : NULL;
+        qn_value *made = NULL;
+        if (fits && rows->max <= QN_FEW_ROWS)
+            made = product_of(&b, node, node->operands[0], weights->operands, block, options);
+        else if (fits && rows->min <= QN_FEW_ROWS)
+            made = either_product(&b, node, weights, block, options);
         if (made) {
             qn_value_replace(&node->results[0], made);
             qn_node_remove(node);

@@ -6,6 +6,7 @@ import unittest
 import numpy as np
 
 import microsoft
+import quern
 from microsoft import pack_bits, run
 
 
@@ -135,6 +136,23 @@ class Products(unittest.TestCase):
         got = run("MatMulIntegerToFloat", {"x": bytes_},
                   {"w": w, "xs": s, "ws": scale, "xz": scalar(zero, np.uint8), "b": bias, "order": "x w xs ws xz".split() + ["", "b"]})
         np.testing.assert_allclose(got, want, rtol=1e-4, atol=1e-4)
+
+    def test_matmul_nbits_of_rows_that_a_run_knows(self):
+        """Few are multiplied by four bits, more by what they stand for."""
+        rng = np.random.default_rng(12)
+        n, k, block = 288, 256, 32
+        q = rng.integers(0, 16, (n, k // block, block)).astype(np.uint8)
+        scale = rng.uniform(0.01, 0.02, (n, k // block)).astype(np.float32)
+        zero = rng.integers(0, 16, (n, k // block)).astype(np.uint8)
+        w = ((q - zero[..., None].astype(np.float32)) * scale[..., None]).reshape(n, k)
+        constants = {"w": pack_bits(q, 4), "s": scale, "z": pack_bits(zero, 4), "order": "x w s z".split()}
+        x = rng.normal(size=(2, 7, k)).astype(np.float32)
+        text = microsoft.model("MatMulNBits", {"x": x}, constants, {"K": k, "N": n, "bits": 4, "block_size": block},
+                               dims={"x": {0: "batch", 1: "length"}})
+        for options in ({}, {"math": "strict"}, {"target": "interp"}):
+            run_of = quern.compile(text, **options)
+            for rows in (x[:1, :1], x[:, :2], x[:1, :5], x):
+                np.testing.assert_allclose(np.array(run_of([rows.copy()])[0]), rows @ w.T, rtol=1e-4, atol=1e-4)
 
     def test_matmul_nbits(self):
         rng = np.random.default_rng(9)
