@@ -178,27 +178,173 @@ static void import_normalizer(qn_onnx_node *n)
     qn_onnx_out(n, 0, divide(b, x, size));
 }
 
-/* x [N, C] times coefficients [targets, C] plus intercepts. */
-static void import_linear_regressor(qn_onnx_node *n)
+/* ---- missing values, categories ---- */
+
+/* One number for all features, or one for each, takes the place of missing ones. */
+static void import_imputer(qn_onnx_node *n)
 {
     qn_builder *b = &n->b;
-    qn_value *x = qn_onnx_in(n, 0), *w = qn_ml_vector(n, "coefficients"),
-             *bias = qn_ml_vector(n, "intercepts");
-    int64_t targets = qn_onnx_attr_int(n, "targets", 1);
-    if (!x || !w)
+    qn_value *x = qn_onnx_in(n, 0), *missing;
+    int n_floats, n_ints;
+    if (!x)
         return;
-    if (x->type.rank != 2 || targets < 1 || w->type.dims[0]->value % targets ||
-        !qn_onnx_attr_is(n, "post_transform", "NONE", "NONE")) {
-        qn_onnx_unsupported(
-            n, "only inputs of rank 2, coefficients that divide into targets, and no post_transform");
+    qn_onnx_attr_floats(n, "imputed_value_floats", &n_floats);
+    const int64_t *ints = qn_onnx_attr_ints(n, "imputed_value_int64s", &n_ints);
+    const bool is_float = qn_dtype_is_float(x->type.dtype);
+    const int count = is_float ? n_floats : n_ints;
+    const qn_dim last = x->type.rank ? x->type.dims[x->type.rank - 1] : qn_onnx_dim(n, 1);
+    if (count == 0 || (count > 1 && qn_dim_is_const(last) && last->value != count)) {
+        qn_onnx_malformed(n, "there are %d imputed values of the input's kind for %s features", count,
+                          qn_dim_print(last, n->im->arena));
         return;
     }
-    qn_dim dims[2] = { qn_dim_const(n->im->dims, targets),
-                       qn_dim_const(n->im->dims, w->type.dims[0]->value / targets) };
-    qn_dot dot = { .n_contract = 1, .x_contract = { 1 }, .y_contract = { 1 } };
-    x = qn_b_dot_general(b, qn_b_convert(b, QUERN_F32, x), qn_b_reshape(b, w, 2, dims), &dot,
-                         QUERN_INVALID_DTYPE);
-    qn_onnx_out(n, 0, bias ? add(b, x, bias) : x);
+    qn_value *instead = is_float ? qn_ml_vector(n, "imputed_value_floats") : qn_b_ints(b, n_ints, ints);
+    if (is_float) {
+        const double replaced = qn_onnx_attr_float(n, "replaced_value_float", 0);
+        missing = isnan(replaced) ? qn_b_unary(b, QN_OP_IS_NAN, x) : compare_number(b, QN_EQ, x, replaced);
+    } else {
+        qn_value *replaced =
+            qn_b_scalar_int(b, x->type.dtype, qn_onnx_attr_int(n, "replaced_value_int64", 0));
+        missing = compare(b, QN_EQ, x, replaced);
+    }
+    qn_onnx_out(n, 0, choose(b, missing, qn_b_convert(b, x->type.dtype, instead), x));
+}
+
+/* Inputs side by side, each cut or filled up with zeros to its number of features. */
+static void import_feature_vectorizer(qn_onnx_node *n)
+{
+    qn_builder *b = &n->b;
+    int count;
+    const int64_t *sizes = qn_onnx_attr_ints(n, "inputdimensions", &count);
+    qn_value **parts = QN_NEW_ARRAY(n->im->arena, qn_value *, n->n_in);
+    if (!sizes || count != n->n_in || count == 0) {
+        if (qn_onnx_ok(n))
+            qn_onnx_malformed(n, "attribute inputdimensions has %d elements for %d inputs", count, n->n_in);
+        return;
+    }
+    for (int i = 0; i < count; i++) {
+        qn_value *x = qn_b_convert(b, QUERN_F32, qn_onnx_in(n, i));
+        if (!x)
+            return;
+        if (x->type.rank < 1 || x->type.rank > 2 || !qn_dim_is_const(x->type.dims[x->type.rank - 1]) ||
+            sizes[i] < 0 || sizes[i] > QN_DIM_MAX_VALUE) {
+            qn_onnx_unsupported(n, "input %d must be [N, features], of a known number of features", i);
+            return;
+        }
+        x = x->type.rank == 1 ? qn_b_expand_dims(b, x, 0) : x;
+        const int64_t has = x->type.dims[1]->value;
+        if (has > sizes[i])
+            x = qn_b_slice_axis(b, x, 1, qn_onnx_dim(n, 0), qn_onnx_dim(n, sizes[i]));
+        const qn_dim none[2] = { qn_onnx_dim(n, 0), qn_onnx_dim(n, 0) };
+        const qn_dim more[2] = { none[0], qn_onnx_dim(n, has < sizes[i] ? sizes[i] - has : 0) };
+        parts[i] = has < sizes[i] ? qn_b_pad(b, x, number_like(b, x, 0), none, more, NULL) : x;
+    }
+    qn_onnx_out(n, 0, count == 1 ? parts[0] : qn_b_concatenate(b, count, parts, 1));
+}
+
+/* Which of the constant keys [K] an element is, i64; *out_found: is it any? Of equal keys the first; NaN is equal to NaN. */
+static qn_value *position_of(qn_builder *b, qn_value *x, qn_value *keys, qn_value **out_found)
+{
+    const int64_t axis = x->type.rank;
+    qn_value *each = qn_b_expand_dims(b, x, x->type.rank);
+    qn_value *equal = compare(b, QN_EQ, each, keys);
+    if (qn_dtype_is_float(x->type.dtype))
+        equal = or_else(b, equal,
+                        and_also(b, qn_b_unary(b, QN_OP_IS_NAN, each), qn_b_unary(b, QN_OP_IS_NAN, keys)));
+    *out_found = equal ? qn_b_reduce(b, QN_KIND_MAX, equal, 1, &axis, false) : NULL;
+    return equal ? qn_b_arg_reduce(b, QN_KIND_MAX, equal, (int)axis, false) : NULL;
+}
+
+/* A one at the category's place; nothing, or an error, for what is none. */
+static void import_one_hot_encoder(qn_onnx_node *n)
+{
+    qn_builder *b = &n->b;
+    int count;
+    const int64_t *categories = qn_onnx_attr_ints(n, "cats_int64s", &count);
+    qn_value *x = qn_onnx_in(n, 0), *found;
+    if (!x)
+        return;
+    if (!categories || count == 0) {
+        if (qn_onnx_attr(n, "cats_strings", ONNX__ATTRIBUTE__KIND__STRINGS))
+            qn_onnx_unsupported(n, "categories that are strings");
+        else if (qn_onnx_ok(n))
+            qn_onnx_malformed(n, "attribute cats_int64s is missing");
+        return;
+    }
+    x = qn_b_convert(b, QUERN_I64, x);
+    qn_value *keys = qn_b_ints(b, count, categories);
+    if (qn_onnx_attr_int(n, "zeros", 1)) {
+        qn_value *equal = x ? compare(b, QN_EQ, qn_b_expand_dims(b, x, x->type.rank), keys) : NULL;
+        qn_onnx_out(n, 0, equal ? qn_b_convert(b, QUERN_F32, equal) : NULL);
+        return;
+    }
+    qn_value *at = x ? position_of(b, x, keys, &found) : NULL;
+    at = at ? choose(b, found, at, qn_b_scalar_int(b, QUERN_I64, count)) : NULL; /* out of range */
+    const qn_dim dims[2] = { qn_onnx_dim(n, count), qn_onnx_dim(n, count) };
+    const qn_type square = qn_type_make(n->im->module, QUERN_I64, 2, dims);
+    qn_value *unit = compare(b, QN_EQ, qn_b_iota(b, &square, 0), qn_b_iota(b, &square, 1));
+    qn_onnx_out(n, 0, at ? qn_b_gather(b, qn_b_convert(b, QUERN_F32, unit), at, 0) : NULL);
+}
+
+/* A list of a LabelEncoder as a vector: `what` is "keys" or "values". NULL after a report. */
+static qn_value *encoder_list(qn_onnx_node *n, const char *what)
+{
+    int count;
+    const char *name = qn_arena_printf(n->im->arena, "%s_tensor", what);
+    const Onnx__Attribute *a = qn_onnx_attr(n, name, ONNX__ATTRIBUTE__KIND__TENSOR);
+    if (a && a->t) {
+        const qn_tensor *t = qn_onnx_tensor(n->im, a->t, &n->b.loc);
+        const qn_dim all = t ? qn_onnx_dim(n, qn_type_elements(&t->type)) : NULL;
+        return t ? qn_b_reshape(&n->b, qn_b_constant(&n->b, t), 1, &all) : NULL;
+    }
+    const int64_t *ints = qn_onnx_attr_ints(n, qn_arena_printf(n->im->arena, "%s_int64s", what), &count);
+    if (ints)
+        return qn_b_ints(&n->b, count, ints);
+    qn_value *v = qn_ml_vector(n, qn_arena_printf(n->im->arena, "%s_floats", what));
+    name = qn_arena_printf(n->im->arena, "%s_strings", what);
+    if (!v && qn_onnx_ok(n) && qn_onnx_attr(n, name, ONNX__ATTRIBUTE__KIND__STRINGS))
+        qn_onnx_unsupported(n, "%s that are strings", what);
+    else if (!v && qn_onnx_ok(n))
+        qn_onnx_malformed(n, "there is no attribute with the %s", what);
+    return v;
+}
+
+static void import_label_encoder(qn_onnx_node *n)
+{
+    qn_builder *b = &n->b;
+    qn_value *x = qn_onnx_in(n, 0), *keys = encoder_list(n, "keys"), *found, *otherwise;
+    qn_value *values = keys ? encoder_list(n, "values") : NULL;
+    if (!x || !values)
+        return;
+    if (keys->type.dims[0] != values->type.dims[0] || qn_dim_is(keys->type.dims[0], 0) ||
+        keys->type.dtype != x->type.dtype) {
+        qn_onnx_malformed(n, "there are keys %s and values %s", qn_type_print(&keys->type, n->im->arena),
+                          qn_type_print(&values->type, n->im->arena));
+        return;
+    }
+    const Onnx__Attribute *a = qn_onnx_attr(n, "default_tensor", ONNX__ATTRIBUTE__KIND__TENSOR);
+    if (a && a->t) {
+        const qn_tensor *t = qn_onnx_tensor(n->im, a->t, &n->b.loc);
+        if (!t)
+            return;
+        if (qn_type_elements(&t->type) != 1 || t->type.dtype != values->type.dtype) {
+            qn_onnx_malformed(n, "default_tensor is %s", qn_type_print(&t->type, n->im->arena));
+            return;
+        }
+        otherwise = qn_b_reshape(b, qn_b_constant(b, t), 0, NULL);
+    } else if (qn_dtype_is_float(values->type.dtype)) {
+        otherwise = number_like(b, values, qn_onnx_attr_float(n, "default_float", -0.0));
+    } else {
+        otherwise = qn_b_scalar_int(b, values->type.dtype, qn_onnx_attr_int(n, "default_int64", -1));
+    }
+    qn_value *at = position_of(b, x, keys, &found);
+    qn_onnx_out(n, 0, at ? choose(b, found, qn_b_gather(b, values, at, 0), otherwise) : NULL);
+}
+
+/* Takes scores [N, classes] apart into N maps from labels to scores. There are no maps here: it gives the scores. */
+static void import_zip_map(qn_onnx_node *n)
+{
+    qn_onnx_out(n, 0, qn_onnx_in(n, 0));
 }
 
 const qn_onnx_op qn_onnx_ml_ops[] = {
@@ -206,6 +352,10 @@ const qn_onnx_op qn_onnx_ml_ops[] = {
     { "Binarizer", "ai.onnx.ml", 1, 0, import_binarizer },
     { "Scaler", "ai.onnx.ml", 1, 0, import_scaler },
     { "Normalizer", "ai.onnx.ml", 1, 0, import_normalizer },
-    { "LinearRegressor", "ai.onnx.ml", 1, 0, import_linear_regressor },
+    { "Imputer", "ai.onnx.ml", 1, 0, import_imputer },
+    { "FeatureVectorizer", "ai.onnx.ml", 1, 0, import_feature_vectorizer },
+    { "OneHotEncoder", "ai.onnx.ml", 1, 0, import_one_hot_encoder },
+    { "ZipMap", "ai.onnx.ml", 1, 0, import_zip_map },
+    { "LabelEncoder", "ai.onnx.ml", 2, 0, import_label_encoder },
     { 0 },
 };

@@ -1,0 +1,289 @@
+/* Linear models and support vector machines: LinearRegressor, LinearClassifier, SVMRegressor, SVMClassifier. */
+#include <string.h>
+
+#include "frontend/onnx/arith.h"
+#include "frontend/onnx/families.h"
+#include "frontend/onnx/ml.h"
+
+/* x [N, C] as f32; NULL after a report where it has not C features. */
+static qn_value *features(qn_onnx_node *n, int64_t count)
+{
+    qn_value *x = qn_onnx_in(n, 0);
+    if (!x)
+        return NULL;
+    if (x->type.rank != 2) {
+        qn_onnx_malformed(n, "the input must have rank 2");
+        return NULL;
+    }
+    x = qn_onnx_with_dim(n, x, 1, qn_onnx_dim(n, count));
+    if (x && x->type.dims[1] != qn_onnx_dim(n, count)) {
+        qn_onnx_malformed(n, "the input has %s features; the attributes are for %lld",
+                          qn_dim_print(x->type.dims[1], n->im->arena), (long long)count);
+        return NULL;
+    }
+    return qn_b_convert(&n->b, QUERN_F32, x);
+}
+
+static qn_value *matrix(qn_onnx_node *n, int64_t rows, int64_t columns, const float *data)
+{
+    const int64_t dims[2] = { rows, columns };
+    return qn_b_constant(&n->b, qn_onnx_tensor_of(n->im, QUERN_F32, 2, dims, data));
+}
+
+/* x [N, C] times w [rows, C], transposed */
+static qn_value *times(qn_builder *b, qn_value *x, qn_value *w)
+{
+    const qn_dot dot = { .n_contract = 1, .x_contract = { 1 }, .y_contract = { 1 } };
+    return qn_b_dot_general(b, x, w, &dot, QUERN_INVALID_DTYPE);
+}
+
+/* x times the attribute `coefficients`, as rows for `count` targets, plus `intercepts`. */
+static qn_value *linear(qn_onnx_node *n, int64_t count)
+{
+    int n_coefficients;
+    const float *coefficients = qn_onnx_attr_floats(n, "coefficients", &n_coefficients);
+    qn_value *bias = qn_ml_vector(n, "intercepts");
+    if (!coefficients || count < 1 || n_coefficients % count) {
+        if (qn_onnx_ok(n))
+            qn_onnx_malformed(n,
+                              "attribute coefficients has %d elements, which do not divide into %lld targets",
+                              n_coefficients, (long long)count);
+        return NULL;
+    }
+    const int64_t columns = n_coefficients / count;
+    qn_value *x = features(n, columns);
+    if (!x)
+        return NULL;
+    x = times(&n->b, x, matrix(n, count, columns, coefficients));
+    return bias ? add(&n->b, x, bias) : x;
+}
+
+static void import_linear_regressor(qn_onnx_node *n)
+{
+    const int post = qn_ml_post_of(n);
+    qn_value *scores = post < 0 ? NULL : linear(n, qn_onnx_attr_int(n, "targets", 1));
+    qn_onnx_out(n, 0, qn_ml_post_transform(n, (qn_ml_post)post, scores));
+}
+
+/* One score of two classes as [-score, score], or probabilities of both. */
+static qn_value *both_classes(qn_builder *b, qn_value *score, bool probability)
+{
+    qn_value *both[2] = { negate(b, score), score };
+    if (probability)
+        both[0] = add_number(b, both[0], 1);
+    return qn_b_concatenate(b, 2, both, 1);
+}
+
+static qn_value *best(qn_builder *b, qn_value *scores)
+{
+    return scores ? qn_b_arg_reduce(b, QN_KIND_MAX, scores, 1, false) : NULL;
+}
+
+/* A score for each class; or one, of the second of two classes. */
+static void import_linear_classifier(qn_onnx_node *n)
+{
+    static const char *const labels = "classlabels_ints";
+    qn_builder *b = &n->b;
+    const int post = qn_ml_post_of(n), n_classes = post < 0 ? -1 : qn_ml_n_classes(n, labels);
+    int n_scores;
+    if (n_classes < 0)
+        return;
+    if (!qn_onnx_attr_floats(n, "intercepts", &n_scores))
+        n_scores = n_classes;
+    if (n_scores != n_classes && (n_scores != 1 || n_classes != 2)) {
+        qn_onnx_malformed(n, "there are %d intercepts for %d classes", n_scores, n_classes);
+        return;
+    }
+    qn_value *scores = linear(n, n_scores), *classes;
+    if (n_scores == n_classes) {
+        classes = best(b, scores);
+    } else {
+        qn_value *over = compare_number(b, QN_GT, scores, 0);
+        classes = over ? qn_b_squeeze(b, qn_b_convert(b, QUERN_I64, over), 1) : NULL;
+        scores = both_classes(b, scores, post == QN_POST_NONE);
+    }
+    scores = qn_ml_post_transform(n, (qn_ml_post)post, scores);
+    if (!scores || !classes)
+        return;
+    qn_onnx_out(n, 0, qn_ml_labels(n, labels, classes));
+    qn_onnx_out(n, 1, scores);
+}
+
+/* ---- support vectors ---- */
+
+/* The kernel of each row of x with each of `count` support vectors: [N, count]. */
+static qn_value *kernels(qn_onnx_node *n, int64_t count)
+{
+    static const char *const words[] = { "LINEAR", "POLY", "RBF", "SIGMOID", NULL };
+    enum { LINEAR, POLY, RBF };
+    qn_builder *b = &n->b;
+    int n_params, n_floats;
+    const float *params = qn_onnx_attr_floats(n, "kernel_params", &n_params);
+    const float *vectors = qn_onnx_attr_floats(n, "support_vectors", &n_floats);
+    const int kind = qn_ml_word(n, "kernel_type", "LINEAR", words);
+    if (kind < 0 || !vectors || count < 1 || n_floats % count || (kind != LINEAR && n_params != 3)) {
+        if (qn_onnx_ok(n))
+            qn_onnx_malformed(
+                n,
+                "%d numbers of support vectors do not divide into %lld, or kernel_params has %d "
+                "elements instead of 3",
+                n_floats, (long long)count, n_params);
+        return NULL;
+    }
+    qn_value *x = features(n, n_floats / count), *v = matrix(n, count, n_floats / count, vectors);
+    if (!x)
+        return NULL;
+    const double gamma = n_params ? (double)params[0] : 0;
+    if (kind == RBF) {
+        const int64_t last = 2;
+        qn_value *far = square(b, sub(b, qn_b_expand_dims(b, x, 1), v));
+        far = qn_b_reduce(b, QN_SUM, far, 1, &last, false);
+        return qn_b_unary(b, QN_OP_EXP, mul_number(b, far, -gamma));
+    }
+    qn_value *dot = times(b, x, v);
+    if (kind == LINEAR)
+        return dot;
+    dot = add_number(b, mul_number(b, dot, gamma), (double)params[1]);
+    if (kind == POLY)
+        return qn_b_binary_bcast(b, QN_OP_POW, dot, number_like(b, dot, (double)params[2]));
+    return qn_b_unary(b, QN_OP_TANH, dot);
+}
+
+/* The numbers of an attribute, of which there must be `want` (0: one at least). NULL after a report. */
+static const float *floats(qn_onnx_node *n, const char *name, int64_t want)
+{
+    int count;
+    const float *values = qn_onnx_attr_floats(n, name, &count);
+    if (values && (want ? count == want : count > 0))
+        return values;
+    if (qn_onnx_ok(n))
+        qn_onnx_malformed(n, "attribute %s has %d elements where there must be %lld", name, count,
+                          (long long)(want ? want : 1));
+    return NULL;
+}
+
+static void import_svm_regressor(qn_onnx_node *n)
+{
+    qn_builder *b = &n->b;
+    int n_coefficients;
+    const int post = qn_ml_post_of(n);
+    const int64_t n_vectors = qn_onnx_attr_int(n, "n_supports", 0);
+    const float *rho = floats(n, "rho", 0);
+    qn_onnx_attr_floats(n, "coefficients", &n_coefficients);
+    const float *coefficients = floats(n, "coefficients", n_vectors);
+    if (post < 0 || !rho || !coefficients)
+        return;
+    qn_value *x = n_vectors > 0 ? kernels(n, n_vectors) : features(n, n_coefficients);
+    if (!x)
+        return;
+    x = add_number(b, times(b, x, matrix(n, 1, n_coefficients, coefficients)), (double)rho[0]);
+    if (qn_onnx_attr_int(n, "one_class", 0))
+        x = choose(b, compare_number(b, QN_GT, x, 0), number_like(b, x, 1), number_like(b, x, -1));
+    else
+        x = qn_ml_post_transform(n, (qn_ml_post)post, x);
+    qn_onnx_out(n, 0, x);
+}
+
+/* One against one: a score for each pair of classes i < j, positive for i: the support vectors of both by coefficients of
+ * their own. [N, pairs]; *out_votes: how many pairs a class wins, [N, classes]. */
+static qn_value *pairs(qn_onnx_node *n, int classes, const int64_t *per_class, qn_value **out_votes)
+{
+    qn_builder *b = &n->b;
+    int64_t total = 0;
+    int64_t *first = QN_NEW_ARRAY(n->im->arena, int64_t, classes);
+    for (int i = 0; i < classes; i++) {
+        if (per_class[i] < 0 || per_class[i] > INT32_MAX) {
+            qn_onnx_malformed(n, "class %d has %lld support vectors", i, (long long)per_class[i]);
+            return NULL;
+        }
+        first[i] = total;
+        total += per_class[i];
+    }
+    const int64_t n_pairs = (int64_t)classes * (classes - 1) / 2;
+    const float *given = floats(n, "coefficients", total * (classes - 1));
+    const float *rho = given ? floats(n, "rho", n_pairs) : NULL;
+    qn_value *k = rho ? kernels(n, total) : NULL;
+    if (!k)
+        return NULL;
+    float *w = QN_NEW_ARRAY(n->im->arena, float, n_pairs *total);
+    float *wins[2] = { QN_NEW_ARRAY(n->im->arena, float, n_pairs *classes),
+                       QN_NEW_ARRAY(n->im->arena, float, n_pairs *classes) };
+    int64_t at = 0;
+    for (int i = 0; i < classes; i++)
+        for (int j = i + 1; j < classes; j++, at++) {
+            memcpy(w + at * total + first[i], given + (j - 1) * total + first[i],
+                   (size_t)per_class[i] * sizeof *w);
+            memcpy(w + at * total + first[j], given + i * total + first[j], (size_t)per_class[j] * sizeof *w);
+            wins[0][i * n_pairs + at] = wins[1][j * n_pairs + at] = 1;
+        }
+    qn_value *scores = add(b, times(b, k, matrix(n, n_pairs, total, w)), matrix(n, 1, n_pairs, rho));
+    qn_value *over = compare_number(b, QN_GT, scores, 0);
+    if (!over)
+        return NULL;
+    *out_votes =
+        add(b, times(b, qn_b_convert(b, QUERN_F32, over), matrix(n, classes, n_pairs, wins[0])),
+            times(b, qn_b_convert(b, QUERN_F32, logical_not(b, over)), matrix(n, classes, n_pairs, wins[1])));
+    return scores;
+}
+
+static void import_svm_classifier(qn_onnx_node *n)
+{
+    static const char *const labels = "classlabels_ints";
+    qn_builder *b = &n->b;
+    int n_per_class, n_prob_a, n_prob_b, n_coefficients;
+    const int post = qn_ml_post_of(n), classes = post < 0 ? -1 : qn_ml_n_classes(n, labels);
+    const int64_t *per_class = qn_onnx_attr_ints(n, "vectors_per_class", &n_per_class);
+    const float *prob_a = qn_onnx_attr_floats(n, "prob_a", &n_prob_a);
+    const float *prob_b = qn_onnx_attr_floats(n, "prob_b", &n_prob_b);
+    if (classes < 0 || !qn_onnx_ok(n))
+        return;
+    qn_value *scores, *votes = NULL;
+    if (!per_class || n_per_class == 0) { /* linear: a row of coefficients for each class */
+        const float *coefficients = qn_onnx_attr_floats(n, "coefficients", &n_coefficients);
+        const float *rho = floats(n, "rho", 0);
+        if (!rho)
+            return;
+        if (!coefficients || n_coefficients == 0 || n_coefficients % classes) {
+            qn_onnx_malformed(n, "%d coefficients do not divide into %d classes", n_coefficients, classes);
+            return;
+        }
+        const int64_t columns = n_coefficients / classes;
+        scores = features(n, columns);
+        scores = scores ? times(b, scores, matrix(n, classes, columns, coefficients)) : NULL;
+        votes = scores = add_number(b, scores, (double)rho[0]);
+    } else if (classes < 2 || n_per_class != classes) {
+        qn_onnx_malformed(n, "vectors_per_class has %d elements for %d classes", n_per_class, classes);
+        return;
+    } else {
+        scores = pairs(n, classes, per_class, &votes);
+        if (n_prob_a && classes > 2) {
+            qn_onnx_unsupported(n, "probabilities of more than two classes");
+            return;
+        }
+        if (n_prob_a && n_prob_b != n_prob_a) {
+            qn_onnx_malformed(n, "prob_a has %d elements, and prob_b %d", n_prob_a, n_prob_b);
+            return;
+        }
+        if (n_prob_a && scores) { /* of the first class */
+            qn_value *at = add_number(b, mul_number(b, scores, (double)prob_a[0]), (double)prob_b[0]);
+            scores = qn_b_unary(b, QN_OP_LOGISTIC, at); /* and this of the second */
+            scores = both_classes(b, min_number(b, max_number(b, scores, 1e-7), 1 - 1e-7), true);
+        } else if (classes == 2) {
+            scores = both_classes(b, scores, false);
+        }
+    }
+    qn_value *won = best(b, votes);
+    scores = qn_ml_post_transform(n, (qn_ml_post)post, scores);
+    if (!scores || !won)
+        return;
+    qn_onnx_out(n, 0, qn_ml_labels(n, labels, won));
+    qn_onnx_out(n, 1, scores);
+}
+
+const qn_onnx_op qn_onnx_linear_ops[] = {
+    { "LinearRegressor", "ai.onnx.ml", 1, 0, import_linear_regressor },
+    { "LinearClassifier", "ai.onnx.ml", 1, 0, import_linear_classifier },
+    { "SVMRegressor", "ai.onnx.ml", 1, 0, import_svm_regressor },
+    { "SVMClassifier", "ai.onnx.ml", 1, 0, import_svm_classifier },
+    { 0 },
+};

@@ -1,0 +1,302 @@
+"""Operators of ai.onnx.ml on numbers, each against its formula in NumPy, compiled and interpreted."""
+
+import unittest
+
+import numpy as np
+
+import quern
+
+try:
+    import onnx
+    from onnx import TensorProto, helper, numpy_helper
+except ImportError as e:
+    raise unittest.SkipTest(f"onnx is missing: {e}")
+
+ML = "ai.onnx.ml"
+
+
+def model(op, inputs, n_outputs, attributes, dynamic):
+    node = helper.make_node(op, [f"x{i}" for i in range(len(inputs))], [f"y{i}" for i in range(n_outputs)], domain=ML, **attributes)
+    shape = lambda i, x: [f"n{i}" if k == 0 and dynamic else d for k, d in enumerate(x.shape)]
+    graph = helper.make_graph(
+        [node], "g",
+        [helper.make_tensor_value_info(f"x{i}", helper.np_dtype_to_tensor_dtype(x.dtype), shape(i, x)) for i, x in enumerate(inputs)],
+        [helper.make_empty_tensor_value_info(f"y{i}") for i in range(n_outputs)])
+    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 20), helper.make_opsetid(ML, 4)]).SerializeToString()
+
+
+def run(op, *inputs, n_outputs=1, dynamic=True, **attributes):
+    """Outputs of machine code, after the interpreter's were the same."""
+    text = model(op, inputs, n_outputs, attributes, dynamic)
+    got, want = ([np.array(y) for y in quern.compile(text, target=t)(list(inputs))] for t in ("cpu", "interp"))
+    for g, w in zip(got, want):
+        assert g.dtype == w.dtype and g.shape == w.shape
+        np.testing.assert_allclose(g, w, rtol=1e-5, atol=1e-6)
+    return got if n_outputs > 1 else got[0]
+
+
+def logistic(x):
+    return 1 / (1 + np.exp(-x))
+
+
+def softmax(x):
+    e = np.exp(x - x.max(1, keepdims=True))
+    return e / e.sum(1, keepdims=True)
+
+
+class Preprocessing(unittest.TestCase):
+    def test_imputer(self):
+        x = np.float32([[1, np.nan, 3], [np.nan, 0, -1]])
+        np.testing.assert_array_equal(run("Imputer", x, imputed_value_floats=[7.], replaced_value_float=np.nan), [[1, 7, 3], [7, 0, -1]])
+        np.testing.assert_array_equal(run("Imputer", x, imputed_value_floats=[7., 8, 9], replaced_value_float=np.nan), [[1, 8, 3], [7, 0, -1]])
+        np.testing.assert_array_equal(run("Imputer", x, imputed_value_floats=[7.]), [[1, np.nan, 3], [np.nan, 7, -1]])
+        x = np.array([[1, -2], [3, -2]])
+        np.testing.assert_array_equal(run("Imputer", x, imputed_value_int64s=[5, 1 << 40], replaced_value_int64=-2), [[1, 1 << 40], [3, 1 << 40]])
+
+    def test_feature_vectorizer(self):
+        x, y = np.float32([[1, 2, 3], [4, 5, 6]]), np.array([[7], [8]])
+        np.testing.assert_array_equal(run("FeatureVectorizer", x, y, dynamic=False, inputdimensions=[2, 3]),
+                                      [[1, 2, 7, 0, 0], [4, 5, 8, 0, 0]])
+        np.testing.assert_array_equal(run("FeatureVectorizer", x, inputdimensions=[3]), x)
+
+    def test_one_hot_encoder(self):
+        cats = [3, -1, 1 << 40]
+        for dtype in (np.int64, np.float64):
+            x = np.array([[3, 1 << 40], [5, -1]], dtype)
+            np.testing.assert_array_equal(run("OneHotEncoder", x, cats_int64s=cats), [[[1, 0, 0], [0, 0, 1]], [[0, 0, 0], [0, 1, 0]]])
+        np.testing.assert_array_equal(run("OneHotEncoder", np.array([-1, 3]), cats_int64s=cats, zeros=0), [[0, 1, 0], [1, 0, 0]])
+        text = model("OneHotEncoder", [np.array([5])], 1, dict(cats_int64s=cats, zeros=0), True)
+        with self.assertRaises(quern.OutOfRangeError):
+            quern.compile(text)([np.array([5])])
+
+    def test_label_encoder(self):
+        x = np.array([3, 9, 4, -7])
+        np.testing.assert_array_equal(run("LabelEncoder", x, keys_int64s=[3, 4, 3], values_floats=[.5, 2, 7], default_float=-1.5), [.5, -1.5, 2, -1.5])
+        np.testing.assert_array_equal(run("LabelEncoder", x, keys_int64s=[3, 4], values_int64s=[1 << 40, 2]), [1 << 40, -1, 2, -1])
+        x = np.float32([[.5, np.nan], [2, 0]])
+        np.testing.assert_array_equal(run("LabelEncoder", x, keys_floats=[.5, np.nan, 0], values_int64s=[10, 20, 30]), [[10, 20], [-1, 30]])
+        tensor = lambda a: numpy_helper.from_array(np.array(a))
+        got = run("LabelEncoder", np.array([1, 2, 3], np.int32), keys_tensor=tensor(np.int32([3, 1])), values_tensor=tensor(np.int16([5, 6])),
+                  default_tensor=tensor(np.int16([9])))
+        np.testing.assert_array_equal(got, np.int16([6, 9, 5]))
+        self.assertEqual(got.dtype, np.int16)
+
+
+    def test_zip_map(self):
+        """The scores that it would take apart."""
+        x = np.float32([[.25, .75], [.5, .5]])
+        np.testing.assert_array_equal(run("ZipMap", x, classlabels_int64s=[3, 4]), x)
+
+
+class Linear(unittest.TestCase):
+    def setUp(self):
+        self.rng = np.random.default_rng(0)
+        self.x = self.rng.normal(size=(9, 4)).astype(np.float32)
+
+    def test_regressor(self):
+        w, b = self.rng.normal(size=(3, 4)).astype(np.float32), np.float32([.5, 0, -1])
+        for post, f in (("NONE", lambda y: y), ("LOGISTIC", logistic), ("SOFTMAX", softmax)):
+            got = run("LinearRegressor", self.x, coefficients=w.ravel(), intercepts=b, targets=3, post_transform=post)
+            np.testing.assert_allclose(got, f(self.x @ w.T + b), rtol=1e-4, atol=1e-5)
+        got = run("LinearRegressor", self.x.astype(np.float64), coefficients=w[0])
+        np.testing.assert_allclose(got, self.x @ w[:1].T, rtol=1e-4, atol=1e-5)
+
+    def test_classifier(self):
+        w, b = self.rng.normal(size=(3, 4)).astype(np.float32), np.float32([.5, 0, -1])
+        y = self.x @ w.T + b
+        for post, f in (("NONE", lambda y: y), ("LOGISTIC", logistic), ("SOFTMAX", softmax)):
+            labels, scores = run("LinearClassifier", self.x, n_outputs=2, coefficients=w.ravel(), intercepts=b, classlabels_ints=[7, -2, 30],
+                                 post_transform=post)
+            np.testing.assert_array_equal(labels, np.array([7, -2, 30])[y.argmax(1)])
+            np.testing.assert_allclose(scores, f(y), rtol=1e-4, atol=1e-5)
+
+    def test_two_classes(self):
+        w = self.rng.normal(size=4).astype(np.float32)
+        y = self.x @ w + np.float32(.25)
+        for post, want in (("NONE", [1 - y, y]), ("LOGISTIC", [logistic(-y), logistic(y)])):
+            labels, scores = run("LinearClassifier", self.x, n_outputs=2, coefficients=w, intercepts=[.25], classlabels_ints=[0, 1],
+                                 post_transform=post)
+            np.testing.assert_array_equal(labels, y > 0)
+            np.testing.assert_allclose(scores, np.stack(want, 1), rtol=1e-4, atol=1e-5)
+
+    def test_softmax_zero_and_probit(self):
+        x = np.float32([[1, 0, -2], [0, 3, 0]])
+        eye = np.eye(3, dtype=np.float32).ravel()
+        e = np.where(x != 0, np.exp(x - x.max(1, keepdims=True)), 0)
+        got = run("LinearRegressor", x, coefficients=eye, targets=3, post_transform="SOFTMAX_ZERO")
+        np.testing.assert_allclose(got, e / e.sum(1, keepdims=True), rtol=1e-5)
+        got = run("LinearRegressor", np.float32([[.5, .8413447, .0227501]]), coefficients=eye, targets=3, post_transform="PROBIT")
+        np.testing.assert_allclose(got, [[0, 1, -2]], atol=5e-3)
+
+
+class Vectors(unittest.TestCase):
+    """Support vector machines."""
+
+    def setUp(self):
+        rng = np.random.default_rng(1)
+        self.x, self.v = rng.normal(size=(30, 3)).astype(np.float32), rng.normal(size=(7, 3)).astype(np.float32)
+        self.rng = rng
+        self.kernels = {
+            "LINEAR": self.x @ self.v.T, "POLY": (.5 * self.x @ self.v.T + .25) ** 3, "SIGMOID": np.tanh(.5 * self.x @ self.v.T + .25),
+            "RBF": np.exp(-.5 * np.square(self.x[:, None] - self.v).sum(2))}
+
+    def test_regressor(self):
+        w = self.rng.normal(size=7).astype(np.float32)
+        for kind, k in self.kernels.items():
+            how = dict(coefficients=w, kernel_params=[.5, .25, 3], kernel_type=kind, support_vectors=self.v.ravel(), n_supports=7, rho=[.125])
+            y = (k @ w + .125)[:, None]
+            np.testing.assert_allclose(run("SVMRegressor", self.x, **how), y, rtol=1e-4, atol=1e-4)
+            np.testing.assert_array_equal(run("SVMRegressor", self.x, one_class=1, **how), np.where(y > 0, 1, -1))
+        got = run("SVMRegressor", self.x, coefficients=[1., 2, 3], rho=[-.5], kernel_type="LINEAR")
+        np.testing.assert_allclose(got, self.x @ np.float32([[1], [2], [3]]) - .5, rtol=1e-4, atol=1e-5)
+
+    def pairs(self, w, k, sizes, rho):
+        """Scores of pairs, and the class that wins most of them."""
+        ends = np.cumsum(sizes)
+        part = [slice(e - s, e) for e, s in zip(ends, sizes)]
+        scores, votes, n = [], np.zeros((len(k), len(sizes))), 0
+        for i in range(len(sizes)):
+            for j in range(i + 1, len(sizes)):
+                s = k[:, part[i]] @ w[j - 1, part[i]] + k[:, part[j]] @ w[i, part[j]] + rho[n]
+                votes[:, i] += s > 0
+                votes[:, j] += s <= 0
+                scores.append(s)
+                n += 1
+        return np.stack(scores, 1), votes.argmax(1)
+
+    def test_classifier(self):
+        w, rho = self.rng.normal(size=(2, 7)).astype(np.float32), np.float32([.1, -.2, .3])
+        for kind, k in self.kernels.items():
+            labels, scores = run("SVMClassifier", self.x, n_outputs=2, coefficients=w.ravel(), kernel_params=[.5, .25, 3], kernel_type=kind,
+                                 support_vectors=self.v.ravel(), vectors_per_class=[2, 4, 1], rho=rho, classlabels_ints=[5, 6, 9])
+            want, won = self.pairs(w, k, [2, 4, 1], rho)
+            np.testing.assert_array_equal(labels, np.array([5, 6, 9])[won])
+            np.testing.assert_allclose(scores, want, rtol=1e-4, atol=1e-4)
+
+    def test_two_classes(self):
+        w = self.rng.normal(size=(1, 7)).astype(np.float32)
+        how = dict(n_outputs=2, coefficients=w.ravel(), kernel_params=[.5, .25, 3], kernel_type="RBF", support_vectors=self.v.ravel(),
+                   vectors_per_class=[3, 4], rho=[.1], classlabels_ints=[0, 1])
+        s, won = self.pairs(w, self.kernels["RBF"], [3, 4], [.1])
+        s = s[:, 0]
+        first = 1 - logistic(-1.5 * s + .25)
+        for more, want in (({}, [-s, s]), ({"post_transform": "LOGISTIC"}, [logistic(-s), logistic(s)]),
+                           ({"prob_a": [-1.5], "prob_b": [.25]}, [first, 1 - first])):
+            labels, scores = run("SVMClassifier", self.x, **how, **more)
+            np.testing.assert_array_equal(labels, won)
+            np.testing.assert_allclose(scores, np.stack(want, 1), rtol=1e-4, atol=1e-4)
+
+    def test_linear_classifier(self):
+        w = self.rng.normal(size=(3, 3)).astype(np.float32)
+        labels, scores = run("SVMClassifier", self.x, n_outputs=2, coefficients=w.ravel(), rho=[.5], classlabels_ints=[0, 1, 2])
+        np.testing.assert_array_equal(labels, (self.x @ w.T).argmax(1))
+        np.testing.assert_allclose(scores, self.x @ w.T + .5, rtol=1e-4, atol=1e-5)
+
+
+def count(row, gram, step):
+    return sum(all(row[s + k * step] == item for k, item in enumerate(gram)) for s in range(len(row) - step * (len(gram) - 1)))
+
+
+class NGrams(unittest.TestCase):
+    """TfIdfVectorizer."""
+    GRAMS = [[2], [3], [5], [5, 4], [5, 6], [7, 8], [6, 7, 3]]
+
+    def how(self, **more):
+        starts = [sum(len(g) for g in self.GRAMS if len(g) < k) for k in (1, 2, 3)]
+        return dict(dict(mode="TF", pool_int64s=sum(self.GRAMS, []), ngram_counts=starts, ngram_indexes=[4, 0, 1, 6, 2, 3, 8], min_gram_length=1,
+                         max_gram_length=3, max_skip_count=0), **more)
+
+    def want(self, rows, how):
+        y = np.zeros((len(rows), 9), np.float32)
+        for r, row in enumerate(rows):
+            for gram, place in zip(self.GRAMS, how["ngram_indexes"]):
+                if how["min_gram_length"] <= len(gram) <= how["max_gram_length"]:
+                    y[r, place] += sum(count(row, gram, 1 + skip) for skip in range(how["max_skip_count"] + 1 if len(gram) > 1 else 1))
+        return y
+
+    def run_node(self, x, **how):
+        """As the default domain has it."""
+        node = helper.make_node("TfIdfVectorizer", ["x"], ["y"], **how)
+        shape = [f"n{i}" for i in range(x.ndim)]
+        graph = helper.make_graph([node], "g", [helper.make_tensor_value_info("x", helper.np_dtype_to_tensor_dtype(x.dtype), shape)],
+                                  [helper.make_empty_tensor_value_info("y")])
+        text = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 20)]).SerializeToString()
+        got, want = (np.array(quern.compile(text, target=t)([x])[0]) for t in ("cpu", "interp"))
+        np.testing.assert_array_equal(got, want)
+        return got
+
+    def test_counts(self):
+        rng = np.random.default_rng(0)
+        for dtype in (np.int32, np.int64):
+            for shape in ((5, 40), (3, 1), (2, 0)):
+                x = rng.integers(1, 9, shape).astype(dtype)
+                for more in ({}, dict(max_skip_count=3), dict(min_gram_length=2), dict(max_gram_length=2, max_skip_count=1),
+                             dict(ngram_indexes=[4, 0, 0, 6, 2, 4, 8])):
+                    how = self.how(**more)
+                    np.testing.assert_array_equal(self.run_node(x, **how), self.want(x, how))
+                    np.testing.assert_array_equal(self.run_node(x[0], **how), self.want(x, how)[0])
+
+    def test_weights(self):
+        x, weights = np.random.default_rng(1).integers(1, 9, (4, 60)), np.arange(9, dtype=np.float32) / 4
+        want = self.want(x, self.how())
+        np.testing.assert_array_equal(self.run_node(x, **self.how(mode="TFIDF", weights=weights)), want * weights)
+        np.testing.assert_array_equal(self.run_node(x, **self.how(mode="IDF", weights=weights)), (want > 0) * weights)
+        np.testing.assert_array_equal(self.run_node(x, **self.how(mode="IDF")), want > 0)
+
+    def test_refused(self):
+        x = np.array([1, 2])
+        for message, error, more in (
+                ("the 2-grams are numbers 3 to 8 of 12", quern.ModelError, dict(ngram_counts=[0, 3, 8])),
+                ("7 n-grams, and ngram_indexes has 2", quern.ModelError, dict(ngram_indexes=[0, 1])),
+                ("element 1 of ngram_indexes is -5", quern.ModelError, dict(ngram_indexes=[0, -5] + [1] * 5)),
+                ('mode is "TD"', quern.ModelError, dict(mode="TD")),
+                ("1 weights for 9 places", quern.ModelError, dict(mode="IDF", weights=[1.])),
+                ("n-grams of 0 to 3", quern.UnsupportedError, dict(min_gram_length=0))):
+            with self.assertRaisesRegex(error, message):
+                self.run_node(x, **self.how(**more))
+        how = {k: v for k, v in self.how().items() if k != "pool_int64s"}
+        with self.assertRaisesRegex(quern.UnsupportedError, "n-grams of strings"):
+            self.run_node(x, pool_strings=["a"], **how)
+
+
+class Refused(unittest.TestCase):
+    def refused(self, message, op, *inputs, error=quern.ModelError, n_outputs=1, dynamic=True, **attributes):
+        with self.assertRaisesRegex(error, message):
+            quern.compile(model(op, inputs, n_outputs, attributes, dynamic))
+
+    def test_refused(self):
+        x = np.ones((2, 3), np.float32)
+        unsupported = quern.UnsupportedError
+        self.refused("2 imputed values of the input's kind for 3 features", "Imputer", x, imputed_value_floats=[1., 2])
+        self.refused("0 imputed values", "Imputer", x, imputed_value_int64s=[1])
+        self.refused("has 2 elements for 1 inputs", "FeatureVectorizer", x, inputdimensions=[1, 2])
+        self.refused("of a known number of features", "FeatureVectorizer", np.float32([1]), error=unsupported, inputdimensions=[1])
+        self.refused("cats_int64s is missing", "OneHotEncoder", x)
+        self.refused("categories that are strings", "OneHotEncoder", x, error=unsupported, cats_strings=["a"])
+        self.refused("no attribute with the keys", "LabelEncoder", x)
+        self.refused("values that are strings", "LabelEncoder", x, error=unsupported, keys_floats=[1.], values_strings=["a"])
+        self.refused(r"keys f32\[1\] and values i64\[2\]", "LabelEncoder", x, keys_floats=[1.], values_int64s=[1, 2])
+        self.refused(r"keys i64\[1\] and values i64\[1\]", "LabelEncoder", x, keys_int64s=[1], values_int64s=[1])
+        self.refused("do not divide into 2 targets", "LinearRegressor", x, coefficients=[1., 2, 3], targets=2)
+        self.refused("the input has 3 features; the attributes are for 2", "LinearRegressor", x, coefficients=[1., 2])
+        self.refused("must have rank 2", "LinearRegressor", np.ones(3, np.float32), coefficients=[1., 2, 3])
+        self.refused("3 intercepts for 2 classes", "LinearClassifier", x, n_outputs=2, coefficients=[1.] * 6, intercepts=[0.] * 3,
+                     classlabels_ints=[0, 1])
+        self.refused("labels that are strings", "LinearClassifier", x, n_outputs=2, error=unsupported, coefficients=[1.] * 6,
+                     classlabels_strings=["a", "b"])
+        self.refused("classlabels_ints, the labels of the classes, is missing", "LinearClassifier", x, n_outputs=2, coefficients=[1.] * 6)
+        good = dict(coefficients=[1., 2], support_vectors=[1.] * 6, n_supports=2, rho=[0.], kernel_type="RBF", kernel_params=[1., 0, 1])
+        self.refused("do not divide into 2", "SVMRegressor", x, **{**good, "support_vectors": [1.] * 7})
+        self.refused("kernel_params has 2 elements instead of 3", "SVMRegressor", x, **{**good, "kernel_params": [1., 0]})
+        self.refused('kernel_type is "COSINE"', "SVMRegressor", x, **{**good, "kernel_type": "COSINE"})
+        self.refused("coefficients has 1 elements where there must be 2", "SVMRegressor", x, **{**good, "coefficients": [1.]})
+        good = dict(coefficients=[1.] * 6, support_vectors=[1.] * 9, vectors_per_class=[1, 1, 1], rho=[0.] * 3, kernel_type="LINEAR",
+                    classlabels_ints=[0, 1, 2], n_outputs=2)
+        self.refused("vectors_per_class has 2 elements for 3 classes", "SVMClassifier", x, **{**good, "vectors_per_class": [1, 2]})
+        self.refused("class 0 has -1 support vectors", "SVMClassifier", x, **{**good, "vectors_per_class": [-1, 3, 1]})
+        self.refused("rho has 1 elements where there must be 3", "SVMClassifier", x, **{**good, "rho": [1.]})
+        self.refused("more than two classes", "SVMClassifier", x, error=unsupported, prob_a=[1.] * 3, prob_b=[1.] * 3, **good)
+
+
+if __name__ == "__main__":
+    unittest.main()
