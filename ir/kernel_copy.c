@@ -151,6 +151,19 @@ void qn_kr_block(qn_krewriter *r, qn_kblock *old)
     }
 }
 
+bool qn_kblock_any(const qn_kblock *block, bool (*is)(const qn_kinst *inst, const void *user),
+                   const void *user)
+{
+    for (const qn_kinst *inst = block->first; inst; inst = inst->next) {
+        if (is(inst, user))
+            return true;
+        for (int i = 0; i < inst->n_blocks; i++)
+            if (qn_kblock_any(inst->blocks[i], is, user))
+                return true;
+    }
+    return false;
+}
+
 void qn_krewrite(qn_kernel *kernel, bool (*visit)(qn_krewriter *r, qn_kinst *inst), void *user)
 {
     qn_kblock *old = kernel->body;

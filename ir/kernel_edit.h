@@ -70,6 +70,10 @@ struct qn_krewriter {
     void *user;
 };
 
+/* Is there such an instruction, in the block or those inside it? A rewrite that would change nothing need not be made. */
+bool qn_kblock_any(const qn_kblock *block, bool (*is)(const qn_kinst *inst, const void *user),
+                   const void *user);
+
 /* Runs `visit` over every instruction of the kernel in order; the result becomes the kernel's body. */
 void qn_krewrite(qn_kernel *kernel, bool (*visit)(qn_krewriter *r, qn_kinst *inst), void *user);
 qn_kvalue *qn_kr_get(qn_kvalue *old);                            /* what stands for an old value */

@@ -81,10 +81,16 @@ typedef struct expansion {
     qn_math math;
 } expansion;
 
+static bool is_expanded(const qn_kinst *inst, const void *user)
+{
+    (void)user;
+    return (inst->op == QN_K_UNARY || inst->op == QN_K_BINARY) && has_rule(inst) &&
+           qn_dtype_is_float(inst->operands[0]->type.dtype);
+}
+
 static bool expand(qn_krewriter *r, qn_kinst *inst)
 {
-    if ((inst->op != QN_K_UNARY && inst->op != QN_K_BINARY) || !has_rule(inst) ||
-        !qn_dtype_is_float(inst->operands[0]->type.dtype))
+    if (!is_expanded(inst, NULL))
         return false;
     qn_ktype type = inst->results[0].type, wide = type;
     if (type.dtype != QUERN_F64)
@@ -104,5 +110,6 @@ static bool expand(qn_krewriter *r, qn_kinst *inst)
 void qn_kernel_expand_math(qn_kernel *kernel, const qn_machine *machine, qn_math math)
 {
     expansion x = { machine, math };
-    qn_krewrite(kernel, expand, &x);
+    if (qn_kblock_any(kernel->body, is_expanded, NULL))
+        qn_krewrite(kernel, expand, &x);
 }

@@ -81,9 +81,14 @@ static qn_mv fma_f64(qn_kbuilder *b, const qn_machine *machine, qn_mv *o)
     return m_sel(&m, ordinary, r, plain);
 }
 
+static bool has_fma(const qn_machine *machine)
+{
+    return machine->fma || machine->gpu;
+}
+
 static qn_mv any_fma(qn_kbuilder *b, const qn_machine *machine, qn_mv *o)
 {
-    if (machine->fma || machine->gpu)
+    if (has_fma(machine))
         return qn_kb_fma(b, o[0], o[1], o[2]);
     b->fast = false; /* none of the sums may be taken apart */
     return o[0]->type.dtype == QUERN_F64 ? fma_f64(b, machine, o) : fma_f32(b, machine, o);
@@ -124,12 +129,17 @@ static qn_mv reduce_narrow(qn_kbuilder *b, qn_kind kind, qn_mv x)
     return x;
 }
 
+static bool is_narrow(const qn_kinst *inst)
+{
+    bool arithmetic = inst->op == QN_K_UNARY || inst->op == QN_K_BINARY || inst->op == QN_K_FMA ||
+                      inst->op == QN_K_SCALE2 || inst->op == QN_K_COMPARE || inst->op == QN_K_REDUCE;
+    return arithmetic && qn_dtype_is_narrow(inst->operands[0]->type.dtype);
+}
+
 static bool legalize_narrow(qn_krewriter *r, qn_kinst *inst)
 {
     qn_kbuilder *b = &r->b;
-    bool arithmetic = inst->op == QN_K_UNARY || inst->op == QN_K_BINARY || inst->op == QN_K_FMA ||
-                      inst->op == QN_K_SCALE2 || inst->op == QN_K_COMPARE || inst->op == QN_K_REDUCE;
-    if (!arithmetic || !qn_dtype_is_narrow(inst->operands[0]->type.dtype))
+    if (!is_narrow(inst))
         return false;
     qn_dtype dtype = inst->results[0].type.dtype;
     qn_mv o[3], made;
@@ -159,7 +169,13 @@ static bool legalize(qn_krewriter *r, qn_kinst *inst)
     return true;
 }
 
+static bool is_illegal(const qn_kinst *inst, const void *machine)
+{
+    return is_narrow(inst) || (inst->op == QN_K_FMA && !has_fma(machine));
+}
+
 void qn_kernel_legalize(qn_kernel *kernel, const qn_machine *machine)
 {
-    qn_krewrite(kernel, legalize, (void *)machine);
+    if (qn_kblock_any(kernel->body, is_illegal, machine))
+        qn_krewrite(kernel, legalize, (void *)machine);
 }

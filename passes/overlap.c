@@ -329,9 +329,15 @@ static void rewrite(overlap *o)
     }
 }
 
+static bool is_overlapped(const qn_kinst *inst, const void *user)
+{
+    (void)user;
+    return inst->op == QN_K_FOR && inst->tag == QN_TAG_OVERLAP;
+}
+
 static bool visit(qn_krewriter *r, qn_kinst *inst)
 {
-    if (inst->op != QN_K_FOR || inst->tag != QN_TAG_OVERLAP)
+    if (!is_overlapped(inst, NULL))
         return false;
     inst->tag = QN_TAG_SERIAL;
     overlap o = { .r = r, .kernel = r->b.kernel, .rows = inst };
@@ -343,5 +349,6 @@ static bool visit(qn_krewriter *r, qn_kinst *inst)
 
 void qn_kernel_overlap(qn_kernel *kernel)
 {
-    qn_krewrite(kernel, visit, NULL);
+    if (qn_kblock_any(kernel->body, is_overlapped, NULL))
+        qn_krewrite(kernel, visit, NULL);
 }

@@ -540,9 +540,15 @@ static void vectorize_loop(vectorizer *v, qn_kinst *loop)
         qn_kr_set(&loop->results[i], carried[i]);
 }
 
+static bool is_tagged(const qn_kinst *inst, const void *user)
+{
+    (void)user;
+    return inst->op == QN_K_FOR && inst->tag == QN_TAG_VECTOR;
+}
+
 static bool visit(qn_krewriter *r, qn_kinst *inst)
 {
-    if (inst->op != QN_K_FOR || inst->tag != QN_TAG_VECTOR)
+    if (!is_tagged(inst, NULL))
         return false;
     vectorizer *v = r->user;
     inst->tag = QN_TAG_SERIAL; /* whatever becomes of it; and no inner loop is tagged inside it twice */
@@ -564,6 +570,8 @@ static bool visit(qn_krewriter *r, qn_kinst *inst)
 void qn_kernel_vectorize(qn_kernel *kernel, const qn_machine *machine)
 {
     vectorizer v = { .machine = machine, .n_values = kernel->n_serials };
+    if (!qn_kblock_any(kernel->body, is_tagged, NULL))
+        return;
     v.values = qn_arena_calloc(kernel->arena, (size_t)v.n_values, sizeof *v.values);
     qn_krewrite(kernel, visit, &v);
 }
