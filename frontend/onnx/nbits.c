@@ -89,12 +89,12 @@ static qn_value *less_zeros(qn_onnx_node *n, const layout *l, qn_value *w, qn_va
     return sub(b, w, qn_b_reshape(b, off, 2, dims));
 }
 
-/* [N, K] in the scales' type. */
-static qn_value *weights(qn_onnx_node *n, const layout *l)
+/* [N, K] of `dtype`. */
+static qn_value *weights(qn_onnx_node *n, const layout *l, qn_dtype dtype)
 {
     qn_builder *b = &n->b;
     qn_value *w = unpacked(n, l, 1, l->row_bytes, l->blocks * l->block);
-    qn_value *scale = of_blocks(n, l, qn_onnx_in(n, 2)), *zero = qn_onnx_in_opt(n, 3);
+    qn_value *scale = of_blocks(n, l, qn_b_convert(b, dtype, qn_onnx_in(n, 2))), *zero = qn_onnx_in_opt(n, 3);
     if (!w || !scale || !qn_onnx_ok(n))
         return NULL;
     const bool floats = zero && qn_dtype_is_float(zero->type.dtype);
@@ -111,15 +111,16 @@ static qn_value *weights(qn_onnx_node *n, const layout *l)
                                         : qn_b_slice_axis(b, w, 1, qn_onnx_dim(n, 0), qn_onnx_dim(n, l->k));
 }
 
+/* Of 16-bit floats, too, the product is one of float32, which is rounded once: weights are not rounded before. */
 static void import_matmul_nbits(qn_onnx_node *n)
 {
     qn_builder *b = &n->b;
-    qn_value *x = qn_onnx_in(n, 0);
+    qn_value *x = qn_onnx_in(n, 0), *bias = qn_onnx_in_opt(n, 5);
     layout l;
     if (!x || !read_layout(n, &l))
         return;
-    if (x->type.rank < 1) {
-        qn_onnx_malformed(n, "A must have rank 1 or more");
+    if (x->type.rank < 1 || !qn_dtype_is_float(x->type.dtype)) {
+        qn_onnx_malformed(n, "A must be of floats and have rank 1 or more");
         return;
     }
     if (qn_onnx_has(n, 4)) {
@@ -130,11 +131,13 @@ static void import_matmul_nbits(qn_onnx_node *n)
         qn_onnx_unsupported(n, "attribute weight_prepacked");
         return;
     }
-    qn_value *w = weights(n, &l);
-    x = qn_onnx_with_dim(n, x, x->type.rank - 1, qn_onnx_dim(n, l.k));
+    const qn_dtype dtype = x->type.dtype, wide = dtype == QUERN_F64 ? QUERN_F64 : QUERN_F32;
+    qn_value *w = weights(n, &l, wide);
+    x = qn_onnx_with_dim(n, qn_b_convert(b, wide, x), x->type.rank - 1, qn_onnx_dim(n, l.k));
     const qn_dot dot = { .n_contract = 1, .x_contract = { x ? x->type.rank - 1 : 0 }, .y_contract = { 1 } };
     qn_value *y = qn_b_dot_general(b, x, w, &dot, QUERN_INVALID_DTYPE);
-    qn_onnx_out(n, 0, qn_onnx_has(n, 5) ? add(b, y, qn_onnx_in(n, 5)) : y);
+    y = bias ? add(b, y, qn_b_convert(b, wide, bias)) : y;
+    qn_onnx_out(n, 0, y ? qn_b_convert(b, dtype, y) : NULL);
 }
 
 /* Input i of GatherBlockQuantized: numbers as they are, or packed along the last axis of a constant of bytes. */

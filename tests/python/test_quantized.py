@@ -137,6 +137,23 @@ class Products(unittest.TestCase):
                   {"w": w, "xs": s, "ws": scale, "xz": scalar(zero, np.uint8), "b": bias, "order": "x w xs ws xz".split() + ["", "b"]})
         np.testing.assert_allclose(got, want, rtol=1e-4, atol=1e-4)
 
+    def test_matmul_nbits_of_halves(self):
+        """Sums of float32, rounded once."""
+        rng = np.random.default_rng(13)
+        n, k, block = 288, 256, 32
+        q = rng.integers(0, 16, (n, k // block, block)).astype(np.uint8)
+        scale = rng.uniform(0.01, 0.02, (n, k // block)).astype(np.float16)
+        bias = rng.normal(size=n).astype(np.float16)
+        w = ((q - np.float32(8)) * scale[..., None].astype(np.float32)).reshape(n, k)
+        constants = {"w": pack_bits(q, 4), "s": scale, "b": bias, "order": ["x", "w", "s", "", "", "b"]}
+        for rows in (1, 9):
+            x = rng.normal(size=(rows, k)).astype(np.float16)
+            text = microsoft.model("MatMulNBits", {"x": x}, constants, {"K": k, "N": n, "bits": 4, "block_size": block})
+            for target in ("cpu", "interp"):
+                got = np.array(quern.compile(text, target=target)([x])[0])
+                self.assertEqual(got.dtype, np.float16)
+                np.testing.assert_allclose(got.astype(np.float32), x.astype(np.float32) @ w.T + bias, rtol=1e-3, atol=1e-3)
+
     def test_matmul_nbits_of_rows_that_a_run_knows(self):
         """Few are multiplied by four bits, more by what they stand for."""
         rng = np.random.default_rng(12)
@@ -249,6 +266,7 @@ class Mistakes(microsoft.Mistakes):
         self.refuse("has 256 bytes where N, K, bits and block_size ask for 512", "MatMulNBits", {"x": x},
                     {"w": w, "s": scales, "order": "x w s".split()}, **{**good, "N": 16})
         self.refuse("input 1 must be a constant of uint8", "MatMulNBits", {"x": x, "w": w}, {"s": scales, "order": "x w s".split()}, **good)
+        self.refuse("A must be of floats", "MatMulNBits", {"x": x.astype(np.int32)}, {"w": w, "s": scales, "order": "x w s".split()}, **good)
         self.refuse("g_idx", "MatMulNBits", {"x": x}, {"w": w, "s": scales, "g": np.zeros(64, np.int32), "order": ["x", "w", "s", "", "g"]}, **good)
 
 
