@@ -177,6 +177,12 @@ static qn_value *bytes_product(qn_builder *b, qn_value *x, qn_value *y, int n_ba
     return same ? qn_b_binary_bcast(b, QN_OP_ADD, r, sums) : r;
 }
 
+/* A constant that the model has in float16: few rows, which wait for it, read it so. */
+static bool is_of_halves(const qn_value *v)
+{
+    return v->node && v->node->op == QN_OP_CONVERT && v->node->operands[0]->type.dtype == QUERN_F16;
+}
+
 static qn_value *packed_product(qn_builder *b, const qn_node *node, const qn_dot_side *xs,
                                 const qn_dot_side *ys, int lanes, qn_precision stored)
 {
@@ -217,6 +223,8 @@ static qn_value *packed_product(qn_builder *b, const qn_node *node, const qn_dot
         panels = side_by_side(b, panels, 2);
     else if (stored == QN_PRECISION_BF16)
         panels = qn_b_convert(b, QUERN_BF16, panels);
+    else if (qn_waits_for_memory(node, xs) && is_of_halves(node->operands[1]))
+        panels = qn_b_convert(b, QUERN_F16, panels);
     qn_value *r = qn_b_matmul_packed(b, x, panels, n_batch, n, type->dtype);
     return qn_b_reshape(b, r, type->rank, type->dims);
 }
