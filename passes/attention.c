@@ -235,7 +235,7 @@ static void find_maximum(attention *a, qn_kvalue *row, qn_kvalue *first, qn_kval
     qn_kb_end_for(b, loop, &max);
     max = &loop->results[0];
     if (!a->one_block) {
-        qn_kvalue *factor = qn_kb_unary(b, QN_OP_EXP, qn_kb_binary(b, QN_OP_SUB, old, shift_of(a, max)));
+        qn_kvalue *factor = qn_kb_exp_nonpositive(b, qn_kb_binary(b, QN_OP_SUB, old, shift_of(a, max)));
         qn_kvalue *total = qn_kb_binary(b, QN_OP_MUL, qn_kb_load(b, a->totals, row, 1), factor);
         qn_kb_store(b, a->factors, row, factor, NULL);
         qn_kb_store(b, a->totals, row, total, NULL);
@@ -253,7 +253,7 @@ static void weigh_row(attention *a, qn_kvalue *row, qn_kvalue *first, qn_kvalue 
     const qn_kind kind = QN_SUM;
     qn_kinst *loop = qn_kb_for(b, INDEX(0), whole, INDEX(1), QN_TAG_VECTOR, 1, &sum, &kind);
     qn_kvalue *score = qn_kb_load(b, a->t.scores, ADD(from, qn_attention_counter(loop)), 1);
-    qn_kvalue *weight = qn_kb_unary(b, QN_OP_EXP, qn_kb_binary(b, QN_OP_SUB, score, shift));
+    qn_kvalue *weight = qn_kb_exp_nonpositive(b, qn_kb_binary(b, QN_OP_SUB, score, shift));
     qn_kb_store(b, a->t.scores, ADD(from, qn_attention_counter(loop)), weight, NULL);
     sum = qn_kb_binary(b, QN_OP_ADD, &loop->blocks[0]->arguments[1], weight);
     qn_kb_end_for(b, loop, &sum);
