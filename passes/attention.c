@@ -20,6 +20,7 @@
 
 #include "passes/attention.h"
 #include "passes/attention_tile.h"
+#include "passes/math/math.h"
 
 enum {
     BLOCK = 512,     /* keys */
@@ -40,10 +41,13 @@ typedef struct {
     int64_t depth, columns, v_width; /* of q; of the result; of v, whole vectors */
     int64_t block;                   /* keys */
     bool heads_last, one_block;
+    bool base_2; /* scores are scaled to exponents of 2, not of e */
     qn_dim k_panels;
     qn_dim at_depth, column;        /* variables */
     qn_kvalue *first_query, *total; /* of the tile; of the row being stored */
 } attention;
+
+static const double LOG2_E = 1.4426950408889634;
 
 /* ---- what it takes ---- */
 
@@ -214,6 +218,20 @@ static qn_kvalue *shift_of(attention *a, qn_kvalue *max)
     return qn_kb_select(&a->t.w.b, qn_attention_hides(&a->t, max), qn_attention_number(&a->t, 0), max);
 }
 
+/* Of a score without its row's largest: e or 2 to the power of it. */
+static qn_kvalue *power_of(attention *a, qn_kvalue *exponent)
+{
+    qn_kbuilder *b = &a->t.w.b;
+    if (!a->base_2)
+        return qn_kb_exp_nonpositive(b, exponent);
+    const bool fast = b->fast;
+    const qn_mb m = qn_mb_make(b, a->t.w.lowering->options->machine, exponent->type);
+    b->fast = false; /* its sums must not be taken apart */
+    qn_kvalue *power = qn_math_exp2_nonpositive(&m, exponent);
+    b->fast = fast;
+    return power;
+}
+
 /* The mask, the largest score, and what the sums of earlier blocks are scaled by. */
 static void find_maximum(attention *a, qn_kvalue *row, qn_kvalue *first, qn_kvalue *n)
 {
@@ -235,7 +253,7 @@ static void find_maximum(attention *a, qn_kvalue *row, qn_kvalue *first, qn_kval
     qn_kb_end_for(b, loop, &max);
     max = &loop->results[0];
     if (!a->one_block) {
-        qn_kvalue *factor = qn_kb_exp_nonpositive(b, qn_kb_binary(b, QN_OP_SUB, old, shift_of(a, max)));
+        qn_kvalue *factor = power_of(a, qn_kb_binary(b, QN_OP_SUB, old, shift_of(a, max)));
         qn_kvalue *total = qn_kb_binary(b, QN_OP_MUL, qn_kb_load(b, a->totals, row, 1), factor);
         qn_kb_store(b, a->factors, row, factor, NULL);
         qn_kb_store(b, a->totals, row, total, NULL);
@@ -253,7 +271,7 @@ static void weigh_row(attention *a, qn_kvalue *row, qn_kvalue *first, qn_kvalue 
     const qn_kind kind = QN_SUM;
     qn_kinst *loop = qn_kb_for(b, INDEX(0), whole, INDEX(1), QN_TAG_VECTOR, 1, &sum, &kind);
     qn_kvalue *score = qn_kb_load(b, a->t.scores, ADD(from, qn_attention_counter(loop)), 1);
-    qn_kvalue *weight = qn_kb_exp_nonpositive(b, qn_kb_binary(b, QN_OP_SUB, score, shift));
+    qn_kvalue *weight = power_of(a, qn_kb_binary(b, QN_OP_SUB, score, shift));
     qn_kb_store(b, a->t.scores, ADD(from, qn_attention_counter(loop)), weight, NULL);
     sum = qn_kb_binary(b, QN_OP_ADD, &loop->blocks[0]->arguments[1], weight);
     qn_kb_end_for(b, loop, &sum);
@@ -466,6 +484,10 @@ static void read_shape(attention *a)
     const qn_machine *machine = a->t.w.lowering->options->machine;
     const qn_type *q = &root->operands[0]->type, *k = &root->operands[1]->type, *v = &root->operands[2]->type;
     qn_attention_read(&a->t, root, 3);
+    /* Not with numbers that are added to scores: the lowest of all, which hides no key by itself, would be -inf. */
+    a->base_2 = machine->lookup && (!a->t.mask || a->t.mask->type.dtype == QUERN_BOOL);
+    if (a->base_2)
+        a->t.scale *= LOG2_E;
     a->rows = even_rows(rows_of(machine), a->t.n_queries);
     a->k_vectors = (int)k->dims[4]->value / a->t.lanes;
     a->v_width = v->dims[3]->value;

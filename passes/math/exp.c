@@ -28,6 +28,17 @@ static qn_mv exp_by_steps(const qn_mb *m, qn_mv x, qn_mv *n)
     return m_madd(m, step, less_one, step);
 }
 
+/* As exp_by_steps, where nothing has to be taken from x twice: n is exact, and so is r. */
+qn_mv qn_math_exp2_nonpositive(const qn_mb *m, qn_mv x)
+{
+    const double least = -150;
+    qn_mv magic = m_c(m, m_magic(m) / QN_LOOKUP), sum = m_add(m, x, magic), n = m_sub(m, sum, magic);
+    qn_mv r = m_sub(m, x, n), less_one = m_mul(m, r, m_horner(m, r, exp2_step_f32, 3));
+    qn_mv step = qn_kb_lookup(m->b, exp_steps, m_bits(m, sum));
+    qn_mv part = m_madd(m, step, less_one, step);
+    return m_scale2(m, m_sel(m, m_lt(m, x, least), m_c(m, 0), part), n);
+}
+
 /* e^x is infinite above the upper bound and 0 below the lower one. What is 0, masked scores of attention above all, is made so
  * before it is scaled: arithmetic that underflows takes a processor some hundred cycles. */
 qn_mv qn_math_exp(const qn_mb *m, qn_mv x)

@@ -236,6 +236,7 @@ static inline qn_mv m_pieces(const qn_mb *m, qn_mv x, double width, const float 
 /* ---- the functions: what stands for fn(x), x of type m->type ---- */
 
 qn_mv qn_math_exp(const qn_mb *m, qn_mv x);
+qn_mv qn_math_exp2_nonpositive(const qn_mb *m, qn_mv x); /* 2^x, for x <= 0 and NaN, and m_has_pieces */
 qn_mv qn_math_expm1(const qn_mb *m, qn_mv x);
 qn_mv qn_math_sinh(const qn_mb *m, qn_mv x);
 qn_mv qn_math_cosh(const qn_mb *m, qn_mv x);

@@ -21,6 +21,7 @@ static const qn_machine machines[] = {
       .vector_registers = 32,
       .fma = true,
       .masked = true,
+      .lookup = true,
       .l1_bytes = 32768,
       .l2_bytes = 1 << 20 },
     { .vector_bytes = 32,

@@ -13,6 +13,7 @@
 
 #include "backends/backend.h"
 #include "ir/kernel_edit.h"
+#include "passes/math/math.h"
 
 typedef long double real;
 
@@ -404,12 +405,44 @@ static void test_without_fma(void **state)
     }
 }
 
+/* What attention takes of scores: every binade down to 0, and what has no place among numbers. */
+static void test_powers_of_two(void **state)
+{
+    (void)state;
+    enum { N = 4096 };
+    static float x[N], r[N];
+    static const float special[] = { 0,       -0.f,    -INFINITY, NAN,     -150,
+                                     -150.5f, -149.5f, -1e30f,    -1e-30f, -126.25f };
+    for (int i = 0; i < N; i++)
+        x[i] = i < (int)(sizeof special / sizeof *special) ? special[i]
+                                                           : (float)random_value(QUERN_F32, -155, 0, false);
+    qn_arena *arena = qn_arena_new();
+    qn_kernel *k = qn_kernel_new(arena, "powers");
+    qn_kbuffer *in = qn_kernel_add_buffer(k, "x", QUERN_F32, true, false, 0);
+    qn_kbuffer *out = qn_kernel_add_buffer(k, "r", QUERN_F32, false, true, 0);
+    qn_kbuilder b = qn_kb_new(k);
+    qn_kvalue *index = qn_kb_imul(&b, qn_kb_task(&b), qn_kb_index(&b, LANES));
+    const qn_mb m = qn_mb_make(&b, &with_tables, (qn_ktype){ QUERN_F32, LANES });
+    qn_kb_store(&b, out, index, qn_math_exp2_nonpositive(&m, qn_kb_load(&b, in, index, LANES)), NULL);
+    int64_t args[] = { -1, (int64_t)(uintptr_t)x, (int64_t)(uintptr_t)r };
+    qn_diags diags;
+    qn_diags_init(&diags, arena);
+    assert_int_equal(qn_kernel_verify(k, &diags), QUERN_OK);
+    assert_int_equal(qn_interp_kernel(k, args, N / LANES, &diags), QUERN_OK);
+    for (int i = 0; i < N; i++) {
+        const double error = error_of(QUERN_F32, exp2l(x[i]), r[i]);
+        if (!(error <= 1.1) && !(r[i] == 0 && x[i] < -150))
+            fail_msg("2^%.9g is %.9g, %.3g ULP off", (double)x[i], (double)r[i], error);
+    }
+    qn_arena_free(arena);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_f32),         cmocka_unit_test(test_f64),
         cmocka_unit_test(test_tables),      cmocka_unit_test(test_gelu_of_tables),
-        cmocka_unit_test(test_without_fma),
+        cmocka_unit_test(test_without_fma), cmocka_unit_test(test_powers_of_two),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
