@@ -6,6 +6,7 @@
 #include "backends/backend.h"
 #include "driver/weights.h"
 #include "quern.h"
+#include "runtime/device.h"
 
 typedef enum qn_blas_choice { QN_BLAS_AUTO, QN_BLAS_NONE, QN_BLAS_OPENBLAS } qn_blas_choice;
 
@@ -98,6 +99,9 @@ typedef struct qn_cuda_run {
     int64_t *symbols; /* of the entry: those that the run decides are set by it */
     quern_ctx *ctx;
     quern_session *session; /* whose outputs get dims that the run has decided; or NULL */
+    /* Memory that it needs besides is the model's, which keeps it; or, of a transient run, the device's, and given back. */
+    bool transient;
+    qn_device *device;
 } qn_cuda_run;
 int qn_model_cuda_run(const quern_model *model, const qn_cuda_run *run);
 

@@ -325,7 +325,9 @@ static bool run(const qn_eager_call *call, const kernel *k, call_io *io)
                                                            .on_device = io->on_device,
                                                            .n_symbols = k->n_symbols,
                                                            .symbols = io->symbols,
-                                                           .ctx = &ctx }) == QUERN_OK;
+                                                           .ctx = &ctx,
+                                                           .transient = true,
+                                                           .device = k->model->device }) == QUERN_OK;
     ctx.pool = qn_eager_pool();
     if (ctx.pool) {
         ctx.parallel_for = quern_pool_parallel_for;

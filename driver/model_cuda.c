@@ -36,6 +36,7 @@ typedef struct run {
     void **functions;
     const qn_cuda_run *of;
     qn_arena *arena;
+    qn_device_block own; /* of a transient run */
     qn_cuda_address arguments, workspace;
     qn_cuda_address *io, *slots; /* by buffer of the entry; of the program */
     size_t *io_bytes;
@@ -220,7 +221,16 @@ static size_t take(size_t *at, size_t bytes)
     return place;
 }
 
-/* Everything in one stretch, kept from run to run. */
+static int grow_memory(cuda_model *m, size_t bytes)
+{
+    qn_cuda_free(m->cuda, m->memory);
+    m->memory_bytes = 0;
+    int status = qn_cuda_alloc(m->cuda, bytes, &m->memory);
+    m->memory_bytes = status ? 0 : bytes;
+    return status;
+}
+
+/* Everything in one stretch. */
 static int find_memory(run *r)
 {
     cuda_model *m = r->m;
@@ -238,18 +248,18 @@ static int find_memory(run *r)
         bool same = alias >= 0 && alias < i && r->of->io[i] == r->of->io[alias];
         at[i] = same ? at[alias] : r->of->on_device[i] ? 0 : take(&end, r->io_bytes[i]);
     }
-    if (end > m->memory_bytes) {
-        qn_cuda_free(m->cuda, m->memory);
-        m->memory_bytes = 0;
-        int status = qn_cuda_alloc(m->cuda, end, &m->memory);
-        if (status)
-            return status;
-        m->memory_bytes = end;
-    }
-    r->arguments = m->memory + at_arguments;
-    r->workspace = m->memory + at_workspace;
+    int status = QUERN_OK;
+    if (r->of->transient)
+        status = qn_device_take(r->of->device, end, &r->own);
+    else if (end > m->memory_bytes)
+        status = grow_memory(m, end);
+    if (status)
+        return status;
+    const qn_cuda_address memory = r->of->transient ? r->own.at : m->memory;
+    r->arguments = memory + at_arguments;
+    r->workspace = memory + at_workspace;
     for (int i = 0; i < p->n_io; i++)
-        r->io[i] = r->of->on_device[i] ? (qn_cuda_address)(uintptr_t)r->of->io[i] : m->memory + at[i];
+        r->io[i] = r->of->on_device[i] ? (qn_cuda_address)(uintptr_t)r->of->io[i] : memory + at[i];
     for (int i = 0; i < p->n_buffers; i++)
         if (p->buffers[i].place == QN_PLACE_SLOT)
             r->slots[i] = address(r, p->buffers[i].base);
@@ -312,6 +322,8 @@ static int run_program(cuda_model *m, const qn_cuda_run *of, qn_arena *arena)
         status = run_steps(&r, &p->steps);
     if (!status)
         status = take_outputs(&r);
+    if (r.own.at)
+        qn_device_give(of->device, r.own);
     for (int i = p->n_entry_symbols; i < of->n_symbols; i++)
         of->symbols[i] = r.symbols[i];
     return status;

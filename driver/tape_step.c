@@ -56,8 +56,11 @@ static int run(const bound *b)
 {
     quern_ctx ctx = { .size = sizeof ctx, .failed_node = -1, .weights = b->model->weights };
     if (b->model->device)
-        return qn_model_cuda_run(b->model,
-                                 &(qn_cuda_run){ .io = b->io, .on_device = b->on_device, .ctx = &ctx });
+        return qn_model_cuda_run(b->model, &(qn_cuda_run){ .io = b->io,
+                                                           .on_device = b->on_device,
+                                                           .ctx = &ctx,
+                                                           .transient = true,
+                                                           .device = b->model->device });
     ctx.pool = qn_eager_pool();
     if (ctx.pool) {
         ctx.parallel_for = quern_pool_parallel_for;

@@ -123,10 +123,12 @@ QUERN_API quern_tensor *quern_tensor_to(quern_tensor *x, const char *device);
 QUERN_API quern_tensor *quern_tensor_new_on(const char *device, int dtype, int rank,
                                             const int64_t *dims); /* zeros */
 QUERN_API int quern_device_count(void);                           /* of GPUs; 0: quern_last_error says why */
+/* Memory of freed tensors is kept for the next ones, and given back where there is no other. This gives it back now. */
+QUERN_API int quern_device_trim(const char *device) QUERN_MUST_USE;
 /* Until the device has done all that was asked of it. */
 QUERN_API int quern_device_wait(const char *device) QUERN_MUST_USE;
 /* Binds an input or output of a session to a tensor's memory, which lies row-major, on the CPU or on the GPU that the model
- * runs on; a run then copies nothing. The session uses the tensor until the buffer is bound anew or the session ends. */
+ * runs on; a run then copies nothing, and quern_session_get gives the address there. The session uses the tensor until the buffer is bound anew or the session ends. */
 QUERN_API int quern_session_bind_tensor(quern_session *session, int index, quern_tensor *x) QUERN_MUST_USE;
 
 /* ---- element by element: NumPy's broadcasting and promotion ---- */

@@ -78,20 +78,19 @@ static qn_storage *storage_new(size_t bytes, bool zeroed)
 /* NULL with a message. */
 static qn_storage *storage_on(qn_device *device, size_t bytes)
 {
-    qn_cuda_address at;
     qn_storage *s = calloc(1, sizeof *s);
     if (!s) {
         qn_fail(QUERN_ERROR_MEMORY, "out of memory");
         return NULL;
     }
-    if (qn_cuda_alloc(device->cuda, bytes ? bytes : 1, &at)) {
+    if (qn_device_take(device, bytes, &s->block)) {
         free(s);
         return NULL;
     }
     atomic_init(&s->users, 1);
     s->bytes = bytes;
     s->device = device;
-    s->data = (char *)(uintptr_t)at;
+    s->data = (char *)(uintptr_t)s->block.at;
     return s;
 }
 
@@ -105,10 +104,12 @@ void qn_storage_release(qn_storage *s)
     if (atomic_fetch_sub_explicit(&s->users, 1, memory_order_acq_rel) != 1)
         return;
     if (s->foreign) {
+        if (s->device) /* its owner may know nothing of the order in which we use it */
+            (void)qn_cuda_wait(s->device->cuda);
         if (s->release)
             s->release(s->user);
     } else if (s->device) {
-        qn_cuda_free(s->device->cuda, (uintptr_t)s->data);
+        qn_device_give(s->device, s->block);
     } else if (s->memory.data) {
         keep(&s->memory);
     } else {

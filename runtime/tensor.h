@@ -21,8 +21,9 @@ typedef struct qn_storage {
     atomic_int users;
     char *data;
     size_t bytes;
-    qn_device *device; /* NULL: the CPU */
-    qn_memory memory;  /* large memory of our own; otherwise data is malloc'ed, or somebody else's */
+    qn_device *device;     /* NULL: the CPU */
+    qn_device_block block; /* there, where it is our own */
+    qn_memory memory;      /* large memory of our own; otherwise data is malloc'ed, or somebody else's */
     void (*release)(void *user); /* of memory that is somebody else's; or NULL */
     void *user;
     bool foreign;

@@ -9,10 +9,10 @@ from ._derivatives import grad, hvp, jvp
 from ._fit import History
 from ._library import ArgumentError, Error, FileError, ModelError, NumericError, OutOfRangeError, UnsupportedError, version
 from ._model import Model, Session, Signature, SpecializedModel, compile, compile_file, load, text, tune
-from ._tensor import Step, Tape, Tensor, device_count, wait
+from ._tensor import Step, Tape, Tensor, device_count, trim, wait
 from ._train import Trainer, train, train_file
 
 __version__ = version
 __all__ = ["ArgumentError", "Error", "FileError", "History", "Model", "ModelError", "NumericError", "OutOfRangeError",
            "Session", "Signature", "SpecializedModel", "Step", "Tape", "Tensor", "Trainer", "UnsupportedError", "compile", "compile_file",
-           "device_count", "grad", "hvp", "jvp", "load", "text", "train", "train_file", "tune", "version", "wait"]
+           "device_count", "grad", "hvp", "jvp", "load", "text", "train", "train_file", "trim", "tune", "version", "wait"]

@@ -6,7 +6,7 @@ from ctypes import POINTER, Structure, c_char_p, c_int32, c_int64, c_uint8, c_ui
 import numpy as np
 
 from ._arrays import NUMPY, QUERN
-from ._library import Array, ArgumentError
+from ._library import Array, ArgumentError, lib
 
 CPU = (1, 0)
 CUDA = 2
@@ -57,15 +57,18 @@ _given = {}  # by address of a managed tensor: it, and what it needs
 
 
 @_DELETER
-def _delete(address, _given=_given):
-    _given.pop(address, None)
+def _delete(address, _given=_given, _wait=lib.quern_device_wait):
+    """Whoever took it may have used it on a stream of their own: what they asked for is done before the memory is ours."""
+    given = _given.pop(address, None)
+    if given:
+        _wait(given[-1])
 
 
 @_DESTRUCTOR
 def _end(capsule):
     """Of a capsule that nobody took."""
     if _is_valid(capsule, _UNUSED):
-        _delete(_pointer_at(capsule, _UNUSED))
+        _given.pop(_pointer_at(capsule, _UNUSED), None)
 
 
 def export(x, device):
@@ -77,7 +80,7 @@ def export(x, device):
     dims, strides = ((c_int64 * max(x.ndim, 1))(*values) for values in (x.shape, x.strides))
     managed = _Managed(_Tensor(x.data_ptr(), *device, x.ndim, code, 8 * dtype.itemsize, 1, dims, strides, 0), None, _delete)
     address = ctypes.addressof(managed)
-    _given[address] = managed, dims, strides, x
+    _given[address] = managed, dims, strides, x, x.device.encode()
     return _new_capsule(address, _UNUSED, _end)
 
 

@@ -173,7 +173,9 @@ class Session:
         return self
 
     def get(self, buffer):
-        """The array of a buffer, as a view."""
+        """The array of a buffer, as a view; or the Tensor on a GPU that it is bound to."""
+        if type(self._bound.get(buffer)) is _tensor_class():
+            return self._bound[buffer]
         array = Array()
         check(lib.quern_session_get(self._handle.pointer, buffer, byref(array)))
         return view(array, self._handle)

@@ -79,7 +79,8 @@ for _name, _result, _arguments in (("tape_begin", _P, []), ("tape_end", None, [_
                                    ("tape_compile", c_int, [_P, c_int, POINTER(_P), c_void_p, POINTER(_P)]),
                                    ("tape_module", c_int, [_P, c_int, POINTER(_P), POINTER(_P)]),
                                    ("step_run", c_int, [_P]), ("step_free", None, [_P]),
-                                   ("device_count", c_int, []), ("device_wait", c_int, [c_char_p])):
+                                   ("device_count", c_int, []), ("device_wait", c_int, [c_char_p]),
+                                   ("device_trim", c_int, [c_char_p])):
     _function = getattr(lib, "quern_" + _name)
     _function.restype, _function.argtypes = _result, _arguments
 
@@ -188,6 +189,11 @@ def device_count():
 def wait(device):
     """Until a device ("cuda", "cuda:1") has done all that was asked of it; for timings: values wait by themselves."""
     check(lib.quern_device_wait(device.encode()))
+
+
+def trim(device):
+    """Gives memory of freed tensors back to a device, which is kept for the next ones otherwise."""
+    check(lib.quern_device_trim(device.encode()))
 
 
 def _binary(op, reverse=False):

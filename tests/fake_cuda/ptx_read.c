@@ -296,7 +296,7 @@ static bool is_one_of(const char *text, const char *words)
 /* "ld.global.v2.b32" */
 static bool read_opcode(reader *r, char *text, inst *out)
 {
-    char *part = strtok(text, ".");
+    char *rest, *part = strtok_r(text, ".", &rest);
     int n_types = 0;
     out->op = N_OPS;
     for (int i = 0; i < N_OPS; i++)
@@ -306,7 +306,7 @@ static bool read_opcode(reader *r, char *text, inst *out)
         out->op = BAR;
     if (out->op == N_OPS)
         return fail(r, "the instruction '%s' is unknown", part);
-    while ((part = strtok(NULL, ".")) != NULL) {
+    while ((part = strtok_r(NULL, ".", &rest)) != NULL) {
         type t;
         if (read_type(part, &t))
             *(n_types++ ? &out->from : &out->type) = t;

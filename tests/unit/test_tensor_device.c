@@ -138,16 +138,23 @@ static void test_copies_to_and_fro(void **state)
     assert_true(value == 3);
 }
 
+/* Allocations, without what is kept for the next tensors. */
+static long in_use(void)
+{
+    ok(quern_device_trim("cuda"));
+    return live();
+}
+
 /* What a storage holds, it gives back: once, when the last view goes. */
 static void test_memory_is_freed_once(void **state)
 {
     (void)state;
     quern_tensor *on_host = range(QUERN_F32, 12, QUERN_DIMS(3, 4));
     for (int round = 0; round < 3; round++) {
-        long before = live();
+        long before = in_use();
         quern_scope *scope = quern_scope_begin();
         quern_tensor *x = on(on_host, "cuda");
-        assert_int_equal(live(), before + 1);
+        assert_int_equal(in_use(), before + 1);
         quern_tensor *row = quern_tensor_retain(must(quern_tensor_select(x, 0, 1)));
         int users;
         quern_tensor_storage(x, NULL, &users);
@@ -155,12 +162,24 @@ static void test_memory_is_freed_once(void **state)
         (void)must(quern_tensor_exp(quern_tensor_transpose(x, NULL)));
         quern_scope_end(scope);
         if (round > 0) /* the first time, kernels stay */
-            assert_int_equal(live(), before + 1);
+            assert_int_equal(in_use(), before + 1);
         assert_same("the last view", quern_tensor_select(on_host, 0, 1), row);
         quern_tensor_free(row);
         if (round > 0)
-            assert_int_equal(live(), before);
+            assert_int_equal(in_use(), before);
     }
+}
+
+static void test_memory_is_used_again(void **state)
+{
+    (void)state;
+    quern_tensor *x = range(QUERN_F32, 1000, QUERN_DIMS(1000));
+    quern_scope *scope = quern_scope_begin();
+    void *address = quern_tensor_data(on(x, "cuda"));
+    quern_scope_end(scope);
+    const long before = live();
+    assert_ptr_equal(quern_tensor_data(on(quern_tensor_slice(x, 0, 0, 900, 1), "cuda")), address);
+    assert_int_equal(live(), before);
 }
 
 static void count(void *user)
@@ -309,7 +328,12 @@ static void test_says_when_memory_is_out(void **state)
     (void)state;
     setenv("FAKE_CUDA_MEMORY", "100000000", 1);
     quern_tensor *x = must(quern_tensor_new(QUERN_F32, QUERN_DIMS(100, 1000, 1000)));
-    assert_fails(quern_tensor_to(x, "cuda"), QUERN_ERROR_MEMORY, "GPU: no memory for 400000000 bytes");
+    assert_fails(quern_tensor_to(x, "cuda"), QUERN_ERROR_MEMORY, "cuda:0 has no memory for 400000000 bytes");
+    /* What is kept makes room. */
+    quern_scope *scope = quern_scope_begin();
+    (void)on(quern_tensor_slice(quern_tensor_reshape(x, QUERN_DIMS(-1)), 0, 0, 20000000, 1), "cuda:1");
+    quern_scope_end(scope);
+    (void)on(quern_tensor_slice(quern_tensor_reshape(x, QUERN_DIMS(-1)), 0, 0, 9000000, 1), "cuda:1");
     unsetenv("FAKE_CUDA_MEMORY");
 }
 
@@ -479,6 +503,7 @@ static void test_what_is_asked_of_the_driver(void **state)
     quern_tensor *x = on(range(QUERN_F32, 600, QUERN_DIMS(600)), "cuda");
     (void)must(quern_tensor_add(x, x)); /* the kernel is made */
     (void)must(quern_tensor_mul(x, QUERN_REAL(2)));
+    ok(quern_device_trim("cuda"));
     setenv("FAKE_CUDA_LOG", path, 1);
     quern_scope *scope = quern_scope_begin();
     quern_tensor *y = must(quern_tensor_add(x, x));
@@ -489,10 +514,11 @@ static void test_what_is_asked_of_the_driver(void **state)
     ok(quern_device_wait("cuda"));
     unsetenv("FAKE_CUDA_LOG");
     assert_true(value == 599 * 4);
-    /* add: memory, args[0], arguments; mul: the same, with the number; the value; both results are freed */
-    assert_string_equal(calls_since(path, 0), "alloc 2400;in 8;in 24;launch blocks 1 threads 256;"
-                                              "alloc 2400;in 8;in 8;in 32;launch blocks 1 threads 256;"
-                                              "out 4;free;free;wait;");
+    /* add: memory for the result and for what the kernel is told, args[0], arguments; mul: the same, with the number, and the
+     * second memory again; the value */
+    assert_string_equal(calls_since(path, 0), "alloc 2560;alloc 512;in 8;in 24;launch blocks 1 threads 256;"
+                                              "alloc 2560;in 8;in 8;in 32;launch blocks 1 threads 256;"
+                                              "out 4;wait;");
     remove(path);
 }
 
@@ -576,6 +602,7 @@ int main(void)
         TEST(without_a_driver_says_what_is_missing), /* the first: then there is one */
         TEST(copies_to_and_fro),
         TEST(memory_is_freed_once),
+        TEST(memory_is_used_again),
         TEST(wraps_memory_of_others),
         TEST(assigns_between_devices),
         TEST(refuses_to_mix_devices),
