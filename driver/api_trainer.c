@@ -4,7 +4,9 @@
 
 #include "driver/api.h"
 #include "driver/shuffle.h"
+#include "quern_tensor.h"
 #include "runtime/error.h"
+#include "runtime/model.h"
 
 /* An entry and where its buffers are. */
 typedef struct bound_entry {
@@ -61,6 +63,8 @@ int quern_trainer_new(quern_module *module, const quern_train_options *train,
         status = open_entry(t, "infer", &t->infer); /* first: its inputs are the model's */
     if (!status)
         status = open_entry(t, "train_step", &t->step);
+    if (!status && t->model->device) /* they stay where they learn */
+        status = quern_session_states_to(t->step.session, t->model->device->name);
     if (!status)
         status = open_entry(t, "eval", &t->eval);
     if (!status)

@@ -22,6 +22,8 @@ typedef struct state {
     quern_array array;
     size_t bytes;
     bool trainable;
+    qn_device *device; /* that it is on; `array` then is a copy of what there is */
+    qn_cuda_address at;
 } state;
 
 typedef struct states {
@@ -46,6 +48,14 @@ static qn_status find_states(quern_session *session, qn_diags *diags, states *ou
         s->bytes = quern_dtype_size(s->array.dtype);
         for (int axis = 0; axis < s->array.rank; axis++)
             s->bytes *= (size_t)s->array.dims[axis];
+        if (session->slots[i].on_device) {
+            s->device = session->model->device;
+            s->at = (uintptr_t)s->array.data;
+            s->array.data = qn_arena_alloc(diags->arena, s->bytes + 1);
+            int status = qn_cuda_to_host(s->device->cuda, s->array.data, s->at, s->bytes);
+            if (status)
+                return qn_error(diags, status, NULL, "%s", quern_last_error());
+        }
         out->bytes += s->bytes;
         out->n++;
     }
@@ -185,7 +195,11 @@ static qn_status restore(const file *f, const states *all, const char **out_note
     if (cJSON_GetArraySize(f->header) != all->n + 1)
         return refuse(f, "it has states that the model has not: it is of another model or another optimizer");
     for (int i = 0; i < all->n; i++)
-        memcpy(all->items[i].array.data, contents[i], all->items[i].bytes);
+        if (!all->items[i].device)
+            memcpy(all->items[i].array.data, contents[i], all->items[i].bytes);
+        else if (qn_cuda_to_device(all->items[i].device->cuda, all->items[i].at, contents[i],
+                                   all->items[i].bytes))
+            return qn_error(f->diags, QUERN_ERROR_DEVICE, NULL, "%s", quern_last_error());
     if (out_note)
         *out_note = qn_arena_strdup(f->diags->arena, string_of(metadata, NOTE_KEY));
     return QUERN_OK;

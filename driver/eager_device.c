@@ -19,6 +19,7 @@
 #include "driver/tape.h"
 #include "ir/kernel.h"
 #include "runtime/error.h"
+#include "runtime/session.h"
 
 enum { BLOCK_ELEMENTS = 2048, FIXED_PARAMS = 3 };
 
@@ -185,6 +186,28 @@ bool qn_eager_copy_on_device(quern_tensor *to, const quern_tensor *from)
     quern_tensor_free(packed);
     quern_tensor_free(landed);
     return done;
+}
+
+int quern_session_states_to(quern_session *s, const char *name)
+{
+    qn_device *device;
+    int status = s ? qn_device_find("quern_session_states_to", name, &device) : QUERN_ERROR_ARGUMENT;
+    for (int i = 0; !status && i < s->n_buffers; i++) {
+        quern_array array;
+        const qn_slot *slot = &s->slots[i];
+        if (slot->info->role != QUERN_STATE || (slot->tensor && slot->tensor->storage->device == device))
+            continue;
+        status = quern_session_get(s, i, &array);
+        quern_tensor *now = status ? NULL : quern_tensor_retain(slot->tensor);
+        if (!status && !now)
+            now = qn_tensor_wrapped(&array);
+        quern_tensor *there = now ? qn_eager_copy_to(device, now) : NULL;
+        if (!status)
+            status = there ? quern_session_bind_tensor(s, i, there) : quern_last_status();
+        quern_tensor_free(there);
+        quern_tensor_free(now);
+    }
+    return status;
 }
 
 static bool zeros_are_recorded(quern_tensor *x)

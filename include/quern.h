@@ -432,7 +432,8 @@ QUERN_API const quern_array *quern_arrays_find(const quern_arrays *arrays, const
 QUERN_API void quern_arrays_free(quern_arrays *arrays); /* NULL is fine */
 
 /* A compiled model that learns: the entries of quern_make_training, and their states, in sessions of its own. `x` below is an
- * array for each input of the model, in their order: of a model with one input, a pointer to it. Not thread-safe. */
+ * array for each input of the model, in their order: of a model with one input, a pointer to it. With target "cuda" the states
+ * stay on the GPU: quern_session_tensor (quern_tensor.h) gives them. Not thread-safe. */
 typedef struct quern_trainer quern_trainer;
 
 /* Makes the module a learning one and compiles it; the module may be freed afterwards. Compile options may be NULL. */

@@ -127,9 +127,15 @@ QUERN_API int quern_device_count(void);                           /* of GPUs; 0:
 QUERN_API int quern_device_trim(const char *device) QUERN_MUST_USE;
 /* Until the device has done all that was asked of it. */
 QUERN_API int quern_device_wait(const char *device) QUERN_MUST_USE;
-/* Binds an input or output of a session to a tensor's memory, which lies row-major, on the CPU or on the GPU that the model
- * runs on; a run then copies nothing, and quern_session_get gives the address there. The session uses the tensor until the buffer is bound anew or the session ends. */
+/* Binds a buffer of a session to a tensor's memory, which lies row-major, on the CPU or on the GPU that the model runs on: a
+ * run then copies nothing, and quern_session_get gives the address there. The session uses the tensor until the buffer is
+ * bound anew or the session ends. */
 QUERN_API int quern_session_bind_tensor(quern_session *session, int index, quern_tensor *x) QUERN_MUST_USE;
+/* The tensor that a buffer is bound to; NULL: none. */
+QUERN_API quern_tensor *quern_session_tensor(const quern_session *session, int index);
+/* Moves all states of a session to the GPU that its model runs on, where they stay from run to run, or back ("cpu"). Before
+ * others share them. */
+QUERN_API int quern_session_states_to(quern_session *session, const char *device) QUERN_MUST_USE;
 
 /* ---- element by element: NumPy's broadcasting and promotion ---- */
 

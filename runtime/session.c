@@ -208,9 +208,8 @@ int quern_session_new(quern_model *model, const char *entry_name, quern_session 
 /* Of the tensor that a buffer is bound to. */
 static void let_go(qn_slot *slot)
 {
-    if (slot->storage)
-        qn_storage_release(slot->storage);
-    slot->storage = NULL;
+    quern_tensor_free(slot->tensor);
+    slot->tensor = NULL;
     slot->on_device = false;
 }
 
@@ -322,18 +321,23 @@ int quern_session_bind_tensor(quern_session *s, int index, quern_tensor *x)
                        "%s: %s is on %s and the model runs on %s: quern_tensor_to copies it there",
                        slot_text(what, s, index), qn_tensor_text(x, text), device->name,
                        qn_device_name(s->model->device));
-    if (device && (slot->info->role == QUERN_STATE ||
-                   (slot->info->role == QUERN_OUTPUT && s->decided && !is_static(slot->info))))
-        return qn_fail(QUERN_ERROR_UNSUPPORTED, "%s is kept on the CPU: %s", slot_text(what, s, index),
-                       slot->info->role == QUERN_STATE ? "it is a state" : "the run decides its dims");
+    if (device && slot->info->role == QUERN_OUTPUT && s->decided && !is_static(slot->info))
+        return qn_fail(QUERN_ERROR_UNSUPPORTED, "%s is kept on the CPU: the run decides its dims",
+                       slot_text(what, s, index));
     const quern_array array = { .dtype = x->dtype, .rank = x->rank, .dims = x->dims, .data = x->data };
     status = quern_session_bind(s, index, &array);
     if (status)
         return status;
     slot->on_device = device != NULL;
-    slot->storage = x->storage;
-    qn_storage_retain(slot->storage);
+    slot->tensor = quern_tensor_retain(x);
     return QUERN_OK;
+}
+
+quern_tensor *quern_session_tensor(const quern_session *s, int index)
+{
+    if (check_index(s, index))
+        return NULL;
+    return qn_tensor_give(quern_tensor_retain(s->slots[index].tensor));
 }
 
 int quern_session_share_states(quern_session *s, quern_session *owner)
@@ -355,7 +359,14 @@ int quern_session_share_states(quern_session *s, quern_session *owner)
             int status = other->bound || other->shared ? QUERN_OK : make_state(owner, j);
             if (status)
                 return status;
+            if (other->on_device && s->model->device != owner->model->device)
+                return qn_fail(QUERN_ERROR_ARGUMENT, "%s of the owner is on %s, and the model runs on %s",
+                               slot_text(what, s, i), owner->model->device->name,
+                               qn_device_name(s->model->device));
             qn_memory_free(&slot->memory);
+            let_go(slot);
+            slot->tensor = quern_tensor_retain(other->tensor);
+            slot->on_device = other->on_device;
             slot->bound = false;
             slot->shared = true;
             s->io[i] = owner->io[j];
@@ -523,6 +534,7 @@ static int prepare_slot(quern_session *s, int index)
     if (info->role == QUERN_OUTPUT && info->alias >= 0 && s->slots[info->alias].info->role == QUERN_STATE) {
         int status = prepare_slot(s, info->alias);
         s->io[index] = s->io[info->alias];
+        slot->on_device = s->slots[info->alias].on_device;
         return status;
     }
     if (!qn_memory_reserve(&slot->memory, slot->bytes))

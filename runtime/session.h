@@ -8,16 +8,16 @@
 /* One buffer of the session's entry. */
 typedef struct qn_slot {
     const quern_buffer_info *info;
-    int64_t *dims;       /* info->rank values: of the bound array, or what the symbols give */
-    int64_t *found_dims; /* likewise: of an output whose extent the run has found */
-    qn_memory memory;    /* owned; empty while the buffer is somebody else's */
-    size_t bytes;        /* of the dims */
-    bool bound;          /* to the caller's memory */
-    bool on_device;      /* that is, of the device that the model runs on */
-    qn_storage *storage; /* of the tensor that it is bound to; NULL: it is none */
-    bool shared;         /* a state of another session */
-    bool has_dims;       /* dims are known */
-    bool lent;           /* an input whose owned memory the caller has asked for: it need not be bound */
+    int64_t *dims;        /* info->rank values: of the bound array, or what the symbols give */
+    int64_t *found_dims;  /* likewise: of an output whose extent the run has found */
+    qn_memory memory;     /* owned; empty while the buffer is somebody else's */
+    size_t bytes;         /* of the dims */
+    bool bound;           /* to the caller's memory */
+    bool on_device;       /* that is, of the device that the model runs on */
+    quern_tensor *tensor; /* that it is bound to, retained; NULL: it is none */
+    bool shared;          /* a state of another session */
+    bool has_dims;        /* dims are known */
+    bool lent;            /* an input whose owned memory the caller has asked for: it need not be bound */
 } qn_slot;
 
 struct quern_session {

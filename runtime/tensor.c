@@ -270,8 +270,8 @@ quern_tensor *quern_tensor_from(const quern_array *array)
     return qn_tensor_give(x);
 }
 
-quern_tensor *quern_tensor_wrap_on(const char *on, const quern_array *array, const int64_t *strides,
-                                   void (*release)(void *user), void *user)
+static quern_tensor *wrapped(const char *on, const quern_array *array, const int64_t *strides,
+                             void (*release)(void *user), void *user)
 {
     size_t bytes;
     qn_device *device;
@@ -308,13 +308,24 @@ quern_tensor *quern_tensor_wrap_on(const char *on, const quern_array *array, con
     s->device = device;
     s->foreign = true;
     x->storage = s;
-    return qn_tensor_give(x);
+    return x;
+}
+
+quern_tensor *qn_tensor_wrapped(const quern_array *array)
+{
+    return wrapped("cpu", array, NULL, NULL, NULL);
+}
+
+quern_tensor *quern_tensor_wrap_on(const char *on, const quern_array *array, const int64_t *strides,
+                                   void (*release)(void *user), void *user)
+{
+    return qn_tensor_give(wrapped(on, array, strides, release, user));
 }
 
 quern_tensor *quern_tensor_wrap(const quern_array *array, const int64_t *strides, void (*release)(void *user),
                                 void *user)
 {
-    return quern_tensor_wrap_on("cpu", array, strides, release, user);
+    return qn_tensor_give(wrapped("cpu", array, strides, release, user));
 }
 
 quern_tensor *qn_tensor_number(int dtype, double real, int64_t whole)

@@ -51,6 +51,8 @@ quern_tensor *qn_tensor_number(int dtype, double real, int64_t whole);
 quern_tensor *qn_tensor_make(int dtype, int rank, const int64_t *dims, bool zeroed);
 /* The same on a device (NULL: the CPU), with whatever is there. */
 quern_tensor *qn_tensor_make_on(qn_device *device, int dtype, int rank, const int64_t *dims);
+/* The caller's memory on the CPU, for as long as that is valid. NULL with a message. */
+quern_tensor *qn_tensor_wrapped(const quern_array *array);
 /* Another look at the storage of x, which begins at `data`. */
 quern_tensor *qn_tensor_view(const quern_tensor *x, char *data, int rank, const int64_t *dims,
                              const int64_t *strides);

@@ -141,6 +141,8 @@ _FUNCTIONS = {  # name: result, arguments
     "quern_session_free": (None, [c_void_p]),
     "quern_session_bind": (c_int, [c_void_p, c_int, c_void_p]),  # the Array's address: quicker than a reference
     "quern_session_bind_tensor": (c_int, [c_void_p, c_int, c_void_p]),
+    "quern_session_tensor": (c_void_p, [c_void_p, c_int]),
+    "quern_session_states_to": (c_int, [c_void_p, c_char_p]),
     "quern_session_run": (c_int, [c_void_p]),
     "quern_session_dims": (c_int, [c_void_p, c_int, POINTER(c_int64)]),
     "quern_session_get": (c_int, [c_void_p, c_int, POINTER(Array)]),

@@ -173,9 +173,12 @@ class Session:
         return self
 
     def get(self, buffer):
-        """The array of a buffer, as a view; or the Tensor on a GPU that it is bound to."""
-        if type(self._bound.get(buffer)) is _tensor_class():
+        """The array of a buffer, as a view; or the Tensor that it is bound to."""
+        if buffer in self._bound and type(self._bound[buffer]) is _tensor_class():
             return self._bound[buffer]
+        tensor = lib.quern_session_tensor(self._handle.pointer, buffer)
+        if tensor:
+            return _tensor_class()._of(tensor)
         array = Array()
         check(lib.quern_session_get(self._handle.pointer, buffer, byref(array)))
         return view(array, self._handle)
@@ -192,6 +195,11 @@ class Session:
     def states(self):
         """Views of the states (parameters, optimizer state, caches) by name; writing to them changes the model's."""
         return {self._entry.names[i]: self.get(i) for i in self._entry.states}
+
+    def states_to(self, device):
+        """Moves the states to the GPU that the model runs on, where they stay, or back ("cpu"): `states` gives Tensors then.
+        Before others share them."""
+        check(lib.quern_session_states_to(self._handle.pointer, device.encode()))
 
     def share_states(self, owner):
         """Lets this session use the states of another one."""

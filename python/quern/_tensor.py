@@ -292,6 +292,8 @@ class Tensor:
     def __del__(self, _free=_free):
         _free(self._p)
 
+    _of = staticmethod(_new)
+
     # ---- making ----
 
     @staticmethod

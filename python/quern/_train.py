@@ -172,7 +172,7 @@ class Trainer:
 
     @property
     def parameters(self):
-        """Views of the parameters by name; writing to them changes the model's."""
+        """Views of the parameters by name; writing to them changes the model's. On a GPU they are Tensors there."""
         names = self._step._entry.names
         return {names[i]: self._step.get(i) for i in self._trainable}
 
@@ -214,6 +214,7 @@ def _training(model, loss, optimizer, learning_rate, *, momentum=0.0, beta1=0.0,
                and update. With loss=None the caller has the loss, and backward takes gradients of the outputs
     check_numerics  see compile
     input_gradients  backward gives those of the inputs too
+    target     see compile; on a GPU ("cuda") parameters and all other states are kept there, as Tensors
     precision  see compile: "bf16" rounds what large products of the step multiply; parameters stay float32
     remat      which values are computed again for the gradients instead of being kept: "none", "sqrt", "all", or None: as
                many as memory_limit, in bytes of an entry's workspace, makes necessary (0: no limit)"""
@@ -237,7 +238,11 @@ def train(model, loss, optimizer, learning_rate, **options):
 
     """
     module, how = _training(model, loss, optimizer, learning_rate, **options)
-    return Trainer(Model(compile_module(module, how)), model if isinstance(model, (str, os.PathLike)) else None)
+    trainer = Trainer(Model(compile_module(module, how)), model if isinstance(model, (str, os.PathLike)) else None)
+    target = options.get("target") or "cpu"
+    if target.startswith("cuda"):
+        trainer._step.states_to(target)
+    return trainer
 
 
 def train_file(model, path, loss, optimizer, learning_rate, *, emit="so", prefix=None, weights="embed", header=None, **options):

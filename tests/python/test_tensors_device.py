@@ -5,6 +5,7 @@ import gc
 import os
 import subprocess
 import sys
+import tempfile
 import unittest
 
 import numpy as np
@@ -257,7 +258,7 @@ class Models(Case):
         np.testing.assert_allclose(model([x])[0], np.exp(x), rtol=1e-6)
 
     def test_a_training_step(self):
-        """Parameters and optimizer states go to and fro; the numbers are the CPU's."""
+        """Parameters and optimizer states stay on the GPU; the numbers are the CPU's."""
         model = b"""graph @main(%x: f32[n, 3], %w: f32[3, 4] param, %b: f32[4] param) -> f32[n, 4] {
   %0 = dot_general %x, %w {x_batch = [], x_contract = [1], y_batch = [], y_contract = [0]} : f32[n, 4]
   %1 = broadcast %b {axes = [1], dims = [n, 4]} : f32[n, 4]
@@ -269,7 +270,18 @@ class Models(Case):
         found = []
         for target in "cpu", "cuda":
             t = quern.train(model, "cross_entropy", "adamw", 0.1, label_smoothing=0.1, target=target)
-            found.append([t.step([x], y) for _ in range(10)] + t.parameters["w"].ravel().tolist() + [t.evaluate([x], y)[1]])
+            losses = [t.step([x], y) for _ in range(5)]
+            with tempfile.TemporaryDirectory() as folder:
+                t.save_checkpoint(folder + "/c")
+                t.parameters["w"][:] = 100
+                other = quern.train(model, "cross_entropy", "adamw", 0.1, label_smoothing=0.1, target=target)
+                for trainer in t, other:
+                    trainer.load_checkpoint(folder + "/c")
+            losses += [other.step([x], y) for _ in range(5)]
+            w = Tensor(other.parameters["w"])
+            self.assertEqual(w.device, target.replace("cuda", "cuda:0"))
+            found.append(losses + w.reshape(-1).tolist() + [other.evaluate([x], y)[1]] + other([x])[0].ravel().tolist() +
+                         Tensor(t.parameters["w"]).reshape(-1).tolist())
         np.testing.assert_allclose(*found, rtol=1e-4)
         self.assertLess(found[0][9], found[0][0])
 

@@ -581,6 +581,62 @@ static void test_models_take_and_give_tensors(void **state)
     quern_model_free(of_cpu);
 }
 
+/* y = x w, which learns on a device: the tensor of w, and losses */
+static quern_tensor *learn(const char *target, double *losses)
+{
+    float xs[12], ys[12];
+    for (int i = 0; i < 12; i++) {
+        xs[i] = (float)sin(i * 1.7);
+        ys[i] = (float)cos(i * 0.9);
+    }
+    const quern_train_options how = {
+        .size = sizeof how, .loss = "mse", .optimizer = "adam", .learning_rate = 0.1
+    };
+    const quern_compile_options compile = { .size = sizeof compile, .target = target };
+    const quern_array x = { QUERN_F32, 2, (const int64_t[]){ 4, 3 }, xs },
+                      y = { QUERN_F32, 2, (const int64_t[]){ 4, 3 }, ys };
+    quern_builder *b = quern_builder_new("line");
+    quern_value *input = quern_input(b, "x", QUERN_F32, QUERN_SHAPE(QUERN_DIM("batch"), QUERN_N(3)));
+    quern_output(b, quern_linear(b, input, 3, "fc"), "y");
+    quern_trainer *trainer;
+    ok(quern_train(b, &how, &compile, &trainer));
+    for (int i = 0; i < 10; i++)
+        ok(quern_trainer_step(trainer, &x, &y, &losses[i]));
+    ok(quern_trainer_eval(trainer, &x, &y, &losses[10], NULL));
+    quern_session *session = quern_trainer_session(trainer);
+    const quern_entry_info *entry = quern_trainer_entry(trainer);
+    int at = 0;
+    while (strcmp(entry->buffers[at].name, "fc.weight") != 0)
+        at++;
+    quern_tensor *w = quern_session_tensor(session, at);
+    if (strcmp(target, "cpu") == 0) {
+        assert_null(w);
+        ok(quern_session_states_to(session, "cpu"));
+        assert_int_equal(quern_session_states_to(session, "cuda"), QUERN_ERROR_ARGUMENT);
+        assert_fails(NULL, QUERN_ERROR_ARGUMENT, "is on cuda:0 and the model runs on cpu");
+        w = quern_session_tensor(session, at);
+    } else {
+        assert_string_equal(quern_tensor_device(must(w)), "cuda:0");
+        ok(quern_session_states_to(session, "cpu")); /* goes on from there */
+        assert_string_equal(quern_tensor_device(quern_session_tensor(session, at)), "cpu");
+    }
+    ok(quern_trainer_step(trainer, &x, &y, &losses[11]));
+    w = must(quern_session_tensor(session, at));
+    quern_trainer_free(trainer);
+    return w;
+}
+
+static void test_states_stay_on_the_device(void **state)
+{
+    (void)state;
+    double losses[2][12];
+    quern_tensor *w = learn("cpu", losses[0]), *there = learn("cuda", losses[1]);
+    assert_same("what was learnt", w, there);
+    for (int i = 0; i < 12; i++)
+        assert_true(fabs(losses[0][i] - losses[1][i]) < 1e-6);
+    assert_true(losses[0][9] < losses[0][0]);
+}
+
 static long none(void)
 {
     return 0;
@@ -610,6 +666,7 @@ int main(void)
         TEST(says_when_memory_is_out),
         TEST(what_is_asked_of_the_driver),
         TEST(models_take_and_give_tensors),
+        TEST(states_stay_on_the_device),
     };
     const char *real = getenv("QUERN_TEST_CUDA"); /* bench/gpu.md */
     if (real) {
