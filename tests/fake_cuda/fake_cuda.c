@@ -33,7 +33,7 @@ enum {
 };
 
 typedef struct context {
-    int device, uses;
+    int device;
 } context;
 
 typedef struct allocation {
@@ -45,7 +45,7 @@ typedef struct allocation {
 
 typedef struct module {
     ptx_module *ptx;
-    context *context;
+    const context *context;
 } module;
 
 /* A function keeps its module: the name alone would not do. */
@@ -56,8 +56,9 @@ typedef struct function {
 } function;
 
 static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER; /* of all that follows */
-static context contexts[MOST_DEVICES];
-static _Thread_local context *current;
+static const context contexts[MOST_DEVICES] = { { 0 }, { 1 }, { 2 }, { 3 }, { 4 }, { 5 }, { 6 }, { 7 } };
+static int n_uses[MOST_DEVICES];
+static _Thread_local const context *current;
 static allocation *allocations;
 static function *functions;
 static long n_live, n_mistakes;
@@ -142,10 +143,9 @@ int cuDeviceGetAttribute(int *out, int attribute, int device)
 int cuDevicePrimaryCtxRetain(void **out, int device)
 {
     pthread_mutex_lock(&lock);
-    contexts[device].device = device;
-    contexts[device].uses++;
+    n_uses[device]++;
     pthread_mutex_unlock(&lock);
-    *out = &contexts[device];
+    *out = (void *)&contexts[device];
     return 0;
 }
 
@@ -153,7 +153,7 @@ int cuDevicePrimaryCtxRelease_v2(int device)
 {
     say("release\n");
     pthread_mutex_lock(&lock);
-    int code = --contexts[device].uses < 0 ? mistake(INVALID_CONTEXT, "a context is released too often") : 0;
+    int code = --n_uses[device] < 0 ? mistake(INVALID_CONTEXT, "a context is released too often") : 0;
     pthread_mutex_unlock(&lock);
     return code;
 }
