@@ -100,6 +100,7 @@ typedef struct qn_onnx_import {
     const char *input_names[64];         /* what the bits of qn_onnx_value.depends stand for */
     uint64_t needs;                      /* inputs whose contents were missed */
     const struct qn_onnx_alias *aliases; /* symbols that the model needs to be equal */
+    const struct qn_onnx_floor *floors;  /* and what others must not be less than */
     bool restart;                        /* one was found: import again with it */
     int64_t n_nodes;                     /* imported, with copies of functions and loop bodies */
     uint64_t n_random;                   /* random operators so far */
@@ -112,6 +113,13 @@ typedef struct qn_onnx_alias {
     int64_t value;
     const struct qn_onnx_alias *next;
 } qn_onnx_alias;
+
+/* Symbol `name` is `least` or more. */
+typedef struct qn_onnx_floor {
+    const char *name;
+    int64_t least;
+    const struct qn_onnx_floor *next;
+} qn_onnx_floor;
 
 #define QN_ONNX_MAX_NODES 1000000
 #define QN_ONNX_MAX_DEPTH 64 /* graphs in graphs and calls in calls */

@@ -59,6 +59,9 @@ static qn_dim named_dim(qn_onnx_import *im, const char *given)
         max = !bounded || d->max < max ? d->max : max;
         bounded = true;
     }
+    for (const qn_onnx_floor *f = im->floors; f && name; f = f->next)
+        if (!strcmp(f->name, name) && f->least > min)
+            min = f->least;
     if (min > max || (!name && (value < min || value > max)))
         qn_error(im->diags, QUERN_ERROR_ARGUMENT, &(qn_loc){ .file = im->file },
                  "the model needs dimension %s to be another one, or %lld, which its range excludes", given,
@@ -290,6 +293,107 @@ static bool good_options(const qn_onnx_options *options, qn_diags *diags)
     return true;
 }
 
+/* ---- how large an input must be ---- */
+
+/* Does d grow, or stay, with its symbols? */
+static bool is_increasing(qn_dim d)
+{
+    int from = 0, to = d->n;
+    switch (d->kind) {
+    case QN_DIM_CONST:
+    case QN_DIM_SYMBOL:
+    case QN_DIM_ADD:
+    case QN_DIM_MIN:
+    case QN_DIM_MAX: break;
+    case QN_DIM_MUL:
+        if (d->n != 2 || !(qn_dim_is_const(d->operands[0]) || qn_dim_is_const(d->operands[1])))
+            return false;
+        from = qn_dim_is_const(d->operands[0]);
+        to = from + 1;
+        if (d->operands[!from]->value < 0)
+            return false;
+        break;
+    case QN_DIM_FLOORDIV:
+        if (!qn_dim_is_const(d->operands[1]))
+            return false;
+        to = 1;
+        break;
+    default: return false;
+    }
+    for (int i = from; i < to; i++)
+        if (!is_increasing(d->operands[i]))
+            return false;
+    return true;
+}
+
+/* The only symbol in d; NULL: there is none, or several. */
+static qn_dim only_symbol(qn_dim d, qn_dim so_far, bool *io_several)
+{
+    if (d->kind == QN_DIM_SYMBOL) {
+        *io_several |= so_far && so_far != d;
+        return d;
+    }
+    for (int i = 0; i < d->n; i++)
+        so_far = only_symbol(d->operands[i], so_far, io_several);
+    return so_far;
+}
+
+static bool is_of_input(const qn_graph *graph, qn_dim symbol)
+{
+    for (int i = 0; i < graph->n_inputs; i++)
+        for (int k = 0; k < graph->inputs[i]->type.rank; k++)
+            if (graph->inputs[i]->type.dims[k] == symbol)
+                return true;
+    return false;
+}
+
+/* An image that is smaller than a window has no result: extents that may be negative say from where on an input's dimension makes
+ * sense, and the import starts again knowing it. */
+static void add_floor(qn_onnx_import *im, const qn_graph *graph, qn_dim extent)
+{
+    bool several = false;
+    if (extent->min >= 0)
+        return;
+    const qn_dim symbol = only_symbol(extent, NULL, &several);
+    if (!symbol || several || !is_of_input(graph, symbol) || !is_increasing(extent))
+        return;
+    int64_t *values = QN_NEW_ARRAY(im->arena, int64_t, qn_dims_symbol_count(im->dims));
+    int64_t too_small = symbol->min, enough = symbol->max;
+    values[symbol->symbol] = enough;
+    if (qn_dim_eval(extent, values) < 0)
+        return;
+    values[symbol->symbol] = too_small;
+    if (qn_dim_eval(extent, values) >= 0) /* its bounds are only not known exactly */
+        return;
+    while (enough - too_small > 1) {
+        const int64_t middle = too_small + (enough - too_small) / 2;
+        values[symbol->symbol] = middle;
+        if (qn_dim_eval(extent, values) >= 0)
+            enough = middle;
+        else
+            too_small = middle;
+    }
+    for (const qn_onnx_floor *f = im->floors; f; f = f->next)
+        if (!strcmp(f->name, symbol->name) && f->least >= enough)
+            return;
+    qn_arena *arena = im->diags->arena; /* outlives this attempt */
+    qn_onnx_floor *floor = QN_NEW(arena, qn_onnx_floor);
+    *floor = (qn_onnx_floor){ qn_arena_strdup(arena, symbol->name), enough, im->floors };
+    im->floors = floor;
+    im->restart = true;
+}
+
+/* Of what is always computed: not of what lies in branches. */
+static void find_floors(qn_onnx_import *im)
+{
+    qn_graph *graph = im->module->functions[0];
+    qn_graph_remove_dead(graph);
+    QN_FOR_NODES (graph, node)
+        for (int i = 0; i < node->n_results; i++)
+            for (int k = 0; k < node->results[i].type.rank; k++)
+                add_floor(im, graph, node->results[i].type.dims[k]);
+}
+
 /* One attempt: a module, or NULL with messages. */
 static qn_module *attempt(qn_onnx_import *im, const char *name)
 {
@@ -302,6 +406,8 @@ static qn_module *attempt(qn_onnx_import *im, const char *name)
         im->model = model;
         import_main(im);
     }
+    if (im->diags->n_errors == 0 && !im->restart)
+        find_floors(im);
     if (im->diags->n_errors == 0 && !im->restart)
         return im->module;
     report_needs(im);
@@ -325,6 +431,7 @@ static qn_status import_model(const char *name, const uint8_t *bytes, size_t siz
     enum { MAX_ATTEMPTS = 100 };
     static const qn_onnx_options defaults;
     const qn_onnx_alias *aliases = NULL;
+    const qn_onnx_floor *floors = NULL;
     options = options ? options : &defaults;
     if (options->needs)
         *options->needs = (qn_onnx_needs){ 0 };
@@ -338,14 +445,14 @@ static qn_status import_model(const char *name, const uint8_t *bytes, size_t siz
                               .bytes = bytes,
                               .n_bytes = size,
                               .folder = folder,
-                              .aliases = aliases };
+                              .aliases = aliases,
+                              .floors = floors };
         *out = attempt(&im, name);
         aliases = im.aliases;
+        floors = im.floors;
         if (im.restart && i < MAX_ATTEMPTS)
             continue;
         move_messages(&mine, diags);
-        if (*out)
-            qn_graph_remove_dead((*out)->functions[0]);
         return *out ? QUERN_OK : qn_diags_status(diags);
     }
 }

@@ -12,7 +12,7 @@
 #include "ir/graph.h"
 #include "quern.h"
 
-/* The range of a dimension that the options do not bound. */
+/* The range of a dimension that the options do not bound. It begins later where extents computed from it would be negative. */
 #define QN_ONNX_DIM_MIN 0
 #define QN_ONNX_DIM_MAX INT32_MAX
 
