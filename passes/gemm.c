@@ -43,6 +43,8 @@ enum {
     COPY_BYTES = QN_LOCAL_LIMIT / 3,
     PARTIAL_BYTES = QN_LOCAL_LIMIT / 12 * 7, /* the rest is a tile's */
     COPIED_DEPTH = 256, /* of k in a pass that copies rows, packs panels, or reads them from rows */
+    /* Of k, from where on passes over rows are twice as deep: partial sums go through the caches once a pass. */
+    LONG = 8 * COPIED_DEPTH,
     ROWS_AHEAD = 3, /* fetched before they are needed, where y lies row by row: they share few cache sets */
     SHARING_STRIDE = 4096, /* bytes: of rows of y that share too few sets of the second cache in a pass */
     LEAST_WORK = 2048,     /* elements of a right side that lies row by row */
@@ -397,7 +399,8 @@ static void choose_blocks(gemm *g, const qn_schedule *schedule)
     const bool fights = qn_dim_is_const(g->k) && g->k->value * 4 % FIGHTING_STRIDE == 0 &&
                         qn_dim_is_const(g->m) && g->m->value > 4 &&
                         g->rows > machine->l1_bytes / FIGHTING_STRIDE;
-    const int64_t modelled = g->packs || g->reads_rows || fights ? COPIED_DEPTH : MAX_DEPTH,
+    const int64_t copied = g->reads_rows && k >= LONG ? 2 * COPIED_DEPTH : COPIED_DEPTH,
+                  modelled = g->packs || g->reads_rows || fights ? copied : MAX_DEPTH,
                   most = qn_schedule_get(schedule, QN_KNOB_DEPTH, modelled, INT32_MAX);
     if (qn_dim_is_const(g->k) && g->k->value > most && (n_tiles > 1 || g->packs)) {
         g->depth = ceil_div(g->k->value, ceil_div(g->k->value, most));
