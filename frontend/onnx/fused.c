@@ -148,16 +148,14 @@ static void import_gemm_fast_gelu(qn_onnx_node *n)
 
 /* ---- norms of sums ---- */
 
-/* Layer norm, or RMS norm (without beta), over the last axis, by the scale and beta there. */
-static qn_value *norm(qn_onnx_node *n, qn_value *x, int gamma, int beta, bool rms)
+/* Layer norm, or RMS norm, over the last axis; `offset` may be NULL. */
+static qn_value *norm(qn_onnx_node *n, qn_value *x, qn_value *scale, qn_value *offset, bool rms)
 {
     const double epsilon = qn_onnx_attr_float(n, "epsilon", 1e-12);
-    qn_value *scale = qn_onnx_in(n, gamma), *offset = beta >= 0 ? qn_onnx_in_opt(n, beta) : NULL;
     if (!x || !scale || !qn_onnx_ok(n))
         return NULL;
     if (x->type.rank < 1 || scale->type.rank != 1 || (offset && offset->type.rank != 1)) {
-        qn_onnx_malformed(n, "the input must have rank 1 or more, and input %d and what is added rank 1",
-                          gamma);
+        qn_onnx_malformed(n, "the input must have rank 1 or more, and gamma and beta rank 1");
         return NULL;
     }
     const int axis = x->type.rank - 1;
@@ -194,12 +192,25 @@ static void import_skip_norm(qn_onnx_node *n)
                             qn_onnx_wants(n, 1) ? "mean" : "inv_std_var");
         return;
     }
-    qn_onnx_out(n, 0, norm(n, sum, 2, rms ? -1 : 3, rms));
+    qn_onnx_out(n, 0, norm(n, sum, qn_onnx_in(n, 2), rms ? NULL : qn_onnx_in_opt(n, 3), rms));
     qn_onnx_out(n, 3, sum);
 }
 
-/* Row k of a table for each number of input `ids`. */
-static qn_value *embedded(qn_onnx_node *n, int table, qn_value *ids)
+/* What bytes stand for, by the scale at `scale` and the zero point five inputs behind it, which are scalars; with scale 0, x itself. */
+static qn_value *numbers_of(qn_onnx_node *n, qn_value *x, int scale)
+{
+    qn_builder *b = &n->b;
+    if (!x || scale == 0)
+        return x;
+    qn_value *of[2] = { qn_onnx_in(n, scale), qn_onnx_in(n, scale + 5) };
+    for (int i = 0; i < 2; i++)
+        if (!(of[i] = of[i] ? qn_b_reshape(b, of[i], 0, NULL) : NULL))
+            return NULL;
+    return qn_b_dequantize(b, x, of[0], of[1], -1, 0);
+}
+
+/* Row k of a table for each number of `ids`. */
+static qn_value *embedded(qn_onnx_node *n, int table, int scale, qn_value *ids)
 {
     qn_value *rows = qn_onnx_in(n, table);
     if (!rows || !ids)
@@ -208,14 +219,18 @@ static qn_value *embedded(qn_onnx_node *n, int table, qn_value *ids)
         qn_onnx_malformed(n, "input %d must have rank 2", table);
         return NULL;
     }
-    return qn_b_gather(&n->b, rows, ids, 0);
+    return numbers_of(n, qn_b_gather(&n->b, rows, ids, 0), scale);
 }
 
-/* Layer norm of the sum of a word's embedding, its position's and (where given) its segment's. */
+/* Layer norm of the sum of a word's embedding, its position's and (where given) its segment's. Tables and parameters may be bytes, and
+ * have scales then. */
 static void import_embed_norm(qn_onnx_node *n)
 {
     qn_builder *b = &n->b;
-    qn_value *ids = qn_onnx_in(n, 0), *positions = qn_onnx_in_opt(n, 8), *mask = qn_onnx_in_opt(n, 7);
+    const bool bytes = n->proto->op_type[0] == 'Q';
+    const int scale = bytes ? 8 : 0, each = bytes ? 1 : 0;
+    qn_value *ids = qn_onnx_in(n, 0), *mask = qn_onnx_in_opt(n, 7),
+             *positions = bytes ? NULL : qn_onnx_in_opt(n, 8);
     if (!ids || !qn_onnx_ok(n))
         return;
     if (ids->type.rank != 2 || (mask && mask->type.rank != 2)) {
@@ -227,10 +242,12 @@ static void import_embed_norm(qn_onnx_node *n)
         qn_type type = qn_type_make(n->im->module, ids->type.dtype, 1, &length);
         positions = qn_b_iota(b, &type, 0);
     }
-    qn_value *sum = add(b, embedded(n, 2, ids), embedded(n, 3, positions));
+    qn_value *sum = add(b, embedded(n, 2, scale, ids), embedded(n, 3, scale + each, positions));
     if (qn_onnx_has(n, 1))
-        sum = add(b, sum, embedded(n, 4, qn_onnx_in(n, 1)));
-    qn_onnx_out(n, 0, norm(n, sum, 5, 6, false));
+        sum = add(b, sum, embedded(n, 4, scale + 2 * each, qn_onnx_in(n, 1)));
+    qn_value *gamma = numbers_of(n, qn_onnx_in(n, 5), bytes ? 11 : 0),
+             *beta = numbers_of(n, qn_onnx_in(n, 6), bytes ? 12 : 0);
+    qn_onnx_out(n, 0, beta ? norm(n, sum, gamma, beta, false) : NULL);
     qn_onnx_out(n, 2, sum);
     if (!qn_onnx_wants(n, 1))
         return;
@@ -256,5 +273,6 @@ const qn_onnx_op qn_onnx_fused_ops[] = {
     { "SkipLayerNormalization", "com.microsoft", 1, 0, import_skip_norm },
     { "SkipSimplifiedLayerNormalization", "com.microsoft", 1, 0, import_skip_norm },
     { "EmbedLayerNormalization", "com.microsoft", 1, 0, import_embed_norm },
+    { "QEmbedLayerNormalization", "com.microsoft", 1, 0, import_embed_norm },
     { 0 },
 };

@@ -173,6 +173,19 @@ class Norms(unittest.TestCase):
                 close(got[2], total)
 
 
+    def test_of_embeddings_in_bytes(self):
+        byte = lambda *shape: rng.integers(0, 256, shape).astype(np.uint8)
+        tables = {"w": byte(30, 16), "p": byte(12, 16), "s": byte(2, 16), "g": byte(16), "b": byte(16)}
+        scales, zeros = rng.uniform(0.005, 0.02, 5).astype(np.float32), byte(5)
+        ids, kinds, mask = (rng.integers(0, limit, (2, 6)).astype(np.int32) for limit in (30, 2, 2))
+        given = {"i": ids, "k": kinds, **tables, "m": mask, **{f"{k}s": scales[i] for i, k in enumerate(tables)},
+                 **{f"{k}z": zeros[i] for i, k in enumerate(tables)}}
+        got = run("QEmbedLayerNormalization", given, [k for k in given if k not in "ikm"], 2, epsilon=1e-5)
+        w, p, s, g, b = ((x.astype(np.float32) - zeros[i]) * scales[i] for i, x in enumerate(tables.values()))
+        close(got[0], layer_norm(w[ids] + p[:6] + s[kinds], g, b, 1e-5), 1e-3)
+        np.testing.assert_array_equal(got[1], mask.sum(1))
+
+
 def masks(batch, queries, keys):
     """Masks in all their forms: an array, and which keys it leaves, [B, 1, S or 1, T]."""
     at = np.arange(keys)
@@ -524,7 +537,7 @@ class Mistakes(microsoft.Mistakes):
         x, g = floats(2, 3, 8), floats(8)
         self.wrong("output 1 (mean)", "SkipLayerNormalization", {"x": x, "s": x, "g": g}, n_outputs=2)
         self.wrong("output 2 (inv_std_var)", "SkipSimplifiedLayerNormalization", {"x": x, "s": x, "g": g}, n_outputs=[0, 2])
-        self.wrong("input 2 and what is added rank 1", "SkipLayerNormalization", {"x": x, "s": x, "g": x[0]})
+        self.wrong("gamma and beta rank 1", "SkipLayerNormalization", {"x": x, "s": x, "g": x[0]})
         self.wrong("a higher rank than the input", "SkipSimplifiedLayerNormalization", {"x": x[0], "s": x, "g": g})
         ids, table = np.zeros((2, 3), np.int32), floats(5, 8)
         self.wrong("input_ids and mask must have rank 2", "EmbedLayerNormalization", {"i": ids[0], "k": None, "w": table, "p": table, "s": None, "g": g, "b": g})
