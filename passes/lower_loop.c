@@ -356,21 +356,25 @@ static bool reads_callers(const qn_lowering *l, const qn_group *group)
  * there may be much to do. */
 int64_t qn_task_elements(const qn_lowering *l, const qn_group *group)
 {
-    enum { ENOUGH_TASKS = 16, TASK_PICOSECONDS = 2000000, COST = 10 /* picoseconds */ };
+    enum { ENOUGH_TASKS = 16, TASK_PICOSECONDS = 2000000, COST = 10 /* picoseconds */, DEAR = 64 };
     const int64_t most = QN_GRAIN_OF(l->options);
     int64_t elements = 1, cost = 0;
+    bool known = true;
     if (l->options->machine && l->options->machine->gpu)
         return most;
     for (int i = 0; i < group->n_dims; i++)
-        if (!qn_dim_is_const(group->dims[i]) ||
-            __builtin_mul_overflow(elements, group->dims[i]->value, &elements))
-            return most;
+        known = known && qn_dim_is_const(group->dims[i]) &&
+                !__builtin_mul_overflow(elements, group->dims[i]->value, &elements);
     for (int i = 0; i < group->n_nodes; i++)
         cost += qn_node_cost(group->nodes[i]);
+    if (!known && cost < DEAR)
+        return most;
     const int64_t element = reads_callers(l, group) ? 250 : 100;
     int64_t least = most;
     while (least > 64 && least / 2 * (element + COST * cost) >= TASK_PICOSECONDS)
         least /= 2;
+    if (!known) /* dear elements, as of an ensemble of trees: few are worth a task */
+        return least;
     const int64_t even = elements / ENOUGH_TASKS / 64 * 64;
     return even < least ? least : even > most ? most : even;
 }
