@@ -89,6 +89,8 @@ quern_value *quern_linear(quern_builder *b, quern_value *x, int64_t width, const
     static const char call[] = "quern_linear";
     quern_value *weight, *bias;
     const int64_t depth = qn_build_begin(b, call, 1, &x) ? qn_build_width(b, call, x, name) : -1;
+    if (depth >= 0 && width < 1)
+        return qn_build_fail(b, call, "%lld features: there must be at least 1", (long long)width);
     if (depth < 0 || !layer_params(b, call, name, qn_in(x)->type.dtype, 2, (const int64_t[]){ depth, width },
                                    depth, width, &weight, &bias))
         return NULL;
@@ -105,6 +107,9 @@ quern_value *quern_embedding(quern_builder *b, quern_value *indices, int64_t row
     const qn_dtype_class class = qn_dtype_class_of(qn_in(indices)->type.dtype);
     if (class != QN_CLASS_SIGNED && class != QN_CLASS_UNSIGNED)
         return qn_build_fail(b, call, "the indices are %s; they must be of integers", type_text(b, indices));
+    if (rows < 1 || width < 1)
+        return qn_build_fail(b, call, "%lld rows of %lld: both must be at least 1", (long long)rows,
+                             (long long)width);
     quern_value *table =
         qn_build_param(b, call, name, "weight", QUERN_F32, 2, (const int64_t[]){ rows, width }, QN_NORMAL, 1);
     qn_value *wide = table ? qn_b_convert(&b->build, QUERN_I64, qn_in(indices)) : NULL;

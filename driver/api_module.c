@@ -267,6 +267,9 @@ static qn_status find_wrt(qn_module *module, const char *function, int n_wrt, co
         if ((*out_inputs)[i] < 0)
             return qn_error(diags, QUERN_ERROR_ARGUMENT, NULL, "function '%s' has no input '%s'", graph->name,
                             wrt[i] ? wrt[i] : "(NULL)");
+        for (int k = 0; k < i; k++)
+            if ((*out_inputs)[k] == (*out_inputs)[i])
+                return qn_error(diags, QUERN_ERROR_ARGUMENT, NULL, "'%s' is named twice in wrt", wrt[i]);
     }
     return QUERN_OK;
 }

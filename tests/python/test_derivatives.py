@@ -97,6 +97,7 @@ class Derivatives(unittest.TestCase):
     def test_mistakes(self):
         for make, message in ((lambda: quern.jvp(MODEL, ["y"]), "has no input 'y'"),
                               (lambda: quern.jvp(MODEL, ["k"]), "can't differentiate with respect to 'k': it is i64"),
+                              (lambda: quern.grad(MODEL, "h", ["x", "x"]), "'x' is named twice"),
                               (lambda: quern.grad(MODEL, "h", ["x"]), "floating-point scalar"),
                               (lambda: quern.grad(MODEL, "g", ["x"]), "has no output 'g'")):
             with self.assertRaisesRegex(quern.ArgumentError, message):

@@ -465,7 +465,7 @@ static void reports_mistakes(void **state)
                    "quern_embedding: the indices are f32[n, t, 6]; they must be");
     b = begin(&x, &flat);
     expect_mistake(b, quern_embedding(b, quern_convert(b, x, QUERN_I64), -3, 4, "e"),
-                   "quern_embedding: a dimension");
+                   "quern_embedding: -3 rows of 4: both must be at least 1");
     b = begin(&x, &flat);
     expect_mistake(b, quern_layer_norm(b, flat, "l"),
                    "quern_layer_norm: x is f32[n, width]; it must be of floats");
