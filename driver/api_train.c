@@ -84,6 +84,49 @@ static qn_status check_ranges(const quern_train_options *o, qn_diags *diags)
     return QUERN_OK;
 }
 
+/* Is the name among those of the list, "a, b, c"? */
+static bool is_listed(const char *list, const char *name)
+{
+    const size_t length = strlen(name);
+    for (const char *at = list; at; at = strchr(at, ' ')) {
+        at += *at == ' ';
+        if (strncmp(at, name, length) == 0 && (!at[length] || at[length] == ','))
+            return true;
+    }
+    return false;
+}
+
+typedef struct own_option {
+    const char *name;
+    double value;
+    const char *chosen, *takers; /* what was chosen, and what takes the option */
+} own_option;
+
+/* An option that what was chosen knows nothing of would do nothing, and nobody would notice. */
+static qn_status check_owners(const quern_train_options *o, qn_diags *diags)
+{
+    const char *loss = o->loss ? o->loss : "none", *optimizer = o->optimizer,
+               *schedule = o->schedule ? o->schedule : "constant";
+    const own_option options[] = {
+        { "momentum", o->momentum, optimizer, "sgd, rmsprop, lars" },
+        { "nesterov", o->nesterov, optimizer, "sgd, rmsprop, lars" },
+        { "beta1", o->beta1, optimizer, "adam, adamw, lamb" },
+        { "beta2", o->beta2, optimizer, "adam, adamw, lamb" },
+        { "epsilon", o->epsilon, optimizer, "adam, adamw, rmsprop, adagrad, lamb" },
+        { "alpha", o->alpha, optimizer, "rmsprop" },
+        { "trust", o->trust, optimizer, "lars" },
+        { "huber_delta", o->huber_delta, loss, "huber" },
+        { "label_smoothing", o->label_smoothing, loss, "cross_entropy" },
+        { "schedule_steps", (double)o->schedule_steps, schedule, "cosine, linear, step" },
+        { "schedule_factor", o->schedule_factor, schedule, "cosine, linear, step" },
+    };
+    for (size_t i = 0; i < sizeof options / sizeof *options; i++)
+        if (options[i].value != 0 && !is_listed(options[i].takers, options[i].chosen))
+            return qn_error(diags, QUERN_ERROR_ARGUMENT, NULL, "%s is an option of %s, and not of %s",
+                            options[i].name, options[i].takers, options[i].chosen);
+    return QUERN_OK;
+}
+
 qn_status qn_train_module(qn_module *module, const quern_train_options *o, bool only_eval, qn_diags *diags)
 {
     const int loss = o->loss ? find_name(qn_losses, "loss", o->loss, diags) : 0;
@@ -95,6 +138,7 @@ qn_status qn_train_module(qn_module *module, const quern_train_options *o, bool 
                          &settings, diags));
     QN_TRY(check_ranges(o, diags));
     QN_TRY(qn_diags_status(diags));
+    QN_TRY(check_owners(o, diags));
     const qn_train_options t = {
         .loss = (qn_loss)loss,
         .optimizer = (qn_optimizer)optimizer,

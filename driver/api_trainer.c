@@ -52,6 +52,10 @@ int quern_trainer_new(quern_module *module, const quern_train_options *train,
     *out = NULL;
     QN_OPTIONS(quern_train_options, how, train);
     QN_OPTIONS(quern_compile_options, compiled, compile);
+    if (!how.loss && how.parts)
+        return qn_fail(QUERN_ERROR_ARGUMENT,
+                       "quern_trainer_new: no loss is named, so there is no step: compile the module of "
+                       "quern_make_training and run forward, backward and update");
     how.size = sizeof how;
     how.math = how.math ? how.math : compiled.math;
     int status = quern_make_training(module, &how);
@@ -225,6 +229,8 @@ static qn_status check_rows(const bound_entry *e, const quern_array *const *arra
     if (batch < 1)
         return qn_error(diags, QUERN_ERROR_ARGUMENT, NULL,
                         "quern_trainer_epoch: the batch must be at least 1");
+    if (arrays[last]->dims[e->axes[last]] < 1)
+        return qn_error(diags, QUERN_ERROR_ARGUMENT, NULL, "quern_trainer_epoch: there are no samples");
     return QUERN_OK;
 }
 

@@ -117,8 +117,9 @@ typedef struct train {
 
 static int read_real(train *t, int option, const char *value, double *to)
 {
-    return qn_cli_real(value, to) ? QN_EXIT_OK
-                                  : qn_cli_usage(&t->cli, "--%s %s: a number", options[option].name, value);
+    return qn_cli_real(value, to)
+               ? QN_EXIT_OK
+               : qn_cli_usage(&t->cli, "--%s %s: a number of at least 0", options[option].name, value);
 }
 
 /* Of numbers whose 0 means the usual one: nobody asks for that by writing 0. */

@@ -161,6 +161,15 @@ static qn_status make_eval(const qn_graph *forward, const qn_train_options *opti
     return QUERN_OK;
 }
 
+/* A loss is a mean, which there is none of no elements: a batch has rows. Else an empty one would leave NaN in the parameters. */
+static void expect_elements(const qn_graph *function)
+{
+    const qn_type *type = &function->outputs[0]->type;
+    for (int i = 0; i < type->rank; i++)
+        if (type->dims[i]->kind == QN_DIM_SYMBOL && type->dims[i]->min < 1 && type->dims[i]->max >= 1)
+            qn_dim_set_range(function->module->dims, type->dims[i], 1, type->dims[i]->max);
+}
+
 qn_status qn_make_training(qn_graph *function, const qn_train_options *options, qn_diags *diags)
 {
     static const char *const added[] = { "train_step", "eval", "forward", "backward", "update" };
@@ -173,6 +182,8 @@ qn_status qn_make_training(qn_graph *function, const qn_train_options *options, 
                             added[i]);
     if (!options->own_loss)
         QN_TRY(qn_loss_check(options, function->outputs[0], function->output_names[0], diags));
+    if (!options->own_loss)
+        expect_elements(function);
     QN_TRY(qn_inline_calls(function, diags));
     qn_graph_remove_dead(function);
     QN_TRY(qn_train_parameters(function, options, diags));

@@ -296,9 +296,10 @@ qn_status qn_train_parameters(qn_graph *function, const qn_train_options *option
             qn_error(diags, QUERN_ERROR_ARGUMENT, NULL,
                      "no parameter is called '%s': expected a floating-point initializer of the model",
                      options->params[i]);
+    QN_TRY(qn_diags_status(diags));
     for (int i = 0; i < function->n_inputs; i++)
         if (function->input_roles[i] == QN_ROLE_PARAM)
-            return qn_diags_status(diags);
+            return QUERN_OK;
     return qn_error(diags, QUERN_ERROR_ARGUMENT, NULL,
                     "'%s' has no parameters to train: no input is one, and no floating-point initializer is "
                     "multiplied, added or looked up",

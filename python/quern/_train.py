@@ -45,9 +45,11 @@ class Trainer:
 
     def _bind(self, session, inputs, target):
         if target is None:
-            session.bind(inputs)
+            session.bind(inputs, complete=True)
         elif isinstance(inputs, dict):
-            session.bind({**inputs, session._entry.names[session._entry.inputs[-1]]: target})
+            session.bind({**inputs, session._entry.names[session._entry.inputs[-1]]: target}, complete=True)
+        elif isinstance(inputs, np.ndarray) or not np.iterable(inputs):
+            session.bind([inputs, target])
         else:
             session.bind([*inputs, target])
 
@@ -92,6 +94,8 @@ class Trainer:
     def forward(self, inputs, target=None):
         """The first part of a step, with `parts`: a Forward. Its residuals are kept until it is gone, so several may be on
         their way. Inputs and parameters must stay as they are until backward."""
+        if "forward" not in self.model.entries:
+            raise ArgumentError("the step was not made in parts: train(parts=True) also makes forward, backward and update")
         return Forward(self, inputs, target)
 
     def backward(self, forward, gradients=1.0):
@@ -147,6 +151,8 @@ class Trainer:
         `ema` keeps. External data goes to PATH.data."""
         if self._path is None:
             raise ArgumentError("the model was given as bytes: there is no file to write again")
+        if averages and not self.averages:
+            raise ArgumentError("there are no averages: train(ema=…) keeps them")
         check(lib.quern_session_write_onnx(self._step._handle.pointer, os.fsencode(self._path), os.fsencode(path),
                                            averages))
 
@@ -208,7 +214,7 @@ def _training(model, loss, optimizer, learning_rate, *, momentum=0.0, beta1=0.0,
     loss_scale for float16: gradients are computed times this and divided by it before they are used; a step with one that
                is not finite updates nothing. With loss_scale_steps the state "loss_scale" is halved by such a step and
                doubled after so many others in a row
-    params     names of the parameters to train, "*" for any letters; None: all
+    params     names of the parameters to train (one as a string), "*" for any letters; None: all
     seed       of dropout's masks
     parts      also compiles the step in parts, for adding up gradients over batches or machines: Trainer.forward, backward
                and update. With loss=None the caller has the loss, and backward takes gradients of the outputs
@@ -218,7 +224,9 @@ def _training(model, loss, optimizer, learning_rate, *, momentum=0.0, beta1=0.0,
     precision  see compile: "bf16" rounds what large products of the step multiply; parameters stay float32
     remat      which values are computed again for the gradients instead of being kept: "none", "sqrt", "all", or None: as
                many as memory_limit, in bytes of an entry's workspace, makes necessary (0: no limit)"""
-    names = [name.encode() for name in params or []]
+    if params is not None and not len(params):
+        raise ArgumentError("params names nothing to train; None: all parameters")
+    names = [name.encode() for name in ([params] if isinstance(params, str) else params or [])]
     options = TrainOptions(
         size=ctypes.sizeof(TrainOptions), loss=loss.encode() if loss else None, optimizer=optimizer.encode(), learning_rate=learning_rate,
         momentum=momentum, beta1=beta1, beta2=beta2, epsilon=epsilon, weight_decay=weight_decay, nesterov=nesterov,

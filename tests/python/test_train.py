@@ -298,6 +298,47 @@ NORMED = b"""graph @main(%x: f32[batch, 6], %w: f32[6, 5] param = [[1, -2, 3, 1,
 """
 
 
+class Mistakes(unittest.TestCase):
+    HOW = dict(loss="mse", optimizer="sgd", learning_rate=0.1)
+
+    def refused(self, message, **more):
+        with self.assertRaises(quern.ArgumentError) as caught:
+            quern.train(cases.model("mse"), **self.HOW | more)
+        self.assertEqual(str(caught.exception), message)
+
+    def test_options_of_something_else(self):
+        self.refused("momentum is an option of sgd, rmsprop, lars, and not of adam", optimizer="adam", momentum=0.9)
+        self.refused("beta1 is an option of adam, adamw, lamb, and not of sgd", beta1=0.9)
+        self.refused("alpha is an option of rmsprop, and not of lamb", optimizer="lamb", alpha=0.9)
+        self.refused("label_smoothing is an option of cross_entropy, and not of mse", label_smoothing=0.1)
+        self.refused("huber_delta is an option of huber, and not of none", loss=None, parts=True, huber_delta=2.0)
+        self.refused("schedule_steps is an option of cosine, linear, step, and not of constant", schedule_steps=9)
+
+    def test_parameters(self):
+        self.refused("no parameter is called 'w9': expected a floating-point initializer of the model", params=["w9"])
+        self.refused("params names nothing to train; None: all parameters", params=[])
+        self.assertEqual(list(quern.train(cases.model("mse"), **self.HOW, params="w1").parameters), ["w1"])
+
+    def test_batches(self):
+        model = cases.model("mse").decode().replace(f"[{cases.ROWS},", "[n,").encode()
+        x, y = cases.batch("mse", 0)
+        for target in "cpu", "interp":
+            t = quern.train(b"dims n: 0..64\n" + model, **self.HOW, target=target)
+            before = {name: value.copy() for name, value in t.parameters.items()}
+            with self.assertRaisesRegex(quern.ArgumentError, "n is 0 by input 0 'x'"):  # its mean would be NaN
+                t.step([x[:0]], y[:0])
+            with self.assertRaisesRegex(quern.ArgumentError, "input 'target' is missing"):
+                t.step({"x": x})
+            for name, value in t.parameters.items():
+                np.testing.assert_array_equal(value, before[name])
+            self.assertEqual(t.evaluate(x, y), t.evaluate([x], y))  # the only input needs no list
+        with self.assertRaisesRegex(quern.ArgumentError, "there are no averages"):
+            t._path = "model.onnx"
+            t.save("x.onnx", averages=True)
+        with self.assertRaisesRegex(quern.ArgumentError, r"train\(parts=True\)"):
+            t.forward([x], y)
+
+
 class InParts(unittest.TestCase):
     """forward, backward and update against train_step, of which they are the parts."""
 

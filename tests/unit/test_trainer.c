@@ -96,6 +96,22 @@ static quern_builder *begin(quern_value **out_x)
     return b;
 }
 
+/* With a loss of the host's there is no step: a trainer has nothing to do. */
+static void needs_a_loss(void **state)
+{
+    (void)state;
+    quern_trainer *trainer;
+    quern_value *x;
+    quern_builder *b = begin(&x);
+    quern_output(b, quern_linear(b, x, 1, "fc"), "y");
+    const quern_train_options own = {
+        .size = sizeof own, .optimizer = "sgd", .learning_rate = 1, .parts = 1
+    };
+    assert_int_equal(quern_train(b, &own, &interp, &trainer), QUERN_ERROR_ARGUMENT);
+    assert_null(trainer);
+    assert_non_null(strstr(quern_last_error(), "no loss is named, so there is no step"));
+}
+
 static void reports_mistakes(void **state)
 {
     (void)state;
@@ -112,6 +128,12 @@ static void reports_mistakes(void **state)
     b = begin(&x);
     quern_output(b, quern_conv2d(b, x, 4, 9, 1, 0, "conv"), "y"); /* larger than the image */
     expect_mistake(b, "quern_conv2d");
+    b = begin(&x);
+    quern_output(b, quern_linear(b, x, 0, "fc"), "y");
+    expect_mistake(b, "quern_linear: 0 features: there must be at least 1");
+    b = begin(&x);
+    quern_output(b, quern_embedding(b, quern_convert(b, x, QUERN_I64), 0, 4, "e"), "y");
+    expect_mistake(b, "quern_embedding: 0 rows of 4: both must be at least 1");
     b = begin(&x);
     quern_output(b, quern_max_pool2d(b, x, 0), "y");
     expect_mistake(b, "quern_max_pool2d: the window must be at least 1");
@@ -247,6 +269,10 @@ static void trains_by_epochs(void **state)
     assert_int_equal(quern_trainer_epoch(trainer, &x, &y, 0, 0, NULL), QUERN_ERROR_ARGUMENT);
     assert_int_equal(quern_trainer_epoch(trainer, &x, NULL, 3, 0, NULL), QUERN_ERROR_ARGUMENT);
     assert_string_equal(quern_last_error(), "quern_trainer_epoch: target is NULL");
+    const quern_array none = { QUERN_F32, 2, DIMS(0, 1), xs };
+    assert_int_equal(quern_trainer_epoch(trainer, &none, &none, 3, 0, NULL), QUERN_ERROR_ARGUMENT);
+    assert_string_equal(quern_last_error(), "quern_trainer_epoch: there are no samples");
+    assert_int_equal(quern_trainer_step(trainer, &none, &none, NULL), QUERN_ERROR_RANGE);
     const quern_array wide = { QUERN_F32, 2, DIMS(N / 2, 2), xs };
     assert_int_not_equal(quern_trainer_step(trainer, &wide, &y, NULL), QUERN_OK);
     quern_trainer_free(trainer);
@@ -403,8 +429,8 @@ static quern_trainer *learner(const char *loss, bool by_call, double smoothing)
                                       .loss = by_call ? "output" : loss,
                                       .optimizer = "adam",
                                       .learning_rate = 0.1,
-                                      .huber_delta = 0.5,
-                                      .label_smoothing = smoothing };
+                                      .huber_delta = !by_call && strcmp(loss, "huber") == 0 ? 0.5 : 0,
+                                      .label_smoothing = by_call ? 0 : smoothing };
     quern_trainer *trainer;
     ok(quern_train(b, &how, NULL, &trainer));
     return trainer;
@@ -609,6 +635,7 @@ int main(void)
         cmocka_unit_test(losses_report_mistakes),
         cmocka_unit_test(convolves_and_pools),
         cmocka_unit_test(reports_mistakes),
+        cmocka_unit_test(needs_a_loss),
         cmocka_unit_test(trains_by_epochs),
         cmocka_unit_test(says_its_loss_itself),
         cmocka_unit_test(finds_rows_along_other_axes),
