@@ -154,8 +154,10 @@ class _Samples:
                 raise ArgumentError(f"'{entry.names[buffer]}' has no axis {axis} of samples: it has {x.ndim} axes. batch_axis says "
                                     "which, for all or by name")
         rows = {x.shape[axis] for axis, x in zip(self.axes, self.arrays)}
-        if len(rows) != 1 or 0 in rows:
+        if len(rows) != 1:
             raise ArgumentError("inputs and target must have as many samples along their first axes, or those of batch_axis")
+        if 0 in rows:
+            raise ArgumentError("there are no samples: the arrays are empty")
         (self.n,) = rows
 
     def take(self, rows):
@@ -196,6 +198,8 @@ def _resumed(trainer, path, note):
 
 def _learn(trainer, batches, n_batches, note, measure, epochs, checkpoint, resume, progress, after):
     """The loop. batches(epoch) gives those of an epoch, n_batches of them where that is known."""
+    if epochs < 0:
+        raise ArgumentError(f"epochs is {epochs}: it must be at least 0")
     if resume and not checkpoint:
         raise ArgumentError("resume goes on from what checkpoint names")
     history = History()
@@ -234,8 +238,12 @@ def fit(trainer, inputs, target, epochs, batch, seed, test, checkpoint, resume, 
     axes = _axes(trainer._step._entry, batch_axis)
     samples = _Samples(trainer._step._entry, axes, inputs, target)
     n, rows = samples.n, 1 if samples.whole else batch
-    if not 0 < rows <= n:
+    if rows < 1:
+        raise ArgumentError(f"batch is {batch}: it must be at least 1")
+    if rows > n:
         raise ArgumentError(f"the data has {n} samples: too few for a batch of {batch}")
+    if test is not None and not (isinstance(test, (tuple, list)) and len(test) in (1, 2)):
+        raise ArgumentError("test is a pair (inputs, target), as fit takes them")
     tested = None if test is None else _Samples(trainer.model._entries["eval"], axes, *test)
 
     def batches(epoch):

@@ -105,7 +105,9 @@ class Fit(unittest.TestCase):
 
     def test_mistakes(self):
         t = trainer()
-        for options, message in [(dict(batch=2000), "too few for a batch of 2000"), (dict(resume=True), "what checkpoint names")]:
+        for options, message in [(dict(batch=2000), "too few for a batch of 2000"), (dict(resume=True), "what checkpoint names"),
+                                 (dict(batch=0), "batch is 0: it must be at least 1"), (dict(epochs=-1), "epochs is -1"),
+                                 (dict(test=X), r"test is a pair \(inputs, target\)"), (dict(test=(X[:0], Y[:0])), "no samples")]:
             with self.assertRaisesRegex(quern.ArgumentError, message):
                 t.fit(X, Y, **options)
         with self.assertRaisesRegex(quern.ArgumentError, "as many samples"):
