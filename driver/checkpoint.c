@@ -12,10 +12,12 @@
 #include "frontend/onnx/onnx.h"
 #include "runtime/session.h"
 
-enum { HASH_TEXT = 33 };
+enum { HASH_TEXT = 33 }; /* with the zero at its end */
 #define METADATA "__metadata__"
 #define HASH_KEY "quern_checkpoint"
 #define NOTE_KEY "quern_note"
+/* What stands for the hash while it is made: it covers the header too, note and padding included. */
+static const char blank[] = "00000000000000000000000000000000";
 
 typedef struct state {
     const char *name;
@@ -80,11 +82,11 @@ static void hash_text(int n, const void *const *data, const size_t *bytes, char 
 
 /* ---- saving ---- */
 
-static char *header_of(const states *all, const char *hash, const char *note)
+static char *header_of(const states *all, const char *note)
 {
     cJSON *root = cJSON_CreateObject();
     cJSON *metadata = cJSON_AddObjectToObject(root, METADATA);
-    cJSON_AddStringToObject(metadata, HASH_KEY, hash);
+    cJSON_AddStringToObject(metadata, HASH_KEY, blank); /* first: the first such digits are its */
     cJSON_AddStringToObject(metadata, NOTE_KEY, note);
     double offset = 0;
     for (int i = 0; i < all->n; i++) {
@@ -111,21 +113,24 @@ qn_status qn_checkpoint_save(quern_session *session, const char *path, const cha
     qn_output output;
     char hash[HASH_TEXT];
     QN_TRY(find_states(session, diags, &all));
-    const void **data = QN_NEW_ARRAY(diags->arena, const void *, all.n);
-    size_t *bytes = QN_NEW_ARRAY(diags->arena, size_t, all.n);
+    char *text = header_of(&all, note ? note : "");
+    const size_t padded = (strlen(text) + 8 + 63) / 64 * 64 - 8;
+    char *header = qn_arena_printf(diags->arena, "%-*s", (int)padded, text);
+    free(text);
+    const void **data = QN_NEW_ARRAY(diags->arena, const void *, all.n + 1);
+    size_t *bytes = QN_NEW_ARRAY(diags->arena, size_t, all.n + 1);
+    data[0] = header;
+    bytes[0] = padded;
     for (int i = 0; i < all.n; i++) {
-        data[i] = all.items[i].array.data;
-        bytes[i] = all.items[i].bytes;
+        data[1 + i] = all.items[i].array.data;
+        bytes[1 + i] = all.items[i].bytes;
     }
-    hash_text(all.n, data, bytes, hash);
+    hash_text(all.n + 1, data, bytes, hash);
+    memcpy(strstr(header, blank), hash, sizeof blank - 1);
     QN_TRY(qn_output_open(&output, path, diags));
-    char *header = header_of(&all, hash, note ? note : "");
-    const size_t length = strlen(header), padded = (length + 8 + 63) / 64 * 64 - 8;
     for (int i = 0; i < 8; i++)
         putc((int)((uint64_t)padded >> 8 * i & 255), output.file);
-    fprintf(output.file, "%-*s", (int)padded, header);
-    free(header);
-    for (int i = 0; i < all.n; i++)
+    for (int i = 0; i <= all.n; i++)
         fwrite(data[i], 1, bytes[i], output.file);
     return qn_output_commit(&output, diags);
 }
@@ -135,6 +140,8 @@ qn_status qn_checkpoint_save(quern_session *session, const char *path, const cha
 typedef struct file {
     const char *path, *data; /* data: behind the header */
     size_t size;             /* of the data */
+    char *text;              /* of the header */
+    size_t length;
     const cJSON *header;
     qn_diags *diags;
 } file;
@@ -185,7 +192,11 @@ static qn_status restore(const file *f, const states *all, const char **out_note
     const cJSON *metadata = cJSON_GetObjectItemCaseSensitive(f->header, METADATA);
     if (!string_of(metadata, HASH_KEY)[0])
         return refuse(f, "it is no checkpoint");
-    hash_text(1, (const void *const[]){ f->data }, &f->size, hash);
+    char *place = strstr(f->text, string_of(metadata, HASH_KEY));
+    if (!place || strlen(string_of(metadata, HASH_KEY)) != sizeof blank - 1)
+        return refuse(f, "it is damaged: it names no hash of its contents");
+    memcpy(place, blank, sizeof blank - 1);
+    hash_text(2, (const void *const[]){ f->text, f->data }, (const size_t[]){ f->length, f->size }, hash);
     if (strcmp(hash, string_of(metadata, HASH_KEY)) != 0)
         return refuse(f, "it is damaged: its contents do not have the hash that it names");
     const char **contents = QN_NEW_ARRAY(f->diags->arena, const char *, all->n);
@@ -228,6 +239,8 @@ qn_status qn_checkpoint_restore(quern_session *session, const char *path, const 
     if (!status && !cJSON_IsObject(header))
         status = refuse(&f, "it is no safetensors file");
     if (!status) {
+        f.text = bytes + 8;
+        f.length = (size_t)length;
         f.data = bytes + 8 + length;
         f.size = size - 8 - (size_t)length;
         f.header = header;

@@ -7,7 +7,7 @@
 #include "ir/diag.h"
 #include "quern.h"
 
-/* All states by name as a safetensors file, with a hash of their contents and the note in its metadata. Atomic. */
+/* All states by name as a safetensors file, with the note and a hash of everything in its metadata. Atomic. */
 QN_MUST_USE qn_status qn_checkpoint_save(quern_session *session, const char *path, const char *note,
                                          qn_diags *diags);
 /* All states from such a file, or, with an error, none: a damaged file or one of another model is refused. The note is in the arena

@@ -269,7 +269,7 @@ QUERN_API int quern_session_share_states(quern_session *session, quern_session *
  * `backward` reads what `forward` read and left. Both see the same memory: rebind, or run `backward`, before the next run of `from`. */
 QUERN_API int quern_session_bind_from(quern_session *session, quern_session *from) QUERN_MUST_USE;
 
-/* Writes all states by name as a safetensors file, atomically, with a hash of their contents and a note of the caller's (or NULL). */
+/* Writes all states by name as a safetensors file, atomically, with a note of the caller's (or NULL) and a hash of it all. */
 QUERN_API int quern_session_save(quern_session *session, const char *path, const char *note) QUERN_MUST_USE;
 /* Sets all states to those of such a file: a session goes on with the same bits. A file that is damaged or of another model
  * is refused, and nothing is changed. out_note (or NULL): free with quern_free. */

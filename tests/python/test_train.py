@@ -252,11 +252,12 @@ class Checkpoints(unittest.TestCase):
         (x, y), = self.batches(1)
         a, path = self.digits(), self.path / "c.safetensors"
         a.step([x], y)
-        a.save_checkpoint(path)
+        a.save_checkpoint(path, "epochs=3")
         good = path.read_bytes()
         before = {k: v.copy() for k, v in a.states.items()}
         for damaged, message in ((good[:-1], "damaged"), (good[:40], "damaged"), (b"", "damaged"),
                                  (good[:-5] + bytes([good[-5] ^ 1]) + good[-4:], "hash"),
+                                 (good.replace(b"epochs=3", b"epochs=7"), "hash"), (good.replace(b" ", b"\t"), "hash"),
                                  (good[:8] + b"#" + good[9:], "no safetensors")):
             path.write_bytes(damaged)
             with self.assertRaisesRegex(quern.ModelError, message):
