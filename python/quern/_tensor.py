@@ -686,6 +686,8 @@ class Tape:
         self._p = None
 
     def __enter__(self):
+        if self._p:
+            raise ArgumentError("a tape records once: make a new one")
         self._p = lib.quern_tape_begin()
         if not self._p:
             _failed()
@@ -697,11 +699,16 @@ class Tape:
     def __del__(self, _free=lib.quern_tape_free):
         _free(self._p)
 
+    def _recorded(self):
+        if not self._p:
+            raise ArgumentError("the tape has recorded nothing: `with tape:` is where it does")
+        return self._p
+
     def gradient(self, loss, tensors):
         """The gradients of a scalar with respect to tensors that the tape has heard of."""
         pointers = _pointers(tensors)
         out = (_P * len(pointers))()
-        check(lib.quern_tape_gradient(self._p, loss._p, len(pointers), pointers, out))
+        check(lib.quern_tape_gradient(self._recorded(), loss._p, len(pointers), pointers, out))
         return [_new(p) for p in out]
 
     def compile(self, *results, **options):
@@ -711,7 +718,7 @@ class Tape:
 
     def text(self, *results):
         """The step as Quern's text."""
-        module = Handle(lib.quern_tape_module, lib.quern_module_free, self._p, len(results), _pointers(results))
+        module = Handle(lib.quern_tape_module, lib.quern_module_free, self._recorded(), len(results), _pointers(results))
         return module_text(module)
 
 
@@ -719,7 +726,7 @@ class Step:
     """What a tape recorded, compiled. Calling it runs it, on the tensors' memory."""
 
     def __init__(self, tape, results, options):
-        self._handle = Handle(lib.quern_tape_compile, lib.quern_step_free, tape._p, len(results), _pointers(results),
+        self._handle = Handle(lib.quern_tape_compile, lib.quern_step_free, tape._recorded(), len(results), _pointers(results),
                               ctypes.byref(options))
         self._p = self._handle.pointer
 

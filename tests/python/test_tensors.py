@@ -515,6 +515,11 @@ class Tapes(Case):
         with self.assertRaisesRegex(quern.Error, "no result"):
             tape.compile()
         self.assertIn("reduce", tape.text(a))
+        with self.assertRaisesRegex(quern.Error, "records once"):
+            tape.__enter__()
+        for call in (lambda t: t.gradient(total, [self.x]), lambda t: t.compile(total), lambda t: t.text(total)):
+            with self.assertRaisesRegex(quern.Error, "recorded nothing: `with tape:`"):
+                call(quern.Tape())
 
 
 class Mistakes(unittest.TestCase):
