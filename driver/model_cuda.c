@@ -153,6 +153,14 @@ static int bind(run *r, const qn_step *step)
     return status;
 }
 
+static int check(const run *r, const qn_step *step)
+{
+    if (eval(r, step->params[0]) == eval(r, step->params[1]))
+        return QUERN_OK;
+    r->of->ctx->failed_node = step->node;
+    return qn_fail(QUERN_ERROR_ARGUMENT, "%s", r->p->node_names[step->node]);
+}
+
 static int run_step(run *r, const qn_step *step)
 {
     switch (step->kind) {
@@ -176,6 +184,7 @@ static int run_step(run *r, const qn_step *step)
         return QUERN_OK;
     }
     case QN_STEP_BIND: return bind(r, step);
+    case QN_STEP_CHECK: return check(r, step);
     case QN_STEP_LIBRARY: break; /* lowering for a GPU makes none */
     }
     QN_UNREACHABLE("cuda: step kind %d", (int)step->kind);

@@ -85,7 +85,8 @@ typedef struct quern_ctx {
     void (*trace)(void *trace_user, const char *kernel, int begin);
     void *trace_user;
     int32_t
-        failed_node; /* out: after QUERN_ERROR_INDEX, the number of the node (quern_entry_info.node_names), or -1 */
+        failed_node; /* out: after QUERN_ERROR_INDEX, or QUERN_ERROR_ARGUMENT of extents that don't fit together, the
+                      * number of the node (quern_entry_info.node_names); else -1 */
     /* As parallel_for; each thread had better begin with its last tasks: what they read is still in its core's cache since
      * the last call with these tasks. NULL: parallel_for is called. */
     void (*parallel_for_down)(void *pool, void (*task)(void *arg, int64_t i), void *arg, int64_t n);

@@ -37,7 +37,8 @@ typedef enum qn_step_kind {
     QN_STEP_LOOP, /* body `count` times, and/or while the bool in `condition` is true (tested before each iteration) */
     QN_STEP_IF,   /* bool in `condition` ? body : other */
     QN_STEP_SWAP, /* pointer variables of buffers 0 and 1 (both SLOT) */
-    QN_STEP_BIND  /* the symbol `count` := the i64 in buffer 0 */
+    QN_STEP_BIND, /* the symbol `count` := the i64 in buffer 0 */
+    QN_STEP_CHECK /* parameters 0 and 1 are equal; otherwise `node` fails with QUERN_ERROR_ARGUMENT */
 } qn_step_kind;
 
 /* Functions of libraries. They are called as kernels are, with their buffers and parameters as arguments, and each task
@@ -79,11 +80,12 @@ struct qn_step {
     int n_buffers;
     int *buffers; /* KERNEL: in the order of the kernel's arguments */
     int n_params;
-    const qn_dim *params; /* KERNEL, LIBRARY */
+    const qn_dim *params; /* KERNEL, LIBRARY, CHECK */
     qn_dim tasks;         /* KERNEL, LIBRARY: task numbers 0 … tasks - 1 */
     double
         flops; /* KERNEL: of this step, for `bench`: others may run the kernel for more tasks. Not in the text */
     bool alternates;      /* KERNEL: had better run downwards in odd iterations of the innermost loop */
+    int node;             /* CHECK: in node_names, with what it wants */
     int loop;             /* LOOP: its id */
     qn_dim count;         /* LOOP: NULL when only the condition ends it */
     bool reverse;         /* LOOP: iteration number runs count - 1 … 0 */
@@ -125,7 +127,7 @@ typedef struct qn_program {
     qn_steps steps;
     int n_loops;
     int n_nodes;
-    const char **node_names;  /* for QN_K_CHECK */
+    const char **node_names;  /* for QN_K_CHECK and QN_STEP_CHECK */
     qn_dim arena_bytes;       /* set by memplan */
     qn_dim arena_lower_bound; /* largest sum of bytes live at one step: no plan can be smaller */
     int64_t weights_bytes;    /* set by the driver: of all programs together */

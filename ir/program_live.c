@@ -213,7 +213,8 @@ static qn_status follow_steps(const follower *f, const qn_steps *steps, contents
             break;
         case QN_STEP_LOOP: QN_TRY(follow_loop(f, step, now, check)); break;
         case QN_STEP_IF: QN_TRY(follow_if(f, step, now, check)); break;
-        case QN_STEP_SWAP: break;
+        case QN_STEP_SWAP:
+        case QN_STEP_CHECK: break;
         }
     }
     return QUERN_OK;

@@ -160,6 +160,9 @@ static void print_step(printer *f, const qn_step *step)
     case QN_STEP_COPY: PUTF(f, "copy %%%d to %%%d", step->buffers[0], step->buffers[1]); break;
     case QN_STEP_SWAP: PUTF(f, "swap %%%d %%%d", step->buffers[0], step->buffers[1]); break;
     case QN_STEP_BIND: PUTF(f, "bind %s %%%d", dim(f, step->count), step->buffers[0]); break;
+    case QN_STEP_CHECK:
+        PUTF(f, "check %s = %s node %d", dim(f, step->params[0]), dim(f, step->params[1]), step->node);
+        break;
     case QN_STEP_LOOP: print_loop(f, step); break;
     case QN_STEP_IF:
         PUTF(f, "if %%%d", step->condition);

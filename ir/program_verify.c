@@ -315,6 +315,16 @@ static qn_status verify_bind(const verifier *v, const qn_step *step)
     return QUERN_OK;
 }
 
+static qn_status verify_check(const verifier *v, const qn_step *step)
+{
+    const qn_loc *loc = &step->loc;
+    if (step->n_params != 2 || step->n_buffers != 0)
+        WRONG("step %d checks %d dimensions; it takes 2", step->number, step->n_params);
+    if (step->node < 0 || step->node >= v->p->n_nodes)
+        WRONG("step %d: there is no node %d", step->number, step->node);
+    return QUERN_OK;
+}
+
 static qn_status verify_steps(verifier *v, const qn_steps *steps);
 
 static qn_status verify_inside(verifier *v, const qn_step *step)
@@ -336,6 +346,7 @@ static qn_status verify_step(verifier *v, const qn_step *step)
     case QN_STEP_COPY:
     case QN_STEP_SWAP: return verify_pair(v, step);
     case QN_STEP_BIND: return verify_bind(v, step);
+    case QN_STEP_CHECK: return verify_check(v, step);
     case QN_STEP_IF:
         if (step->condition < 0)
             return qn_program_wrong(&v->c, &step->loc, "step %d has no condition", step->number);

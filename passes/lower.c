@@ -137,12 +137,15 @@ void qn_lower_copy(qn_lowering *l, int from, int to)
     step->buffers[1] = to;
 }
 
-int qn_lower_node_number(qn_lowering *l, const qn_node *node)
+const char *qn_lower_node_name(const qn_lowering *l, const qn_node *node)
+{
+    const char *name = name_of(&node->results[0]);
+    return node->loc.op ? qn_arena_printf(l->arena, "%s (%s)", name, node->loc.op) : name;
+}
+
+int qn_lower_node_text(qn_lowering *l, const char *text)
 {
     qn_program *p = l->program;
-    qn_node *mutable = (qn_node *)node; /* `user` is scratch */
-    if (mutable->user)
-        return (int)(intptr_t)mutable->user - 1;
     if (p->n_nodes == l->node_capacity) {
         l->node_capacity = l->node_capacity ? 2 * l->node_capacity : 16;
         const char **names = QN_NEW_ARRAY(l->arena, const char *, l->node_capacity);
@@ -150,11 +153,16 @@ int qn_lower_node_number(qn_lowering *l, const qn_node *node)
             memcpy(names, p->node_names, (size_t)p->n_nodes * sizeof *names);
         p->node_names = names;
     }
-    const char *name = name_of(&node->results[0]);
-    p->node_names[p->n_nodes] =
-        node->loc.op ? qn_arena_printf(l->arena, "%s (%s)", name, node->loc.op) : name;
-    mutable->user = (void *)(intptr_t)(p->n_nodes + 1);
+    p->node_names[p->n_nodes] = text;
     return p->n_nodes++;
+}
+
+int qn_lower_node_number(qn_lowering *l, const qn_node *node)
+{
+    qn_node *mutable = (qn_node *)node; /* `user` is scratch */
+    if (!mutable->user)
+        mutable->user = (void *)(intptr_t)(qn_lower_node_text(l, qn_lower_node_name(l, node)) + 1);
+    return (int)(intptr_t)mutable->user - 1;
 }
 
 /* ---- names ---- */
@@ -228,8 +236,11 @@ qn_status qn_lower_graph(qn_lowering *l, qn_graph *graph, const int *input_buffe
             scope.buffers[memory->id] = wishes[i];
     }
     l->scope = &scope;
+    const size_t n_checks = l->checks.n;
+    qn_lower_checks(l, graph);
     for (size_t i = 0; i < groups.n; i++)
         QN_TRY(lower_group(l, &groups.items[i]));
+    l->checks.n = n_checks;
     for (int i = 0; i < graph->n_outputs; i++) {
         out_buffers[i] = qn_lower_buffer(l, graph->outputs[i]);
         if (wishes[i] >= 0) {

@@ -1,6 +1,7 @@
 /* Lowering: groups become kernels and steps of a program.
  *
  *   lower.c            one function: buffers for its values, its groups one after the other
+ *   lower_check.c      extents that fit together only for some values of the symbols
  *   lower_writer.c     a kernel being written: arguments, parameters, loops, index expressions
  *   lower_value.c      the heart: code for "element of a value at an index", for every op that can be said so
  *   lower_loop.c       LOOP groups, and whatever else is one value at each index of its result
@@ -32,6 +33,10 @@ typedef struct qn_scope {
     qn_bounds *bounds; /* by value id: what is known of its numbers */
 } qn_scope;
 
+typedef struct qn_lower_pair {
+    qn_dim a, b;
+} qn_lower_pair;
+
 struct qn_lowering {
     const qn_pass_options *options;
     qn_module *module;
@@ -41,8 +46,10 @@ struct qn_lowering {
     qn_steps *steps; /* where steps go */
     qn_diags *diags;
     int node_capacity;
-    qn_vec(qn_dim) limits; /* of the symbols that steps bind, in the module's terms */
-    int loop;              /* id of the innermost loop step around `steps`, or -1 */
+    qn_vec(qn_dim) limits;        /* of the symbols that steps bind, in the module's terms */
+    qn_vec(int) bound;            /* symbols of the program that steps have bound so far */
+    qn_vec(qn_lower_pair) checks; /* dimensions that are equal when the steps to come run, of the program */
+    int loop;                     /* id of the innermost loop step around `steps`, or -1 */
     const qn_graph *function;
     const int *aliased;         /* by output of the function: buffer of the state that it replaces, or -1 */
     qn_vec(qn_arena *) written; /* memory of each of the program's kernels until it is finished */
@@ -66,6 +73,13 @@ int qn_lower_replaced(const qn_lowering *l, int buffer);
 int qn_lower_kernel(qn_lowering *l, const qn_kernel *kernel);
 /* Number of a node in program.node_names, for checks. */
 int qn_lower_node_number(qn_lowering *l, const qn_node *node);
+/* Number of an entry of its own there, with what is wanted of a node. */
+int qn_lower_node_text(qn_lowering *l, const char *text);
+const char *qn_lower_node_name(const qn_lowering *l, const qn_node *node); /* with its operator */
+
+/* lower_check.c: steps that check what can be checked by now of the extents in a graph. */
+void qn_lower_checks(qn_lowering *l, const qn_graph *graph);
+
 /* All steps of a graph whose inputs have buffers; its outputs are in out_buffers afterwards: where wishes[i] >= 0, in that
  * buffer. */
 qn_status qn_lower_graph(qn_lowering *l, qn_graph *graph, const int *input_buffers, const int *wishes,

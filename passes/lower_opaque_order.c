@@ -205,6 +205,9 @@ qn_status qn_lower_non_zero(qn_lowering *l, const qn_group *group)
     bind->buffers = QN_NEW_ARRAY(l->arena, int, 1);
     bind->buffers[0] = count;
     bind->count = qn_lower_dim(l, symbol);
+    qn_vec_push(l->arena, &l->bound, bind->count->symbol);
+    qn_lower_checks(l,
+                    l->scope->graph); /* the indices may go where there is place for as many as are wanted */
 
     qn_opaque_begin(&o, l, group);
     qn_kbuilder *b = &o.w.b;

@@ -611,12 +611,17 @@ static int run_failed(quern_session *s, int status)
     case QUERN_ERROR_INDEX:
         return qn_fail(status, "entry '%s': %s%s%san index is outside the operand it selects from",
                        s->entry->name, node ? "node " : "", node ? node : "", node ? ": " : "");
+    case QUERN_ERROR_ARGUMENT:
+        if (node)
+            return qn_fail(status, "entry '%s': node %s", s->entry->name, node);
+        break;
     case QUERN_ERROR_DEVICE:
         return qn_fail(status, "entry '%s' cannot run here: it was compiled for %s", s->entry->name,
                        s->model->info->target);
     case QUERN_ERROR_CANCELLED: return qn_fail(status, "entry '%s' was cancelled", s->entry->name);
-    default: return qn_fail(status, "entry '%s' failed: %s", s->entry->name, quern_status_name(status));
+    default: break;
     }
+    return qn_fail(status, "entry '%s' failed: %s", s->entry->name, quern_status_name(status));
 }
 
 int qn_session_run_plainly(quern_session *s)

@@ -64,6 +64,15 @@ static qn_status run_call(machine *m, const qn_step *step)
                     args[0] < m->p->n_nodes ? m->p->node_names[args[0]] : step->name);
 }
 
+static qn_status run_check(const machine *m, const qn_step *step)
+{
+    if (eval(m, step->params[0]) == eval(m, step->params[1]))
+        return QUERN_OK;
+    if (m->ctx)
+        m->ctx->failed_node = step->node;
+    return qn_error(m->diags, QUERN_ERROR_ARGUMENT, NULL, "%s", m->p->node_names[step->node]);
+}
+
 static qn_status run_steps(machine *m, const qn_steps *steps);
 
 static bool holds(const machine *m, const qn_step *step)
@@ -105,6 +114,7 @@ static qn_status run_step(machine *m, const qn_step *step)
         m->slots[step->buffers[1]] = kept;
         return QUERN_OK;
     }
+    case QN_STEP_CHECK: return run_check(m, step);
     case QN_STEP_BIND:
         memcpy(&m->symbols[step->count->symbol], address(m, step->buffers[0]), 8);
         return QUERN_OK;

@@ -356,6 +356,20 @@ static void emit_bind(runner *r, const qn_step *step)
     fail_with(r, qn_symbols_outside(&r->dims, r->p->dims, symbol, symbol + 1), QUERN_ERROR_RANGE);
 }
 
+static void emit_check_step(runner *r, const qn_step *step)
+{
+    const qn_emitter *e = r->e;
+    LLVMBuilderRef b = e->builder;
+    LLVMBasicBlockRef wrong = qn_llvm_block(e, "wrong"), next = qn_llvm_block(e, "");
+    LLVMValueRef have = qn_dim_emit(&r->dims, step->params[0]), want = qn_dim_emit(&r->dims, step->params[1]);
+    LLVMBuildCondBr(b, LLVMBuildICmp(b, LLVMIntEQ, have, want, ""), next, wrong);
+    qn_llvm_at(e, wrong);
+    LLVMBuildStore(b, qn_llvm_i64(e, step->node), r->args);
+    qn_llvm_incoming(r->status, qn_llvm_i32(e, QUERN_ERROR_ARGUMENT), wrong);
+    LLVMBuildBr(b, r->finish);
+    qn_llvm_at(e, next);
+}
+
 static void emit_steps(runner *r, const qn_steps *steps)
 {
     for (size_t i = 0; i < steps->n; i++) {
@@ -368,6 +382,7 @@ static void emit_steps(runner *r, const qn_steps *steps)
         case QN_STEP_IF: emit_if(r, step); break;
         case QN_STEP_SWAP: emit_swap(r, step); break;
         case QN_STEP_BIND: emit_bind(r, step); break;
+        case QN_STEP_CHECK: emit_check_step(r, step); break;
         }
     }
 }

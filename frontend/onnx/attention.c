@@ -39,11 +39,14 @@ static bool read_mask(qn_onnx_attention *a)
         return false;
     }
     qn_dim keys = a->k->type.dims[2], width = mask->type.dims[mask->type.rank - 1];
-    if (qn_dim_is_const(width) && qn_dim_is_const(keys) && width->value < keys->value && width->value > 0) {
+    qn_dim missing = qn_dim_max(n->im->dims, qn_dim_sub(n->im->dims, keys, width), qn_onnx_dim(n, 0));
+    const bool known = qn_dim_is_const(width) && qn_dim_is_const(keys);
+    if (known ? missing->value > 0 && width->value > 0 /* from opset 24 on there may be fewer */
+              : n->opset >= 24 && !qn_dim_is(missing, 0) && !qn_dim_is(width, 1)) {
         qn_dim low[4], high[4];
         for (int i = 0; i < mask->type.rank; i++)
             low[i] = high[i] = qn_onnx_dim(n, 0);
-        high[mask->type.rank - 1] = qn_dim_sub(n->im->dims, keys, width);
+        high[mask->type.rank - 1] = missing;
         qn_value *fill = is_bool ? qn_b_scalar_int(b, QUERN_BOOL, 0) : number_like(b, mask, -INFINITY);
         mask = qn_b_pad(b, mask, fill, low, high, NULL);
     }

@@ -386,6 +386,21 @@ static qn_status parse_if(reader *r, qn_step *step)
     return parse_block(r, &step->other);
 }
 
+static qn_status parse_check(reader *r, qn_step *step)
+{
+    qn_parser *p = r->parser;
+    qn_dim *params = QN_NEW_ARRAY(p->arena, qn_dim, 2);
+    step->kind = QN_STEP_CHECK;
+    step->n_params = 2;
+    step->params = params;
+    QN_TRY(parse_dim(r, &params[0]));
+    QN_TRY(qn_parser_expect(p, QN_TOKEN_EQUALS, "'='"));
+    QN_TRY(parse_dim(r, &params[1]));
+    if (!qn_parser_accept_word(p, "node"))
+        return qn_parser_expected(p, "node and its number");
+    return parse_count(p, "the number of a node", &step->node);
+}
+
 static qn_status parse_step(reader *r, qn_step *step)
 {
     qn_parser *p = r->parser;
@@ -402,9 +417,11 @@ static qn_status parse_step(reader *r, qn_step *step)
         QN_TRY(parse_dim(r, &step->count));
         return parse_operands(r, 1, step);
     }
+    if (qn_parser_accept_word(p, "check"))
+        return parse_check(r, step);
     step->kind = qn_parser_at_word(p, "copy") ? QN_STEP_COPY : QN_STEP_SWAP;
     if (!qn_parser_accept_word(p, "copy") && !qn_parser_accept_word(p, "swap"))
-        return qn_parser_expected(p, "a step (call, library, copy, loop, if, swap, bind) or '}'");
+        return qn_parser_expected(p, "a step (call, library, copy, loop, if, swap, bind, check) or '}'");
     return parse_operands(r, 2, step);
 }
 

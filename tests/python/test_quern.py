@@ -37,6 +37,32 @@ POSITIVE = b"""graph @where(%x: f32[n]) -> i64[1, count] {
 }
 """
 
+# Right where n is m or one of them is 1; where y has n elements; where m is at most n. The last one when k ones are m.
+FITTING = {
+    "broadcast": b"""graph @f(%x: f32[n], %y: f32[m]) -> f32[select_one(m, n)] {
+      %0 = broadcast %x {axes = [0], dims = [select_one(m, n)]} : f32[select_one(m, n)]
+      %1 = broadcast %y {axes = [0], dims = [select_one(m, n)]} : f32[select_one(m, n)]
+      %2 = add %0, %1 : f32[select_one(m, n)]
+      return %2
+    }""",
+    "reshape": b"""graph @f(%x: f32[n], %y: f32[m, 2]) -> f32[n] {
+      %0 = reshape %y {dims = [n]} : f32[n]
+      %1 = add %x, %0 : f32[n]
+      return %1
+    }""",
+    "slice": b"""graph @f(%x: f32[n], %y: f32[m]) -> f32[m] {
+      %0 = slice %x {limit = [m], start = [0], stride = [1]} : f32[m]
+      %1 = add %0, %y : f32[m]
+      return %1
+    }""",
+    "found": b"""graph @f(%x: f32[n], %y: f32[m]) -> i64[m] {
+      %0 = non_zero %x {symbol = [k]} : i64[1, k]
+      %1 = reshape %0 {dims = [m]} : i64[m]
+      %2 = add %1, %1 : i64[m]
+      return %2
+    }""",
+}
+
 
 def for_targets(test):
     def run(self):
@@ -147,6 +173,28 @@ class Calls(unittest.TestCase):
         self.assertEqual(s.outputs[0].shape, (1, 2))
         with self.assertRaisesRegex(quern.ArgumentError, "input 0 'x'.* is not bound"):
             m.session().run()
+
+    @for_targets
+    def test_extents_have_to_fit(self, target):
+        ones = lambda *dims: np.ones(dims, np.float32)
+        m = {name: quern.compile(text, target=target) for name, text in FITTING.items()}
+        for n, k in ((4, 4), (4, 1), (1, 4), (1, 1), (0, 0), (0, 1)):
+            self.assertEqual(m["broadcast"]([ones(n), ones(k)])[0].shape, (n if k == 1 else k,))
+        for n, k in ((4, 3), (3, 4), (2, 4), (4, 0)):
+            with self.assertRaisesRegex(quern.ArgumentError, "it has to be 1 or equal"):
+                m["broadcast"]([ones(n), ones(k)])
+        self.assertEqual(m["reshape"]([ones(6), ones(3, 2)])[0].shape, (6,))
+        for n, k in ((5, 3), (7, 3), (0, 3)):
+            with self.assertRaisesRegex(quern.ArgumentError, "reshape"):
+                m["reshape"]([ones(n), ones(k, 2)])
+        self.assertEqual(m["slice"]([ones(5), ones(3)])[0].shape, (3,))
+        with self.assertRaisesRegex(quern.ArgumentError, "of axis 0, whose extent is"):
+            m["slice"]([ones(3), ones(5)])
+        x = np.array([0, 2, 0, 3], np.float32)
+        np.testing.assert_array_equal(m["found"]([x, ones(2)])[0], [2, 6])
+        for k in (1, 3):
+            with self.assertRaisesRegex(quern.ArgumentError, "reshape"):
+                m["found"]([x, ones(k)])
 
     @for_targets
     def test_dims(self, target):

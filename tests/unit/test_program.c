@@ -121,6 +121,7 @@ static const char everything[] =
     "    copy %4 to %10\n"
     "  } else {\n"
     "  }\n"
+    "  check m = \"b 1\" node 0\n"
     "}\n"
     "\n"
     "kernel @more(%m: bool out) {\n"
@@ -219,14 +220,15 @@ static void test_mistakes_of_form(void **state)
     refuse("copy %6 to %7", "copy %6, %7",
            "p.qn:23:12: expected to and the buffer that is written, found ','");
     refuse("swap %4 %5\n  }", "swap %4 %5\n",
-           "p.qn:40:1: expected a step (call, library, copy, loop, if, swap, bind) or "
+           "p.qn:41:1: expected a step (call, library, copy, loop, if, swap, bind, check) or "
            "'}', found 'kernel'");
+    refuse("check m = \"b 1\" node 0", "check m \"b 1\" node 0", "p.qn:38:11: expected '=', found '\"b 1\"'");
     refuse("tasks 1\n  bind", "bind", "p.qn:31:18: expected tasks and their number, found 'bind'");
-    refuse("store %c[0], %n", "store %c[0], %k", "p.qn:45:18: %k is not defined here");
-    refuse("store %y[%3], f32 0.5", "store %y[%3], f32", "p.qn:54:3: expected a constant of f32");
+    refuse("store %c[0], %n", "store %c[0], %k", "p.qn:46:18: %k is not defined here");
+    refuse("store %y[%3], f32 0.5", "store %y[%3], f32", "p.qn:55:3: expected a constant of f32");
     refuse("kernel @more(%m: bool out) {\n  store %m[0], bool true",
            "kernel @more(%c: i64 out; %n [0, 64]) {\n  store %c[0], %n",
-           "p.qn:44:1: this kernel is the same as kernel 0");
+           "p.qn:45:1: this kernel is the same as kernel 0");
 }
 
 static void test_mistakes_of_meaning(void **state)
@@ -238,7 +240,7 @@ static void test_mistakes_of_meaning(void **state)
            "p.qn:10:3: %1 has 64 bytes from 0 on: more than the 32 of the weights");
     refuse("f32 16 \"c\"", "f32 12 \"c\"", "p.qn:10:3: %1 has 48 bytes of f32; its contents have 64 of f32");
     refuse("arena 0 live", "arena 32 live", "p.qn:11:3: %2 begins at 32, which is no multiple of 64");
-    refuse("arena 0 live 0..10", "arena 0 live 0..11", "p.qn:11:3: %2 is live from step 0 to 11 of 11");
+    refuse("arena 0 live 0..10", "arena 0 live 0..12", "p.qn:11:3: %2 is live from step 0 to 12 of 12");
     refuse("+ 128 bound", "+ 64 bound",
            "p.qn:18:3: %9 has 64 bytes from 128*floordiv(n + 1, 2) + 64 on: more than the "
            "128*floordiv(n + 1, 2) + 64 of the workspace");
@@ -256,6 +258,7 @@ static void test_mistakes_of_meaning(void **state)
            "p.qn:31:3: step 6 gives kernel count 65 as n; it takes multiples of 1 from 0 to 64");
     refuse("(%11; m)", "(%1; m)", "p.qn:33:3: step 8 lets kernel fill write into the weights");
     refuse("    copy %4 to %5\n", "    copy %4 to %6\n", "p.qn:28:5: step 4 uses %6 outside of loop 0");
+    refuse("node 0\n}", "node 1\n}", "p.qn:38:3: step 11: there is no node 1");
     refuse("bind \"b 1\" %9", "bind n %9", "p.qn:32:3: step 7 binds n, which is no bound dimension");
     refuse("    copy %4 to %10", "    copy %4 to %7", "p.qn:35:5: step 10 uses %7 outside of loop 0");
     refuse("swap %4 %5", "swap %2 %3", "p.qn:29:5: step 5 exchanges what are no slots");

@@ -1,0 +1,116 @@
+/* Extents that fit together only for some values of the symbols: x[n] + y[m] where n is m, or one of them is 1.
+ *
+ * Shape rules accept what they cannot refute. Before anything is computed from such a value the program checks it, as soon as
+ * the symbols are known: at the start, or behind the step that binds the last of them. So no kernel leaves its buffers. */
+#include "passes/lower.h"
+
+typedef struct checker {
+    qn_lowering *l;
+    const qn_node *node;
+} checker;
+
+static bool is_known(const qn_lowering *l, qn_dim d)
+{
+    if (d->kind == QN_DIM_SYMBOL && d->symbol >= l->program->n_entry_symbols) {
+        for (size_t i = 0; i < l->bound.n; i++)
+            if (l->bound.items[i] == d->symbol)
+                return true;
+        return false;
+    }
+    for (int i = 0; i < d->n; i++)
+        if (!is_known(l, d->operands[i]))
+            return false;
+    return true;
+}
+
+static bool is_checked(const qn_lowering *l, qn_dim a, qn_dim b)
+{
+    for (size_t i = 0; i < l->checks.n; i++)
+        if (l->checks.items[i].a == a && l->checks.items[i].b == b)
+            return true;
+    return false;
+}
+
+/* That a is b, both of the module's dims. `wanted` says it, as the user knows the symbols. */
+static void check_equal(const checker *c, qn_dim a, qn_dim b, const char *wanted)
+{
+    qn_lowering *l = c->l;
+    const qn_dim have = qn_lower_dim(l, a), want = qn_lower_dim(l, b);
+    if (have == want || !is_known(l, have) || !is_known(l, want) || is_checked(l, have, want))
+        return;
+    qn_dim *params = QN_NEW_ARRAY(l->arena, qn_dim, 2);
+    params[0] = have;
+    params[1] = want;
+    qn_step *step = qn_steps_add(l->program, l->steps, QN_STEP_CHECK);
+    step->n_params = 2;
+    step->params = params;
+    step->node =
+        qn_lower_node_text(l, qn_arena_printf(l->arena, "%s: %s", qn_lower_node_name(l, c->node), wanted));
+    qn_vec_push(l->arena, &l->checks, ((qn_lower_pair){ have, want }));
+}
+
+static const char *print(const checker *c, qn_dim d)
+{
+    return qn_dim_print(d, c->l->arena);
+}
+
+/* From 1, or from what it is. A choice of the extent that isn't 1 takes its first operand where that is none. */
+static void check_broadcast(const checker *c)
+{
+    qn_dims *dims = c->l->module->dims;
+    const qn_type *x = &c->node->operands[0]->type, *y = &c->node->results[0].type;
+    const int64_t *axes = qn_attr_ints(c->node, QN_ATTR_AXES, NULL);
+    for (int i = 0; i < x->rank; i++) {
+        const qn_dim from = x->dims[i], to = y->dims[axes[i]], one = qn_dim_const(dims, 1);
+        const bool chosen = to->kind == QN_DIM_SELECT_ONE;
+        if (from == to || from == one || (chosen && to->operands[0] == from))
+            continue;
+        const qn_dim wrong = qn_dim_mul(dims, qn_dim_sub(dims, from, one), qn_dim_sub(dims, from, to));
+        check_equal(
+            c, wrong, qn_dim_const(dims, 0),
+            qn_arena_printf(c->l->arena, "broadcast of extent %s to %s (axis %lld): it has to be 1 or equal",
+                            print(c, from), print(c, chosen ? to->operands[0] : to), (long long)axes[i]));
+    }
+}
+
+static void check_reshape(const checker *c)
+{
+    qn_dims *dims = c->l->module->dims;
+    const qn_dim from = qn_type_elements_dim(dims, &c->node->operands[0]->type),
+                 to = qn_type_elements_dim(dims, &c->node->results[0].type);
+    check_equal(c, from, to,
+                qn_arena_printf(c->l->arena, "reshape of %s elements to %s: they have to be equal",
+                                print(c, from), print(c, to)));
+}
+
+static void check_slice(const checker *c)
+{
+    qn_dims *dims = c->l->module->dims;
+    const qn_type *x = &c->node->operands[0]->type;
+    const qn_dim *start = qn_attr_dims(c->node, QN_ATTR_START, NULL),
+                 *limit = qn_attr_dims(c->node, QN_ATTR_LIMIT, NULL), zero = qn_dim_const(dims, 0);
+    for (int i = 0; i < x->rank; i++) {
+        if (qn_dim_at_most(dims, zero, start[i]) && qn_dim_at_most(dims, start[i], limit[i]) &&
+            qn_dim_at_most(dims, limit[i], x->dims[i]))
+            continue;
+        /* 0 <= start <= limit <= extent, each where the one before holds */
+        const qn_dim inside = qn_dim_min(dims, qn_dim_max(dims, limit[i], start[i]), x->dims[i]);
+        const char *wanted = qn_arena_printf(c->l->arena, "slice [%s, %s) of axis %d, whose extent is %s",
+                                             print(c, start[i]), print(c, limit[i]), i, print(c, x->dims[i]));
+        check_equal(c, qn_dim_max(dims, start[i], zero), start[i], wanted);
+        check_equal(c, inside, limit[i], wanted);
+    }
+}
+
+void qn_lower_checks(qn_lowering *l, const qn_graph *graph)
+{
+    QN_FOR_NODES (graph, node) {
+        const checker c = { l, node };
+        if (node->op == QN_OP_BROADCAST)
+            check_broadcast(&c);
+        else if (node->op == QN_OP_RESHAPE)
+            check_reshape(&c);
+        else if (node->op == QN_OP_SLICE)
+            check_slice(&c);
+    }
+}
