@@ -89,6 +89,7 @@ typedef struct qn_onnx_import {
     qn_module *module;
     qn_arena *arena; /* the module's */
     qn_dims *dims;   /* the module's */
+    bool *met;       /* for each dimension of the options: the model has it */
     qn_diags *diags;
     const qn_onnx_options *options; /* not NULL */
     const char *file;

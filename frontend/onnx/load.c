@@ -53,6 +53,7 @@ static qn_dim named_dim(qn_onnx_import *im, const char *given)
     for (int i = 0; i < im->options->n_dims; i++) {
         const quern_dim_range *d = &im->options->dims[i];
         other = resolve_alias(im, d->name, &other_value);
+        im->met[i] |= strcmp(d->name, given) == 0;
         if (name ? !other || strcmp(other, name) : strcmp(d->name, given))
             continue;
         min = !bounded || d->min > min ? d->min : min;
@@ -394,6 +395,15 @@ static void find_floors(qn_onnx_import *im)
                 add_floor(im, graph, node->results[i].type.dims[k]);
 }
 
+/* Dimensions that the options speak of and the model does not: misspelt, most likely. */
+static void report_unmet(qn_onnx_import *im)
+{
+    for (int i = 0; i < im->options->n_dims; i++)
+        if (!im->met[i])
+            qn_error(im->diags, QUERN_ERROR_ARGUMENT, NULL, "%s: no dimension is called '%s'", im->file,
+                     im->options->dims[i].name);
+}
+
 /* One attempt: a module, or NULL with messages. */
 static qn_module *attempt(qn_onnx_import *im, const char *name)
 {
@@ -402,10 +412,13 @@ static qn_module *attempt(qn_onnx_import *im, const char *name)
     im->arena = im->module->arena;
     im->dims = im->module->dims;
     im->file = im->module->name;
+    im->met = QN_NEW_ARRAY(im->arena, bool, im->options->n_dims);
     if (!qn_onnx_parse(im->bytes, im->n_bytes, im->file, im->arena, &model, im->diags)) {
         im->model = model;
         import_main(im);
     }
+    if (im->diags->n_errors == 0 && !im->restart)
+        report_unmet(im);
     if (im->diags->n_errors == 0 && !im->restart)
         find_floors(im);
     if (im->diags->n_errors == 0 && !im->restart)

@@ -88,6 +88,7 @@ expect 2 'resume goes on from what' "$quern" train "$model" --data "$data" -o x.
 expect 2 '--epochs many: a number' "$quern" train "$model" --data "$data" -o x.onnx --epochs many
 expect 2 '--learning-rate -1: a number of at least 0' "$quern" train "$model" --data "$data" -o x.onnx --learning-rate -1
 expect 1 'momentum is an option of sgd, rmsprop, lars, and not of adam' "${train[@]}" --momentum 0.9 -o x.onnx
+expect 1 "untrained.onnx: no dimension is called 'rows'" "${train[@]}" --dim rows=4 -o x.onnx
 expect 2 '--beta1 0: a number above 0' "$quern" train "$model" --data "$data" -o x.onnx --beta1 0
 expect 1 "there is no optimizer 'sdg': expected sgd" "$quern" train "$model" --data "$data" -o x.onnx --optimizer sdg
 for label in 99 -1; do # none of 0 .. 9
