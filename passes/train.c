@@ -162,12 +162,18 @@ static qn_status make_eval(const qn_graph *forward, const qn_train_options *opti
 }
 
 /* A loss is a mean, which there is none of no elements: a batch has rows. Else an empty one would leave NaN in the parameters. */
-static void expect_elements(const qn_graph *function)
+static qn_status expect_elements(const qn_graph *function, qn_diags *diags)
 {
     const qn_type *type = &function->outputs[0]->type;
-    for (int i = 0; i < type->rank; i++)
-        if (type->dims[i]->kind == QN_DIM_SYMBOL && type->dims[i]->min < 1 && type->dims[i]->max >= 1)
+    for (int i = 0; i < type->rank; i++) {
+        if (type->dims[i]->max < 1)
+            return qn_error(diags, QUERN_ERROR_ARGUMENT, NULL,
+                            "output '%s' is %s: of no elements there is no loss", function->output_names[0],
+                            qn_type_print(type, diags->arena));
+        if (type->dims[i]->kind == QN_DIM_SYMBOL && type->dims[i]->min < 1)
             qn_dim_set_range(function->module->dims, type->dims[i], 1, type->dims[i]->max);
+    }
+    return QUERN_OK;
 }
 
 qn_status qn_make_training(qn_graph *function, const qn_train_options *options, qn_diags *diags)
@@ -183,7 +189,7 @@ qn_status qn_make_training(qn_graph *function, const qn_train_options *options, 
     if (!options->own_loss)
         QN_TRY(qn_loss_check(options, function->outputs[0], function->output_names[0], diags));
     if (!options->own_loss)
-        expect_elements(function);
+        QN_TRY(expect_elements(function, diags));
     QN_TRY(qn_inline_calls(function, diags));
     qn_graph_remove_dead(function);
     QN_TRY(qn_train_parameters(function, options, diags));

@@ -196,6 +196,12 @@ class Trainer:
         return self._step.states
 
 
+def _word(what, name):
+    if not isinstance(name, str):
+        raise ArgumentError(f"{what} is {name!r}: it must be a name")
+    return name.encode()
+
+
 def _training(model, loss, optimizer, learning_rate, *, momentum=0.0, beta1=0.0, beta2=0.0, epsilon=0.0, weight_decay=0.0,
               nesterov=False, alpha=0.0, trust=0.0, clip_norm=0.0, ema=0.0, huber_delta=0.0, label_smoothing=0.0, schedule=None,
               warmup_steps=0, schedule_steps=0, schedule_factor=0.0, loss_scale=0.0, loss_scale_steps=0, params=None, seed=0, parts=False,
@@ -226,12 +232,12 @@ def _training(model, loss, optimizer, learning_rate, *, momentum=0.0, beta1=0.0,
                many as memory_limit, in bytes of an entry's workspace, makes necessary (0: no limit)"""
     if params is not None and not len(params):
         raise ArgumentError("params names nothing to train; None: all parameters")
-    names = [name.encode() for name in ([params] if isinstance(params, str) else params or [])]
+    names = [_word("params", name) for name in ([params] if isinstance(params, str) else params or [])]
     options = TrainOptions(
-        size=ctypes.sizeof(TrainOptions), loss=loss.encode() if loss else None, optimizer=optimizer.encode(), learning_rate=learning_rate,
-        momentum=momentum, beta1=beta1, beta2=beta2, epsilon=epsilon, weight_decay=weight_decay, nesterov=nesterov,
+        size=ctypes.sizeof(TrainOptions), loss=_word("loss", loss) if loss else None, optimizer=_word("optimizer", optimizer),
+        learning_rate=learning_rate, momentum=momentum, beta1=beta1, beta2=beta2, epsilon=epsilon, weight_decay=weight_decay, nesterov=nesterov,
         alpha=alpha, trust=trust, clip_norm=clip_norm, ema=ema, huber_delta=huber_delta,
-        schedule=schedule.encode() if schedule else None, warmup_steps=warmup_steps, schedule_steps=schedule_steps,
+        schedule=_word("schedule", schedule) if schedule else None, warmup_steps=warmup_steps, schedule_steps=schedule_steps,
         schedule_factor=schedule_factor, n_params=len(names), params=(ctypes.c_char_p * max(len(names), 1))(*names),
         seed=seed, parts=parts, input_gradients=input_gradients, loss_scale=loss_scale, loss_scale_steps=loss_scale_steps, math=math.encode(),
         label_smoothing=label_smoothing)

@@ -315,6 +315,11 @@ class Mistakes(unittest.TestCase):
         self.refused("huber_delta is an option of huber, and not of none", loss=None, parts=True, huber_delta=2.0)
         self.refused("schedule_steps is an option of cosine, linear, step, and not of constant", schedule_steps=9)
 
+    def test_names(self):
+        self.refused("optimizer is None: it must be a name", optimizer=None)
+        self.refused("loss is 3: it must be a name", loss=3)
+        self.refused("params is 1: it must be a name", params=[1])
+
     def test_parameters(self):
         self.refused("no parameter is called 'w9': expected a floating-point initializer of the model", params=["w9"])
         self.refused("params names nothing to train; None: all parameters", params=[])
@@ -333,6 +338,8 @@ class Mistakes(unittest.TestCase):
             for name, value in t.parameters.items():
                 np.testing.assert_array_equal(value, before[name])
             self.assertEqual(t.evaluate(x, y), t.evaluate([x], y))  # the only input needs no list
+        with self.assertRaisesRegex(quern.ArgumentError, r"output 'y' is f32\[0, 3\]: of no elements there is no loss"):
+            quern.train(b"dims n: 0..64\n" + model, **self.HOW, dims={"n": 0})
         with self.assertRaisesRegex(quern.ArgumentError, "there are no averages"):
             t._path = "model.onnx"
             t.save("x.onnx", averages=True)
