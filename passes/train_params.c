@@ -300,8 +300,9 @@ qn_status qn_train_parameters(qn_graph *function, const qn_train_options *option
     for (int i = 0; i < function->n_inputs; i++)
         if (function->input_roles[i] == QN_ROLE_PARAM)
             return QUERN_OK;
+    const char *file = function->module->name;
     return qn_error(diags, QUERN_ERROR_ARGUMENT, NULL,
                     "'%s' has no parameters to train: no input is one, and no floating-point initializer is "
-                    "multiplied, added or looked up",
-                    function->module->name);
+                    "multiplied, added or looked up on a way to the output that has a derivative",
+                    *file ? file : function->name);
 }

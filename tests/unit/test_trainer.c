@@ -144,6 +144,9 @@ static void reports_mistakes(void **state)
     quern_output(b, quern_convert(b, x, 99), "y");
     expect_mistake(b, "quern_convert: 99 is no data type");
     b = begin(&x);
+    quern_output(b, quern_tanh(b, x), "y");
+    expect_mistake(b, "'f' has no parameters to train");
+    b = begin(&x);
     quern_set_state(b, x, x);
     quern_output(b, x, "y");
     expect_mistake(b, "quern_set_state: what is set is not a state");
