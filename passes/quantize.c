@@ -59,6 +59,22 @@ qn_dot qn_dot_of(const qn_node *node)
     return dot;
 }
 
+qn_conv qn_conv_of(const qn_node *node, qn_conv_room *room)
+{
+    int n;
+    const qn_dim *low = qn_attr_dims(node, QN_ATTR_LOW, &n), *high = qn_attr_dims(node, QN_ATTR_HIGH, NULL);
+    for (int i = 0; i < n; i++) {
+        room->low[i] = low[i]->value;
+        room->high[i] = high[i]->value;
+    }
+    return (qn_conv){ .stride = qn_attr_ints(node, QN_ATTR_STRIDE, NULL),
+                      .low = room->low,
+                      .high = room->high,
+                      .x_dilation = qn_attr_ints(node, QN_ATTR_X_DILATION, NULL),
+                      .w_dilation = qn_attr_ints(node, QN_ATTR_W_DILATION, NULL),
+                      .groups = qn_attr_int(node, QN_ATTR_GROUPS) };
+}
+
 /* ---- bfloat16 ---- */
 
 int qn_bf16_step(const qn_machine *machine)
@@ -156,18 +172,8 @@ static bool convolution_fits(const qn_node *node, const qn_pass_options *options
 
 static qn_value *round_convolution(qn_builder *b, const qn_node *node)
 {
-    int64_t low[QN_MAX_RANK], high[QN_MAX_RANK];
-    int n;
-    qn_attr_dims(node, QN_ATTR_LOW, &n);
-    for (int i = 0; i < n; i++) {
-        low[i] = qn_attr_dims(node, QN_ATTR_LOW, NULL)[i]->value;
-        high[i] = qn_attr_dims(node, QN_ATTR_HIGH, NULL)[i]->value;
-    }
-    const qn_conv conv = { .stride = qn_attr_ints(node, QN_ATTR_STRIDE, NULL),
-                           .low = low,
-                           .high = high,
-                           .w_dilation = qn_attr_ints(node, QN_ATTR_W_DILATION, NULL),
-                           .groups = 1 };
+    qn_conv_room room;
+    const qn_conv conv = qn_conv_of(node, &room);
     return qn_b_convolution_to(b, qn_b_convert(b, QUERN_BF16, node->operands[0]),
                                qn_b_convert(b, QUERN_BF16, node->operands[1]), &conv, QUERN_F32);
 }

@@ -9,6 +9,11 @@
 bool qn_is_constant(const qn_value *value);
 /* The axes of a dot_general, to build another with. */
 qn_dot qn_dot_of(const qn_node *node);
+/* What a convolution is told, likewise; its padding is put into `room`. */
+typedef struct qn_conv_room {
+    int64_t low[QN_MAX_RANK], high[QN_MAX_RANK];
+} qn_conv_room;
+qn_conv qn_conv_of(const qn_node *node, qn_conv_room *room);
 
 /* pack.c: bytes with the other kind of sign, u8 or i8: 128 more or less. */
 qn_value *qn_flip_bytes(qn_builder *b, qn_value *y);

@@ -46,21 +46,10 @@ static qn_value *product(qn_builder *b, const qn_node *node, const qn_machine *m
 
 static qn_value *convolution(qn_builder *b, const qn_node *node, const qn_machine *machine)
 {
-    int64_t low[QN_MAX_RANK], high[QN_MAX_RANK];
-    int n;
-    qn_attr_dims(node, QN_ATTR_LOW, &n);
-    for (int i = 0; i < n; i++) {
-        low[i] = qn_attr_dims(node, QN_ATTR_LOW, NULL)[i]->value;
-        high[i] = qn_attr_dims(node, QN_ATTR_HIGH, NULL)[i]->value;
-    }
-    const qn_conv conv = { .stride = qn_attr_ints(node, QN_ATTR_STRIDE, NULL),
-                           .low = low,
-                           .high = high,
-                           .x_dilation = qn_attr_ints(node, QN_ATTR_X_DILATION, NULL),
-                           .w_dilation = qn_attr_ints(node, QN_ATTR_W_DILATION, NULL),
-                           .groups = qn_attr_int(node, QN_ATTR_GROUPS) };
     if (node->operands[0]->type.dtype == QUERN_BF16 && qn_bf16_step(machine) > 0)
         return NULL;
+    qn_conv_room room;
+    const qn_conv conv = qn_conv_of(node, &room);
     qn_value *x = wide(b, node->operands[0]), *w = wide(b, node->operands[1]);
     return qn_b_convolution_to(b, x, w, &conv, QUERN_F32);
 }
