@@ -191,14 +191,14 @@ LLVMValueRef qn_llvm_round_to_bf16(const qn_emitter *e, qn_ktype from, LLVMValue
     enum { LANES = 16 };
     if (!e->target->bf16 || from.lanes < LANES)
         return qn_llvm_convert(e, from, QUERN_BF16, a);
-    LLVMValueRef all = NULL;
-    for (int i = 0; i < from.lanes; i += LANES) {
-        LLVMValueRef part = from.lanes > LANES ? qn_llvm_slice(e, a, i, LANES) : a;
-        part = qn_llvm_intrinsic(e, "llvm.x86.avx512bf16.cvtneps2bf16.512", 0, NULL, 1, &part);
-        part = LLVMBuildBitCast(e->builder, part, qn_llvm_type(e, (qn_ktype){ QUERN_BF16, LANES }), "");
-        all = all ? qn_llvm_concat(e, all, part) : part;
+    if (from.lanes > LANES) {
+        const qn_ktype part = { from.dtype, from.lanes / 2 };
+        LLVMValueRef low = qn_llvm_round_to_bf16(e, part, qn_llvm_slice(e, a, 0, part.lanes));
+        LLVMValueRef high = qn_llvm_round_to_bf16(e, part, qn_llvm_slice(e, a, part.lanes, part.lanes));
+        return qn_llvm_concat(e, low, high);
     }
-    return all;
+    LLVMValueRef words = qn_llvm_intrinsic(e, "llvm.x86.avx512bf16.cvtneps2bf16.512", 0, NULL, 1, &a);
+    return LLVMBuildBitCast(e->builder, words, qn_llvm_type(e, (qn_ktype){ QUERN_BF16, LANES }), "");
 }
 
 LLVMValueRef qn_llvm_bitcast(const qn_emitter *e, qn_ktype from, qn_dtype to, LLVMValueRef a)

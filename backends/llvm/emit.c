@@ -167,6 +167,8 @@ LLVMValueRef qn_llvm_slice(const qn_emitter *e, LLVMValueRef vector, int start, 
 LLVMValueRef qn_llvm_concat(const qn_emitter *e, LLVMValueRef a, LLVMValueRef b)
 {
     int mask[64], n = 2 * qn_llvm_lane_count(a);
+    QN_ASSERT(n <= 64 && n == 2 * qn_llvm_lane_count(b), "vectors of %d and %d lanes put together",
+              qn_llvm_lane_count(a), qn_llvm_lane_count(b));
     for (int i = 0; i < n; i++)
         mask[i] = i;
     return qn_llvm_shuffle(e, a, b, n, mask);

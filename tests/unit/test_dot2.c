@@ -210,12 +210,48 @@ static void mistakes_are_found(void **state)
     }
 }
 
+/* What is stored of sums, in vectors of any length. */
+static void sums_are_rounded(void **state)
+{
+    (void)state;
+    qn_arena *arena = qn_arena_new();
+    float x[64];
+    for (int i = 0; i < 64; i++)
+        x[i] = (float)(sin(i) * pow(10, i % 9));
+    x[3] = INFINITY;
+    x[5] = 1 + ldexpf(1, -8); /* halfway, to even */
+    x[6] = 1 + ldexpf(3, -8);
+    const char *cpus[3];
+    const int n_cpus = host_cpus(cpus);
+    for (int lanes = 1; lanes <= 64; lanes *= 2) {
+        const char *many = lanes > 1 ? qn_arena_printf(arena, "x%d", lanes) : "";
+        const qn_kernel *k = kernel_parsed(qn_arena_printf(arena,
+                                                           "kernel @round(%%x: f32 in, %%y: bf16 out) {\n"
+                                                           "  %%0 = load %%x[0] : f32%s\n"
+                                                           "  %%1 = convert.fast %%0 : bf16%s\n"
+                                                           "  store %%y[0], %%1\n"
+                                                           "}\n",
+                                                           many, many),
+                                           arena);
+        for (int c = 0; c < n_cpus; c++) {
+            uint16_t y[64] = { 0 };
+            int64_t args[] = { -1, (int64_t)x, (int64_t)y };
+            jit_kernel code = jit_kernel_new(k, cpus[c]);
+            code.run(args, 0);
+            jit_kernel_free(&code);
+            for (int i = 0; i < 64; i++)
+                assert_int_equal(y[i], i < lanes ? bf16(x[i]) : 0);
+        }
+    }
+    qn_arena_free(arena);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(exact_sums_are_exact), cmocka_unit_test(rounding_is_small),
-        cmocka_unit_test(special_numbers),      cmocka_unit_test(each_cpu_uses_what_it_has),
-        cmocka_unit_test(mistakes_are_found),
+        cmocka_unit_test(exact_sums_are_exact),      cmocka_unit_test(rounding_is_small),
+        cmocka_unit_test(sums_are_rounded),          cmocka_unit_test(special_numbers),
+        cmocka_unit_test(each_cpu_uses_what_it_has), cmocka_unit_test(mistakes_are_found),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
