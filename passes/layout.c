@@ -26,6 +26,7 @@
 #include "passes/conv.h"
 #include "passes/conv_tile.h"
 #include "passes/passes.h"
+#include "passes/quantize.h"
 #include "passes/winograd.h"
 #include "passes/words.h"
 
@@ -403,17 +404,11 @@ static qn_value *pad_input(layout *l, const qn_node *node, qn_value *x)
 static qn_value *packed(layout *l, const qn_node *node, qn_value *x, qn_value *w, bool padded, int64_t groups,
                         int64_t channels)
 {
-    const int spatial = node->operands[0]->type.rank - 2;
-    int64_t low[QN_MAX_RANK] = { 0 }, high[QN_MAX_RANK] = { 0 };
-    for (int i = 0; i < spatial && !padded; i++) {
-        low[i] = qn_attr_dims(node, QN_ATTR_LOW, NULL)[i]->value;
-        high[i] = qn_attr_dims(node, QN_ATTR_HIGH, NULL)[i]->value;
-    }
-    const qn_conv conv = { .stride = qn_attr_ints(node, QN_ATTR_STRIDE, NULL),
-                           .low = low,
-                           .high = high,
-                           .w_dilation = qn_attr_ints(node, QN_ATTR_W_DILATION, NULL),
-                           .groups = groups };
+    qn_conv_room room;
+    qn_conv conv = qn_conv_of(node, &room);
+    conv.groups = groups;
+    if (padded)
+        memset(&room, 0, sizeof room);
     return qn_b_conv_packed_to(&l->b, padded ? pad_input(l, node, x) : x, w, &conv, channels,
                                node->results[0].type.dtype);
 }

@@ -51,6 +51,15 @@ static bool worth_packing(qn_dims *table, const qn_node *node, const qn_dot_side
     return qn_is_constant(node->operands[1]) || rows->max >= LEAST_ROWS;
 }
 
+/* How many rows there are at most. */
+static double most_rows(const qn_node *node, const qn_dot_side *x)
+{
+    double rows = 1;
+    for (int i = 0; i < x->n_free; i++)
+        rows *= (double)node->operands[0]->type.dims[x->free[i]]->max;
+    return rows;
+}
+
 /* Few rows, times what is no constant and lies row by row along the axis that is summed: products of rows with rows, each the sum of
  * their elements' products, for which what comes in is read in order. A product would read it in columns, or pack it first. */
 static bool sums_along_rows(const qn_node *node, const qn_dot_side *x, const qn_dot_side *y)
@@ -67,10 +76,7 @@ static bool sums_along_rows(const qn_node *node, const qn_dot_side *x, const qn_
     if (right->node && right->node->op == QN_OP_TRANSPOSE &&
         qn_attr_ints(right->node, QN_ATTR_PERM, &n_perm)[rank - 1] != rank - 1)
         return false;
-    double rows = 1;
-    for (int i = 0; i < x->n_free; i++)
-        rows *= (double)node->operands[0]->type.dims[x->free[i]]->max;
-    return rows <= MOST_ROWS;
+    return most_rows(node, x) <= MOST_ROWS;
 }
 
 /* [batch…, x free…, y free…, K] of one side, whose free axes start at `at`. */
@@ -250,10 +256,7 @@ static bool can_pack(const qn_node *node, const qn_machine *machine)
 
 bool qn_waits_for_memory(const qn_node *node, const qn_dot_side *x)
 {
-    double rows = 1;
-    for (int i = 0; i < x->n_free; i++)
-        rows *= (double)node->operands[0]->type.dims[x->free[i]]->max;
-    return rows <= QN_FEW_ROWS && node->operands[0]->type.dtype == QUERN_F32 &&
+    return most_rows(node, x) <= QN_FEW_ROWS && node->operands[0]->type.dtype == QUERN_F32 &&
            qn_is_constant(node->operands[1]);
 }
 
