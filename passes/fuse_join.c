@@ -36,9 +36,8 @@ static double elements_of(const qn_type *type)
 static bool at_data(const qn_cluster *c, const qn_value *value, const qn_dim *index)
 {
     for (int i = 0; i < value->type.rank; i++)
-        for (size_t k = 0; k < c->space.vars.n; k++)
-            if (c->space.vars.items[k].data && qn_ix_uses(index[i], c->space.vars.items[k].symbol))
-                return true;
+        if (qn_ix_uses_data(&c->space, index[i]))
+            return true;
     return false;
 }
 

@@ -121,6 +121,14 @@ bool qn_ix_uses_vars(const qn_ispace *space, qn_dim a)
     return false;
 }
 
+bool qn_ix_uses_data(const qn_ispace *space, qn_dim a)
+{
+    for (size_t i = 0; i < space->vars.n; i++)
+        if (space->vars.items[i].data && qn_ix_uses(a, space->vars.items[i].symbol))
+            return true;
+    return false;
+}
+
 bool qn_ix_affine(qn_ispace *space, qn_dim a, qn_dim symbol, qn_dim *out_coefficient, qn_dim *out_rest)
 {
     const qn_dim zero = qn_dim_const(space->dims, 0);

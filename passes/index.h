@@ -63,6 +63,7 @@ void qn_ix_reshape(qn_ispace *space, int from_rank, const qn_dim *from_dims, con
 
 bool qn_ix_uses(qn_dim a, qn_dim symbol);
 bool qn_ix_uses_vars(const qn_ispace *space, qn_dim a); /* any variable at all */
+bool qn_ix_uses_data(const qn_ispace *space, qn_dim a); /* one that only the run tells: a lookup */
 /* a = coefficient * symbol + rest, both free of it. False when a is not of that form. */
 bool qn_ix_affine(qn_ispace *space, qn_dim a, qn_dim symbol, qn_dim *out_coefficient, qn_dim *out_rest);
 

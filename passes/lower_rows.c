@@ -500,14 +500,6 @@ static void write_kernel(row_kernel *k)
         qn_writer_end_for(w, &open[i], NULL);
 }
 
-static bool is_lookup(const qn_writer *w, const qn_access *access)
-{
-    for (size_t i = 0; i < w->space.vars.n; i++)
-        if (w->space.vars.items[i].data && qn_ix_uses(access->linear, w->space.vars.items[i].symbol))
-            return true;
-    return false;
-}
-
 /* How many accesses have neighbours in memory for neighbouring values of the variable. What is looked up counts as several: in
  * the other direction each lane has a place of its own. */
 static int contiguous_along(qn_writer *w, qn_dim var)
@@ -519,7 +511,7 @@ static int contiguous_along(qn_writer *w, qn_dim var)
         const qn_access *a = &w->accesses.items[i];
         if (a->buffer && a->buffer->space == QN_SPACE_ARGUMENT &&
             qn_ix_affine(&w->space, a->linear, var, &coefficient, &rest) && qn_dim_is(coefficient, 1))
-            n += is_lookup(w, a) ? LOOKUP : 1;
+            n += qn_ix_uses_data(&w->space, a->linear) ? LOOKUP : 1;
     }
     return n;
 }
