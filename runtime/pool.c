@@ -8,9 +8,11 @@
  * who has none left takes half of another's from the back, as a share of his own (`down`: from the other ends). Every change is one exchange of the
  * whole word, which is all there is to know about a share: an exchange that succeeds is right however old the look was. */
 #include <errno.h>
+#include <limits.h>
 #include <linux/futex.h>
 #include <pthread.h>
 #include <sched.h>
+#include <signal.h>
 #include <stdalign.h>
 #include <stdatomic.h>
 #include <stdbool.h>
@@ -46,6 +48,7 @@ struct quern_pool {
     worker *workers;
     pthread_mutex_t busy; /* held through a parallel_for */
     atomic_bool quit;
+    atomic_uint process;           /* `forks` where its workers were started */
     atomic_int runs;               /* runs of sessions under way: more jobs are to be expected */
     share *shares;                 /* of the caller, then of the workers */
     alignas(64) atomic_int inside; /* workers that may look at the job */
@@ -55,6 +58,10 @@ struct quern_pool {
 };
 
 static _Thread_local bool inside_task;
+
+/* fork() takes only the calling thread along. Each is counted in the child: a pool of another count has no workers there. */
+static atomic_uint forks;
+#define STARTING UINT_MAX /* `process` of a pool whose workers are being started again */
 
 static void pause_cpu(void)
 {
@@ -199,6 +206,54 @@ static void *work(void *arg)
     }
 }
 
+static void count_fork(void)
+{
+    atomic_fetch_add(&forks, 1);
+}
+
+static void watch_forks(void)
+{
+    (void)pthread_atfork(NULL, NULL, count_fork);
+}
+
+/* Workers take no signals: these are the host's, whose handlers expect its threads. But those that a thread makes itself, and a
+ * profiler's, mean the thread that is at work. A pool with fewer workers than asked for is slower, not wrong. */
+static void start_workers(quern_pool *pool)
+{
+    static const int kept[] = { SIGSEGV, SIGBUS, SIGFPE, SIGILL, SIGTRAP, SIGABRT, SIGSYS, SIGPROF };
+    sigset_t blocked, before;
+    sigfillset(&blocked);
+    for (size_t i = 0; i < sizeof kept / sizeof *kept; i++)
+        sigdelset(&blocked, kept[i]);
+    pthread_sigmask(SIG_BLOCK, &blocked, &before);
+    pool->n_workers = 0;
+    for (int i = 0; i < pool->n_wanted; i++) {
+        pool->workers[i] = (worker){ .pool = pool, .number = 1 + i };
+        if (pthread_create(&pool->workers[i].thread, NULL, work, &pool->workers[i]))
+            break;
+        pool->n_workers++;
+    }
+    pthread_sigmask(SIG_SETMASK, &before, NULL);
+}
+
+/* Whether the pool's workers are in this process. If not, one caller starts them, while others do without. */
+static bool has_workers(quern_pool *pool)
+{
+    const unsigned here = atomic_load_explicit(&forks, memory_order_relaxed);
+    unsigned seen = atomic_load_explicit(&pool->process, memory_order_acquire);
+    if (seen == here)
+        return true;
+    if (seen == STARTING || !atomic_compare_exchange_strong(&pool->process, &seen, STARTING))
+        return false;
+    pthread_mutex_init(&pool->busy, NULL); /* the parent may have held it */
+    atomic_store(&pool->inside, 0);
+    atomic_store(&pool->open, 0);
+    atomic_store(&pool->sleepers, 0);
+    start_workers(pool);
+    atomic_store_explicit(&pool->process, here, memory_order_release);
+    return true;
+}
+
 void qn_pool_enter_run(quern_pool *pool)
 {
     if (pool)
@@ -238,7 +293,8 @@ static void parallel_for(void *handle, void (*task)(void *arg, int64_t i), void 
 {
     enum { MOST = 1 << 30 }; /* tasks of one job: their numbers fit into halves of a word */
     quern_pool *pool = handle;
-    if (n <= 1 || !pool || pool->n_workers == 0 || inside_task || pthread_mutex_trylock(&pool->busy)) {
+    if (n <= 1 || !pool || inside_task || !has_workers(pool) || pool->n_workers == 0 ||
+        pthread_mutex_trylock(&pool->busy)) {
         for (int64_t i = 0; i < n; i++)
             task(arg, down ? n - 1 - i : i);
         return;
@@ -262,26 +318,80 @@ void quern_pool_parallel_for_down(void *pool, void (*task)(void *arg, int64_t i)
     parallel_for(pool, task, arg, n, true);
 }
 
-/* "max 100000" or "200000 100000" in cgroup v2's cpu.max; two files in v1. 0: no limit. */
-static int cgroup_threads(void)
+/* Numbers of a file of a cgroup; "max" is none. */
+static int read_numbers(const char *folder, const char *path, int length, const char *name, long long out[2])
 {
-    long long quota = 0, period = 0;
-    FILE *f = fopen("/sys/fs/cgroup/cpu.max", "re");
-    if (f) {
-        if (fscanf(f, "%lld %lld", &quota, &period) != 2)
-            quota = 0;
-        fclose(f);
-    } else if ((f = fopen("/sys/fs/cgroup/cpu/cpu.cfs_quota_us", "re"))) {
-        if (fscanf(f, "%lld", &quota) != 1)
-            quota = 0;
-        fclose(f);
-        if (quota > 0 && (f = fopen("/sys/fs/cgroup/cpu/cpu.cfs_period_us", "re"))) {
-            if (fscanf(f, "%lld", &period) != 1)
-                period = 0;
-            fclose(f);
-        }
+    char file[PATH_MAX];
+    if (snprintf(file, sizeof file, "%s%.*s/%s", folder, length, path, name) >= (int)sizeof file)
+        return 0;
+    FILE *f = fopen(file, "re");
+    if (!f)
+        return 0;
+    const int n = fscanf(f, "%lld %lld", &out[0], &out[1]);
+    fclose(f);
+    return n < 0 ? 0 : n;
+}
+
+/* CPUs that one cgroup may use, "200000 100000" in v2's cpu.max, two files in v1; 0: no limit. */
+static int quota_of(const char *folder, const char *path, int length)
+{
+    long long cpu[2] = { 0, 0 }, period[2];
+    if (read_numbers(folder, path, length, "cpu.max", cpu) != 2) {
+        if (read_numbers(folder, path, length, "cpu.cfs_quota_us", cpu) != 1 ||
+            read_numbers(folder, path, length, "cpu.cfs_period_us", period) != 1)
+            return 0;
+        cpu[1] = period[0];
     }
-    return quota > 0 && period > 0 ? (int)((quota + period - 1) / period) : 0;
+    if (cpu[0] <= 0 || cpu[1] <= 0)
+        return 0;
+    const long long n = (cpu[0] + cpu[1] - 1) / cpu[1];
+    return n < QN_POOL_MAX_THREADS ? (int)n : QN_POOL_MAX_THREADS;
+}
+
+/* The least of the process's cgroup and those that it is in. In a container its path may be the host's, whose folders are not to be
+ * seen, but for the last, which is then the container's own. */
+static int least_quota(const char *folder, const char *path)
+{
+    int least = 0;
+    for (int length = (int)strlen(path);;) {
+        const int n = quota_of(folder, path, length);
+        least = n && (!least || n < least) ? n : least;
+        if (length == 0)
+            return least;
+        while (length > 0 && path[--length] != '/') {}
+    }
+}
+
+static bool has_word(const char *words, const char *word) /* between commas */
+{
+    const size_t length = strlen(word);
+    for (; words; words = strchr(words, ',') ? strchr(words, ',') + 1 : NULL)
+        if (strncmp(words, word, length) == 0 && (!words[length] || words[length] == ','))
+            return true;
+    return false;
+}
+
+int qn_cgroup_threads(const char *list, const char *root)
+{
+    char line[PATH_MAX + 64], folder[PATH_MAX];
+    int least = 0;
+    FILE *f = fopen(list, "re");
+    while (f && fgets(line, sizeof line, f)) { /* "4:cpu,cpuacct:/a/b" or "0::/a/b" */
+        char *kinds = strchr(line, ':'), *path = kinds ? strchr(kinds + 1, ':') : NULL;
+        if (!path)
+            continue;
+        *kinds++ = *path++ = '\0';
+        path[strcspn(path, "\n")] = '\0';
+        const bool v2 = !*kinds;
+        if (!v2 && !has_word(kinds, "cpu"))
+            continue;
+        snprintf(folder, sizeof folder, "%s%s", root, v2 ? "" : "/cpu");
+        const int n = least_quota(folder, path);
+        least = n && (!least || n < least) ? n : least;
+    }
+    if (f)
+        fclose(f);
+    return least;
 }
 
 int qn_usable_threads(void)
@@ -289,7 +399,7 @@ int qn_usable_threads(void)
     cpu_set_t set;
     int n =
         sched_getaffinity(0, sizeof set, &set) == 0 ? CPU_COUNT(&set) : (int)sysconf(_SC_NPROCESSORS_ONLN);
-    int quota = cgroup_threads();
+    int quota = qn_cgroup_threads("/proc/self/cgroup", "/sys/fs/cgroup");
     if (quota && quota < n)
         n = quota;
     return n < 1 ? 1 : n > QN_POOL_MAX_THREADS ? QN_POOL_MAX_THREADS : n;
@@ -316,13 +426,10 @@ quern_pool *quern_pool_new(int threads)
     pool->n_wanted = threads - 1;
     atomic_store(&pool->core, sched_getcpu());
     pthread_mutex_init(&pool->busy, NULL);
-    /* A pool with fewer workers than asked for is slower, not wrong. */
-    for (int i = 0; i < threads - 1; i++) {
-        workers[i] = (worker){ .pool = pool, .number = 1 + i };
-        if (pthread_create(&workers[i].thread, NULL, work, &workers[i]))
-            break;
-        pool->n_workers++;
-    }
+    static pthread_once_t once = PTHREAD_ONCE_INIT;
+    pthread_once(&once, watch_forks);
+    atomic_store(&pool->process, atomic_load(&forks));
+    start_workers(pool);
     return pool;
 }
 
@@ -333,7 +440,8 @@ void quern_pool_free(quern_pool *pool)
     atomic_store(&pool->quit, true);
     atomic_fetch_add(&pool->epoch, 1);
     futex_wake(&pool->epoch, QN_POOL_MAX_THREADS);
-    for (int i = 0; i < pool->n_workers; i++)
+    const bool here = atomic_load(&pool->process) == atomic_load(&forks);
+    for (int i = 0; here && i < pool->n_workers; i++)
         pthread_join(pool->workers[i].thread, NULL);
     pthread_mutex_destroy(&pool->busy);
     free(pool->workers);

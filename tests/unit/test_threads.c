@@ -1,5 +1,5 @@
 /* The pool: every task once, nested and concurrent calls, sleeping workers, many small jobs, neighbouring tasks on
- * one thread, where workers sleep, and a core that another process keeps busy. */
+ * one thread, where workers sleep, children of fork(), signals, quotas, and a core that another process keeps busy. */
 #include <pthread.h>
 #include <sched.h>
 #include <setjmp.h>
@@ -9,7 +9,11 @@
 #include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
 #include <sys/prctl.h>
+#include <sys/stat.h>
 #include <sys/wait.h>
 #include <time.h>
 #include <unistd.h>
@@ -156,6 +160,7 @@ typedef struct {
     _Atomic pid_t worker; /* that did a task; 0: none */
     pid_t caller;
     cpu_set_t cores; /* it may use */
+    sigset_t blocked;
 } visitor;
 
 static void note_worker(void *arg, int64_t i)
@@ -166,6 +171,7 @@ static void note_worker(void *arg, int64_t i)
         usleep(100); /* leaves the other task to it */
     } else {
         sched_getaffinity(0, sizeof v->cores, &v->cores);
+        pthread_sigmask(SIG_BLOCK, NULL, &v->blocked);
         atomic_store(&v->worker, gettid());
     }
 }
@@ -205,6 +211,108 @@ static void workers_sleep_off_the_callers_core(void **state)
     assert_true(CPU_EQUAL(&v.cores, &all)); /* awake, it may run anywhere */
     sched_setaffinity(0, sizeof all, &all);
     quern_pool_free(pool);
+}
+
+/* ---- fork() and signals ---- */
+
+/* In a child there are no workers: it starts its own, or frees a pool without waiting for the parent's. */
+static void a_child_has_workers_of_its_own(void **state)
+{
+    (void)state;
+#if defined(__has_feature)
+#if __has_feature(thread_sanitizer)
+    skip(); /* it ends children that start threads */
+#endif
+#endif
+    quern_pool *pool = quern_pool_new(4), *other = quern_pool_new(3);
+    visitor v;
+    (void)run_until_worker_comes(pool, &v);
+    for (int round = 0; round < 50; round++) {
+        static counts c;
+        quern_pool_parallel_for(pool, hit, &c, N); /* workers are awake when it forks */
+        const pid_t child = fork();
+        if (child == 0) {
+            alarm(60);
+            counts mine = { .pool = pool };
+            for (int i = 0; i < 3; i++)
+                quern_pool_parallel_for(pool, hit, &mine, N);
+            for (int i = 0; i < N; i++)
+                if (atomic_load(&mine.hits[i]) != 3)
+                    _exit(1);
+            if (round == 0)
+                (void)run_until_worker_comes(pool, &v);
+            quern_pool_free(pool);
+            quern_pool_free(other);
+            _exit(0);
+        }
+        int status = 1;
+        assert_int_equal(waitpid(child, &status, 0), child);
+        assert_int_equal(status, 0);
+    }
+    quern_pool_free(pool);
+    quern_pool_free(other);
+}
+
+static void workers_leave_signals_to_the_host(void **state)
+{
+    (void)state;
+    quern_pool *pool = quern_pool_new(2);
+    visitor v;
+    (void)run_until_worker_comes(pool, &v);
+    assert_int_equal(sigismember(&v.blocked, SIGUSR1), 1);
+    assert_int_equal(sigismember(&v.blocked, SIGINT), 1);
+    assert_int_equal(sigismember(&v.blocked, SIGSEGV), 0);
+    sigset_t ours;
+    pthread_sigmask(SIG_BLOCK, NULL, &ours);
+    assert_int_equal(sigismember(&ours, SIGUSR1), 0);
+    quern_pool_free(pool);
+}
+
+/* ---- quotas ---- */
+
+static void write_text(const char *folder, const char *path, const char *text)
+{
+    char name[256];
+    snprintf(name, sizeof name, "%s%s", folder, path);
+    for (char *slash = strchr(name + 1, '/'); slash; slash = strchr(slash + 1, '/')) {
+        *slash = '\0';
+        (void)mkdir(name, 0700);
+        *slash = '/';
+    }
+    FILE *f = fopen(name, "w");
+    assert_non_null(f);
+    fputs(text, f);
+    fclose(f);
+}
+
+static void quotas_of_all_cgroups_count(void **state)
+{
+    (void)state;
+    char folder[] = "/tmp/quern-cgroup-XXXXXX", list[64], command[64];
+    assert_non_null(mkdtemp(folder));
+    snprintf(list, sizeof list, "%s/list", folder);
+    write_text(folder, "/list", "0::/a/b\n");
+    assert_int_equal(qn_cgroup_threads(list, folder), 0);
+    write_text(folder, "/a/b/cpu.max", "max 100000\n");
+    assert_int_equal(qn_cgroup_threads(list, folder), 0);
+    write_text(folder, "/a/cpu.max", "250000 100000\n"); /* of what it is in */
+    assert_int_equal(qn_cgroup_threads(list, folder), 3);
+    write_text(folder, "/a/b/cpu.max", "50000 100000\n");
+    assert_int_equal(qn_cgroup_threads(list, folder), 1);
+    write_text(folder, "/list", "0::/elsewhere/unseen\n"); /* a path of the host's: what is mounted is ours */
+    assert_int_equal(qn_cgroup_threads(list, folder), 0);
+    write_text(folder, "/cpu.max", "400000 200000\n");
+    assert_int_equal(qn_cgroup_threads(list, folder), 2);
+    write_text(folder, "/list", "5:cpuset:/a\n4:cpuacct,cpu:/v1\nnonsense\n1:memory:/a\n");
+    assert_int_equal(qn_cgroup_threads(list, folder), 0);
+    write_text(folder, "/cpu/v1/cpu.cfs_quota_us", "-1\n");
+    write_text(folder, "/cpu/v1/cpu.cfs_period_us", "100000\n");
+    assert_int_equal(qn_cgroup_threads(list, folder), 0);
+    write_text(folder, "/cpu/v1/cpu.cfs_quota_us", "700000\n");
+    assert_int_equal(qn_cgroup_threads(list, folder), 7);
+    assert_int_equal(qn_cgroup_threads("/nonexistent", folder), 0);
+    snprintf(command, sizeof command, "rm -r %s", folder);
+    assert_int_equal(system(command), 0);
 }
 
 /* ---- a busy core ---- */
@@ -288,6 +396,9 @@ int main(void)
         cmocka_unit_test(one_thread_goes_down),
         cmocka_unit_test(neighbours_stay_on_one_thread),
         cmocka_unit_test(workers_sleep_off_the_callers_core),
+        cmocka_unit_test(a_child_has_workers_of_its_own),
+        cmocka_unit_test(workers_leave_signals_to_the_host),
+        cmocka_unit_test(quotas_of_all_cgroups_count),
         cmocka_unit_test(a_busy_core_costs_its_share),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
