@@ -87,6 +87,19 @@ static void draw_buffer_text(const plan *plan, const char *name, double bytes, d
                 y + 22, size_text(plan, bytes));
 }
 
+/* A pale colour, "#f5cccc", of the hue in degrees: many readers of SVG know no hsl(). */
+static const char *pale(const plan *plan, int hue)
+{
+    int rgb[3];
+    for (int i = 0; i < 3; i++) {
+        const int around = abs(hue - 120 * i), away = around < 180 ? around : 360 - around;
+        const int part = away < 60 ? 60 : away < 120 ? 120 - away : 0; /* of 60 */
+        rgb[i] = 182 + part * 55 / 60;
+    }
+    return qn_arena_printf(plan->v->arena, "#%02x%02x%02x", (unsigned)rgb[0], (unsigned)rgb[1],
+                           (unsigned)rgb[2]);
+}
+
 static void draw_buffer(const plan *plan, int i)
 {
     const qn_pbuffer *b = &plan->p->buffers[i];
@@ -102,8 +115,9 @@ static void draw_buffer(const plan *plan, int i)
     fprintf(plan->to,
             ": %" PRId64 " bytes at %" PRId64
             ", steps %d to %d</title><rect x=\"%.1f\" y=\"%.1f\" width=\"%.1f\" "
-            "height=\"%.1f\" fill=\"hsl(%d, 60%%, 82%%)\" stroke=\"#888\" stroke-width=\"0.5\"/>\n",
-            bytes->value, b->offset->value, b->first, b->last, x, y, w, h > 0.5 ? h : 0.5, i * 137 % 360);
+            "height=\"%.1f\" fill=\"%s\" stroke=\"#888\" stroke-width=\"0.5\"/>\n",
+            bytes->value, b->offset->value, b->first, b->last, x, y, w, h > 0.5 ? h : 0.5,
+            pale(plan, i * 137 % 360));
     draw_buffer_text(plan, name, (double)bytes->value, x, y, w, h);
     fputs("</g>\n", plan->to);
 }
