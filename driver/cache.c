@@ -247,27 +247,29 @@ bool qn_cache_get(const qn_cache *cache, const qn_cache_key *key, qn_arena *aren
     return found;
 }
 
-void qn_cache_put(qn_cache *cache, const qn_cache_key *key, const qn_code *code)
+bool qn_cache_put(qn_cache *cache, const qn_cache_key *key, const qn_code *code)
 {
     static _Atomic unsigned counter;
     if (cache->folder < 0)
-        return;
+        return false;
     char name[33], temporary[96];
     qn_cache_key_text(key, name);
     snprintf(temporary, sizeof temporary, "%s.%ld.%u", name, (long)getpid(), counter++);
     int fd = openat(cache->folder, temporary, O_WRONLY | O_CREAT | O_EXCL | O_NOFOLLOW | O_CLOEXEC, 0600);
     if (fd < 0)
-        return;
+        return false;
     entry_header header = { .length = code->size };
     memcpy(header.magic, entry_magic, sizeof entry_magic);
     memcpy(header.key, key->bytes, sizeof key->bytes);
     hash_contents(code->data, code->size, header.hash);
     bool written = write_all(fd, &header, sizeof header) && write_all(fd, code->data, code->size);
     written &= close(fd) == 0;
-    if (!written || renameat(cache->folder, temporary, cache->folder, name))
+    if (!written || renameat(cache->folder, temporary, cache->folder, name)) {
         unlinkat(cache->folder, temporary, 0);
-    else
-        cache->written += (long long)(sizeof header + code->size);
+        return false;
+    }
+    cache->written += (long long)(sizeof header + code->size);
+    return true;
 }
 
 /* ---- the limit ---- */

@@ -37,8 +37,8 @@ void qn_cache_key_text(const qn_cache_key *key, char out[33]);
 
 /* False where there is no entry, or a damaged one (which is removed). */
 bool qn_cache_get(const qn_cache *cache, const qn_cache_key *key, qn_arena *arena, qn_code *out);
-/* Failing is silent: the next compilation makes it again. */
-void qn_cache_put(qn_cache *cache, const qn_cache_key *key, const qn_code *code);
+/* False where it could not be written: the next compilation makes it again. */
+bool qn_cache_put(qn_cache *cache, const qn_cache_key *key, const qn_code *code);
 
 /* "1000", "500M", "2G": a number of bytes, from 0. */
 bool qn_read_bytes(const char *text, int64_t *out);

@@ -3,9 +3,12 @@
  * from there. In the end the winners run against what the cost model takes, twice: those that are no faster there were noise. */
 #include "driver/tune.h"
 
+#include <errno.h>
+#include <fcntl.h>
 #include <stdlib.h>
 #include <string.h>
 #include <time.h>
+#include <unistd.h>
 
 #include "driver/tensors.h"
 
@@ -347,6 +350,25 @@ static qn_status confirm(tuner *t, subject *best, double seconds, double *out_be
     return status;
 }
 
+static qn_status no_folder(const tuner *t, const char *reason)
+{
+    return qn_error(t->diags, QUERN_ERROR_IO, NULL,
+                    "schedules are kept in the cache folder, where compilations find them, but %s", reason);
+}
+
+/* Whether there is a cache folder that can be written to: asked before anything is measured. */
+static qn_status can_keep(const tuner *t)
+{
+    qn_cache cache;
+    QN_TRY(qn_cache_open(&cache, t->settings.cache, t->diags));
+    const bool is_there = cache.folder >= 0;
+    const int failed = is_there && faccessat(cache.folder, ".", W_OK | X_OK, AT_EACCESS) ? errno : 0;
+    qn_cache_close(&cache);
+    return !is_there ? no_folder(t, "there is none: name one with --cache (cache) or QUERN_CACHE")
+           : failed ? no_folder(t, qn_arena_printf(t->arena, "it cannot be written to: %s", strerror(failed)))
+                    : QUERN_OK;
+}
+
 /* Winners, and where the cost model's were the best those, in place of what may have been kept before. */
 static qn_status keep(tuner *t)
 {
@@ -354,16 +376,17 @@ static qn_status keep(tuner *t)
     qn_machine machine;
     QN_TRY(qn_cache_open(&cache, t->settings.cache, t->diags));
     QN_TRY(t->settings.backend->describe(&t->settings.target, t->arena, &machine, t->diags));
+    bool kept = true;
     for (size_t i = 0; i < t->sites.n; i++) {
         const site *s = &t->sites.items[i];
         const char *text = qn_schedule_print(&s->best, t->arena);
         const qn_cache_key key = key_of(&machine, s->name, t->arena);
         const qn_code code = { (void *)(uintptr_t)text, strlen(text) };
         if (s->measured)
-            qn_cache_put(&cache, &key, &code);
+            kept &= qn_cache_put(&cache, &key, &code);
     }
     qn_cache_close(&cache);
-    return QUERN_OK;
+    return kept ? QUERN_OK : no_folder(t, "they could not be written there");
 }
 
 static void report(const tuner *t, double before, double after)
@@ -385,6 +408,7 @@ static qn_status tune(tuner *t)
     void (*progress)(void *, const char *, int, int) = t->settings.progress;
     double before = 0, after = 0;
     subject best;
+    QN_TRY(can_keep(t));
     t->settings.progress = NULL; /* compilations are steps of this */
     t->settings.planned = NULL;
     qn_status status = subject_make(t, MODELLED, &best);

@@ -73,6 +73,18 @@ class TuneTest(unittest.TestCase):
                 f.write(b"!")
         self.check(quern.compile(self.model, cache=self.cache)(self.inputs))
 
+    def test_without_a_folder_nothing_is_measured(self):
+        with self.assertRaisesRegex(quern.Error, "kept in the cache folder.* there is none: name one"):
+            quern.tune(self.model, cache="")
+        with self.assertRaisesRegex(quern.Error, "kept in the cache folder.* there is none: name one"):
+            quern.compile(self.model, cache="", tune=True)
+
+    @unittest.skipIf(os.geteuid() == 0, "root may write everywhere")
+    def test_a_folder_that_cannot_be_written(self):
+        os.chmod(self.cache, 0o500)
+        with self.assertRaisesRegex(quern.Error, "cannot be written to: Permission denied"):
+            quern.tune(self.model, cache=self.cache)
+
     def test_what_cannot_be_tuned(self):
         with self.assertRaisesRegex(quern.ArgumentError, "there is no entry|has no entry 'x'"):
             quern.tune(self.model, entry="x")
