@@ -261,6 +261,20 @@ static int find_option(const qn_cli_option *options, const char *argument, size_
     return -1;
 }
 
+static int no_such_option(const qn_cli *cli, const char *argument, size_t length)
+{
+    enum { MOST = 64 };
+    const char *names[MOST];
+    int n = 0;
+    for (const qn_cli_option *o = cli->options; o && o->name && n < MOST; o++)
+        names[n++] = o->name;
+    for (const qn_cli_option *o = common; !cli->no_common && o->name && n < MOST; o++)
+        names[n++] = o->name;
+    const char *nearest = length > 2 ? qn_nearest_word(argument + 2, length - 2, names, n) : NULL;
+    return nearest ? qn_cli_usage(cli, "there is no option %s: did you mean --%s?", argument, nearest)
+                   : qn_cli_usage(cli, "there is no option %s", argument);
+}
+
 static int read_option(qn_cli *cli, int argc, char **argv, int *at)
 {
     const char *argument = argv[*at], *equals = strchr(argument, '=');
@@ -269,7 +283,7 @@ static int read_option(qn_cli *cli, int argc, char **argv, int *at)
     int own = find_option(cli->options, argument, length);
     int shared = own < 0 && !cli->no_common ? find_option(common, argument, length) : -1;
     if (own < 0 && shared < 0)
-        return qn_cli_usage(cli, "there is no option %s", argument);
+        return no_such_option(cli, argument, length);
     const qn_cli_option *option = own >= 0 ? &cli->options[own] : &common[shared];
     const char *value = inside ? equals + 1 : NULL;
     if (!option->value && value)

@@ -3,6 +3,8 @@
 #include <string.h>
 
 #include "driver/commands.h"
+#include "ir/diag.h"
+#include "quern.h"
 
 static const struct {
     const char *name;
@@ -36,13 +38,26 @@ static void print_usage(FILE *to)
 
 int main(int argc, char **argv)
 {
-    if (argc < 2 || strcmp(argv[1], "--help") == 0 || strcmp(argv[1], "help") == 0) {
+    if (argc < 2 || strcmp(argv[1], "--help") == 0 || strcmp(argv[1], "-h") == 0 ||
+        strcmp(argv[1], "help") == 0) {
         print_usage(stdout);
+        return 0;
+    }
+    if (strcmp(argv[1], "--version") == 0) {
+        printf("quern %s\n", quern_version());
         return 0;
     }
     for (int i = 0; i < N_COMMANDS; i++) {
         if (strcmp(argv[1], commands[i].name) == 0)
             return commands[i].run(argc - 1, argv + 1);
+    }
+    const char *names[N_COMMANDS];
+    for (int i = 0; i < N_COMMANDS; i++)
+        names[i] = commands[i].name;
+    const char *nearest = qn_nearest_word(argv[1], strlen(argv[1]), names, N_COMMANDS);
+    if (nearest) {
+        fprintf(stderr, "quern: there is no command '%s': did you mean '%s'?\n", argv[1], nearest);
+        return 2;
     }
     fprintf(stderr, "quern: there is no command '%s'; these are the commands:\n", argv[1]);
     print_usage(stderr);

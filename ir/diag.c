@@ -78,3 +78,37 @@ _Noreturn void qn_panic(const char *file, int line, const char *format, ...)
     va_end(args);
     abort();
 }
+
+/* Edits (insert, drop, replace a character) from one word to another; both shorter than 32. */
+static int edit_distance(const char *a, size_t n, const char *b, size_t m)
+{
+    int row[33];
+    for (size_t k = 0; k <= m; k++)
+        row[k] = (int)k;
+    for (size_t i = 1; i <= n; i++) {
+        int diagonal = row[0];
+        row[0] = (int)i;
+        for (size_t k = 1; k <= m; k++) {
+            int best = diagonal + (a[i - 1] != b[k - 1]);
+            diagonal = row[k];
+            best = row[k] + 1 < best ? row[k] + 1 : best;
+            row[k] = row[k - 1] + 1 < best ? row[k - 1] + 1 : best;
+        }
+    }
+    return row[m];
+}
+
+const char *qn_nearest_word(const char *text, size_t length, const char *const *words, int n)
+{
+    const char *best = NULL;
+    int best_distance = 3;
+    for (int i = 0; i < n && length < 32; i++) {
+        const size_t m = words[i] ? strlen(words[i]) : 32;
+        const int distance = m < 32 ? edit_distance(text, length, words[i], m) : 3;
+        if (distance < best_distance && (size_t)distance * 2 <= m) {
+            best = words[i];
+            best_distance = distance;
+        }
+    }
+    return best;
+}

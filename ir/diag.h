@@ -62,4 +62,7 @@ _Noreturn void qn_panic(const char *file, int line, const char *format, ...)
             return try_status_;         \
     } while (0)
 
+/* The word (NULL is none) that takes the fewest edits to make of a text, at most two and no more than half of it; NULL: none does. */
+const char *qn_nearest_word(const char *text, size_t length, const char *const *words, int n);
+
 #endif

@@ -84,37 +84,9 @@ bool qn_parser_accept_word(qn_parser *p, const char *word)
     return true;
 }
 
-/* Edits (insert, drop, replace a character) from one word to another; both shorter than 32. */
-static int edit_distance(const char *a, size_t n, const char *b, size_t m)
-{
-    int row[33];
-    for (size_t k = 0; k <= m; k++)
-        row[k] = (int)k;
-    for (size_t i = 1; i <= n; i++) {
-        int diagonal = row[0];
-        row[0] = (int)i;
-        for (size_t k = 1; k <= m; k++) {
-            int best = diagonal + (a[i - 1] != b[k - 1]);
-            diagonal = row[k];
-            best = row[k] + 1 < best ? row[k] + 1 : best;
-            row[k] = row[k - 1] + 1 < best ? row[k - 1] + 1 : best;
-        }
-    }
-    return row[m];
-}
-
 const char *qn_parser_suggest(qn_parser *p, const qn_token *token, const char *const *words, int n)
 {
-    const char *best = NULL;
-    int best_distance = 3; /* at most two edits, and fewer than half of the word */
-    for (int i = 0; i < n && token->length < 32; i++) {
-        size_t length = words[i] ? strlen(words[i]) : 32;
-        int distance = length < 32 ? edit_distance(token->text, token->length, words[i], length) : 3;
-        if (distance < best_distance && (size_t)distance * 2 <= length) {
-            best = words[i];
-            best_distance = distance;
-        }
-    }
+    const char *best = qn_nearest_word(token->text, token->length, words, n);
     return best ? qn_arena_printf(p->arena, ", did you mean '%s'?", best) : "";
 }
 

@@ -124,7 +124,11 @@ expect 1 ': it is a pipe: a model is read from a file' "$quern" run <(cat bias.q
 expect 0 'quern compile' "$quern"
 expect 2 "no command 'fly'" "$quern" fly
 expect 2 'which model\?' "$quern" run
-expect 2 'no option --inptu' "$quern" run bias.qn --inptu x=y
+expect 2 'no option --inptu: did you mean --input\?' "$quern" run bias.qn --inptu x=y
+expect 2 'no option --thread=2: did you mean --threads\?' "$quern" bench bias.qn --thread=2
+expect 2 'no option --frobnicate$' "$quern" run bias.qn --frobnicate
+expect 2 "no command 'benhc': did you mean 'bench'\?" "$quern" benhc bias.qn
+expect 0 '^quern [0-9]' "$quern" --version
 expect 2 '--input needs a value' "$quern" run bias.qn --input
 expect 2 '--verbose takes no value' "$quern" run bias.qn --verbose=3
 expect 2 '--dim batch: write NAME=NUMBER' "$quern" run bias.qn --dim batch
@@ -189,6 +193,16 @@ if command -v dot >/dev/null; then
     expect 0 '^$' "$quern" inspect bias.qn --dim batch=64 --svg plan.svg
     tail -n 1 plan.svg | grep -q '^</svg>' || fail "plan.svg is not complete"
     expect 0 '^$' "$quern" inspect large.qn --svg large.svg
+    cat >two.qn <<'END'
+graph @main(%x: f32[64, 64], %w: f32[64, 64]) -> (y: f32[64, 64]) {
+  %0 = dot_general %x, %w {x_batch = [], x_contract = [1], y_batch = [], y_contract = [0]} : f32[64, 64]
+  %1 = dot_general %0, %w {x_batch = [], x_contract = [1], y_batch = [], y_contract = [0]} : f32[64, 64]
+  return %1
+}
+END
+    expect 0 '^$' "$quern" inspect two.qn --svg two.svg
+    grep -qE 'fill="#[0-9a-f]{6}" stroke="#888"' two.svg || fail "the memory plan has no colours"
+    ! grep -ohE 'fill="[^"]*"' ./*.svg | grep -vE '"(#[0-9a-f]{3}|#[0-9a-f]{6}|[a-z]+)"$' || fail "a colour that SVG 1.1 does not have"
     for text in '>large.qn<' '>[a-z_]*\(matmul\|dot_general\)[a-z_]*<' '>exp<' ': contraction<' ': element by element<' '>f32\[256, 256\]<' 'Memory plan'; do
         grep -q -- "$text" large.svg || fail "large.svg does not say '$text'"
     done
