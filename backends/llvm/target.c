@@ -96,6 +96,13 @@ static void round_to_bf16(LLVMContextRef c, LLVMModuleRef module, LLVMBuilderRef
     LLVMBuildRetVoid(b);
 }
 
+static void set_attribute(LLVMContextRef c, LLVMValueRef f, const char *key, const char *value)
+{
+    LLVMAddAttributeAtIndex(
+        f, (LLVMAttributeIndex)LLVMAttributeFunctionIndex,
+        LLVMCreateStringAttribute(c, key, (unsigned)strlen(key), value, (unsigned)strlen(value)));
+}
+
 /* A function that multiplies and adds 16 floats, rounds them to f16, adds 64 bytes, and products of 16 bits; on x86 another. */
 static LLVMModuleRef probe_module(LLVMContextRef c, const qn_llvm_target *t)
 {
@@ -106,9 +113,10 @@ static LLVMModuleRef probe_module(LLVMContextRef c, const qn_llvm_target *t)
     LLVMTypeRef v16 = LLVMVectorType(f32, 16), h16 = LLVMVectorType(LLVMHalfTypeInContext(c), 16);
     LLVMTypeRef bytes = LLVMVectorType(i8, 64);
     LLVMValueRef f = LLVMAddFunction(module, "probe", LLVMFunctionType(LLVMVoidTypeInContext(c), &p, 1, 0));
-    const char *key = "prefer-vector-width", *width = "512";
-    LLVMAddAttributeAtIndex(f, (LLVMAttributeIndex)LLVMAttributeFunctionIndex,
-                            LLVMCreateStringAttribute(c, key, (unsigned)strlen(key), width, 3));
+    set_attribute(c, f, "prefer-vector-width", "512");
+    if (t->isa ==
+        QN_ISA_X86) /* what a CPU has, not what it should rather use: Sapphire Rapids' vpdpwssd is slow */
+        set_attribute(c, f, "tune-cpu", "x86-64");
     LLVMSetTarget(module, t->triple);
     LLVMPositionBuilderAtEnd(b, LLVMAppendBasicBlockInContext(c, f, ""));
     LLVMValueRef at[4], v = NULL;
@@ -379,6 +387,50 @@ static char *print(const char *format, ...)
     return text;
 }
 
+/* "-avx512fp16,-gfni,…": what LLVM knows and this machine lacks. Not the matrix unit: entries that use it ask Linux for it. */
+static char *missing_here(void)
+{
+    char *all = LLVMGetHostCPUFeatures(), *out = strdup(all), *to = out;
+    QN_ASSERT(out, "out of memory");
+    for (const char *at = all; *at;) {
+        const size_t length = strcspn(at, ",");
+        if (*at == '-' && strncmp(at, "-amx", 4) != 0) {
+            to += to != out;
+            memcpy(to, at, length);
+            to += length;
+            *to = ',';
+        }
+        at += length + (at[length] == ',');
+    }
+    *to = '\0';
+    LLVMDisposeMessage(all);
+    return out;
+}
+
+/* Code for a CPU that is named, to run in this process: without what the machine lacks; what kernels are chosen by it has to have. */
+static qn_status learn_here(qn_llvm_target *t, const char *extra, qn_diags *diags)
+{
+    qn_llvm_target named = *t;
+    named.features = extra;
+    named.data_layout = NULL;
+    const qn_status status = learn(&named, false, diags);
+    free((void *)named.data_layout);
+    QN_TRY(status);
+    char message[256] = "";
+    const bool fit = learn_probed(t, message, sizeof message);
+    const char *lack = !fit                         ? "AVX2, FMA or F16C"
+                       : named.avx512 && !t->avx512 ? "AVX-512 (F, BW, DQ, VL)"
+                       : named.vnni && !t->vnni     ? "VNNI"
+                       : named.bf16 && !t->bf16     ? "AVX512_BF16"
+                                                    : NULL;
+    if (lack)
+        return qn_error(diags, QUERN_ERROR_UNSUPPORTED, NULL,
+                        "code for CPU '%s' cannot run in this process: this machine has no %s", t->cpu, lack);
+    describe_cpu(t, false, has_tiles(&named));
+    t->machine.features = print("%s without %s", t->text, t->features); /* lives as long as the process */
+    return QUERN_OK;
+}
+
 /* What LLVM wants; `t` is that of the host when the target is. */
 static qn_status resolve(const qn_target *target, qn_llvm_target *t, qn_diags *diags)
 {
@@ -407,12 +459,15 @@ static qn_status resolve(const qn_target *target, qn_llvm_target *t, qn_diags *d
         return qn_error(diags, QUERN_ERROR_ARGUMENT, NULL,
                         "'native' is this machine's CPU: name a CPU of '%s' (such as %s)", triple,
                         t->isa == QN_ISA_X86 ? "x86-64-v3" : "generic, neoverse-n1");
-    char *features = native ? copy_and_dispose(LLVMGetHostCPUFeatures()) : strdup("");
+    const bool here = target->jit && !native && t->isa == QN_ISA_X86;
+    char *features = native ? copy_and_dispose(LLVMGetHostCPUFeatures()) : here ? missing_here() : strdup("");
     t->cpu = native ? copy_and_dispose(LLVMGetHostCPUName()) : strdup(target->cpu);
     const char *extra = target->features ? target->features : "";
     t->features = print("%s%s%s", features, *features && *extra ? "," : "", extra);
     free(features);
-    t->text = print("%s %s %s", t->triple, t->cpu, t->features);
+    t->text = print("%s %s %s", t->triple, t->cpu, here ? extra : t->features);
+    if (here)
+        return learn_here(t, extra, diags);
     if (!native) {
         QN_TRY(learn(t, target->plain, diags));
         t->machine.features = t->text;

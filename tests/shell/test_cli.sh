@@ -180,6 +180,20 @@ fi
 expect 1 'no kernels to look at' "$quern" bench double.qn --seconds 0.01 --target interp --profile interp.json
 expect 1 'no-folder/trace.json: cannot be written' "$quern" bench double.qn --seconds 0.01 --profile no-folder/trace.json
 [ ! -e interp.json ] || fail "interp.json is there"
+# code for a CPU that is named has nothing that this machine lacks, or is refused
+cat >half.qn <<'END'
+graph @main(%x: f16[8, 64]) -> (y: f16[8, 64]) {
+  %0 = add %x, %x : f16[8, 64]
+  %1 = mul %0, %x : f16[8, 64]
+  return %1
+}
+END
+if [ "$(uname -m)" = x86_64 ]; then
+    for cpu in haswell x86-64-v4 sapphirerapids graniterapids; do
+        output=$("$quern" run half.qn --cpu $cpu 2>&1)
+        grep -qE '^y f16\[8, 64\]|this machine has no ' <<<"$output" || fail "--cpu $cpu: status $?, $output"
+    done
+fi
 expect 2 '--seconds soon' "$quern" bench bias.qn --seconds soon
 expect 0 '^workspace ' "$quern" inspect bias.qn
 expect 0 'dim +batch = ' "$quern" inspect bias.qn

@@ -68,6 +68,7 @@ static void each_cpu_uses_what_it_has(void **state)
     static const cpu_code cases[] = {
         { "x86_64-unknown-linux-gnu", "znver4", "vpdpbusd", "vpmaddwd" },
         { "x86_64-unknown-linux-gnu", "cascadelake", "vpdpbusd", "vpmaddwd" },
+        { "x86_64-unknown-linux-gnu", "sapphirerapids", "vpdpbusd", "vpmaddwd" },
         { "x86_64-unknown-linux-gnu", "alderlake", "vpdpbusd", "vpmaddwd" },
         { "x86_64-unknown-linux-gnu", "x86-64-v4", "vpmaddwd", "vpdp" },
         { "x86_64-unknown-linux-gnu", "haswell", "vpmaddwd", "vpdp" },

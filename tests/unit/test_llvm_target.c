@@ -58,20 +58,22 @@ static void knows_cpus(void **state)
     static const struct {
         const char *triple, *cpu, *features;
         int vector_bytes, registers;
-        bool masked, dot2;
+        bool masked, dot2, dot4;
     } cpus[] = {
-        { x86, "x86-64-v3", NULL, 32, 16, false, false },
-        { x86, "haswell", NULL, 32, 16, false, false },
-        { x86, "x86-64-v4", NULL, 64, 32, true, false },
-        { x86, "znver4", NULL, 64, 32, true, true },
-        { x86, "cooperlake", NULL, 64, 32, true, true },
-        { x86, "x86-64-v4", "+avx512bf16", 64, 32, true, true },
-        { x86, "icelake-server", NULL, 64, 32, true, false },
-        { x86, "sapphirerapids", "", 64, 32, true, true },
-        { x86, "x86-64-v4", "-avx512f", 32, 16, false, false },
-        { x86, "knl", NULL, 32, 16, false, false }, /* AVX-512 without bytes and short vectors */
-        { "aarch64-unknown-linux-gnu", "neoverse-n1", NULL, 16, 32, false, false },
-        { "aarch64-linux-gnu", "generic", NULL, 16, 32, false, false },
+        { x86, "x86-64-v3", NULL, 32, 16, false, false, false },
+        { x86, "haswell", NULL, 32, 16, false, false, false },
+        { x86, "x86-64-v4", NULL, 64, 32, true, false, false },
+        { x86, "znver4", NULL, 64, 32, true, true, true },
+        { x86, "cooperlake", NULL, 64, 32, true, true, true },
+        { x86, "x86-64-v4", "+avx512bf16", 64, 32, true, true, false },
+        { x86, "icelake-server", NULL, 64, 32, true, false, true },
+        { x86, "sapphirerapids", "", 64, 32, true, true, true },
+        { x86, "graniterapids", NULL, 64, 32, true, true, true },
+        { x86, "alderlake", NULL, 32, 16, false, false, true },
+        { x86, "x86-64-v4", "-avx512f", 32, 16, false, false, false },
+        { x86, "knl", NULL, 32, 16, false, false, false }, /* AVX-512 without bytes and short vectors */
+        { "aarch64-unknown-linux-gnu", "neoverse-n1", NULL, 16, 32, false, false, false },
+        { "aarch64-linux-gnu", "generic", NULL, 16, 32, false, false, false },
     };
     for (size_t i = 0; i < sizeof cpus / sizeof *cpus; i++) {
         qn_machine m = describe(
@@ -80,6 +82,7 @@ static void knows_cpus(void **state)
         assert_int_equal(m.vector_registers, cpus[i].registers);
         assert_int_equal(m.masked, cpus[i].masked);
         assert_int_equal(m.dot2, cpus[i].dot2);
+        assert_int_equal(m.dot4, cpus[i].dot4);
         assert_true(m.fma && !m.gpu && m.l1_bytes >= 16384 && m.l2_bytes >= 131072);
         assert_non_null(strstr(m.features, cpus[i].cpu));
     }
@@ -123,6 +126,27 @@ static void knows_this_machine(void **state)
         assert_string_not_equal(less.features, native.features);
     }
     qn_arena_free(arena);
+}
+
+/* In this process named CPUs get nothing that the machine lacks: it is left out, or the CPU refused. */
+static void named_cpus_run_here(void **state)
+{
+    (void)state;
+    static const char *const cpus[] = { "haswell", "x86-64-v4", "znver4", "sapphirerapids", "graniterapids" };
+    for (size_t i = 0; i < sizeof cpus / sizeof *cpus && QN_HOST_ISA == QN_ISA_X86; i++) {
+        const qn_machine named = describe((qn_target){ .cpu = cpus[i] }), native = describe((qn_target){ 0 });
+        const qn_target here = { .cpu = cpus[i], .jit = true };
+        if ((named.masked && !native.masked) || (named.dot4 && !native.dot4) ||
+            (named.dot2 && !native.dot2)) {
+            assert_refused(here, QUERN_ERROR_UNSUPPORTED, "this machine has no ");
+            continue;
+        }
+        const qn_machine m = describe(here);
+        assert_int_equal(m.vector_bytes, named.vector_bytes);
+        assert_int_equal(m.dot4, named.dot4);
+        assert_int_equal(m.tiles, named.tiles);              /* Linux is asked for them when they are used */
+        assert_string_not_equal(m.features, named.features); /* the cache may be another machine's, too */
+    }
 }
 
 static void knows_matrix_units(void **state)
@@ -310,6 +334,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(knows_cpus),
         cmocka_unit_test(knows_this_machine),
+        cmocka_unit_test(named_cpus_run_here),
         cmocka_unit_test(knows_matrix_units),
         cmocka_unit_test(knows_cores_that_follow_streams),
         cmocka_unit_test(refuses_wrong_names),
