@@ -337,9 +337,11 @@ void qn_cache_trim(const qn_cache *cache)
     int64_t bytes;
     file *files = list_entries(cache, folder, arena, &n, &bytes);
     closedir(folder);
-    if (bytes > cache->limit)
+    /* A part more than there has to go, or each compilation from now on would look through the folder. */
+    const int64_t most = bytes > cache->limit ? cache->limit - cache->limit / 8 : cache->limit;
+    if (bytes > most)
         qsort(files, n, sizeof *files, by_use);
-    for (size_t i = 0; i < n && bytes > cache->limit; i++) {
+    for (size_t i = 0; i < n && bytes > most; i++) {
         unlinkat(cache->folder, files[i].name, 0);
         bytes -= files[i].bytes;
     }

@@ -1,9 +1,9 @@
 /* The disk cache of compiled kernels. What is in it gets executed, so the folder must be the user's alone: mode 0700
  * and owned by them, and so must every entry. Any thread and any number of processes may use one folder.
  *
- * It does not grow without end: closing a cache that was written to removes the entries that were not used for longest
- * until the others have no more than its limit. That is $QUERN_CACHE_LIMIT in bytes, or with K, M or G behind in units of
- * 1024, 1024^2, 1024^3 of them; 1 GiB where it is not set; 0 is none. */
+ * It does not grow without end: when a cache that was written to is closed and has more than its limit, the entries that were
+ * not used for longest are removed until the others have 7/8 of it. The limit is $QUERN_CACHE_LIMIT in bytes, or with K, M or G
+ * behind in units of 1024, 1024^2, 1024^3 of them; 1 GiB where it is not set; 0 is none. */
 #ifndef QN_DRIVER_CACHE_H
 #define QN_DRIVER_CACHE_H
 

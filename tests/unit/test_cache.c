@@ -176,6 +176,21 @@ static void keeps_to_its_limit(void **state)
     assert_int_equal(access(other, F_OK), 0);
     assert_int_equal(access(writing, F_OK), 0);
     assert_int_not_equal(access(left, F_OK), 0);
+    /* once there is too much, room is made for more than the next entry */
+    static const char *const names[] = { "1", "2", "3", "4", "5", "6" };
+    for (int i = 0; i < 6; i++)
+        put_old(f, names[i], 50000 - i * 1000);
+    f->cache.limit = 8192;
+    qn_cache_trim(&f->cache);
+    assert_false(is_there(f, "1"));
+    assert_false(is_there(f, "2"));
+    assert_true(is_there(f, "3"));
+    assert_true(is_there(f, "d"));
+    qn_cache_trim(&f->cache); /* six of them are not too much */
+    assert_true(is_there(f, "3"));
+    f->cache.limit = 2500;
+    qn_cache_trim(&f->cache);
+    assert_true(is_there(f, "d"));
     /* closing trims what was written to */
     setenv("QUERN_CACHE_LIMIT", "2K", 1);
     qn_cache cache;
