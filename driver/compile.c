@@ -10,6 +10,7 @@
 #include "driver/blas.h"
 #include "driver/cache.h"
 #include "driver/compile.h"
+#include "driver/kept.h"
 #include "driver/tune.h"
 #include "ir/print.h"
 #include "runtime/pool.h"
@@ -127,73 +128,6 @@ static qn_status choose_blas(const qn_settings *s, qn_pass_options *out, qn_diag
     return QUERN_OK;
 }
 
-static qn_status make_programs(qn_module *module, const qn_settings *s, quern_pool *pool, qn_compiled *out,
-                               qn_diags *diags)
-{
-    qn_pass_options options = { .math = s->math,
-                                .precision = s->precision,
-                                .machine = &out->machine,
-                                .fold = qn_interp_fold,
-                                .schedules = s->schedules,
-                                .parallel_for = quern_pool_parallel_for,
-                                .pool = pool,
-                                .no_fusion = !s->fuse,
-                                .remat = s->remat,
-                                .memory_limit = s->memory_limit };
-    QN_TRY(choose_blas(s, &options, diags));
-    if (module->n_functions == 0)
-        return qn_error(diags, QUERN_ERROR_MODEL, NULL, "the module has no function");
-    out->n_programs = module->n_functions;
-    out->programs = QN_NEW_ARRAY(out->arena, qn_program *, out->n_programs);
-    out->flops = QN_NEW_ARRAY(out->arena, double, out->n_programs);
-    out->plans = QN_NEW_ARRAY(out->arena, qn_remat_report, out->n_programs);
-    for (int i = 0; i < out->n_programs; i++) {
-        qn_graph *graph = module->functions[i];
-        double start = now();
-        progress(s, "optimizing", i, out->n_programs);
-        if (!count_flops(graph, 1, &out->flops[i]))
-            out->flops[i] = 0;
-        options.remat_report = &out->plans[i];
-        QN_TRY(qn_run_passes(graph, NULL, &options, s->hooks, diags));
-        double passes_done = now();
-        QN_TRY(qn_lower(graph, &options, out->arena, &out->programs[i], diags));
-        QN_TRY(qn_memplan(out->programs[i], diags));
-        if (QN_VERIFY_PROGRAMS || (s->hooks && s->hooks->verify_each))
-            QN_TRY(qn_program_verify(out->programs[i], diags));
-        if (strcmp(graph->name, "main") == 0)
-            out->programs[i]->name = "infer"; /* what importers call the only function there is */
-        out->plans[i].bytes = out->programs[i]->arena_bytes->max;
-        out->plans[i].varies = !qn_dim_is_const(out->programs[i]->arena_bytes);
-        if (s->planned)
-            s->planned(s->progress_user, out->programs[i]->name, &out->plans[i]);
-        out->times.passes += passes_done - start;
-        out->times.lower += now() - passes_done;
-    }
-    return QUERN_OK;
-}
-
-/* ---- kernels to code ---- */
-
-typedef struct kernel_job {
-    const qn_kernel *kernel;
-    qn_cache_key key;
-    const char *symbol;
-    size_t cost; /* of emitting: length of the text */
-    qn_code *code;
-    qn_arena *arena; /* of the thread that did it */
-    qn_diags diags;
-    qn_status status;
-} kernel_job;
-
-typedef struct kernel_jobs {
-    const qn_settings *settings;
-    qn_cache *cache;
-    qn_emit emit;
-    kernel_job *items; /* costly ones first */
-    int n, n_done, n_cached;
-    pthread_mutex_t lock; /* of the counts and the progress report */
-} kernel_jobs;
-
 /* What the code depends on besides the kernel: Quern itself (its version does not tell builds apart, its file does),
  * the target, the math mode. */
 static const char *common_key(const qn_settings *s, const qn_machine *machine, qn_emit emit, qn_arena *arena)
@@ -212,6 +146,187 @@ static const char *common_key(const qn_settings *s, const qn_machine *machine, q
                            s->target.features ? s->target.features : "",
                            machine->features ? machine->features : "", (int)s->math, (int)emit);
 }
+
+/* What programs are made with. */
+typedef struct planner {
+    qn_settings settings;
+    qn_pass_options options;
+    qn_cache cache;
+    qn_kept_schedules schedules;
+    quern_pool *pool;
+    const char *common; /* common_key */
+    const char
+        *kept_by; /* what kept programs depend on besides their graphs; NULL: they are not looked for */
+    qn_compiled *out;
+} planner;
+
+/* Programs are kept of models for this process, which need nothing of their kernels' bodies. */
+static const char *kept_by(const planner *p, qn_arena *arena)
+{
+    const qn_settings *s = &p->settings;
+    const qn_machine *machine = &p->out->machine;
+    if (!s->target.jit || s->backend != &qn_backend_cpu || s->hooks || p->cache.folder < 0 ||
+        s->schedules != &p->schedules.schedules)
+        return NULL;
+    return qn_arena_printf(arena, "%s fuse %d precision %d caches %lld %lld %lld tuned %s", p->common,
+                           s->fuse, (int)s->precision, (long long)machine->l1_bytes,
+                           (long long)machine->l2_bytes, (long long)machine->l3_bytes,
+                           qn_last_tuned(&p->cache, machine, arena));
+}
+
+/* end_planning is for what fails here, too. */
+static qn_status begin_planning(planner *p, const qn_settings *s, qn_emit emit, qn_compiled *out,
+                                qn_diags *diags)
+{
+    *p = (planner){ .settings = *s, .out = out, .cache = { .folder = -1 } };
+    QN_TRY(qn_cache_open(&p->cache, s->cache, diags));
+    qn_kept_schedules_init(&p->schedules, &p->cache, &out->machine);
+    if (!s->schedules)
+        p->settings.schedules = &p->schedules.schedules;
+    p->pool = quern_pool_new(0);
+    p->options = (qn_pass_options){ .math = s->math,
+                                    .precision = s->precision,
+                                    .machine = &out->machine,
+                                    .fold = qn_interp_fold,
+                                    .schedules = p->settings.schedules,
+                                    .parallel_for = quern_pool_parallel_for,
+                                    .pool = p->pool,
+                                    .no_fusion = !s->fuse,
+                                    .remat = s->remat,
+                                    .memory_limit = s->memory_limit };
+    p->common = common_key(s, &out->machine, emit, out->arena);
+    p->kept_by = kept_by(p, out->arena);
+    return choose_blas(s, &p->options, diags);
+}
+
+static void end_planning(planner *p)
+{
+    quern_pool_free(p->pool);
+    qn_cache_close(&p->cache);
+}
+
+static bool verifies_programs(const qn_settings *s)
+{
+    return QN_VERIFY_PROGRAMS || (s->hooks && s->hooks->verify_each);
+}
+
+/* Keys of the objects of a program's kernels. */
+static qn_cache_key *keys_of(const planner *p, const qn_program *program)
+{
+    qn_cache_key *keys = QN_NEW_ARRAY(p->out->arena, qn_cache_key, program->n_kernels);
+    for (int k = 0; k < program->n_kernels; k++)
+        keys[k] = qn_cache_key_of(2, (const char *[]){ p->common, program->kernel_texts[k] });
+    return keys;
+}
+
+static qn_status lower(planner *p, qn_graph *graph, int number, qn_diags *diags)
+{
+    qn_compiled *out = p->out;
+    qn_program *program;
+    QN_TRY(qn_lower(graph, &p->options, out->arena, &program, diags));
+    QN_TRY(qn_memplan(program, diags));
+    if (verifies_programs(&p->settings))
+        QN_TRY(qn_program_verify(program, diags));
+    out->programs[number] = program;
+    out->program_keys[number] = keys_of(p, program);
+    return QUERN_OK;
+}
+
+/* As it was kept, or lowered and kept. */
+static qn_status find_or_lower(planner *p, qn_graph *graph, int number, qn_diags *diags)
+{
+    qn_compiled *out = p->out;
+    qn_kept kept;
+    bool changed;
+    QN_TRY(qn_pass_find("expand")->run(graph, &p->options, &changed, diags)); /* as lowering begins */
+    qn_graph_remove_dead(graph);
+    const bool keeps = p->kept_by && qn_kept_of(graph, &p->options, p->kept_by, out->arena, &kept);
+    out->kept[number] = keeps && qn_kept_get(&p->cache, &kept, out->arena, &out->programs[number],
+                                             &out->program_keys[number]);
+    if (out->kept[number])
+        return verifies_programs(&p->settings) ? qn_program_verify(out->programs[number], diags) : QUERN_OK;
+    QN_TRY(lower(p, graph, number, diags));
+    if (keeps)
+        qn_kept_put(&p->cache, &kept, out->programs[number], out->program_keys[number]);
+    return QUERN_OK;
+}
+
+static void name_program(const qn_graph *graph, qn_program *program)
+{
+    if (strcmp(graph->name, "main") == 0)
+        program->name = "infer"; /* what importers call the only function there is */
+}
+
+static qn_status make_programs(planner *p, qn_module *module, qn_diags *diags)
+{
+    const qn_settings *s = &p->settings;
+    qn_compiled *out = p->out;
+    if (module->n_functions == 0)
+        return qn_error(diags, QUERN_ERROR_MODEL, NULL, "the module has no function");
+    out->n_programs = module->n_functions;
+    out->programs = QN_NEW_ARRAY(out->arena, qn_program *, out->n_programs);
+    out->program_keys = QN_NEW_ARRAY(out->arena, qn_cache_key *, out->n_programs);
+    out->kept = QN_NEW_ARRAY(out->arena, bool, out->n_programs);
+    out->flops = QN_NEW_ARRAY(out->arena, double, out->n_programs);
+    out->plans = QN_NEW_ARRAY(out->arena, qn_remat_report, out->n_programs);
+    for (int i = 0; i < out->n_programs; i++) {
+        qn_graph *graph = module->functions[i];
+        double start = now();
+        progress(s, "optimizing", i, out->n_programs);
+        if (!count_flops(graph, 1, &out->flops[i]))
+            out->flops[i] = 0;
+        p->options.remat_report = &out->plans[i];
+        QN_TRY(qn_run_passes(graph, NULL, &p->options, s->hooks, diags));
+        double passes_done = now();
+        QN_TRY(find_or_lower(p, graph, i, diags));
+        name_program(graph, out->programs[i]);
+        out->plans[i].bytes = out->programs[i]->arena_bytes->max;
+        out->plans[i].varies = !qn_dim_is_const(out->programs[i]->arena_bytes);
+        if (s->planned)
+            s->planned(s->progress_user, out->programs[i]->name, &out->plans[i]);
+        out->times.passes += passes_done - start;
+        out->times.lower += now() - passes_done;
+    }
+    qn_weights_lay_out(out->n_programs, out->programs, out->arena, &out->weights);
+    return QUERN_OK;
+}
+
+/* Some code of kept programs is no longer there: they are made anew, from the graphs that the passes left. */
+static qn_status lower_kept(planner *p, qn_module *module, qn_diags *diags)
+{
+    qn_compiled *out = p->out;
+    for (int i = 0; i < out->n_programs; i++)
+        if (out->kept[i]) {
+            out->kept[i] = false;
+            QN_TRY(lower(p, module->functions[i], i, diags));
+            name_program(module->functions[i], out->programs[i]);
+        }
+    qn_weights_lay_out(out->n_programs, out->programs, out->arena, &out->weights);
+    return QUERN_OK;
+}
+
+/* ---- kernels to code ---- */
+
+typedef struct kernel_job {
+    const qn_kernel *kernel; /* NULL: only in kept programs */
+    const char *name;
+    qn_cache_key key;
+    const char *symbol;
+    size_t cost; /* of emitting: length of the text */
+    qn_code *code;
+    qn_arena *arena; /* of the thread that did it */
+    qn_diags diags;
+    qn_status status;
+} kernel_job;
+
+typedef struct kernel_jobs {
+    const qn_settings *settings;
+    qn_cache *cache;
+    qn_emit emit;
+    kernel_job *items;                  /* costly ones first */
+    int n, n_done, n_cached, n_missing; /* missing: not there, and of kept programs */
+    pthread_mutex_t lock;               /* of the counts and the progress report */
+} kernel_jobs;
 
 /* A kernel's symbol is made of its key: equal symbols are equal code. */
 static const char *symbol_of(const qn_cache_key *key, qn_arena *arena)
@@ -257,13 +372,17 @@ static void run_job(void *arg, int64_t i)
     bool cached = false;
     job->arena = qn_arena_new();
     qn_diags_init(&job->diags, job->arena);
-    job->status = jobs->emit == QN_EMIT_OBJECT
-                      ? get_kernel(job->kernel, &job->key, job->symbol, s, jobs->cache, job->arena, job->code,
-                                   &cached, &job->diags)
-                      : s->backend->emit_kernel(job->kernel, job->symbol, &s->target, s->math, jobs->emit,
-                                                job->arena, job->code, &job->diags);
+    if (!job->kernel)
+        cached = qn_cache_get(jobs->cache, &job->key, job->arena, job->code);
+    else
+        job->status = jobs->emit == QN_EMIT_OBJECT
+                          ? get_kernel(job->kernel, &job->key, job->symbol, s, jobs->cache, job->arena,
+                                       job->code, &cached, &job->diags)
+                          : s->backend->emit_kernel(job->kernel, job->symbol, &s->target, s->math, jobs->emit,
+                                                    job->arena, job->code, &job->diags);
     pthread_mutex_lock(&jobs->lock);
     jobs->n_cached += cached;
+    jobs->n_missing += !job->kernel && !cached;
     progress(s, "compiling kernels", ++jobs->n_done, jobs->n);
     pthread_mutex_unlock(&jobs->lock);
 }
@@ -280,7 +399,7 @@ static void free_arena(void *arena)
 }
 
 /* One job for each different kernel of all programs; symbols into out->program_symbols. */
-static void collect_jobs(kernel_jobs *jobs, const char *common, qn_compiled *out)
+static void collect_jobs(kernel_jobs *jobs, qn_compiled *out)
 {
     int total = 0;
     for (int p = 0; p < out->n_programs; p++)
@@ -294,18 +413,22 @@ static void collect_jobs(kernel_jobs *jobs, const char *common, qn_compiled *out
         qn_program *program = out->programs[p];
         out->program_symbols[p] = QN_NEW_ARRAY(out->arena, const char *, program->n_kernels);
         for (int k = 0; k < program->n_kernels; k++) {
-            const char *texts[] = { common, program->kernel_texts[k] };
-            kernel_job job = { .kernel = program->kernels[k],
-                               .key = qn_cache_key_of(2, texts),
-                               .cost = strlen(texts[1]) };
+            kernel_job job = { .kernel = out->kept[p] ? NULL : program->kernels[k],
+                               .name = program->kernels[k]->name,
+                               .key = out->program_keys[p][k],
+                               .cost = out->kept[p] ? 0 : strlen(program->kernel_texts[k]) };
             int at = 0;
             while (at < jobs->n && memcmp(&jobs->items[at].key, &job.key, sizeof job.key) != 0)
                 at++;
+            if (at < jobs->n && !jobs->items[at].kernel) {
+                jobs->items[at].kernel = job.kernel;
+                jobs->items[at].cost = job.cost;
+            }
             if (at == jobs->n) {
                 job.symbol = symbol_of(&job.key, out->arena);
                 job.code = &out->kernels[at];
                 out->kernel_symbols[at] = job.symbol;
-                out->kernel_names[at] = job.kernel->name;
+                out->kernel_names[at] = job.name;
                 jobs->items[jobs->n++] = job;
             }
             out->program_symbols[p][k] = jobs->items[at].symbol;
@@ -314,20 +437,18 @@ static void collect_jobs(kernel_jobs *jobs, const char *common, qn_compiled *out
     out->n_kernels = jobs->n;
 }
 
-static qn_status make_kernels(const qn_settings *s, qn_emit emit, qn_compiled *out, qn_diags *diags)
+/* *out_missing: some are needed of kept programs only, and not in the cache. */
+static qn_status make_kernels(planner *p, qn_emit emit, bool *out_missing, qn_diags *diags)
 {
-    qn_cache cache;
-    QN_TRY(qn_cache_open(&cache, s->cache, diags));
-    kernel_jobs jobs = { .settings = s, .cache = &cache, .emit = emit };
+    qn_compiled *out = p->out;
+    kernel_jobs jobs = { .settings = &p->settings, .cache = &p->cache, .emit = emit };
     pthread_mutex_init(&jobs.lock, NULL);
-    collect_jobs(&jobs, common_key(s, &out->machine, emit, out->arena), out);
+    collect_jobs(&jobs, out);
     if (jobs.n)
         qsort(jobs.items, (size_t)jobs.n, sizeof *jobs.items, by_cost);
-    quern_pool *pool = quern_pool_new(jobs.n < qn_usable_threads() ? jobs.n : 0);
-    quern_pool_parallel_for(pool, run_job, &jobs, jobs.n);
-    quern_pool_free(pool);
-    qn_cache_close(&cache);
+    quern_pool_parallel_for(p->pool, run_job, &jobs, jobs.n);
     pthread_mutex_destroy(&jobs.lock);
+    *out_missing = jobs.n_missing > 0;
     out->times.n_kernels = jobs.n;
     out->times.n_cached = jobs.n_cached;
     qn_status status = QUERN_OK;
@@ -384,6 +505,10 @@ qn_status qn_compile_entries(const qn_compiled *c, const qn_entries *entries, co
                              qn_code *out, qn_diags *diags)
 {
     qn_cache cache;
+    if (c->entries.data) {
+        *out = c->entries;
+        return QUERN_OK;
+    }
     QN_TRY(qn_cache_open(&cache, s->cache, diags));
     qn_arena *scratch = qn_arena_new();
     const qn_cache_key key = entries_key(c, entries, s, scratch);
@@ -409,30 +534,58 @@ const char *qn_machine_name(const qn_machine *machine, qn_arena *arena)
 qn_status qn_plan_module(qn_module *module, const qn_settings *settings, qn_arena *arena, qn_compiled *out,
                          qn_diags *diags)
 {
+    planner p;
     *out = (qn_compiled){ .arena = arena };
     QN_TRY(settings->backend->describe(&settings->target, arena, &out->machine, diags));
-    qn_cache cache;
-    qn_kept_schedules kept;
-    qn_settings with = *settings;
-    QN_TRY(qn_cache_open(&cache, settings->cache, diags));
-    qn_kept_schedules_init(&kept, &cache, &out->machine);
-    if (!settings->schedules)
-        with.schedules = &kept.schedules;
-    quern_pool *pool = quern_pool_new(0);
-    qn_status status = make_programs(module, &with, pool, out, diags);
-    quern_pool_free(pool);
-    qn_cache_close(&cache);
-    QN_TRY(status);
-    qn_weights_lay_out(out->n_programs, out->programs, arena, &out->weights);
+    qn_status status = begin_planning(&p, settings, QN_EMIT_OBJECT, out, diags);
+    p.kept_by = NULL; /* whoever asks wants to see kernels */
+    if (!status)
+        status = make_programs(&p, module, diags);
+    end_planning(&p);
+    return status;
+}
+
+/* Kernels, and entries where they are in the cache; *out_missing as above, and where some are needed of kept programs. */
+static qn_status find_code(planner *p, qn_emit emit, bool *out_missing, qn_diags *diags)
+{
+    qn_compiled *out = p->out;
+    bool any_kept = false;
+    QN_TRY(make_kernels(p, emit, out_missing, diags));
+    for (int i = 0; i < out->n_programs; i++)
+        any_kept |= out->kept[i];
+    if (!any_kept || *out_missing)
+        return QUERN_OK;
+    const qn_entries entries = qn_compiled_entries(out, QN_JIT_PREFIX, true);
+    qn_arena *scratch = qn_arena_new();
+    const qn_cache_key key = entries_key(out, &entries, &p->settings, scratch);
+    *out_missing = !qn_cache_get(&p->cache, &key, out->arena, &out->entries);
+    qn_arena_free(scratch);
+    return QUERN_OK;
+}
+
+static qn_status compile(planner *p, qn_module *module, qn_emit emit, qn_diags *diags)
+{
+    bool missing;
+    QN_TRY(make_programs(p, module, diags));
+    double start = now();
+    QN_TRY(find_code(p, emit, &missing, diags));
+    if (missing) {
+        QN_TRY(lower_kept(p, module, diags));
+        QN_TRY(make_kernels(p, emit, &missing, diags));
+    }
+    p->out->times.kernels = now() - start;
     return QUERN_OK;
 }
 
 qn_status qn_compile_module(qn_module *module, const qn_settings *settings, qn_emit emit, qn_arena *arena,
                             qn_compiled *out, qn_diags *diags)
 {
-    QN_TRY(qn_plan_module(module, settings, arena, out, diags));
-    double start = now();
-    QN_TRY(make_kernels(settings, emit, out, diags));
-    out->times.kernels = now() - start;
-    return QUERN_OK;
+    planner p;
+    *out = (qn_compiled){ .arena = arena };
+    QN_TRY(settings->backend->describe(&settings->target, arena, &out->machine, diags));
+    qn_status status = begin_planning(&p, settings, emit, out, diags);
+    if (!status)
+        status = compile(&p, module, emit, diags);
+    end_planning(&p);
+    return status;
 }

@@ -4,6 +4,7 @@
 #define QN_DRIVER_COMPILE_H
 
 #include "backends/backend.h"
+#include "driver/cache.h"
 #include "driver/weights.h"
 #include "quern.h"
 #include "runtime/device.h"
@@ -56,6 +57,9 @@ typedef struct qn_compiled {
     qn_code *kernels;
     const char **kernel_symbols, **kernel_names;
     const char ***program_symbols; /* per program and kernel of it */
+    qn_cache_key **program_keys;   /* likewise: of the kernel's object */
+    bool *kept;                    /* per program: out of the cache (kept.h), its kernels have no bodies */
+    qn_code entries;               /* of QN_JIT_PREFIX, where a program was kept; else empty */
     qn_machine machine;
     qn_compile_times times;
 } qn_compiled;
@@ -82,6 +86,7 @@ qn_entries qn_compiled_entries(const qn_compiled *c, const char *prefix, bool we
 QN_MUST_USE qn_status qn_compile_entries(const qn_compiled *c, const qn_entries *entries,
                                          const qn_settings *settings, qn_code *out, qn_diags *diags);
 
+#define QN_JIT_PREFIX "model"
 /* Into this process. `module` is changed, and may be freed afterwards. */
 QN_MUST_USE qn_status qn_model_jit(qn_module *module, const qn_settings *settings, quern_model **out,
                                    qn_diags *diags);

@@ -126,7 +126,7 @@ static qn_status load(quern_model *model, jit_model *m, const qn_compiled *c, co
         names[i] = c->kernel_symbols[i];
     }
     names[n - 1] = "model";
-    const qn_entries entries = qn_compiled_entries(c, "model", true);
+    const qn_entries entries = qn_compiled_entries(c, QN_JIT_PREFIX, true);
     QN_TRY(qn_compile_entries(c, &entries, s, &objects[n - 1], diags));
     QN_TRY(s->backend->load(n, objects, names, &m->image, diags));
     const void **weights = s->backend->symbol(m->image, "model_weights_base");

@@ -43,6 +43,26 @@ static bool find_kept(void *user, const char *site, qn_schedule *out)
     return found;
 }
 
+/* An entry of its own: whose key is that of a site without a name. */
+const char *qn_last_tuned(const qn_cache *cache, const qn_machine *machine, qn_arena *arena)
+{
+    qn_code text;
+    const qn_cache_key key = key_of(machine, "", arena);
+    return qn_cache_get(cache, &key, arena, &text)
+               ? qn_arena_printf(arena, "%.*s", (int)text.size, (char *)text.data)
+               : "";
+}
+
+static void note_time(qn_cache *cache, const qn_machine *machine, qn_arena *arena)
+{
+    struct timespec t;
+    clock_gettime(CLOCK_REALTIME, &t);
+    const char *text =
+        qn_arena_printf(arena, "%lld.%09ld %ld", (long long)t.tv_sec, t.tv_nsec, (long)getpid());
+    const qn_cache_key key = key_of(machine, "", arena);
+    qn_cache_put(cache, &key, &(qn_code){ (void *)(uintptr_t)text, strlen(text) });
+}
+
 void qn_kept_schedules_init(qn_kept_schedules *kept, const qn_cache *cache, const qn_machine *machine)
 {
     *kept = (qn_kept_schedules){ .schedules = { .find = find_kept, .user = kept },
@@ -385,6 +405,7 @@ static qn_status keep(tuner *t)
         if (s->measured)
             kept &= qn_cache_put(&cache, &key, &code);
     }
+    note_time(&cache, &machine, t->arena);
     qn_cache_close(&cache);
     return kept ? QUERN_OK : no_folder(t, "they could not be written there");
 }

@@ -13,6 +13,8 @@ typedef struct qn_kept_schedules {
     const qn_cache *cache;
     const qn_machine *machine;
 } qn_kept_schedules;
+/* Another text after each time that schedules were kept for the machine. */
+const char *qn_last_tuned(const qn_cache *cache, const qn_machine *machine, qn_arena *arena);
 void qn_kept_schedules_init(qn_kept_schedules *kept, const qn_cache *cache, const qn_machine *machine);
 
 /* quern_tune. `module` stays as it is. */

@@ -353,15 +353,28 @@ void qn_print_symbols(qn_printer *p, const qn_dims *dims, int from, int to)
     }
 }
 
+static void print_dims(printer *p, const qn_module *module)
+{
+    const int n_symbols = qn_dims_symbol_count(module->dims);
+    if (n_symbols > 0) {
+        qn_strbuf_puts(&p->out, "dims ");
+        qn_print_symbols(p, module->dims, 0, n_symbols);
+        qn_strbuf_puts(&p->out, "\n");
+    }
+}
+
+const char *qn_graph_print_as(const qn_graph *graph, const qn_print_options *options, qn_arena *arena)
+{
+    printer p = { .out = { .arena = arena }, .options = options };
+    print_dims(&p, graph->module);
+    print_function(&p, graph);
+    return qn_strbuf_text(&p.out);
+}
+
 const char *qn_module_print_as(const qn_module *module, const qn_print_options *options, qn_arena *arena)
 {
     printer p = { .out = { .arena = arena }, .options = options };
-    const int n_symbols = qn_dims_symbol_count(module->dims);
-    if (n_symbols > 0) {
-        qn_strbuf_puts(&p.out, "dims ");
-        qn_print_symbols(&p, module->dims, 0, n_symbols);
-        qn_strbuf_puts(&p.out, "\n");
-    }
+    print_dims(&p, module);
     for (int i = 0; i < module->n_functions; i++) {
         if (p.out.n)
             qn_strbuf_puts(&p.out, "\n");

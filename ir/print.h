@@ -21,6 +21,9 @@ typedef struct qn_print_options {
 /* qn_module_print is this with { QN_PRINT_INLINE_ELEMENTS, true }. */
 const char *qn_module_print_as(const qn_module *module, const qn_print_options *options, qn_arena *arena);
 
+/* The dims of the module with their ranges, and one graph. */
+const char *qn_graph_print_as(const qn_graph *graph, const qn_print_options *options, qn_arena *arena);
+
 /* qn_program_print is this with { QN_PRINT_INLINE_ELEMENTS, true } and the kernels; without them it doesn't parse back. */
 const char *qn_program_print_as(const qn_program *program, const qn_print_options *options, bool kernels,
                                 qn_arena *arena);

@@ -121,7 +121,7 @@ typedef struct qn_program {
     qn_pio *io;
     int n_kernels, kernel_capacity;
     qn_kernel **kernels;       /* deduplicated */
-    const char **kernel_texts; /* their canonical texts */
+    const char **kernel_texts; /* their canonical texts; NULL: the kernels have no bodies (driver/kept.h) */
     int n_buffers, buffer_capacity;
     qn_pbuffer *buffers;
     qn_steps steps;

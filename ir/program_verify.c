@@ -392,7 +392,7 @@ static qn_status verify_limits(const verifier *v)
 static qn_status verify(verifier *v)
 {
     const qn_program *p = v->p;
-    for (int i = 0; i < p->n_kernels; i++)
+    for (int i = 0; i < p->n_kernels && p->kernel_texts; i++)
         for (int j = 0; j < i; j++)
             if (strcmp(p->kernel_texts[i], p->kernel_texts[j]) == 0)
                 return qn_program_wrong(&v->c, NULL, "kernels %d and %d are the same", j, i);

@@ -27,11 +27,18 @@ static qn_bounds both(qn_bounds x, qn_bounds y)
     return between(x.low < y.low ? x.low : y.low, x.high > y.high ? x.high : y.high);
 }
 
+/* Of integers that are there; longer ones take longer to read than checks take. */
+bool qn_bounds_reads(const qn_tensor *constant)
+{
+    enum { MOST = 1 << 20 }; /* bytes */
+    return constant->data && constant->bytes <= MOST && !qn_dtype_is_float(constant->type.dtype);
+}
+
 static qn_bounds of_constant(const qn_tensor *tensor)
 {
     const qn_dtype dtype = tensor->type.dtype;
     const size_t size = qn_dtype_bytes(dtype);
-    const uint8_t *data = qn_tensor_data(tensor);
+    const uint8_t *data = qn_bounds_reads(tensor) ? tensor->data : NULL;
     const int64_t n = qn_type_elements(&tensor->type);
     qn_bounds made = all_of(dtype);
     for (int64_t i = 0; i < n && data; i++) {

@@ -10,6 +10,8 @@ typedef struct qn_bounds {
     int64_t low, high; /* every element is in [low, high] */
 } qn_bounds;
 
+/* Are the contents of this constant looked at? */
+bool qn_bounds_reads(const qn_tensor *constant);
 /* memo: by value id, zero at first. Where nothing better is known, what the dtype holds. */
 qn_bounds qn_bounds_of(qn_bounds *memo, const qn_value *value);
 
