@@ -55,6 +55,8 @@ void qn_mask_add_visible(qn_raiser *s, qn_value *condition, bool negated, qn_dim
                          qn_mask_parts *parts);
 /* Likewise what is added to scores. */
 void qn_mask_add_additive(qn_raiser *s, qn_value *mask, qn_dim queries, qn_dim keys, qn_mask_parts *parts);
+/* Is the value surely the same all along the axis? */
+bool qn_mask_repeats(const qn_value *value, int axis, int depth);
 /* Is it as good as -inf as a score, or as an addend to one? */
 bool qn_mask_is_hiding(qn_dtype dtype, double number);
 

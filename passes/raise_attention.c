@@ -211,6 +211,13 @@ static qn_value *mask_of_rank_4(qn_builder *b, qn_value *mask)
         if (in_order)
             mask = qn_b_reshape(b, broadcast->operands[0], mask->type.rank, dims);
     }
+    /* A repetition further back counts for queries, which the kernel then takes side by side. */
+    enum { DEPTH = 8 };
+    const int queries = mask ? mask->type.rank - 2 : -1;
+    if (queries >= 0 && !qn_dim_is(mask->type.dims[queries], 1) && mask->type.dims[queries]->min >= 1 &&
+        qn_mask_repeats(mask, queries, DEPTH))
+        mask =
+            qn_b_slice_axis(b, mask, queries, qn_dim_const(qn_b_dims(b), 0), qn_dim_const(qn_b_dims(b), 1));
     while (mask && mask->type.rank < 4)
         mask = qn_b_expand_dims(b, mask, 0);
     return mask;

@@ -58,6 +58,26 @@ static int through_reshape(const qn_node *reshape, int axis)
     return i == from->rank ? found : -2;
 }
 
+bool qn_mask_repeats(const qn_value *value, int axis, int depth)
+{
+    const qn_node *node = value->node;
+    if (qn_dim_is(value->type.dims[axis], 1))
+        return true;
+    if (!node || depth == 0)
+        return false;
+    if (node->op == QN_OP_BROADCAST || node->op == QN_OP_RESHAPE) {
+        const int from =
+            node->op == QN_OP_BROADCAST ? through_broadcast(node, axis) : through_reshape(node, axis);
+        return from == -1 || (from >= 0 && qn_mask_repeats(node->operands[0], from, depth - 1));
+    }
+    if (qn_ops[node->op].class != QN_ELEMENTWISE)
+        return false;
+    for (int i = 0; i < node->n_operands; i++)
+        if (!qn_mask_repeats(node->operands[i], axis, depth - 1))
+            return false;
+    return true;
+}
+
 /* The view in front of broadcasts and reshapes. */
 static view behind_movement(view v)
 {
