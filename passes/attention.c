@@ -11,7 +11,8 @@
  *       divide by the sums, apply what follows element by element, store
  *
  * Of few queries k is read where it lies, a key a row: a panel would be used too seldom to be made. Then a score is a sum over
- * lanes, and the queries of a group of heads may be rows of one tile.
+ * lanes, and the queries of a group of heads may be rows of one tile. Where queries fill tiles of two vectors, scores lie in
+ * columns, and k needs no panels either: see attention_columns.c.
  *
  * More than one block makes the softmax an online one: what was summed up so far is scaled by exp(old maximum - new maximum).
  * Causal: blocks and panels that no query of the tile sees are left out. The last tile of a head may have rows that
@@ -19,7 +20,7 @@
 #include <math.h>
 
 #include "passes/attention.h"
-#include "passes/attention_tile.h"
+#include "passes/attention_columns.h"
 #include "passes/math/math.h"
 
 enum {
@@ -31,21 +32,7 @@ enum {
     FLOPS_A_NANOSECOND = 100 /* of a core: for the size of tasks only */
 };
 
-typedef struct {
-    qn_attention t;
-    qn_kbuffer *k, *v;          /* packed; or k in place */
-    qn_kbuffer *queries, *sums; /* local: of one tile */
-    qn_kbuffer *maxima, *totals,
-        *factors;                   /* by row: largest score, sum of the weights, what `sums` are scaled by */
-    int rows, k_vectors, v_vectors; /* k_vectors: 0 in place */
-    int64_t depth, columns, v_width; /* of q; of the result; of v, whole vectors */
-    int64_t block;                   /* keys */
-    bool heads_last, one_block;
-    bool base_2; /* scores are scaled to exponents of 2, not of e */
-    qn_dim k_panels;
-    qn_dim at_depth, column;        /* variables */
-    qn_kvalue *first_query, *total; /* of the tile; of the row being stored */
-} attention;
+typedef qn_attention_kernel attention;
 
 static const double LOG2_E = 1.4426950408889634;
 
@@ -68,16 +55,18 @@ static bool is_moved(const qn_value *value)
     return value->node && value->node->op == QN_OP_TRANSPOSE;
 }
 
-/* Few queries, and k and v in whole vectors that nobody has to move first. */
-static bool in_place(const qn_node *node, int lanes, qn_dim columns)
+/* Few queries, and k and v in whole vectors that nobody has to move first; or such as lie in columns. */
+static bool in_place(const qn_node *node, const qn_machine *machine, qn_dim columns)
 {
+    const int lanes = machine->vector_bytes / 4;
     const qn_value *q = node->operands[0], *k = node->operands[1], *v = node->operands[2];
     if (!qn_dim_is_const(q->type.dims[2]) || !qn_dim_is_const(q->type.dims[3]) ||
         q->type.dims[3]->value % lanes != 0 || !qn_dim_is_const(columns) || columns->value % lanes != 0)
         return false;
     if (node->op == QN_OP_ATTENTION_PACKED)
         return qn_dim_is(k->type.dims[4], QN_ATTENTION_IN_PLACE);
-    return q->type.dims[2]->value < LEAST_QUERIES && !is_moved(k) && !is_moved(v);
+    return q->type.dims[2]->value < LEAST_QUERIES ? !is_moved(k) && !is_moved(v)
+                                                  : qn_attention_fits_columns(node, machine);
 }
 
 bool qn_attention_plan(const qn_node *node, const qn_pass_options *options, int64_t *out_k_width,
@@ -94,7 +83,7 @@ bool qn_attention_plan(const qn_node *node, const qn_pass_options *options, int6
     const bool fits = qn_dim_is_const(q->dims[3]) && q->dims[3]->value >= 1 &&
                       q->dims[3]->value <= MAX_DEPTH && qn_dim_is_const(columns) && columns->value >= 1 &&
                       columns->value <= MAX_DEPTH && q->dims[2]->max >= 1 && keys->max >= 1;
-    if (fits && in_place(node, machine->vector_bytes / 4, columns)) {
+    if (fits && in_place(node, machine, columns)) {
         *out_k_width = QN_ATTENTION_IN_PLACE;
         *out_v_width = columns->value;
         return true;
@@ -212,14 +201,12 @@ static qn_kvalue *seen_by(attention *a, qn_kvalue *row, qn_kvalue *first, qn_kva
                        : n;
 }
 
-/* What is taken from the scores of a row before exp. */
-static qn_kvalue *shift_of(attention *a, qn_kvalue *max)
+qn_kvalue *qn_attention_shift(attention *a, qn_kvalue *max)
 {
-    return qn_kb_select(&a->t.w.b, qn_attention_hides(&a->t, max), qn_attention_number(&a->t, 0), max);
+    return qn_kb_select(&a->t.w.b, qn_attention_hides(&a->t, max), qn_kb_float(&a->t.w.b, max->type, 0), max);
 }
 
-/* Of a score without its row's largest: e or 2 to the power of it. */
-static qn_kvalue *power_of(attention *a, qn_kvalue *exponent)
+qn_kvalue *qn_attention_power(attention *a, qn_kvalue *exponent)
 {
     qn_kbuilder *b = &a->t.w.b;
     if (!a->base_2)
@@ -253,7 +240,8 @@ static void find_maximum(attention *a, qn_kvalue *row, qn_kvalue *first, qn_kval
     qn_kb_end_for(b, loop, &max);
     max = &loop->results[0];
     if (!a->one_block) {
-        qn_kvalue *factor = power_of(a, qn_kb_binary(b, QN_OP_SUB, old, shift_of(a, max)));
+        qn_kvalue *factor =
+            qn_attention_power(a, qn_kb_binary(b, QN_OP_SUB, old, qn_attention_shift(a, max)));
         qn_kvalue *total = qn_kb_binary(b, QN_OP_MUL, qn_kb_load(b, a->totals, row, 1), factor);
         qn_kb_store(b, a->factors, row, factor, NULL);
         qn_kb_store(b, a->totals, row, total, NULL);
@@ -267,11 +255,12 @@ static void weigh_row(attention *a, qn_kvalue *row, qn_kvalue *first, qn_kvalue 
     qn_kbuilder *b = &a->t.w.b;
     qn_kvalue *from = MUL(row, INDEX(a->t.stride)),
               *whole = qn_attention_whole(&a->t, seen_by(a, row, first, n)),
-              *shift = shift_of(a, qn_kb_load(b, a->maxima, row, 1)), *sum = qn_attention_number(&a->t, 0);
+              *shift = qn_attention_shift(a, qn_kb_load(b, a->maxima, row, 1)),
+              *sum = qn_attention_number(&a->t, 0);
     const qn_kind kind = QN_SUM;
     qn_kinst *loop = qn_kb_for(b, INDEX(0), whole, INDEX(1), QN_TAG_VECTOR, 1, &sum, &kind);
     qn_kvalue *score = qn_kb_load(b, a->t.scores, ADD(from, qn_attention_counter(loop)), 1);
-    qn_kvalue *weight = power_of(a, qn_kb_binary(b, QN_OP_SUB, score, shift));
+    qn_kvalue *weight = qn_attention_power(a, qn_kb_binary(b, QN_OP_SUB, score, shift));
     qn_kb_store(b, a->t.scores, ADD(from, qn_attention_counter(loop)), weight, NULL);
     sum = qn_kb_binary(b, QN_OP_ADD, &loop->blocks[0]->arguments[1], weight);
     qn_kb_end_for(b, loop, &sum);
@@ -323,6 +312,10 @@ static void one_block(attention *a, int rows, qn_kvalue *first, qn_kvalue *first
                       qn_kvalue *group)
 {
     qn_kvalue *n = a->one_block ? end : MIN(SUB(end, first), INDEX(a->block));
+    if (a->turned) {
+        qn_attention_add_keys(a, first, n, group);
+        return;
+    }
     if (a->k_vectors)
         score_panels(a, rows, first_panel, n, group);
     else
@@ -383,6 +376,8 @@ static void tile(attention *a, int rows, qn_kvalue *first_query)
     qn_kbuilder *b = &w->b;
     a->first_query = first_query;
     load_queries(a, rows);
+    if (a->turned)
+        qn_attention_turn_queries(a);
     qn_kvalue *group = ADD(MUL(qn_writer_index(w, a->t.batch), qn_writer_index(w, a->t.groups)),
                            qn_kb_idiv(b, MUL(qn_writer_index(w, a->t.head), qn_writer_index(w, a->t.groups)),
                                       qn_writer_index(w, a->t.heads)));
@@ -488,11 +483,14 @@ static void read_shape(attention *a)
     a->base_2 = machine->lookup && (!a->t.mask || a->t.mask->type.dtype == QUERN_BOOL);
     if (a->base_2)
         a->t.scale *= LOG2_E;
-    a->rows = even_rows(rows_of(machine), a->t.n_queries);
     a->k_vectors = (int)k->dims[4]->value / a->t.lanes;
+    const bool turned = !a->k_vectors && qn_attention_fits_columns(root, machine);
+    a->rows = turned ? qn_attention_columns(machine) : even_rows(rows_of(machine), a->t.n_queries);
     a->v_width = v->dims[3]->value;
     a->v_vectors = a->v_width > a->t.lanes ? 2 : 1;
-    if (!a->k_vectors)
+    if (turned)
+        a->v_vectors = a->v_width % (2 * a->t.lanes) == 0 ? 2 : 1;
+    else if (!a->k_vectors)
         a->v_vectors = most_vectors(a, 2 * rows_of(machine));
     a->depth = q->dims[3]->value;
     a->columns = qn_attr_dims(root, QN_ATTR_DIMS, NULL)[0]->value;
@@ -501,15 +499,19 @@ static void read_shape(attention *a)
     a->at_depth = qn_ispace_var(space, qn_ispace_import(space, q->dims[3]), false);
     a->column = qn_ispace_var(space, qn_dim_const(space->dims, a->columns), false);
     /* as few blocks as can be, of the same number of panels */
-    const int64_t width = (int64_t)(a->k_vectors ? a->k_vectors : 1) * a->t.lanes;
-    a->one_block = a->t.n_keys->max <= BLOCK;
-    int64_t blocks = qn_dim_is_const(a->t.n_keys) ? (a->t.n_keys->value + BLOCK - 1) / BLOCK : 1;
+    const int64_t width =
+                      turned ? QN_ATTENTION_KEYS : (int64_t)(a->k_vectors ? a->k_vectors : 1) * a->t.lanes,
+                  most = turned ? qn_attention_columns_block(machine) : BLOCK;
+    a->one_block = a->t.n_keys->max <= most;
+    int64_t blocks = qn_dim_is_const(a->t.n_keys) ? (a->t.n_keys->value + most - 1) / most : 1;
     int64_t keys = qn_dim_is_const(a->t.n_keys)
                        ? (a->t.n_keys->value + blocks - 1) / (blocks > 0 ? blocks : 1)
                    : a->one_block ? a->t.n_keys->max
-                                  : BLOCK;
+                                  : most;
     a->block = (keys + width - 1) / width * width;
     a->t.stride = a->block + SKEW;
+    if (turned)
+        a->turned = qn_kernel_add_local(a->t.w.kernel, "turned", QUERN_F32, a->rows * a->depth);
 }
 
 static qn_status lower(qn_lowering *l, const qn_group *group)

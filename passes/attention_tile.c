@@ -82,7 +82,7 @@ void qn_attention_read(qn_attention *a, const qn_node *node, int mask)
 
 qn_kvalue *qn_attention_hides(qn_attention *a, qn_kvalue *max)
 {
-    return qn_kb_compare(&a->w.b, QN_EQ, max, qn_attention_number(a, -INFINITY));
+    return qn_kb_compare(&a->w.b, QN_EQ, max, qn_kb_float(&a->w.b, max->type, -INFINITY));
 }
 
 void qn_attention_mask(qn_attention *a, qn_kvalue *from, qn_kvalue *first, qn_kvalue *n)
@@ -108,6 +108,14 @@ void qn_attention_product(qn_attention *a, int rows, int vectors, qn_kbuffer *x,
                           qn_kbuffer *y, int64_t y_stride, qn_kvalue *panel, qn_kvalue *high,
                           qn_kvalue *ahead, qn_kvalue **acc)
 {
+    qn_attention_product_of(a, rows, vectors, (qn_attention_side){ x, INDEX(0), x_stride, 1 }, y, y_stride,
+                            panel, high, ahead, acc);
+}
+
+void qn_attention_product_of(qn_attention *a, int rows, int vectors, qn_attention_side x, qn_kbuffer *y,
+                             int64_t y_stride, qn_kvalue *panel, qn_kvalue *high, qn_kvalue *ahead,
+                             qn_kvalue **acc)
+{
     qn_kbuilder *b = &a->w.b;
     const int n = rows * vectors;
     const int step = qn_k_proven_multiple(high, UNROLL) ? UNROLL : 1;
@@ -123,7 +131,8 @@ void qn_attention_product(qn_attention *a, int rows, int vectors, qn_kbuffer *x,
                 qn_kb_prefetch(b, y, ADD(ahead, ADD(offset, INDEX(v * a->lanes))), 0);
         }
         for (int r = 0; r < rows; r++) {
-            qn_kvalue *scalar = qn_kb_splat(b, qn_kb_load(b, x, ADD(INDEX(r * x_stride), k), 1), a->lanes);
+            qn_kvalue *at = ADD(x.from, ADD(INDEX(r * x.stride), MUL(k, INDEX(x.step))));
+            qn_kvalue *scalar = qn_kb_splat(b, qn_kb_load(b, x.buffer, at, 1), a->lanes);
             for (int v = 0; v < vectors; v++)
                 acc[r * vectors + v] = qn_kb_fma(b, scalar, columns[v], acc[r * vectors + v]);
         }

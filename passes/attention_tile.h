@@ -52,5 +52,14 @@ void qn_attention_mask(qn_attention *t, qn_kvalue *from, qn_kvalue *first, qn_kv
 void qn_attention_product(qn_attention *t, int rows, int vectors, qn_kbuffer *x, int64_t x_stride,
                           qn_kbuffer *y, int64_t y_stride, qn_kvalue *panel, qn_kvalue *high,
                           qn_kvalue *ahead, qn_kvalue **acc);
+/* The same of rows anywhere: element k of row r is buffer[from + r * stride + k * step]. */
+typedef struct qn_attention_side {
+    qn_kbuffer *buffer;
+    qn_kvalue *from;
+    int64_t stride, step;
+} qn_attention_side;
+void qn_attention_product_of(qn_attention *t, int rows, int vectors, qn_attention_side x, qn_kbuffer *y,
+                             int64_t y_stride, qn_kvalue *panel, qn_kvalue *high, qn_kvalue *ahead,
+                             qn_kvalue **acc);
 
 #endif

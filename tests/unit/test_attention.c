@@ -133,6 +133,17 @@ static void shapes_masks_and_groups(void **state)
         { 1, 1, 1, 20, 1100, 4, 8, "", true },
         { 1, 1, 1, 600, 600, 2, 2, "", true },
         { 1, 2, 1, 9, 700, 3, 8, "bool[1, 2, 9, 700]", false },
+        /* keys in place, queries side by side */
+        { 1, 4, 2, 32, 24, 16, 32, "", false },
+        { 2, 2, 2, 62, 40, 32, 16, "", true },  /* the last tile isn't full */
+        { 1, 1, 1, 32, 72, 16, 48, "", true },  /* queries at the end of the keys */
+        { 1, 1, 1, 96, 40, 16, 16, "", true },  /* the first see nothing */
+        { 1, 2, 1, 64, 520, 16, 64, "", true }, /* blocks of keys */
+        { 2, 2, 1, 32, 344, 16, 16, "bool[2, 1, 1, 344]", false },
+        { 1, 2, 2, 64, 16, 48, 32, "bool[1, 2, 1, 16]", true },
+        { 2, 1, 1, 32, 8, 16, 16, "bool[2, 1, 1, 1]", false }, /* rows that see nothing */
+        { 2, 1, 1, 32, 24, 16, 16, "f32[2, 1, 1, 24]", true },
+        { 1, 64, 2, 1, 40, 16, 16, "bool[1, 64, 1, 40]", false }, /* heads of a group as queries */
         /* few queries: keys in place, and those of a group of heads together where there is one query */
         { 1, 2, 2, 1, 37, 16, 32, "", false },
         { 2, 6, 2, 1, 21, 32, 64, "f32[2, 1, 1, 21]", true },

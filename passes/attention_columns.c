@@ -1,0 +1,237 @@
+/* Attention's kernel where queries lie side by side in the lanes of vectors, and scores of a key in a row: k is read where it
+ * lies, a number for all queries of the tile, and so are the weights by the product with v. Nobody has to pack k, and a
+ * query's largest score and sum are found without going across lanes. What is turned instead are the tile's queries. */
+#include "passes/attention_columns.h"
+
+#include <math.h>
+
+enum {
+    VECTORS = 2,              /* of queries */
+    SUMS = 16,                /* vectors of sums of a product */
+    WASTE = 8,                /* a part of so many queries at most is computed for nothing */
+    MOST_WIDE = VECTORS * 16, /* queries of a tile */
+    UNROLL = 2
+};
+
+/* ---- arithmetic on kernel indices ---- */
+
+#define INDEX(c) qn_kb_index(&a->t.w.b, (c))
+#define ADD(x, y) qn_kb_iadd(&a->t.w.b, (x), (y))
+#define SUB(x, y) qn_kb_isub(&a->t.w.b, (x), (y))
+#define MUL(x, y) qn_kb_imul(&a->t.w.b, (x), (y))
+#define MIN(x, y) qn_kb_imin(&a->t.w.b, (x), (y))
+#define MAX(x, y) qn_kb_imax(&a->t.w.b, (x), (y))
+
+typedef qn_attention_kernel attention;
+
+static int64_t wide(const attention *a)
+{
+    return (int64_t)VECTORS * a->t.lanes;
+}
+
+static qn_kvalue *vector(attention *a, double value)
+{
+    return qn_kb_float(&a->t.w.b, (qn_ktype){ QUERN_F32, a->t.lanes }, value);
+}
+
+/* ---- what it takes ---- */
+
+int qn_attention_columns(const qn_machine *machine)
+{
+    return VECTORS * machine->vector_bytes / 4;
+}
+
+/* Scores leave a third of the first cache to the queries and to what passes through. */
+int64_t qn_attention_columns_block(const qn_machine *machine)
+{
+    const int64_t keys = machine->l1_bytes * 2 / 3 / (VECTORS * machine->vector_bytes);
+    return keys / QN_ATTENTION_KEYS * QN_ATTENTION_KEYS;
+}
+
+bool qn_attention_fits_columns(const qn_node *node, const qn_machine *machine)
+{
+    const qn_type *q = &node->operands[0]->type, *v = &node->operands[2]->type;
+    const qn_value *mask = node->n_operands > 3 ? node->operands[3] : NULL;
+    if (!machine->lookup || machine->vector_registers < 32 || !qn_dim_is_const(q->dims[2]) ||
+        !qn_dim_is_const(v->dims[2]) || v->dims[2]->value % QN_ATTENTION_KEYS != 0)
+        return false;
+    const int64_t n = q->dims[2]->value, tile = qn_attention_columns(machine);
+    const int64_t wasted = (n + tile - 1) / tile * tile - n;
+    return wasted <= n / WASTE && (!mask || qn_dim_is(mask->type.dims[2], 1));
+}
+
+/* ---- queries ---- */
+
+void qn_attention_turn_queries(attention *a)
+{
+    qn_kbuilder *b = &a->t.w.b;
+    const int lanes = a->t.lanes;
+    qn_kinst *loop = qn_kb_for(b, INDEX(0), INDEX(a->depth), INDEX(lanes), QN_TAG_SERIAL, 0, NULL, NULL);
+    qn_kvalue *depth = qn_attention_counter(loop), *x[MOST_WIDE];
+    for (int v = 0; v < VECTORS; v++) {
+        for (int i = 0; i < lanes; i++)
+            x[i] = qn_kb_load(b, a->queries, ADD(INDEX((v * lanes + i) * a->depth), depth), lanes);
+        qn_kb_transpose(b, lanes, x);
+        for (int i = 0; i < lanes; i++)
+            qn_kb_store(b, a->turned, ADD(MUL(ADD(depth, INDEX(i)), INDEX(wide(a))), INDEX(v * lanes)), x[i],
+                        NULL);
+    }
+    qn_attention_end(&a->t, loop);
+}
+
+/* ---- scores ---- */
+
+/* What the mask says of this key, for all queries. */
+static qn_kvalue *mask_of(attention *a, qn_kvalue *key)
+{
+    qn_writer *w = &a->t.w;
+    const qn_dim vars[4] = { a->t.batch, a->t.head, a->t.query, a->t.key };
+    qn_dim index[4];
+    for (int i = 0; i < 4; i++)
+        index[i] = qn_dim_is(a->t.mask->type.dims[i], 1) ? qn_dim_const(w->space.dims, 0) : vars[i];
+    qn_attention_set(&a->t, a->t.key, key);
+    const size_t mark = qn_writer_mark(w);
+    qn_kvalue *value = qn_writer_value(w, a->t.mask, index);
+    qn_writer_forget(w, mark);
+    return qn_kb_splat(&w->b, value, a->t.lanes);
+}
+
+/* For each lane: does that query see the key under causal? */
+static qn_kvalue *seen(attention *a, int vector, qn_kvalue *key)
+{
+    qn_kbuilder *b = &a->t.w.b;
+    qn_kvalue *query = ADD(a->first_query, INDEX(vector * a->t.lanes));
+    /* that see key - (n_keys - n_queries) */
+    qn_kvalue *last = qn_kb_convert(b, QUERN_I32, qn_attention_seen(&a->t, query));
+    return qn_kb_compare(b, QN_GE, qn_kb_ramp(b, last, a->t.lanes),
+                         qn_kb_splat(b, qn_kb_convert(b, QUERN_I32, key), a->t.lanes));
+}
+
+/* Scores of some keys of the block, [low, high) times QN_ATTENTION_KEYS of them; `largest` goes along. `hides`: causal hides
+ * some of them from some queries. */
+static void score_keys(attention *a, qn_kvalue *first, qn_kvalue *low, qn_kvalue *high, qn_kvalue *group,
+                       bool hides, qn_kvalue **largest)
+{
+    qn_kbuilder *b = &a->t.w.b;
+    const int lanes = a->t.lanes, rows = QN_ATTENTION_KEYS;
+    qn_kinst *loop = qn_kb_for(b, low, high, INDEX(1), QN_TAG_SERIAL, VECTORS, largest, NULL);
+    for (int v = 0; v < VECTORS; v++)
+        largest[v] = &loop->blocks[0]->arguments[1 + v];
+    qn_kvalue *key = MUL(qn_attention_counter(loop), INDEX(rows)), *acc[SUMS];
+    const qn_attention_side k = { a->k,
+                                  MUL(ADD(ADD(MUL(group, a->t.n_keys_value), first), key), INDEX(a->depth)),
+                                  a->depth, 1 };
+    for (int i = 0; i < rows * VECTORS; i++)
+        acc[i] = vector(a, 0);
+    qn_attention_product_of(&a->t, rows, VECTORS, k, a->turned, wide(a), INDEX(0), INDEX(a->depth), NULL,
+                            acc);
+    for (int r = 0; r < rows; r++) {
+        qn_kvalue *row = ADD(key, INDEX(r)), *mask = a->t.mask ? mask_of(a, ADD(first, row)) : NULL;
+        for (int v = 0; v < VECTORS; v++) {
+            qn_kvalue *score = acc[r * VECTORS + v];
+            if (mask)
+                score = a->t.mask->type.dtype == QUERN_BOOL
+                            ? qn_kb_select(b, mask, score, vector(a, -INFINITY))
+                            : qn_kb_binary(b, QN_OP_ADD, score, mask);
+            if (hides)
+                score = qn_kb_select(b, seen(a, v, ADD(first, row)), score, vector(a, -INFINITY));
+            qn_kb_store(b, a->t.scores, ADD(MUL(row, INDEX(wide(a))), INDEX(v * lanes)), score, NULL);
+            /* One instruction, since NaN is left out here: its weight is NaN, and with it the query's sum and results. */
+            largest[v] = qn_kb_select(b, qn_kb_compare(b, QN_GT, score, largest[v]), score, largest[v]);
+        }
+    }
+    qn_kb_end_for(b, loop, largest);
+    for (int v = 0; v < VECTORS; v++)
+        largest[v] = &loop->results[v];
+}
+
+/* ---- the softmax ---- */
+
+/* The scores of so many keys become weights, and are added to `totals`. */
+static void weigh_keys(attention *a, qn_kvalue *n, qn_kvalue *const *shift, qn_kvalue **totals)
+{
+    qn_kbuilder *b = &a->t.w.b;
+    qn_kvalue *sums[UNROLL * VECTORS];
+    for (int i = 0; i < UNROLL * VECTORS; i++)
+        sums[i] = i < VECTORS ? totals[i] : vector(a, 0);
+    qn_kinst *loop = qn_kb_for(b, INDEX(0), n, INDEX(UNROLL), QN_TAG_SERIAL, UNROLL * VECTORS, sums, NULL);
+    for (int i = 0; i < UNROLL * VECTORS; i++) {
+        qn_kvalue *key = ADD(qn_attention_counter(loop), INDEX(i / VECTORS)),
+                  *at = ADD(MUL(key, INDEX(wide(a))), INDEX(i % VECTORS * a->t.lanes));
+        qn_kvalue *score = qn_kb_load(b, a->t.scores, at, a->t.lanes);
+        qn_kvalue *weight = qn_attention_power(a, qn_kb_binary(b, QN_OP_SUB, score, shift[i % VECTORS]));
+        qn_kb_store(b, a->t.scores, at, weight, NULL);
+        sums[i] = qn_kb_binary(b, QN_OP_ADD, &loop->blocks[0]->arguments[1 + i], weight);
+    }
+    qn_kb_end_for(b, loop, sums);
+    for (int v = 0; v < VECTORS; v++) {
+        totals[v] = &loop->results[v];
+        for (int u = 1; u < UNROLL; u++)
+            totals[v] = qn_kb_binary(b, QN_OP_ADD, totals[v], &loop->results[u * VECTORS + v]);
+    }
+}
+
+/* sums = sums * factor + weights x v, over `n` keys from key `first` on. */
+static void weigh_values(attention *a, qn_kvalue *first, qn_kvalue *n, qn_kvalue *group)
+{
+    qn_kbuilder *b = &a->t.w.b;
+    const int lanes = a->t.lanes, vectors = a->v_vectors, rows = SUMS / vectors;
+    const int64_t width = (int64_t)vectors * lanes;
+    qn_kinst *by_row = qn_kb_for(b, INDEX(0), INDEX(wide(a)), INDEX(rows), QN_TAG_SERIAL, 0, NULL, NULL),
+             *by_column =
+                 qn_kb_for(b, INDEX(0), INDEX(a->v_width), INDEX(width), QN_TAG_SERIAL, 0, NULL, NULL);
+    qn_kvalue *row = qn_attention_counter(by_row), *column = qn_attention_counter(by_column), *acc[SUMS],
+              *at[SUMS];
+    for (int r = 0; r < rows; r++) {
+        qn_kvalue *query = ADD(row, INDEX(r)), *factor = NULL;
+        if (!a->one_block)
+            factor = qn_kb_splat(b, qn_kb_load(b, a->factors, query, 1), lanes);
+        for (int i = r * vectors; i < (r + 1) * vectors; i++) {
+            at[i] = ADD(MUL(query, INDEX(a->v_width)), ADD(column, INDEX(i % vectors * lanes)));
+            acc[i] = factor ? qn_kb_binary(b, QN_OP_MUL, factor, qn_kb_load(b, a->sums, at[i], lanes))
+                            : vector(a, 0);
+        }
+    }
+    const qn_attention_side weights = { a->t.scores, row, 1, wide(a) };
+    qn_kvalue *panel = ADD(MUL(ADD(MUL(group, a->t.n_keys_value), first), INDEX(a->v_width)), column);
+    qn_attention_product_of(&a->t, rows, vectors, weights, a->v, a->v_width, panel, n, NULL, acc);
+    for (int i = 0; i < SUMS; i++)
+        qn_kb_store(b, a->sums, at[i], acc[i], NULL);
+    qn_attention_end(&a->t, by_column);
+    qn_attention_end(&a->t, by_row);
+}
+
+void qn_attention_add_keys(attention *a, qn_kvalue *first, qn_kvalue *n, qn_kvalue *group)
+{
+    qn_kbuilder *b = &a->t.w.b;
+    qn_kvalue *keys = INDEX(QN_ATTENTION_KEYS),
+              *all = qn_kb_idiv(b, ADD(n, INDEX(QN_ATTENTION_KEYS - 1)), keys), *seen_by_all = all,
+              *largest[VECTORS], *shift[VECTORS], *totals[VECTORS];
+    for (int v = 0; v < VECTORS; v++)
+        largest[v] =
+            a->one_block ? vector(a, -INFINITY) : qn_kb_load(b, a->maxima, INDEX(v * a->t.lanes), a->t.lanes);
+    if (a->t.causal) {
+        qn_kvalue *visible = SUB(qn_attention_seen(&a->t, ADD(a->first_query, INDEX(1))), first);
+        seen_by_all = MIN(qn_kb_idiv(b, MAX(visible, INDEX(0)), keys), all);
+    }
+    score_keys(a, first, INDEX(0), seen_by_all, group, false, largest);
+    if (a->t.causal)
+        score_keys(a, first, seen_by_all, all, group, true, largest);
+    for (int v = 0; v < VECTORS; v++) {
+        qn_kvalue *at = INDEX(v * a->t.lanes);
+        shift[v] = qn_attention_shift(a, largest[v]);
+        totals[v] = vector(a, 0);
+        if (!a->one_block) {
+            qn_kvalue *old = qn_kb_load(b, a->maxima, at, a->t.lanes),
+                      *factor = qn_attention_power(a, qn_kb_binary(b, QN_OP_SUB, old, shift[v]));
+            totals[v] = qn_kb_binary(b, QN_OP_MUL, qn_kb_load(b, a->totals, at, a->t.lanes), factor);
+            qn_kb_store(b, a->factors, at, factor, NULL);
+        }
+        qn_kb_store(b, a->maxima, at, largest[v], NULL);
+    }
+    n = MUL(all, keys);
+    weigh_keys(a, n, shift, totals);
+    for (int v = 0; v < VECTORS; v++)
+        qn_kb_store(b, a->totals, INDEX(v * a->t.lanes), totals[v], NULL);
+    weigh_values(a, first, n, group);
+}
