@@ -74,6 +74,9 @@ typedef struct qn_array {
  * an arena and diagnostics of its own. */
 qn_status qn_interp_run(const qn_graph *graph, const qn_array *inputs, qn_array *outputs, qn_arena *arena,
                         qn_diags *diags);
+/* The same for one rank of several, whose collectives go by `comm`; NULL: there is one rank. */
+qn_status qn_interp_run_among(const qn_graph *graph, quern_comm *comm, const qn_array *inputs,
+                              qn_array *outputs, qn_arena *arena, qn_diags *diags);
 /* Evaluates one node of constants (fold). */
 qn_status qn_interp_node(const qn_node *node, const qn_array *operands, qn_array *results,
                          const int64_t *symbols, qn_arena *arena, qn_diags *diags);

@@ -56,6 +56,7 @@ static void text_steps(const qn_view *v, const qn_program *p, const qn_steps *st
             }
             break;
         case QN_STEP_SWAP: fputs("swap\n", to); break;
+        case QN_STEP_COLLECTIVE: fprintf(to, "%s\n", s->name ? s->name : qn_ops[s->collective].name); break;
         case QN_STEP_CHECK: fprintf(to, "check %s\n", p->node_names[s->node]); break;
         case QN_STEP_BIND: fprintf(to, "count %s\n", place_text(v, p, s->buffers[0])); break;
         }

@@ -185,7 +185,7 @@ static qn_status run_graph(quern_session *s, qn_arena *arena, qn_diags *diags)
             (qn_array){ .dtype = s->slots[i].info->dtype, .rank = s->slots[i].info->rank, .data = s->io[i] };
         memcpy(inputs[i].dims, s->slots[i].dims, (size_t)inputs[i].rank * sizeof(int64_t));
     }
-    QN_TRY(qn_interp_run(graph, inputs, outputs, arena, diags));
+    QN_TRY(qn_interp_run_among(graph, s->ctx.comm, inputs, outputs, arena, diags));
     for (int i = 0; i < graph->n_outputs; i++) {
         int buffer = e->output_buffers[i];
         size_t bytes = qn_dtype_bytes(outputs[i].dtype);
@@ -206,7 +206,13 @@ static int run(quern_session *s)
     interp_model *m = s->model->owner;
     qn_call call;
     qn_call_begin(&call);
-    pthread_mutex_lock(&m->lock);
+    /* Of ranks that share the model, one would wait for another that waits for it. */
+    if (!s->ctx.comm)
+        pthread_mutex_lock(&m->lock);
+    else if (pthread_mutex_trylock(&m->lock))
+        return qn_call_end(
+            &call, qn_error(&call.diags, QUERN_ERROR_ARGUMENT, NULL,
+                            "another thread runs this model: with target interp each rank compiles its own"));
     qn_status status = run_graph(s, call.arena, &call.diags);
     pthread_mutex_unlock(&m->lock);
     return qn_call_end(&call, status);

@@ -292,6 +292,26 @@ QUERN_API void quern_pool_parallel_for(void *pool, void (*task)(void *arg, int64
 QUERN_API void quern_pool_parallel_for_down(void *pool, void (*task)(void *arg, int64_t i), void *arg,
                                             int64_t n);
 
+/* ---- ranks that compute together: communicators (quern_comm), see docs/parallel.md ---- */
+
+/* Ranks that are threads of this process: thread i uses out_comms[i]. Each is freed by itself; whoever waits for one that is
+ * freed gets an error. */
+QUERN_API int quern_comm_threads(int ranks, quern_comm **out_comms) QUERN_MUST_USE;
+QUERN_API void quern_comm_free(quern_comm *comm); /* NULL is fine */
+/* Collectives of the host's own memory, as the functions of quern_comm; comm NULL: this is the only rank. */
+QUERN_API int quern_comm_all_reduce(quern_comm *comm, const void *in, void *out, int64_t n, int dtype,
+                                    int combine) QUERN_MUST_USE;
+QUERN_API int quern_comm_all_gather(quern_comm *comm, const void *in, void *out, int64_t n,
+                                    int dtype) QUERN_MUST_USE;
+QUERN_API int quern_comm_reduce_scatter(quern_comm *comm, const void *in, void *out, int64_t n, int dtype,
+                                        int combine) QUERN_MUST_USE;
+QUERN_API int quern_comm_broadcast(quern_comm *comm, void *data, int64_t n, int dtype,
+                                   int root) QUERN_MUST_USE;
+/* The session runs as this rank, which it does not own. A run that fails fails on the other ranks too. NULL: alone. */
+QUERN_API void quern_session_set_comm(quern_session *session, quern_comm *comm);
+/* Every state becomes that of rank `root`, on all ranks of the session's communicator. */
+QUERN_API int quern_session_broadcast_states(quern_session *session, int root) QUERN_MUST_USE;
+
 /* ---- building a model by calls ---- */
 
 /* Values belong to the builder. A mistake is kept, with the call's name, and reported by quern_builder_finish: values
@@ -397,6 +417,17 @@ QUERN_API quern_value *quern_dot_product_attention(quern_builder *b, quern_value
 QUERN_API quern_value *quern_attention(quern_builder *b, quern_value *x, quern_value *memory, int64_t heads,
                                        int causal, const char *name);
 QUERN_API quern_value *quern_mean(quern_builder *b, quern_value *x); /* of all elements: a scalar */
+/* Collectives of the ranks that run the model together, whose sessions have communicators (quern_session_set_comm); combine: a
+ * quern_combine. A model with `ranks` is for so many. Differentiable: see docs/parallel.md */
+QUERN_API quern_value *quern_all_reduce(quern_builder *b, quern_value *x, int combine);
+/* The tensors of all ranks, one behind the other along the axis. */
+QUERN_API quern_value *quern_all_gather(quern_builder *b, quern_value *x, int axis, int ranks);
+/* This rank's part, along the axis, of all tensors combined. */
+QUERN_API quern_value *quern_reduce_scatter(quern_builder *b, quern_value *x, int combine, int axis,
+                                            int ranks);
+QUERN_API quern_value *quern_broadcast_rank(quern_builder *b, quern_value *x,
+                                            int root); /* that of rank root */
+QUERN_API quern_value *quern_rank(quern_builder *b);   /* this rank's number, from 0 up: an i64 scalar */
 /* Losses, as those that quern_train_options.loss names: scalars, the mean over the elements (cross_entropy: over the rows).
  * They may be added up and weighed; a function whose first output is one trains with the loss "output". The target has
  * the prediction's dims and is converted to its data type. Predictions of 16 bits are taken in float32. */

@@ -71,6 +71,42 @@ typedef enum quern_role {
     QUERN_STATE = 2 /* read and updated in place: parameters, optimizer state, KV cache */
 } quern_role;
 
+/* How collectives combine the elements of all ranks. Sums run in the order of the ranks, from 0 up: of f16, bf16 and f32 in f64,
+ * rounded once; of integers they wrap. The mean is of floats only: the sum divided by the number of ranks. Of bool, max is "any"
+ * and min is "all". */
+typedef enum quern_combine {
+    QUERN_COMBINE_SUM = 0,
+    QUERN_COMBINE_MEAN = 1,
+    QUERN_COMBINE_MAX = 2,
+    QUERN_COMBINE_MIN = 3
+} quern_combine;
+
+/* Several ranks that compute together: threads of a process, processes, machines. Each rank has a structure of its own, and one
+ * thread at a time uses it. All ranks call the same functions in the same order with the same n, dtype and how: what they were
+ * given is compared first, and where it differs every rank's call fails. Results are the same bits on every rank, and in every
+ * run. All give a quern_status; after a failure the communicator fails for good. n counts elements, `in` and `out` are aligned to
+ * them and do not overlap; those of all_reduce and broadcast may be the same. */
+typedef struct quern_comm {
+    size_t size;
+    int32_t rank, ranks; /* this one's number, from 0 up; how many there are */
+    /* out[i] = in[i] of all ranks, combined; how: quern_combine */
+    int (*all_reduce)(struct quern_comm *comm, const void *in, void *out, int64_t n, int32_t dtype,
+                      int32_t how);
+    /* out[r * n + i] = in[i] of rank r; how: 0 */
+    int (*all_gather)(struct quern_comm *comm, const void *in, void *out, int64_t n, int32_t dtype,
+                      int32_t how);
+    /* out[i] = in[rank * n + i] of all ranks, combined; how: quern_combine */
+    int (*reduce_scatter)(struct quern_comm *comm, const void *in, void *out, int64_t n, int32_t dtype,
+                          int32_t how);
+    /* out[i] = in[i] of rank `how` */
+    int (*broadcast)(struct quern_comm *comm, const void *in, void *out, int64_t n, int32_t dtype,
+                     int32_t how);
+    /* This rank can't go on: the others' collectives fail, with this reason, instead of waiting for it. */
+    void (*fail)(struct quern_comm *comm, const char *reason);
+    const char *(*error)(const struct quern_comm *comm); /* why it has failed; "" while it has not */
+    void (*free)(struct quern_comm *comm);
+} quern_comm;
+
 /* Lent by the caller for one call; NULL is fine: single-threaded, weights from the object. */
 typedef struct quern_ctx {
     size_t size; /* sizeof(quern_ctx) as the caller was compiled */
@@ -90,6 +126,7 @@ typedef struct quern_ctx {
     /* As parallel_for; each thread had better begin with its last tasks: what they read is still in its core's cache since
      * the last call with these tasks. NULL: parallel_for is called. */
     void (*parallel_for_down)(void *pool, void (*task)(void *arg, int64_t i), void *arg, int64_t n);
+    quern_comm *comm; /* for collectives; NULL: this is the only rank */
 } quern_ctx;
 
 /* A symbolic dimension. Its value is an int64_t in the io structure. */

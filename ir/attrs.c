@@ -26,7 +26,7 @@ const qn_attr_info qn_attrs[QN_N_ATTRS] = {
 #undef QN_ATTR
 };
 
-const char *const qn_kind_names[5] = { "sum", "prod", "max", "min", "set" };
+const char *const qn_kind_names[QN_N_KINDS] = { "sum", "prod", "max", "min", "set", "mean" };
 const char *const qn_direction_names[6] = { "eq", "ne", "lt", "le", "gt", "ge" };
 
 qn_scalar qn_neutral(qn_kind kind, qn_dtype dtype)
@@ -45,7 +45,9 @@ qn_scalar qn_neutral(qn_kind kind, qn_dtype dtype)
         if (qn_dtype_class_of(dtype) == QN_CLASS_UNSIGNED)
             return (qn_scalar){ .i = low ? 0 : (int64_t)(UINT64_MAX >> (64 - bits)) };
         return (qn_scalar){ .i = low ? INT64_MIN >> (64 - bits) : INT64_MAX >> (64 - bits) };
-    case QN_SET: break;
+    case QN_SET:
+    case QN_MEAN:
+    case QN_N_KINDS: break;
     }
     QN_UNREACHABLE("no neutral element of %s", qn_kind_names[kind]);
 }

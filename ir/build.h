@@ -27,6 +27,13 @@ qn_value *qn_b_full(qn_builder *b, const qn_type *type, double value); /* broadc
 qn_value *qn_b_iota(qn_builder *b, const qn_type *type, int axis);
 qn_value *qn_b_dim_value(qn_builder *b, qn_dtype dtype, qn_dim dim); /* rank 0 */
 
+/* collectives (passes keep their order) */
+qn_value *qn_b_all_reduce(qn_builder *b, qn_kind kind, qn_value *x);
+qn_value *qn_b_all_gather(qn_builder *b, qn_value *x, int64_t ranks);
+qn_value *qn_b_reduce_scatter(qn_builder *b, qn_kind kind, qn_value *x, int64_t ranks);
+qn_value *qn_b_broadcast_rank(qn_builder *b, qn_value *x, int64_t root);
+qn_value *qn_b_rank(qn_builder *b); /* i64 scalar */
+
 /* element-wise: operands of equal dims; *_bcast first broadcast their operands as NumPy does */
 qn_value *qn_b_unary(qn_builder *b, qn_op op, qn_value *x);
 qn_value *qn_b_binary(qn_builder *b, qn_op op, qn_value *x, qn_value *y);

@@ -310,6 +310,36 @@ int *qn_graph_count_uses(qn_graph *graph, qn_arena *arena)
     return uses;
 }
 
+int qn_collective_how(const qn_node *node)
+{
+    if (node->op == QN_OP_BROADCAST_RANK)
+        return (int)qn_attr_int(node, QN_ATTR_ROOT);
+    if (node->op == QN_OP_ALL_GATHER)
+        return 0;
+    switch (qn_attr_reduce_kind(node)) {
+    case QN_MEAN: return QUERN_COMBINE_MEAN;
+    case QN_KIND_MAX: return QUERN_COMBINE_MAX;
+    case QN_KIND_MIN: return QUERN_COMBINE_MIN;
+    default: return QUERN_COMBINE_SUM;
+    }
+}
+
+int64_t qn_collective_ranks(const qn_node *node)
+{
+    return qn_attr_find(node, QN_ATTR_RANKS) ? qn_attr_int(node, QN_ATTR_RANKS) : 0;
+}
+
+const char *qn_collective_wants(qn_op op, int64_t ranks, int how, qn_arena *arena)
+{
+    if (op == QN_OP_BROADCAST_RANK)
+        return qn_arena_printf(arena,
+                               "%s is from rank %d: the communicator has fewer ranks, or there is none",
+                               qn_ops[op].name, how);
+    return qn_arena_printf(arena,
+                           "%s is for %lld ranks: the communicator has another number, or there is none",
+                           qn_ops[op].name, (long long)ranks);
+}
+
 static bool graph_has_effect(const qn_graph *graph, int depth);
 
 /* `depth` ends the descent into functions that call each other in a circle (which qn_verify refuses). */

@@ -127,10 +127,17 @@ extern const qn_attr_info qn_attrs[QN_N_ATTRS];
 qn_attr_key qn_attr_parse(const char *name, size_t length); /* QN_N_ATTRS when unknown */
 
 /* Words of the KIND attribute: what a reduction, window, scan or scatter combines with. */
-typedef enum qn_kind { QN_SUM, QN_PROD, QN_KIND_MAX, QN_KIND_MIN, QN_SET } qn_kind;
-extern const char *const qn_kind_names[5]; /* "sum", "prod", "max", "min", "set" */
-/* What combining starts from: 0, 1, the lowest (-inf), the highest (inf). There is none for QN_SET. */
+typedef enum qn_kind { QN_SUM, QN_PROD, QN_KIND_MAX, QN_KIND_MIN, QN_SET, QN_MEAN, QN_N_KINDS } qn_kind;
+extern const char *const qn_kind_names[QN_N_KINDS]; /* "sum", "prod", "max", "min", "set", "mean" */
+/* What combining starts from: 0, 1, the lowest (-inf), the highest (inf). There is none for QN_SET and QN_MEAN. */
 qn_scalar qn_neutral(qn_kind kind, qn_dtype dtype);
+
+/* Of collectives: what the communicator's functions take as `how` (quern_combine, or the root); the number of ranks that the node
+ * is for, 0: any; and what it asks for, for messages: "all_gather is for 4 ranks: …". */
+typedef struct qn_node qn_node;
+int qn_collective_how(const qn_node *node);
+int64_t qn_collective_ranks(const qn_node *node);
+const char *qn_collective_wants(qn_op op, int64_t ranks, int how, qn_arena *arena);
 
 typedef enum qn_direction { QN_EQ, QN_NE, QN_LT, QN_LE, QN_GT, QN_GE } qn_direction;
 extern const char *const qn_direction_names[6];

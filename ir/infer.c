@@ -234,6 +234,8 @@ static qn_infer_rule find_rule(qn_op op)
     qn_infer_rule rule = qn_infer_movement(op);
     if (!rule)
         rule = qn_infer_compute(op);
+    if (!rule)
+        rule = qn_infer_collective(op);
     return rule ? rule : qn_infer_control(op);
 }
 
@@ -242,7 +244,7 @@ static bool is_sound(const qn_attr *attr)
 {
     switch (qn_attrs[attr->key].kind) {
     case QN_ATTR_KIND_DTYPE: return attr->i >= QUERN_BOOL && attr->i <= QUERN_F8E8M0;
-    case QN_ATTR_KIND_KIND: return attr->i >= QN_SUM && attr->i <= QN_SET;
+    case QN_ATTR_KIND_KIND: return attr->i >= QN_SUM && attr->i < QN_N_KINDS;
     case QN_ATTR_KIND_DIRECTION: return attr->i >= QN_EQ && attr->i <= QN_GE;
     case QN_ATTR_KIND_BOOL: return attr->i == 0 || attr->i == 1;
     case QN_ATTR_KIND_STRING: return attr->s != NULL;

@@ -14,7 +14,7 @@ static qn_status reduce(qn_infer_context *c)
     qn_dim dims[QN_MAX_RANK];
     QN_TRY(qn_infer_axes(c, QN_ATTR_AXES, x->rank, true, &n, &axes));
     qn_kind kind = qn_attr_reduce_kind(c->node);
-    if (kind == QN_SET || (x->dtype == QUERN_BOOL && (kind == QN_SUM || kind == QN_PROD)))
+    if (kind == QN_SET || kind == QN_MEAN || (x->dtype == QUERN_BOOL && (kind == QN_SUM || kind == QN_PROD)))
         return qn_infer_fail(c, "kind %s does not reduce %s", qn_kind_names[kind], qn_infer_print(c, x));
     for (int i = 0, at = 0; i < x->rank; i++) {
         if (at < n && axes[at] == i)
@@ -102,8 +102,9 @@ static qn_status reduce_window(qn_infer_context *c)
 {
     const qn_type *x = qn_infer_operand(c, 0);
     qn_dim dims[QN_MAX_RANK];
-    if (qn_attr_reduce_kind(c->node) == QN_SET)
-        return qn_infer_fail(c, "kind set does not reduce");
+    const qn_kind kind = qn_attr_reduce_kind(c->node);
+    if (kind == QN_SET || kind == QN_MEAN)
+        return qn_infer_fail(c, "kind %s does not reduce", qn_kind_names[kind]);
     QN_TRY(window_dims(c, dims));
     return qn_infer_give(c, x->dtype, x->rank, dims);
 }
@@ -123,8 +124,9 @@ static qn_status cumulative(qn_infer_context *c)
     const qn_type *x = qn_infer_operand(c, 0);
     int axis = 0;
     QN_TRY(qn_infer_axis(c, QN_ATTR_AXIS, x->rank, &axis));
-    if (qn_attr_reduce_kind(c->node) == QN_SET)
-        return qn_infer_fail(c, "kind set does not accumulate");
+    const qn_kind kind = qn_attr_reduce_kind(c->node);
+    if (kind == QN_SET || kind == QN_MEAN)
+        return qn_infer_fail(c, "kind %s does not accumulate", qn_kind_names[kind]);
     return qn_infer_give(c, x->dtype, x->rank, x->dims);
 }
 

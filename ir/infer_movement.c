@@ -237,6 +237,8 @@ static qn_status gather_nd(qn_infer_context *c)
 static qn_status scatter_kind(qn_infer_context *c)
 {
     const qn_kind kind = qn_attr_reduce_kind(c->node);
+    if (kind == QN_MEAN)
+        return qn_infer_fail(c, "kind mean does not combine");
     if (qn_infer_operand(c, 0)->dtype == QUERN_BOOL && (kind == QN_SUM || kind == QN_PROD))
         return qn_infer_fail(c, "kind %s does not combine bool elements", qn_kind_names[kind]);
     return QUERN_OK;

@@ -17,6 +17,7 @@ typedef qn_status (*qn_infer_rule)(qn_infer_context *c);
 
 qn_infer_rule qn_infer_movement(qn_op op);
 qn_infer_rule qn_infer_compute(qn_op op); /* reductions, contractions, order, random, composites */
+qn_infer_rule qn_infer_collective(qn_op op);
 qn_infer_rule qn_infer_control(qn_op op);
 
 /* "op: text", at the node; QUERN_ERROR_MODEL. */

@@ -44,7 +44,9 @@ bool qn_step_writes(const qn_program *p, const qn_step *step, int i)
 {
     if (step->kind == QN_STEP_KERNEL)
         return p->kernels[step->kernel]->buffers[i]->written;
-    return (step->kind == QN_STEP_COPY || step->kind == QN_STEP_LIBRARY) && i == step->n_buffers - 1;
+    return (step->kind == QN_STEP_COPY || step->kind == QN_STEP_LIBRARY ||
+            step->kind == QN_STEP_COLLECTIVE) &&
+           i == step->n_buffers - 1;
 }
 
 qn_program *qn_program_new(qn_arena *arena, qn_dims *dims, const char *name)

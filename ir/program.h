@@ -35,10 +35,12 @@ typedef enum qn_step_kind {
     QN_STEP_LIBRARY, /* like a kernel, but the code is a library's: see qn_library */
     QN_STEP_COPY,    /* from buffer 0 to buffer 1 */
     QN_STEP_LOOP, /* body `count` times, and/or while the bool in `condition` is true (tested before each iteration) */
-    QN_STEP_IF,   /* bool in `condition` ? body : other */
-    QN_STEP_SWAP, /* pointer variables of buffers 0 and 1 (both SLOT) */
-    QN_STEP_BIND, /* the symbol `count` := the i64 in buffer 0 */
-    QN_STEP_CHECK /* parameters 0 and 1 are equal; otherwise `node` fails with QUERN_ERROR_ARGUMENT */
+    QN_STEP_IF,    /* bool in `condition` ? body : other */
+    QN_STEP_SWAP,  /* pointer variables of buffers 0 and 1 (both SLOT) */
+    QN_STEP_BIND,  /* the symbol `count` := the i64 in buffer 0 */
+    QN_STEP_CHECK, /* parameters 0 and 1 are equal; otherwise `node` fails with QUERN_ERROR_ARGUMENT */
+    QN_STEP_COLLECTIVE /* from buffer 0 to buffer 1, with the other ranks; where they are not as many as it is for, `node` fails as
+                        * in a CHECK. Of QN_OP_RANK: into buffer 0 */
 } qn_step_kind;
 
 /* Functions of libraries. They are called as kernels are, with their buffers and parameters as arguments, and each task
@@ -85,7 +87,10 @@ struct qn_step {
     double
         flops; /* KERNEL: of this step, for `bench`: others may run the kernel for more tasks. Not in the text */
     bool alternates;      /* KERNEL: had better run downwards in odd iterations of the innermost loop */
-    int node;             /* CHECK: in node_names, with what it wants */
+    int node;             /* CHECK, COLLECTIVE: in node_names, with what it wants */
+    qn_op collective;     /* COLLECTIVE */
+    int how;              /* COLLECTIVE: what the communicator's function takes as such */
+    int64_t ranks;        /* COLLECTIVE: how many it is for; 0: any number */
     int loop;             /* LOOP: its id */
     qn_dim count;         /* LOOP: NULL when only the condition ends it */
     bool reverse;         /* LOOP: iteration number runs count - 1 … 0 */

@@ -155,6 +155,25 @@ static qn_status follow_library(const follower *f, const qn_step *step, contents
     return QUERN_OK;
 }
 
+/* Each rank reads and writes at its own time: never over what it gives. */
+static qn_status follow_collective(const follower *f, const qn_step *step, contents *now, bool check)
+{
+    const int out = qn_program_root(f->p, step->buffers[step->n_buffers - 1]);
+    if (check && step->n_buffers > 1) {
+        const int in = qn_program_root(f->p, step->buffers[0]);
+        QN_TRY(read_buffer(f, step, step->buffers[0], now));
+        bool over =
+            in == out && step->collective != QN_OP_ALL_REDUCE && step->collective != QN_OP_BROADCAST_RANK;
+        for (int m = 0; is_placed(f, out) && m < f->over[out].n; m++)
+            over |= f->over[out].items[m] == in;
+        if (over)
+            return qn_program_wrong(f->c, &step->loc, "step %d: %s writes %%%d over %%%d, which it also uses",
+                                    step->number, qn_ops[step->collective].name, out, in);
+    }
+    write_buffer(f, step->buffers[step->n_buffers - 1], now);
+    return QUERN_OK;
+}
+
 static contents *copy_of(const follower *f, const contents *now)
 {
     return qn_arena_copy(f->c->arena, now, (size_t)f->p->n_buffers * sizeof *now);
@@ -202,6 +221,7 @@ static qn_status follow_steps(const follower *f, const qn_steps *steps, contents
         switch (step->kind) {
         case QN_STEP_KERNEL: QN_TRY(follow_call(f, step, now, check)); break;
         case QN_STEP_LIBRARY: QN_TRY(follow_library(f, step, now, check)); break;
+        case QN_STEP_COLLECTIVE: QN_TRY(follow_collective(f, step, now, check)); break;
         case QN_STEP_COPY:
             if (check)
                 QN_TRY(read_buffer(f, step, step->buffers[0], now));

@@ -136,6 +136,26 @@ static void print_call(printer *f, const qn_step *step)
     PUTF(f, ") tasks %s%s", dim(f, step->tasks), step->alternates ? " alternating" : "");
 }
 
+/* collective all_reduce sum (%0, %1) node 0; collective all_gather ranks 4 (%0, %1) node 0; collective rank (%0) */
+static void print_collective(printer *f, const qn_step *step)
+{
+    static const char *const combines[] = { "sum", "mean", "max", "min" };
+    PUTF(f, "collective %s", qn_ops[step->collective].name);
+    if (step->collective == QN_OP_ALL_REDUCE || step->collective == QN_OP_REDUCE_SCATTER)
+        PUTF(f, " %s", combines[step->how]);
+    if (step->collective == QN_OP_BROADCAST_RANK)
+        PUTF(f, " root %d", step->how);
+    if (step->ranks)
+        PUTF(f, " ranks %" PRId64, step->ranks);
+    print_name(f, step->name);
+    put(f, " (");
+    for (int i = 0; i < step->n_buffers; i++)
+        PUTF(f, "%s%%%d", i ? ", " : "", step->buffers[i]);
+    put(f, ")");
+    if (step->n_buffers > 1)
+        PUTF(f, " node %d", step->node);
+}
+
 static void print_loop(printer *f, const qn_step *step)
 {
     PUTF(f, "loop %d", step->loop);
@@ -163,6 +183,7 @@ static void print_step(printer *f, const qn_step *step)
     case QN_STEP_CHECK:
         PUTF(f, "check %s = %s node %d", dim(f, step->params[0]), dim(f, step->params[1]), step->node);
         break;
+    case QN_STEP_COLLECTIVE: print_collective(f, step); break;
     case QN_STEP_LOOP: print_loop(f, step); break;
     case QN_STEP_IF:
         PUTF(f, "if %%%d", step->condition);

@@ -325,6 +325,36 @@ static qn_status verify_check(const verifier *v, const qn_step *step)
     return QUERN_OK;
 }
 
+/* As many elements as each rank gives and gets. */
+static qn_status verify_collective(const verifier *v, const qn_step *step)
+{
+    const qn_loc *loc = &step->loc;
+    qn_dims *dims = v->p->dims;
+    const char *name = qn_ops[step->collective].name;
+    const int n = step->collective == QN_OP_RANK ? 1 : 2;
+    if (step->n_buffers != n)
+        WRONG("step %d gives %s %d buffers; it takes %d", step->number, name, step->n_buffers, n);
+    const qn_pbuffer *in = &v->p->buffers[step->buffers[0]], *out = &v->p->buffers[step->buffers[n - 1]];
+    if (v->p->buffers[qn_program_root(v->p, step->buffers[n - 1])].place == QN_PLACE_WEIGHTS)
+        WRONG("step %d lets %s write into the weights", step->number, name);
+    if (n == 1) {
+        if (out->dtype != QUERN_I64 || !qn_dim_is(out->elements, 1))
+            WRONG("step %d writes the rank into what is no i64 scalar", step->number);
+        return QUERN_OK;
+    }
+    qn_dim gives = in->elements, gets = out->elements;
+    const qn_dim ranks = qn_dim_const(dims, step->ranks);
+    if (step->collective == QN_OP_ALL_GATHER)
+        gives = qn_dim_mul(dims, gives, ranks);
+    if (step->collective == QN_OP_REDUCE_SCATTER)
+        gets = qn_dim_mul(dims, gets, ranks);
+    if (in->dtype != out->dtype || gives != gets)
+        WRONG("step %d: %%%d and %%%d don't fit %s", step->number, step->buffers[0], step->buffers[1], name);
+    if (step->node < 0 || step->node >= v->p->n_nodes)
+        WRONG("step %d: there is no node %d", step->number, step->node);
+    return QUERN_OK;
+}
+
 static qn_status verify_steps(verifier *v, const qn_steps *steps);
 
 static qn_status verify_inside(verifier *v, const qn_step *step)
@@ -347,6 +377,7 @@ static qn_status verify_step(verifier *v, const qn_step *step)
     case QN_STEP_SWAP: return verify_pair(v, step);
     case QN_STEP_BIND: return verify_bind(v, step);
     case QN_STEP_CHECK: return verify_check(v, step);
+    case QN_STEP_COLLECTIVE: return verify_collective(v, step);
     case QN_STEP_IF:
         if (step->condition < 0)
             return qn_program_wrong(&v->c, &step->loc, "step %d has no condition", step->number);

@@ -49,7 +49,8 @@ qn_value *qn_vjp_unreduce(qn_vjp *v, qn_value *reduced, const qn_value *like, in
 static qn_vjp_rule find_rule(qn_op op)
 {
     qn_vjp_rule (*const families[])(qn_op) = { qn_vjp_elementwise, qn_vjp_movement, qn_vjp_reduction,
-                                               qn_vjp_contraction, qn_vjp_control,  qn_vjp_composite };
+                                               qn_vjp_contraction, qn_vjp_control,  qn_vjp_composite,
+                                               qn_vjp_collective };
     for (size_t i = 0; i < sizeof families / sizeof *families; i++) {
         qn_vjp_rule rule = families[i](op);
         if (rule)

@@ -12,6 +12,11 @@ static const struct {
     { QN_OP_CUMULATIVE, qn_lower_cumulative },
     { QN_OP_SORT, qn_lower_sort },
     { QN_OP_NON_ZERO, qn_lower_non_zero },
+    { QN_OP_ALL_REDUCE, qn_lower_collective },
+    { QN_OP_ALL_GATHER, qn_lower_collective },
+    { QN_OP_REDUCE_SCATTER, qn_lower_collective },
+    { QN_OP_BROADCAST_RANK, qn_lower_collective },
+    { QN_OP_RANK, qn_lower_collective },
 };
 
 qn_status qn_lower_opaque(qn_lowering *l, const qn_group *group)

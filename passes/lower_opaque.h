@@ -11,6 +11,7 @@ qn_status qn_lower_select_and_scatter(qn_lowering *l, const qn_group *group);
 qn_status qn_lower_cumulative(qn_lowering *l, const qn_group *group);
 qn_status qn_lower_sort(qn_lowering *l, const qn_group *group);
 qn_status qn_lower_non_zero(qn_lowering *l, const qn_group *group);
+qn_status qn_lower_collective(qn_lowering *l, const qn_group *group);
 
 /* Makes the contents of a buffer those of an operand of the group, which may be in memory (a copy) or, being one number
  * everywhere or an iota, in none (a kernel). */

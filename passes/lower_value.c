@@ -64,6 +64,8 @@ qn_kvalue *qn_writer_combine(qn_writer *w, qn_kind kind, qn_kvalue *x, qn_kvalue
     case QN_KIND_MAX: return qn_kb_binary(&w->b, QN_OP_MAX, x, y);
     case QN_KIND_MIN: return qn_kb_binary(&w->b, QN_OP_MIN, x, y);
     case QN_SET: return y;
+    case QN_MEAN:
+    case QN_N_KINDS: break;
     }
     QN_UNREACHABLE("kind %d", (int)kind);
 }

@@ -33,6 +33,7 @@ qn_vjp_rule qn_vjp_reduction(qn_op op);
 qn_vjp_rule qn_vjp_contraction(qn_op op);
 qn_vjp_rule qn_vjp_control(qn_op op);
 qn_vjp_rule qn_vjp_composite(qn_op op);
+qn_vjp_rule qn_vjp_collective(qn_op op);
 
 /* A report that node cannot be differentiated, because … */
 qn_status qn_vjp_refuse(qn_vjp *v, const qn_node *node, const char *reason);

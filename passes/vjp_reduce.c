@@ -59,7 +59,9 @@ static qn_status reduce(qn_vjp *v, qn_node *node, qn_value *const *g)
                    qn_vjp_mul(v, mask, qn_vjp_unreduce(v, qn_vjp_div(v, g[0], count), x, n, axes)));
         break;
     }
-    case QN_SET: return qn_vjp_refuse(v, node, "kind set does not reduce");
+    case QN_SET:
+    case QN_MEAN:
+    case QN_N_KINDS: return qn_vjp_refuse(v, node, "this kind does not reduce");
     }
     return QUERN_OK;
 }

@@ -607,6 +607,9 @@ static int run_failed(quern_session *s, int status)
     const char *node = NULL;
     if (s->ctx.failed_node >= 0 && s->ctx.failed_node < s->entry->n_nodes)
         node = s->entry->node_names[s->ctx.failed_node];
+    const char *reason = s->ctx.comm ? s->ctx.comm->error(s->ctx.comm) : "";
+    if (*reason)
+        return qn_fail(status, "entry '%s': %s", s->entry->name, reason);
     switch (status) {
     case QUERN_ERROR_INDEX:
         return qn_fail(status, "entry '%s': %s%s%san index is outside the operand it selects from",
@@ -624,14 +627,22 @@ static int run_failed(quern_session *s, int status)
     return qn_fail(status, "entry '%s' failed: %s", s->entry->name, quern_status_name(status));
 }
 
+/* The other ranks need not wait for this one. */
+static int tell_ranks(quern_session *s, int status)
+{
+    if (status && s->ctx.comm)
+        s->ctx.comm->fail(s->ctx.comm, quern_last_error());
+    return status;
+}
+
 int qn_session_run_plainly(quern_session *s)
 {
     if (s->model->run)
-        return s->model->run(s);
+        return tell_ranks(s, s->model->run(s));
     qn_pool_enter_run(s->pool);
     int status = s->run(s->io, s->workspace.data, &s->ctx);
     qn_pool_leave_run(s->pool);
-    return status ? run_failed(s, status) : QUERN_OK;
+    return status ? tell_ranks(s, run_failed(s, status)) : QUERN_OK;
 }
 
 int quern_session_run(quern_session *s)
@@ -639,7 +650,7 @@ int quern_session_run(quern_session *s)
     if (!s->ready) {
         int status = prepare(s);
         if (status)
-            return status;
+            return tell_ranks(s, status);
     }
     return s->model->around ? s->model->around->run(s->model->around, s) : qn_session_run_plainly(s);
 }

@@ -25,7 +25,8 @@ typedef struct qn_interp {
     qn_diags *diags;
     int64_t *symbols; /* values by symbol number; QN_UNBOUND: none yet */
     int n_symbols;
-    int depth; /* of regions and calls around */
+    int depth;        /* of regions and calls around */
+    quern_comm *comm; /* NULL: one rank */
 } qn_interp;
 
 #define QN_UNBOUND INT64_MIN
@@ -74,6 +75,8 @@ qn_status qn_eval_sort(qn_eval *e);
 qn_status qn_eval_top_k(qn_eval *e);
 qn_status qn_eval_non_zero(qn_eval *e);
 qn_status qn_eval_random_bits(qn_eval *e);
+qn_status qn_eval_collective(qn_eval *e);
+qn_status qn_eval_rank(qn_eval *e);
 qn_status qn_eval_if(qn_eval *e);
 qn_status qn_eval_while(qn_eval *e);
 qn_status qn_eval_scan(qn_eval *e);
@@ -129,6 +132,18 @@ void qn_lanes_combine(qn_kind kind, qn_dtype dtype, qn_scalar *acc, int64_t acc_
                       int64_t n);
 /* The order that sort, top_k and arg_reduce keep: -1, 0, 1; NaN is above everything, -0 equals 0. */
 int qn_scalar_order(qn_dtype dtype, qn_scalar a, qn_scalar b);
+
+/* ---- collective.c ---- */
+
+/* Of n elements that this rank gives, or gets of a reduce_scatter. `ranks`: how many it is for, 0: any number. */
+typedef struct qn_collective {
+    qn_op op;
+    int how; /* quern_combine or root */
+    int64_t ranks, n;
+    qn_dtype dtype;
+} qn_collective;
+qn_status qn_interp_collective(const qn_collective *c, quern_comm *comm, const void *in, void *out,
+                               const qn_loc *loc, qn_diags *diags);
 
 /* ---- quick.c: the same bits by loops over C types; false where there is none ---- */
 

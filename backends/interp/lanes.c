@@ -121,6 +121,8 @@ void qn_lanes_combine(qn_kind kind, qn_dtype dtype, qn_scalar *acc, int64_t acc_
         for (int64_t i = 0; i < n; i++)
             acc[i * acc_stride] = x[i];
         return;
+    case QN_MEAN:
+    case QN_N_KINDS: break;
     }
     QN_UNREACHABLE("no such kind");
 }

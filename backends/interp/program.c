@@ -1,7 +1,8 @@
 /* Runs a program step by step with the kernel interpreter: what an entry's machine code does, for tests. */
+#include <stddef.h>
 #include <string.h>
 
-#include "backends/backend.h"
+#include "backends/interp/interp.h"
 
 typedef struct {
     const qn_program *p;
@@ -73,6 +74,28 @@ static qn_status run_check(const machine *m, const qn_step *step)
     return qn_error(m->diags, QUERN_ERROR_ARGUMENT, NULL, "%s", m->p->node_names[step->node]);
 }
 
+static qn_status run_collective(const machine *m, const qn_step *step)
+{
+    const bool lends = m->ctx && m->ctx->size >= offsetof(quern_ctx, comm) + sizeof m->ctx->comm;
+    quern_comm *comm = lends ? m->ctx->comm : NULL;
+    const int last = step->n_buffers - 1;
+    if (step->collective == QN_OP_RANK) {
+        *(int64_t *)(void *)address(m, step->buffers[0]) = comm ? comm->rank : 0;
+        return QUERN_OK;
+    }
+    const qn_pbuffer *b = &m->p->buffers[step->buffers[step->collective == QN_OP_REDUCE_SCATTER ? last : 0]];
+    const qn_collective c = { .op = step->collective,
+                              .how = step->how,
+                              .ranks = step->ranks,
+                              .n = eval(m, b->elements),
+                              .dtype = b->dtype };
+    const int ranks = comm ? comm->ranks : 1;
+    if (m->ctx && ((c.ranks && c.ranks != ranks) || (c.op == QN_OP_BROADCAST_RANK && c.how >= ranks)))
+        m->ctx->failed_node = step->node;
+    return qn_interp_collective(&c, comm, address(m, step->buffers[0]), address(m, step->buffers[last]), NULL,
+                                m->diags);
+}
+
 static qn_status run_steps(machine *m, const qn_steps *steps);
 
 static bool holds(const machine *m, const qn_step *step)
@@ -115,6 +138,7 @@ static qn_status run_step(machine *m, const qn_step *step)
         return QUERN_OK;
     }
     case QN_STEP_CHECK: return run_check(m, step);
+    case QN_STEP_COLLECTIVE: return run_collective(m, step);
     case QN_STEP_BIND:
         memcpy(&m->symbols[step->count->symbol], address(m, step->buffers[0]), 8);
         return QUERN_OK;

@@ -52,6 +52,11 @@ static const rule rules[QN_N_OPS] = {
     [QN_OP_TOP_K] = { qn_eval_top_k, MADE },
     [QN_OP_NON_ZERO] = { qn_eval_non_zero, NOTHING },
     [QN_OP_RANDOM_BITS] = { qn_eval_random_bits, MADE },
+    [QN_OP_ALL_REDUCE] = { qn_eval_collective, MADE },
+    [QN_OP_ALL_GATHER] = { qn_eval_collective, MADE },
+    [QN_OP_REDUCE_SCATTER] = { qn_eval_collective, MADE },
+    [QN_OP_BROADCAST_RANK] = { qn_eval_collective, MADE },
+    [QN_OP_RANK] = { qn_eval_rank, MADE },
     [QN_OP_IF] = { qn_eval_if, NOTHING },
     [QN_OP_WHILE] = { qn_eval_while, NOTHING },
     [QN_OP_SCAN] = { qn_eval_scan, NOTHING },
@@ -269,13 +274,20 @@ qn_status qn_interp_node(const qn_node *node, const qn_array *operands, qn_array
 qn_status qn_interp_run(const qn_graph *graph, const qn_array *inputs, qn_array *outputs, qn_arena *arena,
                         qn_diags *diags)
 {
+    return qn_interp_run_among(graph, NULL, inputs, outputs, arena, diags);
+}
+
+qn_status qn_interp_run_among(const qn_graph *graph, quern_comm *comm, const qn_array *inputs,
+                              qn_array *outputs, qn_arena *arena, qn_diags *diags)
+{
     qn_arena *local = qn_arena_new();
     const int n_symbols = qn_dims_symbol_count(graph->module->dims);
     qn_interp in = { .module = graph->module,
                      .arena = local,
                      .diags = diags,
                      .symbols = QN_NEW_ARRAY(local, int64_t, n_symbols),
-                     .n_symbols = n_symbols };
+                     .n_symbols = n_symbols,
+                     .comm = comm };
     qn_array *aligned = QN_NEW_ARRAY(local, qn_array, graph->n_inputs);
     qn_status status = QUERN_OK;
     for (int i = 0; i < n_symbols; i++)

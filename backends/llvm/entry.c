@@ -11,8 +11,12 @@ typedef struct job {
 
 /* The tables are structures with C's layout. What stands here in order of members is checked by these. */
 _Static_assert(offsetof(quern_ctx, parallel_for) == 8 && offsetof(quern_ctx, weights) == 24 &&
-                   offsetof(quern_ctx, failed_node) == 56 && offsetof(quern_ctx, parallel_for_down) == 64,
+                   offsetof(quern_ctx, failed_node) == 56 && offsetof(quern_ctx, parallel_for_down) == 64 &&
+                   offsetof(quern_ctx, comm) == 72,
                "quern_ctx has other members than ctx_type");
+_Static_assert(offsetof(quern_comm, rank) == 8 && offsetof(quern_comm, ranks) == 12 &&
+                   offsetof(quern_comm, all_reduce) == 16 && offsetof(quern_comm, broadcast) == 40,
+               "quern_comm has other members than comm_type");
 _Static_assert(offsetof(quern_symbol_info, decided) == 32 && sizeof(quern_symbol_info) == 40,
                "quern_symbol_info has other members than symbol_type");
 _Static_assert(offsetof(quern_buffer_info, dims) == 32 && offsetof(quern_buffer_info, initial) == 56 &&
@@ -150,10 +154,24 @@ static LLVMValueRef emit_entry(qn_emitter *e, const qn_entry_module *m, const qn
 
 /* ---- the model ---- */
 
-static void declare_shared(qn_emitter *e, qn_entry_module *m)
+static bool has_collective(const qn_steps *steps)
+{
+    for (size_t i = 0; i < steps->n; i++) {
+        const qn_step *s = &steps->items[i];
+        if (s->kind == QN_STEP_COLLECTIVE || has_collective(&s->test) || has_collective(&s->body) ||
+            has_collective(&s->other))
+            return true;
+    }
+    return false;
+}
+
+static void declare_shared(qn_emitter *e, qn_entry_module *m, const qn_entries *entries)
 {
     m->ctx_type = struct_type(
-        e, 9, (LLVMTypeRef[]){ e->i64, e->ptr, e->ptr, e->ptr, e->ptr, e->ptr, e->ptr, e->i32, e->ptr });
+        e, 10,
+        (LLVMTypeRef[]){ e->i64, e->ptr, e->ptr, e->ptr, e->ptr, e->ptr, e->ptr, e->i32, e->ptr, e->ptr });
+    m->comm_type =
+        struct_type(e, 7, (LLVMTypeRef[]){ e->i64, e->i32, e->i32, e->ptr, e->ptr, e->ptr, e->ptr });
     m->model_type = struct_type(
         e, 9, (LLVMTypeRef[]){ e->i64, e->i32, e->ptr, e->ptr, e->i32, e->ptr, e->i64, e->ptr, e->ptr });
     m->kernel_type = LLVMFunctionType(e->nothing, (LLVMTypeRef[]){ e->ptr, e->i64 }, 2, 0);
@@ -179,6 +197,11 @@ static void declare_shared(qn_emitter *e, qn_entry_module *m)
     if (!m->refusing) {
         m->launch = qn_emit_launch(e, m);
         m->copy = qn_emit_copy(e, m);
+        bool collective = false;
+        for (int i = 0; i < entries->n_programs; i++)
+            collective |= has_collective(&entries->programs[i]->steps);
+        m->collective = collective ? qn_emit_collective(e, m) : NULL;
+        m->rank = collective ? qn_emit_rank(e, m) : NULL;
     }
 }
 
@@ -236,7 +259,7 @@ LLVMValueRef qn_llvm_build_entries(qn_emitter *e, const qn_entries *entries, boo
         .prefix = entries->prefix, .weights_inside = entries->weights_inside, .jit = jit, .refusing = refusing
     };
     LLVMValueRef *tables = QN_NEW_ARRAY(e->arena, LLVMValueRef, entries->n_programs);
-    declare_shared(e, &m);
+    declare_shared(e, &m, entries);
     for (int i = 0; i < entries->n_programs; i++)
         tables[i] = emit_entry(e, &m, entries, i);
     define_model(e, &m, entries, tables);

@@ -16,6 +16,10 @@ typedef struct qn_entry_module {
     LLVMValueRef default_ctx; /* stands for a NULL ctx: a quern_ctx that lends nothing */
     LLVMValueRef launch;      /* i32 (ctx, args, kernel, i64 tasks, name): one kernel call, gives a status */
     LLVMValueRef copy;        /* void (to, from, i64 bytes) */
+    /* Where programs have collectives, otherwise NULL: i32 (ctx, name, i32 which function, in, out, i64 n, i64 bytes, i32 dtype,
+     * i32 how, i32 ranks, i32 least ranks), gives a status; i64 (ctx), this rank's number */
+    LLVMValueRef collective, rank;
+    LLVMTypeRef comm_type; /* quern_comm */
     LLVMTypeRef ctx_type, model_type, kernel_type, launch_type, copy_type;
 } qn_entry_module;
 
@@ -27,7 +31,16 @@ enum {
     QN_CTX_TRACE,
     QN_CTX_TRACE_USER,
     QN_CTX_FAILED_NODE,
-    QN_CTX_PARALLEL_FOR_DOWN
+    QN_CTX_PARALLEL_FOR_DOWN,
+    QN_CTX_COMM
+};
+enum {
+    QN_COMM_RANK = 1,
+    QN_COMM_RANKS,
+    QN_COMM_ALL_REDUCE,
+    QN_COMM_ALL_GATHER,
+    QN_COMM_REDUCE_SCATTER,
+    QN_COMM_BROADCAST
 };
 enum { QN_MODEL_WEIGHTS = 7 };
 
@@ -66,6 +79,8 @@ LLVMValueRef qn_emit_limits(const qn_emitter *e, const qn_program *p, const char
 /* ---- entry_run.c ---- */
 
 LLVMValueRef qn_emit_launch(const qn_emitter *e, const qn_entry_module *m);
+LLVMValueRef qn_emit_collective(const qn_emitter *e, const qn_entry_module *m);
+LLVMValueRef qn_emit_rank(const qn_emitter *e, const qn_entry_module *m);
 LLVMValueRef qn_emit_copy(const qn_emitter *e, const qn_entry_module *m);
 /* i32 run(ptr io, ptr workspace, ptr ctx) */
 LLVMValueRef qn_emit_run(qn_emitter *e, const qn_entry_module *m, const qn_program *p,

@@ -134,6 +134,102 @@ LLVMValueRef qn_emit_launch(const qn_emitter *e, const qn_entry_module *m)
     return f;
 }
 
+/* The communicator that the caller's quern_ctx lends; NULL where there is none. */
+static LLVMValueRef lent_comm(const qn_emitter *e, const qn_entry_module *m, LLVMValueRef ctx)
+{
+    LLVMBuilderRef b = e->builder;
+    LLVMBasicBlockRef here = qn_llvm_here(e), known = qn_llvm_block(e, "comm"), behind = qn_llvm_block(e, "");
+    LLVMValueRef size = load(e, e->i64, member(e, m->ctx_type, ctx, 0));
+    LLVMValueRef least = qn_llvm_i64(e, offsetof(quern_ctx, comm) + sizeof(void *));
+    LLVMBuildCondBr(b, LLVMBuildICmp(b, LLVMIntUGE, size, least, ""), known, behind);
+    qn_llvm_at(e, known);
+    LLVMValueRef lent = load(e, e->ptr, member(e, m->ctx_type, ctx, QN_CTX_COMM));
+    LLVMBuildBr(b, behind);
+    qn_llvm_at(e, behind);
+    LLVMValueRef comm = qn_llvm_phi(e, e->ptr);
+    qn_llvm_incoming(comm, LLVMConstNull(e->ptr), here);
+    qn_llvm_incoming(comm, lent, known);
+    return comm;
+}
+
+LLVMValueRef qn_emit_rank(const qn_emitter *e, const qn_entry_module *m)
+{
+    LLVMBuilderRef b = e->builder;
+    LLVMValueRef f = qn_llvm_function(e, "rank", e->i64, 1, (LLVMTypeRef[]){ e->ptr });
+    LLVMSetLinkage(f, LLVMInternalLinkage);
+    qn_llvm_at(e, LLVMAppendBasicBlockInContext(e->context, f, "entry"));
+    LLVMValueRef comm = lent_comm(e, m, LLVMGetParam(f, 0));
+    LLVMBasicBlockRef alone = qn_llvm_block(e, "alone"), together = qn_llvm_block(e, "together");
+    LLVMBuildCondBr(b, LLVMBuildIsNull(b, comm, ""), alone, together);
+    qn_llvm_at(e, alone);
+    LLVMBuildRet(b, qn_llvm_i64(e, 0));
+    qn_llvm_at(e, together);
+    LLVMValueRef rank = load(e, e->i32, member(e, m->comm_type, comm, QN_COMM_RANK));
+    LLVMBuildRet(b, LLVMBuildSExt(b, rank, e->i64, ""));
+    return f;
+}
+
+/* Traces the beginning or the end, where the host wants that. */
+static void emit_trace(const qn_emitter *e, const qn_entry_module *m, LLVMValueRef ctx, LLVMValueRef name,
+                       int begin)
+{
+    LLVMBuilderRef b = e->builder;
+    LLVMTypeRef type = LLVMFunctionType(e->nothing, (LLVMTypeRef[]){ e->ptr, e->ptr, e->i32 }, 3, 0);
+    LLVMBasicBlockRef traced = qn_llvm_block(e, ""), behind = qn_llvm_block(e, "");
+    LLVMValueRef trace = load(e, e->ptr, member(e, m->ctx_type, ctx, QN_CTX_TRACE));
+    LLVMBuildCondBr(b, LLVMBuildIsNull(b, trace, ""), behind, traced);
+    qn_llvm_at(e, traced);
+    LLVMValueRef user = load(e, e->ptr, member(e, m->ctx_type, ctx, QN_CTX_TRACE_USER));
+    LLVMBuildCall2(b, type, trace, (LLVMValueRef[]){ user, name, qn_llvm_i32(e, begin) }, 3, "");
+    LLVMBuildBr(b, behind);
+    qn_llvm_at(e, behind);
+}
+
+/* Alone, a rank has what all ranks have, where `alone` says that this will do. The status is -1 where the ranks are not as many
+ * as `least`, or another number than `ranks` (0: any). */
+LLVMValueRef qn_emit_collective(const qn_emitter *e, const qn_entry_module *m)
+{
+    LLVMBuilderRef b = e->builder;
+    LLVMTypeRef types[] = { e->ptr, e->ptr, e->i32, e->ptr, e->ptr, e->i64,
+                            e->i64, e->i32, e->i32, e->i32, e->i32 };
+    LLVMTypeRef call_type =
+        LLVMFunctionType(e->i32, (LLVMTypeRef[]){ e->ptr, e->ptr, e->ptr, e->i64, e->i32, e->i32 }, 6, 0);
+    LLVMValueRef f = qn_llvm_function(e, "collective", e->i32, 11, types);
+    LLVMSetLinkage(f, LLVMInternalLinkage);
+    LLVMValueRef p[11];
+    LLVMGetParams(f, p);
+    LLVMValueRef ctx = p[0], name = p[1], which = p[2], in = p[3], out = p[4], n = p[5], bytes = p[6],
+                 dtype = p[7], how = p[8], ranks = p[9], least = p[10];
+    qn_llvm_at(e, LLVMAppendBasicBlockInContext(e->context, f, "entry"));
+    LLVMValueRef comm = lent_comm(e, m, ctx);
+    LLVMBasicBlockRef alone = qn_llvm_block(e, "alone"), together = qn_llvm_block(e, "together"),
+                      copy = qn_llvm_block(e, "copy"), call = qn_llvm_block(e, "call"),
+                      wrong = qn_llvm_block(e, "wrong");
+    LLVMBuildCondBr(b, LLVMBuildIsNull(b, comm, ""), alone, together);
+    qn_llvm_at(e, alone);
+    LLVMBuildCondBr(b, LLVMBuildICmp(b, LLVMIntSLE, least, qn_llvm_i32(e, 1), ""), copy, wrong);
+    qn_llvm_at(e, copy);
+    LLVMBuildCall2(b, m->copy_type, m->copy, (LLVMValueRef[]){ out, in, bytes }, 3, "");
+    LLVMBuildRet(b, qn_llvm_i32(e, QUERN_OK));
+    qn_llvm_at(e, together);
+    LLVMValueRef there = load(e, e->i32, member(e, m->comm_type, comm, QN_COMM_RANKS));
+    LLVMValueRef fits =
+        LLVMBuildOr(b, LLVMBuildIsNull(b, ranks, ""), LLVMBuildICmp(b, LLVMIntEQ, there, ranks, ""), "");
+    fits = LLVMBuildAnd(b, fits, LLVMBuildICmp(b, LLVMIntSGE, there, least, ""), "");
+    LLVMBuildCondBr(b, fits, call, wrong);
+    qn_llvm_at(e, wrong);
+    LLVMBuildRet(b, qn_llvm_i32(e, -1));
+    qn_llvm_at(e, call);
+    emit_trace(e, m, ctx, name, 1);
+    LLVMValueRef first = member(e, m->comm_type, comm, QN_COMM_ALL_REDUCE);
+    LLVMValueRef at = LLVMBuildGEP2(b, e->ptr, first, &which, 1, "");
+    LLVMValueRef status = LLVMBuildCall2(b, call_type, load(e, e->ptr, at),
+                                         (LLVMValueRef[]){ comm, in, out, n, dtype, how }, 6, "");
+    emit_trace(e, m, ctx, name, 0);
+    LLVMBuildRet(b, status);
+    return f;
+}
+
 /* for (; i + n * width <= bytes; i += n * width) of a copy by n pieces of `width` bytes; gives where it ended. */
 static LLVMValueRef copy_loop(const qn_emitter *e, LLVMValueRef to, LLVMValueRef from, LLVMValueRef start,
                               LLVMValueRef bytes, int width, int n)
@@ -356,18 +452,63 @@ static void emit_bind(runner *r, const qn_step *step)
     fail_with(r, qn_symbols_outside(&r->dims, r->p->dims, symbol, symbol + 1), QUERN_ERROR_RANGE);
 }
 
-static void emit_check_step(runner *r, const qn_step *step)
+/* Where `wrong` holds the run ends with QUERN_ERROR_ARGUMENT at that node. */
+static void fail_at_node(runner *r, LLVMValueRef wrong, int node)
 {
     const qn_emitter *e = r->e;
     LLVMBuilderRef b = e->builder;
-    LLVMBasicBlockRef wrong = qn_llvm_block(e, "wrong"), next = qn_llvm_block(e, "");
-    LLVMValueRef have = qn_dim_emit(&r->dims, step->params[0]), want = qn_dim_emit(&r->dims, step->params[1]);
-    LLVMBuildCondBr(b, LLVMBuildICmp(b, LLVMIntEQ, have, want, ""), next, wrong);
-    qn_llvm_at(e, wrong);
-    LLVMBuildStore(b, qn_llvm_i64(e, step->node), r->args);
-    qn_llvm_incoming(r->status, qn_llvm_i32(e, QUERN_ERROR_ARGUMENT), wrong);
+    LLVMBasicBlockRef stop = qn_llvm_block(e, "wrong"), next = qn_llvm_block(e, "");
+    LLVMBuildCondBr(b, wrong, stop, next);
+    qn_llvm_at(e, stop);
+    LLVMBuildStore(b, qn_llvm_i64(e, node), r->args);
+    qn_llvm_incoming(r->status, qn_llvm_i32(e, QUERN_ERROR_ARGUMENT), stop);
     LLVMBuildBr(b, r->finish);
     qn_llvm_at(e, next);
+}
+
+static void emit_check_step(runner *r, const qn_step *step)
+{
+    LLVMValueRef have = qn_dim_emit(&r->dims, step->params[0]), want = qn_dim_emit(&r->dims, step->params[1]);
+    fail_at_node(r, LLVMBuildICmp(r->e->builder, LLVMIntNE, have, want, ""), step->node);
+}
+
+static void emit_collective(runner *r, const qn_step *step)
+{
+    static const qn_op functions[] = { QN_OP_ALL_REDUCE, QN_OP_ALL_GATHER, QN_OP_REDUCE_SCATTER,
+                                       QN_OP_BROADCAST_RANK };
+    const qn_emitter *e = r->e;
+    LLVMBuilderRef b = e->builder;
+    const int last = step->n_buffers - 1;
+    if (step->collective == QN_OP_RANK) {
+        LLVMTypeRef type = LLVMFunctionType(e->i64, (LLVMTypeRef[]){ e->ptr }, 1, 0);
+        LLVMBuildStore(b, LLVMBuildCall2(b, type, r->m->rank, &r->ctx, 1, ""), address(r, step->buffers[0]));
+        return;
+    }
+    int which = 0;
+    while (functions[which] != step->collective)
+        which++;
+    const qn_pbuffer *counted =
+        &r->p->buffers[step->buffers[step->collective == QN_OP_REDUCE_SCATTER ? last : 0]];
+    LLVMValueRef n = qn_dim_emit(&r->dims, counted->elements);
+    LLVMValueRef bytes = LLVMBuildMul(b, n, qn_llvm_i64(e, (int64_t)qn_dtype_bytes(counted->dtype)), "");
+    const int64_t least = step->collective == QN_OP_BROADCAST_RANK ? step->how + 1 : step->ranks;
+    LLVMTypeRef types[] = { e->ptr, e->ptr, e->i32, e->ptr, e->ptr, e->i64,
+                            e->i64, e->i32, e->i32, e->i32, e->i32 };
+    LLVMValueRef args[] = { r->ctx,
+                            qn_llvm_string(e, step->name ? step->name : qn_ops[step->collective].name),
+                            qn_llvm_i32(e, which),
+                            address(r, step->buffers[0]),
+                            address(r, step->buffers[last]),
+                            n,
+                            bytes,
+                            qn_llvm_i32(e, counted->dtype),
+                            qn_llvm_i32(e, step->how),
+                            qn_llvm_i32(e, step->ranks),
+                            qn_llvm_i32(e, least) };
+    LLVMValueRef status =
+        LLVMBuildCall2(b, LLVMFunctionType(e->i32, types, 11, 0), r->m->collective, args, 11, "");
+    fail_at_node(r, LLVMBuildICmp(b, LLVMIntSLT, status, qn_llvm_i32(e, 0), ""), step->node);
+    fail_if(r, LLVMBuildIsNotNull(b, status, ""), status);
 }
 
 static void emit_steps(runner *r, const qn_steps *steps)
@@ -383,6 +524,7 @@ static void emit_steps(runner *r, const qn_steps *steps)
         case QN_STEP_SWAP: emit_swap(r, step); break;
         case QN_STEP_BIND: emit_bind(r, step); break;
         case QN_STEP_CHECK: emit_check_step(r, step); break;
+        case QN_STEP_COLLECTIVE: emit_collective(r, step); break;
         }
     }
 }

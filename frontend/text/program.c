@@ -350,6 +350,63 @@ static qn_status parse_library(reader *r, qn_step *step)
                            qn_parser_suggest(p, &p->token, names, QN_N_LIBRARIES));
 }
 
+/* all_reduce sum "name" (%0, %1) node 0 */
+static qn_status parse_collective(reader *r, qn_step *step)
+{
+    static const char *const combines[] = { "sum", "mean", "max", "min" };
+    static const qn_op ops[] = { QN_OP_ALL_REDUCE, QN_OP_ALL_GATHER, QN_OP_REDUCE_SCATTER,
+                                 QN_OP_BROADCAST_RANK, QN_OP_RANK };
+    enum { N_OPS = sizeof ops / sizeof *ops, N_COMBINES = sizeof combines / sizeof *combines };
+    qn_parser *p = r->parser;
+    const char *names[N_OPS];
+    int op = 0;
+    for (int i = 0; i < N_OPS; i++)
+        names[i] = qn_ops[ops[i]].name;
+    while (op < N_OPS && !qn_parser_accept_word(p, names[op]))
+        op++;
+    if (op == N_OPS)
+        return qn_parser_error(p, &p->token, "expected a collective%s",
+                               qn_parser_suggest(p, &p->token, names, N_OPS));
+    step->kind = QN_STEP_COLLECTIVE;
+    step->collective = ops[op];
+    if (ops[op] == QN_OP_ALL_REDUCE || ops[op] == QN_OP_REDUCE_SCATTER) {
+        while (step->how < N_COMBINES && !qn_parser_accept_word(p, combines[step->how]))
+            step->how++;
+        if (step->how == N_COMBINES)
+            return qn_parser_expected(p, "sum, mean, max or min");
+    }
+    if (ops[op] == QN_OP_BROADCAST_RANK) {
+        if (!qn_parser_accept_word(p, "root"))
+            return qn_parser_expected(p, "root and the number of a rank");
+        QN_TRY(parse_count(p, "the number of a rank", &step->how));
+    }
+    if (ops[op] == QN_OP_ALL_GATHER || ops[op] == QN_OP_REDUCE_SCATTER) {
+        int ranks;
+        const qn_token start = p->token;
+        if (!qn_parser_accept_word(p, "ranks"))
+            return qn_parser_expected(p, "ranks and their number");
+        QN_TRY(parse_count(p, "the number of ranks", &ranks));
+        if (ranks < 1)
+            return qn_parser_error(p, &start, "there is at least 1 rank");
+        step->ranks = ranks;
+    }
+    step->name = parse_name(p);
+    step->n_buffers = ops[op] == QN_OP_RANK ? 1 : 2;
+    step->buffers = QN_NEW_ARRAY(p->arena, int, 2);
+    QN_TRY(qn_parser_expect(p, QN_TOKEN_LPAREN, "'(' and the buffers"));
+    for (int i = 0; i < step->n_buffers; i++) {
+        if (i > 0)
+            QN_TRY(qn_parser_expect(p, QN_TOKEN_COMMA, "',' and the buffer that is written"));
+        QN_TRY(parse_buffer(r, &step->buffers[i]));
+    }
+    QN_TRY(qn_parser_expect(p, QN_TOKEN_RPAREN, "')'"));
+    if (step->n_buffers == 1)
+        return QUERN_OK;
+    if (!qn_parser_accept_word(p, "node"))
+        return qn_parser_expected(p, "node and its number");
+    return parse_count(p, "the number of a node", &step->node);
+}
+
 static qn_status parse_loop(reader *r, qn_step *step)
 {
     qn_parser *p = r->parser;
@@ -408,6 +465,8 @@ static qn_status parse_step(reader *r, qn_step *step)
         return parse_call(r, step);
     if (qn_parser_accept_word(p, "library"))
         return parse_library(r, step);
+    if (qn_parser_accept_word(p, "collective"))
+        return parse_collective(r, step);
     if (qn_parser_accept_word(p, "loop"))
         return parse_loop(r, step);
     if (qn_parser_accept_word(p, "if"))
@@ -421,7 +480,8 @@ static qn_status parse_step(reader *r, qn_step *step)
         return parse_check(r, step);
     step->kind = qn_parser_at_word(p, "copy") ? QN_STEP_COPY : QN_STEP_SWAP;
     if (!qn_parser_accept_word(p, "copy") && !qn_parser_accept_word(p, "swap"))
-        return qn_parser_expected(p, "a step (call, library, copy, loop, if, swap, bind, check) or '}'");
+        return qn_parser_expected(
+            p, "a step (call, library, collective, copy, loop, if, swap, bind, check) or '}'");
     return parse_operands(r, 2, step);
 }
 

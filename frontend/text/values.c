@@ -410,7 +410,8 @@ static qn_status parse_attr_value(qn_parser *p, qn_attr *attr)
         QN_TRY(qn_parse_dtype(p, &dtype));
         attr->i = dtype;
         return QUERN_OK;
-    case QN_ATTR_KIND_KIND: return parse_enum(p, "sum, prod, max, min or set", qn_kind_names, 5, &attr->i);
+    case QN_ATTR_KIND_KIND:
+        return parse_enum(p, "sum, prod, max, min, set or mean", qn_kind_names, QN_N_KINDS, &attr->i);
     case QN_ATTR_KIND_DIRECTION:
         return parse_enum(p, "eq, ne, lt, le, gt or ge", qn_direction_names, 6, &attr->i);
     case QN_ATTR_KIND_STRING:

@@ -292,7 +292,8 @@ static void every_smooth_op_has_a_rule(void **state)
 {
     (void)state;
     qn_vjp_rule (*const families[])(qn_op) = { qn_vjp_elementwise, qn_vjp_movement, qn_vjp_reduction,
-                                               qn_vjp_contraction, qn_vjp_control,  qn_vjp_composite };
+                                               qn_vjp_contraction, qn_vjp_control,  qn_vjp_composite,
+                                               qn_vjp_collective };
     for (int op = 0; op < QN_N_OPS; op++) {
         bool found = qn_op_is_composite((qn_op)op) || op == QN_OP_CALL;
         for (size_t i = 0; i < sizeof families / sizeof *families; i++)

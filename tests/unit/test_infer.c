@@ -111,7 +111,7 @@ static qn_attr parse_attr(const char **at)
     switch (qn_attrs[key].kind) {
     case QN_ATTR_KIND_FLOAT: attr.f = strtod(*at, NULL); break;
     case QN_ATTR_KIND_DTYPE: attr.i = qn_dtype_parse(*at, length); break;
-    case QN_ATTR_KIND_KIND: attr.i = word_of(qn_kind_names, 5, *at, length); break;
+    case QN_ATTR_KIND_KIND: attr.i = word_of(qn_kind_names, QN_N_KINDS, *at, length); break;
     case QN_ATTR_KIND_DIRECTION: attr.i = word_of(qn_direction_names, 6, *at, length); break;
     case QN_ATTR_KIND_STRING: attr.s = qn_arena_printf(module->arena, "%.*s", (int)length, *at); break;
     default: attr.i = strtoll(*at, NULL, 10); break;
@@ -686,6 +686,33 @@ static void control(void **state)
     CHECK_ROWS(calls);
 }
 
+static void collectives(void **state)
+{
+    (void)state;
+    static const row rows[] = {
+        { QN_OP_ALL_REDUCE, "f32[n,3]", "kind=mean", "f32[n, 3]", NULL },
+        { QN_OP_ALL_REDUCE, "bool[n]", "kind=max", "bool[n]", NULL },
+        { QN_OP_ALL_REDUCE, "bool[n]", "kind=sum", NULL, "kind sum does not combine bool[n]" },
+        { QN_OP_ALL_REDUCE, "i32[n]", "kind=mean", NULL, "kind mean does not combine i32[n]" },
+        { QN_OP_ALL_REDUCE, "f32[n]", "kind=prod", NULL, "kind is prod; expected sum, mean, max or min" },
+        { QN_OP_REDUCE, "f32[n]", "axes=[0] kind=mean", NULL, "kind mean does not reduce f32[n]" },
+        { QN_OP_CUMULATIVE, "f32[n]", "axis=0 kind=mean", NULL, "kind mean does not accumulate" },
+        { QN_OP_ALL_GATHER, "f32[n,3]", "ranks=4", "f32[4*n, 3]", NULL },
+        { QN_OP_ALL_GATHER, "f32[]", "ranks=4", NULL, "a scalar has no axis 0" },
+        { QN_OP_ALL_GATHER, "f32[n]", "ranks=0", NULL, "ranks is 0; expected at least 1" },
+        { QN_OP_REDUCE_SCATTER, "f32[12,n]", "kind=sum ranks=4", "f32[3, n]", NULL },
+        { QN_OP_REDUCE_SCATTER, "f32[10]", "kind=sum ranks=4", NULL,
+          "axis 0 of f32[10] is no multiple of 4 ranks" },
+        { QN_OP_REDUCE_SCATTER, "f32[n]", "kind=sum ranks=4", NULL,
+          "axis 0 of f32[n] is no multiple of 4 ranks" },
+        { QN_OP_BROADCAST_RANK, "i64[n]", "root=3", "i64[n]", NULL },
+        { QN_OP_BROADCAST_RANK, "i64[n]", "root=-1", NULL, "root is -1" },
+        { QN_OP_RANK, "", "", "i64[]", NULL },
+        { QN_OP_RANK, "f32[n]", "", NULL, "1 operands; expected 0" },
+    };
+    CHECK_ROWS(rows);
+}
+
 static void mistakes_name_the_place(void **state)
 {
     (void)state;
@@ -721,6 +748,7 @@ int main(void)
         TEST(composites),
         TEST(order_and_random),
         TEST(control),
+        TEST(collectives),
         TEST(mistakes_name_the_place),
         TEST(every_op_is_tested),
     };

@@ -80,6 +80,31 @@ static void test_random_programs(void **state)
         }
 }
 
+static void test_collectives(void **state)
+{
+    (void)state;
+    static const char text[] =
+        "graph @main(%x: f32[4, 3]) -> (f32[4, 3], f32[4, 3], f32[4, 3], f32[4, 3], i64[]) {\n"
+        "  %0 = all_reduce %x {kind = mean} : f32[4, 3]\n"
+        "  %1 = all_gather %0 {ranks = 1} : f32[4, 3]\n"
+        "  %2 = reduce_scatter %1 {kind = max, ranks = 1} : f32[4, 3]\n"
+        "  %3 = broadcast_rank %2 {root = 0} : f32[4, 3]\n"
+        "  %4 = constant 1.5 : f32[]\n"
+        "  %5 = broadcast %4 {axes = [], dims = [4, 3]} : f32[4, 3]\n"
+        "  %6 = all_reduce %5 {kind = sum} : f32[4, 3]\n"
+        "  %7 = add %3, %6 : f32[4, 3]\n"
+        "  %8 = rank : i64[]\n"
+        "  return %1, %2, %3, %7, %8\n"
+        "}\n";
+    qn_arena *arena = qn_arena_new();
+    qn_array inputs[1];
+    qn_graph *graph = lowered_parsed("collectives", text, inputs, arena);
+    const qn_pass_options options = { .machine = &lowered_machine };
+    round_trip("collectives", graph, &options, inputs, NULL);
+    qn_module_free(graph->module);
+    qn_arena_free(arena);
+}
+
 /* ---- texts ---- */
 
 /* Every kind of line there is. Copies 8 numbers twice over, by way of the workspace. */
@@ -220,7 +245,7 @@ static void test_mistakes_of_form(void **state)
     refuse("copy %6 to %7", "copy %6, %7",
            "p.qn:23:12: expected to and the buffer that is written, found ','");
     refuse("swap %4 %5\n  }", "swap %4 %5\n",
-           "p.qn:41:1: expected a step (call, library, copy, loop, if, swap, bind, check) or "
+           "p.qn:41:1: expected a step (call, library, collective, copy, loop, if, swap, bind, check) or "
            "'}', found 'kernel'");
     refuse("check m = \"b 1\" node 0", "check m \"b 1\" node 0", "p.qn:38:11: expected '=', found '\"b 1\"'");
     refuse("tasks 1\n  bind", "bind", "p.qn:31:18: expected tasks and their number, found 'bind'");
@@ -320,6 +345,44 @@ static void test_contents(void **state)
     expect_chain(0, 0, 3, "loop 0 count 2 { copy %0 to %2 copy %2 to %1 copy %0 to %3 }", false, "");
 }
 
+static void expect_collective(const char *step, const char *message)
+{
+    static const char program[] = "program @c {\n"
+                                  "  node 0 \"all_gather\"\n"
+                                  "  io 0 input \"x\" f32[16]\n"
+                                  "  io 1 output \"y\" f32[64]\n"
+                                  "  %%0 = io 0 : f32 16\n"
+                                  "  %%1 = io 1 : f32 64\n"
+                                  "  arena 0 bound 0 weights 0\n"
+                                  "  collective %s\n"
+                                  "}\n";
+    qn_arena *arena = qn_arena_new();
+    qn_diags diags;
+    qn_diags_init(&diags, arena);
+    parse(qn_arena_printf(arena, program, step), arena, &diags);
+    assert_string_equal(qn_diags_text(&diags, arena), message);
+    qn_arena_free(arena);
+}
+
+static void test_collective_lines(void **state)
+{
+    (void)state;
+    expect_collective("all_gather ranks 4 (%0, %1) node 0", "");
+    expect_collective("reduce_scatter max ranks 4 \"name\" (%1, %0) node 0", "");
+    expect_collective("all_gather ranks 3 (%0, %1) node 0",
+                      "p.qn:8:3: step 0: %0 and %1 don't fit all_gather");
+    expect_collective("all_reduce sum (%0, %1) node 0", "p.qn:8:3: step 0: %0 and %1 don't fit all_reduce");
+    expect_collective("all_reduce sum (%0, %0) node 1", "p.qn:8:3: step 0: there is no node 1");
+    expect_collective("rank (%0)", "p.qn:8:3: step 0 writes the rank into what is no i64 scalar");
+    expect_collective("all_reduce prod (%0, %0) node 0",
+                      "p.qn:8:25: expected sum, mean, max or min, found 'prod'");
+    expect_collective("all_redduce sum (%0, %0) node 0",
+                      "p.qn:8:14: expected a collective, did you mean 'all_reduce'?");
+    expect_collective("broadcast_rank (%0, %0) node 0",
+                      "p.qn:8:29: expected root and the number of a rank, found '('");
+    expect_collective("all_gather ranks 0 (%0, %1) node 0", "p.qn:8:25: there is at least 1 rank");
+}
+
 /* Plans of random programs, spoilt by laying each buffer over the start of the workspace in turn: most are found. */
 static void test_spoilt_plans(void **state)
 {
@@ -357,6 +420,8 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_random_programs),
+        cmocka_unit_test(test_collectives),
+        cmocka_unit_test(test_collective_lines),
         cmocka_unit_test(test_every_line),
         cmocka_unit_test(test_several),
         cmocka_unit_test(test_mistakes_of_form),

@@ -1,0 +1,709 @@
+/* Collectives with ranks that are threads: of buffers, in models (interpreter, JIT, shared object), their derivatives, and what
+ * happens where ranks don't fit together. */
+#include <math.h>
+#include <pthread.h>
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+#include <cmocka.h>
+
+#include "quern.h"
+
+enum { MOST_RANKS = 5 };
+
+#define DIMS(...) ((const int64_t[]){ __VA_ARGS__ })
+
+/* ---- ranks ---- */
+
+typedef struct rank {
+    quern_comm *comm;
+    void (*body)(quern_comm *comm, void *arg);
+    void *arg;
+} rank;
+
+static void *run_rank(void *user)
+{
+    rank *r = user;
+    r->body(r->comm, r->arg);
+    return NULL;
+}
+
+static void ok(int status)
+{
+    if (status)
+        fail_msg("%s", quern_last_error());
+}
+
+/* Each rank in a thread. Checks are made afterwards: cmocka's fail in the test's own thread alone. */
+static void on_ranks(int ranks, void (*body)(quern_comm *comm, void *arg), void *arg)
+{
+    quern_comm *comms[MOST_RANKS];
+    pthread_t threads[MOST_RANKS];
+    rank all[MOST_RANKS];
+    ok(quern_comm_threads(ranks, comms));
+    for (int i = 0; i < ranks; i++) {
+        all[i] = (rank){ comms[i], body, arg };
+        assert_int_equal(pthread_create(&threads[i], NULL, run_rank, &all[i]), 0);
+    }
+    for (int i = 0; i < ranks; i++)
+        pthread_join(threads[i], NULL);
+    for (int i = 0; i < ranks; i++)
+        quern_comm_free(comms[i]);
+}
+
+/* ---- buffers ---- */
+
+enum { N = 1300 };
+
+typedef struct buffers {
+    int dtype, combine, ranks;
+    int64_t n;
+    _Alignas(8) char in[MOST_RANKS][MOST_RANKS * N * 8], out[MOST_RANKS][MOST_RANKS * N * 8];
+    int status[MOST_RANKS];
+    bool in_place;
+} buffers;
+
+/* Small numbers, exact in every type; with a NaN in one place of floats. */
+static double number(int rank, int64_t i)
+{
+    return (double)((i * 7 + rank * 13) % 11);
+}
+
+static uint16_t f16_of(double x) /* exact, of 0 … 60 in steps of 1/8 */
+{
+    if (isnan(x))
+        return 0x7e00;
+    int exponent;
+    if (x == 0)
+        return 0;
+    const double m = frexp(x, &exponent);
+    return (uint16_t)(((exponent + 14) << 10) + (int)((m * 2 - 1) * 1024));
+}
+
+static void put(int dtype, void *to, int64_t i, double x)
+{
+    const float f = (float)x;
+    uint32_t bits;
+    memcpy(&bits, &f, 4);
+    switch (dtype) {
+    case QUERN_BOOL: ((uint8_t *)to)[i] = x != 0; break;
+    case QUERN_I8:
+    case QUERN_U8: ((uint8_t *)to)[i] = (uint8_t)x; break;
+    case QUERN_I16:
+    case QUERN_U16: ((uint16_t *)to)[i] = (uint16_t)x; break;
+    case QUERN_I32:
+    case QUERN_U32: ((uint32_t *)to)[i] = (uint32_t)x; break;
+    case QUERN_I64:
+    case QUERN_U64: ((uint64_t *)to)[i] = (uint64_t)x; break;
+    case QUERN_F16: ((uint16_t *)to)[i] = f16_of(x); break;
+    case QUERN_BF16: ((uint16_t *)to)[i] = (uint16_t)(bits >> 16); break;
+    case QUERN_F32: ((float *)to)[i] = f; break;
+    default: ((double *)to)[i] = x; break;
+    }
+}
+
+static bool is_float(int dtype)
+{
+    return dtype >= QUERN_F16 && dtype <= QUERN_F64;
+}
+
+static double value_of(const buffers *b, int r, int64_t i)
+{
+    if (is_float(b->dtype) && b->combine >= QUERN_COMBINE_MAX && r == 1 && i == 3)
+        return NAN;
+    const double x = number(r, i);
+    return b->dtype == QUERN_BOOL ? x > 7 : x;
+}
+
+static double combined(const buffers *b, int64_t i)
+{
+    double y = value_of(b, 0, i);
+    for (int r = 1; r < b->ranks; r++) {
+        const double x = value_of(b, r, i);
+        if (b->combine == QUERN_COMBINE_MAX)
+            y = isnan(x) || isnan(y) ? NAN : fmax(x, y);
+        else if (b->combine == QUERN_COMBINE_MIN)
+            y = isnan(x) || isnan(y) ? NAN : fmin(x, y);
+        else
+            y += x;
+    }
+    return b->combine == QUERN_COMBINE_MEAN ? y / b->ranks : y;
+}
+
+static void reduce_buffers(quern_comm *comm, void *arg)
+{
+    buffers *b = arg;
+    const int r = comm->rank;
+    if (b->in_place)
+        memcpy(b->out[r], b->in[r], sizeof b->in[r]);
+    b->status[r] = quern_comm_all_reduce(comm, b->in_place ? b->out[r] : b->in[r], b->out[r], b->n, b->dtype,
+                                         b->combine);
+}
+
+static void scatter_buffers(quern_comm *comm, void *arg)
+{
+    buffers *b = arg;
+    const int r = comm->rank;
+    b->status[r] =
+        quern_comm_reduce_scatter(comm, b->in[r], b->out[r], b->n / b->ranks, b->dtype, b->combine);
+}
+
+static void combines_every_type(void **state)
+{
+    (void)state;
+    buffers *b = calloc(1, sizeof *b);
+    for (b->dtype = QUERN_BOOL; b->dtype <= QUERN_F64; b->dtype++)
+        for (b->combine = QUERN_COMBINE_SUM; b->combine <= QUERN_COMBINE_MIN; b->combine++)
+            for (int scatter = 0; scatter < 2; scatter++) {
+                if ((b->dtype == QUERN_BOOL && b->combine < QUERN_COMBINE_MAX) ||
+                    (b->combine == QUERN_COMBINE_MEAN && !is_float(b->dtype)))
+                    continue;
+                b->ranks = b->combine == QUERN_COMBINE_MEAN ? 4 : 3; /* means are exact */
+                b->n = scatter ? N / b->ranks * b->ranks : N;
+                b->in_place = b->dtype % 2;
+                for (int r = 0; r < b->ranks; r++)
+                    for (int64_t i = 0; i < b->n; i++)
+                        put(b->dtype, b->in[r], i, value_of(b, r, i));
+                on_ranks(b->ranks, scatter ? scatter_buffers : reduce_buffers, b);
+                const int64_t part = scatter ? b->n / b->ranks : b->n;
+                static _Alignas(8) char expected[N * 8];
+                for (int r = 0; r < b->ranks; r++) {
+                    ok(b->status[r]);
+                    for (int64_t i = 0; i < part; i++)
+                        put(b->dtype, expected, i, combined(b, scatter ? r * part + i : i));
+                    const size_t bytes = (size_t)part * quern_dtype_size(b->dtype);
+                    if (memcmp(b->out[r], expected, bytes) != 0 && b->combine < QUERN_COMBINE_MAX)
+                        fail_msg("%s, combine %d, rank %d, scatter %d", quern_dtype_text(b->dtype),
+                                 b->combine, r, scatter);
+                    for (size_t i = 0; i < bytes; i++) /* any NaN will do */
+                        if (b->out[r][i] != expected[i] && i / quern_dtype_size(b->dtype) != 3)
+                            fail_msg("%s, combine %d, rank %d: byte %zu", quern_dtype_text(b->dtype),
+                                     b->combine, r, i);
+                }
+            }
+    free(b);
+}
+
+/* Rounded once from the exact sum, and the same bits on all ranks. */
+static void rounds_once(void **state)
+{
+    (void)state;
+    buffers *b = calloc(1, sizeof *b);
+    b->ranks = 3;
+    b->n = 3;
+    b->dtype = QUERN_BF16;
+    const uint16_t ones[3] = { 0x3f80, 0x3b80, 0x3b80 }; /* 1, 2^-8, 2^-8: one by one, each would be lost */
+    for (int r = 0; r < 3; r++)
+        for (int i = 0; i < 3; i++)
+            ((uint16_t *)b->in[r])[i] = ones[(r + i) % 3];
+    on_ranks(3, reduce_buffers, b);
+    for (int r = 0; r < 3; r++)
+        for (int i = 0; i < 3; i++)
+            assert_int_equal(((uint16_t *)b->out[r])[i], 0x3f81); /* 1 + 2^-7 */
+    b->dtype = QUERN_F32;
+    for (int r = 0; r < 3; r++)
+        for (int i = 0; i < 3; i++)
+            ((float *)b->in[r])[i] = (const float[]){ 1, 0x1p-24f, 0x1p-24f }[(r + i) % 3];
+    on_ranks(3, reduce_buffers, b);
+    for (int r = 0; r < 3; r++)
+        for (int i = 0; i < 3; i++)
+            assert_true(((float *)b->out[r])[i] == 1 + 0x1p-23f);
+    free(b);
+}
+
+static void move_buffers(quern_comm *comm, void *arg)
+{
+    buffers *b = arg;
+    const int r = comm->rank;
+    b->status[r] = quern_comm_all_gather(comm, b->in[r], b->out[r], b->n, b->dtype);
+    if (!b->status[r])
+        b->status[r] = quern_comm_broadcast(comm, b->in[r], b->n, b->dtype, 2);
+}
+
+static void moves_elements(void **state)
+{
+    (void)state;
+    buffers *b = calloc(1, sizeof *b);
+    b->ranks = 4;
+    b->n = N;
+    b->dtype = QUERN_I16;
+    for (int r = 0; r < b->ranks; r++)
+        for (int64_t i = 0; i < N; i++)
+            put(b->dtype, b->in[r], i, 100 * r + number(r, i));
+    on_ranks(b->ranks, move_buffers, b);
+    for (int r = 0; r < b->ranks; r++) {
+        ok(b->status[r]);
+        assert_memory_equal(b->in[r], b->out[r] + 2 * N * 2, N * 2);
+        for (int s = 0; s < b->ranks; s++)
+            for (int64_t i = 0; i < N; i++)
+                assert_int_equal(((int16_t *)b->out[r])[s * N + i], 100 * s + (int)number(s, i));
+    }
+    free(b);
+}
+
+/* Without a communicator there is one rank. */
+static void alone(void **state)
+{
+    (void)state;
+    float x[3] = { 1, 2, 3 }, y[3] = { 0 };
+    ok(quern_comm_all_reduce(NULL, x, y, 3, QUERN_F32, QUERN_COMBINE_MEAN));
+    assert_memory_equal(x, y, sizeof x);
+    ok(quern_comm_all_gather(NULL, x, x, 3, QUERN_F32));
+    ok(quern_comm_broadcast(NULL, x, 3, QUERN_F32, 0));
+    assert_int_equal(quern_comm_broadcast(NULL, x, 3, QUERN_F32, 1), QUERN_ERROR_ARGUMENT);
+    assert_string_equal(quern_last_error(), "broadcast from rank 1 of 1");
+    assert_int_equal(quern_comm_all_reduce(NULL, x, y, 3, QUERN_BOOL, QUERN_COMBINE_SUM),
+                     QUERN_ERROR_ARGUMENT);
+    assert_string_equal(quern_last_error(), "all_reduce: sum does not combine bool");
+    assert_int_equal(quern_comm_all_reduce(NULL, x, y, 3, 77, QUERN_COMBINE_SUM), QUERN_ERROR_ARGUMENT);
+    assert_int_equal(quern_comm_threads(0, NULL), QUERN_ERROR_ARGUMENT);
+    quern_comm_free(NULL);
+}
+
+/* ---- models ---- */
+
+static quern_module *load(const char *text)
+{
+    quern_module *module;
+    ok(quern_load_bytes(text, strlen(text), NULL, &module));
+    return module;
+}
+
+/* For 3 ranks: x on rank r has number(r, i). */
+static const char ops_of_3[] =
+    "graph @main(%x: f32[6, 2]) -> (f32[6, 2], f32[18, 2], f32[2, 2], f32[6, 2], i64[], f32[6, 2]) {\n"
+    "  %0 = all_reduce %x {kind = mean} : f32[6, 2]\n"
+    "  %1 = all_gather %x {ranks = 3} : f32[18, 2]\n"
+    "  %2 = reduce_scatter %x {kind = sum, ranks = 3} : f32[2, 2]\n"
+    "  %3 = broadcast_rank %x {root = 1} : f32[6, 2]\n"
+    "  %4 = rank : i64[]\n"
+    "  %5 = mul %x, %x : f32[6, 2]\n"
+    "  %6 = all_reduce %5 {kind = max} : f32[6, 2]\n"
+    "  %7 = add %6, %0 : f32[6, 2]\n"
+    "  return %0, %1, %2, %3, %4, %7\n"
+    "}\n";
+
+typedef struct models {
+    quern_model *models[MOST_RANKS];
+    const char *entry;
+    int n_in, n_out;
+    int64_t elements; /* of each input */
+    double in[MOST_RANKS][4][64];
+    double out[MOST_RANKS][8][64];
+    int status[MOST_RANKS];
+    char error[MOST_RANKS][256];
+} models;
+
+static void run_model(quern_comm *comm, void *arg)
+{
+    models *m = arg;
+    const int r = comm->rank;
+    quern_session *s;
+    quern_array a;
+    float in[4][64];
+    int status = quern_session_new(m->models[r], m->entry, &s);
+    if (!status)
+        quern_session_set_comm(s, comm);
+    const quern_entry_info *entry = quern_model_entry(m->models[r], m->entry);
+    for (int i = 0; !status && i < m->n_in; i++) {
+        const quern_buffer_info *info = &entry->buffers[i];
+        for (int64_t k = 0; k < m->elements; k++)
+            in[i][k] = (float)m->in[r][i][k];
+        status = quern_session_bind(
+            s, i,
+            &(quern_array){ info->dtype, info->rank, info->dims,
+                            info->dtype == QUERN_F64 ? (void *)m->in[r][i] : (void *)in[i] });
+    }
+    if (!status)
+        status = quern_session_run(s);
+    for (int i = 0; !status && i < m->n_out; i++) {
+        status = quern_session_get(s, m->n_in + i, &a);
+        int64_t n = 1;
+        for (int d = 0; d < a.rank; d++)
+            n *= a.dims[d];
+        for (int64_t k = 0; !status && k < n; k++)
+            m->out[r][i][k] = a.dtype == QUERN_I64   ? (double)((int64_t *)a.data)[k]
+                              : a.dtype == QUERN_F64 ? ((double *)a.data)[k]
+                                                     : ((float *)a.data)[k];
+    }
+    m->status[r] = status;
+    snprintf(m->error[r], sizeof m->error[r], "%s", status ? quern_last_error() : "");
+    quern_session_free(s);
+}
+
+/* A model for each rank, which the interpreter needs, or the same for all. */
+static models *compile(const char *text, const char *target, int ranks)
+{
+    models *m = calloc(1, sizeof *m);
+    const bool own = strcmp(target, "interp") == 0;
+    for (int r = 0; r < ranks; r++) {
+        if (r > 0 && !own) {
+            m->models[r] = m->models[0];
+            continue;
+        }
+        quern_module *module = load(text);
+        ok(quern_compile(
+            module,
+            &(quern_compile_options){ .size = sizeof(quern_compile_options), .target = target, .threads = 1 },
+            &m->models[r]));
+        quern_module_free(module);
+    }
+    return m;
+}
+
+static void free_models(models *m, int ranks)
+{
+    for (int r = 0; r < ranks; r++)
+        if (r == 0 || m->models[r] != m->models[0])
+            quern_model_free(m->models[r]);
+    free(m);
+}
+
+static void check_ops_of_3(models *m)
+{
+    m->n_in = 1;
+    m->n_out = 6;
+    m->elements = 12;
+    for (int r = 0; r < 3; r++)
+        for (int i = 0; i < 12; i++)
+            m->in[r][0][i] = number(r, i);
+    on_ranks(3, run_model, m);
+    for (int r = 0; r < 3; r++) {
+        if (m->status[r])
+            fail_msg("rank %d: %s", r, m->error[r]);
+        for (int i = 0; i < 12; i++) {
+            const double a = number(0, i), b = number(1, i), c = number(2, i),
+                         mean = (float)((a + b + c) / 3);
+            assert_true(m->out[r][0][i] == mean);
+            for (int s = 0; s < 3; s++)
+                assert_true(m->out[r][1][12 * s + i] == number(s, i));
+            if (i / 4 == r)
+                assert_true(m->out[r][2][i % 4] == a + b + c);
+            assert_true(m->out[r][3][i] == b);
+            assert_true(fabs(m->out[r][5][i] - (fmax(a * a, fmax(b * b, c * c)) + mean)) < 1e-5);
+        }
+        assert_true(m->out[r][4][0] == r);
+    }
+}
+
+static void models_of_ranks(void **state)
+{
+    (void)state;
+    static const char *const targets[] = { "interp", "cpu" };
+    for (int t = 0; t < 2; t++) {
+        models *m = compile(ops_of_3, targets[t], 3);
+        check_ops_of_3(m);
+        free_models(m, 3);
+    }
+}
+
+static void shared_object_of_ranks(void **state)
+{
+    (void)state;
+    char folder[] = "/tmp/quern_collective_XXXXXX", path[64], header[64];
+    assert_non_null(mkdtemp(folder));
+    snprintf(path, sizeof path, "%s/m.so", folder);
+    snprintf(header, sizeof header, "%s/m.h", folder);
+    quern_module *module = load(ops_of_3);
+    ok(quern_compile_file(module, NULL, NULL, path));
+    quern_module_free(module);
+    models *m = calloc(1, sizeof *m);
+    ok(quern_model_open(path, NULL, &m->models[0]));
+    m->models[1] = m->models[2] = m->models[0];
+    check_ops_of_3(m);
+    free_models(m, 3);
+    unlink(path);
+    unlink(header);
+    rmdir(folder);
+}
+
+static void wrong_number_of_ranks(void **state)
+{
+    (void)state;
+    static const char *const targets[] = { "interp", "cpu" };
+    for (int t = 0; t < 2; t++) {
+        models *m = compile(ops_of_3, targets[t], 2);
+        m->n_in = 1;
+        m->elements = 12;
+        on_ranks(2, run_model, m);
+        for (int r = 0; r < 2; r++) {
+            assert_int_equal(m->status[r], QUERN_ERROR_ARGUMENT);
+            if (!strstr(m->error[r], "all_gather is for 3 ranks"))
+                fail_msg("rank %d: %s", r, m->error[r]);
+        }
+        quern_session *s; /* no communicator at all */
+        float x[12] = { 0 };
+        ok(quern_session_new(m->models[0], NULL, &s));
+        ok(quern_session_bind(s, 0, &(quern_array){ QUERN_F32, 2, DIMS(6, 2), x }));
+        assert_int_equal(quern_session_run(s), QUERN_ERROR_ARGUMENT);
+        if (!strstr(quern_last_error(),
+                    "all_gather is for 3 ranks: the communicator has another number, or there is none"))
+            fail_msg("%s", quern_last_error());
+        quern_session_free(s);
+        free_models(m, 2);
+    }
+}
+
+/* ---- ranks that don't fit together ---- */
+
+typedef struct misfit {
+    int64_t n[MOST_RANKS];
+    int status[MOST_RANKS], again[MOST_RANKS];
+    char error[MOST_RANKS][256];
+} misfit;
+
+static void reduce_misfit(quern_comm *comm, void *arg)
+{
+    misfit *m = arg;
+    const int r = comm->rank;
+    float x[8] = { 0 };
+    m->status[r] = quern_comm_all_reduce(comm, x, x, m->n[r], QUERN_F32, QUERN_COMBINE_SUM);
+    snprintf(m->error[r], sizeof m->error[r], "%s", quern_last_error());
+    m->again[r] = quern_comm_all_reduce(comm, x, x, 1, QUERN_F32, QUERN_COMBINE_SUM);
+}
+
+static void sizes_differ(void **state)
+{
+    (void)state;
+    misfit m = { .n = { 8, 8, 5 } };
+    on_ranks(3, reduce_misfit, &m);
+    for (int r = 0; r < 3; r++) {
+        assert_int_equal(m.status[r], QUERN_ERROR_ARGUMENT);
+        assert_int_equal(m.again[r], QUERN_ERROR_ARGUMENT);
+        assert_string_equal(
+            m.error[r], "ranks have to ask for the same: rank 0 for all_reduce of 8 f32 (sum), rank 2 for "
+                        "all_reduce of 5 f32 (sum)");
+    }
+}
+
+static void one_fails(quern_comm *comm, void *arg)
+{
+    misfit *m = arg;
+    const int r = comm->rank;
+    float x = 0;
+    if (r == 1) {
+        (comm->fail)(comm, "no data");
+        m->status[r] = QUERN_ERROR_IO;
+        return;
+    }
+    m->status[r] = quern_comm_all_reduce(comm, &x, &x, 1, QUERN_F32, QUERN_COMBINE_SUM);
+    snprintf(m->error[r], sizeof m->error[r], "%s", quern_last_error());
+}
+
+static void a_rank_fails(void **state)
+{
+    (void)state;
+    misfit m = { 0 };
+    on_ranks(3, one_fails, &m);
+    for (int r = 0; r < 3; r += 2) {
+        assert_int_equal(m.status[r], QUERN_ERROR_ARGUMENT);
+        assert_string_equal(m.error[r], "rank 1 failed: no data");
+    }
+}
+
+static void *wait_for_one(void *user)
+{
+    rank *r = user;
+    one_fails(r->comm, r->arg);
+    return NULL;
+}
+
+static void a_rank_leaves(void **state)
+{
+    (void)state;
+    quern_comm *comms[2];
+    pthread_t thread;
+    misfit m = { 0 };
+    ok(quern_comm_threads(2, comms));
+    rank waits = { comms[0], NULL, &m };
+    assert_int_equal(pthread_create(&thread, NULL, wait_for_one, &waits), 0);
+    quern_comm_free(comms[1]);
+    pthread_join(thread, NULL);
+    assert_int_equal(m.status[0], QUERN_ERROR_ARGUMENT);
+    assert_string_equal(m.error[0], "rank 1 has left");
+    quern_comm_free(comms[0]);
+}
+
+/* A run that fails on one rank: an index that is out of range there. */
+static void a_run_fails(void **state)
+{
+    (void)state;
+    static const char text[] = "graph @main(%x: f32[4]) -> f32[1] {\n"
+                               "  %0 = constant [2] : i64[1]\n"
+                               "  %1 = slice %x {limit = [1], start = [0], stride = [1]} : f32[1]\n"
+                               "  %2 = convert %1 {dtype = i64} : i64[1]\n"
+                               "  %3 = gather %x, %2 {axis = 0} : f32[1]\n"
+                               "  %4 = all_reduce %3 {kind = sum} : f32[1]\n"
+                               "  return %4\n"
+                               "}\n";
+    static const char *const targets[] = { "interp", "cpu" };
+    for (int t = 0; t < 2; t++) {
+        models *m = compile(text, targets[t], 3);
+        m->n_in = m->n_out = 1;
+        m->elements = 4;
+        for (int round = 0; round < 2; round++) {
+            m->in[1][0][0] = round ? 9 : 3;
+            on_ranks(3, run_model, m);
+            for (int r = 0; r < 3; r++) {
+                assert_int_equal(m->status[r], !round   ? QUERN_OK
+                                               : r == 1 ? QUERN_ERROR_INDEX
+                                                        : QUERN_ERROR_ARGUMENT);
+                if (round && !strstr(m->error[r], r == 1 ? "index" : "rank 1 failed: "))
+                    fail_msg("rank %d: %s", r, m->error[r]);
+            }
+        }
+        free_models(m, 3);
+    }
+}
+
+/* ---- derivatives ---- */
+
+/* %r of each rank from its %x; the loss of a rank is the sum of sin(%r) w, with w of its own. */
+typedef struct derivative {
+    const char *body, *type;
+} derivative;
+
+static const derivative derivatives[] = {
+    { "%r = all_reduce %x {kind = sum} : f64[6]", "f64[6]" },
+    { "%r = all_reduce %x {kind = mean} : f64[6]", "f64[6]" },
+    { "%r = all_reduce %x {kind = max} : f64[6]", "f64[6]" },
+    { "%r = all_reduce %x {kind = min} : f64[6]", "f64[6]" },
+    { "%r = all_gather %x {ranks = 3} : f64[18]", "f64[18]" },
+    { "%r = reduce_scatter %x {kind = sum, ranks = 3} : f64[2]", "f64[2]" },
+    { "%r = reduce_scatter %x {kind = mean, ranks = 3} : f64[2]", "f64[2]" },
+    { "%r = reduce_scatter %x {kind = max, ranks = 3} : f64[2]", "f64[2]" },
+    { "%r = broadcast_rank %x {root = 2} : f64[6]", "f64[6]" },
+    { "%q = all_reduce %x {kind = sum} : f64[6]\n  %p = mul %q, %x : f64[6]\n  %r = all_reduce %p {kind = "
+      "mean} : f64[6]",
+      "f64[6]" },
+};
+
+static double losses(models *m)
+{
+    double sum = 0;
+    m->entry = NULL;
+    m->n_out = 1;
+    on_ranks(3, run_model, m);
+    for (int r = 0; r < 3; r++) {
+        if (m->status[r])
+            fail_msg("%s", m->error[r]);
+        sum += m->out[r][0][0];
+    }
+    return sum;
+}
+
+static void gradients_equal_differences(void **state)
+{
+    (void)state;
+    for (size_t c = 0; c < sizeof derivatives / sizeof *derivatives; c++) {
+        char text[1024];
+        const derivative *d = &derivatives[c];
+        snprintf(
+            text, sizeof text,
+            "graph @main(%%x: f64[6], %%w: f64[6]) -> (loss: f64[]) {\n  %s\n  %%s = sin %%r : %s\n"
+            "  %%t = reduce %%s {axes = [0], kind = sum} : f64[]\n"
+            "  %%u = slice %%w {limit = [1], start = [0], stride = [1]} : f64[1]\n"
+            "  %%v = reshape %%u {dims = []} : f64[]\n  %%loss = mul %%t, %%v : f64[]\n  return %%loss\n}\n",
+            d->body, d->type);
+        models *m = calloc(1, sizeof *m);
+        for (int r = 0; r < 3; r++) {
+            quern_module *module = load(text);
+            ok(quern_grad(module, "main", "loss", 1, (const char *const[]){ "x" }, "gradient"));
+            ok(quern_compile(
+                module, &(quern_compile_options){ .size = sizeof(quern_compile_options), .target = "interp" },
+                &m->models[r]));
+            quern_module_free(module);
+        }
+        m->n_in = 2;
+        m->elements = 6;
+        for (int r = 0; r < 3; r++)
+            for (int i = 0; i < 6; i++) {
+                m->in[r][0][i] = sin(17.0 * r + 5.3 * i);
+                m->in[r][1][i] = 1 + 0.5 * r;
+            }
+        m->entry = "gradient";
+        m->n_out = 2;
+        on_ranks(3, run_model, m);
+        double gradient[3][6];
+        for (int r = 0; r < 3; r++) {
+            if (m->status[r])
+                fail_msg("%s", m->error[r]);
+            memcpy(gradient[r], m->out[r][1], sizeof gradient[r]);
+        }
+        for (int r = 0; r < 3; r++)
+            for (int i = 0; i < 6; i++) {
+                const double h = 1e-5, kept = m->in[r][0][i];
+                m->in[r][0][i] = kept + h;
+                const double above = losses(m);
+                m->in[r][0][i] = kept - h;
+                const double below = losses(m);
+                m->in[r][0][i] = kept;
+                if (!(fabs(gradient[r][i] - (above - below) / (2 * h)) < 1e-8))
+                    fail_msg("%s: rank %d element %d: gradient %.12g, by differences %.12g", d->body, r, i,
+                             gradient[r][i], (above - below) / (2 * h));
+            }
+        free_models(m, 3);
+    }
+}
+
+/* ---- builder calls ---- */
+
+static void builds_collectives(void **state)
+{
+    (void)state;
+    quern_builder *b = quern_builder_new("main");
+    quern_value *x = quern_input(b, "x", QUERN_F32, QUERN_SHAPE(QUERN_N(6), QUERN_N(2)));
+    quern_output(b, quern_all_reduce(b, x, QUERN_COMBINE_MEAN), "mean");
+    quern_output(b, quern_all_gather(b, x, -1, 3), "gathered"); /* [6, 6] */
+    quern_output(b, quern_reduce_scatter(b, x, QUERN_COMBINE_SUM, 0, 3), "scattered");
+    quern_output(b, quern_broadcast_rank(b, x, 1), "first");
+    quern_output(b, quern_rank(b), "rank");
+    quern_module *module;
+    ok(quern_builder_finish(b, &module));
+    models *m = calloc(1, sizeof *m);
+    ok(quern_compile(module, NULL, &m->models[0]));
+    quern_module_free(module);
+    m->models[1] = m->models[2] = m->models[0];
+    m->n_in = 1;
+    m->n_out = 5;
+    m->elements = 12;
+    for (int r = 0; r < 3; r++)
+        for (int i = 0; i < 12; i++)
+            m->in[r][0][i] = number(r, i);
+    on_ranks(3, run_model, m);
+    for (int r = 0; r < 3; r++) {
+        if (m->status[r])
+            fail_msg("%s", m->error[r]);
+        for (int s = 0; s < 3; s++)
+            for (int i = 0; i < 12; i++)
+                assert_true(m->out[r][1][i / 2 * 6 + 2 * s + i % 2] == number(s, i));
+        assert_true(m->out[r][4][0] == r);
+    }
+    free_models(m, 3);
+    b = quern_builder_new(NULL);
+    x = quern_input(b, "x", QUERN_F32, QUERN_SHAPE(QUERN_N(6)));
+    assert_null(quern_all_reduce(b, x, 9));
+    assert_int_not_equal(quern_builder_finish(b, &module), QUERN_OK);
+    assert_non_null(strstr(quern_last_error(), "there is no way 9 to combine"));
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(combines_every_type),   cmocka_unit_test(rounds_once),
+        cmocka_unit_test(moves_elements),        cmocka_unit_test(alone),
+        cmocka_unit_test(models_of_ranks),       cmocka_unit_test(shared_object_of_ranks),
+        cmocka_unit_test(wrong_number_of_ranks), cmocka_unit_test(sizes_differ),
+        cmocka_unit_test(a_rank_fails),          cmocka_unit_test(a_rank_leaves),
+        cmocka_unit_test(a_run_fails),           cmocka_unit_test(gradients_equal_differences),
+        cmocka_unit_test(builds_collectives),
+    };
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}
