@@ -5,6 +5,12 @@ install(TARGETS quern_cli RUNTIME DESTINATION ${CMAKE_INSTALL_BINDIR})
 install(TARGETS quern_shared quern_runtime_shared quern_runtime_static EXPORT QuernTargets
   LIBRARY DESTINATION ${CMAKE_INSTALL_LIBDIR} ARCHIVE DESTINATION ${CMAKE_INSTALL_LIBDIR})
 file(GLOB quern_headers CONFIGURE_DEPENDS include/*.h)
+if(TARGET quern_mpi_shared)
+  install(TARGETS quern_mpi_shared quern_mpi_static
+    LIBRARY DESTINATION ${CMAKE_INSTALL_LIBDIR} ARCHIVE DESTINATION ${CMAKE_INSTALL_LIBDIR})
+else()
+  list(FILTER quern_headers EXCLUDE REGEX "/quern_mpi\\.h$")
+endif()
 install(FILES ${quern_headers} DESTINATION ${CMAKE_INSTALL_INCLUDEDIR})
 
 set(package_dir ${CMAKE_INSTALL_LIBDIR}/cmake/Quern)

@@ -297,6 +297,9 @@ QUERN_API void quern_pool_parallel_for_down(void *pool, void (*task)(void *arg, 
 /* Ranks that are threads of this process: thread i uses out_comms[i]. Each is freed by itself; whoever waits for one that is
  * freed gets an error. */
 QUERN_API int quern_comm_threads(int ranks, quern_comm **out_comms) QUERN_MUST_USE;
+/* This process among those that mpirun started, by libquern_mpi, which is opened now: it lies beside this library, or $QUERN_MPI
+ * names it. Without mpirun there is one rank. Starts MPI where that has not been done; freeing the communicator ends it then. */
+QUERN_API int quern_comm_mpi(quern_comm **out) QUERN_MUST_USE;
 QUERN_API void quern_comm_free(quern_comm *comm); /* NULL is fine */
 /* Collectives of the host's own memory, as the functions of quern_comm; comm NULL: this is the only rank. */
 QUERN_API int quern_comm_all_reduce(quern_comm *comm, const void *in, void *out, int64_t n, int dtype,

@@ -1,0 +1,347 @@
+/* A communicator of MPI ranks (quern_mpi.h).
+ *
+ * An all_reduce goes through a piece of the elements at a time: each rank gets its part of everybody's piece, combines it in the
+ * order of the ranks, and sends the result to all: 2 (P - 1) / P times the bytes go out of each rank, which no algorithm betters.
+ * A few elements go to everybody at once, and each combines all: the bits are the same, and there is one round less.
+ *
+ * Before elements, ranks exchange what they ask for. While a rank waits for that it also listens to ranks that have failed. */
+#include <sched.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "quern_mpi.h"
+#include "runtime/dist/dist.h"
+
+enum {
+    PIECE = 4 << 20, /* bytes: of what is kept of all ranks at a time */
+    FEW = 16 << 10,  /* bytes of all ranks together that all get at once */
+    TAG = 1
+};
+
+typedef struct mpi {
+    quern_comm comm;
+    MPI_Comm ranks, failures; /* duplicates: ours alone */
+    bool ends;                /* it started MPI */
+    bool failed;
+    char reason[QN_DIST_TEXT];
+    qn_request *requests; /* by rank */
+    const void **in;
+    char *scratch; /* PIECE + FEW bytes */
+} mpi;
+
+static char last_error[QN_DIST_TEXT];
+
+const char *quern_mpi_error(void)
+{
+    return last_error;
+}
+
+static int failed(mpi *m, const char *reason)
+{
+    if (!m->failed) {
+        m->failed = true;
+        snprintf(m->reason, sizeof m->reason, "%s", reason);
+    }
+    return QUERN_ERROR_ARGUMENT;
+}
+
+static int check(mpi *m, int code)
+{
+    char text[MPI_MAX_ERROR_STRING + 1];
+    int length = 0;
+    if (code == MPI_SUCCESS)
+        return QUERN_OK;
+    MPI_Error_string(code, text, &length);
+    text[length] = 0;
+    failed(m, text);
+    return QUERN_ERROR_IO;
+}
+
+/* ---- agreeing ---- */
+
+/* Has a rank said that it failed? */
+static bool heard_of_failure(mpi *m)
+{
+    int there = 0;
+    MPI_Status status;
+    char text[QN_DIST_TEXT];
+    if (MPI_Iprobe(MPI_ANY_SOURCE, TAG, m->failures, &there, &status) != MPI_SUCCESS || !there)
+        return false;
+    MPI_Recv(text, (int)sizeof text, MPI_CHAR, status.MPI_SOURCE, TAG, m->failures, MPI_STATUS_IGNORE);
+    text[sizeof text - 1] = 0;
+    failed(m, text);
+    return true;
+}
+
+static int agree(mpi *m, const qn_request *mine)
+{
+    char text[QN_DIST_TEXT];
+    const int words = (int)(sizeof *mine / sizeof(int64_t));
+    MPI_Request pending;
+    int done = 0, status;
+    if (m->failed || heard_of_failure(m))
+        return QUERN_ERROR_ARGUMENT;
+    if (!qn_dist_sound(mine, m->comm.ranks, text)) {
+        m->comm.fail(&m->comm, text);
+        return QUERN_ERROR_ARGUMENT;
+    }
+    status = check(
+        m, MPI_Iallgather(mine, words, MPI_INT64_T, m->requests, words, MPI_INT64_T, m->ranks, &pending));
+    for (int turn = 0; !status && !done; turn++) {
+        status = check(m, MPI_Test(&pending, &done, MPI_STATUS_IGNORE));
+        if (!status && !done && heard_of_failure(m))
+            return QUERN_ERROR_ARGUMENT;
+        if (!done && turn > 100)
+            sched_yield(); /* ranks may share cores */
+    }
+    if (!status && !qn_dist_agree(m->requests, m->comm.ranks, text))
+        return failed(m, text);
+    return status;
+}
+
+/* ---- moving elements ---- */
+
+/* With each other rank in turn: sends what lies at `send` for it and receives from it; bytes by rank, at most PIECE. */
+typedef const char *(*place_fn)(const void *user, int rank, int64_t *out_bytes);
+
+static int exchange(mpi *m, place_fn send, const void *send_user, place_fn receive, const void *receive_user)
+{
+    const int ranks = m->comm.ranks, rank = m->comm.rank;
+    int status = QUERN_OK;
+    for (int k = 1; k < ranks && !status; k++) {
+        const int to = (rank + k) % ranks, from = (rank - k + ranks) % ranks;
+        int64_t out, in;
+        const char *what = send(send_user, to, &out), *where = receive(receive_user, from, &in);
+        status = check(m, MPI_Sendrecv(what, (int)out, MPI_BYTE, to, TAG, (void *)(uintptr_t)where, (int)in,
+                                       MPI_BYTE, from, TAG, m->ranks, MPI_STATUS_IGNORE));
+    }
+    return status;
+}
+
+/* Where things lie: `base` and a stride from rank to rank, or the part of each rank of n elements. */
+typedef struct layout {
+    const char *base;
+    int64_t stride, bytes; /* of even ones */
+    int64_t n;             /* of parts, else 0 */
+    size_t size;
+    int ranks;
+} layout;
+
+static const char *even(const void *user, int rank, int64_t *out_bytes)
+{
+    const layout *l = user;
+    *out_bytes = l->bytes;
+    return l->base + rank * l->stride;
+}
+
+static const char *part(const void *user, int rank, int64_t *out_bytes)
+{
+    const layout *l = user;
+    const int64_t first = qn_dist_part(l->n, rank, l->ranks);
+    *out_bytes = (qn_dist_part(l->n, rank + 1, l->ranks) - first) * (int64_t)l->size;
+    return l->base + first * (int64_t)l->size;
+}
+
+/* ---- the collectives ---- */
+
+/* What all ranks have in the scratch, one behind the other, this rank's at `mine`. */
+static void combine(mpi *m, const qn_request *r, const char *mine, int64_t stride, void *out, int64_t n)
+{
+    for (int i = 0; i < m->comm.ranks; i++)
+        m->in[i] = i == m->comm.rank ? mine : m->scratch + i * stride;
+    qn_dist_combine(r->dtype, r->how, m->comm.ranks, m->in, out, n);
+}
+
+/* Of n elements, whose parts of all ranks fit into the scratch. */
+static int reduce_piece(mpi *m, const qn_request *r, const char *in, char *out, int64_t n)
+{
+    const int ranks = m->comm.ranks, rank = m->comm.rank;
+    const size_t size = qn_dist_size(r->dtype);
+    const int64_t bytes = n * (int64_t)size;
+    if (bytes * ranks <= FEW) {
+        const layout whole = { .base = in, .bytes = bytes },
+                     all = { .base = m->scratch, .stride = bytes, .bytes = bytes };
+        const int status = exchange(m, even, &whole, even, &all);
+        if (!status)
+            combine(m, r, in, bytes, out, n);
+        return status;
+    }
+    const int64_t first = qn_dist_part(n, rank, ranks), mine = qn_dist_part(n, rank + 1, ranks) - first;
+    const int64_t my_bytes = mine * (int64_t)size;
+    const layout parts = { .base = in, .n = n, .size = size, .ranks = ranks };
+    const layout of_mine = { .base = m->scratch, .stride = my_bytes, .bytes = my_bytes };
+    int status = exchange(m, part, &parts, even, &of_mine);
+    if (status)
+        return status;
+    combine(m, r, in + first * (int64_t)size, my_bytes, out + first * (int64_t)size, mine);
+    const layout result = { .base = out + first * (int64_t)size, .bytes = my_bytes };
+    const layout results = { .base = out, .n = n, .size = size, .ranks = ranks };
+    return exchange(m, even, &result, part, &results);
+}
+
+static int all_reduce(quern_comm *comm, const void *in, void *out, int64_t n, int32_t dtype, int32_t how)
+{
+    mpi *m = (mpi *)comm;
+    const qn_request r = { QN_ALL_REDUCE, n, dtype, how };
+    const int64_t size = (int64_t)qn_dist_size(dtype);
+    int status = agree(m, &r);
+    for (int64_t at = 0; !status && at < n; at += PIECE / size) {
+        const int64_t left = n - at;
+        status = reduce_piece(m, &r, (const char *)in + at * size, (char *)out + at * size,
+                              left < PIECE / size ? left : PIECE / size);
+    }
+    return status;
+}
+
+static int reduce_scatter(quern_comm *comm, const void *in, void *out, int64_t n, int32_t dtype, int32_t how)
+{
+    mpi *m = (mpi *)comm;
+    const qn_request r = { QN_REDUCE_SCATTER, n, dtype, how };
+    const int64_t size = (int64_t)qn_dist_size(dtype);
+    int status = agree(m, &r);
+    const int64_t most = status ? 1 : PIECE / size / comm->ranks > 0 ? PIECE / size / comm->ranks : 1;
+    for (int64_t at = 0; !status && at < n; at += most) {
+        const int64_t count = n - at < most ? n - at : most, bytes = count * size;
+        const layout to = { .base = (const char *)in + at * size, .stride = n * size, .bytes = bytes };
+        const layout from = { .base = m->scratch, .stride = bytes, .bytes = bytes };
+        status = exchange(m, even, &to, even, &from);
+        if (!status)
+            combine(m, &r, to.base + comm->rank * to.stride, bytes, (char *)out + at * size, count);
+    }
+    return status;
+}
+
+static int all_gather(quern_comm *comm, const void *in, void *out, int64_t n, int32_t dtype, int32_t how)
+{
+    mpi *m = (mpi *)comm;
+    const qn_request r = { QN_ALL_GATHER, n, dtype, how };
+    const int64_t size = (int64_t)qn_dist_size(dtype), most = size ? PIECE / size : 1;
+    int status = agree(m, &r);
+    if (!status && n > 0)
+        memcpy((char *)out + comm->rank * n * size, in, (size_t)(n * size));
+    for (int64_t at = 0; !status && at < n; at += most) {
+        const int64_t bytes = (n - at < most ? n - at : most) * size;
+        const layout mine = { .base = (const char *)in + at * size, .bytes = bytes };
+        const layout all = { .base = (const char *)out + at * size, .stride = n * size, .bytes = bytes };
+        status = exchange(m, even, &mine, even, &all);
+    }
+    return status;
+}
+
+static int broadcast(quern_comm *comm, const void *in, void *out, int64_t n, int32_t dtype, int32_t how)
+{
+    mpi *m = (mpi *)comm;
+    const qn_request r = { QN_BROADCAST, n, dtype, how };
+    int status = agree(m, &r);
+    const int64_t bytes = status ? 0 : n * (int64_t)qn_dist_size(dtype);
+    if (comm->rank == how && out != in && bytes > 0)
+        memcpy(out, in, (size_t)bytes);
+    for (int64_t at = 0; !status && at < bytes; at += PIECE)
+        status = check(m, MPI_Bcast((char *)out + at, (int)(bytes - at < PIECE ? bytes - at : PIECE),
+                                    MPI_BYTE, how, m->ranks));
+    return status;
+}
+
+/* ---- failing, making, freeing ---- */
+
+/* The message is small enough to go out whether or not it is received. */
+static void fail(quern_comm *comm, const char *reason)
+{
+    mpi *m = (mpi *)comm;
+    if (m->failed)
+        return;
+    char *text = calloc(1, QN_DIST_TEXT); /* belongs to the sends, which nobody waits for */
+    if (!text)
+        return;
+    snprintf(text, QN_DIST_TEXT, "rank %d failed: %s", comm->rank, reason ? reason : "");
+    failed(m, text);
+    for (int i = 0; i < comm->ranks; i++) {
+        MPI_Request request;
+        if (i != comm->rank &&
+            MPI_Isend(text, QN_DIST_TEXT, MPI_CHAR, i, TAG, m->failures, &request) == MPI_SUCCESS)
+            MPI_Request_free(&request);
+    }
+}
+
+static const char *error(const quern_comm *comm)
+{
+    return ((const mpi *)comm)->reason;
+}
+
+static void release_memory(mpi *m)
+{
+    if (m) {
+        free(m->requests);
+        free(m->in);
+        free(m->scratch);
+    }
+    free(m);
+}
+
+/* After a failure the other ranks may not come any more, for whom the end of MPI would wait: mpirun ends them. */
+static void release(quern_comm *comm)
+{
+    mpi *m = (mpi *)comm;
+    if (!m->failed) {
+        MPI_Comm_free(&m->ranks);
+        MPI_Comm_free(&m->failures);
+        if (m->ends)
+            MPI_Finalize();
+    }
+    release_memory(m);
+}
+
+static int wrong(int status, const char *text)
+{
+    snprintf(last_error, sizeof last_error, "%s", text);
+    return status;
+}
+
+static int make(MPI_Comm of, bool ends, quern_comm **out)
+{
+    int rank = 0, ranks = 0;
+    *out = NULL;
+    if (MPI_Comm_rank(of, &rank) != MPI_SUCCESS || MPI_Comm_size(of, &ranks) != MPI_SUCCESS)
+        return wrong(QUERN_ERROR_ARGUMENT, "MPI does not know this communicator");
+    mpi *m = calloc(1, sizeof *m);
+    if (m) {
+        m->requests = calloc((size_t)ranks, sizeof *m->requests);
+        m->in = calloc((size_t)ranks, sizeof *m->in);
+        m->scratch = malloc(PIECE + FEW + 8 * (size_t)ranks);
+    }
+    if (!m || !m->requests || !m->in || !m->scratch) {
+        release_memory(m);
+        return wrong(QUERN_ERROR_MEMORY, "out of memory");
+    }
+    if (MPI_Comm_dup(of, &m->ranks) != MPI_SUCCESS || MPI_Comm_dup(of, &m->failures) != MPI_SUCCESS) {
+        m->failed = true;
+        release(&m->comm);
+        return wrong(QUERN_ERROR_IO, "MPI can't duplicate this communicator");
+    }
+    MPI_Comm_set_errhandler(m->ranks, MPI_ERRORS_RETURN);
+    MPI_Comm_set_errhandler(m->failures, MPI_ERRORS_RETURN);
+    m->ends = ends;
+    m->comm = (quern_comm){ sizeof m->comm, rank,      ranks, all_reduce, all_gather,
+                            reduce_scatter, broadcast, fail,  error,      release };
+    *out = &m->comm;
+    return QUERN_OK;
+}
+
+int quern_mpi_comm(MPI_Comm of, quern_comm **out)
+{
+    return make(of, false, out);
+}
+
+int quern_mpi_world(quern_comm **out)
+{
+    int started = 0, ended = 0, provided;
+    *out = NULL;
+    MPI_Initialized(&started);
+    MPI_Finalized(&ended);
+    if (ended)
+        return wrong(QUERN_ERROR_ARGUMENT, "MPI has ended in this process: it cannot start a second time");
+    if (!started && MPI_Init_thread(NULL, NULL, MPI_THREAD_FUNNELED, &provided) != MPI_SUCCESS)
+        return wrong(QUERN_ERROR_IO, "MPI does not start");
+    return make(MPI_COMM_WORLD, !started, out);
+}
