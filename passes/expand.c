@@ -119,11 +119,23 @@ static qn_value *panels_of_keys(qn_builder *b, qn_value *k, int64_t width)
                : qn_b_panels(b, qn_b_transpose(b, k, (const int64_t[]){ 0, 1, 3, 2 }), width);
 }
 
-/* attention, where there is a kernel for it: as attention_packed, which also does a transposition of the result. */
-static bool pack_attention(qn_node *node, const qn_pass_options *options, qn_diags *diags)
+/* `y` instead of the attention, and of the transposition of its result, where it does that. */
+static void replace_attention(qn_node *node, qn_node *transpose, qn_value *y)
+{
+    if (transpose) { /* first, so that nobody reads the result any more */
+        qn_value_replace(&transpose->results[0], y);
+        qn_node_remove(transpose);
+    } else {
+        qn_value_replace(&node->results[0], y);
+    }
+    qn_node_remove(node);
+}
+
+/* As attention_packed, which also does a transposition of the result. */
+static bool pack_one_attention(qn_node *node, const qn_pass_options *options, qn_diags *diags)
 {
     int64_t k_width, v_width;
-    if (node->op != QN_OP_ATTENTION || !qn_attention_plan(node, options, &k_width, &v_width))
+    if (!qn_attention_plan(node, options, &k_width, &v_width))
         return false;
     qn_builder b = { .graph = node->graph, .before = node, .loc = node->loc, .diags = diags };
     if (k_width == QN_ATTENTION_IN_PLACE) {
@@ -144,14 +156,80 @@ static bool pack_attention(qn_node *node, const qn_pass_options *options, qn_dia
                                         qn_attr_bool(node, QN_ATTR_CAUSAL), columns, transpose != NULL);
     if (!y)
         return false;
-    if (transpose) { /* first, so that nobody reads the result any more */
-        qn_value_replace(&transpose->results[0], y);
-        qn_node_remove(transpose);
-    } else {
-        qn_value_replace(&node->results[0], y);
-    }
-    qn_node_remove(node);
+    replace_attention(node, transpose, y);
     return true;
+}
+
+/* May it be a step of a decoder, one query for each of its keys of before? */
+static bool may_be_a_step(const qn_node *node)
+{
+    const qn_type *q = &node->operands[0]->type, *k = &node->operands[1]->type;
+    if (q->dims[2]->min > 1 || q->dims[2]->max <= 1 || q->dims[2] == k->dims[2])
+        return false;
+    for (int i = 1; i < 3; i++) /* in memory as they are */
+        if (node->operands[i]->node && node->operands[i]->node->op == QN_OP_TRANSPOSE)
+            return false;
+    return true;
+}
+
+/* The attention in a region that gets its operands: of one query, whose result is repeated as if there were several; or of all. Or
+ * NULL. */
+static qn_graph *attention_region(const qn_node *node, bool one_query, bool heads_last,
+                                  const qn_pass_options *options, qn_diags *diags)
+{
+    qn_graph *region = qn_region_new(node->graph->module);
+    qn_builder b = { .graph = region, .loc = node->loc, .diags = diags };
+    const qn_dim zero = qn_dim_const(qn_b_dims(&b), 0), one = qn_dim_const(qn_b_dims(&b), 1);
+    const qn_type *type = &node->results[0].type;
+    qn_value *x[4] = { NULL };
+    for (int i = 0; i < node->n_operands; i++) {
+        x[i] = qn_graph_add_input(region, NULL, node->operands[i]->type, QN_ROLE_INPUT);
+        if (one_query && (i == 0 || i == 3) && x[i]->type.dims[2] == type->dims[2])
+            x[i] = qn_b_slice_axis(&b, x[i], 2, zero, one);
+    }
+    qn_value *y = qn_b_attention(&b, x[0], x[1], x[2], x[3], qn_attr_float(node, QN_ATTR_SCALE),
+                                 !one_query &&
+                                     qn_attr_bool(node, QN_ATTR_CAUSAL)), /* one query sees all keys */
+        *all = y;
+    if (one_query)
+        all = qn_b_broadcast(&b, y, 4, type->dims, (const int64_t[]){ 0, 1, 2, 3 });
+    if (heads_last)
+        all = qn_b_transpose(&b, all, (const int64_t[]){ 0, 2, 1, 3 });
+    int64_t k_width, v_width;
+    if (!all || (one_query && (!qn_attention_plan(y->node, options, &k_width, &v_width) ||
+                               k_width != QN_ATTENTION_IN_PLACE)))
+        return NULL;
+    qn_graph_add_output(region, all, NULL, -1);
+    return pack_one_attention(y->node, options, diags) ? region : NULL;
+}
+
+/* Keys are packed for many queries, and read where they lie for one: which of them, a run decides. */
+static bool choose_attention(qn_node *node, const qn_pass_options *options, qn_diags *diags)
+{
+    int64_t k_width, v_width;
+    if (!may_be_a_step(node) || !qn_attention_plan(node, options, &k_width, &v_width))
+        return false;
+    qn_builder b = { .graph = node->graph, .before = node, .loc = node->loc, .diags = diags };
+    qn_node *transpose = heads_to_the_end(node);
+    qn_graph *step = attention_region(node, true, transpose, options, diags),
+             *other = step ? attention_region(node, false, transpose, options, diags) : NULL;
+    if (!other)
+        return false;
+    qn_value *is_step =
+        qn_b_compare(&b, QN_EQ, qn_b_dim_value(&b, QUERN_I64, node->operands[0]->type.dims[2]),
+                     qn_b_scalar_int(&b, QUERN_I64, 1));
+    qn_node *chosen = qn_b_if(&b, is_step, node->n_operands, node->operands, step, other);
+    if (!chosen)
+        return false;
+    replace_attention(node, transpose, &chosen->results[0]);
+    return true;
+}
+
+/* attention, where there is a kernel for it. */
+static bool pack_attention(qn_node *node, const qn_pass_options *options, qn_diags *diags)
+{
+    return node->op == QN_OP_ATTENTION &&
+           (choose_attention(node, options, diags) || pack_one_attention(node, options, diags));
 }
 
 bool qn_expand_node(qn_node *node, qn_value **out_results, qn_diags *diags)

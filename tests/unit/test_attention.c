@@ -48,17 +48,21 @@ static void fill(qn_array *array, const qn_type *type, const int64_t *symbols, i
             ((float *)array->data)[i] = (float)((i * 7919 + seed * 104729) % 401 - 200) / 100;
 }
 
+/* In regions, too. */
 static int count(const qn_graph *graph, qn_op op)
 {
     int n = 0;
-    QN_FOR_NODES (graph, node)
+    QN_FOR_NODES (graph, node) {
         n += node->op == op;
+        for (int i = 0; i < node->n_regions; i++)
+            n += count(node->regions[i], op);
+    }
     return n;
 }
 
-/* Runs the text's first function through the interpreter and lowered, and expects the kernel for `op` in it, or not. `nan` is the
+/* Runs the text's first function through the interpreter and lowered, and expects so many kernels for `op` in it. `nan` is the
  * number of the input that has one; -1: none. */
-static void compare_op(qn_op op, const char *name, const char *text, const int64_t *symbols, bool one_kernel,
+static void compare_op(qn_op op, const char *name, const char *text, const int64_t *symbols, int kernels,
                        int nan)
 {
     for (size_t m = 0; m < sizeof machines / sizeof *machines; m++) {
@@ -78,15 +82,15 @@ static void compare_op(qn_op op, const char *name, const char *text, const int64
                                           .machine = &machines[m],
                                           .fold = qn_interp_fold };
         lowered_compare(name, graph, &options, inputs, symbols);
-        assert_int_equal(count(graph, op), one_kernel);
+        assert_int_equal(count(graph, op), kernels);
         qn_module_free(module);
         qn_arena_free(arena);
     }
 }
 
-static void compare(const char *name, const char *text, const int64_t *symbols, bool one_kernel)
+static void compare(const char *name, const char *text, const int64_t *symbols, int kernels)
 {
-    compare_op(QN_OP_ATTENTION_PACKED, name, text, symbols, one_kernel, -1);
+    compare_op(QN_OP_ATTENTION_PACKED, name, text, symbols, kernels, -1);
 }
 
 /* One NaN makes every result NaN that depends on it, beside masked scores and in an earlier block of keys, and no other. */
@@ -205,6 +209,28 @@ static void symbolic_lengths(void **state)
         compare("one query, symbolic lengths", one_query, lengths[i], true);
 }
 
+/* New queries and a cache, both of any length: a step of one query reads keys where they lie, more have them packed. */
+static void a_step_or_more(void **state)
+{
+    (void)state;
+    static const char *const texts[] = {
+        "dims b: 0..4, s: 0..40, t: 0..2000\n"
+        "graph @f(%q: f32[b, 6, s, 16], %k: f32[b, 2, t, 16], %v: f32[b, 2, t, 32], %m: f32[b, 1, s, t]) -> "
+        "f32[b, 6, s, 32] {\n"
+        "%r = attention %q, %k, %v, %m {causal = true, scale = 0.5} : f32[b, 6, s, 32]\nreturn %r\n}\n",
+        "dims b: 0..4, s: 0..40, t: 0..2000\n"
+        "graph @f(%q: f32[b, 4, s, 16], %k: f32[b, 4, t, 16], %v: f32[b, 4, t, 16], %m: bool[b, 1, 1, t]) -> "
+        "f32[b, s, 4, 16] {\n"
+        "%a = attention %q, %k, %v, %m {scale = 0.5} : f32[b, 4, s, 16]\n"
+        "%r = transpose %a {perm = [0, 2, 1, 3]} : f32[b, s, 4, 16]\nreturn %r\n}\n",
+    };
+    static const int64_t values[][3] = { { 1, 1, 1 },   { 2, 1, 37 },  { 1, 1, 600 },
+                                         { 2, 2, 130 }, { 1, 13, 50 }, { 3, 40, 40 } };
+    for (size_t i = 0; i < sizeof values / sizeof *values; i++)
+        for (int k = 0; k < 2; k++)
+            compare("a step or more", texts[k], values[i], 2);
+}
+
 /* Projections whose heads lie inside: the kernel reads the queries where they are, and writes what the next product reads. */
 static void between_projections(void **state)
 {
@@ -311,9 +337,13 @@ static void without_a_kernel(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(shapes_masks_and_groups), cmocka_unit_test(symbolic_lengths),
-        cmocka_unit_test(between_projections),     cmocka_unit_test(gradients),
-        cmocka_unit_test(without_a_kernel),        cmocka_unit_test(nan_spreads),
+        cmocka_unit_test(shapes_masks_and_groups),
+        cmocka_unit_test(symbolic_lengths),
+        cmocka_unit_test(a_step_or_more),
+        cmocka_unit_test(between_projections),
+        cmocka_unit_test(gradients),
+        cmocka_unit_test(without_a_kernel),
+        cmocka_unit_test(nan_spreads),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
