@@ -1,4 +1,4 @@
-/* Products, convolutions and attention of 16-bit floats sum in float32 in any case, and of float32 there are kernels.
+/* Products, convolutions, attention and its gradients of 16-bit floats sum in float32 in any case, and of float32 there are kernels.
  *
  * Before: any graph, on a CPU. After: no float16 is multiplied by them, and bfloat16 only where pairs of it are (see pack.c); a result
  * is rounded once, as it was before.
@@ -62,6 +62,16 @@ static qn_value *attention(qn_builder *b, const qn_node *node)
                           qn_attr_bool(node, QN_ATTR_CAUSAL));
 }
 
+static qn_value *gradients(qn_builder *b, const qn_node *node)
+{
+    qn_value *x[5] = { NULL };
+    for (int i = 0; i < node->n_operands; i++)
+        x[i] = wide(b, node->operands[i]);
+    qn_node *made = qn_b_attention_grad(b, x, x[3], x[4], qn_attr_float(node, QN_ATTR_SCALE),
+                                        qn_attr_bool(node, QN_ATTR_CAUSAL));
+    return made ? &made->results[0] : NULL;
+}
+
 static bool widen_graph(qn_graph *graph, const qn_machine *machine, qn_diags *diags)
 {
     bool changed = false;
@@ -73,13 +83,15 @@ static bool widen_graph(qn_graph *graph, const qn_machine *machine, qn_diags *di
         if (node->n_operands == 0 || !is_half(node->operands[0]))
             continue;
         qn_builder b = { .graph = graph, .before = node, .loc = node->loc, .diags = diags };
-        qn_value *made = node->op == QN_OP_DOT_GENERAL   ? product(&b, node, machine)
-                         : node->op == QN_OP_CONVOLUTION ? convolution(&b, node, machine)
-                         : node->op == QN_OP_ATTENTION   ? attention(&b, node)
-                                                         : NULL;
+        qn_value *made = node->op == QN_OP_DOT_GENERAL      ? product(&b, node, machine)
+                         : node->op == QN_OP_CONVOLUTION    ? convolution(&b, node, machine)
+                         : node->op == QN_OP_ATTENTION      ? attention(&b, node)
+                         : node->op == QN_OP_ATTENTION_GRAD ? gradients(&b, node)
+                                                            : NULL; /* first of the results */
         if (!made)
             continue;
-        qn_value_replace(&node->results[0], qn_b_convert(&b, node->results[0].type.dtype, made));
+        for (int i = 0; i < node->n_results; i++)
+            qn_value_replace(&node->results[i], qn_b_convert(&b, node->results[i].type.dtype, made + i));
         qn_node_remove(node);
         changed = true;
     }
