@@ -92,7 +92,7 @@ static qn_status compile(size_t size, int n_axes, inner kind, qn_arena *arena, c
     qn_kernel_legalize(k, &machine);
     qn_kernel_simplify(k);
     QN_TRY(qn_compile_kernel(k, &machine, &settings, arena, &symbol, &code, diags));
-    QN_TRY(backend->load(1, &code, &symbol, &out->image, diags));
+    QN_TRY(backend->load(1, &code, &(const char *){ k->name }, &out->image, diags));
     *(void **)&run = backend->symbol(out->image, symbol);
     if (!run)
         return qn_error(diags, QUERN_ERROR_INTERNAL, NULL, "the kernel of a copy has no code");

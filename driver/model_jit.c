@@ -123,7 +123,7 @@ static qn_status load(quern_model *model, jit_model *m, const qn_compiled *c, co
     const char **names = QN_NEW_ARRAY(c->arena, const char *, n);
     for (int i = 0; i < c->n_kernels; i++) {
         objects[i] = c->kernels[i];
-        names[i] = c->kernel_symbols[i];
+        names[i] = c->kernel_names[i];
     }
     names[n - 1] = "model";
     const qn_entries entries = qn_compiled_entries(c, QN_JIT_PREFIX, true);

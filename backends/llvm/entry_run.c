@@ -76,6 +76,7 @@ LLVMValueRef qn_emit_launch(const qn_emitter *e, const qn_entry_module *m)
 
     LLVMValueRef f = qn_llvm_function(e, "launch", e->i32, 6,
                                       (LLVMTypeRef[]){ e->ptr, e->ptr, e->ptr, e->i64, e->ptr, e->i1 });
+    qn_llvm_attribute(e, f, "frame-pointer", "all"); /* debuggers and profilers find callers by it */
     LLVMSetLinkage(f, LLVMInternalLinkage);
     LLVMValueRef ctx = LLVMGetParam(f, 0), args = LLVMGetParam(f, 1), kernel = LLVMGetParam(f, 2),
                  tasks = LLVMGetParam(f, 3), name = LLVMGetParam(f, 4), down = LLVMGetParam(f, 5);
@@ -644,6 +645,7 @@ LLVMValueRef qn_emit_run(qn_emitter *e, const qn_entry_module *m, const qn_progr
     runner run = { .e = e, .m = m, .p = p, .kernel_symbols = kernel_symbols }, *r = &run;
     int n_symbols = qn_dims_symbol_count(p->dims);
     r->function = qn_llvm_function(e, name, e->i32, 3, (LLVMTypeRef[]){ e->ptr, e->ptr, e->ptr });
+    qn_llvm_attribute(e, r->function, "frame-pointer", "all");
     LLVMSetLinkage(r->function, LLVMInternalLinkage);
     r->io = QN_NEW_ARRAY(e->arena, LLVMValueRef, p->n_io);
     r->slots = QN_NEW_ARRAY(e->arena, LLVMValueRef, p->n_buffers);

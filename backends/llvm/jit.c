@@ -19,9 +19,7 @@ enum part { CODE, CONSTANTS, VARIABLES, N_PARTS, NOWHERE = -1 };
 typedef struct symbol {
     const char *name;
     void *address;
-    uint64_t size;
     int order; /* of appearance */
-    bool function;
 } symbol;
 
 typedef struct image {
@@ -261,7 +259,7 @@ static void collect_symbols(linker *l)
             const char *name = qn_elf_name(&o->elf, &s);
             void *address = is_global(&s) && name ? defined_at(l, o, &s) : NULL;
             if (address)
-                all[n] = (symbol){ name, address, s.st_size, n, ELF64_ST_TYPE(s.st_info) == STT_FUNC }, n++;
+                all[n] = (symbol){ name, address, n }, n++;
         }
     if (n)
         qsort(all, (size_t)n, sizeof *all, by_name_and_order);
@@ -349,18 +347,40 @@ static qn_status protect(const linker *l)
 
 /* ---- for people ---- */
 
-static void write_perf_map(const image *im)
+/* A kernel's symbol is a hash of its contents: people are shown what the kernel is called, which is the object's name. */
+static bool is_hash(const char *name)
+{
+    return strncmp(name, "qn_k_", 5) == 0;
+}
+
+static void write_perf_map(const linker *l)
 {
     char path[64];
     snprintf(path, sizeof path, "/tmp/perf-%d.map", (int)getpid());
     FILE *file = fopen(path, "a");
     if (!file)
         return;
-    for (int i = 0; i < im->n_symbols; i++)
-        if (im->symbols[i].function)
-            fprintf(file, "%llx %llx %s\n", (unsigned long long)(uintptr_t)im->symbols[i].address,
-                    (unsigned long long)im->symbols[i].size, im->symbols[i].name);
+    for (int i = 0; i < l->n; i++)
+        for (uint64_t j = 1; j < l->objects[i].elf.n_symbols; j++) {
+            const object *o = &l->objects[i];
+            const Elf64_Sym s = qn_elf_symbol_at(&o->elf, j);
+            const char *name = qn_elf_name(&o->elf, &s), *at = defined_at(l, o, &s);
+            if (name && at && ELF64_ST_TYPE(s.st_info) == STT_FUNC)
+                fprintf(file, "%llx %llx %s\n", (unsigned long long)(uintptr_t)at,
+                        (unsigned long long)s.st_size, is_hash(name) ? o->name : name);
+        }
     fclose(file);
+}
+
+/* Kernels' symbols get their names, or as much of them as fits. */
+static void name_kernels(const object *o, char *copy)
+{
+    for (uint64_t j = 1; j < o->elf.n_symbols; j++) {
+        const Elf64_Sym s = qn_elf_symbol_at(&o->elf, j);
+        const char *name = qn_elf_name(&o->elf, &s);
+        if (name && is_hash(name))
+            strncpy(copy + (name - (const char *)o->elf.object->data), o->name, strlen(name));
+    }
 }
 
 /* The debugger reads copies of the objects whose sections say where they are. */
@@ -380,6 +400,7 @@ static void tell_gdb(const linker *l)
                 header.sh_addr = (uint64_t)(uintptr_t)address_of(l, o, (uint64_t)s);
             memcpy(at, &header, sizeof header);
         }
+        name_kernels(o, copy);
         im->told[i] = (qn_gdb_entry){ .object = copy, .size = o->elf.object->size };
         qn_gdb_add(&im->told[i]);
     }
@@ -402,7 +423,7 @@ static qn_status link_image(linker *l, const qn_code *codes, const char *const *
         QN_TRY(relocate(l, &l->objects[i]));
     QN_TRY(protect(l));
     if (is_set("QUERN_JIT_PERF"))
-        write_perf_map(l->im);
+        write_perf_map(l);
     if (is_set("QUERN_JIT_GDB"))
         tell_gdb(l);
     return QUERN_OK;

@@ -180,6 +180,31 @@ fi
 expect 1 'no kernels to look at' "$quern" bench double.qn --seconds 0.01 --target interp --profile interp.json
 expect 1 'no-folder/trace.json: cannot be written' "$quern" bench double.qn --seconds 0.01 --profile no-folder/trace.json
 [ ! -e interp.json ] || fail "interp.json is there"
+# perf and gdb see kernels by their names, and gdb who called them
+cat >named.qn <<'END'
+graph @main(%x: f32[256, 256]) -> (y: f32[256, 256]) {
+  %0 = exp %x : f32[256, 256]
+  %1 = sub %0, %x : f32[256, 256]
+  return %1
+}
+END
+QUERN_JIT_PERF=1 "$quern" run named.qn >/dev/null &
+wait $!
+mv "/tmp/perf-$!.map" perf.map || fail "no map for perf"
+for name in exp_sub model_infer; do
+    grep -qE "^[0-9a-f]+ [0-9a-f]+ $name\$" perf.map || fail "perf's map lacks $name: $(cat perf.map)"
+done
+! grep qn_k_ perf.map || fail "perf's map has symbols of hashes"
+if command -v gdb >/dev/null && [ -z "${QUERN_SANITIZE-}" ] && [ "$(uname -m)" = x86_64 ]; then
+    said=$(QUERN_JIT_GDB=1 gdb -q -batch -ex 'set breakpoint pending on' -ex 'break exp_sub' -ex run -ex bt \
+        --args "$quern" run named.qn --threads 1 2>&1)
+    if ! grep -qiE 'ptrace|not permitted' <<<"$said"; then
+        for frame in exp_sub launch model_infer quern_main_run; do
+            grep -qE "^#[0-9]+ .*\b$frame \(" <<<"$said" || fail "gdb's backtrace lacks $frame: $said"
+        done
+    fi
+fi
+
 # code for a CPU that is named has nothing that this machine lacks, or is refused
 cat >half.qn <<'END'
 graph @main(%x: f16[8, 64]) -> (y: f16[8, 64]) {
