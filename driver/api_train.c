@@ -79,6 +79,15 @@ static qn_status check_ranges(const quern_train_options *o, qn_diags *diags)
         return qn_error(
             diags, QUERN_ERROR_ARGUMENT, NULL,
             "loss_scale is of the whole step: in parts, the host scales what it gives to backward");
+    if ((o->sync_batch_norm || o->bucket_bytes) && !o->data_parallel)
+        return qn_error(diags, QUERN_ERROR_ARGUMENT, NULL, "%s is an option of data_parallel",
+                        o->sync_batch_norm ? "sync_batch_norm" : "bucket_bytes");
+    if (o->bucket_bytes < 0)
+        return qn_error(diags, QUERN_ERROR_ARGUMENT, NULL, "bucket_bytes is a number of bytes");
+    if (o->sync_batch_norm && o->parts)
+        return qn_error(
+            diags, QUERN_ERROR_ARGUMENT, NULL,
+            "sync_batch_norm is of the whole step: its collectives would be in forward and in backward");
     if (o->nesterov && o->momentum == 0)
         return qn_error(diags, QUERN_ERROR_ARGUMENT, NULL, "Nesterov's momentum needs a momentum above 0");
     return QUERN_OK;
@@ -170,6 +179,9 @@ qn_status qn_train_module(qn_module *module, const quern_train_options *o, bool 
         .parts = o->parts != 0,
         .own_loss = !o->loss,
         .input_gradients = o->input_gradients != 0,
+        .data_parallel = o->data_parallel != 0,
+        .sync_batch_norm = o->sync_batch_norm != 0,
+        .bucket_bytes = o->bucket_bytes ? o->bucket_bytes : QN_BUCKET_BYTES,
     };
     if (!t.parts && (t.own_loss || t.input_gradients))
         return qn_error(diags, QUERN_ERROR_ARGUMENT, NULL,

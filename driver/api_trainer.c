@@ -20,6 +20,8 @@ typedef struct bound_entry {
 struct quern_trainer {
     quern_model *model;
     bound_entry step, eval, infer;
+    bool parallel;    /* the step averages over ranks */
+    quern_comm *comm; /* or NULL */
 };
 
 static int open_entry(quern_trainer *t, const char *name, bound_entry *e)
@@ -67,6 +69,7 @@ int quern_trainer_new(quern_module *module, const quern_train_options *train,
         status = open_entry(t, "infer", &t->infer); /* first: its inputs are the model's */
     if (!status)
         status = open_entry(t, "train_step", &t->step);
+    t->parallel = how.data_parallel != 0;
     if (!status && t->model->device) /* they stay where they learn */
         status = quern_session_states_to(t->step.session, t->model->device->name);
     if (!status)
@@ -106,6 +109,16 @@ void quern_trainer_free(quern_trainer *t)
     }
     quern_model_free(t->model);
     free(t);
+}
+
+int quern_trainer_set_comm(quern_trainer *t, quern_comm *comm)
+{
+    if (!t->parallel)
+        return qn_fail(QUERN_ERROR_ARGUMENT,
+                       "quern_trainer_set_comm: the model was not trained with data_parallel");
+    t->comm = comm;
+    quern_session_set_comm(t->step.session, comm);
+    return quern_session_broadcast_states(t->step.session, 0);
 }
 
 quern_session *quern_trainer_session(quern_trainer *t)
@@ -250,9 +263,19 @@ int quern_trainer_epoch(quern_trainer *t, const quern_array *x, const quern_arra
         status = check_rows(&t->step, arrays, batch, &call.diags);
     if (status)
         return qn_call_end(&call, (qn_status)status);
+    const int64_t ranks = t->comm ? t->comm->ranks : 1, rank = t->comm ? t->comm->rank : 0;
     const int64_t n = arrays[n_arrays - 1]->dims[t->step.axes[n_arrays - 1]];
+    if (batch % ranks)
+        return qn_call_end(&call,
+                           qn_error(&call.diags, QUERN_ERROR_ARGUMENT, NULL,
+                                    "quern_trainer_epoch: a batch of %lld does not go into %lld equal parts",
+                                    (long long)batch, (long long)ranks));
     if (batch > n)
-        batch = n;
+        batch = n / ranks * ranks;
+    if (batch < 1)
+        return qn_call_end(&call, qn_error(&call.diags, QUERN_ERROR_ARGUMENT, NULL,
+                                           "quern_trainer_epoch: %lld samples are too few for %lld ranks",
+                                           (long long)n, (long long)ranks));
     int64_t *order = QN_NEW_ARRAY(call.arena, int64_t, n);
     for (int64_t i = 0; i < n; i++)
         order[i] = i;
@@ -263,8 +286,11 @@ int quern_trainer_epoch(quern_trainer *t, const quern_array *x, const quern_arra
     for (int k = 0; k < n_arrays; k++)
         rows_init(&all[k], arrays[k], t->step.axes[k], batch, shuffle || t->step.axes[k], call.arena);
     for (int64_t first = 0, i = 0; first < n && !status; first += batch, i++) {
+        const int64_t part = (n - first < batch ? n - first : batch) / ranks;
+        if (part == 0)
+            break;
         for (int k = 0; k < n_arrays; k++)
-            taken[k] = take(&all[k], order, first, n - first < batch ? n - first : batch);
+            taken[k] = take(&all[k], order, first + rank * part, part);
         status = run(&t->step, taken, target ? &taken[n_arrays - 1] : NULL,
                      out_losses ? &out_losses[i] : NULL, NULL);
     }

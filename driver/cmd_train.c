@@ -4,6 +4,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
 
 #include "driver/checkpoint.h"
 #include "driver/cli.h"
@@ -46,7 +47,10 @@ enum {
     FACTOR,
     LOSS_SCALE,
     LOSS_SCALE_STEPS,
-    PARAMS
+    PARAMS,
+    DATA_PARALLEL,
+    SYNC_BATCH_NORM,
+    BUCKET
 };
 
 static const qn_cli_option options[] = {
@@ -94,6 +98,12 @@ static const qn_cli_option options[] = {
     [LOSS_SCALE_STEPS] = { "loss-scale-steps", 0, "N",
                            "halve the scale where gradients are not finite, double it after N good steps" },
     [PARAMS] = { "params", 0, "NAMES", "train only these, with commas between; * stands for any letters" },
+    [DATA_PARALLEL] = { "data-parallel", 0, NULL,
+                        "a rank of mpirun (-n P quern train …): each takes its part of each batch" },
+    [SYNC_BATCH_NORM] = { "sync-batch-norm", 0, NULL,
+                          "with --data-parallel: batch norms take the statistics of all ranks' rows" },
+    [BUCKET] = { "bucket-bytes", 0, "N",
+                 "with --data-parallel: of gradients that are averaged together; 4194304" },
     { NULL, 0, NULL, NULL },
 };
 
@@ -105,6 +115,8 @@ typedef struct train {
     qn_vec(qn_batch_axis) axes;
     quern_train_options how;
     long epochs, batch, seed;
+    long rows;        /* of a step on this rank: its part of the batch */
+    quern_comm *comm; /* NULL: this is the only rank */
     const char *output, *checkpoint, *emit_step;
     bool resume;
     quern_model *model, *eval_model;
@@ -186,6 +198,12 @@ static int accept(void *user, int option, const char *value)
     case EMA: return read_real(t, option, value, &t->how.ema);
     case DELTA: return read_positive(t, option, value, &t->how.huber_delta);
     case SMOOTHING: return read_real(t, option, value, &t->how.label_smoothing);
+    case DATA_PARALLEL: t->how.data_parallel = 1; break;
+    case SYNC_BATCH_NORM: t->how.sync_batch_norm = 1; break;
+    case BUCKET:
+        status = read_number(t, option, value, 1, &number);
+        t->how.bucket_bytes = number;
+        return status;
     case SCHEDULE: t->how.schedule = value; break;
     case FACTOR: return read_real(t, option, value, &t->how.schedule_factor);
     case LOSS_SCALE: return read_real(t, option, value, &t->how.loss_scale);
@@ -213,6 +231,48 @@ static int accept(void *user, int option, const char *value)
     return QN_EXIT_OK;
 }
 
+/* ---- ranks ---- */
+
+static int rank_of(const train *t)
+{
+    return t->comm ? t->comm->rank : 0;
+}
+
+static int ranks_of(const train *t)
+{
+    return t->comm ? t->comm->ranks : 1;
+}
+
+/* Ranks of one machine share its cores, unless mpirun has given each its own. */
+static void share_threads(train *t)
+{
+    const char *local = getenv("OMPI_COMM_WORLD_LOCAL_SIZE") ? getenv("OMPI_COMM_WORLD_LOCAL_SIZE")
+                                                             : getenv("MPI_LOCALNRANKS");
+    long ranks;
+    if (t->cli.compile.threads || !local || !qn_cli_number(local, 1, 1 << 20, &ranks))
+        return;
+    quern_pool *pool = quern_pool_new(0);
+    const int may = quern_pool_threads(pool);
+    quern_pool_free(pool);
+    t->cli.compile.threads = may < sysconf(_SC_NPROCESSORS_ONLN) ? may : may > ranks ? may / (int)ranks : 1;
+}
+
+/* Rank 0 alone prints and writes. */
+static int join_ranks(train *t)
+{
+    if (!t->how.data_parallel)
+        return QN_EXIT_OK;
+    if (quern_comm_mpi(&t->comm))
+        return qn_cli_fail_api(&t->cli);
+    if (rank_of(t) > 0) {
+        t->output = NULL;
+        if (!freopen("/dev/null", "w", stdout))
+            return qn_cli_fail(&t->cli, "/dev/null can't be opened");
+    }
+    share_threads(t);
+    return QN_EXIT_OK;
+}
+
 /* ---- models ---- */
 
 /* The axis of rows of the forward model's input i, if it is an input with one. */
@@ -235,13 +295,13 @@ static int find_batch(train *t, const quern_module *module)
         if (!batch_dim(t, forward, i, &dim))
             continue;
         if (qn_dim_is_const(dim)) {
-            if (t->batch && t->batch != dim->value)
+            if (t->batch && t->batch != dim->value * ranks_of(t))
                 return qn_cli_fail(&t->cli,
                                    "the model is made for batches of %" PRId64
                                    ", not of %ld: so long is the axis "
                                    "of rows of input '%s' (--batch-axis)",
-                                   dim->value, t->batch, forward->inputs[i]->name);
-            t->batch = (long)dim->value;
+                                   dim->value, t->batch / ranks_of(t), forward->inputs[i]->name);
+            t->batch = (long)dim->value * ranks_of(t);
         } else if (dim->kind != QN_DIM_SYMBOL || t->cli.n_dims == QN_CLI_MAX_DIMS ||
                    strlen(dim->name) >= QN_CLI_MAX_NAME) {
             return qn_cli_fail(&t->cli, "the dimension of rows of input '%s' is neither a number nor a name",
@@ -249,6 +309,10 @@ static int find_batch(train *t, const quern_module *module)
         }
     }
     t->batch = t->batch ? t->batch : 32;
+    t->rows = t->batch / ranks_of(t);
+    if (t->batch % ranks_of(t))
+        return qn_cli_fail(&t->cli, "a batch of %ld does not go into %d equal parts, one for each rank",
+                           t->batch, ranks_of(t));
     return QN_EXIT_OK;
 }
 
@@ -268,7 +332,7 @@ static void fix_batch(train *t, const quern_module *module)
             continue;
         char *copy = t->cli.dim_names[t->cli.n_dims];
         memcpy(copy, name, strlen(name) + 1);
-        t->cli.dims[t->cli.n_dims++] = (quern_dim_range){ copy, t->batch, t->batch };
+        t->cli.dims[t->cli.n_dims++] = (quern_dim_range){ copy, t->rows, t->rows };
     }
 }
 
@@ -350,11 +414,11 @@ static double scalar_of(quern_session *session, int buffer)
 static int train_epoch(train *t, long epoch, double *out_loss)
 {
     const quern_entry_info *entry = quern_model_entry(t->model, "train_step");
-    const int64_t n = qn_train_data_batches(&t->samples, t->batch, false);
+    const int64_t n = qn_train_data_batches(&t->samples, t->rows, false) / ranks_of(t);
     qn_train_data_shuffle(&t->samples, (uint64_t)t->seed, epoch);
     double sum = 0;
     for (int64_t i = 0; i < n; i++) {
-        qn_train_data_take(&t->samples, i, t->batch);
+        qn_train_data_take(&t->samples, i * ranks_of(t) + rank_of(t), t->rows);
         int status = i ? QN_EXIT_OK : bind(t, t->step, entry, &t->samples);
         if (status)
             return status;
@@ -386,12 +450,12 @@ static int measure(train *t, qn_train_data *data, double *out_loss, double *out_
     quern_model *measured = t->eval_model ? t->eval_model : t->model;
     const quern_entry_info *entry = quern_model_entry(measured, "eval");
     const int correct_buffer = qn_entry_buffer(entry, QUERN_OUTPUT, 1);
-    const int64_t n = qn_train_data_batches(data, t->batch, t->eval_model != NULL);
+    const int64_t n = qn_train_data_batches(data, t->rows, t->eval_model != NULL);
     double loss = 0, correct = 0, rows = 0, targets = 0;
     for (int64_t i = 0; i < data->n_samples; i++)
         data->order[i] = i;
     for (int64_t i = 0; i < n; i++) {
-        const double taken = (double)qn_train_data_take(data, i, t->batch);
+        const double taken = (double)qn_train_data_take(data, i, t->rows);
         int status = bind(t, t->eval, entry, data);
         if (status)
             return status;
@@ -423,6 +487,8 @@ static int resume(train *t, long *out_epoch)
     const char *note;
     long epochs, batch, seed;
     long long samples;
+    if (rank_of(t) > 0) /* it gets them from rank 0 */
+        return QN_EXIT_OK;
     if (qn_checkpoint_restore(t->step, t->checkpoint, &note, &t->diags))
         return qn_cli_fail_diags(&t->cli, &t->diags);
     if (sscanf(note, "epochs=%ld batch=%ld seed=%ld samples=%lld", &epochs, &batch, &seed, &samples) != 4)
@@ -454,6 +520,11 @@ static int train_epochs(train *t)
 {
     long first = 0;
     int status = t->resume ? resume(t, &first) : QN_EXIT_OK;
+    int64_t begin = first;
+    if (!status && (quern_comm_broadcast(t->comm, &begin, 1, QUERN_I64, 0) ||
+                    quern_session_broadcast_states(t->step, 0)))
+        status = qn_cli_fail_api(&t->cli);
+    first = (long)begin;
     for (long epoch = first; epoch < t->epochs && !status; epoch++) {
         const double start = qn_cli_now();
         double loss = NAN;
@@ -462,15 +533,15 @@ static int train_epochs(train *t)
             return status;
         const double seconds = qn_cli_now() - start;
         printf("epoch %ld/%ld: loss %.6g", epoch + 1, t->epochs, loss);
-        if (t->test.n)
+        if (t->test.n && rank_of(t) == 0)
             status = report(t, ", test", &t->test_samples);
         printf(" (%.2f s)\n", seconds);
         fflush(stdout);
-        if (!status && t->checkpoint &&
+        if (!status && t->checkpoint && rank_of(t) == 0 &&
             qn_checkpoint_save(t->step, t->checkpoint, note_of(t, epoch + 1), &t->diags))
             status = qn_cli_fail_diags(&t->cli, &t->diags);
     }
-    if (!status && !t->test.n) {
+    if (!status && !t->test.n && rank_of(t) == 0) {
         status = report(t, "trained:", &t->samples);
         putchar('\n');
     }
@@ -487,18 +558,20 @@ static int run(train *t)
     const bool has_target = qn_entry_count(entry, QUERN_INPUT) >
                             qn_entry_count(quern_model_entry(t->model, "infer"), QUERN_INPUT);
     const int n_axes = (int)t->axes.n;
-    status = qn_train_data_read(&t->cli, entry, (int)t->data.n, t->data.items, has_target, t->batch, n_axes,
+    status = qn_train_data_read(&t->cli, entry, (int)t->data.n, t->data.items, has_target, t->rows, n_axes,
                                 t->axes.items, t->arena, &t->diags, &t->samples);
-    if (!status && qn_train_data_batches(&t->samples, t->batch, false) < 1)
+    if (!status && qn_train_data_batches(&t->samples, t->rows, false) < ranks_of(t))
         status = qn_cli_fail(&t->cli, "the data has %" PRId64 " samples: too few for a batch of %ld",
                              t->samples.n_samples, t->batch);
     if (!status && t->test.n)
-        status = qn_train_data_read(&t->cli, entry, (int)t->test.n, t->test.items, has_target, t->batch,
+        status = qn_train_data_read(&t->cli, entry, (int)t->test.n, t->test.items, has_target, t->rows,
                                     n_axes, t->axes.items, t->arena, &t->diags, &t->test_samples);
     if (!status)
         status = make_sessions(t);
-    if (!status)
+    if (!status) {
+        quern_session_set_comm(t->step, t->comm);
         status = train_epochs(t);
+    }
     if (!status && t->output && qn_write_onnx(t->step, t->cli.model, t->output, t->how.ema != 0, &t->diags))
         status = qn_cli_fail_diags(&t->cli, &t->diags);
     return status;
@@ -522,6 +595,8 @@ static int check_usage(train *t)
     if ((t->how.parts || !t->how.loss) && (t->data.n || !t->emit_step))
         return qn_cli_usage(&t->cli,
                             "--parts and --loss none are for hosts: with --emit-step, without --data");
+    if ((t->how.sync_batch_norm || t->how.bucket_bytes) && !t->how.data_parallel)
+        return qn_cli_usage(&t->cli, "--sync-batch-norm and --bucket-bytes are for --data-parallel");
     if (t->data.n && !t->output && !t->checkpoint)
         return qn_cli_usage(&t->cli, "where to? -o FILE.onnx, or --checkpoint FILE.safetensors");
     if (t->resume && !t->checkpoint)
@@ -551,6 +626,8 @@ int quern_main_train(int argc, char **argv)
     const bool good = qn_cli_read(&t.cli, argc, argv, &status);
     if (good)
         status = check_usage(&t);
+    if (good && !status)
+        status = join_ranks(&t);
     if (good && !status) {
         t.how.n_params = (int)t.params.n;
         t.how.params = t.params.items;
@@ -558,10 +635,14 @@ int quern_main_train(int argc, char **argv)
         t.how.math = t.cli.compile.math;
         status = run(&t);
     }
+    if (t.comm && status) /* the others need not wait */
+        t.comm->fail(t.comm, "see its message");
     quern_session_free(t.eval);
     quern_session_free(t.step);
     quern_model_free(t.eval_model);
     quern_model_free(t.model);
     qn_arena_free(t.arena);
-    return status ? status : qn_cli_finish(&t.cli);
+    status = status ? status : qn_cli_finish(&t.cli);
+    quern_comm_free(t.comm);
+    return status;
 }

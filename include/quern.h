@@ -157,6 +157,12 @@ typedef struct quern_train_options {
     const char *math;
     double
         label_smoothing; /* cross_entropy: the share of the target that goes evenly to all classes; below 1 */
+    /* For ranks that each take a part of the batch, of as many rows: gradients, the loss and running statistics are averaged over
+     * the ranks of the session's communicator (quern_session_set_comm, quern_trainer_set_comm), so that states stay alike on all
+     * of them. With a loss that is a mean the step is that of the whole batch. In parts, `update` averages. */
+    int data_parallel;
+    int sync_batch_norm;  /* batch norms take the statistics of all ranks' rows; 0: of their own */
+    int64_t bucket_bytes; /* as many bytes of gradients are averaged by one collective; 4 MiB where 0 */
 } quern_train_options;
 QUERN_API int quern_make_training(quern_module *module, const quern_train_options *options) QUERN_MUST_USE;
 
@@ -495,6 +501,11 @@ QUERN_API int quern_trainer_eval(quern_trainer *trainer, const quern_array *x, c
 /* The model's first output for x, from the parameters as they are. It belongs to the trainer, until the next prediction. */
 QUERN_API int quern_trainer_predict(quern_trainer *trainer, const quern_array *x,
                                     quern_array *out) QUERN_MUST_USE;
+/* For a model trained with data_parallel: this is a rank of the communicator, which the trainer does not own. States become those
+ * of rank 0, on all ranks, which all call this. From now on quern_trainer_epoch is given all rows on each rank, and `batch` is
+ * that of all together, a multiple of the ranks: each takes its part. Rows at the end that don't go into equal parts are left out.
+ * quern_trainer_step takes this rank's rows. */
+QUERN_API int quern_trainer_set_comm(quern_trainer *trainer, quern_comm *comm) QUERN_MUST_USE;
 /* The session that owns the states: to read them, to save and restore them. Belongs to the trainer. */
 QUERN_API quern_session *quern_trainer_session(quern_trainer *trainer);
 QUERN_API const quern_entry_info *quern_trainer_entry(const quern_trainer *trainer); /* of that session */

@@ -85,6 +85,8 @@ qn_status qn_train_forward(const qn_graph *forward, const char *name, const qn_t
                                  (uint64_t[]){ options->seed, 0 });
         b->before = graph->first;
         number = qn_b_convert(b, QUERN_U64, draws ? draws : c->step);
+        if (options->data_parallel)
+            key = qn_parallel_key(b, key);
         b->before = NULL;
     }
     if (!options->own_loss)
@@ -97,7 +99,12 @@ qn_status qn_train_forward(const qn_graph *forward, const char *name, const qn_t
                                 c->inputs[forward->aliases[i]]->index);
         else if (options->own_loss || !updates)
             qn_graph_add_output(graph, c->outputs[i], output_name(forward->output_names[i], options), -1);
+    const int n_outputs = graph->n_outputs;
     QN_TRY(qn_training_mode(graph, key, number, diags));
+    c->n_statistics = graph->n_outputs - n_outputs;
+    c->statistics = n_outputs;
+    if (options->data_parallel && options->sync_batch_norm)
+        QN_TRY(qn_parallel_batch_norms(graph, diags));
     /* Whole composites have better derivatives than what they are made of, and products without transposes around them. */
     QN_TRY(qn_run_passes(graph, "simplify,cse,dce,raise,simplify,dce",
                          &(qn_pass_options){ .math = options->math }, NULL, diags));
@@ -118,6 +125,29 @@ void qn_train_update(qn_train_copy *c, const qn_train_options *options, qn_value
     qn_optimizer_apply(&c->b, options, c->step, c->n_params, c->params, gradients);
 }
 
+void qn_train_average(qn_train_copy *c, const qn_train_options *options, qn_value **gradients, bool loss)
+{
+    qn_graph *graph = c->b.graph;
+    qn_value **all = QN_NEW_ARRAY(graph->module->arena, qn_value *, c->n_params + c->n_statistics + 1);
+    int n = 0;
+    c->b.loc = loc_of(c, "average", "of ranks");
+    for (int i = 0; gradients && i < c->n_params; i++)
+        all[n++] = gradients[i];
+    for (int i = 0; i < c->n_statistics && !options->sync_batch_norm; i++)
+        all[n++] = graph->outputs[c->statistics + i];
+    if (loss)
+        all[n++] = graph->outputs[0];
+    qn_parallel_average(&c->b, n, all, options->bucket_bytes);
+    n = 0;
+    for (int i = 0; gradients && i < c->n_params; i++)
+        gradients[i] = all[n++];
+    for (int i = 0; i < c->n_statistics && !options->sync_batch_norm; i++)
+        graph->outputs[c->statistics + i] = all[n++];
+    if (loss)
+        graph->outputs[0] = all[n++];
+    c->b.loc = (qn_loc){ 0 };
+}
+
 static qn_status make_step(const qn_graph *forward, const qn_train_options *options, qn_diags *diags)
 {
     qn_train_copy c;
@@ -129,6 +159,8 @@ static qn_status make_step(const qn_graph *forward, const qn_train_options *opti
         qn_loss_scale_begin(&c, options);
     QN_TRY(qn_differentiate(graph, &loss, c.scale, c.n_params, c.params, gradients, diags));
     const int n_outputs = graph->n_outputs;
+    if (options->data_parallel)
+        qn_train_average(&c, options, gradients, true);
     if (c.scale)
         qn_loss_scale_undo(&c, gradients);
     qn_train_update(&c, options, gradients);

@@ -54,7 +54,13 @@ typedef struct qn_train_options {
     bool parts;           /* with forward, backward and update */
     bool own_loss;        /* the host has the loss: no target, no train_step, no eval; with parts */
     bool input_gradients; /* backward gives those of the inputs too */
+    bool
+        data_parallel; /* several ranks, each with its part of the batch: what becomes of states is averaged over them */
+    bool sync_batch_norm; /* batch norms take the statistics of all ranks' rows */
+    int64_t bucket_bytes; /* of gradients that are averaged together */
 } qn_train_options;
+
+#define QN_BUCKET_BYTES ((int64_t)4 << 20) /* the usual ones */
 
 /* Takes `function`'s first output as the prediction. Parameters become PARAM inputs, running statistics STATE inputs of it; it is
  * put into inference mode and renamed `infer`. Added are
@@ -72,6 +78,8 @@ typedef struct qn_train_options {
  *                        parameters those that it needs
  *               outputs  `grad_NAME` for each parameter, with input_gradients for each input of floats
  *   update      inputs   `grad_NAME` for each parameter; all parameters and states, updated in place
+ * With options->data_parallel the step's loss, gradients and running statistics are means over ranks (in parts, `update` averages
+ * the gradients and `forward` the statistics), and so are states alike on all ranks. Each rank draws masks of its own.
  * Batch norms use and update statistics in the step; dropouts draw masks from `random_key` and `step`: the same at every number
  * of threads. */
 qn_status qn_make_training(qn_graph *function, const qn_train_options *options, qn_diags *diags);

@@ -19,6 +19,7 @@ typedef struct qn_train_copy {
     qn_value *target;                      /* or NULL */
     qn_value *step;                        /* the i64 state that counts updates, or NULL */
     qn_value *scale, *good_steps, *finite; /* see loss_scale.c; NULL without */
+    int statistics, n_statistics;          /* outputs that are running statistics: from which on, how many */
     int n_params;
     qn_value **params; /* the inputs that are parameters */
 } qn_train_copy;
@@ -30,8 +31,20 @@ qn_status qn_train_forward(const qn_graph *forward, const char *name, const qn_t
 /* A state of the function that is made, with a name of its own; initial NULL: zeros. */
 qn_value *qn_train_add_state(qn_graph *graph, const char *name, qn_dtype dtype, int rank, const int64_t *dims,
                              const void *initial);
+/* Averaged over ranks: the gradients (or NULL), the running statistics that are outputs, the first output where it is the loss. */
+void qn_train_average(qn_train_copy *c, const qn_train_options *options, qn_value **gradients, bool loss);
 /* Behind the gradients: new parameters and optimizer states, one more step. */
 void qn_train_update(qn_train_copy *c, const qn_train_options *options, qn_value **gradients);
+
+/* ---- parallelize.c ---- */
+
+/* Replaces values of floats by their means over all ranks: small ones go together, in buckets of so many bytes, as soon as they are
+ * ready. */
+void qn_parallel_average(qn_builder *b, int n, qn_value **values, int64_t bucket_bytes);
+/* The random key with this rank's number in it: ranks draw masks of their own; rank 0 those that it draws alone. */
+qn_value *qn_parallel_key(qn_builder *b, qn_value *key);
+/* Batch norms in training mode take the statistics of all ranks' rows. */
+qn_status qn_parallel_batch_norms(qn_graph *graph, qn_diags *diags);
 
 /* ---- loss_scale.c ---- */
 

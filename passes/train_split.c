@@ -194,6 +194,8 @@ static qn_status make_update(const qn_graph *forward, const qn_train_options *op
     }
     if (qn_optimizer_counts(options))
         c.step = qn_train_add_state(graph, "step", QUERN_I64, 0, NULL, NULL);
+    if (options->data_parallel)
+        qn_train_average(&c, options, gradients, false);
     qn_train_update(&c, options, gradients);
     return qn_diags_status(diags);
 }
@@ -202,6 +204,8 @@ qn_status qn_train_split(const qn_graph *function, const qn_train_options *optio
 {
     qn_train_copy c;
     QN_TRY(qn_train_forward(function, "forward", options, false, diags, &c));
+    if (options->data_parallel)
+        qn_train_average(&c, options, NULL, false);
     joint j = { .graph = c.b.graph };
     QN_TRY(differentiate(&c, options, &j));
     choose_residuals(&j);

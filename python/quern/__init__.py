@@ -5,6 +5,7 @@
     s = m.bind([image]); s.run(); s.outputs
 """
 
+from ._comm import Comm, comm_mpi, comm_threads
 from ._derivatives import grad, hvp, jvp
 from ._fit import History
 from ._library import ArgumentError, Error, FileError, ModelError, NumericError, OutOfRangeError, UnsupportedError, version
@@ -13,6 +14,7 @@ from ._tensor import Step, Tape, Tensor, device_count, trim, wait
 from ._train import Trainer, train, train_file
 
 __version__ = version
-__all__ = ["ArgumentError", "Error", "FileError", "History", "Model", "ModelError", "NumericError", "OutOfRangeError",
-           "Session", "Signature", "SpecializedModel", "Step", "Tape", "Tensor", "Trainer", "UnsupportedError", "compile", "compile_file",
+__all__ = ["ArgumentError", "Comm", "Error", "FileError", "History", "Model", "ModelError", "NumericError", "OutOfRangeError",
+           "Session", "Signature", "SpecializedModel", "Step", "Tape", "Tensor", "Trainer", "UnsupportedError", "comm_mpi", "comm_threads",
+           "compile", "compile_file",
            "device_count", "grad", "hvp", "jvp", "load", "text", "train", "train_file", "trim", "tune", "version", "wait"]

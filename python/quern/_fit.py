@@ -189,11 +189,32 @@ def _parts(samples, batch):
 
 def _resumed(trainer, path, note):
     """Epochs that the checkpoint has behind it."""
-    written = trainer.load_checkpoint(path)
-    found = re.fullmatch(r"epochs=(\d+) (.*)", written)
-    if not found or found[2] != note:
-        raise ModelError(f"{path}: it was made with '{written}', which does not go on with {note}")
-    return int(found[1])
+    epochs = 0
+    if _first(trainer):
+        written = trainer.load_checkpoint(path)
+        found = re.fullmatch(r"epochs=(\d+) (.*)", written)
+        if not found or found[2] != note:
+            raise ModelError(f"{path}: it was made with '{written}', which does not go on with {note}")
+        epochs = int(found[1])
+    if trainer.comm:
+        epochs = int(trainer.comm.broadcast(np.int64(epochs)))
+        trainer._step.broadcast_states()
+    return epochs
+
+
+def _first(trainer):
+    """Rank 0, or the only one: it alone prints and writes."""
+    return not trainer.comm or trainer.comm.rank == 0
+
+
+def _telling_ranks(trainer, learn):
+    """What learn() gives; where it raises, the other ranks need not wait for this one."""
+    try:
+        return learn()
+    except BaseException as error:
+        if trainer.comm:
+            trainer.comm.fail(error)
+        raise
 
 
 def _learn(trainer, batches, n_batches, note, measure, epochs, checkpoint, resume, progress, after):
@@ -205,7 +226,7 @@ def _learn(trainer, batches, n_batches, note, measure, epochs, checkpoint, resum
     history = History()
     history.first = _resumed(trainer, checkpoint, note) if resume else 0
     history.total = epochs
-    shown = _Progress(history, progress)
+    shown = _Progress(history, progress and _first(trainer))
     for epoch in range(history.first, epochs):
         start, before = time.monotonic(), len(history.losses)
         for i, arrays in enumerate(batches(epoch)):
@@ -219,7 +240,7 @@ def _learn(trainer, batches, n_batches, note, measure, epochs, checkpoint, resum
         history.epochs.append({"loss": float(np.mean(history.losses[before:])), "seconds": time.monotonic() - start})
         if measure:
             history.epochs[-1]["test_loss"], history.epochs[-1]["accuracy"] = measure()
-        if checkpoint:
+        if checkpoint and _first(trainer):
             trainer.save_checkpoint(checkpoint, f"epochs={epoch + 1} {note}")  # as `quern train` writes it
         shown.epoch()
         if after and after(history):
@@ -237,7 +258,10 @@ def fit(trainer, inputs, target, epochs, batch, seed, test, checkpoint, resume, 
     _may_step(trainer)
     axes = _axes(trainer._step._entry, batch_axis)
     samples = _Samples(trainer._step._entry, axes, inputs, target)
-    n, rows = samples.n, 1 if samples.whole else batch
+    rank, ranks = (trainer.comm.rank, trainer.comm.ranks) if trainer.comm else (0, 1)
+    n, rows = samples.n, ranks if samples.whole else batch
+    if rows % ranks:
+        raise ArgumentError(f"a batch of {batch} does not go into {ranks} equal parts, one for each rank")
     if rows < 1:
         raise ArgumentError(f"batch is {batch}: it must be at least 1")
     if rows > n:
@@ -248,11 +272,12 @@ def fit(trainer, inputs, target, epochs, batch, seed, test, checkpoint, resume, 
 
     def batches(epoch):
         order = order_of(n, seed, epoch)
-        return (samples.take(order[first:first + rows]) for first in range(0, n - n % rows, rows))
+        part = rows // ranks
+        return (samples.take(order[first:first + part]) for first in range(rank * part, n - n % rows, rows))
 
     measure = tested and (lambda: _measure(trainer, _parts(tested, batch)))
-    return _learn(trainer, batches, n // rows, f"batch={batch} seed={seed} samples={n}", measure, epochs, checkpoint, resume,
-                  progress, after)
+    return _telling_ranks(trainer, lambda: _learn(trainer, batches, n // rows, f"batch={batch} seed={seed} samples={n}", measure,
+                                                  epochs, checkpoint, resume, progress, after))
 
 
 def _of_epoch(source, epoch):
@@ -277,5 +302,6 @@ def fit_batches(trainer, source, epochs, test, checkpoint, resume, progress, aft
         return _measure(trainer, ((a, a[-1].shape[0] if a[-1].ndim else 1) for a in arrays))
 
     n = None if callable(source) or not hasattr(source, "__len__") else len(source)
-    return _learn(trainer, lambda epoch: (_batch(entry, batch) for batch in _of_epoch(source, epoch)), n, "batches",
-                  None if test is None else measure, epochs, checkpoint, resume, progress, after)
+    return _telling_ranks(trainer, lambda: _learn(
+        trainer, lambda epoch: (_batch(entry, batch) for batch in _of_epoch(source, epoch)), n, "batches",
+        None if test is None else measure, epochs, checkpoint, resume, progress, after))

@@ -89,7 +89,13 @@ class TrainOptions(Structure):
                 ("warmup_steps", c_int64), ("schedule_steps", c_int64), ("schedule_factor", c_double),
                 ("n_params", c_int), ("params", POINTER(c_char_p)), ("seed", c_uint64), ("parts", c_int),
                 ("input_gradients", c_int), ("loss_scale", c_double), ("loss_scale_steps", c_int64),
-                ("math", c_char_p), ("label_smoothing", c_double)]
+                ("math", c_char_p), ("label_smoothing", c_double), ("data_parallel", c_int),
+                ("sync_batch_norm", c_int), ("bucket_bytes", c_int64)]
+
+
+class CommTable(Structure):
+    _fields_ = [("size", c_size_t), ("rank", c_int32), ("ranks", c_int32), ("all_reduce", c_void_p), ("all_gather", c_void_p),
+                ("reduce_scatter", c_void_p), ("broadcast", c_void_p), ("fail", ctypes.CFUNCTYPE(None, c_void_p, c_char_p))]
 
 
 class SymbolInfo(Structure):
@@ -148,6 +154,15 @@ _FUNCTIONS = {  # name: result, arguments
     "quern_session_get": (c_int, [c_void_p, c_int, POINTER(Array)]),
     "quern_session_bind_from": (c_int, [c_void_p, c_void_p]),
     "quern_session_share_states": (c_int, [c_void_p, c_void_p]),
+    "quern_session_set_comm": (None, [c_void_p, c_void_p]),
+    "quern_session_broadcast_states": (c_int, [c_void_p, c_int]),
+    "quern_comm_threads": (c_int, [c_int, POINTER(c_void_p)]),
+    "quern_comm_mpi": (c_int, [_HANDLE]),
+    "quern_comm_free": (None, [c_void_p]),
+    "quern_comm_all_reduce": (c_int, [c_void_p, c_void_p, c_void_p, c_int64, c_int, c_int]),
+    "quern_comm_all_gather": (c_int, [c_void_p, c_void_p, c_void_p, c_int64, c_int]),
+    "quern_comm_reduce_scatter": (c_int, [c_void_p, c_void_p, c_void_p, c_int64, c_int, c_int]),
+    "quern_comm_broadcast": (c_int, [c_void_p, c_void_p, c_int64, c_int, c_int]),
 }
 
 

@@ -123,6 +123,15 @@ class Session:
         self._fresh = None  # shape and dtype of each output, for the inputs that are bound
         self.run = _runner(self._handle)
 
+    def set_comm(self, comm):
+        """This session runs as that rank (a Comm; None: alone), for models with collectives."""
+        lib.quern_session_set_comm(self._handle.pointer, comm and comm._pointer)
+        self.comm = comm
+
+    def broadcast_states(self, root=0):
+        """All states become those of rank `root`, on all ranks."""
+        check(lib.quern_session_broadcast_states(self._handle.pointer, root))
+
     def _bind_buffer(self, buffer, x):
         slot = self._slots[buffer]
         if slot.shape != x.shape or slot.dtype != x.dtype:

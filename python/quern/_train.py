@@ -8,6 +8,7 @@ from ctypes import byref
 import numpy as np
 
 from . import _fit
+from ._comm import comm_mpi
 from ._library import ArgumentError, TrainOptions, check, lib
 from ._model import Model, compile_module, compile_options, load_module, write_module
 
@@ -33,6 +34,8 @@ class Forward:
 class Trainer:
     """A model that learns: step(inputs, target) -> loss."""
 
+    comm = None  # of data-parallel training: this rank
+
     def __init__(self, model, path=None):
         self.model = model
         self._path = path  # of the forward model, where it came from a file
@@ -42,6 +45,15 @@ class Trainer:
         self._idle = []
         entry = self._step._entry
         self._trainable = [i for i in entry.states if entry.buffers[i].trainable]
+
+    def join(self, comm):
+        """Of a step made with data_parallel: this is a rank of the Comm, and has the states of rank 0 from now on. All ranks call
+        this. train does it by itself where data_parallel is a Comm, or True under mpirun."""
+        for session in self._step, self._update:
+            if session:
+                session.set_comm(comm)
+        self.comm = comm
+        self._step.broadcast_states()
 
     def _bind(self, session, inputs, target):
         if target is None:
@@ -88,6 +100,8 @@ class Trainer:
     def _shared(self, entry):
         """A new session of the entry on the model's states."""
         session = self.model.session(entry)
+        if self.comm and entry in ("forward", "update"):
+            session.set_comm(self.comm)
         session.share_states(self._step)
         return session
 
@@ -206,7 +220,8 @@ def _training(model, loss, optimizer, learning_rate, *, momentum=0.0, beta1=0.0,
               nesterov=False, alpha=0.0, trust=0.0, clip_norm=0.0, ema=0.0, huber_delta=0.0, label_smoothing=0.0, schedule=None,
               warmup_steps=0, schedule_steps=0, schedule_factor=0.0, loss_scale=0.0, loss_scale_steps=0, params=None, seed=0, parts=False,
               input_gradients=False, target="cpu", threads=None, math="default", cpu=None, dims=None, cache=None, optimize=0,
-              blas=None, precision="f32", check_numerics=False, remat=None, memory_limit=0):
+              blas=None, precision="f32", check_numerics=False, remat=None, memory_limit=0,
+              data_parallel=False, sync_batch_norm=False, bucket_bytes=0):
     """The module with the training step of a forward model, and how to compile it.
 
     loss       "cross_entropy" (classes as int64; label_smoothing 0), "mse", "huber" (huber_delta 1), "bce", "bce_with_logits", or "output":
@@ -227,6 +242,11 @@ def _training(model, loss, optimizer, learning_rate, *, momentum=0.0, beta1=0.0,
     check_numerics  see compile
     input_gradients  backward gives those of the inputs too
     target     see compile; on a GPU ("cuda") parameters and all other states are kept there, as Tensors
+    data_parallel  for several ranks that each take a part of the batch: gradients, loss and running statistics are averaged over
+               them, and all states begin as those of rank 0. True: the ranks of mpirun; or a Comm. step takes this rank's rows,
+               fit all rows on each rank and the batch of all together
+    sync_batch_norm  of ranks: batch norms take the statistics of all rows of the batch, not of their rank's
+    bucket_bytes  of ranks: as many bytes of gradients are averaged together; 4 MiB where 0
     precision  see compile: "bf16" rounds what large products of the step multiply; parameters stay float32
     remat      which values are computed again for the gradients instead of being kept: "none", "sqrt", "all", or None: as
                many as memory_limit, in bytes of an entry's workspace, makes necessary (0: no limit)"""
@@ -240,7 +260,8 @@ def _training(model, loss, optimizer, learning_rate, *, momentum=0.0, beta1=0.0,
         schedule=_word("schedule", schedule) if schedule else None, warmup_steps=warmup_steps, schedule_steps=schedule_steps,
         schedule_factor=schedule_factor, n_params=len(names), params=(ctypes.c_char_p * max(len(names), 1))(*names),
         seed=seed, parts=parts, input_gradients=input_gradients, loss_scale=loss_scale, loss_scale_steps=loss_scale_steps, math=math.encode(),
-        label_smoothing=label_smoothing)
+        label_smoothing=label_smoothing, data_parallel=bool(data_parallel), sync_batch_norm=sync_batch_norm,
+        bucket_bytes=bucket_bytes)
     module = load_module(model, dims)
     check(lib.quern_make_training(module.pointer, byref(options)))
     return module, compile_options(target, threads, math, cpu, cache, optimize, blas, precision, check_numerics, remat,
@@ -256,6 +277,9 @@ def train(model, loss, optimizer, learning_rate, **options):
     target = options.get("target") or "cpu"
     if target.startswith("cuda"):
         trainer._step.states_to(target)
+    ranks = options.get("data_parallel")
+    if ranks:
+        trainer.join(comm_mpi() if ranks is True else ranks)
     return trainer
 
 

@@ -653,6 +653,93 @@ static void gradients_equal_differences(void **state)
     }
 }
 
+/* ---- trainers ---- */
+
+enum { ROWS = 50, FEATURES = 5 };
+
+typedef struct training {
+    int64_t batch;
+    double losses[MOST_RANKS][64];
+    float weight[MOST_RANKS][FEATURES];
+    int status[MOST_RANKS];
+    char error[MOST_RANKS][256];
+} training;
+
+/* Two epochs in a shuffled order; the model starts from other values on every rank. */
+static int train_rank(quern_comm *comm, int r, training *t)
+{
+    static const int64_t x_dims[] = { ROWS, FEATURES }, y_dims[] = { ROWS, 1 };
+    float x[ROWS][FEATURES], y[ROWS];
+    for (int i = 0; i < ROWS; i++) {
+        y[i] = 0;
+        for (int k = 0; k < FEATURES; k++) {
+            x[i][k] = (float)sin(3.1 * i + 7.7 * k);
+            y[i] += (float)(k + 1) * x[i][k];
+        }
+    }
+    quern_builder *b = quern_builder_new(NULL);
+    quern_trainer *trainer;
+    quern_array weight;
+    quern_builder_seed(b, (uint64_t)r);
+    quern_value *in = quern_input(b, "x", QUERN_F32, QUERN_SHAPE(QUERN_DIM("n"), QUERN_N(FEATURES)));
+    quern_output(b, quern_linear(b, in, 1, "fc"), "y");
+    int status = quern_train(b,
+                             &(quern_train_options){ .size = sizeof(quern_train_options),
+                                                     .loss = "mse",
+                                                     .optimizer = "sgd",
+                                                     .learning_rate = 0.1,
+                                                     .data_parallel = comm != NULL },
+                             &(quern_compile_options){ .size = sizeof(quern_compile_options), .threads = 1 },
+                             &trainer);
+    if (!status && comm)
+        status = quern_trainer_set_comm(trainer, comm);
+    for (int epoch = 0; !status && epoch < 2; epoch++)
+        status = quern_trainer_epoch(trainer, &(quern_array){ QUERN_F32, 2, x_dims, x },
+                                     &(quern_array){ QUERN_F32, 2, y_dims, y }, t->batch, (uint64_t)epoch + 1,
+                                     t->losses[r] + 32 * epoch);
+    const quern_entry_info *entry = status ? NULL : quern_trainer_entry(trainer);
+    for (int i = 0; !status && i < entry->n_buffers; i++)
+        if (strcmp(entry->buffers[i].name, "fc.weight") == 0) {
+            status = quern_session_get(quern_trainer_session(trainer), i, &weight);
+            memcpy(t->weight[r], weight.data, sizeof t->weight[r]);
+        }
+    snprintf(t->error[r], sizeof t->error[r], "%s", status ? quern_last_error() : "");
+    quern_trainer_free(trainer);
+    return status;
+}
+
+static void run_training(quern_comm *comm, void *arg)
+{
+    training *t = arg;
+    t->status[comm->rank] = train_rank(comm, comm->rank, t);
+}
+
+static void trains_alike(void **state)
+{
+    (void)state;
+    training alone = { .batch = 16 };
+    ok(train_rank(NULL, 0, &alone));
+    for (int ranks = 2; ranks <= 4; ranks += 2) {
+        training t = { .batch = 16 };
+        on_ranks(ranks, run_training, &t);
+        for (int r = 0; r < ranks; r++) {
+            if (t.status[r])
+                fail_msg("rank %d: %s", r, t.error[r]);
+            assert_memory_equal(t.weight[r], t.weight[0], sizeof t.weight[0]);
+            assert_memory_equal(t.losses[r], t.losses[0], sizeof t.losses[0]);
+            for (int i = 0; i < 3;
+                 i++) /* whole batches; the last has 2 rows, which go into 4 parts not at all */
+                if (!(fabs(t.losses[r][i] - alone.losses[0][i]) <= 1e-5 * alone.losses[0][i]))
+                    fail_msg("%d ranks, step %d: %g instead of %g", ranks, i, t.losses[r][i],
+                             alone.losses[0][i]);
+            assert_true((t.losses[r][3] > 0) == (ranks == 2));
+        }
+    }
+    training odd = { .batch = 15 };
+    on_ranks(2, run_training, &odd);
+    assert_string_equal(odd.error[0], "quern_trainer_epoch: a batch of 15 does not go into 2 equal parts");
+}
+
 /* ---- builder calls ---- */
 
 static void builds_collectives(void **state)
@@ -703,7 +790,7 @@ int main(void)
         cmocka_unit_test(wrong_number_of_ranks), cmocka_unit_test(sizes_differ),
         cmocka_unit_test(a_rank_fails),          cmocka_unit_test(a_rank_leaves),
         cmocka_unit_test(a_run_fails),           cmocka_unit_test(gradients_equal_differences),
-        cmocka_unit_test(builds_collectives),
+        cmocka_unit_test(trains_alike),          cmocka_unit_test(builds_collectives),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
