@@ -97,11 +97,12 @@ qn_kbuffer *qn_kernel_add_shared(qn_kernel *k, const char *name, qn_dtype dtype,
     return add_scratch(k, name, dtype, QN_SPACE_SHARED, elements);
 }
 
-/* TASK and PARAM instructions are the first of the body, one of each. */
+/* TASK, THREAD and PARAM instructions are the first of the body, one of each. */
 static qn_kvalue *leaf(qn_kernel *k, qn_kop op, int64_t index)
 {
     qn_kinst *before = k->body->first;
-    for (; before && (before->op == QN_K_TASK || before->op == QN_K_PARAM); before = before->next)
+    for (; before && (before->op == QN_K_TASK || before->op == QN_K_THREAD || before->op == QN_K_PARAM);
+         before = before->next)
         if (before->op == op && before->index == index)
             return &before->results[0];
     qn_ktype type = { QUERN_I64, 1 };
@@ -313,6 +314,11 @@ qn_kvalue *qn_kb_float(qn_kbuilder *b, qn_ktype type, double value)
 qn_kvalue *qn_kb_task(qn_kbuilder *b)
 {
     return leaf(b->kernel, QN_K_TASK, 0);
+}
+
+qn_kvalue *qn_kb_thread(qn_kbuilder *b)
+{
+    return leaf(b->kernel, QN_K_THREAD, 0);
 }
 
 qn_kvalue *qn_kb_unary(qn_kbuilder *b, qn_op fn, qn_kvalue *a)

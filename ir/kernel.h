@@ -18,6 +18,8 @@
  *   args[0]                      in -1; out: node number of a failed check (see QN_K_CHECK)
  *   args[1 … n_buffers]          buffer addresses
  *   args[1 + n_buffers …]        parameters
+ * On a GPU what follows args[0] comes as parameters of the kernel, which are constants to its code, unless there are more than
+ * QN_GPU_ARGUMENTS of it.
  *
  * What a backend must implement: the instructions that are left after passes/expand_math.c and passes/legalize.c, with the
  * meaning of ir/ops.def (nothing traps: zero divisors, MIN / -1, wide shifts, conversions out of range have their value
@@ -45,9 +47,10 @@ typedef struct qn_ktype {
 
 typedef enum qn_kop {
     /* values */
-    QN_K_CONST, /* imm, the same in each lane */
-    QN_K_PARAM, /* number `index`; i64 scalar */
-    QN_K_TASK,  /* the task number; i64 scalar, 0 … QN_TASK_MAX */
+    QN_K_CONST,  /* imm, the same in each lane */
+    QN_K_PARAM,  /* number `index`; i64 scalar */
+    QN_K_TASK,   /* the task number; i64 scalar, 0 … QN_TASK_MAX */
+    QN_K_THREAD, /* number of the thread in its block; i64 scalar. Only in kernels by_thread */
     QN_K_UNARY, /* fn(a): fn is an element-wise op of ir/ops.def with its meaning there (f16, bf16: see passes/legalize) */
     QN_K_BINARY, /* fn(a, b) */
     QN_K_FMA,    /* a * b + c, rounded once; floats (f16, bf16: fma in f32, then rounded) */
@@ -107,6 +110,7 @@ typedef enum qn_space { QN_SPACE_ARGUMENT, QN_SPACE_LOCAL, QN_SPACE_SHARED } qn_
 /* Local buffers are the task's own (the stack on a CPU): constant size, uninitialised, QN_LOCAL_LIMIT bytes a kernel in all. */
 #define QN_LOCAL_LIMIT (256 * 1024)
 #define QN_TASK_MAX ((int64_t)1 << 40)
+#define QN_GPU_ARGUMENTS 500 /* a kernel's parameters are up to 4352 bytes */
 
 typedef struct qn_kbuffer {
     const char *name;
@@ -184,9 +188,13 @@ typedef struct qn_kernel {
     int64_t *param_min, *param_max; /* what the program promises */
     int64_t *param_multiple;        /* param is a multiple of it (>= 1) */
     qn_kblock *body;
-    int n_serials;       /* values made so far */
-    void *index_table;   /* index arithmetic made so far: ir/kernel_index.c */
-    int gpu_threads;     /* threads a block when it runs on a GPU; 0: not mapped to one */
+    int n_serials;     /* values made so far */
+    void *index_table; /* index arithmetic made so far: ir/kernel_index.c */
+    int gpu_threads;   /* threads a block when it runs on a GPU; 0: not mapped to one */
+    /* It says what each of the block's threads does, not what the block does: every thread runs the body with values of its
+     * own, and all come to the same barriers. What one writes between two of them no other touches there. No checks (others
+     * would wait for who ends), no local buffers. Printed "gpu_threads 256 each". */
+    bool by_thread;
     double flops, bytes; /* of one call at its largest constant size, for `bench`; 0 when unknown */
 } qn_kernel;
 
@@ -213,6 +221,7 @@ qn_kvalue *qn_kb_const(qn_kbuilder *b, qn_ktype type, qn_scalar imm);
 qn_kvalue *qn_kb_index(qn_kbuilder *b, int64_t value); /* i64 scalar */
 qn_kvalue *qn_kb_float(qn_kbuilder *b, qn_ktype type, double value);
 qn_kvalue *qn_kb_task(qn_kbuilder *b);
+qn_kvalue *qn_kb_thread(qn_kbuilder *b); /* gpu_threads is set before */
 qn_kvalue *qn_kb_unary(qn_kbuilder *b, qn_op fn, qn_kvalue *a);
 qn_kvalue *qn_kb_exp_nonpositive(qn_kbuilder *b, qn_kvalue *a); /* for a <= 0 and NaN only */
 qn_kvalue *qn_kb_binary(qn_kbuilder *b, qn_op fn, qn_kvalue *a, qn_kvalue *c);

@@ -208,6 +208,10 @@ void qn_kinst_bound(const qn_kernel *k, qn_kinst *inst)
         v->min = 0;
         v->max = QN_TASK_MAX;
         break;
+    case QN_K_THREAD:
+        v->min = 0;
+        v->max = k->gpu_threads - 1;
+        break;
     case QN_K_BINARY: bound_binary(v, inst); break;
     case QN_K_SELECT: bound_union(v, inst->operands[1], inst->operands[2]); break;
     case QN_K_CONVERT: bound_convert(v, inst->operands[0]); break;

@@ -42,6 +42,7 @@ static qn_kvalue *copy_value(qn_kbuilder *b, const qn_kinst *inst, qn_kvalue *co
         return qn_k_is_index(inst->results) ? qn_kb_index(b, inst->imm.i) : qn_kb_const(b, type, inst->imm);
     case QN_K_PARAM: return qn_kernel_param(b->kernel, (int)inst->index);
     case QN_K_TASK: return qn_kb_task(b);
+    case QN_K_THREAD: return qn_kb_thread(b);
     case QN_K_UNARY:
         return inst->nonpositive ? qn_kb_exp_nonpositive(b, o[0]) : qn_kb_unary(b, inst->fn, o[0]);
     case QN_K_BINARY: return copy_binary(b, inst, o);
@@ -270,6 +271,7 @@ qn_kernel *qn_kernel_clone(const qn_kernel *kernel, qn_arena *arena)
         k->param_multiple = qn_arena_copy(arena, kernel->param_multiple, n * sizeof *k->param_multiple);
     }
     k->gpu_threads = kernel->gpu_threads;
+    k->by_thread = kernel->by_thread;
     k->flops = kernel->flops;
     k->bytes = kernel->bytes;
     cloner c = { kernel, k };

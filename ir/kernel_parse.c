@@ -142,8 +142,10 @@ static void parse_kernel(qn_kparser *p)
     parse_arguments(p);
     parse_params(p);
     qn_kp_expect(p, ")");
-    if (qn_kp_accept(p, "gpu_threads"))
+    if (qn_kp_accept(p, "gpu_threads")) {
         p->k->gpu_threads = (int)qn_kp_int(p, 1, 1024);
+        p->k->by_thread = qn_kp_accept(p, "each");
+    }
     if (qn_kp_accept(p, "flops"))
         p->k->flops = qn_kp_literal(p, QUERN_F64).f;
     if (qn_kp_accept(p, "bytes"))

@@ -69,6 +69,8 @@ static qn_kvalue *take_value(qn_kparser *p)
     }
     if (qn_kp_accept(p, "task"))
         return qn_kb_task(&p->b);
+    if (p->k->by_thread && qn_kp_accept(p, "thread"))
+        return qn_kb_thread(&p->b);
     qn_kword w = qn_kp_peek(p);
     qn_ktype type = { QUERN_I64, 1 };
     if (w.n > 0 && qn_kp_parse_type(w, &type))

@@ -11,6 +11,7 @@ const char *const qn_kop_names[] = {
     [QN_K_CONST] = "const",
     [QN_K_PARAM] = "param",
     [QN_K_TASK] = "task",
+    [QN_K_THREAD] = "thread",
     [QN_K_UNARY] = "unary",
     [QN_K_BINARY] = "binary",
     [QN_K_FMA] = "fma",
@@ -137,6 +138,8 @@ static void use(printer *p, const qn_kvalue *v)
         name_param(p, v->inst->index);
     else if (v->inst && v->inst->op == QN_K_TASK)
         qn_strbuf_puts(&p->out, "task");
+    else if (v->inst && v->inst->op == QN_K_THREAD)
+        qn_strbuf_puts(&p->out, "thread");
     else
         print_number(p, "%", v->id);
 }
@@ -311,7 +314,8 @@ static void print_block(printer *p, const qn_kblock *block)
 {
     p->indent++;
     for (qn_kinst *inst = block->first; inst; inst = inst->next) {
-        if (inst->op == QN_K_CONST || inst->op == QN_K_PARAM || inst->op == QN_K_TASK)
+        if (inst->op == QN_K_CONST || inst->op == QN_K_PARAM || inst->op == QN_K_TASK ||
+            inst->op == QN_K_THREAD)
             continue;
         start_line(p);
         if (inst->n_results > 0) {
@@ -396,7 +400,7 @@ static void print_header(printer *p)
     }
     qn_strbuf_puts(&p->out, ")");
     if (k->gpu_threads)
-        qn_strbuf_printf(&p->out, " gpu_threads %d", k->gpu_threads);
+        qn_strbuf_printf(&p->out, " gpu_threads %d%s", k->gpu_threads, k->by_thread ? " each" : "");
     if (!p->canonical) {
         print_count(p, "flops", k->flops);
         print_count(p, "bytes", k->bytes);

@@ -29,16 +29,16 @@ static const struct {
     int min, max, results; /* operands; results of -1: any number */
 } arity[] = {
     [QN_K_CONST] = { 0, 0, 1 },      [QN_K_PARAM] = { 0, 0, 1 },      [QN_K_TASK] = { 0, 0, 1 },
-    [QN_K_UNARY] = { 1, 1, 1 },      [QN_K_BINARY] = { 2, 2, 1 },     [QN_K_FMA] = { 3, 3, 1 },
-    [QN_K_COMPARE] = { 2, 2, 1 },    [QN_K_SELECT] = { 3, 3, 1 },     [QN_K_CONVERT] = { 1, 1, 1 },
-    [QN_K_BITCAST] = { 1, 1, 1 },    [QN_K_SCALE2] = { 2, 2, 1 },     [QN_K_SPLAT] = { 1, 1, 1 },
-    [QN_K_RAMP] = { 1, 1, 1 },       [QN_K_EXTRACT] = { 1, 1, 1 },    [QN_K_SHUFFLE] = { 2, 2, 1 },
-    [QN_K_REDUCE] = { 1, 1, 1 },     [QN_K_LOAD] = { 1, 3, 1 },       [QN_K_STORE] = { 2, 3, 0 },
-    [QN_K_PREFETCH] = { 1, 1, 0 },   [QN_K_ATOMIC_ADD] = { 2, 2, 0 }, [QN_K_FOR] = { 3, 1 << 20, -1 },
-    [QN_K_IF] = { 1, 1, -1 },        [QN_K_CHECK] = { 1, 1, 0 },      [QN_K_BARRIER] = { 0, 0, 0 },
-    [QN_K_TILE_SHAPE] = { 8, 8, 0 }, [QN_K_TILE_ZERO] = { 0, 0, 0 },  [QN_K_TILE_LOAD] = { 2, 2, 0 },
-    [QN_K_TILE_STORE] = { 2, 2, 0 }, [QN_K_TILE_MMA] = { 0, 0, 0 },   [QN_K_DOT4] = { 3, 3, 1 },
-    [QN_K_LOOKUP] = { 1, 1, 1 },     [QN_K_DOT2] = { 3, 3, 1 },
+    [QN_K_THREAD] = { 0, 0, 1 },     [QN_K_UNARY] = { 1, 1, 1 },      [QN_K_BINARY] = { 2, 2, 1 },
+    [QN_K_FMA] = { 3, 3, 1 },        [QN_K_COMPARE] = { 2, 2, 1 },    [QN_K_SELECT] = { 3, 3, 1 },
+    [QN_K_CONVERT] = { 1, 1, 1 },    [QN_K_BITCAST] = { 1, 1, 1 },    [QN_K_SCALE2] = { 2, 2, 1 },
+    [QN_K_SPLAT] = { 1, 1, 1 },      [QN_K_RAMP] = { 1, 1, 1 },       [QN_K_EXTRACT] = { 1, 1, 1 },
+    [QN_K_SHUFFLE] = { 2, 2, 1 },    [QN_K_REDUCE] = { 1, 1, 1 },     [QN_K_LOAD] = { 1, 3, 1 },
+    [QN_K_STORE] = { 2, 3, 0 },      [QN_K_PREFETCH] = { 1, 1, 0 },   [QN_K_ATOMIC_ADD] = { 2, 2, 0 },
+    [QN_K_FOR] = { 3, 1 << 20, -1 }, [QN_K_IF] = { 1, 1, -1 },        [QN_K_CHECK] = { 1, 1, 0 },
+    [QN_K_BARRIER] = { 0, 0, 0 },    [QN_K_TILE_SHAPE] = { 8, 8, 0 }, [QN_K_TILE_ZERO] = { 0, 0, 0 },
+    [QN_K_TILE_LOAD] = { 2, 2, 0 },  [QN_K_TILE_STORE] = { 2, 2, 0 }, [QN_K_TILE_MMA] = { 0, 0, 0 },
+    [QN_K_DOT4] = { 3, 3, 1 },       [QN_K_LOOKUP] = { 1, 1, 1 },     [QN_K_DOT2] = { 3, 3, 1 },
 };
 
 static const char *check_leaf(const checker *c)
@@ -54,6 +54,8 @@ static const char *check_leaf(const checker *c)
         MISTAKE("result is %s, not i64", show(c, r));
     if (inst->op == QN_K_PARAM && (inst->index < 0 || inst->index >= c->k->n_params))
         MISTAKE("parameter number %lld of %d", (long long)inst->index, c->k->n_params);
+    if (inst->op == QN_K_THREAD && !c->k->by_thread)
+        MISTAKE("is for kernels that say what each thread does: gpu_threads N each");
     return NULL;
 }
 
@@ -225,6 +227,8 @@ static const char *check_memory(const checker *c)
 static const char *check_control(const checker *c)
 {
     const qn_kinst *inst = c->inst;
+    if (inst->op == QN_K_CHECK && c->k->by_thread)
+        MISTAKE("would leave the other threads waiting");
     if (inst->op == QN_K_CHECK)
         return inst->operands[0]->type.dtype == QUERN_BOOL
                    ? NULL
@@ -250,6 +254,8 @@ static const char *check_control(const checker *c)
             MISTAKE("unknown kind of carried value %d", i);
     if (inst->tag == QN_TAG_GPU_THREAD && !c->k->gpu_threads)
         MISTAKE("is spread over GPU threads, but the kernel has no gpu_threads");
+    if (inst->tag == QN_TAG_GPU_THREAD && c->k->by_thread)
+        MISTAKE("is spread over GPU threads, but the kernel is one of each thread");
     return NULL;
 }
 
@@ -291,7 +297,8 @@ static const char *check_inst(const checker *c)
     switch (c->inst->op) {
     case QN_K_CONST:
     case QN_K_PARAM:
-    case QN_K_TASK: return check_leaf(c);
+    case QN_K_TASK:
+    case QN_K_THREAD: return check_leaf(c);
     case QN_K_UNARY:
     case QN_K_BINARY: return check_element_wise(c);
     case QN_K_FMA:
@@ -465,6 +472,8 @@ static qn_status verify_buffers(verifier *v)
             continue;
         if (buffer->space == QN_SPACE_SHARED && !k->gpu_threads)
             return complain(v, NULL, "shared memory is for GPUs, but there is no gpu_threads");
+        if (buffer->space == QN_SPACE_LOCAL && k->by_thread)
+            return complain(v, NULL, "a kernel of each thread has no local memory");
         int64_t bytes = (int64_t)qn_dtype_bytes(buffer->dtype);
         if (buffer->elements < 0 || buffer->elements > QN_LOCAL_LIMIT / bytes)
             return complain(v, NULL,

@@ -13,7 +13,7 @@
  *
  * Local buffers belong to the block: they move to shared memory. Memory that is written in one place and touched in
  * another gets barriers around each of them. A kernel without a loop to spread, or whose local buffers are larger than
- * shared memory, runs on one thread a block. */
+ * shared memory, runs on one thread a block. Kernels of templates that say what each thread does stay as they are. */
 #include <string.h>
 
 #include "ir/kernel_edit.h"
@@ -206,6 +206,8 @@ static int64_t local_bytes(const qn_kernel *k)
 
 void qn_kernel_gpu_map(qn_kernel *k)
 {
+    if (k->by_thread)
+        return;
     qn_arena *scratch = qn_arena_new();
     mapper m = { .k = k };
     m.varies = QN_NEW_ARRAY(scratch, bool, k->n_serials + 1);

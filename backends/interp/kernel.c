@@ -21,6 +21,8 @@ typedef struct machine {
     int n_slots, n_carried;
     qn_tiles tiles;
     int thread_loops; /* open loops that stand for the threads of a GPU block */
+    int thread;       /* whose frame it is, in a kernel of each thread */
+    qn_scalar *frames;
     qn_arena *arena;
     qn_diags *diags;
 } machine;
@@ -148,6 +150,7 @@ static qn_scalar lane(machine *m, const qn_kinst *inst, qn_scalar *const *o, int
     case QN_K_CONST: return inst->imm;
     case QN_K_PARAM: return (qn_scalar){ .i = m->args[1 + m->k->n_buffers + inst->index] };
     case QN_K_TASK: return (qn_scalar){ .i = m->task };
+    case QN_K_THREAD: return (qn_scalar){ .i = m->thread };
     case QN_K_UNARY: return qn_keval_unary(inst->fn, from, o[0][i]);
     case QN_K_BINARY: return qn_keval_binary(inst->fn, from, o[0][i], o[1][i]);
     case QN_K_FMA: return qn_keval_fma(dtype, o[0][i], o[1][i], o[2][i]);
@@ -329,12 +332,120 @@ static outcome run_block(machine *m, const qn_kblock *block)
     return GO_ON;
 }
 
+/* ---- kernels of each thread: one instruction after the other, each by all threads that are `in` ---- */
+
+static void become(machine *m, int thread)
+{
+    m->thread = thread;
+    m->frame = m->frames + (size_t)thread * (size_t)m->n_slots;
+}
+
+static outcome threads_block(machine *m, const qn_kblock *block, const bool *in);
+
+static outcome threads_for(machine *m, const qn_kinst *inst, const bool *in)
+{
+    const qn_kblock *body = inst->blocks[0];
+    const int n = m->k->gpu_threads;
+    bool going[n];
+    outcome result = GO_ON;
+    for (int t = 0; t < n; t++) {
+        going[t] = in[t];
+        if (!in[t])
+            continue;
+        become(m, t);
+        if (index_of(m, inst->operands[2]) < 1)
+            return broken(m, "a loop's step is not positive");
+        hand_over(m, inst->operands + 3, body->arguments + 1, inst->n_results);
+        lanes_of(m, &body->arguments[0])->i = index_of(m, inst->operands[0]);
+    }
+    for (bool any = true; any && result == GO_ON;) {
+        any = false;
+        for (int t = 0; t < n; t++) {
+            become(m, t);
+            going[t] = going[t] && index_of(m, &body->arguments[0]) < index_of(m, inst->operands[1]);
+            any |= going[t];
+        }
+        if (any)
+            result = threads_block(m, body, going);
+        for (int t = 0; t < n && any; t++) {
+            if (!going[t])
+                continue;
+            become(m, t);
+            int64_t *at = &lanes_of(m, &body->arguments[0])->i;
+            hand_over(m, body->yields, body->arguments + 1, inst->n_results);
+            going[t] = !__builtin_add_overflow(*at, index_of(m, inst->operands[2]), at);
+        }
+    }
+    for (int t = 0; t < n; t++) {
+        become(m, t);
+        for (int i = 0; in[t] && i < inst->n_results; i++)
+            memcpy(lanes_of(m, &inst->results[i]), lanes_of(m, &body->arguments[1 + i]),
+                   (size_t)inst->results[i].type.lanes * sizeof(qn_scalar));
+    }
+    return result;
+}
+
+static outcome threads_if(machine *m, const qn_kinst *inst, const bool *in)
+{
+    const int n = m->k->gpu_threads;
+    outcome result = GO_ON;
+    for (int which = 0; which < 2 && result == GO_ON; which++) {
+        bool taking[n];
+        for (int t = 0; t < n; t++) {
+            become(m, t);
+            taking[t] = in[t] && (index_of(m, inst->operands[0]) != 0) == (which == 0);
+        }
+        result = threads_block(m, inst->blocks[which], taking);
+        for (int t = 0; t < n; t++) {
+            become(m, t);
+            if (taking[t])
+                hand_over(m, inst->blocks[which]->yields, inst->results, inst->n_results);
+        }
+    }
+    return result;
+}
+
+static outcome threads_barrier(machine *m, const bool *in)
+{
+    for (int t = 0; t < m->k->gpu_threads; t++)
+        if (!in[t])
+            return broken(m, "a barrier that not all threads come to");
+    return GO_ON;
+}
+
+static outcome threads_block(machine *m, const qn_kblock *block, const bool *in)
+{
+    outcome result = GO_ON;
+    for (const qn_kinst *inst = block->first; inst && result == GO_ON; inst = inst->next) {
+        if (inst->op == QN_K_FOR)
+            result = threads_for(m, inst, in);
+        else if (inst->op == QN_K_IF)
+            result = threads_if(m, inst, in);
+        else if (inst->op == QN_K_BARRIER)
+            result = threads_barrier(m, in);
+        else
+            for (int t = 0; t < m->k->gpu_threads && result == GO_ON; t++) {
+                become(m, t);
+                result = in[t] ? run_inst(m, inst) : GO_ON;
+            }
+    }
+    return result;
+}
+
+static outcome run_threads(machine *m)
+{
+    bool in[m->k->gpu_threads];
+    memset(in, true, sizeof in);
+    return threads_block(m, m->k->body, in);
+}
+
 qn_status qn_interp_kernel(const qn_kernel *kernel, int64_t *args, int64_t tasks, qn_diags *diags)
 {
     qn_arena *arena = qn_arena_new();
     machine m = { .k = kernel, .args = args, .arena = arena, .diags = diags };
     place_block(&m, kernel->body);
-    m.frame = QN_NEW_ARRAY(arena, qn_scalar, m.n_slots);
+    const int n_frames = kernel->by_thread ? kernel->gpu_threads : 1;
+    m.frame = m.frames = QN_NEW_ARRAY(arena, qn_scalar, (size_t)m.n_slots * (size_t)n_frames);
     m.carried = QN_NEW_ARRAY(arena, qn_scalar, m.n_carried);
     m.base = QN_NEW_ARRAY(arena, unsigned char *, kernel->n_all_buffers);
     outcome result = GO_ON;
@@ -348,7 +459,7 @@ qn_status qn_interp_kernel(const qn_kernel *kernel, int64_t *args, int64_t tasks
         for (int i = kernel->n_buffers; i < kernel->n_all_buffers; i++)
             memset(m.base[i], 0xff,
                    (size_t)kernel->buffers[i]->elements * qn_dtype_bytes(kernel->buffers[i]->dtype));
-        result = run_block(&m, kernel->body);
+        result = kernel->by_thread ? run_threads(&m) : run_block(&m, kernel->body);
     }
     qn_arena_free(arena);
     return result == BROKEN ? QUERN_ERROR_INTERNAL : QUERN_OK;

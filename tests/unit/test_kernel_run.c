@@ -156,6 +156,42 @@ static void test_carried(void **state)
     qn_arena_free(arena);
 }
 
+/* Each thread has values of its own; a barrier that some don't come to is a mistake. */
+static void test_threads(void **state)
+{
+    (void)state;
+    qn_arena *arena = qn_arena_new();
+    qn_kernel *k = kernel_parsed("kernel @turn(%y: i64 out; %n) gpu_threads 4 each {\n"
+                                 "  shared %s: i64[4]\n"
+                                 "  %a = for %i = 0 to thread step 1 carry %c = 0 {\n"
+                                 "    %d = iadd %c, %n\n"
+                                 "    yield %d\n"
+                                 "  }\n"
+                                 "  store %s[thread], %a\n"
+                                 "  barrier\n"
+                                 "  %other = isub 3, thread\n"
+                                 "  %b = load %s[%other] : i64\n"
+                                 "  %few = compare lt thread, 2\n"
+                                 "  %e = if %few { yield %b } else { yield -1 }\n"
+                                 "  store %y[thread], %e\n"
+                                 "}\n",
+                                 arena);
+    int64_t y[4], args[] = { -1, POINTER(y), 10 };
+    for (int round = 0; round < 2; round++) {
+        assert_int_equal(run(k, args, 1, NULL), QUERN_OK);
+        assert_true(y[0] == 30 && y[1] == 20 && y[2] == -1 && y[3] == -1);
+        qn_kernel_simplify(k);
+    }
+    k = kernel_parsed("kernel @alone(%y: i64 out) gpu_threads 4 each {\n"
+                      "  %few = compare lt thread, 2\n"
+                      "  if %few { barrier } else { }\n"
+                      "}\n",
+                      arena);
+    int64_t none[] = { -1, POINTER(y) };
+    assert_int_equal(run(k, none, 1, "a barrier that not all threads come to"), QUERN_ERROR_INTERNAL);
+    qn_arena_free(arena);
+}
+
 static void test_simplify(void **state)
 {
     (void)state;
@@ -272,8 +308,8 @@ static void test_simplify(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_loop),    cmocka_unit_test(test_vectors),  cmocka_unit_test(test_check),
-        cmocka_unit_test(test_carried), cmocka_unit_test(test_simplify),
+        cmocka_unit_test(test_loop),    cmocka_unit_test(test_vectors), cmocka_unit_test(test_check),
+        cmocka_unit_test(test_carried), cmocka_unit_test(test_threads), cmocka_unit_test(test_simplify),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
