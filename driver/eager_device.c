@@ -30,7 +30,7 @@ typedef struct copy_kernel {
     int n_axes, threads;
     qn_cuda *cuda; /* with the code */
     void *function;
-    qn_cuda_address args; /* of one launch: the next comes behind it on the device */
+    qn_cuda_address args; /* no node has failed */
 } copy_kernel;
 
 /* ---- the kernel ---- */
@@ -91,6 +91,7 @@ static qn_status write_code(copy_kernel *c, const char *symbol, qn_arena *arena,
 static int load(copy_kernel *c)
 {
     static const char symbol[] = "qn_copy";
+    const int64_t none = -1;
     const char *ptx = NULL;
     qn_call call;
     int status = qn_cuda_open(c->device->number, &c->cuda);
@@ -103,7 +104,9 @@ static int load(copy_kernel *c)
     if (!made && !status)
         status = qn_cuda_function(c->cuda, symbol, &c->function);
     if (!made && !status)
-        status = qn_cuda_alloc(c->cuda, 8 * (3 + FIXED_PARAMS + 3 * (size_t)c->n_axes), &c->args);
+        status = qn_cuda_alloc(c->cuda, sizeof none, &c->args);
+    if (!made && !status)
+        status = qn_cuda_to_device(c->cuda, c->args, &none, sizeof none);
     if (made)
         return qn_call_end(&call, made);
     qn_arena_free(call.arena);
@@ -137,16 +140,15 @@ static bool copy_strided(quern_tensor *to, const quern_tensor *from, int n, cons
     const char *from_low, *to_low, *high;
     qn_tensor_span(from, &from_low, &high);
     qn_tensor_span(to, &to_low, &high);
-    int64_t args[3 + FIXED_PARAMS + 3 * QN_TENSOR_MAX_RANK] = {
-        -1,           (int64_t)(intptr_t)from_low,    (int64_t)(intptr_t)to_low,
-        to->elements, (from->data - from_low) / size, (to->data - to_low) / size,
+    int64_t args[2 + FIXED_PARAMS + 3 * QN_TENSOR_MAX_RANK] = {
+        (int64_t)(intptr_t)from_low,    (int64_t)(intptr_t)to_low,  to->elements,
+        (from->data - from_low) / size, (to->data - to_low) / size,
     };
-    memcpy(args + 3 + FIXED_PARAMS, axes, (size_t)n * sizeof *axes);
+    memcpy(args + 2 + FIXED_PARAMS, axes, (size_t)n * sizeof *axes);
     pthread_mutex_lock(&lock);
     copy_kernel *c = kernel_of(to->storage->device, (size_t)size, n);
-    bool done =
-        c && !qn_cuda_to_device(c->cuda, c->args, args, 8 * (3 + FIXED_PARAMS + 3 * (size_t)n)) &&
-        !qn_cuda_launch(c->cuda, c->function, c->args, (to->elements - 1) / BLOCK_ELEMENTS + 1, c->threads);
+    bool done = c && !qn_cuda_launch(c->cuda, c->function, c->args, 2 + FIXED_PARAMS + 3 * n, args,
+                                     (to->elements - 1) / BLOCK_ELEMENTS + 1, c->threads);
     pthread_mutex_unlock(&lock);
     return done;
 }

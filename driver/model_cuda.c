@@ -1,8 +1,8 @@
 /* Models whose kernels run on a GPU: the host walks through the program's steps, memory and kernels are the device's.
  *
  * The tables (sizes, shapes, names) are those of a CPU model of the same programs; its `run` is never called. Weights stay on
- * the device. Buffers that lie there are used in place; others are copied to the device for a run, and outputs and states
- * back after it. A run waits for the device where something comes back, or a kernel has checks. */
+ * the device. Buffers that lie there, at multiples of 16 bytes, are used in place; others are copied to their place for a run, and
+ * outputs and states back after it. A run waits for the device where something comes back, or a kernel has checks. */
 #include <pthread.h>
 #include <stdlib.h>
 #include <string.h>
@@ -66,7 +66,8 @@ static qn_cuda_address address(const run *r, int buffer)
     QN_UNREACHABLE("cuda: buffer place %d", (int)b->place);
 }
 
-/* The arguments lie behind the number of the failed node, which all kernels of a run share. */
+/* The number of a failed node is what all kernels of a run share; arguments are too many to be parameters where they lie behind
+ * it. */
 static int launch(run *r, const qn_step *step)
 {
     const quern_ctx *ctx = r->of->ctx;
@@ -84,10 +85,12 @@ static int launch(run *r, const qn_step *step)
         args[step->n_buffers + i] = eval(r, step->params[i]);
     if (ctx->trace)
         ctx->trace(ctx->trace_user, name, 1);
-    int status = qn_cuda_to_device(r->m->cuda, r->arguments + 8, args, n * sizeof *args);
+    int status = n > QN_GPU_ARGUMENTS
+                     ? qn_cuda_to_device(r->m->cuda, r->arguments + 8, args, n * sizeof *args)
+                     : QUERN_OK;
     if (!status)
-        status =
-            qn_cuda_launch(r->m->cuda, r->functions[step->kernel], r->arguments, tasks, kernel->gpu_threads);
+        status = qn_cuda_launch(r->m->cuda, r->functions[step->kernel], r->arguments,
+                                n > QN_GPU_ARGUMENTS ? 0 : (int)n, args, tasks, kernel->gpu_threads);
     if (ctx->trace) {
         if (!status)
             status = qn_cuda_wait(r->m->cuda);
@@ -231,6 +234,12 @@ static size_t take(size_t *at, size_t bytes)
     return place;
 }
 
+/* Does the kernels' code take the buffer where it lies on the device? Its accesses are of up to 16 bytes. */
+static bool in_place(const run *r, int io)
+{
+    return r->of->on_device[io] && (uintptr_t)r->of->io[io] % 16 == 0;
+}
+
 static int grow_memory(cuda_model *m, size_t bytes)
 {
     qn_cuda_free(m->cuda, m->memory);
@@ -246,7 +255,7 @@ static int find_memory(run *r)
     cuda_model *m = r->m;
     const qn_program *p = r->p;
     const size_t n_args = most_arguments(p, &p->steps);
-    size_t end = 0, at_arguments = take(&end, 8 * (1 + n_args));
+    size_t end = 0, at_arguments = take(&end, 8 * (1 + (n_args > QN_GPU_ARGUMENTS ? n_args : 0)));
     r->args = QN_NEW_ARRAY(r->arena, int64_t, n_args + 1);
     size_t at_workspace = take(&end, (size_t)eval(r, p->arena_bytes)),
            *at = QN_NEW_ARRAY(r->arena, size_t, p->n_io);
@@ -256,7 +265,7 @@ static int find_memory(run *r)
             return status;
         const int alias = p->io[i].alias;
         bool same = alias >= 0 && alias < i && r->of->io[i] == r->of->io[alias];
-        at[i] = same ? at[alias] : r->of->on_device[i] ? 0 : take(&end, r->io_bytes[i]);
+        at[i] = same ? at[alias] : in_place(r, i) ? 0 : take(&end, r->io_bytes[i]);
     }
     int status = QUERN_OK;
     if (r->of->transient)
@@ -269,7 +278,7 @@ static int find_memory(run *r)
     r->arguments = memory + at_arguments;
     r->workspace = memory + at_workspace;
     for (int i = 0; i < p->n_io; i++)
-        r->io[i] = r->of->on_device[i] ? (qn_cuda_address)(uintptr_t)r->of->io[i] : memory + at[i];
+        r->io[i] = in_place(r, i) ? (qn_cuda_address)(uintptr_t)r->of->io[i] : memory + at[i];
     for (int i = 0; i < p->n_buffers; i++)
         if (p->buffers[i].place == QN_PLACE_SLOT)
             r->slots[i] = address(r, p->buffers[i].base);
@@ -281,8 +290,10 @@ static int give_inputs(run *r)
     const int64_t none = -1;
     int status = qn_cuda_to_device(r->m->cuda, r->arguments, &none, sizeof none);
     for (int i = 0; i < r->p->n_io && !status; i++)
-        if (r->p->io[i].role != QUERN_OUTPUT && !r->of->on_device[i])
-            status = qn_cuda_to_device(r->m->cuda, r->io[i], r->of->io[i], r->io_bytes[i]);
+        if (r->p->io[i].role != QUERN_OUTPUT && !in_place(r, i))
+            status = r->of->on_device[i]
+                         ? qn_cuda_copy(r->m->cuda, r->io[i], (uintptr_t)r->of->io[i], r->io_bytes[i])
+                         : qn_cuda_to_device(r->m->cuda, r->io[i], r->of->io[i], r->io_bytes[i]);
     return status;
 }
 
@@ -292,8 +303,12 @@ static int take_outputs(run *r)
     int status = r->m->has_checks[r->of->entry] ? read_host(r, NULL, -1, 0) : QUERN_OK;
     for (int i = 0; i < r->p->n_io && !status; i++) {
         const qn_pio *io = &r->p->io[i];
-        if (io->role == QUERN_INPUT || r->of->on_device[i])
+        if (io->role == QUERN_INPUT || in_place(r, i))
             continue;
+        if (r->of->on_device[i]) {
+            status = qn_cuda_copy(r->m->cuda, (uintptr_t)r->of->io[i], r->io[i], r->io_bytes[i]);
+            continue;
+        }
         if (io->role == QUERN_OUTPUT && s && s->decided) {
             int64_t dims[QN_MAX_RANK];
             for (int k = 0; k < io->type.rank; k++)

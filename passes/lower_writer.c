@@ -20,18 +20,18 @@ void qn_writer_init(qn_writer *w, qn_lowering *l, const char *name, qn_arena *sc
 /* ---- arguments ---- */
 
 /* What the program promises of an address: the workspace, the weights and states lie at multiples of 64 bytes; a caller's
- * buffers at multiples of their element. */
-static int alignment_of(const qn_program *p, int buffer)
+ * buffers at multiples of their element, of 16 bytes on a GPU. */
+static int alignment_of(const qn_program *p, int buffer, bool gpu)
 {
     const qn_pbuffer *b = &p->buffers[buffer];
     const int element = (int)qn_dtype_bytes(b->dtype);
     switch (b->place) {
     case QN_PLACE_ARENA:
     case QN_PLACE_WEIGHTS: return 64;
-    case QN_PLACE_IO: return element;
-    case QN_PLACE_SLOT: return alignment_of(p, b->base);
+    case QN_PLACE_IO: return gpu ? 16 : element;
+    case QN_PLACE_SLOT: return alignment_of(p, b->base, gpu);
     case QN_PLACE_VIEW: {
-        int align = alignment_of(p, b->base);
+        int align = alignment_of(p, b->base, gpu);
         while (align > element &&
                (!qn_dim_divisible(b->offset, align) || (b->stride && !qn_dim_divisible(b->stride, align))))
             align /= 2;
@@ -50,10 +50,13 @@ qn_kbuffer *qn_writer_argument(qn_writer *w, int buffer, bool read, bool written
             return w->arguments.items[i].kbuffer;
         }
     const qn_program *p = w->lowering->program;
+    const qn_machine *machine = w->lowering->options->machine;
+    const bool gpu = machine && machine->gpu;
     const qn_argument argument = { .buffer = buffer,
-                                   .kbuffer = qn_kernel_add_buffer(w->kernel, p->buffers[buffer].name,
-                                                                   qn_dtype_carrier(p->buffers[buffer].dtype),
-                                                                   read, written, alignment_of(p, buffer)) };
+                                   .kbuffer =
+                                       qn_kernel_add_buffer(w->kernel, p->buffers[buffer].name,
+                                                            qn_dtype_carrier(p->buffers[buffer].dtype), read,
+                                                            written, alignment_of(p, buffer, gpu)) };
     qn_vec_push(w->arena, &w->arguments, argument);
     return argument.kbuffer;
 }

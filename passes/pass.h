@@ -32,6 +32,7 @@ typedef struct qn_machine {
     int64_t l1_bytes, l2_bytes;
     int64_t l3_bytes;     /* that a group of cores shares; 0: unknown */
     int gpu_arch;         /* 90 for sm_90 */
+    int gpu_units;        /* multiprocessors of the largest GPU of that kind */
     const char *features; /* for keys and messages */
 } qn_machine;
 

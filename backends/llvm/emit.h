@@ -87,9 +87,11 @@ LLVMValueRef qn_llvm_divide_unchecked(const qn_emitter *e, qn_op fn, qn_ktype ty
 
 /* ---- memory.c ---- */
 
-/* How an access touches memory; element alignment, as nothing more is known. `tags` are put on the instruction. */
+/* How an access touches memory; element alignment where nothing more is known. `tags` are put on the instruction. */
 typedef struct qn_llvm_tags {
     LLVMValueRef alias_scope, noalias; /* metadata, or NULL */
+    unsigned align;                    /* of the address, in bytes; 0: of the element */
+    bool unchanging;                   /* nobody writes what is loaded while the kernel runs */
 } qn_llvm_tags;
 
 /* Contiguous lanes from `address` on. mask NULL: all; other NULL: zero. */
@@ -125,8 +127,10 @@ LLVMValueRef qn_llvm_tile_permission(const qn_emitter *e);
 
 /* Address spaces of NVPTX. */
 enum { QN_GPU_GLOBAL = 1, QN_GPU_SHARED = 3 };
+enum { QN_GPU_ACCESS = 16 }; /* bytes that a thread reads or writes at once */
 
-void qn_llvm_gpu_kernel(const qn_emitter *e, LLVMValueRef function, int threads); /* marks it as one */
+/* Marks it as a kernel of blocks of `threads`; by_thread: one that holds what it computes in registers. */
+void qn_llvm_gpu_kernel(const qn_emitter *e, LLVMValueRef function, int threads, bool by_thread);
 LLVMValueRef qn_llvm_gpu_thread(const qn_emitter *e); /* number in its block, i64 */
 LLVMValueRef qn_llvm_gpu_block(const qn_emitter *e);  /* number in the grid, i64 */
 void qn_llvm_gpu_barrier(const qn_emitter *e);

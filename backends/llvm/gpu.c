@@ -6,12 +6,16 @@
 
 enum { CALLING_CONVENTION = 71 }; /* a PTX kernel */
 
-void qn_llvm_gpu_kernel(const qn_emitter *e, LLVMValueRef function, int threads)
+void qn_llvm_gpu_kernel(const qn_emitter *e, LLVMValueRef function, int threads, bool by_thread)
 {
+    enum { REGISTERS = 1 << 16, MOST_REGISTERS = 128 /* of a thread: 16 warps a multiprocessor at least */ };
     char text[16];
     snprintf(text, sizeof text, "%d", threads);
     LLVMSetFunctionCallConv(function, CALLING_CONVENTION);
     qn_llvm_attribute(e, function, "nvvm.maxntid", text);
+    snprintf(text, sizeof text, "%d", REGISTERS / MOST_REGISTERS / threads);
+    if (by_thread)
+        qn_llvm_attribute(e, function, "nvvm.minctasm", text);
 }
 
 static LLVMValueRef special_register(const qn_emitter *e, const char *name)

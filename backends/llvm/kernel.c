@@ -1,6 +1,6 @@
 /* Kernels: kernel IR to LLVM IR, instruction by instruction.
  *
- *   void kernel(ptr noalias %args, i64 %task) {       on a GPU: of the grid's first block
+ *   void kernel(ptr noalias %args, i64 %task) {       on a GPU: of the grid's first block, and the arguments behind it
  *   entry:   local buffers, buffer addresses
  *   body:    straight code; a `for` becomes  test? -> loop (phis, bottom test) -> behind,  an `if` two blocks and phis
  *
@@ -10,6 +10,7 @@
 #include <string.h>
 
 #include "backends/llvm/emit.h"
+#include "ir/kernel_edit.h"
 #include "passes/lower.h"
 
 typedef struct lowering {
@@ -70,8 +71,16 @@ static int position(const lowering *s, const qn_kbuffer *buffer)
     QN_UNREACHABLE("kernel %s has no buffer %s", s->k->name, buffer->name);
 }
 
+/* On a GPU: are addresses and parameters the kernel's own? */
+static bool has_arguments(const lowering *s)
+{
+    return s->threads && s->k->n_buffers + s->k->n_params <= QN_GPU_ARGUMENTS;
+}
+
 static LLVMValueRef load_argument(const lowering *s, LLVMTypeRef type, int number)
 {
+    if (has_arguments(s))
+        return LLVMGetParam(s->function, (unsigned)(1 + number));
     LLVMValueRef index = qn_llvm_i64(s->e, number);
     LLVMValueRef at = LLVMBuildGEP2(s->e->builder, s->e->i64, s->args, &index, 1, "");
     LLVMValueRef value = LLVMBuildLoad2(s->e->builder, type, at, "");
@@ -87,7 +96,7 @@ static void place_buffers(lowering *s)
         const qn_kbuffer *buffer = s->k->buffers[i];
         if (buffer->space == QN_SPACE_ARGUMENT) {
             s->addresses[i] = load_argument(s, e->ptr, 1 + i);
-            if (s->threads)
+            if (s->threads && !has_arguments(s))
                 s->addresses[i] = qn_llvm_gpu_global(e, s->addresses[i]);
         } else if (buffer->space == QN_SPACE_SHARED && s->threads) {
             const char *name = qn_arena_printf(e->arena, "%s_shared%d", s->symbol, i);
@@ -166,10 +175,26 @@ static LLVMValueRef address(const lowering *s, const qn_kbuffer *buffer, const q
 
 /* ---- memory ---- */
 
+/* How the access may touch memory. On a GPU wide accesses are worth their proof of alignment, and what nobody writes while the
+ * kernel runs takes another way through the caches. */
+static qn_llvm_tags tags_of(const lowering *s, const qn_kinst *inst, qn_ktype type)
+{
+    qn_llvm_tags tags = s->tags[position(s, inst->buffer)];
+    const int64_t bytes = (int64_t)qn_dtype_bytes(type.dtype), multiple = inst->operands[0]->multiple;
+    if (!s->threads || inst->operands[0]->type.lanes > 1)
+        return tags;
+    int64_t align = bytes;
+    while (align < QN_GPU_ACCESS && 2 * align <= inst->buffer->align && multiple % (2 * align / bytes) == 0)
+        align *= 2;
+    tags.align = (unsigned)align;
+    tags.unchanging = inst->op == QN_K_LOAD && qn_kinst_is_pure(s->k, inst);
+    return tags;
+}
+
 static LLVMValueRef emit_load(lowering *s, const qn_kinst *inst)
 {
     qn_ktype type = inst->results[0].type;
-    qn_llvm_tags tags = s->tags[position(s, inst->buffer)];
+    qn_llvm_tags tags = tags_of(s, inst, type);
     LLVMValueRef mask = operand_or_null(s, inst, 1), other = operand_or_null(s, inst, 2);
     LLVMValueRef at = address(s, inst->buffer, inst->operands[0]);
     if (inst->operands[0]->type.lanes > 1)
@@ -202,7 +227,7 @@ static bool surely_nontemporal(const qn_kinst *inst, int64_t bytes)
 static void emit_store(lowering *s, const qn_kinst *inst)
 {
     qn_ktype type = inst->operands[1]->type;
-    qn_llvm_tags tags = s->tags[position(s, inst->buffer)];
+    qn_llvm_tags tags = tags_of(s, inst, type);
     LLVMValueRef value = operand(s, inst, 1), mask = operand_or_null(s, inst, 2);
     LLVMValueRef at = address(s, inst->buffer, inst->operands[0]);
     int64_t bytes;
@@ -243,6 +268,60 @@ static LLVMValueRef addresses_to_align(const lowering *s, const qn_kblock *block
 
 /* ---- arithmetic ---- */
 
+/* A GPU's registers have 32 bits: indices that are known to fit into one are computed so, and are numbers of 64 bits only where they
+ * become addresses. */
+static bool is_narrow(const lowering *s, const qn_kvalue *v)
+{
+    return s->threads && v->type.dtype == QUERN_I64 && v->type.lanes == 1 && v->min >= INT32_MIN &&
+           v->max <= INT32_MAX;
+}
+
+static LLVMValueRef narrow(const lowering *s, LLVMValueRef wide)
+{
+    if (LLVMIsASExtInst(wide) && LLVMTypeOf(LLVMGetOperand(wide, 0)) == s->e->i32)
+        return LLVMGetOperand(wide, 0);
+    return LLVMBuildTrunc(s->e->builder, wide, s->e->i32, "");
+}
+
+static LLVMValueRef widen(const lowering *s, LLVMValueRef x)
+{
+    return LLVMBuildSExt(s->e->builder, x, s->e->i64, "");
+}
+
+/* NULL: it needs 64 bits. */
+static LLVMValueRef emit_narrow(const lowering *s, const qn_kinst *inst)
+{
+    LLVMBuilderRef b = s->e->builder;
+    if (!is_narrow(s, &inst->results[0]) || !is_narrow(s, inst->operands[0]) ||
+        !is_narrow(s, inst->operands[1]) ||
+        !(inst->index_math || inst->fn == QN_OP_MIN || inst->fn == QN_OP_MAX))
+        return NULL;
+    LLVMValueRef x = narrow(s, operand(s, inst, 0)), y = narrow(s, operand(s, inst, 1));
+    const bool max = inst->fn == QN_OP_MAX;
+    switch (inst->fn) {
+    case QN_OP_ADD: return widen(s, LLVMBuildNSWAdd(b, x, y, ""));
+    case QN_OP_SUB: return widen(s, LLVMBuildNSWSub(b, x, y, ""));
+    case QN_OP_MUL: return widen(s, LLVMBuildNSWMul(b, x, y, ""));
+    case QN_OP_DIV: return widen(s, LLVMBuildUDiv(b, x, y, ""));
+    case QN_OP_REM: return widen(s, LLVMBuildURem(b, x, y, ""));
+    default:
+        return widen(s,
+                     LLVMBuildSelect(b, LLVMBuildICmp(b, max ? LLVMIntSGT : LLVMIntSLT, x, y, ""), x, y, ""));
+    }
+}
+
+static LLVMValueRef emit_compare(const lowering *s, const qn_kinst *inst)
+{
+    LLVMValueRef x = operand(s, inst, 0), y = operand(s, inst, 1);
+    qn_ktype type = inst->operands[0]->type;
+    if (is_narrow(s, inst->operands[0]) && is_narrow(s, inst->operands[1])) {
+        x = narrow(s, x);
+        y = narrow(s, y);
+        type.dtype = QUERN_I32;
+    }
+    return qn_llvm_compare(s->e, inst->direction, type, x, y);
+}
+
 /* Index arithmetic: known not to overflow, dividends >= 0, divisors > 0; 32-bit division where that is enough. */
 static LLVMValueRef emit_index_math(const lowering *s, const qn_kinst *inst)
 {
@@ -279,6 +358,9 @@ static LLVMValueRef emit_binary(const lowering *s, const qn_kinst *inst)
 {
     qn_ktype type = inst->operands[0]->type;
     LLVMValueRef x = operand(s, inst, 0), y = operand(s, inst, 1);
+    LLVMValueRef made = type.dtype == QUERN_I64 ? emit_narrow(s, inst) : NULL;
+    if (made)
+        return made;
     if (inst->index_math)
         return emit_index_math(s, inst);
     if ((inst->fn == QN_OP_DIV || inst->fn == QN_OP_REM) && is_fit_divisor(inst->operands[1]))
@@ -294,6 +376,7 @@ static LLVMValueRef emit_value(lowering *s, const qn_kinst *inst)
     case QN_K_CONST: return qn_llvm_constant(e, type, inst->imm);
     case QN_K_PARAM: return load_argument(s, e->i64, 1 + s->k->n_buffers + (int)inst->index);
     case QN_K_TASK: return s->task;
+    case QN_K_THREAD: return s->thread;
     case QN_K_UNARY: return qn_llvm_unary(e, inst->fn, inst->operands[0]->type, operand(s, inst, 0));
     case QN_K_BINARY: return emit_binary(s, inst);
     case QN_K_FMA: return qn_llvm_fma(e, type, operand(s, inst, 0), operand(s, inst, 1), operand(s, inst, 2));
@@ -301,9 +384,7 @@ static LLVMValueRef emit_value(lowering *s, const qn_kinst *inst)
         return qn_llvm_dot4(e, type, operand(s, inst, 0), operand(s, inst, 1), operand(s, inst, 2));
     case QN_K_DOT2:
         return qn_llvm_dot2(e, type, operand(s, inst, 0), operand(s, inst, 1), operand(s, inst, 2));
-    case QN_K_COMPARE:
-        return qn_llvm_compare(e, inst->direction, inst->operands[0]->type, operand(s, inst, 0),
-                               operand(s, inst, 1));
+    case QN_K_COMPARE: return emit_compare(s, inst);
     case QN_K_SELECT:
         return LLVMBuildSelect(e->builder, operand(s, inst, 0), operand(s, inst, 1), operand(s, inst, 2), "");
     case QN_K_CONVERT:
@@ -423,6 +504,14 @@ static void emit_thread_for(lowering *s, const qn_kinst *loop)
         set(s, &loop->results[i], phis[i]);
 }
 
+/* Its counter, also what it is behind the last iteration. */
+static bool counts_in_32(const lowering *s, const qn_kinst *loop)
+{
+    const qn_kvalue *high = loop->operands[1], *step = loop->operands[2];
+    return is_narrow(s, loop->operands[0]) && is_narrow(s, high) && is_narrow(s, step) &&
+           high->max + step->max <= INT32_MAX;
+}
+
 /* Tested at the bottom, and before the first iteration unless that surely happens. */
 static void emit_for(lowering *s, const qn_kinst *loop)
 {
@@ -440,6 +529,11 @@ static void emit_for(lowering *s, const qn_kinst *loop)
     LLVMValueRef low = operand(s, loop, 0), high = operand(s, loop, 1);
     bool surely = qn_k_proven_lt(loop->operands[0], loop->operands[1]);
     int n = loop->n_results;
+    const bool narrow_counter = counts_in_32(s, loop);
+    if (narrow_counter) {
+        low = narrow(s, low);
+        high = narrow(s, high);
+    }
     LLVMBasicBlockRef before = qn_llvm_here(e), behind = qn_llvm_block(e, "");
     LLVMBasicBlockRef head = qn_llvm_block(e, "loop");
     if (surely)
@@ -448,17 +542,17 @@ static void emit_for(lowering *s, const qn_kinst *loop)
         LLVMBuildCondBr(b, LLVMBuildICmp(b, LLVMIntSLT, low, high, ""), head, behind);
 
     qn_llvm_at(e, head);
-    LLVMValueRef counter = qn_llvm_phi(e, e->i64);
+    LLVMValueRef counter = qn_llvm_phi(e, narrow_counter ? e->i32 : e->i64), step = operand(s, loop, 2);
     qn_llvm_incoming(counter, low, before);
-    set(s, &body->arguments[0], counter);
     for (int i = 0; i < n; i++) {
         LLVMValueRef phi = qn_llvm_phi(e, qn_llvm_type(e, loop->results[i].type));
         qn_llvm_incoming(phi, operand(s, loop, 3 + i), before);
         set(s, &body->arguments[1 + i], phi);
     }
+    set(s, &body->arguments[0], narrow_counter ? widen(s, counter) : counter);
     emit_block(s, body);
     LLVMBasicBlockRef end = qn_llvm_here(e);
-    LLVMValueRef next = LLVMBuildNSWAdd(b, counter, operand(s, loop, 2), "");
+    LLVMValueRef next = LLVMBuildNSWAdd(b, counter, narrow_counter ? narrow(s, step) : step, "");
     LLVMBuildCondBr(b, LLVMBuildICmp(b, LLVMIntSLT, next, high, ""), head, behind);
     qn_llvm_incoming(counter, next, end);
     for (int i = 0; i < n; i++)
@@ -578,7 +672,7 @@ static void mark_fast(LLVMValueRef value)
 static void emit_store_once(lowering *s, const qn_kinst *inst)
 {
     const qn_emitter *e = s->e;
-    if (s->threads <= 1 || s->escape) {
+    if (s->threads <= 1 || s->escape || s->k->by_thread) {
         emit_store(s, inst);
         return;
     }
@@ -643,6 +737,18 @@ static void emit_version(lowering *s, bool aligned)
     end_task(s);
 }
 
+static void make_function(lowering *s)
+{
+    const qn_emitter *e = s->e;
+    const int n = has_arguments(s) ? s->k->n_buffers + s->k->n_params : 0;
+    LLVMTypeRef *types = QN_NEW_ARRAY(e->arena, LLVMTypeRef, 2 + n);
+    types[0] = e->ptr;
+    types[1] = e->i64;
+    for (int i = 0; i < n; i++)
+        types[2 + i] = i < s->k->n_buffers ? LLVMPointerTypeInContext(e->context, QN_GPU_GLOBAL) : e->i64;
+    s->function = qn_llvm_function(e, s->symbol, e->nothing, 2 + n, types);
+}
+
 static qn_status build(qn_emitter *e, void *user)
 {
     lowering *s = user;
@@ -650,10 +756,11 @@ static qn_status build(qn_emitter *e, void *user)
     s->values = QN_NEW_ARRAY(e->arena, LLVMValueRef, s->k->n_serials);
     s->addresses = QN_NEW_ARRAY(e->arena, LLVMValueRef, s->k->n_all_buffers);
     s->tags = QN_NEW_ARRAY(e->arena, qn_llvm_tags, s->k->n_all_buffers);
-    s->function = qn_llvm_function(e, s->symbol, e->nothing, 2, (LLVMTypeRef[]){ e->ptr, e->i64 });
-    if (e->target->isa == QN_ISA_NVPTX) {
+    if (e->target->isa == QN_ISA_NVPTX)
         s->threads = s->k->gpu_threads > 0 ? s->k->gpu_threads : 1;
-        qn_llvm_gpu_kernel(e, s->function, s->threads);
+    make_function(s);
+    if (s->threads) {
+        qn_llvm_gpu_kernel(e, s->function, s->threads, s->k->by_thread);
     } else {
         LLVMSetLinkage(s->function, LLVMWeakODRLinkage);
         LLVMSetVisibility(s->function, LLVMHiddenVisibility);

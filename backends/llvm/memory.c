@@ -1,4 +1,4 @@
-/* Loads, stores, gathers, scatters and prefetches. Addresses are aligned to their element and no more is known. */
+/* Loads, stores, gathers, scatters and prefetches. Addresses are aligned to their element, and to more where the tags say so. */
 #include "backends/llvm/emit.h"
 
 static void tag(const qn_emitter *e, LLVMValueRef inst, qn_llvm_tags tags)
@@ -7,6 +7,14 @@ static void tag(const qn_emitter *e, LLVMValueRef inst, qn_llvm_tags tags)
         LLVMSetMetadata(inst, LLVMGetMDKindIDInContext(e->context, "alias.scope", 11), tags.alias_scope);
     if (tags.noalias)
         LLVMSetMetadata(inst, LLVMGetMDKindIDInContext(e->context, "noalias", 7), tags.noalias);
+    if (tags.unchanging)
+        LLVMSetMetadata(inst, LLVMGetMDKindIDInContext(e->context, "invariant.load", 14),
+                        LLVMMetadataAsValue(e->context, LLVMMDNodeInContext2(e->context, NULL, 0)));
+}
+
+static unsigned align_of(qn_ktype type, qn_llvm_tags tags)
+{
+    return tags.align ? tags.align : (unsigned)qn_dtype_bytes(type.dtype);
 }
 
 /* ---- between memory and values: bool is a byte in memory ---- */
@@ -65,7 +73,7 @@ static LLVMValueRef other_in_memory(const qn_emitter *e, qn_ktype type, LLVMValu
 static LLVMValueRef load(const qn_emitter *e, qn_ktype type, LLVMValueRef address, qn_llvm_tags tags)
 {
     LLVMValueRef loaded = LLVMBuildLoad2(e->builder, qn_llvm_memory_type(e, type), address, "");
-    LLVMSetAlignment(loaded, (unsigned)qn_dtype_bytes(type.dtype));
+    LLVMSetAlignment(loaded, align_of(type, tags));
     tag(e, loaded, tags);
     return from_memory(e, type, loaded);
 }
@@ -74,7 +82,7 @@ static void store(const qn_emitter *e, qn_ktype type, LLVMValueRef address, LLVM
                   qn_llvm_tags tags)
 {
     LLVMValueRef inst = LLVMBuildStore(e->builder, to_memory(e, type, value), address);
-    LLVMSetAlignment(inst, (unsigned)qn_dtype_bytes(type.dtype));
+    LLVMSetAlignment(inst, align_of(type, tags));
     tag(e, inst, tags);
 }
 

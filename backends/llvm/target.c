@@ -208,6 +208,19 @@ static int gpu_arch(const char *name)
     return 0;
 }
 
+/* Multiprocessors, for cost models: of V100, T4, A100, A10, Orin, L40, H100, B200, … */
+static int gpu_units(int arch)
+{
+    static const struct {
+        int arch, units;
+    } known[] = { { 70, 80 }, { 72, 8 },  { 75, 40 },  { 80, 108 },
+                  { 86, 84 }, { 87, 16 }, { 89, 142 }, { 90, 132 } };
+    for (size_t i = 0; i < sizeof known / sizeof *known; i++)
+        if (known[i].arch == arch)
+            return known[i].units;
+    return 148;
+}
+
 static qn_status learn_gpu(qn_llvm_target *t, qn_diags *diags)
 {
     probe_job j = { .target = t };
@@ -223,6 +236,7 @@ static qn_status learn_gpu(qn_llvm_target *t, qn_diags *diags)
                         t->cpu, message[0] ? "; LLVM says: " : "", message);
     t->machine = (qn_machine){ .gpu = true,
                                .gpu_arch = arch,
+                               .gpu_units = gpu_units(arch),
                                .vector_bytes = t->vector_bytes,
                                .vector_registers = 32,
                                .fma = true,

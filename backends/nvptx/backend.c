@@ -1,7 +1,7 @@
 /* GPUs of NVIDIA: kernels as PTX text, through the code generator of backends/llvm, of which only leaves differ.
  *
- * A kernel in PTX has the CPU's signature and arguments:
- *   .entry kernel(.param .u64 args, .param .u64 first_task)     block b of the grid does task first_task + b
+ * A kernel in PTX has the CPU's arguments, but those behind args[0] by themselves where they are not too many:
+ *   .entry kernel(.param .u64 args, .param .u64 first_task, .param .u64 …)     block b of the grid does task first_task + b
  * and blocks of as many threads as `.maxntid` says. Programs are run by the host: driver/model_cuda.c. */
 #include "backends/llvm/emit.h"
 

@@ -187,12 +187,18 @@ int qn_cuda_function(qn_cuda *c, const char *name, void **out_function)
     return check(c, name, c->module_function(out_function, c->module, name));
 }
 
-int qn_cuda_launch(qn_cuda *c, void *function, qn_cuda_address args, int64_t tasks, int threads)
+int qn_cuda_launch(qn_cuda *c, void *function, qn_cuda_address args, int n, int64_t *more, int64_t tasks,
+                   int threads)
 {
+    int64_t first = 0;
+    void *parameters[2 + n];
     int status = enter(c);
-    for (int64_t first = 0; first < tasks && !status; first += MOST_BLOCKS) {
+    parameters[0] = &args;
+    parameters[1] = &first;
+    for (int i = 0; i < n; i++)
+        parameters[2 + i] = &more[i];
+    for (; first < tasks && !status; first += MOST_BLOCKS) {
         const unsigned blocks = (unsigned)(tasks - first < MOST_BLOCKS ? tasks - first : MOST_BLOCKS);
-        void *parameters[] = { &args, &first };
         status = check(c, "cuLaunchKernel",
                        c->launch(function, blocks, 1, 1, (unsigned)threads, 1, 1, 0, NULL, parameters, NULL));
     }

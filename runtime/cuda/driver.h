@@ -35,8 +35,9 @@ int qn_cuda_copy(qn_cuda *cuda, qn_cuda_address to, qn_cuda_address from, size_t
 /* From another GPU, behind all that was asked of either. */
 int qn_cuda_copy_between(qn_cuda *cuda, qn_cuda_address to, qn_cuda *from_cuda, qn_cuda_address from,
                          size_t bytes);
-/* The kernel with parameters (args, number of its first task), blocks of `threads`, one a task. */
-int qn_cuda_launch(qn_cuda *cuda, void *function, qn_cuda_address args, int64_t tasks, int threads);
+/* The kernel with parameters (args, number of its first task, n more), blocks of `threads`, one a task. */
+int qn_cuda_launch(qn_cuda *cuda, void *function, qn_cuda_address args, int n, int64_t *more, int64_t tasks,
+                   int threads);
 int qn_cuda_wait(qn_cuda *cuda);
 
 #endif

@@ -357,7 +357,10 @@ int cuLaunchKernel(void *launched, unsigned gx, unsigned gy, unsigned gz, unsign
                    unsigned bz, unsigned shared, void *stream, void **parameters, void **extra)
 {
     const function *f = launched;
-    const uint64_t params[] = { *(uint64_t *)parameters[0], *(uint64_t *)parameters[1] };
+    const int n = ptx_params(f->kernel);
+    uint64_t params[n];
+    for (int i = 0; i < n; i++)
+        params[i] = *(uint64_t *)parameters[i];
     const char *fail = getenv("FAKE_CUDA_FAIL");
     say("launch blocks %u threads %u\n", gx, bx);
     if (gx == 0 || gy != 1 || gz != 1 || by != 1 || bz != 1 || shared || stream || extra || !current)

@@ -17,6 +17,7 @@ ptx_module *ptx_parse(const char *text, char *error);
 void ptx_free(ptx_module *module);
 const ptx_kernel *ptx_find(const ptx_module *module, const char *name);
 int ptx_threads(const ptx_kernel *kernel); /* .maxntid */
+int ptx_params(const ptx_kernel *kernel);  /* each of 8 bytes */
 
 /* One block. `reach` gives the host's address of device memory, NULL where there is none of that size. `backwards`: the last
  * thread goes first, which must make no difference. */

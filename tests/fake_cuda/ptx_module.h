@@ -63,11 +63,14 @@ typedef enum space { GENERIC, GLOBAL, SHARED, LOCAL, PARAM } space;
 typedef enum rounding { TO_NEAREST, TO_ZERO, DOWN, UP } rounding;
 
 typedef enum operand_kind { REGISTER, IMMEDIATE, MEMORY, VECTOR, LABEL, SPECIAL, SINK } operand_kind;
+enum { NOBODY = -1, NUMBER = -2 };
+
 typedef struct operand {
     operand_kind kind;
     int reg;         /* of REGISTER and MEMORY; -1: MEMORY without one. SPECIAL: which. LABEL: where */
     uint64_t value;  /* IMMEDIATE; added to the register */
-    int n, parts[4]; /* VECTOR, of registers; -1: `_` */
+    int n, parts[4]; /* VECTOR, of registers; NOBODY: `_`; NUMBER: values[i] */
+    uint64_t values[4];
 } operand;
 
 typedef struct inst {
@@ -90,17 +93,19 @@ typedef struct symbol {
     struct symbol *next;
 } symbol;
 
-typedef struct reg {
-    char name[200];
-} reg;
+typedef struct registers { /* "%r<8>": %r0 … %r7; or one of just that name */
+    char name[160];
+    bool numbered;
+    int first, n;
+} registers;
 
 struct ptx_kernel {
     char name[160];
     ptx_module *module;
     int threads, n_params;
     size_t shared_bytes, local_bytes;
-    int n_regs, n, capacity;
-    reg *regs;
+    int n_regs, n_kinds, n, capacity;
+    registers *regs;
     inst *code;
     symbol *symbols;
     ptx_kernel *next;

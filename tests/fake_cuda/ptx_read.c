@@ -93,16 +93,28 @@ static symbol *find_symbol(symbol *s, const char *name)
 
 static int find_register(const ptx_kernel *k, const char *name)
 {
-    for (int i = k->n_regs - 1; i >= 0; i--)
-        if (strcmp(k->regs[i].name, name) == 0)
-            return i;
+    size_t letters = strlen(name);
+    while (letters > 0 && isdigit((unsigned char)name[letters - 1]))
+        letters--;
+    for (int i = k->n_kinds - 1; i >= 0; i--) {
+        const registers *r = &k->regs[i];
+        if (!r->numbered && strcmp(r->name, name) == 0)
+            return r->first;
+        const int number = atoi(name + letters);
+        if (r->numbered && name[letters] && strlen(r->name) == letters &&
+            strncmp(r->name, name, letters) == 0 && number < r->n)
+            return r->first + number;
+    }
     return -1;
 }
 
-static void add_register(ptx_kernel *k, const char *name)
+static void add_registers(ptx_kernel *k, const char *name, bool numbered, int n)
 {
-    k->regs = realloc(k->regs, (size_t)(k->n_regs + 1) * sizeof *k->regs);
-    strcpy(k->regs[k->n_regs++].name, name);
+    k->regs = realloc(k->regs, (size_t)(k->n_kinds + 1) * sizeof *k->regs);
+    registers *r = &k->regs[k->n_kinds++];
+    *r = (registers){ .numbered = numbered, .first = k->n_regs, .n = n };
+    snprintf(r->name, sizeof r->name, "%s", name);
+    k->n_regs += n;
 }
 
 static int place_of(reader *r, const char *name)
@@ -136,11 +148,11 @@ static bool read_type(const char *name, type *out)
 /* ".b32 %r<8>", ".b64 %SP" */
 static bool read_registers(reader *r)
 {
-    char kind[160], name[160], numbered[200]; /* a reg's name */
+    char kind[160], name[160];
     if (!word(r, kind) || !word(r, name))
         return false;
     if (!accept(r, "<")) {
-        add_register(r->kernel, name);
+        add_registers(r->kernel, name, false, 1);
         return expect(r, ";");
     }
     char *end;
@@ -148,10 +160,7 @@ static bool read_registers(reader *r)
     r->at = end;
     if (n > MOST_REGISTERS)
         return fail(r, "too many registers");
-    for (long i = 0; i < n; i++) {
-        snprintf(numbered, sizeof numbered, "%s%ld", name, i);
-        add_register(r->kernel, numbered);
-    }
+    add_registers(r->kernel, name, true, (int)n);
     return expect(r, ">") && expect(r, ";");
 }
 
@@ -271,9 +280,13 @@ static bool read_operand(reader *r, operand *out)
         *out = (operand){ .kind = VECTOR };
         do {
             operand part;
-            if (out->n == 4 || !read_operand(r, &part) || (part.kind != REGISTER && part.kind != SINK))
-                return fail(r, "a vector has up to 4 registers");
-            out->parts[out->n++] = part.kind == REGISTER ? part.reg : -1;
+            if (out->n == 4 || !read_operand(r, &part) ||
+                (part.kind != REGISTER && part.kind != SINK && part.kind != IMMEDIATE))
+                return fail(r, "a vector has up to 4 registers or numbers");
+            out->values[out->n] = part.value;
+            out->parts[out->n++] = part.kind == REGISTER    ? part.reg
+                                   : part.kind == IMMEDIATE ? NUMBER
+                                                            : NOBODY;
         } while (accept(r, ","));
         return expect(r, "}");
     }
@@ -545,4 +558,9 @@ const ptx_kernel *ptx_find(const ptx_module *m, const char *name)
 int ptx_threads(const ptx_kernel *k)
 {
     return k->threads;
+}
+
+int ptx_params(const ptx_kernel *k)
+{
+    return k->n_params;
 }

@@ -326,6 +326,11 @@ static void set(const block *b, thread *t, const operand *x, uint64_t to)
         t->regs[x->reg] = to;
 }
 
+static uint64_t part(const thread *t, const operand *vector, int i)
+{
+    return vector->parts[i] == NUMBER ? vector->values[i] : t->regs[vector->parts[i]];
+}
+
 static void transfer(block *b, thread *t, const inst *i)
 {
     const operand *at = &i->x[i->op == ST ? 0 : 1], *what = &i->x[i->op == ST ? 1 : 0];
@@ -340,7 +345,7 @@ static void transfer(block *b, thread *t, const inst *i)
         uint64_t bits = 0;
         const int reg = i->n_vector ? what->parts[k] : -1;
         if (i->op == ST) {
-            bits = i->n_vector ? t->regs[reg] : value(b, t, what);
+            bits = i->n_vector ? part(t, what, k) : value(b, t, what);
             memcpy(data + (size_t)k * size, &bits, size);
             continue;
         }
@@ -361,7 +366,7 @@ static void move(block *b, thread *t, const inst *i)
     uint64_t bits = 0;
     if (from->kind == VECTOR)
         for (int k = 0; k < from->n; k++)
-            bits |= low_bits(t->regs[from->parts[k]], i->type.bits / from->n) << (k * i->type.bits / from->n);
+            bits |= low_bits(part(t, from, k), i->type.bits / from->n) << (k * i->type.bits / from->n);
     else
         bits = value(b, t, from);
     if (to->kind != VECTOR)
@@ -452,7 +457,14 @@ bool ptx_run(const ptx_kernel *k, unsigned number, int n_threads, bool backwards
         .k = k, .number = number, .n_threads = n_threads, .params = params, .reach = reach, .error = error
     };
     thread *threads = calloc((size_t)n_threads, sizeof *threads);
-    uint64_t *regs = calloc((size_t)n_threads * (size_t)(k->n_regs + 1), sizeof *regs);
+    static uint64_t
+        *regs; /* one block runs at a time; fresh memory each time would cost more than the block */
+    static size_t room;
+    if ((size_t)n_threads * (size_t)(k->n_regs + 1) > room) {
+        room = (size_t)n_threads * (size_t)(k->n_regs + 1);
+        free(regs);
+        regs = calloc(room, sizeof *regs);
+    }
     unsigned char *local = calloc((size_t)n_threads, k->local_bytes + 1);
     b.shared = malloc(k->shared_bytes + 1);
     memset(b.shared, 0xa5, k->shared_bytes + 1); /* it holds anything */
@@ -471,7 +483,6 @@ bool ptx_run(const ptx_kernel *k, unsigned number, int n_threads, bool backwards
     }
     free(b.shared);
     free(local);
-    free(regs);
     free(threads);
     return !b.failed;
 }

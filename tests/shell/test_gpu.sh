@@ -40,7 +40,7 @@ FAKE_CUDA_DEVICES=0 expect 1 'there is no GPU here: the driver finds none; use -
     "$quern" run xor.qn --target cuda
 rm -f log
 expect 0 'y f32\[600\]' "$quern" run xor.qn --target cuda --dim batch=600
-[ "$(tr '\n' ';' < log)" = "module;alloc 128;in 128;alloc 12544;in 8;in 4800;in 24;launch blocks 3 threads 256;in 24;\
+[ "$(tr '\n' ';' < log)" = "module;alloc 128;in 128;alloc 12544;in 8;in 4800;launch blocks 3 threads 256;\
 launch blocks 2 threads 256;out 2400;free;free;unload;release;" ] || fail "the calls are: $(cat log)"
 expect 0 '' "$quern" run xor.qn --dim batch=600 --output y=y.npy
 for backwards in "" 1; do

@@ -514,10 +514,10 @@ static void test_what_is_asked_of_the_driver(void **state)
     ok(quern_device_wait("cuda"));
     unsetenv("FAKE_CUDA_LOG");
     assert_true(value == 599 * 4);
-    /* add: memory for the result and for what the kernel is told, args[0], arguments; mul: the same, with the number, and the
-     * second memory again; the value */
-    assert_string_equal(calls_since(path, 0), "alloc 2560;alloc 512;in 8;in 24;launch blocks 1 threads 256;"
-                                              "alloc 2560;in 8;in 8;in 32;launch blocks 1 threads 256;"
+    /* add: memory for the result and for what kernels tell, args[0]; mul: the same, with the number, and the second memory
+     * again; the value */
+    assert_string_equal(calls_since(path, 0), "alloc 2560;alloc 512;in 8;launch blocks 1 threads 256;"
+                                              "alloc 2560;in 8;in 8;launch blocks 1 threads 256;"
                                               "out 4;wait;");
     remove(path);
 }
