@@ -207,6 +207,80 @@ static void test_models(void **state)
     module_end(&m, "models");
 }
 
+/* ---- products ---- */
+
+typedef struct product {
+    const char *dims, *x, *y, *result, *axes; /* shapes as text; axes: batch and contracted ones of x and y */
+    const char *after;                        /* what follows %p, up to %r; "": nothing */
+    int threads;                              /* of the template's kernel */
+} product;
+
+#define PLAIN "x_batch = [], x_contract = [1], y_batch = [], y_contract = [0]"
+#define TURNED "x_batch = [], x_contract = [0], y_batch = [], y_contract = [1]"
+
+static const product products[] = {
+    { "", "f32[70, 37]", "f32[37, 90]", "f32[70, 90]", PLAIN, "", 64 },
+    { "", "f32[64, 64]", "f32[64, 96]", "f32[64, 96]", PLAIN, "", 64 },
+    { "", "f32[20, 130]", "f32[132, 20]", "f32[130, 132]", TURNED, "", 64 },
+    { "", "f32[9, 12]", "f32[12, 8]", "f32[9, 8]", PLAIN, "", 64 },
+    { "", "f32[3, 33, 48]", "f32[3, 48, 40]", "f32[3, 33, 40]",
+      "x_batch = [0], x_contract = [2], y_batch = [0], y_contract = [1]", "", 64 },
+    { "", "f32[33, 3, 48]", "f32[48, 40, 3]", "f32[3, 33, 40]",
+      "x_batch = [1], x_contract = [2], y_batch = [2], y_contract = [0]", "", 64 },
+    { "", "f32[4, 10, 6, 8]", "f32[6, 8, 36]", "f32[4, 10, 36]",
+      "x_batch = [], x_contract = [2, 3], y_batch = [], y_contract = [0, 1]", "", 64 },
+    { "", "f32[16, 6, 8]", "f32[6, 4, 8, 9]", "f32[16, 4, 9]",
+      "x_batch = [], x_contract = [2, 1], y_batch = [], y_contract = [2, 0]", "", 64 },
+    { "dims n: 1..100\n", "f32[n, 64]", "f32[64, 72]", "f32[n, 72]", PLAIN, "", 64 },
+    { "dims n: 1..100\n", "f32[40, n]", "f32[n, 72]", "f32[40, 72]", PLAIN, "", 64 },
+    { "", "f16[24, 40]", "f16[40, 24]", "f16[24, 24]", PLAIN, "", 64 },
+    { "", "bf16[24, 41]", "bf16[41, 24]", "bf16[24, 24]", PLAIN, "", 64 },
+    { "", "f32[36, 40]", "f32[40, 72]", "f32[36, 72]", PLAIN,
+      "  %1 = broadcast %b {axes = [1], dims = [36, 72]} : f32[36, 72]\n"
+      "  %2 = add %p, %1 : f32[36, 72]\n"
+      "  %3 = gelu %2 : f32[36, 72]\n"
+      "  %r = add %3, %c : f32[36, 72]\n",
+      64 },
+    { "", "f32[1010, 20]", "f32[20, 1000]", "f32[1010, 1000]", PLAIN, "", 128 },
+    { "", "f32[1000, 16]", "f32[16, 1280]", "f32[1000, 1280]", PLAIN, "", 256 },
+};
+
+/* The template has them all, and says what each thread does. */
+static void test_products(void **state)
+{
+    (void)state;
+    module m = module_begin();
+    n_run = 0;
+    for (size_t i = 0; i < sizeof products / sizeof *products; i++) {
+        const product *p = &products[i];
+        qn_arena *arena = qn_arena_new();
+        qn_diags diags;
+        qn_module *parsed;
+        qn_program *program;
+        qn_machine machine;
+        qn_diags_init(&diags, arena);
+        const char *more = *p->after ? ", %b: f32[72], %c: f32[36, 72]" : "";
+        const char *text = qn_arena_printf(arena,
+                                           "%sgraph @main(%%x: %s, %%y: %s%s) -> %s {\n  %%p = dot_general "
+                                           "%%x, %%y {%s} : %s\n%s  return %%%s\n}\n",
+                                           p->dims, p->x, p->y, more, p->result, p->axes, p->result, p->after,
+                                           *p->after ? "r" : "p");
+        if (qn_text_parse(text, strlen(text), "product.qn", &parsed, &diags))
+            fail_msg("%s\n%s", qn_diags_text(&diags, arena), text);
+        const qn_pass_options options = gpu_options(&machine, arena, &diags);
+        assert_int_equal(qn_lower(qn_module_find(parsed, "main"), &options, arena, &program, &diags),
+                         QUERN_OK);
+        assert_int_equal(program->n_kernels, 1);
+        if (!program->kernels[0]->by_thread || program->kernels[0]->gpu_threads != p->threads)
+            fail_msg("%d threads%s for\n%s", program->kernels[0]->gpu_threads,
+                     program->kernels[0]->by_thread ? "" : ", not the template's,", text);
+        check_graph(&m, text, qn_module_find(parsed, "main"), i);
+        qn_module_free(parsed);
+        qn_arena_free(arena);
+    }
+    module_end(&m, "products");
+}
+
 /* ---- whatever lowering writes ---- */
 
 static void random_graphs(const char *what, int flags, int first, int count)
@@ -299,9 +373,10 @@ int main(void)
 {
     setenv("QUERN_CUDA_LIBRARY", QN_FAKE_CUDA, 1);
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_models),     cmocka_unit_test(test_elementwise),
-        cmocka_unit_test(test_reductions), cmocka_unit_test(test_indices),
-        cmocka_unit_test(test_mapping),    cmocka_unit_test(test_unknown_gpu),
+        cmocka_unit_test(test_models),      cmocka_unit_test(test_products),
+        cmocka_unit_test(test_elementwise), cmocka_unit_test(test_reductions),
+        cmocka_unit_test(test_indices),     cmocka_unit_test(test_mapping),
+        cmocka_unit_test(test_unknown_gpu),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -1,0 +1,483 @@
+/* The template for products on GPUs: a block of threads computes a tile of the result, each thread 8 x 8 elements of it in registers.
+ *
+ *   block: one tile of rows x columns of one batch
+ *     the first STEP of k of both sides -> shared memory
+ *     for each STEP of k
+ *       the next STEP of both sides -> registers, four elements at a time where they lie so
+ *       for each k of this one: rows and columns from shared memory, sums += row * column
+ *       what came of the next one -> the other half of shared memory                     barrier
+ *     what follows element by element, on each thread's sums; stores
+ *
+ *   a thread's rows and columns:  fours that lie THREADS_DOWN * 4 and THREADS_ACROSS * 4 apart, so that a warp reads 16 and 32
+ *   elements in a row from shared memory, which no two of its threads take from the same bank at different places.
+ *
+ * In shared memory both sides lie k by k. A side that lies along k in memory is turned as it comes; its lines have PAD elements
+ * more, so that what a warp writes goes to different banks. Rows and columns beyond the last are copies of the last, k beyond the
+ * last is 0 on both sides: no branch is in the way of the loads. Sums are those of the reference, k after k.
+ *
+ * Tiles are numbered in bands of BAND rows, so that those that run together share what the second cache holds. */
+#include <math.h>
+
+#include "passes/lower.h"
+
+enum {
+    STEP = 16, /* of k */
+    PAD = 4,
+    FOUR = 4,
+    WARP = 32,
+    THREADS_DOWN = 4, /* of a warp */
+    THREADS_ACROSS = WARP / THREADS_DOWN,
+    BAND = 8,
+    MOST_SUMS = 64,
+    LEAST_EXTENT = 8, /* of rows, columns and k: below, one thread an element is as good */
+};
+
+/* Shapes of tiles. A thread of a smaller one multiplies less often for each element that it reads: `speed` is what is left. */
+typedef struct shape {
+    int rows, cols, thread_rows, thread_cols;
+    double speed;
+} shape;
+
+static const shape shapes[] = {
+    { 128, 128, 8, 8, 1.0 }, { 128, 64, 8, 8, 0.85 }, { 64, 64, 8, 4, 0.65 }, { 32, 32, 4, 4, 0.4 }
+};
+enum { N_SHAPES = sizeof shapes / sizeof *shapes };
+
+typedef struct side {
+    const qn_value *value;
+    qn_kbuffer *from, *tile;
+    int extent;       /* of the tile: rows of x, columns of y */
+    bool along_k;     /* fours of it lie along k, else along its rows or columns */
+    bool wide;        /* and begin at multiples of four elements */
+    qn_dim free;      /* rows or columns of a batch */
+    qn_dim var;       /* one of them */
+    qn_dim linear;    /* element of `from`, by batch, var and k */
+    qn_kvalue *first; /* of the block */
+} side;
+
+typedef struct gemm {
+    qn_writer w;
+    const qn_group *group;
+    const shape *shape;
+    int threads;
+    side sides[2];
+    qn_dim batch, k; /* extents */
+    qn_dim batch_var, k_var;
+    int rank, n_row_dims; /* of the result; batch and rows are its first ones */
+    qn_dim dims[QN_MAX_RANK];
+    qn_dim row_var, col_var;                               /* of all batches; of the result */
+    bool whole_k;                                          /* k is a multiple of STEP */
+    qn_kvalue *thread, *batch_value, *k_value, *row, *col; /* row, col: the thread's first in the tile */
+    qn_kvalue *now;                                        /* the sum that is being finished */
+} gemm;
+
+#define INDEX(c) qn_kb_index(&g->w.b, (c))
+#define ADD(a, c) qn_kb_iadd(&g->w.b, (a), (c))
+#define MUL(a, c) qn_kb_imul(&g->w.b, (a), (c))
+#define DIV(a, c) qn_kb_idiv(&g->w.b, (a), (c))
+#define MOD(a, c) qn_kb_imod(&g->w.b, (a), (c))
+#define MIN(a, c) qn_kb_imin(&g->w.b, (a), (c))
+
+/* ---- what it takes ---- */
+
+static bool sums_in_f32(qn_dtype dtype)
+{
+    return dtype == QUERN_F32 || dtype == QUERN_F16 || dtype == QUERN_BF16;
+}
+
+static double likely(const qn_type *type, int n, const int64_t *axes)
+{
+    double product = 1;
+    for (int i = 0; i < n; i++)
+        product *= qn_likely_extent(type->dims[axes[i]]);
+    return product;
+}
+
+static bool matches(const qn_group *group, const qn_pass_options *options)
+{
+    const qn_node *root = group->root;
+    if (group->kind != QN_GROUP_CONTRACTION || !options->machine || !options->machine->gpu ||
+        root->op != QN_OP_DOT_GENERAL || !sums_in_f32(root->results[0].type.dtype))
+        return false;
+    for (int i = 0; i < 2; i++) {
+        const qn_type *type = &root->operands[i]->type;
+        const qn_dot_side s = qn_dot_side_of(root, i);
+        if (!sums_in_f32(type->dtype) || likely(type, s.n_free, s.free) < LEAST_EXTENT ||
+            likely(type, s.n_contract, s.contract) < LEAST_EXTENT)
+            return false;
+        for (int k = 0; k < s.n_contract; k++)
+            if (type->dims[s.contract[k]]->min < 1)
+                return false;
+    }
+    for (int i = 0; i < group->n_nodes; i++) /* a check would leave the other threads waiting */
+        if (qn_ix_moves(group->nodes[i]) && qn_ix_data_count(group->nodes[i]) > 0)
+            return false;
+    return true;
+}
+
+/* The shape with the least work for the busiest multiprocessor. */
+static const shape *choose(const gemm *g)
+{
+    const double rows = qn_likely_extent(g->sides[0].free), cols = qn_likely_extent(g->sides[1].free),
+                 units = g->w.lowering->options->machine->gpu_units;
+    const shape *best = NULL;
+    double least = 0;
+    for (int i = 0; i < N_SHAPES; i++) {
+        const shape *s = &shapes[i];
+        const double blocks = qn_likely_extent(g->batch) * ceil(rows / s->rows) * ceil(cols / s->cols);
+        const double time = ceil(blocks / units) * s->rows * s->cols / s->speed;
+        if (!best || time < least) {
+            best = s;
+            least = time;
+        }
+    }
+    return best;
+}
+
+/* ---- from memory to shared memory ---- */
+
+static void set(gemm *g, qn_dim var, qn_kvalue *value)
+{
+    if (var->kind == QN_DIM_SYMBOL)
+        qn_ispace_var_of(&g->w.space, var)->value = value;
+}
+
+/* Four of a side that a thread brings: `count` times THREADS of them make a tile. */
+typedef struct four {
+    qn_kvalue *free, *k; /* of the first, in the tile */
+} four;
+
+/* Of a side that lies along k, two neighbours in a line, so that a warp reads whole sectors of 32 bytes from 16 lines and writes
+ * them to 32 banks; else neighbours along the line. */
+static four four_of(gemm *g, const side *s, int number)
+{
+    qn_kvalue *n = ADD(g->thread, INDEX((int64_t)number * g->threads));
+    if (!s->along_k)
+        return (four){ MUL(MOD(n, INDEX(s->extent / FOUR)), INDEX(FOUR)), DIV(n, INDEX(s->extent / FOUR)) };
+    qn_kvalue *pair = DIV(n, INDEX(2 * (int64_t)s->extent));
+    return (four){ MOD(DIV(n, INDEX(2)), INDEX(s->extent)),
+                   MUL(ADD(MUL(pair, INDEX(2)), MOD(n, INDEX(2))), INDEX(FOUR)) };
+}
+
+/* `lanes` elements from k on; 0 where there is no such k. */
+static qn_kvalue *bring(gemm *g, const side *s, qn_kvalue *free, qn_kvalue *k, int lanes)
+{
+    qn_kbuilder *b = &g->w.b;
+    qn_kvalue *last = ADD(qn_writer_index(&g->w, s->free), INDEX(s->along_k ? -1 : -lanes));
+    set(g, s->var, MIN(ADD(s->first, free), last));
+    set(g, g->k_var, k);
+    qn_kvalue *at = qn_writer_index(&g->w, s->linear),
+              *inside = g->whole_k ? NULL : qn_kb_compare(b, QN_LT, k, g->k_value);
+    if (inside)
+        at = qn_kb_select(b, inside, at, INDEX(0));
+    qn_kvalue *x = qn_kb_convert(b, QUERN_F32, qn_kb_load(b, s->from, at, lanes));
+    if (inside)
+        x = qn_kb_select(b, qn_kb_splat(b, inside, lanes), x,
+                         qn_kb_float(b, (qn_ktype){ QUERN_F32, lanes }, 0));
+    return x;
+}
+
+/* out: the fours of this thread of the STEP from k on, each one value or four. */
+static void bring_step(gemm *g, const side *s, qn_kvalue *k, qn_kvalue **out)
+{
+    const int n = s->extent * STEP / FOUR / g->threads;
+    for (int i = 0; i < n; i++) {
+        const four f = four_of(g, s, i);
+        for (int e = 0; e < (s->wide ? 1 : FOUR); e++)
+            out[FOUR * i + e] = bring(g, s, s->along_k ? f.free : ADD(f.free, INDEX(e)),
+                                      ADD(k, ADD(f.k, INDEX(s->along_k ? e : 0))), s->wide ? FOUR : 1);
+    }
+}
+
+static int line(const side *s)
+{
+    return s->extent + PAD;
+}
+
+/* `half`: where that half of the tile begins */
+static void put_step(gemm *g, const side *s, qn_kvalue *half, qn_kvalue *const *brought)
+{
+    qn_kbuilder *b = &g->w.b;
+    const int n = s->extent * STEP / FOUR / g->threads;
+    for (int i = 0; i < n; i++) {
+        const four f = four_of(g, s, i);
+        qn_kvalue *at = ADD(half, ADD(MUL(f.k, INDEX(line(s))), f.free));
+        qn_kvalue *const *x = &brought[FOUR * i];
+        if (s->wide && !s->along_k) {
+            qn_kb_store(b, s->tile, at, x[0], NULL);
+            continue;
+        }
+        for (int e = 0; e < FOUR; e++)
+            qn_kb_store(b, s->tile, ADD(at, INDEX((int64_t)e * (s->along_k ? line(s) : 1))),
+                        s->wide ? qn_kb_extract(b, x[0], e) : x[e], NULL);
+    }
+}
+
+static qn_kvalue *half_of(gemm *g, const side *s, qn_kvalue *step)
+{
+    return MUL(MOD(step, INDEX(2)), INDEX((int64_t)STEP * line(s)));
+}
+
+/* ---- sums ---- */
+
+/* One k's elements of a side for this thread, from its place in the tile on: fours that lie `apart`. */
+static void take(gemm *g, const side *s, qn_kvalue *at, int n, int apart, qn_kvalue **out)
+{
+    qn_kbuilder *b = &g->w.b;
+    for (int i = 0; i < n; i += FOUR) {
+        qn_kvalue *x = qn_kb_load(b, s->tile, ADD(at, INDEX(i / FOUR * apart)), FOUR);
+        for (int e = 0; e < FOUR; e++)
+            out[i + e] = qn_kb_extract(b, x, e);
+    }
+}
+
+/* sums += of the STEP that lies in shared memory */
+static void multiply(gemm *g, qn_kvalue *const *halves, qn_kvalue **sums)
+{
+    qn_writer *w = &g->w;
+    qn_kbuilder *b = &w->b;
+    const int rows = g->shape->thread_rows, cols = g->shape->thread_cols;
+    qn_kinst *loop = qn_kb_for(b, INDEX(0), INDEX(STEP), INDEX(1), QN_TAG_UNROLL, rows * cols, sums, NULL);
+    qn_kvalue *k = &loop->blocks[0]->arguments[0], *x[8], *y[8];
+    const side *xs = &g->sides[0], *ys = &g->sides[1];
+    take(g, xs, ADD(ADD(halves[0], g->row), MUL(k, INDEX(line(xs)))), rows, FOUR * THREADS_DOWN, x);
+    take(g, ys, ADD(ADD(halves[1], g->col), MUL(k, INDEX(line(ys)))), cols, FOUR * THREADS_ACROSS, y);
+    for (int i = 0; i < rows; i++)
+        for (int j = 0; j < cols; j++)
+            sums[i * cols + j] = qn_writer_combine(w, QN_SUM, &loop->blocks[0]->arguments[1 + i * cols + j],
+                                                   qn_kb_binary(b, QN_OP_MUL, x[i], y[j]));
+    qn_kb_end_for(b, loop, sums);
+    for (int i = 0; i < rows * cols; i++)
+        sums[i] = &loop->results[i];
+}
+
+static void compute_sums(gemm *g, qn_kvalue **sums)
+{
+    qn_kbuilder *b = &g->w.b;
+    const int n = g->shape->thread_rows * g->shape->thread_cols;
+    qn_kvalue *brought[2][MOST_SUMS], *halves[2], *zero = qn_kb_float(b, (qn_ktype){ QUERN_F32, 1 }, 0);
+    for (int i = 0; i < 2; i++) {
+        bring_step(g, &g->sides[i], INDEX(0), brought[i]);
+        put_step(g, &g->sides[i], INDEX(0), brought[i]);
+    }
+    qn_kb_barrier(b);
+    for (int i = 0; i < n; i++)
+        sums[i] = zero;
+    qn_kvalue *steps = DIV(ADD(g->k_value, INDEX(STEP - 1)), INDEX(STEP));
+    qn_kinst *loop = qn_kb_for(b, INDEX(0), steps, INDEX(1), QN_TAG_SERIAL, n, sums, NULL);
+    qn_kvalue *step = &loop->blocks[0]->arguments[0], *next = ADD(step, INDEX(1)),
+              *k = MUL(next, INDEX(STEP));
+    for (int i = 0; i < n; i++)
+        sums[i] = &loop->blocks[0]->arguments[1 + i];
+    if (g->whole_k) /* behind the last step: it again */
+        k = MIN(k, ADD(g->k_value, INDEX(-STEP)));
+    for (int i = 0; i < 2; i++) {
+        halves[i] = half_of(g, &g->sides[i], step);
+        bring_step(g, &g->sides[i], k, brought[i]);
+    }
+    multiply(g, halves, sums);
+    for (int i = 0; i < 2; i++)
+        put_step(g, &g->sides[i], half_of(g, &g->sides[i], next), brought[i]);
+    qn_kb_barrier(b);
+    qn_kb_end_for(b, loop, sums);
+    for (int i = 0; i < n; i++)
+        sums[i] = &loop->results[i];
+}
+
+/* ---- what follows ---- */
+
+static qn_kvalue *fetch_sum(qn_writer *w, void *user, const qn_value *value, const qn_dim *index)
+{
+    gemm *g = user;
+    (void)index;
+    return qn_kb_convert(&w->b, value->type.dtype, g->now);
+}
+
+/* The group's outputs at the variables row and col. */
+static void store_element(gemm *g, qn_kvalue *col, qn_kvalue *sum)
+{
+    qn_writer *w = &g->w;
+    qn_dim index[QN_MAX_RANK];
+    const size_t mark = qn_writer_mark(w);
+    w->section++; /* other elements than before */
+    set(g, g->col_var, col);
+    g->now = sum;
+    qn_ix_split(&w->space, g->row_var, g->n_row_dims, g->dims, index);
+    qn_ix_split(&w->space, g->col_var, g->rank - g->n_row_dims, g->dims + g->n_row_dims,
+                index + g->n_row_dims);
+    qn_writer_store_outputs(w, g->group, g->rank, g->dims, index);
+    qn_writer_forget(w, mark);
+}
+
+/* a, or NULL where it surely holds. */
+static qn_kvalue *below(gemm *g, qn_kvalue *x, qn_kvalue *end, bool surely)
+{
+    return surely ? NULL : qn_kb_compare(&g->w.b, QN_LT, x, end);
+}
+
+static void finish(gemm *g, qn_kvalue *const *sums)
+{
+    qn_kbuilder *b = &g->w.b;
+    const side *xs = &g->sides[0], *ys = &g->sides[1];
+    const int rows = g->shape->thread_rows, cols = g->shape->thread_cols;
+    const bool whole_rows = qn_dim_divisible(xs->free, xs->extent),
+               whole_cols = qn_dim_divisible(ys->free, ys->extent), fours = qn_dim_divisible(ys->free, FOUR);
+    qn_kvalue *m = qn_writer_index(&g->w, xs->free), *n = qn_writer_index(&g->w, ys->free),
+              *first_row = ADD(xs->first, g->row), *first_col = ADD(ys->first, g->col);
+    for (int i = 0; i < rows; i++) {
+        qn_kvalue *row = ADD(first_row, INDEX(i / FOUR * FOUR * THREADS_DOWN + i % FOUR)),
+                  *inside_row = below(g, row, m, whole_rows);
+        qn_kinst *row_if = inside_row ? qn_kb_if(b, inside_row) : NULL;
+        set(g, g->row_var, ADD(MUL(g->batch_value, m), row));
+        for (int j = 0; j < cols; j += fours ? FOUR : 1) {
+            qn_kvalue *col = ADD(first_col, INDEX(j / FOUR * FOUR * THREADS_ACROSS + j % FOUR)),
+                      *inside_col = below(g, col, n, whole_cols);
+            qn_kinst *col_if = inside_col ? qn_kb_if(b, inside_col) : NULL;
+            for (int e = 0; e < (fours ? FOUR : 1); e++)
+                store_element(g, ADD(col, INDEX(e)), sums[i * cols + j + e]);
+            if (col_if) {
+                qn_kb_else(b, col_if, 0, NULL);
+                qn_kb_end_if(b, col_if, 0, NULL);
+            }
+        }
+        if (row_if) {
+            qn_kb_else(b, row_if, 0, NULL);
+            qn_kb_end_if(b, row_if, 0, NULL);
+        }
+    }
+}
+
+/* ---- the kernel ---- */
+
+/* Where the element lies of a side of dot_general, and whether four neighbours can be read at once. */
+static void find_elements(gemm *g, int number, const qn_dim *batch_index)
+{
+    qn_ispace *space = &g->w.space;
+    side *s = &g->sides[number];
+    const qn_type *type = &s->value->type;
+    const qn_dot_side axes = qn_dot_side_of(g->group->root, number);
+    qn_dim dims[QN_MAX_RANK], part[QN_MAX_RANK], index[QN_MAX_RANK], at[QN_MAX_RANK];
+    qn_ispace_dims(space, type, dims);
+    for (int i = 0; i < axes.n_batch; i++)
+        at[axes.batch[i]] = batch_index[i];
+    for (int sort = 0; sort < 2; sort++) {
+        const int n = sort ? axes.n_contract : axes.n_free;
+        const int64_t *list = sort ? axes.contract : axes.free;
+        for (int i = 0; i < n; i++)
+            part[i] = dims[list[i]];
+        qn_ix_split(space, sort ? g->k_var : s->var, n, part, index);
+        for (int i = 0; i < n; i++)
+            at[list[i]] = index[i];
+    }
+    s->linear = qn_ix_linear(space, type->rank, dims, at);
+    const int last = type->rank - 1;
+    s->along_k = axes.n_contract > 0 && axes.contract[axes.n_contract - 1] == last;
+    const bool along_free = axes.n_free > 0 && axes.free[axes.n_free - 1] == last;
+    s->wide = (s->along_k || along_free) && qn_dim_divisible(dims[last], FOUR) &&
+              s->from->align >= (int)(FOUR * qn_dtype_bytes(s->from->dtype));
+}
+
+static qn_dim extent_of(gemm *g, const qn_type *type, int n, const int64_t *axes)
+{
+    qn_dim product = qn_dim_const(g->w.space.dims, 1);
+    for (int i = 0; i < n; i++)
+        product = qn_dim_mul(g->w.space.dims, product, qn_ispace_import(&g->w.space, type->dims[axes[i]]));
+    return product;
+}
+
+static void read_shape(gemm *g)
+{
+    qn_ispace *space = &g->w.space;
+    const qn_node *root = g->group->root;
+    const qn_type *result = &root->results[0].type;
+    const qn_dot_side axes = qn_dot_side_of(root, 0);
+    qn_dim batch_index[QN_MAX_RANK];
+    g->rank = result->rank;
+    g->n_row_dims = axes.n_batch + axes.n_free;
+    qn_ispace_dims(space, result, g->dims);
+    g->batch = extent_of(g, &root->operands[0]->type, axes.n_batch, axes.batch);
+    g->k = extent_of(g, &root->operands[0]->type, axes.n_contract, axes.contract);
+    g->whole_k = qn_dim_divisible(g->k, STEP);
+    g->batch_var = qn_ispace_var(space, g->batch, false);
+    g->k_var = qn_ispace_var(space, g->k, false);
+    qn_ix_split(space, g->batch_var, axes.n_batch, g->dims, batch_index);
+    for (int i = 0; i < 2; i++) {
+        side *s = &g->sides[i];
+        const qn_dot_side own = qn_dot_side_of(root, i);
+        s->value = root->operands[i];
+        s->from = qn_writer_argument(&g->w, qn_lower_buffer(g->w.lowering, root->operands[i]), true, false);
+        qn_writer_note_load(&g->w, s->from);
+        s->free = extent_of(g, &s->value->type, own.n_free, own.free);
+        s->var = qn_ispace_var(space, s->free, false);
+        find_elements(g, i, batch_index);
+    }
+    g->row_var = qn_ispace_var(space, qn_dim_mul(space->dims, g->batch, g->sides[0].free), false);
+    g->col_var = qn_ispace_var(space, g->sides[1].free, false);
+}
+
+/* Which tile the block is for, and where the thread's elements are in it; how many blocks. */
+static qn_dim place(gemm *g)
+{
+    qn_writer *w = &g->w;
+    qn_dims *dims = w->space.dims;
+    const shape *s = g->shape;
+    const qn_dim row_tiles = qn_dim_ceildiv(dims, g->sides[0].free, qn_dim_const(dims, s->rows)),
+                 col_tiles = qn_dim_ceildiv(dims, g->sides[1].free, qn_dim_const(dims, s->cols)),
+                 tiles = qn_dim_mul(dims, row_tiles, col_tiles);
+    const bool one =
+        qn_dim_is(g->batch, 1); /* what is said in other words below is a bound for the index arithmetic */
+    qn_kvalue *task = qn_kb_task(&w->b), *n = qn_writer_index(w, tiles),
+              *number = one ? MIN(task, ADD(n, INDEX(-1))) : MOD(task, n),
+              *across = MUL(qn_writer_index(w, col_tiles), INDEX(BAND)),
+              *first = MUL(DIV(number, across), INDEX(BAND)),
+              *height = MIN(qn_kb_isub(&w->b, qn_writer_index(w, row_tiles), first), INDEX(BAND)),
+              *in_band = MOD(number, across);
+    g->batch_value = one ? INDEX(0) : MIN(DIV(task, n), ADD(qn_writer_index(w, g->batch), INDEX(-1)));
+    set(g, g->batch_var, g->batch_value);
+    g->sides[0].first = MUL(ADD(first, MOD(in_band, height)), INDEX(s->rows));
+    g->sides[1].first = MUL(DIV(in_band, height), INDEX(s->cols));
+    const int warps_across = s->cols / (THREADS_ACROSS * s->thread_cols);
+    qn_kvalue *lane = MOD(g->thread, INDEX(WARP)), *warp = DIV(g->thread, INDEX(WARP));
+    g->row = ADD(MUL(DIV(warp, INDEX(warps_across)), INDEX(THREADS_DOWN * s->thread_rows)),
+                 MUL(DIV(lane, INDEX(THREADS_ACROSS)), INDEX(FOUR)));
+    g->col = ADD(MUL(MOD(warp, INDEX(warps_across)), INDEX(THREADS_ACROSS * s->thread_cols)),
+                 MUL(MOD(lane, INDEX(THREADS_ACROSS)), INDEX(FOUR)));
+    return qn_dim_mul(dims, g->batch, tiles);
+}
+
+static qn_status lower(qn_lowering *l, const qn_group *group)
+{
+    qn_arena *scratch = qn_arena_new();
+    gemm *g = QN_NEW(scratch, gemm);
+    qn_writer *w = &g->w;
+    qn_kvalue *sums[MOST_SUMS];
+    g->group = group;
+    qn_writer_init(w, l, qn_group_kernel_name(group, scratch), scratch);
+    read_shape(g);
+    const qn_node *root = group->root;
+    for (int i = 0; i < group->n_inputs; i++)
+        qn_writer_bind_input(w, group->inputs[i]);
+    qn_writer_bind(w, &root->results[0], fetch_sum, g);
+    g->shape = choose(g);
+    g->threads = g->shape->rows * g->shape->cols / (g->shape->thread_rows * g->shape->thread_cols);
+    w->kernel->gpu_threads = g->threads;
+    w->kernel->by_thread = true;
+    g->thread = qn_kb_thread(&w->b);
+    g->k_value = qn_writer_index(w, g->k);
+    for (int i = 0; i < 2; i++) {
+        side *s = &g->sides[i];
+        s->extent = i ? g->shape->cols : g->shape->rows;
+        s->tile =
+            qn_kernel_add_shared(w->kernel, i ? "columns" : "rows", QUERN_F32, 2 * (int64_t)STEP * line(s));
+    }
+    const qn_dim tasks = place(g);
+    w->kernel->flops = 2 * qn_likely_extent(g->batch) * qn_likely_extent(g->sides[0].free) *
+                       qn_likely_extent(g->sides[1].free) * qn_likely_extent(g->k);
+    compute_sums(g, sums);
+    finish(g, sums);
+    const qn_status status = qn_writer_finish(w, tasks, qn_group_step_name(group, l->arena));
+    qn_arena_free(scratch);
+    return status;
+}
+
+const qn_template qn_template_gpu_gemm = { .name = "gpu_gemm", .matches = matches, .lower = lower };
