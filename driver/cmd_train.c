@@ -6,12 +6,15 @@
 #include <string.h>
 #include <unistd.h>
 
+#include "driver/api.h"
 #include "driver/checkpoint.h"
 #include "driver/cli.h"
 #include "driver/commands.h"
 #include "driver/output.h"
 #include "driver/tensors.h"
 #include "driver/train_data.h"
+#include "quern_tensor.h"
+#include "runtime/session.h"
 
 enum {
     DATA,
@@ -369,15 +372,11 @@ static int make_models(train *t)
     return status;
 }
 
-static int make_sessions(train *t)
+/* The measuring session looks at the step's states. */
+static int share_states(train *t)
 {
-    quern_model *measured = t->eval_model ? t->eval_model : t->model;
-    if (quern_session_new(t->model, "train_step", &t->step) || quern_session_new(measured, "eval", &t->eval))
-        return qn_cli_fail_api(&t->cli);
     const quern_entry_info *entry = quern_model_entry(t->model, "train_step");
-    const quern_entry_info *eval = quern_model_entry(measured, "eval");
-    t->loss_buffer = qn_entry_buffer(entry, QUERN_OUTPUT, 0);
-    /* The measuring session looks at the step's states. */
+    const quern_entry_info *eval = quern_model_entry(t->eval_model ? t->eval_model : t->model, "eval");
     for (int i = 0; i < eval->n_buffers; i++) {
         const quern_buffer_info *info = qn_buffer_at(eval, i);
         for (int k = 0; info->role == QUERN_STATE && k < entry->n_buffers; k++) {
@@ -385,11 +384,32 @@ static int make_sessions(train *t)
             if (qn_buffer_at(entry, k)->role != QUERN_STATE ||
                 strcmp(qn_buffer_at(entry, k)->name, info->name) != 0)
                 continue;
-            if (quern_session_get(t->step, k, &array) || quern_session_bind(t->eval, i, &array))
+            quern_tensor *tensor = quern_session_tensor(t->step, k);
+            if (tensor ? quern_session_bind_tensor(t->eval, i, tensor)
+                       : quern_session_get(t->step, k, &array) || quern_session_bind(t->eval, i, &array))
                 return qn_cli_fail_api(&t->cli);
         }
     }
     return QN_EXIT_OK;
+}
+
+/* States are on the GPU that the model runs on while it learns, and come back for who writes or reads them. */
+static int move_states(train *t, bool to_device)
+{
+    if (!t->model->device)
+        return QN_EXIT_OK;
+    if (quern_session_states_to(t->step, to_device ? t->model->device->name : "cpu"))
+        return qn_cli_fail_api(&t->cli);
+    return share_states(t);
+}
+
+static int make_sessions(train *t)
+{
+    quern_model *measured = t->eval_model ? t->eval_model : t->model;
+    if (quern_session_new(t->model, "train_step", &t->step) || quern_session_new(measured, "eval", &t->eval))
+        return qn_cli_fail_api(&t->cli);
+    t->loss_buffer = qn_entry_buffer(quern_model_entry(t->model, "train_step"), QUERN_OUTPUT, 0);
+    return share_states(t);
 }
 
 /* ---- training ---- */
@@ -528,7 +548,9 @@ static int train_epochs(train *t)
     for (long epoch = first; epoch < t->epochs && !status; epoch++) {
         const double start = qn_cli_now();
         double loss = NAN;
-        status = train_epoch(t, epoch, &loss);
+        status = move_states(t, true);
+        if (!status)
+            status = train_epoch(t, epoch, &loss);
         if (status)
             return status;
         const double seconds = qn_cli_now() - start;
@@ -537,15 +559,19 @@ static int train_epochs(train *t)
             status = report(t, ", test", &t->test_samples);
         printf(" (%.2f s)\n", seconds);
         fflush(stdout);
+        if (!status && t->checkpoint && rank_of(t) == 0)
+            status = move_states(t, false);
         if (!status && t->checkpoint && rank_of(t) == 0 &&
             qn_checkpoint_save(t->step, t->checkpoint, note_of(t, epoch + 1), &t->diags))
             status = qn_cli_fail_diags(&t->cli, &t->diags);
     }
     if (!status && !t->test.n && rank_of(t) == 0) {
-        status = report(t, "trained:", &t->samples);
+        status = move_states(t, true);
+        if (!status)
+            status = report(t, "trained:", &t->samples);
         putchar('\n');
     }
-    return status;
+    return status ? status : move_states(t, false);
 }
 
 static int run(train *t)

@@ -26,6 +26,7 @@ typedef struct cuda_model {
     qn_memory weights; /* on the host: states start from there */
     qn_cuda_address weights_at, memory;
     size_t memory_bytes;
+    bool is_clear; /* no node's number is written at its begin */
 } cuda_model;
 
 /* ---- one run ---- */
@@ -108,6 +109,7 @@ static int read_host(run *r, void *to, int buffer, size_t bytes)
         return status       ? status
                : buffer < 0 ? QUERN_OK
                             : qn_cuda_to_host(r->m->cuda, to, address(r, buffer), bytes);
+    r->m->is_clear = false;
     r->of->ctx->failed_node = (int32_t)failed;
     return qn_fail(QUERN_ERROR_INDEX, "%s: an index is out of range",
                    failed < r->p->n_nodes ? r->p->node_names[failed] : "a node");
@@ -246,6 +248,7 @@ static int grow_memory(cuda_model *m, size_t bytes)
     m->memory_bytes = 0;
     int status = qn_cuda_alloc(m->cuda, bytes, &m->memory);
     m->memory_bytes = status ? 0 : bytes;
+    m->is_clear = false;
     return status;
 }
 
@@ -288,7 +291,11 @@ static int find_memory(run *r)
 static int give_inputs(run *r)
 {
     const int64_t none = -1;
-    int status = qn_cuda_to_device(r->m->cuda, r->arguments, &none, sizeof none);
+    int status = QUERN_OK;
+    if (r->of->transient || !r->m->is_clear)
+        status = qn_cuda_to_device(r->m->cuda, r->arguments, &none, sizeof none);
+    if (!r->of->transient)
+        r->m->is_clear = !status;
     for (int i = 0; i < r->p->n_io && !status; i++)
         if (r->p->io[i].role != QUERN_OUTPUT && !in_place(r, i))
             status = r->of->on_device[i]

@@ -60,5 +60,25 @@ EOF
 expect 0 'f32\[2, 3\]' "$quern" run row.qn --target cuda
 FAKE_CUDA_FAIL=0 expect 1 'an index is out of range' "$quern" run row.qn --target cuda
 
+# Training: the states are on the GPU from the first step to the last, however many there are.
+cat >distance.qn <<'EOF'
+graph @main(%x: f32[n, 64], %w: f32[64] param) -> (loss: f32[n, 64]) {
+  %0 = broadcast %w {axes = [1], dims = [n, 64]} : f32[n, 64]
+  %1 = sub %x, %0 : f32[n, 64]
+  %2 = mul %1, %1 : f32[n, 64]
+  return %2
+}
+EOF
+distance=("$quern" train distance.qn --data "$source/examples/digits/digits.npz" --batch 64 --loss output --optimizer adam
+    --learning-rate 0.5 --checkpoint distance.safetensors)
+expect 0 '^trained: loss 18\.[0-9]*$' "${distance[@]}" --epochs 2
+for epochs in 1 2; do
+    rm -f log
+    expect 0 "epoch $epochs/$epochs: loss" "${distance[@]}" --epochs $epochs --target cuda
+    grep -c '^in 256$' log >states$epochs
+done
+expect 0 '^trained: loss 18\.[0-9]*$' "${distance[@]}" --epochs 2 --target cuda --resume
+[ $(($(cat states2) - $(cat states1))) -lt 10 ] || fail "states are copied in steps: $(cat states1) and $(cat states2) times"
+
 [ $n_failed -eq 0 ] && echo "all is as expected"
 exit $((n_failed > 0))
