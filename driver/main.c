@@ -24,7 +24,7 @@ static const struct {
       "learns from arrays; checkpoints; the step as a shared object" },
     { "check", quern_main_check, "model.onnx", "every node: supported, or what is missing" },
     { "targets", quern_main_targets, "", "what can be compiled for" },
-    { "opt", quern_main_opt, "model.qn --passes=simplify,fuse --print-after-all",
+    { "opt", quern_main_opt, "model.qn --passes=simplify,cse --print-after-all",
       "run passes on a text file" },
 };
 enum { N_COMMANDS = sizeof commands / sizeof *commands };
