@@ -264,9 +264,12 @@ static int run(bench *b)
             qn_bind_inputs(&b->cli, b->session, (int)b->inputs.n, b->inputs.items, 0, b->arena, &b->diags);
     if (!status)
         status = measure(b, model);
-    if (!status && b->profile &&
-        qn_profile(b->session, qn_model_notes_of(model), b->profile, b->arena, &b->diags))
-        status = qn_cli_fail_diags(&b->cli, &b->diags);
+    if (!status && b->profile) {
+        const qn_peaks peaks = { b->peak_flops, b->peak_bytes,
+                                 quern_pool_threads(quern_session_ctx(b->session)->pool) };
+        if (qn_profile(b->session, qn_model_notes_of(model), &peaks, b->profile, b->arena, &b->diags))
+            status = qn_cli_fail_diags(&b->cli, &b->diags);
+    }
     if (!status)
         (b->json ? print_json : print_text)(b);
     quern_session_free(b->session);

@@ -167,6 +167,7 @@ assert kernels and all(e["dur"] >= 0 and 0 <= e["ts"] <= e["ts"] + e["dur"] <= r
 whole = [e for e in kernels if e["tid"] == 0]
 product = max(whole, key=lambda e: e["args"].get("GFLOP/s", 0))
 assert product["args"]["GFLOP/s"] > 0 and product["args"]["GB/s"] > 0, product
+assert 0 < product["args"]["% of peak GFLOP/s"] and 0 < product["args"]["% of peak GB/s"], product
 flops = product["args"]["GFLOP/s"] * product["dur"] * 1e3
 assert abs(flops / (2 * 256**3) - 1) < .01, flops
 for kernel in whole:  # the threads share out its tasks
