@@ -14,7 +14,7 @@ quern_builder *quern_builder_new(const char *function_name)
     QN_ASSERT(b, "out of memory");
     b->module = qn_module_new("");
     qn_diags_init(&b->diags, b->module->arena);
-    b->build.graph = qn_function_new(b->module, function_name ? function_name : "main");
+    b->function = b->build.graph = qn_function_new(b->module, function_name ? function_name : "main");
     b->build.diags = &b->diags;
     return b;
 }
@@ -69,7 +69,7 @@ static bool check_shape(quern_builder *b, const char *call, int dtype, int rank)
 
 static bool name_is_free(quern_builder *b, const char *call, const char *name)
 {
-    const qn_graph *graph = b->build.graph;
+    const qn_graph *graph = b->function;
     if (!name || !name[0]) {
         qn_build_fail(b, call, "it needs a name");
         return false;
@@ -109,7 +109,7 @@ quern_value *quern_input(quern_builder *b, const char *name, int dtype, int rank
     qn_dim d[QN_MAX_RANK];
     if (!shape_of(b, call, dtype, rank, dims, d) || !name_is_free(b, call, name))
         return NULL;
-    return qn_out(qn_graph_add_input(b->build.graph, name, qn_type_make(b->module, (qn_dtype)dtype, rank, d),
+    return qn_out(qn_graph_add_input(b->function, name, qn_type_make(b->module, (qn_dtype)dtype, rank, d),
                                      QN_ROLE_INPUT));
 }
 
@@ -153,9 +153,8 @@ quern_value *qn_build_state(quern_builder *b, const char *call, const char *name
     qn_tensor *tensor = name_is_free(b, call, name) ? new_tensor(b, call, dtype, rank, dims, initial) : NULL;
     if (!tensor)
         return NULL;
-    qn_graph *graph = b->build.graph;
-    qn_value *value = qn_graph_add_input(graph, name, tensor->type, role);
-    graph->input_initial[value->index] = tensor;
+    qn_value *value = qn_graph_add_input(b->function, name, tensor->type, role);
+    b->function->input_initial[value->index] = tensor;
     return qn_out(value);
 }
 
@@ -173,7 +172,7 @@ quern_value *quern_state(quern_builder *b, const char *name, int dtype, int rank
         return qn_build_state(b, call, name, QN_ROLE_STATE, dtype, rank, dims, initial);
     if (!name_is_free(b, call, name) || !check_dims(b, call, dtype, rank, dims))
         return NULL;
-    return qn_out(qn_graph_add_input(b->build.graph, name,
+    return qn_out(qn_graph_add_input(b->function, name,
                                      qn_type_static(b->module, (qn_dtype)dtype, rank, dims), QN_ROLE_STATE));
 }
 
@@ -186,7 +185,11 @@ void quern_set_state(quern_builder *b, quern_value *state, quern_value *value)
     bool twice = false;
     for (size_t i = 0; i < b->updated.n; i++)
         twice |= b->updated.items[i] == input;
-    if (input->node || b->build.graph->input_roles[input->index] != QN_ROLE_STATE)
+    if (b->build.graph != b->function)
+        qn_build_fail(b, call, "states are set outside of loops: carry the value out of this one");
+    else if (input->node || input->index >= b->function->n_inputs ||
+             b->function->inputs[input->index] != input ||
+             b->function->input_roles[input->index] != QN_ROLE_STATE)
         qn_build_fail(b, call, "what is set is not a state");
     else if (twice)
         qn_build_fail(b, call, "'%s' is set already", input->name);
@@ -217,7 +220,9 @@ quern_value *quern_op(quern_builder *b, const char *op_name, int n_operands, que
     if (op == QN_N_OPS)
         return qn_build_fail(b, call, "there is no such op (docs/ops.md lists them)");
     if (op == QN_OP_IF || op == QN_OP_WHILE || op == QN_OP_SCAN)
-        return qn_build_fail(b, call, "it takes regions, which only the text form can say");
+        return qn_build_fail(b, call, "it takes regions%s",
+                             op == QN_OP_SCAN ? ": quern_scan makes it"
+                                              : ", which only the text form can say");
     if (n_operands < qn_ops[op].min_operands ||
         (qn_ops[op].max_operands >= 0 && n_operands > qn_ops[op].max_operands))
         return qn_build_fail(b, call, "it takes %d to %d operands, not %d", qn_ops[op].min_operands,
@@ -326,14 +331,41 @@ quern_value *quern_reshape(quern_builder *b, quern_value *x, int rank, const que
     return qn_out(qn_b_reshape(&b->build, qn_in(x), rank, d));
 }
 
+/* From 0 on; -1 after a report. Negative ones count from the end. */
+static int axis_of(quern_builder *b, const char *call, quern_value *x, int axis)
+{
+    const int rank = qn_in(x)->type.rank;
+    if (axis >= -rank && axis < rank)
+        return axis < 0 ? axis + rank : axis;
+    qn_build_fail(b, call, "there is no axis %d: the rank is %d", axis, rank);
+    return -1;
+}
+
 quern_value *quern_softmax(quern_builder *b, quern_value *x, int axis)
 {
-    if (!qn_build_begin(b, "quern_softmax", 1, &x))
+    static const char call[] = "quern_softmax";
+    axis = qn_build_begin(b, call, 1, &x) ? axis_of(b, call, x, axis) : -1;
+    return axis < 0 ? NULL : qn_out(qn_b_softmax(&b->build, QN_OP_SOFTMAX, qn_in(x), axis));
+}
+
+quern_value *quern_slice(quern_builder *b, quern_value *x, int axis, int64_t start, int64_t limit)
+{
+    static const char call[] = "quern_slice";
+    axis = qn_build_begin(b, call, 1, &x) ? axis_of(b, call, x, axis) : -1;
+    if (axis < 0)
         return NULL;
-    int rank = qn_in(x)->type.rank;
-    if (axis < -rank || axis >= rank)
-        return qn_build_fail(b, "quern_softmax", "there is no axis %d: the rank is %d", axis, rank);
-    return qn_out(qn_b_softmax(&b->build, QN_OP_SOFTMAX, qn_in(x), axis < 0 ? axis + rank : axis));
+    qn_dims *t = b->module->dims;
+    const qn_dim extent = qn_in(x)->type.dims[axis];
+    const int64_t at[2] = { start, limit };
+    qn_dim ends[2];
+    for (int i = 0; i < 2; i++) {
+        if (at[i] != INT64_MAX && (at[i] > QN_DIM_MAX_VALUE || at[i] < -QN_DIM_MAX_VALUE))
+            return qn_build_fail(b, call, "%lld is no place on an axis", (long long)at[i]);
+        ends[i] = at[i] == INT64_MAX ? extent : qn_dim_const(t, at[i]);
+        if (at[i] < 0)
+            ends[i] = qn_dim_add(t, extent, ends[i]);
+    }
+    return qn_out(qn_b_slice_axis(&b->build, qn_in(x), axis, ends[0], ends[1]));
 }
 
 quern_value *quern_mean(quern_builder *b, quern_value *x)
@@ -351,9 +383,13 @@ void quern_output(quern_builder *b, quern_value *x, const char *name)
     static const char call[] = "quern_output";
     if (!qn_build_begin(b, call, 1, &x))
         return;
+    if (b->build.graph != b->function) {
+        qn_build_fail(b, call, "outputs are made outside of loops: stack the value, or carry it out");
+        return;
+    }
     if (!name || !name[0])
-        name = qn_arena_printf(b->module->arena, "output_%d", b->build.graph->n_outputs);
-    qn_graph_add_output(b->build.graph, qn_in(x), name, -1);
+        name = qn_arena_printf(b->module->arena, "output_%d", b->function->n_outputs);
+    qn_graph_add_output(b->function, qn_in(x), name, -1);
 }
 
 int quern_builder_finish(quern_builder *b, quern_module **out_module)
@@ -362,10 +398,10 @@ int quern_builder_finish(quern_builder *b, quern_module **out_module)
     *out_module = NULL;
     qn_call_begin(&call);
     qn_status status = qn_call_need(&call, b, "quern_builder_finish", "the builder");
-    if (!status && !b->diags.n_errors && b->build.graph->n_outputs == 0)
+    if (!status && !b->diags.n_errors && b->function->n_outputs == 0)
         qn_build_fail(b, "quern_builder_finish", "the function has no output");
     for (size_t i = 0; !status && i < b->updated.n; i++)
-        qn_graph_add_output(b->build.graph, b->next.items[i], b->updated.items[i]->name,
+        qn_graph_add_output(b->function, b->next.items[i], b->updated.items[i]->name,
                             b->updated.items[i]->index);
     if (!status && !b->diags.n_errors)
         (void)!qn_verify(b->module, &b->diags);

@@ -7,8 +7,9 @@
 
 struct quern_builder {
     qn_module *module;
-    qn_diags diags; /* in the module's arena */
-    qn_builder build;
+    qn_diags diags;     /* in the module's arena */
+    qn_graph *function; /* that is described: has the inputs, wherever a layer that needs one is */
+    qn_builder build;   /* of it, or of the body of a loop in it */
     uint64_t seed;
     int n_parameters;                 /* that were drawn from the seed */
     qn_vec(qn_value *) updated, next; /* states, and what they become */
@@ -39,7 +40,7 @@ quern_value *qn_build_state(quern_builder *b, const char *call, const char *name
 
 typedef enum qn_spread { QN_UNIFORM, QN_NORMAL } qn_spread;
 
-/* Parameter NAME.PART of floats, drawn from the builder's seed: uniform in +-scale, or normal of that deviation. NULL after a
+/* Parameter NAME.PART (part NULL: NAME) of floats, drawn from the builder's seed: uniform in +-scale, or normal of that deviation. NULL after a
  * report. */
 quern_value *qn_build_param(quern_builder *b, const char *call, const char *name, const char *part,
                             qn_dtype dtype, int rank, const int64_t *dims, qn_spread spread, double scale);

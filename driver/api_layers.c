@@ -1,4 +1,5 @@
 /* quern.h: layers with parameters of their own. */
+#include <float.h>
 #include <math.h>
 
 #include "driver/api_builder.h"
@@ -20,14 +21,14 @@ static double normal(uint64_t *random)
     return radius * cos(2 * acos(-1) * uniform(random));
 }
 
-/* An input NAME.PART, zeros, and where its contents are. */
+/* An input NAME.PART (part NULL: NAME), zeros, and where its contents are. */
 static quern_value *new_state(quern_builder *b, const char *call, const char *name, const char *part,
                               qn_input_role role, qn_dtype dtype, int rank, const int64_t *dims,
                               const qn_tensor **out_tensor)
 {
-    const char *full = qn_arena_printf(b->module->arena, "%s.%s", name, part);
+    const char *full = part ? qn_arena_printf(b->module->arena, "%s.%s", name, part) : name;
     quern_value *value = qn_build_state(b, call, full, role, dtype, rank, dims, NULL);
-    *out_tensor = value ? b->build.graph->input_initial[qn_in(value)->index] : NULL;
+    *out_tensor = value ? b->function->input_initial[qn_in(value)->index] : NULL;
     return value;
 }
 
@@ -45,6 +46,28 @@ quern_value *qn_build_param(quern_builder *b, const char *call, const char *name
         qn_scalar_store(dtype, (qn_scalar){ .f = x * scale }, (char *)tensor->data + at);
     }
     return value;
+}
+
+static quern_value *drawn(quern_builder *b, const char *call, const char *name, int dtype, int rank,
+                          const int64_t *dims, qn_spread spread, double scale)
+{
+    if (!quern_dtype_size(dtype) || !qn_dtype_is_float((qn_dtype)dtype))
+        return qn_build_fail(b, call, "'%s' must be of floats", name ? name : "");
+    if (!(scale >= 0 && scale <= DBL_MAX))
+        return qn_build_fail(b, call, "'%s' cannot be drawn with %g", name ? name : "", scale);
+    return qn_build_param(b, call, name, NULL, (qn_dtype)dtype, rank, dims, spread, scale);
+}
+
+quern_value *quern_param_normal(quern_builder *b, const char *name, int dtype, int rank, const int64_t *dims,
+                                double deviation)
+{
+    return drawn(b, "quern_param_normal", name, dtype, rank, dims, QN_NORMAL, deviation);
+}
+
+quern_value *quern_param_uniform(quern_builder *b, const char *name, int dtype, int rank, const int64_t *dims,
+                                 double bound)
+{
+    return drawn(b, "quern_param_uniform", name, dtype, rank, dims, QN_UNIFORM, bound);
 }
 
 /* NAME.weight and NAME.bias of a layer: uniform in +-1/sqrt(fan_in). */

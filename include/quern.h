@@ -22,7 +22,7 @@ template <class... T> char (&quern_count(const T &...))[sizeof...(T)];
     (int)sizeof(quern_count(__VA_ARGS__)), std::initializer_list<type>{ __VA_ARGS__ }.begin()
 #else
 #define QUERN_LIST(type, ...) \
-    (int)(sizeof((const type[]){ __VA_ARGS__ }) / sizeof(type)), ((const type[]){ __VA_ARGS__ })
+    (int)(sizeof((type const[]){ __VA_ARGS__ }) / sizeof(type)), ((type const[]){ __VA_ARGS__ })
 #endif
 
 #ifdef __cplusplus
@@ -257,6 +257,8 @@ typedef struct quern_session quern_session;
 QUERN_API int quern_session_new(quern_model *model, const char *entry, quern_session **out) QUERN_MUST_USE;
 QUERN_API void quern_session_free(quern_session *session);
 
+/* The index of the first buffer of that name; -1, which the calls below refuse, where there is none. */
+QUERN_API int quern_session_find(const quern_session *session, const char *name);
 /* Binds buffer `index` (see quern_entry_info.buffers) to the caller's memory, which must stay valid until rebound.
  * Checks dtype and dims; dims of inputs set the symbols. NULL: back to the session's own memory. */
 QUERN_API int quern_session_bind(quern_session *session, int index, const quern_array *array) QUERN_MUST_USE;
@@ -355,6 +357,11 @@ QUERN_API quern_value *quern_param(quern_builder *b, const char *name, int dtype
  * host may read and write it through quern_session_get. */
 QUERN_API quern_value *quern_state(quern_builder *b, const char *name, int dtype, int rank,
                                    const int64_t *dims, const void *initial);
+/* Parameters of floats drawn from the builder's seed: normal of mean 0 and that deviation, or uniform in +-bound. */
+QUERN_API quern_value *quern_param_normal(quern_builder *b, const char *name, int dtype, int rank,
+                                          const int64_t *dims, double deviation);
+QUERN_API quern_value *quern_param_uniform(quern_builder *b, const char *name, int dtype, int rank,
+                                           const int64_t *dims, double bound);
 /* What the state holds after a run, written in place. A state that is never set stays as it is. */
 QUERN_API void quern_set_state(quern_builder *b, quern_value *state, quern_value *value);
 QUERN_API quern_value *quern_constant(quern_builder *b, int dtype, int rank, const int64_t *dims,
@@ -362,6 +369,8 @@ QUERN_API quern_value *quern_constant(quern_builder *b, int dtype, int rank, con
 /* Any op of docs/ops.md: operands and attributes in the text form, such as "axis = 1" or "kind = sum, axes = [1]". */
 QUERN_API quern_value *quern_op(quern_builder *b, const char *op, int n_operands,
                                 quern_value *const *operands, const char *attributes);
+/* The same with the operands behind: QUERN_OP(b, "gather", "axis = 0", table, rows) */
+#define QUERN_OP(b, op, attributes, ...) quern_op(b, op, QUERN_LIST(quern_value *, __VA_ARGS__), attributes)
 /* Another result of the op that made `value`. */
 QUERN_API quern_value *quern_result(quern_builder *b, quern_value *value, int index);
 QUERN_API quern_value *quern_add(quern_builder *b, quern_value *x,
@@ -379,6 +388,8 @@ QUERN_API quern_value *quern_gelu_tanh(quern_builder *b, quern_value *x);
 QUERN_API quern_value *quern_convert(quern_builder *b, quern_value *x, int dtype); /* each element */
 /* As many elements, row-major. */
 QUERN_API quern_value *quern_reshape(quern_builder *b, quern_value *x, int rank, const quern_dim *dims);
+/* Elements start to limit - 1 along an axis. Negative numbers, of the axis too, count from the end; limit INT64_MAX is the end. */
+QUERN_API quern_value *quern_slice(quern_builder *b, quern_value *x, int axis, int64_t start, int64_t limit);
 QUERN_API quern_value *quern_softmax(quern_builder *b, quern_value *x, int axis);
 /* x [.., in] times a new parameter [in, out] plus a bias [out]; uniform in +-1/sqrt(in) from the builder's seed */
 QUERN_API quern_value *quern_linear(quern_builder *b, quern_value *x, int64_t out, const char *name);
@@ -413,6 +424,23 @@ QUERN_API quern_value *quern_dropout(quern_builder *b, quern_value *x, double ra
 QUERN_API quern_value *quern_lstm(quern_builder *b, quern_value *x, int64_t hidden, const char *name);
 /* Gates reset r, update z, new n: n = tanh(from x + r (from h)), h' = (1 - z) n + z h. torch.nn.GRU; Cho et al., 2014 */
 QUERN_API quern_value *quern_gru(quern_builder *b, quern_value *x, int64_t hidden, const char *name);
+
+/* One step of either from states of the caller's, and with the same parameters: x [batch, features], h and *c [batch, hidden].
+ * Gives the next h, and puts the next c into *c. torch.nn.LSTMCell, GRUCell */
+QUERN_API quern_value *quern_lstm_cell(quern_builder *b, quern_value *x, quern_value *h, quern_value **c,
+                                       const char *name);
+QUERN_API quern_value *quern_gru_cell(quern_builder *b, quern_value *x, quern_value *h, const char *name);
+
+/* A loop over axis 0 of the values in `scanned`, at least one, all as long. `body` is called once and describes a step: it is
+ * given the carried values and a slice of each scanned one, replaces the former by the next ones, which are of the same type, and
+ * fills `step` with what is kept of each step. It may use all values made before, and layers, whose parameters every
+ * step shares. Then `carried`, which had the first values, has the last ones, and `stacked` what was kept: [length, ...].
+ * JAX lax.scan */
+typedef void (*quern_scan_fn)(void *user, quern_builder *b, quern_value **carried, quern_value *const *slices,
+                              quern_value **step);
+QUERN_API void quern_scan(quern_builder *b, int n_carried, quern_value **carried, int n_scanned,
+                          quern_value *const *scanned, int n_stacked, quern_value **stacked,
+                          quern_scan_fn body, void *user);
 
 /* softmax(q k^T / sqrt(depth) + mask) v of q [batch, heads, length, depth], k [batch, groups, keys, depth] and
  * v [batch, groups, keys, width], heads being a multiple of groups: [batch, heads, length, width]. The mask (or NULL) is

@@ -563,6 +563,14 @@ static int prepare(quern_session *s)
     return QUERN_OK;
 }
 
+int quern_session_find(const quern_session *s, const char *name)
+{
+    for (int i = 0; i < s->n_buffers; i++)
+        if (strcmp(s->slots[i].info->name, name) == 0)
+            return i;
+    return -1;
+}
+
 int quern_session_dims(quern_session *s, int index, int64_t *out_dims)
 {
     int status = check_index(s, index);

@@ -31,7 +31,7 @@ int main()
 {
     quern_builder *b = quern_builder_new("main");
     quern_value *x = quern_input(b, "x", QUERN_F32, QUERN_SHAPE(QUERN_DIM("batch"), QUERN_N(4)));
-    quern_output(b, quern_relu(b, x), "y");
+    quern_output(b, QUERN_OP(b, "add", "", quern_relu(b, x), x), "y");
     quern_module *module;
     double sum;
     quern_scope *scope = quern_scope_begin();

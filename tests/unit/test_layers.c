@@ -206,6 +206,45 @@ static quern_value *gru(quern_builder *b, quern_value *x)
     return quern_gru(b, x, H, "l");
 }
 
+/* The recurrences once more, each a loop of the caller's over its cell; one step doubled and halved by a value from outside. */
+static void lstm_body(void *user, quern_builder *b, quern_value **carried, quern_value *const *slices,
+                      quern_value **step)
+{
+    quern_value *x = quern_div(b, quern_mul(b, slices[0], user), user);
+    step[0] = carried[0] = quern_lstm_cell(b, x, carried[0], &carried[1], "l");
+}
+
+static void gru_body(void *user, quern_builder *b, quern_value **carried, quern_value *const *slices,
+                     quern_value **step)
+{
+    quern_value *x = quern_div(b, quern_mul(b, slices[0], user), user);
+    step[0] = carried[0] = quern_gru_cell(b, x, carried[0], "l");
+}
+
+static quern_value *by_steps(quern_builder *b, quern_value *x, int n_carried, quern_scan_fn body)
+{
+    quern_value *two = quern_constant(b, QUERN_F32, 0, NULL, &(float){ 2 });
+    quern_value *zero = quern_sub(b, two, two);
+    zero = QUERN_OP(b, "broadcast", "dims = [n, 6], axes = []", zero);
+    quern_value *carried[] = { zero, zero }, *h;
+    x = QUERN_OP(b, "transpose", "perm = [1, 0, 2]", x);
+    quern_scan(b, n_carried, carried, 1, &x, 1, &h, body, two);
+    /* the last state, which is also the last slice of all, in its place */
+    quern_value *last = quern_reshape(b, carried[0], QUERN_SHAPE(QUERN_N(1), QUERN_DIM("n"), QUERN_N(H)));
+    h = QUERN_OP(b, "concatenate", "axis = 0", quern_slice(b, h, 0, 0, -1), last);
+    return QUERN_OP(b, "transpose", "perm = [1, 0, 2]", h);
+}
+
+static quern_value *lstm_by_steps(quern_builder *b, quern_value *x)
+{
+    return by_steps(b, x, 2, lstm_body);
+}
+
+static quern_value *gru_by_steps(quern_builder *b, quern_value *x)
+{
+    return by_steps(b, x, 1, gru_body);
+}
+
 static quern_value *attention(quern_builder *b, quern_value *x)
 {
     return quern_attention(b, x, NULL, 2, 1, "l");
@@ -229,6 +268,8 @@ static const struct {
     { "batch_norm", batch_norm, by_hand_batch_norm, QUERN_F32, 3, 1, F },
     { "lstm", lstm, by_hand_lstm, QUERN_F32, 3, 2, H },
     { "gru", gru, by_hand_gru, QUERN_F32, 3, 2, H },
+    { "lstm by steps", lstm_by_steps, by_hand_lstm, QUERN_F32, 3, 2, H },
+    { "gru by steps", gru_by_steps, by_hand_gru, QUERN_F32, 3, 2, H },
     { "attention", attention, by_hand_attention, QUERN_F32, 3, 2, F },
     { "activations", activations, by_hand_activations, QUERN_F32, 3, 2, F },
 };
@@ -439,6 +480,84 @@ static void attends_as_the_mask_says(void **state)
     quern_model_free(model);
 }
 
+/* A loop in a loop: rows of x added up, each times the place of its matrix; and slices, found by name. */
+static void inner_body(void *user, quern_builder *b, quern_value **carried, quern_value *const *slices,
+                       quern_value **step)
+{
+    (void)step;
+    carried[0] = quern_add(b, carried[0], quern_mul(b, slices[0], user));
+}
+
+static void outer_body(void *user, quern_builder *b, quern_value **carried, quern_value *const *slices,
+                       quern_value **step)
+{
+    step[0] = user; /* the first value, of nothing in here */
+    quern_scan(b, 1, &step[0], 1, slices, 0, NULL, inner_body, carried[0]);
+    carried[0] = quern_add(b, carried[0], quern_constant(b, QUERN_F32, 0, NULL, &(float){ 1 }));
+}
+
+static void loops_nest(void **state)
+{
+    (void)state;
+    for (int k = 0; k < 2; k++) {
+        quern_module *module;
+        quern_model *model;
+        quern_session *s;
+        quern_array y, part;
+        quern_builder *b = quern_builder_new("f");
+        quern_value *x = quern_input(b, "x", QUERN_F32, QUERN_SHAPE(QUERN_N(2), QUERN_DIM("n"), QUERN_N(2)));
+        quern_value *one = quern_constant(b, QUERN_F32, 0, NULL, &(float){ 1 });
+        quern_value *zero = quern_constant(b, QUERN_F32, 1, DIMS(2), (float[]){ 0, 0 }), *sums;
+        quern_scan(b, 1, &one, 1, &x, 1, &sums, outer_body, zero);
+        quern_output(b, sums, "sums");
+        quern_output(b, one, "count");
+        quern_output(b, quern_slice(b, quern_slice(b, x, 1, -2, INT64_MAX), -1, 1, 2), "part");
+        ok(quern_builder_finish(b, &module));
+        const quern_compile_options compile = { .size = sizeof compile, .target = targets[k], .cache = "" };
+        ok(quern_compile(module, &compile, &model));
+        quern_module_free(module);
+        ok(quern_session_new(model, NULL, &s));
+        float data[2][3][2] = { { { 1, 2 }, { 3, 4 }, { 5, 6 } }, { { 1, 0 }, { 0, 1 }, { 1, 1 } } };
+        ok(quern_session_bind(s, quern_session_find(s, "x"),
+                              &(quern_array){ QUERN_F32, 3, DIMS(2, 3, 2), data }));
+        ok(quern_session_run(s));
+        ok(quern_session_get(s, quern_session_find(s, "sums"), &y));
+        assert_memory_equal(y.data, ((float[]){ 9, 12, 4, 4 }), 4 * sizeof(float));
+        ok(quern_session_get(s, quern_session_find(s, "count"), &y));
+        assert_float_equal(*(float *)y.data, 3, 0);
+        ok(quern_session_get(s, quern_session_find(s, "part"), &part));
+        assert_memory_equal(part.data, ((float[]){ 4, 6, 1, 1 }), 4 * sizeof(float));
+        assert_int_equal(quern_session_find(s, "none"), -1);
+        assert_int_equal(quern_session_get(s, quern_session_find(s, "none"), &y), QUERN_ERROR_ARGUMENT);
+        quern_session_free(s);
+        quern_model_free(model);
+    }
+}
+
+static void draws_parameters(void **state)
+{
+    (void)state;
+    enum { MANY = 4000 };
+    quern_builder *b = quern_builder_new("f");
+    quern_builder_seed(b, 3);
+    quern_value *normal = quern_param_normal(b, "normal", QUERN_F32, 1, DIMS(MANY), 0.1);
+    quern_value *uniform = quern_param_uniform(b, "uniform", QUERN_F32, 1, DIMS(MANY), 0.5);
+    quern_value *x = quern_input(b, "x", QUERN_F32, QUERN_SHAPE(QUERN_DIM("n"), QUERN_N(1)));
+    quern_output(b, quern_mul(b, x, quern_add(b, normal, uniform)), "y");
+    quern_trainer *t = train(b, "interp", 0.1);
+    const float *v = state_of(t, "normal"), *u = state_of(t, "uniform");
+    double squares[2] = { 0 }, most = 0;
+    for (int i = 0; i < MANY; i++) {
+        squares[0] += (double)(v[i] * v[i]) / MANY;
+        squares[1] += (double)(u[i] * u[i]) / MANY;
+        most = fmax(most, fabs((double)u[i]));
+    }
+    assert_float_equal(sqrt(squares[0]), 0.1, 0.004);
+    assert_float_equal(sqrt(squares[1]), 0.5 / sqrt(3), 0.01);
+    assert_true(most <= 0.5 && most > 0.49);
+    quern_trainer_free(t);
+}
+
 static void expect_mistake(quern_builder *b, quern_value *y, const char *message)
 {
     quern_module *module;
@@ -454,6 +573,37 @@ static quern_builder *begin(quern_value **out_x, quern_value **out_flat)
     *out_x = quern_input(b, "x", QUERN_F32, QUERN_SHAPE(QUERN_DIM("n"), QUERN_DIM("t"), QUERN_N(6)));
     *out_flat = quern_input(b, "flat", QUERN_F32, QUERN_SHAPE(QUERN_DIM("n"), QUERN_DIM("width")));
     return b;
+}
+
+static void no_body(void *user, quern_builder *b, quern_value **carried, quern_value *const *slices,
+                    quern_value **step)
+{
+    (void)b, (void)carried, (void)slices;
+    if (user)
+        step[0] = user;
+}
+
+static void narrow_body(void *user, quern_builder *b, quern_value **carried, quern_value *const *slices,
+                        quern_value **step)
+{
+    (void)user, (void)slices;
+    step[0] = carried[0];
+    carried[0] = quern_mean(b, carried[0]);
+}
+
+static void stateful_body(void *user, quern_builder *b, quern_value **carried, quern_value *const *slices,
+                          quern_value **step)
+{
+    quern_set_state(b, user, carried[0]);
+    step[0] = slices[0];
+}
+
+static quern_value *loop(quern_builder *b, quern_value *first, quern_value *over, quern_scan_fn body,
+                         void *user)
+{
+    quern_value *stacked;
+    quern_scan(b, 1, &first, 1, &over, 1, &stacked, body, user);
+    return stacked;
 }
 
 static void reports_mistakes(void **state)
@@ -497,6 +647,35 @@ static void reports_mistakes(void **state)
                    "quern_dot_product_attention: q is f32[n, t, 6]");
     b = begin(&x, &flat);
     expect_mistake(b, quern_gelu(b, quern_lstm(b, NULL, 4, "l")), "quern_lstm: operand 0 is NULL");
+    b = begin(&x, &flat);
+    expect_mistake(b, quern_lstm_cell(b, x, x, &x, "l"),
+                   "quern_lstm_cell: x is f32[n, t, 6] and h f32[n, t, 6]");
+    b = begin(&x, &flat);
+    expect_mistake(b, quern_gru_cell(b, quern_slice(b, x, 3, 0, 1), flat, "l"),
+                   "quern_slice: there is no axis 3");
+    b = begin(&x, &flat);
+    expect_mistake(b, quern_slice(b, x, -1, 4, 8), "slice");
+    b = begin(&x, &flat);
+    expect_mistake(b, quern_slice(b, x, 0, 0, INT64_MIN), "quern_slice: -9223372036854775808 is no place");
+    b = begin(&x, &flat);
+    expect_mistake(b, quern_param_normal(b, "w", QUERN_I64, 1, DIMS(2), 1),
+                   "quern_param_normal: 'w' must be of floats");
+    b = begin(&x, &flat);
+    expect_mistake(b, quern_param_uniform(b, "w", QUERN_F32, 1, DIMS(2), -1),
+                   "quern_param_uniform: 'w' cannot be drawn with -1");
+    b = begin(&x, &flat);
+    expect_mistake(b, loop(b, flat, quern_mean(b, x), no_body, x), "quern_scan: scanned value 0 is f32[]");
+    b = begin(&x, &flat);
+    expect_mistake(b, loop(b, flat, x, no_body, NULL), "quern_scan: operand 1 is NULL");
+    b = begin(&x, &flat);
+    expect_mistake(b, loop(b, flat, x, narrow_body, NULL),
+                   "quern_scan: carried value 0 is f32[n, width] at first, and f32[] after a step");
+    b = begin(&x, &flat);
+    quern_value *kept = quern_state(b, "kept", QUERN_F32, 0, NULL, NULL);
+    expect_mistake(b, loop(b, kept, x, stateful_body, kept),
+                   "quern_set_state: states are set outside of loops");
+    b = begin(&x, &flat);
+    expect_mistake(b, QUERN_OP(b, "scan", "", x), "quern_scan makes it");
 }
 
 int main(void)
@@ -508,6 +687,8 @@ int main(void)
         cmocka_unit_test(dropout_keeps_the_mean),
         cmocka_unit_test(attends_to_a_memory),
         cmocka_unit_test(attends_as_the_mask_says),
+        cmocka_unit_test(loops_nest),
+        cmocka_unit_test(draws_parameters),
         cmocka_unit_test(reports_mistakes),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
