@@ -187,14 +187,14 @@ static void read_curve(const example *e, double *losses, int64_t n)
         fail("the loss curve does not reach the checkpoint");
 }
 
-/* What a program elsewhere needs to train the same: NAME.x and NAME.y, bytes as they lie; NAME.safetensors. */
+/* What a program elsewhere needs to train the same: NAME.x and, of a target, NAME.y, bytes as they lie; NAME.safetensors. */
 static void dump(const example *e, quern_trainer *trainer, const quern_array *x, const quern_array *target)
 {
     char path[4096];
     snprintf(path, sizeof path, "%s/%s.safetensors", e->dump, e->name);
     example_check(quern_session_save(quern_trainer_session(trainer), path, NULL));
     const quern_array *const both[] = { x, target };
-    for (int k = 0; k < 2; k++) {
+    for (int k = 0; k < 2 && both[k]; k++) {
         size_t n = 1;
         for (int i = 0; i < both[k]->rank; i++)
             n *= (size_t)both[k]->dims[i];
