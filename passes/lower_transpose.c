@@ -165,19 +165,37 @@ bool qn_nest_cut(qn_writer *r, qn_nest *nest, const qn_dim *vars)
     return changed;
 }
 
-/* Each round is a perfect shuffle of all elements, row i with row i + lanes / 2; after log2(lanes) of them rows are columns. */
+/* Half of the pieces, of so many lanes, of two vectors. By turns: those of each 16 bytes from number `first` on, of one vector and of the
+ * other. Else: every other piece from number `first` on, all of the one vector, then of the other. */
+static qn_kvalue *mix(qn_kbuilder *b, int lanes, int piece, qn_kvalue *x, qn_kvalue *y, int first,
+                      bool by_turns)
+{
+    enum { BLOCK = 4 }; /* lanes of 16 bytes, inside which shuffles are the quickest */
+    int mask[QN_TRANSPOSE_LANES];
+    const int half = lanes / piece / 2;
+    for (int i = 0; i < lanes; i++) {
+        const int at = i / piece;
+        mask[i] = by_turns ? i / BLOCK * BLOCK + (first + i % BLOCK / piece / 2) * piece + at % 2 * lanes
+                           : (at % half * 2 + first) * piece + at / half * lanes;
+        mask[i] += i % piece;
+    }
+    return qn_kb_shuffle(b, x, y, lanes, mask);
+}
+
+/* Four by four inside each 16 bytes, then whole 16 bytes. */
 void qn_kb_transpose(qn_kbuilder *b, int lanes, qn_kvalue **rows)
 {
-    int low[QN_TRANSPOSE_LANES], high[QN_TRANSPOSE_LANES];
-    for (int i = 0; i < lanes; i++) {
-        low[i] = i / 2 + i % 2 * lanes;
-        high[i] = low[i] + lanes / 2;
+    qn_kvalue *next[QN_TRANSPOSE_LANES];
+    for (int i = 0; i < lanes; i++) /* rows 2 j and 2 j + 1, numbers by turns: 0 and 1, or 2 and 3 */
+        next[i] = mix(b, lanes, 1, rows[i / 2 * 2], rows[i / 2 * 2 + 1], i % 2 * 2, true);
+    for (int i = 0; i < lanes; i++) { /* pairs of them by turns: number i % 4 of four rows */
+        qn_kvalue **four = next + i / 4 * 4 + i % 4 / 2;
+        rows[i] = mix(b, lanes, 2, four[0], four[2], i % 2, true);
     }
-    for (int round = 1; round < lanes; round *= 2) {
-        qn_kvalue *next[QN_TRANSPOSE_LANES];
-        for (int i = 0; i < lanes / 2; i++) {
-            next[2 * i] = qn_kb_shuffle(b, rows[i], rows[i + lanes / 2], lanes, low);
-            next[2 * i + 1] = qn_kb_shuffle(b, rows[i], rows[i + lanes / 2], lanes, high);
+    for (int n = 4; n < lanes; n *= 2) { /* rows n apart: pieces with even numbers, then with odd ones */
+        for (int i = 0; i < lanes; i++) {
+            const int low = i / (2 * n) * 2 * n + i % n;
+            next[i] = mix(b, lanes, 4, rows[low], rows[low + n], i / n % 2, false);
         }
         memcpy(rows, next, sizeof next);
     }
