@@ -95,6 +95,20 @@ def passes(places, width):
     return needed, 32 // lanes
 
 
+def print_unit_banks():
+    """The matrix unit's: lines of 16-bit elements, in words of 4 bytes; ldmatrix takes a tile, 8 lines of 16 bytes, at once."""
+    step, run, pad, tile = 32, 8, 8, 8
+    for extent, threads in ((128, 256), (64, 128), (32, 64)):
+        along, straight = (step + pad) // 2, (extent + pad) // 2
+        numbers = [[w * 32 + i * threads + lane for lane in range(32)]
+                   for w in range(threads // 32) for i in range(extent * step // run // threads)]
+        write_k = [passes([(n // 32 * tile + n % tile) * along + n // tile % 4 * run // 2 for n in ns], 4) for ns in numbers]
+        write = [passes([n // (extent // run) * straight + n % (extent // run) * run // 2 for n in ns], 4) for ns in numbers]
+        read = [passes([(lane % tile + lane // tile % 2 * tile) * size + lane // 16 * tile // 2 for lane in range(32)], 4)
+                for size in (along, straight)]
+        print(f"matrix unit, side of {extent}: writes along k {max(write_k)}, along lines {max(write)}, reads {max(read)}")
+
+
 def print_banks():
     step, four, pad = 16, 4, 4
     for rows, cols, down, across in ((128, 128, 8, 8), (128, 64, 8, 8), (64, 64, 8, 4), (32, 32, 4, 4)):
@@ -122,6 +136,7 @@ def main():
     if options.banks:
         print("passes over shared memory of a warp: (needed, without conflicts)")
         print_banks()
+        print_unit_banks()
     for model in options.models:
         count(options.quern, options.gpu, options.nvdisasm, model)
     return 0 if options.banks or options.models else parser.error("a model, or --banks")

@@ -228,6 +228,7 @@ bool qn_kinst_is_pure(const qn_kernel *k, const qn_kinst *inst)
     case QN_K_IF:
     case QN_K_CHECK:
     case QN_K_BARRIER:
+    case QN_K_WARP_LOAD:
     case QN_K_TILE_SHAPE:
     case QN_K_TILE_ZERO:
     case QN_K_TILE_LOAD:
@@ -584,6 +585,22 @@ void qn_kb_check(qn_kbuilder *b, qn_kvalue *condition, int node)
         return;
     qn_kb_emit(b, QN_K_CHECK, 1, &condition, qn_ktype_make(0, 0));
     b->block->last->index = node;
+}
+
+qn_kvalue *qn_kb_warp_load(qn_kbuilder *b, qn_kbuffer *buffer, qn_kvalue *index, bool turned)
+{
+    qn_kvalue *v = qn_kb_emit(b, QN_K_WARP_LOAD, 1, &index, qn_ktype_make(buffer->dtype, 8));
+    v->inst->buffer = buffer;
+    v->inst->index = turned;
+    v->inst->fast = false;
+    return v;
+}
+
+qn_kvalue *qn_kb_warp_mma(qn_kbuilder *b, qn_kvalue *x, qn_kvalue *y, qn_kvalue *sums)
+{
+    qn_kvalue *v = qn_kb_emit(b, QN_K_WARP_MMA, 3, (qn_kvalue *[]){ x, y, sums }, sums->type);
+    v->inst->fast = false;
+    return v;
 }
 
 void qn_kb_barrier(qn_kbuilder *b)

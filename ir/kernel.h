@@ -83,6 +83,14 @@ typedef enum qn_kop {
     QN_K_IF,  /* operand: scalar bool; two blocks; results: what the blocks yield */
     QN_K_CHECK,   /* operand: bool; where false, args[0] = `index` (a node number) and the task returns */
     QN_K_BARRIER, /* GPU: all threads of the block */
+    /* matrix unit of a GPU: all threads of a warp come to it together, in kernels by_thread. Threads hold pieces of 8 x 8 tiles:
+     * thread t has elements 2 (t % 4) and the next of row t / 4 */
+    QN_K_WARP_LOAD, /* operand: index, a multiple of 8 elements of 16 bits of a shared buffer; 8 lanes. Of four tiles: threads 8 i
+                     * … 8 i + 7 say where the rows of tile i begin; lanes 2 i and 2 i + 1 are the thread's piece of it. `index` 1: of
+                     * the tile turned, whose columns these rows are */
+    QN_K_WARP_MMA, /* c + a * b: of 16 x 8, f32, 4 lanes: rows 0 … 7, 8 … 15. a of 16 x 16, 8 lanes: tiles of rows 0 … 7 and 8 … 15 of
+                    * k 0 … 7, then of k 8 … 15. b, 4 lanes: tiles of k 0 … 7 and 8 … 15, each turned: row t / 4 of it is a column. a and b
+                    * are both bf16 or both f16. Products are exact; sums come in no promised order */
     /* matrix unit: eight tiles of up to 16 rows of 64 bytes, a state of the task beside its values (CPU with AMX) */
     QN_K_TILE_SHAPE, /* operands: rows of tiles 0 … 7 (i64; 0: the tile isn't used). Before any use; tiles are zero after it */
     QN_K_TILE_ZERO,  /* tile */
@@ -247,6 +255,8 @@ qn_kinst *qn_kb_store(qn_kbuilder *b, qn_kbuffer *buffer, qn_kvalue *index, qn_k
 void qn_kb_prefetch(qn_kbuilder *b, qn_kbuffer *buffer, qn_kvalue *index, int locality);
 void qn_kb_check(qn_kbuilder *b, qn_kvalue *condition, int node);
 void qn_kb_barrier(qn_kbuilder *b);
+qn_kvalue *qn_kb_warp_load(qn_kbuilder *b, qn_kbuffer *buffer, qn_kvalue *index, bool turned);
+qn_kvalue *qn_kb_warp_mma(qn_kbuilder *b, qn_kvalue *x, qn_kvalue *y, qn_kvalue *sums);
 /* ---- kernel_tile.c ---- */
 enum { QN_TILES = 8, QN_TILE_ROWS = 16, QN_TILE_BYTES = 64 };
 void qn_kb_tile_shape(qn_kbuilder *b, qn_kvalue *const *rows); /* of QN_TILES tiles */

@@ -258,8 +258,10 @@ static qn_kinst *parse_memory(qn_kparser *p, qn_kop op)
         type = qn_kp_type(p);
     } else {
         qn_kp_expect(p, ",");
-        if (op == QN_K_PREFETCH)
-            locality = qn_kp_int(p, 0, 3);
+        if (op == QN_K_WARP_LOAD && buffer)
+            type = qn_ktype_make(buffer->dtype, 8);
+        if (op == QN_K_PREFETCH || op == QN_K_WARP_LOAD)
+            locality = qn_kp_int(p, 0, op == QN_K_PREFETCH ? 3 : 1);
         else
             o[n++] = take_value(p);
     }
@@ -432,7 +434,8 @@ static void parse_operation(qn_kparser *p, const results *names)
         qn_kp_fail(p, "'%.*s' is no kernel instruction", (int)all.n, all.at);
         return;
     }
-    bool memory = op == QN_K_LOAD || op == QN_K_STORE || op == QN_K_PREFETCH || op == QN_K_ATOMIC_ADD;
+    bool memory = op == QN_K_LOAD || op == QN_K_STORE || op == QN_K_PREFETCH || op == QN_K_ATOMIC_ADD ||
+                  op == QN_K_WARP_LOAD;
     qn_kinst *inst = op >= QN_K_TILE_SHAPE ? parse_tile(p, op)
                      : memory              ? parse_memory(p, op)
                                            : parse_plain(p, op, fn);

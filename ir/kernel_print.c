@@ -36,6 +36,8 @@ const char *const qn_kop_names[] = {
     [QN_K_IF] = "if",
     [QN_K_CHECK] = "check",
     [QN_K_BARRIER] = "barrier",
+    [QN_K_WARP_LOAD] = "warp_load",
+    [QN_K_WARP_MMA] = "warp_mma",
     [QN_K_TILE_SHAPE] = "tile_shape",
     [QN_K_TILE_ZERO] = "tile_zero",
     [QN_K_TILE_LOAD] = "tile_load",
@@ -240,7 +242,7 @@ static void print_memory(printer *p, const qn_kinst *inst)
     }
     if (inst->nontemporal)
         qn_strbuf_puts(&p->out, " nontemporal");
-    if (inst->op == QN_K_PREFETCH)
+    if (inst->op == QN_K_PREFETCH || inst->op == QN_K_WARP_LOAD)
         qn_strbuf_printf(&p->out, ", %lld", (long long)inst->index);
 }
 
@@ -275,7 +277,8 @@ static void print_operation(printer *p, const qn_kinst *inst)
     case QN_K_LOAD:
     case QN_K_STORE:
     case QN_K_PREFETCH:
-    case QN_K_ATOMIC_ADD: print_memory(p, inst); return;
+    case QN_K_ATOMIC_ADD:
+    case QN_K_WARP_LOAD: print_memory(p, inst); return;
     case QN_K_TILE_LOAD:
     case QN_K_TILE_STORE: /* tile_load [4] %x[%i], %stride */
         print_numbers(p, inst);

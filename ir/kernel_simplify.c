@@ -309,7 +309,7 @@ static bool need_effect(const qn_kernel *k, qn_kinst *inst)
             need(inst->operands[i]);
         return effect;
     }
-    if (inst->op == QN_K_LOAD || qn_kinst_is_pure(k, inst))
+    if (inst->op == QN_K_LOAD || inst->op == QN_K_WARP_LOAD || qn_kinst_is_pure(k, inst))
         return false;
     for (int i = 0; i < inst->n_operands; i++)
         need(inst->operands[i]);

@@ -38,7 +38,8 @@ static const struct {
     [QN_K_FOR] = { 3, 1 << 20, -1 }, [QN_K_IF] = { 1, 1, -1 },        [QN_K_CHECK] = { 1, 1, 0 },
     [QN_K_BARRIER] = { 0, 0, 0 },    [QN_K_TILE_SHAPE] = { 8, 8, 0 }, [QN_K_TILE_ZERO] = { 0, 0, 0 },
     [QN_K_TILE_LOAD] = { 2, 2, 0 },  [QN_K_TILE_STORE] = { 2, 2, 0 }, [QN_K_TILE_MMA] = { 0, 0, 0 },
-    [QN_K_DOT4] = { 3, 3, 1 },       [QN_K_LOOKUP] = { 1, 1, 1 },     [QN_K_DOT2] = { 3, 3, 1 },
+    [QN_K_DOT4] = { 3, 3, 1 },       [QN_K_WARP_LOAD] = { 1, 1, 1 },  [QN_K_WARP_MMA] = { 3, 3, 1 },
+    [QN_K_LOOKUP] = { 1, 1, 1 },     [QN_K_DOT2] = { 3, 3, 1 },
 };
 
 static const char *check_leaf(const checker *c)
@@ -184,6 +185,29 @@ static const char *check_lanes(const checker *c)
     }
 }
 
+static const char *check_warp(const checker *c)
+{
+    const qn_kinst *inst = c->inst;
+    const qn_kvalue *r = &inst->results[0], *const *o = (const qn_kvalue *const *)inst->operands;
+    const qn_dtype narrow = inst->op == QN_K_WARP_LOAD ? r->type.dtype : o[0]->type.dtype;
+    if (!c->k->by_thread || c->k->gpu_threads % 32)
+        MISTAKE("is for whole warps of kernels of each thread");
+    if (narrow != QUERN_BF16 && narrow != QUERN_F16)
+        MISTAKE("is of %s: bf16 and f16 are possible", qn_dtype_name(narrow));
+    if (inst->op == QN_K_WARP_LOAD)
+        return inst->buffer->space != QN_SPACE_SHARED || inst->buffer->dtype != narrow ||
+                       r->type.lanes != 8 || !qn_k_is_index(o[0]) || (inst->index != 0 && inst->index != 1)
+                   ? "loads 8 lanes from shared memory"
+                   : NULL;
+    const qn_ktype sums = qn_ktype_make(QUERN_F32, 4);
+    if (!qn_ktype_equal(o[0]->type, qn_ktype_make(narrow, 8)) ||
+        !qn_ktype_equal(o[1]->type, qn_ktype_make(narrow, 4)) || !qn_ktype_equal(o[2]->type, sums) ||
+        !qn_ktype_equal(r->type, sums))
+        MISTAKE("multiplies 8 by 4 lanes to f32x4, not %s by %s to %s", show(c, o[0]), show(c, o[1]),
+                show(c, o[2]));
+    return NULL;
+}
+
 static const char *check_memory(const checker *c)
 {
     const qn_kinst *inst = c->inst;
@@ -319,6 +343,8 @@ static const char *check_inst(const checker *c)
     case QN_K_STORE:
     case QN_K_PREFETCH:
     case QN_K_ATOMIC_ADD: return check_memory(c);
+    case QN_K_WARP_LOAD:
+    case QN_K_WARP_MMA: return check_warp(c);
     case QN_K_FOR:
     case QN_K_IF:
     case QN_K_CHECK: return check_control(c);

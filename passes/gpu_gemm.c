@@ -1,19 +1,22 @@
-/* The template for products on GPUs: a block of threads computes a tile of the result, each thread 8 x 8 elements of it in registers.
+/* The template for products on GPUs: a block of threads computes a tile of the result, each thread some 64 elements of it in registers.
  *
  *   block: one tile of rows x columns of one batch
- *     the first STEP of k of both sides -> shared memory
- *     for each STEP of k
- *       the next STEP of both sides -> registers, four elements at a time where they lie so
- *       for each k of this one: rows and columns from shared memory, sums += row * column
+ *     the first step of k of both sides -> shared memory
+ *     for each step of k
+ *       the next step of both sides -> registers, 16 bytes at a time where they lie so
+ *       this one, from shared memory: sums += rows * columns
  *       what came of the next one -> the other half of shared memory                     barrier
  *     what follows element by element, on each thread's sums; stores
  *
- *   a thread's rows and columns:  fours that lie THREADS_DOWN * 4 and THREADS_ACROSS * 4 apart, so that a warp reads 16 and 32
- *   elements in a row from shared memory, which no two of its threads take from the same bank at different places.
+ * float32: by multiply-adds. In shared memory both sides lie k by k; one that lies along k in memory is turned as it comes. A thread's
+ * rows and columns are fours that lie THREADS_DOWN * 4 and THREADS_ACROSS * 4 apart, so that a warp reads 16 and 32 elements in
+ * a row, which no two of its threads take from the same bank at different places. Sums are those of the reference, k after k.
  *
- * In shared memory both sides lie k by k. A side that lies along k in memory is turned as it comes; its lines have PAD elements
- * more, so that what a warp writes goes to different banks. Rows and columns beyond the last are copies of the last, k beyond the
- * last is 0 on both sides: no branch is in the way of the loads. Sums are those of the reference, k after k.
+ * bfloat16 and float16, where both sides are: by the matrix unit, 16 x 8 sums of 16 products at a time. In shared memory a side lies
+ * as it does in memory, and is turned where a warp loads tiles of 8 x 8 from there. Sums are float32, in the unit's order.
+ *
+ * Lines in shared memory are 16 bytes longer than what is in them, so that what a warp touches lies in different banks. Rows and
+ * columns beyond the last are copies of the last, k beyond the last is 0 on both sides: no branch is in the way of the loads.
  *
  * Tiles are numbered in bands of BAND rows, so that those that run together share what the second cache holds. */
 #include <math.h>
@@ -21,9 +24,11 @@
 #include "passes/lower.h"
 
 enum {
-    STEP = 16, /* of k */
-    PAD = 4,
+    STEP = 16,      /* of k */
+    UNIT_STEP = 32, /* likewise, with the matrix unit */
+    ACCESS = 16,    /* bytes */
     FOUR = 4,
+    TILE = 8, /* of the matrix unit */
     WARP = 32,
     THREADS_DOWN = 4, /* of a warp */
     THREADS_ACROSS = WARP / THREADS_DOWN,
@@ -32,23 +37,31 @@ enum {
     LEAST_EXTENT = 8, /* of rows, columns and k: below, one thread an element is as good */
 };
 
-/* Shapes of tiles. A thread of a smaller one multiplies less often for each element that it reads: `speed` is what is left. */
+/* Tiles of a block and of a warp. A smaller one multiplies less often for each element that it reads: `speed` is what is left. */
 typedef struct shape {
-    int rows, cols, thread_rows, thread_cols;
+    int rows, cols, warp_rows, warp_cols;
     double speed;
 } shape;
 
-static const shape shapes[] = {
-    { 128, 128, 8, 8, 1.0 }, { 128, 64, 8, 8, 0.85 }, { 64, 64, 8, 4, 0.65 }, { 32, 32, 4, 4, 0.4 }
+enum { N_SHAPES = 4 };
+static const shape shapes[2][N_SHAPES] = {
+    { { 128, 128, 32, 64, 1.0 },
+      { 128, 64, 32, 64, 0.85 },
+      { 64, 64, 32, 32, 0.65 },
+      { 32, 32, 16, 32, 0.4 } },
+    /* of the matrix unit */
+    { { 128, 128, 64, 32, 1.0 },
+      { 128, 64, 64, 32, 0.85 },
+      { 64, 64, 32, 32, 0.65 },
+      { 32, 32, 16, 32, 0.4 } },
 };
-enum { N_SHAPES = sizeof shapes / sizeof *shapes };
 
 typedef struct side {
     const qn_value *value;
     qn_kbuffer *from, *tile;
     int extent;       /* of the tile: rows of x, columns of y */
-    bool along_k;     /* fours of it lie along k, else along its rows or columns */
-    bool wide;        /* and begin at multiples of four elements */
+    bool along_k;     /* neighbours in memory lie along k, else along its rows or columns */
+    bool wide;        /* and what a thread brings at once begins at multiples of its size */
     qn_dim free;      /* rows or columns of a batch */
     qn_dim var;       /* one of them */
     qn_dim linear;    /* element of `from`, by batch, var and k */
@@ -58,17 +71,21 @@ typedef struct side {
 typedef struct gemm {
     qn_writer w;
     const qn_group *group;
+    bool unit;      /* the matrix unit multiplies */
+    qn_dtype dtype; /* what is multiplied */
     const shape *shape;
-    int threads;
+    int threads, step, run; /* of k; neighbours that a thread brings at once */
+    int thread_rows, thread_cols;
     side sides[2];
     qn_dim batch, k; /* extents */
     qn_dim batch_var, k_var;
     int rank, n_row_dims; /* of the result; batch and rows are its first ones */
     qn_dim dims[QN_MAX_RANK];
-    qn_dim row_var, col_var;                               /* of all batches; of the result */
-    bool whole_k;                                          /* k is a multiple of STEP */
-    qn_kvalue *thread, *batch_value, *k_value, *row, *col; /* row, col: the thread's first in the tile */
-    qn_kvalue *now;                                        /* the sum that is being finished */
+    qn_dim row_var, col_var; /* of all batches; of the result */
+    bool whole_k;            /* k is a multiple of a step */
+    qn_kvalue *thread, *batch_value, *k_value;
+    qn_kvalue *row, *col, *warp_row, *warp_col; /* the thread's and the warp's first ones in the tile */
+    qn_kvalue *now;                             /* the sum that is being finished */
 } gemm;
 
 #define INDEX(c) qn_kb_index(&g->w.b, (c))
@@ -115,6 +132,14 @@ static bool matches(const qn_group *group, const qn_pass_options *options)
     return true;
 }
 
+/* Can the matrix unit multiply it? */
+static bool in_unit(const qn_node *root, const qn_machine *machine)
+{
+    const qn_dtype dtype = root->operands[0]->type.dtype;
+    return machine->gpu_arch >= 80 && (dtype == QUERN_BF16 || dtype == QUERN_F16) &&
+           root->operands[1]->type.dtype == dtype;
+}
+
 /* The shape with the least work for the busiest multiprocessor. */
 static const shape *choose(const gemm *g)
 {
@@ -123,7 +148,7 @@ static const shape *choose(const gemm *g)
     const shape *best = NULL;
     double least = 0;
     for (int i = 0; i < N_SHAPES; i++) {
-        const shape *s = &shapes[i];
+        const shape *s = &shapes[g->unit][i];
         const double blocks = qn_likely_extent(g->batch) * ceil(rows / s->rows) * ceil(cols / s->cols);
         const double time = ceil(blocks / units) * s->rows * s->cols / s->speed;
         if (!best || time < least) {
@@ -142,21 +167,54 @@ static void set(gemm *g, qn_dim var, qn_kvalue *value)
         qn_ispace_var_of(&g->w.space, var)->value = value;
 }
 
-/* Four of a side that a thread brings: `count` times THREADS of them make a tile. */
-typedef struct four {
-    qn_kvalue *free, *k; /* of the first, in the tile */
-} four;
-
-/* Of a side that lies along k, two neighbours in a line, so that a warp reads whole sectors of 32 bytes from 16 lines and writes
- * them to 32 banks; else neighbours along the line. */
-static four four_of(gemm *g, const side *s, int number)
+static int line(const gemm *g, const side *s)
 {
-    qn_kvalue *n = ADD(g->thread, INDEX((int64_t)number * g->threads));
-    if (!s->along_k)
-        return (four){ MUL(MOD(n, INDEX(s->extent / FOUR)), INDEX(FOUR)), DIV(n, INDEX(s->extent / FOUR)) };
-    qn_kvalue *pair = DIV(n, INDEX(2 * (int64_t)s->extent));
-    return (four){ MOD(DIV(n, INDEX(2)), INDEX(s->extent)),
-                   MUL(ADD(MUL(pair, INDEX(2)), MOD(n, INDEX(2))), INDEX(FOUR)) };
+    const int inside = g->unit && s->along_k ? g->step : s->extent;
+    return inside + ACCESS / (int)qn_dtype_bytes(g->dtype);
+}
+
+static int64_t half_size(const gemm *g, const side *s)
+{
+    return (int64_t)line(g, s) * (g->unit && s->along_k ? s->extent : g->step);
+}
+
+static qn_kvalue *half_of(gemm *g, const side *s, qn_kvalue *step)
+{
+    return MUL(MOD(step, INDEX(2)), INDEX(half_size(g, s)));
+}
+
+static qn_kvalue *in_half(gemm *g, const side *s, qn_kvalue *free, qn_kvalue *k)
+{
+    return g->unit && s->along_k ? ADD(MUL(free, INDEX(line(g, s))), k)
+                                 : ADD(MUL(k, INDEX(line(g, s))), free);
+}
+
+/* Neighbours of a side that a thread brings at once; all threads bring `runs` of them. */
+typedef struct run {
+    qn_kvalue *free, *k; /* of the first, in the tile */
+} run;
+
+static int runs(const gemm *g, const side *s)
+{
+    return s->extent * g->step / g->run / g->threads;
+}
+
+/* Of a side that lies along k two neighbours of a line, or with the matrix unit all of the step: a warp reads whole sectors of 32
+ * bytes, and threads that write together write to different banks. Else neighbours along the line. */
+static run run_of(gemm *g, const side *s, int number)
+{
+    qn_kvalue *n = ADD(g->thread, INDEX((int64_t)number * g->threads)), *lines = INDEX(s->extent);
+    if (!s->along_k) {
+        qn_kvalue *in_line = INDEX(s->extent / g->run);
+        return (run){ MUL(MOD(n, in_line), INDEX(g->run)), DIV(n, in_line) };
+    }
+    if (g->unit) {
+        const int in_line = g->step / g->run;
+        return (run){ ADD(MUL(DIV(n, INDEX(TILE * in_line)), INDEX(TILE)), MOD(n, INDEX(TILE))),
+                      MUL(MOD(DIV(n, INDEX(TILE)), INDEX(in_line)), INDEX(g->run)) };
+    }
+    qn_kvalue *two = INDEX(2), *pair = DIV(n, two);
+    return (run){ MOD(pair, lines), MUL(ADD(MUL(DIV(pair, lines), two), MOD(n, two)), INDEX(g->run)) };
 }
 
 /* `lanes` elements from k on; 0 where there is no such k. */
@@ -170,52 +228,41 @@ static qn_kvalue *bring(gemm *g, const side *s, qn_kvalue *free, qn_kvalue *k, i
               *inside = g->whole_k ? NULL : qn_kb_compare(b, QN_LT, k, g->k_value);
     if (inside)
         at = qn_kb_select(b, inside, at, INDEX(0));
-    qn_kvalue *x = qn_kb_convert(b, QUERN_F32, qn_kb_load(b, s->from, at, lanes));
+    qn_kvalue *x = qn_kb_convert(b, g->dtype, qn_kb_load(b, s->from, at, lanes));
     if (inside)
         x = qn_kb_select(b, qn_kb_splat(b, inside, lanes), x,
-                         qn_kb_float(b, (qn_ktype){ QUERN_F32, lanes }, 0));
+                         qn_kb_float(b, (qn_ktype){ g->dtype, lanes }, 0));
     return x;
 }
 
-/* out: the fours of this thread of the STEP from k on, each one value or four. */
+/* out: the runs of this thread of the step from k on, each one value or `run` of them. */
 static void bring_step(gemm *g, const side *s, qn_kvalue *k, qn_kvalue **out)
 {
-    const int n = s->extent * STEP / FOUR / g->threads;
-    for (int i = 0; i < n; i++) {
-        const four f = four_of(g, s, i);
-        for (int e = 0; e < (s->wide ? 1 : FOUR); e++)
-            out[FOUR * i + e] = bring(g, s, s->along_k ? f.free : ADD(f.free, INDEX(e)),
-                                      ADD(k, ADD(f.k, INDEX(s->along_k ? e : 0))), s->wide ? FOUR : 1);
+    for (int i = 0; i < runs(g, s); i++) {
+        const run r = run_of(g, s, i);
+        for (int e = 0; e < (s->wide ? 1 : g->run); e++)
+            out[g->run * i + e] = bring(g, s, s->along_k ? r.free : ADD(r.free, INDEX(e)),
+                                        ADD(k, ADD(r.k, INDEX(s->along_k ? e : 0))), s->wide ? g->run : 1);
     }
-}
-
-static int line(const side *s)
-{
-    return s->extent + PAD;
 }
 
 /* `half`: where that half of the tile begins */
 static void put_step(gemm *g, const side *s, qn_kvalue *half, qn_kvalue *const *brought)
 {
     qn_kbuilder *b = &g->w.b;
-    const int n = s->extent * STEP / FOUR / g->threads;
-    for (int i = 0; i < n; i++) {
-        const four f = four_of(g, s, i);
-        qn_kvalue *at = ADD(half, ADD(MUL(f.k, INDEX(line(s))), f.free));
-        qn_kvalue *const *x = &brought[FOUR * i];
-        if (s->wide && !s->along_k) {
+    const bool turns = s->along_k && !g->unit;
+    for (int i = 0; i < runs(g, s); i++) {
+        const run r = run_of(g, s, i);
+        qn_kvalue *at = ADD(half, in_half(g, s, r.free, r.k));
+        qn_kvalue *const *x = &brought[g->run * i];
+        if (s->wide && !turns) {
             qn_kb_store(b, s->tile, at, x[0], NULL);
             continue;
         }
-        for (int e = 0; e < FOUR; e++)
-            qn_kb_store(b, s->tile, ADD(at, INDEX((int64_t)e * (s->along_k ? line(s) : 1))),
+        for (int e = 0; e < g->run; e++)
+            qn_kb_store(b, s->tile, ADD(at, INDEX((int64_t)e * (turns ? line(g, s) : 1))),
                         s->wide ? qn_kb_extract(b, x[0], e) : x[e], NULL);
     }
-}
-
-static qn_kvalue *half_of(gemm *g, const side *s, qn_kvalue *step)
-{
-    return MUL(MOD(step, INDEX(2)), INDEX((int64_t)STEP * line(s)));
 }
 
 /* ---- sums ---- */
@@ -231,17 +278,17 @@ static void take(gemm *g, const side *s, qn_kvalue *at, int n, int apart, qn_kva
     }
 }
 
-/* sums += of the STEP that lies in shared memory */
+/* sums += of the step that lies in shared memory, by multiply-adds */
 static void multiply(gemm *g, qn_kvalue *const *halves, qn_kvalue **sums)
 {
     qn_writer *w = &g->w;
     qn_kbuilder *b = &w->b;
-    const int rows = g->shape->thread_rows, cols = g->shape->thread_cols;
+    const int rows = g->thread_rows, cols = g->thread_cols;
     qn_kinst *loop = qn_kb_for(b, INDEX(0), INDEX(STEP), INDEX(1), QN_TAG_UNROLL, rows * cols, sums, NULL);
     qn_kvalue *k = &loop->blocks[0]->arguments[0], *x[8], *y[8];
     const side *xs = &g->sides[0], *ys = &g->sides[1];
-    take(g, xs, ADD(ADD(halves[0], g->row), MUL(k, INDEX(line(xs)))), rows, FOUR * THREADS_DOWN, x);
-    take(g, ys, ADD(ADD(halves[1], g->col), MUL(k, INDEX(line(ys)))), cols, FOUR * THREADS_ACROSS, y);
+    take(g, xs, ADD(halves[0], in_half(g, xs, g->row, k)), rows, FOUR * THREADS_DOWN, x);
+    take(g, ys, ADD(halves[1], in_half(g, ys, g->col, k)), cols, FOUR * THREADS_ACROSS, y);
     for (int i = 0; i < rows; i++)
         for (int j = 0; j < cols; j++)
             sums[i * cols + j] = qn_writer_combine(w, QN_SUM, &loop->blocks[0]->arguments[1 + i * cols + j],
@@ -251,37 +298,95 @@ static void multiply(gemm *g, qn_kvalue *const *halves, qn_kvalue **sums)
         sums[i] = &loop->results[i];
 }
 
+/* Four tiles of a side: 16 of its rows or columns, from `free` of the warp's on, and 16 k. */
+static qn_kvalue *take_tiles(gemm *g, int number, qn_kvalue *half, int free, qn_kvalue *k)
+{
+    const side *s = &g->sides[number];
+    qn_kvalue *lane = MOD(g->thread, INDEX(WARP)), *line_of_tile = MOD(lane, INDEX(TILE)),
+              *odd = MUL(MOD(DIV(lane, INDEX(TILE)), INDEX(2)), INDEX(TILE)),
+              *second = MUL(DIV(lane, INDEX(2 * TILE)), INDEX(TILE));
+    /* tiles of rows come row after row, those of columns k after k */
+    qn_kvalue *across = number ? second : odd, *deep = number ? odd : second;
+    if (s->along_k)
+        across = ADD(across, line_of_tile);
+    else
+        deep = ADD(deep, line_of_tile);
+    across = ADD(across, ADD(number ? g->warp_col : g->warp_row, INDEX(free)));
+    return qn_kb_warp_load(&g->w.b, s->tile, ADD(half, in_half(g, s, across, ADD(k, deep))), !s->along_k);
+}
+
+/* The same by the matrix unit: each of `sums` is four of them, of 16 x 8 of the warp's */
+static void multiply_tiles(gemm *g, qn_kvalue *const *halves, qn_kvalue **sums)
+{
+    static const int part[2][FOUR] = { { 0, 1, 2, 3 }, { 4, 5, 6, 7 } };
+    qn_kbuilder *b = &g->w.b;
+    const int down = g->shape->warp_rows / (2 * TILE), across = g->shape->warp_cols / TILE;
+    qn_kinst *loop =
+        qn_kb_for(b, INDEX(0), INDEX(UNIT_STEP), INDEX(2 * TILE), QN_TAG_UNROLL, down * across, sums, NULL);
+    qn_kvalue *k = &loop->blocks[0]->arguments[0], *x[4], *y[8];
+    for (int i = 0; i < down; i++)
+        x[i] = take_tiles(g, 0, halves[0], 2 * TILE * i, k);
+    for (int j = 0; j < across; j += 2) {
+        qn_kvalue *two = take_tiles(g, 1, halves[1], TILE * j, k);
+        for (int e = 0; e < 2; e++)
+            y[j + e] = qn_kb_shuffle(b, two, two, FOUR, part[e]);
+    }
+    for (int i = 0; i < down; i++)
+        for (int j = 0; j < across; j++)
+            sums[i * across + j] =
+                qn_kb_warp_mma(b, x[i], y[j], &loop->blocks[0]->arguments[1 + i * across + j]);
+    qn_kb_end_for(b, loop, sums);
+    for (int i = 0; i < down * across; i++)
+        sums[i] = &loop->results[i];
+}
+
+/* sums: the thread's, row by row */
 static void compute_sums(gemm *g, qn_kvalue **sums)
 {
     qn_kbuilder *b = &g->w.b;
-    const int n = g->shape->thread_rows * g->shape->thread_cols;
-    qn_kvalue *brought[2][MOST_SUMS], *halves[2], *zero = qn_kb_float(b, (qn_ktype){ QUERN_F32, 1 }, 0);
+    const int each = g->unit ? FOUR : 1, rows = g->thread_rows, cols = g->thread_cols, n = rows * cols / each;
+    qn_kvalue *brought[2][MOST_SUMS], *halves[2], *acc[MOST_SUMS],
+        *zero = qn_kb_float(b, (qn_ktype){ QUERN_F32, each }, 0);
     for (int i = 0; i < 2; i++) {
         bring_step(g, &g->sides[i], INDEX(0), brought[i]);
         put_step(g, &g->sides[i], INDEX(0), brought[i]);
     }
     qn_kb_barrier(b);
     for (int i = 0; i < n; i++)
-        sums[i] = zero;
-    qn_kvalue *steps = DIV(ADD(g->k_value, INDEX(STEP - 1)), INDEX(STEP));
-    qn_kinst *loop = qn_kb_for(b, INDEX(0), steps, INDEX(1), QN_TAG_SERIAL, n, sums, NULL);
+        acc[i] = zero;
+    qn_kvalue *steps = DIV(ADD(g->k_value, INDEX(g->step - 1)), INDEX(g->step));
+    qn_kinst *loop = qn_kb_for(b, INDEX(0), steps, INDEX(1), QN_TAG_SERIAL, n, acc, NULL);
     qn_kvalue *step = &loop->blocks[0]->arguments[0], *next = ADD(step, INDEX(1)),
-              *k = MUL(next, INDEX(STEP));
+              *k = MUL(next, INDEX(g->step));
     for (int i = 0; i < n; i++)
-        sums[i] = &loop->blocks[0]->arguments[1 + i];
+        acc[i] = &loop->blocks[0]->arguments[1 + i];
     if (g->whole_k) /* behind the last step: it again */
-        k = MIN(k, ADD(g->k_value, INDEX(-STEP)));
+        k = MIN(k, ADD(g->k_value, INDEX(-g->step)));
     for (int i = 0; i < 2; i++) {
         halves[i] = half_of(g, &g->sides[i], step);
         bring_step(g, &g->sides[i], k, brought[i]);
     }
-    multiply(g, halves, sums);
+    (g->unit ? multiply_tiles : multiply)(g, halves, acc);
     for (int i = 0; i < 2; i++)
         put_step(g, &g->sides[i], half_of(g, &g->sides[i], next), brought[i]);
     qn_kb_barrier(b);
-    qn_kb_end_for(b, loop, sums);
-    for (int i = 0; i < n; i++)
-        sums[i] = &loop->results[i];
+    qn_kb_end_for(b, loop, acc);
+    for (int i = 0; i < rows; i++)
+        for (int j = 0; j < cols; j++) {
+            qn_kvalue *sum = &loop->results[g->unit ? (i / 2 * cols + j) / 2 : i * cols + j];
+            sums[i * cols + j] = g->unit ? qn_kb_extract(b, sum, i % 2 * 2 + j % 2) : sum;
+        }
+}
+
+/* How far the thread's row i and column j lie behind its first ones. */
+static int row_offset(const gemm *g, int i)
+{
+    return g->unit ? i * TILE : i / FOUR * FOUR * THREADS_DOWN + i % FOUR;
+}
+
+static int col_offset(const gemm *g, int j)
+{
+    return g->unit ? j / 2 * TILE + j % 2 : j / FOUR * FOUR * THREADS_ACROSS + j % FOUR;
 }
 
 /* ---- what follows ---- */
@@ -319,21 +424,21 @@ static void finish(gemm *g, qn_kvalue *const *sums)
 {
     qn_kbuilder *b = &g->w.b;
     const side *xs = &g->sides[0], *ys = &g->sides[1];
-    const int rows = g->shape->thread_rows, cols = g->shape->thread_cols;
+    const int rows = g->thread_rows, cols = g->thread_cols, beside = g->unit ? 2 : FOUR;
     const bool whole_rows = qn_dim_divisible(xs->free, xs->extent),
-               whole_cols = qn_dim_divisible(ys->free, ys->extent), fours = qn_dim_divisible(ys->free, FOUR);
+               whole_cols = qn_dim_divisible(ys->free, ys->extent),
+               together = qn_dim_divisible(ys->free, beside);
     qn_kvalue *m = qn_writer_index(&g->w, xs->free), *n = qn_writer_index(&g->w, ys->free),
               *first_row = ADD(xs->first, g->row), *first_col = ADD(ys->first, g->col);
     for (int i = 0; i < rows; i++) {
-        qn_kvalue *row = ADD(first_row, INDEX(i / FOUR * FOUR * THREADS_DOWN + i % FOUR)),
-                  *inside_row = below(g, row, m, whole_rows);
+        qn_kvalue *row = ADD(first_row, INDEX(row_offset(g, i))), *inside_row = below(g, row, m, whole_rows);
         qn_kinst *row_if = inside_row ? qn_kb_if(b, inside_row) : NULL;
         set(g, g->row_var, ADD(MUL(g->batch_value, m), row));
-        for (int j = 0; j < cols; j += fours ? FOUR : 1) {
-            qn_kvalue *col = ADD(first_col, INDEX(j / FOUR * FOUR * THREADS_ACROSS + j % FOUR)),
+        for (int j = 0; j < cols; j += together ? beside : 1) {
+            qn_kvalue *col = ADD(first_col, INDEX(col_offset(g, j))),
                       *inside_col = below(g, col, n, whole_cols);
             qn_kinst *col_if = inside_col ? qn_kb_if(b, inside_col) : NULL;
-            for (int e = 0; e < (fours ? FOUR : 1); e++)
+            for (int e = 0; e < (together ? beside : 1); e++)
                 store_element(g, ADD(col, INDEX(e)), sums[i * cols + j + e]);
             if (col_if) {
                 qn_kb_else(b, col_if, 0, NULL);
@@ -373,8 +478,8 @@ static void find_elements(gemm *g, int number, const qn_dim *batch_index)
     const int last = type->rank - 1;
     s->along_k = axes.n_contract > 0 && axes.contract[axes.n_contract - 1] == last;
     const bool along_free = axes.n_free > 0 && axes.free[axes.n_free - 1] == last;
-    s->wide = (s->along_k || along_free) && qn_dim_divisible(dims[last], FOUR) &&
-              s->from->align >= (int)(FOUR * qn_dtype_bytes(s->from->dtype));
+    s->wide = (s->along_k || along_free) && qn_dim_divisible(dims[last], g->run) &&
+              s->from->align >= g->run * (int)qn_dtype_bytes(s->from->dtype);
 }
 
 static qn_dim extent_of(gemm *g, const qn_type *type, int n, const int64_t *axes)
@@ -392,12 +497,16 @@ static void read_shape(gemm *g)
     const qn_type *result = &root->results[0].type;
     const qn_dot_side axes = qn_dot_side_of(root, 0);
     qn_dim batch_index[QN_MAX_RANK];
+    g->unit = in_unit(root, g->w.lowering->options->machine);
+    g->dtype = g->unit ? root->operands[0]->type.dtype : QUERN_F32;
+    g->step = g->unit ? UNIT_STEP : STEP;
+    g->run = ACCESS / (int)qn_dtype_bytes(g->dtype);
     g->rank = result->rank;
     g->n_row_dims = axes.n_batch + axes.n_free;
     qn_ispace_dims(space, result, g->dims);
     g->batch = extent_of(g, &root->operands[0]->type, axes.n_batch, axes.batch);
     g->k = extent_of(g, &root->operands[0]->type, axes.n_contract, axes.contract);
-    g->whole_k = qn_dim_divisible(g->k, STEP);
+    g->whole_k = qn_dim_divisible(g->k, g->step);
     g->batch_var = qn_ispace_var(space, g->batch, false);
     g->k_var = qn_ispace_var(space, g->k, false);
     qn_ix_split(space, g->batch_var, axes.n_batch, g->dims, batch_index);
@@ -436,12 +545,13 @@ static qn_dim place(gemm *g)
     set(g, g->batch_var, g->batch_value);
     g->sides[0].first = MUL(ADD(first, MOD(in_band, height)), INDEX(s->rows));
     g->sides[1].first = MUL(DIV(in_band, height), INDEX(s->cols));
-    const int warps_across = s->cols / (THREADS_ACROSS * s->thread_cols);
-    qn_kvalue *lane = MOD(g->thread, INDEX(WARP)), *warp = DIV(g->thread, INDEX(WARP));
-    g->row = ADD(MUL(DIV(warp, INDEX(warps_across)), INDEX(THREADS_DOWN * s->thread_rows)),
-                 MUL(DIV(lane, INDEX(THREADS_ACROSS)), INDEX(FOUR)));
-    g->col = ADD(MUL(MOD(warp, INDEX(warps_across)), INDEX(THREADS_ACROSS * s->thread_cols)),
-                 MUL(MOD(lane, INDEX(THREADS_ACROSS)), INDEX(FOUR)));
+    qn_kvalue *lane = MOD(g->thread, INDEX(WARP)), *warp = DIV(g->thread, INDEX(WARP)),
+              *warps_across = INDEX(s->cols / s->warp_cols),
+              *threads_across = INDEX(g->unit ? FOUR : THREADS_ACROSS);
+    g->warp_row = MUL(DIV(warp, warps_across), INDEX(s->warp_rows));
+    g->warp_col = MUL(MOD(warp, warps_across), INDEX(s->warp_cols));
+    g->row = ADD(g->warp_row, MUL(DIV(lane, threads_across), INDEX(g->unit ? 1 : FOUR)));
+    g->col = ADD(g->warp_col, MUL(MOD(lane, threads_across), INDEX(g->unit ? 2 : FOUR)));
     return qn_dim_mul(dims, g->batch, tiles);
 }
 
@@ -459,7 +569,9 @@ static qn_status lower(qn_lowering *l, const qn_group *group)
         qn_writer_bind_input(w, group->inputs[i]);
     qn_writer_bind(w, &root->results[0], fetch_sum, g);
     g->shape = choose(g);
-    g->threads = g->shape->rows * g->shape->cols / (g->shape->thread_rows * g->shape->thread_cols);
+    g->threads = g->shape->rows / g->shape->warp_rows * (g->shape->cols / g->shape->warp_cols) * WARP;
+    g->thread_rows = g->shape->warp_rows / (g->unit ? TILE : THREADS_DOWN);
+    g->thread_cols = g->shape->warp_cols / (g->unit ? FOUR : THREADS_ACROSS);
     w->kernel->gpu_threads = g->threads;
     w->kernel->by_thread = true;
     g->thread = qn_kb_thread(&w->b);
@@ -467,8 +579,7 @@ static qn_status lower(qn_lowering *l, const qn_group *group)
     for (int i = 0; i < 2; i++) {
         side *s = &g->sides[i];
         s->extent = i ? g->shape->cols : g->shape->rows;
-        s->tile =
-            qn_kernel_add_shared(w->kernel, i ? "columns" : "rows", QUERN_F32, 2 * (int64_t)STEP * line(s));
+        s->tile = qn_kernel_add_shared(w->kernel, i ? "columns" : "rows", g->dtype, 2 * half_size(g, s));
     }
     const qn_dim tasks = place(g);
     w->kernel->flops = 2 * qn_likely_extent(g->batch) * qn_likely_extent(g->sides[0].free) *

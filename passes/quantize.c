@@ -20,6 +20,7 @@
 #include "passes/winograd.h"
 
 enum {
+    GPU_STEP = 8,   /* of what is summed over, on a GPU: 16 bytes */
     LEAST_ROWS = 8, /* for a matrix unit: fewer are bound by reading y */
     LEAST_COLUMNS = 16,
     LEAST_WORK = 1 << 18 /* multiplications */
@@ -77,9 +78,15 @@ qn_conv qn_conv_of(const qn_node *node, qn_conv_room *room)
 
 /* ---- bfloat16 ---- */
 
+/* From there on they multiply bfloat16. */
+static bool has_gpu_unit(const qn_machine *machine)
+{
+    return machine->gpu && machine->gpu_arch >= 80;
+}
+
 int qn_bf16_step(const qn_machine *machine)
 {
-    return machine->tiles ? QN_TILE_BYTES / 2 : machine->dot2 ? 2 : 0;
+    return machine->tiles ? QN_TILE_BYTES / 2 : machine->dot2 ? 2 : has_gpu_unit(machine) ? GPU_STEP : 0;
 }
 
 /* Is each of the axes of constant extent? The product of the extents. */
@@ -124,8 +131,9 @@ static bool worth_it(const qn_node *node, const qn_machine *machine)
             return false;
         free[side] = free_elements(type, n_batch, batch, n_contract, contract);
     }
-    return k > 0 && k % qn_bf16_step(machine) == 0 && (machine->tiles || qn_is_constant(node->operands[1])) &&
-           free[0] >= (machine->tiles ? LEAST_ROWS : 1) && free[1] >= LEAST_COLUMNS &&
+    const bool unit = machine->tiles || machine->gpu;
+    return k > 0 && k % qn_bf16_step(machine) == 0 && (unit || qn_is_constant(node->operands[1])) &&
+           free[0] >= (unit ? LEAST_ROWS : 1) && free[1] >= LEAST_COLUMNS &&
            free[0] * free[1] * (double)k >= LEAST_WORK;
 }
 
@@ -225,8 +233,7 @@ qn_status qn_pass_quantize(qn_graph *graph, const qn_pass_options *options, bool
 {
     *out_changed = false;
     const qn_machine *machine = options->machine;
-    const bool any = machine && !machine->gpu &&
-                     (options->precision == QN_PRECISION_INT8 ||
-                      (options->precision == QN_PRECISION_BF16 && qn_bf16_step(machine) > 0));
+    const bool any = machine && ((options->precision == QN_PRECISION_INT8 && !machine->gpu) ||
+                                 (options->precision == QN_PRECISION_BF16 && qn_bf16_step(machine) > 0));
     return any ? quantize_graph(graph, options, out_changed, diags) : QUERN_OK;
 }

@@ -413,6 +413,69 @@ static outcome threads_barrier(machine *m, const bool *in)
     return GO_ON;
 }
 
+/* ---- what a warp does together: pieces of tiles of 8 x 8, see QN_K_WARP_LOAD ---- */
+
+enum { WARP = 32, TILE = 8 };
+
+static qn_scalar *lanes_of_thread(const machine *m, const qn_kvalue *v, int thread)
+{
+    return m->frames + (size_t)thread * (size_t)m->n_slots + v->id;
+}
+
+/* Element [row][column] of tile `number` of a value whose lanes are pieces, of the warp that begins at thread `first`. */
+static qn_scalar *in_tile(const machine *m, const qn_kvalue *v, int first, int number, int row, int column)
+{
+    return &lanes_of_thread(m, v, first + 4 * row + column / 2)[2 * number + column % 2];
+}
+
+static outcome warp_load(machine *m, const qn_kinst *inst, int first)
+{
+    const qn_kbuffer *buffer = inst->buffer;
+    const unsigned char *base = m->base[buffer_number(m, buffer)];
+    const int64_t bytes = (int64_t)qn_dtype_bytes(buffer->dtype);
+    for (int row = 0; row < WARP; row++) {
+        const int64_t at = lanes_of_thread(m, inst->operands[0], first + row)->i;
+        if (at < 0 || at % TILE || at + TILE > buffer->elements)
+            return broken(m, qn_arena_printf(m->arena, "a row at element %lld of %s, which has %lld",
+                                             (long long)at, buffer->name, (long long)buffer->elements));
+        for (int i = 0; i < TILE; i++)
+            *in_tile(m, &inst->results[0], first, row / TILE, inst->index ? i : row % TILE,
+                     inst->index ? row % TILE : i) = qn_scalar_load(buffer->dtype, base + (at + i) * bytes);
+    }
+    return GO_ON;
+}
+
+static void warp_mma(const machine *m, const qn_kinst *inst, int first)
+{
+    for (int row = 0; row < 2 * TILE; row++)
+        for (int column = 0; column < TILE; column++) {
+            double sum = 0;
+            for (int k = 0; k < 2 * TILE; k++)
+                sum +=
+                    in_tile(m, inst->operands[0], first, k / TILE * 2 + row / TILE, row % TILE, k % TILE)->f *
+                    in_tile(m, inst->operands[1], first, k / TILE, column, k % TILE)->f;
+            in_tile(m, &inst->results[0], first, row / TILE, row % TILE, column)->f =
+                (float)(in_tile(m, inst->operands[2], first, row / TILE, row % TILE, column)->f + sum);
+        }
+}
+
+static outcome warps(machine *m, const qn_kinst *inst, const bool *in)
+{
+    outcome result = GO_ON;
+    for (int first = 0; first < m->k->gpu_threads && result == GO_ON; first += WARP) {
+        int n = 0;
+        for (int t = first; t < first + WARP; t++)
+            n += in[t];
+        if (n > 0 && n < WARP)
+            return broken(m, "a warp that is not together");
+        if (n > 0 && inst->op == QN_K_WARP_LOAD)
+            result = warp_load(m, inst, first);
+        else if (n > 0)
+            warp_mma(m, inst, first);
+    }
+    return result;
+}
+
 static outcome threads_block(machine *m, const qn_kblock *block, const bool *in)
 {
     outcome result = GO_ON;
@@ -423,6 +486,8 @@ static outcome threads_block(machine *m, const qn_kblock *block, const bool *in)
             result = threads_if(m, inst, in);
         else if (inst->op == QN_K_BARRIER)
             result = threads_barrier(m, in);
+        else if (inst->op == QN_K_WARP_LOAD || inst->op == QN_K_WARP_MMA)
+            result = warps(m, inst, in);
         else
             for (int t = 0; t < m->k->gpu_threads && result == GO_ON; t++) {
                 become(m, t);

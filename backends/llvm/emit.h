@@ -134,6 +134,10 @@ void qn_llvm_gpu_kernel(const qn_emitter *e, LLVMValueRef function, int threads,
 LLVMValueRef qn_llvm_gpu_thread(const qn_emitter *e); /* number in its block, i64 */
 LLVMValueRef qn_llvm_gpu_block(const qn_emitter *e);  /* number in the grid, i64 */
 void qn_llvm_gpu_barrier(const qn_emitter *e);
+/* See QN_K_WARP_LOAD and QN_K_WARP_MMA; 16-bit floats are i16. */
+LLVMValueRef qn_llvm_gpu_warp_load(const qn_emitter *e, LLVMValueRef address, bool turned);
+LLVMValueRef qn_llvm_gpu_warp_mma(const qn_emitter *e, qn_dtype dtype, LLVMValueRef x, LLVMValueRef y,
+                                  LLVMValueRef sums);
 LLVMValueRef qn_llvm_gpu_global(const qn_emitter *e, LLVMValueRef address); /* known to be in global memory */
 /* Static shared memory for `elements` of memory type `element`, at a multiple of 64; one for each name. */
 LLVMValueRef qn_llvm_gpu_shared(const qn_emitter *e, const char *name, LLVMTypeRef element, int64_t elements);

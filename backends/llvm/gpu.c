@@ -58,6 +58,56 @@ LLVMValueRef qn_llvm_gpu_shared(const qn_emitter *e, const char *name, LLVMTypeR
     return shared;
 }
 
+/* ---- the matrix unit: registers of two 16-bit floats ---- */
+
+/* Registers of a struct as one vector, or the parts of a vector as registers. */
+static LLVMValueRef joined(const qn_emitter *e, LLVMValueRef registers, int n, LLVMTypeRef part)
+{
+    LLVMValueRef all = LLVMGetPoison(LLVMVectorType(part, (unsigned)n));
+    for (int i = 0; i < n; i++)
+        all = LLVMBuildInsertElement(e->builder, all,
+                                     LLVMBuildExtractValue(e->builder, registers, (unsigned)i, ""),
+                                     qn_llvm_i32(e, i), "");
+    return all;
+}
+
+static void split(const qn_emitter *e, LLVMValueRef vector, int n, LLVMTypeRef part, LLVMValueRef *out)
+{
+    LLVMValueRef words = LLVMBuildBitCast(e->builder, vector, LLVMVectorType(e->i32, (unsigned)n), "");
+    for (int i = 0; i < n; i++)
+        out[i] = LLVMBuildBitCast(
+            e->builder, LLVMBuildExtractElement(e->builder, words, qn_llvm_i32(e, i), ""), part, "");
+}
+
+LLVMValueRef qn_llvm_gpu_warp_load(const qn_emitter *e, LLVMValueRef address, bool turned)
+{
+    LLVMTypeRef type = LLVMTypeOf(address);
+    LLVMValueRef loaded = qn_llvm_intrinsic(e,
+                                            turned ? "llvm.nvvm.ldmatrix.sync.aligned.m8n8.x4.trans.b16"
+                                                   : "llvm.nvvm.ldmatrix.sync.aligned.m8n8.x4.b16",
+                                            1, &type, 1, &address);
+    return LLVMBuildBitCast(e->builder, joined(e, loaded, 4, e->i32),
+                            LLVMVectorType(LLVMInt16TypeInContext(e->context), 8), "");
+}
+
+LLVMValueRef qn_llvm_gpu_warp_mma(const qn_emitter *e, qn_dtype dtype, LLVMValueRef x, LLVMValueRef y,
+                                  LLVMValueRef sums)
+{
+    const bool half = dtype == QUERN_F16;
+    LLVMTypeRef part = half ? LLVMVectorType(e->f16, 2) : e->i32;
+    LLVMValueRef args[10];
+    split(e, x, 4, part, args);
+    split(e, y, 2, part, args + 4);
+    for (int i = 0; i < 4; i++)
+        args[6 + i] = LLVMBuildExtractElement(e->builder, sums, qn_llvm_i32(e, i), "");
+    return joined(e,
+                  qn_llvm_intrinsic(e,
+                                    half ? "llvm.nvvm.mma.m16n8k16.row.col.f32.f32"
+                                         : "llvm.nvvm.mma.m16n8k16.row.col.bf16",
+                                    0, NULL, 10, args),
+                  4, e->f32);
+}
+
 /* ---- reductions over the threads ----
  *
  *   every thread      cells[thread] = value                       barrier

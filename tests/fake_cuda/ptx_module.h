@@ -27,9 +27,11 @@ typedef enum op {
     DIV,
     FMA,
     LD,
+    LDMATRIX,
     MAD,
     MAX,
     MIN,
+    MMA,
     MOV,
     MUL,
     NEG,
@@ -78,6 +80,7 @@ typedef struct inst {
     type type, from; /* the second type of cvt and set; otherwise the same */
     space space;
     rounding rounding;
+    bool turned; /* ldmatrix */
     bool to_integer, wide, high, nan, sat, left, clamp, negated, to_space;
     char compare[8], with[8]; /* of setp; number, finite, … of testp */
     int n_vector;

@@ -9,11 +9,12 @@
 
 enum { MOST_REGISTERS = 1 << 16 };
 
-static const char *const op_names[N_OPS] = {
-    "abs",  "add", "and",  "bar", "bfe", "bra", "clz",  "copysign", "cvt",  "cvta",  "div", "fma", "ld",
-    "mad",  "max", "min",  "mov", "mul", "neg", "not",  "or",       "popc", "prmt",  "rcp", "rem", "ret",
-    "selp", "set", "setp", "shf", "shl", "shr", "sqrt", "st",       "sub",  "testp", "xor"
-};
+static const char *const op_names[N_OPS] = { "abs",      "add", "and",   "bar",  "bfe", "bra", "clz",
+                                             "copysign", "cvt", "cvta",  "div",  "fma", "ld",  "ldmatrix",
+                                             "mad",      "max", "min",   "mma",  "mov", "mul", "neg",
+                                             "not",      "or",  "popc",  "prmt", "rcp", "rem", "ret",
+                                             "selp",     "set", "setp",  "shf",  "shl", "shr", "sqrt",
+                                             "st",       "sub", "testp", "xor" };
 
 typedef struct reader {
     const char *at;
@@ -321,9 +322,11 @@ static bool read_opcode(reader *r, char *text, inst *out)
         return fail(r, "the instruction '%s' is unknown", part);
     while ((part = strtok_r(NULL, ".", &rest)) != NULL) {
         type t;
-        if (read_type(part, &t))
-            *(n_types++ ? &out->from : &out->type) = t;
-        else if (strcmp(part, "global") == 0)
+        if (read_type(part, &t)) { /* of mma: of the sums, then of what is multiplied */
+            if (n_types < 2 || out->op != MMA)
+                *(n_types ? &out->from : &out->type) = t;
+            n_types++;
+        } else if (strcmp(part, "global") == 0)
             out->space = GLOBAL;
         else if (strncmp(part, "shared", 6) == 0)
             out->space = SHARED;
@@ -361,6 +364,12 @@ static bool read_opcode(reader *r, char *text, inst *out)
             snprintf(out->compare, sizeof out->compare, "%s", part);
         else if (out->op == TESTP && is_one_of(part, "finite infinite number notanumber normal subnormal"))
             snprintf(out->compare, sizeof out->compare, "%.7s", part);
+        else if (out->op == LDMATRIX && strcmp(part, "trans") == 0)
+            out->turned = true;
+        else if (out->op == LDMATRIX && is_one_of(part, "m8n8 x4"))
+            ;
+        else if (out->op == MMA && is_one_of(part, "m16n8k16 row col"))
+            ;
         else if (!is_one_of(part, "lo uni sync cta aligned volatile nc relaxed gpu sys weak"))
             return fail(r, "'.%s' of %s is unknown", part, op_names[out->op]);
     }

@@ -260,7 +260,7 @@ static bool tested(const inst *i, uint64_t x)
 
 typedef struct thread {
     int number, at;
-    bool done;
+    bool done, waits; /* for the others of its warp */
     uint64_t *regs;
     unsigned char *local;
 } thread;
@@ -426,7 +426,80 @@ static uint64_t evaluate(block *b, const thread *t, const inst *i)
     return integer(i, v[0], v[1], v[2]);
 }
 
-/* To the next barrier, or the end. */
+/* ---- what the threads of a warp do together ---- */
+
+enum { WARP = 32, TILE = 8 };
+
+/* Where a thread's registers have element [row][column] of a tile of 8 x 8 16-bit elements, or of two registers of f32. */
+static uint64_t *in_tile(thread *warp, const operand *x, int number, int row, int column)
+{
+    return &warp[4 * row + column / 2].regs[x->parts[number]];
+}
+
+static void load_tiles(block *b, thread *warp, const inst *i)
+{
+    for (int row = 0; row < WARP && !b->failed; row++) {
+        thread *t = &warp[row];
+        uint16_t bits[TILE];
+        const uint64_t at = i->x[1].value + (i->x[1].reg >= 0 ? t->regs[i->x[1].reg] : 0);
+        void *data = memory(b, t, i, at, sizeof bits);
+        if (!data)
+            return;
+        memcpy(bits, data, sizeof bits);
+        for (int k = 0; k < TILE; k++) {
+            const int in_row = i->turned ? k : row % TILE, column = i->turned ? row % TILE : k;
+            uint64_t *to = in_tile(warp, &i->x[0], row / TILE, in_row, column);
+            const int shift = 16 * (column % 2);
+            *to = (*to & ~((uint64_t)0xffff << shift)) | (uint64_t)bits[k] << shift;
+        }
+    }
+}
+
+static double multiplied(thread *warp, const inst *i, int operand, int number, int row, int column)
+{
+    return to_double(*in_tile(warp, &i->x[operand], number, row, column) >> (16 * (column % 2)) & 0xffff,
+                     i->from);
+}
+
+static void multiply_tiles(thread *warp, const inst *i)
+{
+    for (int row = 0; row < 2 * TILE; row++)
+        for (int column = 0; column < TILE; column++) {
+            const int half = row / TILE, part = 2 * half + column % 2;
+            double sum = to_double(*in_tile(warp, &i->x[3], part, row % TILE, column), i->type);
+            for (int k = 0; k < 2 * TILE; k++)
+                sum += multiplied(warp, i, 1, k / TILE * 2 + half, row % TILE, k % TILE) *
+                       multiplied(warp, i, 2, k / TILE, column, k % TILE);
+            *in_tile(warp, &i->x[0], part, row % TILE, column) = from_double((float)sum, i->type);
+        }
+}
+
+/* false: the warp waits for nothing but the block, or is at its end. */
+static bool run_together(block *b, thread *warp, int n)
+{
+    int waiting = 0;
+    for (int k = 0; k < n; k++)
+        waiting += warp[k].waits;
+    if (waiting == 0 || b->failed)
+        return false;
+    const inst *i = &b->k->code[warp[0].at];
+    for (int k = 0; k < n; k++)
+        if (waiting != WARP || warp[k].at != warp[0].at || i->guard >= 0) {
+            stop(b, &warp[k], "a warp is not together", 0);
+            return false;
+        }
+    if (i->op == LDMATRIX)
+        load_tiles(b, warp, i);
+    else
+        multiply_tiles(warp, i);
+    for (int k = 0; k < n; k++) {
+        warp[k].waits = false;
+        warp[k].at++;
+    }
+    return true;
+}
+
+/* To the next barrier, to what its warp does together, or the end. */
 static void run_thread(block *b, thread *t)
 {
     for (long steps = 0; !b->failed; t->at++) {
@@ -441,6 +514,8 @@ static void run_thread(block *b, thread *t)
         switch (i->op) {
         case RET: t->done = true; return;
         case BAR: t->at++; return;
+        case LDMATRIX:
+        case MMA: t->waits = true; return;
         case BRA: t->at = i->x[0].reg - 1; break;
         case LD:
         case ST: transfer(b, t, i); break;
@@ -474,11 +549,18 @@ bool ptx_run(const ptx_kernel *k, unsigned number, int n_threads, bool backwards
                                .local = local + (size_t)i * k->local_bytes };
     for (int left = n_threads; left > 0 && !b.failed;) {
         left = 0;
-        for (int i = 0; i < n_threads; i++) {
-            thread *t = &threads[backwards ? n_threads - 1 - i : i];
-            if (!t->done)
-                run_thread(&b, t);
-            left += !t->done;
+        for (int w = 0; w < n_threads; w += WARP) {
+            thread *warp = &threads[backwards ? (n_threads - 1 - w) / WARP * WARP : w];
+            const int n = n_threads - (int)(warp - threads) < WARP ? n_threads - (int)(warp - threads) : WARP;
+            do
+                for (int i = 0; i < n; i++) {
+                    thread *t = &warp[backwards ? n - 1 - i : i];
+                    if (!t->done)
+                        run_thread(&b, t);
+                }
+            while (run_together(&b, warp, n));
+            for (int i = 0; i < n; i++)
+                left += !warp[i].done;
         }
     }
     free(b.shared);

@@ -27,6 +27,23 @@ expect 1 "'ptx' is code for a GPU: --target nvptx64" "$quern" compile xor.qn -o 
 expect 1 "GPU 'sm_999' is unknown" "$quern" compile xor.qn --target nvptx64 --gpu sm_999 -o x.ptx
 [ ! -e x.ptx ] || fail "x.ptx is left"
 
+# Products of bfloat16 by the matrix unit, which a T4 doesn't have for them.
+cat >product.qn <<'EOF'
+graph @main(%x: f32[64, 64], %y: f32[64, 72]) -> f32[64, 72] {
+  %0 = dot_general %x, %y {x_batch = [], x_contract = [1], y_batch = [], y_contract = [0]} : f32[64, 72]
+  return %0
+}
+EOF
+expect 0 '^$' "$quern" compile product.qn --target nvptx64 --gpu sm_90 --precision bf16 -o unit.ptx
+has unit.ptx 'mma\.sync\.aligned\.m16n8k16\.row\.col\.f32\.bf16\.bf16\.f32'
+has unit.ptx 'ldmatrix\.sync\.aligned'
+for more in '--gpu sm_75 --precision bf16' '--gpu sm_90'; do
+    # shellcheck disable=SC2086
+    expect 0 '^$' "$quern" compile product.qn --target nvptx64 $more -o plain.ptx
+    grep -q 'mma\.sync' plain.ptx && fail "there is an mma with $more"
+    has plain.ptx 'fma\.rn\.f32'
+done
+
 # ---- no GPU
 
 export QUERN_CUDA_LIBRARY=$folder/no/libcuda.so.1
@@ -49,6 +66,10 @@ done
 FAKE_CUDA_DEVICES=2 expect 0 '' "$quern" run xor.qn --target cuda:1 --dim batch=600 --expect y=y.npy
 expect 1 'there is no GPU 1 here: the driver finds 1, from cuda:0; use --target cpu' "$quern" run xor.qn --target cuda:1
 expect 1 "there is no target 'cudas'" "$quern" run xor.qn --target cudas
+
+expect 0 '' "$quern" run product.qn --output f.npy
+expect 0 '' "$quern" run product.qn --target cuda --expect f.npy
+expect 0 '' "$quern" run product.qn --target cuda --precision bf16 --expect f.npy --atol 0.2
 
 # The first row of x is where %i says: with a check that may fail.
 cat >row.qn <<'EOF'
