@@ -94,8 +94,54 @@ static void copy_line(size_t size, axis a, void *to, const void *from)
     }
 }
 
+/* Four words side by side, anywhere. */
+typedef uint32_t words __attribute__((vector_size(16), aligned(1), may_alias));
+enum { WORDS = 4 };
+
+/* Four lines of four words, turned: what was below is beside. */
+static void turn_words(qn_word4 *to, int64_t to_line, const qn_word4 *from, int64_t from_line)
+{
+#define LINE(p, i, stride) (*(const words *)((p) + (i) * (stride)))
+    const words a = LINE(from, 0, from_line), b = LINE(from, 1, from_line), c = LINE(from, 2, from_line),
+                d = LINE(from, 3, from_line);
+    const words ab_low = __builtin_shufflevector(a, b, 0, 4, 1, 5),
+                ab_high = __builtin_shufflevector(a, b, 2, 6, 3, 7),
+                cd_low = __builtin_shufflevector(c, d, 0, 4, 1, 5),
+                cd_high = __builtin_shufflevector(c, d, 2, 6, 3, 7);
+#undef LINE
+#define LINE(i) (*(words *)(to + (i) * to_line))
+    LINE(0) = __builtin_shufflevector(ab_low, cd_low, 0, 1, 4, 5);
+    LINE(1) = __builtin_shufflevector(ab_low, cd_low, 2, 3, 6, 7);
+    LINE(2) = __builtin_shufflevector(ab_high, cd_high, 0, 1, 4, 5);
+    LINE(3) = __builtin_shufflevector(ab_high, cd_high, 2, 3, 6, 7);
+#undef LINE
+}
+
+/* A transposition of words: what is read lies side by side along `b`, what is written along `a`. */
+static void turn_plane(axis b, axis a, qn_word4 *to, const qn_word4 *from)
+{
+    const int64_t rows = b.n / WORDS * WORDS, columns = a.n / WORDS * WORDS;
+    for (int64_t i0 = 0; i0 < rows; i0 += TILE)
+        for (int64_t j = 0; j < columns; j += WORDS) {
+            for (int r = 0; r < WORDS;
+                 r++) { /* what the next tile reads, of lines that are too many to be followed */
+                __builtin_prefetch(from + i0 + TILE + (j + r) * a.from);
+                __builtin_prefetch(from + i0 + TILE + TILE / 2 + (j + r) * a.from);
+            }
+            for (int64_t i = i0; i < i0 + TILE && i < rows; i += WORDS)
+                turn_words(to + i * b.to + j, b.to, from + i + j * a.from, a.from);
+        }
+    for (int64_t i = 0; i < b.n; i++)
+        for (int64_t j = i < rows ? columns : 0; j < a.n; j++)
+            to[i * b.to + j] = from[i + j * a.from];
+}
+
 static void copy_plane(size_t size, axis b, axis a, void *to, const void *from)
 {
+    if (size == 4 && b.from == 1 && a.to == 1) {
+        turn_plane(b, a, to, from);
+        return;
+    }
     switch (size) {
     case 1: COPY_PLANE(qn_word1); return;
     case 2: COPY_PLANE(qn_word2); return;

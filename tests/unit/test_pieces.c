@@ -198,6 +198,51 @@ static void expect_boxes(const subject *x)
     free(expected.data);
 }
 
+/* Elements by strides, one by one. */
+static void copies_go_where_strides_say(void **state)
+{
+    (void)state;
+    enum { MOST = 1 << 16 };
+    static unsigned char from[MOST], to[MOST], expected[MOST];
+    for (int i = 0; i < MOST; i++)
+        from[i] = (unsigned char)(i * 131 >> 3);
+    for (int round = 0; round < 3000; round++) {
+        seed = (uint64_t)round + 1;
+        const int rank = 1 + (int)below(3), order = (int)below(6);
+        const size_t size = (size_t)1 << below(4);
+        int64_t dims[3], to_strides[3], from_strides[3], n = 1, wide = 1;
+        for (int i = 0; i < rank; i++)
+            dims[i] = 1 + below(i == rank - 1 && rank < 3 ? 70 : 18);
+        for (int i = rank - 1; i >= 0; i--) {
+            to_strides[i] = n;
+            n *= dims[i];
+        }
+        for (int i = 0; i < rank;
+             i++) { /* axes in another order, lines a bit apart, or the same element again */
+            const int axis = (i + order) % rank;
+            from_strides[axis] = below(8) ? wide : 0;
+            wide = wide * dims[axis] + below(3);
+        }
+        assert_true(wide * (int64_t)size <= MOST && n * (int64_t)size <= MOST);
+        memset(to, 0, sizeof to);
+        memset(expected, 0, sizeof expected);
+        const int64_t dims3[3] = { dims[0], rank > 1 ? dims[1] : 1, rank > 2 ? dims[2] : 1 };
+        for (int64_t i = 0; i < dims3[0]; i++)
+            for (int64_t j = 0; j < dims3[1]; j++)
+                for (int64_t k = 0; k < dims3[2]; k++) {
+                    const int64_t at[3] = { i, j, k };
+                    int64_t t = 0, f = 0;
+                    for (int a = 0; a < rank; a++) {
+                        t += at[a] * to_strides[a];
+                        f += at[a] * from_strides[a];
+                    }
+                    memcpy(expected + t * (int64_t)size, from + f * (int64_t)size, size);
+                }
+        qn_copy_strided(size, rank, dims, to, to_strides, from, from_strides);
+        assert_memory_equal(to, expected, sizeof to);
+    }
+}
+
 static void any_box_is_what_the_whole_says(void **state)
 {
     (void)state;
@@ -285,6 +330,7 @@ static void long_chains_are_made(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
+        cmocka_unit_test(copies_go_where_strides_say),
         cmocka_unit_test_teardown(any_box_is_what_the_whole_says, reset),
         cmocka_unit_test_teardown(pieces_are_the_whole, reset),
         cmocka_unit_test_teardown(equal_recipes_are_equal, reset),
