@@ -7,12 +7,14 @@
 #include <sys/stat.h>
 #include <time.h>
 
+#include "backends/llvm/host.h"
 #include "driver/blas.h"
 #include "driver/cache.h"
 #include "driver/compile.h"
 #include "driver/kept.h"
 #include "driver/tune.h"
 #include "ir/print.h"
+#include "ir/strbuf.h"
 #include "runtime/pool.h"
 
 static double now(void)
@@ -128,23 +130,72 @@ static qn_status choose_blas(const qn_settings *s, qn_pass_options *out, qn_diag
     return QUERN_OK;
 }
 
-/* What the code depends on besides the kernel: Quern itself (its version does not tell builds apart, its file does),
- * the target, the math mode. */
-static const char *common_key(const qn_settings *s, const qn_machine *machine, qn_emit emit, qn_arena *arena)
+/* Quern itself: its version does not tell builds apart, its file does. */
+static const char *this_build(qn_arena *arena)
 {
-    const char *build = "";
     Dl_info info;
     struct stat st;
-    if (dladdr((void *)(uintptr_t)&qn_compile_module, &info) && info.dli_fname &&
-        (stat(info.dli_fname, &st) == 0 || stat("/proc/self/exe", &st) == 0))
-        build = qn_arena_printf(arena, "%lld.%lld.%ld", (long long)st.st_size, (long long)st.st_mtim.tv_sec,
-                                (long)st.st_mtim.tv_nsec);
-    return qn_arena_printf(arena,
-                           "quern %s %s abi %u backend %s triple %s cpu %s features %s+%s math %d emit %d",
-                           QN_VERSION_STRING, build, QUERN_ABI_VERSION, s->backend->name,
+    if (!dladdr((void *)(uintptr_t)&qn_compile_module, &info) || !info.dli_fname ||
+        (stat(info.dli_fname, &st) && stat("/proc/self/exe", &st)))
+        return "";
+    return qn_arena_printf(arena, "%lld.%lld.%ld", (long long)st.st_size, (long long)st.st_mtim.tv_sec,
+                           (long)st.st_mtim.tv_nsec);
+}
+
+static const char *target_key(const qn_settings *s, qn_arena *arena)
+{
+    return qn_arena_printf(arena, "quern %s %s abi %u backend %s triple %s cpu %s features %s",
+                           QN_VERSION_STRING, this_build(arena), QUERN_ABI_VERSION, s->backend->name,
                            s->target.triple ? s->target.triple : "", s->target.cpu ? s->target.cpu : "",
-                           s->target.features ? s->target.features : "",
+                           s->target.features ? s->target.features : "");
+}
+
+/* What the code depends on besides the kernel: the target, the math mode. */
+static const char *common_key(const qn_settings *s, const qn_machine *machine, qn_emit emit, qn_arena *arena)
+{
+    return qn_arena_printf(arena, "%s+%s math %d emit %d", target_key(s, arena),
                            machine->features ? machine->features : "", (int)s->math, (int)emit);
+}
+
+/* A machine that LLVM is asked for, as it was described the last time: its numbers, then the text of its features. */
+static bool find_machine(const qn_cache *cache, const qn_cache_key *key, qn_arena *arena, qn_machine *out)
+{
+    qn_code code;
+    if (!qn_cache_get(cache, key, arena, &code) || code.size < sizeof *out)
+        return false;
+    memcpy(out, code.data, sizeof *out);
+    out->features =
+        qn_arena_printf(arena, "%.*s", (int)(code.size - sizeof *out), (char *)code.data + sizeof *out);
+    return true;
+}
+
+static void keep_machine(qn_cache *cache, const qn_cache_key *key, const qn_machine *machine, qn_arena *arena)
+{
+    qn_strbuf text = { .arena = arena };
+    qn_machine numbers = *machine;
+    numbers.features = NULL;
+    qn_strbuf_add(&text, (const char *)&numbers, sizeof numbers);
+    qn_strbuf_puts(&text, machine->features ? machine->features : "");
+    qn_cache_put(cache, key, &(qn_code){ text.data, text.n });
+}
+
+static qn_status describe(const qn_settings *s, qn_cache *cache, qn_arena *arena, qn_machine *out,
+                          qn_diags *diags)
+{
+    const qn_target *t = &s->target;
+    if (s->backend == &qn_backend_cpu && !t->triple && (!t->cpu || strcmp(t->cpu, "native") == 0))
+        return s->backend->describe(t, arena, out, diags); /* this one, which the CPU is asked for */
+    const char *texts[] = { "machine", target_key(s, arena),
+                            t->jit     ? "jit"
+                            : t->plain ? "plain"
+                                       : "",
+                            qn_host_text() }; /* what this one lacks, a process has no code for */
+    const qn_cache_key key = qn_cache_key_of(4, texts);
+    if (find_machine(cache, &key, arena, out))
+        return QUERN_OK;
+    QN_TRY(s->backend->describe(t, arena, out, diags));
+    keep_machine(cache, &key, out, arena);
+    return QUERN_OK;
 }
 
 /* What programs are made with. */
@@ -180,6 +231,7 @@ static qn_status begin_planning(planner *p, const qn_settings *s, qn_emit emit, 
 {
     *p = (planner){ .settings = *s, .out = out, .cache = { .folder = -1 } };
     QN_TRY(qn_cache_open(&p->cache, s->cache, diags));
+    QN_TRY(describe(s, &p->cache, out->arena, &out->machine, diags));
     qn_kept_schedules_init(&p->schedules, &p->cache, &out->machine);
     if (!s->schedules)
         p->settings.schedules = &p->schedules.schedules;
@@ -536,7 +588,6 @@ qn_status qn_plan_module(qn_module *module, const qn_settings *settings, qn_aren
 {
     planner p;
     *out = (qn_compiled){ .arena = arena };
-    QN_TRY(settings->backend->describe(&settings->target, arena, &out->machine, diags));
     qn_status status = begin_planning(&p, settings, QN_EMIT_OBJECT, out, diags);
     p.kept_by = NULL; /* whoever asks wants to see kernels */
     if (!status)
@@ -582,7 +633,6 @@ qn_status qn_compile_module(qn_module *module, const qn_settings *settings, qn_e
 {
     planner p;
     *out = (qn_compiled){ .arena = arena };
-    QN_TRY(settings->backend->describe(&settings->target, arena, &out->machine, diags));
     qn_status status = begin_planning(&p, settings, emit, out, diags);
     if (!status)
         status = compile(&p, module, emit, diags);

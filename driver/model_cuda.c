@@ -454,24 +454,26 @@ static qn_status load_weights(cuda_model *m, qn_diags *diags)
 }
 
 /* Tables from the CPU backend; all kernels in them are one that does nothing. */
-static qn_status load_tables(quern_model *model, cuda_model *m, qn_diags *diags)
+static qn_status load_tables(quern_model *model, cuda_model *m, const qn_settings *settings, qn_diags *diags)
 {
-    static const char stub[] = "model_no_kernel";
-    const qn_compiled *c = &m->compiled;
-    const qn_target host = { .cpu = "native", .jit = true };
+    qn_compiled tables = m->compiled, *c = &tables;
+    qn_settings host = *settings;
     qn_code objects[2];
-    const char *names[] = { stub, "model" };
+    const char *names[] = { NULL, "model" };
+    host.backend = &qn_backend_cpu;
+    host.target = (qn_target){ .cpu = "native", .jit = true };
+    QN_TRY(host.backend->describe(&host.target, m->arena, &c->machine, diags));
+    QN_TRY(qn_compile_kernel(qn_kernel_new(m->arena, "nothing"), &c->machine, &host, m->arena, &names[0],
+                             &objects[0], diags));
     const char ***symbols = QN_NEW_ARRAY(m->arena, const char **, c->n_programs);
     for (int p = 0; p < c->n_programs; p++) {
         symbols[p] = QN_NEW_ARRAY(m->arena, const char *, c->programs[p]->n_kernels + 1);
         for (int k = 0; k < c->programs[p]->n_kernels; k++)
-            symbols[p][k] = stub;
+            symbols[p][k] = names[0];
     }
-    QN_TRY(qn_backend_cpu.emit_kernel(qn_kernel_new(m->arena, "nothing"), stub, &host, QN_MATH_DEFAULT,
-                                      QN_EMIT_OBJECT, m->arena, &objects[0], diags));
-    qn_entries entries = qn_compiled_entries(c, "model", true);
+    qn_entries entries = qn_compiled_entries(c, QN_JIT_PREFIX, true);
     entries.kernel_symbols = (const char *const *const *)symbols;
-    QN_TRY(qn_backend_cpu.emit_entries(&entries, &host, QN_EMIT_OBJECT, m->arena, &objects[1], diags));
+    QN_TRY(qn_compile_entries(c, &entries, &host, &objects[1], diags));
     QN_TRY(qn_backend_cpu.load(2, objects, names, &m->image, diags));
     const void **weights = qn_backend_cpu.symbol(m->image, "model_weights_base");
     quern_query_fn query = NULL;
@@ -496,7 +498,7 @@ static qn_status make(quern_model *model, cuda_model *m, const qn_settings *sett
     QN_TRY(qn_compile_module(m->module, &s, QN_EMIT_OBJECT, m->arena, &m->compiled, diags));
     QN_TRY(load_kernels(m, diags));
     QN_TRY(load_weights(m, diags));
-    return load_tables(model, m, diags);
+    return load_tables(model, m, settings, diags);
 }
 
 qn_status qn_model_cuda(qn_module *module, const qn_settings *settings, quern_model **out, qn_diags *diags)

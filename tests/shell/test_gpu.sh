@@ -59,6 +59,7 @@ rm -f log
 expect 0 'y f32\[600\]' "$quern" run xor.qn --target cuda --dim batch=600
 [ "$(tr '\n' ';' < log)" = "module;alloc 128;in 128;alloc 12544;in 8;in 4800;launch blocks 3 threads 256;\
 launch blocks 2 threads 256;out 2400;free;free;unload;release;" ] || fail "the calls are: $(cat log)"
+QUERN_LLVM=/nowhere/libLLVM.so expect 0 'y f32\[600\]' "$quern" run xor.qn --target cuda --dim batch=600
 expect 0 '' "$quern" run xor.qn --dim batch=600 --output y=y.npy
 for backwards in "" 1; do
     FAKE_CUDA_BACKWARDS=$backwards expect 0 '' "$quern" run xor.qn --target cuda --dim batch=600 --expect y=y.npy

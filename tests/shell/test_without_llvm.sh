@@ -28,5 +28,11 @@ expect 0 'cpu .*only what is in the cache: generating code needs LLVM' without "
 [ "$(opened "$quern" run model.qn --dim batch=3)" -eq 0 ] || fail "all is in the cache, but LLVM was opened"
 without "$quern" run model.qn --dim batch=3 >second 2>&1 || fail "$(cat second)"
 same first second
+# A CPU by its name: what LLVM says of it is kept as well.
+[ "$(uname -m)" = x86_64 ] && cpu=x86-64-v3 || cpu=generic
+expect 1 "$what" without "$quern" run model.qn --dim batch=3 --cpu "$cpu"
+"$quern" run model.qn --dim batch=3 --cpu "$cpu" >first 2>&1 || fail "$(cat first)"
+without "$quern" run model.qn --dim batch=3 --cpu "$cpu" >second 2>&1 || fail "$(cat second)"
+same first second
 
 [ $n_failed -eq 0 ]
