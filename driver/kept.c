@@ -121,6 +121,12 @@ bool qn_kept_of(const qn_graph *graph, const qn_pass_options *options, const cha
 
 /* ---- the entry ---- */
 
+/* Whoever adds a field has to think of it here, too. */
+_Static_assert(sizeof(void *) != 8 ||
+                   (sizeof(qn_program) == 160 && sizeof(qn_pio) == 64 && sizeof(qn_pbuffer) == 112 &&
+                    sizeof(qn_step) == 232 && sizeof(qn_kernel) == 120 && sizeof(qn_kbuffer) == 48),
+               "a structure has changed: does an entry have all of it?");
+
 typedef struct coder {
     qn_strbuf *to;        /* NULL: it reads */
     const char *at, *end; /* what is left to be read */
@@ -282,7 +288,7 @@ static void code_steps(coder *c, qn_steps *steps);
 
 static void code_step(coder *c, qn_step *s)
 {
-    int kind = (int)s->kind, library = (int)s->library;
+    int kind = (int)s->kind, library = (int)s->library, collective = (int)s->collective;
     qn_dim *params = (qn_dim *)(uintptr_t)s->params;
     CODE(c, kind);
     code_text(c, &s->name);
@@ -298,6 +304,9 @@ static void code_step(coder *c, qn_step *s)
     CODE(c, s->flops);
     CODE(c, s->alternates);
     CODE(c, s->node);
+    CODE(c, collective);
+    CODE(c, s->how);
+    CODE(c, s->ranks);
     CODE(c, s->loop);
     code_dim(c, &s->count);
     CODE(c, s->reverse);
@@ -307,6 +316,7 @@ static void code_step(coder *c, qn_step *s)
     code_steps(c, &s->other);
     s->kind = (qn_step_kind)kind;
     s->library = (qn_library)library;
+    s->collective = (qn_op)collective;
     s->params = params;
 }
 
@@ -357,6 +367,7 @@ static void code_kernel(coder *c, qn_kernel *k)
         CODE(c, k->param_multiple[i]);
     }
     CODE(c, k->gpu_threads);
+    CODE(c, k->by_thread);
     CODE(c, k->flops);
     CODE(c, k->bytes);
 }

@@ -137,6 +137,26 @@ static void programs_come_back(void **state)
         }
 }
 
+static void collectives_come_back(void **state)
+{
+    static const char text[] = "dims n: 1..64\n"
+                               "graph @main(%x: f32[n, 3]) -> (y: f32[2*n, 3], z: f32[n, 3], r: i64[]) {\n"
+                               "  %0 = all_reduce %x {kind = mean} : f32[n, 3]\n"
+                               "  %1 = concatenate %0, %x {axis = 0} : f32[2*n, 3]\n"
+                               "  %2 = broadcast_rank %1 {root = 2} : f32[2*n, 3]\n"
+                               "  %3 = concatenate %2, %2, %1, %1 {axis = 0} : f32[8*n, 3]\n"
+                               "  %4 = reduce_scatter %3 {kind = sum, ranks = 8} : f32[n, 3]\n"
+                               "  %5 = rank : i64[]\n"
+                               "  return %2, %4, %5\n}\n";
+    fixture *f = *state;
+    const qn_pass_options options = { .math = QN_MATH_DEFAULT };
+    qn_module *module;
+    if (qn_text_parse(text, sizeof text - 1, "c.qn", &module, &f->diags))
+        fail_msg("%s", qn_diags_text(&f->diags, f->arena));
+    keep_and_compare(f, "collectives", module->functions[0], &options);
+    qn_module_free(module);
+}
+
 /* ---- keys ---- */
 
 static qn_cache_key key_of(fixture *f, const char *text, const char *settings)
@@ -306,6 +326,7 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test_setup_teardown(programs_come_back, setup, teardown),
+        cmocka_unit_test_setup_teardown(collectives_come_back, setup, teardown),
         cmocka_unit_test_setup_teardown(keys_tell_apart_what_lowering_does, setup, teardown),
         cmocka_unit_test_setup_teardown(tuning_makes_programs_anew, setup, teardown),
         cmocka_unit_test_setup_teardown(what_is_lost_is_made_again, setup, teardown),
