@@ -1,4 +1,4 @@
-/* The template for products on GPUs: a block of threads computes a tile of the result, each thread some 64 elements of it in registers.
+/* The template for products and convolutions on GPUs: a block of threads computes a tile of the result, each thread some 64 elements of it in registers.
  *
  *   block: one tile of rows x columns of one batch
  *     the first step of k of both sides -> shared memory
@@ -18,6 +18,9 @@
  * Lines in shared memory are 16 bytes longer than what is in them, so that what a warp touches lies in different banks. Rows and
  * columns beyond the last are copies of the last, k beyond the last is 0 on both sides: no branch is in the way of the loads.
  *
+  * A convolution is the product of its filters and a matrix with a column for each pixel of its result, which is never there: an element
+ * of it is found where it is brought from. The rows are a group's output channels, k its input channels and places in the filter.
+ *
  * Tiles are numbered in bands of BAND rows, so that those that run together share what the second cache holds. */
 #include <math.h>
 
@@ -34,6 +37,7 @@ enum {
     THREADS_ACROSS = WARP / THREADS_DOWN,
     BAND = 8,
     MOST_SUMS = 64,
+    MOST_SINGLE = 16, /* registers of a thread for what it brings */
     LEAST_EXTENT = 8, /* of rows, columns and k: below, one thread an element is as good */
 };
 
@@ -43,15 +47,17 @@ typedef struct shape {
     double speed;
 } shape;
 
-enum { N_SHAPES = 4 };
+enum { N_SHAPES = 5 };
 static const shape shapes[2][N_SHAPES] = {
     { { 128, 128, 32, 64, 1.0 },
       { 128, 64, 32, 64, 0.85 },
+      { 64, 128, 32, 64, 0.85 },
       { 64, 64, 32, 32, 0.65 },
       { 32, 32, 16, 32, 0.4 } },
     /* of the matrix unit */
     { { 128, 128, 64, 32, 1.0 },
       { 128, 64, 64, 32, 0.85 },
+      { 64, 128, 64, 32, 0.85 },
       { 64, 64, 32, 32, 0.65 },
       { 32, 32, 16, 32, 0.4 } },
 };
@@ -59,12 +65,17 @@ static const shape shapes[2][N_SHAPES] = {
 typedef struct side {
     const qn_value *value;
     qn_kbuffer *from, *tile;
-    int extent;       /* of the tile: rows of x, columns of y */
-    bool along_k;     /* neighbours in memory lie along k, else along its rows or columns */
-    bool wide;        /* and what a thread brings at once begins at multiples of its size */
-    qn_dim free;      /* rows or columns of a batch */
-    qn_dim var;       /* one of them */
-    qn_dim linear;    /* element of `from`, by batch, var and k */
+    int extent;    /* of the tile: rows of x, columns of y */
+    bool along_k;  /* neighbours in memory lie along k, else along its rows or columns */
+    bool wide;     /* and what a thread brings at once begins at multiples of its size */
+    qn_dim free;   /* rows or columns of a batch */
+    qn_dim var;    /* one of them */
+    qn_dim linear; /* element of `from`, by batch, var and k */
+    int n_bounds;  /* it is 0 where one is exceeded, or `at` is no multiple of `step` */
+    struct {
+        qn_dim at, end;
+        int64_t step;
+    } bounds[QN_MAX_RANK];
     qn_kvalue *first; /* of the block */
 } side;
 
@@ -79,7 +90,9 @@ typedef struct gemm {
     side sides[2];
     qn_dim batch, k; /* extents */
     qn_dim batch_var, k_var;
-    int rank, n_row_dims; /* of the result; batch and rows are its first ones */
+    int rank;       /* of the result */
+    int n_row_dims; /* batch and rows are its first ones, of a convolution all but the second are columns */
+    bool convolves;
     qn_dim dims[QN_MAX_RANK];
     qn_dim row_var, col_var; /* of all batches; of the result */
     bool whole_k;            /* k is a multiple of a step */
@@ -110,26 +123,45 @@ static double likely(const qn_type *type, int n, const int64_t *axes)
     return product;
 }
 
-static bool matches(const qn_group *group, const qn_pass_options *options)
+static bool fits_product(const qn_node *root)
 {
-    const qn_node *root = group->root;
-    if (group->kind != QN_GROUP_CONTRACTION || !options->machine || !options->machine->gpu ||
-        root->op != QN_OP_DOT_GENERAL || !sums_in_f32(root->results[0].type.dtype))
-        return false;
     for (int i = 0; i < 2; i++) {
         const qn_type *type = &root->operands[i]->type;
         const qn_dot_side s = qn_dot_side_of(root, i);
-        if (!sums_in_f32(type->dtype) || likely(type, s.n_free, s.free) < LEAST_EXTENT ||
+        if (likely(type, s.n_free, s.free) < LEAST_EXTENT ||
             likely(type, s.n_contract, s.contract) < LEAST_EXTENT)
             return false;
         for (int k = 0; k < s.n_contract; k++)
             if (type->dims[s.contract[k]]->min < 1)
                 return false;
     }
+    return true;
+}
+
+static bool fits_convolution(const qn_node *root)
+{
+    static const int64_t filter[QN_MAX_RANK - 1] = { 1, 2, 3, 4, 5, 6, 7 };
+    const qn_type *w = &root->operands[1]->type;
+    for (int i = 0; i < w->rank; i++)
+        if (!qn_dim_is_const(w->dims[i]) || w->dims[i]->value < 1)
+            return false;
+    return w->dims[0]->value / qn_attr_int(root, QN_ATTR_GROUPS) >= LEAST_EXTENT &&
+           likely(w, w->rank - 1, filter) >= LEAST_EXTENT;
+}
+
+static bool matches(const qn_group *group, const qn_pass_options *options)
+{
+    const qn_node *root = group->root;
+    if (group->kind != QN_GROUP_CONTRACTION || !options->machine || !options->machine->gpu ||
+        !sums_in_f32(root->results[0].type.dtype) || !sums_in_f32(root->operands[0]->type.dtype) ||
+        !sums_in_f32(root->operands[1]->type.dtype))
+        return false;
     for (int i = 0; i < group->n_nodes; i++) /* a check would leave the other threads waiting */
         if (qn_ix_moves(group->nodes[i]) && qn_ix_data_count(group->nodes[i]) > 0)
             return false;
-    return true;
+    return root->op == QN_OP_DOT_GENERAL   ? fits_product(root)
+           : root->op == QN_OP_CONVOLUTION ? fits_convolution(root)
+                                           : false;
 }
 
 /* Can the matrix unit multiply it? */
@@ -138,6 +170,18 @@ static bool in_unit(const qn_node *root, const qn_machine *machine)
     const qn_dtype dtype = root->operands[0]->type.dtype;
     return machine->gpu_arch >= 80 && (dtype == QUERN_BF16 || dtype == QUERN_F16) &&
            root->operands[1]->type.dtype == dtype;
+}
+
+static int threads_of(const shape *s)
+{
+    return s->rows / s->warp_rows * (s->cols / s->warp_cols) * WARP;
+}
+
+/* Has a thread registers for what it brings? One element in each, where they don't come by 16 bytes. */
+static bool has_registers(const gemm *g, const shape *s)
+{
+    return (g->sides[0].wide && g->sides[1].wide) ||
+           (s->rows + s->cols) * STEP <= MOST_SINGLE * threads_of(s);
 }
 
 /* The shape with the least work for the busiest multiprocessor. */
@@ -151,7 +195,7 @@ static const shape *choose(const gemm *g)
         const shape *s = &shapes[g->unit][i];
         const double blocks = qn_likely_extent(g->batch) * ceil(rows / s->rows) * ceil(cols / s->cols);
         const double time = ceil(blocks / units) * s->rows * s->cols / s->speed;
-        if (!best || time < least) {
+        if (has_registers(g, s) && (!best || time < least)) {
             best = s;
             least = time;
         }
@@ -217,51 +261,84 @@ static run run_of(gemm *g, const side *s, int number)
     return (run){ MOD(pair, lines), MUL(ADD(MUL(DIV(pair, lines), two), MOD(n, two)), INDEX(g->run)) };
 }
 
-/* `lanes` elements from k on; 0 where there is no such k. */
+/* NULL: it surely is there. */
+static qn_kvalue *is_there(gemm *g, const side *s, qn_kvalue *k)
+{
+    qn_writer *w = &g->w;
+    qn_kvalue *there = g->whole_k ? NULL : qn_kb_compare(&w->b, QN_LT, k, g->k_value);
+    for (int i = 0; i < s->n_bounds; i++) {
+        const qn_dim at = s->bounds[i].at, step = qn_dim_const(w->space.dims, s->bounds[i].step);
+        there = qn_writer_and_inside(w, there, at, s->bounds[i].end);
+        if (s->bounds[i].step == 1)
+            continue;
+        qn_kvalue *rest = qn_writer_index(w, qn_ix_mod(&w->space, at, step));
+        rest = qn_kb_compare(&w->b, QN_EQ, rest, INDEX(0));
+        there = there ? qn_kb_binary(&w->b, QN_OP_AND, there, rest) : rest;
+    }
+    return there;
+}
+
+/* `lanes` elements from k on; 0 where there are none. */
 static qn_kvalue *bring(gemm *g, const side *s, qn_kvalue *free, qn_kvalue *k, int lanes)
 {
     qn_kbuilder *b = &g->w.b;
     qn_kvalue *last = ADD(qn_writer_index(&g->w, s->free), INDEX(s->along_k ? -1 : -lanes));
     set(g, s->var, MIN(ADD(s->first, free), last));
     set(g, g->k_var, k);
-    qn_kvalue *at = qn_writer_index(&g->w, s->linear),
-              *inside = g->whole_k ? NULL : qn_kb_compare(b, QN_LT, k, g->k_value);
-    if (inside)
-        at = qn_kb_select(b, inside, at, INDEX(0));
+    qn_kvalue *at = qn_writer_index(&g->w, s->linear), *there = is_there(g, s, k);
+    if (there)
+        at = qn_kb_select(b, there, at, INDEX(0));
     qn_kvalue *x = qn_kb_convert(b, g->dtype, qn_kb_load(b, s->from, at, lanes));
-    if (inside)
-        x = qn_kb_select(b, qn_kb_splat(b, inside, lanes), x,
+    if (there)
+        x = qn_kb_select(b, qn_kb_splat(b, there, lanes), x,
                          qn_kb_float(b, (qn_ktype){ g->dtype, lanes }, 0));
     return x;
 }
 
-/* out: the runs of this thread of the step from k on, each one value or `run` of them. */
+/* What a thread brings of a step of the side: places in the tile, each of `lanes` elements along k or along the line. A side that lies
+ * in lines but not at multiples of 16 bytes is brought one element at a time, each thread's all in one column. */
+static int places(gemm *g, const side *s, run *out, int *lanes)
+{
+    const int n = runs(g, s);
+    *lanes = s->wide ? g->run : 1;
+    if (!s->wide && !s->along_k) {
+        for (int i = 0; i < n * g->run; i++)
+            out[i] = (run){ MOD(g->thread, INDEX(s->extent)),
+                            ADD(DIV(g->thread, INDEX(s->extent)), INDEX(i * (g->threads / s->extent))) };
+        return n * g->run;
+    }
+    const int each = g->run / *lanes;
+    for (int i = 0; i < n; i++)
+        for (int e = 0; e < each; e++) {
+            const run r = run_of(g, s, i);
+            out[i * each + e] = (run){ r.free, ADD(r.k, INDEX(e)) };
+        }
+    return n * each;
+}
+
+/* out: this thread's of the step from k on */
 static void bring_step(gemm *g, const side *s, qn_kvalue *k, qn_kvalue **out)
 {
-    for (int i = 0; i < runs(g, s); i++) {
-        const run r = run_of(g, s, i);
-        for (int e = 0; e < (s->wide ? 1 : g->run); e++)
-            out[g->run * i + e] = bring(g, s, s->along_k ? r.free : ADD(r.free, INDEX(e)),
-                                        ADD(k, ADD(r.k, INDEX(s->along_k ? e : 0))), s->wide ? g->run : 1);
-    }
+    run at[MOST_SUMS];
+    int lanes;
+    const int n = places(g, s, at, &lanes);
+    for (int i = 0; i < n; i++)
+        out[i] = bring(g, s, at[i].free, ADD(k, at[i].k), lanes);
 }
 
 /* `half`: where that half of the tile begins */
 static void put_step(gemm *g, const side *s, qn_kvalue *half, qn_kvalue *const *brought)
 {
     qn_kbuilder *b = &g->w.b;
-    const bool turns = s->along_k && !g->unit;
-    for (int i = 0; i < runs(g, s); i++) {
-        const run r = run_of(g, s, i);
-        qn_kvalue *at = ADD(half, in_half(g, s, r.free, r.k));
-        qn_kvalue *const *x = &brought[g->run * i];
-        if (s->wide && !turns) {
-            qn_kb_store(b, s->tile, at, x[0], NULL);
-            continue;
-        }
-        for (int e = 0; e < g->run; e++)
-            qn_kb_store(b, s->tile, ADD(at, INDEX((int64_t)e * (turns ? line(g, s) : 1))),
-                        s->wide ? qn_kb_extract(b, x[0], e) : x[e], NULL);
+    run at[MOST_SUMS];
+    int lanes;
+    const int n = places(g, s, at, &lanes);
+    const bool turns = s->along_k && !g->unit && lanes > 1;
+    for (int i = 0; i < n; i++) {
+        qn_kvalue *to = ADD(half, in_half(g, s, at[i].free, at[i].k));
+        for (int e = 0; e < (turns ? lanes : 1); e++)
+            qn_kb_store(b, s->tile, ADD(to, INDEX(e * line(g, s))),
+                        turns ? qn_kb_extract(b, brought[i], e) : brought[i], NULL);
     }
 }
 
@@ -398,18 +475,32 @@ static qn_kvalue *fetch_sum(qn_writer *w, void *user, const qn_value *value, con
     return qn_kb_convert(&w->b, value->type.dtype, g->now);
 }
 
-/* The group's outputs at the variables row and col. */
-static void store_element(gemm *g, qn_kvalue *col, qn_kvalue *sum)
+/* Which axis of the result column axis i is. */
+static int column_axis(const gemm *g, int i)
+{
+    return g->convolves ? i + (i > 0) : i + g->n_row_dims;
+}
+
+/* The group's outputs at the variable row and the column `beside` the variable col, which is of the same line. */
+static void store_element(gemm *g, int beside, qn_kvalue *sum)
 {
     qn_writer *w = &g->w;
-    qn_dim index[QN_MAX_RANK];
+    qn_dims *dims = w->space.dims;
+    qn_dim index[QN_MAX_RANK], columns[QN_MAX_RANK], at[QN_MAX_RANK];
     const size_t mark = qn_writer_mark(w);
+    const int n = g->convolves ? g->rank - 1 : g->rank - g->n_row_dims;
     w->section++; /* other elements than before */
-    set(g, g->col_var, col);
     g->now = sum;
-    qn_ix_split(&w->space, g->row_var, g->n_row_dims, g->dims, index);
-    qn_ix_split(&w->space, g->col_var, g->rank - g->n_row_dims, g->dims + g->n_row_dims,
-                index + g->n_row_dims);
+    for (int i = 0; i < n; i++)
+        columns[i] = g->dims[column_axis(g, i)];
+    qn_ix_split(&w->space, g->col_var, n, columns, at);
+    for (int i = 0; i < n; i++)
+        index[column_axis(g, i)] = at[i];
+    index[g->rank - 1] = qn_dim_add(dims, index[g->rank - 1], qn_dim_const(dims, beside));
+    if (g->convolves)
+        index[1] = g->row_var;
+    else
+        qn_ix_split(&w->space, g->row_var, g->n_row_dims, g->dims, index);
     qn_writer_store_outputs(w, g->group, g->rank, g->dims, index);
     qn_writer_forget(w, mark);
 }
@@ -427,7 +518,7 @@ static void finish(gemm *g, qn_kvalue *const *sums)
     const int rows = g->thread_rows, cols = g->thread_cols, beside = g->unit ? 2 : FOUR;
     const bool whole_rows = qn_dim_divisible(xs->free, xs->extent),
                whole_cols = qn_dim_divisible(ys->free, ys->extent),
-               together = qn_dim_divisible(ys->free, beside);
+               together = qn_dim_divisible(g->dims[g->rank - 1], beside);
     qn_kvalue *m = qn_writer_index(&g->w, xs->free), *n = qn_writer_index(&g->w, ys->free),
               *first_row = ADD(xs->first, g->row), *first_col = ADD(ys->first, g->col);
     for (int i = 0; i < rows; i++) {
@@ -438,8 +529,9 @@ static void finish(gemm *g, qn_kvalue *const *sums)
             qn_kvalue *col = ADD(first_col, INDEX(col_offset(g, j))),
                       *inside_col = below(g, col, n, whole_cols);
             qn_kinst *col_if = inside_col ? qn_kb_if(b, inside_col) : NULL;
+            set(g, g->col_var, col);
             for (int e = 0; e < (together ? beside : 1); e++)
-                store_element(g, ADD(col, INDEX(e)), sums[i * cols + j + e]);
+                store_element(g, e, sums[i * cols + j + e]);
             if (col_if) {
                 qn_kb_else(b, col_if, 0, NULL);
                 qn_kb_end_if(b, col_if, 0, NULL);
@@ -454,7 +546,40 @@ static void finish(gemm *g, qn_kvalue *const *sums)
 
 /* ---- the kernel ---- */
 
-/* Where the element lies of a side of dot_general, and whether four neighbours can be read at once. */
+static qn_dim extent_of(gemm *g, const qn_type *type, int n, const int64_t *axes)
+{
+    qn_dim product = qn_dim_const(g->w.space.dims, 1);
+    for (int i = 0; i < n; i++)
+        product = qn_dim_mul(g->w.space.dims, product, qn_ispace_import(&g->w.space, type->dims[axes[i]]));
+    return product;
+}
+
+static void set_depth(gemm *g, qn_dim batch, qn_dim k)
+{
+    g->batch = batch;
+    g->k = k;
+    g->whole_k = qn_dim_divisible(k, g->step);
+    g->batch_var = qn_ispace_var(&g->w.space, batch, false);
+    g->k_var = qn_ispace_var(&g->w.space, k, false);
+}
+
+static side *take_side(gemm *g, int number, qn_value *value, qn_dim free)
+{
+    side *s = &g->sides[number];
+    s->value = value;
+    s->from = qn_writer_argument(&g->w, qn_lower_buffer(g->w.lowering, value), true, false);
+    qn_writer_note_load(&g->w, s->from);
+    s->free = free;
+    s->var = qn_ispace_var(&g->w.space, free, false);
+    return s;
+}
+
+static bool begins_wide(const gemm *g, const side *s)
+{
+    return s->from->align >= g->run * (int)qn_dtype_bytes(s->from->dtype);
+}
+
+/* Where the element lies of a side of dot_general, and whether neighbours can be read at once. */
 static void find_elements(gemm *g, int number, const qn_dim *batch_index)
 {
     qn_ispace *space = &g->w.space;
@@ -478,50 +603,97 @@ static void find_elements(gemm *g, int number, const qn_dim *batch_index)
     const int last = type->rank - 1;
     s->along_k = axes.n_contract > 0 && axes.contract[axes.n_contract - 1] == last;
     const bool along_free = axes.n_free > 0 && axes.free[axes.n_free - 1] == last;
-    s->wide = (s->along_k || along_free) && qn_dim_divisible(dims[last], g->run) &&
-              s->from->align >= g->run * (int)qn_dtype_bytes(s->from->dtype);
+    s->wide = (s->along_k || along_free) && qn_dim_divisible(dims[last], g->run) && begins_wide(g, s);
 }
 
-static qn_dim extent_of(gemm *g, const qn_type *type, int n, const int64_t *axes)
+static void read_product(gemm *g)
 {
-    qn_dim product = qn_dim_const(g->w.space.dims, 1);
-    for (int i = 0; i < n; i++)
-        product = qn_dim_mul(g->w.space.dims, product, qn_ispace_import(&g->w.space, type->dims[axes[i]]));
-    return product;
+    qn_ispace *space = &g->w.space;
+    const qn_node *root = g->group->root;
+    const qn_dot_side axes = qn_dot_side_of(root, 0);
+    qn_dim batch_index[QN_MAX_RANK];
+    g->n_row_dims = axes.n_batch + axes.n_free;
+    set_depth(g, extent_of(g, &root->operands[0]->type, axes.n_batch, axes.batch),
+              extent_of(g, &root->operands[0]->type, axes.n_contract, axes.contract));
+    qn_ix_split(space, g->batch_var, axes.n_batch, g->dims, batch_index);
+    for (int i = 0; i < 2; i++) {
+        const qn_dot_side own = qn_dot_side_of(root, i);
+        take_side(g, i, root->operands[i], extent_of(g, &root->operands[i]->type, own.n_free, own.free));
+        find_elements(g, i, batch_index);
+    }
+}
+
+/* x[n, g*C + c, (o*stride - low + k*w_dilation) / x_dilation] * w[o, c, k]: columns are of n and o's places, k of c and places in w. */
+static void read_convolution(gemm *g)
+{
+    qn_ispace *space = &g->w.space;
+    qn_dims *dims = space->dims;
+    const qn_node *root = g->group->root;
+    const int rank = g->rank;
+    const int64_t groups = qn_attr_int(root, QN_ATTR_GROUPS),
+                  *stride = qn_attr_ints(root, QN_ATTR_STRIDE, NULL),
+                  *x_dilation = qn_attr_ints(root, QN_ATTR_X_DILATION, NULL),
+                  *w_dilation = qn_attr_ints(root, QN_ATTR_W_DILATION, NULL);
+    const qn_dim *low = qn_attr_dims(root, QN_ATTR_LOW, NULL);
+    qn_dim w_dims[QN_MAX_RANK], x_dims[QN_MAX_RANK], part[QN_MAX_RANK], out[QN_MAX_RANK], at[QN_MAX_RANK],
+        k[QN_MAX_RANK], pixels = g->dims[0], depth = qn_dim_const(dims, 1), plane = qn_dim_const(dims, 1);
+    qn_ispace_dims(space, &root->operands[1]->type, w_dims);
+    qn_ispace_dims(space, &root->operands[0]->type, x_dims);
+    for (int i = 1; i < rank; i++)
+        depth = qn_dim_mul(dims, depth, w_dims[i]);
+    for (int i = 2; i < rank; i++)
+        plane = qn_dim_mul(dims, plane, g->dims[i]);
+    pixels = qn_dim_mul(dims, pixels, plane);
+    g->convolves = true;
+    set_depth(g, qn_dim_const(dims, groups), depth);
+    qn_ix_split(space, g->k_var, rank - 1, w_dims + 1, k);
+
+    side *filters = take_side(g, 0, root->operands[1], qn_dim_const(dims, w_dims[0]->value / groups));
+    at[0] = qn_dim_add(dims, qn_dim_mul(dims, g->batch_var, filters->free), filters->var);
+    for (int i = 1; i < rank; i++)
+        at[i] = k[i - 1];
+    filters->linear = qn_ix_linear(space, rank, w_dims, at);
+    filters->along_k = true;
+    filters->wide = qn_dim_divisible(depth, g->run) && begins_wide(g, filters);
+
+    side *x = take_side(g, 1, root->operands[0], pixels);
+    for (int i = 0; i < rank - 1; i++)
+        part[i] = g->dims[i + (i > 0)];
+    qn_ix_split(space, x->var, rank - 1, part, out);
+    at[0] = out[0];
+    at[1] = qn_dim_add(dims, qn_dim_mul(dims, g->batch_var, w_dims[1]), k[0]);
+    bool plain = qn_dim_divisible(plane, g->run);
+    for (int i = 0; i < rank - 2; i++) {
+        qn_dim place = qn_dim_add(dims, qn_dim_mul(dims, out[1 + i], qn_dim_const(dims, stride[i])),
+                                  qn_dim_mul(dims, k[1 + i], qn_dim_const(dims, w_dilation[i])));
+        place = qn_dim_sub(dims, place, qn_ispace_import(space, low[i]));
+        plain = plain && place == out[1 + i] && x_dims[2 + i] == g->dims[2 + i] && x_dilation[i] == 1;
+        const qn_dim step = qn_dim_const(dims, x_dilation[i]);
+        x->bounds[i].at = place;
+        x->bounds[i].end = qn_dim_mul(dims, x_dims[2 + i], step);
+        x->bounds[i].step = x_dilation[i];
+        at[2 + i] = qn_ix_div(space, place, step);
+    }
+    x->n_bounds = plain ? 0 : rank - 2;
+    x->linear = qn_ix_linear(space, rank, x_dims, at);
+    x->wide = plain && begins_wide(g, x);
 }
 
 static void read_shape(gemm *g)
 {
-    qn_ispace *space = &g->w.space;
     const qn_node *root = g->group->root;
-    const qn_type *result = &root->results[0].type;
-    const qn_dot_side axes = qn_dot_side_of(root, 0);
-    qn_dim batch_index[QN_MAX_RANK];
     g->unit = in_unit(root, g->w.lowering->options->machine);
     g->dtype = g->unit ? root->operands[0]->type.dtype : QUERN_F32;
     g->step = g->unit ? UNIT_STEP : STEP;
     g->run = ACCESS / (int)qn_dtype_bytes(g->dtype);
-    g->rank = result->rank;
-    g->n_row_dims = axes.n_batch + axes.n_free;
-    qn_ispace_dims(space, result, g->dims);
-    g->batch = extent_of(g, &root->operands[0]->type, axes.n_batch, axes.batch);
-    g->k = extent_of(g, &root->operands[0]->type, axes.n_contract, axes.contract);
-    g->whole_k = qn_dim_divisible(g->k, g->step);
-    g->batch_var = qn_ispace_var(space, g->batch, false);
-    g->k_var = qn_ispace_var(space, g->k, false);
-    qn_ix_split(space, g->batch_var, axes.n_batch, g->dims, batch_index);
-    for (int i = 0; i < 2; i++) {
-        side *s = &g->sides[i];
-        const qn_dot_side own = qn_dot_side_of(root, i);
-        s->value = root->operands[i];
-        s->from = qn_writer_argument(&g->w, qn_lower_buffer(g->w.lowering, root->operands[i]), true, false);
-        qn_writer_note_load(&g->w, s->from);
-        s->free = extent_of(g, &s->value->type, own.n_free, own.free);
-        s->var = qn_ispace_var(space, s->free, false);
-        find_elements(g, i, batch_index);
-    }
-    g->row_var = qn_ispace_var(space, qn_dim_mul(space->dims, g->batch, g->sides[0].free), false);
-    g->col_var = qn_ispace_var(space, g->sides[1].free, false);
+    g->rank = root->results[0].type.rank;
+    qn_ispace_dims(&g->w.space, &root->results[0].type, g->dims);
+    if (root->op == QN_OP_CONVOLUTION)
+        read_convolution(g);
+    else
+        read_product(g);
+    g->row_var = qn_ispace_var(&g->w.space, qn_dim_mul(g->w.space.dims, g->batch, g->sides[0].free), false);
+    g->col_var = qn_ispace_var(&g->w.space, g->sides[1].free, false);
 }
 
 /* Which tile the block is for, and where the thread's elements are in it; how many blocks. */
@@ -569,7 +741,7 @@ static qn_status lower(qn_lowering *l, const qn_group *group)
         qn_writer_bind_input(w, group->inputs[i]);
     qn_writer_bind(w, &root->results[0], fetch_sum, g);
     g->shape = choose(g);
-    g->threads = g->shape->rows / g->shape->warp_rows * (g->shape->cols / g->shape->warp_cols) * WARP;
+    g->threads = threads_of(g->shape);
     g->thread_rows = g->shape->warp_rows / (g->unit ? TILE : THREADS_DOWN);
     g->thread_cols = g->shape->warp_cols / (g->unit ? FOUR : THREADS_ACROSS);
     w->kernel->gpu_threads = g->threads;

@@ -251,13 +251,39 @@ static const product products[] = {
     { "", "f32[1000, 16]", "f32[16, 1280]", "f32[1000, 1280]", PLAIN, "", 256 },
 };
 
+#define CONVOLUTION(groups, low, high, stride, x_dilation, w_dilation)           \
+    "groups = " groups ", high = [" high "], low = [" low "], stride = [" stride \
+    "], w_dilation = [" w_dilation "], x_dilation = [" x_dilation "]"
+
+static const product convolutions[] = {
+    { "", "f32[2, 3, 9, 11]", "f32[16, 3, 3, 3]", "f32[2, 16, 9, 11]",
+      CONVOLUTION("1", "1, 1", "1, 1", "1, 1", "1, 1", "1, 1"), "", 64 },
+    { "", "f32[2, 12, 8, 8]", "f32[20, 12, 1, 1]", "f32[2, 20, 8, 8]",
+      CONVOLUTION("1", "0, 0", "0, 0", "1, 1", "1, 1", "1, 1"), "", 64 },
+    { "", "f32[1, 8, 7, 7]", "f32[24, 8, 1, 1]", "f32[1, 24, 7, 7]",
+      CONVOLUTION("1", "0, 0", "0, 0", "1, 1", "1, 1", "1, 1"), "", 64 },
+    { "", "f32[2, 8, 10, 9]", "f32[16, 4, 3, 2]", "f32[2, 16, 4, 6]",
+      CONVOLUTION("2", "1, 0", "0, -1", "2, 1", "1, 1", "2, 2"), "", 64 },
+    { "", "f32[1, 8, 5, 4]", "f32[8, 8, 3, 3]", "f32[1, 8, 9, 8]",
+      CONVOLUTION("1", "1, 1", "1, 2", "1, 1", "2, 2", "1, 1"), "", 64 },
+    { "", "f32[2, 10, 40]", "f32[12, 10, 5]", "f32[2, 12, 36]", CONVOLUTION("1", "0", "0", "1", "1", "1"), "",
+      64 },
+    { "dims n: 1..9\n", "f32[n, 8, 6, 6]", "f32[8, 8, 3, 3]", "f32[n, 8, 6, 6]",
+      CONVOLUTION("1", "1, 1", "1, 1", "1, 1", "1, 1", "1, 1"), "", 64 },
+    { "", "bf16[2, 16, 8, 8]", "bf16[24, 16, 3, 3]", "bf16[2, 24, 8, 8]",
+      CONVOLUTION("1", "1, 1", "1, 1", "1, 1", "1, 1", "1, 1"), "", 64 },
+    { "", "f16[2, 16, 8, 8]", "f16[24, 16, 1, 1]", "f16[2, 24, 8, 8]",
+      CONVOLUTION("1", "0, 0", "0, 0", "1, 1", "1, 1", "1, 1"), "", 64 },
+    { "", "f32[8, 4, 32, 64]", "f32[70, 4, 3, 1]", "f32[8, 70, 32, 64]",
+      CONVOLUTION("1", "1, 0", "1, 0", "1, 1", "1, 1", "1, 1"), "", 256 },
+};
+
 /* The template has them all, and says what each thread does. */
-static void test_products(void **state)
+static void check_products(const char *op, int n, const product *products)
 {
-    (void)state;
     module m = module_begin();
     n_run = 0;
-    for (size_t i = 0; i < sizeof products / sizeof *products; i++) {
+    for (int i = 0; i < n; i++) {
         const product *p = &products[i];
         qn_arena *arena = qn_arena_new();
         qn_diags diags;
@@ -267,10 +293,10 @@ static void test_products(void **state)
         qn_diags_init(&diags, arena);
         const char *more = *p->after ? ", %b: f32[72], %c: f32[36, 72]" : "";
         const char *text = qn_arena_printf(arena,
-                                           "%sgraph @main(%%x: %s, %%y: %s%s) -> %s {\n  %%p = dot_general "
+                                           "%sgraph @main(%%x: %s, %%y: %s%s) -> %s {\n  %%p = %s "
                                            "%%x, %%y {%s} : %s\n%s  return %%%s\n}\n",
-                                           p->dims, p->x, p->y, more, p->result, p->axes, p->result, p->after,
-                                           *p->after ? "r" : "p");
+                                           p->dims, p->x, p->y, more, p->result, op, p->axes, p->result,
+                                           p->after, *p->after ? "r" : "p");
         if (qn_text_parse(text, strlen(text), "product.qn", &parsed, &diags))
             fail_msg("%s\n%s", qn_diags_text(&diags, arena), text);
         const qn_pass_options options = gpu_options(&machine, arena, &diags);
@@ -280,11 +306,23 @@ static void test_products(void **state)
         if (!program->kernels[0]->by_thread || program->kernels[0]->gpu_threads != p->threads)
             fail_msg("%d threads%s for\n%s", program->kernels[0]->gpu_threads,
                      program->kernels[0]->by_thread ? "" : ", not the template's,", text);
-        check_graph(&m, text, qn_module_find(parsed, "main"), i);
+        check_graph(&m, text, qn_module_find(parsed, "main"), (uint64_t)i);
         qn_module_free(parsed);
         qn_arena_free(arena);
     }
-    module_end(&m, "products");
+    module_end(&m, op);
+}
+
+static void test_products(void **state)
+{
+    (void)state;
+    check_products("dot_general", sizeof products / sizeof *products, products);
+}
+
+static void test_convolutions(void **state)
+{
+    (void)state;
+    check_products("convolution", sizeof convolutions / sizeof *convolutions, convolutions);
 }
 
 /* ---- whatever lowering writes ---- */
@@ -379,10 +417,10 @@ int main(void)
 {
     setenv("QUERN_CUDA_LIBRARY", QN_FAKE_CUDA, 1);
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_models),      cmocka_unit_test(test_products),
-        cmocka_unit_test(test_elementwise), cmocka_unit_test(test_reductions),
-        cmocka_unit_test(test_indices),     cmocka_unit_test(test_mapping),
-        cmocka_unit_test(test_unknown_gpu),
+        cmocka_unit_test(test_models),       cmocka_unit_test(test_products),
+        cmocka_unit_test(test_convolutions), cmocka_unit_test(test_elementwise),
+        cmocka_unit_test(test_reductions),   cmocka_unit_test(test_indices),
+        cmocka_unit_test(test_mapping),      cmocka_unit_test(test_unknown_gpu),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
