@@ -208,6 +208,14 @@ quern_value *quern_constant(quern_builder *b, int dtype, int rank, const int64_t
                                                                   : NULL;
 }
 
+quern_value *quern_scalar(quern_builder *b, int dtype, double value)
+{
+    static const char call[] = "quern_scalar";
+    if (!qn_build_begin(b, call, 0, NULL) || !check_shape(b, call, dtype, 0))
+        return NULL;
+    return qn_out(qn_b_scalar(&b->build, (qn_dtype)dtype, value));
+}
+
 /* ---- ops ---- */
 
 quern_value *quern_op(quern_builder *b, const char *op_name, int n_operands, quern_value *const *operands,
@@ -276,6 +284,25 @@ quern_value *quern_mul(quern_builder *b, quern_value *x, quern_value *y)
 quern_value *quern_div(quern_builder *b, quern_value *x, quern_value *y)
 {
     return binary(b, "quern_div", QN_OP_DIV, x, y);
+}
+
+quern_value *quern_max(quern_builder *b, quern_value *x, quern_value *y)
+{
+    return binary(b, "quern_max", QN_OP_MAX, x, y);
+}
+
+quern_value *quern_min(quern_builder *b, quern_value *x, quern_value *y)
+{
+    return binary(b, "quern_min", QN_OP_MIN, x, y);
+}
+
+quern_value *quern_broadcast(quern_builder *b, quern_value *x, int rank, const quern_dim *dims)
+{
+    static const char call[] = "quern_broadcast";
+    qn_dim d[QN_MAX_RANK];
+    if (!qn_build_begin(b, call, 1, &x) || !shape_of(b, call, QUERN_F32, rank, dims, d))
+        return NULL;
+    return qn_out(qn_b_broadcast_to(&b->build, qn_in(x), rank, d));
 }
 
 quern_value *quern_matmul(quern_builder *b, quern_value *x, quern_value *y)

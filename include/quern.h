@@ -366,6 +366,8 @@ QUERN_API quern_value *quern_param_uniform(quern_builder *b, const char *name, i
 QUERN_API void quern_set_state(quern_builder *b, quern_value *state, quern_value *value);
 QUERN_API quern_value *quern_constant(quern_builder *b, int dtype, int rank, const int64_t *dims,
                                       const void *data); /* copied */
+QUERN_API quern_value *quern_scalar(quern_builder *b, int dtype,
+                                    double value); /* a constant, exact or rounded */
 /* Any op of docs/ops.md: operands and attributes in the text form, such as "axis = 1" or "kind = sum, axes = [1]". */
 QUERN_API quern_value *quern_op(quern_builder *b, const char *op, int n_operands,
                                 quern_value *const *operands, const char *attributes);
@@ -378,6 +380,10 @@ QUERN_API quern_value *quern_add(quern_builder *b, quern_value *x,
 QUERN_API quern_value *quern_sub(quern_builder *b, quern_value *x, quern_value *y);
 QUERN_API quern_value *quern_mul(quern_builder *b, quern_value *x, quern_value *y);
 QUERN_API quern_value *quern_div(quern_builder *b, quern_value *x, quern_value *y);
+QUERN_API quern_value *quern_max(quern_builder *b, quern_value *x, quern_value *y);
+QUERN_API quern_value *quern_min(quern_builder *b, quern_value *x, quern_value *y);
+/* x repeated to these dims, as NumPy does. */
+QUERN_API quern_value *quern_broadcast(quern_builder *b, quern_value *x, int rank, const quern_dim *dims);
 QUERN_API quern_value *quern_matmul(quern_builder *b, quern_value *x, quern_value *y);
 QUERN_API quern_value *quern_relu(quern_builder *b, quern_value *x);
 QUERN_API quern_value *quern_tanh(quern_builder *b, quern_value *x);

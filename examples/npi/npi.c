@@ -211,7 +211,7 @@ static void decide(quern_builder *b, quern_value *h, quern_value *logits[DECISIO
 static quern_value *goes_on(quern_builder *b, quern_value *steps)
 {
     quern_value *fresh = quern_convert(b, quern_slice(b, steps, 1, AT_FRESH, AT_FRESH + 1), QUERN_F32);
-    return quern_sub(b, quern_constant(b, QUERN_F32, 0, NULL, &(float){ 1 }), fresh);
+    return quern_sub(b, quern_scalar(b, QUERN_F32, 1), fresh);
 }
 
 /* A step of the core. carried: h and c; slices: what it takes, and whether it goes on */
@@ -238,8 +238,8 @@ static quern_builder *learner(uint64_t seed)
     for (int i = 0; i < 2; i++)
         scanned[i] = quern_reshape(
             b, scanned[i], QUERN_SHAPE(QUERN_N(TIME), QUERN_N(BATCH), QUERN_N(i ? 1 : STATE + EMBEDDING)));
-    static const float zeros[BATCH][HIDDEN];
-    quern_value *zero = quern_constant(b, QUERN_F32, 2, (const int64_t[]){ BATCH, HIDDEN }, zeros),
+    quern_value *zero = quern_broadcast(b, quern_scalar(b, QUERN_F32, 0),
+                                        QUERN_SHAPE(QUERN_N(BATCH), QUERN_N(HIDDEN))),
                 *carried[] = { zero, zero };
     quern_scan(b, 2, carried, 2, scanned, 1, &h, core, NULL);
     decide(b, quern_reshape(b, h, QUERN_SHAPE(QUERN_N(N), QUERN_N(HIDDEN))), logits);
@@ -255,9 +255,8 @@ static quern_builder *learner(uint64_t seed)
         wrong = quern_mul(b, quern_reshape(b, wrong, QUERN_SHAPE(QUERN_N(N), QUERN_N(1))), weight);
         loss = i ? quern_add(b, loss, wrong) : wrong;
         if (i == END)
-            weight = quern_mul(b, weight,
-                               quern_sub(b, quern_constant(b, QUERN_F32, 0, NULL, &(float){ 1 }),
-                                         quern_convert(b, right, QUERN_F32)));
+            weight = quern_mul(
+                b, weight, quern_sub(b, quern_scalar(b, QUERN_F32, 1), quern_convert(b, right, QUERN_F32)));
     }
     quern_output(b, loss, "loss");
     return b;

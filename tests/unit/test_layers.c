@@ -223,9 +223,9 @@ static void gru_body(void *user, quern_builder *b, quern_value **carried, quern_
 
 static quern_value *by_steps(quern_builder *b, quern_value *x, int n_carried, quern_scan_fn body)
 {
-    quern_value *two = quern_constant(b, QUERN_F32, 0, NULL, &(float){ 2 });
-    quern_value *zero = quern_sub(b, two, two);
-    zero = QUERN_OP(b, "broadcast", "dims = [n, 6], axes = []", zero);
+    quern_value *two = quern_scalar(b, QUERN_F32, 2), *zero = quern_min(b, two, quern_sub(b, two, two));
+    zero = quern_broadcast(b, zero, QUERN_SHAPE(QUERN_DIM("n"), QUERN_N(H)));
+    x = quern_max(b, x, quern_scalar(b, QUERN_F32, -100));
     quern_value *carried[] = { zero, zero }, *h;
     x = QUERN_OP(b, "transpose", "perm = [1, 0, 2]", x);
     quern_scan(b, n_carried, carried, 1, &x, 1, &h, body, two);
@@ -676,6 +676,10 @@ static void reports_mistakes(void **state)
                    "quern_set_state: states are set outside of loops");
     b = begin(&x, &flat);
     expect_mistake(b, QUERN_OP(b, "scan", "", x), "quern_scan makes it");
+    b = begin(&x, &flat);
+    expect_mistake(b, quern_scalar(b, 99, 1), "quern_scalar: 99 is no data type");
+    b = begin(&x, &flat);
+    expect_mistake(b, quern_broadcast(b, x, QUERN_SHAPE(QUERN_N(6))), "quern_broadcast");
 }
 
 int main(void)
