@@ -231,14 +231,15 @@ void example_loop(const example *e, quern_session *session, int64_t steps, int64
         if (done < 0 || done > epochs)
             fail("the checkpoint is past the last epoch");
         read_curve(e, losses, steps * done);
-        printf("%s: resumed after epoch %" PRId64 "\n", e->name, done);
+        if (!e->silent)
+            printf("%s: resumed after epoch %" PRId64 "\n", e->name, done);
     }
     const int64_t pause = epochs > 20 ? epochs / 20 : 1; /* between reports and checkpoints */
     while (done < epochs) {
         const double start = now();
         epoch(user, done, losses + steps * done);
         const double seconds = now() - start;
-        if (++done % pause != 0 && done != epochs)
+        if ((++done % pause != 0 && done != epochs) || e->silent)
             continue;
         double mean = 0;
         for (int64_t i = steps * (done - 1); i < steps * done; i++)

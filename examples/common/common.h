@@ -15,6 +15,7 @@ typedef struct example {
     const char *data;
     const char *dump; /* folder, or NULL: write data and initial parameters there and train nothing */
     bool resume;
+    bool silent; /* writes neither progress nor files: one of several ranks, but the first */
     quern_compile_options compile;
 } example;
 

@@ -8,45 +8,15 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "examples/common/cartpole.h"
 #include "examples/common/common.h"
 
-enum { SIZE = 4, ACTIONS = 2, LIMIT = 500 };        /* of an observation; of an episode */
+enum { SIZE = CART_SIZE, ACTIONS = CART_ACTIONS };
 enum { WIDTH = 64, LAYERS = 3 };                    /* of the networks */
 enum { CAPACITY = 20000, BATCH = 64, WARM = 1000 }; /* transitions: kept, of a step, before the first step */
 enum { STEPS = 1000, EPOCHS = 50, TEST = 100 };     /* of an epoch; test episodes */
 static const float discount = 0.99f;                /* of rewards, for each step that they come later */
 static const float follow = 0.005f; /* how much of its way to the online network the target network goes */
-
-/* ---- the world: Barto, Sutton and Anderson, 1983, with the constants of Gym's CartPole-v1 ---- */
-
-typedef struct cart {
-    float at[SIZE]; /* position, speed, angle, angular speed */
-    int age;
-} cart;
-
-static void cart_reset(cart *c, uint64_t *random)
-{
-    for (int i = 0; i < SIZE; i++)
-        c->at[i] = (float)(0.1 * example_uniform(random) - 0.05);
-    c->age = 0;
-}
-
-/* 20 ms with a push; has the pole fallen, or the cart left the track? */
-static bool cart_push(cart *c, int64_t action)
-{
-    const double gravity = 9.8, cart_mass = 1, pole_mass = 0.1, half_length = 0.5, force = 10, time = 0.02;
-    const double mass = cart_mass + pole_mass, push = action ? force : -force;
-    const double sine = sin(c->at[2]), cosine = cos(c->at[2]);
-    const double pushed = (push + pole_mass * half_length * c->at[3] * c->at[3] * sine) / mass;
-    const double turn =
-        (gravity * sine - cosine * pushed) / (half_length * (4.0 / 3 - pole_mass * cosine * cosine / mass));
-    const double change[SIZE] = { c->at[1], pushed - pole_mass * half_length * turn * cosine / mass, c->at[3],
-                                  turn };
-    for (int i = 0; i < SIZE; i++)
-        c->at[i] = (float)(c->at[i] + time * change[i]);
-    c->age++;
-    return fabsf(c->at[0]) > 2.4f || fabsf(c->at[2]) > 0.2095f; /* 12 degrees */
-}
 
 /* ---- the networks ---- */
 
@@ -100,11 +70,6 @@ static const struct {
                { "replay.alive", QUERN_F32, 1 } };
 enum { BEFORE, ACTION, REWARD, AFTER, ALIVE, FIELDS };
 
-static quern_value *number(quern_builder *b, float value)
-{
-    return quern_constant(b, QUERN_F32, 0, NULL, &value);
-}
-
 static quern_value *pick(quern_builder *b, quern_value *values, quern_value *action)
 {
     return quern_op(b, "gather_elements", 2, (quern_value *[]){ values, action }, "axis = 1");
@@ -114,8 +79,9 @@ static quern_value *pick(quern_builder *b, quern_value *values, quern_value *act
 static quern_value *huber(quern_builder *b, quern_value *x)
 {
     quern_value *size = quern_op(b, "abs", 1, &x, NULL);
-    quern_value *beyond = quern_relu(b, quern_sub(b, size, number(b, 1))), *near = quern_sub(b, size, beyond);
-    return quern_add(b, quern_mul(b, quern_mul(b, near, near), number(b, 0.5f)), beyond);
+    quern_value *beyond = quern_relu(b, quern_sub(b, size, quern_scalar(b, QUERN_F32, 1))),
+                *near = quern_sub(b, size, beyond);
+    return quern_add(b, quern_mul(b, quern_mul(b, near, near), quern_scalar(b, QUERN_F32, 0.5f)), beyond);
 }
 
 /* rows i64[BATCH] of the replay buffer to the loss of each */
@@ -134,12 +100,13 @@ static quern_value *step(quern_builder *b, uint64_t seed)
     best = quern_op(b, "arg_reduce", 1, &best, "kind = max, axis = 1, last = false");
     best = quern_reshape(b, best, QUERN_SHAPE(QUERN_N(BATCH), QUERN_N(1)));
     quern_value *later = quern_mul(b, batch[ALIVE], pick(b, values(b, &target, batch[AFTER]), best));
-    quern_value *wanted = quern_add(b, batch[REWARD], quern_mul(b, later, number(b, discount)));
+    quern_value *wanted =
+        quern_add(b, batch[REWARD], quern_mul(b, later, quern_scalar(b, QUERN_F32, discount)));
     for (int i = 0; i < LAYERS; i++)
         for (int bias = 0; bias < 2; bias++) {
             quern_value *to = bias ? target.bias[i] : target.weight[i];
             quern_value *from = bias ? online.bias[i] : online.weight[i];
-            quern_value *moved = quern_mul(b, quern_sub(b, from, to), number(b, follow));
+            quern_value *moved = quern_mul(b, quern_sub(b, from, to), quern_scalar(b, QUERN_F32, follow));
             quern_set_state(b, to, quern_add(b, to, moved));
         }
     quern_value *found = pick(b, values(b, &online, batch[BEFORE]), batch[ACTION]);
@@ -190,7 +157,7 @@ static void live(agent *a, cart *c, int64_t action, int64_t number, uint64_t *ra
     ((float *)a->replay[REWARD])[row] =
         1 - discount; /* values are then below 1, and in reach of the network */
     ((float *)a->replay[ALIVE])[row] = !fallen;
-    if (fallen || c->age == LIMIT)
+    if (fallen || c->age == CART_LIMIT)
         cart_reset(c, random);
 }
 
@@ -232,29 +199,11 @@ static void learn(void *user, int64_t epoch, double *losses)
     }
 }
 
-/* The mean return of greedy episodes, which run side by side. */
-static double test(const agent *a)
+static void choose(void *user, int64_t n, const float *observations, int64_t *actions)
 {
-    static cart carts[TEST];
-    float observations[TEST][SIZE];
-    uint64_t random = a->e->seed * 1000003 - 1;
-    int total = 0;
-    for (int i = 0; i < TEST; i++)
-        cart_reset(&carts[i], &random);
-    for (int n = TEST; n;) {
-        for (int i = 0; i < n; i++)
-            memcpy(observations[i], carts[i].at, sizeof carts[i].at);
-        const float *q = values_of(a, observations[0], n);
-        int left = 0;
-        for (int i = 0; i < n; i++) {
-            const bool fallen = cart_push(&carts[i], greedy(q + i * ACTIONS));
-            total++;
-            if (!fallen && carts[i].age < LIMIT)
-                carts[left++] = carts[i];
-        }
-        n = left;
-    }
-    return (double)total / TEST;
+    const float *q = values_of(user, observations, n);
+    for (int64_t i = 0; i < n; i++)
+        actions[i] = greedy(q + i * ACTIONS);
 }
 
 /* What a program elsewhere needs to learn the same: the states before and after an epoch, and the rows of its steps. */
@@ -307,7 +256,7 @@ int main(int argc, char **argv)
         dump(&a);
     } else {
         example_loop(&e, quern_trainer_session(a.trainer), STEPS, EPOCHS, learn, &a);
-        mean = test(&a);
+        mean = cart_mean_return(TEST, e.seed * 1000003 - 1, choose, &a);
         printf("dqn: mean return %.1f over %d episodes\n", mean, TEST);
     }
     quern_session_free(a.values);
