@@ -1,5 +1,6 @@
 /* quern.h: building a model by calls. A quern_value is a value of the graph; a call that fails gives NULL, and so does
  * every call that is given one. */
+#include <math.h>
 #include <stdarg.h>
 #include <stdlib.h>
 #include <string.h>
@@ -213,7 +214,11 @@ quern_value *quern_scalar(quern_builder *b, int dtype, double value)
     static const char call[] = "quern_scalar";
     if (!qn_build_begin(b, call, 0, NULL) || !check_shape(b, call, dtype, 0))
         return NULL;
-    return qn_out(qn_b_scalar(&b->build, (qn_dtype)dtype, value));
+    if (qn_dtype_is_float((qn_dtype)dtype))
+        return qn_out(qn_b_scalar(&b->build, (qn_dtype)dtype, value));
+    if (value != trunc(value) || fabs(value) > 0x1p53)
+        return qn_build_fail(b, call, "%g is no %s", value, quern_dtype_text(dtype));
+    return qn_out(qn_b_scalar_int(&b->build, (qn_dtype)dtype, (int64_t)value));
 }
 
 /* ---- ops ---- */
@@ -318,6 +323,15 @@ quern_value *quern_relu(quern_builder *b, quern_value *x)
                                                   : NULL;
 }
 
+quern_value *quern_leaky_relu(quern_builder *b, quern_value *x, double slope)
+{
+    if (!qn_build_begin(b, "quern_leaky_relu", 1, &x))
+        return NULL;
+    qn_value *negative = qn_b_compare(&b->build, QN_LT, qn_in(x), qn_b_full(&b->build, &qn_in(x)->type, 0));
+    return qn_out(qn_b_select(&b->build, negative, qn_b_binary_scalar(&b->build, QN_OP_MUL, qn_in(x), slope),
+                              qn_in(x)));
+}
+
 quern_value *quern_tanh(quern_builder *b, quern_value *x)
 {
     return qn_build_begin(b, "quern_tanh", 1, &x) ? qn_out(qn_b_unary(&b->build, QN_OP_TANH, qn_in(x)))
@@ -352,9 +366,35 @@ quern_value *quern_convert(quern_builder *b, quern_value *x, int dtype)
 
 quern_value *quern_reshape(quern_builder *b, quern_value *x, int rank, const quern_dim *dims)
 {
+    static const char call[] = "quern_reshape";
+    quern_dim given[QN_MAX_RANK] = { 0 };
     qn_dim d[QN_MAX_RANK];
-    if (!qn_build_begin(b, "quern_reshape", 1, &x) || !shape_of(b, "quern_reshape", QUERN_F32, rank, dims, d))
+    int rest = -1;
+    if (!qn_build_begin(b, call, 1, &x) || !check_shape(b, call, QUERN_F32, rank))
         return NULL;
+    for (int i = 0; i < rank; i++) {
+        given[i] = dims[i];
+        if (dims[i].name || dims[i].value != -1)
+            continue;
+        if (rest >= 0)
+            return qn_build_fail(b, call, "two dimensions are -1: one may be what remains");
+        rest = i;
+        given[i] = QUERN_N(1);
+    }
+    if (!shape_of(b, call, QUERN_F32, rank, given, d))
+        return NULL;
+    if (rest >= 0) {
+        qn_dims *t = b->module->dims;
+        const qn_type *type = &qn_in(x)->type;
+        qn_dim all = qn_dim_const(t, 1), others = all;
+        for (int i = 0; i < type->rank; i++)
+            all = qn_dim_mul(t, all, type->dims[i]);
+        for (int i = 0; i < rank; i++)
+            others = qn_dim_mul(t, others, d[i]);
+        if (others->min < 1)
+            return qn_build_fail(b, call, "what remains for -1 is not known: another dimension may be 0");
+        d[rest] = qn_dim_floordiv(t, all, others);
+    }
     return qn_out(qn_b_reshape(&b->build, qn_in(x), rank, d));
 }
 
@@ -442,4 +482,15 @@ int quern_builder_finish(quern_builder *b, quern_module **out_module)
         quern_builder_free(b);
     }
     return qn_call_end(&call, status);
+}
+
+int quern_build(quern_builder *b, const quern_compile_options *options, quern_model **out)
+{
+    quern_module *module;
+    *out = NULL;
+    int status = quern_builder_finish(b, &module);
+    if (!status)
+        status = quern_compile(module, options, out);
+    quern_module_free(module);
+    return status;
 }

@@ -152,10 +152,10 @@ static bool is_image(quern_builder *b, const char *call, quern_value *x)
     return false;
 }
 
-quern_value *quern_conv2d(quern_builder *b, quern_value *x, int64_t channels, int64_t kernel, int64_t stride,
-                          int64_t padding, const char *name)
+static quern_value *convolve(quern_builder *b, const char *call, bool transposed, quern_value *x,
+                             int64_t channels, int64_t kernel, int64_t stride, int64_t padding,
+                             const char *name)
 {
-    static const char call[] = "quern_conv2d";
     if (!qn_build_begin(b, call, 1, &x) || !is_image(b, call, x))
         return NULL;
     if (!name || !name[0])
@@ -164,22 +164,42 @@ quern_value *quern_conv2d(quern_builder *b, quern_value *x, int64_t channels, in
         return qn_build_fail(
             b, call, "channels, kernel and stride must be at least 1, the padding at least 0, and none huge");
     const qn_type *type = &qn_in(x)->type;
-    const int64_t depth = type->dims[1]->value, dims[] = { channels, depth, kernel, kernel };
+    const int64_t depth = type->dims[1]->value;
+    const int64_t dims[] = { transposed ? depth : channels, transposed ? channels : depth, kernel, kernel };
     quern_value *weight, *bias;
     if (!layer_params(b, call, name, type->dtype, 4, dims, (double)depth * (double)kernel * (double)kernel,
                       channels, &weight, &bias))
         return NULL;
-    const qn_conv conv = { .stride = (const int64_t[]){ stride, stride },
-                           .low = (const int64_t[]){ padding, padding },
-                           .high = (const int64_t[]){ padding, padding },
-                           .x_dilation = (const int64_t[]){ 1, 1 },
-                           .w_dilation = (const int64_t[]){ 1, 1 },
+    /* The transpose of a convolution is one over x with stride - 1 zeros in between, with the filters turned around. */
+    qn_value *filters = qn_in(weight);
+    if (transposed)
+        filters = qn_b_reverse(&b->build, qn_b_transpose(&b->build, filters, (const int64_t[]){ 1, 0, 2, 3 }),
+                               2, (const int64_t[]){ 2, 3 });
+    const int64_t ones[] = { 1, 1 }, strides[] = { stride, stride };
+    const int64_t pad = transposed ? kernel - 1 - padding : padding, pads[] = { pad, pad };
+    const qn_conv conv = { .stride = transposed ? ones : strides,
+                           .low = pads,
+                           .high = pads,
+                           .x_dilation = transposed ? strides : ones,
+                           .w_dilation = ones,
                            .groups = 1 };
-    qn_value *y = qn_b_convolution(&b->build, qn_in(x), qn_in(weight), &conv);
+    qn_value *y = qn_b_convolution(&b->build, qn_in(x), filters, &conv);
     const qn_dim column[] = { qn_dim_const(b->module->dims, channels), qn_dim_const(b->module->dims, 1),
                               qn_dim_const(b->module->dims, 1) };
     qn_value *shift = y ? qn_b_reshape(&b->build, qn_in(bias), 3, column) : NULL;
     return shift ? qn_out(qn_b_binary_bcast(&b->build, QN_OP_ADD, y, shift)) : NULL;
+}
+
+quern_value *quern_conv2d(quern_builder *b, quern_value *x, int64_t channels, int64_t kernel, int64_t stride,
+                          int64_t padding, const char *name)
+{
+    return convolve(b, "quern_conv2d", false, x, channels, kernel, stride, padding, name);
+}
+
+quern_value *quern_conv_transpose2d(quern_builder *b, quern_value *x, int64_t channels, int64_t kernel,
+                                    int64_t stride, int64_t padding, const char *name)
+{
+    return convolve(b, "quern_conv_transpose2d", true, x, channels, kernel, stride, padding, name);
 }
 
 quern_value *quern_max_pool2d(quern_builder *b, quern_value *x, int64_t window)

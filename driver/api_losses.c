@@ -44,6 +44,9 @@ static qn_value *fitting_target(quern_builder *b, const char *call, const qn_tra
     qn_type wanted = qn_loss_target(options, prediction);
     if (of_classes && is_float) /* shares of the classes */
         wanted = qn_loss_target(&(qn_train_options){ .loss = QN_LOSS_MSE }, prediction);
+    if (!of_classes && target->type.rank == 0) /* one for all */
+        return qn_b_broadcast_to(&b->build, qn_b_convert(&b->build, wanted.dtype, target), wanted.rank,
+                                 wanted.dims);
     qn_type given = target->type;
     given.dtype = wanted.dtype;
     if (qn_type_equal(&given, &wanted) && !(of_classes && target->type.dtype == QUERN_BOOL))

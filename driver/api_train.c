@@ -171,6 +171,7 @@ qn_status qn_train_module(qn_module *module, const quern_train_options *o, bool 
         .schedule_steps = o->schedule_steps,
         .schedule_factor =
             schedule == QN_SCHEDULE_STEP ? or_usual(o->schedule_factor, 0.1) : o->schedule_factor,
+        .name = o->name,
         .n_params = o->n_params,
         .params = o->params,
         .seed = o->seed,

@@ -121,6 +121,32 @@ int quern_trainer_set_comm(quern_trainer *t, quern_comm *comm)
     return quern_session_broadcast_states(t->step.session, 0);
 }
 
+/* A state that is in `step`, but not in what the model is without training. */
+static bool is_own(const quern_trainer *t, const char *name)
+{
+    const int at = quern_session_find(t->step.session, name);
+    return at >= 0 && quern_trainer_entry(t)->buffers[at].role == QUERN_STATE &&
+           quern_session_find(t->infer.session, name) < 0;
+}
+
+int quern_trainer_share(quern_trainer *t, quern_trainer *owner)
+{
+    const quern_entry_info *entry = quern_trainer_entry(t);
+    for (int i = 0; i < entry->n_buffers; i++) {
+        const char *name = entry->buffers[i].name;
+        if (is_own(t, name) && is_own(owner, name))
+            return qn_fail(QUERN_ERROR_ARGUMENT,
+                           "quern_trainer_share: each training has a state '%s' of its own: give them names "
+                           "(quern_train_options.name), and parameters of their own (params)",
+                           name);
+    }
+    const bound_entry *const entries[] = { &t->step, &t->eval, &t->infer };
+    int status = quern_session_share_states(t->step.session, owner->step.session);
+    for (int i = 1; i < 3 && !status; i++)
+        status = quern_session_share_states(entries[i]->session, t->step.session);
+    return status;
+}
+
 quern_session *quern_trainer_session(quern_trainer *t)
 {
     return t->step.session;

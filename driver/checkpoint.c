@@ -24,8 +24,8 @@ typedef struct state {
     quern_array array;
     size_t bytes;
     bool trainable;
-    qn_device *device; /* that it is on; `array` then is a copy of what there is */
-    qn_cuda_address at;
+    qn_device *device;  /* that it is on; `array` then is a copy of what there is */
+    qn_cuda_address at; /* its address, there or here */
 } state;
 
 typedef struct states {
@@ -34,10 +34,18 @@ typedef struct states {
     size_t bytes;
 } states;
 
-static qn_status find_states(quern_session *session, qn_diags *diags, states *out)
+static const state *find_state(const states *all, const char *name)
+{
+    for (int i = 0; i < all->n; i++)
+        if (strcmp(all->items[i].name, name) == 0)
+            return &all->items[i];
+    return NULL;
+}
+
+/* Adds the session's states. What another session has too is there once, by its address. */
+static qn_status add_states(quern_session *session, qn_diags *diags, states *out)
 {
     const quern_entry_info *entry = session->entry;
-    *out = (states){ .items = QN_NEW_ARRAY(diags->arena, state, entry->n_buffers) };
     for (int i = 0; i < entry->n_buffers; i++) {
         const quern_buffer_info *info = qn_buffer_at(entry, i);
         state *s = &out->items[out->n];
@@ -45,6 +53,14 @@ static qn_status find_states(quern_session *session, qn_diags *diags, states *ou
             continue;
         if (quern_session_get(session, i, &s->array))
             return qn_error(diags, QUERN_ERROR_ARGUMENT, NULL, "%s", quern_last_error());
+        const state *other = find_state(out, info->name);
+        s->at = (uintptr_t)s->array.data;
+        if (other && other->at != s->at)
+            return qn_error(diags, QUERN_ERROR_ARGUMENT, NULL,
+                            "two sessions have a state '%s', and do not share it: its name says nothing then",
+                            info->name);
+        if (other)
+            continue;
         s->name = info->name;
         s->trainable = info->trainable;
         s->bytes = quern_dtype_size(s->array.dtype);
@@ -52,7 +68,6 @@ static qn_status find_states(quern_session *session, qn_diags *diags, states *ou
             s->bytes *= (size_t)s->array.dims[axis];
         if (session->slots[i].on_device) {
             s->device = session->model->device;
-            s->at = (uintptr_t)s->array.data;
             s->array.data = qn_arena_alloc(diags->arena, s->bytes + 1);
             int status = qn_cuda_to_host(s->device->cuda, s->array.data, s->at, s->bytes);
             if (status)
@@ -61,8 +76,20 @@ static qn_status find_states(quern_session *session, qn_diags *diags, states *ou
         out->bytes += s->bytes;
         out->n++;
     }
+    return QUERN_OK;
+}
+
+static qn_status find_states(int n, quern_session *const *sessions, qn_diags *diags, states *out)
+{
+    int most = 1;
+    for (int i = 0; i < n; i++)
+        most += sessions[i]->entry->n_buffers;
+    *out = (states){ .items = QN_NEW_ARRAY(diags->arena, state, most) };
+    for (int i = 0; i < n; i++)
+        QN_TRY(add_states(sessions[i], diags, out));
     return out->n ? QUERN_OK
-                  : qn_error(diags, QUERN_ERROR_ARGUMENT, NULL, "entry '%s' has no states", entry->name);
+                  : qn_error(diags, QUERN_ERROR_ARGUMENT, NULL, "entry '%s' has no states",
+                             n ? sessions[0]->entry->name : "");
 }
 
 /* XXH3-128 of the bytes of all stretches */
@@ -107,12 +134,13 @@ static char *header_of(const states *all, const char *note)
     return text;
 }
 
-qn_status qn_checkpoint_save(quern_session *session, const char *path, const char *note, qn_diags *diags)
+qn_status qn_checkpoint_save(int n, quern_session *const *sessions, const char *path, const char *note,
+                             qn_diags *diags)
 {
     states all;
     qn_output output;
     char hash[HASH_TEXT];
-    QN_TRY(find_states(session, diags, &all));
+    QN_TRY(find_states(n, sessions, diags, &all));
     char *text = header_of(&all, note ? note : "");
     const size_t padded = (strlen(text) + 8 + 63) / 64 * 64 - 8;
     char *header = qn_arena_printf(diags->arena, "%-*s", (int)padded, text);
@@ -216,15 +244,15 @@ static qn_status restore(const file *f, const states *all, const char **out_note
     return QUERN_OK;
 }
 
-qn_status qn_checkpoint_restore(quern_session *session, const char *path, const char **out_note,
-                                qn_diags *diags)
+qn_status qn_checkpoint_restore(int n, quern_session *const *sessions, const char *path,
+                                const char **out_note, qn_diags *diags)
 {
     states all;
     char *bytes;
     size_t size;
     uint64_t length = 0;
     file f = { .path = path, .diags = diags };
-    QN_TRY(find_states(session, diags, &all));
+    QN_TRY(find_states(n, sessions, diags, &all));
     qn_arena *arena = qn_arena_new(); /* of the file's contents: they may be large */
     qn_diags mine;
     qn_diags_init(&mine, arena);
@@ -253,14 +281,6 @@ qn_status qn_checkpoint_restore(quern_session *session, const char *path, const 
 
 /* ---- trained models ---- */
 
-static const state *find_state(const states *all, const char *name)
-{
-    for (int i = 0; i < all->n; i++)
-        if (strcmp(all->items[i].name, name) == 0)
-            return &all->items[i];
-    return NULL;
-}
-
 /* Parameters, and states that begin as an initializer does: the running statistics. What the optimizer keeps begins as zeros. */
 static int find_replacements(quern_session *session, const states *all, bool averages, qn_arena *arena,
                              qn_onnx_replacement *out)
@@ -273,7 +293,8 @@ static int find_replacements(quern_session *session, const states *all, bool ave
         const state *s = &all->items[at++];
         const size_t length = strlen(s->name);
         const bool average = length > 4 && strcmp(s->name + length - 4, ".ema") == 0;
-        const bool own = strcmp(s->name, "random_key") == 0 || strcmp(s->name, "loss_scale") == 0 || average;
+        const char *dot = strrchr(s->name, '.'), *last = dot ? dot + 1 : s->name;
+        const bool own = strcmp(last, "random_key") == 0 || strcmp(last, "loss_scale") == 0 || average;
         if (!s->trainable && (info->initial < 0 || own))
             continue;
         const state *now =
@@ -292,7 +313,7 @@ qn_status qn_write_onnx(quern_session *session, const char *from, const char *to
     states all;
     qn_output model, data;
     bool has_data = false;
-    QN_TRY(find_states(session, diags, &all));
+    QN_TRY(find_states(1, &session, diags, &all));
     qn_onnx_replacement *replacements = QN_NEW_ARRAY(diags->arena, qn_onnx_replacement, all.n);
     const int n = find_replacements(session, &all, averages, diags->arena, replacements);
     const char *data_path = qn_arena_printf(diags->arena, "%s.data", to), *slash = strrchr(data_path, '/');
@@ -312,33 +333,63 @@ qn_status qn_write_onnx(quern_session *session, const char *from, const char *to
 
 /* ---- quern.h ---- */
 
-int quern_session_save(quern_session *session, const char *path, const char *note)
+/* Are they all there? */
+static qn_status need_sessions(qn_call *call, int n, quern_session *const *sessions, const char *function)
+{
+    for (int i = 0; i < n; i++)
+        QN_TRY(qn_call_need(call, sessions[i], function, n == 1 ? "session" : "a session"));
+    return QUERN_OK;
+}
+
+static int save(int n, quern_session *const *sessions, const char *path, const char *note,
+                const char *function)
 {
     qn_call call;
     qn_call_begin(&call);
-    qn_status status = qn_call_need(&call, session, "quern_session_save", "session");
+    qn_status status = need_sessions(&call, n, sessions, function);
     if (!status)
-        status = qn_call_need(&call, path, "quern_session_save", "path");
+        status = qn_call_need(&call, path, function, "path");
     if (!status)
-        status = qn_checkpoint_save(session, path, note, &call.diags);
+        status = qn_checkpoint_save(n, sessions, path, note, &call.diags);
     return qn_call_end(&call, status);
 }
 
-int quern_session_restore(quern_session *session, const char *path, char **out_note)
+static int restore_from(int n, quern_session *const *sessions, const char *path, char **out_note,
+                        const char *function)
 {
     qn_call call;
     const char *note = "";
     qn_call_begin(&call);
     if (out_note)
         *out_note = NULL;
-    qn_status status = qn_call_need(&call, session, "quern_session_restore", "session");
+    qn_status status = need_sessions(&call, n, sessions, function);
     if (!status)
-        status = qn_call_need(&call, path, "quern_session_restore", "path");
+        status = qn_call_need(&call, path, function, "path");
     if (!status)
-        status = qn_checkpoint_restore(session, path, &note, &call.diags);
+        status = qn_checkpoint_restore(n, sessions, path, &note, &call.diags);
     if (!status && out_note && !(*out_note = strdup(note)))
         status = qn_error(&call.diags, QUERN_ERROR_MEMORY, NULL, "no memory for the note");
     return qn_call_end(&call, status);
+}
+
+int quern_session_save(quern_session *session, const char *path, const char *note)
+{
+    return save(1, &session, path, note, "quern_session_save");
+}
+
+int quern_session_restore(quern_session *session, const char *path, char **out_note)
+{
+    return restore_from(1, &session, path, out_note, "quern_session_restore");
+}
+
+int quern_sessions_save(int n, quern_session *const *sessions, const char *path, const char *note)
+{
+    return save(n, sessions, path, note, "quern_sessions_save");
+}
+
+int quern_sessions_restore(int n, quern_session *const *sessions, const char *path, char **out_note)
+{
+    return restore_from(n, sessions, path, out_note, "quern_sessions_restore");
 }
 
 int quern_session_write_onnx(quern_session *session, const char *from, const char *to, int averages)

@@ -509,7 +509,7 @@ static int resume(train *t, long *out_epoch)
     long long samples;
     if (rank_of(t) > 0) /* it gets them from rank 0 */
         return QN_EXIT_OK;
-    if (qn_checkpoint_restore(t->step, t->checkpoint, &note, &t->diags))
+    if (qn_checkpoint_restore(1, &t->step, t->checkpoint, &note, &t->diags))
         return qn_cli_fail_diags(&t->cli, &t->diags);
     if (sscanf(note, "epochs=%ld batch=%ld seed=%ld samples=%lld", &epochs, &batch, &seed, &samples) != 4)
         return qn_cli_fail(&t->cli, "%s: it was not written by quern train", t->checkpoint);
@@ -562,7 +562,7 @@ static int train_epochs(train *t)
         if (!status && t->checkpoint && rank_of(t) == 0)
             status = move_states(t, false);
         if (!status && t->checkpoint && rank_of(t) == 0 &&
-            qn_checkpoint_save(t->step, t->checkpoint, note_of(t, epoch + 1), &t->diags))
+            qn_checkpoint_save(1, &t->step, t->checkpoint, note_of(t, epoch + 1), &t->diags))
             status = qn_cli_fail_diags(&t->cli, &t->diags);
     }
     if (!status && !t->test.n && rank_of(t) == 0) {

@@ -163,6 +163,9 @@ typedef struct quern_train_options {
     int data_parallel;
     int sync_batch_norm;  /* batch norms take the statistics of all ranks' rows; 0: of their own */
     int64_t bucket_bytes; /* as many bytes of gradients are averaged by one collective; 4 MiB where 0 */
+    /* Stands before the names of the states that are the training's own: `step`, `random_key` and the like become NAME.step.
+     * For models that share parameters (quern_trainer_share). NULL: nothing */
+    const char *name;
 } quern_train_options;
 QUERN_API int quern_make_training(quern_module *module, const quern_train_options *options) QUERN_MUST_USE;
 
@@ -262,6 +265,8 @@ QUERN_API int quern_session_find(const quern_session *session, const char *name)
 /* Binds buffer `index` (see quern_entry_info.buffers) to the caller's memory, which must stay valid until rebound.
  * Checks dtype and dims; dims of inputs set the symbols. NULL: back to the session's own memory. */
 QUERN_API int quern_session_bind(quern_session *session, int index, const quern_array *array) QUERN_MUST_USE;
+/* The buffer of that name: an input, an output or a state; -1 where there is none. */
+QUERN_API int quern_session_find(const quern_session *session, const char *name);
 QUERN_API int quern_session_run(quern_session *session) QUERN_MUST_USE;
 /* Dims that the buffer has with the inputs that are bound now, rank values; of an output whose extent only the run finds,
  * the largest it may have (the interpreter cannot tell: UNSUPPORTED). */
@@ -282,6 +287,12 @@ QUERN_API int quern_session_save(quern_session *session, const char *path, const
 /* Sets all states to those of such a file: a session goes on with the same bits. A file that is damaged or of another model
  * is refused, and nothing is changed. out_note (or NULL): free with quern_free. */
 QUERN_API int quern_session_restore(quern_session *session, const char *path, char **out_note) QUERN_MUST_USE;
+/* The same of several sessions in one file, as of two models that learn by turns. A state that they share is there once; states
+ * that are alike in name alone are refused. */
+QUERN_API int quern_sessions_save(int n, quern_session *const *sessions, const char *path,
+                                  const char *note) QUERN_MUST_USE;
+QUERN_API int quern_sessions_restore(int n, quern_session *const *sessions, const char *path,
+                                     char **out_note) QUERN_MUST_USE;
 /* Writes the ONNX model in file `from` to `to`, atomically: the same to the byte but for the initializers that the session
  * has trained (with `averages`, the averages of its parameters) and their running statistics. External data goes to TO.data. */
 QUERN_API int quern_session_write_onnx(quern_session *session, const char *from, const char *to,
@@ -386,13 +397,15 @@ QUERN_API quern_value *quern_min(quern_builder *b, quern_value *x, quern_value *
 QUERN_API quern_value *quern_broadcast(quern_builder *b, quern_value *x, int rank, const quern_dim *dims);
 QUERN_API quern_value *quern_matmul(quern_builder *b, quern_value *x, quern_value *y);
 QUERN_API quern_value *quern_relu(quern_builder *b, quern_value *x);
+QUERN_API quern_value *quern_leaky_relu(quern_builder *b, quern_value *x,
+                                        double slope); /* x, or slope x where x is negative */
 QUERN_API quern_value *quern_tanh(quern_builder *b, quern_value *x);
 QUERN_API quern_value *quern_sigmoid(quern_builder *b, quern_value *x); /* 1 / (1 + e^-x) */
 QUERN_API quern_value *quern_gelu(quern_builder *b, quern_value *x);    /* x / 2 (1 + erf(x / sqrt 2)) */
 /* x / 2 (1 + tanh(sqrt(2 / pi) (x + 0.044715 x^3))): GPT-2's gelu */
 QUERN_API quern_value *quern_gelu_tanh(quern_builder *b, quern_value *x);
 QUERN_API quern_value *quern_convert(quern_builder *b, quern_value *x, int dtype); /* each element */
-/* As many elements, row-major. */
+/* As many elements, row-major. One of the dims may be QUERN_N(-1): what remains. */
 QUERN_API quern_value *quern_reshape(quern_builder *b, quern_value *x, int rank, const quern_dim *dims);
 /* Elements start to limit - 1 along an axis. Negative numbers, of the axis too, count from the end; limit INT64_MAX is the end. */
 QUERN_API quern_value *quern_slice(quern_builder *b, quern_value *x, int axis, int64_t start, int64_t limit);
@@ -403,6 +416,12 @@ QUERN_API quern_value *quern_linear(quern_builder *b, quern_value *x, int64_t ou
  * parameters are uniform in +-1/sqrt(C kernel kernel), as in quern_linear. */
 QUERN_API quern_value *quern_conv2d(quern_builder *b, quern_value *x, int64_t channels, int64_t kernel,
                                     int64_t stride, int64_t padding, const char *name);
+/* Its transpose, which enlarges: x [N, C, H, W] with new filters [C, channels, kernel, kernel] to [N, channels,
+ * (H - 1) stride + kernel - 2 padding, likewise of W]. Both parameters start likewise. torch.nn.ConvTranspose2d; ONNX
+ * ConvTranspose */
+QUERN_API quern_value *quern_conv_transpose2d(quern_builder *b, quern_value *x, int64_t channels,
+                                              int64_t kernel, int64_t stride, int64_t padding,
+                                              const char *name);
 /* The greatest of each window of window x window elements, which do not overlap; what fills no window is left out. */
 QUERN_API quern_value *quern_max_pool2d(quern_builder *b, quern_value *x, int64_t window);
 /* Row indices[..] of a new parameter NAME.weight [rows, width] of f32: [.., width]. Normal, of mean 0 and deviation 1, from
@@ -473,7 +492,7 @@ QUERN_API quern_value *quern_broadcast_rank(quern_builder *b, quern_value *x,
 QUERN_API quern_value *quern_rank(quern_builder *b);   /* this rank's number, from 0 up: an i64 scalar */
 /* Losses, as those that quern_train_options.loss names: scalars, the mean over the elements (cross_entropy: over the rows).
  * They may be added up and weighed; a function whose first output is one trains with the loss "output". The target has
- * the prediction's dims and is converted to its data type. Predictions of 16 bits are taken in float32. */
+ * the prediction's dims, or is a scalar, and is converted to its data type. Predictions of 16 bits are taken in float32. */
 typedef struct quern_loss_options {
     size_t size;
     const char *reduction;  /* "mean" (NULL), "sum", or "none": one for each element, or row */
@@ -495,6 +514,9 @@ QUERN_API quern_value *quern_bce_with_logits(quern_builder *b, quern_value *logi
 QUERN_API void quern_output(quern_builder *b, quern_value *x, const char *name);
 /* The module, and the end of the builder; or the first mistake. */
 QUERN_API int quern_builder_finish(quern_builder *b, quern_module **out) QUERN_MUST_USE;
+/* The same and quern_compile: the model. */
+QUERN_API int quern_build(quern_builder *b, const quern_compile_options *options,
+                          quern_model **out) QUERN_MUST_USE;
 
 /* ---- training: a step, an epoch, an evaluation ---- */
 
@@ -517,6 +539,10 @@ QUERN_API int quern_trainer_new(quern_module *module, const quern_train_options 
 QUERN_API int quern_train(quern_builder *b, const quern_train_options *train,
                           const quern_compile_options *compile, quern_trainer **out) QUERN_MUST_USE;
 QUERN_API void quern_trainer_free(quern_trainer *trainer); /* NULL is fine */
+/* From now on `trainer` uses the parameters and states of `owner` that have the same name, where it evaluates and predicts too:
+ * models that learn by turns, each some of the parameters (quern_train_options.params), as a generator and its critic. What
+ * training itself adds stays apart: both have a quern_train_options.name where both have such states. The owner is freed last. */
+QUERN_API int quern_trainer_share(quern_trainer *trainer, quern_trainer *owner) QUERN_MUST_USE;
 
 /* One update, from a batch. target: NULL with the loss "output", here and below. out_loss (or NULL): the batch's mean loss
  * before the update. */

@@ -18,8 +18,8 @@ void qn_loss_scale_begin(qn_train_copy *c, const qn_train_options *options)
         c->scale = number(&c->b, scale);
         return;
     }
-    c->scale = qn_train_add_state(c->b.graph, "loss_scale", QUERN_F32, 0, NULL, &scale);
-    c->good_steps = qn_train_add_state(c->b.graph, "good_steps", QUERN_I64, 0, NULL, NULL);
+    c->scale = qn_train_add_state(c->b.graph, options, "loss_scale", QUERN_F32, 0, NULL, &scale);
+    c->good_steps = qn_train_add_state(c->b.graph, options, "good_steps", QUERN_I64, 0, NULL, NULL);
 }
 
 /* How many elements are not finite, or just that some are: an i32 scalar. */

@@ -46,9 +46,11 @@ static void add_loss(qn_train_copy *c, const qn_train_options *options)
 
 /* ---- the step ---- */
 
-qn_value *qn_train_add_state(qn_graph *graph, const char *name, qn_dtype dtype, int rank, const int64_t *dims,
-                             const void *initial)
+qn_value *qn_train_add_state(qn_graph *graph, const qn_train_options *options, const char *name,
+                             qn_dtype dtype, int rank, const int64_t *dims, const void *initial)
 {
+    if (options->name)
+        name = qn_arena_printf(graph->module->arena, "%s.%s", options->name, name);
     qn_value *state = qn_graph_add_input(graph, qn_train_fresh_name(graph, name),
                                          qn_type_static(graph->module, dtype, rank, dims), QN_ROLE_STATE);
     if (initial)
@@ -76,12 +78,12 @@ qn_status qn_train_forward(const qn_graph *forward, const char *name, const qn_t
     qn_graph *graph = b->graph;
     qn_value *draws = NULL, *key = NULL, *number = NULL;
     if (updates && ((dropout && !options->parts) || qn_optimizer_counts(options)))
-        c->step = qn_train_add_state(graph, "step", QUERN_I64, 0, NULL, NULL);
+        c->step = qn_train_add_state(graph, options, "step", QUERN_I64, 0, NULL, NULL);
     if (dropout) {
         /* In parts there may be several forwards for one update: they draw masks of their own. */
         if (options->parts)
-            draws = qn_train_add_state(graph, "draws", QUERN_I64, 0, NULL, NULL);
-        key = qn_train_add_state(graph, "random_key", QUERN_U64, 1, (int64_t[]){ 2 },
+            draws = qn_train_add_state(graph, options, "draws", QUERN_I64, 0, NULL, NULL);
+        key = qn_train_add_state(graph, options, "random_key", QUERN_U64, 1, (int64_t[]){ 2 },
                                  (uint64_t[]){ options->seed, 0 });
         b->before = graph->first;
         number = qn_b_convert(b, QUERN_U64, draws ? draws : c->step);

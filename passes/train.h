@@ -46,7 +46,8 @@ typedef struct qn_train_options {
     int64_t warmup_steps;     /* the rate rises in a line from rate / warmup_steps in the first step */
     int64_t schedule_steps;
     double schedule_factor;
-    int n_params; /* 0: found, see qn_train_parameters */
+    const char *name; /* in front of the names of its own states: NAME.step; NULL: none */
+    int n_params;     /* 0: found, see qn_train_parameters */
     const char *const *params;
     uint64_t seed;        /* of dropout */
     qn_math math;         /* of what is simplified before differentiating */

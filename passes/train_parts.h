@@ -28,9 +28,9 @@ typedef struct qn_train_copy {
  * counts. Outputs so far: the loss, unless the host has it; the function's, unless `updates`; updated states. */
 qn_status qn_train_forward(const qn_graph *forward, const char *name, const qn_train_options *options,
                            bool updates, qn_diags *diags, qn_train_copy *c);
-/* A state of the function that is made, with a name of its own; initial NULL: zeros. */
-qn_value *qn_train_add_state(qn_graph *graph, const char *name, qn_dtype dtype, int rank, const int64_t *dims,
-                             const void *initial);
+/* A state of the training's own in the function that is made; initial NULL: zeros. */
+qn_value *qn_train_add_state(qn_graph *graph, const qn_train_options *options, const char *name,
+                             qn_dtype dtype, int rank, const int64_t *dims, const void *initial);
 /* Averaged over ranks: the gradients (or NULL), the running statistics that are outputs, the first output where it is the loss. */
 void qn_train_average(qn_train_copy *c, const qn_train_options *options, qn_value **gradients, bool loss);
 /* Behind the gradients: new parameters and optimizer states, one more step. */

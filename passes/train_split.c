@@ -193,7 +193,7 @@ static qn_status make_update(const qn_graph *forward, const qn_train_options *op
             c.params[n++] = state;
     }
     if (qn_optimizer_counts(options))
-        c.step = qn_train_add_state(graph, "step", QUERN_I64, 0, NULL, NULL);
+        c.step = qn_train_add_state(graph, options, "step", QUERN_I64, 0, NULL, NULL);
     if (options->data_parallel)
         qn_train_average(&c, options, gradients, false);
     qn_train_update(&c, options, gradients);

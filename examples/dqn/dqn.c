@@ -127,17 +127,11 @@ typedef struct agent {
 /* Values of both actions for n observations; they stay until the next call. */
 static const float *values_of(const agent *a, const float *observations, int64_t n)
 {
-    const quern_entry_info *entry = quern_model_entry(a->model, NULL);
+    const quern_array in = { QUERN_F32, 2, (const int64_t[]){ n, SIZE }, (void *)observations };
     quern_array out;
-    for (int i = 0; i < entry->n_buffers; i++)
-        if (entry->buffers[i].role == QUERN_INPUT)
-            example_check(quern_session_bind(
-                a->values, i,
-                &(quern_array){ QUERN_F32, 2, (const int64_t[]){ n, SIZE }, (void *)observations }));
+    example_check(quern_session_bind(a->values, quern_session_find(a->values, "x"), &in));
     example_check(quern_session_run(a->values));
-    for (int i = 0; i < entry->n_buffers; i++)
-        if (entry->buffers[i].role == QUERN_OUTPUT)
-            example_check(quern_session_get(a->values, i, &out));
+    example_check(quern_session_get(a->values, quern_session_find(a->values, "values"), &out));
     return out.data;
 }
 
@@ -163,14 +157,12 @@ static void live(agent *a, cart *c, int64_t action, int64_t number, uint64_t *ra
 
 static void find_replay(agent *a)
 {
-    const quern_entry_info *entry = quern_trainer_entry(a->trainer);
-    for (int i = 0; i < entry->n_buffers; i++)
-        for (int k = 0; k < FIELDS; k++)
-            if (strcmp(entry->buffers[i].name, replay[k].name) == 0) {
-                quern_array array;
-                example_check(quern_session_get(quern_trainer_session(a->trainer), i, &array));
-                a->replay[k] = array.data;
-            }
+    quern_session *session = quern_trainer_session(a->trainer);
+    for (int i = 0; i < FIELDS; i++) {
+        quern_array array;
+        example_check(quern_session_get(session, quern_session_find(session, replay[i].name), &array));
+        a->replay[i] = array.data;
+    }
 }
 
 /* Steps of the world, each followed by one of learning. Before the first epoch come random actions. */
@@ -240,14 +232,11 @@ int main(int argc, char **argv)
     quern_output(b, step(b, e.seed), "loss");
     example_check(quern_train(b, &options, &e.compile, &a.trainer));
 
-    quern_module *module;
     b = quern_builder_new("values");
     quern_value *x = quern_input(b, "x", QUERN_F32, QUERN_SHAPE(QUERN_DIM("n"), QUERN_N(SIZE)));
     const network online = new_network(b, "online", quern_param, e.seed);
     quern_output(b, values(b, &online, x), "values");
-    example_check(quern_builder_finish(b, &module));
-    example_check(quern_compile(module, &e.compile, &a.model));
-    quern_module_free(module);
+    example_check(quern_build(b, &e.compile, &a.model));
     example_check(quern_session_new(a.model, NULL, &a.values));
     example_check(quern_session_share_states(a.values, quern_trainer_session(a.trainer)));
 

@@ -11,10 +11,11 @@ from ._fit import History
 from ._library import ArgumentError, Error, FileError, ModelError, NumericError, OutOfRangeError, UnsupportedError, version
 from ._model import Model, Session, Signature, SpecializedModel, compile, compile_file, load, text, tune
 from ._tensor import Step, Tape, Tensor, device_count, trim, wait
-from ._train import Trainer, train, train_file
+from ._train import Trainer, load_checkpoint, save_checkpoint, train, train_file
 
 __version__ = version
 __all__ = ["ArgumentError", "Comm", "Error", "FileError", "History", "Model", "ModelError", "NumericError", "OutOfRangeError",
            "Session", "Signature", "SpecializedModel", "Step", "Tape", "Tensor", "Trainer", "UnsupportedError", "comm_mpi", "comm_threads",
            "compile", "compile_file",
-           "device_count", "grad", "hvp", "jvp", "load", "text", "train", "train_file", "trim", "tune", "version", "wait"]
+           "device_count", "grad", "hvp", "jvp", "load", "load_checkpoint",
+           "save_checkpoint", "text", "train", "train_file", "trim", "tune", "version", "wait"]

@@ -90,7 +90,7 @@ class TrainOptions(Structure):
                 ("n_params", c_int), ("params", POINTER(c_char_p)), ("seed", c_uint64), ("parts", c_int),
                 ("input_gradients", c_int), ("loss_scale", c_double), ("loss_scale_steps", c_int64),
                 ("math", c_char_p), ("label_smoothing", c_double), ("data_parallel", c_int),
-                ("sync_batch_norm", c_int), ("bucket_bytes", c_int64)]
+                ("sync_batch_norm", c_int), ("bucket_bytes", c_int64), ("name", c_char_p)]
 
 
 class CommTable(Structure):
@@ -130,8 +130,8 @@ _FUNCTIONS = {  # name: result, arguments
     "quern_module_free": (None, [c_void_p]),
     "quern_module_text": (c_int, [c_void_p, _HANDLE]),
     "quern_free": (None, [c_void_p]),
-    "quern_session_save": (c_int, [c_void_p, c_char_p, c_char_p]),
-    "quern_session_restore": (c_int, [c_void_p, c_char_p, POINTER(c_void_p)]),
+    "quern_sessions_save": (c_int, [c_int, _HANDLE, c_char_p, c_char_p]),
+    "quern_sessions_restore": (c_int, [c_int, _HANDLE, c_char_p, POINTER(c_void_p)]),
     "quern_session_write_onnx": (c_int, [c_void_p, c_char_p, c_char_p, c_int]),
     "quern_grad": (c_int, [c_void_p, c_char_p, c_char_p, c_int, POINTER(c_char_p), c_char_p]),
     "quern_jvp": (c_int, [c_void_p, c_char_p, c_int, POINTER(c_char_p), c_char_p]),

@@ -13,6 +13,28 @@ from ._library import ArgumentError, TrainOptions, check, lib
 from ._model import Model, compile_module, compile_options, load_module, write_module
 
 
+def _sessions(trainers):
+    """Their number and handles."""
+    handles = [t._step._handle.pointer for t in trainers]
+    return len(handles), (ctypes.c_void_p * max(len(handles), 1))(*handles)
+
+
+def save_checkpoint(trainers, path, note=""):
+    """Writes all states of several Trainers that learn by turns (Trainer.share) as one safetensors file, atomically, with a note.
+    What they share is there once; states that are alike in name alone are refused."""
+    check(lib.quern_sessions_save(*_sessions(trainers), os.fsencode(path), note.encode()))
+
+
+def load_checkpoint(trainers, path):
+    """All of them go on from such a file, with the same bits; gives its note."""
+    note = ctypes.c_void_p()
+    check(lib.quern_sessions_restore(*_sessions(trainers), os.fsencode(path), byref(note)))
+    try:
+        return ctypes.string_at(note).decode()
+    finally:
+        lib.quern_free(note)
+
+
 class Forward:
     """What Trainer.forward gives: the loss (None where the host has it), the model's outputs, and what backward needs."""
 
@@ -97,6 +119,19 @@ class Trainer:
         likewise, measured after each epoch; the rest as in fit. A resumed run asks for the epochs that are left."""
         return _fit.fit_batches(self, batches, epochs, test, checkpoint, resume, progress, after)
 
+    def share(self, owner):
+        """From now on uses the parameters and states of another Trainer that have the same name: models that learn by turns,
+        each some of the parameters (`params`), as a generator and its critic. What training itself adds stays apart: both
+        have a `name` where both have such states."""
+        own = [{names[i] for i in entry.states} - set(t.model._entries["infer"].names)
+               for t in (self, owner) for entry in [t._step._entry] for names in [entry.names]]
+        for name in sorted(own[0] & own[1]):
+            raise ArgumentError(f"each training has a state '{name}' of its own: give them names (train(name=…)), and "
+                                "parameters of their own (params)")
+        self._step.share_states(owner._step)
+        self._infer = self._eval = self._backward = self._update = None  # those made next share what is shared now
+        self._idle.clear()
+
     def _shared(self, entry):
         """A new session of the entry on the model's states."""
         session = self.model.session(entry)
@@ -171,18 +206,13 @@ class Trainer:
                                            averages))
 
     def save_checkpoint(self, path, note=""):
-        """Writes all states as a safetensors file, atomically, with a note."""
-        check(lib.quern_session_save(self._step._handle.pointer, os.fsencode(path), note.encode()))
+        """Writes all states as a safetensors file, atomically, with a note. Of several trainers: quern.save_checkpoint."""
+        save_checkpoint([self], path, note)
 
     def load_checkpoint(self, path):
         """Goes on from such a file, with the same bits; gives its note. A damaged file, or one of another model, is
         refused (ModelError), and nothing is changed."""
-        note = ctypes.c_void_p()
-        check(lib.quern_session_restore(self._step._handle.pointer, os.fsencode(path), byref(note)))
-        try:
-            return ctypes.string_at(note).decode()
-        finally:
-            lib.quern_free(note)
+        return load_checkpoint([self], path)
 
     @property
     def target(self):
@@ -218,7 +248,7 @@ def _word(what, name):
 
 def _training(model, loss, optimizer, learning_rate, *, momentum=0.0, beta1=0.0, beta2=0.0, epsilon=0.0, weight_decay=0.0,
               nesterov=False, alpha=0.0, trust=0.0, clip_norm=0.0, ema=0.0, huber_delta=0.0, label_smoothing=0.0, schedule=None,
-              warmup_steps=0, schedule_steps=0, schedule_factor=0.0, loss_scale=0.0, loss_scale_steps=0, params=None, seed=0, parts=False,
+              warmup_steps=0, schedule_steps=0, schedule_factor=0.0, loss_scale=0.0, loss_scale_steps=0, params=None, name=None, seed=0, parts=False,
               input_gradients=False, target="cpu", threads=None, math="default", cpu=None, dims=None, cache=None, optimize=0,
               blas=None, precision="f32", check_numerics=False, remat=None, memory_limit=0,
               data_parallel=False, sync_batch_norm=False, bucket_bytes=0):
@@ -236,6 +266,7 @@ def _training(model, loss, optimizer, learning_rate, *, momentum=0.0, beta1=0.0,
                is not finite updates nothing. With loss_scale_steps the state "loss_scale" is halved by such a step and
                doubled after so many others in a row
     params     names of the parameters to train (one as a string), "*" for any letters; None: all
+    name       stands before the names of the training's own states (NAME.step), for models that share parameters: Trainer.share
     seed       of dropout's masks
     parts      also compiles the step in parts, for adding up gradients over batches or machines: Trainer.forward, backward
                and update. With loss=None the caller has the loss, and backward takes gradients of the outputs
@@ -261,7 +292,7 @@ def _training(model, loss, optimizer, learning_rate, *, momentum=0.0, beta1=0.0,
         schedule_factor=schedule_factor, n_params=len(names), params=(ctypes.c_char_p * max(len(names), 1))(*names),
         seed=seed, parts=parts, input_gradients=input_gradients, loss_scale=loss_scale, loss_scale_steps=loss_scale_steps, math=math.encode(),
         label_smoothing=label_smoothing, data_parallel=bool(data_parallel), sync_batch_norm=sync_batch_norm,
-        bucket_bytes=bucket_bytes)
+        bucket_bytes=bucket_bytes, name=_word("name", name) if name else None)
     module = load_module(model, dims)
     check(lib.quern_make_training(module.pointer, byref(options)))
     return module, compile_options(target, threads, math, cpu, cache, optimize, blas, precision, check_numerics, remat,

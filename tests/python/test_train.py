@@ -299,6 +299,55 @@ NORMED = b"""graph @main(%x: f32[batch, 6], %w: f32[6, 5] param = [[1, -2, 3, 1,
 """
 
 
+class ByTurns(unittest.TestCase):
+    """Two numbers a and b, of which each trainer moves one so that a b is what it wants."""
+
+    def trainers(self, names=("first", "second"), params="ab"):
+        model = """graph @main(%one: f32[], %a: f32[] param = 1, %b: f32[] param = 2) -> (loss: f32[]) {{
+  %0 = mul %a, %b : f32[]
+  %1 = constant {} : f32[]
+  %2 = sub %0, %1 : f32[]
+  %3 = mul %2, %2 : f32[]
+  %4 = mul %3, %one : f32[]
+  return %4
+}}
+"""
+        return [quern.train(model.format(wanted).encode(), "output", "adam", 0.1, params=param, name=name)
+                for wanted, param, name in zip((3, 5), params, names)]
+
+    def test_what_one_learns_the_other_sees(self):
+        one = [np.float32(1)]
+        a, b = self.trainers()
+        self.assertAlmostEqual(b.evaluate(one)[0], 9, places=5)
+        b.share(a)
+        self.assertAlmostEqual(a.step(one), 1, places=5)
+        self.assertAlmostEqual(float(b.states["a"]), 1.1, places=5)
+        self.assertAlmostEqual(b.evaluate(one)[0], (1.1 * 2 - 5) ** 2, places=4)
+        self.assertAlmostEqual(b.step(one), (1.1 * 2 - 5) ** 2, places=4)
+        self.assertAlmostEqual(float(a.states["b"]), 2.1, places=5)
+        self.assertAlmostEqual(float(a(one)[0]), (1.1 * 2.1 - 3) ** 2, places=4)
+        self.assertEqual((int(a.states["first.step"]), int(b.states["second.step"])), (1, 1))
+        with tempfile.TemporaryDirectory() as folder:
+            quern.save_checkpoint([a, b], folder + "/both", "one turn each")
+            losses = [t.step(one) for t in (a, b, a, b)]
+            c, d = self.trainers()
+            d.share(c)
+            self.assertEqual(quern.load_checkpoint([c, d], folder + "/both"), "one turn each")
+            self.assertEqual([t.step(one) for t in (c, d, c, d)], losses)
+            with self.assertRaisesRegex(quern.ModelError, "states that the model has not"):
+                c.load_checkpoint(folder + "/both")
+            with self.assertRaisesRegex(quern.ArgumentError, "two sessions have a state 'a', and do not share it"):
+                quern.save_checkpoint([a, c], folder + "/none")
+
+    def test_mistakes(self):
+        a, b = self.trainers(names=(None, None))
+        with self.assertRaisesRegex(quern.ArgumentError, "each training has a state 'step' of its own"):
+            b.share(a)
+        a, b = self.trainers(params="aa")
+        with self.assertRaisesRegex(quern.ArgumentError, "each training has a state 'a.m' of its own"):
+            b.share(a)
+
+
 class Mistakes(unittest.TestCase):
     HOW = dict(loss="mse", optimizer="sgd", learning_rate=0.1)
 
