@@ -265,8 +265,6 @@ QUERN_API int quern_session_find(const quern_session *session, const char *name)
 /* Binds buffer `index` (see quern_entry_info.buffers) to the caller's memory, which must stay valid until rebound.
  * Checks dtype and dims; dims of inputs set the symbols. NULL: back to the session's own memory. */
 QUERN_API int quern_session_bind(quern_session *session, int index, const quern_array *array) QUERN_MUST_USE;
-/* The buffer of that name: an input, an output or a state; -1 where there is none. */
-QUERN_API int quern_session_find(const quern_session *session, const char *name);
 QUERN_API int quern_session_run(quern_session *session) QUERN_MUST_USE;
 /* Dims that the buffer has with the inputs that are bound now, rank values; of an output whose extent only the run finds,
  * the largest it may have (the interpreter cannot tell: UNSUPPORTED). */

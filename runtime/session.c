@@ -246,14 +246,6 @@ static int check_index(const quern_session *s, int index)
     return QUERN_OK;
 }
 
-int quern_session_find(const quern_session *s, const char *name)
-{
-    for (int i = 0; i < s->n_buffers; i++)
-        if (strcmp(s->slots[i].info->name, name) == 0)
-            return i;
-    return -1;
-}
-
 static void unbind(quern_session *s, int index)
 {
     qn_slot *slot = &s->slots[index];

@@ -187,8 +187,7 @@ static void read_curve(const example *e, double *losses, int64_t n)
         fail("the loss curve does not reach the checkpoint");
 }
 
-/* What a program elsewhere needs to train the same: NAME.x and, of a target, NAME.y, bytes as they lie; NAME.safetensors. */
-static void dump(const example *e, quern_trainer *trainer, const quern_array *x, const quern_array *target)
+void example_dump(const example *e, quern_trainer *trainer, const quern_array *x, const quern_array *target)
 {
     char path[4096];
     snprintf(path, sizeof path, "%s/%s.safetensors", e->dump, e->name);
@@ -213,8 +212,8 @@ static double now(void)
     return (double)t.tv_sec + 1e-9 * (double)t.tv_nsec;
 }
 
-void example_loop(const example *e, quern_session *session, int64_t steps, int64_t epochs,
-                  void (*epoch)(void *user, int64_t number, double *losses), void *user)
+void example_loop_all(const example *e, int n, quern_session *const *sessions, int64_t steps, int64_t epochs,
+                      void (*epoch)(void *user, int64_t number, double *losses), void *user)
 {
     epochs = e->epochs ? e->epochs : epochs;
     int64_t done = 0;
@@ -225,7 +224,7 @@ void example_loop(const example *e, quern_session *session, int64_t steps, int64
         fail("out of memory");
     if (e->resume) {
         char *kept;
-        example_check(quern_session_restore(session, path, &kept));
+        example_check(quern_sessions_restore(n, sessions, path, &kept));
         done = kept ? strtoll(kept, NULL, 10) : 0;
         quern_free(kept);
         if (done < 0 || done > epochs)
@@ -249,9 +248,15 @@ void example_loop(const example *e, quern_session *session, int64_t steps, int64
         fflush(stdout);
         write_curve(e, losses, steps * done);
         snprintf(note, sizeof note, "%" PRId64, done);
-        example_check(quern_session_save(session, path, note));
+        example_check(quern_sessions_save(n, sessions, path, note));
     }
     free(losses);
+}
+
+void example_loop(const example *e, quern_session *session, int64_t steps, int64_t epochs,
+                  void (*epoch)(void *user, int64_t number, double *losses), void *user)
+{
+    example_loop_all(e, 1, &session, steps, epochs, epoch, user);
 }
 
 typedef struct supervised {
@@ -271,7 +276,7 @@ void example_train(const example *e, quern_trainer *trainer, const quern_array *
                    int64_t batch, int64_t epochs)
 {
     if (e->dump) {
-        dump(e, trainer, x, target);
+        example_dump(e, trainer, x, target);
         return;
     }
     supervised s = { trainer, x, target, batch };

@@ -25,9 +25,11 @@ class System:
     first = 1  # epochs until the first 100 steps are done
     epochs = 4  # of the run that is stopped half-way
     options = ()  # of the program's own
+    timeout = 100
 
     def run_program(self, folder, *options):
-        run = programs.run([PROGRAMS / self.name, "--out", folder, *map(str, self.options + options)], timeout=100)
+        run = programs.run([PROGRAMS / self.name, "--out", folder, *map(str, self.options + options)],
+                           timeout=self.timeout)
         self.assertEqual(run.returncode, 0, run.stdout + run.stderr)
         return run.stdout
 
