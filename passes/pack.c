@@ -15,7 +15,7 @@
  * Products of bytes with sums of 32 bits likewise, on any CPU, with four of k side by side: [batch…, panels, K / 4, width, 4], one side
  * signed and the other not.
  * Under precision bf16 and int4 constant right sides of few rows, which are bound by reading them, are kept as bf16 and multiplied as
- * float32, or kept in four bits (quantize_int4.c).
+ * float32 (but see stays_in_cache), or kept in four bits (quantize_int4.c).
  *
  *   %w: f32[768, 3072]                    %p = reshape %w [768, 96, 32], transpose to [96, 768, 32]
  *   dot_general %x: f32[128, 768], %w     matmul_packed %x, %p : f32[128, 3072]
@@ -287,10 +287,32 @@ static qn_status pack_graph(qn_graph *graph, const qn_pass_options *options, boo
     return QUERN_OK;
 }
 
+static double bytes_of_constants(const qn_graph *graph)
+{
+    double bytes = 0;
+    QN_FOR_NODES (graph, node) {
+        if (node->op == QN_OP_CONSTANT && node->results[0].type.dtype == QUERN_F32)
+            bytes += 4.0 * (double)qn_type_elements(&node->results[0].type);
+        for (int r = 0; r < node->n_regions; r++)
+            bytes += bytes_of_constants(node->regions[r]);
+    }
+    return bytes;
+}
+
+/* A product of few rows waits for its constant where that comes from memory or the last cache. Where the second one keeps all
+ * constants from run to run, vectors of 256 bits take longer to widen bf16 (a fifth) than to read float32. */
+static bool stays_in_cache(const qn_graph *graph, const qn_machine *machine)
+{
+    return machine->vector_bytes < 64 && bytes_of_constants(graph) <= (double)machine->l2_bytes;
+}
+
 qn_status qn_pass_pack(qn_graph *graph, const qn_pass_options *options, bool *out_changed, qn_diags *diags)
 {
     *out_changed = false;
     if (!options->machine || options->machine->gpu || options->machine->vector_bytes < 16)
         return QUERN_OK;
-    return pack_graph(graph, options, out_changed, diags);
+    qn_pass_options own = *options;
+    if (own.precision == QN_PRECISION_BF16 && stays_in_cache(graph, own.machine))
+        own.precision = QN_PRECISION_F32;
+    return pack_graph(graph, &own, out_changed, diags);
 }
