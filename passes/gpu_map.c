@@ -96,7 +96,7 @@ static void choose_loops(mapper *m, qn_kblock *block)
             m->unknown_trips |= trips < 0;
             m->most_trips = trips > m->most_trips ? trips : m->most_trips;
             for (int i = 0; i < inst->n_results; i++)
-                m->reduction_bytes += 8 * (MOST_THREADS + WARP);
+                m->reduction_bytes += 64; /* a number for each warp */
             m->n_contexts++;
             continue;
         }

@@ -110,73 +110,85 @@ LLVMValueRef qn_llvm_gpu_warp_mma(const qn_emitter *e, qn_dtype dtype, LLVMValue
 
 /* ---- reductions over the threads ----
  *
- *   every thread      cells[thread] = value                       barrier
- *   the first G       sums[thread] = cells[thread] + cells[thread + G] + …    barrier
- *   every thread      sums[0] + … + sums[G - 1]
+ *   within each warp  value = value of this lane + that of the lane 16, 8, 4, 2, 1 beside it
+ *   where there are several                      barrier
+ *   the first lanes   cells[warp] = value        barrier
+ *   every thread      cells[0] + cells[1] + …
  *
- * The next reduction needs no barrier before its first step: cells were read before the second barrier here, and sums
- * are written after the first one there. */
+ * The first barrier is for those who still read what another reduction left in the cells. */
 
-typedef struct combination {
-    const qn_emitter *e;
-    qn_ktype type;
-    qn_kind kind;
-    LLVMValueRef cells; /* threads, then G sums */
-} combination;
+enum { WARP = 32 };
 
-static LLVMValueRef cell(const combination *c, LLVMValueRef index)
+/* The 32-bit words of a value of another lane of the warp: `how` it is found. */
+static LLVMValueRef shuffle_word(const qn_emitter *e, LLVMValueRef word, const char *how, int lane)
 {
-    return LLVMBuildGEP2(c->e->builder, qn_llvm_memory_type(c->e, c->type), c->cells, &index, 1, "");
+    LLVMValueRef args[] = { qn_llvm_i32(e, -1), word, qn_llvm_i32(e, lane), qn_llvm_i32(e, WARP - 1) };
+    return qn_llvm_intrinsic(e, how, 0, NULL, 4, args);
 }
 
-/* cells[first] … cells[first + (n - 1) * stride], in this order. */
-static LLVMValueRef combine_cells(const combination *c, LLVMValueRef first, int n, int stride)
+static LLVMValueRef shuffle_lanes(const qn_emitter *e, qn_ktype type, LLVMValueRef x, const char *how,
+                                  int lane)
 {
-    static const qn_op ops[] = {
-        [QN_SUM] = QN_OP_ADD, [QN_PROD] = QN_OP_MUL, [QN_KIND_MAX] = QN_OP_MAX, [QN_KIND_MIN] = QN_OP_MIN
-    };
-    LLVMValueRef all = NULL;
-    for (int i = 0; i < n; i++) {
-        LLVMValueRef at = LLVMBuildNSWAdd(c->e->builder, first, qn_llvm_i64(c->e, (int64_t)i * stride), "");
-        LLVMValueRef x = qn_llvm_load(c->e, c->type, cell(c, at), NULL, NULL, (qn_llvm_tags){ 0 });
-        all = all ? qn_llvm_binary(c->e, ops[c->kind], c->type, all, x) : x;
+    LLVMBuilderRef b = e->builder;
+    const unsigned bits = type.dtype == QUERN_BOOL ? 1 : 8 * (unsigned)qn_dtype_bytes(type.dtype);
+    LLVMTypeRef integer = LLVMIntTypeInContext(e->context, bits), own = LLVMTypeOf(x);
+    x = LLVMBuildBitCast(b, x, integer, "");
+    if (bits <= 32) {
+        x = shuffle_word(e, LLVMBuildZExtOrBitCast(b, x, e->i32, ""), how, lane);
+        return LLVMBuildBitCast(b, LLVMBuildTruncOrBitCast(b, x, integer, ""), own, "");
     }
-    return all;
+    LLVMValueRef half = LLVMConstInt(integer, 32, 0);
+    LLVMValueRef low = shuffle_word(e, LLVMBuildTrunc(b, x, e->i32, ""), how, lane);
+    LLVMValueRef high =
+        shuffle_word(e, LLVMBuildTrunc(b, LLVMBuildLShr(b, x, half, ""), e->i32, ""), how, lane);
+    high = LLVMBuildShl(b, LLVMBuildZExt(b, high, integer, ""), half, "");
+    return LLVMBuildBitCast(b, LLVMBuildOr(b, LLVMBuildZExt(b, low, integer, ""), high, ""), own, "");
 }
 
-static void put(const combination *c, LLVMValueRef at, LLVMValueRef value)
+static LLVMValueRef cell(const qn_emitter *e, qn_ktype type, LLVMValueRef cells, LLVMValueRef index)
 {
-    qn_llvm_store(c->e, c->type, cell(c, at), value, NULL, (qn_llvm_tags){ 0 });
+    return LLVMBuildGEP2(e->builder, qn_llvm_memory_type(e, type), cells, &index, 1, "");
 }
 
 void qn_llvm_gpu_combine(const qn_emitter *e, const char *prefix, int threads, LLVMValueRef thread, int n,
                          const qn_ktype *types, const qn_kind *kinds, LLVMValueRef *values)
 {
-    int groups = 1;
+    static const qn_op ops[] = {
+        [QN_SUM] = QN_OP_ADD, [QN_PROD] = QN_OP_MUL, [QN_KIND_MAX] = QN_OP_MAX, [QN_KIND_MIN] = QN_OP_MIN
+    };
+    const int warps = threads / WARP;
     if (threads == 1 || n == 0)
         return;
-    while (groups * groups < threads)
-        groups *= 2;
-    combination *c = QN_NEW_ARRAY(e->arena, combination, n);
-    for (int i = 0; i < n; i++) {
-        char name[160];
-        snprintf(name, sizeof name, "%s_cells%d_%s", prefix, i, qn_dtype_name(types[i].dtype));
-        c[i] =
-            (combination){ e, types[i], kinds[i],
-                           qn_llvm_gpu_shared(e, name, qn_llvm_memory_type(e, types[i]), threads + groups) };
-        put(&c[i], thread, values[i]);
-    }
-    qn_llvm_gpu_barrier(e);
-    LLVMBasicBlockRef behind = qn_llvm_block(e, ""), some = qn_llvm_block(e, "combine");
-    LLVMBuildCondBr(e->builder, LLVMBuildICmp(e->builder, LLVMIntULT, thread, qn_llvm_i64(e, groups), ""),
-                    some, behind);
-    qn_llvm_at(e, some);
     for (int i = 0; i < n; i++)
-        put(&c[i], LLVMBuildNSWAdd(e->builder, thread, qn_llvm_i64(e, threads), ""),
-            combine_cells(&c[i], thread, threads / groups, groups));
+        for (int beside = WARP / 2; beside > 0; beside /= 2)
+            values[i] =
+                qn_llvm_binary(e, ops[kinds[i]], types[i], values[i],
+                               shuffle_lanes(e, types[i], values[i], "llvm.nvvm.shfl.sync.bfly.i32", beside));
+    if (warps == 1) { /* of two zeros, or NaN, lanes may have found different ones */
+        for (int i = 0; i < n; i++)
+            values[i] = shuffle_lanes(e, types[i], values[i], "llvm.nvvm.shfl.sync.idx.i32", 0);
+        return;
+    }
+    LLVMValueRef *cells = QN_NEW_ARRAY(e->arena, LLVMValueRef, n);
+    LLVMBasicBlockRef behind = qn_llvm_block(e, ""), first = qn_llvm_block(e, "first_lane");
+    qn_llvm_gpu_barrier(e);
+    LLVMValueRef lane = LLVMBuildAnd(e->builder, thread, qn_llvm_i64(e, WARP - 1), ""),
+                 warp = LLVMBuildLShr(e->builder, thread, qn_llvm_i64(e, 5), "");
+    LLVMBuildCondBr(e->builder, LLVMBuildIsNull(e->builder, lane, ""), first, behind);
+    qn_llvm_at(e, first);
+    for (int i = 0; i < n; i++) {
+        const char *name =
+            qn_arena_printf(e->arena, "%s_cells%d_%s", prefix, i, qn_dtype_name(types[i].dtype));
+        cells[i] = qn_llvm_gpu_shared(e, name, qn_llvm_memory_type(e, types[i]), warps);
+        qn_llvm_store(e, types[i], cell(e, types[i], cells[i], warp), values[i], NULL, (qn_llvm_tags){ 0 });
+    }
     LLVMBuildBr(e->builder, behind);
     qn_llvm_at(e, behind);
     qn_llvm_gpu_barrier(e);
     for (int i = 0; i < n; i++)
-        values[i] = combine_cells(&c[i], qn_llvm_i64(e, threads), groups, 1);
+        for (int w = 0; w < warps; w++) {
+            LLVMValueRef x = qn_llvm_load(e, types[i], cell(e, types[i], cells[i], qn_llvm_i64(e, w)), NULL,
+                                          NULL, (qn_llvm_tags){ 0 });
+            values[i] = w ? qn_llvm_binary(e, ops[kinds[i]], types[i], values[i], x) : x;
+        }
 }

@@ -46,6 +46,7 @@ typedef enum op {
     SET,
     SETP,
     SHF,
+    SHFL,
     SHL,
     SHR,
     SQRT,
@@ -80,7 +81,7 @@ typedef struct inst {
     type type, from; /* the second type of cvt and set; otherwise the same */
     space space;
     rounding rounding;
-    bool turned; /* ldmatrix */
+    bool turned; /* ldmatrix; shfl: by the exclusive or of lanes */
     bool to_integer, wide, high, nan, sat, left, clamp, negated, to_space;
     char compare[8], with[8]; /* of setp; number, finite, … of testp */
     int n_vector;

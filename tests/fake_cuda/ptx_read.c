@@ -9,12 +9,12 @@
 
 enum { MOST_REGISTERS = 1 << 16 };
 
-static const char *const op_names[N_OPS] = { "abs",      "add", "and",   "bar",  "bfe", "bra", "clz",
-                                             "copysign", "cvt", "cvta",  "div",  "fma", "ld",  "ldmatrix",
-                                             "mad",      "max", "min",   "mma",  "mov", "mul", "neg",
-                                             "not",      "or",  "popc",  "prmt", "rcp", "rem", "ret",
-                                             "selp",     "set", "setp",  "shf",  "shl", "shr", "sqrt",
-                                             "st",       "sub", "testp", "xor" };
+static const char *const op_names[N_OPS] = { "abs",      "add", "and",  "bar",   "bfe",  "bra", "clz",
+                                             "copysign", "cvt", "cvta", "div",   "fma",  "ld",  "ldmatrix",
+                                             "mad",      "max", "min",  "mma",   "mov",  "mul", "neg",
+                                             "not",      "or",  "popc", "prmt",  "rcp",  "rem", "ret",
+                                             "selp",     "set", "setp", "shf",   "shfl", "shl", "shr",
+                                             "sqrt",     "st",  "sub",  "testp", "xor" };
 
 typedef struct reader {
     const char *at;
@@ -368,6 +368,8 @@ static bool read_opcode(reader *r, char *text, inst *out)
             out->turned = true;
         else if (out->op == LDMATRIX && is_one_of(part, "m8n8 x4"))
             ;
+        else if (out->op == SHFL && is_one_of(part, "bfly idx"))
+            out->turned = part[0] == 'b';
         else if (out->op == MMA && is_one_of(part, "m16n8k16 row col"))
             ;
         else if (!is_one_of(part, "lo uni sync cta aligned volatile nc relaxed gpu sys weak"))

@@ -474,6 +474,21 @@ static void multiply_tiles(thread *warp, const inst *i)
         }
 }
 
+/* shfl d, a, b, c, members: c is 31 and members are all, as the code generator has it */
+static void exchange(block *b, thread *warp, const inst *i)
+{
+    uint64_t x[WARP];
+    for (int k = 0; k < WARP; k++)
+        x[k] = value(b, &warp[k], &i->x[1]);
+    for (int k = 0; k < WARP; k++) {
+        const int other = (int)value(b, &warp[k], &i->x[2]);
+        if (value(b, &warp[k], &i->x[3]) != WARP - 1 ||
+            low_bits(value(b, &warp[k], &i->x[4]), 32) != UINT32_MAX)
+            stop(b, &warp[k], "a shfl of part of a warp", 0);
+        set(b, &warp[k], &i->x[0], low_bits(x[(i->turned ? k ^ other : other) & (WARP - 1)], 32));
+    }
+}
+
 /* false: the warp waits for nothing but the block, or is at its end. */
 static bool run_together(block *b, thread *warp, int n)
 {
@@ -490,6 +505,8 @@ static bool run_together(block *b, thread *warp, int n)
         }
     if (i->op == LDMATRIX)
         load_tiles(b, warp, i);
+    else if (i->op == SHFL)
+        exchange(b, warp, i);
     else
         multiply_tiles(warp, i);
     for (int k = 0; k < n; k++) {
@@ -515,6 +532,7 @@ static void run_thread(block *b, thread *t)
         case RET: t->done = true; return;
         case BAR: t->at++; return;
         case LDMATRIX:
+        case SHFL:
         case MMA: t->waits = true; return;
         case BRA: t->at = i->x[0].reg - 1; break;
         case LD:
