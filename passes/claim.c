@@ -3,6 +3,7 @@
 
 extern const qn_template qn_template_blas;           /* passes/blas.c */
 extern const qn_template qn_template_gpu_gemm;       /* passes/gpu_gemm.c */
+extern const qn_template qn_template_gpu_gemv;       /* passes/gpu_gemv.c */
 extern const qn_template qn_template_gemm_tile;      /* passes/gemm_tile.c */
 extern const qn_template qn_template_gemm_narrow;    /* passes/gemm_narrow.c */
 extern const qn_template qn_template_conv_tile;      /* passes/conv_tile.c */
@@ -17,6 +18,7 @@ extern const qn_template qn_template_attention_grad; /* passes/attention_grad.c 
 const qn_template *const qn_templates[] = {
     &qn_template_blas,
     &qn_template_gpu_gemm,
+    &qn_template_gpu_gemv,
     &qn_template_gemm_tile,
     &qn_template_gemm_narrow,
     &qn_template_conv_tile,

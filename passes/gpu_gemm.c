@@ -22,9 +22,9 @@
  * of it is found where it is brought from. The rows are a group's output channels, k its input channels and places in the filter.
  *
  * Tiles are numbered in bands of BAND rows, so that those that run together share what the second cache holds. */
-#include <math.h>
+#include "passes/gpu.h"
 
-#include "passes/lower.h"
+#include <math.h>
 
 enum {
     STEP = 16,      /* of k */
@@ -115,6 +115,19 @@ static bool sums_in_f32(qn_dtype dtype)
     return dtype == QUERN_F32 || dtype == QUERN_F16 || dtype == QUERN_BF16;
 }
 
+bool qn_gpu_takes(const qn_group *group, const qn_pass_options *options)
+{
+    const qn_node *root = group->root;
+    if (group->kind != QN_GROUP_CONTRACTION || !options->machine || !options->machine->gpu ||
+        root->n_operands != 2 || !sums_in_f32(root->results[0].type.dtype) ||
+        !sums_in_f32(root->operands[0]->type.dtype) || !sums_in_f32(root->operands[1]->type.dtype))
+        return false;
+    for (int i = 0; i < group->n_nodes; i++)
+        if (qn_ix_moves(group->nodes[i]) && qn_ix_data_count(group->nodes[i]) > 0)
+            return false;
+    return true;
+}
+
 static double likely(const qn_type *type, int n, const int64_t *axes)
 {
     double product = 1;
@@ -152,16 +165,9 @@ static bool fits_convolution(const qn_node *root)
 static bool matches(const qn_group *group, const qn_pass_options *options)
 {
     const qn_node *root = group->root;
-    if (group->kind != QN_GROUP_CONTRACTION || !options->machine || !options->machine->gpu ||
-        !sums_in_f32(root->results[0].type.dtype) || !sums_in_f32(root->operands[0]->type.dtype) ||
-        !sums_in_f32(root->operands[1]->type.dtype))
-        return false;
-    for (int i = 0; i < group->n_nodes; i++) /* a check would leave the other threads waiting */
-        if (qn_ix_moves(group->nodes[i]) && qn_ix_data_count(group->nodes[i]) > 0)
-            return false;
-    return root->op == QN_OP_DOT_GENERAL   ? fits_product(root)
-           : root->op == QN_OP_CONVOLUTION ? fits_convolution(root)
-                                           : false;
+    return qn_gpu_takes(group, options) && (root->op == QN_OP_DOT_GENERAL   ? fits_product(root)
+                                            : root->op == QN_OP_CONVOLUTION ? fits_convolution(root)
+                                                                            : false);
 }
 
 /* Can the matrix unit multiply it? */
@@ -201,6 +207,41 @@ static const shape *choose(const gemm *g)
         }
     }
     return best;
+}
+
+/* ---- sides of a product ---- */
+
+qn_dim qn_gpu_extent(qn_ispace *space, const qn_type *type, int n, const int64_t *axes)
+{
+    qn_dim product = qn_dim_const(space->dims, 1);
+    for (int i = 0; i < n; i++)
+        product = qn_dim_mul(space->dims, product, qn_ispace_import(space, type->dims[axes[i]]));
+    return product;
+}
+
+qn_gpu_element qn_gpu_element_of(qn_ispace *space, const qn_node *dot, int side, const qn_dim *batch_index,
+                                 qn_dim free, qn_dim k)
+{
+    const qn_type *type = &dot->operands[side]->type;
+    const qn_dot_side axes = qn_dot_side_of(dot, side);
+    const int last = type->rank - 1;
+    qn_dim dims[QN_MAX_RANK], part[QN_MAX_RANK], index[QN_MAX_RANK], at[QN_MAX_RANK];
+    qn_ispace_dims(space, type, dims);
+    for (int i = 0; i < axes.n_batch; i++)
+        at[axes.batch[i]] = batch_index[i];
+    for (int sort = 0; sort < 2; sort++) {
+        const int n = sort ? axes.n_contract : axes.n_free;
+        const int64_t *list = sort ? axes.contract : axes.free;
+        for (int i = 0; i < n; i++)
+            part[i] = dims[list[i]];
+        qn_ix_split(space, sort ? k : free, n, part, index);
+        for (int i = 0; i < n; i++)
+            at[list[i]] = index[i];
+    }
+    return (qn_gpu_element){ .linear = qn_ix_linear(space, type->rank, dims, at),
+                             .line = last >= 0 ? dims[last] : qn_dim_const(space->dims, 1),
+                             .along_k = axes.n_contract > 0 && axes.contract[axes.n_contract - 1] == last,
+                             .along_free = axes.n_free > 0 && axes.free[axes.n_free - 1] == last };
 }
 
 /* ---- from memory to shared memory ---- */
@@ -546,14 +587,6 @@ static void finish(gemm *g, qn_kvalue *const *sums)
 
 /* ---- the kernel ---- */
 
-static qn_dim extent_of(gemm *g, const qn_type *type, int n, const int64_t *axes)
-{
-    qn_dim product = qn_dim_const(g->w.space.dims, 1);
-    for (int i = 0; i < n; i++)
-        product = qn_dim_mul(g->w.space.dims, product, qn_ispace_import(&g->w.space, type->dims[axes[i]]));
-    return product;
-}
-
 static void set_depth(gemm *g, qn_dim batch, qn_dim k)
 {
     g->batch = batch;
@@ -579,33 +612,6 @@ static bool begins_wide(const gemm *g, const side *s)
     return s->from->align >= g->run * (int)qn_dtype_bytes(s->from->dtype);
 }
 
-/* Where the element lies of a side of dot_general, and whether neighbours can be read at once. */
-static void find_elements(gemm *g, int number, const qn_dim *batch_index)
-{
-    qn_ispace *space = &g->w.space;
-    side *s = &g->sides[number];
-    const qn_type *type = &s->value->type;
-    const qn_dot_side axes = qn_dot_side_of(g->group->root, number);
-    qn_dim dims[QN_MAX_RANK], part[QN_MAX_RANK], index[QN_MAX_RANK], at[QN_MAX_RANK];
-    qn_ispace_dims(space, type, dims);
-    for (int i = 0; i < axes.n_batch; i++)
-        at[axes.batch[i]] = batch_index[i];
-    for (int sort = 0; sort < 2; sort++) {
-        const int n = sort ? axes.n_contract : axes.n_free;
-        const int64_t *list = sort ? axes.contract : axes.free;
-        for (int i = 0; i < n; i++)
-            part[i] = dims[list[i]];
-        qn_ix_split(space, sort ? g->k_var : s->var, n, part, index);
-        for (int i = 0; i < n; i++)
-            at[list[i]] = index[i];
-    }
-    s->linear = qn_ix_linear(space, type->rank, dims, at);
-    const int last = type->rank - 1;
-    s->along_k = axes.n_contract > 0 && axes.contract[axes.n_contract - 1] == last;
-    const bool along_free = axes.n_free > 0 && axes.free[axes.n_free - 1] == last;
-    s->wide = (s->along_k || along_free) && qn_dim_divisible(dims[last], g->run) && begins_wide(g, s);
-}
-
 static void read_product(gemm *g)
 {
     qn_ispace *space = &g->w.space;
@@ -613,13 +619,17 @@ static void read_product(gemm *g)
     const qn_dot_side axes = qn_dot_side_of(root, 0);
     qn_dim batch_index[QN_MAX_RANK];
     g->n_row_dims = axes.n_batch + axes.n_free;
-    set_depth(g, extent_of(g, &root->operands[0]->type, axes.n_batch, axes.batch),
-              extent_of(g, &root->operands[0]->type, axes.n_contract, axes.contract));
+    set_depth(g, qn_gpu_extent(space, &root->operands[0]->type, axes.n_batch, axes.batch),
+              qn_gpu_extent(space, &root->operands[0]->type, axes.n_contract, axes.contract));
     qn_ix_split(space, g->batch_var, axes.n_batch, g->dims, batch_index);
     for (int i = 0; i < 2; i++) {
         const qn_dot_side own = qn_dot_side_of(root, i);
-        take_side(g, i, root->operands[i], extent_of(g, &root->operands[i]->type, own.n_free, own.free));
-        find_elements(g, i, batch_index);
+        side *s = take_side(g, i, root->operands[i],
+                            qn_gpu_extent(space, &root->operands[i]->type, own.n_free, own.free));
+        const qn_gpu_element e = qn_gpu_element_of(space, root, i, batch_index, s->var, g->k_var);
+        s->linear = e.linear;
+        s->along_k = e.along_k;
+        s->wide = (e.along_k || e.along_free) && qn_dim_divisible(e.line, g->run) && begins_wide(g, s);
     }
 }
 
