@@ -9,11 +9,6 @@
 
 #include "examples/common/common.h"
 
-static quern_value *op(quern_builder *b, const char *name, quern_value *x, const char *attributes)
-{
-    return quern_op(b, name, 1, &x, attributes);
-}
-
 /* a new table of `rows` vectors, looked up for positions 0 to rows - 1 */
 static quern_value *places(quern_builder *b, int64_t rows, int64_t width, const char *name)
 {
@@ -26,7 +21,6 @@ static quern_value *places(quern_builder *b, int64_t rows, int64_t width, const 
 typedef struct reader {
     quern_model *model;
     quern_session *session;
-    int input[2], output[2]; /* numbers of its buffers */
 } reader;
 
 static reader reader_new(const example *e, quern_builder *b, quern_trainer *trainer)
@@ -38,26 +32,19 @@ static reader reader_new(const example *e, quern_builder *b, quern_trainer *trai
     quern_module_free(module);
     example_check(quern_session_new(r.model, NULL, &r.session));
     example_check(quern_session_share_states(r.session, quern_trainer_session(trainer)));
-    const quern_entry_info *entry = quern_model_entry(r.model, NULL);
-    for (int i = 0, in = 0, out = 0; i < entry->n_buffers; i++) {
-        if (entry->buffers[i].role == QUERN_INPUT && in < 2)
-            r.input[in++] = i;
-        if (entry->buffers[i].role == QUERN_OUTPUT && out < 2)
-            r.output[out++] = i;
-    }
     return r;
 }
 
-static void reader_bind(reader *r, int input, int rank, const int64_t *dims, const int64_t *data)
+static void reader_bind(reader *r, const char *input, int rank, const int64_t *dims, const int64_t *data)
 {
-    example_check(quern_session_bind(r->session, r->input[input],
+    example_check(quern_session_bind(r->session, quern_session_find(r->session, input),
                                      &(quern_array){ QUERN_I64, rank, dims, (void *)data }));
 }
 
-static const float *reader_output(reader *r, int output)
+static const float *reader_output(reader *r, const char *output)
 {
     quern_array array;
-    example_check(quern_session_get(r->session, r->output[output], &array));
+    example_check(quern_session_get(r->session, quern_session_find(r->session, output), &array));
     return array.data;
 }
 
@@ -89,8 +76,8 @@ static quern_builder *reverser(uint64_t seed, bool peaks)
     quern_builder *b = quern_builder_new("reverse");
     quern_builder_seed(b, seed);
     quern_value *tokens = quern_input(b, "tokens", QUERN_I64, QUERN_SHAPE(batch, QUERN_N(2 * LENGTH)));
-    quern_value *read = op(b, "slice", tokens, "start = [0, 0], limit = [batch, 10], stride = [1, 1]");
-    quern_value *written = op(b, "slice", tokens, "start = [0, 10], limit = [batch, 20], stride = [1, 1]");
+    quern_value *read = quern_slice(b, tokens, 1, 0, LENGTH);
+    quern_value *written = quern_slice(b, tokens, 1, LENGTH, 2 * LENGTH);
     quern_value *place = places(b, LENGTH, WIDTH, "encoder.place");
     quern_value *memory = quern_add(b, quern_embedding(b, read, SYMBOLS, WIDTH, "encoder.symbol"), place);
     place = places(b, LENGTH, WIDTH, "decoder.place");
@@ -110,7 +97,7 @@ static quern_builder *reverser(uint64_t seed, bool peaks)
         for (int i = 0; i < LENGTH; i++)
             eye[i][i] = 1;
         quern_value *rows = quern_constant(b, QUERN_F32, 2, (const int64_t[]){ LENGTH, LENGTH }, eye);
-        rows = op(b, "broadcast", rows, "dims = [batch, 1, 10, 10], axes = [2, 3]");
+        rows = QUERN_OP(b, "broadcast", "dims = [batch, 1, 10, 10], axes = [2, 3]", rows);
         quern_output(b, quern_dot_product_attention(b, q, k, rows, NULL, 0), "weights");
     }
     return b;
@@ -137,12 +124,12 @@ static bool test_reversal(const example *e, quern_trainer *trainer)
     for (int i = 0; i < TESTS; i++)
         memset(&tokens[i][LENGTH + 1], 0, (LENGTH - 1) * sizeof tokens[i][0]);
     int right = 0, peaks = 0;
-    reader_bind(&r, 0, 2, (const int64_t[]){ TESTS, 2 * LENGTH }, tokens[0]);
+    reader_bind(&r, "tokens", 2, (const int64_t[]){ TESTS, 2 * LENGTH }, tokens[0]);
     bool good[TESTS];
     memset(good, 1, sizeof good);
     for (int t = 0; t < LENGTH; t++) {
         example_check(quern_session_run(r.session));
-        const float *logits = reader_output(&r, 0), *weights = reader_output(&r, 1);
+        const float *logits = reader_output(&r, "logits"), *weights = reader_output(&r, "weights");
         for (int i = 0; i < TESTS; i++) {
             const int64_t symbol = largest(logits + (i * LENGTH + t) * SYMBOLS, SYMBOLS);
             good[i] = good[i] && symbol == wanted[i][t];
@@ -194,7 +181,7 @@ enum { WINDOWS = 1600, GPT_BATCH = 8, GPT_EPOCHS = 9, SAMPLES = 40, SHOWN = 10, 
 static quern_value *split(quern_builder *b, quern_value *x, quern_dim rows, quern_dim length)
 {
     x = quern_reshape(b, x, QUERN_SHAPE(rows, length, QUERN_N(HEADS), QUERN_N(DEPTH)));
-    return op(b, "transpose", x, "perm = [0, 2, 1, 3]");
+    return QUERN_OP(b, "transpose", "perm = [0, 2, 1, 3]", x);
 }
 
 /* The state `name` with x, keys or values of one character, in place of what it holds at `position`. */
@@ -203,8 +190,7 @@ static quern_value *cached(quern_builder *b, quern_value *x, quern_value *positi
     quern_value *zero = quern_constant(b, QUERN_I64, 0, NULL, &(int64_t){ 0 });
     quern_value *cache =
         quern_state(b, name, QUERN_F32, 4, (const int64_t[]){ 1, HEADS, CONTEXT, DEPTH }, NULL);
-    quern_value *next = quern_op(b, "dynamic_update_slice", 6,
-                                 (quern_value *[]){ cache, x, zero, zero, position, zero }, NULL);
+    quern_value *next = QUERN_OP(b, "dynamic_update_slice", "", cache, x, zero, zero, position, zero);
     quern_set_state(b, cache, next);
     return next;
 }
@@ -225,11 +211,11 @@ static quern_value *self_attention(quern_builder *b, quern_value *x, quern_value
     }
     if (position) {
         quern_value *key = quern_op(b, "iota", 0, NULL, "axis = 3, dims = [1, 1, 1, 64], dtype = i64");
-        quern_value *now = op(b, "broadcast", position, "dims = [1, 1, 1, 64], axes = []");
-        mask = quern_op(b, "compare", 2, (quern_value *[]){ key, now }, "direction = le");
+        quern_value *now = QUERN_OP(b, "broadcast", "dims = [1, 1, 1, 64], axes = []", position);
+        mask = QUERN_OP(b, "compare", "direction = le", key, now);
     }
     x = quern_dot_product_attention(b, qkv[0], qkv[1], qkv[2], mask, !position);
-    x = quern_reshape(b, op(b, "transpose", x, "perm = [0, 2, 1, 3]"),
+    x = quern_reshape(b, QUERN_OP(b, "transpose", "perm = [0, 2, 1, 3]", x),
                       QUERN_SHAPE(rows, length, QUERN_N(MODEL)));
     snprintf(name, sizeof name, "%s.o", block);
     return quern_linear(b, x, MODEL, name);
@@ -281,10 +267,10 @@ static int read_text(char text[TEXT])
 
 static const float *next_logits(reader *writer, int64_t character, int64_t position)
 {
-    reader_bind(writer, 0, 2, (const int64_t[]){ 1, 1 }, &character);
-    reader_bind(writer, 1, 0, NULL, &position);
+    reader_bind(writer, "characters", 2, (const int64_t[]){ 1, 1 }, &character);
+    reader_bind(writer, "position", 0, NULL, &position);
     example_check(quern_session_run(writer->session));
-    return reader_output(writer, 0);
+    return reader_output(writer, "logits");
 }
 
 /* How far logits of the writing model, by its cache, are from those of the trained one, which sees the window at once. */

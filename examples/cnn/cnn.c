@@ -8,7 +8,7 @@ static quern_value *lenet(quern_builder *b)
 {
     const quern_dim batch = QUERN_DIM("batch");
     quern_value *pixels = quern_input(b, "x", QUERN_U8, QUERN_SHAPE(batch, QUERN_N(64)));
-    quern_value *scale = quern_constant(b, QUERN_F32, 0, NULL, &(float){ 1.0f / 16 });
+    quern_value *scale = quern_scalar(b, QUERN_F32, 1.0 / 16);
     quern_value *h = quern_mul(b, quern_convert(b, pixels, QUERN_F32), scale);
     h = quern_reshape(b, h, QUERN_SHAPE(batch, QUERN_N(1), QUERN_N(8), QUERN_N(8)));
     h = quern_max_pool2d(b, quern_relu(b, quern_conv2d(b, h, 16, 5, 1, 2, "conv1")), 2);

@@ -72,13 +72,13 @@ enum { BEFORE, ACTION, REWARD, AFTER, ALIVE, FIELDS };
 
 static quern_value *pick(quern_builder *b, quern_value *values, quern_value *action)
 {
-    return quern_op(b, "gather_elements", 2, (quern_value *[]){ values, action }, "axis = 1");
+    return QUERN_OP(b, "gather_elements", "axis = 1", values, action);
 }
 
 /* half the square up to 1, linear beyond */
 static quern_value *huber(quern_builder *b, quern_value *x)
 {
-    quern_value *size = quern_op(b, "abs", 1, &x, NULL);
+    quern_value *size = QUERN_OP(b, "abs", "", x);
     quern_value *beyond = quern_relu(b, quern_sub(b, size, quern_scalar(b, QUERN_F32, 1))),
                 *near = quern_sub(b, size, beyond);
     return quern_add(b, quern_mul(b, quern_mul(b, near, near), quern_scalar(b, QUERN_F32, 0.5f)), beyond);
@@ -93,11 +93,11 @@ static quern_value *step(quern_builder *b, uint64_t seed)
     for (int i = 0; i < FIELDS; i++) {
         quern_value *all = quern_state(b, replay[i].name, replay[i].dtype, 2,
                                        (const int64_t[]){ CAPACITY, replay[i].width }, NULL);
-        batch[i] = quern_op(b, "gather", 2, (quern_value *[]){ all, rows }, "axis = 0");
+        batch[i] = QUERN_OP(b, "gather", "axis = 0", all, rows);
     }
     /* The online network chooses, the target network says what that is worth (van Hasselt and others, 2016). */
     quern_value *best = values(b, &online, batch[AFTER]);
-    best = quern_op(b, "arg_reduce", 1, &best, "kind = max, axis = 1, last = false");
+    best = QUERN_OP(b, "arg_reduce", "kind = max, axis = 1, last = false", best);
     best = quern_reshape(b, best, QUERN_SHAPE(QUERN_N(BATCH), QUERN_N(1)));
     quern_value *later = quern_mul(b, batch[ALIVE], pick(b, values(b, &target, batch[AFTER]), best));
     quern_value *wanted =
@@ -110,7 +110,7 @@ static quern_value *step(quern_builder *b, uint64_t seed)
             quern_set_state(b, to, quern_add(b, to, moved));
         }
     quern_value *found = pick(b, values(b, &online, batch[BEFORE]), batch[ACTION]);
-    return huber(b, quern_sub(b, found, quern_op(b, "stop_gradient", 1, &wanted, NULL)));
+    return huber(b, quern_sub(b, found, QUERN_OP(b, "stop_gradient", "", wanted)));
 }
 
 /* ---- the agent ---- */
@@ -127,9 +127,9 @@ typedef struct agent {
 /* Values of both actions for n observations; they stay until the next call. */
 static const float *values_of(const agent *a, const float *observations, int64_t n)
 {
-    const quern_array in = { QUERN_F32, 2, (const int64_t[]){ n, SIZE }, (void *)observations };
+    const quern_array x = { QUERN_F32, 2, (const int64_t[]){ n, SIZE }, (void *)observations };
     quern_array out;
-    example_check(quern_session_bind(a->values, quern_session_find(a->values, "x"), &in));
+    example_check(quern_session_bind(a->values, quern_session_find(a->values, "x"), &x));
     example_check(quern_session_run(a->values));
     example_check(quern_session_get(a->values, quern_session_find(a->values, "values"), &out));
     return out.data;
@@ -158,10 +158,10 @@ static void live(agent *a, cart *c, int64_t action, int64_t number, uint64_t *ra
 static void find_replay(agent *a)
 {
     quern_session *session = quern_trainer_session(a->trainer);
-    for (int i = 0; i < FIELDS; i++) {
+    for (int k = 0; k < FIELDS; k++) {
         quern_array array;
-        example_check(quern_session_get(session, quern_session_find(session, replay[i].name), &array));
-        a->replay[i] = array.data;
+        example_check(quern_session_get(session, quern_session_find(session, replay[k].name), &array));
+        a->replay[k] = array.data;
     }
 }
 

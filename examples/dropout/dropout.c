@@ -105,7 +105,7 @@ enum { WIDTH = 256, FEW = 400 };
 /* x + deviation or x - deviation, by a coin for each element; in inference x. ones: as x */
 static quern_value *noisy(quern_builder *b, quern_value *x, quern_value *ones, float deviation)
 {
-    quern_value *one = quern_constant(b, QUERN_F32, 0, NULL, &(float){ 1 });
+    quern_value *one = quern_scalar(b, QUERN_F32, 1);
     quern_value *scale = quern_constant(b, QUERN_F32, 0, NULL, &deviation);
     quern_value *coin =
         quern_sub(b, quern_dropout(b, ones, 0.5), one); /* dropout gives 0 or 2; 1 in inference */
@@ -134,12 +134,12 @@ static quern_value *network(quern_builder *b, variant v, uint64_t seed)
 {
     const quern_dim batch = QUERN_DIM("batch");
     uint64_t random = seed;
-    quern_value *one = quern_constant(b, QUERN_F32, 0, NULL, &(float){ 1 });
+    quern_value *one = quern_scalar(b, QUERN_F32, 1);
     quern_value *pixels = quern_input(b, "x", QUERN_U8, QUERN_SHAPE(batch, QUERN_N(64)));
-    quern_value *scale = quern_constant(b, QUERN_F32, 0, NULL, &(float){ 1.0f / 16 });
+    quern_value *scale = quern_scalar(b, QUERN_F32, 1.0 / 16);
     quern_value *h = quern_mul(b, quern_convert(b, pixels, QUERN_F32), scale);
     if (v == NOISE)
-        h = noisy(b, h, quern_op(b, "broadcast", 1, &one, "axes = [], dims = [batch, 64]"), 0.5f);
+        h = noisy(b, h, quern_broadcast(b, one, QUERN_SHAPE(batch, QUERN_N(64))), 0.5f);
     h = quern_relu(b, layer(b, h, 64, WIDTH, "fc1", v == WEIGHTS ? 0.5 : 0, &random));
     if (v == ACTIVATIONS)
         h = quern_dropout(b, h, 0.5);
@@ -147,7 +147,7 @@ static quern_value *network(quern_builder *b, variant v, uint64_t seed)
     if (v == ACTIVATIONS)
         h = quern_dropout(b, h, 0.5);
     if (v == NOISE)
-        h = noisy(b, h, quern_op(b, "broadcast", 1, &one, "axes = [], dims = [batch, 256]"), 1);
+        h = noisy(b, h, quern_broadcast(b, one, QUERN_SHAPE(batch, QUERN_N(WIDTH))), 1);
     return layer(b, h, WIDTH, 10, "fc3", 0, &random);
 }
 

@@ -119,7 +119,7 @@ static bool digits(example e)
     quern_builder *b = quern_builder_new("softmax");
     quern_builder_seed(b, e.seed);
     quern_value *pixels = quern_input(b, "x", QUERN_U8, QUERN_SHAPE(QUERN_DIM("batch"), QUERN_N(64)));
-    quern_value *scale = quern_constant(b, QUERN_F32, 0, NULL, &(float){ 1.0f / 16 });
+    quern_value *scale = quern_scalar(b, QUERN_F32, 1.0 / 16);
     quern_value *v = quern_mul(b, quern_convert(b, pixels, QUERN_F32), scale);
     quern_output(b, quern_linear(b, v, 10, "fc"), "logits");
     example_check(quern_train(b, &options, &e.compile, &trainer));

@@ -61,9 +61,9 @@ static double check_gradient(const example *e)
     quern_value *logits = network(b, QUERN_F64, CHECKED, &x);
     /* The op cross_entropy gives f32; this is the same, in f64, from one-hot rows. */
     quern_value *y = quern_input(b, "y", QUERN_F64, QUERN_SHAPE(QUERN_DIM("batch"), QUERN_N(2)));
-    quern_value *logs = quern_op(b, "log_softmax", 1, &logits, "axis = 1");
+    quern_value *logs = QUERN_OP(b, "log_softmax", "axis = 1", logits);
     quern_value *mean = quern_mean(b, quern_mul(b, logs, y));
-    quern_output(b, quern_op(b, "neg", 1, &mean, NULL), "loss");
+    quern_output(b, QUERN_OP(b, "neg", "", mean), "loss");
     quern_module *module;
     quern_model *model;
     quern_session *loss, *gradient;
@@ -86,30 +86,19 @@ static double check_gradient(const example *e)
     const quern_array ys = { QUERN_F64, 2, (const int64_t[]){ ROWS, 2 }, labels };
     quern_session *const sessions[] = { loss, gradient };
     for (int k = 0; k < 2; k++) {
-        const quern_entry_info *entry = quern_model_entry(model, k ? "gradient" : "loss");
-        for (int i = 0; i < entry->n_buffers; i++)
-            if (entry->buffers[i].role == QUERN_INPUT)
-                example_check(
-                    quern_session_bind(sessions[k], i, entry->buffers[i].name[0] == 'x' ? &xs : &ys));
+        example_check(quern_session_bind(sessions[k], quern_session_find(sessions[k], "x"), &xs));
+        example_check(quern_session_bind(sessions[k], quern_session_find(sessions[k], "y"), &ys));
     }
     example_check(quern_session_run(gradient));
 
-    /* Outputs of `gradient`: the loss, then a gradient for each name. */
-    const quern_entry_info *entry = quern_model_entry(model, "gradient");
-    const quern_entry_info *forward = quern_model_entry(model, "loss");
-    int first = 0, output = 0;
-    while (entry->buffers[first].role != QUERN_OUTPUT)
-        first++;
-    while (forward->buffers[output].role != QUERN_OUTPUT)
-        output++;
+    const int output = quern_session_find(loss, "loss");
     double worst = 0, largest = 0;
     for (int k = 0; k < PARAMS; k++) {
         quern_array g, w;
-        int index = 0;
-        while (strcmp(forward->buffers[index].name, names[k]) != 0)
-            index++;
-        example_check(quern_session_get(gradient, first + 1 + k, &g));
-        example_check(quern_session_get(loss, index, &w));
+        char name[32];
+        snprintf(name, sizeof name, "grad_%s", names[k]);
+        example_check(quern_session_get(gradient, quern_session_find(gradient, name), &g));
+        example_check(quern_session_get(loss, quern_session_find(loss, names[k]), &w));
         int64_t n = 1;
         for (int i = 0; i < g.rank; i++)
             n *= g.dims[i];

@@ -90,8 +90,7 @@ static quern_builder *resnet(bool deep, uint64_t seed)
         }
     const int64_t pixels = (int64_t)(SIDE / 32) * (SIDE / 32);
     quern_value *sum = quern_op(b, "reduce", 1, &n.x, "kind = sum, axes = [2, 3]");
-    quern_value *mean =
-        quern_mul(b, sum, quern_constant(b, QUERN_F32, 0, NULL, &(float){ 1 / (float)pixels }));
+    quern_value *mean = quern_mul(b, sum, quern_scalar(b, QUERN_F32, 1 / (double)pixels));
     quern_output(b, quern_linear(b, mean, CLASSES, "fc"), "logits");
     return b;
 }
