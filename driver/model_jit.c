@@ -1,5 +1,8 @@
 /* Models compiled into this process. */
 #include <stdlib.h>
+#ifdef __GLIBC__
+#include <malloc.h>
+#endif
 #include <string.h>
 #include <time.h>
 
@@ -143,6 +146,15 @@ static qn_status load(quern_model *model, jit_model *m, const qn_compiled *c, co
     return QUERN_OK;
 }
 
+/* What generating code left over, before there are large weights as well. */
+enum { LARGE = 1 << 25 };
+static void give_back_what_is_free(void)
+{
+#ifdef __GLIBC__
+    malloc_trim(0);
+#endif
+}
+
 static qn_status make(quern_model *model, jit_model *m, qn_module *module, const qn_settings *s,
                       qn_arena *arena, qn_diags *diags)
 {
@@ -155,6 +167,8 @@ static qn_status make(quern_model *model, jit_model *m, qn_module *module, const
         qn_arena_copy(m->arena, compiled.plans, (size_t)compiled.n_programs * sizeof *compiled.plans);
     for (int i = 0; i < compiled.n_programs; i++)
         note_costs(m, i, compiled.programs[i], &compiled.programs[i]->steps, 1);
+    if (compiled.times.n_cached < compiled.times.n_kernels && compiled.weights.bytes >= LARGE)
+        give_back_what_is_free();
     if (!qn_memory_reserve(&m->weights, (size_t)compiled.weights.bytes))
         return qn_error(diags, QUERN_ERROR_MEMORY, NULL, "no memory for %lld bytes of weights",
                         (long long)compiled.weights.bytes);
