@@ -587,6 +587,14 @@ void qn_kb_check(qn_kbuilder *b, qn_kvalue *condition, int node)
     b->block->last->index = node;
 }
 
+qn_kvalue *qn_kb_warp_shuffle(qn_kbuilder *b, qn_kvalue *x, int with)
+{
+    qn_kvalue *v = qn_kb_emit(b, QN_K_WARP_SHUFFLE, 1, &x, x->type);
+    v->inst->index = with;
+    v->inst->fast = false;
+    return v;
+}
+
 qn_kvalue *qn_kb_warp_load(qn_kbuilder *b, qn_kbuffer *buffer, qn_kvalue *index, bool turned)
 {
     qn_kvalue *v = qn_kb_emit(b, QN_K_WARP_LOAD, 1, &index, qn_ktype_make(buffer->dtype, 8));

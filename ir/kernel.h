@@ -83,6 +83,8 @@ typedef enum qn_kop {
     QN_K_IF,  /* operand: scalar bool; two blocks; results: what the blocks yield */
     QN_K_CHECK,   /* operand: bool; where false, args[0] = `index` (a node number) and the task returns */
     QN_K_BARRIER, /* GPU: all threads of the block */
+    QN_K_WARP_SHUFFLE, /* a of the thread whose number in the warp differs by exclusive or with `index`, below 32; a scalar of 32 bits. All
+                        * threads of a warp come to it together, in kernels by_thread */
     /* matrix unit of a GPU: all threads of a warp come to it together, in kernels by_thread. Threads hold pieces of 8 x 8 tiles:
      * thread t has elements 2 (t % 4) and the next of row t / 4 */
     QN_K_WARP_LOAD, /* operand: index, a multiple of 8 elements of 16 bits of a shared buffer; 8 lanes. Of four tiles: threads 8 i
@@ -255,6 +257,7 @@ qn_kinst *qn_kb_store(qn_kbuilder *b, qn_kbuffer *buffer, qn_kvalue *index, qn_k
 void qn_kb_prefetch(qn_kbuilder *b, qn_kbuffer *buffer, qn_kvalue *index, int locality);
 void qn_kb_check(qn_kbuilder *b, qn_kvalue *condition, int node);
 void qn_kb_barrier(qn_kbuilder *b);
+qn_kvalue *qn_kb_warp_shuffle(qn_kbuilder *b, qn_kvalue *x, int with);
 qn_kvalue *qn_kb_warp_load(qn_kbuilder *b, qn_kbuffer *buffer, qn_kvalue *index, bool turned);
 qn_kvalue *qn_kb_warp_mma(qn_kbuilder *b, qn_kvalue *x, qn_kvalue *y, qn_kvalue *sums);
 /* ---- kernel_tile.c ---- */

@@ -60,6 +60,7 @@ static qn_kvalue *copy_value(qn_kbuilder *b, const qn_kinst *inst, qn_kvalue *co
     case QN_K_EXTRACT: return qn_kb_extract(b, o[0], (int)inst->index);
     case QN_K_SHUFFLE: return qn_kb_shuffle(b, o[0], o[1], inst->n_mask, inst->mask);
     case QN_K_REDUCE: return qn_kb_reduce(b, inst->kind, o[0]);
+    case QN_K_WARP_SHUFFLE: return qn_kb_warp_shuffle(b, o[0], (int)inst->index);
     case QN_K_WARP_LOAD: return qn_kb_warp_load(b, inst->buffer, o[0], inst->index);
     case QN_K_WARP_MMA: return qn_kb_warp_mma(b, o[0], o[1], o[2]);
     case QN_K_LOAD:

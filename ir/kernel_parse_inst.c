@@ -343,7 +343,7 @@ static qn_kinst *parse_plain(qn_kparser *p, qn_kop op, qn_op fn)
     if (op == QN_K_REDUCE)
         kind = qn_kp_choice(p, "kind", qn_kind_names, 4);
     int n = 0;
-    if (op == QN_K_EXTRACT || op == QN_K_CHECK) {
+    if (op == QN_K_EXTRACT || op == QN_K_CHECK || op == QN_K_WARP_SHUFFLE) {
         o[n++] = take_value(p);
         qn_kp_expect(p, ",");
         number = qn_kp_int(p, 0, INT32_MAX);

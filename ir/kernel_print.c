@@ -36,6 +36,7 @@ const char *const qn_kop_names[] = {
     [QN_K_IF] = "if",
     [QN_K_CHECK] = "check",
     [QN_K_BARRIER] = "barrier",
+    [QN_K_WARP_SHUFFLE] = "warp_shuffle",
     [QN_K_WARP_LOAD] = "warp_load",
     [QN_K_WARP_MMA] = "warp_mma",
     [QN_K_TILE_SHAPE] = "tile_shape",
@@ -300,6 +301,7 @@ static void print_operation(printer *p, const qn_kinst *inst)
         print_type(p, inst->results[0].type);
         break;
     case QN_K_EXTRACT:
+    case QN_K_WARP_SHUFFLE:
     case QN_K_CHECK: qn_strbuf_printf(&p->out, ", %lld", (long long)inst->index); break;
     case QN_K_LOOKUP: print_table(p, inst->table); break;
     case QN_K_SHUFFLE:

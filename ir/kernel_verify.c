@@ -28,18 +28,18 @@ static bool lanes_are_good(int lanes)
 static const struct {
     int min, max, results; /* operands; results of -1: any number */
 } arity[] = {
-    [QN_K_CONST] = { 0, 0, 1 },      [QN_K_PARAM] = { 0, 0, 1 },      [QN_K_TASK] = { 0, 0, 1 },
-    [QN_K_THREAD] = { 0, 0, 1 },     [QN_K_UNARY] = { 1, 1, 1 },      [QN_K_BINARY] = { 2, 2, 1 },
-    [QN_K_FMA] = { 3, 3, 1 },        [QN_K_COMPARE] = { 2, 2, 1 },    [QN_K_SELECT] = { 3, 3, 1 },
-    [QN_K_CONVERT] = { 1, 1, 1 },    [QN_K_BITCAST] = { 1, 1, 1 },    [QN_K_SCALE2] = { 2, 2, 1 },
-    [QN_K_SPLAT] = { 1, 1, 1 },      [QN_K_RAMP] = { 1, 1, 1 },       [QN_K_EXTRACT] = { 1, 1, 1 },
-    [QN_K_SHUFFLE] = { 2, 2, 1 },    [QN_K_REDUCE] = { 1, 1, 1 },     [QN_K_LOAD] = { 1, 3, 1 },
-    [QN_K_STORE] = { 2, 3, 0 },      [QN_K_PREFETCH] = { 1, 1, 0 },   [QN_K_ATOMIC_ADD] = { 2, 2, 0 },
-    [QN_K_FOR] = { 3, 1 << 20, -1 }, [QN_K_IF] = { 1, 1, -1 },        [QN_K_CHECK] = { 1, 1, 0 },
-    [QN_K_BARRIER] = { 0, 0, 0 },    [QN_K_TILE_SHAPE] = { 8, 8, 0 }, [QN_K_TILE_ZERO] = { 0, 0, 0 },
-    [QN_K_TILE_LOAD] = { 2, 2, 0 },  [QN_K_TILE_STORE] = { 2, 2, 0 }, [QN_K_TILE_MMA] = { 0, 0, 0 },
-    [QN_K_DOT4] = { 3, 3, 1 },       [QN_K_WARP_LOAD] = { 1, 1, 1 },  [QN_K_WARP_MMA] = { 3, 3, 1 },
-    [QN_K_LOOKUP] = { 1, 1, 1 },     [QN_K_DOT2] = { 3, 3, 1 },
+    [QN_K_CONST] = { 0, 0, 1 },      [QN_K_PARAM] = { 0, 0, 1 },        [QN_K_TASK] = { 0, 0, 1 },
+    [QN_K_THREAD] = { 0, 0, 1 },     [QN_K_UNARY] = { 1, 1, 1 },        [QN_K_BINARY] = { 2, 2, 1 },
+    [QN_K_FMA] = { 3, 3, 1 },        [QN_K_COMPARE] = { 2, 2, 1 },      [QN_K_SELECT] = { 3, 3, 1 },
+    [QN_K_CONVERT] = { 1, 1, 1 },    [QN_K_BITCAST] = { 1, 1, 1 },      [QN_K_SCALE2] = { 2, 2, 1 },
+    [QN_K_SPLAT] = { 1, 1, 1 },      [QN_K_RAMP] = { 1, 1, 1 },         [QN_K_EXTRACT] = { 1, 1, 1 },
+    [QN_K_SHUFFLE] = { 2, 2, 1 },    [QN_K_REDUCE] = { 1, 1, 1 },       [QN_K_LOAD] = { 1, 3, 1 },
+    [QN_K_STORE] = { 2, 3, 0 },      [QN_K_PREFETCH] = { 1, 1, 0 },     [QN_K_ATOMIC_ADD] = { 2, 2, 0 },
+    [QN_K_FOR] = { 3, 1 << 20, -1 }, [QN_K_IF] = { 1, 1, -1 },          [QN_K_CHECK] = { 1, 1, 0 },
+    [QN_K_BARRIER] = { 0, 0, 0 },    [QN_K_TILE_SHAPE] = { 8, 8, 0 },   [QN_K_TILE_ZERO] = { 0, 0, 0 },
+    [QN_K_TILE_LOAD] = { 2, 2, 0 },  [QN_K_TILE_STORE] = { 2, 2, 0 },   [QN_K_TILE_MMA] = { 0, 0, 0 },
+    [QN_K_DOT4] = { 3, 3, 1 },       [QN_K_WARP_SHUFFLE] = { 1, 1, 1 }, [QN_K_WARP_LOAD] = { 1, 1, 1 },
+    [QN_K_WARP_MMA] = { 3, 3, 1 },   [QN_K_LOOKUP] = { 1, 1, 1 },       [QN_K_DOT2] = { 3, 3, 1 },
 };
 
 static const char *check_leaf(const checker *c)
@@ -192,6 +192,11 @@ static const char *check_warp(const checker *c)
     const qn_dtype narrow = inst->op == QN_K_WARP_LOAD ? r->type.dtype : o[0]->type.dtype;
     if (!c->k->by_thread || c->k->gpu_threads % 32)
         MISTAKE("is for whole warps of kernels of each thread");
+    if (inst->op == QN_K_WARP_SHUFFLE)
+        return r->type.lanes == 1 && qn_dtype_bytes(r->type.dtype) == 4 && inst->index > 0 &&
+                       inst->index < 32 && qn_ktype_equal(o[0]->type, r->type)
+                   ? NULL
+                   : "exchanges scalars of 32 bits of threads that differ by 1 to 31";
     if (narrow != QUERN_BF16 && narrow != QUERN_F16)
         MISTAKE("is of %s: bf16 and f16 are possible", qn_dtype_name(narrow));
     if (inst->op == QN_K_WARP_LOAD)
@@ -343,6 +348,7 @@ static const char *check_inst(const checker *c)
     case QN_K_STORE:
     case QN_K_PREFETCH:
     case QN_K_ATOMIC_ADD: return check_memory(c);
+    case QN_K_WARP_SHUFFLE:
     case QN_K_WARP_LOAD:
     case QN_K_WARP_MMA: return check_warp(c);
     case QN_K_FOR:

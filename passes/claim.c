@@ -2,6 +2,7 @@
 #include "passes/claim.h"
 
 extern const qn_template qn_template_blas;           /* passes/blas.c */
+extern const qn_template qn_template_gpu_attention;  /* passes/gpu_attention.c */
 extern const qn_template qn_template_gpu_gemm;       /* passes/gpu_gemm.c */
 extern const qn_template qn_template_gpu_gemv;       /* passes/gpu_gemv.c */
 extern const qn_template qn_template_gemm_tile;      /* passes/gemm_tile.c */
@@ -17,6 +18,7 @@ extern const qn_template qn_template_attention_grad; /* passes/attention_grad.c 
 /* clang-format off */
 const qn_template *const qn_templates[] = {
     &qn_template_blas,
+    &qn_template_gpu_attention,
     &qn_template_gpu_gemm,
     &qn_template_gpu_gemv,
     &qn_template_gemm_tile,

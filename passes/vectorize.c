@@ -158,6 +158,7 @@ static void survey_inst(survey *s, const qn_kinst *inst)
     case QN_K_REDUCE:
     case QN_K_ATOMIC_ADD:
     case QN_K_BARRIER:
+    case QN_K_WARP_SHUFFLE:
     case QN_K_WARP_LOAD:
     case QN_K_WARP_MMA:
     case QN_K_TILE_SHAPE:

@@ -468,9 +468,12 @@ static outcome warps(machine *m, const qn_kinst *inst, const bool *in)
             n += in[t];
         if (n > 0 && n < WARP)
             return broken(m, "a warp that is not together");
+        for (int t = first; n > 0 && inst->op == QN_K_WARP_SHUFFLE && t < first + WARP; t++)
+            *lanes_of_thread(m, &inst->results[0], t) =
+                *lanes_of_thread(m, inst->operands[0], first + ((t - first) ^ (int)inst->index));
         if (n > 0 && inst->op == QN_K_WARP_LOAD)
             result = warp_load(m, inst, first);
-        else if (n > 0)
+        else if (n > 0 && inst->op == QN_K_WARP_MMA)
             warp_mma(m, inst, first);
     }
     return result;
@@ -486,7 +489,7 @@ static outcome threads_block(machine *m, const qn_kblock *block, const bool *in)
             result = threads_if(m, inst, in);
         else if (inst->op == QN_K_BARRIER)
             result = threads_barrier(m, in);
-        else if (inst->op == QN_K_WARP_LOAD || inst->op == QN_K_WARP_MMA)
+        else if (inst->op == QN_K_WARP_SHUFFLE || inst->op == QN_K_WARP_LOAD || inst->op == QN_K_WARP_MMA)
             result = warps(m, inst, in);
         else
             for (int t = 0; t < m->k->gpu_threads && result == GO_ON; t++) {

@@ -134,6 +134,8 @@ void qn_llvm_gpu_kernel(const qn_emitter *e, LLVMValueRef function, int threads,
 LLVMValueRef qn_llvm_gpu_thread(const qn_emitter *e); /* number in its block, i64 */
 LLVMValueRef qn_llvm_gpu_block(const qn_emitter *e);  /* number in the grid, i64 */
 void qn_llvm_gpu_barrier(const qn_emitter *e);
+/* The value of the lane whose number differs by exclusive or. */
+LLVMValueRef qn_llvm_gpu_warp_shuffle(const qn_emitter *e, qn_ktype type, LLVMValueRef x, int with);
 /* See QN_K_WARP_LOAD and QN_K_WARP_MMA; 16-bit floats are i16. */
 LLVMValueRef qn_llvm_gpu_warp_load(const qn_emitter *e, LLVMValueRef address, bool turned);
 LLVMValueRef qn_llvm_gpu_warp_mma(const qn_emitter *e, qn_dtype dtype, LLVMValueRef x, LLVMValueRef y,

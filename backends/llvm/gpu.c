@@ -145,6 +145,11 @@ static LLVMValueRef shuffle_lanes(const qn_emitter *e, qn_ktype type, LLVMValueR
     return LLVMBuildBitCast(b, LLVMBuildOr(b, LLVMBuildZExt(b, low, integer, ""), high, ""), own, "");
 }
 
+LLVMValueRef qn_llvm_gpu_warp_shuffle(const qn_emitter *e, qn_ktype type, LLVMValueRef x, int with)
+{
+    return shuffle_lanes(e, type, x, "llvm.nvvm.shfl.sync.bfly.i32", with);
+}
+
 static LLVMValueRef cell(const qn_emitter *e, qn_ktype type, LLVMValueRef cells, LLVMValueRef index)
 {
     return LLVMBuildGEP2(e->builder, qn_llvm_memory_type(e, type), cells, &index, 1, "");
@@ -161,9 +166,8 @@ void qn_llvm_gpu_combine(const qn_emitter *e, const char *prefix, int threads, L
         return;
     for (int i = 0; i < n; i++)
         for (int beside = WARP / 2; beside > 0; beside /= 2)
-            values[i] =
-                qn_llvm_binary(e, ops[kinds[i]], types[i], values[i],
-                               shuffle_lanes(e, types[i], values[i], "llvm.nvvm.shfl.sync.bfly.i32", beside));
+            values[i] = qn_llvm_binary(e, ops[kinds[i]], types[i], values[i],
+                                       qn_llvm_gpu_warp_shuffle(e, types[i], values[i], beside));
     if (warps == 1) { /* of two zeros, or NaN, lanes may have found different ones */
         for (int i = 0; i < n; i++)
             values[i] = shuffle_lanes(e, types[i], values[i], "llvm.nvvm.shfl.sync.idx.i32", 0);

@@ -401,6 +401,7 @@ static LLVMValueRef emit_value(lowering *s, const qn_kinst *inst)
         return qn_llvm_shuffle(e, operand(s, inst, 0), operand_or_null(s, inst, 1), inst->n_mask, inst->mask);
     case QN_K_REDUCE: return qn_llvm_reduce(e, inst->kind, inst->operands[0]->type, operand(s, inst, 0));
     case QN_K_LOAD: return emit_load(s, inst);
+    case QN_K_WARP_SHUFFLE: return qn_llvm_gpu_warp_shuffle(e, type, operand(s, inst, 0), (int)inst->index);
     case QN_K_WARP_LOAD:
         return qn_llvm_gpu_warp_load(e, address(s, inst->buffer, inst->operands[0]), inst->index != 0);
     case QN_K_WARP_MMA:

@@ -182,6 +182,32 @@ static void test_threads(void **state)
         assert_true(y[0] == 30 && y[1] == 20 && y[2] == -1 && y[3] == -1);
         qn_kernel_simplify(k);
     }
+    k = kernel_parsed("kernel @warp(%y: f32 out) gpu_threads 32 each {\n"
+                      "  shared %s: f16[256]\n"
+                      "  %at = imul thread, 8\n"
+                      "  %x = convert thread : f32\n"
+                      "  %h = convert %x : f16\n"
+                      "  %all = splat %h : f16x8\n"
+                      "  store %s[%at], %all\n"
+                      "  barrier\n"
+                      "  %t = warp_load %s[%at], 1\n"
+                      "  %b = shuffle %t, %t [0, 1, 2, 3]\n"
+                      "  %p = warp_mma %t, %b, f32x4 0\n"
+                      "  %r = reduce sum %p\n"
+                      "  %o = warp_shuffle %r, 5\n"
+                      "  store %y[thread], %o\n"
+                      "}\n",
+                      arena);
+    float product[32];
+    int64_t of_warp[] = { -1, POINTER(product) };
+    assert_int_equal(run(k, of_warp, 1, NULL), QUERN_OK);
+    /* a: columns 0 … 7 are 0 … 7 and of rows 8 … 15 are 8 … 15, the others 16 more; b's columns are all 0 … 15 by k */
+    double expected[2] = { 0, 0 };
+    for (int k_of_a = 0; k_of_a < 16; k_of_a++)
+        for (int half = 0; half < 2; half++)
+            expected[half] += (k_of_a % 8 + 8 * half + 16 * (k_of_a / 8)) * (k_of_a % 8 + 8 * (k_of_a / 8));
+    for (int t = 0; t < 32; t++)
+        assert_true(product[t] == (float)(2 * (expected[0] + expected[1])));
     k = kernel_parsed("kernel @alone(%y: i64 out) gpu_threads 4 each {\n"
                       "  %few = compare lt thread, 2\n"
                       "  if %few { barrier } else { }\n"

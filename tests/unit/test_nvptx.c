@@ -336,6 +336,66 @@ static void test_convolutions(void **state)
     check_products("convolution", sizeof convolutions / sizeof *convolutions, convolutions);
 }
 
+/* ---- attention ---- */
+
+static const char *const attentions[] = {
+    "graph @main(%q: f32[2, 3, 40, 16], %k: f32[2, 3, 50, 16], %v: f32[2, 3, 50, 32]) -> f32[2, 3, 40, 32] "
+    "{\n"
+    "  %0 = attention %q, %k, %v {scale = 0.25} : f32[2, 3, 40, 32]\n"
+    "  return %0\n"
+    "}\n",
+    /* the first queries see nothing */
+    "graph @main(%q: f32[1, 4, 70, 32], %k: f32[1, 2, 33, 32], %v: f32[1, 2, 33, 64]) -> f32[1, 4, 70, 64] "
+    "{\n"
+    "  %0 = attention %q, %k, %v {causal = true, scale = 0.125} : f32[1, 4, 70, 64]\n"
+    "  return %0\n"
+    "}\n",
+    "graph @main(%q: f32[1, 2, 64, 48], %k: f32[1, 2, 96, 48], %v: f32[1, 2, 96, 32], %m: f32[1, 1, 64, 96]) "
+    "-> "
+    "f32[1, 2, 64, 32] {\n"
+    "  %0 = attention %q, %k, %v, %m {causal = true, scale = 0.5} : f32[1, 2, 64, 32]\n"
+    "  return %0\n"
+    "}\n",
+    "graph @main(%q: f32[2, 2, 33, 64], %k: f32[2, 1, 40, 64], %v: f32[2, 1, 40, 64], %m: bool[2, 1, 1, 40]) "
+    "-> f32[2, 2, 33, 64] {\n"
+    "  %0 = attention %q, %k, %v, %m {scale = 0.125} : f32[2, 2, 33, 64]\n"
+    "  return %0\n"
+    "}\n",
+    "dims n: 1..3, s: 1..90, t: 1..90\n"
+    "graph @main(%q: f32[n, 2, s, 16], %k: f32[n, 2, t, 16], %v: f32[n, 2, t, 32]) -> f32[n, 2, s, 32] {\n"
+    "  %0 = attention %q, %k, %v {causal = true, scale = 0.25} : f32[n, 2, s, 32]\n"
+    "  return %0\n"
+    "}\n",
+};
+
+/* One kernel has it all. */
+static void test_attention(void **state)
+{
+    (void)state;
+    module m = module_begin();
+    n_run = 0;
+    for (size_t i = 0; i < sizeof attentions / sizeof *attentions; i++) {
+        qn_arena *arena = qn_arena_new();
+        qn_diags diags;
+        qn_module *parsed;
+        qn_program *program;
+        qn_machine machine;
+        qn_diags_init(&diags, arena);
+        const qn_pass_options options = gpu_options(&machine, arena, &diags);
+        if (qn_text_parse(attentions[i], strlen(attentions[i]), "attention.qn", &parsed, &diags))
+            fail_msg("%s\n%s", qn_diags_text(&diags, arena), attentions[i]);
+        assert_int_equal(qn_lower(qn_module_find(parsed, "main"), &options, arena, &program, &diags),
+                         QUERN_OK);
+        assert_int_equal(program->n_kernels, 1);
+        assert_true(program->kernels[0]->by_thread);
+        for (int round = 0; round < 2; round++)
+            check_graph(&m, attentions[i], qn_module_find(parsed, "main"), 2 * i + (uint64_t)round);
+        qn_module_free(parsed);
+        qn_arena_free(arena);
+    }
+    module_end(&m, "attention");
+}
+
 /* ---- whatever lowering writes ---- */
 
 static void random_graphs(const char *what, int flags, int first, int count)
@@ -429,9 +489,10 @@ int main(void)
     setenv("QUERN_CUDA_LIBRARY", QN_FAKE_CUDA, 1);
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_models),       cmocka_unit_test(test_products),
-        cmocka_unit_test(test_convolutions), cmocka_unit_test(test_elementwise),
-        cmocka_unit_test(test_reductions),   cmocka_unit_test(test_indices),
-        cmocka_unit_test(test_mapping),      cmocka_unit_test(test_unknown_gpu),
+        cmocka_unit_test(test_convolutions), cmocka_unit_test(test_attention),
+        cmocka_unit_test(test_elementwise),  cmocka_unit_test(test_reductions),
+        cmocka_unit_test(test_indices),      cmocka_unit_test(test_mapping),
+        cmocka_unit_test(test_unknown_gpu),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
