@@ -204,7 +204,7 @@ typedef struct planner {
     qn_pass_options options;
     qn_cache cache;
     qn_kept_schedules schedules;
-    quern_pool *pool;
+    quern_pool *pool;   /* NULL until something is to run on it */
     const char *common; /* common_key */
     const char
         *kept_by; /* what kept programs depend on besides their graphs; NULL: they are not looked for */
@@ -225,6 +225,15 @@ static const char *kept_by(const planner *p, qn_arena *arena)
                            qn_last_tuned(&p->cache, machine, arena));
 }
 
+/* Threads take longer to come and go than a small model takes to come out of the cache. */
+static void parallel_for(void *planner_, void (*task)(void *arg, int64_t i), void *arg, int64_t n)
+{
+    planner *p = planner_;
+    if (n > 1 && !p->pool)
+        p->pool = quern_pool_new(0);
+    quern_pool_parallel_for(p->pool, task, arg, n);
+}
+
 /* end_planning is for what fails here, too. */
 static qn_status begin_planning(planner *p, const qn_settings *s, qn_emit emit, qn_compiled *out,
                                 qn_diags *diags)
@@ -235,14 +244,13 @@ static qn_status begin_planning(planner *p, const qn_settings *s, qn_emit emit, 
     qn_kept_schedules_init(&p->schedules, &p->cache, &out->machine);
     if (!s->schedules)
         p->settings.schedules = &p->schedules.schedules;
-    p->pool = quern_pool_new(0);
     p->options = (qn_pass_options){ .math = s->math,
                                     .precision = s->precision,
                                     .machine = &out->machine,
                                     .fold = qn_interp_fold,
                                     .schedules = p->settings.schedules,
-                                    .parallel_for = quern_pool_parallel_for,
-                                    .pool = p->pool,
+                                    .parallel_for = parallel_for,
+                                    .pool = p,
                                     .no_fusion = !s->fuse,
                                     .remat = s->remat,
                                     .memory_limit = s->memory_limit };
@@ -498,7 +506,12 @@ static qn_status make_kernels(planner *p, qn_emit emit, bool *out_missing, qn_di
     collect_jobs(&jobs, out);
     if (jobs.n)
         qsort(jobs.items, (size_t)jobs.n, sizeof *jobs.items, by_cost);
-    quern_pool_parallel_for(p->pool, run_job, &jobs, jobs.n);
+    int n_kept = 0; /* the last ones: they cost nothing */
+    while (n_kept < jobs.n && !jobs.items[jobs.n - 1 - n_kept].kernel)
+        n_kept++;
+    parallel_for(p, run_job, &jobs, jobs.n - n_kept);
+    for (int i = jobs.n - n_kept; i < jobs.n; i++)
+        run_job(&jobs, i);
     pthread_mutex_destroy(&jobs.lock);
     *out_missing = jobs.n_missing > 0;
     out->times.n_kernels = jobs.n;
