@@ -82,6 +82,19 @@ EOF
 expect 0 'f32\[2, 3\]' "$quern" run row.qn --target cuda
 FAKE_CUDA_FAIL=0 expect 1 'an index is out of range' "$quern" run row.qn --target cuda
 
+# More buffers than a kernel has parameters: they lie in the device's memory.
+names=$(seq -f '%%x%g' -s ', ' 520)
+cat >many.qn <<EOF
+graph @main($(seq -f '%%x%g: f32[4]' -s ', ' 520)) -> f32[2080] {
+  %y = concatenate $names {axis = 0} : f32[2080]
+  return %y
+}
+EOF
+rm -f log
+expect 0 '' "$quern" run many.qn --output many.npy
+expect 0 'as expected' "$quern" run many.qn --target cuda --expect many.npy
+has log '^in 4168$'
+
 # Training: the states are on the GPU from the first step to the last, however many there are.
 cat >distance.qn <<'EOF'
 graph @main(%x: f32[n, 64], %w: f32[64] param) -> (loss: f32[n, 64]) {
