@@ -385,8 +385,11 @@ static int share_states(train *t)
                 strcmp(qn_buffer_at(entry, k)->name, info->name) != 0)
                 continue;
             quern_tensor *tensor = quern_session_tensor(t->step, k);
-            if (tensor ? quern_session_bind_tensor(t->eval, i, tensor)
-                       : quern_session_get(t->step, k, &array) || quern_session_bind(t->eval, i, &array))
+            const bool failed =
+                tensor ? quern_session_bind_tensor(t->eval, i, tensor)
+                       : quern_session_get(t->step, k, &array) || quern_session_bind(t->eval, i, &array);
+            quern_tensor_free(tensor);
+            if (failed)
                 return qn_cli_fail_api(&t->cli);
         }
     }
