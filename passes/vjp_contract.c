@@ -279,11 +279,83 @@ static qn_value *correlate_phases(qn_vjp *v, const conv *c, qn_value *x, qn_valu
     return sum;
 }
 
+/* Where in a padded image [rows, channels] each position finds what each tap of the kernel meets: i64 [positions * taps]. */
+static const qn_tensor *met_by_taps(qn_vjp *v, const conv *c, const int64_t *extent, int64_t taps,
+                                    int64_t positions)
+{
+    const int64_t n = positions * taps;
+    const qn_tensor *tensor = qn_tensor_new(v->b.graph->module, QUERN_I64, 1, &n, NULL);
+    int64_t *out = (int64_t *)(uintptr_t)tensor->data; /* nobody else has it yet */
+    for (int64_t i = 0; i < n; i++) {
+        int64_t tap = i % taps, position = i / taps, scale = 1;
+        for (int axis = c->n - 1; axis >= 0; axis--) {
+            out[i] +=
+                scale * (position % c->y[axis] * c->stride[axis] + tap % c->w[axis] * c->w_dilation[axis]);
+            position /= c->y[axis];
+            tap /= c->w[axis];
+            scale *= extent[axis];
+        }
+    }
+    return tensor;
+}
+
+/* gw as one product, over the batch and all positions, of what each tap of the kernel meets. For a batch that is a symbol: it cannot
+ * be the channels of a convolution, whose kernels are for known ones. NULL where it is known, or the kernel or image is large. */
+static qn_value *w_gradient_product(qn_vjp *v, const conv *c, qn_value *x, qn_value *g)
+{
+    enum { MAX_TAPS = 64, MAX_MET = 1 << 18 };
+    qn_builder *b = &v->b;
+    qn_dims *dims = qn_b_dims(b);
+    const int last = c->n + 1;
+    const qn_dim zero = qn_dim_const(dims, 0), batch = x->type.dims[0], channels = x->type.dims[1],
+                 outputs = g->type.dims[1];
+    int64_t taps = 1, positions = 1, size = 1, extent[QN_MAX_RANK], perm[QN_MAX_RANK] = { 0 },
+            back[QN_MAX_RANK];
+    qn_dim low[QN_MAX_RANK] = { zero }, high[QN_MAX_RANK] = { zero }, shape[QN_MAX_RANK];
+    if (qn_dim_is_const(batch) || c->groups != 1 || c->n < 1 || x->type.dtype != g->type.dtype)
+        return NULL;
+    for (int i = 0; i < c->n; i++) {
+        if (c->x_dilation[i] != 1 || c->w[i] < 1 || c->y[i] < 1 || c->w[i] > MAX_TAPS / taps ||
+            c->y[i] > MAX_MET / MAX_TAPS / positions)
+            return NULL;
+        extent[i] = (c->w[i] - 1) * c->w_dilation[i] + (c->y[i] - 1) * c->stride[i] + 1;
+        taps *= c->w[i];
+        positions *= c->y[i];
+        size *= extent[i];
+        perm[i + 1] = i + 2;
+        low[i + 1] = qn_dim_const(dims, c->low[i]);
+        high[i + 1] = qn_dim_const(dims, extent[i] - c->x[i] - c->low[i]);
+        shape[i] = qn_dim_const(dims, c->w[i]);
+        back[i + 2] = i;
+    }
+    const qn_dim all = qn_dim_const(dims, size),
+                 rows = qn_dim_mul(dims, batch, qn_dim_const(dims, positions)),
+                 wide = qn_dim_mul(dims, channels, qn_dim_const(dims, taps));
+    perm[last] = 1;
+    low[last] = high[last] = zero;
+    shape[c->n] = channels, shape[last] = outputs;
+    back[0] = last, back[1] = c->n;
+    /* channels last, so that each tap takes rows of them */
+    x = qn_b_pad(b, qn_b_transpose(b, x, perm), qn_b_scalar(b, x->type.dtype, 0), low, high, NULL);
+    x = x ? qn_b_reshape(b, x, 3, (qn_dim[]){ batch, all, channels }) : NULL;
+    if (!x)
+        return NULL;
+    x = qn_b_gather(b, x, qn_b_constant(b, met_by_taps(v, c, extent, taps, positions)), 1);
+    x = qn_b_reshape(b, x, 2, (qn_dim[]){ rows, wide });
+    g = qn_b_reshape(b, qn_b_transpose(b, g, perm), 2, (qn_dim[]){ rows, outputs });
+    const qn_dot dot = { .n_contract = 1 };
+    qn_value *sum = x && g ? qn_b_dot_general(b, x, g, &dot, QUERN_INVALID_DTYPE) : NULL;
+    return sum ? qn_b_transpose(b, qn_b_reshape(b, sum, last + 1, shape), back) : NULL;
+}
+
 /* gw: x against g. The kernel is as large as the image then: the kernels for convolutions want large ones to meet no border and
  * take every element. */
 static qn_value *w_gradient(qn_vjp *v, const qn_node *node, const conv *c, qn_value *g)
 {
     int64_t low[QN_MAX_RANK], high[QN_MAX_RANK], perm[QN_MAX_RANK] = { 1, 0 };
+    qn_value *product = w_gradient_product(v, c, node->operands[0], g);
+    if (product)
+        return product;
     bool plain = c->n > 0 && c->y[c->n - 1] > QN_CONV_WIDTH, strided = false;
     for (int i = 0; i < c->n; i++) {
         perm[i + 2] = i + 2;

@@ -77,6 +77,57 @@ static void convolves_and_pools(void **state)
     quern_model_free(model);
 }
 
+/* One step on filters [3, 2, KERNEL, KERNEL] by images [4, 2, 7, 6], for which the batch is a symbol or not. */
+static void learn_filters(quern_dim batch, const char *attributes, const char *target, float *out)
+{
+    enum { N = 4, IMAGE = 2 * 7 * 6, KERNEL = 3, FILTERS = 3 * 2 * KERNEL * KERNEL };
+    const quern_train_options options = {
+        .size = sizeof options, .loss = "output", .optimizer = "sgd", .learning_rate = 1
+    };
+    const quern_compile_options compile = { .size = sizeof compile, .target = target, .cache = "" };
+    float x[N * IMAGE], w[FILTERS];
+    for (int i = 0; i < N * IMAGE; i++)
+        x[i] = (float)(i * 37 % 23) / 16 - 0.75f;
+    for (int i = 0; i < FILTERS; i++)
+        w[i] = (float)(i * 11 % 17) / 16 - 0.5f;
+    quern_trainer *trainer;
+    quern_array array;
+    quern_builder *b = quern_builder_new("filters");
+    quern_value *image =
+        quern_input(b, "x", QUERN_F32, QUERN_SHAPE(batch, QUERN_N(2), QUERN_N(7), QUERN_N(6)));
+    quern_value *filters = quern_param(b, "w", QUERN_F32, 4, DIMS(3, 2, KERNEL, KERNEL), w);
+    quern_output(b, quern_tanh(b, QUERN_OP(b, "convolution", attributes, image, filters)), "y");
+    ok(quern_train(b, &options, &compile, &trainer));
+    ok(quern_trainer_step(trainer, &(quern_array){ QUERN_F32, 4, DIMS(N, 2, 7, 6), x }, NULL, NULL));
+    quern_session *session = quern_trainer_session(trainer);
+    ok(quern_session_get(session, quern_session_find(session, "w"), &array));
+    memcpy(out, array.data, sizeof w);
+    quern_trainer_free(trainer);
+}
+
+/* Gradients of filters are computed in another way where the batch is a symbol. */
+static void convolutions_learn_alike_with_any_batch(void **state)
+{
+    enum { FILTERS = 3 * 2 * 3 * 3 };
+    static const char *const cases[] = {
+        "stride = [1, 1], low = [1, 1], high = [1, 1], w_dilation = [1, 1], x_dilation = [1, 1], groups = 1",
+        "stride = [2, 1], low = [0, 2], high = [1, 0], w_dilation = [1, 1], x_dilation = [1, 1], groups = 1",
+        "stride = [1, 2], low = [-1, 1], high = [2, -1], w_dilation = [2, 1], x_dilation = [1, 1], groups = "
+        "1",
+        "stride = [1, 1], low = [1, 1], high = [1, 1], w_dilation = [1, 1], x_dilation = [2, 1], groups = 1",
+    };
+    (void)state;
+    for (size_t k = 0; k < sizeof cases / sizeof *cases; k++) {
+        float wanted[FILTERS], found[FILTERS];
+        learn_filters(QUERN_N(4), cases[k], "interp", wanted);
+        for (int i = 0; i < 2; i++) {
+            learn_filters(QUERN_DIM("n"), cases[k], i ? "cpu" : "interp", found);
+            for (int j = 0; j < FILTERS; j++)
+                assert_float_equal(found[j], wanted[j], 1e-5);
+        }
+    }
+}
+
 static void expect_mistake(quern_builder *b, const char *message)
 {
     quern_trainer *trainer;
@@ -637,6 +688,7 @@ int main(void)
         cmocka_unit_test(losses_are_their_formulas),
         cmocka_unit_test(losses_report_mistakes),
         cmocka_unit_test(convolves_and_pools),
+        cmocka_unit_test(convolutions_learn_alike_with_any_batch),
         cmocka_unit_test(reports_mistakes),
         cmocka_unit_test(needs_a_loss),
         cmocka_unit_test(trains_by_epochs),
