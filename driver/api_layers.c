@@ -183,7 +183,7 @@ static quern_value *convolve(quern_builder *b, const char *call, bool transposed
                            .x_dilation = transposed ? strides : ones,
                            .w_dilation = ones,
                            .groups = 1 };
-    qn_value *y = qn_b_convolution(&b->build, qn_in(x), filters, &conv);
+    qn_value *y = qn_b_convolution_in_phases(&b->build, qn_in(x), filters, &conv);
     const qn_dim column[] = { qn_dim_const(b->module->dims, channels), qn_dim_const(b->module->dims, 1),
                               qn_dim_const(b->module->dims, 1) };
     qn_value *shift = y ? qn_b_reshape(&b->build, qn_in(bias), 3, column) : NULL;

@@ -135,61 +135,7 @@ static qn_value *exchange(qn_vjp *v, qn_value *x, int64_t groups, int group_axis
     return qn_b_reshape(&v->b, y, t->rank, joined);
 }
 
-static int64_t ceil_div(int64_t x, int64_t y)
-{
-    return (x + y - 1) / y;
-}
-
-/* gx of a strided convolution, phase by phase: its elements of one remainder by the stride meet every s-th element of the kernel
- * alone, so they are a convolution of g with these. NULL where there is one phase, or too many. */
-static qn_value *x_gradient_phases(qn_vjp *v, const conv *c, qn_value *g, qn_value *w, const int64_t *low)
-{
-    enum { MAX_PHASES = 4 };
-    qn_dims *dims = qn_b_dims(&v->b);
-    int64_t ones[QN_MAX_RANK], n_phases = 1;
-    qn_value *sum = NULL;
-    for (int i = 0; i < c->n; i++) {
-        ones[i] = 1;
-        if (c->x_dilation[i] != 1 || c->w_dilation[i] != 1 || c->stride[i] > MAX_PHASES / n_phases)
-            return NULL;
-        n_phases *= c->stride[i];
-    }
-    for (int64_t phase = 0; phase < n_phases && n_phases > 1; phase++) {
-        qn_dim start[QN_MAX_RANK], before[QN_MAX_RANK], after[QN_MAX_RANK];
-        int64_t step[QN_MAX_RANK] = { 1, 1 }, interior[QN_MAX_RANK] = { 0, 0 }, from[QN_MAX_RANK],
-                to[QN_MAX_RANK];
-        int64_t rest = phase;
-        bool empty = false;
-        start[0] = start[1] = before[0] = before[1] = after[0] = after[1] = qn_dim_const(dims, 0);
-        for (int i = 0; i < c->n; i++) {
-            const int64_t s = c->stride[i], at = rest % s, first = ((low[i] - at) % s + s) % s,
-                          count = ceil_div(c->x[i] - at, s), taps = ceil_div(c->w[i] - first, s);
-            rest /= s;
-            empty |= c->x[i] <= at || c->w[i] <= first;
-            from[i] = (low[i] - at - first) / s;
-            to[i] = count + taps - 1 - c->y[i] - from[i];
-            start[i + 2] = qn_dim_const(dims, first);
-            step[i + 2] = s;
-            interior[i + 2] = s - 1;
-            before[i + 2] = qn_dim_const(dims, at);
-            after[i + 2] = qn_dim_const(dims, c->x[i] - 1 - at - (count - 1) * s);
-        }
-        if (empty)
-            continue;
-        const qn_conv back = { .stride = ones,
-                               .low = from,
-                               .high = to,
-                               .x_dilation = ones,
-                               .w_dilation = ones,
-                               .groups = c->groups };
-        qn_value *part = qn_b_convolution(&v->b, g, qn_b_slice(&v->b, w, start, w->type.dims, step), &back);
-        part = qn_b_pad(&v->b, part, qn_b_scalar(&v->b, g->type.dtype, 0), before, after, interior);
-        sum = sum ? qn_b_binary(&v->b, QN_OP_ADD, sum, part) : part;
-    }
-    return sum;
-}
-
-/* gx: g, spread by the stride, against the flipped kernel with channels exchanged; in phases where these are few. */
+/* gx: g, spread by the stride, against the flipped kernel with channels exchanged; in phases where these are few, if x is not spread. */
 static qn_value *x_gradient(qn_vjp *v, const qn_node *node, const conv *c, qn_value *g)
 {
     int64_t spatial[QN_MAX_RANK], low[QN_MAX_RANK], high[QN_MAX_RANK];
@@ -201,16 +147,13 @@ static qn_value *x_gradient(qn_vjp *v, const qn_node *node, const conv *c, qn_va
     }
     qn_value *w = qn_b_reverse(&v->b, node->operands[1], c->n, spatial);
     w = exchange(v, w, c->groups, 0); /* [G*O, C] -> [G*C, O] */
-    qn_value *sum = w ? x_gradient_phases(v, c, g, w, low) : NULL;
-    if (sum)
-        return sum;
     qn_conv back = { .stride = c->x_dilation,
                      .low = low,
                      .high = high,
                      .x_dilation = c->stride,
                      .w_dilation = c->w_dilation,
                      .groups = c->groups };
-    return qn_b_convolution(&v->b, g, w, &back);
+    return qn_b_convolution_in_phases(&v->b, g, w, &back);
 }
 
 /* x with zeros where the kernel reaches beyond it, or without what is cropped; low and high become 0. Not of one that is spread. */

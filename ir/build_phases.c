@@ -1,0 +1,66 @@
+/* Convolutions over what is spread, without the zeros in between: see build.h. */
+#include "ir/build.h"
+
+enum { MAX_PHASES = 4 };
+
+static int64_t ceil_div(int64_t x, int64_t y)
+{
+    return (x + y - 1) / y;
+}
+
+/* In how many phases; 1 where it stays as it is. */
+static int64_t count_phases(const qn_type *x, const qn_type *w, const qn_conv *conv)
+{
+    int64_t n = 1;
+    for (int i = 0; i < x->rank - 2; i++) {
+        const bool plain =
+            (!conv->stride || conv->stride[i] == 1) && (!conv->w_dilation || conv->w_dilation[i] == 1);
+        if (!plain || !qn_dim_is_const(x->dims[i + 2]) || !qn_dim_is_const(w->dims[i + 2]) ||
+            x->dims[i + 2]->value < 1 || conv->x_dilation[i] > MAX_PHASES / n)
+            return 1;
+        n *= conv->x_dilation[i];
+    }
+    return n;
+}
+
+qn_value *qn_b_convolution_in_phases(qn_builder *b, qn_value *x, qn_value *w, const qn_conv *conv)
+{
+    if (!x || !w)
+        return NULL;
+    qn_dims *dims = qn_b_dims(b);
+    const int rank = x->type.rank, n = rank - 2;
+    const int64_t n_phases = conv->x_dilation ? count_phases(&x->type, &w->type, conv) : 1;
+    const qn_dim zero = qn_dim_const(dims, 0);
+    qn_value *sum = NULL;
+    for (int64_t phase = 0; phase < n_phases && n_phases > 1; phase++) {
+        qn_dim start[QN_MAX_RANK] = { zero, zero }, before[QN_MAX_RANK] = { zero, zero },
+               after[QN_MAX_RANK] = { zero, zero };
+        int64_t step[QN_MAX_RANK] = { 1, 1 }, interior[QN_MAX_RANK] = { 0, 0 }, from[QN_MAX_RANK],
+                to[QN_MAX_RANK], rest = phase;
+        bool empty = false;
+        for (int i = 0; i < n; i++) {
+            const int64_t s = conv->x_dilation[i], at = rest % s, low = conv->low ? conv->low[i] : 0,
+                          high = conv->high ? conv->high[i] : 0, extent = x->type.dims[i + 2]->value,
+                          taps_of_all = w->type.dims[i + 2]->value,
+                          result = (extent - 1) * s + 1 + low + high - (taps_of_all - 1),
+                          first = ((low - at) % s + s) % s, count = ceil_div(result - at, s),
+                          taps = ceil_div(taps_of_all - first, s);
+            rest /= s;
+            empty |= result <= at || taps_of_all <= first;
+            from[i] = (low - at - first) / s;
+            to[i] = count + taps - 1 - extent - from[i];
+            start[i + 2] = qn_dim_const(dims, first);
+            step[i + 2] = s;
+            interior[i + 2] = s - 1;
+            before[i + 2] = qn_dim_const(dims, at);
+            after[i + 2] = qn_dim_const(dims, result - 1 - at - (count - 1) * s);
+        }
+        if (empty)
+            continue;
+        const qn_conv plain = { .low = from, .high = to, .groups = conv->groups };
+        qn_value *part = qn_b_convolution(b, x, qn_b_slice(b, w, start, w->type.dims, step), &plain);
+        part = part ? qn_b_pad(b, part, qn_b_scalar(b, x->type.dtype, 0), before, after, interior) : NULL;
+        sum = sum ? qn_b_binary(b, QN_OP_ADD, sum, part) : part;
+    }
+    return sum ? sum : qn_b_convolution(b, x, w, conv);
+}
