@@ -25,7 +25,7 @@ static quern_value *generate_point(quern_builder *b, quern_value *z)
     return quern_linear(b, z, 2, "generator.3");
 }
 
-/* Of PACK points together (Lin, Khetan, Fanti and Oh, 2018): a generator that makes few kinds of points gives itself away. */
+/* Of PACK samples together (Lin, Khetan, Fanti and Oh, 2018): a generator that makes few kinds of them gives itself away. */
 static quern_value *judge_point(quern_builder *b, quern_value *x)
 {
     x = quern_reshape(b, x, QUERN_SHAPE(QUERN_N(-1), QUERN_N(2 * PACK)));
@@ -45,21 +45,22 @@ static quern_value *flat(quern_builder *b, quern_value *x, int64_t width)
     return quern_reshape(b, x, QUERN_SHAPE(QUERN_N(-1), QUERN_N(width)));
 }
 
-/* Radford, Metz and Chintala, 2016, cut to 8x8 pixels, which are from -1 to 1. */
+/* Radford, Metz and Chintala, 2016, cut to 8x8 pixels, which are from -1 to 1. Activations without a kink: where an element is so near to
+ * one that rounding decides, whole steps would differ from PyTorch's. */
 static quern_value *generate_digit(quern_builder *b, quern_value *z)
 {
     z = image(b, quern_linear(b, z, 64 * 4, "generator.1"), 64, 2);
-    z = quern_relu(b, quern_batch_norm(b, z, "generator.norm1"));
+    z = quern_gelu(b, quern_batch_norm(b, z, "generator.norm1"));
     z = quern_conv_transpose2d(b, z, 32, 4, 2, 1, "generator.2");
-    z = quern_relu(b, quern_batch_norm(b, z, "generator.norm2"));
+    z = quern_gelu(b, quern_batch_norm(b, z, "generator.norm2"));
     return flat(b, quern_tanh(b, quern_conv_transpose2d(b, z, 1, 4, 2, 1, "generator.3")), PIXELS);
 }
 
 static quern_value *judge_digit(quern_builder *b, quern_value *x)
 {
-    x = quern_leaky_relu(b, quern_conv2d(b, image(b, x, 1, SIDE), 32, 4, 2, 1, "critic.1"), 0.2);
-    x = quern_leaky_relu(b, quern_conv2d(b, x, 64, 4, 2, 1, "critic.2"), 0.2);
-    return quern_linear(b, flat(b, x, 64 * 4), 1, "critic.3");
+    x = quern_gelu(b, quern_conv2d(b, image(b, x, 1, SIDE), 32, 4, 2, 1, "critic.1"));
+    x = quern_gelu(b, quern_conv2d(b, x, 64, 4, 2, 1, "critic.2"));
+    return quern_linear(b, flat(b, x, PACK * 64 * 4), 1, "critic.3");
 }
 
 typedef struct problem {
@@ -68,7 +69,8 @@ typedef struct problem {
     int64_t steps, epochs;
     double learning_rate;                                       /* at first; it falls to 0 in a line */
     quern_value *(*generate)(quern_builder *b, quern_value *z); /* [n, NOISE] to samples [n, width] */
-    quern_value *(*judge)(quern_builder *b, quern_value *x);    /* to logits [n, 1]: above 0, it is real */
+    quern_value *(*judge)(quern_builder *b,
+                          quern_value *x); /* to logits [n / PACK, 1]: above 0, they are real */
 } problem;
 
 static const problem ring = { "gan-ring", 128, 2, 250, 40, 1e-3, generate_point, judge_point };

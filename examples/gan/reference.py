@@ -36,7 +36,7 @@ def judge_point(p, x):
 def generate_digit(p, z):
     z = linear(p, "generator.1", z).reshape(-1, 64, 2, 2)
     for name, norm in ("generator.2", "generator.norm1"), ("generator.3", "generator.norm2"):
-        z = torch.relu(F.batch_norm(z, p[f"{norm}.running_mean"], p[f"{norm}.running_var"], p[f"{norm}.weight"],
+        z = F.gelu(F.batch_norm(z, p[f"{norm}.running_mean"], p[f"{norm}.running_var"], p[f"{norm}.weight"],
                                     p[f"{norm}.bias"], training=True))
         z = F.conv_transpose2d(z, p[f"{name}.weight"], p[f"{name}.bias"], stride=2, padding=1)
     return torch.tanh(z).flatten(1)
@@ -45,8 +45,8 @@ def generate_digit(p, z):
 def judge_digit(p, x):
     x = x.reshape(-1, 1, 8, 8)
     for name in "critic.1", "critic.2":
-        x = F.leaky_relu(F.conv2d(x, p[f"{name}.weight"], p[f"{name}.bias"], stride=2, padding=1), 0.2)
-    return linear(p, "critic.3", x.flatten(1))
+        x = F.gelu(F.conv2d(x, p[f"{name}.weight"], p[f"{name}.bias"], stride=2, padding=1))
+    return linear(p, "critic.3", x.reshape(-1, PACK * 64 * 4))
 
 
 def play(part, batch, width, steps, rate, generate, judge):
