@@ -109,7 +109,6 @@ static int read_host(run *r, void *to, int buffer, size_t bytes)
         return status       ? status
                : buffer < 0 ? QUERN_OK
                             : qn_cuda_to_host(r->m->cuda, to, address(r, buffer), bytes);
-    r->m->is_clear = false;
     r->of->ctx->failed_node = (int32_t)failed;
     return qn_fail(QUERN_ERROR_INDEX, "%s: an index is out of range",
                    failed < r->p->n_nodes ? r->p->node_names[failed] : "a node");
@@ -354,6 +353,8 @@ static int run_program(cuda_model *m, const qn_cuda_run *of, qn_arena *arena)
         status = run_steps(&r, &p->steps);
     if (!status)
         status = take_outputs(&r);
+    if (status) /* kernels may have written it, whatever this run ended by */
+        m->is_clear = false;
     if (r.own.at)
         qn_device_give(of->device, r.own);
     for (int i = p->n_entry_symbols; i < of->n_symbols; i++)

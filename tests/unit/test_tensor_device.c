@@ -524,15 +524,11 @@ static void test_what_is_asked_of_the_driver(void **state)
 
 /* ---- models ---- */
 
-static quern_session *session_of(const char *target, quern_model **out_model)
+static quern_session *session_of(const char *text, const char *target, quern_model **out_model)
 {
-    static const char text[] = "graph @main(%x: f32[batch, 3]) -> f32[batch, 3] {\n"
-                               "  %0 = exp %x : f32[batch, 3]\n"
-                               "  return %0\n"
-                               "}\n";
     quern_module *module;
     quern_session *session;
-    ok(quern_load_bytes(text, sizeof text - 1, NULL, &module));
+    ok(quern_load_bytes(text, strlen(text), NULL, &module));
     ok(quern_compile(module,
                      &(quern_compile_options){ .size = sizeof(quern_compile_options), .target = target },
                      out_model));
@@ -544,8 +540,12 @@ static quern_session *session_of(const char *target, quern_model **out_model)
 static void test_models_take_and_give_tensors(void **state)
 {
     (void)state;
+    static const char text[] = "graph @main(%x: f32[batch, 3]) -> f32[batch, 3] {\n"
+                               "  %0 = exp %x : f32[batch, 3]\n"
+                               "  return %0\n"
+                               "}\n";
     quern_model *model, *of_cpu;
-    quern_session *session = session_of("cuda:1", &model), *on_cpu = session_of("cpu", &of_cpu);
+    quern_session *session = session_of(text, "cuda:1", &model), *on_cpu = session_of(text, "cpu", &of_cpu);
     quern_tensor *x = range(QUERN_F32, 12, QUERN_DIMS(4, 3)), *gx = on(x, "cuda:1");
     quern_tensor *gy = must(quern_tensor_to(quern_tensor_new(QUERN_F32, QUERN_DIMS(4, 3)), "cuda:1"));
     quern_tensor *y = must(quern_tensor_new(QUERN_F32, QUERN_DIMS(4, 3)));
@@ -579,6 +579,43 @@ static void test_models_take_and_give_tensors(void **state)
     quern_session_free(on_cpu);
     quern_model_free(model);
     quern_model_free(of_cpu);
+}
+
+static void cancel_behind(void *user, const char *kernel, int begin)
+{
+    (void)kernel;
+    if (!begin)
+        *(int *)user = 1;
+}
+
+/* What a check has found in a run that didn't come to its end is not the next run's. */
+static void test_a_cancelled_run_leaves_nothing(void **state)
+{
+    (void)state;
+    static const char text[] = "graph @main(%x: f32[9, 8], %i: i64[9]) -> (f32[9, 8], f32[9, 9]) {\n"
+                               "  %0 = gather %x, %i {axis = 0} : f32[9, 8]\n"
+                               "  %1 = dot_general %0, %0 {x_batch = [], x_contract = [1], y_batch = [], "
+                               "y_contract = [1]} : f32[9, 9]\n"
+                               "  return %0, %1\n"
+                               "}\n";
+    quern_model *model;
+    quern_session *session = session_of(text, "cuda", &model);
+    quern_ctx *ctx = quern_session_ctx(session);
+    float x[72] = { 0 };
+    int64_t at[9] = { 0, 9 };
+    int cancelled = 0;
+    ok(quern_session_bind(session, 0, &(quern_array){ QUERN_F32, QUERN_DIMS(9, 8), x }));
+    ok(quern_session_bind(session, 1, &(quern_array){ QUERN_I64, QUERN_DIMS(9), at }));
+    ctx->trace = cancel_behind;
+    ctx->trace_user = &cancelled;
+    ctx->cancel = &cancelled;
+    assert_int_equal(quern_session_run(session), QUERN_ERROR_CANCELLED); /* behind the gather */
+    ctx->trace = NULL;
+    cancelled = 0;
+    at[1] = 8;
+    ok(quern_session_run(session));
+    quern_session_free(session);
+    quern_model_free(model);
 }
 
 /* y = x w, which learns on a device: the tensor of w, and losses */
@@ -666,6 +703,7 @@ int main(void)
         TEST(says_when_memory_is_out),
         TEST(what_is_asked_of_the_driver),
         TEST(models_take_and_give_tensors),
+        TEST(a_cancelled_run_leaves_nothing),
         TEST(states_stay_on_the_device),
     };
     const char *real = getenv("QUERN_TEST_CUDA"); /* bench/gpu.md */
