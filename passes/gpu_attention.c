@@ -101,16 +101,19 @@ static void bring_turned(attention *a, qn_kbuffer *from, qn_kvalue *head, qn_dim
     }
 }
 
+/* Rows behind the last are 0: times powers of 0 they add nothing, which copies of an infinite one would. */
 static void bring_values(attention *a, qn_kvalue *first)
 {
     qn_kbuilder *b = &a->w.b;
+    qn_kvalue *zeros = qn_kb_float(b, (qn_ktype){ QUERN_F32, FOUR }, 0);
     for (int i = 0; i < KEYS * a->width / FOUR / THREADS; i++) {
         qn_kvalue *n = ADD(a->thread, INDEX((int64_t)i * THREADS)), *line = DIV(n, INDEX(a->width / FOUR)),
                   *at = MUL(MOD(n, INDEX(a->width / FOUR)), INDEX(FOUR));
-        qn_kvalue *row = MIN(ADD(first, line), ADD(a->keys_value, INDEX(-1)));
+        qn_kvalue *row = ADD(first, line), *there = qn_kb_compare(b, QN_LT, row, a->keys_value);
+        row = MIN(row, ADD(a->keys_value, INDEX(-1)));
         qn_kvalue *from = ADD(row_of(a, a->group, a->groups, a->keys_value, row, a->width), at);
-        qn_kb_store(b, a->values, ADD(MUL(line, INDEX(a->width + PAD)), at), qn_kb_load(b, a->v, from, FOUR),
-                    NULL);
+        qn_kvalue *x = qn_kb_select(b, qn_kb_splat(b, there, FOUR), qn_kb_load(b, a->v, from, FOUR), zeros);
+        qn_kb_store(b, a->values, ADD(MUL(line, INDEX(a->width + PAD)), at), x, NULL);
     }
 }
 

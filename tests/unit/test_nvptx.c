@@ -158,6 +158,19 @@ static void check_graph(module *m, const char *what, qn_graph *graph, uint64_t s
 
 /* ---- models as text ---- */
 
+static void check_text(module *m, const char *text, uint64_t seed)
+{
+    qn_arena *arena = qn_arena_new();
+    qn_diags diags;
+    qn_module *parsed;
+    qn_diags_init(&diags, arena);
+    if (qn_text_parse(text, strlen(text), "model.qn", &parsed, &diags))
+        fail_msg("%s", qn_diags_text(&diags, arena));
+    check_graph(m, text, parsed->functions[0], seed);
+    qn_module_free(parsed);
+    qn_arena_free(arena);
+}
+
 static const char *const models[] = {
     "graph @main(%x: f32[8, 784], %w: f32[784, 128], %b: f32[128], %v: f32[128, 10]) -> f32[8, 10] {\n"
     "  %0 = dot_general %x, %w {x_batch = [], x_contract = [1], y_batch = [], y_contract = [0]} : f32[8, "
@@ -192,17 +205,8 @@ static void test_models(void **state)
 {
     (void)state;
     module m = module_begin();
-    for (size_t i = 0; i < sizeof models / sizeof *models; i++) {
-        qn_arena *arena = qn_arena_new();
-        qn_diags diags;
-        qn_module *parsed;
-        qn_diags_init(&diags, arena);
-        if (qn_text_parse(models[i], strlen(models[i]), "model.qn", &parsed, &diags))
-            fail_msg("%s", qn_diags_text(&diags, arena));
-        check_graph(&m, models[i], parsed->functions[0], i);
-        qn_module_free(parsed);
-        qn_arena_free(arena);
-    }
+    for (size_t i = 0; i < sizeof models / sizeof *models; i++)
+        check_text(&m, models[i], i);
     assert_int_equal(m.n_threads, m.kernels.n); /* none of these is left to one thread */
     module_end(&m, "models");
 }
@@ -368,6 +372,17 @@ static const char *const attentions[] = {
     "}\n",
 };
 
+/* The last value, which is the only one of its step of keys. */
+static const char infinite_value[] =
+    "graph @main(%q: f32[1, 1, 32, 16], %k: f32[1, 1, 33, 16], %v: f32[1, 1, 32, 32]) -> f32[1, 1, 32, 32] "
+    "{\n"
+    "  %0 = constant inf : f32[]\n"
+    "  %1 = pad %v, %0 {high = [0, 0, 1, 0], interior = [0, 0, 0, 0], low = [0, 0, 0, 0]} "
+    ": f32[1, 1, 33, 32]\n"
+    "  %2 = attention %q, %k, %1 {scale = 0.25} : f32[1, 1, 32, 32]\n"
+    "  return %2\n"
+    "}\n";
+
 /* One kernel has it all. */
 static void test_attention(void **state)
 {
@@ -393,6 +408,7 @@ static void test_attention(void **state)
         qn_module_free(parsed);
         qn_arena_free(arena);
     }
+    check_text(&m, infinite_value, 0);
     module_end(&m, "attention");
 }
 
