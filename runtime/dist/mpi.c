@@ -24,10 +24,11 @@ typedef struct mpi {
     MPI_Comm ranks, failures; /* duplicates: ours alone */
     bool ends;                /* it started MPI */
     bool failed;
+    bool pending; /* for good: MPI may still read and write the requests */
     char reason[QN_DIST_TEXT];
     qn_request *requests; /* by rank */
     const void **in;
-    char *scratch; /* PIECE + FEW bytes */
+    char *scratch; /* of what all ranks give of a piece */
 } mpi;
 
 static char last_error[QN_DIST_TEXT];
@@ -78,7 +79,7 @@ static int agree(mpi *m, const qn_request *mine)
 {
     char text[QN_DIST_TEXT];
     const int words = (int)(sizeof *mine / sizeof(int64_t));
-    MPI_Request pending;
+    MPI_Request exchange;
     int done = 0, status;
     if (m->failed || heard_of_failure(m))
         return QUERN_ERROR_ARGUMENT;
@@ -86,12 +87,15 @@ static int agree(mpi *m, const qn_request *mine)
         m->comm.fail(&m->comm, text);
         return QUERN_ERROR_ARGUMENT;
     }
-    status = check(
-        m, MPI_Iallgather(mine, words, MPI_INT64_T, m->requests, words, MPI_INT64_T, m->ranks, &pending));
+    m->requests[m->comm.rank] = *mine;
+    status = check(m, MPI_Iallgather(MPI_IN_PLACE, words, MPI_INT64_T, m->requests, words, MPI_INT64_T,
+                                     m->ranks, &exchange));
     for (int turn = 0; !status && !done; turn++) {
-        status = check(m, MPI_Test(&pending, &done, MPI_STATUS_IGNORE));
-        if (!status && !done && heard_of_failure(m))
+        status = check(m, MPI_Test(&exchange, &done, MPI_STATUS_IGNORE));
+        if (!status && !done && heard_of_failure(m)) {
+            m->pending = true;
             return QUERN_ERROR_ARGUMENT;
+        }
         if (!done && turn > 100)
             sched_yield(); /* ranks may share cores */
     }
@@ -252,11 +256,11 @@ static void fail(quern_comm *comm, const char *reason)
     if (m->failed)
         return;
     char *text = calloc(1, QN_DIST_TEXT); /* belongs to the sends, which nobody waits for */
-    if (!text)
-        return;
-    snprintf(text, QN_DIST_TEXT, "rank %d failed: %s", comm->rank, reason ? reason : "");
-    failed(m, text);
-    for (int i = 0; i < comm->ranks; i++) {
+    snprintf(m->reason, sizeof m->reason, "rank %d failed: %s", comm->rank, reason ? reason : "");
+    m->failed = true;
+    if (text)
+        memcpy(text, m->reason, sizeof m->reason);
+    for (int i = 0; text && i < comm->ranks; i++) {
         MPI_Request request;
         if (i != comm->rank &&
             MPI_Isend(text, QN_DIST_TEXT, MPI_CHAR, i, TAG, m->failures, &request) == MPI_SUCCESS)
@@ -272,7 +276,8 @@ static const char *error(const quern_comm *comm)
 static void release_memory(mpi *m)
 {
     if (m) {
-        free(m->requests);
+        if (!m->pending)
+            free(m->requests);
         free(m->in);
         free(m->scratch);
     }
