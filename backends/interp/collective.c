@@ -17,11 +17,16 @@ static collective_fn function_of(const quern_comm *comm, qn_op op)
     }
 }
 
+bool qn_collective_fits(const qn_collective *c, const quern_comm *comm)
+{
+    const int ranks = comm ? comm->ranks : 1;
+    return (!c->ranks || c->ranks == ranks) && !(c->op == QN_OP_BROADCAST_RANK && c->how >= ranks);
+}
+
 qn_status qn_interp_collective(const qn_collective *c, quern_comm *comm, const void *in, void *out,
                                const qn_loc *loc, qn_diags *diags)
 {
-    const int ranks = comm ? comm->ranks : 1;
-    if ((c->ranks && c->ranks != ranks) || (c->op == QN_OP_BROADCAST_RANK && c->how >= ranks))
+    if (!qn_collective_fits(c, comm))
         return qn_error(diags, QUERN_ERROR_ARGUMENT, loc, "%s",
                         qn_collective_wants(c->op, c->ranks, c->how, diags->arena));
     if (comm) {

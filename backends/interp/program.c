@@ -89,8 +89,7 @@ static qn_status run_collective(const machine *m, const qn_step *step)
                               .ranks = step->ranks,
                               .n = eval(m, b->elements),
                               .dtype = b->dtype };
-    const int ranks = comm ? comm->ranks : 1;
-    if (m->ctx && ((c.ranks && c.ranks != ranks) || (c.op == QN_OP_BROADCAST_RANK && c.how >= ranks)))
+    if (m->ctx && !qn_collective_fits(&c, comm))
         m->ctx->failed_node = step->node;
     return qn_interp_collective(&c, comm, address(m, step->buffers[0]), address(m, step->buffers[last]), NULL,
                                 m->diags);
