@@ -18,5 +18,7 @@ qn_gpu_element qn_gpu_element_of(qn_ispace *space, const qn_node *dot, int side,
                                  qn_dim free, qn_dim k);
 /* Elements of these axes, in the space. */
 qn_dim qn_gpu_extent(qn_ispace *space, const qn_type *type, int n, const int64_t *axes);
+/* How many these most likely are. */
+double qn_gpu_likely(const qn_type *type, int n, const int64_t *axes);
 
 #endif

@@ -18,7 +18,7 @@
  * Lines in shared memory are 16 bytes longer than what is in them, so that what a warp touches lies in different banks. Rows and
  * columns beyond the last are copies of the last, k beyond the last is 0 on both sides: no branch is in the way of the loads.
  *
-  * A convolution is the product of its filters and a matrix with a column for each pixel of its result, which is never there: an element
+ * A convolution is the product of its filters and a matrix with a column for each pixel of its result, which is never there: an element
  * of it is found where it is brought from. The rows are a group's output channels, k its input channels and places in the filter.
  *
  * Tiles are numbered in bands of BAND rows, so that those that run together share what the second cache holds. */
@@ -63,7 +63,6 @@ static const shape shapes[2][N_SHAPES] = {
 };
 
 typedef struct side {
-    const qn_value *value;
     qn_kbuffer *from, *tile;
     int extent;    /* of the tile: rows of x, columns of y */
     bool along_k;  /* neighbours in memory lie along k, else along its rows or columns */
@@ -128,7 +127,7 @@ bool qn_gpu_takes(const qn_group *group, const qn_pass_options *options)
     return true;
 }
 
-static double likely(const qn_type *type, int n, const int64_t *axes)
+double qn_gpu_likely(const qn_type *type, int n, const int64_t *axes)
 {
     double product = 1;
     for (int i = 0; i < n; i++)
@@ -141,8 +140,8 @@ static bool fits_product(const qn_node *root)
     for (int i = 0; i < 2; i++) {
         const qn_type *type = &root->operands[i]->type;
         const qn_dot_side s = qn_dot_side_of(root, i);
-        if (likely(type, s.n_free, s.free) < LEAST_EXTENT ||
-            likely(type, s.n_contract, s.contract) < LEAST_EXTENT)
+        if (qn_gpu_likely(type, s.n_free, s.free) < LEAST_EXTENT ||
+            qn_gpu_likely(type, s.n_contract, s.contract) < LEAST_EXTENT)
             return false;
         for (int k = 0; k < s.n_contract; k++)
             if (type->dims[s.contract[k]]->min < 1)
@@ -159,7 +158,7 @@ static bool fits_convolution(const qn_node *root)
         if (!qn_dim_is_const(w->dims[i]) || w->dims[i]->value < 1)
             return false;
     return w->dims[0]->value / qn_attr_int(root, QN_ATTR_GROUPS) >= LEAST_EXTENT &&
-           likely(w, w->rank - 1, filter) >= LEAST_EXTENT;
+           qn_gpu_likely(w, w->rank - 1, filter) >= LEAST_EXTENT;
 }
 
 static bool matches(const qn_group *group, const qn_pass_options *options)
@@ -546,7 +545,7 @@ static void store_element(gemm *g, int beside, qn_kvalue *sum)
     qn_writer_forget(w, mark);
 }
 
-/* a, or NULL where it surely holds. */
+/* x < end, or NULL where it surely holds. */
 static qn_kvalue *below(gemm *g, qn_kvalue *x, qn_kvalue *end, bool surely)
 {
     return surely ? NULL : qn_kb_compare(&g->w.b, QN_LT, x, end);
@@ -599,7 +598,6 @@ static void set_depth(gemm *g, qn_dim batch, qn_dim k)
 static side *take_side(gemm *g, int number, qn_value *value, qn_dim free)
 {
     side *s = &g->sides[number];
-    s->value = value;
     s->from = qn_writer_argument(&g->w, qn_lower_buffer(g->w.lowering, value), true, false);
     qn_writer_note_load(&g->w, s->from);
     s->free = free;

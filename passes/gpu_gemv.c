@@ -60,20 +60,12 @@ static int few_of(const qn_node *dot, int side)
     return (int)n;
 }
 
-static double likely(const qn_type *type, int n, const int64_t *axes)
-{
-    double product = 1;
-    for (int i = 0; i < n; i++)
-        product *= qn_likely_extent(type->dims[axes[i]]);
-    return product;
-}
-
 static bool is_large(const qn_node *dot, int side)
 {
     const qn_type *type = &dot->operands[side]->type;
     const qn_dot_side axes = qn_dot_side_of(dot, side);
-    return few_of(dot, !side) > 0 && likely(type, axes.n_free, axes.free) >= LEAST_MANY &&
-           likely(type, axes.n_contract, axes.contract) >= LEAST_DEPTH;
+    return few_of(dot, !side) > 0 && qn_gpu_likely(type, axes.n_free, axes.free) >= LEAST_MANY &&
+           qn_gpu_likely(type, axes.n_contract, axes.contract) >= LEAST_DEPTH;
 }
 
 static bool matches(const qn_group *group, const qn_pass_options *options)
