@@ -72,8 +72,10 @@ int quern_session_broadcast_states(quern_session *s, int root)
             n *= state.dims[d];
         if (!status)
             status = quern_comm_broadcast(comm, state.data, n, state.dtype, root);
-        if (status)
+        if (status) {
+            comm->fail(comm, quern_last_error()); /* the others need not wait */
             return status;
+        }
     }
     return QUERN_OK;
 }

@@ -508,6 +508,52 @@ static void a_rank_fails(void **state)
     }
 }
 
+/* The state is as long as x, which one rank has not. */
+static void one_has_no_states(quern_comm *comm, void *arg)
+{
+    static const char text[] = "graph @main(%x: f32[n], %w: f32[n] state) -> (f32[n] alias %w) {\n"
+                               "  %0 = add %x, %w : f32[n]\n"
+                               "  return %0\n"
+                               "}\n";
+    misfit *m = arg;
+    const int r = comm->rank;
+    float x[4] = { 0 };
+    quern_module *module;
+    quern_model *model = NULL;
+    quern_session *s = NULL;
+    m->status[r] = quern_load_bytes(text, strlen(text), NULL, &module);
+    if (!m->status[r]) {
+        m->status[r] =
+            quern_compile(module, &(quern_compile_options){ .size = sizeof(quern_compile_options) }, &model);
+        quern_module_free(module);
+    }
+    if (!m->status[r])
+        m->status[r] = quern_session_new(model, NULL, &s);
+    if (!m->status[r] && r != 1)
+        m->status[r] = quern_session_bind(s, 0, &(quern_array){ QUERN_F32, 1, DIMS(4), x });
+    if (m->status[r]) {
+        (comm->fail)(comm, "no model");
+    } else {
+        quern_session_set_comm(s, comm);
+        m->status[r] = quern_session_broadcast_states(s, 0);
+    }
+    snprintf(m->error[r], sizeof m->error[r], "%s", quern_last_error());
+    quern_session_free(s);
+    quern_model_free(model);
+}
+
+static void a_rank_without_states_fails(void **state)
+{
+    (void)state;
+    misfit m = { 0 };
+    on_ranks(3, one_has_no_states, &m);
+    for (int r = 0; r < 3; r++) {
+        assert_int_equal(m.status[r], QUERN_ERROR_ARGUMENT);
+        if (!strstr(m.error[r], r == 1 ? "is not bound" : "rank 1 failed: "))
+            fail_msg("rank %d: %s", r, m.error[r]);
+    }
+}
+
 static void *wait_for_one(void *user)
 {
     rank *r = user;
@@ -784,13 +830,21 @@ static void builds_collectives(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(combines_every_type),   cmocka_unit_test(rounds_once),
-        cmocka_unit_test(moves_elements),        cmocka_unit_test(alone),
-        cmocka_unit_test(models_of_ranks),       cmocka_unit_test(shared_object_of_ranks),
-        cmocka_unit_test(wrong_number_of_ranks), cmocka_unit_test(sizes_differ),
-        cmocka_unit_test(a_rank_fails),          cmocka_unit_test(a_rank_leaves),
-        cmocka_unit_test(a_run_fails),           cmocka_unit_test(gradients_equal_differences),
-        cmocka_unit_test(trains_alike),          cmocka_unit_test(builds_collectives),
+        cmocka_unit_test(combines_every_type),
+        cmocka_unit_test(rounds_once),
+        cmocka_unit_test(moves_elements),
+        cmocka_unit_test(alone),
+        cmocka_unit_test(models_of_ranks),
+        cmocka_unit_test(shared_object_of_ranks),
+        cmocka_unit_test(wrong_number_of_ranks),
+        cmocka_unit_test(sizes_differ),
+        cmocka_unit_test(a_rank_fails),
+        cmocka_unit_test(a_rank_without_states_fails),
+        cmocka_unit_test(a_rank_leaves),
+        cmocka_unit_test(a_run_fails),
+        cmocka_unit_test(gradients_equal_differences),
+        cmocka_unit_test(trains_alike),
+        cmocka_unit_test(builds_collectives),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
