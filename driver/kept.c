@@ -156,6 +156,14 @@ static void code_bytes(coder *c, void *bytes, size_t n)
 /* Whatever is no pointer. */
 #define CODE(c, field) code_bytes((c), &(field), sizeof(field))
 
+static void code_flag(coder *c, bool *flag)
+{
+    unsigned char byte = *flag;
+    CODE(c, byte);
+    c->bad |= byte > 1;
+    *flag = byte == 1;
+}
+
 /* A length; when it is read, of items that take a byte or more. */
 static void code_count(coder *c, int *n)
 {
@@ -218,9 +226,9 @@ static void code_symbols(coder *c, qn_program *p)
         if (!c->to && !c->bad)
             qn_dim_symbol(c->dims, name, min, max);
     }
-    int n_limits = n - p->n_entry_symbols;
-    qn_dim *limits = (qn_dim *)(uintptr_t)p->limits;
-    CODE_ARRAY(c, &n_limits, limits);
+    c->bad |= p->n_entry_symbols < 0 || p->n_entry_symbols > n;
+    const int n_limits = c->bad ? 0 : n - p->n_entry_symbols;
+    qn_dim *limits = c->to ? (qn_dim *)(uintptr_t)p->limits : QN_NEW_ARRAY(c->arena, qn_dim, n_limits);
     for (int i = 0; i < n_limits; i++)
         code_dim(c, &limits[i]);
     p->limits = limits;
@@ -238,8 +246,8 @@ static void code_io(coder *c, qn_pio *io, int number)
     for (int i = 0; i < io->type.rank; i++)
         code_dim(c, &dims[i]);
     CODE(c, io->alias);
-    CODE(c, io->trainable);
-    CODE(c, has_initial);
+    code_flag(c, &io->trainable);
+    code_flag(c, &has_initial);
     CODE(c, io->initial_offset);
     io->role = (quern_role)role;
     io->type.dtype = (qn_dtype)dtype;
@@ -302,14 +310,14 @@ static void code_step(coder *c, qn_step *s)
         code_dim(c, &params[i]);
     code_dim(c, &s->tasks);
     CODE(c, s->flops);
-    CODE(c, s->alternates);
+    code_flag(c, &s->alternates);
     CODE(c, s->node);
     CODE(c, collective);
     CODE(c, s->how);
     CODE(c, s->ranks);
     CODE(c, s->loop);
     code_dim(c, &s->count);
-    CODE(c, s->reverse);
+    code_flag(c, &s->reverse);
     CODE(c, s->condition);
     code_steps(c, &s->test);
     code_steps(c, &s->body);
@@ -336,8 +344,8 @@ static void code_argument(coder *c, qn_kbuffer *b)
     code_text(c, &b->name);
     CODE(c, dtype);
     CODE(c, b->index);
-    CODE(c, b->written);
-    CODE(c, b->read);
+    code_flag(c, &b->written);
+    code_flag(c, &b->read);
     CODE(c, b->inplace);
     CODE(c, b->align);
     b->dtype = (qn_dtype)dtype;
@@ -367,7 +375,7 @@ static void code_kernel(coder *c, qn_kernel *k)
         CODE(c, k->param_multiple[i]);
     }
     CODE(c, k->gpu_threads);
-    CODE(c, k->by_thread);
+    code_flag(c, &k->by_thread);
     CODE(c, k->flops);
     CODE(c, k->bytes);
 }
@@ -375,7 +383,8 @@ static void code_kernel(coder *c, qn_kernel *k)
 static void code_kernels(coder *c, qn_program *p, qn_cache_key **keys)
 {
     CODE_ARRAY(c, &p->n_kernels, p->kernels);
-    CODE_ARRAY(c, &p->n_kernels, *keys);
+    if (!c->to)
+        *keys = QN_NEW_ARRAY(c->arena, qn_cache_key, p->n_kernels);
     for (int i = 0; i < p->n_kernels && !c->bad; i++) {
         const char *name = c->to ? p->kernels[i]->name : NULL;
         code_text(c, &name);

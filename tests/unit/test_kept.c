@@ -157,6 +157,54 @@ static void collectives_come_back(void **state)
     qn_module_free(module);
 }
 
+static bool comes_back(fixture *f, const qn_kept *kept, char *bytes, size_t n)
+{
+    qn_arena *arena = qn_arena_new();
+    qn_program *back;
+    qn_cache_key *keys;
+    assert_true(qn_cache_put(&f->cache, &kept->key, &(qn_code){ bytes, n }));
+    const bool found = qn_kept_get(&f->cache, kept, arena, &back, &keys);
+    qn_arena_free(arena);
+    return found;
+}
+
+/* An entry that ends anywhere but at its end is none, nor is one with more behind it; and whatever its bytes are, reading them does no
+ * harm. */
+static void other_bytes_are_read_with_care(void **state)
+{
+    static const char text[] = "dims n: 1..64\n"
+                               "graph @main(%x: f32[n, 8]) -> (y: f32[n, 8]) {\n"
+                               "  %0 = sort %x {axis = 1} : f32[n, 8]\n"
+                               "  %1 = exp %0 : f32[n, 8]\n"
+                               "  return %1\n}\n";
+    fixture *f = *state;
+    const qn_pass_options options = { .math = QN_MATH_DEFAULT };
+    qn_module *module;
+    qn_kept kept;
+    qn_code whole;
+    bool changed;
+    assert_int_equal(qn_text_parse(text, sizeof text - 1, "p.qn", &module, &f->diags), QUERN_OK);
+    qn_graph *graph = module->functions[0];
+    keep_and_compare(f, "bytes", graph, &options);
+    assert_int_equal(qn_pass_find("expand")->run(graph, &options, &changed, &f->diags), QUERN_OK);
+    assert_true(qn_kept_of(graph, &options, "bytes", f->arena, &kept));
+    assert_true(qn_cache_get(&f->cache, &kept.key, f->arena, &whole));
+    char *bytes = qn_arena_alloc(f->arena, whole.size + 1);
+    memcpy(bytes, whole.data, whole.size);
+    for (size_t n = 0; n <= whole.size + 1; n++)
+        assert_int_equal(comes_back(f, &kept, bytes, n), n == whole.size);
+    for (size_t i = 0; i < whole.size; i++) {
+        static const unsigned char others[] = { 0, 1, 64, 127, 128, 255 };
+        const char byte = bytes[i];
+        for (size_t k = 0; k < sizeof others; k++) {
+            bytes[i] = (char)others[k];
+            comes_back(f, &kept, bytes, whole.size);
+        }
+        bytes[i] = byte;
+    }
+    qn_module_free(module);
+}
+
 /* ---- keys ---- */
 
 static qn_cache_key key_of(fixture *f, const char *text, const char *settings)
@@ -327,6 +375,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test_setup_teardown(programs_come_back, setup, teardown),
         cmocka_unit_test_setup_teardown(collectives_come_back, setup, teardown),
+        cmocka_unit_test_setup_teardown(other_bytes_are_read_with_care, setup, teardown),
         cmocka_unit_test_setup_teardown(keys_tell_apart_what_lowering_does, setup, teardown),
         cmocka_unit_test_setup_teardown(tuning_makes_programs_anew, setup, teardown),
         cmocka_unit_test_setup_teardown(what_is_lost_is_made_again, setup, teardown),
