@@ -209,6 +209,18 @@ quern_value *quern_constant(quern_builder *b, int dtype, int rank, const int64_t
                                                                   : NULL;
 }
 
+/* Is the number, which a double says exactly, a value of the type of integers or bool? */
+static bool holds_integer(qn_dtype dtype, double value)
+{
+    if (value != trunc(value) || fabs(value) > 0x1p53 ||
+        (value < 0 && qn_dtype_class_of(dtype) != QN_CLASS_SIGNED))
+        return false;
+    const int64_t number = (int64_t)value;
+    int64_t stored = 0;
+    qn_scalar_store(dtype, (qn_scalar){ .i = number }, &stored);
+    return qn_scalar_load(dtype, &stored).i == number;
+}
+
 quern_value *quern_scalar(quern_builder *b, int dtype, double value)
 {
     static const char call[] = "quern_scalar";
@@ -216,7 +228,10 @@ quern_value *quern_scalar(quern_builder *b, int dtype, double value)
         return NULL;
     if (qn_dtype_is_float((qn_dtype)dtype))
         return qn_out(qn_b_scalar(&b->build, (qn_dtype)dtype, value));
-    if (value != trunc(value) || fabs(value) > 0x1p53)
+    if (qn_dtype_is_stored((qn_dtype)dtype))
+        return qn_build_fail(b, call, "nothing is computed in %s: quern_convert makes it of another",
+                             quern_dtype_text(dtype));
+    if (!holds_integer((qn_dtype)dtype, value))
         return qn_build_fail(b, call, "%g is no %s", value, quern_dtype_text(dtype));
     return qn_out(qn_b_scalar_int(&b->build, (qn_dtype)dtype, (int64_t)value));
 }

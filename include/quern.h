@@ -376,7 +376,7 @@ QUERN_API void quern_set_state(quern_builder *b, quern_value *state, quern_value
 QUERN_API quern_value *quern_constant(quern_builder *b, int dtype, int rank, const int64_t *dims,
                                       const void *data); /* copied */
 QUERN_API quern_value *quern_scalar(quern_builder *b, int dtype,
-                                    double value); /* a constant, exact or rounded */
+                                    double value); /* a constant, of integers exact, else rounded */
 /* Any op of docs/ops.md: operands and attributes in the text form, such as "axis = 1" or "kind = sum, axes = [1]". */
 QUERN_API quern_value *quern_op(quern_builder *b, const char *op, int n_operands,
                                 quern_value *const *operands, const char *attributes);

@@ -56,9 +56,12 @@ static qn_status constants(qn_infer_context *c, qn_attr_key key, const qn_dim *d
 static qn_status at_least(qn_infer_context *c, qn_attr_key key, const int64_t *values, int n, int64_t least)
 {
     for (int i = 0; i < n; i++) {
-        if (values[i] < least || values[i] > INT32_MAX)
+        if (values[i] < least)
             return qn_infer_fail(c, "%s has %lld; expected at least %lld", qn_attrs[key].name,
                                  (long long)values[i], (long long)least);
+        if (values[i] > INT32_MAX)
+            return qn_infer_fail(c, "%s has %lld; expected at most %d", qn_attrs[key].name,
+                                 (long long)values[i], INT32_MAX);
     }
     return QUERN_OK;
 }

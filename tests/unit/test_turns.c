@@ -304,9 +304,35 @@ static quern_value *no_integer(quern_builder *b, quern_value *x)
     return quern_add(b, quern_convert(b, x, QUERN_I32), quern_scalar(b, QUERN_I32, 0.5));
 }
 
+static quern_value *too_large(quern_builder *b, quern_value *x)
+{
+    quern_scalar(b, QUERN_U8, 255);
+    quern_scalar(b, QUERN_I8, -128);
+    quern_scalar(b, QUERN_U64, 0x1p53);
+    quern_scalar(b, QUERN_BOOL, 1);
+    return quern_add(b, quern_convert(b, x, QUERN_I8), quern_scalar(b, QUERN_I8, 128));
+}
+
+static quern_value *below_zero(quern_builder *b, quern_value *x)
+{
+    return quern_add(b, quern_convert(b, x, QUERN_U64), quern_scalar(b, QUERN_U64, -1));
+}
+
+static quern_value *only_stored(quern_builder *b, quern_value *x)
+{
+    (void)x;
+    return quern_scalar(b, QUERN_F8E5M2, 1);
+}
+
 static quern_value *no_dtype(quern_builder *b, quern_value *x)
 {
     return quern_add(b, x, quern_scalar(b, 99, 0));
+}
+
+static quern_value *huge_stride(quern_builder *b, quern_value *x)
+{
+    x = quern_reshape(b, x, QUERN_SHAPE(QUERN_N(1), QUERN_N(1), QUERN_N(5), QUERN_N(6)));
+    return quern_conv_transpose2d(b, x, 1, 2, INT64_MAX, 0, "up");
 }
 
 static quern_value *no_image(quern_builder *b, quern_value *x)
@@ -321,7 +347,11 @@ static void reports_mistakes(void **state)
     reports(no_rest, "quern_reshape: what remains for -1 is not known");
     reports(uneven_rest, "quern_reshape");
     reports(no_integer, "quern_scalar: 0.5 is no i32");
+    reports(too_large, "quern_scalar: 128 is no i8");
+    reports(below_zero, "quern_scalar: -1 is no u64");
+    reports(only_stored, "quern_scalar: nothing is computed in f8e5m2");
     reports(no_dtype, "quern_scalar: 99 is no data type");
+    reports(huge_stride, "x_dilation has 9223372036854775807; expected at most 2147483647");
     reports(no_image, "quern_conv_transpose2d: x is f32[5, 6]; it must be of floats [N, C, H, W]");
 }
 
