@@ -147,8 +147,7 @@ static bool is_image(quern_builder *b, const char *call, quern_value *x)
     const qn_type *type = &qn_in(x)->type;
     if (qn_dtype_is_float(type->dtype) && type->rank == 4 && qn_dim_is_const(type->dims[1]))
         return true;
-    qn_build_fail(b, call, "x is %s; it must be of floats [N, C, H, W], and C a number",
-                  qn_type_print(type, b->module->arena));
+    qn_build_fail(b, call, "x is %s; it must be of floats [N, C, H, W], and C a number", type_text(b, x));
     return false;
 }
 
@@ -156,10 +155,8 @@ static quern_value *convolve(quern_builder *b, const char *call, bool transposed
                              int64_t channels, int64_t kernel, int64_t stride, int64_t padding,
                              const char *name)
 {
-    if (!qn_build_begin(b, call, 1, &x) || !is_image(b, call, x))
+    if (!qn_build_begin(b, call, 1, &x) || !is_image(b, call, x) || !is_named(b, call, name))
         return NULL;
-    if (!name || !name[0])
-        return qn_build_fail(b, call, "it needs a name");
     if (channels < 1 || kernel < 1 || stride < 1 || padding < 0 || kernel > INT32_MAX || padding > INT32_MAX)
         return qn_build_fail(
             b, call, "channels, kernel and stride must be at least 1, the padding at least 0, and none huge");
