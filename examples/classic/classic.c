@@ -4,7 +4,6 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <time.h>
 
 #include "examples/common/common.h"
 
@@ -76,13 +75,6 @@ static quern_array array_of(quern_session *session, const char *name)
     return array;
 }
 
-static double now(void)
-{
-    struct timespec t;
-    timespec_get(&t, TIME_UTC);
-    return (double)t.tv_sec + 1e-9 * (double)t.tv_nsec;
-}
-
 /* How many test digits have their greatest score at their class, by the states of `owner`, which learned for so many seconds. */
 static result judge(const example *e, const digits *d, scores_fn scores, quern_session *owner, double seconds)
 {
@@ -94,10 +86,10 @@ static result judge(const example *e, const digits *d, scores_fn scores, quern_s
     quern_session *session = open_session(e, b, owner, &model);
     bind(session, "x", &d->test[0]);
     example_check(quern_session_run(session));
-    const double start = now();
+    const double start = example_now();
     for (int i = 0; i < ROUNDS; i++)
         example_check(quern_session_run(session));
-    const double each = 1e6 * (now() - start) / (double)(ROUNDS * n);
+    const double each = 1e6 * (example_now() - start) / (double)(ROUNDS * n);
     const float *s = array_of(session, "scores").data;
     int64_t right = 0;
     for (int64_t i = 0; i < n; i++, s += CLASSES) {
@@ -203,7 +195,7 @@ static result kernel_regression(example e, const digits *d)
     quern_session *step = open_session(&e, kernel_step(), NULL, &models[0]);
     quern_session *begin = open_session(&e, kernel_begin(), step, &models[1]);
     result r = { 0 };
-    const double start = now();
+    const double start = example_now();
     bind(begin, "x", &d->train[0]);
     bind(begin, "y", &d->train[1]);
     example_check(quern_session_run(begin));
@@ -213,7 +205,7 @@ static result kernel_regression(example e, const digits *d)
         example_check(quern_session_save(step, path, NULL));
     } else {
         example_loop(&e, step, SOLVE_STEPS, SOLVE_EPOCHS, solve, step);
-        r = judge(&e, d, kernel_scores, step, now() - start);
+        r = judge(&e, d, kernel_scores, step, example_now() - start);
     }
     quern_session_free(begin);
     quern_session_free(step);
@@ -378,7 +370,7 @@ static result boosted_trees(example e, const digits *d)
     quern_session *learner = quern_trainer_session(s.trainer);
     s.join = open_session(&e, tree_joins(), learner, &model);
     bind(s.join, "x", &d->train[0]);
-    const double start = now();
+    const double start = example_now();
     if (e.dump) {
         char path[4096];
         double losses[TREE_STEPS];
@@ -394,7 +386,7 @@ static result boosted_trees(example e, const digits *d)
         }
     } else {
         example_loop_all(&e, 2, (quern_session *[]){ learner, s.join }, TREE_STEPS, TREES, boost, &s);
-        r = judge(&e, d, tree_scores, s.join, now() - start);
+        r = judge(&e, d, tree_scores, s.join, example_now() - start);
     }
     quern_session_free(s.join);
     quern_model_free(model);
@@ -490,12 +482,12 @@ static result gaussian_mixture(example e, const digits *d)
     quern_value *own = QUERN_OP(b, "gather_elements", "axis = 1", scores, columns(b, y, 1));
     quern_output(b, QUERN_OP(b, "neg", NULL, own), "loss");
     example_check(quern_train(b, &options, &e.compile, &f.trainer));
-    const double start = now();
+    const double start = example_now();
     if (e.dump) {
         example_dump(&e, f.trainer, &d->train[0], &d->train[1]);
     } else {
         example_loop(&e, quern_trainer_session(f.trainer), (TRAIN + 63) / 64, 40, fit, &f);
-        r = judge(&e, d, mixture_scores, quern_trainer_session(f.trainer), now() - start);
+        r = judge(&e, d, mixture_scores, quern_trainer_session(f.trainer), example_now() - start);
     }
     quern_trainer_free(f.trainer);
     return r;
@@ -531,10 +523,10 @@ static result network(example e, const digits *d, const char *name, scores_fn sc
     quern_builder_seed(b, e.seed);
     quern_output(b, scores(b, pixels(b, QUERN_DIM("batch"))), "scores");
     example_check(quern_train(b, &options, &e.compile, &trainer));
-    const double start = now();
+    const double start = example_now();
     example_train(&e, trainer, &d->train[0], &d->train[1], 32, 40);
     if (!e.dump)
-        r = judge(&e, d, scores, quern_trainer_session(trainer), now() - start);
+        r = judge(&e, d, scores, quern_trainer_session(trainer), example_now() - start);
     quern_trainer_free(trainer);
     return r;
 }

@@ -205,7 +205,7 @@ void example_dump(const example *e, quern_trainer *trainer, const quern_array *x
 
 /* ---- the loop ---- */
 
-static double now(void)
+double example_now(void)
 {
     struct timespec t;
     timespec_get(&t, TIME_UTC);
@@ -235,9 +235,9 @@ void example_loop_all(const example *e, int n, quern_session *const *sessions, i
     }
     const int64_t pause = epochs > 20 ? epochs / 20 : 1; /* between reports and checkpoints */
     while (done < epochs) {
-        const double start = now();
+        const double start = example_now();
         epoch(user, done, losses + steps * done);
-        const double seconds = now() - start;
+        const double seconds = example_now() - start;
         if ((++done % pause != 0 && done != epochs) || e->silent)
             continue;
         double mean = 0;

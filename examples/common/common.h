@@ -24,6 +24,7 @@ const char *example_option(int *argc, char **argv, const char *option, const cha
 /* Reads the other options of the command line; prints them and ends where one is unknown. `epochs`: where none are given. */
 example example_parse(int argc, char **argv, const char *name);
 void example_check(int status); /* prints quern_last_error() and ends where it is not 0 */
+double example_now(void);       /* seconds */
 
 /* Data: the same numbers for the same seed on every machine. */
 double example_uniform(uint64_t *state); /* [0, 1) */

@@ -6,7 +6,6 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <time.h>
 
 #include "examples/common/common.h"
 
@@ -260,13 +259,6 @@ typedef struct recorder {
     double began;
 } recorder;
 
-static double now(void)
-{
-    struct timespec t;
-    timespec_get(&t, TIME_UTC);
-    return (double)t.tv_sec + 1e-9 * (double)t.tv_nsec;
-}
-
 static int note(quern_comm *comm, const void *in, void *out, int64_t n, int32_t dtype, int32_t how)
 {
     recorder *r = (recorder *)comm;
@@ -294,11 +286,11 @@ static void trace(void *user, const char *kernel, int begin)
 {
     recorder *r = user;
     if (begin) {
-        r->began = now();
+        r->began = example_now();
         return;
     }
     if (strncmp(kernel, "all_reduce", 10) != 0 && r->n < MOST_EVENTS)
-        r->events[r->n++].seconds = now() - r->began;
+        r->events[r->n++].seconds = example_now() - r->began;
 }
 
 /* Seconds in which all have the sum of so many bytes, by a ring or by halving and doubling along a tree, whichever is quicker. */

@@ -8,7 +8,6 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <time.h>
 
 #include "examples/common/cartpole.h"
 #include "examples/common/common.h"
@@ -143,8 +142,6 @@ typedef struct group {
     quern_session *policy;
     cart carts[GROUP];
     uint64_t random;
-    double returns; /* of episodes that ended */
-    int ended;
 } group;
 
 typedef struct school {
@@ -192,11 +189,8 @@ static void play(void *user, int64_t number)
             ((float *)s->seen[REWARD])[row + i] = 1 - discount; /* values are then below 1 */
             ((float *)s->seen[ALIVE])[row + i] = !fallen;
             ((float *)s->seen[GOES_ON])[row + i] = !ends && t < TIME - 1;
-            if (ends) {
-                g->returns += c->age;
-                g->ended++;
+            if (ends)
                 cart_reset(c, &g->random);
-            }
         }
     }
 }
@@ -208,7 +202,6 @@ static void reset(school *s, int64_t epoch)
         g->random = (s->e->seed * 1000003 + (uint64_t)epoch) * 1000003 + (uint64_t)(s->first_group + i);
         for (int k = 0; k < GROUP; k++)
             cart_reset(&g->carts[k], &g->random);
-        g->returns = g->ended = 0;
     }
 }
 
@@ -271,23 +264,16 @@ static double compare_returns(school *s)
     return worst;
 }
 
-static double now(void)
-{
-    struct timespec t;
-    timespec_get(&t, TIME_UTC);
-    return (double)t.tv_sec + 1e-9 * (double)t.tv_nsec;
-}
-
 /* Pushes of all ranks in a second, by how many workers each has. */
 static void measure(school *s)
 {
     for (int workers = 1; workers <= s->n_groups && workers <= quern_pool_threads(s->pool); workers *= 2) {
         enum { PLAYS = 200 };
         quern_pool *pool = quern_pool_new(workers);
-        const double start = now();
+        const double start = example_now();
         for (int i = 0; i < PLAYS; i++)
             quern_pool_parallel_for(pool, play, s, s->n_groups);
-        double rate = PLAYS * TIME * GROUP * (double)s->n_groups / (now() - start);
+        double rate = PLAYS * TIME * GROUP * (double)s->n_groups / (example_now() - start);
         quern_pool_free(pool);
         example_check(quern_comm_all_reduce(s->comm, &rate, &rate, 1, QUERN_F64, QUERN_COMBINE_SUM));
         if (!s->e->silent)
