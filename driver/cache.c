@@ -213,12 +213,14 @@ static bool read_entry(int fd, const qn_cache_key *key, qn_arena *arena, qn_code
         memcmp(header.key, key->bytes, sizeof key->bytes) != 0 ||
         (uint64_t)st.st_size != sizeof header + header.length)
         return false;
-    out->size = header.length;
-    out->data = qn_arena_alloc(arena, out->size);
-    if (!read_all(fd, out->data, out->size))
+    const qn_code found = { qn_arena_alloc(arena, header.length), header.length };
+    if (!read_all(fd, found.data, found.size))
         return false;
-    hash_contents(out->data, out->size, hash);
-    return memcmp(hash, header.hash, sizeof hash) == 0;
+    hash_contents(found.data, found.size, hash);
+    if (memcmp(hash, header.hash, sizeof hash) != 0)
+        return false;
+    *out = found;
+    return true;
 }
 
 /* An entry's time of change is when it was last used, to the hour. */

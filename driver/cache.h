@@ -35,7 +35,7 @@ qn_cache_key qn_cache_key_of(int n, const char *const *texts);
 /* 32 hexadecimal digits and a zero byte. */
 void qn_cache_key_text(const qn_cache_key *key, char out[33]);
 
-/* False where there is no entry, or a damaged one (which is removed). */
+/* False where there is no entry, or a damaged one (which is removed): then `out` is as before. */
 bool qn_cache_get(const qn_cache *cache, const qn_cache_key *key, qn_arena *arena, qn_code *out);
 /* False where it could not be written: the next compilation makes it again. */
 bool qn_cache_put(qn_cache *cache, const qn_cache_key *key, const qn_code *code);
