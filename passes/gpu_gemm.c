@@ -169,12 +169,12 @@ static bool matches(const qn_group *group, const qn_pass_options *options)
                                                                             : false);
 }
 
-/* Can the matrix unit multiply it? */
-static bool in_unit(const qn_node *root, const qn_machine *machine)
+/* Can the matrix unit multiply it? It adds in an order of its own, so not with strict mathematics. */
+static bool in_unit(const qn_node *root, const qn_pass_options *options)
 {
     const qn_dtype dtype = root->operands[0]->type.dtype;
-    return machine->gpu_arch >= 80 && (dtype == QUERN_BF16 || dtype == QUERN_F16) &&
-           root->operands[1]->type.dtype == dtype;
+    return options->machine->gpu_arch >= 80 && options->math != QN_MATH_STRICT &&
+           (dtype == QUERN_BF16 || dtype == QUERN_F16) && root->operands[1]->type.dtype == dtype;
 }
 
 static int threads_of(const shape *s)
@@ -690,7 +690,7 @@ static void read_convolution(gemm *g)
 static void read_shape(gemm *g)
 {
     const qn_node *root = g->group->root;
-    g->unit = in_unit(root, g->w.lowering->options->machine);
+    g->unit = in_unit(root, g->w.lowering->options);
     g->dtype = g->unit ? root->operands[0]->type.dtype : QUERN_F32;
     g->step = g->unit ? UNIT_STEP : STEP;
     g->run = ACCESS / (int)qn_dtype_bytes(g->dtype);

@@ -18,7 +18,8 @@ enum { SUCCESS = 0, ATTRIBUTE_MAJOR = 75, ATTRIBUTE_MINOR = 76, MOST_BLOCKS = IN
     X(device_attribute, "cuDeviceGetAttribute", (int *, int, int))                                    \
     X(context_retain, "cuDevicePrimaryCtxRetain", (void **, int))                                     \
     X(context_release, "cuDevicePrimaryCtxRelease_v2", (int))                                         \
-    X(context_set, "cuCtxSetCurrent", (void *))                                                       \
+    X(context_push, "cuCtxPushCurrent_v2", (void *))                                                  \
+    X(context_pop, "cuCtxPopCurrent_v2", (void **))                                                   \
     X(context_wait, "cuCtxSynchronize", (void))                                                       \
     X(module_load, "cuModuleLoadDataEx", (void **, const void *, unsigned, int *, void **))           \
     X(module_unload, "cuModuleUnload", (void *))                                                      \
@@ -56,10 +57,18 @@ static int check(const qn_cuda *c, const char *what, int code)
     return code == SUCCESS ? QUERN_OK : fail(c, what, code);
 }
 
-/* Calls come from any thread: each has a current context of its own. */
+/* Calls come from any thread: each has a current context, which is the host's again when a call returns. */
 static int enter(qn_cuda *c)
 {
-    return check(c, "cuCtxSetCurrent", c->context_set(c->context));
+    return check(c, "cuCtxPushCurrent", c->context_push(c->context));
+}
+
+/* What became of the driver's call `what` in between. */
+static int leave(qn_cuda *c, const char *what, int code)
+{
+    void *popped;
+    const int pop = c->context_pop(&popped);
+    return code ? fail(c, what, code) : check(c, "cuCtxPopCurrent", pop);
 }
 
 /* ---- the device ---- */
@@ -159,9 +168,11 @@ void qn_cuda_close(qn_cuda *c)
     if (!c)
         return;
     if (c->context) {
-        if (c->context_set(c->context) == SUCCESS && c->module)
+        void *popped;
+        if (c->module && c->context_push(c->context) == SUCCESS) {
             c->module_unload(c->module);
-        c->context_set(NULL);
+            c->context_pop(&popped);
+        }
         c->context_release(c->device);
     }
     dlclose(c->library);
@@ -179,7 +190,7 @@ int qn_cuda_load(qn_cuda *c, const char *ptx)
 {
     int status = enter(c);
     return status ? status
-                  : check(c, "the driver refuses the code", c->module_load(&c->module, ptx, 0, NULL, NULL));
+                  : leave(c, "the driver refuses the code", c->module_load(&c->module, ptx, 0, NULL, NULL));
 }
 
 int qn_cuda_function(qn_cuda *c, const char *name, void **out_function)
@@ -191,24 +202,25 @@ int qn_cuda_launch(qn_cuda *c, void *function, qn_cuda_address args, int n, int6
                    int threads)
 {
     int64_t first = 0;
+    int status = enter(c), code = SUCCESS;
+    if (status)
+        return status;
     void *parameters[2 + n];
-    int status = enter(c);
     parameters[0] = &args;
     parameters[1] = &first;
     for (int i = 0; i < n; i++)
         parameters[2 + i] = &more[i];
-    for (; first < tasks && !status; first += MOST_BLOCKS) {
+    for (; first < tasks && !code; first += MOST_BLOCKS) {
         const unsigned blocks = (unsigned)(tasks - first < MOST_BLOCKS ? tasks - first : MOST_BLOCKS);
-        status = check(c, "cuLaunchKernel",
-                       c->launch(function, blocks, 1, 1, (unsigned)threads, 1, 1, 0, NULL, parameters, NULL));
+        code = c->launch(function, blocks, 1, 1, (unsigned)threads, 1, 1, 0, NULL, parameters, NULL);
     }
-    return status;
+    return leave(c, "cuLaunchKernel", code);
 }
 
 int qn_cuda_wait(qn_cuda *c)
 {
     int status = enter(c);
-    return status ? status : check(c, "a kernel failed", c->context_wait());
+    return status ? status : leave(c, "a kernel failed", c->context_wait());
 }
 
 /* ---- memory ---- */
@@ -216,43 +228,47 @@ int qn_cuda_wait(qn_cuda *c)
 int qn_cuda_alloc(qn_cuda *c, size_t bytes, qn_cuda_address *out)
 {
     *out = 0;
-    int status = enter(c);
+    int status = bytes ? enter(c) : QUERN_OK;
     if (status || bytes == 0)
         return status;
-    int code = c->memory_alloc(out, bytes);
-    return code == SUCCESS ? QUERN_OK
+    const int code = c->memory_alloc(out, bytes);
+    status = leave(c, "cuMemAlloc", SUCCESS);
+    return code == SUCCESS ? status
                            : qn_fail(QUERN_ERROR_MEMORY, "GPU: no memory for %zu bytes (%d)", bytes, code);
 }
 
 void qn_cuda_free(qn_cuda *c, qn_cuda_address address)
 {
-    if (address && c->context_set(c->context) == SUCCESS)
+    void *popped;
+    if (address && c->context_push(c->context) == SUCCESS) {
         c->memory_free(address);
+        c->context_pop(&popped);
+    }
 }
 
 int qn_cuda_clear(qn_cuda *c, qn_cuda_address at, size_t bytes)
 {
     int status = bytes ? enter(c) : QUERN_OK;
-    return status || !bytes ? status : check(c, "writing zeros on the GPU", c->fill(at, 0, bytes, NULL));
+    return status || !bytes ? status : leave(c, "writing zeros on the GPU", c->fill(at, 0, bytes, NULL));
 }
 
 int qn_cuda_to_device(qn_cuda *c, qn_cuda_address to, const void *from, size_t bytes)
 {
     int status = bytes ? enter(c) : QUERN_OK;
-    return status || !bytes ? status : check(c, "copying to the GPU", c->to_device(to, from, bytes, NULL));
+    return status || !bytes ? status : leave(c, "copying to the GPU", c->to_device(to, from, bytes, NULL));
 }
 
 int qn_cuda_to_host(qn_cuda *c, void *to, qn_cuda_address from, size_t bytes)
 {
     int status = bytes ? enter(c) : QUERN_OK;
-    return status || !bytes ? status : check(c, "copying from the GPU", c->to_host(to, from, bytes));
+    return status || !bytes ? status : leave(c, "copying from the GPU", c->to_host(to, from, bytes));
 }
 
 int qn_cuda_copy(qn_cuda *c, qn_cuda_address to, qn_cuda_address from, size_t bytes)
 {
     int status = bytes && to != from ? enter(c) : QUERN_OK;
     return status || !bytes || to == from ? status
-                                          : check(c, "copying on the GPU", c->copy(to, from, bytes, NULL));
+                                          : leave(c, "copying on the GPU", c->copy(to, from, bytes, NULL));
 }
 
 int qn_cuda_copy_between(qn_cuda *c, qn_cuda_address to, qn_cuda *from_device, qn_cuda_address from,
@@ -260,6 +276,6 @@ int qn_cuda_copy_between(qn_cuda *c, qn_cuda_address to, qn_cuda *from_device, q
 {
     int status = bytes ? enter(c) : QUERN_OK;
     return status || !bytes ? status
-                            : check(c, "copying from one GPU to another",
+                            : leave(c, "copying from one GPU to another",
                                     c->copy_between(to, c->context, from, from_device->context, bytes));
 }

@@ -58,7 +58,9 @@ typedef struct function {
 static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER; /* of all that follows */
 static const context contexts[MOST_DEVICES] = { { 0 }, { 1 }, { 2 }, { 3 }, { 4 }, { 5 }, { 6 }, { 7 } };
 static int n_uses[MOST_DEVICES];
-static _Thread_local const context *current;
+enum { MOST_PUSHED = 4 }; /* calls are not nested: one that is not popped shows soon */
+static _Thread_local const context *current, *pushed[MOST_PUSHED];
+static _Thread_local int n_pushed;
 static allocation *allocations;
 static function *functions;
 static long n_live, n_mistakes;
@@ -158,9 +160,21 @@ int cuDevicePrimaryCtxRelease_v2(int device)
     return code;
 }
 
-int cuCtxSetCurrent(void *c)
+int cuCtxPushCurrent_v2(void *c)
 {
+    if (n_pushed == MOST_PUSHED)
+        return mistake(INVALID_CONTEXT, "contexts are pushed and not popped");
+    pushed[n_pushed++] = current;
     current = c;
+    return 0;
+}
+
+int cuCtxPopCurrent_v2(void **out)
+{
+    if (n_pushed == 0)
+        return mistake(INVALID_CONTEXT, "there is no context to pop");
+    *out = (void *)(uintptr_t)current;
+    current = pushed[--n_pushed];
     return 0;
 }
 
