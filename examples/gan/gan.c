@@ -222,9 +222,9 @@ static bool judge_points(const game *g, const float *x)
     int near[MODES] = { 0 }, total = 0, modes = 0;
     memset(picture, 255, sizeof picture);
     for (int i = 0; i < SAMPLES; i++, x += 2) {
-        const int column = (int)(SIZE * (x[0] + 1.5) / 3), row = (int)(SIZE * (1.5 - x[1]) / 3);
-        if (column >= 0 && column < SIZE && row >= 0 && row < SIZE)
-            picture[row * SIZE + column] = 0;
+        const double column = SIZE * (x[0] + 1.5) / 3, row = SIZE * (1.5 - x[1]) / 3;
+        if (column >= 0 && column < SIZE && row >= 0 && row < SIZE) /* and not NaN */
+            picture[(int)row * SIZE + (int)column] = 0;
         for (int k = 0; k < MODES; k++)
             near[k] += hypot(x[0] - cos(circle * k / MODES), x[1] - sin(circle * k / MODES)) < 3 * sigma;
     }
