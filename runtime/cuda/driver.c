@@ -26,7 +26,7 @@ enum { SUCCESS = 0, ATTRIBUTE_MAJOR = 75, ATTRIBUTE_MINOR = 76, MOST_BLOCKS = IN
     X(module_function, "cuModuleGetFunction", (void **, void *, const char *))                        \
     X(memory_alloc, "cuMemAlloc_v2", (uint64_t *, size_t))                                            \
     X(memory_free, "cuMemFree_v2", (uint64_t))                                                        \
-    X(to_device, "cuMemcpyHtoDAsync_v2", (uint64_t, const void *, size_t, void *))                    \
+    X(to_device, "cuMemcpyHtoD_v2", (uint64_t, const void *, size_t))                                 \
     X(to_host, "cuMemcpyDtoH_v2", (void *, uint64_t, size_t))                                         \
     X(copy, "cuMemcpyDtoDAsync_v2", (uint64_t, uint64_t, size_t, void *))                             \
     X(copy_between, "cuMemcpyPeer", (uint64_t, void *, uint64_t, void *, size_t))                     \
@@ -255,7 +255,7 @@ int qn_cuda_clear(qn_cuda *c, qn_cuda_address at, size_t bytes)
 int qn_cuda_to_device(qn_cuda *c, qn_cuda_address to, const void *from, size_t bytes)
 {
     int status = bytes ? enter(c) : QUERN_OK;
-    return status || !bytes ? status : leave(c, "copying to the GPU", c->to_device(to, from, bytes, NULL));
+    return status || !bytes ? status : leave(c, "copying to the GPU", c->to_device(to, from, bytes));
 }
 
 int qn_cuda_to_host(qn_cuda *c, void *to, qn_cuda_address from, size_t bytes)

@@ -276,10 +276,10 @@ static int copied(int to_device, uint64_t to, int from_device, uint64_t from, si
                                       (unsigned long long)from, (unsigned long long)to);
 }
 
-int cuMemcpyHtoDAsync_v2(uint64_t to, const void *from, size_t bytes, void *stream)
+int cuMemcpyHtoD_v2(uint64_t to, const void *from, size_t bytes)
 {
     say("in %zu\n", bytes);
-    return stream || !current ? INVALID : copied(current->device, to, -1, (uint64_t)(uintptr_t)from, bytes);
+    return !current ? INVALID : copied(current->device, to, -1, (uint64_t)(uintptr_t)from, bytes);
 }
 
 int cuMemcpyDtoH_v2(void *to, uint64_t from, size_t bytes)
