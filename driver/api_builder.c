@@ -413,8 +413,7 @@ quern_value *quern_reshape(quern_builder *b, quern_value *x, int rank, const que
     return qn_out(qn_b_reshape(&b->build, qn_in(x), rank, d));
 }
 
-/* From 0 on; -1 after a report. Negative ones count from the end. */
-static int axis_of(quern_builder *b, const char *call, quern_value *x, int axis)
+int qn_build_axis(quern_builder *b, const char *call, quern_value *x, int axis)
 {
     const int rank = qn_in(x)->type.rank;
     if (axis >= -rank && axis < rank)
@@ -426,14 +425,14 @@ static int axis_of(quern_builder *b, const char *call, quern_value *x, int axis)
 quern_value *quern_softmax(quern_builder *b, quern_value *x, int axis)
 {
     static const char call[] = "quern_softmax";
-    axis = qn_build_begin(b, call, 1, &x) ? axis_of(b, call, x, axis) : -1;
+    axis = qn_build_begin(b, call, 1, &x) ? qn_build_axis(b, call, x, axis) : -1;
     return axis < 0 ? NULL : qn_out(qn_b_softmax(&b->build, QN_OP_SOFTMAX, qn_in(x), axis));
 }
 
 quern_value *quern_slice(quern_builder *b, quern_value *x, int axis, int64_t start, int64_t limit)
 {
     static const char call[] = "quern_slice";
-    axis = qn_build_begin(b, call, 1, &x) ? axis_of(b, call, x, axis) : -1;
+    axis = qn_build_begin(b, call, 1, &x) ? qn_build_axis(b, call, x, axis) : -1;
     if (axis < 0)
         return NULL;
     qn_dims *t = b->module->dims;

@@ -32,6 +32,9 @@ quern_value *qn_build_fail(quern_builder *b, const char *call, const char *forma
 /* Ready to build for this call? Not when an operand is missing: then an earlier call has failed and said why. */
 bool qn_build_begin(quern_builder *b, const char *call, int n, quern_value *const *operands);
 
+/* An axis of x from 0 on, where negative ones count from the end; -1 after a report. */
+int qn_build_axis(quern_builder *b, const char *call, quern_value *x, int axis);
+
 /* An input with initial contents (NULL: zeros), or NULL after a report. */
 quern_value *qn_build_state(quern_builder *b, const char *call, const char *name, qn_input_role role,
                             int dtype, int rank, const int64_t *dims, const void *initial);

@@ -21,16 +21,6 @@ static bool find_kind(quern_builder *b, const char *call, int combine, qn_kind *
     return false;
 }
 
-/* The axis from 0 up; -1 after a report. */
-static int find_axis(quern_builder *b, const char *call, quern_value *x, int axis)
-{
-    const int rank = qn_in(x)->type.rank;
-    if (axis >= -rank && axis < rank)
-        return axis < 0 ? axis + rank : axis;
-    qn_build_fail(b, call, "there is no axis %d: the rank is %d", axis, rank);
-    return -1;
-}
-
 /* x with axis `axis` first, or that undone. */
 static qn_value *axis_first(quern_builder *b, qn_value *x, int axis, bool undo)
 {
@@ -54,7 +44,7 @@ quern_value *quern_all_reduce(quern_builder *b, quern_value *x, int combine)
 quern_value *quern_all_gather(quern_builder *b, quern_value *x, int axis, int ranks)
 {
     if (!qn_build_begin(b, "quern_all_gather", 1, &x) ||
-        (axis = find_axis(b, "quern_all_gather", x, axis)) < 0)
+        (axis = qn_build_axis(b, "quern_all_gather", x, axis)) < 0)
         return NULL;
     qn_value *all = qn_b_all_gather(&b->build, axis_first(b, qn_in(x), axis, false), ranks);
     return qn_out(axis_first(b, all, axis, true));
@@ -65,7 +55,7 @@ quern_value *quern_reduce_scatter(quern_builder *b, quern_value *x, int combine,
     static const char call[] = "quern_reduce_scatter";
     qn_kind kind;
     if (!qn_build_begin(b, call, 1, &x) || !find_kind(b, call, combine, &kind) ||
-        (axis = find_axis(b, call, x, axis)) < 0)
+        (axis = qn_build_axis(b, call, x, axis)) < 0)
         return NULL;
     qn_value *part = qn_b_reduce_scatter(&b->build, kind, axis_first(b, qn_in(x), axis, false), ranks);
     return qn_out(axis_first(b, part, axis, true));

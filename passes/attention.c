@@ -195,7 +195,8 @@ static void weigh_values(attention *a, int rows, qn_kvalue *first, qn_kvalue *n,
 /* How many of the block's `n` keys from key `first` on row `row` sees. */
 static qn_kvalue *seen_by(attention *a, qn_kvalue *row, qn_kvalue *first, qn_kvalue *n)
 {
-    qn_attention_set(&a->t, a->t.query, MIN(ADD(a->first_query, row), SUB(a->t.n_queries_value, INDEX(1))));
+    qn_ispace_set(&a->t.w.space, a->t.query,
+                  MIN(ADD(a->first_query, row), SUB(a->t.n_queries_value, INDEX(1))));
     qn_kvalue *query = qn_writer_index(&a->t.w, a->t.query);
     return a->t.causal ? MIN(MAX(SUB(qn_attention_seen(&a->t, ADD(query, INDEX(1))), first), INDEX(0)), n)
                        : n;
@@ -294,8 +295,8 @@ static void load_queries(attention *a, int rows)
     const qn_dim index[4] = { a->t.batch, a->t.head, a->t.query, a->at_depth };
     qn_kinst *by_row = qn_attention_for(&a->t, INDEX(0), INDEX(rows));
     const size_t mark = qn_writer_mark(w);
-    qn_attention_set(
-        &a->t, a->t.query,
+    qn_ispace_set(
+        &a->t.w.space, a->t.query,
         MIN(ADD(a->first_query, qn_attention_counter(by_row)), SUB(a->t.n_queries_value, INDEX(1))));
     qn_writer_prepare(w, a->t.q, index);
     qn_writer_loop loop = qn_writer_for_all(w, a->at_depth, QN_TAG_VECTOR, 0, NULL, NULL);
@@ -448,8 +449,8 @@ static qn_dim write_tasks(attention *a)
     qn_kvalue *task = qn_kb_task(b), *n_chunks = qn_writer_index(w, chunks),
               *heads = qn_writer_index(w, a->t.heads);
     qn_kvalue *from = MUL(qn_kb_imod(b, task, n_chunks), INDEX(each)), *head = qn_kb_idiv(b, task, n_chunks);
-    qn_attention_set(&a->t, a->t.head, qn_kb_imod(b, head, heads));
-    qn_attention_set(&a->t, a->t.batch, qn_kb_idiv(b, head, heads));
+    qn_ispace_set(&a->t.w.space, a->t.head, qn_kb_imod(b, head, heads));
+    qn_ispace_set(&a->t.w.space, a->t.batch, qn_kb_idiv(b, head, heads));
     tiles(a, (int)height, from, MIN(ADD(from, INDEX(each)), qn_writer_index(w, n_tiles)));
     return tasks;
 }

@@ -89,7 +89,7 @@ static qn_kvalue *mask_of(attention *a, qn_kvalue *key)
     qn_dim index[4];
     for (int i = 0; i < 4; i++)
         index[i] = qn_dim_is(a->t.mask->type.dims[i], 1) ? qn_dim_const(w->space.dims, 0) : vars[i];
-    qn_attention_set(&a->t, a->t.key, key);
+    qn_ispace_set(&a->t.w.space, a->t.key, key);
     const size_t mark = qn_writer_mark(w);
     qn_kvalue *value = qn_writer_value(w, a->t.mask, index);
     qn_writer_forget(w, mark);

@@ -270,7 +270,8 @@ static void finish_row(grad *a, qn_kvalue *row, qn_kvalue *n)
     const qn_kind max_kind = QN_KIND_MAX, sum_kind = QN_SUM;
     qn_kvalue *from = MUL(row, INDEX(a->t.stride)), *seen = n, *none = INDEX(0),
               *zero = qn_attention_number(&a->t, 0);
-    qn_attention_set(&a->t, a->t.query, MIN(ADD(a->first_query, row), SUB(a->t.n_queries_value, INDEX(1))));
+    qn_ispace_set(&a->t.w.space, a->t.query,
+                  MIN(ADD(a->first_query, row), SUB(a->t.n_queries_value, INDEX(1))));
     if (a->t.causal)
         seen =
             MIN(MAX(qn_attention_seen(&a->t, ADD(qn_writer_index(&a->t.w, a->t.query), INDEX(1))), none), n);
@@ -347,7 +348,7 @@ static qn_dim write_tasks(grad *a)
     qn_kvalue *shared =
         qn_kb_idiv(b, qn_writer_index(w, a->t.heads), groups); /* heads of q that read one of k */
     a->group = qn_kb_task(b);
-    qn_attention_set(&a->t, a->t.batch, qn_kb_idiv(b, a->group, groups));
+    qn_ispace_set(&a->t.w.space, a->t.batch, qn_kb_idiv(b, a->group, groups));
     pack(a, a->k, a->k_panels, a->depth);
     pack(a, a->v, a->v_panels, a->columns);
     qn_attention_fill(&a->t, a->gk, rows_at(a, a->depth), INDEX(0), MUL(a->t.n_keys_value, INDEX(a->depth)),
@@ -355,7 +356,7 @@ static qn_dim write_tasks(grad *a)
     qn_attention_fill(&a->t, a->gv, rows_at(a, a->columns), INDEX(0),
                       MUL(a->t.n_keys_value, INDEX(a->columns)), 0);
     qn_kinst *heads = qn_attention_for(&a->t, INDEX(0), shared);
-    qn_attention_set(&a->t, a->t.head, ADD(MUL(qn_kb_imod(b, a->group, groups), shared), AT(heads)));
+    qn_ispace_set(&a->t.w.space, a->t.head, ADD(MUL(qn_kb_imod(b, a->group, groups), shared), AT(heads)));
     a->head = ADD(MUL(a->group, shared), AT(heads));
     qn_kinst *loop =
         qn_kb_for(b, INDEX(0), a->t.n_queries_value, INDEX(height), QN_TAG_SERIAL, 0, NULL, NULL);

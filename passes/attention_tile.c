@@ -39,12 +39,6 @@ qn_kvalue *qn_attention_whole(qn_attention *a, qn_kvalue *x)
     return MUL(qn_kb_idiv(&a->w.b, ADD(x, INDEX(a->lanes - 1)), INDEX(a->lanes)), INDEX(a->lanes));
 }
 
-void qn_attention_set(qn_attention *a, qn_dim var, qn_kvalue *value)
-{
-    if (var->kind == QN_DIM_SYMBOL)
-        qn_ispace_var_of(&a->w.space, var)->value = value;
-}
-
 void qn_attention_fill(qn_attention *a, qn_kbuffer *buffer, qn_kvalue *from, qn_kvalue *low, qn_kvalue *high,
                        double value)
 {

@@ -37,7 +37,6 @@ qn_kinst *qn_attention_lanes(qn_attention *t, qn_kvalue *low, qn_kvalue *high);
 void qn_attention_end(qn_attention *t, qn_kinst *loop);
 qn_kvalue *qn_attention_number(qn_attention *t, double value);
 qn_kvalue *qn_attention_whole(qn_attention *t, qn_kvalue *x); /* rounded up to whole vectors */
-void qn_attention_set(qn_attention *t, qn_dim var, qn_kvalue *value);
 /* buffer[from + low … from + high) = value */
 void qn_attention_fill(qn_attention *t, qn_kbuffer *buffer, qn_kvalue *from, qn_kvalue *low, qn_kvalue *high,
                        double value);

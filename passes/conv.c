@@ -625,8 +625,7 @@ static qn_status lower(qn_lowering *l, const qn_group *group)
                              p->lines_first ? panels : lines };
     const qn_dim tasks = qn_dim_mul(dims, samples, qn_dim_const(dims, panel_parts * line_parts));
     const qn_dim task = qn_ispace_var(&w->space, tasks, false);
-    if (task->kind == QN_DIM_SYMBOL)
-        qn_ispace_var_of(&w->space, task)->value = qn_kb_task(&w->b);
+    qn_ispace_set(&w->space, task, qn_kb_task(&w->b));
     qn_dim part[3];
     qn_ix_split(&w->space, task, 3, parts, part);
     e.sample = part[p->lines_first ? 0 : 1];

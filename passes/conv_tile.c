@@ -501,8 +501,7 @@ static qn_dim write_tasks(emitter *e)
     const qn_dim tasks = qn_dim_mul(dims, samples, qn_dim_const(dims, row_parts * panel_parts));
     const qn_dim task = qn_ispace_var(&w->space, tasks, false);
     qn_dim part[3];
-    if (task->kind == QN_DIM_SYMBOL)
-        qn_ispace_var_of(&w->space, task)->value = qn_kb_task(&w->b);
+    qn_ispace_set(&w->space, task, qn_kb_task(&w->b));
     qn_ix_split(&w->space, task, 3, parts, part);
     e->sample = part[0];
     e->first_row = qn_dim_mul(dims, part[1], qn_dim_const(dims, p->rows));

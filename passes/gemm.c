@@ -470,8 +470,7 @@ static void pack_panels(gemm *g, qn_kvalue *batch)
     qn_value *y = g->group->root->operands[1];
     const int n_batch = y->type.rank - 3;
     qn_dim index[QN_MAX_RANK], var[3], which = qn_ispace_var(&w->space, g->batch, false);
-    if (which->kind == QN_DIM_SYMBOL)
-        qn_ispace_var_of(&w->space, which)->value = batch;
+    qn_ispace_set(&w->space, which, batch);
     qn_ix_split(&w->space, which, n_batch, g->dims, index);
     for (int i = 0; i < 3; i++)
         index[n_batch + i] = var[i] =

@@ -245,12 +245,6 @@ qn_gpu_element qn_gpu_element_of(qn_ispace *space, const qn_node *dot, int side,
 
 /* ---- from memory to shared memory ---- */
 
-static void set(gemm *g, qn_dim var, qn_kvalue *value)
-{
-    if (var->kind == QN_DIM_SYMBOL)
-        qn_ispace_var_of(&g->w.space, var)->value = value;
-}
-
 static int line(const gemm *g, const side *s)
 {
     const int inside = g->unit && s->along_k ? g->step : s->extent;
@@ -323,8 +317,8 @@ static qn_kvalue *bring(gemm *g, const side *s, qn_kvalue *free, qn_kvalue *k, i
 {
     qn_kbuilder *b = &g->w.b;
     qn_kvalue *last = ADD(qn_writer_index(&g->w, s->free), INDEX(s->along_k ? -1 : -lanes));
-    set(g, s->var, MIN(ADD(s->first, free), last));
-    set(g, g->k_var, k);
+    qn_ispace_set(&g->w.space, s->var, MIN(ADD(s->first, free), last));
+    qn_ispace_set(&g->w.space, g->k_var, k);
     qn_kvalue *at = qn_writer_index(&g->w, s->linear), *there = is_there(g, s, k);
     if (there)
         at = qn_kb_select(b, there, at, INDEX(0));
@@ -564,12 +558,12 @@ static void finish(gemm *g, qn_kvalue *const *sums)
     for (int i = 0; i < rows; i++) {
         qn_kvalue *row = ADD(first_row, INDEX(row_offset(g, i))), *inside_row = below(g, row, m, whole_rows);
         qn_kinst *row_if = inside_row ? qn_kb_if(b, inside_row) : NULL;
-        set(g, g->row_var, ADD(MUL(g->batch_value, m), row));
+        qn_ispace_set(&g->w.space, g->row_var, ADD(MUL(g->batch_value, m), row));
         for (int j = 0; j < cols; j += together ? beside : 1) {
             qn_kvalue *col = ADD(first_col, INDEX(col_offset(g, j))),
                       *inside_col = below(g, col, n, whole_cols);
             qn_kinst *col_if = inside_col ? qn_kb_if(b, inside_col) : NULL;
-            set(g, g->col_var, col);
+            qn_ispace_set(&g->w.space, g->col_var, col);
             for (int e = 0; e < (together ? beside : 1); e++)
                 store_element(g, e, sums[i * cols + j + e]);
             if (col_if) {
@@ -722,7 +716,7 @@ static qn_dim place(gemm *g)
               *height = MIN(qn_kb_isub(&w->b, qn_writer_index(w, row_tiles), first), INDEX(BAND)),
               *in_band = MOD(number, across);
     g->batch_value = one ? INDEX(0) : MIN(DIV(task, n), ADD(qn_writer_index(w, g->batch), INDEX(-1)));
-    set(g, g->batch_var, g->batch_value);
+    qn_ispace_set(&g->w.space, g->batch_var, g->batch_value);
     g->sides[0].first = MUL(ADD(first, MOD(in_band, height)), INDEX(s->rows));
     g->sides[1].first = MUL(DIV(in_band, height), INDEX(s->cols));
     qn_kvalue *lane = MOD(g->thread, INDEX(WARP)), *warp = DIV(g->thread, INDEX(WARP)),

@@ -74,12 +74,6 @@ static bool matches(const qn_group *group, const qn_pass_options *options)
            options->math != QN_MATH_STRICT && (is_large(group->root, 0) || is_large(group->root, 1));
 }
 
-static void set(gemv *g, qn_dim var, qn_kvalue *value)
-{
-    if (var->kind == QN_DIM_SYMBOL)
-        qn_ispace_var_of(&g->w.space, var)->value = value;
-}
-
 /* ---- sums ---- */
 
 /* `lanes` neighbours of an operand as float32 numbers. */
@@ -98,18 +92,18 @@ static void add_run(gemv *g, qn_kvalue *k, qn_kvalue **sums)
     qn_kvalue *large[MOST_RUN], *small[MOST_RUN];
     const int side = g->large;
     const bool together = g->run > 1 && g->element[!side].along_k;
-    set(g, g->k_var, k);
+    qn_ispace_set(&g->w.space, g->k_var, k);
     bring(g, side, g->run * g->beside, large);
     for (int f = 0; f < g->few; f++) {
-        set(g, g->var[!side], INDEX(f));
+        qn_ispace_set(&g->w.space, g->var[!side], INDEX(f));
         if (together)
             bring(g, !side, g->run, small);
         for (int r = 0; r < g->run; r++) {
-            set(g, g->k_var, ADD(k, INDEX(r)));
+            qn_ispace_set(&g->w.space, g->k_var, ADD(k, INDEX(r)));
             if (!together)
                 bring(g, !side, 1, &small[r]);
         }
-        set(g, g->k_var, k);
+        qn_ispace_set(&g->w.space, g->k_var, k);
         for (int r = 0; r < g->run; r++)
             for (int i = 0; i < g->beside; i++) {
                 qn_kvalue **sum = &sums[f * g->beside + i];
@@ -149,7 +143,7 @@ static void compute_sums(gemv *g)
     qn_kvalue *sums[MOST_FEW * FOUR], *many = qn_writer_index(&g->w, g->free[g->large]);
     for (int i = 0; i < n; i++)
         sums[i] = qn_kb_float(b, (qn_ktype){ QUERN_F32, 1 }, 0);
-    set(g, g->var[g->large], MIN(ADD(g->first, g->own), ADD(many, INDEX(-g->beside))));
+    qn_ispace_set(&g->w.space, g->var[g->large], MIN(ADD(g->first, g->own), ADD(many, INDEX(-g->beside))));
     qn_kvalue *start = MUL(g->slice, INDEX(g->run)), *whole = INDEX(step * PIECES),
               *full = MUL(DIV(g->k_value, whole), whole);
     add_runs(g, start, full, step, PIECES, n, sums);
@@ -190,8 +184,9 @@ static void finish(gemv *g)
         qn_kb_binary(b, QN_OP_ADD, &loop->blocks[0]->arguments[1], qn_kb_load(b, g->cells, at, 1));
     qn_kb_end_for(b, loop, &sum);
     g->sum = &loop->results[0];
-    set(g, g->col_var, g->large ? many : few);
-    set(g, g->row_var, ADD(MUL(g->batch_value, qn_writer_index(w, g->free[0])), g->large ? few : many));
+    qn_ispace_set(&g->w.space, g->col_var, g->large ? many : few);
+    qn_ispace_set(&g->w.space, g->row_var,
+                  ADD(MUL(g->batch_value, qn_writer_index(w, g->free[0])), g->large ? few : many));
     qn_ix_split(&w->space, g->row_var, g->n_row_dims, g->dims, index);
     qn_ix_split(&w->space, g->col_var, g->rank - g->n_row_dims, g->dims + g->n_row_dims,
                 index + g->n_row_dims);
@@ -261,7 +256,7 @@ static qn_status lower(qn_lowering *l, const qn_group *group)
     g->thread = qn_kb_thread(&w->b);
     g->k_value = qn_writer_index(w, g->k);
     g->batch_value = one ? INDEX(0) : MIN(DIV(task, n), ADD(qn_writer_index(w, g->batch), INDEX(-1)));
-    set(g, g->batch_var, g->batch_value);
+    qn_ispace_set(&g->w.space, g->batch_var, g->batch_value);
     g->first = MUL(one ? MIN(task, ADD(n, INDEX(-1))) : MOD(task, n), INDEX(g->in_block));
     if (g->element[g->large].along_k) {
         g->slice = MOD(g->thread, INDEX(WARP));

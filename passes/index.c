@@ -99,6 +99,12 @@ qn_var *qn_ispace_var_of(const qn_ispace *space, qn_dim symbol)
     return var < 0 ? NULL : &space->vars.items[var];
 }
 
+void qn_ispace_set(const qn_ispace *space, qn_dim var, qn_kvalue *value)
+{
+    if (var->kind == QN_DIM_SYMBOL)
+        qn_ispace_var_of(space, var)->value = value;
+}
+
 /* ---- questions ---- */
 
 bool qn_ix_uses(qn_dim a, qn_dim symbol)

@@ -46,6 +46,8 @@ void qn_ispace_dims(qn_ispace *space, const qn_type *type, qn_dim *out_dims); /*
 /* A new variable in [0, extent), extent being of the space; the constant 0 when the extent is 1. */
 qn_dim qn_ispace_var(qn_ispace *space, qn_dim extent, bool data);
 qn_var *qn_ispace_var_of(const qn_ispace *space, qn_dim symbol); /* NULL: a symbol of the module */
+/* What a variable is from here on; nothing where it is a constant. */
+void qn_ispace_set(const qn_ispace *space, qn_dim var, qn_kvalue *value);
 
 /* floordiv and mod that know the variables' extents, symbolic ones too: floordiv(n*#0 + #1, n) = #0 for #1 in [0, n). */
 qn_dim qn_ix_div(qn_ispace *space, qn_dim a, qn_dim b);

@@ -90,8 +90,7 @@ void qn_loops_plan(qn_writer *w, const qn_nest *nest, int64_t grain, qn_loops *o
         for (int i = 0; i < lead - 1; i++)
             out->tasks = qn_dim_mul(dims, out->tasks, extents[i]);
         const qn_dim task = qn_ispace_var(&w->space, out->tasks, false);
-        if (task->kind == QN_DIM_SYMBOL)
-            qn_ispace_var_of(&w->space, task)->value = qn_writer_task(w);
+        qn_ispace_set(&w->space, task, qn_writer_task(w));
         const qn_dim piece = lead == 1 ? task : qn_ix_mod(&w->space, task, pieces);
         if (lead > 1)
             qn_ix_split(&w->space, qn_ix_div(&w->space, task, pieces), lead - 1, extents, out->index);
@@ -121,8 +120,7 @@ void qn_loops_plan(qn_writer *w, const qn_nest *nest, int64_t grain, qn_loops *o
         const qn_dim var = qn_ispace_var(&w->space, steps, false);
         qn_ix_split(&w->space, var, lead, extents, out->index);
         if (qn_dim_is(chunk, 1)) {
-            if (var->kind == QN_DIM_SYMBOL)
-                qn_ispace_var_of(&w->space, var)->value = qn_writer_task(w);
+            qn_ispace_set(&w->space, var, qn_writer_task(w));
         } else {
             qn_kvalue *size = qn_writer_index(w, chunk), *low = qn_kb_imul(&w->b, qn_writer_task(w), size);
             qn_kvalue *high = qn_kb_imin(&w->b, qn_kb_iadd(&w->b, low, size), qn_writer_index(w, steps));

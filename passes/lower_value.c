@@ -110,8 +110,7 @@ static qn_kvalue *value_where(qn_writer *w, qn_kvalue *condition, qn_value *valu
 static qn_dim datum(qn_writer *w, const qn_kvalue *source, qn_kvalue *number, qn_dim extent)
 {
     const qn_dim symbol = qn_ispace_var(&w->space, extent, true);
-    if (symbol->kind == QN_DIM_SYMBOL)
-        qn_ispace_var_of(&w->space, symbol)->value = number;
+    qn_ispace_set(&w->space, symbol, number);
     const qn_datum d = {
         .source = source, .mask = w->mask, .extent = extent, .symbol = symbol, .known = qn_writer_mark(w)
     };

@@ -478,8 +478,7 @@ static void split_task(emitter *e, int n, const qn_dim *parts, qn_dim *out_part,
     for (int i = 0; i < n; i++)
         tasks = qn_dim_mul(w->space.dims, tasks, parts[i]);
     const qn_dim task = qn_ispace_var(&w->space, tasks, false);
-    if (task->kind == QN_DIM_SYMBOL)
-        qn_ispace_var_of(&w->space, task)->value = qn_kb_task(&w->b);
+    qn_ispace_set(&w->space, task, qn_kb_task(&w->b));
     qn_ix_split(&w->space, task, n, parts, out_part);
     *out_tasks = tasks;
 }

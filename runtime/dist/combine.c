@@ -5,43 +5,16 @@
 #include <string.h>
 
 #include "runtime/dist/dist.h"
+#include "runtime/dtypes.h"
 
 /* ---- requests ---- */
 
-static const struct {
-    const char *name;
-    size_t bytes;
-} dtypes[] = {
-    [QUERN_BOOL] = { "bool", 1 },
-    [QUERN_I8] = { "i8", 1 },
-    [QUERN_I16] = { "i16", 2 },
-    [QUERN_I32] = { "i32", 4 },
-    [QUERN_I64] = { "i64", 8 },
-    [QUERN_U8] = { "u8", 1 },
-    [QUERN_U16] = { "u16", 2 },
-    [QUERN_U32] = { "u32", 4 },
-    [QUERN_U64] = { "u64", 8 },
-    [QUERN_F16] = { "f16", 2 },
-    [QUERN_BF16] = { "bf16", 2 },
-    [QUERN_F32] = { "f32", 4 },
-    [QUERN_F64] = { "f64", 8 },
-    [QUERN_I4] = { "i4", 1 },
-    [QUERN_U4] = { "u4", 1 },
-    [QUERN_I2] = { "i2", 1 },
-    [QUERN_U2] = { "u2", 1 },
-    [QUERN_F8E4M3FN] = { "f8e4m3fn", 1 },
-    [QUERN_F8E4M3FNUZ] = { "f8e4m3fnuz", 1 },
-    [QUERN_F8E5M2] = { "f8e5m2", 1 },
-    [QUERN_F8E5M2FNUZ] = { "f8e5m2fnuz", 1 },
-    [QUERN_F4E2M1] = { "f4e2m1", 1 },
-    [QUERN_F8E8M0] = { "f8e8m0", 1 },
-};
 static const char *const kinds[] = { "all_reduce", "all_gather", "reduce_scatter", "broadcast" };
 static const char *const combines[] = { "sum", "mean", "max", "min" };
 
 size_t qn_dist_size(int64_t dtype)
 {
-    return dtype > 0 && dtype < (int64_t)(sizeof dtypes / sizeof *dtypes) ? dtypes[dtype].bytes : 0;
+    return qn_dtype_known(dtype) ? qn_dtypes[dtype].bytes : 0;
 }
 
 static bool combining(const qn_request *r)
@@ -57,7 +30,7 @@ static void say(const qn_request *r, char *out, size_t size)
         snprintf(how, sizeof how, " (%s)", combines[r->how]);
     else if (r->kind == QN_BROADCAST)
         snprintf(how, sizeof how, " from rank %lld", (long long)r->how);
-    snprintf(out, size, "%s of %lld %s%s", kinds[r->kind], (long long)r->n, dtypes[r->dtype].name, how);
+    snprintf(out, size, "%s of %lld %s%s", kinds[r->kind], (long long)r->n, qn_dtypes[r->dtype].text, how);
 }
 
 static bool is_float(int64_t dtype)
@@ -79,7 +52,7 @@ bool qn_dist_sound(const qn_request *r, int ranks, char *out)
     else if (combining(r) && (r->dtype > QUERN_F64 || (r->dtype == QUERN_BOOL && !extreme) ||
                               (r->how == QUERN_COMBINE_MEAN && !is_float(r->dtype))))
         snprintf(out, QN_DIST_TEXT, "%s: %s does not combine %s", kinds[r->kind], combines[r->how],
-                 dtypes[r->dtype].name);
+                 qn_dtypes[r->dtype].text);
     else if (r->kind == QN_BROADCAST && (r->how < 0 || r->how >= ranks))
         snprintf(out, QN_DIST_TEXT, "broadcast from rank %lld of %d", (long long)r->how, ranks);
     else
