@@ -9,7 +9,7 @@ import torch
 from torch.nn import functional as F
 
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1]))
-from common.reference import dump, finish, learn, read_safetensors
+from common.reference import dump, finish, learn, lenet, read_safetensors
 
 folder = tempfile.TemporaryDirectory()
 dump("classic", folder.name)
@@ -73,16 +73,6 @@ def mixture(p, x):
 
 def perceptron(p, x):
     return torch.relu(x @ p["fc1.weight"] + p["fc1.bias"]) @ p["fc2.weight"] + p["fc2.bias"]
-
-
-def lenet(p, x):
-    h = x.reshape(-1, 1, 8, 8)
-    for layer in "conv1", "conv2":
-        h = F.max_pool2d(torch.relu(F.conv2d(h, p[f"{layer}.weight"], p[f"{layer}.bias"], padding=2)), 2)
-    h = h.flatten(1)
-    for layer in "fc1", "fc2":
-        h = torch.relu(h @ p[f"{layer}.weight"] + p[f"{layer}.bias"])
-    return h @ p["fc3.weight"] + p["fc3.bias"]
 
 
 def fit(part, forward, loss, rate, batch, epochs=0):

@@ -14,10 +14,22 @@ import time
 
 import numpy as np
 import torch
+from torch.nn import functional as F
 
 STEPS = 100
 TYPES = {"F32": np.float32, "I64": np.int64}
 PARAMETERS = ".weight", ".bias", ".weight_ih", ".weight_hh", ".bias_ih", ".bias_hh"
+
+
+def lenet(p, x):
+    """The logits of n digits of 8x8 pixels, as examples/cnn has it."""
+    h = x.reshape(-1, 1, 8, 8)
+    for layer in "conv1", "conv2":
+        h = F.max_pool2d(torch.relu(F.conv2d(h, p[f"{layer}.weight"], p[f"{layer}.bias"], padding=2)), 2)
+    h = h.flatten(1)
+    for layer in "fc1", "fc2":
+        h = torch.relu(h @ p[f"{layer}.weight"] + p[f"{layer}.bias"])
+    return h @ p["fc3.weight"] + p["fc3.bias"]
 
 
 def read_safetensors(path):

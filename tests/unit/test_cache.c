@@ -13,38 +13,7 @@
 
 #include <cmocka.h>
 
-#include "driver/cache.h"
-
-typedef struct fixture {
-    qn_arena *arena;
-    qn_diags diags;
-    qn_cache cache;
-    char folder[64];
-} fixture;
-
-static int setup(void **state)
-{
-    fixture *f = calloc(1, sizeof *f);
-    f->arena = qn_arena_new();
-    qn_diags_init(&f->diags, f->arena);
-    strcpy(f->folder, "/tmp/quern-cache-XXXXXX");
-    assert_non_null(mkdtemp(f->folder));
-    assert_int_equal(qn_cache_open(&f->cache, f->folder, &f->diags), QUERN_OK);
-    *state = f;
-    return 0;
-}
-
-static int teardown(void **state)
-{
-    fixture *f = *state;
-    qn_cache_close(&f->cache);
-    char command[128];
-    snprintf(command, sizeof command, "rm -r '%s'", f->folder);
-    assert_int_equal(system(command), 0);
-    qn_arena_free(f->arena);
-    free(f);
-    return 0;
-}
+#include "tests/support/cache_folder.h"
 
 static qn_cache_key key_of(const char *a, const char *b)
 {
@@ -263,10 +232,10 @@ static void checks_the_folder(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test_setup_teardown(keeps_entries, setup, teardown),
-        cmocka_unit_test_setup_teardown(refuses_damaged_entries, setup, teardown),
-        cmocka_unit_test_setup_teardown(keeps_to_its_limit, setup, teardown),
-        cmocka_unit_test_setup_teardown(checks_the_folder, setup, teardown),
+        cmocka_unit_test_setup_teardown(keeps_entries, setup_cache, teardown_cache),
+        cmocka_unit_test_setup_teardown(refuses_damaged_entries, setup_cache, teardown_cache),
+        cmocka_unit_test_setup_teardown(keeps_to_its_limit, setup_cache, teardown_cache),
+        cmocka_unit_test_setup_teardown(checks_the_folder, setup_cache, teardown_cache),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

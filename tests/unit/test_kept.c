@@ -17,39 +17,9 @@
 #include "frontend/text/text.h"
 #include "ir/print.h"
 #include "passes/passes.h"
+#include "tests/support/cache_folder.h"
 #include "tests/support/lowered.h"
 #include "tests/support/random_graph.h"
-
-typedef struct fixture {
-    qn_arena *arena;
-    qn_diags diags;
-    qn_cache cache;
-    char folder[64];
-} fixture;
-
-static int setup(void **state)
-{
-    fixture *f = calloc(1, sizeof *f);
-    f->arena = qn_arena_new();
-    qn_diags_init(&f->diags, f->arena);
-    strcpy(f->folder, "/tmp/quern-kept-XXXXXX");
-    assert_non_null(mkdtemp(f->folder));
-    assert_int_equal(qn_cache_open(&f->cache, f->folder, &f->diags), QUERN_OK);
-    *state = f;
-    return 0;
-}
-
-static int teardown(void **state)
-{
-    fixture *f = *state;
-    qn_cache_close(&f->cache);
-    char command[128];
-    snprintf(command, sizeof command, "rm -r '%s'", f->folder);
-    assert_int_equal(system(command), 0);
-    qn_arena_free(f->arena);
-    free(f);
-    return 0;
-}
 
 /* ---- programs ---- */
 
@@ -403,13 +373,13 @@ static void what_is_damaged_is_made_again(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test_setup_teardown(programs_come_back, setup, teardown),
-        cmocka_unit_test_setup_teardown(collectives_come_back, setup, teardown),
-        cmocka_unit_test_setup_teardown(other_bytes_are_read_with_care, setup, teardown),
-        cmocka_unit_test_setup_teardown(keys_tell_apart_what_lowering_does, setup, teardown),
-        cmocka_unit_test_setup_teardown(tuning_makes_programs_anew, setup, teardown),
-        cmocka_unit_test_setup_teardown(what_is_lost_is_made_again, setup, teardown),
-        cmocka_unit_test_setup_teardown(what_is_damaged_is_made_again, setup, teardown),
+        cmocka_unit_test_setup_teardown(programs_come_back, setup_cache, teardown_cache),
+        cmocka_unit_test_setup_teardown(collectives_come_back, setup_cache, teardown_cache),
+        cmocka_unit_test_setup_teardown(other_bytes_are_read_with_care, setup_cache, teardown_cache),
+        cmocka_unit_test_setup_teardown(keys_tell_apart_what_lowering_does, setup_cache, teardown_cache),
+        cmocka_unit_test_setup_teardown(tuning_makes_programs_anew, setup_cache, teardown_cache),
+        cmocka_unit_test_setup_teardown(what_is_lost_is_made_again, setup_cache, teardown_cache),
+        cmocka_unit_test_setup_teardown(what_is_damaged_is_made_again, setup_cache, teardown_cache),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
