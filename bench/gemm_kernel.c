@@ -37,10 +37,10 @@ static qn_kernel *gemm(qn_arena *arena, int64_t m, int64_t n, int64_t k, bool pa
     qn_kvalue *panel = qn_kb_imul(&b, task, qn_kb_index(&b, k * COLUMNS));
     qn_kinst *rows =
         qn_kb_for(&b, zero, qn_kb_index(&b, m), qn_kb_index(&b, ROWS), QN_TAG_SERIAL, 0, NULL, NULL);
-    qn_kvalue *i = &rows->blocks[0]->arguments[0];
+    qn_kvalue *i = qn_loop_counter(rows);
     qn_kinst *inner = qn_kb_for(&b, zero, qn_kb_index(&b, k), qn_kb_index(&b, UNROLL), QN_TAG_SERIAL,
                                 ROWS * VECTORS, acc, NULL);
-    qn_kvalue *at = &inner->blocks[0]->arguments[0];
+    qn_kvalue *at = qn_loop_counter(inner);
     for (int r = 0; r < ROWS * VECTORS; r++)
         acc[r] = &inner->blocks[0]->arguments[1 + r];
     qn_kvalue *a_tile = qn_kb_imul(&b, i, qn_kb_index(&b, k));

@@ -286,11 +286,17 @@ bool qn_k_proven_lt(const qn_kvalue *x, const qn_kvalue *y);
 /* Is x a multiple of `by` (> 0), whatever they are? */
 bool qn_k_proven_multiple(const qn_kvalue *x, int64_t by);
 
-/* `for`: begin moves the cursor into the body; inst->blocks[0]->arguments[0] is the counter, [1 + i] carried value i.
+/* `for`: begin moves the cursor into the body; inst->blocks[0]->arguments[0] is its counter, [1 + i] carried value i.
  * end takes what the next iteration (or the result) gets and moves the cursor behind; results are inst->results. */
 qn_kinst *qn_kb_for(qn_kbuilder *b, qn_kvalue *low, qn_kvalue *high, qn_kvalue *step, qn_ktag tag,
                     int n_carried, qn_kvalue *const *initial, const qn_kind *carried_kinds);
 void qn_kb_end_for(qn_kbuilder *b, qn_kinst *loop, qn_kvalue *const *yields);
+
+static inline qn_kvalue *qn_loop_counter(const qn_kinst *loop)
+{
+    return &loop->blocks[0]->arguments[0];
+}
+
 /* `if`: begin moves the cursor into the first block, else into the second, end behind it. */
 qn_kinst *qn_kb_if(qn_kbuilder *b, qn_kvalue *condition);
 void qn_kb_else(qn_kbuilder *b, qn_kinst *branch, int n_yields, qn_kvalue *const *yields);

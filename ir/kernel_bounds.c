@@ -222,7 +222,7 @@ void qn_kinst_bound(const qn_kernel *k, qn_kinst *inst)
 void qn_kfor_bound(qn_kinst *loop)
 {
     const qn_kvalue *low = loop->operands[0], *high = loop->operands[1], *step = loop->operands[2];
-    qn_kvalue *counter = &loop->blocks[0]->arguments[0];
+    qn_kvalue *counter = qn_loop_counter(loop);
     counter->min = low->min;
     counter->max = unknown_above(high->max) || unknown_below(high->max) ? high->max : high->max - 1;
     counter->multiple = gcd(low->multiple, step->multiple);

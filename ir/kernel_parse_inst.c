@@ -196,7 +196,7 @@ static void parse_for(qn_kparser *p, const results *names)
     loop->lanes = lanes;
     check_inst(p, loop);
     size_t mark = p->names.n;
-    bind(p, counter, &loop->blocks[0]->arguments[0]);
+    bind(p, counter, qn_loop_counter(loop));
     for (int i = 0; i < n; i++)
         bind(p, carried[i], &loop->blocks[0]->arguments[1 + i]);
     qn_kp_block(p, loop->blocks[0]);

@@ -22,6 +22,7 @@
 #include "passes/attention.h"
 #include "passes/attention_columns.h"
 #include "passes/math/math.h"
+#include "passes/terms.h"
 
 enum {
     BLOCK = 512,     /* keys */
@@ -109,12 +110,7 @@ static bool matches(const qn_group *group, const qn_pass_options *options)
 
 /* ---- arithmetic on kernel indices ---- */
 
-#define INDEX(c) qn_kb_index(&a->t.w.b, (c))
-#define ADD(x, y) qn_kb_iadd(&a->t.w.b, (x), (y))
-#define SUB(x, y) qn_kb_isub(&a->t.w.b, (x), (y))
-#define MUL(x, y) qn_kb_imul(&a->t.w.b, (x), (y))
-#define MIN(x, y) qn_kb_imin(&a->t.w.b, (x), (y))
-#define MAX(x, y) qn_kb_imax(&a->t.w.b, (x), (y))
+#define TERMS (&a->t.w.b)
 
 /* ---- the products ---- */
 
@@ -126,7 +122,7 @@ static void score_panels(attention *a, int rows, qn_kvalue *first, qn_kvalue *n,
     qn_kvalue *count = qn_kb_idiv(b, ADD(n, INDEX(width - 1)), INDEX(width)), *acc[2 * QN_ATTENTION_ROWS];
     qn_kvalue *base = ADD(MUL(group, qn_writer_index(&a->t.w, a->k_panels)), first);
     qn_kinst *loop = qn_attention_for(&a->t, INDEX(0), count);
-    qn_kvalue *panel = MUL(ADD(base, qn_attention_counter(loop)), INDEX(panel_size));
+    qn_kvalue *panel = MUL(ADD(base, qn_loop_counter(loop)), INDEX(panel_size));
     for (int i = 0; i < rows * a->k_vectors; i++)
         acc[i] = qn_kb_float(b, (qn_ktype){ QUERN_F32, a->t.lanes }, 0);
     qn_attention_product(&a->t, rows, a->k_vectors, a->queries, a->depth, a->k, width, panel, INDEX(a->depth),
@@ -135,7 +131,7 @@ static void score_panels(attention *a, int rows, qn_kvalue *first, qn_kvalue *n,
         for (int v = 0; v < a->k_vectors; v++)
             qn_kb_store(
                 b, a->t.scores,
-                ADD(MUL(qn_attention_counter(loop), INDEX(width)), INDEX(r * a->t.stride + v * a->t.lanes)),
+                ADD(MUL(qn_loop_counter(loop), INDEX(width)), INDEX(r * a->t.stride + v * a->t.lanes)),
                 acc[r * a->k_vectors + v], NULL);
     qn_attention_end(&a->t, loop);
 }
@@ -148,7 +144,7 @@ static void score_rows(attention *a, int rows, qn_kvalue *first, qn_kvalue *n, q
     const int lanes = a->t.lanes, vectors = (int)a->depth / lanes;
     qn_kvalue *base = ADD(MUL(group, a->t.n_keys_value), first), *parts[MOST_VECTORS];
     qn_kinst *loop = qn_attention_for(&a->t, INDEX(0), n);
-    qn_kvalue *key = MUL(ADD(base, qn_attention_counter(loop)), INDEX(a->depth));
+    qn_kvalue *key = MUL(ADD(base, qn_loop_counter(loop)), INDEX(a->depth));
     for (int v = 0; v < vectors; v++)
         parts[v] = qn_kb_load(b, a->k, ADD(key, INDEX(v * lanes)), lanes);
     for (int r = 0; r < rows; r++) {
@@ -156,7 +152,7 @@ static void score_rows(attention *a, int rows, qn_kvalue *first, qn_kvalue *n, q
         for (int v = 0; v < vectors; v++)
             sum = qn_kb_fma(b, qn_kb_load(b, a->queries, INDEX(r * a->depth + v * lanes), lanes), parts[v],
                             sum);
-        qn_kb_store(b, a->t.scores, ADD(INDEX(r * a->t.stride), qn_attention_counter(loop)),
+        qn_kb_store(b, a->t.scores, ADD(INDEX(r * a->t.stride), qn_loop_counter(loop)),
                     qn_kb_reduce(b, QN_SUM, sum), NULL);
     }
     qn_attention_end(&a->t, loop);
@@ -169,7 +165,7 @@ static void weigh_values(attention *a, int rows, qn_kvalue *first, qn_kvalue *n,
     qn_kvalue *acc[2 * QN_ATTENTION_ROWS], *row = ADD(MUL(group, a->t.n_keys_value), first);
     const int64_t width = (int64_t)a->v_vectors * a->t.lanes;
     qn_kinst *loop = qn_attention_for(&a->t, INDEX(0), INDEX(a->v_width / width));
-    qn_kvalue *column = MUL(qn_attention_counter(loop), INDEX(width));
+    qn_kvalue *column = MUL(qn_loop_counter(loop), INDEX(width));
     qn_kvalue *panel = ADD(MUL(row, INDEX(a->v_width)), column);
     for (int r = 0; r < rows; r++) {
         qn_kvalue *factor = a->one_block ? NULL : qn_kb_load(b, a->factors, INDEX(r), 1);
@@ -236,7 +232,7 @@ static void find_maximum(attention *a, qn_kvalue *row, qn_kvalue *first, qn_kval
     qn_kinst *loop = qn_kb_for(b, INDEX(0), whole, INDEX(1), QN_TAG_VECTOR, 1, &max, &kind);
     /* One instruction, since NaN is left out here: its weight is NaN, and with it the row's sum and results. */
     max = &loop->blocks[0]->arguments[1];
-    qn_kvalue *score = qn_kb_load(b, a->t.scores, ADD(from, qn_attention_counter(loop)), 1);
+    qn_kvalue *score = qn_kb_load(b, a->t.scores, ADD(from, qn_loop_counter(loop)), 1);
     max = qn_kb_select(b, qn_kb_compare(b, QN_GT, score, max), score, max);
     qn_kb_end_for(b, loop, &max);
     max = &loop->results[0];
@@ -260,9 +256,9 @@ static void weigh_row(attention *a, qn_kvalue *row, qn_kvalue *first, qn_kvalue 
               *sum = qn_attention_number(&a->t, 0);
     const qn_kind kind = QN_SUM;
     qn_kinst *loop = qn_kb_for(b, INDEX(0), whole, INDEX(1), QN_TAG_VECTOR, 1, &sum, &kind);
-    qn_kvalue *score = qn_kb_load(b, a->t.scores, ADD(from, qn_attention_counter(loop)), 1);
+    qn_kvalue *score = qn_kb_load(b, a->t.scores, ADD(from, qn_loop_counter(loop)), 1);
     qn_kvalue *weight = qn_attention_power(a, qn_kb_binary(b, QN_OP_SUB, score, shift));
-    qn_kb_store(b, a->t.scores, ADD(from, qn_attention_counter(loop)), weight, NULL);
+    qn_kb_store(b, a->t.scores, ADD(from, qn_loop_counter(loop)), weight, NULL);
     sum = qn_kb_binary(b, QN_OP_ADD, &loop->blocks[0]->arguments[1], weight);
     qn_kb_end_for(b, loop, &sum);
     sum = &loop->results[0];
@@ -280,7 +276,7 @@ static void weigh_rows(attention *a, int rows, qn_kvalue *first, qn_kvalue *n)
     for (int i = 0; i < 2; i++) {
         qn_kinst *by_row = qn_attention_for(&a->t, INDEX(0), INDEX(rows));
         const size_t mark = qn_writer_mark(&a->t.w);
-        parts[i](a, qn_attention_counter(by_row), first, n);
+        parts[i](a, qn_loop_counter(by_row), first, n);
         qn_writer_forget(&a->t.w, mark);
         qn_attention_end(&a->t, by_row);
     }
@@ -295,15 +291,14 @@ static void load_queries(attention *a, int rows)
     const qn_dim index[4] = { a->t.batch, a->t.head, a->t.query, a->at_depth };
     qn_kinst *by_row = qn_attention_for(&a->t, INDEX(0), INDEX(rows));
     const size_t mark = qn_writer_mark(w);
-    qn_ispace_set(
-        &a->t.w.space, a->t.query,
-        MIN(ADD(a->first_query, qn_attention_counter(by_row)), SUB(a->t.n_queries_value, INDEX(1))));
+    qn_ispace_set(&a->t.w.space, a->t.query,
+                  MIN(ADD(a->first_query, qn_loop_counter(by_row)), SUB(a->t.n_queries_value, INDEX(1))));
     qn_writer_prepare(w, a->t.q, index);
     qn_writer_loop loop = qn_writer_for_all(w, a->at_depth, QN_TAG_VECTOR, 0, NULL, NULL);
-    qn_kvalue *depth = loop.inst ? qn_attention_counter(loop.inst) : INDEX(0);
+    qn_kvalue *depth = loop.inst ? qn_loop_counter(loop.inst) : INDEX(0);
     qn_kvalue *scaled =
         qn_kb_binary(b, QN_OP_MUL, qn_writer_value(w, a->t.q, index), qn_attention_number(&a->t, a->t.scale));
-    qn_kb_store(b, a->queries, ADD(MUL(qn_attention_counter(by_row), INDEX(a->depth)), depth), scaled, NULL);
+    qn_kb_store(b, a->queries, ADD(MUL(qn_loop_counter(by_row), INDEX(a->depth)), depth), scaled, NULL);
     qn_writer_end_for(w, &loop, NULL);
     qn_writer_forget(w, mark);
     qn_attention_end(&a->t, by_row);
@@ -396,8 +391,8 @@ static void tile(attention *a, int rows, qn_kvalue *first_query)
         qn_kvalue *count = qn_kb_idiv(b, ADD(end, INDEX(a->block - 1)), INDEX(a->block));
         qn_kinst *loop = qn_attention_for(&a->t, INDEX(0), count);
         const int64_t panels = a->k_vectors ? a->block / (a->k_vectors * a->t.lanes) : 0;
-        one_block(a, rows, MUL(qn_attention_counter(loop), INDEX(a->block)),
-                  MUL(qn_attention_counter(loop), INDEX(panels)), end, group);
+        one_block(a, rows, MUL(qn_loop_counter(loop), INDEX(a->block)),
+                  MUL(qn_loop_counter(loop), INDEX(panels)), end, group);
         qn_attention_end(&a->t, loop);
     }
     store_results(a, rows);
@@ -412,22 +407,21 @@ static void tiles(attention *a, int height, qn_kvalue *from, qn_kvalue *to)
     qn_kbuilder *b = &a->t.w.b;
     if (qn_dim_is_const(a->t.n_queries)) {
         qn_kinst *loop = qn_attention_for(&a->t, from, to);
-        tile(a, height, MUL(qn_attention_counter(loop), INDEX(height)));
+        tile(a, height, MUL(qn_loop_counter(loop), INDEX(height)));
         qn_attention_end(&a->t, loop);
         return;
     }
     const int small = height / 3;
     qn_kvalue *full = qn_kb_idiv(b, a->t.n_queries_value, INDEX(height));
     qn_kinst *loop = qn_attention_for(&a->t, from, MIN(to, full));
-    tile(a, height, MUL(qn_attention_counter(loop), INDEX(height)));
+    tile(a, height, MUL(qn_loop_counter(loop), INDEX(height)));
     qn_attention_end(&a->t, loop);
     qn_kvalue *rest = qn_kb_imod(b, a->t.n_queries_value, INDEX(height));
     qn_kinst *last = qn_attention_for(&a->t, MAX(from, full), to);
     qn_kinst *pieces =
         qn_attention_for(&a->t, INDEX(0), qn_kb_idiv(b, ADD(rest, INDEX(small - 1)), INDEX(small)));
-    tile(
-        a, small,
-        ADD(MUL(qn_attention_counter(last), INDEX(height)), MUL(qn_attention_counter(pieces), INDEX(small))));
+    tile(a, small,
+         ADD(MUL(qn_loop_counter(last), INDEX(height)), MUL(qn_loop_counter(pieces), INDEX(small))));
     qn_attention_end(&a->t, pieces);
     qn_attention_end(&a->t, last);
 }

@@ -2,6 +2,7 @@
  * lies, a number for all queries of the tile, and so are the weights by the product with v. Nobody has to pack k, and a
  * query's largest score and sum are found without going across lanes. What is turned instead are the tile's queries. */
 #include "passes/attention_columns.h"
+#include "passes/terms.h"
 
 #include <math.h>
 
@@ -15,12 +16,7 @@ enum {
 
 /* ---- arithmetic on kernel indices ---- */
 
-#define INDEX(c) qn_kb_index(&a->t.w.b, (c))
-#define ADD(x, y) qn_kb_iadd(&a->t.w.b, (x), (y))
-#define SUB(x, y) qn_kb_isub(&a->t.w.b, (x), (y))
-#define MUL(x, y) qn_kb_imul(&a->t.w.b, (x), (y))
-#define MIN(x, y) qn_kb_imin(&a->t.w.b, (x), (y))
-#define MAX(x, y) qn_kb_imax(&a->t.w.b, (x), (y))
+#define TERMS (&a->t.w.b)
 
 typedef qn_attention_kernel attention;
 
@@ -67,7 +63,7 @@ void qn_attention_turn_queries(attention *a)
     qn_kbuilder *b = &a->t.w.b;
     const int lanes = a->t.lanes;
     qn_kinst *loop = qn_kb_for(b, INDEX(0), INDEX(a->depth), INDEX(lanes), QN_TAG_SERIAL, 0, NULL, NULL);
-    qn_kvalue *depth = qn_attention_counter(loop), *x[MOST_WIDE];
+    qn_kvalue *depth = qn_loop_counter(loop), *x[MOST_WIDE];
     for (int v = 0; v < VECTORS; v++) {
         for (int i = 0; i < lanes; i++)
             x[i] = qn_kb_load(b, a->queries, ADD(INDEX((v * lanes + i) * a->depth), depth), lanes);
@@ -117,7 +113,7 @@ static void score_keys(attention *a, qn_kvalue *first, qn_kvalue *low, qn_kvalue
     qn_kinst *loop = qn_kb_for(b, low, high, INDEX(1), QN_TAG_SERIAL, VECTORS, largest, NULL);
     for (int v = 0; v < VECTORS; v++)
         largest[v] = &loop->blocks[0]->arguments[1 + v];
-    qn_kvalue *key = MUL(qn_attention_counter(loop), INDEX(rows)), *acc[SUMS];
+    qn_kvalue *key = MUL(qn_loop_counter(loop), INDEX(rows)), *acc[SUMS];
     const qn_attention_side k = { a->k,
                                   MUL(ADD(ADD(MUL(group, a->t.n_keys_value), first), key), INDEX(a->depth)),
                                   a->depth, 1 };
@@ -156,7 +152,7 @@ static void weigh_keys(attention *a, qn_kvalue *n, qn_kvalue *const *shift, qn_k
         sums[i] = i < VECTORS ? totals[i] : vector(a, 0);
     qn_kinst *loop = qn_kb_for(b, INDEX(0), n, INDEX(UNROLL), QN_TAG_SERIAL, UNROLL * VECTORS, sums, NULL);
     for (int i = 0; i < UNROLL * VECTORS; i++) {
-        qn_kvalue *key = ADD(qn_attention_counter(loop), INDEX(i / VECTORS)),
+        qn_kvalue *key = ADD(qn_loop_counter(loop), INDEX(i / VECTORS)),
                   *at = ADD(MUL(key, INDEX(wide(a))), INDEX(i % VECTORS * a->t.lanes));
         qn_kvalue *score = qn_kb_load(b, a->t.scores, at, a->t.lanes);
         qn_kvalue *weight = qn_attention_power(a, qn_kb_binary(b, QN_OP_SUB, score, shift[i % VECTORS]));
@@ -180,8 +176,7 @@ static void weigh_values(attention *a, qn_kvalue *first, qn_kvalue *n, qn_kvalue
     qn_kinst *by_row = qn_kb_for(b, INDEX(0), INDEX(wide(a)), INDEX(rows), QN_TAG_SERIAL, 0, NULL, NULL),
              *by_column =
                  qn_kb_for(b, INDEX(0), INDEX(a->v_width), INDEX(width), QN_TAG_SERIAL, 0, NULL, NULL);
-    qn_kvalue *row = qn_attention_counter(by_row), *column = qn_attention_counter(by_column), *acc[SUMS],
-              *at[SUMS];
+    qn_kvalue *row = qn_loop_counter(by_row), *column = qn_loop_counter(by_column), *acc[SUMS], *at[SUMS];
     for (int r = 0; r < rows; r++) {
         qn_kvalue *query = ADD(row, INDEX(r)), *factor = NULL;
         if (!a->one_block)

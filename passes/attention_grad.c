@@ -16,6 +16,7 @@
 
 #include "passes/attention.h"
 #include "passes/attention_tile.h"
+#include "passes/terms.h"
 
 enum {
     SKEW = 16,       /* elements between rows of scores, so that they don't share cache sets */
@@ -75,13 +76,8 @@ static bool matches(const qn_group *group, const qn_pass_options *options)
 
 /* ---- arithmetic on kernel indices ---- */
 
-#define INDEX(c) qn_kb_index(&a->t.w.b, (c))
-#define ADD(x, y) qn_kb_iadd(&a->t.w.b, (x), (y))
-#define SUB(x, y) qn_kb_isub(&a->t.w.b, (x), (y))
-#define MUL(x, y) qn_kb_imul(&a->t.w.b, (x), (y))
-#define MIN(x, y) qn_kb_imin(&a->t.w.b, (x), (y))
-#define MAX(x, y) qn_kb_imax(&a->t.w.b, (x), (y))
-#define AT(loop) qn_attention_counter(loop)
+#define TERMS (&a->t.w.b)
+#define AT(loop) qn_loop_counter(loop)
 
 static int64_t width_of(const grad *a)
 {

@@ -1,5 +1,6 @@
 /* Parts of the kernels for attention: see attention_tile.h. */
 #include "passes/attention_tile.h"
+#include "passes/terms.h"
 
 #include <math.h>
 
@@ -7,12 +8,7 @@ enum { UNROLL = 2 };
 
 /* ---- arithmetic on kernel indices ---- */
 
-#define INDEX(c) qn_kb_index(&a->w.b, (c))
-#define ADD(x, y) qn_kb_iadd(&a->w.b, (x), (y))
-#define SUB(x, y) qn_kb_isub(&a->w.b, (x), (y))
-#define MUL(x, y) qn_kb_imul(&a->w.b, (x), (y))
-#define MIN(x, y) qn_kb_imin(&a->w.b, (x), (y))
-#define MAX(x, y) qn_kb_imax(&a->w.b, (x), (y))
+#define TERMS (&a->w.b)
 
 qn_kinst *qn_attention_for(qn_attention *a, qn_kvalue *low, qn_kvalue *high)
 {
@@ -43,7 +39,7 @@ void qn_attention_fill(qn_attention *a, qn_kbuffer *buffer, qn_kvalue *from, qn_
                        double value)
 {
     qn_kinst *loop = qn_attention_lanes(a, low, high);
-    qn_kb_store(&a->w.b, buffer, ADD(from, qn_attention_counter(loop)), qn_attention_number(a, value), NULL);
+    qn_kb_store(&a->w.b, buffer, ADD(from, qn_loop_counter(loop)), qn_attention_number(a, value), NULL);
     qn_attention_end(a, loop);
 }
 
@@ -88,7 +84,7 @@ void qn_attention_mask(qn_attention *a, qn_kvalue *from, qn_kvalue *first, qn_kv
     for (int i = 0; i < 4; i++)
         index[i] = qn_dim_is(a->mask->type.dims[i], 1) ? qn_dim_const(w->space.dims, 0) : vars[i];
     qn_writer_loop loop = qn_writer_for(w, a->key, first, ADD(first, n), QN_TAG_VECTOR, 0, NULL, NULL);
-    qn_kvalue *key = loop.inst ? SUB(qn_attention_counter(loop.inst), first) : INDEX(0);
+    qn_kvalue *key = loop.inst ? SUB(qn_loop_counter(loop.inst), first) : INDEX(0);
     qn_kvalue *score = qn_kb_load(b, a->scores, ADD(from, key), 1),
               *mask = qn_writer_value(w, a->mask, index);
     score = a->mask->type.dtype == QUERN_BOOL
@@ -117,7 +113,7 @@ void qn_attention_product_of(qn_attention *a, int rows, int vectors, qn_attentio
     for (int i = 0; i < n; i++)
         acc[i] = &loop->blocks[0]->arguments[1 + i];
     for (int u = 0; u < step; u++) {
-        qn_kvalue *k = ADD(qn_attention_counter(loop), INDEX(u)), *offset = MUL(k, INDEX(y_stride));
+        qn_kvalue *k = ADD(qn_loop_counter(loop), INDEX(u)), *offset = MUL(k, INDEX(y_stride));
         qn_kvalue *columns[QN_ATTENTION_VECTORS];
         for (int v = 0; v < vectors; v++) {
             columns[v] = qn_kb_load(b, y, ADD(panel, ADD(offset, INDEX(v * a->lanes))), a->lanes);

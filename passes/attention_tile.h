@@ -27,10 +27,6 @@ typedef struct qn_attention {
 /* Of a node whose operands begin with q, k and v; its mask is operand `mask`, where there is one. Needs t->w. */
 void qn_attention_read(qn_attention *t, const qn_node *node, int mask);
 
-static inline qn_kvalue *qn_attention_counter(const qn_kinst *loop)
-{
-    return &loop->blocks[0]->arguments[0];
-}
 /* for each number; for each lane of vectors */
 qn_kinst *qn_attention_for(qn_attention *t, qn_kvalue *low, qn_kvalue *high);
 qn_kinst *qn_attention_lanes(qn_attention *t, qn_kvalue *low, qn_kvalue *high);

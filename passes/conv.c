@@ -97,11 +97,6 @@ static qn_kinst *open_loop(emitter *e, qn_kvalue *low, qn_kvalue *high, int64_t 
     return loop;
 }
 
-static qn_kvalue *counter(const qn_kinst *loop)
-{
-    return &loop->blocks[0]->arguments[0];
-}
-
 static void close_loop(emitter *e, qn_kinst *loop)
 {
     qn_kb_end_for(&e->w.b, loop, e->sums);
@@ -145,7 +140,7 @@ static void run(emitter *e, qn_kvalue *x_at, qn_kvalue *w_at, int64_t length, qn
     const int64_t by = unroll(e, length), looped = by == length ? 0 : length - length % by;
     if (looped > 0) {
         qn_kinst *loop = open_loop(e, qn_kb_index(&e->w.b, 0), qn_kb_index(&e->w.b, looped), by);
-        qn_kvalue *k = counter(loop);
+        qn_kvalue *k = qn_loop_counter(loop);
         steps(e, qn_kb_iadd(&e->w.b, x_at, k), along(e, w_at, k, e->p.lanes), by, rows, columns);
         close_loop(e, loop);
     }
@@ -226,8 +221,8 @@ static void kernel_row(emitter *e, qn_kvalue *x_at, qn_kvalue *w_at, int64_t cha
             continue;
         }
         qn_kinst *loop = open_loop(e, qn_kb_index(&e->w.b, 0), qn_kb_index(&e->w.b, n), 1);
-        run(e, along(e, x_k, counter(loop), width->dilation * p->c),
-            along(e, w_k, counter(loop), p->c * p->lanes), channels, rows, span);
+        run(e, along(e, x_k, qn_loop_counter(loop), width->dilation * p->c),
+            along(e, w_k, qn_loop_counter(loop), p->c * p->lanes), channels, rows, span);
         close_loop(e, loop);
     }
 }
@@ -266,8 +261,8 @@ static void kernel_plane(emitter *e, qn_kvalue *x_at, qn_kvalue *w_at, int64_t c
         qn_kvalue *low, *high;
         kernel_range(e, height, e->row, &low, &high);
         qn_kinst *loop = open_loop(e, low, high, 1);
-        kernel_row(e, along(e, x_at, counter(loop), x_step), along(e, w_at, counter(loop), e->w_row),
-                   channels, rows);
+        kernel_row(e, along(e, x_at, qn_loop_counter(loop), x_step),
+                   along(e, w_at, qn_loop_counter(loop), e->w_row), channels, rows);
         close_loop(e, loop);
         return;
     }
@@ -276,8 +271,8 @@ static void kernel_plane(emitter *e, qn_kvalue *x_at, qn_kvalue *w_at, int64_t c
         if (rows.first == rows.last)
             continue;
         qn_kinst *loop = open_loop(e, qn_kb_index(&e->w.b, k), qn_kb_index(&e->w.b, k + n), 1);
-        kernel_row(e, along(e, x_at, counter(loop), x_step), along(e, w_at, counter(loop), e->w_row),
-                   channels, rows);
+        kernel_row(e, along(e, x_at, qn_loop_counter(loop), x_step),
+                   along(e, w_at, qn_loop_counter(loop), e->w_row), channels, rows);
         close_loop(e, loop);
     }
 }
@@ -289,7 +284,7 @@ static void kernel_block(emitter *e, qn_kvalue *x_at, qn_kvalue *w_at, int64_t c
     qn_kvalue *low, *high;
     kernel_range(e, depth, e->depth, &low, &high);
     qn_kinst *loop = open_loop(e, low, high, 1);
-    qn_kvalue *k = counter(loop);
+    qn_kvalue *k = qn_loop_counter(loop);
     const int64_t slice = e->p.axes[1].in * e->row_elements;
     kernel_plane(e, along(e, x_at, k, depth->dilation * slice),
                  along(e, w_at, k, e->p.axes[1].kernel * e->w_row), channels);
@@ -336,7 +331,7 @@ static void sum_tile(emitter *e)
     const int64_t whole = p->channels / p->c, rest = p->channels % p->c, w_step = e->w_block / p->w_blocks;
     if (whole > 0) {
         qn_kinst *loop = open_loop(e, qn_kb_index(b, 0), qn_kb_index(b, whole), 1);
-        qn_kvalue *k = counter(loop);
+        qn_kvalue *k = qn_loop_counter(loop);
         kernel_block(e, along(e, x_at, k, e->plane_elements), along(e, w_at, k, w_step), p->c);
         close_loop(e, loop);
     }

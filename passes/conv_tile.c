@@ -22,6 +22,7 @@
 #include <string.h>
 
 #include "passes/lower.h"
+#include "passes/terms.h"
 
 enum {
     C = QN_CONV_TILE_CHANNELS,
@@ -207,14 +208,7 @@ typedef struct emitter {
     qn_dim at_lane;
 } emitter;
 
-#define INDEX(c) qn_kb_index(&e->w.b, (c))
-#define ADD(a, c) qn_kb_iadd(&e->w.b, (a), (c))
-#define MUL(a, c) qn_kb_imul(&e->w.b, (a), (c))
-
-static qn_kvalue *counter(const qn_kinst *loop)
-{
-    return &loop->blocks[0]->arguments[0];
-}
+#define TERMS (&e->w.b)
 
 static qn_kinst *count_to(emitter *e, int64_t n)
 {
@@ -233,7 +227,7 @@ static void clear(emitter *e, qn_kvalue *at, int64_t positions)
     if (positions <= 0)
         return;
     qn_kinst *loop = count_to(e, positions);
-    qn_kb_store(&e->w.b, e->patch, ADD(at, MUL(counter(loop), INDEX(C))),
+    qn_kb_store(&e->w.b, e->patch, ADD(at, MUL(qn_loop_counter(loop), INDEX(C))),
                 qn_kb_float(&e->w.b, (qn_ktype){ QUERN_BF16, C }, 0), NULL);
     end(e, loop);
 }
@@ -246,15 +240,17 @@ static void copy_x(emitter *e, qn_kvalue *sample_at, qn_kvalue *top)
     const int64_t low = p->w.low < p->pitch ? p->w.low : p->pitch, room = p->pitch - low,
                   n = room < p->w.in ? room : p->w.in;
     qn_kinst *blocks = count_to(e, p->blocks), *rows = count_to(e, p->depth);
-    qn_kvalue *to = MUL(ADD(MUL(counter(blocks), INDEX(p->depth)), counter(rows)), INDEX(p->pitch * C));
-    qn_kvalue *row = ADD(top, counter(rows));
+    qn_kvalue *to =
+        MUL(ADD(MUL(qn_loop_counter(blocks), INDEX(p->depth)), qn_loop_counter(rows)), INDEX(p->pitch * C));
+    qn_kvalue *row = ADD(top, qn_loop_counter(rows));
     qn_kvalue *inside = qn_kb_binary(b, QN_OP_AND, qn_kb_compare(b, QN_GE, row, INDEX(0)),
                                      qn_kb_compare(b, QN_LT, row, INDEX(p->h.in)));
     qn_kinst *branch = qn_kb_if(b, inside);
     clear(e, to, low);
-    qn_kvalue *from = ADD(sample_at, MUL(ADD(MUL(counter(blocks), INDEX(p->h.in)), row), INDEX(p->w.in * C)));
+    qn_kvalue *from =
+        ADD(sample_at, MUL(ADD(MUL(qn_loop_counter(blocks), INDEX(p->h.in)), row), INDEX(p->w.in * C)));
     qn_kinst *loop = count_to(e, n);
-    qn_kvalue *offset = MUL(counter(loop), INDEX(C));
+    qn_kvalue *offset = MUL(qn_loop_counter(loop), INDEX(C));
     qn_kb_store(b, e->patch, ADD(ADD(to, INDEX(low * C)), offset), qn_kb_load(b, e->x, ADD(from, offset), C),
                 NULL);
     end(e, loop);
@@ -319,16 +315,18 @@ static void multiply(emitter *e, qn_kvalue *x_at, bool two, int64_t lower_offset
     for (int i = 0; i < (two ? 4 : 2); i++)
         qn_kb_tile_zero(&e->w.b, i);
     qn_kinst *blocks = count_to(e, p->blocks);
-    x_at = ADD(x_at, MUL(counter(blocks), INDEX(p->depth * p->pitch * C)));
-    qn_kvalue *w_at = ADD(e->panel_at, MUL(counter(blocks), INDEX(places * PLACE)));
+    x_at = ADD(x_at, MUL(qn_loop_counter(blocks), INDEX(p->depth * p->pitch * C)));
+    qn_kvalue *w_at = ADD(e->panel_at, MUL(qn_loop_counter(blocks), INDEX(places * PLACE)));
     if (places <= UNROLL) {
         for (int64_t k = 0; k < places; k++)
             one_place(e, ADD(x_at, INDEX((k / p->w.kernel * p->pitch + k % p->w.kernel) * C)),
                       ADD(w_at, INDEX(k * PLACE)), two, lower_offset);
     } else {
         qn_kinst *rows = count_to(e, p->h.kernel), *columns = count_to(e, p->w.kernel);
-        qn_kvalue *place = ADD(MUL(counter(rows), INDEX(p->w.kernel)), counter(columns));
-        one_place(e, ADD(x_at, MUL(ADD(MUL(counter(rows), INDEX(p->pitch)), counter(columns)), INDEX(C))),
+        qn_kvalue *place = ADD(MUL(qn_loop_counter(rows), INDEX(p->w.kernel)), qn_loop_counter(columns));
+        one_place(e,
+                  ADD(x_at, MUL(ADD(MUL(qn_loop_counter(rows), INDEX(p->pitch)), qn_loop_counter(columns)),
+                                INDEX(C))),
                   ADD(w_at, MUL(place, INDEX(PLACE))), two, lower_offset);
         end(e, columns);
         end(e, rows);

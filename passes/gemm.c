@@ -24,6 +24,7 @@
 #include "passes/lower.h"
 #include "passes/quantize.h"
 #include "passes/schedule.h"
+#include "passes/terms.h"
 #include "passes/words.h"
 
 enum {
@@ -145,14 +146,7 @@ bool qn_gemm_packs(const qn_node *node, const qn_pass_options *options)
 
 /* ---- arithmetic on kernel indices ---- */
 
-#define INDEX(c) qn_kb_index(&g->w.b, (c))
-#define ADD(a, c) qn_kb_iadd(&g->w.b, (a), (c))
-#define MUL(a, c) qn_kb_imul(&g->w.b, (a), (c))
-
-static qn_kvalue *counter(const qn_kinst *loop)
-{
-    return &loop->blocks[0]->arguments[0];
-}
+#define TERMS (&g->w.b)
 
 static qn_kinst *for_range(gemm *g, qn_kvalue *low, qn_kvalue *high)
 {
@@ -212,9 +206,9 @@ static void k_loop(gemm *g, int rows, qn_kvalue *const *starts, qn_kvalue *panel
     for (int i = 0; i < each * sets; i++)
         acc[i] = &loop->blocks[0]->arguments[1 + i];
     if (g->fetch && step > 1)
-        fetch_next(g, counter(loop), step);
+        fetch_next(g, qn_loop_counter(loop), step);
     for (int u = 0; u < step; u++)
-        multiply_add(g, rows, starts, panel, ADD(counter(loop), INDEX(u)), acc + u % sets * each);
+        multiply_add(g, rows, starts, panel, ADD(qn_loop_counter(loop), INDEX(u)), acc + u % sets * each);
     qn_kb_end_for(&g->w.b, loop, acc);
     for (int i = 0; i < each * sets; i++)
         acc[i] = &loop->results[i];
@@ -307,8 +301,8 @@ static void copy_rows(gemm *g, int rows, qn_kvalue *x_tile)
     qn_kbuilder *b = &g->w.b;
     qn_kinst *k = qn_kb_for(b, g->low, g->high, INDEX(g->lanes), QN_TAG_SERIAL, 0, NULL, NULL);
     for (int r = 0; r < rows; r++) {
-        qn_kvalue *from = ADD(ADD(x_tile, INDEX(r * g->k->value)), counter(k));
-        qn_word_store(b, g->copy, ADD(row_start(g, x_tile, r), counter(k)),
+        qn_kvalue *from = ADD(ADD(x_tile, INDEX(r * g->k->value)), qn_loop_counter(k));
+        qn_word_store(b, g->copy, ADD(row_start(g, x_tile, r), qn_loop_counter(k)),
                       qn_word_load(b, g->x, from, g->lanes));
     }
     qn_kb_end_for(b, k, NULL);
@@ -335,17 +329,19 @@ static void tile(gemm *g, int rows, qn_kvalue *batch, qn_kvalue *row, qn_kvalue 
     qn_kinst *panels = for_range(g, g->first_panel, g->past_panel);
     qn_kvalue *panel_size = MUL(g->k_value, INDEX(g->width));
     qn_kvalue *n_panels = qn_writer_index(&g->w, g->n_panels);
-    qn_kvalue *panel = MUL(ADD(MUL(batch, n_panels), counter(panels)), panel_size);
+    qn_kvalue *panel = MUL(ADD(MUL(batch, n_panels), qn_loop_counter(panels)), panel_size);
     if (g->reads_rows)
-        panel = ADD(MUL(batch, MUL(g->k_value, g->n_value)), MUL(counter(panels), INDEX(g->width)));
+        panel = ADD(MUL(batch, MUL(g->k_value, g->n_value)), MUL(qn_loop_counter(panels), INDEX(g->width)));
     if (g->packs)
         panel =
-            MUL(qn_kb_isub(b, MUL(qn_kb_isub(b, counter(panels), g->first_panel), INDEX(g->depth)), g->low),
+            MUL(qn_kb_isub(b, MUL(qn_kb_isub(b, qn_loop_counter(panels), g->first_panel), INDEX(g->depth)),
+                           g->low),
                 INDEX(g->width));
     qn_kvalue *behind = qn_kb_isub(b, number, g->first_tile), *slot = NULL, *last = NULL;
-    g->first_col = MUL(counter(panels), INDEX(g->width));
+    g->first_col = MUL(qn_loop_counter(panels), INDEX(g->width));
     if (g->partial) {
-        slot = ADD(MUL(behind, INDEX(g->task_panels)), qn_kb_isub(b, counter(panels), g->first_panel));
+        slot =
+            ADD(MUL(behind, INDEX(g->task_panels)), qn_kb_isub(b, qn_loop_counter(panels), g->first_panel));
         slot = MUL(ADD(MUL(slot, INDEX(g->rows)), below), INDEX(g->width));
         last = qn_kb_compare(b, QN_EQ, g->pass, INDEX(g->n_passes - 1));
     }
@@ -502,24 +498,25 @@ static void tiles(gemm *g, qn_kvalue *batch, qn_kvalue *to)
                 higher = m % n_tiles;
         if (higher) {
             qn_kinst *loop = for_range(g, from, qn_kb_imin(b, to, INDEX(higher)));
-            tile(g, (int)height + 1, batch, MUL(counter(loop), INDEX(height + 1)), counter(loop), INDEX(0));
+            tile(g, (int)height + 1, batch, MUL(qn_loop_counter(loop), INDEX(height + 1)),
+                 qn_loop_counter(loop), INDEX(0));
             qn_kb_end_for(b, loop, NULL);
             from = qn_kb_imax(b, from, INDEX(higher));
         }
         qn_kinst *loop = for_range(g, from, to);
-        tile(g, (int)height, batch, ADD(MUL(counter(loop), INDEX(height)), INDEX(higher)), counter(loop),
-             INDEX(0));
+        tile(g, (int)height, batch, ADD(MUL(qn_loop_counter(loop), INDEX(height)), INDEX(higher)),
+             qn_loop_counter(loop), INDEX(0));
         qn_kb_end_for(b, loop, NULL);
         return;
     }
     qn_kvalue *m = qn_writer_index(&g->w, g->m), *full = qn_kb_idiv(b, m, INDEX(g->rows));
     qn_kinst *loop = for_range(g, from, qn_kb_imin(b, to, full));
-    tile(g, g->rows, batch, MUL(counter(loop), INDEX(g->rows)), counter(loop), INDEX(0));
+    tile(g, g->rows, batch, MUL(qn_loop_counter(loop), INDEX(g->rows)), qn_loop_counter(loop), INDEX(0));
     qn_kb_end_for(b, loop, NULL);
     /* the rows behind the full tiles, in the task that has the tile number `full` */
     qn_kvalue *rest = qn_kb_imod(b, m, INDEX(g->rows));
     qn_kinst *last = for_range(g, qn_kb_imax(b, from, full), to);
-    qn_kvalue *row = MUL(counter(last), INDEX(g->rows));
+    qn_kvalue *row = MUL(qn_loop_counter(last), INDEX(g->rows));
     for (int height = 16; height >= 1; height /= 2) {
         if (height >= g->rows)
             continue;
@@ -527,7 +524,7 @@ static void tiles(gemm *g, qn_kvalue *batch, qn_kvalue *to)
                   *left = 2 * height > g->rows ? rest : qn_kb_imod(b, rest, twice);
         qn_kvalue *before = qn_kb_isub(b, rest, left);
         qn_kinst *once = for_range(g, INDEX(0), qn_kb_idiv(b, left, INDEX(height)));
-        tile(g, height, batch, ADD(row, before), counter(last), before);
+        tile(g, height, batch, ADD(row, before), qn_loop_counter(last), before);
         qn_kb_end_for(b, once, NULL);
     }
     qn_kb_end_for(b, last, NULL);
@@ -569,7 +566,7 @@ static qn_dim write_tasks(gemm *g)
         return tasks;
     }
     qn_kinst *passes = for_range(g, INDEX(0), INDEX(g->n_passes));
-    g->pass = counter(passes);
+    g->pass = qn_loop_counter(passes);
     g->low = MUL(g->pass, INDEX(g->depth));
     g->high = qn_kb_imin(b, ADD(g->low, INDEX(g->depth)), g->k_value);
     tiles(g, batch, past_tile);

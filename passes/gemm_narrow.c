@@ -11,6 +11,7 @@
  * Several sums per element where rows are few, since one chain of multiply-adds waits for itself. Tasks depend on the shape
  * only. */
 #include "passes/block.h"
+#include "passes/terms.h"
 #include "passes/words.h"
 
 enum {
@@ -64,9 +65,7 @@ static bool matches(const qn_group *group, const qn_pass_options *options)
     return width == lanes || width == 2 * lanes;
 }
 
-#define INDEX(c) qn_kb_index(&g->w.b, (c))
-#define ADD(a, c) qn_kb_iadd(&g->w.b, (a), (c))
-#define MUL(a, c) qn_kb_imul(&g->w.b, (a), (c))
+#define TERMS (&g->w.b)
 
 static qn_kvalue *fused(gemm *g, qn_kvalue *x, qn_kvalue *y, qn_kvalue *sum)
 {
@@ -197,7 +196,7 @@ static void k_loop(gemm *g, qn_kvalue *const *panels, qn_kvalue *x_at, qn_kvalue
 {
     const int each = g->streams * g->rows * g->vectors;
     qn_kinst *loop = qn_kb_for(&g->w.b, low, high, INDEX(step), QN_TAG_SERIAL, each * sets, sums, NULL);
-    qn_kvalue *k = &loop->blocks[0]->arguments[0];
+    qn_kvalue *k = qn_loop_counter(loop);
     for (int i = 0; i < each * sets; i++)
         sums[i] = &loop->blocks[0]->arguments[1 + i];
     if (g->scale)
@@ -256,12 +255,12 @@ static qn_dim write_tasks(gemm *g, qn_dim n_panels)
     qn_kvalue *high = qn_kb_imin(b, ADD(low, INDEX(each)), n), *m = qn_writer_index(w, block->m);
     qn_kvalue *last = qn_kb_isub(b, high, qn_kb_imod(b, qn_kb_isub(b, high, low), INDEX(STREAMS)));
     qn_kinst *rows = qn_kb_for(b, INDEX(0), m, INDEX(g->rows), QN_TAG_SERIAL, 0, NULL, NULL);
-    qn_kvalue *row = ADD(MUL(batch, m), &rows->blocks[0]->arguments[0]);
+    qn_kvalue *row = ADD(MUL(batch, m), qn_loop_counter(rows));
     for (g->streams = STREAMS; g->streams > 0; g->streams /= 2) { /* pairs, then what is left */
         const bool pairs = g->streams == STREAMS;
         qn_kinst *loop = qn_kb_for(b, pairs ? low : last, pairs ? last : high, INDEX(g->streams),
                                    QN_TAG_SERIAL, 0, NULL, NULL);
-        panels(g, batch, row, &loop->blocks[0]->arguments[0], n);
+        panels(g, batch, row, qn_loop_counter(loop), n);
         qn_kb_end_for(b, loop, NULL);
     }
     qn_kb_end_for(b, rows, NULL);

@@ -11,6 +11,7 @@
  * Rows are spread evenly over blocks of two heights where their number is known; where it is a symbol, the last block is
  * what is left. A block of at most 16 rows uses one row of tiles. Tasks depend on the shape only. */
 #include "passes/block.h"
+#include "passes/terms.h"
 
 enum {
     BLOCK_ROWS = 2 * QN_TILE_ROWS,
@@ -55,14 +56,7 @@ static bool matches(const qn_group *group, const qn_pass_options *options)
 
 /* ---- arithmetic on kernel indices ---- */
 
-#define INDEX(c) qn_kb_index(&g->w.b, (c))
-#define ADD(a, c) qn_kb_iadd(&g->w.b, (a), (c))
-#define MUL(a, c) qn_kb_imul(&g->w.b, (a), (c))
-
-static qn_kvalue *counter(const qn_kinst *loop)
-{
-    return &loop->blocks[0]->arguments[0];
-}
+#define TERMS (&g->w.b)
 
 static qn_kinst *for_range(gemm *g, qn_kvalue *low, qn_kvalue *high)
 {
@@ -116,7 +110,7 @@ static void multiply(gemm *g, qn_kvalue *x_at, qn_kvalue *panel, qn_kvalue *bloc
         for (int j = 0; j < tile_columns(g); j++)
             qn_kb_tile_zero(b, 2 * i + j);
     qn_kinst *loop = qn_kb_for(b, INDEX(0), g->k_value, INDEX(g->step), QN_TAG_SERIAL, 0, NULL, NULL);
-    qn_kvalue *k = counter(loop), *y_at = ADD(panel, MUL(k, INDEX(g->width)));
+    qn_kvalue *k = qn_loop_counter(loop), *y_at = ADD(panel, MUL(k, INDEX(g->width)));
     fetch_next(g, panel, k, block);
     for (int i = 0; i < tile_rows(g); i++) {
         qn_kvalue *row = i == 0 ? x_at : ADD(x_at, MUL(g->upper, g->k_value));
@@ -171,7 +165,8 @@ static void blocks(gemm *g, qn_kvalue *batch, qn_kvalue *from, qn_kvalue *to, in
     g->from = from;
     set_shape(g);
     qn_kinst *panels = for_range(g, low, high), *loop = for_range(g, from, to);
-    one_block(g, batch, counter(loop), ADD(MUL(counter(loop), INDEX(height)), INDEX(past)), counter(panels));
+    one_block(g, batch, qn_loop_counter(loop), ADD(MUL(qn_loop_counter(loop), INDEX(height)), INDEX(past)),
+              qn_loop_counter(panels));
     qn_kb_end_for(b, loop, NULL);
     qn_kb_end_for(b, panels, NULL);
 }
@@ -184,7 +179,7 @@ static void rest(gemm *g, qn_kvalue *batch, qn_kvalue *full, qn_kvalue *from, qn
     qn_kvalue *left = qn_kb_imod(b, g->m_value, INDEX(BLOCK_ROWS)), *tile = INDEX(QN_TILE_ROWS);
     qn_kinst *last = for_range(g, qn_kb_imax(b, from, full), to);
     for (int two = 0; two < 2; two++) {
-        qn_kvalue *is_two = qn_kb_compare(b, QN_GT, left, tile), *number = counter(last);
+        qn_kvalue *is_two = qn_kb_compare(b, QN_GT, left, tile), *number = qn_loop_counter(last);
         qn_kvalue *once = qn_kb_select(b, is_two, INDEX(two), INDEX(!two));
         qn_kinst *loop = for_range(g, INDEX(0), once);
         g->block.n_rows = left;
@@ -193,7 +188,7 @@ static void rest(gemm *g, qn_kvalue *batch, qn_kvalue *full, qn_kvalue *from, qn
         g->from = number;
         set_shape(g);
         qn_kinst *panels = for_range(g, low, high);
-        one_block(g, batch, number, MUL(number, INDEX(BLOCK_ROWS)), counter(panels));
+        one_block(g, batch, number, MUL(number, INDEX(BLOCK_ROWS)), qn_loop_counter(panels));
         qn_kb_end_for(b, panels, NULL);
         qn_kb_end_for(b, loop, NULL);
     }

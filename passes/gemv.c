@@ -11,6 +11,7 @@
  * Tasks depend on the shape only. As in gemm.c, k and panels count in words (words.h). */
 #include "passes/lower.h"
 #include "passes/schedule.h"
+#include "passes/terms.h"
 #include "passes/words.h"
 
 enum {
@@ -53,14 +54,7 @@ static bool matches(const qn_group *group, const qn_pass_options *options)
     return qn_word_panels(y, (int)qn_attr_int(group->root, QN_ATTR_BATCH_DIMS), machine) > 0;
 }
 
-#define INDEX(c) qn_kb_index(&g->w.b, (c))
-#define ADD(a, c) qn_kb_iadd(&g->w.b, (a), (c))
-#define MUL(a, c) qn_kb_imul(&g->w.b, (a), (c))
-
-static qn_kvalue *counter(const qn_kinst *loop)
-{
-    return &loop->blocks[0]->arguments[0];
-}
+#define TERMS (&g->w.b)
 
 /* ---- sums ---- */
 
@@ -74,7 +68,7 @@ static void k_loop(gemv *g, int n_panels, qn_kvalue *const *panels, qn_kvalue *l
     for (int i = 0; i < n; i++)
         acc[i] = &loop->blocks[0]->arguments[1 + i];
     for (int set = 0; set < step; set++) {
-        qn_kvalue *k = ADD(counter(loop), INDEX(set));
+        qn_kvalue *k = ADD(qn_loop_counter(loop), INDEX(set));
         qn_kvalue *x = qn_word_repeat(b, g->x, ADD(MUL(g->row, g->k_value), k), g->lanes);
         for (int p = 0; p < n_panels; p++) {
             qn_kvalue *at = ADD(panels[p], MUL(k, INDEX(g->width)));
@@ -219,12 +213,12 @@ static qn_dim write_tasks(gemv *g)
 
     qn_kvalue *middle = ADD(low, half);
     qn_kinst *pairs = qn_kb_for(b, low, middle, INDEX(1), QN_TAG_SERIAL, 0, NULL, NULL);
-    finish_panels(g, base, 2, (qn_kvalue *[]){ counter(pairs), ADD(counter(pairs), half) });
+    finish_panels(g, base, 2, (qn_kvalue *[]){ qn_loop_counter(pairs), ADD(qn_loop_counter(pairs), half) });
     qn_kb_end_for(b, pairs, NULL);
     if (!qn_dim_divisible(g->n_panels, 2)) {
         qn_kinst *last =
             qn_kb_for(b, ADD(middle, half), high, INDEX(1), QN_TAG_SERIAL, 0, NULL, NULL); /* once at most */
-        finish_panels(g, base, 1, (qn_kvalue *[]){ counter(last) });
+        finish_panels(g, base, 1, (qn_kvalue *[]){ qn_loop_counter(last) });
         qn_kb_end_for(b, last, NULL);
     }
     return qn_dim_mul(dims, g->batch, blocks);

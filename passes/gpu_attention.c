@@ -13,6 +13,7 @@
  * found by three shuffles among the eight threads that share it. What lies along the depth is turned as it comes to shared memory, as
  * in passes/gpu_gemm.c. Not with strict mathematics: sums are in another order. */
 #include "passes/lower.h"
+#include "passes/terms.h"
 
 #include <math.h>
 
@@ -41,13 +42,7 @@ typedef struct attention {
     qn_kvalue *queries_value, *keys_value;
 } attention;
 
-#define INDEX(c) qn_kb_index(&a->w.b, (c))
-#define ADD(x, y) qn_kb_iadd(&a->w.b, (x), (y))
-#define SUB(x, y) qn_kb_isub(&a->w.b, (x), (y))
-#define MUL(x, y) qn_kb_imul(&a->w.b, (x), (y))
-#define DIV(x, y) qn_kb_idiv(&a->w.b, (x), (y))
-#define MOD(x, y) qn_kb_imod(&a->w.b, (x), (y))
-#define MIN(x, y) qn_kb_imin(&a->w.b, (x), (y))
+#define TERMS (&a->w.b)
 
 static bool is_multiple(qn_dim d, int64_t of)
 {
@@ -133,7 +128,7 @@ static void multiply(attention *a, qn_kbuffer *x, int x_line, qn_kbuffer *y, int
     qn_kbuilder *b = &a->w.b;
     const int n = FOUR * columns;
     qn_kinst *loop = qn_kb_for(b, INDEX(0), INDEX(depth), INDEX(1), QN_TAG_UNROLL, n, sums, NULL);
-    qn_kvalue *k = &loop->blocks[0]->arguments[0], *xs[FOUR], *ys[MOST / ACROSS];
+    qn_kvalue *k = qn_loop_counter(loop), *xs[FOUR], *ys[MOST / ACROSS];
     take(a, x, ADD(MUL(k, INDEX(x_line)), a->row), xs);
     for (int j = 0; j < columns; j += FOUR)
         take(a, y, ADD(MUL(k, INDEX(y_line)), ADD(a->col, INDEX(j * ACROSS))), ys + j);
@@ -270,7 +265,7 @@ static void compute(attention *a)
     qn_kinst *loop = qn_kb_for(b, INDEX(0), end, INDEX(KEYS), QN_TAG_SERIAL, n, carried, NULL);
     for (int i = 0; i < n; i++)
         carried[i] = &loop->blocks[0]->arguments[1 + i];
-    step(a, &loop->blocks[0]->arguments[0], carried);
+    step(a, qn_loop_counter(loop), carried);
     qn_kb_end_for(b, loop, carried);
     for (int i = 0; i < n; i++)
         carried[i] = &loop->results[i];

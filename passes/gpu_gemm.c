@@ -23,6 +23,7 @@
  *
  * Tiles are numbered in bands of BAND rows, so that those that run together share what the second cache holds. */
 #include "passes/gpu.h"
+#include "passes/terms.h"
 
 #include <math.h>
 
@@ -100,12 +101,7 @@ typedef struct gemm {
     qn_kvalue *now;                             /* the sum that is being finished */
 } gemm;
 
-#define INDEX(c) qn_kb_index(&g->w.b, (c))
-#define ADD(a, c) qn_kb_iadd(&g->w.b, (a), (c))
-#define MUL(a, c) qn_kb_imul(&g->w.b, (a), (c))
-#define DIV(a, c) qn_kb_idiv(&g->w.b, (a), (c))
-#define MOD(a, c) qn_kb_imod(&g->w.b, (a), (c))
-#define MIN(a, c) qn_kb_imin(&g->w.b, (a), (c))
+#define TERMS (&g->w.b)
 
 /* ---- what it takes ---- */
 
@@ -396,7 +392,7 @@ static void multiply(gemm *g, qn_kvalue *const *halves, qn_kvalue **sums)
     qn_kbuilder *b = &w->b;
     const int rows = g->thread_rows, cols = g->thread_cols;
     qn_kinst *loop = qn_kb_for(b, INDEX(0), INDEX(STEP), INDEX(1), QN_TAG_UNROLL, rows * cols, sums, NULL);
-    qn_kvalue *k = &loop->blocks[0]->arguments[0], *x[8], *y[8];
+    qn_kvalue *k = qn_loop_counter(loop), *x[8], *y[8];
     const side *xs = &g->sides[0], *ys = &g->sides[1];
     take(g, xs, ADD(halves[0], in_half(g, xs, g->row, k)), rows, FOUR * THREADS_DOWN, x);
     take(g, ys, ADD(halves[1], in_half(g, ys, g->col, k)), cols, FOUR * THREADS_ACROSS, y);
@@ -434,7 +430,7 @@ static void multiply_tiles(gemm *g, qn_kvalue *const *halves, qn_kvalue **sums)
     const int down = g->shape->warp_rows / (2 * TILE), across = g->shape->warp_cols / TILE;
     qn_kinst *loop =
         qn_kb_for(b, INDEX(0), INDEX(UNIT_STEP), INDEX(2 * TILE), QN_TAG_UNROLL, down * across, sums, NULL);
-    qn_kvalue *k = &loop->blocks[0]->arguments[0], *x[4], *y[8];
+    qn_kvalue *k = qn_loop_counter(loop), *x[4], *y[8];
     for (int i = 0; i < down; i++)
         x[i] = take_tiles(g, 0, halves[0], 2 * TILE * i, k);
     for (int j = 0; j < across; j += 2) {
@@ -467,8 +463,7 @@ static void compute_sums(gemm *g, qn_kvalue **sums)
         acc[i] = zero;
     qn_kvalue *steps = DIV(ADD(g->k_value, INDEX(g->step - 1)), INDEX(g->step));
     qn_kinst *loop = qn_kb_for(b, INDEX(0), steps, INDEX(1), QN_TAG_SERIAL, n, acc, NULL);
-    qn_kvalue *step = &loop->blocks[0]->arguments[0], *next = ADD(step, INDEX(1)),
-              *k = MUL(next, INDEX(g->step));
+    qn_kvalue *step = qn_loop_counter(loop), *next = ADD(step, INDEX(1)), *k = MUL(next, INDEX(g->step));
     for (int i = 0; i < n; i++)
         acc[i] = &loop->blocks[0]->arguments[1 + i];
     if (g->whole_k) /* behind the last step: it again */

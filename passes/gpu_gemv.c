@@ -10,6 +10,7 @@
  * Where the large side lies along k, a warp reads 512 bytes of one `many` at a time; else 32 of them, or 8 fours, for each k. Sums
  * are made in another order than the reference's: not with strict mathematics. */
 #include "passes/gpu.h"
+#include "passes/terms.h"
 
 enum {
     THREADS = 256,
@@ -40,12 +41,7 @@ typedef struct gemv {
     qn_kvalue *sum;
 } gemv;
 
-#define INDEX(c) qn_kb_index(&g->w.b, (c))
-#define ADD(a, c) qn_kb_iadd(&g->w.b, (a), (c))
-#define MUL(a, c) qn_kb_imul(&g->w.b, (a), (c))
-#define DIV(a, c) qn_kb_idiv(&g->w.b, (a), (c))
-#define MOD(a, c) qn_kb_imod(&g->w.b, (a), (c))
-#define MIN(a, c) qn_kb_imin(&g->w.b, (a), (c))
+#define TERMS (&g->w.b)
 
 /* Rows of the side where they are few; 0: they are not, or are not known. */
 static int few_of(const qn_node *dot, int side)
@@ -123,7 +119,7 @@ static void add_runs(gemv *g, qn_kvalue *low, qn_kvalue *high, int64_t step, int
     for (int i = 0; i < n; i++)
         sums[i] = &loop->blocks[0]->arguments[1 + i];
     for (int p = 0; p < pieces; p++)
-        add_run(g, ADD(&loop->blocks[0]->arguments[0], INDEX(p * step)), sums);
+        add_run(g, ADD(qn_loop_counter(loop), INDEX(p * step)), sums);
     qn_kb_end_for(b, loop, sums);
     for (int i = 0; i < n; i++)
         sums[i] = &loop->results[i];
@@ -179,7 +175,7 @@ static void finish(gemv *g)
     const size_t mark = qn_writer_mark(w);
     qn_kvalue *zero = qn_kb_float(b, (qn_ktype){ QUERN_F32, 1 }, 0);
     qn_kinst *loop = qn_kb_for(b, INDEX(0), INDEX(g->slices), INDEX(1), QN_TAG_UNROLL, 1, &zero, NULL);
-    qn_kvalue *at = ADD(MUL(&loop->blocks[0]->arguments[0], INDEX(line(g))), g->thread);
+    qn_kvalue *at = ADD(MUL(qn_loop_counter(loop), INDEX(line(g))), g->thread);
     qn_kvalue *sum =
         qn_kb_binary(b, QN_OP_ADD, &loop->blocks[0]->arguments[1], qn_kb_load(b, g->cells, at, 1));
     qn_kb_end_for(b, loop, &sum);

@@ -240,7 +240,7 @@ static void write_blocks(qn_writer *w, const qn_group *group, const qn_nest *nes
     qn_kvalue *high =
         last->high ? last->high : qn_writer_index(w, qn_ispace_var_of(&w->space, last->var)->extent);
     qn_kinst *blocks = qn_kb_for(b, low, high, width, QN_TAG_SERIAL, 0, NULL, NULL);
-    qn_kvalue *first = &blocks->blocks[0]->arguments[0];
+    qn_kvalue *first = qn_loop_counter(blocks);
     open[n - 2] = qn_planned_loop_open(w, &loops->loops[n - 2], QN_TAG_SERIAL);
     open[n - 1] = qn_writer_for(w, last->var, first, qn_kb_imin(b, qn_kb_iadd(b, first, width), high),
                                 QN_TAG_VECTOR, 0, NULL, NULL);

@@ -49,7 +49,7 @@ static void merge(sorter *s, qn_kvalue *from, qn_kvalue *to, qn_kvalue *low, qn_
     qn_kvalue *high = qn_kb_imin(b, qn_kb_iadd(b, middle, width), n);
     qn_kvalue *initial[2] = { low, middle };
     qn_kinst *loop = qn_kb_for(b, low, high, qn_kb_index(b, 1), QN_TAG_SERIAL, 2, initial, NULL);
-    qn_kvalue *k = &loop->blocks[0]->arguments[0], *left = &loop->blocks[0]->arguments[1];
+    qn_kvalue *k = qn_loop_counter(loop), *left = &loop->blocks[0]->arguments[1];
     qn_kvalue *right = &loop->blocks[0]->arguments[2];
     const size_t mark = qn_writer_mark(w);
     qn_kvalue *has_left = qn_kb_compare(b, QN_LT, left, middle),
@@ -78,7 +78,7 @@ static void merge_pass(sorter *s, qn_kvalue *from, qn_kvalue *to, qn_kvalue *wid
     qn_kvalue *n = qn_writer_index(&s->o->w, s->n);
     qn_kinst *lows =
         qn_kb_for(b, qn_kb_index(b, 0), n, qn_kb_iadd(b, width, width), QN_TAG_SERIAL, 0, NULL, NULL);
-    merge(s, from, to, &lows->blocks[0]->arguments[0], width);
+    merge(s, from, to, qn_loop_counter(lows), width);
     qn_kb_end_for(b, lows, NULL);
 }
 

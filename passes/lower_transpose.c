@@ -327,7 +327,7 @@ static void rows_of_blocks(qn_writer *w, transposer *t, int64_t n_rows, qn_kvalu
     if (n_rows == 0)
         return;
     qn_kinst *loop = qn_kb_for(b, low, high, qn_kb_index(b, t->lanes), QN_TAG_SERIAL, 0, NULL, NULL);
-    t->first_row = &loop->blocks[0]->arguments[0];
+    t->first_row = qn_loop_counter(loop);
     t->n_rows = (int)n_rows;
     one_block(w, t);
     qn_kb_end_for(b, loop, NULL);
@@ -413,7 +413,7 @@ qn_dim qn_write_transposed(qn_writer *w, const qn_group *group, const qn_nest *n
         qn_kinst *blocks = qn_kb_for(b, rest ? qn_kb_imax(b, by_column.low, whole_columns) : by_column.low,
                                      rest ? by_column.high : qn_kb_imin(b, by_column.high, whole_columns),
                                      qn_kb_index(b, rest ? lanes : width), QN_TAG_SERIAL, 0, NULL, NULL);
-        t->first_column = &blocks->blocks[0]->arguments[0];
+        t->first_column = qn_loop_counter(blocks);
         rows_of_blocks(w, t, n_rows < lanes ? 0 : lanes, by_row.low, qn_kb_imin(b, by_row.high, whole_rows));
         rows_of_blocks(w, t, n_rows % lanes, qn_kb_imax(b, by_row.low, whole_rows), by_row.high);
         qn_kb_end_for(b, blocks, NULL);

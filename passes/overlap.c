@@ -309,7 +309,7 @@ static void rewrite(overlap *o)
     for (int i = 0; i < n; i++)
         handed[i] = &loop->blocks[0]->arguments[1 + i];
     hand_on(o, handed, true);
-    qn_kvalue *row = &loop->blocks[0]->arguments[0];
+    qn_kvalue *row = qn_loop_counter(loop);
     o->counters[2] = qn_kb_isub(b, row, one);
     o->counters[1] = row;
     o->counters[0] = qn_kb_imin(b, qn_kb_iadd(b, row, one), final);

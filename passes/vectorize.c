@@ -320,7 +320,7 @@ static void vector_for(vectorizer *v, qn_kinst *inst)
         carried[i] = vector_of(v, inst->operands[3 + i]);
     qn_kinst *loop = qn_kb_for(b, qn_kr_get(inst->operands[0]), qn_kr_get(inst->operands[1]),
                                qn_kr_get(inst->operands[2]), QN_TAG_SERIAL, n, carried, NULL);
-    set_scalar(v, &inst->blocks[0]->arguments[0], &loop->blocks[0]->arguments[0], 0);
+    set_scalar(v, qn_loop_counter(inst), qn_loop_counter(loop), 0);
     for (int i = 0; i < n; i++)
         set_vector(v, &inst->blocks[0]->arguments[1 + i], &loop->blocks[0]->arguments[1 + i]);
     vector_block(v, inst->blocks[0]);
@@ -448,8 +448,7 @@ static void vector_loop(vectorizer *v, qn_kinst *loop, qn_kvalue *low, qn_kvalue
     for (int i = 0; i < sets * n; i++)
         carried[i] = &made->blocks[0]->arguments[1 + i];
     for (int set = 0; set < sets; set++)
-        body_once(v, loop,
-                  qn_kb_iadd(b, &made->blocks[0]->arguments[0], qn_kb_index(b, (int64_t)set * v->lanes)),
+        body_once(v, loop, qn_kb_iadd(b, qn_loop_counter(made), qn_kb_index(b, (int64_t)set * v->lanes)),
                   carried + set * n);
     qn_kb_end_for(b, made, carried);
     for (int i = 0; i < sets * n; i++)
@@ -522,7 +521,7 @@ static void vectorize_loop(vectorizer *v, qn_kinst *loop)
                                    NULL); /* once at most */
         for (int i = 0; i < n; i++)
             carried[i] = &some->blocks[0]->arguments[1 + i];
-        qn_kvalue *counter = &some->blocks[0]->arguments[0];
+        qn_kvalue *counter = qn_loop_counter(some);
         v->tail = qn_kb_compare(b, QN_LT, qn_kb_ramp(b, counter, v->lanes), qn_kb_splat(b, high, v->lanes));
         body_once(v, loop, counter, carried);
         v->tail = NULL;

@@ -171,7 +171,7 @@ static void input_blocks(emitter *e, qn_kvalue *row, qn_kvalue *column, qn_kvalu
         along(e, along(e, scaled(e, sample, p->blocks * plane), row, width * lanes), column, lanes);
     qn_kinst *loop = qn_kb_for(b, qn_kb_index(b, 0), qn_kb_index(b, k_blocks), qn_kb_index(b, 1),
                                QN_TAG_SERIAL, 0, NULL, NULL);
-    qn_kvalue *k = &loop->blocks[0]->arguments[0];
+    qn_kvalue *k = qn_loop_counter(loop);
     qn_kvalue *at = along(e, first, k, plane), *to = along(e, v_at, k, lanes);
     qn_kvalue *x[TILE][TILE], *y[TILE][TILE];
     for (int j = 0; j < t; j++)
@@ -203,7 +203,7 @@ static void input_tiles(emitter *e, qn_kvalue *low, qn_kvalue *high, qn_kvalue *
     qn_kbuilder *b = &e->w.b;
     qn_kvalue *across = qn_kb_index(b, p->axes[1].tiles);
     qn_kinst *loop = qn_kb_for(b, low, high, qn_kb_index(b, 1), QN_TAG_SERIAL, 0, NULL, NULL);
-    qn_kvalue *tile = &loop->blocks[0]->arguments[0];
+    qn_kvalue *tile = qn_loop_counter(loop);
     qn_kvalue *row = tile_start(e, qn_kb_idiv(b, tile, across), 0);
     qn_kvalue *column = tile_start(e, qn_kb_imod(b, tile, across), 1);
     qn_kvalue *to = along(e, v_at, qn_kb_isub(b, tile, low), p->v_row);
@@ -265,7 +265,7 @@ static void piece_sums(emitter *e, qn_kvalue *piece, qn_kvalue *v_at, qn_kvalue 
                                    QN_TAG_SERIAL, (int)n, sums, NULL);
         for (int64_t i = 0; i < n; i++)
             sums[i] = &loop->blocks[0]->arguments[1 + i];
-        qn_kvalue *k = &loop->blocks[0]->arguments[0];
+        qn_kvalue *k = qn_loop_counter(loop);
         qn_kvalue *u_k = along(e, u_at, k, width);
         if (p->streams)
             prefetch(e, u_k, piece, by);
@@ -287,7 +287,7 @@ static void pieces(emitter *e, qn_kvalue *first, qn_kvalue *low, qn_kvalue *high
     const qn_winograd_plan *p = &e->p;
     qn_kbuilder *b = &e->w.b;
     qn_kinst *loop = qn_kb_for(b, low, high, qn_kb_index(b, 1), QN_TAG_SERIAL, 0, NULL, NULL);
-    qn_kvalue *piece = &loop->blocks[0]->arguments[0];
+    qn_kvalue *piece = qn_loop_counter(loop);
     qn_kvalue *past = scaled(e, qn_kb_isub(b, piece, low), size);
     piece_sums(e, qn_kb_isub(b, piece, first), along(e, v_at, qn_kb_iadd(b, tile, past), p->v_row), u_at,
                along(e, m_at, qn_kb_iadd(b, in_group, past), p->vectors * p->lanes), size);
@@ -329,7 +329,7 @@ static void panel_sums(emitter *e, const range *r, qn_kvalue *v_at, qn_kvalue *u
     qn_kbuilder *b = &e->w.b;
     qn_kinst *loop = qn_kb_for(b, qn_kb_index(b, 0), qn_kb_index(b, places(e)), qn_kb_index(b, 1),
                                QN_TAG_SERIAL, 0, NULL, NULL);
-    qn_kvalue *place = &loop->blocks[0]->arguments[0];
+    qn_kvalue *place = qn_loop_counter(loop);
     qn_kvalue *v = along(e, v_at, place, p->v_plane), *m = scaled(e, place, p->m_plane);
     qn_kvalue *u = along(e, u_at, place, p->channels * p->vectors * p->lanes);
     qn_kvalue *zero = qn_kb_index(b, 0);

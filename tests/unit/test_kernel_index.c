@@ -18,7 +18,7 @@ typedef struct fixture {
 static qn_kvalue *counter(qn_kbuilder *b, qn_kvalue *low, qn_kvalue *high, int64_t step)
 {
     qn_kinst *loop = qn_kb_for(b, low, high, qn_kb_index(b, step), QN_TAG_SERIAL, 0, NULL, NULL);
-    return &loop->blocks[0]->arguments[0];
+    return qn_loop_counter(loop);
 }
 
 static fixture *open_nest(void)

@@ -210,7 +210,7 @@ static void inner_loop(generator *g, int depth)
     pools before = save(g);
     add_float(g, &loop->blocks[0]->arguments[1]);
     add_int(g, &loop->blocks[0]->arguments[2]);
-    add_int(g, qn_kb_convert(b, QUERN_I32, &loop->blocks[0]->arguments[0]));
+    add_int(g, qn_kb_convert(b, QUERN_I32, qn_loop_counter(loop)));
     int regions[2] = { g->n_regions[0], g->n_regions[1] };
     g->n_regions[0] = g->n_regions[1] = N_REGIONS; /* no stores: they would hit one place several times */
     statements(g, 1 + draw(g, 4), depth - 1);
@@ -250,7 +250,7 @@ static void fill_table(generator *g)
     qn_kbuilder *b = &g->b;
     qn_kinst *loop = qn_kb_for(b, index_const(g, 0), index_const(g, 64), index_const(g, 1),
                                draw(g, 2) ? QN_TAG_VECTOR : QN_TAG_SERIAL, 0, NULL, NULL);
-    qn_kvalue *i = &loop->blocks[0]->arguments[0];
+    qn_kvalue *i = qn_loop_counter(loop);
     qn_kb_store(b, g->table, i, qn_kb_load(b, g->x, qn_kb_imul(b, i, index_const(g, 3)), 1), NULL);
     qn_kb_end_for(b, loop, NULL);
 }
@@ -273,7 +273,7 @@ static qn_kernel *generate(qn_arena *arena, uint64_t seed, bool checks)
     fill_table(g);
     qn_kinst *outer = qn_kb_for(b, index_const(g, 0), index_const(g, 1 + draw(g, 3)), index_const(g, 1),
                                 QN_TAG_SERIAL, 0, NULL, NULL);
-    g->outer = &outer->blocks[0]->arguments[0];
+    g->outer = qn_loop_counter(outer);
     add_float(g, constant(g, QUERN_F32, draw(g, 9) - 4));
     add_float(g, qn_kb_load(b, g->x, g->outer, 1));
     add_int(g, qn_kb_load(b, g->z, g->outer, 1));
@@ -291,7 +291,7 @@ static qn_kernel *generate(qn_arena *arena, uint64_t seed, bool checks)
     qn_kvalue *high = fixed ? index_const(g, draw(g, MOST_TRIPS)) : n;
     qn_kinst *loop =
         qn_kb_for(b, low, high, index_const(g, 1), QN_TAG_VECTOR, n_carried, initial, carried_kinds);
-    g->counter = &loop->blocks[0]->arguments[0];
+    g->counter = qn_loop_counter(loop);
     add_int(g, qn_kb_convert(b, QUERN_I32, g->counter));
     add_float(g, qn_kb_convert(b, QUERN_F32, g->counter));
     statements(g, 6 + draw(g, 16), 2);

@@ -157,7 +157,7 @@ static void run_cases(qn_dtype dtype, int lanes, const char *cpu, int n, const t
     qn_kbuilder b = qn_kb_new(k);
     qn_kinst *loop = qn_kb_for(&b, qn_kb_index(&b, 0), qn_kb_index(&b, N_PAIRS), qn_kb_index(&b, lanes),
                                QN_TAG_SERIAL, 0, NULL, NULL);
-    qn_kvalue *at = &loop->blocks[0]->arguments[0];
+    qn_kvalue *at = qn_loop_counter(loop);
     qn_kvalue *xv = qn_kb_load(&b, x, at, lanes), *yv = qn_kb_load(&b, y, at, lanes);
     for (int i = 0; i < n; i++)
         qn_kb_store(&b, outs[i], at, build_case(&b, &cases[i], xv, yv), NULL);

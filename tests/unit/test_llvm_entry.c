@@ -30,7 +30,7 @@ static const float weights[LEVELS + 1][COLUMNS] = {
 static qn_kvalue *loop_over(qn_kbuilder *b, qn_kvalue *low, qn_kvalue *high, qn_kinst **out)
 {
     *out = qn_kb_for(b, low, high, qn_kb_index(b, 1), QN_TAG_SERIAL, 0, NULL, NULL);
-    return &(*out)->blocks[0]->arguments[0];
+    return qn_loop_counter(*out);
 }
 
 /* y[i, :] = x[i, :] + row[:], eight rows a task */
@@ -80,7 +80,7 @@ static qn_kernel *count_positive(qn_arena *arena)
     qn_kbuilder b = qn_kb_new(k);
     qn_kvalue *zero = qn_kb_index(&b, 0), *n = zero;
     qn_kinst *loop = qn_kb_for(&b, zero, rows, qn_kb_index(&b, 1), QN_TAG_SERIAL, 1, &n, NULL);
-    qn_kvalue *i = &loop->blocks[0]->arguments[0];
+    qn_kvalue *i = qn_loop_counter(loop);
     qn_kvalue *v = qn_kb_load(&b, x, qn_kb_imul(&b, i, qn_kb_index(&b, COLUMNS)), 1);
     qn_kvalue *positive = qn_kb_compare(&b, QN_GT, v, qn_kb_float(&b, v->type, 0));
     n = qn_kb_binary(&b, QN_OP_ADD, &loop->blocks[0]->arguments[1], qn_kb_convert(&b, QUERN_I64, positive));

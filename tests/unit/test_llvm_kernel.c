@@ -107,7 +107,7 @@ static qn_kernel *make_memory(qn_arena *arena, qn_dtype dtype, int lanes)
     qn_kvalue *n = qn_kb_index(&b, 45);
     qn_kinst *loop =
         qn_kb_for(&b, qn_kb_index(&b, 0), n, qn_kb_index(&b, lanes), QN_TAG_SERIAL, 0, NULL, NULL);
-    qn_kvalue *i = &loop->blocks[0]->arguments[0];
+    qn_kvalue *i = qn_loop_counter(loop);
     qn_kvalue *at = qn_kb_ramp(&b, i, lanes);
     qn_kvalue *inside = qn_kb_compare(&b, QN_LT, at, qn_kb_splat(&b, n, lanes));
     qn_ktype type = { dtype, lanes };
@@ -289,7 +289,7 @@ static qn_kernel *make_nontemporal(qn_arena *arena, int align)
     qn_kbuilder b = qn_kb_new(k);
     qn_kinst *loop = qn_kb_for(&b, qn_kb_index(&b, 0), qn_kb_index(&b, 64), qn_kb_index(&b, 16),
                                QN_TAG_SERIAL, 0, NULL, NULL);
-    qn_kvalue *i = &loop->blocks[0]->arguments[0];
+    qn_kvalue *i = qn_loop_counter(loop);
     qn_kb_store(&b, y, i, qn_kb_load(&b, x, i, 16), NULL)->nontemporal = true;
     /* an index that is no multiple of the vector, and a masked one: ordinary stores */
     qn_kvalue *odd = qn_kb_iadd(&b, i, qn_kb_index(&b, 3));
