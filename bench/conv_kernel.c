@@ -9,10 +9,10 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
-#include <time.h>
 
 #include "backends/backend.h"
 #include "ir/build.h"
+#include "ir/clock.h"
 
 typedef struct layer {
     const char *name;
@@ -50,13 +50,6 @@ static const layer layers[] = {
 };
 
 typedef void kernel_fn(int64_t *args, int64_t task);
-
-static double now(void)
-{
-    struct timespec t;
-    clock_gettime(CLOCK_MONOTONIC, &t);
-    return (double)t.tv_sec + 1e-9 * (double)t.tv_nsec;
-}
 
 _Noreturn static void stop(const qn_diags *diags, qn_arena *arena)
 {
@@ -227,13 +220,13 @@ static double repeat(const runnable *r, double flops, kernel_fn *peak, double pe
     int64_t peak_args[] = { -1, (int64_t)c };
     double best = 1e9, best_peak = 1e9, total = 0;
     for (int64_t i = 0; i < 300 && (i < 5 || total < 0.15); i++) {
-        double t = now();
+        double t = qn_seconds();
         peak(peak_args, 0);
-        t = now() - t;
+        t = qn_seconds() - t;
         best_peak = t < best_peak ? t : best_peak;
-        t = now();
+        t = qn_seconds();
         run(r, i);
-        t = now() - t;
+        t = qn_seconds() - t;
         best = t < best ? t : best;
         total += t;
     }
@@ -259,11 +252,11 @@ static void measure_as(const layer *l, const qn_machine *machine, int64_t t, int
     else
         printf("%-20s %7.1f MFLOP ", l->name, flops * 1e-6);
     for (int m = 0; m < MODES; m++) {
-        const double start = now();
+        const double start = qn_seconds();
         qn_program *program = program_of(l, machine, m == ALONE, t, width, arena, &diags);
         runnable r = make_runnable(program, m == COLD, arena);
         double seconds;
-        compiled = now() - start;
+        compiled = qn_seconds() - start;
         tasks = program->steps.items[program->steps.n - 1].tasks->value;
         const double share = repeat(&r, flops, peak, peak_flops, &seconds);
         printf(" %s %7.1f us %5.1f %%", names[m], seconds * 1e6, 100 * share);

@@ -6,21 +6,14 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <time.h>
 
 #include "backends/backend.h"
 #include "driver/blas.h"
+#include "ir/clock.h"
 
 enum { ROWS = 12, LANES = 16, VECTORS = 2, COLUMNS = LANES * VECTORS, UNROLL = 2 };
 
 static const qn_ktype vector = { QUERN_F32, LANES };
-
-static double now(void)
-{
-    struct timespec t;
-    clock_gettime(CLOCK_MONOTONIC, &t);
-    return (double)t.tv_sec + 1e-9 * (double)t.tv_nsec;
-}
 
 /* One task: a panel of 32 columns of C. */
 static qn_kernel *gemm(qn_arena *arena, int64_t m, int64_t n, int64_t k, bool packed)
@@ -102,14 +95,14 @@ static kernel_fn *compile(const qn_kernel *kernel, qn_arena *arena, bool print)
     if (print && !qn_backend_cpu.emit_kernel(kernel, kernel->name, &target, QN_MATH_DEFAULT, QN_EMIT_ASSEMBLY,
                                              arena, &code, &diags))
         fwrite(code.data, 1, code.size, stderr);
-    double start = now();
+    double start = qn_seconds();
     if (qn_backend_cpu.emit_kernel(kernel, kernel->name, &target, QN_MATH_DEFAULT, QN_EMIT_OBJECT, arena,
                                    &code, &diags) ||
         qn_backend_cpu.load(1, &code, &kernel->name, &image, &diags)) {
         fputs(qn_diags_text(&diags, arena), stderr);
         exit(1);
     }
-    printf("%-12s compiled in %.1f ms\n", kernel->name, 1e3 * (now() - start));
+    printf("%-12s compiled in %.1f ms\n", kernel->name, 1e3 * (qn_seconds() - start));
     void *symbol = qn_backend_cpu.symbol(image, kernel->name);
     kernel_fn *fn;
     memcpy(&fn, &symbol, sizeof fn);
@@ -120,10 +113,10 @@ static double best_seconds(kernel_fn *fn, int64_t *args, int64_t tasks)
 {
     double best = 1e9, total = 0;
     for (int r = 0; r < 3000 && (r < 10 || total < 0.3); r++) {
-        double start = now();
+        double start = qn_seconds();
         for (int64_t t = 0; t < tasks; t++)
             fn(args, t);
-        double seconds = now() - start;
+        double seconds = qn_seconds() - start;
         total += seconds;
         best = seconds < best ? seconds : best;
     }
@@ -134,9 +127,9 @@ static double blas_seconds(const qn_blas *blas, int m, int n, int k, const float
 {
     double best = 1e9, total = 0;
     for (int r = 0; r < 3000 && (r < 10 || total < 0.3); r++) {
-        double start = now();
+        double start = qn_seconds();
         blas->sgemm(101, 111, 111, m, n, k, 1, a, k, b, n, 0, c, n);
-        double seconds = now() - start;
+        double seconds = qn_seconds() - start;
         total += seconds;
         best = seconds < best ? seconds : best;
     }

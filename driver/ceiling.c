@@ -2,9 +2,9 @@
  * round that was disturbed says less than the machine can. */
 #include <stdint.h>
 #include <stdlib.h>
-#include <time.h>
 
 #include "driver/ceiling.h"
+#include "ir/clock.h"
 #include "runtime/memory.h"
 
 #if defined(__x86_64__)
@@ -12,13 +12,6 @@
 #elif defined(__aarch64__)
 #include <arm_neon.h>
 #endif
-
-static double now(void)
-{
-    struct timespec t;
-    clock_gettime(CLOCK_MONOTONIC, &t);
-    return (double)t.tv_sec + 1e-9 * (double)t.tv_nsec;
-}
 
 /* ---- multiply-adds ---- */
 
@@ -91,11 +84,11 @@ double qn_peak_flops(quern_pool *pool, double seconds)
     if (!work.kernel)
         return 0;
     int threads = quern_pool_threads(pool);
-    double best = 0, end = now() + seconds;
-    for (work.n = 100000; now() < end;) {
-        double start = now();
+    double best = 0, end = qn_seconds() + seconds;
+    for (work.n = 100000; qn_seconds() < end;) {
+        double start = qn_seconds();
         quern_pool_parallel_for(pool, fma_task, &work, threads);
-        double rate = 2.0 * lanes * CHAINS * (double)work.n * threads / (now() - start);
+        double rate = 2.0 * lanes * CHAINS * (double)work.n * threads / (qn_seconds() - start);
         best = rate > best ? rate : best;
     }
     return best;
@@ -136,13 +129,13 @@ double qn_peak_bandwidth(quern_pool *pool, double seconds)
         for (size_t i = 0; i < SPAN; i += 4096)
             data[i] = (char)(i >> 12); /* pages of its own */
         work->data = data;
-        double end = now() + seconds;
+        double end = qn_seconds() + seconds;
         do {
-            double start = now();
+            double start = qn_seconds();
             quern_pool_parallel_for(pool, read_task, work, SPAN / CHUNK);
-            double rate = SPAN / (now() - start);
+            double rate = SPAN / (qn_seconds() - start);
             best = rate > best ? rate : best;
-        } while (now() < end);
+        } while (qn_seconds() < end);
     }
     qn_memory_free(&memory);
     free(work);

@@ -1,29 +1,21 @@
 /* The pipeline from a module to kernels' code: see compile.h. */
-#include <dlfcn.h>
-#include <link.h>
 #include <pthread.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/stat.h>
-#include <time.h>
 
 #include "backends/llvm/host.h"
 #include "driver/blas.h"
+#include "driver/build_id.h"
 #include "driver/cache.h"
 #include "driver/compile.h"
+#include "driver/flops.h"
 #include "driver/kept.h"
 #include "driver/tune.h"
+#include "ir/clock.h"
 #include "ir/print.h"
 #include "ir/strbuf.h"
 #include "runtime/pool.h"
-
-static double now(void)
-{
-    struct timespec t;
-    clock_gettime(CLOCK_MONOTONIC, &t);
-    return (double)t.tv_sec + 1e-9 * (double)t.tv_nsec;
-}
 
 static void progress(const qn_settings *s, const char *what, int done, int total)
 {
@@ -38,76 +30,6 @@ enum { QN_VERIFY_PROGRAMS = 0 };
 #else
 enum { QN_VERIFY_PROGRAMS = 1 };
 #endif
-
-static double extent(const qn_type *type, int axis)
-{
-    return (double)type->dims[axis]->value;
-}
-
-static double elements(const qn_type *type)
-{
-    return (double)qn_type_elements(type);
-}
-
-/* Multiply-adds of a node that is counted, 0 of others. */
-static double multiply_adds(const qn_node *node)
-{
-    if (node->n_operands < 2)
-        return 0;
-    const qn_type *x = &node->operands[0]->type, *w = &node->operands[1]->type;
-    switch (node->op) {
-    case QN_OP_DOT_GENERAL: {
-        int n;
-        const int64_t *axes = qn_attr_ints(node, QN_ATTR_X_CONTRACT, &n);
-        double depth = 1;
-        for (int i = 0; i < n; i++)
-            depth *= extent(x, (int)axes[i]);
-        return depth * elements(&node->results[0].type);
-    }
-    case QN_OP_CONVOLUTION:
-        return elements(w) == 0 ? 0 : elements(w) / extent(w, 0) * elements(&node->results[0].type);
-    case QN_OP_ATTENTION_GRAD: /* the scores, the gradients of q and k; those of v and of the weights */
-        return (3 * elements(x) + 2 * elements(&node->operands[3]->type)) * extent(w, 2);
-    case QN_OP_ATTENTION: /* q k^T, and the weights times v */
-        return (elements(x) + elements(&node->results[0].type)) * extent(w, 2);
-    case QN_OP_LSTM: /* each step: inputs and states times the weights of four gates */
-        return extent(x, 0) * extent(x, 1) * (elements(w) + elements(&node->operands[2]->type));
-    default: return 0;
-    }
-}
-
-static bool is_static(const qn_node *node)
-{
-    bool all = true;
-    for (int i = 0; i < node->n_operands; i++)
-        all &= qn_type_is_static(&node->operands[i]->type);
-    for (int i = 0; i < node->n_results; i++)
-        all &= qn_type_is_static(&node->results[i].type);
-    return all;
-}
-
-/* Floating-point operations of the contractions, as the model states them: what a run's speed is counted in. False when
- * they cannot be told. */
-static bool count_flops(const qn_graph *graph, double times, double *total)
-{
-    QN_FOR_NODES (graph, node) {
-        double inside = times;
-        if (node->op == QN_OP_SCAN && qn_dim_is_const(qn_attr_dims(node, QN_ATTR_LENGTH, NULL)[0]))
-            inside *= (double)qn_attr_dims(node, QN_ATTR_LENGTH, NULL)[0]->value;
-        else if (node->op == QN_OP_SCAN || node->op == QN_OP_WHILE)
-            return false;
-        for (int i = 0; i < node->n_regions; i++)
-            if (!count_flops(node->regions[i], inside, total))
-                return false;
-        bool counted = qn_ops[node->op].class == QN_CONTRACTION || node->op == QN_OP_ATTENTION ||
-                       node->op == QN_OP_ATTENTION_GRAD || node->op == QN_OP_LSTM;
-        if (counted && !is_static(node))
-            return false;
-        if (counted)
-            *total += 2 * times * multiply_adds(node);
-    }
-    return true;
-}
 
 static bool has_blas_alone(void)
 {
@@ -131,80 +53,10 @@ static qn_status choose_blas(const qn_settings *s, qn_pass_options *out, qn_diag
     return QUERN_OK;
 }
 
-typedef struct build_id {
-    const unsigned char *bytes; /* NULL: none was found */
-    size_t n;
-} build_id;
-
-/* In a segment of notes. */
-static build_id find_id(const unsigned char *at, const unsigned char *end)
-{
-    ElfW(Nhdr) note;
-    while ((size_t)(end - at) >= sizeof note) {
-        memcpy(&note, at, sizeof note);
-        const size_t name = sizeof note, id = name + (note.n_namesz + (size_t)3) / 4 * 4,
-                     next = id + (note.n_descsz + (size_t)3) / 4 * 4;
-        if (next > (size_t)(end - at))
-            break;
-        if (note.n_type == NT_GNU_BUILD_ID && note.n_namesz == 4 && memcmp(at + name, "GNU", 4) == 0)
-            return (build_id){ at + id, note.n_descsz };
-        at += next;
-    }
-    return (build_id){ 0 };
-}
-
-static bool is_in(const struct dl_phdr_info *object, uintptr_t address)
-{
-    bool is = false;
-    for (int i = 0; i < object->dlpi_phnum; i++) {
-        const ElfW(Phdr) *p = &object->dlpi_phdr[i];
-        const uintptr_t from = (uintptr_t)object->dlpi_addr + p->p_vaddr;
-        is |= p->p_type == PT_LOAD && address >= from && address - from < p->p_memsz;
-    }
-    return is;
-}
-
-/* That of the object which this code is in. */
-static int visit_object(struct dl_phdr_info *object, size_t size, void *user)
-{
-    build_id *out = user;
-    (void)size;
-    if (!is_in(object, (uintptr_t)&qn_compile_module))
-        return 0;
-    for (int i = 0; i < object->dlpi_phnum && !out->bytes; i++) {
-        const ElfW(Phdr) *p = &object->dlpi_phdr[i];
-        const unsigned char *from = (const unsigned char *)((uintptr_t)object->dlpi_addr + p->p_vaddr);
-        if (p->p_type == PT_NOTE)
-            *out = find_id(from, from + p->p_memsz);
-    }
-    return 1;
-}
-
-/* Quern itself: its version does not tell builds apart. What the linker made of its contents does; or else its file, which may have
- * been given the time of another. */
-static const char *this_build(qn_arena *arena)
-{
-    build_id id = { 0 };
-    dl_iterate_phdr(visit_object, &id);
-    if (id.bytes) {
-        qn_strbuf text = { .arena = arena };
-        for (size_t i = 0; i < id.n; i++)
-            qn_strbuf_printf(&text, "%02x", id.bytes[i]);
-        return qn_strbuf_text(&text);
-    }
-    Dl_info info;
-    struct stat st;
-    if (!dladdr((void *)(uintptr_t)&qn_compile_module, &info) || !info.dli_fname ||
-        (stat(info.dli_fname, &st) && stat("/proc/self/exe", &st)))
-        return "";
-    return qn_arena_printf(arena, "%lld.%lld.%ld", (long long)st.st_size, (long long)st.st_mtim.tv_sec,
-                           (long)st.st_mtim.tv_nsec);
-}
-
 static const char *target_key(const qn_settings *s, qn_arena *arena)
 {
     return qn_arena_printf(arena, "quern %s %s abi %u backend %s triple %s cpu %s features %s",
-                           QN_VERSION_STRING, this_build(arena), QUERN_ABI_VERSION, s->backend->name,
+                           QN_VERSION_STRING, qn_this_build(arena), QUERN_ABI_VERSION, s->backend->name,
                            s->target.triple ? s->target.triple : "", s->target.cpu ? s->target.cpu : "",
                            s->target.features ? s->target.features : "");
 }
@@ -390,13 +242,13 @@ static qn_status make_programs(planner *p, qn_module *module, qn_diags *diags)
     out->plans = QN_NEW_ARRAY(out->arena, qn_remat_report, out->n_programs);
     for (int i = 0; i < out->n_programs; i++) {
         qn_graph *graph = module->functions[i];
-        double start = now();
+        double start = qn_seconds();
         progress(s, "optimizing", i, out->n_programs);
-        if (!count_flops(graph, 1, &out->flops[i]))
+        if (!qn_count_flops(graph, 1, &out->flops[i]))
             out->flops[i] = 0;
         p->options.remat_report = &out->plans[i];
         QN_TRY(qn_run_passes(graph, NULL, &p->options, s->hooks, diags));
-        double passes_done = now();
+        double passes_done = qn_seconds();
         QN_TRY(find_or_lower(p, graph, i, diags));
         name_program(graph, out->programs[i]);
         out->plans[i].bytes = out->programs[i]->arena_bytes->max;
@@ -404,7 +256,7 @@ static qn_status make_programs(planner *p, qn_module *module, qn_diags *diags)
         if (s->planned)
             s->planned(s->progress_user, out->programs[i]->name, &out->plans[i]);
         out->times.passes += passes_done - start;
-        out->times.lower += now() - passes_done;
+        out->times.lower += qn_seconds() - passes_done;
     }
     qn_weights_lay_out(out->n_programs, out->programs, out->arena, &out->weights);
     return QUERN_OK;
@@ -690,13 +542,13 @@ static qn_status compile(planner *p, qn_module *module, qn_emit emit, qn_diags *
 {
     bool missing;
     QN_TRY(make_programs(p, module, diags));
-    double start = now();
+    double start = qn_seconds();
     QN_TRY(find_code(p, emit, &missing, diags));
     if (missing) {
         QN_TRY(lower_kept(p, module, diags));
         QN_TRY(make_kernels(p, emit, &missing, diags));
     }
-    p->out->times.kernels = now() - start;
+    p->out->times.kernels = qn_seconds() - start;
     return QUERN_OK;
 }
 

@@ -4,11 +4,11 @@
 #include <malloc.h>
 #endif
 #include <string.h>
-#include <time.h>
 
 #include "driver/api.h"
 #include "driver/blas.h"
 #include "driver/compile.h"
+#include "ir/clock.h"
 
 typedef struct jit_model {
     const qn_backend *backend;
@@ -46,13 +46,6 @@ qn_kernel_cost qn_model_cost_of(const qn_model_notes *notes, int entry, const ch
         mean.bytes += (cost->bytes - mean.bytes) * cost->times / mean.times;
     }
     return mean;
-}
-
-static double now(void)
-{
-    struct timespec t;
-    clock_gettime(CLOCK_MONOTONIC, &t);
-    return (double)t.tv_sec + 1e-9 * (double)t.tv_nsec;
 }
 
 /* Bytes of the buffers that a call touches: what it has to move at least. 0 where a size depends on symbols. */
@@ -120,7 +113,7 @@ static void note_costs(jit_model *m, int entry, const qn_program *program, const
 static qn_status load(quern_model *model, jit_model *m, const qn_compiled *c, const qn_settings *s,
                       qn_diags *diags)
 {
-    double start = now();
+    double start = qn_seconds();
     int n = c->n_kernels + 1;
     qn_code *objects = QN_NEW_ARRAY(c->arena, qn_code, n);
     const char **names = QN_NEW_ARRAY(c->arena, const char *, n);
@@ -142,7 +135,7 @@ static qn_status load(quern_model *model, jit_model *m, const qn_compiled *c, co
     if (libraries)
         memcpy(libraries, qn_blas_functions, sizeof qn_blas_functions);
     model->info = query(QUERN_ABI_VERSION);
-    m->notes.times.entries = now() - start;
+    m->notes.times.entries = qn_seconds() - start;
     return QUERN_OK;
 }
 

@@ -11,13 +11,7 @@
 #include <unistd.h>
 
 #include "driver/tensors.h"
-
-static double now(void)
-{
-    struct timespec t;
-    clock_gettime(CLOCK_MONOTONIC, &t);
-    return (double)t.tv_sec + 1e-9 * (double)t.tv_nsec;
-}
+#include "ir/clock.h"
 
 /* ---- the cache ---- */
 
@@ -165,11 +159,11 @@ static node_time *time_of(subject *s, const char *node)
 static void trace(void *user, const char *kernel, int begin)
 {
     subject *s = user;
-    const double time = now();
+    const double time = qn_seconds();
     const char *space = strchr(kernel, ' ');
     if (!begin && space)
         time_of(s, space + 1)->runs[s->run] += time - s->started;
-    s->started = now();
+    s->started = qn_seconds();
 }
 
 static void subject_free(subject *s)
@@ -207,9 +201,9 @@ static qn_status run_once(const tuner *t, subject *s, int run)
     s->run = run;
     ctx->trace = trace;
     ctx->trace_user = s;
-    const double start = now();
+    const double start = qn_seconds();
     const int status = quern_session_run(s->session);
-    s->whole[run] = now() - start;
+    s->whole[run] = qn_seconds() - start;
     ctx->trace = NULL;
     return api_error(t, status);
 }
@@ -224,11 +218,11 @@ static void forget_runs(subject *s)
 static qn_status race(const tuner *t, subject *a, subject *b, double seconds, int *out_runs)
 {
     enum { LEAST_RUNS = 7 };
-    const double end = now() + seconds;
+    const double end = qn_seconds() + seconds;
     int n = 0;
     forget_runs(a);
     forget_runs(b);
-    while (n < MOST_RUNS && (n < LEAST_RUNS || now() < end)) {
+    while (n < MOST_RUNS && (n < LEAST_RUNS || qn_seconds() < end)) {
         QN_TRY(run_once(t, n % 2 ? b : a, n));
         QN_TRY(run_once(t, n % 2 ? a : b, n));
         n++;

@@ -1,7 +1,7 @@
 /* The pass table and the runner: which passes there are, in which order, with the verifier between them. */
 #include <string.h>
-#include <time.h>
 
+#include "ir/clock.h"
 #include "passes/passes.h"
 
 const qn_pass qn_passes[] = {
@@ -28,13 +28,6 @@ const qn_pass *qn_pass_find(const char *name)
     return find(name, strlen(name));
 }
 
-static double now(void)
-{
-    struct timespec t;
-    clock_gettime(CLOCK_MONOTONIC, &t);
-    return (double)t.tv_sec + 1e-9 * (double)t.tv_nsec;
-}
-
 static qn_status run_one(const qn_pass *pass, qn_graph *graph, const qn_pass_options *options,
                          const qn_pass_hooks *hooks, int *occurrences, qn_diags *diags)
 {
@@ -42,9 +35,9 @@ static qn_status run_one(const qn_pass *pass, qn_graph *graph, const qn_pass_opt
     if (hooks && hooks->enabled && !hooks->enabled(hooks->user, pass, occurrence))
         return QUERN_OK;
     bool changed = false;
-    const double start = now();
+    const double start = qn_seconds();
     QN_TRY(pass->run(graph, options, &changed, diags));
-    const double seconds = now() - start;
+    const double seconds = qn_seconds() - start;
     if (hooks && hooks->after)
         hooks->after(hooks->user, pass, graph, changed, seconds);
     if (changed && hooks && hooks->verify_each && qn_verify_graph(graph, diags))
