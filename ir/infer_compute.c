@@ -66,12 +66,13 @@ static qn_status at_least(qn_infer_context *c, qn_attr_key key, const int64_t *v
     return QUERN_OK;
 }
 
-/* (n + low + high - reach) / stride + 1 places for a window that reaches over `reach` elements; none if it doesn't fit */
+/* (n + low + high - reach) / stride + 1 places for a window that reaches over `reach` elements; none if it doesn't fit.
+ * One of a single element has none in nothing: along the batch of an empty one. */
 static qn_status places(qn_infer_context *c, int axis, qn_dim n, qn_dim low, qn_dim high, qn_dim reach,
                         int64_t stride, qn_dim *out)
 {
     qn_dim room = qn_dim_sub(DIMS, qn_dim_add(DIMS, qn_dim_add(DIMS, n, low), high), reach);
-    if (room->max < 0)
+    if (room->max < (qn_dim_is(reach, 1) ? -1 : 0))
         return qn_infer_fail(c, "along axis %d the window reaches over %s elements, more than there are: %s",
                              axis, qn_dim_print(reach, c->module->arena), qn_dim_print(n, c->module->arena));
     *out = qn_dim_add(DIMS, qn_dim_floordiv(DIMS, room, qn_infer_const(c, stride)), qn_infer_const(c, 1));

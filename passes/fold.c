@@ -5,7 +5,7 @@
  * random bits stay as they are, since a kernel makes them for free, and a result may not be larger than LARGE bytes and
  * four times its operands (padding of weights and filters for Winograd stay below that). A column of a wide table stays too
  * where everything that reads it computes with what isn't known: kernels read many columns from one place rather than each
- * from its own.
+ * from its own. Nor has a single result no elements: of a batch of 0.
  *
  * Values of dimension expressions that turned out constant become constants too. What is evaluated with is
  * options->fold (the reference interpreter); without it nothing is folded.
@@ -115,6 +115,22 @@ static bool foldable(const qn_node *node)
     return bytes <= LARGE || bytes / 4 <= operand_bytes;
 }
 
+/* Whatever its operands are, there is nothing to compute: templates need not think of it. */
+static bool is_empty(const qn_node *node)
+{
+    return node->op != QN_OP_CONSTANT && node->n_results == 1 && node->n_regions == 0 &&
+           qn_ops[node->op].class != QN_CONTROL && !(qn_ops[node->op].flags & QN_FLAG_EFFECT) &&
+           qn_type_is_static(&node->results[0].type) && qn_type_elements(&node->results[0].type) == 0;
+}
+
+static const qn_tensor *empty(const qn_graph *graph, const qn_type *type)
+{
+    int64_t dims[QN_MAX_RANK];
+    for (int i = 0; i < type->rank; i++)
+        dims[i] = type->dims[i]->value;
+    return qn_tensor_new(graph->module, type->dtype, type->rank, dims, NULL);
+}
+
 bool qn_is_known(const qn_value *value)
 {
     const qn_node *node = value->node;
@@ -138,9 +154,9 @@ static bool fold_graph(qn_graph *graph, const qn_pass_options *options, qn_diags
         qn_node_resolve(node);
         for (int i = 0; i < node->n_regions; i++)
             changed |= fold_graph(node->regions[i], options, diags);
-        if (!foldable(node))
-            continue;
-        const qn_tensor *tensor = options->fold(node, options->folder);
+        const qn_tensor *tensor = is_empty(node)   ? empty(graph, &node->results[0].type)
+                                  : foldable(node) ? options->fold(node, options->folder)
+                                                   : NULL;
         if (!tensor)
             continue;
         const qn_attr value = { .key = QN_ATTR_VALUE, .tensor = tensor };

@@ -62,6 +62,13 @@ graph @main(%x: f32[64, 256], %w: f32[256, 256], %v: f32[256, 32]) -> (y: f32[64
 }
 END
 
+cat >rows.qn <<'END'
+graph @main(%x: f32[n, 64], %w: f32[64, 32]) -> (y: f32[n, 32]) {
+  %0 = dot_general %x, %w {x_batch = [], x_contract = [1], y_batch = [], y_contract = [0]} : f32[n, 32]
+  return %0
+}
+END
+
 targets=(interp cpu)
 for target in "${targets[@]}"; do
     run=("$quern" run --target "$target")
@@ -96,6 +103,7 @@ for target in "${targets[@]}"; do
     expect 1 'batch is 3 .* compiled for 1 to 2' "${run[@]}" bias.qn --dim batch=1..2 -i x=sum.npy -i b=y.npy
     expect 1 "no memory for input 'x' of f32\[4294967296, 4294967296\]" "${run[@]}" square.qn --dim n=4294967296
     expect 0 '^y f32\[0, 4294967296, 4294967296\]' "${run[@]}" turned.qn --dim m=4294967296 --dim n=4294967296 --dim k=0
+    expect 0 '^y f32\[0, 32\] \[\]' "${run[@]}" rows.qn --dim n=0
     # outputs that cannot be written leave nothing
     mkdir -p read-only && cd read-only || exit 1
     expect 1 '/dev/full: cannot be written: No space left on device' "${run[@]}" ../double.qn -o /dev/full

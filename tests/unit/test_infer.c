@@ -386,6 +386,7 @@ static void reductions(void **state)
         { QN_OP_ARG_REDUCE, "f32[n,0]", "axis=1 kind=max", NULL, "axis 1 of f32[n, 0] is empty" },
         { QN_OP_REDUCE_WINDOW, "f32[n,10]", "kind=max " WINDOW, "f32[n, 5]", NULL },
         { QN_OP_REDUCE_WINDOW, "f32[2,n]", "kind=max " WINDOW, "f32[2, floordiv(n + 1, 2)]", NULL },
+        { QN_OP_REDUCE_WINDOW, "f32[0,10]", "kind=max " WINDOW, "f32[0, 5]", NULL },
         { QN_OP_REDUCE_WINDOW, "f32[2,0]", "kind=max " WINDOW, NULL,
           "along axis 1 the window reaches over 3" },
         { QN_OP_REDUCE_WINDOW, "f32[2,9]", "kind=set " WINDOW, NULL, "kind set" },
