@@ -5,7 +5,7 @@
  * random bits stay as they are, since a kernel makes them for free, and a result may not be larger than LARGE bytes and
  * four times its operands (padding of weights and filters for Winograd stay below that). A column of a wide table stays too
  * where everything that reads it computes with what isn't known: kernels read many columns from one place rather than each
- * from its own. Nor has a single result no elements: of a batch of 0.
+ * from its own. A result of no elements (a batch of 0) becomes a constant whatever its operands are.
  *
  * Values of dimension expressions that turned out constant become constants too. What is evaluated with is
  * options->fold (the reference interpreter); without it nothing is folded.
