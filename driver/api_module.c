@@ -118,11 +118,15 @@ static qn_status load_onnx(const char *path, const void *data, size_t size, cons
                                 .constants = constants,
                                 .seed = o->seed,
                                 .needs = &needs,
+                                .every_dim = o->every_dim != 0,
                                 .gradient = qn_gradient_at };
     qn_status status = path ? qn_onnx_load(path, &options, out, diags)
                             : qn_onnx_load_bytes(data, size, "(memory)", &options, out, diags);
     for (int i = 0; o->needs && i < needs.n; i++)
         o->needs(o->needs_user, needs.names[i], needs.indices[i]);
+    for (int i = 0; o->needs_dim && i < needs.n_dims; i++)
+        o->needs_dim(o->needs_user, needs.dims[i], needs.dim_names[i], needs.dim_inputs[i],
+                     needs.dim_axes[i]);
     return status;
 }
 

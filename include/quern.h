@@ -82,6 +82,10 @@ typedef struct quern_load_options {
      * the caller gives. Or NULL */
     void (*needs)(void *user, const char *input, int index);
     void *needs_user;
+    /* The same of dimensions whose values operators would have to know (the extents of a kernel, a head's size): load again
+     * with `dim` fixed among `dims`. It is dimension `axis` of input `input`. Or NULL */
+    void (*needs_dim)(void *user, const char *dim, const char *input, int index, int axis);
+    int every_dim; /* needs_dim is called for each dimension that is not fixed, whether or not an operator asks for it */
 } quern_load_options;
 
 /* ONNX or Quern text, by content. Options may be NULL. Files beside the model (external data) stay inside its folder. */

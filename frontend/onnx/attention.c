@@ -159,6 +159,7 @@ static void import_flex_attention(qn_onnx_node *n)
         return;
     if (q->type.rank != 4 || k->type.rank != 4 || v->type.rank != 4 ||
         (!qn_onnx_attr(n, "scale", ONNX__ATTRIBUTE__KIND__FLOAT) && !qn_dim_is_const(q->type.dims[3]))) {
+        qn_onnx_needs_dim(n, q->type.rank == 4 ? q->type.dims[3] : qn_onnx_dim(n, 0));
         qn_onnx_malformed(n, "the inputs must have rank 4 and a known head size");
         return;
     }
@@ -170,6 +171,12 @@ static void import_flex_attention(qn_onnx_node *n)
         return;
     }
     double scale = qn_onnx_attr_float(n, "scale", 1 / sqrt((double)q->type.dims[3]->value));
+    for (int i = 0; i < 4; i++) /* batch, groups, length, head size */
+        k = i == 0 || i == 3 ? qn_onnx_with_dim(n, k, i, q->type.dims[i]) : k;
+    for (int i = 0; i < 3; i++)
+        v = k ? qn_onnx_with_dim(n, v, i, k->type.dims[i]) : v;
+    if (!k || !v || !qn_onnx_heads_known(n, q, k))
+        return;
     k = qn_onnx_repeat_heads(n, k, q->type.dims[1]);
     v = qn_onnx_repeat_heads(n, v, q->type.dims[1]);
     qn_value *scores = qn_onnx_matmul_heads(b, q, k, true);
@@ -201,6 +208,7 @@ static void import_rotary(qn_onnx_node *n)
     if (!x || !cosine || !sine)
         return;
     if (!qn_dim_is_const(x->type.dims[3])) {
+        qn_onnx_needs_dim(n, x->type.dims[3]);
         qn_onnx_unsupported(n, "the head size must be known");
         return;
     }
@@ -276,6 +284,9 @@ static void import_linear_attention(qn_onnx_node *n)
         return;
     }
     qn_value *in[6] = { NULL, by_time(n, 0, heads), by_time(n, 1, groups), by_time(n, 2, groups) };
+    for (int i = 2; i < 4; i++) /* time and batch of keys and values, size of key heads */
+        for (int k = 0; k < 4 && in[1]; k++)
+            in[i] = k == 2 || (k == 3 && i == 3) ? in[i] : qn_onnx_with_dim(n, in[i], k, in[1]->type.dims[k]);
     if (!in[1] || !in[2] || !in[3])
         return;
     int n_in = 4, decay_at = 0, beta_at = 0;
@@ -300,6 +311,7 @@ static void import_linear_attention(qn_onnx_node *n)
     }
     double scale = qn_onnx_attr_float(n, "scale", 0);
     if (scale == 0 && !qn_dim_is_const(dims[2])) {
+        qn_onnx_needs_dim(n, dims[2]);
         qn_onnx_unsupported(n, "the head size must be known, or attribute scale given");
         return;
     }
@@ -344,6 +356,7 @@ static void import_causal_conv(qn_onnx_node *n)
         return;
     if (x->type.rank != 3 || w->type.rank != 3 || !qn_dim_is_const(w->type.dims[0]) ||
         !qn_dim_is_const(w->type.dims[2]) || w->type.dims[2]->value < 1) {
+        qn_onnx_needs_shape(n, 1);
         qn_onnx_malformed(n, "input and weight must have rank 3, channels and kernel be known");
         return;
     }

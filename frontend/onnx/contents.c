@@ -55,6 +55,14 @@ static const qn_tensor *constant_of(qn_onnx_import *im, qn_dtype dtype, int rank
     return qn_onnx_tensor_of(im, dtype, rank, shape, data);
 }
 
+static uint64_t symbols_of(qn_dim d)
+{
+    uint64_t set = d->kind == QN_DIM_SYMBOL && d->symbol < 64 ? (uint64_t)1 << d->symbol : 0;
+    for (int i = 0; i < d->n; i++)
+        set |= symbols_of(d->operands[i]);
+    return set;
+}
+
 qn_onnx_value *qn_onnx_value_dims(qn_onnx_import *im, qn_dtype dtype, int rank, const int64_t *shape,
                                   const qn_dim *dims)
 {
@@ -63,6 +71,8 @@ qn_onnx_value *qn_onnx_value_dims(qn_onnx_import *im, qn_dtype dtype, int rank, 
     v->type = qn_type_static(im->module, dtype, rank, shape);
     v->dims = qn_arena_copy(im->arena, dims, (size_t)n * sizeof *dims);
     v->tensor = constant_of(im, dtype, rank, shape, n, dims);
+    for (int64_t i = 0; i < n; i++)
+        v->extents |= symbols_of(dims[i]);
     return v;
 }
 

@@ -69,7 +69,7 @@ static void inline_branch(qn_onnx_node *n, const Onnx__Graph *branch)
         return;
     for (int i = 0; i < n->n_out; i++)
         qn_onnx_out_any(n, i, qn_onnx_scope_output(scope, branch, i, &n->b.loc));
-    n->depends |= scope->touched;
+    qn_onnx_touched(n, scope);
 }
 
 static void import_if(qn_onnx_node *n)
@@ -100,7 +100,7 @@ static void import_if(qn_onnx_node *n)
             qn_onnx_scope_capture(scopes[1], scopes[0]->captured.items[i]);
         if (!qn_onnx_scope_import(scopes[k], branches[k]))
             return;
-        n->depends |= scopes[k]->touched;
+        qn_onnx_touched(n, scopes[k]);
     }
     for (size_t i = scopes[0]->captured.n; i < scopes[1]->captured.n; i++)
         qn_onnx_scope_capture(scopes[0], scopes[1]->captured.items[i]);
@@ -112,7 +112,7 @@ static void import_if(qn_onnx_node *n)
             return;
         qn_value *same = of_type(&b_else, y, &x->type);
         if (!same) {
-            n->im->needs |= n->in[0]->depends;
+            qn_onnx_misses(n, n->in[0]);
             qn_onnx_unsupported(
                 n, "output %d is %s in one branch and %s in the other, and the condition is not known", i,
                 qn_type_print(&x->type, n->im->arena), qn_type_print(&y->type, n->im->arena));
@@ -219,6 +219,7 @@ static bool try_region(loop *l, bool with_condition, loop_region *out)
     qn_diags *diags = im->diags, mine;
     int before = l->n->n_errors;
     uint64_t needs = im->needs;
+    const size_t n_needs_dims = im->needs_dims.n;
     qn_diags_init(&mine, im->arena);
     im->diags = &mine;
     l->n->n_errors = 0;
@@ -226,6 +227,7 @@ static bool try_region(loop *l, bool with_condition, loop_region *out)
     im->diags = diags;
     l->n->n_errors = before;
     im->needs = needs;
+    im->needs_dims.n = n_needs_dims;
     return good;
 }
 
@@ -342,7 +344,7 @@ static void loop_as_while(loop *l, const loop_region *typed)
         qn_value *result = &node->results[2 + i];
         qn_onnx_out(n, i, i < l->n_carried ? result : first_rows(n, result, &node->results[0]));
     }
-    n->depends |= r.scope->touched;
+    qn_onnx_touched(n, r.scope);
 }
 
 /* Copies of the body one after the other. */
@@ -361,7 +363,7 @@ static void loop_unrolled(loop *l)
         rows[i] = QN_NEW_ARRAY(im->arena, qn_value *, trips);
     for (; trip < trips; trip++) {
         if (!known_scalar(im, condition, &known) || !qn_dim_is_const(known)) {
-            im->needs |= condition->depends;
+            qn_onnx_misses(n, condition);
             qn_onnx_unsupported(n,
                                 "its values change shape or hold sequences, and its condition is not known");
             return;
@@ -378,7 +380,7 @@ static void loop_unrolled(loop *l)
                 return;
         if (!qn_onnx_scope_import(scope, l->body))
             return;
-        n->depends |= scope->touched;
+        qn_onnx_touched(n, scope);
         condition = qn_onnx_scope_output(scope, l->body, 0, &n->b.loc);
         for (int i = 0; i < l->n_carried; i++)
             if (!(l->carried[i] = qn_onnx_scope_output(scope, l->body, i + 1, &n->b.loc)))
@@ -440,13 +442,13 @@ static void import_loop(qn_onnx_node *n)
     bool countable = l.trips && qn_dim_is_const(l.trips);
     if (!tensors) {
         if (qn_onnx_has(n, 0) && !l.trips)
-            im->needs |= n->in[0]->depends;
+            qn_onnx_misses(n, n->in[0]);
         loop_unrolled(&l);
         return;
     }
     loop_region r;
     if (always && l.trips && try_region(&l, false, &r) && !r.go_on) {
-        n->depends |= r.scope->touched;
+        qn_onnx_touched(n, r.scope);
         loop_as_scan(&l, &r);
     } else if (try_region(&l, true, &r)) {
         loop_as_while(&l, &r);
@@ -454,7 +456,7 @@ static void import_loop(qn_onnx_node *n)
         loop_unrolled(&l);
     } else {
         if (qn_onnx_has(n, 0))
-            im->needs |= n->in[0]->depends;
+            qn_onnx_misses(n, n->in[0]);
         import_region(&l, true, NULL, &r); /* for its messages */
     }
 }
@@ -506,7 +508,7 @@ static bool scan_once(qn_onnx_node *n, const Onnx__Graph *body, int n_carried, i
     }
     if (!qn_onnx_scope_import(scope, body))
         return false;
-    n->depends |= scope->touched;
+    qn_onnx_touched(n, scope);
     for (int i = 0; i < (int)body->n_output; i++) {
         qn_value *v = body_output(n, scope, body, i);
         qn_value *out = i < n_carried ? of_type(&inner, v, &inputs[i]->type) : v;
@@ -540,6 +542,8 @@ static void scan_batched(qn_onnx_node *n, const Onnx__Graph *body, int n_carried
     const qn_type *first = qn_onnx_in_type(n, 1);
     if (!first || first->rank < 1 || !qn_dim_is_const(first->dims[0]) || first->dims[0]->value < 1 ||
         first->dims[0]->value > MAX_UNROLLED || qn_onnx_has(n, 0)) {
+        if (first && first->rank > 0)
+            qn_onnx_needs_dim(n, first->dims[0]);
         qn_onnx_unsupported(n,
                             "before opset 9, only batches of known size without sequence_lens are supported");
         return;

@@ -17,6 +17,7 @@ static bool kernel_of(qn_onnx_node *n, const qn_type *x, const qn_type *w, int64
     const int64_t *given = qn_onnx_attr_ints(n, "kernel_shape", &n_given);
     for (int i = 2; i < w->rank; i++) {
         if (!qn_dim_is_const(w->dims[i])) {
+            qn_onnx_needs_dim(n, w->dims[i]);
             qn_onnx_unsupported(n, "the kernel's extents must be constant");
             return false;
         }
@@ -140,6 +141,7 @@ static void import_conv_transpose(qn_onnx_node *n)
             qn_dim extent = x->type.dims[i + 2];
             int64_t total = reach + 1 + more - window.stride[i];
             if (shape && !qn_dim_is_const(extent)) {
+                qn_onnx_needs_dim(n, extent);
                 qn_onnx_unsupported(n, "attribute output_shape with a symbolic dimension");
                 return;
             }

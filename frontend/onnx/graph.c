@@ -118,8 +118,10 @@ qn_onnx_value *qn_onnx_scope_find(qn_onnx_scope *scope, const char *name)
             add_name(scope, name, value);
         }
     }
-    if (value)
+    if (value) {
         scope->touched |= value->depends;
+        scope->touched_extents |= value->extents;
+    }
     return value;
 }
 
@@ -213,6 +215,7 @@ static bool find_inputs(qn_onnx_node *n)
         }
         good &= !is_failed(n->in[i]);
         n->depends |= n->in[i]->depends;
+        n->extents |= n->in[i]->extents;
     }
     while (n->n_in > 0 && n->in[n->n_in - 1]->kind == QN_ONNX_NONE)
         n->n_in--;
@@ -279,6 +282,7 @@ static void define_outputs(qn_onnx_node *n, bool inputs_good)
         if (!v)
             v = qn_onnx_value_new(n->im, QN_ONNX_FAILED);
         v->depends |= n->depends;
+        v->extents |= n->extents;
         qn_onnx_scope_define(n->scope, name, v, &n->b.loc);
     }
 }

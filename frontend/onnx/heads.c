@@ -37,8 +37,20 @@ double qn_onnx_heads_scale(qn_onnx_node *n, const qn_value *q)
     const qn_dim size = q->type.dims[3];
     if (qn_dim_is_const(size) && size->value > 0)
         return 1 / sqrt((double)size->value);
+    qn_onnx_needs_dim(n, size);
     qn_onnx_unsupported(n, "the head size must be known, or attribute scale given");
     return 0;
+}
+
+bool qn_onnx_heads_known(qn_onnx_node *n, const qn_value *q, const qn_value *k)
+{
+    const qn_dim heads = q->type.dims[1], groups = k->type.dims[1];
+    if (heads == groups || (qn_dim_is_const(heads) && qn_dim_is_const(groups)))
+        return true;
+    qn_onnx_needs_dim(n, heads);
+    qn_onnx_needs_dim(n, groups);
+    qn_onnx_unsupported(n, "the numbers of query heads and of key heads must be known");
+    return false;
 }
 
 bool qn_onnx_attention_init(qn_onnx_attention *a, qn_onnx_node *n, qn_value *q, qn_value *k, qn_value *v)
@@ -53,9 +65,8 @@ bool qn_onnx_attention_init(qn_onnx_attention *a, qn_onnx_node *n, qn_value *q, 
         return false;
     }
     a->k = qn_onnx_with_dim(n, qn_onnx_with_dim(n, k, 0, q->type.dims[0]), 3, q->type.dims[3]);
-    /* of heads whose numbers are not known, groups are not either: each key head serves one query head */
-    if (a->k && !qn_dim_is_const(q->type.dims[1]) && !qn_dim_is_const(a->k->type.dims[1]))
-        a->k = qn_onnx_with_dim(n, a->k, 1, q->type.dims[1]);
+    if (a->k && !qn_onnx_heads_known(n, q, a->k))
+        return false;
     for (int i = 0; i < 3 && a->k; i++) /* batch, heads, length */
         a->v = qn_onnx_with_dim(n, a->v, i, a->k->type.dims[i]);
     return a->k && a->v;
@@ -250,6 +261,8 @@ qn_value *qn_onnx_rotate(qn_onnx_node *n, qn_value *x, qn_value *cosine, qn_valu
     if (!x || !cosine || !sine)
         return NULL;
     if (!qn_dim_is_const(x->type.dims[3]) || !qn_dim_is_const(cosine->type.dims[3])) {
+        qn_onnx_needs_dim(n, x->type.dims[3]);
+        qn_onnx_needs_dim(n, cosine->type.dims[3]);
         qn_onnx_unsupported(n, "the head size, and the length of a row of cosines, must be known");
         return NULL;
     }

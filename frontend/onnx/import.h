@@ -75,6 +75,7 @@ struct qn_onnx_value {
     int n_items;             /* sequence */
     qn_onnx_value **items;
     uint64_t depends; /* set of graph inputs (the first 64) whose contents it is made of */
+    uint64_t extents; /* set of symbols (the first 64) whose values its contents are made of */
     bool learnable;   /* made of a float initializer of rank 1 or more, which training may change */
 };
 
@@ -100,6 +101,7 @@ typedef struct qn_onnx_import {
     const Onnx__Model *model;
     const char *input_names[64];         /* what the bits of qn_onnx_value.depends stand for */
     uint64_t needs;                      /* inputs whose contents were missed */
+    qn_vec(qn_dim) needs_dims;           /* symbols whose values were */
     const struct qn_onnx_alias *aliases; /* symbols that the model needs to be equal */
     const struct qn_onnx_floor *floors;  /* and what others must not be less than */
     bool restart;                        /* one was found: import again with it */
@@ -135,8 +137,10 @@ typedef struct qn_onnx_node {
     qn_builder b;
     int n_in, n_out; /* without those left out at the end */
     qn_onnx_value **in, **out;
-    uint64_t depends; /* what its outputs depend on */
-    int n_errors;     /* reported before it */
+    uint64_t depends, extents; /* what its outputs depend on */
+    int n_errors;              /* reported before it */
+    int n_missed;              /* symbols whose values it misses, and their names */
+    const char *missed;
 } qn_onnx_node;
 
 typedef struct qn_onnx_op {
@@ -177,6 +181,11 @@ bool qn_onnx_in_int(qn_onnx_node *n, int i, int64_t *out);
 bool qn_onnx_in_floats(qn_onnx_node *n, int i, int max, double *out, int *out_n);
 bool qn_onnx_in_dims(qn_onnx_node *n, int i, int max, qn_dim *out, int *out_n);
 void qn_onnx_needs_contents(qn_onnx_node *n, int i); /* reports that input i has to be known */
+void qn_onnx_misses(qn_onnx_node *n,
+                    const qn_onnx_value *value); /* what is reported next is for want of its contents */
+/* The same of the extent's value, or of those of all of input i's extents. */
+void qn_onnx_needs_dim(qn_onnx_node *n, qn_dim extent);
+void qn_onnx_needs_shape(qn_onnx_node *n, int i);
 
 /* outputs */
 bool qn_onnx_wants(const qn_onnx_node *n, int i);          /* does the model name it? */
@@ -270,7 +279,7 @@ struct qn_onnx_scope {
     int n_names, name_capacity;
     qn_vec(qn_value *) captured; /* regions: outer values, and the inputs that stand for them */
     qn_vec(qn_value *) captured_inputs;
-    uint64_t touched; /* what the values looked up through it depend on */
+    uint64_t touched, touched_extents; /* what the values looked up through it depend on */
 };
 
 /* region: NULL for a scope of the parent's graph. NULL after a report when nested too deeply. */
@@ -278,6 +287,12 @@ qn_onnx_scope *qn_onnx_scope_new(qn_onnx_node *n, qn_graph *region);
 qn_onnx_value *qn_onnx_scope_find(qn_onnx_scope *scope, const char *name); /* NULL when there is none */
 /* The input of the scope's region that stands for a value of its parent's graph. */
 qn_value *qn_onnx_scope_capture(qn_onnx_scope *scope, qn_value *outer);
+/* What the node's body looked up, its outputs depend on. */
+static inline void qn_onnx_touched(qn_onnx_node *n, const qn_onnx_scope *scope)
+{
+    n->depends |= scope->touched;
+    n->extents |= scope->touched_extents;
+}
 /* False after a report when the name is taken. */
 bool qn_onnx_scope_define(qn_onnx_scope *scope, const char *name, qn_onnx_value *value, const qn_loc *loc);
 /* Initializers, then nodes; inputs are the caller's. False when something was reported. */

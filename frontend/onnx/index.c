@@ -80,6 +80,17 @@ static void import_gather_elements(qn_onnx_node *n)
         qn_onnx_out(n, 0, qn_b_gather_elements(&n->b, qn_onnx_in(n, 0), indices(n, 1), axis));
 }
 
+/* Of coordinates along the last axis, their number; false after a report when it is not known. */
+static bool coordinates_known(qn_onnx_node *n, const qn_value *index)
+{
+    const int rank = index->type.rank;
+    if (rank == 0 || qn_dim_is_const(index->type.dims[rank - 1]))
+        return true;
+    qn_onnx_needs_dim(n, index->type.dims[rank - 1]);
+    qn_onnx_unsupported(n, "the number of coordinates of an index must be known");
+    return false;
+}
+
 static void import_gather_nd(qn_onnx_node *n)
 {
     int64_t batch_dims = qn_onnx_attr_int(n, "batch_dims", 0);
@@ -90,6 +101,8 @@ static void import_gather_nd(qn_onnx_node *n)
     }
     for (int i = 0; i < batch_dims && x && index && i < x->type.rank; i++)
         index = qn_onnx_with_dim(n, index, i, x->type.dims[i]);
+    if (!x || !index || !coordinates_known(n, index))
+        return;
     qn_onnx_out(n, 0, qn_b_gather_nd(&n->b, x, index, (int)batch_dims));
 }
 
@@ -119,7 +132,9 @@ static void import_scatter_nd(qn_onnx_node *n)
     if (!scatter_kind(n, &kind))
         return;
     qn_value *x = qn_onnx_in(n, 0), *index = indices(n, 1), *updates = qn_onnx_in(n, 2);
-    int outer = index ? index->type.rank - 1 : 0;
+    if (!x || !index || !updates || !coordinates_known(n, index))
+        return;
+    int outer = index->type.rank - 1;
     for (int i = 0; updates && i < outer; i++)
         updates = qn_onnx_with_dim(n, updates, i, index->type.dims[i]);
     qn_onnx_out(n, 0, qn_b_scatter_nd(&n->b, kind, x, index, updates));

@@ -265,11 +265,47 @@ static void import_main(qn_onnx_import *im)
 
 /* ---- entry points ---- */
 
+/* An input that has the symbol as a dimension. */
+static bool find_dim(const qn_graph *graph, qn_dim symbol, int *out_input, int *out_axis)
+{
+    for (int i = 0; i < graph->n_inputs; i++)
+        for (int k = 0; k < graph->inputs[i]->type.rank; k++)
+            if (graph->inputs[i]->type.dims[k] == symbol) {
+                *out_input = i;
+                *out_axis = k;
+                return true;
+            }
+    return false;
+}
+
+static void report_needed_dims(const qn_onnx_import *im, qn_onnx_needs *needs)
+{
+    qn_arena *arena = im->diags->arena;
+    const int n = im->options->every_dim ? qn_dims_symbol_count(im->dims) : (int)im->needs_dims.n;
+    int *inputs = QN_NEW_ARRAY(arena, int, n), *axes = QN_NEW_ARRAY(arena, int, n), at = 0;
+    const qn_graph *graph = im->module->functions[0];
+    needs->dims = QN_NEW_ARRAY(arena, const char *, n);
+    needs->dim_names = QN_NEW_ARRAY(arena, const char *, n);
+    needs->dim_inputs = inputs;
+    needs->dim_axes = axes;
+    for (int i = 0; i < n; i++) {
+        const qn_dim symbol =
+            im->options->every_dim ? qn_dims_symbol_at(im->dims, i) : im->needs_dims.items[i];
+        if (!find_dim(graph, symbol, &inputs[at], &axes[at]))
+            continue;
+        needs->dim_names[at] = qn_arena_strdup(arena, graph->inputs[inputs[at]]->name);
+        needs->dims[at++] = qn_arena_strdup(arena, symbol->name);
+    }
+    needs->n_dims = at;
+}
+
 static void report_needs(const qn_onnx_import *im)
 {
     qn_onnx_needs *needs = im->options->needs;
     if (!needs)
         return;
+    if (im->module->n_functions)
+        report_needed_dims(im, needs);
     needs->n = 0;
     int *indices = QN_NEW_ARRAY(im->diags->arena, int, 64);
     needs->indices = indices;
@@ -339,24 +375,16 @@ static qn_dim only_symbol(qn_dim d, qn_dim so_far, bool *io_several)
     return so_far;
 }
 
-static bool is_of_input(const qn_graph *graph, qn_dim symbol)
-{
-    for (int i = 0; i < graph->n_inputs; i++)
-        for (int k = 0; k < graph->inputs[i]->type.rank; k++)
-            if (graph->inputs[i]->type.dims[k] == symbol)
-                return true;
-    return false;
-}
-
 /* An image that is smaller than a window has no result: extents that may be negative say from where on an input's dimension makes
  * sense, and the import starts again knowing it. */
 static void add_floor(qn_onnx_import *im, const qn_graph *graph, qn_dim extent)
 {
     bool several = false;
+    int input, axis;
     if (extent->min >= 0)
         return;
     const qn_dim symbol = only_symbol(extent, NULL, &several);
-    if (!symbol || several || !is_of_input(graph, symbol) || !is_increasing(extent))
+    if (!symbol || several || !find_dim(graph, symbol, &input, &axis) || !is_increasing(extent))
         return;
     int64_t *values = QN_NEW_ARRAY(im->arena, int64_t, qn_dims_symbol_count(im->dims));
     int64_t too_small = symbol->min, enough = symbol->max;
@@ -446,8 +474,6 @@ static qn_status import_model(const char *name, const uint8_t *bytes, size_t siz
     const qn_onnx_alias *aliases = NULL;
     const qn_onnx_floor *floors = NULL;
     options = options ? options : &defaults;
-    if (options->needs)
-        *options->needs = (qn_onnx_needs){ 0 };
     if (!good_options(options, diags))
         return QUERN_ERROR_ARGUMENT;
     for (int i = 0;; i++) {
@@ -460,6 +486,8 @@ static qn_status import_model(const char *name, const uint8_t *bytes, size_t siz
                               .folder = folder,
                               .aliases = aliases,
                               .floors = floors };
+        if (options->needs)
+            *options->needs = (qn_onnx_needs){ 0 };
         *out = attempt(&im, name);
         aliases = im.aliases;
         floors = im.floors;

@@ -57,6 +57,8 @@ static void import_det(qn_onnx_node *n)
     int rank = x->type.rank;
     if (rank < 2 || !qn_dim_is_const(x->type.dims[rank - 1]) ||
         x->type.dims[rank - 1] != x->type.dims[rank - 2] || x->type.dims[rank - 1]->value > MAX_SIZE) {
+        for (int i = 1; i <= 2 && i <= rank; i++)
+            qn_onnx_needs_dim(n, x->type.dims[rank - i]);
         qn_onnx_unsupported(n, "only square matrices of a known size up to %d", MAX_SIZE);
         return;
     }

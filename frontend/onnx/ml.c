@@ -228,6 +228,7 @@ static void import_feature_vectorizer(qn_onnx_node *n)
             return;
         if (x->type.rank < 1 || x->type.rank > 2 || !qn_dim_is_const(x->type.dims[x->type.rank - 1]) ||
             sizes[i] < 0 || sizes[i] > QN_DIM_MAX_VALUE) {
+            qn_onnx_needs_dim(n, x->type.rank ? x->type.dims[x->type.rank - 1] : qn_onnx_dim(n, 0));
             qn_onnx_unsupported(n, "input %d must be [N, features], of a known number of features", i);
             return;
         }

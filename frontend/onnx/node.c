@@ -26,7 +26,9 @@ static const char *input_types(const qn_onnx_node *n)
 static void report(qn_onnx_node *n, qn_status status, const char *format, va_list args)
 {
     const char *text = qn_arena_vprintf(n->im->arena, format, args);
-    qn_error(n->im->diags, status, &n->b.loc, "%s%s", text, input_types(n));
+    qn_error(n->im->diags, n->n_missed ? QUERN_ERROR_UNSUPPORTED : status, &n->b.loc, "%s%s%s%s", text,
+             input_types(n), n->n_missed ? "; it would do to fix " : "", n->n_missed ? n->missed : "");
+    n->n_missed = 0;
 }
 
 void qn_onnx_unsupported(qn_onnx_node *n, const char *format, ...)
@@ -178,9 +180,44 @@ const qn_type *qn_onnx_in_type(qn_onnx_node *n, int i)
     return is_tensor(n, i) ? &n->in[i]->type : NULL;
 }
 
+static bool has_dim(const qn_onnx_import *im, qn_dim symbol)
+{
+    for (size_t i = 0; i < im->needs_dims.n; i++)
+        if (im->needs_dims.items[i] == symbol)
+            return true;
+    return false;
+}
+
+void qn_onnx_needs_dim(qn_onnx_node *n, qn_dim extent)
+{
+    qn_arena *arena = n->im->arena;
+    for (int i = 0; i < extent->n; i++)
+        qn_onnx_needs_dim(n, extent->operands[i]);
+    if (extent->kind != QN_DIM_SYMBOL)
+        return;
+    n->missed = n->n_missed++ ? qn_arena_printf(arena, "%s, %s", n->missed, extent->name) : extent->name;
+    if (!has_dim(n->im, extent))
+        qn_vec_push(arena, &n->im->needs_dims, extent);
+}
+
+void qn_onnx_needs_shape(qn_onnx_node *n, int i)
+{
+    const qn_onnx_value *v = qn_onnx_in_any(n, i);
+    for (int k = 0; v->kind == QN_ONNX_TENSOR && k < v->type.rank; k++)
+        qn_onnx_needs_dim(n, v->type.dims[k]);
+}
+
+void qn_onnx_misses(qn_onnx_node *n, const qn_onnx_value *value)
+{
+    n->im->needs |= value->depends;
+    for (int i = 0; i < qn_dims_symbol_count(n->im->dims) && i < 64; i++)
+        if (value->extents >> i & 1)
+            qn_onnx_needs_dim(n, qn_dims_symbol_at(n->im->dims, i));
+}
+
 void qn_onnx_needs_contents(qn_onnx_node *n, int i)
 {
-    n->im->needs |= qn_onnx_in_any(n, i)->depends;
+    qn_onnx_misses(n, qn_onnx_in_any(n, i));
     qn_onnx_unsupported(
         n, "the contents of input %d must be known when the model is compiled, as an initializer is", i);
 }
@@ -215,6 +252,7 @@ bool qn_onnx_in_ints(qn_onnx_node *n, int i, int max, int64_t *out, int *out_n)
         return false;
     for (int k = 0; k < *out_n; k++) {
         if (!qn_dim_is_const(dims[k])) {
+            qn_onnx_needs_dim(n, dims[k]);
             qn_onnx_unsupported(n, "input %d must be constant, and is %s", i,
                                 qn_dim_print(dims[k], n->im->arena));
             return false;

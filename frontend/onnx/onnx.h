@@ -23,11 +23,15 @@ typedef struct qn_onnx_constant {
     quern_array array; /* copied */
 } qn_onnx_constant;
 
-/* Graph inputs whose contents an operator had to know and did not: load again with their values as constants. */
+/* Graph inputs whose contents an operator had to know and did not: load again with their values as constants. And dimensions
+ * of inputs whose values one had to know: load again with them fixed. */
 typedef struct qn_onnx_needs {
     int n;
     const char **names; /* in the arena of the diagnostics */
     const int *indices; /* among the inputs of the module's function */
+    int n_dims;
+    const char **dims, **dim_names; /* what they are called, and the inputs that have them */
+    const int *dim_inputs, *dim_axes;
 } qn_onnx_needs;
 
 typedef struct qn_onnx_options {
@@ -37,6 +41,8 @@ typedef struct qn_onnx_options {
     const qn_onnx_constant *constants;
     uint64_t seed;        /* of random operators without a seed of their own */
     qn_onnx_needs *needs; /* out, or NULL */
+    bool
+        every_dim; /* on an error, needs has all dimensions of inputs that aren't fixed, whether an operator asked or not */
     /* What differentiates for the operator Gradient: qn_gradient_at of passes/autodiff.h; NULL: the operator is not supported. */
     qn_status (*gradient)(qn_graph *graph, qn_value *y, int n, qn_value *const *from, qn_value *const *at,
                           int n_wrt, qn_value **out_gradients, qn_diags *diags);

@@ -136,6 +136,8 @@ static void import_pad(qn_onnx_node *n)
         if (qn_dim_is(low[i], 0) && qn_dim_is(high[i], 0))
             continue;
         if (!qn_dim_is_const(low[i]) || !qn_dim_is_const(high[i])) {
+            qn_onnx_needs_dim(n, low[i]);
+            qn_onnx_needs_dim(n, high[i]);
             qn_onnx_unsupported(n, "mode %s by a symbolic number", mode);
             return;
         }
@@ -180,6 +182,7 @@ static void import_center_crop_pad(qn_onnx_node *n)
             return;
         qn_dim from = x->type.dims[axis], more = qn_dim_sub(t, shape[k], from);
         if (!qn_dim_is_const(more)) {
+            qn_onnx_needs_dim(n, more);
             qn_onnx_unsupported(n, "axis %d has a symbolic dimension", axis);
             return;
         }

@@ -21,6 +21,29 @@ typedef struct parameters {
     int64_t block;
 } parameters;
 
+/* The scale's extents are those of x, but along the axis of blocks. False after a report. */
+static bool fit_scale(qn_onnx_node *n, const qn_value *x, parameters *p)
+{
+    const qn_type *type = &p->scale->type;
+    if (p->axis >= 0 && type->rank == 1 && !p->block)
+        p->scale = qn_onnx_with_dim(n, p->scale, 0, x->type.dims[p->axis]);
+    for (int i = 0; p->block && type->rank == x->type.rank && i < type->rank; i++) {
+        const qn_dim blocks = qn_dim_ceildiv(n->im->dims, x->type.dims[i], qn_onnx_dim(n, p->block));
+        if (i != p->axis) {
+            p->scale = qn_onnx_with_dim(n, p->scale, i, x->type.dims[i]);
+        } else if (type->dims[i] != blocks && (!qn_dim_is_const(type->dims[i]) || !qn_dim_is_const(blocks))) {
+            qn_onnx_needs_dim(n, type->dims[i]);
+            qn_onnx_needs_dim(n, blocks);
+            qn_onnx_unsupported(n, "the numbers of elements and of blocks along axis %d must be known", i);
+            return false;
+        }
+        if (!p->scale)
+            return false;
+        type = &p->scale->type;
+    }
+    return p->scale != NULL;
+}
+
 static bool read_parameters(qn_onnx_node *n, const qn_value *x, int scale_at, qn_dtype dtype, parameters *out)
 {
     qn_builder *b = &n->b;
@@ -44,7 +67,7 @@ static bool read_parameters(qn_onnx_node *n, const qn_value *x, int scale_at, qn
             return false;
         }
     }
-    if (!out->scale || !qn_onnx_ok(n))
+    if (!out->scale || !qn_onnx_ok(n) || !fit_scale(n, x, out))
         return false;
     for (int i = 0; out->zero_point && i < out->scale->type.rank; i++)
         out->zero_point = qn_onnx_with_dim(n, out->zero_point, i, out->scale->type.dims[i]);
@@ -236,6 +259,8 @@ static qn_value *requantize(qn_onnx_node *n, qn_value *sum, qn_value *scale, int
     if (!sum || !scale || !to || !zero)
         return NULL;
     if (!is_scalar(to) || !is_scalar(zero)) {
+        qn_onnx_needs_shape(n, y_scale);
+        qn_onnx_needs_shape(n, y_zero);
         qn_onnx_unsupported(n, "a result whose scale is no scalar");
         return NULL;
     }

@@ -291,6 +291,8 @@ static qn_value *compute_axis(resize *r, const axis_plan *p, qn_value *x)
     qn_onnx_node *n = r->n;
     qn_builder *b = &n->b;
     if (r->transform == CROP || r->antialias || r->exclude_outside) {
+        qn_onnx_needs_dim(n, p->in);
+        qn_onnx_needs_dim(n, p->out);
         qn_onnx_unsupported(n, "cropping, antialias and exclude_outside of symbolic dimensions");
         return NULL;
     }
@@ -377,6 +379,8 @@ static bool read_extents(resize *r, const qn_type *x, int n_axes, axis_plan *pla
     for (int i = 0; i < n_axes && by_sizes && (larger || smaller); i++) {
         qn_dim in = x->dims[plans[i].axis];
         if (!qn_dim_is_const(in) || !qn_dim_is_const(sizes[i])) {
+            qn_onnx_needs_dim(n, in);
+            qn_onnx_needs_dim(n, sizes[i]);
             qn_onnx_unsupported(n, "keep_aspect_ratio_policy of symbolic dimensions");
             return false;
         }
@@ -398,6 +402,7 @@ static bool read_extents(resize *r, const qn_type *x, int n_axes, axis_plan *pla
             p->scale = known ? (double)p->out->value / (double)p->in->value : p->in == p->out ? 1 : 0;
         }
         if (!p->out || p->out->max < 1) {
+            qn_onnx_needs_dim(n, p->in);
             qn_onnx_unsupported(n, "axis %d cannot be resized to that", p->axis);
             return false;
         }

@@ -388,6 +388,8 @@ static void import_rnn(qn_onnx_node *n)
     }
     const qn_dim hidden = r->rank == 3 ? r->dims[c.in_bytes ? 1 : 2] : NULL;
     if (c.x->type.rank != 3 || !hidden || !qn_dim_is_const(hidden) || hidden->value < 1) {
+        if (hidden)
+            qn_onnx_needs_dim(n, hidden);
         qn_onnx_malformed(n, "input and weights must have rank 3, and the hidden size be known");
         return;
     }

@@ -397,6 +397,9 @@ static void import_deform_conv(qn_onnx_node *n)
                  (!mask || mask->type.rank == 4);
     if (!known || groups < 1 || shifts < 1 || x->type.dims[1]->value % shifts ||
         w->type.dims[0]->value % groups || w->type.dims[1]->value * groups != x->type.dims[1]->value) {
+        qn_onnx_needs_shape(n, 1);
+        if (x->type.rank == 4)
+            qn_onnx_needs_dim(n, x->type.dims[1]);
         qn_onnx_unsupported(n, "only two spatial axes and known channels and kernels that fit the groups");
         return;
     }

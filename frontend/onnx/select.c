@@ -63,6 +63,7 @@ static void import_unique(qn_onnx_node *n)
         matrix[0] = qn_type_elements_dim(t, &x->type);
     }
     if (!qn_dim_is_const(matrix[1]) || matrix[1]->value > MAX_COLUMNS) {
+        qn_onnx_needs_dim(n, matrix[1]);
         qn_onnx_unsupported(n, "slices of more than %d elements, or of a symbolic number", MAX_COLUMNS);
         return;
     }

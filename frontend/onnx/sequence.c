@@ -136,6 +136,7 @@ static void import_split(qn_onnx_node *n)
             return;
         qn_dim parts = size->min > 0 ? qn_dim_ceildiv(t, x->dims[axis], size) : qn_dim_const(t, -1);
         if (!qn_dim_is_const(parts) || parts->value < 0 || parts->value > MAX_PARTS) {
+            qn_onnx_needs_dim(n, parts);
             qn_onnx_unsupported(n, "the number of parts is %s; it must be known",
                                 qn_dim_print(parts, n->im->arena));
             return;
@@ -175,6 +176,9 @@ static void import_concat(qn_onnx_node *n)
     qn_value **items = QN_NEW_ARRAY(n->im->arena, qn_value *, s->n_items);
     for (int i = 0; i < s->n_items; i++) {
         items[i] = qn_onnx_value_make(b, s->items[i]);
+        for (int k = 0; items[i] && k < items[0]->type.rank - new_axis && i; k++)
+            if (new_axis || k != axis)
+                items[i] = qn_onnx_with_dim(n, items[i], k, items[0]->type.dims[k + (new_axis && k >= axis)]);
         if (new_axis)
             items[i] = qn_b_expand_dims(b, items[i], axis);
     }
@@ -210,7 +214,7 @@ static void import_map(qn_onnx_node *n)
         }
         if (!qn_onnx_scope_import(scope, body))
             return;
-        n->depends |= scope->touched;
+        qn_onnx_touched(n, scope);
         for (int i = 0; i < n->n_out; i++)
             if (!(n->out[i]->items[k] = qn_onnx_scope_output(scope, body, i, &n->b.loc)))
                 return;

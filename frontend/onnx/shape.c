@@ -19,7 +19,7 @@ static void import_shape(qn_onnx_node *n)
     start = start < 0 ? 0 : start > x->rank ? x->rank : start;
     end = end < start ? start : end > x->rank ? x->rank : end;
     int64_t count = end - start;
-    n->depends = 0; /* a shape is known without the contents */
+    n->depends = n->extents = 0; /* a shape is known without the contents */
     qn_onnx_out_any(n, 0, qn_onnx_value_dims(n->im, QUERN_I64, 1, &count, x->dims + start));
 }
 
@@ -29,7 +29,7 @@ static void import_size(qn_onnx_node *n)
     if (!x)
         return;
     qn_dim elements = qn_type_elements_dim(n->im->dims, x);
-    n->depends = 0;
+    n->depends = n->extents = 0;
     qn_onnx_out_any(n, 0, qn_onnx_value_dims(n->im, QUERN_I64, 0, NULL, &elements));
 }
 
@@ -203,7 +203,7 @@ static void import_eye_like(qn_onnx_node *n)
     qn_type type = qn_type_make(n->im->module, QUERN_I64, 2, x->dims);
     qn_value *row = qn_b_iota(b, &type, 0), *column = qn_b_iota(b, &type, 1);
     qn_value *on = compare(b, QN_EQ, column, add(b, row, qn_b_scalar_int(b, QUERN_I64, k)));
-    n->depends = 0;
+    n->depends = n->extents = 0;
     qn_onnx_out(n, 0, qn_b_convert(b, dtype, on));
 }
 

@@ -137,6 +137,8 @@ static void import_dft(qn_onnx_node *n)
         !qn_onnx_axis(n, axis_given, x->type.rank, &axis))
         return;
     if (!is_complex(&x->type) || axis == x->type.rank - 1 || !qn_dim_is_const(x->type.dims[axis])) {
+        qn_onnx_needs_dim(n, x->type.dims[x->type.rank - 1]);
+        qn_onnx_needs_dim(n, x->type.dims[axis]);
         qn_onnx_unsupported(
             n, "the last axis must have 1 or 2 elements, and the transformed one a known number");
         return;
@@ -195,6 +197,8 @@ static void import_stft(qn_onnx_node *n)
         !qn_onnx_ok(n))
         return;
     if (x->type.rank != 3 || !is_complex(&x->type) || (window && window->type.rank != 1)) {
+        if (x->type.rank == 3)
+            qn_onnx_needs_dim(n, x->type.dims[2]);
         qn_onnx_malformed(n, "the signal must be [batch, length, 1 or 2], the window a vector");
         return;
     }
@@ -202,6 +206,8 @@ static void import_stft(qn_onnx_node *n)
     if (!qn_onnx_has(n, 3) && qn_dim_is_const(samples))
         length = samples->value;
     if (step < 1 || length < 1 || length > MAX_LENGTH) {
+        if (!qn_onnx_has(n, 3))
+            qn_onnx_needs_dim(n, samples);
         qn_onnx_unsupported(n, "frames of %lld elements, %lld apart; 1 to %d are supported",
                             (long long)length, (long long)step, MAX_LENGTH);
         return;

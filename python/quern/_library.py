@@ -54,11 +54,13 @@ class KnownInput(Structure):
 
 
 NEEDS = CFUNCTYPE(None, c_void_p, c_char_p, c_int)
+NEEDS_DIM = CFUNCTYPE(None, c_void_p, c_char_p, c_char_p, c_int, c_int)
 
 
 class LoadOptions(Structure):
     _fields_ = [("size", c_size_t), ("n_dims", c_int), ("dims", POINTER(DimRange)), ("n_constants", c_int),
-                ("constants", POINTER(KnownInput)), ("seed", c_uint64), ("needs", NEEDS), ("needs_user", c_void_p)]
+                ("constants", POINTER(KnownInput)), ("seed", c_uint64), ("needs", NEEDS), ("needs_user", c_void_p),
+                ("needs_dim", NEEDS_DIM), ("every_dim", c_int)]
 
 
 class CompileOptions(Structure):

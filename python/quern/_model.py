@@ -10,9 +10,9 @@ import numpy as np
 
 from ._arrays import NUMPY, address_of, to_numpy, to_quern, view
 from ._dlpack import gpu_of
-from ._library import (INPUT, NEEDS, OUTPUT, TUNE_REPORT, Array, ArgumentError, BufferInfo, CompileOptions, DimRange, EmitOptions,
-                       EntryInfo, Handle, KnownInput, LoadOptions, SymbolInfo, TuneOptions, UnsupportedError, check, error_of, lib,
-                       table)
+from ._library import (INPUT, NEEDS, NEEDS_DIM, OUTPUT, TUNE_REPORT, Array, ArgumentError, BufferInfo, CompileOptions, DimRange,
+                       EmitOptions, EntryInfo, Handle, KnownInput, LoadOptions, ModelError, OutOfRangeError, SymbolInfo, TuneOptions,
+                       UnsupportedError, check, error_of, lib, table)
 
 Signature = namedtuple("Signature", "name dtype shape")
 Signature.__doc__ = "An input or output: dims are numbers, or text such as 'batch' where they depend on the inputs."
@@ -324,8 +324,13 @@ def _dim_ranges(dims):
     return (DimRange * max(len(ranges), 1))(*ranges), len(ranges)
 
 
-def load_module(model, dims=None, constants=None, needs=None):
-    """A Handle of the module. constants: arrays by name; needs: a list that gets (name, index) of inputs to be known."""
+# What must be known of an input to compile a model: its contents (dim None), or its extent along an axis, which is dimension `dim`.
+Need = namedtuple("Need", "name index dim axis")
+
+
+def load_module(model, dims=None, constants=None, needs=None, every_dim=False):
+    """A Handle of the module. constants: arrays by name; needs: a list that gets a Need for each input whose contents are to
+    be known, and for each dimension; with every_dim for all dimensions."""
     if not isinstance(model, _MODEL_TYPES):
         if hasattr(model, "SerializeToString"):
             model = model.SerializeToString()
@@ -334,8 +339,11 @@ def load_module(model, dims=None, constants=None, needs=None):
     ranges, n_ranges = _dim_ranges(dims)
     arrays = {name: np.asarray(x, order="C") for name, x in (constants or {}).items()}
     known = (KnownInput * max(len(arrays), 1))(*[KnownInput(n.encode(), to_quern(x)) for n, x in arrays.items()])
-    callback = NEEDS(lambda _, name, index: needs.append((name.decode(), index)) if needs is not None else None)
-    options = LoadOptions(ctypes.sizeof(LoadOptions), n_ranges, ranges, len(arrays), known, 0, callback, None)
+    missed = [] if needs is None else needs
+    contents = NEEDS(lambda _, name, index: missed.append(Need(name.decode(), index, None, None)))
+    extent = NEEDS_DIM(lambda _, dim, name, index, axis: missed.append(Need(name.decode(), index, dim.decode(), axis)))
+    options = LoadOptions(ctypes.sizeof(LoadOptions), n_ranges, ranges, len(arrays), known, 0, contents, None, extent,
+                          every_dim)
     if isinstance(model, (str, os.PathLike)):
         return Handle(lib.quern_load, lib.quern_module_free, os.fsencode(model), byref(options))
     data = bytes(model)
@@ -355,42 +363,61 @@ def compile_module(module, options):
 
 
 class SpecializedModel:
-    """A model some of whose inputs must be known to compile it (a shape, axes): it is compiled for each value that it
-    is called with, and the last few are kept."""
+    """A model some of whose inputs (a shape, axes) or dimensions (a kernel's extents, the size of heads) must be known to
+    compile it: it is compiled for each value that it is called with, and the last few are kept."""
 
     KEPT = 32
 
-    def __init__(self, load, options, needs):
-        self._load, self._options = load, options
+    def __init__(self, load, dims, options, needs):
+        self._load, self._dims, self._options = load, dict(dims or {}), options
         self._needs = list(needs)
+        self._exact = False  # all dimensions have to be known
         self._models = OrderedDict()
         self._lock = threading.Lock()
 
     def _key(self, inputs):
-        values = {}
-        for name, index in self._needs:
+        values, dims = {}, dict(self._dims)
+        if isinstance(inputs, np.ndarray):  # the only one
+            inputs = [inputs]
+        for name, index, dim, axis in self._needs:
             x = inputs.get(name) if isinstance(inputs, dict) else inputs[index] if index < len(inputs) else None
             if x is None:
                 raise ArgumentError(f"input '{name}' is missing")
-            if isinstance(x, (list, tuple)):
-                raise UnsupportedError(f"input '{name}' is a sequence: only tensors are supported")
-            values[name] = np.asarray(x)
-        return values, tuple((n, x.dtype.str, x.shape, x.tobytes()) for n, x in values.items())
+            if dim is None:
+                if isinstance(x, (list, tuple)):
+                    raise UnsupportedError(f"input '{name}' is a sequence: only tensors are supported")
+                values[name] = np.asarray(x)
+                continue
+            shape = np.shape(x)
+            if axis >= len(shape):
+                raise ArgumentError(f"input '{name}' has {len(shape)} dimensions, and the model needs its {axis + 1}th")
+            dims[dim] = self._fixed(dim, shape[axis])
+        known = tuple((n, x.dtype.str, x.shape, x.tobytes()) for n, x in values.items())
+        return values, dims, (known, tuple(sorted(dims.items())))
+
+    def _fixed(self, dim, extent):
+        given = self._dims.get(dim, (0, extent))
+        low, high = given if isinstance(given, (tuple, list)) else (given, given)
+        if not low <= extent <= high:
+            raise OutOfRangeError(f"dimension {dim} is {extent}, and was said to be {low} to {high}")
+        return extent
 
     def model(self, inputs):
         """The Model for the values that these inputs have."""
         with self._lock:
-            values, key = self._key(inputs)
+            values, dims, key = self._key(inputs)
             while key not in self._models:
                 needs = []
                 try:
-                    module = self._load(values, needs)
-                except UnsupportedError:
+                    module = self._load(dims, values, needs, self._exact)
+                except (UnsupportedError, ModelError):
                     new = [need for need in needs if need not in self._needs]
-                    if not new:
+                    if not new and self._exact:
                         raise
+                    # Operators that don't fit together while extents are symbols may fit where all are known.
+                    self._exact = not new
                     self._needs += new
-                    values, key = self._key(inputs)
+                    values, dims, key = self._key(inputs)
                     continue
                 self._models[key] = Model(compile_module(module, self._options))
                 if len(self._models) > self.KEPT:
@@ -426,16 +453,19 @@ def compile(model, target="cpu", threads=None, math="default", cpu=None, dims=No
              that made the first of them; states are as before it. Without it nothing is looked at
     tune     measures schedules first, as quern.tune does
 
+    Where operators have to know an input's contents (a shape, axes) or the value of a dimension (a kernel's extents), the model
+    is compiled when it is called, for each that it is called with.
+
     Raises UnsupportedError (with all that is unsupported), ModelError, ArgumentError, FileError."""
     options = compile_options(target, threads, math, cpu, cache, optimize, blas, precision, check_numerics, tune=tune)
-    load = lambda constants, needs: load_module(model, dims, constants, needs)
+    load = lambda dims, constants, needs, every=False: load_module(model, dims, constants, needs, every)
     needs = []
     try:
-        module = load({}, needs)
+        module = load(dims, {}, needs)
     except UnsupportedError:
         if not needs:
             raise
-        return SpecializedModel(load, options, needs)
+        return SpecializedModel(load, dims, options, needs)
     return Model(compile_module(module, options))
 
 

@@ -58,6 +58,7 @@ class Preprocessing(unittest.TestCase):
         np.testing.assert_array_equal(run("FeatureVectorizer", x, y, dynamic=False, inputdimensions=[2, 3]),
                                       [[1, 2, 7, 0, 0], [4, 5, 8, 0, 0]])
         np.testing.assert_array_equal(run("FeatureVectorizer", x, inputdimensions=[3]), x)
+        np.testing.assert_array_equal(run("FeatureVectorizer", x[0], inputdimensions=[3]), x[:1])  # of a number known when it is called
 
     def test_one_hot_encoder(self):
         cats = [3, -1, 1 << 40]
@@ -270,7 +271,6 @@ class Refused(unittest.TestCase):
         self.refused("2 imputed values of the input's kind for 3 features", "Imputer", x, imputed_value_floats=[1., 2])
         self.refused("0 imputed values", "Imputer", x, imputed_value_int64s=[1])
         self.refused("has 2 elements for 1 inputs", "FeatureVectorizer", x, inputdimensions=[1, 2])
-        self.refused("of a known number of features", "FeatureVectorizer", np.float32([1]), error=unsupported, inputdimensions=[1])
         self.refused("cats_int64s is missing", "OneHotEncoder", x)
         self.refused("categories that are strings", "OneHotEncoder", x, error=unsupported, cats_strings=["a"])
         self.refused("no attribute with the keys", "LabelEncoder", x)

@@ -190,6 +190,48 @@ static onnx_bytes reshape_by_input(void)
     return onnx_model(&g, 18);
 }
 
+/* Weights that are an input: the kernel's extents are dimensions of it. */
+static onnx_bytes convolution_by_input(void)
+{
+    onnx_bytes g = { 0 };
+    onnx_input(&g, "x", ONNX_FLOAT, "1,2,n,n");
+    onnx_input(&g, "w", ONNX_FLOAT, "4,2,k,3");
+    onnx_simple(&g, "Conv", "x w", "y");
+    onnx_output(&g, "y", ONNX_FLOAT);
+    return onnx_model(&g, 18);
+}
+
+/* An operator that needs the value of a dimension names it, with where it is; fixed, the model loads. */
+static void dims_can_be_needed(void **state)
+{
+    (void)state;
+    qn_onnx_needs needs = { 0 };
+    qn_onnx_options options = { .needs = &needs };
+import it = load(convolution_by_input(), & options);
+    assert_int_equal(it.status, QUERN_ERROR_UNSUPPORTED);
+    assert_has(it.text, "it would do to fix k");
+    assert_int_equal(needs.n_dims, 1);
+    assert_string_equal(needs.dims[0], "k");
+    assert_string_equal(needs.dim_names[0], "w");
+    assert_int_equal(needs.dim_inputs[0], 1);
+    assert_int_equal(needs.dim_axes[0], 2);
+    drop(&it);
+    options.every_dim = true;
+    it = load(convolution_by_input(), &options);
+    assert_int_equal(needs.n_dims, 2);
+    assert_string_equal(needs.dims[0], "n");
+    assert_int_equal(needs.dim_axes[0], 2);
+    drop(&it);
+    const quern_dim_range k = { "k", 3, 3 };
+    options.n_dims = 1;
+    options.dims = &k;
+    it = load(convolution_by_input(), &options);
+    assert_int_equal(it.status, QUERN_OK);
+    assert_has(it.text, "(y: f32[1, 4, n - 2, n - 2])");
+    assert_int_equal(needs.n_dims, 0);
+    drop(&it);
+}
+
 /* An operator that needs an input's contents names the input; given them, the model loads, with the same inputs. */
 static void inputs_can_be_constants(void **state)
 {
@@ -531,6 +573,7 @@ int main(void)
         cmocka_unit_test(large_weights_stay_where_they_are),
         cmocka_unit_test(all_unsupported_nodes_are_reported),
         cmocka_unit_test(inputs_can_be_constants),
+        cmocka_unit_test(dims_can_be_needed),
         cmocka_unit_test(dims_can_be_fixed_and_bounded),
         cmocka_unit_test(garbage_is_refused),
         cmocka_unit_test(damage_is_survived),
