@@ -328,39 +328,46 @@ static qn_kvalue *fetch_result(qn_writer *w, void *user, const qn_value *value, 
     qn_kvalue *row = SUB(qn_writer_index(w, a->t.query), a->first_query);
     qn_kvalue *sum =
         qn_kb_load(&w->b, a->sums, ADD(MUL(row, INDEX(a->v_width)), qn_writer_index(w, a->column)), 1);
-    return qn_kb_binary(&w->b, QN_OP_DIV, sum, a->total);
+    return qn_kb_binary(&w->b, QN_OP_MUL, sum, a->factor);
+}
+
+typedef struct place {
+    int rank;
+    qn_dim dims[4], index[4];
+} place;
+
+/* Of the column at work of the query at work. */
+static place place_of_result(attention *a)
+{
+    const qn_type *root = &a->t.group->root->results[0].type;
+    place p = { root->rank,
+                { 0 },
+                { a->t.batch, a->heads_last ? a->t.query : a->t.head, a->heads_last ? a->t.head : a->t.query,
+                  a->column } };
+    qn_ispace_dims(&a->t.w.space, root, p.dims);
+    return p;
+}
+
+void qn_attention_fetch_results(attention *a)
+{
+    const place p = place_of_result(a);
+    qn_writer_prefetch_outputs(&a->t.w, a->t.group, p.rank, p.dims, p.index, a->column);
 }
 
 static void store_results(attention *a, int rows)
 {
     qn_writer *w = &a->t.w;
     qn_kbuilder *b = &w->b;
-    const qn_group *group = a->t.group;
-    const qn_dim index[4] = { a->t.batch, a->heads_last ? a->t.query : a->t.head,
-                              a->heads_last ? a->t.head : a->t.query, a->column };
     qn_kvalue *past = MIN(ADD(a->first_query, INDEX(rows)), a->t.n_queries_value);
     qn_writer_loop by_row = qn_writer_for(w, a->t.query, a->first_query, past, QN_TAG_SERIAL, 0, NULL, NULL);
     qn_kvalue *row = SUB(qn_writer_index(w, a->t.query), a->first_query);
-    a->total = qn_kb_select(b, qn_attention_hides(&a->t, qn_kb_load(b, a->maxima, row, 1)),
-                            qn_attention_number(&a->t, 1), qn_kb_load(b, a->totals, row, 1));
+    qn_kvalue *one = qn_attention_number(&a->t, 1);
+    qn_kvalue *total = qn_kb_select(b, qn_attention_hides(&a->t, qn_kb_load(b, a->maxima, row, 1)), one,
+                                    qn_kb_load(b, a->totals, row, 1));
+    a->factor = qn_kb_binary(b, QN_OP_DIV, one, total);
     qn_writer_loop by_column = qn_writer_for_all(w, a->column, QN_TAG_VECTOR, 0, NULL, NULL);
-    const qn_type *root = &group->root->results[0].type;
-    qn_dim from[QN_MAX_RANK];
-    qn_ispace_dims(&w->space, root, from);
-    qn_kvalue **values = QN_NEW_ARRAY(w->arena, qn_kvalue *, group->n_outputs);
-    qn_dim *linear = QN_NEW_ARRAY(w->arena, qn_dim, group->n_outputs);
-    for (int i = 0; i < group->n_outputs; i++) {
-        const qn_type *type = &group->outputs[i]->type;
-        qn_dim dims[QN_MAX_RANK], at[QN_MAX_RANK];
-        qn_ispace_dims(&w->space, type, dims);
-        qn_ix_reshape(&w->space, root->rank, from, index, type->rank, dims, at);
-        linear[i] = qn_ix_linear(&w->space, type->rank, dims, at);
-        values[i] = qn_writer_value(w, group->outputs[i], at);
-    }
-    for (int i = 0; i < group->n_outputs; i++) {
-        const int buffer = qn_lower_buffer(w->lowering, group->outputs[i]);
-        qn_writer_store(w, qn_writer_argument(w, buffer, false, true), linear[i], values[i]);
-    }
+    const place p = place_of_result(a);
+    qn_writer_store_outputs(w, a->t.group, p.rank, p.dims, p.index);
     qn_writer_end_for(w, &by_column, NULL);
     qn_writer_end_for(w, &by_row, NULL);
 }

@@ -11,7 +11,9 @@ enum {
     SUMS = 16,                /* vectors of sums of a product */
     WASTE = 8,                /* a part of so many queries at most is computed for nothing */
     MOST_WIDE = VECTORS * 16, /* queries of a tile */
-    UNROLL = 2
+    UNROLL = 2,
+    LINE = 16,     /* elements of a line of the caches */
+    MOST_LINES = 8 /* to fetch at a time */
 };
 
 /* ---- arithmetic on kernel indices ---- */
@@ -75,6 +77,74 @@ void qn_attention_turn_queries(attention *a)
     qn_attention_end(&a->t, loop);
 }
 
+/* ---- what is not in the caches ---- */
+
+/* Has what is loaded of the row at work fetched to the second cache instead: for qn_writer.load. */
+static qn_kvalue *fetch_instead(qn_writer *w, void *user, qn_kbuffer *buffer, qn_dim linear)
+{
+    const attention *a = user;
+    qn_dim coefficient, rest;
+    if (buffer->space == QN_SPACE_ARGUMENT &&
+        qn_ix_affine(&w->space, linear, a->at_depth, &coefficient, &rest) && qn_dim_is(coefficient, 1))
+        qn_kb_prefetch(&w->b, buffer, qn_writer_index(w, linear), 1);
+    return qn_kb_const(&w->b, (qn_ktype){ buffer->dtype, 1 }, (qn_scalar){ 0 });
+}
+
+static int64_t lines_of(int64_t elements)
+{
+    return (elements + LINE - 1) / LINE;
+}
+
+/* Row `step * n / row_lines` and what comes behind it, in `n` lines; a->t.query and `along` are set to where they begin. */
+static void each_line(attention *a, qn_kvalue *first, qn_kvalue *last, qn_kvalue *step, int64_t row_lines,
+                      qn_dim along, void (*fetch)(attention *a))
+{
+    qn_writer *w = &a->t.w;
+    qn_kbuilder *b = &w->b;
+    const int64_t steps = a->t.n_keys->value / QN_ATTENTION_KEYS,
+                  needed = (2 * wide(a) * row_lines + steps - 1) / steps,
+                  n = needed < MOST_LINES ? needed : MOST_LINES;
+    for (int64_t i = 0; i < n; i++) {
+        qn_kvalue *line = ADD(MUL(step, INDEX(n)), INDEX(i));
+        qn_ispace_set(&w->space, a->t.query, MIN(ADD(first, qn_kb_idiv(b, line, INDEX(row_lines))), last));
+        qn_ispace_set(&w->space, along, MUL(qn_kb_imod(b, line, INDEX(row_lines)), INDEX(LINE)));
+        const size_t mark = qn_writer_mark(w);
+        fetch(a);
+        qn_writer_forget(w, mark);
+    }
+}
+
+static void fetch_query(attention *a)
+{
+    const qn_dim index[4] = { a->t.batch, a->t.head, a->t.query, a->at_depth };
+    a->t.w.load = fetch_instead;
+    a->t.w.load_user = a;
+    qn_writer_value(&a->t.w, a->t.q, index);
+    a->t.w.load = NULL;
+}
+
+/* Some lines of the next tile's queries, which may be those of the next head, and of where this one's results go: all of them with
+ * the first half of the keys. They were last used long ago, and nothing could be done while they are waited for. */
+static void fetch_lines(attention *a, qn_kvalue *key)
+{
+    qn_writer *w = &a->t.w;
+    qn_kbuilder *b = &w->b;
+    qn_kvalue *step = qn_kb_idiv(b, key, INDEX(QN_ATTENTION_KEYS)),
+              *next = ADD(a->first_query, INDEX(wide(a))), *last = SUB(a->t.n_queries_value, INDEX(1)),
+              *head = NULL;
+    each_line(a, a->first_query, last, step, lines_of(a->columns), a->column, qn_attention_fetch_results);
+    if (a->t.head->kind != QN_DIM_CONST) {
+        head = qn_writer_index(w, a->t.head);
+        qn_kvalue *more = qn_kb_compare(b, QN_LE, next, last),
+                  *after = MIN(ADD(head, INDEX(1)), SUB(qn_writer_index(w, a->t.heads), INDEX(1)));
+        next = qn_kb_select(b, more, next, INDEX(0));
+        qn_ispace_set(&w->space, a->t.head, qn_kb_select(b, more, head, after));
+    }
+    each_line(a, next, last, step, lines_of(a->depth), a->at_depth, fetch_query);
+    if (head)
+        qn_ispace_set(&w->space, a->t.head, head);
+}
+
 /* ---- scores ---- */
 
 /* What the mask says of this key, for all queries. */
@@ -117,6 +187,7 @@ static void score_keys(attention *a, qn_kvalue *first, qn_kvalue *low, qn_kvalue
     const qn_attention_side k = { a->k,
                                   MUL(ADD(ADD(MUL(group, a->t.n_keys_value), first), key), INDEX(a->depth)),
                                   a->depth, 1 };
+    fetch_lines(a, ADD(first, key));
     for (int i = 0; i < rows * VECTORS; i++)
         acc[i] = vector(a, 0);
     qn_attention_product_of(&a->t, rows, VECTORS, k, a->turned, wide(a), INDEX(0), INDEX(a->depth), NULL,

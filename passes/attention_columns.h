@@ -17,14 +17,18 @@ typedef struct qn_attention_kernel {
     bool heads_last, one_block;
     bool base_2; /* scores are scaled to exponents of 2, not of e */
     qn_dim k_panels;
-    qn_dim at_depth, column;        /* variables */
-    qn_kvalue *first_query, *total; /* of the tile; of the row being stored */
+    qn_dim at_depth, column; /* variables */
+    qn_kvalue *first_query;  /* of the tile */
+    qn_kvalue *factor;       /* of the row being stored: 1 / its total */
 } qn_attention_kernel;
 
 /* What is taken from scores whose largest is `max`, before exp. */
 qn_kvalue *qn_attention_shift(qn_attention_kernel *a, qn_kvalue *max);
 /* Of a score without its row's largest: e or 2 to the power of it. */
 qn_kvalue *qn_attention_power(qn_attention_kernel *a, qn_kvalue *exponent);
+
+/* Has the lines fetched that the result of a->t.query is stored in, from a->column on. */
+void qn_attention_fetch_results(qn_attention_kernel *a);
 
 /* ---- attention_columns.c ---- */
 

@@ -187,6 +187,9 @@ bool qn_writer_bypasses(const qn_writer *w, int buffer);
 /* Computes the group's outputs at one index of a tensor with these dims, then stores them: what follows a product. */
 void qn_writer_store_outputs(qn_writer *w, const qn_group *group, int rank, const qn_dim *dims,
                              const qn_dim *index);
+/* Has the lines fetched to the second cache that such a store will write, of outputs that lie in a row along that variable. */
+void qn_writer_prefetch_outputs(qn_writer *w, const qn_group *group, int rank, const qn_dim *dims,
+                                const qn_dim *index, qn_dim along);
 
 /* A loop over variable `var` from low to high; a var of extent 1 (the constant 0) makes none. What was computed inside is
  * forgotten at its end. */

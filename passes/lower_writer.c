@@ -371,22 +371,42 @@ void qn_writer_close_nest(qn_writer *w, int n, qn_writer_loop *loops, qn_kvalue 
     }
 }
 
+/* Where output `i` has what is at `index` of a tensor with these dims: `at`, and its number. */
+static qn_dim output_place(qn_writer *w, const qn_group *group, int i, int rank, const qn_dim *dims,
+                           const qn_dim *index, qn_dim *at)
+{
+    const qn_type *type = &group->outputs[i]->type;
+    qn_dim to[QN_MAX_RANK];
+    qn_ispace_dims(&w->space, type, to);
+    qn_ix_reshape(&w->space, rank, dims, index, type->rank, to, at);
+    return qn_ix_linear(&w->space, type->rank, to, at);
+}
+
 void qn_writer_store_outputs(qn_writer *w, const qn_group *group, int rank, const qn_dim *dims,
                              const qn_dim *index)
 {
     qn_kvalue **values = QN_NEW_ARRAY(w->arena, qn_kvalue *, group->n_outputs);
     qn_dim *linear = QN_NEW_ARRAY(w->arena, qn_dim, group->n_outputs);
     for (int i = 0; i < group->n_outputs; i++) {
-        const qn_type *type = &group->outputs[i]->type;
-        qn_dim to[QN_MAX_RANK], at[QN_MAX_RANK];
-        qn_ispace_dims(&w->space, type, to);
-        qn_ix_reshape(&w->space, rank, dims, index, type->rank, to, at);
-        linear[i] = qn_ix_linear(&w->space, type->rank, to, at);
+        qn_dim at[QN_MAX_RANK];
+        linear[i] = output_place(w, group, i, rank, dims, index, at);
         values[i] = qn_writer_value(w, group->outputs[i], at);
     }
     for (int i = 0; i < group->n_outputs; i++) {
         const int buffer = qn_lower_buffer(w->lowering, group->outputs[i]);
         qn_writer_store(w, qn_writer_argument(w, buffer, false, true), linear[i], values[i]);
+    }
+}
+
+void qn_writer_prefetch_outputs(qn_writer *w, const qn_group *group, int rank, const qn_dim *dims,
+                                const qn_dim *index, qn_dim along)
+{
+    for (int i = 0; i < group->n_outputs; i++) {
+        qn_dim at[QN_MAX_RANK], coefficient, rest;
+        const qn_dim linear = output_place(w, group, i, rank, dims, index, at);
+        const int buffer = qn_lower_buffer(w->lowering, group->outputs[i]);
+        if (qn_ix_affine(&w->space, linear, along, &coefficient, &rest) && qn_dim_is(coefficient, 1))
+            qn_kb_prefetch(&w->b, qn_writer_argument(w, buffer, false, true), qn_writer_index(w, linear), 1);
     }
 }
 
