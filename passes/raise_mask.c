@@ -282,10 +282,11 @@ static sense read_constant(const view *v, qn_dim shift)
     const size_t size = qn_dtype_bytes(type->dtype);
     if (queries == 0 || keys == 0)
         return UNKNOWN;
-    const bool causal = (constant_says(type->dtype, tensor->data) == 1) == (0 <= shift->value);
+    const char *data = qn_tensor_data(tensor); /* a large one may be folded, and not made yet */
+    const bool causal = (constant_says(type->dtype, data) == 1) == (0 <= shift->value);
     for (int64_t s = 0; s < queries; s++)
         for (int64_t t = 0; t < keys; t++)
-            if (constant_says(type->dtype, (const char *)tensor->data + (size_t)(s * keys + t) * size) !=
+            if (constant_says(type->dtype, data + (size_t)(s * keys + t) * size) !=
                 ((t <= s + shift->value) == causal))
                 return UNKNOWN;
     return causal ? CAUSAL : FUTURE;
