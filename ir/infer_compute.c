@@ -307,6 +307,16 @@ static qn_status convolution(qn_infer_context *c)
     return qn_infer_give(c, dtype, x->rank, dims);
 }
 
+/* w's channels, one after the other, in the blocks of a group of x: of several groups these are whole blocks. */
+static bool fit_in_blocks(qn_infer_context *c, qn_dim channels, int64_t groups, const qn_type *x)
+{
+    const qn_dim lanes = x->dims[x->rank - 1];
+    if (!qn_dim_is_const(lanes) || lanes->value < 1 ||
+        (groups > 1 && !qn_dim_divisible(channels, lanes->value)))
+        return false;
+    return qn_dim_mul(DIMS, qn_dim_ceildiv(DIMS, channels, lanes), qn_infer_const(c, groups)) == x->dims[1];
+}
+
 static qn_status conv_packed(qn_infer_context *c)
 {
     const qn_type *x = qn_infer_operand(c, 0), *w = qn_infer_operand(c, 1);
@@ -339,8 +349,9 @@ static qn_status conv_packed(qn_infer_context *c)
     const bool each = !grouped && lanes != one && qn_dim_is(qn_dim_mul(DIMS, blocks, lanes), groups);
     bool fits =
         each ? w->dims[1] == one && w->dims[n + 2] == one && out_blocks == blocks && w->dims[n + 3] == lanes
-             : qn_dim_mul(DIMS, w->dims[1], qn_infer_const(c, groups)) == blocks && w_lanes == lanes &&
-                   qn_dim_divisible(out_blocks, groups);
+             : qn_dim_divisible(out_blocks, groups) &&
+                   (w_lanes == lanes ? qn_dim_mul(DIMS, w->dims[1], qn_infer_const(c, groups)) == blocks
+                                     : !grouped && w_lanes == one && fit_in_blocks(c, w->dims[1], groups, x));
     if (!fits)
         return qn_infer_fail(c, "x is %s and w is %s: blocks don't match in %lld group(s)",
                              qn_infer_print(c, x), qn_infer_print(c, w), (long long)groups);

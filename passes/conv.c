@@ -8,6 +8,9 @@
  *     w0 = weights[…, 0 … 15]; w1 = the same of the next output block
  *     for each position p of the tile (unrolled): sum[p][0] += x[p] * w0; sum[p][1] += x[p] * w1
  *
+ * In strict math the channels of a block come before kernel rows and columns, which is the order that defines a sum, and multiply and
+ * add are apart. What padding would add is +0 or -0, which changes no sum, since none is -0: it is skipped.
+ *
  * Then the tile is stored, or, if more is computed from it, put into local memory and taken up again element by element by
  * the code that any group has (lower_value.c): vector by vector while it is in the L1 cache, or, where that is cheap, written
  * out for each vector, which then stays in its register (forward.c).
@@ -77,12 +80,7 @@ static qn_kvalue *repeat(emitter *e, qn_kbuffer *buffer, qn_kvalue *at)
 
 static void multiply_add(emitter *e, qn_kvalue **sum, qn_kvalue *x, qn_kvalue *y)
 {
-    qn_kbuilder *b = &e->w.b;
-    if (e->p.word > 1)
-        *sum = qn_word_multiply_add(b, x, y, *sum);
-    else
-        *sum = e->fused ? qn_kb_fma(b, x, y, *sum)
-                        : qn_kb_binary(b, QN_OP_ADD, *sum, qn_kb_binary(b, QN_OP_MUL, x, y));
+    *sum = qn_word_multiply_add(&e->w.b, x, y, *sum, e->fused);
 }
 
 /* ---- loops that carry the tile's sums ---- */
@@ -214,7 +212,7 @@ static void kernel_row(emitter *e, qn_kvalue *x_at, qn_kvalue *w_at, int64_t cha
         if (span.first == span.last)
             continue;
         qn_kvalue *x_k = offset(e, x_at, k * width->dilation * p->c),
-                  *w_k = offset(e, w_at, k * p->c * p->lanes);
+                  *w_k = offset(e, w_at, k * p->w_c * p->lanes);
         if (n == 1 ||
             (width->dilation == 1 && channels == p->c)) { /* they follow each other in x as in the weights */
             run(e, x_k, w_k, (n - 1) * p->c + channels, rows, span);
@@ -222,7 +220,7 @@ static void kernel_row(emitter *e, qn_kvalue *x_at, qn_kvalue *w_at, int64_t cha
         }
         qn_kinst *loop = open_loop(e, qn_kb_index(&e->w.b, 0), qn_kb_index(&e->w.b, n), 1);
         run(e, along(e, x_k, qn_loop_counter(loop), width->dilation * p->c),
-            along(e, w_k, qn_loop_counter(loop), p->c * p->lanes), channels, rows, span);
+            along(e, w_k, qn_loop_counter(loop), p->w_c * p->lanes), channels, rows, span);
         close_loop(e, loop);
     }
 }
@@ -291,6 +289,19 @@ static void kernel_block(emitter *e, qn_kvalue *x_at, qn_kvalue *w_at, int64_t c
     close_loop(e, loop);
 }
 
+/* `channels` channels of a block of x, together or one after the other. */
+static void block_of_channels(emitter *e, qn_kvalue *x_at, qn_kvalue *w_at, int64_t channels)
+{
+    if (!e->p.by_channel) {
+        kernel_block(e, x_at, w_at, channels);
+        return;
+    }
+    qn_kinst *loop = open_loop(e, qn_kb_index(&e->w.b, 0), qn_kb_index(&e->w.b, channels), 1);
+    qn_kvalue *k = qn_loop_counter(loop);
+    kernel_block(e, qn_kb_iadd(&e->w.b, x_at, k), along(e, w_at, k, e->w_block / e->p.w_channels), 1);
+    close_loop(e, loop);
+}
+
 static qn_dim scaled(qn_dims *dims, qn_dim at, const qn_conv_axis *a)
 {
     return qn_dim_sub(dims, qn_dim_mul(dims, at, qn_dim_const(dims, a->stride)), qn_dim_const(dims, a->low));
@@ -305,7 +316,7 @@ static qn_dim first_element(emitter *e)
     if (!p->each)
         block =
             qn_dim_mul(dims, qn_ix_div(&e->w.space, e->block, qn_dim_const(dims, p->out_blocks / p->groups)),
-                       qn_dim_const(dims, p->w_blocks));
+                       qn_dim_const(dims, p->blocks / p->groups));
     const qn_dim parts[] = { e->sample, block, scaled(dims, e->depth, &p->axes[0]),
                              scaled(dims, e->row, &p->axes[1]), scaled(dims, e->column, &p->axes[2]) };
     const int64_t extents[] = { 0, p->blocks, p->axes[0].in, p->axes[1].in, p->axes[2].in };
@@ -328,15 +339,17 @@ static void sum_tile(emitter *e)
         kernel_block(e, x_at, w_at, 1);
         return;
     }
-    const int64_t whole = p->channels / p->c, rest = p->channels % p->c, w_step = e->w_block / p->w_blocks;
+    const int64_t whole = p->channels / p->c, rest = p->channels % p->c,
+                  w_step = e->w_block / p->w_channels * p->c;
     if (whole > 0) {
         qn_kinst *loop = open_loop(e, qn_kb_index(b, 0), qn_kb_index(b, whole), 1);
         qn_kvalue *k = qn_loop_counter(loop);
-        kernel_block(e, along(e, x_at, k, e->plane_elements), along(e, w_at, k, w_step), p->c);
+        block_of_channels(e, along(e, x_at, k, e->plane_elements), along(e, w_at, k, w_step), p->c);
         close_loop(e, loop);
     }
     if (rest > 0)
-        kernel_block(e, offset(e, x_at, whole * e->plane_elements), offset(e, w_at, whole * w_step), rest);
+        block_of_channels(e, offset(e, x_at, whole * e->plane_elements), offset(e, w_at, whole * w_step),
+                          rest);
 }
 
 /* ---- what is done with the sums ---- */
@@ -596,11 +609,11 @@ static qn_status lower(qn_lowering *l, const qn_group *group)
     qn_writer_init(w, l, qn_group_kernel_name(group, scratch), scratch);
     qn_dims *dims = w->space.dims;
     e.vector = (qn_ktype){ p->dtype, (int)p->lanes };
-    e.fused = l->options->math != QN_MATH_STRICT && l->options->machine->fma;
+    e.fused = qn_may_fuse(l->options);
     e.row_elements = p->axes[2].in * p->c;
     e.plane_elements = p->axes[0].in * p->axes[1].in * e.row_elements;
-    e.w_row = p->axes[2].kernel * (p->each ? 1 : p->c) * p->lanes;
-    e.w_block = p->w_blocks * p->axes[0].kernel * p->axes[1].kernel * e.w_row;
+    e.w_row = p->axes[2].kernel * p->w_c * p->lanes;
+    e.w_block = p->w_channels * p->axes[0].kernel * p->axes[1].kernel * p->axes[2].kernel * p->lanes;
     for (int i = 0; i < group->n_inputs; i++)
         qn_writer_bind_input(w, group->inputs[i]);
     e.x = qn_writer_argument(w, qn_lower_buffer(l, p->node->operands[0]), true, false);

@@ -34,7 +34,10 @@ typedef struct qn_conv_plan {
     int64_t lanes;    /* channels of an output block: a vector */
     int64_t c;        /* channels of an input block, in words */
     int64_t channels; /* of a group, that take part; likewise */
-    int64_t blocks, w_blocks, out_blocks, groups;
+    int64_t blocks, out_blocks, groups; /* blocks: of x, all groups */
+    int64_t w_c,
+        w_channels;  /* channels of a block of w, c or 1; that an output block has weights for. In words */
+    bool by_channel; /* all of a kernel for one channel, then for the next: the order of a strict sum */
     qn_conv_axis axes[QN_CONV_AXES];
     int spatial;            /* how many the node has */
     int slot[QN_CONV_AXES]; /* which of `axes` spatial axis i of the node is; -1: none, its extent is 1 */

@@ -93,7 +93,7 @@ static bool read_dtypes(const qn_node *node, qn_conv_plan *p)
 static bool read_node(const qn_node *node, qn_conv_plan *p)
 {
     const qn_type *x = &node->operands[0]->type, *w = &node->operands[1]->type;
-    int64_t w_c;
+    int64_t w_blocks;
     if (!read_dtypes(node, p))
         return false;
     const int last = w->rank - 1 - (p->word > 1); /* axis of the lanes */
@@ -101,14 +101,22 @@ static bool read_node(const qn_node *node, qn_conv_plan *p)
     p->groups = qn_attr_int(node, QN_ATTR_GROUPS);
     p->channels = qn_attr_int(node, QN_ATTR_CHANNELS);
     if (!constant(x->dims[1], &p->blocks) || !constant(x->dims[x->rank - 1], &p->c) ||
-        !constant(w->dims[0], &p->out_blocks) || !constant(w->dims[1], &p->w_blocks) ||
-        !constant(w->dims[last - 1], &w_c) || !constant(w->dims[last], &p->lanes) || p->blocks < 1 ||
+        !constant(w->dims[0], &p->out_blocks) || !constant(w->dims[1], &w_blocks) ||
+        !constant(w->dims[last - 1], &p->w_c) || !constant(w->dims[last], &p->lanes) || p->blocks < 1 ||
         p->out_blocks < 1 || p->c % p->word || p->channels % p->word)
         return false;
     p->each = p->c > 1 && p->groups == p->blocks * p->c;
     p->c /= p->word;
     p->channels /= p->word;
-    return read_axes(node, x->rank - 3, p) && !(p->each && p->word > 1);
+    p->w_channels = w_blocks * p->w_c;
+    if (!read_axes(node, x->rank - 3, p) || (p->each && p->word > 1))
+        return false;
+    /* With one place in a kernel both orders are the same, and the weights lie alike. */
+    const bool one_place = p->axes[0].kernel * p->axes[1].kernel * p->axes[2].kernel == 1;
+    if (!p->each && one_place)
+        p->w_c = p->c;
+    p->by_channel = !p->each && p->w_c < p->c;
+    return true;
 }
 
 /* As the layout pass will put it in blocks. */
@@ -128,7 +136,9 @@ static bool read_convolution(const qn_node *node, int64_t lanes, qn_conv_plan *p
     p->word = p->groups = 1;
     p->lanes = lanes;
     p->c = least(p->channels, lanes);
-    p->blocks = p->w_blocks = ceil_div(p->channels, p->c);
+    p->blocks = ceil_div(p->channels, p->c);
+    p->w_c = p->c;
+    p->w_channels = p->blocks * p->c;
     p->out_blocks = ceil_div(out, lanes);
     return read_axes(node, x->rank - 2, p);
 }
@@ -185,7 +195,11 @@ static double try_vectors(qn_conv_plan *p, int64_t vectors, int registers)
 {
     const qn_conv_axis *height = &p->axes[1], *width = &p->axes[2];
     const int64_t spare = registers > 16 ? 2 : 1; /* for what is multiplied */
-    const int64_t positions = least((registers - spare) / vectors - 1, QN_CONV_TILE / vectors);
+    int64_t positions = least((registers - spare) / vectors - 1, QN_CONV_TILE / vectors);
+    /* One that meets both borders has kernel columns written out: channel by channel, numbers of x stay in registers from one to the
+     * next. */
+    if (p->by_channel && width->kernel > 1 && width->out <= positions)
+        positions = (registers - spare - 1) / (vectors + 1);
     const int64_t in_group = p->each ? p->out_blocks : p->out_blocks / p->groups;
     const int64_t rest = p->out_blocks % vectors;
     if (positions < 1 || (p->groups > 1 && in_group % vectors != 0) || vectors > p->out_blocks)
@@ -292,10 +306,10 @@ static void name_site(qn_conv_plan *p)
                        (long long)a->in, (long long)a->out, (long long)a->kernel, (long long)a->stride,
                        (long long)a->low, (long long)a->dilation);
     }
-    snprintf(p->site, sizeof p->site, "%s %s %lldx%lld from %lldx%lld, %lld in %lld,%s",
+    snprintf(p->site, sizeof p->site, "%s %s %lldx%lld from %lldx%lld, %lld%s in %lld,%s",
              qn_ops[QN_OP_CONV_PACKED].name, qn_dtype_name(p->dtype), (long long)p->out_blocks,
              (long long)p->lanes, (long long)p->blocks, (long long)p->c, (long long)p->channels,
-             (long long)p->groups, axes);
+             p->by_channel ? " by one" : "", (long long)p->groups, axes);
 }
 
 void qn_conv_plan_note(const qn_conv_plan *p, const qn_pass_options *options)

@@ -18,7 +18,7 @@
  *
  * Rows are spread evenly over tiles of two heights where their number is known, so nothing is left over; where it is a symbol, the
  * last tile is made of pieces of 8, 4, 2 and 1 rows. Few rows keep several sums per element, since one chain of FMAs
- * waits for itself. Tasks depend on the shape only.
+ * waits for itself; not in strict math, where a sum has one order. Tasks depend on the shape only.
  *
  * Bytes are multiplied four at a time, with sums of 32 bits: k, x and panels count in words (words.h). */
 #include "passes/lower.h"
@@ -67,6 +67,7 @@ typedef struct {
     qn_dim m, n, k, batch;           /* rows and columns of one batch; k in words */
     qn_dim n_panels;
     qn_dtype sum;
+    bool fused, in_order;    /* multiply-add; one sum for each element, which strict math wants */
     qn_dim row_var, col_var; /* of all batches; of one row */
     qn_kvalue *k_value, *n_value;
     int64_t depth, n_passes; /* of k in a pass; passes */
@@ -184,7 +185,8 @@ static void multiply_add(gemm *g, int rows, qn_kvalue *const *starts, qn_kvalue 
     for (int r = 0; r < rows; r++) {
         qn_kvalue *x = qn_word_repeat(b, g->copy ? g->copy : g->x, ADD(starts[r], k), g->lanes);
         for (int v = 0; v < g->vectors; v++)
-            acc[r * g->vectors + v] = qn_word_multiply_add(b, x, columns[v], acc[r * g->vectors + v]);
+            acc[r * g->vectors + v] =
+                qn_word_multiply_add(b, x, columns[v], acc[r * g->vectors + v], g->fused);
     }
 }
 
@@ -220,7 +222,7 @@ static void sums_of_tile(gemm *g, int rows, qn_kvalue *x_tile, qn_kvalue *panel,
 {
     qn_kbuilder *b = &g->w.b;
     int each = rows * g->vectors, sets = 1;
-    while (sets * each < LEAST_CHAINS)
+    while (!g->in_order && sets * each < LEAST_CHAINS)
         sets *= 2;
     int step = sets > UNROLL ? sets : UNROLL;
     qn_kvalue *starts[MAX_ROWS],
@@ -597,6 +599,8 @@ static void read_shape(gemm *g)
     g->n_panels = g->reads_rows ? qn_dim_const(space->dims, g->n->value / g->width)
                                 : qn_ispace_import(space, y->dims[n_batch]);
     g->sum = type->dtype;
+    g->fused = qn_may_fuse(g->w.lowering->options);
+    g->in_order = qn_dtype_is_float(g->sum) && g->w.lowering->options->math == QN_MATH_STRICT;
     g->vectors = g->width / g->lanes;
     g->rows = rows_of_tile(machine, g->vectors);
     g->whole_panels = qn_dim_divisible(g->n, g->width);

@@ -31,8 +31,8 @@ typedef struct gemm {
     qn_block block;
     qn_kbuffer *x, *y, *scale; /* scale: of four bits; else NULL */
     int lanes, vectors, rows, streams;
-    int64_t group; /* of k that share a scale; 0: no scale */
-    bool fused;
+    int64_t group;        /* of k that share a scale; 0: no scale */
+    bool fused, in_order; /* multiply-add; one sum for each element */
     qn_dim k;
     qn_kvalue *k_value;
 } gemm;
@@ -67,13 +67,6 @@ static bool matches(const qn_group *group, const qn_pass_options *options)
 
 #define TERMS (&g->w.b)
 
-static qn_kvalue *fused(gemm *g, qn_kvalue *x, qn_kvalue *y, qn_kvalue *sum)
-{
-    qn_kbuilder *b = &g->w.b;
-    return g->fused ? qn_kb_fma(b, x, y, sum)
-                    : qn_kb_binary(b, QN_OP_ADD, sum, qn_kb_binary(b, QN_OP_MUL, x, y));
-}
-
 /* One step of k. sums[(stream * rows + row) * vectors + vector] */
 static void multiply_add(gemm *g, qn_kvalue *const *panels, qn_kvalue *x_at, qn_kvalue *k, qn_kvalue **sums)
 {
@@ -89,7 +82,7 @@ static void multiply_add(gemm *g, qn_kvalue *const *panels, qn_kvalue *x_at, qn_
             y = qn_kb_convert(b, QUERN_F32, y);
             for (int r = 0; r < g->rows; r++) {
                 qn_kvalue **sum = &sums[(s * g->rows + r) * g->vectors + v];
-                *sum = fused(g, x[r], y, *sum);
+                *sum = qn_word_multiply_add(b, x[r], y, *sum, g->fused);
             }
         }
     }
@@ -140,7 +133,8 @@ static void multiply_group_floats(gemm *g, qn_kvalue *at, qn_kvalue *x_at, qn_kv
                 b, QUERN_F32, qn_kb_dot4(b, half[i / QN_WORD_BYTES], one[i % QN_WORD_BYTES], minus_eight));
             for (int r = 0; r < g->rows; r++) {
                 qn_kvalue *from = ADD(ADD(x_at, MUL(g->k_value, INDEX(r))), INDEX(k + i));
-                parts[r] = fused(g, qn_kb_splat(b, qn_kb_load(b, g->x, from, 1), g->lanes), number, parts[r]);
+                parts[r] = qn_word_multiply_add(b, qn_kb_splat(b, qn_kb_load(b, g->x, from, 1), g->lanes),
+                                                number, parts[r], g->fused);
             }
         }
     }
@@ -185,7 +179,7 @@ static void multiply_add_scaled(gemm *g, qn_kvalue *const *panels, qn_kvalue *x_
                 qn_kvalue **sum = &sums[(s * g->rows + r) * g->vectors + v];
                 if (bytes)
                     parts[r] = qn_kb_convert(b, QUERN_F32, qn_kb_binary(b, QN_OP_SUB, parts[r], offset[r]));
-                *sum = fused(g, parts[r], scale, *sum);
+                *sum = qn_word_multiply_add(b, parts[r], scale, *sum, g->fused);
             }
         }
     }
@@ -213,7 +207,8 @@ static void panels(gemm *g, qn_kvalue *batch, qn_kvalue *row, qn_kvalue *panel, 
 {
     qn_kbuilder *b = &g->w.b;
     qn_block *block = &g->block;
-    const int each = g->streams * g->rows * g->vectors, sets = each >= SUMS || g->scale ? 1 : SUMS / each;
+    const int each = g->streams * g->rows * g->vectors,
+              sets = each >= SUMS || g->scale || g->in_order ? 1 : SUMS / each;
     const int step = g->scale ? (int)g->group : sets > 2 ? sets : 2;
     qn_kvalue *sums[2 * SUMS + STREAMS * MOST_ROWS * 2], *starts[STREAMS];
     for (int s = 0; s < g->streams; s++)
@@ -283,7 +278,8 @@ static qn_status lower(qn_lowering *l, const qn_group *group)
                                                          : m->value % MOST_ROWS == 0 ? MOST_ROWS
                                                                                      : 1)
                                                  : 1;
-    g->fused = l->options->math != QN_MATH_STRICT && l->options->machine->fma;
+    g->fused = qn_may_fuse(l->options);
+    g->in_order = l->options->math == QN_MATH_STRICT;
     g->k = qn_ispace_import(&w->space, x->dims[x->rank - 1]);
     g->k_value = qn_writer_index(w, g->k);
     g->group = group_of(group->root);

@@ -15,7 +15,7 @@
 #include "passes/words.h"
 
 enum {
-    SETS = 2,               /* sums of an element, k by turns: more chains of FMAs */
+    SETS = 2, /* sums of an element, k by turns: more chains of FMAs; in strict math there is one */
     TASK_BYTES = 256 << 10, /* of the matrix */
     AHEAD_BYTES = 1024,
     /* Where the core follows streams: farther ahead than it does itself; and of matrices most of which comes from memory, not. */
@@ -37,6 +37,8 @@ typedef struct {
     qn_dim dims[QN_MAX_RANK]; /* of the result, in the kernel's space */
     qn_dim n, k, batch, n_panels;
     qn_dtype sum;
+    int sets;
+    bool fused;
     qn_dim row_var, col_var; /* the batch as a row of the result; column */
     qn_kvalue *k_value, *n_value, *row, *first_col;
 } gemv;
@@ -77,7 +79,7 @@ static void k_loop(gemv *g, int n_panels, qn_kvalue *const *panels, qn_kvalue *l
             for (int v = 0; v < g->vectors; v++) {
                 qn_kvalue **sum = &acc[(set * n_panels + p) * g->vectors + v];
                 *sum = qn_word_multiply_add(
-                    b, x, qn_word_load(b, g->y, ADD(at, INDEX(v * g->lanes)), g->lanes), *sum);
+                    b, x, qn_word_load(b, g->y, ADD(at, INDEX(v * g->lanes)), g->lanes), *sum, g->fused);
             }
         }
     }
@@ -91,14 +93,14 @@ static void sums_of_panels(gemv *g, int n_panels, qn_kvalue *const *panels, qn_k
 {
     qn_kbuilder *b = &g->w.b;
     const int each = n_panels * g->vectors;
-    for (int i = 0; i < each * SETS; i++)
+    for (int i = 0; i < each * g->sets; i++)
         acc[i] = qn_kb_const(b, (qn_ktype){ g->sum, g->lanes }, (qn_scalar){ .i = 0 });
-    qn_kvalue *even = qn_kb_isub(b, g->k_value, qn_kb_imod(b, g->k_value, INDEX(SETS)));
-    k_loop(g, n_panels, panels, INDEX(0), even, SETS, acc);
+    qn_kvalue *even = qn_kb_isub(b, g->k_value, qn_kb_imod(b, g->k_value, INDEX(g->sets)));
+    k_loop(g, n_panels, panels, INDEX(0), even, g->sets, acc);
     for (int i = 0; i < each; i++)
-        for (int set = 1; set < SETS; set++)
+        for (int set = 1; set < g->sets; set++)
             acc[i] = qn_kb_binary(b, QN_OP_ADD, acc[i], acc[set * each + i]);
-    if (!qn_dim_divisible(g->k, SETS))
+    if (!qn_dim_divisible(g->k, g->sets))
         k_loop(g, n_panels, panels, even, g->k_value, 1, acc);
 }
 
@@ -239,6 +241,9 @@ static void read_shape(gemv *g)
     g->k = qn_ispace_import(space, y->dims[n_batch + 1]);
     g->n_panels = qn_ispace_import(space, y->dims[n_batch]);
     g->sum = type->dtype;
+    const bool in_order = qn_dtype_is_float(g->sum) && g->w.lowering->options->math == QN_MATH_STRICT;
+    g->sets = in_order ? 1 : SETS;
+    g->fused = qn_may_fuse(g->w.lowering->options);
     g->lanes = g->w.lowering->options->machine->vector_bytes / QN_WORD_BYTES;
     g->width = qn_word_panels(y, n_batch, g->w.lowering->options->machine);
     g->vectors = g->width / g->lanes;

@@ -17,6 +17,8 @@
  *
  * A convolution of 3 x 3 whose filters are constants becomes conv_winograd where a kernel is faster so (winograd_plan.c).
  *
+ * In strict math w has blocks of one channel, since a sum goes through the kernel of a channel before the next channel.
+ *
  * A first convolution, of few channels, reads its planes as blocks of one channel, which they are already.
  *
  * Values are visited in order. Each has a plain form, a blocked form, or both, made when first asked for. */
@@ -329,13 +331,17 @@ static bool reduce(layout *l, const qn_node *node)
         return false;
     const int64_t *given = qn_attr_ints(node, QN_ATTR_AXES, &n);
     bool channels = false, samples = false;
+    int64_t last = 0;
     for (int i = 0; i < n; i++) {
         axes[i] = given[i];
         channels |= axes[i] == 1;
         samples |= axes[i] == 0;
+        last = axes[i] > last ? axes[i] : last;
     }
     if (channels ? x->type.dims[1]->value % c != 0 : samples)
         return false;
+    if (channels && last > 1 && l->options->math == QN_MATH_STRICT && qn_dtype_is_float(x->type.dtype))
+        return false; /* positions would come before the channels of a block */
     if (channels)
         axes[n++] = rank;
     qn_value *made = qn_b_reduce(&l->b, qn_attr_reduce_kind(node), l->places[x->id].blocked, n, axes, false);
@@ -463,7 +469,9 @@ static bool convolution(layout *l, qn_node *node)
     const int spatial = x_type->rank - 2;
     const qn_dtype sums = node->results[0].type.dtype;
     const bool bytes = x_type->dtype == QUERN_U8 && w_type->dtype == QUERN_I8 && sums == QUERN_I32;
-    const bool pairs = x_type->dtype == QUERN_BF16 && w_type->dtype == QUERN_BF16 && sums == QUERN_F32;
+    const bool strict = l->options->math == QN_MATH_STRICT;
+    const bool pairs =
+        !strict && x_type->dtype == QUERN_BF16 && w_type->dtype == QUERN_BF16 && sums == QUERN_F32;
     const int64_t word = bytes || pairs ? qn_word_elements(x_type->dtype) : 1;
     if ((x_type->dtype != QUERN_F32 && x_type->dtype != QUERN_F64 && word == 1) || !is_static(node))
         return false;
@@ -495,7 +503,8 @@ static bool convolution(layout *l, qn_node *node)
     } else {
         x = blocked_of(l, node->operands[0], c);
     }
-    w = word > 1 ? pack_side_by_side(l, w, c, lanes, word) : pack_weights(l, w, each ? 1 : c, lanes);
+    w = word > 1 ? pack_side_by_side(l, w, c, lanes, word)
+                 : pack_weights(l, w, each || strict ? 1 : c, lanes);
     /* weights past the channels are 0 */
     const int64_t channels = (of_group + word - 1) / word * word;
     /* First as it is, then with a padded input. */
@@ -564,7 +573,7 @@ qn_status qn_pass_layout(qn_graph *graph, const qn_pass_options *options, bool *
 {
     const qn_machine *machine = options->machine;
     *out_changed = false;
-    if (!machine || machine->gpu || options->math == QN_MATH_STRICT)
+    if (!machine || machine->gpu)
         return QUERN_OK;
     const int errors = diags->n_errors;
     *out_changed = layout_graph(graph, options, diags);

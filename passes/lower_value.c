@@ -29,9 +29,7 @@ static qn_kvalue *constant(qn_writer *w, qn_dtype dtype, qn_scalar value)
 
 static bool may_fuse(const qn_writer *w, qn_dtype dtype)
 {
-    const qn_pass_options *o = w->lowering->options;
-    return o->math != QN_MATH_STRICT && o->machine && o->machine->fma &&
-           (dtype == QUERN_F32 || dtype == QUERN_F64);
+    return qn_may_fuse(w->lowering->options) && (dtype == QUERN_F32 || dtype == QUERN_F64);
 }
 
 static const qn_kinst *product_of(const qn_kvalue *v)
@@ -400,15 +398,18 @@ static void conv_channels(qn_writer *w, const qn_node *node, const qn_dim *index
     }
     const qn_dim lanes = x_dims[spatial + 2], block = qn_ix_div(&w->space, channel, lanes);
     at_w[spatial + 3] = index[spatial + 2];
-    if (w_dims[spatial + 2] != lanes) { /* each by itself */
+    const bool each = !qn_dim_is(lanes, 1) && qn_dim_mul(dims, x_dims[1], lanes) == groups;
+    if (each) {
         at_x[1] = index[1];
         at_x[spatial + 2] = index[spatial + 2];
         at_w[1] = at_w[spatial + 2] = qn_dim_const(dims, 0);
         return;
     }
-    at_x[1] = qn_dim_add(dims, qn_dim_mul(dims, group, w_dims[1]), block);
-    at_w[1] = block;
-    at_x[spatial + 2] = at_w[spatial + 2] = qn_ix_mod(&w->space, channel, lanes);
+    at_x[1] = qn_dim_add(dims, qn_dim_mul(dims, group, qn_ix_div(&w->space, x_dims[1], groups)), block);
+    at_x[spatial + 2] = qn_ix_mod(&w->space, channel, lanes);
+    const bool alike = w_dims[spatial + 2] == lanes; /* else w has blocks of one channel */
+    at_w[1] = alike ? block : channel;
+    at_w[spatial + 2] = alike ? at_x[spatial + 2] : qn_dim_const(dims, 0);
 }
 
 /* x[n, g*C + c, (o*stride - low + k*w_dilation) / x_dilation] * w[o, c, k], summed over c and k where x has that element. */

@@ -236,9 +236,9 @@ static qn_value *packed_product(qn_builder *b, const qn_node *node, const qn_dot
 }
 
 /* Float32; bf16 whose K the machine takes in whole steps; bytes with sums of 32 bits. */
-static bool can_pack(const qn_node *node, const qn_machine *machine)
+static bool can_pack(const qn_node *node, const qn_pass_options *options)
 {
-    const int step = qn_bf16_step(machine);
+    const int step = qn_bf16_step(options);
     const qn_dtype x = node->operands[0]->type.dtype, y = node->operands[1]->type.dtype,
                    result = node->results[0].type.dtype;
     int n;
@@ -266,8 +266,8 @@ static qn_status pack_graph(qn_graph *graph, const qn_pass_options *options, boo
         next = node->next;
         for (int r = 0; r < node->n_regions; r++)
             QN_TRY(pack_graph(node->regions[r], options, changed, diags));
-        if (node->op != QN_OP_DOT_GENERAL || !can_pack(node, options->machine) ||
-            qn_blas_takes(node, options) || qn_gemm_reads_rows(node, options))
+        if (node->op != QN_OP_DOT_GENERAL || !can_pack(node, options) || qn_blas_takes(node, options) ||
+            qn_gemm_reads_rows(node, options))
             continue;
         const qn_dot_side x = qn_dot_side_of(node, 0), y = qn_dot_side_of(node, 1);
         qn_builder b = { .graph = graph, .before = node, .loc = node->loc, .diags = diags };

@@ -77,6 +77,12 @@ typedef struct qn_pass_options {
     qn_remat_report *remat_report; /* of the function that the pass ran over last; or NULL */
 } qn_pass_options;
 
+/* May a product and a sum be one instruction, with one rounding? */
+static inline bool qn_may_fuse(const qn_pass_options *options)
+{
+    return options->math != QN_MATH_STRICT && options->machine && options->machine->fma;
+}
+
 /* Changes `graph` in place; *out_changed is true exactly when it did. Graph invariants hold before and after. */
 typedef qn_status (*qn_pass_fn)(qn_graph *graph, const qn_pass_options *options, bool *out_changed,
                                 qn_diags *diags);

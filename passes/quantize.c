@@ -84,8 +84,11 @@ static bool has_gpu_unit(const qn_machine *machine)
     return machine->gpu && machine->gpu_arch >= 80;
 }
 
-int qn_bf16_step(const qn_machine *machine)
+int qn_bf16_step(const qn_pass_options *options)
 {
+    const qn_machine *machine = options->machine;
+    if (options->math == QN_MATH_STRICT && options->precision != QN_PRECISION_BF16)
+        return 0; /* a pair's sum would come before its own */
     return machine->tiles ? QN_TILE_BYTES / 2 : machine->dot2 ? 2 : has_gpu_unit(machine) ? GPU_STEP : 0;
 }
 
@@ -116,8 +119,9 @@ static double free_elements(const qn_type *type, int n_a, const int64_t *a, int 
     return n;
 }
 
-static bool worth_it(const qn_node *node, const qn_machine *machine)
+static bool worth_it(const qn_node *node, const qn_pass_options *options)
 {
+    const qn_machine *machine = options->machine;
     static const qn_attr_key batch_key[2] = { QN_ATTR_X_BATCH, QN_ATTR_Y_BATCH };
     static const qn_attr_key contract_key[2] = { QN_ATTR_X_CONTRACT, QN_ATTR_Y_CONTRACT };
     double free[2];
@@ -132,7 +136,7 @@ static bool worth_it(const qn_node *node, const qn_machine *machine)
         free[side] = free_elements(type, n_batch, batch, n_contract, contract);
     }
     const bool unit = machine->tiles || machine->gpu;
-    return k > 0 && k % qn_bf16_step(machine) == 0 && (unit || qn_is_constant(node->operands[1])) &&
+    return k > 0 && k % qn_bf16_step(options) == 0 && (unit || qn_is_constant(node->operands[1])) &&
            free[0] >= (unit ? LEAST_ROWS : 1) && free[1] >= LEAST_COLUMNS &&
            free[0] * free[1] * (double)k >= LEAST_WORK;
 }
@@ -197,7 +201,7 @@ static qn_value *replacement(qn_builder *b, const qn_node *node, const qn_pass_o
             return NULL;
         return node->op == QN_OP_CONVOLUTION ? qn_int8_convolution(b, node) : qn_int8_product(b, node);
     }
-    if (node->op == QN_OP_DOT_GENERAL && worth_it(node, options->machine))
+    if (node->op == QN_OP_DOT_GENERAL && worth_it(node, options))
         return round_operands(b, node);
     const bool fits = convolutions && node->op == QN_OP_CONVOLUTION &&
                       node->operands[0]->type.dtype == QUERN_F32 && convolution_fits(node, options);
@@ -234,6 +238,6 @@ qn_status qn_pass_quantize(qn_graph *graph, const qn_pass_options *options, bool
     *out_changed = false;
     const qn_machine *machine = options->machine;
     const bool any = machine && ((options->precision == QN_PRECISION_INT8 && !machine->gpu) ||
-                                 (options->precision == QN_PRECISION_BF16 && qn_bf16_step(machine) > 0));
+                                 (options->precision == QN_PRECISION_BF16 && qn_bf16_step(options) > 0));
     return any ? quantize_graph(graph, options, out_changed, diags) : QUERN_OK;
 }

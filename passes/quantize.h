@@ -19,7 +19,7 @@ qn_conv qn_conv_of(const qn_node *node, qn_conv_room *room);
 qn_value *qn_flip_bytes(qn_builder *b, qn_value *y);
 
 /* Of the K of products of bf16 that the machine multiplies: those of one instruction. 0: it multiplies none. */
-int qn_bf16_step(const qn_machine *machine);
+int qn_bf16_step(const qn_pass_options *options);
 
 /* ---- quantize_int8.c ---- */
 

@@ -21,9 +21,9 @@ static qn_value *wide(qn_builder *b, qn_value *v)
 }
 
 /* Does the machine multiply pairs of bfloat16, of which the summed axes have whole ones? */
-static bool has_pairs(const qn_node *node, const qn_machine *machine)
+static bool has_pairs(const qn_node *node, const qn_pass_options *options)
 {
-    const int step = qn_bf16_step(machine);
+    const int step = qn_bf16_step(options);
     const qn_dot_side x = qn_dot_side_of(node, 0);
     int64_t k = 1;
     for (int i = 0; i < x.n_contract; i++) {
@@ -33,10 +33,10 @@ static bool has_pairs(const qn_node *node, const qn_machine *machine)
     return node->operands[0]->type.dtype == QUERN_BF16 && step > 0 && k > 0 && k % step == 0;
 }
 
-static qn_value *product(qn_builder *b, const qn_node *node, const qn_machine *machine)
+static qn_value *product(qn_builder *b, const qn_node *node, const qn_pass_options *options)
 {
     const qn_dot dot = qn_dot_of(node);
-    const bool pairs = has_pairs(node, machine);
+    const bool pairs = has_pairs(node, options);
     if (pairs && node->results[0].type.dtype == QUERN_F32)
         return NULL;
     qn_value *x = pairs ? node->operands[0] : wide(b, node->operands[0]);
@@ -44,9 +44,9 @@ static qn_value *product(qn_builder *b, const qn_node *node, const qn_machine *m
     return qn_b_dot_general(b, x, y, &dot, QUERN_F32);
 }
 
-static qn_value *convolution(qn_builder *b, const qn_node *node, const qn_machine *machine)
+static qn_value *convolution(qn_builder *b, const qn_node *node, const qn_pass_options *options)
 {
-    if (node->operands[0]->type.dtype == QUERN_BF16 && qn_bf16_step(machine) > 0)
+    if (node->operands[0]->type.dtype == QUERN_BF16 && qn_bf16_step(options) > 0)
         return NULL;
     qn_conv_room room;
     const qn_conv conv = qn_conv_of(node, &room);
@@ -72,19 +72,19 @@ static qn_value *gradients(qn_builder *b, const qn_node *node)
     return made ? &made->results[0] : NULL;
 }
 
-static bool widen_graph(qn_graph *graph, const qn_machine *machine, qn_diags *diags)
+static bool widen_graph(qn_graph *graph, const qn_pass_options *options, qn_diags *diags)
 {
     bool changed = false;
     for (qn_node *node = graph->first, *next; node; node = next) {
         next = node->next;
         qn_node_resolve(node);
         for (int i = 0; i < node->n_regions; i++)
-            changed |= widen_graph(node->regions[i], machine, diags);
+            changed |= widen_graph(node->regions[i], options, diags);
         if (node->n_operands == 0 || !is_half(node->operands[0]))
             continue;
         qn_builder b = { .graph = graph, .before = node, .loc = node->loc, .diags = diags };
-        qn_value *made = node->op == QN_OP_DOT_GENERAL      ? product(&b, node, machine)
-                         : node->op == QN_OP_CONVOLUTION    ? convolution(&b, node, machine)
+        qn_value *made = node->op == QN_OP_DOT_GENERAL      ? product(&b, node, options)
+                         : node->op == QN_OP_CONVOLUTION    ? convolution(&b, node, options)
                          : node->op == QN_OP_ATTENTION      ? attention(&b, node)
                          : node->op == QN_OP_ATTENTION_GRAD ? gradients(&b, node)
                                                             : NULL; /* first of the results */
@@ -104,6 +104,6 @@ qn_status qn_pass_widen(qn_graph *graph, const qn_pass_options *options, bool *o
     const int errors = diags->n_errors;
     const qn_machine *machine = options->machine;
     *out_changed =
-        machine && !machine->gpu && machine->vector_bytes >= 16 && widen_graph(graph, machine, diags);
+        machine && !machine->gpu && machine->vector_bytes >= 16 && widen_graph(graph, options, diags);
     return diags->n_errors > errors ? qn_diags_status(diags) : QUERN_OK;
 }

@@ -50,10 +50,13 @@ void qn_word_prefetch(qn_kbuilder *b, qn_kbuffer *buffer, qn_kvalue *at, int loc
     qn_kb_prefetch(b, buffer, element(b, buffer, at), locality);
 }
 
-qn_kvalue *qn_word_multiply_add(qn_kbuilder *b, qn_kvalue *x, qn_kvalue *y, qn_kvalue *sum)
+qn_kvalue *qn_word_multiply_add(qn_kbuilder *b, qn_kvalue *x, qn_kvalue *y, qn_kvalue *sum, bool fused)
 {
     switch (x->type.dtype) {
-    case QUERN_F32: return qn_kb_fma(b, x, y, sum);
+    case QUERN_F32:
+    case QUERN_F64:
+        return fused ? qn_kb_fma(b, x, y, sum)
+                     : qn_kb_binary(b, QN_OP_ADD, sum, qn_kb_binary(b, QN_OP_MUL, x, y));
     case QUERN_BF16: return qn_kb_dot2(b, x, y, sum);
     case QUERN_U8: return qn_kb_dot4(b, x, y, sum);
     default: return qn_kb_dot4(b, y, x, sum);

@@ -18,7 +18,7 @@ qn_kvalue *qn_word_load(qn_kbuilder *b, qn_kbuffer *buffer, qn_kvalue *at, int l
 qn_kvalue *qn_word_repeat(qn_kbuilder *b, qn_kbuffer *buffer, qn_kvalue *at, int lanes);
 void qn_word_store(qn_kbuilder *b, qn_kbuffer *buffer, qn_kvalue *at, qn_kvalue *words);
 void qn_word_prefetch(qn_kbuilder *b, qn_kbuffer *buffer, qn_kvalue *at, int locality);
-/* sum + x * y, word by word; of bytes one is signed, the other is not. */
-qn_kvalue *qn_word_multiply_add(qn_kbuilder *b, qn_kvalue *x, qn_kvalue *y, qn_kvalue *sum);
+/* sum + x * y, word by word; of bytes one is signed, the other is not. Of floats with one rounding, or, not fused, with two. */
+qn_kvalue *qn_word_multiply_add(qn_kbuilder *b, qn_kvalue *x, qn_kvalue *y, qn_kvalue *sum, bool fused);
 
 #endif

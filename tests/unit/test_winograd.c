@@ -279,7 +279,7 @@ static void layout_takes_it_where_it_pays(void **state)
     assert_int_equal(op_for(64, 56, 1, false, QN_MATH_DEFAULT), QN_OP_CONV_PACKED);
     assert_int_equal(op_for(512, 7, 1, true, QN_MATH_DEFAULT),
                      QN_OP_CONV_PACKED); /* more to read than to save */
-    assert_int_equal(op_for(64, 56, 1, true, QN_MATH_STRICT), QN_OP_CONVOLUTION);
+    assert_int_equal(op_for(64, 56, 1, true, QN_MATH_STRICT), QN_OP_CONV_PACKED);
 }
 
 int main(void)
