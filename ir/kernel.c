@@ -367,11 +367,16 @@ qn_kvalue *qn_kb_fma(qn_kbuilder *b, qn_kvalue *x, qn_kvalue *y, qn_kvalue *z)
     return qn_kb_emit(b, QN_K_FMA, 3, (qn_kvalue *[]){ x, y, z }, x->type);
 }
 
+bool qn_k_dot4_takes(qn_ktype x, qn_ktype y, int lanes)
+{
+    const bool bytes = x.dtype == QUERN_U8 ? y.dtype == QUERN_U8 || y.dtype == QUERN_I8
+                                           : x.dtype == QUERN_I8 && y.dtype == QUERN_I8;
+    return bytes && x.lanes == 4 * lanes && y.lanes == 4 * lanes;
+}
+
 qn_kvalue *qn_kb_dot4(qn_kbuilder *b, qn_kvalue *x, qn_kvalue *y, qn_kvalue *z)
 {
-    const int bytes = 4 * z->type.lanes;
-    QN_ASSERT(z->type.dtype == QUERN_I32 && qn_ktype_equal(x->type, qn_ktype_make(QUERN_U8, bytes)) &&
-                  qn_ktype_equal(y->type, qn_ktype_make(QUERN_I8, bytes)),
+    QN_ASSERT(z->type.dtype == QUERN_I32 && qn_k_dot4_takes(x->type, y->type, z->type.lanes),
               "kernel %s: dot4 of other types", b->kernel->name);
     return qn_kb_emit(b, QN_K_DOT4, 3, (qn_kvalue *[]){ x, y, z }, z->type);
 }

@@ -54,8 +54,8 @@ typedef enum qn_kop {
     QN_K_UNARY, /* fn(a): fn is an element-wise op of ir/ops.def with its meaning there (f16, bf16: see passes/legalize) */
     QN_K_BINARY, /* fn(a, b) */
     QN_K_FMA,    /* a * b + c, rounded once; floats (f16, bf16: fma in f32, then rounded) */
-    QN_K_DOT4, /* c + the dot product of four bytes: lane i is c's plus a[4 i] b[4 i] + … + a[4 i + 3] b[4 i + 3]. a u8, b i8, of
-                * four times the lanes of c, an i32, which wraps and never saturates */
+    QN_K_DOT4, /* c + the dot product of four bytes: lane i is c's plus a[4 i] b[4 i] + … + a[4 i + 3] b[4 i + 3]. a and b of
+                * four times the lanes of c, an i32, which wraps and never saturates; u8 or i8, but not a i8 and b u8 */
     QN_K_DOT2, /* c + the dot product of two bf16: lane i is c's plus a[2 i] b[2 i] + a[2 i + 1] b[2 i + 1]. a and b have twice
                 * the lanes of c, an f32. Products are exact; the two additions come in no promised order, and the first may be
                 * rounded or not. Numbers below the smallest normal one, given, between or found, may count as 0 */
@@ -236,6 +236,8 @@ qn_kvalue *qn_kb_unary(qn_kbuilder *b, qn_op fn, qn_kvalue *a);
 qn_kvalue *qn_kb_exp_nonpositive(qn_kbuilder *b, qn_kvalue *a); /* for a <= 0 and NaN only */
 qn_kvalue *qn_kb_binary(qn_kbuilder *b, qn_op fn, qn_kvalue *a, qn_kvalue *c);
 qn_kvalue *qn_kb_fma(qn_kbuilder *b, qn_kvalue *x, qn_kvalue *y, qn_kvalue *z);
+/* Do the bytes that dot4 multiplies have these types? */
+bool qn_k_dot4_takes(qn_ktype x, qn_ktype y, int lanes);
 qn_kvalue *qn_kb_dot4(qn_kbuilder *b, qn_kvalue *x, qn_kvalue *y, qn_kvalue *z);
 qn_kvalue *qn_kb_dot2(qn_kbuilder *b, qn_kvalue *x, qn_kvalue *y, qn_kvalue *z);
 qn_kvalue *qn_kb_compare(qn_kbuilder *b, qn_direction d, qn_kvalue *x, qn_kvalue *y);

@@ -94,12 +94,10 @@ static const char *check_dot4(const checker *c)
 {
     const qn_kinst *inst = c->inst;
     const qn_kvalue *r = &inst->results[0], *const *o = (const qn_kvalue *const *)inst->operands;
-    const int bytes = 4 * r->type.lanes;
     if (r->type.dtype != QUERN_I32 || !qn_ktype_equal(o[2]->type, r->type) ||
-        !qn_ktype_equal(o[0]->type, qn_ktype_make(QUERN_U8, bytes)) ||
-        !qn_ktype_equal(o[1]->type, qn_ktype_make(QUERN_I8, bytes)))
-        MISTAKE("adds products of u8 and i8, four to an i32, not of %s and %s to %s", show(c, o[0]),
-                show(c, o[1]), show(c, o[2]));
+        !qn_k_dot4_takes(o[0]->type, o[1]->type, r->type.lanes))
+        MISTAKE("adds products of bytes (u8 and i8, two u8, two i8), four to an i32, not of %s and %s to %s",
+                show(c, o[0]), show(c, o[1]), show(c, o[2]));
     return NULL;
 }
 

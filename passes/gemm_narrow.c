@@ -67,6 +67,13 @@ static bool matches(const qn_group *group, const qn_pass_options *options)
 
 #define TERMS (&g->w.b)
 
+/* Numbers below 128, as the machine multiplies them with x's bytes. */
+static qn_kvalue *as_bytes(gemm *g, qn_kvalue *numbers)
+{
+    const bool same = g->w.lowering->options->machine->dot4_signs == QN_SIGNS_SAME;
+    return same ? qn_kb_bitcast(&g->w.b, QUERN_I8, numbers) : numbers;
+}
+
 /* One step of k. sums[(stream * rows + row) * vectors + vector] */
 static void multiply_add(gemm *g, qn_kvalue *const *panels, qn_kvalue *x_at, qn_kvalue *k, qn_kvalue **sums)
 {
@@ -101,8 +108,8 @@ static void multiply_group(gemm *g, qn_kvalue *at, qn_kvalue *const *x, qn_kvalu
         lower = qn_kb_binary(b, QN_OP_AND, y, lower);
         y = qn_kb_binary(b, QN_OP_SHIFT_RIGHT, y, four);
         for (int r = 0; r < g->rows; r++) {
-            parts[r] = qn_kb_dot4(b, lower, x[r * words + i], parts[r]);
-            parts[r] = qn_kb_dot4(b, y, x[r * words + i + 1], parts[r]);
+            parts[r] = qn_kb_dot4(b, as_bytes(g, lower), x[r * words + i], parts[r]);
+            parts[r] = qn_kb_dot4(b, as_bytes(g, y), x[r * words + i + 1], parts[r]);
         }
     }
 }
@@ -130,7 +137,8 @@ static void multiply_group_floats(gemm *g, qn_kvalue *at, qn_kvalue *x_at, qn_kv
                                             qn_kb_const(b, y->type, (qn_scalar){ .i = 4 })) };
         for (int i = 0; i < NUMBERS; i++) {
             qn_kvalue *number = qn_kb_convert(
-                b, QUERN_F32, qn_kb_dot4(b, half[i / QN_WORD_BYTES], one[i % QN_WORD_BYTES], minus_eight));
+                b, QUERN_F32,
+                qn_kb_dot4(b, as_bytes(g, half[i / QN_WORD_BYTES]), one[i % QN_WORD_BYTES], minus_eight));
             for (int r = 0; r < g->rows; r++) {
                 qn_kvalue *from = ADD(ADD(x_at, MUL(g->k_value, INDEX(r))), INDEX(k + i));
                 parts[r] = qn_word_multiply_add(b, qn_kb_splat(b, qn_kb_load(b, g->x, from, 1), g->lanes),
@@ -158,7 +166,7 @@ static void multiply_add_scaled(gemm *g, qn_kvalue *const *panels, qn_kvalue *x_
         offset[r] = qn_kb_const(b, part, (qn_scalar){ .i = 0 });
         for (int i = 0; i < words; i++) {
             x[r * words + i] = qn_word_repeat(b, g->x, ADD(at, INDEX(i)), g->lanes);
-            offset[r] = qn_kb_dot4(b, eight, x[r * words + i], offset[r]);
+            offset[r] = qn_kb_dot4(b, as_bytes(g, eight), x[r * words + i], offset[r]);
         }
     }
     for (int s = 0; s < g->streams; s++) {

@@ -14,8 +14,8 @@
  *   %3 = mul (convert %2 : f32), 0.1 * %s / 0.2
  *   %4 = quantize %3, 1, 0 : u8[8, 32]
  *
- * What only moves numbers moves their bytes. x is made u8 and w i8, which instructions want: where the other kind is stored,
- * numbers and zero points differ by 128. A border of a convolution is one of zero points.
+ * What only moves numbers moves their bytes. x is made u8 (or i8, where the machine multiplies bytes of one kind) and w i8, which
+ * instructions want: where the other kind is stored, numbers and zero points differ by 128. A border of a convolution is one of zero points.
  *
  * Sums become exact, and the scale of a result is part of the factors before it, so it rounds differently: strict math has
  * whole numbers alone. */
@@ -117,6 +117,11 @@ static bool read_value(qn_builder *b, qn_value *value, qn_integer *q)
     return node ? read_dequantize(b, node, q) : read_difference(b, value, q);
 }
 
+qn_dtype qn_integer_x_dtype(const qn_machine *machine)
+{
+    return machine->dot4_signs == QN_SIGNS_SAME ? QUERN_I8 : QUERN_U8;
+}
+
 void qn_integer_make(qn_builder *b, qn_integer *q, qn_dtype dtype)
 {
     if (q->bytes->type.dtype == dtype)
@@ -192,14 +197,15 @@ static bool is_last(const qn_dot_side *side, int axis)
     return side->n_free > 0 && side->free[side->n_free - 1] == axis;
 }
 
-static qn_value *product(qn_builder *b, const qn_node *node, qn_integer *x, qn_integer *w)
+static qn_value *product(qn_builder *b, const qn_node *node, qn_integer *x, qn_integer *w,
+                         const qn_machine *machine)
 {
     const qn_dot dot = qn_dot_of(node);
     const qn_dot_side xs = qn_dot_side_of(node, 0), ws = qn_dot_side_of(node, 1);
     if (x->axis >= 0 || (w->axis >= 0 && !is_last(&ws, w->axis)))
         return NULL;
     const int64_t w_axis = node->results[0].type.rank - 1;
-    qn_integer_make(b, x, QUERN_U8);
+    qn_integer_make(b, x, qn_integer_x_dtype(machine));
     qn_integer_make(b, w, QUERN_I8);
     qn_integer_sums s = { .product = qn_b_dot_general(b, x->bytes, w->bytes, &dot, QUERN_I32) };
     if (!s.product)
@@ -221,7 +227,8 @@ static qn_value *contraction(qn_builder *b, const qn_node *node, const qn_pass_o
     if (!read_value(b, node->operands[0], &x) || !read_value(b, node->operands[1], &w) ||
         !x.scale != !w.scale || (x.scale && options->math == QN_MATH_STRICT))
         return NULL;
-    return node->op == QN_OP_DOT_GENERAL ? product(b, node, &x, &w) : qn_integer_convolution(b, node, &x, &w);
+    return node->op == QN_OP_DOT_GENERAL ? product(b, node, &x, &w, options->machine)
+                                         : qn_integer_convolution(b, node, &x, &w, options->machine);
 }
 
 /* ---- bytes that are moved ---- */
@@ -246,7 +253,7 @@ static bool is_scale(const qn_value *value, double *out)
     return good;
 }
 
-static qn_value *requantize(qn_builder *b, const qn_node *node)
+static qn_value *requantize(qn_builder *b, const qn_node *node, const qn_machine *machine)
 {
     const qn_node *x = qn_value_made_by(node->operands[0], QN_OP_DEQUANTIZE);
     double scale;
@@ -255,14 +262,15 @@ static qn_value *requantize(qn_builder *b, const qn_node *node)
                       is_scale(x->operands[1], &scale) && is_byte(&node->results[0]);
     if (back)
         return x->operands[0];
-    if (node->results[0].type.dtype != QUERN_I8 || qn_attr_find(node, QN_ATTR_AXIS))
+    if (node->results[0].type.dtype != QUERN_I8 || qn_integer_x_dtype(machine) == QUERN_I8 ||
+        qn_attr_find(node, QN_ATTR_AXIS))
         return NULL;
     int64_t number;
     qn_value *zero = node->operands[2];
     zero = is_whole(zero, &number) ? qn_b_scalar_int(b, QUERN_U8, number + 128) : qn_flip_bytes(b, zero);
     qn_value *y = qn_b_quantize(b, node->operands[0], node->operands[1], zero, -1, 0);
     const qn_node *made = y ? y->node : NULL;
-    qn_value *same_bytes = made ? requantize(b, made) : NULL;
+    qn_value *same_bytes = made ? requantize(b, made, machine) : NULL;
     return qn_flip_bytes(b, same_bytes ? same_bytes : y);
 }
 
@@ -331,7 +339,7 @@ static qn_value *replacement(qn_builder *b, const qn_node *node, const qn_pass_o
     switch (node->op) {
     case QN_OP_DOT_GENERAL:
     case QN_OP_CONVOLUTION: return contraction(b, node, options);
-    case QN_OP_QUANTIZE: return requantize(b, node);
+    case QN_OP_QUANTIZE: return requantize(b, node, options->machine);
     case QN_OP_DEQUANTIZE: return dequantize(b, node);
     default: return moved(b, node);
     }

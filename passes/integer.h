@@ -19,6 +19,8 @@ typedef struct qn_integer_sums {
     qn_value *depth;
 } qn_integer_sums;
 
+/* What x is made, where w is made i8: what the machine multiplies. */
+qn_dtype qn_integer_x_dtype(const qn_machine *machine);
 /* The same numbers, of u8 or of i8. */
 void qn_integer_make(qn_builder *b, qn_integer *q, qn_dtype dtype);
 bool qn_integer_is_zero(const qn_value *zero);
@@ -33,6 +35,7 @@ qn_value *qn_integer_result(qn_builder *b, const qn_integer_sums *s, const qn_in
 /* May a convolution be one of bytes? It has known extents, but the batch's, and one group. */
 bool qn_integer_convolves(const qn_node *node);
 /* What stands for a convolution of two such values; NULL: there is no kernel, or after a report. */
-qn_value *qn_integer_convolution(qn_builder *b, const qn_node *node, qn_integer *x, qn_integer *w);
+qn_value *qn_integer_convolution(qn_builder *b, const qn_node *node, qn_integer *x, qn_integer *w,
+                                 const qn_machine *machine);
 
 #endif

@@ -36,7 +36,8 @@ static qn_value *window_sums(qn_builder *b, qn_value *x, const qn_type *w, const
     return sum ? qn_b_squeeze(b, sum, 1) : NULL;
 }
 
-static qn_value *of_bytes(qn_builder *b, const qn_node *node, qn_integer *x, qn_integer *w)
+static qn_value *of_bytes(qn_builder *b, const qn_node *node, qn_integer *x, qn_integer *w,
+                          const qn_machine *machine)
 {
     const qn_type *wt = &node->operands[1]->type;
     const int spatial = wt->rank - 2;
@@ -45,7 +46,7 @@ static qn_value *of_bytes(qn_builder *b, const qn_node *node, qn_integer *x, qn_
     bool bordered = false;
     if (x->axis >= 0 || w->axis > 0)
         return NULL;
-    qn_integer_make(b, x, QUERN_U8);
+    qn_integer_make(b, x, qn_integer_x_dtype(machine));
     qn_integer_make(b, w, QUERN_I8);
     before[0] = before[1] = behind[0] = behind[1] = qn_dim_const(qn_b_dims(b), 0);
     axes[0] = 1;
@@ -59,7 +60,7 @@ static qn_value *of_bytes(qn_builder *b, const qn_node *node, qn_integer *x, qn_
         axes[1 + i] = 2 + i;
     }
     if (bordered && !qn_integer_is_zero(x->zero)) {
-        qn_value *zero = qn_b_convert(b, QUERN_U8, x->zero);
+        qn_value *zero = qn_b_convert(b, x->bytes->type.dtype, x->zero);
         x->bytes = qn_b_pad(b, x->bytes, zero, before, behind, NULL);
         memset(low, 0, sizeof low);
         memset(high, 0, sizeof high);
@@ -102,7 +103,8 @@ static qn_value *in_floats(qn_builder *b, const qn_node *node)
     return made ? qn_b_convert(b, QUERN_I32, (qn_value *)&made->results[0]) : NULL;
 }
 
-qn_value *qn_integer_convolution(qn_builder *b, const qn_node *node, qn_integer *x, qn_integer *w)
+qn_value *qn_integer_convolution(qn_builder *b, const qn_node *node, qn_integer *x, qn_integer *w,
+                                 const qn_machine *machine)
 {
-    return qn_integer_convolves(node) ? of_bytes(b, node, x, w) : in_floats(b, node);
+    return qn_integer_convolves(node) ? of_bytes(b, node, x, w, machine) : in_floats(b, node);
 }

@@ -468,7 +468,8 @@ static bool convolution(layout *l, qn_node *node)
     const qn_type *x_type = &node->operands[0]->type, *w_type = &node->operands[1]->type;
     const int spatial = x_type->rank - 2;
     const qn_dtype sums = node->results[0].type.dtype;
-    const bool bytes = x_type->dtype == QUERN_U8 && w_type->dtype == QUERN_I8 && sums == QUERN_I32;
+    const bool bytes = (x_type->dtype == QUERN_U8 || x_type->dtype == QUERN_I8) &&
+                       w_type->dtype == QUERN_I8 && sums == QUERN_I32;
     const bool strict = l->options->math == QN_MATH_STRICT;
     const bool pairs =
         !strict && x_type->dtype == QUERN_BF16 && w_type->dtype == QUERN_BF16 && sums == QUERN_F32;

@@ -12,8 +12,8 @@
  *
  * On a machine that multiplies them also bf16, of K in whole pairs, or steps of a matrix unit, with pairs of k side by side:
  * [batch…, panels, K / 2, width, 2].
- * Products of bytes with sums of 32 bits likewise, on any CPU, with four of k side by side: [batch…, panels, K / 4, width, 4], one side
- * signed and the other not.
+ * Products of bytes with sums of 32 bits likewise, on any CPU, with four of k side by side: [batch…, panels, K / 4, width, 4], of the
+ * signs that the machine multiplies.
  * Under precision bf16 and int4 constant right sides of few rows, which are bound by reading them, are kept as bf16 and multiplied as
  * float32 (but see stays_in_cache), or kept in four bits (quantize_int4.c).
  *
@@ -164,23 +164,25 @@ static qn_value *whole_words(qn_builder *b, qn_value *v, int axis)
     return past ? qn_b_pad(b, v, qn_b_scalar(b, v->type.dtype, 0), low, high, NULL) : v;
 }
 
-/* The product takes x and y of different signs. Where they are the same, y is made 128 less or more, which adds to the result, or takes
- * from it, 128 times the sum of x's row. */
-static qn_value *bytes_product(qn_builder *b, qn_value *x, qn_value *y, int n_batch, qn_dim n, int64_t width)
+/* The product takes x and y of different signs, or of the same. Where they are not as it takes them, y is made 128 less or more, which
+ * adds to the result, or takes from it, 128 times the sum of x's row. */
+static qn_value *bytes_product(qn_builder *b, qn_value *x, qn_value *y, int n_batch, qn_dim n, int64_t width,
+                               qn_dot4_signs signs)
 {
     const int last = x->type.rank - 1;
-    const bool same = x->type.dtype == y->type.dtype;
+    const bool same = x->type.dtype == y->type.dtype,
+               unfit = signs != QN_SIGNS_ANY && same != (signs == QN_SIGNS_SAME);
     qn_value *sums = NULL;
-    if (same) {
+    if (unfit) {
         qn_value *wide = qn_b_convert(b, QUERN_I32, x);
         sums = qn_b_reduce(b, QN_SUM, wide, 1, (int64_t[]){ last }, true);
-        qn_value *by = qn_b_scalar(b, QUERN_I32, x->type.dtype == QUERN_I8 ? -128 : 128);
+        qn_value *by = qn_b_scalar(b, QUERN_I32, y->type.dtype == QUERN_I8 ? -128 : 128);
         sums = qn_b_binary_bcast(b, QN_OP_MUL, sums, by);
         y = qn_flip_bytes(b, y);
     }
     qn_value *panels = side_by_side(b, qn_b_panels(b, whole_words(b, y, n_batch), width), QN_WORD_BYTES);
     qn_value *r = qn_b_matmul_packed(b, whole_words(b, x, last), panels, n_batch, n, QUERN_I32);
-    return same ? qn_b_binary_bcast(b, QN_OP_ADD, r, sums) : r;
+    return unfit ? qn_b_binary_bcast(b, QN_OP_ADD, r, sums) : r;
 }
 
 /* A constant that the model has in float16: few rows, which wait for it, read it so. */
@@ -190,9 +192,10 @@ static bool is_of_halves(const qn_value *v)
 }
 
 static qn_value *packed_product(qn_builder *b, const qn_node *node, const qn_dot_side *xs,
-                                const qn_dot_side *ys, int lanes, qn_precision stored)
+                                const qn_dot_side *ys, const qn_machine *machine, qn_precision stored)
 {
     qn_dims *table = qn_b_dims(b);
+    const int lanes = machine->vector_bytes / 4;
     int n_batch = xs->n_batch;
     int64_t order[QN_MAX_RANK];
     put_axes(xs->n_contract, xs->contract,
@@ -221,7 +224,8 @@ static qn_value *packed_product(qn_builder *b, const qn_node *node, const qn_dot
     const int64_t width = n->max > lanes ? 2 * lanes : lanes;
     const qn_type *type = &node->results[0].type;
     if (is_byte(x->type.dtype))
-        return qn_b_reshape(b, bytes_product(b, x, y, n_batch, n, width), type->rank, type->dims);
+        return qn_b_reshape(b, bytes_product(b, x, y, n_batch, n, width, machine->dot4_signs), type->rank,
+                            type->dims);
     if (stored == QN_PRECISION_INT4 && qn_int4_takes(y))
         return qn_b_reshape(b, qn_int4_product(b, x, y, n_batch, width), type->rank, type->dims);
     qn_value *panels = qn_b_panels(b, y, width);
@@ -275,7 +279,7 @@ static qn_status pack_graph(qn_graph *graph, const qn_pass_options *options, boo
         if (!packs && !sums_along_rows(node, &x, &y))
             continue;
         const qn_precision stored = qn_waits_for_memory(node, &x) ? options->precision : QN_PRECISION_F32;
-        qn_value *r = packs ? packed_product(&b, node, &x, &y, options->machine->vector_bytes / 4, stored)
+        qn_value *r = packs ? packed_product(&b, node, &x, &y, options->machine, stored)
                             : sums_of_rows(&b, node, &x, &y);
         if (!r)
             return qn_diags_status(diags);

@@ -18,14 +18,23 @@ extern const char *const qn_precision_names[]; /* passes/quantize.c; ends with N
 typedef enum qn_math { QN_MATH_STRICT, QN_MATH_DEFAULT, QN_MATH_FAST } qn_math;
 
 /* What lowering must know of the machine it lowers for. Backends fill it in. */
+/* Of which bytes QN_K_DOT4 is fastest. */
+typedef enum qn_dot4_signs {
+    QN_SIGNS_MIXED, /* u8 and i8 */
+    QN_SIGNS_SAME,  /* two u8 or two i8 */
+    QN_SIGNS_ANY
+} qn_dot4_signs;
+
 typedef struct qn_machine {
     bool gpu;
     int vector_bytes;     /* 64: AVX-512, 32: AVX2, 16: SSE/NEON */
     int vector_registers; /* 32 or 16 */
     bool fma;
-    bool masked;          /* masked loads and stores are cheap */
-    bool lookup;          /* QN_K_LOOKUP is one instruction */
-    bool dot4;            /* QN_K_DOT4 is one instruction */
+    bool by_lane; /* multiply-adds take a lane of a vector in place of a number in all lanes */
+    bool masked;  /* masked loads and stores are cheap */
+    bool lookup;  /* QN_K_LOOKUP is one instruction */
+    bool dot4;    /* QN_K_DOT4 is one instruction, for bytes of these signs */
+    qn_dot4_signs dot4_signs;
     bool dot2;            /* QN_K_DOT2 is one, of which two are as fast as two multiply-adds */
     bool tiles;           /* the matrix unit of QN_K_TILE_*, bf16 and bytes */
     bool follows_streams; /* the core fetches what comes next of two streams from memory in time, unasked */

@@ -199,7 +199,8 @@ static qn_value *replacement(qn_builder *b, const qn_node *node, const qn_pass_o
     if (options->precision == QN_PRECISION_INT8) {
         if (!qn_int8_is_worth_it(node, options->machine))
             return NULL;
-        return node->op == QN_OP_CONVOLUTION ? qn_int8_convolution(b, node) : qn_int8_product(b, node);
+        return node->op == QN_OP_CONVOLUTION ? qn_int8_convolution(b, node, options->machine)
+                                             : qn_int8_product(b, node);
     }
     if (node->op == QN_OP_DOT_GENERAL && worth_it(node, options))
         return round_operands(b, node);

@@ -27,7 +27,7 @@ int qn_bf16_step(const qn_pass_options *options);
 bool qn_int8_is_worth_it(const qn_node *node, const qn_machine *machine);
 /* What replaces its result; NULL after a report. */
 qn_value *qn_int8_product(qn_builder *b, const qn_node *node);
-qn_value *qn_int8_convolution(qn_builder *b, const qn_node *node);
+qn_value *qn_int8_convolution(qn_builder *b, const qn_node *node, const qn_machine *machine);
 
 typedef struct qn_quantized {
     qn_value *bytes; /* i8 */

@@ -124,7 +124,7 @@ static qn_quantized quantize_samples(qn_builder *b, qn_value *v, int zero)
                            .scale = qn_b_binary_bcast(b, QN_OP_DIV, most, largest) };
 }
 
-qn_value *qn_int8_convolution(qn_builder *b, const qn_node *node)
+qn_value *qn_int8_convolution(qn_builder *b, const qn_node *node, const qn_machine *machine)
 {
     const qn_type *type = &node->results[0].type, *w_type = &node->operands[1]->type;
     const int64_t sample = 0, channel = 1;
@@ -138,7 +138,7 @@ qn_value *qn_int8_convolution(qn_builder *b, const qn_node *node)
         return NULL;
     qn_integer xs = { .bytes = x.bytes, .zero = qn_b_scalar_int(b, QUERN_I32, zero), .axis = -1 },
                ws = { .bytes = w.bytes, .zero = qn_b_scalar_int(b, QUERN_I32, 0), .axis = -1 };
-    qn_value *sums = qn_integer_convolution(b, node, &xs, &ws);
+    qn_value *sums = qn_integer_convolution(b, node, &xs, &ws, machine);
     qn_value *r =
         qn_b_binary(b, QN_OP_MUL, qn_b_convert(b, QUERN_F32, sums), spread(b, x.scale, type, &sample));
     return qn_b_binary(b, QN_OP_MUL, r, spread(b, w.scale, type, &channel));

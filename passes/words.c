@@ -40,6 +40,15 @@ qn_kvalue *qn_word_repeat(qn_kbuilder *b, qn_kbuffer *buffer, qn_kvalue *at, int
     return qn_kb_shuffle(b, word, word, n * lanes, mask);
 }
 
+qn_kvalue *qn_word_lane(qn_kbuilder *b, qn_kvalue *words, int n, int i, int lanes)
+{
+    const int elements = words->type.lanes / n;
+    int mask[64];
+    for (int j = 0; j < elements * lanes; j++)
+        mask[j] = i * elements + j % elements;
+    return qn_kb_shuffle(b, words, words, elements * lanes, mask);
+}
+
 void qn_word_store(qn_kbuilder *b, qn_kbuffer *buffer, qn_kvalue *at, qn_kvalue *words)
 {
     qn_kb_store(b, buffer, element(b, buffer, at), words, NULL);
@@ -59,6 +68,6 @@ qn_kvalue *qn_word_multiply_add(qn_kbuilder *b, qn_kvalue *x, qn_kvalue *y, qn_k
                      : qn_kb_binary(b, QN_OP_ADD, sum, qn_kb_binary(b, QN_OP_MUL, x, y));
     case QUERN_BF16: return qn_kb_dot2(b, x, y, sum);
     case QUERN_U8: return qn_kb_dot4(b, x, y, sum);
-    default: return qn_kb_dot4(b, y, x, sum);
+    default: return y->type.dtype == QUERN_U8 ? qn_kb_dot4(b, y, x, sum) : qn_kb_dot4(b, x, y, sum);
     }
 }

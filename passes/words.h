@@ -16,9 +16,11 @@ int qn_word_panels(const qn_type *y, int n_batch, const qn_machine *machine);
 qn_kvalue *qn_word_load(qn_kbuilder *b, qn_kbuffer *buffer, qn_kvalue *at, int lanes);
 /* One word, `lanes` times. */
 qn_kvalue *qn_word_repeat(qn_kbuilder *b, qn_kbuffer *buffer, qn_kvalue *at, int lanes);
+/* Of n words number i, `lanes` times. */
+qn_kvalue *qn_word_lane(qn_kbuilder *b, qn_kvalue *words, int n, int i, int lanes);
 void qn_word_store(qn_kbuilder *b, qn_kbuffer *buffer, qn_kvalue *at, qn_kvalue *words);
 void qn_word_prefetch(qn_kbuilder *b, qn_kbuffer *buffer, qn_kvalue *at, int locality);
-/* sum + x * y, word by word; of bytes one is signed, the other is not. Of floats with one rounding, or, not fused, with two. */
+/* sum + x * y, word by word; of bytes both, one or none are signed. Of floats with one rounding, or, not fused, with two. */
 qn_kvalue *qn_word_multiply_add(qn_kbuilder *b, qn_kvalue *x, qn_kvalue *y, qn_kvalue *sum, bool fused);
 
 #endif

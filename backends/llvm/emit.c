@@ -138,10 +138,46 @@ static LLVMValueRef as_vector(const qn_emitter *e, LLVMValueRef value)
                                   qn_llvm_i32(e, 0), "");
 }
 
+/* All of a vector of 32 bits, again and again: as a number of 32 bits, since such vectors are no types of NEON, and taken apart. */
+static bool repeats_word(const qn_emitter *e, LLVMValueRef a, int n_mask, const int *mask)
+{
+    const int n = qn_llvm_lane_count(a);
+    bool repeats = e->target->isa == QN_ISA_AARCH64 && n > 1 && n_mask > n && n_mask % n == 0 &&
+                   LLVMGetTypeKind(LLVMGetElementType(LLVMTypeOf(a))) == LLVMIntegerTypeKind &&
+                   n * (int)LLVMGetIntTypeWidth(LLVMGetElementType(LLVMTypeOf(a))) == 32;
+    for (int i = 0; repeats && i < n_mask; i++)
+        repeats = mask[i] == i % n;
+    return repeats;
+}
+
+/* A vector of 32 bits as a number; what was just loaded is loaded so. */
+static LLVMValueRef as_word(const qn_emitter *e, LLVMValueRef a)
+{
+    static const char *const tags[] = { "alias.scope", "noalias", "invariant.load" };
+    if (!LLVMIsALoadInst(a))
+        return LLVMBuildBitCast(e->builder, a, e->i32, "");
+    const LLVMBasicBlockRef here = qn_llvm_here(e);
+    LLVMPositionBuilderBefore(e->builder, a);
+    LLVMValueRef word = LLVMBuildLoad2(e->builder, e->i32, LLVMGetOperand(a, 0), "");
+    LLVMSetAlignment(word, LLVMGetAlignment(a));
+    for (size_t i = 0; i < sizeof tags / sizeof *tags; i++) {
+        const unsigned kind = LLVMGetMDKindIDInContext(e->context, tags[i], (unsigned)strlen(tags[i]));
+        if (LLVMGetMetadata(a, kind))
+            LLVMSetMetadata(word, kind, LLVMGetMetadata(a, kind));
+    }
+    qn_llvm_at(e, here);
+    return word;
+}
+
 LLVMValueRef qn_llvm_shuffle(const qn_emitter *e, LLVMValueRef a, LLVMValueRef b, int n_mask, const int *mask)
 {
     LLVMValueRef lanes[64];
     int n = qn_llvm_lane_count(a);
+    if (repeats_word(e, a, n_mask, mask)) {
+        LLVMValueRef words = qn_llvm_splat(e, as_word(e, a), n_mask / n);
+        LLVMTypeRef type = qn_llvm_lanes(LLVMGetElementType(LLVMTypeOf(a)), n_mask);
+        return LLVMBuildBitCast(e->builder, words, type, "");
+    }
     QN_ASSERT(n_mask <= 64, "a shuffle of %d lanes", n_mask);
     if (n_mask == 1) {
         LLVMValueRef from = mask[0] < n ? a : b;

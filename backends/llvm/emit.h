@@ -67,7 +67,9 @@ LLVMValueRef qn_llvm_string(const qn_emitter *e, const char *text);
 LLVMValueRef qn_llvm_unary(const qn_emitter *e, qn_op fn, qn_ktype type, LLVMValueRef a);
 LLVMValueRef qn_llvm_binary(const qn_emitter *e, qn_op fn, qn_ktype type, LLVMValueRef a, LLVMValueRef b);
 LLVMValueRef qn_llvm_fma(const qn_emitter *e, qn_ktype type, LLVMValueRef a, LLVMValueRef b, LLVMValueRef c);
-LLVMValueRef qn_llvm_dot4(const qn_emitter *e, qn_ktype type, LLVMValueRef a, LLVMValueRef b, LLVMValueRef c);
+/* a's bytes are of type x, b's of y. */
+LLVMValueRef qn_llvm_dot4(const qn_emitter *e, int lanes, qn_dtype x, qn_dtype y, LLVMValueRef a,
+                          LLVMValueRef b, LLVMValueRef c);
 LLVMValueRef qn_llvm_dot2(const qn_emitter *e, qn_ktype type, LLVMValueRef a, LLVMValueRef b, LLVMValueRef c);
 LLVMValueRef qn_llvm_compare(const qn_emitter *e, qn_direction direction, qn_ktype type, LLVMValueRef a,
                              LLVMValueRef b);

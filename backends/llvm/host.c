@@ -126,7 +126,15 @@ static void ask(void)
 
 bool qn_host_has(const char *feature)
 {
-    (void)feature;
+    const struct {
+        const char *name;
+        unsigned long word, bit; /* what AT_HWCAP or AT_HWCAP2 say, and where */
+    } features[] = { { "dotprod", getauxval(AT_HWCAP), 20 },
+                     { "i8mm", getauxval(AT_HWCAP2), 13 },
+                     { "bf16", getauxval(AT_HWCAP2), 14 } };
+    for (size_t i = 0; i < sizeof features / sizeof *features; i++)
+        if (strcmp(features[i].name, feature) == 0)
+            return features[i].word >> features[i].bit & 1;
     return false;
 }
 

@@ -16,7 +16,7 @@ typedef enum qn_isa { QN_ISA_X86, QN_ISA_AARCH64, QN_ISA_NVPTX } qn_isa;
 #error "Quern runs on x86-64 and AArch64"
 #endif
 
-/* Has it a feature and does the system save its registers? LLVM's names, of those on x86-64 that lowering asks for. */
+/* Has it a feature and does the system save its registers? LLVM's names, of those that lowering asks for. */
 bool qn_host_has(const char *feature);
 
 /* Is it a Zen 5, LLVM's "znver5"? */

@@ -160,6 +160,20 @@ static LLVMValueRef step(const lowering *s, LLVMTypeRef element, LLVMValueRef ba
     return LLVMBuildGEP2(s->e->builder, element, base, &index, 1, "");
 }
 
+/* base + at + elements, as an AArch64 adds up: a displacement has no sign, so one below is cut, and many share its lower part. */
+static LLVMValueRef displaced(const lowering *s, LLVMTypeRef element, const qn_kbuffer *buffer,
+                              LLVMValueRef at, LLVMValueRef elements)
+{
+    enum { REACH = 256, CUT = 16384 }; /* bytes: of a displacement with a sign; of parts that are cut off */
+    const int64_t size = (int64_t)qn_dtype_bytes(buffer->dtype), n = LLVMConstIntGetSExtValue(elements);
+    if (s->e->target->isa == QN_ISA_AARCH64 && n * size < -REACH) {
+        const int64_t each = CUT / size, below = (-n + each - 1) / each * each;
+        at = step(s, element, at, qn_llvm_i64(s->e, -below));
+        elements = qn_llvm_i64(s->e, n + below);
+    }
+    return step(s, element, at, elements);
+}
+
 /* Splits x + constant, so that the constant becomes the displacement of the machine's addressing mode. */
 static LLVMValueRef address(const lowering *s, const qn_kbuffer *buffer, const qn_kvalue *index)
 {
@@ -169,7 +183,8 @@ static LLVMValueRef address(const lowering *s, const qn_kbuffer *buffer, const q
     if (index->type.lanes == 1 && sum && sum->op == QN_K_BINARY && sum->fn == QN_OP_ADD)
         for (int i = 0; i < 2; i++)
             if (is_index_constant(sum->operands[i]))
-                return step(s, element, step(s, element, base, operand(s, sum, !i)), operand(s, sum, i));
+                return displaced(s, element, buffer, step(s, element, base, operand(s, sum, !i)),
+                                 operand(s, sum, i));
     return step(s, element, base, get(s, index));
 }
 
@@ -381,7 +396,8 @@ static LLVMValueRef emit_value(lowering *s, const qn_kinst *inst)
     case QN_K_BINARY: return emit_binary(s, inst);
     case QN_K_FMA: return qn_llvm_fma(e, type, operand(s, inst, 0), operand(s, inst, 1), operand(s, inst, 2));
     case QN_K_DOT4:
-        return qn_llvm_dot4(e, type, operand(s, inst, 0), operand(s, inst, 1), operand(s, inst, 2));
+        return qn_llvm_dot4(e, type.lanes, inst->operands[0]->type.dtype, inst->operands[1]->type.dtype,
+                            operand(s, inst, 0), operand(s, inst, 1), operand(s, inst, 2));
     case QN_K_DOT2:
         return qn_llvm_dot2(e, type, operand(s, inst, 0), operand(s, inst, 1), operand(s, inst, 2));
     case QN_K_COMPARE: return emit_compare(s, inst);

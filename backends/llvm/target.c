@@ -84,6 +84,24 @@ static void add_products(LLVMContextRef c, LLVMBuilderRef b, LLVMValueRef from, 
     LLVMBuildStore(b, LLVMBuildAdd(b, sum, LLVMBuildAdd(b, halves[0], halves[1], ""), ""), to);
 }
 
+/* The sum of 16 products of bytes, of which one, two or none are signed: one instruction, and another that adds four sums. */
+static void add_bytes(LLVMContextRef c, LLVMModuleRef module, LLVMBuilderRef b, LLVMValueRef from,
+                      LLVMValueRef to, bool one)
+{
+    LLVMTypeRef i32 = LLVMInt32TypeInContext(c), wide = LLVMVectorType(i32, 16);
+    LLVMValueRef x = LLVMBuildLoad2(b, LLVMVectorType(LLVMInt8TypeInContext(c), 16), from, "");
+    LLVMValueRef y = LLVMBuildLoad2(b, LLVMVectorType(LLVMInt8TypeInContext(c), 16), to, "");
+    LLVMValueRef products =
+        LLVMBuildMul(b, one ? LLVMBuildZExt(b, x, wide, "") : LLVMBuildSExt(b, x, wide, ""),
+                     LLVMBuildSExt(b, y, wide, ""), "");
+    const char reduce[] = "llvm.vector.reduce.add";
+    unsigned id = LLVMLookupIntrinsicID(reduce, sizeof reduce - 1);
+    LLVMBuildStore(b,
+                   LLVMBuildCall2(b, LLVMIntrinsicGetType(c, id, &wide, 1),
+                                  LLVMGetIntrinsicDeclaration(module, id, &wide, 1), &products, 1, ""),
+                   to);
+}
+
 /* A function that rounds 16 floats to bf16. By itself, since it is calls where there is no instruction. */
 static void round_to_bf16(LLVMContextRef c, LLVMModuleRef module, LLVMBuilderRef b)
 {
@@ -134,6 +152,9 @@ static LLVMModuleRef probe_module(LLVMContextRef c, const qn_llvm_target *t)
     LLVMValueRef w = LLVMBuildLoad2(b, bytes, at[3], "");
     LLVMBuildStore(b, LLVMBuildAdd(b, w, w, ""), at[3]);
     add_products(c, b, at[3], at[0]);
+    if (t->isa == QN_ISA_AARCH64)
+        for (int one = 0; one < 2; one++)
+            add_bytes(c, module, b, at[2 + one], at[one], one);
     LLVMBuildRetVoid(b);
     if (t->isa == QN_ISA_X86)
         round_to_bf16(c, module, b);
@@ -289,6 +310,8 @@ static bool learn_probed(qn_llvm_target *t, char *message, size_t size)
         bool wide = strstr(text, "ymm") || strstr(text, "zmm");
         fit = wide && strstr(text, "vfmadd") && strstr(text, "vcvtps2ph");
     } else if (fit) {
+        t->dotprod = strstr(text, "\tsdot\t");
+        t->i8mm = t->dotprod && strstr(text, "\tusdot\t");
         fit = strstr(text, "fmla\tv") != NULL;
     }
     free(text);
@@ -316,13 +339,17 @@ static void describe_cpu(qn_llvm_target *t, bool is_host, bool tiles)
     const int64_t l2_bytes = t->avx512 ? 1 << 20 : 512 << 10;
     t->machine = (qn_machine){
         .lookup = t->avx512,
-        .dot4 = t->vnni,
+        .dot4 = t->vnni || t->dotprod,
+        .dot4_signs = t->isa != QN_ISA_AARCH64 ? QN_SIGNS_MIXED
+                      : t->i8mm                ? QN_SIGNS_ANY
+                                               : QN_SIGNS_SAME,
         .dot2 = t->bf16,
         .tiles = t->avx512 && tiles,
         .follows_streams = is_host ? qn_host_is_zen5() : strcmp(t->cpu, "znver5") == 0,
         .vector_bytes = t->vector_bytes,
         .vector_registers = t->avx512 || t->isa == QN_ISA_AARCH64 ? 32 : 16,
         .fma = true,
+        .by_lane = t->isa == QN_ISA_AARCH64,
         .masked = t->avx512,
         .l1_bytes = is_host ? cache_bytes(_SC_LEVEL1_DCACHE_SIZE, 32 << 10) : 32 << 10,
         .l2_bytes = is_host ? cache_bytes(_SC_LEVEL2_CACHE_SIZE, l2_bytes) : l2_bytes,
@@ -349,6 +376,8 @@ static qn_status learn_host(qn_llvm_target *t, const char *extra, qn_diags *diag
     t->isa = QN_HOST_ISA;
     t->avx512 = HAS("avx512f") && HAS("avx512bw");
     t->vnni = t->avx512 ? HAS("avx512vnni") : HAS("avxvnni");
+    t->dotprod = HAS("dotprod");
+    t->i8mm = t->dotprod && HAS("i8mm");
     t->bf16 = t->avx512 && HAS("avx512bf16");
     if (t->isa == QN_ISA_X86 && !(HAS("avx2") && HAS("fma") && HAS("f16c")))
         return refuse_cpu(t, "native", QN_HOST_ARCH, "", diags);

@@ -59,6 +59,46 @@ graph @main(%x: f32[7, 13], %d: f64[9], %h: f16[21], %i: i32[7, 13], %b: u8[37],
 }
 END_OF_MODEL
 
+# Bytes of both kinds: products by each other, a convolution with a border that is no zero point, what a quantizer writes.
+cat >bytes.qn <<'END_OF_MODEL'
+graph @main(%a: u8[9, 70], %b: i8[70, 37], %c: i8[9, 70], %d: u8[70, 37], %e: u8[2, 5, 9, 11], %f: i8[24, 5, 3, 3], %g: f32[9, 70]) -> (
+    m: i32[9, 37], n: i32[9, 37], o: i32[9, 37], p: i32[9, 37], q: i32[2, 24, 9, 11], r: i8[9, 37]) {
+  %0 = constant 83 : u8[]
+  %1 = constant 83 : i8[]
+  %2 = broadcast %0 {axes = [], dims = [9, 70]} : u8[9, 70]
+  %3 = mul %a, %2 : u8[9, 70]
+  %4 = broadcast %1 {axes = [], dims = [70, 37]} : i8[70, 37]
+  %5 = mul %b, %4 : i8[70, 37]
+  %6 = broadcast %1 {axes = [], dims = [9, 70]} : i8[9, 70]
+  %7 = mul %c, %6 : i8[9, 70]
+  %8 = broadcast %0 {axes = [], dims = [70, 37]} : u8[70, 37]
+  %9 = mul %d, %8 : u8[70, 37]
+  %10 = dot_general %3, %5 {dtype = i32, x_batch = [], x_contract = [1], y_batch = [], y_contract = [0]} : i32[9, 37]
+  %11 = dot_general %7, %5 {dtype = i32, x_batch = [], x_contract = [1], y_batch = [], y_contract = [0]} : i32[9, 37]
+  %12 = dot_general %3, %9 {dtype = i32, x_batch = [], x_contract = [1], y_batch = [], y_contract = [0]} : i32[9, 37]
+  %13 = dot_general %7, %9 {dtype = i32, x_batch = [], x_contract = [1], y_batch = [], y_contract = [0]} : i32[9, 37]
+  %14 = broadcast %0 {axes = [], dims = [2, 5, 9, 11]} : u8[2, 5, 9, 11]
+  %15 = mul %e, %14 : u8[2, 5, 9, 11]
+  %16 = convert %15 {dtype = i32} : i32[2, 5, 9, 11]
+  %17 = constant 83 : i32[]
+  %18 = broadcast %17 {axes = [], dims = [2, 5, 9, 11]} : i32[2, 5, 9, 11]
+  %19 = sub %16, %18 : i32[2, 5, 9, 11]
+  %20 = broadcast %1 {axes = [], dims = [24, 5, 3, 3]} : i8[24, 5, 3, 3]
+  %21 = mul %f, %20 : i8[24, 5, 3, 3]
+  %22 = convert %21 {dtype = i32} : i32[24, 5, 3, 3]
+  %23 = convolution %19, %22 {groups = 1, high = [1, 1], low = [1, 1], stride = [1, 1], w_dilation = [1, 1], x_dilation = [1, 1]} : i32[2, 24, 9, 11]
+  %24 = constant 0.5 : f32[]
+  %25 = constant 3 : i8[]
+  %26 = quantize %g, %24, %25 {dtype = i8} : i8[9, 70]
+  %27 = dequantize %26, %24, %25 : f32[9, 70]
+  %28 = constant 0 : i8[]
+  %29 = dequantize %b, %24, %28 : f32[70, 37]
+  %30 = dot_general %27, %29 {x_batch = [], x_contract = [1], y_batch = [], y_contract = [0]} : f32[9, 37]
+  %31 = quantize %30, %24, %25 {dtype = i8} : i8[9, 37]
+  return %10, %11, %12, %13, %23, %31
+}
+END_OF_MODEL
+
 # ---- each in an object, an archive or a shared object, with code for one CPU or another
 
 host=("$gcc" -std=c11 -D_GNU_SOURCE -Wall -Wextra -Werror -I "$source/include" "$source/tests/shell/object_host.c")
@@ -88,6 +128,7 @@ check conv.qn cortex-a72 so
 check softmax.qn cortex-a72 o
 check attention.qn neoverse-n1 o
 check attention.qn generic so
+for cpu in generic cortex-a76 neoverse-v1; do check bytes.qn $cpu so; done # none, sdot, usdot
 check ops.qn generic so
 check ops.qn neoverse-n1 o
 

@@ -21,6 +21,10 @@ const qn_machine lowered_machine = { .vector_bytes = 32,
                                      .masked = true,
                                      .l1_bytes = 32 << 10,
                                      .l2_bytes = 1 << 20 };
+#define AARCH64                                                                                  \
+    .vector_bytes = 16, .vector_registers = 32, .fma = true, .by_lane = true, .l1_bytes = 32768, \
+    .l2_bytes = 1 << 18
+const qn_machine lowered_aarch64 = { AARCH64, .dot4_signs = QN_SIGNS_SAME };
 const qn_machine lowered_byte_machines[LOWERED_BYTE_MACHINES] = {
     { .vector_bytes = 64,
       .vector_registers = 32,
@@ -30,6 +34,9 @@ const qn_machine lowered_byte_machines[LOWERED_BYTE_MACHINES] = {
       .l1_bytes = 32768,
       .l2_bytes = 1 << 20 },
     { .vector_bytes = 32, .vector_registers = 16, .fma = true, .l1_bytes = 32768, .l2_bytes = 1 << 18 },
+    { AARCH64, .dot4_signs = QN_SIGNS_SAME },
+    { AARCH64, .dot4 = true, .dot4_signs = QN_SIGNS_SAME },
+    { AARCH64, .dot4 = true, .dot4_signs = QN_SIGNS_ANY },
 };
 
 enum { GUARD = 64, POISON = 0xd5 };

@@ -6,8 +6,10 @@
 
 /* One with vectors, to lower for. */
 extern const qn_machine lowered_machine;
-/* Two that multiply bytes: by an instruction, and with AVX2 alone. */
-enum { LOWERED_BYTE_MACHINES = 2 };
+/* Some that multiply bytes: by an instruction, with AVX2 alone, and on AArch64 without, with sdot and with usdot. */
+enum { LOWERED_BYTE_MACHINES = 5 };
+/* An AArch64, which multiplies by lanes; without instructions for bytes. */
+extern const qn_machine lowered_aarch64;
 extern const qn_machine lowered_byte_machines[LOWERED_BYTE_MACHINES];
 
 /* Changes `graph` by the standard passes, or by none when `passes` is false. `symbols` are the values of the module's

@@ -38,13 +38,21 @@ static const char wide_kernel[] =
     "  %10 = load %z[24] : i32\n"
     "  %11 = dot4 %9, %4, %10\n"
     "  store %z[24], %11\n"
+    "  %12 = dot4 %0, %0, %3\n"
+    "  store %z[32], %12\n"
+    "  %13 = dot4 %1, %1, %2\n"
+    "  store %z[48], %13\n"
     "}\n";
-/* 4 * 255 * -128: what saturates in 16 bits */
+/* 4 * 255 * -128, 4 * -128 * -128, 4 * 255 * 255: what saturates or wraps in 16 bits */
 static const char extreme_kernel[] = "kernel @extreme(%z: i32 out) {\n"
                                      "  %0 = splat u8 255 : u8x32\n"
                                      "  %1 = splat i8 -128 : i8x32\n"
                                      "  %2 = dot4 %0, %1, i32x8 -2147483648\n"
                                      "  store %z[0], %2\n"
+                                     "  %3 = dot4 %1, %1, i32x8 2147483647\n"
+                                     "  store %z[8], %3\n"
+                                     "  %4 = dot4 %0, %0, i32x8 -1\n"
+                                     "  store %z[16], %4\n"
                                      "}\n";
 
 static void instruction_as_text_and_code(void **state)
@@ -56,8 +64,8 @@ static void instruction_as_text_and_code(void **state)
     assert_string_equal(qn_kernel_print(qn_kernel_clone(k, arena), arena), wide_kernel);
     const char *cpus[3];
     for (int i = host_cpus(cpus) - 1; i >= 0; i--) {
-        kernel_compare(k, (int64_t[]){ 100, 68, 25 }, NULL, 1, cpus[i]);
-        kernel_compare(extreme, (int64_t[]){ 8 }, NULL, 1, cpus[i]);
+        kernel_compare(k, (int64_t[]){ 100, 68, 64 }, NULL, 1, cpus[i]);
+        kernel_compare(extreme, (int64_t[]){ 24 }, NULL, 1, cpus[i]);
     }
     qn_arena_free(arena);
 }
@@ -72,8 +80,21 @@ static void each_cpu_uses_what_it_has(void **state)
         { "x86_64-unknown-linux-gnu", "alderlake", "vpdpbusd", "vpmaddwd" },
         { "x86_64-unknown-linux-gnu", "x86-64-v4", "vpmaddwd", "vpdp" },
         { "x86_64-unknown-linux-gnu", "haswell", "vpmaddwd", "vpdp" },
-        { "aarch64-unknown-linux-gnu", "generic", "ret", "vpdp" },
+        { "aarch64-unknown-linux-gnu", "generic", "smull", "dot" },
+        { "aarch64-unknown-linux-gnu", "neoverse-n1", "smull", "dot" },
+        { "aarch64-unknown-linux-gnu", "neoverse-v1", "usdot", "smull" },
     };
+    static const cpu_code of_one_kind[] = {
+        { "x86_64-unknown-linux-gnu", "znver4", "vpmaddwd", "vpdpbusd" },
+        { "aarch64-unknown-linux-gnu", "generic", "saddlp", "sdot" },
+        { "aarch64-unknown-linux-gnu", "cortex-a72", "saddlp", "sdot" },
+        { "aarch64-unknown-linux-gnu", "cortex-a76", "sdot", "smull" },
+        { "aarch64-unknown-linux-gnu", "neoverse-v2", "sdot", "smull" },
+    };
+    kernel_uses("kernel @dots(%x: i8 in, %y: i8 in, %z: i32 inout) {\n  %0 = load %x[0] : i8x32\n"
+                "  %1 = load %y[0] : i8x32\n  %2 = load %z[0] : i32x8\n"
+                "  %3 = dot4 %0, %1, %2\n  store %z[0], %3\n}\n",
+                sizeof of_one_kind / sizeof *of_one_kind, of_one_kind);
     kernel_uses("kernel @dots(%x: u8 in, %y: i8 in, %z: i32 inout) {\n  %0 = load %x[0] : u8x32\n"
                 "  %1 = load %y[0] : i8x32\n  %2 = load %z[0] : i32x8\n"
                 "  %3 = dot4 %0, %1, %2\n  store %z[0], %3\n}\n",
@@ -83,7 +104,7 @@ static void each_cpu_uses_what_it_has(void **state)
 static void mistakes_are_found(void **state)
 {
     (void)state;
-    static const char *const lines[] = { "dot4 i8x16 1, i8x16 1, i32x4 1", "dot4 u8x16 1, u8x16 1, i32x4 1",
+    static const char *const lines[] = { "dot4 i8x16 1, u8x16 1, i32x4 1", "dot4 u8x16 1, i16x16 1, i32x4 1",
                                          "dot4 u8x8 1, i8x8 1, i32x4 1", "dot4 u8x16 1, i8x16 1, u32x4 1" };
     for (size_t i = 0; i < sizeof lines / sizeof *lines; i++) {
         qn_arena *arena = qn_arena_new();
@@ -91,7 +112,8 @@ static void mistakes_are_found(void **state)
         qn_diags_init(&diags, arena);
         const char *text = qn_arena_printf(arena, "kernel @k(%%x: f32 in) {\n  %%0 = %s\n}\n", lines[i]);
         assert_null(qn_kernel_parse(text, "test", arena, &diags));
-        assert_non_null(strstr(qn_diags_text(&diags, arena), "adds products of u8 and i8"));
+        assert_non_null(
+            strstr(qn_diags_text(&diags, arena), "adds products of bytes (u8 and i8, two u8, two i8)"));
         qn_arena_free(arena);
     }
 }

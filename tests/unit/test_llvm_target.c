@@ -59,21 +59,25 @@ static void knows_cpus(void **state)
         const char *triple, *cpu, *features;
         int vector_bytes, registers;
         bool masked, dot2, dot4;
+        qn_dot4_signs signs;
     } cpus[] = {
-        { x86, "x86-64-v3", NULL, 32, 16, false, false, false },
-        { x86, "haswell", NULL, 32, 16, false, false, false },
-        { x86, "x86-64-v4", NULL, 64, 32, true, false, false },
-        { x86, "znver4", NULL, 64, 32, true, true, true },
-        { x86, "cooperlake", NULL, 64, 32, true, true, true },
-        { x86, "x86-64-v4", "+avx512bf16", 64, 32, true, true, false },
-        { x86, "icelake-server", NULL, 64, 32, true, false, true },
-        { x86, "sapphirerapids", "", 64, 32, true, true, true },
-        { x86, "graniterapids", NULL, 64, 32, true, true, true },
-        { x86, "alderlake", NULL, 32, 16, false, false, true },
-        { x86, "x86-64-v4", "-avx512f", 32, 16, false, false, false },
-        { x86, "knl", NULL, 32, 16, false, false, false }, /* AVX-512 without bytes and short vectors */
-        { "aarch64-unknown-linux-gnu", "neoverse-n1", NULL, 16, 32, false, false, false },
-        { "aarch64-linux-gnu", "generic", NULL, 16, 32, false, false, false },
+        { x86, "x86-64-v3", NULL, 32, 16, false, false, false, QN_SIGNS_MIXED },
+        { x86, "haswell", NULL, 32, 16, false, false, false, QN_SIGNS_MIXED },
+        { x86, "x86-64-v4", NULL, 64, 32, true, false, false, QN_SIGNS_MIXED },
+        { x86, "znver4", NULL, 64, 32, true, true, true, QN_SIGNS_MIXED },
+        { x86, "cooperlake", NULL, 64, 32, true, true, true, QN_SIGNS_MIXED },
+        { x86, "x86-64-v4", "+avx512bf16", 64, 32, true, true, false, QN_SIGNS_MIXED },
+        { x86, "icelake-server", NULL, 64, 32, true, false, true, QN_SIGNS_MIXED },
+        { x86, "sapphirerapids", "", 64, 32, true, true, true, QN_SIGNS_MIXED },
+        { x86, "graniterapids", NULL, 64, 32, true, true, true, QN_SIGNS_MIXED },
+        { x86, "alderlake", NULL, 32, 16, false, false, true, QN_SIGNS_MIXED },
+        { x86, "x86-64-v4", "-avx512f", 32, 16, false, false, false, QN_SIGNS_MIXED },
+        { x86, "knl", NULL, 32, 16, false, false, false,
+          QN_SIGNS_MIXED }, /* AVX-512 without bytes and short vectors */
+        { "aarch64-unknown-linux-gnu", "neoverse-n1", NULL, 16, 32, false, false, true, QN_SIGNS_SAME },
+        { "aarch64-unknown-linux-gnu", "neoverse-v1", NULL, 16, 32, false, false, true, QN_SIGNS_ANY },
+        { "aarch64-unknown-linux-gnu", "cortex-a53", "+dotprod", 16, 32, false, false, true, QN_SIGNS_SAME },
+        { "aarch64-linux-gnu", "generic", NULL, 16, 32, false, false, false, QN_SIGNS_SAME },
     };
     for (size_t i = 0; i < sizeof cpus / sizeof *cpus; i++) {
         qn_machine m = describe(
@@ -83,6 +87,7 @@ static void knows_cpus(void **state)
         assert_int_equal(m.masked, cpus[i].masked);
         assert_int_equal(m.dot2, cpus[i].dot2);
         assert_int_equal(m.dot4, cpus[i].dot4);
+        assert_int_equal(m.dot4_signs, cpus[i].signs);
         assert_true(m.fma && !m.gpu && m.l1_bytes >= 16384 && m.l2_bytes >= 131072);
         assert_non_null(strstr(m.features, cpus[i].cpu));
     }
