@@ -39,11 +39,6 @@ static const double LOG2_E = 1.4426950408889634;
 
 /* ---- what it takes ---- */
 
-static int rows_of(const qn_machine *machine)
-{
-    return machine->vector_registers >= 32 ? QN_ATTENTION_ROWS : QN_ATTENTION_ROWS / 2;
-}
-
 /* Of a panel with so many columns in all: the vectors that a tile is wide. */
 static int64_t width_of(const qn_machine *machine, qn_dim n)
 {
@@ -487,13 +482,13 @@ static void read_shape(attention *a)
         a->t.scale *= LOG2_E;
     a->k_vectors = (int)k->dims[4]->value / a->t.lanes;
     const bool turned = !a->k_vectors && qn_attention_fits_columns(root, machine);
-    a->rows = turned ? qn_attention_columns(machine) : even_rows(rows_of(machine), a->t.n_queries);
+    a->rows = turned ? qn_attention_columns(machine) : even_rows(qn_attention_rows(machine), a->t.n_queries);
     a->v_width = v->dims[3]->value;
     a->v_vectors = a->v_width > a->t.lanes ? 2 : 1;
     if (turned)
         a->v_vectors = a->v_width % (2 * a->t.lanes) == 0 ? 2 : 1;
     else if (!a->k_vectors)
-        a->v_vectors = most_vectors(a, 2 * rows_of(machine));
+        a->v_vectors = most_vectors(a, 2 * qn_attention_rows(machine));
     a->depth = q->dims[3]->value;
     a->columns = qn_attr_dims(root, QN_ATTR_DIMS, NULL)[0]->value;
     a->heads_last = qn_attr_bool(root, QN_ATTR_HEADS_LAST);

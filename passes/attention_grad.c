@@ -46,7 +46,7 @@ static int64_t stride_of(qn_dim keys, int64_t width)
 
 static int rows_of(const qn_machine *machine, int64_t stride)
 {
-    const int most = machine->vector_registers >= 32 ? QN_ATTENTION_ROWS : QN_ATTENTION_ROWS / 2;
+    const int most = qn_attention_rows(machine);
     const int64_t fit = TILE_BYTES / (2 * 4 * stride);
     return fit < most ? (int)fit : most;
 }

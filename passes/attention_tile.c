@@ -4,11 +4,21 @@
 
 #include <math.h>
 
+#include "passes/words.h"
+
 enum { UNROLL = 2 };
 
 /* ---- arithmetic on kernel indices ---- */
 
 #define TERMS (&a->w.b)
+
+int qn_attention_rows(const qn_machine *machine)
+{
+    enum { BY_LANE = 8 }; /* a vector of each row's x takes a register, too */
+    return machine->by_lane                  ? BY_LANE
+           : machine->vector_registers >= 32 ? QN_ATTENTION_ROWS
+                                             : QN_ATTENTION_ROWS / 2;
+}
 
 qn_kinst *qn_attention_for(qn_attention *a, qn_kvalue *low, qn_kvalue *high)
 {
@@ -102,32 +112,62 @@ void qn_attention_product(qn_attention *a, int rows, int vectors, qn_kbuffer *x,
                             panel, high, ahead, acc);
 }
 
-void qn_attention_product_of(qn_attention *a, int rows, int vectors, qn_attention_side x, qn_kbuffer *y,
-                             int64_t y_stride, qn_kvalue *panel, qn_kvalue *high, qn_kvalue *ahead,
-                             qn_kvalue **acc)
+/* A product on its way: acc += x[rows, k] * y[k, columns] for some k. */
+typedef struct product {
+    qn_attention *a;
+    int rows, vectors;
+    qn_attention_side x;
+    qn_kbuffer *y;
+    int64_t y_stride;
+    qn_kvalue *panel, *ahead;
+} product;
+
+/* Steps of `step` from low to high. Of as many as there are lanes x is loaded in vectors, where the machine multiplies by lanes. */
+static void product_loop(const product *p, qn_kvalue *low, qn_kvalue *high, int step, qn_kvalue **acc)
 {
+    qn_attention *a = p->a;
     qn_kbuilder *b = &a->w.b;
-    const int n = rows * vectors;
-    const int step = qn_k_proven_multiple(high, UNROLL) ? UNROLL : 1;
-    qn_kinst *loop = qn_kb_for(b, INDEX(0), high, INDEX(step), QN_TAG_SERIAL, n, acc, NULL);
+    const int n = p->rows * p->vectors;
+    const bool by_lane = step == a->lanes;
+    qn_kinst *loop = qn_kb_for(b, low, high, INDEX(step), QN_TAG_SERIAL, n, acc, NULL);
+    qn_kvalue *x_lanes[QN_ATTENTION_ROWS];
     for (int i = 0; i < n; i++)
         acc[i] = &loop->blocks[0]->arguments[1 + i];
     for (int u = 0; u < step; u++) {
-        qn_kvalue *k = ADD(qn_loop_counter(loop), INDEX(u)), *offset = MUL(k, INDEX(y_stride));
+        qn_kvalue *k = ADD(qn_loop_counter(loop), INDEX(u)), *offset = MUL(k, INDEX(p->y_stride));
         qn_kvalue *columns[QN_ATTENTION_VECTORS];
-        for (int v = 0; v < vectors; v++) {
-            columns[v] = qn_kb_load(b, y, ADD(panel, ADD(offset, INDEX(v * a->lanes))), a->lanes);
-            if (ahead && v % (64 / (4 * a->lanes)) == 0) /* once a line */
-                qn_kb_prefetch(b, y, ADD(ahead, ADD(offset, INDEX(v * a->lanes))), 0);
+        for (int v = 0; v < p->vectors; v++) {
+            columns[v] = qn_kb_load(b, p->y, ADD(p->panel, ADD(offset, INDEX(v * a->lanes))), a->lanes);
+            if (p->ahead && v % (64 / (4 * a->lanes)) == 0) /* once a line */
+                qn_kb_prefetch(b, p->y, ADD(p->ahead, ADD(offset, INDEX(v * a->lanes))), 0);
         }
-        for (int r = 0; r < rows; r++) {
-            qn_kvalue *at = ADD(x.from, ADD(INDEX(r * x.stride), MUL(k, INDEX(x.step))));
-            qn_kvalue *scalar = qn_kb_splat(b, qn_kb_load(b, x.buffer, at, 1), a->lanes);
-            for (int v = 0; v < vectors; v++)
-                acc[r * vectors + v] = qn_kb_fma(b, scalar, columns[v], acc[r * vectors + v]);
+        for (int r = 0; r < p->rows; r++) {
+            qn_kvalue *at = ADD(p->x.from, ADD(INDEX(r * p->x.stride), MUL(k, INDEX(p->x.step)))), *number;
+            if (by_lane && u == 0)
+                x_lanes[r] = qn_kb_load(b, p->x.buffer, at, a->lanes);
+            number = by_lane ? qn_word_lane(b, x_lanes[r], a->lanes, u, a->lanes)
+                             : qn_kb_splat(b, qn_kb_load(b, p->x.buffer, at, 1), a->lanes);
+            for (int v = 0; v < p->vectors; v++)
+                acc[r * p->vectors + v] = qn_kb_fma(b, number, columns[v], acc[r * p->vectors + v]);
         }
     }
     qn_kb_end_for(b, loop, acc);
     for (int i = 0; i < n; i++)
         acc[i] = &loop->results[i];
+}
+
+void qn_attention_product_of(qn_attention *a, int rows, int vectors, qn_attention_side x, qn_kbuffer *y,
+                             int64_t y_stride, qn_kvalue *panel, qn_kvalue *high, qn_kvalue *ahead,
+                             qn_kvalue **acc)
+{
+    const product p = { a, rows, vectors, x, y, y_stride, panel, ahead };
+    const qn_machine *machine = a->w.lowering->options->machine;
+    if (!machine->by_lane || x.step != 1) {
+        product_loop(&p, INDEX(0), high, qn_k_proven_multiple(high, UNROLL) ? UNROLL : 1, acc);
+        return;
+    }
+    qn_kvalue *even = SUB(high, qn_kb_imod(&a->w.b, high, INDEX(a->lanes)));
+    product_loop(&p, INDEX(0), even, a->lanes, acc);
+    if (!qn_k_proven_multiple(high, a->lanes))
+        product_loop(&p, even, high, 1, acc);
 }

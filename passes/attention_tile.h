@@ -28,6 +28,8 @@ typedef struct qn_attention {
 void qn_attention_read(qn_attention *t, const qn_node *node, int mask);
 
 /* for each number; for each lane of vectors */
+/* Of a tile on that machine, at most. */
+int qn_attention_rows(const qn_machine *machine);
 qn_kinst *qn_attention_for(qn_attention *t, qn_kvalue *low, qn_kvalue *high);
 qn_kinst *qn_attention_lanes(qn_attention *t, qn_kvalue *low, qn_kvalue *high);
 void qn_attention_end(qn_attention *t, qn_kinst *loop);

@@ -104,20 +104,29 @@ static void close_loop(emitter *e, qn_kinst *loop)
 
 /* ---- products ---- */
 
-/* `n` steps of K, unrolled: numbers of x from x_at on, weights from w_at on. */
+/* `n` steps of K, unrolled: numbers of x from x_at on, in vectors where the machine multiplies by their lanes; weights from w_at on. */
 static void steps(emitter *e, qn_kvalue *x_at, qn_kvalue *w_at, int64_t n, qn_conv_span rows,
                   qn_conv_span columns)
 {
     const qn_conv_plan *p = &e->p;
     const int64_t next_row = p->axes[1].stride * e->row_elements, next_column = p->axes[2].stride * p->c;
     const int lanes = (int)p->lanes;
+    const bool by_lane = e->w.lowering->options->machine->by_lane;
+    qn_kvalue *x_lanes[QN_CONV_TILE];
     for (int64_t u = 0; u < n; u++) {
         qn_kvalue *weights[4];
+        const int lane = (int)(u % lanes);
+        const bool first = by_lane && lane == 0, in_lanes = by_lane && u - lane + lanes <= n;
         for (int64_t j = 0; j < e->vectors; j++)
             weights[j] = load(e, e->weights, offset(e, w_at, j * e->w_block + u * lanes), lanes);
         for (int64_t r = rows.first; r < rows.last; r++)
             for (int64_t q = columns.first; q < columns.last; q++) {
-                qn_kvalue *x = repeat(e, e->x, offset(e, x_at, r * next_row + q * next_column + u));
+                qn_kvalue *x, *at = offset(e, x_at, r * next_row + q * next_column + u);
+                const int64_t place = r * e->columns.size + q;
+                if (first && in_lanes)
+                    x_lanes[place] = load(e, e->x, at, lanes);
+                x = in_lanes ? qn_word_lane(&e->w.b, x_lanes[place], lanes, lane, lanes)
+                             : repeat(e, e->x, at);
                 for (int64_t j = 0; j < e->vectors; j++)
                     multiply_add(e, sum_at(e, r, q, j), x, weights[j]);
             }
@@ -125,11 +134,12 @@ static void steps(emitter *e, qn_kvalue *x_at, qn_kvalue *w_at, int64_t n, qn_co
 }
 
 /* Steps that are written out: more of them where a tile is small, since they wait for their own sums; but no two of them
- * that read the same x, which would be kept in a register. */
+ * that read the same x, which would be kept in a register, but where vectors of x are loaded. */
 static int64_t unroll(const emitter *e, int64_t length)
 {
+    const bool by_lane = e->w.lowering->options->machine->by_lane;
     const int64_t by = positions(e) * e->vectors > 16 ? 4 : 8, apart = e->p.axes[2].stride * e->p.c;
-    return by > apart ? apart : length < 2 * by ? length : by;
+    return by > apart && !by_lane ? apart : length < 2 * by ? length : by;
 }
 
 static void run(emitter *e, qn_kvalue *x_at, qn_kvalue *w_at, int64_t length, qn_conv_span rows,

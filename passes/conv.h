@@ -62,6 +62,10 @@ bool qn_conv_plan_foresee(const qn_node *node, const qn_pass_options *options, q
 /* Says with what schedule the node's kernel is made. */
 void qn_conv_plan_note(const qn_conv_plan *plan, const qn_pass_options *options);
 
+/* The most positions of a tile of that many vectors: their sums and what is multiplied are in registers, where the machine multiplies by
+ * lanes a vector of x for each position. */
+int64_t qn_conv_tile_positions(const qn_machine *machine, int64_t vectors);
+
 /* Positions of the tile from `start` on that read inside of x at kernel offset k. */
 qn_conv_span qn_conv_valid(const qn_conv_axis *axis, int64_t start, int64_t size, int64_t k);
 

@@ -79,8 +79,8 @@ static bool read_axes(const qn_node *node, int spatial, qn_conv_plan *p)
 static bool read_dtypes(const qn_node *node, qn_conv_plan *p)
 {
     const qn_type *x = &node->operands[0]->type, *w = &node->operands[1]->type;
-    const bool bytes = x->dtype == QUERN_U8 && w->dtype == QUERN_I8 && w->rank == x->rank + 2 &&
-                       qn_dim_is(w->dims[w->rank - 1], QN_WORD_BYTES);
+    const bool bytes = (x->dtype == QUERN_U8 || x->dtype == QUERN_I8) && w->dtype == QUERN_I8 &&
+                       w->rank == x->rank + 2 && qn_dim_is(w->dims[w->rank - 1], QN_WORD_BYTES);
     const bool pairs = x->dtype == QUERN_BF16 && w->dtype == QUERN_BF16 && w->rank == x->rank + 2 &&
                        qn_dim_is(w->dims[w->rank - 1], 2);
     p->dtype = node->results[0].type.dtype;
@@ -175,31 +175,41 @@ static int find_runs(const qn_conv_axis *a, int64_t largest, qn_conv_run *out)
 }
 
 /* Cycles for one step of K in a tile, on a core that does two multiply-adds and two loads a cycle, each taking four. */
-static double tile_cycles(int64_t positions, int64_t vectors)
+static double tile_cycles(int64_t positions, int64_t vectors, bool by_lane)
 {
-    const double sums = (double)(positions * vectors) / 2, loads = (double)(positions + vectors) / 2;
+    const double of_x = (double)positions / (by_lane ? 4 : 1);
+    const double sums = (double)(positions * vectors) / 2, loads = (of_x + (double)vectors) / 2;
     return sums > loads ? sums > 4 ? sums : 4 : loads > 4 ? loads : 4;
 }
 
-static double axis_cycles(const qn_conv_run *columns, int n, int64_t rows, int64_t vectors)
+static double axis_cycles(const qn_conv_run *columns, int n, int64_t rows, int64_t vectors, bool by_lane)
 {
     double cycles = 0;
     for (int i = 0; i < n; i++)
-        cycles += (double)columns[i].n * (tile_cycles(rows * columns[i].size, vectors) + 0.25);
+        cycles += (double)columns[i].n * (tile_cycles(rows * columns[i].size, vectors, by_lane) + 0.25);
     return cycles;
+}
+
+int64_t qn_conv_tile_positions(const qn_machine *machine, int64_t vectors)
+{
+    const int64_t registers = machine->vector_registers, spare = registers > 16 ? 2 : 1;
+    const int64_t fit =
+        machine->by_lane ? (registers - 1 - vectors) / (vectors + 1) : (registers - spare) / vectors - 1;
+    return least(fit, QN_CONV_TILE / vectors);
 }
 
 /* Tiles of that many vectors: fills in vectors, columns and rows; gives the cycles of one step of K over a whole map and all
  * output blocks, or 0 when there are none. */
-static double try_vectors(qn_conv_plan *p, int64_t vectors, int registers)
+static double try_vectors(qn_conv_plan *p, int64_t vectors, const qn_machine *machine)
 {
     const qn_conv_axis *height = &p->axes[1], *width = &p->axes[2];
-    const int64_t spare = registers > 16 ? 2 : 1; /* for what is multiplied */
-    int64_t positions = least((registers - spare) / vectors - 1, QN_CONV_TILE / vectors);
+    const bool by_lane = machine->by_lane && !p->each && !p->by_channel;
+    const int64_t registers = machine->vector_registers;
+    int64_t positions = p->each ? registers / 2 - 2 : qn_conv_tile_positions(machine, vectors);
     /* One that meets both borders has kernel columns written out: channel by channel, numbers of x stay in registers from one to the
      * next. */
     if (p->by_channel && width->kernel > 1 && width->out <= positions)
-        positions = (registers - spare - 1) / (vectors + 1);
+        positions = (registers - (registers > 16 ? 3 : 2)) / (vectors + 1);
     const int64_t in_group = p->each ? p->out_blocks : p->out_blocks / p->groups;
     const int64_t rest = p->out_blocks % vectors;
     if (positions < 1 || (p->groups > 1 && in_group % vectors != 0) || vectors > p->out_blocks)
@@ -217,29 +227,29 @@ static double try_vectors(qn_conv_plan *p, int64_t vectors, int registers)
         const int64_t n = part == 0 ? p->out_blocks / vectors : rest > 0, v = part == 0 ? vectors : rest;
         double one = 0;
         for (int i = 0; i < p->n_rows; i++)
-            one += (double)p->rows[i].n * axis_cycles(p->columns, p->n_columns, p->rows[i].size, v);
+            one += (double)p->rows[i].n * axis_cycles(p->columns, p->n_columns, p->rows[i].size, v, by_lane);
         if (p->n_rows == 0)
-            one = (double)height->out * axis_cycles(p->columns, p->n_columns, 1, v);
+            one = (double)height->out * axis_cycles(p->columns, p->n_columns, 1, v, by_lane);
         cycles += n > 0 ? (double)n * one : 0;
     }
     return cycles;
 }
 
 /* The tile with as many vectors as were measured to be the best, where there is one; otherwise the least costly. Bytes of x have to be
- * broadcast by instructions of their own, for each position: there more vectors are better than the cycles say, by far where weights
- * come from the second cache. */
-static bool choose_tile(qn_conv_plan *p, int registers, int64_t measured)
+ * broadcast by instructions of their own, for each position, but where a machine multiplies by lanes: there more vectors are better than the cycles
+ * say, by far where weights come from the second cache. */
+static bool choose_tile(qn_conv_plan *p, const qn_machine *machine, int64_t measured)
 {
     static const int64_t floats[] = { 2, 3, 4, 1 }, bytes[] = { 4, 3, 2, 1 };
-    const int64_t *widths = p->word > 2 ? bytes : floats;
-    const double gain = p->word > 2 ? 0.95 : 0.99;
+    const bool broadcasts = p->word > 2 && !machine->by_lane;
+    const int64_t *widths = broadcasts ? bytes : floats;
+    const double gain = broadcasts ? 0.95 : 0.99;
     double best = 0;
     qn_conv_plan chosen;
     for (size_t i = 0; i < sizeof floats / sizeof *floats; i++) {
         if ((p->each && widths[i] != 1) || (best > 0 && chosen.vectors == measured))
             continue;
-        /* each channel by itself: columns of x and of w stay in registers too */
-        const double cycles = try_vectors(p, widths[i], p->each ? registers / 2 : registers);
+        const double cycles = try_vectors(p, widths[i], machine);
         if (cycles > 0 && (best == 0 || widths[i] == measured || cycles < gain * best)) {
             best = cycles;
             chosen = *p;
@@ -326,7 +336,7 @@ static bool complete(qn_conv_plan *out, const qn_pass_options *options)
     const qn_machine *machine = options->machine;
     name_site(out);
     const qn_schedule s = qn_schedule_find(options, out->site);
-    if (!choose_tile(out, machine->vector_registers, s.knobs[QN_KNOB_VECTORS]) ||
+    if (!choose_tile(out, machine, s.knobs[QN_KNOB_VECTORS]) ||
         (out->axes[2].kernel > QN_CONV_WIDTH && meets_border(out)))
         return false;
     divide(out, machine);

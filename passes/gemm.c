@@ -57,6 +57,7 @@ typedef struct {
     const qn_group *group;
     qn_kbuffer *x, *y, *tile, *copy; /* copy: NULL when x is read where it is */
     qn_kbuffer *partial;             /* sums of the task's tiles between passes over k; NULL: one pass */
+    bool by_lane;                    /* x is loaded in vectors, for so many steps of k */
     bool copies;                     /* rows of x, where they fight for cache sets */
     bool packs;                      /* the panels: y is local, with what the pass multiplies by */
     bool reads_rows;                 /* y lies row by row */
@@ -115,9 +116,18 @@ static bool matches(const qn_group *group, const qn_pass_options *options)
            (multiplies(group->root, options) || qn_gemm_reads_rows(group->root, options));
 }
 
-/* accumulators, a panel's vectors and one broadcast value in registers */
+/* Most rows of a tile: accumulators, a panel's vectors and one broadcast value in registers; or a vector of each row's x. */
+static int most_rows_of_tile(const qn_machine *machine, int vectors)
+{
+    const int registers = machine->vector_registers;
+    const int most = machine->by_lane ? (registers - vectors) / (vectors + 1) : (registers - 1) / vectors - 1;
+    return most < MAX_ROWS ? most : MAX_ROWS;
+}
+
 static int rows_of_tile(const qn_machine *machine, int vectors)
 {
+    if (machine->by_lane)
+        return vectors == 1 ? 12 : 8;
     return machine->vector_registers >= 32 ? 24 / vectors : 12 / vectors;
 }
 
@@ -170,20 +180,35 @@ static int64_t y_stride(const gemm *g)
     return g->reads_rows ? g->n->value : g->width;
 }
 
-/* One step of k for all rows: accumulators of set `set` */
+/* Steps of k that are written out. */
+static int least_step(const gemm *g)
+{
+    return g->by_lane ? g->lanes : UNROLL;
+}
+
+/* The row's x at k, in all lanes. */
+static qn_kvalue *x_at(gemm *g, qn_kvalue *start, qn_kvalue *k)
+{
+    return qn_word_repeat(&g->w.b, g->copy ? g->copy : g->x, ADD(start, k), g->lanes);
+}
+
+/* One step of k for all rows: accumulators of set `set`. `x`: of each row as many steps as there are lanes, of which this is number
+ * `lane`; or NULL. */
 static void multiply_add(gemm *g, int rows, qn_kvalue *const *starts, qn_kvalue *panel, qn_kvalue *k,
-                         qn_kvalue **acc)
+                         qn_kvalue *const *x_lanes, int lane, qn_kvalue **acc)
 {
     qn_kbuilder *b = &g->w.b;
     qn_kvalue *columns[2], *at = ADD(panel, MUL(k, INDEX(y_stride(g))));
     for (int i = 0; g->reads_rows && i < g->width; i += LINE)
         qn_word_prefetch(b, g->y, ADD(at, INDEX(ROWS_AHEAD * y_stride(g) + i)), 0);
-    if (!g->fetch && !g->packs && !g->reads_rows) /* bound by the stream of panels */
+    if (!g->fetch && !g->packs && !g->reads_rows &&
+        lane * g->width % LINE == 0) /* bound by the stream of panels */
         qn_word_prefetch(b, g->y, ADD(at, INDEX(16 * g->width)), 0);
     for (int v = 0; v < g->vectors; v++)
         columns[v] = qn_word_load(b, g->y, ADD(at, INDEX(v * g->lanes)), g->lanes);
     for (int r = 0; r < rows; r++) {
-        qn_kvalue *x = qn_word_repeat(b, g->copy ? g->copy : g->x, ADD(starts[r], k), g->lanes);
+        qn_kvalue *x =
+            x_lanes ? qn_word_lane(b, x_lanes[r], g->lanes, lane, g->lanes) : x_at(g, starts[r], k);
         for (int v = 0; v < g->vectors; v++)
             acc[r * g->vectors + v] =
                 qn_word_multiply_add(b, x, columns[v], acc[r * g->vectors + v], g->fused);
@@ -209,8 +234,14 @@ static void k_loop(gemm *g, int rows, qn_kvalue *const *starts, qn_kvalue *panel
         acc[i] = &loop->blocks[0]->arguments[1 + i];
     if (g->fetch && step > 1)
         fetch_next(g, qn_loop_counter(loop), step);
-    for (int u = 0; u < step; u++)
-        multiply_add(g, rows, starts, panel, ADD(qn_loop_counter(loop), INDEX(u)), acc + u % sets * each);
+    const bool by_lane = g->by_lane && step % g->lanes == 0;
+    for (int u = 0; u < step; u++) {
+        qn_kvalue *x_lanes[MAX_ROWS], *k = ADD(qn_loop_counter(loop), INDEX(u));
+        for (int r = 0; r < rows && by_lane && u % g->lanes == 0; r++)
+            x_lanes[r] = qn_word_load(&g->w.b, g->copy ? g->copy : g->x, ADD(starts[r], k), g->lanes);
+        multiply_add(g, rows, starts, panel, k, by_lane ? x_lanes : NULL, u % g->lanes,
+                     acc + u % sets * each);
+    }
     qn_kb_end_for(&g->w.b, loop, acc);
     for (int i = 0; i < each * sets; i++)
         acc[i] = &loop->results[i];
@@ -224,7 +255,7 @@ static void sums_of_tile(gemm *g, int rows, qn_kvalue *x_tile, qn_kvalue *panel,
     int each = rows * g->vectors, sets = 1;
     while (!g->in_order && sets * each < LEAST_CHAINS)
         sets *= 2;
-    int step = sets > UNROLL ? sets : UNROLL;
+    const int step = sets > least_step(g) ? sets : least_step(g);
     qn_kvalue *starts[MAX_ROWS],
         *zero = qn_kb_const(b, (qn_ktype){ g->sum, g->lanes }, (qn_scalar){ .i = 0 });
     for (int r = 0; r < rows; r++)
@@ -435,7 +466,7 @@ static void choose_blocks(gemm *g, const qn_schedule *schedule)
     g->task_panels = panels;
     g->task_tiles = tiles;
     g->spread = g->packs || g->reads_rows ? 0 : tiles >= SPREAD ? SPREAD : tiles >= 2 ? 2 : 0;
-    while (g->spread > 1 && UNROLL * g->width / g->spread < LINE)
+    while (g->spread > 1 && least_step(g) * g->width / g->spread < LINE)
         g->spread /= 2;
 }
 
@@ -444,13 +475,13 @@ static void choose(gemm *g)
 {
     const qn_pass_options *options = g->w.lowering->options;
     const qn_dim shape[] = { g->batch, g->m, g->k, g->n, qn_dim_const(g->w.space.dims, g->width) };
-    const int registers = options->machine->vector_registers, most = (registers - 1) / g->vectors - 1;
     char site[QN_SITE_SIZE];
     qn_schedule schedule = { { 0 } };
     qn_schedule_site(g->w.kernel->name, g->x->dtype, 5, shape, site);
     if (!g->packs)
         schedule = qn_schedule_find(options, site);
-    g->rows = (int)qn_schedule_get(&schedule, QN_KNOB_ROWS, g->rows, most < MAX_ROWS ? most : MAX_ROWS);
+    g->rows = (int)qn_schedule_get(&schedule, QN_KNOB_ROWS, g->rows,
+                                   most_rows_of_tile(options->machine, g->vectors));
     choose_blocks(g, &schedule);
     if (!g->packs)
         qn_schedule_note(options, site, g->group->root,
@@ -602,6 +633,7 @@ static void read_shape(gemm *g)
     g->fused = qn_may_fuse(g->w.lowering->options);
     g->in_order = qn_dtype_is_float(g->sum) && g->w.lowering->options->math == QN_MATH_STRICT;
     g->vectors = g->width / g->lanes;
+    g->by_lane = machine->by_lane;
     g->rows = rows_of_tile(machine, g->vectors);
     g->whole_panels = qn_dim_divisible(g->n, g->width);
 }

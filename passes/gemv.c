@@ -15,14 +15,15 @@
 #include "passes/words.h"
 
 enum {
-    SETS = 2, /* sums of an element, k by turns: more chains of FMAs; in strict math there is one */
+    SETS = 2,      /* sums of an element, k by turns: more chains of FMAs; in strict math there is one */
+    MOST_SETS = 4, /* as many as there are lanes, where x is read in vectors and multiplied by lanes */
     TASK_BYTES = 256 << 10, /* of the matrix */
     AHEAD_BYTES = 1024,
     /* Where the core follows streams: farther ahead than it does itself; and of matrices most of which comes from memory, not. */
     FOLLOWED_AHEAD_BYTES = 2048,
     FOLLOWED_BYTES = 16 << 20,
     LINE_BYTES = 64,
-    MAX_CHAINS = 2 * 2 * SETS
+    MAX_CHAINS = 2 * 2 * MOST_SETS
 };
 
 typedef struct {
@@ -66,15 +67,22 @@ static void k_loop(gemv *g, int n_panels, qn_kvalue *const *panels, qn_kvalue *l
 {
     qn_kbuilder *b = &g->w.b;
     const int each = n_panels * g->vectors, n = each * step;
+    const bool by_lane = g->w.lowering->options->machine->by_lane && step == g->lanes;
+    qn_kvalue *x_lanes = NULL;
     qn_kinst *loop = qn_kb_for(b, low, high, INDEX(step), QN_TAG_SERIAL, n, acc, NULL);
     for (int i = 0; i < n; i++)
         acc[i] = &loop->blocks[0]->arguments[1 + i];
     for (int set = 0; set < step; set++) {
         qn_kvalue *k = ADD(qn_loop_counter(loop), INDEX(set));
-        qn_kvalue *x = qn_word_repeat(b, g->x, ADD(MUL(g->row, g->k_value), k), g->lanes);
+        qn_kvalue *x, *x_at = ADD(MUL(g->row, g->k_value), k);
+        if (by_lane && set == 0)
+            x_lanes = qn_word_load(b, g->x, x_at, g->lanes);
+        x = by_lane ? qn_word_lane(b, x_lanes, g->lanes, set, g->lanes)
+                    : qn_word_repeat(b, g->x, x_at, g->lanes);
         for (int p = 0; p < n_panels; p++) {
             qn_kvalue *at = ADD(panels[p], MUL(k, INDEX(g->width)));
-            for (int bytes = 0; g->ahead && bytes < g->width * 4; bytes += LINE_BYTES)
+            const bool begins_line = set * g->width * 4 % LINE_BYTES == 0;
+            for (int bytes = 0; g->ahead && begins_line && bytes < g->width * 4; bytes += LINE_BYTES)
                 qn_word_prefetch(b, g->y, ADD(at, INDEX((g->ahead + bytes) / 4)), 0);
             for (int v = 0; v < g->vectors; v++) {
                 qn_kvalue **sum = &acc[(set * n_panels + p) * g->vectors + v];
@@ -242,11 +250,12 @@ static void read_shape(gemv *g)
     g->n_panels = qn_ispace_import(space, y->dims[n_batch]);
     g->sum = type->dtype;
     const bool in_order = qn_dtype_is_float(g->sum) && g->w.lowering->options->math == QN_MATH_STRICT;
-    g->sets = in_order ? 1 : SETS;
     g->fused = qn_may_fuse(g->w.lowering->options);
     g->lanes = g->w.lowering->options->machine->vector_bytes / QN_WORD_BYTES;
     g->width = qn_word_panels(y, n_batch, g->w.lowering->options->machine);
     g->vectors = g->width / g->lanes;
+    const bool by_lane = g->w.lowering->options->machine->by_lane && g->lanes <= MOST_SETS;
+    g->sets = in_order ? 1 : by_lane ? g->lanes : SETS;
 }
 
 static qn_status lower(qn_lowering *l, const qn_group *group)

@@ -14,6 +14,7 @@
 
 #include "ir/winograd.h"
 #include "passes/lower.h"
+#include "passes/words.h"
 
 enum { TILE = QN_WINOGRAD_TILE, LARGEST_PIECE = 32 };
 
@@ -225,12 +226,19 @@ static void steps(emitter *e, qn_kvalue *v_at, qn_kvalue *u_at, int64_t n, int64
     const qn_winograd_plan *p = &e->p;
     qn_kbuilder *b = &e->w.b;
     const int lanes = (int)p->lanes;
+    qn_kvalue *x_lanes[LARGEST_PIECE];
     for (int64_t u = 0; u < n; u++) {
         qn_kvalue *filters[4];
+        const int lane = (int)(u % lanes);
+        const bool in_lanes = e->w.lowering->options->machine->by_lane && u - lane + lanes <= n;
         for (int64_t j = 0; j < p->vectors; j++)
             filters[j] = qn_kb_load(b, e->filters, offset(e, u_at, (u * p->vectors + j) * lanes), lanes);
         for (int64_t i = 0; i < size; i++) {
-            qn_kvalue *x = qn_kb_splat(b, qn_kb_load(b, e->v, offset(e, v_at, i * p->v_row + u), 1), lanes);
+            qn_kvalue *x, *at = offset(e, v_at, i * p->v_row + u);
+            if (in_lanes && lane == 0)
+                x_lanes[i] = qn_kb_load(b, e->v, at, lanes);
+            x = in_lanes ? qn_word_lane(b, x_lanes[i], lanes, lane, lanes)
+                         : qn_kb_splat(b, qn_kb_load(b, e->v, at, 1), lanes);
             for (int64_t j = 0; j < p->vectors; j++)
                 sums[i * p->vectors + j] = fma_of(e, x, filters[j], sums[i * p->vectors + j]);
         }

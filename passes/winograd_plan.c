@@ -140,10 +140,9 @@ static double direct_cost(const qn_conv_plan *d)
 /* ---- tiles, groups, tasks ---- */
 
 /* Tiles in pieces of nearly equal size, all of whose sums fit in registers. */
-static bool choose_pieces(qn_winograd_plan *p, int registers)
+static bool choose_pieces(qn_winograd_plan *p, const qn_machine *machine)
 {
-    const int64_t spare = registers > 16 ? 2 : 1;
-    const int64_t largest = least((registers - spare) / p->vectors - 1, QN_CONV_TILE / p->vectors);
+    const int64_t largest = qn_conv_tile_positions(machine, p->vectors);
     if (largest < 1)
         return false;
     p->n_pieces = ceil_div(p->tiles, least(largest, p->tiles));
@@ -205,7 +204,7 @@ static double complete(qn_winograd_plan *p, const qn_machine *machine)
         p->axes[i].tiles = ceil_div(p->axes[i].out, p->t - 2);
     if (__builtin_mul_overflow(p->axes[0].tiles, p->axes[1].tiles, &p->tiles) || p->tiles > (int64_t)1 << 24)
         return 0;
-    return choose_pieces(p, machine->vector_registers) ? choose_tasks(p, machine) : 0;
+    return choose_pieces(p, machine) ? choose_tasks(p, machine) : 0;
 }
 
 static bool usable(const qn_pass_options *options, qn_dtype dtype, int64_t lanes)

@@ -207,11 +207,19 @@ static void test_avx2(void **state)
             check(&shapes[i], QUERN_F32, &avx2, epilogue);
 }
 
+static void test_aarch64(void **state)
+{
+    (void)state;
+    for (size_t i = 0; i < sizeof shapes / sizeof *shapes; i++)
+        for (int epilogue = 0; epilogue < EPILOGUES; epilogue++)
+            check(&shapes[i], QUERN_F32, &lowered_aarch64, epilogue);
+}
+
 static void test_f64(void **state)
 {
     (void)state;
     for (size_t i = 0; i < sizeof shapes / sizeof *shapes; i++)
-        check(&shapes[i], QUERN_F64, &avx512, (int)(i % EPILOGUES));
+        check(&shapes[i], QUERN_F64, i % 3 ? &avx512 : &lowered_aarch64, (int)(i % EPILOGUES));
 }
 
 /* Every position of an axis is in one tile, and which ones meet the border is said rightly. */
@@ -236,10 +244,8 @@ static void test_spans(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_spans),
-        cmocka_unit_test(test_avx512),
-        cmocka_unit_test(test_avx2),
-        cmocka_unit_test(test_f64),
+        cmocka_unit_test(test_spans),   cmocka_unit_test(test_avx512), cmocka_unit_test(test_avx2),
+        cmocka_unit_test(test_aarch64), cmocka_unit_test(test_f64),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

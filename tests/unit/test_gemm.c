@@ -27,6 +27,12 @@ static const qn_machine machines[] = {
       .masked = false,
       .l1_bytes = 32768,
       .l2_bytes = 1 << 18 },
+    { .vector_bytes = 16,
+      .vector_registers = 32,
+      .fma = true,
+      .by_lane = true,
+      .l1_bytes = 32768,
+      .l2_bytes = 1 << 18 },
 };
 
 #define PLAIN "{x_batch = [], x_contract = [1], y_batch = [], y_contract = [0]}"

@@ -18,6 +18,7 @@ static const qn_machine machines[] = {
     { .vector_bytes = 64, .vector_registers = 32, .fma = true, .masked = true, .l2_bytes = 1 << 20 },
     { .vector_bytes = 32, .vector_registers = 16, .fma = true, .masked = false, .l2_bytes = 1 << 18 },
     { .vector_bytes = 64, .vector_registers = 32, .fma = true, .masked = true, .follows_streams = true },
+    { .vector_bytes = 16, .vector_registers = 32, .fma = true, .by_lane = true, .l2_bytes = 1 << 18 },
 };
 
 static const struct {

@@ -151,6 +151,12 @@ static void kernels_sse(void **state)
     check_all(&sse, QUERN_F32);
 }
 
+static void kernels_aarch64(void **state)
+{
+    (void)state;
+    check_all(&lowered_aarch64, QUERN_F32);
+}
+
 static void kernels_f64(void **state)
 {
     (void)state;
@@ -285,9 +291,13 @@ static void layout_takes_it_where_it_pays(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(it_is_a_convolution), cmocka_unit_test(kernels_avx512),
-        cmocka_unit_test(kernels_avx2),        cmocka_unit_test(kernels_sse),
-        cmocka_unit_test(kernels_f64),         cmocka_unit_test(layout_takes_it_where_it_pays),
+        cmocka_unit_test(it_is_a_convolution),
+        cmocka_unit_test(kernels_avx512),
+        cmocka_unit_test(kernels_avx2),
+        cmocka_unit_test(kernels_sse),
+        cmocka_unit_test(kernels_aarch64),
+        cmocka_unit_test(kernels_f64),
+        cmocka_unit_test(layout_takes_it_where_it_pays),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
