@@ -26,9 +26,21 @@ typedef struct lowering {
     const struct escape *escape; /* in a loop that is spread over GPU threads */
     bool aligned;  /* in the version for buffers aligned to whole vectors: see nontemporal stores below */
     bool bypassed; /* non-temporal stores were emitted: a fence is due */
-    LLVMValueRef tile_config; /* NULL: it uses no tiles */
+    LLVMValueRef tile_config;    /* NULL: it uses no tiles */
+    bool behind_tile;            /* a loop before, in this block, has a tile's sums in registers */
+    const struct hidden *hidden; /* constants of the running loop; NULL: none are hidden */
     qn_status status;
 } lowering;
+
+/* Constants whose values LLVM is not to know. It would move them out of all loops, to the top of the kernel, and then has no registers
+ * left for a tile's sums (of 12 x 32, in the innermost loop): products with an epilogue took half as long again. */
+typedef struct hidden {
+    int n;
+    struct {
+        qn_ktype type;
+        LLVMValueRef known, value;
+    } items[32];
+} hidden;
 
 /* Where a thread of a GPU goes on after a failed check: with its next iteration. It can't leave, others wait for it. */
 typedef struct escape {
@@ -37,11 +49,20 @@ typedef struct escape {
     LLVMValueRef *before, *phis; /* carried values at the iteration's begin; in `next` */
 } escape;
 
+/* The constant, or the value that hides it. */
+static LLVMValueRef find_hidden(const lowering *s, LLVMValueRef constant)
+{
+    for (int i = 0; s->hidden && i < s->hidden->n; i++)
+        if (s->hidden->items[i].known == constant)
+            return s->hidden->items[i].value;
+    return constant;
+}
+
 static LLVMValueRef get(const lowering *s, const qn_kvalue *v)
 {
     LLVMValueRef value = s->values[v->serial];
     QN_ASSERT(value, "kernel %s: a value is used before it is made", s->k->name);
-    return value;
+    return s->hidden ? find_hidden(s, value) : value;
 }
 
 static LLVMValueRef operand(const lowering *s, const qn_kinst *inst, int i)
@@ -526,6 +547,54 @@ static void emit_thread_for(lowering *s, const qn_kinst *loop)
         set(s, &loop->results[i], phis[i]);
 }
 
+/* ---- what follows a register tile ---- */
+
+/* Are more sums carried than there are registers to spare for constants? */
+static bool is_tile(const qn_kinst *loop)
+{
+    enum { MANY = 8 };
+    int vectors = 0;
+    for (int i = 0; i < loop->n_results; i++)
+        vectors += loop->results[i].type.lanes > 1;
+    return vectors >= MANY;
+}
+
+static void hide(const lowering *s, const qn_kvalue *v, hidden *out)
+{
+    const qn_emitter *e = s->e;
+    const qn_kinst *inst = v->inst;
+    if (!inst || inst->op != QN_K_CONST)
+        return;
+    const qn_ktype type = v->type;
+    LLVMValueRef known = qn_llvm_constant(e, type, inst->imm);
+    if (type.lanes == 1 || qn_dtype_bytes(type.dtype) != 4 || LLVMIsNull(known) ||
+        out->n == (int)(sizeof out->items / sizeof *out->items))
+        return;
+    for (int i = 0; i < out->n; i++)
+        if (out->items[i].known == known)
+            return;
+    LLVMTypeRef same = LLVMFunctionType(e->i32, (LLVMTypeRef[]){ e->i32 }, 1, 0);
+    LLVMValueRef code = LLVMGetInlineAsm(same, "", 0, "=r,0", 4, 1, 0, LLVMInlineAsmDialectATT, 0);
+    const qn_ktype one = { type.dtype, 1 }, bits = { QUERN_I32, 1 };
+    LLVMValueRef scalar = LLVMConstBitCast(qn_llvm_constant(e, one, inst->imm), e->i32);
+    scalar = qn_llvm_bitcast(e, bits, type.dtype, LLVMBuildCall2(e->builder, same, code, &scalar, 1, ""));
+    out->items[out->n].known = known;
+    out->items[out->n++].value = qn_llvm_splat(e, scalar, type.lanes);
+}
+
+/* All vector constants that a block uses, before the loop that it is in. */
+static void hide_constants(const lowering *s, const qn_kblock *block, hidden *out)
+{
+    for (const qn_kinst *inst = block->first; inst; inst = inst->next) {
+        for (int i = 0; i < inst->n_operands; i++)
+            if (inst->operands[i])
+                hide(s, inst->operands[i], out);
+        for (int i = 0; i < inst->n_blocks; i++)
+            if (inst->blocks[i])
+                hide_constants(s, inst->blocks[i], out);
+    }
+}
+
 /* Its counter, also what it is behind the last iteration. */
 static bool counts_in_32(const lowering *s, const qn_kinst *loop)
 {
@@ -548,6 +617,13 @@ static void emit_for(lowering *s, const qn_kinst *loop)
         emit_thread_for(s, loop);
         return;
     }
+    const bool behind_tile = s->behind_tile, hides = behind_tile && !s->hidden && !s->threads;
+    hidden constants = { 0 };
+    if (hides) {
+        hide_constants(s, body, &constants);
+        s->hidden = &constants;
+    }
+    s->behind_tile = false;
     LLVMValueRef low = operand(s, loop, 0), high = operand(s, loop, 1);
     bool surely = qn_k_proven_lt(loop->operands[0], loop->operands[1]);
     int n = loop->n_results;
@@ -591,6 +667,9 @@ static void emit_for(lowering *s, const qn_kinst *loop)
         }
         set(s, &loop->results[i], result);
     }
+    if (hides)
+        s->hidden = NULL;
+    s->behind_tile = behind_tile || is_tile(loop);
 }
 
 static void emit_if(lowering *s, const qn_kinst *inst)
