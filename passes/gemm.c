@@ -11,7 +11,8 @@
  * A right side that is no constant is read where it lies, panels beside one another in its rows, where the lines of some panels
  * and rows find room in the second cache (see qn_gemm_reads_rows): packing it takes longer than that costs. Elsewhere, where it
  * is used by one block of rows alone, it is not packed before: each pass packs the panels it
- * multiplies by.
+ * multiplies by. A right side of four bits is unpacked so, whatever the number of rows; but where it is one, which is known when the
+ * kernel runs, numbers are unpacked in registers (nibbles.h).
  *
  * Weights of a model are larger than its caches. So the first tiles of a task fetch the panels that come after its own (the next
  * part of k, or the next task) into the second cache while they compute.
@@ -22,6 +23,7 @@
  *
  * Bytes are multiplied four at a time, with sums of 32 bits: k, x and panels count in words (words.h). */
 #include "passes/lower.h"
+#include "passes/nibbles.h"
 #include "passes/quantize.h"
 #include "passes/schedule.h"
 #include "passes/terms.h"
@@ -49,7 +51,9 @@ enum {
     ROWS_AHEAD = 3, /* fetched before they are needed, where y lies row by row: they share few cache sets */
     SHARING_STRIDE = 4096, /* bytes: of rows of y that share too few sets of the second cache in a pass */
     LEAST_WORK = 2048,     /* elements of a right side that lies row by row */
-    PACKED_BYTES = QN_LOCAL_LIMIT / 8 * 3 /* of packed panels; partial sums take as much then */
+    PACKED_BYTES = QN_LOCAL_LIMIT / 8 * 3, /* of packed panels; partial sums take as much then */
+    UNPACKED_BYTES = QN_LOCAL_LIMIT / 2,   /* of panels of four bits */
+    UNPACKED_PARTIAL_BYTES = QN_LOCAL_LIMIT / 16 * 7
 };
 
 typedef struct {
@@ -60,6 +64,8 @@ typedef struct {
     bool by_lane;                    /* x is loaded in vectors, for so many steps of k */
     bool copies;                     /* rows of x, where they fight for cache sets */
     bool packs;                      /* the panels: y is local, with what the pass multiplies by */
+    bool unpacks;                    /* them, from four bits */
+    qn_nibbles four;                 /* those */
     bool reads_rows;                 /* y lies row by row */
     qn_kbuffer *out;                 /* stored directly: the group is the product alone; else NULL */
     int lanes, vectors, width, rows; /* rows: of the highest tile */
@@ -90,6 +96,13 @@ static bool multiplies(const qn_node *node, const qn_pass_options *options)
     return qn_word_panels(&node->operands[1]->type, n_batch, machine) > 0;
 }
 
+static bool unpacks(const qn_node *node, const qn_pass_options *options)
+{
+    const qn_machine *machine = options->machine;
+    return machine && !machine->gpu && qn_nibbles_are_unpacked(node) &&
+           qn_word_panels(&node->operands[1]->type, (int)qn_attr_int(node, QN_ATTR_BATCH_DIMS), machine) > 0;
+}
+
 bool qn_gemm_reads_rows(const qn_node *node, const qn_pass_options *options)
 {
     const qn_machine *machine = options->machine;
@@ -113,7 +126,8 @@ bool qn_gemm_reads_rows(const qn_node *node, const qn_pass_options *options)
 static bool matches(const qn_group *group, const qn_pass_options *options)
 {
     return group->kind == QN_GROUP_CONTRACTION &&
-           (multiplies(group->root, options) || qn_gemm_reads_rows(group->root, options));
+           (multiplies(group->root, options) || unpacks(group->root, options) ||
+            qn_gemm_reads_rows(group->root, options));
 }
 
 /* Most rows of a tile: accumulators, a panel's vectors and one broadcast value in registers; or a vector of each row's x. */
@@ -220,6 +234,10 @@ static void fetch_next(gemm *g, qn_kvalue *k, int step)
 {
     int elements = step * g->width / g->spread; /* of a line or more */
     qn_kvalue *at = ADD(g->fetch, MUL(qn_kb_isub(&g->w.b, k, g->low), INDEX(g->width / g->spread)));
+    if (g->unpacks) { /* a part of a line */
+        qn_word_prefetch(&g->w.b, g->four.y, qn_kb_idiv(&g->w.b, at, INDEX(QN_NIBBLES)), 1);
+        return;
+    }
     for (int i = 0; i < elements; i += LINE)
         qn_word_prefetch(&g->w.b, g->y, ADD(at, INDEX(i)), 1);
 }
@@ -349,6 +367,12 @@ static void finish(gemm *g, int rows, qn_kvalue *const *acc)
         apply_epilogue(g, rows, acc);
 }
 
+/* Where panel number `panel` of the batch begins, in elements of k x width. */
+static qn_kvalue *panel_start(gemm *g, qn_kvalue *batch, qn_kvalue *panel)
+{
+    return MUL(ADD(MUL(batch, qn_writer_index(&g->w, g->n_panels)), panel), MUL(g->k_value, INDEX(g->width)));
+}
+
 /* `rows` rows from `row` (of the batch) on, tile number `number`, against the task's panels. `below`: rows of the tile
  * that other calls do. */
 static void tile(gemm *g, int rows, qn_kvalue *batch, qn_kvalue *row, qn_kvalue *number, qn_kvalue *below)
@@ -379,9 +403,10 @@ static void tile(gemm *g, int rows, qn_kvalue *batch, qn_kvalue *row, qn_kvalue 
         last = qn_kb_compare(b, QN_EQ, g->pass, INDEX(g->n_passes - 1));
     }
     if (g->spread) {
-        qn_kvalue *next = ADD(panel, MUL(panel_size, qn_kb_isub(b, g->past_panel, g->first_panel)));
+        qn_kvalue *here = g->unpacks ? panel_start(g, batch, qn_loop_counter(panels)) : panel;
+        qn_kvalue *next = ADD(here, MUL(panel_size, qn_kb_isub(b, g->past_panel, g->first_panel)));
         if (g->partial)
-            next = qn_kb_select(b, last, next, ADD(panel, MUL(g->high, INDEX(g->width))));
+            next = qn_kb_select(b, last, next, ADD(here, MUL(g->high, INDEX(g->width))));
         qn_kvalue *share =
             qn_kb_idiv(b, MUL(qn_kb_isub(b, g->high, g->low), INDEX(g->width)), INDEX(g->spread));
         g->fetch = ADD(next, MUL(qn_kb_imod(b, behind, INDEX(g->spread)), share));
@@ -432,13 +457,17 @@ static void choose_blocks(gemm *g, const qn_schedule *schedule)
                   modelled = g->packs || g->reads_rows || fights ? copied : MAX_DEPTH,
                   most = qn_schedule_get(schedule, QN_KNOB_DEPTH, modelled, INT32_MAX);
     if (qn_dim_is_const(g->k) && g->k->value > most && (n_tiles > 1 || g->packs)) {
+        int64_t step = LINE; /* a pass has whole groups that share a scale */
+        while (g->unpacks && step % g->four.group != 0)
+            step += LINE;
         g->depth = ceil_div(g->k->value, ceil_div(g->k->value, most));
-        g->depth = ceil_div(g->depth, LINE) * LINE;
+        g->depth = ceil_div(g->depth, step) * step;
         g->n_passes = ceil_div(g->k->value, g->depth);
     }
     const double panel_bytes = 4.0 * g->width * (double)at_least_1(g->depth);
     g->copies = fights && (g->depth + SKEW) * g->rows * 4 <= COPY_BYTES;
-    const double room = g->packs ? PACKED_BYTES : g->copies ? l2 / 3 : l2 / 4;
+    const double room = g->unpacks ? UNPACKED_BYTES : g->packs ? PACKED_BYTES : g->copies ? l2 / 3 : l2 / 4;
+    const int64_t partial = g->unpacks ? UNPACKED_PARTIAL_BYTES : g->packs ? PACKED_BYTES : PARTIAL_BYTES;
     int64_t panels = (int64_t)(room / panel_bytes), tiles = MAX_TILES;
     panels = panels > n_panels ? n_panels : at_least_1(panels);
     tiles = tiles > n_tiles ? n_tiles : tiles;
@@ -458,14 +487,17 @@ static void choose_blocks(gemm *g, const qn_schedule *schedule)
     }
     tiles = qn_schedule_get(schedule, QN_KNOB_TILES, tiles, n_tiles < MAX_TILES ? n_tiles : MAX_TILES);
     panels = qn_schedule_get(schedule, QN_KNOB_PANELS, panels, n_panels);
-    while (g->n_passes > 1 &&
-           tiles * panels * g->rows * g->width * 4 > (g->packs ? PACKED_BYTES : PARTIAL_BYTES))
+    while (g->n_passes > 1 && tiles * panels * g->rows * g->width * 4 > partial)
         *(tiles > 2 * SPREAD && !g->packs ? &tiles : &panels) -= 1;
     panels = ceil_div(n_panels, ceil_div(n_panels, panels));
     tiles = ceil_div(n_tiles, ceil_div(n_tiles, tiles));
     g->task_panels = panels;
     g->task_tiles = tiles;
-    g->spread = g->packs || g->reads_rows ? 0 : tiles >= SPREAD ? SPREAD : tiles >= 2 ? 2 : 0;
+    g->spread = g->unpacks                  ? 1
+                : g->packs || g->reads_rows ? 0
+                : tiles >= SPREAD           ? SPREAD
+                : tiles >= 2                ? 2
+                                            : 0;
     while (g->spread > 1 && least_step(g) * g->width / g->spread < LINE)
         g->spread /= 2;
 }
@@ -491,6 +523,42 @@ static void choose(gemm *g)
                                                    [QN_KNOB_PANELS] = g->task_panels } });
 }
 
+/* The pass's part of the task's panels, from four bits. */
+static void unpack_panels(gemm *g, qn_kvalue *batch)
+{
+    qn_kinst *panels = for_range(g, g->first_panel, g->past_panel);
+    qn_kvalue *to =
+        MUL(qn_kb_isub(&g->w.b, qn_loop_counter(panels), g->first_panel), INDEX(g->depth * g->width));
+    qn_nibbles_unpack(&g->four, panel_start(g, batch, qn_loop_counter(panels)), g->low, g->high, g->y, to);
+    qn_kb_end_for(&g->w.b, panels, NULL);
+}
+
+/* One row times the task's panels of four bits, `streams` of them at a time. */
+static void multiply_row(gemm *g, qn_kvalue *batch, int streams, qn_kvalue *from, qn_kvalue *to)
+{
+    qn_kbuilder *b = &g->w.b;
+    qn_kvalue *starts[QN_NIBBLES_STREAMS], *sums[QN_NIBBLES_STREAMS * 2];
+    qn_kinst *panels = qn_kb_for(b, from, to, INDEX(streams), QN_TAG_SERIAL, 0, NULL, NULL);
+    for (int s = 0; s < streams; s++)
+        starts[s] = panel_start(g, batch, ADD(qn_loop_counter(panels), INDEX(s)));
+    g->first_row = batch;
+    qn_nibbles_sums(&g->four, 1, streams, starts, MUL(batch, g->k_value), sums);
+    for (int s = 0; s < streams; s++) {
+        g->first_col = MUL(ADD(qn_loop_counter(panels), INDEX(s)), INDEX(g->width));
+        finish(g, 1, sums + s * g->vectors);
+    }
+    qn_kb_end_for(b, panels, NULL);
+}
+
+static void multiply_one_row(gemm *g, qn_kvalue *batch)
+{
+    qn_kbuilder *b = &g->w.b;
+    qn_kvalue *odd = qn_kb_imod(b, qn_kb_isub(b, g->past_panel, g->first_panel), INDEX(QN_NIBBLES_STREAMS)),
+              *past = qn_kb_isub(b, g->past_panel, odd);
+    multiply_row(g, batch, QN_NIBBLES_STREAMS, g->first_panel, past);
+    multiply_row(g, batch, 1, past, g->past_panel);
+}
+
 /* The pass's part of the task's panels, row by row of what they are packed from. */
 static void pack_panels(gemm *g, qn_kvalue *batch)
 {
@@ -498,6 +566,10 @@ static void pack_panels(gemm *g, qn_kvalue *batch)
     qn_kbuilder *b = &w->b;
     qn_value *y = g->group->root->operands[1];
     const int n_batch = y->type.rank - 3;
+    if (g->unpacks) {
+        unpack_panels(g, batch);
+        return;
+    }
     qn_dim index[QN_MAX_RANK], var[3], which = qn_ispace_var(&w->space, g->batch, false);
     qn_ispace_set(&w->space, which, batch);
     qn_ix_split(&w->space, which, n_batch, g->dims, index);
@@ -563,6 +635,24 @@ static void tiles(gemm *g, qn_kvalue *batch, qn_kvalue *to)
     qn_kb_end_for(b, last, NULL);
 }
 
+/* Tiles [first_tile, past) of the rows of a batch, over all of k. */
+static void all_passes(gemm *g, qn_kvalue *batch, qn_kvalue *past)
+{
+    qn_kbuilder *b = &g->w.b;
+    g->low = INDEX(0);
+    g->high = g->k_value;
+    if (g->n_passes == 1) {
+        tiles(g, batch, past);
+        return;
+    }
+    qn_kinst *passes = for_range(g, INDEX(0), INDEX(g->n_passes));
+    g->pass = qn_loop_counter(passes);
+    g->low = MUL(g->pass, INDEX(g->depth));
+    g->high = qn_kb_imin(b, ADD(g->low, INDEX(g->depth)), g->k_value);
+    tiles(g, batch, past);
+    qn_kb_end_for(b, passes, NULL);
+}
+
 /* Part i of n things, in parts as equal as can be: the halves of all parts are as equal. */
 static void part(gemm *g, qn_kvalue *i, qn_kvalue *parts, qn_kvalue *n, qn_kvalue **first, qn_kvalue **past)
 {
@@ -592,18 +682,18 @@ static qn_dim write_tasks(gemm *g)
     qn_kvalue *column = ADD(MUL(qn_kb_imod(b, side, sides), width), qn_kb_imod(b, task, width));
     part(g, column, columns, qn_writer_index(w, g->n_panels), &g->first_panel, &g->past_panel);
     part(g, qn_kb_imod(b, row, rows), rows, qn_writer_index(w, n_tiles), &g->first_tile, &past_tile);
-    g->low = INDEX(0);
-    g->high = g->k_value;
-    if (g->n_passes == 1) {
-        tiles(g, batch, past_tile);
+    if (!g->unpacks || g->m->min > 1) {
+        all_passes(g, batch, past_tile);
         return tasks;
     }
-    qn_kinst *passes = for_range(g, INDEX(0), INDEX(g->n_passes));
-    g->pass = qn_loop_counter(passes);
-    g->low = MUL(g->pass, INDEX(g->depth));
-    g->high = qn_kb_imin(b, ADD(g->low, INDEX(g->depth)), g->k_value);
-    tiles(g, batch, past_tile);
-    qn_kb_end_for(b, passes, NULL);
+    qn_kinst *one = qn_kb_if(b, qn_kb_compare(b, QN_EQ, qn_writer_index(w, g->m), INDEX(1)));
+    const size_t mark = qn_writer_mark(w);
+    multiply_one_row(g, batch);
+    qn_writer_forget(w, mark);
+    qn_kb_else(b, one, 0, NULL);
+    all_passes(g, batch, past_tile);
+    qn_writer_forget(w, mark);
+    qn_kb_end_if(b, one, 0, NULL);
     return tasks;
 }
 
@@ -626,7 +716,9 @@ static void read_shape(gemm *g)
     g->n = g->dims[g->rank - 1];
     g->lanes = machine->vector_bytes / QN_WORD_BYTES;
     g->width = g->reads_rows ? 2 * g->lanes : qn_word_panels(y, n_batch, machine);
-    g->k = qn_ispace_import(space, y->dims[n_batch + !g->reads_rows]);
+    g->unpacks = qn_nibbles_are_unpacked(root);
+    g->k = qn_ispace_import(space, g->unpacks ? root->operands[0]->type.dims[root->operands[0]->type.rank - 1]
+                                              : y->dims[n_batch + !g->reads_rows]);
     g->n_panels = g->reads_rows ? qn_dim_const(space->dims, g->n->value / g->width)
                                 : qn_ispace_import(space, y->dims[n_batch]);
     g->sum = type->dtype;
@@ -649,7 +741,7 @@ static qn_status lower(qn_lowering *l, const qn_group *group)
     qn_value *x = group->root->operands[0], *y = group->root->operands[1],
              *product = &group->root->results[0];
     g->packs = true;
-    for (int i = 0; i < group->n_inputs; i++)
+    for (int i = 0; i < group->n_inputs && !g->unpacks; i++)
         g->packs &= group->inputs[i] != y;
     g->x = qn_writer_argument(w, qn_lower_buffer(l, x), true, false);
     qn_writer_note_load(w, g->x);
@@ -658,7 +750,7 @@ static qn_status lower(qn_lowering *l, const qn_group *group)
         qn_writer_note_load(w, g->y);
     }
     for (int i = 0; i < group->n_inputs; i++) {
-        if (group->inputs[i] != y)
+        if (group->inputs[i] != y && (!g->unpacks || group->inputs[i] != group->root->operands[2]))
             qn_writer_bind_input(w, group->inputs[i]);
     }
     qn_dim all_rows = qn_dim_mul(w->space.dims, g->batch, g->m);
@@ -666,6 +758,8 @@ static qn_status lower(qn_lowering *l, const qn_group *group)
     g->col_var = qn_ispace_var(&w->space, g->n, false);
     g->k_value = qn_writer_index(w, g->k);
     g->n_value = qn_writer_index(w, g->n);
+    if (g->unpacks)
+        g->four = qn_nibbles_open(w, group->root, g->lanes, g->vectors, g->k_value);
     choose(g);
     if (g->packs)
         g->y = qn_kernel_add_local(w->kernel, "panels", QUERN_F32, g->task_panels * g->depth * g->width);

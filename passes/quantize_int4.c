@@ -20,7 +20,9 @@
  *   ->
  *   %r = mul (add (matmul_packed %x', panels of %q, panels of %s), (matmul_packed (sums of %x'), panels of (8 - %z) * %s)), %m
  *
- * Where the number of rows is not known until a run, both that and the product with float32 are there, and an `if` takes one. */
+ * Rows of floats may be any number: many are multiplied by panels that are unpacked a part at a time (gemm.c). Under int4 more than few
+ * are floats, and under bf16 and int8 weights are made float32 for them; where the number of rows is not known until a run, both are
+ * there, and an `if` takes one. */
 #include "passes/quantize.h"
 
 enum { GROUP = 32, NUMBERS = 8, LEAST = -8, MOST = 7, LEAST_WEIGHTS = 1 << 16 };
@@ -198,14 +200,20 @@ static qn_value *sums_of(qn_builder *b, qn_value *x, int64_t block)
     return qn_b_convert(b, QUERN_F32, qn_b_reduce(b, QN_SUM, cut, 1, (const int64_t[]){ rank }, false));
 }
 
-/* A product with weights, of which one or the other was put into a region: `left` stands for its left side, `parts` for the weights'
- * numbers, scale and zero point. */
-static qn_value *product_of(qn_builder *b, const qn_node *product, qn_value *left, qn_value *const *parts,
-                            int64_t block, const qn_pass_options *options)
+/* The weights as matmul_packed wants them. */
+typedef struct laid_out {
+    qn_value *panels, *scales;
+    qn_value *missing; /* panels, [blocks, N] of them: times sums of x over a block; NULL: nothing is */
+    int64_t block;
+    qn_dim n;
+} laid_out;
+
+static bool lay_out(qn_builder *b, const qn_node *product, const qn_node *weights, int64_t block,
+                    const qn_pass_options *options, laid_out *out)
 {
     const int lanes = options->machine->vector_bytes / 4;
-    const qn_dot_side xs = qn_dot_side_of(product, 0), ys = qn_dot_side_of(product, 1);
-    const int64_t contract = ys.contract[0];
+    const int64_t contract = qn_dot_side_of(product, 1).contract[0];
+    qn_value *const *parts = weights->operands;
     const bool is_signed = parts[0]->type.dtype == QUERN_I4;
     qn_value *numbers = qn_b_convert(b, is_signed ? QUERN_I8 : QUERN_U8, parts[0]);
     if (is_signed)
@@ -213,30 +221,45 @@ static qn_value *product_of(qn_builder *b, const qn_node *product, qn_value *lef
                                qn_b_binary_bcast(b, QN_OP_SUB, numbers, qn_b_scalar(b, QUERN_I8, LEAST)));
     numbers = in_columns(b, numbers, contract);
     qn_value *scale = in_columns(b, parts[1], contract);
+    if (!numbers || !scale)
+        return false;
+    const qn_dim n = numbers->type.dims[1];
+    const int64_t width = n->value > lanes ? 2 * lanes : lanes;
+    *out = (laid_out){ .panels = together(b, qn_b_panels(b, numbers, width)), .block = block, .n = n };
+    out->scales = qn_b_panels(b, repeat_rows(b, scale, block / group_of(block)), width);
+    qn_scalar zero;
+    const int usual = is_signed ? 0 : -LEAST;
+    if (!(qn_value_splat(parts[2], &zero) && (zero.i & 15) == usual)) {
+        qn_value *missing = qn_b_convert(b, QUERN_F32, in_columns(b, parts[2], contract));
+        missing = qn_b_binary_bcast(b, QN_OP_SUB, f32(b, usual), missing);
+        out->missing = qn_b_panels(b, qn_b_binary(b, QN_OP_MUL, missing, scale), width);
+        if (!out->missing)
+            return false;
+    }
+    return out->panels && out->scales;
+}
+
+/* `left`, the product's left side, times the weights; as bytes or as floats. */
+static qn_value *product_of(qn_builder *b, const qn_node *product, qn_value *left, const laid_out *weights,
+                            bool bytes)
+{
+    const qn_dot_side xs = qn_dot_side_of(product, 0);
     int64_t order[QN_MAX_RANK];
     for (int i = 0; i < xs.n_free; i++)
         order[i] = xs.free[i];
     order[xs.n_free] = xs.contract[0];
     qn_value *x = qn_b_transpose(b, left, order);
-    if (!x || !numbers || !scale)
+    if (!x)
         return NULL;
-    const qn_dim n = numbers->type.dims[1];
-    const int64_t width = n->value > lanes ? 2 * lanes : lanes;
     qn_dot_side rows;
-    const bool bytes = options->precision == QN_PRECISION_INT4;
     const qn_quantized q = bytes ? bytes_of(b, x, &rows) : (qn_quantized){ .bytes = x };
-    qn_value *y = qn_b_panels(b, numbers, width);
-    qn_value *scales = qn_b_panels(b, repeat_rows(b, scale, block / group_of(block)), width);
-    qn_value *r = y && q.bytes ? qn_b_matmul_packed_scaled(b, q.bytes, together(b, y), scales, 0, n) : NULL;
-    qn_scalar zero;
-    const int usual = is_signed ? 0 : -LEAST;
-    if (r && !(qn_value_splat(parts[2], &zero) && (zero.i & 15) == usual)) {
-        qn_value *missing = qn_b_convert(b, QUERN_F32, in_columns(b, parts[2], contract));
-        missing = qn_b_binary_bcast(b, QN_OP_SUB, f32(b, usual), missing);
-        missing = qn_b_panels(b, qn_b_binary(b, QN_OP_MUL, missing, scale), width);
+    if (!q.bytes)
+        return NULL;
+    qn_value *r = qn_b_matmul_packed_scaled(b, q.bytes, weights->panels, weights->scales, 0, weights->n);
+    if (r && weights->missing)
         r = qn_b_binary(b, QN_OP_ADD, r,
-                        qn_b_matmul_packed(b, sums_of(b, q.bytes, block), missing, 0, n, QUERN_F32));
-    }
+                        qn_b_matmul_packed(b, sums_of(b, q.bytes, weights->block), weights->missing, 0,
+                                           weights->n, QUERN_F32));
     return bytes ? scale_back(b, r, &q, &rows) : r;
 }
 
@@ -286,30 +309,59 @@ static qn_value *float_product(qn_builder *b, const qn_node *product, const qn_n
     return qn_b_dot_general(b, left, spelt, &dot, QUERN_F32);
 }
 
-/* Few rows by the weights in four bits, more by float32: which of them, a run decides. NULL where a part of the weights is computed. */
-static qn_value *either_product(qn_builder *b, const qn_node *product, const qn_node *weights, int64_t block,
-                                const qn_pass_options *options)
+/* Few rows in one way and more in another: which of them, a run decides. Under int4 few are bytes and more are floats, times the same
+ * panels; else more are multiplied by float32, of which the precision makes fewer bits. NULL where a part of the weights is computed. */
+static qn_value *either_product(qn_builder *b, const qn_node *product, const qn_node *weights,
+                                const laid_out *laid, const qn_pass_options *options)
 {
     qn_module *module = product->graph->module;
+    const bool bytes = options->precision == QN_PRECISION_INT4;
     qn_graph *regions[2];
-    qn_value *left = product->operands[0];
+    qn_value *captured[] = { product->operands[0], laid->panels, laid->scales, laid->missing };
+    const int n_captured = laid->missing ? 4 : 3;
     for (int r = 0; r < 2; r++) {
         regions[r] = qn_region_new(module);
         qn_builder in = { .graph = regions[r], .loc = b->loc, .diags = b->diags };
-        qn_value *x = qn_graph_add_input(regions[r], NULL, left->type, QN_ROLE_INPUT), *parts[3];
-        for (int i = 0; i < 3; i++)
-            if (!(parts[i] = constant_in(&in, weights->operands[i])))
-                return NULL;
-        qn_value *y = r == 0 ? product_of(&in, product, x, parts, block, options)
-                             : float_product(&in, product, weights, x, parts);
+        qn_value *inner[4] = { NULL }, *parts[3], *y;
+        for (int i = 0; i < n_captured; i++)
+            inner[i] = qn_graph_add_input(regions[r], NULL, captured[i]->type, QN_ROLE_INPUT);
+        if (r == 0 || bytes) {
+            laid_out own = *laid;
+            own.panels = inner[1], own.scales = inner[2], own.missing = inner[3];
+            y = product_of(&in, product, inner[0], &own, r == 0 && bytes);
+        } else {
+            for (int i = 0; i < 3; i++)
+                if (!(parts[i] = constant_in(&in, weights->operands[i])))
+                    return NULL;
+            y = float_product(&in, product, weights, inner[0], parts);
+        }
         if (!y)
             return NULL;
         qn_graph_add_output(regions[r], y, NULL, -1);
     }
     qn_value *few = qn_b_compare(b, QN_LE, qn_b_dim_value(b, QUERN_I64, rows_of(product)),
                                  qn_b_scalar_int(b, QUERN_I64, QN_FEW_ROWS));
-    qn_node *node = qn_b_if(b, few, 1, &left, regions[0], regions[1]);
+    qn_node *node = qn_b_if(b, few, n_captured, captured, regions[0], regions[1]);
     return node ? &node->results[0] : NULL;
+}
+
+/* What replaces the product's result; NULL: it stays. */
+static qn_value *replacement(qn_builder *b, const qn_node *product, const qn_node *weights,
+                             const qn_pass_options *options)
+{
+    const int64_t block = block_for(product, weights);
+    if (block == 0 || group_of(block) == 0 || qn_type_elements(&weights->results[0].type) < LEAST_WEIGHTS)
+        return NULL;
+    const qn_dim rows = rows_of(product);
+    const bool int4 = options->precision == QN_PRECISION_INT4,
+               all = int4 || options->precision == QN_PRECISION_F32, /* rows */
+        few = rows->max <= QN_FEW_ROWS, many = rows->min > QN_FEW_ROWS;
+    laid_out laid;
+    if ((many && !all) || !lay_out(b, product, weights, block, options, &laid))
+        return NULL;
+    if (few || many || options->precision == QN_PRECISION_F32)
+        return product_of(b, product, product->operands[0], &laid, int4 && few);
+    return either_product(b, product, weights, &laid, options);
 }
 
 static bool is_output(const qn_node *node)
@@ -328,16 +380,8 @@ bool qn_int4_take_products(qn_node *weights, const qn_pass_options *options, qn_
     for (qn_node *node = weights->next, *next; node; node = next) {
         next = node->next;
         qn_node_resolve(node);
-        const int64_t block = block_for(node, weights);
         qn_builder b = { .graph = node->graph, .before = node, .loc = node->loc, .diags = diags };
-        const bool fits =
-            block > 0 && group_of(block) > 0 && qn_type_elements(&weights->results[0].type) >= LEAST_WEIGHTS;
-        const qn_dim rows = fits ? rows_of(node) : NULL;
-        qn_value *made = NULL;
-        if (fits && rows->max <= QN_FEW_ROWS)
-            made = product_of(&b, node, node->operands[0], weights->operands, block, options);
-        else if (fits && rows->min <= QN_FEW_ROWS)
-            made = either_product(&b, node, weights, block, options);
+        qn_value *made = replacement(&b, node, weights, options);
         if (made) {
             qn_value_replace(&node->results[0], made);
             qn_node_remove(node);

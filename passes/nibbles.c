@@ -1,0 +1,225 @@
+/* Panels of four bits in kernels: see nibbles.h. */
+#include "passes/nibbles.h"
+
+#include "passes/terms.h"
+#include "passes/words.h"
+
+enum {
+    AHEAD = 24, /* lines that are fetched before they are needed */
+    LINE = 16,  /* words of a line */
+    MOST_WORDS = QN_NIBBLES_MOST_GROUP / QN_WORD_BYTES
+};
+
+#define TERMS (n->b)
+
+int64_t qn_nibbles_group(const qn_node *product)
+{
+    if (product->op != QN_OP_MATMUL_PACKED || product->n_operands < 3)
+        return 0;
+    const qn_type *x = &product->operands[0]->type, *scale = &product->operands[2]->type;
+    const qn_dim k = x->dims[x->rank - 1];
+    const int64_t group = k->value / scale->dims[scale->rank - 2]->value;
+    return group <= QN_NIBBLES_MOST_GROUP ? group : 0;
+}
+
+bool qn_nibbles_are_unpacked(const qn_node *product)
+{
+    if (qn_nibbles_group(product) == 0)
+        return false;
+    const qn_type *x = &product->operands[0]->type;
+    double rows = 1;
+    for (int i = (int)qn_attr_int(product, QN_ATTR_BATCH_DIMS); i < x->rank - 1; i++)
+        rows *= (double)x->dims[i]->max;
+    return x->dtype == QUERN_F32 && rows > QN_NIBBLES_MOST_ROWS;
+}
+
+static qn_kbuffer *argument(qn_writer *w, qn_value *v)
+{
+    qn_kbuffer *buffer = qn_writer_argument(w, qn_lower_buffer(w->lowering, v), true, false);
+    qn_writer_note_load(w, buffer);
+    return buffer;
+}
+
+qn_nibbles qn_nibbles_open(qn_writer *w, const qn_node *product, int lanes, int vectors, qn_kvalue *k_value)
+{
+    return (qn_nibbles){ .b = &w->b,
+                         .x = argument(w, product->operands[0]),
+                         .y = argument(w, product->operands[1]),
+                         .scale = argument(w, product->operands[2]),
+                         .lanes = lanes,
+                         .vectors = vectors,
+                         .width = (int64_t)lanes * vectors,
+                         .group = qn_nibbles_group(product),
+                         .k_value = k_value,
+                         .fused = qn_may_fuse(w->lowering->options),
+                         .same_signs = w->lowering->options->machine->dot4_signs == QN_SIGNS_SAME };
+}
+
+/* Numbers below 128, as the machine multiplies them with signed bytes. */
+static qn_kvalue *as_bytes(const qn_nibbles *n, qn_kvalue *numbers)
+{
+    return n->same_signs ? qn_kb_bitcast(n->b, QUERN_I8, numbers) : numbers;
+}
+
+/* Four of k are in the lower halves of a word's bytes, four in the upper ones. */
+static void halves_of(const qn_nibbles *n, qn_kvalue *words, qn_kvalue *half[2])
+{
+    qn_kvalue *fifteen = qn_kb_const(n->b, words->type, (qn_scalar){ .i = 15 }),
+              *four = qn_kb_const(n->b, words->type, (qn_scalar){ .i = 4 });
+    half[0] = as_bytes(n, qn_kb_binary(n->b, QN_OP_AND, words, fifteen));
+    half[1] = as_bytes(n, qn_kb_binary(n->b, QN_OP_SHIFT_RIGHT, words, four));
+}
+
+/* A group of k and a vector of columns times x, as whole numbers: parts[row] += x * (number - 8), but for the 8. `x` holds the rows'
+ * words of the group. */
+static void multiply_bytes(const qn_nibbles *n, int rows, qn_kvalue *at, qn_kvalue *const *x,
+                           qn_kvalue **parts)
+{
+    const int words = (int)n->group / QN_WORD_BYTES;
+    for (int i = 0; i < words; i += 2) {
+        qn_kvalue *half[2];
+        halves_of(n, qn_word_load(n->b, n->y, ADD(at, INDEX(i / 2 * n->width)), n->lanes), half);
+        for (int r = 0; r < rows; r++)
+            for (int h = 0; h < 2; h++)
+                parts[r] = qn_kb_dot4(n->b, half[h], x[r * words + i + h], parts[r]);
+    }
+}
+
+/* What picks byte j of each word: words that are 1 in it and 0 in the others. */
+static void pickers(const qn_nibbles *n, qn_kvalue *one[QN_WORD_BYTES])
+{
+    const qn_ktype bytes = { QUERN_I8, QN_WORD_BYTES * n->lanes };
+    qn_kvalue *zeros = qn_kb_const(n->b, bytes, (qn_scalar){ .i = 0 }),
+              *ones = qn_kb_const(n->b, bytes, (qn_scalar){ .i = 1 });
+    int mask[64];
+    for (int j = 0; j < QN_WORD_BYTES; j++) {
+        for (int i = 0; i < QN_WORD_BYTES * n->lanes; i++)
+            mask[i] = i % QN_WORD_BYTES == j ? QN_WORD_BYTES * n->lanes : 0;
+        one[j] = qn_kb_shuffle(n->b, zeros, ones, QN_WORD_BYTES * n->lanes, mask);
+    }
+}
+
+/* The numbers of eight of k plus `minus`, a vector of i32, as floats. */
+static void numbers_of(const qn_nibbles *n, qn_kvalue *at, qn_kvalue *const *one, qn_kvalue *minus,
+                       qn_kvalue *numbers[QN_NIBBLES])
+{
+    qn_kvalue *half[2];
+    halves_of(n, qn_word_load(n->b, n->y, at, n->lanes), half);
+    for (int i = 0; i < QN_NIBBLES; i++)
+        numbers[i] = qn_kb_convert(n->b, QUERN_F32,
+                                   qn_kb_dot4(n->b, half[i / QN_WORD_BYTES], one[i % QN_WORD_BYTES], minus));
+}
+
+static qn_kvalue *minus_eight(const qn_nibbles *n)
+{
+    return qn_kb_const(n->b, (qn_ktype){ QUERN_I32, n->lanes }, (qn_scalar){ .i = -8 });
+}
+
+/* A group of k and a vector of columns, times x as floats: parts[row] += x * (number - 8). */
+static void multiply_floats(const qn_nibbles *n, int rows, qn_kvalue *at, qn_kvalue *x_at, qn_kvalue **parts)
+{
+    qn_kvalue *one[QN_WORD_BYTES], *numbers[QN_NIBBLES];
+    pickers(n, one);
+    for (int k = 0; k < n->group; k += QN_NIBBLES) {
+        numbers_of(n, ADD(at, INDEX(k / QN_NIBBLES * n->width)), one, minus_eight(n), numbers);
+        for (int i = 0; i < QN_NIBBLES; i++)
+            for (int r = 0; r < rows; r++) {
+                qn_kvalue *from = ADD(ADD(x_at, MUL(n->k_value, INDEX(r))), INDEX(k + i));
+                qn_kvalue *x = qn_kb_splat(n->b, qn_kb_load(n->b, n->x, from, 1), n->lanes);
+                parts[r] = qn_word_multiply_add(n->b, x, numbers[i], parts[r], n->fused);
+            }
+    }
+}
+
+static qn_kvalue *scales_at(const qn_nibbles *n, qn_kvalue *at)
+{
+    return qn_kb_convert(n->b, QUERN_F32, qn_kb_load(n->b, n->scale, at, n->lanes));
+}
+
+/* The sums and the products of the group from k on, times its scales. */
+static void add_group(const qn_nibbles *n, int rows, int streams, qn_kvalue *const *panels, qn_kvalue *x_at,
+                      qn_kvalue *k, qn_kvalue **sums)
+{
+    qn_kbuilder *b = n->b;
+    const int words = (int)n->group / QN_WORD_BYTES;
+    const bool bytes = n->x->dtype == QUERN_I8;
+    const qn_ktype part = { bytes ? QUERN_I32 : QUERN_F32, n->lanes };
+    qn_kvalue *x[QN_NIBBLES_MOST_ROWS * MOST_WORDS], *offset[QN_NIBBLES_MOST_ROWS],
+        *parts[QN_NIBBLES_MOST_ROWS];
+    qn_kvalue *eight =
+        qn_kb_const(b, (qn_ktype){ QUERN_U8, QN_WORD_BYTES * n->lanes }, (qn_scalar){ .i = 8 });
+    for (int r = 0; r < rows && bytes; r++) { /* 8 times the sum of x, to be taken off again */
+        qn_kvalue *at = ADD(ADD(x_at, MUL(n->k_value, INDEX(r))), k);
+        at = qn_kb_idiv(b, at, INDEX(QN_WORD_BYTES));
+        offset[r] = qn_kb_const(b, part, (qn_scalar){ .i = 0 });
+        for (int i = 0; i < words; i++) {
+            x[r * words + i] = qn_word_repeat(b, n->x, ADD(at, INDEX(i)), n->lanes);
+            offset[r] = qn_kb_dot4(b, as_bytes(n, eight), x[r * words + i], offset[r]);
+        }
+    }
+    for (int s = 0; s < streams; s++) {
+        qn_kvalue *from = ADD(panels[s], MUL(k, INDEX(n->width)));
+        qn_kvalue *at = qn_kb_idiv(b, from, INDEX(QN_NIBBLES)),
+                  *scales = qn_kb_idiv(b, from, INDEX(n->group));
+        for (int64_t i = 0; i < n->group / QN_NIBBLES * n->width; i += LINE)
+            qn_word_prefetch(b, n->y, ADD(at, INDEX(AHEAD * LINE + i)), 0);
+        for (int v = 0; v < n->vectors; v++) {
+            for (int r = 0; r < rows; r++)
+                parts[r] = qn_kb_const(b, part, (qn_scalar){ .i = 0 });
+            if (bytes)
+                multiply_bytes(n, rows, ADD(at, INDEX(v * n->lanes)), x, parts);
+            else
+                multiply_floats(n, rows, ADD(at, INDEX(v * n->lanes)), ADD(x_at, k), parts);
+            qn_kvalue *scale = scales_at(n, ADD(scales, INDEX(v * n->lanes)));
+            for (int r = 0; r < rows; r++) {
+                qn_kvalue **sum = &sums[(s * rows + r) * n->vectors + v];
+                if (bytes)
+                    parts[r] = qn_kb_convert(b, QUERN_F32, qn_kb_binary(b, QN_OP_SUB, parts[r], offset[r]));
+                *sum = qn_word_multiply_add(b, parts[r], scale, *sum, n->fused);
+            }
+        }
+    }
+}
+
+void qn_nibbles_sums(const qn_nibbles *n, int rows, int streams, qn_kvalue *const *panels, qn_kvalue *x_at,
+                     qn_kvalue **sums)
+{
+    const int each = streams * rows * n->vectors;
+    for (int i = 0; i < each; i++)
+        sums[i] = qn_kb_float(n->b, (qn_ktype){ QUERN_F32, n->lanes }, 0);
+    qn_kinst *loop = qn_kb_for(n->b, INDEX(0), n->k_value, INDEX(n->group), QN_TAG_SERIAL, each, sums, NULL);
+    for (int i = 0; i < each; i++)
+        sums[i] = &loop->blocks[0]->arguments[1 + i];
+    add_group(n, rows, streams, panels, x_at, qn_loop_counter(loop), sums);
+    qn_kb_end_for(n->b, loop, sums);
+    for (int i = 0; i < each; i++)
+        sums[i] = &loop->results[i];
+}
+
+void qn_nibbles_unpack(const qn_nibbles *n, qn_kvalue *panel, qn_kvalue *low, qn_kvalue *high, qn_kbuffer *to,
+                       qn_kvalue *at)
+{
+    qn_kbuilder *b = n->b;
+    qn_kvalue *one[QN_WORD_BYTES], *numbers[QN_NIBBLES], *scale[2];
+    qn_kinst *groups = qn_kb_for(b, low, high, INDEX(n->group), QN_TAG_SERIAL, 0, NULL, NULL);
+    qn_kvalue *first = qn_loop_counter(groups),
+              *scales = qn_kb_idiv(b, ADD(panel, MUL(first, INDEX(n->width))), INDEX(n->group));
+    pickers(n, one);
+    for (int v = 0; v < n->vectors; v++)
+        scale[v] = scales_at(n, ADD(scales, INDEX(v * n->lanes)));
+    qn_kinst *words =
+        qn_kb_for(b, first, ADD(first, INDEX(n->group)), INDEX(QN_NIBBLES), QN_TAG_SERIAL, 0, NULL, NULL);
+    qn_kvalue *k = qn_loop_counter(words),
+              *from = qn_kb_idiv(b, ADD(panel, MUL(k, INDEX(n->width))), INDEX(QN_NIBBLES)),
+              *line = ADD(at, MUL(qn_kb_isub(b, k, low), INDEX(n->width)));
+    for (int i = 0; i < n->width; i += LINE)
+        qn_word_prefetch(b, n->y, ADD(from, INDEX(AHEAD * LINE + i)), 0);
+    for (int v = 0; v < n->vectors; v++) {
+        numbers_of(n, ADD(from, INDEX(v * n->lanes)), one, minus_eight(n), numbers);
+        for (int i = 0; i < QN_NIBBLES; i++)
+            qn_kb_store(b, to, ADD(line, INDEX(i * n->width + v * n->lanes)),
+                        qn_kb_binary(b, QN_OP_MUL, numbers[i], scale[v]), NULL);
+    }
+    qn_kb_end_for(b, words, NULL);
+    qn_kb_end_for(b, groups, NULL);
+}
