@@ -9,6 +9,8 @@ static qn_kvalue *fetch_sum(qn_writer *w, void *user, const qn_value *value, con
     qn_kvalue *row = qn_kb_isub(&w->b, qn_writer_index(w, b->row), b->first_row);
     qn_kvalue *col = qn_kb_isub(&w->b, qn_writer_index(w, b->col), b->first_col);
     qn_kvalue *start = qn_kb_imul(&w->b, row, qn_kb_index(&w->b, b->width));
+    if (b->first_sum)
+        start = qn_kb_iadd(&w->b, b->first_sum, start);
     return qn_kb_load(&w->b, b->sums, qn_kb_iadd(&w->b, start, col), 1);
 }
 
@@ -38,22 +40,26 @@ void qn_block_open(qn_block *b, qn_writer *w, const qn_group *group, int64_t wid
     b->col = qn_ispace_var(&w->space, b->n, false);
     b->n_value = qn_writer_index(w, b->n);
     b->whole = qn_dim_divisible(b->n, width);
-    b->sums = qn_kernel_add_local(w->kernel, "sums", QUERN_F32, rows * width);
+    b->sums = qn_kernel_add_local(w->kernel, "sums", product->type.dtype, rows * width);
     qn_writer_bind(w, product, fetch_sum, b);
 }
 
 void qn_block_finish(qn_block *b)
+{
+    qn_block_finish_rows(b, b->first_row, qn_kb_iadd(&b->w->b, b->first_row, b->n_rows));
+}
+
+void qn_block_finish_rows(qn_block *b, qn_kvalue *low, qn_kvalue *high)
 {
     qn_writer *w = b->w;
     qn_kbuilder *kb = &w->b;
     qn_dim index[QN_MAX_RANK];
     qn_ix_split(&w->space, b->row, b->rank - 1, b->dims, index);
     index[b->rank - 1] = b->col;
-    qn_kvalue *past_row = qn_kb_iadd(kb, b->first_row, b->n_rows),
-              *past_col = qn_kb_iadd(kb, b->first_col, qn_kb_index(kb, b->width));
+    qn_kvalue *past_col = qn_kb_iadd(kb, b->first_col, qn_kb_index(kb, b->width));
     if (!b->whole)
         past_col = qn_kb_imin(kb, past_col, b->n_value);
-    qn_writer_loop by_row = qn_writer_for(w, b->row, b->first_row, past_row, QN_TAG_SERIAL, 0, NULL, NULL);
+    qn_writer_loop by_row = qn_writer_for(w, b->row, low, high, QN_TAG_SERIAL, 0, NULL, NULL);
     qn_writer_loop by_col = qn_writer_for(w, b->col, b->first_col, past_col, QN_TAG_VECTOR, 0, NULL, NULL);
     qn_writer_store_outputs(w, b->group, b->rank, b->dims, index);
     qn_writer_end_for(w, &by_col, NULL);

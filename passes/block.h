@@ -16,10 +16,11 @@ typedef struct qn_block {
     qn_kvalue *n_value;
     int64_t width;    /* columns of a block */
     bool whole;       /* n is a multiple of width */
-    qn_kbuffer *sums; /* local, f32, [rows][width] */
+    qn_kbuffer *sums; /* local, [rows][width] */
 
     qn_kvalue *first_row, *first_col,
-        *n_rows; /* where the block lies; width columns, or as many as there are left */
+        *n_rows;          /* where the block lies; width columns, or as many as there are left */
+    qn_kvalue *first_sum; /* of the block, in `sums`; NULL: 0 */
 } qn_block;
 
 /* The writer is new. Binds the group's inputs but the product's operands, whose arguments come first; sums for `rows` rows. */
@@ -27,5 +28,7 @@ void qn_block_open(qn_block *block, qn_writer *w, const qn_group *group, int64_t
                    qn_kbuffer **out_x, qn_kbuffer **out_y);
 /* Computes the group's outputs from the sums, row by row, and stores them. */
 void qn_block_finish(qn_block *block);
+/* The same of rows [low, high) of all batches, which are some of the block's. */
+void qn_block_finish_rows(qn_block *block, qn_kvalue *low, qn_kvalue *high);
 
 #endif

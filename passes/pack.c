@@ -21,6 +21,7 @@
  *   dot_general %x: f32[128, 768], %w     matmul_packed %x, %p : f32[128, 3072]
  */
 #include "passes/claim.h"
+#include "passes/gemm_tile.h"
 #include "passes/quantize.h"
 #include "passes/words.h"
 
@@ -164,14 +165,16 @@ static qn_value *whole_words(qn_builder *b, qn_value *v, int axis)
     return past ? qn_b_pad(b, v, qn_b_scalar(b, v->type.dtype, 0), low, high, NULL) : v;
 }
 
-/* The product takes x and y of different signs, or of the same. Where they are not as it takes them, y is made 128 less or more, which
- * adds to the result, or takes from it, 128 times the sum of x's row. */
+/* The product takes x and y of different signs, or of the same; of any on the matrix unit. Where they are not as it takes them, y is made
+ * 128 less or more, which adds to the result, or takes from it, 128 times the sum of x's row. */
 static qn_value *bytes_product(qn_builder *b, qn_value *x, qn_value *y, int n_batch, qn_dim n, int64_t width,
-                               qn_dot4_signs signs)
+                               const qn_machine *machine)
 {
     const int last = x->type.rank - 1;
+    const qn_dot4_signs signs = machine->dot4_signs;
     const bool same = x->type.dtype == y->type.dtype,
-               unfit = signs != QN_SIGNS_ANY && same != (signs == QN_SIGNS_SAME);
+               any = signs == QN_SIGNS_ANY || qn_gemm_tile_takes_bytes(&x->type, n_batch, machine),
+               unfit = !any && same != (signs == QN_SIGNS_SAME);
     qn_value *sums = NULL;
     if (unfit) {
         qn_value *wide = qn_b_convert(b, QUERN_I32, x);
@@ -224,8 +227,7 @@ static qn_value *packed_product(qn_builder *b, const qn_node *node, const qn_dot
     const int64_t width = n->max > lanes ? 2 * lanes : lanes;
     const qn_type *type = &node->results[0].type;
     if (is_byte(x->type.dtype))
-        return qn_b_reshape(b, bytes_product(b, x, y, n_batch, n, width, machine->dot4_signs), type->rank,
-                            type->dims);
+        return qn_b_reshape(b, bytes_product(b, x, y, n_batch, n, width, machine), type->rank, type->dims);
     if (stored == QN_PRECISION_INT4 && qn_int4_takes(y))
         return qn_b_reshape(b, qn_int4_product(b, x, y, n_batch, width), type->rank, type->dims);
     qn_value *panels = qn_b_panels(b, y, width);

@@ -15,7 +15,9 @@
     X(DEPTH, "depth")         /* products: of k in a pass over a task's tiles */                             \
     X(TILES, "tiles")         /* of a task: tiles of rows, lines of a map, pieces of Winograd's tiles */     \
     X(PANELS, "panels")       /* of a task: panels of columns or of output channels */                       \
-    X(AHEAD, "ahead")         /* products of one row: bytes fetched before they are needed */
+    X(AHEAD,                                                                                                 \
+      "ahead") /* products of one row: bytes fetched before they are needed; on a matrix unit, besides panels: 1
+                                 nothing, 2 the lines that results go to, 4 rows too */
 
 typedef enum qn_knob {
 #define X(knob, name) QN_KNOB_##knob,

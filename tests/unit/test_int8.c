@@ -140,7 +140,7 @@ static void fill_bytes(qn_array *array, const qn_type *type, int seed, qn_arena 
 static const struct {
     int64_t batch, m, k, n; /* batch 0: y has none */
 } shapes[] = { { 0, 37, 64, 70 }, { 0, 1, 256, 65 },  { 0, 3, 100, 40 }, { 0, 13, 67, 33 },
-               { 3, 9, 48, 50 },  { 0, 26, 1024, 8 }, { 2, 1, 65, 32 } };
+               { 3, 9, 48, 50 },  { 0, 26, 1024, 8 }, { 2, 1, 65, 32 },  { 2, 45, 128, 33 } };
 
 static void products_of_bytes(void **state)
 {

@@ -5,6 +5,7 @@
 #include <stdarg.h>
 #include <stddef.h>
 #include <stdint.h>
+#include <stdio.h>
 #include <string.h>
 
 #include <cmocka.h>
@@ -13,6 +14,7 @@
 #include "frontend/text/text.h"
 #include "ir/build.h"
 #include "passes/pass.h"
+#include "passes/schedule.h"
 #include "quern.h"
 #include "tests/support/jit_kernel.h"
 #include "tests/support/linear.h"
@@ -356,6 +358,90 @@ static void winograd_stays_where_it_is_faster(void **state)
 }
 
 /* Few rows wait for the right side to be read: it is kept in bfloat16 on any machine and multiplied in float32. */
+static int cut; /* kernels whose k is done in passes */
+
+/* Any numbers, the same for the same site. */
+static bool find_anything(void *user, const char *site, qn_schedule *out)
+{
+    static const int64_t numbers[] = { 0, 1, 2, 3, 4, 8, 33, 64, 100, 128, 1000, 1 << 30 };
+    uint64_t state = *(const uint64_t *)user;
+    for (const char *c = site; *c; c++)
+        state = (state ^ (unsigned char)*c) * 0x100000001b3u;
+    for (int i = 0; i < QN_N_KNOBS; i++) {
+        state = state * 6364136223846793005u + 1442695040888963407u;
+        out->knobs[i] = numbers[(state >> 33) % (sizeof numbers / sizeof *numbers)];
+    }
+    return true;
+}
+
+/* Notes whether k is cut. */
+static void note_depth(void *user, const char *site, const char *node, const qn_schedule *given)
+{
+    long long k;
+    (void)user, (void)node;
+    assert_int_equal(sscanf(site, "%*s %*s %*[^x]x%*[^x]x%lld", &k), 1);
+    cut += given->knobs[QN_KNOB_DEPTH] < k;
+}
+
+/* Numbers whose sums depend on their order. */
+static void fill_uneven(qn_array *array, const qn_type *type, const int64_t *symbols, int seed,
+                        qn_arena *arena)
+{
+    int64_t n = 1;
+    fill(array, type, symbols, seed, arena);
+    for (int i = 0; i < array->rank; i++)
+        n *= array->dims[i];
+    for (int64_t i = 0; i < n; i++)
+        ((float *)array->data)[i] /= (float)(3 + i % 7);
+}
+
+static void run_with(const char *name, const char *text, const int64_t *symbol, uint64_t seed, qn_array *out,
+                     int *n_outputs, qn_arena *arena)
+{
+    qn_diags diags;
+    qn_diags_init(&diags, arena);
+    qn_module *module;
+    qn_array inputs[5];
+    assert_int_equal(qn_text_parse(text, strlen(text), name, &module, &diags), 0);
+    qn_graph *graph = module->functions[0];
+    for (int k = 0; k < graph->n_inputs; k++)
+        fill_uneven(&inputs[k], &graph->inputs[k]->type, symbol, k, arena);
+    const qn_schedule_book book = { .find = find_anything, .note = note_depth, .user = &seed };
+    const qn_pass_options options = { .math = QN_MATH_DEFAULT,
+                                      .precision = QN_PRECISION_BF16,
+                                      .machine = &tiles,
+                                      .schedules = seed ? &book : NULL,
+                                      .fold = qn_interp_fold };
+    *n_outputs = graph->n_outputs;
+    if (lowered_run(graph, true, &options, inputs, symbol, out, NULL, arena, &diags))
+        fail_msg("%s, seed %d: %s", name, (int)seed, qn_diags_text(&diags, arena));
+    qn_module_free(module);
+}
+
+/* How k is cut into passes, how large tasks are, and what is fetched. */
+static void schedules_change_no_bit(void **state)
+{
+    (void)state;
+    enum { SEEDS = 16 };
+    for (size_t i = 0; i < sizeof cases / sizeof *cases; i++)
+        for (uint64_t seed = 1; seed <= (cases[i].pairs_only ? 0 : SEEDS); seed++) {
+            qn_arena *arena = qn_arena_new();
+            qn_array expected[2], found[2];
+            int n;
+            run_with(cases[i].name, cases[i].text, &cases[i].symbol, 0, expected, &n, arena);
+            run_with(cases[i].name, cases[i].text, &cases[i].symbol, seed, found, &n, arena);
+            for (int k = 0; k < n; k++) {
+                size_t bytes = sizeof(float);
+                for (int d = 0; d < expected[k].rank; d++)
+                    bytes *= (size_t)expected[k].dims[d];
+                if (memcmp(expected[k].data, found[k].data, bytes) != 0)
+                    fail_msg("%s: seed %d changes output %d", cases[i].name, (int)seed, k);
+            }
+            qn_arena_free(arena);
+        }
+    assert_true(cut > SEEDS);
+}
+
 static void few_rows_of_a_constant(void **state)
 {
     (void)state;
@@ -434,9 +520,13 @@ static void machine_code_gives_the_same(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(instructions_as_text_and_code),       cmocka_unit_test(mistakes_are_found),
-        cmocka_unit_test(products_equal_those_of_float32),     cmocka_unit_test(few_rows_of_a_constant),
-        cmocka_unit_test(convolutions_equal_those_of_float32), cmocka_unit_test(machine_code_gives_the_same),
+        cmocka_unit_test(instructions_as_text_and_code),
+        cmocka_unit_test(mistakes_are_found),
+        cmocka_unit_test(products_equal_those_of_float32),
+        cmocka_unit_test(schedules_change_no_bit),
+        cmocka_unit_test(few_rows_of_a_constant),
+        cmocka_unit_test(convolutions_equal_those_of_float32),
+        cmocka_unit_test(machine_code_gives_the_same),
         cmocka_unit_test(winograd_stays_where_it_is_faster),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
