@@ -50,7 +50,7 @@ enum {
     LONG = 8 * COPIED_DEPTH,
     ROWS_AHEAD = 3, /* fetched before they are needed, where y lies row by row: they share few cache sets */
     SHARING_STRIDE = 4096, /* bytes: of rows of y that share too few sets of the second cache in a pass */
-    LEAST_WORK = 2048,     /* elements of a right side that lies row by row */
+    LEAST_SIDE = 256,      /* elements of a right side that lies row by row */
     PACKED_BYTES = QN_LOCAL_LIMIT / 8 * 3, /* of packed panels; partial sums take as much then */
     UNPACKED_BYTES = QN_LOCAL_LIMIT / 2,   /* of panels of four bits */
     UNPACKED_PARTIAL_BYTES = QN_LOCAL_LIMIT / 16 * 7
@@ -120,7 +120,7 @@ bool qn_gemm_reads_rows(const qn_node *node, const qn_pass_options *options)
             return false;
     const qn_dim k = y->dims[n_batch], n = y->dims[n_batch + 1];
     return qn_dim_is_const(n) && n->value > 0 && n->value % width == 0 &&
-           n->value * 4 % SHARING_STRIDE != 0 && (double)n->value * (double)k->max >= LEAST_WORK;
+           n->value * 4 % SHARING_STRIDE != 0 && (double)n->value * (double)k->max >= LEAST_SIDE;
 }
 
 static bool matches(const qn_group *group, const qn_pass_options *options)

@@ -34,10 +34,11 @@ static qn_dim product(qn_dims *table, const qn_dim *dims, int from, int to)
     return p;
 }
 
-/* Packing a right side that is not a constant costs as much as some rows of the product. */
+/* Panels pay even for a few hundred multiply-adds, since each takes a lane; not where hardly anything is summed. Packing a right
+ * side that is not a constant costs as much as some rows of the product. */
 static bool worth_packing(qn_dims *table, const qn_node *node, const qn_dot_side *x, const qn_dot_side *y)
 {
-    enum { LEAST_ROWS = 8, LEAST_WORK = 2048 };
+    enum { LEAST_ROWS = 3, LEAST_DEPTH = 4, LEAST_WORK = 512 };
     const qn_type *xt = &node->operands[0]->type, *yt = &node->operands[1]->type;
     qn_dim rows = qn_dim_const(table, 1), columns = rows, depth = rows;
     for (int i = 0; i < x->n_free; i++)
@@ -46,8 +47,8 @@ static bool worth_packing(qn_dims *table, const qn_node *node, const qn_dot_side
         columns = qn_dim_mul(table, columns, yt->dims[y->free[i]]);
     for (int i = 0; i < y->n_contract; i++)
         depth = qn_dim_mul(table, depth, yt->dims[y->contract[i]]);
-    qn_dim work = qn_dim_mul(table, columns, depth);
-    if (work->max < LEAST_WORK || columns->max < 2)
+    qn_dim work = qn_dim_mul(table, rows, qn_dim_mul(table, columns, depth));
+    if (work->max < LEAST_WORK || columns->max < 2 || depth->max < LEAST_DEPTH)
         return false;
     return qn_is_constant(node->operands[1]) || rows->max >= LEAST_ROWS;
 }
@@ -277,12 +278,12 @@ static qn_status pack_graph(qn_graph *graph, const qn_pass_options *options, boo
             continue;
         const qn_dot_side x = qn_dot_side_of(node, 0), y = qn_dot_side_of(node, 1);
         qn_builder b = { .graph = graph, .before = node, .loc = node->loc, .diags = diags };
-        const bool packs = worth_packing(graph->module->dims, node, &x, &y);
-        if (!packs && !sums_along_rows(node, &x, &y))
+        const bool sums = sums_along_rows(node, &x, &y);
+        if (!sums && !worth_packing(graph->module->dims, node, &x, &y))
             continue;
         const qn_precision stored = qn_waits_for_memory(node, &x) ? options->precision : QN_PRECISION_F32;
-        qn_value *r = packs ? packed_product(&b, node, &x, &y, options->machine, stored)
-                            : sums_of_rows(&b, node, &x, &y);
+        qn_value *r = sums ? sums_of_rows(&b, node, &x, &y)
+                           : packed_product(&b, node, &x, &y, options->machine, stored);
         if (!r)
             return qn_diags_status(diags);
         qn_value_replace(&node->results[0], r);

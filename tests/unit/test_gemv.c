@@ -27,7 +27,7 @@ static const struct {
 } cases[] = {
     { 1, 41, 65, false },   { 1, 64, 128, false },  { 1, 41, 65, true },   { 1, 1000, 224, false },
     { 1, 1025, 227, true }, { 1, 3000, 160, true }, { 3, 50, 70, false },  { 3, 51, 96, true },
-    { 1, 2100, 7, false },  { 1, 1, 2100, true },   { 1, 600, 900, true },
+    { 1, 2100, 7, false },  { 1, 4, 2100, true },   { 1, 600, 900, true },
 };
 
 static float *numbers(qn_arena *arena, int64_t n, int seed)
