@@ -499,6 +499,31 @@ qn_status qn_compile_entries(const qn_compiled *c, const qn_entries *entries, co
     return status;
 }
 
+qn_status qn_compile_choice(const qn_compiled *c, const qn_choice *choice, const qn_settings *s, qn_code *out,
+                            qn_diags *diags)
+{
+    qn_cache cache;
+    QN_TRY(qn_cache_open(&cache, s->cache, diags));
+    qn_arena *scratch = qn_arena_new();
+    qn_strbuf text = { .arena = scratch };
+    qn_strbuf_printf(&text, "choice %s", choice->cpu);
+    for (int i = 0; i < choice->n; i++)
+        qn_strbuf_printf(&text, " %x %s", choice->needs[i], choice->queries[i]);
+    qn_cache_key key = entries_key(c, choice->entries, s, scratch);
+    char entries[33];
+    qn_cache_key_text(&key, entries);
+    key = qn_cache_key_of(2, (const char *[]){ text.data, entries });
+    qn_status status = QUERN_OK;
+    if (!qn_cache_get(&cache, &key, c->arena, out)) {
+        status = qn_llvm_emit_choice(choice, c->arena, out, diags);
+        if (!status)
+            qn_cache_put(&cache, &key, out);
+    }
+    qn_arena_free(scratch);
+    qn_cache_close(&cache);
+    return status;
+}
+
 const char *qn_machine_name(const qn_machine *machine, qn_arena *arena)
 {
     const char *text = machine->features ? machine->features : "";

@@ -4,6 +4,7 @@
 #define QN_DRIVER_COMPILE_H
 
 #include "backends/backend.h"
+#include "backends/llvm/choice.h"
 #include "driver/cache.h"
 #include "driver/weights.h"
 #include "quern.h"
@@ -85,6 +86,10 @@ qn_entries qn_compiled_entries(const qn_compiled *c, const char *prefix, bool we
 /* The object with these entries and their tables, through the cache; in the arena of `c`. */
 QN_MUST_USE qn_status qn_compile_entries(const qn_compiled *c, const qn_entries *entries,
                                          const qn_settings *settings, qn_code *out, qn_diags *diags);
+
+/* The object that compares itself with the machine's CPU, through the cache; in the arena of `c`. */
+QN_MUST_USE qn_status qn_compile_choice(const qn_compiled *c, const qn_choice *choice,
+                                        const qn_settings *settings, qn_code *out, qn_diags *diags);
 
 #define QN_JIT_PREFIX "model"
 /* Into this process. `module` is changed, and may be freed afterwards. */

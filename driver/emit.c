@@ -51,7 +51,8 @@ typedef struct variant {
     qn_settings settings;
     qn_module *module; /* its own, but for the first */
     qn_compiled compiled;
-    int level; /* of the CPU; -1: is not compared with the machine's */
+    const char *cpu;
+    int level; /* of the CPU; -1: there is no such in lists */
 } variant;
 
 typedef struct emission {
@@ -63,6 +64,7 @@ typedef struct emission {
     qn_diags *diags;
     int n_variants;
     variant *variants;
+    bool compares;      /* itself with the machine's CPU when it is loaded */
     qn_weights weights; /* of all variants, each contents once */
 } emission;
 
@@ -124,17 +126,17 @@ static const char *triple_of(const emission *e)
     return e->settings->target.triple ? e->settings->target.triple : QN_HOST_TRIPLE;
 }
 
-/* One for each CPU of a list. A name alone is compared with the machine's CPU when the object is loaded, too, where it says all
- * that the code may use. */
+/* One for each CPU of a list. */
 static qn_status find_variants(emission *e, bool binary)
 {
     const char *cpus = e->settings->target.cpu ? e->settings->target.cpu : "";
-    const bool list = strchr(cpus, ',') != NULL, comparable = strncmp(triple_of(e), "x86_64", 6) == 0;
+    const bool list = strchr(cpus, ',') != NULL;
+    e->compares = binary && strncmp(triple_of(e), "x86_64", 6) == 0;
     e->n_variants = 1;
     for (const char *c = cpus; *c; c++)
         e->n_variants += *c == ',';
     e->variants = QN_NEW_ARRAY(e->arena, variant, e->n_variants);
-    if (list && !(binary && comparable))
+    if (list && !e->compares)
         return qn_error(e->diags, QUERN_ERROR_ARGUMENT, NULL,
                         "a list of CPUs ('%s') is for shared objects, archives and objects for x86-64", cpus);
     for (int i = 0; i < e->n_variants; i++) {
@@ -142,13 +144,13 @@ static qn_status find_variants(emission *e, bool binary)
         const char *name = qn_arena_printf(e->arena, "%.*s", (int)length, cpus);
         variant *v = &e->variants[i];
         qn_target level = e->settings->target;
-        *v = (variant){ .settings = *e->settings, .level = qn_llvm_level(name, &level) };
+        *v = (variant){ .settings = *e->settings,
+                        .cpu = *name ? name : "native",
+                        .level = qn_llvm_level(name, &level) };
         if (list && (v->level < 0 || (i > 0 && v->level <= v[-1].level)))
             return qn_error(e->diags, QUERN_ERROR_ARGUMENT, NULL,
                             "a list of CPUs cannot have '%s' there: it takes some of %s, in this order", name,
                             qn_llvm_level_names);
-        if (!list && (!binary || !comparable || level.features))
-            v->level = -1;
         if (list)
             v->settings.target = level;
         cpus += length + (cpus[length] == ',');
@@ -221,12 +223,20 @@ static qn_status write_weights_object(emission *e, qn_output *output)
 
 static qn_status choice_object(const emission *e, const char *const *queries, qn_code *out)
 {
-    const qn_entries entries = qn_compiled_entries(&e->variants[0].compiled, e->prefix, e->inside);
-    int *levels = QN_NEW_ARRAY(e->arena, int, e->n_variants);
+    const qn_compiled *first = &e->variants[0].compiled;
+    const qn_entries entries = qn_compiled_entries(first, e->prefix, e->inside);
+    uint32_t *needs = QN_NEW_ARRAY(e->arena, uint32_t, e->n_variants);
     for (int i = 0; i < e->n_variants; i++)
-        levels[i] = e->variants[i].level;
-    return qn_llvm_emit_choice(&entries, e->settings->target.triple, e->n_variants, levels, queries, e->arena,
-                               out, e->diags);
+        needs[i] = e->variants[i].compiled.machine.needs;
+    if (e->n_variants == 1)
+        needs[0] &= ~(uint32_t)QN_NEEDS_TILES; /* what uses them asks for them */
+    const qn_choice choice = { .entries = &entries,
+                               .triple = e->settings->target.triple,
+                               .cpu = e->variants[0].cpu,
+                               .n = e->n_variants,
+                               .needs = needs,
+                               .queries = queries };
+    return qn_compile_choice(first, &choice, e->settings, out, e->diags);
 }
 
 static qn_status link_objects(emission *e, qn_link_kind kind, const qn_output *weights)
@@ -236,7 +246,6 @@ static qn_status link_objects(emission *e, qn_link_kind kind, const qn_output *w
         capacity += e->variants[i].compiled.n_kernels + 1;
     qn_link_input *inputs = QN_NEW_ARRAY(e->arena, qn_link_input, capacity);
     const char **queries = QN_NEW_ARRAY(e->arena, const char *, e->n_variants);
-    const bool chooses = e->variants[0].level >= 0;
     for (int i = 0; i < e->n_variants; i++) {
         const qn_compiled *c = &e->variants[i].compiled;
         qn_entries entries = qn_compiled_entries(c, e->prefix, e->inside);
@@ -244,11 +253,11 @@ static qn_status link_objects(emission *e, qn_link_kind kind, const qn_output *w
             inputs[n++] = (qn_link_input){ .name = qn_arena_printf(e->arena, "%s.o", c->kernel_symbols[k]),
                                            .code = c->kernels[k] };
         entries.query = queries[i] =
-            qn_arena_printf(e->arena, chooses ? "%s_query_%d" : "%s_query", e->prefix, i);
-        inputs[n].name = qn_arena_printf(e->arena, chooses ? "%s_%d.o" : "%s.o", e->prefix, i);
+            qn_arena_printf(e->arena, e->compares ? "%s_query_%d" : "%s_query", e->prefix, i);
+        inputs[n].name = qn_arena_printf(e->arena, e->compares ? "%s_%d.o" : "%s.o", e->prefix, i);
         QN_TRY(qn_compile_entries(c, &entries, &e->variants[i].settings, &inputs[n++].code, e->diags));
     }
-    if (chooses) {
+    if (e->compares) {
         inputs[n].name = qn_arena_printf(e->arena, "%s.o", e->prefix);
         QN_TRY(choice_object(e, queries, &inputs[n++].code));
     }

@@ -188,6 +188,8 @@ typedef struct quern_model_info {
     int64_t weights_bytes;    /* in the object, or to be lent as quern_ctx.weights */
     const void *weights;      /* NULL when they are in a side file */
     const char *weights_hash; /* XXH3 128 of the weights, hexadecimal */
+    const char *
+        lacks; /* what this machine's CPU has not and the code needs: entries return QUERN_ERROR_DEVICE; NULL: nothing */
 } quern_model_info;
 
 typedef const quern_model_info *(*quern_query_fn)(uint32_t abi_version);

@@ -43,6 +43,7 @@ typedef struct qn_machine {
     int gpu_arch;         /* 90 for sm_90 */
     int gpu_units;        /* multiprocessors of the largest GPU of that kind */
     const char *features; /* for keys and messages */
+    uint32_t needs; /* what a CPU has to have to run such code, as its backend counts it; 0: not known */
 } qn_machine;
 
 /* Which contractions are calls of a library (QN_STEP_LIBRARY): those for which lowering has no tuned kernel on the machine,

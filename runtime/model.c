@@ -197,6 +197,10 @@ static int find_info(const char *path, const char *prefix, opened *o, const quer
     if (!info || info->abi_version != QUERN_ABI_VERSION || info->n_entries < 1)
         return qn_fail(QUERN_ERROR_UNSUPPORTED, "%s was made for another version of Quern's ABI than %u",
                        path, QUERN_ABI_VERSION);
+    if (info->size >= offsetof(quern_model_info, lacks) + sizeof info->lacks && info->lacks)
+        return qn_fail(QUERN_ERROR_DEVICE,
+                       "%s cannot run here: it was compiled for %s, and this machine has no %s", path,
+                       info->target, info->lacks);
     *out = info;
     return QUERN_OK;
 }

@@ -1,4 +1,4 @@
-/* The choice between tables for several CPUs: see choice.h. What the machine can do is read by cpuid, once; the choice is kept
+/* The comparison of an object with the machine: see choice.h. What the machine can do is read by cpuid, once; the choice is kept
  * in one word, the only one of an object that changes. Threads that come at the same time store the same value. */
 #include "backends/llvm/choice.h"
 
@@ -14,32 +14,45 @@ enum { LEAF_1_C, LEAF_7_B, LEAF_7_C, LEAF_7_D, LEAF_7_1_A, LEAF_80000001_C, XCR0
 #define BIT(n) (1u << (n))
 enum { OSXSAVE = 27 }; /* of LEAF_1_C: XCR0 can be read */
 
-static const struct level {
-    const char *name, *cpu, *features; /* the last two as LLVM knows them */
-    uint32_t needs[N_WORDS];           /* besides what the levels before need */
-} levels[] = {
-    { "x86-64-v3",
-      "x86-64-v3",
-      NULL,
-      { [LEAF_1_C] = BIT(0) | BIT(9) | BIT(12) | BIT(13) | BIT(19) | BIT(20) | BIT(22) | BIT(23) | BIT(28) |
-                     BIT(29), /* SSE3, SSSE3, FMA, CX16, SSE4.1, SSE4.2, MOVBE, POPCNT, AVX, F16C */
-        [LEAF_7_B] = BIT(3) | BIT(5) | BIT(8), /* BMI1, AVX2, BMI2 */
-        [LEAF_80000001_C] = BIT(0) | BIT(5),   /* LAHF, LZCNT */
-        [XCR0] = BIT(1) | BIT(2) } },          /* xmm, ymm */
-    { "x86-64-v4",
-      "x86-64-v4",
-      NULL,
-      { [LEAF_7_B] = BIT(16) | BIT(17) | BIT(28) | BIT(30) | BIT(31), /* AVX-512 F, DQ, CD, BW, VL */
+/* In the order of the bits QN_NEEDS_. */
+static const struct part {
+    const char *name;
+    uint32_t words[N_WORDS];
+} parts[] = {
+    { "AVX2, FMA or F16C",
+      { [LEAF_1_C] = BIT(0) | BIT(9) | BIT(12) | BIT(19) | BIT(20) | BIT(28) |
+                     BIT(29),         /* SSE3, SSSE3, FMA, SSE4.1, SSE4.2, AVX, F16C */
+        [LEAF_7_B] = BIT(5),          /* AVX2 */
+        [XCR0] = BIT(1) | BIT(2) } }, /* xmm, ymm */
+    { "BMI, BMI2, LZCNT, MOVBE or POPCNT",
+      { [LEAF_1_C] = BIT(13) | BIT(22) | BIT(23), /* CX16, MOVBE, POPCNT */
+        [LEAF_7_B] = BIT(3) | BIT(8),             /* BMI, BMI2 */
+        [LEAF_80000001_C] = BIT(0) | BIT(5) } },  /* LAHF, LZCNT */
+    { "AVX-512 (F, BW, CD, DQ, VL)",
+      { [LEAF_7_B] = BIT(16) | BIT(17) | BIT(28) | BIT(30) | BIT(31), /* F, DQ, CD, BW, VL */
         [XCR0] = BIT(5) | BIT(6) | BIT(7) } },                        /* k, zmm */
-    { "icelake-server", "x86-64-v4", "+avx512vnni", { [LEAF_7_C] = BIT(11) } },
-    { "znver4", "x86-64-v4", "+avx512vnni,+avx512bf16", { [LEAF_7_1_A] = BIT(5) } },
-    { "sapphirerapids",
-      "x86-64-v4",
-      "+avx512vnni,+avx512bf16,+amx-tile,+amx-int8,+amx-bf16",
-      { [LEAF_7_D] = BIT(22) | BIT(24) | BIT(25), /* AMX: bf16, tiles, int8 */
+    { "AVX_VNNI", { [LEAF_7_1_A] = BIT(4) } },
+    { "AVX512_VNNI", { [LEAF_7_C] = BIT(11) } },
+    { "AVX512_BF16", { [LEAF_7_1_A] = BIT(5) } },
+    { "AVX512_FP16", { [LEAF_7_D] = BIT(23) } },
+    { "AVX512_BITALG, VBMI, VBMI2, VPOPCNTDQ or GFNI",
+      { [LEAF_7_C] = BIT(1) | BIT(6) | BIT(8) | BIT(12) | BIT(14) } },
+    { "AMX",                                      /* and the system's permission */
+      { [LEAF_7_D] = BIT(22) | BIT(24) | BIT(25), /* bf16, tiles, int8 */
         [XCR0] = BIT(17) | BIT(18) } },           /* their state */
 };
-enum { N_LEVELS = sizeof levels / sizeof *levels, WITH_TILES = N_LEVELS - 1 };
+enum { N_PARTS = sizeof parts / sizeof *parts };
+
+static const struct level {
+    const char *name, *cpu, *features; /* the last two as LLVM knows them */
+} levels[] = {
+    { "x86-64-v3", "x86-64-v3", NULL },
+    { "x86-64-v4", "x86-64-v4", NULL },
+    { "icelake-server", "x86-64-v4", "+avx512vnni" },
+    { "znver4", "x86-64-v4", "+avx512vnni,+avx512bf16" },
+    { "sapphirerapids", "x86-64-v4", "+avx512vnni,+avx512bf16,+amx-tile,+amx-int8,+amx-bf16" },
+};
+enum { N_LEVELS = sizeof levels / sizeof *levels };
 
 const char qn_llvm_level_names[] = "x86-64-v3, x86-64-v4, icelake-server, znver4, sapphirerapids";
 
@@ -94,34 +107,48 @@ static void return_unless(const qn_emitter *e, LLVMValueRef condition, int value
     qn_llvm_at(e, yes);
 }
 
-/* i32 choose(void): 1 + the index of the last of the levels that the machine has, or n + 1. */
-static LLVMValueRef emit_choose(const qn_emitter *e, int n, const int *chosen)
+/* Has the machine with these words a part? */
+static LLVMValueRef has_part(const qn_emitter *e, LLVMValueRef *words, int part)
+{
+    LLVMValueRef has = LLVMConstAllOnes(e->i1);
+    for (int w = 0; w < N_WORDS; w++)
+        if (parts[part].words[w])
+            has = LLVMBuildAnd(e->builder, has, has_all(e, words[w], parts[part].words[w]), "");
+    if (1u << part == QN_NEEDS_TILES)
+        has = LLVMBuildAnd(e->builder, has, LLVMBuildNot(e->builder, qn_llvm_tile_permission(e), ""), "");
+    return has;
+}
+
+/* i32 choose(void): 1 + the index of the last CPU whose code the machine can run; or 1 + n + the first part that it lacks of what the
+ * first needs. */
+static LLVMValueRef emit_choose(const qn_emitter *e, const qn_choice *c)
 {
     LLVMBuilderRef b = e->builder;
-    LLVMValueRef f = qn_llvm_function(e, "choose", e->i32, 0, NULL), words[N_WORDS];
+    LLVMValueRef f = qn_llvm_function(e, "choose", e->i32, 0, NULL), words[N_WORDS], has[N_PARTS] = { NULL };
     LLVMSetLinkage(f, LLVMInternalLinkage);
     qn_llvm_at(e, LLVMAppendBasicBlockInContext(e->context, f, "entry"));
     LLVMValueRef leaves = part_of(e, cpuid(e, 0, 0), 0);
-    return_unless(e, LLVMBuildICmp(b, LLVMIntUGE, leaves, qn_llvm_i32(e, 7), ""), n + 1);
+    return_unless(e, LLVMBuildICmp(b, LLVMIntUGE, leaves, qn_llvm_i32(e, 7), ""), c->n + 1);
     words[LEAF_1_C] = part_of(e, cpuid(e, 1, 0), 2);
-    return_unless(e, has_all(e, words[LEAF_1_C], BIT(OSXSAVE)), n + 1);
+    return_unless(e, has_all(e, words[LEAF_1_C], BIT(OSXSAVE)), c->n + 1);
     LLVMValueRef leaf_7 = cpuid(e, 7, 0), zero = qn_llvm_i32(e, 0);
     for (int i = LEAF_7_B; i <= LEAF_7_D; i++)
         words[i] = part_of(e, leaf_7, (unsigned)(1 + i - LEAF_7_B));
     words[LEAF_7_1_A] = part_of(e, cpuid(e, 7, 1), 0); /* 0 where there is no such leaf */
     words[LEAF_80000001_C] = part_of(e, cpuid(e, 0x80000001, 0), 2);
     words[XCR0] = call_asm(e, "xgetbv", "={eax},{ecx},~{edx}", e->i32, 1, &zero);
-    LLVMValueRef result = qn_llvm_i32(e, n + 1);
-    for (int i = 0; i < n; i++) {
-        LLVMValueRef fit = LLVMConstAllOnes(e->i1);
-        for (int w = 0; w < N_WORDS; w++) {
-            uint32_t bits = 0;
-            for (int l = 0; l <= chosen[i]; l++)
-                bits |= levels[l].needs[w];
-            fit = LLVMBuildAnd(b, fit, has_all(e, words[w], bits), "");
+    LLVMValueRef result = qn_llvm_i32(e, c->n + 1);
+    for (int p = N_PARTS - 1; p >= 0; p--)
+        if (c->needs[c->n - 1] >> p & 1) {
+            has[p] = has_part(e, words, p);
+            if (c->needs[0] >> p & 1)
+                result = LLVMBuildSelect(b, has[p], result, qn_llvm_i32(e, c->n + 1 + p), "");
         }
-        if (chosen[i] == WITH_TILES)
-            fit = LLVMBuildAnd(b, fit, LLVMBuildNot(b, qn_llvm_tile_permission(e), ""), "");
+    for (int i = 0; i < c->n; i++) {
+        LLVMValueRef fit = LLVMConstAllOnes(e->i1);
+        for (int p = 0; p < N_PARTS; p++)
+            if (c->needs[i] >> p & 1)
+                fit = LLVMBuildAnd(b, fit, has[p], "");
         result = LLVMBuildSelect(b, fit, qn_llvm_i32(e, i + 1), result, "");
     }
     LLVMBuildRet(b, result);
@@ -130,13 +157,6 @@ static LLVMValueRef emit_choose(const qn_emitter *e, int n, const int *chosen)
 
 /* ---- the module ---- */
 
-typedef struct job {
-    const qn_entries *entries;
-    int n;
-    const int *levels;
-    const char *const *queries;
-} job;
-
 static LLVMValueRef kept_access(LLVMValueRef access)
 {
     LLVMSetOrdering(access, LLVMAtomicOrderingMonotonic);
@@ -144,23 +164,38 @@ static LLVMValueRef kept_access(LLVMValueRef access)
     return access;
 }
 
+/* The refusing tables `of`, which also say that the machine has no `part`. */
+static LLVMValueRef refusal(const qn_emitter *e, LLVMValueRef of, int part)
+{
+    LLVMValueRef model = LLVMGetInitializer(of), members[QN_MODEL_LACKS + 1];
+    for (unsigned i = 0; i <= QN_MODEL_LACKS; i++)
+        members[i] = LLVMGetOperand(model, i);
+    members[QN_MODEL_LACKS] = qn_llvm_string(e, parts[part].name);
+    LLVMValueRef made = LLVMAddGlobal(e->module, LLVMTypeOf(model), "lacks");
+    LLVMSetInitializer(made, LLVMConstNamedStruct(LLVMTypeOf(model), members, QN_MODEL_LACKS + 1));
+    LLVMSetGlobalConstant(made, 1);
+    LLVMSetLinkage(made, LLVMInternalLinkage);
+    return made;
+}
+
 static qn_status build(qn_emitter *e, void *user)
 {
-    const job *j = user;
+    const qn_choice *c = user;
     LLVMBuilderRef b = e->builder;
-    qn_entries refusing = *j->entries;
+    qn_entries refusing = *c->entries;
     refusing.query = "refusing";
-    refusing.machine = qn_arena_printf(e->arena, "%s %s, which this machine is not", e->target->triple,
-                                       levels[j->levels[0]].name);
-    LLVMValueRef refuse = qn_llvm_build_entries(e, &refusing, false, true),
-                 choose = emit_choose(e, j->n, j->levels);
+    refusing.machine = qn_arena_printf(e->arena, "%s %s", e->target->triple, c->cpu);
+    LLVMDeleteFunction(qn_llvm_build_entries(e, &refusing, false, true)); /* only its tables are wanted */
+    LLVMValueRef tables =
+        LLVMGetNamedGlobal(e->module, qn_arena_printf(e->arena, "%s_model", c->entries->prefix));
+    LLVMValueRef choose = emit_choose(e, c);
     LLVMTypeRef query_type = LLVMFunctionType(e->ptr, &e->i32, 1, 0),
                 choose_type = LLVMFunctionType(e->i32, NULL, 0, 0);
     LLVMValueRef kept = LLVMAddGlobal(e->module, e->i32, "choice");
     LLVMSetInitializer(kept, qn_llvm_i32(e, 0));
     LLVMSetLinkage(kept, LLVMInternalLinkage);
 
-    const char *name = qn_arena_printf(e->arena, "%s_query", j->entries->prefix);
+    const char *name = qn_arena_printf(e->arena, "%s_query", c->entries->prefix);
     LLVMValueRef f = qn_llvm_function(e, name, e->ptr, 1, &e->i32), version = LLVMGetParam(f, 0);
     LLVMBasicBlockRef entry = LLVMAppendBasicBlockInContext(e->context, f, "entry");
     qn_llvm_at(e, entry);
@@ -176,26 +211,30 @@ static qn_status build(qn_emitter *e, void *user)
     LLVMValueRef choice = qn_llvm_phi(e, e->i32);
     qn_llvm_incoming(choice, before, entry);
     qn_llvm_incoming(choice, now, first);
-    LLVMValueRef to = LLVMBuildSwitch(b, choice, none, (unsigned)j->n);
-    for (int i = 0; i <= j->n; i++) {
-        LLVMBasicBlockRef block = i < j->n ? qn_llvm_block(e, "") : none;
-        LLVMValueRef query = refuse;
-        if (i < j->n) {
-            LLVMAddCase(to, qn_llvm_i32(e, i + 1), block);
-            query = LLVMAddFunction(e->module, j->queries[i], query_type);
-            LLVMSetVisibility(query, LLVMHiddenVisibility);
-        }
+    LLVMValueRef to = LLVMBuildSwitch(b, choice, none, (unsigned)c->n);
+    for (int i = 0; i < c->n; i++) {
+        LLVMBasicBlockRef block = qn_llvm_block(e, "");
+        LLVMAddCase(to, qn_llvm_i32(e, i + 1), block);
+        LLVMValueRef query = LLVMAddFunction(e->module, c->queries[i], query_type);
+        LLVMSetVisibility(query, LLVMHiddenVisibility);
         qn_llvm_at(e, block);
         LLVMBuildRet(b, LLVMBuildCall2(b, query_type, query, &version, 1, ""));
     }
+    qn_llvm_at(e, none);
+    LLVMValueRef result = refusal(e, tables, 0);
+    for (int p = 1; p < N_PARTS; p++)
+        if (c->needs[0] >> p & 1) {
+            LLVMValueRef it = LLVMBuildICmp(b, LLVMIntEQ, choice, qn_llvm_i32(e, c->n + 1 + p), "");
+            result = LLVMBuildSelect(b, it, refusal(e, tables, p), result, "");
+        }
+    LLVMValueRef same = LLVMBuildICmp(b, LLVMIntEQ, version, qn_llvm_i32(e, QUERN_ABI_VERSION), "");
+    LLVMBuildRet(b, LLVMBuildSelect(b, same, result, LLVMConstNull(e->ptr), ""));
     return QUERN_OK;
 }
 
-qn_status qn_llvm_emit_choice(const qn_entries *entries, const char *triple, int n, const int *chosen,
-                              const char *const *queries, qn_arena *arena, qn_code *out_code, qn_diags *diags)
+qn_status qn_llvm_emit_choice(const qn_choice *choice, qn_arena *arena, qn_code *out_code, qn_diags *diags)
 {
-    job j = { entries, n, chosen, queries };
-    const qn_target target = { .triple = triple, .cpu = "x86-64", .plain = true };
-    return qn_llvm_compile("the choice of a CPU", &target, QN_EMIT_OBJECT, QN_LLVM_FAST_COMPILE, build, &j,
-                           arena, out_code, diags);
+    const qn_target target = { .triple = choice->triple, .cpu = "x86-64", .plain = true };
+    return qn_llvm_compile("the comparison with the machine's CPU", &target, QN_EMIT_OBJECT,
+                           QN_LLVM_FAST_COMPILE, build, (void *)choice, arena, out_code, diags);
 }

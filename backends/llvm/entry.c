@@ -25,7 +25,8 @@ _Static_assert(offsetof(quern_buffer_info, dims) == 32 && offsetof(quern_buffer_
 _Static_assert(offsetof(quern_entry_info, n_buffers) == 40 && offsetof(quern_entry_info, node_names) == 72 &&
                    sizeof(quern_entry_info) == 88,
                "quern_entry_info has other members than entry_type");
-_Static_assert(offsetof(quern_model_info, weights) == 56 && sizeof(quern_model_info) == 72,
+_Static_assert(offsetof(quern_model_info, weights) == 56 && offsetof(quern_model_info, lacks) == 72 &&
+                   sizeof(quern_model_info) == 80,
                "quern_model_info has other members than model_type");
 
 /* ---- constants ---- */
@@ -173,7 +174,8 @@ static void declare_shared(qn_emitter *e, qn_entry_module *m, const qn_entries *
     m->comm_type =
         struct_type(e, 7, (LLVMTypeRef[]){ e->i64, e->i32, e->i32, e->ptr, e->ptr, e->ptr, e->ptr });
     m->model_type = struct_type(
-        e, 9, (LLVMTypeRef[]){ e->i64, e->i32, e->ptr, e->ptr, e->i32, e->ptr, e->i64, e->ptr, e->ptr });
+        e, 10,
+        (LLVMTypeRef[]){ e->i64, e->i32, e->ptr, e->ptr, e->i32, e->ptr, e->i64, e->ptr, e->ptr, e->ptr });
     m->kernel_type = LLVMFunctionType(e->nothing, (LLVMTypeRef[]){ e->ptr, e->i64 }, 2, 0);
     m->launch_type =
         LLVMFunctionType(e->i32, (LLVMTypeRef[]){ e->ptr, e->ptr, e->ptr, e->i64, e->ptr, e->i1 }, 6, 0);
@@ -230,6 +232,7 @@ static void define_model(qn_emitter *e, const qn_entry_module *m, const qn_entri
         qn_llvm_i64(e, weights_bytes),
         weights_address(e, m, weights_bytes),
         qn_llvm_string(e, of->weights_hash ? of->weights_hash : ""),
+        LLVMConstNull(e->ptr),
     };
     LLVMSetInitializer(m->model, LLVMConstNamedStruct(m->model_type, members, COUNT(members)));
     LLVMSetGlobalConstant(m->model, !m->jit);

@@ -42,7 +42,7 @@ enum {
     QN_COMM_REDUCE_SCATTER,
     QN_COMM_BROADCAST
 };
-enum { QN_MODEL_WEIGHTS = 7 };
+enum { QN_MODEL_WEIGHTS = 7, QN_MODEL_LACKS = 9 };
 
 /* ---- entry.c ---- */
 

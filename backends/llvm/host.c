@@ -50,11 +50,27 @@ static const struct {
     int word, bit;
     uint32_t saved; /* bits of XCR0 */
 } features[] = {
-    { "avx2", LEAF_7_B, 5, YMM },        { "fma", LEAF_1_C, 12, YMM },
-    { "f16c", LEAF_1_C, 29, YMM },       { "avxvnni", LEAF_7_1_A, 4, YMM },
-    { "avx512f", LEAF_7_B, 16, ZMM },    { "avx512bw", LEAF_7_B, 30, ZMM },
-    { "avx512vnni", LEAF_7_C, 11, ZMM }, { "avx512bf16", LEAF_7_1_A, 5, ZMM },
-    { "amx-bf16", LEAF_7_D, 22, TILES }, { "amx-int8", LEAF_7_D, 25, TILES },
+    { "avx2", LEAF_7_B, 5, YMM },
+    { "fma", LEAF_1_C, 12, YMM },
+    { "f16c", LEAF_1_C, 29, YMM },
+    { "avxvnni", LEAF_7_1_A, 4, YMM },
+    { "avx512f", LEAF_7_B, 16, ZMM },
+    { "avx512bw", LEAF_7_B, 30, ZMM },
+    { "avx512vnni", LEAF_7_C, 11, ZMM },
+    { "avx512bf16", LEAF_7_1_A, 5, ZMM },
+    { "amx-bf16", LEAF_7_D, 22, TILES },
+    { "amx-int8", LEAF_7_D, 25, TILES },
+    { "avx512fp16", LEAF_7_D, 23, ZMM },
+    { "avx512vbmi", LEAF_7_C, 1, ZMM },
+    { "avx512vbmi2", LEAF_7_C, 6, ZMM },
+    { "gfni", LEAF_7_C, 8, 0 },
+    { "avx512bitalg", LEAF_7_C, 12, ZMM },
+    { "avx512vpopcntdq", LEAF_7_C, 14, ZMM },
+    { "bmi", LEAF_7_B, 3, 0 },
+    { "bmi2", LEAF_7_B, 8, 0 },
+    { "movbe", LEAF_1_C, 22, 0 },
+    { "popcnt", LEAF_1_C, 23, 0 },
+    { "lzcnt", LEAF_80000001_C, 5, 0 },
 };
 
 /* The registers a, b, c, d of a leaf into words[to[…]]; to -1: not kept. Zeros where there is no such leaf. */

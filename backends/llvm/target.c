@@ -12,6 +12,7 @@
 #include <string.h>
 #include <unistd.h>
 
+#include "backends/llvm/choice.h"
 #include "backends/llvm/guard.h"
 #include "backends/llvm/open.h"
 
@@ -121,6 +122,25 @@ static void set_attribute(LLVMContextRef c, LLVMValueRef f, const char *key, con
         LLVMCreateStringAttribute(c, key, (unsigned)strlen(key), value, (unsigned)strlen(value)));
 }
 
+/* A function that adds 32 floats of 16 bits and counts the bits of 64 bytes. By itself, so that the other's text does not change. */
+static void use_newer(LLVMContextRef c, LLVMModuleRef module, LLVMBuilderRef b)
+{
+    LLVMTypeRef p = LLVMPointerTypeInContext(c, 0), halves = LLVMVectorType(LLVMHalfTypeInContext(c), 32),
+                bytes = LLVMVectorType(LLVMInt8TypeInContext(c), 64);
+    LLVMTypeRef type = LLVMFunctionType(LLVMVoidTypeInContext(c), (LLVMTypeRef[]){ p, p }, 2, 0);
+    LLVMValueRef f = LLVMAddFunction(module, "newer", type);
+    set_attribute(c, f, "prefer-vector-width", "512");
+    LLVMPositionBuilderAtEnd(b, LLVMAppendBasicBlockInContext(c, f, ""));
+    LLVMValueRef x = LLVMBuildLoad2(b, halves, LLVMGetParam(f, 0), ""),
+                 y = LLVMBuildLoad2(b, bytes, LLVMGetParam(f, 1), "");
+    LLVMBuildStore(b, LLVMBuildFAdd(b, x, x, ""), LLVMGetParam(f, 0));
+    const unsigned count = LLVMLookupIntrinsicID("llvm.ctpop", 10);
+    y = LLVMBuildCall2(b, LLVMIntrinsicGetType(c, count, &bytes, 1),
+                       LLVMGetIntrinsicDeclaration(module, count, &bytes, 1), &y, 1, "");
+    LLVMBuildStore(b, y, LLVMGetParam(f, 1));
+    LLVMBuildRetVoid(b);
+}
+
 /* A function that multiplies and adds 16 floats, rounds them to f16, adds 64 bytes, and products of 16 bits; on x86 another. */
 static LLVMModuleRef probe_module(LLVMContextRef c, const qn_llvm_target *t)
 {
@@ -156,8 +176,10 @@ static LLVMModuleRef probe_module(LLVMContextRef c, const qn_llvm_target *t)
         for (int one = 0; one < 2; one++)
             add_bytes(c, module, b, at[2 + one], at[one], one);
     LLVMBuildRetVoid(b);
-    if (t->isa == QN_ISA_X86)
+    if (t->isa == QN_ISA_X86) {
         round_to_bf16(c, module, b);
+        use_newer(c, module, b);
+    }
     LLVMDisposeBuilder(b);
     return module;
 }
@@ -307,6 +329,8 @@ static bool learn_probed(qn_llvm_target *t, char *message, size_t size)
         t->avx512 = strstr(text, "vfmadd") && add && memchr(add, 'z', strcspn(add, "\n"));
         t->vnni = strstr(text, "vpdpwssd");
         t->bf16 = t->avx512 && strstr(text, "vcvtneps2bf16");
+        t->fp16 = t->avx512 && strstr(text, "vaddph");
+        t->bitalg = t->avx512 && strstr(text, "vpopcntb");
         bool wide = strstr(text, "ymm") || strstr(text, "zmm");
         fit = wide && strstr(text, "vfmadd") && strstr(text, "vcvtps2ph");
     } else if (fit) {
@@ -331,6 +355,19 @@ static qn_status refuse_cpu(const qn_llvm_target *t, const char *cpu, const char
                     message[0] ? "; LLVM says: " : "", message);
 }
 
+/* What code for it may use. Of this machine's CPU not what the machine lacks. */
+static uint32_t needs_of(const qn_llvm_target *t, bool is_host, bool tiles)
+{
+    if (t->isa != QN_ISA_X86)
+        return 0;
+    const bool bits = !is_host || (qn_host_has("bmi") && qn_host_has("bmi2") && qn_host_has("lzcnt") &&
+                                   qn_host_has("movbe") && qn_host_has("popcnt"));
+    return QN_NEEDS_VECTORS | (bits ? QN_NEEDS_BITS : 0) | (t->avx512 ? QN_NEEDS_AVX512 : 0) |
+           (t->vnni ? t->avx512 ? QN_NEEDS_AVX512_VNNI : QN_NEEDS_AVX_VNNI : 0) |
+           (t->bf16 ? QN_NEEDS_BF16 : 0) | (t->fp16 ? QN_NEEDS_FP16 : 0) | (t->bitalg ? QN_NEEDS_BITALG : 0) |
+           (t->avx512 && tiles ? QN_NEEDS_TILES : 0);
+}
+
 /* What lowering is told of a CPU with these registers and instructions. */
 static void describe_cpu(qn_llvm_target *t, bool is_host, bool tiles)
 {
@@ -351,6 +388,7 @@ static void describe_cpu(qn_llvm_target *t, bool is_host, bool tiles)
         .fma = true,
         .by_lane = t->isa == QN_ISA_AARCH64,
         .masked = t->avx512,
+        .needs = needs_of(t, is_host, tiles),
         .l1_bytes = is_host ? cache_bytes(_SC_LEVEL1_DCACHE_SIZE, 32 << 10) : 32 << 10,
         .l2_bytes = is_host ? cache_bytes(_SC_LEVEL2_CACHE_SIZE, l2_bytes) : l2_bytes,
         .l3_bytes = is_host ? l3_bytes() : 0,
@@ -379,6 +417,9 @@ static qn_status learn_host(qn_llvm_target *t, const char *extra, qn_diags *diag
     t->dotprod = HAS("dotprod");
     t->i8mm = t->dotprod && HAS("i8mm");
     t->bf16 = t->avx512 && HAS("avx512bf16");
+    t->fp16 = t->avx512 && HAS("avx512fp16");
+    t->bitalg = t->avx512 && HAS("avx512bitalg") && HAS("avx512vbmi") && HAS("avx512vbmi2") &&
+                HAS("avx512vpopcntdq") && HAS("gfni");
     if (t->isa == QN_ISA_X86 && !(HAS("avx2") && HAS("fma") && HAS("f16c")))
         return refuse_cpu(t, "native", QN_HOST_ARCH, "", diags);
     describe_cpu(t, true, HAS("amx-bf16") && HAS("amx-int8"));

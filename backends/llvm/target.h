@@ -14,6 +14,8 @@ typedef struct qn_llvm_target {
     bool avx512;        /* F, BW, DQ and VL: what x86-64-v4 and every AVX-512 server has */
     bool vnni;          /* AVX512_VNNI or AVX_VNNI: vpdpbusd */
     bool bf16;          /* AVX512_BF16: vdpbf16ps, vcvtneps2bf16 */
+    bool fp16;          /* AVX512_FP16 */
+    bool bitalg;        /* AVX512_BITALG, with which VBMI, VBMI2, VPOPCNTDQ and GFNI come */
     bool dotprod, i8mm; /* AArch64: sdot and udot; usdot */
     qn_machine machine;
     /* As LLVM wants them. Of this machine's CPU they are not known before code is generated. */

@@ -135,6 +135,8 @@ int main(int argc, char **argv)
     const int status = e->run(io, workspace, NULL);
     if (status) {
         fprintf(stderr, "object_host: the entry gives status %d\n", status);
+        if (model->lacks)
+            fprintf(stderr, "%s: this machine has no %s\n", model->target, model->lacks);
         return 1;
     }
     for (int i = 0; i < e->n_symbols; i++) /* those that the run decides are known now */

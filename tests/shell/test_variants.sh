@@ -44,11 +44,35 @@ if emulated; then
     runs 'x86-64-v3 $' qemu-x86_64 -cpu Haswell ./linked out
     expect 1 'status 9' qemu-x86_64 -cpu Nehalem ./linked out
     [ -n "${QUERN_SANITIZE-}" ] || # a sanitizer's memory is too large for the emulator
-        expect 1 "entry 'infer' cannot run here: it was compiled for x86_64-.*x86-64-v3, which this machine is not" \
+        expect 1 'digits.so cannot run here: it was compiled for x86_64-.* x86-64-v3, and this machine has no AVX2, FMA or F16C' \
             qemu-x86_64 -cpu Nehalem "$quern" run digits.so
-    must "$quern" compile "$model" --cpu x86-64-v3 -o digits.so # one CPU is compared, too
-    expect 1 'status 9' qemu-x86_64 -cpu Nehalem ./host out ./digits.so digits_query
 fi
+
+# ---- one CPU is compared with the machine, too
+
+# refused CPU LACKS: an object for it says so on an emulated Haswell
+refused()
+{
+    must "$quern" compile "$model" --cpu "$1" -o digits.so
+    emulated || return
+    expect 1 "x86_64-.* $1: this machine has no $2" \
+        qemu-x86_64 -cpu Haswell ./host out ./digits.so digits_query
+    [ -n "${QUERN_SANITIZE-}" ] ||
+        expect 1 "digits.so cannot run here: it was compiled for x86_64-.* $1, and this machine has no $2" \
+            qemu-x86_64 -cpu Haswell "$quern" run digits.so
+}
+refused skylake-avx512 'AVX-512'
+refused sapphirerapids 'AVX-512'
+refused alderlake AVX_VNNI
+if has avx512bw; then refused native 'AVX-512'; fi
+must "$quern" compile "$model" --cpu haswell -o digits.so
+runs 'haswell $' ./host out ./digits.so digits_query
+if emulated; then
+    runs 'haswell $' qemu-x86_64 -cpu Haswell ./host out ./digits.so digits_query
+    expect 1 'this machine has no AVX2, FMA or F16C' qemu-x86_64 -cpu Nehalem ./host out ./digits.so digits_query
+fi
+must "$quern" compile "$model" -o digits.so # this machine's has all that it needs
+runs '.*' ./host out ./digits.so digits_query
 
 # ---- equal weights are there once; states and weights beside the object serve all
 
