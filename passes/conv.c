@@ -104,29 +104,74 @@ static void close_loop(emitter *e, qn_kinst *loop)
 
 /* ---- products ---- */
 
-/* `n` steps of K, unrolled: numbers of x from x_at on, in vectors where the machine multiplies by their lanes; weights from w_at on. */
+/* Numbers of x for `n` steps of K from `at` on, at the positions `columns` of a tile's rows. A machine that multiplies by lanes reads
+ * them in vectors: where those of neighbouring positions lie side by side, all that a row needs, else a position's own. */
+typedef struct reading {
+    emitter *e;
+    qn_kvalue *at;
+    int64_t n, next_row, next_column; /* elements from a position to the next */
+    qn_conv_span columns;
+    int64_t row_words, row_vectors; /* of all positions of a row; 0: each has its own */
+    qn_kvalue **vectors;            /* NULL: there are none, or it was not read yet */
+} reading;
+
+static reading read_x(emitter *e, qn_kvalue *at, int64_t n, qn_conv_span rows, qn_conv_span columns)
+{
+    const qn_conv_plan *p = &e->p;
+    reading r = {
+        e, at, n, p->axes[1].stride * e->row_elements, p->axes[2].stride * p->c, columns, 0, 0, NULL
+    };
+    if (!e->w.lowering->options->machine->by_lane)
+        return r;
+    const int64_t words = (columns.last - columns.first - 1) * r.next_column + n;
+    if (r.next_column < p->lanes && words >= p->lanes) {
+        r.row_words = words;
+        r.row_vectors = (words + p->lanes - 1) / p->lanes;
+    }
+    const int64_t each_row = r.row_vectors > 0 ? r.row_vectors : e->columns.size;
+    r.vectors = QN_NEW_ARRAY(e->w.arena, qn_kvalue *, rows.last * each_row);
+    return r;
+}
+
+/* The number of step u at a position, in all lanes. Vectors are read as they are needed, the last one so early that it ends with the
+ * row. */
+static qn_kvalue *x_number(const reading *r, int64_t row, int64_t column, int64_t u)
+{
+    emitter *e = r->e;
+    const int lanes = (int)e->p.lanes;
+    const int64_t row_at = row * r->next_row, first = r->columns.first * r->next_column;
+    const int64_t word = column * r->next_column + u - first, own = u - u % lanes;
+    qn_kvalue **vector;
+    int64_t start;
+    if (r->row_words > 0) {
+        start = word - word % lanes;
+        start = start + lanes > r->row_words ? r->row_words - lanes : start;
+        vector = &r->vectors[row * r->row_vectors + word / lanes];
+    } else if (r->vectors && own + lanes <= r->n) {
+        start = column * r->next_column + own - first;
+        vector = &r->vectors[row * e->columns.size + column];
+        *vector = u == own ? NULL : *vector;
+    } else {
+        return repeat(e, e->x, offset(e, r->at, row_at + first + word));
+    }
+    if (!*vector)
+        *vector = load(e, e->x, offset(e, r->at, row_at + first + start), lanes);
+    return qn_word_lane(&e->w.b, *vector, lanes, (int)(word - start), lanes);
+}
+
+/* `n` steps of K, unrolled: numbers of x from x_at on, weights from w_at on. */
 static void steps(emitter *e, qn_kvalue *x_at, qn_kvalue *w_at, int64_t n, qn_conv_span rows,
                   qn_conv_span columns)
 {
-    const qn_conv_plan *p = &e->p;
-    const int64_t next_row = p->axes[1].stride * e->row_elements, next_column = p->axes[2].stride * p->c;
-    const int lanes = (int)p->lanes;
-    const bool by_lane = e->w.lowering->options->machine->by_lane;
-    qn_kvalue *x_lanes[QN_CONV_TILE];
+    const int lanes = (int)e->p.lanes;
+    const reading reading = read_x(e, x_at, n, rows, columns);
     for (int64_t u = 0; u < n; u++) {
         qn_kvalue *weights[4];
-        const int lane = (int)(u % lanes);
-        const bool first = by_lane && lane == 0, in_lanes = by_lane && u - lane + lanes <= n;
         for (int64_t j = 0; j < e->vectors; j++)
             weights[j] = load(e, e->weights, offset(e, w_at, j * e->w_block + u * lanes), lanes);
         for (int64_t r = rows.first; r < rows.last; r++)
             for (int64_t q = columns.first; q < columns.last; q++) {
-                qn_kvalue *x, *at = offset(e, x_at, r * next_row + q * next_column + u);
-                const int64_t place = r * e->columns.size + q;
-                if (first && in_lanes)
-                    x_lanes[place] = load(e, e->x, at, lanes);
-                x = in_lanes ? qn_word_lane(&e->w.b, x_lanes[place], lanes, lane, lanes)
-                             : repeat(e, e->x, at);
+                qn_kvalue *x = x_number(&reading, r, q, u);
                 for (int64_t j = 0; j < e->vectors; j++)
                     multiply_add(e, sum_at(e, r, q, j), x, weights[j]);
             }
@@ -336,6 +381,14 @@ static qn_dim first_element(emitter *e)
     return qn_dim_mul(dims, at, qn_dim_const(dims, p->c));
 }
 
+/* Blocks of x that are written out: of kernels of one element, so that a loop has as many steps of K as a vector has lanes. */
+static int64_t blocks_at_a_time(const emitter *e)
+{
+    const qn_conv_axis *a = e->p.axes;
+    const bool one = a[0].kernel * a[1].kernel * a[2].kernel == 1;
+    return one && !e->p.by_channel && e->w.lowering->options->machine->by_lane && e->p.c < e->p.lanes ? e->p.lanes / e->p.c : 1;
+}
+
 static void sum_tile(emitter *e)
 {
     const qn_conv_plan *p = &e->p;
@@ -351,11 +404,17 @@ static void sum_tile(emitter *e)
     }
     const int64_t whole = p->channels / p->c, rest = p->channels % p->c,
                   w_step = e->w_block / p->w_channels * p->c;
-    if (whole > 0) {
-        qn_kinst *loop = open_loop(e, qn_kb_index(b, 0), qn_kb_index(b, whole), 1);
-        qn_kvalue *k = qn_loop_counter(loop);
-        block_of_channels(e, along(e, x_at, k, e->plane_elements), along(e, w_at, k, w_step), p->c);
+    for (int64_t by = blocks_at_a_time(e), done = 0; done < whole; by = 1) {
+        const int64_t end = whole - (whole - done) % by;
+        if (end == done)
+            continue;
+        qn_kinst *loop = open_loop(e, qn_kb_index(b, done), qn_kb_index(b, end), by);
+        for (int64_t i = 0; i < by; i++) {
+            qn_kvalue *k = offset(e, qn_loop_counter(loop), i);
+            block_of_channels(e, along(e, x_at, k, e->plane_elements), along(e, w_at, k, w_step), p->c);
+        }
         close_loop(e, loop);
+        done = end;
     }
     if (rest > 0)
         block_of_channels(e, offset(e, x_at, whole * e->plane_elements), offset(e, w_at, whole * w_step),
