@@ -58,7 +58,7 @@ typedef enum qn_kop {
                 * four times the lanes of c, an i32, which wraps and never saturates; u8 or i8, but not a i8 and b u8 */
     QN_K_DOT2, /* c + the dot product of two bf16: lane i is c's plus a[2 i] b[2 i] + a[2 i + 1] b[2 i + 1]. a and b have twice
                 * the lanes of c, an f32. Products are exact; the two additions come in no promised order, and the first may be
-                * rounded or not. Numbers below the smallest normal one, given, between or found, may count as 0 */
+                * rounded or not, each to nearest or to odd. Numbers below the smallest normal one, given, between or found, may count as 0 */
     QN_K_COMPARE, /* direction; a, b -> bool */
     QN_K_SELECT,  /* a (bool) ? b : c */
     QN_K_CONVERT, /* a to type, as the convert op; to bf16 and marked fast: numbers below the smallest normal one may become 0 */

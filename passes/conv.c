@@ -386,7 +386,9 @@ static int64_t blocks_at_a_time(const emitter *e)
 {
     const qn_conv_axis *a = e->p.axes;
     const bool one = a[0].kernel * a[1].kernel * a[2].kernel == 1;
-    return one && !e->p.by_channel && e->w.lowering->options->machine->by_lane && e->p.c < e->p.lanes ? e->p.lanes / e->p.c : 1;
+    return one && !e->p.by_channel && e->w.lowering->options->machine->by_lane && e->p.c < e->p.lanes
+               ? e->p.lanes / e->p.c
+               : 1;
 }
 
 static void sum_tile(emitter *e)

@@ -36,11 +36,15 @@ static LLVMValueRef bf16_to_f32(const qn_emitter *e, qn_ktype type, LLVMValueRef
 }
 
 /* The upper half of the bits, rounded to nearest even by adding just less than half and the bit that decides ties. Not
- * the CPU's own instruction: it flushes denormals. */
+ * an x86's own instruction, which flushes denormals; an AArch64's does the same as is done here. */
 static LLVMValueRef f32_to_bf16(const qn_emitter *e, qn_ktype type, LLVMValueRef a)
 {
     LLVMBuilderRef b = e->builder;
     qn_ktype u32 = with_dtype(type, QUERN_U32);
+    if (e->target->bf16 && e->target->isa == QN_ISA_AARCH64) {
+        LLVMTypeRef to = qn_llvm_lanes(LLVMBFloatTypeInContext(e->context), type.lanes);
+        return LLVMBuildBitCast(b, LLVMBuildFPTrunc(b, a, to, ""), type_as(e, type, QUERN_BF16), "");
+    }
     LLVMValueRef bits = LLVMBuildBitCast(b, a, qn_llvm_type(e, u32), ""), sixteen = qn_llvm_int(e, u32, 16);
     LLVMValueRef upper = LLVMBuildLShr(b, bits, sixteen, "");
     LLVMValueRef last = LLVMBuildAnd(b, upper, qn_llvm_int(e, u32, 1), "");
@@ -189,7 +193,7 @@ LLVMValueRef qn_llvm_convert(const qn_emitter *e, qn_ktype from, qn_dtype to, LL
 LLVMValueRef qn_llvm_round_to_bf16(const qn_emitter *e, qn_ktype from, LLVMValueRef a)
 {
     enum { LANES = 16 };
-    if (!e->target->bf16 || from.lanes < LANES)
+    if (!e->target->bf16 || e->target->isa != QN_ISA_X86 || from.lanes < LANES)
         return qn_llvm_convert(e, from, QUERN_BF16, a);
     if (from.lanes > LANES) {
         const qn_ktype part = { from.dtype, from.lanes / 2 };

@@ -1,4 +1,4 @@
-/* QN_K_DOT2, products of bf16 added two by two: vdpbf16ps where the CPU has it. Elsewhere the numbers at even and at odd places are
+/* QN_K_DOT2, products of bf16 added two by two: vdpbf16ps or bfdot where the CPU has it. Elsewhere the numbers at even and at odd places are
  * widened to f32, and two multiply-adds follow each other, with the odd products first, as the instruction has them. */
 #include <string.h>
 
@@ -7,13 +7,17 @@
 static LLVMValueRef instruction(const qn_emitter *e, int lanes, LLVMValueRef a, LLVMValueRef b,
                                 LLVMValueRef c)
 {
-    const char *name = lanes == 16  ? "llvm.x86.avx512bf16.dpbf16ps.512"
-                       : lanes == 8 ? "llvm.x86.avx512bf16.dpbf16ps.256"
-                                    : "llvm.x86.avx512bf16.dpbf16ps.128";
+    const bool x86 = e->target->isa == QN_ISA_X86;
+    const char *name = !x86          ? "llvm.aarch64.neon.bfdot"
+                       : lanes == 16 ? "llvm.x86.avx512bf16.dpbf16ps.512"
+                       : lanes == 8  ? "llvm.x86.avx512bf16.dpbf16ps.256"
+                                     : "llvm.x86.avx512bf16.dpbf16ps.128";
     LLVMTypeRef type = qn_llvm_lanes(LLVMBFloatTypeInContext(e->context), 2 * lanes);
-    return qn_llvm_intrinsic(e, name, 0, NULL, 3,
-                             (LLVMValueRef[]){ c, LLVMBuildBitCast(e->builder, a, type, ""),
-                                               LLVMBuildBitCast(e->builder, b, type, "") });
+    LLVMTypeRef types[] = { qn_llvm_lanes(e->f32, lanes), type };
+    LLVMValueRef x = LLVMBuildBitCast(e->builder, a, type, ""), y = LLVMBuildBitCast(e->builder, b, type, "");
+    if (!x86) /* the code generator finds a repeated pair in the second place: a template's x, which is a */
+        return qn_llvm_intrinsic(e, name, 2, types, 3, (LLVMValueRef[]){ c, y, x });
+    return qn_llvm_intrinsic(e, name, 0, NULL, 3, (LLVMValueRef[]){ c, x, y });
 }
 
 LLVMValueRef qn_llvm_dot2(const qn_emitter *e, qn_ktype type, LLVMValueRef a, LLVMValueRef b, LLVMValueRef c)

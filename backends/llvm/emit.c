@@ -138,19 +138,7 @@ static LLVMValueRef as_vector(const qn_emitter *e, LLVMValueRef value)
                                   qn_llvm_i32(e, 0), "");
 }
 
-/* All of a vector of 32 bits, again and again: as a number of 32 bits, since such vectors are no types of NEON, and taken apart. */
-static bool repeats_word(const qn_emitter *e, LLVMValueRef a, int n_mask, const int *mask)
-{
-    const int n = qn_llvm_lane_count(a);
-    bool repeats = e->target->isa == QN_ISA_AARCH64 && n > 1 && n_mask > n && n_mask % n == 0 &&
-                   LLVMGetTypeKind(LLVMGetElementType(LLVMTypeOf(a))) == LLVMIntegerTypeKind &&
-                   n * (int)LLVMGetIntTypeWidth(LLVMGetElementType(LLVMTypeOf(a))) == 32;
-    for (int i = 0; repeats && i < n_mask; i++)
-        repeats = mask[i] == i % n;
-    return repeats;
-}
-
-/* A vector of 32 bits as a number; what was just loaded is loaded so. */
+/* A vector of 32 bits, which is no type of NEON, as a number; what was just loaded is loaded so. */
 static LLVMValueRef as_word(const qn_emitter *e, LLVMValueRef a)
 {
     static const char *const tags[] = { "alias.scope", "noalias", "invariant.load" };
@@ -169,15 +157,44 @@ static LLVMValueRef as_word(const qn_emitter *e, LLVMValueRef a)
     return word;
 }
 
+/* Number of the 32 bits that a shuffle of bytes or 16-bit numbers puts into all of the result; -1: it does something else. */
+static int word_everywhere(const qn_emitter *e, LLVMValueRef a, int n_mask, const int *mask)
+{
+    LLVMTypeRef element = LLVMGetElementType(LLVMTypeOf(a));
+    if (e->target->isa != QN_ISA_AARCH64 || LLVMGetTypeKind(element) != LLVMIntegerTypeKind)
+        return -1;
+    const int each = 32 / (int)LLVMGetIntTypeWidth(element), n = qn_llvm_lane_count(a);
+    if (each < 2 || n % each || n_mask % each || mask[0] < 0 || mask[0] >= n || mask[0] % each)
+        return -1;
+    for (int i = 0; i < n_mask; i++)
+        if (mask[i] != mask[0] + i % each)
+            return -1;
+    return mask[0] / each;
+}
+
+/* Said in numbers of 32 bits it becomes an operand by lane: of sdot as an integer, of bfdot as a float. */
+static LLVMValueRef spread_word(const qn_emitter *e, LLVMValueRef a, int word, int n_mask)
+{
+    LLVMTypeRef element = LLVMGetElementType(LLVMTypeOf(a));
+    const int each = 32 / (int)LLVMGetIntTypeWidth(element), n = n_mask / each;
+    int lanes[64];
+    if (qn_llvm_lane_count(a) == each)
+        return LLVMBuildBitCast(e->builder, qn_llvm_splat(e, as_word(e, a), n),
+                                qn_llvm_lanes(element, n_mask), "");
+    for (int i = 0; i < n; i++)
+        lanes[i] = word;
+    LLVMTypeRef type = qn_llvm_lanes(each == 2 ? e->f32 : e->i32, qn_llvm_lane_count(a) / each);
+    LLVMValueRef words = qn_llvm_shuffle(e, LLVMBuildBitCast(e->builder, a, type, ""), NULL, n, lanes);
+    return LLVMBuildBitCast(e->builder, words, qn_llvm_lanes(element, n_mask), "");
+}
+
 LLVMValueRef qn_llvm_shuffle(const qn_emitter *e, LLVMValueRef a, LLVMValueRef b, int n_mask, const int *mask)
 {
     LLVMValueRef lanes[64];
     int n = qn_llvm_lane_count(a);
-    if (repeats_word(e, a, n_mask, mask)) {
-        LLVMValueRef words = qn_llvm_splat(e, as_word(e, a), n_mask / n);
-        LLVMTypeRef type = qn_llvm_lanes(LLVMGetElementType(LLVMTypeOf(a)), n_mask);
-        return LLVMBuildBitCast(e->builder, words, type, "");
-    }
+    const int word = n > 1 && n_mask > 4 ? word_everywhere(e, a, n_mask, mask) : -1;
+    if (word >= 0)
+        return spread_word(e, a, word, n_mask);
     QN_ASSERT(n_mask <= 64, "a shuffle of %d lanes", n_mask);
     if (n_mask == 1) {
         LLVMValueRef from = mask[0] < n ? a : b;

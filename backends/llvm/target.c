@@ -141,7 +141,7 @@ static void use_newer(LLVMContextRef c, LLVMModuleRef module, LLVMBuilderRef b)
     LLVMBuildRetVoid(b);
 }
 
-/* A function that multiplies and adds 16 floats, rounds them to f16, adds 64 bytes, and products of 16 bits; on x86 another. */
+/* A function that multiplies and adds 16 floats, rounds them to f16, adds 64 bytes, and products of 16 bits; and others. */
 static LLVMModuleRef probe_module(LLVMContextRef c, const qn_llvm_target *t)
 {
     LLVMModuleRef module = LLVMModuleCreateWithNameInContext("probe", c);
@@ -176,10 +176,10 @@ static LLVMModuleRef probe_module(LLVMContextRef c, const qn_llvm_target *t)
         for (int one = 0; one < 2; one++)
             add_bytes(c, module, b, at[2 + one], at[one], one);
     LLVMBuildRetVoid(b);
-    if (t->isa == QN_ISA_X86) {
+    if (t->isa != QN_ISA_NVPTX)
         round_to_bf16(c, module, b);
+    if (t->isa == QN_ISA_X86)
         use_newer(c, module, b);
-    }
     LLVMDisposeBuilder(b);
     return module;
 }
@@ -336,6 +336,7 @@ static bool learn_probed(qn_llvm_target *t, char *message, size_t size)
     } else if (fit) {
         t->dotprod = strstr(text, "\tsdot\t");
         t->i8mm = t->dotprod && strstr(text, "\tusdot\t");
+        t->bf16 = strstr(text, "\tbfcvt");
         fit = strstr(text, "fmla\tv") != NULL;
     }
     free(text);
@@ -416,7 +417,7 @@ static qn_status learn_host(qn_llvm_target *t, const char *extra, qn_diags *diag
     t->vnni = t->avx512 ? HAS("avx512vnni") : HAS("avxvnni");
     t->dotprod = HAS("dotprod");
     t->i8mm = t->dotprod && HAS("i8mm");
-    t->bf16 = t->avx512 && HAS("avx512bf16");
+    t->bf16 = t->isa == QN_ISA_AARCH64 ? HAS("bf16") : t->avx512 && HAS("avx512bf16");
     t->fp16 = t->avx512 && HAS("avx512fp16");
     t->bitalg = t->avx512 && HAS("avx512bitalg") && HAS("avx512vbmi") && HAS("avx512vbmi2") &&
                 HAS("avx512vpopcntdq") && HAS("gfni");

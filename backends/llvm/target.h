@@ -13,7 +13,7 @@ typedef struct qn_llvm_target {
     int vector_bytes;
     bool avx512;        /* F, BW, DQ and VL: what x86-64-v4 and every AVX-512 server has */
     bool vnni;          /* AVX512_VNNI or AVX_VNNI: vpdpbusd */
-    bool bf16;          /* AVX512_BF16: vdpbf16ps, vcvtneps2bf16 */
+    bool bf16;          /* AVX512_BF16: vdpbf16ps, vcvtneps2bf16; AArch64: bfdot, bfcvtn */
     bool fp16;          /* AVX512_FP16 */
     bool bitalg;        /* AVX512_BITALG, with which VBMI, VBMI2, VPOPCNTDQ and GFNI come */
     bool dotprod, i8mm; /* AArch64: sdot and udot; usdot */

@@ -99,16 +99,36 @@ graph @main(%a: u8[9, 70], %b: i8[70, 37], %c: i8[9, 70], %d: u8[70, 37], %e: u8
 }
 END_OF_MODEL
 
+# Constants that fold computes, and work enough for precision bf16; conversions alone are exact.
+cat >pairs.qn <<'END_OF_MODEL'
+graph @main(%x: f32[16, 512], %y: f32[1, 16, 20, 20]) -> (p: f32[16, 128], c: f32[1, 32, 16, 16], r: f32[16, 512]) {
+  %0 = constant splat 0.37 : f32[512, 128]
+  %1 = cumulative %0 {axis = 0, kind = sum} : f32[512, 128]
+  %2 = cumulative %1 {axis = 1, kind = sum} : f32[512, 128]
+  %3 = sin %2 : f32[512, 128]
+  %4 = dot_general %x, %3 {x_batch = [], x_contract = [1], y_batch = [], y_contract = [0]} : f32[16, 128]
+  %5 = constant splat 0.73 : f32[32, 16, 5, 5]
+  %6 = cumulative %5 {axis = 0, kind = sum} : f32[32, 16, 5, 5]
+  %7 = cumulative %6 {axis = 1, kind = sum} : f32[32, 16, 5, 5]
+  %8 = cumulative %7 {axis = 3, kind = sum} : f32[32, 16, 5, 5]
+  %9 = sin %8 : f32[32, 16, 5, 5]
+  %10 = convolution %y, %9 {groups = 1, high = [0, 0], low = [0, 0], stride = [1, 1], w_dilation = [1, 1], x_dilation = [1, 1]} : f32[1, 32, 16, 16]
+  %11 = convert %x {dtype = bf16} : bf16[16, 512]
+  %12 = convert %11 {dtype = f32} : f32[16, 512]
+  return %4, %10, %12
+}
+END_OF_MODEL
+
 # ---- each in an object, an archive or a shared object, with code for one CPU or another
 
 host=("$gcc" -std=c11 -D_GNU_SOURCE -Wall -Wextra -Werror -I "$source/include" "$source/tests/shell/object_host.c")
 must "${host[@]}" -o host -ldl
-# check MODEL CPU KIND: the same as the interpreter's results
+# check MODEL CPU KIND [PRECISION ATOL]: the same as the interpreter's results
 check()
 {
-    local model=$1 cpu=$2 kind=$3 name=${1%.*} files=() file output
+    local model=$1 cpu=$2 kind=$3 precision=${4:-f32} atol=${5:-} name=${1%.*} files=() file output
     rm -rf out && mkdir out
-    must "$quern" compile "$model" --target aarch64-linux-gnu --cpu "$cpu" -o "$name.$kind"
+    must "$quern" compile "$model" --target aarch64-linux-gnu --cpu "$cpu" --precision "$precision" -o "$name.$kind"
     if [ "$kind" = so ]; then
         [ -z "$(nm -u "$name.so")" ] || fail "$name.so needs $(nm -u "$name.so")"
         output=$($emulate ./host out "./$name.so" "${name}_query" 2>&1) || fail "$model for $cpu: $output"
@@ -119,7 +139,7 @@ check()
     grep -q "^aarch64-.* $cpu" <<<"$output" || fail "$name.$kind says that it is for $output"
     for file in out/in_*.npy; do files+=(--input "$(basename "${file#out/in_}" .npy)=$file"); done
     for file in out/out_*.npy; do files+=(--expect "$(basename "${file#out/out_}" .npy)=$file"); done
-    expect 0 'as expected' "$quern" run "$model" --target interp "${files[@]}"
+    expect 0 'as expected' "$quern" run "$model" --target interp ${atol:+--atol "$atol"} "${files[@]}"
 }
 check mlp.onnx generic o
 check mlp.onnx neoverse-n1 so
@@ -129,6 +149,9 @@ check softmax.qn cortex-a72 o
 check attention.qn neoverse-n1 o
 check attention.qn generic so
 for cpu in generic cortex-a76 neoverse-v1; do check bytes.qn $cpu so; done # none, sdot, usdot
+check pairs.qn neoverse-n1 so
+check pairs.qn neoverse-v1 so
+check pairs.qn neoverse-v1 so bf16 0.2
 check ops.qn generic so
 check ops.qn neoverse-n1 o
 

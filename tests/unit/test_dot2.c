@@ -184,7 +184,9 @@ static void each_cpu_uses_what_it_has(void **state)
         { "x86_64-unknown-linux-gnu", "cooperlake", "vdpbf16ps", "vfmadd" },
         { "x86_64-unknown-linux-gnu", "x86-64-v4", "vfmadd", "vdpbf16ps" },
         { "x86_64-unknown-linux-gnu", "haswell", "vfmadd", "vdpbf16ps" },
-        { "aarch64-unknown-linux-gnu", "generic", "fmla", "vdpbf16ps" },
+        { "aarch64-unknown-linux-gnu", "generic", "fmla", "dot" },
+        { "aarch64-unknown-linux-gnu", "neoverse-n1", "fmla", "dot" },
+        { "aarch64-unknown-linux-gnu", "neoverse-v1", "bfdot", "fmla" },
     };
     kernel_uses("kernel @dots(%x: bf16 in, %y: bf16 in, %z: f32 inout) {\n"
                 "  %0 = load %x[0] : bf16x64\n  %1 = load %y[0] : bf16x64\n"

@@ -75,7 +75,7 @@ static void knows_cpus(void **state)
         { x86, "knl", NULL, 32, 16, false, false, false,
           QN_SIGNS_MIXED }, /* AVX-512 without bytes and short vectors */
         { "aarch64-unknown-linux-gnu", "neoverse-n1", NULL, 16, 32, false, false, true, QN_SIGNS_SAME },
-        { "aarch64-unknown-linux-gnu", "neoverse-v1", NULL, 16, 32, false, false, true, QN_SIGNS_ANY },
+        { "aarch64-unknown-linux-gnu", "neoverse-v1", NULL, 16, 32, false, true, true, QN_SIGNS_ANY },
         { "aarch64-unknown-linux-gnu", "cortex-a53", "+dotprod", 16, 32, false, false, true, QN_SIGNS_SAME },
         { "aarch64-linux-gnu", "generic", NULL, 16, 32, false, false, false, QN_SIGNS_SAME },
     };
