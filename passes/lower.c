@@ -468,7 +468,12 @@ qn_status qn_lower(qn_graph *function, const qn_pass_options *options, qn_arena 
     add_symbols(&l, function, true);
     find_limits(&l);
     l.steps = &l.program->steps;
-    const qn_status status = lower_function(&l, function);
+    const int n_known = qn_dims_symbol_count(dims);
+    qn_status status = lower_function(&l, function);
+    if (!status && qn_dims_symbol_count(dims) > n_known)
+        status = qn_error(diags, QUERN_ERROR_MODEL, NULL,
+                          "function '%s': dimension '%s' has no value: no input says it", function->name,
+                          qn_dims_symbol_at(dims, n_known)->name);
     if (status) {
         for (size_t i = 0; i < l.written.n; i++)
             qn_arena_free(l.written.items[i]);
