@@ -8,6 +8,7 @@
 #include "driver/ceiling.h"
 #include "driver/cli.h"
 #include "driver/commands.h"
+#include "driver/output.h"
 #include "driver/profile.h"
 #include "driver/tensors.h"
 
@@ -201,8 +202,28 @@ static void print_table(const bench *b)
     }
 }
 
+/* What the named dimensions were, and how many there are. */
+static int print_dims(const bench *b, const char *before, bool json)
+{
+    int n = 0;
+    for (int i = 0; i < b->session->n_symbols; i++) {
+        const quern_symbol_info *symbol = qn_symbol_at(b->session->entry, i);
+        if (symbol->decided)
+            continue;
+        fputs(n++ ? ", " : before, stdout);
+        if (json)
+            qn_json_string(symbol->name, stdout);
+        else
+            fputs(symbol->name, stdout);
+        printf(json ? ": %" PRId64 : " = %" PRId64, b->session->symbols[i]);
+    }
+    return n;
+}
+
 static void print_text(const bench *b)
 {
+    if (print_dims(b, "with ", false))
+        puts(b->inputs.n ? "" : ", the least (--dim NAME=N for others)");
     printf("median %.1f us, min %.1f us, 90%% within %.1f us, %d runs, %d threads; compiled in %.1f ms\n",
            1e6 * median(b), 1e6 * b->times[0], 1e6 * b->times[b->n_runs * 9 / 10], b->n_runs,
            quern_pool_threads(quern_session_ctx(b->session)->pool), 1e3 * b->compile_seconds);
@@ -215,24 +236,13 @@ static void print_text(const bench *b)
         print_table(b);
 }
 
-static void print_json_text(const char *text)
-{
-    putchar('"');
-    for (; *text; text++)
-        if (*text == '"' || *text == '\\')
-            printf("\\%c", *text);
-        else if ((unsigned char)*text < 0x20)
-            printf("\\u%04x", *text);
-        else
-            putchar(*text);
-    putchar('"');
-}
-
 static void print_json(const bench *b)
 {
     printf("{\"model\": ");
-    print_json_text(b->cli.model);
-    printf(", \"threads\": %d, \"runs\": %d, \"median_s\": %.9g, \"min_s\": %.9g, \"compile_s\": %.6g, "
+    qn_json_string(b->cli.model, stdout);
+    printf(", \"dims\": {");
+    print_dims(b, "", true);
+    printf("}, \"threads\": %d, \"runs\": %d, \"median_s\": %.9g, \"min_s\": %.9g, \"compile_s\": %.6g, "
            "\"flops\": %.9g, "
            "\"peak_flops_per_s\": %.6g, \"peak_bytes_per_s\": %.6g, \"kernels\": [",
            quern_pool_threads(quern_session_ctx(b->session)->pool), b->n_runs, median(b), b->times[0],
@@ -240,7 +250,7 @@ static void print_json(const bench *b)
     for (size_t i = 0; i < b->rows.n; i++) {
         const row *r = &b->rows.items[i];
         printf("%s\n  {\"name\": ", i ? "," : "");
-        print_json_text(r->name);
+        qn_json_string(r->name, stdout);
         printf(", \"calls\": %d, \"seconds\": %.9g, \"flops\": %.9g, \"bytes\": %.9g}", r->calls, r->seconds,
                r->flops, r->bytes);
     }

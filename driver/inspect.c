@@ -3,6 +3,7 @@
 #include <string.h>
 
 #include "driver/inspect.h"
+#include "driver/output.h"
 
 static const char *const role_names[] = { "input", "output", "state" };
 
@@ -97,25 +98,12 @@ void qn_view_text(const qn_view *v, FILE *to)
 
 /* ---- JSON ---- */
 
-static void json_string(const char *text, FILE *to)
-{
-    putc('"', to);
-    for (; text && *text; text++)
-        if (*text == '"' || *text == '\\')
-            fprintf(to, "\\%c", *text);
-        else if ((unsigned char)*text < 0x20)
-            fprintf(to, "\\u%04x", *text);
-        else
-            putc(*text, to);
-    putc('"', to);
-}
-
 static void json_dim(const qn_view *v, qn_dim d, FILE *to)
 {
     if (qn_dim_is_const(d))
         fprintf(to, "%" PRId64, d->value);
     else
-        json_string(qn_dim_print(d, v->arena), to);
+        qn_json_string(qn_dim_print(d, v->arena), to);
 }
 
 static void json_type(const qn_view *v, const qn_type *type, FILE *to)
@@ -135,7 +123,7 @@ static void json_buffers(const qn_view *v, const qn_program *p, FILE *to)
     for (int i = 0; i < p->n_buffers; i++) {
         const qn_pbuffer *b = &p->buffers[i];
         fprintf(to, "%s\n    {\"name\": ", i ? "," : "");
-        json_string(b->name, to);
+        qn_json_string(b->name, to);
         fprintf(to, ", \"place\": \"%s\", \"dtype\": \"%s\", \"bytes\": ", places[b->place],
                 qn_dtype_name(b->dtype));
         json_dim(v, qn_program_buffer_bytes(p, i), to);
@@ -153,14 +141,18 @@ static void json_buffers(const qn_view *v, const qn_program *p, FILE *to)
 
 static void json_steps(const qn_view *v, const qn_program *p, const qn_steps *steps, FILE *to)
 {
-    static const char *const kinds[] = { "kernel", "library", "copy", "loop", "if", "swap", "bind" };
+    static const char *const kinds[] = {
+        [QN_STEP_KERNEL] = "kernel", [QN_STEP_LIBRARY] = "library", [QN_STEP_COPY] = "copy",
+        [QN_STEP_LOOP] = "loop",     [QN_STEP_IF] = "if",           [QN_STEP_SWAP] = "swap",
+        [QN_STEP_BIND] = "bind",     [QN_STEP_CHECK] = "check",     [QN_STEP_COLLECTIVE] = "collective",
+    };
     putc('[', to);
     for (size_t i = 0; i < steps->n; i++) {
         const qn_step *s = &steps->items[i];
         fprintf(to, "%s\n    {\"kind\": \"%s\", \"number\": %d", i ? "," : "", kinds[s->kind], s->number);
         if (s->kind == QN_STEP_KERNEL) {
             fputs(", \"name\": ", to);
-            json_string(s->name ? s->name : p->kernels[s->kernel]->name, to);
+            qn_json_string(s->name ? s->name : p->kernels[s->kernel]->name, to);
             fprintf(to, ", \"kernel\": %d, \"tasks\": ", s->kernel);
             json_dim(v, s->tasks, to);
         }
@@ -194,12 +186,12 @@ static void json_entry(const qn_view *v, int i, FILE *to)
 {
     const qn_program *p = v->compiled->programs[i];
     fputs("\n {\"name\": ", to);
-    json_string(p->name, to);
+    qn_json_string(p->name, to);
     fprintf(to, ", \"ops\": %d, \"ops_after_passes\": %d, \"n_kernels\": %d, \"flops\": %.17g,\n  \"io\": [",
             v->ops_before[i], v->ops_after[i], p->n_kernels, v->compiled->flops[i]);
     for (int k = 0; k < p->n_io; k++) {
         fprintf(to, "%s\n    {\"name\": ", k ? "," : "");
-        json_string(p->io[k].name, to);
+        qn_json_string(p->io[k].name, to);
         fprintf(to, ", \"role\": \"%s\", ", role_names[p->io[k].role]);
         json_type(v, &p->io[k].type, to);
         putc('}', to);
@@ -208,7 +200,7 @@ static void json_entry(const qn_view *v, int i, FILE *to)
     for (int k = 0; k < qn_dims_symbol_count(p->dims); k++) {
         qn_dim symbol = qn_dims_symbol_at(p->dims, k);
         fputs(k ? ", {\"name\": " : "{\"name\": ", to);
-        json_string(symbol->name, to);
+        qn_json_string(symbol->name, to);
         fprintf(to, ", \"min\": %" PRId64 ", \"max\": %" PRId64 ", \"decided\": %s}", symbol->min,
                 symbol->max, k < p->n_entry_symbols ? "false" : "true");
     }
@@ -227,9 +219,9 @@ static void json_entry(const qn_view *v, int i, FILE *to)
 void qn_view_json(const qn_view *v, FILE *to)
 {
     fputs("{\"model\": ", to);
-    json_string(v->name, to);
+    qn_json_string(v->name, to);
     fputs(", \"target\": ", to);
-    json_string(qn_machine_name(&v->compiled->machine, v->arena), to);
+    qn_json_string(qn_machine_name(&v->compiled->machine, v->arena), to);
     fprintf(to, ", \"weights_bytes\": %" PRId64 ", \"entries\": [", v->compiled->weights.bytes);
     for (int i = 0; i < v->compiled->n_programs; i++) {
         if (i)

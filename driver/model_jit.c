@@ -87,11 +87,13 @@ static void note_costs(jit_model *m, int entry, const qn_program *program, const
         const qn_step *step = &steps->items[i];
         if (step->kind == QN_STEP_KERNEL) {
             const qn_kernel *kernel = program->kernels[step->kernel];
+            const double bytes = bytes_of(program, step);
             note_cost(m,
                       (qn_kernel_cost){ .entry = entry,
                                         .name = step->name ? step->name : kernel->name,
-                                        .flops = step->flops,
-                                        .bytes = kernel->bytes > 0 ? kernel->bytes : bytes_of(program, step),
+                                        /* a template's numbers are guesses where extents depend on symbols */
+                                        .flops = bytes > 0 ? step->flops : 0,
+                                        .bytes = bytes > 0 && kernel->bytes > 0 ? kernel->bytes : bytes,
                                         .times = times });
         } else if (step->kind == QN_STEP_LIBRARY) {
             note_cost(m, (qn_kernel_cost){ .entry = entry,

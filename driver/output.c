@@ -140,3 +140,16 @@ qn_status qn_read_file(const char *path, qn_arena *arena, char **out, size_t *ou
     *out_size = n;
     return QUERN_OK;
 }
+
+void qn_json_string(const char *text, FILE *to)
+{
+    putc('"', to);
+    for (; text && *text; text++)
+        if (*text == '"' || *text == '\\')
+            fprintf(to, "\\%c", *text);
+        else if ((unsigned char)*text < 0x20)
+            fprintf(to, "\\u%04x", *text);
+        else
+            putc(*text, to);
+    putc('"', to);
+}
