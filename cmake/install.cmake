@@ -1,7 +1,10 @@
-# The install target: executable, libraries, public headers, pkg-config files, CMake package.
+# The install target: executable, its man page and completion, libraries, public headers, pkg-config files, CMake package, licence.
 include(CMakePackageConfigHelpers)
 
 install(TARGETS quern_cli RUNTIME DESTINATION ${CMAKE_INSTALL_BINDIR})
+install(FILES docs/quern.1 DESTINATION ${CMAKE_INSTALL_MANDIR}/man1)
+install(FILES scripts/completion.bash DESTINATION ${CMAKE_INSTALL_DATADIR}/bash-completion/completions RENAME quern)
+install(FILES LICENSE DESTINATION ${CMAKE_INSTALL_DOCDIR})
 install(TARGETS quern_shared quern_runtime_shared quern_runtime_static EXPORT QuernTargets
   LIBRARY DESTINATION ${CMAKE_INSTALL_LIBDIR} ARCHIVE DESTINATION ${CMAKE_INSTALL_LIBDIR})
 file(GLOB quern_headers CONFIGURE_DEPENDS include/*.h)

@@ -2,6 +2,7 @@
 #include <string.h>
 
 #include "driver/api.h"
+#include "driver/cache.h"
 #include "driver/compile.h"
 #include "driver/tune.h"
 
@@ -193,5 +194,23 @@ int quern_compile_file(quern_module *module, const quern_compile_options *option
         status = qn_emit_files(copy, &settings, &e, path, NULL, &call.diags);
         qn_module_free(copy);
     }
+    return qn_call_end(&call, status);
+}
+
+int quern_cache_trim(const char *folder, int64_t most, int64_t *out_bytes, int64_t *out_entries)
+{
+    qn_call call;
+    qn_cache cache;
+    int64_t bytes = 0, entries = 0;
+    qn_call_begin(&call);
+    const qn_status status = qn_cache_open(&cache, folder, &call.diags);
+    if (!status) {
+        bytes = qn_cache_keep(&cache, most < 0 ? INT64_MAX : most, most, &entries);
+        qn_cache_close(&cache);
+    }
+    if (out_bytes)
+        *out_bytes = bytes;
+    if (out_entries)
+        *out_entries = entries;
     return qn_call_end(&call, status);
 }

@@ -72,6 +72,13 @@ bool qn_read_bytes(const char *text, int64_t *out)
     return !__builtin_mul_overflow(n, unit ? (int64_t)1024 << (10 * (unit - units)) : 1, out);
 }
 
+const char *qn_cache_folder(const char *folder, qn_arena *arena)
+{
+    folder = folder ? folder : getenv("QUERN_CACHE");
+    folder = folder ? folder : default_folder(arena);
+    return folder ? folder : "";
+}
+
 qn_status qn_cache_open(qn_cache *cache, const char *folder, qn_diags *diags)
 {
     *cache = (qn_cache){ .folder = -1, .limit = DEFAULT_LIMIT };
@@ -80,12 +87,9 @@ qn_status qn_cache_open(qn_cache *cache, const char *folder, qn_diags *diags)
         return qn_error(
             diags, QUERN_ERROR_ARGUMENT, NULL,
             "QUERN_CACHE_LIMIT cannot be '%s': a number of bytes, or one with K, M or G behind it", limit);
-    if (!folder)
-        folder = getenv("QUERN_CACHE");
-    bool named = folder != NULL;
-    if (!folder)
-        folder = default_folder(diags->arena);
-    if (!folder || !folder[0])
+    const bool named = folder || getenv("QUERN_CACHE");
+    folder = qn_cache_folder(folder, diags->arena);
+    if (!folder[0])
         return QUERN_OK;
     int fd = make_folders(folder) ? -1 : open(folder, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
     if (fd < 0) {
@@ -323,30 +327,38 @@ static file *list_entries(const qn_cache *cache, DIR *folder, qn_arena *arena, s
     return files.items;
 }
 
-void qn_cache_trim(const qn_cache *cache)
+int64_t qn_cache_keep(const qn_cache *cache, int64_t limit, int64_t most, int64_t *out_n)
 {
-    int fd = cache->folder < 0 || cache->limit == 0
-                 ? -1
-                 : openat(cache->folder, ".", O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+    int fd = cache->folder < 0 ? -1 : openat(cache->folder, ".", O_RDONLY | O_DIRECTORY | O_CLOEXEC);
     DIR *folder = fd < 0 ? NULL : fdopendir(fd);
+    *out_n = 0;
     if (!folder) {
         if (fd >= 0)
             close(fd);
-        return;
+        return 0;
     }
     qn_arena *arena = qn_arena_new();
-    size_t n;
+    size_t n, first = 0;
     int64_t bytes;
     file *files = list_entries(cache, folder, arena, &n, &bytes);
     closedir(folder);
-    /* A part more than there has to go, or each compilation from now on would look through the folder. */
-    const int64_t most = bytes > cache->limit ? cache->limit - cache->limit / 8 : cache->limit;
-    if (bytes > most)
+    if (bytes > limit) {
         qsort(files, n, sizeof *files, by_use);
-    for (size_t i = 0; i < n && bytes > most; i++) {
-        unlinkat(cache->folder, files[i].name, 0);
-        bytes -= files[i].bytes;
+        for (; first < n && bytes > most; first++) {
+            unlinkat(cache->folder, files[first].name, 0);
+            bytes -= files[first].bytes;
+        }
     }
     total(cache, bytes, true);
     qn_arena_free(arena);
+    *out_n = (int64_t)(n - first);
+    return bytes;
+}
+
+void qn_cache_trim(const qn_cache *cache)
+{
+    int64_t n;
+    /* A part more than there has to go, or each compilation from now on would look through the folder. */
+    if (cache->limit > 0)
+        qn_cache_keep(cache, cache->limit, cache->limit - cache->limit / 8, &n);
 }

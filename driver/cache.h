@@ -29,6 +29,11 @@ QN_MUST_USE qn_status qn_cache_open(qn_cache *cache, const char *folder, qn_diag
 void qn_cache_close(qn_cache *cache);
 /* What closing does, now. */
 void qn_cache_trim(const qn_cache *cache);
+/* Where the entries have more than `limit` bytes: removes those that were not used for longest until they have `most`. The bytes
+ * that are left, and how many entries. */
+int64_t qn_cache_keep(const qn_cache *cache, int64_t limit, int64_t most, int64_t *out_n);
+/* The folder that is meant; "": none. */
+const char *qn_cache_folder(const char *folder, qn_arena *arena);
 
 /* XXH3-128 of the texts, each with its length: those that the code depends on. */
 qn_cache_key qn_cache_key_of(int n, const char *const *texts);

@@ -34,8 +34,8 @@ int qn_cli_usage(const qn_cli *cli, const char *format, ...)
     va_start(args, format);
     message(cli, format, args);
     va_end(args);
-    fprintf(stderr, "usage: quern %s %s   (quern %s --help explains)\n", cli->command, cli->synopsis,
-            cli->command);
+    fprintf(stderr, "usage: quern %s%s%s   (quern %s --help explains)\n", cli->command,
+            *cli->synopsis ? " " : "", cli->synopsis, cli->command);
     return QN_EXIT_USAGE;
 }
 
@@ -304,8 +304,8 @@ bool qn_cli_read(qn_cli *cli, int argc, char **argv, int *out_exit)
     bool only_arguments = false;
     for (int i = 1; i < argc; i++) {
         int status = QN_EXIT_OK;
-        if (!only_arguments && strcmp(argv[i], "--help") == 0) {
-            printf("usage: quern %s %s\n", cli->command, cli->synopsis);
+        if (!only_arguments && (strcmp(argv[i], "--help") == 0 || strcmp(argv[i], "-h") == 0)) {
+            printf("usage: quern %s%s%s\n", cli->command, *cli->synopsis ? " " : "", cli->synopsis);
             if (cli->options)
                 print_options(cli->options);
             if (!cli->no_common)
@@ -350,7 +350,7 @@ quern_module *qn_cli_module(qn_cli *cli, int *out_exit)
     return module;
 }
 
-static bool is_shared_object(const char *path)
+bool qn_cli_is_object(const char *path)
 {
     static const char elf[4] = { 0x7f, 'E', 'L', 'F' };
     char start[4];
@@ -406,7 +406,7 @@ int qn_cli_emit(qn_cli *cli, quern_module *module, const quern_emit_options *emi
 quern_model *qn_cli_model(qn_cli *cli, int *out_exit)
 {
     quern_model *model = NULL;
-    if (is_shared_object(cli->model)) {
+    if (qn_cli_is_object(cli->model)) {
         if (quern_model_open(cli->model, NULL, &model))
             *out_exit = qn_cli_fail_api(cli);
         return model;

@@ -52,6 +52,8 @@ int qn_cli_finish(const qn_cli *cli);
 
 /* Loads and compiles cli->model for this process; a shared object is opened. NULL and *out_exit on a failure. */
 quern_model *qn_cli_model(qn_cli *cli, int *out_exit);
+/* Is the file a shared object? */
+bool qn_cli_is_object(const char *path);
 /* Only loads. */
 quern_module *qn_cli_module(qn_cli *cli, int *out_exit);
 

@@ -1,4 +1,4 @@
-/* quern inspect: what a model was lowered to, and where its memory lies. */
+/* quern inspect: what a model was lowered to, and where its memory lies; what a shared object says of itself. */
 #include <stdio.h>
 #include <string.h>
 
@@ -71,12 +71,14 @@ static void print_dot(const qn_view *v)
     qn_view_dot(v, stdout);
 }
 
+enum { TEXT, JSON };
+
 static const struct {
     const char *name;
     void (*print)(const qn_view *view);
 } formats[] = {
-    { "text", print_text },   { "json", print_json },       { "dot", print_dot },
-    { "graph", print_graph }, { "program", print_program }, { "kernels", print_kernels },
+    [TEXT] = { "text", print_text }, [JSON] = { "json", print_json }, { "dot", print_dot },
+    { "graph", print_graph },        { "program", print_program },    { "kernels", print_kernels },
 };
 enum { N_FORMATS = sizeof formats / sizeof *formats };
 
@@ -142,11 +144,22 @@ static qn_status look(inspect *in, qn_module *module, int format)
     return QUERN_OK;
 }
 
+static int look_at_object(inspect *in, bool json)
+{
+    quern_model *model;
+    if (quern_model_open(in->cli.model, NULL, &model))
+        return qn_cli_fail_api(&in->cli);
+    (json ? qn_object_json : qn_object_text)(quern_model_describe(model), in->cli.model, in->arena, stdout);
+    quern_model_free(model);
+    return QN_EXIT_OK;
+}
+
 int quern_main_inspect(int argc, char **argv)
 {
-    inspect in = {
-        .cli = { .command = "inspect", .synopsis = "MODEL [options]", .options = options, .accept = accept }
-    };
+    inspect in = { .cli = { .command = "inspect",
+                            .synopsis = "MODEL|OBJECT.so [options]",
+                            .options = options,
+                            .accept = accept } };
     int status = QN_EXIT_OK, format = 0;
     in.cli.user = &in;
     if (!qn_cli_read(&in.cli, argc, argv, &status))
@@ -156,12 +169,15 @@ int quern_main_inspect(int argc, char **argv)
     if (format == N_FORMATS)
         return qn_cli_usage(&in.cli, "there is no format '%s': text, json, dot, graph, program, kernels",
                             in.format);
-    quern_module *module = qn_cli_module(&in.cli, &status);
-    if (!module)
-        return status;
+    const bool object = qn_cli_is_object(in.cli.model);
+    if (object && (in.svg || format > JSON))
+        return qn_cli_usage(&in.cli, "a shared object is code: of it there is --format text and json");
     in.arena = qn_arena_new();
     qn_diags_init(&in.diags, in.arena);
-    if (look(&in, module->ir, format))
+    quern_module *module = object ? NULL : qn_cli_module(&in.cli, &status);
+    if (object)
+        status = look_at_object(&in, format == JSON);
+    else if (module && look(&in, module->ir, format))
         status = qn_cli_fail_diags(&in.cli, &in.diags);
     qn_arena_free(in.arena);
     quern_module_free(module);

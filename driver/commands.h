@@ -6,6 +6,7 @@
 int quern_main_compile(int argc, char **argv);
 int quern_main_bench(int argc, char **argv);
 int quern_main_inspect(int argc, char **argv);
+int quern_main_cache(int argc, char **argv);
 int quern_main_targets(int argc, char **argv);
 int quern_main_tune(int argc, char **argv);
 int quern_main_train(int argc, char **argv);

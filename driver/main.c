@@ -1,4 +1,5 @@
 /* The command line: finds the command. Each command is a file of its own. */
+#include <stdbool.h>
 #include <stdio.h>
 #include <string.h>
 
@@ -23,6 +24,7 @@ static const struct {
     { "train", quern_main_train, "mlp.onnx --data digits.npz --epochs 20 -o trained.onnx",
       "learns from arrays; checkpoints; the step as a shared object" },
     { "check", quern_main_check, "model.onnx", "every node: supported, or what is missing" },
+    { "cache", quern_main_cache, "--clear", "compiled kernels: how much there is, and less of it" },
     { "targets", quern_main_targets, "", "what can be compiled for" },
     { "opt", quern_main_opt, "model.qn --passes=simplify,cse --print-after-all",
       "run passes on a text file" },
@@ -31,35 +33,44 @@ enum { N_COMMANDS = sizeof commands / sizeof *commands };
 
 static void print_usage(FILE *to)
 {
+    fputs("usage: quern COMMAND [options]   (quern COMMAND --help explains; quern --version)\n\n", to);
     for (int i = 0; i < N_COMMANDS; i++)
         fprintf(to, "quern %-7s %-37s%s%s\n", commands[i].name, commands[i].example,
                 *commands[i].help ? " # " : "", commands[i].help);
+    fputs("\nexit status: 0 done, 1 failed (standard error says why), 2 wrong usage\n", to);
+}
+
+static int run(const char *name, int argc, char **argv)
+{
+    const char *names[N_COMMANDS];
+    for (int i = 0; i < N_COMMANDS; i++) {
+        names[i] = commands[i].name;
+        if (strcmp(name, names[i]) == 0)
+            return commands[i].run(argc, argv);
+    }
+    const char *nearest = qn_nearest_word(name, strlen(name), names, N_COMMANDS);
+    if (nearest) {
+        fprintf(stderr, "quern: there is no command '%s': did you mean '%s'?\n", name, nearest);
+        return 2;
+    }
+    fprintf(stderr, "quern: there is no command '%s'\n", name);
+    print_usage(stderr);
+    return 2;
 }
 
 int main(int argc, char **argv)
 {
-    if (argc < 2 || strcmp(argv[1], "--help") == 0 || strcmp(argv[1], "-h") == 0 ||
-        strcmp(argv[1], "help") == 0) {
+    const char *first = argc < 2 ? "help" : argv[1];
+    const bool help = strcmp(first, "help") == 0;
+    if (help && argc > 2) /* quern help run */
+        return run(argv[2], 2, (char *[]){ argv[2], "--help", NULL });
+    if (help || strcmp(first, "--help") == 0 || strcmp(first, "-h") == 0) {
         print_usage(stdout);
         return 0;
     }
-    if (strcmp(argv[1], "--version") == 0) {
+    if (strcmp(first, "--version") == 0 || strcmp(first, "-V") == 0 || strcmp(first, "version") == 0) {
         printf("quern %s\n", quern_version());
         return 0;
     }
-    for (int i = 0; i < N_COMMANDS; i++) {
-        if (strcmp(argv[1], commands[i].name) == 0)
-            return commands[i].run(argc - 1, argv + 1);
-    }
-    const char *names[N_COMMANDS];
-    for (int i = 0; i < N_COMMANDS; i++)
-        names[i] = commands[i].name;
-    const char *nearest = qn_nearest_word(argv[1], strlen(argv[1]), names, N_COMMANDS);
-    if (nearest) {
-        fprintf(stderr, "quern: there is no command '%s': did you mean '%s'?\n", argv[1], nearest);
-        return 2;
-    }
-    fprintf(stderr, "quern: there is no command '%s'; these are the commands:\n", argv[1]);
-    print_usage(stderr);
-    return 2;
+    return run(first, argc - 1, argv + 1);
 }

@@ -219,6 +219,11 @@ typedef struct quern_model quern_model;
 QUERN_API int quern_compile(quern_module *module, const quern_compile_options *options,
                             quern_model **out) QUERN_MUST_USE;
 
+/* Removes from the cache folder (as in quern_compile_options) what was not used for longest until `most` bytes are left: 0 clears
+ * it, of tuned schedules too; below 0 removes nothing. Others may be using it. out_bytes, out_entries (or NULL): what is left. */
+QUERN_API int quern_cache_trim(const char *folder, int64_t most, int64_t *out_bytes,
+                               int64_t *out_entries) QUERN_MUST_USE;
+
 /* Measures on this machine what cost models otherwise choose for the kernels that take the time (register tiles, how work is cut
  * into tasks, Winograd or direct convolution, how far ahead memory is read), with the entry's inputs at random and symbols at
  * their least value, and keeps winners in the cache folder. Every later compilation with that folder uses them, for the same
@@ -247,7 +252,8 @@ typedef struct quern_emit_options {
 QUERN_API int quern_compile_file(quern_module *module, const quern_compile_options *options,
                                  const quern_emit_options *emit, const char *path) QUERN_MUST_USE;
 
-/* A shared object that Quern emitted. */
+/* A shared object that Quern emitted. prefix: of its names; NULL: from the file's name, or, where it was renamed, that of the only
+ * model in it. */
 QUERN_API int quern_model_open(const char *path, const char *prefix, quern_model **out) QUERN_MUST_USE;
 
 QUERN_API void quern_model_free(quern_model *model); /* after its sessions; NULL is fine */
@@ -264,7 +270,7 @@ typedef struct quern_session quern_session;
 QUERN_API int quern_session_new(quern_model *model, const char *entry, quern_session **out) QUERN_MUST_USE;
 QUERN_API void quern_session_free(quern_session *session);
 
-/* The index of the first buffer of that name; -1, which the calls below refuse, where there is none. */
+/* The index of the first buffer of that name; -1 where there is none, which the calls below refuse: their error says the name. */
 QUERN_API int quern_session_find(const quern_session *session, const char *name);
 /* Binds buffer `index` (see quern_entry_info.buffers) to the caller's memory, which must stay valid until rebound.
  * Checks dtype and dims; dims of inputs set the symbols. NULL: back to the session's own memory. */

@@ -187,9 +187,9 @@ typedef struct quern_model_info {
     const quern_entry_info *entries;
     int64_t weights_bytes;    /* in the object, or to be lent as quern_ctx.weights */
     const void *weights;      /* NULL when they are in a side file */
-    const char *weights_hash; /* XXH3 128 of the weights, hexadecimal */
-    const char *
-        lacks; /* what this machine's CPU has not and the code needs: entries return QUERN_ERROR_DEVICE; NULL: nothing */
+    const char *weights_hash; /* XXH3 128 of the weights in a side file, hexadecimal; "" without one */
+    /* what this machine's CPU has not and the code needs: entries return QUERN_ERROR_DEVICE then. NULL: nothing */
+    const char *lacks;
 } quern_model_info;
 
 typedef const quern_model_info *(*quern_query_fn)(uint32_t abi_version);

@@ -3,7 +3,9 @@
 #include <dlfcn.h>
 #include <errno.h>
 #include <fcntl.h>
+#include <link.h>
 #include <pthread.h>
+#include <stdbool.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -171,6 +173,48 @@ static int map_side_file(quern_model *model, opened *o, const char *object_path)
     return status;
 }
 
+#define QUERY "_query"
+
+/* The name of the one function NAME_query that a library has; NULL where it has none or several. */
+static const char *only_query(void *library)
+{
+    struct link_map *map;
+    const ElfW(Sym) *symbols = NULL;
+    const char *names = NULL, *found = NULL;
+    const uint32_t *hash =
+        NULL; /* DT_GNU_HASH: buckets, symbols before the first that is hashed, words of the filter */
+    if (dlinfo(library, RTLD_DI_LINKMAP, &map))
+        return NULL;
+    for (const ElfW(Dyn) *d = map->l_ld; d->d_tag != DT_NULL; d++) {
+        /* the loader has added the base, but for musl's */
+        const void *at = (const void *)(d->d_un.d_ptr + (d->d_un.d_ptr < map->l_addr ? map->l_addr : 0));
+        if (d->d_tag == DT_SYMTAB)
+            symbols = at;
+        else if (d->d_tag == DT_STRTAB)
+            names = at;
+        else if (d->d_tag == DT_GNU_HASH)
+            hash = at;
+    }
+    if (!symbols || !names || !hash)
+        return NULL;
+    const uint32_t *buckets = hash + 4 + hash[2] * (sizeof(ElfW(Addr)) / sizeof *hash),
+                   *chains = buckets + hash[0];
+    for (uint32_t b = 0; b < hash[0]; b++) {
+        bool more = buckets[b] >= hash[1];
+        for (uint32_t i = buckets[b]; more; i++) {
+            const char *name = names + symbols[i].st_name;
+            const size_t length = strlen(name);
+            if (length > strlen(QUERY) && strcmp(name + length - strlen(QUERY), QUERY) == 0) {
+                if (found)
+                    return NULL;
+                found = name;
+            }
+            more = !(chains[i - hash[1]] & 1);
+        }
+    }
+    return found;
+}
+
 static int find_info(const char *path, const char *prefix, opened *o, const quern_model_info **out)
 {
     /* A name without a slash would be looked for in the system's folders. */
@@ -183,12 +227,15 @@ static int find_info(const char *path, const char *prefix, opened *o, const quer
         return qn_fail(QUERN_ERROR_IO, "%s", dlerror());
     char symbol[512];
     if (prefix)
-        snprintf(symbol, sizeof symbol - 6, "%s", prefix);
+        snprintf(symbol, sizeof symbol - strlen(QUERY), "%s", prefix);
     else
-        qn_prefix_from_path(path, symbol, sizeof symbol - 6);
-    strcat(symbol, "_query");
+        qn_prefix_from_path(path, symbol, sizeof symbol - strlen(QUERY));
+    strcat(symbol, QUERY);
     quern_query_fn query = NULL;
     *(void **)&query = dlsym(o->library, symbol);
+    const char *only = query || prefix ? NULL : only_query(o->library);
+    if (only)
+        *(void **)&query = dlsym(o->library, only);
     if (!query)
         return qn_fail(QUERN_ERROR_MODEL,
                        "%s has no symbol %s: give the prefix it was compiled with, if it is a model of Quern",

@@ -238,12 +238,22 @@ quern_ctx *quern_session_ctx(quern_session *s)
 
 /* ---- binding ---- */
 
+/* The name that quern_session_find last looked for in vain on this thread: it gives -1, and the call that is given that says why. */
+static _Thread_local struct {
+    const quern_session *session;
+    char name[128];
+} missing;
+
 static int check_index(const quern_session *s, int index)
 {
-    if (index < 0 || index >= s->n_buffers)
-        return qn_fail(QUERN_ERROR_ARGUMENT, "there is no buffer %d: entry '%s' has %d", index,
-                       s->entry->name, s->n_buffers);
-    return QUERN_OK;
+    char names[TEXT_SIZE] = "", what[sizeof missing.name + 2];
+    if (index >= 0 && index < s->n_buffers)
+        return QUERN_OK;
+    for (size_t i = 0, n = 0; i < (size_t)s->n_buffers && n < sizeof names; i++)
+        n += (size_t)snprintf(names + n, sizeof names - n, "%s%s", i ? ", " : "", s->slots[i].info->name);
+    snprintf(what, sizeof what, index == -1 && missing.session == s ? "'%s'" : "%.0s%d", missing.name, index);
+    return qn_fail(QUERN_ERROR_ARGUMENT, "there is no buffer %s: entry '%s' has %d: %s", what, s->entry->name,
+                   s->n_buffers, names);
 }
 
 static void unbind(quern_session *s, int index)
@@ -568,6 +578,8 @@ int quern_session_find(const quern_session *s, const char *name)
     for (int i = 0; i < s->n_buffers; i++)
         if (strcmp(s->slots[i].info->name, name) == 0)
             return i;
+    missing.session = s;
+    snprintf(missing.name, sizeof missing.name, "%s", name);
     return -1;
 }
 

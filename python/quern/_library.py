@@ -140,6 +140,7 @@ _FUNCTIONS = {  # name: result, arguments
     "quern_make_training": (c_int, [c_void_p, POINTER(TrainOptions)]),
     "quern_compile": (c_int, [c_void_p, POINTER(CompileOptions), _HANDLE]),
     "quern_compile_file": (c_int, [c_void_p, POINTER(CompileOptions), POINTER(EmitOptions), c_char_p]),
+    "quern_cache_trim": (c_int, [c_char_p, c_int64, POINTER(c_int64), POINTER(c_int64)]),
     "quern_tune": (c_int, [c_void_p, POINTER(CompileOptions), POINTER(TuneOptions)]),
     "quern_model_open": (c_int, [c_char_p, c_char_p, _HANDLE]),
     "quern_model_free": (None, [c_void_p]),

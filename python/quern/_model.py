@@ -484,6 +484,14 @@ def tune(model, threads=None, math="default", cpu=None, dims=None, cache=None, p
     return rows
 
 
+def trim_cache(most=0, cache=None):
+    """Removes from the cache folder what was not used for longest until `most` bytes are left (0: nothing is; below 0: all of it).
+    cache: as for `compile`. Gives (bytes, entries) that are left."""
+    left, entries = c_int64(), c_int64()
+    check(lib.quern_cache_trim(None if cache is None else os.fsencode(cache), most, byref(left), byref(entries)))
+    return left.value, entries.value
+
+
 def compile_file(model, path, target="cpu", emit="so", prefix=None, weights="embed", header=None, math="default",
                  cpu=None, dims=None, cache=None, optimize=0, precision="f32"):
     """Compiles a model into a file: "so" (with a C header), "a", "o", "llvm", "asm".

@@ -479,6 +479,17 @@ class Compiling(unittest.TestCase):
         with self.assertRaisesRegex(quern.ArgumentError, "no blas 'mkl'"):
             quern.compile(product, blas="mkl")
 
+    def test_cache(self):
+        with tempfile.TemporaryDirectory() as folder:
+            self.assertEqual(quern.trim_cache(-1, folder), (0, 0))
+            quern.compile(BIAS, cache=folder)
+            size, entries = quern.trim_cache(-1, folder)
+            self.assertTrue(size > 0 and entries > 0)
+            self.assertEqual(quern.trim_cache(size, folder), (size, entries))
+            self.assertEqual(quern.trim_cache(cache=folder), (0, 0))
+            with self.assertRaisesRegex(quern.FileError, "cannot be used as cache folder"):
+                quern.trim_cache(cache="/dev/null")
+
     def test_text(self):
         text = quern.text(BIAS)
         self.assertIn("@bias", text)

@@ -128,6 +128,11 @@ expect 1 'absent.onnx: cannot be read: No such file' "$quern" run absent.onnx
 expect 1 ': Is a directory' "$quern" run .
 expect 1 ': it is a pipe: a model is read from a file' "$quern" run <(cat bias.qn)
 
+printf 'graph @main(%%x: f32[n]) -> (y: f32[m, 2]) {\n  %%0 = reshape %%x {dims = [m, 2]} : f32[m, 2]\n  return %%0\n}\n' >free.qn
+for target in "${targets[@]}"; do
+    expect 1 "dimension 'm' has no value: no input says it" "$quern" run free.qn --dim n=6 --target $target
+done
+
 # usage
 expect 0 'quern compile' "$quern"
 expect 2 "no command 'fly'" "$quern" fly
@@ -152,6 +157,21 @@ expect 0 '^usage: quern run MODEL' "$quern" run --help
 expect 0 'every node is supported; 4 ops: ' "$quern" check bias.qn
 
 # bench, inspect, targets
+cat >symbolic.qn <<'END'
+graph @main(%x: f32[n, 256], %w: f32[256, 256]) -> (y: f32[n, 256]) {
+  %0 = dot_general %x, %w {x_batch = [], x_contract = [1], y_batch = [], y_contract = [0]} : f32[n, 256]
+  return %0
+}
+END
+expect 0 '^with n = 1, the least \(--dim NAME=N for others\)$' "$quern" bench symbolic.qn --seconds 0.01
+cat >checked.qn <<'END'
+graph @main(%x: f32[n], %y: f32[m]) -> (z: f32[m, 2], t: f32[m]) {
+  %0 = exp %x : f32[n]
+  %1 = reshape %0 {dims = [m, 2]} : f32[m, 2]
+  %2 = exp %y : f32[m]
+  return %1, %2
+}
+END
 expect 0 'median [0-9.]+ us' "$quern" bench bias.qn --seconds 0.01 --threads 1
 expect 0 'us  share' "$quern" bench bias.qn --seconds 0.01 --all
 expect 0 '^y|median' "$quern" bench double.qn --seconds 0.01 --target interp
@@ -183,6 +203,12 @@ for kernel in whole:  # the threads share out its tasks
     assert sum(e["args"]["tasks"] for e in parts) == kernel["args"]["tasks"], (kernel, parts)
     assert all(kernel["ts"] - .01 <= e["ts"] and e["ts"] + e["dur"] <= kernel["ts"] + kernel["dur"] + .01 for e in parts)
 END
+    # of extents that are symbols nothing is guessed: the dims are told that were measured with
+    "$quern" bench symbolic.qn --seconds 0.01 --json >symbolic.json || fail "bench --json"
+    python3 -c 'import json; j = json.load(open("symbolic.json")); assert j["dims"] == {"n": 1} and not any(k["flops"] or k["bytes"] for k in j["kernels"]), j' || fail "symbolic.json"
+    # each kind of step has its name
+    "$quern" inspect checked.qn --format json >checked.json || fail "inspect --format json"
+    python3 -c 'import json; e, = json.load(open("checked.json"))["entries"]; assert [s["kind"] for s in e["steps"]] == ["check", "kernel", "kernel"], e' || fail "checked.json"
     "$quern" inspect bias.qn --format json >inspect.json || fail "inspect --format json"
     python3 -c 'import json; e, = json.load(open("inspect.json"))["entries"]; assert e["name"] == "infer" and e["steps"] and e["io"][0]["dims"] == ["batch", 4]' || fail "inspect.json"
 fi
@@ -236,6 +262,25 @@ expect 0 '^program @infer' "$quern" inspect bias.qn --format program
 expect 0 '^kernel @' "$quern" inspect bias.qn --format kernels
 expect 0 'graph @main' "$quern" inspect bias.qn --format graph
 expect 2 "no format 'xml'" "$quern" inspect bias.qn --format xml
+# what a shared object says of itself, whatever its file is called
+must "$quern" compile bias.qn --dim batch=2..8 --cpu x86-64-v3 -o inspected.so --prefix other
+for pattern in '^inspected.so, compiled for x86_64.* x86-64-v3$' '^entry infer' '  input  b f32\[4\]' \
+    '  output last f32\[batch\]' '  dim    batch = 2\.\.8' '^workspace [0-9]+ bytes where batch = 2' '^weights 0 bytes$'; do
+    expect 0 "$pattern" "$quern" inspect inspected.so
+done
+expect 0 '"dims": \["batch", 4\]' "$quern" inspect inspected.so --format json
+expect 2 'a shared object is code' "$quern" inspect inspected.so --format dot
+expect 0 '^last f32\[2\]' "$quern" run inspected.so
+expect 1 'cannot be read|too short|invalid ELF' "$quern" inspect <(printf '\177ELF')
+# the cache
+expect 0 '^some: 0.0 MB in 0 entries' "$quern" cache --cache some
+must "$quern" run double.qn --cache some
+expect 0 '^some: 0\.[0-9]+ MB in [1-9][0-9]* entries' "$quern" cache --cache some --trim 1G
+expect 0 '"entries": [1-9]' "$quern" cache --cache some --json
+expect 0 '"bytes": 0, "entries": 0' "$quern" cache --cache some --clear --json
+expect 0 '^there is no cache folder' "$quern" cache --cache ''
+expect 2 '--trim little: a number of bytes' "$quern" cache --trim little
+expect 1 'cannot be used as cache folder' "$quern" cache --cache /dev/null
 # a picture, where there is Graphviz; a message where there is none
 if command -v dot >/dev/null; then
     expect 0 '^$' "$quern" inspect bias.qn --dim batch=64 --svg plan.svg

@@ -174,6 +174,16 @@ static void keeps_to_its_limit(void **state)
     assert_false(is_there(f, "d"));
     assert_true(is_there(f, "a"));
     assert_true(is_there(f, "e"));
+    /* a call counts, and leaves what was used last, or nothing */
+    int64_t bytes, entries, remain;
+    assert_int_equal(quern_cache_trim(f->folder, -1, &bytes, &entries), QUERN_OK);
+    assert_true(bytes > 1000 && entries == 2 && is_there(f, "a") && is_there(f, "e"));
+    assert_int_equal(quern_cache_trim(f->folder, bytes - 1, &remain, &entries), QUERN_OK);
+    assert_true(remain < bytes && entries == 1);
+    assert_int_equal(quern_cache_trim(f->folder, 0, NULL, NULL), QUERN_OK);
+    assert_false(is_there(f, "a") || is_there(f, "e"));
+    assert_int_equal(quern_cache_trim("", 0, &bytes, &entries), QUERN_OK);
+    assert_true(bytes == 0 && entries == 0);
     /* what was counted is believed, nothing else: not a number of three bytes */
     for (int damaged = 0; damaged < 2; damaged++) {
         put_old(f, "b", 30000);
