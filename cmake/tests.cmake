@@ -1,8 +1,8 @@
 # Registers every test by its file name. Labels: its kind (unit, text, python, shell), "slow" where the name contains
 # "_slow", "threads" where it contains "thread" (what the thread sanitizer runs). Exit status 77 means skipped.
 set(quern_test_environment
-  "QUERN_SOURCE_DIR=${PROJECT_SOURCE_DIR}" "QUERN_BUILD_DIR=${CMAKE_BINARY_DIR}"
-  "QUERN_LIBRARY=${CMAKE_BINARY_DIR}/libquern.so" "QUERN_LLVM_BINDIR=${QUERN_LLVM_BINDIR}")
+  "QUERN_SOURCE_DIR=${PROJECT_SOURCE_DIR}" "QUERN_BUILD_DIR=${PROJECT_BINARY_DIR}"
+  "QUERN_LIBRARY=${PROJECT_BINARY_DIR}/libquern.so" "QUERN_LLVM_BINDIR=${QUERN_LLVM_BINDIR}")
 if(QUERN_SANITIZE)
   list(APPEND quern_test_environment "QUERN_SANITIZE=${QUERN_SANITIZE}"
     "UBSAN_OPTIONS=print_stacktrace=1"
@@ -38,7 +38,7 @@ list(APPEND quern_test_environment "QUERN_FAKE_CUDA=$<TARGET_FILE:fake_cuda>")
 add_library(quern_test_support INTERFACE)
 target_link_libraries(quern_test_support INTERFACE quern_flags quern_core)
 target_compile_definitions(quern_test_support INTERFACE
-  QN_SOURCE_DIR="${PROJECT_SOURCE_DIR}" QN_BUILD_DIR="${CMAKE_BINARY_DIR}" QN_FAKE_CUDA="$<TARGET_FILE:fake_cuda>")
+  QN_SOURCE_DIR="${PROJECT_SOURCE_DIR}" QN_BUILD_DIR="${PROJECT_BINARY_DIR}" QN_FAKE_CUDA="$<TARGET_FILE:fake_cuda>")
 add_dependencies(quern_test_support fake_cuda)
 file(GLOB support CONFIGURE_DEPENDS tests/support/*.c)
 if(support)
@@ -54,7 +54,7 @@ file(GLOB unit_tests CONFIGURE_DEPENDS tests/unit/test_*.c)
 foreach(source ${unit_tests})
   get_filename_component(name ${source} NAME_WE)
   add_executable(${name} ${source})
-  set_target_properties(${name} PROPERTIES RUNTIME_OUTPUT_DIRECTORY ${CMAKE_BINARY_DIR}/tests/unit)
+  set_target_properties(${name} PROPERTIES RUNTIME_OUTPUT_DIRECTORY ${PROJECT_BINARY_DIR}/tests/unit)
   target_include_directories(${name} SYSTEM PRIVATE ${CMOCKA_INCLUDE_DIRS})
   target_link_libraries(${name} PRIVATE ${quern_support} ${CMOCKA_LINK_LIBRARIES})
   string(REGEX REPLACE "^test_" "" name_only ${name})
@@ -112,7 +112,7 @@ if(QUERN_FUZZ)
   foreach(source ${fuzz_targets})
     get_filename_component(name ${source} NAME_WE)
     add_executable(${name} ${source})
-    set_target_properties(${name} PROPERTIES RUNTIME_OUTPUT_DIRECTORY ${CMAKE_BINARY_DIR}/tests/fuzz)
+    set_target_properties(${name} PROPERTIES RUNTIME_OUTPUT_DIRECTORY ${PROJECT_BINARY_DIR}/tests/fuzz)
     target_link_libraries(${name} PRIVATE ${quern_support})
     target_link_options(${name} PRIVATE -fsanitize=fuzzer)
   endforeach()
