@@ -170,17 +170,19 @@ _FUNCTIONS = {  # name: result, arguments
 
 
 def _find():
-    """$QUERN_LIBRARY; else the build beside this checkout; else what the system knows."""
-    path = os.environ.get("QUERN_LIBRARY")
-    if path:
-        return path
-    root = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
-    path = os.path.join(root, "build", "release", "libquern.so")
-    return path if os.path.exists(path) else ctypes.util.find_library("quern") or "libquern.so.0"
+    """$QUERN_LIBRARY; else that of the package; else the build of this checkout; else what the system knows."""
+    named = os.environ.get("QUERN_LIBRARY")
+    if named:
+        return named
+    package = os.path.dirname(os.path.abspath(__file__))
+    root = os.path.dirname(os.path.dirname(package))
+    for found in (os.path.join(package, "libquern.so"), os.path.join(root, "build", "release", "libquern.so")):
+        if os.path.exists(found):
+            return found
+    return ctypes.util.find_library("quern") or "libquern.so.0"
 
 
 def _load():
-    path = _find()
     try:
         library = ctypes.CDLL(path)
     except OSError as error:
@@ -191,6 +193,7 @@ def _load():
     return library
 
 
+path = _find()
 lib = _load()
 last_status = lib.quern_last_status
 version = lib.quern_version().decode()
@@ -204,6 +207,12 @@ def error_of(status):
 def check(status):
     if status:
         raise error_of(status)
+
+
+def refuse_to_copy(self):
+    """As __reduce__: what pickle and copy would make of the addresses is nothing."""
+    raise TypeError("what lies in the library's memory cannot be copied or pickled: models that quern.compile or quern.load made can, "
+                    "parameters and states go into a checkpoint (quern.save_checkpoint)")
 
 
 class Handle:
@@ -220,6 +229,8 @@ class Handle:
     def __del__(self):
         if self.pointer:
             self._free(self.pointer)
+
+    __reduce__ = refuse_to_copy
 
 
 def table(address, kind, n):

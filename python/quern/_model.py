@@ -11,8 +11,8 @@ import numpy as np
 from ._arrays import NUMPY, address_of, to_numpy, to_quern, view
 from ._dlpack import gpu_of
 from ._library import (INPUT, NEEDS, NEEDS_DIM, OUTPUT, TUNE_REPORT, Array, ArgumentError, BufferInfo, CompileOptions, DimRange,
-                       EmitOptions, EntryInfo, Handle, KnownInput, LoadOptions, ModelError, OutOfRangeError, SymbolInfo, TuneOptions,
-                       UnsupportedError, check, error_of, lib, table)
+                       EmitOptions, EntryInfo, Handle, KnownInput, LoadOptions, ModelError, OutOfRangeError, SymbolInfo,
+                       TuneOptions, UnsupportedError, check, error_of, lib, refuse_to_copy, table)
 
 Signature = namedtuple("Signature", "name dtype shape")
 Signature.__doc__ = "An input or output: dims are numbers, or text such as 'batch' where they depend on the inputs."
@@ -122,6 +122,8 @@ class Session:
         self._outputs = None
         self._fresh = None  # shape and dtype of each output, for the inputs that are bound
         self.run = _runner(self._handle)
+
+    __reduce__ = refuse_to_copy
 
     def set_comm(self, comm):
         """This session runs as that rank (a Comm; None: alone), for models with collectives."""
@@ -244,7 +246,7 @@ class Session:
 class Model:
     """A compiled model: immutable, usable from any thread.
 
-    m(inputs) -> list of arrays; m.bind(inputs) -> Session for calls without allocation."""
+    m(inputs) -> list of arrays; m.bind(inputs) -> Session for calls without allocation. Can be pickled, as how it was made."""
 
     def __init__(self, handle, first=None):
         self._handle = handle
@@ -256,6 +258,17 @@ class Model:
         self._first = self._entries[first] if first else next(iter(self._entries.values()))
         self._idle = []  # sessions to be used again by calls
         self._derivation = None  # of grad, jvp and hvp: how it was made
+        self._source = None  # of compile and load: the function and its arguments
+
+    def __reduce__(self):
+        """Pickled as how it was made: it is compiled (or loaded) again, from the same file, with the cache's help."""
+        return self._source or refuse_to_copy(self)
+
+    def __copy__(self):
+        return self
+
+    def __deepcopy__(self, memo):
+        return self
 
     def __repr__(self):
         takes, gives = (", ".join(f"{s.name}: {s.dtype.name}{list(s.shape)}" for s in side)
@@ -358,6 +371,18 @@ def compile_options(target="cpu", threads=None, math="default", cpu=None, cache=
                           memory_limit, bool(tune))
 
 
+def _from(model, function, source, *arguments):
+    """The model, which remembers how it was made."""
+    if isinstance(source, (str, os.PathLike)):
+        source = os.path.abspath(os.fspath(source))
+    elif hasattr(source, "SerializeToString"):
+        source = source.SerializeToString()
+    else:
+        source = bytes(source)
+    model._source = (function, (source, *arguments))
+    return model
+
+
 def compile_module(module, options):
     return Handle(lib.quern_compile, lib.quern_model_free, module.pointer, byref(options))
 
@@ -374,6 +399,9 @@ class SpecializedModel:
         self._exact = False  # all dimensions have to be known
         self._models = OrderedDict()
         self._lock = threading.Lock()
+        self._source = None
+
+    __reduce__, __copy__, __deepcopy__ = Model.__reduce__, Model.__copy__, Model.__deepcopy__
 
     def _key(self, inputs):
         values, dims = {}, dict(self._dims)
@@ -460,13 +488,14 @@ def compile(model, target="cpu", threads=None, math="default", cpu=None, dims=No
     options = compile_options(target, threads, math, cpu, cache, optimize, blas, precision, check_numerics, tune=tune)
     load = lambda dims, constants, needs, every=False: load_module(model, dims, constants, needs, every)
     needs = []
+    arguments = (target, threads, math, cpu, dims, cache, optimize, blas, precision, check_numerics)  # measured once is enough
     try:
         module = load(dims, {}, needs)
     except UnsupportedError:
         if not needs:
             raise
-        return SpecializedModel(load, dims, options, needs)
-    return Model(compile_module(module, options))
+        return _from(SpecializedModel(load, dims, options, needs), compile, model, *arguments)
+    return _from(Model(compile_module(module, options)), compile, model, *arguments)
 
 
 def tune(model, threads=None, math="default", cpu=None, dims=None, cache=None, precision="f32", entry=None, seconds=20):
@@ -509,8 +538,8 @@ def write_module(module, options, path, emit, prefix, weights, header):
 
 def load(path, prefix=None):
     """A shared object that Quern emitted."""
-    return Model(Handle(lib.quern_model_open, lib.quern_model_free, os.fsencode(path),
-                        None if prefix is None else prefix.encode()))
+    return _from(Model(Handle(lib.quern_model_open, lib.quern_model_free, os.fsencode(path),
+                              None if prefix is None else prefix.encode())), load, path, prefix)
 
 
 def text(model, dims=None):

@@ -9,7 +9,7 @@ import numpy as np
 
 from . import _fit
 from ._comm import comm_mpi
-from ._library import ArgumentError, TrainOptions, check, lib
+from ._library import ArgumentError, TrainOptions, check, lib, refuse_to_copy
 from ._model import Model, compile_module, compile_options, load_module, write_module
 
 
@@ -57,6 +57,7 @@ class Trainer:
     """A model that learns: step(inputs, target) -> loss."""
 
     comm = None  # of data-parallel training: this rank
+    __reduce__ = refuse_to_copy
 
     def __init__(self, model, path=None):
         self.model = model

@@ -1,7 +1,9 @@
 """The Python module: compiling, calling, binding, and what it refuses."""
 
+import copy
 import gc
 import os
+import pickle
 import platform
 import tempfile
 import threading
@@ -478,6 +480,25 @@ class Compiling(unittest.TestCase):
             np.testing.assert_array_equal(results[0], results[1])
         with self.assertRaisesRegex(quern.ArgumentError, "no blas 'mkl'"):
             quern.compile(product, blas="mkl")
+
+    def test_pickling(self):
+        model = quern.compile(BIAS, dims={"batch": (1, 8)}, threads=1)
+        again = pickle.loads(pickle.dumps(model))
+        np.testing.assert_array_equal(again([X, B])[0], X + B)
+        with self.assertRaisesRegex(quern.ArgumentError, "compiled for 1 to 8"):
+            again([np.zeros((9, 4), np.float32), B])
+        self.assertIs(copy.deepcopy([model])[0], model)
+        with tempfile.TemporaryDirectory() as folder:
+            path = os.path.join(folder, "bias.so")
+            quern.compile_file(BIAS, path)
+            os.rename(path, os.path.join(folder, "v2.so"))
+            loaded = pickle.loads(pickle.dumps(quern.load(os.path.join(folder, "v2.so"))))
+            np.testing.assert_array_equal(loaded([X, B])[0], X + B)
+        for other in model.bind([X, B]), quern.grad(b"graph @f(%x: f32[]) -> (y: f32[]) {\n%0 = exp %x : f32[]\nreturn %0\n}", "y", ["x"]):
+            for attempt in pickle.dumps, copy.deepcopy:
+                if attempt is pickle.dumps or isinstance(other, quern.Session):
+                    with self.assertRaisesRegex(TypeError, "cannot be copied or pickled"):
+                        attempt(other)
 
     def test_cache(self):
         with tempfile.TemporaryDirectory() as folder:
