@@ -346,12 +346,15 @@ static qn_status conv_packed(qn_infer_context *c)
     const qn_dim blocks = x->dims[1], lanes = x->dims[n + 2], out_blocks = w->dims[0],
                  one = qn_infer_const(c, 1);
     const qn_dim w_lanes = grouped ? qn_dim_mul(DIMS, w->dims[n + 2], w->dims[n + 4]) : w->dims[n + 2];
-    const bool each = !grouped && lanes != one && qn_dim_is(qn_dim_mul(DIMS, blocks, lanes), groups);
-    bool fits =
-        each ? w->dims[1] == one && w->dims[n + 2] == one && out_blocks == blocks && w->dims[n + 3] == lanes
-             : qn_dim_divisible(out_blocks, groups) &&
-                   (w_lanes == lanes ? qn_dim_mul(DIMS, w->dims[1], qn_infer_const(c, groups)) == blocks
-                                     : !grouped && w_lanes == one && fit_in_blocks(c, w->dims[1], groups, x));
+    const bool inside = !grouped && qn_dim_is_const(blocks) && groups > blocks->value;
+    const qn_dim all = qn_dim_mul(DIMS, blocks, lanes), group = qn_infer_const(c, groups);
+    bool fits = inside ? qn_dim_divisible(group, blocks->value) && w->dims[1] == one &&
+                             qn_dim_mul(DIMS, w->dims[n + 2], group) == all &&
+                             qn_dim_divisible(qn_dim_mul(DIMS, out_blocks, w->dims[n + 3]), groups)
+                       : qn_dim_divisible(out_blocks, groups) &&
+                             (w_lanes == lanes
+                                  ? qn_dim_mul(DIMS, w->dims[1], group) == blocks
+                                  : !grouped && w_lanes == one && fit_in_blocks(c, w->dims[1], groups, x));
     if (!fits)
         return qn_infer_fail(c, "x is %s and w is %s: blocks don't match in %lld group(s)",
                              qn_infer_print(c, x), qn_infer_print(c, w), (long long)groups);

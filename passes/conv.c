@@ -36,6 +36,7 @@ typedef struct emitter {
     int64_t w_row, w_block;               /* elements of a row of a kernel; of an output block */
     /* the tile at work */
     int64_t vectors;
+    int64_t channel; /* of groups inside of blocks */
     qn_conv_run rows, columns;
     qn_dim sample, block, depth, row, column; /* of its first position: of the result */
     qn_kvalue *sums[QN_CONV_TILE];
@@ -202,9 +203,20 @@ static void run(emitter *e, qn_kvalue *x_at, qn_kvalue *w_at, int64_t length, qn
               columns);
 }
 
-/* Each channel by itself: x in vectors. Position after position, so that a column of x is loaded once for all kernel columns
- * that meet it. */
-static void row_of_each(emitter *e, qn_kvalue *x_at, qn_kvalue *w_at, qn_conv_span rows)
+/* The channel at work of each lane's group, of a vector of x. */
+static qn_kvalue *spread(emitter *e, qn_kvalue *x)
+{
+    const qn_conv_plan *p = &e->p;
+    const int64_t of_group = p->out_blocks * p->lanes / p->groups;
+    int mask[64];
+    for (int64_t lane = 0; lane < p->lanes; lane++)
+        mask[lane] = (int)(lane / of_group * p->w_c + e->channel);
+    return qn_kb_shuffle(&e->w.b, x, x, (int)p->lanes, mask);
+}
+
+/* One channel of groups inside of blocks: x in vectors. Position after position, so that a column of x is loaded, and put in order, once
+ * for all kernel columns that meet it. */
+static void row_inside(emitter *e, qn_kvalue *x_at, qn_kvalue *w_at, qn_conv_span rows)
 {
     const qn_conv_plan *p = &e->p;
     const qn_conv_axis *width = &p->axes[2];
@@ -215,10 +227,12 @@ static void row_of_each(emitter *e, qn_kvalue *x_at, qn_kvalue *w_at, qn_conv_sp
                 const qn_conv_span span = qn_conv_valid(width, e->columns.start, e->columns.size, k);
                 if (q < span.first || q >= span.last)
                     continue;
-                qn_kvalue *at =
-                    offset(e, x_at, r * next_row + (q * width->stride + k * width->dilation) * p->c);
-                multiply_add(e, sum_at(e, r, q, 0), qn_kb_load(&e->w.b, e->x, at, (int)p->lanes),
-                             qn_kb_load(&e->w.b, e->weights, offset(e, w_at, k * p->lanes), (int)p->lanes));
+                const int64_t column = q * width->stride + k * width->dilation;
+                qn_kvalue *x =
+                    qn_kb_load(&e->w.b, e->x, offset(e, x_at, r * next_row + column * p->c), (int)p->reach);
+                qn_kvalue *w =
+                    load(e, e->weights, offset(e, w_at, (k * p->w_c + e->channel) * p->lanes), p->lanes);
+                multiply_add(e, sum_at(e, r, q, 0), spread(e, x), w);
             }
 }
 
@@ -255,8 +269,8 @@ static void kernel_row(emitter *e, qn_kvalue *x_at, qn_kvalue *w_at, int64_t cha
 {
     const qn_conv_plan *p = &e->p;
     const qn_conv_axis *width = &p->axes[2];
-    if (p->each) {
-        row_of_each(e, x_at, w_at, rows);
+    if (p->inside) {
+        row_inside(e, x_at, w_at, rows);
         return;
     }
     if (p->word > 1)
@@ -368,17 +382,24 @@ static qn_dim first_element(emitter *e)
     const qn_conv_plan *p = &e->p;
     qn_dims *dims = e->w.space.dims;
     qn_dim block = e->block;
-    if (!p->each)
+    qn_dim channel = qn_dim_const(dims, 0); /* in the block */
+    if (p->inside) {
+        const qn_dim first = qn_dim_mul(dims, e->block, qn_dim_const(dims, p->reach)),
+                     c = qn_dim_const(dims, p->c);
+        block = qn_ix_div(&e->w.space, first, c);
+        channel = qn_ix_mod(&e->w.space, first, c);
+    } else {
         block =
             qn_dim_mul(dims, qn_ix_div(&e->w.space, e->block, qn_dim_const(dims, p->out_blocks / p->groups)),
                        qn_dim_const(dims, p->blocks / p->groups));
+    }
     const qn_dim parts[] = { e->sample, block, scaled(dims, e->depth, &p->axes[0]),
                              scaled(dims, e->row, &p->axes[1]), scaled(dims, e->column, &p->axes[2]) };
     const int64_t extents[] = { 0, p->blocks, p->axes[0].in, p->axes[1].in, p->axes[2].in };
     qn_dim at = parts[0];
     for (int i = 1; i < 5; i++)
         at = qn_dim_add(dims, qn_dim_mul(dims, at, qn_dim_const(dims, extents[i])), parts[i]);
-    return qn_dim_mul(dims, at, qn_dim_const(dims, p->c));
+    return qn_dim_add(dims, qn_dim_mul(dims, at, qn_dim_const(dims, p->c)), channel);
 }
 
 /* Blocks of x that are written out: of kernels of one element, so that a loop has as many steps of K as a vector has lanes. */
@@ -400,8 +421,9 @@ static void sum_tile(emitter *e)
     qn_kvalue *x_at = qn_writer_index(&e->w, first_element(e));
     qn_kvalue *w_at = qn_writer_index(
         &e->w, qn_dim_mul(e->w.space.dims, e->block, qn_dim_const(e->w.space.dims, e->w_block)));
-    if (p->each) {
-        kernel_block(e, x_at, w_at, 1);
+    if (p->inside) { /* a channel's weights, and no more, stay in registers; and it is the order that defines a sum */
+        for (e->channel = 0; e->channel < p->channels; e->channel++)
+            kernel_block(e, x_at, w_at, 1);
         return;
     }
     const int64_t whole = p->channels / p->c, rest = p->channels % p->c,

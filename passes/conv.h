@@ -29,14 +29,16 @@ typedef struct qn_conv_plan {
     const qn_node *node;
     char site[QN_SITE_SIZE]; /* of its schedule */
     qn_dtype dtype;          /* of the sums */
-    int64_t word;     /* elements of x and w that are multiplied at a time (words.h); 1: they are numbers */
-    bool each;        /* every channel by itself */
-    int64_t lanes;    /* channels of an output block: a vector */
-    int64_t c;        /* channels of an input block, in words */
-    int64_t channels; /* of a group, that take part; likewise */
+    int64_t word; /* elements of x and w that are multiplied at a time (words.h); 1: they are numbers */
+    bool
+        inside; /* groups lie inside of blocks: x is read in vectors, of which each lane takes its group's channels */
+    int64_t lanes;                      /* channels of an output block: a vector */
+    int64_t c;                          /* channels of an input block, in words */
+    int64_t channels;                   /* of a group, that take part; likewise */
     int64_t blocks, out_blocks, groups; /* blocks: of x, all groups */
+    int64_t reach; /* channels of x that an output block reads where groups lie inside of blocks */
     int64_t w_c,
-        w_channels;  /* channels of a block of w, c or 1; that an output block has weights for. In words */
+        w_channels;  /* channels of a block of w, c or less; that an output block has weights for. In words */
     bool by_channel; /* all of a kernel for one channel, then for the next: the order of a strict sum */
     qn_conv_axis axes[QN_CONV_AXES];
     int spatial;            /* how many the node has */

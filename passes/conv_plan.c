@@ -90,6 +90,15 @@ static bool read_dtypes(const qn_node *node, qn_conv_plan *p)
                    : x->dtype == p->dtype && (p->dtype == QUERN_F32 || p->dtype == QUERN_F64);
 }
 
+/* Groups inside of blocks: one vector of x has all that a vector of output channels reads. */
+static bool read_groups(qn_conv_plan *p)
+{
+    const int64_t out_channels = p->out_blocks * p->lanes / p->groups;
+    p->reach = p->lanes / most(out_channels, 1) * p->w_c;
+    return p->word == 1 && p->channels == p->w_c && out_channels > 0 && p->lanes % out_channels == 0 &&
+           p->reach > 1 && p->c % p->reach == 0;
+}
+
 static bool read_node(const qn_node *node, qn_conv_plan *p)
 {
     const qn_type *x = &node->operands[0]->type, *w = &node->operands[1]->type;
@@ -105,17 +114,17 @@ static bool read_node(const qn_node *node, qn_conv_plan *p)
         !constant(w->dims[last - 1], &p->w_c) || !constant(w->dims[last], &p->lanes) || p->blocks < 1 ||
         p->out_blocks < 1 || p->c % p->word || p->channels % p->word)
         return false;
-    p->each = p->c > 1 && p->groups == p->blocks * p->c;
+    p->inside = p->groups > p->blocks;
     p->c /= p->word;
     p->channels /= p->word;
     p->w_channels = w_blocks * p->w_c;
-    if (!read_axes(node, x->rank - 3, p) || (p->each && p->word > 1))
+    if (!read_axes(node, x->rank - 3, p) || (p->inside && !read_groups(p)))
         return false;
     /* With one place in a kernel both orders are the same, and the weights lie alike. */
     const bool one_place = p->axes[0].kernel * p->axes[1].kernel * p->axes[2].kernel == 1;
-    if (!p->each && one_place)
+    if (!p->inside && one_place)
         p->w_c = p->c;
-    p->by_channel = !p->each && p->w_c < p->c;
+    p->by_channel = !p->inside && p->w_c < p->c;
     return true;
 }
 
@@ -203,14 +212,14 @@ int64_t qn_conv_tile_positions(const qn_machine *machine, int64_t vectors)
 static double try_vectors(qn_conv_plan *p, int64_t vectors, const qn_machine *machine)
 {
     const qn_conv_axis *height = &p->axes[1], *width = &p->axes[2];
-    const bool by_lane = machine->by_lane && !p->each && !p->by_channel;
+    const bool by_lane = machine->by_lane && !p->inside && !p->by_channel;
     const int64_t registers = machine->vector_registers;
-    int64_t positions = p->each ? registers / 2 - 2 : qn_conv_tile_positions(machine, vectors);
+    int64_t positions = p->inside ? registers / 2 - 2 : qn_conv_tile_positions(machine, vectors);
     /* One that meets both borders has kernel columns written out: channel by channel, numbers of x stay in registers from one to the
      * next. */
     if (p->by_channel && width->kernel > 1 && width->out <= positions)
         positions = (registers - (registers > 16 ? 3 : 2)) / (vectors + 1);
-    const int64_t in_group = p->each ? p->out_blocks : p->out_blocks / p->groups;
+    const int64_t in_group = p->inside ? p->out_blocks : p->out_blocks / p->groups;
     const int64_t rest = p->out_blocks % vectors;
     if (positions < 1 || (p->groups > 1 && in_group % vectors != 0) || vectors > p->out_blocks)
         return 0;
@@ -247,7 +256,7 @@ static bool choose_tile(qn_conv_plan *p, const qn_machine *machine, int64_t meas
     double best = 0;
     qn_conv_plan chosen;
     for (size_t i = 0; i < sizeof floats / sizeof *floats; i++) {
-        if ((p->each && widths[i] != 1) || (best > 0 && chosen.vectors == measured))
+        if ((p->inside && widths[i] != 1) || (best > 0 && chosen.vectors == measured))
             continue;
         const double cycles = try_vectors(p, widths[i], machine);
         if (cycles > 0 && (best == 0 || widths[i] == measured || cycles < gain * best)) {
@@ -269,7 +278,7 @@ static bool meets_border(const qn_conv_plan *p)
             if (span.last - span.first != p->columns[i].size)
                 return true;
         }
-    return p->each || a->dilation > 1; /* these are always unrolled */
+    return p->inside || a->dilation > 1; /* these are always unrolled */
 }
 
 /* ---- tasks ---- */

@@ -391,6 +391,42 @@ static qn_value *pack_side_by_side(layout *l, qn_value *w, int64_t c, int64_t la
     return qn_b_transpose(&l->b, qn_b_reshape(&l->b, w, rank + 1, dims), perm);
 }
 
+/* The weights of `groups` groups as those of groups / m, between whose parts nothing is but zeros:
+ *
+ *   [O, C, …] -> [G, m, O / (G m), C, …] -> [G, O / (G m), m with m zeros behind each but the last, C, …]
+ *             -> [G, O / (G m), m, m, C, …] -> [G, m, O / (G m), m, C, …] -> [O, m C, …] */
+static qn_value *merge_groups(layout *l, qn_value *w, int64_t groups, int64_t m)
+{
+    const int rank = w->type.rank;
+    const int64_t merged = groups / m, out = w->type.dims[0]->value, channels = w->type.dims[1]->value;
+    qn_dim dims[QN_MAX_RANK], none[QN_MAX_RANK];
+    int64_t perm[QN_MAX_RANK], interior[QN_MAX_RANK] = { 0, 0, m };
+    for (int i = 0; i < rank + 3; i++) {
+        perm[i] = i;
+        none[i] = number(l, 0);
+    }
+    for (int i = 2; i < rank; i++)
+        dims[i + 2] = w->type.dims[i];
+    dims[0] = number(l, merged);
+    dims[1] = number(l, m);
+    dims[2] = number(l, out / groups);
+    dims[3] = number(l, channels);
+    perm[1] = 2;
+    perm[2] = 1;
+    w = qn_b_transpose(&l->b, qn_b_reshape(&l->b, w, rank + 2, dims), perm);
+    w = qn_b_pad(&l->b, w, w ? qn_b_scalar(&l->b, w->type.dtype, 0) : NULL, none, none, interior);
+    for (int i = rank + 1; i > 2; i--)
+        dims[i + 1] = dims[i];
+    dims[1] = number(l, out / groups);
+    dims[2] = dims[3] = number(l, m);
+    w = qn_b_transpose(&l->b, qn_b_reshape(&l->b, w, rank + 3, dims), perm);
+    dims[0] = number(l, out);
+    dims[1] = number(l, m * channels);
+    for (int i = 2; i < rank; i++)
+        dims[i] = dims[i + 3];
+    return qn_b_reshape(&l->b, w, rank, dims);
+}
+
 /* Zeros where the convolution reads outside of x, and between its elements where it is dilated. */
 static qn_value *pad_input(layout *l, const qn_node *node, qn_value *x)
 {
@@ -419,11 +455,10 @@ static qn_value *packed(layout *l, const qn_node *node, qn_value *x, qn_value *w
                                node->results[0].type.dtype);
 }
 
-/* By Winograd's method instead of `direct`, where that is faster and the filters are constants. */
-static qn_value *by_winograd(layout *l, const qn_node *node, const qn_conv_plan *plan)
+/* By Winograd's method instead of `direct`, where that is faster and the filters w, of one group, are constants. */
+static qn_value *by_winograd(layout *l, qn_value *w, const qn_conv_plan *plan)
 {
     const qn_node *direct = plan->node;
-    qn_value *w = plain_of(l, node->operands[1]);
     const qn_type *type = &w->type;
     int64_t width, low[2], high[2];
     int t;
@@ -455,6 +490,44 @@ static bool is_static(const qn_node *node)
     return node->operands[0]->type.rank + 2 <= QN_MAX_RANK;
 }
 
+static int64_t common_divisor(int64_t a, int64_t b)
+{
+    return b == 0 ? a : common_divisor(b, a % b);
+}
+
+/* How the groups of a convolution lie in blocks. */
+typedef struct grouping {
+    bool inside;            /* several in a block */
+    int64_t groups, merged; /* of conv_packed; how many of the convolution's are one of it */
+} grouping;
+
+/* Groups that a block holds several of stay by themselves, others are put together until they fill blocks. False: they are too many for
+ * that, or no products with 0 may be added. */
+static bool find_grouping(const qn_node *node, int64_t lanes, int64_t word, bool strict, grouping *out)
+{
+    enum { MOST = 16 }; /* times the work, which costs no more than a kernel that is no template's */
+    const int64_t groups = qn_attr_int(node, QN_ATTR_GROUPS), in = node->operands[1]->type.dims[1]->value,
+                  out_channels = node->operands[1]->type.dims[0]->value, of_group = out_channels / groups;
+    *out = (grouping){ .groups = groups, .merged = 1 };
+    if (groups == 1)
+        return true;
+    if (lanes % of_group == 0 && of_group < lanes && of_group % in == 0 && word == 1) {
+        const int64_t reach = lanes / of_group * in, blocks = (groups * in + lanes - 1) / lanes,
+                      out_blocks = (out_channels + lanes - 1) / lanes;
+        out->inside = reach > 1 && blocks * lanes == out_blocks * reach;
+        out->groups = out->inside ? blocks * lanes / in : groups;
+        if (out->inside)
+            return true;
+    }
+    const int64_t for_in = lanes / common_divisor(in, lanes),
+                  for_out = lanes / common_divisor(of_group, lanes);
+    int64_t merged = for_in > for_out ? for_in : for_out; /* powers of two, as lanes is one */
+    merged = groups % merged == 0 ? merged : groups;
+    out->merged = merged;
+    out->groups = groups / merged;
+    return merged == 1 || (merged <= MOST && !strict);
+}
+
 static bool convolution(layout *l, qn_node *node)
 {
     if (qn_conv_tile_takes(node, l->options)) {
@@ -477,16 +550,15 @@ static bool convolution(layout *l, qn_node *node)
     if ((x_type->dtype != QUERN_F32 && x_type->dtype != QUERN_F64 && word == 1) || !is_static(node))
         return false;
     const int64_t lanes = l->options->machine->vector_bytes / (int64_t)qn_dtype_bytes(sums);
-    const int64_t groups = qn_attr_int(node, QN_ATTR_GROUPS), in = x_type->dims[1]->value,
-                  out = w_type->dims[0]->value;
-    const int64_t of_group = w_type->dims[1]->value;
-    const bool each = groups > 1 && of_group == 1 && out == groups;
-    if (groups > 1 && !each && (of_group % lanes || out / groups % lanes))
+    const int64_t in = x_type->dims[1]->value;
+    grouping g;
+    if (!find_grouping(node, lanes, word, strict, &g))
         return false;
+    const int64_t of_group = w_type->dims[1]->value * g.merged;
     const bool native = lanes_of(l, node->operands[0]) == lanes;
-    const bool few = groups == 1 && !native && in < lanes, planes = few && word == 1;
+    const bool few = g.groups == 1 && !native && in < lanes, planes = few && word == 1;
     const int64_t c = planes ? 1 : few ? (in + word - 1) / word * word : lanes;
-    if (word > 1 && groups > 1)
+    if (word > 1 && g.groups > 1)
         return false;
     bool dilated = false, bordered = false;
     for (int i = 0; i < spatial; i++) {
@@ -504,18 +576,25 @@ static bool convolution(layout *l, qn_node *node)
     } else {
         x = blocked_of(l, node->operands[0], c);
     }
+    if (g.merged > 1)
+        w = merge_groups(l, w, g.groups * g.merged, g.merged);
+    qn_value *const filters = w;
     w = word > 1 ? pack_side_by_side(l, w, c, lanes, word)
-                 : pack_weights(l, w, each || strict ? 1 : c, lanes);
+                 : pack_weights(l, w,
+                                g.inside ? of_group
+                                : strict ? 1
+                                         : c,
+                                lanes);
     /* weights past the channels are 0 */
     const int64_t channels = (of_group + word - 1) / word * word;
     /* First as it is, then with a padded input. */
     for (int padded = dilated || (planes && bordered); padded <= (dilated || bordered); padded++) {
-        qn_value *y = packed(l, node, x, w, padded, each ? (in + c - 1) / c * c : groups, channels);
+        qn_value *y = packed(l, node, x, w, padded, g.groups, channels);
         qn_conv_plan plan;
         if (!y)
             return true; /* reported */
         if (qn_conv_plan_make(y->node, l->options, &plan)) {
-            qn_value *faster = by_winograd(l, node, &plan);
+            qn_value *faster = by_winograd(l, filters, &plan);
             set_blocked(l, &node->results[0], faster ? faster : y);
             return true;
         }

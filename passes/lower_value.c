@@ -388,23 +388,31 @@ static void conv_channels(qn_writer *w, const qn_node *node, const qn_dim *index
     qn_ispace_dims(&w->space, &node->operands[1]->type, w_dims);
     qn_ispace_dims(&w->space, &node->operands[0]->type, x_dims);
     const qn_dim groups = qn_dim_const(dims, qn_attr_int(node, QN_ATTR_GROUPS));
-    const qn_dim group = qn_ix_div(&w->space, index[1], qn_ix_div(&w->space, w_dims[0], groups));
+    const qn_dim lanes = x_dims[node->operands[0]->type.rank - 1]; /* in blocks */
     at_x[0] = index[0];
     at_w[0] = index[1];
+    if (node->op == QN_OP_CONV_PACKED && qn_dim_is_const(x_dims[1]) && groups->value > x_dims[1]->value) {
+        /* groups inside of blocks */
+        const qn_dim o = w_dims[spatial + 3],
+                     of_group = qn_ix_div(&w->space, qn_dim_mul(dims, w_dims[0], o), groups),
+                     out = qn_dim_add(dims, qn_dim_mul(dims, index[1], o), index[spatial + 2]),
+                     first = qn_dim_mul(dims, qn_ix_div(&w->space, out, of_group), w_dims[spatial + 2]),
+                     from = qn_dim_add(dims, first, channel);
+        at_x[1] = qn_ix_div(&w->space, from, lanes);
+        at_x[spatial + 2] = qn_ix_mod(&w->space, from, lanes);
+        at_w[1] = qn_dim_const(dims, 0);
+        at_w[spatial + 2] = channel;
+        at_w[spatial + 3] = index[spatial + 2];
+        return;
+    }
+    const qn_dim group = qn_ix_div(&w->space, index[1], qn_ix_div(&w->space, w_dims[0], groups));
     if (node->op == QN_OP_CONVOLUTION) {
         at_x[1] = qn_dim_add(dims, qn_dim_mul(dims, group, w_dims[1]), channel);
         at_w[1] = channel;
         return;
     }
-    const qn_dim lanes = x_dims[spatial + 2], block = qn_ix_div(&w->space, channel, lanes);
+    const qn_dim block = qn_ix_div(&w->space, channel, lanes);
     at_w[spatial + 3] = index[spatial + 2];
-    const bool each = !qn_dim_is(lanes, 1) && qn_dim_mul(dims, x_dims[1], lanes) == groups;
-    if (each) {
-        at_x[1] = index[1];
-        at_x[spatial + 2] = index[spatial + 2];
-        at_w[1] = at_w[spatial + 2] = qn_dim_const(dims, 0);
-        return;
-    }
     at_x[1] = qn_dim_add(dims, qn_dim_mul(dims, group, qn_ix_div(&w->space, x_dims[1], groups)), block);
     at_x[spatial + 2] = qn_ix_mod(&w->space, channel, lanes);
     const bool alike = w_dims[spatial + 2] == lanes; /* else w has blocks of one channel */

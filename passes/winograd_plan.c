@@ -281,7 +281,7 @@ bool qn_winograd_wins(const qn_conv_plan *direct, bool pairs, const qn_pass_opti
                       int64_t *out_width)
 {
     static const int vectors[] = { 2, 4, 3, 1 }, sizes[] = { 4, 6 };
-    if (direct->groups != 1 || direct->each || direct->c != direct->lanes ||
+    if (direct->groups != 1 || direct->inside || direct->c != direct->lanes ||
         !usable(options, direct->dtype, direct->lanes) || direct->spatial != 2 || direct->slot[0] < 0 ||
         direct->slot[1] < 0)
         return false;

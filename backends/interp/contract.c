@@ -437,7 +437,7 @@ static void pack_block_kernels(const void *matrix, int64_t at, int64_t n, int64_
     }
 }
 
-/* One block of result channels is a product [positions, K] x [K, o]; where each channel is by itself, its column is. */
+/* One block of result channels is a product [positions, K] x [K, o]; where groups lie inside of blocks, each column is one. */
 qn_status qn_eval_conv_packed(qn_eval *e)
 {
     const qn_array *x = &e->x[0], *w = &e->x[1];
@@ -445,7 +445,7 @@ qn_status qn_eval_conv_packed(qn_eval *e)
     const int n = x->rank - 3;
     const int64_t groups = qn_attr_int(e->node, QN_ATTR_GROUPS), blocks = x->dims[1], c = x->dims[n + 2];
     const int64_t n_out = w->dims[0], o = w->dims[n + 3], w_block = qn_product(w->dims, 1, w->rank);
-    const bool each = c > 1 && groups == blocks * c;
+    const bool inside = groups > blocks;
     int64_t ones[MAX_SPATIAL];
     for (int i = 0; i < n; i++)
         ones[i] = 1;
@@ -467,7 +467,7 @@ qn_status qn_eval_conv_packed(qn_eval *e)
     right.g = w->rank == n + 5 ? w->dims[n + 4] : 1;
     right.c = w->dims[n + 2] * right.g;
     product a = { .rows = positions,
-                  .columns = each ? 1 : o,
+                  .columns = inside ? 1 : o,
                   .k = qn_attr_int(e->node, QN_ATTR_CHANNELS) * right.n_kernel,
                   .pack_left = pack_patches,
                   .pack_right = pack_block_kernels,
@@ -475,21 +475,22 @@ qn_status qn_eval_conv_packed(qn_eval *e)
                   .right = &right,
                   .result = r };
     qn_array column = { .dtype = r->dtype, .rank = 1, .dims = { positions } };
-    if (each) {
+    if (inside) {
         QN_TRY(qn_array_alloc(&column, e->scratch, &e->node->loc, e->in->diags));
         a.result = &column;
     }
     for (int64_t i = 0; i < x->dims[0] * n_out; i++) {
         const int64_t sample = i / n_out, block = i % n_out, at = i * positions * o;
-        if (!each) {
+        if (!inside) {
             p.base = (sample * blocks + block / (n_out / groups) * (blocks / groups)) * plane;
             right.base = block * w_block;
             a.at = at;
             run_product(&a, &space);
             continue;
         }
-        for (int64_t lane = 0; lane < c; lane++) {
-            p.base = (sample * blocks + block) * plane + lane;
+        for (int64_t lane = 0; lane < o; lane++) {
+            const int64_t channel = (block * o + lane) / (n_out * o / groups) * right.c;
+            p.base = (sample * blocks + channel / c) * plane + channel % c;
             right.base = block * w_block + lane;
             run_product(&a, &space);
             for (int64_t k = 0; k < positions; k++)

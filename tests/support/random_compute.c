@@ -206,16 +206,18 @@ static bool convolution(qn_rg *g)
 
 static bool conv_packed(qn_rg *g)
 {
-    const bool each = qn_rg_chance(g, 30);
-    const int64_t c = 1 + each + qn_rg_below(g, 4), o = each ? c : 1 + qn_rg_below(g, 4);
-    const int64_t blocks = 1 + qn_rg_below(g, 3), parts = !each && qn_rg_chance(g, 30) ? 2 : 1;
+    const bool inside = qn_rg_chance(g, 30); /* groups inside of blocks, of `group` channels */
+    const int64_t group = inside ? 1 + qn_rg_below(g, 3) : 1, in_block = inside ? 2 + qn_rg_below(g, 3) : 1;
+    const int64_t c = inside ? group * in_block : 1 + qn_rg_below(g, 4);
+    const int64_t o = inside ? in_block * (1 + qn_rg_below(g, 2)) : 1 + qn_rg_below(g, 4);
+    const int64_t blocks = 1 + qn_rg_below(g, 3), parts = !inside && qn_rg_chance(g, 30) ? 2 : 1;
     const int64_t x_dims[5] = { 1 + qn_rg_below(g, 2), blocks * parts, 4 + qn_rg_below(g, 4),
                                 4 + qn_rg_below(g, 4), c };
-    const int64_t w_dims[6] = { each ? blocks : parts * (1 + qn_rg_below(g, 2)),
-                                each ? 1 : blocks,
+    const int64_t w_dims[6] = { (inside ? blocks : parts) * (1 + qn_rg_below(g, 2)),
+                                inside ? 1 : blocks,
                                 1 + qn_rg_below(g, 3),
                                 1 + qn_rg_below(g, 2),
-                                each ? 1 : c,
+                                inside ? group : c,
                                 o };
     int64_t stride[2], low[2], high[2], w_dilation[2];
     for (int i = 0; i < 2; i++) {
@@ -224,8 +226,8 @@ static bool conv_packed(qn_rg *g)
         high[i] = qn_rg_below(g, 3);
         w_dilation[i] = x_dims[2 + i] > 4 && qn_rg_chance(g, 20) ? 2 : 1;
     }
-    const int64_t channels = each ? 1 : 1 + qn_rg_below(g, (int)(blocks * c));
-    const qn_conv conv = { stride, low, high, NULL, w_dilation, each ? blocks * c : parts };
+    const int64_t channels = 1 + qn_rg_below(g, (int)(inside ? group : blocks * c));
+    const qn_conv conv = { stride, low, high, NULL, w_dilation, inside ? blocks * in_block : parts };
     const qn_type type = qn_type_static(g->b.graph->module, qn_rg_float_dtype(g), 5, x_dims);
     const qn_rg_item x = qn_rg_like(g, &type), w = qn_rg_fresh_static(g, type.dtype, 6, w_dims);
     const double depth = (double)(channels * w_dims[2] * w_dims[3]);

@@ -28,7 +28,8 @@ static const qn_machine avx2 = {
 typedef struct shape {
     const char *name;
     int spatial;
-    int64_t n, blocks, c, channels, groups, out_blocks; /* groups: 0 for each channel by itself */
+    int64_t n, blocks, c, channels, groups,
+        out_blocks; /* groups: negative: inside of blocks, of so many channels */
     int64_t x[3], w[3], stride[3], low[3], high[3], dilation[3];
 } shape;
 
@@ -63,9 +64,27 @@ static const shape shapes[] = {
       { 0, 1 },
       { 0, 1 },
       { 1, 1 } },
-    { "each", 2, 2, 3, 0, 0, 0, 3, { 8, 30 }, { 3, 3 }, { 1, 1 }, { 1, 1 }, { 1, 1 }, { 1, 1 } },
-    { "each, narrow", 2, 1, 2, 0, 0, 0, 2, { 7, 7 }, { 5, 5 }, { 1, 1 }, { 2, 2 }, { 2, 2 }, { 1, 1 } },
-    { "each, stride", 2, 1, 1, 0, 0, 0, 1, { 12, 29 }, { 3, 3 }, { 2, 2 }, { 0, 1 }, { 1, 0 }, { 1, 2 } },
+    { "each", 2, 2, 3, 0, 0, -1, 3, { 8, 30 }, { 3, 3 }, { 1, 1 }, { 1, 1 }, { 1, 1 }, { 1, 1 } },
+    { "each, narrow", 2, 1, 2, 0, 0, -1, 2, { 7, 7 }, { 5, 5 }, { 1, 1 }, { 2, 2 }, { 2, 2 }, { 1, 1 } },
+    { "groups of 2", 2, 2, 3, 0, 0, -2, 3, { 8, 30 }, { 3, 3 }, { 1, 1 }, { 1, 1 }, { 1, 1 }, { 1, 1 } },
+    { "groups of 4, narrow",
+      2,
+      1,
+      2,
+      0,
+      0,
+      -4,
+      2,
+      { 7, 7 },
+      { 5, 5 },
+      { 1, 1 },
+      { 2, 2 },
+      { 2, 2 },
+      { 1, 1 } },
+    { "groups of 4, 1x1", 2, 1, 2, 0, 0, -4, 2, { 6, 17 }, { 1, 1 }, { 2, 1 }, { 0, 0 }, { 0, 0 }, { 1, 1 } },
+    { "groups of 2 to 4", 2, 1, 1, 0, 0, -2, 2, { 6, 17 }, { 3, 3 }, { 1, 2 }, { 1, 1 }, { 1, 1 }, { 2, 1 } },
+    { "each to 2", 2, 2, 1, 0, 0, -1, 2, { 6, 17 }, { 3, 3 }, { 1, 2 }, { 1, 1 }, { 1, 1 }, { 1, 1 } },
+    { "each, stride", 2, 1, 1, 0, 0, -1, 1, { 12, 29 }, { 3, 3 }, { 2, 2 }, { 0, 1 }, { 1, 0 }, { 1, 2 } },
     { "line", 1, 2, 1, 0, 0, 1, 3, { 61 }, { 3 }, { 1 }, { 1 }, { 1 }, { 1 } },
     { "line as a column", 2, 1, 1, 0, 0, 1, 2, { 40, 1 }, { 5, 1 }, { 2, 1 }, { 2, 0 }, { 2, 0 }, { 1, 1 } },
     { "solid",
@@ -104,13 +123,13 @@ static const int64_t *dims_of(const shape *s, int64_t lanes, int64_t *x, int64_t
     x[0] = s->n;
     x[1] = s->blocks;
     w[0] = s->out_blocks;
-    w[1] = s->groups ? s->blocks / s->groups : 1;
+    w[1] = s->groups > 0 ? s->blocks / s->groups : 1;
     for (int i = 0; i < s->spatial; i++) {
         x[2 + i] = s->x[i];
         w[2 + i] = s->w[i];
     }
     x[2 + s->spatial] = c;
-    w[2 + s->spatial] = s->groups ? c : 1;
+    w[2 + s->spatial] = s->groups > 0 ? c : -s->groups;
     w[3 + s->spatial] = lanes;
     return x;
 }
@@ -131,7 +150,7 @@ static qn_graph *build(const shape *s, qn_dtype dtype, int64_t lanes, int epilog
         qn_graph_add_input(graph, "w", qn_type_static(module, dtype, 4 + s->spatial, w_dims), QN_ROLE_INPUT);
     const int64_t c = x_dims[2 + s->spatial], of_group = w_dims[1] * w_dims[2 + s->spatial];
     const qn_conv conv = { s->stride, s->low,      s->high,
-                           NULL,      s->dilation, s->groups ? s->groups : s->blocks * c };
+                           NULL,      s->dilation, s->groups > 0 ? s->groups : s->blocks * c / -s->groups };
     qn_value *y = qn_b_conv_packed(&b, x, w, &conv, s->channels > 0 ? s->channels : of_group + s->channels);
     assert_non_null(y);
     qn_type like = y->type;

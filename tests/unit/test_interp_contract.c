@@ -249,6 +249,9 @@ static const packed_case packed_cases[] = {
     { QUERN_F64, 1, 3, 1, 3, 1, 1, 4, { 9, 9 }, { 3, 2 }, { 2, 3 }, { 0, 2 }, { 1, 0 }, { 1, 2 } },
     { QUERN_F32, 1, 4, 3, 5, 2, 6, 2, { 6, 5 }, { 2, 3 }, { 1, 2 }, { 1, -1 }, { 0, 1 }, { 2, 1 } },
     { QUERN_F16, 2, 3, 4, 1, 12, 3, 4, { 6, 5 }, { 3, 3 }, { 2, 1 }, { 1, 1 }, { 1, 1 }, { 1, 2 } },
+    { QUERN_F32, 1, 2, 8, 2, 8, 2, 8, { 6, 5 }, { 3, 3 }, { 1, 1 }, { 1, 1 }, { 1, 1 }, { 1, 1 } },
+    { QUERN_F64, 2, 1, 12, 3, 4, 2, 6, { 6, 5 }, { 2, 3 }, { 1, 2 }, { 1, 0 }, { 1, 1 }, { 1, 1 } },
+    { QUERN_F32, 1, 1, 4, 1, 4, 3, 8, { 5, 5 }, { 3, 3 }, { 2, 1 }, { 1, 1 }, { 1, 1 }, { 1, 1 } },
     { QUERN_F32, 1, 1, 1, 1, 1, 2, 4, { 5, 5 }, { 1, 1 }, { 1, 1 }, { 0, 0 }, { 0, 0 }, { 1, 1 } },
     { QUERN_F32, 1, 3, 1, 1, 3, 3, 2, { 4, 4 }, { 2, 2 }, { 1, 1 }, { 0, 0 }, { 0, 0 }, { 1, 1 } },
 };
@@ -256,9 +259,11 @@ static const packed_case packed_cases[] = {
 static double packed_element(const packed_case *k, const call *c, int64_t n, int64_t p, const int64_t at_y[2],
                              int64_t lane)
 {
-    const bool each = k->c > 1 && k->groups == k->blocks * k->c;
-    const int64_t w_blocks = each ? 1 : k->blocks / k->groups, w_c = each ? 1 : k->c;
-    const int64_t channel = each ? p * k->c + lane : p / (k->out_blocks / k->groups) * w_blocks * k->c;
+    const bool inside = k->groups > k->blocks;
+    const int64_t w_blocks = inside ? 1 : k->blocks / k->groups,
+                  w_c = inside ? k->blocks * k->c / k->groups : k->c;
+    const int64_t group = (p * k->o + lane) / (k->out_blocks * k->o / k->groups),
+                  channel = group * w_blocks * w_c;
     double sum = 0;
     for (int64_t i = 0; i < k->channels; i++)
         for (int64_t ky = 0; ky < k->w[0]; ky++)
@@ -282,13 +287,13 @@ static void convolutions_in_blocks(void **state)
     (void)state;
     for (size_t i = 0; i < sizeof packed_cases / sizeof *packed_cases; i++) {
         const packed_case *k = &packed_cases[i];
-        const bool each = k->c > 1 && k->groups == k->blocks * k->c;
+        const bool inside = k->groups > k->blocks;
         const call c = { QN_OP_CONV_PACKED,
                          2,
                          { noise(k->dtype, SHAPE(k->n, k->blocks, k->x[0], k->x[1], k->c), 23),
                            noise(k->dtype,
-                                 SHAPE(k->out_blocks, each ? 1 : k->blocks / k->groups, k->w[0], k->w[1],
-                                       each ? 1 : k->c, k->o),
+                                 SHAPE(k->out_blocks, inside ? 1 : k->blocks / k->groups, k->w[0], k->w[1],
+                                       inside ? k->blocks * k->c / k->groups : k->c, k->o),
                                  24) },
                          6,
                          { { .key = QN_ATTR_STRIDE, .n = 2, .ints = k->stride },
