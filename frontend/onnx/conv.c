@@ -158,7 +158,7 @@ static void import_conv_transpose(qn_onnx_node *n)
     x = qn_onnx_with_dim(n, x, 1, w->type.dims[0]);
     w = transpose_weights(n, w, groups);
     qn_conv conv = { ones, low, high, window.stride, window.dilation, groups };
-    qn_value *y = qn_b_convolution(b, x, w, &conv);
+    qn_value *y = qn_b_convolution_in_phases(b, x, w, &conv);
     if (y && qn_onnx_has(n, 2))
         y = add(b, y, qn_onnx_per_channel(n, 2, y->type.rank));
     qn_onnx_out(n, 0, y);
