@@ -79,7 +79,7 @@ static void same_values(void **state)
             if (qn_run_passes(y, passes, &options, &hooks, &diags))
                 fail_msg("%s: %s", x->name, qn_diags_text(&diags, arena));
             for (size_t i = 0; i < sizeof symbols / sizeof *symbols; i++) {
-                qn_array inputs[4], expected[2], found[2];
+                qn_array inputs[5], expected[2], found[2];
                 for (int k = 0; k < x->n_inputs; k++)
                     fill(&inputs[k], &x->inputs[k]->type, symbols[i], k, arena);
                 if (qn_interp_run(x, inputs, expected, arena, &diags) ||
