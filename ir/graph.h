@@ -187,7 +187,7 @@ struct qn_node {
 
 /* What a tensor without data is computed from, in the arena of its module. */
 struct qn_tensor_source {
-    const struct qn_node *node; /* op and attributes; its operands are these: */
+    const struct qn_node *node; /* op and attributes; its operands are these. NULL: one, of packed numbers */
     const qn_tensor *const *operands;
     int cost;        /* ops that reading one element takes: operands are not shared, so it can grow fast */
     qn_arena *arena; /* of the data, once made */
@@ -242,6 +242,9 @@ qn_type qn_type_make(qn_module *module, qn_dtype dtype, int rank, const qn_dim *
 qn_type qn_type_static(qn_module *module, qn_dtype dtype, int rank, const int64_t *dims);
 qn_tensor *qn_tensor_new(qn_module *module, qn_dtype dtype, int rank, const int64_t *dims,
                          const void *data); /* copies data; NULL: zeros */
+/* Of a type of 2 or 4 bits, whose numbers lie side by side in `bytes`, which stay: they are unpacked when they are read. */
+const qn_tensor *qn_tensor_packed(qn_arena *arena, qn_type type, const void *bytes, bool mapped,
+                                  const char *name);
 /* All contents, made now if need be; not by two threads at once, then. */
 const void *qn_tensor_data(const qn_tensor *tensor);
 uint64_t qn_tensor_hash(const qn_tensor *tensor); /* 64-bit content hash, computed once */

@@ -26,6 +26,23 @@ const qn_narrow *qn_narrow_of(qn_dtype dtype)
     return qn_dtype_is_stored(dtype) ? &types[dtype - QUERN_I4] : NULL;
 }
 
+void qn_narrow_unpack(int bits, const uint8_t *restrict from, int64_t first, int64_t n, uint8_t *restrict to)
+{
+    const int per_byte = 8 / bits;
+    int64_t done = 0;
+    if (bits == 4 && first % 2 == 0) { /* a loop that compilers make vectors of */
+        const uint8_t *at = from + first / 2;
+        for (; done + 2 <= n; done += 2) {
+            to[done] = at[done / 2] & 15;
+            to[done + 1] = at[done / 2] >> 4;
+        }
+    }
+    for (int64_t i = done; i < n; i++) {
+        const int64_t at = first + i;
+        to[i] = (uint8_t)(from[at / per_byte] >> (int)(at % per_byte) * bits & ((1 << bits) - 1));
+    }
+}
+
 double qn_narrow_value(qn_dtype dtype, uint8_t bits)
 {
     const qn_narrow *n = qn_narrow_of(dtype);

@@ -37,6 +37,9 @@ static inline bool qn_narrow_is_uz(const qn_narrow *n)
     return n->is_float && n->nan == 0x80;
 }
 
+/* n numbers of 2 or 4 bits from number `first` on, each to a byte of its own; the first of a byte is in its lowest bits. */
+void qn_narrow_unpack(int bits, const uint8_t *from, int64_t first, int64_t n, uint8_t *to);
+
 double qn_narrow_value(qn_dtype dtype, uint8_t bits); /* exact */
 uint8_t qn_narrow_from_float(qn_dtype dtype, double value);
 uint8_t qn_narrow_from_int(qn_dtype dtype, int64_t value); /* an integer type */

@@ -3,6 +3,7 @@
 #include <sys/mman.h>
 
 #include "ir/graph.h"
+#include "ir/narrow.h"
 
 qn_tensor *qn_tensor_new(qn_module *module, qn_dtype dtype, int rank, const int64_t *dims, const void *data)
 {
@@ -17,6 +18,69 @@ qn_tensor *qn_tensor_new(qn_module *module, qn_dtype dtype, int rank, const int6
         memcpy(copy, data, tensor->bytes);
     tensor->data = copy;
     return tensor;
+}
+
+/* ---- packed numbers ---- */
+
+/* The box, a row at a time. */
+static void read_packed(const qn_tensor *tensor, const int64_t *low, const int64_t *extent, void *to)
+{
+    const uint8_t *bytes = tensor->source->operands[0]->data;
+    const int bits = qn_narrow_of(tensor->type.dtype)->bits, last = tensor->type.rank - 1;
+    const int64_t length = extent[last];
+    int64_t rows = 1, index[QN_MAX_RANK] = { 0 };
+    for (int i = 0; i < last; i++)
+        rows *= extent[i];
+    for (int64_t r = 0; r < rows; r++) {
+        int64_t at = 0;
+        for (int i = 0; i <= last; i++)
+            at = at * tensor->type.dims[i]->value + low[i] + index[i];
+        qn_narrow_unpack(bits, bytes, at, length, (uint8_t *)to + r * length);
+        for (int i = last - 1; i >= 0 && ++index[i] == extent[i]; i--)
+            index[i] = 0;
+    }
+}
+
+static bool no_view(const qn_tensor *tensor, const int64_t *low, const int64_t *extent, const void **out_data,
+                    int64_t *out_strides)
+{
+    (void)tensor, (void)low, (void)extent, (void)out_data, (void)out_strides;
+    return false;
+}
+
+const qn_tensor *qn_tensor_packed(qn_arena *arena, qn_type type, const void *bytes, bool mapped,
+                                  const char *name)
+{
+    enum { SMALL = 1 << 16 };
+    const int bits = qn_narrow_of(type.dtype)->bits;
+    const int64_t n = qn_type_elements(&type);
+    qn_tensor *t = QN_NEW(arena, qn_tensor);
+    *t = (qn_tensor){ .type = type, .bytes = (size_t)n, .name = name };
+    if (n < SMALL || type.rank == 0) {
+        uint8_t *data = qn_arena_alloc(arena, t->bytes);
+        qn_narrow_unpack(bits, bytes, 0, n, data);
+        t->data = data;
+        return t;
+    }
+    qn_tensor *packed = QN_NEW(arena, qn_tensor), **operand = QN_NEW(arena, qn_tensor *);
+    *packed = (qn_tensor){
+        .type = type, .data = bytes, .bytes = (size_t)(n * bits + 7) / 8, .mapped = mapped, .name = name
+    };
+    *operand = packed;
+    qn_tensor_source *source = QN_NEW(arena, qn_tensor_source);
+    *source = (qn_tensor_source){ .operands = (const qn_tensor *const *)operand,
+                                  .cost = 1,
+                                  .arena = arena,
+                                  .read = read_packed,
+                                  .view = no_view };
+    t->source = source;
+    return t;
+}
+
+/* How many tensors it is computed from. */
+static int n_sources(const qn_tensor *tensor)
+{
+    return !tensor->source ? 0 : tensor->source->node ? tensor->source->node->n_operands : 1;
 }
 
 /* ---- contents ---- */
@@ -134,7 +198,7 @@ void qn_tensor_release(const qn_tensor *tensor)
 {
     if (tensor->data && tensor->mapped)
         qn_release_mapped(tensor->data, tensor->bytes);
-    for (int i = 0; !tensor->data && tensor->source && i < tensor->source->node->n_operands; i++)
+    for (int i = 0; !tensor->data && i < n_sources(tensor); i++)
         qn_tensor_release(tensor->source->operands[i]);
 }
 
@@ -200,8 +264,8 @@ uint64_t qn_tensor_key(const qn_tensor *tensor)
     enum { ENDS = 512 }; /* of large ones both ends alone: each page of a mapped file has to be found first */
     const unsigned char *data = tensor->data;
     if (!data && tensor->source) {
-        uint64_t h = (uint64_t)tensor->source->node->op + 1;
-        for (int i = 0; i < tensor->source->node->n_operands; i++)
+        uint64_t h = tensor->source->node ? (uint64_t)tensor->source->node->op + 1 : 0;
+        for (int i = 0; i < n_sources(tensor); i++)
             h = fold(h, qn_tensor_key(tensor->source->operands[i]));
         return h;
     }
@@ -241,6 +305,9 @@ bool qn_tensor_same_bytes(const qn_tensor *a, const qn_tensor *b)
     if (a->data || b->data)
         return false;
     const qn_node *x = a->source->node, *y = b->source->node;
+    if (!x || !y)
+        return x == y && equal_statics(&a->type, &b->type) &&
+               qn_tensor_same_bytes(a->source->operands[0], b->source->operands[0]);
     bool same = x->op == y->op && x->n_operands == y->n_operands && x->n_attrs == y->n_attrs &&
                 equal_statics(&a->type, &b->type);
     for (int i = 0; same && i < x->n_attrs; i++)

@@ -434,6 +434,12 @@ static view view_of(reader *r, const qn_tensor *tensor, const int64_t *low, cons
 {
     if (tensor->data)
         return view_data(r, tensor, low, extent);
+    if (!tensor->source->node) {
+        const view v = make_box(r, tensor->type.dtype, tensor->type.rank, extent);
+        if (!r->failed)
+            tensor->source->read(tensor, low, extent, v.array.data);
+        return v;
+    }
     switch (tensor->source->node->op) {
     case QN_OP_RESHAPE: return view_reshape(r, tensor, low, extent);
     case QN_OP_TRANSPOSE: return view_transpose(r, tensor, low, extent);
@@ -476,10 +482,10 @@ static void read_part(const qn_tensor *tensor, const int64_t *low, const int64_t
 /* Are its elements moved ones of a product's? A row of that gives many of them, which lie far apart. */
 static bool is_moved_dot(const qn_tensor *tensor)
 {
-    while (!tensor->data &&
+    while (!tensor->data && tensor->source->node &&
            (tensor->source->node->op == QN_OP_RESHAPE || tensor->source->node->op == QN_OP_TRANSPOSE))
         tensor = tensor->source->operands[0];
-    return !tensor->data && tensor->source->node->op == QN_OP_DOT_GENERAL;
+    return !tensor->data && tensor->source->node && tensor->source->node->op == QN_OP_DOT_GENERAL;
 }
 
 /* What is made on the way is made for a part of the box at a time, so that it stays in the caches. */

@@ -257,9 +257,10 @@ const qn_tensor *qn_onnx_sparse_tensor(qn_onnx_import *im, const Onnx__SparseTen
                                        const qn_loc *loc);
 const qn_tensor *qn_onnx_tensor_of(qn_onnx_import *im, qn_dtype dtype, int rank, const int64_t *dims,
                                    const void *data); /* copied */
-/* Integers of 2 or 4 bits that lie in bytes, the first in the lowest bits, as a tensor of that dtype. */
+/* A tensor of bytes, each of which holds one integer of that dtype or several of 2 or 4 bits, the first in the lowest bits, as a
+ * tensor of them. */
 const qn_tensor *qn_onnx_tensor_of_bits(qn_onnx_import *im, qn_dtype dtype, int rank, const int64_t *dims,
-                                        const uint8_t *packed);
+                                        const qn_tensor *packed);
 /* external.c: bytes of a file beside the model; NULL after a report */
 const uint8_t *qn_onnx_external_bytes(qn_onnx_import *im, const Onnx__Tensor *proto, const qn_loc *loc,
                                       size_t *out_size);

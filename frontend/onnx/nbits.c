@@ -34,8 +34,8 @@ static bool read_layout(qn_onnx_node *n, layout *out)
     return true;
 }
 
-/* The bytes of constant input i, of which there must be `bytes`; NULL after a report. */
-static const uint8_t *constant_bytes(qn_onnx_node *n, int i, int64_t bytes)
+/* Constant input i of bytes, of which there must be `bytes`; NULL after a report. */
+static const qn_tensor *constant_bytes(qn_onnx_node *n, int i, int64_t bytes)
 {
     const qn_type *type = qn_onnx_in_type(n, i);
     if (!type)
@@ -50,7 +50,7 @@ static const uint8_t *constant_bytes(qn_onnx_node *n, int i, int64_t bytes)
                           tensor->bytes, (long long)bytes);
         return NULL;
     }
-    return tensor->data;
+    return tensor;
 }
 
 /* Packed numbers as [N, columns], of which each row is `row_bytes` long. */
@@ -62,12 +62,10 @@ static qn_value *unpacked(qn_onnx_node *n, const layout *l, int i, int64_t row_b
         qn_onnx_malformed(n, "the weights are too large");
         return NULL;
     }
-    const uint8_t *bytes = constant_bytes(n, i, l->n * row_bytes);
+    const qn_tensor *bytes = constant_bytes(n, i, l->n * row_bytes);
     if (!bytes)
         return NULL;
-    const qn_tensor *t = l->bits == 8 ? qn_onnx_tensor_of(n->im, QUERN_U8, 2, dims, bytes)
-                                      : qn_onnx_tensor_of_bits(n->im, l->dtype, 2, dims, bytes);
-    qn_value *v = qn_b_constant(&n->b, t);
+    qn_value *v = qn_b_constant(&n->b, qn_onnx_tensor_of_bits(n->im, l->dtype, 2, dims, bytes));
     return columns == dims[1] ? v : qn_b_slice_axis(&n->b, v, 1, qn_onnx_dim(n, 0), qn_onnx_dim(n, columns));
 }
 
@@ -157,7 +155,36 @@ static qn_value *numbers(qn_onnx_node *n, int i, int64_t bits)
     for (int k = 0; k < type->rank; k++)
         dims[k] = type->dims[k]->value * (k == type->rank - 1 ? 8 / bits : 1);
     return qn_b_constant(
-        &n->b, qn_onnx_tensor_of_bits(n->im, bits == 4 ? QUERN_U4 : QUERN_U2, type->rank, dims, bytes->data));
+        &n->b, qn_onnx_tensor_of_bits(n->im, bits == 4 ? QUERN_U4 : QUERN_U2, type->rank, dims, bytes));
+}
+
+/* Numbers of few bits from bytes that hold several along the last axis. */
+static qn_value *taken_apart(qn_onnx_node *n, qn_value *x, int64_t bits)
+{
+    qn_builder *b = &n->b;
+    const int64_t each = 8 / bits;
+    const uint8_t by[] = { 0, (uint8_t)bits, (uint8_t)(2 * bits), (uint8_t)(3 * bits) };
+    qn_dim apart[QN_MAX_RANK], joined[QN_MAX_RANK];
+    int64_t axes[QN_MAX_RANK];
+    if (!x)
+        return NULL;
+    const int rank = x->type.rank;
+    for (int i = 0; i < rank; i++) {
+        axes[i] = i;
+        apart[i] = joined[i] = x->type.dims[i];
+    }
+    if (rank == QN_MAX_RANK) {
+        qn_onnx_unsupported(n, "a result of rank %d", rank);
+        return NULL;
+    }
+    apart[rank] = qn_onnx_dim(n, each);
+    joined[rank - 1] = qn_onnx_dim(n, joined[rank - 1]->value * each);
+    const int64_t last = rank;
+    qn_value *shifts = qn_b_constant(b, qn_onnx_tensor_of(n->im, QUERN_U8, 1, &each, by));
+    shifts = qn_b_broadcast(b, shifts, rank + 1, apart, &last);
+    x = qn_b_binary(b, QN_OP_SHIFT_RIGHT, qn_b_broadcast(b, x, rank + 1, apart, axes), shifts);
+    x = qn_b_binary_bcast(b, QN_OP_AND, x, qn_b_scalar_int(b, QUERN_U8, (1 << bits) - 1));
+    return qn_b_convert(b, bits == 4 ? QUERN_U4 : QUERN_U2, qn_b_reshape(b, x, rank, joined));
 }
 
 /* x along the axis; one zero point may be wider than the scales, where bytes have room for more. */
@@ -168,7 +195,7 @@ static qn_value *as_wide(qn_onnx_node *n, qn_value *x, const qn_value *scales, i
     return qn_b_slice_axis(&n->b, x, axis, qn_onnx_dim(n, 0), scales->type.dims[axis]);
 }
 
-/* What is read is dequantized, not the table; where blocks lie along the axis that is read, the table is. */
+/* What is read is taken apart and dequantized, not the table; where blocks lie along the axis that is read, the table is. */
 static void import_gather_quantized(qn_onnx_node *n)
 {
     qn_builder *b = &n->b;
@@ -205,7 +232,9 @@ static void import_gather_quantized(qn_onnx_node *n)
         qn_onnx_out(n, 0, qn_b_gather(b, qn_b_dequantize(b, x, scale, zero, along, block), indices, axis));
         return;
     }
-    x = qn_b_gather(b, x, indices, axis);
+    const bool packed = bytes && bits < 8 && axis != type->rank - 1;
+    x = packed ? taken_apart(n, qn_b_gather(b, qn_onnx_in(n, 0), indices, axis), bits)
+               : qn_b_gather(b, x, indices, axis);
     scale = qn_b_gather(b, scale, indices, axis);
     zero = qn_b_gather(b, zero, indices, axis);
     const int moved = along < axis ? along : along + indices->type.rank - 1;

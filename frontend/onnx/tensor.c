@@ -77,29 +77,16 @@ static qn_tensor *tensor_in_place(qn_onnx_import *im, const Onnx__Tensor *proto,
     return t;
 }
 
-/* Elements of 2 or 4 bits, the first in the lowest bits of a byte, each in a byte of its own. */
-static void unpack_bits(uint8_t *restrict to, int64_t n, const uint8_t *restrict from, int bits)
-{
-    const int per_byte = 8 / bits;
-    int64_t done = 0;
-    if (bits == 4) /* a loop that compilers make vectors of */
-        for (; done + 2 <= n; done += 2) {
-            to[done] = from[done / 2] & 15;
-            to[done + 1] = from[done / 2] >> 4;
-        }
-    for (int64_t i = done; i < n; i++)
-        to[i] = (uint8_t)(from[i / per_byte] >> (int)(i % per_byte) * bits & ((1 << bits) - 1));
-}
-
 const qn_tensor *qn_onnx_tensor_of_bits(qn_onnx_import *im, qn_dtype dtype, int rank, const int64_t *dims,
-                                        const uint8_t *packed)
+                                        const qn_tensor *packed)
 {
+    const qn_type type = qn_type_static(im->module, dtype, rank, dims);
+    if (qn_dtype_is_stored(dtype))
+        return qn_tensor_packed(im->arena, type, packed->data, packed->mapped, packed->name);
     qn_tensor *t = QN_NEW(im->arena, qn_tensor);
-    t->type = qn_type_static(im->module, dtype, rank, dims);
-    t->bytes = (size_t)qn_type_elements(&t->type);
-    uint8_t *data = qn_arena_alloc(im->arena, t->bytes);
-    unpack_bits(data, (int64_t)t->bytes, packed, qn_narrow_of(dtype)->bits);
-    t->data = data;
+    *t = *packed;
+    t->type = type;
+    t->hash = 0;
     return t;
 }
 
@@ -206,12 +193,12 @@ const qn_tensor *qn_onnx_tensor(qn_onnx_import *im, const Onnx__Tensor *proto, c
         t->mapped = mapped;
         return t;
     }
+    if (dtype != QUERN_BOOL)
+        return qn_tensor_packed(im->arena, qn_type_static(im->module, dtype, (int)proto->n_dims, proto->dims),
+                                raw, mapped, proto->name && *proto->name ? proto->name : NULL);
     uint8_t *data = qn_arena_alloc(im->arena, bytes);
-    if (dtype == QUERN_BOOL)
-        for (size_t i = 0; i < bytes; i++)
-            data[i] = raw[i] != 0;
-    else
-        unpack_bits(data, n, raw, bits);
+    for (size_t i = 0; i < bytes; i++)
+        data[i] = raw[i] != 0;
     return tensor_in_place(im, proto, dtype, data, bytes);
 }
 

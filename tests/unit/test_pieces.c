@@ -327,6 +327,41 @@ static void long_chains_are_made(void **state)
     expect_boxes(&x);
 }
 
+/* Numbers of 4 and 2 bits, of which a box may begin inside a byte; of movement and arithmetic on them, too. */
+static void packed_numbers_are_unpacked(void **state)
+{
+    (void)state;
+    static uint8_t bytes[2][60 * 1201 / 2 + 1];
+    for (size_t i = 0; i < sizeof bytes[0]; i++)
+        bytes[0][i] = bytes[1][i] = (uint8_t)(i * 37 + i / 251);
+    for (int bits = 2; bits <= 4; bits += 2) {
+        const qn_dtype dtype = bits == 4 ? QUERN_U4 : QUERN_U2;
+        const int64_t dims[] = { 60, 1201 }, n = dims[0] * dims[1];
+        qn_array a = { .dtype = dtype, .rank = 2, .dims = { dims[0], dims[1] }, .data = malloc((size_t)n) };
+        assert_non_null(a.data);
+        for (int64_t i = 0; i < n; i++)
+            ((uint8_t *)a.data)[i] = bytes[0][i * bits / 8] >> i * bits % 8 & ((1 << bits) - 1);
+        const qn_type type = qn_type_static(eval_module(), dtype, 2, dims);
+        const qn_tensor *tensors[2];
+        for (int i = 0; i < 2; i++)
+            tensors[i] = qn_tensor_packed(eval_module()->arena, type, bytes[i], false, "w");
+        assert_null(tensors[0]->data);
+        assert_true(qn_tensor_same_bytes(tensors[0], tensors[1]));
+        assert_true(qn_tensor_key(tensors[0]) == qn_tensor_key(tensors[1]));
+        const subject x = { a, tensors[0] };
+        expect_boxes(&x);
+        const qn_attr perm = list(QN_ATTR_PERM, 2, (int64_t[]){ 1, 0 });
+        const subject turned = apply(QN_OP_TRANSPOSE, 1, &x, 1, &perm);
+        expect_boxes(&turned);
+        bytes[1][700]++;
+        assert_false(qn_tensor_same_bytes(tensors[0], tensors[1]));
+        bytes[1][700]--;
+        assert_memory_equal(qn_tensor_data(tensors[1]), a.data, (size_t)n);
+        eval_reset();
+        free(a.data);
+    }
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -335,6 +370,7 @@ int main(void)
         cmocka_unit_test_teardown(pieces_are_the_whole, reset),
         cmocka_unit_test_teardown(equal_recipes_are_equal, reset),
         cmocka_unit_test_teardown(long_chains_are_made, reset),
+        cmocka_unit_test_teardown(packed_numbers_are_unpacked, reset),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
