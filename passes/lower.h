@@ -299,10 +299,11 @@ void qn_loop_element(qn_writer *w, const qn_group *group, qn_dim (*at)[QN_MAX_RA
 
 /* ---- lower_parts.c ---- */
 
-enum { QN_MAX_PARTS = 8 };
+enum { QN_MAX_PARTS = 128 };
 /* Parts of an axis of a nest. */
 typedef struct qn_parts {
     int axis, n;
+    bool tasks;                   /* of their own; else each task goes through all parts */
     int64_t at[QN_MAX_PARTS + 1]; /* part p: [at[p], at[p + 1]) */
 } qn_parts;
 /* Parts in which all bounds are known to hold or not to; n is 0 where there are none. Of a rehearsal with one variable an axis. */

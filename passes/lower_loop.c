@@ -512,6 +512,62 @@ static qn_dim write_parts(qn_writer *w, const qn_group *group, const char *name,
     return qn_dim_const(w->space.dims, before);
 }
 
+/* The loops of a part behind those over the axes before it: axes that nothing tells apart are one. */
+static qn_nest inner_nest(qn_writer *r, qn_lowering *l, const qn_group *group, const char *name,
+                          qn_arena *scratch, const qn_nest *nest, int axis)
+{
+    qn_nest merged = { 0 };
+    qn_dim vars[QN_MAX_RANK];
+    rehearse(r, l, group, name, scratch, nest, vars);
+    for (int i = 0; i < nest->n; i++) {
+        bool one = i > axis && vars[i - 1]->kind == QN_DIM_SYMBOL;
+        for (size_t k = 0; k < r->accesses.n && one; k++)
+            one = qn_nest_sees_as_one(&r->space, r->accesses.items[k].linear, vars[i - 1], vars[i],
+                                      qn_ispace_var_of(&r->space, vars[i])->extent);
+        if (!one || !qn_nest_join(l, &merged, nest, i))
+            qn_nest_add(&merged, nest, i);
+    }
+    return merged;
+}
+
+/* All parts in each task: loops over the axes before theirs, in them the parts one after the other. */
+static qn_dim write_inner_parts(qn_writer *w, const qn_group *group, const char *name, const qn_nest *nest,
+                                const qn_parts *parts)
+{
+    const double grain = (double)qn_task_elements(w->lowering, group) / work_of(group);
+    qn_nest before = *nest;
+    qn_loops outer;
+    double inside = 1;
+    before.n = parts->axis;
+    for (int i = parts->axis; i < nest->n; i++)
+        inside *= qn_likely_extent(nest->dims[i]);
+    qn_loops_plan(w, &before, grain > inside ? (int64_t)(grain / inside) : 1, &outer);
+    qn_writer_loop open[QN_MAX_RANK];
+    for (int k = 0; k < outer.n; k++)
+        open[k] = qn_planned_loop_open(w, &outer.loops[k], QN_TAG_SERIAL);
+    for (int p = 0; p < parts->n; p++) {
+        qn_nest part = *nest;
+        qn_writer rehearsal;
+        qn_nest_part(w->lowering, &part, parts, p);
+        part = inner_nest(&rehearsal, w->lowering, group, name, w->arena, &part, parts->axis);
+        const size_t mark = qn_writer_mark(w);
+        w->section++;
+        qn_loops loops = { 0 };
+        for (int i = 0; i < part.n; i++) {
+            loops.index[i] = i < parts->axis
+                                 ? outer.index[i]
+                                 : qn_ispace_var(&w->space, qn_ispace_import(&w->space, part.dims[i]), false);
+            if (i >= parts->axis)
+                loops.loops[loops.n++] = (qn_planned_loop){ .var = loops.index[i] };
+        }
+        write_elements(w, group, &part, &loops);
+        qn_writer_forget(w, mark);
+    }
+    for (int k = outer.n - 1; k >= 0; k--)
+        qn_writer_end_for(w, &open[k], NULL);
+    return outer.tasks;
+}
+
 qn_status qn_lower_loop(qn_lowering *l, const qn_group *group)
 {
     shape s = { .nest = { 0 } };
@@ -531,11 +587,14 @@ qn_status qn_lower_loop(qn_lowering *l, const qn_group *group)
         qn_dim vars[QN_MAX_RANK];
         rehearse(&w, l, group, name, scratch, &s.nest, vars);
         parts = qn_find_parts(&w, &s.nest, vars);
+        if (!parts.tasks && (s.transposed >= 0 || s.blocks))
+            parts.n = 0;
     }
     qn_writer_init(&w, l, name, scratch);
     bind_all(&w, group);
-    const qn_dim tasks =
-        parts.n > 0 ? write_parts(&w, group, name, &s.nest, &parts) : write_shape(&w, group, &s);
+    const qn_dim tasks = parts.n == 0  ? write_shape(&w, group, &s)
+                         : parts.tasks ? write_parts(&w, group, name, &s.nest, &parts)
+                                       : write_inner_parts(&w, group, name, &s.nest, &parts);
     const qn_status status = qn_writer_finish(&w, tasks, qn_group_step_name(group, l->arena));
     qn_arena_free(scratch);
     return status;

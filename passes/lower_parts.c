@@ -4,10 +4,18 @@
  *                                                  else:         for #0 = 0 to 512 …  y[#0 + 512, …] = b[#0, …]
  *
  * Asked for each element, a bound costs a mask and both sides of it, and what is loaded under a mask can't be transposed in
- * registers. In a part all bounds are known from the extents of its variables. */
+ * registers. In a part all bounds are known from the extents of its variables. Small parts are gone through one after the other
+ * inside the loops over the axes before theirs:
+ *
+ *   concatenate of 27 of [128, 1, 64]              for #0 = 0 to 128
+ *                                                    for #1 = 0 to 64  y[#0, 0, #1] = a[#0, #1]
+ *                                                    for #2 = 0 to 64  y[#0, 1, #2] = b[#0, #2] … */
 #include "passes/lower.h"
 
-enum { LEAST_ELEMENTS = 2048 }; /* of a part: below, the code costs more than it gives */
+enum {
+    LEAST_ELEMENTS = 2048, /* of a part with tasks of its own: below, the code costs more than it gives */
+    MOST_TASK_PARTS = 8
+};
 
 qn_kvalue *qn_writer_task(qn_writer *w)
 {
@@ -41,12 +49,13 @@ static bool add_point(qn_parts *parts, int64_t point, int64_t extent)
     return true;
 }
 
-/* Parts of one axis; n is 0 if it does not decide all bounds, or some part is small or no axis (of extent 1). */
-static qn_parts parts_of_axis(qn_writer *r, const qn_nest *nest, const qn_dim *vars, int axis,
-                              int64_t elements)
+/* Parts of one axis; n is 0 if it does not decide all bounds. */
+static qn_parts parts_of_axis(qn_writer *r, const qn_nest *nest, const qn_dim *vars, int axis)
 {
     const qn_parts none = { 0 };
     qn_parts parts = { .axis = axis };
+    if (!qn_dim_is_const(nest->dims[axis]) || nest->whole[axis])
+        return none;
     const int64_t extent = nest->dims[axis]->value;
     for (size_t i = 0; i < r->bounds.n; i++) {
         const qn_bound *bound = &r->bounds.items[i];
@@ -61,29 +70,41 @@ static qn_parts parts_of_axis(qn_writer *r, const qn_nest *nest, const qn_dim *v
         parts.at[i] = parts.at[i - 1];
     parts.at[0] = 0;
     parts.at[parts.n] = extent;
-    const int64_t line = axis == nest->n - 1 ? QN_TRANSPOSE_LANES : 1;
-    for (int p = 0; p < parts.n; p++) {
-        const int64_t size = parts.at[p + 1] - parts.at[p];
-        if (size < 2 || size * (elements / extent) < LEAST_ELEMENTS || parts.at[p] % line != 0)
-            return none;
-    }
     return parts;
+}
+
+/* No part is small, or no axis (of extent 1). */
+static bool worth_tasks(const qn_nest *nest, const qn_parts *parts)
+{
+    int64_t elements = 1;
+    for (int i = 0; i < nest->n; i++)
+        if (!qn_dim_is_const(nest->dims[i]) ||
+            __builtin_mul_overflow(elements, nest->dims[i]->value, &elements))
+            return false;
+    const int64_t line = parts->axis == nest->n - 1 ? QN_TRANSPOSE_LANES : 1;
+    for (int p = 0; p < parts->n; p++) {
+        const int64_t size = parts->at[p + 1] - parts->at[p];
+        if (size < 2 || size * (elements / parts->at[parts->n]) < LEAST_ELEMENTS || parts->at[p] % line != 0)
+            return false;
+    }
+    return parts->n <= MOST_TASK_PARTS;
 }
 
 qn_parts qn_find_parts(qn_writer *r, const qn_nest *nest, const qn_dim *vars)
 {
-    qn_parts parts = { 0 };
+    qn_parts inner = { 0 };
     const qn_machine *machine = r->lowering->options->machine;
-    int64_t elements = 1;
     if (!machine || machine->gpu || r->bounds.n == 0)
-        return parts;
-    for (int i = 0; i < nest->n; i++)
-        if (!qn_dim_is_const(nest->dims[i]) ||
-            __builtin_mul_overflow(elements, nest->dims[i]->value, &elements))
+        return inner;
+    for (int i = 0; i < nest->n; i++) {
+        qn_parts parts = parts_of_axis(r, nest, vars, i);
+        parts.tasks = parts.n > 0 && worth_tasks(nest, &parts);
+        if (parts.tasks)
             return parts;
-    for (int i = 0; i < nest->n && parts.n == 0; i++)
-        parts = parts_of_axis(r, nest, vars, i, elements);
-    return parts;
+        if (inner.n == 0)
+            inner = parts;
+    }
+    return inner;
 }
 
 void qn_nest_part(qn_lowering *l, qn_nest *nest, const qn_parts *parts, int part)
