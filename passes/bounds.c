@@ -27,18 +27,22 @@ static qn_bounds both(qn_bounds x, qn_bounds y)
     return between(x.low < y.low ? x.low : y.low, x.high > y.high ? x.high : y.high);
 }
 
-/* Of integers that are there; longer ones take longer to read than checks take. */
+/* Of integers that are there, and of the wide ones that are indices also before they are made; longer ones take longer to read than
+ * checks take. */
 bool qn_bounds_reads(const qn_tensor *constant)
 {
-    enum { MOST = 1 << 20 }; /* bytes */
-    return constant->data && constant->bytes <= MOST && !qn_dtype_is_float(constant->type.dtype);
+    enum { MOST = 1 << 20, MOST_INDICES = 1 << 22 }; /* bytes */
+    const qn_dtype dtype = constant->type.dtype;
+    if (dtype == QUERN_I32 || dtype == QUERN_I64)
+        return constant->bytes <= MOST_INDICES;
+    return constant->data && constant->bytes <= MOST && !qn_dtype_is_float(dtype);
 }
 
 static qn_bounds of_constant(const qn_tensor *tensor)
 {
     const qn_dtype dtype = tensor->type.dtype;
     const size_t size = qn_dtype_bytes(dtype);
-    const uint8_t *data = qn_bounds_reads(tensor) ? tensor->data : NULL;
+    const uint8_t *data = qn_bounds_reads(tensor) ? qn_tensor_data(tensor) : NULL;
     const int64_t n = qn_type_elements(&tensor->type);
     qn_bounds made = all_of(dtype);
     for (int64_t i = 0; i < n && data; i++) {

@@ -82,6 +82,33 @@ static qn_value *reshape(qn_rewriter *r, const qn_node *node)
 
 /* ---- transpose ---- */
 
+/* What is looked up by constant indices: these are transposed by fold, so that they are read in order. */
+static qn_value *transpose_of_lookup(qn_rewriter *r, const qn_node *node)
+{
+    const qn_node *lookup = qn_value_made_by(node->operands[0], QN_OP_GATHER_ELEMENTS);
+    int rank, axis = 0;
+    const int64_t *perm = qn_attr_ints(node, QN_ATTR_PERM, &rank);
+    if (!lookup)
+        return NULL;
+    qn_value *at = lookup->operands[1];
+    const qn_node *repeat = qn_value_made_by(at, QN_OP_BROADCAST);
+    if (repeat) {
+        const int64_t *axes = qn_attr_ints(repeat, QN_ATTR_AXES, NULL);
+        at = repeat->operands[0];
+        for (int i = 0; i < at->type.rank; i++)
+            if (at->type.rank != rank || axes[i] != i)
+                return NULL;
+    }
+    if (!qn_value_constant(at))
+        return NULL;
+    at = qn_b_transpose(&r->b, at, perm);
+    if (repeat)
+        at = qn_b_broadcast_to(&r->b, at, rank, node->results[0].type.dims);
+    while (perm[axis] != qn_attr_int(lookup, QN_ATTR_AXIS))
+        axis++;
+    return qn_b_gather_elements(&r->b, qn_b_transpose(&r->b, lookup->operands[0], perm), at, axis);
+}
+
 static qn_value *transpose(qn_rewriter *r, const qn_node *node)
 {
     qn_value *x = node->operands[0];
@@ -119,7 +146,7 @@ static qn_value *transpose(qn_rewriter *r, const qn_node *node)
                     combined[i] = j;
         return qn_b_broadcast(&r->b, inner->operands[0], rank, type->dims, combined);
     }
-    return NULL;
+    return transpose_of_lookup(r, node);
 }
 
 /* ---- broadcast ---- */
