@@ -11,6 +11,7 @@
 #include "driver/compile.h"
 #include "driver/flops.h"
 #include "driver/kept.h"
+#include "driver/llvm_key.h"
 #include "driver/tune.h"
 #include "ir/clock.h"
 #include "ir/print.h"
@@ -53,18 +54,28 @@ static qn_status choose_blas(const qn_settings *s, qn_pass_options *out, qn_diag
     return QUERN_OK;
 }
 
-static const char *target_key(const qn_settings *s, qn_arena *arena)
+/* What LLVM made. */
+static void keep_code(qn_cache *cache, const qn_cache_key *key, const qn_code *code)
 {
-    return qn_arena_printf(arena, "quern %s %s abi %u backend %s triple %s cpu %s features %s",
-                           QN_VERSION_STRING, qn_this_build(arena), QUERN_ABI_VERSION, s->backend->name,
-                           s->target.triple ? s->target.triple : "", s->target.cpu ? s->target.cpu : "",
-                           s->target.features ? s->target.features : "");
+    qn_arena *scratch = qn_arena_new();
+    if (qn_cache_put(cache, key, code))
+        qn_llvm_keep(cache, scratch);
+    qn_arena_free(scratch);
+}
+
+static const char *target_key(const qn_settings *s, const qn_cache *cache, qn_arena *arena)
+{
+    return qn_arena_printf(arena, "quern %s %s llvm %s abi %u backend %s triple %s cpu %s features %s",
+                           QN_VERSION_STRING, qn_this_build(arena), qn_llvm_key(cache, arena),
+                           QUERN_ABI_VERSION, s->backend->name, s->target.triple ? s->target.triple : "",
+                           s->target.cpu ? s->target.cpu : "", s->target.features ? s->target.features : "");
 }
 
 /* What the code depends on besides the kernel: the target, the math mode. */
-static const char *common_key(const qn_settings *s, const qn_machine *machine, qn_emit emit, qn_arena *arena)
+static const char *common_key(const qn_settings *s, const qn_cache *cache, const qn_machine *machine,
+                              qn_emit emit, qn_arena *arena)
 {
-    return qn_arena_printf(arena, "%s+%s math %d emit %d", target_key(s, arena),
+    return qn_arena_printf(arena, "%s+%s math %d emit %d", target_key(s, cache, arena),
                            machine->features ? machine->features : "", (int)s->math, (int)emit);
 }
 
@@ -87,7 +98,7 @@ static void keep_machine(qn_cache *cache, const qn_cache_key *key, const qn_mach
     numbers.features = NULL;
     qn_strbuf_add(&text, (const char *)&numbers, sizeof numbers);
     qn_strbuf_puts(&text, machine->features ? machine->features : "");
-    qn_cache_put(cache, key, &(qn_code){ text.data, text.n });
+    keep_code(cache, key, &(qn_code){ text.data, text.n });
 }
 
 static qn_status describe(const qn_settings *s, qn_cache *cache, qn_arena *arena, qn_machine *out,
@@ -96,7 +107,7 @@ static qn_status describe(const qn_settings *s, qn_cache *cache, qn_arena *arena
     const qn_target *t = &s->target;
     if (s->backend == &qn_backend_cpu && !t->triple && (!t->cpu || strcmp(t->cpu, "native") == 0))
         return s->backend->describe(t, arena, out, diags); /* this one, which the CPU is asked for */
-    const char *texts[] = { "machine", target_key(s, arena),
+    const char *texts[] = { "machine", target_key(s, cache, arena),
                             t->jit     ? "jit"
                             : t->plain ? "plain"
                                        : "",
@@ -165,7 +176,7 @@ static qn_status begin_planning(planner *p, const qn_settings *s, qn_emit emit, 
                                     .no_fusion = !s->fuse,
                                     .remat = s->remat,
                                     .memory_limit = s->memory_limit };
-    p->common = common_key(s, &out->machine, emit, out->arena);
+    p->common = common_key(s, &p->cache, &out->machine, emit, out->arena);
     p->kept_by = kept_by(p, out->arena);
     return choose_blas(s, &p->options, diags);
 }
@@ -316,7 +327,7 @@ static qn_status get_kernel(const qn_kernel *kernel, const qn_cache_key *key, co
     if (*cached)
         return QUERN_OK;
     QN_TRY(s->backend->emit_kernel(kernel, symbol, &s->target, s->math, QN_EMIT_OBJECT, arena, out, diags));
-    qn_cache_put(cache, key, out);
+    keep_code(cache, key, out);
     return QUERN_OK;
 }
 
@@ -326,7 +337,7 @@ qn_status qn_compile_kernel(const qn_kernel *kernel, const qn_machine *machine, 
     qn_cache cache;
     bool cached;
     QN_TRY(qn_cache_open(&cache, s->cache, diags));
-    const char *texts[] = { common_key(s, machine, QN_EMIT_OBJECT, arena),
+    const char *texts[] = { common_key(s, &cache, machine, QN_EMIT_OBJECT, arena),
                             qn_kernel_canonical(kernel, arena) };
     const qn_cache_key key = qn_cache_key_of(2, texts);
     *symbol = symbol_of(&key, arena);
@@ -455,11 +466,11 @@ qn_entries qn_compiled_entries(const qn_compiled *c, const char *prefix, bool we
 /* All that entries depend on: the programs' text without what constants contain, the kernels by their symbols, which are
  * hashes of their texts, and their names, which traces show. */
 static qn_cache_key entries_key(const qn_compiled *c, const qn_entries *e, const qn_settings *s,
-                                qn_arena *arena)
+                                const qn_cache *cache, qn_arena *arena)
 {
     const qn_print_options without_contents = { .no_contents = true };
     qn_vec(const char *) texts = { 0 };
-    qn_vec_push(arena, &texts, common_key(s, &c->machine, QN_EMIT_OBJECT, arena));
+    qn_vec_push(arena, &texts, common_key(s, cache, &c->machine, QN_EMIT_OBJECT, arena));
     qn_vec_push(arena, &texts,
                 qn_arena_printf(arena,
                                 "entries %d jit %d plain %d weights %d %s prefix %s query %s machine %s",
@@ -487,12 +498,12 @@ qn_status qn_compile_entries(const qn_compiled *c, const qn_entries *entries, co
     }
     QN_TRY(qn_cache_open(&cache, s->cache, diags));
     qn_arena *scratch = qn_arena_new();
-    const qn_cache_key key = entries_key(c, entries, s, scratch);
+    const qn_cache_key key = entries_key(c, entries, s, &cache, scratch);
     qn_status status = QUERN_OK;
     if (!qn_cache_get(&cache, &key, c->arena, out)) {
         status = s->backend->emit_entries(entries, &s->target, QN_EMIT_OBJECT, c->arena, out, diags);
         if (!status)
-            qn_cache_put(&cache, &key, out);
+            keep_code(&cache, &key, out);
     }
     qn_arena_free(scratch);
     qn_cache_close(&cache);
@@ -509,7 +520,7 @@ qn_status qn_compile_choice(const qn_compiled *c, const qn_choice *choice, const
     qn_strbuf_printf(&text, "choice %s", choice->cpu);
     for (int i = 0; i < choice->n; i++)
         qn_strbuf_printf(&text, " %x %s", choice->needs[i], choice->queries[i]);
-    qn_cache_key key = entries_key(c, choice->entries, s, scratch);
+    qn_cache_key key = entries_key(c, choice->entries, s, &cache, scratch);
     char entries[33];
     qn_cache_key_text(&key, entries);
     key = qn_cache_key_of(2, (const char *[]){ text.data, entries });
@@ -517,7 +528,7 @@ qn_status qn_compile_choice(const qn_compiled *c, const qn_choice *choice, const
     if (!qn_cache_get(&cache, &key, c->arena, out)) {
         status = qn_llvm_emit_choice(choice, c->arena, out, diags);
         if (!status)
-            qn_cache_put(&cache, &key, out);
+            keep_code(&cache, &key, out);
     }
     qn_arena_free(scratch);
     qn_cache_close(&cache);
@@ -557,7 +568,7 @@ static qn_status find_code(planner *p, qn_emit emit, bool *out_missing, qn_diags
         return QUERN_OK;
     const qn_entries entries = qn_compiled_entries(out, QN_JIT_PREFIX, true);
     qn_arena *scratch = qn_arena_new();
-    const qn_cache_key key = entries_key(out, &entries, &p->settings, scratch);
+    const qn_cache_key key = entries_key(out, &entries, &p->settings, &p->cache, scratch);
     *out_missing = !qn_cache_get(&p->cache, &key, out->arena, &out->entries);
     qn_arena_free(scratch);
     return QUERN_OK;

@@ -3,6 +3,7 @@
 
 #include <dlfcn.h>
 #include <pthread.h>
+#include <stdatomic.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -22,6 +23,8 @@ _Static_assert(sizeof names / sizeof *names == sizeof qn_llvm_calls / sizeof(voi
 static pthread_once_t once = PTHREAD_ONCE_INIT;
 static void *library;
 static char problem[512]; /* empty: it is open */
+static char *file;        /* that it is, once it is open */
+static atomic_bool opened;
 
 static void *open_first(const char *const *paths)
 {
@@ -58,8 +61,24 @@ static void open_once(void)
     const char *chosen = getenv("QUERN_LLVM");
     const char *const usual[] = { QN_LLVM_FOLDER "/" QN_LLVM_FILE, QN_LLVM_FILE, NULL };
     library = open_first(chosen && *chosen ? (const char *const[]){ chosen, NULL } : usual);
-    if (library)
-        find_functions();
+    if (!library)
+        return;
+    find_functions();
+    Dl_info info;
+    if (!problem[0] && dladdr(*(void **)&qn_llvm_calls, &info) && info.dli_fname) {
+        file = strdup(info.dli_fname);
+        atomic_store_explicit(&opened, file != NULL, memory_order_release);
+    }
+}
+
+const char *qn_llvm_file(void)
+{
+    if (atomic_load_explicit(&opened, memory_order_acquire))
+        return file;
+    const char *chosen = getenv("QUERN_LLVM");
+    if (!chosen || !*chosen)
+        return QN_LLVM_FOLDER "/" QN_LLVM_FILE;
+    return strchr(chosen, '/') ? chosen : "";
 }
 
 qn_status qn_llvm_open(qn_diags *diags)

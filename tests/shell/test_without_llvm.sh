@@ -40,4 +40,17 @@ cp "$quern" copy && touch -d 2001-01-01 copy
 without ./copy run model.qn --dim batch=3 >second 2>&1 || fail "$(cat second)"
 same first second
 
+# Another LLVM makes other code, even by the same name: its file says so.
+used=$(LD_DEBUG=files "$quern" run model.qn --dim batch=4 2>&1 >/dev/null | sed -n 's/.*file=\([^ ]*libLLVM[^ ]*\).*dynamically loaded.*/\1/p' | head -n 1)
+[ -e "$used" ] || fail "which LLVM is opened: '$used'"
+cp "$used" libLLVM.so && touch -d 2001-01-01 libLLVM.so
+other() { QUERN_LLVM=$PWD/libLLVM.so "$@"; }
+[ "$(opened other "$quern" run model.qn --dim batch=3)" -gt 0 ] || fail "code of another LLVM was taken"
+[ "$(opened other "$quern" run model.qn --dim batch=3)" -eq 0 ] || fail "code of the same LLVM was not found"
+[ "$(opened "$quern" run model.qn --dim batch=3)" -eq 0 ] || fail "code of the first LLVM was not found"
+# Where it is gone, what the one before made is still found.
+rm libLLVM.so
+other "$quern" run model.qn --dim batch=3 >second 2>&1 || fail "$(cat second)"
+same first second
+
 [ $n_failed -eq 0 ]
