@@ -1,9 +1,12 @@
 /* Atomic output files: see output.h. */
+#include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/file.h>
 #include <sys/stat.h>
+#include <time.h>
 #include <unistd.h>
 
 #include "driver/output.h"
@@ -27,6 +30,39 @@ static mode_t new_file_mode(void)
     return 0666 & ~mask;
 }
 
+#define MARK ".quern-" /* between a file's name and what mkostemp makes of six X */
+enum { MARKED = sizeof MARK - 1 + 6 };
+
+/* Whoever writes a temporary file holds a lock on it, which goes with the process. One of ours that nobody holds is what was left of
+ * a process that was killed; one that is new may not be locked yet. */
+static bool is_left_over(int folder, const char *name, int *out_fd)
+{
+    enum { SECONDS = 10 };
+    struct stat st;
+    *out_fd = openat(folder, name, O_RDONLY | O_NOFOLLOW | O_NONBLOCK | O_CLOEXEC);
+    return *out_fd >= 0 && !fstat(*out_fd, &st) && S_ISREG(st.st_mode) && st.st_uid == geteuid() &&
+           time(NULL) - st.st_mtim.tv_sec > SECONDS && !flock(*out_fd, LOCK_EX | LOCK_NB);
+}
+
+static void remove_left_overs(const char *path, qn_arena *arena)
+{
+    const char *slash = strrchr(path, '/'), *name = slash ? slash + 1 : path;
+    const size_t length = strlen(name);
+    DIR *folder = opendir(slash ? qn_arena_printf(arena, "%.*s", (int)(slash + 1 - path), path) : ".");
+    for (struct dirent *d; folder && (d = readdir(folder));) {
+        int fd;
+        if (strlen(d->d_name) != length + MARKED || memcmp(d->d_name, name, length) != 0 ||
+            memcmp(d->d_name + length, MARK, sizeof MARK - 1) != 0)
+            continue;
+        if (is_left_over(dirfd(folder), d->d_name, &fd))
+            unlinkat(dirfd(folder), d->d_name, 0);
+        if (fd >= 0)
+            close(fd);
+    }
+    if (folder)
+        closedir(folder);
+}
+
 qn_status qn_output_reserve(qn_output *output, const char *path, qn_diags *diags)
 {
     struct stat st;
@@ -37,15 +73,22 @@ qn_status qn_output_reserve(qn_output *output, const char *path, qn_diags *diags
         errno = EISDIR;
         return io_error(diags, path, "written");
     }
-    char *temporary = qn_arena_printf(diags->arena, "%s.XXXXXX", path);
+    remove_left_overs(path, diags->arena);
+    char *temporary = qn_arena_printf(diags->arena, "%s" MARK "XXXXXX", path);
     int fd = mkostemp(temporary, O_CLOEXEC);
     if (fd < 0) {
         output->temporary = NULL;
         return io_error(diags, path, "written");
     }
     fchmod(fd, new_file_mode());
-    close(fd);
+    flock(fd, LOCK_EX | LOCK_NB);
     output->temporary = temporary;
+    output->lock = fdopen(fd, "wb");
+    if (!output->lock) {
+        close(fd);
+        qn_output_discard(output);
+        return io_error(diags, path, "written");
+    }
     return QUERN_OK;
 }
 
@@ -60,12 +103,20 @@ qn_status qn_output_open(qn_output *output, const char *path, qn_diags *diags)
     return QUERN_ERROR_IO;
 }
 
+static void unlock(qn_output *output)
+{
+    if (output->lock)
+        fclose(output->lock);
+    output->lock = NULL;
+}
+
 void qn_output_discard(qn_output *output)
 {
     if (output->file)
         fclose(output->file);
     if (output->temporary && output->temporary != output->path)
         unlink(output->temporary);
+    unlock(output);
     output->file = NULL;
     output->temporary = NULL;
 }
@@ -97,6 +148,7 @@ qn_status qn_output_commit(qn_output *output, qn_diags *diags)
     QN_TRY(qn_output_close(output, diags));
     if (output->temporary != output->path && rename(output->temporary, output->path))
         return give_up(output, errno, diags);
+    unlock(output);
     output->temporary = NULL;
     return QUERN_OK;
 }

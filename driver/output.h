@@ -1,4 +1,5 @@
-/* Files that appear whole or not at all: written under a temporary name beside the target, renamed when complete. */
+/* Files that appear whole or not at all: written under a temporary name beside the target, renamed when complete. What a process that
+ * was killed has left of a target is removed when it is next written. */
 #ifndef QN_DRIVER_OUTPUT_H
 #define QN_DRIVER_OUTPUT_H
 
@@ -11,6 +12,7 @@ typedef struct qn_output {
     const char *path;      /* where it is to appear */
     const char *temporary; /* where it is until then; the path itself where that is a device or pipe */
     FILE *file;
+    FILE *lock; /* held on the temporary file as long as it is there */
 } qn_output;
 
 /* Opens the temporary file. Texts are in the arena of the diagnostics. */
