@@ -157,6 +157,14 @@ const quern_entry_info *quern_trainer_entry(const quern_trainer *t)
     return quern_model_entry(t->model, "train_step");
 }
 
+/* A step is a call of all ranks: where this one can't do its part, the others need not wait. */
+static int tell_ranks(quern_trainer *t, int status)
+{
+    if (status && t->comm)
+        t->comm->fail(t->comm, quern_last_error());
+    return status;
+}
+
 static int run(const bound_entry *e, const quern_array *x, const quern_array *target, double *out_loss,
                int64_t *out_correct)
 {
@@ -186,7 +194,7 @@ static int run(const bound_entry *e, const quern_array *x, const quern_array *ta
 
 int quern_trainer_step(quern_trainer *t, const quern_array *x, const quern_array *target, double *out_loss)
 {
-    return run(&t->step, x, target, out_loss, NULL);
+    return tell_ranks(t, run(&t->step, x, target, out_loss, NULL));
 }
 
 int quern_trainer_eval(quern_trainer *t, const quern_array *x, const quern_array *target, double *out_loss,
@@ -273,8 +281,8 @@ static qn_status check_rows(const bound_entry *e, const quern_array *const *arra
     return QUERN_OK;
 }
 
-int quern_trainer_epoch(quern_trainer *t, const quern_array *x, const quern_array *target, int64_t batch,
-                        uint64_t shuffle, double *out_losses)
+static int epoch(quern_trainer *t, const quern_array *x, const quern_array *target, int64_t batch,
+                 uint64_t shuffle, double *out_losses)
 {
     qn_call call;
     qn_call_begin(&call);
@@ -327,4 +335,10 @@ int quern_trainer_epoch(quern_trainer *t, const quern_array *x, const quern_arra
     }
     qn_call_end(&call, QUERN_OK);
     return status;
+}
+
+int quern_trainer_epoch(quern_trainer *t, const quern_array *x, const quern_array *target, int64_t batch,
+                        uint64_t shuffle, double *out_losses)
+{
+    return tell_ranks(t, epoch(t, x, target, batch, shuffle, out_losses));
 }

@@ -539,10 +539,27 @@ static int report(train *t, const char *what, qn_train_data *data)
     return QN_EXIT_OK;
 }
 
+/* A rank with other samples would be through with an epoch before or behind the others. */
+static int compare_samples(train *t)
+{
+    const int64_t n = t->samples.n_samples;
+    int64_t most[2] = { n, -n };
+    if (t->comm && quern_comm_all_reduce(t->comm, most, most, 2, QUERN_I64, QUERN_COMBINE_MAX))
+        return qn_cli_fail_api(&t->cli);
+    if (t->comm && most[0] != -most[1])
+        return qn_cli_fail(&t->cli,
+                           "--data has %" PRId64 " samples for rank %d, and from %" PRId64 " to %" PRId64
+                           " for all: each rank reads the same",
+                           n, rank_of(t), -most[1], most[0]);
+    return QN_EXIT_OK;
+}
+
 static int train_epochs(train *t)
 {
     long first = 0;
-    int status = t->resume ? resume(t, &first) : QN_EXIT_OK;
+    int status = compare_samples(t);
+    if (!status && t->resume)
+        status = resume(t, &first);
     int64_t begin = first;
     if (!status && (quern_comm_broadcast(t->comm, &begin, 1, QUERN_I64, 0) ||
                     quern_session_broadcast_states(t->step, 0)))

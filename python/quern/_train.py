@@ -1,5 +1,6 @@
 """Training in this process."""
 
+import contextlib
 import ctypes
 import inspect
 import os
@@ -78,6 +79,16 @@ class Trainer:
         self.comm = comm
         self._step.broadcast_states()
 
+    @contextlib.contextmanager
+    def _part(self):
+        """Around this rank's part of what all ranks do: where it fails, the others hear of it instead of waiting."""
+        try:
+            yield
+        except BaseException as error:
+            if self.comm:
+                self.comm.fail(str(error) or type(error).__name__)
+            raise
+
     def _bind(self, session, inputs, target):
         if target is None:
             session.bind(inputs, complete=True)
@@ -92,9 +103,10 @@ class Trainer:
         """One step on a batch: updates the parameters, gives the loss before the update. The loss "output" takes no target."""
         if self._step._entry.name != "train_step":
             raise ArgumentError("the loss is the caller's: there are forward, backward and update instead of step")
-        self._bind(self._step, inputs, target)
-        self._step.run()
-        return float(self._step.outputs[0])
+        with self._part():
+            self._bind(self._step, inputs, target)
+            self._step.run()
+            return float(self._step.outputs[0])
 
     def fit(self, inputs, target=None, *, epochs=1, batch=32, seed=0, test=None, checkpoint=None, resume=False,
             progress=True, batch_axis=0, after=None):
@@ -112,13 +124,15 @@ class Trainer:
 
         Where the arrays have one axis more than the inputs, each sample is a whole batch. A loss that is NaN or infinite raises
         NumericError."""
-        return _fit.fit(self, inputs, target, epochs, batch, seed, test, checkpoint, resume, progress, batch_axis, after)
+        with self._part():
+            return _fit.fit(self, inputs, target, epochs, batch, seed, test, checkpoint, resume, progress, batch_axis, after)
 
     def fit_batches(self, batches, *, epochs=1, test=None, checkpoint=None, resume=False, progress=True, after=None):
         """Learns from batches that the caller makes: an iterable of pairs (inputs, target), as of step, that is gone through in
         each epoch (a list, a loader), or a function of the epoch's number, from 0, that gives one (a generator, say). `test`
         likewise, measured after each epoch; the rest as in fit. A resumed run asks for the epochs that are left."""
-        return _fit.fit_batches(self, batches, epochs, test, checkpoint, resume, progress, after)
+        with self._part():
+            return _fit.fit_batches(self, batches, epochs, test, checkpoint, resume, progress, after)
 
     def share(self, owner):
         """From now on uses the parameters and states of another Trainer that have the same name: models that learn by turns,
@@ -146,7 +160,8 @@ class Trainer:
         their way. Inputs and parameters must stay as they are until backward."""
         if "forward" not in self.model.entries:
             raise ArgumentError("the step was not made in parts: train(parts=True) also makes forward, backward and update")
-        return Forward(self, inputs, target)
+        with self._part():
+            return Forward(self, inputs, target)
 
     def backward(self, forward, gradients=1.0):
         """The gradients of parameters (and inputs, with `input_gradients`) by name. gradients: of the loss, by which all are
@@ -172,10 +187,11 @@ class Trainer:
             self._update = self._step if self._step._entry.name == "update" else self._shared("update")
         names = [name[len("grad_"):] for name in self._update._entry.index]
         missing = [name for name in names if name not in gradients]
-        if missing:
-            raise ArgumentError(f"no gradient is given of {', '.join(map(repr, missing))}")
-        self._update.bind({"grad_" + name: gradients[name] for name in names})
-        self._update.run()
+        with self._part():
+            if missing:
+                raise ArgumentError(f"no gradient is given of {', '.join(map(repr, missing))}")
+            self._update.bind({"grad_" + name: gradients[name] for name in names})
+            self._update.run()
 
     def __call__(self, inputs):
         """The prediction with the parameters as they are now."""

@@ -40,6 +40,8 @@ static bool is_float(int64_t dtype)
 
 bool qn_dist_sound(const qn_request *r, int ranks, char *out)
 {
+    if (r->kind == QN_LEAVE)
+        return true;
     const size_t bytes = qn_dist_size(r->dtype);
     const bool extreme = r->how == QUERN_COMBINE_MAX || r->how == QUERN_COMBINE_MIN;
     if (!bytes)
@@ -62,6 +64,16 @@ bool qn_dist_sound(const qn_request *r, int ranks, char *out)
 
 bool qn_dist_agree(const qn_request *requests, int ranks, char *out)
 {
+    int left = 0, last = 0;
+    for (int i = 0; i < ranks; i++)
+        if (requests[i].kind == QN_LEAVE) {
+            left++;
+            last = i;
+        }
+    if (left > 0 && left < ranks) {
+        snprintf(out, QN_DIST_TEXT, "rank %d has left", last);
+        return false;
+    }
     for (int i = 1; i < ranks; i++)
         if (memcmp(&requests[i], &requests[0], sizeof *requests) != 0) {
             char first[QN_DIST_TEXT / 4], other[QN_DIST_TEXT / 4];

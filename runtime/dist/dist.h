@@ -11,7 +11,8 @@ typedef enum qn_request_kind {
     QN_ALL_REDUCE,
     QN_ALL_GATHER,
     QN_REDUCE_SCATTER,
-    QN_BROADCAST
+    QN_BROADCAST,
+    QN_LEAVE /* no collective any more; n, dtype and how are 0 */
 } qn_request_kind;
 
 /* What a rank asks for; ranks exchange these before they exchange elements. */

@@ -284,11 +284,12 @@ static void release_memory(mpi *m)
     free(m);
 }
 
-/* After a failure the other ranks may not come any more, for whom the end of MPI would wait: mpirun ends them. */
+/* Ranks leave together. Those that wait for one in a collective hear of it that it leaves. After a failure the other ranks may not come
+ * any more, for whom the end of MPI would wait: mpirun ends them. */
 static void release(quern_comm *comm)
 {
     mpi *m = (mpi *)comm;
-    if (!m->failed) {
+    if (!m->failed && !agree(m, &(qn_request){ .kind = QN_LEAVE })) {
         MPI_Comm_free(&m->ranks);
         MPI_Comm_free(&m->failures);
         if (m->ends)

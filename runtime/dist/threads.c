@@ -102,6 +102,7 @@ static void do_part(const group *g, const qn_request *r, int rank)
             copy(at_element(g->out[rank], i * r->n, size), g->in[i], r->n, size);
         return;
     case QN_BROADCAST: copy(g->out[rank], g->in[r->how], r->n, size); return;
+    case QN_LEAVE: return; /* ranks that are threads leave by themselves */
     }
 }
 

@@ -167,6 +167,31 @@ class Parallel(unittest.TestCase):
             return float(t.parameters["w"].max())
         self.assertEqual(on_ranks(3, body), [7.0, 7.0, 7.0])
 
+    def test_a_rank_that_fails_is_heard_of(self):
+        """Before it comes to a collective: the others raise instead of waiting."""
+        def fit(t, rank):
+            t.fit(X[:-1] if rank else X, Y, epochs=1, batch=24, progress=False)
+
+        def step(t, rank):
+            t.step(X[:12, :-1] if rank else X[:12], Y[:12])
+
+        def after(t, rank):
+            t.fit(X, Y, epochs=2, batch=24, progress=False, after=lambda history: rank and 1 / 0)
+
+        for work, reason in (fit, "samples"), (step, "takes"), (after, "division by zero"):
+            said = []
+
+            def body(comm):
+                t = quern.train(model(), **HOW, data_parallel=comm)
+                try:
+                    work(t, comm.rank)
+                except Exception as error:  # of whatever kind
+                    said.append((comm.rank, str(error)))
+
+            on_ranks(2, body)
+            self.assertEqual(sorted(rank for rank, _ in said), [0, 1], said)
+            self.assertRegex(dict(said)[0], f"rank 1 failed: .*{reason}")
+
     def test_mistakes(self):
         def failing(message, body, ranks=2):
             with self.assertRaisesRegex(quern.Error, message):

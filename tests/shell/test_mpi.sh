@@ -36,6 +36,39 @@ same two.onnx resumed.onnx
 expect 1 'a batch of 60 does not go into 7 equal parts, one for each rank' ranks 7 "${train[@]}" --data-parallel -o o.onnx
 cp "$model" bad.safetensors
 expect 1 'bad.safetensors' ranks 2 "${train[@]}" --data-parallel --epochs 2 --checkpoint bad.safetensors --resume
+# One rank alone has them: all end, none waits.
+cat >each <<'END'
+#!/bin/sh
+# each DIRECTORY COMMAND...: the command, in which DATA is DIRECTORY and the rank's number
+data=$1/${OMPI_COMM_WORLD_RANK:-${PMI_RANK:-0}}.npz
+shift
+for word; do
+    shift
+    [ "$word" = DATA ] && word=$data
+    set -- "$@" "$word"
+done
+exec "$@"
+END
+chmod +x each
+mkdir -p missing shorter labels
+python3 - "$data" <<'END' || fail "no NumPy?"
+import sys
+import numpy as np
+data = dict(np.load(sys.argv[1]))
+np.savez("missing/0.npz", **data)
+for folder in "shorter", "labels":
+    np.savez(folder + "/0.npz", **data)
+np.savez("shorter/1.npz", **{name: x[:-120] for name, x in data.items()})
+name = min(data, key=lambda name: data[name].ndim) # the labels
+bad = dict(data)
+bad[name] = bad[name].copy()
+bad[name][-40:] = 10
+np.savez("labels/1.npz", **bad)
+END
+each=("$quern" train "$model" --data DATA --batch 60 --optimizer adam --threads 1 --data-parallel --epochs 2 -o o.onnx)
+expect 1 'missing/1.npz' ranks 2 ./each missing "${each[@]}"
+expect 1 'has [0-9]+ samples for rank [01], and from [0-9]+ to [0-9]+ for all' ranks 2 ./each shorter "${each[@]}"
+expect 1 'index' ranks 2 ./each labels "${each[@]}"
 expect 2 'are for --data-parallel' "${train[@]}" --sync-batch-norm -o o.onnx
 QUERN_MPI=/nowhere/libquern_mpi.so expect 1 'no MPI here: /nowhere/libquern_mpi.so' "${train[@]}" --data-parallel -o o.onnx
 

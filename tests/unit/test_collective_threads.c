@@ -712,6 +712,7 @@ enum { ROWS = 50, FEATURES = 5 };
 
 typedef struct training {
     int64_t batch;
+    int without_rows; /* one more than the rank that has none; 0: all have some */
     double losses[MOST_RANKS][64];
     float weight[MOST_RANKS][FEATURES];
     int status[MOST_RANKS];
@@ -721,7 +722,8 @@ typedef struct training {
 /* Two epochs in a shuffled order; the model starts from other values on every rank. */
 static int train_rank(quern_comm *comm, int r, training *t)
 {
-    static const int64_t x_dims[] = { ROWS, FEATURES }, y_dims[] = { ROWS, 1 };
+    const int64_t rows = t->without_rows == r + 1 ? 0 : ROWS, x_dims[] = { rows, FEATURES },
+                  y_dims[] = { rows, 1 };
     float x[ROWS][FEATURES], y[ROWS];
     for (int i = 0; i < ROWS; i++) {
         y[i] = 0;
@@ -793,6 +795,17 @@ static void trains_alike(void **state)
     assert_string_equal(odd.error[0], "quern_trainer_epoch: a batch of 15 does not go into 2 equal parts");
 }
 
+/* One rank never comes to a collective: the others need not wait. */
+static void a_rank_without_rows_fails(void **state)
+{
+    (void)state;
+    training t = { .batch = 15, .without_rows = 2 };
+    on_ranks(3, run_training, &t);
+    assert_string_equal(t.error[1], "quern_trainer_epoch: there are no samples");
+    for (int r = 0; r < 3; r += 2)
+        assert_non_null(strstr(t.error[r], "rank 1 failed: quern_trainer_epoch: there are no samples"));
+}
+
 /* ---- builder calls ---- */
 
 static void builds_collectives(void **state)
@@ -843,6 +856,7 @@ int main(void)
         cmocka_unit_test(a_run_fails),
         cmocka_unit_test(gradients_equal_differences),
         cmocka_unit_test(trains_alike),
+        cmocka_unit_test(a_rank_without_rows_fails),
         cmocka_unit_test(builds_collectives),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

@@ -79,6 +79,14 @@ static int rank_of(const char *what)
     } else if (strcmp(what, "sizes") == 0) {
         good = !quern_comm_all_reduce(comm, x, x, comm->rank == 1 ? 5 : 8, QUERN_F32, QUERN_COMBINE_SUM);
         printf("rank %d: %s\n", comm->rank, quern_last_error());
+    } else if (strcmp(what, "leaving") == 0) {
+        for (int i = 0; good && i < (comm->rank == 1 ? 2 : 5); i++)
+            good = !quern_comm_all_reduce(comm, x, x, 8, QUERN_F32, QUERN_COMBINE_SUM);
+        if (!good)
+            printf("rank %d: %s\n", comm->rank, quern_last_error());
+        fflush(stdout);
+        if (comm->rank != 1)
+            sleep(1); /* the other one prints, too, before mpirun ends it */
     } else if (comm->rank == 1) {
         (comm->fail)(comm, "no data");
         sleep(1); /* the others hear of it, and aren't ended before they say so */
@@ -147,6 +155,14 @@ static void a_rank_fails(void **state)
         fail_msg("%s", said);
 }
 
+static void a_rank_leaves(void **state)
+{
+    (void)state;
+    const char *said = run(3, "leaving", false);
+    if (!strstr(said, "rank 0: rank 1 has left") || !strstr(said, "rank 2: rank 1 has left"))
+        fail_msg("%s", said);
+}
+
 int main(int argc, char **argv)
 {
     setenv("QUERN_MPI", QN_BUILD_DIR "/libquern_mpi.so", 0);
@@ -163,6 +179,7 @@ int main(int argc, char **argv)
         cmocka_unit_test(collectives),
         cmocka_unit_test(sizes_differ),
         cmocka_unit_test(a_rank_fails),
+        cmocka_unit_test(a_rank_leaves),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
