@@ -70,6 +70,8 @@ qn_status qn_settings_from(const quern_compile_options *options, qn_settings *ou
                           .fuse = o.optimize != 1,
                           .cache = o.cache,
                           .tune = o.tune != 0,
+                          .compile_threads = o.compile_threads,
+                          .cancel = o.cancel,
                           .progress = o.progress,
                           .progress_user = o.progress_user };
     if (o.math) {

@@ -147,6 +147,7 @@ enum {
     REMAT,
     MEMORY,
     THREADS,
+    JOBS,
     CACHE,
     TUNE,
     VERBOSE
@@ -173,6 +174,7 @@ static const qn_cli_option common[] = {
                  "of an entry's workspace, such as 64M; without --remat, as much is computed again as it "
                  "takes" },
     [THREADS] = { "threads", 0, "N", "threads of a run; as many as the process may use" },
+    [JOBS] = { "jobs", 'j', "N", "threads of a compilation; likewise" },
     [CACHE] = { "cache", 0, "FOLDER", "of compiled kernels; \"\" for none" },
     [TUNE] = { "tune", 0, NULL, "measure kernels first and keep what is fastest, as quern tune does" },
     [VERBOSE] = { "verbose", 'v', NULL, "say what is done and how long it takes" },
@@ -241,6 +243,11 @@ static int accept_common(qn_cli *cli, int option, const char *value)
         if (!qn_cli_number(value, 0, 256, &n))
             return qn_cli_usage(cli, "--threads %s: a number from 0 (all) to 256", value);
         cli->compile.threads = (int)n;
+        break;
+    case JOBS:
+        if (!qn_cli_number(value, 0, 256, &n))
+            return qn_cli_usage(cli, "--jobs %s: a number from 0 (all) to 256", value);
+        cli->compile.compile_threads = (int)n;
         break;
     case CACHE: cli->compile.cache = value; break;
     case TUNE: cli->compile.tune = 1; break;

@@ -24,6 +24,13 @@ static void progress(const qn_settings *s, const char *what, int done, int total
         s->progress(s->progress_user, what, done, total);
 }
 
+static qn_status check_cancel(const qn_settings *s, qn_diags *diags)
+{
+    return s->cancel && *s->cancel
+               ? qn_error(diags, QUERN_ERROR_CANCELLED, NULL, "the compilation was cancelled")
+               : QUERN_OK;
+}
+
 /* ---- graphs to programs ---- */
 
 #ifdef NDEBUG
@@ -151,8 +158,8 @@ static const char *kept_by(const planner *p, qn_arena *arena)
 static void parallel_for(void *planner_, void (*task)(void *arg, int64_t i), void *arg, int64_t n)
 {
     planner *p = planner_;
-    if (n > 1 && !p->pool)
-        p->pool = quern_pool_new(0);
+    if (n > 1 && !p->pool && p->settings.compile_threads != 1)
+        p->pool = quern_pool_new(p->settings.compile_threads);
     quern_pool_parallel_for(p->pool, task, arg, n);
 }
 
@@ -255,11 +262,13 @@ static qn_status make_programs(planner *p, qn_module *module, qn_diags *diags)
         qn_graph *graph = module->functions[i];
         double start = qn_seconds();
         progress(s, "optimizing", i, out->n_programs);
+        QN_TRY(check_cancel(s, diags));
         if (!qn_count_flops(graph, 1, &out->flops[i]))
             out->flops[i] = 0;
         p->options.remat_report = &out->plans[i];
         QN_TRY(qn_run_passes(graph, NULL, &p->options, s->hooks, diags));
         double passes_done = qn_seconds();
+        QN_TRY(check_cancel(s, diags));
         QN_TRY(find_or_lower(p, graph, i, diags));
         name_program(graph, out->programs[i]);
         out->plans[i].bytes = out->programs[i]->arena_bytes->max;
@@ -354,6 +363,9 @@ static void run_job(void *arg, int64_t i)
     bool cached = false;
     job->arena = qn_arena_new();
     qn_diags_init(&job->diags, job->arena);
+    job->status = check_cancel(s, &job->diags);
+    if (job->status)
+        return;
     if (!job->kernel)
         cached = qn_cache_get(jobs->cache, &job->key, job->arena, job->code);
     else

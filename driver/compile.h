@@ -31,6 +31,8 @@ typedef struct qn_settings {
     const qn_pass_hooks *hooks;        /* of the graph passes, or NULL */
     const qn_schedule_book *schedules; /* NULL: those that the cache has */
     bool tune;                         /* measure them first */
+    int compile_threads;               /* 0: as many as the process may use */
+    const volatile int *cancel;        /* or NULL */
 } qn_settings;
 
 QN_MUST_USE qn_status qn_settings_from(const quern_compile_options *options, qn_settings *out,

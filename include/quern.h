@@ -186,7 +186,8 @@ typedef struct quern_compile_options {
     int optimize;      /* 0: default (2). 1: a kernel for each node, no fusion; for looking for mistakes */
     const char *cache; /* folder; NULL: $QUERN_CACHE, else the user's cache folder; "": none. No
                          * larger than $QUERN_CACHE_LIMIT ("500M"; 1 GiB where unset, 0: any size) */
-    void (*progress)(void *user, const char *what, int done, int total); /* or NULL */
+    /* Called by any of the threads that compile, by one at a time; or NULL */
+    void (*progress)(void *user, const char *what, int done, int total);
     void *progress_user;
     /* Who multiplies matrices of f32 and f64 in models for this process (quern_compile, target "cpu", not math "strict").
      * "none": our own kernels. "openblas": OpenBLAS, wherever operands lie as it reads them; an error where it cannot be
@@ -211,6 +212,10 @@ typedef struct quern_compile_options {
         memory_limit; /* bytes of workspace that an entry may have; 0: any number. MEMORY where that can't be */
     /* 1: measures schedules first, as quern_tune does with its defaults. */
     int tune;
+    int compile_threads; /* of the compilation itself; 0: as many as the process may use */
+    /* Looked at between the stages of a compilation and its kernels, each of them milliseconds: non-zero ends it with
+     * QUERN_ERROR_CANCELLED. Set by a thread that watches the time, or by `progress`. Or NULL */
+    const volatile int *cancel;
 } quern_compile_options;
 
 typedef struct quern_model quern_model;

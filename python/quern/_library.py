@@ -67,7 +67,7 @@ class CompileOptions(Structure):
     _fields_ = [("size", c_size_t), ("target", c_char_p), ("cpu", c_char_p), ("math", c_char_p), ("threads", c_int),
                 ("optimize", c_int), ("cache", c_char_p), ("progress", c_void_p), ("progress_user", c_void_p),
                 ("blas", c_char_p), ("precision", c_char_p), ("check_numerics", c_int), ("remat", c_char_p),
-                ("memory_limit", c_int64), ("tune", c_int)]
+                ("memory_limit", c_int64), ("tune", c_int), ("compile_threads", c_int), ("cancel", c_void_p)]
 
 
 TUNE_REPORT = CFUNCTYPE(None, c_void_p, c_char_p, c_double, c_double, c_char_p)

@@ -364,11 +364,11 @@ def load_module(model, dims=None, constants=None, needs=None, every_dim=False):
 
 
 def compile_options(target="cpu", threads=None, math="default", cpu=None, cache=None, optimize=0, blas=None,
-                    precision="f32", check_numerics=False, remat=None, memory_limit=0, tune=False):
+                    precision="f32", check_numerics=False, remat=None, memory_limit=0, tune=False, compile_threads=None):
     encode = lambda text: None if text is None else os.fsencode(text)
     return CompileOptions(ctypes.sizeof(CompileOptions), encode(target), encode(cpu), encode(math), threads or 0, optimize,
                           encode(cache), None, None, encode(blas), encode(precision), check_numerics, encode(remat),
-                          memory_limit, bool(tune))
+                          memory_limit, bool(tune), compile_threads or 0, None)
 
 
 def _from(model, function, source, *arguments):
@@ -461,7 +461,7 @@ class SpecializedModel:
 
 
 def compile(model, target="cpu", threads=None, math="default", cpu=None, dims=None, cache=None,
-            optimize=0, blas=None, precision="f32", check_numerics=False, tune=False):
+            optimize=0, blas=None, precision="f32", check_numerics=False, tune=False, compile_threads=None):
     """Compiles a model for this process.
 
     model    path of an ONNX or Quern text file, or its bytes
@@ -480,15 +480,17 @@ def compile(model, target="cpu", threads=None, math="default", cpu=None, dims=No
     check_numerics  a run that leaves NaN or infinity in an output or a state raises NumericError, which names the node
              that made the first of them; states are as before it. Without it nothing is looked at
     tune     measures schedules first, as quern.tune does
+    compile_threads  of the compilation itself; None: as many as the process may use
 
     Where operators have to know an input's contents (a shape, axes) or the value of a dimension (a kernel's extents), the model
     is compiled when it is called, for each that it is called with.
 
     Raises UnsupportedError (with all that is unsupported), ModelError, ArgumentError, FileError."""
-    options = compile_options(target, threads, math, cpu, cache, optimize, blas, precision, check_numerics, tune=tune)
+    options = compile_options(target, threads, math, cpu, cache, optimize, blas, precision, check_numerics, tune=tune,
+                              compile_threads=compile_threads)
     load = lambda dims, constants, needs, every=False: load_module(model, dims, constants, needs, every)
     needs = []
-    arguments = (target, threads, math, cpu, dims, cache, optimize, blas, precision, check_numerics)  # measured once is enough
+    arguments = (target, threads, math, cpu, dims, cache, optimize, blas, precision, check_numerics, False, compile_threads)
     try:
         module = load(dims, {}, needs)
     except UnsupportedError:

@@ -482,7 +482,7 @@ class Compiling(unittest.TestCase):
             quern.compile(product, blas="mkl")
 
     def test_pickling(self):
-        model = quern.compile(BIAS, dims={"batch": (1, 8)}, threads=1)
+        model = quern.compile(BIAS, dims={"batch": (1, 8)}, threads=1, compile_threads=1)
         again = pickle.loads(pickle.dumps(model))
         np.testing.assert_array_equal(again([X, B])[0], X + B)
         with self.assertRaisesRegex(quern.ArgumentError, "compiled for 1 to 8"):

@@ -1,7 +1,9 @@
 /* quern.h from C: models built by calls, loaded from memory, run; and the mistakes they report. */
 #include <math.h>
+#include <pthread.h>
 #include <setjmp.h>
 #include <stdarg.h>
+#include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
 #include <stdlib.h>
@@ -255,6 +257,55 @@ static void refuses_bad_arguments(void **state)
     assert_string_equal(quern_version(), "0.1.0");
 }
 
+typedef struct watch {
+    pthread_t host;
+    int calls, elsewhere;
+    volatile int cancel;
+    bool cancels; /* when kernels are compiled */
+} watch;
+
+static void watch_progress(void *user, const char *what, int done, int total)
+{
+    watch *w = user;
+    assert_true(done >= 0 && done <= total);
+    w->calls++;
+    w->elsewhere += !pthread_equal(w->host, pthread_self());
+    if (w->cancels && strcmp(what, "compiling kernels") == 0)
+        w->cancel = 1;
+}
+
+/* A host that compiles while others run says how many threads that may take, and ends it. */
+static void compiles_on_one_thread_and_is_cancelled(void **state)
+{
+    (void)state;
+    static const char text[] = "graph @f(%x: f32[n], %i: i64[2]) -> (y: f32[n], z: f32[2], s: f32[]) {\n"
+                               "  %0 = exp %x : f32[n]\n"
+                               "  %1 = gather %0, %i {axis = 0} : f32[2]\n"
+                               "  %2 = reduce %0 {kind = sum, axes = [0]} : f32[]\n"
+                               "  return %0, %1, %2\n}\n";
+    for (int cancels = 0; cancels <= 2; cancels++) {
+        quern_module *module;
+        quern_model *model;
+        watch w = { .host = pthread_self(), .cancels = cancels == 1, .cancel = cancels == 2 };
+        quern_compile_options o = { .size = sizeof o,
+                                    .cache = "",
+                                    .compile_threads = 1,
+                                    .progress = watch_progress,
+                                    .progress_user = &w,
+                                    .cancel = &w.cancel };
+        assert_int_equal(quern_load_bytes(text, strlen(text), NULL, &module), QUERN_OK);
+        const int status = quern_compile(module, &o, &model);
+        assert_int_equal(status, cancels ? QUERN_ERROR_CANCELLED : QUERN_OK);
+        assert_int_equal(w.elsewhere, 0);
+        assert_true(cancels == 2 ? w.calls == 1 : w.calls >= 2);
+        if (cancels)
+            assert_string_equal(quern_last_error(), "the compilation was cancelled");
+        else
+            quern_model_free(model);
+        quern_module_free(module);
+    }
+}
+
 static void clones_to_the_letter(void **state)
 {
     (void)state;
@@ -294,9 +345,13 @@ static void clones_to_the_letter(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(builds_by_calls),           cmocka_unit_test(builds_any_op),
-        cmocka_unit_test(reports_the_first_mistake), cmocka_unit_test(loads_and_fixes_dims),
-        cmocka_unit_test(refuses_bad_arguments),     cmocka_unit_test(clones_to_the_letter),
+        cmocka_unit_test(builds_by_calls),
+        cmocka_unit_test(builds_any_op),
+        cmocka_unit_test(reports_the_first_mistake),
+        cmocka_unit_test(loads_and_fixes_dims),
+        cmocka_unit_test(refuses_bad_arguments),
+        cmocka_unit_test(clones_to_the_letter),
+        cmocka_unit_test(compiles_on_one_thread_and_is_cancelled),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
