@@ -1,13 +1,13 @@
 /* Roughly how many vector instructions an element costs. */
 #include "passes/passes.h"
 
-int qn_node_cost(const qn_node *node)
+int qn_op_cost(qn_op op, qn_dtype dtype)
 {
-    switch (node->op) {
+    switch (op) {
     case QN_OP_SQRT:
     case QN_OP_RSQRT:
     case QN_OP_DIV: return 4;
-    case QN_OP_REM: return qn_dtype_is_float(node->results[0].type.dtype) ? 20 : 4;
+    case QN_OP_REM: return qn_dtype_is_float(dtype) ? 20 : 4;
     case QN_OP_EXP:
     case QN_OP_EXPM1:
     case QN_OP_LOG:
@@ -39,6 +39,11 @@ int qn_node_cost(const qn_node *node)
     case QN_OP_DIM_VALUE:
     case QN_OP_CONSTANT:
     case QN_OP_STOP_GRADIENT: return 0;
-    default: return qn_ops[node->op].class == QN_ELEMENTWISE ? 1 : 0;
+    default: return qn_ops[op].class == QN_ELEMENTWISE ? 1 : 0;
     }
+}
+
+int qn_node_cost(const qn_node *node)
+{
+    return qn_op_cost(node->op, node->results[0].type.dtype);
 }

@@ -32,6 +32,7 @@ static inline qn_value *qn_value_memory(qn_value *value)
 
 /* passes/cost.c: roughly how many vector instructions an element of its result costs; 0: data movement. */
 int qn_node_cost(const qn_node *node);
+int qn_op_cost(qn_op op, qn_dtype dtype); /* of a result of that dtype */
 
 /* passes/order.c: groups of a graph that is numbered, in an order in which they can run, which is changed. */
 void qn_order_groups(const qn_graph *graph, qn_groups *groups);

@@ -16,10 +16,14 @@
 
 #include "ir/kernel_edit.h"
 #include "passes/lower.h"
+#include "passes/passes.h"
 
 enum {
     INTERLEAVE = 4,       /* accumulators of a reduction */
     LONG_REDUCTION = 256, /* trips from which they pay; unknown trip counts count as long */
+    LINE_BYTES = 64,
+    SHORT_BYTES = 16, /* of vectors of which a line is several: such loops are unrolled */
+    MOST_COST = 48,   /* instructions of a loop that is unrolled */
     UNKNOWN_STRIDE = INT32_MIN
 };
 
@@ -36,7 +40,7 @@ typedef struct {
     const qn_machine *machine;
     lane_value *values; /* by serial number of the old value */
     int n_values;
-    int lanes;
+    int lanes, set;   /* set: which of the vectors of an iteration */
     qn_kvalue *tail;  /* lanes that exist; NULL: all */
     qn_kvalue *taken; /* lanes that are in the current branch; NULL: all */
 } vectorizer;
@@ -378,6 +382,13 @@ static void vector_check(vectorizer *v, qn_kinst *inst)
     qn_kb_check(b, qn_kb_reduce(b, QN_KIND_MIN, holds), (int)inst->index);
 }
 
+/* One of the vectors of an iteration fetches a line. */
+static bool begins_line(vectorizer *v, const qn_kinst *inst)
+{
+    const int64_t bytes = (int64_t)v->set * v->lanes * (int64_t)qn_dtype_bytes(inst->buffer->dtype);
+    return entry(v, inst->operands[0])->stride != 1 || bytes % LINE_BYTES == 0;
+}
+
 static void vector_inst(vectorizer *v, qn_kinst *inst)
 {
     v->r->b.fast = inst->fast;
@@ -388,7 +399,7 @@ static void vector_inst(vectorizer *v, qn_kinst *inst)
     case QN_K_IF: vector_if(v, inst); return;
     case QN_K_CHECK: vector_check(v, inst); return;
     case QN_K_PREFETCH: /* of lane 0's place */
-        if (entry(v, inst->operands[0])->scalar)
+        if (entry(v, inst->operands[0])->scalar && begins_line(v, inst))
             qn_kr_copy(v->r, inst);
         return;
     default: break;
@@ -447,9 +458,12 @@ static void vector_loop(vectorizer *v, qn_kinst *loop, qn_kvalue *low, qn_kvalue
                                sets * n, carried, NULL);
     for (int i = 0; i < sets * n; i++)
         carried[i] = &made->blocks[0]->arguments[1 + i];
-    for (int set = 0; set < sets; set++)
+    for (int set = 0; set < sets; set++) {
+        v->set = set;
         body_once(v, loop, qn_kb_iadd(b, qn_loop_counter(made), qn_kb_index(b, (int64_t)set * v->lanes)),
                   carried + set * n);
+    }
+    v->set = 0;
     qn_kb_end_for(b, made, carried);
     for (int i = 0; i < sets * n; i++)
         carried[i] = &made->results[i];
@@ -483,6 +497,30 @@ static void scalar_rest(vectorizer *v, qn_kinst *loop, qn_kvalue *low, qn_kvalue
         carried[i] = &rest->results[i];
 }
 
+/* Instructions of the block. */
+static int cost_of(const qn_kblock *block)
+{
+    int cost = 0;
+    for (const qn_kinst *inst = block->first; inst; inst = inst->next) {
+        const bool computes = inst->op == QN_K_UNARY || inst->op == QN_K_BINARY;
+        cost += computes && !inst->index_math ? qn_op_cost(inst->fn, inst->results[0].type.dtype) : 1;
+        for (int i = 0; i < inst->n_blocks; i++)
+            cost += MOST_COST; /* not for an inner loop */
+    }
+    return cost;
+}
+
+/* Vectors of an iteration without sums: of short ones a line, where the body is small, so that a core that computes in order has
+ * something to do while one waits, and others less to count. */
+static int unroll(const vectorizer *v, const qn_kblock *body)
+{
+    const int line = LINE_BYTES / SHORT_BYTES;
+    int sets = v->machine->vector_bytes == SHORT_BYTES ? line : 1;
+    while (sets > 1 && cost_of(body) * sets > MOST_COST)
+        sets /= 2;
+    return sets;
+}
+
 static void vectorize_loop(vectorizer *v, qn_kinst *loop)
 {
     qn_kbuilder *b = &v->r->b;
@@ -491,7 +529,8 @@ static void vectorize_loop(vectorizer *v, qn_kinst *loop)
     int64_t trips = qn_kfor_trips(loop);
     qn_kvalue *low = qn_kr_get(loop->operands[0]), *high = qn_kr_get(loop->operands[1]), *at = low;
     qn_kvalue *count = qn_kb_imax(b, qn_kb_isub(b, high, low), qn_kb_index(b, 0));
-    int sets = n > 0 && n <= 4 && (trips < 0 || trips >= LONG_REDUCTION) ? INTERLEAVE : 1;
+    const bool is_long = trips < 0 || trips >= LONG_REDUCTION;
+    int sets = !is_long || n > 4 ? 1 : n > 0 ? INTERLEAVE : unroll(v, loop->blocks[0]);
     bool exact = qn_k_proven_multiple(count, v->lanes);
     qn_kvalue **carried = QN_NEW_ARRAY(arena, qn_kvalue *, sets * n);
     for (int i = 0; i < sets * n; i++) {

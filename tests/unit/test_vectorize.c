@@ -38,6 +38,12 @@ static const qn_machine machines[] = {
       .masked = false,
       .l2_bytes = 1 << 20,
       .features = "256" },
+    { .vector_bytes = 16,
+      .vector_registers = 32,
+      .fma = true,
+      .by_lane = true,
+      .l2_bytes = 1 << 20,
+      .features = "128" },
 };
 
 static bool has_vectors(const qn_kblock *block)
