@@ -381,6 +381,21 @@ qn_kvalue *qn_kb_dot4(qn_kbuilder *b, qn_kvalue *x, qn_kvalue *y, qn_kvalue *z)
     return qn_kb_emit(b, QN_K_DOT4, 3, (qn_kvalue *[]){ x, y, z }, z->type);
 }
 
+bool qn_k_mmla_takes(qn_ktype x, qn_ktype y, qn_ktype z)
+{
+    const qn_ktype pairs = qn_ktype_make(QUERN_BF16, 2 * z.lanes);
+    if (z.lanes % 4)
+        return false;
+    return z.dtype == QUERN_F32 ? qn_ktype_equal(x, pairs) && qn_ktype_equal(y, pairs)
+                                : z.dtype == QUERN_I32 && qn_k_dot4_takes(x, y, z.lanes);
+}
+
+qn_kvalue *qn_kb_mmla(qn_kbuilder *b, qn_kvalue *x, qn_kvalue *y, qn_kvalue *z)
+{
+    QN_ASSERT(qn_k_mmla_takes(x->type, y->type, z->type), "kernel %s: mmla of other types", b->kernel->name);
+    return qn_kb_emit(b, QN_K_MMLA, 3, (qn_kvalue *[]){ x, y, z }, z->type);
+}
+
 qn_kvalue *qn_kb_dot2(qn_kbuilder *b, qn_kvalue *x, qn_kvalue *y, qn_kvalue *z)
 {
     const qn_ktype pairs = qn_ktype_make(QUERN_BF16, 2 * z->type.lanes);

@@ -59,6 +59,8 @@ typedef enum qn_kop {
     QN_K_DOT2, /* c + the dot product of two bf16: lane i is c's plus a[2 i] b[2 i] + a[2 i + 1] b[2 i + 1]. a and b have twice
                 * the lanes of c, an f32. Products are exact; the two additions come in no promised order, and the first may be
                 * rounded or not, each to nearest or to odd. Numbers below the smallest normal one, given, between or found, may count as 0 */
+    QN_K_MMLA, /* c + pairs of rows times pairs of rows: four lanes of c are products of a's rows 0, 0, 1, 1 with b's 0, 1, 0, 1. A row is
+                * eight bytes or four bf16; types and sums are those of dot4 and dot2. Not on every CPU */
     QN_K_COMPARE, /* direction; a, b -> bool */
     QN_K_SELECT,  /* a (bool) ? b : c */
     QN_K_CONVERT, /* a to type, as the convert op; to bf16 and marked fast: numbers below the smallest normal one may become 0 */
@@ -238,6 +240,9 @@ qn_kvalue *qn_kb_binary(qn_kbuilder *b, qn_op fn, qn_kvalue *a, qn_kvalue *c);
 qn_kvalue *qn_kb_fma(qn_kbuilder *b, qn_kvalue *x, qn_kvalue *y, qn_kvalue *z);
 /* Do the bytes that dot4 multiplies have these types? */
 bool qn_k_dot4_takes(qn_ktype x, qn_ktype y, int lanes);
+/* The same for all three. */
+bool qn_k_mmla_takes(qn_ktype x, qn_ktype y, qn_ktype z);
+qn_kvalue *qn_kb_mmla(qn_kbuilder *b, qn_kvalue *x, qn_kvalue *y, qn_kvalue *z);
 qn_kvalue *qn_kb_dot4(qn_kbuilder *b, qn_kvalue *x, qn_kvalue *y, qn_kvalue *z);
 qn_kvalue *qn_kb_dot2(qn_kbuilder *b, qn_kvalue *x, qn_kvalue *y, qn_kvalue *z);
 qn_kvalue *qn_kb_compare(qn_kbuilder *b, qn_direction d, qn_kvalue *x, qn_kvalue *y);

@@ -49,6 +49,7 @@ static qn_kvalue *copy_value(qn_kbuilder *b, const qn_kinst *inst, qn_kvalue *co
     case QN_K_FMA: return qn_kb_fma(b, o[0], o[1], o[2]);
     case QN_K_DOT4: return qn_kb_dot4(b, o[0], o[1], o[2]);
     case QN_K_DOT2: return qn_kb_dot2(b, o[0], o[1], o[2]);
+    case QN_K_MMLA: return qn_kb_mmla(b, o[0], o[1], o[2]);
     case QN_K_COMPARE: return qn_kb_compare(b, inst->direction, o[0], o[1]);
     case QN_K_SELECT: return qn_kb_select(b, o[0], o[1], o[2]);
     case QN_K_CONVERT: return qn_kb_convert(b, type.dtype, o[0]);

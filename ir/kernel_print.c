@@ -17,6 +17,7 @@ const char *const qn_kop_names[] = {
     [QN_K_FMA] = "fma",
     [QN_K_DOT4] = "dot4",
     [QN_K_DOT2] = "dot2",
+    [QN_K_MMLA] = "mmla",
     [QN_K_COMPARE] = "compare",
     [QN_K_SELECT] = "select",
     [QN_K_CONVERT] = "convert",

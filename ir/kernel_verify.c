@@ -40,6 +40,7 @@ static const struct {
     [QN_K_TILE_LOAD] = { 2, 2, 0 },  [QN_K_TILE_STORE] = { 2, 2, 0 },   [QN_K_TILE_MMA] = { 0, 0, 0 },
     [QN_K_DOT4] = { 3, 3, 1 },       [QN_K_WARP_SHUFFLE] = { 1, 1, 1 }, [QN_K_WARP_LOAD] = { 1, 1, 1 },
     [QN_K_WARP_MMA] = { 3, 3, 1 },   [QN_K_LOOKUP] = { 1, 1, 1 },       [QN_K_DOT2] = { 3, 3, 1 },
+    [QN_K_MMLA] = { 3, 3, 1 },
 };
 
 static const char *check_leaf(const checker *c)
@@ -98,6 +99,16 @@ static const char *check_dot4(const checker *c)
         !qn_k_dot4_takes(o[0]->type, o[1]->type, r->type.lanes))
         MISTAKE("adds products of bytes (u8 and i8, two u8, two i8), four to an i32, not of %s and %s to %s",
                 show(c, o[0]), show(c, o[1]), show(c, o[2]));
+    return NULL;
+}
+
+static const char *check_mmla(const checker *c)
+{
+    const qn_kinst *inst = c->inst;
+    const qn_kvalue *r = &inst->results[0], *const *o = (const qn_kvalue *const *)inst->operands;
+    if (!qn_ktype_equal(o[2]->type, r->type) || !qn_k_mmla_takes(o[0]->type, o[1]->type, r->type))
+        MISTAKE("multiplies pairs of rows of eight bytes or four bf16, not %s by %s to %s", show(c, o[0]),
+                show(c, o[1]), show(c, o[2]));
     return NULL;
 }
 
@@ -332,6 +343,7 @@ static const char *check_inst(const checker *c)
     case QN_K_SCALE2: return check_float_operation(c);
     case QN_K_DOT4: return check_dot4(c);
     case QN_K_DOT2: return check_dot2(c);
+    case QN_K_MMLA: return check_mmla(c);
     case QN_K_LOOKUP: return check_lookup(c);
     case QN_K_COMPARE:
     case QN_K_SELECT: return check_choice(c);

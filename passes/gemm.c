@@ -21,7 +21,8 @@
  * last tile is made of pieces of 8, 4, 2 and 1 rows. Few rows keep several sums per element, since one chain of FMAs
  * waits for itself; not in strict math, where a sum has one order. Tasks depend on the shape only.
  *
- * Bytes are multiplied four at a time, with sums of 32 bits: k, x and panels count in words (words.h). */
+ * Bytes are multiplied four at a time, with sums of 32 bits: k, x and panels count in words (words.h). Where a machine multiplies pairs of
+ * rows by pairs of columns (QN_K_MMLA), two words of each at a time, sums are in blocks of 2 x 2 meanwhile. */
 #include "passes/lower.h"
 #include "passes/nibbles.h"
 #include "passes/quantize.h"
@@ -40,6 +41,7 @@ enum {
     MAX_ROWS = 24,
     MAX_DEPTH = 768,   /* of k in one pass over a task's tiles */
     MAX_TILES = 16,    /* of a task, one below the other */
+    PAIR_PANELS = 4,   /* of a task, for which rows are put together by pairs first */
     SPREAD = 4,        /* tiles that fetch the next panels between them */
     ENOUGH_TASKS = 12, /* for the threads that there may be */
     LINE = 16,         /* elements of a cache line */
@@ -61,6 +63,7 @@ typedef struct {
     const qn_group *group;
     qn_kbuffer *x, *y, *tile, *copy; /* copy: NULL when x is read where it is */
     qn_kbuffer *partial;             /* sums of the task's tiles between passes over k; NULL: one pass */
+    bool pairs;                      /* of rows by pairs of columns: QN_K_MMLA */
     bool by_lane;                    /* x is loaded in vectors, for so many steps of k */
     bool copies;                     /* rows of x, where they fight for cache sets */
     bool packs;                      /* the panels: y is local, with what the pass multiplies by */
@@ -93,7 +96,8 @@ static bool multiplies(const qn_node *node, const qn_pass_options *options)
     if (node->op != QN_OP_MATMUL_PACKED || node->n_operands > 2 || !machine || machine->gpu)
         return false;
     const int n_batch = (int)qn_attr_int(node, QN_ATTR_BATCH_DIMS);
-    return qn_word_panels(&node->operands[1]->type, n_batch, machine) > 0;
+    const qn_type *y = &node->operands[1]->type;
+    return qn_word_panels(y, n_batch, machine) > 0 || qn_word_pair_panels(y, n_batch, machine) > 0;
 }
 
 static bool unpacks(const qn_node *node, const qn_pass_options *options)
@@ -265,13 +269,93 @@ static void k_loop(gemm *g, int rows, qn_kvalue *const *starts, qn_kvalue *panel
         acc[i] = &loop->results[i];
 }
 
+/* Four lanes of two rows that lie below one another as two blocks of 2 x 2, or back: both are the same. */
+static void turn_pairs(gemm *g, int rows, qn_kvalue *const *from, qn_kvalue **to)
+{
+    static const int first[] = { 0, 1, 4, 5 }, second[] = { 2, 3, 6, 7 };
+    for (int r = 0; r < rows; r += 2)
+        for (int v = 0; v < g->vectors; v++) {
+            qn_kvalue *above = from[r * g->vectors + v], *below = from[(r + 1) * g->vectors + v];
+            to[r * g->vectors + v] = qn_kb_shuffle(&g->w.b, above, below, 4, first);
+            to[(r + 1) * g->vectors + v] = qn_kb_shuffle(&g->w.b, above, below, 4, second);
+        }
+}
+
+/* Words u and u + 1 of a row's `words`, and of the row below it. */
+static qn_kvalue *rows_together(gemm *g, qn_kvalue *const *words, int u)
+{
+    const int all = words[0]->type.lanes, pair = 2 * qn_word_elements(g->x->dtype);
+    int mask[32];
+    for (int i = 0; i < 2 * pair; i++)
+        mask[i] = u / 2 * pair + i % pair + i / pair * all;
+    return qn_kb_shuffle(&g->w.b, words[0], words[1], 2 * pair, mask);
+}
+
+/* Where a pair's words from k on are in the copy, two of a row and two of the other by turns. */
+static qn_kvalue *in_copied_pair(gemm *g, int row, qn_kvalue *k)
+{
+    return ADD(INDEX(row * (g->depth + SKEW)), MUL(qn_kb_isub(&g->w.b, k, g->low), INDEX(2)));
+}
+
+/* Steps of `step` words of k, by two words. acc: blocks of 2 x 2 sums, a pair of rows after the other, where those of a vector of columns
+ * are [r * vectors + v] and [(r + 1) * vectors + v]. */
+static void pairs_loop(gemm *g, int rows, qn_kvalue *const *starts, qn_kvalue *panel, qn_kvalue *low,
+                       qn_kvalue *high, int step, qn_kvalue **acc)
+{
+    qn_kbuilder *b = &g->w.b;
+    const int n = rows * g->vectors;
+    qn_kinst *loop = qn_kb_for(b, low, high, INDEX(step), QN_TAG_SERIAL, n, acc, NULL);
+    qn_kvalue *k = qn_loop_counter(loop), *words[MAX_ROWS], *at = ADD(panel, MUL(k, INDEX(g->width)));
+    for (int i = 0; i < n; i++)
+        acc[i] = &loop->blocks[0]->arguments[1 + i];
+    if (g->fetch && step > 2)
+        fetch_next(g, k, step);
+    for (int r = 0; r < rows && !g->copy; r++)
+        words[r] = qn_word_load(b, g->x, ADD(starts[r], k), step);
+    for (int u = 0; u < step; u += 2) {
+        qn_kvalue *columns[4];
+        for (int i = 0; i < 2 * g->vectors; i++)
+            columns[i] = qn_word_load(b, g->y, ADD(at, INDEX(u * g->width + i * g->lanes)), g->lanes);
+        for (int r = 0; r < rows; r += 2) {
+            qn_kvalue *both = g->copy
+                                  ? qn_word_load(b, g->copy, in_copied_pair(g, r, ADD(k, INDEX(u))), g->lanes)
+                                  : rows_together(g, &words[r], u);
+            for (int i = 0; i < 2 * g->vectors; i++) {
+                qn_kvalue **sum = &acc[(r + i % 2) * g->vectors + i / 2];
+                *sum = qn_kb_mmla(b, both, columns[i], *sum);
+            }
+        }
+    }
+    qn_kb_end_for(b, loop, acc);
+    for (int i = 0; i < n; i++)
+        acc[i] = &loop->results[i];
+}
+
+/* acc += the pass's products, by pairs of rows; the row below the last of an odd number is that row again, and forgotten. */
+static void sums_of_pairs(gemm *g, int rows, qn_kvalue **starts, qn_kvalue *panel, qn_kvalue *even, int step,
+                          qn_kvalue **acc)
+{
+    const int all = rows + rows % 2;
+    qn_kvalue *blocks[MAX_ROWS * 2];
+    if (all > rows) {
+        starts[rows] = starts[rows - 1];
+        for (int v = 0; v < g->vectors; v++)
+            acc[rows * g->vectors + v] = acc[(rows - 1) * g->vectors + v];
+    }
+    turn_pairs(g, all, acc, blocks);
+    pairs_loop(g, all, starts, panel, g->low, even, step, blocks);
+    if (!qn_k_proven_multiple(qn_kb_isub(&g->w.b, g->high, g->low), step))
+        pairs_loop(g, all, starts, panel, even, g->high, 2, blocks);
+    turn_pairs(g, all, blocks, acc);
+}
+
 /* out[r * vectors + v]: the sums of a tile over the running pass, and over those before it */
 static void sums_of_tile(gemm *g, int rows, qn_kvalue *x_tile, qn_kvalue *panel, qn_kvalue *slot,
                          qn_kvalue **acc)
 {
     qn_kbuilder *b = &g->w.b;
     int each = rows * g->vectors, sets = 1;
-    while (!g->in_order && sets * each < LEAST_CHAINS)
+    while (!g->in_order && !g->pairs && sets * each < LEAST_CHAINS)
         sets *= 2;
     const int step = sets > least_step(g) ? sets : least_step(g);
     qn_kvalue *starts[MAX_ROWS],
@@ -287,6 +371,10 @@ static void sums_of_tile(gemm *g, int rows, qn_kvalue *x_tile, qn_kvalue *panel,
     }
     qn_kvalue *length = qn_kb_isub(b, g->high, g->low), *left = qn_kb_imod(b, length, INDEX(step)),
               *even = qn_kb_isub(b, g->high, left);
+    if (g->pairs) {
+        sums_of_pairs(g, rows, starts, panel, even, step, acc);
+        return;
+    }
     k_loop(g, rows, starts, panel, g->low, even, step, sets, acc);
     for (int half = sets / 2; half > 0; half /= 2) {
         for (int i = 0; i < half * each; i++)
@@ -346,6 +434,24 @@ static void apply_epilogue(gemm *g, int rows, qn_kvalue *const *acc)
     qn_writer_end_for(w, &by_row, NULL);
 }
 
+/* The same by pairs, as they are multiplied: so that it is done once for all panels of the task. */
+static void copy_pairs(gemm *g, int rows, qn_kvalue *x_tile)
+{
+    qn_kbuilder *b = &g->w.b;
+    qn_kinst *loop = qn_kb_for(b, g->low, g->high, INDEX(g->lanes), QN_TAG_SERIAL, 0, NULL, NULL);
+    qn_kvalue *k = qn_loop_counter(loop);
+    for (int r = 0; r < rows; r += 2) {
+        qn_kvalue *words[2];
+        for (int i = 0; i < 2; i++) {
+            const int row = r + i < rows ? r + i : r;
+            words[i] = qn_word_load(b, g->x, ADD(ADD(x_tile, INDEX(row * g->k->value)), k), g->lanes);
+        }
+        for (int u = 0; u < g->lanes; u += 2)
+            qn_word_store(b, g->copy, in_copied_pair(g, r, ADD(k, INDEX(u))), rows_together(g, words, u));
+    }
+    qn_kb_end_for(b, loop, NULL);
+}
+
 /* The rows' part of this pass, one behind the other. */
 static void copy_rows(gemm *g, int rows, qn_kvalue *x_tile)
 {
@@ -381,7 +487,9 @@ static void tile(gemm *g, int rows, qn_kvalue *batch, qn_kvalue *row, qn_kvalue 
     qn_kvalue *m = qn_writer_index(&g->w, g->m), *acc[MAX_ROWS * 2 + LEAST_CHAINS * 2];
     g->first_row = ADD(MUL(batch, m), row);
     qn_kvalue *x_tile = MUL(g->first_row, g->k_value);
-    if (g->copy)
+    if (g->copy && g->pairs)
+        copy_pairs(g, rows, x_tile);
+    else if (g->copy)
         copy_rows(g, rows, x_tile);
     qn_kinst *panels = for_range(g, g->first_panel, g->past_panel);
     qn_kvalue *panel_size = MUL(g->k_value, INDEX(g->width));
@@ -491,6 +599,9 @@ static void choose_blocks(gemm *g, const qn_schedule *schedule)
         *(tiles > 2 * SPREAD && !g->packs ? &tiles : &panels) -= 1;
     panels = ceil_div(n_panels, ceil_div(n_panels, panels));
     tiles = ceil_div(n_tiles, ceil_div(n_tiles, tiles));
+    if (g->pairs) /* worth it for some panels */
+        g->copies = panels >= PAIR_PANELS && qn_dim_is_const(g->k) && g->k->value % g->lanes == 0 &&
+                    (g->depth + SKEW) * (g->rows + 1) * 4 <= COPY_BYTES;
     g->task_panels = panels;
     g->task_tiles = tiles;
     g->spread = g->unpacks                  ? 1
@@ -715,10 +826,15 @@ static void read_shape(gemm *g)
     }
     g->n = g->dims[g->rank - 1];
     g->lanes = machine->vector_bytes / QN_WORD_BYTES;
-    g->width = g->reads_rows ? 2 * g->lanes : qn_word_panels(y, n_batch, machine);
+    g->pairs = !g->reads_rows && qn_word_pair_panels(y, n_batch, machine) > 0;
+    g->width = g->reads_rows ? 2 * g->lanes
+               : g->pairs    ? qn_word_pair_panels(y, n_batch, machine)
+                             : qn_word_panels(y, n_batch, machine);
     g->unpacks = qn_nibbles_are_unpacked(root);
     g->k = qn_ispace_import(space, g->unpacks ? root->operands[0]->type.dims[root->operands[0]->type.rank - 1]
                                               : y->dims[n_batch + !g->reads_rows]);
+    if (g->pairs)
+        g->k = qn_dim_mul(space->dims, g->k, qn_dim_const(space->dims, 2));
     g->n_panels = g->reads_rows ? qn_dim_const(space->dims, g->n->value / g->width)
                                 : qn_ispace_import(space, y->dims[n_batch]);
     g->sum = type->dtype;
@@ -768,7 +884,8 @@ static qn_status lower(qn_lowering *l, const qn_group *group)
                                          g->task_tiles * g->task_panels * g->rows * g->width);
     if (g->copies)
         g->copy = qn_kernel_add_local(w->kernel, "rows", g->x->dtype,
-                                      (g->depth + SKEW) * g->rows * qn_word_elements(g->x->dtype));
+                                      (g->depth + SKEW) * (g->rows + (g->pairs && g->rows % 2)) *
+                                          qn_word_elements(g->x->dtype));
     if (group->outputs[0] == product && group->n_outputs == 1) {
         g->out = qn_writer_argument(w, qn_lower_buffer(l, product), false, true);
     } else {

@@ -152,14 +152,14 @@ qn_value *qn_flip_bytes(qn_builder *b, qn_value *y)
     return qn_b_bitcast(b, sign ? QUERN_U8 : QUERN_I8, qn_b_binary_bcast(b, QN_OP_XOR, y, top));
 }
 
-/* Zeros behind what axis `axis` has, up to a multiple of the bytes of a word. */
-static qn_value *whole_words(qn_builder *b, qn_value *v, int axis)
+/* Zeros behind what axis `axis` has, up to a multiple of the bytes of `words` words. */
+static qn_value *whole_words(qn_builder *b, qn_value *v, int axis, int64_t words)
 {
     qn_dims *table = qn_b_dims(b);
     qn_dim low[QN_MAX_RANK], high[QN_MAX_RANK];
     if (!v)
         return NULL;
-    const int64_t past = (QN_WORD_BYTES - v->type.dims[axis]->value % QN_WORD_BYTES) % QN_WORD_BYTES;
+    const int64_t bytes = words * QN_WORD_BYTES, past = (bytes - v->type.dims[axis]->value % bytes) % bytes;
     for (int i = 0; i < v->type.rank; i++)
         low[i] = high[i] = qn_dim_const(table, 0);
     high[axis] = qn_dim_const(table, past);
@@ -169,13 +169,13 @@ static qn_value *whole_words(qn_builder *b, qn_value *v, int axis)
 /* The product takes x and y of different signs, or of the same; of any on the matrix unit. Where they are not as it takes them, y is made
  * 128 less or more, which adds to the result, or takes from it, 128 times the sum of x's row. */
 static qn_value *bytes_product(qn_builder *b, qn_value *x, qn_value *y, int n_batch, qn_dim n, int64_t width,
-                               const qn_machine *machine)
+                               const qn_machine *machine, int64_t words)
 {
     const int last = x->type.rank - 1;
     const qn_dot4_signs signs = machine->dot4_signs;
-    const bool same = x->type.dtype == y->type.dtype,
+    const bool same = x->type.dtype == y->type.dtype, turned = x->type.dtype == QUERN_I8 && !same,
                any = signs == QN_SIGNS_ANY || qn_gemm_tile_takes_bytes(&x->type, n_batch, machine),
-               unfit = !any && same != (signs == QN_SIGNS_SAME);
+               unfit = any ? words > 1 && turned : same != (signs == QN_SIGNS_SAME);
     qn_value *sums = NULL;
     if (unfit) {
         qn_value *wide = qn_b_convert(b, QUERN_I32, x);
@@ -184,8 +184,9 @@ static qn_value *bytes_product(qn_builder *b, qn_value *x, qn_value *y, int n_ba
         sums = qn_b_binary_bcast(b, QN_OP_MUL, sums, by);
         y = qn_flip_bytes(b, y);
     }
-    qn_value *panels = side_by_side(b, qn_b_panels(b, whole_words(b, y, n_batch), width), QN_WORD_BYTES);
-    qn_value *r = qn_b_matmul_packed(b, whole_words(b, x, last), panels, n_batch, n, QUERN_I32);
+    qn_value *panels =
+        side_by_side(b, qn_b_panels(b, whole_words(b, y, n_batch, words), width), words * QN_WORD_BYTES);
+    qn_value *r = qn_b_matmul_packed(b, whole_words(b, x, last, words), panels, n_batch, n, QUERN_I32);
     return unfit ? qn_b_binary_bcast(b, QN_OP_ADD, r, sums) : r;
 }
 
@@ -227,13 +228,15 @@ static qn_value *packed_product(qn_builder *b, const qn_node *node, const qn_dot
     qn_dim n = y->type.dims[n_batch + 1];
     const int64_t width = n->max > lanes ? 2 * lanes : lanes;
     const qn_type *type = &node->results[0].type;
+    const int64_t words = machine->mmla && most_rows(node, xs) > 1 ? 2 : 1; /* of a column, side by side */
     if (is_byte(x->type.dtype))
-        return qn_b_reshape(b, bytes_product(b, x, y, n_batch, n, width, machine), type->rank, type->dims);
+        return qn_b_reshape(b, bytes_product(b, x, y, n_batch, n, width, machine, words), type->rank,
+                            type->dims);
     if (stored == QN_PRECISION_INT4 && qn_int4_takes(y))
         return qn_b_reshape(b, qn_int4_product(b, x, y, n_batch, width), type->rank, type->dims);
     qn_value *panels = qn_b_panels(b, y, width);
     if (x->type.dtype == QUERN_BF16)
-        panels = side_by_side(b, panels, 2);
+        panels = side_by_side(b, panels, words > 1 && y->type.dims[n_batch]->value % 4 == 0 ? 4 : 2);
     else if (stored == QN_PRECISION_BF16)
         panels = qn_b_convert(b, QUERN_BF16, panels);
     else if (qn_waits_for_memory(node, xs) && is_of_halves(node->operands[1]))

@@ -35,8 +35,9 @@ typedef struct qn_machine {
     bool lookup;  /* QN_K_LOOKUP is one instruction */
     bool dot4;    /* QN_K_DOT4 is one instruction, for bytes of these signs */
     qn_dot4_signs dot4_signs;
-    bool dot2;            /* QN_K_DOT2 is one, of which two are as fast as two multiply-adds */
-    bool tiles;           /* the matrix unit of QN_K_TILE_*, bf16 and bytes */
+    bool dot2;  /* QN_K_DOT2 is one, of which two are as fast as two multiply-adds */
+    bool mmla;  /* QN_K_MMLA is one instruction, with twice the products of QN_K_DOT4 and QN_K_DOT2 */
+    bool tiles; /* the matrix unit of QN_K_TILE_*, bf16 and bytes */
     bool follows_streams; /* the core fetches what comes next of two streams from memory in time, unasked */
     int64_t l1_bytes, l2_bytes;
     int64_t l3_bytes;     /* that a group of cores shares; 0: unknown */

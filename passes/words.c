@@ -6,16 +6,27 @@ int qn_word_elements(qn_dtype dtype)
     return QN_WORD_BYTES / (int)qn_dtype_bytes(dtype);
 }
 
-int qn_word_panels(const qn_type *y, int n_batch, const qn_machine *machine)
+/* Columns of a panel where `words` words of each lie side by side; 0: y is no such. */
+static int panels_of(const qn_type *y, int n_batch, const qn_machine *machine, int words)
 {
     const bool bytes = y->dtype == QUERN_I8 || y->dtype == QUERN_U8;
     const int lanes = machine->vector_bytes / QN_WORD_BYTES;
     if (bytes || y->dtype == QUERN_BF16
-            ? y->rank != n_batch + 4 || !qn_dim_is(y->dims[n_batch + 3], qn_word_elements(y->dtype))
-            : y->dtype != QUERN_F32 || y->rank != n_batch + 3)
+            ? y->rank != n_batch + 4 || !qn_dim_is(y->dims[n_batch + 3], words * qn_word_elements(y->dtype))
+            : words > 1 || y->dtype != QUERN_F32 || y->rank != n_batch + 3)
         return 0;
     const int64_t width = y->dims[n_batch + 2]->value;
     return width == lanes || width == 2 * lanes ? (int)width : 0;
+}
+
+int qn_word_panels(const qn_type *y, int n_batch, const qn_machine *machine)
+{
+    return panels_of(y, n_batch, machine, 1);
+}
+
+int qn_word_pair_panels(const qn_type *y, int n_batch, const qn_machine *machine)
+{
+    return machine->mmla ? panels_of(y, n_batch, machine, 2) : 0;
 }
 
 static qn_kvalue *element(qn_kbuilder *b, const qn_kbuffer *buffer, qn_kvalue *word)

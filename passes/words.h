@@ -12,6 +12,8 @@ enum { QN_WORD_BYTES = 4 };
 int qn_word_elements(qn_dtype dtype);
 /* Columns of a panel, where y is what the right side of matmul_packed is for words on that machine; else 0. */
 int qn_word_panels(const qn_type *y, int n_batch, const qn_machine *machine);
+/* The same where words of a column lie two by two, as QN_K_MMLA has them. */
+int qn_word_pair_panels(const qn_type *y, int n_batch, const qn_machine *machine);
 /* `lanes` words from word number `at` on, as a vector of their elements. */
 qn_kvalue *qn_word_load(qn_kbuilder *b, qn_kbuffer *buffer, qn_kvalue *at, int lanes);
 /* One word, `lanes` times. */

@@ -142,6 +142,20 @@ static qn_scalar dot2(qn_scalar *const *o, int i)
     return (qn_scalar){ .f = sum };
 }
 
+static qn_scalar mmla(const qn_kinst *inst, qn_scalar *const *o, int i)
+{
+    const bool floats = inst->results[0].type.dtype == QUERN_F32;
+    const int n = floats ? 4 : 8;
+    const qn_scalar *x = o[0] + i / 4 * 2 * n + i / 2 % 2 * n, *y = o[1] + i / 4 * 2 * n + i % 2 * n;
+    int64_t whole = o[2][i].i;
+    float sum = (float)o[2][i].f;
+    for (int k = 0; k < n; k++) {
+        whole += floats ? 0 : x[k].i * y[k].i;
+        sum = floats ? fmaf((float)x[k].f, (float)y[k].f, sum) : 0;
+    }
+    return floats ? (qn_scalar){ .f = sum } : qn_keval_normal(QUERN_I32, (qn_scalar){ .i = whole });
+}
+
 static qn_scalar lane(machine *m, const qn_kinst *inst, qn_scalar *const *o, int i)
 {
     qn_dtype dtype = inst->results[0].type.dtype;
@@ -156,6 +170,7 @@ static qn_scalar lane(machine *m, const qn_kinst *inst, qn_scalar *const *o, int
     case QN_K_FMA: return qn_keval_fma(dtype, o[0][i], o[1][i], o[2][i]);
     case QN_K_DOT4: return dot4(o, i);
     case QN_K_DOT2: return dot2(o, i);
+    case QN_K_MMLA: return mmla(inst, o, i);
     case QN_K_COMPARE: return (qn_scalar){ .i = qn_keval_compare(inst->direction, from, o[0][i], o[1][i]) };
     case QN_K_SELECT: return o[0][i].i ? o[1][i] : o[2][i];
     case QN_K_CONVERT: return qn_keval_convert(from, dtype, o[0][i]);

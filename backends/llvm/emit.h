@@ -70,6 +70,9 @@ LLVMValueRef qn_llvm_fma(const qn_emitter *e, qn_ktype type, LLVMValueRef a, LLV
 /* a's bytes are of type x, b's of y. */
 LLVMValueRef qn_llvm_dot4(const qn_emitter *e, int lanes, qn_dtype x, qn_dtype y, LLVMValueRef a,
                           LLVMValueRef b, LLVMValueRef c);
+/* NULL: the CPU has no such instruction. */
+LLVMValueRef qn_llvm_mmla(const qn_emitter *e, qn_ktype type, qn_dtype x, qn_dtype y, LLVMValueRef a,
+                          LLVMValueRef b, LLVMValueRef c);
 LLVMValueRef qn_llvm_dot2(const qn_emitter *e, qn_ktype type, LLVMValueRef a, LLVMValueRef b, LLVMValueRef c);
 LLVMValueRef qn_llvm_compare(const qn_emitter *e, qn_direction direction, qn_ktype type, LLVMValueRef a,
                              LLVMValueRef b);

@@ -421,6 +421,9 @@ static LLVMValueRef emit_value(lowering *s, const qn_kinst *inst)
                             operand(s, inst, 0), operand(s, inst, 1), operand(s, inst, 2));
     case QN_K_DOT2:
         return qn_llvm_dot2(e, type, operand(s, inst, 0), operand(s, inst, 1), operand(s, inst, 2));
+    case QN_K_MMLA:
+        return qn_llvm_mmla(e, type, inst->operands[0]->type.dtype, inst->operands[1]->type.dtype,
+                            operand(s, inst, 0), operand(s, inst, 1), operand(s, inst, 2));
     case QN_K_COMPARE: return emit_compare(s, inst);
     case QN_K_SELECT:
         return LLVMBuildSelect(e->builder, operand(s, inst, 0), operand(s, inst, 1), operand(s, inst, 2), "");

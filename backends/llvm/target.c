@@ -382,6 +382,7 @@ static void describe_cpu(qn_llvm_target *t, bool is_host, bool tiles)
                       : t->i8mm                ? QN_SIGNS_ANY
                                                : QN_SIGNS_SAME,
         .dot2 = t->bf16,
+        .mmla = t->i8mm && t->bf16,
         .tiles = t->avx512 && tiles,
         .follows_streams = is_host ? qn_host_is_zen5() : strcmp(t->cpu, "znver5") == 0,
         .vector_bytes = t->vector_bytes,

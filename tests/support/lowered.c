@@ -45,6 +45,7 @@ const qn_machine lowered_byte_machines[LOWERED_BYTE_MACHINES] = {
     { AARCH64, .dot4_signs = QN_SIGNS_SAME },
     { AARCH64, .dot4 = true, .dot4_signs = QN_SIGNS_SAME },
     { AARCH64, .dot4 = true, .dot4_signs = QN_SIGNS_ANY },
+    { AARCH64, .dot4 = true, .dot4_signs = QN_SIGNS_ANY, .dot2 = true, .mmla = true },
 };
 
 enum { GUARD = 64, POISON = 0xd5 };

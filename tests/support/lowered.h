@@ -6,8 +6,9 @@
 
 /* One with vectors, to lower for. */
 extern const qn_machine lowered_machine;
-/* Some that multiply bytes: by an instruction, by a matrix unit too, with AVX2 alone, and on AArch64 without, with sdot and with usdot. */
-enum { LOWERED_BYTE_MACHINES = 6 };
+/* Some that multiply bytes: by an instruction, by a matrix unit too, with AVX2 alone, and on AArch64 without, with sdot, with usdot and
+ * with smmla. */
+enum { LOWERED_BYTE_MACHINES = 7 };
 /* An AArch64, which multiplies by lanes; without instructions for bytes. */
 extern const qn_machine lowered_aarch64;
 extern const qn_machine lowered_byte_machines[LOWERED_BYTE_MACHINES];

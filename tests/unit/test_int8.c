@@ -118,6 +118,66 @@ static void mistakes_are_found(void **state)
     }
 }
 
+/* Pairs of rows, of bytes of all kinds and of bf16. Interpreted it is what dot4 and dot2 make of the rows. */
+static void pairs_of_rows(void **state)
+{
+    (void)state;
+    static const char text[] =
+        "kernel @pairs(%x: u8 in, %y: i8 in, %p: bf16 in, %q: i32 inout, %r: f32 out) {\n"
+        "  %0 = load %x[0] : u8x16\n"
+        "  %1 = load %y[0] : i8x16\n"
+        "  %2 = load %q[0] : i32x4\n"
+        "  %3 = mmla %0, %1, %2\n"
+        "  %4 = mmla %1, %1, %3\n"
+        "  %5 = mmla %0, %0, %4\n"
+        "  store %q[0], %5\n"
+        "  %6 = load %p[0] : bf16x16\n"
+        "  %7 = mmla %6, %6, f32x8 1\n"
+        "  store %r[0], %7\n"
+        "}\n";
+    qn_arena *arena = qn_arena_new();
+    qn_diags diags;
+    qn_diags_init(&diags, arena);
+    qn_kernel *k = kernel_parsed(text, arena);
+    assert_string_equal(qn_kernel_print(k, arena), text);
+    assert_string_equal(qn_kernel_print(qn_kernel_clone(k, arena), arena), text);
+    uint8_t x[16];
+    int8_t y[16];
+    uint16_t p[16];
+    int32_t q[4] = { 1, 2, 3, INT32_MAX };
+    float r[8];
+    for (int i = 0; i < 16; i++) {
+        x[i] = (uint8_t)(255 - 3 * i);
+        y[i] = (int8_t)(7 * i - 128);
+        p[i] = (uint16_t)(i % 3 ? 0x3f80 : 0xc040); /* 1, -3 */
+    }
+    int64_t args[] = { -1, (intptr_t)x, (intptr_t)y, (intptr_t)p, (intptr_t)q, (intptr_t)r };
+    assert_int_equal(qn_interp_kernel(k, args, 1, &diags), QUERN_OK);
+    for (int i = 0; i < 8; i++) {
+        const int row = i / 2 % 2, column = i % 2, group = i / 4;
+        uint32_t whole = i < 3 ? (uint32_t)i + 1 : INT32_MAX;
+        float sum = 1;
+        for (int n = 0; n < 8; n++)
+            whole += (uint32_t)(x[8 * row + n] * y[8 * column + n] + y[8 * row + n] * y[8 * column + n] +
+                                x[8 * row + n] * x[8 * column + n]);
+        for (int n = 0; n < 4; n++) {
+            const int a = 8 * group + 4 * row + n, b = 8 * group + 4 * column + n;
+            sum += (a % 3 ? 1.f : -3.f) * (b % 3 ? 1.f : -3.f);
+        }
+        if (i < 4)
+            assert_int_equal(q[i], (int32_t)whole);
+        assert_true(r[i] == sum);
+    }
+    static const cpu_code cases[] = { { "aarch64-unknown-linux-gnu", "neoverse-v1", "usmmla", "dot" },
+                                      { "aarch64-unknown-linux-gnu", "neoverse-n2", "bfmmla", "dot" } };
+    kernel_uses(text, sizeof cases / sizeof *cases, cases);
+    const char *code =
+        qn_arena_printf(arena, "kernel @k(%%x: f32 in) {\n  %%0 = mmla i8x16 1, u8x16 1, i32x4 1\n}\n");
+    assert_null(qn_kernel_parse(code, "test", arena, &diags));
+    assert_non_null(strstr(qn_diags_text(&diags, arena), "multiplies pairs of rows"));
+    qn_arena_free(arena);
+}
+
 /* ---- products of bytes ---- */
 
 static int64_t elements_of(const qn_type *type, const int64_t *symbols, int64_t *out_dims)
@@ -341,6 +401,7 @@ int main(void)
         cmocka_unit_test(instruction_as_text_and_code),
         cmocka_unit_test(each_cpu_uses_what_it_has),
         cmocka_unit_test(mistakes_are_found),
+        cmocka_unit_test(pairs_of_rows),
         cmocka_unit_test(products_of_bytes),
         cmocka_unit_test(products_equal_those_of_float32),
         cmocka_unit_test(convolutions_equal_those_of_float32),

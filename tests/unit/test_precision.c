@@ -34,12 +34,20 @@ static const qn_machine pairs = { .vector_bytes = 64,
                                   .dot2 = true,
                                   .l1_bytes = 32768,
                                   .l2_bytes = 1 << 20 };
+static const qn_machine blocks = { .vector_bytes = 16, /* an AArch64's pairs of rows times pairs of columns */
+                                   .vector_registers = 32,
+                                   .fma = true,
+                                   .by_lane = true,
+                                   .dot2 = true,
+                                   .mmla = true,
+                                   .l1_bytes = 32768,
+                                   .l2_bytes = 1 << 20 };
 static const qn_machine plain = {
     .vector_bytes = 32, .vector_registers = 16, .fma = true, .l1_bytes = 32768, .l2_bytes = 1 << 18
 };
 
-enum { MACHINES = 3, MULTIPLIES = 2 }; /* the first of them multiply bfloat16 */
-static const qn_machine *const machines[MACHINES] = { &tiles, &pairs, &plain };
+enum { MACHINES = 4, MULTIPLIES = 3 }; /* the first of them multiply bfloat16 */
+static const qn_machine *const machines[MACHINES] = { &tiles, &pairs, &blocks, &plain };
 
 /* ---- instructions ---- */
 
@@ -245,14 +253,15 @@ static void products_equal_those_of_float32(void **state)
             qn_array inputs[5];
             for (int k = 0; k < graph->n_inputs; k++)
                 fill(&inputs[k], &graph->inputs[k]->type, &cases[i].symbol, k, arena);
-            if (machines[m] == &pairs) /* which need it */
+            const bool by_pairs = machines[m] == &pairs || machines[m] == &blocks;
+            if (by_pairs) /* which need it */
                 make_constant(graph, inputs);
             const qn_pass_options options = { .math = QN_MATH_DEFAULT,
                                               .precision = QN_PRECISION_BF16,
                                               .machine = machines[m],
                                               .fold = qn_interp_fold };
             lowered_compare(cases[i].name, graph, &options, inputs, &cases[i].symbol);
-            const bool wanted = machines[m] == &pairs || (machines[m] == &tiles && !cases[i].pairs_only);
+            const bool wanted = by_pairs || (machines[m] == &tiles && !cases[i].pairs_only);
             if ((count(graph, QN_OP_MATMUL_PACKED, QUERN_BF16, 0) > 0) != wanted)
                 fail_msg("%s: bfloat16 is used on the wrong machine", cases[i].name);
             qn_module_free(module);
