@@ -647,30 +647,56 @@ static void one_panel(emitter *e, qn_dim panel, int64_t vectors, qn_dim line_par
     qn_writer_end_for(&e->w, &loop, NULL);
 }
 
-static void all_panels(emitter *e, qn_dim panel_part, qn_dim line_part)
+/* The panels below `high` from `low` on that are as wide as others. */
+static void whole_panels(emitter *e, qn_dim low, qn_dim high, int64_t n, qn_dim line_part)
 {
     qn_writer *w = &e->w;
-    qn_dims *dims = w->space.dims;
+    const qn_dim panel = qn_ispace_var(&w->space, qn_dim_const(w->space.dims, n), false);
+    qn_writer_loop loop = qn_writer_for(w, panel, qn_writer_index(w, low), qn_writer_index(w, high),
+                                        QN_TAG_SERIAL, 0, NULL, NULL);
+    one_panel(e, panel, e->p.vectors, line_part);
+    qn_writer_end_for(w, &loop, NULL);
+}
+
+/* What is written where `low` is below `high`. */
+typedef struct branch {
+    qn_kinst *inst;
+    size_t mark;
+} branch;
+
+static branch open_branch(emitter *e, qn_dim low, qn_dim high)
+{
+    qn_writer *w = &e->w;
+    qn_kvalue *is = qn_kb_compare(&w->b, QN_LT, qn_writer_index(w, low), qn_writer_index(w, high));
+    return (branch){ qn_kb_if(&w->b, is), qn_writer_mark(w) };
+}
+
+static void close_branch(emitter *e, const branch *b)
+{
+    qn_writer_forget(&e->w, b->mark);
+    qn_kb_else(&e->w.b, b->inst, 0, NULL);
+    qn_kb_end_if(&e->w.b, b->inst, 0, NULL);
+}
+
+static void all_panels(emitter *e, qn_dim panel_part, qn_dim line_part)
+{
+    qn_dims *dims = e->w.space.dims;
     const int64_t whole = e->p.out_blocks / e->p.vectors, rest = e->p.out_blocks % e->p.vectors;
+    const qn_dim n = qn_dim_const(dims, whole);
     qn_dim low, high;
     part_range(e, panel_part, e->p.panels_per_task, e->p.panels, &low, &high);
-    if (whole > 0) {
-        const qn_dim panel = qn_ispace_var(&w->space, qn_dim_const(dims, whole), false);
-        const qn_dim end = rest ? qn_dim_min(dims, high, qn_dim_const(dims, whole)) : high;
-        qn_writer_loop loop = qn_writer_for(w, panel, qn_writer_index(w, low), qn_writer_index(w, end),
-                                            QN_TAG_SERIAL, 0, NULL, NULL);
-        one_panel(e, panel, e->p.vectors, line_part);
-        qn_writer_end_for(w, &loop, NULL);
+    if (whole == 1 && e->p.panels > e->p.panels_per_task) { /* a single one makes no loop */
+        const branch b = open_branch(e, low, n);
+        whole_panels(e, low, n, whole, line_part);
+        close_branch(e, &b);
+    } else if (whole > 0) {
+        whole_panels(e, low, rest ? qn_dim_min(dims, high, n) : high, whole, line_part);
     }
     if (rest == 0)
         return;
-    qn_kvalue *last = qn_kb_index(&w->b, whole);
-    qn_kinst *branch = qn_kb_if(&w->b, qn_kb_compare(&w->b, QN_GT, qn_writer_index(w, high), last));
-    const size_t mark = qn_writer_mark(w);
-    one_panel(e, qn_dim_const(dims, whole), rest, line_part);
-    qn_writer_forget(w, mark);
-    qn_kb_else(&w->b, branch, 0, NULL);
-    qn_kb_end_if(&w->b, branch, 0, NULL);
+    const branch b = open_branch(e, n, high);
+    one_panel(e, n, rest, line_part);
+    close_branch(e, &b);
 }
 
 /* ---- the template ---- */
