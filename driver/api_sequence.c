@@ -258,7 +258,7 @@ static bool is_step(quern_builder *b, int n_carried, quern_value *const *first, 
  * graph around is captured. */
 static const qn_node *close_loop(quern_builder *b, qn_graph *body, int n_carried, quern_value *const *carried,
                                  int n_scanned, quern_value *const *scanned, int n_outputs,
-                                 quern_value *const *outputs)
+                                 quern_value *const *outputs, bool reverse)
 {
     qn_arena *arena = b->module->arena;
     const int n_given = n_carried + n_scanned;
@@ -276,12 +276,12 @@ static const qn_node *close_loop(quern_builder *b, qn_graph *body, int n_carried
                                     : outside.items[i - n_given];
     b->build.loc = (qn_loc){ .op = "quern_scan" };
     return qn_b_scan(&b->build, n_carried, n_scanned, (int)outside.n, operands,
-                     operands[n_carried]->type.dims[0], false, body);
+                     operands[n_carried]->type.dims[0], reverse, body);
 }
 
-void quern_scan(quern_builder *b, int n_carried, quern_value **carried, int n_scanned,
-                quern_value *const *scanned, int n_stacked, quern_value **stacked, quern_scan_fn body,
-                void *user)
+static void scan_over(quern_builder *b, int n_carried, quern_value **carried, int n_scanned,
+                      quern_value *const *scanned, int n_stacked, quern_value **stacked, quern_scan_fn body,
+                      void *user, bool reverse)
 {
     const qn_node *scan = NULL;
     if (can_scan(b, n_carried, carried, n_scanned, scanned)) {
@@ -298,13 +298,27 @@ void quern_scan(quern_builder *b, int n_carried, quern_value **carried, int n_sc
         body(user, b, outputs, slices, outputs + n_carried);
         b->build.graph = around;
         if (is_step(b, n_carried, carried, n_carried + n_stacked, outputs))
-            scan =
-                close_loop(b, loop, n_carried, carried, n_scanned, scanned, n_carried + n_stacked, outputs);
+            scan = close_loop(b, loop, n_carried, carried, n_scanned, scanned, n_carried + n_stacked, outputs,
+                              reverse);
     }
     for (int i = 0; i < n_carried; i++)
         carried[i] = scan ? qn_out((qn_value *)&scan->results[i]) : NULL;
     for (int i = 0; i < n_stacked; i++)
         stacked[i] = scan ? qn_out((qn_value *)&scan->results[n_carried + i]) : NULL;
+}
+
+void quern_scan(quern_builder *b, int n_carried, quern_value **carried, int n_scanned,
+                quern_value *const *scanned, int n_stacked, quern_value **stacked, quern_scan_fn body,
+                void *user)
+{
+    scan_over(b, n_carried, carried, n_scanned, scanned, n_stacked, stacked, body, user, false);
+}
+
+void quern_scan_reverse(quern_builder *b, int n_carried, quern_value **carried, int n_scanned,
+                        quern_value *const *scanned, int n_stacked, quern_value **stacked, quern_scan_fn body,
+                        void *user)
+{
+    scan_over(b, n_carried, carried, n_scanned, scanned, n_stacked, stacked, body, user, true);
 }
 
 /* ---- attention ---- */

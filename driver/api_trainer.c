@@ -124,8 +124,7 @@ int quern_trainer_set_comm(quern_trainer *t, quern_comm *comm)
 /* A state that is in `step`, but not in what the model is without training. */
 static bool is_own(const quern_trainer *t, const char *name)
 {
-    const int at = quern_session_find(t->step.session, name);
-    return at >= 0 && quern_trainer_entry(t)->buffers[at].role == QUERN_STATE &&
+    return quern_session_find_role(t->step.session, QUERN_STATE, name) >= 0 &&
            quern_session_find(t->infer.session, name) < 0;
 }
 

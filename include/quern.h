@@ -277,6 +277,8 @@ QUERN_API void quern_session_free(quern_session *session);
 
 /* The index of the first buffer of that name; -1 where there is none, which the calls below refuse: their error says the name. */
 QUERN_API int quern_session_find(const quern_session *session, const char *name);
+/* Of that role alone: an output may have the name of an input. */
+QUERN_API int quern_session_find_role(const quern_session *session, quern_role role, const char *name);
 /* Binds buffer `index` (see quern_entry_info.buffers) to the caller's memory, which must stay valid until rebound.
  * Checks dtype and dims; dims of inputs set the symbols. NULL: back to the session's own memory. */
 QUERN_API int quern_session_bind(quern_session *session, int index, const quern_array *array) QUERN_MUST_USE;
@@ -479,6 +481,10 @@ typedef void (*quern_scan_fn)(void *user, quern_builder *b, quern_value **carrie
 QUERN_API void quern_scan(quern_builder *b, int n_carried, quern_value **carried, int n_scanned,
                           quern_value *const *scanned, int n_stacked, quern_value **stacked,
                           quern_scan_fn body, void *user);
+/* The same from the last slice to the first: what a step keeps lies where its slices do. */
+QUERN_API void quern_scan_reverse(quern_builder *b, int n_carried, quern_value **carried, int n_scanned,
+                                  quern_value *const *scanned, int n_stacked, quern_value **stacked,
+                                  quern_scan_fn body, void *user);
 
 /* softmax(q k^T / sqrt(depth) + mask) v of q [batch, heads, length, depth], k [batch, groups, keys, depth] and
  * v [batch, groups, keys, width], heads being a multiple of groups: [batch, heads, length, width]. The mask (or NULL) is

@@ -583,6 +583,14 @@ int quern_session_find(const quern_session *s, const char *name)
     return -1;
 }
 
+int quern_session_find_role(const quern_session *s, quern_role role, const char *name)
+{
+    for (int i = 0; i < s->n_buffers; i++)
+        if (s->slots[i].info->role == (int)role && strcmp(s->slots[i].info->name, name) == 0)
+            return i;
+    return -1;
+}
+
 int quern_session_dims(quern_session *s, int index, int64_t *out_dims)
 {
     int status = check_index(s, index);

@@ -496,6 +496,50 @@ static void outer_body(void *user, quern_builder *b, quern_value **carried, quer
     carried[0] = quern_add(b, carried[0], quern_constant(b, QUERN_F32, 0, NULL, &(float){ 1 }));
 }
 
+/* What is behind a row, added up: as a scan from the last row to the first; and an output with an input's name. */
+static void running_sum(void *user, quern_builder *b, quern_value **carried, quern_value *const *slices,
+                        quern_value **step)
+{
+    (void)user;
+    step[0] = carried[0];
+    carried[0] = quern_add(b, carried[0], slices[0]);
+}
+
+static void loops_go_backwards(void **state)
+{
+    (void)state;
+    for (int k = 0; k < 2; k++) {
+        quern_module *module;
+        quern_model *model;
+        quern_session *s;
+        quern_array y;
+        quern_builder *b = quern_builder_new("f");
+        quern_value *x = quern_input(b, "x", QUERN_F32, QUERN_SHAPE(QUERN_DIM("n"), QUERN_N(2))), *behind;
+        quern_value *sum = quern_constant(b, QUERN_F32, 1, DIMS(2), (float[]){ 0, 0 });
+        quern_scan_reverse(b, 1, &sum, 1, &x, 1, &behind, running_sum, NULL);
+        quern_output(b, behind, "x");
+        quern_output(b, sum, "sum");
+        ok(quern_builder_finish(b, &module));
+        const quern_compile_options compile = { .size = sizeof compile, .target = targets[k], .cache = "" };
+        ok(quern_compile(module, &compile, &model));
+        quern_module_free(module);
+        ok(quern_session_new(model, NULL, &s));
+        assert_int_equal(quern_session_find(s, "x"), quern_session_find_role(s, QUERN_INPUT, "x"));
+        assert_int_equal(quern_session_find_role(s, QUERN_STATE, "x"), -1);
+        assert_int_equal(quern_session_find_role(s, QUERN_INPUT, "sum"), -1);
+        float data[3][2] = { { 1, 2 }, { 3, 4 }, { 5, 6 } };
+        ok(quern_session_bind(s, quern_session_find(s, "x"),
+                              &(quern_array){ QUERN_F32, 2, DIMS(3, 2), data }));
+        ok(quern_session_run(s));
+        ok(quern_session_get(s, quern_session_find_role(s, QUERN_OUTPUT, "x"), &y));
+        assert_memory_equal(y.data, ((float[]){ 8, 10, 5, 6, 0, 0 }), 6 * sizeof(float));
+        ok(quern_session_get(s, quern_session_find(s, "sum"), &y));
+        assert_memory_equal(y.data, ((float[]){ 9, 12 }), 2 * sizeof(float));
+        quern_session_free(s);
+        quern_model_free(model);
+    }
+}
+
 static void loops_nest(void **state)
 {
     (void)state;
@@ -692,6 +736,7 @@ int main(void)
         cmocka_unit_test(attends_to_a_memory),
         cmocka_unit_test(attends_as_the_mask_says),
         cmocka_unit_test(loops_nest),
+        cmocka_unit_test(loops_go_backwards),
         cmocka_unit_test(draws_parameters),
         cmocka_unit_test(reports_mistakes),
     };
