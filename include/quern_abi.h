@@ -64,6 +64,16 @@ typedef enum quern_status {
     QUERN_ERROR_NUMERIC = 11 /* a result is NaN or infinite, and quern_compile_options.check_numerics asks */
 } quern_status;
 
+/* "index": a status in a word, for programs that have the object alone (quern_status_name is the same in a library). */
+static inline const char *quern_status_text(int status)
+{
+    static const char *const names[] = {
+        "ok",          "argument", "range",  "index",  "cancelled", "model",
+        "unsupported", "io",       "memory", "device", "internal",  "numeric"
+    };
+    return status >= QUERN_OK && status <= QUERN_ERROR_NUMERIC ? names[status] : "unknown";
+}
+
 /* What a buffer is to an entry. */
 typedef enum quern_role {
     QUERN_INPUT = 0,

@@ -66,11 +66,7 @@ const char *quern_version(void)
 
 const char *quern_status_name(int status)
 {
-    static const char *const names[] = {
-        "ok",          "argument", "range",  "index",  "cancelled", "model",
-        "unsupported", "io",       "memory", "device", "internal",  "numeric"
-    };
-    return status >= 0 && (size_t)status < sizeof names / sizeof *names ? names[status] : "unknown";
+    return quern_status_text(status);
 }
 
 size_t quern_dtype_size(int dtype)

@@ -14,7 +14,7 @@ int main(void)
     int status = workspace ? xor_infer(&io, workspace, NULL) : QUERN_ERROR_MEMORY;
     free(workspace);
     if (status) {
-        fprintf(stderr, "the model failed with status %d\n", status);
+        fprintf(stderr, "the model failed: %s\n", quern_status_text(status));
         return 1;
     }
     for (int i = 0; i < 4; i++)
