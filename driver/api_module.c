@@ -95,6 +95,9 @@ bool qn_is_text_model(const char *path)
 
 static qn_status check_options(const quern_load_options *o, qn_diags *diags)
 {
+    for (int i = 0; i < o->n_shapes; i++)
+        if (!o->shapes[i].name || !o->shapes[i].text)
+            return qn_error(diags, QUERN_ERROR_ARGUMENT, NULL, "shape %d has no name, or no text", i);
     for (int i = 0; i < o->n_dims; i++)
         if (!o->dims[i].name || o->dims[i].min < 0 || o->dims[i].max < o->dims[i].min ||
             o->dims[i].max > QN_DIM_MAX_VALUE)
@@ -116,6 +119,8 @@ static qn_status load_onnx(const char *path, const void *data, size_t size, cons
                                 .dims = o->dims,
                                 .n_constants = o->n_constants,
                                 .constants = constants,
+                                .n_shapes = o->n_shapes,
+                                .shapes = o->shapes,
                                 .seed = o->seed,
                                 .needs = &needs,
                                 .every_dim = o->every_dim != 0,
@@ -124,6 +129,8 @@ static qn_status load_onnx(const char *path, const void *data, size_t size, cons
                             : qn_onnx_load_bytes(data, size, "(memory)", &options, out, diags);
     for (int i = 0; o->needs && i < needs.n; i++)
         o->needs(o->needs_user, needs.names[i], needs.indices[i]);
+    for (int i = 0; o->needs_shape && i < needs.n_shapes; i++)
+        o->needs_shape(o->needs_user, needs.shape_names[i], needs.shape_indices[i]);
     for (int i = 0; o->needs_dim && i < needs.n_dims; i++)
         o->needs_dim(o->needs_user, needs.dims[i], needs.dim_names[i], needs.dim_inputs[i],
                      needs.dim_axes[i]);
@@ -138,6 +145,9 @@ static void free_module(void *module)
 static qn_status load_text(const char *path, const char *data, size_t size, const quern_load_options *o,
                            qn_module **out, qn_diags *diags)
 {
+    if (o->n_shapes)
+        return qn_error(diags, QUERN_ERROR_ARGUMENT, NULL,
+                        "%s: Quern's text says what shapes its inputs have", path ? path : "(memory)");
     QN_TRY(qn_text_parse(data, size, path ? path : "(memory)", out, diags));
     qn_module *module = *out;
     for (int i = 0; i < o->n_dims; i++) {
@@ -216,6 +226,12 @@ int quern_load_bytes(const void *data, size_t size, const quern_load_options *op
     else
         *out = qn_handle_new(module, copy);
     return qn_call_end(&call, status);
+}
+
+int quern_module_groups(const quern_module *module, const quern_group **out)
+{
+    *out = module ? module->ir->groups.items : NULL;
+    return module ? (int)module->ir->groups.n : 0;
 }
 
 int quern_module_text(const quern_module *module, char **out)

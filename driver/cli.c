@@ -136,6 +136,7 @@ bool qn_cli_real(const char *text, double *out)
 
 enum {
     DIM,
+    SHAPE,
     TARGET,
     CPU,
     GPU,
@@ -155,6 +156,8 @@ enum {
 
 static const qn_cli_option common[] = {
     [DIM] = { "dim", 0, "NAME=N", "fix a named dimension, or bound it: --dim batch=4, --dim batch=1..64" },
+    [SHAPE] = { "shape", 0, "NAME=SHAPE",
+                "of an input: --shape 'x=[1, n]'; of a sequence: 'x=([2, 3], [n, 3])'; or 'x=none'" },
     [TARGET] = { "target", 0, "T", "cpu, interp (the reference interpreter), nvptx64, cuda, or a triple" },
     [CPU] = { "cpu", 0, "NAME", "native, x86-64-v3, x86-64-v4, …; for files a list: x86-64-v3,x86-64-v4" },
     [GPU] = { "gpu", 0, "NAME", "sm_90, sm_80, … (of nvptx64 and cuda)" },
@@ -213,6 +216,18 @@ static bool read_dim(qn_cli *cli, const char *text)
     return true;
 }
 
+/* "x=[1, n]" */
+static bool read_shape(qn_cli *cli, const char *text)
+{
+    const char *equals = strchr(text, '=');
+    if (!equals || equals == text || equals - text >= QN_CLI_MAX_NAME || cli->n_shapes == QN_CLI_MAX_DIMS)
+        return false;
+    char *name = cli->shape_names[cli->n_shapes];
+    memcpy(name, text, (size_t)(equals - text)); /* zeros follow */
+    cli->shapes[cli->n_shapes++] = (quern_shape){ .name = name, .text = equals + 1 };
+    return true;
+}
+
 static int accept_common(qn_cli *cli, int option, const char *value)
 {
     long n;
@@ -221,6 +236,10 @@ static int accept_common(qn_cli *cli, int option, const char *value)
         return read_dim(cli, value)
                    ? QN_EXIT_OK
                    : qn_cli_usage(cli, "--dim %s: write NAME=NUMBER or NAME=MIN..MAX", value);
+    case SHAPE:
+        return read_shape(cli, value)
+                   ? QN_EXIT_OK
+                   : qn_cli_usage(cli, "--shape %s: write NAME=SHAPE, as in x=[1, n]", value);
     case TARGET: cli->compile.target = value; break;
     case CPU:
     case GPU: cli->compile.cpu = value; break;
@@ -345,7 +364,11 @@ bool qn_cli_read(qn_cli *cli, int argc, char **argv, int *out_exit)
 
 quern_module *qn_cli_module(qn_cli *cli, int *out_exit)
 {
-    quern_load_options options = { .size = sizeof options, .n_dims = cli->n_dims, .dims = cli->dims };
+    quern_load_options options = { .size = sizeof options,
+                                   .n_dims = cli->n_dims,
+                                   .dims = cli->dims,
+                                   .n_shapes = cli->n_shapes,
+                                   .shapes = cli->shapes };
     quern_module *module;
     double start = qn_cli_now();
     if (quern_load(cli->model, &options, &module)) {

@@ -28,9 +28,10 @@ typedef struct qn_cli {
     const qn_cli_option *options; /* of the command itself; the end has a NULL name */
     bool no_common;               /* takes none of the common ones */
     const char *model;
-    int n_dims;
+    int n_dims, n_shapes;
     quern_dim_range dims[QN_CLI_MAX_DIMS];
-    char dim_names[QN_CLI_MAX_DIMS][QN_CLI_MAX_NAME];
+    quern_shape shapes[QN_CLI_MAX_DIMS];
+    char dim_names[QN_CLI_MAX_DIMS][QN_CLI_MAX_NAME], shape_names[QN_CLI_MAX_DIMS][QN_CLI_MAX_NAME];
     quern_compile_options compile;
     bool verbose;
     /* Called for the command's own options (index into `options`) and for arguments without a dash after the first

@@ -70,6 +70,13 @@ typedef struct quern_known_input {
     quern_array array;
 } quern_known_input;
 
+/* The shape of an input, where the model does not say it, or not exactly: "[2, n]". Of a sequence that of each of its tensors:
+ * "([2, n], [3, n])", or "()"; of an optional as of what is in it, or "none". Dimensions are numbers, names and expressions. */
+typedef struct quern_shape {
+    const char *name; /* of the input */
+    const char *text;
+} quern_shape;
+
 typedef struct quern_load_options {
     size_t size; /* sizeof(quern_load_options) */
     int n_dims;
@@ -85,6 +92,10 @@ typedef struct quern_load_options {
     /* The same of dimensions whose values operators would have to know (the extents of a kernel, a head's size): load again
      * with `dim` fixed among `dims`. It is dimension `axis` of input `input`. Or NULL */
     void (*needs_dim)(void *user, const char *dim, const char *input, int index, int axis);
+    int n_shapes;
+    const quern_shape *shapes;
+    /* The same of inputs whose shapes have to be among `shapes`. Or NULL */
+    void (*needs_shape)(void *user, const char *input, int index);
     int every_dim; /* needs_dim is called for each dimension that is not fixed, whether or not an operator asks for it */
 } quern_load_options;
 
@@ -94,6 +105,19 @@ QUERN_API int quern_load(const char *path, const quern_load_options *options,
 QUERN_API int quern_load_bytes(const void *data, size_t size, const quern_load_options *options,
                                quern_module **out) QUERN_MUST_USE;
 QUERN_API void quern_module_free(quern_module *module); /* NULL is fine */
+/* What an imported model calls one input or output and the module has as several, or not at all: a sequence is `n` tensors, NAME_0,
+ * NAME_1, …, the inputs or outputs from number `first` on; an optional without a value is none. */
+typedef struct quern_group {
+    size_t size;
+    const char *name;
+    int role;     /* QUERN_INPUT or QUERN_OUTPUT */
+    int position; /* among the inputs that a caller gives, or the outputs, of the imported model */
+    int sequence; /* 0: an optional without a value */
+    int first, n;
+} quern_group;
+
+/* Gives their number. They live as long as the module. */
+QUERN_API int quern_module_groups(const quern_module *module, const quern_group **out);
 /* The text form; free with quern_free. */
 QUERN_API int quern_module_text(const quern_module *module, char **out) QUERN_MUST_USE;
 QUERN_API void quern_free(void *memory);

@@ -108,8 +108,10 @@ static void import_if(qn_onnx_node *n)
         qn_builder b_else = builder_of(n, regions[1]);
         qn_value *x = body_output(n, scopes[0], branches[0], i),
                  *y = body_output(n, scopes[1], branches[1], i);
-        if (!x || !y)
+        if (!x || !y) {
+            qn_onnx_misses(n, n->in[0]); /* of one branch, the output may be anything */
             return;
+        }
         qn_value *same = of_type(&b_else, y, &x->type);
         if (!same) {
             qn_onnx_misses(n, n->in[0]);

@@ -1,6 +1,7 @@
 /* What the files of the importer share.
  *
  *   load.c      bytes -> parsed model, mapped files, the entry points
+ *   port.c      inputs and outputs of the outermost graph
  *   graph.c     scopes, the walk over nodes, functions, captures of regions
  *   node.c      what an operator's function asks of its node: attributes, inputs, outputs, messages
  *   contents.c  values that are known while importing
@@ -88,9 +89,10 @@ typedef struct qn_onnx_frame qn_onnx_frame;
 /* One call. */
 typedef struct qn_onnx_import {
     qn_module *module;
-    qn_arena *arena; /* the module's */
-    qn_dims *dims;   /* the module's */
-    bool *met;       /* for each dimension of the options: the model has it */
+    qn_arena *arena;  /* the module's */
+    qn_dims *dims;    /* the module's */
+    bool *met;        /* for each dimension of the options: the model has it */
+    bool *met_shapes; /* for each shape: the model has the input */
     qn_diags *diags;
     const qn_onnx_options *options; /* not NULL */
     const char *file;
@@ -99,9 +101,12 @@ typedef struct qn_onnx_import {
     const char *folder; /* of external data; NULL: there is none */
     struct qn_onnx_external *externals;
     const Onnx__Model *model;
+    int n_hosts;                         /* inputs that the host knows: a sequence is one */
+    qn_vec(int) hosts;                   /* which of them each input of the graph belongs to */
     const char *input_names[64];         /* what the bits of qn_onnx_value.depends stand for */
     uint64_t needs;                      /* inputs whose contents were missed */
     qn_vec(qn_dim) needs_dims;           /* symbols whose values were */
+    uint64_t needs_shapes;               /* inputs whose shapes were */
     const struct qn_onnx_alias *aliases; /* symbols that the model needs to be equal */
     const struct qn_onnx_floor *floors;  /* and what others must not be less than */
     bool restart;                        /* one was found: import again with it */
@@ -212,8 +217,13 @@ bool qn_onnx_axis(qn_onnx_node *n, int64_t axis, int rank, int *out);
 /* A list of axes from attribute "axes" or from input `input` (-1: none), sorted; *out_given: was there one? */
 bool qn_onnx_axes(qn_onnx_node *n, int input, int rank, int64_t *out, int *out_n, bool *out_given);
 
-/* ---- load.c ---- */
+/* ---- port.c ---- */
 
+void qn_onnx_declare_dims(qn_onnx_import *im, const Onnx__Graph *graph);
+bool qn_onnx_is_initializer(const Onnx__Graph *graph, const char *name);
+/* Defines the input, as failed after a report; false then. */
+bool qn_onnx_add_input(qn_onnx_import *im, qn_onnx_scope *scope, const Onnx__ValueInfo *info);
+void qn_onnx_add_output(qn_onnx_import *im, qn_onnx_scope *scope, int i);
 /* to: NULL for a number */
 void qn_onnx_add_alias(qn_onnx_import *im, const char *from, const char *to, int64_t value);
 

@@ -164,8 +164,7 @@ static void import_unsqueeze(qn_onnx_node *n)
 
 static void import_identity(qn_onnx_node *n)
 {
-    if (qn_onnx_has(n, 0))
-        qn_onnx_out_any(n, 0, n->in[0]);
+    qn_onnx_out_any(n, 0, qn_onnx_in_any(n, 0));
 }
 
 /* Position in a row-major tensor. */

@@ -3,7 +3,8 @@
  *
  * The module has one function, "main", with the model's inputs (those that have no initializer) and outputs. Weights
  * are constants that point into the mapped file. A model's named dimensions are symbols of that name; an input
- * dimension without a name gets the symbol <input>_<axis>. Thread-safe: each call has a module of its own. */
+ * dimension without a name gets the symbol <input>_<axis>. Of a sequence, whose shapes the options give, each tensor is an input
+ * or output of the function; module->groups says which. Thread-safe: each call has a module of its own. */
 #ifndef QN_FRONTEND_ONNX_ONNX_H
 #define QN_FRONTEND_ONNX_ONNX_H
 
@@ -32,6 +33,9 @@ typedef struct qn_onnx_needs {
     int n_dims;
     const char **dims, **dim_names; /* what they are called, and the inputs that have them */
     const int *dim_inputs, *dim_axes;
+    int n_shapes; /* inputs without a shape, sequences, optionals: load again with their shapes */
+    const char **shape_names;
+    const int *shape_indices;
 } qn_onnx_needs;
 
 typedef struct qn_onnx_options {
@@ -39,6 +43,8 @@ typedef struct qn_onnx_options {
     const quern_dim_range *dims; /* by symbol name; equal bounds fix the dimension */
     int n_constants;
     const qn_onnx_constant *constants;
+    int n_shapes;
+    const quern_shape *shapes;
     uint64_t seed;        /* of random operators without a seed of their own */
     qn_onnx_needs *needs; /* out, or NULL */
     bool

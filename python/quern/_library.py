@@ -57,10 +57,23 @@ NEEDS = CFUNCTYPE(None, c_void_p, c_char_p, c_int)
 NEEDS_DIM = CFUNCTYPE(None, c_void_p, c_char_p, c_char_p, c_int, c_int)
 
 
+NEEDS_SHAPE = CFUNCTYPE(None, c_void_p, c_char_p, c_int)
+
+
+class InputShape(Structure):
+    _fields_ = [("name", c_char_p), ("text", c_char_p)]
+
+
+class Group(Structure):
+    _fields_ = [("size", c_size_t), ("name", c_char_p), ("role", c_int), ("position", c_int), ("sequence", c_int), ("first", c_int),
+                ("n", c_int)]
+
+
 class LoadOptions(Structure):
     _fields_ = [("size", c_size_t), ("n_dims", c_int), ("dims", POINTER(DimRange)), ("n_constants", c_int),
                 ("constants", POINTER(KnownInput)), ("seed", c_uint64), ("needs", NEEDS), ("needs_user", c_void_p),
-                ("needs_dim", NEEDS_DIM), ("every_dim", c_int)]
+                ("needs_dim", NEEDS_DIM), ("n_shapes", c_int), ("shapes", POINTER(InputShape)), ("needs_shape", NEEDS_SHAPE),
+                ("every_dim", c_int)]
 
 
 class CompileOptions(Structure):
@@ -131,6 +144,7 @@ _FUNCTIONS = {  # name: result, arguments
     "quern_load_bytes": (c_int, [c_char_p, c_size_t, POINTER(LoadOptions), _HANDLE]),
     "quern_module_free": (None, [c_void_p]),
     "quern_module_text": (c_int, [c_void_p, _HANDLE]),
+    "quern_module_groups": (c_int, [c_void_p, POINTER(POINTER(Group))]),
     "quern_free": (None, [c_void_p]),
     "quern_sessions_save": (c_int, [c_int, _HANDLE, c_char_p, c_char_p]),
     "quern_sessions_restore": (c_int, [c_int, _HANDLE, c_char_p, POINTER(c_void_p)]),

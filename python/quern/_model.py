@@ -10,9 +10,11 @@ import numpy as np
 
 from ._arrays import NUMPY, address_of, to_numpy, to_quern, view
 from ._dlpack import gpu_of
-from ._library import (INPUT, NEEDS, NEEDS_DIM, OUTPUT, TUNE_REPORT, Array, ArgumentError, BufferInfo, CompileOptions, DimRange,
-                       EmitOptions, EntryInfo, Handle, KnownInput, LoadOptions, ModelError, OutOfRangeError, SymbolInfo,
-                       TuneOptions, UnsupportedError, check, error_of, lib, refuse_to_copy, table)
+from ._groups import shape_text, sides
+from ._library import (INPUT, NEEDS, NEEDS_DIM, NEEDS_SHAPE, OUTPUT, TUNE_REPORT, Array, ArgumentError, BufferInfo, CompileOptions,
+                       DimRange, EmitOptions, EntryInfo, Handle, InputShape, KnownInput, LoadOptions, ModelError, OutOfRangeError,
+                       SymbolInfo, TuneOptions, UnsupportedError, check, error_of, lib,
+                       refuse_to_copy, table)
 
 Signature = namedtuple("Signature", "name dtype shape")
 Signature.__doc__ = "An input or output: dims are numbers, or text such as 'batch' where they depend on the inputs."
@@ -159,8 +161,8 @@ class Session:
     def bind(self, inputs, complete=False):
         """Binds inputs (all as a list, or some as a dict); they are read in place by each run. Tensors on the GPU that the
         model runs on may be among them, ours or by DLPack."""
-        entry = self._entry
-        for buffer, x in entry.pairs(inputs, complete):
+        entry, given = self._entry, self.model._given
+        for buffer, x in entry.pairs(given.spread(inputs) if given else inputs, complete):
             if gpu_of(x) is not None:
                 self._bind_tensor(buffer, _tensor_class()(x).contiguous())
                 continue
@@ -170,7 +172,8 @@ class Session:
 
     def bind_outputs(self, outputs):
         """Lets the results be written into these arrays or Tensors: contiguous, of the right dtype and shape."""
-        entry = self._entry
+        entry, got = self._entry, self.model._got
+        outputs = got.spread(outputs) if got else outputs
         if len(outputs) != len(entry.outputs):
             raise ArgumentError(f"the model has {len(entry.outputs)} outputs, not {len(outputs)}")
         for buffer, x in zip(entry.outputs, outputs):
@@ -196,7 +199,11 @@ class Session:
 
     @property
     def outputs(self):
-        """The output arrays: each run writes into them again."""
+        """The output arrays: each run writes into them again. Of a sequence, a list of them."""
+        return self.model._got.gather(self._arrays) if self.model._got else self._arrays
+
+    @property
+    def _arrays(self):
         if self._outputs is None or self._entry.decided:
             self._outputs = [self._bound[i] if i in self._bound and not self._entry.decided else self.get(i)
                              for i in self._entry.outputs]
@@ -248,7 +255,7 @@ class Model:
 
     m(inputs) -> list of arrays; m.bind(inputs) -> Session for calls without allocation. Can be pickled, as how it was made."""
 
-    def __init__(self, handle, first=None):
+    def __init__(self, handle, first=None, module=None):
         self._handle = handle
         info = lib.quern_model_describe(handle.pointer).contents
         self.target = info.target.decode()  # triple, CPU and features that the code is for
@@ -256,6 +263,9 @@ class Model:
         for entry in table(info.entries, EntryInfo, info.n_entries):
             self._entries[entry.name.decode()] = Entry(entry)
         self._first = self._entries[first] if first else next(iter(self._entries.values()))
+        # how a caller's sequences and optionals are the model's tensors: of inputs, of outputs
+        self._given, self._got = (None, None) if module is None else sides(
+            module, *([self._first.names[i] for i in side] for side in (self._first.inputs, self._first.outputs)))
         self._idle = []  # sessions to be used again by calls
         self._derivation = None  # of grad, jvp and hvp: how it was made
         self._source = None  # of compile and load: the function and its arguments
@@ -312,7 +322,7 @@ class Model:
         elif self._first.decided:
             session._unbind_outputs()
             session.run()
-            results = [np.array(x) for x in session.outputs]
+            results = [np.array(x) for x in session._arrays]
         else:
             results = session.fresh_outputs()
             session.run()
@@ -320,7 +330,7 @@ class Model:
         if not self._first.states:
             session._bound.clear()
             self._idle.append(session)
-        return results
+        return self._got.gather(results) if self._got else results
 
 
 # ---- compiling
@@ -337,13 +347,13 @@ def _dim_ranges(dims):
     return (DimRange * max(len(ranges), 1))(*ranges), len(ranges)
 
 
-# What must be known of an input to compile a model: its contents (dim None), or its extent along an axis, which is dimension `dim`.
-Need = namedtuple("Need", "name index dim axis")
+# What must be known of an input to compile a model: "contents", "shape", or "dim", the extent along an axis, which is dimension `dim`.
+Need = namedtuple("Need", "what name index dim axis")
 
 
-def load_module(model, dims=None, constants=None, needs=None, every_dim=False):
-    """A Handle of the module. constants: arrays by name; needs: a list that gets a Need for each input whose contents are to
-    be known, and for each dimension; with every_dim for all dimensions."""
+def load_module(model, dims=None, constants=None, needs=None, every_dim=False, shapes=None):
+    """A Handle of the module. constants: arrays by name; needs: a list that gets a Need for each input whose contents or shape
+    are to be known, and for each dimension; with every_dim for all dimensions."""
     if not isinstance(model, _MODEL_TYPES):
         if hasattr(model, "SerializeToString"):
             model = model.SerializeToString()
@@ -353,10 +363,12 @@ def load_module(model, dims=None, constants=None, needs=None, every_dim=False):
     arrays = {name: np.asarray(x, order="C") for name, x in (constants or {}).items()}
     known = (KnownInput * max(len(arrays), 1))(*[KnownInput(n.encode(), to_quern(x)) for n, x in arrays.items()])
     missed = [] if needs is None else needs
-    contents = NEEDS(lambda _, name, index: missed.append(Need(name.decode(), index, None, None)))
-    extent = NEEDS_DIM(lambda _, dim, name, index, axis: missed.append(Need(name.decode(), index, dim.decode(), axis)))
-    options = LoadOptions(ctypes.sizeof(LoadOptions), n_ranges, ranges, len(arrays), known, 0, contents, None, extent,
-                          every_dim)
+    contents = NEEDS(lambda _, name, index: missed.append(Need("contents", name.decode(), index, None, None)))
+    extent = NEEDS_DIM(lambda _, dim, name, index, axis: missed.append(Need("dim", name.decode(), index, dim.decode(), axis)))
+    shape = NEEDS_SHAPE(lambda _, name, index: missed.append(Need("shape", name.decode(), index, None, None)))
+    said = [InputShape(name.encode(), shape_text(x).encode()) for name, x in (shapes or {}).items()]
+    options = LoadOptions(ctypes.sizeof(LoadOptions), n_ranges, ranges, len(arrays), known, 0, contents, None, extent, len(said),
+                          (InputShape * max(len(said), 1))(*said), shape, every_dim)
     if isinstance(model, (str, os.PathLike)):
         return Handle(lib.quern_load, lib.quern_module_free, os.fsencode(model), byref(options))
     data = bytes(model)
@@ -388,13 +400,13 @@ def compile_module(module, options):
 
 
 class SpecializedModel:
-    """A model some of whose inputs (a shape, axes) or dimensions (a kernel's extents, the size of heads) must be known to
-    compile it: it is compiled for each value that it is called with, and the last few are kept."""
+    """A model some of whose inputs (a shape, axes), shapes (of sequences) or dimensions (a kernel's extents, the size of heads) must
+    be known to compile it: it is compiled for each value that it is called with, and the last few are kept."""
 
     KEPT = 32
 
-    def __init__(self, load, dims, options, needs):
-        self._load, self._dims, self._options = load, dict(dims or {}), options
+    def __init__(self, load, dims, shapes, options, needs):
+        self._load, self._dims, self._shapes, self._options = load, dict(dims or {}), dict(shapes or {}), options
         self._needs = list(needs)
         self._exact = False  # all dimensions have to be known
         self._models = OrderedDict()
@@ -404,16 +416,17 @@ class SpecializedModel:
     __reduce__, __copy__, __deepcopy__ = Model.__reduce__, Model.__copy__, Model.__deepcopy__
 
     def _key(self, inputs):
-        values, dims = {}, dict(self._dims)
+        values, dims, shapes = {}, dict(self._dims), dict(self._shapes)
         if isinstance(inputs, np.ndarray):  # the only one
             inputs = [inputs]
-        for name, index, dim, axis in self._needs:
+        for what, name, index, dim, axis in self._needs:
             x = inputs.get(name) if isinstance(inputs, dict) else inputs[index] if index < len(inputs) else None
+            if what == "shape":
+                shapes[name] = [np.shape(i) for i in x] if isinstance(x, (list, tuple)) else None if x is None else np.shape(x)
+                continue
             if x is None:
                 raise ArgumentError(f"input '{name}' is missing")
-            if dim is None:
-                if isinstance(x, (list, tuple)):
-                    raise UnsupportedError(f"input '{name}' is a sequence: only tensors are supported")
+            if what == "contents":
                 values[name] = np.asarray(x)
                 continue
             shape = np.shape(x)
@@ -421,7 +434,7 @@ class SpecializedModel:
                 raise ArgumentError(f"input '{name}' has {len(shape)} dimensions, and the model needs its {axis + 1}th")
             dims[dim] = self._fixed(dim, shape[axis])
         known = tuple((n, x.dtype.str, x.shape, x.tobytes()) for n, x in values.items())
-        return values, dims, (known, tuple(sorted(dims.items())))
+        return (dims, values, shapes), (known, tuple(sorted(dims.items())), tuple(sorted((n, shape_text(s)) for n, s in shapes.items())))
 
     def _fixed(self, dim, extent):
         given = self._dims.get(dim, (0, extent))
@@ -433,11 +446,11 @@ class SpecializedModel:
     def model(self, inputs):
         """The Model for the values that these inputs have."""
         with self._lock:
-            values, dims, key = self._key(inputs)
+            given, key = self._key(inputs)
             while key not in self._models:
                 needs = []
                 try:
-                    module = self._load(dims, values, needs, self._exact)
+                    module = self._load(*given, needs, self._exact)
                 except (UnsupportedError, ModelError):
                     new = [need for need in needs if need not in self._needs]
                     if not new and self._exact:
@@ -445,9 +458,9 @@ class SpecializedModel:
                     # Operators that don't fit together while extents are symbols may fit where all are known.
                     self._exact = not new
                     self._needs += new
-                    values, dims, key = self._key(inputs)
+                    given, key = self._key(inputs)
                     continue
-                self._models[key] = Model(compile_module(module, self._options))
+                self._models[key] = Model(compile_module(module, self._options), module=module)
                 if len(self._models) > self.KEPT:
                     self._models.popitem(last=False)
             self._models.move_to_end(key)
@@ -461,7 +474,7 @@ class SpecializedModel:
 
 
 def compile(model, target="cpu", threads=None, math="default", cpu=None, dims=None, cache=None,
-            optimize=0, blas=None, precision="f32", check_numerics=False, tune=False, compile_threads=None):
+            optimize=0, blas=None, precision="f32", check_numerics=False, tune=False, compile_threads=None, shapes=None):
     """Compiles a model for this process.
 
     model    path of an ONNX or Quern text file, or its bytes
@@ -481,6 +494,8 @@ def compile(model, target="cpu", threads=None, math="default", cpu=None, dims=No
              that made the first of them; states are as before it. Without it nothing is looked at
     tune     measures schedules first, as quern.tune does
     compile_threads  of the compilation itself; None: as many as the process may use
+    shapes   of inputs that the model does not say: {"x": (1, "n")}; of a sequence those of its tensors, {"s": [(2, 3), (4, 3)]}; of
+             an optional as of what it holds, or None. Where they are missing, the model is compiled for those it is called with
 
     Where operators have to know an input's contents (a shape, axes) or the value of a dimension (a kernel's extents), the model
     is compiled when it is called, for each that it is called with.
@@ -488,16 +503,16 @@ def compile(model, target="cpu", threads=None, math="default", cpu=None, dims=No
     Raises UnsupportedError (with all that is unsupported), ModelError, ArgumentError, FileError."""
     options = compile_options(target, threads, math, cpu, cache, optimize, blas, precision, check_numerics, tune=tune,
                               compile_threads=compile_threads)
-    load = lambda dims, constants, needs, every=False: load_module(model, dims, constants, needs, every)
+    load = lambda dims, constants, shapes, needs, every=False: load_module(model, dims, constants, needs, every, shapes)
     needs = []
-    arguments = (target, threads, math, cpu, dims, cache, optimize, blas, precision, check_numerics, False, compile_threads)
+    arguments = (target, threads, math, cpu, dims, cache, optimize, blas, precision, check_numerics, False, compile_threads, shapes)
     try:
-        module = load(dims, {}, needs)
+        module = load(dims, {}, shapes, needs)
     except UnsupportedError:
         if not needs:
             raise
-        return _from(SpecializedModel(load, dims, options, needs), compile, model, *arguments)
-    return _from(Model(compile_module(module, options)), compile, model, *arguments)
+        return _from(SpecializedModel(load, dims, shapes, options, needs), compile, model, *arguments)
+    return _from(Model(compile_module(module, options), module=module), compile, model, *arguments)
 
 
 def tune(model, threads=None, math="default", cpu=None, dims=None, cache=None, precision="f32", entry=None, seconds=20):
@@ -524,12 +539,12 @@ def trim_cache(most=0, cache=None):
 
 
 def compile_file(model, path, target="cpu", emit="so", prefix=None, weights="embed", header=None, math="default",
-                 cpu=None, dims=None, cache=None, optimize=0, precision="f32"):
+                 cpu=None, dims=None, cache=None, optimize=0, precision="f32", shapes=None):
     """Compiles a model into a file: "so" (with a C header), "a", "o", "llvm", "asm".
 
     cpu="x86-64-v3,x86-64-v4": code for each of these, chosen when the object is loaded (see Model.target)."""
     options = compile_options(target, None, math, cpu, cache, optimize, precision=precision)
-    write_module(load_module(model, dims), options, path, emit, prefix, weights, header)
+    write_module(load_module(model, dims, shapes=shapes), options, path, emit, prefix, weights, header)
 
 
 def write_module(module, options, path, emit, prefix, weights, header):
@@ -544,9 +559,9 @@ def load(path, prefix=None):
                               None if prefix is None else prefix.encode())), load, path, prefix)
 
 
-def text(model, dims=None):
+def text(model, dims=None, shapes=None):
     """The model as Quern's text."""
-    return module_text(load_module(model, dims))
+    return module_text(load_module(model, dims, shapes=shapes))
 
 
 def module_text(module):
