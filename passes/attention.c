@@ -29,6 +29,9 @@ enum {
     SKEW = 16,       /* elements between rows of scores, so that they don't share cache sets */
     MAX_DEPTH = 256, /* columns of q and of v */
     LEAST_QUERIES = 8,
+    /* Scores in columns: blocks in turn (attention_columns.c) from so many keys on, up to so many columns of q. */
+    KEYS_AT_ONCE = 128,
+    DEPTH_IN_TURN = 64,
     TASK_NANOSECONDS = 50000,
     FLOPS_A_NANOSECOND = 100 /* of a core: for the size of tasks only */
 };
@@ -303,10 +306,6 @@ static void one_block(attention *a, int rows, qn_kvalue *first, qn_kvalue *first
                       qn_kvalue *group)
 {
     qn_kvalue *n = a->one_block ? end : MIN(SUB(end, first), INDEX(a->block));
-    if (a->turned) {
-        qn_attention_add_keys(a, first, n, group);
-        return;
-    }
     if (a->k_vectors)
         score_panels(a, rows, first_panel, n, group);
     else
@@ -384,12 +383,16 @@ static void tile(attention *a, int rows, qn_kvalue *first_query)
         qn_kvalue *past = MIN(ADD(first_query, INDEX(rows)), a->t.n_queries_value);
         end = MIN(MAX(qn_attention_seen(&a->t, past), INDEX(0)), end);
     }
-    if (a->one_block) {
-        one_block(a, rows, INDEX(0), INDEX(0), end, group);
-    } else {
+    if (!a->one_block) {
         qn_attention_fill(&a->t, a->sums, INDEX(0), INDEX(0), INDEX(rows * a->v_width), 0);
         qn_attention_fill(&a->t, a->totals, INDEX(0), INDEX(0), INDEX(rows), 0);
         qn_attention_fill(&a->t, a->maxima, INDEX(0), INDEX(0), INDEX(rows), -INFINITY);
+    }
+    if (a->turned) {
+        qn_attention_add_keys(a, end, group);
+    } else if (a->one_block) {
+        one_block(a, rows, INDEX(0), INDEX(0), end, group);
+    } else {
         qn_kvalue *count = qn_kb_idiv(b, ADD(end, INDEX(a->block - 1)), INDEX(a->block));
         qn_kinst *loop = qn_attention_for(&a->t, INDEX(0), count);
         const int64_t panels = a->k_vectors ? a->block / (a->k_vectors * a->t.lanes) : 0;
@@ -497,8 +500,11 @@ static void read_shape(attention *a)
     a->column = qn_ispace_var(space, qn_dim_const(space->dims, a->columns), false);
     /* as few blocks as can be, of the same number of panels */
     const int64_t width =
-                      turned ? QN_ATTENTION_KEYS : (int64_t)(a->k_vectors ? a->k_vectors : 1) * a->t.lanes,
-                  most = turned ? qn_attention_columns_block(machine) : BLOCK;
+        turned ? QN_ATTENTION_KEYS : (int64_t)(a->k_vectors ? a->k_vectors : 1) * a->t.lanes;
+    int64_t most = turned ? qn_attention_columns_block(machine) : BLOCK;
+    a->in_turn = turned && a->depth <= DEPTH_IN_TURN && a->t.n_keys->value > KEYS_AT_ONCE;
+    if (a->in_turn) /* two at a time */
+        most = most / 2 / width * width;
     a->one_block = a->t.n_keys->max <= most;
     int64_t blocks = qn_dim_is_const(a->t.n_keys) ? (a->t.n_keys->value + most - 1) / most : 1;
     int64_t keys = qn_dim_is_const(a->t.n_keys)
@@ -506,7 +512,7 @@ static void read_shape(attention *a)
                    : a->one_block ? a->t.n_keys->max
                                   : most;
     a->block = (keys + width - 1) / width * width;
-    a->t.stride = a->block + SKEW;
+    a->t.stride = a->in_turn ? 2 * a->block : a->block + SKEW;
     if (turned)
         a->turned = qn_kernel_add_local(a->t.w.kernel, "turned", QUERN_F32, a->rows * a->depth);
 }

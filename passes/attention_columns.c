@@ -1,6 +1,9 @@
 /* Attention's kernel where queries lie side by side in the lanes of vectors, and scores of a key in a row: k is read where it
  * lies, a number for all queries of the tile, and so are the weights by the product with v. Nobody has to pack k, and a
- * query's largest score and sum are found without going across lanes. What is turned instead are the tile's queries. */
+ * query's largest score and sum are found without going across lanes. What is turned instead are the tile's queries.
+ *
+ * The scores of a block of keys become weights in the loop that computes the scores of the next one: the units that multiply and
+ * add, which bound it, are asked for a third of what exp takes. */
 #include "passes/attention_columns.h"
 #include "passes/terms.h"
 
@@ -173,16 +176,48 @@ static qn_kvalue *seen(attention *a, int vector, qn_kvalue *key)
                          qn_kb_splat(b, qn_kb_convert(b, QUERN_I32, key), a->t.lanes));
 }
 
-/* Scores of some keys of the block, [low, high) times QN_ATTENTION_KEYS of them; `largest` goes along. `hides`: causal hides
- * some of them from some queries. */
-static void score_keys(attention *a, qn_kvalue *first, qn_kvalue *low, qn_kvalue *high, qn_kvalue *group,
-                       bool hides, qn_kvalue **largest)
+/* Scores of an earlier block, from `from` on, that become weights meanwhile. */
+typedef struct earlier {
+    attention *a;
+    qn_kvalue *from, *shift[VECTORS], *totals[VECTORS];
+    qn_kvalue *key; /* the first of so many that do with the keys at work */
+    int64_t step;
+} earlier;
+
+/* The scores of a key become weights, and are added to `totals`. */
+static void weigh_key(attention *a, qn_kvalue *from, qn_kvalue *key, qn_kvalue *const *shift,
+                      qn_kvalue **totals)
 {
     qn_kbuilder *b = &a->t.w.b;
-    const int lanes = a->t.lanes, rows = QN_ATTENTION_KEYS;
-    qn_kinst *loop = qn_kb_for(b, low, high, INDEX(1), QN_TAG_SERIAL, VECTORS, largest, NULL);
-    for (int v = 0; v < VECTORS; v++)
-        largest[v] = &loop->blocks[0]->arguments[1 + v];
+    for (int v = 0; v < VECTORS; v++) {
+        qn_kvalue *at = ADD(from, ADD(MUL(key, INDEX(wide(a))), INDEX(v * a->t.lanes)));
+        qn_kvalue *score = qn_kb_load(b, a->t.scores, at, a->t.lanes);
+        qn_kvalue *weight = qn_attention_power(a, qn_kb_binary(b, QN_OP_SUB, score, shift[v]));
+        qn_kb_store(b, a->t.scores, at, weight, NULL);
+        totals[v] = qn_kb_binary(b, QN_OP_ADD, totals[v], weight);
+    }
+}
+
+static void weigh_beside(void *user, qn_kvalue *k, qn_kvalue **totals)
+{
+    const earlier *e = user;
+    attention *a = e->a;
+    weigh_key(a, e->from, ADD(e->key, DIV(k, INDEX(e->step))), e->shift, totals);
+}
+
+/* Scores of some keys of the block, [low, high) times QN_ATTENTION_KEYS of them, to `to`; `largest` goes along. `hides`: causal hides
+ * some of them from some queries. */
+static void score_keys(attention *a, qn_kvalue *to, qn_kvalue *first, qn_kvalue *low, qn_kvalue *high,
+                       qn_kvalue *group, bool hides, qn_kvalue **largest, earlier *before)
+{
+    qn_kbuilder *b = &a->t.w.b;
+    const int lanes = a->t.lanes, rows = QN_ATTENTION_KEYS, n = before ? 2 * VECTORS : VECTORS;
+    qn_kvalue *carried[2 * VECTORS];
+    for (int v = 0; v < n; v++)
+        carried[v] = v < VECTORS ? largest[v] : before->totals[v - VECTORS];
+    qn_kinst *loop = qn_kb_for(b, low, high, INDEX(1), QN_TAG_SERIAL, n, carried, NULL);
+    for (int v = 0; v < n; v++)
+        carried[v] = &loop->blocks[0]->arguments[1 + v];
     qn_kvalue *key = MUL(qn_loop_counter(loop), INDEX(rows)), *acc[SUMS];
     const qn_attention_side k = { a->k,
                                   MUL(ADD(ADD(MUL(group, a->t.n_keys_value), first), key), INDEX(a->depth)),
@@ -190,8 +225,12 @@ static void score_keys(attention *a, qn_kvalue *first, qn_kvalue *low, qn_kvalue
     fetch_lines(a, ADD(first, key));
     for (int i = 0; i < rows * VECTORS; i++)
         acc[i] = vector(a, 0);
+    if (before)
+        before->key = key;
+    const qn_attention_beside beside = { before ? before->step : 0, VECTORS, carried + VECTORS, weigh_beside,
+                                         before };
     qn_attention_product_of(&a->t, rows, VECTORS, k, a->turned, wide(a), INDEX(0), INDEX(a->depth), NULL,
-                            acc);
+                            before ? &beside : NULL, acc);
     for (int r = 0; r < rows; r++) {
         qn_kvalue *row = ADD(key, INDEX(r)), *mask = a->t.mask ? mask_of(a, ADD(first, row)) : NULL;
         for (int v = 0; v < VECTORS; v++) {
@@ -202,33 +241,46 @@ static void score_keys(attention *a, qn_kvalue *first, qn_kvalue *low, qn_kvalue
                             : qn_kb_binary(b, QN_OP_ADD, score, mask);
             if (hides)
                 score = qn_kb_select(b, seen(a, v, ADD(first, row)), score, vector(a, -INFINITY));
-            qn_kb_store(b, a->t.scores, ADD(MUL(row, INDEX(wide(a))), INDEX(v * lanes)), score, NULL);
+            qn_kb_store(b, a->t.scores, ADD(to, ADD(MUL(row, INDEX(wide(a))), INDEX(v * lanes))), score,
+                        NULL);
             /* One instruction, since NaN is left out here: its weight is NaN, and with it the query's sum and results. */
-            largest[v] = qn_kb_select(b, qn_kb_compare(b, QN_GT, score, largest[v]), score, largest[v]);
+            carried[v] = qn_kb_select(b, qn_kb_compare(b, QN_GT, score, carried[v]), score, carried[v]);
         }
     }
-    qn_kb_end_for(b, loop, largest);
-    for (int v = 0; v < VECTORS; v++)
-        largest[v] = &loop->results[v];
+    qn_kb_end_for(b, loop, carried);
+    for (int v = 0; v < n; v++)
+        *(v < VECTORS ? &largest[v] : &before->totals[v - VECTORS]) = &loop->results[v];
+}
+
+/* All keys of a block, `n` from key `first` on. */
+static void score_block(attention *a, qn_kvalue *to, qn_kvalue *first, qn_kvalue *n, qn_kvalue *group,
+                        qn_kvalue **largest, earlier *before)
+{
+    qn_kvalue *keys = INDEX(QN_ATTENTION_KEYS), *all = DIV(n, keys), *seen_by_all = all;
+    if (a->t.causal) {
+        qn_kvalue *visible = SUB(qn_attention_seen(&a->t, ADD(a->first_query, INDEX(1))), first);
+        seen_by_all = MIN(DIV(MAX(visible, INDEX(0)), keys), all);
+    }
+    score_keys(a, to, first, INDEX(0), seen_by_all, group, false, largest, before);
+    if (a->t.causal)
+        score_keys(a, to, first, seen_by_all, all, group, true, largest, before);
 }
 
 /* ---- the softmax ---- */
 
-/* The scores of so many keys become weights, and are added to `totals`. */
-static void weigh_keys(attention *a, qn_kvalue *n, qn_kvalue *const *shift, qn_kvalue **totals)
+/* The scores of keys [low, high) become weights, and are added to `totals`. */
+static void weigh_keys(attention *a, qn_kvalue *from, qn_kvalue *low, qn_kvalue *high,
+                       qn_kvalue *const *shift, qn_kvalue **totals)
 {
     qn_kbuilder *b = &a->t.w.b;
     qn_kvalue *sums[UNROLL * VECTORS];
     for (int i = 0; i < UNROLL * VECTORS; i++)
         sums[i] = i < VECTORS ? totals[i] : vector(a, 0);
-    qn_kinst *loop = qn_kb_for(b, INDEX(0), n, INDEX(UNROLL), QN_TAG_SERIAL, UNROLL * VECTORS, sums, NULL);
-    for (int i = 0; i < UNROLL * VECTORS; i++) {
-        qn_kvalue *key = ADD(qn_loop_counter(loop), INDEX(i / VECTORS)),
-                  *at = ADD(MUL(key, INDEX(wide(a))), INDEX(i % VECTORS * a->t.lanes));
-        qn_kvalue *score = qn_kb_load(b, a->t.scores, at, a->t.lanes);
-        qn_kvalue *weight = qn_attention_power(a, qn_kb_binary(b, QN_OP_SUB, score, shift[i % VECTORS]));
-        qn_kb_store(b, a->t.scores, at, weight, NULL);
-        sums[i] = qn_kb_binary(b, QN_OP_ADD, &loop->blocks[0]->arguments[1 + i], weight);
+    qn_kinst *loop = qn_kb_for(b, low, high, INDEX(UNROLL), QN_TAG_SERIAL, UNROLL * VECTORS, sums, NULL);
+    for (int u = 0; u < UNROLL; u++) {
+        for (int v = 0; v < VECTORS; v++)
+            sums[u * VECTORS + v] = &loop->blocks[0]->arguments[1 + u * VECTORS + v];
+        weigh_key(a, from, ADD(qn_loop_counter(loop), INDEX(u)), shift, sums + u * VECTORS);
     }
     qn_kb_end_for(b, loop, sums);
     for (int v = 0; v < VECTORS; v++) {
@@ -239,7 +291,7 @@ static void weigh_keys(attention *a, qn_kvalue *n, qn_kvalue *const *shift, qn_k
 }
 
 /* sums = sums * factor + weights x v, over `n` keys from key `first` on. */
-static void weigh_values(attention *a, qn_kvalue *first, qn_kvalue *n, qn_kvalue *group)
+static void weigh_values(attention *a, qn_kvalue *from, qn_kvalue *first, qn_kvalue *n, qn_kvalue *group)
 {
     qn_kbuilder *b = &a->t.w.b;
     const int lanes = a->t.lanes, vectors = a->v_vectors, rows = SUMS / vectors;
@@ -258,46 +310,111 @@ static void weigh_values(attention *a, qn_kvalue *first, qn_kvalue *n, qn_kvalue
                             : vector(a, 0);
         }
     }
-    const qn_attention_side weights = { a->t.scores, row, 1, wide(a) };
+    const qn_attention_side weights = { a->t.scores, ADD(from, row), 1, wide(a) };
     qn_kvalue *panel = ADD(MUL(ADD(MUL(group, a->t.n_keys_value), first), INDEX(a->v_width)), column);
-    qn_attention_product_of(&a->t, rows, vectors, weights, a->v, a->v_width, panel, n, NULL, acc);
+    qn_attention_product_of(&a->t, rows, vectors, weights, a->v, a->v_width, panel, n, NULL, NULL, acc);
     for (int i = 0; i < SUMS; i++)
         qn_kb_store(b, a->sums, at[i], acc[i], NULL);
     qn_attention_end(&a->t, by_column);
     qn_attention_end(&a->t, by_row);
 }
 
-void qn_attention_add_keys(attention *a, qn_kvalue *first, qn_kvalue *n, qn_kvalue *group)
+/* With a larger maximum, what there is so far counts less: the factor for `sums`, and the totals with it (of those in the buffer where
+ * they are NULL). */
+static qn_kvalue *rescale(attention *a, int v, qn_kvalue *shift, qn_kvalue *total)
 {
     qn_kbuilder *b = &a->t.w.b;
-    qn_kvalue *keys = INDEX(QN_ATTENTION_KEYS),
-              *all = qn_kb_idiv(b, ADD(n, INDEX(QN_ATTENTION_KEYS - 1)), keys), *seen_by_all = all,
-              *largest[VECTORS], *shift[VECTORS], *totals[VECTORS];
+    qn_kvalue *at = INDEX(v * a->t.lanes), *old = qn_kb_load(b, a->maxima, at, a->t.lanes),
+              *factor = qn_attention_power(a, qn_kb_binary(b, QN_OP_SUB, old, shift));
+    if (!total)
+        total = qn_kb_load(b, a->totals, at, a->t.lanes);
+    qn_kb_store(b, a->factors, at, factor, NULL);
+    return qn_kb_binary(b, QN_OP_MUL, total, factor);
+}
+
+static qn_kvalue *whole_keys(attention *a, qn_kvalue *n)
+{
+    return MUL(DIV(ADD(n, INDEX(QN_ATTENTION_KEYS - 1)), INDEX(QN_ATTENTION_KEYS)), INDEX(QN_ATTENTION_KEYS));
+}
+
+/* A block of `n` keys from key `first` on, or all keys. */
+static void by_itself(attention *a, qn_kvalue *first, qn_kvalue *n, qn_kvalue *group)
+{
+    qn_kbuilder *b = &a->t.w.b;
+    qn_kvalue *largest[VECTORS], *shift[VECTORS], *totals[VECTORS], *none = INDEX(0);
+    n = whole_keys(a, n);
     for (int v = 0; v < VECTORS; v++)
         largest[v] =
             a->one_block ? vector(a, -INFINITY) : qn_kb_load(b, a->maxima, INDEX(v * a->t.lanes), a->t.lanes);
-    if (a->t.causal) {
-        qn_kvalue *visible = SUB(qn_attention_seen(&a->t, ADD(a->first_query, INDEX(1))), first);
-        seen_by_all = MIN(qn_kb_idiv(b, MAX(visible, INDEX(0)), keys), all);
-    }
-    score_keys(a, first, INDEX(0), seen_by_all, group, false, largest);
-    if (a->t.causal)
-        score_keys(a, first, seen_by_all, all, group, true, largest);
+    score_block(a, none, first, n, group, largest, NULL);
     for (int v = 0; v < VECTORS; v++) {
-        qn_kvalue *at = INDEX(v * a->t.lanes);
         shift[v] = qn_attention_shift(a, largest[v]);
-        totals[v] = vector(a, 0);
-        if (!a->one_block) {
-            qn_kvalue *old = qn_kb_load(b, a->maxima, at, a->t.lanes),
-                      *factor = qn_attention_power(a, qn_kb_binary(b, QN_OP_SUB, old, shift[v]));
-            totals[v] = qn_kb_binary(b, QN_OP_MUL, qn_kb_load(b, a->totals, at, a->t.lanes), factor);
-            qn_kb_store(b, a->factors, at, factor, NULL);
-        }
-        qn_kb_store(b, a->maxima, at, largest[v], NULL);
+        totals[v] = a->one_block ? vector(a, 0) : rescale(a, v, shift[v], NULL);
+        qn_kb_store(b, a->maxima, INDEX(v * a->t.lanes), largest[v], NULL);
     }
-    n = MUL(all, keys);
-    weigh_keys(a, n, shift, totals);
+    weigh_keys(a, none, none, n, shift, totals);
     for (int v = 0; v < VECTORS; v++)
         qn_kb_store(b, a->totals, INDEX(v * a->t.lanes), totals[v], NULL);
-    weigh_values(a, first, n, group);
+    weigh_values(a, none, first, n, group);
+}
+
+/* Block number `block`, whose scores are there, while those of the next one are computed. */
+static void in_turn(attention *a, qn_kvalue *block, qn_kvalue *end, qn_kvalue *group)
+{
+    qn_kbuilder *b = &a->t.w.b;
+    qn_kvalue *size = INDEX(a->block), *first = MUL(block, size), *next = ADD(first, size), *none = INDEX(0),
+              *n = whole_keys(a, MIN(SUB(end, first), size)),
+              *n_next = whole_keys(a, MAX(MIN(SUB(end, next), size), none)), *largest[VECTORS];
+    const int64_t half = a->block * wide(a);
+    qn_kvalue *to = MUL(MOD(ADD(block, INDEX(1)), INDEX(2)), INDEX(half));
+    earlier e = { .a = a,
+                  .from = MUL(MOD(block, INDEX(2)), INDEX(half)),
+                  .step = a->depth / QN_ATTENTION_KEYS };
+    for (int v = 0; v < VECTORS; v++) {
+        qn_kvalue *at = INDEX(v * a->t.lanes);
+        largest[v] = qn_kb_load(b, a->maxima, at, a->t.lanes);
+        e.shift[v] = qn_attention_shift(a, largest[v]);
+        e.totals[v] = qn_kb_load(b, a->totals, at, a->t.lanes);
+    }
+    score_block(a, to, next, n_next, group, largest, &e);
+    weigh_keys(a, e.from, MIN(n_next, n), n, e.shift, e.totals);
+    weigh_values(a, e.from, first, n, group);
+    for (int v = 0; v < VECTORS; v++) {
+        qn_kvalue *at = INDEX(v * a->t.lanes),
+                  *total = rescale(a, v, qn_attention_shift(a, largest[v]), e.totals[v]);
+        qn_kb_store(b, a->maxima, at, largest[v], NULL);
+        qn_kb_store(b, a->totals, at, total, NULL);
+    }
+}
+
+/* The scores of the first block, before the blocks in turn. */
+static void begin_turns(attention *a, qn_kvalue *end, qn_kvalue *group)
+{
+    qn_kbuilder *b = &a->t.w.b;
+    qn_kvalue *largest[VECTORS], *none = INDEX(0);
+    for (int v = 0; v < VECTORS; v++)
+        largest[v] = vector(a, -INFINITY);
+    score_block(a, none, none, whole_keys(a, MIN(end, INDEX(a->block))), group, largest, NULL);
+    for (int v = 0; v < VECTORS; v++) {
+        qn_kb_store(b, a->maxima, INDEX(v * a->t.lanes), largest[v], NULL);
+        qn_kb_store(b, a->factors, INDEX(v * a->t.lanes), vector(a, 0), NULL);
+    }
+}
+
+void qn_attention_add_keys(attention *a, qn_kvalue *end, qn_kvalue *group)
+{
+    qn_kvalue *none = INDEX(0), *size = INDEX(a->block);
+    if (a->one_block) {
+        by_itself(a, none, end, group);
+        return;
+    }
+    if (a->in_turn)
+        begin_turns(a, end, group);
+    qn_kinst *loop = qn_attention_for(&a->t, none, DIV(ADD(end, SUB(size, INDEX(1))), size));
+    qn_kvalue *block = qn_loop_counter(loop), *first = MUL(block, size);
+    if (a->in_turn)
+        in_turn(a, block, end, group);
+    else
+        by_itself(a, first, MIN(SUB(end, first), size), group);
+    qn_attention_end(&a->t, loop);
 }

@@ -15,7 +15,8 @@ typedef struct qn_attention_kernel {
     int64_t depth, columns, v_width; /* of q; of the result; of v, whole vectors */
     int64_t block;                   /* keys */
     bool heads_last, one_block;
-    bool base_2; /* scores are scaled to exponents of 2, not of e */
+    bool in_turn; /* a block's scores become weights while those of the next one are computed */
+    bool base_2;  /* scores are scaled to exponents of 2, not of e */
     qn_dim k_panels;
     qn_dim at_depth, column; /* variables */
     qn_kvalue *first_query;  /* of the tile */
@@ -41,7 +42,7 @@ int64_t qn_attention_columns_block(const qn_machine *machine);
 bool qn_attention_fits_columns(const qn_node *node, const qn_machine *machine);
 /* The tile's queries, one beside the other. */
 void qn_attention_turn_queries(qn_attention_kernel *a);
-/* The tile's sums, maxima and totals with `n` keys more, from key `first` on. `group` is the number of k's and v's head. */
-void qn_attention_add_keys(qn_attention_kernel *a, qn_kvalue *first, qn_kvalue *n, qn_kvalue *group);
+/* The tile's sums, maxima and totals over all keys before `end`. `group` is the number of k's and v's head. */
+void qn_attention_add_keys(qn_attention_kernel *a, qn_kvalue *end, qn_kvalue *group);
 
 #endif

@@ -6,7 +6,7 @@
 
 #include "passes/words.h"
 
-enum { UNROLL = 2 };
+enum { UNROLL = 2, MOST_CARRIED = 2 * QN_ATTENTION_ROWS + 8 };
 
 /* ---- arithmetic on kernel indices ---- */
 
@@ -109,7 +109,7 @@ void qn_attention_product(qn_attention *a, int rows, int vectors, qn_kbuffer *x,
                           qn_kvalue *ahead, qn_kvalue **acc)
 {
     qn_attention_product_of(a, rows, vectors, (qn_attention_side){ x, INDEX(0), x_stride, 1 }, y, y_stride,
-                            panel, high, ahead, acc);
+                            panel, high, ahead, NULL, acc);
 }
 
 /* A product on its way: acc += x[rows, k] * y[k, columns] for some k. */
@@ -120,20 +120,24 @@ typedef struct product {
     qn_kbuffer *y;
     int64_t y_stride;
     qn_kvalue *panel, *ahead;
+    const qn_attention_beside *beside;
 } product;
 
 /* Steps of `step` from low to high. Of as many as there are lanes x is loaded in vectors, where the machine multiplies by lanes. */
-static void product_loop(const product *p, qn_kvalue *low, qn_kvalue *high, int step, qn_kvalue **acc)
+static void product_loop(const product *p, qn_kvalue *low, qn_kvalue *high, int64_t step, qn_kvalue **acc)
 {
     qn_attention *a = p->a;
     qn_kbuilder *b = &a->w.b;
-    const int n = p->rows * p->vectors;
-    const bool by_lane = step == a->lanes;
-    qn_kinst *loop = qn_kb_for(b, low, high, INDEX(step), QN_TAG_SERIAL, n, acc, NULL);
-    qn_kvalue *x_lanes[QN_ATTENTION_ROWS];
-    for (int i = 0; i < n; i++)
-        acc[i] = &loop->blocks[0]->arguments[1 + i];
-    for (int u = 0; u < step; u++) {
+    const qn_attention_beside *beside = p->beside;
+    const int n = p->rows * p->vectors, all = n + (beside ? beside->n : 0);
+    const bool by_lane = !beside && step == a->lanes;
+    qn_kvalue *x_lanes[QN_ATTENTION_ROWS], *carried[MOST_CARRIED];
+    for (int i = 0; i < all; i++)
+        carried[i] = i < n ? acc[i] : beside->values[i - n];
+    qn_kinst *loop = qn_kb_for(b, low, high, INDEX(step), QN_TAG_SERIAL, all, carried, NULL);
+    for (int i = 0; i < all; i++)
+        carried[i] = &loop->blocks[0]->arguments[1 + i];
+    for (int64_t u = 0; u < step; u++) {
         qn_kvalue *k = ADD(qn_loop_counter(loop), INDEX(u)), *offset = MUL(k, INDEX(p->y_stride));
         qn_kvalue *columns[QN_ATTENTION_VECTORS];
         for (int v = 0; v < p->vectors; v++) {
@@ -145,25 +149,28 @@ static void product_loop(const product *p, qn_kvalue *low, qn_kvalue *high, int 
             qn_kvalue *at = ADD(p->x.from, ADD(INDEX(r * p->x.stride), MUL(k, INDEX(p->x.step)))), *number;
             if (by_lane && u == 0)
                 x_lanes[r] = qn_kb_load(b, p->x.buffer, at, a->lanes);
-            number = by_lane ? qn_word_lane(b, x_lanes[r], a->lanes, u, a->lanes)
+            number = by_lane ? qn_word_lane(b, x_lanes[r], a->lanes, (int)u, a->lanes)
                              : qn_kb_splat(b, qn_kb_load(b, p->x.buffer, at, 1), a->lanes);
             for (int v = 0; v < p->vectors; v++)
-                acc[r * p->vectors + v] = qn_kb_fma(b, number, columns[v], acc[r * p->vectors + v]);
+                carried[r * p->vectors + v] = qn_kb_fma(b, number, columns[v], carried[r * p->vectors + v]);
         }
     }
-    qn_kb_end_for(b, loop, acc);
-    for (int i = 0; i < n; i++)
-        acc[i] = &loop->results[i];
+    if (beside)
+        beside->write(beside->user, qn_loop_counter(loop), carried + n);
+    qn_kb_end_for(b, loop, carried);
+    for (int i = 0; i < all; i++)
+        *(i < n ? &acc[i] : &beside->values[i - n]) = &loop->results[i];
 }
 
 void qn_attention_product_of(qn_attention *a, int rows, int vectors, qn_attention_side x, qn_kbuffer *y,
                              int64_t y_stride, qn_kvalue *panel, qn_kvalue *high, qn_kvalue *ahead,
-                             qn_kvalue **acc)
+                             const qn_attention_beside *beside, qn_kvalue **acc)
 {
-    const product p = { a, rows, vectors, x, y, y_stride, panel, ahead };
+    const product p = { a, rows, vectors, x, y, y_stride, panel, ahead, beside };
     const qn_machine *machine = a->w.lowering->options->machine;
-    if (!machine->by_lane || x.step != 1) {
-        product_loop(&p, INDEX(0), high, qn_k_proven_multiple(high, UNROLL) ? UNROLL : 1, acc);
+    if (beside || !machine->by_lane || x.step != 1) {
+        const int64_t step = beside ? beside->step : qn_k_proven_multiple(high, UNROLL) ? UNROLL : 1;
+        product_loop(&p, INDEX(0), high, step, acc);
         return;
     }
     qn_kvalue *even = SUB(high, qn_kb_imod(&a->w.b, high, INDEX(a->lanes)));

@@ -27,9 +27,9 @@ typedef struct qn_attention {
 /* Of a node whose operands begin with q, k and v; its mask is operand `mask`, where there is one. Needs t->w. */
 void qn_attention_read(qn_attention *t, const qn_node *node, int mask);
 
-/* for each number; for each lane of vectors */
 /* Of a tile on that machine, at most. */
 int qn_attention_rows(const qn_machine *machine);
+/* for each number; for each lane of vectors */
 qn_kinst *qn_attention_for(qn_attention *t, qn_kvalue *low, qn_kvalue *high);
 qn_kinst *qn_attention_lanes(qn_attention *t, qn_kvalue *low, qn_kvalue *high);
 void qn_attention_end(qn_attention *t, qn_kinst *loop);
@@ -55,8 +55,17 @@ typedef struct qn_attention_side {
     qn_kvalue *from;
     int64_t stride, step;
 } qn_attention_side;
+/* Other work that is done after each `step` of k, with values of its own that go along. */
+typedef struct qn_attention_beside {
+    int64_t step;
+    int n;
+    qn_kvalue **values;
+    void (*write)(void *user, qn_kvalue *k, qn_kvalue **values);
+    void *user;
+} qn_attention_beside;
+/* `high` is a multiple of beside->step. */
 void qn_attention_product_of(qn_attention *t, int rows, int vectors, qn_attention_side x, qn_kbuffer *y,
                              int64_t y_stride, qn_kvalue *panel, qn_kvalue *high, qn_kvalue *ahead,
-                             qn_kvalue **acc);
+                             const qn_attention_beside *beside, qn_kvalue **acc);
 
 #endif

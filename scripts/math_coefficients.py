@@ -174,7 +174,7 @@ def exponentials():
     f = lambda r: (mp.exp(r) - 1 - r) / r**2 if abs(r) > mp.mpf(10)**-12 else mp.mpf(1) / 2 + r / 6 + r**2 / 24
     w = lambda r: r**2 / mp.exp(r)
     polynomial("exp_step_f32", "(e^r - 1 - r) / r^2", f, range(0, 2), -half / 32, half / 32, SINGLE, w)
-    polynomial("exp2_step_f32", "(2^r - 1) / r", lambda r: (mp.mpf(2)**r - 1) / r if abs(r) > mp.mpf(10)**-24 else LN2, range(0, 3), -1 / mp.mpf(64), 1 / mp.mpf(64), SINGLE, lambda r: abs(r) / mp.mpf(2)**r)
+    polynomial("exp2_step_f32", "(2^r - 1) / r", lambda r: (mp.mpf(2)**r - 1) / r if abs(r) > mp.mpf(10)**-24 else LN2, range(0, 2), -1 / mp.mpf(64), 1 / mp.mpf(64), SINGLE, lambda r: abs(r) / mp.mpf(2)**r)
     pieces("tanh_pieces", "tanh(x) / x", lambda x: mp.tanh(x) / x if x else mp.mpf(1), mp.mpf(37) / 128, 5)
     array("ln2_f32", parts(LN2, [15, 24]), "log(2) in parts; n * the first is exact for |n| < 512")
     array("ln2_f64", parts(LN2, [40, 53]), "log(2) in parts; n * the first is exact for |n| < 8192")

@@ -66,8 +66,8 @@ static const float exp_steps[32] = { 0x1p+0f,
                                      0x1.f507660000000p+0f };
 /* (e^r - 1 - r) / r^2 on [-0.010836, 0.010836], error 2^-33.23 */
 static const double exp_step_f32[] = { 0x1.0000880000000p-1, 0x1.5555680000000p-3 };
-/* (2^r - 1) / r on [-0.015625, 0.015625], error 2^-33.09 */
-static const double exp2_step_f32[] = { 0x1.62e4300000000p-1, 0x1.ebfcf20000000p-3, 0x1.c68ce40000000p-5 };
+/* (2^r - 1) / r on [-0.015625, 0.015625], error 2^-24.17 */
+static const double exp2_step_f32[] = { 0x1.62e5840000000p-1, 0x1.ebfbde0000000p-3 };
 /* tanh(x) / x around 0.2890625 k, in the distance from there, error 2^-24.28 */
 static const float tanh_pieces[6][32] = {
     { 0x1p+0f,

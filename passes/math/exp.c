@@ -33,7 +33,7 @@ qn_mv qn_math_exp2_nonpositive(const qn_mb *m, qn_mv x)
 {
     const double least = -150;
     qn_mv magic = m_c(m, m_magic(m) / QN_LOOKUP), sum = m_add(m, x, magic), n = m_sub(m, sum, magic);
-    qn_mv r = m_sub(m, x, n), less_one = m_mul(m, r, m_horner(m, r, exp2_step_f32, 3));
+    qn_mv r = m_sub(m, x, n), less_one = m_mul(m, r, m_horner(m, r, exp2_step_f32, 2));
     qn_mv step = qn_kb_lookup(m->b, exp_steps, m_bits(m, sum));
     qn_mv part = m_madd(m, step, less_one, step);
     return m_scale2(m, m_sel(m, m_lt(m, x, least), m_c(m, 0), part), n);

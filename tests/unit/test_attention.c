@@ -153,6 +153,10 @@ static void shapes_masks_and_groups(void **state)
         { 1, 1, 1, 96, 40, 16, 16, "", true },  /* the first see nothing */
         { 1, 2, 1, 64, 520, 16, 64, "", true }, /* blocks of keys */
         { 2, 2, 1, 32, 344, 16, 16, "bool[2, 1, 1, 344]", false },
+        { 1, 1, 1, 96, 240, 32, 32, "", true },  /* blocks in turn; queries at the end of the keys */
+        { 1, 1, 1, 256, 168, 16, 16, "", true }, /* the first see nothing, others a block and a part */
+        { 1, 2, 1, 64, 136, 64, 48, "f32[1, 1, 1, 136]", false },
+        { 1, 1, 1, 32, 352, 128, 32, "", true }, /* too many columns of q for that */
         { 1, 2, 2, 64, 16, 48, 32, "bool[1, 2, 1, 16]", true },
         { 2, 1, 1, 32, 8, 16, 16, "bool[2, 1, 1, 1]", false }, /* rows that see nothing */
         { 2, 1, 1, 32, 24, 16, 16, "f32[2, 1, 1, 24]", true },

@@ -431,7 +431,7 @@ static void test_powers_of_two(void **state)
     assert_int_equal(qn_interp_kernel(k, args, N / LANES, &diags), QUERN_OK);
     for (int i = 0; i < N; i++) {
         const double error = error_of(QUERN_F32, exp2l(x[i]), r[i]);
-        if (!(error <= 1.1) && !(r[i] == 0 && x[i] < -150))
+        if (!(error <= 1.8) && !(r[i] == 0 && x[i] < -150))
             fail_msg("2^%.9g is %.9g, %.3g ULP off", (double)x[i], (double)r[i], error);
     }
     qn_arena_free(arena);
