@@ -64,7 +64,6 @@ typedef struct emission {
     qn_diags *diags;
     int n_variants;
     variant *variants;
-    bool compares;      /* itself with the machine's CPU when it is loaded */
     qn_weights weights; /* of all variants, each contents once */
 } emission;
 
@@ -131,14 +130,13 @@ static qn_status find_variants(emission *e, bool binary)
 {
     const char *cpus = e->settings->target.cpu ? e->settings->target.cpu : "";
     const bool list = strchr(cpus, ',') != NULL;
-    e->compares = binary && strncmp(triple_of(e), "x86_64", 6) == 0;
     e->n_variants = 1;
     for (const char *c = cpus; *c; c++)
         e->n_variants += *c == ',';
     e->variants = QN_NEW_ARRAY(e->arena, variant, e->n_variants);
-    if (list && !e->compares)
+    if (list && !binary)
         return qn_error(e->diags, QUERN_ERROR_ARGUMENT, NULL,
-                        "a list of CPUs ('%s') is for shared objects, archives and objects for x86-64", cpus);
+                        "a list of CPUs ('%s') is for shared objects, archives and objects", cpus);
     for (int i = 0; i < e->n_variants; i++) {
         const size_t length = strcspn(cpus, ",");
         const char *name = qn_arena_printf(e->arena, "%.*s", (int)length, cpus);
@@ -146,11 +144,11 @@ static qn_status find_variants(emission *e, bool binary)
         qn_target level = e->settings->target;
         *v = (variant){ .settings = *e->settings,
                         .cpu = *name ? name : "native",
-                        .level = qn_llvm_level(name, &level) };
+                        .level = qn_llvm_level(e->settings->target.triple, name, &level) };
         if (list && (v->level < 0 || (i > 0 && v->level <= v[-1].level)))
             return qn_error(e->diags, QUERN_ERROR_ARGUMENT, NULL,
                             "a list of CPUs cannot have '%s' there: it takes some of %s, in this order", name,
-                            qn_llvm_level_names);
+                            qn_llvm_level_names(e->settings->target.triple));
         if (list)
             v->settings.target = level;
         cpus += length + (cpus[length] == ',');
@@ -246,6 +244,8 @@ static qn_status link_objects(emission *e, qn_link_kind kind, const qn_output *w
         capacity += e->variants[i].compiled.n_kernels + 1;
     qn_link_input *inputs = QN_NEW_ARRAY(e->arena, qn_link_input, capacity);
     const char **queries = QN_NEW_ARRAY(e->arena, const char *, e->n_variants);
+    /* when it is loaded, with the machine's CPU */
+    const bool compares = e->n_variants > 1 || e->variants[0].compiled.machine.needs;
     for (int i = 0; i < e->n_variants; i++) {
         const qn_compiled *c = &e->variants[i].compiled;
         qn_entries entries = qn_compiled_entries(c, e->prefix, e->inside);
@@ -253,11 +253,11 @@ static qn_status link_objects(emission *e, qn_link_kind kind, const qn_output *w
             inputs[n++] = (qn_link_input){ .name = qn_arena_printf(e->arena, "%s.o", c->kernel_symbols[k]),
                                            .code = c->kernels[k] };
         entries.query = queries[i] =
-            qn_arena_printf(e->arena, e->compares ? "%s_query_%d" : "%s_query", e->prefix, i);
-        inputs[n].name = qn_arena_printf(e->arena, e->compares ? "%s_%d.o" : "%s.o", e->prefix, i);
+            qn_arena_printf(e->arena, compares ? "%s_query_%d" : "%s_query", e->prefix, i);
+        inputs[n].name = qn_arena_printf(e->arena, compares ? "%s_%d.o" : "%s.o", e->prefix, i);
         QN_TRY(qn_compile_entries(c, &entries, &e->variants[i].settings, &inputs[n++].code, e->diags));
     }
-    if (e->compares) {
+    if (compares) {
         inputs[n].name = qn_arena_printf(e->arena, "%s.o", e->prefix);
         QN_TRY(choice_object(e, queries, &inputs[n++].code));
     }

@@ -1,5 +1,5 @@
-/* The comparison of an object with the machine: see choice.h. What the machine can do is read by cpuid, once; the choice is kept
- * in one word, the only one of an object that changes. Threads that come at the same time store the same value. */
+/* The comparison of an object with the machine: see choice.h. What the machine can do is read once, on x86-64 by cpuid,
+ * on AArch64 from what Linux tells a process at its start; the choice is kept in one word, the only one of an object that changes. Threads that come at the same time store the same value. */
 #include "backends/llvm/choice.h"
 
 #include <string.h>
@@ -8,8 +8,9 @@
 
 /* ---- what CPUs have ---- */
 
-/* Words that say what a machine can do: registers that cpuid gives, and XCR0, which says what the system saves. */
-enum { LEAF_1_C, LEAF_7_B, LEAF_7_C, LEAF_7_D, LEAF_7_1_A, LEAF_80000001_C, XCR0, N_WORDS };
+/* Words that say what a machine can do: on x86-64 registers that cpuid gives, and XCR0, which says what the system saves; on AArch64
+ * two of the auxiliary vector. */
+enum { LEAF_1_C, LEAF_7_B, LEAF_7_C, LEAF_7_D, LEAF_7_1_A, LEAF_80000001_C, XCR0, HWCAP, HWCAP2, N_WORDS };
 
 #define BIT(n) (1u << (n))
 enum { OSXSAVE = 27 }; /* of LEAF_1_C: XCR0 can be read */
@@ -40,25 +41,46 @@ static const struct part {
     { "AMX",                                      /* and the system's permission */
       { [LEAF_7_D] = BIT(22) | BIT(24) | BIT(25), /* bf16, tiles, int8 */
         [XCR0] = BIT(17) | BIT(18) } },           /* their state */
+    { "dotprod", { [HWCAP] = BIT(20) } },
+    { "i8mm", { [HWCAP2] = BIT(13) } },
+    { "bf16", { [HWCAP2] = BIT(14) } },
 };
 enum { N_PARTS = sizeof parts / sizeof *parts };
 
-static const struct level {
+typedef struct level {
     const char *name, *cpu, *features; /* the last two as LLVM knows them */
-} levels[] = {
+} level;
+
+static const level x86_levels[] = {
     { "x86-64-v3", "x86-64-v3", NULL },
     { "x86-64-v4", "x86-64-v4", NULL },
     { "icelake-server", "x86-64-v4", "+avx512vnni" },
     { "znver4", "x86-64-v4", "+avx512vnni,+avx512bf16" },
     { "sapphirerapids", "x86-64-v4", "+avx512vnni,+avx512bf16,+amx-tile,+amx-int8,+amx-bf16" },
 };
-enum { N_LEVELS = sizeof levels / sizeof *levels };
+static const level aarch64_levels[] = {
+    { "generic", "generic", NULL },
+    { "neoverse-n1", "generic", "+dotprod" },
+    { "neoverse-v1", "generic", "+dotprod,+i8mm,+bf16" },
+};
 
-const char qn_llvm_level_names[] = "x86-64-v3, x86-64-v4, icelake-server, znver4, sapphirerapids";
-
-int qn_llvm_level(const char *name, qn_target *out)
+static bool is_aarch64(const char *triple)
 {
-    for (int i = 0; i < N_LEVELS; i++)
+    return triple ? strncmp(triple, "aarch64", 7) == 0 : QN_HOST_ISA == QN_ISA_AARCH64;
+}
+
+const char *qn_llvm_level_names(const char *triple)
+{
+    return is_aarch64(triple) ? "generic, neoverse-n1, neoverse-v1"
+                              : "x86-64-v3, x86-64-v4, icelake-server, znver4, sapphirerapids";
+}
+
+int qn_llvm_level(const char *triple, const char *name, qn_target *out)
+{
+    const bool arm = is_aarch64(triple);
+    const level *levels = arm ? aarch64_levels : x86_levels;
+    const int n = arm ? sizeof aarch64_levels / sizeof *levels : sizeof x86_levels / sizeof *levels;
+    for (int i = 0; i < n; i++)
         if (strcmp(levels[i].name, name) == 0) {
             out->cpu = levels[i].cpu;
             out->features = levels[i].features;
@@ -67,7 +89,7 @@ int qn_llvm_level(const char *name, qn_target *out)
     return -1;
 }
 
-/* ---- asking the machine ---- */
+/* ---- asking the machine: x86-64 ---- */
 
 static LLVMValueRef call_asm(const qn_emitter *e, const char *text, const char *constraints,
                              LLVMTypeRef result, int n, LLVMValueRef *arguments)
@@ -107,6 +129,94 @@ static void return_unless(const qn_emitter *e, LLVMValueRef condition, int value
     qn_llvm_at(e, yes);
 }
 
+/* Returns `nothing` where there is nothing to ask. */
+static void ask_x86(const qn_emitter *e, int nothing, LLVMValueRef *words)
+{
+    LLVMBuilderRef b = e->builder;
+    LLVMValueRef leaves = part_of(e, cpuid(e, 0, 0), 0);
+    return_unless(e, LLVMBuildICmp(b, LLVMIntUGE, leaves, qn_llvm_i32(e, 7), ""), nothing);
+    words[LEAF_1_C] = part_of(e, cpuid(e, 1, 0), 2);
+    return_unless(e, has_all(e, words[LEAF_1_C], BIT(OSXSAVE)), nothing);
+    LLVMValueRef leaf_7 = cpuid(e, 7, 0), zero = qn_llvm_i32(e, 0);
+    for (int i = LEAF_7_B; i <= LEAF_7_D; i++)
+        words[i] = part_of(e, leaf_7, (unsigned)(1 + i - LEAF_7_B));
+    words[LEAF_7_1_A] = part_of(e, cpuid(e, 7, 1), 0); /* 0 where there is no such leaf */
+    words[LEAF_80000001_C] = part_of(e, cpuid(e, 0x80000001, 0), 2);
+    words[XCR0] = call_asm(e, "xgetbv", "={eax},{ecx},~{edx}", e->i32, 1, &zero);
+}
+
+/* ---- asking the machine: AArch64 ---- */
+
+static LLVMValueRef call_linux(const qn_emitter *e, int64_t number, LLVMValueRef x0, LLVMValueRef x1,
+                               LLVMValueRef x2)
+{
+    const char text[] = "svc #0", constraints[] = "={x0},{x8},{x0},{x1},{x2},~{memory}";
+    LLVMTypeRef types[] = { e->i64, e->i64, e->ptr, e->i64 };
+    LLVMValueRef code =
+        LLVMGetInlineAsm(LLVMFunctionType(e->i64, types, 4, 0), text, sizeof text - 1, constraints,
+                         sizeof constraints - 1, 1, 0, LLVMInlineAsmDialectATT, 0);
+    LLVMValueRef arguments[] = { qn_llvm_i64(e, number), x0, x1, x2 };
+    return LLVMBuildCall2(e->builder, LLVMFunctionType(e->i64, types, 4, 0), code, arguments, 4, "");
+}
+
+/* Fills `pairs` from the file with what the C library's getauxval knows: a kind and a value each. How many there are. An object has no C
+ * library, and registers that say what a CPU has can be read since Linux 4.11 only. */
+static LLVMValueRef read_auxiliary_vector(const qn_emitter *e, LLVMValueRef pairs, int64_t room)
+{
+    enum { OPENAT = 56, CLOSE = 57, READ = 63, HERE = -100, CLOEXEC = 0x80000, PAIR = 16 };
+    LLVMValueRef file = call_linux(e, OPENAT, qn_llvm_i64(e, HERE), qn_llvm_string(e, "/proc/self/auxv"),
+                                   qn_llvm_i64(e, CLOEXEC));
+    LLVMValueRef bytes = call_linux(e, READ, file, pairs, qn_llvm_i64(e, room * PAIR)); /* < 0: an error */
+    call_linux(e, CLOSE, file, LLVMConstNull(e->ptr), qn_llvm_i64(e, 0));
+    return LLVMBuildSDiv(e->builder, bytes, qn_llvm_i64(e, PAIR), "");
+}
+
+static LLVMValueRef load_at(const qn_emitter *e, LLVMValueRef numbers, LLVMValueRef index)
+{
+    return LLVMBuildLoad2(e->builder, e->i64, LLVMBuildGEP2(e->builder, e->i64, numbers, &index, 1, ""), "");
+}
+
+/* What is not found counts as 0. */
+static void ask_aarch64(const qn_emitter *e, LLVMValueRef *words)
+{
+    enum { ROOM = 128, N = 2 };
+    static const int64_t kinds[N] = { 16, 26 }; /* AT_HWCAP, AT_HWCAP2 */
+    LLVMBuilderRef b = e->builder;
+    LLVMValueRef pairs = LLVMBuildAlloca(b, LLVMArrayType2(e->i64, 2 * ROOM), "auxv"),
+                 zero = qn_llvm_i64(e, 0);
+    LLVMValueRef n = read_auxiliary_vector(e, pairs, ROOM), found[N], next[N];
+    LLVMBasicBlockRef before = qn_llvm_here(e), loop = qn_llvm_block(e, "loop"),
+                      behind = qn_llvm_block(e, "");
+    LLVMBuildCondBr(b, LLVMBuildICmp(b, LLVMIntSGT, n, zero, ""), loop, behind);
+    qn_llvm_at(e, loop);
+    LLVMValueRef i = qn_llvm_phi(e, e->i64);
+    for (int w = 0; w < N; w++)
+        found[w] = qn_llvm_phi(e, e->i64);
+    LLVMValueRef at = LLVMBuildNSWMul(b, i, qn_llvm_i64(e, 2), ""), kind = load_at(e, pairs, at),
+                 value = load_at(e, pairs, LLVMBuildNSWAdd(b, at, qn_llvm_i64(e, 1), ""));
+    for (int w = 0; w < N; w++) {
+        LLVMValueRef wanted = LLVMBuildICmp(b, LLVMIntEQ, kind, qn_llvm_i64(e, kinds[w]), "");
+        next[w] = LLVMBuildSelect(b, wanted, value, found[w], "");
+        qn_llvm_incoming(found[w], zero, before);
+        qn_llvm_incoming(found[w], next[w], loop);
+    }
+    LLVMValueRef more = LLVMBuildNSWAdd(b, i, qn_llvm_i64(e, 1), "");
+    qn_llvm_incoming(i, zero, before);
+    qn_llvm_incoming(i, more, loop);
+    LLVMBuildCondBr(b, LLVMBuildICmp(b, LLVMIntSLT, more, n, ""), loop, behind);
+    qn_llvm_at(e, behind);
+    LLVMValueRef results[N];
+    for (int w = 0; w < N; w++) {
+        results[w] = qn_llvm_phi(e, e->i64);
+        qn_llvm_incoming(results[w], zero, before);
+        qn_llvm_incoming(results[w], next[w], loop);
+    }
+    for (int w = 0; w < N; w++)
+        words[HWCAP + w] = LLVMBuildTrunc(b, results[w], e->i32, "");
+}
+
+/* ---- the choice ---- */
+
 /* Has the machine with these words a part? */
 static LLVMValueRef has_part(const qn_emitter *e, LLVMValueRef *words, int part)
 {
@@ -119,6 +229,15 @@ static LLVMValueRef has_part(const qn_emitter *e, LLVMValueRef *words, int part)
     return has;
 }
 
+/* The first part that the first CPU needs. */
+static int first_need(const qn_choice *c)
+{
+    int p = 0;
+    while (p < N_PARTS - 1 && !(c->needs[0] >> p & 1))
+        p++;
+    return p;
+}
+
 /* i32 choose(void): 1 + the index of the last CPU whose code the machine can run; or 1 + n + the first part that it lacks of what the
  * first needs. */
 static LLVMValueRef emit_choose(const qn_emitter *e, const qn_choice *c)
@@ -127,17 +246,11 @@ static LLVMValueRef emit_choose(const qn_emitter *e, const qn_choice *c)
     LLVMValueRef f = qn_llvm_function(e, "choose", e->i32, 0, NULL), words[N_WORDS], has[N_PARTS] = { NULL };
     LLVMSetLinkage(f, LLVMInternalLinkage);
     qn_llvm_at(e, LLVMAppendBasicBlockInContext(e->context, f, "entry"));
-    LLVMValueRef leaves = part_of(e, cpuid(e, 0, 0), 0);
-    return_unless(e, LLVMBuildICmp(b, LLVMIntUGE, leaves, qn_llvm_i32(e, 7), ""), c->n + 1);
-    words[LEAF_1_C] = part_of(e, cpuid(e, 1, 0), 2);
-    return_unless(e, has_all(e, words[LEAF_1_C], BIT(OSXSAVE)), c->n + 1);
-    LLVMValueRef leaf_7 = cpuid(e, 7, 0), zero = qn_llvm_i32(e, 0);
-    for (int i = LEAF_7_B; i <= LEAF_7_D; i++)
-        words[i] = part_of(e, leaf_7, (unsigned)(1 + i - LEAF_7_B));
-    words[LEAF_7_1_A] = part_of(e, cpuid(e, 7, 1), 0); /* 0 where there is no such leaf */
-    words[LEAF_80000001_C] = part_of(e, cpuid(e, 0x80000001, 0), 2);
-    words[XCR0] = call_asm(e, "xgetbv", "={eax},{ecx},~{edx}", e->i32, 1, &zero);
-    LLVMValueRef result = qn_llvm_i32(e, c->n + 1);
+    if (e->target->isa == QN_ISA_X86)
+        ask_x86(e, c->n + 1 + first_need(c), words);
+    else
+        ask_aarch64(e, words);
+    LLVMValueRef result = qn_llvm_i32(e, c->n + 1 + first_need(c));
     for (int p = N_PARTS - 1; p >= 0; p--)
         if (c->needs[c->n - 1] >> p & 1) {
             has[p] = has_part(e, words, p);
@@ -221,8 +334,8 @@ static qn_status build(qn_emitter *e, void *user)
         LLVMBuildRet(b, LLVMBuildCall2(b, query_type, query, &version, 1, ""));
     }
     qn_llvm_at(e, none);
-    LLVMValueRef result = refusal(e, tables, 0);
-    for (int p = 1; p < N_PARTS; p++)
+    LLVMValueRef result = refusal(e, tables, first_need(c));
+    for (int p = first_need(c) + 1; p < N_PARTS; p++)
         if (c->needs[0] >> p & 1) {
             LLVMValueRef it = LLVMBuildICmp(b, LLVMIntEQ, choice, qn_llvm_i32(e, c->n + 1 + p), "");
             result = LLVMBuildSelect(b, it, refusal(e, tables, p), result, "");
@@ -234,7 +347,9 @@ static qn_status build(qn_emitter *e, void *user)
 
 qn_status qn_llvm_emit_choice(const qn_choice *choice, qn_arena *arena, qn_code *out_code, qn_diags *diags)
 {
-    const qn_target target = { .triple = choice->triple, .cpu = "x86-64", .plain = true };
+    const qn_target target = { .triple = choice->triple,
+                               .cpu = is_aarch64(choice->triple) ? "generic" : "x86-64",
+                               .plain = true };
     return qn_llvm_compile("the comparison with the machine's CPU", &target, QN_EMIT_OBJECT,
                            QN_LLVM_FAST_COMPILE, build, (void *)choice, arena, out_code, diags);
 }

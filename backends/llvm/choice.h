@@ -1,4 +1,4 @@
-/* Objects for x86-64 compare themselves with the machine that loads them: those with code for one CPU, and those that choose between
+/* Objects compare themselves with the machine that loads them: those with code for one CPU, and those that choose between
  * several. */
 #ifndef QN_BACKENDS_LLVM_CHOICE_H
 #define QN_BACKENDS_LLVM_CHOICE_H
@@ -14,14 +14,18 @@ enum {
     QN_NEEDS_AVX512_VNNI = 1 << 4,
     QN_NEEDS_BF16 = 1 << 5,
     QN_NEEDS_FP16 = 1 << 6,
-    QN_NEEDS_BITALG = 1 << 7, /* and what comes with it */
-    QN_NEEDS_TILES = 1 << 8   /* AMX, and Linux' permission */
+    QN_NEEDS_BITALG = 1 << 7,  /* and what comes with it */
+    QN_NEEDS_TILES = 1 << 8,   /* AMX, and Linux' permission */
+    QN_NEEDS_DOTPROD = 1 << 9, /* of AArch64 */
+    QN_NEEDS_I8MM = 1 << 10,
+    QN_NEEDS_ARM_BF16 = 1 << 11
 };
 
-/* CPUs that a running machine can be compared with: x86-64-v3 … sapphirerapids, each with all that those before it have. A
- * number for `name`, larger for more, and in *out (its CPU and features) what code for it may use; -1: there is no such. */
-int qn_llvm_level(const char *name, qn_target *out);
-extern const char qn_llvm_level_names[]; /* "x86-64-v3, …" */
+/* CPUs of lists, for a triple (NULL: this machine's): x86-64-v3 … sapphirerapids, or generic … neoverse-v1, each with all that those
+ * before it have. A number for `name`, larger for more, and in *out (its CPU and features) what code for it may use; -1: there is
+ * no such. */
+int qn_llvm_level(const char *triple, const char *name, qn_target *out);
+const char *qn_llvm_level_names(const char *triple); /* "x86-64-v3, …" */
 
 /* The function `<prefix>_query` of an object with tables for n CPUs, each of which needs more than those before it: queries[i] is the
  * name of the function that gives those of CPU i. It gives the last that this machine can run, or where it can run none tables

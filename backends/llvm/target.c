@@ -360,7 +360,8 @@ static qn_status refuse_cpu(const qn_llvm_target *t, const char *cpu, const char
 static uint32_t needs_of(const qn_llvm_target *t, bool is_host, bool tiles)
 {
     if (t->isa != QN_ISA_X86)
-        return 0;
+        return (t->dotprod ? QN_NEEDS_DOTPROD : 0) | (t->i8mm ? QN_NEEDS_I8MM : 0) |
+               (t->bf16 ? QN_NEEDS_ARM_BF16 : 0);
     const bool bits = !is_host || (qn_host_has("bmi") && qn_host_has("bmi2") && qn_host_has("lzcnt") &&
                                    qn_host_has("movbe") && qn_host_has("popcnt"));
     return QN_NEEDS_VECTORS | (bits ? QN_NEEDS_BITS : 0) | (t->avx512 ? QN_NEEDS_AVX512 : 0) |

@@ -155,6 +155,34 @@ check pairs.qn neoverse-v1 so bf16 0.2
 check ops.qn generic so
 check ops.qn neoverse-n1 o
 
+# ---- several CPUs in one object: each machine gets the best that it can run
+
+# runs CPU TARGET COMMAND...: on that CPU it says that it was compiled for the target; the same as the interpreter's results
+runs()
+{
+    local machine=$1 target=$2 output files=() file
+    shift 2
+    rm -rf out && mkdir out
+    output=$(qemu-aarch64 -cpu "$machine" -L /usr/aarch64-linux-gnu "$@" 2>&1) || fail "'$*' on $machine: $output"
+    grep -q "^aarch64-.* $target$" <<<"$output" || fail "'$*' on $machine ran code for: $output"
+    for file in out/in_*.npy; do files+=(--input "$(basename "${file#out/in_}" .npy)=$file"); done
+    for file in out/out_*.npy; do files+=(--expect "$(basename "${file#out/out_}" .npy)=$file"); done
+    expect 0 'as expected' "$quern" run bytes.qn --target interp "${files[@]}"
+}
+must "$quern" compile bytes.qn --target aarch64-linux-gnu --cpu generic,neoverse-n1,neoverse-v1 -o bytes.so
+[ -z "$(nm -u bytes.so)" ] || fail "bytes.so needs $(nm -u bytes.so)"
+must "$quern" compile bytes.qn --target aarch64-linux-gnu --cpu neoverse-n1,neoverse-v1 -o bytes.a
+must "${host[@]}" -DQUERY=bytes_query bytes.a -static -o bytes-host
+runs cortex-a72 'generic ' ./host out ./bytes.so bytes_query
+runs cortex-a76 'generic +dotprod' ./host out ./bytes.so bytes_query
+runs max 'generic +dotprod,+i8mm,+bf16' ./host out ./bytes.so bytes_query
+runs neoverse-n1 'generic +dotprod' ./bytes-host out
+expect 1 'status 9' qemu-aarch64 -cpu cortex-a72 ./bytes-host out
+must "$quern" compile bytes.qn --target aarch64-linux-gnu --cpu cortex-a76 -o bytes.so # one CPU is compared, too
+expect 1 'status 9' qemu-aarch64 -cpu cortex-a72 -L /usr/aarch64-linux-gnu ./host out ./bytes.so bytes_query
+expect 1 "a list of CPUs cannot have 'cortex-a76' there: it takes some of generic, .*, in this order" \
+    "$quern" compile bytes.qn --target aarch64-linux-gnu --cpu generic,cortex-a76 -o x.so
+
 # ---- what a user may get wrong
 
 must "$quern" compile conv.qn --target aarch64-linux-gnu --cpu generic -o nothing.a --header ""
