@@ -521,6 +521,13 @@ static int unroll(const vectorizer *v, const qn_kblock *body)
     return sets;
 }
 
+/* Vectors of an iteration with sums. Four powers at a time leave too few registers where vectors are short, since constants take as many. */
+static int accumulators(const vectorizer *v, const qn_kblock *body)
+{
+    const bool much = cost_of(body) > MOST_COST / INTERLEAVE;
+    return much && v->machine->vector_bytes == SHORT_BYTES ? INTERLEAVE / 2 : INTERLEAVE;
+}
+
 static void vectorize_loop(vectorizer *v, qn_kinst *loop)
 {
     qn_kbuilder *b = &v->r->b;
@@ -530,7 +537,7 @@ static void vectorize_loop(vectorizer *v, qn_kinst *loop)
     qn_kvalue *low = qn_kr_get(loop->operands[0]), *high = qn_kr_get(loop->operands[1]), *at = low;
     qn_kvalue *count = qn_kb_imax(b, qn_kb_isub(b, high, low), qn_kb_index(b, 0));
     const bool is_long = trips < 0 || trips >= LONG_REDUCTION;
-    int sets = !is_long || n > 4 ? 1 : n > 0 ? INTERLEAVE : unroll(v, loop->blocks[0]);
+    int sets = !is_long || n > 4 ? 1 : n > 0 ? accumulators(v, loop->blocks[0]) : unroll(v, loop->blocks[0]);
     bool exact = qn_k_proven_multiple(count, v->lanes);
     qn_kvalue **carried = QN_NEW_ARRAY(arena, qn_kvalue *, sets * n);
     for (int i = 0; i < sets * n; i++) {

@@ -152,6 +152,8 @@ for cpu in generic cortex-a76 neoverse-v1; do check bytes.qn $cpu so; done # non
 check pairs.qn neoverse-n1 so
 check pairs.qn neoverse-v1 so
 check pairs.qn neoverse-v1 so bf16 0.2
+check pairs.qn cortex-a76 so int8 0.5
+check pairs.qn neoverse-v1 so int8 0.5
 check ops.qn generic so
 check ops.qn neoverse-n1 o
 
