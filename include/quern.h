@@ -282,7 +282,7 @@ QUERN_API int quern_compile_file(quern_module *module, const quern_compile_optio
                                  const quern_emit_options *emit, const char *path) QUERN_MUST_USE;
 
 /* A shared object that Quern emitted. prefix: of its names; NULL: from the file's name, or, where it was renamed, that of the only
- * model in it. */
+ * model in it. A file that was replaced since another model was opened from it is the new one; not where a host opened it by itself. */
 QUERN_API int quern_model_open(const char *path, const char *prefix, quern_model **out) QUERN_MUST_USE;
 
 QUERN_API void quern_model_free(quern_model *model); /* after its sessions; NULL is fine */

@@ -113,19 +113,81 @@ void qn_prefix_from_path(const char *path, char *out, size_t size)
     out[n] = '\0';
 }
 
+/* A file that is open, by the name that it was given and how that is spelled. The dynamic loader takes a library of a name that it
+ * has already for the same one. So a file that was replaced while the old one is open is asked for with "./" more in its path. */
+typedef struct named {
+    struct named *next;
+    dev_t device;
+    ino_t file;
+    int dots, users;
+    char path[];
+} named;
+
+static pthread_mutex_t names_lock = PTHREAD_MUTEX_INITIALIZER;
+static named *names;
+
+static bool is_spelled(const char *path, int dots)
+{
+    for (const named *n = names; n; n = n->next)
+        if (n->dots == dots && strcmp(n->path, path) == 0)
+            return true;
+    return false;
+}
+
+/* NULL: no memory. */
+static named *take_name(const char *path, const struct stat *st)
+{
+    pthread_mutex_lock(&names_lock);
+    named *n = names;
+    while (n && (n->device != st->st_dev || n->file != st->st_ino || strcmp(n->path, path) != 0))
+        n = n->next;
+    if (n) {
+        n->users++;
+    } else if ((n = malloc(sizeof *n + strlen(path) + 1))) {
+        *n = (named){ .next = names, .device = st->st_dev, .file = st->st_ino, .users = 1 };
+        strcpy(n->path, path);
+        while (is_spelled(path, n->dots))
+            n->dots++;
+        names = n;
+    }
+    pthread_mutex_unlock(&names_lock);
+    return n;
+}
+
+static void drop_name(named *name)
+{
+    pthread_mutex_lock(&names_lock);
+    if (name && --name->users == 0) {
+        named **at = &names;
+        while (*at != name)
+            at = &(*at)->next;
+        *at = name->next;
+        free(name);
+    }
+    pthread_mutex_unlock(&names_lock);
+}
+
 typedef struct opened {
+    named *name;
     void *library;
     void *mapped; /* side file */
     size_t mapped_bytes;
 } opened;
 
+static void close_opened(opened *o)
+{
+    if (o && o->mapped)
+        munmap(o->mapped, o->mapped_bytes);
+    if (o && o->library)
+        dlclose(o->library);
+    if (o)
+        drop_name(o->name);
+    free(o);
+}
+
 static void release_opened(quern_model *model)
 {
-    opened *o = model->owner;
-    if (o->mapped)
-        munmap(o->mapped, o->mapped_bytes);
-    dlclose(o->library);
-    free(o);
+    close_opened(model->owner);
     free(model);
 }
 
@@ -217,12 +279,19 @@ static const char *only_query(void *library)
 
 static int find_info(const char *path, const char *prefix, opened *o, const quern_model_info **out)
 {
-    /* A name without a slash would be looked for in the system's folders. */
-    char *with_folder = NULL;
-    if (asprintf(&with_folder, "%s%s", strchr(path, '/') ? "" : "./", path) < 0)
+    struct stat st;
+    char *spelled = NULL;
+    const char *slash = strrchr(path, '/'), *file = slash ? slash + 1 : path;
+    if (!stat(path, &st) && !(o->name = take_name(path, &st)))
         return qn_fail(QUERN_ERROR_MEMORY, "out of memory");
-    o->library = dlopen(with_folder, RTLD_NOW | RTLD_LOCAL);
-    free(with_folder);
+    /* A name without a slash would be looked for in the system's folders. */
+    const int dots = o->name ? o->name->dots : 0;
+    if (asprintf(&spelled, "%.*s%*s%s", (int)(file - path), path, 2 * (dots + !slash), "", file) < 0)
+        return qn_fail(QUERN_ERROR_MEMORY, "out of memory");
+    for (int i = 0; i < dots + !slash; i++)
+        memcpy(spelled + (file - path) + 2 * i, "./", 2);
+    o->library = dlopen(spelled, RTLD_NOW | RTLD_LOCAL);
+    free(spelled);
     if (!o->library)
         return qn_fail(QUERN_ERROR_IO, "%s", dlerror());
     char symbol[512];
@@ -265,11 +334,7 @@ int quern_model_open(const char *path, const char *prefix, quern_model **out)
     if (!status && !model->info->weights && model->info->weights_bytes > 0)
         status = map_side_file(model, o, path);
     if (status) {
-        if (o && o->mapped)
-            munmap(o->mapped, o->mapped_bytes);
-        if (o && o->library)
-            dlclose(o->library);
-        free(o);
+        close_opened(o);
         free(model);
         return status;
     }

@@ -70,6 +70,11 @@ class Trainer:
         entry = self._step._entry
         self._trainable = [i for i in entry.states if entry.buffers[i].trainable]
 
+    def __repr__(self):
+        parameters = self.parameters.values()
+        return (f"<quern.Trainer of {self.model!r}: {len(parameters)} parameters of {sum(int(np.prod(p.shape)) for p in parameters):,} "
+                "elements>")
+
     def join(self, comm):
         """Of a step made with data_parallel: this is a rank of the Comm, and has the states of rank 0 from now on. All ranks call
         this. train does it by itself where data_parallel is a Comm, or True under mpirun."""
@@ -268,7 +273,7 @@ def _training(model, loss, optimizer, learning_rate, *, momentum=0.0, beta1=0.0,
               warmup_steps=0, schedule_steps=0, schedule_factor=0.0, loss_scale=0.0, loss_scale_steps=0, params=None, name=None, seed=0, parts=False,
               input_gradients=False, target="cpu", threads=None, math="default", cpu=None, dims=None, cache=None, optimize=0,
               blas=None, precision="f32", check_numerics=False, remat=None, memory_limit=0,
-              data_parallel=False, sync_batch_norm=False, bucket_bytes=0):
+              data_parallel=False, sync_batch_norm=False, bucket_bytes=0, compile_threads=None):
     """The module with the training step of a forward model, and how to compile it.
 
     loss       "cross_entropy" (classes as int64; label_smoothing 0), "mse", "huber" (huber_delta 1), "bce", "bce_with_logits", or "output":
@@ -297,7 +302,8 @@ def _training(model, loss, optimizer, learning_rate, *, momentum=0.0, beta1=0.0,
     bucket_bytes  of ranks: as many bytes of gradients are averaged together; 4 MiB where 0
     precision  see compile: "bf16" rounds what large products of the step multiply; parameters stay float32
     remat      which values are computed again for the gradients instead of being kept: "none", "sqrt", "all", or None: as
-               many as memory_limit, in bytes of an entry's workspace, makes necessary (0: no limit)"""
+               many as memory_limit, in bytes of an entry's workspace, makes necessary (0: no limit)
+    compile_threads  see compile"""
     if params is not None and not len(params):
         raise ArgumentError("params names nothing to train; None: all parameters")
     names = [_word("params", name) for name in ([params] if isinstance(params, str) else params or [])]
@@ -313,7 +319,7 @@ def _training(model, loss, optimizer, learning_rate, *, momentum=0.0, beta1=0.0,
     module = load_module(model, dims)
     check(lib.quern_make_training(module.pointer, byref(options)))
     return module, compile_options(target, threads, math, cpu, cache, optimize, blas, precision, check_numerics, remat,
-                                   memory_limit)
+                                   memory_limit, compile_threads=compile_threads)
 
 
 def train(model, loss, optimizer, learning_rate, **options):

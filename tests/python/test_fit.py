@@ -45,7 +45,8 @@ class Fit(unittest.TestCase):
             np.testing.assert_array_equal(value, b.states[name], name)
 
     def test_learns(self):
-        t = trainer()
+        t = trainer(compile_threads=1)
+        self.assertRegex(repr(t), r"^<quern.Trainer of <quern.Model \(.*\)>: \d+ parameters of [\d,]+ elements>$")
         history, text = fit(t, epochs=3, test=(X[1400:], Y[1400:]))
         self.assertEqual(len(history.losses), 3 * (600 // 32))
         self.assertEqual(len(text.splitlines()), 3)

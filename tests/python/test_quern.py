@@ -481,6 +481,26 @@ class Compiling(unittest.TestCase):
         with self.assertRaisesRegex(quern.ArgumentError, "no blas 'mkl'"):
             quern.compile(product, blas="mkl")
 
+    def test_a_file_that_is_replaced(self):
+        source = "graph @f(%x: f32[n]) -> (y: f32[n]) {{\n%0 = {} %x : f32[n]\nreturn %0\n}}"
+        x = np.array([1, 4], np.float32)
+        with tempfile.TemporaryDirectory() as folder:
+            for path in os.path.join(folder, "hot.so"), "hot.so":  # the second without a folder
+                before = os.getcwd()
+                os.chdir(folder)
+                try:
+                    models = []
+                    for op in "neg", "abs", "sqrt":
+                        quern.compile_file(source.format(op).encode(), path)
+                        models += [quern.load(path), quern.load(path)]
+                    for model, y in zip(models, [-x, -x, x, x, np.sqrt(x), np.sqrt(x)]):
+                        np.testing.assert_array_equal(model([x])[0], y)
+                    del models, model
+                    gc.collect()
+                    self.assertEqual(quern.load(path)([x])[0].tolist(), [1, 2])
+                finally:
+                    os.chdir(before)
+
     def test_pickling(self):
         model = quern.compile(BIAS, dims={"batch": (1, 8)}, threads=1, compile_threads=1)
         again = pickle.loads(pickle.dumps(model))
