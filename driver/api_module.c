@@ -234,6 +234,12 @@ int quern_module_groups(const quern_module *module, const quern_group **out)
     return module ? (int)module->ir->groups.n : 0;
 }
 
+int quern_module_strings(const quern_module *module, const char *const **out)
+{
+    *out = module ? (const char *const *)module->ir->strings.items : NULL;
+    return module ? (int)module->ir->strings.n : 0;
+}
+
 int quern_module_text(const quern_module *module, char **out)
 {
     qn_call call;

@@ -196,7 +196,9 @@ static qn_status write_header(emission *e, qn_output *output, const char *path)
                             .source = e->source[0] ? file_name(e->source) : "a model",
                             .object = file_name(e->path),
                             .weights_bytes = e->weights.bytes,
-                            .weights_inside = e->inside };
+                            .weights_inside = e->inside,
+                            .n_strings = (int)e->variants[0].module->strings.n,
+                            .strings = e->variants[0].module->strings.items };
     qn_header_write(output->file, &info, e->variants[0].compiled.n_programs, largest_programs(e));
     return qn_output_close(output, e->diags);
 }

@@ -356,6 +356,35 @@ static void write_residuals(const writer *w)
 
 /* ---- the file ---- */
 
+/* As a C string: bytes that are not letters, digits and the like in octal. */
+static void write_string(const writer *w, const char *text)
+{
+    fputc('"', w->to);
+    for (const unsigned char *c = (const unsigned char *)text; *c; c++)
+        if (*c < ' ' || *c >= 0x7f || strchr("\"\\?", *c))
+            fprintf(w->to, "\\%03o", *c);
+        else
+            fputc(*c, w->to);
+    fputc('"', w->to);
+}
+
+static void write_strings(const writer *w, const char *big)
+{
+    if (!w->info->n_strings)
+        return;
+    fprintf(
+        w->to,
+        "/* The strings that elements of int64_t stand for where the model has strings, by number:\n"
+        " * static const char *const strings[] = %s_STRINGS; Others have numbers from %s_N_STRINGS on. */\n"
+        "#define %s_N_STRINGS %d\n#define %s_STRINGS \\\n    { ",
+        big, big, big, w->info->n_strings, big);
+    for (int i = 0; i < w->info->n_strings; i++) {
+        fputs(i ? ", \\\n      " : "", w->to);
+        write_string(w, w->info->strings[i]);
+    }
+    fputs(" }\n\n", w->to);
+}
+
 void qn_header_write(FILE *to, const qn_header_info *info, int n_programs, qn_program *const *programs)
 {
     writer w = {
@@ -384,6 +413,7 @@ void qn_header_write(FILE *to, const qn_header_info *info, int n_programs, qn_pr
                 " * which begins behind 8 bytes (the header's length, little endian) and the header. */\n"
                 "#define %s_WEIGHTS_BYTES %" PRId64 "\n\n",
                 info->object, big, info->weights_bytes);
+    write_strings(&w, big);
     if (n_states)
         write_states(&w, n_states, states);
     for (int i = 0; i < n_programs; i++)

@@ -14,6 +14,8 @@ typedef struct qn_header_info {
     const char *object; /* what was emitted */
     int64_t weights_bytes;
     bool weights_inside;
+    int n_strings; /* that elements stand for */
+    const char *const *strings;
 } qn_header_info;
 
 void qn_header_write(FILE *to, const qn_header_info *info, int n_programs, qn_program *const *programs);

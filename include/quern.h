@@ -105,19 +105,23 @@ QUERN_API int quern_load(const char *path, const quern_load_options *options,
 QUERN_API int quern_load_bytes(const void *data, size_t size, const quern_load_options *options,
                                quern_module **out) QUERN_MUST_USE;
 QUERN_API void quern_module_free(quern_module *module); /* NULL is fine */
-/* What an imported model calls one input or output and the module has as several, or not at all: a sequence is `n` tensors, NAME_0,
- * NAME_1, …, the inputs or outputs from number `first` on; an optional without a value is none. */
+/* What an imported model calls one input or output and the module has as several tensors, or none, or as numbers of strings: a
+ * sequence is `n` tensors, NAME_0, NAME_1, …, the inputs or outputs from number `first` on; an optional without a value is none. */
 typedef struct quern_group {
     size_t size;
     const char *name;
     int role;     /* QUERN_INPUT or QUERN_OUTPUT */
     int position; /* among the inputs that a caller gives, or the outputs, of the imported model */
-    int sequence; /* 0: an optional without a value */
+    int sequence; /* 0: an optional without a value, or a tensor of strings */
     int first, n;
+    int strings; /* elements are i64, the numbers of strings in the table of quern_module_strings */
 } quern_group;
 
 /* Gives their number. They live as long as the module. */
 QUERN_API int quern_module_groups(const quern_module *module, const quern_group **out);
+/* The strings that the model has (labels, categories, keys), by their numbers. A caller gives strings of inputs that are none of
+ * them numbers from their count on: the same number for the same string. */
+QUERN_API int quern_module_strings(const quern_module *module, const char *const **out);
 /* The text form; free with quern_free. */
 QUERN_API int quern_module_text(const quern_module *module, char **out) QUERN_MUST_USE;
 QUERN_API void quern_free(void *memory);

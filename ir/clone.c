@@ -146,5 +146,13 @@ qn_module *qn_module_clone(const qn_module *module, int n_ranges, const quern_di
     }
     for (int i = 0; i < module->n_functions; i++)
         clone_graph(&c, module->functions[i], qn_function_new(to, module->functions[i]->name));
+    for (size_t i = 0; i < module->strings.n; i++)
+        qn_vec_push(to->arena, &to->strings,
+                    (const char *)qn_arena_strdup(to->arena, module->strings.items[i]));
+    for (size_t i = 0; i < module->groups.n; i++) {
+        quern_group group = module->groups.items[i];
+        group.name = qn_arena_strdup(to->arena, group.name);
+        qn_vec_push(to->arena, &to->groups, group);
+    }
     return to;
 }

@@ -222,7 +222,8 @@ struct qn_module {
     const char *name; /* file it came from, or "" */
     int n_functions, function_capacity;
     qn_graph **functions;
-    qn_vec(quern_group) groups; /* of the first function as it was imported */
+    qn_vec(quern_group) groups;   /* of the first function as it was imported */
+    qn_vec(const char *) strings; /* that the model has, by the numbers that stand for them */
 };
 
 qn_module *qn_module_new(const char *name); /* with an arena of its own */

@@ -55,9 +55,10 @@ static qn_value *body_output(qn_onnx_node *n, qn_onnx_scope *scope, const Onnx__
 {
     qn_onnx_value *v = qn_onnx_scope_output(scope, body, i, &n->b.loc);
     qn_builder b = builder_of(n, scope->graph);
-    if (v && v->kind != QN_ONNX_TENSOR)
-        qn_onnx_unsupported(n, "output %d of its body is no tensor", i);
-    return v && v->kind == QN_ONNX_TENSOR ? qn_onnx_value_make(&b, v) : NULL;
+    if (v && (v->kind != QN_ONNX_TENSOR || v->strings))
+        qn_onnx_unsupported(n, "output %d of its body is %s", i,
+                            v->strings ? "a tensor of strings" : "no tensor");
+    return v && v->kind == QN_ONNX_TENSOR && !v->strings ? qn_onnx_value_make(&b, v) : NULL;
 }
 
 /* ---- If ---- */

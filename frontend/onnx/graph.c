@@ -265,7 +265,7 @@ static void import_operator(qn_onnx_node *n, bool inputs_good)
         qn_onnx_unsupported(n, other ? "this operator is not supported at this opset"
                                      : "this operator is not supported");
     else if (inputs_good)
-        op->import(n);
+        qn_onnx_import_node(n, op);
     if (inputs_good && op && folded_parameters(n))
         keep_nodes(n, op);
 }
@@ -337,9 +337,12 @@ bool qn_onnx_scope_import(qn_onnx_scope *scope, const Onnx__Graph *graph)
     for (size_t i = 0; i < graph->n_initializer + graph->n_sparse_initializer; i++) {
         const qn_tensor *tensor;
         const char *name;
+        bool strings = false;
         if (i < graph->n_initializer) {
             name = graph->initializer[i]->name;
-            tensor = qn_onnx_tensor(im, graph->initializer[i], &loc);
+            strings = graph->initializer[i]->data_type == QN_ONNX_STRING;
+            tensor = strings ? qn_onnx_string_tensor(im, graph->initializer[i], &loc)
+                             : qn_onnx_tensor(im, graph->initializer[i], &loc);
         } else {
             const Onnx__SparseTensor *sparse = graph->sparse_initializer[i - graph->n_initializer];
             name = sparse->values ? sparse->values->name : "";
@@ -347,6 +350,7 @@ bool qn_onnx_scope_import(qn_onnx_scope *scope, const Onnx__Graph *graph)
         }
         qn_onnx_value *v =
             tensor ? qn_onnx_value_constant(im, tensor) : qn_onnx_value_new(im, QN_ONNX_FAILED);
+        v->strings = strings && tensor;
         v->learnable = tensor && qn_dtype_is_float(tensor->type.dtype) && tensor->type.rank > 0;
         good &= tensor != NULL;
         good &= qn_onnx_scope_define(scope, name, v, &loc);

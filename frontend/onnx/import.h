@@ -77,6 +77,7 @@ struct qn_onnx_value {
     qn_onnx_value **items;
     uint64_t depends; /* set of graph inputs (the first 64) whose contents it is made of */
     uint64_t extents; /* set of symbols (the first 64) whose values its contents are made of */
+    bool strings;     /* their numbers, i64: see strings.c */
     bool learnable;   /* made of a float initializer of rank 1 or more, which training may change */
 };
 
@@ -110,6 +111,7 @@ typedef struct qn_onnx_import {
     const struct qn_onnx_alias *aliases; /* symbols that the model needs to be equal */
     const struct qn_onnx_floor *floors;  /* and what others must not be less than */
     bool restart;                        /* one was found: import again with it */
+    int *string_slots, string_capacity;  /* finds the module's strings */
     int64_t n_nodes;                     /* imported, with copies of functions and loop bodies */
     uint64_t n_random;                   /* random operators so far */
     bool keep_floats;                    /* contents of floats are not folded: nodes are made */
@@ -274,6 +276,18 @@ const qn_tensor *qn_onnx_tensor_of_bits(qn_onnx_import *im, qn_dtype dtype, int 
 /* external.c: bytes of a file beside the model; NULL after a report */
 const uint8_t *qn_onnx_external_bytes(qn_onnx_import *im, const Onnx__Tensor *proto, const qn_loc *loc,
                                       size_t *out_size);
+
+/* ---- strings.c ---- */
+
+/* The numbers of a tensor's or an attribute's strings; NULL after a report, or without one where there is no such attribute. */
+const qn_tensor *qn_onnx_string_tensor(qn_onnx_import *im, const Onnx__Tensor *proto, const qn_loc *loc);
+const int64_t *qn_onnx_attr_strings(qn_onnx_node *n, const char *name, int *out_n);
+int64_t qn_onnx_attr_string_number(qn_onnx_node *n, const char *name,
+                                   const char *fallback); /* -1 after a report */
+void qn_onnx_out_strings(qn_onnx_node *n, int i, qn_value *numbers);
+bool qn_onnx_is_strings(const qn_onnx_value *v); /* or a sequence with some */
+/* Imports the node, unless it has strings that its operator does not take. */
+void qn_onnx_import_node(qn_onnx_node *n, const qn_onnx_op *op);
 
 /* ---- graph.c ---- */
 

@@ -105,7 +105,7 @@ static void import_linear_classifier(qn_onnx_node *n)
     scores = qn_ml_post_transform(n, (qn_ml_post)post, scores);
     if (!scores || !classes)
         return;
-    qn_onnx_out(n, 0, qn_ml_labels(n, labels, classes));
+    qn_ml_out_labels(n, 0, labels, classes);
     qn_onnx_out(n, 1, scores);
 }
 
@@ -276,7 +276,7 @@ static void import_svm_classifier(qn_onnx_node *n)
     scores = qn_ml_post_transform(n, (qn_ml_post)post, scores);
     if (!scores || !won)
         return;
-    qn_onnx_out(n, 0, qn_ml_labels(n, labels, won));
+    qn_ml_out_labels(n, 0, labels, won);
     qn_onnx_out(n, 1, scores);
 }
 

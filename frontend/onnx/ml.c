@@ -104,21 +104,29 @@ int qn_ml_n_classes(qn_onnx_node *n, const char *ints)
     const int64_t *labels = qn_onnx_attr_ints(n, ints, &count);
     if (labels && count > 0)
         return count;
-    if (qn_onnx_attr(n, "classlabels_strings", ONNX__ATTRIBUTE__KIND__STRINGS))
-        qn_onnx_unsupported(n, "labels that are strings; export the model with numbers for its classes");
-    else if (qn_onnx_ok(n))
-        qn_onnx_malformed(n, "attribute %s, the labels of the classes, is missing", ints);
+    if (qn_onnx_attr_strings(n, "classlabels_strings", &count) && count > 0)
+        return count;
+    if (qn_onnx_ok(n))
+        qn_onnx_malformed(n, "the labels of the classes are missing: attribute %s, or classlabels_strings",
+                          ints);
     return -1;
 }
 
-qn_value *qn_ml_labels(qn_onnx_node *n, const char *ints, qn_value *classes)
+void qn_ml_out_labels(qn_onnx_node *n, int i, const char *ints, qn_value *classes)
 {
     int count;
     const int64_t *labels = qn_onnx_attr_ints(n, ints, &count);
+    const bool strings = !labels || !count;
+    if (strings)
+        labels = qn_onnx_attr_strings(n, "classlabels_strings", &count);
     bool counted = true; /* 0, 1, 2, … */
-    for (int i = 0; i < count; i++)
-        counted &= labels[i] == i;
-    return counted ? classes : qn_b_gather(&n->b, qn_b_ints(&n->b, count, labels), classes, 0);
+    for (int k = 0; k < count; k++)
+        counted &= labels[k] == k;
+    classes = counted ? classes : qn_b_gather(&n->b, qn_b_ints(&n->b, count, labels), classes, 0);
+    if (strings)
+        qn_onnx_out_strings(n, i, classes);
+    else
+        qn_onnx_out(n, i, classes);
 }
 
 /* ---- preprocessing ---- */
@@ -265,11 +273,12 @@ static void import_one_hot_encoder(qn_onnx_node *n)
     qn_value *x = qn_onnx_in(n, 0), *found;
     if (!x)
         return;
+    const bool strings = n->in[0]->strings;
+    if (strings)
+        categories = qn_onnx_attr_strings(n, "cats_strings", &count);
     if (!categories || count == 0) {
-        if (qn_onnx_attr(n, "cats_strings", ONNX__ATTRIBUTE__KIND__STRINGS))
-            qn_onnx_unsupported(n, "categories that are strings");
-        else if (qn_onnx_ok(n))
-            qn_onnx_malformed(n, "attribute cats_int64s is missing");
+        if (qn_onnx_ok(n))
+            qn_onnx_malformed(n, "attribute %s is missing", strings ? "cats_strings" : "cats_int64s");
         return;
     }
     x = qn_b_convert(b, QUERN_I64, x);
@@ -288,24 +297,28 @@ static void import_one_hot_encoder(qn_onnx_node *n)
 }
 
 /* A list of a LabelEncoder as a vector: `what` is "keys" or "values". NULL after a report. */
-static qn_value *encoder_list(qn_onnx_node *n, const char *what)
+static qn_value *encoder_list(qn_onnx_node *n, const char *what, bool *out_strings)
 {
     int count;
+    *out_strings = false;
     const char *name = qn_arena_printf(n->im->arena, "%s_tensor", what);
     const Onnx__Attribute *a = qn_onnx_attr(n, name, ONNX__ATTRIBUTE__KIND__TENSOR);
     if (a && a->t) {
-        const qn_tensor *t = qn_onnx_tensor(n->im, a->t, &n->b.loc);
+        *out_strings = a->t->data_type == QN_ONNX_STRING;
+        const qn_tensor *t = *out_strings ? qn_onnx_string_tensor(n->im, a->t, &n->b.loc)
+                                          : qn_onnx_tensor(n->im, a->t, &n->b.loc);
         const qn_dim all = t ? qn_onnx_dim(n, qn_type_elements(&t->type)) : NULL;
         return t ? qn_b_reshape(&n->b, qn_b_constant(&n->b, t), 1, &all) : NULL;
     }
     const int64_t *ints = qn_onnx_attr_ints(n, qn_arena_printf(n->im->arena, "%s_int64s", what), &count);
     if (ints)
         return qn_b_ints(&n->b, count, ints);
+    ints = qn_onnx_attr_strings(n, qn_arena_printf(n->im->arena, "%s_strings", what), &count);
+    *out_strings = ints != NULL;
+    if (ints)
+        return qn_b_ints(&n->b, count, ints);
     qn_value *v = qn_ml_vector(n, qn_arena_printf(n->im->arena, "%s_floats", what));
-    name = qn_arena_printf(n->im->arena, "%s_strings", what);
-    if (!v && qn_onnx_ok(n) && qn_onnx_attr(n, name, ONNX__ATTRIBUTE__KIND__STRINGS))
-        qn_onnx_unsupported(n, "%s that are strings", what);
-    else if (!v && qn_onnx_ok(n))
+    if (!v && qn_onnx_ok(n))
         qn_onnx_malformed(n, "there is no attribute with the %s", what);
     return v;
 }
@@ -313,10 +326,16 @@ static qn_value *encoder_list(qn_onnx_node *n, const char *what)
 static void import_label_encoder(qn_onnx_node *n)
 {
     qn_builder *b = &n->b;
-    qn_value *x = qn_onnx_in(n, 0), *keys = encoder_list(n, "keys"), *found, *otherwise;
-    qn_value *values = keys ? encoder_list(n, "values") : NULL;
+    bool by_strings, strings;
+    qn_value *x = qn_onnx_in(n, 0), *keys = encoder_list(n, "keys", &by_strings), *found, *otherwise;
+    qn_value *values = keys ? encoder_list(n, "values", &strings) : NULL;
     if (!x || !values)
         return;
+    if (n->in[0]->strings != by_strings) {
+        qn_onnx_malformed(n, "the keys are %s, and the input is %s", by_strings ? "strings" : "numbers",
+                          by_strings ? "not" : "strings");
+        return;
+    }
     if (keys->type.dims[0] != values->type.dims[0] || qn_dim_is(keys->type.dims[0], 0) ||
         keys->type.dtype != x->type.dtype) {
         qn_onnx_malformed(n, "there are keys %s and values %s", qn_type_print(&keys->type, n->im->arena),
@@ -325,21 +344,30 @@ static void import_label_encoder(qn_onnx_node *n)
     }
     const Onnx__Attribute *a = qn_onnx_attr(n, "default_tensor", ONNX__ATTRIBUTE__KIND__TENSOR);
     if (a && a->t) {
-        const qn_tensor *t = qn_onnx_tensor(n->im, a->t, &n->b.loc);
+        const bool of_strings = a->t->data_type == QN_ONNX_STRING;
+        const qn_tensor *t = of_strings ? qn_onnx_string_tensor(n->im, a->t, &n->b.loc)
+                                        : qn_onnx_tensor(n->im, a->t, &n->b.loc);
         if (!t)
             return;
-        if (qn_type_elements(&t->type) != 1 || t->type.dtype != values->type.dtype) {
+        if (of_strings != strings || qn_type_elements(&t->type) != 1 || t->type.dtype != values->type.dtype) {
             qn_onnx_malformed(n, "default_tensor is %s", qn_type_print(&t->type, n->im->arena));
             return;
         }
         otherwise = qn_b_reshape(b, qn_b_constant(b, t), 0, NULL);
+    } else if (strings) {
+        const int64_t number = qn_onnx_attr_string_number(n, "default_string", "_Unused");
+        otherwise = number < 0 ? NULL : qn_b_scalar_int(b, QUERN_I64, number);
     } else if (qn_dtype_is_float(values->type.dtype)) {
         otherwise = number_like(b, values, qn_onnx_attr_float(n, "default_float", -0.0));
     } else {
         otherwise = qn_b_scalar_int(b, values->type.dtype, qn_onnx_attr_int(n, "default_int64", -1));
     }
     qn_value *at = position_of(b, x, keys, &found);
-    qn_onnx_out(n, 0, at ? choose(b, found, qn_b_gather(b, values, at, 0), otherwise) : NULL);
+    at = at && otherwise ? choose(b, found, qn_b_gather(b, values, at, 0), otherwise) : NULL;
+    if (strings)
+        qn_onnx_out_strings(n, 0, at);
+    else
+        qn_onnx_out(n, 0, at);
 }
 
 /* Takes scores [N, classes] apart into N maps from labels to scores. There are no maps here: it gives the scores. */

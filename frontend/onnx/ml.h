@@ -26,7 +26,7 @@ qn_value *qn_ml_post_transform(qn_onnx_node *n, qn_ml_post post, qn_value *score
 
 /* How many classes an operator has labels for; -1 after a report: labels that are strings are not supported. */
 int qn_ml_n_classes(qn_onnx_node *n, const char *ints);
-/* The labels of classes [N], which are numbers from 0 on: i64. */
-qn_value *qn_ml_labels(qn_onnx_node *n, const char *ints, qn_value *classes);
+/* Output i is the labels of classes [N], which are numbers from 0 on: i64, or strings. */
+void qn_ml_out_labels(qn_onnx_node *n, int i, const char *ints, qn_value *classes);
 
 #endif

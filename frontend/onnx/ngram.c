@@ -19,13 +19,12 @@ static bool read_grams(qn_onnx_node *n, grams *g)
     g->least = qn_onnx_attr_int(n, "min_gram_length", 1);
     g->most = qn_onnx_attr_int(n, "max_gram_length", 1);
     g->skips = qn_onnx_attr_int(n, "max_skip_count", 0);
-    if (!g->pool && qn_onnx_ok(n) && qn_onnx_attr(n, "pool_strings", ONNX__ATTRIBUTE__KIND__STRINGS)) {
-        qn_onnx_unsupported(n, "n-grams of strings");
-        return false;
-    }
+    if (n->n_in > 0 && n->in[0]->strings)
+        g->pool = qn_onnx_attr_strings(n, "pool_strings", &g->n_pool);
     if (!g->pool || !g->starts || !g->places || g->n_places == 0) {
         if (qn_onnx_ok(n))
-            qn_onnx_malformed(n, "an attribute of pool_int64s, ngram_counts and ngram_indexes is missing");
+            qn_onnx_malformed(n, "an attribute of %s, ngram_counts and ngram_indexes is missing",
+                              n->n_in > 0 && n->in[0]->strings ? "pool_strings" : "pool_int64s");
         return false;
     }
     if (g->least < 1 || g->most < g->least || g->most > 64 || g->skips < 0 || g->skips > 64) {

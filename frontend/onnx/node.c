@@ -18,6 +18,8 @@ static const char *input_types(const qn_onnx_node *n)
                           : v->kind == QN_ONNX_SEQUENCE ? "sequence"
                           : v->kind == QN_ONNX_FAILED   ? "?"
                                                         : qn_type_print(&v->type, arena);
+        if (v->strings)
+            one = qn_arena_printf(arena, "string%s", strchr(one, '['));
         text = qn_arena_printf(arena, "%s%s%s", text, i ? ", " : "", one);
     }
     return *text ? qn_arena_printf(arena, " (inputs: %s)", text) : "";

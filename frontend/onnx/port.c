@@ -245,7 +245,8 @@ static qn_onnx_value *add_tensor(qn_onnx_import *im, qn_graph *graph, const Onnx
 {
     const qn_loc loc = { .file = im->file };
     const Onnx__Shape *shape = tensor->shape;
-    qn_dtype dtype = qn_onnx_elem_dtype(tensor->elem_type);
+    const bool strings = tensor->elem_type == QN_ONNX_STRING;
+    qn_dtype dtype = strings ? QUERN_I64 : qn_onnx_elem_dtype(tensor->elem_type);
     qn_dim dims[QN_MAX_RANK];
     int rank = shape ? (int)shape->n_dim : 0;
     if (dtype == QUERN_INVALID_DTYPE) {
@@ -281,7 +282,9 @@ static qn_onnx_value *add_tensor(qn_onnx_import *im, qn_graph *graph, const Onnx
     qn_vec_push(im->arena, &im->hosts, im->n_hosts);
     qn_value *value =
         qn_graph_add_input(graph, name, qn_type_make(im->module, dtype, rank, dims), QN_ROLE_INPUT);
-    return qn_onnx_value_from(im, value);
+    qn_onnx_value *v = qn_onnx_value_from(im, value);
+    v->strings = strings;
+    return v;
 }
 
 /* The contents that the options give for the input; v where they give none. NULL after a report. */
@@ -303,8 +306,10 @@ static qn_onnx_value *given_contents(qn_onnx_import *im, const char *name, qn_on
                      qn_type_print(type, im->arena));
             return NULL;
         }
+        const bool strings = v->strings;
         v = qn_onnx_value_constant(
             im, qn_onnx_tensor_of(im, type->dtype, type->rank, c->array.dims, c->array.data));
+        v->strings = strings;
     }
     return v;
 }
@@ -339,17 +344,21 @@ static const char *item_name(qn_onnx_import *im, const char *name, int item)
     return own;
 }
 
-static void add_group(qn_onnx_import *im, const char *name, quern_role role, int position, bool sequence,
-                      int first, int n)
+/* Of what is not just a tensor of numbers. */
+static void add_group(qn_onnx_import *im, const char *name, quern_role role, int position,
+                      const qn_onnx_value *v, int first)
 {
     qn_module *m = im->module;
+    if (v->kind == QN_ONNX_TENSOR && !v->strings)
+        return;
     const quern_group group = { .size = sizeof group,
                                 .name = qn_arena_strdup(m->arena, name),
                                 .role = role,
                                 .position = position,
-                                .sequence = sequence,
+                                .sequence = v->kind == QN_ONNX_SEQUENCE,
                                 .first = first,
-                                .n = n };
+                                .n = v->kind == QN_ONNX_TENSOR ? 1 : v->n_items,
+                                .strings = qn_onnx_is_strings(v) };
     qn_vec_push(m->arena, &m->groups, group);
 }
 
@@ -359,7 +368,6 @@ static qn_onnx_value *add_sequence(qn_onnx_import *im, qn_graph *graph, const On
 {
     qn_onnx_value *v = qn_onnx_value_new(im, QN_ONNX_SEQUENCE);
     qn_vec(qn_onnx_value *) items = { 0 };
-    const int first = graph->n_inputs;
     const char *cursor = text;
     bool good = skip(&cursor, '(');
     for (bool more = good && !skip(&cursor, ')'); more; more = skip(&cursor, ',')) {
@@ -376,7 +384,6 @@ static qn_onnx_value *add_sequence(qn_onnx_import *im, qn_graph *graph, const On
     }
     v->items = items.items;
     v->n_items = (int)items.n;
-    add_group(im, info->name, QUERN_INPUT, im->n_hosts, true, first, v->n_items);
     return v;
 }
 
@@ -400,10 +407,8 @@ static qn_onnx_value *add_value(qn_onnx_import *im, qn_graph *graph, const Onnx_
                  sequence ? "([2, 3], [2, 3])" : "[2, 3]', or 'none");
         return NULL;
     }
-    if (optional && !strcmp(text, "none")) {
-        add_group(im, info->name, QUERN_INPUT, im->n_hosts, false, 0, 0);
+    if (optional && !strcmp(text, "none"))
         return qn_onnx_value_new(im, QN_ONNX_NONE);
-    }
     if (sequence)
         return add_sequence(im, graph, info, tensor, text);
     qn_onnx_value *v = add_tensor(im, graph, info, info->name, tensor, text ? &cursor : NULL);
@@ -417,7 +422,10 @@ static qn_onnx_value *add_value(qn_onnx_import *im, qn_graph *graph, const Onnx_
 bool qn_onnx_add_input(qn_onnx_import *im, qn_onnx_scope *scope, const Onnx__ValueInfo *info)
 {
     const qn_loc loc = { .file = im->file };
+    const int first = scope->graph->n_inputs;
     qn_onnx_value *v = add_value(im, scope->graph, info);
+    if (v)
+        add_group(im, info->name, QUERN_INPUT, im->n_hosts, v, first);
     if (im->n_hosts < 64)
         im->input_names[im->n_hosts] = info->name;
     if (v && v->kind == QN_ONNX_TENSOR && im->n_hosts < 64)
@@ -459,7 +467,8 @@ static void add_tensor_output(qn_onnx_import *im, qn_graph *graph, const char *n
                               const Onnx__Type__TensorType *type, qn_onnx_value *v)
 {
     const qn_loc loc = { .file = im->file };
-    const int declared = type ? type->elem_type : 0, elem = (int)qn_onnx_dtype_elem(v->type.dtype);
+    const int declared = type ? type->elem_type : 0,
+              elem = v->strings ? QN_ONNX_STRING : (int)qn_onnx_dtype_elem(v->type.dtype);
     if (declared && declared != elem) {
         qn_error(im->diags, QUERN_ERROR_MODEL, &loc, "output \"%s\" is declared as %s and computed as %s",
                  name, qn_onnx_elem_name(declared), qn_onnx_elem_name(elem));
@@ -486,6 +495,7 @@ void qn_onnx_add_output(qn_onnx_import *im, qn_onnx_scope *scope, int i)
             qn_error(im->diags, QUERN_ERROR_MODEL, &loc, "the name \"%s\" is used for two outputs", name);
             return;
         }
+    add_group(im, name, QUERN_OUTPUT, i, v, scope->graph->n_outputs);
     if (v->kind == QN_ONNX_TENSOR) {
         add_tensor_output(im, scope->graph, name, type, v);
         return;
@@ -496,7 +506,6 @@ void qn_onnx_add_output(qn_onnx_import *im, qn_onnx_scope *scope, int i)
                      "output \"%s\" is a sequence of what are no tensors", name);
             return;
         }
-    add_group(im, name, QUERN_OUTPUT, i, v->kind == QN_ONNX_SEQUENCE, scope->graph->n_outputs, v->n_items);
     for (int k = 0; k < v->n_items; k++)
         add_tensor_output(im, scope->graph, item_name(im, name, k), type, v->items[k]);
 }

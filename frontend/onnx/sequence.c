@@ -59,7 +59,7 @@ static void gather_item(qn_onnx_node *n, const qn_onnx_value *s)
     qn_builder *b = &n->b;
     qn_value **items = QN_NEW_ARRAY(n->im->arena, qn_value *, s->n_items);
     for (int i = 0; i < s->n_items; i++) {
-        if (!qn_type_equal(&s->items[i]->type, &s->items[0]->type)) {
+        if (!qn_type_equal(&s->items[i]->type, &s->items[0]->type) || s->items[i]->strings) {
             qn_onnx_needs_contents(n, 1);
             return;
         }

@@ -44,19 +44,40 @@ static void import_constant(qn_onnx_node *n)
                   { "value_ints", ONNX__ATTRIBUTE__KIND__INTS },
                   { "value_float", ONNX__ATTRIBUTE__KIND__FLOAT },
                   { "value_floats", ONNX__ATTRIBUTE__KIND__FLOATS },
+                  { "value_string", ONNX__ATTRIBUTE__KIND__STRING },
+                  { "value_strings", ONNX__ATTRIBUTE__KIND__STRINGS },
                   { "sparse_value", ONNX__ATTRIBUTE__KIND__SPARSE_TENSOR } };
+    bool strings = false;
+    const int64_t *numbers, one = 1;
+    int n_strings;
     const Onnx__Attribute *a = NULL;
     for (size_t i = 0; i < sizeof forms / sizeof *forms && !a && qn_onnx_ok(n); i++)
         a = qn_onnx_attr(n, forms[i].name, forms[i].kind);
     const qn_tensor *tensor = NULL;
     if (!a) {
         if (qn_onnx_ok(n))
-            qn_onnx_unsupported(n, "a constant must be a tensor, or integers or floats");
+            qn_onnx_unsupported(n, "a constant must be a tensor, or numbers or strings");
         return;
     }
-    int64_t count;
+    int64_t count, shape;
     switch (a->kind) {
-    case ONNX__ATTRIBUTE__KIND__TENSOR: tensor = a->t ? qn_onnx_tensor(im, a->t, &n->b.loc) : NULL; break;
+    case ONNX__ATTRIBUTE__KIND__TENSOR:
+        strings = a->t && a->t->data_type == QN_ONNX_STRING;
+        tensor = strings ? qn_onnx_string_tensor(im, a->t, &n->b.loc)
+                 : a->t  ? qn_onnx_tensor(im, a->t, &n->b.loc)
+                         : NULL;
+        break;
+    case ONNX__ATTRIBUTE__KIND__STRING:
+    case ONNX__ATTRIBUTE__KIND__STRINGS:
+        strings = true;
+        count = a->kind == ONNX__ATTRIBUTE__KIND__STRING ? qn_onnx_attr_string_number(n, a->name, "") : 0;
+        numbers =
+            a->kind == ONNX__ATTRIBUTE__KIND__STRING ? &count : qn_onnx_attr_strings(n, a->name, &n_strings);
+        if (!numbers || count < 0)
+            return;
+        shape = a->kind == ONNX__ATTRIBUTE__KIND__STRING ? one : n_strings;
+        tensor = qn_onnx_tensor_of(im, QUERN_I64, a->kind == ONNX__ATTRIBUTE__KIND__STRINGS, &shape, numbers);
+        break;
     case ONNX__ATTRIBUTE__KIND__SPARSE_TENSOR:
         tensor = a->sparse_tensor ? qn_onnx_sparse_tensor(im, a->sparse_tensor, &n->b.loc) : NULL;
         break;
@@ -77,6 +98,8 @@ static void import_constant(qn_onnx_node *n)
         return;
     }
     qn_onnx_out_tensor(n, 0, tensor);
+    if (n->n_out > 0)
+        n->out[0]->strings = strings;
 }
 
 /* A tensor of one value; small ones are contents. */

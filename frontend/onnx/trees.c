@@ -305,7 +305,7 @@ static void import_classifier(qn_onnx_node *n)
     }
     if (!scores || !classes)
         return;
-    qn_onnx_out(n, 0, qn_ml_labels(n, labels, classes));
+    qn_ml_out_labels(n, 0, labels, classes);
     qn_onnx_out(n, 1, qn_b_convert(b, QUERN_F32, scores));
 }
 

@@ -1,6 +1,9 @@
-"""Inputs and outputs of imported models that are sequences or optionals: a caller's one is several tensors of the module, or none."""
+"""Inputs and outputs of imported models that are sequences, optionals or strings: a caller's one is several tensors of the module,
+none, or numbers."""
 
-from ctypes import POINTER, byref
+from ctypes import POINTER, byref, c_char_p
+
+import numpy as np
 
 from ._library import OUTPUT, ArgumentError, Group, lib
 
@@ -19,10 +22,12 @@ def shape_text(shape):
 
 
 class Side:
-    """The inputs, or the outputs."""
+    """The inputs, or the outputs. `words` are the strings that a call has and the model does not, with their numbers."""
 
-    def __init__(self, what, groups, names):
+    def __init__(self, what, groups, names, strings):
         self.what, self.names = what, names
+        self.strings = strings
+        self.numbers = {text: i for i, text in enumerate(strings)} if what == "input" else None
         self.groups = {g.position: g for g in groups}
         self.count = len(names) - sum(g.n for g in groups) + len(groups)
         self.order = []  # for each of the caller's: its name, and the tensors that it is
@@ -33,11 +38,31 @@ class Side:
             self.order.append((group.name.decode() if group else names[at], range(at, at + n)))
             at += n
 
-    def _parts(self, position, value):
+    def _numbers(self, name, value, words):
+        """Of an array of strings; outputs, and what is numbers already, stay."""
+        value = np.asarray(value)
+        if self.numbers is None or value.dtype == np.int64:
+            return value
+        if value.dtype.kind not in "OSU":
+            raise ArgumentError(f"input '{name}' is of strings, not {value.dtype}")
+        number = np.empty(value.shape, np.int64)
+        for i, text in enumerate(value.flat):
+            text = text.decode() if isinstance(text, bytes) else str(text)
+            found = self.numbers.get(text)
+            number.flat[i] = words.setdefault(text, len(self.strings) + len(words)) if found is None else found
+        return number
+
+    def _texts(self, numbers, words):
+        known = self.strings + list(words)
+        return np.array([known[i] for i in np.ravel(numbers)], object).reshape(np.shape(numbers))
+
+    def _parts(self, position, value, words):
         name, tensors = self.order[position]
         group = self.groups.get(position)
         if group is None:
             return [value]
+        if group.strings and not group.sequence:
+            return [self._numbers(name, value, words)]
         if not group.sequence:
             if value is not None:
                 raise ArgumentError(f"{self.what} '{name}' was said to have no value")
@@ -46,9 +71,9 @@ class Side:
             raise ArgumentError(f"{self.what} '{name}' is a sequence: a list of {len(tensors)} arrays")
         if len(value) != len(tensors):
             raise ArgumentError(f"{self.what} '{name}' was said to be a sequence of {len(tensors)}, not {len(value)}")
-        return list(value)
+        return [self._numbers(name, x, words) for x in value] if group.strings else list(value)
 
-    def spread(self, values):
+    def spread(self, values, words):
         """The tensors of a list, or dict by name, of the caller's values."""
         if isinstance(values, dict):
             position = {name: i for i, (name, _) in enumerate(self.order)}
@@ -57,29 +82,34 @@ class Side:
                 if name not in position:
                     raise ArgumentError(f"the model has no {self.what} '{name}'; it has {', '.join(map(repr, position))}")
                 tensors = self.order[position[name]][1]
-                spread.update(zip((self.names[i] for i in tensors), self._parts(position[name], value)))
+                spread.update(zip((self.names[i] for i in tensors), self._parts(position[name], value, words)))
             return spread
         if not isinstance(values, (list, tuple)) or len(values) != self.count:
             raise ArgumentError(f"the model has {self.count} {self.what}s ({', '.join(name for name, _ in self.order)})")
-        return [part for i, value in enumerate(values) for part in self._parts(i, value)]
+        return [part for i, value in enumerate(values) for part in self._parts(i, value, words)]
 
-    def gather(self, values):
+    def gather(self, values, words):
         """The caller's values, as a list."""
         gathered = []
         for position, (_, tensors) in enumerate(self.order):
             group, parts = self.groups.get(position), [values[i] for i in tensors]
-            gathered.append(parts[0] if group is None else parts if group.sequence else None)
+            if group and group.strings:
+                parts = [self._texts(x, words) for x in parts]
+            single = group is None or group.strings
+            gathered.append(parts if group and group.sequence else parts[0] if single else None)
         return gathered
 
 
 def sides(module, inputs, outputs):
     """Side of the inputs and of the outputs of a module with tensors of these names; None where they are what a caller has."""
-    table = POINTER(Group)()
-    groups = [table[i] for i in range(lib.quern_module_groups(module.pointer, byref(table)))]
-    own = [Group.from_buffer_copy(g) for g in groups]
-    keep = [g.name for g in own]  # copied: the module may be gone
-    for g, name in zip(own, keep):
-        g.name = name
-    mine = [[g for g in own if (g.role == OUTPUT) == output] for output in (False, True)]
-    return [Side(what, side, names) if side else None
+    table, texts = POINTER(Group)(), POINTER(c_char_p)()
+    count = lib.quern_module_groups(module.pointer, byref(table))
+    if count == 0:
+        return None, None
+    groups = [Group.from_buffer_copy(table[i]) for i in range(count)]
+    for g in groups:
+        g.name = bytes(g.name)  # copied: the module may be gone
+    strings = [texts[i].decode(errors="replace") for i in range(lib.quern_module_strings(module.pointer, byref(texts)))]
+    mine = ([g for g in groups if (g.role == OUTPUT) == output] for output in (False, True))
+    return [Side(what, side, names, strings) if side else None
             for what, side, names in zip(("input", "output"), mine, (inputs, outputs))]

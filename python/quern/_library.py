@@ -66,7 +66,7 @@ class InputShape(Structure):
 
 class Group(Structure):
     _fields_ = [("size", c_size_t), ("name", c_char_p), ("role", c_int), ("position", c_int), ("sequence", c_int), ("first", c_int),
-                ("n", c_int)]
+                ("n", c_int), ("strings", c_int)]
 
 
 class LoadOptions(Structure):
@@ -144,6 +144,7 @@ _FUNCTIONS = {  # name: result, arguments
     "quern_load_bytes": (c_int, [c_char_p, c_size_t, POINTER(LoadOptions), _HANDLE]),
     "quern_module_free": (None, [c_void_p]),
     "quern_module_text": (c_int, [c_void_p, _HANDLE]),
+    "quern_module_strings": (c_int, [c_void_p, POINTER(POINTER(c_char_p))]),
     "quern_module_groups": (c_int, [c_void_p, POINTER(POINTER(Group))]),
     "quern_free": (None, [c_void_p]),
     "quern_sessions_save": (c_int, [c_int, _HANDLE, c_char_p, c_char_p]),

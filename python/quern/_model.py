@@ -122,6 +122,7 @@ class Session:
         self._slots = [_Slot() for _ in entry.buffers]
         self._bound = {}  # buffer: array, kept alive while the library reads it
         self._outputs = None
+        self._words = {}  # strings that inputs have and the model does not
         self._fresh = None  # shape and dtype of each output, for the inputs that are bound
         self.run = _runner(self._handle)
 
@@ -162,7 +163,9 @@ class Session:
         """Binds inputs (all as a list, or some as a dict); they are read in place by each run. Tensors on the GPU that the
         model runs on may be among them, ours or by DLPack."""
         entry, given = self._entry, self.model._given
-        for buffer, x in entry.pairs(given.spread(inputs) if given else inputs, complete):
+        if complete:
+            self._words = {}
+        for buffer, x in entry.pairs(given.spread(inputs, self._words) if given else inputs, complete):
             if gpu_of(x) is not None:
                 self._bind_tensor(buffer, _tensor_class()(x).contiguous())
                 continue
@@ -173,7 +176,7 @@ class Session:
     def bind_outputs(self, outputs):
         """Lets the results be written into these arrays or Tensors: contiguous, of the right dtype and shape."""
         entry, got = self._entry, self.model._got
-        outputs = got.spread(outputs) if got else outputs
+        outputs = got.spread(outputs, {}) if got else outputs
         if len(outputs) != len(entry.outputs):
             raise ArgumentError(f"the model has {len(entry.outputs)} outputs, not {len(outputs)}")
         for buffer, x in zip(entry.outputs, outputs):
@@ -200,7 +203,7 @@ class Session:
     @property
     def outputs(self):
         """The output arrays: each run writes into them again. Of a sequence, a list of them."""
-        return self.model._got.gather(self._arrays) if self.model._got else self._arrays
+        return self.model._got.gather(self._arrays, self._words) if self.model._got else self._arrays
 
     @property
     def _arrays(self):
@@ -326,11 +329,12 @@ class Model:
         else:
             results = session.fresh_outputs()
             session.run()
+        words = session._words
         # The arrays belong to the caller now, and the states of a call end with it.
         if not self._first.states:
             session._bound.clear()
             self._idle.append(session)
-        return self._got.gather(results) if self._got else results
+        return self._got.gather(results, words) if self._got else results
 
 
 # ---- compiling

@@ -97,7 +97,7 @@ class Models(unittest.TestCase):
             quern.compile(strange)
         for name in ("first", "Frobnicate", "second", "Twiddle"):  # all that is wrong at once
             self.assertIn(name, str(caught.exception))
-        text = model_of([helper.make_node("Identity", ["x"], ["y"])], [value("x", TensorProto.STRING, [2])],
+        text = model_of([helper.make_node("StringConcat", ["x", "x"], ["y"])], [value("x", TensorProto.STRING, [2])],
                         [value("y", TensorProto.STRING, [2])])
         with self.assertRaises(quern.UnsupportedError):
             quern.compile(text)

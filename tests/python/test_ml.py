@@ -1,5 +1,7 @@
 """Operators of ai.onnx.ml on numbers, each against its formula in NumPy, compiled and interpreted."""
 
+import os
+import tempfile
 import unittest
 
 import numpy as np
@@ -15,12 +17,16 @@ except ImportError as e:
 ML = "ai.onnx.ml"
 
 
+def kind_of(x):
+    return TensorProto.STRING if x.dtype.kind in "OSU" else helper.np_dtype_to_tensor_dtype(x.dtype)
+
+
 def model(op, inputs, n_outputs, attributes, dynamic):
     node = helper.make_node(op, [f"x{i}" for i in range(len(inputs))], [f"y{i}" for i in range(n_outputs)], domain=ML, **attributes)
     shape = lambda i, x: [f"n{i}" if k == 0 and dynamic else d for k, d in enumerate(x.shape)]
     graph = helper.make_graph(
         [node], "g",
-        [helper.make_tensor_value_info(f"x{i}", helper.np_dtype_to_tensor_dtype(x.dtype), shape(i, x)) for i, x in enumerate(inputs)],
+        [helper.make_tensor_value_info(f"x{i}", kind_of(x), shape(i, x)) for i, x in enumerate(inputs)],
         [helper.make_empty_tensor_value_info(f"y{i}") for i in range(n_outputs)])
     return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 20), helper.make_opsetid(ML, 4)]).SerializeToString()
 
@@ -255,9 +261,104 @@ class NGrams(unittest.TestCase):
                 ("n-grams of 0 to 3", quern.UnsupportedError, dict(min_gram_length=0))):
             with self.assertRaisesRegex(error, message):
                 self.run_node(x, **self.how(**more))
-        how = {k: v for k, v in self.how().items() if k != "pool_int64s"}
-        with self.assertRaisesRegex(quern.UnsupportedError, "n-grams of strings"):
-            self.run_node(x, pool_strings=["a"], **how)
+
+
+class Strings(unittest.TestCase):
+    """Labels, keys and categories: numbers of a table in the model, strings in Python."""
+
+    def both(self, text, *inputs):
+        got, want = (quern.compile(text, target=t)(list(inputs)) for t in ("cpu", "interp"))
+        for g, w in zip(got, want):
+            np.testing.assert_array_equal(g, w)
+        return got
+
+    def node(self, op, *inputs, n_outputs=1, **attributes):
+        return self.both(model(op, inputs, n_outputs, attributes, True), *inputs)
+
+    def graph(self, nodes, inputs, outputs, initializers=()):
+        infos = [helper.make_tensor_value_info(name, kind, shape) for name, kind, shape in inputs]
+        graph = helper.make_graph(nodes, "g", infos, [helper.make_empty_tensor_value_info(name) for name in outputs], initializers)
+        return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 20), helper.make_opsetid(ML, 4)]).SerializeToString()
+
+    def test_classes(self):
+        x = np.float32([[3, 1], [0, 2], [1, 9]])
+        names = ["versicolor", "setosa", "virginica"]
+        labels, scores = self.node("LinearClassifier", x, n_outputs=2, coefficients=[1., 0, 0, 1, -1, 0], intercepts=[0., 0, 1],
+                                   classlabels_strings=names)
+        self.assertEqual(list(labels), [names[i] for i in scores.argmax(1)])
+        self.assertEqual(labels.dtype, object)
+        tree = dict(nodes_treeids=[0] * 3, nodes_nodeids=[0, 1, 2], nodes_featureids=[0] * 3, nodes_modes=["BRANCH_LEQ", "LEAF", "LEAF"],
+                    nodes_values=[2., 0, 0], nodes_truenodeids=[1, 0, 0], nodes_falsenodeids=[2, 0, 0], class_treeids=[0, 0],
+                    class_nodeids=[1, 2], class_ids=[0, 2], class_weights=[1., 1])
+        labels, _ = self.node("TreeEnsembleClassifier", x, n_outputs=2, classlabels_strings=["no", "maybe", "yes"], **tree)
+        self.assertEqual(list(labels), ["yes", "no", "no"])
+
+    def test_label_encoder(self):
+        words = np.array(["b", "a", "unheard of", "c"])
+        got, = self.node("LabelEncoder", words, keys_strings=["a", "b", "c"], values_int64s=[1, 2, 3], default_int64=-7)
+        np.testing.assert_array_equal(got, [2, 1, -7, 3])
+        got, = self.node("LabelEncoder", words.reshape(2, 2).astype(object), keys_strings=["a", "b"], values_strings=["A", "é\"\\"])
+        self.assertEqual(got.tolist(), [["é\"\\", "A"], ["_Unused", "_Unused"]])
+        got, = self.node("LabelEncoder", np.array([5, 6]), keys_int64s=[5], values_strings=["five"], default_string="?")
+        self.assertEqual(list(got), ["five", "?"])
+        keys = helper.make_tensor("k", TensorProto.STRING, [2], ["a", "c"])
+        values = helper.make_tensor("v", TensorProto.FLOAT, [2], [.5, .25])
+        got, = self.node("LabelEncoder", words, keys_tensor=keys, values_tensor=values,
+                         default_tensor=helper.make_tensor("d", TensorProto.FLOAT, [1], [9.]))
+        np.testing.assert_array_equal(got, np.float32([9, .5, 9, .25]))
+
+    def test_many_keys(self):
+        keys = [f"key {i}" for i in range(1000)]
+        got, = self.node("LabelEncoder", np.array(keys[::-7] + ["key"]), keys_strings=keys, values_int64s=range(1000))
+        np.testing.assert_array_equal(got, [*range(1000)[::-7], -1])
+
+    def test_one_hot(self):
+        got, = self.node("OneHotEncoder", np.array([["b", "a"], ["c", "z"]]), cats_strings=["a", "b", "c"])
+        np.testing.assert_array_equal(got, np.float32([[[0, 1, 0], [1, 0, 0]], [[0, 0, 1], [0, 0, 0]]]))
+
+    def test_equal_and_moved(self):
+        """Strings that the model does not know are told apart, and come back."""
+        text = self.graph([helper.make_node("Equal", ["x", "y"], ["same"]), helper.make_node("Concat", ["x", "word"], ["all"], axis=0),
+                           helper.make_node("Where", ["same", "x", "word"], ["kept"])],
+                          [("x", TensorProto.STRING, ["n"]), ("y", TensorProto.STRING, ["n"])], ["same", "all", "kept"],
+                          [helper.make_tensor("word", TensorProto.STRING, [1], ["known"])])
+        same, everything, kept = self.both(text, np.array(["p", "q", "known"]), np.array(["p", "r", "known"], object))
+        np.testing.assert_array_equal(same, [True, False, True])
+        self.assertEqual(list(everything), ["p", "q", "known", "known"])
+        self.assertEqual(list(kept), ["p", "known", "known"])
+        m = quern.compile(text)
+        self.assertEqual(m({"x": [b"q"], "y": ["q"]})[1].tolist(), ["q", "known"])
+        with self.assertRaisesRegex(quern.ArgumentError, "input 'x' is of strings, not float64"):
+            m([[.5], ["a"]])
+        session = m.bind([np.array(["new"]), np.array(["new"])])
+        session.run()
+        self.assertEqual(session.outputs[1].tolist(), ["new", "known"])
+
+    def test_n_grams(self):
+        x = np.array([["a", "b", "a", "z"]])
+        text = self.graph([helper.make_node("TfIdfVectorizer", ["x"], ["y"], mode="TF", min_gram_length=1, max_gram_length=2, max_skip_count=0,
+                                            ngram_counts=[0, 2], ngram_indexes=[0, 1, 2], pool_strings=["a", "c", "b", "a"])],
+                          [("x", TensorProto.STRING, ["n", 4])], ["y"])
+        np.testing.assert_array_equal(self.both(text, x)[0], [[2, 0, 1]])
+
+    def test_constants(self):
+        text = self.graph([helper.make_node("Constant", [], ["c"], value_strings=["x", "", "y"]), helper.make_node("Gather", ["c", "i"], ["y"])],
+                          [("i", TensorProto.INT64, ["n"])], ["y"])
+        self.assertEqual(list(self.both(text, np.array([2, 0, 1, 2]))[0]), ["y", "x", "", "y"])
+
+    def test_object(self):
+        """A shared object has the numbers, its header the strings."""
+        x = np.float32([[3, 1], [0, 2]])
+        text = model("LinearClassifier", [x], 2, dict(coefficients=[1., 0, 0, 1], classlabels_strings=["a\"b", "é"]), True)
+        with tempfile.TemporaryDirectory() as folder:
+            path = os.path.join(folder, "m.so")
+            quern.compile_file(text, path)
+            np.testing.assert_array_equal(quern.load(path)([x])[0], [0, 1])
+            with open(os.path.join(folder, "m.h")) as f:
+                header = f.read()
+            self.assertIn("#define M_N_STRINGS 2", header)
+            self.assertIn('{ "a\\042b", ', header)
+            self.assertIn(r'"\303\251" }', header)
 
 
 class Refused(unittest.TestCase):
@@ -272,9 +373,11 @@ class Refused(unittest.TestCase):
         self.refused("0 imputed values", "Imputer", x, imputed_value_int64s=[1])
         self.refused("has 2 elements for 1 inputs", "FeatureVectorizer", x, inputdimensions=[1, 2])
         self.refused("cats_int64s is missing", "OneHotEncoder", x)
-        self.refused("categories that are strings", "OneHotEncoder", x, error=unsupported, cats_strings=["a"])
+        self.refused("cats_int64s is missing", "OneHotEncoder", x, cats_strings=["a"])
         self.refused("no attribute with the keys", "LabelEncoder", x)
-        self.refused("values that are strings", "LabelEncoder", x, error=unsupported, keys_floats=[1.], values_strings=["a"])
+        self.refused("the keys are strings, and the input is not", "LabelEncoder", np.array([1]), keys_strings=["a"], values_int64s=[1])
+        self.refused("the keys are numbers, and the input is strings", "LabelEncoder", np.array(["a"]), keys_int64s=[1], values_int64s=[1])
+        self.refused(r"not supported on strings, which are numbers here .inputs: string\[n0\]", "Binarizer", np.array(["a"]), error=unsupported)
         self.refused(r"keys f32\[1\] and values i64\[2\]", "LabelEncoder", x, keys_floats=[1.], values_int64s=[1, 2])
         self.refused(r"keys i64\[1\] and values i64\[1\]", "LabelEncoder", x, keys_int64s=[1], values_int64s=[1])
         self.refused("do not divide into 2 targets", "LinearRegressor", x, coefficients=[1., 2, 3], targets=2)
@@ -282,9 +385,8 @@ class Refused(unittest.TestCase):
         self.refused("must have rank 2", "LinearRegressor", np.ones(3, np.float32), coefficients=[1., 2, 3])
         self.refused("3 intercepts for 2 classes", "LinearClassifier", x, n_outputs=2, coefficients=[1.] * 6, intercepts=[0.] * 3,
                      classlabels_ints=[0, 1])
-        self.refused("labels that are strings", "LinearClassifier", x, n_outputs=2, error=unsupported, coefficients=[1.] * 6,
-                     classlabels_strings=["a", "b"])
-        self.refused("classlabels_ints, the labels of the classes, is missing", "LinearClassifier", x, n_outputs=2, coefficients=[1.] * 6)
+        self.refused("the labels of the classes are missing: attribute classlabels_ints, or classlabels_strings", "LinearClassifier", x,
+                     n_outputs=2, coefficients=[1.] * 6)
         good = dict(coefficients=[1., 2], support_vectors=[1.] * 6, n_supports=2, rho=[0.], kernel_type="RBF", kernel_params=[1., 0, 1])
         self.refused("do not divide into 2", "SVMRegressor", x, **{**good, "support_vectors": [1.] * 7})
         self.refused("kernel_params has 2 elements instead of 3", "SVMRegressor", x, **{**good, "kernel_params": [1., 0]})

@@ -324,7 +324,7 @@ class Trees(unittest.TestCase):
         trees = chain[:1]
         refused("more than 1000 levels", error=quern.UnsupportedError)
         classes = dict(numbered(forest(rng, 1, (2, 2), 3, MODES[:1], 1), "class"), classlabels_strings=["a", "b"])
-        with self.assertRaisesRegex(quern.UnsupportedError, "labels that are strings"):
+        with self.assertRaisesRegex(quern.ModelError, "declared as int64 and computed as string"):
             quern.compile(model("TreeEnsembleClassifier", classes, 3, [TensorProto.INT64, TensorProto.FLOAT]))
 
     def test_gradient(self):

@@ -371,9 +371,14 @@ import it = load(onnx_model(& g, 18), NULL);
     onnx_output(&g, "y", ONNX_INT64);
     expect(&g, QUERN_ERROR_MODEL, "declared as int64 and computed as float");
 
+    onnx_input(&g, "x", 14, "2"); /* complex64 */
+    onnx_output(&g, "x", 14);
+    expect(&g, QUERN_ERROR_UNSUPPORTED, "data type complex64");
+
     onnx_input(&g, "x", 8, "2"); /* strings */
-    onnx_output(&g, "x", 8);
-    expect(&g, QUERN_ERROR_UNSUPPORTED, "data type string");
+    onnx_simple(&g, "Identity", "x", "y");
+    onnx_output(&g, "y", ONNX_INT64);
+    expect(&g, QUERN_ERROR_MODEL, "declared as int64 and computed as string");
 
     onnx_input(&g, "x", ONNX_FLOAT, NULL);
     onnx_output(&g, "x", ONNX_FLOAT);
