@@ -370,6 +370,38 @@ static void import_label_encoder(qn_onnx_node *n)
         qn_onnx_out(n, 0, at);
 }
 
+/* Between strings and numbers, both ways: those of a list (CategoryMapper), or 0, 1, … (LabelEncoder at opset 1). */
+static void import_category_mapper(qn_onnx_node *n)
+{
+    qn_builder *b = &n->b;
+    const bool mapper = !strcmp(n->proto->op_type, "CategoryMapper");
+    int n_strings, n_ints = 0;
+    const int64_t *strings = qn_onnx_attr_strings(n, mapper ? "cats_strings" : "classes_strings", &n_strings);
+    const int64_t *ints = mapper ? qn_onnx_attr_ints(n, "cats_int64s", &n_ints) : NULL;
+    qn_value *x = qn_onnx_in(n, 0), *found;
+    if (!x || !qn_onnx_ok(n))
+        return;
+    const bool from_strings = n->in[0]->strings;
+    if (!strings || n_strings == 0 || (mapper && n_ints != n_strings) || x->type.dtype != QUERN_I64) {
+        qn_onnx_malformed(n, "there are %d strings and %d numbers, and the input must be of one of them",
+                          n_strings, n_ints);
+        return;
+    }
+    int64_t *counted = QN_NEW_ARRAY(n->im->arena, int64_t, n_strings);
+    for (int i = 0; i < n_strings; i++)
+        counted[i] = ints ? ints[i] : i;
+    const int64_t otherwise = from_strings ? qn_onnx_attr_int(n, "default_int64", -1)
+                                           : qn_onnx_attr_string_number(n, "default_string", "_Unused");
+    qn_value *at = position_of(b, x, qn_b_ints(b, n_strings, from_strings ? strings : counted), &found);
+    qn_value *to =
+        at ? qn_b_gather(b, qn_b_ints(b, n_strings, from_strings ? counted : strings), at, 0) : NULL;
+    to = to && qn_onnx_ok(n) ? choose(b, found, to, qn_b_scalar_int(b, QUERN_I64, otherwise)) : NULL;
+    if (from_strings)
+        qn_onnx_out(n, 0, to);
+    else
+        qn_onnx_out_strings(n, 0, to);
+}
+
 /* Takes scores [N, classes] apart into N maps from labels to scores. There are no maps here: it gives the scores. */
 static void import_zip_map(qn_onnx_node *n)
 {
@@ -385,6 +417,8 @@ const qn_onnx_op qn_onnx_ml_ops[] = {
     { "FeatureVectorizer", "ai.onnx.ml", 1, 0, import_feature_vectorizer },
     { "OneHotEncoder", "ai.onnx.ml", 1, 0, import_one_hot_encoder },
     { "ZipMap", "ai.onnx.ml", 1, 0, import_zip_map },
+    { "LabelEncoder", "ai.onnx.ml", 1, 1, import_category_mapper },
     { "LabelEncoder", "ai.onnx.ml", 2, 0, import_label_encoder },
+    { "CategoryMapper", "ai.onnx.ml", 1, 0, import_category_mapper },
     { 0 },
 };

@@ -130,6 +130,7 @@ static int what_of(const char *op)
     static const char *const looks[] = { "Shape",
                                          "Size",
                                          "Equal",
+                                         "CategoryMapper",
                                          "LabelEncoder",
                                          "OneHotEncoder",
                                          "TfIdfVectorizer",

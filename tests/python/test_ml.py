@@ -307,6 +307,18 @@ class Strings(unittest.TestCase):
                          default_tensor=helper.make_tensor("d", TensorProto.FLOAT, [1], [9.]))
         np.testing.assert_array_equal(got, np.float32([9, .5, 9, .25]))
 
+    def test_category_mapper(self):
+        words, numbers = np.array(["b", "q", "a"]), np.array([[6, 7, 5]])
+        cats = dict(cats_strings=["a", "b"], cats_int64s=[5, 6])
+        np.testing.assert_array_equal(self.node("CategoryMapper", words, default_int64=-3, **cats)[0], [6, -3, 5])
+        self.assertEqual(self.node("CategoryMapper", numbers, default_string="none", **cats)[0].tolist(), [["b", "none", "a"]])
+        for x, want in ((words, [1, -1, 0]), (np.array([1, 2, 0]), ["b", "_Unused", "a"])):
+            text = onnx.ModelProto.FromString(model("LabelEncoder", [x], 1, dict(classes_strings=["a", "b"]), True))
+            text.opset_import[1].version = 1
+            self.assertEqual(self.both(text.SerializeToString(), x)[0].tolist(), want)
+        with self.assertRaisesRegex(quern.ModelError, "there are 2 strings and 1 numbers"):
+            self.node("CategoryMapper", words, cats_strings=["a", "b"], cats_int64s=[5])
+
     def test_many_keys(self):
         keys = [f"key {i}" for i in range(1000)]
         got, = self.node("LabelEncoder", np.array(keys[::-7] + ["key"]), keys_strings=keys, values_int64s=range(1000))
