@@ -410,6 +410,110 @@ static void loop_unrolled(loop *l)
     }
 }
 
+/* ---- loops that count ---- */
+
+/* What a scalar of integers is known to be; NULL: it is not. */
+static qn_dim number_of(qn_dims *t, const qn_value *v)
+{
+    const qn_node *node = v->node;
+    if (!node || !qn_dtype_is_int(v->type.dtype))
+        return NULL;
+    switch (node->op) {
+    case QN_OP_CONSTANT: {
+        const qn_tensor *c = qn_attr_tensor(node, QN_ATTR_VALUE);
+        return qn_type_elements(&c->type) == 1
+                   ? qn_dim_const(t, qn_scalar_load(c->type.dtype, qn_tensor_data(c)).i)
+                   : NULL;
+    }
+    case QN_OP_DIM_VALUE: return qn_attr_dims(node, QN_ATTR_DIMS, NULL)[0];
+    case QN_OP_CONVERT:
+    case QN_OP_BROADCAST:
+    case QN_OP_RESHAPE: return number_of(t, node->operands[0]);
+    default: return NULL;
+    }
+}
+
+/* Where the number begins that the body compares: of trips 0, of a carried value that grows by *out_step its start; NULL: it does not
+ * count. */
+static qn_dim counts_from(loop *l, const loop_region *r, const qn_value *next, int64_t *out_step)
+{
+    qn_dims *t = l->n->im->dims;
+    while (next->node && next->node->op == QN_OP_RESHAPE)
+        next = next->node->operands[0];
+    if (!next->node || next->node->op != QN_OP_ADD)
+        return NULL;
+    for (int side = 0; side < 2; side++) {
+        const qn_value *before = next->node->operands[side];
+        const qn_dim step = number_of(t, next->node->operands[1 - side]);
+        qn_dim start;
+        if (!step || !qn_dim_is_const(step) || step->value < 1)
+            continue;
+        *out_step = step->value;
+        if (before == r->trip)
+            return qn_dim_const(t, 0);
+        for (int i = 0; i < l->n_carried; i++)
+            if (before == r->graph->inputs[2 + i] && r->carried[i] == next &&
+                known_scalar(l->n->im, l->carried[i], &start))
+                return start;
+    }
+    return NULL;
+}
+
+typedef struct count {
+    qn_dim start, limit, trips; /* goes on while start + step * (trips so far) < limit */
+} count;
+
+enum { MAX_COUNTS = 4 };
+
+/* The comparisons that the condition consists of; false when there are others. At the start (r is NULL) they are of numbers. */
+static bool read_counts(loop *l, const loop_region *r, const qn_value *v, int *io_n, count *out)
+{
+    qn_dims *t = l->n->im->dims;
+    const qn_node *node = v->node;
+    if (!node || *io_n == MAX_COUNTS)
+        return false;
+    if (node->op == QN_OP_RESHAPE)
+        return read_counts(l, r, node->operands[0], io_n, out);
+    if (node->op == QN_OP_AND)
+        return read_counts(l, r, node->operands[0], io_n, out) &&
+               read_counts(l, r, node->operands[1], io_n, out);
+    if (node->op != QN_OP_COMPARE || qn_attr_compare_direction(node) != QN_LT)
+        return false;
+    int64_t step = 1;
+    count c = { .limit = number_of(t, node->operands[1]) };
+    c.start = r ? counts_from(l, r, node->operands[0], &step) : number_of(t, node->operands[0]);
+    if (!c.start || !c.limit)
+        return false;
+    c.trips = qn_dim_ceildiv(t, qn_dim_max(t, qn_dim_sub(t, c.limit, c.start), qn_dim_const(t, 0)),
+                             qn_dim_const(t, step));
+    out[(*io_n)++] = c;
+    return true;
+}
+
+/* The trips of a loop that goes on while counters are below known limits, as those of TensorFlow do; NULL: it is no such loop. */
+static qn_dim counted_trips(loop *l, const loop_region *r)
+{
+    qn_dims *t = l->n->im->dims;
+    count counts[MAX_COUNTS], first[MAX_COUNTS];
+    int n = 0, n_first = 0;
+    qn_dim known, trips = l->trips;
+    if (!r->go_on || (!trips && qn_onnx_has(l->n, 0) && !known_scalar(l->n->im, l->n->in[0], &known)) ||
+        !read_counts(l, r, r->go_on, &n, counts))
+        return NULL;
+    const bool always =
+        !l->condition || (known_scalar(l->n->im, l->condition, &known) && qn_dim_is(known, 1));
+    if (!always &&
+        (!l->condition->value || !read_counts(l, NULL, l->condition->value, &n_first, first) || n_first != n))
+        return NULL;
+    for (int i = 0; i < n; i++) {
+        if (!always && (first[i].start != counts[i].start || first[i].limit != counts[i].limit))
+            return NULL;
+        qn_dim own = always ? qn_dim_max(t, counts[i].trips, qn_dim_const(t, 1)) : counts[i].trips;
+        trips = trips ? qn_dim_min(t, trips, own) : own;
+    }
+    return trips && qn_dim_is_valid_extent(trips) ? trips : NULL;
+}
+
 static void import_loop(qn_onnx_node *n)
 {
     qn_onnx_import *im = n->im;
@@ -454,7 +558,14 @@ static void import_loop(qn_onnx_node *n)
         qn_onnx_touched(n, r.scope);
         loop_as_scan(&l, &r);
     } else if (try_region(&l, true, &r)) {
-        loop_as_while(&l, &r);
+        qn_dim trips = counted_trips(&l, &r);
+        l.trips = trips ? trips : l.trips;
+        if (!trips)
+            loop_as_while(&l, &r);
+        else if (import_region(&l, false, NULL, &r)) {
+            qn_onnx_touched(n, r.scope);
+            loop_as_scan(&l, &r);
+        }
     } else if (countable && l.trips->value < MAX_UNROLLED) {
         loop_unrolled(&l);
     } else {

@@ -18,6 +18,7 @@ typedef enum transform {
     PYTORCH_HALF_PIXEL,
     ALIGN_CORNERS,
     ASYMMETRIC,
+    HALF_PIXEL_FOR_NEAREST, /* of opset 11 */
     CROP,
     N_TRANSFORMS
 } transform;
@@ -25,10 +26,10 @@ typedef enum transform {
 typedef enum rounding { PREFER_FLOOR, PREFER_CEIL, FLOOR, CEIL, N_ROUNDINGS } rounding;
 typedef enum filter { NEAREST, LINEAR, CUBIC, N_FILTERS } filter;
 
-static const char *const transform_names[] = {
-    "half_pixel",    "half_pixel_symmetric", "pytorch_half_pixel",
-    "align_corners", "asymmetric",           "tf_crop_and_resize"
-};
+static const char *const transform_names[] = { "half_pixel",         "half_pixel_symmetric",
+                                               "pytorch_half_pixel", "align_corners",
+                                               "asymmetric",         "tf_half_pixel_for_nn",
+                                               "tf_crop_and_resize" };
 static const char *const rounding_names[] = { "round_prefer_floor", "round_prefer_ceil", "floor", "ceil" };
 static const char *const filter_names[] = { "nearest", "linear", "cubic" };
 
@@ -69,6 +70,7 @@ static double position(const resize *r, const axis_plan *p, double i)
     switch (r->transform) {
     case ALIGN_CORNERS: return out == 1 ? 0 : i * (in - 1) / (out - 1);
     case ASYMMETRIC: return i / scale;
+    case HALF_PIXEL_FOR_NEAREST: return (i + 0.5) / scale;
     case PYTORCH_HALF_PIXEL: return out == 1 ? -0.5 : (i + 0.5) / scale - 0.5;
     case HALF_PIXEL_SYMMETRIC: return in / 2 * (1 - (double)p->out->value / out) + (i + 0.5) / scale - 0.5;
     case CROP: {
@@ -167,7 +169,7 @@ static qn_value *repeat(qn_onnx_node *n, qn_value *x, int axis, int64_t factor)
 static int64_t whole_factor(const resize *r, const axis_plan *p)
 {
     if (r->filter != NEAREST || p->scale < 2 || p->scale > 64 || p->scale != floor(p->scale) ||
-        r->transform == CROP || r->transform == ALIGN_CORNERS)
+        r->transform == CROP || r->transform == ALIGN_CORNERS || r->transform == HALF_PIXEL_FOR_NEAREST)
         return 0;
     for (int64_t i = 0; i < (int64_t)p->scale; i++) { /* the pattern repeats */
         double x = (r->transform == ASYMMETRIC ? (double)i : i + 0.5) / p->scale -
@@ -258,6 +260,7 @@ static qn_value *positions(resize *r, const axis_plan *p)
         out = choose(b, single, qn_b_scalar(b, QUERN_F64, 2), out);
         return divide(b, mul(b, i, add_number(b, in, -1)), add_number(b, out, -1));
     case ASYMMETRIC: return divide(b, i, scale);
+    case HALF_PIXEL_FOR_NEAREST: return add_number(b, half, 0.5);
     case PYTORCH_HALF_PIXEL: return choose(b, single, qn_b_scalar(b, QUERN_F64, -0.5), half);
     case HALF_PIXEL_SYMMETRIC:
         kept = divide(b, kept, out);

@@ -221,5 +221,74 @@ class Sequences(unittest.TestCase):
             arrays_equal(self, quern.load(path("m.so"))([floats(2, 2), floats(1, 2)])[1:-1], [floats(2, 2), floats(1, 2)])
 
 
+class CountedLoops(unittest.TestCase):
+    """Loops without a bound whose condition counts, as those of TensorFlow, have as many trips as the limit says."""
+
+    def loop(self, conditions, start="first", step=1, most=2**63 - 1):
+        """Sums rows of x one by one, and gives the sums so far. conditions: (counter of the body, limit) pairs."""
+        nodes = [helper.make_node("Gather", ["x", "i"], ["row"], axis=0), helper.make_node("Add", ["s", "row"], ["sum"]),
+                 helper.make_node("Identity", ["sum"], ["seen"]), helper.make_node("Add", ["k", "step"], ["next"]),
+                 helper.make_node("Add", ["one", "i"], ["trip"])]
+        terms = [f"c{i}" for i in range(len(conditions))]
+        nodes += [helper.make_node("Less", list(c), [t]) for c, t in zip(conditions, terms)]
+        nodes += [helper.make_node("And", terms, ["go"]) if len(terms) == 2 else helper.make_node("Identity", terms, ["go"])]
+        body = helper.make_graph(nodes, "body", [info("i", [], TensorProto.INT64), info("c", [], TensorProto.BOOL),
+                                                 info("k", [], TensorProto.INT64), info("s", None)],
+                                 [info("go", [], TensorProto.BOOL), info("next", [], TensorProto.INT64), info("sum", None), info("seen", None)])
+        number = lambda name, value: helper.make_tensor(name, TensorProto.INT64, [], [value])
+        outer = [helper.make_node("Shape", ["x"], ["shape"]), helper.make_node("Gather", ["shape", "zero"], ["n"], axis=0),
+                 helper.make_node("Gather", ["shape", "one"], ["m"], axis=0), helper.make_node("Less", ["zero", "n"], ["first"]),
+                 helper.make_node("ReduceSum", ["x", "axes"], ["start"], keepdims=0), helper.make_node("Sub", ["start", "start"], ["s0"]),
+                 helper.make_node("Loop", ["most", start, "zero", "s0"], ["k1", "s1", "sums"], body=body)]
+        return model(outer, [info("x", ["n", "m"])], [info("sums", None), info("k1", [], TensorProto.INT64)],
+                     [number("zero", 0), number("one", 1), number("step", step), number("most", most), number("four", 4),
+                      helper.make_tensor("axes", TensorProto.INT64, [1], [0]), helper.make_tensor("yes", TensorProto.BOOL, [], [True])])
+
+    def check(self, text, shapes, trips, shape, step=1):
+        for target in "cpu", "interp":
+            m = quern.compile(text, target=target)
+            self.assertEqual(m.outputs[0].shape, shape)
+            for n, k in shapes:
+                x = floats(n, k)
+                sums, count = m([x])
+                np.testing.assert_allclose(sums, np.cumsum(x, 0)[:trips(n, k)], rtol=1e-5, atol=1e-5)
+                self.assertEqual(count, step * trips(n, k))
+
+    def test_counter(self):
+        self.check(self.loop([("next", "n")]), [(5, 2), (1, 3), (0, 2)], lambda n, m: n, ("n", "m"))
+
+    def test_trips(self):
+        self.check(self.loop([("trip", "n")]), [(5, 2), (0, 2)], lambda n, m: n, ("n", "m"))
+
+    def test_steps(self):
+        self.check(self.loop([("next", "n")], step=2), [(5, 2), (6, 2), (0, 1)], lambda n, m: (n + 1) // 2, ("floordiv(n + 1, 2)", "m"), 2)
+
+    def test_bound(self):
+        self.check(self.loop([("next", "n")], most=3), [(5, 2), (2, 2)], lambda n, m: min(n, 3), ("min(3, n)", "m"))
+
+    def test_begins_anyway(self):
+        self.check(self.loop([("next", "n")], start="yes"), [(5, 2), (1, 2)], lambda n, m: n, ("max(1, n)", "m"))
+
+    def test_two_counters(self):
+        text = self.loop([("next", "n"), ("trip", "four")], start="yes")
+        self.check(text, [(5, 2), (3, 2)], lambda n, m: min(n, 4), ("min(4, max(1, n))", "m"))
+
+    def test_other_start(self):
+        """The loop begins for another reason than it goes on: not counted, and so refused where rows are stacked."""
+        with self.assertRaisesRegex(quern.UnsupportedError, "the contents of input 0 must be known"):
+            quern.text(self.loop([("next", "m")]))
+
+    def test_resize_of_opset_11(self):
+        nodes = [helper.make_node("Resize", ["x", "none", "none", "to"], ["y"], mode="nearest", nearest_mode="floor",
+                                  coordinate_transformation_mode="tf_half_pixel_for_nn")]
+        to = helper.make_tensor("to", TensorProto.INT64, [4], [1, 1, 4, 7])
+        none = helper.make_tensor("none", TensorProto.FLOAT, [0], [])
+        rows, columns = [0, 1, 3, 4], [0, 0, 1, 1, 1, 2, 2]
+        for shape in ([1, 1, 5, 3], [1, 1, "h", "w"]):
+            x = floats(1, 1, 5, 3)
+            got, = quern.compile(model(nodes, [info("x", shape)], [info("y", None)], [to, none], opset=11))([x])
+            np.testing.assert_array_equal(got[0, 0], x[0, 0][rows][:, columns])
+
+
 if __name__ == "__main__":
     unittest.main()
