@@ -166,6 +166,9 @@ qn_value *qn_b_quantize(qn_builder *b, qn_value *x, qn_value *scale, qn_value *z
                         int64_t block);
 qn_value *qn_b_dequantize(qn_builder *b, qn_value *x, qn_value *scale, qn_value *zero_point, int axis,
                           int64_t block);
+/* Weights: may what they are multiplied by be rounded to bytes? */
+qn_value *qn_b_dequantize_weights(qn_builder *b, qn_value *x, qn_value *scale, qn_value *zero_point, int axis,
+                                  int64_t block, bool byte_rows);
 qn_node *qn_b_lstm(qn_builder *b, qn_value *x, qn_value *w, qn_value *r, qn_value *bias, qn_value *h0,
                    qn_value *c0, bool reverse);
 

@@ -257,8 +257,15 @@ qn_value *qn_b_quantize(qn_builder *b, qn_value *x, qn_value *scale, qn_value *z
 qn_value *qn_b_dequantize(qn_builder *b, qn_value *x, qn_value *scale, qn_value *zero_point, int axis,
                           int64_t block)
 {
+    return qn_b_dequantize_weights(b, x, scale, zero_point, axis, block, false);
+}
+
+qn_value *qn_b_dequantize_weights(qn_builder *b, qn_value *x, qn_value *scale, qn_value *zero_point, int axis,
+                                  int64_t block, bool byte_rows)
+{
     qn_attr_list list = { 0 };
     add_blocks(&list, axis, block);
+    qn_attrs_flag(&list, QN_ATTR_BYTE_ROWS, byte_rows);
     return qn_build(b, QN_OP_DEQUANTIZE, 3, (qn_value *[]){ x, scale, zero_point }, &list);
 }
 

@@ -26,6 +26,9 @@ bool qn_gemm_packs(const qn_node *node, const qn_pass_options *options);
 /* passes/gemm.c: has it a kernel for this dot_general as it is, with a right side that lies row by row? */
 bool qn_gemm_reads_rows(const qn_node *node, const qn_pass_options *options);
 
+/* passes/gemm.c: has it a kernel for this product with panels of four bits? */
+bool qn_gemm_takes_nibbles(const qn_node *node, const qn_pass_options *options);
+
 /* In the order they are asked; ends with NULL. */
 extern const qn_template *const qn_templates[];
 

@@ -12,7 +12,7 @@
  * and rows find room in the second cache (see qn_gemm_reads_rows): packing it takes longer than that costs. Elsewhere, where it
  * is used by one block of rows alone, it is not packed before: each pass packs the panels it
  * multiplies by. A right side of four bits is unpacked so, whatever the number of rows; but where it is one, which is known when the
- * kernel runs, numbers are unpacked in registers (nibbles.h).
+ * kernel runs, or where rows are of bytes, numbers are unpacked in registers (nibbles.h).
  *
  * Weights of a model are larger than its caches. So the first tiles of a task fetch the panels that come after its own (the next
  * part of k, or the next task) into the second cache while they compute.
@@ -55,7 +55,8 @@ enum {
     LEAST_SIDE = 256,      /* elements of a right side that lies row by row */
     PACKED_BYTES = QN_LOCAL_LIMIT / 8 * 3, /* of packed panels; partial sums take as much then */
     UNPACKED_BYTES = QN_LOCAL_LIMIT / 2,   /* of panels of four bits */
-    UNPACKED_PARTIAL_BYTES = QN_LOCAL_LIMIT / 16 * 7
+    UNPACKED_PARTIAL_BYTES = QN_LOCAL_LIMIT / 16 * 7,
+    OFFSETS_BYTES = QN_LOCAL_LIMIT / 2 /* of rows of bytes */
 };
 
 typedef struct {
@@ -68,9 +69,11 @@ typedef struct {
     bool copies;                     /* rows of x, where they fight for cache sets */
     bool packs;                      /* the panels: y is local, with what the pass multiplies by */
     bool unpacks;                    /* them, from four bits */
-    qn_nibbles four;                 /* those */
-    bool reads_rows;                 /* y lies row by row */
-    qn_kbuffer *out;                 /* stored directly: the group is the product alone; else NULL */
+    qn_nibbles four;     /* those; or what rows of bytes are multiplied by; else its scale is NULL */
+    qn_kbuffer *offsets; /* local: of such rows */
+    int64_t n_groups;    /* of k that share a scale */
+    bool reads_rows;     /* y lies row by row */
+    qn_kbuffer *out;     /* stored directly: the group is the product alone; else NULL */
     int lanes, vectors, width, rows; /* rows: of the highest tile */
     int rank;                        /* of the result */
     qn_dim dims[QN_MAX_RANK];        /* of the result, in the kernel's space */
@@ -100,11 +103,17 @@ static bool multiplies(const qn_node *node, const qn_pass_options *options)
     return qn_word_panels(y, n_batch, machine) > 0 || qn_word_pair_panels(y, n_batch, machine) > 0;
 }
 
-static bool unpacks(const qn_node *node, const qn_pass_options *options)
+bool qn_gemm_takes_nibbles(const qn_node *node, const qn_pass_options *options)
 {
     const qn_machine *machine = options->machine;
-    return machine && !machine->gpu && qn_nibbles_are_unpacked(node) &&
-           qn_word_panels(&node->operands[1]->type, (int)qn_attr_int(node, QN_ATTR_BATCH_DIMS), machine) > 0;
+    if (!machine || machine->gpu || qn_nibbles_group(node) == 0 || !qn_nibbles_have_many_rows(node))
+        return false;
+    const qn_type *x = &node->operands[0]->type;
+    const int64_t k = x->dims[x->rank - 1]->value;
+    return qn_word_panels(&node->operands[1]->type, (int)qn_attr_int(node, QN_ATTR_BATCH_DIMS), machine) >
+               0 &&
+           (x->dtype == QUERN_F32 ||
+            (machine->dot4 && k / qn_nibbles_group(node) * machine->vector_registers <= OFFSETS_BYTES));
 }
 
 bool qn_gemm_reads_rows(const qn_node *node, const qn_pass_options *options)
@@ -130,7 +139,7 @@ bool qn_gemm_reads_rows(const qn_node *node, const qn_pass_options *options)
 static bool matches(const qn_group *group, const qn_pass_options *options)
 {
     return group->kind == QN_GROUP_CONTRACTION &&
-           (multiplies(group->root, options) || unpacks(group->root, options) ||
+           (multiplies(group->root, options) || qn_gemm_takes_nibbles(group->root, options) ||
             qn_gemm_reads_rows(group->root, options));
 }
 
@@ -491,6 +500,8 @@ static void tile(gemm *g, int rows, qn_kvalue *batch, qn_kvalue *row, qn_kvalue 
         copy_pairs(g, rows, x_tile);
     else if (g->copy)
         copy_rows(g, rows, x_tile);
+    if (g->offsets)
+        qn_nibbles_offsets(&g->four, rows, x_tile, g->offsets, g->n_groups);
     qn_kinst *panels = for_range(g, g->first_panel, g->past_panel);
     qn_kvalue *panel_size = MUL(g->k_value, INDEX(g->width));
     qn_kvalue *n_panels = qn_writer_index(&g->w, g->n_panels);
@@ -519,7 +530,10 @@ static void tile(gemm *g, int rows, qn_kvalue *batch, qn_kvalue *row, qn_kvalue 
             qn_kb_idiv(b, MUL(qn_kb_isub(b, g->high, g->low), INDEX(g->width)), INDEX(g->spread));
         g->fetch = ADD(next, MUL(qn_kb_imod(b, behind, INDEX(g->spread)), share));
     }
-    sums_of_tile(g, rows, x_tile, panel, slot, acc);
+    if (g->offsets)
+        qn_nibbles_byte_sums(&g->four, rows, panel, x_tile, g->offsets, g->n_groups, acc);
+    else
+        sums_of_tile(g, rows, x_tile, panel, slot, acc);
     if (g->partial) {
         qn_kinst *done = qn_kb_if(b, last);
         size_t mark = qn_writer_mark(&g->w);
@@ -564,7 +578,8 @@ static void choose_blocks(gemm *g, const qn_schedule *schedule)
     const int64_t copied = g->reads_rows && k >= LONG ? 2 * COPIED_DEPTH : COPIED_DEPTH,
                   modelled = g->packs || g->reads_rows || fights ? copied : MAX_DEPTH,
                   most = qn_schedule_get(schedule, QN_KNOB_DEPTH, modelled, INT32_MAX);
-    if (qn_dim_is_const(g->k) && g->k->value > most && (n_tiles > 1 || g->packs)) {
+    const bool bytes = g->four.scale && !g->unpacks;
+    if (qn_dim_is_const(g->k) && g->k->value > most && (n_tiles > 1 || g->packs) && !bytes) {
         int64_t step = LINE; /* a pass has whole groups that share a scale */
         while (g->unpacks && step % g->four.group != 0)
             step += LINE;
@@ -572,8 +587,8 @@ static void choose_blocks(gemm *g, const qn_schedule *schedule)
         g->depth = ceil_div(g->depth, step) * step;
         g->n_passes = ceil_div(g->k->value, g->depth);
     }
-    const double panel_bytes = 4.0 * g->width * (double)at_least_1(g->depth);
-    g->copies = fights && (g->depth + SKEW) * g->rows * 4 <= COPY_BYTES;
+    const double panel_bytes = (bytes ? 0.5 : 4) * g->width * (double)at_least_1(g->depth);
+    g->copies = fights && !bytes && (g->depth + SKEW) * g->rows * 4 <= COPY_BYTES;
     const double room = g->unpacks ? UNPACKED_BYTES : g->packs ? PACKED_BYTES : g->copies ? l2 / 3 : l2 / 4;
     const int64_t partial = g->unpacks ? UNPACKED_PARTIAL_BYTES : g->packs ? PACKED_BYTES : PARTIAL_BYTES;
     int64_t panels = (int64_t)(room / panel_bytes), tiles = MAX_TILES;
@@ -604,11 +619,11 @@ static void choose_blocks(gemm *g, const qn_schedule *schedule)
                     (g->depth + SKEW) * (g->rows + 1) * 4 <= COPY_BYTES;
     g->task_panels = panels;
     g->task_tiles = tiles;
-    g->spread = g->unpacks                  ? 1
-                : g->packs || g->reads_rows ? 0
-                : tiles >= SPREAD           ? SPREAD
-                : tiles >= 2                ? 2
-                                            : 0;
+    g->spread = g->unpacks                           ? 1
+                : g->packs || g->reads_rows || bytes ? 0
+                : tiles >= SPREAD                    ? SPREAD
+                : tiles >= 2                         ? 2
+                                                     : 0;
     while (g->spread > 1 && least_step(g) * g->width / g->spread < LINE)
         g->spread /= 2;
 }
@@ -793,7 +808,7 @@ static qn_dim write_tasks(gemm *g)
     qn_kvalue *column = ADD(MUL(qn_kb_imod(b, side, sides), width), qn_kb_imod(b, task, width));
     part(g, column, columns, qn_writer_index(w, g->n_panels), &g->first_panel, &g->past_panel);
     part(g, qn_kb_imod(b, row, rows), rows, qn_writer_index(w, n_tiles), &g->first_tile, &past_tile);
-    if (!g->unpacks || g->m->min > 1) {
+    if (!g->four.scale || g->m->min > 1) {
         all_passes(g, batch, past_tile);
         return tasks;
     }
@@ -830,9 +845,10 @@ static void read_shape(gemm *g)
     g->width = g->reads_rows ? 2 * g->lanes
                : g->pairs    ? qn_word_pair_panels(y, n_batch, machine)
                              : qn_word_panels(y, n_batch, machine);
-    g->unpacks = qn_nibbles_are_unpacked(root);
-    g->k = qn_ispace_import(space, g->unpacks ? root->operands[0]->type.dims[root->operands[0]->type.rank - 1]
-                                              : y->dims[n_batch + !g->reads_rows]);
+    const qn_type *x = &root->operands[0]->type;
+    const bool nibbles = qn_nibbles_group(root) > 0;
+    g->unpacks = nibbles && x->dtype == QUERN_F32;
+    g->k = qn_ispace_import(space, nibbles ? x->dims[x->rank - 1] : y->dims[n_batch + !g->reads_rows]);
     if (g->pairs)
         g->k = qn_dim_mul(space->dims, g->k, qn_dim_const(space->dims, 2));
     g->n_panels = g->reads_rows ? qn_dim_const(space->dims, g->n->value / g->width)
@@ -842,7 +858,7 @@ static void read_shape(gemm *g)
     g->in_order = qn_dtype_is_float(g->sum) && g->w.lowering->options->math == QN_MATH_STRICT;
     g->vectors = g->width / g->lanes;
     g->by_lane = machine->by_lane;
-    g->rows = rows_of_tile(machine, g->vectors);
+    g->rows = nibbles && !g->unpacks ? machine->vector_registers / 5 : rows_of_tile(machine, g->vectors);
     g->whole_panels = qn_dim_divisible(g->n, g->width);
 }
 
@@ -857,6 +873,7 @@ static qn_status lower(qn_lowering *l, const qn_group *group)
     qn_value *x = group->root->operands[0], *y = group->root->operands[1],
              *product = &group->root->results[0];
     g->packs = true;
+    const bool nibbles = qn_nibbles_group(group->root) > 0;
     for (int i = 0; i < group->n_inputs && !g->unpacks; i++)
         g->packs &= group->inputs[i] != y;
     g->x = qn_writer_argument(w, qn_lower_buffer(l, x), true, false);
@@ -866,7 +883,7 @@ static qn_status lower(qn_lowering *l, const qn_group *group)
         qn_writer_note_load(w, g->y);
     }
     for (int i = 0; i < group->n_inputs; i++) {
-        if (group->inputs[i] != y && (!g->unpacks || group->inputs[i] != group->root->operands[2]))
+        if (group->inputs[i] != y && (!nibbles || group->inputs[i] != group->root->operands[2]))
             qn_writer_bind_input(w, group->inputs[i]);
     }
     qn_dim all_rows = qn_dim_mul(w->space.dims, g->batch, g->m);
@@ -874,9 +891,13 @@ static qn_status lower(qn_lowering *l, const qn_group *group)
     g->col_var = qn_ispace_var(&w->space, g->n, false);
     g->k_value = qn_writer_index(w, g->k);
     g->n_value = qn_writer_index(w, g->n);
-    if (g->unpacks)
+    if (nibbles)
         g->four = qn_nibbles_open(w, group->root, g->lanes, g->vectors, g->k_value);
     choose(g);
+    if (nibbles && !g->unpacks) {
+        g->n_groups = g->k->value / g->four.group;
+        g->offsets = qn_kernel_add_local(w->kernel, "offsets", QUERN_I32, g->rows * g->n_groups);
+    }
     if (g->packs)
         g->y = qn_kernel_add_local(w->kernel, "panels", QUERN_F32, g->task_panels * g->depth * g->width);
     if (g->n_passes > 1)
@@ -893,7 +914,7 @@ static qn_status lower(qn_lowering *l, const qn_group *group)
         qn_writer_bind(w, product, fetch_sum, g);
     }
     w->kernel->flops = 2 * qn_likely_extent(g->batch) * qn_likely_extent(g->m) * qn_likely_extent(g->n) *
-                       qn_likely_extent(g->k) * qn_word_elements(g->x->dtype);
+                       qn_likely_extent(g->k) * (nibbles ? 1 : qn_word_elements(g->x->dtype));
     qn_dim tasks = write_tasks(g);
     qn_status status = qn_writer_finish(w, tasks, qn_group_step_name(group, l->arena));
     qn_arena_free(scratch);

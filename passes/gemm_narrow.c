@@ -46,7 +46,7 @@ static bool matches(const qn_group *group, const qn_pass_options *options)
     const int64_t lanes = machine->vector_bytes / QN_WORD_BYTES;
     const bool narrow =
         x->dtype == QUERN_F32 && (y->dtype == QUERN_BF16 || y->dtype == QUERN_F16) && y->rank == n_batch + 3;
-    if (!narrow && (qn_nibbles_group(group->root) == 0 || qn_nibbles_are_unpacked(group->root)))
+    if (!narrow && (qn_nibbles_group(group->root) == 0 || qn_gemm_takes_nibbles(group->root, options)))
         return false;
     const int64_t width = y->dims[n_batch + 2]->value;
     return width == lanes || width == 2 * lanes;

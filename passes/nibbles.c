@@ -22,7 +22,7 @@ int64_t qn_nibbles_group(const qn_node *product)
     return group <= QN_NIBBLES_MOST_GROUP ? group : 0;
 }
 
-bool qn_nibbles_are_unpacked(const qn_node *product)
+bool qn_nibbles_have_many_rows(const qn_node *product)
 {
     if (qn_nibbles_group(product) == 0)
         return false;
@@ -30,7 +30,7 @@ bool qn_nibbles_are_unpacked(const qn_node *product)
     double rows = 1;
     for (int i = (int)qn_attr_int(product, QN_ATTR_BATCH_DIMS); i < x->rank - 1; i++)
         rows *= (double)x->dims[i]->max;
-    return x->dtype == QUERN_F32 && rows > QN_NIBBLES_MOST_ROWS;
+    return rows > QN_NIBBLES_MOST_ROWS;
 }
 
 static qn_kbuffer *argument(qn_writer *w, qn_value *v)
@@ -192,6 +192,65 @@ void qn_nibbles_sums(const qn_nibbles *n, int rows, int streams, qn_kvalue *cons
         sums[i] = &loop->blocks[0]->arguments[1 + i];
     add_group(n, rows, streams, panels, x_at, qn_loop_counter(loop), sums);
     qn_kb_end_for(n->b, loop, sums);
+    for (int i = 0; i < each; i++)
+        sums[i] = &loop->results[i];
+}
+
+void qn_nibbles_offsets(const qn_nibbles *n, int rows, qn_kvalue *x_at, qn_kbuffer *offsets, int64_t n_groups)
+{
+    qn_kbuilder *b = n->b;
+    const int group = (int)n->group;
+    qn_kvalue *eight = qn_kb_const(b, (qn_ktype){ QUERN_U8, group }, (qn_scalar){ .i = 8 }),
+              *zero = qn_kb_const(b, (qn_ktype){ QUERN_I32, group / QN_WORD_BYTES }, (qn_scalar){ .i = 0 });
+    qn_kinst *groups = qn_kb_for(b, INDEX(0), INDEX(n_groups), INDEX(1), QN_TAG_SERIAL, 0, NULL, NULL);
+    for (int r = 0; r < rows; r++) {
+        qn_kvalue *at = ADD(ADD(x_at, MUL(n->k_value, INDEX(r))), MUL(qn_loop_counter(groups), INDEX(group)));
+        qn_kvalue *parts = qn_kb_dot4(b, eight, qn_kb_load(b, n->x, at, group), zero);
+        qn_kvalue *sum = qn_kb_reduce(b, QN_SUM, parts);
+        sum = qn_kb_binary(b, QN_OP_SUB, qn_kb_const(b, sum->type, (qn_scalar){ .i = 0 }), sum);
+        qn_kb_store(b, offsets, ADD(INDEX(r * n_groups), qn_loop_counter(groups)), sum, NULL);
+    }
+    qn_kb_end_for(b, groups, NULL);
+}
+
+void qn_nibbles_byte_sums(const qn_nibbles *n, int rows, qn_kvalue *panel, qn_kvalue *x_at,
+                          qn_kbuffer *offsets, int64_t n_groups, qn_kvalue **sums)
+{
+    enum { MOST_ROWS = 24 };
+    qn_kbuilder *b = n->b;
+    const int each = rows * n->vectors;
+    qn_kvalue *parts[MOST_ROWS];
+    for (int i = 0; i < each; i++)
+        sums[i] = qn_kb_float(b, (qn_ktype){ QUERN_F32, n->lanes }, 0);
+    qn_kinst *loop = qn_kb_for(b, INDEX(0), INDEX(n_groups), INDEX(1), QN_TAG_SERIAL, each, sums, NULL);
+    for (int i = 0; i < each; i++)
+        sums[i] = &loop->blocks[0]->arguments[1 + i];
+    qn_kvalue *g = qn_loop_counter(loop), *k = MUL(g, INDEX(n->group));
+    qn_kvalue *from = ADD(panel, MUL(k, INDEX(n->width))), *y_at = DIV(from, INDEX(QN_NIBBLES)),
+              *scales = DIV(from, INDEX(n->group));
+    for (int64_t i = 0; i < n->group / QN_NIBBLES * n->width; i += LINE)
+        qn_word_prefetch(b, n->y, ADD(y_at, INDEX(AHEAD * LINE + i)), 0);
+    for (int i = 0; i < each; i++)
+        parts[i] =
+            qn_kb_splat(b, qn_kb_load(b, offsets, ADD(INDEX(i / n->vectors * n_groups), g), 1), n->lanes);
+    for (int w = 0; w < n->group / QN_NIBBLES; w++) {
+        qn_kvalue *half[2][2];
+        for (int v = 0; v < n->vectors; v++)
+            halves_of(n, qn_word_load(b, n->y, ADD(y_at, INDEX(w * n->width + v * n->lanes)), n->lanes),
+                      half[v]);
+        for (int h = 0; h < 2; h++)
+            for (int i = 0; i < each; i++) {
+                qn_kvalue *at = ADD(ADD(x_at, MUL(n->k_value, INDEX(i / n->vectors))), k);
+                at = ADD(DIV(at, INDEX(QN_WORD_BYTES)), INDEX(2 * w + h));
+                parts[i] =
+                    qn_kb_dot4(b, half[i % n->vectors][h], qn_word_repeat(b, n->x, at, n->lanes), parts[i]);
+            }
+    }
+    for (int i = 0; i < each; i++) {
+        qn_kvalue *scale = scales_at(n, ADD(scales, INDEX(i % n->vectors * n->lanes)));
+        sums[i] = qn_word_multiply_add(b, qn_kb_convert(b, QUERN_F32, parts[i]), scale, sums[i], n->fused);
+    }
+    qn_kb_end_for(b, loop, sums);
     for (int i = 0; i < each; i++)
         sums[i] = &loop->results[i];
 }

@@ -27,8 +27,9 @@ typedef struct qn_nibbles {
 /* Of k that share a scale, where the right side is of four bits and there is a kernel for so many; else 0. */
 int64_t qn_nibbles_group(const qn_node *product);
 
-/* Are there more rows of floats than are multiplied by numbers in registers? Then a part of them is unpacked first. */
-bool qn_nibbles_are_unpacked(const qn_node *product);
+/* Are there more rows than few? Then each part of the panels is read once for many of them (gemm.c): where they are floats, it is
+ * unpacked first; bytes are multiplied by numbers in registers. */
+bool qn_nibbles_have_many_rows(const qn_node *product);
 
 /* Of the product's operands, which become arguments of the kernel if they are not yet. */
 qn_nibbles qn_nibbles_open(qn_writer *w, const qn_node *product, int lanes, int vectors, qn_kvalue *k_value);
@@ -37,6 +38,13 @@ qn_nibbles qn_nibbles_open(qn_writer *w, const qn_node *product, int lanes, int 
  * sums[(stream * rows + row) * vectors + vector]. */
 void qn_nibbles_sums(const qn_nibbles *n, int rows, int streams, qn_kvalue *const *panels, qn_kvalue *x_at,
                      qn_kvalue **sums);
+/* Of `rows` rows of bytes, the first of which begins at element x_at: -8 times the sum over each group, to row r's
+ * offsets [r][K / group]. */
+void qn_nibbles_offsets(const qn_nibbles *n, int rows, qn_kvalue *x_at, qn_kbuffer *offsets,
+                        int64_t n_groups);
+/* The same rows, with these offsets, times the panel that begins at element `panel`: sums[row * vectors + vector]. */
+void qn_nibbles_byte_sums(const qn_nibbles *n, int rows, qn_kvalue *panel, qn_kvalue *x_at,
+                          qn_kbuffer *offsets, int64_t n_groups, qn_kvalue **sums);
 /* Lines [low, high) of k of a panel, multiples of a group, times their scales: f32 [k][width] from element `at` of `to` on. */
 void qn_nibbles_unpack(const qn_nibbles *n, qn_kvalue *panel, qn_kvalue *low, qn_kvalue *high, qn_kbuffer *to,
                        qn_kvalue *at);

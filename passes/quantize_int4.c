@@ -13,16 +13,16 @@
  * A group of zeros has the scale 0. A group with NaN or infinity makes what it takes part in NaN or infinite.
  *
  * Weights that a model has in four bits keep their numbers and scales under every precision, and no float32 is made of them; rows are
- * bytes under int4, else as they are. Strict math has the weights as float32. Where 0 is another number z
+ * bytes under int4 and where the weights allow it (byte_rows), else as they are. Strict math has the weights as float32. Where 0 is another number z
  * than 8 (i4: 8 more than its zero point), what is missing is a small product of its own, of the sums of x over a group:
  *
  *   %d = dequantize %q: u4[768, 3072], %s: f32[24, 3072], %z {axis = 0, block = 32};   %r = dot_general %x, %d
  *   ->
  *   %r = mul (add (matmul_packed %x', panels of %q, panels of %s), (matmul_packed (sums of %x'), panels of (8 - %z) * %s)), %m
  *
- * Rows of floats may be any number: many are multiplied by panels that are unpacked a part at a time (gemm.c). Under int4 more than few
- * are floats, and under bf16 and int8 weights are made float32 for them; where the number of rows is not known until a run, both are
- * there, and an `if` takes one. */
+ * Rows of floats may be any number: many are multiplied by panels that are unpacked a part at a time (gemm.c), and so are many rows of
+ * bytes on a machine that multiplies those; on others, more than few are floats. Under bf16 and int8 weights are made float32 for many
+ * rows. Where the number of rows is not known until a run and few differ from many, both are there, and an `if` takes one. */
 #include "passes/quantize.h"
 
 enum { GROUP = 32, NUMBERS = 8, LEAST = -8, MOST = 7, LEAST_WEIGHTS = 1 << 16 };
@@ -309,13 +309,12 @@ static qn_value *float_product(qn_builder *b, const qn_node *product, const qn_n
     return qn_b_dot_general(b, left, spelt, &dot, QUERN_F32);
 }
 
-/* Few rows in one way and more in another: which of them, a run decides. Under int4 few are bytes and more are floats, times the same
+/* Few rows in one way and more in another: which of them, a run decides. Few may be bytes where more are floats, times the same
  * panels; else more are multiplied by float32, of which the precision makes fewer bits. NULL where a part of the weights is computed. */
 static qn_value *either_product(qn_builder *b, const qn_node *product, const qn_node *weights,
-                                const laid_out *laid, const qn_pass_options *options)
+                                const laid_out *laid, bool bytes)
 {
     qn_module *module = product->graph->module;
-    const bool bytes = options->precision == QN_PRECISION_INT4;
     qn_graph *regions[2];
     qn_value *captured[] = { product->operands[0], laid->panels, laid->scales, laid->missing };
     const int n_captured = laid->missing ? 4 : 3;
@@ -353,15 +352,17 @@ static qn_value *replacement(qn_builder *b, const qn_node *product, const qn_nod
     if (block == 0 || group_of(block) == 0 || qn_type_elements(&weights->results[0].type) < LEAST_WEIGHTS)
         return NULL;
     const qn_dim rows = rows_of(product);
-    const bool int4 = options->precision == QN_PRECISION_INT4,
-               all = int4 || options->precision == QN_PRECISION_F32, /* rows */
+    const bool bytes = options->precision == QN_PRECISION_INT4 ||
+                       (options->precision != QN_PRECISION_BF16 && qn_attr_bool(weights, QN_ATTR_BYTE_ROWS)),
+               many_bytes = bytes && options->machine->dot4,
+               wider = !bytes && options->precision != QN_PRECISION_F32, /* for many rows */
         few = rows->max <= QN_FEW_ROWS, many = rows->min > QN_FEW_ROWS;
     laid_out laid;
-    if ((many && !all) || !lay_out(b, product, weights, block, options, &laid))
+    if ((many && wider) || !lay_out(b, product, weights, block, options, &laid))
         return NULL;
-    if (few || many || options->precision == QN_PRECISION_F32)
-        return product_of(b, product, product->operands[0], &laid, int4 && few);
-    return either_product(b, product, weights, &laid, options);
+    if (few || many || many_bytes || (!bytes && !wider))
+        return product_of(b, product, product->operands[0], &laid, few ? bytes : many_bytes);
+    return either_product(b, product, weights, &laid, bytes);
 }
 
 static bool is_output(const qn_node *node)

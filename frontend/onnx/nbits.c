@@ -102,7 +102,8 @@ static qn_value *weights(qn_onnx_node *n, const layout *l, qn_dtype dtype)
     if (!whole)
         whole = qn_b_broadcast(b, qn_b_scalar_int(b, l->dtype, floats ? 0 : (int64_t)1 << (l->bits - 1)), 2,
                                scale->type.dims, NULL);
-    w = qn_b_dequantize(b, w, scale, whole, 1, l->block);
+    w = qn_b_dequantize_weights(b, w, scale, whole, 1, l->block,
+                                qn_onnx_attr_int(n, "accuracy_level", 0) == 4);
     if (floats)
         w = less_zeros(n, l, w, zero, scale);
     return l->blocks * l->block == l->k ? w

@@ -171,6 +171,29 @@ class Products(unittest.TestCase):
             for rows in (x[:1, :1], x[:, :2], x[:1, :5], x):
                 np.testing.assert_allclose(np.array(run_of([rows.copy()])[0]), rows @ w.T, rtol=1e-4, atol=1e-4)
 
+    def test_matmul_nbits_of_rows_as_bytes(self):
+        """accuracy_level 4: rows may be rounded to bytes, as ONNX Runtime does; not in strict math."""
+        rng = np.random.default_rng(13)
+        for n, k, block, zeros in ((288, 256, 32, False), (100, 1024, 64, True), (270, 512, 128, True)):
+            q = rng.integers(0, 16, (n, k // block, block)).astype(np.uint8)
+            scale = rng.uniform(0.01, 0.02, (n, k // block)).astype(np.float32)
+            zero = rng.integers(0, 16, (n, k // block)).astype(np.uint8) if zeros else np.full((n, k // block), 8, np.uint8)
+            w = ((q - zero[..., None].astype(np.float32)) * scale[..., None]).reshape(n, k)
+            constants = {"w": pack_bits(q, 4), "s": scale, "order": "x w s".split() + ["z"] * zeros}
+            if zeros:
+                constants["z"] = pack_bits(zero, 4)
+            x = rng.normal(size=(97, k)).astype(np.float32)
+            text = microsoft.model("MatMulNBits", {"x": x}, constants, {"K": k, "N": n, "bits": 4, "block_size": block, "accuracy_level": 4},
+                                   dims={"x": {0: "rows"}})
+            run_of, two, strict = (quern.compile(text, **options) for options in ({"threads": 1}, {"threads": 2}, {"math": "strict"}))
+            for rows in (x[:1], x[:3], x[:8], x):
+                want = rows @ w.T
+                got = np.array(run_of([rows])[0])
+                self.assertLess(np.abs(got - want).max() / np.abs(want).max(), 0.02)
+                self.assertFalse(np.allclose(got, want, rtol=1e-5, atol=1e-5))
+                np.testing.assert_array_equal(got, np.array(two([rows])[0]))
+                np.testing.assert_allclose(np.array(strict([rows])[0]), want, rtol=1e-4, atol=1e-4)
+
     def test_matmul_nbits(self):
         rng = np.random.default_rng(9)
         for bits, block, k, n, zeros in ((4, 32, 96, 40, None), (4, 32, 96, 40, "whole"), (4, 16, 100, 24, "float"), (4, 128, 256, 288, "whole"),

@@ -126,9 +126,9 @@ static size_t bytes_of_constants(const qn_graph *graph)
 }
 
 /* Weights that come in four bits keep their numbers: products are exact here, and constants take about as much as the numbers,
- * whatever the number of rows; but under bf16 and int8, which round them for many rows. Under int4 few rows are bytes. Where the rows
- * are not known, a run takes one or the other. */
-static void four_bits(qn_precision precision, int64_t rows, bool known)
+ * whatever the number of rows; but under bf16 and int8, which round them for many rows. Under int4 few rows are bytes, and
+ * many, too, where the machine multiplies those; else, where the rows are not known, a run takes one or the other. */
+static void four_bits(qn_precision precision, int64_t rows, bool known, bool dot4)
 {
     static unsigned char numbers[K * N];
     static float scales[K / 8 * N];
@@ -141,9 +141,12 @@ static void four_bits(qn_precision precision, int64_t rows, bool known)
         { QUERN_I4, 32, false, false }, { QUERN_U4, 32, false, true }, { QUERN_I4, 16, true, true },
         { QUERN_U4, 128, true, false }, { QUERN_U4, 0, true, true },   { QUERN_I4, 0, false, false },
     };
-    static const qn_machine machine = {
-        .vector_bytes = 32, .vector_registers = 16, .fma = true, .l1_bytes = 32768, .l2_bytes = 1 << 18
-    };
+    const qn_machine machine = { .vector_bytes = dot4 ? 64 : 32,
+                                 .vector_registers = dot4 ? 32 : 16,
+                                 .fma = true,
+                                 .dot4 = dot4,
+                                 .l1_bytes = 32768,
+                                 .l2_bytes = 1 << 18 };
     fill_operands();
     for (int i = 0; i < K * N; i++)
         numbers[i] = (unsigned char)(i * 7 % 23 % 16);
@@ -187,7 +190,8 @@ static void four_bits(qn_precision precision, int64_t rows, bool known)
         const qn_node *either = NULL;
         QN_FOR_NODES (graph, node)
             either = node->op == QN_OP_IF ? node : either;
-        assert_int_equal(either != NULL, !known && precision != QN_PRECISION_F32);
+        assert_int_equal(either != NULL, !known && precision != QN_PRECISION_F32 &&
+                                             !(dot4 && precision == QN_PRECISION_INT4));
         if (either) {
             count_products(either->regions[0], &scaled, &all);
             assert_int_equal(scaled, 1);
@@ -207,20 +211,25 @@ static void four_bits(qn_precision precision, int64_t rows, bool known)
 static void weights_of_four_bits_stay_so(void **state)
 {
     (void)state;
-    four_bits(QN_PRECISION_INT4, 3, true);
-    four_bits(QN_PRECISION_F32, 1, true);
-    four_bits(QN_PRECISION_F32, 4, true);
-    four_bits(QN_PRECISION_F32, MOST_ROWS, true);
-    four_bits(QN_PRECISION_F32, MANY_ROWS, true);
-    four_bits(QN_PRECISION_INT4, MANY_ROWS, true);
-    four_bits(QN_PRECISION_INT4, 2, false);
-    four_bits(QN_PRECISION_INT4, MANY_ROWS, false);
-    four_bits(QN_PRECISION_BF16, 2, false);
-    four_bits(QN_PRECISION_BF16, MOST_ROWS, false);
-    four_bits(QN_PRECISION_F32, 1, false);
-    four_bits(QN_PRECISION_F32, 4, false);
-    four_bits(QN_PRECISION_F32, MOST_ROWS, false);
-    four_bits(QN_PRECISION_F32, MANY_ROWS, false);
+    four_bits(QN_PRECISION_INT4, 3, true, false);
+    four_bits(QN_PRECISION_F32, 1, true, false);
+    four_bits(QN_PRECISION_F32, 4, true, false);
+    four_bits(QN_PRECISION_F32, MOST_ROWS, true, false);
+    four_bits(QN_PRECISION_F32, MANY_ROWS, true, false);
+    four_bits(QN_PRECISION_INT4, MANY_ROWS, true, false);
+    four_bits(QN_PRECISION_INT4, 2, false, false);
+    four_bits(QN_PRECISION_INT4, MANY_ROWS, false, false);
+    four_bits(QN_PRECISION_BF16, 2, false, false);
+    four_bits(QN_PRECISION_BF16, MOST_ROWS, false, false);
+    four_bits(QN_PRECISION_F32, 1, false, false);
+    four_bits(QN_PRECISION_F32, 4, false, false);
+    four_bits(QN_PRECISION_F32, MOST_ROWS, false, false);
+    four_bits(QN_PRECISION_F32, MANY_ROWS, false, false);
+    four_bits(QN_PRECISION_F32, MANY_ROWS, false, true);
+    four_bits(QN_PRECISION_INT4, 1, false, true);
+    four_bits(QN_PRECISION_INT4, MOST_ROWS, false, true);
+    four_bits(QN_PRECISION_INT4, MANY_ROWS, false, true);
+    four_bits(QN_PRECISION_INT4, MANY_ROWS, true, true);
 }
 
 static void mistakes_are_found(void **state)
