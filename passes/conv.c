@@ -214,16 +214,16 @@ static qn_kvalue *spread(emitter *e, qn_kvalue *x)
     return qn_kb_shuffle(&e->w.b, x, x, (int)p->lanes, mask);
 }
 
-/* One channel of groups inside of blocks: x in vectors. Position after position, so that a column of x is loaded, and put in order, once
- * for all kernel columns that meet it. */
-static void row_inside(emitter *e, qn_kvalue *x_at, qn_kvalue *w_at, qn_conv_span rows)
+/* One channel of groups inside of blocks: x in vectors. `n` columns of the kernel, position after position, so that a column of x is
+ * loaded, and put in order, once for all of them that meet it. */
+static void columns_inside(emitter *e, qn_kvalue *x_at, qn_kvalue *w_at, int64_t n, qn_conv_span rows)
 {
     const qn_conv_plan *p = &e->p;
     const qn_conv_axis *width = &p->axes[2];
     const int64_t next_row = p->axes[1].stride * e->row_elements;
     for (int64_t r = rows.first; r < rows.last; r++)
         for (int64_t q = 0; q < e->columns.size; q++)
-            for (int64_t k = 0; k < width->kernel; k++) {
+            for (int64_t k = 0; k < n; k++) {
                 const qn_conv_span span = qn_conv_valid(width, e->columns.start, e->columns.size, k);
                 if (q < span.first || q >= span.last)
                     continue;
@@ -234,6 +234,24 @@ static void row_inside(emitter *e, qn_kvalue *x_at, qn_kvalue *w_at, qn_conv_spa
                     load(e, e->weights, offset(e, w_at, (k * p->w_c + e->channel) * p->lanes), p->lanes);
                 multiply_add(e, sum_at(e, r, q, 0), spread(e, x), w);
             }
+}
+
+/* A wide kernel, which meets no border, goes some columns at a time. */
+static void row_inside(emitter *e, qn_kvalue *x_at, qn_kvalue *w_at, qn_conv_span rows)
+{
+    enum { COLUMNS = QN_CONV_WIDTH / 2 };
+    const qn_conv_plan *p = &e->p;
+    const int64_t kernel = p->axes[2].kernel, x_step = p->axes[2].dilation * p->c, w_step = p->w_c * p->lanes;
+    if (kernel <= QN_CONV_WIDTH) {
+        columns_inside(e, x_at, w_at, kernel, rows);
+        return;
+    }
+    const int64_t rest = kernel % COLUMNS, looped = kernel - rest;
+    qn_kinst *loop = open_loop(e, qn_kb_index(&e->w.b, 0), qn_kb_index(&e->w.b, looped), COLUMNS);
+    qn_kvalue *k = qn_loop_counter(loop);
+    columns_inside(e, along(e, x_at, k, x_step), along(e, w_at, k, w_step), COLUMNS, rows);
+    close_loop(e, loop);
+    columns_inside(e, offset(e, x_at, looped * x_step), offset(e, w_at, looped * w_step), rest, rows);
 }
 
 /* How many kernel offsets from k on read inside of x at the same positions of a tile: out_span. */

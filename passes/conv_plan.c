@@ -278,7 +278,7 @@ static bool meets_border(const qn_conv_plan *p)
             if (span.last - span.first != p->columns[i].size)
                 return true;
         }
-    return p->inside || a->dilation > 1; /* these are always unrolled */
+    return false;
 }
 
 /* ---- tasks ---- */
