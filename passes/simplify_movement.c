@@ -391,6 +391,27 @@ static qn_value *concatenate(qn_rewriter *r, const qn_node *node)
 
 /* ---- reductions ---- */
 
+/* The largest or least of all elements, in whichever order they lie. */
+static qn_value *reduce_all_moved(qn_rewriter *r, const qn_node *node)
+{
+    qn_value *x = node->operands[0];
+    const qn_type *type = &node->results[0].type;
+    const qn_kind kind = qn_attr_reduce_kind(node);
+    int64_t all[QN_MAX_RANK];
+    if (kind != QN_KIND_MAX && kind != QN_KIND_MIN)
+        return NULL;
+    for (int i = 0; i < type->rank; i++)
+        if (!qn_dim_is(type->dims[i], 1))
+            return NULL;
+    while (qn_value_made_by(x, QN_OP_TRANSPOSE) || qn_value_made_by(x, QN_OP_RESHAPE))
+        x = x->node->operands[0];
+    if (x == node->operands[0] || x->type.rank == 0)
+        return NULL;
+    for (int i = 0; i < x->type.rank; i++)
+        all[i] = i;
+    return qn_b_reshape(&r->b, qn_b_reduce(&r->b, kind, x, x->type.rank, all, false), type->rank, type->dims);
+}
+
 static qn_value *reduce(qn_rewriter *r, const qn_node *node)
 {
     qn_value *x = node->operands[0];
@@ -403,6 +424,9 @@ static qn_value *reduce(qn_rewriter *r, const qn_node *node)
         nothing &= qn_dim_is(x->type.dims[axes[i]], 1);
     if (nothing)
         return qn_b_reshape(&r->b, x, type->rank, type->dims);
+    qn_value *moved = reduce_all_moved(r, node);
+    if (moved)
+        return moved;
     /* Two reductions of one kind are one, unless that changes the order of a strict sum. */
     const qn_node *inner = qn_value_made_by(x, QN_OP_REDUCE);
     if (!inner || qn_attr_reduce_kind(inner) != kind ||
