@@ -25,6 +25,7 @@ enum {
     DEAR = 8,                   /* cost of what is rather staged than computed twice */
     STAGE_BYTES = 64 << 10,     /* of one staged row */
     STAGE_TOTAL = 160 << 10,    /* of all together: below QN_LOCAL_LIMIT */
+    TERMS_BYTES = 64 << 10,     /* of the terms of a row's ordered sums */
     GPU_STAGE_TOTAL = 32 << 10, /* in shared memory, beside what reductions need there */
     SHORT_ROW = 8,              /* columns; shorter ones don't fill a vector */
     LEAST_ROWS = 64,            /* of a task when rows are lanes */
@@ -59,6 +60,7 @@ typedef struct row_kernel {
     qn_dim row_dims[QN_MAX_RANK], row_index[QN_MAX_RANK]; /* of the rows */
     int n_row_dims;
     qn_kvalue **results; /* by value id: of reductions, for this row */
+    int64_t terms_bytes; /* of buffers for terms of ordered sums */
     bool rehearsing;
 } row_kernel;
 
@@ -290,15 +292,73 @@ static bool leaves_nan_out(const row_kernel *k, const qn_node *max)
 }
 
 /* Reassociating a sum is not strict; its columns then go one after the other. */
+static bool is_ordered(const row_kernel *k, const reduction *r)
+{
+    return (r->kind == QN_SUM || r->kind == QN_PROD) && qn_dtype_is_float(r->dtype) &&
+           k->lowering->options->math == QN_MATH_STRICT;
+}
+
 static qn_ktag column_tag(const row_kernel *k, int n, const reduction *reductions)
 {
     if (k->rows_are_lanes)
         return QN_TAG_SERIAL;
     for (int i = 0; i < n; i++)
-        if ((reductions[i].kind == QN_SUM || reductions[i].kind == QN_PROD) &&
-            qn_dtype_is_float(reductions[i].dtype) && k->lowering->options->math == QN_MATH_STRICT)
+        if (is_ordered(k, &reductions[i]))
             return QN_TAG_SERIAL;
     return QN_TAG_VECTOR;
+}
+
+/* Puts ordered reductions last and gives the number of the others, where the terms of the former are better computed by vectors, into
+ * buffers, and added up behind that; otherwise n. */
+static int split_ordered(row_kernel *k, int n, reduction *reductions, qn_kbuffer **out_terms)
+{
+    const qn_machine *machine = k->lowering->options->machine;
+    const int64_t columns = k->rows.n_cols->max;
+    int64_t bytes = k->terms_bytes;
+    int n_free = 0;
+    if (k->rehearsing || k->rows_are_lanes || !machine || machine->gpu || columns > STAGE_BYTES)
+        return n;
+    for (int i = 0; i < n; i++) {
+        const qn_value *x = reductions[i].node->operands[0];
+        if (!is_ordered(k, &reductions[i])) {
+            const reduction first = reductions[i];
+            memmove(&reductions[n_free + 1], &reductions[n_free], (size_t)(i - n_free) * sizeof first);
+            reductions[n_free++] = first;
+        } else if (k->traces[x->id].index) { /* it is computed, not only loaded */
+            bytes += columns * (int64_t)qn_dtype_bytes(reductions[i].dtype);
+        } else {
+            return n;
+        }
+    }
+    if (bytes > TERMS_BYTES)
+        return n;
+    k->terms_bytes = bytes;
+    for (int i = n_free; i < n; i++) {
+        const qn_value *x = reductions[i].node->operands[0];
+        const trace *t = &k->traces[x->id];
+        out_terms[i] =
+            t->staged && t->staged->dtype == reductions[i].dtype && __builtin_ctz(t->passes) == k->w->pass
+                ? t->staged
+                : qn_kernel_add_local(k->w->kernel, "terms", reductions[i].dtype, columns);
+    }
+    return n_free;
+}
+
+/* The sums of terms that are there, in the order of the columns. */
+static void add_up(row_kernel *k, int n, const reduction *reductions, qn_kbuffer *const *terms,
+                   qn_kvalue **values)
+{
+    qn_writer *w = k->w;
+    qn_writer_loop loops[QN_MAX_RANK];
+    const int n_cols = k->col_nest.n;
+    qn_writer_open_nest(w, n_cols, k->col_vars, QN_TAG_SERIAL, n, values, NULL, loops);
+    const qn_writer_loop *innermost = &loops[n_cols > 0 ? n_cols - 1 : 0];
+    for (int i = 0; i < n; i++)
+        values[i] = qn_writer_combine(w, reductions[i].kind, innermost->carried[i],
+                                      qn_writer_load(w, terms[i], k->rows.col));
+    qn_writer_close_nest(w, n_cols, loops, values);
+    for (int i = 0; i < n; i++)
+        values[i] = loops[0].carried[i];
 }
 
 static void store_output(row_kernel *k, qn_value *value, const qn_dim *index, qn_kvalue *element)
@@ -378,7 +438,9 @@ static void write_pass(row_kernel *k, int pass)
     if (n == 0 && n_outputs == 0)
         return;
 
-    qn_kvalue **values = QN_NEW_ARRAY(w->arena, qn_kvalue *, n + n_outputs + 1);
+    qn_kbuffer **terms = QN_NEW_ARRAY(w->arena, qn_kbuffer *, n + 1);
+    const int n_carried = split_ordered(k, n, reductions, terms);
+    qn_kvalue **values = QN_NEW_ARRAY(w->arena, qn_kvalue *, n + 1);
     qn_kind *kinds = QN_NEW_ARRAY(w->arena, qn_kind, n + 1);
     qn_dim(*at)[QN_MAX_RANK] = qn_arena_calloc(w->arena, (size_t)n_outputs + 1, sizeof *at);
     for (int i = 0; i < n; i++) {
@@ -393,26 +455,37 @@ static void write_pass(row_kernel *k, int pass)
     }
     qn_writer_loop loops[QN_MAX_RANK];
     const int n_cols = k->col_nest.n;
-    qn_writer_open_nest(w, n_cols, k->col_vars, column_tag(k, n, reductions), n, values, kinds, loops);
+    qn_writer_open_nest(w, n_cols, k->col_vars, column_tag(k, n_carried, reductions), n_carried, values,
+                        kinds, loops);
     qn_writer_loop *innermost = &loops[n_cols > 0 ? n_cols - 1 : 0];
     stream_columns(k, pass);
     fetch_outputs(k, pass);
-    for (int i = 0; i < n; i++) {
+    for (int i = n_carried; i < n; i++) {
+        qn_kvalue *x = qn_writer_value(w, reductions[i].node->operands[0], reductions[i].index);
+        if (terms[i] != k->traces[reductions[i].node->operands[0]->id].staged)
+            qn_writer_store(w, terms[i], k->rows.col, qn_kb_convert(&w->b, reductions[i].dtype, x));
+    }
+    for (int i = 0; i < n_carried; i++) {
         qn_kvalue *x = qn_writer_value(w, reductions[i].node->operands[0], reductions[i].index);
         qn_kvalue *old = innermost->carried[i], *new = qn_kb_convert(&w->b, reductions[i].dtype, x);
         values[i] = leaves_nan_out(k, reductions[i].node)
                         ? qn_kb_select(&w->b, qn_kb_compare(&w->b, QN_GT, new, old), new, old)
                         : qn_writer_combine(w, kinds[i], old, new);
     }
+    qn_kvalue **stored = QN_NEW_ARRAY(w->arena, qn_kvalue *, n_outputs + 1);
     for (int i = 0; i < n_outputs; i++)
-        values[n + i] = qn_writer_value(w, outputs[i], at[i]);
+        stored[i] = qn_writer_value(w, outputs[i], at[i]);
     for (int i = 0; i < n_outputs; i++)
-        store_output(k, outputs[i], at[i], values[n + i]);
+        store_output(k, outputs[i], at[i], stored[i]);
     w->stream = NULL;
     qn_writer_close_nest(w, n_cols, loops, values);
+    for (int i = 0; i < n_carried; i++)
+        values[i] = loops[0].carried[i];
+    if (n_carried < n)
+        add_up(k, n - n_carried, reductions + n_carried, terms + n_carried, values + n_carried);
     for (int i = 0; i < n; i++) {
         const qn_value *result = &reductions[i].node->results[0];
-        k->results[result->id] = qn_kb_convert(&w->b, result->type.dtype, loops[0].carried[i]);
+        k->results[result->id] = qn_kb_convert(&w->b, result->type.dtype, values[i]);
         qn_writer_bind(w, result, fetch_result, k);
     }
     for (int i = 0; i < g->n_nodes; i++) {

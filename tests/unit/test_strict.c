@@ -221,6 +221,22 @@ static const char *const products[] = {
     "%r = dot_general %x, %y {x_batch = [], x_contract = [1, 2], y_batch = [], y_contract = [1, 0]} : T[9, "
     "50]\n"
     "return %r\n}\n",
+    /* what is added up is computed, once stored as well; two sums in one pass over a row, and a maximum beside one */
+    "graph @f(%x: T[37, 333]) -> (T[37, 333], T[37], T[37]) {\n%m = reduce %x {axes = [1], kind = max} : "
+    "T[37]\n"
+    "%b = broadcast %m {axes = [0], dims = [37, 333]} : T[37, 333]\n%d = sub %x, %b : T[37, 333]\n"
+    "%e = mul %d, %d : T[37, 333]\n%t = reduce %e {axes = [1], kind = sum} : "
+    "T[37]\n"
+    "%u = reduce %d {axes = [1], kind = sum} : T[37]\n%o = reduce %e {axes = [1], kind = max} : T[37]\n"
+    "%v = broadcast %t {axes = [0], dims = [37, 333]} : T[37, 333]\n%q = div %e, %v : T[37, 333]\n"
+    "return %q, %u, %o\n}\n",
+    "dims n: 0..100\n"
+    "graph @f(%x: T[n, 5, n]) -> (T[n, 5, n]) {\n%a = abs %x : T[n, 5, n]\n%s = sqrt %a : T[n, 5, n]\n"
+    "%t = reduce %s {axes = [1, 2], kind = sum} : T[n]\n"
+    "%v = broadcast %t {axes = [0], dims = [n, 5, n]} : T[n, 5, n]\n%q = div %s, %v : T[n, 5, n]\n"
+    "%r = reduce %q {axes = [2], kind = prod} : T[n, 5]\n"
+    "%w = broadcast %r {axes = [0, 1], dims = [n, 5, n]} : T[n, 5, n]\n%y = sub %q, %w : T[n, 5, n]\nreturn "
+    "%y\n}\n",
     "graph @f(%x: T[20, 333]) -> (T[20], T[333], T) {\n%a = reduce %x {axes = [1], kind = sum} : T[20]\n"
     "%b = reduce %x {axes = [0], kind = sum} : T[333]\n%c = reduce %x {axes = [0, 1], kind = sum} : T\n"
     "return %a, %b, %c\n}\n",
