@@ -13,8 +13,7 @@ from ._dlpack import gpu_of
 from ._groups import shape_text, sides
 from ._library import (INPUT, NEEDS, NEEDS_DIM, NEEDS_SHAPE, OUTPUT, TUNE_REPORT, Array, ArgumentError, BufferInfo, CompileOptions,
                        DimRange, EmitOptions, EntryInfo, Handle, InputShape, KnownInput, LoadOptions, ModelError, OutOfRangeError,
-                       SymbolInfo, TuneOptions, UnsupportedError, check, error_of, lib,
-                       refuse_to_copy, table)
+                       SymbolInfo, TuneOptions, UnsupportedError, check, error_of, lib, refuse_to_copy, table)
 
 Signature = namedtuple("Signature", "name dtype shape")
 Signature.__doc__ = "An input or output: dims are numbers, or text such as 'batch' where they depend on the inputs."
