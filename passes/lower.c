@@ -329,9 +329,10 @@ static void check_alias_steps(alias_check *c, const qn_steps *steps, int depth)
             c->conflict |=
                 !(step->kind == QN_STEP_COPY || (k && input >= 0 && k->buffers[output]->inplace == input));
         c->in_loop |= depth > 0 && (uses || output >= 0);
-        check_alias_steps(c, &step->test, depth + 1);
-        check_alias_steps(c, &step->body, depth + 1);
-        check_alias_steps(c, &step->other, depth + 1);
+        const int inside = depth + (step->kind == QN_STEP_LOOP);
+        check_alias_steps(c, &step->test, inside);
+        check_alias_steps(c, &step->body, inside);
+        check_alias_steps(c, &step->other, inside);
     }
 }
 
@@ -348,6 +349,13 @@ static bool may_write_in_place(const qn_lowering *l, int target, int io)
     return !c.conflict && !c.in_loop && c.last_use <= c.first_write;
 }
 
+/* Surely the same memory: an output that may replace an input can also have its own. */
+static bool same_io(const qn_program *p, const qn_pbuffer *a, const qn_pbuffer *b)
+{
+    const int memory = io_memory(p, a->io);
+    return memory == io_memory(p, b->io) && (a->io == b->io || p->io[memory].role == QUERN_STATE);
+}
+
 /* Copies that became copies of a buffer to itself go. */
 static void remove_void_copies(qn_program *p, qn_steps *steps)
 {
@@ -356,8 +364,8 @@ static void remove_void_copies(qn_program *p, qn_steps *steps)
         const qn_step *step = &steps->items[i];
         if (step->kind == QN_STEP_COPY) {
             const qn_pbuffer *from = &p->buffers[step->buffers[0]], *to = &p->buffers[step->buffers[1]];
-            if (from == to || (from->place == QN_PLACE_IO && to->place == QN_PLACE_IO &&
-                               io_memory(p, from->io) == io_memory(p, to->io)))
+            if (from == to ||
+                (from->place == QN_PLACE_IO && to->place == QN_PLACE_IO && same_io(p, from, to)))
                 continue;
         }
         steps->items[kept++] = *step;

@@ -88,6 +88,11 @@ typedef struct qn_onnx_scope qn_onnx_scope;
 typedef struct qn_onnx_frame qn_onnx_frame;
 
 /* One call. */
+/* A value that is `before` but for a part. Where they are an output and an input, they may share memory. */
+typedef struct qn_onnx_update {
+    qn_value *before, *after;
+} qn_onnx_update;
+
 typedef struct qn_onnx_import {
     qn_module *module;
     qn_arena *arena;  /* the module's */
@@ -115,6 +120,7 @@ typedef struct qn_onnx_import {
     int64_t n_nodes;                     /* imported, with copies of functions and loop bodies */
     uint64_t n_random;                   /* random operators so far */
     bool keep_floats;                    /* contents of floats are not folded: nodes are made */
+    qn_vec(qn_onnx_update) updates;      /* of caches that keep their place */
 } qn_onnx_import;
 
 /* Symbol `from` is another name of symbol `to`, or (to is NULL) of a number. */

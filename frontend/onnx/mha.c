@@ -348,6 +348,7 @@ typedef struct cache {
     qn_value *first; /* where the new keys go, i64 [B, 1, 1, 1] */
     qn_dim length;   /* keys in the cache afterwards */
     bool grows;      /* the new ones lie behind all of before, in each sequence */
+    bool stays;      /* it is a buffer */
 } cache;
 
 /* Input i, whose contents are one number: NULL when they are not known. */
@@ -378,6 +379,7 @@ static bool read_cache(qn_onnx_node *n, qn_dim batch, qn_dim queries, qn_value *
     qn_type type = qn_type_make(n->im->module, QUERN_I64, 1, &places);
     qn_value *first = sub(b, last, qn_b_dim_value(b, QUERN_I64, qn_dim_sub(t, queries, one)));
     out->first = qn_b_gather(b, qn_b_iota(b, &type, 0), max_number(b, first, 0), 0);
+    out->stays = buffer;
     out->grows = qn_dim_is(before, 0) || (!buffer && qn_dim_is(batch, 1));
     return true;
 }
@@ -535,6 +537,8 @@ static void import_grouped(qn_onnx_node *n)
         return;
     for (int i = 0; i < 2; i++)
         qkv[i + 1] = put(n, &c, past[i], qkv[i + 1]);
+    for (int i = 0; i < 2 && c.stays; i++)
+        qn_vec_push(n->im->arena, &n->im->updates, ((qn_onnx_update){ past[i], qkv[i + 1] }));
     if (!qn_onnx_attention_init(&a, n, qkv[0], qkv[1], qkv[2]) || !read_scale(&a) || !read_bias(&a, 10))
         return;
     a.cap = qn_onnx_attr_float(n, "softcap", 0);

@@ -463,6 +463,23 @@ void qn_onnx_declare_dims(qn_onnx_import *im, const Onnx__Graph *graph)
 
 /* ---- outputs ---- */
 
+/* The input that the value may replace in its place; -1: none. */
+static int updated_input(const qn_onnx_import *im, const qn_graph *graph, const qn_value *value)
+{
+    const qn_value *before = NULL;
+    for (size_t i = 0; i < im->updates.n; i++)
+        if (im->updates.items[i].after == value)
+            before = im->updates.items[i].before;
+    for (int i = 0; before && i < graph->n_inputs; i++) {
+        bool taken = graph->inputs[i] != before || !qn_type_equal(&before->type, &value->type);
+        for (int k = 0; graph->aliases && k < graph->n_outputs; k++)
+            taken |= graph->aliases[k] == i;
+        if (!taken)
+            return i;
+    }
+    return -1;
+}
+
 static void add_tensor_output(qn_onnx_import *im, qn_graph *graph, const char *name,
                               const Onnx__Type__TensorType *type, qn_onnx_value *v)
 {
@@ -477,7 +494,7 @@ static void add_tensor_output(qn_onnx_import *im, qn_graph *graph, const char *n
     qn_builder b = { .graph = graph, .diags = im->diags, .loc = loc };
     qn_value *value = qn_onnx_value_make(&b, v);
     if (value)
-        qn_graph_add_output(graph, value, name, -1);
+        qn_graph_add_output(graph, value, name, updated_input(im, graph, value));
 }
 
 void qn_onnx_add_output(qn_onnx_import *im, qn_onnx_scope *scope, int i)

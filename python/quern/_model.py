@@ -173,12 +173,21 @@ class Session:
         return self
 
     def bind_outputs(self, outputs):
-        """Lets the results be written into these arrays or Tensors: contiguous, of the right dtype and shape."""
+        """Lets the results (all as a list, or some as a dict) be written into these arrays or Tensors: contiguous, of the right dtype and
+        shape. A cache that is updated may be bound to the memory of the input that it replaces."""
         entry, got = self._entry, self.model._got
         outputs = got.spread(outputs, {}) if got else outputs
-        if len(outputs) != len(entry.outputs):
+        if isinstance(outputs, dict):
+            of_name = {entry.names[buffer]: buffer for buffer in entry.outputs}
+            for name in outputs:
+                if name not in of_name:
+                    raise ArgumentError(f"the model has no output '{name}', but {', '.join(of_name)}")
+            pairs = [(of_name[name], x) for name, x in outputs.items()]
+        elif len(outputs) != len(entry.outputs):
             raise ArgumentError(f"the model has {len(entry.outputs)} outputs, not {len(outputs)}")
-        for buffer, x in zip(entry.outputs, outputs):
+        else:
+            pairs = zip(entry.outputs, outputs)
+        for buffer, x in pairs:
             if type(x) is _tensor_class():
                 self._bind_tensor(buffer, x)
                 continue

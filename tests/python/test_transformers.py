@@ -1,7 +1,9 @@
 """Operators of com.microsoft in transformers, as ONNX Runtime's optimizers and onnxruntime-genai write them: each against its formula
 in NumPy, compiled and interpreted."""
 
+import importlib.util
 import math
+import os
 import unittest
 
 import numpy as np
@@ -518,6 +520,42 @@ class Decoder(unittest.TestCase):
                         close(g, w)
                 state = got[1:]
 
+
+    def test_token_loop(self):
+        """The example: one model for prompts and tokens, whose caches stay where they are."""
+        path = os.path.join(os.path.dirname(__file__), "..", "..", "examples", "decoder", "generate.py")
+        spec = importlib.util.spec_from_file_location("generate", path)
+        example = importlib.util.module_from_spec(spec)
+        spec.loader.exec_module(example)
+        text = self.build()
+        ids = rng.integers(0, self.WORDS, 9)
+        empty = [np.zeros((1, self.GROUPS, 0, self.SIZE), np.float32)] * (2 * self.LAYERS)
+        want = np.array(quern.compile(text)([ids[None], np.ones((1, 9), np.int64), *empty])[0])[0]
+        decoder = example.Decoder(text, 9, ("batch", "before", "all"))
+        where = {name: cache.ctypes.data for name, cache in decoder.caches.items()}
+        for _ in range(2):
+            got = [np.array(decoder.feed(ids[:4]))] + [np.array(decoder.feed([i])) for i in ids[4:]]
+            close(np.concatenate(got), want)
+            with self.assertRaisesRegex(ValueError, "room for 9"):
+                decoder.feed([1])
+            decoder.rewind()
+        self.assertEqual(where, {name: cache.ctypes.data for name, cache in decoder.caches.items()})
+        self.assertTrue(all(cache.any() for cache in decoder.caches.values()))
+        first = list(example.generate(decoder, ids[:3], 4))
+        self.assertEqual(first[0], want[2].argmax())
+        self.assertEqual(len(first), 4)
+
+    def test_caches_may_be_apart(self):
+        """Outputs that may take the place of an input need not."""
+        model = quern.compile(self.build(), dims={"batch": 1, "before": 6, "all": 6})
+        past = [floats(1, self.GROUPS, 6, self.SIZE) for _ in range(2 * self.LAYERS)]
+        before = [c.copy() for c in past]
+        out = model([np.array([[3]]), np.array([[1, 1, 1, 0, 0, 0]]), *past])
+        for c, b, after in zip(past, before, out[1:]):
+            np.testing.assert_array_equal(c, b)
+            after = np.array(after)
+            np.testing.assert_array_equal(after[:, :, :2], b[:, :, :2])
+            self.assertFalse((after[:, :, 2] == b[:, :, 2]).any())
 
     def test_lengths_without_room(self):
         """A mask that is wider than the cache is, with the new tokens."""
