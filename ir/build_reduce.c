@@ -253,13 +253,9 @@ qn_value *qn_b_convolution_to(qn_builder *b, qn_value *x, qn_value *w, const qn_
     return qn_build(b, QN_OP_CONVOLUTION, 2, (qn_value *[]){ x, w }, &list);
 }
 
-qn_value *qn_b_conv_packed(qn_builder *b, qn_value *x, qn_value *w, const qn_conv *conv, int64_t channels)
-{
-    return qn_b_conv_packed_to(b, x, w, conv, channels, QUERN_INVALID_DTYPE);
-}
-
-qn_value *qn_b_conv_packed_to(qn_builder *b, qn_value *x, qn_value *w, const qn_conv *conv, int64_t channels,
-                              qn_dtype result)
+/* out_channels: 0: groups don't lie across blocks */
+static qn_value *conv_packed(qn_builder *b, qn_value *x, qn_value *w, const qn_conv *conv, int64_t channels,
+                             int64_t out_channels, qn_dtype result)
 {
     qn_attr_list list = { 0 };
     spatial room;
@@ -276,7 +272,26 @@ qn_value *qn_b_conv_packed_to(qn_builder *b, qn_value *x, qn_value *w, const qn_
     qn_attrs_ints(&list, QN_ATTR_STRIDE, n, or_ones(conv->stride, &room));
     qn_attrs_ints(&list, QN_ATTR_W_DILATION, n, or_ones(conv->w_dilation, &room));
     add_padding(b, &list, n, conv->low, conv->high, &room);
+    if (out_channels > 0)
+        qn_attrs_int(&list, QN_ATTR_OUT_CHANNELS, out_channels);
     return qn_build(b, QN_OP_CONV_PACKED, 2, (qn_value *[]){ x, w }, &list);
+}
+
+qn_value *qn_b_conv_packed(qn_builder *b, qn_value *x, qn_value *w, const qn_conv *conv, int64_t channels)
+{
+    return qn_b_conv_packed_to(b, x, w, conv, channels, QUERN_INVALID_DTYPE);
+}
+
+qn_value *qn_b_conv_packed_to(qn_builder *b, qn_value *x, qn_value *w, const qn_conv *conv, int64_t channels,
+                              qn_dtype result)
+{
+    return conv_packed(b, x, w, conv, channels, 0, result);
+}
+
+qn_value *qn_b_conv_packed_across(qn_builder *b, qn_value *x, qn_value *w, const qn_conv *conv,
+                                  int64_t channels, int64_t out_channels)
+{
+    return conv_packed(b, x, w, conv, channels, out_channels, QUERN_INVALID_DTYPE);
 }
 
 qn_value *qn_b_conv_winograd(qn_builder *b, qn_value *x, qn_value *u, const int64_t *low, const int64_t *high)

@@ -37,6 +37,8 @@ typedef struct emitter {
     /* the tile at work */
     int64_t vectors;
     int64_t channel; /* of groups inside of blocks */
+    qn_kvalue *first,
+        *next; /* of groups across blocks: lanes of the first; how far behind its channels the next one's lie */
     qn_conv_run rows, columns;
     qn_dim sample, block, depth, row, column; /* of its first position: of the result */
     qn_kvalue *sums[QN_CONV_TILE];
@@ -207,11 +209,19 @@ static void run(emitter *e, qn_kvalue *x_at, qn_kvalue *w_at, int64_t length, qn
 static qn_kvalue *spread(emitter *e, qn_kvalue *x)
 {
     const qn_conv_plan *p = &e->p;
-    const int64_t of_group = p->out_blocks * p->lanes / p->groups;
     int mask[64];
     for (int64_t lane = 0; lane < p->lanes; lane++)
-        mask[lane] = (int)(lane / of_group * p->w_c + e->channel);
+        mask[lane] = (int)(lane / p->of_group * p->w_c + e->channel);
     return qn_kb_shuffle(&e->w.b, x, x, (int)p->lanes, mask);
+}
+
+/* What each lane of an output block multiplies at that place of x. */
+static qn_kvalue *by_lanes(emitter *e, qn_kvalue *at)
+{
+    if (!e->p.across)
+        return spread(e, qn_kb_load(&e->w.b, e->x, at, (int)e->p.reach));
+    qn_kvalue *x = repeat(e, e->x, at), *next = repeat(e, e->x, qn_kb_iadd(&e->w.b, at, e->next));
+    return qn_kb_select(&e->w.b, e->first, x, next);
 }
 
 /* One channel of groups inside of blocks: x in vectors. `n` columns of the kernel, position after position, so that a column of x is
@@ -228,11 +238,10 @@ static void columns_inside(emitter *e, qn_kvalue *x_at, qn_kvalue *w_at, int64_t
                 if (q < span.first || q >= span.last)
                     continue;
                 const int64_t column = q * width->stride + k * width->dilation;
-                qn_kvalue *x =
-                    qn_kb_load(&e->w.b, e->x, offset(e, x_at, r * next_row + column * p->c), (int)p->reach);
+                qn_kvalue *x = by_lanes(e, offset(e, x_at, r * next_row + column * p->c));
                 qn_kvalue *w =
                     load(e, e->weights, offset(e, w_at, (k * p->w_c + e->channel) * p->lanes), p->lanes);
-                multiply_add(e, sum_at(e, r, q, 0), spread(e, x), w);
+                multiply_add(e, sum_at(e, r, q, 0), x, w);
             }
 }
 
@@ -401,7 +410,9 @@ static qn_dim first_element(emitter *e)
     qn_dims *dims = e->w.space.dims;
     qn_dim block = e->block;
     qn_dim channel = qn_dim_const(dims, 0); /* in the block */
-    if (p->inside) {
+    if (p->across) {
+        block = channel;
+    } else if (p->inside) {
         const qn_dim first = qn_dim_mul(dims, e->block, qn_dim_const(dims, p->reach)),
                      c = qn_dim_const(dims, p->c);
         block = qn_ix_div(&e->w.space, first, c);
@@ -430,6 +441,42 @@ static int64_t blocks_at_a_time(const emitter *e)
                : 1;
 }
 
+/* Where a channel of x lies behind the first one. */
+static qn_kvalue *channel_at(emitter *e, qn_kvalue *channel)
+{
+    qn_kbuilder *b = &e->w.b;
+    qn_kvalue *c = qn_kb_index(b, e->p.c);
+    return qn_kb_iadd(b, qn_kb_imul(b, qn_kb_idiv(b, channel, c), qn_kb_index(b, e->plane_elements)),
+                      qn_kb_imod(b, channel, c));
+}
+
+/* Groups across blocks. Channels that surely lie in one block, for both groups of a vector, are written out. */
+static void sum_across(emitter *e, qn_kvalue *x_at, qn_kvalue *w_at)
+{
+    const qn_conv_plan *p = &e->p;
+    qn_writer *w = &e->w;
+    qn_kbuilder *b = &w->b;
+    qn_dims *dims = w->space.dims;
+    const int64_t by = qn_conv_common_divisor(p->channels, p->c);
+    const qn_dim from = qn_dim_mul(dims, e->block, qn_dim_const(dims, p->lanes)),
+                 last = qn_dim_const(dims, p->groups - 1), one = qn_dim_const(dims, 1),
+                 group = qn_dim_min(dims, qn_ix_div(&w->space, from, qn_dim_const(dims, p->of_group)), last),
+                 next = qn_dim_min(dims, qn_dim_add(dims, group, one), last),
+                 end = qn_dim_mul(dims, qn_dim_add(dims, group, one), qn_dim_const(dims, p->of_group));
+    qn_kvalue *lanes = qn_kb_ramp(b, qn_kb_index(b, 0), (int)p->lanes);
+    e->first = qn_kb_compare(b, QN_LT, lanes,
+                             qn_kb_splat(b, qn_writer_index(w, qn_dim_sub(dims, end, from)), (int)p->lanes));
+    qn_kvalue *low = qn_kb_imul(b, qn_writer_index(w, group), qn_kb_index(b, p->channels)),
+              *high = qn_kb_imul(b, qn_writer_index(w, next), qn_kb_index(b, p->channels));
+    qn_kinst *loop = open_loop(e, qn_kb_index(b, 0), qn_kb_index(b, p->channels), by);
+    qn_kvalue *i = qn_loop_counter(loop), *at = channel_at(e, qn_kb_iadd(b, low, i));
+    e->next = qn_kb_isub(b, channel_at(e, qn_kb_iadd(b, high, i)), at);
+    for (int64_t k = 0; k < by; k++)
+        kernel_block(e, offset(e, qn_kb_iadd(b, x_at, at), k),
+                     along(e, offset(e, w_at, k * p->lanes), i, p->lanes), 1);
+    close_loop(e, loop);
+}
+
 static void sum_tile(emitter *e)
 {
     const qn_conv_plan *p = &e->p;
@@ -439,6 +486,11 @@ static void sum_tile(emitter *e)
     qn_kvalue *x_at = qn_writer_index(&e->w, first_element(e));
     qn_kvalue *w_at = qn_writer_index(
         &e->w, qn_dim_mul(e->w.space.dims, e->block, qn_dim_const(e->w.space.dims, e->w_block)));
+    if (p->across) {
+        e->channel = 0;
+        sum_across(e, x_at, w_at);
+        return;
+    }
     if (p->inside) { /* a channel's weights, and no more, stay in registers; and it is the order that defines a sum */
         for (e->channel = 0; e->channel < p->channels; e->channel++)
             kernel_block(e, x_at, w_at, 1);

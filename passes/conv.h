@@ -29,13 +29,14 @@ typedef struct qn_conv_plan {
     const qn_node *node;
     char site[QN_SITE_SIZE]; /* of its schedule */
     qn_dtype dtype;          /* of the sums */
-    int64_t word; /* elements of x and w that are multiplied at a time (words.h); 1: they are numbers */
-    bool
-        inside; /* groups lie inside of blocks: x is read in vectors, of which each lane takes its group's channels */
-    int64_t lanes;                      /* channels of an output block: a vector */
-    int64_t c;                          /* channels of an input block, in words */
-    int64_t channels;                   /* of a group, that take part; likewise */
+    int64_t word;     /* elements of x and w that are multiplied at a time (words.h); 1: they are numbers */
+    bool inside;      /* groups lie inside of blocks: each lane takes its group's channels */
+    bool across;      /* likewise, but groups are larger, so that an output block is of two at most */
+    int64_t lanes;    /* channels of an output block: a vector */
+    int64_t c;        /* channels of an input block, in words */
+    int64_t channels; /* of a group, that take part; likewise */
     int64_t blocks, out_blocks, groups; /* blocks: of x, all groups */
+    int64_t of_group;                   /* output channels of a group of that sort */
     int64_t reach; /* channels of x that an output block reads where groups lie inside of blocks */
     int64_t w_c,
         w_channels;  /* channels of a block of w, c or less; that an output block has weights for. In words */
@@ -60,6 +61,8 @@ bool qn_conv_plan_make(const qn_node *node, const qn_pass_options *options, qn_c
 
 /* The plan of a convolution of float32 and one group once it is in blocks; of few channels in one block. False: none. */
 bool qn_conv_plan_foresee(const qn_node *node, const qn_pass_options *options, qn_conv_plan *out);
+
+int64_t qn_conv_common_divisor(int64_t a, int64_t b);
 
 /* Says with what schedule the node's kernel is made. */
 void qn_conv_plan_note(const qn_conv_plan *plan, const qn_pass_options *options);

@@ -26,6 +26,11 @@ static int64_t most(int64_t a, int64_t b)
     return a > b ? a : b;
 }
 
+int64_t qn_conv_common_divisor(int64_t a, int64_t b)
+{
+    return b == 0 ? a : qn_conv_common_divisor(b, a % b);
+}
+
 static int64_t ceil_div(int64_t a, int64_t b)
 {
     return (a + b - 1) / b;
@@ -90,13 +95,18 @@ static bool read_dtypes(const qn_node *node, qn_conv_plan *p)
                    : x->dtype == p->dtype && (p->dtype == QUERN_F32 || p->dtype == QUERN_F64);
 }
 
-/* Groups inside of blocks: one vector of x has all that a vector of output channels reads. */
+/* Groups inside of blocks: one vector of x has all that a vector of output channels reads. Groups across them: a vector of output channels
+ * is of two groups at most. */
 static bool read_groups(qn_conv_plan *p)
 {
-    const int64_t out_channels = p->out_blocks * p->lanes / p->groups;
-    p->reach = p->lanes / most(out_channels, 1) * p->w_c;
-    return p->word == 1 && p->channels == p->w_c && out_channels > 0 && p->lanes % out_channels == 0 &&
-           p->reach > 1 && p->c % p->reach == 0;
+    p->of_group = qn_attr_find(p->node, QN_ATTR_OUT_CHANNELS) ? qn_attr_int(p->node, QN_ATTR_OUT_CHANNELS)
+                                                              : p->out_blocks * p->lanes / p->groups;
+    if (p->word > 1 || p->channels != p->w_c || p->of_group < 1)
+        return false;
+    p->across = p->of_group > p->lanes;
+    p->reach = p->across ? 1 : p->lanes / p->of_group * p->w_c;
+    return p->across || (p->lanes % p->of_group == 0 && p->reach > 1 && p->c % p->reach == 0 &&
+                         p->out_blocks * p->reach <= p->blocks * p->c);
 }
 
 static bool read_node(const qn_node *node, qn_conv_plan *p)
@@ -114,7 +124,7 @@ static bool read_node(const qn_node *node, qn_conv_plan *p)
         !constant(w->dims[last - 1], &p->w_c) || !constant(w->dims[last], &p->lanes) || p->blocks < 1 ||
         p->out_blocks < 1 || p->c % p->word || p->channels % p->word)
         return false;
-    p->inside = p->groups > p->blocks;
+    p->inside = qn_attr_find(node, QN_ATTR_OUT_CHANNELS) || p->groups > p->blocks;
     p->c /= p->word;
     p->channels /= p->word;
     p->w_channels = w_blocks * p->w_c;

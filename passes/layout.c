@@ -444,15 +444,16 @@ static qn_value *pad_input(layout *l, const qn_node *node, qn_value *x)
 }
 
 static qn_value *packed(layout *l, const qn_node *node, qn_value *x, qn_value *w, bool padded, int64_t groups,
-                        int64_t channels)
+                        int64_t channels, int64_t out_channels)
 {
     qn_conv_room room;
     qn_conv conv = qn_conv_of(node, &room);
     conv.groups = groups;
     if (padded)
         memset(&room, 0, sizeof room);
-    return qn_b_conv_packed_to(&l->b, padded ? pad_input(l, node, x) : x, w, &conv, channels,
-                               node->results[0].type.dtype);
+    x = padded ? pad_input(l, node, x) : x;
+    return out_channels ? qn_b_conv_packed_across(&l->b, x, w, &conv, channels, out_channels)
+                        : qn_b_conv_packed_to(&l->b, x, w, &conv, channels, node->results[0].type.dtype);
 }
 
 /* By Winograd's method instead of `direct`, where that is faster and the filters w, of one group, are constants. */
@@ -490,19 +491,15 @@ static bool is_static(const qn_node *node)
     return node->operands[0]->type.rank + 2 <= QN_MAX_RANK;
 }
 
-static int64_t common_divisor(int64_t a, int64_t b)
-{
-    return b == 0 ? a : common_divisor(b, a % b);
-}
-
 /* How the groups of a convolution lie in blocks. */
 typedef struct grouping {
-    bool inside;            /* several in a block */
+    bool by_lane;           /* each lane reads its own group's channels */
     int64_t groups, merged; /* of conv_packed; how many of the convolution's are one of it */
+    int64_t out_channels;   /* of conv_packed; 0: it doesn't say */
 } grouping;
 
-/* Groups that a block holds several of stay by themselves, others are put together until they fill blocks. False: they are too many for
- * that, or no products with 0 may be added. */
+/* Groups stay by themselves where a vector of output channels is of some that one vector of x has, or of two at most; others are put
+ * together until they fill blocks. False: they are too many for that, or no products with 0 may be added. */
 static bool find_grouping(const qn_node *node, int64_t lanes, int64_t word, bool strict, grouping *out)
 {
     enum { MOST = 16 }; /* times the work, which costs no more than a kernel that is no template's */
@@ -511,16 +508,19 @@ static bool find_grouping(const qn_node *node, int64_t lanes, int64_t word, bool
     *out = (grouping){ .groups = groups, .merged = 1 };
     if (groups == 1)
         return true;
-    if (lanes % of_group == 0 && of_group < lanes && of_group % in == 0 && word == 1) {
-        const int64_t reach = lanes / of_group * in, blocks = (groups * in + lanes - 1) / lanes,
-                      out_blocks = (out_channels + lanes - 1) / lanes;
-        out->inside = reach > 1 && blocks * lanes == out_blocks * reach;
-        out->groups = out->inside ? blocks * lanes / in : groups;
-        if (out->inside)
-            return true;
+    const bool inside = lanes % of_group == 0 && of_group < lanes && of_group % in == 0 &&
+                        lanes / of_group * in > 1,
+               across = of_group > lanes && (in % lanes != 0 || of_group % lanes != 0);
+    if (word == 1 && (inside || across)) {
+        const int64_t all = (groups * in + lanes - 1) / lanes * (lanes / in);
+        const bool alike = inside && in == of_group; /* what is behind the channels is groups, too */
+        out->by_lane = true;
+        out->groups = alike ? all : groups;
+        out->out_channels = alike ? 0 : of_group;
+        return true;
     }
-    const int64_t for_in = lanes / common_divisor(in, lanes),
-                  for_out = lanes / common_divisor(of_group, lanes);
+    const int64_t for_in = lanes / qn_conv_common_divisor(in, lanes),
+                  for_out = lanes / qn_conv_common_divisor(of_group, lanes);
     int64_t merged = for_in > for_out ? for_in : for_out; /* powers of two, as lanes is one */
     merged = groups % merged == 0 ? merged : groups;
     out->merged = merged;
@@ -535,7 +535,7 @@ static bool convolution(layout *l, qn_node *node)
         qn_value *w = pack_side_by_side(l, plain_of(l, node->operands[1]), QN_CONV_TILE_CHANNELS,
                                         QN_CONV_TILE_CHANNELS, 2);
         set_blocked(l, &node->results[0],
-                    packed(l, node, x, w, false, 1, node->operands[0]->type.dims[1]->value));
+                    packed(l, node, x, w, false, 1, node->operands[0]->type.dims[1]->value, 0));
         return true;
     }
     const qn_type *x_type = &node->operands[0]->type, *w_type = &node->operands[1]->type;
@@ -581,15 +581,15 @@ static bool convolution(layout *l, qn_node *node)
     qn_value *const filters = w;
     w = word > 1 ? pack_side_by_side(l, w, c, lanes, word)
                  : pack_weights(l, w,
-                                g.inside ? of_group
-                                : strict ? 1
-                                         : c,
+                                g.by_lane ? of_group
+                                : strict  ? 1
+                                          : c,
                                 lanes);
     /* weights past the channels are 0 */
     const int64_t channels = (of_group + word - 1) / word * word;
     /* First as it is, then with a padded input. */
     for (int padded = dilated || (planes && bordered); padded <= (dilated || bordered); padded++) {
-        qn_value *y = packed(l, node, x, w, padded, g.groups, channels);
+        qn_value *y = packed(l, node, x, w, padded, g.groups, channels, g.out_channels);
         qn_conv_plan plan;
         if (!y)
             return true; /* reported */

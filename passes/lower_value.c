@@ -391,13 +391,17 @@ static void conv_channels(qn_writer *w, const qn_node *node, const qn_dim *index
     const qn_dim lanes = x_dims[node->operands[0]->type.rank - 1]; /* in blocks */
     at_x[0] = index[0];
     at_w[0] = index[1];
-    if (node->op == QN_OP_CONV_PACKED && qn_dim_is_const(x_dims[1]) && groups->value > x_dims[1]->value) {
-        /* groups inside of blocks */
+    const qn_attr *across = node->op == QN_OP_CONV_PACKED ? qn_attr_find(node, QN_ATTR_OUT_CHANNELS) : NULL;
+    if (across ||
+        (node->op == QN_OP_CONV_PACKED && qn_dim_is_const(x_dims[1]) && groups->value > x_dims[1]->value)) {
+        /* groups inside of blocks, or across them */
         const qn_dim o = w_dims[spatial + 3],
-                     of_group = qn_ix_div(&w->space, qn_dim_mul(dims, w_dims[0], o), groups),
+                     of_group = across ? qn_dim_const(dims, qn_attr_int(node, QN_ATTR_OUT_CHANNELS))
+                                       : qn_ix_div(&w->space, qn_dim_mul(dims, w_dims[0], o), groups),
                      out = qn_dim_add(dims, qn_dim_mul(dims, index[1], o), index[spatial + 2]),
-                     first = qn_dim_mul(dims, qn_ix_div(&w->space, out, of_group), w_dims[spatial + 2]),
-                     from = qn_dim_add(dims, first, channel);
+                     group = qn_dim_min(dims, qn_ix_div(&w->space, out, of_group),
+                                        qn_dim_const(dims, groups->value - 1)),
+                     from = qn_dim_add(dims, qn_dim_mul(dims, group, w_dims[spatial + 2]), channel);
         at_x[1] = qn_ix_div(&w->space, from, lanes);
         at_x[spatial + 2] = qn_ix_mod(&w->space, from, lanes);
         at_w[1] = qn_dim_const(dims, 0);

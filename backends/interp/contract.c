@@ -315,6 +315,7 @@ typedef struct patches {
     const qn_array *x;
     int64_t base;  /* element where the sample's channels of the group begin */
     int64_t block; /* 1: x is [N, C, spatial…] */
+    int64_t first; /* channel behind base that k begins with */
     int n;         /* spatial axes */
     const int64_t *kernel, *out, *stride, *x_dilation, *w_dilation;
     int64_t low[MAX_SPATIAL];
@@ -343,7 +344,7 @@ static void pack_patches(const void *matrix, int64_t at, int64_t n, int64_t k, i
     for (int64_t c = 0; c < n_k; c++) {
         int64_t position[MAX_SPATIAL];
         index_of((k + c) % n_kernel, m->n, m->kernel, position);
-        const int64_t i_channel = (k + c) / n_kernel;
+        const int64_t i_channel = m->first + (k + c) / n_kernel;
         const int64_t channel = m->base + i_channel / m->block * plane * m->block + i_channel % m->block;
         for (int64_t i = 0; i < n; i++) {
             int64_t offset = 0;
@@ -445,7 +446,7 @@ qn_status qn_eval_conv_packed(qn_eval *e)
     const int n = x->rank - 3;
     const int64_t groups = qn_attr_int(e->node, QN_ATTR_GROUPS), blocks = x->dims[1], c = x->dims[n + 2];
     const int64_t n_out = w->dims[0], o = w->dims[n + 3], w_block = qn_product(w->dims, 1, w->rank);
-    const bool inside = groups > blocks;
+    const bool across = qn_attr_find(e->node, QN_ATTR_OUT_CHANNELS), inside = across || groups > blocks;
     int64_t ones[MAX_SPATIAL];
     for (int i = 0; i < n; i++)
         ones[i] = 1;
@@ -479,6 +480,9 @@ qn_status qn_eval_conv_packed(qn_eval *e)
         QN_TRY(qn_array_alloc(&column, e->scratch, &e->node->loc, e->in->diags));
         a.result = &column;
     }
+    const int64_t of_group = across   ? qn_attr_int(e->node, QN_ATTR_OUT_CHANNELS)
+                             : inside ? n_out * o / groups
+                                      : o;
     for (int64_t i = 0; i < x->dims[0] * n_out; i++) {
         const int64_t sample = i / n_out, block = i % n_out, at = i * positions * o;
         if (!inside) {
@@ -489,8 +493,9 @@ qn_status qn_eval_conv_packed(qn_eval *e)
             continue;
         }
         for (int64_t lane = 0; lane < o; lane++) {
-            const int64_t channel = (block * o + lane) / (n_out * o / groups) * right.c;
-            p.base = (sample * blocks + channel / c) * plane + channel % c;
+            const int64_t group = (block * o + lane) / of_group;
+            p.base = sample * blocks * plane;
+            p.first = (group < groups ? group : groups - 1) * right.c;
             right.base = block * w_block + lane;
             run_product(&a, &space);
             for (int64_t k = 0; k < positions; k++)

@@ -204,6 +204,23 @@ static bool convolution(qn_rg *g)
     return qn_rg_push(g, qn_b_convolution(&g->b, x.value, w.value, &conv), x.bound * w.bound * depth, false);
 }
 
+/* Groups across blocks of x and of the result. */
+static bool conv_packed_across(qn_rg *g, const int64_t *stride, const int64_t *low, const int64_t *high,
+                               const int64_t *w_dilation, const int64_t *x_dims, int64_t o)
+{
+    const int64_t all = x_dims[1] * x_dims[4], channels = 1 + qn_rg_below(g, (int)all),
+                  groups = all / channels, out_channels = 1 + qn_rg_below(g, 5);
+    const int64_t w_dims[6] = {
+        (groups * out_channels + o - 1) / o, 1, 1 + qn_rg_below(g, 3), 1 + qn_rg_below(g, 2), channels, o
+    };
+    const qn_conv conv = { stride, low, high, NULL, w_dilation, groups };
+    const qn_type type = qn_type_static(g->b.graph->module, qn_rg_float_dtype(g), 5, x_dims);
+    const qn_rg_item x = qn_rg_like(g, &type), w = qn_rg_fresh_static(g, type.dtype, 6, w_dims);
+    const double depth = (double)(channels * w_dims[2] * w_dims[3]);
+    return qn_rg_push(g, qn_b_conv_packed_across(&g->b, x.value, w.value, &conv, channels, out_channels),
+                      x.bound * w.bound * depth, false);
+}
+
 static bool conv_packed(qn_rg *g)
 {
     const bool inside = qn_rg_chance(g, 30); /* groups inside of blocks, of `group` channels */
@@ -226,6 +243,8 @@ static bool conv_packed(qn_rg *g)
         high[i] = qn_rg_below(g, 3);
         w_dilation[i] = x_dims[2 + i] > 4 && qn_rg_chance(g, 20) ? 2 : 1;
     }
+    if (qn_rg_chance(g, 15))
+        return conv_packed_across(g, stride, low, high, w_dilation, x_dims, o);
     const int64_t channels = 1 + qn_rg_below(g, (int)(inside ? group : blocks * c));
     const qn_conv conv = { stride, low, high, NULL, w_dilation, inside ? blocks * in_block : parts };
     const qn_type type = qn_type_static(g->b.graph->module, qn_rg_float_dtype(g), 5, x_dims);

@@ -124,11 +124,17 @@ static qn_value *dense_network(net *n, qn_value *x)
     return qn_b_binary_bcast(&n->b, QN_OP_SUB, pool(n, QN_SUM, c), spatial_mean(n, c, true));
 }
 
-/* Groups that don't fill blocks and aren't parts of one, are put together, unless they are too many; several of a block, with room at its
- * end; with more channels out than in. */
+/* Groups that are larger than blocks and don't fill them. */
+static qn_value *large_groups_network(net *n, qn_value *x)
+{
+    x = conv(n, conv(n, x, 60, 1, 1, 1), 72, 3, 1, 3);    /* 20 to 24 */
+    return conv(n, conv(n, x, 51, 1, 1, 3), 75, 3, 2, 3); /* 24 to 17, 17 to 25 */
+}
+
+/* Groups that are put together, unless they are too many; several of a block, with room at its end; with more channels out than in. */
 static qn_value *odd_groups_network(net *n, qn_value *x)
 {
-    x = conv(n, conv(n, x, 48, 3, 1, 1), 48, 3, 1, 2);      /* 24 to 24 */
+    x = conv(n, x, 48, 3, 1, 1);
     x = conv(n, conv(n, x, 60, 1, 1, 4), 20, 3, 2, 5);      /* 12 to 15, 12 to 4 */
     x = conv(n, conv(n, x, 40, 3, 1, 5), 80, 3, 1, 10);     /* 4 to 8, 4 to 8 */
     return conv(n, conv(n, x, 80, 1, 1, 20), 60, 1, 1, 20); /* 4 to 4; 4 to 3 */
@@ -194,7 +200,8 @@ static const network networks[] = {
     { "gated", 4, { 2, 3, 24, 18 }, gated_network, 5, 0 },
     { "dense", 4, { 1, 4, 9, 9 }, dense_network, 5, 0 },
     { "grouped", 4, { 1, 5, 8, 15 }, grouped_network, 5, 0 },
-    { "odd groups", 4, { 2, 5, 8, 15 }, odd_groups_network, 7, 1 },
+    { "odd groups", 4, { 2, 5, 8, 15 }, odd_groups_network, 6, 1 },
+    { "large groups", 4, { 2, 5, 8, 15 }, large_groups_network, 4, 0 },
     { "transposed", 4, { 1, 2, 5, 6 }, transposed_network, 2, 0 },
     { "line", 3, { 2, 18, 100 }, line_network, 2, 0 },
     { "solid", 5, { 1, 2, 5, 6, 7 }, solid_network, 2, 0 },
