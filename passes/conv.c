@@ -21,6 +21,8 @@
  * Each sum is made by one task in an order that depends on shapes only. */
 #include "passes/conv.h"
 
+#include <string.h>
+
 #include "passes/lower.h"
 #include "passes/passes.h"
 #include "passes/words.h"
@@ -218,6 +220,8 @@ static qn_kvalue *spread(emitter *e, qn_kvalue *x)
 /* What each lane of an output block multiplies at that place of x. */
 static qn_kvalue *by_lanes(emitter *e, qn_kvalue *at)
 {
+    if (e->p.across && !e->next)
+        return repeat(e, e->x, at);
     if (!e->p.across)
         return spread(e, qn_kb_load(&e->w.b, e->x, at, (int)e->p.reach));
     qn_kvalue *x = repeat(e, e->x, at), *next = repeat(e, e->x, qn_kb_iadd(&e->w.b, at, e->next));
@@ -450,31 +454,53 @@ static qn_kvalue *channel_at(emitter *e, qn_kvalue *channel)
                       qn_kb_imod(b, channel, c));
 }
 
-/* Groups across blocks. Channels that surely lie in one block, for both groups of a vector, are written out. */
+/* All channels of a group, from `low` on, and of another one, if there is, from `high` on. Those that surely lie in one block, for both,
+ * are written out. */
+static void all_channels(emitter *e, qn_kvalue *x_at, qn_kvalue *w_at, qn_kvalue *low, qn_kvalue *high)
+{
+    const qn_conv_plan *p = &e->p;
+    qn_kbuilder *b = &e->w.b;
+    const int64_t by = qn_conv_common_divisor(p->channels, p->c);
+    qn_kinst *loop = open_loop(e, qn_kb_index(b, 0), qn_kb_index(b, p->channels), by);
+    qn_kvalue *i = qn_loop_counter(loop), *at = channel_at(e, qn_kb_iadd(b, low, i));
+    e->next = high ? qn_kb_isub(b, channel_at(e, qn_kb_iadd(b, high, i)), at) : NULL;
+    for (int64_t k = 0; k < by; k++)
+        kernel_block(e, offset(e, qn_kb_iadd(b, x_at, at), k),
+                     along(e, offset(e, w_at, k * p->lanes), i, p->lanes), 1);
+    close_loop(e, loop);
+}
+
+/* Groups across blocks: of one group, which most output blocks are if groups are large, or of two. */
 static void sum_across(emitter *e, qn_kvalue *x_at, qn_kvalue *w_at)
 {
     const qn_conv_plan *p = &e->p;
     qn_writer *w = &e->w;
     qn_kbuilder *b = &w->b;
     qn_dims *dims = w->space.dims;
-    const int64_t by = qn_conv_common_divisor(p->channels, p->c);
     const qn_dim from = qn_dim_mul(dims, e->block, qn_dim_const(dims, p->lanes)),
                  last = qn_dim_const(dims, p->groups - 1), one = qn_dim_const(dims, 1),
                  group = qn_dim_min(dims, qn_ix_div(&w->space, from, qn_dim_const(dims, p->of_group)), last),
                  next = qn_dim_min(dims, qn_dim_add(dims, group, one), last),
                  end = qn_dim_mul(dims, qn_dim_add(dims, group, one), qn_dim_const(dims, p->of_group));
-    qn_kvalue *lanes = qn_kb_ramp(b, qn_kb_index(b, 0), (int)p->lanes);
-    e->first = qn_kb_compare(b, QN_LT, lanes,
-                             qn_kb_splat(b, qn_writer_index(w, qn_dim_sub(dims, end, from)), (int)p->lanes));
+    qn_kvalue *of_first = qn_writer_index(w, qn_dim_sub(dims, end, from));
+    e->first = qn_kb_compare(b, QN_LT, qn_kb_ramp(b, qn_kb_index(b, 0), (int)p->lanes),
+                             qn_kb_splat(b, of_first, (int)p->lanes));
     qn_kvalue *low = qn_kb_imul(b, qn_writer_index(w, group), qn_kb_index(b, p->channels)),
               *high = qn_kb_imul(b, qn_writer_index(w, next), qn_kb_index(b, p->channels));
-    qn_kinst *loop = open_loop(e, qn_kb_index(b, 0), qn_kb_index(b, p->channels), by);
-    qn_kvalue *i = qn_loop_counter(loop), *at = channel_at(e, qn_kb_iadd(b, low, i));
-    e->next = qn_kb_isub(b, channel_at(e, qn_kb_iadd(b, high, i)), at);
-    for (int64_t k = 0; k < by; k++)
-        kernel_block(e, offset(e, qn_kb_iadd(b, x_at, at), k),
-                     along(e, offset(e, w_at, k * p->lanes), i, p->lanes), 1);
-    close_loop(e, loop);
+    const int n = (int)(positions(e) * e->vectors);
+    qn_kvalue *zeros[QN_CONV_TILE];
+    memcpy(zeros, e->sums, (size_t)n * sizeof *zeros);
+    qn_kinst *branch = qn_kb_if(b, qn_kb_compare(b, QN_GE, of_first, qn_kb_index(b, p->lanes)));
+    const size_t mark = qn_writer_mark(w);
+    all_channels(e, x_at, w_at, low, NULL);
+    qn_writer_forget(w, mark);
+    qn_kb_else(b, branch, n, e->sums);
+    memcpy(e->sums, zeros, (size_t)n * sizeof *zeros);
+    all_channels(e, x_at, w_at, low, high);
+    qn_writer_forget(w, mark);
+    qn_kb_end_if(b, branch, n, e->sums);
+    for (int i = 0; i < n; i++)
+        e->sums[i] = &branch->results[i];
 }
 
 static void sum_tile(emitter *e)
