@@ -170,10 +170,9 @@ static int run_step(run *r, const qn_step *step)
     switch (step->kind) {
     case QN_STEP_KERNEL: return launch(r, step);
     case QN_STEP_COPY: {
-        int64_t bytes = eval(r, qn_program_buffer_bytes(r->p, step->buffers[1]));
-        return bytes <= 0 ? QUERN_OK
-                          : qn_cuda_copy(r->m->cuda, address(r, step->buffers[1]),
-                                         address(r, step->buffers[0]), (size_t)bytes);
+        const int64_t bytes = eval(r, qn_program_buffer_bytes(r->p, step->buffers[1]));
+        const qn_cuda_address from = address(r, step->buffers[0]), to = address(r, step->buffers[1]);
+        return bytes <= 0 || from == to ? QUERN_OK : qn_cuda_copy(r->m->cuda, to, from, (size_t)bytes);
     }
     case QN_STEP_LOOP: return run_loop(r, step);
     case QN_STEP_IF: {

@@ -6,12 +6,39 @@
 
 /* ---- dynamic_update_slice ---- */
 
+/* The update that starts from this value, which nothing else uses; or NULL. */
+static qn_node *next_update(const qn_graph *graph, const qn_value *value)
+{
+    qn_node *next = NULL;
+    for (int i = 0; i < graph->n_outputs; i++)
+        if (graph->outputs[i] == value)
+            return NULL;
+    QN_FOR_NODES (graph, node)
+        for (int i = 0; i < node->n_operands; i++)
+            if (node->operands[i] == value) {
+                if (next || i > 0 || node->op != QN_OP_DYNAMIC_UPDATE_SLICE)
+                    return NULL;
+                next = node;
+            }
+    return next;
+}
+
+/* The buffer of the last of updates that follow each other, in which all of them are made: so it is also where that one is to be in an
+ * input's place, which the memory plan leaves alone. */
+static int updated_buffer(qn_lowering *l, qn_value *made)
+{
+    qn_value *last = made;
+    for (qn_node *next; (next = next_update(l->scope->graph, last)) != NULL;)
+        last = &next->results[0];
+    return l->scope->buffers[made->id] = qn_lower_buffer(l, last);
+}
+
 /* out[start + i] = update[i], in loops over the update. */
 qn_status qn_lower_dynamic_update_slice(qn_lowering *l, const qn_group *group)
 {
     qn_node *node = group->root;
     qn_value *x = node->operands[0], *update = node->operands[1];
-    const int out = qn_lower_buffer(l, &node->results[0]), rank = x->type.rank;
+    const int out = updated_buffer(l, &node->results[0]), rank = x->type.rank;
     QN_TRY(qn_lower_into(l, group, x, out));
     qn_opaque o;
     qn_opaque_begin(&o, l, group);

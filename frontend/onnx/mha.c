@@ -384,9 +384,26 @@ static bool read_cache(qn_onnx_node *n, qn_dim batch, qn_dim queries, qn_value *
     return true;
 }
 
-/* What was there before `first`, then x [B, G, S, D], then zeros: [B, G, length, D]. */
+/* A buffer with x [B, G, S, D] in it, from `first` on. Nothing else is touched: where it is the memory of before, no more is written. */
+static qn_value *put_in_buffer(qn_onnx_node *n, const cache *c, qn_value *past, qn_value *x)
+{
+    qn_builder *b = &n->b;
+    qn_value *zero = qn_b_scalar_int(b, QUERN_I64, 0);
+    const int64_t batch = x->type.dims[0]->value;
+    for (int64_t i = 0; i < batch; i++) {
+        const qn_dim from = qn_onnx_dim(n, i), to = qn_onnx_dim(n, i + 1);
+        qn_value *first = qn_b_reshape(b, qn_b_slice_axis(b, c->first, 0, from, to), 0, NULL);
+        qn_value *starts[4] = { qn_b_scalar_int(b, QUERN_I64, i), zero, first, zero };
+        past = qn_b_dynamic_update_slice(b, past, qn_b_slice_axis(b, x, 0, from, to), starts);
+    }
+    return past;
+}
+
+/* What was there before `first`, then x [B, G, S, D], then what was there if it is a buffer of few sequences, else zeros:
+ * [B, G, length, D]. */
 static qn_value *put(qn_onnx_node *n, const cache *c, qn_value *past, qn_value *x)
 {
+    enum { MOST_SEQUENCES = 16 }; /* each is an update of its own */
     qn_builder *b = &n->b;
     qn_dims *t = n->im->dims;
     if (!x || c->grows)
@@ -394,6 +411,11 @@ static qn_value *put(qn_onnx_node *n, const cache *c, qn_value *past, qn_value *
     const qn_dim zero = qn_onnx_dim(n, 0), one = qn_onnx_dim(n, 1), low[4] = { zero, zero, zero, zero },
                  high[4] = { zero, zero, qn_dim_sub(t, c->length, past->type.dims[2]), zero },
                  row[4] = { one, one, c->length, one }, news = x->type.dims[2];
+    for (int i = 0; i < 4; i++)
+        past = i == 2 ? past : qn_onnx_with_dim(n, past, i, x->type.dims[i]);
+    const qn_dim batch = x->type.dims[0];
+    if (c->stays && qn_dim_is_const(batch) && batch->value <= MOST_SEQUENCES)
+        return put_in_buffer(n, c, past, x);
     qn_type positions = qn_type_make(n->im->module, QUERN_I64, 4, row);
     qn_value *since = sub(b, qn_b_iota(b, &positions, 2), c->first); /* [B, 1, length, 1] */
     qn_value *nothing = number_like(b, x, 0), *fresh = x;
@@ -405,8 +427,6 @@ static qn_value *put(qn_onnx_node *n, const cache *c, qn_value *past, qn_value *
         fresh = qn_b_gather_nd(b, qn_b_transpose(b, x, swap), qn_b_reshape(b, from, 3, index), 1);
         fresh = qn_b_transpose(b, fresh, swap);
     }
-    for (int i = 0; i < 4; i++)
-        past = i == 2 ? past : qn_onnx_with_dim(n, past, i, x->type.dims[i]);
     qn_value *old = qn_b_pad(b, past, nothing, low, high, NULL);
     fresh = choose(b, compare(b, QN_LT, since, qn_b_dim_value(b, QUERN_I64, news)), fresh, nothing);
     return choose(b, compare_number(b, QN_LT, since, 0), old, fresh);

@@ -382,6 +382,35 @@ class Grouped(unittest.TestCase):
             self.check(4, 16, [9], total=16, rotary=rotary)
             self.check(5, 16, [5], total=5, rotary=rotary)
 
+    def test_rows_of_a_buffer(self):
+        """Only new rows change, wherever present is; of sequences that are too many to be updated one by one, what is behind becomes 0."""
+        groups, size, room = 2, 16, 12
+        for batch, new, lengths in ((1, 1, [7]), (1, 4, [4]), (1, 3, [12]), (3, 1, [8, 1, 12]), (3, 2, [2, 12, 5]), (17, 1, list(range(1, 13)) + [3] * 5)):
+            q, k, v = (floats(batch, new, heads * size) for heads in (4, groups, groups))
+            past, total, last = floats(2, batch, groups, room, size), np.array(room, np.int32), np.array(lengths, np.int32) - 1
+            inputs = {"q": q, "k": k, "v": v, "pk": past[0], "pv": past[1], "last": last}
+            text = microsoft.model("GroupQueryAttention", inputs, {"order": [*inputs, "total"], "total": total},
+                                   {"num_heads": 4, "kv_num_heads": groups}, 3)
+            want = past.copy()
+            for b, length in enumerate(lengths):
+                for cache, x in zip(want, (k, v)):
+                    cache[b, :, length - new:length] = heads(x, groups)[b]
+                    cache[b, :, length:] *= batch <= 16
+            for target in ("cpu", "interp"):
+                with self.subTest(batch=batch, new=new, target=target):
+                    model = quern.compile(text, target=target)
+                    before = past.copy()
+                    y, *apart = [np.array(x) for x in model([q, k, v, *past, last])]
+                    np.testing.assert_array_equal(past, before)
+                    np.testing.assert_array_equal(apart, want)
+                    caches = [x.copy() for x in past]
+                    session = model.session()
+                    session.bind({**inputs, "pk": caches[0], "pv": caches[1]})
+                    session.bind_outputs(dict(zip([x.name for x in model.outputs][1:], caches)))
+                    session.run()
+                    np.testing.assert_array_equal(caches, want)
+                    np.testing.assert_array_equal(np.array(session.outputs[0]), y)
+
     def test_heads(self):
         self.check(5, 0, [5], n=4, groups=4)
         self.check(5, 0, [5], n=6, groups=1, size=32)
