@@ -199,13 +199,16 @@ void qn_nibbles_sums(const qn_nibbles *n, int rows, int streams, qn_kvalue *cons
 void qn_nibbles_offsets(const qn_nibbles *n, int rows, qn_kvalue *x_at, qn_kbuffer *offsets, int64_t n_groups)
 {
     qn_kbuilder *b = n->b;
-    const int group = (int)n->group;
-    qn_kvalue *eight = qn_kb_const(b, (qn_ktype){ QUERN_U8, group }, (qn_scalar){ .i = 8 }),
-              *zero = qn_kb_const(b, (qn_ktype){ QUERN_I32, group / QN_WORD_BYTES }, (qn_scalar){ .i = 0 });
+    const int lanes = (int)(n->group & -n->group); /* bytes of a vector: some of them are a group */
+    qn_kvalue *eight = qn_kb_const(b, (qn_ktype){ QUERN_U8, lanes }, (qn_scalar){ .i = 8 });
     qn_kinst *groups = qn_kb_for(b, INDEX(0), INDEX(n_groups), INDEX(1), QN_TAG_SERIAL, 0, NULL, NULL);
     for (int r = 0; r < rows; r++) {
-        qn_kvalue *at = ADD(ADD(x_at, MUL(n->k_value, INDEX(r))), MUL(qn_loop_counter(groups), INDEX(group)));
-        qn_kvalue *parts = qn_kb_dot4(b, eight, qn_kb_load(b, n->x, at, group), zero);
+        qn_kvalue *at =
+            ADD(ADD(x_at, MUL(n->k_value, INDEX(r))), MUL(qn_loop_counter(groups), INDEX(n->group)));
+        qn_kvalue *parts =
+            qn_kb_const(b, (qn_ktype){ QUERN_I32, lanes / QN_WORD_BYTES }, (qn_scalar){ .i = 0 });
+        for (int i = 0; i < n->group; i += lanes)
+            parts = qn_kb_dot4(b, eight, qn_kb_load(b, n->x, ADD(at, INDEX(i)), lanes), parts);
         qn_kvalue *sum = qn_kb_reduce(b, QN_SUM, parts);
         sum = qn_kb_binary(b, QN_OP_SUB, qn_kb_const(b, sum->type, (qn_scalar){ .i = 0 }), sum);
         qn_kb_store(b, offsets, ADD(INDEX(r * n_groups), qn_loop_counter(groups)), sum, NULL);

@@ -17,14 +17,20 @@
 #include "tests/support/linear.h"
 #include "tests/support/lowered.h"
 
-enum { K = 256, N = 269, MOST_ROWS = 5, MANY_ROWS = 97, GROUP = 32 };
+enum { K = 288, N = 269, MOST_ROWS = 5, MANY_ROWS = 97, GROUP = 32 };
 
 static float x[MANY_ROWS * K], w[K * N], bias[N];
 
+/* Rows of so many numbers. */
+static void fill_rows(int64_t depth)
+{
+    for (int64_t i = 0; i < MANY_ROWS * depth; i++)
+        x[i] = i % depth == 3 ? -127.f / 8 : (float)(i * 7919 % 255 - 127) / 8;
+}
+
 static void fill_operands(void)
 {
-    for (int i = 0; i < MANY_ROWS * K; i++)
-        x[i] = i % K == 3 ? -127.f / 8 : (float)(i * 7919 % 255 - 127) / 8;
+    fill_rows(K);
     for (int k = 0; k < K; k++)
         for (int n = 0; n < N; n++) {
             const float scale = (float)(1 << (k / GROUP + n) % 3) / 16;
@@ -140,6 +146,7 @@ static void four_bits(qn_precision precision, int64_t rows, bool known, bool dot
     } cases[] = {
         { QUERN_I4, 32, false, false }, { QUERN_U4, 32, false, true }, { QUERN_I4, 16, true, true },
         { QUERN_U4, 128, true, false }, { QUERN_U4, 0, true, true },   { QUERN_I4, 0, false, false },
+        { QUERN_U4, 24, true, false },  { QUERN_I4, 48, false, true },
     };
     const qn_machine machine = { .vector_bytes = dot4 ? 64 : 32,
                                  .vector_registers = dot4 ? 32 : 16,
@@ -160,13 +167,14 @@ static void four_bits(qn_precision precision, int64_t rows, bool known, bool dot
         qn_diags_init(&diags, module->arena);
         qn_graph *graph = qn_function_new(module, "f");
         qn_builder b = { .graph = graph, .diags = &diags };
-        const int64_t shape[] = { rows, K }, blocks = cases[c].block ? K / cases[c].block : 1;
+        const int64_t block = cases[c].block, depth = block ? K - K % block : K;
+        const int64_t shape[] = { rows, depth }, blocks = block ? depth / block : 1;
         const bool swap = cases[c].transposed;
-        const int rank = cases[c].block ? 2 : 1;
-        const int64_t dims[] = { swap ? N : K, swap ? K : N };
+        const int rank = block ? 2 : 1;
+        const int64_t dims[] = { swap ? N : depth, swap ? depth : N };
         const int64_t of_scale[] = { rank == 1 ? N : swap ? N : blocks, swap ? blocks : N };
         const qn_dim symbolic[] = { qn_dim_symbol(module->dims, "rows", 1, 100),
-                                    qn_dim_const(module->dims, K) };
+                                    qn_dim_const(module->dims, depth) };
         const qn_type type = known ? qn_type_static(module, QUERN_F32, 2, shape)
                                    : qn_type_make(module, QUERN_F32, 2, symbolic);
         qn_value *in = qn_graph_add_input(graph, "x", type, QN_ROLE_INPUT);
@@ -176,14 +184,15 @@ static void four_bits(qn_precision precision, int64_t rows, bool known, bool dot
         qn_value *z = cases[c].zero_point
                           ? qn_b_constant(&b, qn_tensor_new(module, cases[c].dtype, rank, of_scale, zeros))
                           : qn_b_full(&b, &of_zero, 0);
-        const int axis = (cases[c].block != 0) == swap ? 1 : 0;
-        qn_value *y = qn_b_dequantize(&b, q, s, z, axis, cases[c].block);
+        const int axis = (block != 0) == swap ? 1 : 0;
+        qn_value *y = qn_b_dequantize(&b, q, s, z, axis, block);
         y = swap ? qn_b_transpose(&b, y, (int64_t[]){ 1, 0 }) : y;
         qn_graph_add_output(graph, qn_b_matmul(&b, in, y), "r", -1);
         const qn_pass_options options = {
             .math = QN_MATH_DEFAULT, .precision = precision, .machine = &machine, .fold = qn_interp_fold
         };
-        const qn_array input = { .dtype = QUERN_F32, .rank = 2, .dims = { rows, K }, .data = x };
+        const qn_array input = { .dtype = QUERN_F32, .rank = 2, .dims = { rows, depth }, .data = x };
+        fill_rows(depth);
         lowered_compare(qn_arena_printf(module->arena, "case %d", (int)c), graph, &options, &input, &rows);
         int scaled = 0, all = 0, wider = 0;
         size_t bytes = bytes_of_constants(graph);
@@ -202,7 +211,7 @@ static void four_bits(qn_precision precision, int64_t rows, bool known, bool dot
             count_products(graph, &scaled, &all);
             assert_int_equal(scaled, 1);
         }
-        if (!wider && bytes >= (size_t)K * N * 9 / 8)
+        if (!wider && bytes >= (size_t)(depth * N) * 9 / 8)
             fail_msg("case %d: constants of %zu bytes", (int)c, bytes);
         qn_module_free(module);
     }
