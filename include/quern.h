@@ -90,7 +90,7 @@ typedef struct quern_load_options {
     void (*needs)(void *user, const char *input, int index);
     void *needs_user;
     /* The same of dimensions whose values operators would have to know (the extents of a kernel, a head's size): load again
-     * with `dim` fixed among `dims`. It is dimension `axis` of input `input`. Or NULL */
+     * with `dim` fixed among `dims`. It is dimension `axis` of input `input`; of a sequence, needs_shape is called. Or NULL */
     void (*needs_dim)(void *user, const char *dim, const char *input, int index, int axis);
     int n_shapes;
     const quern_shape *shapes;

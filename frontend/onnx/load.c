@@ -41,7 +41,18 @@ static bool find_dim(const qn_graph *graph, qn_dim symbol, int *out_input, int *
     return false;
 }
 
-static void report_needed_dims(const qn_onnx_import *im, qn_onnx_needs *needs)
+static bool is_of_sequence(const qn_module *m, int input)
+{
+    bool is = false;
+    for (size_t i = 0; i < m->groups.n; i++) {
+        const quern_group *g = &m->groups.items[i];
+        is |= g->role == QUERN_INPUT && g->sequence && input >= g->first && input < g->first + g->n;
+    }
+    return is;
+}
+
+/* Of a sequence all shapes are needed then: its tensors have names that the caller does not know. */
+static void report_needed_dims(qn_onnx_import *im, qn_onnx_needs *needs)
 {
     qn_arena *arena = im->diags->arena;
     const int n = im->options->every_dim ? qn_dims_symbol_count(im->dims) : (int)im->needs_dims.n;
@@ -57,6 +68,11 @@ static void report_needed_dims(const qn_onnx_import *im, qn_onnx_needs *needs)
         int input;
         if (!find_dim(graph, symbol, &input, &axes[at]))
             continue;
+        if (is_of_sequence(im->module, input)) {
+            if (im->hosts.items[input] < 64)
+                im->needs_shapes |= (uint64_t)1 << im->hosts.items[input];
+            continue;
+        }
         inputs[at] = im->hosts.items[input];
         needs->dim_names[at] = qn_arena_strdup(arena, graph->inputs[input]->name);
         needs->dims[at++] = qn_arena_strdup(arena, symbol->name);
@@ -64,7 +80,7 @@ static void report_needed_dims(const qn_onnx_import *im, qn_onnx_needs *needs)
     needs->n_dims = at;
 }
 
-static void report_needs(const qn_onnx_import *im)
+static void report_needs(qn_onnx_import *im)
 {
     qn_onnx_needs *needs = im->options->needs;
     if (!needs)

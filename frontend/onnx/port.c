@@ -463,6 +463,8 @@ void qn_onnx_declare_dims(qn_onnx_import *im, const Onnx__Graph *graph)
 
 /* ---- outputs ---- */
 
+enum { MAX_OUTPUTS = 65536 };
+
 /* The input that the value may replace in its place; -1: none. */
 static int updated_input(const qn_onnx_import *im, const qn_graph *graph, const qn_value *value)
 {
@@ -515,6 +517,12 @@ void qn_onnx_add_output(qn_onnx_import *im, qn_onnx_scope *scope, int i)
     add_group(im, name, QUERN_OUTPUT, i, v, scope->graph->n_outputs);
     if (v->kind == QN_ONNX_TENSOR) {
         add_tensor_output(im, scope->graph, name, type, v);
+        return;
+    }
+    if (v->n_items > MAX_OUTPUTS - scope->graph->n_outputs) {
+        qn_error(im->diags, QUERN_ERROR_UNSUPPORTED, &loc,
+                 "output \"%s\" is a sequence of %d; the outputs may have %d tensors", name, v->n_items,
+                 MAX_OUTPUTS);
         return;
     }
     for (int k = 0; k < v->n_items; k++)

@@ -9,6 +9,8 @@ from ._library import OUTPUT, ArgumentError, Group, lib
 
 
 def _text(shape):
+    if not isinstance(shape, (tuple, list)):
+        raise ArgumentError(f"{shape!r} is no shape: write (2, 'n'), of a sequence [(2, 'n'), (3, 'n')]")
     return "[" + ", ".join(map(str, shape)) + "]"
 
 
@@ -19,6 +21,11 @@ def shape_text(shape):
     if isinstance(shape, list):
         return "(" + ", ".join(map(_text, shape)) + ")"
     return _text(shape)
+
+
+def _decode(text):
+    """Bytes that are no UTF-8 stay what they are."""
+    return text.decode(errors="surrogateescape")
 
 
 class Side:
@@ -43,17 +50,19 @@ class Side:
         value = np.asarray(value)
         if self.numbers is None or value.dtype == np.int64:
             return value
-        if value.dtype.kind not in "OSU":
+        if value.dtype.kind not in "OSU" and value.size:
             raise ArgumentError(f"input '{name}' is of strings, not {value.dtype}")
         number = np.empty(value.shape, np.int64)
         for i, text in enumerate(value.flat):
-            text = text.decode() if isinstance(text, bytes) else str(text)
+            text = _decode(text) if isinstance(text, bytes) else str(text)
             found = self.numbers.get(text)
             number.flat[i] = words.setdefault(text, len(self.strings) + len(words)) if found is None else found
         return number
 
     def _texts(self, numbers, words):
         known = self.strings + list(words)
+        if np.size(numbers) and not 0 <= np.min(numbers) <= np.max(numbers) < len(known):
+            raise ArgumentError(f"an output of strings has a number that no string has: there are {len(known)}")
         return np.array([known[i] for i in np.ravel(numbers)], object).reshape(np.shape(numbers))
 
     def _parts(self, position, value, words):
@@ -73,8 +82,8 @@ class Side:
             raise ArgumentError(f"{self.what} '{name}' was said to be a sequence of {len(tensors)}, not {len(value)}")
         return [self._numbers(name, x, words) for x in value] if group.strings else list(value)
 
-    def spread(self, values, words):
-        """The tensors of a list, or dict by name, of the caller's values."""
+    def spread(self, values, words, complete=False):
+        """The tensors of a list, or dict by name, of the caller's values; of all of them if complete."""
         if isinstance(values, dict):
             position = {name: i for i, (name, _) in enumerate(self.order)}
             spread = {}
@@ -83,9 +92,15 @@ class Side:
                     raise ArgumentError(f"the model has no {self.what} '{name}'; it has {', '.join(map(repr, position))}")
                 tensors = self.order[position[name]][1]
                 spread.update(zip((self.names[i] for i in tensors), self._parts(position[name], value, words)))
+            missing = [name for name in position if complete and name not in values]
+            if missing:
+                raise ArgumentError(f"{self.what} {', '.join(map(repr, missing))} is missing")
             return spread
+        if isinstance(values, np.ndarray) and self.count == 1:
+            values = [values]
         if not isinstance(values, (list, tuple)) or len(values) != self.count:
-            raise ArgumentError(f"the model has {self.count} {self.what}s ({', '.join(name for name, _ in self.order)})")
+            raise ArgumentError(f"the model has {self.count} {self.what}{'s' * (self.count != 1)} "
+                                f"({', '.join(name for name, _ in self.order)})")
         return [part for i, value in enumerate(values) for part in self._parts(i, value, words)]
 
     def gather(self, values, words):
@@ -109,7 +124,7 @@ def sides(module, inputs, outputs):
     groups = [Group.from_buffer_copy(table[i]) for i in range(count)]
     for g in groups:
         g.name = bytes(g.name)  # copied: the module may be gone
-    strings = [texts[i].decode(errors="replace") for i in range(lib.quern_module_strings(module.pointer, byref(texts)))]
+    strings = [_decode(texts[i]) for i in range(lib.quern_module_strings(module.pointer, byref(texts)))]
     mine = ([g for g in groups if (g.role == OUTPUT) == output] for output in (False, True))
     return [Side(what, side, names, strings) if side else None
             for what, side, names in zip(("input", "output"), mine, (inputs, outputs))]

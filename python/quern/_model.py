@@ -33,6 +33,15 @@ def _shape(info):
     return tuple(info.dims[i] if info.dims[i] >= 0 else parts[i] for i in range(info.rank))
 
 
+def _listed(inputs, n=1):
+    """A list or dict; one array is a list of it where the model has one input."""
+    if isinstance(inputs, np.ndarray) and n == 1:
+        return [inputs]
+    if not hasattr(inputs, "__len__"):
+        raise ArgumentError(f"inputs are a list of arrays or a dict of them by name, not {type(inputs).__name__}")
+    return inputs
+
+
 class Entry:
     """The tables of one entry of a model."""
 
@@ -64,10 +73,7 @@ class Entry:
             if missing:
                 raise ArgumentError(f"input {', '.join(map(repr, missing))} is missing")
             return [(self.index[name], x) for name, x in inputs.items()]
-        if isinstance(inputs, np.ndarray) and len(self.inputs) == 1:
-            inputs = [inputs]
-        if not hasattr(inputs, "__len__"):
-            raise ArgumentError(f"inputs are a list of arrays or a dict of them by name, not {type(inputs).__name__}")
+        inputs = _listed(inputs, len(self.inputs))
         if len(inputs) != len(self.inputs):
             raise ArgumentError(f"the model takes {len(self.inputs)} inputs "
                                 f"({', '.join(self.names[i] for i in self.inputs)}), not {len(inputs)}")
@@ -164,7 +170,7 @@ class Session:
         entry, given = self._entry, self.model._given
         if complete:
             self._words = {}
-        for buffer, x in entry.pairs(given.spread(inputs, self._words) if given else inputs, complete):
+        for buffer, x in entry.pairs(given.spread(inputs, self._words, complete) if given else inputs, complete):
             if gpu_of(x) is not None:
                 self._bind_tensor(buffer, _tensor_class()(x).contiguous())
                 continue
@@ -418,7 +424,8 @@ class SpecializedModel:
     KEPT = 32
 
     def __init__(self, load, dims, shapes, options, needs):
-        self._load, self._dims, self._shapes, self._options = load, dict(dims or {}), dict(shapes or {}), options
+        self._load, self._shapes, self._options = load, dict(shapes or {}), options
+        self._dims = {name: tuple(value) if isinstance(value, list) else value for name, value in (dims or {}).items()}
         self._needs = list(needs)
         self._exact = False  # all dimensions have to be known
         self._models = OrderedDict()
@@ -429,10 +436,11 @@ class SpecializedModel:
 
     def _key(self, inputs):
         values, dims, shapes = {}, dict(self._dims), dict(self._shapes)
-        if isinstance(inputs, np.ndarray):  # the only one
-            inputs = [inputs]
+        inputs = _listed(inputs)
         for what, name, index, dim, axis in self._needs:
-            x = inputs.get(name) if isinstance(inputs, dict) else inputs[index] if index < len(inputs) else None
+            if name not in inputs if isinstance(inputs, dict) else index >= len(inputs):
+                raise ArgumentError(f"input '{name}' is missing")
+            x = inputs[name] if isinstance(inputs, dict) else inputs[index]
             if what == "shape":
                 shapes[name] = [np.shape(i) for i in x] if isinstance(x, (list, tuple)) else None if x is None else np.shape(x)
                 continue

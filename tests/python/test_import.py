@@ -149,9 +149,29 @@ class Sequences(unittest.TestCase):
         arrays_equal(self, out[1], [floats(2, 2), floats(3, 2), floats(1, 2)])
         for given, message in (([floats(2, 2), [floats(3, 2)]], "input 's' was said to be a sequence of 2, not 1"),
                                ([floats(2, 2), floats(3, 2)], "input 's' is a sequence: a list of 2 arrays"),
-                               ([floats(2, 2)], r"the model has 2 inputs \(x, s\)"), ({"t": []}, "the model has no input 't'")):
+                               ([floats(2, 2)], r"the model has 2 inputs \(x, s\)"), ({"t": []}, "the model has no input 't'"), ({"x": floats(2, 2)}, "input 's' is missing")):
             with self.assertRaisesRegex(quern.ArgumentError, message):
                 m(given)
+
+    def test_dimension_of_a_sequence(self):
+        """An operator has to know it: the shapes of the sequence that it is called with are taken."""
+        nodes = [helper.make_node("SequenceAt", ["s", "zero"], ["w"]), helper.make_node("Conv", ["x", "w"], ["y"])]
+        text = model(nodes, [info("x", ["n", 3, 8, 8]), sequence("s")], [info("y", None)], [helper.make_tensor("zero", TensorProto.INT64, [], [0])])
+        m = quern.compile(text, shapes={"s": [(2, 3, "k", "k"), ("p",)]})
+        for k in 3, 2:
+            for given in ([floats(1, 3, 8, 8), [floats(2, 3, k, k), floats(5)]], {"s": [floats(2, 3, k, k), floats(5)], "x": floats(1, 3, 8, 8)}):
+                self.assertEqual(m(given)[0].shape, (1, 2, 9 - k, 9 - k))
+        for given, message in (({"x": floats(1, 3, 8, 8)}, "input 's' is missing"), ([floats(1, 3, 8, 8)], "input 's' is missing"),
+                               (None, "not NoneType")):
+            with self.assertRaisesRegex(quern.ArgumentError, message):
+                m(given)
+
+    def test_too_many_outputs(self):
+        """A small file that would have a billion."""
+        n = 300
+        nodes = [helper.make_node("SequenceConstruct", ["x"] * n, ["s"])] + [helper.make_node("Identity", ["s"], [f"o{i}"]) for i in range(n)]
+        with self.assertRaisesRegex(quern.UnsupportedError, "output .o218. is a sequence of 300; the outputs may have 65536 tensors"):
+            quern.compile(model(nodes, [info("x", [1])], [sequence(f"o{i}") for i in range(n)]))
 
     def test_shapes_that_do_not_fit(self):
         for shapes, message in (({"s": [(1, 3)]}, r"input .s. can't have the shape \(\[1, 3\]\); the model says \[\?, 2\]"),
@@ -159,7 +179,8 @@ class Sequences(unittest.TestCase):
                                 ({"s": "([1, 2]"}, "it is a sequence"), ({"s": [], "x": (1, 3)}, r"says \[r, 2\]"),
                                 ({"s": [], "x": (1, 2, 3)}, r"says \[r, 2\]"), ({"s": None}, "it is a sequence"),
                                 ({"s": "([-1, 2])"}, "can't have"), ({"s": [], "x": "[r, 2"}, "can't have"),
-                                ({"s": [], "x": "[r, 2] 3"}, "it is a tensor"), ({"s": [], "x": ()}, "can't have")):
+                                ({"s": [], "x": "[r, 2] 3"}, "it is a tensor"), ({"s": [], "x": ()}, "can't have"),
+                                ({"s": 3}, "3 is no shape"), ({"s": [2, 3]}, "2 is no shape")):
             with self.assertRaisesRegex(quern.ArgumentError, message):
                 quern.compile(self.model, shapes=shapes)
         with self.assertRaisesRegex(quern.UnsupportedError, r"input .s. is a sequence; it must be known of which shapes \(as in --shape"):
