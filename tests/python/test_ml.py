@@ -319,6 +319,19 @@ class Strings(unittest.TestCase):
         with self.assertRaisesRegex(quern.ModelError, "there are 2 strings and 1 numbers"):
             self.node("CategoryMapper", words, cats_strings=["a", "b"], cats_int64s=[5])
 
+    def test_any_strings(self):
+        """One array instead of a list of it, none at all, bytes that are no UTF-8, and numbers that no string has."""
+        m = quern.compile(model("LabelEncoder", [np.array(["a"])], 1, dict(keys_strings=["é", b"\xff", ""], values_int64s=[1, 2, 3]), True))
+        self.assertEqual(m(np.array(["", "é", "e"]))[0].tolist(), [3, 1, -1])
+        self.assertEqual(m([[b"\xff", "é".encode(), b"\xfe"]])[0].tolist(), [2, 1, -1])
+        for none in ([], np.array([], object)):
+            self.assertEqual(m([none])[0].shape, (0,))
+        same = quern.compile(self.graph([helper.make_node("Identity", ["x"], ["y"])], [("x", TensorProto.STRING, ["n"])], ["y"]))
+        self.assertEqual([text.encode(errors="surrogateescape") for text in same([[b"\xff", b"y"]])[0]], [b"\xff", b"y"])
+        for number in 2, -1:
+            with self.assertRaisesRegex(quern.ArgumentError, "a number that no string has: there are 0"):
+                same([np.array([number])])
+
     def test_many_keys(self):
         keys = [f"key {i}" for i in range(1000)]
         got, = self.node("LabelEncoder", np.array(keys[::-7] + ["key"]), keys_strings=keys, values_int64s=range(1000))
