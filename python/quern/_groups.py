@@ -92,7 +92,7 @@ class Side:
                     raise ArgumentError(f"the model has no {self.what} '{name}'; it has {', '.join(map(repr, position))}")
                 tensors = self.order[position[name]][1]
                 spread.update(zip((self.names[i] for i in tensors), self._parts(position[name], value, words)))
-            missing = [name for name in position if complete and name not in values]
+            missing = [name for name, tensors in self.order if complete and len(tensors) and name not in values]
             if missing:
                 raise ArgumentError(f"{self.what} {', '.join(map(repr, missing))} is missing")
             return spread

@@ -208,6 +208,8 @@ class Sequences(unittest.TestCase):
                 np.testing.assert_array_equal(same, value) if value is not None else self.assertIsNone(same)
         m = quern.compile(text, shapes={"o": None})
         self.assertEqual(m.inputs, [])
+        for nothing in ({}, {"o": None}, [None]):
+            self.assertIsNone(m(nothing)[1])
         with self.assertRaisesRegex(quern.ArgumentError, "input 'o' was said to have no value"):
             m([floats(2)])
         got = quern.compile(model([helper.make_node("OptionalGetElement", ["o"], ["y"])], [sequence("o", optional=True)], [sequence("y")]))
