@@ -239,7 +239,7 @@ static qn_status choice_object(const emission *e, const char *const *queries, qn
     return qn_compile_choice(first, &choice, e->settings, out, e->diags);
 }
 
-static qn_status link_objects(emission *e, qn_link_kind kind, const qn_output *weights)
+static qn_status link_objects(emission *e, qn_link_kind kind, const qn_output *weights, const char *to)
 {
     int capacity = 2, n = 0;
     for (int i = 0; i < e->n_variants; i++)
@@ -266,19 +266,22 @@ static qn_status link_objects(emission *e, qn_link_kind kind, const qn_output *w
     if (weights->temporary)
         inputs[n++] = (qn_link_input){ .name = qn_arena_printf(e->arena, "%s_weights.o", e->prefix),
                                        .path = weights->temporary };
-    return qn_link(kind, e->path, qn_arena_printf(e->arena, "%s_query", e->prefix),
-                   e->settings->target.triple, n, inputs, e->diags);
+    return qn_link(kind, to, qn_arena_printf(e->arena, "%s_query", e->prefix), e->settings->target.triple, n,
+                   inputs, e->diags);
 }
 
 static qn_status emit_binary(emission *e, qn_link_kind kind)
 {
-    qn_output header = { 0 }, side = { 0 }, weights = { 0 };
+    qn_output header = { 0 }, side = { 0 }, weights = { 0 }, object;
     const char *header_at = header_path(e);
+    QN_TRY(qn_output_reserve(&object, e->path, e->diags));
     qn_status status = header_at ? write_header(e, &header, header_at) : QUERN_OK;
     if (!status)
         status = e->inside ? write_weights_object(e, &weights) : write_side_file(e, &side);
     if (!status)
-        status = link_objects(e, kind, &weights);
+        status = link_objects(e, kind, &weights, object.temporary);
+    if (!status)
+        status = qn_output_commit(&object, e->diags);
     qn_output_discard(&weights);
     if (!status && !e->inside)
         status = qn_output_commit(&side, e->diags);
@@ -286,6 +289,7 @@ static qn_status emit_binary(emission *e, qn_link_kind kind)
         status = qn_output_commit(&header, e->diags);
     qn_output_discard(&side);
     qn_output_discard(&header);
+    qn_output_discard(&object);
     return status;
 }
 
@@ -358,12 +362,16 @@ static qn_status emit_module(emission *e, const qn_module *module)
 /* ---- the whole ---- */
 
 /* Can there be a file of that name? Better known before the compilation than after it. */
-static qn_status try_path(emission *e)
+static qn_status try_path(emission *e, bool binary)
 {
     qn_output output;
     QN_TRY(qn_output_reserve(&output, e->path, e->diags));
+    const bool in_place = output.temporary == output.path;
     qn_output_discard(&output);
-    return QUERN_OK;
+    return in_place && binary
+               ? qn_error(e->diags, QUERN_ERROR_IO, NULL,
+                          "%s: is a device or pipe, into which no object can be linked", e->path)
+               : QUERN_OK;
 }
 
 /* Weights that are equal in several variants are there once; those that are packed for wider vectors are not. */
@@ -401,7 +409,7 @@ static qn_status emit(emission *e, qn_module *module, qn_compile_times *out_time
     int kind = 0;
     QN_TRY(find_kind(e, &kind));
     QN_TRY(find_prefix(e));
-    QN_TRY(try_path(e));
+    QN_TRY(try_path(e, kinds[kind].form == FORM_BINARY));
     if (kinds[kind].form == FORM_MODULE)
         return emit_module(e, module);
     if (!e->settings->backend)

@@ -27,8 +27,7 @@ typedef struct linker_run {
     qn_diags *diags;
     qn_link_kind kind;
     const char *exported;
-    const char *output;                    /* temporary */
-    const char *name;                      /* of the file, for messages */
+    const char *output;
     const char *folder, *archive, *script; /* temporary files; "" where not made */
     const char *cross; /* "aarch64-linux-gnu", as cross tools are called; NULL: for this machine */
     int n_inputs;
@@ -151,7 +150,7 @@ static qn_status run_program(linker_run *r, const strings *arguments, bool *out_
         *out_found = false;
         return QUERN_OK;
     }
-    return qn_error(r->diags, QUERN_ERROR_IO, NULL, "linking %s: %s failed: %s", r->name, argv[0],
+    return qn_error(r->diags, QUERN_ERROR_IO, NULL, "%s failed to link: %s", argv[0],
                     n > 0 ? *out_text : "it said nothing");
 }
 
@@ -226,8 +225,8 @@ static qn_status run_linker(linker_run *r)
     const char *wanted =
         r->cross ? qn_arena_printf(r->arena, "ld.lld or %s-gcc", r->cross) : "cc, ld.lld or ld";
     return qn_error(r->diags, QUERN_ERROR_IO, NULL,
-                    "linking %s%s%s needs a linker: install %s, or write a static library (.a) instead",
-                    r->name, r->cross ? " for " : "", r->cross ? r->cross : "", wanted);
+                    "linking%s%s needs a linker: install %s, or write a static library (.a) instead",
+                    r->cross ? " for " : "", r->cross ? r->cross : "", wanted);
 }
 
 /* ---- the whole ---- */
@@ -258,24 +257,20 @@ qn_status qn_link(qn_link_kind kind, const char *path, const char *exported, con
                   const qn_link_input *inputs, qn_diags *diags)
 {
     qn_arena *arena = qn_arena_new();
-    const char *slash = strrchr(path, '/');
     linker_run r = { .arena = arena,
                      .diags = diags,
                      .kind = kind,
                      .exported = exported,
-                     .output = qn_arena_printf(arena, "%s.%d.tmp", path, (int)getpid()),
-                     .name = slash ? slash + 1 : path,
+                     .output = path,
                      .cross =
                          qn_llvm_is_host_triple(triple)
                              ? NULL
                              : qn_arena_printf(arena, "%.*s-linux-gnu", (int)strcspn(triple, "-"), triple),
                      .n_inputs = n_inputs,
                      .inputs = inputs };
-    qn_status status = kind == QN_LINK_ARCHIVE ? write_archive(&r, r.output, true) : link_in_folder(&r);
-    if (!status && rename(r.output, path) != 0)
-        status = io_error(diags, path);
+    qn_status status = kind == QN_LINK_ARCHIVE ? write_archive(&r, path, true) : link_in_folder(&r);
     if (status)
-        unlink(r.output);
+        unlink(path);
     qn_arena_free(arena);
     return status;
 }

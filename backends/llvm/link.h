@@ -17,7 +17,7 @@ typedef struct qn_link_input {
     const char *path;
 } qn_link_input;
 
-/* Writes `path`, whole or not at all (a temporary file beside it is renamed). `exported` is the symbol that a shared object
+/* Writes `path`; on an error nothing is left there. `exported` is the symbol that a shared object
  * shows. Linkers, the first that is found: cc, ld.lld, ld; for another machine ld.lld, aarch64-linux-gnu-gcc; QUERN_LINKER names
  * another one of those. They are run without a shell; what they say is in the diagnostic. triple NULL: the host's. */
 QN_MUST_USE qn_status qn_link(qn_link_kind kind, const char *path, const char *exported, const char *triple,

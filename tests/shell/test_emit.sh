@@ -162,6 +162,17 @@ if [ "$(id -u)" -ne 0 ]; then
 fi
 must env PATH=/nonexistent "$quern" compile ../xor.qn -o x.a # an archive needs no linker
 only x.a x.h
+
+# what is no file stays what it is, and what a killed process has left goes
+rm -f x.a x.h
+mkfifo pipe
+expect 1 'pipe: is a device or pipe, into which no object can be linked' "$quern" compile ../xor.qn --emit so -o pipe
+[ -p pipe ] || fail "a pipe was replaced"
+rm pipe
+touch -d yesterday x.so.quern-abcdef
+must "$quern" compile ../xor.qn -o x.so
+only x.h x.so
+[ -x x.so ] || fail "x.so cannot be executed"
 cd ..
 
 [ $n_failed -eq 0 ] || echo "$n_failed failed"
