@@ -21,6 +21,8 @@
  *
  * A first convolution, of few channels, reads its planes as blocks of one channel, which they are already.
  *
+ * Norms of groups of channels, whose values are of other dims, stay in blocks (below).
+ *
  * Values are visited in order. Each has a plain form, a blocked form, or both, made when first asked for. */
 #include <string.h>
 
@@ -29,6 +31,7 @@
 #include "passes/conv_tile.h"
 #include "passes/passes.h"
 #include "passes/quantize.h"
+#include "passes/simplify.h"
 #include "passes/winograd.h"
 #include "passes/words.h"
 
@@ -36,6 +39,8 @@ typedef struct place {
     bool native;       /* it is computed in blocks */
     qn_value *blocked; /* NULL: none yet */
     qn_value *plain;   /* NULL: none yet; the original unless it is native */
+    bool normalized;   /* a reshape whose rows, all axes behind the second one, are reduced */
+    const qn_type *as; /* not NULL: it is [N, groups, …], and blocked its reshape to this type, [N, C, …] */
 } place;
 
 typedef struct layout {
@@ -139,8 +144,11 @@ static int64_t lanes_of(const layout *l, const qn_value *value)
 static qn_value *plain_of(layout *l, qn_value *value)
 {
     place *p = &l->places[value->id];
+    const qn_type *type = &value->type;
     if (!p->plain)
-        p->plain = p->native ? from_blocks(l, p->blocked, &value->type) : value;
+        p->plain = p->native ? from_blocks(l, p->blocked, p->as ? p->as : type) : value;
+    if (p->as) /* when it is that already, nothing is made */
+        p->plain = qn_b_reshape(&l->b, p->plain, type->rank, type->dims);
     return p->plain;
 }
 
@@ -161,6 +169,12 @@ static void set_blocked(layout *l, const qn_value *value, qn_value *blocked)
 {
     l->places[value->id] = (place){ .native = blocked, .blocked = blocked };
     l->changed = true;
+}
+
+static void set_grouped(layout *l, const qn_value *value, qn_value *blocked, const qn_type *as)
+{
+    set_blocked(l, value, blocked);
+    l->places[value->id].as = as;
 }
 
 static void set_plain(layout *l, const qn_value *value, qn_value *plain)
@@ -352,6 +366,136 @@ static bool reduce(layout *l, const qn_node *node)
     else
         set_plain(l, &node->results[0], made ? from_blocks(l, made, type) : NULL);
     return true;
+}
+
+/* ---- norms of groups ----
+ *
+ * A norm over groups of channels, as exporters write it, goes over [N, groups, …]. It stays in the blocks of [N, C, spatial…]:
+ * statistics are reduced to [N, C] in blocks, then over the channels of each group, and spread over these before they meet blocks.
+ *
+ *   %1 = reshape %0 to [N, groups, …]; %2 = reduce %1 {axes = [2], …}; %3 = broadcast %2; %4 = sub %1, %3; %5 = reshape %4 to %0's dims
+ *   ->
+ *   %1 = reduce %0' {axes = [2, 3], …}; %2 = reduce (reshape (plain %1) to [N, groups, C / groups]) {axes = [2], …}
+ *   %3 = broadcast (reshape (broadcast %2 to [N, groups, C / groups]) to [N, blocks, lanes]); %5' = sub %0', %3 */
+
+/* Is that every axis behind the second one? */
+static bool are_rows(const int64_t *axes, int n, int rank)
+{
+    for (int i = 0; i < n; i++)
+        if (axes[i] != i + 2)
+            return false;
+    return rank > 2 && n == rank - 2;
+}
+
+/* Notes which reshapes begin a norm. */
+static void find_norms(layout *l)
+{
+    for (const qn_node *node = l->graph->first; node; node = node->next) {
+        int n;
+        const int64_t *axes = node->op == QN_OP_REDUCE ? qn_attr_ints(node, QN_ATTR_AXES, &n) : NULL;
+        if (axes && qn_value_made_by(node->operands[0], QN_OP_RESHAPE) &&
+            are_rows(axes, n, node->operands[0]->type.rank))
+            l->places[node->operands[0]->id].normalized = true;
+    }
+}
+
+static bool reshape(layout *l, const qn_node *node)
+{
+    const qn_value *x = node->operands[0], *y = &node->results[0];
+    const place *p = &l->places[x->id];
+    if (!p->native)
+        return false;
+    if (p->as) { /* back again */
+        if (!qn_same_dims(p->as, &y->type))
+            return false;
+        set_blocked(l, y, p->blocked);
+        return true;
+    }
+    if (!l->places[y->id].normalized || x->type.dims[0] != y->type.dims[0])
+        return false;
+    const qn_dim channels = x->type.dims[1], groups = y->type.dims[1];
+    if (!qn_dim_is_const(groups) || groups->value < 1 || channels->value % groups->value != 0)
+        return false;
+    if (l->options->math == QN_MATH_STRICT && qn_dtype_is_float(x->type.dtype))
+        return false; /* sums of channels would be made before the group's */
+    set_grouped(l, y, p->blocked, &x->type);
+    return true;
+}
+
+/* What the broadcast repeats along rows of [N, groups, …] in the blocks of `as`; NULL when rows have different elements. */
+static qn_value *spread_groups(layout *l, const qn_node *node, const qn_type *as, int64_t c)
+{
+    const qn_type *type = &node->results[0].type;
+    qn_value *x = node->operands[0];
+    const int64_t *axes = qn_attr_ints(node, QN_ATTR_AXES, NULL);
+    qn_dim dims[QN_MAX_RANK],
+        of[3] = { number(l, 1), number(l, 1), number(l, as->dims[1]->value / type->dims[1]->value) };
+    int64_t to[3] = { 0, 1, as->rank };
+    for (int i = 0; i < x->type.rank; i++) {
+        if ((i > 0 && axes[i] < axes[i - 1]) || (axes[i] > 1 && !qn_dim_is(x->type.dims[i], 1)))
+            return NULL;
+        if (axes[i] < 2)
+            of[axes[i]] = x->type.dims[i];
+    }
+    blocked_dims(l, as, c, dims);
+    x = qn_b_reshape(&l->b, x, 2, of);
+    if (qn_dim_is(of[1], 1))
+        return qn_b_broadcast(&l->b, x, as->rank + 1, dims, to);
+    x = qn_b_broadcast(&l->b, x, 3, of, (int64_t[]){ 0, 1 });
+    of[1] = as->dims[1];
+    x = split_axis(l, qn_b_reshape(&l->b, x, 2, of), 1, c);
+    return qn_b_broadcast(&l->b, x, as->rank + 1, dims, to);
+}
+
+static bool grouped_elementwise(layout *l, const qn_node *node, const qn_type *as)
+{
+    const int64_t c = common_lanes(l, node);
+    qn_value *operands[4];
+    if (!c || node->n_results != 1 || node->n_operands > 4 || qn_attr_find(node, QN_ATTR_AXIS))
+        return false;
+    for (int i = 0; i < node->n_operands; i++) {
+        const qn_value *x = node->operands[i];
+        const place *p = &l->places[x->id];
+        if (!qn_same_dims(&x->type, &node->results[0].type) ||
+            (p->native ? !p->as || !qn_same_dims(p->as, as) : !qn_value_made_by(x, QN_OP_BROADCAST)))
+            return false;
+        operands[i] = p->native ? p->blocked : spread_groups(l, x->node, as, c);
+        if (!operands[i])
+            return false;
+    }
+    set_grouped(l, &node->results[0], rebuild(l, node, operands), as);
+    return true;
+}
+
+static bool grouped_reduce(layout *l, const qn_node *node, const qn_type *as)
+{
+    const qn_type *type = &node->results[0].type;
+    const qn_kind kind = qn_attr_reduce_kind(node);
+    int64_t positions[QN_MAX_RANK];
+    int n;
+    const int64_t *axes = qn_attr_ints(node, QN_ATTR_AXES, &n);
+    if (!are_rows(axes, n, node->operands[0]->type.rank))
+        return false;
+    for (int i = 2; i < as->rank; i++)
+        positions[i - 2] = i;
+    qn_value *x =
+        qn_b_reduce(&l->b, kind, l->places[node->operands[0]->id].blocked, as->rank - 2, positions, false);
+    const qn_type of_channels = qn_type_make(l->graph->module, type->dtype, 2, as->dims);
+    x = x ? from_blocks(l, x, &of_channels) : NULL;
+    const qn_dim shares[3] = { type->dims[0], type->dims[1],
+                               number(l, as->dims[1]->value / type->dims[1]->value) };
+    x = qn_b_reshape(&l->b, x, 3, shares);
+    set_plain(l, &node->results[0], qn_b_reduce(&l->b, kind, x, 1, (int64_t[]){ 2 }, false));
+    return true;
+}
+
+/* The type of [N, C, spatial…] whose blocks an operand is in that is [N, groups, …]; else NULL. */
+static const qn_type *grouped(const layout *l, const qn_node *node)
+{
+    for (int i = 0; i < node->n_operands; i++)
+        if (l->places[node->operands[i]->id].as)
+            return l->places[node->operands[i]->id].as;
+    return NULL;
 }
 
 /* ---- convolutions ---- */
@@ -609,8 +753,13 @@ static bool convolution(layout *l, qn_node *node)
 
 static bool stays_in_blocks(layout *l, qn_node *node)
 {
+    const qn_type *as = grouped(l, node);
+    if (node->op == QN_OP_RESHAPE)
+        return reshape(l, node);
     if (qn_ops[node->op].class == QN_ELEMENTWISE)
-        return elementwise(l, node);
+        return as ? grouped_elementwise(l, node, as) : elementwise(l, node);
+    if (as)
+        return node->op == QN_OP_REDUCE && grouped_reduce(l, node, as);
     switch (node->op) {
     case QN_OP_CONVOLUTION: return convolution(l, node);
     case QN_OP_REDUCE_WINDOW: return reduce_window(l, node);
@@ -630,6 +779,7 @@ static bool layout_graph(qn_graph *graph, const qn_pass_options *options, qn_dia
     const int errors = diags->n_errors;
     bool inside = false;
     l.places = QN_NEW_ARRAY(scratch, place, qn_graph_number(graph));
+    find_norms(&l);
     for (qn_node *node = graph->first, *next; node && diags->n_errors == errors; node = next) {
         next = node->next;
         for (int i = 0; i < node->n_regions; i++)

@@ -174,6 +174,50 @@ static qn_value *transposed_network(net *n, qn_value *x)
 }
 
 /* Lines: long kernels at a border get a padded input. */
+/* A norm over groups of channels as rows of [N, groups, …], which has that many axes. */
+static qn_value *group_norm(net *n, qn_value *x, int64_t groups, int rank)
+{
+    qn_dims *t = qn_b_dims(&n->b);
+    const qn_type type = x->type;
+    qn_dim dims[QN_MAX_RANK] = { type.dims[0], qn_dim_const(t, groups),
+                                 qn_dim_const(t, channels_of(x) / groups) };
+    const int64_t axes[] = { 2, 3, 4 };
+    for (int i = 2; i < type.rank; i++)
+        if (rank == 3)
+            dims[2] = qn_dim_mul(t, dims[2], type.dims[i]);
+        else
+            dims[i + 1] = type.dims[i];
+    x = qn_b_reshape(&n->b, x, rank, dims);
+    x = qn_b_binary_bcast(&n->b, QN_OP_SUB, x, qn_b_mean(&n->b, x, rank - 2, axes, true));
+    qn_value *variance = qn_b_mean(&n->b, qn_b_binary(&n->b, QN_OP_MUL, x, x), rank - 2, axes, true);
+    variance = qn_b_unary(&n->b, QN_OP_RSQRT, qn_b_binary_scalar(&n->b, QN_OP_ADD, variance, 1e-5));
+    x = qn_b_binary_bcast(&n->b, QN_OP_MUL, x, variance);
+    x = qn_b_binary_bcast(&n->b, QN_OP_ADD, x, weights(n, rank - 1, (const int64_t[]){ groups, 1, 1, 1 }));
+    x = qn_b_reshape(&n->b, x, type.rank, type.dims);
+    return per_channel(n, QN_OP_ADD, per_channel(n, QN_OP_MUL, x));
+}
+
+/* Groups of less than a block, across blocks, of all channels, of one each. */
+static qn_value *normed_network(net *n, qn_value *x)
+{
+    x = relu(n, group_norm(n, conv(n, x, 20, 3, 1, 1), 4, 3));
+    x = relu(n, group_norm(n, conv(n, x, 36, 3, 1, 1), 3, 3));
+    x = qn_b_binary(&n->b, QN_OP_ADD, x, group_norm(n, x, 1, 3));
+    return group_norm(n, conv(n, x, 20, 3, 2, 1), 20, 3);
+}
+
+/* The same with the channels of a group as an axis; rows less their maxima, which go out as rows. */
+static qn_value *normed_apart_network(net *n, qn_value *x)
+{
+    x = group_norm(n, conv(n, x, 40, 3, 1, 1), 5, 5);
+    const qn_dim rows[3] = { x->type.dims[0], qn_dim_const(qn_b_dims(&n->b), 8),
+                             qn_dim_mul(qn_b_dims(&n->b), qn_dim_const(qn_b_dims(&n->b), 5),
+                                        qn_dim_mul(qn_b_dims(&n->b), x->type.dims[2], x->type.dims[3])) };
+    x = qn_b_reshape(&n->b, conv(n, x, 40, 1, 1, 1), 3, rows);
+    return qn_b_binary_bcast(&n->b, QN_OP_SUB, x,
+                             qn_b_reduce(&n->b, QN_KIND_MAX, x, 1, (const int64_t[]){ 2 }, true));
+}
+
 static qn_value *line_network(net *n, qn_value *x)
 {
     x = relu(n, conv(n, x, 20, 21, 2, 1));
@@ -203,6 +247,9 @@ static const network networks[] = {
     { "odd groups", 4, { 2, 5, 8, 15 }, odd_groups_network, 6, 1 },
     { "large groups", 4, { 2, 5, 8, 15 }, large_groups_network, 4, 0 },
     { "transposed", 4, { 1, 2, 5, 6 }, transposed_network, 2, 0 },
+    { "normed", 4, { 2, 3, 7, 9 }, normed_network, 3, 0 },
+    { "normed, any batch", 4, { 0, 3, 7, 9 }, normed_network, 3, 0 },
+    { "normed apart", 4, { 2, 3, 7, 9 }, normed_apart_network, 2, 0 },
     { "line", 3, { 2, 18, 100 }, line_network, 2, 0 },
     { "solid", 5, { 1, 2, 5, 6, 7 }, solid_network, 2, 0 },
 };
@@ -268,17 +315,24 @@ static void networks_in_blocks(void **state)
         }
 }
 
-/* With constant weights nothing is rearranged between the first convolution and the product at the end. */
-static void nothing_is_rearranged(void **state)
+/* Three norms of groups, and a mean. */
+static qn_value *normed_blocks(net *n, qn_value *x)
 {
-    (void)state;
+    for (int groups = 1; groups <= 32; groups *= 4)
+        x = relu(n, group_norm(n, conv(n, x, 32, 3, 1, 1), groups, 3));
+    return spatial_mean(n, x, false);
+}
+
+/* With constant weights nothing is rearranged between the first convolution and what is at the end. */
+static void nothing_rearranged(qn_value *(*build)(net *n, qn_value *x))
+{
     qn_module *module = qn_module_new("f");
     qn_diags diags;
     qn_diags_init(&diags, module->arena);
     net n = { .b = { .graph = qn_function_new(module, "f"), .diags = &diags }, .seed = 5 };
     const qn_type type = qn_type_static(module, QUERN_F32, 4, (const int64_t[]){ 1, 3, 40, 40 });
     qn_value *x = qn_graph_add_input(n.b.graph, "x", type, QN_ROLE_INPUT);
-    qn_graph_add_output(n.b.graph, residual_network(&n, x), "y", -1);
+    qn_graph_add_output(n.b.graph, build(&n, x), "y", -1);
     const qn_pass_options options = { .math = QN_MATH_DEFAULT,
                                       .machine = &machines[0],
                                       .fold = qn_interp_fold };
@@ -288,6 +342,13 @@ static void nothing_is_rearranged(void **state)
     assert_int_equal(count(n.b.graph, QN_OP_PAD), 1); /* the border of the image */
     assert_int_equal(count(n.b.graph, QN_OP_SLICE), 0);
     qn_module_free(module);
+}
+
+static void nothing_is_rearranged(void **state)
+{
+    (void)state;
+    nothing_rearranged(residual_network);
+    nothing_rearranged(normed_blocks);
 }
 
 /* Where there is no machine there are no blocks. */
