@@ -16,7 +16,7 @@
 #include "ir/diag.h"
 #include "ir/dim_internal.h"
 
-enum { MAX_SIZE = 1024, MAX_CHOICES = 32 };
+enum { MAX_SIZE = 4096, MAX_CHOICES = 32 };
 
 struct qn_dims {
     qn_arena *arena;

@@ -65,6 +65,9 @@ qn_dim qn_dim_mod(qn_dims *dims, qn_dim a, qn_dim b); /* a - b * floordiv(a, b);
 qn_dim qn_dim_min(qn_dims *dims, qn_dim a, qn_dim b);
 qn_dim qn_dim_max(qn_dims *dims, qn_dim a, qn_dim b);
 qn_dim qn_dim_select_one(qn_dims *dims, qn_dim a, qn_dim b);
+/* max(d, 0) of a polynomial, with its common factors in front, so that multiples of one compare: for -2*n*m + 4*n it is
+ * 2*n*max(0, -m + 2), half of that of -4*n*m + 8*n. */
+qn_dim qn_dim_not_negative(qn_dims *dims, qn_dim d);
 
 static inline bool qn_dim_is_const(qn_dim d)
 {

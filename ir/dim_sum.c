@@ -6,7 +6,7 @@
 #include "ir/dim.h"
 #include "ir/dim_internal.h"
 
-enum { MAX_TERMS = 64, MAX_FACTORS = 16 };
+enum { MAX_TERMS = 256, MAX_FACTORS = 16 };
 
 /* ---- sums of products ---- */
 
@@ -64,23 +64,16 @@ static void product_of(qn_dim d, product *out)
     }
 }
 
-/* s += factor * d */
-static void sum_add(sum *s, qn_dim d, int64_t factor)
+static void sum_of(qn_dim d, sum *out)
 {
     const int n = d->kind == QN_DIM_ADD ? d->n : 1;
+    out->n = 0;
+    out->failed = false;
     for (int i = 0; i < n; i++) {
         product p;
         product_of(d->kind == QN_DIM_ADD ? d->operands[i] : d, &p);
-        s->failed |= __builtin_mul_overflow(p.coefficient, factor, &p.coefficient);
-        sum_add_product(s, &p);
+        sum_add_product(out, &p);
     }
-}
-
-static void sum_of(qn_dim d, sum *out)
-{
-    out->n = 0;
-    out->failed = false;
-    sum_add(out, d, 1);
 }
 
 /* out = a * b; false when it overflows or has too many factors */
@@ -140,13 +133,12 @@ static qn_dim build_product(qn_dims *dims, const product *p)
     return qn_dim_intern(dims, QN_DIM_MUL, n + p->n, operands);
 }
 
-static qn_dim build(qn_dims *dims, sum *s)
+static qn_dim build_sorted(qn_dims *dims, const sum *s)
 {
     if (s->failed)
         return qn_dim_const(dims, INT64_MAX);
     if (s->n == 0)
         return qn_dim_const(dims, 0);
-    qsort(s->terms, (size_t)s->n, sizeof *s->terms, compare_products);
     qn_dim operands[MAX_TERMS];
     for (int i = 0; i < s->n; i++) {
         operands[i] = build_product(dims, &s->terms[i]);
@@ -154,6 +146,49 @@ static qn_dim build(qn_dims *dims, sum *s)
             return operands[i];
     }
     return s->n == 1 ? operands[0] : qn_dim_intern(dims, QN_DIM_ADD, s->n, operands);
+}
+
+static qn_dim build(qn_dims *dims, sum *s)
+{
+    qsort(s->terms, (size_t)s->n, sizeof *s->terms, compare_products);
+    return build_sorted(dims, s);
+}
+
+static int terms_of(const qn_dim *d, const qn_dim **out)
+{
+    *out = (*d)->kind == QN_DIM_ADD ? (*d)->operands : d;
+    return (*d)->kind == QN_DIM_ADD ? (*d)->n : 1;
+}
+
+/* out = a + factor * b, sorted as their terms are: long sums are compared by the thousand */
+static void merge(qn_dim a, qn_dim b, int64_t factor, sum *out)
+{
+    const qn_dim *left, *right;
+    const int n = terms_of(&a, &left), m = terms_of(&b, &right);
+    out->n = 0;
+    out->failed = false;
+    product x, y;
+    for (int i = 0, k = 0; i < n || k < m;) {
+        if (i < n)
+            product_of(left[i], &x);
+        if (k < m) {
+            product_of(right[k], &y);
+            out->failed |= __builtin_mul_overflow(y.coefficient, factor, &y.coefficient);
+        }
+        const int order = i == n ? 1 : k == m ? -1 : compare_products(&x, &y);
+        product *const next = order > 0 ? &y : &x;
+        if (order == 0)
+            out->failed |= __builtin_add_overflow(x.coefficient, y.coefficient, &x.coefficient);
+        i += order <= 0;
+        k += order >= 0;
+        if (next->coefficient == 0)
+            continue;
+        if (out->n == MAX_TERMS) {
+            out->failed = true;
+            return;
+        }
+        out->terms[out->n++] = *next;
+    }
 }
 
 /* a + factor * b */
@@ -171,9 +206,8 @@ static qn_dim add_scaled(qn_dims *dims, qn_dim a, qn_dim b, int64_t factor)
             return qn_dim_const(dims, qn_add_saturated(a->value, value));
     }
     sum s;
-    sum_of(a, &s);
-    sum_add(&s, b, factor);
-    return build(dims, &s);
+    merge(a, b, factor, &s);
+    return build_sorted(dims, &s);
 }
 
 qn_dim qn_dim_add(qn_dims *dims, qn_dim a, qn_dim b)
@@ -292,6 +326,28 @@ static bool divide_exactly(sum *a, sum *b, sum *out_quotient)
             return false;
     }
     return true;
+}
+
+qn_dim qn_dim_not_negative(qn_dims *dims, qn_dim d)
+{
+    if (d->min >= 0)
+        return d;
+    sum s;
+    sum_of(d, &s);
+    product g = common_factor(&s, &s);
+    int n = 0;
+    for (int i = 0; i < g.n; i++)
+        if (g.factors[i]->min >= 0)
+            g.factors[n++] = g.factors[i];
+    g.n = n;
+    bool divides = !s.failed;
+    for (int i = 0; i < s.n; i++)
+        divides &= s.terms[i].coefficient != INT64_MIN;
+    const qn_dim zero = qn_dim_const(dims, 0);
+    if (!divides)
+        return qn_dim_max(dims, d, zero);
+    sum_divide(&s, &g);
+    return qn_dim_mul(dims, build_product(dims, &g), qn_dim_max(dims, build(dims, &s), zero));
 }
 
 /* The constant term, taken out of the sum. */

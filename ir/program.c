@@ -151,7 +151,7 @@ qn_dim qn_program_place_bytes(const qn_program *p, int buffer)
     const qn_dim bytes =
         qn_dim_mul(p->dims, qn_dim_ceildiv(p->dims, qn_program_buffer_bytes(p, buffer), unit), unit);
     /* a product of extents, n * (h - 2) * (w - 2), doesn't show any more that none is negative */
-    return bytes->min < 0 ? qn_dim_max(p->dims, bytes, qn_dim_const(p->dims, 0)) : bytes;
+    return qn_dim_not_negative(p->dims, bytes);
 }
 
 bool qn_program_through_slot(const qn_program *p, int buffer)

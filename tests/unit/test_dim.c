@@ -258,6 +258,50 @@ static void expressions_move_between_tables(void **state)
                         "2*m");
 }
 
+static void what_is_not_negative_has_its_factors_in_front(void **state)
+{
+    (void)state;
+    qn_dim_symbol(dims, "any", -100, 100);
+    static const char *const rows[][2] = {
+        { "2*n", "2*n" },
+        { "-4", "0" },
+        { "4*n*m - 8*n", "4*n*max(0, m - 2)" },
+        { "6*any*n - 9*any*m", "3*max(0, -3*any*m + 2*any*n)" },
+        { "n - 1", "max(0, n - 1)" },
+        { "-3*n", "0" },
+        { "floordiv(n, 2)*m*64 - 64*m", "64*m*max(0, floordiv(n, 2) - 1)" },
+    };
+    for (size_t i = 0; i < sizeof rows / sizeof *rows; i++)
+        assert_ptr_equal(qn_dim_not_negative(dims, parse(rows[i][0])), parse(rows[i][1]));
+    assert_true(qn_dim_at_most(dims, qn_dim_not_negative(dims, parse("4*n*m - 8*n")),
+                               qn_dim_not_negative(dims, parse("6*n*m - 12*n"))));
+}
+
+/* Long sums, added and taken from each other. */
+static void long_sums_keep_their_terms(void **state)
+{
+    (void)state;
+    enum { N = 150 };
+    qn_dim s[N], even = parse("7"), all = parse("3");
+    for (int i = 0; i < N; i++) {
+        s[i] = qn_dim_fresh(dims, "long", 0, 10);
+        all = i % 3 ? qn_dim_add(dims, all, s[i]) : qn_dim_add(dims, s[i], all);
+        if (i % 2 == 0)
+            even = qn_dim_add(dims, even, s[i]);
+    }
+    assert_int_equal(all->n, N + 1);
+    qn_dim odd = qn_dim_sub(dims, all, even);
+    assert_int_equal(odd->n, N / 2 + 1);
+    assert_int_equal(odd->min, -4);
+    assert_int_equal(odd->max, 10 * N / 2 - 4);
+    assert_ptr_equal(qn_dim_add(dims, odd, even), all);
+    for (int i = N - 1; i >= 0; i -= 2)
+        odd = qn_dim_sub(dims, odd, s[i]);
+    assert_true(qn_dim_is(odd, -4));
+    assert_true(qn_dim_at_most(dims, qn_dim_sub(dims, even, parse("4")), all));
+    assert_true(qn_dim_is(qn_dim_sub(dims, all, all), 0));
+}
+
 static void mistakes_stop_at_the_place(void **state)
 {
     (void)state;
@@ -315,6 +359,8 @@ int main(void)
         cmocka_unit_test_setup_teardown(select_one_takes_the_extent_that_is_not_one, set_up, tear_down),
         cmocka_unit_test_setup_teardown(ranges_narrow_and_fresh_names_are_new, set_up, tear_down),
         cmocka_unit_test_setup_teardown(expressions_move_between_tables, set_up, tear_down),
+        cmocka_unit_test_setup_teardown(what_is_not_negative_has_its_factors_in_front, set_up, tear_down),
+        cmocka_unit_test_setup_teardown(long_sums_keep_their_terms, set_up, tear_down),
         cmocka_unit_test_setup_teardown(mistakes_stop_at_the_place, set_up, tear_down),
         cmocka_unit_test_setup_teardown(growth_is_bounded, set_up, tear_down),
     };
