@@ -378,20 +378,34 @@ static qn_dim lower_bound(const planner *plan, lifetime *const *items, int n)
 
 static qn_status check(const planner *plan, lifetime *const *items, int n, qn_diags *diags)
 {
+    qn_dims *dims = plan->p->dims;
+    qn_dim *ends = QN_NEW_ARRAY(plan->p->arena, qn_dim, n);
     for (int i = 0; i < n; i++) {
+        ends[i] = qn_dim_add(dims, items[i]->offset, items[i]->bytes);
         for (int j = 0; j < i; j++) {
             const lifetime *a = items[i], *b = items[j];
-            if (!meet(a, b))
-                continue;
-            qn_dims *dims = plan->p->dims;
-            if (qn_dim_at_most(dims, qn_dim_add(dims, a->offset, a->bytes), b->offset) ||
-                qn_dim_at_most(dims, qn_dim_add(dims, b->offset, b->bytes), a->offset))
-                continue;
-            return qn_error(diags, QUERN_ERROR_INTERNAL, NULL, "memory plan: buffers %d and %d overlap",
-                            a->buffer, b->buffer);
+            if (meet(a, b) && !qn_dim_at_most(dims, ends[j], a->offset) &&
+                !qn_dim_at_most(dims, ends[i], b->offset))
+                return qn_error(diags, QUERN_ERROR_INTERNAL, NULL, "memory plan: buffers %d and %d overlap",
+                                a->buffer, b->buffer);
         }
     }
     return QUERN_OK;
+}
+
+/* A size is more than a dim can express (ir/dim.h): INT64_MAX. A run that decides dims cannot fix them. */
+static qn_status refuse(const qn_program *p, qn_diags *diags)
+{
+    const int n = p->n_entry_symbols;
+    const char *advice = "";
+    for (int i = 0; i < n && i < 4; i++)
+        advice = qn_arena_printf(p->arena, "%s%s%s", advice, i ? ", " : ": fix some of ",
+                                 qn_dims_symbol_at(p->dims, i)->name);
+    if (n > 0)
+        advice = qn_arena_printf(p->arena, "%s%s (--dim NAME=N)", advice, n > 4 ? ", …" : "");
+    return qn_error(diags, QUERN_ERROR_UNSUPPORTED, NULL,
+                    "the workspace of '%s' depends in too many ways on its %d dimensions%s", p->name,
+                    qn_dims_symbol_count(p->dims), advice);
 }
 
 qn_status qn_memplan(qn_program *p, qn_diags *diags)
@@ -417,6 +431,8 @@ qn_status qn_memplan(qn_program *p, qn_diags *diags)
         lifetime *life = &plan.of[i];
         if (!in_arena(&plan, i) || !life->used)
             continue;
+        if (qn_dim_is(life->bytes, INT64_MAX))
+            return refuse(p, diags);
         if (qn_dim_is_const(life->bytes))
             constant[n_constant++] = life;
         else
@@ -424,6 +440,8 @@ qn_status qn_memplan(qn_program *p, qn_diags *diags)
     }
     qn_dim end = qn_dim_const(p->dims, place_constants(&plan, constant, n_constant));
     p->arena_bytes = place_symbolic(&plan, symbolic, n_symbolic, end);
+    if (n_symbolic > 0 && qn_dim_is(p->arena_bytes, INT64_MAX))
+        return refuse(p, diags);
     for (int i = 0; i < p->n_buffers; i++) {
         if (!in_arena(&plan, i))
             continue;

@@ -177,6 +177,96 @@ static void symbolic_sizes_share_slots(void **state)
     qn_arena_free(f.arena);
 }
 
+/* Buffers n * (h - 1) * (w - 1) * c, whose polynomials don't show that they aren't negative, at three resolutions: as many slots
+ * as the largest of each resolution, in a size that doesn't grow with the number of buffers. */
+static void products_of_extents_share_slots(void **state)
+{
+    (void)state;
+    fixture f = begin();
+    enum { N = 90 };
+    const qn_dim n = qn_dim_symbol(f.dims, "n", 0, 64), h = qn_dim_symbol(f.dims, "h", 9, 4000),
+                 w = qn_dim_symbol(f.dims, "w", 9, 4000), one = qn_dim_const(f.dims, 1);
+    int b[N];
+    for (int i = 0; i < N; i++) {
+        const qn_dim by = qn_dim_const(f.dims, 2 << i / 30);
+        const qn_dim rows = qn_dim_sub(f.dims, qn_dim_floordiv(f.dims, h, by), one),
+                     columns = qn_dim_sub(f.dims, qn_dim_floordiv(f.dims, w, by), one);
+        b[i] = buffer(&f, qn_dim_mul(f.dims, qn_dim_const(f.dims, 16 * (1 + i * 7 % 11)),
+                                     qn_dim_mul(f.dims, n, qn_dim_mul(f.dims, rows, columns))));
+        if (i)
+            CALL(&f, &f.p->steps, false, b[i - 1], b[i]);
+        else
+            CALL(&f, &f.p->steps, false, b[0]);
+    }
+    assert_int_equal(qn_memplan(f.p, &f.diags), QUERN_OK);
+    assert_int_equal(f.p->arena_bytes->kind, QN_DIM_ADD);
+    assert_int_equal(f.p->arena_bytes->n, 3);
+    const int64_t values[3] = { 2, 100, 37 };
+    const int64_t total = qn_dim_eval(f.p->arena_bytes, values);
+    assert_true(total <= 2 * 4 * 16 * 11 * 2 * (49 * 17 + 24 * 8 + 11 * 3));
+    for (int i = 0; i < N; i++) {
+        const qn_pbuffer *x = &f.p->buffers[b[i]];
+        const int64_t from = qn_dim_eval(x->offset, values), to = from + 4 * qn_dim_eval(x->elements, values);
+        assert_true(from % 64 == 0 && from >= 0 && to <= total);
+        if (i > 0) {
+            const qn_pbuffer *y = &f.p->buffers[b[i - 1]];
+            const int64_t start = qn_dim_eval(y->offset, values);
+            assert_true(to <= start || start + 4 * qn_dim_eval(y->elements, values) <= from);
+        }
+    }
+    qn_arena_free(f.arena);
+}
+
+/* As many buffers of independent sizes that are live at once. */
+static qn_status plan_independent(fixture *f, int count)
+{
+    int *b = QN_NEW_ARRAY(f->arena, int, count);
+    for (int i = 0; i < count; i++) {
+        b[i] = buffer(f, qn_dim_fresh(f->dims, "n", 0, 1000));
+        CALL(f, &f->p->steps, false, b[i]);
+    }
+    call(f, &f->p->steps, count, b, false);
+    f->p->n_entry_symbols = count;
+    return qn_memplan(f->p, &f->diags);
+}
+
+static void many_independent_sizes_have_places(void **state)
+{
+    (void)state;
+    enum { N = 200 };
+    fixture f = begin();
+    assert_int_equal(plan_independent(&f, N), QUERN_OK);
+    int64_t values[N], total = 0;
+    for (int i = 0; i < N; i++) {
+        values[i] = i * 8;
+        total += (i * 8 * 4 + 63) / 64 * 64;
+    }
+    assert_int_equal(qn_dim_eval(f.p->arena_bytes, values), total);
+    qn_arena_free(f.arena);
+}
+
+static void more_than_dims_can_say_is_refused(void **state)
+{
+    (void)state;
+    fixture f = begin();
+    assert_int_equal(plan_independent(&f, 600), QUERN_ERROR_UNSUPPORTED);
+    assert_string_equal(
+        f.diags.first->text,
+        "the workspace of 'test' depends in too many ways on its 600 dimensions: fix some of n, n_1, "
+        "n_2, n_3, … (--dim NAME=N)");
+    qn_arena_free(f.arena);
+
+    f = begin(); /* one buffer alone: (n + …) * (m + …), 200 symbols each, of whose product dims have no 40000 terms */
+    qn_dim sums[2] = { qn_dim_const(f.dims, 0), qn_dim_const(f.dims, 0) };
+    for (int i = 0; i < 400; i++)
+        sums[i % 2] = qn_dim_add(f.dims, sums[i % 2], qn_dim_fresh(f.dims, "n", 0, 10));
+    CALL(&f, &f.p->steps, false, buffer(&f, qn_dim_mul(f.dims, sums[0], sums[1])));
+    assert_int_equal(qn_memplan(f.p, &f.diags), QUERN_ERROR_UNSUPPORTED);
+    assert_string_equal(f.diags.first->text,
+                        "the workspace of 'test' depends in too many ways on its 400 dimensions");
+    qn_arena_free(f.arena);
+}
+
 /* Straight-line programs of random sizes and reads: whatever is read later has not been overwritten. */
 static void random_programs_keep_what_is_read(void **state)
 {
@@ -216,6 +306,9 @@ int main(void)
         cmocka_unit_test(in_place_leaves_what_is_read_later),
         cmocka_unit_test(loops_keep_what_they_carry),
         cmocka_unit_test(symbolic_sizes_share_slots),
+        cmocka_unit_test(products_of_extents_share_slots),
+        cmocka_unit_test(many_independent_sizes_have_places),
+        cmocka_unit_test(more_than_dims_can_say_is_refused),
         cmocka_unit_test(random_programs_keep_what_is_read),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
