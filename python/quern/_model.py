@@ -448,6 +448,8 @@ class SpecializedModel:
                 raise ArgumentError(f"input '{name}' is missing")
             if what == "contents":
                 values[name] = np.asarray(x)
+                if values[name].dtype.kind in "OSU":
+                    raise UnsupportedError(f"input '{name}' is of strings, which the model would have to know to be compiled")
                 continue
             shape = np.shape(x)
             if axis >= len(shape):

@@ -332,6 +332,16 @@ class Strings(unittest.TestCase):
             with self.assertRaisesRegex(quern.ArgumentError, "a number that no string has: there are 0"):
                 same([np.array([number])])
 
+    def test_branch_by_a_string(self):
+        """Shapes that depend on a string: its number is not known before the model is."""
+        branch = lambda n: helper.make_graph([helper.make_node("Constant", [], ["c"], value_floats=[.5] * n)], "b", [],
+                                             [helper.make_tensor_value_info("c", TensorProto.FLOAT, None)])
+        m = quern.compile(self.graph([helper.make_node("Equal", ["x", "key"], ["same"]),
+                                      helper.make_node("If", ["same"], ["y"], then_branch=branch(1), else_branch=branch(2))],
+                                     [("x", TensorProto.STRING, [])], ["y"], [helper.make_tensor("key", TensorProto.STRING, [], ["k"])]))
+        with self.assertRaisesRegex(quern.UnsupportedError, "input 'x' is of strings, which the model would have to know"):
+            m([np.array("k")])
+
     def test_many_keys(self):
         keys = [f"key {i}" for i in range(1000)]
         got, = self.node("LabelEncoder", np.array(keys[::-7] + ["key"]), keys_strings=keys, values_int64s=range(1000))
