@@ -13,7 +13,7 @@
 
 #include <cmocka.h>
 
-#include "tests/support/cache_folder.h"
+#include "tests/support/folder.h"
 
 static qn_cache_key key_of(const char *a, const char *b)
 {

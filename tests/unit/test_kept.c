@@ -17,7 +17,7 @@
 #include "frontend/text/text.h"
 #include "ir/print.h"
 #include "passes/passes.h"
-#include "tests/support/cache_folder.h"
+#include "tests/support/folder.h"
 #include "tests/support/lowered.h"
 #include "tests/support/random_graph.h"
 

@@ -13,39 +13,7 @@
 
 #include "driver/npy.h"
 #include "driver/output.h"
-
-typedef struct fixture {
-    qn_arena *arena;
-    qn_diags diags;
-    char folder[64];
-} fixture;
-
-static int setup(void **state)
-{
-    fixture *f = calloc(1, sizeof *f);
-    f->arena = qn_arena_new();
-    qn_diags_init(&f->diags, f->arena);
-    strcpy(f->folder, "/tmp/quern-npy-XXXXXX");
-    assert_non_null(mkdtemp(f->folder));
-    *state = f;
-    return 0;
-}
-
-static int teardown(void **state)
-{
-    fixture *f = *state;
-    char command[128];
-    snprintf(command, sizeof command, "rm -r '%s'", f->folder);
-    assert_int_equal(system(command), 0);
-    qn_arena_free(f->arena);
-    free(f);
-    return 0;
-}
-
-static const char *path_of(fixture *f, const char *name)
-{
-    return qn_arena_printf(f->arena, "%s/%s", f->folder, name);
-}
+#include "tests/support/folder.h"
 
 static void write_bytes(const char *path, const void *data, size_t n)
 {
@@ -75,7 +43,7 @@ static void reads_what_it_writes(void **state)
     for (int dtype = QUERN_BOOL; dtype <= QUERN_F64; dtype++) {
         quern_array array = { .dtype = dtype, .rank = dtype % 4, .dims = dims, .data = data };
         many[dtype] = (qn_npy){ .name = quern_dtype_text(dtype), .array = array };
-        const char *path = path_of(f, "one.npy");
+        const char *path = in_folder(f, "one.npy");
         assert_int_equal(qn_npy_write(path, &array, &f->diags), QUERN_OK);
         int n;
         qn_npy *back;
@@ -84,7 +52,7 @@ static void reads_what_it_writes(void **state)
         assert_string_equal(back->name, "");
         same_array(&back->array, &array, back->bytes);
     }
-    const char *path = path_of(f, "many.npz");
+    const char *path = in_folder(f, "many.npz");
     assert_int_equal(qn_npz_write(path, QUERN_F64, many + 1, &f->diags), QUERN_OK);
     int n;
     qn_npy *back;
@@ -120,7 +88,7 @@ static const char by_numpy[] =
 static void reads_what_numpy_writes(void **state)
 {
     fixture *f = *state;
-    const char *path = path_of(f, "numpy.npz");
+    const char *path = in_folder(f, "numpy.npz");
     write_bytes(path, by_numpy, sizeof by_numpy - 1);
     int n;
     qn_npy *arrays;
@@ -147,7 +115,7 @@ static void survives_damage(void **state)
     fixture *f = *state;
     size_t size = sizeof by_numpy - 1;
     char *copy = malloc(size);
-    const char *path = path_of(f, "damaged.npz");
+    const char *path = in_folder(f, "damaged.npz");
     int n;
     qn_npy *arrays;
     for (size_t i = 0; i < size; i++) { /* cut off */
@@ -171,14 +139,15 @@ static void refuses_with_reasons(void **state)
     qn_npy *arrays;
     const char *header =
         "\x93NUMPY\1\0\x46\0{'descr': '<c8', 'fortran_order': False, 'shape': (1,), }            \n";
-    const char *path = path_of(f, "complex.npy");
+    const char *path = in_folder(f, "complex.npy");
     write_bytes(path, header, 10 + 0x46);
     assert_int_equal(qn_npy_read(path, f->arena, &n, &arrays, &f->diags), QUERN_ERROR_ARGUMENT);
     assert_non_null(strstr(f->diags.last->text, "elements of type '<c8' are not supported"));
     header = "\x93NUMPY\1\0\x4a\0{'descr': '<f4', 'fortran_order': False, 'shape': (9223372036854775807,)}\n";
     write_bytes(path, header, 10 + 0x4a);
     assert_int_equal(qn_npy_read(path, f->arena, &n, &arrays, &f->diags), QUERN_ERROR_ARGUMENT);
-    assert_int_equal(qn_npy_read(path_of(f, "absent.npy"), f->arena, &n, &arrays, &f->diags), QUERN_ERROR_IO);
+    assert_int_equal(qn_npy_read(in_folder(f, "absent.npy"), f->arena, &n, &arrays, &f->diags),
+                     QUERN_ERROR_IO);
     assert_int_equal(qn_npy_read(f->folder, f->arena, &n, &arrays, &f->diags), QUERN_ERROR_IO);
 }
 
@@ -187,12 +156,12 @@ static void leaves_nothing_behind(void **state)
     fixture *f = *state;
     float x = 1;
     quern_array array = { .dtype = QUERN_F32, .rank = 0, .data = &x };
-    assert_int_equal(qn_npy_write(path_of(f, "no/folder.npy"), &array, &f->diags), QUERN_ERROR_IO);
+    assert_int_equal(qn_npy_write(in_folder(f, "no/folder.npy"), &array, &f->diags), QUERN_ERROR_IO);
     assert_int_equal(qn_npy_write("/dev/full", &array, &f->diags), QUERN_ERROR_IO);
     assert_non_null(strstr(f->diags.last->text, "No space left on device"));
     assert_int_equal(access("/dev/full", F_OK), 0);
     qn_output output;
-    const char *path = path_of(f, "given-up");
+    const char *path = in_folder(f, "given-up");
     assert_int_equal(qn_output_open(&output, path, &f->diags), QUERN_OK);
     fputs("half of it", output.file);
     qn_output_discard(&output);
@@ -204,11 +173,11 @@ static void leaves_nothing_behind(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test_setup_teardown(reads_what_it_writes, setup, teardown),
-        cmocka_unit_test_setup_teardown(reads_what_numpy_writes, setup, teardown),
-        cmocka_unit_test_setup_teardown(survives_damage, setup, teardown),
-        cmocka_unit_test_setup_teardown(refuses_with_reasons, setup, teardown),
-        cmocka_unit_test_setup_teardown(leaves_nothing_behind, setup, teardown),
+        cmocka_unit_test_setup_teardown(reads_what_it_writes, setup_folder, teardown_folder),
+        cmocka_unit_test_setup_teardown(reads_what_numpy_writes, setup_folder, teardown_folder),
+        cmocka_unit_test_setup_teardown(survives_damage, setup_folder, teardown_folder),
+        cmocka_unit_test_setup_teardown(refuses_with_reasons, setup_folder, teardown_folder),
+        cmocka_unit_test_setup_teardown(leaves_nothing_behind, setup_folder, teardown_folder),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -17,40 +17,9 @@
 #include <unistd.h>
 
 #include "driver/output.h"
+#include "tests/support/folder.h"
 
-typedef struct fixture {
-    char folder[64], path[96];
-    qn_arena *arena;
-    qn_diags diags;
-} fixture;
-
-static int setup(void **state)
-{
-    fixture *f = calloc(1, sizeof *f);
-    f->arena = qn_arena_new();
-    qn_diags_init(&f->diags, f->arena);
-    strcpy(f->folder, "/tmp/quern-output-XXXXXX");
-    assert_non_null(mkdtemp(f->folder));
-    snprintf(f->path, sizeof f->path, "%s/model.safetensors", f->folder);
-    *state = f;
-    return 0;
-}
-
-static int teardown(void **state)
-{
-    fixture *f = *state;
-    char command[128];
-    snprintf(command, sizeof command, "rm -r '%s'", f->folder);
-    assert_int_equal(system(command), 0);
-    qn_arena_free(f->arena);
-    free(f);
-    return 0;
-}
-
-static const char *in_folder(fixture *f, const char *name)
-{
-    return qn_arena_printf(f->arena, "%s/%s", f->folder, name);
-}
+#define TARGET "model.safetensors"
 
 static void make_old(const char *path)
 {
@@ -74,7 +43,7 @@ static bool is_there(fixture *f, const char *name)
 static void write_it(fixture *f)
 {
     qn_output output;
-    assert_int_equal(qn_output_open(&output, f->path, &f->diags), QUERN_OK);
+    assert_int_equal(qn_output_open(&output, in_folder(f, TARGET), &f->diags), QUERN_OK);
     fputs("contents", output.file);
     assert_int_equal(qn_output_commit(&output, &f->diags), QUERN_OK);
 }
@@ -95,7 +64,7 @@ static void what_the_killed_left_goes(void **state)
     const pid_t child = fork();
     if (child == 0) {
         qn_output output;
-        if (qn_output_open(&output, f->path, &f->diags))
+        if (qn_output_open(&output, in_folder(f, TARGET), &f->diags))
             _exit(1);
         fputs("half of it", output.file);
         fflush(output.file);
@@ -112,7 +81,7 @@ static void what_the_killed_left_goes(void **state)
     closedir(folder);
     write_it(f);
     assert_int_equal(count(f), 1);
-    assert_true(is_there(f, "model.safetensors"));
+    assert_true(is_there(f, TARGET));
 }
 
 static void all_else_stays(void **state)
@@ -146,7 +115,7 @@ static void what_is_written_stays(void **state)
 {
     fixture *f = *state;
     qn_output slow;
-    assert_int_equal(qn_output_open(&slow, f->path, &f->diags), QUERN_OK);
+    assert_int_equal(qn_output_open(&slow, in_folder(f, TARGET), &f->diags), QUERN_OK);
     make_old(slow.temporary);
     write_it(f);
     assert_int_equal(access(slow.temporary, F_OK), 0);
@@ -158,7 +127,7 @@ static void what_is_written_stays(void **state)
     assert_int_equal(count(f), 1);
     char *text;
     size_t size;
-    assert_int_equal(qn_read_file(f->path, f->arena, &text, &size, &f->diags), QUERN_OK);
+    assert_int_equal(qn_read_file(in_folder(f, TARGET), f->arena, &text, &size, &f->diags), QUERN_OK);
     assert_string_equal(text, "later");
 }
 
@@ -166,7 +135,7 @@ static void discarding_leaves_nothing(void **state)
 {
     fixture *f = *state;
     qn_output output;
-    assert_int_equal(qn_output_open(&output, f->path, &f->diags), QUERN_OK);
+    assert_int_equal(qn_output_open(&output, in_folder(f, TARGET), &f->diags), QUERN_OK);
     assert_int_equal(count(f), 1);
     qn_output_discard(&output);
     qn_output_discard(&output);
@@ -176,10 +145,10 @@ static void discarding_leaves_nothing(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test_setup_teardown(what_the_killed_left_goes, setup, teardown),
-        cmocka_unit_test_setup_teardown(all_else_stays, setup, teardown),
-        cmocka_unit_test_setup_teardown(what_is_written_stays, setup, teardown),
-        cmocka_unit_test_setup_teardown(discarding_leaves_nothing, setup, teardown),
+        cmocka_unit_test_setup_teardown(what_the_killed_left_goes, setup_folder, teardown_folder),
+        cmocka_unit_test_setup_teardown(all_else_stays, setup_folder, teardown_folder),
+        cmocka_unit_test_setup_teardown(what_is_written_stays, setup_folder, teardown_folder),
+        cmocka_unit_test_setup_teardown(discarding_leaves_nothing, setup_folder, teardown_folder),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
