@@ -24,6 +24,9 @@
  * as an operand behind it before. */
 #define QN_LLVM_ALIGN_IS_ATTRIBUTE (LLVM_VERSION_MAJOR >= 22)
 
+/* On AArch64: is a sum of products of signed and unsigned bytes made one instruction, where the CPU has it? */
+#define QN_LLVM_FINDS_USDOT (LLVM_VERSION_MAJOR >= 22)
+
 /* What all threads of a block wait at. */
 #define QN_LLVM_GPU_BARRIER \
     (LLVM_VERSION_MAJOR >= 21 ? "llvm.nvvm.barrier.cta.sync.aligned.all" : "llvm.nvvm.barrier0")

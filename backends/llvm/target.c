@@ -335,8 +335,10 @@ static bool learn_probed(qn_llvm_target *t, char *message, size_t size)
         fit = wide && strstr(text, "vfmadd") && strstr(text, "vcvtps2ph");
     } else if (fit) {
         t->dotprod = strstr(text, "\tsdot\t");
-        t->i8mm = t->dotprod && strstr(text, "\tusdot\t");
         t->bf16 = strstr(text, "\tbfcvt");
+        /* Both are from Armv8.6. */
+        t->i8mm = t->dotprod && (QN_LLVM_FINDS_USDOT ? strstr(text, "\tusdot\t") != NULL
+                                                     : lists(t->features, "i8mm", t->bf16));
         fit = strstr(text, "fmla\tv") != NULL;
     }
     free(text);
