@@ -201,7 +201,7 @@ static qn_dim dilate(qn_infer_context *c, qn_dim n, int64_t dilation)
     return qn_dim_add(DIMS, qn_dim_mul(DIMS, qn_dim_sub(DIMS, n, one), qn_infer_const(c, dilation)), one);
 }
 
-/* y of four bits: u8 [batch…, panels, K / 8, width, 4], with a scale [batch…, panels, K / s, width]. */
+/* y of four bits or, where x is f32, of bytes: u8 [batch…, panels, K / 8 or K / 4, width, 4], with a scale [batch…, panels, K / s, width]. */
 static qn_status check_scale(qn_infer_context *c, int batch)
 {
     const qn_type *x = qn_infer_operand(c, 0), *y = qn_infer_operand(c, 1), *scale = qn_infer_operand(c, 2);
@@ -219,7 +219,7 @@ static qn_status check_scale(qn_infer_context *c, int batch)
     return good ? QUERN_OK
                 : qn_infer_fail(c,
                                 "x is %s, y %s, scale %s; expected i8 or f32, u8 [batch…, panels, K / 8, "
-                                "width, 4] and a "
+                                "width, 4] (K / 4 for f32) and a "
                                 "float [batch…, panels, K / s, width], s a multiple of 8",
                                 qn_infer_print(c, x), qn_infer_print(c, y), qn_infer_print(c, scale));
 }
@@ -241,10 +241,12 @@ static qn_status matmul_packed(qn_infer_context *c)
         QN_TRY(dot_dtype(c, &dtype));
     }
     const bool grouped = y->rank == batch + 4;
+    const bool bytes = scaled && x->dtype == QUERN_F32 && x->rank > 0 &&
+                       qn_dim_mul(DIMS, y->dims[batch + 1], qn_infer_const(c, 4)) == x->dims[x->rank - 1];
     if (batch < 0 || x->rank < batch + 1 || (y->rank != batch + 3 && !grouped) ||
         !qn_dim_is_const(y->dims[batch + 2]) || !qn_dim_is_const(y->dims[y->rank - 1]) ||
         qn_dim_mul(DIMS, y->dims[batch + 1],
-                   scaled    ? qn_infer_const(c, 8)
+                   scaled    ? qn_infer_const(c, bytes ? 4 : 8)
                    : grouped ? y->dims[batch + 3]
                              : qn_infer_const(c, 1)) != x->dims[x->rank - 1])
         return qn_infer_fail(c,

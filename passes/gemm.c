@@ -68,7 +68,7 @@ typedef struct {
     bool by_lane;                    /* x is loaded in vectors, for so many steps of k */
     bool copies;                     /* rows of x, where they fight for cache sets */
     bool packs;                      /* the panels: y is local, with what the pass multiplies by */
-    bool unpacks;                    /* them, from four bits */
+    bool unpacks;                    /* them, from four bits or bytes */
     qn_nibbles four;     /* those; or what rows of bytes are multiplied by; else its scale is NULL */
     qn_kbuffer *offsets; /* local: of such rows */
     int64_t n_groups;    /* of k that share a scale */
@@ -248,7 +248,7 @@ static void fetch_next(gemm *g, qn_kvalue *k, int step)
     int elements = step * g->width / g->spread; /* of a line or more */
     qn_kvalue *at = ADD(g->fetch, MUL(qn_kb_isub(&g->w.b, k, g->low), INDEX(g->width / g->spread)));
     if (g->unpacks) { /* a part of a line */
-        qn_word_prefetch(&g->w.b, g->four.y, qn_kb_idiv(&g->w.b, at, INDEX(QN_NIBBLES)), 1);
+        qn_word_prefetch(&g->w.b, g->four.y, qn_kb_idiv(&g->w.b, at, INDEX(g->four.each)), 1);
         return;
     }
     for (int i = 0; i < elements; i += LINE)

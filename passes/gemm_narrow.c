@@ -28,7 +28,7 @@ typedef struct gemm {
     qn_writer w;
     qn_block block;
     qn_kbuffer *x, *y;
-    qn_nibbles four; /* where y is of four bits: scale is not NULL */
+    qn_nibbles four; /* where y is of four bits or bytes: scale is not NULL */
     int lanes, vectors, rows, streams;
     bool fused, in_order; /* multiply-add; one sum for each element */
     qn_dim k;
@@ -135,8 +135,8 @@ static qn_dim write_tasks(gemm *g, qn_dim n_panels)
     qn_kbuilder *b = &w->b;
     qn_dims *dims = w->space.dims;
     const qn_block *block = &g->block;
-    const double bytes =
-        (g->four.scale ? 0.5 : 2) * (double)block->width * qn_likely_extent(g->k); /* of a panel */
+    const double bytes = (g->four.scale ? 4.0 / g->four.each : 2) * (double)block->width *
+                         qn_likely_extent(g->k); /* of a panel */
     int64_t each = (int64_t)(TASK_NANOSECONDS * BYTES_A_NANOSECOND / bytes) / STREAMS * STREAMS;
     each = each < STREAMS ? STREAMS : each > 1024 ? 1024 : each;
     const qn_dim parts = qn_dim_ceildiv(dims, n_panels, qn_dim_const(dims, each));

@@ -12,6 +12,12 @@ enum {
 
 #define TERMS (n->b)
 
+int qn_nibbles_each(const qn_node *product)
+{
+    const qn_type *x = &product->operands[0]->type, *y = &product->operands[1]->type;
+    return (int)(x->dims[x->rank - 1]->value / y->dims[y->rank - 3]->value);
+}
+
 int64_t qn_nibbles_group(const qn_node *product)
 {
     if (product->op != QN_OP_MATMUL_PACKED || product->n_operands < 3)
@@ -50,6 +56,7 @@ qn_nibbles qn_nibbles_open(qn_writer *w, const qn_node *product, int lanes, int 
                          .vectors = vectors,
                          .width = (int64_t)lanes * vectors,
                          .group = qn_nibbles_group(product),
+                         .each = qn_nibbles_each(product),
                          .k_value = k_value,
                          .fused = qn_may_fuse(w->lowering->options),
                          .same_signs = w->lowering->options->machine->dot4_signs == QN_SIGNS_SAME };
@@ -99,30 +106,39 @@ static void pickers(const qn_nibbles *n, qn_kvalue *one[QN_WORD_BYTES])
     }
 }
 
-/* The numbers of eight of k plus `minus`, a vector of i32, as floats. */
-static void numbers_of(const qn_nibbles *n, qn_kvalue *at, qn_kvalue *const *one, qn_kvalue *minus,
+/* Bytes as the machine multiplies them with signed ones; signed ones are 128 less. */
+static qn_kvalue *whole_bytes(const qn_nibbles *n, qn_kvalue *words)
+{
+    return n->same_signs ? as_bytes(n, qn_kb_binary(n->b, QN_OP_XOR, words,
+                                                    qn_kb_const(n->b, words->type, (qn_scalar){ .i = 128 })))
+                         : words;
+}
+
+/* The numbers of a word, less what stands for 0, as floats. */
+static void numbers_of(const qn_nibbles *n, qn_kvalue *at, qn_kvalue *const *one,
                        qn_kvalue *numbers[QN_NIBBLES])
 {
-    qn_kvalue *half[2];
-    halves_of(n, qn_word_load(n->b, n->y, at, n->lanes), half);
-    for (int i = 0; i < QN_NIBBLES; i++)
+    const bool bytes = n->each == QN_WORD_BYTES;
+    const int zero = !bytes ? 8 : n->same_signs ? 0 : 128;
+    qn_kvalue *minus = qn_kb_const(n->b, (qn_ktype){ QUERN_I32, n->lanes }, (qn_scalar){ .i = -zero });
+    qn_kvalue *parts[2], *words = qn_word_load(n->b, n->y, at, n->lanes);
+    if (bytes)
+        parts[0] = whole_bytes(n, words);
+    else
+        halves_of(n, words, parts);
+    for (int i = 0; i < n->each; i++)
         numbers[i] = qn_kb_convert(n->b, QUERN_F32,
-                                   qn_kb_dot4(n->b, half[i / QN_WORD_BYTES], one[i % QN_WORD_BYTES], minus));
+                                   qn_kb_dot4(n->b, parts[i / QN_WORD_BYTES], one[i % QN_WORD_BYTES], minus));
 }
 
-static qn_kvalue *minus_eight(const qn_nibbles *n)
-{
-    return qn_kb_const(n->b, (qn_ktype){ QUERN_I32, n->lanes }, (qn_scalar){ .i = -8 });
-}
-
-/* A group of k and a vector of columns, times x as floats: parts[row] += x * (number - 8). */
+/* A group of k and a vector of columns, times x as floats: parts[row] += x * number. */
 static void multiply_floats(const qn_nibbles *n, int rows, qn_kvalue *at, qn_kvalue *x_at, qn_kvalue **parts)
 {
     qn_kvalue *one[QN_WORD_BYTES], *numbers[QN_NIBBLES];
     pickers(n, one);
-    for (int k = 0; k < n->group; k += QN_NIBBLES) {
-        numbers_of(n, ADD(at, INDEX(k / QN_NIBBLES * n->width)), one, minus_eight(n), numbers);
-        for (int i = 0; i < QN_NIBBLES; i++)
+    for (int k = 0; k < n->group; k += n->each) {
+        numbers_of(n, ADD(at, INDEX(k / n->each * n->width)), one, numbers);
+        for (int i = 0; i < n->each; i++)
             for (int r = 0; r < rows; r++) {
                 qn_kvalue *from = ADD(ADD(x_at, MUL(n->k_value, INDEX(r))), INDEX(k + i));
                 qn_kvalue *x = qn_kb_splat(n->b, qn_kb_load(n->b, n->x, from, 1), n->lanes);
@@ -159,9 +175,8 @@ static void add_group(const qn_nibbles *n, int rows, int streams, qn_kvalue *con
     }
     for (int s = 0; s < streams; s++) {
         qn_kvalue *from = ADD(panels[s], MUL(k, INDEX(n->width)));
-        qn_kvalue *at = qn_kb_idiv(b, from, INDEX(QN_NIBBLES)),
-                  *scales = qn_kb_idiv(b, from, INDEX(n->group));
-        for (int64_t i = 0; i < n->group / QN_NIBBLES * n->width; i += LINE)
+        qn_kvalue *at = qn_kb_idiv(b, from, INDEX(n->each)), *scales = qn_kb_idiv(b, from, INDEX(n->group));
+        for (int64_t i = 0; i < n->group / n->each * n->width; i += LINE)
             qn_word_prefetch(b, n->y, ADD(at, INDEX(AHEAD * LINE + i)), 0);
         for (int v = 0; v < n->vectors; v++) {
             for (int r = 0; r < rows; r++)
@@ -270,15 +285,15 @@ void qn_nibbles_unpack(const qn_nibbles *n, qn_kvalue *panel, qn_kvalue *low, qn
     for (int v = 0; v < n->vectors; v++)
         scale[v] = scales_at(n, ADD(scales, INDEX(v * n->lanes)));
     qn_kinst *words =
-        qn_kb_for(b, first, ADD(first, INDEX(n->group)), INDEX(QN_NIBBLES), QN_TAG_SERIAL, 0, NULL, NULL);
+        qn_kb_for(b, first, ADD(first, INDEX(n->group)), INDEX(n->each), QN_TAG_SERIAL, 0, NULL, NULL);
     qn_kvalue *k = qn_loop_counter(words),
-              *from = qn_kb_idiv(b, ADD(panel, MUL(k, INDEX(n->width))), INDEX(QN_NIBBLES)),
+              *from = qn_kb_idiv(b, ADD(panel, MUL(k, INDEX(n->width))), INDEX(n->each)),
               *line = ADD(at, MUL(qn_kb_isub(b, k, low), INDEX(n->width)));
     for (int i = 0; i < n->width; i += LINE)
         qn_word_prefetch(b, n->y, ADD(from, INDEX(AHEAD * LINE + i)), 0);
     for (int v = 0; v < n->vectors; v++) {
-        numbers_of(n, ADD(from, INDEX(v * n->lanes)), one, minus_eight(n), numbers);
-        for (int i = 0; i < QN_NIBBLES; i++)
+        numbers_of(n, ADD(from, INDEX(v * n->lanes)), one, numbers);
+        for (int i = 0; i < n->each; i++)
             qn_kb_store(b, to, ADD(line, INDEX(i * n->width + v * n->lanes)),
                         qn_kb_binary(b, QN_OP_MUL, numbers[i], scale[v]), NULL);
     }

@@ -1,12 +1,12 @@
 /* What templates for products do with panels of four bits (see matmul_packed with scales): multiply by them as they are unpacked in
- * registers, or unpack a part of them into local memory. */
+ * registers, or unpack a part of them into local memory. Panels of bytes are the same with fewer numbers in a word, times floats. */
 #ifndef QN_PASSES_NIBBLES_H
 #define QN_PASSES_NIBBLES_H
 
 #include "passes/lower.h"
 
 enum {
-    QN_NIBBLES = 8,           /* numbers of a word */
+    QN_NIBBLES = 8,           /* numbers of a word, which holds half as many bytes */
     QN_NIBBLES_MOST_ROWS = 4, /* of x at a time */
     QN_NIBBLES_STREAMS =
         2, /* panels that are read side by side: they hide more of the memory's latency than one */
@@ -19,12 +19,16 @@ typedef struct qn_nibbles {
     int lanes, vectors; /* of a panel's columns */
     int64_t width;
     int64_t group; /* of k that share a scale */
+    int each;      /* numbers of a word */
     qn_kvalue *k_value;
     bool fused;
     bool same_signs; /* the machine multiplies signed bytes by signed ones */
 } qn_nibbles;
 
-/* Of k that share a scale, where the right side is of four bits and there is a kernel for so many; else 0. */
+/* Numbers of a word of such a right side. */
+int qn_nibbles_each(const qn_node *product);
+
+/* Of k that share a scale, where the right side is of four bits or bytes and there is a kernel for so many; else 0. */
 int64_t qn_nibbles_group(const qn_node *product);
 
 /* Are there more rows than few? Then each part of the panels is read once for many of them (gemm.c): where they are floats, it is

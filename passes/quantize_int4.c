@@ -20,12 +20,15 @@
  *   ->
  *   %r = mul (add (matmul_packed %x', panels of %q, panels of %s), (matmul_packed (sums of %x'), panels of (8 - %z) * %s)), %m
  *
+ * Weights in bytes with scales for blocks are kept likewise, four of k in four bytes, and multiplied by rows of floats; but under int4,
+ * which makes four bits of them for few rows.
+ *
  * Rows of floats may be any number: many are multiplied by panels that are unpacked a part at a time (gemm.c), and so are many rows of
  * bytes on a machine that multiplies those; on others, more than few are floats. Under bf16 and int8 weights are made float32 for many
  * rows. Where the number of rows is not known until a run and few differ from many, both are there, and an `if` takes one. */
 #include "passes/quantize.h"
 
-enum { GROUP = 32, NUMBERS = 8, LEAST = -8, MOST = 7, LEAST_WEIGHTS = 1 << 16 };
+enum { GROUP = 32, BYTE_ZERO = 128, NUMBERS = 8, LEAST = -8, MOST = 7, LEAST_WEIGHTS = 1 << 16 };
 
 bool qn_int4_takes(const qn_value *y)
 {
@@ -77,6 +80,19 @@ static qn_value *together(qn_builder *b, qn_value *numbers)
     }
     half[1] = qn_b_binary_bcast(b, QN_OP_SHIFT_LEFT, half[1], qn_b_scalar(b, QUERN_U8, 4));
     return qn_b_transpose(b, qn_b_binary(b, QN_OP_OR, half[0], half[1]), perm);
+}
+
+/* Four of k in four bytes: [batch…, panels, K, width] -> [batch…, panels, K / 4, width, 4] */
+static qn_value *side_by_side(qn_builder *b, qn_value *numbers)
+{
+    int64_t perm[QN_MAX_RANK];
+    qn_value *four = cut(b, numbers, NUMBERS / 2);
+    if (!four)
+        return NULL;
+    const int rank = four->type.rank;
+    for (int i = 0; i < rank; i++)
+        perm[i] = i == rank - 2 ? rank - 1 : i == rank - 1 ? rank - 2 : i;
+    return qn_b_transpose(b, four, perm);
 }
 
 /* [batch…, K, N] as matmul_packed wants it, with its scale. Rounded before it is put into panels: then bytes are moved, not floats. */
@@ -138,13 +154,22 @@ static int64_t group_of(int64_t block)
                                                  : 0);
 }
 
-/* Constant numbers of a matrix, as i4 or u4, with scales of float32 along one axis. */
+static bool is_of_bytes(const qn_node *weights)
+{
+    const qn_dtype dtype = weights->operands[0]->type.dtype;
+    return dtype == QUERN_I8 || dtype == QUERN_U8;
+}
+
+/* Constant numbers of a matrix, as i4 or u4 with scales of float32 along one axis, or as bytes with those for blocks. */
 static bool is_candidate(const qn_node *node, const qn_pass_options *options)
 {
     const qn_machine *machine = options->machine;
     const qn_dtype dtype = node->op == QN_OP_DEQUANTIZE ? node->operands[0]->type.dtype : QUERN_INVALID_DTYPE;
+    const bool four = dtype == QUERN_I4 || dtype == QUERN_U4,
+               bytes = node->op == QN_OP_DEQUANTIZE && is_of_bytes(node) &&
+                       options->precision != QN_PRECISION_INT4 && qn_attr_int_or(node, QN_ATTR_BLOCK, 0) > 0;
     return (options->math != QN_MATH_STRICT || options->precision == QN_PRECISION_INT4) && machine &&
-           !machine->gpu && machine->vector_bytes >= 16 && (dtype == QUERN_I4 || dtype == QUERN_U4) &&
+           !machine->gpu && machine->vector_bytes >= 16 && (four || bytes) &&
            node->results[0].type.dtype == QUERN_F32 && node->operands[0]->type.rank == 2 &&
            qn_type_is_static(&node->operands[0]->type) && qn_attr_find(node, QN_ATTR_AXIS) &&
            qn_is_constant(&node->results[0]);
@@ -214,22 +239,25 @@ static bool lay_out(qn_builder *b, const qn_node *product, const qn_node *weight
     const int lanes = options->machine->vector_bytes / 4;
     const int64_t contract = qn_dot_side_of(product, 1).contract[0];
     qn_value *const *parts = weights->operands;
-    const bool is_signed = parts[0]->type.dtype == QUERN_I4;
-    qn_value *numbers = qn_b_convert(b, is_signed ? QUERN_I8 : QUERN_U8, parts[0]);
+    const bool bytes = is_of_bytes(weights),
+               is_signed = parts[0]->type.dtype == QUERN_I4 || parts[0]->type.dtype == QUERN_I8;
+    const int middle = bytes ? BYTE_ZERO : -LEAST;
+    qn_value *numbers = qn_b_convert(b, is_signed ? QUERN_I16 : QUERN_U8, parts[0]);
     if (is_signed)
         numbers = qn_b_convert(b, QUERN_U8,
-                               qn_b_binary_bcast(b, QN_OP_SUB, numbers, qn_b_scalar(b, QUERN_I8, LEAST)));
+                               qn_b_binary_bcast(b, QN_OP_ADD, numbers, qn_b_scalar(b, QUERN_I16, middle)));
     numbers = in_columns(b, numbers, contract);
     qn_value *scale = in_columns(b, parts[1], contract);
     if (!numbers || !scale)
         return false;
     const qn_dim n = numbers->type.dims[1];
     const int64_t width = n->value > lanes ? 2 * lanes : lanes;
-    *out = (laid_out){ .panels = together(b, qn_b_panels(b, numbers, width)), .block = block, .n = n };
+    *out = (laid_out){ .panels = qn_b_panels(b, numbers, width), .block = block, .n = n };
+    out->panels = bytes ? side_by_side(b, out->panels) : together(b, out->panels);
     out->scales = qn_b_panels(b, repeat_rows(b, scale, block / group_of(block)), width);
     qn_scalar zero;
-    const int usual = is_signed ? 0 : -LEAST;
-    if (!(qn_value_splat(parts[2], &zero) && (zero.i & 15) == usual)) {
+    const int usual = is_signed ? 0 : middle;
+    if (!(qn_value_splat(parts[2], &zero) && (zero.i & (2 * middle - 1)) == usual)) {
         qn_value *missing = qn_b_convert(b, QUERN_F32, in_columns(b, parts[2], contract));
         missing = qn_b_binary_bcast(b, QN_OP_SUB, f32(b, usual), missing);
         out->missing = qn_b_panels(b, qn_b_binary(b, QN_OP_MUL, missing, scale), width);
@@ -353,7 +381,8 @@ static qn_value *replacement(qn_builder *b, const qn_node *product, const qn_nod
         return NULL;
     const qn_dim rows = rows_of(product);
     const bool bytes = options->precision == QN_PRECISION_INT4 ||
-                       (options->precision != QN_PRECISION_BF16 && qn_attr_bool(weights, QN_ATTR_BYTE_ROWS)),
+                       (options->precision != QN_PRECISION_BF16 && !is_of_bytes(weights) &&
+                        qn_attr_bool(weights, QN_ATTR_BYTE_ROWS)),
                many_bytes = bytes && options->machine->dot4,
                wider = !bytes && options->precision != QN_PRECISION_F32, /* for many rows */
         few = rows->max <= QN_FEW_ROWS, many = rows->min > QN_FEW_ROWS;

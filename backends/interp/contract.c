@@ -227,10 +227,11 @@ qn_status qn_eval_dot_general(qn_eval *e)
     return QUERN_OK;
 }
 
-/* y of four bits with scales: [panels, K / 8, width, 4], [panels, K / s, width]. */
+/* y of four bits or bytes with scales: [panels, K / each, width, 4], [panels, K / s, width]. */
 typedef struct nibbles {
     const qn_array *y, *scale;
     int64_t panel, k, width; /* the first panel of the batch */
+    int64_t each;            /* numbers of four bytes */
 } nibbles;
 
 static void pack_nibbles(const void *matrix, int64_t at, int64_t n, int64_t k, int64_t n_k, qn_scalar *to)
@@ -240,11 +241,12 @@ static void pack_nibbles(const void *matrix, int64_t at, int64_t n, int64_t k, i
     for (int64_t c = k; c < k + n_k; c++)
         for (int64_t i = 0; i < n; i++) {
             const int64_t panel = m->panel + (at + i) / m->width, column = (at + i) % m->width;
-            const int64_t byte = ((panel * (m->k / 8) + c / 8) * m->width + column) * 4 + c % 4;
+            const int64_t byte = ((panel * (m->k / m->each) + c / m->each) * m->width + column) * 4 + c % 4;
             const int64_t group = (panel * n_scales + c / (m->k / n_scales)) * m->width + column;
-            const int number = ((const uint8_t *)m->y->data)[byte] >> c % 8 / 4 * 4 & 15;
+            const int stored = ((const uint8_t *)m->y->data)[byte];
+            const int number = m->each == 4 ? stored - 128 : (stored >> c % 8 / 4 * 4 & 15) - 8;
             const double scale = qn_scalar_load(m->scale->dtype, qn_element(m->scale, group)).f;
-            to[(c - k) * BLOCK + i].f = (number - 8) * scale;
+            to[(c - k) * BLOCK + i].f = number * scale;
         }
 }
 
@@ -290,7 +292,9 @@ qn_status qn_eval_matmul_packed(qn_eval *e)
     for (int64_t b = 0; b < batch; b++) {
         const offsets left = { x, b * rows * k, left_free, left_k };
         const offsets right = { y, b * panels * k * width, right_free, right_k };
-        const nibbles right_nibbles = { y, scaled ? &e->x[2] : NULL, b * panels, k, width };
+        const nibbles right_nibbles = { y,          scaled ? &e->x[2] : NULL,
+                                        b * panels, k,
+                                        width,      scaled && k > 0 ? k / y->dims[n_batch + 1] : 1 };
         run_product(&(product){ .rows = rows,
                                 .columns = columns,
                                 .k = k,

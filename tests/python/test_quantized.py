@@ -155,21 +155,24 @@ class Products(unittest.TestCase):
                 np.testing.assert_allclose(got.astype(np.float32), x.astype(np.float32) @ w.T + bias, rtol=1e-3, atol=1e-3)
 
     def test_matmul_nbits_of_rows_that_a_run_knows(self):
-        """Few are multiplied by four bits, more by what they stand for."""
+        """Few are multiplied by four bits or bytes, more by what they stand for."""
         rng = np.random.default_rng(12)
-        n, k, block = 288, 256, 32
-        q = rng.integers(0, 16, (n, k // block, block)).astype(np.uint8)
-        scale = rng.uniform(0.01, 0.02, (n, k // block)).astype(np.float32)
-        zero = rng.integers(0, 16, (n, k // block)).astype(np.uint8)
-        w = ((q - zero[..., None].astype(np.float32)) * scale[..., None]).reshape(n, k)
-        constants = {"w": pack_bits(q, 4), "s": scale, "z": pack_bits(zero, 4), "order": "x w s z".split()}
-        x = rng.normal(size=(2, 7, k)).astype(np.float32)
-        text = microsoft.model("MatMulNBits", {"x": x}, constants, {"K": k, "N": n, "bits": 4, "block_size": block},
-                               dims={"x": {0: "batch", 1: "length"}})
-        for options in ({}, {"math": "strict"}, {"target": "interp"}):
-            run_of = quern.compile(text, **options)
-            for rows in (x[:1, :1], x[:, :2], x[:1, :5], x):
-                np.testing.assert_allclose(np.array(run_of([rows.copy()])[0]), rows @ w.T, rtol=1e-4, atol=1e-4)
+        for bits, n, k, block, zeros in ((4, 288, 256, 32, True), (8, 288, 256, 32, True), (8, 270, 256, 16, False), (8, 100, 1024, 128, False)):
+            q = rng.integers(0, 1 << bits, (n, k // block, block)).astype(np.uint8)
+            scale = (rng.uniform(0.16, 0.32, (n, k // block)) / (1 << bits)).astype(np.float32)
+            zero = rng.integers(0, 1 << bits, (n, k // block)).astype(np.uint8) if zeros else np.full((n, k // block), 1 << (bits - 1), np.uint8)
+            w = ((q - zero[..., None].astype(np.float32)) * scale[..., None]).reshape(n, k)
+            constants = {"w": pack_bits(q, bits), "s": scale, "z": pack_bits(zero, bits), "order": "x w s z".split()[:3 + zeros]}
+            x = rng.normal(size=(2, 70, k)).astype(np.float32)
+            text = microsoft.model("MatMulNBits", {"x": x}, constants if zeros else {key: v for key, v in constants.items() if key != "z"},
+                                   {"K": k, "N": n, "bits": bits, "block_size": block}, dims={"x": {0: "batch", 1: "length"}})
+            for options in ({}, {"threads": 2}, {"math": "strict"}, {"precision": "bf16"}, {"precision": "int4"}, {"target": "interp"}):
+                run_of = quern.compile(text, **options)
+                error = {"int4": 0.2, "bf16": 0.02}.get(options.get("precision"), 1e-5)
+                for rows in (x[:1, :1], x[:, :2], x[:1, :5], x):
+                    with self.subTest(bits=bits, block=block, options=options, rows=rows.shape):
+                        want = rows @ w.T
+                        self.assertLess(np.abs(np.array(run_of([rows.copy()])[0]) - want).max() / np.abs(want).max(), error)
 
     def test_matmul_nbits_of_rows_as_bytes(self):
         """accuracy_level 4: rows may be rounded to bytes, as ONNX Runtime does; not in strict math."""

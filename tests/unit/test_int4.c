@@ -131,10 +131,10 @@ static size_t bytes_of_constants(const qn_graph *graph)
     return bytes;
 }
 
-/* Weights that come in four bits keep their numbers: products are exact here, and constants take about as much as the numbers,
+/* Weights that come in four bits, or in bytes with scales for blocks, keep their numbers: products are exact here, and constants take about as much as the numbers,
  * whatever the number of rows; but under bf16 and int8, which round them for many rows. Under int4 few rows are bytes, and
- * many, too, where the machine multiplies those; else, where the rows are not known, a run takes one or the other. */
-static void four_bits(qn_precision precision, int64_t rows, bool known, bool dot4)
+ * many, too, where the machine multiplies those; else, where the rows are not known, a run takes one or the other. Bytes are not kept then. */
+static void few_bits(qn_precision precision, int64_t rows, bool known, bool dot4)
 {
     static unsigned char numbers[K * N];
     static float scales[K / 8 * N];
@@ -146,22 +146,28 @@ static void four_bits(qn_precision precision, int64_t rows, bool known, bool dot
     } cases[] = {
         { QUERN_I4, 32, false, false }, { QUERN_U4, 32, false, true }, { QUERN_I4, 16, true, true },
         { QUERN_U4, 128, true, false }, { QUERN_U4, 0, true, true },   { QUERN_I4, 0, false, false },
-        { QUERN_U4, 24, true, false },  { QUERN_I4, 48, false, true },
+        { QUERN_U4, 24, true, false },  { QUERN_I4, 48, false, true }, { QUERN_U8, 32, false, true },
+        { QUERN_U8, 128, true, true },  { QUERN_I8, 16, true, false }, { QUERN_I8, 64, false, false },
     };
-    const qn_machine machine = { .vector_bytes = dot4 ? 64 : 32,
-                                 .vector_registers = dot4 ? 32 : 16,
-                                 .fma = true,
-                                 .dot4 = dot4,
-                                 .l1_bytes = 32768,
-                                 .l2_bytes = 1 << 18 };
+    qn_machine machine = { .vector_bytes = dot4 ? 64 : 32,
+                           .vector_registers = dot4 ? 32 : 16,
+                           .fma = true,
+                           .dot4 = dot4,
+                           .l1_bytes = 32768,
+                           .l2_bytes = 1 << 18 };
     fill_operands();
-    for (int i = 0; i < K * N; i++)
-        numbers[i] = (unsigned char)(i * 7 % 23 % 16);
-    for (int i = 0; i < K / 8 * N; i++) {
-        scales[i] = (float)(1 << i % 5) / 16;
-        zeros[i] = (unsigned char)(i * 5 % 16);
-    }
-    for (size_t c = 0; c < sizeof cases / sizeof *cases; c++) {
+    for (size_t i = 0; i < 2 * (sizeof cases / sizeof *cases); i++) {
+        const size_t c = i / 2;
+        machine.dot4_signs = i % 2 ? QN_SIGNS_SAME : QN_SIGNS_MIXED;
+        const bool bytes_of_weights = cases[c].dtype == QUERN_U8 || cases[c].dtype == QUERN_I8;
+        if (bytes_of_weights && precision == QN_PRECISION_INT4)
+            continue;
+        for (int i = 0; i < K * N; i++)
+            numbers[i] = (unsigned char)(bytes_of_weights ? i * 7 % 269 % 256 : i * 7 % 23 % 16);
+        for (int i = 0; i < K / 8 * N; i++) {
+            scales[i] = (float)(1 << i % 5) / 16;
+            zeros[i] = (unsigned char)(bytes_of_weights ? i * 5 % 256 : i * 5 % 16);
+        }
         qn_module *module = qn_module_new("four");
         qn_diags diags;
         qn_diags_init(&diags, module->arena);
@@ -211,34 +217,34 @@ static void four_bits(qn_precision precision, int64_t rows, bool known, bool dot
             count_products(graph, &scaled, &all);
             assert_int_equal(scaled, 1);
         }
-        if (!wider && bytes >= (size_t)(depth * N) * 9 / 8)
+        if (!wider && bytes >= (size_t)(depth * N) * (bytes_of_weights ? 16 : 9) / 8)
             fail_msg("case %d: constants of %zu bytes", (int)c, bytes);
         qn_module_free(module);
     }
 }
 
-static void weights_of_four_bits_stay_so(void **state)
+static void weights_of_few_bits_stay_so(void **state)
 {
     (void)state;
-    four_bits(QN_PRECISION_INT4, 3, true, false);
-    four_bits(QN_PRECISION_F32, 1, true, false);
-    four_bits(QN_PRECISION_F32, 4, true, false);
-    four_bits(QN_PRECISION_F32, MOST_ROWS, true, false);
-    four_bits(QN_PRECISION_F32, MANY_ROWS, true, false);
-    four_bits(QN_PRECISION_INT4, MANY_ROWS, true, false);
-    four_bits(QN_PRECISION_INT4, 2, false, false);
-    four_bits(QN_PRECISION_INT4, MANY_ROWS, false, false);
-    four_bits(QN_PRECISION_BF16, 2, false, false);
-    four_bits(QN_PRECISION_BF16, MOST_ROWS, false, false);
-    four_bits(QN_PRECISION_F32, 1, false, false);
-    four_bits(QN_PRECISION_F32, 4, false, false);
-    four_bits(QN_PRECISION_F32, MOST_ROWS, false, false);
-    four_bits(QN_PRECISION_F32, MANY_ROWS, false, false);
-    four_bits(QN_PRECISION_F32, MANY_ROWS, false, true);
-    four_bits(QN_PRECISION_INT4, 1, false, true);
-    four_bits(QN_PRECISION_INT4, MOST_ROWS, false, true);
-    four_bits(QN_PRECISION_INT4, MANY_ROWS, false, true);
-    four_bits(QN_PRECISION_INT4, MANY_ROWS, true, true);
+    few_bits(QN_PRECISION_INT4, 3, true, false);
+    few_bits(QN_PRECISION_F32, 1, true, false);
+    few_bits(QN_PRECISION_F32, 4, true, false);
+    few_bits(QN_PRECISION_F32, MOST_ROWS, true, false);
+    few_bits(QN_PRECISION_F32, MANY_ROWS, true, false);
+    few_bits(QN_PRECISION_INT4, MANY_ROWS, true, false);
+    few_bits(QN_PRECISION_INT4, 2, false, false);
+    few_bits(QN_PRECISION_INT4, MANY_ROWS, false, false);
+    few_bits(QN_PRECISION_BF16, 2, false, false);
+    few_bits(QN_PRECISION_BF16, MOST_ROWS, false, false);
+    few_bits(QN_PRECISION_F32, 1, false, false);
+    few_bits(QN_PRECISION_F32, 4, false, false);
+    few_bits(QN_PRECISION_F32, MOST_ROWS, false, false);
+    few_bits(QN_PRECISION_F32, MANY_ROWS, false, false);
+    few_bits(QN_PRECISION_F32, MANY_ROWS, false, true);
+    few_bits(QN_PRECISION_INT4, 1, false, true);
+    few_bits(QN_PRECISION_INT4, MOST_ROWS, false, true);
+    few_bits(QN_PRECISION_INT4, MANY_ROWS, false, true);
+    few_bits(QN_PRECISION_INT4, MANY_ROWS, true, true);
 }
 
 static void mistakes_are_found(void **state)
@@ -248,6 +254,7 @@ static void mistakes_are_found(void **state)
         { "f16[1, 64]", "u8[2, 8, 16, 4]", "bf16[2, 2, 16]" },
         { "i8[1, 64]", "i8[2, 8, 16, 4]", "bf16[2, 2, 16]" },
         { "i8[1, 64]", "u8[2, 16, 16, 4]", "bf16[2, 2, 16]" },
+        { "f32[1, 64]", "u8[2, 32, 16, 4]", "bf16[2, 2, 16]" },
         { "i8[1, 64]", "u8[2, 8, 16, 4]", "i8[2, 2, 16]" },
         { "i8[1, 64]", "u8[2, 8, 16, 4]", "bf16[2, 3, 16]" },
         { "i8[1, 64]", "u8[2, 8, 16, 2]", "bf16[2, 2, 16]" },
@@ -276,7 +283,7 @@ int main(void)
         cmocka_unit_test(products_equal_those_of_float32),
         cmocka_unit_test(machine_code_gives_the_same),
         cmocka_unit_test(errors_are_small),
-        cmocka_unit_test(weights_of_four_bits_stay_so),
+        cmocka_unit_test(weights_of_few_bits_stay_so),
         cmocka_unit_test(mistakes_are_found),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
