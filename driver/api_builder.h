@@ -43,8 +43,8 @@ quern_value *qn_build_state(quern_builder *b, const char *call, const char *name
 
 typedef enum qn_spread { QN_UNIFORM, QN_NORMAL } qn_spread;
 
-/* Parameter NAME.PART (part NULL: NAME) of floats, drawn from the builder's seed: uniform in +-scale, or normal of that deviation. NULL after a
- * report. */
+/* Parameter NAME.PART (part NULL: NAME) of floats, drawn from the builder's seed: uniform in +-scale, or normal of that
+ * deviation. NULL after a report. */
 quern_value *qn_build_param(quern_builder *b, const char *call, const char *name, const char *part,
                             qn_dtype dtype, int rank, const int64_t *dims, qn_spread spread, double scale);
 /* The last dimension of x, which must be of floats and have a known one; -1 after a report. Or the layer has no name. */

@@ -23,8 +23,8 @@ typedef struct qn_blas {
     bool serial; /* it may be in one call at a time only */
 } qn_blas;
 
-/* NULL where there is none, or only one that something else in the process had opened before and `alone`, with the reason in *out_why (static) when that is not NULL. $QUERN_OPENBLAS names the file, else it
- * is looked for as libopenblas.so.0. */
+/* NULL where there is none, or only one that something else in the process had opened before and `alone`, with the reason in
+ * *out_why (static) when that is not NULL. $QUERN_OPENBLAS names the file, else it is looked for as libopenblas.so.0. */
 const qn_blas *qn_blas_open(bool alone, const char **out_why);
 
 /* The functions of qn_library as machine code calls them; only after qn_blas_open has found it. */

@@ -27,7 +27,8 @@ QN_MUST_USE qn_status qn_view_svg(const qn_view *view, FILE *to, qn_diags *diags
 /* What a compiled shared object says of itself. */
 void qn_object_text(const quern_model_info *info, const char *path, qn_arena *arena, FILE *to);
 void qn_object_json(const quern_model_info *info, const char *path, qn_arena *arena, FILE *to);
-/* A text in quotes for DOT, with a backslash and line_end for each end of a line: 'n' centres the line before, 'l' puts it to the left. */
+/* A text in quotes for DOT, with a backslash and line_end for each end of a line: 'n' centres the line before, 'l' puts it to
+ * the left. */
 void qn_dot_label(const char *text, char line_end, FILE *to);
 
 #endif

@@ -1,4 +1,5 @@
-/* See llvm_key.h. What is kept is "size.seconds.nanoseconds path", as the target of a symbolic link, which is there as a whole or not. */
+/* See llvm_key.h. What is kept is "size.seconds.nanoseconds path", as the target of a symbolic link, which is there as a whole
+ * or not. */
 #include "driver/llvm_key.h"
 
 #include <fcntl.h>

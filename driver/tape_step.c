@@ -121,8 +121,8 @@ static int compile(qn_module *module, const qn_device *device, const quern_compi
 
 /* ---- gradients ---- */
 
-/* Models of gradients, by the text of their graph and the device: a program that records the same again does not wait again. They live as
- * long as the process; what comes when the places are taken is compiled each time. */
+/* Models of gradients, by the text of their graph and the device: a program that records the same again does not wait again.
+ * They live as long as the process; what comes when the places are taken is compiled each time. */
 #define KEPT_MODELS 256
 static struct {
     XXH128_hash_t text;

@@ -224,9 +224,8 @@ typedef struct quern_compile_options {
      * them gives the same bits. $QUERN_OPENBLAS names its file; otherwise it is libopenblas.so.0. */
     const char *blas;
     /* What large products and convolutions of float32 multiply, where the machine is faster so: "f32" (NULL); "bf16": operands
-     * rounded to bfloat16, sums in float32; "int8": products with constants, of bytes with a scale for each row and column; "int4": weights
-     * of four bits in products of few rows.
-     * Inputs and outputs stay what they are. See docs/precision.md */
+     * rounded to bfloat16, sums in float32; "int8": products with constants, of bytes with a scale for each row and column;
+     * "int4": weights of four bits in products of few rows. Inputs and outputs stay what they are. See docs/precision.md */
     const char *precision;
     /* quern_compile, targets "cpu" and "interp": a run after which an output or a state is NaN or infinite fails
      * (QUERN_ERROR_NUMERIC), and says which node made the first of them, of what. States are as they were before it. Costs a

@@ -201,7 +201,8 @@ static qn_dim dilate(qn_infer_context *c, qn_dim n, int64_t dilation)
     return qn_dim_add(DIMS, qn_dim_mul(DIMS, qn_dim_sub(DIMS, n, one), qn_infer_const(c, dilation)), one);
 }
 
-/* y of four bits or, where x is f32, of bytes: u8 [batch…, panels, K / 8 or K / 4, width, 4], with a scale [batch…, panels, K / s, width]. */
+/* y of four bits or, where x is f32, of bytes: u8 [batch…, panels, K / 8 or K / 4, width, 4], with a scale
+ * [batch…, panels, K / s, width]. */
 static qn_status check_scale(qn_infer_context *c, int batch)
 {
     const qn_type *x = qn_infer_operand(c, 0), *y = qn_infer_operand(c, 1), *scale = qn_infer_operand(c, 2);

@@ -4,10 +4,10 @@
 
 #include "ir/graph.h"
 
-/* Appends to `graph` what computes the gradients of `loss` (a float scalar of the graph) with respect to `wrt` (float
- * values of the graph: inputs or anything before the loss). out_gradients[i] has wrt[i]'s type; zeros where the loss
- * does not depend on it. `scale` (a scalar, or NULL: 1) is what they are multiplied with. Calls are inlined and composites without a rule of their own expanded on the way.
- * `loss` and `wrt` are updated when that replaces them. */
+/* Appends to `graph` what computes the gradients of `loss` (a float scalar of the graph) with respect to `wrt` (float values of
+ * the graph: inputs or anything before the loss). out_gradients[i] has wrt[i]'s type; zeros where the loss does not depend on
+ * it. `scale` (a scalar, or NULL: 1) is what they are multiplied with. Calls are inlined and composites without a rule of their
+ * own expanded on the way. `loss` and `wrt` are updated when that replaces them. */
 qn_status qn_differentiate(qn_graph *graph, qn_value **loss, qn_value *scale, int n_wrt, qn_value **wrt,
                            qn_value **out_gradients, qn_diags *diags);
 

@@ -454,8 +454,8 @@ static qn_kvalue *channel_at(emitter *e, qn_kvalue *channel)
                       qn_kb_imod(b, channel, c));
 }
 
-/* All channels of a group, from `low` on, and of another one, if there is, from `high` on. Those that surely lie in one block, for both,
- * are written out. */
+/* All channels of a group, from `low` on, and of another one, if there is, from `high` on. Those that surely lie in one block,
+ * for both, are written out. */
 static void all_channels(emitter *e, qn_kvalue *x_at, qn_kvalue *w_at, qn_kvalue *low, qn_kvalue *high)
 {
     const qn_conv_plan *p = &e->p;

@@ -67,8 +67,8 @@ int64_t qn_conv_common_divisor(int64_t a, int64_t b);
 /* Says with what schedule the node's kernel is made. */
 void qn_conv_plan_note(const qn_conv_plan *plan, const qn_pass_options *options);
 
-/* The most positions of a tile of that many vectors: their sums and what is multiplied are in registers, where the machine multiplies by
- * lanes a vector of x for each position. */
+/* The most positions of a tile of that many vectors: their sums and what is multiplied are in registers, where the machine
+ * multiplies by lanes a vector of x for each position. */
 int64_t qn_conv_tile_positions(const qn_machine *machine, int64_t vectors);
 
 /* Positions of the tile from `start` on that read inside of x at kernel offset k. */

@@ -95,8 +95,8 @@ static bool read_dtypes(const qn_node *node, qn_conv_plan *p)
                    : x->dtype == p->dtype && (p->dtype == QUERN_F32 || p->dtype == QUERN_F64);
 }
 
-/* Groups inside of blocks: one vector of x has all that a vector of output channels reads. Groups across them: a vector of output channels
- * is of two groups at most. */
+/* Groups inside of blocks: one vector of x has all that a vector of output channels reads. Groups across them: a vector of
+ * output channels is of two groups at most. */
 static bool read_groups(qn_conv_plan *p)
 {
     p->of_group = qn_attr_find(p->node, QN_ATTR_OUT_CHANNELS) ? qn_attr_int(p->node, QN_ATTR_OUT_CHANNELS)
@@ -254,9 +254,9 @@ static double try_vectors(qn_conv_plan *p, int64_t vectors, const qn_machine *ma
     return cycles;
 }
 
-/* The tile with as many vectors as were measured to be the best, where there is one; otherwise the least costly. Bytes of x have to be
- * broadcast by instructions of their own, for each position, but where a machine multiplies by lanes: there more vectors are better than the cycles
- * say, by far where weights come from the second cache. */
+/* The tile with as many vectors as were measured to be the best, where there is one; otherwise the least costly. Bytes of x have
+ * to be broadcast by instructions of their own, for each position, but where a machine multiplies by lanes: there more vectors
+ * are better than the cycles say, by far where weights come from the second cache. */
 static bool choose_tile(qn_conv_plan *p, const qn_machine *machine, int64_t measured)
 {
     static const int64_t floats[] = { 2, 3, 4, 1 }, bytes[] = { 4, 3, 2, 1 };

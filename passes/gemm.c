@@ -1,5 +1,5 @@
-/* The template for matmul_packed, and for products whose right side lies row by row: a register tile of rows x one panel, K in the innermost loop, what follows element by
- * element applied to the tile while it is in the first cache.
+/* The template for matmul_packed, and for products whose right side lies row by row: a register tile of rows x one panel, K in
+ * the innermost loop, what follows element by element applied to the tile while it is in the first cache.
  *
  *   task: some tiles of rows x some panels of columns
  *     for each part of k                    all of it up to MAX_DEPTH, so that rows and panels stay in the second cache
@@ -10,9 +10,9 @@
  *
  * A right side that is no constant is read where it lies, panels beside one another in its rows, where the lines of some panels
  * and rows find room in the second cache (see qn_gemm_reads_rows): packing it takes longer than that costs. Elsewhere, where it
- * is used by one block of rows alone, it is not packed before: each pass packs the panels it
- * multiplies by. A right side of four bits is unpacked so, whatever the number of rows; but where it is one, which is known when the
- * kernel runs, or where rows are of bytes, numbers are unpacked in registers (nibbles.h).
+ * is used by one block of rows alone, it is not packed before: each pass packs the panels it multiplies by. A right side of four
+ * bits is unpacked so, whatever the number of rows; but where it is one, which is known when the kernel runs, or where rows are
+ * of bytes, numbers are unpacked in registers (nibbles.h).
  *
  * Weights of a model are larger than its caches. So the first tiles of a task fetch the panels that come after its own (the next
  * part of k, or the next task) into the second cache while they compute.
@@ -21,8 +21,8 @@
  * last tile is made of pieces of 8, 4, 2 and 1 rows. Few rows keep several sums per element, since one chain of FMAs
  * waits for itself; not in strict math, where a sum has one order. Tasks depend on the shape only.
  *
- * Bytes are multiplied four at a time, with sums of 32 bits: k, x and panels count in words (words.h). Where a machine multiplies pairs of
- * rows by pairs of columns (QN_K_MMLA), two words of each at a time, sums are in blocks of 2 x 2 meanwhile. */
+ * Bytes are multiplied four at a time, with sums of 32 bits: k, x and panels count in words (words.h). Where a machine
+ * multiplies pairs of rows by pairs of columns (QN_K_MMLA), two words of each at a time, sums are in blocks of 2 x 2 meanwhile. */
 #include "passes/lower.h"
 #include "passes/nibbles.h"
 #include "passes/quantize.h"
@@ -306,8 +306,8 @@ static qn_kvalue *in_copied_pair(gemm *g, int row, qn_kvalue *k)
     return ADD(INDEX(row * (g->depth + SKEW)), MUL(qn_kb_isub(&g->w.b, k, g->low), INDEX(2)));
 }
 
-/* Steps of `step` words of k, by two words. acc: blocks of 2 x 2 sums, a pair of rows after the other, where those of a vector of columns
- * are [r * vectors + v] and [(r + 1) * vectors + v]. */
+/* Steps of `step` words of k, by two words. acc: blocks of 2 x 2 sums, a pair of rows after the other, where those of a vector
+ * of columns are [r * vectors + v] and [(r + 1) * vectors + v]. */
 static void pairs_loop(gemm *g, int rows, qn_kvalue *const *starts, qn_kvalue *panel, qn_kvalue *low,
                        qn_kvalue *high, int step, qn_kvalue **acc)
 {

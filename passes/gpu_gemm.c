@@ -1,4 +1,5 @@
-/* The template for products and convolutions on GPUs: a block of threads computes a tile of the result, each thread some 64 elements of it in registers.
+/* The template for products and convolutions on GPUs: a block of threads computes a tile of the result, each thread some 64
+ * elements of it in registers.
  *
  *   block: one tile of rows x columns of one batch
  *     the first step of k of both sides -> shared memory
@@ -8,18 +9,20 @@
  *       what came of the next one -> the other half of shared memory                     barrier
  *     what follows element by element, on each thread's sums; stores
  *
- * float32: by multiply-adds. In shared memory both sides lie k by k; one that lies along k in memory is turned as it comes. A thread's
- * rows and columns are fours that lie THREADS_DOWN * 4 and THREADS_ACROSS * 4 apart, so that a warp reads 16 and 32 elements in
- * a row, which no two of its threads take from the same bank at different places. Sums are those of the reference, k after k.
+ * float32: by multiply-adds. In shared memory both sides lie k by k; one that lies along k in memory is turned as it comes. A
+ * thread's rows and columns are fours that lie THREADS_DOWN * 4 and THREADS_ACROSS * 4 apart, so that a warp reads 16 and 32
+ * elements in a row, which no two of its threads take from the same bank at different places. Sums are those of the reference, k
+ * after k.
  *
- * bfloat16 and float16, where both sides are: by the matrix unit, 16 x 8 sums of 16 products at a time. In shared memory a side lies
- * as it does in memory, and is turned where a warp loads tiles of 8 x 8 from there. Sums are float32, in the unit's order.
+ * bfloat16 and float16, where both sides are: by the matrix unit, 16 x 8 sums of 16 products at a time. In shared memory a side
+ * lies as it does in memory, and is turned where a warp loads tiles of 8 x 8 from there. Sums are float32, in the unit's order.
  *
  * Lines in shared memory are 16 bytes longer than what is in them, so that what a warp touches lies in different banks. Rows and
  * columns beyond the last are copies of the last, k beyond the last is 0 on both sides: no branch is in the way of the loads.
  *
- * A convolution is the product of its filters and a matrix with a column for each pixel of its result, which is never there: an element
- * of it is found where it is brought from. The rows are a group's output channels, k its input channels and places in the filter.
+ * A convolution is the product of its filters and a matrix with a column for each pixel of its result, which is never there: an
+ * element of it is found where it is brought from. The rows are a group's output channels, k its input channels and places in
+ * the filter.
  *
  * Tiles are numbered in bands of BAND rows, so that those that run together share what the second cache holds. */
 #include "passes/gpu.h"

@@ -14,8 +14,9 @@
  *   %3 = mul (convert %2 : f32), 0.1 * %s / 0.2
  *   %4 = quantize %3, 1, 0 : u8[8, 32]
  *
- * What only moves numbers moves their bytes. x is made u8 (or i8, where the machine multiplies bytes of one kind) and w i8, which
- * instructions want: where the other kind is stored, numbers and zero points differ by 128. A border of a convolution is one of zero points.
+ * What only moves numbers moves their bytes. x is made u8 (or i8, where the machine multiplies bytes of one kind) and w i8,
+ * which instructions want: where the other kind is stored, numbers and zero points differ by 128. A border of a convolution is
+ * one of zero points.
  *
  * Sums become exact, and the scale of a result is part of the factors before it, so it rounds differently: strict math has
  * whole numbers alone. */

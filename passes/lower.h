@@ -217,7 +217,8 @@ void qn_writer_forget(qn_writer *w, size_t mark);
 qn_known *qn_writer_find_known(qn_writer *w, const qn_value *value, const qn_dim *index);
 void qn_writer_add_known(qn_writer *w, const qn_value *value, const qn_dim *index, qn_kvalue *result);
 
-/* The step that runs the kernel, which the program gets a copy of unless it knows an equal one. `tasks` is an expression of the space. */
+/* The step that runs the kernel, which the program gets a copy of unless it knows an equal one. `tasks` is an expression of the
+ * space. */
 qn_status qn_writer_finish(qn_writer *w, qn_dim tasks, const char *step_name);
 
 /* ---- lower_finish.c ---- */

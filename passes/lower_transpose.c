@@ -165,8 +165,8 @@ bool qn_nest_cut(qn_writer *r, qn_nest *nest, const qn_dim *vars)
     return changed;
 }
 
-/* Half of the pieces, of so many lanes, of two vectors. By turns: those of each 16 bytes from number `first` on, of one vector and of the
- * other. Else: every other piece from number `first` on, all of the one vector, then of the other. */
+/* Half of the pieces, of so many lanes, of two vectors. By turns: those of each 16 bytes from number `first` on, of one vector
+ * and of the other. Else: every other piece from number `first` on, all of the one vector, then of the other. */
 static qn_kvalue *mix(qn_kbuilder *b, int lanes, int piece, qn_kvalue *x, qn_kvalue *y, int first,
                       bool by_turns)
 {

@@ -1,7 +1,7 @@
 /* Memory plan: where each arena buffer lies, so that buffers that are never live together share bytes.
  *
- * Before: ARENA buffers have no offset. After: they have one, a multiple of QN_ARENA_ALIGNMENT; arena_bytes holds them all; buffers live at one
- * step do not overlap, which is checked again from the result alone.
+ * Before: ARENA buffers have no offset. After: they have one, a multiple of QN_ARENA_ALIGNMENT; arena_bytes holds them all;
+ * buffers live at one step do not overlap, which is checked again from the result alone.
  *
  * Buffers of constant size are placed greedily, largest first, at the lowest offset that is free over their whole
  * lifetime (Pisarchyk and Lee, 2020, "greedy by size"). Behind them come slots for buffers whose size depends on

@@ -166,8 +166,8 @@ static qn_value *whole_words(qn_builder *b, qn_value *v, int axis, int64_t words
     return past ? qn_b_pad(b, v, qn_b_scalar(b, v->type.dtype, 0), low, high, NULL) : v;
 }
 
-/* The product takes x and y of different signs, or of the same; of any on the matrix unit. Where they are not as it takes them, y is made
- * 128 less or more, which adds to the result, or takes from it, 128 times the sum of x's row. */
+/* The product takes x and y of different signs, or of the same; of any on the matrix unit. Where they are not as it takes them,
+ * y is made 128 less or more, which adds to the result, or takes from it, 128 times the sum of x's row. */
 static qn_value *bytes_product(qn_builder *b, qn_value *x, qn_value *y, int n_batch, qn_dim n, int64_t width,
                                const qn_machine *machine, int64_t words)
 {

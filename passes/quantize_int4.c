@@ -12,20 +12,22 @@
  *
  * A group of zeros has the scale 0. A group with NaN or infinity makes what it takes part in NaN or infinite.
  *
- * Weights that a model has in four bits keep their numbers and scales under every precision, and no float32 is made of them; rows are
- * bytes under int4 and where the weights allow it (byte_rows), else as they are. Strict math has the weights as float32. Where 0 is another number z
- * than 8 (i4: 8 more than its zero point), what is missing is a small product of its own, of the sums of x over a group:
+ * Weights that a model has in four bits keep their numbers and scales under every precision, and no float32 is made of them;
+ * rows are bytes under int4 and where the weights allow it (byte_rows), else as they are. Strict math has the weights as
+ * float32. Where 0 is another number z than 8 (i4: 8 more than its zero point), what is missing is a small product of its own,
+ * of the sums of x over a group:
  *
  *   %d = dequantize %q: u4[768, 3072], %s: f32[24, 3072], %z {axis = 0, block = 32};   %r = dot_general %x, %d
  *   ->
  *   %r = mul (add (matmul_packed %x', panels of %q, panels of %s), (matmul_packed (sums of %x'), panels of (8 - %z) * %s)), %m
  *
- * Weights in bytes with scales for blocks are kept likewise, four of k in four bytes, and multiplied by rows of floats; but under int4,
- * which makes four bits of them for few rows.
+ * Weights in bytes with scales for blocks are kept likewise, four of k in four bytes, and multiplied by rows of floats; but
+ * under int4, which makes four bits of them for few rows.
  *
- * Rows of floats may be any number: many are multiplied by panels that are unpacked a part at a time (gemm.c), and so are many rows of
- * bytes on a machine that multiplies those; on others, more than few are floats. Under bf16 and int8 weights are made float32 for many
- * rows. Where the number of rows is not known until a run and few differ from many, both are there, and an `if` takes one. */
+ * Rows of floats may be any number: many are multiplied by panels that are unpacked a part at a time (gemm.c), and so are many
+ * rows of bytes on a machine that multiplies those; on others, more than few are floats. Under bf16 and int8 weights are made
+ * float32 for many rows. Where the number of rows is not known until a run and few differ from many, both are there, and an `if`
+ * takes one. */
 #include "passes/quantize.h"
 
 enum { GROUP = 32, BYTE_ZERO = 128, NUMBERS = 8, LEAST = -8, MOST = 7, LEAST_WEIGHTS = 1 << 16 };
@@ -338,7 +340,8 @@ static qn_value *float_product(qn_builder *b, const qn_node *product, const qn_n
 }
 
 /* Few rows in one way and more in another: which of them, a run decides. Few may be bytes where more are floats, times the same
- * panels; else more are multiplied by float32, of which the precision makes fewer bits. NULL where a part of the weights is computed. */
+ * panels; else more are multiplied by float32, of which the precision makes fewer bits. NULL where a part of the weights is
+ * computed. */
 static qn_value *either_product(qn_builder *b, const qn_node *product, const qn_node *weights,
                                 const laid_out *laid, bool bytes)
 {

@@ -188,8 +188,8 @@ static qn_value *without_nan_guard(qn_value *p)
 
 /* ---- operands as the composite wants them ---- */
 
-/* Axes of a side of a product with batch axes, one free and one contracted axis. Free ones of extent 1 before it count as batch axes that
- * the other side doesn't have. */
+/* Axes of a side of a product with batch axes, one free and one contracted axis. Free ones of extent 1 before it count as batch
+ * axes that the other side doesn't have. */
 typedef struct side {
     qn_value *value;
     int n_batch;

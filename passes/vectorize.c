@@ -521,7 +521,8 @@ static int unroll(const vectorizer *v, const qn_kblock *body)
     return sets;
 }
 
-/* Vectors of an iteration with sums. Four powers at a time leave too few registers where vectors are short, since constants take as many. */
+/* Vectors of an iteration with sums. Four powers at a time leave too few registers where vectors are short, since constants take
+ * as many. */
 static int accumulators(const vectorizer *v, const qn_kblock *body)
 {
     const bool much = cost_of(body) > MOST_COST / INTERLEAVE;

@@ -135,7 +135,8 @@ static qn_value *exchange(qn_vjp *v, qn_value *x, int64_t groups, int group_axis
     return qn_b_reshape(&v->b, y, t->rank, joined);
 }
 
-/* gx: g, spread by the stride, against the flipped kernel with channels exchanged; in phases where these are few, if x is not spread. */
+/* gx: g, spread by the stride, against the flipped kernel with channels exchanged; in phases where these are few, if x is not
+ * spread. */
 static qn_value *x_gradient(qn_vjp *v, const qn_node *node, const conv *c, qn_value *g)
 {
     int64_t spatial[QN_MAX_RANK], low[QN_MAX_RANK], high[QN_MAX_RANK];

@@ -4,9 +4,10 @@
  * looks at `open`, and the caller first closes, then waits until nobody is inside. Both orders are sequentially
  * consistent, so a worker is either seen by the caller or sees that the job is closed.
  *
- * Each thread has a share: a range of tasks, [first, end) in one word. Its owner takes tasks from the front, one at a time;
- * who has none left takes half of another's from the back, as a share of his own (`down`: from the other ends). Every change is one exchange of the
- * whole word, which is all there is to know about a share: an exchange that succeeds is right however old the look was. */
+ * Each thread has a share: a range of tasks, [first, end) in one word. Its owner takes tasks from the front, one at a time; who
+ * has none left takes half of another's from the back, as a share of his own (`down`: from the other ends). Every change is one
+ * exchange of the whole word, which is all there is to know about a share: an exchange that succeeds is right however old the
+ * look was. */
 #include <errno.h>
 #include <limits.h>
 #include <linux/futex.h>

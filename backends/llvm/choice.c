@@ -1,5 +1,6 @@
-/* The comparison of an object with the machine: see choice.h. What the machine can do is read once, on x86-64 by cpuid,
- * on AArch64 from what Linux tells a process at its start; the choice is kept in one word, the only one of an object that changes. Threads that come at the same time store the same value. */
+/* The comparison of an object with the machine: see choice.h. What the machine can do is read once, on x86-64 by cpuid, on
+ * AArch64 from what Linux tells a process at its start; the choice is kept in one word, the only one of an object that changes.
+ * Threads that come at the same time store the same value. */
 #include "backends/llvm/choice.h"
 
 #include <string.h>
@@ -159,8 +160,8 @@ static LLVMValueRef call_linux(const qn_emitter *e, int64_t number, LLVMValueRef
     return LLVMBuildCall2(e->builder, LLVMFunctionType(e->i64, types, 4, 0), code, arguments, 4, "");
 }
 
-/* Fills `pairs` from the file with what the C library's getauxval knows: a kind and a value each. How many there are. An object has no C
- * library, and registers that say what a CPU has can be read since Linux 4.11 only. */
+/* Fills `pairs` from the file with what the C library's getauxval knows: a kind and a value each. How many there are. An object
+ * has no C library, and registers that say what a CPU has can be read since Linux 4.11 only. */
 static LLVMValueRef read_auxiliary_vector(const qn_emitter *e, LLVMValueRef pairs, int64_t room)
 {
     enum { OPENAT = 56, CLOSE = 57, READ = 63, HERE = -100, CLOEXEC = 0x80000, PAIR = 16 };

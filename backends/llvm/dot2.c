@@ -1,5 +1,6 @@
-/* QN_K_DOT2, products of bf16 added two by two: vdpbf16ps or bfdot where the CPU has it. Elsewhere the numbers at even and at odd places are
- * widened to f32, and two multiply-adds follow each other, with the odd products first, as the instruction has them. */
+/* QN_K_DOT2, products of bf16 added two by two: vdpbf16ps or bfdot where the CPU has it. Elsewhere the numbers at even and at
+ * odd places are widened to f32, and two multiply-adds follow each other, with the odd products first, as the instruction has
+ * them. */
 #include <string.h>
 
 #include "backends/llvm/emit.h"

@@ -45,8 +45,8 @@ static quern_value *flat(quern_builder *b, quern_value *x, int64_t width)
     return quern_reshape(b, x, QUERN_SHAPE(QUERN_N(-1), QUERN_N(width)));
 }
 
-/* Radford, Metz and Chintala, 2016, cut to 8x8 pixels, which are from -1 to 1. Activations without a kink: where an element is so near to
- * one that rounding decides, whole steps would differ from PyTorch's. */
+/* Radford, Metz and Chintala, 2016, cut to 8x8 pixels, which are from -1 to 1. Activations without a kink: where an element is
+ * so near to one that rounding decides, whole steps would differ from PyTorch's. */
 static quern_value *generate_digit(quern_builder *b, quern_value *z)
 {
     z = image(b, quern_linear(b, z, 64 * 4, "generator.1"), 64, 2);

@@ -384,7 +384,8 @@ static bool read_cache(qn_onnx_node *n, qn_dim batch, qn_dim queries, qn_value *
     return true;
 }
 
-/* A buffer with x [B, G, S, D] in it, from `first` on. Nothing else is touched: where it is the memory of before, no more is written. */
+/* A buffer with x [B, G, S, D] in it, from `first` on. Nothing else is touched: where it is the memory of before, no more is
+ * written. */
 static qn_value *put_in_buffer(qn_onnx_node *n, const cache *c, qn_value *past, qn_value *x)
 {
     qn_builder *b = &n->b;

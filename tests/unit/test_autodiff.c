@@ -1,7 +1,8 @@
 /* Every derivative rule against finite differences in float64, and what cannot be differentiated against its message.
  *
- * A case is the body of a graph in the text form whose last value is %r. The loss is sum(sin(%r)), so that adjoints differ
- * from element to element. Derivatives by a five-point stencil: exact to about 1e-11 for smooth functions, and short, so that it seldom crosses a kink. */
+ * A case is the body of a graph in the text form whose last value is %r. The loss is sum(sin(%r)), so that adjoints differ from
+ * element to element. Derivatives by a five-point stencil: exact to about 1e-11 for smooth functions, and short, so that it
+ * seldom crosses a kink. */
 #include <math.h>
 #include <setjmp.h>
 #include <stdarg.h>

@@ -1,6 +1,7 @@
 /* Products under --precision bf16: the matrix unit's instructions as text, in the interpreter and, where this machine has one,
- * as code; the passes and templates against float32, for a matrix unit and for instructions that multiply pairs. Numbers are small multiples of 1/8, which bfloat16 holds and whose
- * sums float32 holds, so that results are the same whatever the order of additions. */
+ * as code; the passes and templates against float32, for a matrix unit and for instructions that multiply pairs. Numbers are
+ * small multiples of 1/8, which bfloat16 holds and whose sums float32 holds, so that results are the same whatever the order of
+ * additions. */
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stddef.h>

@@ -237,7 +237,8 @@ static void masks_depend_on_seed_and_step_alone(void **state)
 
 /* ---- parameters of imported models ---- */
 
-/* y = softmax(factor norm(x) [W[2:4]; W[0:2]] + b + table[1] + mask - 1000 causal) / d, with the pieces of W and b put together by Slice and Concat */
+/* y = softmax(factor norm(x) [W[2:4]; W[0:2]] + b + table[1] + mask - 1000 causal) / d, with the pieces of W and b put together
+ * by Slice and Concat */
 static onnx_bytes onnx_classifier(void)
 {
     onnx_bytes g = { 0 }, node, node2, node3;
