@@ -1,9 +1,9 @@
 /* Parts of the kernels for attention: see attention_tile.h. */
 #include "passes/attention_tile.h"
-#include "passes/terms.h"
 
 #include <math.h>
 
+#include "passes/terms.h"
 #include "passes/words.h"
 
 enum { UNROLL = 2, MOST_CARRIED = 2 * QN_ATTENTION_ROWS + 8 };

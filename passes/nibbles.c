@@ -166,7 +166,7 @@ static void add_group(const qn_nibbles *n, int rows, int streams, qn_kvalue *con
         qn_kb_const(b, (qn_ktype){ QUERN_U8, QN_WORD_BYTES * n->lanes }, (qn_scalar){ .i = 8 });
     for (int r = 0; r < rows && bytes; r++) { /* 8 times the sum of x, to be taken off again */
         qn_kvalue *at = ADD(ADD(x_at, MUL(n->k_value, INDEX(r))), k);
-        at = qn_kb_idiv(b, at, INDEX(QN_WORD_BYTES));
+        at = DIV(at, INDEX(QN_WORD_BYTES));
         offset[r] = qn_kb_const(b, part, (qn_scalar){ .i = 0 });
         for (int i = 0; i < words; i++) {
             x[r * words + i] = qn_word_repeat(b, n->x, ADD(at, INDEX(i)), n->lanes);
@@ -175,7 +175,7 @@ static void add_group(const qn_nibbles *n, int rows, int streams, qn_kvalue *con
     }
     for (int s = 0; s < streams; s++) {
         qn_kvalue *from = ADD(panels[s], MUL(k, INDEX(n->width)));
-        qn_kvalue *at = qn_kb_idiv(b, from, INDEX(n->each)), *scales = qn_kb_idiv(b, from, INDEX(n->group));
+        qn_kvalue *at = DIV(from, INDEX(n->each)), *scales = DIV(from, INDEX(n->group));
         for (int64_t i = 0; i < n->group / n->each * n->width; i += LINE)
             qn_word_prefetch(b, n->y, ADD(at, INDEX(AHEAD * LINE + i)), 0);
         for (int v = 0; v < n->vectors; v++) {
@@ -280,15 +280,14 @@ void qn_nibbles_unpack(const qn_nibbles *n, qn_kvalue *panel, qn_kvalue *low, qn
     qn_kvalue *one[QN_WORD_BYTES], *numbers[QN_NIBBLES], *scale[2];
     qn_kinst *groups = qn_kb_for(b, low, high, INDEX(n->group), QN_TAG_SERIAL, 0, NULL, NULL);
     qn_kvalue *first = qn_loop_counter(groups),
-              *scales = qn_kb_idiv(b, ADD(panel, MUL(first, INDEX(n->width))), INDEX(n->group));
+              *scales = DIV(ADD(panel, MUL(first, INDEX(n->width))), INDEX(n->group));
     pickers(n, one);
     for (int v = 0; v < n->vectors; v++)
         scale[v] = scales_at(n, ADD(scales, INDEX(v * n->lanes)));
     qn_kinst *words =
         qn_kb_for(b, first, ADD(first, INDEX(n->group)), INDEX(n->each), QN_TAG_SERIAL, 0, NULL, NULL);
-    qn_kvalue *k = qn_loop_counter(words),
-              *from = qn_kb_idiv(b, ADD(panel, MUL(k, INDEX(n->width))), INDEX(n->each)),
-              *line = ADD(at, MUL(qn_kb_isub(b, k, low), INDEX(n->width)));
+    qn_kvalue *k = qn_loop_counter(words), *from = DIV(ADD(panel, MUL(k, INDEX(n->width))), INDEX(n->each)),
+              *line = ADD(at, MUL(SUB(k, low), INDEX(n->width)));
     for (int i = 0; i < n->width; i += LINE)
         qn_word_prefetch(b, n->y, ADD(from, INDEX(AHEAD * LINE + i)), 0);
     for (int v = 0; v < n->vectors; v++) {
