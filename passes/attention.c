@@ -117,7 +117,7 @@ static void score_panels(attention *a, int rows, qn_kvalue *first, qn_kvalue *n,
 {
     qn_kbuilder *b = &a->t.w.b;
     const int64_t width = (int64_t)a->k_vectors * a->t.lanes, panel_size = a->depth * width;
-    qn_kvalue *count = qn_kb_idiv(b, ADD(n, INDEX(width - 1)), INDEX(width)), *acc[2 * QN_ATTENTION_ROWS];
+    qn_kvalue *count = DIV(ADD(n, INDEX(width - 1)), INDEX(width)), *acc[2 * QN_ATTENTION_ROWS];
     qn_kvalue *base = ADD(MUL(group, qn_writer_index(&a->t.w, a->k_panels)), first);
     qn_kinst *loop = qn_attention_for(&a->t, INDEX(0), count);
     qn_kvalue *panel = MUL(ADD(base, qn_loop_counter(loop)), INDEX(panel_size));
@@ -370,14 +370,13 @@ static void store_results(attention *a, int rows)
 static void tile(attention *a, int rows, qn_kvalue *first_query)
 {
     qn_writer *w = &a->t.w;
-    qn_kbuilder *b = &w->b;
     a->first_query = first_query;
     load_queries(a, rows);
     if (a->turned)
         qn_attention_turn_queries(a);
     qn_kvalue *group = ADD(MUL(qn_writer_index(w, a->t.batch), qn_writer_index(w, a->t.groups)),
-                           qn_kb_idiv(b, MUL(qn_writer_index(w, a->t.head), qn_writer_index(w, a->t.groups)),
-                                      qn_writer_index(w, a->t.heads)));
+                           DIV(MUL(qn_writer_index(w, a->t.head), qn_writer_index(w, a->t.groups)),
+                               qn_writer_index(w, a->t.heads)));
     qn_kvalue *end = a->t.n_keys_value;
     if (a->t.causal) {
         qn_kvalue *past = MIN(ADD(first_query, INDEX(rows)), a->t.n_queries_value);
@@ -393,7 +392,7 @@ static void tile(attention *a, int rows, qn_kvalue *first_query)
     } else if (a->one_block) {
         one_block(a, rows, INDEX(0), INDEX(0), end, group);
     } else {
-        qn_kvalue *count = qn_kb_idiv(b, ADD(end, INDEX(a->block - 1)), INDEX(a->block));
+        qn_kvalue *count = DIV(ADD(end, INDEX(a->block - 1)), INDEX(a->block));
         qn_kinst *loop = qn_attention_for(&a->t, INDEX(0), count);
         const int64_t panels = a->k_vectors ? a->block / (a->k_vectors * a->t.lanes) : 0;
         one_block(a, rows, MUL(qn_loop_counter(loop), INDEX(a->block)),
@@ -409,7 +408,6 @@ static void tile(attention *a, int rows, qn_kvalue *first_query)
  * smaller ones. */
 static void tiles(attention *a, int height, qn_kvalue *from, qn_kvalue *to)
 {
-    qn_kbuilder *b = &a->t.w.b;
     if (qn_dim_is_const(a->t.n_queries)) {
         qn_kinst *loop = qn_attention_for(&a->t, from, to);
         tile(a, height, MUL(qn_loop_counter(loop), INDEX(height)));
@@ -417,14 +415,13 @@ static void tiles(attention *a, int height, qn_kvalue *from, qn_kvalue *to)
         return;
     }
     const int small = height / 3;
-    qn_kvalue *full = qn_kb_idiv(b, a->t.n_queries_value, INDEX(height));
+    qn_kvalue *full = DIV(a->t.n_queries_value, INDEX(height));
     qn_kinst *loop = qn_attention_for(&a->t, from, MIN(to, full));
     tile(a, height, MUL(qn_loop_counter(loop), INDEX(height)));
     qn_attention_end(&a->t, loop);
-    qn_kvalue *rest = qn_kb_imod(b, a->t.n_queries_value, INDEX(height));
+    qn_kvalue *rest = MOD(a->t.n_queries_value, INDEX(height));
     qn_kinst *last = qn_attention_for(&a->t, MAX(from, full), to);
-    qn_kinst *pieces =
-        qn_attention_for(&a->t, INDEX(0), qn_kb_idiv(b, ADD(rest, INDEX(small - 1)), INDEX(small)));
+    qn_kinst *pieces = qn_attention_for(&a->t, INDEX(0), DIV(ADD(rest, INDEX(small - 1)), INDEX(small)));
     tile(a, small,
          ADD(MUL(qn_loop_counter(last), INDEX(height)), MUL(qn_loop_counter(pieces), INDEX(small))));
     qn_attention_end(&a->t, pieces);
@@ -447,9 +444,9 @@ static qn_dim write_tasks(attention *a)
     const qn_dim tasks = qn_dim_mul(dims, qn_dim_mul(dims, parts[0], parts[1]), parts[2]);
     qn_kvalue *task = qn_kb_task(b), *n_chunks = qn_writer_index(w, chunks),
               *heads = qn_writer_index(w, a->t.heads);
-    qn_kvalue *from = MUL(qn_kb_imod(b, task, n_chunks), INDEX(each)), *head = qn_kb_idiv(b, task, n_chunks);
-    qn_ispace_set(&a->t.w.space, a->t.head, qn_kb_imod(b, head, heads));
-    qn_ispace_set(&a->t.w.space, a->t.batch, qn_kb_idiv(b, head, heads));
+    qn_kvalue *from = MUL(MOD(task, n_chunks), INDEX(each)), *head = DIV(task, n_chunks);
+    qn_ispace_set(&a->t.w.space, a->t.head, MOD(head, heads));
+    qn_ispace_set(&a->t.w.space, a->t.batch, DIV(head, heads));
     tiles(a, (int)height, from, MIN(ADD(from, INDEX(each)), qn_writer_index(w, n_tiles)));
     return tasks;
 }

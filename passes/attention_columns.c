@@ -103,14 +103,13 @@ static void each_line(attention *a, qn_kvalue *first, qn_kvalue *last, qn_kvalue
                       qn_dim along, void (*fetch)(attention *a))
 {
     qn_writer *w = &a->t.w;
-    qn_kbuilder *b = &w->b;
     const int64_t steps = a->t.n_keys->value / QN_ATTENTION_KEYS,
                   needed = (2 * wide(a) * row_lines + steps - 1) / steps,
                   n = needed < MOST_LINES ? needed : MOST_LINES;
     for (int64_t i = 0; i < n; i++) {
         qn_kvalue *line = ADD(MUL(step, INDEX(n)), INDEX(i));
-        qn_ispace_set(&w->space, a->t.query, MIN(ADD(first, qn_kb_idiv(b, line, INDEX(row_lines))), last));
-        qn_ispace_set(&w->space, along, MUL(qn_kb_imod(b, line, INDEX(row_lines)), INDEX(LINE)));
+        qn_ispace_set(&w->space, a->t.query, MIN(ADD(first, DIV(line, INDEX(row_lines))), last));
+        qn_ispace_set(&w->space, along, MUL(MOD(line, INDEX(row_lines)), INDEX(LINE)));
         const size_t mark = qn_writer_mark(w);
         fetch(a);
         qn_writer_forget(w, mark);
@@ -132,9 +131,8 @@ static void fetch_lines(attention *a, qn_kvalue *key)
 {
     qn_writer *w = &a->t.w;
     qn_kbuilder *b = &w->b;
-    qn_kvalue *step = qn_kb_idiv(b, key, INDEX(QN_ATTENTION_KEYS)),
-              *next = ADD(a->first_query, INDEX(wide(a))), *last = SUB(a->t.n_queries_value, INDEX(1)),
-              *head = NULL;
+    qn_kvalue *step = DIV(key, INDEX(QN_ATTENTION_KEYS)), *next = ADD(a->first_query, INDEX(wide(a))),
+              *last = SUB(a->t.n_queries_value, INDEX(1)), *head = NULL;
     each_line(a, a->first_query, last, step, lines_of(a->columns), a->column, qn_attention_fetch_results);
     if (a->t.head->kind != QN_DIM_CONST) {
         head = qn_writer_index(w, a->t.head);

@@ -154,7 +154,7 @@ static void times_panels(grad *a, int rows, qn_kbuffer *x, int64_t columns, qn_k
     qn_kbuilder *b = &a->t.w.b;
     const int lanes = a->t.lanes;
     const int64_t width = width_of(a), size = columns * width;
-    qn_kvalue *count = qn_kb_idiv(b, ADD(n, INDEX(width - 1)), INDEX(width)), *acc[2 * QN_ATTENTION_ROWS];
+    qn_kvalue *count = DIV(ADD(n, INDEX(width - 1)), INDEX(width)), *acc[2 * QN_ATTENTION_ROWS];
     qn_kvalue *base = panels_at(a, columns);
     qn_kinst *loop = qn_attention_for(&a->t, INDEX(0), count);
     qn_kvalue *panel = ADD(base, MUL(AT(loop), INDEX(size)));
@@ -241,7 +241,7 @@ static void add_rows(grad *a, int rows, qn_kbuffer *x, qn_kbuffer *y, qn_kbuffer
     const int keys = (many ? 24 : 12) / (vectors > 1 ? vectors : 2);
     qn_kinst *block = qn_kb_for(b, INDEX(0), INDEX(columns), INDEX((int64_t)vectors * a->t.lanes),
                                 QN_TAG_SERIAL, 0, NULL, NULL);
-    qn_kvalue *even = SUB(n, qn_kb_imod(b, n, INDEX(keys)));
+    qn_kvalue *even = SUB(n, MOD(n, INDEX(keys)));
     qn_kinst *loop = qn_kb_for(b, INDEX(0), even, INDEX(keys), QN_TAG_SERIAL, 0, NULL, NULL);
     add_block(a, rows, keys, vectors, x, y, to, columns, AT(loop), AT(block));
     qn_attention_end(&a->t, loop);
@@ -341,10 +341,9 @@ static qn_dim write_tasks(grad *a)
         height = (int)((n + count - 1) / count);
     }
     qn_kvalue *groups = qn_writer_index(w, a->t.groups);
-    qn_kvalue *shared =
-        qn_kb_idiv(b, qn_writer_index(w, a->t.heads), groups); /* heads of q that read one of k */
+    qn_kvalue *shared = DIV(qn_writer_index(w, a->t.heads), groups); /* heads of q that read one of k */
     a->group = qn_kb_task(b);
-    qn_ispace_set(&a->t.w.space, a->t.batch, qn_kb_idiv(b, a->group, groups));
+    qn_ispace_set(&a->t.w.space, a->t.batch, DIV(a->group, groups));
     pack(a, a->k, a->k_panels, a->depth);
     pack(a, a->v, a->v_panels, a->columns);
     qn_attention_fill(&a->t, a->gk, rows_at(a, a->depth), INDEX(0), MUL(a->t.n_keys_value, INDEX(a->depth)),
@@ -352,7 +351,7 @@ static qn_dim write_tasks(grad *a)
     qn_attention_fill(&a->t, a->gv, rows_at(a, a->columns), INDEX(0),
                       MUL(a->t.n_keys_value, INDEX(a->columns)), 0);
     qn_kinst *heads = qn_attention_for(&a->t, INDEX(0), shared);
-    qn_ispace_set(&a->t.w.space, a->t.head, ADD(MUL(qn_kb_imod(b, a->group, groups), shared), AT(heads)));
+    qn_ispace_set(&a->t.w.space, a->t.head, ADD(MUL(MOD(a->group, groups), shared), AT(heads)));
     a->head = ADD(MUL(a->group, shared), AT(heads));
     qn_kinst *loop =
         qn_kb_for(b, INDEX(0), a->t.n_queries_value, INDEX(height), QN_TAG_SERIAL, 0, NULL, NULL);

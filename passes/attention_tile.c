@@ -42,7 +42,7 @@ qn_kvalue *qn_attention_number(qn_attention *a, double value)
 
 qn_kvalue *qn_attention_whole(qn_attention *a, qn_kvalue *x)
 {
-    return MUL(qn_kb_idiv(&a->w.b, ADD(x, INDEX(a->lanes - 1)), INDEX(a->lanes)), INDEX(a->lanes));
+    return MUL(DIV(ADD(x, INDEX(a->lanes - 1)), INDEX(a->lanes)), INDEX(a->lanes));
 }
 
 void qn_attention_fill(qn_attention *a, qn_kbuffer *buffer, qn_kvalue *from, qn_kvalue *low, qn_kvalue *high,
@@ -173,7 +173,7 @@ void qn_attention_product_of(qn_attention *a, int rows, int vectors, qn_attentio
         product_loop(&p, INDEX(0), high, step, acc);
         return;
     }
-    qn_kvalue *even = SUB(high, qn_kb_imod(&a->w.b, high, INDEX(a->lanes)));
+    qn_kvalue *even = SUB(high, MOD(high, INDEX(a->lanes)));
     product_loop(&p, INDEX(0), even, a->lanes, acc);
     if (!qn_k_proven_multiple(high, a->lanes))
         product_loop(&p, even, high, 1, acc);

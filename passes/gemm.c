@@ -197,7 +197,7 @@ static qn_kinst *for_range(gemm *g, qn_kvalue *low, qn_kvalue *high)
 static qn_kvalue *row_start(gemm *g, qn_kvalue *x_tile, int r)
 {
     if (g->copy)
-        return qn_kb_isub(&g->w.b, INDEX(r * (g->depth + SKEW)), g->low);
+        return SUB(INDEX(r * (g->depth + SKEW)), g->low);
     return ADD(x_tile, MUL(g->k_value, INDEX(r)));
 }
 
@@ -246,9 +246,9 @@ static void multiply_add(gemm *g, int rows, qn_kvalue *const *starts, qn_kvalue 
 static void fetch_next(gemm *g, qn_kvalue *k, int step)
 {
     int elements = step * g->width / g->spread; /* of a line or more */
-    qn_kvalue *at = ADD(g->fetch, MUL(qn_kb_isub(&g->w.b, k, g->low), INDEX(g->width / g->spread)));
+    qn_kvalue *at = ADD(g->fetch, MUL(SUB(k, g->low), INDEX(g->width / g->spread)));
     if (g->unpacks) { /* a part of a line */
-        qn_word_prefetch(&g->w.b, g->four.y, qn_kb_idiv(&g->w.b, at, INDEX(g->four.each)), 1);
+        qn_word_prefetch(&g->w.b, g->four.y, DIV(at, INDEX(g->four.each)), 1);
         return;
     }
     for (int i = 0; i < elements; i += LINE)
@@ -303,7 +303,7 @@ static qn_kvalue *rows_together(gemm *g, qn_kvalue *const *words, int u)
 /* Where a pair's words from k on are in the copy, two of a row and two of the other by turns. */
 static qn_kvalue *in_copied_pair(gemm *g, int row, qn_kvalue *k)
 {
-    return ADD(INDEX(row * (g->depth + SKEW)), MUL(qn_kb_isub(&g->w.b, k, g->low), INDEX(2)));
+    return ADD(INDEX(row * (g->depth + SKEW)), MUL(SUB(k, g->low), INDEX(2)));
 }
 
 /* Steps of `step` words of k, by two words. acc: blocks of 2 x 2 sums, a pair of rows after the other, where those of a vector
@@ -353,7 +353,7 @@ static void sums_of_pairs(gemm *g, int rows, qn_kvalue **starts, qn_kvalue *pane
     }
     turn_pairs(g, all, acc, blocks);
     pairs_loop(g, all, starts, panel, g->low, even, step, blocks);
-    if (!qn_k_proven_multiple(qn_kb_isub(&g->w.b, g->high, g->low), step))
+    if (!qn_k_proven_multiple(SUB(g->high, g->low), step))
         pairs_loop(g, all, starts, panel, even, g->high, 2, blocks);
     turn_pairs(g, all, blocks, acc);
 }
@@ -378,8 +378,7 @@ static void sums_of_tile(gemm *g, int rows, qn_kvalue *x_tile, qn_kvalue *panel,
         for (int i = 0; i < each; i++)
             acc[i] = qn_kb_load_masked(b, g->partial, ADD(slot, INDEX(i * g->lanes)), g->lanes, later, zero);
     }
-    qn_kvalue *length = qn_kb_isub(b, g->high, g->low), *left = qn_kb_imod(b, length, INDEX(step)),
-              *even = qn_kb_isub(b, g->high, left);
+    qn_kvalue *length = SUB(g->high, g->low), *left = MOD(length, INDEX(step)), *even = SUB(g->high, left);
     if (g->pairs) {
         sums_of_pairs(g, rows, starts, panel, even, step, acc);
         return;
@@ -433,7 +432,7 @@ static void apply_epilogue(gemm *g, int rows, qn_kvalue *const *acc)
     index[g->rank - 1] = g->col_var;
     qn_kvalue *past_row = ADD(g->first_row, INDEX(rows)), *past_col = ADD(g->first_col, INDEX(g->width));
     if (!g->whole_panels)
-        past_col = qn_kb_imin(b, past_col, g->n_value);
+        past_col = MIN(past_col, g->n_value);
     qn_writer_loop by_row =
         qn_writer_for(w, g->row_var, g->first_row, past_row, QN_TAG_SERIAL, 0, NULL, NULL);
     qn_writer_loop by_col =
@@ -509,26 +508,22 @@ static void tile(gemm *g, int rows, qn_kvalue *batch, qn_kvalue *row, qn_kvalue 
     if (g->reads_rows)
         panel = ADD(MUL(batch, MUL(g->k_value, g->n_value)), MUL(qn_loop_counter(panels), INDEX(g->width)));
     if (g->packs)
-        panel =
-            MUL(qn_kb_isub(b, MUL(qn_kb_isub(b, qn_loop_counter(panels), g->first_panel), INDEX(g->depth)),
-                           g->low),
-                INDEX(g->width));
-    qn_kvalue *behind = qn_kb_isub(b, number, g->first_tile), *slot = NULL, *last = NULL;
+        panel = MUL(SUB(MUL(SUB(qn_loop_counter(panels), g->first_panel), INDEX(g->depth)), g->low),
+                    INDEX(g->width));
+    qn_kvalue *behind = SUB(number, g->first_tile), *slot = NULL, *last = NULL;
     g->first_col = MUL(qn_loop_counter(panels), INDEX(g->width));
     if (g->partial) {
-        slot =
-            ADD(MUL(behind, INDEX(g->task_panels)), qn_kb_isub(b, qn_loop_counter(panels), g->first_panel));
+        slot = ADD(MUL(behind, INDEX(g->task_panels)), SUB(qn_loop_counter(panels), g->first_panel));
         slot = MUL(ADD(MUL(slot, INDEX(g->rows)), below), INDEX(g->width));
         last = qn_kb_compare(b, QN_EQ, g->pass, INDEX(g->n_passes - 1));
     }
     if (g->spread) {
         qn_kvalue *here = g->unpacks ? panel_start(g, batch, qn_loop_counter(panels)) : panel;
-        qn_kvalue *next = ADD(here, MUL(panel_size, qn_kb_isub(b, g->past_panel, g->first_panel)));
+        qn_kvalue *next = ADD(here, MUL(panel_size, SUB(g->past_panel, g->first_panel)));
         if (g->partial)
             next = qn_kb_select(b, last, next, ADD(here, MUL(g->high, INDEX(g->width))));
-        qn_kvalue *share =
-            qn_kb_idiv(b, MUL(qn_kb_isub(b, g->high, g->low), INDEX(g->width)), INDEX(g->spread));
-        g->fetch = ADD(next, MUL(qn_kb_imod(b, behind, INDEX(g->spread)), share));
+        qn_kvalue *share = DIV(MUL(SUB(g->high, g->low), INDEX(g->width)), INDEX(g->spread));
+        g->fetch = ADD(next, MUL(MOD(behind, INDEX(g->spread)), share));
     }
     if (g->offsets)
         qn_nibbles_byte_sums(&g->four, rows, panel, x_tile, g->offsets, g->n_groups, acc);
@@ -653,8 +648,7 @@ static void choose(gemm *g)
 static void unpack_panels(gemm *g, qn_kvalue *batch)
 {
     qn_kinst *panels = for_range(g, g->first_panel, g->past_panel);
-    qn_kvalue *to =
-        MUL(qn_kb_isub(&g->w.b, qn_loop_counter(panels), g->first_panel), INDEX(g->depth * g->width));
+    qn_kvalue *to = MUL(SUB(qn_loop_counter(panels), g->first_panel), INDEX(g->depth * g->width));
     qn_nibbles_unpack(&g->four, panel_start(g, batch, qn_loop_counter(panels)), g->low, g->high, g->y, to);
     qn_kb_end_for(&g->w.b, panels, NULL);
 }
@@ -678,9 +672,8 @@ static void multiply_row(gemm *g, qn_kvalue *batch, int streams, qn_kvalue *from
 
 static void multiply_one_row(gemm *g, qn_kvalue *batch)
 {
-    qn_kbuilder *b = &g->w.b;
-    qn_kvalue *odd = qn_kb_imod(b, qn_kb_isub(b, g->past_panel, g->first_panel), INDEX(QN_NIBBLES_STREAMS)),
-              *past = qn_kb_isub(b, g->past_panel, odd);
+    qn_kvalue *odd = MOD(SUB(g->past_panel, g->first_panel), INDEX(QN_NIBBLES_STREAMS)),
+              *past = SUB(g->past_panel, odd);
     multiply_row(g, batch, QN_NIBBLES_STREAMS, g->first_panel, past);
     multiply_row(g, batch, 1, past, g->past_panel);
 }
@@ -708,8 +701,8 @@ static void pack_panels(gemm *g, qn_kvalue *batch)
         qn_writer_for(w, var[0], g->first_panel, g->past_panel, QN_TAG_SERIAL, 0, NULL, NULL);
     qn_writer_prepare(w, y, index);
     qn_writer_loop lanes = qn_writer_for_all(w, var[2], QN_TAG_VECTOR, 0, NULL, NULL);
-    qn_kvalue *row = qn_kb_isub(b, qn_writer_index(w, var[1]), g->low),
-              *panel = MUL(qn_kb_isub(b, qn_writer_index(w, var[0]), g->first_panel), INDEX(g->depth));
+    qn_kvalue *row = SUB(qn_writer_index(w, var[1]), g->low),
+              *panel = MUL(SUB(qn_writer_index(w, var[0]), g->first_panel), INDEX(g->depth));
     qn_kvalue *at = ADD(MUL(ADD(panel, row), INDEX(g->width)), qn_writer_index(w, var[2]));
     qn_kb_store(b, g->y, at, qn_writer_value(w, y, index), NULL);
     qn_writer_end_for(w, &lanes, NULL);
@@ -728,11 +721,11 @@ static void tiles(gemm *g, qn_kvalue *batch, qn_kvalue *to)
         int64_t m = g->m->value, n_tiles = (m + g->rows - 1) / g->rows, height = m / n_tiles,
                 higher = m % n_tiles;
         if (higher) {
-            qn_kinst *loop = for_range(g, from, qn_kb_imin(b, to, INDEX(higher)));
+            qn_kinst *loop = for_range(g, from, MIN(to, INDEX(higher)));
             tile(g, (int)height + 1, batch, MUL(qn_loop_counter(loop), INDEX(height + 1)),
                  qn_loop_counter(loop), INDEX(0));
             qn_kb_end_for(b, loop, NULL);
-            from = qn_kb_imax(b, from, INDEX(higher));
+            from = MAX(from, INDEX(higher));
         }
         qn_kinst *loop = for_range(g, from, to);
         tile(g, (int)height, batch, ADD(MUL(qn_loop_counter(loop), INDEX(height)), INDEX(higher)),
@@ -740,21 +733,20 @@ static void tiles(gemm *g, qn_kvalue *batch, qn_kvalue *to)
         qn_kb_end_for(b, loop, NULL);
         return;
     }
-    qn_kvalue *m = qn_writer_index(&g->w, g->m), *full = qn_kb_idiv(b, m, INDEX(g->rows));
-    qn_kinst *loop = for_range(g, from, qn_kb_imin(b, to, full));
+    qn_kvalue *m = qn_writer_index(&g->w, g->m), *full = DIV(m, INDEX(g->rows));
+    qn_kinst *loop = for_range(g, from, MIN(to, full));
     tile(g, g->rows, batch, MUL(qn_loop_counter(loop), INDEX(g->rows)), qn_loop_counter(loop), INDEX(0));
     qn_kb_end_for(b, loop, NULL);
     /* the rows behind the full tiles, in the task that has the tile number `full` */
-    qn_kvalue *rest = qn_kb_imod(b, m, INDEX(g->rows));
-    qn_kinst *last = for_range(g, qn_kb_imax(b, from, full), to);
+    qn_kvalue *rest = MOD(m, INDEX(g->rows));
+    qn_kinst *last = for_range(g, MAX(from, full), to);
     qn_kvalue *row = MUL(qn_loop_counter(last), INDEX(g->rows));
     for (int height = 16; height >= 1; height /= 2) {
         if (height >= g->rows)
             continue;
-        qn_kvalue *twice = INDEX(2 * height),
-                  *left = 2 * height > g->rows ? rest : qn_kb_imod(b, rest, twice);
-        qn_kvalue *before = qn_kb_isub(b, rest, left);
-        qn_kinst *once = for_range(g, INDEX(0), qn_kb_idiv(b, left, INDEX(height)));
+        qn_kvalue *twice = INDEX(2 * height), *left = 2 * height > g->rows ? rest : MOD(rest, twice);
+        qn_kvalue *before = SUB(rest, left);
+        qn_kinst *once = for_range(g, INDEX(0), DIV(left, INDEX(height)));
         tile(g, height, batch, ADD(row, before), qn_loop_counter(last), before);
         qn_kb_end_for(b, once, NULL);
     }
@@ -774,7 +766,7 @@ static void all_passes(gemm *g, qn_kvalue *batch, qn_kvalue *past)
     qn_kinst *passes = for_range(g, INDEX(0), INDEX(g->n_passes));
     g->pass = qn_loop_counter(passes);
     g->low = MUL(g->pass, INDEX(g->depth));
-    g->high = qn_kb_imin(b, ADD(g->low, INDEX(g->depth)), g->k_value);
+    g->high = MIN(ADD(g->low, INDEX(g->depth)), g->k_value);
     tiles(g, batch, past);
     qn_kb_end_for(b, passes, NULL);
 }
@@ -782,9 +774,8 @@ static void all_passes(gemm *g, qn_kvalue *batch, qn_kvalue *past)
 /* Part i of n things, in parts as equal as can be: the halves of all parts are as equal. */
 static void part(gemm *g, qn_kvalue *i, qn_kvalue *parts, qn_kvalue *n, qn_kvalue **first, qn_kvalue **past)
 {
-    qn_kbuilder *b = &g->w.b;
-    *first = qn_kb_idiv(b, MUL(i, n), parts);
-    *past = qn_kb_idiv(b, MUL(ADD(i, INDEX(1)), n), parts);
+    *first = DIV(MUL(i, n), parts);
+    *past = DIV(MUL(ADD(i, INDEX(1)), n), parts);
 }
 
 /* Rows by rows. But where a kernel made the panels just before, first all rows of one half of the columns: of two threads each then
@@ -802,12 +793,11 @@ static qn_dim write_tasks(gemm *g)
                         qn_dim_is_const(col_blocks) && col_blocks->value % 2 == 0;
     qn_kvalue *task = qn_kb_task(b), *rows = qn_writer_index(w, row_blocks),
               *columns = qn_writer_index(w, col_blocks), *sides = INDEX(halves ? 2 : 1),
-              *width = qn_kb_idiv(b, columns, sides); /* of a side */
-    qn_kvalue *row = qn_kb_idiv(b, task, width), *side = qn_kb_idiv(b, row, rows),
-              *batch = qn_kb_idiv(b, side, sides), *past_tile;
-    qn_kvalue *column = ADD(MUL(qn_kb_imod(b, side, sides), width), qn_kb_imod(b, task, width));
+              *width = DIV(columns, sides); /* of a side */
+    qn_kvalue *row = DIV(task, width), *side = DIV(row, rows), *batch = DIV(side, sides), *past_tile;
+    qn_kvalue *column = ADD(MUL(MOD(side, sides), width), MOD(task, width));
     part(g, column, columns, qn_writer_index(w, g->n_panels), &g->first_panel, &g->past_panel);
-    part(g, qn_kb_imod(b, row, rows), rows, qn_writer_index(w, n_tiles), &g->first_tile, &past_tile);
+    part(g, MOD(row, rows), rows, qn_writer_index(w, n_tiles), &g->first_tile, &past_tile);
     if (!g->four.scale || g->m->min > 1) {
         all_passes(g, batch, past_tile);
         return tasks;

@@ -98,7 +98,7 @@ static void sums_of_panels(gemm *g, qn_kvalue *const *starts, qn_kvalue *x_at, q
     const int step = sets > 2 ? sets : 2;
     for (int i = 0; i < each * sets; i++)
         sums[i] = qn_kb_float(b, (qn_ktype){ QUERN_F32, g->lanes }, 0);
-    qn_kvalue *left = qn_kb_imod(b, g->k_value, INDEX(step)), *even = qn_kb_isub(b, g->k_value, left);
+    qn_kvalue *left = MOD(g->k_value, INDEX(step)), *even = SUB(g->k_value, left);
     k_loop(g, starts, x_at, INDEX(0), even, step, sets, sums);
     for (int half = sets / 2; half > 0; half /= 2)
         for (int i = 0; i < half * each; i++)
@@ -141,9 +141,9 @@ static qn_dim write_tasks(gemm *g, qn_dim n_panels)
     each = each < STREAMS ? STREAMS : each > 1024 ? 1024 : each;
     const qn_dim parts = qn_dim_ceildiv(dims, n_panels, qn_dim_const(dims, each));
     qn_kvalue *task = qn_kb_task(b), *n = qn_writer_index(w, n_panels), *n_parts = qn_writer_index(w, parts);
-    qn_kvalue *batch = qn_kb_idiv(b, task, n_parts), *low = MUL(qn_kb_imod(b, task, n_parts), INDEX(each));
-    qn_kvalue *high = qn_kb_imin(b, ADD(low, INDEX(each)), n), *m = qn_writer_index(w, block->m);
-    qn_kvalue *last = qn_kb_isub(b, high, qn_kb_imod(b, qn_kb_isub(b, high, low), INDEX(STREAMS)));
+    qn_kvalue *batch = DIV(task, n_parts), *low = MUL(MOD(task, n_parts), INDEX(each));
+    qn_kvalue *high = MIN(ADD(low, INDEX(each)), n), *m = qn_writer_index(w, block->m);
+    qn_kvalue *last = SUB(high, MOD(SUB(high, low), INDEX(STREAMS)));
     qn_kinst *rows = qn_kb_for(b, INDEX(0), m, INDEX(g->rows), QN_TAG_SERIAL, 0, NULL, NULL);
     qn_kvalue *row = ADD(MUL(batch, m), qn_loop_counter(rows));
     for (g->streams = STREAMS; g->streams > 0; g->streams /= 2) { /* pairs, then what is left */

@@ -103,7 +103,7 @@ static void sums_of_panels(gemv *g, int n_panels, qn_kvalue *const *panels, qn_k
     const int each = n_panels * g->vectors;
     for (int i = 0; i < each * g->sets; i++)
         acc[i] = qn_kb_const(b, (qn_ktype){ g->sum, g->lanes }, (qn_scalar){ .i = 0 });
-    qn_kvalue *even = qn_kb_isub(b, g->k_value, qn_kb_imod(b, g->k_value, INDEX(g->sets)));
+    qn_kvalue *even = SUB(g->k_value, MOD(g->k_value, INDEX(g->sets)));
     k_loop(g, n_panels, panels, INDEX(0), even, g->sets, acc);
     for (int i = 0; i < each; i++)
         for (int set = 1; set < g->sets; set++)
@@ -212,10 +212,10 @@ static qn_dim write_tasks(gemv *g)
     const qn_dim blocks = qn_dim_ceildiv(dims, g->n_panels, qn_dim_const(dims, size));
     qn_kvalue *task = qn_kb_task(b), *n_blocks = qn_writer_index(w, blocks),
               *all = qn_writer_index(w, g->n_panels);
-    g->row = qn_kb_idiv(b, task, n_blocks);
-    qn_kvalue *low = MUL(qn_kb_imod(b, task, n_blocks), INDEX(size)), *base = MUL(g->row, all);
-    qn_kvalue *high = qn_kb_imin(b, ADD(low, INDEX(size)), all);
-    qn_kvalue *half = qn_kb_idiv(b, qn_kb_isub(b, high, low), INDEX(2));
+    g->row = DIV(task, n_blocks);
+    qn_kvalue *low = MUL(MOD(task, n_blocks), INDEX(size)), *base = MUL(g->row, all);
+    qn_kvalue *high = MIN(ADD(low, INDEX(size)), all);
+    qn_kvalue *half = DIV(SUB(high, low), INDEX(2));
     g->row_var = qn_ispace_var(&w->space, g->batch, false);
     if (g->row_var->kind == QN_DIM_SYMBOL)
         qn_ispace_var_of(&w->space, g->row_var)->value = g->row;
