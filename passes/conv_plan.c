@@ -364,6 +364,25 @@ static bool complete(qn_conv_plan *out, const qn_pass_options *options)
     return true;
 }
 
+/* x as the layout pass pads it where no kernel meets its border. False: it has none. */
+static bool pad_axes(qn_conv_plan *p)
+{
+    const qn_dim *high = qn_attr_dims(p->node, QN_ATTR_HIGH, NULL);
+    bool bordered = false;
+    for (int i = 0; i < p->spatial; i++) {
+        int64_t past;
+        if (p->slot[i] < 0)
+            continue;
+        if (!constant(high[i], &past))
+            return false;
+        qn_conv_axis *a = &p->axes[p->slot[i]];
+        bordered |= a->low != 0 || past != 0;
+        a->in += a->low + past;
+        a->low = 0;
+    }
+    return bordered;
+}
+
 bool qn_conv_plan_make(const qn_node *node, const qn_pass_options *options, qn_conv_plan *out)
 {
     const qn_machine *machine = options->machine;
@@ -377,6 +396,10 @@ bool qn_conv_plan_foresee(const qn_node *node, const qn_pass_options *options, q
 {
     const qn_machine *machine = options->machine;
     memset(out, 0, sizeof *out);
-    return node->op == QN_OP_CONVOLUTION && machine && !machine->gpu &&
-           read_convolution(node, machine->vector_bytes / 4, out) && complete(out, options);
+    if (node->op != QN_OP_CONVOLUTION || !machine || machine->gpu ||
+        !read_convolution(node, machine->vector_bytes / 4, out))
+        return false;
+    if (complete(out, options))
+        return true;
+    return pad_axes(out) && complete(out, options);
 }

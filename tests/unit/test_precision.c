@@ -169,6 +169,12 @@ static const struct {
       "graph @f(%x: f32[25, 98], %y: f32[98, 135]) -> f32[25, 135] {\n"
       "%r = dot_general %x, %y " PLAIN " : f32[25, 135]\nreturn %r\n}\n",
       0, true },
+    { "an odd number of products",
+      "graph @f(%x: f32[25, 97], %y: f32[135, 97]) -> f32[25, 135] {\n"
+      "%r = dot_general %x, %y {x_batch = [], x_contract = [1], y_batch = [], y_contract = [1]} : f32[25, "
+      "135]\n"
+      "return %r\n}\n",
+      0, true },
     { "one row",
       "graph @f(%x: f32[1, 1030], %y: f32[1030, 270]) -> f32[1, 270] {\n"
       "%r = dot_general %x, %y " PLAIN " : f32[1, 270]\nreturn %r\n}\n",
@@ -291,6 +297,35 @@ static qn_value *constant(qn_builder *b, qn_module *module, int rank, const int6
     for (int64_t i = 0; i < n; i++)
         data[i] = number(i, seed);
     return qn_b_constant(b, qn_tensor_new(module, QUERN_F32, rank, dims, data));
+}
+
+/* A line's kernel that is wider than those whose columns meet borders: its input is padded. */
+static void wide_kernels_equal_those_of_float32(void **state)
+{
+    (void)state;
+    for (int m = 1; m < MULTIPLIES; m++) {
+        qn_module *module = qn_module_new("wide");
+        qn_diags diags;
+        qn_diags_init(&diags, module->arena);
+        qn_graph *graph = qn_function_new(module, "f");
+        qn_builder b = { .graph = graph, .diags = &diags };
+        const qn_type type = qn_type_static(module, QUERN_F32, 3, (int64_t[]){ 2, 34, 50 });
+        qn_value *x = qn_graph_add_input(graph, "x", type, QN_ROLE_INPUT);
+        const qn_conv conv = {
+            .stride = (int64_t[]){ 2 }, .low = (int64_t[]){ 11 }, .high = (int64_t[]){ 12 }, .groups = 1
+        };
+        qn_value *w = constant(&b, module, 3, (int64_t[]){ 20, 34, 19 }, 1);
+        qn_graph_add_output(graph, qn_b_convolution(&b, x, w, &conv), "r", -1);
+        qn_array input = { .dims = { 0 } };
+        fill(&input, &type, NULL, 4, module->arena);
+        const qn_pass_options options = { .math = QN_MATH_DEFAULT,
+                                          .precision = QN_PRECISION_BF16,
+                                          .machine = machines[m],
+                                          .fold = qn_interp_fold };
+        lowered_compare("wide", graph, &options, &input, NULL);
+        assert_int_equal(count(graph, QN_OP_CONV_PACKED, QUERN_BF16, 0), 1);
+        qn_module_free(module);
+    }
 }
 
 /* Two samples, with a bias, a rectifier and the next convolution, which reads what it stored; and the sum of both as float32. */
@@ -536,6 +571,7 @@ int main(void)
         cmocka_unit_test(schedules_change_no_bit),
         cmocka_unit_test(few_rows_of_a_constant),
         cmocka_unit_test(convolutions_equal_those_of_float32),
+        cmocka_unit_test(wide_kernels_equal_those_of_float32),
         cmocka_unit_test(machine_code_gives_the_same),
         cmocka_unit_test(winograd_stays_where_it_is_faster),
     };
