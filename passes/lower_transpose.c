@@ -215,6 +215,31 @@ static void fetch_ahead(qn_writer *w, const transposer *t, int buffer, qn_kbuffe
     var->value = now;
 }
 
+/* Where a column's elements begin. Under a mask, which decides whole columns, those that aren't there read somewhere in the buffer
+ * instead: nobody takes what they read. */
+static qn_kvalue *column_at(qn_writer *w, const transposer *t, const qn_kbuffer *from, qn_dim linear)
+{
+    qn_kbuilder *b = &w->b;
+    qn_kvalue *at = qn_writer_index(w, linear);
+    if (!w->mask)
+        return at;
+    const qn_pbuffer *p = &w->lowering->program->buffers[w->arguments.items[from->index].buffer];
+    qn_kvalue *last =
+        qn_kb_isub(b, qn_writer_index(w, qn_ispace_import(&w->space, p->elements)), qn_kb_index(b, t->n_rows));
+    return qn_kb_imax(b, qn_kb_imin(b, at, last), qn_kb_index(b, 0));
+}
+
+/* Is the mask, if there is one, the same for all elements of a block's column, and has the buffer as many of them? */
+static bool masks_columns(const qn_writer *w, const transposer *t, const qn_kbuffer *from)
+{
+    for (size_t i = 0; i < w->bounds.n && w->mask; i++)
+        if (qn_ix_uses(w->bounds.items[i].d, t->row))
+            return false;
+    return !w->mask ||
+           (from->space == QN_SPACE_ARGUMENT &&
+            w->lowering->program->buffers[w->arguments.items[from->index].buffer].elements->min >= t->lanes);
+}
+
 /* The operand's block, transposed, before the elements of the block that is being written. `way`: of its lines. */
 static qn_kbuffer *stage(qn_writer *w, const transposer *t, qn_kbuffer *from, qn_dim linear, int way)
 {
@@ -235,8 +260,8 @@ static qn_kbuffer *stage(qn_writer *w, const transposer *t, qn_kbuffer *from, qn
     for (int i = 0; i < t->lanes; i++) {
         column->value = qn_kb_iadd(b, t->first_staged, qn_kb_index(b, i));
         rows[i] = i >= n_columns ? none
-                  : some ? qn_kb_load_masked(b, from, qn_writer_index(w, linear), t->lanes, some, none)
-                         : qn_kb_load(b, from, qn_writer_index(w, linear), t->lanes);
+                  : some ? qn_kb_load_masked(b, from, column_at(w, t, from, linear), t->lanes, some, none)
+                         : qn_kb_load(b, from, column_at(w, t, from, linear), t->lanes);
         if (i < n_columns)
             fetch_ahead(w, t, w->arguments.items[from->index].buffer, from, linear);
     }
@@ -257,7 +282,7 @@ static qn_kvalue *load(qn_writer *w, void *user, qn_kbuffer *from, qn_dim linear
 {
     transposer *t = user;
     const int way = turns(w, linear, t->row, t->column, t->run);
-    if (w->mask || qn_dtype_bytes(from->dtype) != 4 || !way ||
+    if (!masks_columns(w, t, from) || qn_dtype_bytes(from->dtype) != 4 || !way ||
         !depends_only_on(w, linear, 3, (const qn_dim[]){ t->row, t->column, t->step }))
         return NULL;
     int i = 0;

@@ -125,7 +125,7 @@ static void runs(void **state)
                                  "%y = mul %p, %a : f32[16, 400, 9]\nreturn %y\n}\n");
 }
 
-/* What lies outside is not loaded: the block is not transposed as one. */
+/* Where rows lie outside in part, a block is not transposed as one; columns outside read something else in the buffer. */
 static void padded(void **state)
 {
     (void)state;
@@ -133,6 +133,21 @@ static void padded(void **state)
                       "%t = transpose %x {perm = [1, 0]} : f32[30, 40]\n%zero = constant 0.0 : f32[]\n"
                       "%y = pad %t, %zero {low = [1, 3], high = [1, 5], interior = [0, 0]} : f32[32, 48]\n"
                       "return %y\n}\n");
+    compare("padded columns", "graph @f(%x: f32[3, 27, 40]) -> f32[3, 40, 40] {\n"
+                              "%t = transpose %x {perm = [0, 2, 1]} : f32[3, 40, 27]\n"
+                              "%one = constant 1.0 : f32[]\n"
+                              "%y = pad %t, %one {low = [0, 0, 3], high = [0, 0, 10], interior = [0, 0, 0]} : "
+                              "f32[3, 40, 40]\nreturn %y\n}\n");
+    compare("padded columns, few elements",
+            "graph @f(%x: f32[3, 5]) -> f32[5, 24] {\n"
+            "%t = transpose %x {perm = [1, 0]} : f32[5, 3]\n%zero = constant 0.0 : f32[]\n"
+            "%y = pad %t, %zero {low = [0, 9], high = [0, 12], interior = [0, 0]} : f32[5, 24]\n"
+            "return %y\n}\n");
+    compare("padded columns, rows left over, put beside others",
+            "graph @f(%x: f32[29, 19], %z: f32[19, 7]) -> f32[19, 48] {\n"
+            "%t = transpose %x {perm = [1, 0]} : f32[19, 29]\n%zero = constant 0.0 : f32[]\n"
+            "%p = pad %t, %zero {low = [0, 2], high = [0, 10], interior = [0, 0]} : f32[19, 41]\n"
+            "%y = concatenate %p, %z {axis = 1} : f32[19, 48]\nreturn %y\n}\n");
 }
 
 int main(void)
