@@ -224,8 +224,8 @@ static qn_kvalue *column_at(qn_writer *w, const transposer *t, const qn_kbuffer 
     if (!w->mask)
         return at;
     const qn_pbuffer *p = &w->lowering->program->buffers[w->arguments.items[from->index].buffer];
-    qn_kvalue *last =
-        qn_kb_isub(b, qn_writer_index(w, qn_ispace_import(&w->space, p->elements)), qn_kb_index(b, t->n_rows));
+    qn_kvalue *last = qn_kb_isub(b, qn_writer_index(w, qn_ispace_import(&w->space, p->elements)),
+                                 qn_kb_index(b, t->n_rows));
     return qn_kb_imax(b, qn_kb_imin(b, at, last), qn_kb_index(b, 0));
 }
 

@@ -323,6 +323,45 @@ static qn_value *gather(qn_rewriter *r, const qn_node *node)
     return slice ? qn_b_reshape(&r->b, slice, node->results[0].type.rank, node->results[0].type.dims) : NULL;
 }
 
+/* By constant indices of several axes: of one axis that is all of them, so that one number is read and not one for each. */
+static qn_value *gather_nd(qn_rewriter *r, const qn_node *node)
+{
+    enum { MOST = 1 << 20 }; /* bytes of indices that are read */
+    qn_value *x = node->operands[0];
+    const qn_tensor *indices = qn_value_constant(node->operands[1]);
+    if (!indices || indices->bytes > MOST || qn_attr_int(node, QN_ATTR_BATCH_DIMS) != 0)
+        return NULL;
+    const int rank = indices->type.rank - 1, n_axes = (int)indices->type.dims[rank]->value;
+    int64_t all = 1, index_dims[QN_MAX_RANK];
+    qn_dim dims[QN_MAX_RANK];
+    if (n_axes < 2 || indices->bytes == 0)
+        return NULL;
+    for (int i = 0; i < n_axes; i++)
+        if (!qn_dim_is_const(x->type.dims[i]) || __builtin_mul_overflow(all, x->type.dims[i]->value, &all) ||
+            all > INT32_MAX)
+            return NULL;
+    for (int i = 0; i < rank; i++)
+        index_dims[i] = indices->type.dims[i]->value;
+    const int64_t n = qn_type_elements(&indices->type) / n_axes;
+    const uint8_t *data = qn_tensor_data(indices);
+    int32_t *at = QN_NEW_ARRAY(r->b.graph->module->arena, int32_t, n);
+    for (int64_t i = 0; i < n * n_axes; i++) {
+        const int64_t extent = x->type.dims[i % n_axes]->value;
+        int64_t index =
+            qn_scalar_load(indices->type.dtype, data + (size_t)i * qn_dtype_bytes(indices->type.dtype)).i;
+        index += index < 0 ? extent : 0;
+        if (index < 0 || index >= extent) /* stays, and fails when it is run */
+            return NULL;
+        at[i / n_axes] = (int32_t)((i % n_axes > 0 ? at[i / n_axes] * extent : 0) + index);
+    }
+    dims[0] = qn_dim_const(qn_b_dims(&r->b), all);
+    for (int i = n_axes; i < x->type.rank; i++)
+        dims[1 + i - n_axes] = x->type.dims[i];
+    return qn_b_gather(
+        &r->b, qn_b_reshape(&r->b, x, x->type.rank - n_axes + 1, dims),
+        qn_b_constant(&r->b, qn_tensor_new(r->b.graph->module, QUERN_I32, rank, index_dims, at)), 0);
+}
+
 static qn_value *reverse(qn_rewriter *r, const qn_node *node)
 {
     qn_value *x = node->operands[0];
@@ -514,6 +553,7 @@ const qn_rewrite_rule qn_movement_rules[] = {
     { QN_OP_SLICE, slice },
     { QN_OP_DYNAMIC_SLICE, dynamic_slice },
     { QN_OP_GATHER, gather },
+    { QN_OP_GATHER_ND, gather_nd },
     { QN_OP_REVERSE, reverse },
     { QN_OP_PAD, pad },
     { QN_OP_CONCATENATE, concatenate },

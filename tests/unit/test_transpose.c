@@ -133,11 +133,12 @@ static void padded(void **state)
                       "%t = transpose %x {perm = [1, 0]} : f32[30, 40]\n%zero = constant 0.0 : f32[]\n"
                       "%y = pad %t, %zero {low = [1, 3], high = [1, 5], interior = [0, 0]} : f32[32, 48]\n"
                       "return %y\n}\n");
-    compare("padded columns", "graph @f(%x: f32[3, 27, 40]) -> f32[3, 40, 40] {\n"
-                              "%t = transpose %x {perm = [0, 2, 1]} : f32[3, 40, 27]\n"
-                              "%one = constant 1.0 : f32[]\n"
-                              "%y = pad %t, %one {low = [0, 0, 3], high = [0, 0, 10], interior = [0, 0, 0]} : "
-                              "f32[3, 40, 40]\nreturn %y\n}\n");
+    compare("padded columns",
+            "graph @f(%x: f32[3, 27, 40]) -> f32[3, 40, 40] {\n"
+            "%t = transpose %x {perm = [0, 2, 1]} : f32[3, 40, 27]\n"
+            "%one = constant 1.0 : f32[]\n"
+            "%y = pad %t, %one {low = [0, 0, 3], high = [0, 0, 10], interior = [0, 0, 0]} : "
+            "f32[3, 40, 40]\nreturn %y\n}\n");
     compare("padded columns, few elements",
             "graph @f(%x: f32[3, 5]) -> f32[5, 24] {\n"
             "%t = transpose %x {perm = [1, 0]} : f32[5, 3]\n%zero = constant 0.0 : f32[]\n"
