@@ -144,12 +144,21 @@ static qn_status look(inspect *in, qn_module *module, int format)
     return QUERN_OK;
 }
 
+/* Of an object that this machine can't run what its file says. */
 static int look_at_object(inspect *in, bool json)
 {
+    qn_object_view view = { .path = in->cli.model, .arena = in->arena };
     quern_model *model;
-    if (quern_model_open(in->cli.model, NULL, &model))
+    const bool unread = qn_object_read(in->cli.model, in->arena, &view.file, &in->diags);
+    if (!quern_model_open(in->cli.model, NULL, &model))
+        view.info = quern_model_describe(model);
+    else if (unread)
         return qn_cli_fail_api(&in->cli);
-    (json ? qn_object_json : qn_object_text)(quern_model_describe(model), in->cli.model, in->arena, stdout);
+    else
+        view.refused = qn_arena_strdup(in->arena, quern_last_error());
+    if (view.refused)
+        view.info = view.file.models[0];
+    (json ? qn_object_json : qn_object_text)(&view, stdout);
     quern_model_free(model);
     return QN_EXIT_OK;
 }

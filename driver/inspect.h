@@ -5,6 +5,7 @@
 #include <stdio.h>
 
 #include "driver/compile.h"
+#include "driver/object_file.h"
 
 typedef struct qn_view {
     const qn_module *module; /* after the passes */
@@ -25,8 +26,16 @@ QN_MUST_USE qn_status qn_view_graph(const qn_view *view, FILE *to, qn_diags *dia
 /* That graph as Graphviz draws it, and the memory plan: a rectangle a buffer, steps to the right, offsets downwards. */
 QN_MUST_USE qn_status qn_view_svg(const qn_view *view, FILE *to, qn_diags *diags);
 /* What a compiled shared object says of itself. */
-void qn_object_text(const quern_model_info *info, const char *path, qn_arena *arena, FILE *to);
-void qn_object_json(const quern_model_info *info, const char *path, qn_arena *arena, FILE *to);
+typedef struct qn_object_view {
+    const char *path;
+    const quern_model_info
+        *info;           /* of what runs here; where nothing does, from the file, without functions */
+    const char *refused; /* why nothing does; NULL: something does */
+    qn_object_file file; /* n is 0 where it could not be read */
+    qn_arena *arena;
+} qn_object_view;
+void qn_object_text(const qn_object_view *view, FILE *to);
+void qn_object_json(const qn_object_view *view, FILE *to);
 /* A text in quotes for DOT, with a backslash and line_end for each end of a line: 'n' centres the line before, 'l' puts it to
  * the left. */
 void qn_dot_label(const char *text, char line_end, FILE *to);

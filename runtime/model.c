@@ -277,6 +277,21 @@ static const char *only_query(void *library)
     return found;
 }
 
+/* What the dynamic loader doesn't say of an object for another architecture. */
+static bool is_foreign(const char *path)
+{
+    ElfW(Ehdr) theirs = { 0 }, ours = { 0 };
+    FILE *f = fopen(path, "rbe"), *self = fopen("/proc/self/exe", "rbe");
+    const bool known = f && self && fread(&theirs, sizeof theirs, 1, f) == 1 &&
+                       fread(&ours, sizeof ours, 1, self) == 1 &&
+                       memcmp(theirs.e_ident, ELFMAG, SELFMAG) == 0;
+    if (f)
+        fclose(f);
+    if (self)
+        fclose(self);
+    return known && theirs.e_machine != ours.e_machine;
+}
+
 static int find_info(const char *path, const char *prefix, opened *o, const quern_model_info **out)
 {
     struct stat st;
@@ -292,6 +307,9 @@ static int find_info(const char *path, const char *prefix, opened *o, const quer
         memcpy(spelled + (file - path) + 2 * i, "./", 2);
     o->library = dlopen(spelled, RTLD_NOW | RTLD_LOCAL);
     free(spelled);
+    if (!o->library && is_foreign(path))
+        return qn_fail(QUERN_ERROR_DEVICE, "%s cannot run here: it was compiled for another architecture",
+                       path);
     if (!o->library)
         return qn_fail(QUERN_ERROR_IO, "%s", dlerror());
     char symbol[512];

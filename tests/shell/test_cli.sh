@@ -272,6 +272,30 @@ expect 0 '"dims": \["batch", 4\]' "$quern" inspect inspected.so --format json
 expect 2 'a shared object is code' "$quern" inspect inspected.so --format dot
 expect 0 '^last f32\[2\]' "$quern" run inspected.so
 expect 1 'cannot be read|too short|invalid ELF' "$quern" inspect <(printf '\177ELF')
+# of one that does not run here what its file says; its symbols are not needed
+if command -v aarch64-linux-gnu-gcc >/dev/null; then
+    must "$quern" compile bias.qn --dim batch=2..8 --target aarch64-linux-gnu --cpu cortex-a72 -o foreign.so --prefix other
+    must aarch64-linux-gnu-strip foreign.so
+    [ "$(uname -m)" = aarch64 ] || {
+        for pattern in '^foreign.so, compiled for aarch64.* cortex-a72$' 'for another architecture$' '^entry infer' '  input  b f32\[4\]' \
+            '  output last f32\[batch\]' '  dim    batch = 2\.\.8' '^weights 0 bytes$'; do
+            expect 0 "$pattern" "$quern" inspect foreign.so
+        done
+        expect 1 'foreign.so cannot run here: .* another architecture' "$quern" run foreign.so
+    }
+    "$quern" inspect foreign.so --format json >foreign.json || fail "inspect foreign.so --format json"
+    python3 -c '
+import json
+m = json.load(open("foreign.json"))
+e, = m["entries"]
+assert m["targets"] == [m["target"]] and m["target"].split() == ["aarch64-unknown-linux-gnu", "cortex-a72"], m
+assert m["refused"] and e["least_workspace_bytes"] is None and e["io"][0]["dims"] == ["batch", 4], m
+assert e["symbols"] == [{"name": "batch", "min": 2, "max": 8, "decided": False}], m' || fail "foreign.json"
+    for bytes in 100 1000 3000; do # nothing that the file says is trusted
+        head -c $bytes foreign.so >cut.so
+        expect 1 'cut.so' "$quern" inspect cut.so
+    done
+fi
 # the cache
 expect 0 '^some: 0.0 MB in 0 entries' "$quern" cache --cache some
 must "$quern" run double.qn --cache some

@@ -39,6 +39,7 @@ must "$quern" compile "$model" --cpu $levels -o digits.a
 must "${cc[@]}" -I "$source/include" -DQUERY=digits_query "$source/tests/shell/object_host.c" digits.a -static -o linked
 runs "$here" ./linked out
 expect 0 'logits' "$quern" run digits.so
+expect 0 "^digits.so, compiled for x86_64.* x86-64-v3, x86-64-v4, x86-64-v4 .*amx-bf16; here ${here% \$}" "$quern" inspect digits.so
 if emulated; then
     runs 'x86-64-v3 $' qemu-x86_64 -cpu Haswell ./host out ./digits.so digits_query
     runs 'x86-64-v3 $' qemu-x86_64 -cpu Haswell ./linked out
@@ -47,6 +48,9 @@ if emulated; then
         expect 1 'digits.so cannot run here: it was compiled for x86_64-.* x86-64-v3, and this machine has no AVX2, FMA or F16C' \
             qemu-x86_64 -cpu Nehalem "$quern" run digits.so
 fi
+
+[ -n "${QUERN_SANITIZE-}" ] || ! emulated ||
+    expect 0 '^digits.so, compiled for .*amx-bf16$' qemu-x86_64 -cpu Nehalem "$quern" inspect digits.so
 
 # ---- one CPU is compared with the machine, too
 
@@ -64,6 +68,10 @@ refused()
 refused skylake-avx512 'AVX-512'
 refused sapphirerapids 'AVX-512'
 refused alderlake AVX_VNNI
+if ! has avx_vnni; then # its file says what it is all the same
+    expect 0 'digits.so cannot run here.* AVX_VNNI' "$quern" inspect digits.so
+    expect 0 '  input  image f32\[batch, 64\]' "$quern" inspect digits.so
+fi
 if has avx512bw; then refused native 'AVX-512'; fi
 must "$quern" compile "$model" --cpu haswell -o digits.so
 runs 'haswell $' ./host out ./digits.so digits_query
