@@ -1,7 +1,7 @@
 /* Resize and Upsample: one axis after the other, each a weighted sum of gathers.
  *
  *   known extent      indices and weights are constants
- *   symbolic extent   they are computed in the graph, from the position along the axis
+ *   symbolic or large they are computed in the graph, from the position along the axis
  *   nearest, by a whole factor: a broadcast along a new axis
  *
  * The position of output i in the input lies in (base, base + 1]; tap k reads element base + first + k, at the edge the
@@ -209,12 +209,12 @@ static qn_value *apply_tables(resize *r, const axis_plan *p, qn_value *x, qn_val
         qn_value *mask = qn_b_constant(b, qn_onnx_tensor_of(n->im, QUERN_BOOL, x->type.rank, dims, inside));
         *inside_mask = *inside_mask ? and_also(b, *inside_mask, mask) : mask;
     }
+    qn_value *y = NULL;
     if (r->filter == NEAREST) {
         for (int64_t i = 0; i < out; i++)
             index[i] = weight[i] != 0 ? index[i] : index[out + i];
-        return qn_b_gather(b, x, qn_b_ints(b, (int)out, index), p->axis);
-    }
-    if (taps > MAX_GATHERS) {
+        y = qn_b_gather(b, x, qn_b_ints(b, (int)out, index), p->axis);
+    } else if (taps > MAX_GATHERS) {
         double *matrix = QN_NEW_ARRAY(n->im->arena, double, in *out);
         for (int k = 0; k < taps; k++)
             for (int64_t i = 0; i < out; i++)
@@ -226,14 +226,17 @@ static qn_value *apply_tables(resize *r, const axis_plan *p, qn_value *x, qn_val
         int64_t perm[QN_MAX_RANK]; /* the new axis comes last */
         for (int i = 0; i < x->type.rank; i++)
             perm[i] = i == p->axis ? x->type.rank - 1 : i - (i > p->axis);
-        return qn_b_transpose(b, qn_b_dot_general(b, x, m, &dot, QUERN_INVALID_DTYPE), perm);
+        y = qn_b_transpose(b, qn_b_dot_general(b, x, m, &dot, QUERN_INVALID_DTYPE), perm);
+        qn_arena_release(n->im->arena, matrix, sizeof *matrix * (size_t)(in * out));
+    } else {
+        for (int k = 0; k < taps; k++) {
+            qn_value *row = qn_b_gather(b, x, qn_b_ints(b, (int)out, index + k * out), p->axis);
+            row = mul(b, row, along_axis(n, x, p->axis, out, weight + k * out));
+            y = y ? add(b, y, row) : row;
+        }
     }
-    qn_value *y = NULL;
-    for (int k = 0; k < taps; k++) {
-        qn_value *row = qn_b_gather(b, x, qn_b_ints(b, (int)out, index + k * out), p->axis);
-        row = mul(b, row, along_axis(n, x, p->axis, out, weight + k * out));
-        y = y ? add(b, y, row) : row;
-    }
+    qn_arena_release(n->im->arena, index, sizeof *index * (size_t)(taps * out));
+    qn_arena_release(n->im->arena, weight, sizeof *weight * (size_t)(taps * out));
     return y;
 }
 
@@ -335,6 +338,36 @@ static qn_value *compute_axis(resize *r, const axis_plan *p, qn_value *x)
 }
 
 /* ---- the operator ---- */
+
+/* Can memory hold x as the axes are resized one after the other? Asked before tables are made. */
+static bool fits(qn_onnx_node *n, const qn_type *x, int n_axes, const axis_plan *plans)
+{
+    int64_t dims[QN_MAX_RANK];
+    for (int i = 0; i < x->rank; i++)
+        dims[i] = x->dims[i]->min;
+    for (int k = 0; k < n_axes; k++) {
+        int64_t bytes = (int64_t)sizeof(double);
+        bool none = false, overflow = false;
+        dims[plans[k].axis] = plans[k].out->min;
+        for (int i = 0; i < x->rank; i++) {
+            none |= dims[i] <= 0;
+            overflow |= __builtin_mul_overflow(bytes, dims[i], &bytes);
+        }
+        if (overflow && !none) {
+            qn_onnx_malformed(n, "the result would be larger than any memory");
+            return false;
+        }
+    }
+    return true;
+}
+
+/* Is it worth constants of all its indices and weights? Where the graph can't compute them, always. */
+static bool has_tables(const resize *r, const axis_plan *p)
+{
+    enum { MAX_COUNT = 1 << 19 };
+    return qn_dim_is_const(p->in) && qn_dim_is_const(p->out) &&
+           (p->out->value <= MAX_COUNT || r->transform == CROP || r->antialias || r->exclude_outside);
+}
 
 /* Extent times scale, rounded down. Symbolic extents need a scale that is a fraction of small numbers. */
 static qn_dim scaled_extent(qn_onnx_node *n, qn_dim in, double scale)
@@ -470,7 +503,8 @@ static void import_resize(qn_onnx_node *n)
     for (int i = 0; i < n_axes; i++)
         if (!qn_onnx_axis(n, axes ? axes[i] : i, x->type.rank, &plans[i].axis))
             return;
-    if (!read_extents(&r, &x->type, n_axes, plans) || !read_roi(&r, n_axes, plans))
+    if (!read_extents(&r, &x->type, n_axes, plans) || !read_roi(&r, n_axes, plans) ||
+        !fits(n, &x->type, n_axes, plans))
         return;
     qn_dtype dtype = x->type.dtype; /* integers are interpolated in f32 */
     if (r.filter != NEAREST && !qn_dtype_is_float(dtype))
@@ -482,7 +516,7 @@ static void import_resize(qn_onnx_node *n)
             continue;
         if (factor && x->type.rank < QN_MAX_RANK)
             x = repeat(n, x, p->axis, factor);
-        else if (qn_dim_is_const(p->in) && qn_dim_is_const(p->out))
+        else if (has_tables(&r, p))
             x = apply_tables(&r, p, x, &inside);
         else
             x = compute_axis(&r, p, x);

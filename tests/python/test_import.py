@@ -2,6 +2,8 @@
 
 import os
 import pathlib
+import resource
+import subprocess
 import tempfile
 import unittest
 
@@ -311,6 +313,63 @@ class CountedLoops(unittest.TestCase):
             x = floats(1, 1, 5, 3)
             got, = quern.compile(model(nodes, [info("x", shape)], [info("y", None)], [to, none], opset=11))([x])
             np.testing.assert_array_equal(got[0, 0], x[0, 0][rows][:, columns])
+
+    def test_resize_of_many(self):
+        """More elements than there are tables for: indices and weights are computed."""
+        n, m = 1000, 700_001
+        to = helper.make_tensor("to", TensorProto.INT64, [3], [1, 2, m])
+        x = floats(1, 2, n)
+        at = (np.arange(m) + 0.5) / (m / n) - 0.5
+        linear = np.stack([np.interp(at, np.arange(n), row) for row in x[0].astype(np.float64)])
+        nearest = x[0][:, np.clip(np.ceil(at - 0.5), 0, n - 1).astype(int)]
+        for mode, expected in (("linear", linear), ("nearest", nearest)):
+            nodes = [helper.make_node("Resize", ["x", "", "", "to"], ["y"], mode=mode)]
+            got, = quern.compile(model(nodes, [info("x", [1, 2, n])], [info("y", None)], [to]))([x])
+            np.testing.assert_allclose(got[0], expected, atol=1e-6)
+
+
+MOST = 64 << 20
+
+
+@unittest.skipIf(os.environ.get("QUERN_SANITIZE"), "sanitizers take memory of their own")
+class Refusals(unittest.TestCase):
+    """What asks for giant results is refused, or is a graph, before anything of that size is made: in MOST bytes."""
+
+    def check(self, op, inputs, constants, status, pattern, opset=20, **attributes):
+        initializers = [helper.make_tensor(name, TensorProto.INT64 if np.asarray(v).dtype == np.int64 else TensorProto.FLOAT,
+                                           np.shape(v), np.ravel(v)) for name, v in constants.items()]
+        names = [name for name in attributes.pop("order", [*inputs, *constants])]
+        text = model([helper.make_node(op, names, ["y"], **attributes)], [info(n, s, *t) for n, (s, *t) in inputs.items()],
+                     [info("y", None, attributes.get("to", TensorProto.FLOAT))], initializers, opset)
+        with tempfile.TemporaryDirectory() as folder:
+            path = os.path.join(folder, "m.onnx")
+            pathlib.Path(path).write_bytes(text)
+            process = subprocess.run([str(QUERN), "check", path], preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_DATA, (MOST, MOST)),
+                                     stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+        self.assertEqual(process.returncode, status, process.stdout)
+        self.assertRegex(process.stdout, pattern)
+
+    def test_resize(self):
+        order = ["x", "", "", "to"]
+        for mode in ("nearest", "linear", "cubic"):
+            self.check("Resize", {"x": ([3] * 16,)}, {"to": np.full(16, 1_000_003)}, 1, "Resize#0.*larger than any memory", order=order, mode=mode)
+            self.check("Resize", {"x": ([1, 1, 3, 3],)}, {"to": np.array([1, 1, 1 << 23, 1 << 23])}, 0, "every node is supported", order=order,
+                       mode=mode)
+        self.check("Resize", {"x": ([3] * 4 + [5000] * 8,)}, {"to": np.array([3] * 4 + [4500] * 8)}, 1, "larger than any memory", order=order,
+                   mode="cubic", antialias=1)
+        self.check("Upsample", {"x": ([100] * 8,)}, {"s": np.full(8, 10000.5, np.float32)}, 1, "larger than any memory", opset=9, mode="linear")
+
+    def test_others(self):
+        giant = np.array([1 << 40, 1 << 40])
+        self.check("Tile", {"x": ([3, 3],)}, {"n": giant}, 1, "Tile#0")
+        self.check("Expand", {"x": ([1, 1],)}, {"n": giant}, 1, "Expand#0")
+        self.check("ConstantOfShape", {}, {"n": giant}, 1, "ConstantOfShape#0")
+        for mode in ("constant", "reflect", "edge", "wrap"):
+            self.check("Pad", {"x": ([3, 3],)}, {"n": np.array([1 << 40, 0, 1 << 41, 0])}, 1, "Pad#0", mode=mode)
+        self.check("OneHot", {"x": ([1000], TensorProto.INT64)}, {"n": np.int64(1 << 62), "v": np.array([0, 1], np.float32)}, 1, "OneHot#0")
+        self.check("RoiAlign", {"x": ([1, 3, 64, 64],), "r": ([5, 4],), "i": ([5], TensorProto.INT64)}, {}, 1, "RoiAlign#0",
+                   output_height=1 << 40, output_width=1 << 40, sampling_ratio=64)
+        self.check("Range", {}, {"a": np.float32(0), "b": np.float32(1e30), "c": np.float32(1e-20)}, 1, "Range#0")
 
 
 if __name__ == "__main__":
