@@ -3,6 +3,7 @@
 #include <string.h>
 #include <sys/stat.h>
 
+#include "backends/backend.h"
 #include "driver/api.h"
 #include "driver/output.h"
 #include "frontend/onnx/onnx.h"
@@ -124,7 +125,8 @@ static qn_status load_onnx(const char *path, const void *data, size_t size, cons
                                 .seed = o->seed,
                                 .needs = &needs,
                                 .every_dim = o->every_dim != 0,
-                                .gradient = qn_gradient_at };
+                                .gradient = qn_gradient_at,
+                                .fold = qn_interp_fold };
     qn_status status = path ? qn_onnx_load(path, &options, out, diags)
                             : qn_onnx_load_bytes(data, size, "(memory)", &options, out, diags);
     for (int i = 0; o->needs && i < needs.n; i++)

@@ -465,7 +465,9 @@ static qn_status run(const options *options, qn_arena *arena, bool *out_found, q
     char *text;
     size_t size, length = strlen(options->file);
     if (length > 5 && strcmp(options->file + length - 5, ".onnx") == 0) {
-        QN_TRY(qn_onnx_load(options->file, &(qn_onnx_options){ .gradient = qn_gradient_at }, &module, diags));
+        QN_TRY(qn_onnx_load(options->file,
+                            &(qn_onnx_options){ .gradient = qn_gradient_at, .fold = qn_interp_fold }, &module,
+                            diags));
         return run_module(module, options, arena, out_found, diags);
     }
     QN_TRY(

@@ -117,8 +117,18 @@ qn_value *qn_onnx_value_make(qn_builder *b, qn_onnx_value *v)
 
 /* ---- looking at contents ---- */
 
+/* Looks for contents that were not followed, once. */
+static void evaluate(qn_onnx_import *im, qn_onnx_value *v)
+{
+    if (v->kind != QN_ONNX_TENSOR || v->tensor || v->dims || v->unknown || v->learnable || v->strings)
+        return;
+    v->tensor = qn_onnx_evaluate(im, v->value);
+    v->unknown = !v->tensor;
+}
+
 bool qn_onnx_contents_needed(qn_onnx_import *im, qn_onnx_value *v, qn_onnx_contents *out)
 {
+    evaluate(im, v);
     if (v->kind != QN_ONNX_TENSOR || (!v->tensor && !v->dims))
         return false;
     *out = (qn_onnx_contents){ .dtype = v->type.dtype, .rank = v->type.rank };
@@ -144,8 +154,8 @@ bool qn_onnx_contents_needed(qn_onnx_import *im, qn_onnx_value *v, qn_onnx_conte
 
 bool qn_onnx_contents_of(qn_onnx_import *im, qn_onnx_value *v, qn_onnx_contents *out)
 {
-    if (im->keep_floats && v->kind == QN_ONNX_TENSOR && qn_dtype_is_float(v->type.dtype))
-        return false;
+    if (v->kind == QN_ONNX_TENSOR && qn_dtype_is_float(v->type.dtype) && (im->keep_floats || !v->tensor))
+        return false; /* computed floats stay nodes until an operator has to know them */
     return qn_onnx_contents_needed(im, v, out);
 }
 

@@ -5,6 +5,7 @@
  *   graph.c     scopes, the walk over nodes, functions, captures of regions
  *   node.c      what an operator's function asks of its node: attributes, inputs, outputs, messages
  *   contents.c  values that are known while importing
+ *   known.c     values that can be computed then
  *   tensor.c    initializers and tensor attributes
  *   table.c     the list of operator families; one file per family
  *
@@ -78,6 +79,7 @@ struct qn_onnx_value {
     uint64_t depends; /* set of graph inputs (the first 64) whose contents it is made of */
     uint64_t extents; /* set of symbols (the first 64) whose values its contents are made of */
     bool strings;     /* their numbers, i64: see strings.c */
+    bool unknown;     /* was asked for its contents, and isn't computed from constants */
     bool learnable;   /* made of a float initializer of rank 1 or more, which training may change */
 };
 
@@ -266,6 +268,11 @@ bool qn_onnx_fold_unary(qn_onnx_node *n, const char *op);
 bool qn_onnx_fold_binary(qn_onnx_node *n, const char *op);
 bool qn_onnx_fold_cast(qn_onnx_node *n, qn_onnx_elem to);
 bool qn_onnx_fold_where(qn_onnx_node *n);
+
+/* ---- known.c ---- */
+
+/* What a value of a few elements is when it is computed from constants; NULL when it is not, or is made of parameters. */
+const qn_tensor *qn_onnx_evaluate(qn_onnx_import *im, qn_value *value);
 
 /* ---- tensor.c ---- */
 

@@ -52,6 +52,9 @@ typedef struct qn_onnx_options {
     /* What differentiates for the operator Gradient: qn_gradient_at of passes/autodiff.h; NULL: the operator is not supported. */
     qn_status (*gradient)(qn_graph *graph, qn_value *y, int n, qn_value *const *from, qn_value *const *at,
                           int n_wrt, qn_value **out_gradients, qn_diags *diags);
+    /* What evaluates a node of constants: qn_interp_fold of backends/backend.h; NULL: contents that operators have to know may come
+     * only from arithmetic and data movement. */
+    const qn_tensor *(*fold)(const qn_node *node, void *folder);
 } qn_onnx_options;
 
 /* options may be NULL. The module owns the mapped files; free it with qn_module_free. On an error *out is NULL and diags

@@ -185,7 +185,8 @@ static void import_dft(qn_onnx_node *n)
     qn_onnx_out(n, 0, qn_b_concatenate(b, 2, y, x->type.rank - 1));
 }
 
-/* Frames of the signal, `step` apart, windowed and transformed: [B, frames, bins, 2]. */
+/* Frames of the signal, `step` apart, windowed and transformed: [B, frames, bins, 2]. PyTorch writes a real signal without its last
+ * axis. */
 static void import_stft(qn_onnx_node *n)
 {
     qn_builder *b = &n->b;
@@ -196,10 +197,13 @@ static void import_stft(qn_onnx_node *n)
     if (!x || !qn_onnx_in_int(n, 1, &step) || (qn_onnx_has(n, 3) && !qn_onnx_in_int(n, 3, &length)) ||
         !qn_onnx_ok(n))
         return;
+    if (x->type.rank == 2)
+        x = qn_b_expand_dims(b, x, 2);
     if (x->type.rank != 3 || !is_complex(&x->type) || (window && window->type.rank != 1)) {
         if (x->type.rank == 3)
             qn_onnx_needs_dim(n, x->type.dims[2]);
-        qn_onnx_malformed(n, "the signal must be [batch, length, 1 or 2], the window a vector");
+        qn_onnx_malformed(
+            n, "the signal must be [batch, length] or [batch, length, 1 or 2], the window a vector");
         return;
     }
     qn_dim samples = window ? window->type.dims[0] : x->type.dims[1];

@@ -26,7 +26,7 @@ typedef struct model {
 /* What went wrong is in m.diags; then there is no module. */
 static model try_load(onnx_bytes *graph, int64_t opset)
 {
-    const qn_onnx_options options = { .gradient = qn_gradient_at };
+    const qn_onnx_options options = { .gradient = qn_gradient_at, .fold = qn_interp_fold };
     onnx_bytes training = { 0 };
     model m = { .bytes = onnx_model(graph, opset), .arena = qn_arena_new() };
     onnx_put_string(&training, 1, "ai.onnx.preview.training");
@@ -750,6 +750,88 @@ static void dims_are_scattered(void **state)
     drop(&m);
 }
 
+/* How often to repeat, as PyTorch's exporter writes repeat_interleave: OneHot(axis, rank, [1, times]). How large a grid is: sqrt by
+ * Pow, of a number that is a node's. */
+static void what_constants_make_is_known(void **state)
+{
+    (void)state;
+    onnx_bytes g = { 0 }, one_hot = onnx_node("OneHot", "at rank values", "times"),
+               cast = onnx_node("Cast", "side", "sides");
+    onnx_input(&g, "x", ONNX_FLOAT, "n,1");
+    onnx_ints(&g, "at", 1, (int64_t[]){ 1 });
+    onnx_ints(&g, "rank", 1, (int64_t[]){ 2 });
+    onnx_ints(&g, "values", 2, (int64_t[]){ 1, 9 });
+    onnx_ints(&g, "flat", 1, (int64_t[]){ -1 });
+    onnx_initializer(&g, "nine", ONNX_FLOAT, 0, NULL, (float[]){ 9 });
+    onnx_initializer(&g, "half", ONNX_FLOAT, 0, NULL, (float[]){ .5F });
+    onnx_put_node(&g, &one_hot);
+    onnx_simple(&g, "Reshape", "times flat", "repeats");
+    onnx_simple(&g, "Tile", "x repeats", "wide");
+    onnx_simple(&g, "Pow", "nine half", "side");
+    onnx_attr_int(&cast, "to", ONNX_INT64);
+    onnx_put_node(&g, &cast);
+    onnx_ints(&g, "axis", 1, (int64_t[]){ 0 });
+    onnx_simple(&g, "Unsqueeze", "sides axis", "row");
+    onnx_simple(&g, "Shape", "x", "shape");
+    onnx_simple(&g, "Gather", "shape axis", "batch");
+    onnx_simple(&g, "Identity", "row", "column");
+    onnx_bytes join = onnx_node("Concat", "batch row column", "grid");
+    onnx_attr_int(&join, "axis", 0);
+    onnx_put_node(&g, &join);
+    onnx_simple(&g, "Reshape", "wide grid", "y");
+    onnx_output(&g, "y", ONNX_FLOAT);
+    model m = load(&g, 17);
+    assert_non_null(strstr(m.text, "f32[n, 3, 3]"));
+    drop(&m);
+}
+
+/* Training may change parameters, so that a shape made of one is not known. */
+static void what_parameters_make_is_not_known(void **state)
+{
+    (void)state;
+    onnx_bytes g = { 0 }, most = onnx_node("ArgMax", "w", "at");
+    onnx_input(&g, "x", ONNX_FLOAT, "1,1");
+    onnx_initializer(&g, "w", ONNX_FLOAT, 1, (int64_t[]){ 3 }, (float[]){ 1, 2, 3 });
+    onnx_ints(&g, "two", 1, (int64_t[]){ 2 });
+    onnx_put_node(&g, &most);
+    onnx_bytes join = onnx_node("Concat", "at two", "shape");
+    onnx_attr_int(&join, "axis", 0);
+    onnx_put_node(&g, &join);
+    onnx_simple(&g, "Expand", "x shape", "y");
+    onnx_output(&g, "y", ONNX_FLOAT);
+    model m = try_load(&g, 18);
+    assert_null(m.module);
+    assert_non_null(strstr(qn_diags_text(&m.diags, m.arena), "the contents of input 1 must be known"));
+    drop(&m);
+}
+
+/* torch.stft is exported with a signal of two axes. */
+static void real_signals_need_no_last_axis(void **state)
+{
+    (void)state;
+    float x[8], all[2][20];
+    fill(x, 8, 3);
+    for (int flat = 0; flat < 2; flat++) {
+        onnx_bytes g = { 0 };
+        onnx_input(&g, "x", ONNX_FLOAT, flat ? "1,8" : "1,8,1");
+        onnx_initializer(&g, "step", ONNX_INT64, 0, NULL, (int64_t[]){ 4 });
+        onnx_initializer(&g, "length", ONNX_INT64, 0, NULL, (int64_t[]){ 4 });
+        onnx_initializer(&g, "window", ONNX_FLOAT, 1, (int64_t[]){ 4 }, (float[]){ .5F, 1, 1, .5F });
+        onnx_simple(&g, "STFT", "x step window length", "y");
+        onnx_output(&g, "y", ONNX_FLOAT);
+        model m = load(&g, 17);
+        qn_array in = array_of(QUERN_F32, flat ? 2 : 3, (int64_t[]){ 1, 8, 1 }, x), y;
+        run(&m, &in, &y);
+        assert_int_equal(y.rank, 4);
+        assert_int_equal(y.dims[1] * y.dims[2] * y.dims[3], 2 * 3 * 2);
+        memcpy(all[flat], y.data, 12 * sizeof(float));
+        drop(&m);
+    }
+    assert_memory_equal(all[0], all[1], 12 * sizeof(float));
+    const float sum = .5F * x[0] + x[1] + x[2] + .5F * x[3];
+    assert_true(fabsf(all[1][0] - sum) < 1e-5F);
+}
+
 /* Of no rows and columns it is 1, for each matrix. */
 static void determinants_of_empty_matrices(void **state)
 {
@@ -785,6 +867,9 @@ int main(void)
         cmocka_unit_test(weights_of_four_bits),
         cmocka_unit_test(updates_are_as_many_as_indices),
         cmocka_unit_test(dims_are_scattered),
+        cmocka_unit_test(what_constants_make_is_known),
+        cmocka_unit_test(what_parameters_make_is_not_known),
+        cmocka_unit_test(real_signals_need_no_last_axis),
         cmocka_unit_test(determinants_of_empty_matrices),
     };
     return cmocka_run_group_tests_name("onnx_run", tests, NULL, NULL);
