@@ -11,6 +11,7 @@ enum {
     REPEAT_BUDGET = 4, /* cost of what is computed more often than it has elements */
     SMALL = 64,        /* elements: computing them again costs nothing */
     MANY = 8,          /* times that each element is looked up */
+    SELDOM = 4,        /* elements for each that is looked up */
     FEW_ROWS = 8,
     LONG_ROWS =
         1 << 17 /* elements: a reduction of few rows over so much is spread over tasks by its own kernel */
@@ -94,6 +95,53 @@ static int cost_of(const qn_node *node)
     return node->n_operands > 2 ? node->n_operands : 0;
 }
 
+/* Is what `value` moves read along its rows, one lane behind the other? */
+static bool goes_along_rows(qn_cluster *c, const qn_value *value, const qn_dim *at, qn_dim lane)
+{
+    qn_dim index[QN_MAX_RANK], operand[QN_MAX_RANK], along, rest;
+    memcpy(index, at, sizeof index);
+    while (value->node && qn_ix_moves(value->node) && value->node->n_operands > 0 &&
+           qn_ix_data_count(value->node) == 0) {
+        qn_ix_operand(&c->space, value->node, 0, index, NULL, operand);
+        memcpy(index, operand, sizeof index);
+        value = value->node->operands[0];
+    }
+    return qn_ix_affine(&c->space, qn_cluster_linear(c, &value->type, index), lane, &along, &rest) &&
+           qn_dim_is(along, 1);
+}
+
+/* A kernel of rows has no parts (lower_parts.c) and transposes nothing in registers: what is put together from many pieces, or
+ * from one that lies across the rows, is put together before. */
+static bool is_put_together_before(qn_cluster *c, const qn_node *node, const qn_dim *index)
+{
+    enum { MANY_PIECES = 4, LARGE = 4096 };
+    if (c->group.kind != QN_GROUP_ROWS || node->op != QN_OP_CONCATENATE ||
+        elements_of(&node->results[0].type) < LARGE)
+        return false;
+    const qn_dim lane = c->rows.col_vars[c->rows.n_col_vars - 1];
+    bool across = false;
+    for (int k = 0; k < node->n_operands && lane->kind == QN_DIM_SYMBOL; k++) {
+        qn_dim operand[QN_MAX_RANK];
+        qn_ix_operand(&c->space, node, k, index, NULL, operand);
+        for (int i = 0; i < node->results[0].type.rank && !across; i++)
+            across = qn_ix_uses(index[i], lane) && !goes_along_rows(c, node->operands[k], operand, lane);
+    }
+    return across || node->n_operands >= MANY_PIECES;
+}
+
+/* Is it computed from several values, not counting those that are one number everywhere? */
+static bool reads_several(const qn_node *node)
+{
+    int n = 0;
+    qn_scalar splat;
+    for (int i = 0; i < node->n_operands && qn_node_cost(node) > 0; i++) {
+        const qn_node *made = node->operands[i]->node;
+        const bool repeated = made && made->op == QN_OP_BROADCAST && made->operands[0]->type.rank == 0;
+        n += !repeated && !qn_value_splat(node->operands[i], &splat);
+    }
+    return n > 1;
+}
+
 bool qn_cluster_wants(const qn_demand *d, const qn_node *node)
 {
     qn_cluster *c = d->by;
@@ -101,6 +149,9 @@ bool qn_cluster_wants(const qn_demand *d, const qn_node *node)
     const int cost = cost_of(node);
     if ((int)c->nodes.n >= MAX_NODES)
         return false;
+    for (size_t i = 0; i < d->indices.n; i++)
+        if (is_put_together_before(c, node, d->indices.items[i]))
+            return false;
     if (elements_of(&value->type) <= SMALL || node->op == QN_OP_RESHAPE || node->op == QN_OP_BROADCAST)
         return true;
     double times = 0;
@@ -109,8 +160,8 @@ bool qn_cluster_wants(const qn_demand *d, const qn_node *node)
         times += evaluations(c, value, d->indices.items[i]);
         looked_up |= at_data(c, value, d->indices.items[i]);
     }
-    /* what is looked up again and again is put in order once */
-    if (looked_up && times > MANY)
+    /* what is looked up again and again is put in order once; so is what would be looked up in several places each time */
+    if (looked_up && (times > MANY || (SELDOM * times > 1 && reads_several(node))))
         return false;
     if (cost == 0)
         return true;
@@ -311,21 +362,6 @@ static void demand_queries(qn_fuser *f, qn_cluster *c, const qn_node *node, cons
     const qn_dim depth = qn_ispace_var(&c->space, qn_ispace_import(&c->space, q->type.dims[3]), false);
     const qn_dim at[4] = { index[0], index[heads_last ? 2 : 1], index[heads_last ? 1 : 2], depth };
     (void)qn_demand_at(f, q, c, at);
-}
-
-/* Is what `value` moves read along its rows, one lane behind the other? */
-static bool goes_along_rows(qn_cluster *c, const qn_value *value, const qn_dim *at, qn_dim lane)
-{
-    qn_dim index[QN_MAX_RANK], operand[QN_MAX_RANK], along, rest;
-    memcpy(index, at, sizeof index);
-    while (value->node && qn_ix_moves(value->node) && value->node->n_operands > 0 &&
-           qn_ix_data_count(value->node) == 0) {
-        qn_ix_operand(&c->space, value->node, 0, index, NULL, operand);
-        memcpy(index, operand, sizeof index);
-        value = value->node->operands[0];
-    }
-    return qn_ix_affine(&c->space, qn_cluster_linear(c, &value->type, index), lane, &along, &rest) &&
-           qn_dim_is(along, 1);
 }
 
 /* The panels of a product that packs them itself are computed from what they are made of. */
