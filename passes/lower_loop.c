@@ -425,6 +425,7 @@ typedef struct shape {
 /* Of a nest of all axes: with one variable an axis; where axes were merged or cut that may cross lines, again. */
 static void find_shape(qn_lowering *l, const qn_group *group, const char *name, qn_arena *scratch, shape *s)
 {
+    enum { CUTS = 2 };
     const bool gpu = l->options->machine && l->options->machine->gpu;
     qn_writer rehearsal;
     qn_dim vars[QN_MAX_RANK + 1];
@@ -438,13 +439,14 @@ static void find_shape(qn_lowering *l, const qn_group *group, const char *name, 
         s->pieces = !gpu && cuts_rows(&rehearsal, s->nest.n, vars);
         s->transposed = qn_transposed_axis(&rehearsal, &s->nest, vars);
         qn_nest_merge(&rehearsal, &s->nest, vars);
-        qn_nest cut = s->nest;
-        if (s->transposed < 0 && before == s->nest.n && !gpu && qn_nest_cut(&rehearsal, &cut, vars)) {
+        if (s->transposed >= 0 || before != s->nest.n || gpu)
+            continue;
+        qn_nest cut = s->nest; /* an axis may be several: channels of a block, blocks, positions */
+        for (int i = 0; i < CUTS && s->transposed < 0 && qn_nest_cut(&rehearsal, &cut, vars); i++) {
             rehearse(&rehearsal, l, group, name, scratch, &cut, vars);
             s->transposed = qn_transposed_axis(&rehearsal, &cut, vars);
             if (s->transposed >= 0)
                 s->nest = cut;
-            break;
         }
     }
     for (bool more = s->transposed >= 0; more; s->run |= more) {

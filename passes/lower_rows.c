@@ -575,14 +575,17 @@ static void write_kernel(row_kernel *k)
 
 /* How many accesses have neighbours in memory for neighbouring values of the variable. What is looked up counts as several: in
  * the other direction each lane has a place of its own. */
-static int contiguous_along(qn_writer *w, qn_dim var)
+static int contiguous_along(qn_writer *w, qn_dim var, int n_cols, const qn_dim *col_vars)
 {
     enum { LOOKUP = 8 };
     int n = 0;
     for (size_t i = 0; i < w->accesses.n; i++) {
         qn_dim coefficient, rest;
         const qn_access *a = &w->accesses.items[i];
-        if (a->buffer && a->buffer->space == QN_SPACE_ARGUMENT &&
+        bool each_column = n_cols == 0 || qn_ix_uses_data(&w->space, a->linear);
+        for (int k = 0; k < n_cols; k++)
+            each_column |= qn_ix_uses(a->linear, col_vars[k]);
+        if (a->buffer && each_column && a->buffer->space == QN_SPACE_ARGUMENT &&
             qn_ix_affine(&w->space, a->linear, var, &coefficient, &rest) && qn_dim_is(coefficient, 1))
             n += qn_ix_uses_data(&w->space, a->linear) ? LOOKUP : 1;
     }
@@ -594,11 +597,11 @@ static bool choose_lanes(qn_writer *rehearsal, const qn_nest *rows, const qn_nes
 {
     if (rows->n == 0 || cols->n == 0)
         return rows->n > 0;
-    const int along_rows = contiguous_along(rehearsal, row_vars[rows->n - 1]);
-    const int along_cols = contiguous_along(rehearsal, col_vars[cols->n - 1]);
-    if (along_rows != along_cols)
-        return along_rows > along_cols;
-    return cols->dims[cols->n - 1]->max < SHORT_ROW;
+    const bool is_short = cols->dims[cols->n - 1]->max < SHORT_ROW;
+    const int n_cols = is_short ? 0 : cols->n; /* what a row has once counts where it is short */
+    const int along_rows = contiguous_along(rehearsal, row_vars[rows->n - 1], n_cols, col_vars);
+    const int along_cols = contiguous_along(rehearsal, col_vars[cols->n - 1], n_cols, col_vars);
+    return along_rows != along_cols ? along_rows > along_cols : is_short;
 }
 
 static void rehearse(row_kernel *k, qn_arena *scratch, const char *name)

@@ -80,6 +80,11 @@ static void channels(void **state)
             "graph @f(%w: f32[32, 48, 3, 3]) -> f32[2, 3, 3, 3, 16, 16] {\n"
             "%r = reshape %w {dims = [2, 16, 3, 16, 3, 3]} : f32[2, 16, 3, 16, 3, 3]\n"
             "%y = transpose %r {perm = [0, 2, 4, 5, 3, 1]} : f32[2, 3, 3, 3, 16, 16]\nreturn %y\n}\n");
+    compare("from blocks, channels and positions as one axis",
+            "graph @f(%x: f32[4, 5, 19, 16]) -> u8[5, 1216] {\n"
+            "%a = transpose %x {perm = [1, 0, 3, 2]} : f32[5, 4, 16, 19]\n"
+            "%r = reshape %a {dims = [5, 1216]} : f32[5, 1216]\n%b = abs %r : f32[5, 1216]\n"
+            "%y = convert %b {dtype = u8} : u8[5, 1216]\nreturn %y\n}\n");
     compare("backwards to blocks",
             "graph @f(%w: f32[32, 48, 3, 3]) -> f32[3, 2, 3, 3, 16, 16] {\n"
             "%v = reverse %w {axes = [2, 3]} : f32[32, 48, 3, 3]\n"
