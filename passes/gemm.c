@@ -23,34 +23,29 @@
  *
  * Bytes are multiplied four at a time, with sums of 32 bits: k, x and panels count in words (words.h). Where a machine
  * multiplies pairs of rows by pairs of columns (QN_K_MMLA), two words of each at a time, sums are in blocks of 2 x 2 meanwhile. */
-#include "passes/lower.h"
-#include "passes/nibbles.h"
+#include "passes/gemm.h"
+
 #include "passes/quantize.h"
 #include "passes/schedule.h"
 #include "passes/terms.h"
 #include "passes/words.h"
 
 enum {
-    UNROLL = 2,       /* of k */
-    LEAST_CHAINS = 8, /* accumulators that hide the latency of an FMA */
+    UNROLL = 2, /* of k */
     TASK_NANOSECONDS = 20000,
     FLOPS_A_NANOSECOND = 100, /* of a core: for the size of tasks only */
     BYTES_A_NANOSECOND = 15,
     FIGHTING_STRIDE = 4096, /* bytes of a way of the first cache: rows this far apart share sets */
-    SKEW = 16,              /* elements between copied rows, so that they don't */
-    MAX_ROWS = 24,
-    MAX_DEPTH = 768,   /* of k in one pass over a task's tiles */
-    MAX_TILES = 16,    /* of a task, one below the other */
-    PAIR_PANELS = 4,   /* of a task, for which rows are put together by pairs first */
-    SPREAD = 4,        /* tiles that fetch the next panels between them */
-    ENOUGH_TASKS = 12, /* for the threads that there may be */
-    LINE = 16,         /* elements of a cache line */
+    MAX_DEPTH = 768,        /* of k in one pass over a task's tiles */
+    MAX_TILES = 16,         /* of a task, one below the other */
+    PAIR_PANELS = 4,        /* of a task, for which rows are put together by pairs first */
+    SPREAD = 4,             /* tiles that fetch the next panels between them */
+    ENOUGH_TASKS = 12,      /* for the threads that there may be */
     COPY_BYTES = QN_LOCAL_LIMIT / 3,
     PARTIAL_BYTES = QN_LOCAL_LIMIT / 12 * 7, /* the rest is a tile's */
     COPIED_DEPTH = 256, /* of k in a pass that copies rows, packs panels, or reads them from rows */
     /* Of k, from where on passes over rows are twice as deep: partial sums go through the caches once a pass. */
     LONG = 8 * COPIED_DEPTH,
-    ROWS_AHEAD = 3, /* fetched before they are needed, where y lies row by row: they share few cache sets */
     SHARING_STRIDE = 4096, /* bytes: of rows of y that share too few sets of the second cache in a pass */
     LEAST_SIDE = 256,      /* elements of a right side that lies row by row */
     PACKED_BYTES = QN_LOCAL_LIMIT / 8 * 3, /* of packed panels; partial sums take as much then */
@@ -58,40 +53,6 @@ enum {
     UNPACKED_PARTIAL_BYTES = QN_LOCAL_LIMIT / 16 * 7,
     OFFSETS_BYTES = QN_LOCAL_LIMIT / 2 /* of rows of bytes */
 };
-
-typedef struct {
-    qn_writer w;
-    const qn_group *group;
-    qn_kbuffer *x, *y, *tile, *copy; /* copy: NULL when x is read where it is */
-    qn_kbuffer *partial;             /* sums of the task's tiles between passes over k; NULL: one pass */
-    bool pairs;                      /* of rows by pairs of columns: QN_K_MMLA */
-    bool by_lane;                    /* x is loaded in vectors, for so many steps of k */
-    bool copies;                     /* rows of x, where they fight for cache sets */
-    bool packs;                      /* the panels: y is local, with what the pass multiplies by */
-    bool unpacks;                    /* them, from four bits or bytes */
-    qn_nibbles four;     /* those; or what rows of bytes are multiplied by; else its scale is NULL */
-    qn_kbuffer *offsets; /* local: of such rows */
-    int64_t n_groups;    /* of k that share a scale */
-    bool reads_rows;     /* y lies row by row */
-    qn_kbuffer *out;     /* stored directly: the group is the product alone; else NULL */
-    int lanes, vectors, width, rows; /* rows: of the highest tile */
-    int rank;                        /* of the result */
-    qn_dim dims[QN_MAX_RANK];        /* of the result, in the kernel's space */
-    qn_dim m, n, k, batch;           /* rows and columns of one batch; k in words */
-    qn_dim n_panels;
-    qn_dtype sum;
-    bool fused, in_order;    /* multiply-add; one sum for each element, which strict math wants */
-    qn_dim row_var, col_var; /* of all batches; of one row */
-    qn_kvalue *k_value, *n_value;
-    int64_t depth, n_passes; /* of k in a pass; passes */
-    int64_t task_tiles, task_panels;
-    int spread; /* tiles that fetch the next panels between them; 0: none do */
-    qn_kvalue *first_tile, *first_panel, *past_panel; /* of the task */
-    qn_kvalue *fetch;                 /* what the tile fetches; NULL: a little ahead of what it reads */
-    qn_kvalue *pass, *low, *high;     /* the running pass, its part of k */
-    qn_kvalue *first_row, *first_col; /* of the tile being finished */
-    bool whole_panels;
-} gemm;
 
 static bool multiplies(const qn_node *node, const qn_pass_options *options)
 {
@@ -125,7 +86,7 @@ bool qn_gemm_reads_rows(const qn_node *node, const qn_pass_options *options)
     const qn_dot_side xs = qn_dot_side_of(node, 0), ys = qn_dot_side_of(node, 1);
     const int n_batch = xs.n_batch, width = 2 * machine->vector_bytes / QN_WORD_BYTES;
     if (x->dtype != QUERN_F32 || y->dtype != QUERN_F32 || node->results[0].type.dtype != QUERN_F32 ||
-        width < 2 * LINE || xs.n_contract != 1 || xs.contract[0] != x->rank - 1 ||
+        width < 2 * QN_GEMM_LINE || xs.n_contract != 1 || xs.contract[0] != x->rank - 1 ||
         ys.contract[0] != n_batch || ys.n_free != 1)
         return false;
     for (int i = 0; i < n_batch; i++)
@@ -148,7 +109,7 @@ static int most_rows_of_tile(const qn_machine *machine, int vectors)
 {
     const int registers = machine->vector_registers;
     const int most = machine->by_lane ? (registers - vectors) / (vectors + 1) : (registers - 1) / vectors - 1;
-    return most < MAX_ROWS ? most : MAX_ROWS;
+    return most < QN_GEMM_MOST_ROWS ? most : QN_GEMM_MOST_ROWS;
 }
 
 static int rows_of_tile(const qn_machine *machine, int vectors)
@@ -182,219 +143,11 @@ bool qn_gemm_packs(const qn_node *node, const qn_pass_options *options)
                                          tasks * FLOPS_A_NANOSECOND * TASK_NANOSECONDS);
 }
 
-/* ---- arithmetic on kernel indices ---- */
-
 #define TERMS (&g->w.b)
-
-static qn_kinst *for_range(gemm *g, qn_kvalue *low, qn_kvalue *high)
-{
-    return qn_kb_for(&g->w.b, low, high, INDEX(1), QN_TAG_SERIAL, 0, NULL, NULL);
-}
-
-/* ---- the micro-kernel ---- */
-
-/* Where row r of the tile begins: elements of x, or of the copy, to which k is added. */
-static qn_kvalue *row_start(gemm *g, qn_kvalue *x_tile, int r)
-{
-    if (g->copy)
-        return SUB(INDEX(r * (g->depth + SKEW)), g->low);
-    return ADD(x_tile, MUL(g->k_value, INDEX(r)));
-}
-
-/* Elements between a panel's columns for one k and for the next. */
-static int64_t y_stride(const gemm *g)
-{
-    return g->reads_rows ? g->n->value : g->width;
-}
-
-/* Steps of k that are written out. */
-static int least_step(const gemm *g)
-{
-    return g->by_lane ? g->lanes : UNROLL;
-}
-
-/* The row's x at k, in all lanes. */
-static qn_kvalue *x_at(gemm *g, qn_kvalue *start, qn_kvalue *k)
-{
-    return qn_word_repeat(&g->w.b, g->copy ? g->copy : g->x, ADD(start, k), g->lanes);
-}
-
-/* One step of k for all rows: accumulators of set `set`. `x`: of each row as many steps as there are lanes, of which this is number
- * `lane`; or NULL. */
-static void multiply_add(gemm *g, int rows, qn_kvalue *const *starts, qn_kvalue *panel, qn_kvalue *k,
-                         qn_kvalue *const *x_lanes, int lane, qn_kvalue **acc)
-{
-    qn_kbuilder *b = &g->w.b;
-    qn_kvalue *columns[2], *at = ADD(panel, MUL(k, INDEX(y_stride(g))));
-    for (int i = 0; g->reads_rows && i < g->width; i += LINE)
-        qn_word_prefetch(b, g->y, ADD(at, INDEX(ROWS_AHEAD * y_stride(g) + i)), 0);
-    if (!g->fetch && !g->packs && !g->reads_rows &&
-        lane * g->width % LINE == 0) /* bound by the stream of panels */
-        qn_word_prefetch(b, g->y, ADD(at, INDEX(16 * g->width)), 0);
-    for (int v = 0; v < g->vectors; v++)
-        columns[v] = qn_word_load(b, g->y, ADD(at, INDEX(v * g->lanes)), g->lanes);
-    for (int r = 0; r < rows; r++) {
-        qn_kvalue *x =
-            x_lanes ? qn_word_lane(b, x_lanes[r], g->lanes, lane, g->lanes) : x_at(g, starts[r], k);
-        for (int v = 0; v < g->vectors; v++)
-            acc[r * g->vectors + v] =
-                qn_word_multiply_add(b, x, columns[v], acc[r * g->vectors + v], g->fused);
-    }
-}
-
-/* This tile's share of the panel that will be read after this one is done with. */
-static void fetch_next(gemm *g, qn_kvalue *k, int step)
-{
-    int elements = step * g->width / g->spread; /* of a line or more */
-    qn_kvalue *at = ADD(g->fetch, MUL(SUB(k, g->low), INDEX(g->width / g->spread)));
-    if (g->unpacks) { /* a part of a line */
-        qn_word_prefetch(&g->w.b, g->four.y, DIV(at, INDEX(g->four.each)), 1);
-        return;
-    }
-    for (int i = 0; i < elements; i += LINE)
-        qn_word_prefetch(&g->w.b, g->y, ADD(at, INDEX(i)), 1);
-}
-
-/* Steps of `step` from low to high; `sets` accumulator sets taken in turn. */
-static void k_loop(gemm *g, int rows, qn_kvalue *const *starts, qn_kvalue *panel, qn_kvalue *low,
-                   qn_kvalue *high, int step, int sets, qn_kvalue **acc)
-{
-    int each = rows * g->vectors;
-    qn_kinst *loop = qn_kb_for(&g->w.b, low, high, INDEX(step), QN_TAG_SERIAL, each * sets, acc, NULL);
-    for (int i = 0; i < each * sets; i++)
-        acc[i] = &loop->blocks[0]->arguments[1 + i];
-    if (g->fetch && step > 1)
-        fetch_next(g, qn_loop_counter(loop), step);
-    const bool by_lane = g->by_lane && step % g->lanes == 0;
-    for (int u = 0; u < step; u++) {
-        qn_kvalue *x_lanes[MAX_ROWS], *k = ADD(qn_loop_counter(loop), INDEX(u));
-        for (int r = 0; r < rows && by_lane && u % g->lanes == 0; r++)
-            x_lanes[r] = qn_word_load(&g->w.b, g->copy ? g->copy : g->x, ADD(starts[r], k), g->lanes);
-        multiply_add(g, rows, starts, panel, k, by_lane ? x_lanes : NULL, u % g->lanes,
-                     acc + u % sets * each);
-    }
-    qn_kb_end_for(&g->w.b, loop, acc);
-    for (int i = 0; i < each * sets; i++)
-        acc[i] = &loop->results[i];
-}
-
-/* Four lanes of two rows that lie below one another as two blocks of 2 x 2, or back: both are the same. */
-static void turn_pairs(gemm *g, int rows, qn_kvalue *const *from, qn_kvalue **to)
-{
-    static const int first[] = { 0, 1, 4, 5 }, second[] = { 2, 3, 6, 7 };
-    for (int r = 0; r < rows; r += 2)
-        for (int v = 0; v < g->vectors; v++) {
-            qn_kvalue *above = from[r * g->vectors + v], *below = from[(r + 1) * g->vectors + v];
-            to[r * g->vectors + v] = qn_kb_shuffle(&g->w.b, above, below, 4, first);
-            to[(r + 1) * g->vectors + v] = qn_kb_shuffle(&g->w.b, above, below, 4, second);
-        }
-}
-
-/* Words u and u + 1 of a row's `words`, and of the row below it. */
-static qn_kvalue *rows_together(gemm *g, qn_kvalue *const *words, int u)
-{
-    const int all = words[0]->type.lanes, pair = 2 * qn_word_elements(g->x->dtype);
-    int mask[32];
-    for (int i = 0; i < 2 * pair; i++)
-        mask[i] = u / 2 * pair + i % pair + i / pair * all;
-    return qn_kb_shuffle(&g->w.b, words[0], words[1], 2 * pair, mask);
-}
-
-/* Where a pair's words from k on are in the copy, two of a row and two of the other by turns. */
-static qn_kvalue *in_copied_pair(gemm *g, int row, qn_kvalue *k)
-{
-    return ADD(INDEX(row * (g->depth + SKEW)), MUL(SUB(k, g->low), INDEX(2)));
-}
-
-/* Steps of `step` words of k, by two words. acc: blocks of 2 x 2 sums, a pair of rows after the other, where those of a vector
- * of columns are [r * vectors + v] and [(r + 1) * vectors + v]. */
-static void pairs_loop(gemm *g, int rows, qn_kvalue *const *starts, qn_kvalue *panel, qn_kvalue *low,
-                       qn_kvalue *high, int step, qn_kvalue **acc)
-{
-    qn_kbuilder *b = &g->w.b;
-    const int n = rows * g->vectors;
-    qn_kinst *loop = qn_kb_for(b, low, high, INDEX(step), QN_TAG_SERIAL, n, acc, NULL);
-    qn_kvalue *k = qn_loop_counter(loop), *words[MAX_ROWS], *at = ADD(panel, MUL(k, INDEX(g->width)));
-    for (int i = 0; i < n; i++)
-        acc[i] = &loop->blocks[0]->arguments[1 + i];
-    if (g->fetch && step > 2)
-        fetch_next(g, k, step);
-    for (int r = 0; r < rows && !g->copy; r++)
-        words[r] = qn_word_load(b, g->x, ADD(starts[r], k), step);
-    for (int u = 0; u < step; u += 2) {
-        qn_kvalue *columns[4];
-        for (int i = 0; i < 2 * g->vectors; i++)
-            columns[i] = qn_word_load(b, g->y, ADD(at, INDEX(u * g->width + i * g->lanes)), g->lanes);
-        for (int r = 0; r < rows; r += 2) {
-            qn_kvalue *both = g->copy
-                                  ? qn_word_load(b, g->copy, in_copied_pair(g, r, ADD(k, INDEX(u))), g->lanes)
-                                  : rows_together(g, &words[r], u);
-            for (int i = 0; i < 2 * g->vectors; i++) {
-                qn_kvalue **sum = &acc[(r + i % 2) * g->vectors + i / 2];
-                *sum = qn_kb_mmla(b, both, columns[i], *sum);
-            }
-        }
-    }
-    qn_kb_end_for(b, loop, acc);
-    for (int i = 0; i < n; i++)
-        acc[i] = &loop->results[i];
-}
-
-/* acc += the pass's products, by pairs of rows; the row below the last of an odd number is that row again, and forgotten. */
-static void sums_of_pairs(gemm *g, int rows, qn_kvalue **starts, qn_kvalue *panel, qn_kvalue *even, int step,
-                          qn_kvalue **acc)
-{
-    const int all = rows + rows % 2;
-    qn_kvalue *blocks[MAX_ROWS * 2];
-    if (all > rows) {
-        starts[rows] = starts[rows - 1];
-        for (int v = 0; v < g->vectors; v++)
-            acc[rows * g->vectors + v] = acc[(rows - 1) * g->vectors + v];
-    }
-    turn_pairs(g, all, acc, blocks);
-    pairs_loop(g, all, starts, panel, g->low, even, step, blocks);
-    if (!qn_k_proven_multiple(SUB(g->high, g->low), step))
-        pairs_loop(g, all, starts, panel, even, g->high, 2, blocks);
-    turn_pairs(g, all, blocks, acc);
-}
-
-/* out[r * vectors + v]: the sums of a tile over the running pass, and over those before it */
-static void sums_of_tile(gemm *g, int rows, qn_kvalue *x_tile, qn_kvalue *panel, qn_kvalue *slot,
-                         qn_kvalue **acc)
-{
-    qn_kbuilder *b = &g->w.b;
-    int each = rows * g->vectors, sets = 1;
-    while (!g->in_order && !g->pairs && sets * each < LEAST_CHAINS)
-        sets *= 2;
-    const int step = sets > least_step(g) ? sets : least_step(g);
-    qn_kvalue *starts[MAX_ROWS],
-        *zero = qn_kb_const(b, (qn_ktype){ g->sum, g->lanes }, (qn_scalar){ .i = 0 });
-    for (int r = 0; r < rows; r++)
-        starts[r] = row_start(g, x_tile, r);
-    for (int i = 0; i < each * sets; i++)
-        acc[i] = zero;
-    if (g->partial) {
-        qn_kvalue *later = qn_kb_splat(b, qn_kb_compare(b, QN_GT, g->pass, INDEX(0)), g->lanes);
-        for (int i = 0; i < each; i++)
-            acc[i] = qn_kb_load_masked(b, g->partial, ADD(slot, INDEX(i * g->lanes)), g->lanes, later, zero);
-    }
-    qn_kvalue *length = SUB(g->high, g->low), *left = MOD(length, INDEX(step)), *even = SUB(g->high, left);
-    if (g->pairs) {
-        sums_of_pairs(g, rows, starts, panel, even, step, acc);
-        return;
-    }
-    k_loop(g, rows, starts, panel, g->low, even, step, sets, acc);
-    for (int half = sets / 2; half > 0; half /= 2) {
-        for (int i = 0; i < half * each; i++)
-            acc[i] = qn_kb_binary(b, QN_OP_ADD, acc[i], acc[i + half * each]);
-    }
-    if (!qn_k_proven_multiple(length, step))
-        k_loop(g, rows, starts, panel, even, g->high, 1, 1, acc);
-}
 
 /* ---- finishing a tile ---- */
 
-static void store_sums(gemm *g, int rows, qn_kvalue *const *acc)
+static void store_sums(qn_gemm *g, int rows, qn_kvalue *const *acc)
 {
     qn_kbuilder *b = &g->w.b;
     for (int r = 0; r < rows; r++) {
@@ -413,14 +166,14 @@ static void store_sums(gemm *g, int rows, qn_kvalue *const *acc)
 /* The product at an index inside the tile: only ever asked at (row_var, col_var). */
 static qn_kvalue *fetch_sum(qn_writer *w, void *user, const qn_value *value, const qn_dim *index)
 {
-    gemm *g = user;
+    qn_gemm *g = user;
     (void)value, (void)index;
     qn_kvalue *row = qn_kb_isub(&w->b, qn_writer_index(w, g->row_var), g->first_row);
     qn_kvalue *col = qn_kb_isub(&w->b, qn_writer_index(w, g->col_var), g->first_col);
     return qn_kb_load(&w->b, g->tile, ADD(MUL(row, INDEX(g->width)), col), 1);
 }
 
-static void apply_epilogue(gemm *g, int rows, qn_kvalue *const *acc)
+static void apply_epilogue(qn_gemm *g, int rows, qn_kvalue *const *acc)
 {
     qn_writer *w = &g->w;
     qn_kbuilder *b = &w->b;
@@ -442,38 +195,7 @@ static void apply_epilogue(gemm *g, int rows, qn_kvalue *const *acc)
     qn_writer_end_for(w, &by_row, NULL);
 }
 
-/* The same by pairs, as they are multiplied: so that it is done once for all panels of the task. */
-static void copy_pairs(gemm *g, int rows, qn_kvalue *x_tile)
-{
-    qn_kbuilder *b = &g->w.b;
-    qn_kinst *loop = qn_kb_for(b, g->low, g->high, INDEX(g->lanes), QN_TAG_SERIAL, 0, NULL, NULL);
-    qn_kvalue *k = qn_loop_counter(loop);
-    for (int r = 0; r < rows; r += 2) {
-        qn_kvalue *words[2];
-        for (int i = 0; i < 2; i++) {
-            const int row = r + i < rows ? r + i : r;
-            words[i] = qn_word_load(b, g->x, ADD(ADD(x_tile, INDEX(row * g->k->value)), k), g->lanes);
-        }
-        for (int u = 0; u < g->lanes; u += 2)
-            qn_word_store(b, g->copy, in_copied_pair(g, r, ADD(k, INDEX(u))), rows_together(g, words, u));
-    }
-    qn_kb_end_for(b, loop, NULL);
-}
-
-/* The rows' part of this pass, one behind the other. */
-static void copy_rows(gemm *g, int rows, qn_kvalue *x_tile)
-{
-    qn_kbuilder *b = &g->w.b;
-    qn_kinst *k = qn_kb_for(b, g->low, g->high, INDEX(g->lanes), QN_TAG_SERIAL, 0, NULL, NULL);
-    for (int r = 0; r < rows; r++) {
-        qn_kvalue *from = ADD(ADD(x_tile, INDEX(r * g->k->value)), qn_loop_counter(k));
-        qn_word_store(b, g->copy, ADD(row_start(g, x_tile, r), qn_loop_counter(k)),
-                      qn_word_load(b, g->x, from, g->lanes));
-    }
-    qn_kb_end_for(b, k, NULL);
-}
-
-static void finish(gemm *g, int rows, qn_kvalue *const *acc)
+static void finish(qn_gemm *g, int rows, qn_kvalue *const *acc)
 {
     if (g->out)
         store_sums(g, rows, acc);
@@ -481,27 +203,19 @@ static void finish(gemm *g, int rows, qn_kvalue *const *acc)
         apply_epilogue(g, rows, acc);
 }
 
-/* Where panel number `panel` of the batch begins, in elements of k x width. */
-static qn_kvalue *panel_start(gemm *g, qn_kvalue *batch, qn_kvalue *panel)
-{
-    return MUL(ADD(MUL(batch, qn_writer_index(&g->w, g->n_panels)), panel), MUL(g->k_value, INDEX(g->width)));
-}
-
 /* `rows` rows from `row` (of the batch) on, tile number `number`, against the task's panels. `below`: rows of the tile
  * that other calls do. */
-static void tile(gemm *g, int rows, qn_kvalue *batch, qn_kvalue *row, qn_kvalue *number, qn_kvalue *below)
+static void tile(qn_gemm *g, int rows, qn_kvalue *batch, qn_kvalue *row, qn_kvalue *number, qn_kvalue *below)
 {
     qn_kbuilder *b = &g->w.b;
-    qn_kvalue *m = qn_writer_index(&g->w, g->m), *acc[MAX_ROWS * 2 + LEAST_CHAINS * 2];
+    qn_kvalue *m = qn_writer_index(&g->w, g->m), *acc[QN_GEMM_SUMS];
     g->first_row = ADD(MUL(batch, m), row);
     qn_kvalue *x_tile = MUL(g->first_row, g->k_value);
-    if (g->copy && g->pairs)
-        copy_pairs(g, rows, x_tile);
-    else if (g->copy)
-        copy_rows(g, rows, x_tile);
+    if (g->copy)
+        qn_gemm_copy_rows(g, rows, x_tile);
     if (g->offsets)
         qn_nibbles_offsets(&g->four, rows, x_tile, g->offsets, g->n_groups);
-    qn_kinst *panels = for_range(g, g->first_panel, g->past_panel);
+    qn_kinst *panels = FOR(g->first_panel, g->past_panel);
     qn_kvalue *panel_size = MUL(g->k_value, INDEX(g->width));
     qn_kvalue *n_panels = qn_writer_index(&g->w, g->n_panels);
     qn_kvalue *panel = MUL(ADD(MUL(batch, n_panels), qn_loop_counter(panels)), panel_size);
@@ -518,7 +232,7 @@ static void tile(gemm *g, int rows, qn_kvalue *batch, qn_kvalue *row, qn_kvalue 
         last = qn_kb_compare(b, QN_EQ, g->pass, INDEX(g->n_passes - 1));
     }
     if (g->spread) {
-        qn_kvalue *here = g->unpacks ? panel_start(g, batch, qn_loop_counter(panels)) : panel;
+        qn_kvalue *here = g->unpacks ? qn_gemm_panel(g, batch, qn_loop_counter(panels)) : panel;
         qn_kvalue *next = ADD(here, MUL(panel_size, SUB(g->past_panel, g->first_panel)));
         if (g->partial)
             next = qn_kb_select(b, last, next, ADD(here, MUL(g->high, INDEX(g->width))));
@@ -528,7 +242,7 @@ static void tile(gemm *g, int rows, qn_kvalue *batch, qn_kvalue *row, qn_kvalue 
     if (g->offsets)
         qn_nibbles_byte_sums(&g->four, rows, panel, x_tile, g->offsets, g->n_groups, acc);
     else
-        sums_of_tile(g, rows, x_tile, panel, slot, acc);
+        qn_gemm_sums(g, rows, x_tile, panel, slot, acc);
     if (g->partial) {
         qn_kinst *done = qn_kb_if(b, last);
         size_t mark = qn_writer_mark(&g->w);
@@ -558,7 +272,7 @@ static int64_t at_least_1(int64_t x)
 
 /* How k is cut into passes, and how many tiles and panels make a task. A task's panels in one pass, and those that are fetched
  * for the next, lie in half of the second cache; in two thirds where copied rows wait for more panels. */
-static void choose_blocks(gemm *g, const qn_schedule *schedule)
+static void choose_blocks(qn_gemm *g, const qn_schedule *schedule)
 {
     const qn_machine *machine = g->w.lowering->options->machine;
     const double l2 = machine->l2_bytes > 0 ? (double)machine->l2_bytes : 512 * 1024;
@@ -575,15 +289,15 @@ static void choose_blocks(gemm *g, const qn_schedule *schedule)
                   most = qn_schedule_get(schedule, QN_KNOB_DEPTH, modelled, INT32_MAX);
     const bool bytes = g->four.scale && !g->unpacks;
     if (qn_dim_is_const(g->k) && g->k->value > most && (n_tiles > 1 || g->packs) && !bytes) {
-        int64_t step = LINE; /* a pass has whole groups that share a scale */
+        int64_t step = QN_GEMM_LINE; /* a pass has whole groups that share a scale */
         while (g->unpacks && step % g->four.group != 0)
-            step += LINE;
+            step += QN_GEMM_LINE;
         g->depth = ceil_div(g->k->value, ceil_div(g->k->value, most));
         g->depth = ceil_div(g->depth, step) * step;
         g->n_passes = ceil_div(g->k->value, g->depth);
     }
     const double panel_bytes = (bytes ? 0.5 : 4) * g->width * (double)at_least_1(g->depth);
-    g->copies = fights && !bytes && (g->depth + SKEW) * g->rows * 4 <= COPY_BYTES;
+    g->copies = fights && !bytes && (g->depth + QN_GEMM_SKEW) * g->rows * 4 <= COPY_BYTES;
     const double room = g->unpacks ? UNPACKED_BYTES : g->packs ? PACKED_BYTES : g->copies ? l2 / 3 : l2 / 4;
     const int64_t partial = g->unpacks ? UNPACKED_PARTIAL_BYTES : g->packs ? PACKED_BYTES : PARTIAL_BYTES;
     int64_t panels = (int64_t)(room / panel_bytes), tiles = MAX_TILES;
@@ -611,7 +325,7 @@ static void choose_blocks(gemm *g, const qn_schedule *schedule)
     tiles = ceil_div(n_tiles, ceil_div(n_tiles, tiles));
     if (g->pairs) /* worth it for some panels */
         g->copies = panels >= PAIR_PANELS && qn_dim_is_const(g->k) && g->k->value % g->lanes == 0 &&
-                    (g->depth + SKEW) * (g->rows + 1) * 4 <= COPY_BYTES;
+                    (g->depth + QN_GEMM_SKEW) * (g->rows + 1) * 4 <= COPY_BYTES;
     g->task_panels = panels;
     g->task_tiles = tiles;
     g->spread = g->unpacks                           ? 1
@@ -619,12 +333,12 @@ static void choose_blocks(gemm *g, const qn_schedule *schedule)
                 : tiles >= SPREAD                    ? SPREAD
                 : tiles >= 2                         ? 2
                                                      : 0;
-    while (g->spread > 1 && least_step(g) * g->width / g->spread < LINE)
+    while (g->spread > 1 && g->step * g->width / g->spread < QN_GEMM_LINE)
         g->spread /= 2;
 }
 
 /* All that may be measured: what is not left to the cost model, since all rows have to be one task's. */
-static void choose(gemm *g)
+static void choose(qn_gemm *g)
 {
     const qn_pass_options *options = g->w.lowering->options;
     const qn_dim shape[] = { g->batch, g->m, g->k, g->n, qn_dim_const(g->w.space.dims, g->width) };
@@ -644,23 +358,14 @@ static void choose(gemm *g)
                                                    [QN_KNOB_PANELS] = g->task_panels } });
 }
 
-/* The pass's part of the task's panels, from four bits. */
-static void unpack_panels(gemm *g, qn_kvalue *batch)
-{
-    qn_kinst *panels = for_range(g, g->first_panel, g->past_panel);
-    qn_kvalue *to = MUL(SUB(qn_loop_counter(panels), g->first_panel), INDEX(g->depth * g->width));
-    qn_nibbles_unpack(&g->four, panel_start(g, batch, qn_loop_counter(panels)), g->low, g->high, g->y, to);
-    qn_kb_end_for(&g->w.b, panels, NULL);
-}
-
 /* One row times the task's panels of four bits, `streams` of them at a time. */
-static void multiply_row(gemm *g, qn_kvalue *batch, int streams, qn_kvalue *from, qn_kvalue *to)
+static void multiply_row(qn_gemm *g, qn_kvalue *batch, int streams, qn_kvalue *from, qn_kvalue *to)
 {
     qn_kbuilder *b = &g->w.b;
     qn_kvalue *starts[QN_NIBBLES_STREAMS], *sums[QN_NIBBLES_STREAMS * 2];
     qn_kinst *panels = qn_kb_for(b, from, to, INDEX(streams), QN_TAG_SERIAL, 0, NULL, NULL);
     for (int s = 0; s < streams; s++)
-        starts[s] = panel_start(g, batch, ADD(qn_loop_counter(panels), INDEX(s)));
+        starts[s] = qn_gemm_panel(g, batch, ADD(qn_loop_counter(panels), INDEX(s)));
     g->first_row = batch;
     qn_nibbles_sums(&g->four, 1, streams, starts, MUL(batch, g->k_value), sums);
     for (int s = 0; s < streams; s++) {
@@ -670,7 +375,7 @@ static void multiply_row(gemm *g, qn_kvalue *batch, int streams, qn_kvalue *from
     qn_kb_end_for(b, panels, NULL);
 }
 
-static void multiply_one_row(gemm *g, qn_kvalue *batch)
+static void multiply_one_row(qn_gemm *g, qn_kvalue *batch)
 {
     qn_kvalue *odd = MOD(SUB(g->past_panel, g->first_panel), INDEX(QN_NIBBLES_STREAMS)),
               *past = SUB(g->past_panel, odd);
@@ -678,75 +383,43 @@ static void multiply_one_row(gemm *g, qn_kvalue *batch)
     multiply_row(g, batch, 1, past, g->past_panel);
 }
 
-/* The pass's part of the task's panels, row by row of what they are packed from. */
-static void pack_panels(gemm *g, qn_kvalue *batch)
-{
-    qn_writer *w = &g->w;
-    qn_kbuilder *b = &w->b;
-    qn_value *y = g->group->root->operands[1];
-    const int n_batch = y->type.rank - 3;
-    if (g->unpacks) {
-        unpack_panels(g, batch);
-        return;
-    }
-    qn_dim index[QN_MAX_RANK], var[3], which = qn_ispace_var(&w->space, g->batch, false);
-    qn_ispace_set(&w->space, which, batch);
-    qn_ix_split(&w->space, which, n_batch, g->dims, index);
-    for (int i = 0; i < 3; i++)
-        index[n_batch + i] = var[i] =
-            qn_ispace_var(&w->space, qn_ispace_import(&w->space, y->type.dims[n_batch + i]), false);
-    w->section++;
-    qn_writer_loop rows = qn_writer_for(w, var[1], g->low, g->high, QN_TAG_SERIAL, 0, NULL, NULL);
-    qn_writer_loop panels =
-        qn_writer_for(w, var[0], g->first_panel, g->past_panel, QN_TAG_SERIAL, 0, NULL, NULL);
-    qn_writer_prepare(w, y, index);
-    qn_writer_loop lanes = qn_writer_for_all(w, var[2], QN_TAG_VECTOR, 0, NULL, NULL);
-    qn_kvalue *row = SUB(qn_writer_index(w, var[1]), g->low),
-              *panel = MUL(SUB(qn_writer_index(w, var[0]), g->first_panel), INDEX(g->depth));
-    qn_kvalue *at = ADD(MUL(ADD(panel, row), INDEX(g->width)), qn_writer_index(w, var[2]));
-    qn_kb_store(b, g->y, at, qn_writer_value(w, y, index), NULL);
-    qn_writer_end_for(w, &lanes, NULL);
-    qn_writer_end_for(w, &panels, NULL);
-    qn_writer_end_for(w, &rows, NULL);
-}
-
 /* Tiles [first_tile, to) of the rows of a batch. */
-static void tiles(gemm *g, qn_kvalue *batch, qn_kvalue *to)
+static void tiles(qn_gemm *g, qn_kvalue *batch, qn_kvalue *to)
 {
     qn_kbuilder *b = &g->w.b;
     qn_kvalue *from = g->first_tile;
     if (g->packs)
-        pack_panels(g, batch);
+        qn_gemm_pack_panels(g, batch);
     if (qn_dim_is_const(g->m)) { /* the first `higher` tiles have one row more than the others */
         int64_t m = g->m->value, n_tiles = (m + g->rows - 1) / g->rows, height = m / n_tiles,
                 higher = m % n_tiles;
         if (higher) {
-            qn_kinst *loop = for_range(g, from, MIN(to, INDEX(higher)));
+            qn_kinst *loop = FOR(from, MIN(to, INDEX(higher)));
             tile(g, (int)height + 1, batch, MUL(qn_loop_counter(loop), INDEX(height + 1)),
                  qn_loop_counter(loop), INDEX(0));
             qn_kb_end_for(b, loop, NULL);
             from = MAX(from, INDEX(higher));
         }
-        qn_kinst *loop = for_range(g, from, to);
+        qn_kinst *loop = FOR(from, to);
         tile(g, (int)height, batch, ADD(MUL(qn_loop_counter(loop), INDEX(height)), INDEX(higher)),
              qn_loop_counter(loop), INDEX(0));
         qn_kb_end_for(b, loop, NULL);
         return;
     }
     qn_kvalue *m = qn_writer_index(&g->w, g->m), *full = DIV(m, INDEX(g->rows));
-    qn_kinst *loop = for_range(g, from, MIN(to, full));
+    qn_kinst *loop = FOR(from, MIN(to, full));
     tile(g, g->rows, batch, MUL(qn_loop_counter(loop), INDEX(g->rows)), qn_loop_counter(loop), INDEX(0));
     qn_kb_end_for(b, loop, NULL);
     /* the rows behind the full tiles, in the task that has the tile number `full` */
     qn_kvalue *rest = MOD(m, INDEX(g->rows));
-    qn_kinst *last = for_range(g, MAX(from, full), to);
+    qn_kinst *last = FOR(MAX(from, full), to);
     qn_kvalue *row = MUL(qn_loop_counter(last), INDEX(g->rows));
     for (int height = 16; height >= 1; height /= 2) {
         if (height >= g->rows)
             continue;
         qn_kvalue *twice = INDEX(2 * height), *left = 2 * height > g->rows ? rest : MOD(rest, twice);
         qn_kvalue *before = SUB(rest, left);
-        qn_kinst *once = for_range(g, INDEX(0), DIV(left, INDEX(height)));
+        qn_kinst *once = FOR(INDEX(0), DIV(left, INDEX(height)));
         tile(g, height, batch, ADD(row, before), qn_loop_counter(last), before);
         qn_kb_end_for(b, once, NULL);
     }
@@ -754,7 +427,7 @@ static void tiles(gemm *g, qn_kvalue *batch, qn_kvalue *to)
 }
 
 /* Tiles [first_tile, past) of the rows of a batch, over all of k. */
-static void all_passes(gemm *g, qn_kvalue *batch, qn_kvalue *past)
+static void all_passes(qn_gemm *g, qn_kvalue *batch, qn_kvalue *past)
 {
     qn_kbuilder *b = &g->w.b;
     g->low = INDEX(0);
@@ -763,7 +436,7 @@ static void all_passes(gemm *g, qn_kvalue *batch, qn_kvalue *past)
         tiles(g, batch, past);
         return;
     }
-    qn_kinst *passes = for_range(g, INDEX(0), INDEX(g->n_passes));
+    qn_kinst *passes = FOR(INDEX(0), INDEX(g->n_passes));
     g->pass = qn_loop_counter(passes);
     g->low = MUL(g->pass, INDEX(g->depth));
     g->high = MIN(ADD(g->low, INDEX(g->depth)), g->k_value);
@@ -772,7 +445,8 @@ static void all_passes(gemm *g, qn_kvalue *batch, qn_kvalue *past)
 }
 
 /* Part i of n things, in parts as equal as can be: the halves of all parts are as equal. */
-static void part(gemm *g, qn_kvalue *i, qn_kvalue *parts, qn_kvalue *n, qn_kvalue **first, qn_kvalue **past)
+static void part(qn_gemm *g, qn_kvalue *i, qn_kvalue *parts, qn_kvalue *n, qn_kvalue **first,
+                 qn_kvalue **past)
 {
     *first = DIV(MUL(i, n), parts);
     *past = DIV(MUL(ADD(i, INDEX(1)), n), parts);
@@ -780,7 +454,7 @@ static void part(gemm *g, qn_kvalue *i, qn_kvalue *parts, qn_kvalue *n, qn_kvalu
 
 /* Rows by rows. But where a kernel made the panels just before, first all rows of one half of the columns: of two threads each then
  * reads the panels that it made, and no line of them goes from core to core. */
-static qn_dim write_tasks(gemm *g)
+static qn_dim write_tasks(qn_gemm *g)
 {
     qn_writer *w = &g->w;
     qn_kbuilder *b = &w->b;
@@ -813,7 +487,7 @@ static qn_dim write_tasks(gemm *g)
     return tasks;
 }
 
-static void read_shape(gemm *g)
+static void read_shape(qn_gemm *g)
 {
     qn_ispace *space = &g->w.space;
     const qn_node *root = g->group->root;
@@ -848,6 +522,7 @@ static void read_shape(gemm *g)
     g->in_order = qn_dtype_is_float(g->sum) && g->w.lowering->options->math == QN_MATH_STRICT;
     g->vectors = g->width / g->lanes;
     g->by_lane = machine->by_lane;
+    g->step = g->by_lane ? g->lanes : UNROLL;
     g->rows = nibbles && !g->unpacks ? machine->vector_registers / 5 : rows_of_tile(machine, g->vectors);
     g->whole_panels = qn_dim_divisible(g->n, g->width);
 }
@@ -855,7 +530,7 @@ static void read_shape(gemm *g)
 static qn_status lower(qn_lowering *l, const qn_group *group)
 {
     qn_arena *scratch = qn_arena_new();
-    gemm *g = QN_NEW(scratch, gemm);
+    qn_gemm *g = QN_NEW(scratch, qn_gemm);
     qn_writer *w = &g->w;
     g->group = group;
     qn_writer_init(w, l, qn_group_kernel_name(group, scratch), scratch);
@@ -895,7 +570,7 @@ static qn_status lower(qn_lowering *l, const qn_group *group)
                                          g->task_tiles * g->task_panels * g->rows * g->width);
     if (g->copies)
         g->copy = qn_kernel_add_local(w->kernel, "rows", g->x->dtype,
-                                      (g->depth + SKEW) * (g->rows + (g->pairs && g->rows % 2)) *
+                                      (g->depth + QN_GEMM_SKEW) * (g->rows + (g->pairs && g->rows % 2)) *
                                           qn_word_elements(g->x->dtype));
     if (group->outputs[0] == product && group->n_outputs == 1) {
         g->out = qn_writer_argument(w, qn_lower_buffer(l, product), false, true);

@@ -93,11 +93,6 @@ static bool matches(const qn_group *group, const qn_pass_options *options)
 
 #define TERMS (&g->w.b)
 
-static qn_kinst *for_range(gemm *g, qn_kvalue *low, qn_kvalue *high)
-{
-    return qn_kb_for(&g->w.b, low, high, INDEX(1), QN_TAG_SERIAL, 0, NULL, NULL);
-}
-
 /* ---- one piece ---- */
 
 static int tile_rows(const gemm *g)
@@ -185,8 +180,7 @@ static void fetch_rows(gemm *g, const strip *s, const piece *p, qn_kvalue *k)
     qn_kbuilder *b = &g->w.b;
     qn_kvalue *next = ADD(p->block, INDEX(1)), *n = SUB(ADD(s->from, s->n_blocks), next);
     qn_kvalue *first = qn_kb_compare(b, QN_EQ, p->panel, INDEX(0)), *rows = ADD(p->row, s->height);
-    qn_kinst *loop =
-        for_range(g, INDEX(0), qn_kb_select(b, first, MIN(MUL(n, s->n_rows), s->n_rows), INDEX(0)));
+    qn_kinst *loop = FOR(INDEX(0), qn_kb_select(b, first, MIN(MUL(n, s->n_rows), s->n_rows), INDEX(0)));
     qn_kb_prefetch(b, g->x, ADD(MUL(ADD(rows, qn_loop_counter(loop)), g->k_value), k), 1);
     qn_kb_end_for(b, loop, NULL);
 }
@@ -358,7 +352,7 @@ static void pieces(gemm *g, strip *s, qn_kvalue *to)
     qn_kvalue *n = MUL(MUL(s->n_blocks, s->n_panels), INDEX(g->n_passes)), *more = n;
     if (!g->out)
         more = ADD(n, MIN(n, INDEX(1)));
-    qn_kinst *loop = for_range(g, none, more);
+    qn_kinst *loop = FOR(none, more);
     one_piece(g, s, qn_loop_counter(loop), n);
     qn_kb_end_for(b, loop, NULL);
 }

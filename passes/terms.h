@@ -13,5 +13,7 @@
 #define MOD(x, y) qn_kb_imod(TERMS, (x), (y))
 #define MIN(x, y) qn_kb_imin(TERMS, (x), (y))
 #define MAX(x, y) qn_kb_imax(TERMS, (x), (y))
+/* Begins a loop over [low, high) that carries nothing. */
+#define FOR(low, high) qn_kb_for(TERMS, (low), (high), INDEX(1), QN_TAG_SERIAL, 0, NULL, NULL)
 
 #endif
