@@ -624,6 +624,54 @@ static void check_workspace(runner *r)
               QUERN_ERROR_RANGE);
 }
 
+static bool depends_on_count(const qn_program *p, qn_dim d)
+{
+    if (d->kind == QN_DIM_SYMBOL)
+        return d->symbol >= p->n_entry_symbols;
+    for (int i = 0; i < d->n; i++)
+        if (depends_on_count(p, d->operands[i]))
+            return true;
+    return false;
+}
+
+/* Has a buffer that may be empty elements for these values of the symbols, a count being the most that it may be? NULL: that
+ * can't be said, or it never has. */
+static LLVMValueRef has_elements(runner *r, const qn_type *type)
+{
+    const qn_program *p = r->p;
+    LLVMBuilderRef b = r->e->builder;
+    LLVMValueRef has = LLVMConstAllOnes(r->e->i1);
+    for (int d = 0; d < type->rank; d++) {
+        qn_dim dim = type->dims[d];
+        if (dim->kind == QN_DIM_SYMBOL && dim->symbol >= p->n_entry_symbols)
+            dim = p->limits[dim->symbol - p->n_entry_symbols];
+        if (dim->max < 1 || depends_on_count(p, dim))
+            return NULL;
+        LLVMValueRef some =
+            LLVMBuildICmp(b, LLVMIntSGT, qn_dim_emit(&r->dims, dim), qn_llvm_i64(r->e, 0), "");
+        has = LLVMBuildAnd(b, has, some, "");
+    }
+    return has;
+}
+
+/* Buffers without an address that are not empty. check_arguments has looked at those that never are. */
+static void check_empty(runner *r)
+{
+    const qn_program *p = r->p;
+    LLVMBuilderRef b = r->e->builder;
+    LLVMValueRef bad = NULL;
+    for (int i = 0; i < p->n_io; i++) {
+        const qn_type *type = &p->io[i].type;
+        LLVMValueRef has = surely_not_empty(type) ? NULL : has_elements(r, type);
+        if (has) {
+            LLVMValueRef missing = LLVMBuildAnd(b, LLVMBuildIsNull(b, r->io[i], ""), has, "");
+            bad = bad ? LLVMBuildOr(b, bad, missing, "") : missing;
+        }
+    }
+    if (bad)
+        fail_with(r, bad, QUERN_ERROR_ARGUMENT);
+}
+
 static void emit_finish(runner *r)
 {
     const qn_emitter *e = r->e;
@@ -674,6 +722,7 @@ LLVMValueRef qn_emit_run(qn_emitter *e, const qn_entry_module *m, const qn_progr
     LLVMBasicBlockRef steps = qn_llvm_block(e, "steps");
     qn_llvm_at(e, steps);
     check_workspace(r);
+    check_empty(r);
     for (int i = 0; i < p->n_buffers; i++)
         if (r->slots[i])
             LLVMBuildStore(b, address(r, p->buffers[i].base), r->slots[i]);

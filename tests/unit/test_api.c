@@ -342,6 +342,44 @@ static void clones_to_the_letter(void **state)
     quern_module_free(module);
 }
 
+/* Empty buffers need no address; others do, and say so before anything is touched. */
+static void entries_want_what_is_not_empty(void **state)
+{
+    (void)state;
+    static const char rows[] = "dims n: 0..\n"
+                               "graph @main(%x: f32[n, 4], %b: f32[4]) -> f32[n, 4] {\n"
+                               "  %0 = broadcast %b {axes = [1], dims = [n, 4]} : f32[n, 4]\n"
+                               "  %1 = add %x, %0 : f32[n, 4]\n"
+                               "  return %1\n"
+                               "}\n";
+    quern_module *module;
+    quern_model *model;
+    if (quern_load_bytes(rows, strlen(rows), NULL, &module) || quern_compile(module, NULL, &model))
+        fail_msg("%s", quern_last_error());
+    quern_module_free(module);
+    const quern_entry_info *entry = quern_model_entry(model, NULL);
+    float x[2][4] = { { 1, 2, 3, 4 }, { 5, 6, 7, 8 } }, b[4] = { 1, 1, 1, 1 }, y[2][4] = { { 0 } };
+    struct {
+        void *x, *b, *y;
+        int64_t n;
+    } io = { NULL, b, NULL, 0 };
+    void *workspace = aligned_alloc(64, 4096);
+    assert_true(entry->workspace_bytes(&(int64_t){ 2 }) <= 4096);
+    assert_int_equal(entry->run(&io, workspace, NULL), QUERN_OK);
+    io.b = NULL;
+    assert_int_equal(entry->run(&io, workspace, NULL), QUERN_ERROR_ARGUMENT);
+    io.b = b;
+    io.n = 2;
+    assert_int_equal(entry->run(&io, workspace, NULL), QUERN_ERROR_ARGUMENT);
+    io.x = x;
+    assert_int_equal(entry->run(&io, workspace, NULL), QUERN_ERROR_ARGUMENT);
+    io.y = y;
+    assert_int_equal(entry->run(&io, workspace, NULL), QUERN_OK);
+    assert_float_equal(y[1][3], 9, 0);
+    free(workspace);
+    quern_model_free(model);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -351,6 +389,7 @@ int main(void)
         cmocka_unit_test(loads_and_fixes_dims),
         cmocka_unit_test(refuses_bad_arguments),
         cmocka_unit_test(clones_to_the_letter),
+        cmocka_unit_test(entries_want_what_is_not_empty),
         cmocka_unit_test(compiles_on_one_thread_and_is_cancelled),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

@@ -443,10 +443,12 @@ static void check_model(const quern_model_info *model, const void *lent_weights)
     abi_symbols(&call)[0] = n;
     assert_int_equal(entry->run(NULL, call.workspace, &ctx), QUERN_ERROR_ARGUMENT);
     assert_int_equal(entry->run(call.io, (char *)call.workspace + 4, &ctx), QUERN_ERROR_ARGUMENT);
-    void *x = call.io[0];
-    call.io[0] = NULL;
-    assert_int_equal(abi_run(&call, &ctx), QUERN_ERROR_ARGUMENT);
-    call.io[0] = x;
+    for (int i = 0; i < entry->n_buffers; i++) { /* one of them has as many rows as there may be of a count */
+        void *given = call.io[i];
+        call.io[i] = NULL;
+        assert_int_equal(abi_run(&call, &ctx), QUERN_ERROR_ARGUMENT);
+        call.io[i] = given;
+    }
     if (lent_weights)
         assert_int_equal(abi_run(&call, NULL), QUERN_ERROR_ARGUMENT);
     abi_call_free(&call);
