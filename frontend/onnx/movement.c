@@ -62,7 +62,9 @@ static void import_reshape(qn_onnx_node *n)
         return;
     }
     bool allow_zero = qn_onnx_attr_int(n, "allowzero", 0) != 0;
-    qn_dim known = qn_onnx_dim(n, 1);
+    /* What the -1 is found from leaves out dimensions that are copied, which may be 0. */
+    qn_dim known = qn_onnx_dim(n, 1), total = known;
+    bool copied[QN_MAX_RANK] = { false };
     for (int i = 0; i < rank; i++) {
         if (qn_dim_is(dims[i], 0) && !allow_zero) {
             if (i >= x->rank) {
@@ -70,6 +72,8 @@ static void import_reshape(qn_onnx_node *n)
                 return;
             }
             dims[i] = x->dims[i];
+            copied[i] = true;
+            continue;
         } else if (qn_dim_is(dims[i], -1)) {
             if (inferred >= 0) {
                 qn_onnx_malformed(n, "more than one element of the shape is -1");
@@ -84,7 +88,8 @@ static void import_reshape(qn_onnx_node *n)
         known = qn_dim_mul(n->im->dims, known, dims[i]);
     }
     if (inferred >= 0) {
-        qn_dim total = qn_type_elements_dim(n->im->dims, x);
+        for (int i = 0; i < x->rank; i++)
+            total = copied[i] ? total : qn_dim_mul(n->im->dims, total, x->dims[i]);
         if (qn_dim_is(known, 0)) {
             qn_onnx_malformed(n, "the -1 in the shape is undetermined, as another element is 0");
             return;

@@ -53,6 +53,20 @@ class Dimensions(unittest.TestCase):
             np.testing.assert_allclose(m({"w": w, "x": x})[0], correlated(x, w), rtol=1e-5, atol=1e-5)
         self.assertEqual(len(m._models), 2)  # one per kernel, for images of any size
 
+    def test_inferred_beside_none(self):
+        """-1 is found from what is not copied, so a batch of 0 rows leaves it known; beside a 0 of allowzero it isn't."""
+        def reshape(shape, to, **attributes):
+            to = helper.make_tensor("to", TensorProto.INT64, [len(to)], to)
+            return model([helper.make_node("Reshape", ["x", "to"], ["y"], **attributes)], [info("x", shape)], [info("y", None)], [to])
+
+        for shape, to, given, expected in ((["n", 4], [0, -1], (0, 4), (0, 4)), ([0, 4], [0, -1], (0, 4), (0, 4)),
+                                           ([0, 6, 4], [0, -1, 3], (0, 6, 4), (0, 8, 3)), ([2, 0, 4], [-1, 0, 2], (2, 0, 4), (4, 0, 2)),
+                                           ([0, 4], [-1, 2], (0, 4), (0, 2)), ([0, 4], [2, -1], (0, 4), (2, 0))):
+            self.assertEqual(quern.compile(reshape(shape, to))([np.zeros(given, np.float32)])[0].shape, expected)
+        for shape in ([0, 4], ["n", 4]):
+            with self.assertRaisesRegex(quern.ModelError, "the -1 in the shape is undetermined, as another element is 0"):
+                quern.text(reshape(shape, [0, -1], allowzero=1))
+
     def test_said_to_be(self):
         m = quern.compile(self.conv, dims={"k": (1, 3)})
         x = floats(1, 2, 8, 8)
