@@ -362,13 +362,18 @@ bool qn_cli_read(qn_cli *cli, int argc, char **argv, int *out_exit)
 
 /* ---- models ---- */
 
+quern_load_options qn_cli_load_options(const qn_cli *cli)
+{
+    return (quern_load_options){ .size = sizeof(quern_load_options),
+                                 .n_dims = cli->n_dims,
+                                 .dims = cli->dims,
+                                 .n_shapes = cli->n_shapes,
+                                 .shapes = cli->shapes };
+}
+
 quern_module *qn_cli_module(qn_cli *cli, int *out_exit)
 {
-    quern_load_options options = { .size = sizeof options,
-                                   .n_dims = cli->n_dims,
-                                   .dims = cli->dims,
-                                   .n_shapes = cli->n_shapes,
-                                   .shapes = cli->shapes };
+    const quern_load_options options = qn_cli_load_options(cli);
     quern_module *module;
     double start = qn_cli_now();
     if (quern_load(cli->model, &options, &module)) {

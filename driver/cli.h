@@ -55,7 +55,8 @@ int qn_cli_finish(const qn_cli *cli);
 quern_model *qn_cli_model(qn_cli *cli, int *out_exit);
 /* Is the file a shared object? */
 bool qn_cli_is_object(const char *path);
-/* Only loads. */
+/* Only loads, with the options that were given. */
+quern_load_options qn_cli_load_options(const qn_cli *cli);
 quern_module *qn_cli_module(qn_cli *cli, int *out_exit);
 
 /* Compiles a module for this process, or writes it to files, and says how much workspace the entries need where that was

@@ -8,11 +8,12 @@
 #include "driver/output.h"
 #include "ir/print.h"
 
-enum { FORMAT, SVG };
+enum { FORMAT, AS_JSON, SVG };
 
 static const qn_cli_option options[] = {
     [FORMAT] = { "format", 0, "FORM",
                  "text, json, dot (Graphviz), graph (after the passes), program, kernels (the IRs as text)" },
+    [AS_JSON] = { "json", 0, NULL, "the same as --format json" },
     [SVG] = { "svg", 0, "FILE", "draw graph, fused kernels and memory plan (needs Graphviz)" },
     { NULL, 0, NULL, NULL },
 };
@@ -29,6 +30,7 @@ static int accept(void *user, int option, const char *value)
     inspect *i = user;
     switch (option) {
     case FORMAT: i->format = value; return QN_EXIT_OK;
+    case AS_JSON: i->format = "json"; return QN_EXIT_OK;
     case SVG: i->svg = value; return QN_EXIT_OK;
     default: return qn_cli_usage(&i->cli, "one model at a time: what is '%s'?", value);
     }

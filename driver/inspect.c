@@ -98,20 +98,20 @@ void qn_view_text(const qn_view *v, FILE *to)
 
 /* ---- JSON ---- */
 
-static void json_dim(const qn_view *v, qn_dim d, FILE *to)
+static void json_dim(qn_dim d, qn_arena *arena, FILE *to)
 {
     if (qn_dim_is_const(d))
         fprintf(to, "%" PRId64, d->value);
     else
-        qn_json_string(qn_dim_print(d, v->arena), to);
+        qn_json_string(qn_dim_print(d, arena), to);
 }
 
-static void json_type(const qn_view *v, const qn_type *type, FILE *to)
+void qn_json_type(const qn_type *type, qn_arena *arena, FILE *to)
 {
     fprintf(to, "\"dtype\": \"%s\", \"dims\": [", qn_dtype_name(type->dtype));
     for (int i = 0; i < type->rank; i++) {
         fputs(i ? ", " : "", to);
-        json_dim(v, type->dims[i], to);
+        json_dim(type->dims[i], arena, to);
     }
     putc(']', to);
 }
@@ -126,12 +126,12 @@ static void json_buffers(const qn_view *v, const qn_program *p, FILE *to)
         qn_json_string(b->name, to);
         fprintf(to, ", \"place\": \"%s\", \"dtype\": \"%s\", \"bytes\": ", places[b->place],
                 qn_dtype_name(b->dtype));
-        json_dim(v, qn_program_buffer_bytes(p, i), to);
+        json_dim(qn_program_buffer_bytes(p, i), v->arena, to);
         if (b->place == QN_PLACE_IO)
             fprintf(to, ", \"io\": %d", b->io);
         if (b->place == QN_PLACE_ARENA && b->offset) {
             fputs(", \"offset\": ", to);
-            json_dim(v, b->offset, to);
+            json_dim(b->offset, v->arena, to);
             fprintf(to, ", \"first\": %d, \"last\": %d", b->first, b->last);
         }
         putc('}', to);
@@ -154,11 +154,11 @@ static void json_steps(const qn_view *v, const qn_program *p, const qn_steps *st
             fputs(", \"name\": ", to);
             qn_json_string(s->name ? s->name : p->kernels[s->kernel]->name, to);
             fprintf(to, ", \"kernel\": %d, \"tasks\": ", s->kernel);
-            json_dim(v, s->tasks, to);
+            json_dim(s->tasks, v->arena, to);
         }
         if (s->kind == QN_STEP_LIBRARY) {
             fprintf(to, ", \"function\": \"%s\", \"tasks\": ", qn_libraries[s->library].name);
-            json_dim(v, s->tasks, to);
+            json_dim(s->tasks, v->arena, to);
         }
         fputs(", \"buffers\": [", to);
         for (int k = 0; k < s->n_buffers; k++)
@@ -166,7 +166,7 @@ static void json_steps(const qn_view *v, const qn_program *p, const qn_steps *st
         putc(']', to);
         if (s->count) {
             fputs(", \"count\": ", to);
-            json_dim(v, s->count, to);
+            json_dim(s->count, v->arena, to);
         }
         const struct {
             const char *name;
@@ -193,7 +193,7 @@ static void json_entry(const qn_view *v, int i, FILE *to)
         fprintf(to, "%s\n    {\"name\": ", k ? "," : "");
         qn_json_string(p->io[k].name, to);
         fprintf(to, ", \"role\": \"%s\", ", role_names[p->io[k].role]);
-        json_type(v, &p->io[k].type, to);
+        qn_json_type(&p->io[k].type, v->arena, to);
         putc('}', to);
     }
     fputs("],\n  \"symbols\": [", to);
@@ -205,9 +205,9 @@ static void json_entry(const qn_view *v, int i, FILE *to)
                 symbol->max, k < p->n_entry_symbols ? "false" : "true");
     }
     fputs("],\n  \"workspace_bytes\": ", to);
-    json_dim(v, p->arena_bytes, to);
+    json_dim(p->arena_bytes, v->arena, to);
     fputs(", \"workspace_lower_bound\": ", to);
-    json_dim(v, p->arena_lower_bound, to);
+    json_dim(p->arena_lower_bound, v->arena, to);
     fprintf(to, ",\n  \"workspace_without_remat\": %" PRId64 ", \"flops_again\": %.17g,\n",
             v->compiled->plans[i].bytes_before, v->compiled->plans[i].flops_again);
     json_buffers(v, p, to);

@@ -19,6 +19,8 @@ typedef struct qn_view {
 
 void qn_view_text(const qn_view *view, FILE *to); /* signature, kernels, memory: a summary */
 void qn_view_json(const qn_view *view, FILE *to);
+/* "dtype": "f32", "dims": [4, "n"] - extents that aren't known as text */
+void qn_json_type(const qn_type *type, qn_arena *arena, FILE *to);
 /* The steps of the first entry and the buffers between them, for Graphviz. */
 void qn_view_dot(const qn_view *view, FILE *to);
 /* The graph of the first entry with its fused kernels, for Graphviz. */

@@ -340,6 +340,22 @@ expect 2 '--seconds x: a number' "$quern" tune bias.qn --seconds x
 expect 1 'tuning measures machine code for this CPU' "$quern" tune bias.qn --target interp
 expect 0 '^cpu ' "$quern" targets
 expect 2 "what is 'x'" "$quern" targets x
+expect 0 '^cuda +there is no GPU here: .*no/libcuda.so' env QUERN_CUDA_LIBRARY=no/libcuda.so "$quern" targets
+QUERN_CUDA_LIBRARY=no/libcuda.so "$quern" targets --json >targets.json || fail "targets --json"
+"$quern" check bias.qn --dim batch=2..8 --json >good.json || fail "check --json"
+"$quern" check bad.qn --json >bad.json && fail "check --json of a model that is refused ends with 0"
+"$quern" inspect inspected.so --json >json.json && "$quern" inspect inspected.so --format json | cmp -s - json.json || fail "inspect --json"
+python3 -c '
+import json
+t, good, bad = (json.load(open(f"{name}.json")) for name in ("targets", "good", "bad"))
+cpu = t["cpu"]
+assert (cpu["name"] is None) != (cpu["missing"] is None) and cpu["threads"] > 0 and cpu["vector_bits"] % 128 == 0, t
+assert t["gpus"] == [] and "no/libcuda.so" in t["no_gpu"] and len(t["triples"]) == 2, t
+assert good["supported"] is True and good["errors"] == [] and sum(good["ops"].values()) == 4, good
+e, = good["entries"]
+assert e["io"][0] == {"name": "x", "role": "input", "dtype": "f32", "dims": ["batch", 4]} and e["io"][-1]["role"] == "output", e
+assert bad["supported"] is False and bad["n_errors"] == len(bad["errors"]) > 0 and bad["entries"] == [] and bad["ops"] == {}, bad
+assert bad["errors"][0]["status"] == "model" and bad["errors"][0]["text"].startswith("bad.qn:2:8: "), bad' || fail "the JSON of targets or check"
 
 [ $n_failed -eq 0 ] || echo "$n_failed failed"
 exit $((n_failed > 0))

@@ -55,6 +55,8 @@ expect 1 'there is no GPU here: libcuda.so.1 could not be opened \(.+\); use --t
 export QUERN_CUDA_LIBRARY=$QUERN_FAKE_CUDA FAKE_CUDA_LOG=$folder/log
 FAKE_CUDA_DEVICES=0 expect 1 'there is no GPU here: the driver finds none; use --target cpu' \
     "$quern" run xor.qn --target cuda
+FAKE_CUDA_DEVICES=2 expect 0 '^cuda:1 .*\(sm_[0-9]+\)$' "$quern" targets
+FAKE_CUDA_DEVICES=2 expect 0 '"gpus": \[\{"target": "cuda:0", "gpu": "sm_[0-9]+"\}, .*"no_gpu": null' "$quern" targets --json
 rm -f log
 expect 0 'y f32\[600\]' "$quern" run xor.qn --target cuda --dim batch=600
 [ "$(tr '\n' ';' < log)" = "module;alloc 128;in 128;alloc 12544;in 8;in 4800;launch blocks 3 threads 256;\
