@@ -438,7 +438,7 @@ int qn_cli_emit(qn_cli *cli, quern_module *module, const quern_emit_options *emi
     return qn_call_end(&call, status) ? qn_cli_fail_api(cli) : QN_EXIT_OK;
 }
 
-quern_model *qn_cli_model(qn_cli *cli, int *out_exit)
+quern_model *qn_cli_model(qn_cli *cli, quern_module **out_module, int *out_exit)
 {
     quern_model *model = NULL;
     if (qn_cli_is_object(cli->model)) {
@@ -450,6 +450,10 @@ quern_model *qn_cli_model(qn_cli *cli, int *out_exit)
     if (!module)
         return NULL;
     *out_exit = qn_cli_compile(cli, module, &model);
-    quern_module_free(module);
+    const char *const *strings;
+    if (model && out_module && quern_module_strings(module, &strings) > 0)
+        *out_module = module;
+    else
+        quern_module_free(module);
     return model;
 }

@@ -263,7 +263,7 @@ static int run(bench *b)
 {
     int status = QN_EXIT_OK;
     double start = qn_cli_now();
-    quern_model *model = qn_cli_model(&b->cli, &status);
+    quern_model *model = qn_cli_model(&b->cli, NULL, &status);
     b->compile_seconds = qn_cli_now() - start;
     if (!model)
         return status;

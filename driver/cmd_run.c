@@ -6,10 +6,11 @@
 
 #include "driver/cli.h"
 #include "driver/commands.h"
+#include "driver/output.h"
 #include "driver/tensors.h"
 #include "ir/dtype.h"
 
-enum { INPUT, OUTPUT, EXPECT, RTOL, ATOL, ENTRY, SEED };
+enum { INPUT, OUTPUT, EXPECT, RTOL, ATOL, ENTRY, SEED, JSON };
 
 static const qn_cli_option options[] = {
     [INPUT] = { "input", 'i', "[NAME=]FILE",
@@ -21,6 +22,7 @@ static const qn_cli_option options[] = {
     [ATOL] = { "atol", 0, "X", "1e-5 of the largest |b|" },
     [ENTRY] = { "entry", 0, "NAME", "what to run; the first entry" },
     [SEED] = { "seed", 0, "N", "of random inputs; 0" },
+    [JSON] = { "json", 0, NULL, "print the outputs as JSON, all elements" },
     { NULL, 0, NULL, NULL },
 };
 
@@ -32,6 +34,8 @@ typedef struct run {
     double rtol, atol;
     const char *entry_name;
     long seed;
+    bool json;
+    quern_module *module; /* of a model that has strings; else NULL */
     quern_session *session;
     const quern_entry_info *entry;
 } run;
@@ -54,6 +58,7 @@ static int accept(void *user, int option, const char *value)
         return qn_cli_number(value, 0, 1000000000, &r->seed)
                    ? QN_EXIT_OK
                    : qn_cli_usage(&r->cli, "--seed %s: a number", value);
+    case JSON: r->json = true; return QN_EXIT_OK;
     default: return qn_cli_usage(&r->cli, "one model at a time: what is '%s'?", value);
     }
 }
@@ -72,16 +77,41 @@ static int get_output(run *r, int k, quern_array *out)
                : QN_EXIT_OK;
 }
 
+/* What an output's elements are the numbers of, where the model says strings. */
+static qn_texts texts_of(const run *r, int k)
+{
+    const quern_group *groups;
+    const char *const *strings;
+    const int n = r->module ? quern_module_groups(r->module, &groups) : 0;
+    for (int i = 0; i < n; i++)
+        if (groups[i].strings && groups[i].role == QUERN_OUTPUT && k >= groups[i].first &&
+            k < groups[i].first + groups[i].n) {
+            const int n_strings = quern_module_strings(r->module, &strings);
+            return (qn_texts){ strings, n_strings };
+        }
+    return (qn_texts){ 0 };
+}
+
 static int print_outputs(run *r)
 {
+    fputs(r->json ? "{\"outputs\": [" : "", stdout);
     for (int k = 0; k < qn_entry_count(r->entry, QUERN_OUTPUT); k++) {
         quern_array array;
         int status = get_output(r, k, &array);
         if (status)
             return status;
-        printf("%s ", output_at(r, k)->name);
-        qn_array_show(&array, stdout);
+        if (r->json) {
+            fputs(k ? ",\n {\"name\": " : "\n {\"name\": ", stdout);
+            qn_json_string(output_at(r, k)->name, stdout);
+            fputs(", ", stdout);
+            qn_array_json(&array, texts_of(r, k), stdout);
+            putchar('}');
+        } else {
+            printf("%s ", output_at(r, k)->name);
+            qn_array_show(&array, texts_of(r, k), stdout);
+        }
     }
+    fputs(r->json ? "]}\n" : "", stdout);
     return QN_EXIT_OK;
 }
 
@@ -221,7 +251,7 @@ static int run_model(run *r, quern_model *model)
     }
     for (size_t i = 0; !status && i < r->outputs.n; i++)
         status = write_output(r, r->outputs.items[i]);
-    if (!status && !r->expected.n && !r->outputs.n)
+    if (!status && (r->json || (!r->expected.n && !r->outputs.n)))
         status = print_outputs(r);
     return status;
 }
@@ -239,11 +269,12 @@ int quern_main_run(int argc, char **argv)
     qn_diags_init(&r.diags, r.arena);
     quern_model *model = NULL;
     if (qn_cli_read(&r.cli, argc, argv, &status))
-        model = qn_cli_model(&r.cli, &status);
+        model = qn_cli_model(&r.cli, &r.module, &status);
     if (model)
         status = run_model(&r, model);
     quern_session_free(r.session);
     quern_model_free(model);
+    quern_module_free(r.module);
     qn_arena_free(r.arena);
     return status ? status : qn_cli_finish(&r.cli);
 }

@@ -193,15 +193,34 @@ qn_status qn_read_file(const char *path, qn_arena *arena, char **out, size_t *ou
     return QUERN_OK;
 }
 
+/* Bytes of the character that begins there; 0: that is no UTF-8. */
+static int utf8_bytes(const unsigned char *at)
+{
+    const int n = *at < 0x80 ? 1 : *at >= 0xf0 ? 4 : *at >= 0xe0 ? 3 : 2;
+    uint32_t code = n == 1 ? *at : *at & (0x7fu >> n);
+    static const uint32_t least[] = { 0, 0, 0x80, 0x800, 0x10000 };
+    if (n > 1 && (*at < 0xc2 || *at > 0xf4))
+        return 0;
+    for (int i = 1; i < n; i++) {
+        if ((at[i] & 0xc0) != 0x80)
+            return 0;
+        code = code << 6 | (at[i] & 0x3f);
+    }
+    return code < least[n] || code > 0x10ffff || (code >= 0xd800 && code < 0xe000) ? 0 : n;
+}
+
 void qn_json_string(const char *text, FILE *to)
 {
     putc('"', to);
-    for (; text && *text; text++)
-        if (*text == '"' || *text == '\\')
-            fprintf(to, "\\%c", *text);
-        else if ((unsigned char)*text < 0x20)
-            fprintf(to, "\\u%04x", *text);
+    for (const unsigned char *at = (const unsigned char *)(text ? text : ""); *at;) {
+        const int n = utf8_bytes(at);
+        if (n == 0)
+            fprintf(to, "\\udc%02x", *at);
+        else if (*at < 0x20)
+            fprintf(to, "\\u%04x", *at);
         else
-            putc(*text, to);
+            fprintf(to, "%s%.*s", *at == '"' || *at == '\\' ? "\\" : "", n, (const char *)at);
+        at += n ? n : 1;
+    }
     putc('"', to);
 }

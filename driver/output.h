@@ -29,7 +29,7 @@ void qn_output_discard(qn_output *output); /* nothing is left; also after commit
 QN_MUST_USE qn_status qn_read_file(const char *path, qn_arena *arena, char **out, size_t *out_size,
                                    qn_diags *diags);
 
-/* A text in quotes, as JSON has it; NULL is "". */
+/* A text in quotes, as JSON has it; NULL is "". Bytes that are no UTF-8 are \udc80 to \udcff, as Python's surrogateescape has them. */
 void qn_json_string(const char *text, FILE *to);
 
 #endif

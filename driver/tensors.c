@@ -4,6 +4,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "driver/output.h"
 #include "driver/tensors.h"
 #include "ir/narrow.h"
 #include "runtime/error.h"
@@ -255,28 +256,64 @@ static double as_double(const quern_array *array, qn_scalar value)
     return array->dtype == QUERN_U64 ? (double)(uint64_t)value.i : (double)value.i;
 }
 
-void qn_array_show(const quern_array *array, FILE *to)
+static void show_element(const quern_array *array, int64_t i, qn_texts texts, bool json, FILE *to)
 {
-    enum { SHOWN = 16 };
-    fprintf(to, "%s[", quern_dtype_text(array->dtype));
+    const qn_dtype dtype = (qn_dtype)array->dtype;
+    const qn_scalar value = element(array, i);
+    if (texts.n && value.i >= 0 && value.i < texts.n) {
+        qn_json_string(texts.items[value.i], to);
+    } else if (qn_dtype_is_float(dtype) || qn_dtype_is_stored(dtype)) {
+        const double real = as_double(array, value);
+        if (!json)
+            fprintf(to, dtype == QUERN_F64 ? "%.17g" : "%.7g", real);
+        else if (isfinite(real))
+            fprintf(to, dtype == QUERN_F64 ? "%.17g" : "%.9g", real);
+        else
+            fputs(isnan(real) ? "\"NaN\"" : real > 0 ? "\"Infinity\"" : "\"-Infinity\"", to);
+    } else if (dtype == QUERN_BOOL && json) {
+        fputs(value.i ? "true" : "false", to);
+    } else if (dtype == QUERN_U64) {
+        fprintf(to, "%" PRIu64, (uint64_t)value.i);
+    } else {
+        fprintf(to, "%" PRId64, value.i);
+    }
+}
+
+static void show_dims(const quern_array *array, FILE *to)
+{
+    putc('[', to);
     for (int i = 0; i < array->rank; i++)
         fprintf(to, "%s%" PRId64, i ? ", " : "", array->dims[i]);
-    fputs("] [", to);
-    int64_t n = elements(array);
+    putc(']', to);
+}
+
+void qn_array_show(const quern_array *array, qn_texts texts, FILE *to)
+{
+    enum { SHOWN = 16 };
+    const int64_t n = elements(array);
+    fputs(texts.n ? "strings" : quern_dtype_text(array->dtype), to);
+    show_dims(array, to);
+    fputs(" [", to);
     for (int64_t i = 0; i < n && i < SHOWN; i++) {
         if (i)
             putc(' ', to);
-        qn_scalar value = element(array, i);
-        if (qn_dtype_is_float((qn_dtype)array->dtype))
-            fprintf(to, array->dtype == QUERN_F64 ? "%.17g" : "%.7g", value.f);
-        else if (qn_dtype_is_stored((qn_dtype)array->dtype))
-            fprintf(to, "%.7g", as_double(array, value));
-        else if (array->dtype == QUERN_U64)
-            fprintf(to, "%" PRIu64, (uint64_t)value.i);
-        else
-            fprintf(to, "%" PRId64, value.i);
+        show_element(array, i, texts, false, to);
     }
     fputs(n > SHOWN ? " …]\n" : "]\n", to);
+}
+
+void qn_array_json(const quern_array *array, qn_texts texts, FILE *to)
+{
+    const int64_t n = elements(array);
+    fprintf(to, "\"dtype\": \"%s\", \"dims\": ", texts.n ? "string" : quern_dtype_text(array->dtype));
+    show_dims(array, to);
+    fputs(", \"data\": [", to);
+    for (int64_t i = 0; i < n; i++) {
+        if (i)
+            fputs(", ", to);
+        show_element(array, i, texts, true, to);
+    }
+    putc(']', to);
 }
 
 bool qn_array_compare(const quern_array *array, const quern_array *expected, double rtol, double atol,

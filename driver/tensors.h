@@ -29,8 +29,16 @@ int qn_bind_random(quern_session *session, uint64_t seed, qn_arena *arena);
 void qn_fill_random(qn_dtype dtype, int64_t n, void *to, uint64_t *state);
 
 const char *qn_array_type(const quern_array *array, qn_arena *arena); /* "f32[2, 3]" */
-/* "f32[2, 3] [1 2 3 …]\n": the first elements. */
-void qn_array_show(const quern_array *array, FILE *to);
+/* What the elements of an i64 array are the numbers of. */
+typedef struct qn_texts {
+    const char *const *items;
+    int64_t n; /* 0: they are numbers */
+} qn_texts;
+/* "f32[2, 3] [1 2 3 …]\n", "strings[2] ["no" "yes"]\n": the first elements. A number that no string has is shown as it is. */
+void qn_array_show(const quern_array *array, qn_texts texts, FILE *to);
+/* "dtype": "f32", "dims": [2, 3], "data": [1, 2, 3, …] - all elements, in a row. What is no number in JSON is "NaN", "Infinity",
+ * "-Infinity"; the dtype of strings is "string". */
+void qn_array_json(const quern_array *array, qn_texts texts, FILE *to);
 
 typedef struct qn_difference {
     int64_t n, n_wrong, first; /* elements; those outside the tolerance; the first of these */

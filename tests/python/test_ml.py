@@ -1,6 +1,8 @@
 """Operators of ai.onnx.ml on numbers, each against its formula in NumPy, compiled and interpreted."""
 
+import json
 import os
+import subprocess
 import tempfile
 import unittest
 
@@ -15,6 +17,7 @@ except ImportError as e:
     raise unittest.SkipTest(f"onnx is missing: {e}")
 
 ML = "ai.onnx.ml"
+QUERN = os.path.join(os.environ.get("QUERN_BUILD_DIR", "build/release"), "quern")
 
 
 def kind_of(x):
@@ -380,6 +383,23 @@ class Strings(unittest.TestCase):
         text = self.graph([helper.make_node("Constant", [], ["c"], value_strings=["x", "", "y"]), helper.make_node("Gather", ["c", "i"], ["y"])],
                           [("i", TensorProto.INT64, ["n"])], ["y"])
         self.assertEqual(list(self.both(text, np.array([2, 0, 1, 2]))[0]), ["y", "x", "", "y"])
+
+    def test_command(self):
+        """quern run says the strings; --json all elements, as Python has them."""
+        names = ["no", "é\"\\", b"\xff\xe2\x82"]
+        text = model("LabelEncoder", [np.array([0])], 1, dict(keys_int64s=[0, 1, 2, 3], values_strings=[*names, "\U0001f600"]), True)
+        with tempfile.TemporaryDirectory() as folder:
+            path = lambda name: os.path.join(folder, name)
+            with open(path("m.onnx"), "wb") as f:
+                f.write(text)
+            np.save(path("x.npy"), np.arange(4))
+            run = lambda *more: subprocess.run([QUERN, "run", path("m.onnx"), "--input", path("x.npy"), *more], capture_output=True, check=True).stdout
+            self.assertEqual(run().decode(), 'y0 strings[4] ["no" "é\\"\\\\" "\\udcff\\udce2\\udc82" "\U0001f600"]\n')
+            got, = json.loads(run("--json"))["outputs"]
+            expected = quern.compile(text)([np.arange(4)])[0].tolist()
+            self.assertEqual(got, {"name": "y0", "dtype": "string", "dims": [4], "data": expected})
+            run("--output", path("y.npy"))
+            self.assertEqual(np.load(path("y.npy")).tolist(), [0, 1, 2, 3])
 
     def test_object(self):
         """A shared object has the numbers, its header the strings."""

@@ -341,6 +341,24 @@ expect 1 'tuning measures machine code for this CPU' "$quern" tune bias.qn --tar
 expect 0 '^cpu ' "$quern" targets
 expect 2 "what is 'x'" "$quern" targets x
 expect 0 '^cuda +there is no GPU here: .*no/libcuda.so' env QUERN_CUDA_LIBRARY=no/libcuda.so "$quern" targets
+cat >numbers.qn <<'END_OF_MODEL'
+graph @main(%x: f64[2]) -> (none: f64[2], inf: f64[2], less: f64[2], same: bool[2], one: i32[2]) {
+  %0 = sub %x, %x : f64[2]
+  %1 = div %0, %0 : f64[2]
+  %2 = exp %0 : f64[2]
+  %3 = div %2, %0 : f64[2]
+  %4 = neg %3 : f64[2]
+  %5 = compare %0, %0 {direction = eq} : bool[2]
+  %6 = convert %2 {dtype = i32} : i32[2]
+  return %1, %3, %4, %5, %6
+}
+END_OF_MODEL
+"$quern" run numbers.qn --json >numbers.json || fail "run --json"
+python3 -c '
+import json
+outputs = json.load(open("numbers.json"))["outputs"]
+assert outputs[0] == {"name": "none", "dtype": "f64", "dims": [2], "data": ["NaN"] * 2}, outputs
+assert [o["data"] for o in outputs[1:]] == [["Infinity"] * 2, ["-Infinity"] * 2, [True] * 2, [1] * 2], outputs' || fail "numbers.json: $(cat numbers.json)"
 QUERN_CUDA_LIBRARY=no/libcuda.so "$quern" targets --json >targets.json || fail "targets --json"
 "$quern" check bias.qn --dim batch=2..8 --json >good.json || fail "check --json"
 "$quern" check bad.qn --json >bad.json && fail "check --json of a model that is refused ends with 0"
