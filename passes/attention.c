@@ -15,7 +15,8 @@
  * columns, and k needs no panels either: see attention_columns.c.
  *
  * More than one block makes the softmax an online one: what was summed up so far is scaled by exp(old maximum - new maximum).
- * Causal: blocks and panels that no query of the tile sees are left out. The last tile of a head may have rows that
+ * Causal: blocks and panels that no query of the tile sees are left out, and so are keys behind the last one that a mask doesn't
+ * hide from the tile: a buffer of keys costs no more than what is in it. The last tile of a head may have rows that
  * do not exist: they repeat the last query and are not stored. Tasks depend on the shape only. */
 #include <math.h>
 
@@ -382,6 +383,7 @@ static void tile(attention *a, int rows, qn_kvalue *first_query)
         qn_kvalue *past = MIN(ADD(first_query, INDEX(rows)), a->t.n_queries_value);
         end = MIN(MAX(qn_attention_seen(&a->t, past), INDEX(0)), end);
     }
+    end = qn_attention_shown(&a->t, rows, first_query, end);
     if (!a->one_block) {
         qn_attention_fill(&a->t, a->sums, INDEX(0), INDEX(0), INDEX(rows * a->v_width), 0);
         qn_attention_fill(&a->t, a->totals, INDEX(0), INDEX(0), INDEX(rows), 0);

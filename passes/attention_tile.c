@@ -3,6 +3,7 @@
 
 #include <math.h>
 
+#include "passes/passes.h"
 #include "passes/terms.h"
 #include "passes/words.h"
 
@@ -83,6 +84,88 @@ void qn_attention_read(qn_attention *a, const qn_node *node, int mask)
 qn_kvalue *qn_attention_hides(qn_attention *a, qn_kvalue *max)
 {
     return qn_kb_compare(&a->w.b, QN_EQ, max, qn_kb_float(&a->w.b, max->type, -INFINITY));
+}
+
+/* May such numbers hide a key? Those that are looked up or learned don't. */
+static bool may_hide(const qn_value *mask, int depth)
+{
+    const qn_node *node = mask->node;
+    qn_scalar s;
+    if (!qn_dtype_is_float(mask->type.dtype))
+        return false;
+    if (qn_value_splat(mask, &s))
+        return s.f == -INFINITY;
+    if (!node || depth == 0 || (qn_ops[node->op].class != QN_ELEMENTWISE && !qn_ix_moves(node)))
+        return false;
+    for (int i = 0; i < node->n_operands; i++)
+        if (may_hide(node->operands[i], depth - 1))
+            return true;
+    return false;
+}
+
+/* Are there enough keys for a look at the mask, which is a cost where it hides none? */
+static bool is_worth_a_look(const qn_attention *a)
+{
+    enum { FEW_KEYS = 64, DEPTH = 8 };
+    if (!a->mask || a->n_keys->max <= FEW_KEYS || qn_dim_is(a->mask->type.dims[3], 1))
+        return false;
+    return qn_dim_is(a->mask->type.dims[2], 1) || !qn_dim_is_const(a->n_keys) ||
+           a->mask->type.dtype == QUERN_BOOL || may_hide(a->mask, DEPTH);
+}
+
+/* Does the mask show the key at work to the query at work? */
+static qn_kvalue *shows(qn_attention *a)
+{
+    qn_writer *w = &a->w;
+    const qn_dim vars[4] = { a->batch, a->head, a->query, a->key };
+    qn_dim index[4];
+    for (int i = 0; i < 4; i++)
+        index[i] = qn_dim_is(a->mask->type.dims[i], 1) ? qn_dim_const(w->space.dims, 0) : vars[i];
+    qn_kvalue *mask = qn_writer_value(w, a->mask, index);
+    return a->mask->type.dtype == QUERN_BOOL
+               ? mask
+               : qn_kb_compare(&w->b, QN_NE, mask, qn_kb_float(&w->b, mask->type, -INFINITY));
+}
+
+/* The query of a tile's row: the last rows may repeat the last one. */
+static void go_to_query(qn_attention *a, qn_kvalue *first_query, qn_kvalue *row)
+{
+    qn_ispace_set(&a->w.space, a->query, MIN(ADD(first_query, row), SUB(a->n_queries_value, INDEX(1))));
+}
+
+qn_kvalue *qn_attention_shown(qn_attention *a, int rows, qn_kvalue *first_query, qn_kvalue *end)
+{
+    qn_writer *w = &a->w;
+    qn_kbuilder *b = &w->b;
+    if (!is_worth_a_look(a))
+        return end;
+    rows = qn_dim_is(a->mask->type.dims[2], 1) ? 1 : rows;
+    /* Mostly somebody sees the last key, and that is all there is to know. */
+    qn_kvalue *seen = INDEX(0);
+    qn_kinst *loop = qn_kb_for(b, INDEX(0), INDEX(rows), INDEX(1), QN_TAG_SERIAL, 1, &seen, NULL);
+    size_t mark = qn_writer_mark(w);
+    go_to_query(a, first_query, qn_loop_counter(loop));
+    qn_ispace_set(&w->space, a->key, MAX(SUB(end, INDEX(1)), INDEX(0)));
+    seen = MAX(&loop->blocks[0]->arguments[1], qn_kb_select(b, shows(a), end, INDEX(0)));
+    qn_writer_forget(w, mark);
+    qn_kb_end_for(b, loop, &seen);
+
+    qn_kvalue *last = &loop->results[0];
+    loop = qn_kb_for(b, INDEX(0), qn_kb_select(b, qn_kb_compare(b, QN_LT, last, end), INDEX(rows), INDEX(0)),
+                     INDEX(1), QN_TAG_SERIAL, 1, &last, NULL);
+    mark = qn_writer_mark(w);
+    go_to_query(a, first_query, qn_loop_counter(loop));
+    const qn_kind kind = QN_KIND_MAX;
+    qn_kvalue *none = qn_kb_const(b, (qn_ktype){ QUERN_I32, 1 }, (qn_scalar){ .i = 0 }), *most = none;
+    qn_writer_loop keys = qn_writer_for(w, a->key, INDEX(0), end, QN_TAG_VECTOR, 1, &most, &kind);
+    qn_kvalue *past = qn_kb_convert(b, QUERN_I32, ADD(qn_loop_counter(keys.inst), INDEX(1)));
+    most = qn_kb_binary(b, QN_OP_MAX, &keys.inst->blocks[0]->arguments[1],
+                        qn_kb_select(b, shows(a), past, none));
+    qn_writer_end_for(w, &keys, &most);
+    last = MAX(&loop->blocks[0]->arguments[1], qn_kb_convert(b, QUERN_I64, &keys.inst->results[0]));
+    qn_writer_forget(w, mark);
+    qn_kb_end_for(b, loop, &last);
+    return &loop->results[0];
 }
 
 void qn_attention_mask(qn_attention *a, qn_kvalue *from, qn_kvalue *first, qn_kvalue *n)

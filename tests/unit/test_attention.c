@@ -191,6 +191,53 @@ static void shapes_masks_and_groups(void **state)
     }
 }
 
+/* A mask that hides all keys from some on: of each sequence, head or query others, of some all or none. */
+static void hidden_ends(void **state)
+{
+    (void)state;
+    static const struct {
+        int b, h, g, s, t, d, e;
+        const char *n; /* the last axes of how many are seen */
+        bool causal;
+    } cases[] = {
+        { 4, 4, 2, 1, 70, 16, 16, "1, 1, 1", false },    { 3, 2, 2, 1, 1100, 16, 32, "1, 1, 1", false },
+        { 2, 8, 2, 1, 1030, 16, 16, "8, 1, 1", false },  { 2, 2, 2, 5, 97, 16, 16, "1, 5, 1", true },
+        { 2, 2, 1, 7, 700, 16, 16, "1, 7, 1", false },   { 3, 2, 2, 13, 71, 7, 5, "1, 13, 1", false },
+        { 3, 2, 1, 14, 1100, 8, 8, "1, 1, 1", true },    { 1, 2, 1, 26, 600, 8, 8, "2, 26, 1", false },
+        { 4, 2, 1, 32, 72, 16, 16, "1, 1, 1", false },   { 4, 2, 2, 64, 200, 64, 16, "1, 1, 1", true },
+        { 4, 1, 1, 32, 1096, 16, 64, "1, 1, 1", false }, { 4, 1, 1, 32, 352, 128, 32, "1, 1, 1", false },
+    };
+    for (size_t i = 0; i < 2 * sizeof cases / sizeof *cases; i++) {
+        char text[1200], mask[40];
+        const int b = cases[i / 2].b, h = cases[i / 2].h, g = cases[i / 2].g, s = cases[i / 2].s,
+                  t = cases[i / 2].t, d = cases[i / 2].d, e = cases[i / 2].e;
+        int dims[3];
+        assert_int_equal(sscanf(cases[i / 2].n, "%d, %d, %d", &dims[0], &dims[1], &dims[2]), 3);
+        snprintf(mask, sizeof mask, "[%d, %d, %d, %d]", b, dims[0], dims[1], t);
+        snprintf(text, sizeof text,
+                 "graph @f(%%q: f32[%d, %d, %d, %d], %%k: f32[%d, %d, %d, %d], %%v: f32[%d, %d, %d, %d], "
+                 "%%n: f32[%d, %s]) -> f32[%d, %d, %d, %d] {\n"
+                 "%%i = iota {axis = 3, dims = %s, dtype = f32} : f32%s\n%%x = constant %d.0 : f32[]\n"
+                 "%%y = broadcast %%x {axes = [], dims = [%d, %s]} : f32[%d, %s]\n%%p = mul %%n, %%y : "
+                 "f32[%d, %s]\n"
+                 "%%u = broadcast %%p {axes = [0, 1, 2, 3], dims = %s} : f32%s\n"
+                 "%%c = compare %%i, %%u {direction = lt} : bool%s\n",
+                 b, h, s, d, b, g, t, d, b, g, t, e, b, cases[i / 2].n, b, h, s, e, mask, mask, t / 2 + 1, b,
+                 cases[i / 2].n, b, cases[i / 2].n, b, cases[i / 2].n, mask, mask, mask);
+        const size_t used = strlen(text);
+        if (i % 2)
+            snprintf(text + used, sizeof text - used,
+                     "%%z = constant splat 0.0 : f32%s\n%%h = constant splat -inf : f32%s\n"
+                     "%%m = select %%c, %%z, %%h : f32%s\n",
+                     mask, mask, mask);
+        snprintf(text + strlen(text), sizeof text - strlen(text),
+                 "%%r = attention %%q, %%k, %%v, %s {causal = %s, scale = 0.3} : f32[%d, %d, %d, %d]\n"
+                 "return %%r\n}\n",
+                 i % 2 ? "%m" : "%c", cases[i / 2].causal ? "true" : "false", b, h, s, e);
+        compare("hidden ends", text, NULL, true);
+    }
+}
+
 /* Lengths that are only known when it runs. */
 static void symbolic_lengths(void **state)
 {
@@ -350,13 +397,10 @@ static void without_a_kernel(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(shapes_masks_and_groups),
-        cmocka_unit_test(symbolic_lengths),
-        cmocka_unit_test(a_step_or_more),
-        cmocka_unit_test(between_projections),
-        cmocka_unit_test(gradients),
-        cmocka_unit_test(without_a_kernel),
-        cmocka_unit_test(nan_spreads),
+        cmocka_unit_test(shapes_masks_and_groups), cmocka_unit_test(hidden_ends),
+        cmocka_unit_test(symbolic_lengths),        cmocka_unit_test(a_step_or_more),
+        cmocka_unit_test(between_projections),     cmocka_unit_test(gradients),
+        cmocka_unit_test(without_a_kernel),        cmocka_unit_test(nan_spreads),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
