@@ -39,6 +39,9 @@ struct qn_dim_node {
 };
 
 #define QN_DIM_MAX_VALUE ((int64_t)1 << 40) /* largest upper bound of a symbol */
+/* Terms that the extents of shapes and their products may have. Expressions may have a quarter more, so that what is made of an extent
+ * (a number of tasks, a place behind it) can be said, too. */
+#define QN_DIM_MAX_TERMS 256
 
 typedef struct qn_dims qn_dims;
 qn_dims *qn_dims_new(qn_arena *arena);
@@ -72,6 +75,10 @@ qn_dim qn_dim_not_negative(qn_dims *dims, qn_dim d);
 static inline bool qn_dim_is_const(qn_dim d)
 {
     return d->kind == QN_DIM_CONST;
+}
+static inline int qn_dim_terms(qn_dim d)
+{
+    return d->kind == QN_DIM_ADD ? d->n : 1;
 }
 static inline bool qn_dim_is(qn_dim d, int64_t value)
 {

@@ -6,7 +6,7 @@
 #include "ir/dim.h"
 #include "ir/dim_internal.h"
 
-enum { MAX_TERMS = 256, MAX_FACTORS = 16 };
+enum { MAX_TERMS = QN_DIM_MAX_TERMS * 5 / 4, MAX_FACTORS = 16 };
 
 /* ---- sums of products ---- */
 

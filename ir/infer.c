@@ -31,19 +31,44 @@ static bool is_too_large(qn_dtype dtype, int rank, const qn_dim *dims)
     return overflow;
 }
 
+/* May extents and their product have so many terms? */
+static bool has_too_many_terms(const qn_infer_context *c, const qn_type *type)
+{
+    int64_t most = 1; /* of the product, where none of its terms are alike */
+    for (int i = 0; i < type->rank && most <= QN_DIM_MAX_TERMS; i++)
+        most *= qn_dim_terms(type->dims[i]);
+    if (most <= QN_DIM_MAX_TERMS)
+        return false;
+    const qn_dim all = qn_type_elements_dim(c->module->dims, type);
+    bool too_many = qn_dim_terms(all) > QN_DIM_MAX_TERMS || qn_dim_is(all, INT64_MAX);
+    for (int i = 0; i < type->rank; i++)
+        too_many |= qn_dim_terms(type->dims[i]) > QN_DIM_MAX_TERMS;
+    return too_many;
+}
+
 qn_status qn_infer_give(qn_infer_context *c, qn_dtype dtype, int rank, const qn_dim *dims)
 {
     if (rank > QN_MAX_RANK)
         return qn_infer_fail(c, "the result would have rank %d; at most %d is supported", rank, QN_MAX_RANK);
     for (int i = 0; i < rank; i++) {
+        if (qn_dim_is(dims[i], INT64_MAX))
+            return qn_infer_fail(c,
+                                 "result dim %d would be too large, or a sum of more than %d terms: then fix "
+                                 "some of the dimensions that it depends on",
+                                 i, QN_DIM_MAX_TERMS);
         if (dims[i]->max < 0 || dims[i]->min > QN_DIM_MAX_VALUE)
             return qn_infer_fail(c, "result dim %d would be %s; expected 0 to %lld", i,
                                  qn_dim_print(dims[i], c->module->arena), (long long)QN_DIM_MAX_VALUE);
     }
-    if (is_too_large(dtype, rank, dims)) {
-        const qn_type type = { .dtype = dtype, .rank = rank, .dims = dims };
+    const qn_type type = { .dtype = dtype, .rank = rank, .dims = dims };
+    if (has_too_many_terms(c, &type))
+        return qn_infer_fail(
+            c,
+            "the result's size would be a sum of more than %d terms: fix some of the dimensions "
+            "that it depends on",
+            QN_DIM_MAX_TERMS);
+    if (is_too_large(dtype, rank, dims))
         return qn_infer_fail(c, "the result would be %s, which no memory can hold", qn_infer_print(c, &type));
-    }
     QN_ASSERT(c->n < c->capacity, "qn_infer: room for %d results only", c->capacity);
     c->out[c->n++] = qn_type_make(c->module, dtype, rank, dims);
     return QUERN_OK;

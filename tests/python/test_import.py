@@ -53,6 +53,24 @@ class Dimensions(unittest.TestCase):
             np.testing.assert_allclose(m({"w": w, "x": x})[0], correlated(x, w), rtol=1e-5, atol=1e-5)
         self.assertEqual(len(m._models), 2)  # one per kernel, for images of any size
 
+    def test_many_at_once(self):
+        """A size of (a0 + a1 + …) * (b0 + b1 + …): 256 terms are the most, and what is made of them is said, too."""
+        def total(n):
+            nodes = [helper.make_node("Shape", [f"x{i}"], [f"s{i}"]) for i in range(n)]
+            nodes += [helper.make_node("Add", [f"t{i - 1}" if i > 1 else "s0", f"s{i}"], [f"t{i}"]) for i in range(1, n)]
+            nodes += [helper.make_node("Expand", ["one", f"t{n - 1}"], ["e"]), helper.make_node("Mul", ["e", "two"], ["y"])]
+            return model(nodes, [info("one", [1, 1]), info("two", [1]), *(info(f"x{i}", [f"a{i}", f"b{i}"]) for i in range(n))],
+                         [info("y", None)])
+
+        one, two = np.ones((1, 1), np.float32), np.full(1, 2, np.float32)
+        y, = quern.compile(total(16))([one, two, *(np.zeros((1, 2), np.float32) for _ in range(16))])
+        np.testing.assert_array_equal(y, np.full((16, 32), 2, np.float32))
+        with self.assertRaisesRegex(quern.Error, "would be a sum of more than 256 terms: fix some of the dimensions"):
+            quern.text(total(17))
+        many = [info(f"x{i}", [f"n{i}"]) for i in range(400)]
+        with self.assertRaisesRegex(quern.Error, "too large, or a sum of more than 256 terms: then fix some"):
+            quern.text(model([helper.make_node("Concat", [i.name for i in many], ["y"], axis=0)], many, [info("y", None)]))
+
     def test_inferred_beside_none(self):
         """-1 is found from what is not copied, so a batch of 0 rows leaves it known; beside a 0 of allowzero it isn't."""
         def reshape(shape, to, **attributes):
