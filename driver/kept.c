@@ -315,6 +315,7 @@ static void code_step(coder *c, qn_step *s)
     CODE(c, collective);
     CODE(c, s->how);
     CODE(c, s->ranks);
+    code_flag(c, &s->starts);
     CODE(c, s->loop);
     code_dim(c, &s->count);
     code_flag(c, &s->reverse);

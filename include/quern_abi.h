@@ -111,10 +111,18 @@ typedef struct quern_comm {
     /* out[i] = in[i] of rank `how` */
     int (*broadcast)(struct quern_comm *comm, const void *in, void *out, int64_t n, int32_t dtype,
                      int32_t how);
-    /* This rank can't go on: the others' collectives fail, with this reason, instead of waiting for it. */
+    /* This rank can't go on: the others' collectives fail, with this reason, instead of waiting for it. Afterwards nothing that
+     * this rank has started uses its buffers any more: a host calls this behind a run that failed. */
     void (*fail)(struct quern_comm *comm, const char *reason);
     const char *(*error)(const struct quern_comm *comm); /* why it has failed; "" while it has not */
     void (*free)(struct quern_comm *comm);
+    /* As all_reduce, but gives back at once, and the ranks combine while this one goes on: until `wait` gives back, or `fail`
+     * has, nobody else may write `in` or use `out`. What was started runs in the order in which it was, and other collectives
+     * behind it. `wait`: until the oldest that was not waited for has ended; gives its status. Both may be NULL, or lie beyond
+     * `size`: then entries call all_reduce. */
+    int (*start_all_reduce)(struct quern_comm *comm, const void *in, void *out, int64_t n, int32_t dtype,
+                            int32_t how);
+    int (*wait)(struct quern_comm *comm);
 } quern_comm;
 
 /* Lent by the caller for one call; NULL is fine: single-threaded, weights from the object. */

@@ -1,7 +1,9 @@
 /* quern_mpi.h - a communicator (quern_comm) of MPI ranks: libquern_mpi, which links MPI and nothing else of Quern.
  *
  * quern_comm_mpi (quern.h) opens this library at run time; programs that link MPI themselves may call it. Messages go over
- * communicators of its own; only the thread that started MPI calls it. */
+ * communicators of its own. Where MPI was started with MPI_THREAD_SERIALIZED or more, as quern_mpi_world does, all_reduces that a
+ * run starts go on in a thread of its own while kernels run, and the host calls MPI inside a run only if it has
+ * MPI_THREAD_MULTIPLE. Otherwise only the thread that uses the communicator calls MPI, and starting ends them. */
 #ifndef QUERN_MPI_H
 #define QUERN_MPI_H
 

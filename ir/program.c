@@ -44,8 +44,8 @@ bool qn_step_writes(const qn_program *p, const qn_step *step, int i)
 {
     if (step->kind == QN_STEP_KERNEL)
         return p->kernels[step->kernel]->buffers[i]->written;
-    return (step->kind == QN_STEP_COPY || step->kind == QN_STEP_LIBRARY ||
-            step->kind == QN_STEP_COLLECTIVE) &&
+    return (step->kind == QN_STEP_COPY || step->kind == QN_STEP_LIBRARY || step->kind == QN_STEP_COLLECTIVE ||
+            step->kind == QN_STEP_WAIT) &&
            i == step->n_buffers - 1;
 }
 

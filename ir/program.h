@@ -39,8 +39,10 @@ typedef enum qn_step_kind {
     QN_STEP_SWAP,  /* pointer variables of buffers 0 and 1 (both SLOT) */
     QN_STEP_BIND,  /* the symbol `count` := the i64 in buffer 0 */
     QN_STEP_CHECK, /* parameters 0 and 1 are equal; otherwise `node` fails with QUERN_ERROR_ARGUMENT */
-    QN_STEP_COLLECTIVE /* from buffer 0 to buffer 1, with the other ranks; where they are not as many as it is for, `node` fails as
-                        * in a CHECK. Of QN_OP_RANK: into buffer 0 */
+    QN_STEP_COLLECTIVE, /* from buffer 0 to buffer 1, with the other ranks; where they are not as many as it is for, `node` fails as
+                         * in a CHECK. Of QN_OP_RANK: into buffer 0 */
+    QN_STEP_WAIT /* until the oldest collective that was started has ended; it has the same buffers. Until then no step writes
+                  * buffer 0 or uses buffer 1. Both are in the same list of steps */
 } qn_step_kind;
 
 /* Functions of libraries. They are called as kernels are, with their buffers and parameters as arguments, and each task
@@ -91,6 +93,7 @@ struct qn_step {
     qn_op collective;     /* COLLECTIVE */
     int how;              /* COLLECTIVE: what the communicator's function takes as such */
     int64_t ranks;        /* COLLECTIVE: how many it is for; 0: any number */
+    bool starts;          /* COLLECTIVE: an all_reduce that only begins here; a WAIT ends it */
     int loop;             /* LOOP: its id */
     qn_dim count;         /* LOOP: NULL when only the condition ends it */
     bool reverse;         /* LOOP: iteration number runs count - 1 … 0 */

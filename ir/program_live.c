@@ -222,6 +222,10 @@ static qn_status follow_steps(const follower *f, const qn_steps *steps, contents
         case QN_STEP_KERNEL: QN_TRY(follow_call(f, step, now, check)); break;
         case QN_STEP_LIBRARY: QN_TRY(follow_library(f, step, now, check)); break;
         case QN_STEP_COLLECTIVE: QN_TRY(follow_collective(f, step, now, check)); break;
+        case QN_STEP_WAIT: /* the memory of both was its own from the start on */
+            for (int k = 0; check && k < 2; k++)
+                QN_TRY(read_buffer(f, step, step->buffers[k], now));
+            break;
         case QN_STEP_COPY:
             if (check)
                 QN_TRY(read_buffer(f, step, step->buffers[0], now));

@@ -136,11 +136,11 @@ static void print_call(printer *f, const qn_step *step)
     PUTF(f, ") tasks %s%s", dim(f, step->tasks), step->alternates ? " alternating" : "");
 }
 
-/* collective all_reduce sum (%0, %1) node 0; collective all_gather ranks 4 (%0, %1) node 0; collective rank (%0) */
+/* collective all_reduce sum (%0, %1) node 0; collective start all_reduce sum (%0, %1) node 0; collective all_gather ranks 4 (%0, %1) node 0; collective rank (%0) */
 static void print_collective(printer *f, const qn_step *step)
 {
     static const char *const combines[] = { "sum", "mean", "max", "min" };
-    PUTF(f, "collective %s", qn_ops[step->collective].name);
+    PUTF(f, "collective %s%s", step->starts ? "start " : "", qn_ops[step->collective].name);
     if (step->collective == QN_OP_ALL_REDUCE || step->collective == QN_OP_REDUCE_SCATTER)
         PUTF(f, " %s", combines[step->how]);
     if (step->collective == QN_OP_BROADCAST_RANK)
@@ -184,6 +184,11 @@ static void print_step(printer *f, const qn_step *step)
         PUTF(f, "check %s = %s node %d", dim(f, step->params[0]), dim(f, step->params[1]), step->node);
         break;
     case QN_STEP_COLLECTIVE: print_collective(f, step); break;
+    case QN_STEP_WAIT:
+        put(f, "wait");
+        print_name(f, step->name);
+        PUTF(f, " (%%%d, %%%d)", step->buffers[0], step->buffers[1]);
+        break;
     case QN_STEP_LOOP: print_loop(f, step); break;
     case QN_STEP_IF:
         PUTF(f, "if %%%d", step->condition);

@@ -348,6 +348,8 @@ static qn_status verify_collective(const verifier *v, const qn_step *step)
         gives = qn_dim_mul(dims, gives, ranks);
     if (step->collective == QN_OP_REDUCE_SCATTER)
         gets = qn_dim_mul(dims, gets, ranks);
+    if (step->starts && step->collective != QN_OP_ALL_REDUCE)
+        WRONG("step %d starts %s: only all_reduce is started", step->number, name);
     if (in->dtype != out->dtype || gives != gets)
         WRONG("step %d: %%%d and %%%d don't fit %s", step->number, step->buffers[0], step->buffers[1], name);
     if (step->node < 0 || step->node >= v->p->n_nodes)
@@ -378,6 +380,7 @@ static qn_status verify_step(verifier *v, const qn_step *step)
     case QN_STEP_BIND: return verify_bind(v, step);
     case QN_STEP_CHECK: return verify_check(v, step);
     case QN_STEP_COLLECTIVE: return verify_collective(v, step);
+    case QN_STEP_WAIT: return QUERN_OK;
     case QN_STEP_IF:
         if (step->condition < 0)
             return qn_program_wrong(&v->c, &step->loc, "step %d has no condition", step->number);
@@ -392,8 +395,57 @@ static qn_status verify_step(verifier *v, const qn_step *step)
     QN_UNREACHABLE("verify: step kind %d", (int)step->kind);
 }
 
+/* Does it write the buffer, or use it at all? */
+static bool step_uses(const qn_program *p, const qn_step *step, int root, bool reads)
+{
+    for (int i = 0; i < step->n_buffers; i++)
+        if (qn_program_root(p, step->buffers[i]) == root && (reads || qn_step_writes(p, step, i)))
+            return true;
+    if (reads && step->condition >= 0 && qn_program_root(p, step->condition) == root)
+        return true;
+    const qn_steps *inside[] = { &step->test, &step->body, &step->other };
+    for (int k = 0; k < 3; k++)
+        for (size_t i = 0; i < inside[k]->n; i++)
+            if (step_uses(p, &inside[k]->items[i], root, reads))
+                return true;
+    return false;
+}
+
+/* Each collective that starts has its wait, in the same order; between them its buffers are the communicator's. */
+static qn_status verify_started(const verifier *v, const qn_steps *steps)
+{
+    size_t oldest = 0; /* that nothing has waited for */
+    for (size_t i = 0; i < steps->n; i++) {
+        const qn_step *step = &steps->items[i];
+        const qn_loc *loc = &step->loc;
+        while (oldest < i && !steps->items[oldest].starts)
+            oldest++;
+        if (step->kind == QN_STEP_WAIT) {
+            const qn_step *start = &steps->items[oldest];
+            if (oldest == i || start->buffers[0] != step->buffers[0] || start->buffers[1] != step->buffers[1])
+                WRONG("step %d does not wait for the oldest collective that was started", step->number);
+            oldest++;
+            continue;
+        }
+        for (size_t k = oldest; k < i; k++) {
+            const qn_step *start = &steps->items[k];
+            if (start->starts && (step_uses(v->p, step, qn_program_root(v->p, start->buffers[0]), false) ||
+                                  step_uses(v->p, step, qn_program_root(v->p, start->buffers[1]), true)))
+                WRONG("step %d uses what step %d has given to a collective, before it has waited",
+                      step->number, start->number);
+        }
+    }
+    while (oldest < steps->n && !steps->items[oldest].starts)
+        oldest++;
+    if (oldest < steps->n)
+        return qn_program_wrong(&v->c, &steps->items[oldest].loc, "nothing waits for step %d",
+                                steps->items[oldest].number);
+    return QUERN_OK;
+}
+
 static qn_status verify_steps(verifier *v, const qn_steps *steps)
 {
+    QN_TRY(verify_started(v, steps));
     for (size_t i = 0; i < steps->n; i++)
         QN_TRY(verify_step(v, &steps->items[i]));
     return QUERN_OK;

@@ -488,6 +488,7 @@ qn_status qn_lower(qn_graph *function, const qn_pass_options *options, qn_arena 
         return status;
     }
     QN_TRY(qn_lower_finish(&l));
+    qn_lower_beside(l.program);
     qn_program_number(l.program);
     *out_program = l.program;
     return QUERN_OK;

@@ -226,6 +226,10 @@ qn_status qn_writer_finish(qn_writer *w, qn_dim tasks, const char *step_name);
 /* Machine passes over all kernels of the program. */
 qn_status qn_lower_finish(qn_lowering *l);
 
+/* ---- lower_beside.c: collectives beside kernels ---- */
+
+void qn_lower_beside(qn_program *p);
+
 /* ---- lower_value.c ---- */
 
 /* The element of `value` at `index` (rank expressions of the space). */

@@ -1,4 +1,5 @@
 /* Collectives: by the communicator that the host lends; without one this is the only rank. */
+#include <stddef.h>
 #include <string.h>
 
 #include "backends/interp/interp.h"
@@ -15,6 +16,11 @@ static collective_fn function_of(const quern_comm *comm, qn_op op)
     case QN_OP_BROADCAST_RANK: return comm->broadcast;
     default: QN_UNREACHABLE("%s is no collective", qn_ops[op].name);
     }
+}
+
+bool qn_comm_starts(const quern_comm *comm)
+{
+    return comm && comm->size >= offsetof(quern_comm, wait) + sizeof comm->wait && comm->start_all_reduce;
 }
 
 bool qn_collective_fits(const qn_collective *c, const quern_comm *comm)

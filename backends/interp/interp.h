@@ -144,6 +144,8 @@ typedef struct qn_collective {
 } qn_collective;
 /* Are there as many ranks as it is for? */
 bool qn_collective_fits(const qn_collective *c, const quern_comm *comm);
+/* Does the communicator start collectives? Otherwise they run at once, and there is nothing to wait for. NULL: no. */
+bool qn_comm_starts(const quern_comm *comm);
 qn_status qn_interp_collective(const qn_collective *c, quern_comm *comm, const void *in, void *out,
                                const qn_loc *loc, qn_diags *diags);
 

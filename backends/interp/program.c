@@ -74,10 +74,22 @@ static qn_status run_check(const machine *m, const qn_step *step)
     return qn_error(m->diags, QUERN_ERROR_ARGUMENT, NULL, "%s", m->p->node_names[step->node]);
 }
 
-static qn_status run_collective(const machine *m, const qn_step *step)
+static quern_comm *lent_comm(const machine *m)
 {
     const bool lends = m->ctx && m->ctx->size >= offsetof(quern_ctx, comm) + sizeof m->ctx->comm;
-    quern_comm *comm = lends ? m->ctx->comm : NULL;
+    return lends ? m->ctx->comm : NULL;
+}
+
+static qn_status run_wait(const machine *m)
+{
+    quern_comm *comm = lent_comm(m);
+    const int status = qn_comm_starts(comm) ? comm->wait(comm) : QUERN_OK;
+    return status ? qn_error(m->diags, status, NULL, "all_reduce: %s", comm->error(comm)) : QUERN_OK;
+}
+
+static qn_status run_collective(const machine *m, const qn_step *step)
+{
+    quern_comm *comm = lent_comm(m);
     const int last = step->n_buffers - 1;
     if (step->collective == QN_OP_RANK) {
         *(int64_t *)(void *)address(m, step->buffers[0]) = comm ? comm->rank : 0;
@@ -91,6 +103,11 @@ static qn_status run_collective(const machine *m, const qn_step *step)
                               .dtype = b->dtype };
     if (m->ctx && !qn_collective_fits(&c, comm))
         m->ctx->failed_node = step->node;
+    if (step->starts && qn_comm_starts(comm)) {
+        const int status = comm->start_all_reduce(comm, address(m, step->buffers[0]),
+                                                  address(m, step->buffers[1]), c.n, c.dtype, c.how);
+        return status ? qn_error(m->diags, status, NULL, "all_reduce: %s", comm->error(comm)) : QUERN_OK;
+    }
     return qn_interp_collective(&c, comm, address(m, step->buffers[0]), address(m, step->buffers[last]), NULL,
                                 m->diags);
 }
@@ -138,6 +155,7 @@ static qn_status run_step(machine *m, const qn_step *step)
     }
     case QN_STEP_CHECK: return run_check(m, step);
     case QN_STEP_COLLECTIVE: return run_collective(m, step);
+    case QN_STEP_WAIT: return run_wait(m);
     case QN_STEP_BIND:
         memcpy(&m->symbols[step->count->symbol], address(m, step->buffers[0]), 8);
         return QUERN_OK;

@@ -15,7 +15,8 @@ _Static_assert(offsetof(quern_ctx, parallel_for) == 8 && offsetof(quern_ctx, wei
                    offsetof(quern_ctx, comm) == 72,
                "quern_ctx has other members than ctx_type");
 _Static_assert(offsetof(quern_comm, rank) == 8 && offsetof(quern_comm, ranks) == 12 &&
-                   offsetof(quern_comm, all_reduce) == 16 && offsetof(quern_comm, broadcast) == 40,
+                   offsetof(quern_comm, all_reduce) == 16 && offsetof(quern_comm, broadcast) == 40 &&
+                   offsetof(quern_comm, start_all_reduce) == 72 && offsetof(quern_comm, wait) == 80,
                "quern_comm has other members than comm_type");
 _Static_assert(offsetof(quern_symbol_info, decided) == 32 && sizeof(quern_symbol_info) == 40,
                "quern_symbol_info has other members than symbol_type");
@@ -171,8 +172,9 @@ static void declare_shared(qn_emitter *e, qn_entry_module *m, const qn_entries *
     m->ctx_type = struct_type(
         e, 10,
         (LLVMTypeRef[]){ e->i64, e->ptr, e->ptr, e->ptr, e->ptr, e->ptr, e->ptr, e->i32, e->ptr, e->ptr });
-    m->comm_type =
-        struct_type(e, 7, (LLVMTypeRef[]){ e->i64, e->i32, e->i32, e->ptr, e->ptr, e->ptr, e->ptr });
+    m->comm_type = struct_type(e, 12,
+                               (LLVMTypeRef[]){ e->i64, e->i32, e->i32, e->ptr, e->ptr, e->ptr, e->ptr,
+                                                e->ptr, e->ptr, e->ptr, e->ptr, e->ptr });
     m->model_type = struct_type(
         e, 10,
         (LLVMTypeRef[]){ e->i64, e->i32, e->ptr, e->ptr, e->i32, e->ptr, e->i64, e->ptr, e->ptr, e->ptr });
@@ -203,6 +205,7 @@ static void declare_shared(qn_emitter *e, qn_entry_module *m, const qn_entries *
         for (int i = 0; i < entries->n_programs; i++)
             collective |= has_collective(&entries->programs[i]->steps);
         m->collective = collective ? qn_emit_collective(e, m) : NULL;
+        m->wait = collective ? qn_emit_wait(e, m) : NULL;
         m->rank = collective ? qn_emit_rank(e, m) : NULL;
     }
 }

@@ -16,9 +16,10 @@ typedef struct qn_entry_module {
     LLVMValueRef default_ctx; /* stands for a NULL ctx: a quern_ctx that lends nothing */
     LLVMValueRef launch;      /* i32 (ctx, args, kernel, i64 tasks, name): one kernel call, gives a status */
     LLVMValueRef copy;        /* void (to, from, i64 bytes) */
-    /* Where programs have collectives, otherwise NULL: i32 (ctx, name, i32 which function, in, out, i64 n, i64 bytes, i32 dtype,
+    /* Where programs have collectives, otherwise NULL: i32 (ctx, name, i32 which function (-1: start an all_reduce), in, out, i64 n, i64 bytes, i32 dtype,
      * i32 how, i32 ranks, i32 least ranks), gives a status; i64 (ctx), this rank's number */
     LLVMValueRef collective, rank;
+    LLVMValueRef wait;     /* likewise: i32 (ctx, name), gives a status */
     LLVMTypeRef comm_type; /* quern_comm */
     LLVMTypeRef ctx_type, model_type, kernel_type, launch_type, copy_type;
 } qn_entry_module;
@@ -40,7 +41,9 @@ enum {
     QN_COMM_ALL_REDUCE,
     QN_COMM_ALL_GATHER,
     QN_COMM_REDUCE_SCATTER,
-    QN_COMM_BROADCAST
+    QN_COMM_BROADCAST,
+    QN_COMM_START_ALL_REDUCE = 10,
+    QN_COMM_WAIT
 };
 enum { QN_MODEL_WEIGHTS = 7, QN_MODEL_LACKS = 9 };
 
@@ -80,6 +83,7 @@ LLVMValueRef qn_emit_limits(const qn_emitter *e, const qn_program *p, const char
 
 LLVMValueRef qn_emit_launch(const qn_emitter *e, const qn_entry_module *m);
 LLVMValueRef qn_emit_collective(const qn_emitter *e, const qn_entry_module *m);
+LLVMValueRef qn_emit_wait(const qn_emitter *e, const qn_entry_module *m);
 LLVMValueRef qn_emit_rank(const qn_emitter *e, const qn_entry_module *m);
 LLVMValueRef qn_emit_copy(const qn_emitter *e, const qn_entry_module *m);
 /* i32 run(ptr io, ptr workspace, ptr ctx) */

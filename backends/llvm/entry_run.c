@@ -186,6 +186,51 @@ static void emit_trace(const qn_emitter *e, const qn_entry_module *m, LLVMValueR
     qn_llvm_at(e, behind);
 }
 
+/* The communicator's function that starts an all_reduce; NULL where it has none. */
+static LLVMValueRef starting(const qn_emitter *e, const qn_entry_module *m, LLVMValueRef comm)
+{
+    LLVMBuilderRef b = e->builder;
+    LLVMBasicBlockRef here = qn_llvm_here(e), known = qn_llvm_block(e, "starts"),
+                      behind = qn_llvm_block(e, "");
+    LLVMValueRef size = load(e, e->i64, member(e, m->comm_type, comm, 0));
+    LLVMValueRef least = qn_llvm_i64(e, offsetof(quern_comm, wait) + sizeof(void *));
+    LLVMBuildCondBr(b, LLVMBuildICmp(b, LLVMIntUGE, size, least, ""), known, behind);
+    qn_llvm_at(e, known);
+    LLVMValueRef there = load(e, e->ptr, member(e, m->comm_type, comm, QN_COMM_START_ALL_REDUCE));
+    LLVMBuildBr(b, behind);
+    qn_llvm_at(e, behind);
+    LLVMValueRef start = qn_llvm_phi(e, e->ptr);
+    qn_llvm_incoming(start, LLVMConstNull(e->ptr), here);
+    qn_llvm_incoming(start, there, known);
+    return start;
+}
+
+/* Nothing was started where there is one rank, or the communicator starts nothing. */
+LLVMValueRef qn_emit_wait(const qn_emitter *e, const qn_entry_module *m)
+{
+    LLVMBuilderRef b = e->builder;
+    LLVMValueRef f = qn_llvm_function(e, "wait", e->i32, 2, (LLVMTypeRef[]){ e->ptr, e->ptr });
+    LLVMSetLinkage(f, LLVMInternalLinkage);
+    LLVMValueRef ctx = LLVMGetParam(f, 0), name = LLVMGetParam(f, 1);
+    qn_llvm_at(e, LLVMAppendBasicBlockInContext(e->context, f, "entry"));
+    LLVMValueRef comm = lent_comm(e, m, ctx);
+    LLVMBasicBlockRef together = qn_llvm_block(e, "together"), nothing = qn_llvm_block(e, "nothing"),
+                      call = qn_llvm_block(e, "call");
+    LLVMBuildCondBr(b, LLVMBuildIsNull(b, comm, ""), nothing, together);
+    qn_llvm_at(e, together);
+    LLVMBuildCondBr(b, LLVMBuildIsNull(b, starting(e, m, comm), ""), nothing, call);
+    qn_llvm_at(e, nothing);
+    LLVMBuildRet(b, qn_llvm_i32(e, QUERN_OK));
+    qn_llvm_at(e, call);
+    emit_trace(e, m, ctx, name, 1);
+    LLVMValueRef wait = load(e, e->ptr, member(e, m->comm_type, comm, QN_COMM_WAIT));
+    LLVMValueRef status =
+        LLVMBuildCall2(b, LLVMFunctionType(e->i32, (LLVMTypeRef[]){ e->ptr }, 1, 0), wait, &comm, 1, "");
+    emit_trace(e, m, ctx, name, 0);
+    LLVMBuildRet(b, status);
+    return f;
+}
+
 /* Alone, a rank has what all ranks have, where `alone` says that this will do. The status is -1 where the ranks are not as many
  * as `least`, or another number than `ranks` (0: any). */
 LLVMValueRef qn_emit_collective(const qn_emitter *e, const qn_entry_module *m)
@@ -222,10 +267,16 @@ LLVMValueRef qn_emit_collective(const qn_emitter *e, const qn_entry_module *m)
     LLVMBuildRet(b, qn_llvm_i32(e, -1));
     qn_llvm_at(e, call);
     emit_trace(e, m, ctx, name, 1);
+    LLVMValueRef start = starting(e, m, comm);
+    LLVMValueRef starts = LLVMBuildAnd(b, LLVMBuildIsNotNull(b, start, ""),
+                                       LLVMBuildICmp(b, LLVMIntSLT, which, qn_llvm_i32(e, 0), ""), "");
     LLVMValueRef first = member(e, m->comm_type, comm, QN_COMM_ALL_REDUCE);
+    which = LLVMBuildSelect(b, LLVMBuildICmp(b, LLVMIntSLT, which, qn_llvm_i32(e, 0), ""), qn_llvm_i32(e, 0),
+                            which, "");
     LLVMValueRef at = LLVMBuildGEP2(b, e->ptr, first, &which, 1, "");
-    LLVMValueRef status = LLVMBuildCall2(b, call_type, load(e, e->ptr, at),
-                                         (LLVMValueRef[]){ comm, in, out, n, dtype, how }, 6, "");
+    LLVMValueRef function = LLVMBuildSelect(b, starts, start, load(e, e->ptr, at), "");
+    LLVMValueRef status =
+        LLVMBuildCall2(b, call_type, function, (LLVMValueRef[]){ comm, in, out, n, dtype, how }, 6, "");
     emit_trace(e, m, ctx, name, 0);
     LLVMBuildRet(b, status);
     return f;
@@ -497,7 +548,7 @@ static void emit_collective(runner *r, const qn_step *step)
                             e->i64, e->i32, e->i32, e->i32, e->i32 };
     LLVMValueRef args[] = { r->ctx,
                             qn_llvm_string(e, step->name ? step->name : qn_ops[step->collective].name),
-                            qn_llvm_i32(e, which),
+                            qn_llvm_i32(e, step->starts ? -1 : which),
                             address(r, step->buffers[0]),
                             address(r, step->buffers[last]),
                             n,
@@ -510,6 +561,15 @@ static void emit_collective(runner *r, const qn_step *step)
         LLVMBuildCall2(b, LLVMFunctionType(e->i32, types, 11, 0), r->m->collective, args, 11, "");
     fail_at_node(r, LLVMBuildICmp(b, LLVMIntSLT, status, qn_llvm_i32(e, 0), ""), step->node);
     fail_if(r, LLVMBuildIsNotNull(b, status, ""), status);
+}
+
+static void emit_wait(runner *r, const qn_step *step)
+{
+    const qn_emitter *e = r->e;
+    LLVMTypeRef type = LLVMFunctionType(e->i32, (LLVMTypeRef[]){ e->ptr, e->ptr }, 2, 0);
+    LLVMValueRef args[] = { r->ctx, qn_llvm_string(e, step->name ? step->name : "wait") };
+    LLVMValueRef status = LLVMBuildCall2(e->builder, type, r->m->wait, args, 2, "");
+    fail_if(r, LLVMBuildIsNotNull(e->builder, status, ""), status);
 }
 
 static void emit_steps(runner *r, const qn_steps *steps)
@@ -526,6 +586,7 @@ static void emit_steps(runner *r, const qn_steps *steps)
         case QN_STEP_BIND: emit_bind(r, step); break;
         case QN_STEP_CHECK: emit_check_step(r, step); break;
         case QN_STEP_COLLECTIVE: emit_collective(r, step); break;
+        case QN_STEP_WAIT: emit_wait(r, step); break;
         }
     }
 }

@@ -350,6 +350,22 @@ static qn_status parse_library(reader *r, qn_step *step)
                            qn_parser_suggest(p, &p->token, names, QN_N_LIBRARIES));
 }
 
+/* ("name") (%0, %1) */
+static qn_status parse_pair(reader *r, int n, qn_step *step)
+{
+    qn_parser *p = r->parser;
+    step->name = parse_name(p);
+    step->n_buffers = n;
+    step->buffers = QN_NEW_ARRAY(p->arena, int, 2);
+    QN_TRY(qn_parser_expect(p, QN_TOKEN_LPAREN, "'(' and the buffers"));
+    for (int i = 0; i < n; i++) {
+        if (i > 0)
+            QN_TRY(qn_parser_expect(p, QN_TOKEN_COMMA, "',' and the buffer that is written"));
+        QN_TRY(parse_buffer(r, &step->buffers[i]));
+    }
+    return qn_parser_expect(p, QN_TOKEN_RPAREN, "')'");
+}
+
 /* all_reduce sum "name" (%0, %1) node 0 */
 static qn_status parse_collective(reader *r, qn_step *step)
 {
@@ -362,6 +378,7 @@ static qn_status parse_collective(reader *r, qn_step *step)
     int op = 0;
     for (int i = 0; i < N_OPS; i++)
         names[i] = qn_ops[ops[i]].name;
+    step->starts = qn_parser_accept_word(p, "start");
     while (op < N_OPS && !qn_parser_accept_word(p, names[op]))
         op++;
     if (op == N_OPS)
@@ -390,16 +407,7 @@ static qn_status parse_collective(reader *r, qn_step *step)
             return qn_parser_error(p, &start, "there is at least 1 rank");
         step->ranks = ranks;
     }
-    step->name = parse_name(p);
-    step->n_buffers = ops[op] == QN_OP_RANK ? 1 : 2;
-    step->buffers = QN_NEW_ARRAY(p->arena, int, 2);
-    QN_TRY(qn_parser_expect(p, QN_TOKEN_LPAREN, "'(' and the buffers"));
-    for (int i = 0; i < step->n_buffers; i++) {
-        if (i > 0)
-            QN_TRY(qn_parser_expect(p, QN_TOKEN_COMMA, "',' and the buffer that is written"));
-        QN_TRY(parse_buffer(r, &step->buffers[i]));
-    }
-    QN_TRY(qn_parser_expect(p, QN_TOKEN_RPAREN, "')'"));
+    QN_TRY(parse_pair(r, ops[op] == QN_OP_RANK ? 1 : 2, step));
     if (step->n_buffers == 1)
         return QUERN_OK;
     if (!qn_parser_accept_word(p, "node"))
@@ -467,6 +475,10 @@ static qn_status parse_step(reader *r, qn_step *step)
         return parse_library(r, step);
     if (qn_parser_accept_word(p, "collective"))
         return parse_collective(r, step);
+    if (qn_parser_accept_word(p, "wait")) {
+        step->kind = QN_STEP_WAIT;
+        return parse_pair(r, 2, step);
+    }
     if (qn_parser_accept_word(p, "loop"))
         return parse_loop(r, step);
     if (qn_parser_accept_word(p, "if"))
@@ -481,7 +493,7 @@ static qn_status parse_step(reader *r, qn_step *step)
     step->kind = qn_parser_at_word(p, "copy") ? QN_STEP_COPY : QN_STEP_SWAP;
     if (!qn_parser_accept_word(p, "copy") && !qn_parser_accept_word(p, "swap"))
         return qn_parser_expected(
-            p, "a step (call, library, collective, copy, loop, if, swap, bind, check) or '}'");
+            p, "a step (call, library, collective, wait, copy, loop, if, swap, bind, check) or '}'");
     return parse_operands(r, 2, step);
 }
 

@@ -4,18 +4,26 @@
  * order of the ranks, and sends the result to all: 2 (P - 1) / P times the bytes go out of each rank, which no algorithm betters.
  * A few elements go to everybody at once, and each combines all: the bits are the same, and there is one round less.
  *
- * Before elements, ranks exchange what they ask for. While a rank waits for that it also listens to ranks that have failed. */
+ * Before elements, ranks exchange what they ask for. While a rank waits for that it also listens to ranks that have failed.
+ *
+ * MPI need not move anything while none of its functions runs, and Open MPI doesn't. So what is started runs in a thread of ours,
+ * which calls them until it has ended; nobody else does meanwhile, so that MPI_THREAD_SERIALIZED is enough. */
 #include <sched.h>
+#include <stdatomic.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <time.h>
 
 #include "quern_mpi.h"
+#include "runtime/dist/carrier.h"
 #include "runtime/dist/dist.h"
 
 enum {
     PIECE = 4 << 20, /* bytes: of what is kept of all ranks at a time */
     FEW = 16 << 10,  /* bytes of all ranks together that all get at once */
+    PATIENCE = 100,  /* tests before a rank that waits lets others have its core */
+    NAP = 20000,     /* nanoseconds between tests beside kernels */
     TAG = 1
 };
 
@@ -29,6 +37,9 @@ typedef struct mpi {
     qn_request *requests; /* by rank */
     const void **in;
     char *scratch; /* of what all ranks give of a piece */
+    qn_carrier carrier;
+    bool beside;      /* this collective runs in the carrier's thread: cores are the kernels' */
+    atomic_bool told; /* by its own host to fail: the carrier waits for no rank any more */
 } mpi;
 
 static char last_error[QN_DIST_TEXT];
@@ -61,6 +72,24 @@ static int check(mpi *m, int code)
 
 /* ---- agreeing ---- */
 
+/* To all other ranks. The message is small enough to go out whether or not it is received. */
+static void tell(mpi *m, const char *reason)
+{
+    if (m->failed)
+        return;
+    char *text = calloc(1, QN_DIST_TEXT); /* belongs to the sends, which nobody waits for */
+    snprintf(m->reason, sizeof m->reason, "rank %d failed: %s", m->comm.rank, reason ? reason : "");
+    m->failed = true;
+    if (text)
+        memcpy(text, m->reason, sizeof m->reason);
+    for (int i = 0; text && i < m->comm.ranks; i++) {
+        MPI_Request request;
+        if (i != m->comm.rank &&
+            MPI_Isend(text, QN_DIST_TEXT, MPI_CHAR, i, TAG, m->failures, &request) == MPI_SUCCESS)
+            MPI_Request_free(&request);
+    }
+}
+
 /* Has a rank said that it failed? */
 static bool heard_of_failure(mpi *m)
 {
@@ -75,16 +104,27 @@ static bool heard_of_failure(mpi *m)
     return true;
 }
 
+/* Between two tests of the same thing; ranks may share cores with each other and with kernels. */
+static void pause_at(const mpi *m, int turn)
+{
+    if (turn <= PATIENCE)
+        return;
+    if (m->beside)
+        nanosleep(&(struct timespec){ .tv_nsec = NAP }, NULL);
+    else
+        sched_yield();
+}
+
 static int agree(mpi *m, const qn_request *mine)
 {
     char text[QN_DIST_TEXT];
     const int words = (int)(sizeof *mine / sizeof(int64_t));
     MPI_Request exchange;
     int done = 0, status;
-    if (m->failed || heard_of_failure(m))
+    if (m->failed || atomic_load(&m->told) || heard_of_failure(m))
         return QUERN_ERROR_ARGUMENT;
     if (!qn_dist_sound(mine, m->comm.ranks, text)) {
-        m->comm.fail(&m->comm, text);
+        tell(m, text);
         return QUERN_ERROR_ARGUMENT;
     }
     m->requests[m->comm.rank] = *mine;
@@ -92,12 +132,12 @@ static int agree(mpi *m, const qn_request *mine)
                                      m->ranks, &exchange));
     for (int turn = 0; !status && !done; turn++) {
         status = check(m, MPI_Test(&exchange, &done, MPI_STATUS_IGNORE));
-        if (!status && !done && heard_of_failure(m)) {
+        if (!status && !done && (atomic_load(&m->told) || heard_of_failure(m))) {
             m->pending = true;
             return QUERN_ERROR_ARGUMENT;
         }
-        if (!done && turn > 100)
-            sched_yield(); /* ranks may share cores */
+        if (!done)
+            pause_at(m, turn);
     }
     if (!status && !qn_dist_agree(m->requests, m->comm.ranks, text))
         return failed(m, text);
@@ -117,8 +157,16 @@ static int exchange(mpi *m, place_fn send, const void *send_user, place_fn recei
         const int to = (rank + k) % ranks, from = (rank - k + ranks) % ranks;
         int64_t out, in;
         const char *what = send(send_user, to, &out), *where = receive(receive_user, from, &in);
-        status = check(m, MPI_Sendrecv(what, (int)out, MPI_BYTE, to, TAG, (void *)(uintptr_t)where, (int)in,
-                                       MPI_BYTE, from, TAG, m->ranks, MPI_STATUS_IGNORE));
+        MPI_Request both[2] = { MPI_REQUEST_NULL, MPI_REQUEST_NULL };
+        status =
+            check(m, MPI_Irecv((void *)(uintptr_t)where, (int)in, MPI_BYTE, from, TAG, m->ranks, &both[0]));
+        if (!status)
+            status = check(m, MPI_Isend(what, (int)out, MPI_BYTE, to, TAG, m->ranks, &both[1]));
+        for (int turn = 0, done = 0; !status && !done; turn++) {
+            status = check(m, MPI_Testall(2, both, &done, MPI_STATUSES_IGNORE));
+            if (!done)
+                pause_at(m, turn);
+        }
     }
     return status;
 }
@@ -184,7 +232,7 @@ static int reduce_piece(mpi *m, const qn_request *r, const char *in, char *out, 
     return exchange(m, even, &result, part, &results);
 }
 
-static int all_reduce(quern_comm *comm, const void *in, void *out, int64_t n, int32_t dtype, int32_t how)
+static int run_all_reduce(quern_comm *comm, const void *in, void *out, int64_t n, int32_t dtype, int32_t how)
 {
     mpi *m = (mpi *)comm;
     const qn_request r = { QN_ALL_REDUCE, n, dtype, how };
@@ -198,11 +246,45 @@ static int all_reduce(quern_comm *comm, const void *in, void *out, int64_t n, in
     return status;
 }
 
+static int all_reduce(quern_comm *comm, const void *in, void *out, int64_t n, int32_t dtype, int32_t how)
+{
+    qn_carrier_drain(&((mpi *)comm)->carrier);
+    return run_all_reduce(comm, in, out, n, dtype, how);
+}
+
+static int carry_all_reduce(quern_comm *comm, const void *in, void *out, int64_t n, int32_t dtype,
+                            int32_t how)
+{
+    mpi *m = (mpi *)comm;
+    m->beside = m->carrier.beside;
+    const int status = run_all_reduce(comm, in, out, n, dtype, how);
+    m->beside = false;
+    return status;
+}
+
+static int start_all_reduce(quern_comm *comm, const void *in, void *out, int64_t n, int32_t dtype,
+                            int32_t how)
+{
+    return qn_carrier_start(&((mpi *)comm)->carrier, &(qn_started){ .call = carry_all_reduce,
+                                                                    .comm = comm,
+                                                                    .in = in,
+                                                                    .out = out,
+                                                                    .n = n,
+                                                                    .dtype = dtype,
+                                                                    .how = how });
+}
+
+static int wait_for_oldest(quern_comm *comm)
+{
+    return qn_carrier_wait(&((mpi *)comm)->carrier);
+}
+
 static int reduce_scatter(quern_comm *comm, const void *in, void *out, int64_t n, int32_t dtype, int32_t how)
 {
     mpi *m = (mpi *)comm;
     const qn_request r = { QN_REDUCE_SCATTER, n, dtype, how };
     const int64_t size = (int64_t)qn_dist_size(dtype);
+    qn_carrier_drain(&m->carrier);
     int status = agree(m, &r);
     const int64_t most = status ? 1 : PIECE / size / comm->ranks > 0 ? PIECE / size / comm->ranks : 1;
     for (int64_t at = 0; !status && at < n; at += most) {
@@ -221,6 +303,7 @@ static int all_gather(quern_comm *comm, const void *in, void *out, int64_t n, in
     mpi *m = (mpi *)comm;
     const qn_request r = { QN_ALL_GATHER, n, dtype, how };
     const int64_t size = (int64_t)qn_dist_size(dtype), most = size ? PIECE / size : 1;
+    qn_carrier_drain(&m->carrier);
     int status = agree(m, &r);
     if (!status && n > 0)
         memcpy((char *)out + comm->rank * n * size, in, (size_t)(n * size));
@@ -237,6 +320,7 @@ static int broadcast(quern_comm *comm, const void *in, void *out, int64_t n, int
 {
     mpi *m = (mpi *)comm;
     const qn_request r = { QN_BROADCAST, n, dtype, how };
+    qn_carrier_drain(&m->carrier);
     int status = agree(m, &r);
     const int64_t bytes = status ? 0 : n * (int64_t)qn_dist_size(dtype);
     if (comm->rank == how && out != in && bytes > 0)
@@ -249,28 +333,19 @@ static int broadcast(quern_comm *comm, const void *in, void *out, int64_t n, int
 
 /* ---- failing, making, freeing ---- */
 
-/* The message is small enough to go out whether or not it is received. */
 static void fail(quern_comm *comm, const char *reason)
 {
     mpi *m = (mpi *)comm;
-    if (m->failed)
-        return;
-    char *text = calloc(1, QN_DIST_TEXT); /* belongs to the sends, which nobody waits for */
-    snprintf(m->reason, sizeof m->reason, "rank %d failed: %s", comm->rank, reason ? reason : "");
-    m->failed = true;
-    if (text)
-        memcpy(text, m->reason, sizeof m->reason);
-    for (int i = 0; text && i < comm->ranks; i++) {
-        MPI_Request request;
-        if (i != comm->rank &&
-            MPI_Isend(text, QN_DIST_TEXT, MPI_CHAR, i, TAG, m->failures, &request) == MPI_SUCCESS)
-            MPI_Request_free(&request);
-    }
+    atomic_store(&m->told, true);
+    qn_carrier_drain(&m->carrier);
+    tell(m, reason);
 }
 
+/* While the carrier is at something it may yet find a reason; a rank that has one of its own says that first. */
 static const char *error(const quern_comm *comm)
 {
-    return ((const mpi *)comm)->reason;
+    const mpi *m = (const mpi *)comm;
+    return qn_carrier_busy((qn_carrier *)(uintptr_t)&m->carrier) ? "" : m->reason;
 }
 
 static void release_memory(mpi *m)
@@ -289,6 +364,7 @@ static void release_memory(mpi *m)
 static void release(quern_comm *comm)
 {
     mpi *m = (mpi *)comm;
+    qn_carrier_release(&m->carrier);
     if (!m->failed && !agree(m, &(qn_request){ .kind = QN_LEAVE })) {
         MPI_Comm_free(&m->ranks);
         MPI_Comm_free(&m->failures);
@@ -306,7 +382,7 @@ static int wrong(int status, const char *text)
 
 static int make(MPI_Comm of, bool ends, quern_comm **out)
 {
-    int rank = 0, ranks = 0;
+    int rank = 0, ranks = 0, threads = MPI_THREAD_SINGLE;
     *out = NULL;
     if (MPI_Comm_rank(of, &rank) != MPI_SUCCESS || MPI_Comm_size(of, &ranks) != MPI_SUCCESS)
         return wrong(QUERN_ERROR_ARGUMENT, "MPI does not know this communicator");
@@ -320,6 +396,8 @@ static int make(MPI_Comm of, bool ends, quern_comm **out)
         release_memory(m);
         return wrong(QUERN_ERROR_MEMORY, "out of memory");
     }
+    MPI_Query_thread(&threads);
+    qn_carrier_init(&m->carrier, ranks > 1 && threads >= MPI_THREAD_SERIALIZED);
     if (MPI_Comm_dup(of, &m->ranks) != MPI_SUCCESS || MPI_Comm_dup(of, &m->failures) != MPI_SUCCESS) {
         m->failed = true;
         release(&m->comm);
@@ -328,8 +406,8 @@ static int make(MPI_Comm of, bool ends, quern_comm **out)
     MPI_Comm_set_errhandler(m->ranks, MPI_ERRORS_RETURN);
     MPI_Comm_set_errhandler(m->failures, MPI_ERRORS_RETURN);
     m->ends = ends;
-    m->comm = (quern_comm){ sizeof m->comm, rank,      ranks, all_reduce, all_gather,
-                            reduce_scatter, broadcast, fail,  error,      release };
+    m->comm = (quern_comm){ sizeof m->comm, rank, ranks, all_reduce, all_gather,       reduce_scatter,
+                            broadcast,      fail, error, release,    start_all_reduce, wait_for_oldest };
     *out = &m->comm;
     return QUERN_OK;
 }
@@ -347,7 +425,7 @@ int quern_mpi_world(quern_comm **out)
     MPI_Finalized(&ended);
     if (ended)
         return wrong(QUERN_ERROR_ARGUMENT, "MPI has ended in this process: it cannot start a second time");
-    if (!started && MPI_Init_thread(NULL, NULL, MPI_THREAD_FUNNELED, &provided) != MPI_SUCCESS)
+    if (!started && MPI_Init_thread(NULL, NULL, MPI_THREAD_SERIALIZED, &provided) != MPI_SUCCESS)
         return wrong(QUERN_ERROR_IO, "MPI does not start");
     return make(MPI_COMM_WORLD, !started, out);
 }

@@ -8,6 +8,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "runtime/dist/carrier.h"
 #include "runtime/dist/dist.h"
 #include "runtime/error.h"
 
@@ -26,11 +27,17 @@ typedef struct group {
 typedef struct member {
     quern_comm comm;
     group *group;
+    qn_carrier carrier;
 } member;
 
 static group *group_of(const quern_comm *comm)
 {
     return ((const member *)comm)->group;
+}
+
+static qn_carrier *carrier_of(quern_comm *comm)
+{
+    return &((member *)comm)->carrier;
 }
 
 static void fail_group(group *g, const char *reason)
@@ -44,17 +51,18 @@ static void fail_group(group *g, const char *reason)
     pthread_mutex_unlock(&g->lock);
 }
 
-/* Until all ranks are here; false: one of them won't come. */
-static bool meet(group *g)
+/* Until all ranks are here; false: one of them won't come. Those that are `sure` to come have met before: each still reads what
+ * the others have, whatever fails beside it. */
+static bool meet(group *g, bool sure)
 {
     pthread_mutex_lock(&g->lock);
     const uint64_t before = g->meetings;
-    if (!g->failed && ++g->arrived == g->ranks) {
+    if ((sure || !g->failed) && ++g->arrived == g->ranks) {
         g->arrived = 0;
         g->meetings++;
         pthread_cond_broadcast(&g->all_here);
     }
-    while (g->meetings == before && !g->failed)
+    while (g->meetings == before && (sure || !g->failed))
         pthread_cond_wait(&g->all_here, &g->lock);
     const bool met = g->meetings != before;
     pthread_mutex_unlock(&g->lock);
@@ -124,34 +132,60 @@ static int run(quern_comm *comm, qn_request_kind kind, const void *in, void *out
         g->out[comm->rank] = out;
     }
     pthread_mutex_unlock(&g->lock);
-    if (!meet(g))
+    if (!meet(g, false))
         return QUERN_ERROR_ARGUMENT;
     if (!qn_dist_agree(g->requests, g->ranks, text)) {
         fail_group(g, text);
         return QUERN_ERROR_ARGUMENT;
     }
     do_part(g, &request, comm->rank);
-    return meet(g) ? QUERN_OK : QUERN_ERROR_ARGUMENT;
+    return meet(g, true) ? QUERN_OK : QUERN_ERROR_ARGUMENT;
 }
 
-static int all_reduce(quern_comm *comm, const void *in, void *out, int64_t n, int32_t dtype, int32_t how)
+static int run_all_reduce(quern_comm *comm, const void *in, void *out, int64_t n, int32_t dtype, int32_t how)
 {
     return run(comm, QN_ALL_REDUCE, in, out, n, dtype, how);
 }
 
+static int run_behind(quern_comm *comm, qn_request_kind kind, const void *in, void *out, int64_t n,
+                      int32_t dtype, int32_t how)
+{
+    qn_carrier_drain(carrier_of(comm));
+    return run(comm, kind, in, out, n, dtype, how);
+}
+
+static int all_reduce(quern_comm *comm, const void *in, void *out, int64_t n, int32_t dtype, int32_t how)
+{
+    return run_behind(comm, QN_ALL_REDUCE, in, out, n, dtype, how);
+}
+
 static int all_gather(quern_comm *comm, const void *in, void *out, int64_t n, int32_t dtype, int32_t how)
 {
-    return run(comm, QN_ALL_GATHER, in, out, n, dtype, how);
+    return run_behind(comm, QN_ALL_GATHER, in, out, n, dtype, how);
 }
 
 static int reduce_scatter(quern_comm *comm, const void *in, void *out, int64_t n, int32_t dtype, int32_t how)
 {
-    return run(comm, QN_REDUCE_SCATTER, in, out, n, dtype, how);
+    return run_behind(comm, QN_REDUCE_SCATTER, in, out, n, dtype, how);
 }
 
 static int broadcast(quern_comm *comm, const void *in, void *out, int64_t n, int32_t dtype, int32_t how)
 {
-    return run(comm, QN_BROADCAST, in, out, n, dtype, how);
+    return run_behind(comm, QN_BROADCAST, in, out, n, dtype, how);
+}
+
+static int start_all_reduce(quern_comm *comm, const void *in, void *out, int64_t n, int32_t dtype,
+                            int32_t how)
+{
+    return qn_carrier_start(
+        carrier_of(comm),
+        &(qn_started){
+            .call = run_all_reduce, .comm = comm, .in = in, .out = out, .n = n, .dtype = dtype, .how = how });
+}
+
+static int wait_for_oldest(quern_comm *comm)
+{
+    return qn_carrier_wait(carrier_of(comm));
 }
 
 static void fail(quern_comm *comm, const char *reason)
@@ -159,6 +193,7 @@ static void fail(quern_comm *comm, const char *reason)
     char text[QN_DIST_TEXT];
     snprintf(text, sizeof text, "rank %d failed: %s", comm->rank, reason ? reason : "");
     fail_group(group_of(comm), text);
+    qn_carrier_drain(carrier_of(comm));
 }
 
 /* Once failed, the reason doesn't change any more. */
@@ -189,6 +224,7 @@ static void release(quern_comm *comm)
     char text[QN_DIST_TEXT];
     snprintf(text, sizeof text, "rank %d has left", comm->rank);
     fail_group(g, text); /* whoever waits for it */
+    qn_carrier_release(carrier_of(comm));
     pthread_mutex_lock(&g->lock);
     const bool last = --g->users == 0;
     pthread_mutex_unlock(&g->lock);
@@ -216,14 +252,18 @@ int quern_comm_threads(int ranks, quern_comm **out_comms)
         member *m = whole ? calloc(1, sizeof *m) : NULL;
         out_comms[i] = m ? &m->comm : NULL;
         whole = m != NULL;
-        if (m)
-            *m = (member){ { sizeof m->comm, i, ranks, all_reduce, all_gather, reduce_scatter, broadcast,
-                             fail, error, release },
-                           g };
+        if (!m)
+            continue;
+        m->comm = (quern_comm){ sizeof m->comm, i,    ranks, all_reduce, all_gather,       reduce_scatter,
+                                broadcast,      fail, error, release,    start_all_reduce, wait_for_oldest };
+        m->group = g;
+        qn_carrier_init(&m->carrier, ranks > 1);
     }
     if (whole)
         return QUERN_OK;
     for (int i = 0; i < ranks; i++) {
+        if (out_comms[i])
+            qn_carrier_release(carrier_of(out_comms[i]));
         free(out_comms[i]);
         out_comms[i] = NULL;
     }

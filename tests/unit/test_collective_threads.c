@@ -561,6 +561,120 @@ static void a_rank_without_states_fails(void **state)
     }
 }
 
+/* ---- collectives that are started ---- */
+
+enum { STARTED = 20, MANY = 5000 };
+
+typedef struct started {
+    float in[MOST_RANKS][STARTED][MANY], out[MOST_RANKS][STARTED][MANY], behind[MOST_RANKS][MANY];
+    int status[MOST_RANKS], idle[MOST_RANKS];
+} started;
+
+/* Of other lengths each, half of them in place, and one that isn't started behind them. */
+static void start_many(quern_comm *comm, void *arg)
+{
+    started *s = arg;
+    const int r = comm->rank;
+    int status = QUERN_OK;
+    for (int k = 0; k < STARTED && !status; k++) {
+        if (k % 2)
+            memcpy(s->out[r][k], s->in[r][k], sizeof s->in[r][k]);
+        status = comm->start_all_reduce(comm, k % 2 ? s->out[r][k] : s->in[r][k], s->out[r][k],
+                                        MANY - 200 * k, QUERN_F32, QUERN_COMBINE_SUM);
+    }
+    if (!status)
+        status = quern_comm_all_reduce(comm, s->in[r][0], s->behind[r], MANY, QUERN_F32, QUERN_COMBINE_MAX);
+    for (int k = 0; k < STARTED && !status; k++)
+        status = comm->wait(comm);
+    s->status[r] = status;
+    s->idle[r] = comm->wait(comm);
+}
+
+static void starts_many(void **state)
+{
+    (void)state;
+    started *s = calloc(1, sizeof *s);
+    for (int ranks = 1; ranks <= MOST_RANKS; ranks += 2) {
+        for (int r = 0; r < ranks; r++)
+            for (int k = 0; k < STARTED; k++)
+                for (int i = 0; i < MANY; i++)
+                    s->in[r][k][i] = (float)number(r + k, i);
+        on_ranks(ranks, start_many, s);
+        for (int r = 0; r < ranks; r++) {
+            assert_int_equal(s->status[r], QUERN_OK);
+            assert_int_equal(s->idle[r], QUERN_ERROR_ARGUMENT); /* nothing was started */
+            for (int k = 0; k < STARTED; k++)
+                for (int i = 0; i < MANY - 200 * k; i++) {
+                    double sum = 0, most = 0;
+                    for (int from = 0; from < ranks; from++) {
+                        sum += number(from + k, i);
+                        most = fmax(most, number(from, i));
+                    }
+                    if (s->out[r][k][i] != (float)sum || (k == 0 && s->behind[r][i] != (float)most))
+                        fail_msg("rank %d of %d: number %d, element %d", r, ranks, k, i);
+                }
+        }
+    }
+    free(s);
+}
+
+/* Rank 1 starts what the others never come to, and fails: its memory is its own again. Rank 0 waits for what rank 1 never starts. */
+static void start_and_fail(quern_comm *comm, void *arg)
+{
+    misfit *m = arg;
+    const int r = comm->rank;
+    float *x = calloc(MANY, sizeof *x);
+    if (r < 2)
+        m->status[r] = comm->start_all_reduce(comm, x, x, MANY, QUERN_F32, QUERN_COMBINE_SUM);
+    if (r == 1) {
+        (comm->fail)(comm, "no data");
+        m->again[r] = comm->wait(comm);
+    } else if (r == 0) {
+        m->again[r] = comm->wait(comm);
+    } else {
+        m->again[r] = QUERN_ERROR_ARGUMENT; /* does something else */
+    }
+    snprintf(m->error[r], sizeof m->error[r], "%s", comm->error(comm));
+    free(x);
+}
+
+static void a_rank_fails_beside(void **state)
+{
+    (void)state;
+    misfit m = { 0 };
+    on_ranks(3, start_and_fail, &m);
+    for (int r = 0; r < 3; r++) {
+        assert_int_equal(m.status[r], QUERN_OK);
+        assert_int_equal(m.again[r], QUERN_ERROR_ARGUMENT);
+        if (r < 2)
+            assert_string_equal(m.error[r], "rank 1 failed: no data");
+    }
+}
+
+static void start_misfit(quern_comm *comm, void *arg)
+{
+    misfit *m = arg;
+    const int r = comm->rank;
+    float x[8] = { 0 };
+    m->status[r] = comm->start_all_reduce(comm, x, x, m->n[r], QUERN_F32, QUERN_COMBINE_SUM);
+    m->again[r] = comm->wait(comm);
+    snprintf(m->error[r], sizeof m->error[r], "%s", comm->error(comm));
+}
+
+static void sizes_differ_beside(void **state)
+{
+    (void)state;
+    misfit m = { .n = { 8, 8, 5 } };
+    on_ranks(3, start_misfit, &m);
+    for (int r = 0; r < 3; r++) {
+        assert_int_equal(m.status[r], QUERN_OK);
+        assert_int_equal(m.again[r], QUERN_ERROR_ARGUMENT);
+        assert_string_equal(
+            m.error[r], "ranks have to ask for the same: rank 0 for all_reduce of 8 f32 (sum), rank 2 for "
+                        "all_reduce of 5 f32 (sum)");
+    }
+}
+
 static void *wait_for_one(void *user)
 {
     rank *r = user;
@@ -614,6 +728,38 @@ static void a_run_fails(void **state)
         }
         free_models(m, 3);
     }
+}
+
+/* The same while a collective that all ranks started goes on beside: it is computed with what comes behind. */
+static void a_run_fails_beside(void **state)
+{
+    (void)state;
+    static const char text[] = "graph @main(%x: f32[4]) -> (f32[4], f32[1]) {\n"
+                               "  %0 = broadcast %x {axes = [1], dims = [1024, 4]} : f32[1024, 4]\n"
+                               "  %1 = all_reduce %0 {kind = sum} : f32[1024, 4]\n"
+                               "  %2 = reduce %1 {axes = [0], kind = max} : f32[4]\n"
+                               "  %3 = slice %x {limit = [1], start = [0], stride = [1]} : f32[1]\n"
+                               "  %4 = convert %3 {dtype = i64} : i64[1]\n"
+                               "  %5 = gather %x, %4 {axis = 0} : f32[1]\n"
+                               "  %6 = all_reduce %5 {kind = sum} : f32[1]\n"
+                               "  return %2, %6\n"
+                               "}\n";
+    models *m = compile(text, "cpu", 3);
+    m->n_in = 1;
+    m->n_out = 2;
+    m->elements = 4;
+    for (int round = 0; round < 2; round++) {
+        m->in[1][0][0] = round ? 9 : 3;
+        on_ranks(3, run_model, m);
+        for (int r = 0; r < 3; r++) {
+            assert_int_equal(m->status[r], !round   ? QUERN_OK
+                                           : r == 1 ? QUERN_ERROR_INDEX
+                                                    : QUERN_ERROR_ARGUMENT);
+            if (round && !strstr(m->error[r], r == 1 ? "index" : "rank 1 failed: "))
+                fail_msg("rank %d: %s", r, m->error[r]);
+        }
+    }
+    free_models(m, 3);
 }
 
 /* ---- derivatives ---- */
@@ -708,10 +854,11 @@ static void gradients_equal_differences(void **state)
 
 /* ---- trainers ---- */
 
-enum { ROWS = 50, FEATURES = 5 };
+enum { ROWS = 50, FEATURES = 2100 }; /* so many that their gradient goes beside kernels */
 
 typedef struct training {
     int64_t batch;
+    bool at_once;     /* with communicators that start nothing */
     int without_rows; /* one more than the rank that has none; 0: all have some */
     double losses[MOST_RANKS][64];
     float weight[MOST_RANKS][FEATURES];
@@ -729,7 +876,7 @@ static int train_rank(quern_comm *comm, int r, training *t)
         y[i] = 0;
         for (int k = 0; k < FEATURES; k++) {
             x[i][k] = (float)sin(3.1 * i + 7.7 * k);
-            y[i] += (float)(k + 1) * x[i][k];
+            y[i] += (float)(k % 5 + 1) * x[i][k];
         }
     }
     quern_builder *b = quern_builder_new(NULL);
@@ -742,8 +889,9 @@ static int train_rank(quern_comm *comm, int r, training *t)
                              &(quern_train_options){ .size = sizeof(quern_train_options),
                                                      .loss = "mse",
                                                      .optimizer = "sgd",
-                                                     .learning_rate = 0.1,
-                                                     .data_parallel = comm != NULL },
+                                                     .learning_rate = 0.5 / FEATURES,
+                                                     .data_parallel = comm != NULL,
+                                                     .bucket_bytes = comm ? 8 : 0 },
                              &(quern_compile_options){ .size = sizeof(quern_compile_options), .threads = 1 },
                              &trainer);
     if (!status && comm)
@@ -766,6 +914,8 @@ static int train_rank(quern_comm *comm, int r, training *t)
 static void run_training(quern_comm *comm, void *arg)
 {
     training *t = arg;
+    if (t->at_once)
+        comm->start_all_reduce = NULL;
     t->status[comm->rank] = train_rank(comm, comm->rank, t);
 }
 
@@ -775,8 +925,11 @@ static void trains_alike(void **state)
     training alone = { .batch = 16 };
     ok(train_rank(NULL, 0, &alone));
     for (int ranks = 2; ranks <= 4; ranks += 2) {
-        training t = { .batch = 16 };
+        training t = { .batch = 16 }, at_once = { .batch = 16, .at_once = true };
         on_ranks(ranks, run_training, &t);
+        on_ranks(ranks, run_training, &at_once);
+        assert_memory_equal(t.weight, at_once.weight, sizeof t.weight);
+        assert_memory_equal(t.losses, at_once.losses, sizeof t.losses);
         for (int r = 0; r < ranks; r++) {
             if (t.status[r])
                 fail_msg("rank %d: %s", r, t.error[r]);
@@ -854,6 +1007,10 @@ int main(void)
         cmocka_unit_test(a_rank_without_states_fails),
         cmocka_unit_test(a_rank_leaves),
         cmocka_unit_test(a_run_fails),
+        cmocka_unit_test(a_run_fails_beside),
+        cmocka_unit_test(starts_many),
+        cmocka_unit_test(a_rank_fails_beside),
+        cmocka_unit_test(sizes_differ_beside),
         cmocka_unit_test(gradients_equal_differences),
         cmocka_unit_test(trains_alike),
         cmocka_unit_test(a_rank_without_rows_fails),

@@ -43,7 +43,10 @@ static bool check_collectives(quern_comm *comm, int64_t n)
         in[i] = number(comm->rank, i);
         expected[i] = (float)(sum / ranks);
     }
-    good = good && !quern_comm_all_reduce(comm, in, out, n, QUERN_F32, QUERN_COMBINE_MEAN) &&
+    good = good && !comm->start_all_reduce(comm, in, out, n, QUERN_F32, QUERN_COMBINE_MEAN) &&
+           !comm->start_all_reduce(comm, in, out + n, n * (ranks - 1), QUERN_F32, QUERN_COMBINE_MIN) &&
+           !comm->wait(comm) && equals("started all_reduce", out, expected, n) && !comm->wait(comm) &&
+           !quern_comm_all_reduce(comm, in, out, n, QUERN_F32, QUERN_COMBINE_MEAN) &&
            equals("all_reduce", out, expected, n) &&
            !quern_comm_reduce_scatter(comm, in, out, n, QUERN_F32, QUERN_COMBINE_MEAN) &&
            equals("reduce_scatter", out, expected + comm->rank * n, n);
@@ -87,6 +90,18 @@ static int rank_of(const char *what)
         fflush(stdout);
         if (comm->rank != 1)
             sleep(1); /* the other one prints, too, before mpirun ends it */
+    } else if (strcmp(what, "started") == 0 && comm->rank != 2) {
+        /* rank 2 never comes: neither does rank 1 wait for it when it fails, nor rank 0 when it hears of that */
+        good = !comm->start_all_reduce(comm, x, x, 8, QUERN_F32, QUERN_COMBINE_SUM);
+        if (comm->rank == 1)
+            (comm->fail)(comm, "no data");
+        good = good && !comm->wait(comm);
+        printf("rank %d: %s\n", comm->rank, comm->error(comm));
+        fflush(stdout);
+        sleep(1);
+    } else if (strcmp(what, "started") == 0) {
+        sleep(1);
+        good = false;
     } else if (comm->rank == 1) {
         (comm->fail)(comm, "no data");
         sleep(1); /* the others hear of it, and aren't ended before they say so */
@@ -155,6 +170,14 @@ static void a_rank_fails(void **state)
         fail_msg("%s", said);
 }
 
+static void a_rank_fails_beside(void **state)
+{
+    (void)state;
+    const char *said = run(3, "started", false);
+    if (!strstr(said, "rank 0: rank 1 failed: no data") || !strstr(said, "rank 1: rank 1 failed: no data"))
+        fail_msg("%s", said);
+}
+
 static void a_rank_leaves(void **state)
 {
     (void)state;
@@ -176,9 +199,8 @@ int main(int argc, char **argv)
     }
     setenv("ASAN_OPTIONS", "detect_leaks=0", 1); /* MPI's own */
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(collectives),
-        cmocka_unit_test(sizes_differ),
-        cmocka_unit_test(a_rank_fails),
+        cmocka_unit_test(collectives),   cmocka_unit_test(sizes_differ),
+        cmocka_unit_test(a_rank_fails),  cmocka_unit_test(a_rank_fails_beside),
         cmocka_unit_test(a_rank_leaves),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

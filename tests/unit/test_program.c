@@ -244,9 +244,10 @@ static void test_mistakes_of_form(void **state)
     refuse("f32 8*n\n  %4", "f32 8*q\n  %4", "p.qn:12:53: no line of dims or bound names q");
     refuse("copy %6 to %7", "copy %6, %7",
            "p.qn:23:12: expected to and the buffer that is written, found ','");
-    refuse("swap %4 %5\n  }", "swap %4 %5\n",
-           "p.qn:41:1: expected a step (call, library, collective, copy, loop, if, swap, bind, check) or "
-           "'}', found 'kernel'");
+    refuse(
+        "swap %4 %5\n  }", "swap %4 %5\n",
+        "p.qn:41:1: expected a step (call, library, collective, wait, copy, loop, if, swap, bind, check) or "
+        "'}', found 'kernel'");
     refuse("check m = \"b 1\" node 0", "check m \"b 1\" node 0", "p.qn:38:11: expected '=', found '\"b 1\"'");
     refuse("tasks 1\n  bind", "bind", "p.qn:31:18: expected tasks and their number, found 'bind'");
     refuse("store %c[0], %n", "store %c[0], %k", "p.qn:46:18: %k is not defined here");
@@ -383,6 +384,65 @@ static void test_collective_lines(void **state)
     expect_collective("all_gather ranks 0 (%0, %1) node 0", "p.qn:8:25: there is at least 1 rank");
 }
 
+static void test_started_lines(void **state)
+{
+    (void)state;
+    expect_collective("start all_reduce sum (%1, %1) node 0\n  wait \"name\" (%1, %1)", "");
+    expect_collective("start all_gather ranks 4 (%0, %1) node 0\n  wait (%0, %1)",
+                      "p.qn:8:3: step 0 starts all_gather: only all_reduce is started");
+    expect_collective("start all_reduce sum (%1, %1) node 0", "p.qn:8:3: nothing waits for step 0");
+    expect_collective("all_reduce sum (%1, %1) node 0\n  wait (%1, %1)",
+                      "p.qn:9:3: step 1 does not wait for the oldest collective that was started");
+    expect_collective(
+        "start all_reduce sum (%0, %0) node 0\n  collective start all_reduce sum (%1, %1) node 0\n"
+        "  wait (%1, %1)\n  wait (%0, %0)",
+        "p.qn:10:3: step 2 does not wait for the oldest collective that was started");
+    expect_collective(
+        "start all_reduce sum (%1, %1) node 0\n  collective all_gather ranks 4 (%0, %1) node 0\n"
+        "  wait (%1, %1)",
+        "p.qn:9:3: step 1 uses what step 0 has given to a collective, before it has waited");
+}
+
+/* What does not need a collective's result comes before what waits for it; the second has nothing to go on beside. */
+static void test_collectives_beside_kernels(void **state)
+{
+    (void)state;
+    static const char text[] = "graph @main(%x: f32[4096], %y: f32[64, 64]) -> (f32[4096], f32[64, 64]) {\n"
+                               "  %0 = mul %x, %x : f32[4096]\n"
+                               "  %1 = all_reduce %0 {kind = sum} : f32[4096]\n"
+                               "  %2 = exp %1 : f32[4096]\n"
+                               "  %3 = sin %y : f32[64, 64]\n"
+                               "  %4 = all_reduce %3 {kind = sum} : f32[64, 64]\n"
+                               "  %5 = exp %4 : f32[64, 64]\n"
+                               "  return %2, %5\n"
+                               "}\n";
+    static const char *const order[] = {
+        "start all_reduce", "call ", "start all_reduce", "wait", "call ", "wait", "call ", "kernel"
+    };
+    qn_arena *arena = qn_arena_new();
+    qn_diags diags;
+    qn_diags_init(&diags, arena);
+    qn_array inputs[2], outputs[2];
+    qn_program *p = NULL;
+    qn_graph *graph = lowered_parsed("beside", text, inputs, arena);
+    const qn_pass_options options = { .machine = &lowered_machine };
+    round_trip("beside", graph, &options, inputs, NULL);
+    assert_int_equal(lowered_run(graph, true, &options, inputs, NULL, outputs, &p, arena, &diags), QUERN_OK);
+    const char *printed = qn_program_print(p, arena), *at = strstr(printed, "bound ");
+    for (size_t i = 0; i < sizeof order / sizeof *order; i++) {
+        const char *found = strstr(at, order[i]);
+        if (!found)
+            fail_msg("no %s behind number %zu of\n%s", order[i], i, printed);
+        at = found + strlen(order[i]);
+    }
+    int views = 0; /* both results take the place of their operands */
+    for (int i = 0; i < p->n_buffers; i++)
+        views += p->buffers[i].place == QN_PLACE_VIEW;
+    assert_int_equal(views, 2);
+    qn_module_free(graph->module);
+    qn_arena_free(arena);
+}
+
 /* Plans of random programs, spoilt by laying each buffer over the start of the workspace in turn: most are found. */
 static void test_spoilt_plans(void **state)
 {
@@ -422,6 +482,8 @@ int main(void)
         cmocka_unit_test(test_random_programs),
         cmocka_unit_test(test_collectives),
         cmocka_unit_test(test_collective_lines),
+        cmocka_unit_test(test_started_lines),
+        cmocka_unit_test(test_collectives_beside_kernels),
         cmocka_unit_test(test_every_line),
         cmocka_unit_test(test_several),
         cmocka_unit_test(test_mistakes_of_form),
