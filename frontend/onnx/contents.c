@@ -227,9 +227,11 @@ static qn_scalar scalar_at(const qn_onnx_contents *c, int64_t at)
 }
 
 /* Small enough that sums and products of two don't overflow an int64. */
+#define TAME (((int64_t)1 << 62) - 1)
+
 static bool is_tame(qn_dim d)
 {
-    return d->min > -((int64_t)1 << 62) && d->max < ((int64_t)1 << 62);
+    return d->min >= -TAME && d->max <= TAME;
 }
 
 static bool fits(qn_dtype dtype, qn_dim d)
@@ -359,6 +361,8 @@ bool qn_onnx_fold_binary(qn_onnx_node *n, const char *op)
             qn_dim x = c[0].dims[broadcast_position(&c[0], rank, shape, i)];
             qn_dim y = c[1].dims[broadcast_position(&c[1], rank, shape, i)];
             dims[i] = is_compare(op) || (is_tame(x) && is_tame(y)) ? fold_dim(n->im->dims, op, x, y) : NULL;
+            if (dims[i] && dims[i]->min >= 0 && !is_tame(dims[i]))
+                qn_onnx_assume_at_most(n, dims[i], TAME); /* 2 n n of an n without a bound */
             if (!dims[i] || !fits(result, dims[i]))
                 return false;
         }

@@ -1,6 +1,6 @@
 /* What the files of the importer share.
  *
- *   load.c      bytes -> parsed model, mapped files, the entry points
+ *   load.c      bytes -> parsed model, mapped files, ranges of dimensions, the entry points
  *   port.c      inputs and outputs of the outermost graph
  *   graph.c     scopes, the walk over nodes, functions, captures of regions
  *   node.c      what an operator's function asks of its node: attributes, inputs, outputs, messages
@@ -116,7 +116,7 @@ typedef struct qn_onnx_import {
     qn_vec(qn_dim) needs_dims;           /* symbols whose values were */
     uint64_t needs_shapes;               /* inputs whose shapes were */
     const struct qn_onnx_alias *aliases; /* symbols that the model needs to be equal */
-    const struct qn_onnx_floor *floors;  /* and what others must not be less than */
+    const struct qn_onnx_limit *limits;  /* and what others must lie within */
     bool restart;                        /* one was found: import again with it */
     int *string_slots, string_capacity;  /* finds the module's strings */
     int64_t n_nodes;                     /* imported, with copies of functions and loop bodies */
@@ -132,12 +132,12 @@ typedef struct qn_onnx_alias {
     const struct qn_onnx_alias *next;
 } qn_onnx_alias;
 
-/* Symbol `name` is `least` or more. */
-typedef struct qn_onnx_floor {
+/* Symbol `name` is in [least, most]. */
+typedef struct qn_onnx_limit {
     const char *name;
-    int64_t least;
-    const struct qn_onnx_floor *next;
-} qn_onnx_floor;
+    int64_t least, most;
+    const struct qn_onnx_limit *next;
+} qn_onnx_limit;
 
 #define QN_ONNX_MAX_NODES 1000000
 #define QN_ONNX_MAX_DEPTH 64 /* graphs in graphs and calls in calls */
@@ -236,6 +236,14 @@ bool qn_onnx_add_input(qn_onnx_import *im, qn_onnx_scope *scope, const Onnx__Val
 void qn_onnx_add_output(qn_onnx_import *im, qn_onnx_scope *scope, int i);
 /* to: NULL for a number */
 void qn_onnx_add_alias(qn_onnx_import *im, const char *from, const char *to, int64_t value);
+
+/* ---- load.c ---- */
+
+/* Where the only symbol in d is of an input, and the node is always run: imports again for those of its values for which d is not
+ * negative. False when there are none, or all are such. */
+bool qn_onnx_assume_not_negative(qn_onnx_node *n, qn_dim d);
+/* The same for those for which d is at most that; false, too, where no input of a reasonable size is left. */
+bool qn_onnx_assume_at_most(qn_onnx_node *n, qn_dim d, int64_t most);
 
 /* ---- contents.c ---- */
 

@@ -119,25 +119,24 @@ static bool good_options(const qn_onnx_options *options, qn_diags *diags)
     return true;
 }
 
-/* ---- how large an input must be ---- */
+/* ---- for which inputs the model makes sense ---- */
 
 /* Does d grow, or stay, with its symbols? */
 static bool is_increasing(qn_dim d)
 {
-    int from = 0, to = d->n;
+    int to = d->n;
     switch (d->kind) {
     case QN_DIM_CONST:
     case QN_DIM_SYMBOL:
     case QN_DIM_ADD:
     case QN_DIM_MIN:
     case QN_DIM_MAX: break;
-    case QN_DIM_MUL:
-        if (d->n != 2 || !(qn_dim_is_const(d->operands[0]) || qn_dim_is_const(d->operands[1])))
-            return false;
-        from = qn_dim_is_const(d->operands[0]);
-        to = from + 1;
-        if (d->operands[!from]->value < 0)
-            return false;
+    case QN_DIM_MUL: /* of what is not negative, or of one with a positive number */
+        for (int i = 0; i < d->n; i++) {
+            const qn_dim f = d->operands[i];
+            if (f->min < 0 && (d->n != 2 || qn_dim_is_const(f) || !qn_dim_is_const(d->operands[!i])))
+                return false;
+        }
         break;
     case QN_DIM_FLOORDIV:
         if (!qn_dim_is_const(d->operands[1]))
@@ -146,7 +145,7 @@ static bool is_increasing(qn_dim d)
         break;
     default: return false;
     }
-    for (int i = from; i < to; i++)
+    for (int i = 0; i < to; i++)
         if (!is_increasing(d->operands[i]))
             return false;
     return true;
@@ -164,41 +163,77 @@ static qn_dim only_symbol(qn_dim d, qn_dim so_far, bool *io_several)
     return so_far;
 }
 
-/* An image that is smaller than a window has no result: extents that may be negative say from where on an input's dimension makes
- * sense, and the import starts again knowing it. */
-static void add_floor(qn_onnx_import *im, const qn_graph *graph, qn_dim extent)
+/* The value of the symbol of an input next to those for which d is negative, where d rises or falls with it and has no other; false
+ * when there is none, or none for which d is negative. */
+static bool first_not_negative(qn_onnx_import *im, const qn_graph *graph, qn_dim d, qn_dim *out_symbol,
+                               int64_t *out_value, bool *out_rises)
 {
     bool several = false;
     int input, axis;
-    if (extent->min >= 0)
-        return;
-    const qn_dim symbol = only_symbol(extent, NULL, &several);
-    if (!symbol || several || !find_dim(graph, symbol, &input, &axis) || !is_increasing(extent))
-        return;
+    const qn_dim symbol = only_symbol(d, NULL, &several);
+    if (!symbol || several || !find_dim(graph, symbol, &input, &axis))
+        return false;
+    const bool rises = is_increasing(d);
+    if (!rises && !is_increasing(qn_dim_sub(im->dims, qn_dim_const(im->dims, 0), d)))
+        return false;
     int64_t *values = QN_NEW_ARRAY(im->arena, int64_t, qn_dims_symbol_count(im->dims));
-    int64_t too_small = symbol->min, enough = symbol->max;
-    values[symbol->symbol] = enough;
-    if (qn_dim_eval(extent, values) < 0)
-        return;
-    values[symbol->symbol] = too_small;
-    if (qn_dim_eval(extent, values) >= 0) /* its bounds are only not known exactly */
-        return;
-    while (enough - too_small > 1) {
-        const int64_t middle = too_small + (enough - too_small) / 2;
+    int64_t bad = rises ? symbol->min : symbol->max, good = rises ? symbol->max : symbol->min;
+    values[symbol->symbol] = good;
+    if (qn_dim_eval(d, values) < 0)
+        return false;
+    values[symbol->symbol] = bad;
+    if (qn_dim_eval(d, values) >= 0) /* its bounds are only not known exactly */
+        return false;
+    while (good - bad > 1 || bad - good > 1) {
+        const int64_t middle = bad + (good - bad) / 2;
         values[symbol->symbol] = middle;
-        if (qn_dim_eval(extent, values) >= 0)
-            enough = middle;
-        else
-            too_small = middle;
+        *(qn_dim_eval(d, values) >= 0 ? &good : &bad) = middle;
     }
-    for (const qn_onnx_floor *f = im->floors; f; f = f->next)
-        if (!strcmp(f->name, symbol->name) && f->least >= enough)
-            return;
+    *out_symbol = symbol;
+    *out_value = good;
+    *out_rises = rises;
+    return true;
+}
+
+/* The import starts again with a range of the symbol in which d is not negative; unless that ends below `reaches`. */
+static bool narrow(qn_onnx_import *im, const qn_graph *graph, qn_dim d, int64_t reaches)
+{
+    qn_dim symbol;
+    int64_t value;
+    bool rises;
+    if (!first_not_negative(im, graph, d, &symbol, &value, &rises) || (!rises && value < reaches))
+        return false;
+    const int64_t least = rises ? value : INT64_MIN, most = rises ? INT64_MAX : value;
+    for (const qn_onnx_limit *l = im->limits; l; l = l->next)
+        if (!strcmp(l->name, symbol->name) && l->least >= least && l->most <= most)
+            return false;
     qn_arena *arena = im->diags->arena; /* outlives this attempt */
-    qn_onnx_floor *floor = QN_NEW(arena, qn_onnx_floor);
-    *floor = (qn_onnx_floor){ qn_arena_strdup(arena, symbol->name), enough, im->floors };
-    im->floors = floor;
+    qn_onnx_limit *limit = QN_NEW(arena, qn_onnx_limit);
+    *limit = (qn_onnx_limit){ qn_arena_strdup(arena, symbol->name), least, most, im->limits };
+    im->limits = limit;
     im->restart = true;
+    return true;
+}
+
+bool qn_onnx_assume_not_negative(qn_onnx_node *n, qn_dim d)
+{
+    const qn_graph *graph = n->im->module->functions[0];
+    return n->b.graph == graph && narrow(n->im, graph, d, INT64_MIN);
+}
+
+bool qn_onnx_assume_at_most(qn_onnx_node *n, qn_dim d, int64_t most)
+{
+    const qn_graph *graph = n->im->module->functions[0];
+    const qn_dim room = qn_dim_sub(n->im->dims, qn_dim_const(n->im->dims, most), d);
+    return n->b.graph == graph && narrow(n->im, graph, room, 1 << 20);
+}
+
+/* An image that is smaller than a window has no result: extents that may be negative say from where on an input's dimension makes
+ * sense. */
+static void add_floor(qn_onnx_import *im, const qn_graph *graph, qn_dim extent)
+{
+    if (extent->min < 0)
+        narrow(im, graph, extent, INT64_MAX);
 }
 
 /* Of what is always computed: not of what lies in branches. */
@@ -266,7 +301,7 @@ static qn_status import_model(const char *name, const uint8_t *bytes, size_t siz
     enum { MAX_ATTEMPTS = 100 };
     static const qn_onnx_options defaults;
     const qn_onnx_alias *aliases = NULL;
-    const qn_onnx_floor *floors = NULL;
+    const qn_onnx_limit *limits = NULL;
     options = options ? options : &defaults;
     if (!good_options(options, diags))
         return QUERN_ERROR_ARGUMENT;
@@ -279,12 +314,12 @@ static qn_status import_model(const char *name, const uint8_t *bytes, size_t siz
                               .n_bytes = size,
                               .folder = folder,
                               .aliases = aliases,
-                              .floors = floors };
+                              .limits = limits };
         if (options->needs)
             *options->needs = (qn_onnx_needs){ 0 };
         *out = attempt(&im, name);
         aliases = im.aliases;
-        floors = im.floors;
+        limits = im.limits;
         if (im.restart && i < MAX_ATTEMPTS)
             continue;
         move_messages(&mine, diags);

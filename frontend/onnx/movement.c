@@ -328,8 +328,11 @@ static bool make_slice(qn_onnx_node *n, qn_dim extent, qn_dim start, qn_dim end,
     out->start = clamp_bound(n, start, extent, zero, step > 0 ? extent : last);
     qn_dim stop = clamp_bound(n, end, extent, step > 0 ? zero : qn_onnx_dim(n, -1), step > 0 ? extent : last);
     if (!out->start || !stop) {
+        const qn_dim bound = out->start ? end : start;
+        if (!qn_onnx_assume_not_negative(n, bound))
+            qn_onnx_needs_dim(n, bound);
         qn_onnx_unsupported(n, "a slice bound may be negative or not, depending on the symbols of %s",
-                            qn_dim_print(out->start ? end : start, n->im->arena));
+                            qn_dim_print(bound, n->im->arena));
         return false;
     }
     qn_dim length = step > 0 ? qn_dim_sub(t, stop, out->start) : qn_dim_sub(t, out->start, stop);

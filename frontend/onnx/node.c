@@ -190,12 +190,23 @@ static bool has_dim(const qn_onnx_import *im, qn_dim symbol)
     return false;
 }
 
+/* Can the caller fix it? A count of what is found (NonZero) is nobody's to say. */
+static bool is_of_input(const qn_onnx_import *im, qn_dim symbol)
+{
+    const qn_graph *graph = im->module->functions[0];
+    for (int i = 0; i < graph->n_inputs; i++)
+        for (int k = 0; k < graph->inputs[i]->type.rank; k++)
+            if (graph->inputs[i]->type.dims[k] == symbol)
+                return true;
+    return false;
+}
+
 void qn_onnx_needs_dim(qn_onnx_node *n, qn_dim extent)
 {
     qn_arena *arena = n->im->arena;
     for (int i = 0; i < extent->n; i++)
         qn_onnx_needs_dim(n, extent->operands[i]);
-    if (extent->kind != QN_DIM_SYMBOL)
+    if (extent->kind != QN_DIM_SYMBOL || !is_of_input(n->im, extent))
         return;
     n->missed = n->n_missed++ ? qn_arena_printf(arena, "%s, %s", n->missed, extent->name) : extent->name;
     if (!has_dim(n->im, extent))

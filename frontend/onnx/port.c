@@ -58,9 +58,11 @@ static qn_dim named_dim(qn_onnx_import *im, const char *given)
         max = !bounded || d->max < max ? d->max : max;
         bounded = true;
     }
-    for (const qn_onnx_floor *f = im->floors; f && name; f = f->next)
-        if (!strcmp(f->name, name) && f->least > min)
-            min = f->least;
+    for (const qn_onnx_limit *l = im->limits; l && name; l = l->next)
+        if (!strcmp(l->name, name)) {
+            min = l->least > min ? l->least : min;
+            max = l->most < max ? l->most : max;
+        }
     if (min > max || (!name && (value < min || value > max)))
         qn_error(im->diags, QUERN_ERROR_ARGUMENT, &(qn_loc){ .file = im->file },
                  "the model needs dimension %s to be another one, or %lld, which its range excludes", given,

@@ -785,6 +785,63 @@ static void what_constants_make_is_known(void **state)
     drop(&m);
 }
 
+/* Rows [8 - n, 7 + n) of a table, as encodings of relative positions are cut: there are rows for n up to 8, and such n are what the
+ * model takes. A grid of 2 n n elements says that n is not as large as any int. */
+static void slices_bound_their_symbols(void **state)
+{
+    (void)state;
+    float table[15];
+    onnx_bytes g = { 0 };
+    fill(table, 15, 1);
+    onnx_input(&g, "x", ONNX_FLOAT, "n,n");
+    onnx_initializer(&g, "table", ONNX_FLOAT, 1, (int64_t[]){ 15 }, table);
+    onnx_ints(&g, "zero", 1, (int64_t[]){ 0 });
+    onnx_ints(&g, "two", 1, (int64_t[]){ 2 });
+    onnx_ints(&g, "eight", 1, (int64_t[]){ 8 });
+    onnx_ints(&g, "seven", 1, (int64_t[]){ 7 });
+    onnx_simple(&g, "Shape", "x", "shape");
+    onnx_simple(&g, "Gather", "shape zero", "n");
+    onnx_simple(&g, "Sub", "eight n", "from");
+    onnx_simple(&g, "Add", "seven n", "to");
+    onnx_simple(&g, "Slice", "table from to", "y");
+    onnx_simple(&g, "Mul", "n two", "twice");
+    onnx_simple(&g, "Mul", "twice n", "count");
+    onnx_bytes join = onnx_node("Concat", "x x", "both");
+    onnx_attr_int(&join, "axis", 0);
+    onnx_put_node(&g, &join);
+    onnx_simple(&g, "Reshape", "both count", "z");
+    onnx_output(&g, "y", ONNX_FLOAT);
+    onnx_output(&g, "z", ONNX_FLOAT);
+    model m = load(&g, 17);
+    const qn_dim n = qn_dim_find_symbol(m.module->dims, "n");
+    assert_int_equal(n->max, 8);
+    float x[9] = { 0 };
+    qn_array in = array_of(QUERN_F32, 2, (int64_t[]){ 3, 3 }, x), out[2];
+    run(&m, &in, out);
+    expect_floats(&out[0], 5, table + 5);
+    drop(&m);
+}
+
+/* How many elements are found is nobody's to say: messages don't ask for it. */
+static void only_dims_of_inputs_are_asked_for(void **state)
+{
+    (void)state;
+    onnx_bytes g = { 0 };
+    onnx_input(&g, "x", ONNX_FLOAT, "4");
+    onnx_ints(&g, "last", 1, (int64_t[]){ 1 });
+    onnx_simple(&g, "NonZero", "x", "at");
+    onnx_simple(&g, "Shape", "at", "shape");
+    onnx_simple(&g, "Gather", "shape last", "count");
+    onnx_simple(&g, "Unsqueeze", "at count", "y");
+    onnx_output(&g, "y", ONNX_INT64);
+    model m = try_load(&g, 17);
+    const char *text = qn_diags_text(&m.diags, m.arena);
+    assert_null(m.module);
+    assert_non_null(strstr(text, "must be constant"));
+    assert_null(strstr(text, "it would do to fix"));
+    drop(&m);
+}
+
 /* Training may change parameters, so that a shape made of one is not known. */
 static void what_parameters_make_is_not_known(void **state)
 {
@@ -868,6 +925,8 @@ int main(void)
         cmocka_unit_test(updates_are_as_many_as_indices),
         cmocka_unit_test(dims_are_scattered),
         cmocka_unit_test(what_constants_make_is_known),
+        cmocka_unit_test(slices_bound_their_symbols),
+        cmocka_unit_test(only_dims_of_inputs_are_asked_for),
         cmocka_unit_test(what_parameters_make_is_not_known),
         cmocka_unit_test(real_signals_need_no_last_axis),
         cmocka_unit_test(determinants_of_empty_matrices),
