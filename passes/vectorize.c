@@ -245,6 +245,28 @@ static int64_t stride_of(vectorizer *v, const qn_kinst *inst)
     }
 }
 
+/* A quotient of indices by a number, or what is left. Vectors of 64 bits have no upper halves of products, which dividing by a number
+ * takes: 32 bits are enough for most; and powers of two take less still where nothing is negative. NULL: not so. */
+static qn_kvalue *divide_by_number(vectorizer *v, const qn_kinst *inst, qn_kvalue *const *o)
+{
+    qn_kbuilder *b = &v->r->b;
+    const qn_kvalue *x = inst->operands[0], *y = inst->operands[1];
+    if ((inst->fn != QN_OP_DIV && inst->fn != QN_OP_REM) || !qn_k_is_index(&inst->results[0]) || x->min < 0 ||
+        !qn_k_is_const(y) || y->inst->imm.i < 1)
+        return NULL;
+    const int64_t n = y->inst->imm.i;
+    if ((n & (n - 1)) == 0 && inst->fn == QN_OP_REM)
+        return qn_kb_binary(b, QN_OP_AND, o[0], qn_kb_const(b, o[0]->type, (qn_scalar){ .i = n - 1 }));
+    if ((n & (n - 1)) == 0)
+        return qn_kb_binary(b, QN_OP_SHIFT_RIGHT, o[0],
+                            qn_kb_const(b, o[0]->type, (qn_scalar){ .i = __builtin_ctzll((uint64_t)n) }));
+    if (x->max > INT32_MAX || n > INT32_MAX)
+        return NULL;
+    qn_kvalue *made =
+        qn_kb_binary(b, inst->fn, qn_kb_convert(b, QUERN_I32, o[0]), qn_kb_convert(b, QUERN_I32, o[1]));
+    return qn_kb_convert(b, QUERN_I64, made);
+}
+
 static qn_kvalue *copy_on_lanes(vectorizer *v, const qn_kinst *inst)
 {
     qn_kbuilder *b = &v->r->b;
@@ -255,7 +277,10 @@ static qn_kvalue *copy_on_lanes(vectorizer *v, const qn_kinst *inst)
     switch (inst->op) {
     case QN_K_UNARY:
         return inst->nonpositive ? qn_kb_exp_nonpositive(b, o[0]) : qn_kb_unary(b, inst->fn, o[0]);
-    case QN_K_BINARY: return qn_kb_binary(b, inst->fn, o[0], o[1]);
+    case QN_K_BINARY: {
+        qn_kvalue *made = divide_by_number(v, inst, o);
+        return made ? made : qn_kb_binary(b, inst->fn, o[0], o[1]);
+    }
     case QN_K_FMA: return qn_kb_fma(b, o[0], o[1], o[2]);
     case QN_K_COMPARE: return qn_kb_compare(b, inst->direction, o[0], o[1]);
     case QN_K_SELECT: return qn_kb_select(b, o[0], o[1], o[2]);
