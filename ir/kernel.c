@@ -676,6 +676,22 @@ void qn_kb_end_for(qn_kbuilder *b, qn_kinst *loop, qn_kvalue *const *yields)
     b->block = loop->parent;
 }
 
+qn_kinst *qn_kb_carry(qn_kbuilder *b, qn_kvalue *low, qn_kvalue *high, qn_kvalue *step, qn_ktag tag, int n,
+                      qn_kvalue **values, const qn_kind *kinds)
+{
+    qn_kinst *loop = qn_kb_for(b, low, high, step, tag, n, values, kinds);
+    for (int i = 0; i < n; i++)
+        values[i] = &loop->blocks[0]->arguments[1 + i];
+    return loop;
+}
+
+void qn_kb_end_carry(qn_kbuilder *b, qn_kinst *loop, qn_kvalue **values)
+{
+    qn_kb_end_for(b, loop, values);
+    for (int i = 0; i < loop->n_results; i++)
+        values[i] = &loop->results[i];
+}
+
 qn_kinst *qn_kb_if(qn_kbuilder *b, qn_kvalue *condition)
 {
     QN_ASSERT(condition->type.dtype == QUERN_BOOL && condition->type.lanes == 1,

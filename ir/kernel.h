@@ -299,6 +299,11 @@ qn_kinst *qn_kb_for(qn_kbuilder *b, qn_kvalue *low, qn_kvalue *high, qn_kvalue *
                     int n_carried, qn_kvalue *const *initial, const qn_kind *carried_kinds);
 void qn_kb_end_for(qn_kbuilder *b, qn_kinst *loop, qn_kvalue *const *yields);
 
+/* The same, where `values` are what is carried: between begin and end those of the running iteration, then the results. */
+qn_kinst *qn_kb_carry(qn_kbuilder *b, qn_kvalue *low, qn_kvalue *high, qn_kvalue *step, qn_ktag tag, int n,
+                      qn_kvalue **values, const qn_kind *kinds);
+void qn_kb_end_carry(qn_kbuilder *b, qn_kinst *loop, qn_kvalue **values);
+
 static inline qn_kvalue *qn_loop_counter(const qn_kinst *loop)
 {
     return &loop->blocks[0]->arguments[0];

@@ -228,13 +228,11 @@ static void find_maximum(attention *a, qn_kvalue *row, qn_kvalue *first, qn_kval
     const qn_kind kind = QN_KIND_MAX;
     qn_kvalue *old = a->one_block ? qn_attention_number(&a->t, -INFINITY) : qn_kb_load(b, a->maxima, row, 1),
               *max = old;
-    qn_kinst *loop = qn_kb_for(b, INDEX(0), whole, INDEX(1), QN_TAG_VECTOR, 1, &max, &kind);
+    qn_kinst *loop = qn_kb_carry(b, INDEX(0), whole, INDEX(1), QN_TAG_VECTOR, 1, &max, &kind);
     /* One instruction, since NaN is left out here: its weight is NaN, and with it the row's sum and results. */
-    max = &loop->blocks[0]->arguments[1];
     qn_kvalue *score = qn_kb_load(b, a->t.scores, ADD(from, qn_loop_counter(loop)), 1);
     max = qn_kb_select(b, qn_kb_compare(b, QN_GT, score, max), score, max);
-    qn_kb_end_for(b, loop, &max);
-    max = &loop->results[0];
+    qn_kb_end_carry(b, loop, &max);
     if (!a->one_block) {
         qn_kvalue *factor =
             qn_attention_power(a, qn_kb_binary(b, QN_OP_SUB, old, qn_attention_shift(a, max)));
@@ -254,13 +252,12 @@ static void weigh_row(attention *a, qn_kvalue *row, qn_kvalue *first, qn_kvalue 
               *shift = qn_attention_shift(a, qn_kb_load(b, a->maxima, row, 1)),
               *sum = qn_attention_number(&a->t, 0);
     const qn_kind kind = QN_SUM;
-    qn_kinst *loop = qn_kb_for(b, INDEX(0), whole, INDEX(1), QN_TAG_VECTOR, 1, &sum, &kind);
+    qn_kinst *loop = qn_kb_carry(b, INDEX(0), whole, INDEX(1), QN_TAG_VECTOR, 1, &sum, &kind);
     qn_kvalue *score = qn_kb_load(b, a->t.scores, ADD(from, qn_loop_counter(loop)), 1);
     qn_kvalue *weight = qn_attention_power(a, qn_kb_binary(b, QN_OP_SUB, score, shift));
     qn_kb_store(b, a->t.scores, ADD(from, qn_loop_counter(loop)), weight, NULL);
-    sum = qn_kb_binary(b, QN_OP_ADD, &loop->blocks[0]->arguments[1], weight);
-    qn_kb_end_for(b, loop, &sum);
-    sum = &loop->results[0];
+    sum = qn_kb_binary(b, QN_OP_ADD, sum, weight);
+    qn_kb_end_carry(b, loop, &sum);
     if (a->t.causal) /* what other rows of the tile see */
         qn_attention_fill(&a->t, a->t.scores, from, whole, n, 0);
     if (!a->one_block)

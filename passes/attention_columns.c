@@ -213,9 +213,7 @@ static void score_keys(attention *a, qn_kvalue *to, qn_kvalue *first, qn_kvalue 
     qn_kvalue *carried[2 * VECTORS];
     for (int v = 0; v < n; v++)
         carried[v] = v < VECTORS ? largest[v] : before->totals[v - VECTORS];
-    qn_kinst *loop = qn_kb_for(b, low, high, INDEX(1), QN_TAG_SERIAL, n, carried, NULL);
-    for (int v = 0; v < n; v++)
-        carried[v] = &loop->blocks[0]->arguments[1 + v];
+    qn_kinst *loop = qn_kb_carry(b, low, high, INDEX(1), QN_TAG_SERIAL, n, carried, NULL);
     qn_kvalue *key = MUL(qn_loop_counter(loop), INDEX(rows)), *acc[SUMS];
     const qn_attention_side k = { a->k,
                                   MUL(ADD(ADD(MUL(group, a->t.n_keys_value), first), key), INDEX(a->depth)),
@@ -245,9 +243,9 @@ static void score_keys(attention *a, qn_kvalue *to, qn_kvalue *first, qn_kvalue 
             carried[v] = qn_kb_select(b, qn_kb_compare(b, QN_GT, score, carried[v]), score, carried[v]);
         }
     }
-    qn_kb_end_for(b, loop, carried);
+    qn_kb_end_carry(b, loop, carried);
     for (int v = 0; v < n; v++)
-        *(v < VECTORS ? &largest[v] : &before->totals[v - VECTORS]) = &loop->results[v];
+        *(v < VECTORS ? &largest[v] : &before->totals[v - VECTORS]) = carried[v];
 }
 
 /* All keys of a block, `n` from key `first` on. */
@@ -274,17 +272,14 @@ static void weigh_keys(attention *a, qn_kvalue *from, qn_kvalue *low, qn_kvalue 
     qn_kvalue *sums[UNROLL * VECTORS];
     for (int i = 0; i < UNROLL * VECTORS; i++)
         sums[i] = i < VECTORS ? totals[i] : vector(a, 0);
-    qn_kinst *loop = qn_kb_for(b, low, high, INDEX(UNROLL), QN_TAG_SERIAL, UNROLL * VECTORS, sums, NULL);
-    for (int u = 0; u < UNROLL; u++) {
-        for (int v = 0; v < VECTORS; v++)
-            sums[u * VECTORS + v] = &loop->blocks[0]->arguments[1 + u * VECTORS + v];
+    qn_kinst *loop = qn_kb_carry(b, low, high, INDEX(UNROLL), QN_TAG_SERIAL, UNROLL * VECTORS, sums, NULL);
+    for (int u = 0; u < UNROLL; u++)
         weigh_key(a, from, ADD(qn_loop_counter(loop), INDEX(u)), shift, sums + u * VECTORS);
-    }
-    qn_kb_end_for(b, loop, sums);
+    qn_kb_end_carry(b, loop, sums);
     for (int v = 0; v < VECTORS; v++) {
-        totals[v] = &loop->results[v];
+        totals[v] = sums[v];
         for (int u = 1; u < UNROLL; u++)
-            totals[v] = qn_kb_binary(b, QN_OP_ADD, totals[v], &loop->results[u * VECTORS + v]);
+            totals[v] = qn_kb_binary(b, QN_OP_ADD, totals[v], sums[u * VECTORS + v]);
     }
 }
 

@@ -212,10 +212,8 @@ static void add_block(grad *a, int rows, int keys, int vectors, qn_kbuffer *x, q
     for (int i = 0; i < keys; i++)
         for (int v = 0; v < vectors; v++)
             acc[i * vectors + v] = qn_kb_load(b, to, ADD(base, INDEX(i * columns + v * lanes)), lanes);
-    qn_kinst *loop = qn_kb_for(b, INDEX(0), INDEX(rows), INDEX(1), QN_TAG_SERIAL, n, acc, NULL);
+    qn_kinst *loop = qn_kb_carry(b, INDEX(0), INDEX(rows), INDEX(1), QN_TAG_SERIAL, n, acc, NULL);
     qn_kvalue *row[4], *from = ADD(MUL(AT(loop), INDEX(columns)), column);
-    for (int i = 0; i < n; i++)
-        acc[i] = &loop->blocks[0]->arguments[1 + i];
     for (int v = 0; v < vectors; v++)
         row[v] = qn_kb_load(b, y, ADD(from, INDEX(v * lanes)), lanes);
     for (int i = 0; i < keys; i++) {
@@ -224,11 +222,10 @@ static void add_block(grad *a, int rows, int keys, int vectors, qn_kbuffer *x, q
         for (int v = 0; v < vectors; v++)
             acc[i * vectors + v] = qn_kb_fma(b, weight, row[v], acc[i * vectors + v]);
     }
-    qn_kb_end_for(b, loop, acc);
+    qn_kb_end_carry(b, loop, acc);
     for (int i = 0; i < keys; i++)
         for (int v = 0; v < vectors; v++)
-            qn_kb_store(b, to, ADD(base, INDEX(i * columns + v * lanes)), &loop->results[i * vectors + v],
-                        NULL);
+            qn_kb_store(b, to, ADD(base, INDEX(i * columns + v * lanes)), acc[i * vectors + v], NULL);
 }
 
 /* Gradients of k or v += x^T y, for the first `n` keys. */
@@ -277,24 +274,23 @@ static void finish_row(grad *a, qn_kvalue *row, qn_kvalue *n)
     qn_attention_fill(&a->t, scores, from, seen, whole, -INFINITY);
 
     qn_kvalue *max = qn_attention_number(&a->t, -INFINITY);
-    qn_kinst *loop = qn_kb_for(b, none, whole, INDEX(1), QN_TAG_VECTOR, 1, &max, &max_kind);
-    max = qn_kb_binary(b, QN_OP_MAX, &loop->blocks[0]->arguments[1], load_at(a, scores, from, loop));
-    qn_kb_end_for(b, loop, &max);
-    max = &loop->results[0];
+    qn_kinst *loop = qn_kb_carry(b, none, whole, INDEX(1), QN_TAG_VECTOR, 1, &max, &max_kind);
+    max = qn_kb_binary(b, QN_OP_MAX, max, load_at(a, scores, from, loop));
+    qn_kb_end_carry(b, loop, &max);
     qn_kvalue *hides = qn_attention_hides(&a->t, max), *shift = qn_kb_select(b, hides, zero, max);
 
     const qn_kind sums[2] = { sum_kind, sum_kind };
     qn_kvalue *carried[2] = { zero, zero };
-    loop = qn_kb_for(b, none, whole, INDEX(1), QN_TAG_VECTOR, 2, carried, sums);
+    loop = qn_kb_carry(b, none, whole, INDEX(1), QN_TAG_VECTOR, 2, carried, sums);
     qn_kvalue *weight =
         qn_kb_unary(b, QN_OP_EXP, qn_kb_binary(b, QN_OP_SUB, load_at(a, scores, from, loop), shift));
     qn_kb_store(b, scores, ADD(from, AT(loop)), weight, NULL);
-    carried[0] = qn_kb_binary(b, QN_OP_ADD, &loop->blocks[0]->arguments[1], weight);
-    carried[1] = qn_kb_fma(b, weight, load_at(a, a->slopes, from, loop), &loop->blocks[0]->arguments[2]);
-    qn_kb_end_for(b, loop, carried);
-    qn_kvalue *one = qn_attention_number(&a->t, 1), *total = qn_kb_select(b, hides, one, &loop->results[0]);
+    carried[0] = qn_kb_binary(b, QN_OP_ADD, carried[0], weight);
+    carried[1] = qn_kb_fma(b, weight, load_at(a, a->slopes, from, loop), carried[1]);
+    qn_kb_end_carry(b, loop, carried);
+    qn_kvalue *one = qn_attention_number(&a->t, 1), *total = qn_kb_select(b, hides, one, carried[0]);
     qn_kvalue *factor = qn_kb_binary(b, QN_OP_DIV, one, total),
-              *mean = qn_kb_binary(b, QN_OP_MUL, &loop->results[1], factor);
+              *mean = qn_kb_binary(b, QN_OP_MUL, carried[1], factor);
 
     loop = qn_attention_lanes(&a->t, none, whole);
     weight = qn_kb_binary(b, QN_OP_MUL, load_at(a, scores, from, loop), factor);

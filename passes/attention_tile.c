@@ -217,9 +217,7 @@ static void product_loop(const product *p, qn_kvalue *low, qn_kvalue *high, int6
     qn_kvalue *x_lanes[QN_ATTENTION_ROWS], *carried[MOST_CARRIED];
     for (int i = 0; i < all; i++)
         carried[i] = i < n ? acc[i] : beside->values[i - n];
-    qn_kinst *loop = qn_kb_for(b, low, high, INDEX(step), QN_TAG_SERIAL, all, carried, NULL);
-    for (int i = 0; i < all; i++)
-        carried[i] = &loop->blocks[0]->arguments[1 + i];
+    qn_kinst *loop = qn_kb_carry(b, low, high, INDEX(step), QN_TAG_SERIAL, all, carried, NULL);
     for (int64_t u = 0; u < step; u++) {
         qn_kvalue *k = ADD(qn_loop_counter(loop), INDEX(u)), *offset = MUL(k, INDEX(p->y_stride));
         qn_kvalue *columns[QN_ATTENTION_VECTORS];
@@ -240,9 +238,9 @@ static void product_loop(const product *p, qn_kvalue *low, qn_kvalue *high, int6
     }
     if (beside)
         beside->write(beside->user, qn_loop_counter(loop), carried + n);
-    qn_kb_end_for(b, loop, carried);
+    qn_kb_end_carry(b, loop, carried);
     for (int i = 0; i < all; i++)
-        *(i < n ? &acc[i] : &beside->values[i - n]) = &loop->results[i];
+        *(i < n ? &acc[i] : &beside->values[i - n]) = carried[i];
 }
 
 void qn_attention_product_of(qn_attention *a, int rows, int vectors, qn_attention_side x, qn_kbuffer *y,

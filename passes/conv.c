@@ -93,18 +93,12 @@ static void multiply_add(emitter *e, qn_kvalue **sum, qn_kvalue *x, qn_kvalue *y
 static qn_kinst *open_loop(emitter *e, qn_kvalue *low, qn_kvalue *high, int64_t step)
 {
     const int n = (int)(positions(e) * e->vectors);
-    qn_kinst *loop =
-        qn_kb_for(&e->w.b, low, high, qn_kb_index(&e->w.b, step), QN_TAG_SERIAL, n, e->sums, NULL);
-    for (int i = 0; i < n; i++)
-        e->sums[i] = &loop->blocks[0]->arguments[1 + i];
-    return loop;
+    return qn_kb_carry(&e->w.b, low, high, qn_kb_index(&e->w.b, step), QN_TAG_SERIAL, n, e->sums, NULL);
 }
 
 static void close_loop(emitter *e, qn_kinst *loop)
 {
-    qn_kb_end_for(&e->w.b, loop, e->sums);
-    for (int i = 0; i < loop->n_results; i++)
-        e->sums[i] = &loop->results[i];
+    qn_kb_end_carry(&e->w.b, loop, e->sums);
 }
 
 /* ---- products ---- */

@@ -79,15 +79,11 @@ static void k_loop(gemm *g, qn_kvalue *const *panels, qn_kvalue *x_at, qn_kvalue
                    int step, int sets, qn_kvalue **sums)
 {
     const int each = g->streams * g->rows * g->vectors;
-    qn_kinst *loop = qn_kb_for(&g->w.b, low, high, INDEX(step), QN_TAG_SERIAL, each * sets, sums, NULL);
+    qn_kinst *loop = qn_kb_carry(&g->w.b, low, high, INDEX(step), QN_TAG_SERIAL, each * sets, sums, NULL);
     qn_kvalue *k = qn_loop_counter(loop);
-    for (int i = 0; i < each * sets; i++)
-        sums[i] = &loop->blocks[0]->arguments[1 + i];
     for (int u = 0; u < step; u++)
         multiply_add(g, panels, x_at, ADD(k, INDEX(u)), sums + u % sets * each);
-    qn_kb_end_for(&g->w.b, loop, sums);
-    for (int i = 0; i < each * sets; i++)
-        sums[i] = &loop->results[i];
+    qn_kb_end_carry(&g->w.b, loop, sums);
 }
 
 /* Of panels of wider numbers, which begin at elements `starts`. */

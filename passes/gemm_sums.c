@@ -172,9 +172,7 @@ static void k_loop(qn_gemm *g, int rows, qn_kvalue *const *starts, qn_kvalue *pa
                    qn_kvalue *high, int step, int sets, qn_kvalue **acc)
 {
     int each = rows * g->vectors;
-    qn_kinst *loop = qn_kb_for(&g->w.b, low, high, INDEX(step), QN_TAG_SERIAL, each * sets, acc, NULL);
-    for (int i = 0; i < each * sets; i++)
-        acc[i] = &loop->blocks[0]->arguments[1 + i];
+    qn_kinst *loop = qn_kb_carry(&g->w.b, low, high, INDEX(step), QN_TAG_SERIAL, each * sets, acc, NULL);
     if (g->fetch && step > 1)
         fetch_next(g, qn_loop_counter(loop), step);
     const bool by_lane = g->by_lane && step % g->lanes == 0;
@@ -185,9 +183,7 @@ static void k_loop(qn_gemm *g, int rows, qn_kvalue *const *starts, qn_kvalue *pa
         multiply_add(g, rows, starts, panel, k, by_lane ? x_lanes : NULL, u % g->lanes,
                      acc + u % sets * each);
     }
-    qn_kb_end_for(&g->w.b, loop, acc);
-    for (int i = 0; i < each * sets; i++)
-        acc[i] = &loop->results[i];
+    qn_kb_end_carry(&g->w.b, loop, acc);
 }
 
 /* Four lanes of two rows that lie below one another as two blocks of 2 x 2, or back: both are the same. */
@@ -209,11 +205,9 @@ static void pairs_loop(qn_gemm *g, int rows, qn_kvalue *const *starts, qn_kvalue
 {
     qn_kbuilder *b = &g->w.b;
     const int n = rows * g->vectors;
-    qn_kinst *loop = qn_kb_for(b, low, high, INDEX(step), QN_TAG_SERIAL, n, acc, NULL);
+    qn_kinst *loop = qn_kb_carry(b, low, high, INDEX(step), QN_TAG_SERIAL, n, acc, NULL);
     qn_kvalue *k = qn_loop_counter(loop), *words[QN_GEMM_MOST_ROWS],
               *at = ADD(panel, MUL(k, INDEX(g->width)));
-    for (int i = 0; i < n; i++)
-        acc[i] = &loop->blocks[0]->arguments[1 + i];
     if (g->fetch && step > 2)
         fetch_next(g, k, step);
     for (int r = 0; r < rows && !g->copy; r++)
@@ -232,9 +226,7 @@ static void pairs_loop(qn_gemm *g, int rows, qn_kvalue *const *starts, qn_kvalue
             }
         }
     }
-    qn_kb_end_for(b, loop, acc);
-    for (int i = 0; i < n; i++)
-        acc[i] = &loop->results[i];
+    qn_kb_end_carry(b, loop, acc);
 }
 
 /* acc += the pass's products, by pairs of rows; the row below the last of an odd number is that row again, and forgotten. */

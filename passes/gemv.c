@@ -69,9 +69,7 @@ static void k_loop(gemv *g, int n_panels, qn_kvalue *const *panels, qn_kvalue *l
     const int each = n_panels * g->vectors, n = each * step;
     const bool by_lane = g->w.lowering->options->machine->by_lane && step == g->lanes;
     qn_kvalue *x_lanes = NULL;
-    qn_kinst *loop = qn_kb_for(b, low, high, INDEX(step), QN_TAG_SERIAL, n, acc, NULL);
-    for (int i = 0; i < n; i++)
-        acc[i] = &loop->blocks[0]->arguments[1 + i];
+    qn_kinst *loop = qn_kb_carry(b, low, high, INDEX(step), QN_TAG_SERIAL, n, acc, NULL);
     for (int set = 0; set < step; set++) {
         qn_kvalue *k = ADD(qn_loop_counter(loop), INDEX(set));
         qn_kvalue *x, *x_at = ADD(MUL(g->row, g->k_value), k);
@@ -91,9 +89,7 @@ static void k_loop(gemv *g, int n_panels, qn_kvalue *const *panels, qn_kvalue *l
             }
         }
     }
-    qn_kb_end_for(b, loop, acc);
-    for (int i = 0; i < n; i++)
-        acc[i] = &loop->results[i];
+    qn_kb_end_carry(b, loop, acc);
 }
 
 /* acc[panel * vectors + vector]: the sums of the panels whose first elements are given */

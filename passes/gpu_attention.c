@@ -127,19 +127,16 @@ static void multiply(attention *a, qn_kbuffer *x, int x_line, qn_kbuffer *y, int
 {
     qn_kbuilder *b = &a->w.b;
     const int n = FOUR * columns;
-    qn_kinst *loop = qn_kb_for(b, INDEX(0), INDEX(depth), INDEX(1), QN_TAG_UNROLL, n, sums, NULL);
+    qn_kinst *loop = qn_kb_carry(b, INDEX(0), INDEX(depth), INDEX(1), QN_TAG_UNROLL, n, sums, NULL);
     qn_kvalue *k = qn_loop_counter(loop), *xs[FOUR], *ys[MOST / ACROSS];
     take(a, x, ADD(MUL(k, INDEX(x_line)), a->row), xs);
     for (int j = 0; j < columns; j += FOUR)
         take(a, y, ADD(MUL(k, INDEX(y_line)), ADD(a->col, INDEX(j * ACROSS))), ys + j);
     for (int i = 0; i < FOUR; i++)
         for (int j = 0; j < columns; j++)
-            sums[i * columns + j] =
-                qn_writer_combine(&a->w, QN_SUM, &loop->blocks[0]->arguments[1 + i * columns + j],
-                                  qn_kb_binary(b, QN_OP_MUL, xs[i], ys[j]));
-    qn_kb_end_for(b, loop, sums);
-    for (int i = 0; i < n; i++)
-        sums[i] = &loop->results[i];
+            sums[i * columns + j] = qn_writer_combine(&a->w, QN_SUM, sums[i * columns + j],
+                                                      qn_kb_binary(b, QN_OP_MUL, xs[i], ys[j]));
+    qn_kb_end_carry(b, loop, sums);
 }
 
 static qn_kvalue *number(attention *a, double x)
@@ -262,13 +259,9 @@ static void compute(attention *a)
         carried[i] = number(a, i >= n_outputs && i < n_outputs + FOUR ? -INFINITY : 0);
     if (qn_attr_bool(a->node, QN_ATTR_CAUSAL)) /* what the last query of the block sees */
         end = MIN(end, ADD(ADD(a->first, INDEX(QUERIES)), SUB(a->keys_value, a->queries_value)));
-    qn_kinst *loop = qn_kb_for(b, INDEX(0), end, INDEX(KEYS), QN_TAG_SERIAL, n, carried, NULL);
-    for (int i = 0; i < n; i++)
-        carried[i] = &loop->blocks[0]->arguments[1 + i];
+    qn_kinst *loop = qn_kb_carry(b, INDEX(0), end, INDEX(KEYS), QN_TAG_SERIAL, n, carried, NULL);
     step(a, qn_loop_counter(loop), carried);
-    qn_kb_end_for(b, loop, carried);
-    for (int i = 0; i < n; i++)
-        carried[i] = &loop->results[i];
+    qn_kb_end_carry(b, loop, carried);
     store_rows(a, carried);
 }
 

@@ -394,18 +394,16 @@ static void multiply(gemm *g, qn_kvalue *const *halves, qn_kvalue **sums)
     qn_writer *w = &g->w;
     qn_kbuilder *b = &w->b;
     const int rows = g->thread_rows, cols = g->thread_cols;
-    qn_kinst *loop = qn_kb_for(b, INDEX(0), INDEX(STEP), INDEX(1), QN_TAG_UNROLL, rows * cols, sums, NULL);
+    qn_kinst *loop = qn_kb_carry(b, INDEX(0), INDEX(STEP), INDEX(1), QN_TAG_UNROLL, rows * cols, sums, NULL);
     qn_kvalue *k = qn_loop_counter(loop), *x[8], *y[8];
     const side *xs = &g->sides[0], *ys = &g->sides[1];
     take(g, xs, ADD(halves[0], in_half(g, xs, g->row, k)), rows, FOUR * THREADS_DOWN, x);
     take(g, ys, ADD(halves[1], in_half(g, ys, g->col, k)), cols, FOUR * THREADS_ACROSS, y);
     for (int i = 0; i < rows; i++)
         for (int j = 0; j < cols; j++)
-            sums[i * cols + j] = qn_writer_combine(w, QN_SUM, &loop->blocks[0]->arguments[1 + i * cols + j],
-                                                   qn_kb_binary(b, QN_OP_MUL, x[i], y[j]));
-    qn_kb_end_for(b, loop, sums);
-    for (int i = 0; i < rows * cols; i++)
-        sums[i] = &loop->results[i];
+            sums[i * cols + j] =
+                qn_writer_combine(w, QN_SUM, sums[i * cols + j], qn_kb_binary(b, QN_OP_MUL, x[i], y[j]));
+    qn_kb_end_carry(b, loop, sums);
 }
 
 /* Four tiles of a side: 16 of its rows or columns, from `free` of the warp's on, and 16 k. */
@@ -432,7 +430,7 @@ static void multiply_tiles(gemm *g, qn_kvalue *const *halves, qn_kvalue **sums)
     qn_kbuilder *b = &g->w.b;
     const int down = g->shape->warp_rows / (2 * TILE), across = g->shape->warp_cols / TILE;
     qn_kinst *loop =
-        qn_kb_for(b, INDEX(0), INDEX(UNIT_STEP), INDEX(2 * TILE), QN_TAG_UNROLL, down * across, sums, NULL);
+        qn_kb_carry(b, INDEX(0), INDEX(UNIT_STEP), INDEX(2 * TILE), QN_TAG_UNROLL, down * across, sums, NULL);
     qn_kvalue *k = qn_loop_counter(loop), *x[4], *y[8];
     for (int i = 0; i < down; i++)
         x[i] = take_tiles(g, 0, halves[0], 2 * TILE * i, k);
@@ -443,11 +441,8 @@ static void multiply_tiles(gemm *g, qn_kvalue *const *halves, qn_kvalue **sums)
     }
     for (int i = 0; i < down; i++)
         for (int j = 0; j < across; j++)
-            sums[i * across + j] =
-                qn_kb_warp_mma(b, x[i], y[j], &loop->blocks[0]->arguments[1 + i * across + j]);
-    qn_kb_end_for(b, loop, sums);
-    for (int i = 0; i < down * across; i++)
-        sums[i] = &loop->results[i];
+            sums[i * across + j] = qn_kb_warp_mma(b, x[i], y[j], sums[i * across + j]);
+    qn_kb_end_carry(b, loop, sums);
 }
 
 /* sums: the thread's, row by row */
@@ -465,10 +460,8 @@ static void compute_sums(gemm *g, qn_kvalue **sums)
     for (int i = 0; i < n; i++)
         acc[i] = zero;
     qn_kvalue *steps = DIV(ADD(g->k_value, INDEX(g->step - 1)), INDEX(g->step));
-    qn_kinst *loop = qn_kb_for(b, INDEX(0), steps, INDEX(1), QN_TAG_SERIAL, n, acc, NULL);
+    qn_kinst *loop = qn_kb_carry(b, INDEX(0), steps, INDEX(1), QN_TAG_SERIAL, n, acc, NULL);
     qn_kvalue *step = qn_loop_counter(loop), *next = ADD(step, INDEX(1)), *k = MUL(next, INDEX(g->step));
-    for (int i = 0; i < n; i++)
-        acc[i] = &loop->blocks[0]->arguments[1 + i];
     if (g->whole_k) /* behind the last step: it again */
         k = MIN(k, ADD(g->k_value, INDEX(-g->step)));
     for (int i = 0; i < 2; i++) {
@@ -479,10 +472,10 @@ static void compute_sums(gemm *g, qn_kvalue **sums)
     for (int i = 0; i < 2; i++)
         put_step(g, &g->sides[i], half_of(g, &g->sides[i], next), brought[i]);
     qn_kb_barrier(b);
-    qn_kb_end_for(b, loop, acc);
+    qn_kb_end_carry(b, loop, acc);
     for (int i = 0; i < rows; i++)
         for (int j = 0; j < cols; j++) {
-            qn_kvalue *sum = &loop->results[g->unit ? (i / 2 * cols + j) / 2 : i * cols + j];
+            qn_kvalue *sum = acc[g->unit ? (i / 2 * cols + j) / 2 : i * cols + j];
             sums[i * cols + j] = g->unit ? qn_kb_extract(b, sum, i % 2 * 2 + j % 2) : sum;
         }
 }

@@ -115,14 +115,10 @@ static void add_runs(gemv *g, qn_kvalue *low, qn_kvalue *high, int64_t step, int
                      qn_kvalue **sums)
 {
     qn_kbuilder *b = &g->w.b;
-    qn_kinst *loop = qn_kb_for(b, low, high, INDEX(step * pieces), QN_TAG_SERIAL, n, sums, NULL);
-    for (int i = 0; i < n; i++)
-        sums[i] = &loop->blocks[0]->arguments[1 + i];
+    qn_kinst *loop = qn_kb_carry(b, low, high, INDEX(step * pieces), QN_TAG_SERIAL, n, sums, NULL);
     for (int p = 0; p < pieces; p++)
         add_run(g, ADD(qn_loop_counter(loop), INDEX(p * step)), sums);
-    qn_kb_end_for(b, loop, sums);
-    for (int i = 0; i < n; i++)
-        sums[i] = &loop->results[i];
+    qn_kb_end_carry(b, loop, sums);
 }
 
 /* Lines of sums, one a slice, have an odd number of elements: a warp writes to one place in 32 of them. */
@@ -173,13 +169,11 @@ static void finish(gemv *g)
                      qn_kb_compare(b, QN_LT, many, qn_writer_index(w, g->free[g->large])));
     qn_kinst *branch = qn_kb_if(b, one);
     const size_t mark = qn_writer_mark(w);
-    qn_kvalue *zero = qn_kb_float(b, (qn_ktype){ QUERN_F32, 1 }, 0);
-    qn_kinst *loop = qn_kb_for(b, INDEX(0), INDEX(g->slices), INDEX(1), QN_TAG_UNROLL, 1, &zero, NULL);
+    g->sum = qn_kb_float(b, (qn_ktype){ QUERN_F32, 1 }, 0);
+    qn_kinst *loop = qn_kb_carry(b, INDEX(0), INDEX(g->slices), INDEX(1), QN_TAG_UNROLL, 1, &g->sum, NULL);
     qn_kvalue *at = ADD(MUL(qn_loop_counter(loop), INDEX(line(g))), g->thread);
-    qn_kvalue *sum =
-        qn_kb_binary(b, QN_OP_ADD, &loop->blocks[0]->arguments[1], qn_kb_load(b, g->cells, at, 1));
-    qn_kb_end_for(b, loop, &sum);
-    g->sum = &loop->results[0];
+    g->sum = qn_kb_binary(b, QN_OP_ADD, g->sum, qn_kb_load(b, g->cells, at, 1));
+    qn_kb_end_carry(b, loop, &g->sum);
     qn_ispace_set(&g->w.space, g->col_var, g->large ? many : few);
     qn_ispace_set(&g->w.space, g->row_var,
                   ADD(MUL(g->batch_value, qn_writer_index(w, g->free[0])), g->large ? few : many));

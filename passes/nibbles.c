@@ -202,13 +202,10 @@ void qn_nibbles_sums(const qn_nibbles *n, int rows, int streams, qn_kvalue *cons
     const int each = streams * rows * n->vectors;
     for (int i = 0; i < each; i++)
         sums[i] = qn_kb_float(n->b, (qn_ktype){ QUERN_F32, n->lanes }, 0);
-    qn_kinst *loop = qn_kb_for(n->b, INDEX(0), n->k_value, INDEX(n->group), QN_TAG_SERIAL, each, sums, NULL);
-    for (int i = 0; i < each; i++)
-        sums[i] = &loop->blocks[0]->arguments[1 + i];
+    qn_kinst *loop =
+        qn_kb_carry(n->b, INDEX(0), n->k_value, INDEX(n->group), QN_TAG_SERIAL, each, sums, NULL);
     add_group(n, rows, streams, panels, x_at, qn_loop_counter(loop), sums);
-    qn_kb_end_for(n->b, loop, sums);
-    for (int i = 0; i < each; i++)
-        sums[i] = &loop->results[i];
+    qn_kb_end_carry(n->b, loop, sums);
 }
 
 void qn_nibbles_offsets(const qn_nibbles *n, int rows, qn_kvalue *x_at, qn_kbuffer *offsets, int64_t n_groups)
@@ -240,9 +237,7 @@ void qn_nibbles_byte_sums(const qn_nibbles *n, int rows, qn_kvalue *panel, qn_kv
     qn_kvalue *parts[MOST_ROWS];
     for (int i = 0; i < each; i++)
         sums[i] = qn_kb_float(b, (qn_ktype){ QUERN_F32, n->lanes }, 0);
-    qn_kinst *loop = qn_kb_for(b, INDEX(0), INDEX(n_groups), INDEX(1), QN_TAG_SERIAL, each, sums, NULL);
-    for (int i = 0; i < each; i++)
-        sums[i] = &loop->blocks[0]->arguments[1 + i];
+    qn_kinst *loop = qn_kb_carry(b, INDEX(0), INDEX(n_groups), INDEX(1), QN_TAG_SERIAL, each, sums, NULL);
     qn_kvalue *g = qn_loop_counter(loop), *k = MUL(g, INDEX(n->group));
     qn_kvalue *from = ADD(panel, MUL(k, INDEX(n->width))), *y_at = DIV(from, INDEX(QN_NIBBLES)),
               *scales = DIV(from, INDEX(n->group));
@@ -268,9 +263,7 @@ void qn_nibbles_byte_sums(const qn_nibbles *n, int rows, qn_kvalue *panel, qn_kv
         qn_kvalue *scale = scales_at(n, ADD(scales, INDEX(i % n->vectors * n->lanes)));
         sums[i] = qn_word_multiply_add(b, qn_kb_convert(b, QUERN_F32, parts[i]), scale, sums[i], n->fused);
     }
-    qn_kb_end_for(b, loop, sums);
-    for (int i = 0; i < each; i++)
-        sums[i] = &loop->results[i];
+    qn_kb_end_carry(b, loop, sums);
 }
 
 void qn_nibbles_unpack(const qn_nibbles *n, qn_kvalue *panel, qn_kvalue *low, qn_kvalue *high, qn_kbuffer *to,

@@ -305,9 +305,7 @@ static void rewrite(overlap *o)
     const int n = hand_on(o, NULL, false);
     qn_kvalue **handed = QN_NEW_ARRAY(o->kernel->arena, qn_kvalue *, n + 1);
     hand_on(o, handed, false);
-    qn_kinst *loop = qn_kb_for(b, o->n == 3 ? second : low, high, one, QN_TAG_SERIAL, n, handed, NULL);
-    for (int i = 0; i < n; i++)
-        handed[i] = &loop->blocks[0]->arguments[1 + i];
+    qn_kinst *loop = qn_kb_carry(b, o->n == 3 ? second : low, high, one, QN_TAG_SERIAL, n, handed, NULL);
     hand_on(o, handed, true);
     qn_kvalue *row = qn_loop_counter(loop);
     o->counters[2] = qn_kb_isub(b, row, one);
@@ -315,9 +313,7 @@ static void rewrite(overlap *o)
     o->counters[0] = qn_kb_imin(b, qn_kb_iadd(b, row, one), final);
     step(o, 0, o->n - 1);
     hand_on(o, handed, false);
-    qn_kb_end_for(b, loop, handed);
-    for (int i = 0; i < n; i++)
-        handed[i] = &loop->results[i];
+    qn_kb_end_carry(b, loop, handed);
     hand_on(o, handed, true);
     if (o->n == 3) {
         o->counters[2] = final;

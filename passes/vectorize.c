@@ -479,19 +479,15 @@ static void vector_loop(vectorizer *v, qn_kinst *loop, qn_kvalue *low, qn_kvalue
 {
     qn_kbuilder *b = &v->r->b;
     int n = loop->n_results;
-    qn_kinst *made = qn_kb_for(b, low, high, qn_kb_index(b, (int64_t)sets * v->lanes), QN_TAG_SERIAL,
-                               sets * n, carried, NULL);
-    for (int i = 0; i < sets * n; i++)
-        carried[i] = &made->blocks[0]->arguments[1 + i];
+    qn_kinst *made = qn_kb_carry(b, low, high, qn_kb_index(b, (int64_t)sets * v->lanes), QN_TAG_SERIAL,
+                                 sets * n, carried, NULL);
     for (int set = 0; set < sets; set++) {
         v->set = set;
         body_once(v, loop, qn_kb_iadd(b, qn_loop_counter(made), qn_kb_index(b, (int64_t)set * v->lanes)),
                   carried + set * n);
     }
     v->set = 0;
-    qn_kb_end_for(b, made, carried);
-    for (int i = 0; i < sets * n; i++)
-        carried[i] = &made->results[i];
+    qn_kb_end_carry(b, made, carried);
 }
 
 /* One prefetch serves a vector; element by element there would be far too many. */
@@ -512,14 +508,12 @@ static void scalar_rest(vectorizer *v, qn_kinst *loop, qn_kvalue *low, qn_kvalue
     qn_kbuilder *b = &v->r->b;
     qn_kblock *body = loop->blocks[0];
     int n = loop->n_results;
-    qn_kinst *rest = qn_kb_for(b, low, high, qn_kb_index(b, 1), QN_TAG_SERIAL, n, carried, NULL);
+    qn_kinst *rest = qn_kb_carry(b, low, high, qn_kb_index(b, 1), QN_TAG_SERIAL, n, carried, NULL);
     for (int i = 0; i < body->n_arguments; i++)
         qn_kr_set(&body->arguments[i], &rest->blocks[0]->arguments[i]);
     qn_kr_block(v->r, body);
     qn_kr_yields(body, carried);
-    qn_kb_end_for(b, rest, carried);
-    for (int i = 0; i < n; i++)
-        carried[i] = &rest->results[i];
+    qn_kb_end_carry(b, rest, carried);
 }
 
 /* Instructions of the block. */
@@ -589,17 +583,13 @@ static void vectorize_loop(vectorizer *v, qn_kinst *loop)
         at = end;
     }
     if (!exact && v->machine->masked) {
-        qn_kinst *some = qn_kb_for(b, at, high, qn_kb_index(b, v->lanes), QN_TAG_SERIAL, n, carried,
-                                   NULL); /* once at most */
-        for (int i = 0; i < n; i++)
-            carried[i] = &some->blocks[0]->arguments[1 + i];
+        qn_kinst *some = qn_kb_carry(b, at, high, qn_kb_index(b, v->lanes), QN_TAG_SERIAL, n, carried,
+                                     NULL); /* once at most */
         qn_kvalue *counter = qn_loop_counter(some);
         v->tail = qn_kb_compare(b, QN_LT, qn_kb_ramp(b, counter, v->lanes), qn_kb_splat(b, high, v->lanes));
         body_once(v, loop, counter, carried);
         v->tail = NULL;
-        qn_kb_end_for(b, some, carried);
-        for (int i = 0; i < n; i++)
-            carried[i] = &some->results[i];
+        qn_kb_end_carry(b, some, carried);
     }
     for (int i = 0; i < n; i++) {
         qn_kvalue *all = qn_kb_reduce(b, loop->carried_kinds[i], carried[i]);

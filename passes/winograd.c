@@ -269,18 +269,14 @@ static void piece_sums(emitter *e, qn_kvalue *piece, qn_kvalue *v_at, qn_kvalue 
     for (int64_t i = 0; i < n; i++)
         sums[i] = qn_kb_float(b, e->vector, 0);
     if (looped > 0) {
-        qn_kinst *loop = qn_kb_for(b, qn_kb_index(b, 0), qn_kb_index(b, looped), qn_kb_index(b, by),
-                                   QN_TAG_SERIAL, (int)n, sums, NULL);
-        for (int64_t i = 0; i < n; i++)
-            sums[i] = &loop->blocks[0]->arguments[1 + i];
+        qn_kinst *loop = qn_kb_carry(b, qn_kb_index(b, 0), qn_kb_index(b, looped), qn_kb_index(b, by),
+                                     QN_TAG_SERIAL, (int)n, sums, NULL);
         qn_kvalue *k = qn_loop_counter(loop);
         qn_kvalue *u_k = along(e, u_at, k, width);
         if (p->streams)
             prefetch(e, u_k, piece, by);
         steps(e, qn_kb_iadd(b, v_at, k), u_k, by, size, sums);
-        qn_kb_end_for(b, loop, sums);
-        for (int64_t i = 0; i < n; i++)
-            sums[i] = &loop->results[i];
+        qn_kb_end_carry(b, loop, sums);
     }
     steps(e, offset(e, v_at, looped), offset(e, u_at, looped * width), p->channels - looped, size, sums);
     for (int64_t i = 0; i < n; i++)
