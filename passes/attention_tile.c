@@ -142,17 +142,18 @@ qn_kvalue *qn_attention_shown(qn_attention *a, int rows, qn_kvalue *first_query,
     rows = qn_dim_is(a->mask->type.dims[2], 1) ? 1 : rows;
     /* Mostly somebody sees the last key, and that is all there is to know. */
     qn_kvalue *seen = INDEX(0);
-    qn_kinst *loop = qn_kb_for(b, INDEX(0), INDEX(rows), INDEX(1), QN_TAG_SERIAL, 1, &seen, NULL);
+    qn_kinst *loop = qn_kb_carry(b, INDEX(0), INDEX(rows), INDEX(1), QN_TAG_SERIAL, 1, &seen, NULL);
     size_t mark = qn_writer_mark(w);
     go_to_query(a, first_query, qn_loop_counter(loop));
     qn_ispace_set(&w->space, a->key, MAX(SUB(end, INDEX(1)), INDEX(0)));
-    seen = MAX(&loop->blocks[0]->arguments[1], qn_kb_select(b, shows(a), end, INDEX(0)));
+    seen = MAX(seen, qn_kb_select(b, shows(a), end, INDEX(0)));
     qn_writer_forget(w, mark);
-    qn_kb_end_for(b, loop, &seen);
+    qn_kb_end_carry(b, loop, &seen);
 
-    qn_kvalue *last = &loop->results[0];
-    loop = qn_kb_for(b, INDEX(0), qn_kb_select(b, qn_kb_compare(b, QN_LT, last, end), INDEX(rows), INDEX(0)),
-                     INDEX(1), QN_TAG_SERIAL, 1, &last, NULL);
+    qn_kvalue *last = seen;
+    loop =
+        qn_kb_carry(b, INDEX(0), qn_kb_select(b, qn_kb_compare(b, QN_LT, last, end), INDEX(rows), INDEX(0)),
+                    INDEX(1), QN_TAG_SERIAL, 1, &last, NULL);
     mark = qn_writer_mark(w);
     go_to_query(a, first_query, qn_loop_counter(loop));
     const qn_kind kind = QN_KIND_MAX;
@@ -162,10 +163,10 @@ qn_kvalue *qn_attention_shown(qn_attention *a, int rows, qn_kvalue *first_query,
     most = qn_kb_binary(b, QN_OP_MAX, &keys.inst->blocks[0]->arguments[1],
                         qn_kb_select(b, shows(a), past, none));
     qn_writer_end_for(w, &keys, &most);
-    last = MAX(&loop->blocks[0]->arguments[1], qn_kb_convert(b, QUERN_I64, &keys.inst->results[0]));
+    last = MAX(last, qn_kb_convert(b, QUERN_I64, &keys.inst->results[0]));
     qn_writer_forget(w, mark);
-    qn_kb_end_for(b, loop, &last);
-    return &loop->results[0];
+    qn_kb_end_carry(b, loop, &last);
+    return last;
 }
 
 void qn_attention_mask(qn_attention *a, qn_kvalue *from, qn_kvalue *first, qn_kvalue *n)
@@ -227,11 +228,9 @@ static void product_loop(const product *p, qn_kvalue *low, qn_kvalue *high, int6
                 qn_kb_prefetch(b, p->y, ADD(p->ahead, ADD(offset, INDEX(v * a->lanes))), 0);
         }
         for (int r = 0; r < p->rows; r++) {
-            qn_kvalue *at = ADD(p->x.from, ADD(INDEX(r * p->x.stride), MUL(k, INDEX(p->x.step)))), *number;
-            if (by_lane && u == 0)
-                x_lanes[r] = qn_kb_load(b, p->x.buffer, at, a->lanes);
-            number = by_lane ? qn_word_lane(b, x_lanes[r], a->lanes, (int)u, a->lanes)
-                             : qn_kb_splat(b, qn_kb_load(b, p->x.buffer, at, 1), a->lanes);
+            qn_kvalue *at = ADD(p->x.from, ADD(INDEX(r * p->x.stride), MUL(k, INDEX(p->x.step))));
+            qn_kvalue *number =
+                qn_word_in_turn(b, p->x.buffer, at, a->lanes, by_lane ? &x_lanes[r] : NULL, (int)u);
             for (int v = 0; v < p->vectors; v++)
                 carried[r * p->vectors + v] = qn_kb_fma(b, number, columns[v], carried[r * p->vectors + v]);
         }

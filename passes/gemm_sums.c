@@ -171,13 +171,14 @@ static void fetch_next(qn_gemm *g, qn_kvalue *k, int step)
 static void k_loop(qn_gemm *g, int rows, qn_kvalue *const *starts, qn_kvalue *panel, qn_kvalue *low,
                    qn_kvalue *high, int step, int sets, qn_kvalue **acc)
 {
-    int each = rows * g->vectors;
+    const int each = rows * g->vectors;
+    qn_kvalue *x_lanes[QN_GEMM_MOST_ROWS];
     qn_kinst *loop = qn_kb_carry(&g->w.b, low, high, INDEX(step), QN_TAG_SERIAL, each * sets, acc, NULL);
     if (g->fetch && step > 1)
         fetch_next(g, qn_loop_counter(loop), step);
     const bool by_lane = g->by_lane && step % g->lanes == 0;
     for (int u = 0; u < step; u++) {
-        qn_kvalue *x_lanes[QN_GEMM_MOST_ROWS], *k = ADD(qn_loop_counter(loop), INDEX(u));
+        qn_kvalue *k = ADD(qn_loop_counter(loop), INDEX(u));
         for (int r = 0; r < rows && by_lane && u % g->lanes == 0; r++)
             x_lanes[r] = qn_word_load(&g->w.b, g->copy ? g->copy : g->x, ADD(starts[r], k), g->lanes);
         multiply_add(g, rows, starts, panel, k, by_lane ? x_lanes : NULL, u % g->lanes,

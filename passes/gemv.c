@@ -72,11 +72,8 @@ static void k_loop(gemv *g, int n_panels, qn_kvalue *const *panels, qn_kvalue *l
     qn_kinst *loop = qn_kb_carry(b, low, high, INDEX(step), QN_TAG_SERIAL, n, acc, NULL);
     for (int set = 0; set < step; set++) {
         qn_kvalue *k = ADD(qn_loop_counter(loop), INDEX(set));
-        qn_kvalue *x, *x_at = ADD(MUL(g->row, g->k_value), k);
-        if (by_lane && set == 0)
-            x_lanes = qn_word_load(b, g->x, x_at, g->lanes);
-        x = by_lane ? qn_word_lane(b, x_lanes, g->lanes, set, g->lanes)
-                    : qn_word_repeat(b, g->x, x_at, g->lanes);
+        qn_kvalue *x = qn_word_in_turn(b, g->x, ADD(MUL(g->row, g->k_value), k), g->lanes,
+                                       by_lane ? &x_lanes : NULL, set);
         for (int p = 0; p < n_panels; p++) {
             qn_kvalue *at = ADD(panels[p], MUL(k, INDEX(g->width)));
             const bool begins_line = set * g->width * 4 % LINE_BYTES == 0;

@@ -234,11 +234,8 @@ static void steps(emitter *e, qn_kvalue *v_at, qn_kvalue *u_at, int64_t n, int64
         for (int64_t j = 0; j < p->vectors; j++)
             filters[j] = qn_kb_load(b, e->filters, offset(e, u_at, (u * p->vectors + j) * lanes), lanes);
         for (int64_t i = 0; i < size; i++) {
-            qn_kvalue *x, *at = offset(e, v_at, i * p->v_row + u);
-            if (in_lanes && lane == 0)
-                x_lanes[i] = qn_kb_load(b, e->v, at, lanes);
-            x = in_lanes ? qn_word_lane(b, x_lanes[i], lanes, lane, lanes)
-                         : qn_kb_splat(b, qn_kb_load(b, e->v, at, 1), lanes);
+            qn_kvalue *x = qn_word_in_turn(b, e->v, offset(e, v_at, i * p->v_row + u), lanes,
+                                           in_lanes ? &x_lanes[i] : NULL, lane);
             for (int64_t j = 0; j < p->vectors; j++)
                 sums[i * p->vectors + j] = fma_of(e, x, filters[j], sums[i * p->vectors + j]);
         }

@@ -3,7 +3,8 @@
 
 int qn_word_elements(qn_dtype dtype)
 {
-    return QN_WORD_BYTES / (int)qn_dtype_bytes(dtype);
+    const int bytes = (int)qn_dtype_bytes(dtype);
+    return bytes < QN_WORD_BYTES ? QN_WORD_BYTES / bytes : 1;
 }
 
 /* Columns of a panel where `words` words of each lie side by side; 0: y is no such. */
@@ -58,6 +59,16 @@ qn_kvalue *qn_word_lane(qn_kbuilder *b, qn_kvalue *words, int n, int i, int lane
     for (int j = 0; j < elements * lanes; j++)
         mask[j] = i * elements + j % elements;
     return qn_kb_shuffle(b, words, words, elements * lanes, mask);
+}
+
+qn_kvalue *qn_word_in_turn(qn_kbuilder *b, qn_kbuffer *buffer, qn_kvalue *at, int lanes, qn_kvalue **vector,
+                           int lane)
+{
+    if (!vector)
+        return qn_word_repeat(b, buffer, at, lanes);
+    if (lane == 0)
+        *vector = qn_word_load(b, buffer, at, lanes);
+    return qn_word_lane(b, *vector, lanes, lane, lanes);
 }
 
 void qn_word_store(qn_kbuilder *b, qn_kbuffer *buffer, qn_kvalue *at, qn_kvalue *words)
