@@ -15,37 +15,19 @@
 #include "frontend/text/text.h"
 #include "tests/support/eval.h"
 
-const qn_machine lowered_machine = { .vector_bytes = 32,
-                                     .vector_registers = 16,
-                                     .fma = true,
-                                     .masked = true,
-                                     .l1_bytes = 32 << 10,
-                                     .l2_bytes = 1 << 20 };
-#define AARCH64                                                                                  \
-    .vector_bytes = 16, .vector_registers = 32, .fma = true, .by_lane = true, .l1_bytes = 32768, \
-    .l2_bytes = 1 << 18
-const qn_machine lowered_aarch64 = { AARCH64, .dot4_signs = QN_SIGNS_SAME };
+const qn_machine lowered_machine = { LOWERED_AVX2, .masked = true };
+const qn_machine lowered_machines[LOWERED_MACHINES] = { { LOWERED_AVX512 },
+                                                        { LOWERED_AVX2 },
+                                                        { LOWERED_AARCH64 } };
+const qn_machine lowered_aarch64 = { LOWERED_AARCH64, .dot4_signs = QN_SIGNS_SAME };
 const qn_machine lowered_byte_machines[LOWERED_BYTE_MACHINES] = {
-    { .vector_bytes = 64,
-      .vector_registers = 32,
-      .fma = true,
-      .masked = true,
-      .dot4 = true,
-      .l1_bytes = 32768,
-      .l2_bytes = 1 << 20 },
-    { .vector_bytes = 64,
-      .vector_registers = 32,
-      .fma = true,
-      .masked = true,
-      .dot4 = true,
-      .tiles = true,
-      .l1_bytes = 32768,
-      .l2_bytes = 1 << 20 },
-    { .vector_bytes = 32, .vector_registers = 16, .fma = true, .l1_bytes = 32768, .l2_bytes = 1 << 18 },
-    { AARCH64, .dot4_signs = QN_SIGNS_SAME },
-    { AARCH64, .dot4 = true, .dot4_signs = QN_SIGNS_SAME },
-    { AARCH64, .dot4 = true, .dot4_signs = QN_SIGNS_ANY },
-    { AARCH64, .dot4 = true, .dot4_signs = QN_SIGNS_ANY, .dot2 = true, .mmla = true },
+    { LOWERED_AVX512, .dot4 = true },
+    { LOWERED_AVX512, .dot4 = true, .tiles = true },
+    { LOWERED_AVX2 },
+    { LOWERED_AARCH64, .dot4_signs = QN_SIGNS_SAME },
+    { LOWERED_AARCH64, .dot4 = true, .dot4_signs = QN_SIGNS_SAME },
+    { LOWERED_AARCH64, .dot4 = true, .dot4_signs = QN_SIGNS_ANY },
+    { LOWERED_AARCH64, .dot4 = true, .dot4_signs = QN_SIGNS_ANY, .dot2 = true, .mmla = true },
 };
 
 enum { GUARD = 64, POISON = 0xd5 };

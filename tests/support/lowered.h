@@ -4,12 +4,23 @@
 
 #include "backends/backend.h"
 
-/* One with vectors, to lower for. */
+/* Fields of machines to lower for, to which a test adds what it is about; an AArch64 multiplies by lanes. */
+#define LOWERED_AVX512                                                                       \
+    .vector_bytes = 64, .vector_registers = 32, .fma = true, .masked = true, .lookup = true, \
+    .l1_bytes = 32768, .l2_bytes = 1 << 20
+#define LOWERED_AVX2 \
+    .vector_bytes = 32, .vector_registers = 16, .fma = true, .l1_bytes = 32768, .l2_bytes = 1 << 18
+#define LOWERED_AARCH64                                                                          \
+    .vector_bytes = 16, .vector_registers = 32, .fma = true, .by_lane = true, .l1_bytes = 32768, \
+    .l2_bytes = 1 << 20
+enum { LOWERED_MACHINES = 3 };
+extern const qn_machine lowered_machines[LOWERED_MACHINES]; /* these, with the longest vectors first */
+/* One with vectors, for tests of something else. */
 extern const qn_machine lowered_machine;
 /* Some that multiply bytes: by an instruction, by a matrix unit too, with AVX2 alone, and on AArch64 without, with sdot, with usdot and
  * with smmla. */
 enum { LOWERED_BYTE_MACHINES = 7 };
-/* An AArch64, which multiplies by lanes; without instructions for bytes. */
+/* Without instructions for bytes. */
 extern const qn_machine lowered_aarch64;
 extern const qn_machine lowered_byte_machines[LOWERED_BYTE_MACHINES];
 

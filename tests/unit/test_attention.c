@@ -16,28 +16,6 @@
 #include "passes/pass.h"
 #include "tests/support/lowered.h"
 
-static const qn_machine machines[] = {
-    { .vector_bytes = 64,
-      .vector_registers = 32,
-      .fma = true,
-      .masked = true,
-      .lookup = true,
-      .l1_bytes = 32768,
-      .l2_bytes = 1 << 20 },
-    { .vector_bytes = 32,
-      .vector_registers = 16,
-      .fma = true,
-      .masked = false,
-      .l1_bytes = 32768,
-      .l2_bytes = 1 << 18 },
-    { .vector_bytes = 16,
-      .vector_registers = 32,
-      .fma = true,
-      .by_lane = true,
-      .l1_bytes = 32768,
-      .l2_bytes = 1 << 18 },
-};
-
 /* Small floats that repeat late; of bools two in three. */
 static void fill(qn_array *array, const qn_type *type, const int64_t *symbols, int seed, qn_arena *arena)
 {
@@ -71,7 +49,7 @@ static int count(const qn_graph *graph, qn_op op)
 static void compare_op(qn_op op, const char *name, const char *text, const int64_t *symbols, int kernels,
                        int nan)
 {
-    for (size_t m = 0; m < sizeof machines / sizeof *machines; m++) {
+    for (int m = 0; m < LOWERED_MACHINES; m++) {
         qn_arena *arena = qn_arena_new();
         qn_diags diags;
         qn_diags_init(&diags, arena);
@@ -85,10 +63,10 @@ static void compare_op(qn_op op, const char *name, const char *text, const int64
         if (nan >= 0)
             ((float *)inputs[nan].data)[inputs[nan].dims[3] * 5] = NAN; /* of the sixth query or key */
         const qn_pass_options options = { .math = QN_MATH_DEFAULT,
-                                          .machine = &machines[m],
+                                          .machine = &lowered_machines[m],
                                           .fold = qn_interp_fold };
         lowered_compare(name, graph, &options, inputs, symbols);
-        if (machines[m].vector_bytes > 16) /* short vectors fit more shapes as they lie */
+        if (lowered_machines[m].vector_bytes > 16) /* short vectors fit more shapes as they lie */
             assert_int_equal(count(graph, op), kernels);
         else
             assert_true(count(graph, op) >= kernels);

@@ -15,15 +15,7 @@
 #include "tests/support/eval.h"
 #include "tests/support/lowered.h"
 
-static const qn_machine avx512 = { .vector_bytes = 64,
-                                   .vector_registers = 32,
-                                   .fma = true,
-                                   .masked = true,
-                                   .l1_bytes = 32768,
-                                   .l2_bytes = 1 << 20 };
-static const qn_machine avx2 = {
-    .vector_bytes = 32, .vector_registers = 16, .fma = true, .l1_bytes = 32768, .l2_bytes = 1 << 18
-};
+static const qn_machine avx512 = { LOWERED_AVX512 }, avx2 = { LOWERED_AVX2 };
 
 typedef struct shape {
     const char *name;

@@ -14,27 +14,6 @@
 #include "passes/pass.h"
 #include "tests/support/lowered.h"
 
-static const qn_machine machines[] = {
-    { .vector_bytes = 64,
-      .vector_registers = 32,
-      .fma = true,
-      .masked = true,
-      .l1_bytes = 32768,
-      .l2_bytes = 1 << 20 },
-    { .vector_bytes = 32,
-      .vector_registers = 16,
-      .fma = true,
-      .masked = false,
-      .l1_bytes = 32768,
-      .l2_bytes = 1 << 18 },
-    { .vector_bytes = 16,
-      .vector_registers = 32,
-      .fma = true,
-      .by_lane = true,
-      .l1_bytes = 32768,
-      .l2_bytes = 1 << 18 },
-};
-
 #define PLAIN "{x_batch = [], x_contract = [1], y_batch = [], y_contract = [0]}"
 
 static const struct {
@@ -187,7 +166,7 @@ static void products_equal_the_interpreters(void **state)
 {
     (void)state;
     for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
-        for (size_t m = 0; m < sizeof machines / sizeof *machines; m++) {
+        for (int m = 0; m < LOWERED_MACHINES; m++) {
             qn_arena *arena = qn_arena_new();
             qn_diags diags;
             qn_diags_init(&diags, arena);
@@ -199,10 +178,10 @@ static void products_equal_the_interpreters(void **state)
             for (int k = 0; k < graph->n_inputs; k++)
                 fill(&inputs[k], &graph->inputs[k]->type, &cases[i].symbol, k, arena);
             qn_pass_options options = { .math = QN_MATH_DEFAULT,
-                                        .machine = &machines[m],
+                                        .machine = &lowered_machines[m],
                                         .fold = qn_interp_fold };
             lowered_compare(cases[i].name, graph, &options, inputs, &cases[i].symbol);
-            const bool rows = cases[i].rows && machines[m].vector_bytes == 64;
+            const bool rows = cases[i].rows && lowered_machines[m].vector_bytes == 64;
             if (qn_run_passes(graph, "fold,pack", &options, NULL, &diags) ||
                 has_op(graph, QN_OP_MATMUL_PACKED) == rows || has_op(graph, QN_OP_DOT_GENERAL) != rows)
                 fail_msg("%s was%s packed", cases[i].name, rows ? "" : " not");
@@ -218,7 +197,7 @@ static void few_rows_of_a_constant(void **state)
     (void)state;
     enum { K = 41, N = 65 };
     for (int rows = 1; rows <= 5; rows++) {
-        for (size_t m = 0; m < sizeof machines / sizeof *machines; m++) {
+        for (int m = 0; m < LOWERED_MACHINES; m++) {
             qn_module *module = qn_module_new("constant");
             qn_diags diags;
             qn_diags_init(&diags, module->arena);
@@ -234,7 +213,7 @@ static void few_rows_of_a_constant(void **state)
             qn_array input = { .dims = { 0 } };
             fill(&input, &type, NULL, 1, module->arena);
             qn_pass_options options = { .math = QN_MATH_DEFAULT,
-                                        .machine = &machines[m],
+                                        .machine = &lowered_machines[m],
                                         .fold = qn_interp_fold };
             lowered_compare("few rows", graph, &options, &input, NULL);
             if (qn_run_passes(graph, "pack", &options, NULL, &diags) || !has_op(graph, QN_OP_MATMUL_PACKED))

@@ -14,17 +14,6 @@
 #include "tests/support/lowered.h"
 #include "tests/support/random_graph.h"
 
-static const qn_machine machines[] = {
-    { .vector_bytes = 64,
-      .vector_registers = 32,
-      .fma = true,
-      .masked = true,
-      .l1_bytes = 32768,
-      .l2_bytes = 1 << 20 },
-    { .vector_bytes = 32, .vector_registers = 16, .fma = true, .l1_bytes = 32768, .l2_bytes = 1 << 18 },
-    { .vector_bytes = 16, .vector_registers = 32, .fma = true, .l1_bytes = 32768, .l2_bytes = 1 << 20 },
-};
-
 /* ---- networks, made of constants that differ from element to element ---- */
 
 typedef struct net {
@@ -280,7 +269,7 @@ static void networks_in_blocks(void **state)
 {
     (void)state;
     for (size_t i = 0; i < sizeof networks / sizeof *networks; i++)
-        for (size_t m = 0; m < sizeof machines / sizeof *machines; m++) {
+        for (int m = 0; m < LOWERED_MACHINES; m++) {
             const network *k = &networks[i];
             qn_module *module = qn_module_new(k->name);
             qn_diags diags;
@@ -301,10 +290,10 @@ static void networks_in_blocks(void **state)
             for (int a = 0; a < n.b.graph->n_inputs; a++)
                 inputs[a] = noise(&n.b.graph->inputs[a]->type, symbols, 3 + (unsigned)a, module->arena);
             const qn_pass_options options = { .math = m == 1 ? QN_MATH_STRICT : QN_MATH_DEFAULT,
-                                              .machine = &machines[m],
+                                              .machine = &lowered_machines[m],
                                               .fold = qn_interp_fold };
             char name[64];
-            snprintf(name, sizeof name, "%s, %d bytes", k->name, machines[m].vector_bytes);
+            snprintf(name, sizeof name, "%s, %d bytes", k->name, lowered_machines[m].vector_bytes);
             lowered_compare(name, n.b.graph, &options, inputs,
                             symbols); /* after it the graph is as the passes left it */
             if (m == 0) {
@@ -334,7 +323,7 @@ static void nothing_rearranged(qn_value *(*build)(net *n, qn_value *x))
     qn_value *x = qn_graph_add_input(n.b.graph, "x", type, QN_ROLE_INPUT);
     qn_graph_add_output(n.b.graph, build(&n, x), "y", -1);
     const qn_pass_options options = { .math = QN_MATH_DEFAULT,
-                                      .machine = &machines[0],
+                                      .machine = &lowered_machines[0],
                                       .fold = qn_interp_fold };
     const qn_pass_hooks hooks = { .verify_each = true };
     assert_int_equal(qn_run_passes(n.b.graph, NULL, &options, &hooks, &diags), QUERN_OK);
@@ -384,7 +373,7 @@ static void random_graphs(void **state)
         const int64_t *symbols = qn_random_symbols(module, (uint64_t)seed, module->arena);
         const qn_array *inputs = qn_random_inputs(graph, (uint64_t)seed, symbols, module->arena);
         const qn_pass_options options = { .math = seed % 5 ? QN_MATH_DEFAULT : QN_MATH_STRICT,
-                                          .machine = &machines[seed % 3],
+                                          .machine = &lowered_machines[seed % LOWERED_MACHINES],
                                           .fold = qn_interp_fold };
         char name[64];
         snprintf(name, sizeof name, "random graph %d", seed);

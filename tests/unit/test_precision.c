@@ -21,31 +21,10 @@
 #include "tests/support/linear.h"
 #include "tests/support/lowered.h"
 
-static const qn_machine tiles = { .vector_bytes = 64,
-                                  .vector_registers = 32,
-                                  .fma = true,
-                                  .masked = true,
-                                  .tiles = true,
-                                  .l1_bytes = 32768,
-                                  .l2_bytes = 1 << 20 };
-static const qn_machine pairs = { .vector_bytes = 64,
-                                  .vector_registers = 32,
-                                  .fma = true,
-                                  .masked = true,
-                                  .dot2 = true,
-                                  .l1_bytes = 32768,
-                                  .l2_bytes = 1 << 20 };
-static const qn_machine blocks = { .vector_bytes = 16, /* an AArch64's pairs of rows times pairs of columns */
-                                   .vector_registers = 32,
-                                   .fma = true,
-                                   .by_lane = true,
-                                   .dot2 = true,
-                                   .mmla = true,
-                                   .l1_bytes = 32768,
-                                   .l2_bytes = 1 << 20 };
-static const qn_machine plain = {
-    .vector_bytes = 32, .vector_registers = 16, .fma = true, .l1_bytes = 32768, .l2_bytes = 1 << 18
-};
+static const qn_machine tiles = { LOWERED_AVX512, .tiles = true };
+static const qn_machine pairs = { LOWERED_AVX512, .dot2 = true };
+static const qn_machine blocks = { LOWERED_AARCH64, .dot2 = true, .mmla = true };
+static const qn_machine plain = { LOWERED_AVX2 };
 
 enum { MACHINES = 4, MULTIPLIES = 3 }; /* the first of them multiply bfloat16 */
 static const qn_machine *const machines[MACHINES] = { &tiles, &pairs, &blocks, &plain };

@@ -15,15 +15,9 @@
 #include "tests/support/lowered.h"
 
 static const qn_machine machines[] = {
-    { .vector_bytes = 64,
-      .vector_registers = 32,
-      .fma = true,
-      .masked = true,
-      .dot2 = true,
-      .l1_bytes = 32768,
-      .l2_bytes = 1 << 20 },
-    { .vector_bytes = 32, .vector_registers = 16, .fma = true, .l1_bytes = 32768, .l2_bytes = 1 << 18 },
-    { .vector_bytes = 16, .vector_registers = 32, .fma = true, .l1_bytes = 32768, .l2_bytes = 1 << 20 },
+    { LOWERED_AVX512, .dot2 = true },
+    { LOWERED_AVX2 },
+    { LOWERED_AARCH64 },
 };
 enum { MACHINES = sizeof machines / sizeof *machines };
 
