@@ -7,6 +7,14 @@ static int run(const qn_started *s)
     return s->call(s->comm, s->in, s->out, s->n, s->dtype, s->how);
 }
 
+static void end_oldest(qn_carrier *c, int status)
+{
+    c->items[c->ended++].status = status;
+    c->failed = c->failed ? c->failed : status;
+    while (c->failed && c->ended < c->started)
+        c->items[c->ended++].status = c->failed;
+}
+
 static void *carry(void *user)
 {
     qn_carrier *c = user;
@@ -20,7 +28,7 @@ static void *carry(void *user)
         pthread_mutex_unlock(&c->lock);
         const int status = run(&now);
         pthread_mutex_lock(&c->lock);
-        c->items[c->ended++].status = status;
+        end_oldest(c, status);
         pthread_cond_broadcast(&c->changed);
     }
     pthread_mutex_unlock(&c->lock);
@@ -68,10 +76,12 @@ int qn_carrier_start(qn_carrier *c, const qn_started *what)
     if (c->beside && !c->runs)
         c->runs = c->beside = pthread_create(&c->thread, NULL, carry, c) == 0;
     const bool there = put(c, what), at_once = there && !c->runs;
+    if (there && c->failed)
+        end_oldest(c, c->failed);
     pthread_cond_broadcast(&c->changed);
     pthread_mutex_unlock(&c->lock);
-    if (at_once)
-        c->items[c->ended++].status = run(what);
+    if (at_once && !c->failed)
+        end_oldest(c, run(what));
     return there ? QUERN_OK : QUERN_ERROR_MEMORY;
 }
 

@@ -27,6 +27,7 @@ typedef struct qn_carrier {
     bool beside; /* otherwise what is started runs at once */
     bool runs;   /* there is a thread */
     bool leaves; /* when all is done */
+    int failed;  /* a status: communicators that have failed do so for good, and nothing runs any more */
     qn_started *items;
     size_t capacity, started, ended, waited; /* of items; none once all were waited for */
 } qn_carrier;
