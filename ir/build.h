@@ -111,7 +111,7 @@ qn_value *qn_b_convolution_in_phases(qn_builder *b, qn_value *x, qn_value *w, co
 /* The same with a result dtype, as dot_general takes it. */
 qn_value *qn_b_convolution_to(qn_builder *b, qn_value *x, qn_value *w, const qn_conv *conv, qn_dtype result);
 /* In blocks; x_dilation is not read. */
-/* Groups across blocks: of `out_channels` each. */
+/* Groups across blocks: of `out_channels` each. Of one group, so many: weights of those behind are 0. */
 qn_value *qn_b_conv_packed_across(qn_builder *b, qn_value *x, qn_value *w, const qn_conv *conv,
                                   int64_t channels, int64_t out_channels);
 qn_value *qn_b_conv_packed(qn_builder *b, qn_value *x, qn_value *w, const qn_conv *conv, int64_t channels);

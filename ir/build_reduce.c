@@ -253,7 +253,7 @@ qn_value *qn_b_convolution_to(qn_builder *b, qn_value *x, qn_value *w, const qn_
     return qn_build(b, QN_OP_CONVOLUTION, 2, (qn_value *[]){ x, w }, &list);
 }
 
-/* out_channels: 0: groups don't lie across blocks */
+/* out_channels: 0: it isn't said */
 static qn_value *conv_packed(qn_builder *b, qn_value *x, qn_value *w, const qn_conv *conv, int64_t channels,
                              int64_t out_channels, qn_dtype result)
 {

@@ -327,7 +327,7 @@ static bool fit_across(qn_infer_context *c, const qn_type *x, const qn_type *w, 
     const int last = w->rank - 1;
     const qn_dim there = qn_dim_mul(DIMS, x->dims[1], x->dims[x->rank - 1]),
                  made = qn_dim_mul(DIMS, w->dims[0], w->dims[last]), group = qn_infer_const(c, groups);
-    return out_channels > 0 && qn_dim_is(w->dims[1], 1) && qn_dim_is(w->dims[last - 1], channels) &&
+    return qn_dim_is(w->dims[1], 1) && qn_dim_is(w->dims[last - 1], channels) &&
            qn_dim_at_most(DIMS, qn_dim_mul(DIMS, group, qn_infer_const(c, channels)), there) &&
            qn_dim_at_most(DIMS, qn_dim_mul(DIMS, group, qn_infer_const(c, out_channels)), made);
 }
@@ -358,13 +358,18 @@ static qn_status conv_packed(qn_infer_context *c)
     QN_TRY(at_least(c, QN_ATTR_CHANNELS, &channels, 1, 1));
     QN_TRY(constants(c, QN_ATTR_LOW, low, n));
     QN_TRY(constants(c, QN_ATTR_HIGH, high, n));
+    int64_t out_channels = 0; /* it isn't said */
+    if (qn_attr_find(c->node, QN_ATTR_OUT_CHANNELS)) {
+        out_channels = qn_attr_int(c->node, QN_ATTR_OUT_CHANNELS);
+        QN_TRY(at_least(c, QN_ATTR_OUT_CHANNELS, &out_channels, 1, 1));
+    }
     const qn_dim blocks = x->dims[1], lanes = x->dims[n + 2], out_blocks = w->dims[0],
                  one = qn_infer_const(c, 1);
     const qn_dim w_lanes = grouped ? qn_dim_mul(DIMS, w->dims[n + 2], w->dims[n + 4]) : w->dims[n + 2];
-    const bool across = !grouped && qn_attr_find(c->node, QN_ATTR_OUT_CHANNELS);
+    const bool across = !grouped && groups > 1 && out_channels > 0;
     const bool inside = !grouped && qn_dim_is_const(blocks) && groups > blocks->value;
     const qn_dim all = qn_dim_mul(DIMS, blocks, lanes), group = qn_infer_const(c, groups);
-    bool fits = across   ? fit_across(c, x, w, groups, channels, qn_attr_int(c->node, QN_ATTR_OUT_CHANNELS))
+    bool fits = across   ? fit_across(c, x, w, groups, channels, out_channels)
                 : inside ? qn_dim_divisible(group, blocks->value) && w->dims[1] == one &&
                                qn_dim_mul(DIMS, w->dims[n + 2], group) == all &&
                                qn_dim_divisible(qn_dim_mul(DIMS, out_blocks, w->dims[n + 3]), groups)
@@ -372,6 +377,10 @@ static qn_status conv_packed(qn_infer_context *c)
                                (w_lanes == lanes
                                     ? qn_dim_mul(DIMS, w->dims[1], group) == blocks
                                     : !grouped && w_lanes == one && fit_in_blocks(c, w->dims[1], groups, x));
+    const qn_dim made = qn_dim_mul(DIMS, out_blocks, w->dims[n + 3]);
+    if (fits && groups == 1 && out_channels > 0 && qn_infer_exceeds(c, qn_infer_const(c, out_channels), made))
+        return qn_infer_fail(c, "w is %s: it makes no %lld channels", qn_infer_print(c, w),
+                             (long long)out_channels);
     if (!fits)
         return qn_infer_fail(c, "x is %s and w is %s: blocks don't match in %lld group(s)",
                              qn_infer_print(c, x), qn_infer_print(c, w), (long long)groups);

@@ -18,6 +18,12 @@
  * Of bytes, u8 times i8 with sums of 32 bits, four channels are multiplied at a time, of bf16 two: x and weights count in words
  * (words.h).
  *
+ * A last output block of few channels would leave most lanes of a vector idle. Its sums are made in parts instead, which lie side by
+ * side, each of some channels of x, and are added up at the end. Of 4 channels:
+ *
+ *   w = weights of channels 0 … 3: those of output 0, then those of output 1, …
+ *   for each position p of the tile: sum[p] += x[p][0 … 3, 0 … 3, 0 … 3, 0 … 3] * w
+ *
  * Each sum is made by one task in an order that depends on shapes only. */
 #include "passes/conv.h"
 
@@ -38,6 +44,7 @@ typedef struct emitter {
     int64_t w_row, w_block;               /* elements of a row of a kernel; of an output block */
     /* the tile at work */
     int64_t vectors;
+    int64_t parts;   /* of its sums, side by side */
     int64_t channel; /* of groups inside of blocks */
     qn_kvalue *first,
         *next; /* of groups across blocks: lanes of the first; how far behind its channels the next one's lie */
@@ -158,11 +165,72 @@ static qn_kvalue *x_number(const reading *r, int64_t row, int64_t column, int64_
     return qn_word_lane(&e->w.b, *vector, lanes, (int)(word - start), lanes);
 }
 
+/* Vectors of few lanes, lane by lane: all vectors' first, then their second, … */
+static qn_kvalue *interleaved(emitter *e, qn_kvalue *const *vectors, int64_t n, int64_t step)
+{
+    if (n == 1)
+        return vectors[0];
+    qn_kvalue *even = interleaved(e, vectors, n / 2, 2 * step),
+              *odd = interleaved(e, vectors + step, n / 2, 2 * step);
+    const int lanes = even->type.lanes;
+    int mask[64];
+    for (int i = 0; i < 2 * lanes; i++)
+        mask[i] = i / 2 + i % 2 * lanes;
+    return qn_kb_shuffle(&e->w.b, even, odd, 2 * lanes, mask);
+}
+
+/* `n` steps of K where sums are in parts: as many steps at a time. */
+static void steps_in_parts(emitter *e, qn_kvalue *x_at, qn_kvalue *w_at, int64_t n, qn_conv_span rows,
+                           qn_conv_span columns)
+{
+    const qn_conv_plan *p = &e->p;
+    qn_kbuilder *b = &e->w.b;
+    const int64_t parts = e->parts, outputs = p->lanes / parts;
+    int mask[64];
+    for (int64_t i = 0; i < p->lanes; i++)
+        mask[i] = (int)(i % parts);
+    for (int64_t u = 0; u < n; u += parts) {
+        qn_kvalue *each[64];
+        for (int64_t i = 0; i < parts; i++)
+            each[i] = load(e, e->weights, offset(e, w_at, (u + i) * p->lanes), outputs);
+        qn_kvalue *weights = interleaved(e, each, parts, 1);
+        for (int64_t r = rows.first; r < rows.last; r++)
+            for (int64_t q = columns.first; q < columns.last; q++) {
+                const int64_t at = r * p->axes[1].stride * e->row_elements + q * p->axes[2].stride * p->c + u;
+                qn_kvalue *x = load(e, e->x, offset(e, x_at, at), parts);
+                multiply_add(e, sum_at(e, r, q, 0), qn_kb_shuffle(b, x, x, (int)p->lanes, mask), weights);
+            }
+    }
+}
+
+/* Adds up the parts of a sum; 0 in the lanes behind. */
+static qn_kvalue *added_up(emitter *e, qn_kvalue *sum)
+{
+    qn_kbuilder *b = &e->w.b;
+    int mask[64];
+    while (sum->type.lanes > e->p.lanes / e->parts) {
+        qn_kvalue *half[2];
+        for (int k = 0; k < 2; k++) {
+            for (int i = 0; i < sum->type.lanes / 2; i++)
+                mask[i] = 2 * i + k;
+            half[k] = qn_kb_shuffle(b, sum, sum, sum->type.lanes / 2, mask);
+        }
+        sum = qn_kb_binary(b, QN_OP_ADD, half[0], half[1]);
+    }
+    for (int i = 0; i < e->p.lanes; i++)
+        mask[i] = i < sum->type.lanes ? i : sum->type.lanes;
+    return qn_kb_shuffle(b, sum, qn_kb_const(b, sum->type, (qn_scalar){ .i = 0 }), (int)e->p.lanes, mask);
+}
+
 /* `n` steps of K, unrolled: numbers of x from x_at on, weights from w_at on. */
 static void steps(emitter *e, qn_kvalue *x_at, qn_kvalue *w_at, int64_t n, qn_conv_span rows,
                   qn_conv_span columns)
 {
     const int lanes = (int)e->p.lanes;
+    if (e->parts > 1) {
+        steps_in_parts(e, x_at, w_at, n, rows, columns);
+        return;
+    }
     const reading reading = read_x(e, x_at, n, rows, columns);
     for (int64_t u = 0; u < n; u++) {
         qn_kvalue *weights[4];
@@ -182,7 +250,8 @@ static void steps(emitter *e, qn_kvalue *x_at, qn_kvalue *w_at, int64_t n, qn_co
 static int64_t unroll(const emitter *e, int64_t length)
 {
     const bool by_lane = e->w.lowering->options->machine->by_lane;
-    const int64_t by = positions(e) * e->vectors > 16 ? 4 : 8, apart = e->p.axes[2].stride * e->p.c;
+    const int64_t by = (positions(e) * e->vectors > 16 ? 4 : 8) * e->parts,
+                  apart = e->p.axes[2].stride * e->p.c;
     return by > apart && !by_lane ? apart : length < 2 * by ? length : by;
 }
 
@@ -666,6 +735,8 @@ static void store_group(emitter *e)
 static void tile(emitter *e)
 {
     sum_tile(e);
+    for (int64_t i = 0; e->parts > 1 && i < positions(e); i++)
+        e->sums[i] = added_up(e, e->sums[i]);
     if (e->local)
         store_group(e);
     else
@@ -723,12 +794,14 @@ static void part_range(emitter *e, qn_dim part, int64_t each, int64_t n, qn_dim 
     *out_high = qn_dim_min(dims, qn_dim_add(dims, *out_low, qn_dim_const(dims, each)), qn_dim_const(dims, n));
 }
 
-static void one_panel(emitter *e, qn_dim panel, int64_t vectors, qn_dim line_part)
+/* `vectors` output blocks from `block` on. */
+static void one_panel(emitter *e, qn_dim block, int64_t vectors, int64_t parts, qn_dim line_part)
 {
     qn_dims *dims = e->w.space.dims;
     qn_dim low, high;
     e->vectors = vectors;
-    e->block = qn_dim_mul(dims, panel, qn_dim_const(dims, e->p.vectors));
+    e->parts = parts;
+    e->block = block;
     part_range(e, line_part, e->p.lines_per_task, e->p.lines, &low, &high);
     const qn_dim line = qn_ispace_var(&e->w.space, qn_dim_const(dims, e->p.lines), false);
     qn_writer_loop loop = qn_writer_for(&e->w, line, qn_writer_index(&e->w, low),
@@ -744,7 +817,8 @@ static void whole_panels(emitter *e, qn_dim low, qn_dim high, int64_t n, qn_dim 
     const qn_dim panel = qn_ispace_var(&w->space, qn_dim_const(w->space.dims, n), false);
     qn_writer_loop loop = qn_writer_for(w, panel, qn_writer_index(w, low), qn_writer_index(w, high),
                                         QN_TAG_SERIAL, 0, NULL, NULL);
-    one_panel(e, panel, e->p.vectors, line_part);
+    one_panel(e, qn_dim_mul(w->space.dims, panel, qn_dim_const(w->space.dims, e->p.vectors)), e->p.vectors, 1,
+              line_part);
     qn_writer_end_for(w, &loop, NULL);
 }
 
@@ -768,10 +842,28 @@ static void close_branch(emitter *e, const branch *b)
     qn_kb_end_if(&e->w.b, b->inst, 0, NULL);
 }
 
+/* Panel `panel`, where it is one of [low, high). */
+static void panel_alone(emitter *e, qn_dim low, qn_dim high, int64_t panel, int64_t vectors, int64_t parts,
+                        qn_dim line_part)
+{
+    qn_dims *dims = e->w.space.dims;
+    const bool last = panel == e->p.panels - 1; /* then low is not behind it */
+    const int64_t block = last ? e->p.out_blocks - vectors : panel * e->p.vectors;
+    branch from;
+    if (!last)
+        from = open_branch(e, low, qn_dim_const(dims, panel + 1));
+    const branch to = open_branch(e, qn_dim_const(dims, panel), high);
+    one_panel(e, qn_dim_const(dims, block), vectors, parts, line_part);
+    close_branch(e, &to);
+    if (!last)
+        close_branch(e, &from);
+}
+
 static void all_panels(emitter *e, qn_dim panel_part, qn_dim line_part)
 {
     qn_dims *dims = e->w.space.dims;
-    const int64_t whole = e->p.out_blocks / e->p.vectors, rest = e->p.out_blocks % e->p.vectors;
+    const int64_t blocks = qn_conv_whole_blocks(&e->p), whole = blocks / e->p.vectors,
+                  rest = blocks % e->p.vectors;
     const qn_dim n = qn_dim_const(dims, whole);
     qn_dim low, high;
     part_range(e, panel_part, e->p.panels_per_task, e->p.panels, &low, &high);
@@ -780,13 +872,12 @@ static void all_panels(emitter *e, qn_dim panel_part, qn_dim line_part)
         whole_panels(e, low, n, whole, line_part);
         close_branch(e, &b);
     } else if (whole > 0) {
-        whole_panels(e, low, rest ? qn_dim_min(dims, high, n) : high, whole, line_part);
+        whole_panels(e, low, whole < e->p.panels ? qn_dim_min(dims, high, n) : high, whole, line_part);
     }
-    if (rest == 0)
-        return;
-    const branch b = open_branch(e, n, high);
-    one_panel(e, n, rest, line_part);
-    close_branch(e, &b);
+    if (rest > 0)
+        panel_alone(e, low, high, whole, rest, 1, line_part);
+    if (e->p.parts > 1)
+        panel_alone(e, low, high, e->p.panels - 1, 1, e->p.parts, line_part);
 }
 
 /* ---- the template ---- */

@@ -36,6 +36,7 @@ typedef struct qn_conv_plan {
     int64_t c;        /* channels of an input block, in words */
     int64_t channels; /* of a group, that take part; likewise */
     int64_t blocks, out_blocks, groups; /* blocks: of x, all groups */
+    int64_t out_channels;               /* of all, or of a group across blocks; 0: it isn't said */
     int64_t of_group;                   /* output channels of a group of that sort */
     int64_t reach; /* channels of x that an output block reads where groups lie inside of blocks */
     int64_t w_c,
@@ -45,10 +46,12 @@ typedef struct qn_conv_plan {
     int spatial;            /* how many the node has */
     int slot[QN_CONV_AXES]; /* which of `axes` spatial axis i of the node is; -1: none, its extent is 1 */
     int vectors;            /* of a tile: output blocks side by side */
+    int64_t
+        parts; /* of the sums of the last output block, side by side, since it has few channels; 1: it has many */
     int n_columns, n_rows;
     qn_conv_run columns[QN_CONV_RUNS]; /* of tiles along the width */
     qn_conv_run rows[QN_CONV_RUNS];    /* and the height, for tiles of several rows; otherwise none */
-    int64_t panels;                    /* of `vectors` output blocks; the last may have less */
+    int64_t panels; /* of `vectors` output blocks; the last may have less, and with parts it is one alone */
     int64_t panels_per_task;
     bool
         lines_first; /* neighbouring tasks have the same lines, and then the same panels; otherwise the reverse */
@@ -73,6 +76,9 @@ int64_t qn_conv_tile_positions(const qn_machine *machine, int64_t vectors);
 
 /* Positions of the tile from `start` on that read inside of x at kernel offset k. */
 qn_conv_span qn_conv_valid(const qn_conv_axis *axis, int64_t start, int64_t size, int64_t k);
+
+/* Output blocks whose sums are not in parts. */
+int64_t qn_conv_whole_blocks(const qn_conv_plan *plan);
 
 /* Multiplications and additions for a sample, those with padding among them. */
 double qn_conv_flops(const qn_conv_plan *plan);

@@ -99,8 +99,7 @@ static bool read_dtypes(const qn_node *node, qn_conv_plan *p)
  * output channels is of two groups at most. */
 static bool read_groups(qn_conv_plan *p)
 {
-    p->of_group = qn_attr_find(p->node, QN_ATTR_OUT_CHANNELS) ? qn_attr_int(p->node, QN_ATTR_OUT_CHANNELS)
-                                                              : p->out_blocks * p->lanes / p->groups;
+    p->of_group = p->out_channels > 0 ? p->out_channels : p->out_blocks * p->lanes / p->groups;
     if (p->word > 1 || p->channels != p->w_c || p->of_group < 1)
         return false;
     p->across = p->of_group > p->lanes;
@@ -124,7 +123,8 @@ static bool read_node(const qn_node *node, qn_conv_plan *p)
         !constant(w->dims[last - 1], &p->w_c) || !constant(w->dims[last], &p->lanes) || p->blocks < 1 ||
         p->out_blocks < 1 || p->c % p->word || p->channels % p->word)
         return false;
-    p->inside = qn_attr_find(node, QN_ATTR_OUT_CHANNELS) || p->groups > p->blocks;
+    p->out_channels = qn_attr_find(node, QN_ATTR_OUT_CHANNELS) ? qn_attr_int(node, QN_ATTR_OUT_CHANNELS) : 0;
+    p->inside = (p->groups > 1 && p->out_channels > 0) || p->groups > p->blocks;
     p->c /= p->word;
     p->channels /= p->word;
     p->w_channels = w_blocks * p->w_c;
@@ -159,10 +159,33 @@ static bool read_convolution(const qn_node *node, int64_t lanes, qn_conv_plan *p
     p->w_c = p->c;
     p->w_channels = p->blocks * p->c;
     p->out_blocks = ceil_div(out, lanes);
+    p->out_channels = out;
     return read_axes(node, x->rank - 2, p);
 }
 
 /* ---- tiles ---- */
+
+int64_t qn_conv_whole_blocks(const qn_conv_plan *p)
+{
+    return p->out_blocks - (p->parts > 1);
+}
+
+/* In how many parts the sums of the last output block are made: of 4 channels each in 4, of which a vector has 16. Each part takes
+ * every fourth channel of x. That block's tiles read x once more, which costs what it saves where one other block reads it. */
+static int64_t parts_of(const qn_conv_plan *p, const qn_pass_options *options)
+{
+    enum { SHORTEST = 32 }; /* products of a sum, below which putting the parts together costs too much */
+    const int64_t last = p->out_channels - (p->out_blocks - 1) * p->lanes,
+                  k = p->channels * p->axes[0].kernel * p->axes[1].kernel * p->axes[2].kernel;
+    if (p->inside || p->groups > 1 || p->word > 1 || p->w_c < p->c || p->out_channels == 0 ||
+        p->out_blocks == 2 || options->machine->by_lane || options->math == QN_MATH_STRICT)
+        return 1;
+    int64_t parts = 1;
+    while (2 * parts * last <= p->lanes && p->c % (2 * parts) == 0 && p->channels % (2 * parts) == 0 &&
+           SHORTEST * 2 * parts <= 2 * k)
+        parts *= 2;
+    return parts;
+}
 
 static bool meet_alike(const qn_conv_axis *a, int64_t start, int64_t other, int64_t size)
 {
@@ -230,8 +253,8 @@ static double try_vectors(qn_conv_plan *p, int64_t vectors, const qn_machine *ma
     if (p->by_channel && width->kernel > 1 && width->out <= positions)
         positions = (registers - (registers > 16 ? 3 : 2)) / (vectors + 1);
     const int64_t in_group = p->inside ? p->out_blocks : p->out_blocks / p->groups;
-    const int64_t rest = p->out_blocks % vectors;
-    if (positions < 1 || (p->groups > 1 && in_group % vectors != 0) || vectors > p->out_blocks)
+    const int64_t whole = qn_conv_whole_blocks(p), rest = whole % vectors;
+    if (positions < 1 || (p->groups > 1 && in_group % vectors != 0) || vectors > most(whole, 1))
         return 0;
     p->vectors = (int)vectors;
     p->n_columns = find_runs(width, positions, p->columns);
@@ -242,14 +265,19 @@ static double try_vectors(qn_conv_plan *p, int64_t vectors, const qn_machine *ma
     double cycles = 0;
     if (rows > 1 && height->out > 1)
         p->n_rows = find_runs(height, rows, p->rows);
-    for (int part = 0; part < 2; part++) {
-        const int64_t n = part == 0 ? p->out_blocks / vectors : rest > 0, v = part == 0 ? vectors : rest;
+    for (int part = 0; part < 3; part++) {
+        const int64_t n = part == 0   ? whole / vectors
+                          : part == 1 ? rest > 0
+                                      : p->parts > 1,
+                      v = part == 0   ? vectors
+                          : part == 1 ? rest
+                                      : 1;
         double one = 0;
         for (int i = 0; i < p->n_rows; i++)
             one += (double)p->rows[i].n * axis_cycles(p->columns, p->n_columns, p->rows[i].size, v, by_lane);
         if (p->n_rows == 0)
             one = (double)height->out * axis_cycles(p->columns, p->n_columns, 1, v, by_lane);
-        cycles += n > 0 ? (double)n * one : 0;
+        cycles += n > 0 ? (double)n * one / (double)(part == 2 ? p->parts : 1) : 0;
     }
     return cycles;
 }
@@ -295,7 +323,8 @@ static bool meets_border(const qn_conv_plan *p)
 
 double qn_conv_flops(const qn_conv_plan *p)
 {
-    double flops = 2.0 * (double)(p->channels * p->word * p->out_blocks * p->lanes);
+    const int64_t lanes = p->out_blocks * p->lanes, idle = p->lanes - p->lanes / most(p->parts, 1);
+    double flops = 2.0 * (double)(p->channels * p->word * (lanes - idle));
     for (int i = 0; i < QN_CONV_AXES; i++)
         flops *= (double)(p->axes[i].kernel * p->axes[i].out);
     return flops;
@@ -309,7 +338,7 @@ static void divide(qn_conv_plan *p, const qn_machine *machine)
     const qn_conv_axis *a = p->axes;
     const int64_t k = p->channels * a[0].kernel * a[1].kernel * a[2].kernel;
     const int64_t bytes = (int64_t)qn_dtype_bytes(p->dtype), panel_bytes = k * p->vectors * p->lanes * bytes;
-    p->panels = ceil_div(p->out_blocks, p->vectors);
+    p->panels = ceil_div(qn_conv_whole_blocks(p), p->vectors) + (p->parts > 1);
     p->lines = p->n_rows > 0 ? a[0].out : a[0].out * a[1].out;
     const double line = 2.0 * (double)(a[2].out * (p->n_rows > 0 ? a[1].out : 1) * k * p->vectors * p->lanes);
     const double total = line * (double)p->lines * (double)p->panels;
@@ -335,10 +364,10 @@ static void name_site(qn_conv_plan *p)
                        (long long)a->in, (long long)a->out, (long long)a->kernel, (long long)a->stride,
                        (long long)a->low, (long long)a->dilation);
     }
-    snprintf(p->site, sizeof p->site, "%s %s %lldx%lld from %lldx%lld, %lld%s in %lld,%s",
+    snprintf(p->site, sizeof p->site, "%s %s %lldx%lld/%lld from %lldx%lld, %lld%s in %lld,%s",
              qn_ops[QN_OP_CONV_PACKED].name, qn_dtype_name(p->dtype), (long long)p->out_blocks,
-             (long long)p->lanes, (long long)p->blocks, (long long)p->c, (long long)p->channels,
-             p->by_channel ? " by one" : "", (long long)p->groups, axes);
+             (long long)p->lanes, (long long)p->parts, (long long)p->blocks, (long long)p->c,
+             (long long)p->channels, p->by_channel ? " by one" : "", (long long)p->groups, axes);
 }
 
 void qn_conv_plan_note(const qn_conv_plan *p, const qn_pass_options *options)
@@ -353,6 +382,7 @@ void qn_conv_plan_note(const qn_conv_plan *p, const qn_pass_options *options)
 static bool complete(qn_conv_plan *out, const qn_pass_options *options)
 {
     const qn_machine *machine = options->machine;
+    out->parts = parts_of(out, options);
     name_site(out);
     const qn_schedule s = qn_schedule_find(options, out->site);
     if (!choose_tile(out, machine, s.knobs[QN_KNOB_VECTORS]) ||

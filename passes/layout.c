@@ -729,6 +729,8 @@ static bool convolution(layout *l, qn_node *node)
                                 : strict  ? 1
                                           : c,
                                 lanes);
+    if (g.groups == 1 && word == 1 && w_type->dims[0]->value % lanes != 0)
+        g.out_channels = w_type->dims[0]->value;
     /* weights past the channels are 0 */
     const int64_t channels = (of_group + word - 1) / word * word;
     /* First as it is, then with a padded input. */

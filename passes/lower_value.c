@@ -391,7 +391,8 @@ static void conv_channels(qn_writer *w, const qn_node *node, const qn_dim *index
     const qn_dim lanes = x_dims[node->operands[0]->type.rank - 1]; /* in blocks */
     at_x[0] = index[0];
     at_w[0] = index[1];
-    const qn_attr *across = node->op == QN_OP_CONV_PACKED ? qn_attr_find(node, QN_ATTR_OUT_CHANNELS) : NULL;
+    const bool across =
+        node->op == QN_OP_CONV_PACKED && groups->value > 1 && qn_attr_find(node, QN_ATTR_OUT_CHANNELS);
     if (across ||
         (node->op == QN_OP_CONV_PACKED && qn_dim_is_const(x_dims[1]) && groups->value > x_dims[1]->value)) {
         /* groups inside of blocks, or across them */

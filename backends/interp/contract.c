@@ -450,7 +450,8 @@ qn_status qn_eval_conv_packed(qn_eval *e)
     const int n = x->rank - 3;
     const int64_t groups = qn_attr_int(e->node, QN_ATTR_GROUPS), blocks = x->dims[1], c = x->dims[n + 2];
     const int64_t n_out = w->dims[0], o = w->dims[n + 3], w_block = qn_product(w->dims, 1, w->rank);
-    const bool across = qn_attr_find(e->node, QN_ATTR_OUT_CHANNELS), inside = across || groups > blocks;
+    const bool across = groups > 1 && qn_attr_find(e->node, QN_ATTR_OUT_CHANNELS),
+               inside = across || groups > blocks;
     int64_t ones[MAX_SPATIAL];
     for (int i = 0; i < n; i++)
         ones[i] = 1;

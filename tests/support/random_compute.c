@@ -208,7 +208,7 @@ static bool convolution(qn_rg *g)
 static bool conv_packed_across(qn_rg *g, const int64_t *stride, const int64_t *low, const int64_t *high,
                                const int64_t *w_dilation, const int64_t *x_dims, int64_t o)
 {
-    const int64_t all = x_dims[1] * x_dims[4], channels = 1 + qn_rg_below(g, (int)all),
+    const int64_t all = x_dims[1] * x_dims[4], channels = 1 + qn_rg_below(g, (int)all / 2),
                   groups = all / channels, out_channels = 1 + qn_rg_below(g, 5);
     const int64_t w_dims[6] = {
         (groups * out_channels + o - 1) / o, 1, 1 + qn_rg_below(g, 3), 1 + qn_rg_below(g, 2), channels, o
@@ -243,7 +243,7 @@ static bool conv_packed(qn_rg *g)
         high[i] = qn_rg_below(g, 3);
         w_dilation[i] = x_dims[2 + i] > 4 && qn_rg_chance(g, 20) ? 2 : 1;
     }
-    if (qn_rg_chance(g, 15))
+    if (x_dims[1] * x_dims[4] > 1 && qn_rg_chance(g, 15))
         return conv_packed_across(g, stride, low, high, w_dilation, x_dims, o);
     const int64_t channels = 1 + qn_rg_below(g, (int)(inside ? group : blocks * c));
     const qn_conv conv = { stride, low, high, NULL, w_dilation, inside ? blocks * in_block : parts };

@@ -125,6 +125,9 @@ static const shape shapes[] = {
       { 1, 1 } },
     { "wide, pairs", 1, 1, 2, 0, 0, -2, 2, { 50 }, { 20 }, { 1 }, { 0 }, { 0 }, { 1 } },
     { "wide, dilation", 1, 1, 2, 0, -3, 1, 3, { 80 }, { 21 }, { 1 }, { 0 }, { 0 }, { 3 } },
+    { "1x1, deep", 2, 1, 5, 0, -4, 1, 8, { 7, 7 }, { 1, 1 }, { 1, 1 }, { 0, 0 }, { 0, 0 }, { 1, 1 } },
+    { "line, deep", 1, 3, 4, 0, -4, 1, 7, { 64 }, { 4 }, { 1 }, { 0 }, { 0 }, { 1 } },
+    { "blocks of 6", 2, 1, 3, 6, 18, 1, 2, { 6, 17 }, { 3, 3 }, { 1, 1 }, { 1, 1 }, { 1, 1 }, { 1, 1 } },
 };
 
 static const int64_t *dims_of(const shape *s, int64_t lanes, int64_t *x, int64_t *w)
@@ -146,8 +149,9 @@ static const int64_t *dims_of(const shape *s, int64_t lanes, int64_t *x, int64_t
 
 enum { ALONE, ACTIVATION, RESIDUAL, BOTH, EPILOGUES };
 
-/* The convolution, and what follows it. */
-static qn_graph *build(const shape *s, qn_dtype dtype, int64_t lanes, int epilogue, qn_diags *diags)
+/* The convolution, and what follows it. behind: lanes of the last output block that are no channels. */
+static qn_graph *build(const shape *s, qn_dtype dtype, int64_t lanes, int64_t behind, int epilogue,
+                       qn_diags *diags)
 {
     int64_t x_dims[QN_MAX_RANK], w_dims[QN_MAX_RANK];
     dims_of(s, lanes, x_dims, w_dims);
@@ -161,7 +165,10 @@ static qn_graph *build(const shape *s, qn_dtype dtype, int64_t lanes, int epilog
     const int64_t c = x_dims[2 + s->spatial], of_group = w_dims[1] * w_dims[2 + s->spatial];
     const qn_conv conv = { s->stride, s->low,      s->high,
                            NULL,      s->dilation, s->groups > 0 ? s->groups : s->blocks * c / -s->groups };
-    qn_value *y = qn_b_conv_packed(&b, x, w, &conv, s->channels > 0 ? s->channels : of_group + s->channels);
+    const int64_t channels = s->channels > 0 ? s->channels : of_group + s->channels;
+    qn_value *y = behind > 0
+                      ? qn_b_conv_packed_across(&b, x, w, &conv, channels, s->out_blocks * lanes - behind)
+                      : qn_b_conv_packed(&b, x, w, &conv, channels);
     assert_non_null(y);
     qn_type like = y->type;
     if (epilogue == ACTIVATION || epilogue == BOTH) {
@@ -198,26 +205,48 @@ static qn_array random_input(const qn_type *type, unsigned seed, qn_arena *arena
     return a;
 }
 
-static void check(const shape *s, qn_dtype dtype, const qn_machine *machine, int epilogue)
+/* Weights of what is behind the output channels are 0. */
+static void clear_behind(int64_t behind, qn_array *w)
+{
+    int64_t n = 1;
+    for (int i = 0; i < w->rank; i++)
+        n *= w->dims[i];
+    const int64_t lanes = w->dims[w->rank - 1], last = n - n / w->dims[0];
+    for (int64_t i = last; i < n; i++)
+        if (i % lanes >= lanes - behind)
+            qn_scalar_store(w->dtype, (qn_scalar){ .f = 0 },
+                            (char *)w->data + (size_t)i * qn_dtype_bytes(w->dtype));
+}
+
+/* Gives how many have sums in parts. */
+static int check(const shape *s, qn_dtype dtype, const qn_machine *machine, int64_t behind, int epilogue)
 {
     qn_arena *arena = qn_arena_new();
     qn_diags diags;
     qn_diags_init(&diags, arena);
     const qn_pass_options options = { .math = QN_MATH_DEFAULT, .machine = machine };
     const int64_t lanes = machine->vector_bytes / (int64_t)qn_dtype_bytes(dtype);
-    qn_graph *graph = build(s, dtype, lanes, epilogue, &diags);
+    qn_graph *graph = build(s, dtype, lanes, behind, epilogue, &diags);
     char name[128];
-    snprintf(name, sizeof name, "%s, %d bytes, epilogue %d", s->name, machine->vector_bytes, epilogue);
+    snprintf(name, sizeof name, "%s, %d bytes, %d behind, epilogue %d", s->name, machine->vector_bytes,
+             (int)behind, epilogue);
     qn_conv_plan plan;
-    QN_FOR_NODES (graph, node)
-        if (node->op == QN_OP_CONV_PACKED && !qn_conv_plan_make(node, &options, &plan))
+    int in_parts = 0;
+    QN_FOR_NODES (graph, node) {
+        if (node->op != QN_OP_CONV_PACKED)
+            continue;
+        if (!qn_conv_plan_make(node, &options, &plan))
             fail_msg("%s: there is no kernel for it", name);
+        in_parts += plan.parts > 1;
+    }
     qn_array inputs[8];
     for (int i = 0; i < graph->n_inputs; i++)
         inputs[i] = random_input(&graph->inputs[i]->type, 7u * (unsigned)i + 1, arena);
+    clear_behind(behind, &inputs[1]);
     lowered_compare(name, graph, &options, inputs, NULL);
     qn_module_free(graph->module);
     qn_arena_free(arena);
+    return in_parts;
 }
 
 static void test_avx512(void **state)
@@ -225,7 +254,7 @@ static void test_avx512(void **state)
     (void)state;
     for (size_t i = 0; i < sizeof shapes / sizeof *shapes; i++)
         for (int epilogue = 0; epilogue < EPILOGUES; epilogue++)
-            check(&shapes[i], QUERN_F32, &avx512, epilogue);
+            check(&shapes[i], QUERN_F32, &avx512, 0, epilogue);
 }
 
 static void test_avx2(void **state)
@@ -233,7 +262,7 @@ static void test_avx2(void **state)
     (void)state;
     for (size_t i = 0; i < sizeof shapes / sizeof *shapes; i++)
         for (int epilogue = 0; epilogue < EPILOGUES; epilogue++)
-            check(&shapes[i], QUERN_F32, &avx2, epilogue);
+            check(&shapes[i], QUERN_F32, &avx2, 0, epilogue);
 }
 
 static void test_aarch64(void **state)
@@ -241,14 +270,32 @@ static void test_aarch64(void **state)
     (void)state;
     for (size_t i = 0; i < sizeof shapes / sizeof *shapes; i++)
         for (int epilogue = 0; epilogue < EPILOGUES; epilogue++)
-            check(&shapes[i], QUERN_F32, &lowered_aarch64, epilogue);
+            check(&shapes[i], QUERN_F32, &lowered_aarch64, 0, epilogue);
 }
 
 static void test_f64(void **state)
 {
     (void)state;
     for (size_t i = 0; i < sizeof shapes / sizeof *shapes; i++)
-        check(&shapes[i], QUERN_F64, i % 3 ? &avx512 : &lowered_aarch64, (int)(i % EPILOGUES));
+        check(&shapes[i], QUERN_F64, i % 3 ? &avx512 : &lowered_aarch64, 0, (int)(i % EPILOGUES));
+}
+
+/* Output blocks of few channels, whose sums are made in parts where there is one group of vectors. */
+static void test_few_channels(void **state)
+{
+    (void)state;
+    const qn_machine *const machines[] = { &avx512, &avx2, &lowered_aarch64 };
+    int in_parts = 0;
+    for (size_t i = 0; i < sizeof shapes / sizeof *shapes; i++)
+        for (int m = 0; m < 3 && shapes[i].groups == 1; m++)
+            for (int f64 = 0; f64 < 2; f64++) {
+                const qn_dtype dtype = f64 ? QUERN_F64 : QUERN_F32;
+                const int64_t lanes = machines[m]->vector_bytes / (int64_t)qn_dtype_bytes(dtype);
+                for (int64_t left = 1; left < lanes && lanes > 2; left += 1 + left / 2)
+                    in_parts += check(&shapes[i], dtype, machines[m], lanes - left,
+                                      (int)(i + (size_t)left) % EPILOGUES);
+            }
+    assert_true(in_parts > 50);
 }
 
 /* Every position of an axis is in one tile, and which ones meet the border is said rightly. */
@@ -274,7 +321,7 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_spans),   cmocka_unit_test(test_avx512), cmocka_unit_test(test_avx2),
-        cmocka_unit_test(test_aarch64), cmocka_unit_test(test_f64),
+        cmocka_unit_test(test_aarch64), cmocka_unit_test(test_f64),    cmocka_unit_test(test_few_channels),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
