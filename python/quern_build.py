@@ -68,7 +68,7 @@ def _read(*path):
 
 def build_wheel(wheel_directory, config_settings=None, metadata_directory=None):
     built = _built()
-    files = [(f"quern/{name}", _read(PACKAGE, name), 0o644) for name in sorted(os.listdir(PACKAGE)) if name.endswith((".py", ".typed"))]
+    files = [(f"quern/{name}", _read(PACKAGE, name), 0o644) for name in sorted(os.listdir(PACKAGE)) if name.endswith((".py", ".pyi", ".typed"))]
     files += [("quern/libquern.so", _read(built, "libquern.so"), 0o644), ("quern/quern", _read(built, "quern"), 0o755)]
     files.append((f"quern-{_version()}.dist-info/LICENSE", _read(ROOT, "LICENSE"), 0o644))
     return _write(wheel_directory, "py3-none-" + re.sub(r"[-.]", "_", sysconfig.get_platform()), files)

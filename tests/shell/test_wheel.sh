@@ -25,6 +25,9 @@ import importlib.metadata
 assert importlib.metadata.version("quern") == quern.__version__, quern.__version__
 END
 must "$python" use.py
+for file in __init__.pyi py.typed; do
+    same site/quern/$file "$QUERN_SOURCE_DIR/python/quern/$file"
+done
 expect 0 "^$version\$" "$python" -m quern --version
 expect 0 "^$version\$" site/bin/quern --version
 expect 2 "no command 'fly'" site/bin/quern fly
