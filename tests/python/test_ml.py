@@ -2,12 +2,12 @@
 
 import json
 import os
-import subprocess
 import tempfile
 import unittest
 
 import numpy as np
 
+import programs
 import quern
 
 try:
@@ -393,8 +393,8 @@ class Strings(unittest.TestCase):
             with open(path("m.onnx"), "wb") as f:
                 f.write(text)
             np.save(path("x.npy"), np.arange(4))
-            run = lambda *more: subprocess.run([QUERN, "run", path("m.onnx"), "--input", path("x.npy"), *more], capture_output=True, check=True).stdout
-            self.assertEqual(run().decode(), 'y0 strings[4] ["no" "é\\"\\\\" "\\udcff\\udce2\\udc82" "\U0001f600"]\n')
+            run = lambda *more: programs.run([QUERN, "run", path("m.onnx"), "--input", path("x.npy"), *more], check=True, encoding="utf-8").stdout
+            self.assertEqual(run(), 'y0 strings[4] ["no" "é\\"\\\\" "\\udcff\\udce2\\udc82" "\U0001f600"]\n')
             got, = json.loads(run("--json"))["outputs"]
             expected = quern.compile(text)([np.arange(4)])[0].tolist()
             self.assertEqual(got, {"name": "y0", "dtype": "string", "dims": [4], "data": expected})
