@@ -136,8 +136,11 @@ int quern_main_check(int argc, char **argv)
     if (!qn_cli_read(&c.cli, argc, argv, &status))
         return status;
     const quern_load_options given = qn_cli_load_options(&c.cli);
+    const double start = qn_cli_now();
     qn_call_begin(&call);
     const bool refused = qn_load_module(c.cli.model, NULL, 0, &given, &module, &call.diags);
+    if (!refused && c.cli.verbose)
+        fprintf(stderr, "loaded %s in %.1f ms\n", c.cli.model, 1e3 * (qn_cli_now() - start));
     for (int i = 0; !refused && i < module->n_functions; i++)
         count_ops(module->functions[i], counts);
     if (c.json)

@@ -3,12 +3,14 @@
 
 #include "driver/cli.h"
 #include "driver/commands.h"
+#include "driver/output.h"
 
-enum { ENTRY, SECONDS };
+enum { ENTRY, SECONDS, JSON };
 
 static const qn_cli_option options[] = {
     [ENTRY] = { "entry", 0, "NAME", "what to run; the first entry" },
     [SECONDS] = { "seconds", 0, "X", "of measuring, beside compilations; 20" },
+    [JSON] = { "json", 0, NULL, "print JSON; of the whole run the kernel is null" },
     { NULL, 0, NULL, NULL },
 };
 
@@ -16,6 +18,7 @@ typedef struct tune {
     qn_cli cli;
     quern_tune_options options;
     int n_kernels;
+    bool json;
 } tune;
 
 static int accept(void *user, int option, const char *value)
@@ -27,13 +30,31 @@ static int accept(void *user, int option, const char *value)
         return qn_cli_real(value, &t->options.seconds)
                    ? QN_EXIT_OK
                    : qn_cli_usage(&t->cli, "--seconds %s: a number", value);
+    case JSON: t->json = true; return QN_EXIT_OK;
     default: return qn_cli_usage(&t->cli, "one model at a time: what is '%s'?", value);
     }
+}
+
+static void json_row(const tune *t, const char *site, double before, double after, const char *schedule)
+{
+    fputs(t->n_kernels ? ",\n {\"kernel\": " : "\n {\"kernel\": ", stdout);
+    if (site)
+        qn_json_string(site, stdout);
+    else
+        fputs("null", stdout);
+    printf(", \"before_s\": %.9g, \"after_s\": %.9g, \"schedule\": ", before, after);
+    qn_json_string(schedule, stdout);
+    putchar('}');
 }
 
 static void report(void *user, const char *site, double before, double after, const char *schedule)
 {
     tune *t = user;
+    if (t->json) {
+        json_row(t, site, before, after, schedule);
+        t->n_kernels++;
+        return;
+    }
     if (!t->n_kernels) {
         qn_cli_progress_end(&t->cli);
         printf("%10s %10s %6s  %s\n", "us before", "us after", "gain", "kernel: schedule");
@@ -57,8 +78,10 @@ int quern_main_tune(int argc, char **argv)
     quern_module *module = qn_cli_module(&t.cli, &status);
     if (!module)
         return status;
+    fputs(t.json ? "{\"kernels\": [" : "", stdout);
     if (quern_tune(module, &t.cli.compile, &t.options))
         status = qn_cli_fail_api(&t.cli);
+    fputs(t.json ? "]}\n" : "", stdout);
     qn_cli_progress_end(&t.cli);
     quern_module_free(module);
     return status ? status : qn_cli_finish(&t.cli);

@@ -336,6 +336,9 @@ chmod +x empty/dot
 expect 1 'dot failed: no such luck' env PATH="$PWD/empty" "$quern" inspect bias.qn --svg without.svg
 expect 0 'a whole run' "$quern" tune bias.qn --seconds 0.01
 expect 0 'median [0-9.]+ us' "$quern" bench bias.qn --seconds 0.01 --tune
+"$quern" tune bias.qn --seconds 0.01 --json >tuned.json || fail "tune --json"
+python3 -c 'import json; *_, run = json.load(open("tuned.json"))["kernels"]; assert run["kernel"] is None and run["before_s"] > 0 and run["after_s"] > 0, run' ||
+    fail "tuned.json: $(cat tuned.json)"
 expect 2 '--seconds x: a number' "$quern" tune bias.qn --seconds x
 expect 1 'tuning measures machine code for this CPU' "$quern" tune bias.qn --target interp
 expect 0 '^cpu ' "$quern" targets
@@ -361,6 +364,7 @@ assert outputs[0] == {"name": "none", "dtype": "f64", "dims": [2], "data": ["NaN
 assert [o["data"] for o in outputs[1:]] == [["Infinity"] * 2, ["-Infinity"] * 2, [True] * 2, [1] * 2], outputs' || fail "numbers.json: $(cat numbers.json)"
 QUERN_CUDA_LIBRARY=no/libcuda.so "$quern" targets --json >targets.json || fail "targets --json"
 "$quern" check bias.qn --dim batch=2..8 --json >good.json || fail "check --json"
+expect 0 '^loaded bias.qn in [0-9.]+ ms$' "$quern" check bias.qn -v
 "$quern" check bad.qn --json >bad.json && fail "check --json of a model that is refused ends with 0"
 "$quern" inspect inspected.so --json >json.json && "$quern" inspect inspected.so --format json | cmp -s - json.json || fail "inspect --json"
 python3 -c '
