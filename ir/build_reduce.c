@@ -157,8 +157,8 @@ qn_value *qn_b_matmul_packed(qn_builder *b, qn_value *x, qn_value *y, int batch_
     return qn_build(b, QN_OP_MATMUL_PACKED, 2, (qn_value *[]){ x, y }, &list);
 }
 
-qn_value *qn_b_matmul_packed_scaled(qn_builder *b, qn_value *x, qn_value *y, qn_value *scale, int batch_dims,
-                                    qn_dim n)
+qn_value *qn_b_matmul_packed_scaled(qn_builder *b, qn_value *x, qn_value *y, qn_value *scale, qn_value *zeros,
+                                    int batch_dims, qn_dim n)
 {
     qn_attr_list list = { 0 };
     if (!x || !y || !scale)
@@ -166,7 +166,7 @@ qn_value *qn_b_matmul_packed_scaled(qn_builder *b, qn_value *x, qn_value *y, qn_
     qn_attrs_int(&list, QN_ATTR_BATCH_DIMS, batch_dims);
     qn_attrs_dims(&list, QN_ATTR_DIMS, 1, &n);
     qn_attrs_int(&list, QN_ATTR_DTYPE, QUERN_F32);
-    return qn_build(b, QN_OP_MATMUL_PACKED, 3, (qn_value *[]){ x, y, scale }, &list);
+    return qn_build(b, QN_OP_MATMUL_PACKED, zeros ? 4 : 3, (qn_value *[]){ x, y, scale, zeros }, &list);
 }
 
 /* Drops leading axes of extent 1, down to a matrix. */

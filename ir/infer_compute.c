@@ -217,10 +217,19 @@ static qn_status check_scale(qn_infer_context *c, int batch)
             good = qn_dim_is_const(of_y) && qn_dim_is_const(of_scale) && of_scale->value > 0 &&
                    of_y->value % of_scale->value == 0;
     }
+    if (good && c->node->n_operands == 4) {
+        const qn_type *zeros = qn_infer_operand(c, 3);
+        bool same = zeros->dtype == QUERN_U8 && zeros->rank == scale->rank;
+        for (int i = 0; same && i < zeros->rank; i++)
+            same = zeros->dims[i] == scale->dims[i];
+        if (!same)
+            return qn_infer_fail(c, "zeros are %s; expected u8 with the dims of the scale, %s",
+                                 qn_infer_print(c, zeros), qn_infer_print(c, scale));
+    }
     return good ? QUERN_OK
                 : qn_infer_fail(c,
-                                "x is %s, y %s, scale %s; expected i8 or f32, u8 [batch…, panels, K / 8, "
-                                "width, 4] (K / 4 for f32) and a "
+                                "x is %s, y %s, scale %s; expected i8 or f32, u8 [batch…, panels, K / 8 or "
+                                "K / 4, width, 4] and a "
                                 "float [batch…, panels, K / s, width], s a multiple of 8",
                                 qn_infer_print(c, x), qn_infer_print(c, y), qn_infer_print(c, scale));
 }
@@ -233,7 +242,7 @@ static qn_status matmul_packed(qn_infer_context *c)
     qn_dim dims[QN_MAX_RANK];
     QN_TRY(qn_infer_dims(c, QN_ATTR_DIMS, 1, &n));
     qn_dtype dtype = x->dtype;
-    const bool scaled = c->node->n_operands == 3,
+    const bool scaled = c->node->n_operands > 2,
                stored_shorter = x->dtype == QUERN_F32 && (y->dtype == QUERN_BF16 || y->dtype == QUERN_F16);
     if (scaled) {
         QN_TRY(check_scale(c, (int)batch));
@@ -242,7 +251,7 @@ static qn_status matmul_packed(qn_infer_context *c)
         QN_TRY(dot_dtype(c, &dtype));
     }
     const bool grouped = y->rank == batch + 4;
-    const bool bytes = scaled && x->dtype == QUERN_F32 && x->rank > 0 &&
+    const bool bytes = scaled && x->rank > 0 &&
                        qn_dim_mul(DIMS, y->dims[batch + 1], qn_infer_const(c, 4)) == x->dims[x->rank - 1];
     if (batch < 0 || x->rank < batch + 1 || (y->rank != batch + 3 && !grouped) ||
         !qn_dim_is_const(y->dims[batch + 2]) || !qn_dim_is_const(y->dims[y->rank - 1]) ||

@@ -548,7 +548,7 @@ static qn_status lower(qn_lowering *l, const qn_group *group)
         qn_writer_note_load(w, g->y);
     }
     for (int i = 0; i < group->n_inputs; i++) {
-        if (group->inputs[i] != y && (!nibbles || group->inputs[i] != group->root->operands[2]))
+        if (group->inputs[i] != y && (!nibbles || !qn_nibbles_reads(group->root, group->inputs[i])))
             qn_writer_bind_input(w, group->inputs[i]);
     }
     qn_dim all_rows = qn_dim_mul(w->space.dims, g->batch, g->m);
@@ -561,7 +561,8 @@ static qn_status lower(qn_lowering *l, const qn_group *group)
     choose(g);
     if (nibbles && !g->unpacks) {
         g->n_groups = g->k->value / g->four.group;
-        g->offsets = qn_kernel_add_local(w->kernel, "offsets", QUERN_I32, g->rows * g->n_groups);
+        g->offsets =
+            qn_kernel_add_local(w->kernel, "offsets", qn_nibbles_offset(&g->four), g->rows * g->n_groups);
     }
     if (g->packs)
         g->y = qn_kernel_add_local(w->kernel, "panels", QUERN_F32, g->task_panels * g->depth * g->width);

@@ -15,8 +15,8 @@ enum {
 
 typedef struct qn_nibbles {
     qn_kbuilder *b;
-    qn_kbuffer *x, *y, *scale;
-    int lanes, vectors; /* of a panel's columns */
+    qn_kbuffer *x, *y, *scale, *zeros; /* zeros: NULL where they are the usual ones */
+    int lanes, vectors;                /* of a panel's columns */
     int64_t width;
     int64_t group; /* of k that share a scale */
     int each;      /* numbers of a word */
@@ -42,8 +42,12 @@ qn_nibbles qn_nibbles_open(qn_writer *w, const qn_node *product, int lanes, int 
  * sums[(stream * rows + row) * vectors + vector]. */
 void qn_nibbles_sums(const qn_nibbles *n, int rows, int streams, qn_kvalue *const *panels, qn_kvalue *x_at,
                      qn_kvalue **sums);
-/* Of `rows` rows of bytes, the first of which begins at element x_at: -8 times the sum over each group, to row r's
- * offsets [r][K / group]. */
+/* Is it an operand that qn_nibbles_open takes care of? */
+bool qn_nibbles_reads(const qn_node *product, const qn_value *value);
+
+/* Of `rows` rows of bytes, the first of which begins at element x_at, what the numbers that stand for 0 need: the sum over each group, or
+ * what it makes where these numbers are the usual ones; to row r's offsets [r][K / group], of qn_nibbles_offset's type. */
+qn_dtype qn_nibbles_offset(const qn_nibbles *n);
 void qn_nibbles_offsets(const qn_nibbles *n, int rows, qn_kvalue *x_at, qn_kbuffer *offsets,
                         int64_t n_groups);
 /* The same rows, with these offsets, times the panel that begins at element `panel`: sums[row * vectors + vector]. */

@@ -13,20 +13,19 @@
  * A group of zeros has the scale 0. A group with NaN or infinity makes what it takes part in NaN or infinite.
  *
  * Weights that a model has in four bits keep their numbers and scales under every precision, and no float32 is made of them;
- * rows are bytes under int4 and where the weights allow it (byte_rows), else as they are. Strict math has the weights as
- * float32. Where 0 is another number z than 8 (i4: 8 more than its zero point), what is missing is a small product of its own,
- * of the sums of x over a group:
+ * rows are bytes under int4, int8 and where the weights allow it (byte_rows), else as they are. Strict math has the weights as
+ * float32. Zero points (i4: 8 more than they are) that aren't 8 go along, a byte for each scale:
  *
  *   %d = dequantize %q: u4[768, 3072], %s: f32[24, 3072], %z {axis = 0, block = 32};   %r = dot_general %x, %d
  *   ->
- *   %r = mul (add (matmul_packed %x', panels of %q, panels of %s), (matmul_packed (sums of %x'), panels of (8 - %z) * %s)), %m
+ *   %r = mul (matmul_packed %x', panels of %q, panels of %s, panels of %z), %m
  *
- * Weights in bytes with scales for blocks are kept likewise, four of k in four bytes, and multiplied by rows of floats; but
- * under int4, which makes four bits of them for few rows.
+ * Weights in bytes with scales for blocks are kept likewise, four of k in four bytes; but under int4, which makes four bits of
+ * them for few rows.
  *
  * Rows of floats may be any number: many are multiplied by panels that are unpacked a part at a time (gemm.c), and so are many
- * rows of bytes on a machine that multiplies those; on others, more than few are floats. Under bf16 and int8 weights are made
- * float32 for many rows. Where the number of rows is not known until a run and few differ from many, both are there, and an `if`
+ * rows of bytes on a machine that multiplies those; on others, more than few are floats. Under bf16, and under int8 on a machine that
+ * doesn't multiply bytes or has a matrix unit for them, weights are made float32 for many rows of floats. Where the number of rows is not known until a run and few differ from many, both are there, and an `if`
  * takes one. */
 #include "passes/quantize.h"
 
@@ -141,7 +140,7 @@ qn_value *qn_int4_product(qn_builder *b, qn_value *x, qn_value *w, int n_batch, 
     const qn_quantized q = bytes_of(b, x, &rows);
     qn_value *scale = NULL, *y = four_bits(b, w, width, &scale);
     const qn_dim n = w->type.dims[w->type.rank - 1];
-    return scale_back(b, qn_b_matmul_packed_scaled(b, q.bytes, y, scale, n_batch, n), &q, &rows);
+    return scale_back(b, qn_b_matmul_packed_scaled(b, q.bytes, y, scale, NULL, n_batch, n), &q, &rows);
 }
 
 /* ---- weights that came in four bits ---- */
@@ -213,25 +212,24 @@ static qn_value *repeat_rows(qn_builder *b, qn_value *v, int64_t times)
     return qn_b_reshape(b, qn_b_broadcast(b, v, 3, apart, (const int64_t[]){ 0, 2 }), 2, joined);
 }
 
-/* The sums of x [m…, K], bytes or floats, over `block` of k, as float32. */
-static qn_value *sums_of(qn_builder *b, qn_value *x, int64_t block)
+static bool is_signed(const qn_value *v)
 {
-    qn_dim dims[QN_MAX_RANK];
-    const int rank = x->type.rank;
-    for (int i = 0; i < rank; i++)
-        dims[i] = x->type.dims[i];
-    dims[rank - 1] = qn_dim_const(qn_b_dims(b), dims[rank - 1]->value / block);
-    dims[rank] = qn_dim_const(qn_b_dims(b), block);
-    qn_value *cut = qn_b_reshape(b, x, rank + 1, dims);
-    cut = qn_b_convert(b, x->type.dtype == QUERN_F32 ? QUERN_F32 : QUERN_I32, cut);
-    return qn_b_convert(b, QUERN_F32, qn_b_reduce(b, QN_SUM, cut, 1, (const int64_t[]){ rank }, false));
+    return v->type.dtype == QUERN_I4 || v->type.dtype == QUERN_I8;
+}
+
+/* Numbers of 8 bits or fewer as u8; signed ones `middle` more than they are. */
+static qn_value *unsigned_of(qn_builder *b, qn_value *v, int middle)
+{
+    if (!is_signed(v))
+        return qn_b_convert(b, QUERN_U8, v);
+    v = qn_b_binary_bcast(b, QN_OP_ADD, qn_b_convert(b, QUERN_I16, v), qn_b_scalar(b, QUERN_I16, middle));
+    return qn_b_convert(b, QUERN_U8, v);
 }
 
 /* The weights as matmul_packed wants them. */
 typedef struct laid_out {
     qn_value *panels, *scales;
-    qn_value *missing; /* panels, [blocks, N] of them: times sums of x over a block; NULL: nothing is */
-    int64_t block;
+    qn_value *zeros; /* NULL where they are the usual ones */
     qn_dim n;
 } laid_out;
 
@@ -241,29 +239,23 @@ static bool lay_out(qn_builder *b, const qn_node *product, const qn_node *weight
     const int lanes = options->machine->vector_bytes / 4;
     const int64_t contract = qn_dot_side_of(product, 1).contract[0];
     qn_value *const *parts = weights->operands;
-    const bool bytes = is_of_bytes(weights),
-               is_signed = parts[0]->type.dtype == QUERN_I4 || parts[0]->type.dtype == QUERN_I8;
+    const bool bytes = is_of_bytes(weights);
     const int middle = bytes ? BYTE_ZERO : -LEAST;
-    qn_value *numbers = qn_b_convert(b, is_signed ? QUERN_I16 : QUERN_U8, parts[0]);
-    if (is_signed)
-        numbers = qn_b_convert(b, QUERN_U8,
-                               qn_b_binary_bcast(b, QN_OP_ADD, numbers, qn_b_scalar(b, QUERN_I16, middle)));
-    numbers = in_columns(b, numbers, contract);
+    qn_value *numbers = in_columns(b, unsigned_of(b, parts[0], middle), contract);
     qn_value *scale = in_columns(b, parts[1], contract);
     if (!numbers || !scale)
         return false;
     const qn_dim n = numbers->type.dims[1];
     const int64_t width = n->value > lanes ? 2 * lanes : lanes;
-    *out = (laid_out){ .panels = qn_b_panels(b, numbers, width), .block = block, .n = n };
+    const int64_t groups = block / group_of(block);
+    *out = (laid_out){ .panels = qn_b_panels(b, numbers, width), .n = n };
     out->panels = bytes ? side_by_side(b, out->panels) : together(b, out->panels);
-    out->scales = qn_b_panels(b, repeat_rows(b, scale, block / group_of(block)), width);
+    out->scales = qn_b_panels(b, repeat_rows(b, scale, groups), width);
     qn_scalar zero;
-    const int usual = is_signed ? 0 : middle;
+    const int usual = is_signed(parts[2]) ? 0 : middle;
     if (!(qn_value_splat(parts[2], &zero) && (zero.i & (2 * middle - 1)) == usual)) {
-        qn_value *missing = qn_b_convert(b, QUERN_F32, in_columns(b, parts[2], contract));
-        missing = qn_b_binary_bcast(b, QN_OP_SUB, f32(b, usual), missing);
-        out->missing = qn_b_panels(b, qn_b_binary(b, QN_OP_MUL, missing, scale), width);
-        if (!out->missing)
+        qn_value *zeros = in_columns(b, unsigned_of(b, parts[2], middle), contract);
+        if (!(out->zeros = qn_b_panels(b, repeat_rows(b, zeros, groups), width)))
             return false;
     }
     return out->panels && out->scales;
@@ -285,11 +277,8 @@ static qn_value *product_of(qn_builder *b, const qn_node *product, qn_value *lef
     const qn_quantized q = bytes ? bytes_of(b, x, &rows) : (qn_quantized){ .bytes = x };
     if (!q.bytes)
         return NULL;
-    qn_value *r = qn_b_matmul_packed_scaled(b, q.bytes, weights->panels, weights->scales, 0, weights->n);
-    if (r && weights->missing)
-        r = qn_b_binary(b, QN_OP_ADD, r,
-                        qn_b_matmul_packed(b, sums_of(b, q.bytes, weights->block), weights->missing, 0,
-                                           weights->n, QUERN_F32));
+    qn_value *r = qn_b_matmul_packed_scaled(b, q.bytes, weights->panels, weights->scales, weights->zeros, 0,
+                                            weights->n);
     return bytes ? scale_back(b, r, &q, &rows) : r;
 }
 
@@ -347,8 +336,8 @@ static qn_value *either_product(qn_builder *b, const qn_node *product, const qn_
 {
     qn_module *module = product->graph->module;
     qn_graph *regions[2];
-    qn_value *captured[] = { product->operands[0], laid->panels, laid->scales, laid->missing };
-    const int n_captured = laid->missing ? 4 : 3;
+    qn_value *captured[] = { product->operands[0], laid->panels, laid->scales, laid->zeros };
+    const int n_captured = laid->zeros ? 4 : 3;
     for (int r = 0; r < 2; r++) {
         regions[r] = qn_region_new(module);
         qn_builder in = { .graph = regions[r], .loc = b->loc, .diags = b->diags };
@@ -357,7 +346,7 @@ static qn_value *either_product(qn_builder *b, const qn_node *product, const qn_
             inner[i] = qn_graph_add_input(regions[r], NULL, captured[i]->type, QN_ROLE_INPUT);
         if (r == 0 || bytes) {
             laid_out own = *laid;
-            own.panels = inner[1], own.scales = inner[2], own.missing = inner[3];
+            own.panels = inner[1], own.scales = inner[2], own.zeros = inner[3];
             y = product_of(&in, product, inner[0], &own, r == 0 && bytes);
         } else {
             for (int i = 0; i < 3; i++)
@@ -383,10 +372,11 @@ static qn_value *replacement(qn_builder *b, const qn_node *product, const qn_nod
     if (block == 0 || group_of(block) == 0 || qn_type_elements(&weights->results[0].type) < LEAST_WEIGHTS)
         return NULL;
     const qn_dim rows = rows_of(product);
+    const qn_machine *machine = options->machine;
     const bool bytes = options->precision == QN_PRECISION_INT4 ||
-                       (options->precision != QN_PRECISION_BF16 && !is_of_bytes(weights) &&
-                        qn_attr_bool(weights, QN_ATTR_BYTE_ROWS)),
-               many_bytes = bytes && options->machine->dot4,
+                       (options->precision == QN_PRECISION_INT8 && machine->dot4 && !machine->tiles) ||
+                       qn_attr_bool(weights, QN_ATTR_BYTE_ROWS),
+               many_bytes = bytes && machine->dot4,
                wider = !bytes && options->precision != QN_PRECISION_F32, /* for many rows */
         few = rows->max <= QN_FEW_ROWS, many = rows->min > QN_FEW_ROWS;
     laid_out laid;

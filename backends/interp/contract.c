@@ -227,9 +227,10 @@ qn_status qn_eval_dot_general(qn_eval *e)
     return QUERN_OK;
 }
 
-/* y of four bits or bytes with scales: [panels, K / each, width, 4], [panels, K / s, width]. */
+/* y of four bits or bytes with scales, and zeros where they aren't the usual ones: [panels, K / each, width, 4],
+ * [panels, K / s, width]. */
 typedef struct nibbles {
-    const qn_array *y, *scale;
+    const qn_array *y, *scale, *zeros;
     int64_t panel, k, width; /* the first panel of the batch */
     int64_t each;            /* numbers of four bytes */
 } nibbles;
@@ -244,9 +245,12 @@ static void pack_nibbles(const void *matrix, int64_t at, int64_t n, int64_t k, i
             const int64_t byte = ((panel * (m->k / m->each) + c / m->each) * m->width + column) * 4 + c % 4;
             const int64_t group = (panel * n_scales + c / (m->k / n_scales)) * m->width + column;
             const int stored = ((const uint8_t *)m->y->data)[byte];
-            const int number = m->each == 4 ? stored - 128 : (stored >> c % 8 / 4 * 4 & 15) - 8;
+            const int number = m->each == 4 ? stored : stored >> c % 8 / 4 * 4 & 15,
+                      zero = m->zeros       ? ((const uint8_t *)m->zeros->data)[group]
+                             : m->each == 4 ? 128
+                                            : 8;
             const double scale = qn_scalar_load(m->scale->dtype, qn_element(m->scale, group)).f;
-            to[(c - k) * BLOCK + i].f = number * scale;
+            to[(c - k) * BLOCK + i].f = (number - zero) * scale;
         }
 }
 
@@ -268,7 +272,7 @@ qn_status qn_eval_matmul_packed(qn_eval *e)
         return QUERN_OK;
     int n_batch = (int)qn_attr_int(e->node, QN_ATTR_BATCH_DIMS);
     const int64_t group = y->rank == n_batch + 4 ? y->dims[n_batch + 3] : 1;
-    const bool scaled = e->node->n_operands == 3;
+    const bool scaled = e->node->n_operands > 2;
     int64_t width = y->dims[n_batch + 2], k = x->dims[x->rank - 1], panels = y->dims[n_batch], batch = 1,
             rows = 1;
     int64_t columns = e->y[0].dims[e->y[0].rank - 1];
@@ -292,9 +296,13 @@ qn_status qn_eval_matmul_packed(qn_eval *e)
     for (int64_t b = 0; b < batch; b++) {
         const offsets left = { x, b * rows * k, left_free, left_k };
         const offsets right = { y, b * panels * k * width, right_free, right_k };
-        const nibbles right_nibbles = { y,          scaled ? &e->x[2] : NULL,
-                                        b * panels, k,
-                                        width,      scaled && k > 0 ? k / y->dims[n_batch + 1] : 1 };
+        const nibbles right_nibbles = { .y = y,
+                                        .scale = scaled ? &e->x[2] : NULL,
+                                        .zeros = e->node->n_operands > 3 ? &e->x[3] : NULL,
+                                        .panel = b * panels,
+                                        .k = k,
+                                        .width = width,
+                                        .each = scaled && k > 0 ? k / y->dims[n_batch + 1] : 1 };
         run_product(&(product){ .rows = rows,
                                 .columns = columns,
                                 .k = k,

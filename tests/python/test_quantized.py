@@ -166,9 +166,9 @@ class Products(unittest.TestCase):
             x = rng.normal(size=(2, 70, k)).astype(np.float32)
             text = microsoft.model("MatMulNBits", {"x": x}, constants if zeros else {key: v for key, v in constants.items() if key != "z"},
                                    {"K": k, "N": n, "bits": bits, "block_size": block}, dims={"x": {0: "batch", 1: "length"}})
-            for options in ({}, {"threads": 2}, {"math": "strict"}, {"precision": "bf16"}, {"precision": "int4"}, {"target": "interp"}):
+            for options in ({}, {"threads": 2}, {"math": "strict"}, {"precision": "bf16"}, {"precision": "int8"}, {"precision": "int4"}, {"target": "interp"}):
                 run_of = quern.compile(text, **options)
-                error = {"int4": 0.2, "bf16": 0.02}.get(options.get("precision"), 1e-5)
+                error = {"int4": 0.2, "int8": 0.02, "bf16": 0.02}.get(options.get("precision"), 1e-5)
                 for rows in (x[:1, :1], x[:, :2], x[:1, :5], x):
                     with self.subTest(bits=bits, block=block, options=options, rows=rows.shape):
                         want = rows @ w.T
@@ -177,16 +177,17 @@ class Products(unittest.TestCase):
     def test_matmul_nbits_of_rows_as_bytes(self):
         """accuracy_level 4: rows may be rounded to bytes, as ONNX Runtime does; not in strict math."""
         rng = np.random.default_rng(13)
-        for n, k, block, zeros in ((288, 256, 32, False), (100, 1024, 64, True), (270, 512, 128, True)):
-            q = rng.integers(0, 16, (n, k // block, block)).astype(np.uint8)
-            scale = rng.uniform(0.01, 0.02, (n, k // block)).astype(np.float32)
-            zero = rng.integers(0, 16, (n, k // block)).astype(np.uint8) if zeros else np.full((n, k // block), 8, np.uint8)
+        for bits, n, k, block, zeros in ((4, 288, 256, 32, False), (4, 100, 1024, 64, True), (4, 270, 512, 128, True),
+                                         (8, 288, 256, 32, False), (8, 100, 1024, 64, True)):
+            q = rng.integers(0, 1 << bits, (n, k // block, block)).astype(np.uint8)
+            scale = (rng.uniform(0.16, 0.32, (n, k // block)) / (1 << bits)).astype(np.float32)
+            zero = rng.integers(0, 1 << bits, (n, k // block)).astype(np.uint8) if zeros else np.full((n, k // block), 1 << (bits - 1), np.uint8)
             w = ((q - zero[..., None].astype(np.float32)) * scale[..., None]).reshape(n, k)
-            constants = {"w": pack_bits(q, 4), "s": scale, "order": "x w s".split() + ["z"] * zeros}
+            constants = {"w": pack_bits(q, bits), "s": scale, "order": "x w s".split() + ["z"] * zeros}
             if zeros:
-                constants["z"] = pack_bits(zero, 4)
+                constants["z"] = pack_bits(zero, bits)
             x = rng.normal(size=(97, k)).astype(np.float32)
-            text = microsoft.model("MatMulNBits", {"x": x}, constants, {"K": k, "N": n, "bits": 4, "block_size": block, "accuracy_level": 4},
+            text = microsoft.model("MatMulNBits", {"x": x}, constants, {"K": k, "N": n, "bits": bits, "block_size": block, "accuracy_level": 4},
                                    dims={"x": {0: "rows"}})
             run_of, two, strict = (quern.compile(text, **options) for options in ({"threads": 1}, {"threads": 2}, {"math": "strict"}))
             for rows in (x[:1], x[:3], x[:8], x):
