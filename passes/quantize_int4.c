@@ -25,8 +25,9 @@
  *
  * Rows of floats may be any number: many are multiplied by panels that are unpacked a part at a time (gemm.c), and so are many
  * rows of bytes on a machine that multiplies those; on others, more than few are floats. Under bf16, and under int8 on a machine that
- * doesn't multiply bytes or has a matrix unit for them, weights are made float32 for many rows of floats. Where the number of rows is not known until a run and few differ from many, both are there, and an `if`
- * takes one. */
+ * doesn't multiply bytes or has a matrix unit for them, weights are made float32 for many rows of floats; under int8 for rows that
+ * are known to be many, too. Where the number of rows is not known until a run and few differ from many, both are there, and an
+ * `if` takes one. */
 #include "passes/quantize.h"
 
 enum { GROUP = 32, BYTE_ZERO = 128, NUMBERS = 8, LEAST = -8, MOST = 7, LEAST_WEIGHTS = 1 << 16 };
@@ -373,12 +374,13 @@ static qn_value *replacement(qn_builder *b, const qn_node *product, const qn_nod
         return NULL;
     const qn_dim rows = rows_of(product);
     const qn_machine *machine = options->machine;
-    const bool bytes = options->precision == QN_PRECISION_INT4 ||
-                       (options->precision == QN_PRECISION_INT8 && machine->dot4 && !machine->tiles) ||
-                       qn_attr_bool(weights, QN_ATTR_BYTE_ROWS),
+    const bool few = rows->max <= QN_FEW_ROWS, many = rows->min > QN_FEW_ROWS;
+    const bool bytes =
+                   options->precision == QN_PRECISION_INT4 ||
+                   (options->precision == QN_PRECISION_INT8 && machine->dot4 && !machine->tiles && !many) ||
+                   qn_attr_bool(weights, QN_ATTR_BYTE_ROWS),
                many_bytes = bytes && machine->dot4,
-               wider = !bytes && options->precision != QN_PRECISION_F32, /* for many rows */
-        few = rows->max <= QN_FEW_ROWS, many = rows->min > QN_FEW_ROWS;
+               wider = !bytes && options->precision != QN_PRECISION_F32; /* for many rows */
     laid_out laid;
     if ((many && wider) || !lay_out(b, product, weights, block, options, &laid))
         return NULL;
