@@ -35,6 +35,13 @@ void eval_reset(void)
     state.module = NULL;
 }
 
+int eval_teardown(void **unused)
+{
+    (void)unused;
+    eval_reset();
+    return 0;
+}
+
 qn_module *eval_module(void)
 {
     arena();
@@ -201,6 +208,12 @@ void expect_same(const char *what, const qn_array *found, const qn_array *expect
             fail_msg("%s: element %lld is %.17g, expected %.17g (%s)", what, (long long)i, a, b,
                      qn_dtype_name(found->dtype));
     }
+}
+
+void check_rows(const row *rows, size_t n)
+{
+    for (size_t i = 0; i < n; i++)
+        expect_same(rows[i].what, eval(&rows[i].call), &rows[i].expected);
 }
 
 void expect_near(const char *what, const qn_array *found, const qn_array *expected, double tolerance)

@@ -56,6 +56,7 @@ const qn_array *eval(const call *c);
 const char *eval_error(void);
 qn_status eval_status(void);
 void eval_reset(void);
+int eval_teardown(void **state); /* the same, for cmocka */
 
 /* A module to build graphs in by hand, and their diagnostics; freed by eval_reset. */
 qn_module *eval_module(void);
@@ -70,6 +71,14 @@ qn_node *add_node(qn_graph *graph, qn_op op, int n_operands, qn_value *const *op
 
 /* Same dtype, dims and bits, all NaN alike; else fails the test, naming `what` and the first difference. */
 void expect_same(const char *what, const qn_array *found, const qn_array *expected);
+/* Rows of calls that are to give just this. */
+typedef struct row {
+    const char *what;
+    call call;
+    qn_array expected;
+} row;
+void check_rows(const row *rows, size_t n);
+#define CHECK(rows) check_rows(rows, sizeof(rows) / sizeof *(rows))
 /* |found - expected| <= tolerance * max(1, |expected|), element by element. */
 void expect_near(const char *what, const qn_array *found, const qn_array *expected, double tolerance);
 

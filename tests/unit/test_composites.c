@@ -22,13 +22,6 @@ static const qn_array *run(const char *inputs, const char *result, const char *b
     return found;
 }
 
-static int reset(void **state)
-{
-    (void)state;
-    eval_reset();
-    return 0;
-}
-
 static void softmax_subtracts_the_maximum(void **state)
 {
     (void)state;
@@ -410,20 +403,20 @@ static void lstm_runs_both_ways(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test_teardown(softmax_subtracts_the_maximum, reset),
-        cmocka_unit_test_teardown(softmax_of_f16_sums_in_f32, reset),
-        cmocka_unit_test_teardown(cross_entropy_is_the_negative_log_of_the_label, reset),
-        cmocka_unit_test_teardown(norms_go_over_the_axes_from_axis_on, reset),
-        cmocka_unit_test_teardown(norms_of_f16_compute_in_f32, reset),
-        cmocka_unit_test_teardown(batch_norm_takes_running_or_batch_statistics, reset),
-        cmocka_unit_test_teardown(dropout_keeps_or_drops, reset),
-        cmocka_unit_test_teardown(activations, reset),
-        cmocka_unit_test_teardown(attention_groups_masks_and_hides, reset),
-        cmocka_unit_test_teardown(attention_that_sees_nan_gives_nan, reset),
-        cmocka_unit_test_teardown(quantize_rounds_half_to_even_and_saturates, reset),
-        cmocka_unit_test_teardown(quantize_by_axis_and_block, reset),
-        cmocka_unit_test_teardown(dequantize_needs_more_bits_than_its_operands, reset),
-        cmocka_unit_test_teardown(lstm_runs_both_ways, reset),
+        cmocka_unit_test_teardown(softmax_subtracts_the_maximum, eval_teardown),
+        cmocka_unit_test_teardown(softmax_of_f16_sums_in_f32, eval_teardown),
+        cmocka_unit_test_teardown(cross_entropy_is_the_negative_log_of_the_label, eval_teardown),
+        cmocka_unit_test_teardown(norms_go_over_the_axes_from_axis_on, eval_teardown),
+        cmocka_unit_test_teardown(norms_of_f16_compute_in_f32, eval_teardown),
+        cmocka_unit_test_teardown(batch_norm_takes_running_or_batch_statistics, eval_teardown),
+        cmocka_unit_test_teardown(dropout_keeps_or_drops, eval_teardown),
+        cmocka_unit_test_teardown(activations, eval_teardown),
+        cmocka_unit_test_teardown(attention_groups_masks_and_hides, eval_teardown),
+        cmocka_unit_test_teardown(attention_that_sees_nan_gives_nan, eval_teardown),
+        cmocka_unit_test_teardown(quantize_rounds_half_to_even_and_saturates, eval_teardown),
+        cmocka_unit_test_teardown(quantize_by_axis_and_block, eval_teardown),
+        cmocka_unit_test_teardown(dequantize_needs_more_bits_than_its_operands, eval_teardown),
+        cmocka_unit_test_teardown(lstm_runs_both_ways, eval_teardown),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

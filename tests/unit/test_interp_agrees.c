@@ -12,13 +12,6 @@
 #include "ir/kernel_eval.h"
 #include "tests/support/eval.h"
 
-static int reset(void **state)
-{
-    (void)state;
-    eval_reset();
-    return 0;
-}
-
 static const qn_dtype dtypes[] = { QUERN_BOOL, QUERN_I8,  QUERN_I16, QUERN_I32, QUERN_I64,
                                    QUERN_U8,   QUERN_U16, QUERN_U32, QUERN_U64, QUERN_F16,
                                    QUERN_BF16, QUERN_F32, QUERN_F64 };
@@ -139,9 +132,9 @@ static void conversions(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test_teardown(unary_ops, reset),
-        cmocka_unit_test_teardown(binary_ops, reset),
-        cmocka_unit_test_teardown(conversions, reset),
+        cmocka_unit_test_teardown(unary_ops, eval_teardown),
+        cmocka_unit_test_teardown(binary_ops, eval_teardown),
+        cmocka_unit_test_teardown(conversions, eval_teardown),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -10,13 +10,6 @@
 
 #include "tests/support/eval.h"
 
-static int reset(void **state)
-{
-    (void)state;
-    eval_reset();
-    return 0;
-}
-
 static void set(const qn_array *a, int64_t i, double v)
 {
     qn_scalar_store(a->dtype, (qn_scalar){ .f = v }, (char *)a->data + (size_t)i * qn_dtype_bytes(a->dtype));
@@ -366,14 +359,14 @@ static void composites_in_graphs(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test_teardown(softmaxes, reset),
-        cmocka_unit_test_teardown(norms, reset),
-        cmocka_unit_test_teardown(activations, reset),
-        cmocka_unit_test_teardown(attentions, reset),
-        cmocka_unit_test_teardown(cross_entropies, reset),
-        cmocka_unit_test_teardown(quantization, reset),
-        cmocka_unit_test_teardown(lstms, reset),
-        cmocka_unit_test_teardown(composites_in_graphs, reset),
+        cmocka_unit_test_teardown(softmaxes, eval_teardown),
+        cmocka_unit_test_teardown(norms, eval_teardown),
+        cmocka_unit_test_teardown(activations, eval_teardown),
+        cmocka_unit_test_teardown(attentions, eval_teardown),
+        cmocka_unit_test_teardown(cross_entropies, eval_teardown),
+        cmocka_unit_test_teardown(quantization, eval_teardown),
+        cmocka_unit_test_teardown(lstms, eval_teardown),
+        cmocka_unit_test_teardown(composites_in_graphs, eval_teardown),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

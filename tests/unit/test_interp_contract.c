@@ -9,13 +9,6 @@
 
 #include "tests/support/eval.h"
 
-static int reset(void **state)
-{
-    (void)state;
-    eval_reset();
-    return 0;
-}
-
 static int64_t int_at(const qn_array *a, int64_t i)
 {
     return qn_scalar_load(a->dtype, (char *)a->data + (size_t)i * qn_dtype_bytes(a->dtype)).i;
@@ -51,11 +44,7 @@ static void small_products(void **state)
                    l = ints(QUERN_I64, SHAPE(1, 1), I(INT64_MAX));
     const qn_array h = floats(QUERN_F16, SHAPE(1, 2), V(2048, 1)),
                    one = floats(QUERN_F16, SHAPE(2, 1), V(1, 1));
-    const struct {
-        const char *what;
-        call call;
-        qn_array expected;
-    } rows[] = {
+    const row rows[] = {
         { "matrices", MATMUL(a, b), floats(QUERN_F32, SHAPE(2, 2), V(4, 5, 10, 11)) },
         { "both transposed",
           DOT(a, b, NO_LIST(X_BATCH), NO_LIST(Y_BATCH), LIST(X_CONTRACT, 0), LIST(Y_CONTRACT, 1)),
@@ -83,8 +72,7 @@ static void small_products(void **state)
           MATMUL(floats(QUERN_F32, SHAPE(1, 2), V(inf, 0)), floats(QUERN_F32, SHAPE(2, 2), V(1, -1, 1, inf))),
           floats(QUERN_F32, SHAPE(1, 2), V(inf, nan)) },
     };
-    for (size_t k = 0; k < sizeof rows / sizeof *rows; k++)
-        expect_same(rows[k].what, eval(&rows[k].call), &rows[k].expected);
+    CHECK(rows);
     call wide = MATMUL(i, u);
     wide.attrs[wide.n_attrs++] = (qn_attr)INT(DTYPE, QUERN_I32);
     const qn_array i32 = ints(QUERN_I32, SHAPE(1, 1), I(-255));
@@ -321,11 +309,11 @@ static void convolutions_in_blocks(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test_teardown(small_products, reset),
-        cmocka_unit_test_teardown(products_of_many_axes, reset),
-        cmocka_unit_test_teardown(convolutions, reset),
-        cmocka_unit_test_teardown(convolutions_of_other_ranks, reset),
-        cmocka_unit_test_teardown(convolutions_in_blocks, reset),
+        cmocka_unit_test_teardown(small_products, eval_teardown),
+        cmocka_unit_test_teardown(products_of_many_axes, eval_teardown),
+        cmocka_unit_test_teardown(convolutions, eval_teardown),
+        cmocka_unit_test_teardown(convolutions_of_other_ranks, eval_teardown),
+        cmocka_unit_test_teardown(convolutions_in_blocks, eval_teardown),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -9,13 +9,6 @@
 
 #include "tests/support/eval.h"
 
-static int reset(void **state)
-{
-    (void)state;
-    eval_reset();
-    return 0;
-}
-
 static void if_takes_one_branch(void **state)
 {
     (void)state;
@@ -249,16 +242,16 @@ static void inputs_may_be_unaligned_and_unused(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test_teardown(if_takes_one_branch, reset),
-        cmocka_unit_test_teardown(while_runs_until_its_condition_fails, reset),
-        cmocka_unit_test_teardown(loops_may_pass_values_on, reset),
-        cmocka_unit_test_teardown(scan_stacks_its_outputs, reset),
-        cmocka_unit_test_teardown(calls_run_functions, reset),
-        cmocka_unit_test_teardown(symbols_take_their_values_from_the_inputs, reset),
-        cmocka_unit_test_teardown(broadcasts_may_be_decided_by_the_run, reset),
-        cmocka_unit_test_teardown(mistakes_are_named, reset),
-        cmocka_unit_test_teardown(recursion_ends, reset),
-        cmocka_unit_test_teardown(inputs_may_be_unaligned_and_unused, reset),
+        cmocka_unit_test_teardown(if_takes_one_branch, eval_teardown),
+        cmocka_unit_test_teardown(while_runs_until_its_condition_fails, eval_teardown),
+        cmocka_unit_test_teardown(loops_may_pass_values_on, eval_teardown),
+        cmocka_unit_test_teardown(scan_stacks_its_outputs, eval_teardown),
+        cmocka_unit_test_teardown(calls_run_functions, eval_teardown),
+        cmocka_unit_test_teardown(symbols_take_their_values_from_the_inputs, eval_teardown),
+        cmocka_unit_test_teardown(broadcasts_may_be_decided_by_the_run, eval_teardown),
+        cmocka_unit_test_teardown(mistakes_are_named, eval_teardown),
+        cmocka_unit_test_teardown(recursion_ends, eval_teardown),
+        cmocka_unit_test_teardown(inputs_may_be_unaligned_and_unused, eval_teardown),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -16,13 +16,6 @@
 #define NaN ((double)NAN)
 #define Inf ((double)INFINITY)
 
-static int reset(void **state)
-{
-    (void)state;
-    eval_reset();
-    return 0;
-}
-
 static void check(const char *what, qn_op op, int n_operands, const qn_array *operands, int n_attrs,
                   const qn_attr *attrs, const qn_array *expected)
 {
@@ -517,22 +510,22 @@ static void constants_may_be_unaligned(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test_teardown(floats_with_one_operand, reset),
-        cmocka_unit_test_teardown(floats_with_two_operands, reset),
-        cmocka_unit_test_teardown(narrow_arithmetic_is_correctly_rounded, reset),
-        cmocka_unit_test_teardown(integers_with_two_operands, reset),
-        cmocka_unit_test_teardown(integers_with_one_operand, reset),
-        cmocka_unit_test_teardown(comparisons, reset),
-        cmocka_unit_test_teardown(classes_of_floats, reset),
-        cmocka_unit_test_teardown(select_chooses_bits, reset),
-        cmocka_unit_test_teardown(floats_to_integers_saturate, reset),
-        cmocka_unit_test_teardown(integers_to_integers_wrap, reset),
-        cmocka_unit_test_teardown(integers_to_floats_round_once, reset),
-        cmocka_unit_test_teardown(floats_to_floats_round_once, reset),
-        cmocka_unit_test_teardown(bitcasts_keep_bits, reset),
-        cmocka_unit_test_teardown(any_number_of_elements, reset),
-        cmocka_unit_test_teardown(leaves, reset),
-        cmocka_unit_test_teardown(constants_may_be_unaligned, reset),
+        cmocka_unit_test_teardown(floats_with_one_operand, eval_teardown),
+        cmocka_unit_test_teardown(floats_with_two_operands, eval_teardown),
+        cmocka_unit_test_teardown(narrow_arithmetic_is_correctly_rounded, eval_teardown),
+        cmocka_unit_test_teardown(integers_with_two_operands, eval_teardown),
+        cmocka_unit_test_teardown(integers_with_one_operand, eval_teardown),
+        cmocka_unit_test_teardown(comparisons, eval_teardown),
+        cmocka_unit_test_teardown(classes_of_floats, eval_teardown),
+        cmocka_unit_test_teardown(select_chooses_bits, eval_teardown),
+        cmocka_unit_test_teardown(floats_to_integers_saturate, eval_teardown),
+        cmocka_unit_test_teardown(integers_to_integers_wrap, eval_teardown),
+        cmocka_unit_test_teardown(integers_to_floats_round_once, eval_teardown),
+        cmocka_unit_test_teardown(floats_to_floats_round_once, eval_teardown),
+        cmocka_unit_test_teardown(bitcasts_keep_bits, eval_teardown),
+        cmocka_unit_test_teardown(any_number_of_elements, eval_teardown),
+        cmocka_unit_test_teardown(leaves, eval_teardown),
+        cmocka_unit_test_teardown(constants_may_be_unaligned, eval_teardown),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

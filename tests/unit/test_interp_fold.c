@@ -9,13 +9,6 @@
 
 #include "tests/support/eval.h"
 
-static int reset(void **state)
-{
-    (void)state;
-    eval_reset();
-    return 0;
-}
-
 static qn_graph *graph;
 
 static qn_value *constant(const qn_array *a)
@@ -125,9 +118,9 @@ static void what_is_not_known_stays(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test_teardown(nodes_of_constants_become_constants, reset),
-        cmocka_unit_test_teardown(what_is_large_stays, reset),
-        cmocka_unit_test_teardown(what_is_not_known_stays, reset),
+        cmocka_unit_test_teardown(nodes_of_constants_become_constants, eval_teardown),
+        cmocka_unit_test_teardown(what_is_large_stays, eval_teardown),
+        cmocka_unit_test_teardown(what_is_not_known_stays, eval_teardown),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

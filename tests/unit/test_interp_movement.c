@@ -10,26 +10,6 @@
 
 #include "tests/support/eval.h"
 
-static int reset(void **state)
-{
-    (void)state;
-    eval_reset();
-    return 0;
-}
-
-typedef struct row {
-    const char *what;
-    call call;
-    qn_array expected;
-} row;
-
-static void check_rows(const row *rows, size_t n)
-{
-    for (size_t i = 0; i < n; i++)
-        expect_same(rows[i].what, eval(&rows[i].call), &rows[i].expected);
-}
-#define CHECK(rows) check_rows(rows, sizeof(rows) / sizeof *(rows))
-
 static void broadcasts_repeat_ones(void **state)
 {
     (void)state;
@@ -444,19 +424,19 @@ static void bad_indices_are_named(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test_teardown(broadcasts_repeat_ones, reset),
-        cmocka_unit_test_teardown(reshapes_keep_the_order, reset),
-        cmocka_unit_test_teardown(transposes_of_any_permutation, reset),
-        cmocka_unit_test_teardown(slices, reset),
-        cmocka_unit_test_teardown(pads, reset),
-        cmocka_unit_test_teardown(concatenations, reset),
-        cmocka_unit_test_teardown(reversals, reset),
-        cmocka_unit_test_teardown(dynamic_starts_are_clamped, reset),
-        cmocka_unit_test_teardown(gathers, reset),
-        cmocka_unit_test_teardown(gathers_at_coordinates, reset),
-        cmocka_unit_test_teardown(gathers_and_scatters_of_elements, reset),
-        cmocka_unit_test_teardown(scatters_of_every_kind, reset),
-        cmocka_unit_test_teardown(bad_indices_are_named, reset),
+        cmocka_unit_test_teardown(broadcasts_repeat_ones, eval_teardown),
+        cmocka_unit_test_teardown(reshapes_keep_the_order, eval_teardown),
+        cmocka_unit_test_teardown(transposes_of_any_permutation, eval_teardown),
+        cmocka_unit_test_teardown(slices, eval_teardown),
+        cmocka_unit_test_teardown(pads, eval_teardown),
+        cmocka_unit_test_teardown(concatenations, eval_teardown),
+        cmocka_unit_test_teardown(reversals, eval_teardown),
+        cmocka_unit_test_teardown(dynamic_starts_are_clamped, eval_teardown),
+        cmocka_unit_test_teardown(gathers, eval_teardown),
+        cmocka_unit_test_teardown(gathers_at_coordinates, eval_teardown),
+        cmocka_unit_test_teardown(gathers_and_scatters_of_elements, eval_teardown),
+        cmocka_unit_test_teardown(scatters_of_every_kind, eval_teardown),
+        cmocka_unit_test_teardown(bad_indices_are_named, eval_teardown),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -11,20 +11,13 @@
 
 #define NaN ((double)NAN)
 
-static int reset(void **state)
-{
-    (void)state;
-    eval_reset();
-    return 0;
-}
-
-typedef struct row {
+typedef struct two {
     const char *what;
     call call;
     qn_array first, second; /* results; the second one may be left out */
-} row;
+} two;
 
-static void check_rows(const row *rows, size_t n)
+static void check_two(const two *rows, size_t n)
 {
     for (size_t i = 0; i < n; i++) {
         const qn_array *r = eval(&rows[i].call);
@@ -33,7 +26,7 @@ static void check_rows(const row *rows, size_t n)
             expect_same(rows[i].what, r + 1, &rows[i].second);
     }
 }
-#define CHECK(rows) check_rows(rows, sizeof(rows) / sizeof *(rows))
+#define CHECK_TWO(rows) check_two(rows, sizeof(rows) / sizeof *(rows))
 
 static void sorts_are_stable(void **state)
 {
@@ -44,7 +37,7 @@ static void sorts_are_stable(void **state)
     const qn_array u = ints(QUERN_U64, SHAPE(3), I(-1, 0, INT64_MIN)),
                    b = ints(QUERN_BOOL, SHAPE(3), I(1, 0, 1));
     const qn_array none = floats(QUERN_F32, SHAPE(0, 2), EMPTY);
-    const row rows[] = {
+    const two rows[] = {
         { "NaN last",
           { QN_OP_SORT, 2, { k, v }, 2, { INT(AXIS, 0), INT(DESCENDING, false) } },
           floats(QUERN_F32, SHAPE(6), V(-0.0, 0, 1, 2, 2, NaN)),
@@ -72,7 +65,7 @@ static void sorts_are_stable(void **state)
         { "nothing", { QN_OP_SORT, 1, { none }, 1, { INT(AXIS, 0) } }, none, { 0 } },
         { "empty lines", { QN_OP_SORT, 1, { none }, 1, { INT(AXIS, 1) } }, none, { 0 } },
     };
-    CHECK(rows);
+    CHECK_TWO(rows);
     /* Many equal keys: position decides. */
     enum { COUNT = 1000 };
     qn_array keys = full(QUERN_I16, SHAPE(COUNT), 0), order = full(QUERN_I32, SHAPE(COUNT), 0);
@@ -103,7 +96,7 @@ static void top_k_takes_the_first_of_equals(void **state)
     (void)state;
     const qn_array x = floats(QUERN_F32, SHAPE(5), V(1, 3, 3, NaN, -2)),
                    m = ints(QUERN_I8, SHAPE(2, 3), I(5, 7, 5, 1, 1, 2));
-    const row rows[] = {
+    const two rows[] = {
         { "largest", TOP(x, 0, 3, true), floats(QUERN_F32, SHAPE(3), V(NaN, 3, 3)),
           ints(QUERN_I64, SHAPE(3), I(3, 1, 2)) },
         { "smallest", TOP(x, 0, 2, false), floats(QUERN_F32, SHAPE(2), V(-2, 1)),
@@ -117,7 +110,7 @@ static void top_k_takes_the_first_of_equals(void **state)
         { "no lines", TOP(floats(QUERN_F32, SHAPE(0, 2), EMPTY), 1, 2, true),
           floats(QUERN_F32, SHAPE(0, 2), EMPTY), ints(QUERN_I64, SHAPE(0, 2), EMPTY) },
     };
-    CHECK(rows);
+    CHECK_TWO(rows);
 }
 
 static void non_zero_binds_the_count(void **state)
@@ -197,11 +190,11 @@ static void random_bits_continue_from_block_to_block(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test_teardown(sorts_are_stable, reset),
-        cmocka_unit_test_teardown(top_k_takes_the_first_of_equals, reset),
-        cmocka_unit_test_teardown(non_zero_binds_the_count, reset),
-        cmocka_unit_test_teardown(philox_gives_the_known_answers, reset),
-        cmocka_unit_test_teardown(random_bits_continue_from_block_to_block, reset),
+        cmocka_unit_test_teardown(sorts_are_stable, eval_teardown),
+        cmocka_unit_test_teardown(top_k_takes_the_first_of_equals, eval_teardown),
+        cmocka_unit_test_teardown(non_zero_binds_the_count, eval_teardown),
+        cmocka_unit_test_teardown(philox_gives_the_known_answers, eval_teardown),
+        cmocka_unit_test_teardown(random_bits_continue_from_block_to_block, eval_teardown),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

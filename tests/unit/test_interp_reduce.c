@@ -12,26 +12,6 @@
 #define NaN ((double)NAN)
 #define Inf ((double)INFINITY)
 
-static int reset(void **state)
-{
-    (void)state;
-    eval_reset();
-    return 0;
-}
-
-typedef struct row {
-    const char *what;
-    call call;
-    qn_array expected;
-} row;
-
-static void check_rows(const row *rows, size_t n)
-{
-    for (size_t i = 0; i < n; i++)
-        expect_same(rows[i].what, eval(&rows[i].call), &rows[i].expected);
-}
-#define CHECK(rows) check_rows(rows, sizeof(rows) / sizeof *(rows))
-
 #define REDUCE(x, kind, ...)                         \
     {                                                \
         QN_OP_REDUCE, 1, { x }, 2,                   \
@@ -354,14 +334,14 @@ static void gradients_of_max_windows(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test_teardown(reductions, reset),
-        cmocka_unit_test_teardown(reductions_of_nothing_and_of_nan, reset),
-        cmocka_unit_test_teardown(narrow_floats_accumulate_wide, reset),
-        cmocka_unit_test_teardown(reductions_over_any_axes, reset),
-        cmocka_unit_test_teardown(extremes_and_where_they_are, reset),
-        cmocka_unit_test_teardown(cumulative_sums, reset),
-        cmocka_unit_test_teardown(windows, reset),
-        cmocka_unit_test_teardown(gradients_of_max_windows, reset),
+        cmocka_unit_test_teardown(reductions, eval_teardown),
+        cmocka_unit_test_teardown(reductions_of_nothing_and_of_nan, eval_teardown),
+        cmocka_unit_test_teardown(narrow_floats_accumulate_wide, eval_teardown),
+        cmocka_unit_test_teardown(reductions_over_any_axes, eval_teardown),
+        cmocka_unit_test_teardown(extremes_and_where_they_are, eval_teardown),
+        cmocka_unit_test_teardown(cumulative_sums, eval_teardown),
+        cmocka_unit_test_teardown(windows, eval_teardown),
+        cmocka_unit_test_teardown(gradients_of_max_windows, eval_teardown),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -11,13 +11,6 @@
 #include "backends/interp/interp.h"
 #include "tests/support/eval.h"
 
-static int reset(void **state)
-{
-    (void)state;
-    eval_reset();
-    return 0;
-}
-
 static uint64_t seed;
 static int n_multiplied;
 
@@ -366,11 +359,11 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(copies_go_where_strides_say),
-        cmocka_unit_test_teardown(any_box_is_what_the_whole_says, reset),
-        cmocka_unit_test_teardown(pieces_are_the_whole, reset),
-        cmocka_unit_test_teardown(equal_recipes_are_equal, reset),
-        cmocka_unit_test_teardown(long_chains_are_made, reset),
-        cmocka_unit_test_teardown(packed_numbers_are_unpacked, reset),
+        cmocka_unit_test_teardown(any_box_is_what_the_whole_says, eval_teardown),
+        cmocka_unit_test_teardown(pieces_are_the_whole, eval_teardown),
+        cmocka_unit_test_teardown(equal_recipes_are_equal, eval_teardown),
+        cmocka_unit_test_teardown(long_chains_are_made, eval_teardown),
+        cmocka_unit_test_teardown(packed_numbers_are_unpacked, eval_teardown),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
