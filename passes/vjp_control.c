@@ -99,16 +99,6 @@ static contraction find_contraction(const qn_value *gradient)
     return c;
 }
 
-/* What the scan reads the value from, slice by slice; NULL: the body computes it. */
-static qn_value *stack_of(const qn_value *value, const values *inputs, const values *carried,
-                          const values *scanned)
-{
-    for (size_t i = 0; i < scanned->n; i++)
-        if (inputs->items[carried->n + i] == value)
-            return scanned->items[i];
-    return NULL;
-}
-
 /* The sum over the steps of the product: the steps are one more contracted axis. */
 static qn_value *contract_stacks(qn_vjp *v, const contraction *c, qn_value *const *factors)
 {
@@ -130,160 +120,226 @@ static qn_value *contract_stacks(qn_vjp *v, const contraction *c, qn_value *cons
     return c->perm && sum ? qn_b_transpose(&v->b, sum, c->perm) : sum;
 }
 
-static qn_status scan(qn_vjp *v, qn_node *node, qn_value *const *g)
+/* The scan in the other direction that is being made. */
+typedef struct backward {
+    qn_vjp *v;
+    qn_node *node;
+    qn_value *const *g;
+    scan_shape s;
+    qn_node *forward; /* with residuals */
+    qn_graph *body;
+    int n_residuals, n_adjoints, n_sums; /* carried: adjoints, then sums */
+    values carried, scanned, inputs;     /* operands; the body's inputs, in the same order */
+    qn_value **starts, **kept,
+        **slices;               /* of `inputs`: what steps started from, residuals, original slices */
+    qn_value **output_adjoints; /* likewise */
+    values primal_inputs;       /* of the step's forward, in the body */
+    qn_value **gradients;       /* of adjoints, sums, slices, in the body */
+    int n_gradients;
+    contraction *later; /* for each sum */
+    values stacked;     /* factors of those that are stacked for it */
+} backward;
+
+/* Operands of the backward scan. */
+static void collect_operands(backward *b)
 {
-    qn_module *module = node->graph->module;
-    qn_arena *arena = module->arena;
-    scan_shape s = shape_of(node);
-    values residuals = { 0 };
-    qn_node *forward = scan_with_residuals(v, node, &residuals);
-    if (!forward)
-        return QUERN_ERROR_INTERNAL;
-    int n_residuals = (int)residuals.n;
-
-    /* Operands of the backward scan, and the inputs of its body in the same order. */
-    values carried = { 0 }, scanned = { 0 };
-    for (int i = 0; i < s.n_carried; i++) {
+    qn_arena *arena = b->node->graph->module->arena;
+    qn_node *node = b->node;
+    for (int i = 0; i < b->s.n_carried; i++) {
         if (is_float(node->operands[i]))
-            qn_vec_push(arena, &carried, g[i] ? g[i] : qn_vjp_zeros_like(v, &node->results[i]));
+            qn_vec_push(arena, &b->carried, b->g[i] ? b->g[i] : qn_vjp_zeros_like(b->v, &node->results[i]));
     }
-    int n_adjoints = (int)carried.n;
-    for (int i = 0; i < s.n_captured; i++) {
-        int operand = s.n_carried + s.n_scanned + i;
-        if (qn_vjp_wants(v, node, operand))
-            qn_vec_push(arena, &carried, qn_vjp_zeros_like(v, node->operands[operand]));
+    b->n_adjoints = (int)b->carried.n;
+    for (int i = b->s.n_carried + b->s.n_scanned; i < node->n_operands; i++) {
+        if (qn_vjp_wants(b->v, node, i))
+            qn_vec_push(arena, &b->carried, qn_vjp_zeros_like(b->v, node->operands[i]));
     }
-    for (int i = 0; i < s.n_carried + n_residuals; i++)
-        qn_vec_push(arena, &scanned, &forward->results[node->n_results + i]);
-    push_all(arena, &scanned, s.n_scanned, node->operands + s.n_carried);
-    for (int i = 0; i < s.n_outputs; i++) {
-        if (g[s.n_carried + i])
-            qn_vec_push(arena, &scanned, g[s.n_carried + i]);
+    b->n_sums = (int)b->carried.n - b->n_adjoints;
+    for (int i = 0; i < b->s.n_carried + b->n_residuals; i++)
+        qn_vec_push(arena, &b->scanned, &b->forward->results[node->n_results + i]);
+    push_all(arena, &b->scanned, b->s.n_scanned, node->operands + b->s.n_carried);
+    for (int i = 0; i < b->s.n_outputs; i++) {
+        if (b->g[b->s.n_carried + i])
+            qn_vec_push(arena, &b->scanned, b->g[b->s.n_carried + i]);
     }
+}
 
-    qn_graph *body = qn_region_new(module);
-    values inputs = { 0 };
-    for (size_t i = 0; i < carried.n; i++)
-        qn_vec_push(arena, &inputs, qn_graph_add_input(body, NULL, carried.items[i]->type, QN_ROLE_INPUT));
-    for (size_t i = 0; i < scanned.n; i++)
-        qn_vec_push(arena, &inputs,
-                    qn_graph_add_input(body, NULL, slice_type(module, scanned.items[i]), QN_ROLE_INPUT));
-    qn_value **starts = inputs.items + carried.n, **kept = starts + s.n_carried;
-    qn_value **slices = kept + n_residuals, **output_adjoints = slices + s.n_scanned;
-    values primal_inputs = { 0 };
-    push_all(arena, &primal_inputs, s.n_carried, starts);
-    push_all(arena, &primal_inputs, s.n_scanned, slices);
-    for (int i = 0; i < s.n_captured; i++)
-        qn_vec_push(arena, &primal_inputs,
-                    qn_graph_add_input(body, NULL, node->operands[s.n_carried + s.n_scanned + i]->type,
-                                       QN_ROLE_INPUT));
+static void add_inputs(backward *b)
+{
+    qn_module *module = b->node->graph->module;
+    qn_arena *arena = module->arena;
+    b->body = qn_region_new(module);
+    for (size_t i = 0; i < b->carried.n; i++)
+        qn_vec_push(arena, &b->inputs,
+                    qn_graph_add_input(b->body, NULL, b->carried.items[i]->type, QN_ROLE_INPUT));
+    for (size_t i = 0; i < b->scanned.n; i++)
+        qn_vec_push(
+            arena, &b->inputs,
+            qn_graph_add_input(b->body, NULL, slice_type(module, b->scanned.items[i]), QN_ROLE_INPUT));
+    b->starts = b->inputs.items + b->carried.n;
+    b->kept = b->starts + b->s.n_carried;
+    b->slices = b->kept + b->n_residuals;
+    b->output_adjoints = b->slices + b->s.n_scanned;
+    push_all(arena, &b->primal_inputs, b->s.n_carried, b->starts);
+    push_all(arena, &b->primal_inputs, b->s.n_scanned, b->slices);
+    for (int i = b->s.n_carried + b->s.n_scanned; i < b->node->n_operands; i++)
+        qn_vec_push(arena, &b->primal_inputs,
+                    qn_graph_add_input(b->body, NULL, b->node->operands[i]->type, QN_ROLE_INPUT));
+}
 
-    /* The step's forward, its contractions taken from the stack once the derivative has been built from them. */
-    qn_graph *step = forward->regions[0];
+/* The step's forward, its contractions taken from the stack once the derivative has been built from them. */
+static qn_status pull_back_step(backward *b)
+{
+    qn_arena *arena = b->node->graph->module->arena;
+    const scan_shape s = b->s;
+    qn_graph *step = b->forward->regions[0];
     qn_value **primal = QN_NEW_ARRAY(arena, qn_value *, step->n_outputs);
-    QN_TRY(qn_inline_graph(step, body, NULL, primal_inputs.items, primal, v->b.diags));
-    qn_value **recomputed = primal + node->n_results + s.n_carried;
+    QN_TRY(qn_inline_graph(step, b->body, NULL, b->primal_inputs.items, primal, b->v->b.diags));
+    qn_value **recomputed = primal + b->node->n_results + s.n_carried;
 
     values pulled = { 0 }, adjoints = { 0 }, wrt = { 0 };
     for (int i = 0, at = 0; i < s.n_carried; i++) {
         if (is_float(primal[i])) {
             qn_vec_push(arena, &pulled, primal[i]);
-            qn_vec_push(arena, &adjoints, inputs.items[at++]);
+            qn_vec_push(arena, &adjoints, b->inputs.items[at++]);
         }
     }
     for (int i = 0, at = 0; i < s.n_outputs; i++) {
-        if (g[s.n_carried + i]) {
+        if (b->g[s.n_carried + i]) {
             qn_vec_push(arena, &pulled, primal[s.n_carried + i]);
-            qn_vec_push(arena, &adjoints, output_adjoints[at++]);
+            qn_vec_push(arena, &adjoints, b->output_adjoints[at++]);
         }
     }
     for (int i = 0; i < s.n_carried; i++) {
-        if (is_float(starts[i]))
-            qn_vec_push(arena, &wrt, starts[i]);
+        if (is_float(b->starts[i]))
+            qn_vec_push(arena, &wrt, b->starts[i]);
     }
-    for (int i = 0; i < s.n_captured; i++) {
-        if (qn_vjp_wants(v, node, s.n_carried + s.n_scanned + i))
-            qn_vec_push(arena, &wrt, primal_inputs.items[s.n_carried + s.n_scanned + i]);
+    for (int i = s.n_carried + s.n_scanned; i < b->node->n_operands; i++) {
+        if (qn_vjp_wants(b->v, b->node, i))
+            qn_vec_push(arena, &wrt, b->primal_inputs.items[i]);
     }
     for (int i = 0; i < s.n_scanned; i++) {
-        if (qn_vjp_wants(v, node, s.n_carried + i))
-            qn_vec_push(arena, &wrt, slices[i]);
+        if (qn_vjp_wants(b->v, b->node, s.n_carried + i))
+            qn_vec_push(arena, &wrt, b->slices[i]);
     }
-    qn_value **gradients = QN_NEW_ARRAY(arena, qn_value *, wrt.n);
-    QN_TRY(qn_pull_back(body, (int)pulled.n, pulled.items, adjoints.items, (int)wrt.n, wrt.items, gradients,
-                        v->b.diags));
-    for (int i = 0; i < n_residuals; i++)
-        qn_value_replace(recomputed[i], kept[i]);
-    qn_graph_resolve(body);
-    for (size_t i = 0; i < wrt.n; i++)
-        gradients[i] = qn_value_resolve(gradients[i]);
+    b->n_gradients = (int)wrt.n;
+    b->gradients = QN_NEW_ARRAY(arena, qn_value *, wrt.n);
+    QN_TRY(qn_pull_back(b->body, (int)pulled.n, pulled.items, adjoints.items, (int)wrt.n, wrt.items,
+                        b->gradients, b->v->b.diags));
+    for (int i = 0; i < b->n_residuals; i++)
+        qn_value_replace(recomputed[i], b->kept[i]);
+    qn_graph_resolve(b->body);
+    for (int i = 0; i < b->n_gradients; i++)
+        b->gradients[i] = qn_value_resolve(b->gradients[i]);
+    return QUERN_OK;
+}
 
-    /* What is summed, and what is stacked to be contracted later. */
-    qn_builder inner = { .graph = body, .loc = node->loc, .diags = v->b.diags };
-    contraction *later = QN_NEW_ARRAY(arena, contraction, s.n_captured);
-    const int n_sums = (int)carried.n - n_adjoints;
-    for (int i = 0; i < n_sums; i++)
-        later[i] = find_contraction(gradients[n_adjoints + i]);
-    for (size_t i = 0; i < wrt.n; i++) {
-        const int k = (int)i - n_adjoints;
-        const bool sum = k >= 0 && k < n_sums;
-        if (sum && later[k].product)
+/* What the scan reads the value from, slice by slice; NULL: the body computes it. */
+static qn_value *stack_of(const backward *b, const qn_value *value)
+{
+    for (size_t i = 0; i < b->scanned.n; i++)
+        if (b->inputs.items[b->carried.n + i] == value)
+            return b->scanned.items[i];
+    return NULL;
+}
+
+/* What is summed, and what is stacked to be contracted later. */
+static void add_outputs(backward *b)
+{
+    qn_arena *arena = b->node->graph->module->arena;
+    qn_builder inner = { .graph = b->body, .loc = b->node->loc, .diags = b->v->b.diags };
+    b->later = QN_NEW_ARRAY(arena, contraction, b->s.n_captured);
+    for (int i = 0; i < b->n_sums; i++)
+        b->later[i] = find_contraction(b->gradients[b->n_adjoints + i]);
+    for (int i = 0; i < b->n_gradients; i++) {
+        const int k = i - b->n_adjoints;
+        const bool sum = k >= 0 && k < b->n_sums;
+        if (sum && b->later[k].product)
             continue;
+        qn_value *gradient = b->gradients[i];
         qn_graph_add_output(
-            body, sum ? qn_b_binary(&inner, QN_OP_ADD, inputs.items[i], gradients[i]) : gradients[i], NULL,
-            -1);
+            b->body, sum ? qn_b_binary(&inner, QN_OP_ADD, b->inputs.items[i], gradient) : gradient, NULL, -1);
     }
-    values stacked = { 0 }, operands = { 0 };
-    for (int i = 0; i < n_sums; i++)
-        for (int k = 0; later[i].product && k < 2; k++)
-            if (!stack_of(later[i].product->operands[k], &inputs, &carried, &scanned)) {
-                qn_graph_add_output(body, later[i].product->operands[k], NULL, -1);
-                qn_vec_push(arena, &stacked, later[i].product->operands[k]);
+    for (int i = 0; i < b->n_sums; i++)
+        for (int k = 0; b->later[i].product && k < 2; k++) {
+            qn_value *factor = b->later[i].product->operands[k];
+            if (!stack_of(b, factor)) {
+                qn_graph_add_output(b->body, factor, NULL, -1);
+                qn_vec_push(arena, &b->stacked, factor);
             }
-    int n_carried = n_adjoints;
-    push_all(arena, &operands, n_adjoints, carried.items);
-    for (int i = 0; i < n_sums; i++)
-        if (!later[i].product) {
-            qn_vec_push(arena, &operands, carried.items[n_adjoints + i]);
+        }
+}
+
+/* The scan itself, which carries no sums of what is contracted later. */
+static qn_node *make_scan(backward *b)
+{
+    const qn_node *node = b->node;
+    qn_arena *arena = node->graph->module->arena;
+    values operands = { 0 };
+    int n_carried = b->n_adjoints;
+    push_all(arena, &operands, b->n_adjoints, b->carried.items);
+    for (int i = 0; i < b->n_sums; i++)
+        if (!b->later[i].product) {
+            qn_vec_push(arena, &operands, b->carried.items[b->n_adjoints + i]);
             n_carried++;
         }
-    push_all(arena, &operands, (int)scanned.n, scanned.items);
-    push_all(arena, &operands, s.n_captured, node->operands + s.n_carried + s.n_scanned);
-    qn_graph_remove_dead(body);
-    for (int i = n_sums - 1; i >= 0; i--)
-        if (later[i].product)
-            qn_graph_remove_input(body, n_adjoints + i);
-    qn_node *backward =
-        qn_b_scan(&v->b, n_carried, (int)scanned.n, s.n_captured, operands.items,
-                  qn_attr_dims(node, QN_ATTR_LENGTH, NULL)[0], !qn_attr_bool(node, QN_ATTR_REVERSE), body);
-    if (!backward)
-        return QUERN_ERROR_INTERNAL;
+    push_all(arena, &operands, (int)b->scanned.n, b->scanned.items);
+    push_all(arena, &operands, b->s.n_captured, node->operands + b->s.n_carried + b->s.n_scanned);
+    qn_graph_remove_dead(b->body);
+    for (int i = b->n_sums - 1; i >= 0; i--)
+        if (b->later[i].product)
+            qn_graph_remove_input(b->body, b->n_adjoints + i);
+    return qn_b_scan(&b->v->b, n_carried, (int)b->scanned.n, b->s.n_captured, operands.items,
+                     qn_attr_dims(node, QN_ATTR_LENGTH, NULL)[0], !qn_attr_bool(node, QN_ATTR_REVERSE),
+                     b->body);
+}
 
-    qn_value *result = backward->results;
-    for (int i = 0; i < s.n_carried; i++) {
+static void give_gradients(const backward *b, qn_node *made)
+{
+    qn_node *node = b->node;
+    qn_value *result = made->results;
+    for (int i = 0; i < b->s.n_carried; i++) {
         if (is_float(node->operands[i]))
-            qn_vjp_add(v, node, i, result++);
+            qn_vjp_add(b->v, node, i, result++);
     }
-    qn_value *extra = backward->results + backward->n_results - stacked.n;
-    for (int i = s.n_carried + s.n_scanned, k = 0; i < node->n_operands; i++) {
-        if (!qn_vjp_wants(v, node, i))
+    qn_value *extra = made->results + made->n_results - b->stacked.n;
+    for (int i = b->s.n_carried + b->s.n_scanned, k = 0; i < node->n_operands; i++) {
+        if (!qn_vjp_wants(b->v, node, i))
             continue;
-        const contraction *c = &later[k++];
+        const contraction *c = &b->later[k++];
         if (!c->product) {
-            qn_vjp_add(v, node, i, result++);
+            qn_vjp_add(b->v, node, i, result++);
             continue;
         }
         qn_value *factors[2];
         for (int f = 0; f < 2; f++) {
-            factors[f] = stack_of(c->product->operands[f], &inputs, &carried, &scanned);
+            factors[f] = stack_of(b, c->product->operands[f]);
             factors[f] = factors[f] ? factors[f] : extra++;
         }
-        qn_vjp_add(v, node, i, contract_stacks(v, c, factors));
+        qn_vjp_add(b->v, node, i, contract_stacks(b->v, c, factors));
     }
-    for (int i = s.n_carried; i < s.n_carried + s.n_scanned; i++) {
-        if (qn_vjp_wants(v, node, i))
-            qn_vjp_add(v, node, i, result++);
+    for (int i = b->s.n_carried; i < b->s.n_carried + b->s.n_scanned; i++) {
+        if (qn_vjp_wants(b->v, node, i))
+            qn_vjp_add(b->v, node, i, result++);
     }
+}
+
+static qn_status scan(qn_vjp *v, qn_node *node, qn_value *const *g)
+{
+    values residuals = { 0 };
+    backward b = { .v = v, .node = node, .g = g, .s = shape_of(node) };
+    b.forward = scan_with_residuals(v, node, &residuals);
+    if (!b.forward)
+        return QUERN_ERROR_INTERNAL;
+    b.n_residuals = (int)residuals.n;
+    collect_operands(&b);
+    add_inputs(&b);
+    QN_TRY(pull_back_step(&b));
+    add_outputs(&b);
+    qn_node *made = make_scan(&b);
+    if (!made)
+        return QUERN_ERROR_INTERNAL;
+    give_gradients(&b, made);
     return QUERN_OK;
 }
 
