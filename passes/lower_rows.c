@@ -409,19 +409,16 @@ static void fetch_outputs(row_kernel *k, int pass)
     }
 }
 
-static void write_pass(row_kernel *k, int pass)
+/* The reductions that a pass computes: gives their number. */
+static int reductions_of(row_kernel *k, int pass, reduction *out)
 {
     qn_writer *w = k->w;
-    const qn_group *g = k->group;
-    reduction *reductions = QN_NEW_ARRAY(w->arena, reduction, g->n_nodes);
-    qn_value **outputs = QN_NEW_ARRAY(w->arena, qn_value *, g->n_outputs);
-    int n = 0, n_outputs = 0;
-    w->pass = pass;
-    for (int i = 0; i < g->n_nodes; i++) {
-        qn_node *node = g->nodes[i];
+    int n = 0;
+    for (int i = 0; i < k->group->n_nodes; i++) {
+        qn_node *node = k->group->nodes[i];
         if (node->op != QN_OP_REDUCE || level_of(k, node->operands[0]) != pass)
             continue;
-        reduction *r = &reductions[n++];
+        reduction *r = &out[n++];
         *r = (reduction){ .node = node,
                           .kind = qn_attr_reduce_kind(node),
                           .dtype = qn_accumulator(node->operands[0]->type.dtype) };
@@ -432,6 +429,18 @@ static void write_pass(row_kernel *k, int pass)
         const bool fits = qn_rows_operand(&w->space, &k->rows, node, kept, r->index);
         QN_ASSERT(fits, "lower: a reduction does not fit the rows of its group");
     }
+    return n;
+}
+
+static void write_pass(row_kernel *k, int pass)
+{
+    qn_writer *w = k->w;
+    const qn_group *g = k->group;
+    reduction *reductions = QN_NEW_ARRAY(w->arena, reduction, g->n_nodes);
+    qn_value **outputs = QN_NEW_ARRAY(w->arena, qn_value *, g->n_outputs);
+    w->pass = pass;
+    const int n = reductions_of(k, pass, reductions);
+    int n_outputs = 0;
     for (int i = 0; i < g->n_outputs; i++)
         if (level_of(k, g->outputs[i]) == pass && is_full(k, g->outputs[i]))
             outputs[n_outputs++] = g->outputs[i];

@@ -341,6 +341,28 @@ static bool read_members(qn_onnx_node *n, qn_forest *f, int n_splits)
     return true;
 }
 
+/* Leaves, which come behind the nodes, and roots; false: one of them is wrong. */
+static bool read_leaves(qn_onnx_node *n, qn_forest *f, int n_splits, const int64_t *targets,
+                        const qn_tensor *weights, const int64_t *roots)
+{
+    for (int i = 0; i < f->n_votes; i++) {
+        if (targets[i] < 0 || targets[i] >= f->n_targets) {
+            qn_onnx_malformed(n, "leaf %d is for target %lld of %d", i, (long long)targets[i], f->n_targets);
+            return false;
+        }
+        f->votes[i] = (qn_vote){ (int)targets[i], float_at(weights, i) };
+        f->nodes[n_splits + i] = (qn_tree_node){ .split = QN_SPLIT_LEAF, .vote = i, .n_votes = 1 };
+    }
+    for (int i = 0; i < f->n_roots; i++) {
+        if (roots[i] < 0 || roots[i] >= n_splits) {
+            qn_onnx_malformed(n, "tree %d begins at node %lld, which is not there", i, (long long)roots[i]);
+            return false;
+        }
+        f->roots[i] = (int)roots[i];
+    }
+    return true;
+}
+
 static void import_ensemble(qn_onnx_node *n)
 {
     qn_arena *arena = n->im->arena;
@@ -388,7 +410,6 @@ static void import_ensemble(qn_onnx_node *n)
         qn_onnx_unsupported(n, "ensembles of that size");
         return;
     }
-    /* leaves come behind the nodes */
     f.n_nodes = n_splits + n_leaves;
     f.n_votes = n_leaves;
     f.n_targets = (int)targets;
@@ -418,23 +439,7 @@ static void import_ensemble(qn_onnx_node *n)
             node->child[k] = (leaf ? n_splits : 0) + (int)to[k][i];
         }
     }
-    for (int i = 0; i < n_leaves; i++) {
-        if (leaf_targets[i] < 0 || leaf_targets[i] >= targets) {
-            qn_onnx_malformed(n, "leaf %d is for target %lld of %lld", i, (long long)leaf_targets[i],
-                              (long long)targets);
-            return;
-        }
-        f.votes[i] = (qn_vote){ (int)leaf_targets[i], float_at(weights, i) };
-        f.nodes[n_splits + i] = (qn_tree_node){ .split = QN_SPLIT_LEAF, .vote = i, .n_votes = 1 };
-    }
-    for (int i = 0; i < f.n_roots; i++) {
-        if (roots[i] < 0 || roots[i] >= n_splits) {
-            qn_onnx_malformed(n, "tree %d begins at node %lld, which is not there", i, (long long)roots[i]);
-            return;
-        }
-        f.roots[i] = (int)roots[i];
-    }
-    if (!read_members(n, &f, n_splits))
+    if (!read_leaves(n, &f, n_splits, leaf_targets, weights, roots) || !read_members(n, &f, n_splits))
         return;
     qn_value *scores = average(n, qn_forest_scores(n, qn_onnx_in(n, 0), &f), &f, word == 0);
     scores = qn_ml_post_transform(n, (qn_ml_post)post, scores);
