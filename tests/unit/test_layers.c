@@ -9,17 +9,12 @@
 #include <cmocka.h>
 
 #include "quern.h"
+#include "tests/support/ok.h"
 
 #define DIMS(...) ((const int64_t[]){ __VA_ARGS__ })
 enum { MOST = 4096, N = 3, T = 5, F = 4, H = 6, ROWS = 7 };
 
 static const char *const targets[] = { "interp", "cpu" };
-
-static void ok(int status)
-{
-    if (status)
-        fail_msg("%s", quern_last_error());
-}
 
 static quern_trainer *train(quern_builder *b, const char *target, double learning_rate)
 {

@@ -8,14 +8,9 @@
 #include <cmocka.h>
 
 #include "quern.h"
+#include "tests/support/ok.h"
 
 enum { ROWS = 128, WIDTH = 32, LAYERS = 12, STEPS = 3 };
-
-static void ok(int status)
-{
-    if (status)
-        fail_msg("%s", quern_last_error());
-}
 
 /* Layers of linear, tanh and dropout. */
 static int train(const quern_compile_options *how, quern_trainer **out)

@@ -12,6 +12,7 @@
 #include <cmocka.h>
 
 #include "quern_tensor.h"
+#include "tests/support/ok.h"
 
 static long (*live)(void), (*mistakes)(void), mistakes_before;
 
@@ -20,12 +21,6 @@ static quern_tensor *must(quern_tensor *x)
     if (!x)
         fail_msg("%s", quern_last_error());
     return x;
-}
-
-static void ok(int status)
-{
-    if (status)
-        fail_msg("%s", quern_last_error());
 }
 
 static quern_tensor *range(int dtype, int n, int rank, const int64_t *dims)

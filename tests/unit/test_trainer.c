@@ -11,16 +11,11 @@
 #include <cmocka.h>
 
 #include "quern.h"
+#include "tests/support/ok.h"
 
 static const quern_compile_options interp = { .size = sizeof interp, .target = "interp" };
 
 #define DIMS(...) ((const int64_t[]){ __VA_ARGS__ })
-
-static void ok(int status)
-{
-    if (status)
-        fail_msg("%s", quern_last_error());
-}
 
 /* A convolution and a pooling, by hand and by the model. */
 static void convolves_and_pools(void **state)

@@ -12,15 +12,10 @@
 #include <cmocka.h>
 
 #include "quern.h"
+#include "tests/support/ok.h"
 
 #define DIMS(...) ((const int64_t[]){ __VA_ARGS__ })
 static const char *const targets[] = { "interp", "cpu" };
-
-static void ok(int status)
-{
-    if (status)
-        fail_msg("%s", quern_last_error());
-}
 
 static void fails(int status, const char *message)
 {
