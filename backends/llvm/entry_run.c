@@ -135,22 +135,29 @@ LLVMValueRef qn_emit_launch(const qn_emitter *e, const qn_entry_module *m)
     return f;
 }
 
+/* A pointer of a struct that begins with its size, in bytes; NULL where that ends before `least`. */
+static LLVMValueRef pointer_within(const qn_emitter *e, LLVMTypeRef type, LLVMValueRef from, int index,
+                                   size_t least)
+{
+    LLVMBuilderRef b = e->builder;
+    LLVMBasicBlockRef here = qn_llvm_here(e), known = qn_llvm_block(e, "known"),
+                      behind = qn_llvm_block(e, "");
+    LLVMValueRef size = load(e, e->i64, member(e, type, from, 0));
+    LLVMBuildCondBr(b, LLVMBuildICmp(b, LLVMIntUGE, size, qn_llvm_i64(e, (int64_t)least), ""), known, behind);
+    qn_llvm_at(e, known);
+    LLVMValueRef there = load(e, e->ptr, member(e, type, from, index));
+    LLVMBuildBr(b, behind);
+    qn_llvm_at(e, behind);
+    LLVMValueRef pointer = qn_llvm_phi(e, e->ptr);
+    qn_llvm_incoming(pointer, LLVMConstNull(e->ptr), here);
+    qn_llvm_incoming(pointer, there, known);
+    return pointer;
+}
+
 /* The communicator that the caller's quern_ctx lends; NULL where there is none. */
 static LLVMValueRef lent_comm(const qn_emitter *e, const qn_entry_module *m, LLVMValueRef ctx)
 {
-    LLVMBuilderRef b = e->builder;
-    LLVMBasicBlockRef here = qn_llvm_here(e), known = qn_llvm_block(e, "comm"), behind = qn_llvm_block(e, "");
-    LLVMValueRef size = load(e, e->i64, member(e, m->ctx_type, ctx, 0));
-    LLVMValueRef least = qn_llvm_i64(e, offsetof(quern_ctx, comm) + sizeof(void *));
-    LLVMBuildCondBr(b, LLVMBuildICmp(b, LLVMIntUGE, size, least, ""), known, behind);
-    qn_llvm_at(e, known);
-    LLVMValueRef lent = load(e, e->ptr, member(e, m->ctx_type, ctx, QN_CTX_COMM));
-    LLVMBuildBr(b, behind);
-    qn_llvm_at(e, behind);
-    LLVMValueRef comm = qn_llvm_phi(e, e->ptr);
-    qn_llvm_incoming(comm, LLVMConstNull(e->ptr), here);
-    qn_llvm_incoming(comm, lent, known);
-    return comm;
+    return pointer_within(e, m->ctx_type, ctx, QN_CTX_COMM, offsetof(quern_ctx, comm) + sizeof(void *));
 }
 
 LLVMValueRef qn_emit_rank(const qn_emitter *e, const qn_entry_module *m)
@@ -189,20 +196,8 @@ static void emit_trace(const qn_emitter *e, const qn_entry_module *m, LLVMValueR
 /* The communicator's function that starts an all_reduce; NULL where it has none. */
 static LLVMValueRef starting(const qn_emitter *e, const qn_entry_module *m, LLVMValueRef comm)
 {
-    LLVMBuilderRef b = e->builder;
-    LLVMBasicBlockRef here = qn_llvm_here(e), known = qn_llvm_block(e, "starts"),
-                      behind = qn_llvm_block(e, "");
-    LLVMValueRef size = load(e, e->i64, member(e, m->comm_type, comm, 0));
-    LLVMValueRef least = qn_llvm_i64(e, offsetof(quern_comm, wait) + sizeof(void *));
-    LLVMBuildCondBr(b, LLVMBuildICmp(b, LLVMIntUGE, size, least, ""), known, behind);
-    qn_llvm_at(e, known);
-    LLVMValueRef there = load(e, e->ptr, member(e, m->comm_type, comm, QN_COMM_START_ALL_REDUCE));
-    LLVMBuildBr(b, behind);
-    qn_llvm_at(e, behind);
-    LLVMValueRef start = qn_llvm_phi(e, e->ptr);
-    qn_llvm_incoming(start, LLVMConstNull(e->ptr), here);
-    qn_llvm_incoming(start, there, known);
-    return start;
+    return pointer_within(e, m->comm_type, comm, QN_COMM_START_ALL_REDUCE,
+                          offsetof(quern_comm, wait) + sizeof(void *));
 }
 
 /* Nothing was started where there is one rank, or the communicator starts nothing. */
