@@ -353,7 +353,7 @@ static void entries_want_what_is_not_empty(void **state)
                                "  return %1\n"
                                "}\n";
     quern_module *module;
-    quern_model *model;
+    quern_model *model = NULL;
     if (quern_load_bytes(rows, strlen(rows), NULL, &module) || quern_compile(module, NULL, &model))
         fail_msg("%s", quern_last_error());
     quern_module_free(module);
