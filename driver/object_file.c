@@ -18,7 +18,7 @@
 
 #include "ir/graph.h"
 
-enum { MAX_ITEMS = 1 << 20 }; /* of a table */
+enum { MAX_SEGMENTS = 256, LEAST_WORK = 1 << 26, WORK_PER_BYTE = 16 };
 
 typedef struct file {
     qn_arena *arena;
@@ -30,6 +30,7 @@ typedef struct file {
     uint64_t n_relocations;
     const char *names; /* of exported symbols */
     uint64_t names_size;
+    uint64_t left; /* bytes that may yet be looked at: tables of a hostile file lie over each other */
 } file;
 
 typedef struct mapping {
@@ -45,12 +46,12 @@ static void unmap(void *user)
 
 static qn_status map_file(const char *path, file *f, qn_diags *diags)
 {
-    struct stat st;
+    struct stat st = { 0 };
     void *data = MAP_FAILED;
     const int fd = open(path, O_RDONLY | O_CLOEXEC);
     if (fd >= 0 && !fstat(fd, &st) && st.st_size > 0)
         data = mmap(NULL, (size_t)st.st_size, PROT_READ, MAP_PRIVATE, fd, 0);
-    const int error = errno;
+    const int error = data == MAP_FAILED && fd >= 0 && !st.st_size ? ENODATA : errno;
     if (fd >= 0)
         close(fd);
     if (data == MAP_FAILED)
@@ -60,16 +61,17 @@ static qn_status map_file(const char *path, file *f, qn_diags *diags)
     qn_arena_defer(f->arena, unmap, m);
     f->data = data;
     f->size = m->size;
+    f->left = LEAST_WORK + WORK_PER_BYTE * f->size;
     return QUERN_OK;
 }
 
-static const void *range(const file *f, uint64_t offset, uint64_t bytes)
+static const void *range(file *f, uint64_t offset, uint64_t bytes)
 {
     return offset <= f->size && bytes <= f->size - offset ? f->data + offset : NULL;
 }
 
 /* What lies at an address of the loaded object, and how much follows it; NULL: nothing of the file. */
-static const char *at_address(const file *f, uint64_t address, uint64_t *out_left)
+static const char *at_address(file *f, uint64_t address, uint64_t *out_left)
 {
     for (int i = 0; i < f->n_segments; i++) {
         const Elf64_Phdr *s = &f->segments[i];
@@ -82,18 +84,26 @@ static const char *at_address(const file *f, uint64_t address, uint64_t *out_lef
     return NULL;
 }
 
-static const void *bytes_at(const file *f, uint64_t address, uint64_t bytes)
+static bool spend(file *f, uint64_t bytes)
 {
-    uint64_t left;
-    const char *at = at_address(f, address, &left);
-    return at && bytes <= left ? at : NULL;
+    const bool enough = bytes <= f->left;
+    f->left = enough ? f->left - bytes : 0;
+    return enough;
 }
 
-static const char *text_at(const file *f, uint64_t address)
+static const void *bytes_at(file *f, uint64_t address, uint64_t bytes)
 {
     uint64_t left;
     const char *at = at_address(f, address, &left);
-    return at && memchr(at, 0, left) ? at : NULL;
+    return at && bytes <= left && spend(f, bytes) ? at : NULL;
+}
+
+static const char *text_at(file *f, uint64_t address)
+{
+    uint64_t left;
+    const char *at = at_address(f, address, &left);
+    const size_t n = at ? strnlen(at, left < f->left ? left : f->left) : 0;
+    return at && n < left && spend(f, n + 1) ? at : NULL;
 }
 
 static int by_place(const void *a, const void *b)
@@ -103,7 +113,7 @@ static int by_place(const void *a, const void *b)
 }
 
 /* The pointer that is there when the object is loaded, less its base. */
-static uint64_t pointer_at(const file *f, uint64_t place)
+static uint64_t pointer_at(file *f, uint64_t place)
 {
     const Elf64_Rela key = { .r_offset = place };
     const Elf64_Rela *found =
@@ -156,7 +166,7 @@ static bool read_elf(file *f)
     if (memcmp(header.e_ident, ELFMAG, SELFMAG) != 0 || header.e_ident[EI_CLASS] != ELFCLASS64 ||
         header.e_ident[EI_DATA] != ELFDATA2LSB || header.e_type != ET_DYN ||
         (header.e_machine != EM_X86_64 && header.e_machine != EM_AARCH64) ||
-        header.e_phentsize != sizeof(Elf64_Phdr))
+        header.e_phentsize != sizeof(Elf64_Phdr) || header.e_phnum > MAX_SEGMENTS)
         return false;
     const uint64_t bytes = header.e_phnum * sizeof(Elf64_Phdr);
     const void *segments = range(f, header.e_phoff, bytes);
@@ -174,14 +184,14 @@ static bool read_elf(file *f)
 /* ---- tables ---- */
 
 /* Is there an exported NAME_query? */
-static bool is_queried(const file *f, const char *name)
+static bool is_queried(file *f, const char *name)
 {
     const char *symbol = qn_arena_printf(f->arena, "%s_query", name);
-    return memmem(f->names, f->names_size, symbol, strlen(symbol) + 1) != NULL;
+    return spend(f, f->names_size) && memmem(f->names, f->names_size, symbol, strlen(symbol) + 1) != NULL;
 }
 
 /* Copies a structure that states its size first: fields that it hasn't are 0. */
-static bool copy_struct(const file *f, uint64_t address, uint64_t least, void *out, size_t bytes)
+static bool copy_struct(file *f, uint64_t address, uint64_t least, void *out, size_t bytes)
 {
     uint64_t size;
     const void *at = bytes_at(f, address, sizeof size);
@@ -196,29 +206,32 @@ static bool copy_struct(const file *f, uint64_t address, uint64_t least, void *o
     return true;
 }
 
-/* The size that elements of a table state, which they follow each other by; 0: there is no such table. */
-static uint64_t stride_at(const file *f, uint64_t address, int64_t n)
+/* The size that elements of a table state, `least` or more, which they follow each other by; 0: there is no such table. */
+static uint64_t stride_at(file *f, uint64_t address, int64_t n, uint64_t least)
 {
     uint64_t size;
-    const void *at = n > 0 && n <= MAX_ITEMS ? bytes_at(f, address, sizeof size) : NULL;
+    const void *at = n > 0 ? bytes_at(f, address, sizeof size) : NULL;
     if (!at)
         return 0;
     memcpy(&size, at, sizeof size);
-    return size <= 4096 && bytes_at(f, address, size * (uint64_t)n) ? size : 0;
+    return size >= least && size <= 4096 && bytes_at(f, address, size * (uint64_t)n) ? size : 0;
 }
 
 #define AT(type, field) (at + offsetof(type, field))
 #define THROUGH(type, field) (offsetof(type, field) + sizeof((type *)0)->field)
+#define LEAST_SYMBOL THROUGH(quern_symbol_info, decided)
+#define LEAST_BUFFER THROUGH(quern_buffer_info, trainable)
+#define LEAST_ENTRY THROUGH(quern_entry_info, symbols)
 
-static bool read_symbol(const file *f, uint64_t at, quern_symbol_info *s)
+static bool read_symbol(file *f, uint64_t at, quern_symbol_info *s)
 {
-    return copy_struct(f, at, THROUGH(quern_symbol_info, decided), s, sizeof *s) &&
+    return copy_struct(f, at, LEAST_SYMBOL, s, sizeof *s) &&
            (s->name = text_at(f, pointer_at(f, AT(quern_symbol_info, name)))) && s->min <= s->max;
 }
 
-static bool read_buffer(const file *f, uint64_t at, quern_buffer_info *b)
+static bool read_buffer(file *f, uint64_t at, quern_buffer_info *b)
 {
-    if (!copy_struct(f, at, THROUGH(quern_buffer_info, trainable), b, sizeof *b))
+    if (!copy_struct(f, at, LEAST_BUFFER, b, sizeof *b))
         return false;
     const size_t rank = b->rank >= 0 && b->rank <= QN_MAX_RANK ? (size_t)b->rank : 0;
     const void *dims = bytes_at(f, pointer_at(f, AT(quern_buffer_info, dims)), rank * sizeof *b->dims),
@@ -235,15 +248,15 @@ static bool read_buffer(const file *f, uint64_t at, quern_buffer_info *b)
     return true;
 }
 
-static bool read_entry(const file *f, uint64_t at, quern_entry_info *e)
+static bool read_entry(file *f, uint64_t at, quern_entry_info *e)
 {
-    if (!copy_struct(f, at, THROUGH(quern_entry_info, symbols), e, sizeof *e) ||
+    if (!copy_struct(f, at, LEAST_ENTRY, e, sizeof *e) ||
         !(e->name = text_at(f, pointer_at(f, AT(quern_entry_info, name)))))
         return false;
     const uint64_t from_buffers = pointer_at(f, AT(quern_entry_info, buffers)),
                    from_symbols = pointer_at(f, AT(quern_entry_info, symbols)),
-                   buffer_bytes = stride_at(f, from_buffers, e->n_buffers),
-                   symbol_bytes = stride_at(f, from_symbols, e->n_symbols);
+                   buffer_bytes = stride_at(f, from_buffers, e->n_buffers, LEAST_BUFFER),
+                   symbol_bytes = stride_at(f, from_symbols, e->n_symbols, LEAST_SYMBOL);
     if ((e->n_buffers && !buffer_bytes) || (e->n_symbols && !symbol_bytes))
         return false;
     quern_buffer_info *buffers = QN_NEW_ARRAY(f->arena, quern_buffer_info, e->n_buffers);
@@ -265,7 +278,7 @@ static bool read_entry(const file *f, uint64_t at, quern_entry_info *e)
     return true;
 }
 
-static const quern_model_info *read_model(const file *f, uint64_t at)
+static const quern_model_info *read_model(file *f, uint64_t at)
 {
     quern_model_info model;
     if (!copy_struct(f, at, THROUGH(quern_model_info, weights_hash), &model, sizeof model) ||
@@ -273,7 +286,7 @@ static const quern_model_info *read_model(const file *f, uint64_t at)
         !(model.name = text_at(f, pointer_at(f, AT(quern_model_info, name)))) || !is_queried(f, model.name))
         return NULL;
     const uint64_t from = pointer_at(f, AT(quern_model_info, entries)),
-                   entry_bytes = stride_at(f, from, model.n_entries);
+                   entry_bytes = stride_at(f, from, model.n_entries, LEAST_ENTRY);
     const bool refuses = model.lacks || pointer_at(f, AT(quern_model_info, lacks));
     model.target = text_at(f, pointer_at(f, AT(quern_model_info, target)));
     model.weights_hash = text_at(f, pointer_at(f, AT(quern_model_info, weights_hash)));
@@ -309,9 +322,8 @@ qn_status qn_object_read(const char *path, qn_arena *arena, qn_object_file *out,
         const Elf64_Phdr *s = &f.segments[i];
         if (s->p_type != PT_LOAD || !(s->p_flags & PF_W) || s->p_filesz > f.size)
             continue;
-        for (uint64_t at = (s->p_vaddr + 7) / 8 * 8; at + sizeof(uint64_t) <= s->p_vaddr + s->p_filesz;
-             at += 8) {
-            const quern_model_info *model = read_model(&f, at);
+        for (uint64_t k = -s->p_vaddr % 8; k + sizeof(uint64_t) <= s->p_filesz && f.left; k += 8) {
+            const quern_model_info *model = read_model(&f, s->p_vaddr + k);
             bool known = !model;
             for (size_t k = 0; k < found.n && !known; k++)
                 known = same_target(found.items[k]->target, model->target);
