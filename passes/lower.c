@@ -336,9 +336,21 @@ static void check_alias_steps(alias_check *c, const qn_steps *steps, int depth)
     }
 }
 
-static bool may_write_in_place(const qn_lowering *l, int target, int io)
+/* Does another output become what the memory holds before the run? That is copied at the end. */
+static bool is_kept(const qn_program *p, const qn_graph *graph, const int *made, int output, int memory)
 {
-    if (l->program->buffers[target].place != QN_PLACE_ARENA)
+    for (int i = 0; i < graph->n_outputs; i++)
+        if (i != output && is_memory(p, made[i], memory))
+            return true;
+    return false;
+}
+
+static bool may_write_in_place(const qn_lowering *l, const qn_graph *graph, const int *made, int output,
+                               int io)
+{
+    const int target = made[output];
+    if (l->program->buffers[target].place != QN_PLACE_ARENA ||
+        is_kept(l->program, graph, made, output, io_memory(l->program, io)))
         return false;
     alias_check c = { .p = l->program,
                       .memory = io_memory(l->program, io),
@@ -384,7 +396,7 @@ static void place_aliased(qn_lowering *l, const qn_graph *graph, const int *io_b
         if (io_buffers[i] < 0)
             continue;
         const int io = p->buffers[io_buffers[i]].io;
-        if (may_write_in_place(l, made[i], io)) {
+        if (may_write_in_place(l, graph, made, i, io)) {
             p->buffers[made[i]].place = QN_PLACE_IO;
             p->buffers[made[i]].io = io;
         } else {
