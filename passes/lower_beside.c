@@ -185,6 +185,29 @@ static void note_span(mover *m, void *user, int memory, bool reads, bool writes)
         s->last[memory] = s->at;
 }
 
+typedef struct search {
+    int memory;
+    bool found;
+} search;
+
+static void note_found(mover *m, void *user, int memory, bool reads, bool writes)
+{
+    search *s = user;
+    (void)m;
+    (void)reads;
+    (void)writes;
+    s->found |= s->memory == memory;
+}
+
+/* Does a step use it between these two? A collective that was started before the first may have it until then. */
+static bool used_between(mover *m, int memory, int first, int last)
+{
+    search s = { .memory = memory };
+    for (int i = first + 1; i < last; i++)
+        each_use(m, &m->out.items[i], note_found, &s);
+    return s.found;
+}
+
 /* Memory of the workspace that is nothing else's. */
 static bool is_plain(const mover *m, int buffer)
 {
@@ -210,7 +233,8 @@ static void share_memory(mover *m)
         while (step->starts && m->out.items[end].buffers != step->buffers)
             end++;
         const int in = step->buffers[0], result = step->buffers[1];
-        if (!is_plain(m, in) || !is_plain(m, result) || s.last[in] != end || s.first[result] != i)
+        if (!is_plain(m, in) || !is_plain(m, result) || s.last[in] != end || s.first[result] != i ||
+            used_between(m, in, i, end))
             continue;
         p->buffers[result].place = QN_PLACE_VIEW;
         p->buffers[result].base = in;
