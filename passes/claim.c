@@ -11,6 +11,7 @@ extern const qn_template qn_template_conv_tile;      /* passes/conv_tile.c */
 extern const qn_template qn_template_gemv;           /* passes/gemv.c */
 extern const qn_template qn_template_gemm;           /* passes/gemm.c */
 extern const qn_template qn_template_conv;           /* passes/conv.c */
+extern const qn_template qn_template_conv_symbolic;  /* passes/conv_symbolic.c */
 extern const qn_template qn_template_winograd;       /* passes/winograd.c */
 extern const qn_template qn_template_attention;      /* passes/attention.c */
 extern const qn_template qn_template_attention_grad; /* passes/attention_grad.c */
@@ -27,6 +28,7 @@ const qn_template *const qn_templates[] = {
     &qn_template_gemv,
     &qn_template_gemm,
     &qn_template_conv,
+    &qn_template_conv_symbolic,
     &qn_template_winograd,
     &qn_template_attention,
     &qn_template_attention_grad,

@@ -21,6 +21,9 @@
  *
  * A first convolution, of few channels, reads its planes as blocks of one channel, which they are already.
  *
+ * Over extents that are symbols x is padded before: the kernels for those (conv_symbolic.c) meet no border. In strict math, and for
+ * groups of several channels that are no whole blocks, such a convolution stays as it is.
+ *
  * Norms of groups of channels, whose values are of other dims, stay in blocks (below).
  *
  * Values are visited in order. Each has a plain form, a blocked form, or both, made when first asked for. */
@@ -28,6 +31,7 @@
 
 #include "ir/winograd.h"
 #include "passes/conv.h"
+#include "passes/conv_symbolic.h"
 #include "passes/conv_tile.h"
 #include "passes/passes.h"
 #include "passes/quantize.h"
@@ -623,16 +627,22 @@ static qn_value *by_winograd(layout *l, qn_value *w, const qn_conv_plan *plan)
     return qn_b_conv_winograd(&l->b, direct->operands[0], qn_winograd_weights(&l->b, w, t, width), low, high);
 }
 
-/* Constant channels, kernel and extents. */
+/* Constant channels and kernel. */
 static bool is_static(const qn_node *node)
 {
-    if (!qn_type_is_static(&node->operands[1]->type) || qn_type_elements(&node->operands[1]->type) == 0)
-        return false;
-    for (int i = 1; i < node->operands[0]->type.rank; i++)
+    const qn_type *x = &node->operands[0]->type, *w = &node->operands[1]->type;
+    return qn_type_is_static(w) && qn_type_elements(w) > 0 && qn_dim_is_const(x->dims[1]) &&
+           x->rank + 2 <= QN_MAX_RANK;
+}
+
+/* Constant extents, too. */
+static bool has_extents(const qn_node *node)
+{
+    for (int i = 2; i < node->operands[0]->type.rank; i++)
         if (!qn_dim_is_const(node->operands[0]->type.dims[i]) ||
             !qn_dim_is_const(node->results[0].type.dims[i]))
             return false;
-    return node->operands[0]->type.rank + 2 <= QN_MAX_RANK;
+    return true;
 }
 
 /* How the groups of a convolution lie in blocks. */
@@ -702,7 +712,8 @@ static bool convolution(layout *l, qn_node *node)
     const bool native = lanes_of(l, node->operands[0]) == lanes;
     const bool few = g.groups == 1 && !native && in < lanes, planes = few && word == 1;
     const int64_t c = planes ? 1 : few ? (in + word - 1) / word * word : lanes;
-    if (word > 1 && g.groups > 1)
+    const bool symbolic = !has_extents(node);
+    if (word > 1 && (g.groups > 1 || symbolic))
         return false;
     bool dilated = false, bordered = false;
     for (int i = 0; i < spatial; i++) {
@@ -729,16 +740,21 @@ static bool convolution(layout *l, qn_node *node)
                                 : strict  ? 1
                                           : c,
                                 lanes);
-    if (g.groups == 1 && word == 1 && w_type->dims[0]->value % lanes != 0)
+    if (!symbolic && g.groups == 1 && word == 1 && w_type->dims[0]->value % lanes != 0)
         g.out_channels = w_type->dims[0]->value;
     /* weights past the channels are 0 */
     const int64_t channels = (of_group + word - 1) / word * word;
-    /* First as it is, then with a padded input. */
-    for (int padded = dilated || (planes && bordered); padded <= (dilated || bordered); padded++) {
+    /* First as it is, where a kernel may meet a border, then with a padded input. */
+    for (int padded = dilated || ((planes || symbolic) && bordered); padded <= (dilated || bordered);
+         padded++) {
         qn_value *y = packed(l, node, x, w, padded, g.groups, channels, g.out_channels);
         qn_conv_plan plan;
         if (!y)
             return true; /* reported */
+        if (symbolic && qn_conv_symbolic_takes(y->node, l->options)) {
+            set_blocked(l, &node->results[0], y);
+            return true;
+        }
         if (qn_conv_plan_make(y->node, l->options, &plan)) {
             qn_value *faster = by_winograd(l, filters, &plan);
             set_blocked(l, &node->results[0], faster ? faster : y);

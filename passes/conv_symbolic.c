@@ -1,0 +1,565 @@
+/* Convolution in channel blocks whose spatial extents are symbols: sound of any length, pictures of any size.
+ *
+ * conv.c knows where each tile meets the border. Here nobody does, so x comes padded, and a tile is some positions side by side in one
+ * row. What is left of a row is made of tiles of 16, 8, 4, 2 and 1 positions, as long as these are smaller:
+ *
+ *   a row of 39 positions, tiles of 14:   14 14 8 2 1
+ *
+ *   task: some panels of output channels x some lines; a line is a part of a row of the result, some tiles long
+ *     for each panel, line, tile
+ *       for block, kernel's depth and height, kernel's width, channel: sum[position][vector] += x[position] * weights[vector]
+ *       store, or: tile to a local buffer, then what follows, element by element
+ *
+ * Where each channel is a group of its own, a position's x is a vector. The order of a sum depends on nothing but the kernel. */
+#include "passes/conv_symbolic.h"
+
+#include <string.h>
+
+#include "passes/conv.h"
+#include "passes/lower.h"
+#include "passes/passes.h"
+#include "passes/terms.h"
+#include "passes/words.h"
+
+typedef struct axis {
+    qn_dim in, out; /* of the module; NULL: 1 */
+    int64_t kernel, stride, dilation;
+} axis;
+
+typedef struct plan {
+    const qn_node *node;
+    qn_dtype dtype;
+    bool each; /* a group for each channel */
+    bool flat; /* of one place, without strides: all positions are one row */
+    int64_t lanes, c, channels, blocks, out_blocks, groups;
+    axis axes[QN_CONV_AXES];
+    int spatial, slot[QN_CONV_AXES]; /* which of `axes` spatial axis i is; -1: none, its extent is 1 */
+    int64_t k;                       /* products of a sum */
+    int64_t vectors, positions;      /* of a tile */
+    int64_t tiles;                   /* of a line */
+    int64_t panels, panels_per_task, lines_per_task;
+    bool lines_first;
+} plan;
+
+typedef struct emitter {
+    qn_writer w;
+    plan p;
+    const qn_group *group;
+    qn_ktype vector;
+    bool fused;
+    qn_kbuffer *x, *weights, *local;
+    qn_dim in[QN_CONV_AXES], out[QN_CONV_AXES];                /* of the space */
+    qn_dim dims[QN_MAX_RANK];                                  /* of the result; of the space */
+    qn_kvalue *row_elements, *slice_elements, *plane_elements; /* of x, in a block */
+    /* the tile at work */
+    int64_t vectors, n;
+    qn_dim sample, block, depth, row, column;
+    qn_kvalue *sums[QN_CONV_TILE];
+    qn_dim at_vector, at_column, at_lane;
+} emitter;
+
+#define TERMS (&e->w.b)
+
+static int64_t ceil_div(int64_t a, int64_t b)
+{
+    return (a + b - 1) / b;
+}
+
+static int64_t least(int64_t a, int64_t b)
+{
+    return a < b ? a : b;
+}
+
+static int64_t most(int64_t a, int64_t b)
+{
+    return a > b ? a : b;
+}
+
+/* ---- the plan ---- */
+
+static bool constant(qn_dim d, int64_t *out)
+{
+    *out = qn_dim_is_const(d) ? d->value : 0;
+    return qn_dim_is_const(d);
+}
+
+static bool read_axes(plan *p)
+{
+    const qn_type *x = &p->node->operands[0]->type, *w = &p->node->operands[1]->type,
+                  *y = &p->node->results[0].type;
+    bool symbolic = false;
+    int last = QN_CONV_AXES;
+    p->flat = true;
+    p->spatial = x->rank - 3;
+    if (p->spatial > QN_CONV_AXES)
+        return false;
+    for (int i = 0; i < QN_CONV_AXES; i++)
+        p->axes[i] = (axis){ NULL, NULL, 1, 1, 1 };
+    for (int i = p->spatial - 1; i >= 0; i--) {
+        axis a = { x->dims[2 + i], y->dims[2 + i], 1, qn_attr_ints(p->node, QN_ATTR_STRIDE, NULL)[i],
+                   qn_attr_ints(p->node, QN_ATTR_W_DILATION, NULL)[i] };
+        if (!constant(w->dims[2 + i], &a.kernel) ||
+            !qn_dim_is(qn_attr_dims(p->node, QN_ATTR_LOW, NULL)[i], 0) ||
+            !qn_dim_is(qn_attr_dims(p->node, QN_ATTR_HIGH, NULL)[i], 0))
+            return false;
+        symbolic |= !qn_dim_is_const(a.in) || !qn_dim_is_const(a.out);
+        p->k *= a.kernel;
+        p->flat &= a.kernel == 1 && a.stride == 1;
+        p->slot[i] = qn_dim_is(a.in, 1) && qn_dim_is(a.out, 1) && a.kernel == 1 ? -1 : --last;
+        if (p->slot[i] >= 0)
+            p->axes[p->slot[i]] = a;
+    }
+    return symbolic;
+}
+
+/* The tile, and how much of the work is a task. What is symbolic is taken to be as long as is likely. */
+static void divide(plan *p, const qn_machine *machine)
+{
+    enum { TASK = 3000000, LONGEST = 16 };
+    const int64_t in_group = p->out_blocks / p->groups;
+    p->vectors = p->each ? 1 : in_group % 2 == 0 ? 2 : in_group % 3 == 0 ? 3 : 1;
+    if (!p->each && p->groups == 1 && p->out_blocks > 3)
+        p->vectors = 2;
+    p->positions = p->each ? machine->vector_registers / 2 - 2 : qn_conv_tile_positions(machine, p->vectors);
+    p->positions = least(p->positions, QN_CONV_TILE / 2 * (p->vectors == 1 ? 2 : 1));
+    const qn_dim out = p->axes[2].out;
+    const bool known = !p->flat && qn_dim_is_const(out);
+    if (known && out->value > 0)
+        p->positions = ceil_div(out->value, ceil_div(out->value, p->positions));
+    p->panels = ceil_div(p->out_blocks, p->vectors);
+    const int64_t panel = p->k * p->vectors * p->lanes, bytes = panel * (int64_t)qn_dtype_bytes(p->dtype);
+    p->panels_per_task = most(1, least(p->panels, machine->l2_bytes / 2 / most(bytes, 1)));
+    const double tile = 2.0 * (double)(panel * p->positions);
+    if (tile * (double)p->panels_per_task > TASK)
+        p->panels_per_task = most(1, (int64_t)(TASK / tile));
+    p->panels_per_task = ceil_div(p->panels, ceil_div(p->panels, p->panels_per_task));
+    const double in_task = TASK / (tile * (double)p->panels_per_task), /* tiles of a task */
+        likely = qn_likely_extent(out) / (double)p->positions;
+    p->tiles = most(1, least((int64_t)in_task, known ? (int64_t)likely : LONGEST));
+    p->lines_per_task =
+        most(1, (int64_t)(in_task / (likely < (double)p->tiles ? most(1, (int64_t)likely) : p->tiles)));
+    p->lines_first = bytes * p->panels <= machine->l2_bytes / 2;
+}
+
+static bool make_plan(const qn_node *node, const qn_pass_options *options, plan *p)
+{
+    const qn_machine *machine = options->machine;
+    memset(p, 0, sizeof *p);
+    if (node->op != QN_OP_CONV_PACKED || !machine || machine->gpu || options->math == QN_MATH_STRICT ||
+        qn_attr_find(node, QN_ATTR_OUT_CHANNELS))
+        return false;
+    const qn_type *x = &node->operands[0]->type, *w = &node->operands[1]->type;
+    int64_t w_c, w_blocks;
+    p->node = node;
+    p->dtype = node->results[0].type.dtype;
+    p->groups = qn_attr_int(node, QN_ATTR_GROUPS);
+    p->channels = qn_attr_int(node, QN_ATTR_CHANNELS);
+    if ((p->dtype != QUERN_F32 && p->dtype != QUERN_F64) || x->dtype != p->dtype || w->dtype != p->dtype ||
+        w->rank != x->rank + 1 || !constant(x->dims[1], &p->blocks) ||
+        !constant(x->dims[x->rank - 1], &p->c) || !constant(w->dims[0], &p->out_blocks) ||
+        !constant(w->dims[1], &w_blocks) || !constant(w->dims[w->rank - 2], &w_c) ||
+        !constant(w->dims[w->rank - 1], &p->lanes) || p->blocks < 1 || p->out_blocks < 1 ||
+        p->lanes * (int64_t)qn_dtype_bytes(p->dtype) != machine->vector_bytes)
+        return false;
+    p->each = w_c == 1 && p->c == p->lanes && p->channels == 1 && p->groups == p->blocks * p->c &&
+              p->out_blocks == p->blocks;
+    if (!p->each && (w_c != p->c || p->blocks % p->groups != 0 || p->out_blocks % p->groups != 0))
+        return false;
+    p->k = p->channels;
+    if (!read_axes(p))
+        return false;
+    if (p->each)
+        p->groups = 1;
+    divide(p, machine);
+    return true;
+}
+
+bool qn_conv_symbolic_takes(const qn_node *node, const qn_pass_options *options)
+{
+    plan p;
+    return make_plan(node, options, &p);
+}
+
+/* ---- sums ---- */
+
+static qn_kinst *open_loop(emitter *e, int64_t high, int64_t step)
+{
+    const int n = (int)(e->n * e->vectors);
+    qn_kinst *loop = qn_kb_for(TERMS, INDEX(0), INDEX(high), INDEX(step), QN_TAG_SERIAL, n, e->sums, NULL);
+    for (int i = 0; i < n; i++)
+        e->sums[i] = &loop->blocks[0]->arguments[1 + i];
+    return loop;
+}
+
+static void close_loop(emitter *e, qn_kinst *loop)
+{
+    qn_kb_end_for(TERMS, loop, e->sums);
+    for (int i = 0; i < loop->n_results; i++)
+        e->sums[i] = &loop->results[i];
+}
+
+static int64_t places(const plan *p)
+{
+    return p->axes[0].kernel * p->axes[1].kernel * p->axes[2].kernel;
+}
+
+/* Elements of the weights of an output block. */
+static int64_t block_weights(const plan *p)
+{
+    return (p->each ? 1 : p->blocks / p->groups * p->c) * places(p) * p->lanes;
+}
+
+/* `n` steps, unrolled; from one to the next x is read x_step further. */
+static void steps(emitter *e, qn_kvalue *x_at, qn_kvalue *w_at, int64_t n, int64_t x_step)
+{
+    const plan *p = &e->p;
+    const int lanes = (int)p->lanes;
+    for (int64_t u = 0; u < n; u++) {
+        qn_kvalue *weights[4];
+        for (int64_t j = 0; j < e->vectors; j++)
+            weights[j] =
+                qn_kb_load(TERMS, e->weights, ADD(w_at, INDEX(j * block_weights(p) + u * lanes)), lanes);
+        for (int64_t q = 0; q < e->n; q++) {
+            qn_kvalue *at = ADD(x_at, INDEX(q * p->axes[2].stride * p->c + u * x_step));
+            qn_kvalue *x = p->each ? qn_kb_load(TERMS, e->x, at, lanes)
+                                   : qn_kb_splat(TERMS, qn_kb_load(TERMS, e->x, at, 1), lanes);
+            for (int64_t j = 0; j < e->vectors; j++) {
+                qn_kvalue **sum = &e->sums[q * e->vectors + j];
+                *sum = qn_word_multiply_add(TERMS, x, weights[j], *sum, e->fused);
+            }
+        }
+    }
+}
+
+static void run(emitter *e, qn_kvalue *x_at, qn_kvalue *w_at, int64_t length, int64_t x_step)
+{
+    const int64_t by = length <= 8              ? length
+                       : e->n * e->vectors > 16 ? 4
+                                                : 8,
+                  looped = by == length ? 0 : length - length % by;
+    if (looped > 0) {
+        qn_kinst *loop = open_loop(e, looped, by);
+        qn_kvalue *u = qn_loop_counter(loop);
+        steps(e, ADD(x_at, MUL(u, INDEX(x_step))), ADD(w_at, MUL(u, INDEX(e->p.lanes))), by, x_step);
+        close_loop(e, loop);
+    }
+    if (length > looped)
+        steps(e, ADD(x_at, INDEX(looped * x_step)), ADD(w_at, INDEX(looped * e->p.lanes)), length - looped,
+              x_step);
+}
+
+/* One row of the kernel over `channels` channels of a block. */
+static void kernel_row(emitter *e, qn_kvalue *x_at, qn_kvalue *w_at, int64_t channels)
+{
+    const plan *p = &e->p;
+    const axis *a = &p->axes[2];
+    if (p->c == 1 || p->each) { /* a column is a step */
+        run(e, x_at, w_at, a->kernel, a->dilation * p->c);
+        return;
+    }
+    if (a->dilation == 1 && channels == p->c) { /* columns follow each other in x as in the weights */
+        run(e, x_at, w_at, a->kernel * p->c, 1);
+        return;
+    }
+    qn_kinst *loop = open_loop(e, a->kernel, 1);
+    qn_kvalue *k = qn_loop_counter(loop);
+    run(e, ADD(x_at, MUL(k, INDEX(a->dilation * p->c))), ADD(w_at, MUL(k, INDEX(p->c * p->lanes))), channels,
+        1);
+    close_loop(e, loop);
+}
+
+static void kernel_block(emitter *e, qn_kvalue *x_at, qn_kvalue *w_at, int64_t channels)
+{
+    const plan *p = &e->p;
+    const axis *depth = &p->axes[0], *height = &p->axes[1];
+    const int64_t w_row = p->axes[2].kernel * (p->each ? 1 : p->c) * p->lanes;
+    qn_kinst *planes = open_loop(e, depth->kernel, 1);
+    qn_kvalue *k = qn_loop_counter(planes);
+    x_at = ADD(x_at, MUL(MUL(k, INDEX(depth->dilation)), e->slice_elements));
+    w_at = ADD(w_at, MUL(k, INDEX(height->kernel * w_row)));
+    qn_kinst *rows = open_loop(e, height->kernel, 1);
+    k = qn_loop_counter(rows);
+    kernel_row(e, ADD(x_at, MUL(MUL(k, INDEX(height->dilation)), e->row_elements)),
+               ADD(w_at, MUL(k, INDEX(w_row))), channels);
+    close_loop(e, rows);
+    close_loop(e, planes);
+}
+
+static qn_dim scaled(qn_dims *dims, qn_dim at, int64_t by)
+{
+    return qn_dim_mul(dims, at, qn_dim_const(dims, by));
+}
+
+static void sum_tile(emitter *e)
+{
+    const plan *p = &e->p;
+    qn_dims *dims = e->w.space.dims;
+    qn_writer *w = &e->w;
+    for (int64_t i = 0; i < e->n * e->vectors; i++)
+        e->sums[i] = qn_kb_const(TERMS, e->vector, (qn_scalar){ .i = 0 });
+    const int64_t in_group = p->blocks / p->groups, out_in_group = p->out_blocks / p->groups;
+    qn_kvalue *block = qn_writer_index(w, e->block), *first = INDEX(0); /* of x */
+    if (p->each)
+        first = block;
+    else if (p->groups > 1)
+        first = MUL(DIV(block, INDEX(out_in_group)), INDEX(in_group));
+    qn_kvalue *x_at = ADD(MUL(qn_writer_index(w, e->sample), INDEX(p->blocks)), first);
+    x_at = MUL(x_at, e->plane_elements);
+    x_at = ADD(x_at, MUL(qn_writer_index(w, scaled(dims, e->depth, p->axes[0].stride)), e->slice_elements));
+    x_at = ADD(x_at, MUL(qn_writer_index(w, scaled(dims, e->row, p->axes[1].stride)), e->row_elements));
+    x_at = ADD(x_at, qn_writer_index(w, scaled(dims, e->column, p->axes[2].stride * p->c)));
+    qn_kvalue *w_at = MUL(block, INDEX(block_weights(p)));
+    if (p->each) {
+        kernel_block(e, x_at, w_at, 1);
+        return;
+    }
+    const int64_t whole = p->channels / p->c, rest = p->channels % p->c, w_step = places(p) * p->c * p->lanes;
+    qn_kinst *loop = open_loop(e, whole, 1);
+    qn_kvalue *k = qn_loop_counter(loop);
+    kernel_block(e, ADD(x_at, MUL(k, e->plane_elements)), ADD(w_at, MUL(k, INDEX(w_step))), p->c);
+    close_loop(e, loop);
+    if (rest > 0)
+        kernel_block(e, ADD(x_at, MUL(INDEX(whole), e->plane_elements)), ADD(w_at, INDEX(whole * w_step)),
+                     rest);
+}
+
+/* ---- what is done with the sums ---- */
+
+static void result_index(emitter *e, qn_dim *out)
+{
+    qn_dims *dims = e->w.space.dims;
+    const qn_dim along[QN_CONV_AXES] = { e->depth, e->row, qn_dim_add(dims, e->column, e->at_column) };
+    out[0] = e->sample;
+    out[1] = qn_dim_add(dims, e->block, e->at_vector);
+    if (e->p.flat)
+        qn_ix_split(&e->w.space, along[2], e->p.spatial, e->dims + 2, out + 2);
+    for (int i = 0; i < e->p.spatial && !e->p.flat; i++)
+        out[2 + i] = e->p.slot[i] < 0 ? qn_dim_const(dims, 0) : along[e->p.slot[i]];
+    out[2 + e->p.spatial] = e->at_lane;
+}
+
+static void set_place(emitter *e, int64_t i)
+{
+    e->at_vector = qn_dim_const(e->w.space.dims, i % e->vectors);
+    e->at_column = qn_dim_const(e->w.space.dims, i / e->vectors);
+}
+
+static void store_sums(emitter *e, qn_value *value)
+{
+    qn_writer *w = &e->w;
+    qn_kbuffer *y = qn_writer_argument(w, qn_lower_buffer(w->lowering, value), false, true);
+    qn_dim index[QN_MAX_RANK];
+    e->at_lane = qn_dim_const(w->space.dims, 0);
+    for (int64_t i = 0; i < e->n * e->vectors; i++) {
+        set_place(e, i);
+        result_index(e, index);
+        const qn_dim linear = qn_ix_linear(&w->space, value->type.rank, e->dims, index);
+        qn_kb_store(TERMS, y, qn_writer_index(w, linear), e->sums[i], NULL);
+    }
+}
+
+/* The sum that belongs to the element at work: qn_fetch_fn. The group reads it nowhere else. */
+static qn_kvalue *fetch_sum(qn_writer *w, void *user, const qn_value *value, const qn_dim *index)
+{
+    const emitter *e = user;
+    qn_dims *dims = w->space.dims;
+    (void)value, (void)index;
+    const qn_dim i = qn_dim_add(dims, scaled(dims, e->at_column, e->vectors), e->at_vector);
+    return qn_writer_load(w, e->local, qn_dim_add(dims, scaled(dims, i, e->p.lanes), e->at_lane));
+}
+
+/* The group's outputs at the place in the tile. */
+static void store_outputs(emitter *e)
+{
+    qn_writer *w = &e->w;
+    qn_dim index[QN_MAX_RANK];
+    result_index(e, index);
+    qn_writer_loop loop = qn_writer_for_all(w, e->at_lane, QN_TAG_VECTOR, 0, NULL, NULL);
+    qn_writer_store_outputs(w, e->group, e->p.spatial + 3, e->dims, index);
+    qn_writer_end_for(w, &loop, NULL);
+}
+
+static bool is_written_out(const emitter *e)
+{
+    enum { MOST = 256 };
+    int64_t cost = 0;
+    for (int i = 0; i < e->group->n_nodes; i++)
+        cost += e->group->nodes[i] == e->group->root ? 0 : qn_node_cost(e->group->nodes[i]);
+    return cost * e->n * e->vectors <= MOST;
+}
+
+static void store_group(emitter *e)
+{
+    qn_writer *w = &e->w;
+    qn_dims *dims = w->space.dims;
+    w->section++; /* another tile, other elements */
+    for (int64_t i = 0; i < e->n * e->vectors; i++)
+        qn_kb_store(TERMS, e->local, INDEX(i * e->p.lanes), e->sums[i], NULL);
+    e->at_lane = qn_ispace_var(&w->space, qn_dim_const(dims, e->p.lanes), false);
+    if (is_written_out(e)) {
+        for (int64_t i = 0; i < e->n * e->vectors; i++) {
+            set_place(e, i);
+            store_outputs(e);
+        }
+        return;
+    }
+    e->at_vector = qn_ispace_var(&w->space, qn_dim_const(dims, e->vectors), false);
+    e->at_column = qn_ispace_var(&w->space, qn_dim_const(dims, e->n), false);
+    qn_writer_loop vectors = qn_writer_for_all(w, e->at_vector, QN_TAG_SERIAL, 0, NULL, NULL);
+    qn_writer_loop columns = qn_writer_for_all(w, e->at_column, QN_TAG_SERIAL, 0, NULL, NULL);
+    store_outputs(e);
+    qn_writer_end_for(w, &columns, NULL);
+    qn_writer_end_for(w, &vectors, NULL);
+}
+
+/* ---- the loops of a task ---- */
+
+/* Tiles of `size` positions, from column `start` on, `n` of them. */
+static void tiles(emitter *e, int64_t size, qn_kvalue *start, qn_kvalue *n)
+{
+    qn_writer *w = &e->w;
+    qn_kinst *loop = FOR(INDEX(0), n);
+    const size_t mark = qn_writer_mark(w);
+    e->n = size;
+    e->column = qn_writer_datum(w, ADD(start, MUL(qn_loop_counter(loop), INDEX(size))), e->out[2]);
+    sum_tile(e);
+    if (e->local)
+        store_group(e);
+    else
+        store_sums(e, e->group->outputs[0]);
+    qn_writer_forget(w, mark);
+    qn_kb_end_for(TERMS, loop, NULL);
+}
+
+/* Part `part` of a row. */
+static void one_line(emitter *e, qn_kvalue *part)
+{
+    const plan *p = &e->p;
+    const int64_t size = p->positions, length = p->tiles * size;
+    qn_kvalue *start = MUL(part, INDEX(length)), *width = qn_writer_index(&e->w, e->out[2]),
+              *n = MIN(SUB(width, start), INDEX(length));
+    tiles(e, size, start, DIV(n, INDEX(size)));
+    const bool known = qn_dim_is_const(e->out[2]);
+    qn_kvalue *left = MOD(n, INDEX(size));
+    for (int64_t piece = 16; piece >= 1; piece /= 2) {
+        /* of a constant width all parts but the last one are whole */
+        if (piece >= size || (known && (e->out[2]->value % size / piece) % 2 == 0))
+            continue;
+        qn_kvalue *here = 2 * piece >= size ? left : MOD(left, INDEX(2 * piece));
+        tiles(e, piece, ADD(start, SUB(n, here)), DIV(here, INDEX(piece)));
+    }
+}
+
+/* Lines [low, high) of a panel. */
+static void one_panel(emitter *e, qn_kvalue *block, int64_t vectors, qn_kvalue *low, qn_kvalue *high,
+                      qn_dim parts)
+{
+    qn_writer *w = &e->w;
+    const size_t mark = qn_writer_mark(w);
+    e->vectors = vectors;
+    e->block = qn_writer_datum(w, block, qn_dim_const(w->space.dims, e->p.out_blocks));
+    qn_kinst *loop = FOR(low, high);
+    qn_kvalue *line = qn_loop_counter(loop), *n = qn_writer_index(w, parts), *row = DIV(line, n),
+              *height = qn_writer_index(w, e->out[1]);
+    e->depth = qn_writer_datum(w, DIV(row, height), e->out[0]);
+    e->row = qn_writer_datum(w, MOD(row, height), e->out[1]);
+    one_line(e, MOD(line, n));
+    qn_writer_forget(w, mark);
+    qn_kb_end_for(TERMS, loop, NULL);
+}
+
+static qn_dim write_tasks(emitter *e)
+{
+    const plan *p = &e->p;
+    qn_writer *w = &e->w;
+    qn_dims *dims = w->space.dims;
+    const qn_dim samples = qn_ispace_import(&w->space, p->node->results[0].type.dims[0]);
+    const qn_dim parts = qn_dim_ceildiv(dims, e->out[2], qn_dim_const(dims, p->tiles * p->positions));
+    const qn_dim lines = qn_dim_mul(dims, qn_dim_mul(dims, e->out[0], e->out[1]), parts);
+    const qn_dim line_parts = qn_dim_ceildiv(dims, lines, qn_dim_const(dims, p->lines_per_task));
+    const int64_t panel_parts = ceil_div(p->panels, p->panels_per_task);
+    const qn_dim tasks =
+        qn_dim_mul(dims, qn_dim_mul(dims, samples, line_parts), qn_dim_const(dims, panel_parts));
+    qn_kvalue *task = qn_kb_task(TERMS), *n_parts = qn_writer_index(w, line_parts), *sample, *part, *panel;
+    if (p->lines_first) {
+        panel = MOD(task, INDEX(panel_parts));
+        task = DIV(task, INDEX(panel_parts));
+        part = MOD(task, n_parts);
+        sample = DIV(task, n_parts);
+    } else {
+        part = MOD(task, n_parts);
+        task = DIV(task, n_parts);
+        sample = MOD(task, qn_writer_index(w, samples));
+        panel = DIV(task, qn_writer_index(w, samples));
+    }
+    e->sample = qn_writer_datum(w, sample, samples);
+    qn_kvalue *low = MUL(part, INDEX(p->lines_per_task)),
+              *high = MIN(ADD(low, INDEX(p->lines_per_task)), qn_writer_index(w, lines)),
+              *first = MUL(panel, INDEX(p->panels_per_task)), *past = ADD(first, INDEX(p->panels_per_task));
+    const int64_t whole = p->out_blocks / p->vectors, rest = p->out_blocks % p->vectors;
+    qn_kinst *loop = FOR(first, MIN(past, INDEX(whole)));
+    one_panel(e, MUL(qn_loop_counter(loop), INDEX(p->vectors)), p->vectors, low, high, parts);
+    qn_kb_end_for(TERMS, loop, NULL);
+    if (rest > 0) {
+        loop = FOR(MAX(first, INDEX(whole)), MIN(past, INDEX(whole + 1)));
+        one_panel(e, INDEX(whole * p->vectors), rest, low, high, parts);
+        qn_kb_end_for(TERMS, loop, NULL);
+    }
+    return tasks;
+}
+
+/* ---- the template ---- */
+
+static bool matches(const qn_group *group, const qn_pass_options *options)
+{
+    return group->kind == QN_GROUP_CONTRACTION && qn_conv_symbolic_takes(group->root, options);
+}
+
+static qn_status lower(qn_lowering *l, const qn_group *group)
+{
+    qn_arena *scratch = qn_arena_new();
+    emitter *e = QN_NEW(scratch, emitter);
+    e->group = group;
+    const bool planned = make_plan(group->root, l->options, &e->p);
+    QN_ASSERT(planned, "conv_symbolic: a group that was matched has no plan");
+    const plan *p = &e->p;
+    qn_writer *w = &e->w;
+    qn_writer_init(w, l, qn_group_kernel_name(group, scratch), scratch);
+    qn_dims *dims = w->space.dims;
+    e->vector = (qn_ktype){ p->dtype, (int)p->lanes };
+    e->fused = qn_may_fuse(l->options);
+    for (int i = 0; i < QN_CONV_AXES; i++) {
+        const axis *a = &p->axes[i];
+        e->in[i] = a->in ? qn_ispace_import(&w->space, a->in) : qn_dim_const(dims, 1);
+        e->out[i] = a->out ? qn_ispace_import(&w->space, a->out) : qn_dim_const(dims, 1);
+    }
+    for (int i = 1; i >= 0 && p->flat; i--) {
+        e->out[2] = e->in[2] = qn_dim_mul(dims, e->in[i], e->in[2]);
+        e->out[i] = e->in[i] = qn_dim_const(dims, 1);
+    }
+    qn_ispace_dims(&w->space, &p->node->results[0].type, e->dims);
+    const qn_dim row = scaled(dims, e->in[2], p->c), slice = qn_dim_mul(dims, e->in[1], row);
+    e->row_elements = qn_writer_index(w, row);
+    e->slice_elements = qn_writer_index(w, slice);
+    e->plane_elements = qn_writer_index(w, qn_dim_mul(dims, e->in[0], slice));
+    for (int i = 0; i < group->n_inputs; i++)
+        qn_writer_bind_input(w, group->inputs[i]);
+    e->x = qn_writer_argument(w, qn_lower_buffer(l, p->node->operands[0]), true, false);
+    e->weights = qn_writer_argument(w, qn_lower_buffer(l, p->node->operands[1]), true, false);
+    qn_writer_note_load(w, e->x);
+    qn_writer_note_load(w, e->weights);
+    if (group->n_nodes > 1) {
+        e->local = qn_kernel_add_local(w->kernel, "tile", p->dtype, p->positions * p->vectors * p->lanes);
+        qn_writer_bind(w, &p->node->results[0], fetch_sum, e);
+    }
+    w->kernel->flops = 2.0 * (double)(p->k * p->out_blocks * p->lanes);
+    for (int i = 0; i < QN_CONV_AXES; i++)
+        w->kernel->flops *= qn_likely_extent(e->out[i]);
+    w->kernel->flops *= qn_likely_extent(p->node->results[0].type.dims[0]);
+    const qn_dim tasks = write_tasks(e);
+    const qn_status status = qn_writer_finish(w, tasks, qn_group_step_name(group, l->arena));
+    qn_arena_free(scratch);
+    return status;
+}
+
+const qn_template qn_template_conv_symbolic = { .name = "conv_symbolic", .matches = matches, .lower = lower };

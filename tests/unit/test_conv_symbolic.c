@@ -1,0 +1,178 @@
+/* Convolutions over extents that are symbols give what the interpreter gives, for any extents. */
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <stdio.h>
+#include <string.h>
+
+#include <cmocka.h>
+
+#include "ir/build.h"
+#include "tests/support/lowered.h"
+
+static const qn_machine avx512 = { .vector_bytes = 64,
+                                   .vector_registers = 32,
+                                   .fma = true,
+                                   .masked = true,
+                                   .l1_bytes = 32768,
+                                   .l2_bytes = 1 << 20 };
+static const qn_machine avx2 = {
+    .vector_bytes = 32, .vector_registers = 16, .fma = true, .l1_bytes = 32768, .l2_bytes = 1 << 18
+};
+static const qn_machine *const machines[] = { &avx512, &avx2, &lowered_aarch64 };
+
+static uint64_t state;
+
+static int64_t below(int64_t n)
+{
+    state = state * 6364136223846793005u + 1442695040888963407u;
+    return (int64_t)(state >> 33) % n;
+}
+
+enum { SYMBOLS = 4 }; /* the batch and the spatial axes */
+
+typedef struct net {
+    qn_builder b;
+    int64_t symbols[SYMBOLS];
+    int n_symbols;
+} net;
+
+/* A dim that is so much in this run. */
+static qn_dim symbol(net *n, const char *name, int64_t value)
+{
+    n->symbols[n->n_symbols++] = value;
+    return qn_dim_symbol(qn_b_dims(&n->b), name, 0, 1000);
+}
+
+static qn_value *input(net *n, const char *name, qn_dtype dtype, int rank, const qn_dim *dims)
+{
+    return qn_graph_add_input(n->b.graph, name, qn_type_make(n->b.graph->module, dtype, rank, dims),
+                              QN_ROLE_INPUT);
+}
+
+static qn_array noise(const qn_type *type, const int64_t *symbols, qn_arena *arena)
+{
+    qn_array a = { .dtype = type->dtype, .rank = type->rank };
+    int64_t n = 1;
+    for (int i = 0; i < type->rank; i++)
+        n *= a.dims[i] = qn_dim_eval(type->dims[i], symbols);
+    a.data = qn_arena_alloc(arena, (size_t)(n + 1) * qn_dtype_bytes(type->dtype));
+    for (int64_t i = 0; i < n; i++) {
+        const qn_scalar v = { .f = (double)(below(5) - 2) }; /* sums are exact */
+        qn_scalar_store(type->dtype, v, (char *)a.data + (size_t)i * qn_dtype_bytes(type->dtype));
+    }
+    return a;
+}
+
+/* What follows: nothing, a bias and relu, a residual, or another convolution, which reads blocks. */
+static qn_value *follow(net *n, qn_value *y, int what)
+{
+    qn_builder *b = &n->b;
+    const int rank = y->type.rank;
+    if (what == 1) {
+        qn_value *bias = input(n, "bias", y->type.dtype, 1, &y->type.dims[1]);
+        y = qn_b_binary(b, QN_OP_ADD, y, qn_b_broadcast(b, bias, rank, y->type.dims, (const int64_t[]){ 1 }));
+        return qn_b_binary(b, QN_OP_MAX, y, qn_b_full(b, &y->type, 0));
+    }
+    if (what == 2)
+        return qn_b_binary(b, QN_OP_ADD, y, input(n, "residual", y->type.dtype, rank, y->type.dims));
+    if (what == 3) {
+        qn_dim dims[QN_MAX_RANK] = { qn_dim_const(qn_b_dims(b), 9), y->type.dims[1] };
+        int64_t one[3] = { 1, 1, 1 };
+        for (int i = 2; i < rank; i++)
+            dims[i] = qn_dim_const(qn_b_dims(b), 3);
+        const qn_conv conv = { .low = one, .high = one };
+        return qn_b_convolution(b, y, input(n, "v", y->type.dtype, rank, dims), &conv);
+    }
+    return y;
+}
+
+static int count(const qn_graph *graph, qn_op op)
+{
+    int n = 0;
+    QN_FOR_NODES (graph, node)
+        n += node->op == op;
+    return n;
+}
+
+/* False: the result would have a negative extent. */
+static bool check(uint64_t seed)
+{
+    static const char *const names[] = { "d", "h", "w" };
+    state = seed * 7919 + 1;
+    const qn_machine *machine = machines[below(3)];
+    const qn_dtype dtype = below(6) == 0 ? QUERN_F64 : QUERN_F32;
+    const int64_t lanes = machine->vector_bytes / (int64_t)qn_dtype_bytes(dtype);
+    const int64_t counts[] = { 1, 3, lanes, 2 * lanes, lanes + 3, 3 * lanes - 1 };
+    const int sort = (int)below(6); /* 4: groups of whole blocks, 5: of one channel */
+    int64_t channels = counts[below(6)], out = below(4) == 0 ? 5 * lanes : counts[below(6)], groups = 1;
+    if (sort == 4) {
+        groups = 2;
+        channels = lanes * 2 * (1 + below(2));
+        out = lanes * 2 * (1 + below(2));
+    } else if (sort == 5) {
+        groups = out = channels = lanes * (1 + below(2)) - below(2);
+    }
+    qn_arena *arena = qn_arena_new();
+    qn_diags diags;
+    qn_diags_init(&diags, arena);
+    qn_module *module = qn_module_new("f");
+    net n = { .b = { .graph = qn_function_new(module, "f"), .diags = &diags } };
+    qn_dims *dims = qn_b_dims(&n.b);
+    const int spatial = 1 + (int)below(3), known = (int)below(spatial + 1);
+    qn_dim x_dims[5], w_dims[5] = { qn_dim_const(dims, out), qn_dim_const(dims, channels / groups) };
+    int64_t stride[3], low[3], high[3], x_dilation[3], w_dilation[3];
+    x_dims[0] = below(2) ? symbol(&n, "n", below(3)) : qn_dim_const(dims, 1 + below(2));
+    x_dims[1] = qn_dim_const(dims, channels);
+    for (int i = 0; i < spatial; i++) {
+        const int64_t longest = i == spatial - 1 ? 45 : 6, extent = below(3) ? 1 + below(longest) : below(4);
+        x_dims[2 + i] =
+            i == known && spatial > 1 ? qn_dim_const(dims, extent + 1) : symbol(&n, names[i], extent);
+        const int64_t kernel = below(8) == 0 ? 9 + below(9) : 1 + below(4);
+        w_dims[2 + i] = qn_dim_const(dims, spatial > 1 && kernel > 4 ? 3 : kernel);
+        stride[i] = 1 + (below(3) == 0) * below(3);
+        w_dilation[i] = 1 + (below(3) == 0) * below(3);
+        x_dilation[i] = 1 + (below(6) == 0) * below(3);
+        low[i] = below(5) - 1;
+        high[i] = below(5) - 1;
+    }
+    qn_value *x = input(&n, "x", dtype, 2 + spatial, x_dims), *w = input(&n, "k", dtype, 2 + spatial, w_dims);
+    const qn_conv conv = { stride, low, high, x_dilation, w_dilation, groups };
+    qn_value *y = qn_b_convolution(&n.b, x, w, &conv);
+    bool fits = y != NULL; /* a known extent may be too small */
+    for (int i = 0; i < spatial && fits; i++)
+        fits = qn_dim_eval(y->type.dims[2 + i], n.symbols) >= 0;
+    if (fits) {
+        y = follow(&n, y, (int)below(4));
+        assert_non_null(y);
+        qn_graph_add_output(n.b.graph, y, "y", -1);
+        qn_array inputs[4];
+        for (int i = 0; i < n.b.graph->n_inputs; i++)
+            inputs[i] = noise(&n.b.graph->inputs[i]->type, n.symbols, arena);
+        const qn_pass_options options = { .math = QN_MATH_DEFAULT, .machine = machine };
+        char name[32];
+        snprintf(name, sizeof name, "seed %llu", (unsigned long long)seed);
+        lowered_compare(name, n.b.graph, &options, inputs, n.symbols);
+        if (count(n.b.graph, QN_OP_CONVOLUTION) > 0)
+            fail_msg("%s: a convolution has no kernel of its own", name);
+    }
+    qn_module_free(module);
+    qn_arena_free(arena);
+    return fits;
+}
+
+static void random_convolutions(void **unused)
+{
+    (void)unused;
+    int checked = 0;
+    for (uint64_t seed = 1; seed <= 500; seed++)
+        checked += check(seed);
+    assert_true(checked > 250);
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = { cmocka_unit_test(random_convolutions) };
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}
