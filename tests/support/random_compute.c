@@ -1,5 +1,6 @@
 /* Random graphs: reductions, contractions, composites, random bits. */
 #include <math.h>
+#include <string.h>
 
 #include "tests/support/random_internal.h"
 
@@ -199,6 +200,17 @@ static bool convolution(qn_rg *g)
         depth *= (double)w_dims[2 + i];
     }
     qn_type type = qn_type_static(g->b.graph->module, qn_rg_float_dtype(g), 2 + n, x_dims);
+    /* A last extent that may be as little as 1; such a convolution has no gradient. */
+    if (qn_rg_has(g, QN_RANDOM_SYMBOLS) && !qn_rg_has(g, QN_RANDOM_SMOOTH) && qn_rg_chance(g, 40)) {
+        const int i = n - 1;
+        const int64_t reach = (w_dims[1 + n] - 1) * w_dilation[i] + 1;
+        qn_dim dims[4];
+        memcpy(dims, type.dims, (size_t)(2 + n) * sizeof *dims);
+        dims[1 + n] = qn_rg_symbol(g);
+        type = qn_type_make(g->b.graph->module, type.dtype, 2 + n, dims);
+        low[i] = low[i] < 0 ? 0 : low[i];
+        high[i] += low[i] + 1 + high[i] < reach ? reach : 0;
+    }
     qn_rg_item x = qn_rg_like(g, &type), w = qn_rg_fresh_static(g, type.dtype, 2 + n, w_dims);
     qn_conv conv = { stride, low, high, x_dilation, w_dilation, groups };
     return qn_rg_push(g, qn_b_convolution(&g->b, x.value, w.value, &conv), x.bound * w.bound * depth, false);

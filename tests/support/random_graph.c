@@ -66,16 +66,21 @@ static qn_dtype any_dtype(qn_rg *g)
     return qn_rg_float_dtype(g);
 }
 
+qn_dim qn_rg_symbol(qn_rg *g)
+{
+    static const char *const symbols[] = { "n", "m" };
+    return qn_dim_symbol(qn_b_dims(&g->b), symbols[qn_rg_below(g, 2)], 1, SYMBOL_MAX);
+}
+
 void qn_rg_random_dims(qn_rg *g, int *out_rank, qn_dim *out_dims)
 {
     static const int extents[] = { 1, 2, 3, 4, 5, 7, 8, 16, 17 };
-    static const char *const symbols[] = { "n", "m" };
     qn_dims *dims = qn_b_dims(&g->b);
     int64_t elements = 1;
     *out_rank = qn_rg_below(g, 5);
     for (int i = 0; i < *out_rank; i++) {
         if (qn_rg_has(g, QN_RANDOM_SYMBOLS) && qn_rg_chance(g, 35)) {
-            out_dims[i] = qn_dim_symbol(dims, symbols[qn_rg_below(g, 2)], 1, SYMBOL_MAX);
+            out_dims[i] = qn_rg_symbol(g);
             if (qn_rg_chance(g, 20))
                 out_dims[i] = qn_dim_mul(dims, out_dims[i], qn_dim_const(dims, 2));
         } else {

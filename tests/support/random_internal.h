@@ -48,6 +48,7 @@ qn_rg_item qn_rg_like(qn_rg *g, const qn_type *type);
 qn_rg_item qn_rg_fresh(qn_rg *g, const qn_type *type);
 qn_rg_item qn_rg_fresh_static(qn_rg *g, qn_dtype dtype, int rank, const int64_t *dims);
 qn_dtype qn_rg_float_dtype(qn_rg *g);
+qn_dim qn_rg_symbol(qn_rg *g); /* n or m, from 1 on */
 void qn_rg_random_dims(qn_rg *g, int *out_rank, qn_dim *out_dims);
 /* An i64 (or i32) constant of numbers in [low, high). */
 qn_value *qn_rg_int_constant(qn_rg *g, int rank, const int64_t *dims, int64_t low, int64_t high);
