@@ -334,6 +334,8 @@ static qn_status verify_collective(const verifier *v, const qn_step *step)
     const int n = step->collective == QN_OP_RANK ? 1 : 2;
     if (step->n_buffers != n)
         WRONG("step %d gives %s %d buffers; it takes %d", step->number, name, step->n_buffers, n);
+    if (step->starts && step->collective != QN_OP_ALL_REDUCE)
+        WRONG("step %d starts %s: only all_reduce is started", step->number, name);
     const qn_pbuffer *in = &v->p->buffers[step->buffers[0]], *out = &v->p->buffers[step->buffers[n - 1]];
     if (v->p->buffers[qn_program_root(v->p, step->buffers[n - 1])].place == QN_PLACE_WEIGHTS)
         WRONG("step %d lets %s write into the weights", step->number, name);
@@ -348,8 +350,6 @@ static qn_status verify_collective(const verifier *v, const qn_step *step)
         gives = qn_dim_mul(dims, gives, ranks);
     if (step->collective == QN_OP_REDUCE_SCATTER)
         gets = qn_dim_mul(dims, gets, ranks);
-    if (step->starts && step->collective != QN_OP_ALL_REDUCE)
-        WRONG("step %d starts %s: only all_reduce is started", step->number, name);
     if (in->dtype != out->dtype || gives != gets)
         WRONG("step %d: %%%d and %%%d don't fit %s", step->number, step->buffers[0], step->buffers[1], name);
     if (step->node < 0 || step->node >= v->p->n_nodes)
@@ -395,18 +395,42 @@ static qn_status verify_step(verifier *v, const qn_step *step)
     QN_UNREACHABLE("verify: step kind %d", (int)step->kind);
 }
 
+/* Roots that are the same memory, or may be. */
+static bool overlap(const qn_program *p, int a, int b)
+{
+    int x = p->buffers[a].io, y = p->buffers[b].io;
+    if (a == b || p->buffers[a].place != QN_PLACE_IO || p->buffers[b].place != QN_PLACE_IO)
+        return a == b;
+    while (p->io[x].alias >= 0)
+        x = p->io[x].alias;
+    while (p->io[y].alias >= 0)
+        y = p->io[y].alias;
+    return x == y;
+}
+
 /* Does it write the buffer, or use it at all? */
 static bool step_uses(const qn_program *p, const qn_step *step, int root, bool reads)
 {
     for (int i = 0; i < step->n_buffers; i++)
-        if (qn_program_root(p, step->buffers[i]) == root && (reads || qn_step_writes(p, step, i)))
+        if (overlap(p, qn_program_root(p, step->buffers[i]), root) && (reads || qn_step_writes(p, step, i)))
             return true;
-    if (reads && step->condition >= 0 && qn_program_root(p, step->condition) == root)
+    if (reads && step->condition >= 0 && overlap(p, qn_program_root(p, step->condition), root))
         return true;
     const qn_steps *inside[] = { &step->test, &step->body, &step->other };
     for (int k = 0; k < 3; k++)
         for (size_t i = 0; i < inside[k]->n; i++)
             if (step_uses(p, &inside[k]->items[i], root, reads))
+                return true;
+    return false;
+}
+
+/* A wait in there would be for what was started outside. */
+static bool starts_inside(const qn_step *step)
+{
+    const qn_steps *inside[] = { &step->test, &step->body, &step->other };
+    for (int k = 0; k < 3; k++)
+        for (size_t i = 0; i < inside[k]->n; i++)
+            if (inside[k]->items[i].starts || starts_inside(&inside[k]->items[i]))
                 return true;
     return false;
 }
@@ -429,6 +453,9 @@ static qn_status verify_started(const verifier *v, const qn_steps *steps)
         }
         for (size_t k = oldest; k < i; k++) {
             const qn_step *start = &steps->items[k];
+            if (start->starts && starts_inside(step))
+                WRONG("step %d starts a collective inside, before what step %d has started was waited for",
+                      step->number, start->number);
             if (start->starts && (step_uses(v->p, step, qn_program_root(v->p, start->buffers[0]), false) ||
                                   step_uses(v->p, step, qn_program_root(v->p, start->buffers[1]), true)))
                 WRONG("step %d uses what step %d has given to a collective, before it has waited",

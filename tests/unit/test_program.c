@@ -390,6 +390,8 @@ static void test_started_lines(void **state)
     expect_collective("start all_reduce sum (%1, %1) node 0\n  wait \"name\" (%1, %1)", "");
     expect_collective("start all_gather ranks 4 (%0, %1) node 0\n  wait (%0, %1)",
                       "p.qn:8:3: step 0 starts all_gather: only all_reduce is started");
+    expect_collective("start rank (%0)\n  wait (%0, %0)",
+                      "p.qn:8:3: step 0 starts rank: only all_reduce is started");
     expect_collective("start all_reduce sum (%1, %1) node 0", "p.qn:8:3: nothing waits for step 0");
     expect_collective("all_reduce sum (%1, %1) node 0\n  wait (%1, %1)",
                       "p.qn:9:3: step 1 does not wait for the oldest collective that was started");
@@ -401,6 +403,10 @@ static void test_started_lines(void **state)
         "start all_reduce sum (%1, %1) node 0\n  collective all_gather ranks 4 (%0, %1) node 0\n"
         "  wait (%1, %1)",
         "p.qn:9:3: step 1 uses what step 0 has given to a collective, before it has waited");
+    expect_collective(
+        "start all_reduce sum (%1, %1) node 0\n"
+        "  loop 0 count 2 { collective start all_reduce sum (%0, %0) node 0 wait (%0, %0) }\n  wait (%1, %1)",
+        "p.qn:9:3: step 1 starts a collective inside, before what step 0 has started was waited for");
 }
 
 /* What does not need a collective's result comes before what waits for it; the second has nothing to go on beside. */
