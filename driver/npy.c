@@ -146,8 +146,8 @@ static qn_status parse_npy(const npy_reader *r, const char *data, size_t size, q
 static const char *npy_header(const quern_array *array, qn_arena *arena, size_t *out_length)
 {
     const char *descr = "V1", *shape = ""; /* as NumPy writes narrow types, whose names it does not know */
-    for (size_t i = 0; i < sizeof descrs / sizeof *descrs; i++)
-        if ((int)descrs[i].dtype == array->dtype)
+    for (size_t i = sizeof descrs / sizeof *descrs; i-- > 0;)
+        if ((int)descrs[i].dtype == array->dtype) /* the first of them: u8 is read from V1, too */
             descr = descrs[i].text;
     for (int i = 0; i < array->rank; i++)
         shape = qn_arena_printf(arena, "%s%lld%s", shape, (long long)array->dims[i],

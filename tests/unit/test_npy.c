@@ -65,6 +65,32 @@ static void reads_what_it_writes(void **state)
     assert_int_equal(f->diags.n_errors, 0);
 }
 
+/* The types' names are NumPy's, and a type that it doesn't know is raw bytes. */
+static void names_types_as_numpy_does(void **state)
+{
+    fixture *f = *state;
+    static const struct {
+        quern_dtype dtype;
+        const char *begin;
+    } cases[] = { { QUERN_BOOL, "{'descr': '|b1', " },    { QUERN_I8, "{'descr': '|i1', " },
+                  { QUERN_U8, "{'descr': '|u1', " },      { QUERN_U64, "{'descr': '<u8', " },
+                  { QUERN_F32, "{'descr': '<f4', " },     { QUERN_BF16, "{'descr': '<V2', " },
+                  { QUERN_F8E4M3FN, "{'descr': '|V1', " } };
+    const int64_t data = 0;
+    const char *path = in_folder(f, "one.npy");
+    for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
+        char text[64] = "";
+        const quern_array array = { .dtype = cases[i].dtype, .data = (void *)&data };
+        assert_int_equal(qn_npy_write(path, &array, &f->diags), QUERN_OK);
+        FILE *file = fopen(path, "rb");
+        assert_non_null(file);
+        assert_int_equal(fread(text, 1, 10, file), 10); /* what comes before the header */
+        assert_int_equal(fread(text, 1, sizeof text - 1, file), sizeof text - 1);
+        fclose(file);
+        assert_memory_equal(text, cases[i].begin, strlen(cases[i].begin));
+    }
+}
+
 /* numpy.savez_compressed(a=arange(6, dtype='>i2').reshape(2, 3), f=asfortranarray(arange(6, dtype='f4').reshape(2, 3))) */
 static const char by_numpy[] =
     "\120\113\003\004\055\000\000\000\010\000\000\000\041\000\220\274\335\302\377\377\377\377\377\377"
@@ -174,6 +200,7 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test_setup_teardown(reads_what_it_writes, setup_folder, teardown_folder),
+        cmocka_unit_test_setup_teardown(names_types_as_numpy_does, setup_folder, teardown_folder),
         cmocka_unit_test_setup_teardown(reads_what_numpy_writes, setup_folder, teardown_folder),
         cmocka_unit_test_setup_teardown(survives_damage, setup_folder, teardown_folder),
         cmocka_unit_test_setup_teardown(refuses_with_reasons, setup_folder, teardown_folder),
