@@ -23,7 +23,7 @@ typedef struct writer {
     FILE *to;
     uint64_t random;
     int n_values, n_nodes;
-    char values[MOST_VALUES][8]; /* of i32[n], alike in extent */
+    char values[MOST_VALUES][16]; /* of i32[n], alike in extent */
 } writer;
 
 static int below(writer *w, int n)
