@@ -99,12 +99,14 @@ static double nearest_weight(rounding mode, double ratio, int tap)
     return tap == second;
 }
 
-/* Taps of a filter for a scale, and the offset of the first. */
+enum { MAX_TAPS = 1 << 12 };
+
+/* Taps of a filter for a scale, and the offset of the first. Of scales that are too small, some more than MAX_TAPS. */
 static int taps_of(const resize *r, double scale, int *out_first)
 {
     double reach = r->filter == CUBIC ? 2 : 1;
     if (r->antialias && scale < 1 && r->filter != NEAREST)
-        reach /= scale;
+        reach = fmin(reach / scale, MAX_TAPS);
     *out_first = (int)floor(-reach) + 1;
     return 2 - 2 * *out_first;
 }
@@ -185,7 +187,7 @@ static int64_t whole_factor(const resize *r, const axis_plan *p)
 /* Sum over taps of weight times gather; with many taps, a product with the matrix of weights. */
 static qn_value *apply_tables(resize *r, const axis_plan *p, qn_value *x, qn_value **inside_mask)
 {
-    enum { MAX_GATHERS = 4, MAX_TAPS = 1 << 12, MAX_EXTENT = 1 << 24, MAX_WEIGHTS = 1 << 25 };
+    enum { MAX_GATHERS = 4, MAX_EXTENT = 1 << 24, MAX_WEIGHTS = 1 << 25 };
     qn_onnx_node *n = r->n;
     qn_builder *b = &n->b;
     int first, taps = taps_of(r, p->scale, &first);
@@ -369,14 +371,19 @@ static bool has_tables(const resize *r, const axis_plan *p)
            (p->out->value <= MAX_COUNT || r->transform == CROP || r->antialias || r->exclude_outside);
 }
 
+/* NULL: no extent. */
+static qn_dim whole_extent(qn_onnx_node *n, double extent)
+{
+    return extent >= 0 && extent < (double)QN_DIM_MAX_VALUE ? qn_dim_const(n->im->dims, (int64_t)extent)
+                                                            : NULL;
+}
+
 /* Extent times scale, rounded down. Symbolic extents need a scale that is a fraction of small numbers. */
 static qn_dim scaled_extent(qn_onnx_node *n, qn_dim in, double scale)
 {
     qn_dims *t = n->im->dims;
-    if (qn_dim_is_const(in)) {
-        double out = floor((double)in->value * scale);
-        return out >= 0 && out < (double)QN_DIM_MAX_VALUE ? qn_dim_const(t, (int64_t)out) : NULL;
-    }
+    if (qn_dim_is_const(in))
+        return whole_extent(n, floor((double)in->value * scale));
     for (int64_t q = 1; q <= 64; q++) {
         double p = scale * (double)q;
         if (fabs(p - round(p)) < 1e-9 * p && p < 4096)
@@ -429,9 +436,9 @@ static bool read_extents(resize *r, const qn_type *x, int n_axes, axis_plan *pla
         if (!by_sizes) {
             p->scale = scales[i];
             p->out = scales[i] > 0 ? scaled_extent(n, p->in, scales[i]) : NULL;
-        } else if (keep > 0) {
+        } else if (larger || smaller) {
             p->scale = keep;
-            p->out = qn_dim_const(n->im->dims, (int64_t)floor(keep * (double)p->in->value + 0.5));
+            p->out = keep > 0 ? whole_extent(n, floor(keep * (double)p->in->value + 0.5)) : NULL;
         } else {
             p->out = sizes[i];
             bool known = qn_dim_is_const(p->in) && qn_dim_is_const(p->out);

@@ -389,6 +389,11 @@ class Refusals(unittest.TestCase):
                        mode=mode)
         self.check("Resize", {"x": ([3] * 4 + [5000] * 8,)}, {"to": np.array([3] * 4 + [4500] * 8)}, 1, "larger than any memory", order=order,
                    mode="cubic", antialias=1)
+        for extent, to in ((0, 5), (3, (1 << 63) - 1)):
+            self.check("Resize", {"x": ([extent, 1],)}, {"to": np.array([to, 5])}, 1, "axis 0 cannot be resized to that", order=order,
+                       mode="linear", keep_aspect_ratio_policy="not_smaller")
+        self.check("Resize", {"x": ([3 * 10**10],)}, {"s": np.full(1, 1e-10, np.float32)}, 1, "with 8192 taps", order=["x", "", "s"],
+                   mode="cubic", antialias=1)
         self.check("Upsample", {"x": ([100] * 8,)}, {"s": np.full(8, 10000.5, np.float32)}, 1, "larger than any memory", opset=9, mode="linear")
 
     def test_others(self):
