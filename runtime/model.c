@@ -292,13 +292,40 @@ static bool is_foreign(const char *path)
     return known && theirs.e_machine != ours.e_machine;
 }
 
+/* How long the file of a shared object has to be for what is loaded of it; 0: that can't be said. The loader maps what the object
+ * says, and a process that reads behind the end of a file is ended. */
+static uint64_t loaded_bytes(const char *path)
+{
+    ElfW(Ehdr) header;
+    ElfW(Phdr) segment;
+    uint64_t most = 0, end;
+    FILE *f = fopen(path, "rbe");
+    bool read = f && fread(&header, sizeof header, 1, f) == 1 &&
+                memcmp(header.e_ident, ELFMAG, SELFMAG) == 0 && header.e_phentsize == sizeof segment &&
+                header.e_phoff <= INT64_MAX && !fseeko(f, (off_t)header.e_phoff, SEEK_SET);
+    for (int i = 0; read && i < header.e_phnum; i++) {
+        read = fread(&segment, sizeof segment, 1, f) == 1;
+        if (read && segment.p_type == PT_LOAD) {
+            if (__builtin_add_overflow((uint64_t)segment.p_offset, (uint64_t)segment.p_filesz, &end))
+                end = UINT64_MAX;
+            most = end > most ? end : most;
+        }
+    }
+    if (f)
+        fclose(f);
+    return most;
+}
+
 static int find_info(const char *path, const char *prefix, opened *o, const quern_model_info **out)
 {
     struct stat st;
     char *spelled = NULL;
     const char *slash = strrchr(path, '/'), *file = slash ? slash + 1 : path;
-    if (!stat(path, &st) && !(o->name = take_name(path, &st)))
+    const bool there = !stat(path, &st);
+    if (there && !(o->name = take_name(path, &st)))
         return qn_fail(QUERN_ERROR_MEMORY, "out of memory");
+    if (there && S_ISREG(st.st_mode) && loaded_bytes(path) > (uint64_t)st.st_size)
+        return qn_fail(QUERN_ERROR_IO, "%s is cut short: it has %lld bytes", path, (long long)st.st_size);
     /* A name without a slash would be looked for in the system's folders. */
     const int dots = o->name ? o->name->dots : 0;
     if (asprintf(&spelled, "%.*s%*s%s", (int)(file - path), path, 2 * (dots + !slash), "", file) < 0)
