@@ -302,11 +302,11 @@ static const quern_model_info *read_model(file *f, uint64_t at)
 }
 
 /* Has a table the target of another? Those that only refuse, for a machine that has too little for the first CPU, name it without what
- * follows a CPU's name: a space, and features. */
+ * follows a CPU's name, a space and features; "native" is the first CPU itself. */
 static bool same_target(const char *earlier, const char *target)
 {
     const char *triple = strchr(target, ' '), *cpu = triple ? strchr(triple + 1, ' ') : NULL;
-    const size_t n = strlen(target);
+    const size_t n = triple && strcmp(triple, " native") == 0 ? (size_t)(triple - target) : strlen(target);
     return cpu ? strcmp(earlier, target) == 0
                : strncmp(earlier, target, n) == 0 && (!earlier[n] || earlier[n] == ' ');
 }

@@ -272,6 +272,8 @@ expect 0 '"dims": \["batch", 4\]' "$quern" inspect inspected.so --format json
 expect 2 'a shared object is code' "$quern" inspect inspected.so --format dot
 expect 0 '^last f32\[2\]' "$quern" run inspected.so
 expect 1 'cannot be read|too short|invalid ELF' "$quern" inspect <(printf '\177ELF')
+must "$quern" compile bias.qn --dim batch=2..8 -o native.so
+expect 0 '^native.so, compiled for [^ ,]+ [^ ,]+$' "$quern" inspect native.so
 head -c 3000 inspected.so >cut.so
 expect 1 'cut.so is cut short: it has 3000 bytes' "$quern" run cut.so
 # of one that does not run here what its file says; its symbols are not needed
