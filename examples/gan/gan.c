@@ -12,8 +12,8 @@
 #include "examples/common/common.h"
 
 enum { NOISE = 16, WARM = 200, SAMPLES = 2000 }; /* WARM: steps until the learning rate is what is said */
-enum { MODES = 8, PACK = 4 };
-enum { PIXELS = 64, SIDE = 8, LEVELS = 16, CLASSES = 10 };
+enum { MODES = 8, POINTS = 4 };                  /* POINTS, DIGITS: samples that a critic sees together */
+enum { PIXELS = 64, SIDE = 8, LEVELS = 16, CLASSES = 10, DIGITS = 8 };
 static const double sigma = 0.05; /* of each Gaussian; the ring's radius is 1 */
 
 /* ---- the networks ---- */
@@ -25,10 +25,10 @@ static quern_value *generate_point(quern_builder *b, quern_value *z)
     return quern_linear(b, z, 2, "generator.3");
 }
 
-/* Of PACK samples together (Lin, Khetan, Fanti and Oh, 2018): a generator that makes few kinds of them gives itself away. */
+/* Of several points together (Lin, Khetan, Fanti and Oh, 2018): a generator that makes few kinds of them gives itself away. */
 static quern_value *judge_point(quern_builder *b, quern_value *x)
 {
-    x = quern_reshape(b, x, QUERN_SHAPE(QUERN_N(-1), QUERN_N(2 * PACK)));
+    x = quern_reshape(b, x, QUERN_SHAPE(QUERN_N(-1), QUERN_N(2 * POINTS)));
     x = quern_leaky_relu(b, quern_linear(b, x, 128, "critic.1"), 0.2);
     x = quern_leaky_relu(b, quern_linear(b, x, 128, "critic.2"), 0.2);
     return quern_linear(b, x, 1, "critic.3");
@@ -60,7 +60,7 @@ static quern_value *judge_digit(quern_builder *b, quern_value *x)
 {
     x = quern_gelu(b, quern_conv2d(b, image(b, x, 1, SIDE), 32, 4, 2, 1, "critic.1"));
     x = quern_gelu(b, quern_conv2d(b, x, 64, 4, 2, 1, "critic.2"));
-    return quern_linear(b, flat(b, x, PACK * 64 * 4), 1, "critic.3");
+    return quern_linear(b, flat(b, x, DIGITS * 64 * 4), 1, "critic.3");
 }
 
 typedef struct problem {
@@ -70,7 +70,7 @@ typedef struct problem {
     double learning_rate;                                       /* at first; it falls to 0 in a line */
     quern_value *(*generate)(quern_builder *b, quern_value *z); /* [n, NOISE] to samples [n, width] */
     quern_value *(*judge)(quern_builder *b,
-                          quern_value *x); /* to logits [n / PACK, 1]: above 0, they are real */
+                          quern_value *x); /* to logits, one of several samples: above 0, they are real */
 } problem;
 
 static const problem ring = { "gan-ring", 128, 2, 250, 40, 1e-3, generate_point, judge_point };
@@ -276,7 +276,7 @@ static bool judge_digits(const game *g, const float *x, const int64_t *classes, 
     };
     static uint8_t picture[HEIGHT * WIDTH];
     static double distances[SAMPLES];
-    int near = 0, found[CLASSES] = { 0 }, all = 0;
+    int near = 0, found[CLASSES] = { 0 }, all = 0, least = SAMPLES;
     int64_t which = 0;
     for (int64_t i = 0; i < n_unseen; i++)
         distances[i] = nearest(g, unseen + i * PIXELS, &which);
@@ -286,16 +286,19 @@ static bool judge_digits(const game *g, const float *x, const int64_t *classes, 
         near += nearest(g, x + i * PIXELS, &which) <= usual;
         found[classes[which]]++;
     }
-    for (int k = 0; k < CLASSES; k++)
+    for (int k = 0; k < CLASSES; k++) {
         all += found[k] >= SAMPLES / CLASSES / 5;
+        least = found[k] < least ? found[k] : least;
+    }
     for (int i = 0; i < HEIGHT * WIDTH; i++) {
         const int row = i / WIDTH, column = i % WIDTH, cell = row / CELL * COLUMNS + column / CELL;
         const int r = row % CELL / ZOOM, c = column % CELL / ZOOM;
         picture[i] = r < SIDE && c < SIDE ? (uint8_t)(127.5f * (1 - x[cell * PIXELS + r * SIDE + c])) : 200;
     }
     write_picture(g, picture, WIDTH, HEIGHT);
-    printf("%s: %d of %d digits, %.1f %% of the samples as near to digits as 95 %% of unseen ones\n",
-           g->p->name, all, CLASSES, 100.0 * near / SAMPLES);
+    printf("%s: %d of %d digits, each at least %d times, "
+           "%.1f %% of the samples as near to digits as 95 %% of unseen ones\n",
+           g->p->name, all, CLASSES, least, 100.0 * near / SAMPLES);
     return all == CLASSES && near >= 0.8 * SAMPLES;
 }
 

@@ -11,7 +11,8 @@ from torch.nn import functional as F
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1]))
 from common.reference import dump, finish, read_safetensors
 
-NOISE, PACK, WARM = 16, 4, 200
+NOISE, WARM = 16, 200
+POINTS, DIGITS = 4, 8  # samples that a critic sees together
 with tempfile.TemporaryDirectory() as name:
     dump("gan", name)
     folder = pathlib.Path(name)
@@ -29,7 +30,7 @@ def generate_point(p, z):
 
 def judge_point(p, x):
     for name in "critic.1", "critic.2":
-        x = F.leaky_relu(linear(p, name, x.reshape(-1, 2 * PACK) if name == "critic.1" else x), 0.2)
+        x = F.leaky_relu(linear(p, name, x.reshape(-1, 2 * POINTS) if name == "critic.1" else x), 0.2)
     return linear(p, "critic.3", x)
 
 
@@ -46,7 +47,7 @@ def judge_digit(p, x):
     x = x.reshape(-1, 1, 8, 8)
     for name in "critic.1", "critic.2":
         x = F.gelu(F.conv2d(x, p[f"{name}.weight"], p[f"{name}.bias"], stride=2, padding=1))
-    return linear(p, "critic.3", x.reshape(-1, PACK * 64 * 4))
+    return linear(p, "critic.3", x.reshape(-1, DIGITS * 64 * 4))
 
 
 def play(part, batch, width, steps, rate, generate, judge):

@@ -32,7 +32,7 @@ class Adversaries(System, unittest.TestCase):
         modes, share = re.search(r"(\d) of 8 modes, ([\d.]+) % of the samples within 3 sigma", text).groups()
         self.assertEqual(int(modes), 8)
         self.assertGreaterEqual(float(share), 80)
-        found, share = re.search(r"(\d+) of 10 digits, ([\d.]+) % of the samples as near", text).groups()
+        found, share = re.search(r"(\d+) of 10 digits, each at least \d+ times, ([\d.]+) % of the samples", text).groups()
         self.assertEqual(int(found), 10)
         self.assertGreaterEqual(float(share), 80)
         for (width, height, rows), size in zip(sheets, ((256, 256), (720, 360))):
