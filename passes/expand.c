@@ -2,7 +2,8 @@
  *
  * Before: any graph. After: no composites, except those that a kernel template keeps (passes/claim.h) and gelu where the
  * machine reads it from a table; no calls: the function's nodes stand there; no arg_reduce: it is said by two reductions,
- * which fuse into one kernel with what surrounds them and run vectorized; no top_k: it is a sort and slices.
+ * which fuse into one kernel with what surrounds them and run vectorized; no top_k but those with a kernel of their own
+ * (passes/lower_opaque_keys.c): it is a sort and slices.
  *
  *   %0 = softmax %x {axis = 1}
  *   ->
@@ -16,6 +17,7 @@
 #include "passes/attention.h"
 #include "passes/claim.h"
 #include "passes/inline.h"
+#include "passes/lower.h"
 #include "passes/passes.h"
 #include "passes/quantize.h"
 
@@ -271,7 +273,8 @@ static bool expand_graph(qn_graph *graph, const qn_pass_options *options, qn_dia
         qn_node_resolve(node);
         for (int i = 0; i < node->n_regions; i++)
             changed |= expand_graph(node->regions[i], options, diags);
-        if (qn_template_keeps(node, options) || is_in_tables(node, options))
+        if (qn_template_keeps(node, options) || is_in_tables(node, options) ||
+            qn_lower_packs_keys(node, options))
             continue;
         qn_node *const before = node->prev;
         if (pack_attention(node, options, diags) || qn_int4_take_products(node, options, diags)) {

@@ -102,6 +102,32 @@ static void check_slice(const checker *c)
     }
 }
 
+static void check_top_k(const checker *c)
+{
+    qn_dims *dims = c->l->module->dims;
+    const int axis = (int)qn_attr_int(c->node, QN_ATTR_AXIS);
+    const qn_dim k = qn_attr_dims(c->node, QN_ATTR_K, NULL)[0], n = c->node->operands[0]->type.dims[axis];
+    const qn_dim zero = qn_dim_const(dims, 0);
+    if (qn_dim_at_most(dims, zero, k) && qn_dim_at_most(dims, k, n))
+        return;
+    const char *wanted = qn_arena_printf(c->l->arena, "the first %s of axis %d, whose extent is %s",
+                                         print(c, k), axis, print(c, n));
+    check_equal(c, qn_dim_max(dims, k, zero), k, wanted);
+    check_equal(c, qn_dim_min(dims, qn_dim_max(dims, k, zero), n), k, wanted);
+}
+
+/* Numbers hold positions of so many bits. */
+static void check_line(const checker *c)
+{
+    qn_dims *dims = c->l->module->dims;
+    const int axis = (int)qn_attr_int(c->node, QN_ATTR_AXIS);
+    const qn_dim n = c->node->operands[0]->type.dims[axis];
+    if (qn_lower_packs_keys(c->node, c->l->options) && n->max > QN_PACKED_LINE)
+        check_equal(c, qn_dim_min(dims, n, qn_dim_const(dims, QN_PACKED_LINE)), n,
+                    qn_arena_printf(c->l->arena, "axis %d, whose extent is %s: it may be %lld at most", axis,
+                                    print(c, n), (long long)QN_PACKED_LINE));
+}
+
 void qn_lower_checks(qn_lowering *l, const qn_graph *graph)
 {
     QN_FOR_NODES (graph, node) {
@@ -112,5 +138,9 @@ void qn_lower_checks(qn_lowering *l, const qn_graph *graph)
             check_reshape(&c);
         else if (node->op == QN_OP_SLICE)
             check_slice(&c);
+        else if (node->op == QN_OP_TOP_K)
+            check_top_k(&c);
+        if (node->op == QN_OP_TOP_K || node->op == QN_OP_SORT)
+            check_line(&c);
     }
 }

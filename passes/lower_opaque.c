@@ -11,6 +11,7 @@ static const struct {
     { QN_OP_SELECT_AND_SCATTER, qn_lower_select_and_scatter },
     { QN_OP_CUMULATIVE, qn_lower_cumulative },
     { QN_OP_SORT, qn_lower_sort },
+    { QN_OP_TOP_K, qn_lower_keys },
     { QN_OP_NON_ZERO, qn_lower_non_zero },
     { QN_OP_ALL_REDUCE, qn_lower_collective },
     { QN_OP_ALL_GATHER, qn_lower_collective },

@@ -10,6 +10,7 @@ qn_status qn_lower_scatter_elements(qn_lowering *l, const qn_group *group);
 qn_status qn_lower_select_and_scatter(qn_lowering *l, const qn_group *group);
 qn_status qn_lower_cumulative(qn_lowering *l, const qn_group *group);
 qn_status qn_lower_sort(qn_lowering *l, const qn_group *group);
+qn_status qn_lower_keys(qn_lowering *l, const qn_group *group); /* where qn_lower_packs_keys */
 qn_status qn_lower_non_zero(qn_lowering *l, const qn_group *group);
 qn_status qn_lower_collective(qn_lowering *l, const qn_group *group);
 

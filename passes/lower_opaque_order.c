@@ -1,4 +1,4 @@
-/* Ops that depend on the order or number of elements: sort, non_zero. (top_k is a sort and two slices: passes/expand.c.) */
+/* Ops that depend on the order or number of elements: sort (of short keys and top_k: lower_opaque_keys.c), non_zero. */
 #include <string.h>
 
 #include "passes/lower_opaque.h"
@@ -87,6 +87,8 @@ qn_status qn_lower_sort(qn_lowering *l, const qn_group *group)
     enum { PASSES = 41 }; /* lines are shorter than 2^41 */
     qn_node *node = group->root;
     const qn_type *type = &node->operands[0]->type;
+    if (qn_lower_packs_keys(node, l->options))
+        return qn_lower_keys(l, group);
     qn_opaque o;
     sorter s = { .o = &o,
                  .axis = (int)qn_attr_int(node, QN_ATTR_AXIS),

@@ -1,0 +1,363 @@
+/* sort and top_k of lines whose keys have up to 32 bits: numbers in the keys' order are sorted, each with its position.
+ *
+ * Above its position in the line, a number of 64 bits holds the key's own bits, changed so that they are in the order of sort as
+ * an unsigned number: 0 for -0, one NaN above all else, all bits turned where the order descends. So no two are equal, equal
+ * keys stay in their order, and comparing takes no branch. A line is sorted in two halves of a buffer by turns:
+ *
+ *   for each 64 numbers (the last are filled up with the greatest)
+ *     eight vectors of eight: sorted lane by lane by a network, transposed: eight runs of eight
+ *   for width = 8, 16, … below their number
+ *     for two runs each         the first `width` numbers from the front, the others from the back: no end is met
+ *   operands are read at the positions of the first k numbers
+ *
+ * Where only a few of a line are wanted, the buffer takes what comes before the last of the first k so far. When it is half full it
+ * is sorted, which leaves k:
+ *
+ *   for low = 0 to n step half
+ *     for i = low to low + half     buffer[count] = number[i]; count += number[i] < least
+ *     if count > half               sort; count = k; least = buffer[k - 1] */
+#include <string.h>
+
+#include "passes/lower_opaque.h"
+
+enum {
+    BASE = 8,            /* lanes, and numbers of a run at first */
+    GROUP = BASE * BASE, /* numbers that are sorted to such runs at once */
+    POSITION_BITS = 32,
+    MOST_LOCAL = 1 << 13, /* numbers in a half that lies in the task's own memory */
+    LEAST_ROOM = 128,     /* numbers in a half where few are wanted, and how many times as many as these */
+    ROOM = 4
+};
+
+typedef struct keys {
+    qn_opaque o;
+    qn_kbuffer *numbers;
+    qn_kvalue *base; /* of the two halves in the buffer */
+    qn_kvalue *half; /* from one to the other */
+    qn_dim n, k;
+    qn_dim at[QN_MAX_RANK]; /* of the line; [axis] is free */
+    int axis, n_passes;
+    bool descending;
+} keys;
+
+bool qn_lower_packs_keys(const qn_node *node, const qn_pass_options *options)
+{
+    return (node->op == QN_OP_SORT || node->op == QN_OP_TOP_K) &&
+           !(options->machine && options->machine->gpu) && qn_dtype_bytes(node->operands[0]->type.dtype) <= 4;
+}
+
+/* ---- numbers ---- */
+
+static qn_kvalue *word(keys *s, qn_dtype dtype, uint64_t value)
+{
+    return qn_kb_const(&s->o.w.b, (qn_ktype){ dtype, 1 }, (qn_scalar){ .i = (int64_t)value });
+}
+
+static qn_kvalue *last_of_all(keys *s)
+{
+    return word(s, QUERN_U64, UINT64_MAX);
+}
+
+/* The key's bits in its order, as a u32. */
+static qn_kvalue *ordered(keys *s, qn_kvalue *key)
+{
+    qn_kbuilder *b = &s->o.w.b;
+    const qn_dtype dtype = key->type.dtype;
+    qn_kvalue *top = word(s, QUERN_U32, 0x80000000u), *bits;
+    if (qn_dtype_is_float(dtype)) {
+        bits = qn_kb_bitcast(b, QUERN_U32, qn_kb_convert(b, QUERN_F32, key));
+        qn_kvalue *size = qn_kb_binary(b, QN_OP_AND, bits, word(s, QUERN_U32, 0x7fffffff));
+        qn_kvalue *nan = qn_kb_compare(b, QN_GT, size, word(s, QUERN_U32, 0x7f800000));
+        qn_kvalue *negative = qn_kb_compare(b, QN_GT, bits, top); /* and not -0 */
+        bits =
+            qn_kb_select(b, negative, qn_kb_unary(b, QN_OP_NOT, bits), qn_kb_binary(b, QN_OP_OR, bits, top));
+        bits = qn_kb_select(b, nan, word(s, QUERN_U32, UINT32_MAX), bits);
+    } else if (qn_dtype_class_of(dtype) == QN_CLASS_SIGNED) {
+        bits = qn_kb_bitcast(b, QUERN_U32, qn_kb_convert(b, QUERN_I32, key));
+        bits = qn_kb_binary(b, QN_OP_XOR, bits, top);
+    } else {
+        bits = qn_kb_convert(b, QUERN_U32, key);
+    }
+    return s->descending ? qn_kb_unary(b, QN_OP_NOT, bits) : bits;
+}
+
+static qn_kvalue *number_at(keys *s, qn_dim i)
+{
+    qn_writer *w = &s->o.w;
+    qn_kbuilder *b = &w->b;
+    qn_dim at[QN_MAX_RANK];
+    memcpy(at, s->at, sizeof at);
+    at[s->axis] = i;
+    qn_kvalue *bits = qn_kb_convert(b, QUERN_U64, ordered(s, qn_writer_value(w, s->o.node->operands[0], at)));
+    bits = qn_kb_binary(b, QN_OP_SHIFT_LEFT, bits, word(s, QUERN_U64, POSITION_BITS));
+    return qn_kb_binary(b, QN_OP_OR, bits, qn_kb_convert(b, QUERN_U64, qn_writer_index(w, i)));
+}
+
+/* Number i of the half that begins there. */
+static qn_kvalue *place(keys *s, qn_kvalue *half, qn_kvalue *i)
+{
+    qn_kbuilder *b = &s->o.w.b;
+    return qn_kb_iadd(b, qn_kb_iadd(b, s->base, half), i);
+}
+
+static qn_kvalue *number(keys *s, qn_kvalue *half, qn_kvalue *i)
+{
+    return qn_kb_load(&s->o.w.b, s->numbers, place(s, half, i), 1);
+}
+
+/* ---- sorting ---- */
+
+/* The greatest of two goes to the second place, in all lanes. */
+static void exchange(qn_kbuilder *b, qn_kvalue **x, qn_kvalue **y)
+{
+    qn_kvalue *least = qn_kb_binary(b, QN_OP_MIN, *x, *y);
+    *y = qn_kb_binary(b, QN_OP_MAX, *x, *y);
+    *x = least;
+}
+
+/* Runs of BASE in place, in whole groups. */
+static void sort_groups(keys *s, qn_kvalue *half, qn_kvalue *count)
+{
+    static const int network[19][2] = { { 0, 2 }, { 1, 3 }, { 4, 6 }, { 5, 7 }, { 0, 4 }, { 1, 5 }, { 2, 6 },
+                                        { 3, 7 }, { 0, 1 }, { 2, 3 }, { 4, 5 }, { 6, 7 }, { 2, 4 }, { 3, 5 },
+                                        { 1, 4 }, { 3, 6 }, { 1, 2 }, { 3, 4 }, { 5, 6 } };
+    qn_kbuilder *b = &s->o.w.b;
+    for (int i = 0; i < GROUP / BASE; i++) /* so that whole groups may be read */
+        qn_kb_store(b, s->numbers, place(s, half, qn_kb_iadd(b, count, qn_kb_index(b, i * BASE))),
+                    qn_kb_splat(b, last_of_all(s), BASE), NULL);
+    qn_kinst *groups =
+        qn_kb_for(b, qn_kb_index(b, 0), count, qn_kb_index(b, GROUP), QN_TAG_SERIAL, 0, NULL, NULL);
+    qn_kvalue *rows[QN_TRANSPOSE_LANES], *at[BASE];
+    for (int i = 0; i < BASE; i++) {
+        at[i] = place(s, half, qn_kb_iadd(b, qn_loop_counter(groups), qn_kb_index(b, i * BASE)));
+        rows[i] = qn_kb_load(b, s->numbers, at[i], BASE);
+    }
+    for (size_t i = 0; i < sizeof network / sizeof *network; i++)
+        exchange(b, &rows[network[i][0]], &rows[network[i][1]]);
+    qn_kb_transpose(b, BASE, rows);
+    for (int i = 0; i < BASE; i++)
+        qn_kb_store(b, s->numbers, at[i], rows[i], NULL);
+    qn_kb_end_for(b, groups, NULL);
+}
+
+/* Two runs of that width from `low` on into the other half. */
+static void merge(keys *s, qn_kvalue *from, qn_kvalue *to, qn_kvalue *low, qn_kvalue *width)
+{
+    qn_kbuilder *b = &s->o.w.b;
+    qn_kvalue *zero = qn_kb_index(b, 0), *one = qn_kb_index(b, 1);
+    qn_kvalue *middle = qn_kb_iadd(b, low, width), *initial[2] = { zero, zero };
+    qn_kvalue *last_left = qn_kb_isub(b, middle, one);
+    qn_kvalue *last_right = qn_kb_iadd(b, last_left, width);
+    qn_kinst *loop = qn_kb_for(b, zero, width, one, QN_TAG_SERIAL, 2, initial, NULL);
+    /* how many the right run has given to the front and to the back */
+    qn_kvalue *k = qn_loop_counter(loop), *front = &loop->blocks[0]->arguments[1];
+    qn_kvalue *back = &loop->blocks[0]->arguments[2];
+    qn_kvalue *x = number(s, from, qn_kb_iadd(b, low, qn_kb_isub(b, k, front)));
+    qn_kvalue *y = number(s, from, qn_kb_iadd(b, middle, front));
+    qn_kb_store(b, s->numbers, place(s, to, qn_kb_iadd(b, low, k)), qn_kb_binary(b, QN_OP_MIN, x, y), NULL);
+    qn_kvalue *first = qn_kb_convert(b, QUERN_I64, qn_kb_compare(b, QN_LT, y, x));
+    x = number(s, from, qn_kb_isub(b, last_left, qn_kb_isub(b, k, back)));
+    y = number(s, from, qn_kb_isub(b, last_right, back));
+    qn_kb_store(b, s->numbers, place(s, to, qn_kb_isub(b, last_right, k)), qn_kb_binary(b, QN_OP_MAX, x, y),
+                NULL);
+    qn_kvalue *second = qn_kb_convert(b, QUERN_I64, qn_kb_compare(b, QN_GT, y, x));
+    qn_kvalue *const next[2] = { qn_kb_iadd(b, front, first), qn_kb_iadd(b, back, second) };
+    qn_kb_end_for(b, loop, next);
+}
+
+/* One width. A run that is alone is copied, with the greatest numbers behind it. */
+static void merge_pass(keys *s, qn_kvalue *from, qn_kvalue *to, qn_kvalue *count, qn_kvalue *width)
+{
+    qn_kbuilder *b = &s->o.w.b;
+    qn_kinst *lows =
+        qn_kb_for(b, qn_kb_index(b, 0), count, qn_kb_iadd(b, width, width), QN_TAG_SERIAL, 0, NULL, NULL);
+    qn_kvalue *low = qn_loop_counter(lows), *middle = qn_kb_iadd(b, low, width);
+    qn_kinst *two = qn_kb_if(b, qn_kb_compare(b, QN_LT, middle, count));
+    merge(s, from, to, low, width);
+    qn_kb_else(b, two, 0, NULL);
+    qn_kinst *copy =
+        qn_kb_for(b, qn_kb_index(b, 0), width, qn_kb_index(b, BASE), QN_TAG_SERIAL, 0, NULL, NULL);
+    qn_kvalue *left = qn_kb_iadd(b, low, qn_loop_counter(copy));
+    qn_kb_store(b, s->numbers, place(s, to, left), qn_kb_load(b, s->numbers, place(s, from, left), BASE),
+                NULL);
+    qn_kb_store(b, s->numbers, place(s, to, qn_kb_iadd(b, left, width)), qn_kb_splat(b, last_of_all(s), BASE),
+                NULL);
+    qn_kb_end_for(b, copy, NULL);
+    qn_kb_end_if(b, two, 0, NULL);
+    qn_kb_end_for(b, lows, NULL);
+}
+
+/* Sorts the first `count` numbers of the half from[0]; from[1] is the other one. Gives the halves by turns. */
+static void sort_numbers(keys *s, qn_kvalue *count, qn_kvalue **from)
+{
+    qn_kbuilder *b = &s->o.w.b;
+    sort_groups(s, from[0], count);
+    qn_kvalue *group = qn_kb_index(b, GROUP); /* its numbers lie anywhere in it now */
+    count = qn_kb_imul(b, qn_kb_idiv(b, qn_kb_iadd(b, count, qn_kb_index(b, GROUP - 1)), group), group);
+    qn_kvalue *state[3] = { qn_kb_index(b, BASE), from[0], from[1] };
+    qn_kinst *passes = qn_kb_for(b, qn_kb_index(b, 0), qn_kb_index(b, s->n_passes), qn_kb_index(b, 1),
+                                 QN_TAG_SERIAL, 3, state, NULL);
+    qn_kvalue *now = passes->blocks[0]->arguments + 1;
+    qn_kinst *more = qn_kb_if(b, qn_kb_compare(b, QN_LT, &now[0], count));
+    merge_pass(s, &now[1], &now[2], count, &now[0]);
+    qn_kvalue *const swapped[3] = { qn_kb_iadd(b, &now[0], &now[0]), &now[2], &now[1] };
+    qn_kb_else(b, more, 3, swapped);
+    qn_kvalue *const same[3] = { &now[0], &now[1], &now[2] };
+    qn_kb_end_if(b, more, 3, same);
+    qn_kvalue *const next[3] = { &more->results[0], &more->results[1], &more->results[2] };
+    qn_kb_end_for(b, passes, next);
+    from[0] = &passes->results[1];
+    from[1] = &passes->results[2];
+}
+
+/* ---- lines ---- */
+
+/* All numbers of the line, sorted. */
+static void sort_line(keys *s, qn_kvalue **from)
+{
+    qn_writer *w = &s->o.w;
+    const qn_dim i = qn_ispace_var(&w->space, s->n, false);
+    qn_writer_loop fill = qn_writer_for_all(w, i, QN_TAG_VECTOR, 0, NULL, NULL);
+    qn_kb_store(&w->b, s->numbers, place(s, from[0], qn_writer_index(w, i)), number_at(s, i), NULL);
+    qn_writer_end_for(w, &fill, NULL);
+    sort_numbers(s, qn_writer_index(w, s->n), from);
+}
+
+/* Its first k; `room` numbers fit into a half. */
+static void select_first(keys *s, int64_t room, qn_kvalue **from)
+{
+    qn_writer *w = &s->o.w;
+    qn_kbuilder *b = &w->b;
+    qn_kbuffer *staged = qn_kernel_add_local(w->kernel, "staged", QUERN_U64, room / 2);
+    qn_kvalue *zero = qn_kb_index(b, 0), *one = qn_kb_index(b, 1), *half = qn_kb_index(b, room / 2);
+    qn_kvalue *n = qn_writer_index(w, s->n), *k = qn_writer_index(w, s->k);
+    qn_kvalue *state[4] = { from[0], from[1], zero, last_of_all(s) };
+    qn_kinst *lows = qn_kb_for(b, zero, n, half, QN_TAG_SERIAL, 4, state, NULL);
+    qn_kvalue *low = qn_loop_counter(lows), *now = lows->blocks[0]->arguments + 1;
+    qn_kvalue *high = qn_kb_imin(b, qn_kb_iadd(b, low, half), n);
+    const size_t mark = qn_writer_mark(w);
+    const qn_dim i = qn_ispace_var(&w->space, s->n, false);
+    qn_writer_loop fill = qn_writer_for(w, i, low, high, QN_TAG_VECTOR, 0, NULL, NULL);
+    qn_kb_store(b, staged, qn_kb_isub(b, qn_writer_index(w, i), low), number_at(s, i), NULL);
+    qn_writer_end_for(w, &fill, NULL);
+
+    qn_kinst *take =
+        qn_kb_for(b, zero, qn_kb_isub(b, high, low), one, QN_TAG_SERIAL, 1, (qn_kvalue *[]){ &now[2] }, NULL);
+    qn_kvalue *count = &take->blocks[0]->arguments[1];
+    qn_kvalue *x = qn_kb_load(b, staged, qn_loop_counter(take), 1);
+    qn_kb_store(b, s->numbers, place(s, &now[0], count), x, NULL);
+    qn_kvalue *taken = qn_kb_convert(b, QUERN_I64, qn_kb_compare(b, QN_LT, x, &now[3]));
+    qn_kb_end_for(b, take, (qn_kvalue *[]){ qn_kb_iadd(b, count, taken) });
+
+    qn_kinst *full = qn_kb_if(b, qn_kb_compare(b, QN_GT, &take->results[0], half));
+    qn_kvalue *sorted[2] = { &now[0], &now[1] };
+    sort_numbers(s, &take->results[0], sorted);
+    qn_kvalue *const left[4] = { sorted[0], sorted[1], k, number(s, sorted[0], qn_kb_isub(b, k, one)) };
+    qn_kb_else(b, full, 4, left);
+    qn_kvalue *const same[4] = { &now[0], &now[1], &take->results[0], &now[3] };
+    qn_kb_end_if(b, full, 4, same);
+    qn_writer_forget(w, mark);
+    qn_kvalue *next[4];
+    for (int j = 0; j < 4; j++)
+        next[j] = &full->results[j];
+    qn_kb_end_for(b, lows, next);
+    from[0] = &lows->results[0];
+    from[1] = &lows->results[1];
+    sort_numbers(s, &lows->results[2], from);
+}
+
+static void write_line(keys *s, qn_kvalue *from)
+{
+    qn_writer *w = &s->o.w;
+    qn_node *node = s->o.node;
+    const qn_dim j = qn_ispace_var(&w->space, s->k, false);
+    qn_writer_loop write = qn_writer_for_all(w, j, QN_TAG_VECTOR, 0, NULL, NULL);
+    qn_kvalue *position = qn_kb_binary(&w->b, QN_OP_AND, number(s, from, qn_writer_index(w, j)),
+                                       word(s, QUERN_U64, UINT32_MAX));
+    position = qn_kb_convert(&w->b, QUERN_I64, position);
+    qn_dim at[QN_MAX_RANK], out[QN_MAX_RANK];
+    memcpy(at, s->at, sizeof at);
+    memcpy(out, s->at, sizeof out);
+    at[s->axis] = qn_writer_datum(w, position, s->n);
+    out[s->axis] = j;
+    for (int i = 0; i < node->n_results; i++)
+        qn_writer_store(w, qn_writer_argument(w, qn_lower_buffer(s->o.l, &node->results[i]), false, true),
+                        qn_opaque_linear(&s->o, &node->results[i].type, out),
+                        i < node->n_operands ? qn_writer_value(w, node->operands[i], at) : position);
+    qn_writer_end_for(w, &write, NULL);
+}
+
+static int64_t power_from(int64_t n)
+{
+    int64_t power = GROUP;
+    while (power < n)
+        power *= 2;
+    return power;
+}
+
+/* The halves: of the task's own, or scratch memory with as many pairs as there are tasks. */
+static void place_halves(keys *s, int64_t room, const qn_loops *loops)
+{
+    qn_writer *w = &s->o.w;
+    qn_kbuilder *b = &w->b;
+    qn_dims *dims = w->space.dims;
+    qn_lowering *l = s->o.l;
+    if (room <= MOST_LOCAL) {
+        s->half = qn_kb_index(b, room + GROUP);
+        s->base = qn_kb_index(b, 0);
+        s->numbers = qn_kernel_add_local(w->kernel, "numbers", QUERN_U64, 2 * (room + GROUP));
+        return;
+    }
+    /* the power of two from n on is below 2 n */
+    const qn_dim two = qn_dim_const(dims, 2),
+                 half = qn_dim_add(dims, qn_dim_mul(dims, s->n, two), qn_dim_const(dims, 2 * GROUP));
+    const qn_dim pair = qn_dim_mul(dims, half, two);
+    s->half = qn_writer_index(w, half);
+    s->base = qn_kb_imul(b, qn_kb_task(b), qn_writer_index(w, pair));
+    const qn_dim all = qn_lower_dim(l, qn_dim_mul(dims, loops->tasks, pair));
+    s->numbers = qn_writer_argument(w, qn_lower_scratch(l, "numbers", QUERN_U64, all), true, true);
+}
+
+qn_status qn_lower_keys(qn_lowering *l, const qn_group *group)
+{
+    qn_node *node = group->root;
+    const bool selects = node->op == QN_OP_TOP_K;
+    const qn_type *type = &node->operands[0]->type;
+    keys s = { .axis = (int)qn_attr_int(node, QN_ATTR_AXIS),
+               .descending = qn_attr_bool(node, selects ? QN_ATTR_LARGEST : QN_ATTR_DESCENDING) };
+    qn_opaque_begin(&s.o, l, group);
+    qn_writer *w = &s.o.w;
+    qn_nest nest;
+    qn_loops loops;
+    int axes[QN_MAX_RANK];
+    qn_writer_loop open[QN_MAX_RANK];
+    s.n = qn_ispace_import(&w->space, type->dims[s.axis]);
+    s.k = selects ? qn_ispace_import(&w->space, qn_attr_dims(node, QN_ATTR_K, NULL)[0]) : s.n;
+    int64_t room = power_from(s.n->max < QN_PACKED_LINE ? s.n->max : QN_PACKED_LINE);
+    bool few = s.k->min > 0 && s.k->max <= MOST_LOCAL / ROOM;
+    if (few) {
+        const int64_t less = power_from(ROOM * s.k->max < LEAST_ROOM ? LEAST_ROOM : ROOM * s.k->max);
+        few = less < room;
+        room = few ? less : room;
+    }
+    while ((int64_t)BASE << s.n_passes < room)
+        s.n_passes++;
+    const double grain = QN_GRAIN / ((few ? 1 : 4) * (1 + qn_likely_extent(type->dims[s.axis])));
+    qn_opaque_nest(&s.o, type, 1u << s.axis, &nest, axes);
+    qn_loops_plan(w, &nest, grain < 1 ? 1 : (int64_t)grain, &loops);
+    for (int i = 0; i < type->rank; i++)
+        s.at[i] = qn_dim_const(w->space.dims, 0);
+    for (int i = 0; i < nest.n; i++)
+        s.at[axes[i]] = loops.index[i];
+    place_halves(&s, room, &loops);
+    for (int i = 0; i < loops.n; i++)
+        open[i] = qn_planned_loop_open(w, &loops.loops[i], QN_TAG_SERIAL);
+    qn_kvalue *from[2] = { qn_kb_index(&w->b, 0), s.half };
+    if (few)
+        select_first(&s, room, from);
+    else
+        sort_line(&s, from);
+    write_line(&s, from[0]);
+    qn_opaque_close(&s.o, &loops, open);
+    return qn_opaque_end(&s.o, loops.tasks);
+}
