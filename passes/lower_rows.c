@@ -582,6 +582,29 @@ static void write_kernel(row_kernel *k)
         qn_writer_end_for(w, &open[i], NULL);
 }
 
+/* May the number be another one in another iteration? */
+static bool varies(const qn_kvalue *x, int depth)
+{
+    if (!x || !x->inst || x->inst->n_blocks > 0 || depth == 0)
+        return true;
+    for (int i = 0; i < x->inst->n_operands; i++)
+        if (varies(x->inst->operands[i], depth - 1))
+            return true;
+    return false;
+}
+
+/* Does an address depend on numbers that are not the same in all rows and columns? */
+static bool looks_up(const qn_writer *w, qn_dim linear)
+{
+    enum { DEPTH = 6 };
+    for (size_t i = 0; i < w->space.vars.n; i++) {
+        const qn_var *var = &w->space.vars.items[i];
+        if (var->data && qn_ix_uses(linear, var->symbol) && varies(var->value, DEPTH))
+            return true;
+    }
+    return false;
+}
+
 /* How many accesses have neighbours in memory for neighbouring values of the variable. What is looked up counts as several: in
  * the other direction each lane has a place of its own. */
 static int contiguous_along(qn_writer *w, qn_dim var, int n_cols, const qn_dim *col_vars)
@@ -591,12 +614,13 @@ static int contiguous_along(qn_writer *w, qn_dim var, int n_cols, const qn_dim *
     for (size_t i = 0; i < w->accesses.n; i++) {
         qn_dim coefficient, rest;
         const qn_access *a = &w->accesses.items[i];
-        bool each_column = n_cols == 0 || qn_ix_uses_data(&w->space, a->linear);
+        const bool found = looks_up(w, a->linear);
+        bool each_column = n_cols == 0 || found;
         for (int k = 0; k < n_cols; k++)
             each_column |= qn_ix_uses(a->linear, col_vars[k]);
         if (a->buffer && each_column && a->buffer->space == QN_SPACE_ARGUMENT &&
             qn_ix_affine(&w->space, a->linear, var, &coefficient, &rest) && qn_dim_is(coefficient, 1))
-            n += qn_ix_uses_data(&w->space, a->linear) ? LOOKUP : 1;
+            n += found ? LOOKUP : 1;
     }
     return n;
 }

@@ -169,8 +169,18 @@ static qn_value *scalar_in(qn_onnx_node *n, int i, qn_dtype dtype, double fallba
     return v ? qn_b_convert(b, dtype, qn_b_reshape(b, v, 0, NULL)) : NULL;
 }
 
-/* Boxes in the order of their scores, each kept unless one kept before overlaps it: a scan over the boxes of all M
- * problems (batch times class) at once. */
+/* How many steps of [M, N] there are until nothing behind them holds in any row. */
+static qn_value *behind_last(qn_builder *b, qn_value *valid)
+{
+    if (!valid)
+        return NULL;
+    qn_type type = qn_type_make(b->graph->module, QUERN_I64, 2, valid->type.dims);
+    qn_value *steps = choose(b, valid, add_number(b, qn_b_iota(b, &type, 1), 1), qn_b_full(b, &type, 0));
+    return steps ? qn_b_reduce(b, QN_KIND_MAX, steps, 2, (int64_t[]){ 0, 1 }, false) : NULL;
+}
+
+/* Boxes in the order of their scores, each kept unless one kept before overlaps it: a loop over the boxes of all M
+ * problems (batch times class) at once, until none is left whose score counts, or each has as many as it may keep. */
 static void import_non_max_suppression(qn_onnx_node *n)
 {
     qn_builder *b = &n->b, inner = *b;
@@ -207,28 +217,33 @@ static void import_non_max_suppression(qn_onnx_node *n)
         if (!parts[i])
             return;
     }
-    /* carried: kept [M, N], their number [M]; scanned: the step, its validity and box; captured: all boxes */
+    /* carried: kept [M, N], their number [M], the step; captured: validity and boxes by step, all boxes, when to end */
     qn_type kept_type = qn_type_make(n->im->module, QUERN_BOOL, 2, flat);
     qn_type count_type = qn_type_make(n->im->module, QUERN_I64, 1, &problems);
     qn_type step_type = qn_type_make(n->im->module, QUERN_I64, 1, &n_box);
-    qn_value *operands[16] = { qn_b_full(b, &kept_type, 0), qn_b_full(b, &count_type, 0),
-                               qn_b_iota(b, &step_type, 0), qn_b_transpose(b, valid, (int64_t[]){ 1, 0 }) };
+    qn_value *operands[17] = { qn_b_full(b, &kept_type, 0), qn_b_full(b, &count_type, 0),
+                               qn_b_scalar_int(b, QUERN_I64, 0),
+                               qn_b_transpose(b, valid, (int64_t[]){ 1, 0 }) };
     for (int i = 0; i < 5; i++) {
         operands[4 + i] = qn_b_transpose(b, parts[i], (int64_t[]){ 1, 0 });
         operands[9 + i] = parts[i];
     }
     operands[14] = threshold;
     operands[15] = limit;
-    inner.graph = qn_region_new(n->im->module);
-    qn_value *in[16];
-    for (int i = 0; i < 16; i++) {
+    operands[16] = behind_last(b, valid);
+    qn_graph *const condition = qn_region_new(n->im->module), *const body = qn_region_new(n->im->module);
+    inner.graph = body;
+    qn_value *in[17];
+    for (int i = 0; i < 17; i++) {
         if (!operands[i])
             return;
-        qn_type type = operands[i]->type;
-        if (i >= 2 && i < 9)
-            type = qn_type_make(n->im->module, type.dtype, type.rank - 1, type.dims + 1);
-        in[i] = qn_graph_add_input(inner.graph, NULL, type, QN_ROLE_INPUT);
+        in[i] = qn_graph_add_input(body, NULL, operands[i]->type, QN_ROLE_INPUT);
+        qn_graph_add_input(condition, NULL, operands[i]->type, QN_ROLE_INPUT);
     }
+    qn_value *step[2] = { in[2], qn_b_scalar_int(&inner, QUERN_I64, 0) };
+    for (int i = 3; i < 9; i++)
+        in[i] = qn_b_squeeze(
+            &inner, qn_b_dynamic_slice(&inner, in[i], step, (qn_dim[]){ qn_dim_const(t, 1), problems }), 0);
     qn_value *hit = and_also(&inner, in[0], overlapping(&inner, in + 4, in + 9, in[14]));
     qn_value *suppressed = hit ? qn_b_reduce(&inner, QN_KIND_MAX, hit, 1, (int64_t[]){ 1 }, false) : NULL;
     qn_value *keep = and_also(&inner, and_also(&inner, in[3], compare(&inner, QN_LT, in[1], in[15])),
@@ -237,14 +252,23 @@ static void import_non_max_suppression(qn_onnx_node *n)
     qn_value *kept = or_else(&inner, in[0], and_also(&inner, qn_b_expand_dims(&inner, keep, 1), here));
     if (!kept || !keep)
         return;
-    qn_graph_add_output(inner.graph, kept, NULL, -1);
-    qn_graph_add_output(inner.graph, add(&inner, in[1], qn_b_convert(&inner, QUERN_I64, keep)), NULL, -1);
-    qn_node *scan = qn_b_scan(b, 2, 7, 7, operands, n_box, false, inner.graph);
-    if (!scan)
+    qn_graph_add_output(body, kept, NULL, -1);
+    qn_graph_add_output(body, add(&inner, in[1], qn_b_convert(&inner, QUERN_I64, keep)), NULL, -1);
+    qn_graph_add_output(body, add_number(&inner, in[2], 1), NULL, -1);
+    qn_value *const *now = condition->inputs;
+    inner.graph = condition;
+    qn_value *open = compare(&inner, QN_LT, now[1], now[15]); /* problems that may keep more */
+    open = open ? qn_b_reduce(&inner, QN_KIND_MAX, open, 1, (int64_t[]){ 0 }, false) : NULL;
+    open = and_also(&inner, open, compare(&inner, QN_LT, now[2], now[16]));
+    if (!open)
+        return;
+    qn_graph_add_output(condition, open, NULL, -1);
+    qn_node *loop = qn_b_while(b, 3, 14, operands, n_box, condition, body);
+    if (!loop)
         return;
     /* positions of the kept, row by row, as (batch, class, box) */
     qn_dim every = qn_dim_mul(t, problems, n_box);
-    qn_value *chosen = positions_of(n, qn_b_reshape(b, &scan->results[0], 1, &every), "selected");
+    qn_value *chosen = positions_of(n, qn_b_reshape(b, &loop->results[0], 1, &every), "selected");
     if (!chosen)
         return;
     qn_value *per_class = qn_b_dim_value(b, QUERN_I64, n_box),
