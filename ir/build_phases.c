@@ -1,11 +1,29 @@
 /* Convolutions over what is spread, without the zeros in between: see build.h. */
 #include "ir/build.h"
 
-enum { MAX_PHASES = 4 };
+enum { MAX_PHASES = 4, MAX_OF_SYMBOLS = 8 };
 
 static int64_t ceil_div(int64_t x, int64_t y)
 {
     return (x + y - 1) / y;
+}
+
+/* Of the result along spatial axis i over x of that extent. */
+static int64_t result_extent(const qn_type *w, const qn_conv *conv, int i, int64_t extent)
+{
+    return (extent - 1) * conv->x_dilation[i] + 1 + (conv->low ? conv->low[i] : 0) +
+           (conv->high ? conv->high[i] : 0) - (w->dims[i + 2]->value - 1);
+}
+
+/* Has the result elements of each phase, for every extent that a symbol stands for? Over none it has as many as the padding makes, which
+ * the phases agree about where otherwise it has s for each element of x. */
+static bool fills_phases(const qn_type *x, const qn_type *w, const qn_conv *conv, int i)
+{
+    const qn_dim extent = x->dims[i + 2];
+    if (qn_dim_is_const(extent))
+        return extent->value > 0;
+    return extent->min > 0 ? result_extent(w, conv, i, extent->min) >= conv->x_dilation[i]
+                           : result_extent(w, conv, i, 0) == 0;
 }
 
 /* In how many phases; 1 where it stays as it is. */
@@ -15,8 +33,9 @@ static int64_t count_phases(const qn_type *x, const qn_type *w, const qn_conv *c
     for (int i = 0; i < x->rank - 2; i++) {
         const bool plain =
             (!conv->stride || conv->stride[i] == 1) && (!conv->w_dilation || conv->w_dilation[i] == 1);
-        if (!plain || !qn_dim_is_const(x->dims[i + 2]) || !qn_dim_is_const(w->dims[i + 2]) ||
-            x->dims[i + 2]->value < 1 || conv->x_dilation[i] > MAX_PHASES / n)
+        const int64_t most = qn_dim_is_const(x->dims[i + 2]) ? MAX_PHASES : MAX_OF_SYMBOLS;
+        if (!plain || !qn_dim_is_const(w->dims[i + 2]) || conv->x_dilation[i] > most / n ||
+            !fills_phases(x, w, conv, i))
             return 1;
         n *= conv->x_dilation[i];
     }
@@ -40,11 +59,11 @@ qn_value *qn_b_convolution_in_phases(qn_builder *b, qn_value *x, qn_value *w, co
         bool empty = false;
         for (int i = 0; i < n; i++) {
             const int64_t s = conv->x_dilation[i], at = rest % s, low = conv->low ? conv->low[i] : 0,
-                          high = conv->high ? conv->high[i] : 0, extent = x->type.dims[i + 2]->value,
+                          /* what follows is the same for all extents */
+                least = x->type.dims[i + 2]->min, extent = least > 0 ? least : 1,
                           taps_of_all = w->type.dims[i + 2]->value,
-                          result = (extent - 1) * s + 1 + low + high - (taps_of_all - 1),
-                          first = ((low - at) % s + s) % s, count = ceil_div(result - at, s),
-                          taps = ceil_div(taps_of_all - first, s);
+                          result = result_extent(&w->type, conv, i, extent), first = ((low - at) % s + s) % s,
+                          count = ceil_div(result - at, s), taps = ceil_div(taps_of_all - first, s);
             rest /= s;
             empty |= result <= at || taps_of_all <= first;
             from[i] = (low - at - first) / s;

@@ -8,6 +8,7 @@
 
 #include <cmocka.h>
 
+#include "backends/interp/interp.h"
 #include "ir/build.h"
 #include "tests/support/lowered.h"
 
@@ -39,10 +40,10 @@ typedef struct net {
 } net;
 
 /* A dim that is so much in this run. */
-static qn_dim symbol(net *n, const char *name, int64_t value)
+static qn_dim symbol(net *n, const char *name, int64_t least, int64_t value)
 {
     n->symbols[n->n_symbols++] = value;
-    return qn_dim_symbol(qn_b_dims(&n->b), name, 0, 1000);
+    return qn_dim_symbol(qn_b_dims(&n->b), name, least, 1000);
 }
 
 static qn_value *input(net *n, const char *name, qn_dtype dtype, int rank, const qn_dim *dims)
@@ -123,12 +124,12 @@ static bool check(uint64_t seed)
     const int spatial = 1 + (int)below(3), known = (int)below(spatial + 1);
     qn_dim x_dims[5], w_dims[5] = { qn_dim_const(dims, out), qn_dim_const(dims, channels / groups) };
     int64_t stride[3], low[3], high[3], x_dilation[3], w_dilation[3];
-    x_dims[0] = below(2) ? symbol(&n, "n", below(3)) : qn_dim_const(dims, 1 + below(2));
+    x_dims[0] = below(2) ? symbol(&n, "n", 0, below(3)) : qn_dim_const(dims, 1 + below(2));
     x_dims[1] = qn_dim_const(dims, channels);
     for (int i = 0; i < spatial; i++) {
         const int64_t longest = i == spatial - 1 ? 45 : 6, extent = below(3) ? 1 + below(longest) : below(4);
         x_dims[2 + i] =
-            i == known && spatial > 1 ? qn_dim_const(dims, extent + 1) : symbol(&n, names[i], extent);
+            i == known && spatial > 1 ? qn_dim_const(dims, extent + 1) : symbol(&n, names[i], 0, extent);
         const int64_t kernel = below(8) == 0 ? 9 + below(9) : 1 + below(4);
         w_dims[2 + i] = qn_dim_const(dims, spatial > 1 && kernel > 4 ? 3 : kernel);
         stride[i] = 1 + (below(3) == 0) * below(3);
@@ -171,8 +172,72 @@ static void random_convolutions(void **unused)
     assert_true(checked > 250);
 }
 
+/* Transposed convolutions by phases are what they are as a whole. True: they were computed so. */
+static bool check_phases(uint64_t seed)
+{
+    static const char *const names[] = { "h", "w" };
+    state = seed * 104729 + 1;
+    qn_arena *arena = qn_arena_new();
+    qn_diags diags;
+    qn_diags_init(&diags, arena);
+    qn_module *module = qn_module_new("f");
+    net n = { .b = { .graph = qn_function_new(module, "f"), .diags = &diags } };
+    qn_dims *dims = qn_b_dims(&n.b);
+    const int spatial = 1 + (int)below(2);
+    qn_dim x_dims[4] = { qn_dim_const(dims, 1), qn_dim_const(dims, 2) },
+           w_dims[4] = { qn_dim_const(dims, 3), x_dims[1] };
+    int64_t low[2], high[2], spread[2];
+    for (int i = 0; i < spatial; i++) {
+        const int64_t least = below(3), s = 1 + below(spatial == 1 ? 8 : 3), kernel = s + below(s + 2),
+                      pad = below(s);
+        spread[i] = s;
+        w_dims[2 + i] = qn_dim_const(dims, kernel);
+        low[i] = kernel - 1 - pad;
+        high[i] = kernel - 1 - (below(2) ? kernel - s - pad : below(s));
+        x_dims[2 + i] = symbol(&n, names[i], least, least + below(5));
+    }
+    qn_value *x = input(&n, "x", QUERN_F32, 2 + spatial, x_dims),
+             *w = input(&n, "k", QUERN_F32, 2 + spatial, w_dims);
+    const qn_conv conv = { .low = low, .high = high, .x_dilation = spread };
+    qn_value *whole = qn_b_convolution(&n.b, x, w, &conv), *sum = NULL;
+    bool fits = whole != NULL;
+    for (int i = 0; i < spatial && fits; i++)
+        fits = qn_dim_eval(whole->type.dims[2 + i], n.symbols) >= 0;
+    if (fits)
+        sum = qn_b_convolution_in_phases(&n.b, x, w, &conv);
+    const bool phases = fits && sum->node->op != QN_OP_CONVOLUTION;
+    if (phases) {
+        qn_graph_add_output(n.b.graph, whole, "whole", -1);
+        qn_graph_add_output(n.b.graph, sum, "sum", -1);
+        const qn_array inputs[] = { noise(&x->type, n.symbols, arena), noise(&w->type, n.symbols, arena) };
+        qn_array outputs[2];
+        if (qn_interp_run(n.b.graph, inputs, outputs, arena, &diags))
+            fail_msg("seed %llu: %s", (unsigned long long)seed, qn_diags_text(&diags, arena));
+        size_t elements = 1;
+        for (int i = 0; i < 2 + spatial; i++) {
+            assert_int_equal(outputs[0].dims[i], outputs[1].dims[i]);
+            elements *= (size_t)outputs[0].dims[i];
+        }
+        for (size_t i = 0; i < elements; i++)
+            assert_true(((float *)outputs[0].data)[i] == ((float *)outputs[1].data)[i]);
+    }
+    qn_module_free(module);
+    qn_arena_free(arena);
+    return phases;
+}
+
+static void random_phases(void **unused)
+{
+    (void)unused;
+    int checked = 0;
+    for (uint64_t seed = 1; seed <= 500; seed++)
+        checked += check_phases(seed);
+    assert_true(checked > 150);
+}
+
 int main(void)
 {
-    const struct CMUnitTest tests[] = { cmocka_unit_test(random_convolutions) };
+    const struct CMUnitTest tests[] = { cmocka_unit_test(random_convolutions),
+                                        cmocka_unit_test(random_phases) };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
