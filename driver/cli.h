@@ -51,8 +51,8 @@ int qn_cli_fail_diags(const qn_cli *cli, const qn_diags *diags);
 /* QN_EXIT_OK, or a failure where stdout could not be written. */
 int qn_cli_finish(const qn_cli *cli);
 
-/* Loads and compiles cli->model for this process; a shared object is opened. NULL and *out_exit on a failure. The module is kept for
- * the caller where it has strings, to be freed (else NULL); out_module may be NULL. */
+/* Loads and compiles cli->model for this process; a shared object is opened. NULL and *out_exit on a failure. The module is kept
+ * for the caller where it has strings, to be freed (else NULL); out_module may be NULL. */
 quern_model *qn_cli_model(qn_cli *cli, quern_module **out_module, int *out_exit);
 /* Is the file a shared object? */
 bool qn_cli_is_object(const char *path);

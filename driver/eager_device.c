@@ -1,7 +1,7 @@
 /* Tensors on GPUs: between host and device, and copies there.
  *
- * What lies row-major in the same way on both sides is one copy of the driver. Any other copy on a device is a kernel of the kernel IR
- * with the strides as parameters, one for each number of axes and size of element:
+ * What lies row-major in the same way on both sides is one copy of the driver. Any other copy on a device is a kernel of the
+ * kernel IR with the strides as parameters, one for each number of axes and size of element:
  *
  *   kernel @copy(%x: u32 in, %y: u32 out; %total, %x0, %y0, %n.0, %xs.0, %ys.0, %n.1, %xs.1, %ys.1) {
  *     for %e = task * 2048 to min(task * 2048 + 2048, %total) vector         spread over the threads of a block

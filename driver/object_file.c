@@ -301,8 +301,8 @@ static const quern_model_info *read_model(file *f, uint64_t at)
     return qn_arena_copy(f->arena, &model, sizeof model);
 }
 
-/* Has a table the target of another? Those that only refuse, for a machine that has too little for the first CPU, name it without what
- * follows a CPU's name, a space and features; "native" is the first CPU itself. */
+/* Has a table the target of another? Those that only refuse, for a machine that has too little for the first CPU, name it
+ * without what follows a CPU's name, a space and features; "native" is the first CPU itself. */
 static bool same_target(const char *earlier, const char *target)
 {
     const char *triple = strchr(target, ' '), *cpu = triple ? strchr(triple + 1, ' ') : NULL;

@@ -33,8 +33,8 @@ static mode_t new_file_mode(void)
 #define MARK ".quern-" /* between a file's name and what mkostemp makes of six X */
 enum { MARKED = sizeof MARK - 1 + 6 };
 
-/* Whoever writes a temporary file holds a lock on it, which goes with the process. One of ours that nobody holds is what was left of
- * a process that was killed; one that is new may not be locked yet. */
+/* Whoever writes a temporary file holds a lock on it, which goes with the process. One of ours that nobody holds is what was
+ * left of a process that was killed; one that is new may not be locked yet. */
 static bool is_left_over(int folder, const char *name, int *out_fd)
 {
     enum { SECONDS = 10 };

@@ -1,5 +1,5 @@
-/* Files that appear whole or not at all: written under a temporary name beside the target, renamed when complete. What a process that
- * was killed has left of a target is removed when it is next written. */
+/* Files that appear whole or not at all: written under a temporary name beside the target, renamed when complete. What a process
+ * that was killed has left of a target is removed when it is next written. */
 #ifndef QN_DRIVER_OUTPUT_H
 #define QN_DRIVER_OUTPUT_H
 

@@ -126,9 +126,9 @@ QUERN_API int quern_module_strings(const quern_module *module, const char *const
 QUERN_API int quern_module_text(const quern_module *module, char **out) QUERN_MUST_USE;
 QUERN_API void quern_free(void *memory);
 
-/* Adds a function: the gradient of output `loss` (a scalar) of function `function` (NULL: the first) with respect to its inputs `wrt`.
- * Its inputs are the function's; its outputs the loss, then grad_NAME for each: of a loss that is
- * itself a gradient, grad_x, grad2_NAME, and so on. */
+/* Adds a function: the gradient of output `loss` (a scalar) of function `function` (NULL: the first) with respect to its inputs
+ * `wrt`. Its inputs are the function's; its outputs the loss, then grad_NAME for each: of a loss that is itself a gradient,
+ * grad_x, grad2_NAME, and so on. */
 QUERN_API int quern_grad(quern_module *module, const char *function, const char *loss, int n_wrt,
                          const char *const *wrt, const char *name) QUERN_MUST_USE;
 
@@ -284,8 +284,9 @@ typedef struct quern_emit_options {
 QUERN_API int quern_compile_file(quern_module *module, const quern_compile_options *options,
                                  const quern_emit_options *emit, const char *path) QUERN_MUST_USE;
 
-/* A shared object that Quern emitted. prefix: of its names; NULL: from the file's name, or, where it was renamed, that of the only
- * model in it. A file that was replaced since another model was opened from it is the new one; not where a host opened it by itself. */
+/* A shared object that Quern emitted. prefix: of its names; NULL: from the file's name, or, where it was renamed, that of the
+ * only model in it. A file that was replaced since another model was opened from it is the new one; not where a host opened it
+ * by itself. */
 QUERN_API int quern_model_open(const char *path, const char *prefix, quern_model **out) QUERN_MUST_USE;
 
 QUERN_API void quern_model_free(quern_model *model); /* after its sessions; NULL is fine */
@@ -321,7 +322,8 @@ QUERN_API quern_ctx *quern_session_ctx(quern_session *session);
 QUERN_API int quern_session_share_states(quern_session *session, quern_session *owner) QUERN_MUST_USE;
 
 /* Binds each input of `session` to the buffer of that name of `from`, which has run: an input bound there, or an output. So
- * `backward` reads what `forward` read and left. Both see the same memory: rebind, or run `backward`, before the next run of `from`. */
+ * `backward` reads what `forward` read and left. Both see the same memory: rebind, or run `backward`, before the next run of
+ * `from`. */
 QUERN_API int quern_session_bind_from(quern_session *session, quern_session *from) QUERN_MUST_USE;
 
 /* Writes all states by name as a safetensors file, atomically, with a note of the caller's (or NULL) and a hash of it all. */

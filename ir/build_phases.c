@@ -15,8 +15,8 @@ static int64_t result_extent(const qn_type *w, const qn_conv *conv, int i, int64
            (conv->high ? conv->high[i] : 0) - (w->dims[i + 2]->value - 1);
 }
 
-/* Has the result elements of each phase, for every extent that a symbol stands for? Over none it has as many as the padding makes, which
- * the phases agree about where otherwise it has s for each element of x. */
+/* Has the result elements of each phase, for every extent that a symbol stands for? Over none it has as many as the padding
+ * makes, which the phases agree about where otherwise it has s for each element of x. */
 static bool fills_phases(const qn_type *x, const qn_type *w, const qn_conv *conv, int i)
 {
     const qn_dim extent = x->dims[i + 2];

@@ -39,8 +39,8 @@ struct qn_dim_node {
 };
 
 #define QN_DIM_MAX_VALUE ((int64_t)1 << 40) /* largest upper bound of a symbol */
-/* Terms that the extents of shapes and their products may have. Expressions may have a quarter more, so that what is made of an extent
- * (a number of tasks, a place behind it) can be said, too. */
+/* Terms that the extents of shapes and their products may have. Expressions may have a quarter more, so that what is made of an
+ * extent (a number of tasks, a place behind it) can be said, too. */
 #define QN_DIM_MAX_TERMS 256
 
 typedef struct qn_dims qn_dims;

@@ -136,7 +136,8 @@ static void print_call(printer *f, const qn_step *step)
     PUTF(f, ") tasks %s%s", dim(f, step->tasks), step->alternates ? " alternating" : "");
 }
 
-/* collective all_reduce sum (%0, %1) node 0; collective start all_reduce sum (%0, %1) node 0; collective all_gather ranks 4 (%0, %1) node 0; collective rank (%0) */
+/* collective all_reduce sum (%0, %1) node 0; collective start all_reduce sum (%0, %1) node 0; collective all_gather ranks 4 (%0,
+ * %1) node 0; collective rank (%0) */
 static void print_collective(printer *f, const qn_step *step)
 {
     static const char *const combines[] = { "sum", "mean", "max", "min" };

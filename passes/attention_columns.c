@@ -203,8 +203,8 @@ static void weigh_beside(void *user, qn_kvalue *k, qn_kvalue **totals)
     weigh_key(a, e->from, ADD(e->key, DIV(k, INDEX(e->step))), e->shift, totals);
 }
 
-/* Scores of some keys of the block, [low, high) times QN_ATTENTION_KEYS of them, to `to`; `largest` goes along. `hides`: causal hides
- * some of them from some queries. */
+/* Scores of some keys of the block, [low, high) times QN_ATTENTION_KEYS of them, to `to`; `largest` goes along. `hides`: causal
+ * hides some of them from some queries. */
 static void score_keys(attention *a, qn_kvalue *to, qn_kvalue *first, qn_kvalue *low, qn_kvalue *high,
                        qn_kvalue *group, bool hides, qn_kvalue **largest, earlier *before)
 {
@@ -312,8 +312,8 @@ static void weigh_values(attention *a, qn_kvalue *from, qn_kvalue *first, qn_kva
     qn_attention_end(&a->t, by_row);
 }
 
-/* With a larger maximum, what there is so far counts less: the factor for `sums`, and the totals with it (of those in the buffer where
- * they are NULL). */
+/* With a larger maximum, what there is so far counts less: the factor for `sums`, and the totals with it (of those in the buffer
+ * where they are NULL). */
 static qn_kvalue *rescale(attention *a, int v, qn_kvalue *shift, qn_kvalue *total)
 {
     qn_kbuilder *b = &a->t.w.b;

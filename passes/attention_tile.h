@@ -40,8 +40,8 @@ void qn_attention_fill(qn_attention *t, qn_kbuffer *buffer, qn_kvalue *from, qn_
                        double value);
 /* Under causal: how many keys the queries before `past` see, or less than 0. */
 qn_kvalue *qn_attention_seen(qn_attention *t, qn_kvalue *past);
-/* How many of the first `end` keys the mask leaves to any of `rows` queries from `first_query` on: those behind the last one that it
- * doesn't hide. */
+/* How many of the first `end` keys the mask leaves to any of `rows` queries from `first_query` on: those behind the last one
+ * that it doesn't hide. */
 qn_kvalue *qn_attention_shown(qn_attention *t, int rows, qn_kvalue *first_query, qn_kvalue *end);
 /* Is it -inf: does the row with that largest score see nothing? */
 qn_kvalue *qn_attention_hides(qn_attention *t, qn_kvalue *max);

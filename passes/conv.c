@@ -8,8 +8,8 @@
  *     w0 = weights[…, 0 … 15]; w1 = the same of the next output block
  *     for each position p of the tile (unrolled): sum[p][0] += x[p] * w0; sum[p][1] += x[p] * w1
  *
- * In strict math the channels of a block come before kernel rows and columns, which is the order that defines a sum, and multiply and
- * add are apart. What padding would add is +0 or -0, which changes no sum, since none is -0: it is skipped.
+ * In strict math the channels of a block come before kernel rows and columns, which is the order that defines a sum, and
+ * multiply and add are apart. What padding would add is +0 or -0, which changes no sum, since none is -0: it is skipped.
  *
  * Then the tile is stored, or, if more is computed from it, put into local memory and taken up again element by element by
  * the code that any group has (lower_value.c): vector by vector while it is in the L1 cache, or, where that is cheap, written
@@ -18,8 +18,8 @@
  * Of bytes, u8 times i8 with sums of 32 bits, four channels are multiplied at a time, of bf16 two: x and weights count in words
  * (words.h).
  *
- * A last output block of few channels would leave most lanes of a vector idle. Its sums are made in parts instead, which lie side by
- * side, each of some channels of x, and are added up at the end. Of 4 channels:
+ * A last output block of few channels would leave most lanes of a vector idle. Its sums are made in parts instead, which lie
+ * side by side, each of some channels of x, and are added up at the end. Of 4 channels:
  *
  *   w = weights of channels 0 … 3: those of output 0, then those of output 1, …
  *   for each position p of the tile: sum[p] += x[p][0 … 3, 0 … 3, 0 … 3, 0 … 3] * w
@@ -110,8 +110,8 @@ static void close_loop(emitter *e, qn_kinst *loop)
 
 /* ---- products ---- */
 
-/* Numbers of x for `n` steps of K from `at` on, at the positions `columns` of a tile's rows. A machine that multiplies by lanes reads
- * them in vectors: where those of neighbouring positions lie side by side, all that a row needs, else a position's own. */
+/* Numbers of x for `n` steps of K from `at` on, at the positions `columns` of a tile's rows. A machine that multiplies by lanes
+ * reads them in vectors: where those of neighbouring positions lie side by side, all that a row needs, else a position's own. */
 typedef struct reading {
     emitter *e;
     qn_kvalue *at;
@@ -139,8 +139,8 @@ static reading read_x(emitter *e, qn_kvalue *at, int64_t n, qn_conv_span rows, q
     return r;
 }
 
-/* The number of step u at a position, in all lanes. Vectors are read as they are needed, the last one so early that it ends with the
- * row. */
+/* The number of step u at a position, in all lanes. Vectors are read as they are needed, the last one so early that it ends with
+ * the row. */
 static qn_kvalue *x_number(const reading *r, int64_t row, int64_t column, int64_t u)
 {
     emitter *e = r->e;
@@ -291,8 +291,8 @@ static qn_kvalue *by_lanes(emitter *e, qn_kvalue *at)
     return qn_kb_select(&e->w.b, e->first, x, next);
 }
 
-/* One channel of groups inside of blocks: x in vectors. `n` columns of the kernel, position after position, so that a column of x is
- * loaded, and put in order, once for all of them that meet it. */
+/* One channel of groups inside of blocks: x in vectors. `n` columns of the kernel, position after position, so that a column of
+ * x is loaded, and put in order, once for all of them that meet it. */
 static void columns_inside(emitter *e, qn_kvalue *x_at, qn_kvalue *w_at, int64_t n, qn_conv_span rows)
 {
     const qn_conv_plan *p = &e->p;

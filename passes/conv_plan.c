@@ -248,8 +248,8 @@ static double try_vectors(qn_conv_plan *p, int64_t vectors, const qn_machine *ma
     const bool by_lane = machine->by_lane && !p->inside && !p->by_channel;
     const int64_t registers = machine->vector_registers;
     int64_t positions = p->inside ? registers / 2 - 2 : qn_conv_tile_positions(machine, vectors);
-    /* One that meets both borders has kernel columns written out: channel by channel, numbers of x stay in registers from one to the
-     * next. */
+    /* One that meets both borders has kernel columns written out: channel by channel, numbers of x stay in registers from one to
+     * the next. */
     if (p->by_channel && width->kernel > 1 && width->out <= positions)
         positions = (registers - (registers > 16 ? 3 : 2)) / (vectors + 1);
     const int64_t in_group = p->inside ? p->out_blocks : p->out_blocks / p->groups;

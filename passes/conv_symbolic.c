@@ -1,7 +1,7 @@
 /* Convolution in channel blocks whose spatial extents are symbols: sound of any length, pictures of any size.
  *
- * conv.c knows where each tile meets the border. Here nobody does, so x comes padded, and a tile is some positions side by side in one
- * row. What is left of a row is made of tiles of 16, 8, 4, 2 and 1 positions, as long as these are smaller:
+ * conv.c knows where each tile meets the border. Here nobody does, so x comes padded, and a tile is some positions side by side
+ * in one row. What is left of a row is made of tiles of 16, 8, 4, 2 and 1 positions, as long as these are smaller:
  *
  *   a row of 39 positions, tiles of 14:   14 14 8 2 1
  *

@@ -9,9 +9,9 @@
  *       outputs, sums *= exp(largest before - largest); sums += powers; outputs += powers * values
  *     outputs / sums; stores
  *
- * A warp has 16 queries: a thread four of them, and four of a step's keys or of every 32 outputs. So a row's largest and its sum are
- * found by three shuffles among the eight threads that share it. What lies along the depth is turned as it comes to shared memory, as
- * in passes/gpu_gemm.c. Not with strict mathematics: sums are in another order. */
+ * A warp has 16 queries: a thread four of them, and four of a step's keys or of every 32 outputs. So a row's largest and its sum
+ * are found by three shuffles among the eight threads that share it. What lies along the depth is turned as it comes to shared
+ * memory, as in passes/gpu_gemm.c. Not with strict mathematics: sums are in another order. */
 #include "passes/lower.h"
 #include "passes/terms.h"
 

@@ -328,8 +328,8 @@ static qn_kvalue *bring(gemm *g, const side *s, qn_kvalue *free, qn_kvalue *k, i
     return x;
 }
 
-/* What a thread brings of a step of the side: places in the tile, each of `lanes` elements along k or along the line. A side that lies
- * in lines but not at multiples of 16 bytes is brought one element at a time, each thread's all in one column. */
+/* What a thread brings of a step of the side: places in the tile, each of `lanes` elements along k or along the line. A side
+ * that lies in lines but not at multiples of 16 bytes is brought one element at a time, each thread's all in one column. */
 static int places(gemm *g, const side *s, run *out, int *lanes)
 {
     const int n = runs(g, s);
@@ -616,7 +616,8 @@ static void read_product(gemm *g)
     }
 }
 
-/* x[n, g*C + c, (o*stride - low + k*w_dilation) / x_dilation] * w[o, c, k]: columns are of n and o's places, k of c and places in w. */
+/* x[n, g*C + c, (o*stride - low + k*w_dilation) / x_dilation] * w[o, c, k]: columns are of n and o's places, k of c and places
+ * in w. */
 static void read_convolution(gemm *g)
 {
     qn_ispace *space = &g->w.space;

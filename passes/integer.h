@@ -11,8 +11,8 @@ typedef struct qn_integer {
     int axis;               /* of zero and scale, [extent of the axis]; -1: they are scalars */
 } qn_integer;
 
-/* What takes part in a result of whole numbers: the products of bytes, the sums of what is summed of each side (NULL where the other
- * has no zero point), and how many it is. */
+/* What takes part in a result of whole numbers: the products of bytes, the sums of what is summed of each side (NULL where the
+ * other has no zero point), and how many it is. */
 typedef struct qn_integer_sums {
     qn_value *product, *of_x, *of_w;
     int64_t x_axes[QN_MAX_RANK], w_axes[QN_MAX_RANK]; /* of the result, that the sums have */

@@ -12,8 +12,8 @@
  *   %1 = conv_packed %0': f32[1, 4, 56, 56, 16], %w'
  *   %2 = broadcast (reshape %bias to [4, 16]) {axes = [1, 4], …}; %3 = add %1, %2; %4 = reduce_window %3 …
  *
- * Convolutions of bytes, u8 times i8 with sums of 32 bits, have four input channels side by side in w, those of bf16 two; few channels
- * are one block. For a matrix unit convolutions of bf16 have blocks of 32 channels.
+ * Convolutions of bytes, u8 times i8 with sums of 32 bits, have four input channels side by side in w, those of bf16 two; few
+ * channels are one block. For a matrix unit convolutions of bf16 have blocks of 32 channels.
  *
  * A convolution of 3 x 3 whose filters are constants becomes conv_winograd where a kernel is faster so (winograd_plan.c).
  *
@@ -652,8 +652,8 @@ typedef struct grouping {
     int64_t out_channels;   /* of conv_packed; 0: it doesn't say */
 } grouping;
 
-/* Groups stay by themselves where a vector of output channels is of some that one vector of x has, or of two at most; others are put
- * together until they fill blocks. False: they are too many for that, or no products with 0 may be added. */
+/* Groups stay by themselves where a vector of output channels is of some that one vector of x has, or of two at most; others are
+ * put together until they fill blocks. False: they are too many for that, or no products with 0 may be added. */
 static bool find_grouping(const qn_node *node, int64_t lanes, int64_t word, bool strict, grouping *out)
 {
     enum { MOST = 16 }; /* times the work, which costs no more than a kernel that is no template's */

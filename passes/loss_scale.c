@@ -1,5 +1,5 @@
-/* Loss scaling (Micikevicius et al., 2018): gradients that would be too small for float16 are computed times a scale, and divided by
- * it before they are used. A step with a gradient that is not finite updates nothing.
+/* Loss scaling (Micikevicius et al., 2018): gradients that would be too small for float16 are computed times a scale, and
+ * divided by it before they are used. A step with a gradient that is not finite updates nothing.
  *
  * With loss_scale_steps the scale is a state: halved by such a step, doubled after so many good ones. */
 #include "passes/train_parts.h"

@@ -332,8 +332,8 @@ void qn_kb_transpose(qn_kbuilder *b, int lanes, qn_kvalue **rows);
 int qn_transposed_axis(qn_writer *rehearsal, const qn_nest *nest, const qn_dim *vars);
 /* Cuts axes whose number is divided by a constant in what such a rehearsal reads: [512] in blocks of 16 is [32, 16]. */
 bool qn_nest_cut(qn_writer *rehearsal, qn_nest *nest, const qn_dim *vars);
-/* Makes one axis of the last two, where the last is no whole vectors and all but what is read line by line along `row_axis` sees the
- * two as one. Of such a rehearsal. */
+/* Makes one axis of the last two, where the last is no whole vectors and all but what is read line by line along `row_axis` sees
+ * the two as one. Of such a rehearsal. */
 bool qn_nest_run(qn_writer *rehearsal, qn_nest *nest, int row_axis, const qn_dim *vars);
 /* The group's elements, block by block, in tasks of about `grain` elements: how many tasks, an expression of the space.
  * `run`: qn_nest_run made the last axis. */

@@ -4,8 +4,8 @@
  * After:   start %0 to %1    kernel    start %2 to %3    wait %1    update of %1    wait %3    update of %3
  *
  * Steps move down only, behind others that use nothing of theirs. Collectives keep their order, since the other ranks make them
- * in that order too; one that would be waited for at once, or is small, stays whole. Where nothing but the communicator uses the operand any more,
- * the result takes its place, so that gradients which wait for their update are in memory once. */
+ * in that order too; one that would be waited for at once, or is small, stays whole. Where nothing but the communicator uses the
+ * operand any more, the result takes its place, so that gradients which wait for their update are in memory once. */
 #include "ir/program.h"
 #include "passes/lower.h"
 

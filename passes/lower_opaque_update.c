@@ -23,8 +23,8 @@ static qn_node *next_update(const qn_graph *graph, const qn_value *value)
     return next;
 }
 
-/* The buffer of the last of updates that follow each other, in which all of them are made: so it is also where that one is to be in an
- * input's place, which the memory plan leaves alone. */
+/* The buffer of the last of updates that follow each other, in which all of them are made: so it is also where that one is to be
+ * in an input's place, which the memory plan leaves alone. */
 static int updated_buffer(qn_lowering *l, qn_value *made)
 {
     qn_value *last = made;

@@ -308,8 +308,8 @@ static qn_ktag column_tag(const row_kernel *k, int n, const reduction *reduction
     return QN_TAG_VECTOR;
 }
 
-/* Puts ordered reductions last and gives the number of the others, where the terms of the former are better computed by vectors, into
- * buffers, and added up behind that; otherwise n. */
+/* Puts ordered reductions last and gives the number of the others, where the terms of the former are better computed by vectors,
+ * into buffers, and added up behind that; otherwise n. */
 static int split_ordered(row_kernel *k, int n, reduction *reductions, qn_kbuffer **out_terms)
 {
     const qn_machine *machine = k->lowering->options->machine;

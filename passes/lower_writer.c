@@ -213,7 +213,8 @@ static bool is_streamed(qn_writer *w, const qn_kbuffer *buffer, qn_dim linear)
            qn_ix_affine(&w->space, linear, w->stream, &coefficient, &rest) && qn_dim_is(coefficient, 1);
 }
 
-/* Has what a load will read later fetched now, where that is likely not in the caches: what the caller owns was last seen a run ago. */
+/* Has what a load will read later fetched now, where that is likely not in the caches: what the caller owns was last seen a run
+ * ago. */
 static void fetch_ahead(qn_writer *w, qn_kbuffer *buffer, qn_dim linear, qn_kvalue *index)
 {
     const int at = w->arguments.items[buffer->index].buffer;

@@ -125,8 +125,8 @@ static qn_kvalue *minus_zeros(const qn_nibbles *n, qn_kvalue *at)
     return qn_kb_binary(n->b, QN_OP_SUB, qn_kb_const(n->b, type, (qn_scalar){ .i = less(n) }), zeros);
 }
 
-/* A group of k and a vector of columns times x, as whole numbers: parts[row] += x * number, whatever stands for 0. `x` holds the rows'
- * words of the group. */
+/* A group of k and a vector of columns times x, as whole numbers: parts[row] += x * number, whatever stands for 0. `x` holds the
+ * rows' words of the group. */
 static void multiply_bytes(const qn_nibbles *n, int rows, qn_kvalue *at, qn_kvalue *const *x,
                            qn_kvalue **parts)
 {

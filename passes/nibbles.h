@@ -45,8 +45,9 @@ void qn_nibbles_sums(const qn_nibbles *n, int rows, int streams, qn_kvalue *cons
 /* Is it an operand that qn_nibbles_open takes care of? */
 bool qn_nibbles_reads(const qn_node *product, const qn_value *value);
 
-/* Of `rows` rows of bytes, the first of which begins at element x_at, what the numbers that stand for 0 need: the sum over each group, or
- * what it makes where these numbers are the usual ones; to row r's offsets [r][K / group], of qn_nibbles_offset's type. */
+/* Of `rows` rows of bytes, the first of which begins at element x_at, what the numbers that stand for 0 need: the sum over each
+ * group, or what it makes where these numbers are the usual ones; to row r's offsets [r][K / group], of qn_nibbles_offset's
+ * type. */
 qn_dtype qn_nibbles_offset(const qn_nibbles *n);
 void qn_nibbles_offsets(const qn_nibbles *n, int rows, qn_kvalue *x_at, qn_kbuffer *offsets,
                         int64_t n_groups);

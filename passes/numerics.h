@@ -20,8 +20,8 @@ typedef struct qn_flag {
     int64_t row;
 } qn_flag;
 
-/* The function gives other outputs: flags of each float result of a node, in regions too (but not of constants, nor in the conditions
- * of whiles). Nodes with regions are replaced; states are not updated. Calls must have been inlined. */
+/* The function gives other outputs: flags of each float result of a node, in regions too (but not of constants, nor in the
+ * conditions of whiles). Nodes with regions are replaced; states are not updated. Calls must have been inlined. */
 qn_status qn_flag_numerics(qn_graph *graph, int *out_n, qn_flag **out_flags, qn_diags *diags);
 
 #endif

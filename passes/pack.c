@@ -11,15 +11,14 @@
  *   dot_general %q: f32[12, 1, 64], %k: f32[12, 1025, 64]     ->     reduce (mul %q, %k : f32[12, 1, 1025, 64]) {axes = [3]}
  *
  * On a machine that multiplies them also bf16, of K in whole pairs, or steps of a matrix unit, with pairs of k side by side:
- * [batch…, panels, K / 2, width, 2].
- * Products of bytes with sums of 32 bits likewise, on any CPU, with four of k side by side: [batch…, panels, K / 4, width, 4], of the
- * signs that the machine multiplies.
- * Under precision bf16 and int4 constant right sides of few rows, which are bound by reading them, are kept as bf16 and multiplied as
- * float32 (but see stays_in_cache), or kept in four bits (quantize_int4.c).
+ * [batch…, panels, K / 2, width, 2]. Products of bytes with sums of 32 bits likewise, on any CPU, with four of k side by side:
+ * [batch…, panels, K / 4, width, 4], of the signs that the machine multiplies. Under precision bf16 and int4 constant right
+ * sides of few rows, which are bound by reading them, are kept as bf16 and multiplied as float32 (but see stays_in_cache), or
+ * kept in four bits (quantize_int4.c).
  *
  *   %w: f32[768, 3072]                    %p = reshape %w [768, 96, 32], transpose to [96, 768, 32]
  *   dot_general %x: f32[128, 768], %w     matmul_packed %x, %p : f32[128, 3072]
- */
+ * / */
 #include "passes/claim.h"
 #include "passes/gemm_tile.h"
 #include "passes/quantize.h"
@@ -62,8 +61,9 @@ static double most_rows(const qn_node *node, const qn_dot_side *x)
     return rows;
 }
 
-/* Few rows, times what is no constant and lies row by row along the axis that is summed: products of rows with rows, each the sum of
- * their elements' products, for which what comes in is read in order. A product would read it in columns, or pack it first. */
+/* Few rows, times what is no constant and lies row by row along the axis that is summed: products of rows with rows, each the
+ * sum of their elements' products, for which what comes in is read in order. A product would read it in columns, or pack it
+ * first. */
 static bool sums_along_rows(const qn_node *node, const qn_dot_side *x, const qn_dot_side *y)
 {
     enum { MOST_ROWS = 7, LEAST_DEPTH = 16, MOST_DEPTH = 1024 };

@@ -186,8 +186,8 @@ static bool convolutions_fit(const qn_graph *graph, const qn_machine *machine)
     return true;
 }
 
-/* Blocks of channels are those of float32, so each convolution may be one or the other: where Winograd's method takes less time than
- * half of what the direct kernel does, it stays as it is. */
+/* Blocks of channels are those of float32, so each convolution may be one or the other: where Winograd's method takes less time
+ * than half of what the direct kernel does, it stays as it is. */
 static bool pairs_fit(const qn_node *node, const qn_pass_options *options)
 {
     const qn_type *w = &node->operands[1]->type;

@@ -24,10 +24,10 @@
  * them for few rows.
  *
  * Rows of floats may be any number: many are multiplied by panels that are unpacked a part at a time (gemm.c), and so are many
- * rows of bytes on a machine that multiplies those; on others, more than few are floats. Under bf16, and under int8 on a machine that
- * doesn't multiply bytes or has a matrix unit for them, weights are made float32 for many rows of floats; under int8 for rows that
- * are known to be many, too. Where the number of rows is not known until a run and few differ from many, both are there, and an
- * `if` takes one. */
+ * rows of bytes on a machine that multiplies those; on others, more than few are floats. Under bf16, and under int8 on a machine
+ * that doesn't multiply bytes or has a matrix unit for them, weights are made float32 for many rows of floats; under int8 for
+ * rows that are known to be many, too. Where the number of rows is not known until a run and few differ from many, both are
+ * there, and an `if` takes one. */
 #include "passes/quantize.h"
 
 enum { GROUP = 32, BYTE_ZERO = 128, NUMBERS = 8, LEAST = -8, MOST = 7, LEAST_WEIGHTS = 1 << 16 };

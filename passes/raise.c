@@ -1,7 +1,7 @@
 /* Finds the composites that models spell out.
  *
- * Before: a graph after simplify, with constants folded: transpositions and factors are where the rules expect them.
- * After: the same values; where primitives say softmax, log_softmax, layer_norm, rms_norm, gelu, silu, attention or cross_entropy, that
+ * Before: a graph after simplify, with constants folded: transpositions and factors are where the rules expect them. After: the
+ * same values; where primitives say softmax, log_softmax, layer_norm, rms_norm, gelu, silu, attention or cross_entropy, that
  * composite stands there. Autodiff knows gradients of composites, and lowering kernels.
  *
  *   %0 = div %x, 1.4142135                  becomes      %4 = gelu %x

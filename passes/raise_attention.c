@@ -10,8 +10,8 @@
  * Heads that were repeated for their group (reshape(broadcast %k)) are given once. A row of nothing but -inf, NaN when
  * spelled out, is 0 in the composite.
  *
- * Of any number of batch axes the last one is the heads; those before it, windows of an image say, become one. Between masks such axes
- * may be split or joined by reshapes. */
+ * Of any number of batch axes the last one is the heads; those before it, windows of an image say, become one. Between masks
+ * such axes may be split or joined by reshapes. */
 #include <math.h>
 
 #include "passes/raise.h"

@@ -245,8 +245,8 @@ static int64_t stride_of(vectorizer *v, const qn_kinst *inst)
     }
 }
 
-/* A quotient of indices by a number, or what is left. Vectors of 64 bits have no upper halves of products, which dividing by a number
- * takes: 32 bits are enough for most; and powers of two take less still where nothing is negative. NULL: not so. */
+/* A quotient of indices by a number, or what is left. Vectors of 64 bits have no upper halves of products, which dividing by a
+ * number takes: 32 bits are enough for most; and powers of two take less still where nothing is negative. NULL: not so. */
 static qn_kvalue *divide_by_number(vectorizer *v, const qn_kinst *inst, qn_kvalue *const *o)
 {
     qn_kbuilder *b = &v->r->b;

@@ -243,8 +243,9 @@ static const qn_tensor *met_by_taps(qn_vjp *v, const conv *c, const int64_t *ext
     return tensor;
 }
 
-/* gw as one product, over the batch and all positions, of what each tap of the kernel meets. For a batch that is a symbol: it cannot
- * be the channels of a convolution, whose kernels are for known ones. NULL where it is known, or the kernel or image is large. */
+/* gw as one product, over the batch and all positions, of what each tap of the kernel meets. For a batch that is a symbol: it
+ * cannot be the channels of a convolution, whose kernels are for known ones. NULL where it is known, or the kernel or image is
+ * large. */
 static qn_value *w_gradient_product(qn_vjp *v, const conv *c, qn_value *x, qn_value *g)
 {
     enum { MAX_TAPS = 64, MAX_MET = 1 << 18 };

@@ -1,7 +1,8 @@
-/* Products, convolutions, attention and its gradients of 16-bit floats sum in float32 in any case, and of float32 there are kernels.
+/* Products, convolutions, attention and its gradients of 16-bit floats sum in float32 in any case, and of float32 there are
+ * kernels.
  *
- * Before: any graph, on a CPU. After: no float16 is multiplied by them, and bfloat16 only where pairs of it are (see pack.c); a result
- * is rounded once, as it was before.
+ * Before: any graph, on a CPU. After: no float16 is multiplied by them, and bfloat16 only where pairs of it are (see pack.c); a
+ * result is rounded once, as it was before.
  *
  *   %r = dot_general %x: f16, %y: f16 : f16
  *   ->

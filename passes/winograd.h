@@ -38,7 +38,8 @@ bool qn_winograd_plan_make(const qn_node *node, const qn_pass_options *options, 
 /* Says with what schedule the node's kernels are made. */
 void qn_winograd_plan_note(const qn_winograd_plan *plan, const qn_node *node, const qn_pass_options *options);
 
-/* Is a kernel of this sort faster than the plan's, or, for `pairs`, than the same one of bf16? Which t, and how wide its panels are. */
+/* Is a kernel of this sort faster than the plan's, or, for `pairs`, than the same one of bf16? Which t, and how wide its panels
+ * are. */
 bool qn_winograd_wins(const qn_conv_plan *direct, bool pairs, const qn_pass_options *options, int *out_t,
                       int64_t *out_width);
 

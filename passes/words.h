@@ -20,8 +20,8 @@ qn_kvalue *qn_word_load(qn_kbuilder *b, qn_kbuffer *buffer, qn_kvalue *at, int l
 qn_kvalue *qn_word_repeat(qn_kbuilder *b, qn_kbuffer *buffer, qn_kvalue *at, int lanes);
 /* Of n words number i, `lanes` times. */
 qn_kvalue *qn_word_lane(qn_kbuilder *b, qn_kvalue *words, int n, int i, int lanes);
-/* Word `at` of a row that is read in order, `lanes` times: loaded alone, where `vector` is NULL; else, where a machine multiplies by
- * lanes, number `lane` of the row's running vector, which is loaded for number 0 and kept in `vector`. */
+/* Word `at` of a row that is read in order, `lanes` times: loaded alone, where `vector` is NULL; else, where a machine
+ * multiplies by lanes, number `lane` of the row's running vector, which is loaded for number 0 and kept in `vector`. */
 qn_kvalue *qn_word_in_turn(qn_kbuilder *b, qn_kbuffer *buffer, qn_kvalue *at, int lanes, qn_kvalue **vector,
                            int lane);
 void qn_word_store(qn_kbuilder *b, qn_kbuffer *buffer, qn_kvalue *at, qn_kvalue *words);

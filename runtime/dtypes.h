@@ -1,5 +1,5 @@
-/* Names and sizes of the data types: the same table as ir/dtype.h, which the runtime may not see; tests/unit/test_session.c compares
- * them. A table in a header, since libquern_mpi has a copy of its own. */
+/* Names and sizes of the data types: the same table as ir/dtype.h, which the runtime may not see; tests/unit/test_session.c
+ * compares them. A table in a header, since libquern_mpi has a copy of its own. */
 #ifndef QN_RUNTIME_DTYPES_H
 #define QN_RUNTIME_DTYPES_H
 

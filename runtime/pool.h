@@ -19,7 +19,8 @@
 /* Threads this process may use: CPU affinity, lowered by a cgroup's CPU quota; at least 1. */
 int qn_usable_threads(void);
 
-/* CPUs, rounded up, that the cgroups of a list like /proc/self/cgroup leave a process, those that they are in included; 0: no limit. */
+/* CPUs, rounded up, that the cgroups of a list like /proc/self/cgroup leave a process, those that they are in included; 0: no
+ * limit. */
 int qn_cgroup_threads(const char *list, const char *root);
 
 /* Around what makes several jobs with little between them. NULL is fine. */

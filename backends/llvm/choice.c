@@ -9,8 +9,8 @@
 
 /* ---- what CPUs have ---- */
 
-/* Words that say what a machine can do: on x86-64 registers that cpuid gives, and XCR0, which says what the system saves; on AArch64
- * two of the auxiliary vector. */
+/* Words that say what a machine can do: on x86-64 registers that cpuid gives, and XCR0, which says what the system saves; on
+ * AArch64 two of the auxiliary vector. */
 enum { LEAF_1_C, LEAF_7_B, LEAF_7_C, LEAF_7_D, LEAF_7_1_A, LEAF_80000001_C, XCR0, HWCAP, HWCAP2, N_WORDS };
 
 #define BIT(n) (1u << (n))
@@ -239,8 +239,8 @@ static int first_need(const qn_choice *c)
     return p;
 }
 
-/* i32 choose(void): 1 + the index of the last CPU whose code the machine can run; or 1 + n + the first part that it lacks of what the
- * first needs. */
+/* i32 choose(void): 1 + the index of the last CPU whose code the machine can run; or 1 + n + the first part that it lacks of
+ * what the first needs. */
 static LLVMValueRef emit_choose(const qn_emitter *e, const qn_choice *c)
 {
     LLVMBuilderRef b = e->builder;

@@ -21,16 +21,16 @@ enum {
     QN_NEEDS_ARM_BF16 = 1 << 11
 };
 
-/* CPUs of lists, for a triple (NULL: this machine's): x86-64-v3 … sapphirerapids, or generic … neoverse-v1, each with all that those
- * before it have. A number for `name`, larger for more, and in *out (its CPU and features) what code for it may use; -1: there is
- * no such. */
+/* CPUs of lists, for a triple (NULL: this machine's): x86-64-v3 … sapphirerapids, or generic … neoverse-v1, each with all that
+ * those before it have. A number for `name`, larger for more, and in *out (its CPU and features) what code for it may use; -1:
+ * there is no such. */
 int qn_llvm_level(const char *triple, const char *name, qn_target *out);
 const char *qn_llvm_level_names(const char *triple); /* "x86-64-v3, …" */
 
-/* The function `<prefix>_query` of an object with tables for n CPUs, each of which needs more than those before it: queries[i] is the
- * name of the function that gives those of CPU i. It gives the last that this machine can run, or where it can run none tables
- * like theirs whose entries return QUERN_ERROR_DEVICE and which say what the machine lacks. `entries` are those of the first
- * CPU, whose name is `cpu`. */
+/* The function `<prefix>_query` of an object with tables for n CPUs, each of which needs more than those before it: queries[i]
+ * is the name of the function that gives those of CPU i. It gives the last that this machine can run, or where it can run none
+ * tables like theirs whose entries return QUERN_ERROR_DEVICE and which say what the machine lacks. `entries` are those of the
+ * first CPU, whose name is `cpu`. */
 typedef struct qn_choice {
     const qn_entries *entries;
     const char *triple, *cpu;

@@ -1,6 +1,6 @@
-/* QN_K_DOT4, products of bytes added four by four: vpdpbusd where an x86 CPU has it, sdot, udot and usdot where an AArch64 has them. An
- * AArch64 without multiplies bytes of the same kind to 16 bits, which it adds in pairs to 32. Elsewhere the bytes at even and at odd
- * places are widened to 16 bits, whose products x86 adds in pairs (vpmaddwd). */
+/* QN_K_DOT4, products of bytes added four by four: vpdpbusd where an x86 CPU has it, sdot, udot and usdot where an AArch64 has
+ * them. An AArch64 without multiplies bytes of the same kind to 16 bits, which it adds in pairs to 32. Elsewhere the bytes at
+ * even and at odd places are widened to 16 bits, whose products x86 adds in pairs (vpmaddwd). */
 #include <string.h>
 
 #include "backends/llvm/emit.h"

@@ -16,8 +16,8 @@ typedef struct qn_entry_module {
     LLVMValueRef default_ctx; /* stands for a NULL ctx: a quern_ctx that lends nothing */
     LLVMValueRef launch;      /* i32 (ctx, args, kernel, i64 tasks, name): one kernel call, gives a status */
     LLVMValueRef copy;        /* void (to, from, i64 bytes) */
-    /* Where programs have collectives, otherwise NULL: i32 (ctx, name, i32 which function (-1: start an all_reduce), in, out, i64 n, i64 bytes, i32 dtype,
-     * i32 how, i32 ranks, i32 least ranks), gives a status; i64 (ctx), this rank's number */
+    /* Where programs have collectives, otherwise NULL: i32 (ctx, name, i32 which function (-1: start an all_reduce), in, out,
+     * i64 n, i64 bytes, i32 dtype, i32 how, i32 ranks, i32 least ranks), gives a status; i64 (ctx), this rank's number */
     LLVMValueRef collective, rank;
     LLVMValueRef wait;     /* likewise: i32 (ctx, name), gives a status */
     LLVMTypeRef comm_type; /* quern_comm */

@@ -9,8 +9,8 @@
  * where the system has it; $QUERN_LLVM is another path. Thread-safe; what happened first is the answer ever after. */
 QN_MUST_USE qn_status qn_llvm_open(qn_diags *diags);
 
-/* The file that is open, or the path of the one that would be opened first. Does not open it; "" where only the dynamic linker can find
- * it. Lives as long as the process. */
+/* The file that is open, or the path of the one that would be opened first. Does not open it; "" where only the dynamic linker
+ * can find it. Lives as long as the process. */
 const char *qn_llvm_file(void);
 
 /* A function that not every LLVM has; NULL where this one hasn't. */

@@ -44,7 +44,8 @@ void example_loop(const example *e, quern_session *session, int64_t steps, int64
 /* The same of several sessions, which share states or have none of the same name, with one checkpoint. */
 void example_loop_all(const example *e, int n, quern_session *const *sessions, int64_t steps, int64_t epochs,
                       void (*epoch)(void *user, int64_t number, double *losses), void *user);
-/* The usual such loop. Trains for the example's epochs, or `epochs` where it says none, in batches that follow the data's own order. */
+/* The usual such loop. Trains for the example's epochs, or `epochs` where it says none, in batches that follow the data's own
+ * order. */
 void example_train(const example *e, quern_trainer *trainer, const quern_array *x, const quern_array *target,
                    int64_t batch, int64_t epochs);
 

@@ -368,8 +368,8 @@ static void measure(recorder *out, run *r, bool all_statistics)
     quern_trainer_free(trainer);
 }
 
-/* Of the step as it is compiled: what is started goes over the link when that is free, while the kernels go on, and ends before what
- * waits for it. */
+/* Of the step as it is compiled: what is started goes over the link when that is free, while the kernels go on, and ends before
+ * what waits for it. */
 static void simulate(run *r, bool all_statistics, double latency, double bandwidth)
 {
     static recorder step;

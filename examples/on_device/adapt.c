@@ -1,5 +1,5 @@
-/* Adapts the last layers of a compiled network on the device that it runs on: the camera is mounted upside down, and the network was
- * trained on upright digits. All memory is one arena whose size is known when this is compiled. See README.md. */
+/* Adapts the last layers of a compiled network on the device that it runs on: the camera is mounted upside down, and the network
+ * was trained on upright digits. All memory is one arena whose size is known when this is compiled. See README.md. */
 #include <stdio.h>
 #include <string.h>
 

@@ -433,8 +433,8 @@ static qn_dim number_of(qn_dims *t, const qn_value *v)
     }
 }
 
-/* Where the number begins that the body compares: of trips 0, of a carried value that grows by *out_step its start; NULL: it does not
- * count. */
+/* Where the number begins that the body compares: of trips 0, of a carried value that grows by *out_step its start; NULL: it
+ * does not count. */
 static qn_dim counts_from(loop *l, const loop_region *r, const qn_value *next, int64_t *out_step)
 {
     qn_dims *t = l->n->im->dims;

@@ -4,9 +4,9 @@
  * first child), and truth values of what is no threshold (equality, membership). `x < t` is `x <= the number before t`, the
  * other two swap the children.
  *
- * Small trees are computed for many rows at once, without following a path: 32 leaves, from left to right, are the bits of a word. A
- * question that isn't answered by yes clears the leaves below its first child. The lowest bit that is left is the leaf of the
- * path: those before it were cleared where they part from it. A tree of more leaves is several words; where a word begins
+ * Small trees are computed for many rows at once, without following a path: 32 leaves, from left to right, are the bits of a
+ * word. A question that isn't answered by yes clears the leaves below its first child. The lowest bit that is left is the leaf
+ * of the path: those before it were cleared where they part from it. A tree of more leaves is several words; where a word begins
  * amid a tree, questions above it that are answered by yes clear leaves as well, and of all words but one nothing is left.
  *
  *             x0 <= 5                 yes: 11111           no: 11100  (from bit 4 to bit 0)

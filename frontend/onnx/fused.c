@@ -196,7 +196,8 @@ static void import_skip_norm(qn_onnx_node *n)
     qn_onnx_out(n, 3, sum);
 }
 
-/* What bytes stand for, by the scale at `scale` and the zero point five inputs behind it, which are scalars; with scale 0, x itself. */
+/* What bytes stand for, by the scale at `scale` and the zero point five inputs behind it, which are scalars; with scale 0, x
+ * itself. */
 static qn_value *numbers_of(qn_onnx_node *n, qn_value *x, int scale)
 {
     qn_builder *b = &n->b;
@@ -222,8 +223,8 @@ static qn_value *embedded(qn_onnx_node *n, int table, int scale, qn_value *ids)
     return numbers_of(n, qn_b_gather(&n->b, rows, ids, 0), scale);
 }
 
-/* Layer norm of the sum of a word's embedding, its position's and (where given) its segment's. Tables and parameters may be bytes, and
- * have scales then. */
+/* Layer norm of the sum of a word's embedding, its position's and (where given) its segment's. Tables and parameters may be
+ * bytes, and have scales then. */
 static void import_embed_norm(qn_onnx_node *n)
 {
     qn_builder *b = &n->b;

@@ -1,6 +1,6 @@
-/* Contents that operators without a rule of their own compute from constants: exporters spell lists of repeats, sizes of grids and
- * the like out with OneHot, Pow, TopK and others, and leave folding to whoever reads the model. They are evaluated node by node, where
- * something asks for them. */
+/* Contents that operators without a rule of their own compute from constants: exporters spell lists of repeats, sizes of grids
+ * and the like out with OneHot, Pow, TopK and others, and leave folding to whoever reads the model. They are evaluated node by
+ * node, where something asks for them. */
 #include "frontend/onnx/import.h"
 #include "ir/build.h"
 

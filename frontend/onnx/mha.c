@@ -70,8 +70,8 @@ static qn_value *of_sequences(qn_onnx_node *n, qn_value *x, qn_dim batch)
     return x ? qn_b_reshape(&n->b, qn_b_convert(&n->b, QUERN_I64, x), 4, dims) : NULL;
 }
 
-/* Which keys a list of numbers leaves: those before the ends [B]; of [2 B], ends and starts, from the starts on; of [3 B + 2], those
- * before the first B. */
+/* Which keys a list of numbers leaves: those before the ends [B]; of [2 B], ends and starts, from the starts on; of [3 B + 2],
+ * those before the first B. */
 static qn_value *listed_keys(qn_onnx_attention *a, qn_value *list)
 {
     qn_onnx_node *n = a->n;

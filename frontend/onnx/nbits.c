@@ -1,5 +1,6 @@
-/* Weights of few bits, packed into bytes, with a scale for each block: com.microsoft's MatMulNBits and GatherBlockQuantized, as ONNX
- * Runtime's weight-only quantizer writes them. They become a product with dequantized weights, and rows that are dequantized. */
+/* Weights of few bits, packed into bytes, with a scale for each block: com.microsoft's MatMulNBits and GatherBlockQuantized, as
+ * ONNX Runtime's weight-only quantizer writes them. They become a product with dequantized weights, and rows that are
+ * dequantized. */
 #include "frontend/onnx/arith.h"
 #include "frontend/onnx/families.h"
 

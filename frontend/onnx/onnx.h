@@ -76,9 +76,9 @@ typedef struct qn_onnx_replacement {
     bool used; /* out */
 } qn_onnx_replacement;
 
-/* Writes the model of the file `from` to `model` with these contents of initializers; the rest stays to the byte. External data, also
- * of initializers that stay, goes to `data`, which the new model knows as `data_name`; *out_has_data tells whether there is some.
- * Errors of writing show in ferror. */
+/* Writes the model of the file `from` to `model` with these contents of initializers; the rest stays to the byte. External data,
+ * also of initializers that stay, goes to `data`, which the new model knows as `data_name`; *out_has_data tells whether there is
+ * some. Errors of writing show in ferror. */
 QN_MUST_USE qn_status qn_onnx_rewrite(const char *from, int n, qn_onnx_replacement *replacements, FILE *model,
                                       FILE *data, const char *data_name, bool *out_has_data, qn_diags *diags);
 

@@ -1,5 +1,5 @@
-/* Operators of com.microsoft on quantized tensors, as ONNX Runtime's quantizer writes them. Each is an operator of ONNX on the numbers
- * that the bytes stand for, whose result is quantized again; the pass integer keeps bytes where it can. */
+/* Operators of com.microsoft on quantized tensors, as ONNX Runtime's quantizer writes them. Each is an operator of ONNX on the
+ * numbers that the bytes stand for, whose result is quantized again; the pass integer keeps bytes where it can. */
 #include <string.h>
 
 #include "frontend/onnx/arith.h"

@@ -1,5 +1,5 @@
-/* Strings. There are none in the IR: a tensor of strings is one of their numbers (i64) in a table of the module, of all strings that
- * the model has. A host numbers strings of its inputs that are not in the table from the table's end on. */
+/* Strings. There are none in the IR: a tensor of strings is one of their numbers (i64) in a table of the module, of all strings
+ * that the model has. A host numbers strings of its inputs that are not in the table from the table's end on. */
 #include <string.h>
 
 #include "frontend/onnx/import.h"

@@ -1,5 +1,5 @@
-/* Collectives beside what their rank computes: a thread, made when the first is started, runs them one after the other. Needs nothing
- * but quern_abi.h, as dist.h. One thread at a time starts, waits and so on. */
+/* Collectives beside what their rank computes: a thread, made when the first is started, runs them one after the other. Needs
+ * nothing but quern_abi.h, as dist.h. One thread at a time starts, waits and so on. */
 #ifndef QN_RUNTIME_DIST_CARRIER_H
 #define QN_RUNTIME_DIST_CARRIER_H
 

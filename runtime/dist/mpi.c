@@ -359,8 +359,8 @@ static void release_memory(mpi *m)
     free(m);
 }
 
-/* Ranks leave together. Those that wait for one in a collective hear of it that it leaves. After a failure the other ranks may not come
- * any more, for whom the end of MPI would wait: mpirun ends them. */
+/* Ranks leave together. Those that wait for one in a collective hear of it that it leaves. After a failure the other ranks may
+ * not come any more, for whom the end of MPI would wait: mpirun ends them. */
 static void release(quern_comm *comm)
 {
     mpi *m = (mpi *)comm;

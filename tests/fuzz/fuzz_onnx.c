@@ -1,5 +1,5 @@
-/* Any bytes as an ONNX model: they are refused with a message, or they are a valid module. What a host would learn of the inputs, it
- * answers: shapes of sequences, of optionals and of tensors. */
+/* Any bytes as an ONNX model: they are refused with a message, or they are a valid module. What a host would learn of the
+ * inputs, it answers: shapes of sequences, of optionals and of tensors. */
 #include <stdint.h>
 #include <stdio.h>
 #include <stdlib.h>

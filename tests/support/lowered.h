@@ -17,8 +17,8 @@ enum { LOWERED_MACHINES = 3 };
 extern const qn_machine lowered_machines[LOWERED_MACHINES]; /* these, with the longest vectors first */
 /* One with vectors, for tests of something else. */
 extern const qn_machine lowered_machine;
-/* Some that multiply bytes: by an instruction, by a matrix unit too, with AVX2 alone, and on AArch64 without, with sdot, with usdot and
- * with smmla. */
+/* Some that multiply bytes: by an instruction, by a matrix unit too, with AVX2 alone, and on AArch64 without, with sdot, with
+ * usdot and with smmla. */
 enum { LOWERED_BYTE_MACHINES = 7 };
 /* Without instructions for bytes. */
 extern const qn_machine lowered_aarch64;

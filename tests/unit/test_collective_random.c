@@ -1,5 +1,5 @@
-/* Random functions with several collectives, for ranks that are threads: compiled, where all_reduces go on beside kernels, they give
- * the bits that the interpreter gives, which makes each collective at once; so do states that are updated in place. */
+/* Random functions with several collectives, for ranks that are threads: compiled, where all_reduces go on beside kernels, they
+ * give the bits that the interpreter gives, which makes each collective at once; so do states that are updated in place. */
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stdbool.h>

@@ -132,9 +132,9 @@ static size_t bytes_of_constants(const qn_graph *graph)
 }
 
 /* Weights that come in four bits, or in bytes with scales for blocks, keep their numbers: products are exact here, and constants
- * take about as much as the numbers, whatever the number of rows; but under bf16, and under int8 without the means, which round them for
- * many rows. Under int4, and where the weights allow it, few rows are bytes, and many, too, where the machine multiplies those; else,
- * where the rows are not known, a run takes one or the other. Bytes are not kept under int4. */
+ * take about as much as the numbers, whatever the number of rows; but under bf16, and under int8 without the means, which round
+ * them for many rows. Under int4, and where the weights allow it, few rows are bytes, and many, too, where the machine
+ * multiplies those; else, where the rows are not known, a run takes one or the other. Bytes are not kept under int4. */
 static void few_bits(qn_precision precision, bool byte_rows, int64_t rows, bool known, bool dot4)
 {
     static unsigned char numbers[K * N];

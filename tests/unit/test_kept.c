@@ -138,8 +138,8 @@ static bool comes_back(fixture *f, const qn_kept *kept, char *bytes, size_t n)
     return found;
 }
 
-/* An entry that ends anywhere but at its end is none, nor is one with more behind it; and whatever its bytes are, reading them does no
- * harm. */
+/* An entry that ends anywhere but at its end is none, nor is one with more behind it; and whatever its bytes are, reading them
+ * does no harm. */
 static void other_bytes_are_read_with_care(void **state)
 {
     static const char text[] = "dims n: 1..64\n"

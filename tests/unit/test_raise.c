@@ -1,5 +1,5 @@
-/* The raise pass keeps what graphs compute: every graph of tests/text/opt/raise.qn (which says what is found in it) in the interpreter,
- * before and after, in all math modes; to the bit under --math strict. */
+/* The raise pass keeps what graphs compute: every graph of tests/text/opt/raise.qn (which says what is found in it) in the
+ * interpreter, before and after, in all math modes; to the bit under --math strict. */
 #include <math.h>
 #include <setjmp.h>
 #include <stdarg.h>
