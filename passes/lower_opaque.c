@@ -133,3 +133,23 @@ qn_kvalue *qn_opaque_above(qn_opaque *o, qn_kvalue *x, qn_kvalue *y)
     qn_kvalue *nan = qn_kb_binary(b, QN_OP_AND, qn_kb_unary(b, QN_OP_IS_NAN, x), number);
     return qn_kb_binary(b, QN_OP_OR, above, nan);
 }
+
+void qn_opaque_merge(qn_opaque *o, qn_kvalue *width, qn_kvalue *count, int n_passes, qn_kvalue **halves,
+                     void (*pass)(void *user, qn_kvalue *from, qn_kvalue *to, qn_kvalue *width), void *user)
+{
+    qn_kbuilder *b = &o->w.b;
+    qn_kvalue *state[3] = { width, halves[0], halves[1] };
+    qn_kinst *passes = qn_kb_carry(b, qn_kb_index(b, 0), qn_kb_index(b, n_passes), qn_kb_index(b, 1),
+                                   QN_TAG_SERIAL, 3, state, NULL);
+    const size_t mark = qn_writer_mark(&o->w);
+    qn_kinst *more = qn_kb_if(b, qn_kb_compare(b, QN_LT, state[0], count));
+    pass(user, state[1], state[2], state[0]);
+    qn_kb_else(b, more, 3, (qn_kvalue *[]){ qn_kb_iadd(b, state[0], state[0]), state[2], state[1] });
+    qn_kb_end_if(b, more, 3, state);
+    qn_writer_forget(&o->w, mark);
+    for (int i = 0; i < 3; i++)
+        state[i] = &more->results[i];
+    qn_kb_end_carry(b, passes, state);
+    halves[0] = state[1];
+    halves[1] = state[2];
+}

@@ -42,4 +42,9 @@ qn_dim qn_opaque_linear(qn_opaque *o, const qn_type *type, const qn_dim *index);
 /* x > y, NaN being above all numbers: the order of sort. */
 qn_kvalue *qn_opaque_above(qn_opaque *o, qn_kvalue *x, qn_kvalue *y);
 
+/* Merges the runs of `width` numbers that half halves[0] of a buffer has into halves[1], those into halves[0], and so on, until one
+ * run has all `count`, in at most n_passes. Gives the half with that run, then the other. */
+void qn_opaque_merge(qn_opaque *o, qn_kvalue *width, qn_kvalue *count, int n_passes, qn_kvalue **halves,
+                     void (*pass)(void *user, qn_kvalue *from, qn_kvalue *to, qn_kvalue *width), void *user);
+
 #endif

@@ -32,8 +32,9 @@ enum {
 typedef struct keys {
     qn_opaque o;
     qn_kbuffer *numbers;
-    qn_kvalue *base; /* of the two halves in the buffer */
-    qn_kvalue *half; /* from one to the other */
+    qn_kvalue *base;  /* of the two halves in the buffer */
+    qn_kvalue *half;  /* from one to the other */
+    qn_kvalue *count; /* that are being sorted */
     qn_dim n, k;
     qn_dim at[QN_MAX_RANK]; /* of the line; [axis] is free */
     int axis, n_passes;
@@ -145,13 +146,12 @@ static void merge(keys *s, qn_kvalue *from, qn_kvalue *to, qn_kvalue *low, qn_kv
 {
     qn_kbuilder *b = &s->o.w.b;
     qn_kvalue *zero = qn_kb_index(b, 0), *one = qn_kb_index(b, 1);
-    qn_kvalue *middle = qn_kb_iadd(b, low, width), *initial[2] = { zero, zero };
+    qn_kvalue *middle = qn_kb_iadd(b, low, width);
+    qn_kvalue *given[2] = { zero, zero }; /* how many the right run has given to the front and to the back */
     qn_kvalue *last_left = qn_kb_isub(b, middle, one);
     qn_kvalue *last_right = qn_kb_iadd(b, last_left, width);
-    qn_kinst *loop = qn_kb_for(b, zero, width, one, QN_TAG_SERIAL, 2, initial, NULL);
-    /* how many the right run has given to the front and to the back */
-    qn_kvalue *k = qn_loop_counter(loop), *front = &loop->blocks[0]->arguments[1];
-    qn_kvalue *back = &loop->blocks[0]->arguments[2];
+    qn_kinst *loop = qn_kb_carry(b, zero, width, one, QN_TAG_SERIAL, 2, given, NULL);
+    qn_kvalue *k = qn_loop_counter(loop), *front = given[0], *back = given[1];
     qn_kvalue *x = number(s, from, qn_kb_iadd(b, low, qn_kb_isub(b, k, front)));
     qn_kvalue *y = number(s, from, qn_kb_iadd(b, middle, front));
     qn_kb_store(b, s->numbers, place(s, to, qn_kb_iadd(b, low, k)), qn_kb_binary(b, QN_OP_MIN, x, y), NULL);
@@ -161,18 +161,20 @@ static void merge(keys *s, qn_kvalue *from, qn_kvalue *to, qn_kvalue *low, qn_kv
     qn_kb_store(b, s->numbers, place(s, to, qn_kb_isub(b, last_right, k)), qn_kb_binary(b, QN_OP_MAX, x, y),
                 NULL);
     qn_kvalue *second = qn_kb_convert(b, QUERN_I64, qn_kb_compare(b, QN_GT, y, x));
-    qn_kvalue *const next[2] = { qn_kb_iadd(b, front, first), qn_kb_iadd(b, back, second) };
-    qn_kb_end_for(b, loop, next);
+    given[0] = qn_kb_iadd(b, front, first);
+    given[1] = qn_kb_iadd(b, back, second);
+    qn_kb_end_carry(b, loop, given);
 }
 
 /* One width. A run that is alone is copied, with the greatest numbers behind it. */
-static void merge_pass(keys *s, qn_kvalue *from, qn_kvalue *to, qn_kvalue *count, qn_kvalue *width)
+static void merge_pass(void *user, qn_kvalue *from, qn_kvalue *to, qn_kvalue *width)
 {
+    keys *s = user;
     qn_kbuilder *b = &s->o.w.b;
     qn_kinst *lows =
-        qn_kb_for(b, qn_kb_index(b, 0), count, qn_kb_iadd(b, width, width), QN_TAG_SERIAL, 0, NULL, NULL);
+        qn_kb_for(b, qn_kb_index(b, 0), s->count, qn_kb_iadd(b, width, width), QN_TAG_SERIAL, 0, NULL, NULL);
     qn_kvalue *low = qn_loop_counter(lows), *middle = qn_kb_iadd(b, low, width);
-    qn_kinst *two = qn_kb_if(b, qn_kb_compare(b, QN_LT, middle, count));
+    qn_kinst *two = qn_kb_if(b, qn_kb_compare(b, QN_LT, middle, s->count));
     merge(s, from, to, low, width);
     qn_kb_else(b, two, 0, NULL);
     qn_kinst *copy =
@@ -193,21 +195,8 @@ static void sort_numbers(keys *s, qn_kvalue *count, qn_kvalue **from)
     qn_kbuilder *b = &s->o.w.b;
     sort_groups(s, from[0], count);
     qn_kvalue *group = qn_kb_index(b, GROUP); /* its numbers lie anywhere in it now */
-    count = qn_kb_imul(b, qn_kb_idiv(b, qn_kb_iadd(b, count, qn_kb_index(b, GROUP - 1)), group), group);
-    qn_kvalue *state[3] = { qn_kb_index(b, BASE), from[0], from[1] };
-    qn_kinst *passes = qn_kb_for(b, qn_kb_index(b, 0), qn_kb_index(b, s->n_passes), qn_kb_index(b, 1),
-                                 QN_TAG_SERIAL, 3, state, NULL);
-    qn_kvalue *now = passes->blocks[0]->arguments + 1;
-    qn_kinst *more = qn_kb_if(b, qn_kb_compare(b, QN_LT, &now[0], count));
-    merge_pass(s, &now[1], &now[2], count, &now[0]);
-    qn_kvalue *const swapped[3] = { qn_kb_iadd(b, &now[0], &now[0]), &now[2], &now[1] };
-    qn_kb_else(b, more, 3, swapped);
-    qn_kvalue *const same[3] = { &now[0], &now[1], &now[2] };
-    qn_kb_end_if(b, more, 3, same);
-    qn_kvalue *const next[3] = { &more->results[0], &more->results[1], &more->results[2] };
-    qn_kb_end_for(b, passes, next);
-    from[0] = &passes->results[1];
-    from[1] = &passes->results[2];
+    s->count = qn_kb_imul(b, qn_kb_idiv(b, qn_kb_iadd(b, count, qn_kb_index(b, GROUP - 1)), group), group);
+    qn_opaque_merge(&s->o, qn_kb_index(b, BASE), s->count, s->n_passes, from, merge_pass, s);
 }
 
 /* ---- lines ---- */

@@ -72,8 +72,9 @@ static void merge(sorter *s, qn_kvalue *from, qn_kvalue *to, qn_kvalue *low, qn_
 }
 
 /* One width; gives nothing where the line is sorted already. */
-static void merge_pass(sorter *s, qn_kvalue *from, qn_kvalue *to, qn_kvalue *width)
+static void merge_pass(void *user, qn_kvalue *from, qn_kvalue *to, qn_kvalue *width)
 {
+    sorter *s = user;
     qn_kbuilder *b = &s->o->w.b;
     qn_kvalue *n = qn_writer_index(&s->o->w, s->n);
     qn_kinst *lows =
@@ -121,38 +122,25 @@ qn_status qn_lower_sort(qn_lowering *l, const qn_group *group)
     s.line = qn_dim_mul(dims, qn_dim_mul(dims, s.n, qn_dim_const(dims, 2)),
                         qn_ix_linear(&w->space, nest.n, nest_dims, loops.index));
 
-    qn_kvalue *zero = qn_kb_index(b, 0), *n = qn_writer_index(w, s.n), *one = qn_kb_index(b, 1);
+    qn_kvalue *n = qn_writer_index(w, s.n);
     const qn_dim i = qn_ispace_var(&w->space, s.n, false);
     qn_writer_loop fill = qn_writer_for_all(w, i, QN_TAG_VECTOR, 0, NULL, NULL);
     qn_writer_store(w, s.scratch, qn_dim_add(dims, s.line, i),
                     qn_kb_convert(b, index_dtype, qn_writer_index(w, i)));
     qn_writer_end_for(w, &fill, NULL);
 
-    /* carried: width, where the indices are, where the next pass puts them */
     int n_passes = 0;
     while (n_passes < PASSES && (int64_t)1 << n_passes < s.n->max)
         n_passes++;
-    qn_kvalue *state[3] = { one, zero, n };
-    qn_kinst *passes = qn_kb_for(b, zero, qn_kb_index(b, n_passes), one, QN_TAG_SERIAL, 3, state, NULL);
-    qn_kvalue *width = &passes->blocks[0]->arguments[1], *from = &passes->blocks[0]->arguments[2];
-    qn_kvalue *to = &passes->blocks[0]->arguments[3];
-    const size_t mark = qn_writer_mark(w);
-    qn_kinst *more = qn_kb_if(b, qn_kb_compare(b, QN_LT, width, n));
-    merge_pass(&s, from, to, width);
-    qn_kvalue *const swapped[3] = { qn_kb_iadd(b, width, width), to, from };
-    qn_kb_else(b, more, 3, swapped);
-    qn_kvalue *const same[3] = { width, from, to };
-    qn_kb_end_if(b, more, 3, same);
-    qn_writer_forget(w, mark);
-    qn_kvalue *const next[3] = { &more->results[0], &more->results[1], &more->results[2] };
-    qn_kb_end_for(b, passes, next);
+    qn_kvalue *halves[2] = { qn_kb_index(b, 0), n };
+    qn_opaque_merge(&o, qn_kb_index(b, 1), n, n_passes, halves, merge_pass, &s);
 
     const qn_dim j = qn_ispace_var(&w->space, s.n, false);
     qn_writer_loop write = qn_writer_for_all(w, j, QN_TAG_VECTOR, 0, NULL, NULL);
     qn_dim at[QN_MAX_RANK], out[QN_MAX_RANK];
     memcpy(at, s.at, sizeof at);
     memcpy(out, s.at, sizeof out);
-    at[s.axis] = qn_writer_datum(w, index_at(&s, &passes->results[1], qn_writer_index(w, j), NULL), s.n);
+    at[s.axis] = qn_writer_datum(w, index_at(&s, halves[0], qn_writer_index(w, j), NULL), s.n);
     out[s.axis] = j;
     for (int k = 0; k < node->n_results; k++)
         qn_writer_store(w, qn_writer_argument(w, qn_lower_buffer(l, &node->results[k]), false, true),
