@@ -13,27 +13,13 @@
 #include <stdio.h>
 #include <string.h>
 
+#include "passes/arith.h"
 #include "passes/lower.h"
 #include "passes/words.h"
-
-static int64_t least(int64_t a, int64_t b)
-{
-    return a < b ? a : b;
-}
-
-static int64_t most(int64_t a, int64_t b)
-{
-    return a > b ? a : b;
-}
 
 int64_t qn_conv_common_divisor(int64_t a, int64_t b)
 {
     return b == 0 ? a : qn_conv_common_divisor(b, a % b);
-}
-
-static int64_t ceil_div(int64_t a, int64_t b)
-{
-    return (a + b - 1) / b;
 }
 
 qn_conv_span qn_conv_valid(const qn_conv_axis *axis, int64_t start, int64_t size, int64_t k)

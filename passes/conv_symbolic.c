@@ -15,6 +15,7 @@
 
 #include <string.h>
 
+#include "passes/arith.h"
 #include "passes/conv.h"
 #include "passes/lower.h"
 #include "passes/passes.h"
@@ -59,21 +60,6 @@ typedef struct emitter {
 } emitter;
 
 #define TERMS (&e->w.b)
-
-static int64_t ceil_div(int64_t a, int64_t b)
-{
-    return (a + b - 1) / b;
-}
-
-static int64_t least(int64_t a, int64_t b)
-{
-    return a < b ? a : b;
-}
-
-static int64_t most(int64_t a, int64_t b)
-{
-    return a > b ? a : b;
-}
 
 /* ---- the plan ---- */
 
@@ -184,18 +170,13 @@ bool qn_conv_symbolic_takes(const qn_node *node, const qn_pass_options *options)
 
 static qn_kinst *open_loop(emitter *e, int64_t high, int64_t step)
 {
-    const int n = (int)(e->n * e->vectors);
-    qn_kinst *loop = qn_kb_for(TERMS, INDEX(0), INDEX(high), INDEX(step), QN_TAG_SERIAL, n, e->sums, NULL);
-    for (int i = 0; i < n; i++)
-        e->sums[i] = &loop->blocks[0]->arguments[1 + i];
-    return loop;
+    return qn_kb_carry(TERMS, INDEX(0), INDEX(high), INDEX(step), QN_TAG_SERIAL, (int)(e->n * e->vectors),
+                       e->sums, NULL);
 }
 
 static void close_loop(emitter *e, qn_kinst *loop)
 {
-    qn_kb_end_for(TERMS, loop, e->sums);
-    for (int i = 0; i < loop->n_results; i++)
-        e->sums[i] = &loop->results[i];
+    qn_kb_end_carry(TERMS, loop, e->sums);
 }
 
 static int64_t places(const plan *p)

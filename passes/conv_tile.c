@@ -21,6 +21,7 @@
 
 #include <string.h>
 
+#include "passes/arith.h"
 #include "passes/lower.h"
 #include "passes/terms.h"
 
@@ -60,11 +61,6 @@ typedef struct plan {
 } plan;
 
 /* ---- planning ---- */
-
-static int64_t ceil_div(int64_t a, int64_t b)
-{
-    return (a + b - 1) / b;
-}
 
 static bool constant(qn_dim d, int64_t *out)
 {

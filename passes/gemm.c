@@ -25,6 +25,7 @@
  * multiplies pairs of rows by pairs of columns (QN_K_MMLA), two words of each at a time, sums are in blocks of 2 x 2 meanwhile. */
 #include "passes/gemm.h"
 
+#include "passes/arith.h"
 #include "passes/quantize.h"
 #include "passes/schedule.h"
 #include "passes/terms.h"
@@ -259,11 +260,6 @@ static void tile(qn_gemm *g, int rows, qn_kvalue *batch, qn_kvalue *row, qn_kval
 }
 
 /* ---- tiles and tasks ---- */
-
-static int64_t ceil_div(int64_t x, int64_t y)
-{
-    return (x + y - 1) / y;
-}
 
 static int64_t at_least_1(int64_t x)
 {

@@ -13,6 +13,7 @@
 #include <stdio.h>
 #include <string.h>
 
+#include "passes/arith.h"
 #include "passes/conv.h"
 
 enum {
@@ -22,21 +23,6 @@ enum {
     PARTS = 8,        /* tasks that there should be, if there is enough to do */
     SMALLEST = 60000, /* cycles of a task */
 };
-
-static int64_t least(int64_t a, int64_t b)
-{
-    return a < b ? a : b;
-}
-
-static int64_t most(int64_t a, int64_t b)
-{
-    return a > b ? a : b;
-}
-
-static int64_t ceil_div(int64_t a, int64_t b)
-{
-    return (a + b - 1) / b;
-}
 
 static int64_t places(const qn_winograd_plan *p)
 {
