@@ -74,21 +74,13 @@ static void print_text(const targets *t)
     puts("interp   the reference interpreter: the definition of every op, slow");
 }
 
-static void print_text_or_null(const char *text)
-{
-    if (text)
-        qn_json_string(text, stdout);
-    else
-        fputs("null", stdout);
-}
-
 static void print_json(const targets *t)
 {
     const qn_machine *m = &t->cpu;
     fputs("{\"cpu\": {\"name\": ", stdout);
-    print_text_or_null(t->name);
+    qn_json_string_or_null(t->name, stdout);
     fputs(", \"missing\": ", stdout);
-    print_text_or_null(t->missing);
+    qn_json_string_or_null(t->missing, stdout);
     printf(", \"vector_bits\": %d, \"vector_registers\": %d, \"multiply_add\": %s, \"masks\": %s,\n"
            "  \"l1_bytes\": %lld, \"l2_bytes\": %lld, \"threads\": %d},\n \"triples\": [",
            8 * m->vector_bytes, m->vector_registers, m->fma ? "true" : "false", m->masked ? "true" : "false",
@@ -101,7 +93,7 @@ static void print_json(const targets *t)
     for (int i = 0; i < t->n_gpus; i++)
         printf("%s{\"target\": \"cuda:%d\", \"gpu\": \"sm_%d\"}", i ? ", " : "", i, t->gpus[i]);
     fputs("], \"no_gpu\": ", stdout);
-    print_text_or_null(t->no_gpu);
+    qn_json_string_or_null(t->no_gpu, stdout);
     puts("}");
 }
 

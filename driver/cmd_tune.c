@@ -38,10 +38,7 @@ static int accept(void *user, int option, const char *value)
 static void json_row(const tune *t, const char *site, double before, double after, const char *schedule)
 {
     fputs(t->n_kernels ? ",\n {\"kernel\": " : "\n {\"kernel\": ", stdout);
-    if (site)
-        qn_json_string(site, stdout);
-    else
-        fputs("null", stdout);
+    qn_json_string_or_null(site, stdout);
     printf(", \"before_s\": %.9g, \"after_s\": %.9g, \"schedule\": ", before, after);
     qn_json_string(schedule, stdout);
     putchar('}');

@@ -145,10 +145,7 @@ void qn_object_json(const qn_object_view *view, FILE *to)
         qn_json_string(view->file.n ? view->file.models[i]->target : info->target, to);
     }
     fputs("], \"refused\": ", to);
-    if (view->refused)
-        qn_json_string(view->refused, to);
-    else
-        fputs("null", to);
+    qn_json_string_or_null(view->refused, to);
     fprintf(to, ", \"weights_bytes\": %" PRId64 ", \"weights_hash\": ", info->weights_bytes);
     qn_json_string(info->weights_hash, to);
     fputs(", \"entries\": [", to);

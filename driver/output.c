@@ -224,3 +224,11 @@ void qn_json_string(const char *text, FILE *to)
     }
     putc('"', to);
 }
+
+void qn_json_string_or_null(const char *text, FILE *to)
+{
+    if (text)
+        qn_json_string(text, to);
+    else
+        fputs("null", to);
+}

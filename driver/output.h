@@ -31,5 +31,7 @@ QN_MUST_USE qn_status qn_read_file(const char *path, qn_arena *arena, char **out
 
 /* A text in quotes, as JSON has it; NULL is "". Bytes that are no UTF-8 are \udc80 to \udcff, as Python's surrogateescape has them. */
 void qn_json_string(const char *text, FILE *to);
+/* The same, where NULL is null. */
+void qn_json_string_or_null(const char *text, FILE *to);
 
 #endif
