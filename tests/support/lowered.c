@@ -165,6 +165,17 @@ static double tolerance_of(qn_dtype dtype)
     }
 }
 
+int lowered_count(const qn_graph *graph, qn_op op)
+{
+    int n = 0;
+    QN_FOR_NODES (graph, node) {
+        n += node->op == op;
+        for (int i = 0; i < node->n_regions; i++)
+            n += lowered_count(node->regions[i], op);
+    }
+    return n;
+}
+
 /* As exact as the least exact float of the graph: an f64 may have been made from an f16. */
 double lowered_tolerance(const qn_graph *graph)
 {

@@ -38,6 +38,9 @@ qn_graph *lowered_parsed(const char *name, const char *text, qn_array *inputs, q
 qn_status program_run(qn_program *program, const qn_graph *graph, const qn_array *inputs,
                       const int64_t *symbols, qn_array *outputs, qn_arena *arena, qn_diags *diags);
 
+/* Nodes of that op, those in regions among them. */
+int lowered_count(const qn_graph *graph, qn_op op);
+
 /* How far outputs of floats may lie apart: by the narrowest float in the graph. */
 double lowered_tolerance(const qn_graph *graph);
 
