@@ -47,6 +47,29 @@ enum {
 };
 enum { QN_MODEL_WEIGHTS = 7, QN_MODEL_LACKS = 9 };
 
+static inline LLVMValueRef qn_entry_member(const qn_emitter *e, LLVMTypeRef type, LLVMValueRef base,
+                                           int index)
+{
+    return LLVMBuildStructGEP2(e->builder, type, base, (unsigned)index, "");
+}
+
+static inline LLVMValueRef qn_entry_load(const qn_emitter *e, LLVMTypeRef type, LLVMValueRef at)
+{
+    return LLVMBuildLoad2(e->builder, type, at, "");
+}
+
+static inline LLVMValueRef qn_entry_element(const qn_emitter *e, LLVMTypeRef type, LLVMValueRef base,
+                                            int64_t index)
+{
+    LLVMValueRef i = qn_llvm_i64(e, index);
+    return index ? LLVMBuildGEP2(e->builder, type, base, &i, 1, "") : base;
+}
+
+static inline LLVMValueRef qn_entry_plus(const qn_emitter *e, LLVMValueRef base, LLVMValueRef bytes)
+{
+    return LLVMBuildGEP2(e->builder, e->i8, base, &bytes, 1, "");
+}
+
 /* ---- entry.c ---- */
 
 /* Into the emitter's module; gives the query function. */
@@ -79,13 +102,16 @@ LLVMValueRef qn_emit_workspace_bytes(const qn_emitter *e, const qn_program *p, c
 LLVMValueRef qn_emit_shape(const qn_emitter *e, const qn_program *p, const char *name);
 LLVMValueRef qn_emit_limits(const qn_emitter *e, const qn_program *p, const char *name);
 
-/* ---- entry_run.c ---- */
+/* ---- entry_shared.c ---- */
 
 LLVMValueRef qn_emit_launch(const qn_emitter *e, const qn_entry_module *m);
 LLVMValueRef qn_emit_collective(const qn_emitter *e, const qn_entry_module *m);
 LLVMValueRef qn_emit_wait(const qn_emitter *e, const qn_entry_module *m);
 LLVMValueRef qn_emit_rank(const qn_emitter *e, const qn_entry_module *m);
 LLVMValueRef qn_emit_copy(const qn_emitter *e, const qn_entry_module *m);
+
+/* ---- entry_run.c ---- */
+
 /* i32 run(ptr io, ptr workspace, ptr ctx) */
 LLVMValueRef qn_emit_run(qn_emitter *e, const qn_entry_module *m, const qn_program *p,
                          const char *const *kernel_symbols, const char *name);
