@@ -389,9 +389,10 @@ bool qn_dim_at_most(qn_dims *dims, qn_dim a, qn_dim b)
 {
     if (a == b || a->max <= b->min)
         return true;
-    int64_t min, max;
-    difference_bounds(dims, a, b, &min, &max);
-    if (min >= 0)
+    if (qn_dim_is_saturated(a) || qn_dim_is_saturated(b)) /* as far apart as they look */
+        return false;
+    const qn_dim d = qn_dim_sub(dims, b, a);
+    if (!qn_dim_is_saturated(d) && qn_dim_sum_is_not_negative(d))
         return true;
     /* min(n, 5) <= n: on the left, one choice of a minimum will do and both of a maximum must hold; on the right the
      * other way round. */

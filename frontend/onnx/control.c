@@ -99,8 +99,10 @@ static void import_if(qn_onnx_node *n)
             return;
         for (size_t i = 0; k == 1 && i < scopes[0]->captured.n; i++)
             qn_onnx_scope_capture(scopes[1], scopes[0]->captured.items[i]);
-        if (!qn_onnx_scope_import(scopes[k], branches[k]))
+        if (!qn_onnx_scope_import(scopes[k], branches[k])) {
+            qn_onnx_misses(n, n->in[0]); /* it may be for other shapes, and not the one that is taken */
             return;
+        }
         qn_onnx_touched(n, scopes[k]);
     }
     for (size_t i = scopes[0]->captured.n; i < scopes[1]->captured.n; i++)

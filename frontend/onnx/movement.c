@@ -133,6 +133,7 @@ static void import_squeeze(qn_onnx_node *n)
             return;
         }
         if (!given && !qn_dim_is_const(x->dims[i])) {
+            qn_onnx_needs_dim(n, x->dims[i]);
             qn_onnx_unsupported(n, "the axes must be given, as dimension %d is symbolic", i);
             return;
         }

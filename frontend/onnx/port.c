@@ -72,9 +72,11 @@ static qn_dim named_dim(qn_onnx_import *im, const char *given)
     return min >= max ? qn_dim_const(im->dims, min) : qn_dim_symbol(im->dims, name, min, max);
 }
 
+/* "?" is how exporters of PaddlePaddle write a dimension without a name: two of them are not the same. */
 static bool is_param(const Onnx__Shape__Dim *dim)
 {
-    return dim->value_case == ONNX__SHAPE__DIM__VALUE_DIM_PARAM && *dim->dim_param;
+    return dim->value_case == ONNX__SHAPE__DIM__VALUE_DIM_PARAM && *dim->dim_param &&
+           strcmp(dim->dim_param, "?") != 0;
 }
 
 static bool is_function(const char *name)

@@ -316,7 +316,7 @@ static qn_value *initial_state(const cell *c, int input, int direction)
     }
     qn_dim start = qn_dim_const(n->im->dims, direction), limit = qn_dim_const(n->im->dims, direction + 1);
     int axis = c->batch_first ? 1 : 0;
-    return qn_b_squeeze(b, qn_b_slice_axis(b, v, axis, start, limit), axis);
+    return qn_onnx_with_dim(n, qn_b_squeeze(b, qn_b_slice_axis(b, v, axis, start, limit), axis), 0, dims[0]);
 }
 
 static bool import_direction(cell *c, int direction, bool reverse, qn_value **results)

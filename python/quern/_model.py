@@ -530,7 +530,7 @@ def compile(model, target="cpu", threads=None, math="default", cpu=None, dims=No
     arguments = (target, threads, math, cpu, dims, cache, optimize, blas, precision, check_numerics, False, compile_threads, shapes)
     try:
         module = load(dims, {}, shapes, needs)
-    except UnsupportedError:
+    except (UnsupportedError, ModelError):
         if not needs:
             raise
         return _from(SpecializedModel(load, dims, shapes, options, needs), compile, model, *arguments)

@@ -124,6 +124,73 @@ class Dimensions(unittest.TestCase):
         with self.assertRaisesRegex(quern.ModelError, "the weights do not fit 1 gates of hidden size 6"):
             m([x, w, floats(1, 5, 6)])
 
+    def test_branches_for_other_shapes(self):
+        """A branch that these shapes don't fit may be the one that is not taken: the condition is asked for."""
+        number = lambda name, value: helper.make_tensor(name, TensorProto.INT64, [], [value])
+        branch = lambda w: helper.make_graph([helper.make_node("MatMul", ["x", w], [w + "y"])], w, [], [info(w + "y", None)])
+        weights = {name: floats(rows, 2) for name, rows in (("wide", 16), ("narrow", 8))}
+        m = quern.compile(model([helper.make_node("Equal", ["rate", "fast"], ["c"]),
+                                 helper.make_node("If", ["c"], ["y"], then_branch=branch("wide"), else_branch=branch("narrow"))],
+                                [info("x", [None, None]), info("rate", [], TensorProto.INT64)], [info("y", None)],
+                                [number("fast", 16000), *(helper.make_tensor(k, TensorProto.FLOAT, w.shape, w) for k, w in weights.items())]))
+        for rate, w in ((16000, "wide"), (8000, "narrow")):
+            x = floats(3, len(weights[w]))
+            np.testing.assert_allclose(m([x, np.int64(rate)])[0], x @ weights[w], rtol=1e-5, atol=1e-5)
+        with self.assertRaisesRegex(quern.ArgumentError, "the model takes f32.x_0, 16."):
+            m([floats(3, 8), np.int64(16000)])
+
+    def test_states_say_the_batch(self):
+        """A state of one row makes the batch one, and a state with a batch of its own is of the same."""
+        for op, rows in (("GRU", 3), ("LSTM", 4), ("RNN", 1)):
+            for said in (1, "other"):
+                w, r = floats(1, rows * 5, 4), floats(1, rows * 5, 5)
+                m = quern.compile(model([helper.make_node(op, ["x", "w", "r", "", "", "h"], ["y"], hidden_size=5)],
+                                        [info("x", ["t", "b", 4]), info("h", [1, said, 5])], [info("y", None)],
+                                        [helper.make_tensor("w", TensorProto.FLOAT, w.shape, w), helper.make_tensor("r", TensorProto.FLOAT, r.shape, r)]))
+                self.assertEqual(m.outputs[0].shape, ("t", 1, 1 if said == 1 else "b", 5))
+                y, = m([floats(3, 1, 4), floats(1, 1, 5)])
+                self.assertEqual(y.shape, (3, 1, 1, 5))
+
+    def test_squeezed(self):
+        """Which axes go without being listed is known once the extents are."""
+        m = quern.compile(model([helper.make_node("Squeeze", ["x"], ["y"])], [info("x", ["n", 1, "m"])], [info("y", None)]))
+        for n, k in ((1, 4), (3, 1), (3, 4)):
+            np.testing.assert_array_equal(m([floats(n, 1, k)])[0], floats(n, 1, k).squeeze())
+
+    def test_question_marks(self):
+        """"?" is no name: extents that are written so differ."""
+        m = quern.compile(model([helper.make_node("Relu", ["x"], ["y"])], [info("x", ["?", 3, "?"])], [info("y", ["?", 3, "?"])]))
+        self.assertEqual(m.inputs[0].shape, ("x_0", 3, "x_2"))
+        np.testing.assert_array_equal(m([floats(2, 3, 4)])[0], np.maximum(floats(2, 3, 4), 0))
+
+    def test_branches_of_convolutions(self):
+        """In a branch, an extent may be below 0 for inputs that don't get there."""
+        w = helper.make_tensor("w", TensorProto.FLOAT, [16, 16, 3], floats(16, 16, 3).ravel())
+        b = helper.make_tensor("b", TensorProto.FLOAT, [16], floats(16))
+        nodes = [helper.make_node("Conv", ["x", "w"], ["a"]), helper.make_node("Conv", ["a", "w", "b"], ["r"], pads=[1, 1])]
+        plain = [helper.make_node("ReduceSum", ["r", "axis"], ["y"], keepdims=0)]
+        axis = helper.make_tensor("axis", TensorProto.INT64, [1], [2])
+        rows = helper.make_graph([helper.make_node("ReduceSum", ["x", "axis"], ["z"], keepdims=0)], "rows", [], [info("z", None)])
+        x, yes = floats(2, 16, 9), np.array(True)
+        m = quern.compile(model([helper.make_node("If", ["c"], ["o"], then_branch=helper.make_graph(nodes + plain, "b", [], [info("y", None)]),
+                                                  else_branch=rows)],
+                                [info("x", ["n", 16, "s"]), info("c", [], TensorProto.BOOL)], [info("o", None)], [w, b, axis]))
+        want, = quern.compile(model(nodes + plain, [info("x", [2, 16, 9])], [info("y", None)], [w, b, axis]))([x])
+        np.testing.assert_allclose(m([x, yes])[0], want, rtol=1e-4, atol=1e-4)
+        np.testing.assert_allclose(m([x[:, :, :1], np.array(False)])[0], x[:, :, 0], rtol=1e-5)
+
+    def test_places_of_multiples(self):
+        """Buffers of n (floordiv(s, 160) - 3) elements are known not to overlap, though the product of both ranges reaches below 0."""
+        w = helper.make_tensor("w", TensorProto.FLOAT, [17, 1, 512], floats(17, 1, 512).ravel())
+        nodes = [helper.make_node("Conv", ["x", "w"], ["a"], strides=[160]), helper.make_node("Neg", ["x"], ["n"]),
+                 helper.make_node("Conv", ["n", "w"], ["b"], strides=[160]), helper.make_node("Mul", ["a", "b"], ["p"]),
+                 helper.make_node("Transpose", ["p"], ["t"], perm=[0, 2, 1]), helper.make_node("Softmax", ["t"], ["u"], axis=1),
+                 helper.make_node("ReduceMax", ["u"], ["most"], keepdims=0), helper.make_node("Div", ["u", "most"], ["y"])]
+        m = quern.compile(model(nodes, [info("x", ["n", 1, "s"])], [info("y", None)], [w]))
+        x = floats(2, 1, 1000)
+        want, = quern.compile(model(nodes, [info("x", [2, 1, 1000])], [info("y", None)], [w]), target="interp")([x])
+        np.testing.assert_allclose(m([x])[0], want, rtol=1e-4, atol=1e-5)
+
     def test_mistakes_stay(self):
         """What no dimension would change is refused at once."""
         with self.assertRaises(quern.UnsupportedError):

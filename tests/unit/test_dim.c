@@ -205,6 +205,12 @@ static void bounds_answer_questions(void **state)
     assert_true(qn_dim_at_most(dims, parse("max(m, 3)"), parse("max(m, p + 1)")));
     assert_false(qn_dim_at_most(dims, parse("max(m, n)"), parse("n")));
     assert_false(qn_dim_at_most(dims, parse("n"), parse("min(m, n)")));
+    assert_true(qn_dim_at_most(dims, parse("6*n"), parse("3*n*p")));
+    assert_false(qn_dim_at_most(dims, parse("7*n"), parse("3*n*p")));
+    assert_true(qn_dim_at_most(dims, parse("7*n + m"), parse("3*n*p + n*m + 2*m")));
+    assert_false(qn_dim_at_most(dims, parse("6*n + m"), parse("3*n*p + n*m - 1")));
+    assert_true(qn_dim_at_most(dims, parse("2*n*m + 2"), parse("m*n*p + p")));
+    assert_false(qn_dim_at_most(dims, parse("2*n*m + 5"), parse("2*m*n*p + p")));
     assert_true(qn_dim_can_be_equal(dims, parse("n"), parse("m")));
     assert_false(qn_dim_can_be_equal(dims, parse("n"), parse("n + 1")));
     assert_false(qn_dim_can_be_equal(dims, parse("p"), parse("9")));
