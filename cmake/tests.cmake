@@ -34,6 +34,12 @@ target_compile_options(fake_cuda PRIVATE -Wall -Wextra -O2 -ffp-contract=off -fv
 target_link_libraries(fake_cuda PRIVATE m pthread)
 list(APPEND quern_test_environment "QUERN_FAKE_CUDA=$<TARGET_FILE:fake_cuda>")
 
+# --- AMX for machines without it: tests/fake_amx ---------------------------------------------------------------------
+add_library(fake_amx SHARED tests/fake_amx/fake_amx.c)
+target_compile_definitions(fake_amx PRIVATE _GNU_SOURCE)
+target_compile_options(fake_amx PRIVATE -Wall -Wextra -O2 -ffp-contract=off -fvisibility=default $<$<BOOL:${QUERN_WERROR}>:-Werror>)
+list(APPEND quern_test_environment "QUERN_FAKE_AMX=$<TARGET_FILE:fake_amx>")
+
 # --- What unit tests and fuzz targets share: tests/support -----------------------------------------------------------
 add_library(quern_test_support INTERFACE)
 target_link_libraries(quern_test_support INTERFACE quern_flags quern_core)
@@ -57,6 +63,9 @@ foreach(source ${unit_tests})
   set_target_properties(${name} PROPERTIES RUNTIME_OUTPUT_DIRECTORY ${PROJECT_BINARY_DIR}/tests/unit)
   target_include_directories(${name} SYSTEM PRIVATE ${CMOCKA_INCLUDE_DIRS})
   target_link_libraries(${name} PRIVATE ${quern_support} ${CMOCKA_LINK_LIBRARIES})
+  if(name STREQUAL "test_amx")
+    target_link_libraries(${name} PRIVATE fake_amx)
+  endif()
   string(REGEX REPLACE "^test_" "" name_only ${name})
   quern_add_test(unit ${name_only} ${name})
 endforeach()

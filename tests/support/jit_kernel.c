@@ -31,7 +31,10 @@ static void must(qn_status status, qn_diags *diags)
 jit_kernel jit_kernel_new(const qn_kernel *kernel, const char *cpu)
 {
     qn_arena *arena = qn_arena_new();
-    qn_target target = { .cpu = cpu, .jit = true };
+    const char *space = cpu ? strchr(cpu, ' ') : NULL;
+    qn_target target = { .cpu = space ? qn_arena_printf(arena, "%.*s", (int)(space - cpu), cpu) : cpu,
+                         .features = space ? space + 1 : NULL,
+                         .jit = true };
     const char *symbol = "kernel";
     qn_diags diags;
     qn_code code;

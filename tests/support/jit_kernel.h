@@ -12,7 +12,7 @@ typedef struct jit_kernel {
 /* A kernel from its text, in the arena. */
 qn_kernel *kernel_parsed(const char *text, qn_arena *arena);
 
-/* cpu NULL: this machine's. */
+/* cpu NULL: this machine's. A CPU with features more or less: "x86-64-v4 +avx512vnni,…". */
 jit_kernel jit_kernel_new(const qn_kernel *kernel, const char *cpu);
 void jit_kernel_free(jit_kernel *kernel);
 
