@@ -78,6 +78,12 @@ static inline bool qn_dim_is_const(qn_dim d)
 {
     return d->kind == QN_DIM_CONST;
 }
+/* Is it a constant, and which? 0 where it is none. */
+static inline bool qn_dim_known(qn_dim d, int64_t *out)
+{
+    *out = qn_dim_is_const(d) ? d->value : 0;
+    return qn_dim_is_const(d);
+}
 static inline int qn_dim_terms(qn_dim d)
 {
     return d->kind == QN_DIM_ADD ? d->n : 1;

@@ -65,6 +65,13 @@ bool qn_conv_plan_make(const qn_node *node, const qn_pass_options *options, qn_c
 /* The plan of a convolution of float32 and one group once it is in blocks; of few channels in one block. False: none. */
 bool qn_conv_plan_foresee(const qn_node *node, const qn_pass_options *options, qn_conv_plan *out);
 
+/* Elements that a conv_packed multiplies at a time: 1 of f32 or f64, else those of a word (words.h). 0: there is no kernel for its
+ * dtypes. */
+int64_t qn_conv_word(const qn_node *node);
+
+/* Are the spatial extents of a convolution and of its result known? */
+bool qn_conv_has_extents(const qn_node *node);
+
 int64_t qn_conv_common_divisor(int64_t a, int64_t b);
 
 /* Says with what schedule the node's kernel is made. */

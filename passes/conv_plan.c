@@ -22,6 +22,28 @@ int64_t qn_conv_common_divisor(int64_t a, int64_t b)
     return b == 0 ? a : qn_conv_common_divisor(b, a % b);
 }
 
+int64_t qn_conv_word(const qn_node *node)
+{
+    const qn_type *x = &node->operands[0]->type, *w = &node->operands[1]->type;
+    const qn_dtype sums = node->results[0].type.dtype;
+    const int word = qn_word_elements(x->dtype);
+    if (sums == QUERN_F64 || x->dtype == QUERN_F32)
+        return x->dtype == sums && w->dtype == sums && w->rank == x->rank + 1;
+    const bool bytes = (x->dtype == QUERN_U8 || x->dtype == QUERN_I8) && w->dtype == QUERN_I8 &&
+                       sums == QUERN_I32,
+               pairs = x->dtype == QUERN_BF16 && w->dtype == QUERN_BF16 && sums == QUERN_F32;
+    return (bytes || pairs) && w->rank == x->rank + 2 && qn_dim_is(w->dims[w->rank - 1], word) ? word : 0;
+}
+
+bool qn_conv_has_extents(const qn_node *node)
+{
+    for (int i = 2; i < node->operands[0]->type.rank; i++)
+        if (!qn_dim_is_const(node->operands[0]->type.dims[i]) ||
+            !qn_dim_is_const(node->results[0].type.dims[i]))
+            return false;
+    return true;
+}
+
 qn_conv_span qn_conv_valid(const qn_conv_axis *axis, int64_t start, int64_t size, int64_t k)
 {
     const int64_t at =
@@ -33,12 +55,6 @@ qn_conv_span qn_conv_valid(const qn_conv_axis *axis, int64_t start, int64_t size
 }
 
 /* ---- the geometry ---- */
-
-static bool constant(qn_dim d, int64_t *out)
-{
-    *out = qn_dim_is_const(d) ? d->value : 0;
-    return qn_dim_is_const(d);
-}
 
 /* Of x with so many spatial axes. */
 static bool read_axes(const qn_node *node, int spatial, qn_conv_plan *p)
@@ -55,8 +71,8 @@ static bool read_axes(const qn_node *node, int spatial, qn_conv_plan *p)
     int last = QN_CONV_AXES;
     for (int i = p->spatial - 1; i >= 0; i--) {
         qn_conv_axis a = { .stride = stride[i], .dilation = dilation[i] };
-        if (!constant(x->dims[2 + i], &a.in) || !constant(w->dims[2 + i], &a.kernel) ||
-            !constant(y->dims[2 + i], &a.out) || !constant(low[i], &a.low) || a.in < 1 || a.out < 1)
+        if (!qn_dim_known(x->dims[2 + i], &a.in) || !qn_dim_known(w->dims[2 + i], &a.kernel) ||
+            !qn_dim_known(y->dims[2 + i], &a.out) || !qn_dim_known(low[i], &a.low) || a.in < 1 || a.out < 1)
             return false;
         /* a last axis of one element is none: [N, C, time, 1] is a line of positions */
         p->slot[i] = a.in == 1 && a.kernel == 1 && a.out == 1 && a.low == 0 ? -1 : --last;
@@ -64,21 +80,6 @@ static bool read_axes(const qn_node *node, int spatial, qn_conv_plan *p)
             p->axes[p->slot[i]] = a;
     }
     return true;
-}
-
-/* What is multiplied, and the dtype of the sums. */
-static bool read_dtypes(const qn_node *node, qn_conv_plan *p)
-{
-    const qn_type *x = &node->operands[0]->type, *w = &node->operands[1]->type;
-    const bool bytes = (x->dtype == QUERN_U8 || x->dtype == QUERN_I8) && w->dtype == QUERN_I8 &&
-                       w->rank == x->rank + 2 && qn_dim_is(w->dims[w->rank - 1], QN_WORD_BYTES);
-    const bool pairs = x->dtype == QUERN_BF16 && w->dtype == QUERN_BF16 && w->rank == x->rank + 2 &&
-                       qn_dim_is(w->dims[w->rank - 1], 2);
-    p->dtype = node->results[0].type.dtype;
-    p->word = bytes || pairs ? qn_word_elements(x->dtype) : 1;
-    return bytes   ? p->dtype == QUERN_I32
-           : pairs ? p->dtype == QUERN_F32
-                   : x->dtype == p->dtype && (p->dtype == QUERN_F32 || p->dtype == QUERN_F64);
 }
 
 /* Groups inside of blocks: one vector of x has all that a vector of output channels reads. Groups across them: a vector of
@@ -98,16 +99,18 @@ static bool read_node(const qn_node *node, qn_conv_plan *p)
 {
     const qn_type *x = &node->operands[0]->type, *w = &node->operands[1]->type;
     int64_t w_blocks;
-    if (!read_dtypes(node, p))
+    p->dtype = node->results[0].type.dtype;
+    p->word = qn_conv_word(node);
+    if (p->word == 0)
         return false;
     const int last = w->rank - 1 - (p->word > 1); /* axis of the lanes */
     p->node = node;
     p->groups = qn_attr_int(node, QN_ATTR_GROUPS);
     p->channels = qn_attr_int(node, QN_ATTR_CHANNELS);
-    if (!constant(x->dims[1], &p->blocks) || !constant(x->dims[x->rank - 1], &p->c) ||
-        !constant(w->dims[0], &p->out_blocks) || !constant(w->dims[1], &w_blocks) ||
-        !constant(w->dims[last - 1], &p->w_c) || !constant(w->dims[last], &p->lanes) || p->blocks < 1 ||
-        p->out_blocks < 1 || p->c % p->word || p->channels % p->word)
+    if (!qn_dim_known(x->dims[1], &p->blocks) || !qn_dim_known(x->dims[x->rank - 1], &p->c) ||
+        !qn_dim_known(w->dims[0], &p->out_blocks) || !qn_dim_known(w->dims[1], &w_blocks) ||
+        !qn_dim_known(w->dims[last - 1], &p->w_c) || !qn_dim_known(w->dims[last], &p->lanes) ||
+        p->blocks < 1 || p->out_blocks < 1 || p->c % p->word || p->channels % p->word)
         return false;
     p->out_channels = qn_attr_find(node, QN_ATTR_OUT_CHANNELS) ? qn_attr_int(node, QN_ATTR_OUT_CHANNELS) : 0;
     p->inside = (p->groups > 1 && p->out_channels > 0) || p->groups > p->blocks;
@@ -129,8 +132,8 @@ static bool read_convolution(const qn_node *node, int64_t lanes, qn_conv_plan *p
 {
     const qn_type *x = &node->operands[0]->type, *w = &node->operands[1]->type;
     int64_t out;
-    if (!constant(x->dims[1], &p->channels) || !constant(w->dims[0], &out) || p->channels < 1 || out < 1 ||
-        x->dtype != QUERN_F32 || node->results[0].type.dtype != QUERN_F32 ||
+    if (!qn_dim_known(x->dims[1], &p->channels) || !qn_dim_known(w->dims[0], &out) || p->channels < 1 ||
+        out < 1 || x->dtype != QUERN_F32 || node->results[0].type.dtype != QUERN_F32 ||
         qn_attr_int(node, QN_ATTR_GROUPS) != 1)
         return false;
     for (int i = 0; i < x->rank - 2; i++)
@@ -389,7 +392,7 @@ static bool pad_axes(qn_conv_plan *p)
         int64_t past;
         if (p->slot[i] < 0)
             continue;
-        if (!constant(high[i], &past))
+        if (!qn_dim_known(high[i], &past))
             return false;
         qn_conv_axis *a = &p->axes[p->slot[i]];
         bordered |= a->low != 0 || past != 0;

@@ -10,7 +10,8 @@
  *       for block, kernel's depth and height, kernel's width, channel: sum[position][vector] += x[position] * weights[vector]
  *       store, or: tile to a local buffer, then what follows, element by element
  *
- * Where each channel is a group of its own, a position's x is a vector. The order of a sum depends on nothing but the kernel. */
+ * Where each channel is a group of its own, a position's x is a vector. Of bytes four channels are multiplied at a time, of bf16 two:
+ * x and weights count in words then (words.h). The order of a sum depends on nothing but the kernel. */
 #include "passes/conv_symbolic.h"
 
 #include <string.h>
@@ -29,10 +30,11 @@ typedef struct axis {
 
 typedef struct plan {
     const qn_node *node;
-    qn_dtype dtype;
-    bool each; /* a group for each channel */
-    bool flat; /* of one place, without strides: all positions are one row */
-    int64_t lanes, c, channels, blocks, out_blocks, groups;
+    qn_dtype dtype; /* of the sums */
+    bool each;      /* a group for each channel */
+    bool flat;      /* of one place, without strides: all positions are one row */
+    int64_t word;   /* elements of x and w that are multiplied at a time; 1: they are numbers */
+    int64_t lanes, c, channels, blocks, out_blocks, groups; /* c and channels in words */
     axis axes[QN_CONV_AXES];
     int spatial, slot[QN_CONV_AXES]; /* which of `axes` spatial axis i is; -1: none, its extent is 1 */
     int64_t k;                       /* products of a sum */
@@ -63,12 +65,6 @@ typedef struct emitter {
 
 /* ---- the plan ---- */
 
-static bool constant(qn_dim d, int64_t *out)
-{
-    *out = qn_dim_is_const(d) ? d->value : 0;
-    return qn_dim_is_const(d);
-}
-
 static bool read_axes(plan *p)
 {
     const qn_type *x = &p->node->operands[0]->type, *w = &p->node->operands[1]->type,
@@ -84,7 +80,7 @@ static bool read_axes(plan *p)
     for (int i = p->spatial - 1; i >= 0; i--) {
         axis a = { x->dims[2 + i], y->dims[2 + i], 1, qn_attr_ints(p->node, QN_ATTR_STRIDE, NULL)[i],
                    qn_attr_ints(p->node, QN_ATTR_W_DILATION, NULL)[i] };
-        if (!constant(w->dims[2 + i], &a.kernel) ||
+        if (!qn_dim_known(w->dims[2 + i], &a.kernel) ||
             !qn_dim_is(qn_attr_dims(p->node, QN_ATTR_LOW, NULL)[i], 0) ||
             !qn_dim_is(qn_attr_dims(p->node, QN_ATTR_HIGH, NULL)[i], 0))
             return false;
@@ -131,22 +127,26 @@ static bool make_plan(const qn_node *node, const qn_pass_options *options, plan 
 {
     const qn_machine *machine = options->machine;
     memset(p, 0, sizeof *p);
-    if (node->op != QN_OP_CONV_PACKED || !machine || machine->gpu || options->math == QN_MATH_STRICT ||
-        qn_attr_find(node, QN_ATTR_OUT_CHANNELS))
+    if (node->op != QN_OP_CONV_PACKED || !machine || machine->gpu || qn_attr_find(node, QN_ATTR_OUT_CHANNELS))
         return false;
     const qn_type *x = &node->operands[0]->type, *w = &node->operands[1]->type;
     int64_t w_c, w_blocks;
     p->node = node;
     p->dtype = node->results[0].type.dtype;
+    p->word = qn_conv_word(node);
+    const int last = w->rank - 1 - (p->word > 1); /* axis of the lanes */
     p->groups = qn_attr_int(node, QN_ATTR_GROUPS);
     p->channels = qn_attr_int(node, QN_ATTR_CHANNELS);
-    if ((p->dtype != QUERN_F32 && p->dtype != QUERN_F64) || x->dtype != p->dtype || w->dtype != p->dtype ||
-        w->rank != x->rank + 1 || !constant(x->dims[1], &p->blocks) ||
-        !constant(x->dims[x->rank - 1], &p->c) || !constant(w->dims[0], &p->out_blocks) ||
-        !constant(w->dims[1], &w_blocks) || !constant(w->dims[w->rank - 2], &w_c) ||
-        !constant(w->dims[w->rank - 1], &p->lanes) || p->blocks < 1 || p->out_blocks < 1 ||
+    /* sums of whole numbers are the same in any order */
+    if (p->word == 0 || (options->math == QN_MATH_STRICT && p->dtype != QUERN_I32) || last != x->rank ||
+        !qn_dim_known(x->dims[1], &p->blocks) || !qn_dim_known(x->dims[x->rank - 1], &p->c) ||
+        !qn_dim_known(w->dims[0], &p->out_blocks) || !qn_dim_known(w->dims[1], &w_blocks) ||
+        !qn_dim_known(w->dims[last - 1], &w_c) || !qn_dim_known(w->dims[last], &p->lanes) || p->blocks < 1 ||
+        p->out_blocks < 1 || p->c % p->word || p->channels % p->word ||
         p->lanes * (int64_t)qn_dtype_bytes(p->dtype) != machine->vector_bytes)
         return false;
+    p->c /= p->word;
+    p->channels /= p->word;
     p->each = w_c == 1 && p->c == p->lanes && p->channels == 1 && p->groups == p->blocks * p->c &&
               p->out_blocks == p->blocks;
     if (!p->each && (w_c != p->c || p->blocks % p->groups != 0 || p->out_blocks % p->groups != 0))
@@ -190,6 +190,20 @@ static int64_t block_weights(const plan *p)
     return (p->each ? 1 : p->blocks / p->groups * p->c) * places(p) * p->lanes;
 }
 
+/* A vector of numbers or words. */
+static qn_kvalue *load(emitter *e, qn_kbuffer *buffer, qn_kvalue *at)
+{
+    return e->p.word > 1 ? qn_word_load(TERMS, buffer, at, (int)e->p.lanes)
+                         : qn_kb_load(TERMS, buffer, at, (int)e->p.lanes);
+}
+
+/* One of them in all lanes. */
+static qn_kvalue *repeat(emitter *e, qn_kbuffer *buffer, qn_kvalue *at)
+{
+    return e->p.word > 1 ? qn_word_repeat(TERMS, buffer, at, (int)e->p.lanes)
+                         : qn_kb_splat(TERMS, qn_kb_load(TERMS, buffer, at, 1), (int)e->p.lanes);
+}
+
 /* `n` steps, unrolled; from one to the next x is read x_step further. */
 static void steps(emitter *e, qn_kvalue *x_at, qn_kvalue *w_at, int64_t n, int64_t x_step)
 {
@@ -198,12 +212,10 @@ static void steps(emitter *e, qn_kvalue *x_at, qn_kvalue *w_at, int64_t n, int64
     for (int64_t u = 0; u < n; u++) {
         qn_kvalue *weights[4];
         for (int64_t j = 0; j < e->vectors; j++)
-            weights[j] =
-                qn_kb_load(TERMS, e->weights, ADD(w_at, INDEX(j * block_weights(p) + u * lanes)), lanes);
+            weights[j] = load(e, e->weights, ADD(w_at, INDEX(j * block_weights(p) + u * lanes)));
         for (int64_t q = 0; q < e->n; q++) {
             qn_kvalue *at = ADD(x_at, INDEX(q * p->axes[2].stride * p->c + u * x_step));
-            qn_kvalue *x = p->each ? qn_kb_load(TERMS, e->x, at, lanes)
-                                   : qn_kb_splat(TERMS, qn_kb_load(TERMS, e->x, at, 1), lanes);
+            qn_kvalue *x = p->each ? load(e, e->x, at) : repeat(e, e->x, at);
             for (int64_t j = 0; j < e->vectors; j++) {
                 qn_kvalue **sum = &e->sums[q * e->vectors + j];
                 *sum = qn_word_multiply_add(TERMS, x, weights[j], *sum, e->fused);

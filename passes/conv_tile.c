@@ -62,26 +62,20 @@ typedef struct plan {
 
 /* ---- planning ---- */
 
-static bool constant(qn_dim d, int64_t *out)
-{
-    *out = qn_dim_is_const(d) ? d->value : 0;
-    return *out > 0;
-}
-
 static bool read_axis(const qn_node *node, int i, axis *a)
 {
     const qn_type *x = &node->operands[0]->type, *w = &node->operands[1]->type, *y = &node->results[0].type;
     const qn_dim low = qn_attr_dims(node, QN_ATTR_LOW, NULL)[i],
                  high = qn_attr_dims(node, QN_ATTR_HIGH, NULL)[i];
     const bool spread = node->op == QN_OP_CONVOLUTION && qn_attr_ints(node, QN_ATTR_X_DILATION, NULL)[i] != 1;
-    if (!constant(x->dims[2 + i], &a->in) || !constant(w->dims[2 + i], &a->kernel) ||
-        !constant(y->dims[2 + i], &a->out) || !qn_dim_is_const(low) || !qn_dim_is_const(high) || spread ||
+    if (!qn_dim_known(x->dims[2 + i], &a->in) || !qn_dim_known(w->dims[2 + i], &a->kernel) ||
+        !qn_dim_known(y->dims[2 + i], &a->out) || !qn_dim_is_const(low) || !qn_dim_is_const(high) || spread ||
         qn_attr_ints(node, QN_ATTR_W_DILATION, NULL)[i] != 1)
         return false;
     a->stride = qn_attr_ints(node, QN_ATTR_STRIDE, NULL)[i];
     a->low = low->value;
     a->high = high->value;
-    return a->low >= 0 && a->high >= 0;
+    return a->in > 0 && a->kernel > 0 && a->out > 0 && a->low >= 0 && a->high >= 0;
 }
 
 /* Tiles of `length` positions in a row, of nearly equal size. */
@@ -151,7 +145,8 @@ static bool make_plan(const qn_node *node, const qn_pass_options *options, plan 
     const qn_type *x = &node->operands[0]->type, *w = &node->operands[1]->type;
     const bool packed = node->op == QN_OP_CONV_PACKED;
     if (x->rank != (packed ? 5 : 4) || !read_axis(node, 0, &p->h) || !read_axis(node, 1, &p->w) ||
-        !constant(x->dims[1], &p->blocks) || !constant(w->dims[0], &p->out_blocks))
+        !qn_dim_known(x->dims[1], &p->blocks) || !qn_dim_known(w->dims[0], &p->out_blocks) || p->blocks < 1 ||
+        p->out_blocks < 1)
         return false;
     if (packed &&
         (w->rank != 7 || !qn_dim_is(x->dims[4], C) || !qn_dim_is(w->dims[5], C) ||

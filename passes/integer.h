@@ -32,7 +32,7 @@ qn_value *qn_integer_result(qn_builder *b, const qn_integer_sums *s, const qn_in
 
 /* ---- integer_conv.c ---- */
 
-/* May a convolution be one of bytes? It has known extents, but the batch's, and one group. */
+/* May a convolution be one of bytes? Its channels, filters and borders are known, and it has one group. */
 bool qn_integer_convolves(const qn_node *node);
 /* What stands for a convolution of two such values; NULL: there is no kernel, or after a report. */
 qn_value *qn_integer_convolution(qn_builder *b, const qn_node *node, qn_integer *x, qn_integer *w,

@@ -6,15 +6,14 @@
 bool qn_integer_convolves(const qn_node *node)
 {
     const qn_value *x = node->operands[0];
-    if (!qn_type_is_static(&node->operands[1]->type) || qn_attr_int(node, QN_ATTR_GROUPS) != 1)
+    int64_t low, high;
+    if (!qn_type_is_static(&node->operands[1]->type) || !qn_dim_is_const(x->type.dims[1]) ||
+        qn_attr_int(node, QN_ATTR_GROUPS) != 1)
         return false;
-    for (int i = 1; i < x->type.rank; i++)
-        if (!qn_dim_is_const(x->type.dims[i]) || (i > 1 && !qn_dim_is_const(node->results[0].type.dims[i])))
-            return false;
     for (int i = 0; i < x->type.rank - 2; i++)
         if (qn_attr_ints(node, QN_ATTR_X_DILATION, NULL)[i] != 1 ||
-            qn_attr_dims(node, QN_ATTR_LOW, NULL)[i]->value < 0 ||
-            qn_attr_dims(node, QN_ATTR_HIGH, NULL)[i]->value < 0)
+            !qn_dim_known(qn_attr_dims(node, QN_ATTR_LOW, NULL)[i], &low) ||
+            !qn_dim_known(qn_attr_dims(node, QN_ATTR_HIGH, NULL)[i], &high) || low < 0 || high < 0)
             return false;
     return true;
 }

@@ -21,8 +21,8 @@
  *
  * A first convolution, of few channels, reads its planes as blocks of one channel, which they are already.
  *
- * Over extents that are symbols x is padded before: the kernels for those (conv_symbolic.c) meet no border. In strict math, and for
- * groups of several channels that are no whole blocks, such a convolution stays as it is.
+ * Over extents that are symbols x is padded before: the kernels for those (conv_symbolic.c) meet no border. In strict math, but of
+ * bytes, and for groups of several channels that are no whole blocks, such a convolution stays as it is.
  *
  * Norms of groups of channels, whose values are of other dims, stay in blocks (below).
  *
@@ -635,16 +635,6 @@ static bool is_static(const qn_node *node)
            x->rank + 2 <= QN_MAX_RANK;
 }
 
-/* Constant extents, too. */
-static bool has_extents(const qn_node *node)
-{
-    for (int i = 2; i < node->operands[0]->type.rank; i++)
-        if (!qn_dim_is_const(node->operands[0]->type.dims[i]) ||
-            !qn_dim_is_const(node->results[0].type.dims[i]))
-            return false;
-    return true;
-}
-
 /* How the groups of a convolution lie in blocks. */
 typedef struct grouping {
     bool by_lane;           /* each lane reads its own group's channels */
@@ -712,8 +702,8 @@ static bool convolution(layout *l, qn_node *node)
     const bool native = lanes_of(l, node->operands[0]) == lanes;
     const bool few = g.groups == 1 && !native && in < lanes, planes = few && word == 1;
     const int64_t c = planes ? 1 : few ? (in + word - 1) / word * word : lanes;
-    const bool symbolic = !has_extents(node);
-    if (word > 1 && (g.groups > 1 || symbolic))
+    const bool symbolic = !qn_conv_has_extents(node);
+    if (word > 1 && g.groups > 1)
         return false;
     bool dilated = false, bordered = false;
     for (int i = 0; i < spatial; i++) {

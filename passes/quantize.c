@@ -194,11 +194,14 @@ static bool pairs_fit(const qn_node *node, const qn_pass_options *options)
     qn_conv_plan plan;
     int t;
     int64_t width;
-    return options->machine->dot2 && options->math != QN_MATH_STRICT && qn_integer_convolves(node) &&
-           qn_is_constant(node->operands[1]) && w->dims[1]->value > 1 &&
-           w->dims[0]->value >= options->machine->vector_bytes / 4 &&
-           qn_conv_plan_foresee(node, options, &plan) &&
-           !(qn_is_known(node->operands[1]) && qn_winograd_wins(&plan, true, options, &t, &width));
+    if (!options->machine->dot2 || options->math == QN_MATH_STRICT || !qn_integer_convolves(node) ||
+        !qn_is_constant(node->operands[1]) || w->dims[1]->value <= 1 ||
+        w->dims[0]->value < options->machine->vector_bytes / 4)
+        return false;
+    if (!qn_conv_plan_foresee(node, options,
+                              &plan)) /* over extents that are symbols there is the direct kernel */
+        return w->rank - 2 <= QN_CONV_AXES && !qn_conv_has_extents(node);
+    return !(qn_is_known(node->operands[1]) && qn_winograd_wins(&plan, true, options, &t, &width));
 }
 
 static bool convolution_fits(const qn_node *node, const qn_pass_options *options)

@@ -201,12 +201,6 @@ static bool usable(const qn_pass_options *options, qn_dtype dtype, int64_t lanes
            lanes * (int64_t)qn_dtype_bytes(dtype) == machine->vector_bytes;
 }
 
-static bool constant(qn_dim d, int64_t *out)
-{
-    *out = qn_dim_is_const(d) ? d->value : 0;
-    return *out > 0;
-}
-
 void qn_winograd_plan_note(const qn_winograd_plan *p, const qn_node *node, const qn_pass_options *options)
 {
     qn_schedule_note(options, p->site, node,
@@ -245,14 +239,17 @@ bool qn_winograd_plan_make(const qn_node *node, const qn_pass_options *options, 
     const qn_dim *low = qn_attr_dims(node, QN_ATTR_LOW, NULL);
     int64_t t, width;
     p->dtype = x->dtype;
-    if (!constant(x->dims[4], &p->lanes) || !usable(options, p->dtype, p->lanes) ||
-        !constant(x->dims[1], &p->blocks) || !constant(u->dims[0], &p->panels) || !constant(u->dims[1], &t) ||
-        !constant(u->dims[3], &p->channels) || !constant(u->dims[4], &width))
+    if (!qn_dim_known(x->dims[4], &p->lanes) || !usable(options, p->dtype, p->lanes) ||
+        !qn_dim_known(x->dims[1], &p->blocks) || !qn_dim_known(u->dims[0], &p->panels) ||
+        !qn_dim_known(u->dims[1], &t) || !qn_dim_known(u->dims[3], &p->channels) ||
+        !qn_dim_known(u->dims[4], &width) || p->blocks < 1 || p->panels < 1 || p->channels < 1 ||
+        width < p->lanes)
         return false;
     p->t = (int)t;
     p->vectors = (int)(width / p->lanes);
     for (int i = 0; i < 2; i++) {
-        if (!constant(x->dims[2 + i], &p->axes[i].in) || !constant(y->dims[2 + i], &p->axes[i].out))
+        if (!qn_dim_known(x->dims[2 + i], &p->axes[i].in) || !qn_dim_known(y->dims[2 + i], &p->axes[i].out) ||
+            p->axes[i].in < 1 || p->axes[i].out < 1)
             return false;
         p->axes[i].low = low[i]->value;
     }

@@ -60,7 +60,9 @@ static qn_array noise(const qn_type *type, const int64_t *symbols, qn_arena *are
         n *= a.dims[i] = qn_dim_eval(type->dims[i], symbols);
     a.data = qn_arena_alloc(arena, (size_t)(n + 1) * qn_dtype_bytes(type->dtype));
     for (int64_t i = 0; i < n; i++) {
-        const qn_scalar v = { .f = (double)(below(5) - 2) }; /* sums are exact */
+        const int64_t number = below(5) - (type->dtype == QUERN_U8 ? 0 : 2); /* sums are exact */
+        const qn_scalar v =
+            qn_dtype_is_float(type->dtype) ? (qn_scalar){ .f = (double)number } : (qn_scalar){ .i = number };
         qn_scalar_store(type->dtype, v, (char *)a.data + (size_t)i * qn_dtype_bytes(type->dtype));
     }
     return a;
@@ -95,10 +97,17 @@ static bool check(uint64_t seed)
     static const char *const names[] = { "d", "h", "w" };
     state = seed * 7919 + 1;
     const qn_machine *machine = machines[below(3)];
-    const qn_dtype dtype = below(6) == 0 ? QUERN_F64 : QUERN_F32;
+    static const struct {
+        qn_dtype x, w, sum;
+    } sorts[] = { { QUERN_F32, QUERN_F32, QUERN_F32 }, { QUERN_F32, QUERN_F32, QUERN_F32 },
+                  { QUERN_F64, QUERN_F64, QUERN_F64 }, { QUERN_BF16, QUERN_BF16, QUERN_F32 },
+                  { QUERN_U8, QUERN_I8, QUERN_I32 },   { QUERN_I8, QUERN_I8, QUERN_I32 } };
+    const int64_t which = below(6);
+    const qn_dtype dtype = sorts[which].sum;
+    const bool words = which > 2, strict = dtype == QUERN_I32 && below(2);
     const int64_t lanes = machine->vector_bytes / (int64_t)qn_dtype_bytes(dtype);
     const int64_t counts[] = { 1, 3, lanes, 2 * lanes, lanes + 3, 3 * lanes - 1 };
-    const int sort = (int)below(6); /* 4: groups of whole blocks, 5: of one channel */
+    const int sort = (int)below(words ? 4 : 6); /* 4: groups of whole blocks, 5: of one channel */
     int64_t channels = counts[below(6)], out = below(4) == 0 ? 5 * lanes : counts[below(6)], groups = 1;
     if (sort == 4) {
         groups = 2;
@@ -130,20 +139,24 @@ static bool check(uint64_t seed)
         low[i] = below(5) - 1;
         high[i] = below(5) - 1;
     }
-    qn_value *x = input(&n, "x", dtype, 2 + spatial, x_dims), *w = input(&n, "k", dtype, 2 + spatial, w_dims);
+    qn_value *x = input(&n, "x", sorts[which].x, 2 + spatial, x_dims),
+             *w = input(&n, "k", sorts[which].w, 2 + spatial, w_dims);
     const qn_conv conv = { stride, low, high, x_dilation, w_dilation, groups };
-    qn_value *y = qn_b_convolution(&n.b, x, w, &conv);
+    qn_value *y = qn_b_convolution_to(&n.b, x, w, &conv, dtype);
     bool fits = y != NULL; /* a known extent may be too small */
     for (int i = 0; i < spatial && fits; i++)
         fits = qn_dim_eval(y->type.dims[2 + i], n.symbols) >= 0;
     if (fits) {
-        y = follow(&n, y, (int)below(4));
-        assert_non_null(y);
+        y = follow(&n, y, (int)below(dtype == QUERN_I32 ? 3 : 4));
+        fits = y != NULL;
+    }
+    if (fits) {
         qn_graph_add_output(n.b.graph, y, "y", -1);
         qn_array inputs[4];
         for (int i = 0; i < n.b.graph->n_inputs; i++)
             inputs[i] = noise(&n.b.graph->inputs[i]->type, n.symbols, arena);
-        const qn_pass_options options = { .math = QN_MATH_DEFAULT, .machine = machine };
+        const qn_pass_options options = { .math = strict ? QN_MATH_STRICT : QN_MATH_DEFAULT,
+                                          .machine = machine };
         char name[32];
         snprintf(name, sizeof name, "seed %llu", (unsigned long long)seed);
         lowered_compare(name, n.b.graph, &options, inputs, n.symbols);
