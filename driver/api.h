@@ -30,6 +30,9 @@ int qn_call_end(qn_call *call, qn_status status);
 /* Is the argument there? Else reports "FUNCTION: NAME is NULL". */
 qn_status qn_call_need(qn_call *call, const void *argument, const char *function, const char *name);
 
+/* Is the size set that an options structure begins with? Of 0, which its caller forgot, no option would count. NULL is fine. */
+QN_MUST_USE qn_status qn_need_size(const void *options, const char *type, qn_diags *diags);
+
 /* A copy of the caller's options structure, which may be shorter (older) or longer (newer) than ours; zeros for NULL. */
 #define QN_OPTIONS(type, name, given) \
     type name = { 0 };                \

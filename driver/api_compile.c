@@ -64,6 +64,7 @@ qn_status qn_settings_need_no_blas(const qn_settings *settings, const char *what
 
 qn_status qn_settings_from(const quern_compile_options *options, qn_settings *out, qn_diags *diags)
 {
+    QN_TRY(qn_need_size(options, "quern_compile_options", diags));
     QN_OPTIONS(quern_compile_options, o, options);
     *out = (qn_settings){ .math = QN_MATH_DEFAULT,
                           .threads = o.threads,
@@ -169,6 +170,8 @@ int quern_tune(quern_module *module, const quern_compile_options *options, const
     qn_call call;
     qn_settings settings;
     qn_status status = begin(&call, "quern_tune", module, options, &settings);
+    if (!status)
+        status = qn_need_size(tune, "quern_tune_options", &call.diags);
     if (!status) {
         QN_OPTIONS(quern_tune_options, t, tune);
         status = qn_tune(module->ir, &settings, &t, &call.diags);
@@ -185,6 +188,8 @@ int quern_compile_file(quern_module *module, const quern_compile_options *option
     qn_status status = qn_call_need(&call, module, "quern_compile_file", "module");
     if (!status)
         status = qn_call_need(&call, path, "quern_compile_file", "path");
+    if (!status)
+        status = qn_need_size(emit, "quern_emit_options", &call.diags);
     if (!status)
         status = qn_settings_from(options, &settings, &call.diags);
     if (!status && asks_to_check(options))

@@ -77,6 +77,9 @@ static quern_value *make(quern_builder *b, const char *call, const char *name, q
 {
     if (!qn_build_begin(b, call, 2, (quern_value *[]){ prediction, target }))
         return NULL;
+    if (given && given->size <= sizeof given->size)
+        return qn_build_fail(b, call, "quern_loss_options.size is %zu: set it to sizeof(quern_loss_options)",
+                             given->size);
     QN_OPTIONS(quern_loss_options, o, given);
     const int loss = find_loss(b, call, name);
     const reduction how = find_reduction(b, call, o.reduction);

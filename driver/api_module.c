@@ -37,6 +37,17 @@ qn_status qn_call_need(qn_call *call, const void *argument, const char *function
     return qn_error(&call->diags, QUERN_ERROR_ARGUMENT, NULL, "%s: %s is NULL", function, name);
 }
 
+qn_status qn_need_size(const void *options, const char *type, qn_diags *diags)
+{
+    size_t size = SIZE_MAX;
+    if (options)
+        memcpy(&size, options, sizeof size);
+    if (size > sizeof size)
+        return QUERN_OK;
+    return qn_error(diags, QUERN_ERROR_ARGUMENT, NULL, "%s.size is %zu: set it to sizeof(%s)", type, size,
+                    type);
+}
+
 quern_module *qn_handle_new(qn_module *ir, void *bytes)
 {
     quern_module *handle = calloc(1, sizeof *handle);
@@ -172,6 +183,7 @@ qn_status qn_load_module(const char *path, const void *data, size_t size, const 
                          qn_module **out, qn_diags *diags)
 {
     *out = NULL;
+    QN_TRY(qn_need_size(options, "quern_load_options", diags));
     QN_OPTIONS(quern_load_options, o, options);
     QN_TRY(check_options(&o, diags));
     if (path) {

@@ -208,6 +208,8 @@ int quern_make_training(quern_module *module, const quern_train_options *options
     QN_OPTIONS(quern_train_options, o, options);
     qn_status status = qn_call_need(&call, module, "quern_make_training", "module");
     if (!status)
+        status = qn_need_size(options, "quern_train_options", &call.diags);
+    if (!status)
         status = qn_train_module(module->ir, &o, false, &call.diags);
     return qn_call_end(&call, status);
 }

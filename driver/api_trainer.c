@@ -51,7 +51,14 @@ static int open_entry(quern_trainer *t, const char *name, bound_entry *e)
 int quern_trainer_new(quern_module *module, const quern_train_options *train,
                       const quern_compile_options *compile, quern_trainer **out)
 {
+    qn_call call;
     *out = NULL;
+    qn_call_begin(&call);
+    int status = qn_need_size(train, "quern_train_options", &call.diags);
+    if (!status)
+        status = qn_need_size(compile, "quern_compile_options", &call.diags);
+    if (qn_call_end(&call, status))
+        return status;
     QN_OPTIONS(quern_train_options, how, train);
     QN_OPTIONS(quern_compile_options, compiled, compile);
     if (!how.loss && how.parts)
@@ -60,7 +67,7 @@ int quern_trainer_new(quern_module *module, const quern_train_options *train,
                        "quern_make_training and run forward, backward and update");
     how.size = sizeof how;
     how.math = how.math ? how.math : compiled.math;
-    int status = quern_make_training(module, &how);
+    status = quern_make_training(module, &how);
     quern_trainer *t = calloc(1, sizeof *t);
     QN_ASSERT(t, "out of memory");
     if (!status)

@@ -13,7 +13,8 @@
 
 static qn_status io_error(qn_diags *diags, const char *path, const char *what)
 {
-    return qn_error(diags, QUERN_ERROR_IO, NULL, "%s: cannot be %s: %s", path, what, strerror(errno));
+    return qn_error(diags, QUERN_ERROR_IO, NULL, "%s: cannot be %s: %s", *path ? path : "''", what,
+                    strerror(errno));
 }
 
 /* Bits that a new file gets: 0666 less the umask. Reading the umask means setting it, which other threads would see. */

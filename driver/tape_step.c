@@ -102,7 +102,9 @@ static int compile(qn_module *module, const qn_device *device, const quern_compi
     if (!o.target)
         o.target = qn_device_name(device);
     qn_call_begin(&call);
-    qn_status status = qn_verify(module, &call.diags);
+    qn_status status = qn_need_size(options, "quern_compile_options", &call.diags);
+    if (!status)
+        status = qn_verify(module, &call.diags);
     if (!status)
         status = qn_settings_from(&o, &settings, &call.diags);
     if (!status &&

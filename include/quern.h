@@ -4,6 +4,7 @@
  * machine code with its weights, usable from any thread. A session binds a model to memory: one per thread.
  *
  * Every fallible call returns a quern_status; quern_last_error() has the message of the calling thread's last failure.
+ * Structures of options begin with `size`, which the caller sets to their sizeof; all else may be 0.
  * Functions that take a handle accept NULL where said. The library never prints and never ends the process but in one case: where
  * compilation itself (not a run, nor a size that a caller gives) finds no memory, with a line on standard error.
  */

@@ -238,22 +238,31 @@ quern_ctx *quern_session_ctx(quern_session *s)
 
 /* ---- binding ---- */
 
-/* The name that quern_session_find last looked for in vain on this thread: it gives -1, and the call that is given that says why. */
+/* What quern_session_find or _find_role last looked for in vain on this thread ("buffer 'x'"): they give -1, and the call that is
+ * given that says why. */
 static _Thread_local struct {
     const quern_session *session;
-    char name[128];
+    char what[128];
 } missing;
+
+static int keep_missing(const quern_session *s, const char *kind, const char *name)
+{
+    missing.session = s;
+    snprintf(missing.what, sizeof missing.what, "%s '%s'", kind, name);
+    return -1;
+}
 
 static int check_index(const quern_session *s, int index)
 {
-    char names[TEXT_SIZE] = "", what[sizeof missing.name + 2];
+    char names[TEXT_SIZE] = "", what[sizeof missing.what];
     if (index >= 0 && index < s->n_buffers)
         return QUERN_OK;
     for (size_t i = 0, n = 0; i < (size_t)s->n_buffers && n < sizeof names; i++)
         n += (size_t)snprintf(names + n, sizeof names - n, "%s%s", i ? ", " : "", s->slots[i].info->name);
-    snprintf(what, sizeof what, index == -1 && missing.session == s ? "'%s'" : "%.0s%d", missing.name, index);
-    return qn_fail(QUERN_ERROR_ARGUMENT, "there is no buffer %s: entry '%s' has %d: %s", what, s->entry->name,
-                   s->n_buffers, names);
+    snprintf(what, sizeof what, "buffer %d", index);
+    return qn_fail(QUERN_ERROR_ARGUMENT, "there is no %s: entry '%s' has %d: %s",
+                   index == -1 && missing.session == s ? missing.what : what, s->entry->name, s->n_buffers,
+                   names);
 }
 
 static void unbind(quern_session *s, int index)
@@ -578,9 +587,7 @@ int quern_session_find(const quern_session *s, const char *name)
     for (int i = 0; i < s->n_buffers; i++)
         if (strcmp(s->slots[i].info->name, name) == 0)
             return i;
-    missing.session = s;
-    snprintf(missing.name, sizeof missing.name, "%s", name);
-    return -1;
+    return keep_missing(s, "buffer", name);
 }
 
 int quern_session_find_role(const quern_session *s, quern_role role, const char *name)
@@ -588,7 +595,7 @@ int quern_session_find_role(const quern_session *s, quern_role role, const char 
     for (int i = 0; i < s->n_buffers; i++)
         if (s->slots[i].info->role == (int)role && strcmp(s->slots[i].info->name, name) == 0)
             return i;
-    return -1;
+    return keep_missing(s, role == QUERN_INPUT ? "input" : role == QUERN_OUTPUT ? "output" : "state", name);
 }
 
 int quern_session_dims(quern_session *s, int index, int64_t *out_dims)

@@ -251,10 +251,77 @@ static void refuses_bad_arguments(void **state)
     assert_string_equal(quern_last_error(),
                         "optimize cannot be 3: 0 (the default, which is 2), 1 (no fusion) or 2");
     quern_module_free(module);
+    assert_int_equal(quern_load("", NULL, &module), QUERN_ERROR_IO);
+    assert_string_equal(quern_last_error(), "'': cannot be read: No such file or directory");
     quern_module_free(NULL);
     quern_model_free(NULL);
     quern_session_free(NULL);
     assert_string_equal(quern_version(), "0.1.0");
+}
+
+static void is_told(int status, const char *message)
+{
+    assert_int_equal(status, QUERN_ERROR_ARGUMENT);
+    assert_string_equal(quern_last_error(), message);
+}
+
+/* Options whose size was forgotten would all be ignored. */
+static void refuses_options_without_a_size(void **state)
+{
+    (void)state;
+    quern_module *module, *none;
+    quern_model *model;
+    quern_trainer *trainer;
+    const quern_load_options load = { .seed = 1 };
+    const quern_compile_options compile = { .threads = 1 };
+    const quern_train_options train = { .loss = "mse", .optimizer = "sgd", .learning_rate = 1 };
+    is_told(quern_load_bytes(text, strlen(text), &load, &none),
+            "quern_load_options.size is 0: set it to sizeof(quern_load_options)");
+    assert_null(none);
+    assert_int_equal(quern_load_bytes(text, strlen(text), NULL, &module), QUERN_OK);
+    is_told(quern_compile(module, &compile, &model),
+            "quern_compile_options.size is 0: set it to sizeof(quern_compile_options)");
+    assert_null(model);
+    is_told(quern_compile_file(module, NULL, &(quern_emit_options){ .emit = "qn" }, "none.qn"),
+            "quern_emit_options.size is 0: set it to sizeof(quern_emit_options)");
+    is_told(quern_tune(module, NULL, &(quern_tune_options){ .seconds = 1 }),
+            "quern_tune_options.size is 0: set it to sizeof(quern_tune_options)");
+    is_told(quern_make_training(module, &train),
+            "quern_train_options.size is 0: set it to sizeof(quern_train_options)");
+    is_told(quern_trainer_new(module, &train, NULL, &trainer),
+            "quern_train_options.size is 0: set it to sizeof(quern_train_options)");
+    assert_null(trainer);
+    quern_module_free(module);
+    quern_builder *b = quern_builder_new("main");
+    quern_value *x = quern_input(b, "x", QUERN_F32, QUERN_SHAPE(QUERN_N(2)));
+    quern_output(b, quern_loss(b, "mse", x, x, &(quern_loss_options){ .reduction = "sum" }), "y");
+    is_told(quern_builder_finish(b, &module),
+            "quern_loss: quern_loss_options.size is 0: set it to sizeof(quern_loss_options)");
+}
+
+/* quern_session_find and _find_role give -1, and the call that is given that says what there is none of. */
+static void says_which_buffer_is_missing(void **state)
+{
+    (void)state;
+    const quern_array none = { .dtype = QUERN_F32 };
+    quern_module *module;
+    quern_model *model;
+    quern_session *s;
+    assert_int_equal(quern_load_bytes(text, strlen(text), NULL, &module), QUERN_OK);
+    assert_int_equal(
+        quern_compile(module,
+                      &(quern_compile_options){ .size = sizeof(quern_compile_options), .target = "interp" },
+                      &model),
+        QUERN_OK);
+    quern_module_free(module);
+    assert_int_equal(quern_session_new(model, NULL, &s), QUERN_OK);
+    is_told(quern_session_bind(s, quern_session_find(s, "X"), &none),
+            "there is no buffer 'X': entry 'infer' has 2: x, output_0");
+    is_told(quern_session_bind(s, quern_session_find_role(s, QUERN_INPUT, "y"), &none),
+            "there is no input 'y': entry 'infer' has 2: x, output_0");
+    is_told(quern_session_bind(s, 7, &none), "there is no buffer 7: entry 'infer' has 2: x, output_0");
+    quern_session_free(s);
+    quern_model_free(model);
 }
 
 typedef struct watch {
@@ -388,6 +455,8 @@ int main(void)
         cmocka_unit_test(reports_the_first_mistake),
         cmocka_unit_test(loads_and_fixes_dims),
         cmocka_unit_test(refuses_bad_arguments),
+        cmocka_unit_test(refuses_options_without_a_size),
+        cmocka_unit_test(says_which_buffer_is_missing),
         cmocka_unit_test(clones_to_the_letter),
         cmocka_unit_test(entries_want_what_is_not_empty),
         cmocka_unit_test(compiles_on_one_thread_and_is_cancelled),
