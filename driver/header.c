@@ -396,8 +396,9 @@ void qn_header_write(FILE *to, const qn_header_info *info, int n_programs, qn_pr
     fprintf(to,
             "/* %s - %s, compiled by Quern " QN_VERSION_STRING
             ". Generated; link %s, nothing else of Quern is needed. */\n"
-            "#ifndef QUERN_MODEL_%s_H\n#define QUERN_MODEL_%s_H\n\n#include <string.h>\n\n",
-            info->name, info->source, info->object, big, big);
+            "#ifndef QUERN_MODEL_%s_H\n#define QUERN_MODEL_%s_H\n\n%s",
+            info->name, info->source, info->object, big, big,
+            n_states ? "#include <string.h>\n\n" : ""); /* freestanding compilers have none */
     fputs(qn_abi_header, to);
     fprintf(to,
             "\n#ifndef QUERN_ALIGN\n#ifdef __cplusplus\n#define QUERN_ALIGN(n) alignas(n)\n#else\n"

@@ -75,6 +75,35 @@ expect 0 '^y f32' "$quern" run libscale.so
 must "${CC:-cc}" -shared -x c /dev/null -o empty.so
 expect 1 'no symbol empty_query' "$quern" run empty.so
 
+# ---- on bare metal: the compiler's own headers are enough, and a linker script says where weights lie
+
+cat >bare.c <<'END'
+#include "twice.h"
+_Alignas(64) static unsigned char workspace[TWICE_WORKSPACE_BYTES];
+int twice(const float *x, float *y)
+{
+    return twice_infer(&(twice_io){ x, y }, workspace, NULL);
+}
+END
+must "${cc[@]}" -ffreestanding -nostdinc -isystem "$(dirname "$(cc -print-file-name=include/stddef.h)")" -c bare.c -o bare.o
+cat >flash.c <<'END'
+#include <stdio.h>
+#include "twice.h"
+int twice(const float *x, float *y);
+int main(void)
+{
+    const float x[3] = { 1, 1, 0.5f };
+    float y[3];
+    const int status = twice(x, y);
+    printf("%d %g %g %g\n", status, y[0], y[1], y[2]);
+    return twice_query(QUERN_ABI_VERSION)->weights == (const void *)0x20000000 ? 0 : 1;
+}
+END
+must "$quern" compile scale.qn -o twice.a
+must "${cc[@]}" -no-pie flash.c bare.o twice.a \
+    -Wl,-T,<(echo 'SECTIONS { .flash 0x20000000 : { *twice.a:twice_weights.o(.rodata) } } INSERT AFTER .bss;') -o flash
+expect 0 '^0 2 3 2$' ./flash
+
 # ---- states
 
 cat >count.qn <<'END'
