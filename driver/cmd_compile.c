@@ -39,21 +39,6 @@ static int accept(void *user, int option, const char *value)
     return QN_EXIT_OK;
 }
 
-static const char *kind_from_ending(const char *path)
-{
-    static const struct {
-        const char *ending, *kind;
-    } endings[] = { { ".so", "so" }, { ".a", "a" },   { ".o", "o" },    { ".ll", "llvm" },
-                    { ".s", "asm" }, { ".qn", "qn" }, { ".ptx", "ptx" } };
-    size_t length = strlen(path);
-    for (size_t i = 0; i < sizeof endings / sizeof *endings; i++) {
-        size_t n = strlen(endings[i].ending);
-        if (length > n && strcmp(path + length - n, endings[i].ending) == 0)
-            return endings[i].kind;
-    }
-    return NULL;
-}
-
 static void print_times(const qn_compile_times *t)
 {
     fprintf(stderr, "passes %.1f ms, lowering %.1f ms, %d kernels (%d from the cache) %.1f ms\n",
@@ -87,9 +72,7 @@ int quern_main_compile(int argc, char **argv)
         return status;
     if (!c.path)
         return qn_cli_usage(&c.cli, "where to? -o FILE");
-    if (!c.emit.emit)
-        c.emit.emit = kind_from_ending(c.path);
-    if (!c.emit.emit)
+    if (!c.emit.emit && !qn_emit_kind(c.path))
         return qn_cli_usage(
             &c.cli, "what is %s to be? Say it with --emit, or by its ending: .so, .a, .o, .ll, .s, .ptx, .qn",
             c.path);

@@ -74,7 +74,7 @@ static const qn_cli_option options[] = {
     [CHECKPOINT] = { "checkpoint", 0, "FILE", "all states as safetensors, after each epoch" },
     [RESUME] = { "resume", 0, NULL, "go on from the checkpoint" },
     [EMIT_STEP] = { "emit-step", 0, "FILE.so",
-                    "entries infer, train_step and eval as a shared object, and a C header" },
+                    "entries infer, train_step and eval as a shared object (or .a, .o, …), and a C header" },
     [PARTS] = { "parts", 0, NULL, "with --emit-step: also entries forward, backward and update" },
     [INPUT_GRADIENTS] = { "input-gradients", 0, NULL,
                           "with --parts: backward gives those of the inputs too" },

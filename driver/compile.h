@@ -138,6 +138,9 @@ const qn_model_notes *qn_model_notes_of(const quern_model *model);
 /* Of one call, on average over the calls of kernels of that name; notes may be NULL. */
 qn_kernel_cost qn_model_cost_of(const qn_model_notes *notes, int entry, const char *name);
 
+/* What the ending of the path says that it is to be, as quern_emit_options.emit; NULL: nothing. */
+const char *qn_emit_kind(const char *path);
+
 /* Into files. out_times may be NULL. */
 QN_MUST_USE qn_status qn_emit_files(qn_module *module, const qn_settings *settings,
                                     const quern_emit_options *emit, const char *path,

@@ -26,18 +26,18 @@
 typedef enum emit_form { FORM_BINARY, FORM_CODE, FORM_PTX, FORM_MODULE } emit_form;
 
 static const struct {
-    const char *name;
+    const char *name, *ending;
     emit_form form;
     qn_link_kind link; /* BINARY */
     qn_emit emit;      /* CODE */
 } kinds[] = {
-    { "so", FORM_BINARY, QN_LINK_SHARED, QN_EMIT_OBJECT },
-    { "a", FORM_BINARY, QN_LINK_ARCHIVE, QN_EMIT_OBJECT },
-    { "o", FORM_BINARY, QN_LINK_OBJECT, QN_EMIT_OBJECT },
-    { "llvm", FORM_CODE, 0, QN_EMIT_LLVM },
-    { "asm", FORM_CODE, 0, QN_EMIT_ASSEMBLY },
-    { "ptx", FORM_PTX, 0, QN_EMIT_ASSEMBLY },
-    { "qn", FORM_MODULE, 0, QN_EMIT_OBJECT },
+    { "so", ".so", FORM_BINARY, QN_LINK_SHARED, QN_EMIT_OBJECT },
+    { "a", ".a", FORM_BINARY, QN_LINK_ARCHIVE, QN_EMIT_OBJECT },
+    { "o", ".o", FORM_BINARY, QN_LINK_OBJECT, QN_EMIT_OBJECT },
+    { "llvm", ".ll", FORM_CODE, 0, QN_EMIT_LLVM },
+    { "asm", ".s", FORM_CODE, 0, QN_EMIT_ASSEMBLY },
+    { "ptx", ".ptx", FORM_PTX, 0, QN_EMIT_ASSEMBLY },
+    { "qn", ".qn", FORM_MODULE, 0, QN_EMIT_OBJECT },
 };
 enum { N_KINDS = sizeof kinds / sizeof *kinds };
 
@@ -69,10 +69,23 @@ typedef struct emission {
 
 /* ---- what is asked for ---- */
 
+const char *qn_emit_kind(const char *path)
+{
+    const size_t length = strlen(path);
+    for (int i = 0; i < N_KINDS; i++) {
+        const size_t n = strlen(kinds[i].ending);
+        if (length > n && strcmp(path + length - n, kinds[i].ending) == 0)
+            return kinds[i].name;
+    }
+    return NULL;
+}
+
 static qn_status find_kind(const emission *e, int *out_kind)
 {
     const bool gpu = e->settings->backend == &qn_backend_nvptx;
-    const char *name = e->options->emit ? e->options->emit : gpu ? "ptx" : "so";
+    const char *name = e->options->emit ? e->options->emit : qn_emit_kind(e->path);
+    if (!name)
+        name = gpu ? "ptx" : "so";
     for (int i = 0; i < N_KINDS; i++)
         if (strcmp(kinds[i].name, name) == 0) {
             if (kinds[i].form != FORM_MODULE && gpu != (kinds[i].form == FORM_PTX))

@@ -277,7 +277,9 @@ QUERN_API int quern_tune(quern_module *module, const quern_compile_options *opti
 /* Ahead of time, written atomically. */
 typedef struct quern_emit_options {
     size_t size;
-    const char *emit;    /* "so" (NULL), "a", "o", "llvm", "asm", "ptx", "qn" */
+    const char
+        *emit; /* "so", "a", "o", "llvm", "asm", "ptx", "qn"; NULL: as the path's ending says (.so, .a, .o,
+                         .ll, .s, .ptx, .qn), "so" with another one */
     const char *prefix;  /* of the C symbols; NULL: from the file name */
     const char *weights; /* "embed" (NULL), "side": <path>.safetensors */
     const char *header;  /* path of the C header; NULL: beside the output; "": none */

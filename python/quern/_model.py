@@ -560,9 +560,10 @@ def trim_cache(most=0, cache=None):
     return left.value, entries.value
 
 
-def compile_file(model, path, target="cpu", emit="so", prefix=None, weights="embed", header=None, math="default",
+def compile_file(model, path, target="cpu", emit=None, prefix=None, weights="embed", header=None, math="default",
                  cpu=None, dims=None, cache=None, optimize=0, precision="f32", shapes=None):
-    """Compiles a model into a file: "so" (with a C header), "a", "o", "llvm", "asm".
+    """Compiles a model into a file, and its C header: emit is "so", "a", "o", "llvm", "asm", "ptx" or "qn"; None: as the path's
+    ending says (.so, .a, .o, .ll, .s, .ptx, .qn).
 
     cpu="x86-64-v3,x86-64-v4": code for each of these, chosen when the object is loaded (see Model.target)."""
     options = compile_options(target, None, math, cpu, cache, optimize, precision=precision)

@@ -337,7 +337,7 @@ def train(model, loss, optimizer, learning_rate, **options):
     return trainer
 
 
-def train_file(model, path, loss, optimizer, learning_rate, *, emit="so", prefix=None, weights="embed", header=None, **options):
+def train_file(model, path, loss, optimizer, learning_rate, *, emit=None, prefix=None, weights="embed", header=None, **options):
     """Writes the training step as a shared object with a C header, which needs nothing of Quern: entries infer, train_step and
     eval, and with `parts` forward, backward and update; PREFIX_init in the header sets the states to what the model starts
     with. Emit, prefix, weights and header as in compile_file; options as those of train. `load` opens it in Python."""

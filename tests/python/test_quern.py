@@ -390,6 +390,10 @@ class Files(unittest.TestCase):
             m = quern.load(path)
             np.testing.assert_array_equal(m([X, B])[0], X + B)
             self.assertEqual(m.inputs[0].shape, ("batch", 4))
+            for name, start in ("bias.a", b"!<arch>"), ("bias.o", b"\x7fELF"), ("bias.qn", b"dims"), ("bias.bin", b"\x7fELF"):
+                quern.compile_file(BIAS, os.path.join(folder, name), header="")         # by the ending; else an object to load
+                with open(os.path.join(folder, name), "rb") as file:
+                    self.assertTrue(file.read().startswith(start), name)
             quern.compile_file(COUNTER, os.path.join(folder, "side.so"), weights="side", header="", prefix="p")
             s = quern.load(os.path.join(folder, "side.so"), prefix="p").bind([np.float32(2)])
             s.run()

@@ -148,6 +148,11 @@ else
     fail "the header does not compile"
 fi
 
+# ---- as an archive, by the ending of its name
+must "$quern" train linear.qn --loss mse --optimizer adam --learning-rate 0.1 --batch 4 --emit-step step.a
+must cc -std=c11 main.c step.a -o archived
+expect 0 ' -> 0\.0' ./archived
+
 # ---- the planned memory is what a step takes: to the last line of 64 bytes, and none behind it
 expect 0 '' "$quern" train "$model" --optimizer adam --batch 32 --emit-step planned.so
 cat >planned.c <<'END'
