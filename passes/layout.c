@@ -591,6 +591,29 @@ static qn_value *pad_input(layout *l, const qn_node *node, qn_value *x)
     return qn_b_pad(&l->b, x, qn_b_scalar(&l->b, x->type.dtype, 0), low, high, interior);
 }
 
+/* x in blocks, where a kernel of bfloat16 also reads `read` lanes behind the channels, with weights of 0: what they hold, which may be
+ * NaN, becomes 0. */
+static qn_value *clear_behind(layout *l, const qn_value *plain, qn_value *x, int64_t read)
+{
+    if (!x || read == 0)
+        return x;
+    const int64_t channels = plain->type.dims[1]->value, blocks = x->type.dims[1]->value;
+    const int last = x->type.rank - 1;
+    const int64_t c = x->type.dims[last]->value, n = blocks * c, axes[] = { 1, last };
+    if (lanes_of(l, plain) != c && !qn_value_made_by(plain, QN_OP_BROADCAST))
+        return x; /* zeros were put there */
+    qn_arena *scratch = qn_arena_new();
+    bool *is_channel = QN_NEW_ARRAY(scratch, bool, n);
+    for (int64_t i = 0; i < n; i++)
+        is_channel[i] = i < channels;
+    const qn_tensor *mask =
+        qn_tensor_new(l->graph->module, QUERN_BOOL, 2, (int64_t[]){ blocks, c }, is_channel);
+    qn_arena_free(scratch);
+    return qn_b_select_bcast(
+        &l->b, qn_b_broadcast(&l->b, qn_b_constant(&l->b, mask), x->type.rank, x->type.dims, axes), x,
+        qn_b_scalar(&l->b, x->type.dtype, 0));
+}
+
 static qn_value *packed(layout *l, const qn_node *node, qn_value *x, qn_value *w, bool padded, int64_t groups,
                         int64_t channels, int64_t out_channels)
 {
@@ -676,6 +699,8 @@ static bool convolution(layout *l, qn_node *node)
 {
     if (qn_conv_tile_takes(node, l->options)) {
         qn_value *x = blocked_of(l, node->operands[0], QN_CONV_TILE_CHANNELS);
+        x = clear_behind(l, node->operands[0], x,
+                         -node->operands[0]->type.dims[1]->value & (QN_CONV_TILE_CHANNELS - 1));
         qn_value *w = pack_side_by_side(l, plain_of(l, node->operands[1]), QN_CONV_TILE_CHANNELS,
                                         QN_CONV_TILE_CHANNELS, 2);
         set_blocked(l, &node->results[0],
@@ -720,6 +745,8 @@ static bool convolution(layout *l, qn_node *node)
         x = qn_b_reshape(&l->b, x, x_type->rank + 1, dims);
     } else {
         x = blocked_of(l, node->operands[0], c);
+        if (pairs)
+            x = clear_behind(l, node->operands[0], x, in % word);
     }
     if (g.merged > 1)
         w = merge_groups(l, w, g.groups * g.merged, g.merged);

@@ -265,6 +265,7 @@ static const struct {
     { 32, 64, 14, 14, 3, 2, 1 }, { 64, 64, 7, 7, 1, 1, 0 },   { 33, 64, 9, 20, 1, 1, 0 },
     { 64, 32, 14, 14, 1, 2, 0 }, { 32, 32, 9, 9, 3, 1, 0 },   { 32, 32, 11, 40, 3, 2, 0 },
     { 32, 32, 5, 18, 5, 1, 2 },  { 32, 32, 3, 3, 1, 1, 0 },   { 3, 32, 12, 13, 7, 2, 3 },
+    { 34, 41, 5, 6, 3, 1, 1 },
 };
 
 static qn_value *constant(qn_builder *b, qn_module *module, int rank, const int64_t *dims, int seed)
@@ -307,7 +308,8 @@ static void wide_kernels_equal_those_of_float32(void **state)
     }
 }
 
-/* Two samples, with a bias, a rectifier and the next convolution, which reads what it stored; and the sum of both as float32. */
+/* Two samples, with a bias, a division that makes NaN of what lies behind the channels, and the next convolution, which reads what it
+ * stored; and the sum of both as float32. */
 static void convolutions_equal_those_of_float32(void **state)
 {
     (void)state;
@@ -330,18 +332,23 @@ static void convolutions_equal_those_of_float32(void **state)
         const qn_type y_type = y->type;
         qn_value *bias = constant(&b, module, 1, (int64_t[]){ out }, 2);
         bias = qn_b_broadcast(&b, bias, 4, y_type.dims, (int64_t[]){ 1 });
-        y = qn_b_unary(&b, QN_OP_SIGN, qn_b_binary(&b, QN_OP_ADD, y, bias));
+        const qn_type s_type = qn_type_static(module, QUERN_F32, 1, (int64_t[]){ out });
+        qn_value *s = qn_graph_add_input(graph, "s", s_type, QN_ROLE_INPUT);
+        s = qn_b_binary_bcast(&b, QN_OP_ADD, qn_b_unary(&b, QN_OP_ABS, s), qn_b_scalar(&b, QUERN_F32, 1));
+        s = qn_b_broadcast(&b, s, 4, y_type.dims, (int64_t[]){ 1 });
+        y = qn_b_unary(&b, QN_OP_SIGN, qn_b_binary(&b, QN_OP_DIV, qn_b_binary(&b, QN_OP_ADD, y, bias), s));
         const qn_conv next = { .groups = 1 };
         qn_value *v = constant(&b, module, 4, (int64_t[]){ out, out, 1, 1 }, 3);
         qn_value *z = qn_b_convolution(&b, y, v, &next);
         qn_graph_add_output(graph, qn_b_binary(&b, QN_OP_ADD, z, y), "r", -1);
-        qn_array input = { .dims = { 0 } };
-        fill(&input, &type, NULL, 4, module->arena);
+        qn_array inputs[2];
+        fill(&inputs[0], &type, NULL, 4, module->arena);
+        fill(&inputs[1], &s_type, NULL, 5, module->arena);
         const qn_pass_options options = { .math = QN_MATH_DEFAULT,
                                           .precision = QN_PRECISION_BF16,
                                           .machine = machines[at % MULTIPLIES],
                                           .fold = qn_interp_fold };
-        lowered_compare(qn_arena_printf(module->arena, "convolution %d", (int)i), graph, &options, &input,
+        lowered_compare(qn_arena_printf(module->arena, "convolution %d", (int)i), graph, &options, inputs,
                         NULL);
         /* three channels are a block of pairs, but no tile */
         const bool first = !options.machine->tiles || in >= 32;
