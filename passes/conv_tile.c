@@ -1,12 +1,12 @@
-/* The template for conv_packed of bfloat16 on a machine with a matrix unit (QN_K_TILE_*): two spatial axes, one group.
+/* The template for conv_packed of bfloat16 or bytes on a machine with a matrix unit (QN_K_TILE_*): two spatial axes, one group.
  *
- * A position is 64 bytes of x: a block of 32 channels. A tile of x is up to 16 positions that lie at equal distances, so for
- * each block of channels and each place of the kernel it is loaded as it lies in x, and multiplied with the 32 x 32 weights
- * of that place:
+ * A position is 64 bytes of x: a block of 32 channels, of bytes 64. A tile of x is up to 16 positions that lie at equal distances, so
+ * for each block of channels and each place of the kernel it is loaded as it lies in x, and multiplied with that place's weights
+ * for a panel of 32 output channels, of bytes half a block:
  *
- *   task: some rows of the map x some blocks of output channels
+ *   task: some rows of the map x some panels
  *     where x has a border: copy the rows of x that are read, with the border as zeros, to local memory
- *     for each block of output channels
+ *     for each panel
  *       for each pair of tiles of positions
  *         for block of x, kernel row, kernel column: sums += x[positions] * weights
  *         store the sums to a local buffer, then what follows, element by element over it
@@ -26,17 +26,15 @@
 #include "passes/terms.h"
 
 enum {
-    C = QN_CONV_TILE_CHANNELS,
     HALF = QN_TILE_BYTES / 4, /* output channels of a tile */
-    PLACE = C * C,            /* weights of a place of the kernel */
+    PANEL = 2 * HALF,
     X_TILE = 4,
     Y_TILE = 6,
     PARTS = 8,                /* tasks, at least, where there is work for so many */
     SMALLEST_TASK = 10000000, /* multiplications and additions */
     LOCAL_BYTES = 160 * 1024,
-    UNROLL = 9,     /* places of a kernel that are written out */
-    FEW_PAIRS = 12, /* of tiles: fewer use a block's weights so seldom that these have to be fetched ahead */
-    LINE = 64
+    UNROLL = 9,    /* places of a kernel that are written out */
+    FEW_PAIRS = 12 /* of tiles: fewer use a block's weights so seldom that these have to be fetched ahead */
 };
 
 typedef struct axis {
@@ -50,11 +48,13 @@ typedef struct units {
 
 typedef struct plan {
     axis h, w;
-    int64_t blocks, out_blocks;
+    qn_dtype x_type, w_type, sum;
+    int64_t c, word; /* channels of a block; of them side by side in the weights */
+    int64_t blocks, out_panels;
     bool copied;
     bool flat;            /* the rows of a task are one */
     int64_t rows;         /* of a task; divides h.out */
-    int64_t panels;       /* of a task: blocks of output channels */
+    int64_t panels;       /* of a task */
     int64_t pitch, depth; /* positions of a row, rows of a block, where the tiles are loaded from */
     int64_t unit_rows;    /* rows of a tile; 0: a row has several tiles */
     units units;          /* of a row, or of the rows of a task */
@@ -89,13 +89,13 @@ static units split(int64_t length)
 static int64_t copied_bytes(const plan *p, int64_t rows)
 {
     const int64_t depth = (rows - 1) * p->h.stride + p->h.kernel;
-    return p->copied ? p->blocks * depth * p->pitch * C * 2 : 0;
+    return p->copied ? p->blocks * depth * p->pitch * QN_TILE_BYTES : 0;
 }
 
 static double flops(const plan *p)
 {
-    return 2.0 * (double)(p->h.out * p->w.out * p->h.kernel * p->w.kernel * C * C) *
-           (double)(p->blocks * p->out_blocks);
+    return 2.0 * (double)(p->h.out * p->w.out * p->h.kernel * p->w.kernel * p->c * PANEL) *
+           (double)(p->blocks * p->out_panels);
 }
 
 /* The most rows that fit, but so few that there are several tasks, as long as these are not too small. */
@@ -135,29 +135,47 @@ static void choose_units(plan *p)
     }
 }
 
+static bool is_byte(qn_dtype dtype)
+{
+    return dtype == QUERN_I8 || dtype == QUERN_U8;
+}
+
+int64_t qn_conv_tile_channels(qn_dtype x)
+{
+    return QN_TILE_BYTES / (is_byte(x) ? 1 : 2);
+}
+
 static bool make_plan(const qn_node *node, const qn_pass_options *options, plan *p)
 {
     memset(p, 0, sizeof *p);
-    if (!options->machine || !options->machine->tiles || options->math == QN_MATH_STRICT ||
+    if (!options->machine || !options->machine->tiles ||
         (node->op != QN_OP_CONVOLUTION && node->op != QN_OP_CONV_PACKED) ||
         qn_attr_int(node, QN_ATTR_GROUPS) != 1)
         return false;
     const qn_type *x = &node->operands[0]->type, *w = &node->operands[1]->type;
-    const bool packed = node->op == QN_OP_CONV_PACKED;
-    if (x->rank != (packed ? 5 : 4) || !read_axis(node, 0, &p->h) || !read_axis(node, 1, &p->w) ||
-        !qn_dim_known(x->dims[1], &p->blocks) || !qn_dim_known(w->dims[0], &p->out_blocks) || p->blocks < 1 ||
-        p->out_blocks < 1)
+    const bool packed = node->op == QN_OP_CONV_PACKED, bytes = is_byte(x->dtype);
+    p->x_type = bytes ? x->dtype : QUERN_BF16;
+    p->w_type = bytes ? w->dtype : QUERN_BF16;
+    p->sum = bytes ? QUERN_I32 : QUERN_F32;
+    p->c = qn_conv_tile_channels(x->dtype);
+    p->word = 4 / (int64_t)qn_dtype_bytes(p->x_type);
+    if (node->results[0].type.dtype != p->sum ||
+        (bytes ? !is_byte(w->dtype) : options->math == QN_MATH_STRICT))
         return false;
-    if (packed &&
-        (w->rank != 7 || !qn_dim_is(x->dims[4], C) || !qn_dim_is(w->dims[5], C) ||
-         !qn_dim_is(w->dims[6], 2) || x->dtype != QUERN_BF16 || node->results[0].type.dtype != QUERN_F32))
+    if (x->rank != (packed ? 5 : 4) || !read_axis(node, 0, &p->h) || !read_axis(node, 1, &p->w) ||
+        !qn_dim_known(x->dims[1], &p->blocks) || !qn_dim_known(w->dims[0], &p->out_panels) || p->blocks < 1 ||
+        p->out_panels < 1)
+        return false;
+    if (packed && (w->rank != 7 || !qn_dim_is(x->dims[4], p->c) || !qn_dim_is(w->dims[5], p->c) ||
+                   !qn_dim_is(w->dims[6], p->word) || x->dtype != p->x_type))
         return false;
     if (!packed) {
-        if (p->blocks < C || p->out_blocks < C)
+        if (p->blocks < p->c || p->out_panels < p->c)
             return false;
-        p->blocks = ceil_div(p->blocks, C);
-        p->out_blocks = ceil_div(p->out_blocks, C);
+        p->blocks = ceil_div(p->blocks, p->c);
+        p->out_panels = ceil_div(p->out_panels, p->c);
     }
+    p->out_panels *= p->c / PANEL;
     p->copied = p->h.low + p->h.high + p->w.low + p->w.high > 0;
     p->pitch = p->copied ? (p->w.out - 1) * p->w.stride + p->w.kernel : p->w.in;
     if (!choose_rows(p))
@@ -166,10 +184,10 @@ static bool make_plan(const qn_node *node, const qn_pass_options *options, plan 
     choose_units(p);
     /* with what is left, output channels for some tasks more; but a copy of x should be used several times */
     const int64_t parts = p->h.out / p->rows, wanted = ceil_div(p->copied ? PARTS / 2 : PARTS, parts);
-    const double each = flops(p) / (double)parts / (double)p->out_blocks;
+    const double each = flops(p) / (double)parts / (double)p->out_panels;
     int64_t least = (int64_t)(SMALLEST_TASK / each) + 1;
-    least = least > p->out_blocks ? p->out_blocks : least;
-    p->panels = ceil_div(p->out_blocks, wanted > p->out_blocks ? p->out_blocks : wanted);
+    least = least > p->out_panels ? p->out_panels : least;
+    p->panels = ceil_div(p->out_panels, wanted > p->out_panels ? p->out_panels : wanted);
     p->panels = p->panels < least ? least : p->panels;
     return true;
 }
@@ -182,8 +200,8 @@ bool qn_conv_tile_fits(const qn_node *node, const qn_pass_options *options)
 
 bool qn_conv_tile_takes(const qn_node *node, const qn_pass_options *options)
 {
-    return node->operands[0]->type.dtype == QUERN_BF16 && node->results[0].type.dtype == QUERN_F32 &&
-           qn_conv_tile_fits(node, options);
+    const qn_dtype x = node->operands[0]->type.dtype;
+    return (x == QUERN_BF16 || is_byte(x)) && qn_conv_tile_fits(node, options);
 }
 
 /* ---- the kernel ---- */
@@ -218,8 +236,9 @@ static void clear(emitter *e, qn_kvalue *at, int64_t positions)
     if (positions <= 0)
         return;
     qn_kinst *loop = count_to(e, positions);
-    qn_kb_store(&e->w.b, e->patch, ADD(at, MUL(qn_loop_counter(loop), INDEX(C))),
-                qn_kb_float(&e->w.b, (qn_ktype){ QUERN_BF16, C }, 0), NULL);
+    const qn_ktype type = { e->p.x_type, (int)e->p.c };
+    qn_kb_store(&e->w.b, e->patch, ADD(at, MUL(qn_loop_counter(loop), INDEX(e->p.c))),
+                qn_kb_const(&e->w.b, type, (qn_scalar){ 0 }), NULL);
     end(e, loop);
 }
 
@@ -231,21 +250,21 @@ static void copy_x(emitter *e, qn_kvalue *sample_at, qn_kvalue *top)
     const int64_t low = p->w.low < p->pitch ? p->w.low : p->pitch, room = p->pitch - low,
                   n = room < p->w.in ? room : p->w.in;
     qn_kinst *blocks = count_to(e, p->blocks), *rows = count_to(e, p->depth);
-    qn_kvalue *to =
-        MUL(ADD(MUL(qn_loop_counter(blocks), INDEX(p->depth)), qn_loop_counter(rows)), INDEX(p->pitch * C));
+    qn_kvalue *to = MUL(ADD(MUL(qn_loop_counter(blocks), INDEX(p->depth)), qn_loop_counter(rows)),
+                        INDEX(p->pitch * p->c));
     qn_kvalue *row = ADD(top, qn_loop_counter(rows));
     qn_kvalue *inside = qn_kb_binary(b, QN_OP_AND, qn_kb_compare(b, QN_GE, row, INDEX(0)),
                                      qn_kb_compare(b, QN_LT, row, INDEX(p->h.in)));
     qn_kinst *branch = qn_kb_if(b, inside);
     clear(e, to, low);
     qn_kvalue *from =
-        ADD(sample_at, MUL(ADD(MUL(qn_loop_counter(blocks), INDEX(p->h.in)), row), INDEX(p->w.in * C)));
+        ADD(sample_at, MUL(ADD(MUL(qn_loop_counter(blocks), INDEX(p->h.in)), row), INDEX(p->w.in * p->c)));
     qn_kinst *loop = count_to(e, n);
-    qn_kvalue *offset = MUL(qn_loop_counter(loop), INDEX(C));
-    qn_kb_store(b, e->patch, ADD(ADD(to, INDEX(low * C)), offset), qn_kb_load(b, e->x, ADD(from, offset), C),
-                NULL);
+    qn_kvalue *offset = MUL(qn_loop_counter(loop), INDEX(p->c));
+    qn_kb_store(b, e->patch, ADD(ADD(to, INDEX(low * p->c)), offset),
+                qn_kb_load(b, e->x, ADD(from, offset), (int)p->c), NULL);
     end(e, loop);
-    clear(e, ADD(to, INDEX((low + n) * C)), room - n);
+    clear(e, ADD(to, INDEX((low + n) * p->c)), room - n);
     qn_kb_else(b, branch, 0, NULL);
     clear(e, to, p->pitch);
     qn_kb_end_if(b, branch, 0, NULL);
@@ -255,9 +274,15 @@ static void copy_x(emitter *e, qn_kvalue *sample_at, qn_kvalue *top)
 
 /* ---- products ---- */
 
-static int64_t panel_elements(const plan *p)
+/* Weights of a place of the kernel, for a block of output channels; of all places and blocks of x. */
+static int64_t place_elements(const plan *p)
 {
-    return p->blocks * p->h.kernel * p->w.kernel * PLACE;
+    return p->c * p->c;
+}
+
+static int64_t block_elements(const plan *p)
+{
+    return p->blocks * p->h.kernel * p->w.kernel * place_elements(p);
 }
 
 /* Rows that the tiles are taken from one after the other, and pairs of tiles for all of them. */
@@ -275,10 +300,13 @@ static int64_t n_pairs(const plan *p)
  * instructions can have. */
 static void fetch_next(emitter *e, qn_kvalue *w_at)
 {
-    if (n_pairs(&e->p) > FEW_PAIRS)
+    const plan *p = &e->p;
+    if (n_pairs(p) > FEW_PAIRS)
         return;
-    for (int64_t i = 0; i < PLACE * 2 / LINE; i++)
-        qn_kb_prefetch(&e->w.b, e->weights, ADD(w_at, INDEX(PLACE + i * LINE / 2)), 0);
+    for (int64_t row = 0; row < QN_TILE_ROWS; row++)
+        for (int64_t j = 0; j < 2; j++)
+            qn_kb_prefetch(&e->w.b, e->weights,
+                           ADD(w_at, INDEX(place_elements(p) + (row * p->c + j * HALF) * p->word)), 0);
 }
 
 /* Products with one place of the kernel: not two: there is one tile of positions. */
@@ -286,14 +314,15 @@ static void one_place(emitter *e, qn_kvalue *x_at, qn_kvalue *w_at, bool two, in
 {
     qn_kbuilder *b = &e->w.b;
     qn_kbuffer *x = e->patch ? e->patch : e->x;
-    qn_kvalue *stride = INDEX(e->p.w.stride * C);
+    qn_kvalue *stride = INDEX(e->p.w.stride * e->p.c);
     fetch_next(e, w_at);
     for (int i = 0; i < (two ? 2 : 1); i++) {
         qn_kb_tile_load(b, X_TILE + i, x, ADD(x_at, INDEX(i * lower_offset)), stride);
         for (int j = 0; j < 2; j++) {
             if (i == 0)
-                qn_kb_tile_load(b, Y_TILE + j, e->weights, ADD(w_at, INDEX(j * HALF * 2)), INDEX(2 * C));
-            qn_kb_tile_mma(b, 2 * i + j, X_TILE + i, Y_TILE + j, QUERN_BF16, QUERN_BF16);
+                qn_kb_tile_load(b, Y_TILE + j, e->weights, ADD(w_at, INDEX(j * HALF * e->p.word)),
+                                INDEX(e->p.c * e->p.word));
+            qn_kb_tile_mma(b, 2 * i + j, X_TILE + i, Y_TILE + j, e->p.x_type, e->p.w_type);
         }
     }
 }
@@ -306,19 +335,19 @@ static void multiply(emitter *e, qn_kvalue *x_at, bool two, int64_t lower_offset
     for (int i = 0; i < (two ? 4 : 2); i++)
         qn_kb_tile_zero(&e->w.b, i);
     qn_kinst *blocks = count_to(e, p->blocks);
-    x_at = ADD(x_at, MUL(qn_loop_counter(blocks), INDEX(p->depth * p->pitch * C)));
-    qn_kvalue *w_at = ADD(e->panel_at, MUL(qn_loop_counter(blocks), INDEX(places * PLACE)));
+    x_at = ADD(x_at, MUL(qn_loop_counter(blocks), INDEX(p->depth * p->pitch * p->c)));
+    qn_kvalue *w_at = ADD(e->panel_at, MUL(qn_loop_counter(blocks), INDEX(places * place_elements(p))));
     if (places <= UNROLL) {
         for (int64_t k = 0; k < places; k++)
-            one_place(e, ADD(x_at, INDEX((k / p->w.kernel * p->pitch + k % p->w.kernel) * C)),
-                      ADD(w_at, INDEX(k * PLACE)), two, lower_offset);
+            one_place(e, ADD(x_at, INDEX((k / p->w.kernel * p->pitch + k % p->w.kernel) * p->c)),
+                      ADD(w_at, INDEX(k * place_elements(p))), two, lower_offset);
     } else {
         qn_kinst *rows = count_to(e, p->h.kernel), *columns = count_to(e, p->w.kernel);
         qn_kvalue *place = ADD(MUL(qn_loop_counter(rows), INDEX(p->w.kernel)), qn_loop_counter(columns));
         one_place(e,
                   ADD(x_at, MUL(ADD(MUL(qn_loop_counter(rows), INDEX(p->pitch)), qn_loop_counter(columns)),
-                                INDEX(C))),
-                  ADD(w_at, MUL(place, INDEX(PLACE))), two, lower_offset);
+                                INDEX(p->c))),
+                  ADD(w_at, MUL(place, INDEX(place_elements(p)))), two, lower_offset);
         end(e, columns);
         end(e, rows);
     }
@@ -345,8 +374,9 @@ static qn_kvalue *fetch_sum(qn_writer *w, void *user, const qn_value *value, con
     qn_dims *dims = w->space.dims;
     (void)value, (void)index;
     const qn_dim position = qn_dim_add(dims, f->s->var, qn_dim_const(dims, f->s->at));
-    return qn_writer_load(w, f->e->sums,
-                          qn_dim_add(dims, qn_dim_mul(dims, position, qn_dim_const(dims, C)), f->e->at_lane));
+    return qn_writer_load(
+        w, f->e->sums,
+        qn_dim_add(dims, qn_dim_mul(dims, position, qn_dim_const(dims, PANEL)), f->e->at_lane));
 }
 
 static void finish_strip(emitter *e, strip *s)
@@ -363,13 +393,16 @@ static void finish_strip(emitter *e, strip *s)
     *f = (fetching){ e, s };
     qn_writer_bind(w, product, fetch_sum, f);
     s->var = qn_ispace_var(&w->space, qn_dim_const(dims, s->n), false);
-    e->at_lane = qn_ispace_var(&w->space, qn_dim_const(dims, C), false);
+    e->at_lane = qn_ispace_var(&w->space, qn_dim_const(dims, PANEL), false);
     const qn_dim column = qn_dim_add(dims, s->column, s->var), width = qn_dim_const(dims, e->p.w.out);
     index[0] = e->sample;
-    index[1] = e->panel;
+    const qn_dim halves = qn_dim_const(dims, e->p.c / PANEL);
+    index[1] = qn_ix_div(&w->space, e->panel, halves);
     index[2] = e->p.flat ? qn_dim_add(dims, s->row, qn_ix_div(&w->space, column, width)) : s->row;
     index[3] = e->p.flat ? qn_ix_mod(&w->space, column, width) : column;
-    index[4] = e->at_lane;
+    index[4] =
+        qn_dim_add(dims, e->at_lane,
+                   qn_dim_mul(dims, qn_ix_mod(&w->space, e->panel, halves), qn_dim_const(dims, PANEL)));
     qn_ispace_dims(&w->space, type, from);
     qn_dim(*to)[QN_MAX_RANK] = qn_arena_calloc(w->arena, (size_t)g->n_outputs, sizeof *to);
     for (int i = 0; i < g->n_outputs; i++) {
@@ -420,10 +453,10 @@ static void one_pair(emitter *e, qn_dim line, qn_dim unit, bool first_is_last, s
     qn_dim position = qn_dim_add(dims, qn_dim_mul(dims, line, qn_dim_const(dims, in_row)),
                                  qn_dim_mul(dims, unit, qn_dim_const(dims, in_unit)));
     position = qn_dim_sub(dims, position, qn_dim_const(dims, first_skip * p->w.stride));
-    multiply(e, ADD(e->base, MUL(qn_writer_index(w, position), INDEX(C))), second != NONE,
-             (in_unit - second_skip * p->w.stride) * C);
+    multiply(e, ADD(e->base, MUL(qn_writer_index(w, position), INDEX(p->c))), second != NONE,
+             (in_unit - second_skip * p->w.stride) * p->c);
     for (int i = 0; i < (second != NONE ? 4 : 2); i++)
-        qn_kb_tile_store(&w->b, i, e->sums, INDEX((i / 2 * u->size) * C + i % 2 * HALF), INDEX(C));
+        qn_kb_tile_store(&w->b, i, e->sums, INDEX((i / 2 * u->size) * PANEL + i % 2 * HALF), INDEX(PANEL));
     if (!p->unit_rows) {
         const qn_dim column = qn_dim_mul(dims, unit, qn_dim_const(dims, u->size));
         strip s = { first_skip, second == WHOLE ? 2 * u->size : u->size - first_skip, row, column, NULL };
@@ -470,7 +503,11 @@ static void one_panel(emitter *e)
     const plan *p = &e->p;
     qn_writer *w = &e->w;
     qn_dims *dims = w->space.dims;
-    e->panel_at = qn_writer_index(w, qn_dim_mul(dims, e->panel, qn_dim_const(dims, panel_elements(p))));
+    const qn_dim halves = qn_dim_const(dims, p->c / PANEL), block = qn_ix_div(&w->space, e->panel, halves),
+                 half = qn_ix_mod(&w->space, e->panel, halves);
+    e->panel_at =
+        qn_writer_index(w, qn_dim_add(dims, qn_dim_mul(dims, block, qn_dim_const(dims, block_elements(p))),
+                                      qn_dim_mul(dims, half, qn_dim_const(dims, PANEL * p->word))));
     const qn_dim line = qn_ispace_var(&w->space, qn_dim_const(dims, n_lines(p)), false);
     qn_writer_loop loop = qn_writer_for_all(w, line, QN_TAG_SERIAL, 0, NULL, NULL);
     one_line(e, line);
@@ -485,7 +522,7 @@ static qn_dim write_tasks(emitter *e)
     qn_writer *w = &e->w;
     qn_dims *dims = w->space.dims;
     const qn_dim samples = qn_ispace_import(&w->space, e->group->root->results[0].type.dims[0]);
-    const int64_t row_parts = p->h.out / p->rows, panel_parts = ceil_div(p->out_blocks, p->panels);
+    const int64_t row_parts = p->h.out / p->rows, panel_parts = ceil_div(p->out_panels, p->panels);
     const qn_dim parts[] = { samples, qn_dim_const(dims, row_parts), qn_dim_const(dims, panel_parts) };
     const qn_dim tasks = qn_dim_mul(dims, samples, qn_dim_const(dims, row_parts * panel_parts));
     const qn_dim task = qn_ispace_var(&w->space, tasks, false);
@@ -494,20 +531,21 @@ static qn_dim write_tasks(emitter *e)
     qn_ix_split(&w->space, task, 3, parts, part);
     e->sample = part[0];
     e->first_row = qn_dim_mul(dims, part[1], qn_dim_const(dims, p->rows));
-    const qn_dim x_elements = qn_dim_const(dims, p->blocks * p->h.in * p->w.in * C);
+    const qn_dim x_elements = qn_dim_const(dims, p->blocks * p->h.in * p->w.in * p->c);
     qn_kvalue *sample_at = qn_writer_index(w, qn_dim_mul(dims, e->sample, x_elements));
     const qn_dim top = qn_dim_mul(dims, e->first_row, qn_dim_const(dims, p->h.stride));
     if (p->copied) {
         copy_x(e, sample_at, qn_writer_index(w, qn_dim_sub(dims, top, qn_dim_const(dims, p->h.low))));
         e->base = INDEX(0);
     } else {
-        e->base = ADD(sample_at, qn_writer_index(w, qn_dim_mul(dims, top, qn_dim_const(dims, p->pitch * C))));
+        e->base =
+            ADD(sample_at, qn_writer_index(w, qn_dim_mul(dims, top, qn_dim_const(dims, p->pitch * p->c))));
     }
     set_shape(e);
-    e->panel = qn_ispace_var(&w->space, qn_dim_const(dims, p->out_blocks), false);
+    e->panel = qn_ispace_var(&w->space, qn_dim_const(dims, p->out_panels), false);
     const qn_dim low = qn_dim_mul(dims, part[2], qn_dim_const(dims, p->panels));
     const qn_dim high = qn_dim_min(dims, qn_dim_add(dims, low, qn_dim_const(dims, p->panels)),
-                                   qn_dim_const(dims, p->out_blocks));
+                                   qn_dim_const(dims, p->out_panels));
     qn_writer_loop loop = qn_writer_for(w, e->panel, qn_writer_index(w, low), qn_writer_index(w, high),
                                         QN_TAG_SERIAL, 0, NULL, NULL);
     one_panel(e);
@@ -537,10 +575,11 @@ static qn_status lower(qn_lowering *l, const qn_group *group)
     e->weights = qn_writer_argument(w, qn_lower_buffer(l, group->root->operands[1]), true, false);
     qn_writer_note_load(w, e->x);
     qn_writer_note_load(w, e->weights);
-    e->sums = qn_kernel_add_local(w->kernel, "sums", QUERN_F32, 2 * QN_TILE_ROWS * C);
+    e->sums = qn_kernel_add_local(w->kernel, "sums", e->p.sum, 2 * QN_TILE_ROWS * PANEL);
     if (e->p.copied)
-        e->patch = qn_kernel_add_local(w->kernel, "patch", QUERN_BF16,
-                                       copied_bytes(&e->p, e->p.rows) / 2 + QN_TILE_ROWS * C);
+        e->patch = qn_kernel_add_local(w->kernel, "patch", e->p.x_type,
+                                       copied_bytes(&e->p, e->p.rows) / (int64_t)qn_dtype_bytes(e->p.x_type) +
+                                           QN_TILE_ROWS * e->p.c);
     w->kernel->flops =
         flops(&e->p) * qn_likely_extent(qn_ispace_import(&w->space, group->root->results[0].type.dims[0]));
     const qn_dim tasks = write_tasks(e);

@@ -13,7 +13,8 @@
  *   %2 = broadcast (reshape %bias to [4, 16]) {axes = [1, 4], …}; %3 = add %1, %2; %4 = reduce_window %3 …
  *
  * Convolutions of bytes, u8 times i8 with sums of 32 bits, have four input channels side by side in w, those of bf16 two; few
- * channels are one block. For a matrix unit convolutions of bf16 have blocks of 32 channels.
+ * channels are one block. For a matrix unit convolutions of bf16 have blocks of 32 channels, those of bytes of 64, where all convolutions
+ * of the graph do: going back and forth costs more than is gained.
  *
  * A convolution of 3 x 3 whose filters are constants becomes conv_winograd where a kernel is faster so (winograd_plan.c).
  *
@@ -50,8 +51,9 @@ typedef struct place {
 typedef struct layout {
     qn_graph *graph;
     const qn_pass_options *options;
-    qn_builder b;  /* before the node that is looked at */
-    place *places; /* by id of the original values */
+    qn_builder b;       /* before the node that is looked at */
+    place *places;      /* by id of the original values */
+    bool bytes_by_unit; /* convolutions of bytes are a matrix unit's */
     bool changed;
 } layout;
 
@@ -695,16 +697,24 @@ static bool find_grouping(const qn_node *node, int64_t lanes, int64_t word, bool
     return merged == 1 || (merged <= MOST && !strict);
 }
 
+/* By a matrix unit. */
+static void by_unit(layout *l, const qn_node *node)
+{
+    qn_value *const plain = node->operands[0];
+    const qn_dtype dtype = plain->type.dtype;
+    const int64_t c = qn_conv_tile_channels(dtype), channels = plain->type.dims[1]->value;
+    qn_value *x = blocked_of(l, plain, c);
+    if (dtype == QUERN_BF16)
+        x = clear_behind(l, plain, x, -channels & (c - 1));
+    qn_value *w = pack_side_by_side(l, plain_of(l, node->operands[1]), c, c, qn_word_elements(dtype));
+    set_blocked(l, &node->results[0], packed(l, node, x, w, false, 1, channels, 0));
+}
+
 static bool convolution(layout *l, qn_node *node)
 {
-    if (qn_conv_tile_takes(node, l->options)) {
-        qn_value *x = blocked_of(l, node->operands[0], QN_CONV_TILE_CHANNELS);
-        x = clear_behind(l, node->operands[0], x,
-                         -node->operands[0]->type.dims[1]->value & (QN_CONV_TILE_CHANNELS - 1));
-        qn_value *w = pack_side_by_side(l, plain_of(l, node->operands[1]), QN_CONV_TILE_CHANNELS,
-                                        QN_CONV_TILE_CHANNELS, 2);
-        set_blocked(l, &node->results[0],
-                    packed(l, node, x, w, false, 1, node->operands[0]->type.dims[1]->value, 0));
+    if (qn_conv_tile_takes(node, l->options) &&
+        (l->bytes_by_unit || node->operands[0]->type.dtype == QUERN_BF16)) {
+        by_unit(l, node);
         return true;
     }
     const qn_type *x_type = &node->operands[0]->type, *w_type = &node->operands[1]->type;
@@ -807,6 +817,23 @@ static bool stays_in_blocks(layout *l, qn_node *node)
     }
 }
 
+/* Whether each convolution has enough channels for the blocks that a matrix unit wants of bytes, but those that read the planes of a
+ * few channels: of one with groups, or of a few channels more, blocks are those of a vector. */
+static bool all_fill_blocks(const qn_graph *graph, const qn_pass_options *options)
+{
+    const int64_t c = qn_conv_tile_channels(QUERN_U8), few = options->machine->vector_bytes / 4;
+    QN_FOR_NODES (graph, node) {
+        if (node->op != QN_OP_CONVOLUTION)
+            continue;
+        const qn_dim in = node->operands[0]->type.dims[1], out = node->results[0].type.dims[1];
+        if (qn_attr_int(node, QN_ATTR_GROUPS) != 1 ||
+            (in->max >= few &&
+             (!qn_dim_is_const(in) || in->value < c || !qn_dim_is_const(out) || out->value < c)))
+            return false;
+    }
+    return true;
+}
+
 static bool layout_graph(qn_graph *graph, const qn_pass_options *options, qn_diags *diags)
 {
     qn_arena *scratch = qn_arena_new();
@@ -815,6 +842,7 @@ static bool layout_graph(qn_graph *graph, const qn_pass_options *options, qn_dia
     bool inside = false;
     l.places = QN_NEW_ARRAY(scratch, place, qn_graph_number(graph));
     find_norms(&l);
+    l.bytes_by_unit = all_fill_blocks(graph, options);
     for (qn_node *node = graph->first, *next; node && diags->n_errors == errors; node = next) {
         next = node->next;
         for (int i = 0; i < node->n_regions; i++)

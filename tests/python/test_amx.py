@@ -263,19 +263,25 @@ class RandomGraphs(Amx):
 
 class Convolutions(Amx):
     def test_any_shape(self):
-        """Exact in bfloat16 but for Winograd's method, by which the reference computes some."""
+        """Exact in bfloat16 but for Winograd's method, by which the reference computes some; bytes to the bit."""
         rng = np.random.default_rng(5)
-        for i in range(12):
-            n, c, k = int(rng.integers(1, 3)), int(rng.integers(32, 100)), int(rng.integers(32, 100))
-            extents, window = rng.integers(6, 26, 2), [(1, 1), (3, 3), (1, 3), (5, 5), (3, 1), (2, 2)][i % 6]
+        for i in range(18):
+            precision, least = (("bf16", 32), ("int8", 64))[i % 2]
+            n, c, k = int(rng.integers(1, 3)), int(rng.integers(least, least + 70)), int(rng.integers(least, least + 70))
+            extents, window = rng.integers(6, 26, 2), [(1, 1), (3, 3), (1, 3), (5, 5), (3, 1), (2, 2)][i // 2 % 6]
             stride, low, high = rng.integers(1, 3, 2), [int(rng.integers(w)) for w in window], [int(rng.integers(w)) for w in window]
-            with self.subTest(n=n, c=c, k=k, extents=extents, window=window, stride=stride, low=low, high=high):
+            if window == (1, 1) and precision == "int8":
+                stride = [1, 1]  # else too few products for each number to quantize it
+            with self.subTest(precision=precision, n=n, c=c, k=k, extents=extents, window=window, stride=stride, low=low, high=high):
                 g = Graph()
                 x, w = g.input(eighths(rng, n, c, *map(int, extents))), g.constant(eighths(rng, k, c, *window))
                 y = g.convolution(x, w, [int(s) for s in stride], low, high)
                 y = g.map("add", y, g.spread(g.input(eighths(rng, k)), [1], g.shapes[y]))
                 y = g.map("tanh", y) if i % 3 == 0 else y
-                self.assert_close(g.text(y), g.arrays, "bf16", 1e-6)
+                if precision == "bf16":
+                    self.assert_close(g.text(y), g.arrays, precision, 1e-6)
+                else:
+                    self.assert_same(g.text(y), g.arrays, precision)
 
 
 class Networks(Amx):
@@ -302,7 +308,7 @@ class Networks(Amx):
         self.assert_close(text, arrays, "int8", 0.03)
         self.assert_same(text, arrays, "int8")
 
-    def residual(self, rng):
+    def residual(self, rng, few, many):
         """Residual blocks, one with fewer places and more channels, the mean of each channel, and classes."""
         g = Graph()
         relu = lambda x: g.map("max", x, g.number(0.0, g.shapes[x]))
@@ -313,16 +319,18 @@ class Networks(Amx):
             y = g.convolution(x, w, (stride, stride), (p, p), (p, p))
             return g.map("add", y, g.spread(g.constant(normal(rng, channels, scale=0.1)), [1], g.shapes[y]))
 
-        x = relu(conv(g.input(normal(rng, 2, 3, 40, 36)), 40, 7, 2))
-        for channels, stride in (40, 1), (72, 2):
+        x = relu(conv(g.input(normal(rng, 2, 3, 40, 36)), few, 7, 2))
+        for channels, stride in (few, 1), (many, 2):
             y = conv(relu(conv(x, channels, 3, stride)), channels, 3, 1)
             x = relu(g.map("add", y, x if stride == 1 else conv(x, channels, 1, stride)))
         total = g.op(f"reduce {x} {{axes = [2, 3], kind = sum}}", g.shapes[x][:2])
         return g.text(g.product(total, g.constant(normal(rng, g.shapes[total][1], 10)))), g.arrays
 
     def test_residual_network(self):
-        text, arrays = self.residual(np.random.default_rng(7))
+        text, arrays = self.residual(np.random.default_rng(7), 40, 72)
         self.assert_close(text, arrays, "bf16", 0.03)
+        text, arrays = self.residual(np.random.default_rng(7), 64, 100)
+        self.assert_close(text, arrays, "int8", 0.03)
 
     def test_training(self):
         """Steps of two layers, forward and backward by AMX: they learn as by float32, the same for any number of threads."""

@@ -349,6 +349,61 @@ static void convolutions_equal_those_of_float32(void **state)
         }
 }
 
+/* Of bytes by a matrix unit, where their channels fill blocks of 64: parts of a row, whole rows, several, rows in one; borders; x and
+ * weights of either sign; two samples, a bias, and another convolution of what the first one has made. */
+static void convolutions_by_a_matrix_unit(void **state)
+{
+    (void)state;
+    static const struct {
+        int64_t in, out, height, width, kernel, stride, pad;
+        bool by_unit;
+    } maps[] = {
+        { 64, 64, 6, 33, 3, 1, 1, true },  { 70, 130, 14, 14, 3, 1, 1, true },
+        { 64, 64, 7, 7, 3, 1, 1, true },   { 64, 96, 14, 14, 3, 2, 1, true },
+        { 128, 64, 7, 7, 1, 1, 0, true },  { 65, 64, 9, 20, 1, 1, 0, true },
+        { 64, 64, 14, 14, 1, 2, 0, true }, { 64, 64, 5, 18, 5, 1, 2, true },
+        { 64, 64, 11, 40, 3, 2, 0, true }, { 3, 64, 12, 13, 7, 2, 3, true },
+        { 63, 64, 6, 7, 3, 1, 1, false },  { 64, 63, 6, 7, 3, 1, 1, false },
+    };
+    static const qn_dtype dtypes[] = { QUERN_U8, QUERN_I8 };
+    for (size_t i = 0; i < sizeof maps / sizeof *maps; i++) {
+        qn_module *module = qn_module_new("maps");
+        qn_diags diags;
+        qn_diags_init(&diags, module->arena);
+        qn_graph *graph = qn_function_new(module, "f");
+        qn_builder b = { .graph = graph, .diags = &diags };
+        const bool is_block = maps[i].by_unit && maps[i].in >= 64; /* others want bytes of certain signs */
+        const qn_dtype x_dtype = dtypes[is_block ? i % 2 : 0], w_dtype = dtypes[is_block ? i / 2 % 2 : 1];
+        const int64_t out = maps[i].out, x_dims[] = { 2, maps[i].in, maps[i].height, maps[i].width },
+                      w_dims[] = { out, maps[i].in, maps[i].kernel, maps[i].kernel },
+                      v_dims[] = { 64, out, 1, 1 }, stride[] = { maps[i].stride, maps[i].stride },
+                      pads[] = { maps[i].pad, maps[i].pad };
+        const qn_type types[] = { qn_type_static(module, x_dtype, 4, x_dims),
+                                  qn_type_static(module, w_dtype, 4, w_dims),
+                                  qn_type_static(module, QUERN_I8, 4, v_dims) };
+        qn_array bytes[3];
+        for (int k = 0; k < 3; k++)
+            fill_bytes(&bytes[k], &types[k], k, module->arena);
+        qn_value *x = qn_graph_add_input(graph, "x", types[0], QN_ROLE_INPUT),
+                 *w = qn_b_constant(&b, qn_tensor_new(module, w_dtype, 4, w_dims, bytes[1].data)),
+                 *v = qn_b_constant(&b, qn_tensor_new(module, QUERN_I8, 4, v_dims, bytes[2].data));
+        qn_value *y = qn_b_convolution_to(
+            &b, x, w, &(qn_conv){ .stride = stride, .low = pads, .high = pads, .groups = 1 }, QUERN_I32);
+        y = qn_b_binary_bcast(&b, QN_OP_ADD, y, qn_b_scalar_int(&b, QUERN_I32, 77));
+        qn_value *z =
+            qn_b_convolution_to(&b, qn_b_convert(&b, QUERN_U8, y), v, &(qn_conv){ .groups = 1 }, QUERN_I32);
+        qn_graph_add_output(graph, y, "y", -1);
+        qn_graph_add_output(graph, z, "z", -1);
+        const qn_pass_options options = { .machine = &lowered_byte_machines[1], .fold = qn_interp_fold };
+        lowered_compare(qn_arena_printf(module->arena, "map %d", (int)i), graph, &options, bytes, NULL);
+        int blocks = 0;
+        QN_FOR_NODES (graph, node)
+            blocks += node->op == QN_OP_CONV_PACKED && qn_dim_is(node->results[0].type.dims[4], 64);
+        assert_int_equal(blocks, maps[i].by_unit ? is_block + 1 : 0);
+        qn_module_free(module);
+    }
+}
+
 static void machine_code_gives_the_same(void **state)
 {
     (void)state;
@@ -405,6 +460,7 @@ int main(void)
         cmocka_unit_test(products_of_bytes),
         cmocka_unit_test(products_equal_those_of_float32),
         cmocka_unit_test(convolutions_equal_those_of_float32),
+        cmocka_unit_test(convolutions_by_a_matrix_unit),
         cmocka_unit_test(machine_code_gives_the_same),
         cmocka_unit_test(errors_are_small),
     };
