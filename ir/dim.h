@@ -104,6 +104,8 @@ int64_t qn_dim_eval(qn_dim d, const int64_t *symbols);
 qn_dim qn_dim_import(qn_dims *to, qn_dim d);
 /* d with symbol number s replaced by values[s] where that is not NULL. */
 qn_dim qn_dim_substitute(qn_dims *dims, qn_dim d, const qn_dim *values, int n_values);
+/* What d is at most where symbol number s is at most most[s], and not below its range; where that is NULL, the symbol stays. */
+qn_dim qn_dim_most(qn_dims *dims, qn_dim d, const qn_dim *most, int n);
 
 /* "12", "batch", "2*n + 1", "floordiv(n, 2)", "max(a, b)": what qn_dim_parse reads. A symbol whose name is no identifier
  * (letters, digits, '_', '.') is quoted, with \ before " and \. The text depends on names only, not on order of creation. */

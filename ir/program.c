@@ -145,11 +145,21 @@ qn_dim qn_program_buffer_bytes(const qn_program *p, int buffer)
     return qn_dim_mul(p->dims, b->elements, qn_dim_const(p->dims, (int64_t)qn_dtype_bytes(b->dtype)));
 }
 
+qn_dim qn_program_most(const qn_program *p, qn_dim d)
+{
+    const int n_entry = p->n_entry_symbols, n = qn_dims_symbol_count(p->dims);
+    if (!p->limits || n == n_entry)
+        return d;
+    qn_dim *most = QN_NEW_ARRAY(p->arena, qn_dim, n);
+    memcpy(most + n_entry, p->limits, (size_t)(n - n_entry) * sizeof *most);
+    return qn_dim_most(p->dims, d, most, n);
+}
+
 qn_dim qn_program_place_bytes(const qn_program *p, int buffer)
 {
     const qn_dim unit = qn_dim_const(p->dims, QN_ARENA_ALIGNMENT);
-    const qn_dim bytes =
-        qn_dim_mul(p->dims, qn_dim_ceildiv(p->dims, qn_program_buffer_bytes(p, buffer), unit), unit);
+    const qn_dim most = qn_program_most(p, qn_program_buffer_bytes(p, buffer));
+    const qn_dim bytes = qn_dim_mul(p->dims, qn_dim_ceildiv(p->dims, most, unit), unit);
     /* a product of extents, n * (h - 2) * (w - 2), doesn't show any more that none is negative */
     return qn_dim_not_negative(p->dims, bytes);
 }

@@ -162,7 +162,9 @@ int qn_program_root(const qn_program *p, int buffer);
 bool qn_program_through_slot(const qn_program *p, int buffer);
 /* By buffer: the next of those that QN_STEP_SWAP may exchange with it; a ring, of itself alone where there is none. */
 int *qn_program_mates(const qn_program *p, qn_arena *arena);
-/* Bytes that an ARENA buffer has to itself: a multiple of QN_ARENA_ALIGNMENT. */
+/* What an expression is at most, whatever the run finds: in symbols of the entry. */
+qn_dim qn_program_most(const qn_program *p, qn_dim d);
+/* Bytes that an ARENA buffer has to itself, whatever the run finds: a multiple of QN_ARENA_ALIGNMENT. */
 qn_dim qn_program_place_bytes(const qn_program *p, int buffer);
 qn_dim qn_program_buffer_bytes(const qn_program *p, int buffer);
 /* Numbers all steps in order: a step, its test, body, other. Returns their count. */

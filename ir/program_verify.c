@@ -33,6 +33,14 @@ static const char *dim_text(const verifier *v, qn_dim d)
 
 /* ---- buffers ---- */
 
+static bool knows_before_entry(const qn_program *p, qn_dim d)
+{
+    bool known = d->kind != QN_DIM_SYMBOL || d->symbol < p->n_entry_symbols;
+    for (int i = 0; d->kind != QN_DIM_SYMBOL && i < d->n; i++)
+        known &= knows_before_entry(p, d->operands[i]);
+    return known;
+}
+
 #define WRONG(...) return qn_program_wrong(&v->c, loc, __VA_ARGS__)
 
 static qn_status verify_arena(const verifier *v, int i)
@@ -43,6 +51,8 @@ static qn_status verify_arena(const verifier *v, int i)
     if (!b->offset)
         return QUERN_OK;
     const qn_dim bytes = qn_program_place_bytes(p, i);
+    if (!knows_before_entry(p, b->offset))
+        WRONG("%%%d begins at %s, which a step binds", i, dim_text(v, b->offset));
     if (!qn_dim_divisible(b->offset, QN_ARENA_ALIGNMENT))
         WRONG("%%%d begins at %s, which is no multiple of %d", i, dim_text(v, b->offset), QN_ARENA_ALIGNMENT);
     if (b->first < 0 || b->last < b->first || (v->n_steps > 0 && b->last >= v->n_steps))
@@ -480,14 +490,6 @@ static qn_status verify_steps(verifier *v, const qn_steps *steps)
 
 /* ---- the program ---- */
 
-static bool knows_before_entry(const qn_program *p, qn_dim d)
-{
-    bool known = d->kind != QN_DIM_SYMBOL || d->symbol < p->n_entry_symbols;
-    for (int i = 0; d->kind != QN_DIM_SYMBOL && i < d->n; i++)
-        known &= knows_before_entry(p, d->operands[i]);
-    return known;
-}
-
 static qn_status verify_limits(const verifier *v)
 {
     const qn_program *p = v->p;
@@ -496,6 +498,28 @@ static qn_status verify_limits(const verifier *v)
             !knows_before_entry(p, p->limits[i - p->n_entry_symbols]))
             return qn_program_wrong(&v->c, NULL, "the limit of the dimension %s is itself unknown",
                                     qn_dims_symbol_at(p->dims, i)->name);
+    if (!knows_before_entry(p, p->arena_bytes))
+        return qn_program_wrong(&v->c, NULL, "the size of the workspace, %s, is itself unknown",
+                                dim_text(v, p->arena_bytes));
+    return QUERN_OK;
+}
+
+/* A caller brings memory for what a buffer has at the largest values of the symbols that steps bind. */
+static qn_status verify_largest(const verifier *v)
+{
+    const qn_program *p = v->p;
+    const int n_entry = p->n_entry_symbols, n = qn_dims_symbol_count(p->dims);
+    qn_dim *values = QN_NEW_ARRAY(v->c.arena, qn_dim, n);
+    for (int i = n_entry; i < n; i++)
+        values[i] = p->limits[i - n_entry];
+    for (int i = 0; n > n_entry && i < p->n_io; i++)
+        for (int d = 0; d < p->io[i].type.rank; d++) {
+            const qn_dim dim = p->io[i].type.dims[d];
+            if (!qn_dim_at_most(p->dims, qn_program_most(p, dim), qn_dim_substitute(p->dims, dim, values, n)))
+                return qn_program_wrong(&v->c, NULL,
+                                        "dimension %d of io %d, %s, is not largest at the limits", d, i,
+                                        dim_text(v, dim));
+        }
     return QUERN_OK;
 }
 
@@ -507,6 +531,7 @@ static qn_status verify(verifier *v)
             if (strcmp(p->kernel_texts[i], p->kernel_texts[j]) == 0)
                 return qn_program_wrong(&v->c, NULL, "kernels %d and %d are the same", j, i);
     QN_TRY(verify_limits(v));
+    QN_TRY(verify_largest(v));
     QN_TRY(find_loops(v, &p->steps));
     for (int i = 0; i < p->n_io; i++)
         QN_TRY(verify_io(v, i));

@@ -48,10 +48,30 @@ static void find_limits(qn_lowering *l)
     const int n = qn_dims_symbol_count(dims);
     qn_dim *known = QN_NEW_ARRAY(l->arena, qn_dim, n), *limits = QN_NEW_ARRAY(l->arena, qn_dim, l->limits.n);
     for (size_t i = 0; i < l->limits.n; i++) {
-        limits[i] = qn_dim_substitute(dims, qn_lower_dim(l, l->limits.items[i]), known, n);
+        limits[i] = qn_dim_most(dims, qn_lower_dim(l, l->limits.items[i]), known, n);
         known[l->program->n_entry_symbols + (int)i] = limits[i];
     }
     l->program->limits = limits;
+}
+
+/* A caller brings memory for what a buffer has at the limits. */
+static qn_status check_largest(const qn_lowering *l)
+{
+    const qn_program *p = l->program;
+    const int n_entry = p->n_entry_symbols, n = qn_dims_symbol_count(p->dims);
+    qn_dim *values = QN_NEW_ARRAY(l->arena, qn_dim, n);
+    for (int i = n_entry; i < n; i++)
+        values[i] = p->limits[i - n_entry];
+    for (int i = 0; n > n_entry && i < p->n_io; i++)
+        for (int d = 0; d < p->io[i].type.rank; d++) {
+            const qn_dim dim = p->io[i].type.dims[d];
+            if (!qn_dim_at_most(p->dims, qn_program_most(p, dim), qn_dim_substitute(p->dims, dim, values, n)))
+                return qn_error(l->diags, QUERN_ERROR_UNSUPPORTED, NULL,
+                                "function '%s': %s has %s by axis %d, which falls where what the run finds "
+                                "rises: how much memory it takes can't be said before",
+                                l->function->name, p->io[i].name, qn_dim_print(dim, l->arena), d);
+        }
+    return QUERN_OK;
 }
 
 /* ---- buffers ---- */
@@ -494,6 +514,8 @@ qn_status qn_lower(qn_graph *function, const qn_pass_options *options, qn_arena 
         status = qn_error(diags, QUERN_ERROR_MODEL, NULL,
                           "function '%s': dimension '%s' has no value: no input says it", function->name,
                           qn_dims_symbol_at(dims, n_known)->name);
+    if (!status)
+        status = check_largest(&l);
     if (status) {
         for (size_t i = 0; i < l.written.n; i++)
             qn_arena_free(l.written.items[i]);

@@ -381,28 +381,16 @@ static void check_workspace(runner *r)
               QUERN_ERROR_RANGE);
 }
 
-static bool depends_on_count(const qn_program *p, qn_dim d)
-{
-    if (d->kind == QN_DIM_SYMBOL)
-        return d->symbol >= p->n_entry_symbols;
-    for (int i = 0; i < d->n; i++)
-        if (depends_on_count(p, d->operands[i]))
-            return true;
-    return false;
-}
-
-/* Has a buffer that may be empty elements for these values of the symbols, a count being the most that it may be? NULL: that
- * can't be said, or it never has. */
+/* Has a buffer that may be empty elements for these values of the symbols, a count being the most that it may be? NULL: it
+ * never has. */
 static LLVMValueRef has_elements(runner *r, const qn_type *type)
 {
     const qn_program *p = r->p;
     LLVMBuilderRef b = r->e->builder;
     LLVMValueRef has = LLVMConstAllOnes(r->e->i1);
     for (int d = 0; d < type->rank; d++) {
-        qn_dim dim = type->dims[d];
-        if (dim->kind == QN_DIM_SYMBOL && dim->symbol >= p->n_entry_symbols)
-            dim = p->limits[dim->symbol - p->n_entry_symbols];
-        if (dim->max < 1 || depends_on_count(p, dim))
+        const qn_dim dim = qn_program_most(p, type->dims[d]);
+        if (dim->max < 1)
             return NULL;
         LLVMValueRef some =
             LLVMBuildICmp(b, LLVMIntSGT, qn_dim_emit(&r->dims, dim), qn_llvm_i64(r->e, 0), "");

@@ -329,6 +329,41 @@ static void mistakes_stop_at_the_place(void **state)
     assert_string_equal(at, " ]");
 }
 
+/* n is at most m, and k at most 10: what stands for an expression then has m alone, and is as large wherever they lie. */
+static void expressions_have_a_most(void **state)
+{
+    (void)state;
+    static const char *const rows[][2] = {
+        { "2*n + 1", "2*m + 1" },
+        { "100 - n", "100" },
+        { "max(0, m - n) + 1", "m + 1" },
+        { "k*n", "10*m" },
+        { "m - 3*k*n", "m" },
+        { "floordiv(n + 7, 8)", "floordiv(m + 7, 8)" },
+        { "floordiv(m, k + 1)", "m" },
+        { "floordiv(k - 20, 4)", "-3" },
+        { "min(n, k)", "min(10, m)" },
+        { "select_one(n, k)", "max(10, m)" },
+        { "mod(n, 4)", "3" },
+        { "m*m", "m*m" },
+    };
+    qn_dim n = qn_dim_symbol(dims, "n", 0, 1000), m = qn_dim_symbol(dims, "m", 0, 1000),
+           k = qn_dim_symbol(dims, "k", 0, 10), most[8] = { NULL };
+    most[n->symbol] = m;
+    most[k->symbol] = qn_dim_const(dims, 10);
+    for (size_t i = 0; i < sizeof rows / sizeof *rows; i++) {
+        const qn_dim d = parse(rows[i][0]), bound = qn_dim_most(dims, d, most, 8);
+        assert_string_equal(qn_dim_print(bound, arena), rows[i][1]);
+        for (int64_t v = 0; v < 40 * 11; v++) {
+            int64_t values[8];
+            values[m->symbol] = 39;
+            values[n->symbol] = v / 11;
+            values[k->symbol] = v % 11;
+            assert_true(qn_dim_eval(d, values) <= qn_dim_eval(bound, values));
+        }
+    }
+}
+
 /* Expressions that grow without end become INT64_MAX, soon. */
 static void growth_is_bounded(void **state)
 {
@@ -367,6 +402,7 @@ int main(void)
         cmocka_unit_test_setup_teardown(expressions_move_between_tables, set_up, tear_down),
         cmocka_unit_test_setup_teardown(what_is_not_negative_has_its_factors_in_front, set_up, tear_down),
         cmocka_unit_test_setup_teardown(long_sums_keep_their_terms, set_up, tear_down),
+        cmocka_unit_test_setup_teardown(expressions_have_a_most, set_up, tear_down),
         cmocka_unit_test_setup_teardown(mistakes_stop_at_the_place, set_up, tear_down),
         cmocka_unit_test_setup_teardown(growth_is_bounded, set_up, tear_down),
     };
