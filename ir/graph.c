@@ -366,19 +366,74 @@ static bool graph_has_effect(const qn_graph *graph, int depth)
     return false;
 }
 
+/* ---- symbols ---- */
+
+qn_dim qn_node_binds(const qn_node *node)
+{
+    const qn_attr *attr = qn_ops[node->op].flags & QN_FLAG_BINDS ? qn_attr_find(node, QN_ATTR_SYMBOL) : NULL;
+    return attr && attr->n == 1 && attr->dims[0]->kind == QN_DIM_SYMBOL ? attr->dims[0] : NULL;
+}
+
+bool qn_graph_binds(const qn_graph *graph)
+{
+    QN_FOR_NODES (graph, node)
+        if (qn_node_binds(node))
+            return true;
+    return false;
+}
+
+static void mark_dim(qn_dim d, bool *flags)
+{
+    if (d->kind == QN_DIM_SYMBOL)
+        flags[d->symbol] = true;
+    for (int i = 0; i < d->n; i++)
+        mark_dim(d->operands[i], flags);
+}
+
+static void mark_type(const qn_type *type, bool *flags)
+{
+    for (int i = 0; i < type->rank; i++)
+        mark_dim(type->dims[i], flags);
+}
+
+void qn_node_mark_symbols(const qn_node *node, bool *flags)
+{
+    const qn_dim bound = qn_node_binds(node);
+    const bool before = bound && flags[bound->symbol];
+    for (int i = 0; i < node->n_operands; i++)
+        mark_type(&node->operands[i]->type, flags);
+    for (int i = 0; i < node->n_results; i++)
+        mark_type(&node->results[i].type, flags);
+    for (int i = 0; i < node->n_attrs; i++)
+        for (int k = 0; qn_attrs[node->attrs[i].key].kind == QN_ATTR_KIND_DIMS && k < node->attrs[i].n; k++)
+            mark_dim(node->attrs[i].dims[k], flags);
+    if (bound)
+        flags[bound->symbol] = before;
+    for (int r = 0; r < node->n_regions; r++)
+        QN_FOR_NODES (node->regions[r], inner)
+            qn_node_mark_symbols(inner, flags);
+}
+
+/* ---- what nobody reads ---- */
+
 /* Backwards, taking the uses of what goes away with it, so that one walk finds all. */
 static bool remove_dead(qn_graph *graph, qn_arena *scratch)
 {
     bool changed = false;
+    bool *used =
+        qn_graph_binds(graph) ? QN_NEW_ARRAY(scratch, bool, qn_dims_symbol_count(graph->module->dims)) : NULL;
     int *uses = qn_graph_count_uses(graph, scratch);
     for (qn_node *node = graph->last, *prev; node; node = prev) {
         prev = node->prev;
         bool live = false;
         for (int i = 0; i < node->n_results && !live; i++)
             live = uses[node->results[i].id] > 0;
+        live |= used && qn_node_binds(node) && used[qn_node_binds(node)->symbol];
         if (live || node_has_effect(node, 0)) {
             for (int r = 0; r < node->n_regions; r++)
                 changed |= remove_dead(node->regions[r], scratch);
+            if (used)
+                qn_node_mark_symbols(node, used);
             continue;
         }
         for (int i = 0; i < node->n_operands; i++)

@@ -39,7 +39,13 @@ typedef enum qn_op_class {
     QN_CONTROL      /* regions or calls: becomes part of the program, not of a kernel */
 } qn_op_class;
 
-enum { QN_FLAG_COMMUTES = 1, QN_FLAG_EFFECT = 2, QN_FLAG_SMOOTH = 4, QN_FLAG_COMPOSITE = 8 };
+enum {
+    QN_FLAG_COMMUTES = 1,
+    QN_FLAG_EFFECT = 2,
+    QN_FLAG_SMOOTH = 4,
+    QN_FLAG_COMPOSITE = 8,
+    QN_FLAG_BINDS = 16
+};
 
 typedef struct qn_op_info {
     const char *name; /* "add" */
@@ -302,6 +308,14 @@ qn_node *qn_node_new(qn_graph *graph, qn_node *before, qn_op op, int n_operands,
                      const qn_loc *loc, qn_diags *diags);
 void qn_node_remove(qn_node *node);                       /* unlinks it */
 void qn_node_move_before(qn_node *node, qn_node *before); /* within its graph; NULL: to the end */
+
+/* The symbol that the node finds the value of, or NULL. Such a node stays in front of all that has the symbol in its types or
+ * attributes, and as long as something has. */
+qn_dim qn_node_binds(const qn_node *node);
+bool qn_graph_binds(const qn_graph *graph); /* has it nodes that do, regions aside? */
+/* Sets the flags, by number, of the symbols that the node's types and attributes have, and all that is in its regions; not of
+ * the one that it binds. */
+void qn_node_mark_symbols(const qn_node *node, bool *flags);
 
 /* Every later reading of `old` (after qn_graph_resolve) is `value`. Same dtype and rank. `value` must not be computed from
  * `old`: that reading would be replaced too. */

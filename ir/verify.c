@@ -4,7 +4,7 @@
  *   links     prev and next, the graph, the numbers of results
  *   types     those of qn_infer, given op, operands, attributes and regions
  *   regions   owned by one node; isolated: that follows from "of the same graph"
- *   symbols   what non_zero binds is used only behind it, in its graph and in regions of later nodes
+ *   symbols   what a node binds is used only behind it, in its graph and in regions of later nodes
  *   signature names, roles, initial contents, aliases
  *   calls     no function reaches itself */
 #include <string.h>
@@ -83,16 +83,10 @@ __attribute__((format(printf, 3, 4))) static qn_status fail(verifier *v, const q
 
 /* ---- symbols that nodes bind ---- */
 
-static qn_dim bound_by_node(const qn_node *node)
-{
-    const qn_attr *attr = node->op == QN_OP_NON_ZERO ? qn_attr_find(node, QN_ATTR_SYMBOL) : NULL;
-    return attr && attr->n == 1 && attr->dims[0]->kind == QN_DIM_SYMBOL ? attr->dims[0] : NULL;
-}
-
 static qn_status collect_bound(verifier *v, const qn_graph *graph, bool **flags)
 {
     QN_FOR_NODES (graph, node) {
-        qn_dim symbol = bound_by_node(node);
+        qn_dim symbol = qn_node_binds(node);
         if (symbol) {
             if (!*flags)
                 *flags = QN_NEW_ARRAY(v->scratch, bool, qn_dims_symbol_count(graph->module->dims));
@@ -154,7 +148,7 @@ static qn_status check_symbols(verifier *v, const qn_graph *graph, bool *open)
                         symbol->name);
     }
     QN_FOR_NODES (graph, node) {
-        qn_dim bound = bound_by_node(node), used = NULL;
+        qn_dim bound = qn_node_binds(node), used = NULL;
         if (bound)
             open[bound->symbol] = false;
         for (int i = 0; i < node->n_attrs && !used; i++)
@@ -163,8 +157,8 @@ static qn_status check_symbols(verifier *v, const qn_graph *graph, bool *open)
         for (int r = 0; r < node->n_regions; r++) {
             QN_TRY(check_symbols(v, node->regions[r], open));
             QN_FOR_NODES (node->regions[r], inner) /* no longer bound outside */
-                if (bound_by_node(inner))
-                    open[bound_by_node(inner)->symbol] = true;
+                if (qn_node_binds(inner))
+                    open[qn_node_binds(inner)->symbol] = true;
         }
         for (int i = 0; i < node->n_results && !used; i++)
             used = find_flagged_in(node->results[i].type.dims, node->results[i].type.rank, open);

@@ -96,7 +96,7 @@ static bool foldable(const qn_node *node)
     }
     if (!node->user && is_column(node))
         return false;
-    if (qn_ops[node->op].class == QN_CONTROL || (qn_ops[node->op].flags & QN_FLAG_EFFECT))
+    if (qn_ops[node->op].class == QN_CONTROL || (qn_ops[node->op].flags & (QN_FLAG_EFFECT | QN_FLAG_BINDS)))
         return false;
     int64_t operand_bytes = 0;
     bool any_constant = node->n_operands == 0;
@@ -119,7 +119,8 @@ static bool foldable(const qn_node *node)
 static bool is_empty(const qn_node *node)
 {
     return node->op != QN_OP_CONSTANT && node->n_results == 1 && node->n_regions == 0 &&
-           qn_ops[node->op].class != QN_CONTROL && !(qn_ops[node->op].flags & QN_FLAG_EFFECT) &&
+           qn_ops[node->op].class != QN_CONTROL &&
+           !(qn_ops[node->op].flags & (QN_FLAG_EFFECT | QN_FLAG_BINDS)) &&
            qn_type_is_static(&node->results[0].type) && qn_type_elements(&node->results[0].type) == 0;
 }
 

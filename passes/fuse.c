@@ -86,7 +86,7 @@ static void start_cluster(qn_fuser *f, qn_node *node)
                                                      : QN_GROUP_SINGLE;
     qn_cluster *c = qn_cluster_new(f, kind, node);
     if (c->closed) {
-        qn_vec_push(f->scratch, &c->nodes, node);
+        qn_cluster_take(f, c, node);
         for (int i = 0; i < node->n_results; i++)
             qn_cluster_add_output(f, c, &node->results[i]);
         for (int k = 0; k < node->n_operands; k++)
@@ -257,6 +257,8 @@ static void emit_group(qn_fuser *f, qn_cluster *c, qn_groups *out_groups)
         g->nodes[i] = c->nodes.items[c->nodes.n - 1 - i];
     g->n_inputs = (int)c->inputs.n;
     g->inputs = qn_arena_copy(f->arena, c->inputs.items, c->inputs.n * sizeof(qn_value *));
+    g->n_waits = (int)c->waits.n;
+    g->waits = qn_arena_copy(f->arena, c->waits.items, c->waits.n * sizeof(qn_value *));
     g->n_outputs = (int)c->outputs.n;
     g->outputs = qn_arena_copy(f->arena, c->outputs.items, c->outputs.n * sizeof(qn_value *));
     if (!c->closed) {
@@ -276,8 +278,9 @@ static void order(qn_fuser *f, qn_cluster *c, qn_groups *out_groups)
     if (c->order)
         return;
     c->order = 1;
-    for (size_t i = 0; i < c->inputs.n; i++) {
-        qn_cluster *maker = f->maker[qn_value_memory(c->inputs.items[i])->id];
+    for (size_t i = 0; i < c->inputs.n + c->waits.n; i++) {
+        qn_value *value = i < c->inputs.n ? c->inputs.items[i] : c->waits.items[i - c->inputs.n];
+        qn_cluster *maker = f->maker[qn_value_memory(value)->id];
         if (maker && maker != c)
             order(f, maker, out_groups);
     }
@@ -296,6 +299,11 @@ qn_status qn_fuse(qn_graph *graph, const qn_pass_options *options, qn_arena *are
     f.maker = QN_NEW_ARRAY(scratch, qn_cluster *, n);
     for (int i = 0; i < graph->n_outputs; i++)
         f.stored[graph->outputs[i]->id] = true;
+    QN_FOR_NODES (graph, node)
+        if (qn_node_binds(node))
+            qn_vec_push(scratch, &f.binders, &node->results[0]);
+    if (f.binders.n > 0)
+        f.symbols = QN_NEW_ARRAY(scratch, bool, qn_dims_symbol_count(graph->module->dims));
     for (qn_node *node = graph->last; node; node = node->prev)
         visit(&f, node);
     find_inputs(&f);

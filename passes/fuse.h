@@ -32,6 +32,7 @@ struct qn_cluster {
     int n_reductions;
     qn_vec(qn_node *) nodes;
     qn_vec(qn_value *) inputs, outputs;
+    qn_vec(qn_value *) waits; /* for nodes that bind symbols which its own have: results of such */
     int visited;
 };
 
@@ -44,6 +45,8 @@ typedef struct qn_fuser {
     bool *stored;        /* by value id: has to be in memory */
     qn_cluster **maker;  /* by value id: the cluster that stores it */
     qn_vec(qn_cluster *) clusters;
+    qn_vec(qn_value *) binders; /* results of nodes of the graph that bind symbols */
+    bool *symbols;              /* by number; NULL: it binds none */
     int visit;
 } qn_fuser;
 
@@ -56,6 +59,8 @@ qn_demand *qn_demand_at(qn_fuser *f, qn_value *value, qn_cluster *by, const qn_d
 /* From memory. by NULL: no reader yet. */
 void qn_demand_whole(qn_fuser *f, qn_value *value, qn_cluster *by);
 
+/* Takes the node in. What has symbols that other nodes of the graph bind reads these nodes' results, as it were. */
+void qn_cluster_take(qn_fuser *f, qn_cluster *c, qn_node *node);
 qn_cluster *qn_cluster_new(qn_fuser *f, qn_group_kind kind, qn_node *root);
 /* The iteration space: the elements of a type, in row-major order. */
 void qn_cluster_set_space(qn_cluster *c, const qn_type *type);

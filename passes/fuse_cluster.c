@@ -46,6 +46,26 @@ qn_demand *qn_demand_at(qn_fuser *f, qn_value *value, qn_cluster *by, const qn_d
 
 /* ---- clusters ---- */
 
+void qn_cluster_take(qn_fuser *f, qn_cluster *c, qn_node *node)
+{
+    qn_vec_push(f->scratch, &c->nodes, node);
+    if (!f->symbols)
+        return;
+    for (size_t i = 0; i < f->binders.n; i++)
+        f->symbols[qn_node_binds(f->binders.items[i]->node)->symbol] = false;
+    qn_node_mark_symbols(node, f->symbols);
+    for (size_t i = 0; i < f->binders.n; i++) {
+        qn_value *value = f->binders.items[i];
+        bool waits = value->node == node;
+        for (size_t k = 0; k < c->waits.n; k++)
+            waits |= c->waits.items[k] == value;
+        if (waits || !f->symbols[qn_node_binds(value->node)->symbol])
+            continue;
+        qn_demand_whole(f, value, c);
+        qn_vec_push(f->scratch, &c->waits, value);
+    }
+}
+
 qn_cluster *qn_cluster_new(qn_fuser *f, qn_group_kind kind, qn_node *root)
 {
     qn_cluster *c = QN_NEW(f->scratch, qn_cluster);

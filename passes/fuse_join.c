@@ -221,7 +221,7 @@ static void demand_operands_at(qn_fuser *f, qn_cluster *c, const qn_demand *d, q
 
 void qn_cluster_join(qn_fuser *f, qn_cluster *c, qn_node *node)
 {
-    qn_vec_push(f->scratch, &c->nodes, node);
+    qn_cluster_take(f, c, node);
     if (c->closed) { /* trivial: its operands are too */
         for (int k = 0; k < node->n_operands; k++)
             qn_demand_add(f, node->operands[k], c);
@@ -308,7 +308,7 @@ bool qn_cluster_join_reduction(qn_fuser *f, const qn_demand *d, qn_node *node, b
         c->n_reductions + 1 == QN_ROW_PASSES || !make_rows(c, node, d->indices.items[0], own, operand))
         return false;
     c->n_reductions++;
-    qn_vec_push(f->scratch, &c->nodes, node);
+    qn_cluster_take(f, c, node);
     qn_demand_at(f, node->operands[0], c, operand);
     return true;
 }
@@ -389,7 +389,7 @@ bool qn_cluster_join_sum(qn_fuser *f, const qn_demand *d, qn_node *node)
         c->group.kind = QN_GROUP_CONTRACTION;
     c->sums = true;
     c->group.root = node;
-    qn_vec_push(f->scratch, &c->nodes, node);
+    qn_cluster_take(f, c, node);
     const bool queries = node->op == QN_OP_ATTENTION_PACKED, panels = qn_gemm_packs(node, f->options);
     if (queries)
         demand_queries(f, c, node, d->indices.items[0]);

@@ -14,6 +14,7 @@ typedef struct hoist {
     qn_graph *body;
     qn_value **outer; /* by value id of the body: the same value outside, made so far; NULL: none */
     bool *fixed;      /* by value id: the same in every step */
+    bool *bound;      /* by number: symbols that the body finds; NULL: none */
     qn_diags *diags;
 } hoist;
 
@@ -29,7 +30,6 @@ static int first_captured(const qn_node *loop)
 static bool may_move(const qn_node *node)
 {
     switch (node->op) {
-    case QN_OP_NON_ZERO:
     case QN_OP_GATHER:
     case QN_OP_GATHER_ND:
     case QN_OP_GATHER_ELEMENTS:
@@ -37,8 +37,31 @@ static bool may_move(const qn_node *node)
     case QN_OP_SCATTER_ELEMENTS: return false;
     default: break;
     }
-    return node->n_regions == 0 && !(qn_ops[node->op].flags & QN_FLAG_EFFECT) &&
+    return node->n_regions == 0 && !(qn_ops[node->op].flags & (QN_FLAG_EFFECT | QN_FLAG_BINDS)) &&
            qn_ops[node->op].class != QN_CONTROL;
+}
+
+/* Has it a symbol that the body finds in each step? */
+static bool has_bound(const hoist *h, const qn_node *node)
+{
+    const int n = qn_dims_symbol_count(h->body->module->dims);
+    bool any = false;
+    if (!h->bound)
+        return false;
+    bool *has = QN_NEW_ARRAY(h->body->module->arena, bool, n);
+    qn_node_mark_symbols(node, has);
+    for (int i = 0; i < n; i++)
+        any |= has[i] && h->bound[i];
+    return any;
+}
+
+static void find_bound(hoist *h)
+{
+    if (qn_graph_binds(h->body))
+        h->bound = QN_NEW_ARRAY(h->body->module->arena, bool, qn_dims_symbol_count(h->body->module->dims));
+    QN_FOR_NODES (h->body, node)
+        if (qn_node_binds(node))
+            h->bound[qn_node_binds(node)->symbol] = true;
 }
 
 /* Worth a buffer outside: it moves or computes elements, and there are no more of them than went in. */
@@ -67,7 +90,7 @@ static void find_fixed(hoist *h)
         h->outer[h->body->inputs[i]->id] = h->loop->operands[i];
     }
     QN_FOR_NODES (h->body, node) {
-        bool all = may_move(node);
+        bool all = may_move(node) && !has_bound(h, node);
         for (int i = 0; i < node->n_operands; i++)
             all &= h->fixed[node->operands[i]->id];
         for (int i = 0; i < node->n_results; i++)
@@ -115,6 +138,7 @@ static bool hoist_from(qn_node *loop, qn_diags *diags)
 {
     hoist h = { .loop = loop, .body = loop->regions[loop->n_regions - 1], .diags = diags };
     qn_arena *arena = h.body->module->arena;
+    find_bound(&h);
     find_fixed(&h);
     /* what is fixed and read by what is not, or returned; where it holds work */
     bool *work = QN_NEW_ARRAY(arena, bool, h.body->n_values + 1);

@@ -21,7 +21,7 @@ qn_dim qn_lower_dim(const qn_lowering *l, qn_dim d)
 }
 
 /* Brings the symbols of a graph into the program's table: first those that come with the call, in the order of the inputs,
- * then those that a non_zero binds (`bound`). */
+ * then those that nodes bind (`bound`). */
 static void add_symbols(qn_lowering *l, const qn_graph *graph, bool bound)
 {
     if (!bound)
@@ -31,10 +31,8 @@ static void add_symbols(qn_lowering *l, const qn_graph *graph, bool bound)
     QN_FOR_NODES (graph, node) {
         for (int i = 0; i < node->n_regions; i++)
             add_symbols(l, node->regions[i], bound);
-        if (node->op != QN_OP_NON_ZERO || !bound)
-            continue;
-        const qn_dim symbol = qn_attr_dims(node, QN_ATTR_SYMBOL, NULL)[0];
-        if (symbol->kind != QN_DIM_SYMBOL || qn_dim_find_symbol(l->program->dims, symbol->name))
+        const qn_dim symbol = qn_node_binds(node);
+        if (!symbol || !bound || qn_dim_find_symbol(l->program->dims, symbol->name))
             continue;
         qn_lower_dim(l, symbol);
         qn_vec_push(l->arena, &l->limits, qn_type_elements_dim(l->module->dims, &node->operands[0]->type));

@@ -84,6 +84,8 @@ static void find_readers(order *o, const int *maker)
             if (maker[id] >= 0)
                 add_follower(o, maker[id], i);
         }
+        for (int k = 0; k < g->n_waits; k++)
+            add_follower(o, maker[qn_value_memory(g->waits[k])->id], i);
     }
 }
 

@@ -149,6 +149,8 @@ typedef struct qn_group {
     qn_node **nodes; /* in order */
     int n_inputs;
     qn_value **inputs; /* read from outside, each once */
+    int n_waits;
+    qn_value **waits; /* results of nodes that bind symbols which its own have: it runs behind them */
     int n_outputs;
     qn_value **outputs; /* read outside */
     /* LOOP, ROWS, CONTRACTION: the iteration space, in the row-major order of the root. ROWS: reductions keep the axes where

@@ -19,14 +19,20 @@ typedef struct control {
 static void mark_inputs(control *c, qn_graph *region, const bool *wanted, qn_arena *scratch)
 {
     bool *live = QN_NEW_ARRAY(scratch, bool, qn_graph_number(region) + 1);
+    bool *used = qn_graph_binds(region)
+                     ? QN_NEW_ARRAY(scratch, bool, qn_dims_symbol_count(region->module->dims))
+                     : NULL;
     for (int i = 0; i < region->n_outputs; i++)
         live[region->outputs[i]->id] |= !wanted || wanted[i];
     for (const qn_node *node = region->last; node; node = node->prev) {
         bool any = (qn_ops[node->op].flags & QN_FLAG_EFFECT) != 0;
+        any |= used && qn_node_binds(node) && used[qn_node_binds(node)->symbol];
         for (int i = 0; i < node->n_results; i++)
             any |= live[node->results[i].id];
         for (int i = 0; i < node->n_operands && any; i++)
             live[node->operands[i]->id] = true;
+        if (any && used)
+            qn_node_mark_symbols(node, used);
     }
     for (int i = 0; i < c->n_inputs; i++)
         c->live_input[i] |= live[region->inputs[i]->id];

@@ -37,7 +37,7 @@ bool qn_is_constant(const qn_value *value)
 {
     const qn_node *node = value->node;
     bool all = node && (node->op == QN_OP_CONSTANT || node->n_operands > 0) && node->n_regions == 0 &&
-               node->op != QN_OP_RANDOM_BITS && !(qn_ops[node->op].flags & QN_FLAG_EFFECT);
+               node->op != QN_OP_RANDOM_BITS && !(qn_ops[node->op].flags & (QN_FLAG_EFFECT | QN_FLAG_BINDS));
     for (int i = 0; all && i < node->n_operands; i++)
         all = qn_is_constant(node->operands[i]);
     return all;

@@ -76,8 +76,7 @@ static double work_of(const qn_node *node)
 /* May it run twice? */
 static bool may_repeat(const qn_node *node)
 {
-    return !(qn_ops[node->op].flags & QN_FLAG_EFFECT) && node->op != QN_OP_NON_ZERO &&
-           node->op != QN_OP_WHILE;
+    return !(qn_ops[node->op].flags & (QN_FLAG_EFFECT | QN_FLAG_BINDS)) && node->op != QN_OP_WHILE;
 }
 
 /* ---- the model ---- */
@@ -467,8 +466,8 @@ qn_status qn_pass_remat(qn_graph *graph, const qn_pass_options *options, bool *o
     qn_remat_report storage = { 0 }, *report = options->remat_report ? options->remat_report : &storage;
     *out_changed = false;
     *report = (qn_remat_report){ 0 };
-    if (options->remat <= QN_REMAT_NONE && options->memory_limit == 0)
-        return QUERN_OK;
+    if ((options->remat <= QN_REMAT_NONE && options->memory_limit == 0) || qn_graph_binds(graph))
+        return QUERN_OK; /* the new order knows nothing of symbols */
     view v = { .graph = graph, .arena = qn_arena_new() };
     qn_status status = plan(&v, options, report, diags);
     if (!status && count_dropped(&v)) {

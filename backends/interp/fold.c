@@ -62,7 +62,7 @@ static bool worthwhile(const qn_node *node)
 {
     const qn_type *type = &node->results[0].type;
     if (node->n_results != 1 || node->n_regions > 0 || node->op == QN_OP_CONSTANT ||
-        qn_ops[node->op].class == QN_CONTROL || (qn_ops[node->op].flags & QN_FLAG_EFFECT) ||
+        qn_ops[node->op].class == QN_CONTROL || (qn_ops[node->op].flags & (QN_FLAG_EFFECT | QN_FLAG_BINDS)) ||
         !qn_type_is_static(type))
         return false;
     size_t read = 0;

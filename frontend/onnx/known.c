@@ -32,7 +32,8 @@ static bool is_small(const qn_type *type)
 static bool is_computed(const qn_node *node)
 {
     return node->n_results == 1 && node->n_regions == 0 && node->op != QN_OP_RANDOM_BITS &&
-           qn_ops[node->op].class != QN_CONTROL && !(qn_ops[node->op].flags & QN_FLAG_EFFECT);
+           qn_ops[node->op].class != QN_CONTROL &&
+           !(qn_ops[node->op].flags & (QN_FLAG_EFFECT | QN_FLAG_BINDS));
 }
 
 static const qn_tensor *evaluate(walk *w, qn_value *value)
