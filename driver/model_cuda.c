@@ -149,9 +149,9 @@ static int bind(run *r, const qn_step *step)
     const int symbol = step->count->symbol;
     int64_t value = 0, most = eval(r, r->p->limits[symbol - r->p->n_entry_symbols]);
     int status = read_host(r, &value, step->buffers[0], sizeof value);
-    if (!status && (value < 0 || value > most))
-        status = qn_fail(QUERN_ERROR_INTERNAL, "a count of %lld where %lld is the most", (long long)value,
-                         (long long)most);
+    if (!status && (value < step->count->min || value > most))
+        status = qn_fail(QUERN_ERROR_RANGE, "%s is %lld here; the model was compiled for %lld to %lld",
+                         step->count->name, (long long)value, (long long)step->count->min, (long long)most);
     if (!status)
         r->symbols[symbol] = value;
     return status;

@@ -321,6 +321,14 @@ qn_node *qn_b_top_k(qn_builder *b, qn_value *x, int axis, qn_dim k, bool largest
     return qn_build_node(b, QN_OP_TOP_K, 1, &x, &list, 0, NULL);
 }
 
+qn_value *qn_b_extent(qn_builder *b, qn_value *x, qn_dim limit, qn_dim symbol)
+{
+    qn_attr_list list = { 0 };
+    qn_attrs_dims(&list, QN_ATTR_LIMIT, 1, &limit);
+    qn_attrs_dims(&list, QN_ATTR_SYMBOL, 1, &symbol);
+    return qn_build(b, QN_OP_EXTENT, 1, &x, &list);
+}
+
 qn_value *qn_b_non_zero(qn_builder *b, qn_value *x, qn_dim count)
 {
     qn_attr_list list = { 0 };

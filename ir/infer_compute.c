@@ -483,6 +483,21 @@ static qn_status non_zero(qn_infer_context *c)
     return qn_infer_give(c, QUERN_I64, 2, dims);
 }
 
+static qn_status extent(qn_infer_context *c)
+{
+    const qn_dim *symbol, *limit;
+    QN_TRY(qn_infer_dims(c, QN_ATTR_SYMBOL, 1, &symbol));
+    QN_TRY(qn_infer_dims(c, QN_ATTR_LIMIT, 1, &limit));
+    QN_TRY(qn_infer_expect_dtype(c, 0, QUERN_I64));
+    QN_TRY(qn_infer_expect_rank(c, 0, 0));
+    if (symbol[0]->kind != QN_DIM_SYMBOL)
+        return qn_infer_fail(c, "symbol is %s; expected a symbol", qn_dim_print(symbol[0], c->module->arena));
+    if (symbol[0]->min < 0 || limit[0]->max < 0)
+        return qn_infer_fail(c, "%s, of at most %s, may be negative", symbol[0]->name,
+                             qn_dim_print(limit[0], c->module->arena));
+    return qn_infer_give(c, QUERN_I64, 0, NULL);
+}
+
 static qn_status random_bits(qn_infer_context *c)
 {
     qn_dim two = qn_infer_const(c, 2);
@@ -666,6 +681,7 @@ qn_infer_rule qn_infer_compute(qn_op op)
     case QN_OP_SORT: return sort;
     case QN_OP_TOP_K: return top_k;
     case QN_OP_NON_ZERO: return non_zero;
+    case QN_OP_EXTENT: return extent;
     case QN_OP_RANDOM_BITS: return random_bits;
     case QN_OP_SOFTMAX:
     case QN_OP_LOG_SOFTMAX: return softmax;

@@ -317,7 +317,8 @@ static qn_status verify_condition(const verifier *v, const qn_step *step)
 static qn_status verify_bind(const verifier *v, const qn_step *step)
 {
     const qn_loc *loc = &step->loc;
-    if (step->n_buffers != 1 || v->p->buffers[step->buffers[0]].dtype != QUERN_I64)
+    if (step->n_buffers != 1 || v->p->buffers[step->buffers[0]].dtype != QUERN_I64 ||
+        v->p->buffers[step->buffers[0]].elements->min < 1)
         WRONG("step %d binds a dimension to what is no i64", step->number);
     if (!step->count || step->count->kind != QN_DIM_SYMBOL || step->count->symbol < v->p->n_entry_symbols)
         WRONG("step %d binds %s, which is no bound dimension", step->number,

@@ -35,7 +35,10 @@ static void add_symbols(qn_lowering *l, const qn_graph *graph, bool bound)
         if (!symbol || !bound || qn_dim_find_symbol(l->program->dims, symbol->name))
             continue;
         qn_lower_dim(l, symbol);
-        qn_vec_push(l->arena, &l->limits, qn_type_elements_dim(l->module->dims, &node->operands[0]->type));
+        qn_vec_push(l->arena, &l->limits,
+                    node->op == QN_OP_EXTENT
+                        ? qn_attr_dims(node, QN_ATTR_LIMIT, NULL)[0]
+                        : qn_type_elements_dim(l->module->dims, &node->operands[0]->type));
     }
 }
 
@@ -46,7 +49,11 @@ static void find_limits(qn_lowering *l)
     const int n = qn_dims_symbol_count(dims);
     qn_dim *known = QN_NEW_ARRAY(l->arena, qn_dim, n), *limits = QN_NEW_ARRAY(l->arena, qn_dim, l->limits.n);
     for (size_t i = 0; i < l->limits.n; i++) {
-        limits[i] = qn_dim_most(dims, qn_lower_dim(l, l->limits.items[i]), known, n);
+        const qn_dim most = qn_dim_most(dims, qn_lower_dim(l, l->limits.items[i]), known, n);
+        const qn_dim symbol = qn_dims_symbol_at(dims, l->program->n_entry_symbols + (int)i);
+        limits[i] = qn_dim_min(dims, most, qn_dim_const(dims, symbol->max));
+        if (limits[i]->max >= symbol->min)
+            qn_dim_set_range(dims, symbol, symbol->min, limits[i]->max);
         known[l->program->n_entry_symbols + (int)i] = limits[i];
     }
     l->program->limits = limits;

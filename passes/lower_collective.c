@@ -1,19 +1,6 @@
 /* Collectives become steps of the program: no kernel, but a call of the communicator that the host lends. */
 #include "passes/lower_opaque.h"
 
-/* The buffer that the operand is in; one that is in no memory, the same number everywhere, is written into one. */
-static qn_status give(qn_lowering *l, const qn_group *group, qn_value *operand, int *out)
-{
-    for (int i = 0; i < group->n_inputs; i++)
-        if (group->inputs[i] == operand) {
-            *out = qn_lower_buffer(l, operand);
-            return QUERN_OK;
-        }
-    const qn_dim elements = qn_lower_dim(l, qn_type_elements_dim(l->module->dims, &operand->type));
-    *out = qn_lower_scratch(l, "", operand->type.dtype, elements);
-    return qn_lower_into(l, group, operand, *out);
-}
-
 qn_status qn_lower_collective(qn_lowering *l, const qn_group *group)
 {
     qn_node *node = group->root;
@@ -22,7 +9,7 @@ qn_status qn_lower_collective(qn_lowering *l, const qn_group *group)
         return qn_error(l->diags, QUERN_ERROR_UNSUPPORTED, &node->loc, "%s runs on CPUs only so far",
                         qn_ops[node->op].name);
     if (node->n_operands > 0)
-        QN_TRY(give(l, group, node->operands[0], &in));
+        QN_TRY(qn_lower_operand(l, group, node->operands[0], &in));
     const int out = qn_lower_buffer(l, &node->results[0]);
     qn_step *step = qn_steps_add(l->program, l->steps, QN_STEP_COLLECTIVE);
     step->name = qn_group_step_name(group, l->arena);

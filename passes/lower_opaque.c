@@ -13,6 +13,7 @@ static const struct {
     { QN_OP_SORT, qn_lower_sort },
     { QN_OP_TOP_K, qn_lower_keys },
     { QN_OP_NON_ZERO, qn_lower_non_zero },
+    { QN_OP_EXTENT, qn_lower_extent },
     { QN_OP_ALL_REDUCE, qn_lower_collective },
     { QN_OP_ALL_GATHER, qn_lower_collective },
     { QN_OP_REDUCE_SCATTER, qn_lower_collective },
@@ -56,6 +57,18 @@ qn_status qn_lower_into(qn_lowering *l, const qn_group *group, qn_value *value, 
     const qn_status status = qn_lower_loop(l, &fill);
     *place = elsewhere;
     return status;
+}
+
+qn_status qn_lower_operand(qn_lowering *l, const qn_group *group, qn_value *operand, int *out)
+{
+    for (int i = 0; i < group->n_inputs; i++)
+        if (group->inputs[i] == operand) {
+            *out = qn_lower_buffer(l, operand);
+            return QUERN_OK;
+        }
+    const qn_dim elements = qn_lower_dim(l, qn_type_elements_dim(l->module->dims, &operand->type));
+    *out = qn_lower_scratch(l, "", operand->type.dtype, elements);
+    return qn_lower_into(l, group, operand, *out);
 }
 
 /* Does the kernel read this input? Not where the input only is what the result starts as, by a copy before: the kernel writes a

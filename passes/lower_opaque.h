@@ -11,12 +11,16 @@ qn_status qn_lower_select_and_scatter(qn_lowering *l, const qn_group *group);
 qn_status qn_lower_cumulative(qn_lowering *l, const qn_group *group);
 qn_status qn_lower_sort(qn_lowering *l, const qn_group *group);
 qn_status qn_lower_keys(qn_lowering *l, const qn_group *group); /* where qn_lower_packs_keys */
+qn_status qn_lower_extent(qn_lowering *l, const qn_group *group);
 qn_status qn_lower_non_zero(qn_lowering *l, const qn_group *group);
 qn_status qn_lower_collective(qn_lowering *l, const qn_group *group);
 
 /* Makes the contents of a buffer those of an operand of the group, which may be in memory (a copy) or, being one number
  * everywhere or an iota, in none (a kernel). */
 qn_status qn_lower_into(qn_lowering *l, const qn_group *group, qn_value *value, int buffer);
+
+/* The buffer that the operand is in; one that is in no memory is written into one. */
+qn_status qn_lower_operand(qn_lowering *l, const qn_group *group, qn_value *operand, int *out);
 
 /* A kernel for an opaque node: its inputs are bound. */
 typedef struct qn_opaque {

@@ -166,6 +166,18 @@ static int all_axes(qn_opaque *o, const qn_type *type, qn_dim *out_at)
     return type->rank;
 }
 
+static void bind(qn_lowering *l, const char *name, int number, qn_dim symbol)
+{
+    qn_step *step = qn_steps_add(l->program, l->steps, QN_STEP_BIND);
+    step->name = name;
+    step->n_buffers = 1;
+    step->buffers = QN_NEW_ARRAY(l->arena, int, 1);
+    step->buffers[0] = number;
+    step->count = qn_lower_dim(l, symbol);
+    qn_vec_push(l->arena, &l->bound, step->count->symbol);
+    qn_lower_checks(l, l->scope->graph); /* what has the symbol may be too small for what is done with it */
+}
+
 /* Two kernels of one task with the symbol bound between them: the first counts, the second writes the indices. */
 qn_status qn_lower_non_zero(qn_lowering *l, const qn_group *group)
 {
@@ -189,16 +201,7 @@ qn_status qn_lower_non_zero(qn_lowering *l, const qn_group *group)
                     loops[0].carried[0]);
     QN_TRY(qn_opaque_end(&o, qn_dim_const(o.w.space.dims, 1)));
 
-    qn_step *bind = qn_steps_add(l->program, l->steps, QN_STEP_BIND);
-    bind->name = "count";
-    bind->n_buffers = 1;
-    bind->buffers = QN_NEW_ARRAY(l->arena, int, 1);
-    bind->buffers[0] = count;
-    bind->count = qn_lower_dim(l, symbol);
-    qn_vec_push(l->arena, &l->bound, bind->count->symbol);
-    qn_lower_checks(l,
-                    l->scope->graph); /* the indices may go where there is place for as many as are wanted */
-
+    bind(l, "count", count, symbol);
     qn_opaque_begin(&o, l, group);
     qn_kbuilder *b = &o.w.b;
     n = all_axes(&o, type, at);
@@ -214,4 +217,19 @@ qn_status qn_lower_non_zero(qn_lowering *l, const qn_group *group)
     position = qn_kb_iadd(b, position, qn_kb_convert(b, QUERN_I64, set));
     qn_writer_close_nest(&o.w, n, loops, &position);
     return qn_opaque_end(&o, qn_dim_const(o.w.space.dims, 1));
+}
+
+/* ---- extent ---- */
+
+qn_status qn_lower_extent(qn_lowering *l, const qn_group *group)
+{
+    qn_node *node = group->root;
+    int number;
+    QN_TRY(qn_lower_operand(l, group, node->operands[0], &number));
+    bind(l, "extent", number, qn_node_binds(node));
+    int *result = &l->scope->buffers[node->results[0].id];
+    if (*result < 0)
+        *result = number; /* the same number */
+    qn_lower_copy(l, number, *result);
+    return QUERN_OK;
 }

@@ -637,8 +637,30 @@ int qn_session_resize(quern_session *s, int index, const int64_t *dims)
 
 /* ---- running ---- */
 
+/* What the run found that is not in its range, or -1; the others' values are of this run, of one before, or their limits. They are all
+ * limits again. */
+static int find_outside(quern_session *s, int64_t *out_value, int64_t *out_most)
+{
+    int64_t found[s->n_symbols + 1];
+    int outside = -1;
+    if (!s->decided || !QN_HAS_FIELD(s->entry, limits) || !s->entry->limits)
+        return -1;
+    copy_dims(s->n_symbols, found, s->symbols);
+    s->entry->limits(s->symbols);
+    for (int i = 0; i < s->n_symbols; i++)
+        if (qn_symbol_at(s->entry, i)->decided &&
+            (found[i] < qn_symbol_at(s->entry, i)->min || found[i] > s->symbols[i])) {
+            outside = i;
+            *out_value = found[i];
+            *out_most = s->symbols[i];
+        }
+    return outside;
+}
+
 static int run_failed(quern_session *s, int status)
 {
+    int64_t value = 0, most = 0;
+    const int outside = status == QUERN_ERROR_RANGE ? find_outside(s, &value, &most) : -1;
     const char *node = NULL;
     if (s->ctx.failed_node >= 0 && s->ctx.failed_node < s->entry->n_nodes)
         node = s->entry->node_names[s->ctx.failed_node];
@@ -652,6 +674,12 @@ static int run_failed(quern_session *s, int status)
     case QUERN_ERROR_ARGUMENT:
         if (node)
             return qn_fail(status, "entry '%s': node %s", s->entry->name, node);
+        break;
+    case QUERN_ERROR_RANGE:
+        if (outside >= 0)
+            return qn_fail(status, "entry '%s': %s is %lld here; the model was compiled for %lld to %lld",
+                           s->entry->name, qn_symbol_at(s->entry, outside)->name, (long long)value,
+                           (long long)qn_symbol_at(s->entry, outside)->min, (long long)most);
         break;
     case QUERN_ERROR_DEVICE:
         return qn_fail(status, "entry '%s' cannot run here: it was compiled for %s", s->entry->name,

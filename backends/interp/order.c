@@ -100,7 +100,7 @@ qn_status qn_eval_top_k(qn_eval *e)
     return QUERN_OK;
 }
 
-/* The only op whose result's dims come from data: it finds them, and gives its symbol the count. */
+/* The result's dims come from data: it finds them, and gives its symbol the count. */
 qn_status qn_eval_non_zero(qn_eval *e)
 {
     const qn_array *x = &e->x[0];
@@ -135,5 +135,21 @@ qn_status qn_eval_non_zero(qn_eval *e)
     const qn_dim symbol = qn_attr_dims(e->node, QN_ATTR_SYMBOL, NULL)[0];
     if (symbol->symbol < e->in->n_symbols)
         e->in->symbols[symbol->symbol] = count;
+    return QUERN_OK;
+}
+
+qn_status qn_eval_extent(qn_eval *e)
+{
+    const qn_dim symbol = qn_node_binds(e->node);
+    const int64_t value = *(const int64_t *)e->x[0].data;
+    int64_t most;
+    QN_TRY(qn_eval_dims(e, QN_ATTR_LIMIT, &most));
+    most = most < symbol->max ? most : symbol->max;
+    if (value < symbol->min || value > most)
+        return qn_eval_error(e, QUERN_ERROR_RANGE, "%s is %lld here; the model was compiled for %lld to %lld",
+                             symbol->name, (long long)value, (long long)symbol->min, (long long)most);
+    *(int64_t *)e->y[0].data = value;
+    if (symbol->symbol < e->in->n_symbols)
+        e->in->symbols[symbol->symbol] = value;
     return QUERN_OK;
 }

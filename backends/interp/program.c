@@ -74,6 +74,19 @@ static qn_status run_check(const machine *m, const qn_step *step)
     return qn_error(m->diags, QUERN_ERROR_ARGUMENT, NULL, "%s", m->p->node_names[step->node]);
 }
 
+static qn_status run_bind(const machine *m, const qn_step *step)
+{
+    const qn_dim symbol = step->count;
+    const int64_t most = eval(m, m->p->limits[symbol->symbol - m->p->n_entry_symbols]);
+    int64_t *value = &m->symbols[symbol->symbol];
+    memcpy(value, address(m, step->buffers[0]), sizeof *value);
+    if (*value >= symbol->min && *value <= most)
+        return QUERN_OK;
+    return qn_error(m->diags, QUERN_ERROR_RANGE, NULL,
+                    "%s is %lld here; the model was compiled for %lld to %lld", symbol->name,
+                    (long long)*value, (long long)symbol->min, (long long)most);
+}
+
 static quern_comm *lent_comm(const machine *m)
 {
     const bool lends = m->ctx && m->ctx->size >= offsetof(quern_ctx, comm) + sizeof m->ctx->comm;
@@ -156,9 +169,7 @@ static qn_status run_step(machine *m, const qn_step *step)
     case QN_STEP_CHECK: return run_check(m, step);
     case QN_STEP_COLLECTIVE: return run_collective(m, step);
     case QN_STEP_WAIT: return run_wait(m);
-    case QN_STEP_BIND:
-        memcpy(&m->symbols[step->count->symbol], address(m, step->buffers[0]), 8);
-        return QUERN_OK;
+    case QN_STEP_BIND: return run_bind(m, step);
     }
     QN_UNREACHABLE("interp: step kind %d", (int)step->kind);
 }

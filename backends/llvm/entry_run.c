@@ -195,9 +195,12 @@ static void emit_bind(runner *r, const qn_step *step)
 {
     const qn_emitter *e = r->e;
     LLVMValueRef value = qn_entry_load(e, e->i64, address(r, step->buffers[0]));
-    int symbol = step->count->symbol;
+    const int symbol = step->count->symbol;
     LLVMBuildStore(e->builder, value, qn_entry_element(e, e->i64, r->symbols, symbol));
-    fail_with(r, qn_symbols_outside(&r->dims, r->p->dims, symbol, symbol + 1), QUERN_ERROR_RANGE);
+    LLVMValueRef most = qn_dim_emit(&r->dims, r->p->limits[symbol - r->p->n_entry_symbols]);
+    LLVMValueRef bad = LLVMBuildICmp(e->builder, LLVMIntSGT, value, most, "");
+    bad = LLVMBuildOr(e->builder, bad, qn_symbols_outside(&r->dims, r->p->dims, symbol, symbol + 1), "");
+    fail_with(r, bad, QUERN_ERROR_RANGE);
 }
 
 /* Where `wrong` holds the run ends with QUERN_ERROR_ARGUMENT at that node. */

@@ -39,6 +39,17 @@ POSITIVE = b"""graph @where(%x: f32[n]) -> i64[1, count] {
 }
 """
 
+# As many steps as a number says, at most twice the elements of x.
+STEPS = b"""dims n: 1..64, count: 1..
+graph @steps(%x: f32[n], %c: i64[]) -> (f32[count], f32[]) {
+  %0 = extent %c {limit = [2*n], symbol = [count]} : i64[]
+  %1 = iota {axis = 0, dims = [count], dtype = f32} : f32[count]
+  %2 = sort %1 {axis = 0, descending = true} : f32[count]
+  %3 = reduce %x {axes = [0], kind = sum} : f32[]
+  return %2, %3
+}
+"""
+
 # Right where n is m or one of them is 1; where y has n elements; where m is at most n. The last one when k ones are m.
 FITTING = {
     "broadcast": b"""graph @f(%x: f32[n], %y: f32[m]) -> f32[select_one(m, n)] {
@@ -175,6 +186,23 @@ class Calls(unittest.TestCase):
         self.assertEqual(s.outputs[0].shape, (1, 2))
         with self.assertRaisesRegex(quern.ArgumentError, "input 0 'x'.* is not bound"):
             m.session().run()
+
+    @for_targets
+    def test_extents_that_are_computed(self, target):
+        try:
+            m = quern.compile(STEPS, target=target)
+        except quern.UnsupportedError as error:
+            self.skipTest(str(error))
+        x = np.ones(3, np.float32)
+        for count in (1, 4, 6):
+            got = m([x, np.int64(count)])
+            np.testing.assert_array_equal(got[0], np.arange(count)[::-1])
+            for wrong in (0, 7, -1, 2**40, -(2**63), 2**63 - 1):
+                with self.assertRaisesRegex(quern.ArgumentError, f"count is {wrong} here; .* for 1 to 6$"):
+                    m([x, np.int64(wrong)])
+        s = m.bind([x, np.int64(9)])
+        self.assertRaisesRegex(quern.ArgumentError, "count is 9 here", s.run)
+        np.testing.assert_array_equal(m([np.ones(5, np.float32), np.int64(9)])[0], np.arange(9)[::-1])
 
     @for_targets
     def test_extents_have_to_fit(self, target):

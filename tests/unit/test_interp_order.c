@@ -4,6 +4,7 @@
 #include <stdarg.h>
 #include <stddef.h>
 #include <stdint.h>
+#include <string.h>
 
 #include <cmocka.h>
 
@@ -139,6 +140,41 @@ static void non_zero_binds_the_count(void **state)
                 &scalar);
 }
 
+static void extent_binds_the_number(void **state)
+{
+    (void)state;
+    const char *text = "dims count: 1.., n: 0..\n"
+                       "graph @f(%x: f32[n], %c: i64[]) -> i64[count] {\n"
+                       "  %0 = extent %c {limit = [2*n], symbol = [count]} : i64[]\n"
+                       "  %1 = iota {axis = 0, dims = [count], dtype = i64} : i64[count]\n"
+                       "  return %1\n}\n";
+    const struct {
+        int64_t number;
+        const char *message;
+    } rows[] = {
+        { 1, NULL },
+        { 6, NULL },
+        { 7, "count is 7 here; the model was compiled for 1 to 6" },
+        { 0, "count is 0 here; the model was compiled for 1 to 6" },
+        { INT64_MIN, "count is -9223372036854775808 here; the model was compiled for 1 to 6" },
+        { INT64_MAX, "count is 9223372036854775807 here; the model was compiled for 1 to 6" },
+    };
+    for (size_t i = 0; i < sizeof rows / sizeof *rows; i++) {
+        const qn_array inputs[2] = { full(QUERN_F32, SHAPE(3), 0),
+                                     ints(QUERN_I64, SCALAR, I(rows[i].number)) };
+        if (rows[i].message) {
+            assert_null(eval_text(text, inputs));
+            assert_int_equal(eval_status(), QUERN_ERROR_RANGE);
+            assert_non_null(strstr(eval_error(), rows[i].message));
+            continue;
+        }
+        const qn_array *r = eval_text(text, inputs);
+        assert_int_equal(r->dims[0], rows[i].number);
+        for (int64_t k = 0; k < r->dims[0]; k++)
+            assert_int_equal(((const int64_t *)r->data)[k], k);
+    }
+}
+
 /* ---- random bits: known answers of Random123 (kat_vectors, philox4x32 10) ---- */
 
 static void philox_gives_the_known_answers(void **state)
@@ -193,6 +229,7 @@ int main(void)
         cmocka_unit_test_teardown(sorts_are_stable, eval_teardown),
         cmocka_unit_test_teardown(top_k_takes_the_first_of_equals, eval_teardown),
         cmocka_unit_test_teardown(non_zero_binds_the_count, eval_teardown),
+        cmocka_unit_test_teardown(extent_binds_the_number, eval_teardown),
         cmocka_unit_test_teardown(philox_gives_the_known_answers, eval_teardown),
         cmocka_unit_test_teardown(random_bits_continue_from_block_to_block, eval_teardown),
     };
