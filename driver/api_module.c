@@ -158,9 +158,9 @@ static void free_module(void *module)
 static qn_status load_text(const char *path, const char *data, size_t size, const quern_load_options *o,
                            qn_module **out, qn_diags *diags)
 {
-    if (o->n_shapes)
-        return qn_error(diags, QUERN_ERROR_ARGUMENT, NULL,
-                        "%s: Quern's text says what shapes its inputs have", path ? path : "(memory)");
+    if (o->n_shapes || o->n_constants)
+        return qn_error(diags, QUERN_ERROR_ARGUMENT, NULL, "%s: Quern's text says what %s",
+                        path ? path : "(memory)", o->n_shapes ? "shapes its inputs have" : "is constant");
     QN_TRY(qn_text_parse(data, size, path ? path : "(memory)", out, diags));
     qn_module *module = *out;
     for (int i = 0; i < o->n_dims; i++) {

@@ -136,6 +136,7 @@ bool qn_cli_real(const char *text, double *out)
 
 enum {
     DIM,
+    CONSTANT,
     SHAPE,
     TARGET,
     CPU,
@@ -156,6 +157,9 @@ enum {
 
 static const qn_cli_option common[] = {
     [DIM] = { "dim", 0, "NAME=N", "fix a named dimension, or bound it: --dim batch=4, --dim batch=1..64" },
+    [CONSTANT] = { "constant", 0, "NAME=VALUE",
+                   "what an input always holds: 16000, [1, -1], 0.5 (float32) or true; it is compiled for "
+                   "that" },
     [SHAPE] = { "shape", 0, "NAME=SHAPE",
                 "of an input: --shape 'x=[1, n]'; of a sequence: 'x=([2, 3], [n, 3])'; or 'x=none'" },
     [TARGET] = { "target", 0, "T", "cpu, interp (the reference interpreter), nvptx64, cuda, or a triple" },
@@ -228,6 +232,45 @@ static bool read_shape(qn_cli *cli, const char *text)
     return true;
 }
 
+/* "[1, 2]" or "1" after the name; floats where a number has a point or an exponent. */
+static bool read_elements(const char *text, qn_cli_constant *c, quern_array *out)
+{
+    const bool list = *text == '[', floats = strpbrk(text, ".eE") != NULL;
+    text += list;
+    while (!c->n || *text == ',') {
+        char *end;
+        text += c->n > 0;
+        if (c->n == QN_CLI_MAX_ELEMENTS || (!list && c->n))
+            return false;
+        errno = 0;
+        if (floats)
+            c->data.floats[c->n++] = strtof(text, &end);
+        else
+            c->data.ints[c->n++] = strtoll(text, &end, 10);
+        if (end == text || errno)
+            return false;
+        text = end + strspn(end, " ");
+    }
+    *out = (quern_array){ floats ? QUERN_F32 : QUERN_I64, list, &c->n, &c->data };
+    return !strcmp(text, list ? "]" : "");
+}
+
+/* "rate=16000", "sizes=[1, 3]", "deep=true" */
+static bool read_constant(qn_cli *cli, const char *text)
+{
+    const char *equals = strchr(text, '=');
+    if (!equals || equals == text || equals - text >= QN_CLI_MAX_NAME ||
+        cli->n_constants == QN_CLI_MAX_CONSTANTS)
+        return false;
+    qn_cli_constant *c = &cli->constant_values[cli->n_constants];
+    quern_known_input *known = &cli->constants[cli->n_constants++];
+    memcpy(c->name, text, (size_t)(equals - text)); /* zeros follow */
+    known->name = c->name;
+    known->array = (quern_array){ QUERN_BOOL, 0, &c->n, &c->data };
+    c->data.truth = !strcmp(equals + 1, "true");
+    return c->data.truth || !strcmp(equals + 1, "false") || read_elements(equals + 1, c, &known->array);
+}
+
 static int accept_common(qn_cli *cli, int option, const char *value)
 {
     long n;
@@ -236,6 +279,11 @@ static int accept_common(qn_cli *cli, int option, const char *value)
         return read_dim(cli, value)
                    ? QN_EXIT_OK
                    : qn_cli_usage(cli, "--dim %s: write NAME=NUMBER or NAME=MIN..MAX", value);
+    case CONSTANT:
+        return read_constant(cli, value)
+                   ? QN_EXIT_OK
+                   : qn_cli_usage(cli, "--constant %s: write NAME=NUMBER, NAME=[NUMBER, …] or NAME=true",
+                                  value);
     case SHAPE:
         return read_shape(cli, value)
                    ? QN_EXIT_OK
@@ -367,6 +415,8 @@ quern_load_options qn_cli_load_options(const qn_cli *cli)
     return (quern_load_options){ .size = sizeof(quern_load_options),
                                  .n_dims = cli->n_dims,
                                  .dims = cli->dims,
+                                 .n_constants = cli->n_constants,
+                                 .constants = cli->constants,
                                  .n_shapes = cli->n_shapes,
                                  .shapes = cli->shapes };
 }

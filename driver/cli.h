@@ -19,7 +19,18 @@ typedef struct qn_cli_option {
     const char *help;
 } qn_cli_option;
 
-enum { QN_CLI_MAX_DIMS = 64, QN_CLI_MAX_NAME = 128 };
+enum { QN_CLI_MAX_DIMS = 64, QN_CLI_MAX_NAME = 128, QN_CLI_MAX_CONSTANTS = 16, QN_CLI_MAX_ELEMENTS = 16 };
+
+/* What an input of the model is known to hold. */
+typedef struct qn_cli_constant {
+    char name[QN_CLI_MAX_NAME];
+    int64_t n;
+    union {
+        int64_t ints[QN_CLI_MAX_ELEMENTS];
+        float floats[QN_CLI_MAX_ELEMENTS];
+        bool truth;
+    } data;
+} qn_cli_constant;
 
 /* The options that all commands on models take; each uses those that mean something to it. */
 typedef struct qn_cli {
@@ -28,10 +39,12 @@ typedef struct qn_cli {
     const qn_cli_option *options; /* of the command itself; the end has a NULL name */
     bool no_common;               /* takes none of the common ones */
     const char *model;
-    int n_dims, n_shapes;
+    int n_dims, n_shapes, n_constants;
     quern_dim_range dims[QN_CLI_MAX_DIMS];
     quern_shape shapes[QN_CLI_MAX_DIMS];
     char dim_names[QN_CLI_MAX_DIMS][QN_CLI_MAX_NAME], shape_names[QN_CLI_MAX_DIMS][QN_CLI_MAX_NAME];
+    quern_known_input constants[QN_CLI_MAX_CONSTANTS];
+    qn_cli_constant constant_values[QN_CLI_MAX_CONSTANTS];
     quern_compile_options compile;
     bool verbose;
     /* Called for the command's own options (index into `options`) and for arguments without a dash after the first

@@ -97,10 +97,11 @@ typedef struct qn_onnx_update {
 
 typedef struct qn_onnx_import {
     qn_module *module;
-    qn_arena *arena;  /* the module's */
-    qn_dims *dims;    /* the module's */
-    bool *met;        /* for each dimension of the options: the model has it */
-    bool *met_shapes; /* for each shape: the model has the input */
+    qn_arena *arena;     /* the module's */
+    qn_dims *dims;       /* the module's */
+    bool *met;           /* for each dimension of the options: the model has it */
+    bool *met_shapes;    /* for each shape: the model has the input */
+    bool *met_constants; /* the same */
     qn_diags *diags;
     const qn_onnx_options *options; /* not NULL */
     const char *file;

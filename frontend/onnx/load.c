@@ -258,6 +258,10 @@ static void report_unmet(qn_onnx_import *im)
         if (!im->met_shapes[i])
             qn_error(im->diags, QUERN_ERROR_ARGUMENT, NULL, "%s: no input is called '%s'", im->file,
                      im->options->shapes[i].name);
+    for (int i = 0; i < im->options->n_constants; i++)
+        if (!im->met_constants[i])
+            qn_error(im->diags, QUERN_ERROR_ARGUMENT, NULL, "%s: no input is called '%s'", im->file,
+                     im->options->constants[i].name);
 }
 
 /* One attempt: a module, or NULL with messages. */
@@ -270,6 +274,7 @@ static qn_module *attempt(qn_onnx_import *im, const char *name)
     im->file = im->module->name;
     im->met = QN_NEW_ARRAY(im->arena, bool, im->options->n_dims);
     im->met_shapes = QN_NEW_ARRAY(im->arena, bool, im->options->n_shapes);
+    im->met_constants = QN_NEW_ARRAY(im->arena, bool, im->options->n_constants);
     if (!qn_onnx_parse(im->bytes, im->n_bytes, im->file, im->arena, &model, im->diags)) {
         im->model = model;
         import_main(im);

@@ -299,6 +299,7 @@ static qn_onnx_value *given_contents(qn_onnx_import *im, const char *name, qn_on
         const qn_onnx_constant *c = &im->options->constants[i];
         if (strcmp(c->name, name))
             continue;
+        im->met_constants[i] = true;
         bool same = c->array.dtype == (int32_t)type->dtype && c->array.rank == type->rank;
         for (int k = 0; k < type->rank && same; k++)
             same = qn_dim_is_const(type->dims[k])

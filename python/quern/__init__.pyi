@@ -89,14 +89,17 @@ def compile(
     model: _Source, target: str = "cpu", threads: int | None = None, math: str = "default", cpu: str | None = None,
     dims: _Dims | None = None, cache: str | None = None, optimize: int = 0, blas: str | None = None, precision: str = "f32",
     check_numerics: bool = False, tune: bool = False, compile_threads: int | None = None, shapes: _Shapes | None = None,
+    constants: Mapping[str, Any] | None = None,
 ) -> Model | Any: ...
 def compile_file(
     model: _Source, path: _Path, target: str = "cpu", emit: str = "so", prefix: str | None = None, weights: str = "embed",
     header: _Path | None = None, math: str = "default", cpu: str | None = None, dims: _Dims | None = None, cache: str | None = None,
-    optimize: int = 0, precision: str = "f32", shapes: _Shapes | None = None,
+    optimize: int = 0, precision: str = "f32", shapes: _Shapes | None = None, constants: Mapping[str, Any] | None = None,
 ) -> None: ...
 def load(path: _Path, prefix: str | None = None) -> Model: ...
-def text(model: _Source, dims: _Dims | None = None, shapes: _Shapes | None = None) -> str: ...
+def text(
+    model: _Source, dims: _Dims | None = None, shapes: _Shapes | None = None, constants: Mapping[str, Any] | None = None,
+) -> str: ...
 def tune(
     model: _Source, threads: int | None = None, math: str = "default", cpu: str | None = None, dims: _Dims | None = None,
     cache: str | None = None, precision: str = "f32", entry: str | None = None, seconds: float = 20,

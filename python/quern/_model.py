@@ -496,7 +496,8 @@ class SpecializedModel:
 
 
 def compile(model, target="cpu", threads=None, math="default", cpu=None, dims=None, cache=None,
-            optimize=0, blas=None, precision="f32", check_numerics=False, tune=False, compile_threads=None, shapes=None):
+            optimize=0, blas=None, precision="f32", check_numerics=False, tune=False, compile_threads=None, shapes=None,
+            constants=None):
     """Compiles a model for this process.
 
     model    path of an ONNX or Quern text file, or its bytes
@@ -518,6 +519,7 @@ def compile(model, target="cpu", threads=None, math="default", cpu=None, dims=No
     compile_threads  of the compilation itself; None: as many as the process may use
     shapes   of inputs that the model does not say: {"x": (1, "n")}; of a sequence those of its tensors, {"s": [(2, 3), (4, 3)]}; of
              an optional as of what it holds, or None. Where they are missing, the model is compiled for those it is called with
+    constants  what inputs always hold: {"sr": 16000}; the model is compiled for that, and doesn't read them
 
     Where operators have to know an input's contents (a shape, axes) or the value of a dimension (a kernel's extents), the model
     is compiled when it is called, for each that it is called with.
@@ -525,9 +527,11 @@ def compile(model, target="cpu", threads=None, math="default", cpu=None, dims=No
     Raises UnsupportedError (with all that is unsupported), ModelError, ArgumentError, FileError."""
     options = compile_options(target, threads, math, cpu, cache, optimize, blas, precision, check_numerics, tune=tune,
                               compile_threads=compile_threads)
-    load = lambda dims, constants, shapes, needs, every=False: load_module(model, dims, constants, needs, every, shapes)
+    said = constants or {}
+    load = lambda dims, found, shapes, needs, every=False: load_module(model, dims, {**found, **said}, needs, every, shapes)
     needs = []
-    arguments = (target, threads, math, cpu, dims, cache, optimize, blas, precision, check_numerics, False, compile_threads, shapes)
+    arguments = (target, threads, math, cpu, dims, cache, optimize, blas, precision, check_numerics, False, compile_threads, shapes,
+                 constants)
     try:
         module = load(dims, {}, shapes, needs)
     except (UnsupportedError, ModelError):
@@ -561,13 +565,13 @@ def trim_cache(most=0, cache=None):
 
 
 def compile_file(model, path, target="cpu", emit=None, prefix=None, weights="embed", header=None, math="default",
-                 cpu=None, dims=None, cache=None, optimize=0, precision="f32", shapes=None):
+                 cpu=None, dims=None, cache=None, optimize=0, precision="f32", shapes=None, constants=None):
     """Compiles a model into a file, and its C header: emit is "so", "a", "o", "llvm", "asm", "ptx" or "qn"; None: as the path's
-    ending says (.so, .a, .o, .ll, .s, .ptx, .qn).
+    ending says (.so, .a, .o, .ll, .s, .ptx, .qn). constants: see compile.
 
     cpu="x86-64-v3,x86-64-v4": code for each of these, chosen when the object is loaded (see Model.target)."""
     options = compile_options(target, None, math, cpu, cache, optimize, precision=precision)
-    write_module(load_module(model, dims, shapes=shapes), options, path, emit, prefix, weights, header)
+    write_module(load_module(model, dims, constants, shapes=shapes), options, path, emit, prefix, weights, header)
 
 
 def write_module(module, options, path, emit, prefix, weights, header):
@@ -582,9 +586,9 @@ def load(path, prefix=None):
                               None if prefix is None else prefix.encode())), load, path, prefix)
 
 
-def text(model, dims=None, shapes=None):
+def text(model, dims=None, shapes=None, constants=None):
     """The model as Quern's text."""
-    return module_text(load_module(model, dims, shapes=shapes))
+    return module_text(load_module(model, dims, constants, shapes=shapes))
 
 
 def module_text(module):

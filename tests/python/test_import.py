@@ -138,6 +138,26 @@ class Dimensions(unittest.TestCase):
             np.testing.assert_allclose(m([x, np.int64(rate)])[0], x @ weights[w], rtol=1e-5, atol=1e-5)
         with self.assertRaisesRegex(quern.ArgumentError, "the model takes f32.x_0, 16."):
             m([floats(3, 8), np.int64(16000)])
+        said = quern.compile(m._source[1][0], constants={"rate": 8000})
+        self.assertIsInstance(said, quern.Model)
+        np.testing.assert_allclose(said([floats(2, 8), np.int64(16000)])[0], floats(2, 8) @ weights["narrow"], rtol=1e-5, atol=1e-5)
+        with tempfile.TemporaryDirectory() as folder:
+            path = os.path.join(folder, "m.onnx")
+            with open(path, "wb") as f:
+                f.write(m._source[1][0])
+            quern.compile_file(path, os.path.join(folder, "m.so"), constants={"rate": 16000})
+            y, = quern.load(os.path.join(folder, "m.so"))([floats(2, 16), np.int64(0)])
+            np.testing.assert_allclose(y, floats(2, 16) @ weights["wide"], rtol=1e-5, atol=1e-5)
+            check = lambda *constant: programs.run([str(QUERN), "check", path, "--constant", *constant])
+            self.assertEqual(check("rate=16000").returncode, 0)
+            for constant, message in (("rate=[16000]", "the contents given for input \"rate\" do not fit i64[]"), ("rate=16e3", "do not fit i64[]"),
+                                      ("rate=true", "do not fit i64[]"), ("rate=16000,8000", "write NAME=NUMBER, NAME=[NUMBER, …] or NAME=true"),
+                                      ("rate=[16000", "write NAME="), ("rate=", "write NAME="), ("=1", "write NAME=")):
+                with self.subTest(constant):
+                    self.assertIn(message, check(constant).stderr)
+            self.assertIn("no input is called 'rat'", check("rate=8000", "--constant", "rat=8000").stderr)
+        with self.assertRaisesRegex(quern.ArgumentError, "Quern's text says what is constant"):
+            quern.text(b"graph @main(%x: f32[2]) -> (f32[2]) {\n  return %x\n}\n", constants={"x": floats(2)})
 
     def test_states_say_the_batch(self):
         """A state of one row makes the batch one, and a state with a batch of its own is of the same."""
