@@ -29,6 +29,19 @@ qn_value *qn_b_broadcast(qn_builder *b, qn_value *x, int rank, const qn_dim *dim
     return qn_build(b, QN_OP_BROADCAST, 1, &x, &list);
 }
 
+/* x with that extent along the axis, where its own is never 1, so that both have to be equal: found out at run time. */
+static qn_value *as_equal(qn_builder *b, qn_value *x, int axis, qn_dim dim)
+{
+    qn_dim dims[QN_MAX_RANK];
+    const qn_dim own = x ? x->type.dims[axis] : dim;
+    if (own == dim || (own->min <= 1 && own->max >= 1) || (qn_dim_is_const(own) && qn_dim_is_const(dim)) ||
+        !qn_dim_can_be_equal(qn_b_dims(b), own, dim))
+        return x;
+    for (int i = 0; i < x->type.rank; i++)
+        dims[i] = i == axis ? dim : x->type.dims[i];
+    return qn_b_reshape(b, x, x->type.rank, dims);
+}
+
 qn_value *qn_b_broadcast_to(qn_builder *b, qn_value *x, int rank, const qn_dim *dims)
 {
     int64_t axes[QN_MAX_RANK];
@@ -37,9 +50,11 @@ qn_value *qn_b_broadcast_to(qn_builder *b, qn_value *x, int rank, const qn_dim *
     if (x->type.rank > rank)
         return qn_build_error(b, "%s has more than the %d dimensions it would be broadcast to",
                               qn_type_print(&x->type, b->diags->arena), rank);
-    for (int i = 0; i < x->type.rank; i++)
+    for (int i = 0; i < x->type.rank; i++) {
         axes[i] = rank - x->type.rank + i;
-    return qn_b_broadcast(b, x, rank, dims, axes);
+        x = as_equal(b, x, i, dims[axes[i]]);
+    }
+    return x && same_dims(&x->type, rank, dims) ? x : qn_b_broadcast(b, x, rank, dims, axes);
 }
 
 /* Can neither be 1, nor both the same? */

@@ -211,6 +211,22 @@ class Dimensions(unittest.TestCase):
         want, = quern.compile(model(nodes, [info("x", [2, 1, 1000])], [info("y", None)], [w]), target="interp")([x])
         np.testing.assert_allclose(m([x])[0], want, rtol=1e-4, atol=1e-5)
 
+    def test_equal_at_run_time(self):
+        """Extents that are never 1 in the range said and equal for some sizes: pyramids, whose levels are scaled up and added."""
+        pool = lambda x, y, k: helper.make_node("MaxPool", [x], [y], kernel_shape=[k], strides=[k], ceil_mode=1)
+        scales = helper.make_tensor("scales", TensorProto.FLOAT, [3], [1, 1, 2])
+        pyramid = model([pool("x", "a", 2), pool("a", "b", 2), helper.make_node("Resize", ["b", "", "scales"], ["c"], mode="nearest"),
+                         helper.make_node("Add", ["a", "c"], ["y"])], [info("x", [1, 3, "s"])], [info("y", None)], [scales])
+        for target in "cpu", "interp":
+            m = quern.compile(pyramid, dims={"s": (8, 64)}, target=target)
+            for s in 8, 15, 64:
+                x = floats(1, 3, 64)[:, :, :s]
+                a = np.stack([x[:, :, i:i + 2].max(2) for i in range(0, s, 2)], 2)
+                b = np.stack([x[:, :, i:i + 4].max(2) for i in range(0, s, 4)], 2)
+                np.testing.assert_array_equal(m([x])[0], a + b.repeat(2, 2))
+            with self.assertRaisesRegex(quern.Error, "equal|reshape of 15 elements to 18"):
+                m([floats(1, 3, 10)])
+
     def test_mistakes_stay(self):
         """What no dimension would change is refused at once."""
         with self.assertRaises(quern.UnsupportedError):
