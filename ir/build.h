@@ -63,6 +63,8 @@ qn_value *qn_b_slice_axis(qn_builder *b, qn_value *x, int axis, qn_dim start, qn
 qn_value *qn_b_pad(qn_builder *b, qn_value *x, qn_value *value, const qn_dim *low, const qn_dim *high,
                    const int64_t *interior); /* interior NULL: 0 */
 qn_value *qn_b_concatenate(qn_builder *b, int n, qn_value *const *xs, int axis);
+/* Channel lanes[i] of all operands' blocks, one behind the other, at lane i % c of block i / c; -1: 0 */
+qn_value *qn_b_gather_packed(qn_builder *b, int n, qn_value *const *xs, int n_lanes, const int64_t *lanes);
 qn_value *qn_b_reverse(qn_builder *b, qn_value *x, int n_axes, const int64_t *axes);
 qn_value *qn_b_dynamic_slice(qn_builder *b, qn_value *x, qn_value *const *starts, const qn_dim *sizes);
 qn_value *qn_b_dynamic_update_slice(qn_builder *b, qn_value *x, qn_value *update, qn_value *const *starts);

@@ -201,6 +201,13 @@ qn_value *qn_b_concatenate(qn_builder *b, int n, qn_value *const *xs, int axis)
     return qn_build(b, QN_OP_CONCATENATE, n, xs, &list);
 }
 
+qn_value *qn_b_gather_packed(qn_builder *b, int n, qn_value *const *xs, int n_lanes, const int64_t *lanes)
+{
+    qn_attr_list list = { 0 };
+    qn_attrs_ints(&list, QN_ATTR_LANES, n_lanes, lanes);
+    return qn_build(b, QN_OP_GATHER_PACKED, n, xs, &list);
+}
+
 qn_value *qn_b_reverse(qn_builder *b, qn_value *x, int n_axes, const int64_t *axes)
 {
     qn_attr_list list = { 0 };

@@ -125,6 +125,39 @@ static qn_status concatenate(qn_infer_context *c)
     return qn_infer_give(c, first->dtype, first->rank, dims);
 }
 
+static qn_status gather_packed(qn_infer_context *c)
+{
+    const qn_type *first = qn_infer_operand(c, 0);
+    const int last = first->rank - 1;
+    int n;
+    const int64_t *lanes = qn_attr_ints(c->node, QN_ATTR_LANES, &n);
+    qn_dim dims[QN_MAX_RANK];
+    if (last < 2 || !qn_dim_is_const(first->dims[last]) || first->dims[last]->value < 1)
+        return qn_infer_fail(c, "operand 0 is %s; expected [N, B, spatial…, c]", qn_infer_print(c, first));
+    for (int i = 0; i <= last; i++)
+        dims[i] = first->dims[i];
+    int64_t channels = 0;
+    const int64_t in_block = dims[last]->value;
+    for (int i = 0; i < c->node->n_operands; i++) {
+        const qn_type *x = qn_infer_operand(c, i);
+        QN_TRY(qn_infer_expect_dtype(c, i, first->dtype));
+        QN_TRY(qn_infer_expect_rank(c, i, first->rank));
+        dims[1] = x->dims[1];
+        QN_TRY(qn_infer_expect_dims(c, i, first->rank, dims));
+        if (!qn_dim_is_const(dims[1]) || dims[1]->value > (INT32_MAX - channels) / in_block)
+            return qn_infer_fail(c, "operand %d is %s; expected a number of blocks", i, qn_infer_print(c, x));
+        channels += dims[1]->value * in_block;
+    }
+    if (n % in_block != 0)
+        return qn_infer_fail(c, "%d lanes don't fill blocks of %lld", n, (long long)in_block);
+    for (int i = 0; i < n; i++)
+        if (lanes[i] < -1 || lanes[i] >= channels)
+            return qn_infer_fail(c, "lanes has %lld; the operands have %lld", (long long)lanes[i],
+                                 (long long)channels);
+    dims[1] = qn_infer_const(c, n / in_block);
+    return qn_infer_give(c, first->dtype, first->rank, dims);
+}
+
 static qn_status reverse(qn_infer_context *c)
 {
     const qn_type *x = qn_infer_operand(c, 0);
@@ -286,6 +319,7 @@ qn_infer_rule qn_infer_movement(qn_op op)
     case QN_OP_SLICE: return slice;
     case QN_OP_PAD: return pad;
     case QN_OP_CONCATENATE: return concatenate;
+    case QN_OP_GATHER_PACKED: return gather_packed;
     case QN_OP_REVERSE: return reverse;
     case QN_OP_DYNAMIC_SLICE: return dynamic_slice;
     case QN_OP_DYNAMIC_UPDATE_SLICE: return dynamic_update_slice;

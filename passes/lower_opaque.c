@@ -6,6 +6,7 @@ static const struct {
     qn_status (*lower)(qn_lowering *l, const qn_group *group);
 } ops[] = {
     { QN_OP_DYNAMIC_UPDATE_SLICE, qn_lower_dynamic_update_slice },
+    { QN_OP_GATHER_PACKED, qn_lower_gather_packed },
     { QN_OP_SCATTER_ND, qn_lower_scatter_nd },
     { QN_OP_SCATTER_ELEMENTS, qn_lower_scatter_elements },
     { QN_OP_SELECT_AND_SCATTER, qn_lower_select_and_scatter },

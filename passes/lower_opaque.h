@@ -5,6 +5,7 @@
 #include "passes/lower.h"
 
 qn_status qn_lower_dynamic_update_slice(qn_lowering *l, const qn_group *group);
+qn_status qn_lower_gather_packed(qn_lowering *l, const qn_group *group);
 qn_status qn_lower_scatter_nd(qn_lowering *l, const qn_group *group);
 qn_status qn_lower_scatter_elements(qn_lowering *l, const qn_group *group);
 qn_status qn_lower_select_and_scatter(qn_lowering *l, const qn_group *group);

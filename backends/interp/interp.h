@@ -54,6 +54,7 @@ qn_status qn_eval_transpose(qn_eval *e);
 qn_status qn_eval_slice(qn_eval *e);
 qn_status qn_eval_pad(qn_eval *e);
 qn_status qn_eval_concatenate(qn_eval *e);
+qn_status qn_eval_gather_packed(qn_eval *e);
 qn_status qn_eval_reverse(qn_eval *e);
 qn_status qn_eval_dynamic_slice(qn_eval *e);
 qn_status qn_eval_dynamic_update_slice(qn_eval *e);

@@ -138,6 +138,31 @@ qn_status qn_eval_concatenate(qn_eval *e)
     return QUERN_OK;
 }
 
+qn_status qn_eval_gather_packed(qn_eval *e)
+{
+    qn_array *r = &e->y[0];
+    const int64_t *lanes = qn_attr_ints(e->node, QN_ATTR_LANES, NULL), c = r->dims[r->rank - 1],
+                  places = qn_product(r->dims, 2, r->rank - 1), blocks = r->dims[1];
+    const size_t bytes = qn_dtype_bytes(r->dtype);
+    for (int64_t n = 0; n < r->dims[0]; n++)
+        for (int64_t i = 0; i < blocks * c; i++) {
+            int64_t from = lanes[i];
+            int k = 0;
+            while (from >= 0 && from >= e->x[k].dims[1] * c)
+                from -= e->x[k++].dims[1] * c;
+            char *to = qn_element(r, ((n * blocks + i / c) * places) * c + i % c);
+            const qn_array *x = &e->x[k];
+            const char *source =
+                from < 0 ? NULL : qn_element(x, ((n * x->dims[1] + from / c) * places) * c + from % c);
+            for (int64_t p = 0; p < places; p++)
+                if (source)
+                    memcpy(to + (size_t)(p * c) * bytes, source + (size_t)(p * c) * bytes, bytes);
+                else
+                    memset(to + (size_t)(p * c) * bytes, 0, bytes);
+        }
+    return QUERN_OK;
+}
+
 /* Offset of a box of these sizes in x; starts are moved so that it fits. */
 static qn_status clamped_offset(qn_eval *e, const qn_array *starts, const int64_t *sizes, int64_t *out)
 {

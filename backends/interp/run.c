@@ -31,6 +31,7 @@ static const rule rules[QN_N_OPS] = {
     [QN_OP_SLICE] = { qn_eval_slice, MADE },
     [QN_OP_PAD] = { qn_eval_pad, MADE },
     [QN_OP_CONCATENATE] = { qn_eval_concatenate, MADE },
+    [QN_OP_GATHER_PACKED] = { qn_eval_gather_packed, MADE },
     [QN_OP_REVERSE] = { qn_eval_reverse, MADE },
     [QN_OP_DYNAMIC_SLICE] = { qn_eval_dynamic_slice, MADE },
     [QN_OP_DYNAMIC_UPDATE_SLICE] = { qn_eval_dynamic_update_slice, MADE },

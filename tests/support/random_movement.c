@@ -159,6 +159,31 @@ static bool concatenate(qn_rg *g)
     return push_like(g, qn_b_concatenate(&g->b, n, xs, qn_rg_below(g, x.value->type.rank)), x);
 }
 
+/* Channels of up to three values, or nothing, anywhere. */
+static bool gather_packed(qn_rg *g)
+{
+    enum { BLOCKS = 3, MOST = 16 };
+    qn_rg_item x = qn_rg_pick(g, QN_ANY_DTYPE, 3);
+    if (!x.value)
+        return false;
+    const int64_t blocks = extent(x.value, 1), c = extent(x.value, x.value->type.rank - 1);
+    if (blocks == 0 || c == 0 || c > MOST || qn_rg_elements(&x.value->type) > QN_RG_MAX_ELEMENTS / BLOCKS)
+        return false;
+    qn_value *xs[3] = { x.value };
+    const int n = 1 + qn_rg_below(g, 3);
+    for (int i = 1; i < n; i++) {
+        qn_rg_item y = qn_rg_like(g, &x.value->type);
+        xs[i] = y.value;
+        x.bound = fmax(x.bound, y.bound);
+        x.exact = x.exact && y.exact;
+    }
+    int64_t lanes[BLOCKS * MOST];
+    const int made = (1 + qn_rg_below(g, BLOCKS)) * (int)c;
+    for (int i = 0; i < made; i++)
+        lanes[i] = qn_rg_below(g, (int)(n * blocks * c) + 1) - 1;
+    return push_like(g, qn_b_gather_packed(&g->b, n, xs, made, lanes), x);
+}
+
 static bool reverse(qn_rg *g)
 {
     qn_rg_item x = qn_rg_pick(g, QN_ANY_DTYPE, 1);
@@ -332,6 +357,7 @@ const qn_rg_choice qn_rg_movement[] = {
     { slice, 5, 0, true },
     { pad, 3, 0, true },
     { concatenate, 3, 0, true },
+    { gather_packed, 2, 0, false },
     { reverse, 2, 0, true },
     { dynamic_slice, 3, QN_RANDOM_INDEX, true },
     { gather, 3, QN_RANDOM_INDEX, true },

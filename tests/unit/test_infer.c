@@ -325,6 +325,20 @@ static void movement(void **state)
         { QN_OP_CONCATENATE, "f32[] f32[]", "axis=0", NULL, "there are no axes" },
         { QN_OP_CONCATENATE, "", "axis=0", NULL, "0 operands; expected at least 1" },
 
+        { QN_OP_GATHER_PACKED, "f32[n,2,m,4] f32[n,1,m,4]", "lanes=[0,11,-1,3]", "f32[n, 1, m, 4]", NULL },
+        { QN_OP_GATHER_PACKED, "i8[1,2,3]", "lanes=[5,4,3,2,1,0]", "i8[1, 2, 3]", NULL },
+        { QN_OP_GATHER_PACKED, "f32[1,2,3]", "lanes=[]", "f32[1, 0, 3]", NULL },
+        { QN_OP_GATHER_PACKED, "f32[1,2,3]", "lanes=[0,1]", NULL, "2 lanes don't fill blocks of 3" },
+        { QN_OP_GATHER_PACKED, "f32[1,2,3]", "lanes=[0,1,6]", NULL, "lanes has 6; the operands have 6" },
+        { QN_OP_GATHER_PACKED, "f32[1,2,3]", "lanes=[0,1,-2]", NULL, "lanes has -2" },
+        { QN_OP_GATHER_PACKED, "f32[1,2]", "lanes=[0,1]", NULL, "expected [N, B, spatial…, c]" },
+        { QN_OP_GATHER_PACKED, "f32[1,2,n]", "lanes=[0,1]", NULL, "expected [N, B, spatial…, c]" },
+        { QN_OP_GATHER_PACKED, "f32[1,n,3]", "lanes=[0,1,2]", NULL, "expected a number of blocks" },
+        { QN_OP_GATHER_PACKED, "f32[1,2,5,3] f32[1,2,4,3]", "lanes=[0,1,2]", NULL,
+          "operand 1 is f32[1, 2, 4, 3]; expected f32[1, 2, 5, 3]" },
+        { QN_OP_GATHER_PACKED, "f32[1,2,3] f16[1,2,3]", "lanes=[0,1,2]", NULL, "operand 1 is f16[1, 2, 3]" },
+        { QN_OP_GATHER_PACKED, "", "lanes=[0,1,2]", NULL, "0 operands; expected at least 1" },
+
         { QN_OP_REVERSE, "f32[n,2]", "axes=[1,0]", "f32[n, 2]", NULL },
         { QN_OP_REVERSE, "f32[n,2]", "axes=[2]", NULL, "axes has 2; expected 0 to 1" },
 

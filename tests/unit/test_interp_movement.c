@@ -183,6 +183,28 @@ static void concatenations(void **state)
     CHECK(rows);
 }
 
+static void channels_in_blocks(void **state)
+{
+    (void)state;
+    const qn_array a = floats(QUERN_F32, SHAPE(1, 2, 2, 2), V(1, 2, 3, 4, 5, 6, 7, 8)),
+                   b = floats(QUERN_F32, SHAPE(1, 1, 2, 2), V(-1, -2, -3, -4)),
+                   samples = floats(QUERN_F16, SHAPE(2, 1, 2, 1, 1), V(1, 2, 3, 4)),
+                   none = floats(QUERN_F32, SHAPE(0, 1, 2, 2), EMPTY);
+    const row rows[] = {
+        { "of two values",
+          { QN_OP_GATHER_PACKED, 2, { a, b }, 1, { LIST(LANES, 3, 0, 5, -1) } },
+          floats(QUERN_F32, SHAPE(1, 2, 2, 2), V(6, 1, 8, 3, -2, 0, -4, 0)) },
+        { "the same twice",
+          { QN_OP_GATHER_PACKED, 1, { samples }, 1, { LIST(LANES, 0, 0) } },
+          floats(QUERN_F16, SHAPE(2, 2, 2, 1, 1), V(1, 2, 1, 2, 3, 4, 3, 4)) },
+        { "zeros",
+          { QN_OP_GATHER_PACKED, 1, { b }, 1, { LIST(LANES, -1, -1) } },
+          floats(QUERN_F32, SHAPE(1, 1, 2, 2), V(0, 0, 0, 0)) },
+        { "no samples", { QN_OP_GATHER_PACKED, 1, { none }, 1, { LIST(LANES, 1, 0) } }, none },
+    };
+    CHECK(rows);
+}
+
 static void reversals(void **state)
 {
     (void)state;
@@ -430,6 +452,7 @@ int main(void)
         cmocka_unit_test_teardown(slices, eval_teardown),
         cmocka_unit_test_teardown(pads, eval_teardown),
         cmocka_unit_test_teardown(concatenations, eval_teardown),
+        cmocka_unit_test_teardown(channels_in_blocks, eval_teardown),
         cmocka_unit_test_teardown(reversals, eval_teardown),
         cmocka_unit_test_teardown(dynamic_starts_are_clamped, eval_teardown),
         cmocka_unit_test_teardown(gathers, eval_teardown),
