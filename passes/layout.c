@@ -27,6 +27,8 @@
  *
  * Norms of groups of channels, whose values are of other dims, stay in blocks (below).
  *
+ * Channels that are cut, joined or shuffled other than by whole blocks are noted, and gathered from blocks to blocks where they are read (below).
+ *
  * Values are visited in order. Each has a plain form, a blocked form, or both, made when first asked for. */
 #include <string.h>
 
@@ -40,20 +42,37 @@
 #include "passes/winograd.h"
 #include "passes/words.h"
 
+/* A channel of a value in blocks. */
+typedef struct channel {
+    qn_value *blocked;
+    int64_t number;
+} channel;
+
 typedef struct place {
-    bool native;       /* it is computed in blocks */
-    qn_value *blocked; /* NULL: none yet */
-    qn_value *plain;   /* NULL: none yet; the original unless it is native */
-    bool normalized;   /* a reshape whose rows, all axes behind the second one, are reduced */
+    bool native;             /* it is computed in blocks */
+    qn_value *blocked;       /* NULL: none yet */
+    const channel *channels; /* not NULL: what it is in blocks once somebody asks */
+    int64_t lanes;           /* then: of a block */
+    qn_value *plain;         /* NULL: none yet; the original unless it is native */
+    bool normalized;         /* a reshape whose rows, all axes behind the second one, are reduced */
     const qn_type *as; /* not NULL: it is [N, groups, …], and blocked its reshape to this type, [N, C, …] */
 } place;
+
+typedef struct converted {
+    qn_value *from, *to;
+} converted;
 
 typedef struct layout {
     qn_graph *graph;
     const qn_pass_options *options;
-    qn_builder b;       /* before the node that is looked at */
-    place *places;      /* by id of the original values */
+    qn_builder b;  /* before the node that is looked at */
+    place *places; /* by id of the original values */
+    bool *wanted;  /* likewise: somebody reads it in blocks */
+    qn_value **
+        shuffled; /* likewise: whose channels it has in another order, or it is a step on the way there; or NULL */
     bool bytes_by_unit; /* convolutions of bytes are a matrix unit's */
+    qn_arena *scratch;
+    qn_vec(converted) converted;
     bool changed;
 } layout;
 
@@ -138,13 +157,41 @@ static qn_value *from_blocks(layout *l, qn_value *x, const qn_type *type)
     return dims[1] == type->dims[1] ? x : qn_b_slice(&l->b, x, start, limit, NULL);
 }
 
+/* The channels of values in blocks as the blocks of one. */
+static qn_value *gather_channels(layout *l, const channel *channels, int64_t n, int64_t c)
+{
+    const int64_t n_lanes = (n + c - 1) / c * c;
+    qn_value **xs = QN_NEW_ARRAY(l->scratch, qn_value *, n);
+    int64_t *lanes = QN_NEW_ARRAY(l->scratch, int64_t, n_lanes);
+    int n_xs = 0;
+    for (int64_t i = 0; i < n_lanes; i++) {
+        int64_t before = 0;
+        int k = 0;
+        for (; i < n && k < n_xs && xs[k] != channels[i].blocked; k++)
+            before += xs[k]->type.dims[1]->value * c;
+        if (i < n && k == n_xs)
+            xs[n_xs++] = channels[i].blocked;
+        lanes[i] = i < n ? before + channels[i].number : -1;
+    }
+    return qn_b_gather_packed(&l->b, n_xs, xs, (int)n_lanes, lanes);
+}
+
 /* ---- which form a value has ---- */
 
 /* How many channels a block of it has; 0 when it isn't computed in blocks. */
 static int64_t lanes_of(const layout *l, const qn_value *value)
 {
     const place *p = &l->places[value->id];
-    return p->native ? p->blocked->type.dims[p->blocked->type.rank - 1]->value : 0;
+    return !p->native ? 0 : p->channels ? p->lanes : p->blocked->type.dims[p->blocked->type.rank - 1]->value;
+}
+
+/* What is computed in blocks. */
+static qn_value *in_blocks(layout *l, const qn_value *value)
+{
+    place *p = &l->places[value->id];
+    if (!p->blocked)
+        p->blocked = gather_channels(l, p->channels, value->type.dims[1]->value, p->lanes);
+    return p->blocked;
 }
 
 static qn_value *plain_of(layout *l, qn_value *value)
@@ -152,7 +199,7 @@ static qn_value *plain_of(layout *l, qn_value *value)
     place *p = &l->places[value->id];
     const qn_type *type = &value->type;
     if (!p->plain)
-        p->plain = p->native ? from_blocks(l, p->blocked, p->as ? p->as : type) : value;
+        p->plain = p->native ? from_blocks(l, in_blocks(l, value), p->as ? p->as : type) : value;
     if (p->as) /* when it is that already, nothing is made */
         p->plain = qn_b_reshape(&l->b, p->plain, type->rank, type->dims);
     return p->plain;
@@ -161,6 +208,8 @@ static qn_value *plain_of(layout *l, qn_value *value)
 static qn_value *blocked_of(layout *l, qn_value *value, int64_t c)
 {
     place *p = &l->places[value->id];
+    if (p->native && lanes_of(l, value) == c)
+        return in_blocks(l, value);
     if (p->blocked && qn_dim_is(p->blocked->type.dims[p->blocked->type.rank - 1], c))
         return p->blocked;
     qn_value *plain = plain_of(l, value);
@@ -259,7 +308,7 @@ static bool reduce_window(layout *l, const qn_node *node)
             !qn_dim_is(qn_attr_dims(node, QN_ATTR_LOW, NULL)[i], 0) ||
             !qn_dim_is(qn_attr_dims(node, QN_ATTR_HIGH, NULL)[i], 0))
             return false;
-    set_blocked(l, &node->results[0], rebuild(l, node, &l->places[node->operands[0]->id].blocked));
+    set_blocked(l, &node->results[0], rebuild(l, node, (qn_value *[]){ in_blocks(l, node->operands[0]) }));
     return true;
 }
 
@@ -269,7 +318,7 @@ static bool pad(layout *l, const qn_node *node)
         !qn_dim_is(qn_attr_dims(node, QN_ATTR_HIGH, NULL)[1], 0) ||
         qn_attr_ints(node, QN_ATTR_INTERIOR, NULL)[1] != 0)
         return false;
-    qn_value *operands[2] = { l->places[node->operands[0]->id].blocked, plain_of(l, node->operands[1]) };
+    qn_value *operands[2] = { in_blocks(l, node->operands[0]), plain_of(l, node->operands[1]) };
     set_blocked(l, &node->results[0], rebuild(l, node, operands));
     return true;
 }
@@ -291,14 +340,45 @@ static bool broadcast(layout *l, const qn_node *node)
         blocked_axes[i] = i;
     blocked_dims(l, type, c, dims);
     set_blocked(l, &node->results[0],
-                qn_b_broadcast(&l->b, l->places[x->id].blocked, type->rank + 1, dims, blocked_axes));
+                qn_b_broadcast(&l->b, in_blocks(l, x), type->rank + 1, dims, blocked_axes));
     return true;
 }
 
-/* Channels may be sliced where blocks begin. */
+/* ---- channels that are cut, joined and shuffled ----
+ *
+ * Where that is not by whole blocks, a value is noted as channels of others, and gather_packed makes its blocks where somebody asks for
+ * them: several such steps are one, and of what is handed on past a step nothing is copied. */
+
+/* Notes a value's channels. */
+static void set_channels(layout *l, const qn_value *value, const channel *channels, int64_t lanes)
+{
+    l->places[value->id] = (place){ .native = true, .channels = channels, .lanes = lanes };
+    l->changed = true;
+}
+
+/* Adds those of a value, n of them from `first` on. */
+static void add_channels(layout *l, qn_value *value, int64_t c, int64_t first, int64_t stride, int64_t n,
+                         channel *to)
+{
+    const place *p = &l->places[value->id];
+    qn_value *blocked = p->channels ? NULL : blocked_of(l, value, c);
+    for (int64_t i = 0; i < n; i++)
+        to[i] = blocked ? (channel){ blocked, first + i * stride } : p->channels[first + i * stride];
+}
+
+/* Has the node's result the whole of its operand's axes but for the second one? */
+static bool cuts_channels_only(const qn_node *node)
+{
+    const qn_type *x = &node->operands[0]->type;
+    for (int i = 0; i < x->rank; i++)
+        if (i != 1 && node->results[0].type.dims[i] != x->dims[i])
+            return false;
+    return true;
+}
+
 static bool slice(layout *l, const qn_node *node)
 {
-    const qn_value *x = node->operands[0];
+    qn_value *x = node->operands[0];
     const int64_t c = lanes_of(l, x);
     const int rank = x->type.rank;
     qn_dim start[QN_MAX_RANK], limit[QN_MAX_RANK];
@@ -308,32 +388,164 @@ static bool slice(layout *l, const qn_node *node)
     memcpy(start, qn_attr_dims(node, QN_ATTR_START, NULL), (size_t)rank * sizeof *start);
     memcpy(limit, qn_attr_dims(node, QN_ATTR_LIMIT, NULL), (size_t)rank * sizeof *limit);
     memcpy(stride, qn_attr_ints(node, QN_ATTR_STRIDE, NULL), (size_t)rank * sizeof *stride);
-    if (!qn_dim_is_const(start[1]) || !qn_dim_is_const(limit[1]) || start[1]->value % c || stride[1] != 1 ||
-        (limit[1]->value % c && limit[1] != x->type.dims[1]))
+    if (!qn_dim_is_const(start[1]) || !qn_dim_is_const(limit[1]))
+        return false;
+    const int64_t n = node->results[0].type.dims[1]->value;
+    const bool aligned = start[1]->value % c == 0 && stride[1] == 1 &&
+                         (limit[1]->value % c == 0 || limit[1] == x->type.dims[1]);
+    if (n > 0 && (!aligned || l->places[x->id].channels) && cuts_channels_only(node)) {
+        if (!l->wanted[node->results[0].id])
+            return false;
+        channel *channels = QN_NEW_ARRAY(l->scratch, channel, n);
+        add_channels(l, x, c, start[1]->value, stride[1], n, channels);
+        set_channels(l, &node->results[0], channels, c);
+        return true;
+    }
+    if (!aligned)
         return false;
     start[1] = number(l, start[1]->value / c);
     limit[1] = number(l, (limit[1]->value + c - 1) / c);
     start[rank] = number(l, 0);
     limit[rank] = number(l, c);
     stride[rank] = 1;
-    set_blocked(l, &node->results[0], qn_b_slice(&l->b, l->places[x->id].blocked, start, limit, stride));
+    set_blocked(l, &node->results[0], qn_b_slice(&l->b, in_blocks(l, x), start, limit, stride));
     return true;
 }
 
 static bool concatenate(layout *l, const qn_node *node)
 {
     const int64_t c = common_lanes(l, node), axis = qn_attr_int(node, QN_ATTR_AXIS);
+    bool aligned = true, noted = false;
     if (!c)
         return false;
     for (int i = 0; i < node->n_operands; i++) {
         const qn_dim channels = node->operands[i]->type.dims[1];
-        if (!qn_dim_is_const(channels) || (axis == 1 && i < node->n_operands - 1 && channels->value % c))
+        if (!qn_dim_is_const(channels))
             return false;
+        aligned &= axis != 1 || i == node->n_operands - 1 || channels->value % c == 0;
+        noted |= l->places[node->operands[i]->id].channels != NULL;
     }
+    if (axis == 1 && (!aligned || noted) && node->results[0].type.dims[1]->value > 0) {
+        if (!l->wanted[node->results[0].id])
+            return false;
+        channel *channels = QN_NEW_ARRAY(l->scratch, channel, node->results[0].type.dims[1]->value);
+        int64_t at = 0;
+        for (int i = 0; i < node->n_operands; i++) {
+            const int64_t n = node->operands[i]->type.dims[1]->value;
+            add_channels(l, node->operands[i], c, 0, 1, n, channels + at);
+            at += n;
+        }
+        set_channels(l, &node->results[0], channels, c);
+        return true;
+    }
+    if (!aligned)
+        return false;
     qn_value **operands = QN_NEW_ARRAY(l->graph->module->arena, qn_value *, node->n_operands);
     for (int i = 0; i < node->n_operands; i++)
         operands[i] = blocked_of(l, node->operands[i], c);
     set_blocked(l, &node->results[0], qn_b_concatenate(&l->b, node->n_operands, operands, (int)axis));
+    return true;
+}
+
+/* [N, C, …] as [N, a, b, …], as [N, b, a, …], as [N, C, …]: what it shuffles; or NULL. */
+static qn_value *shuffled_by(const qn_node *node, const int *uses)
+{
+    const qn_node *turned =
+        node->op == QN_OP_RESHAPE ? qn_value_made_by(node->operands[0], QN_OP_TRANSPOSE) : NULL;
+    const qn_node *split = turned ? qn_value_made_by(turned->operands[0], QN_OP_RESHAPE) : NULL;
+    qn_value *x = split ? split->operands[0] : NULL;
+    if (!x || uses[turned->results[0].id] != 1 || uses[split->results[0].id] != 1 ||
+        !qn_same_dims(&x->type, &node->results[0].type) || split->results[0].type.rank != x->type.rank + 1 ||
+        x->type.rank < 3)
+        return NULL;
+    const int64_t *perm = qn_attr_ints(turned, QN_ATTR_PERM, NULL);
+    const qn_dim *dims = split->results[0].type.dims;
+    for (int i = 0; i <= x->type.rank; i++)
+        if (perm[i] != (i == 1   ? 2
+                        : i == 2 ? 1
+                                 : i) ||
+            (i != 1 && i != 2 && dims[i] != x->type.dims[i == 0 ? 0 : i - 1]))
+            return NULL;
+    return qn_dim_is_const(dims[1]) && qn_dim_is_const(dims[2]) && dims[1]->value > 0 && dims[2]->value > 0
+               ? x
+               : NULL;
+}
+
+/* Channels stay where they are: only the order counts. */
+static bool shuffle(layout *l, const qn_node *node)
+{
+    qn_value *x = node->n_results == 1 ? l->shuffled[node->results[0].id] : NULL;
+    if (!x || !lanes_of(l, x) || l->places[x->id].as)
+        return false;
+    if (node->results[0].type.rank != x->type.rank)
+        return true; /* on the way */
+    const qn_node *turned = node->operands[0]->node;
+    const int64_t b = turned->results[0].type.dims[1]->value, a = turned->results[0].type.dims[2]->value,
+                  c = lanes_of(l, x);
+    channel *channels = QN_NEW_ARRAY(l->scratch, channel, a * b);
+    for (int64_t i = 0; i < b; i++)
+        add_channels(l, x, c, i, b, a, channels + i * a);
+    set_channels(l, &node->results[0], channels, c);
+    return true;
+}
+
+/* Finds the shuffles, and what is read in blocks if it is there. */
+static void find_wanted(layout *l)
+{
+    const int *uses = qn_graph_count_uses(l->graph, l->scratch);
+    for (const qn_node *node = l->graph->last; node; node = node->prev) {
+        bool passes = false;
+        switch (node->op) {
+        case QN_OP_CONVOLUTION:
+        case QN_OP_REDUCE_WINDOW: passes = true; break;
+        case QN_OP_BROADCAST:
+        case QN_OP_PAD:
+        case QN_OP_SLICE:
+        case QN_OP_CONCATENATE: passes = l->wanted[node->results[0].id]; break;
+        case QN_OP_RESHAPE: {
+            qn_value *x = shuffled_by(node, uses);
+            if (x && l->wanted[node->results[0].id]) {
+                for (const qn_value *step = &node->results[0]; step != x; step = step->node->operands[0])
+                    l->shuffled[step->id] = x;
+                l->wanted[x->id] = true;
+            }
+            break;
+        }
+        default:
+            passes = qn_ops[node->op].class == QN_ELEMENTWISE && node->n_results == 1 &&
+                     l->wanted[node->results[0].id];
+            break;
+        }
+        for (int i = 0; i < (passes ? node->n_operands : 0); i++)
+            l->wanted[node->operands[i]->id] = true;
+    }
+}
+
+/* Numbers of another dtype are made of what has the channels, once for all that have some of them. */
+static bool convert_channels(layout *l, const qn_node *node)
+{
+    const qn_value *x = node->operands[0];
+    const place *p = &l->places[x->id];
+    if (node->op != QN_OP_CONVERT || !p->channels)
+        return false;
+    const int64_t n = x->type.dims[1]->value;
+    const qn_dtype dtype = node->results[0].type.dtype;
+    channel *channels = QN_NEW_ARRAY(l->scratch, channel, n);
+    for (int64_t i = 0; i < n; i++) {
+        size_t k = 0;
+        while (k < l->converted.n && (l->converted.items[k].from != p->channels[i].blocked ||
+                                      l->converted.items[k].to->type.dtype != dtype))
+            k++;
+        if (k == l->converted.n) {
+            qn_value *to = qn_b_convert(&l->b, dtype, p->channels[i].blocked);
+            if (!to)
+                return true; /* reported */
+            const converted made = { p->channels[i].blocked, to };
+            qn_vec_push(l->scratch, &l->converted, made);
+        }
+        channels[i] = (channel){ l->converted.items[k].to, p->channels[i].number };
+    }
+    set_channels(l, &node->results[0], channels, p->lanes);
     return true;
 }
 
@@ -364,7 +576,7 @@ static bool reduce(layout *l, const qn_node *node)
         return false; /* positions would come before the channels of a block */
     if (channels)
         axes[n++] = rank;
-    qn_value *made = qn_b_reduce(&l->b, qn_attr_reduce_kind(node), l->places[x->id].blocked, n, axes, false);
+    qn_value *made = qn_b_reduce(&l->b, qn_attr_reduce_kind(node), in_blocks(l, x), n, axes, false);
     if (channels)
         set_plain(l, &node->results[0], made);
     else if (type->rank > 2)
@@ -424,7 +636,7 @@ static bool reshape(layout *l, const qn_node *node)
         return false;
     if (l->options->math == QN_MATH_STRICT && qn_dtype_is_float(x->type.dtype))
         return false; /* sums of channels would be made before the group's */
-    set_grouped(l, y, p->blocked, &x->type);
+    set_grouped(l, y, in_blocks(l, x), &x->type);
     return true;
 }
 
@@ -799,10 +1011,12 @@ static bool convolution(layout *l, qn_node *node)
 static bool stays_in_blocks(layout *l, qn_node *node)
 {
     const qn_type *as = grouped(l, node);
+    if (shuffle(l, node))
+        return true;
     if (node->op == QN_OP_RESHAPE)
         return reshape(l, node);
     if (qn_ops[node->op].class == QN_ELEMENTWISE)
-        return as ? grouped_elementwise(l, node, as) : elementwise(l, node);
+        return convert_channels(l, node) || (as ? grouped_elementwise(l, node, as) : elementwise(l, node));
     if (as)
         return node->op == QN_OP_REDUCE && grouped_reduce(l, node, as);
     switch (node->op) {
@@ -840,7 +1054,12 @@ static bool layout_graph(qn_graph *graph, const qn_pass_options *options, qn_dia
     layout l = { .graph = graph, .options = options };
     const int errors = diags->n_errors;
     bool inside = false;
-    l.places = QN_NEW_ARRAY(scratch, place, qn_graph_number(graph));
+    const int n_values = qn_graph_number(graph);
+    l.scratch = scratch;
+    l.places = QN_NEW_ARRAY(scratch, place, n_values);
+    l.wanted = QN_NEW_ARRAY(scratch, bool, n_values);
+    l.shuffled = QN_NEW_ARRAY(scratch, qn_value *, n_values);
+    find_wanted(&l);
     find_norms(&l);
     l.bytes_by_unit = all_fill_blocks(graph, options);
     for (qn_node *node = graph->first, *next; node && diags->n_errors == errors; node = next) {

@@ -113,6 +113,55 @@ static qn_value *dense_network(net *n, qn_value *x)
     return qn_b_binary_bcast(&n->b, QN_OP_SUB, pool(n, QN_SUM, c), spatial_mean(n, c, true));
 }
 
+static qn_value *cut(net *n, qn_value *x, int64_t first, int64_t behind)
+{
+    qn_dims *dims = qn_b_dims(&n->b);
+    return qn_b_slice_axis(&n->b, x, 1, qn_dim_const(dims, first), qn_dim_const(dims, behind));
+}
+
+/* Channels of each of so many groups by turns. */
+static qn_value *shuffle(net *n, qn_value *x, int64_t groups)
+{
+    const qn_type type = x->type;
+    qn_dims *t = qn_b_dims(&n->b);
+    qn_dim dims[QN_MAX_RANK] = { type.dims[0], qn_dim_const(t, groups),
+                                 qn_dim_const(t, channels_of(x) / groups) };
+    int64_t perm[QN_MAX_RANK] = { 0, 2, 1 };
+    for (int i = 2; i < type.rank; i++) {
+        dims[i + 1] = type.dims[i];
+        perm[i + 1] = i + 1;
+    }
+    x = qn_b_transpose(&n->b, qn_b_reshape(&n->b, x, type.rank + 1, dims), perm);
+    return qn_b_reshape(&n->b, x, type.rank, type.dims);
+}
+
+/* Half of the channels pass by, and meet the others shuffled. */
+static qn_value *shuffled_network(net *n, qn_value *x)
+{
+    x = conv(n, x, 58, 3, 2, 1);
+    for (int i = 0; i < 3; i++) {
+        qn_value *y = relu(n, conv(n, cut(n, x, 29, 58), 29, 1, 1, 1));
+        y = conv(n, conv(n, y, 29, 3, 1, 29), 29, 1, 1, 1);
+        x = shuffle(n, qn_b_concatenate(&n->b, 2, (qn_value *[]){ cut(n, x, 0, 29), y }, 1), 2);
+    }
+    return pool(n, QN_KIND_MAX, x);
+}
+
+/* Parts with kernels of their own, joined again, as they are and with others; one part by itself, rounded, is a result, too. */
+static qn_value *mixed_network(net *n, qn_value *x)
+{
+    x = conv(n, x, 60, 1, 1, 1);
+    qn_value *a = cut(n, x, 0, 22), *b = cut(n, x, 22, 40), *c = cut(n, x, 40, 60);
+    b = qn_b_convert(&n->b, QUERN_F32, qn_b_convert(&n->b, QUERN_BF16, b));
+    qn_value *parts[] = { conv(n, a, 22, 3, 1, 22), conv(n, b, 18, 5, 1, 18), c };
+    qn_value *joined = relu(n, qn_b_concatenate(&n->b, 3, parts, 1));
+    joined = qn_b_binary_bcast(&n->b, QN_OP_MUL, joined,
+                               qn_b_unary(&n->b, QN_OP_LOGISTIC, spatial_mean(n, joined, true)));
+    qn_value *y = conv(n, joined, 20, 3, 2, 1);
+    qn_graph_add_output(n->b.graph, shuffle(n, cut(n, joined, 1, 52), 3), "part", -1);
+    return shuffle(n, y, 4);
+}
+
 /* Groups that are larger than blocks and don't fill them. */
 static qn_value *large_groups_network(net *n, qn_value *x)
 {
@@ -232,6 +281,9 @@ static const network networks[] = {
     { "residual, blocks of input", 4, { 2, 19, 21, 22 }, residual_network, 6, 0 },
     { "gated", 4, { 2, 3, 24, 18 }, gated_network, 5, 0 },
     { "dense", 4, { 1, 4, 9, 9 }, dense_network, 5, 0 },
+    { "shuffled", 4, { 2, 3, 11, 14 }, shuffled_network, 10, 0 },
+    { "shuffled, any batch", 4, { 0, 3, 11, 14 }, shuffled_network, 10, 0 },
+    { "mixed", 4, { 1, 7, 6, 5 }, mixed_network, 4, 0 },
     { "grouped", 4, { 1, 5, 8, 15 }, grouped_network, 5, 0 },
     { "odd groups", 4, { 2, 5, 8, 15 }, odd_groups_network, 6, 1 },
     { "large groups", 4, { 2, 5, 8, 15 }, large_groups_network, 4, 0 },
@@ -304,6 +356,12 @@ static qn_value *normed_blocks(net *n, qn_value *x)
     return spatial_mean(n, x, false);
 }
 
+/* Shuffled channels, and a mean of what is made of them. */
+static qn_value *shuffled_blocks(net *n, qn_value *x)
+{
+    return spatial_mean(n, conv(n, shuffled_network(n, x), 32, 1, 1, 1), false);
+}
+
 /* With constant weights nothing is rearranged between the first convolution and what is at the end. */
 static void nothing_rearranged(qn_value *(*build)(net *n, qn_value *x))
 {
@@ -330,6 +388,7 @@ static void nothing_is_rearranged(void **state)
     (void)state;
     nothing_rearranged(residual_network);
     nothing_rearranged(normed_blocks);
+    nothing_rearranged(shuffled_blocks);
 }
 
 /* Where there is no machine there are no blocks. */
