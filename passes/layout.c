@@ -549,12 +549,11 @@ static bool convert_channels(layout *l, const qn_node *node)
     return true;
 }
 
-/* Over spatial axes the result is in blocks, too, and over all of them just a row of channels. Over the channels, when
- * these fill their blocks, it is plain, and the samples may be among its axes. */
+/* Over spatial axes the result is in blocks, too. Over the channels, when these fill their blocks, it is plain, and the samples may be
+ * among its axes. */
 static bool reduce(layout *l, const qn_node *node)
 {
     const qn_value *x = node->operands[0];
-    const qn_type *type = &node->results[0].type;
     const int64_t c = lanes_of(l, x);
     const int rank = x->type.rank;
     int n;
@@ -579,10 +578,8 @@ static bool reduce(layout *l, const qn_node *node)
     qn_value *made = qn_b_reduce(&l->b, qn_attr_reduce_kind(node), in_blocks(l, x), n, axes, false);
     if (channels)
         set_plain(l, &node->results[0], made);
-    else if (type->rank > 2)
-        set_blocked(l, &node->results[0], made);
     else
-        set_plain(l, &node->results[0], made ? from_blocks(l, made, type) : NULL);
+        set_blocked(l, &node->results[0], made);
     return true;
 }
 
@@ -617,6 +614,15 @@ static void find_norms(layout *l)
     }
 }
 
+/* [N, C], [N, C, 1, …] */
+static bool are_channels(const qn_type *type)
+{
+    for (int i = 2; i < type->rank; i++)
+        if (!qn_dim_is(type->dims[i], 1))
+            return false;
+    return type->rank >= 2 && type->rank < QN_MAX_RANK;
+}
+
 static bool reshape(layout *l, const qn_node *node)
 {
     const qn_value *x = node->operands[0], *y = &node->results[0];
@@ -627,6 +633,13 @@ static bool reshape(layout *l, const qn_node *node)
         if (!qn_same_dims(p->as, &y->type))
             return false;
         set_blocked(l, y, p->blocked);
+        return true;
+    }
+    if (are_channels(&x->type) && are_channels(&y->type) && x->type.dims[0] == y->type.dims[0] &&
+        x->type.dims[1] == y->type.dims[1]) { /* one position, with axes or without */
+        qn_dim dims[QN_MAX_RANK];
+        blocked_dims(l, &y->type, lanes_of(l, x), dims);
+        set_blocked(l, y, qn_b_reshape(&l->b, in_blocks(l, x), y->type.rank + 1, dims));
         return true;
     }
     if (!l->places[y->id].normalized || x->type.dims[0] != y->type.dims[0])
