@@ -24,6 +24,7 @@ enum {
     LEAST_ROWS = 8, /* for a matrix unit: fewer are bound by reading y */
     LEAST_COLUMNS = 16,
     LEAST_PADDED = 64,   /* columns that are worth a zero behind each row of x */
+    LEAST_STEPS = 2,     /* of a matrix unit, of which the last may end in zeros */
     LEAST_WORK = 1 << 18 /* multiplications */
 };
 
@@ -120,11 +121,12 @@ static double free_elements(const qn_type *type, int n_a, const int64_t *a, int 
     return n;
 }
 
-/* Is what an odd number of products is summed over one axis, behind which a zero makes it even? */
-static bool is_padded(const qn_node *node)
+/* Zeros behind the one axis that is summed over, which make its k products whole steps: one for pairs, or some of a matrix unit's step. 0:
+ * none, or they may be too many. */
+static int64_t padding(const qn_node *node, const qn_machine *machine, int64_t k, int step)
 {
-    const qn_dot dot = qn_dot_of(node);
-    return dot.n_contract == 1 && node->operands[0]->type.dims[dot.x_contract[0]]->value % 2 != 0;
+    const bool worth_it = machine->tiles ? k >= LEAST_STEPS * step : step == 2;
+    return worth_it && qn_dot_of(node).n_contract == 1 ? -k & (step - 1) : 0;
 }
 
 static bool worth_it(const qn_node *node, const qn_pass_options *options)
@@ -145,31 +147,33 @@ static bool worth_it(const qn_node *node, const qn_pass_options *options)
     }
     const bool unit = machine->tiles || machine->gpu;
     const int step = qn_bf16_step(options);
-    const bool whole = k % step == 0 || (step == 2 && is_padded(node) && free[1] >= LEAST_PADDED);
+    const bool whole =
+        k % step == 0 || (padding(node, machine, k, step) > 0 && (machine->tiles || free[1] >= LEAST_PADDED));
     return k > 0 && whole && (unit || qn_is_constant(node->operands[1])) &&
            free[0] >= (unit ? LEAST_ROWS : 1) && free[1] >= LEAST_COLUMNS &&
            free[0] * free[1] * (double)k >= LEAST_WORK;
 }
 
-/* Rounded, with a zero behind axis `axis` where `padded`. */
-static qn_value *round_operand(qn_builder *b, qn_value *v, int64_t axis, bool padded)
+/* Rounded, with zeros behind axis `axis`. */
+static qn_value *round_operand(qn_builder *b, qn_value *v, int64_t axis, int64_t zeros)
 {
     qn_dim low[QN_MAX_RANK], high[QN_MAX_RANK];
     v = qn_b_convert(b, QUERN_BF16, v);
-    if (!padded || !v)
+    if (zeros == 0 || !v)
         return v;
     for (int i = 0; i < v->type.rank; i++)
         low[i] = high[i] = qn_dim_const(qn_b_dims(b), 0);
-    high[axis] = qn_dim_const(qn_b_dims(b), 1);
+    high[axis] = qn_dim_const(qn_b_dims(b), zeros);
     return qn_b_pad(b, v, qn_b_scalar(b, QUERN_BF16, 0), low, high, NULL);
 }
 
-static qn_value *round_operands(qn_builder *b, const qn_node *node, int step)
+static qn_value *round_operands(qn_builder *b, const qn_node *node, const qn_machine *machine, int step)
 {
     const qn_dot dot = qn_dot_of(node);
-    const bool padded = step == 2 && is_padded(node);
-    return qn_b_dot_general(b, round_operand(b, node->operands[0], dot.x_contract[0], padded),
-                            round_operand(b, node->operands[1], dot.y_contract[0], padded), &dot, QUERN_F32);
+    const int64_t zeros =
+        padding(node, machine, node->operands[0]->type.dims[dot.x_contract[0]]->value, step);
+    return qn_b_dot_general(b, round_operand(b, node->operands[0], dot.x_contract[0], zeros),
+                            round_operand(b, node->operands[1], dot.y_contract[0], zeros), &dot, QUERN_F32);
 }
 
 /* ---- convolutions ---- */
@@ -230,7 +234,7 @@ static qn_value *replacement(qn_builder *b, const qn_node *node, const qn_pass_o
                                              : qn_int8_product(b, node);
     }
     if (node->op == QN_OP_DOT_GENERAL && worth_it(node, options))
-        return round_operands(b, node, qn_bf16_step(options));
+        return round_operands(b, node, options->machine, qn_bf16_step(options));
     const bool fits = convolutions && node->op == QN_OP_CONVOLUTION &&
                       node->operands[0]->type.dtype == QUERN_F32 && convolution_fits(node, options);
     return fits ? round_convolution(b, node) : NULL;

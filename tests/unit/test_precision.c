@@ -126,7 +126,7 @@ static void mistakes_are_found(void **state)
 static const struct {
     const char *name, *text;
     int64_t symbol;  /* value of the only symbol, if there is one */
-    bool pairs_only; /* too few rows for a matrix unit, or no whole steps */
+    bool pairs_only; /* too few rows for a matrix unit, or no two steps of it */
 } cases[] = {
     { "whole blocks",
       "graph @f(%x: f32[64, 96], %y: f32[96, 64]) -> f32[64, 64] {\n"
@@ -147,13 +147,22 @@ static const struct {
     { "an odd number of pairs",
       "graph @f(%x: f32[25, 98], %y: f32[98, 135]) -> f32[25, 135] {\n"
       "%r = dot_general %x, %y " PLAIN " : f32[25, 135]\nreturn %r\n}\n",
-      0, true },
+      0, false },
     { "an odd number of products",
       "graph @f(%x: f32[25, 97], %y: f32[135, 97]) -> f32[25, 135] {\n"
       "%r = dot_general %x, %y {x_batch = [], x_contract = [1], y_batch = [], y_contract = [1]} : f32[25, "
       "135]\n"
       "return %r\n}\n",
+      0, false },
+    { "less than two steps of a matrix unit",
+      "graph @f(%x: f32[75, 62], %y: f32[62, 135]) -> f32[75, 135] {\n"
+      "%r = dot_general %x, %y " PLAIN " : f32[75, 135]\nreturn %r\n}\n",
       0, true },
+    { "batches of sums of no whole steps",
+      "graph @f(%x: f32[3, 70, 44], %y: f32[3, 90, 70]) -> f32[3, 44, 90] {\n"
+      "%r = dot_general %x, %y {x_batch = [0], x_contract = [1], y_batch = [0], y_contract = [2]} : "
+      "f32[3, 44, 90]\nreturn %r\n}\n",
+      0, false },
     { "one row",
       "graph @f(%x: f32[1, 1030], %y: f32[1030, 270]) -> f32[1, 270] {\n"
       "%r = dot_general %x, %y " PLAIN " : f32[1, 270]\nreturn %r\n}\n",
