@@ -15,7 +15,7 @@ struct qn_onnx_name {
     qn_onnx_value *value;
 };
 
-static uint64_t hash_name(const char *name)
+uint64_t qn_onnx_hash_name(const char *name)
 {
     uint64_t h = 0xcbf29ce484222325u;
     for (; *name; name++)
@@ -27,7 +27,7 @@ static struct qn_onnx_name *find_name(const qn_onnx_scope *scope, const char *na
 {
     if (!scope->name_capacity)
         return NULL;
-    size_t mask = (size_t)scope->name_capacity - 1, at = (size_t)hash_name(name) & mask;
+    size_t mask = (size_t)scope->name_capacity - 1, at = (size_t)qn_onnx_hash_name(name) & mask;
     while (scope->names[at].name && strcmp(scope->names[at].name, name))
         at = (at + 1) & mask;
     return &scope->names[at];
@@ -323,9 +323,12 @@ static bool import_node(qn_onnx_scope *scope, const Onnx__Node *proto, size_t in
 
 static bool import_nodes(qn_onnx_scope *scope, size_t n, Onnx__Node *const *nodes)
 {
+    const size_t *order = qn_onnx_order(scope->im->arena, n, nodes);
     bool good = true;
-    for (size_t i = 0; i < n && scope->im->n_nodes <= QN_ONNX_MAX_NODES; i++)
-        good &= import_node(scope, nodes[i], i);
+    for (size_t i = 0; i < n && scope->im->n_nodes <= QN_ONNX_MAX_NODES; i++) {
+        const size_t at = order ? order[i] : i;
+        good &= import_node(scope, nodes[at], at);
+    }
     return good && scope->im->n_nodes <= QN_ONNX_MAX_NODES;
 }
 

@@ -3,6 +3,7 @@
  *   load.c      bytes -> parsed model, mapped files, ranges of dimensions, the entry points
  *   port.c      inputs and outputs of the outermost graph
  *   graph.c     scopes, the walk over nodes, functions, captures of regions
+ *   order.c     nodes that come before what they read
  *   node.c      what an operator's function asks of its node: attributes, inputs, outputs, messages
  *   contents.c  values that are known while importing
  *   known.c     values that can be computed then
@@ -311,7 +312,14 @@ bool qn_onnx_is_strings(const qn_onnx_value *v); /* or a sequence with some */
 /* Imports the node, unless it has strings that its operator does not take. */
 void qn_onnx_import_node(qn_onnx_node *n, const qn_onnx_op *op);
 
+/* ---- order.c ---- */
+
+/* Nodes behind those that they read from, as indices; NULL where they stand so, or go in a circle. */
+const size_t *qn_onnx_order(qn_arena *arena, size_t n, Onnx__Node *const *nodes);
+
 /* ---- graph.c ---- */
+
+uint64_t qn_onnx_hash_name(const char *name);
 
 /* Where names are looked up: a graph of the model being imported into a graph of ours. A scope of the same graph as its
  * parent (an inlined body) shares its values; a region's scope turns outer values into captured inputs. */

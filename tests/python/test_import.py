@@ -235,6 +235,32 @@ class Dimensions(unittest.TestCase):
             quern.compile(model([helper.make_node("MatMul", ["x", "x"], ["y"])], [info("x", ["n", 3, 4])], [info("y", None)]))
 
 
+class Order(unittest.TestCase):
+    """Converters append nodes that make inputs of earlier ones."""
+
+    def test_nodes(self):
+        branch = lambda x: helper.make_graph([helper.make_node("Neg", [x], [x + "n"])], x, [], [info(x + "n", None)])
+        nodes = [helper.make_node("If", ["c"], ["y"], then_branch=branch("a"), else_branch=branch("b")), helper.make_node("Exp", ["a"], ["b"]),
+                 helper.make_node("Add", ["h", "h"], ["a"]), helper.make_node("Cast", ["x"], ["h"], to=TensorProto.FLOAT),
+                 helper.make_node("Not", ["d"], ["c"])]
+        m = quern.compile(model(nodes, [info("x", ["n"], TensorProto.FLOAT16), info("d", [], TensorProto.BOOL)], [info("y", None)]))
+        x = floats(5).astype(np.float16)
+        np.testing.assert_allclose(m([x, np.array(False)])[0], -2 * x.astype(np.float32), rtol=1e-6)
+        np.testing.assert_allclose(m([x, np.array(True)])[0], -np.exp(2 * x.astype(np.float32)), rtol=1e-5)
+
+    def test_many(self):
+        """Deeper than a stack of calls would be."""
+        nodes = [helper.make_node("Neg", [f"x{i}"], [f"x{i + 1}"]) for i in range(20000)]
+        end = helper.make_node("Add", ["x20000", "x0"], ["y"])
+        m = quern.compile(model([end, *nodes[::-1]], [info("x0", [2])], [info("y", None)]))
+        np.testing.assert_array_equal(m([floats(2)])[0], 2 * floats(2))
+
+    def test_circle(self):
+        with self.assertRaisesRegex(quern.ModelError, 'input "b" is not defined before this node'):
+            quern.text(model([helper.make_node("Add", ["x", "b"], ["a"]), helper.make_node("Neg", ["a"], ["b"])],
+                             [info("x", [2])], [info("b", None)]))
+
+
 def sequence(name, shape=None, optional=False, sequence=True):
     """Of floats."""
     of = helper.make_tensor_type_proto(TensorProto.FLOAT, shape)
