@@ -73,6 +73,73 @@ static void table_add(qn_dims *dims, struct qn_dim_node *node)
     table_insert(dims, node);
 }
 
+/* A term of a sum: coefficient times factors, which are sorted. */
+typedef struct term {
+    int64_t coefficient;
+    int n;
+    const qn_dim *factors;
+} term;
+
+static term term_of(const qn_dim *d)
+{
+    const bool product = (*d)->kind == QN_DIM_MUL;
+    const qn_dim *factors = product ? (*d)->operands : d;
+    const int n = product ? (*d)->n : 1;
+    return qn_dim_is_const(factors[0]) ? (term){ factors[0]->value, n - 1, factors + 1 }
+                                       : (term){ 1, n, factors };
+}
+
+/* The least that t's factors without those of `part` come to; 0: t doesn't have all of these, or one that may be negative. */
+static int64_t least_of_rest(const term *t, const term *part)
+{
+    int64_t least = 1;
+    int k = 0;
+    for (int i = 0; i < t->n; i++) {
+        if (t->factors[i]->min < 0)
+            return 0;
+        if (k < part->n && t->factors[i] == part->factors[k])
+            k++;
+        else
+            least = qn_mul_saturated(least, t->factors[i]->min);
+    }
+    return k == part->n ? least : 0;
+}
+
+/* What the terms of a sum come to at least, where some outweigh others, of which their factors are multiples: n*h - n is not
+ * negative where h is 1 at least. */
+static int64_t least_of_sum(const struct qn_dim_node *d)
+{
+    enum { MOST = 16 };
+    static const term nothing = { 0, 0, NULL };
+    int64_t least = 0, left[MOST];
+    if (d->n > MOST)
+        return INT64_MIN;
+    for (int i = 0; i < d->n; i++)
+        left[i] = term_of(&d->operands[i]).coefficient;
+    for (int i = 0; i < d->n; i++) {
+        const term minus = term_of(&d->operands[i]);
+        for (int k = 0; k < d->n && left[i] < 0 && left[i] > INT64_MIN && minus.n > 0; k++) {
+            const term plus = term_of(&d->operands[k]);
+            const int64_t rest = left[k] > 0 ? least_of_rest(&plus, &minus) : 0;
+            if (rest < 1)
+                continue;
+            const int64_t needed = left[i] / -rest + (left[i] % rest != 0),
+                          taken = needed < left[k] ? needed : left[k];
+            left[k] -= taken;
+            left[i] = needed == taken ? 0 : left[i] + taken * rest;
+        }
+    }
+    for (int i = 0; i < d->n; i++) {
+        const term t = term_of(&d->operands[i]);
+        const int64_t rest = t.n > 0 && left[i] > 0 ? least_of_rest(&t, &nothing) : 0;
+        if (left[i] != t.coefficient && left[i] >= 0)
+            least = qn_add_saturated(least, qn_mul_saturated(left[i], rest));
+        else
+            least = qn_add_saturated(least, d->operands[i]->min);
+    }
+    return least;
+}
+
 static void set_bounds(struct qn_dim_node *d)
 {
     const qn_dim a = d->operands[0], b = d->operands[1];
@@ -82,6 +149,10 @@ static void set_bounds(struct qn_dim_node *d)
         for (int i = 0; i < d->n; i++) {
             d->min = qn_add_saturated(d->min, d->operands[i]->min);
             d->max = qn_add_saturated(d->max, d->operands[i]->max);
+        }
+        if (d->min < 0 && d->max > 0) {
+            const int64_t least = least_of_sum(d);
+            d->min = least > d->min ? least : d->min;
         }
         break;
     case QN_DIM_MUL:

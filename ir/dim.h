@@ -64,6 +64,8 @@ qn_dim qn_dim_mul(qn_dims *dims, qn_dim a, qn_dim b);
 /* Rounds to minus infinity; division by 0 gives 0. Common factors cancel: floordiv(n*m, n) is m. */
 qn_dim qn_dim_floordiv(qn_dims *dims, qn_dim a, qn_dim b);
 qn_dim qn_dim_ceildiv(qn_dims *dims, qn_dim a, qn_dim b);
+qn_dim qn_dim_spread(qn_dims *dims, qn_dim n,
+                     int64_t step); /* of n elements step apart: (n - 1) * step + 1, and 0 of 0 */
 qn_dim qn_dim_mod(qn_dims *dims, qn_dim a, qn_dim b); /* a - b * floordiv(a, b); 0 for b == 0 */
 qn_dim qn_dim_min(qn_dims *dims, qn_dim a, qn_dim b);
 qn_dim qn_dim_max(qn_dims *dims, qn_dim a, qn_dim b);

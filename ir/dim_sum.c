@@ -503,6 +503,16 @@ qn_dim qn_dim_ceildiv(qn_dims *dims, qn_dim a, qn_dim b)
     return qn_dim_floordiv(dims, qn_dim_add(dims, a, add_const(dims, b, -1)), b);
 }
 
+qn_dim qn_dim_spread(qn_dims *dims, qn_dim n, int64_t step)
+{
+    if (step == 1)
+        return n;
+    const qn_dim one = qn_dim_const(dims, 1),
+                 from_first = qn_dim_mul(dims, qn_dim_sub(dims, n, one), qn_dim_const(dims, step)),
+                 spread = qn_dim_add(dims, from_first, one);
+    return n->min < 1 ? qn_dim_max(dims, spread, qn_dim_const(dims, 0)) : spread;
+}
+
 qn_dim qn_dim_mod(qn_dims *dims, qn_dim a, qn_dim b)
 {
     if (qn_dim_is(a, 0) || qn_dim_is(b, 0) || qn_dim_is(b, 1))

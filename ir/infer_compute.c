@@ -310,10 +310,8 @@ static qn_status convolution(qn_infer_context *c)
     for (int i = 0; i < n; i++) {
         if (w->dims[i + 2]->max < 1)
             return qn_infer_fail(c, "w is %s: its window is empty", qn_infer_print(c, w));
-        qn_dim spread = dilate(c, x->dims[i + 2], x_dilation[i]);
-        qn_dim reach = dilate(c, w->dims[i + 2], w_dilation[i]);
-        if (x_dilation[i] > 1 && x->dims[i + 2]->min < 1) /* nothing spreads to nothing */
-            spread = qn_dim_max(DIMS, spread, qn_infer_const(c, 0));
+        const qn_dim spread = qn_dim_spread(DIMS, x->dims[i + 2], x_dilation[i]);
+        const qn_dim reach = dilate(c, w->dims[i + 2], w_dilation[i]);
         QN_TRY(places(c, i + 2, spread, low[i], high[i], reach, stride[i], &dims[i + 2]));
     }
     return qn_infer_give(c, dtype, x->rank, dims);

@@ -90,15 +90,7 @@ static qn_status pad(qn_infer_context *c)
     for (int i = 0; i < x->rank; i++) {
         if (interior[i] < 0 || interior[i] > INT32_MAX)
             return qn_infer_fail(c, "interior %lld; expected 0 to %d", (long long)interior[i], INT32_MAX);
-        qn_dim spread = x->dims[i];
-        if (interior[i]) { /* (n - 1) * (interior + 1) + 1, and 0 of 0 */
-            qn_dim one = qn_infer_const(c, 1);
-            spread = qn_dim_add(
-                DIMS, qn_dim_mul(DIMS, qn_dim_sub(DIMS, spread, one), qn_infer_const(c, interior[i] + 1)),
-                one);
-            if (x->dims[i]->min <= 0)
-                spread = qn_dim_max(DIMS, spread, qn_infer_const(c, 0));
-        }
+        const qn_dim spread = qn_dim_spread(DIMS, x->dims[i], interior[i] + 1);
         dims[i] = qn_dim_add(DIMS, qn_dim_add(DIMS, spread, low[i]), high[i]);
     }
     return qn_infer_give(c, x->dtype, x->rank, dims);

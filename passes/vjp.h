@@ -41,6 +41,12 @@ qn_status qn_vjp_refuse(qn_vjp *v, const qn_node *node, const char *reason);
 /* vjp_expand.c: before the walk, says a node without a rule by other nodes before it; false: it stays. */
 bool qn_vjp_expand(qn_node *node, bool has_rule, qn_value **out_results, qn_diags *diags);
 
+/* vjp_conv_symbolic.c: of a convolution over spatial extents that are symbols. */
+qn_status qn_vjp_convolution_symbolic(qn_vjp *v, qn_node *node, qn_value *g);
+/* Exchanges the first two axes within each group: [G*a, b, s…] -> [G*b, a, s…] (the groups on axis 0) or
+ * [a, G*b, s…] -> [b, G*a, s…] (on axis 1). */
+qn_value *qn_vjp_exchange(qn_vjp *v, qn_value *x, int64_t groups, int group_axis);
+
 /* ---- windows taken apart: of reduce_window and select_and_scatter (vjp_expand.c) ---- */
 
 #define QN_VJP_MAX_WINDOW 1024                   /* positions; larger windows are not taken apart */

@@ -108,9 +108,7 @@ static bool read_conv(const qn_node *node, conv *c)
     return true;
 }
 
-/* Exchanges the first two axes within each group: [G*a, b, s…] -> [G*b, a, s…] (the groups on axis 0) or
- * [a, G*b, s…] -> [b, G*a, s…] (on axis 1). */
-static qn_value *exchange(qn_vjp *v, qn_value *x, int64_t groups, int group_axis)
+qn_value *qn_vjp_exchange(qn_vjp *v, qn_value *x, int64_t groups, int group_axis)
 {
     qn_dims *dims = qn_b_dims(&v->b);
     const qn_type *t = &x->type;
@@ -147,7 +145,7 @@ static qn_value *x_gradient(qn_vjp *v, const qn_node *node, const conv *c, qn_va
         high[i] = c->x[i] + reach - ((c->y[i] - 1) * c->stride[i] + 1) - low[i];
     }
     qn_value *w = qn_b_reverse(&v->b, node->operands[1], c->n, spatial);
-    w = exchange(v, w, c->groups, 0); /* [G*O, C] -> [G*C, O] */
+    w = qn_vjp_exchange(v, w, c->groups, 0); /* [G*O, C] -> [G*C, O] */
     qn_conv back = { .stride = c->x_dilation,
                      .low = low,
                      .high = high,
@@ -186,7 +184,8 @@ static qn_value *correlate(qn_vjp *v, const conv *c, qn_value *x, qn_value *g, c
                      .groups = c->groups };
     if (!x)
         return NULL;
-    return qn_b_convolution(&v->b, exchange(v, x, c->groups, 1), qn_b_transpose(&v->b, g, perm), &back);
+    return qn_b_convolution(&v->b, qn_vjp_exchange(v, x, c->groups, 1), qn_b_transpose(&v->b, g, perm),
+                            &back);
 }
 
 /* The same of a padded x, phase by phase of the strides: where the convolution takes every s-th element, those of one remainder are
@@ -321,7 +320,7 @@ static qn_status convolution(qn_vjp *v, qn_node *node, qn_value *const *g)
 {
     conv c;
     if (!read_conv(node, &c))
-        return qn_vjp_refuse(v, node, "its spatial dims are symbolic");
+        return qn_vjp_convolution_symbolic(v, node, g[0]);
     if (qn_vjp_wants(v, node, 0))
         qn_vjp_add(v, node, 0, x_gradient(v, node, &c, g[0]));
     if (qn_vjp_wants(v, node, 1))

@@ -6,16 +6,28 @@ static qn_dim constant(qn_vjp *v, int64_t value)
     return qn_dim_const(qn_b_dims(&v->b), value);
 }
 
+/* Of an axis that is as long as g's or 1, which a run decides: the elements behind the first `extent`, of which there are none or all
+ * but one, are added to these. */
+static qn_value *folded(qn_vjp *v, qn_value *g, int axis, qn_dim extent)
+{
+    qn_value *first = g ? qn_b_slice_axis(&v->b, g, axis, constant(v, 0), extent) : NULL;
+    qn_value *behind = first ? qn_b_slice_axis(&v->b, g, axis, extent, g->type.dims[axis]) : NULL;
+    const int64_t axes[] = { axis };
+    behind = behind ? qn_b_reduce(&v->b, QN_SUM, behind, 1, axes, true) : NULL;
+    return behind ? qn_b_binary_bcast(&v->b, QN_OP_ADD, first, behind) : NULL;
+}
+
 static qn_status broadcast(qn_vjp *v, qn_node *node, qn_value *const *g)
 {
     const qn_type *from = &node->operands[0]->type, *to = &node->results[0].type;
     const int64_t *axes = qn_attr_ints(node, QN_ATTR_AXES, NULL);
     bool kept[QN_MAX_RANK] = { false };
+    qn_value *sum = g[0];
     for (int i = 0; i < from->rank; i++) {
-        qn_dim small = from->dims[i], large = to->dims[axes[i]];
-        kept[axes[i]] = small == large;
-        if (small != large && !qn_dim_is(small, 1))
-            return qn_vjp_refuse(v, node, "whether an axis is repeated is only known at run time");
+        const qn_dim small = from->dims[i], large = to->dims[axes[i]];
+        kept[axes[i]] = small == large || !qn_dim_is(small, 1);
+        if (small != large && kept[axes[i]])
+            sum = folded(v, sum, (int)axes[i], small);
     }
     int64_t summed[QN_MAX_RANK];
     int n = 0;
@@ -23,7 +35,9 @@ static qn_status broadcast(qn_vjp *v, qn_node *node, qn_value *const *g)
         if (!kept[axis])
             summed[n++] = axis;
     }
-    qn_value *sum = n ? qn_b_reduce(&v->b, QN_SUM, g[0], n, summed, false) : g[0];
+    sum = n && sum ? qn_b_reduce(&v->b, QN_SUM, sum, n, summed, false) : sum;
+    if (!sum)
+        return QUERN_ERROR_INTERNAL;
     /* What is left is in the order of the result; the operand's axes may come in another. */
     int64_t perm[QN_MAX_RANK], rank = 0;
     qn_dim dims[QN_MAX_RANK];
@@ -79,10 +93,7 @@ static qn_status slice(qn_vjp *v, qn_node *node, qn_value *const *g)
             qn_vjp_add(v, node, 0, qn_vjp_zeros_like(v, node->operands[0]));
             return QUERN_OK;
         }
-        /* covered: (n - 1) * stride + 1 elements from start on */
-        qn_dim covered = qn_dim_add(
-            dims, qn_dim_mul(dims, qn_dim_sub(dims, to->dims[i], constant(v, 1)), constant(v, stride)),
-            constant(v, 1));
+        const qn_dim covered = qn_dim_spread(dims, to->dims[i], stride);
         high[i] = qn_dim_sub(dims, qn_dim_sub(dims, from->dims[i], start[i]), covered);
         interior[i] = stride - 1;
     }
@@ -100,10 +111,13 @@ static qn_status pad(qn_vjp *v, qn_node *node, qn_value *const *g)
     qn_dim minus_low[QN_MAX_RANK], minus_high[QN_MAX_RANK], start[QN_MAX_RANK];
     int64_t stride[QN_MAX_RANK];
     for (int i = 0; i < from->rank; i++) {
-        minus_low[i] = qn_dim_sub(dims, constant(v, 0), low[i]);
-        minus_high[i] = qn_dim_sub(dims, constant(v, 0), high[i]);
         start[i] = constant(v, 0);
         stride[i] = interiors ? interiors->ints[i] + 1 : 1;
+        /* n times the stride is left, of which n are taken, of none too */
+        const qn_dim all = qn_dim_mul(dims, from->dims[i], constant(v, stride[i])),
+                     more = qn_dim_sub(dims, all, qn_dim_spread(dims, from->dims[i], stride[i]));
+        minus_low[i] = qn_dim_sub(dims, constant(v, 0), low[i]);
+        minus_high[i] = qn_dim_sub(dims, more, high[i]);
     }
     qn_value *zero = qn_b_scalar(&v->b, from->dtype, 0);
     qn_value *inner = qn_b_pad(&v->b, g[0], zero, minus_low, minus_high, NULL);

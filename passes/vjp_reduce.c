@@ -100,11 +100,8 @@ static qn_value *spread_sum(qn_vjp *v, qn_value *x, qn_value *g, const qn_window
         interior[i] = w->stride[i] - 1;
         ones[i] = 1;
         low[i] = qn_dim_const(dims, reach - w->low[i]);
-        /* spread gradient: (g - 1) * stride + 1; the result must be x long */
-        qn_dim one = qn_dim_const(dims, 1);
-        qn_dim spread = qn_dim_add(
-            dims, qn_dim_mul(dims, qn_dim_sub(dims, g->type.dims[i], one), qn_dim_const(dims, w->stride[i])),
-            one);
+        /* the result must be x long */
+        const qn_dim spread = qn_dim_spread(dims, g->type.dims[i], w->stride[i]);
         high[i] = qn_dim_sub(dims, qn_dim_add(dims, x->type.dims[i], qn_dim_const(dims, reach)),
                              qn_dim_add(dims, spread, low[i]));
     }

@@ -94,6 +94,28 @@ class Derivatives(unittest.TestCase):
             np.testing.assert_array_equal(same[0], usual[0])
             np.testing.assert_array_equal(same[1], usual[1])
 
+    def test_convolutions_over_several_sizes(self):
+        rows, columns = "floordiv(h - 1, 2) + 1", "floordiv(w - 1, 2) + 1"
+        one = "w_dilation = [1, 1], x_dilation = [1, 1]}"
+        model = f"""graph @f(%x: f32[n, 4, h, w], %a: f32[16, 4, 3, 3], %b: f32[16, 1, 3, 3], %c: f32[5, 16]) -> (loss: f32[]) {{
+          %0 = convolution %x, %a {{groups = 1, high = [1, 1], low = [1, 1], stride = [2, 1], {one} : f32[n, 16, {rows}, w]
+          %1 = tanh %0 : f32[n, 16, {rows}, w]
+          %2 = convolution %1, %b {{groups = 16, high = [1, 1], low = [1, 1], stride = [1, 2], {one} : f32[n, 16, {rows}, {columns}]
+          %3 = reduce %2 {{axes = [2, 3], kind = max}} : f32[n, 16]
+          %4 = dot_general %3, %c {{x_batch = [], x_contract = [1], y_batch = [], y_contract = [1]}} : f32[n, 5]
+          %5 = sin %4 : f32[n, 5]
+          %6 = reduce %5 {{axes = [0, 1], kind = sum}} : f32[]
+          return %6
+        }}""".encode()
+        rng = np.random.default_rng(3)
+        weights = [rng.standard_normal(s).astype(np.float32) for s in ((16, 4, 3, 3), (16, 1, 3, 3), (5, 16))]
+        of_any_size = quern.grad(model, "loss", ["x", "a", "b", "c"])
+        for n, h, w in (2, 9, 20), (1, 4, 33), (3, 16, 5), (1, 1, 1):
+            inputs = [rng.standard_normal((n, 4, h, w)).astype(np.float32), *weights]
+            of_this = quern.grad(model, "loss", ["x", "a", "b", "c"], dims={"n": n, "h": h, "w": w})
+            for found, expected in zip(of_any_size(inputs), of_this(inputs)):
+                np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-5 * np.abs(expected).max())
+
     def test_mistakes(self):
         for make, message in ((lambda: quern.jvp(MODEL, ["y"]), "has no input 'y'"),
                               (lambda: quern.jvp(MODEL, ["k"]), "can't differentiate with respect to 'k': it is i64"),

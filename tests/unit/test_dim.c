@@ -201,6 +201,10 @@ static void bounds_answer_questions(void **state)
     assert_false(qn_dim_at_most(dims, parse("n"), parse("m")));
     assert_true(qn_dim_at_most(dims, parse("p"), parse("8")));
     assert_true(qn_dim_at_most(dims, parse("min(n, 5)"), parse("n")));
+    /* where m is 1 at least, n*m outweighs n, twice that n and another term */
+    assert_true(qn_dim_at_most(dims, parse("n"), parse("n*m")));
+    assert_true(qn_dim_at_most(dims, parse("64*n + 192"), parse("128*n*m + 64*floordiv(n + 1, 2) + 192")));
+    assert_false(qn_dim_at_most(dims, parse("3*n"), parse("2*n*m + 5")));
     assert_true(qn_dim_at_most(dims, parse("n"), parse("max(m, n)")));
     assert_true(qn_dim_at_most(dims, parse("max(m, 3)"), parse("max(m, p + 1)")));
     assert_false(qn_dim_at_most(dims, parse("max(m, n)"), parse("n")));

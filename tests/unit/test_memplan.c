@@ -184,8 +184,8 @@ static void products_of_extents_share_slots(void **state)
     (void)state;
     fixture f = begin();
     enum { N = 90 };
-    const qn_dim n = qn_dim_symbol(f.dims, "n", 0, 64), h = qn_dim_symbol(f.dims, "h", 9, 4000),
-                 w = qn_dim_symbol(f.dims, "w", 9, 4000), one = qn_dim_const(f.dims, 1);
+    const qn_dim n = qn_dim_symbol(f.dims, "n", 0, 64), h = qn_dim_symbol(f.dims, "h", 1, 4000),
+                 w = qn_dim_symbol(f.dims, "w", 1, 4000), one = qn_dim_const(f.dims, 1);
     int b[N];
     for (int i = 0; i < N; i++) {
         const qn_dim by = qn_dim_const(f.dims, 2 << i / 30);
