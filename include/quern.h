@@ -171,7 +171,7 @@ typedef struct quern_train_options {
     double schedule_factor;    /* cosine, linear: 0; step: each drop's factor, 0.1 where 0 */
     int n_params;              /* 0: all parameters */
     const char *const *params; /* names of those that are trained; "*" stands for any letters */
-    uint64_t seed;             /* of dropout's masks */
+    uint64_t seed;             /* of dropout's masks and random numbers */
     /* Adds the step in parts, for hosts that add up gradients over several batches, exchange them between machines or have
      * a loss of their own (then `loss` is NULL, and there are no target, train_step and eval):
      *   forward   as train_step, outputs `loss`, the model's, and residual.0, …: what backward has to know

@@ -72,15 +72,15 @@ static void count(qn_builder *b, qn_value *state)
 qn_status qn_train_forward(const qn_graph *forward, const char *name, const qn_train_options *options,
                            bool updates, qn_diags *diags, qn_train_copy *c)
 {
-    const bool dropout = qn_train_has_dropout(forward);
+    const bool random = qn_train_is_random(forward);
     QN_TRY(copy_forward(forward, name, options, diags, c));
     qn_builder *b = &c->b;
     qn_graph *graph = b->graph;
     qn_value *draws = NULL, *key = NULL, *number = NULL;
-    if (updates && ((dropout && !options->parts) || qn_optimizer_counts(options)))
+    if (updates && ((random && !options->parts) || qn_optimizer_counts(options)))
         c->step = qn_train_add_state(graph, options, "step", QUERN_I64, 0, NULL, NULL);
-    if (dropout) {
-        /* In parts there may be several forwards for one update: they draw masks of their own. */
+    if (random) {
+        /* In parts there may be several forwards for one update: they draw numbers of their own. */
         if (options->parts)
             draws = qn_train_add_state(graph, options, "draws", QUERN_I64, 0, NULL, NULL);
         key = qn_train_add_state(graph, options, "random_key", QUERN_U64, 1, (int64_t[]){ 2 },

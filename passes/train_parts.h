@@ -70,10 +70,10 @@ qn_status qn_train_parameters(qn_graph *function, const qn_train_options *option
 
 /* ---- train_mode.c ---- */
 
-/* Is a random key needed? */
-bool qn_train_has_dropout(const qn_graph *graph);
-/* Batch norms and dropouts in training mode; outputs that update running statistics are added. key: u64[2], step: u64; NULL
- * without dropout. */
+/* Is a random key needed, for dropouts or random numbers? */
+bool qn_train_is_random(const qn_graph *graph);
+/* Batch norms, dropouts and random numbers in training mode; outputs that update running statistics are added. key: u64[2],
+ * step: u64; NULL where it isn't random. */
 qn_status qn_training_mode(qn_graph *graph, qn_value *key, qn_value *step, qn_diags *diags);
 void qn_inference_mode(qn_graph *graph, qn_diags *diags);
 

@@ -289,7 +289,7 @@ def _training(model, loss, optimizer, learning_rate, *, momentum=0.0, beta1=0.0,
                doubled after so many others in a row
     params     names of the parameters to train (one as a string), "*" for any letters; None: all
     name       stands before the names of the training's own states (NAME.step), for models that share parameters: Trainer.share
-    seed       of dropout's masks
+    seed       of dropout's masks and random numbers
     parts      also compiles the step in parts, for adding up gradients over batches or machines: Trainer.forward, backward
                and update. With loss=None the caller has the loss, and backward takes gradients of the outputs
     check_numerics  see compile

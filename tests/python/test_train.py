@@ -299,6 +299,66 @@ NORMED = b"""graph @main(%x: f32[batch, 6], %w: f32[6, 5] param = [[1, -2, 3, 1,
 """
 
 
+NOISY = b"""graph @main(%x: f32[4, 3], %w: f32[4, 3] param = [[1, 1, 1], [1, 1, 1], [1, 1, 1], [1, 1, 1]]) -> (y: f32[4, 3]) {
+  %key = constant [3, 1] : u64[2]
+  %zero = constant 0 : u64[]
+  %0 = random_bits %key, %zero {dims = [4, 3]} : u32[4, 3]
+  %1 = convert %0 {dtype = f32} : f32[4, 3]
+  %2 = mul %1, %w : f32[4, 3]
+  %3 = mul %2, %x : f32[4, 3]
+  return %3
+}
+"""
+NOISY_LOOP = b"""graph @main(%w: f32[4] param = [1, 2, 3, 4]) -> (y: f32[4]) {
+  %0 = scan %w {length = [2], n_carried = 1, n_scanned = 0} : f32[4]
+    body (%c: f32[4]) {
+    %key = constant [3, 1] : u64[2]
+    %zero = constant 0 : u64[]
+    %1 = random_bits %key, %zero {dims = [4]} : u32[4]
+    %2 = convert %1 {dtype = f32} : f32[4]
+    %3 = mul %c, %2 : f32[4]
+    return %3
+  }
+  return %0
+}
+"""
+
+
+class RandomNumbers(unittest.TestCase):
+    """Noise times w: with w = 1, x = 1 and the loss mean(y) the gradient is the noise divided by the number of elements."""
+    X = np.ones((4, 3), np.float32)
+
+    def noise(self, steps=3, **options):
+        t = quern.train(NOISY, loss="output", optimizer="sgd", learning_rate=1e-30, parts=True, math="strict", **options)
+        noises = []
+        for _ in range(steps):
+            forward = t.forward([self.X])
+            gradients = t.backward(forward)["w"] * self.X.size
+            self.assertAlmostEqual(forward.loss / 2**32, gradients.mean() / 2**32, 6)        # it is that of the forward
+            t.update({"w": gradients})
+            noises.append(gradients)
+        return noises
+
+    def test_each_step_draws_new_ones(self):
+        first, second, third = self.noise()
+        self.assertTrue((first != second).all() and (second != third).all() and (first != third).all())
+        for target in "cpu", "interp":
+            for noise, same in zip((first, second, third), self.noise(target=target)):
+                np.testing.assert_array_equal(noise, same)
+        self.assertTrue((first != self.noise(1, seed=1)[0]).all())
+
+    def test_the_whole_step_draws_those_of_the_parts(self):
+        t = quern.train(NOISY, loss="output", optimizer="sgd", learning_rate=1e-30)
+        losses = [t.step([self.X]) for _ in range(3)]
+        np.testing.assert_allclose(losses, [noise.mean() for noise in self.noise()], rtol=1e-6)
+        self.assertEqual(t.evaluate([self.X]), t.evaluate([self.X]))
+        np.testing.assert_array_equal(t([self.X])[0], quern.compile(NOISY)([self.X])[0])
+
+    def test_in_a_loop_they_are_refused(self):
+        with self.assertRaisesRegex(quern.UnsupportedError, "random numbers in a loop or a branch can't be trained"):
+            quern.train(NOISY_LOOP, loss="output", optimizer="sgd", learning_rate=1)
+
+
 class ByTurns(unittest.TestCase):
     """Two numbers a and b, of which each trainer moves one so that a b is what it wants."""
 
