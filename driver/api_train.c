@@ -43,7 +43,6 @@ static qn_status check_ranges(const quern_train_options *o, qn_diags *diags)
 {
     const double any = INFINITY;
     const range ranges[] = {
-        { "learning_rate", o->learning_rate, 0, any },
         { "momentum", o->momentum, 0, 1 },
         { "beta1", o->beta1, 0, 1 },
         { "beta2", o->beta2, 0, 1 },
@@ -67,8 +66,9 @@ static qn_status check_ranges(const quern_train_options *o, qn_diags *diags)
                                        : "%s is %g: it must be a number of at least 0",
                         r->name, r->value);
     }
-    if (!(o->learning_rate > 0))
-        return qn_error(diags, QUERN_ERROR_ARGUMENT, NULL, "the learning rate must be above 0");
+    if (!(o->learning_rate > 0 && o->learning_rate < any))
+        return qn_error(diags, QUERN_ERROR_ARGUMENT, NULL, "learning_rate is %g: it must be above 0",
+                        o->learning_rate);
     if (o->warmup_steps < 0 || o->schedule_steps < 0 || o->n_params < 0)
         return qn_error(diags, QUERN_ERROR_ARGUMENT, NULL,
                         "numbers of steps and parameters are not negative");
@@ -190,7 +190,7 @@ qn_status qn_train_module(qn_module *module, const quern_train_options *o, bool 
                             ? "no loss is named: a step needs one; a host with a loss of its own takes "
                               "the step in parts"
                             : "input_gradients are backward's: they need the step in parts");
-    if (schedule != QN_SCHEDULE_CONSTANT && t.schedule_steps == 0)
+    if (schedule != QN_SCHEDULE_CONSTANT && schedule != QN_SCHEDULE_HOST && t.schedule_steps == 0)
         return qn_error(diags, QUERN_ERROR_ARGUMENT, NULL, "schedule '%s' needs a number of steps",
                         qn_schedules[schedule].name);
     qn_graph *forward = forward_function(module);

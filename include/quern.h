@@ -158,13 +158,15 @@ typedef struct quern_train_options {
     double beta1, beta2,
         epsilon; /* adam, adamw, lamb: 0.9, 0.999 where 0; 1e-8 (adagrad 1e-10, lamb 1e-6) where 0 */
     double weight_decay;
-    int nesterov;         /* sgd, with a momentum */
-    double alpha;         /* rmsprop: 0.99 where 0 */
-    double trust;         /* lars: 0.001 where 0 */
-    double clip_norm;     /* most that the norm of all gradients together may be; 0: no limit */
-    double ema;           /* keeps averages of the parameters with this decay, in states NAME.ema; 0: none */
-    double huber_delta;   /* 1 where 0 */
-    const char *schedule; /* of the learning rate: "constant" (NULL), "cosine", "linear", "step" */
+    int nesterov;       /* sgd, with a momentum */
+    double alpha;       /* rmsprop: 0.99 where 0 */
+    double trust;       /* lars: 0.001 where 0 */
+    double clip_norm;   /* most that the norm of all gradients together may be; 0: no limit */
+    double ema;         /* keeps averages of the parameters with this decay, in states NAME.ema; 0: none */
+    double huber_delta; /* 1 where 0 */
+    const char
+        *schedule; /* of the learning rate: "constant" (NULL), "cosine", "linear", "step"; "host": the rate is
+                             the f64 state `learning_rate`, which the host sets between steps; warm-up applies */
     int64_t warmup_steps; /* the rate rises to learning_rate in as many steps, before the schedule begins */
     int64_t
         schedule_steps; /* cosine, linear: from learning_rate to its schedule_factor-th; step: between drops */

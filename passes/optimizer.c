@@ -68,11 +68,21 @@ static qn_value *schedule_factor(optimizer *o, qn_value *done)
     return PLUS(SCALED(left, 1 - end), end);
 }
 
+/* Does the schedule need the number of the step? */
+static bool is_timed(const qn_train_options *options)
+{
+    return options->schedule != QN_SCHEDULE_CONSTANT && options->schedule != QN_SCHEDULE_HOST;
+}
+
+/* t: the step's number, f64; NULL where it isn't counted */
 static qn_value *scheduled_rate(optimizer *o, qn_value *t)
 {
     const qn_train_options *options = o->options;
-    qn_value *factor = NULL;
-    if (options->schedule != QN_SCHEDULE_CONSTANT) {
+    qn_value *factor = NULL, *rate = NULL;
+    if (options->schedule == QN_SCHEDULE_HOST)
+        rate = qn_train_add_state(o->b->graph, options, "learning_rate", QUERN_F64, 0, NULL,
+                                  &options->learning_rate);
+    if (is_timed(options)) {
         qn_value *done = PLUS(t, -(double)options->warmup_steps);
         factor = schedule_factor(o, qn_b_binary(o->b, QN_OP_MAX, done, number(o, 0)));
     }
@@ -81,6 +91,8 @@ static qn_value *scheduled_rate(optimizer *o, qn_value *t)
         rise = qn_b_binary(o->b, QN_OP_MIN, rise, number(o, 1));
         factor = factor ? MUL(factor, rise) : rise;
     }
+    if (rate)
+        return factor ? MUL(factor, rate) : rate;
     return factor ? SCALED(factor, options->learning_rate) : NULL;
 }
 
@@ -91,8 +103,7 @@ static bool has_bias_correction(const qn_train_options *options)
 
 bool qn_optimizer_counts(const qn_train_options *options)
 {
-    return has_bias_correction(options) || options->schedule != QN_SCHEDULE_CONSTANT ||
-           options->warmup_steps > 0;
+    return has_bias_correction(options) || is_timed(options) || options->warmup_steps > 0;
 }
 
 static qn_value *bias_correction(optimizer *o, double beta, qn_value *t)
@@ -297,13 +308,11 @@ void qn_optimizer_apply(qn_builder *b, const qn_train_options *options, qn_value
                         qn_value **params, qn_value **gradients)
 {
     optimizer storage = { .b = b, .options = options }, *o = &storage;
-    if (step) {
-        qn_value *t = qn_b_convert(b, QUERN_F64, step);
-        o->rate = scheduled_rate(o, t);
-        if (has_bias_correction(options)) {
-            o->bias1 = bias_correction(o, options->beta1, t);
-            o->bias2 = bias_correction(o, options->beta2, t);
-        }
+    qn_value *t = step ? qn_b_convert(b, QUERN_F64, step) : NULL;
+    o->rate = scheduled_rate(o, t);
+    if (has_bias_correction(options)) {
+        o->bias1 = bias_correction(o, options->beta1, t);
+        o->bias2 = bias_correction(o, options->beta2, t);
     }
     qn_value *factor = options->clip_norm > 0 ? clip_factor(o, n, gradients) : NULL;
     for (int i = 0; i < n; i++) {

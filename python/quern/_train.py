@@ -249,6 +249,24 @@ class Trainer:
         return {names[i]: self._step.get(i) for i in self._trainable}
 
     @property
+    def learning_rate(self):
+        """That of the next step, with schedule="host"; may be set."""
+        return self._rate().item()
+
+    @learning_rate.setter
+    def learning_rate(self, value):
+        if not 0 <= value < float("inf"):
+            raise ArgumentError(f"learning_rate is {value}: it must be a number of at least 0")
+        self._rate()[...] = value
+
+    def _rate(self):
+        entry = self._step._entry
+        for i in entry.states:
+            if entry.names[i].rpartition(".")[2] == "learning_rate" and i not in self._trainable:
+                return self._step.get(i)
+        raise AttributeError('the learning rate is a constant of the compiled step; train(…, schedule="host") makes it one that can be set')
+
+    @property
     def averages(self):
         """Views of the parameters' averages by the parameter's name, where `ema` keeps them."""
         entry = self._step._entry
@@ -281,7 +299,8 @@ def _training(model, loss, optimizer, learning_rate, *, momentum=0.0, beta1=0.0,
     optimizer  "sgd" (momentum, nesterov), "adam", "adamw", "lamb" (beta1 0.9, beta2 0.999), "rmsprop" (alpha 0.99,
                momentum), "adagrad" or "lars" (momentum, trust 0.001)
     schedule   of the learning rate: None, "cosine", "linear" (to its schedule_factor-th over schedule_steps) or "step"
-               (times schedule_factor, 0.1, every schedule_steps); warmup_steps come before it
+               (times schedule_factor, 0.1, every schedule_steps); warmup_steps come before it. "host": Trainer.learning_rate
+               can be set between steps
     clip_norm  most that the norm of all gradients together may be; 0: no limit
     ema        keeps averages of the parameters with this decay: Trainer.averages
     loss_scale for float16: gradients are computed times this and divided by it before they are used; a step with one that
@@ -323,9 +342,7 @@ def _training(model, loss, optimizer, learning_rate, *, momentum=0.0, beta1=0.0,
 
 
 def train(model, loss, optimizer, learning_rate, **options):
-    """Makes a training step of a forward model and compiles it: a Trainer. Batch norms and dropouts are put into training mode.
-
-    """
+    """Makes a training step of a forward model and compiles it: a Trainer. Batch norms and dropouts are put into training mode."""
     module, how = _training(model, loss, optimizer, learning_rate, **options)
     trainer = Trainer(Model(compile_module(module, how)), model if isinstance(model, (str, os.PathLike)) else None)
     target = options.get("target") or "cpu"
@@ -346,4 +363,4 @@ def train_file(model, path, loss, optimizer, learning_rate, *, emit=None, prefix
 
 
 train.__signature__ = inspect.signature(_training)
-train.__doc__ += inspect.getdoc(_training).partition("\n\n")[2]
+train.__doc__ += "\n\n" + inspect.getdoc(_training).partition("\n\n")[2]

@@ -359,6 +359,35 @@ class RandomNumbers(unittest.TestCase):
             quern.train(NOISY_LOOP, loss="output", optimizer="sgd", learning_rate=1)
 
 
+class Schedules(unittest.TestCase):
+    def test_the_host_sets_the_rate(self):
+        """The same steps as those of a schedule that computes the same rates."""
+        rates = [0.1 * 0.5 ** (i // 2) for i in range(6)]
+        for optimizer in "sgd", "adamw", "lars":
+            options = dict(loss="mse", optimizer=optimizer, learning_rate=0.1, weight_decay=0.1, math="strict")
+            for parts in False, True:
+                a = quern.train(cases.model("mse"), schedule="step", schedule_steps=2, schedule_factor=0.5, **options)
+                b = quern.train(cases.model("mse"), schedule="host", parts=parts, name="mine", **options)
+                self.assertEqual(b.learning_rate, 0.1)
+                for i, rate in enumerate(rates):
+                    x, y = cases.batch("mse", i % cases.BATCHES)
+                    b.learning_rate = rate
+                    a.step([x], y)
+                    if parts:
+                        b.update(b.backward(b.forward([x], y)))
+                    else:
+                        b.step([x], y)
+                for name, value in a.parameters.items():
+                    np.testing.assert_allclose(value, b.parameters[name], rtol=1e-6, atol=1e-7, err_msg=name)
+                self.assertEqual(float(b.states["mine.learning_rate"]), rates[-1])
+        with self.assertRaisesRegex(quern.ArgumentError, "learning_rate is -1: it must be a number of at least 0"):
+            b.learning_rate = -1
+        with self.assertRaisesRegex(AttributeError, "constant of the compiled step; .*schedule=.host"):
+            a.learning_rate = 1
+        with self.assertRaisesRegex(quern.ArgumentError, "schedule_steps is an option of cosine, linear, step, and not of host"):
+            quern.train(cases.model("mse"), loss="mse", optimizer="sgd", learning_rate=1, schedule="host", schedule_steps=3)
+
+
 class ByTurns(unittest.TestCase):
     """Two numbers a and b, of which each trainer moves one so that a b is what it wants."""
 

@@ -692,7 +692,7 @@ static void mistakes_are_explained(void **state)
         "there is no schedule 'sine': expected constant, cosine",
         "schedule 'cosine' needs a number of steps",
         "momentum is 1: it must be at least 0 and below 1",
-        "the learning rate must be above 0",
+        "learning_rate is 0: it must be above 0",
         "Nesterov's momentum needs a momentum",
     };
     for (int i = 0; i < 7; i++)
