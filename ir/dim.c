@@ -463,7 +463,7 @@ bool qn_dim_at_most(qn_dims *dims, qn_dim a, qn_dim b)
     if (qn_dim_is_saturated(a) || qn_dim_is_saturated(b)) /* as far apart as they look */
         return false;
     const qn_dim d = qn_dim_sub(dims, b, a);
-    if (!qn_dim_is_saturated(d) && qn_dim_sum_is_not_negative(d))
+    if (!qn_dim_is_saturated(d) && d->min >= 0)
         return true;
     /* min(n, 5) <= n: on the left, one choice of a minimum will do and both of a maximum must hold; on the right the
      * other way round. */

@@ -73,8 +73,6 @@ qn_dim qn_dim_select_one(qn_dims *dims, qn_dim a, qn_dim b);
 /* max(d, 0) of a polynomial, with its common factors in front, so that multiples of one compare: for -2*n*m + 4*n it is
  * 2*n*max(0, -m + 2), half of that of -4*n*m + 8*n. */
 qn_dim qn_dim_not_negative(qn_dims *dims, qn_dim d);
-/* Is d provably not negative, term by term? n*m - 3*n is for n >= 0 and m >= 3, though its bounds don't say so. */
-bool qn_dim_sum_is_not_negative(qn_dim d);
 
 static inline bool qn_dim_is_const(qn_dim d)
 {

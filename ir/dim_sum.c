@@ -350,54 +350,6 @@ qn_dim qn_dim_not_negative(qn_dims *dims, qn_dim d)
     return qn_dim_mul(dims, build_product(dims, &g), qn_dim_max(dims, build(dims, &s), zero));
 }
 
-/* The least value of the factors of p that `without` has not; -1 where p is no multiple of its factors, or one may be negative. */
-static int64_t least_rest(const product *p, const product *without)
-{
-    int64_t least = 1;
-    int k = 0;
-    for (int i = 0; i < p->n; i++) {
-        if (p->factors[i]->min < 0)
-            return -1;
-        if (k < without->n && p->factors[i] == without->factors[k])
-            k++;
-        else
-            least = qn_mul_saturated(least, p->factors[i]->min);
-    }
-    return k == without->n ? least : -1;
-}
-
-bool qn_dim_sum_is_not_negative(qn_dim d)
-{
-    if (d->min >= 0 || d->kind != QN_DIM_ADD)
-        return d->min >= 0;
-    sum s;
-    sum_of(d, &s);
-    for (int i = 0; i < s.n; i++) {
-        const product *debt = &s.terms[i];
-        if (debt->coefficient >= 0)
-            continue;
-        int64_t owed;
-        if (__builtin_sub_overflow(0, debt->coefficient, &owed))
-            return false;
-        for (int k = 0; k < s.n && owed > 0; k++) {
-            product *p = &s.terms[k];
-            const int64_t least = p->coefficient > 0 ? least_rest(p, debt) : -1;
-            if (least < 1)
-                continue;
-            const int64_t wanted = (owed - 1) / least + 1,
-                          paid = wanted < p->coefficient ? wanted : p->coefficient;
-            p->coefficient -= paid;
-            owed -= paid == wanted ? owed : paid * least;
-        }
-        if (owed > 0)
-            return false;
-    }
-    for (int i = 0; i < s.n; i++)
-        if (s.terms[i].coefficient > 0 && least_rest(&s.terms[i], &(product){ 0 }) < 0)
-            return false;
-    return !s.failed;
-}
-
 /* The constant term, taken out of the sum. */
 static int64_t take_constant(sum *s)
 {
