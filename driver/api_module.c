@@ -272,9 +272,11 @@ int quern_module_text(const quern_module *module, char **out)
 
 static int find_output(const qn_graph *graph, const char *name)
 {
-    for (int i = 0; i < graph->n_outputs; i++)
-        if (strcmp(graph->output_names[i], name) == 0)
+    for (int i = 0; i < graph->n_outputs; i++) {
+        const char *called = qn_graph_output_name(graph, i);
+        if (called && strcmp(called, name) == 0)
             return i;
+    }
     return -1;
 }
 

@@ -242,6 +242,12 @@ qn_graph *qn_function_new(qn_module *module, const char *name);      /* added to
 qn_graph *qn_region_new(qn_module *module);
 qn_value *qn_graph_add_input(qn_graph *graph, const char *name, qn_type type, qn_input_role role);
 void qn_graph_add_output(qn_graph *graph, qn_value *value, const char *name, int alias);
+/* Of output i of a function: where it has none, that of its value, which may have none either (NULL). */
+static inline const char *qn_graph_output_name(const qn_graph *graph, int i)
+{
+    const char *name = graph->output_names ? graph->output_names[i] : NULL;
+    return name ? name : graph->outputs[i]->name;
+}
 void qn_graph_remove_input(qn_graph *graph, int index); /* unused; later inputs move down, aliases follow */
 /* A deep copy (regions too) as a new function of that name in the same module; as a region when name is NULL. */
 qn_graph *qn_graph_clone(const qn_graph *graph, const char *name);

@@ -61,7 +61,9 @@ qn_graph *qn_jvp(qn_graph *function, const char *name, int n_wrt, const int *wrt
     for (int i = 0; i < graph->n_outputs; i++)
         if (qn_dtype_is_float(graph->outputs[i]->type.dtype)) {
             qn_vec_push(arena, &outputs, graph->outputs[i]);
-            qn_vec_push(arena, &names, qn_arena_printf(arena, "%s%s", prefix, graph->output_names[i]));
+            const char *called = qn_graph_output_name(graph, i);
+            called = called ? called : qn_arena_printf(arena, "output_%d", i);
+            qn_vec_push(arena, &names, qn_arena_printf(arena, "%s%s", prefix, called));
         }
     for (size_t i = 0; i < outputs.n; i++)
         qn_vec_push(arena, &seeds, qn_graph_add_input(graph, NULL, outputs.items[i]->type, QN_ROLE_INPUT));
