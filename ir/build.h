@@ -129,6 +129,9 @@ qn_node *qn_b_sort(qn_builder *b, int n, qn_value *const *operands, int axis, bo
 qn_node *qn_b_top_k(qn_builder *b, qn_value *x, int axis, qn_dim k, bool largest);
 qn_value *qn_b_extent(qn_builder *b, qn_value *x, qn_dim limit, qn_dim symbol);
 qn_value *qn_b_non_zero(qn_builder *b, qn_value *x, qn_dim count);
+/* least may be NULL */
+qn_value *qn_b_suppress(qn_builder *b, qn_value *scores, qn_value *boxes, qn_value *limit, qn_value *overlap,
+                        qn_value *least, qn_dim k, bool centre);
 
 /* random: bits use one block of offset per four elements; uniform draws a word an element (f64: two), normal twice that */
 qn_value *qn_b_random_bits(qn_builder *b, qn_value *key, qn_value *offset, int rank, const qn_dim *dims);

@@ -335,3 +335,13 @@ qn_value *qn_b_non_zero(qn_builder *b, qn_value *x, qn_dim count)
     qn_attrs_dims(&list, QN_ATTR_SYMBOL, 1, &count);
     return qn_build(b, QN_OP_NON_ZERO, 1, &x, &list);
 }
+
+qn_value *qn_b_suppress(qn_builder *b, qn_value *scores, qn_value *boxes, qn_value *limit, qn_value *overlap,
+                        qn_value *least, qn_dim k, bool centre)
+{
+    qn_attr_list list = { 0 };
+    qn_attrs_flag(&list, QN_ATTR_CENTRE, centre);
+    qn_attrs_dims(&list, QN_ATTR_K, 1, &k);
+    return qn_build(b, QN_OP_SUPPRESS, least ? 5 : 4, (qn_value *[]){ scores, boxes, limit, overlap, least },
+                    &list);
+}

@@ -496,6 +496,28 @@ static qn_status extent(qn_infer_context *c)
     return qn_infer_give(c, QUERN_I64, 0, NULL);
 }
 
+/* (scores [B, C, N], boxes [B, N, 4], limit, overlap, least?) -> [B, C, k] */
+static qn_status suppress(qn_infer_context *c)
+{
+    const qn_type *scores = qn_infer_operand(c, 0);
+    const qn_dim *k;
+    QN_TRY(qn_infer_expect_rank(c, 0, 3));
+    const qn_dim boxes[3] = { scores->dims[0], scores->dims[2], qn_infer_const(c, 4) };
+    QN_TRY(qn_infer_expect_dims(c, 1, 3, boxes));
+    if (!qn_dtype_is_float(qn_infer_operand(c, 1)->dtype))
+        return qn_infer_fail(c, "boxes are %s; expected floats", qn_infer_print(c, qn_infer_operand(c, 1)));
+    QN_TRY(qn_infer_expect_dtype(c, 2, QUERN_I64));
+    QN_TRY(qn_infer_expect_dtype(c, 3, qn_infer_operand(c, 1)->dtype));
+    if (c->node->n_operands > 4)
+        QN_TRY(qn_infer_expect_dtype(c, 4, scores->dtype));
+    for (int i = 2; i < c->node->n_operands; i++)
+        QN_TRY(qn_infer_expect_rank(c, i, 0));
+    QN_TRY(qn_infer_dims(c, QN_ATTR_K, 1, &k));
+    if (k[0]->max < 0)
+        return qn_infer_fail(c, "k is %s", qn_dim_print(k[0], c->module->arena));
+    return qn_infer_give(c, QUERN_I64, 3, (qn_dim[]){ scores->dims[0], scores->dims[1], k[0] });
+}
+
 static qn_status random_bits(qn_infer_context *c)
 {
     qn_dim two = qn_infer_const(c, 2);
@@ -680,6 +702,7 @@ qn_infer_rule qn_infer_compute(qn_op op)
     case QN_OP_TOP_K: return top_k;
     case QN_OP_NON_ZERO: return non_zero;
     case QN_OP_EXTENT: return extent;
+    case QN_OP_SUPPRESS: return suppress;
     case QN_OP_RANDOM_BITS: return random_bits;
     case QN_OP_SOFTMAX:
     case QN_OP_LOG_SOFTMAX: return softmax;

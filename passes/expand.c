@@ -2,8 +2,8 @@
  *
  * Before: any graph. After: no composites, except those that a kernel template keeps (passes/claim.h) and gelu where the
  * machine reads it from a table; no calls: the function's nodes stand there; no arg_reduce: it is said by two reductions,
- * which fuse into one kernel with what surrounds them and run vectorized; no top_k but those with a kernel of their own
- * (passes/lower_opaque_keys.c): it is a sort and slices.
+ * which fuse into one kernel with what surrounds them and run vectorized; no top_k and suppress but those with a kernel of
+ * their own (passes/lower_opaque_keys.c): they are a sort and slices, or a loop.
  *
  *   %0 = softmax %x {axis = 1}
  *   ->
@@ -16,6 +16,7 @@
 #include "ir/build.h"
 #include "passes/attention.h"
 #include "passes/claim.h"
+#include "passes/expand_suppress.h"
 #include "passes/inline.h"
 #include "passes/lower.h"
 #include "passes/passes.h"
@@ -252,6 +253,10 @@ bool qn_expand_node(qn_node *node, qn_value **out_results, qn_diags *diags)
     }
     if (node->op == QN_OP_TOP_K) {
         expand_top_k(&b, node, out_results);
+        return true;
+    }
+    if (node->op == QN_OP_SUPPRESS) {
+        out_results[0] = qn_expand_suppress(&b, node);
         return true;
     }
     return false;

@@ -257,7 +257,8 @@ qn_kvalue *qn_writer_and_inside(qn_writer *w, qn_kvalue *condition, qn_dim d, qn
 qn_status qn_lower_loop(qn_lowering *l, const qn_group *group);
 qn_status qn_lower_rows(qn_lowering *l, const qn_group *group);
 qn_status qn_lower_opaque(qn_lowering *l, const qn_group *group);
-/* Is the node a sort or top_k whose kernel sorts numbers that hold key and position? Another top_k is a sort and slices. */
+/* Is the node a sort, top_k or suppress whose kernel sorts numbers that hold key and position? Else top_k and suppress are said by
+ * other ops. */
 #define QN_PACKED_LINE ((int64_t)1 << 31) /* elements of a line then: checked when it runs */
 bool qn_lower_packs_keys(const qn_node *node, const qn_pass_options *options);
 qn_status qn_lower_control(qn_lowering *l, const qn_group *group);

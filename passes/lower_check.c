@@ -120,7 +120,7 @@ static void check_top_k(const checker *c)
 static void check_line(const checker *c)
 {
     qn_dims *dims = c->l->module->dims;
-    const int axis = (int)qn_attr_int(c->node, QN_ATTR_AXIS);
+    const int axis = c->node->op == QN_OP_SUPPRESS ? 2 : (int)qn_attr_int(c->node, QN_ATTR_AXIS);
     const qn_dim n = c->node->operands[0]->type.dims[axis];
     if (qn_lower_packs_keys(c->node, c->l->options) && n->max > QN_PACKED_LINE)
         check_equal(c, qn_dim_min(dims, n, qn_dim_const(dims, QN_PACKED_LINE)), n,
@@ -140,7 +140,7 @@ void qn_lower_checks(qn_lowering *l, const qn_graph *graph)
             check_slice(&c);
         else if (node->op == QN_OP_TOP_K)
             check_top_k(&c);
-        if (node->op == QN_OP_TOP_K || node->op == QN_OP_SORT)
+        if (node->op == QN_OP_TOP_K || node->op == QN_OP_SORT || node->op == QN_OP_SUPPRESS)
             check_line(&c);
     }
 }

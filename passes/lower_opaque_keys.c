@@ -6,7 +6,9 @@
  *
  *   for each 64 numbers (the last are filled up with the greatest)
  *     eight vectors of eight: sorted lane by lane by a network, transposed: eight runs of eight
- *   for width = 8, 16, … below their number
+ *     two runs each: one is turned around, so that both are a run that rises and falls; such ones fall apart into the lesser and
+ *       the greater half of their numbers, again and again (a bitonic merge), until there is one run
+ *   for width = 64, 128, … below their number
  *     for two runs each         the first `width` numbers from the front, the others from the back: no end is met
  *   operands are read at the positions of the first k numbers
  *
@@ -18,49 +20,39 @@
  *     if count > half               sort; count = k; least = buffer[k - 1] */
 #include <string.h>
 
-#include "passes/lower_opaque.h"
+#include "passes/lower_opaque_keys.h"
 
 enum {
-    BASE = 8,            /* lanes, and numbers of a run at first */
-    GROUP = BASE * BASE, /* numbers that are sorted to such runs at once */
+    BASE = 8, /* lanes, and numbers of a run at first */
+    GROUP = QN_KEYS_GROUP,
     POSITION_BITS = 32,
     MOST_LOCAL = 1 << 13, /* numbers in a half that lies in the task's own memory */
     LEAST_ROOM = 128,     /* numbers in a half where few are wanted, and how many times as many as these */
     ROOM = 4
 };
 
-typedef struct keys {
-    qn_opaque o;
-    qn_kbuffer *numbers;
-    qn_kvalue *base;  /* of the two halves in the buffer */
-    qn_kvalue *half;  /* from one to the other */
-    qn_kvalue *count; /* that are being sorted */
-    qn_dim n, k;
-    qn_dim at[QN_MAX_RANK]; /* of the line; [axis] is free */
-    int axis, n_passes;
-    bool descending;
-} keys;
-
 bool qn_lower_packs_keys(const qn_node *node, const qn_pass_options *options)
 {
-    return (node->op == QN_OP_SORT || node->op == QN_OP_TOP_K) &&
-           !(options->machine && options->machine->gpu) && qn_dtype_bytes(node->operands[0]->type.dtype) <= 4;
+    const bool suppresses = node->op == QN_OP_SUPPRESS;
+    return (node->op == QN_OP_SORT || node->op == QN_OP_TOP_K || suppresses) &&
+           !(options->machine && options->machine->gpu) &&
+           qn_dtype_bytes(node->operands[0]->type.dtype) <= 4 &&
+           !(suppresses && qn_dtype_bytes(node->operands[1]->type.dtype) > 4);
 }
 
 /* ---- numbers ---- */
 
-static qn_kvalue *word(keys *s, qn_dtype dtype, uint64_t value)
+static qn_kvalue *word(qn_keys *s, qn_dtype dtype, uint64_t value)
 {
     return qn_kb_const(&s->o.w.b, (qn_ktype){ dtype, 1 }, (qn_scalar){ .i = (int64_t)value });
 }
 
-static qn_kvalue *last_of_all(keys *s)
+static qn_kvalue *last_of_all(qn_keys *s)
 {
     return word(s, QUERN_U64, UINT64_MAX);
 }
 
-/* The key's bits in its order, as a u32. */
-static qn_kvalue *ordered(keys *s, qn_kvalue *key)
+qn_kvalue *qn_keys_ordered(qn_keys *s, qn_kvalue *key)
 {
     qn_kbuilder *b = &s->o.w.b;
     const qn_dtype dtype = key->type.dtype;
@@ -82,28 +74,28 @@ static qn_kvalue *ordered(keys *s, qn_kvalue *key)
     return s->descending ? qn_kb_unary(b, QN_OP_NOT, bits) : bits;
 }
 
-static qn_kvalue *number_at(keys *s, qn_dim i)
+qn_kvalue *qn_keys_number(qn_keys *s, qn_dim i)
 {
     qn_writer *w = &s->o.w;
     qn_kbuilder *b = &w->b;
     qn_dim at[QN_MAX_RANK];
     memcpy(at, s->at, sizeof at);
     at[s->axis] = i;
-    qn_kvalue *bits = qn_kb_convert(b, QUERN_U64, ordered(s, qn_writer_value(w, s->o.node->operands[0], at)));
+    qn_kvalue *bits =
+        qn_kb_convert(b, QUERN_U64, qn_keys_ordered(s, qn_writer_value(w, s->o.node->operands[0], at)));
     bits = qn_kb_binary(b, QN_OP_SHIFT_LEFT, bits, word(s, QUERN_U64, POSITION_BITS));
     return qn_kb_binary(b, QN_OP_OR, bits, qn_kb_convert(b, QUERN_U64, qn_writer_index(w, i)));
 }
 
-/* Number i of the half that begins there. */
-static qn_kvalue *place(keys *s, qn_kvalue *half, qn_kvalue *i)
+qn_kvalue *qn_keys_place(qn_keys *s, qn_kvalue *half, qn_kvalue *i)
 {
     qn_kbuilder *b = &s->o.w.b;
     return qn_kb_iadd(b, qn_kb_iadd(b, s->base, half), i);
 }
 
-static qn_kvalue *number(keys *s, qn_kvalue *half, qn_kvalue *i)
+static qn_kvalue *number(qn_keys *s, qn_kvalue *half, qn_kvalue *i)
 {
-    return qn_kb_load(&s->o.w.b, s->numbers, place(s, half, i), 1);
+    return qn_kb_load(&s->o.w.b, s->numbers, qn_keys_place(s, half, i), 1);
 }
 
 /* ---- sorting ---- */
@@ -116,33 +108,74 @@ static void exchange(qn_kbuilder *b, qn_kvalue **x, qn_kvalue **y)
     *x = least;
 }
 
-/* Runs of BASE in place, in whole groups. */
-static void sort_groups(keys *s, qn_kvalue *half, qn_kvalue *count)
+/* Sorts two vectors that rise and fall: exchanges at distances of 4, 2 and 1 lanes, of both at once, for which what is to be
+ * compared is put side by side. */
+static void sort_risen(qn_kbuilder *b, qn_kvalue **x, qn_kvalue **y)
+{
+    static const int order[4][2][BASE] = {
+        { { 0, 1, 2, 3, 8, 9, 10, 11 }, { 4, 5, 6, 7, 12, 13, 14, 15 } },
+        { { 0, 1, 8, 9, 4, 5, 12, 13 }, { 2, 3, 10, 11, 6, 7, 14, 15 } },
+        { { 0, 8, 2, 10, 4, 12, 6, 14 }, { 1, 9, 3, 11, 5, 13, 7, 15 } },
+        { { 0, 8, 1, 9, 2, 10, 3, 11 }, { 4, 12, 5, 13, 6, 14, 7, 15 } }, /* as they were */
+    };
+    for (int i = 0; i < 4; i++) {
+        qn_kvalue *first = qn_kb_shuffle(b, *x, *y, BASE, order[i][0]);
+        *y = qn_kb_shuffle(b, *x, *y, BASE, order[i][1]);
+        *x = first;
+        if (i < 3)
+            exchange(b, x, y);
+    }
+}
+
+/* Two runs of n vectors each become one. */
+static void merge_vectors(qn_kbuilder *b, int n, qn_kvalue **v)
+{
+    static const int turned[BASE] = { 7, 6, 5, 4, 3, 2, 1, 0 };
+    qn_kvalue *second[BASE];
+    for (int i = 0; i < n; i++)
+        second[i] = qn_kb_shuffle(b, v[2 * n - 1 - i], v[2 * n - 1 - i], BASE, turned);
+    for (int i = 0; i < n; i++) {
+        v[n + i] = second[i];
+        exchange(b, &v[i], &v[n + i]);
+    }
+    for (int apart = n / 2; apart > 0; apart /= 2)
+        for (int i = 0; i < 2 * n; i++)
+            if (!(i & apart))
+                exchange(b, &v[i], &v[i + apart]);
+    for (int i = 0; i < 2 * n; i += 2)
+        sort_risen(b, &v[i], &v[i + 1]);
+}
+
+/* Runs of GROUP in place, in whole groups. */
+static void sort_groups(qn_keys *s, qn_kvalue *half, qn_kvalue *count)
 {
     static const int network[19][2] = { { 0, 2 }, { 1, 3 }, { 4, 6 }, { 5, 7 }, { 0, 4 }, { 1, 5 }, { 2, 6 },
                                         { 3, 7 }, { 0, 1 }, { 2, 3 }, { 4, 5 }, { 6, 7 }, { 2, 4 }, { 3, 5 },
                                         { 1, 4 }, { 3, 6 }, { 1, 2 }, { 3, 4 }, { 5, 6 } };
     qn_kbuilder *b = &s->o.w.b;
     for (int i = 0; i < GROUP / BASE; i++) /* so that whole groups may be read */
-        qn_kb_store(b, s->numbers, place(s, half, qn_kb_iadd(b, count, qn_kb_index(b, i * BASE))),
+        qn_kb_store(b, s->numbers, qn_keys_place(s, half, qn_kb_iadd(b, count, qn_kb_index(b, i * BASE))),
                     qn_kb_splat(b, last_of_all(s), BASE), NULL);
     qn_kinst *groups =
         qn_kb_for(b, qn_kb_index(b, 0), count, qn_kb_index(b, GROUP), QN_TAG_SERIAL, 0, NULL, NULL);
     qn_kvalue *rows[QN_TRANSPOSE_LANES], *at[BASE];
     for (int i = 0; i < BASE; i++) {
-        at[i] = place(s, half, qn_kb_iadd(b, qn_loop_counter(groups), qn_kb_index(b, i * BASE)));
+        at[i] = qn_keys_place(s, half, qn_kb_iadd(b, qn_loop_counter(groups), qn_kb_index(b, i * BASE)));
         rows[i] = qn_kb_load(b, s->numbers, at[i], BASE);
     }
     for (size_t i = 0; i < sizeof network / sizeof *network; i++)
         exchange(b, &rows[network[i][0]], &rows[network[i][1]]);
     qn_kb_transpose(b, BASE, rows);
+    for (int n = 1; n < BASE; n *= 2)
+        for (int i = 0; i < BASE; i += 2 * n)
+            merge_vectors(b, n, rows + i);
     for (int i = 0; i < BASE; i++)
         qn_kb_store(b, s->numbers, at[i], rows[i], NULL);
     qn_kb_end_for(b, groups, NULL);
 }
 
 /* Two runs of that width from `low` on into the other half. */
-static void merge(keys *s, qn_kvalue *from, qn_kvalue *to, qn_kvalue *low, qn_kvalue *width)
+static void merge(qn_keys *s, qn_kvalue *from, qn_kvalue *to, qn_kvalue *low, qn_kvalue *width)
 {
     qn_kbuilder *b = &s->o.w.b;
     qn_kvalue *zero = qn_kb_index(b, 0), *one = qn_kb_index(b, 1);
@@ -154,12 +187,13 @@ static void merge(keys *s, qn_kvalue *from, qn_kvalue *to, qn_kvalue *low, qn_kv
     qn_kvalue *k = qn_loop_counter(loop), *front = given[0], *back = given[1];
     qn_kvalue *x = number(s, from, qn_kb_iadd(b, low, qn_kb_isub(b, k, front)));
     qn_kvalue *y = number(s, from, qn_kb_iadd(b, middle, front));
-    qn_kb_store(b, s->numbers, place(s, to, qn_kb_iadd(b, low, k)), qn_kb_binary(b, QN_OP_MIN, x, y), NULL);
+    qn_kb_store(b, s->numbers, qn_keys_place(s, to, qn_kb_iadd(b, low, k)), qn_kb_binary(b, QN_OP_MIN, x, y),
+                NULL);
     qn_kvalue *first = qn_kb_convert(b, QUERN_I64, qn_kb_compare(b, QN_LT, y, x));
     x = number(s, from, qn_kb_isub(b, last_left, qn_kb_isub(b, k, back)));
     y = number(s, from, qn_kb_isub(b, last_right, back));
-    qn_kb_store(b, s->numbers, place(s, to, qn_kb_isub(b, last_right, k)), qn_kb_binary(b, QN_OP_MAX, x, y),
-                NULL);
+    qn_kb_store(b, s->numbers, qn_keys_place(s, to, qn_kb_isub(b, last_right, k)),
+                qn_kb_binary(b, QN_OP_MAX, x, y), NULL);
     qn_kvalue *second = qn_kb_convert(b, QUERN_I64, qn_kb_compare(b, QN_GT, y, x));
     given[0] = qn_kb_iadd(b, front, first);
     given[1] = qn_kb_iadd(b, back, second);
@@ -169,7 +203,7 @@ static void merge(keys *s, qn_kvalue *from, qn_kvalue *to, qn_kvalue *low, qn_kv
 /* One width. A run that is alone is copied, with the greatest numbers behind it. */
 static void merge_pass(void *user, qn_kvalue *from, qn_kvalue *to, qn_kvalue *width)
 {
-    keys *s = user;
+    qn_keys *s = user;
     qn_kbuilder *b = &s->o.w.b;
     qn_kinst *lows =
         qn_kb_for(b, qn_kb_index(b, 0), s->count, qn_kb_iadd(b, width, width), QN_TAG_SERIAL, 0, NULL, NULL);
@@ -180,40 +214,40 @@ static void merge_pass(void *user, qn_kvalue *from, qn_kvalue *to, qn_kvalue *wi
     qn_kinst *copy =
         qn_kb_for(b, qn_kb_index(b, 0), width, qn_kb_index(b, BASE), QN_TAG_SERIAL, 0, NULL, NULL);
     qn_kvalue *left = qn_kb_iadd(b, low, qn_loop_counter(copy));
-    qn_kb_store(b, s->numbers, place(s, to, left), qn_kb_load(b, s->numbers, place(s, from, left), BASE),
-                NULL);
-    qn_kb_store(b, s->numbers, place(s, to, qn_kb_iadd(b, left, width)), qn_kb_splat(b, last_of_all(s), BASE),
-                NULL);
+    qn_kb_store(b, s->numbers, qn_keys_place(s, to, left),
+                qn_kb_load(b, s->numbers, qn_keys_place(s, from, left), BASE), NULL);
+    qn_kb_store(b, s->numbers, qn_keys_place(s, to, qn_kb_iadd(b, left, width)),
+                qn_kb_splat(b, last_of_all(s), BASE), NULL);
     qn_kb_end_for(b, copy, NULL);
     qn_kb_end_if(b, two, 0, NULL);
     qn_kb_end_for(b, lows, NULL);
 }
 
-/* Sorts the first `count` numbers of the half from[0]; from[1] is the other one. Gives the halves by turns. */
-static void sort_numbers(keys *s, qn_kvalue *count, qn_kvalue **from)
+void qn_keys_sort(qn_keys *s, qn_kvalue *count, qn_kvalue **from)
 {
     qn_kbuilder *b = &s->o.w.b;
     sort_groups(s, from[0], count);
-    qn_kvalue *group = qn_kb_index(b, GROUP); /* its numbers lie anywhere in it now */
+    qn_kvalue *group = qn_kb_index(b, GROUP); /* the last is as full as the others now */
     s->count = qn_kb_imul(b, qn_kb_idiv(b, qn_kb_iadd(b, count, qn_kb_index(b, GROUP - 1)), group), group);
-    qn_opaque_merge(&s->o, qn_kb_index(b, BASE), s->count, s->n_passes, from, merge_pass, s);
+    qn_opaque_merge(&s->o, group, s->count, s->n_passes, from, merge_pass, s);
 }
 
 /* ---- lines ---- */
 
 /* All numbers of the line, sorted. */
-static void sort_line(keys *s, qn_kvalue **from)
+static void sort_line(qn_keys *s, qn_kvalue **from)
 {
     qn_writer *w = &s->o.w;
     const qn_dim i = qn_ispace_var(&w->space, s->n, false);
     qn_writer_loop fill = qn_writer_for_all(w, i, QN_TAG_VECTOR, 0, NULL, NULL);
-    qn_kb_store(&w->b, s->numbers, place(s, from[0], qn_writer_index(w, i)), number_at(s, i), NULL);
+    qn_kb_store(&w->b, s->numbers, qn_keys_place(s, from[0], qn_writer_index(w, i)), qn_keys_number(s, i),
+                NULL);
     qn_writer_end_for(w, &fill, NULL);
-    sort_numbers(s, qn_writer_index(w, s->n), from);
+    qn_keys_sort(s, qn_writer_index(w, s->n), from);
 }
 
 /* Its first k; `room` numbers fit into a half. */
-static void select_first(keys *s, int64_t room, qn_kvalue **from)
+static void select_first(qn_keys *s, int64_t room, qn_kvalue **from)
 {
     qn_writer *w = &s->o.w;
     qn_kbuilder *b = &w->b;
@@ -227,20 +261,20 @@ static void select_first(keys *s, int64_t room, qn_kvalue **from)
     const size_t mark = qn_writer_mark(w);
     const qn_dim i = qn_ispace_var(&w->space, s->n, false);
     qn_writer_loop fill = qn_writer_for(w, i, low, high, QN_TAG_VECTOR, 0, NULL, NULL);
-    qn_kb_store(b, staged, qn_kb_isub(b, qn_writer_index(w, i), low), number_at(s, i), NULL);
+    qn_kb_store(b, staged, qn_kb_isub(b, qn_writer_index(w, i), low), qn_keys_number(s, i), NULL);
     qn_writer_end_for(w, &fill, NULL);
 
     qn_kinst *take =
         qn_kb_for(b, zero, qn_kb_isub(b, high, low), one, QN_TAG_SERIAL, 1, (qn_kvalue *[]){ &now[2] }, NULL);
     qn_kvalue *count = &take->blocks[0]->arguments[1];
     qn_kvalue *x = qn_kb_load(b, staged, qn_loop_counter(take), 1);
-    qn_kb_store(b, s->numbers, place(s, &now[0], count), x, NULL);
+    qn_kb_store(b, s->numbers, qn_keys_place(s, &now[0], count), x, NULL);
     qn_kvalue *taken = qn_kb_convert(b, QUERN_I64, qn_kb_compare(b, QN_LT, x, &now[3]));
     qn_kb_end_for(b, take, (qn_kvalue *[]){ qn_kb_iadd(b, count, taken) });
 
     qn_kinst *full = qn_kb_if(b, qn_kb_compare(b, QN_GT, &take->results[0], half));
     qn_kvalue *sorted[2] = { &now[0], &now[1] };
-    sort_numbers(s, &take->results[0], sorted);
+    qn_keys_sort(s, &take->results[0], sorted);
     qn_kvalue *const left[4] = { sorted[0], sorted[1], k, number(s, sorted[0], qn_kb_isub(b, k, one)) };
     qn_kb_else(b, full, 4, left);
     qn_kvalue *const same[4] = { &now[0], &now[1], &take->results[0], &now[3] };
@@ -252,10 +286,10 @@ static void select_first(keys *s, int64_t room, qn_kvalue **from)
     qn_kb_end_for(b, lows, next);
     from[0] = &lows->results[0];
     from[1] = &lows->results[1];
-    sort_numbers(s, &lows->results[2], from);
+    qn_keys_sort(s, &lows->results[2], from);
 }
 
-static void write_line(keys *s, qn_kvalue *from)
+static void write_line(qn_keys *s, qn_kvalue *from)
 {
     qn_writer *w = &s->o.w;
     qn_node *node = s->o.node;
@@ -276,7 +310,7 @@ static void write_line(keys *s, qn_kvalue *from)
     qn_writer_end_for(w, &write, NULL);
 }
 
-static int64_t power_from(int64_t n)
+int64_t qn_keys_power(int64_t n)
 {
     int64_t power = GROUP;
     while (power < n)
@@ -284,8 +318,16 @@ static int64_t power_from(int64_t n)
     return power;
 }
 
+int qn_keys_passes(int64_t n)
+{
+    int passes = 0;
+    while ((int64_t)GROUP << passes < n)
+        passes++;
+    return passes;
+}
+
 /* The halves: of the task's own, or scratch memory with as many pairs as there are tasks. */
-static void place_halves(keys *s, int64_t room, const qn_loops *loops)
+static void place_halves(qn_keys *s, int64_t room, const qn_loops *loops)
 {
     qn_writer *w = &s->o.w;
     qn_kbuilder *b = &w->b;
@@ -312,8 +354,8 @@ qn_status qn_lower_keys(qn_lowering *l, const qn_group *group)
     qn_node *node = group->root;
     const bool selects = node->op == QN_OP_TOP_K;
     const qn_type *type = &node->operands[0]->type;
-    keys s = { .axis = (int)qn_attr_int(node, QN_ATTR_AXIS),
-               .descending = qn_attr_bool(node, selects ? QN_ATTR_LARGEST : QN_ATTR_DESCENDING) };
+    qn_keys s = { .axis = (int)qn_attr_int(node, QN_ATTR_AXIS),
+                  .descending = qn_attr_bool(node, selects ? QN_ATTR_LARGEST : QN_ATTR_DESCENDING) };
     qn_opaque_begin(&s.o, l, group);
     qn_writer *w = &s.o.w;
     qn_nest nest;
@@ -322,15 +364,14 @@ qn_status qn_lower_keys(qn_lowering *l, const qn_group *group)
     qn_writer_loop open[QN_MAX_RANK];
     s.n = qn_ispace_import(&w->space, type->dims[s.axis]);
     s.k = selects ? qn_ispace_import(&w->space, qn_attr_dims(node, QN_ATTR_K, NULL)[0]) : s.n;
-    int64_t room = power_from(s.n->max < QN_PACKED_LINE ? s.n->max : QN_PACKED_LINE);
+    int64_t room = qn_keys_power(s.n->max < QN_PACKED_LINE ? s.n->max : QN_PACKED_LINE);
     bool few = s.k->min > 0 && s.k->max <= MOST_LOCAL / ROOM;
     if (few) {
-        const int64_t less = power_from(ROOM * s.k->max < LEAST_ROOM ? LEAST_ROOM : ROOM * s.k->max);
+        const int64_t less = qn_keys_power(ROOM * s.k->max < LEAST_ROOM ? LEAST_ROOM : ROOM * s.k->max);
         few = less < room;
         room = few ? less : room;
     }
-    while ((int64_t)BASE << s.n_passes < room)
-        s.n_passes++;
+    s.n_passes = qn_keys_passes(room);
     const double grain = QN_GRAIN / ((few ? 1 : 4) * (1 + qn_likely_extent(type->dims[s.axis])));
     qn_opaque_nest(&s.o, type, 1u << s.axis, &nest, axes);
     qn_loops_plan(w, &nest, grain < 1 ? 1 : (int64_t)grain, &loops);

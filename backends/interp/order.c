@@ -1,7 +1,10 @@
 /* Ops that depend on the order of elements. */
 #include "backends/interp/interp.h"
 
+#include <math.h>
 #include <string.h>
+
+#include "ir/kernel_eval.h"
 
 /* Sorts the indices 0 … n - 1 by key, stably, into `order`; `other` is as large. Bottom-up merge sort. */
 static void sort_indices(qn_dtype dtype, bool descending, const qn_scalar *keys, int64_t n, int64_t *order,
@@ -151,5 +154,85 @@ qn_status qn_eval_extent(qn_eval *e)
     *(int64_t *)e->y[0].data = value;
     if (symbol->symbol < e->in->n_symbols)
         e->in->symbols[symbol->symbol] = value;
+    return QUERN_OK;
+}
+
+/* ---- suppress ---- */
+
+enum { LOW_0, LOW_1, HIGH_0, HIGH_1, AREA, BOX };
+
+typedef struct boxes {
+    const qn_array *all;
+    qn_dtype dtype; /* computed in */
+    bool centre;
+    qn_scalar overlap;
+} boxes;
+
+static qn_scalar calculate(const boxes *b, qn_op op, qn_scalar x, qn_scalar y)
+{
+    return qn_keval_binary(op, b->dtype, x, y);
+}
+
+static void read_box(const boxes *b, int64_t batch, int64_t number, qn_scalar *box)
+{
+    qn_scalar x[4];
+    qn_lanes_load(b->all->dtype, qn_element(b->all, (batch * b->all->dims[1] + number) * 4), 1, 4, x);
+    for (int i = 0; i < 2; i++) {
+        const qn_scalar half = calculate(b, QN_OP_MUL, x[i + 2], (qn_scalar){ .f = 0.5 });
+        box[LOW_0 + i] =
+            b->centre ? calculate(b, QN_OP_SUB, x[i], half) : calculate(b, QN_OP_MIN, x[i], x[i + 2]);
+        box[HIGH_0 + i] =
+            b->centre ? calculate(b, QN_OP_ADD, x[i], half) : calculate(b, QN_OP_MAX, x[i], x[i + 2]);
+    }
+    box[AREA] = calculate(b, QN_OP_MUL, calculate(b, QN_OP_SUB, box[HIGH_0], box[LOW_0]),
+                          calculate(b, QN_OP_SUB, box[HIGH_1], box[LOW_1]));
+}
+
+static bool overlaps(const boxes *b, const qn_scalar *x, const qn_scalar *y)
+{
+    qn_scalar side[2];
+    for (int i = 0; i < 2; i++) {
+        const qn_scalar low = calculate(b, QN_OP_MAX, x[LOW_0 + i], y[LOW_0 + i]);
+        const qn_scalar high = calculate(b, QN_OP_MIN, x[HIGH_0 + i], y[HIGH_0 + i]);
+        side[i] = calculate(b, QN_OP_MAX, calculate(b, QN_OP_SUB, high, low), (qn_scalar){ .f = 0 });
+    }
+    const qn_scalar common = calculate(b, QN_OP_MUL, side[0], side[1]);
+    const qn_scalar joint = calculate(b, QN_OP_SUB, calculate(b, QN_OP_ADD, x[AREA], y[AREA]), common);
+    return qn_keval_compare(QN_GT, b->dtype, common, calculate(b, QN_OP_MUL, joint, b->overlap));
+}
+
+qn_status qn_eval_suppress(qn_eval *e)
+{
+    const qn_array *scores = &e->x[0];
+    const qn_dtype given = e->x[1].dtype;
+    boxes b = { .all = &e->x[1],
+                .dtype = given == QUERN_F64 ? QUERN_F64 : QUERN_F32,
+                .centre = qn_attr_bool(e->node, QN_ATTR_CENTRE) };
+    qn_scalar least = { .f = 0 }, *kept;
+    int64_t limit = *(const int64_t *)e->x[2].data, *out = e->y[0].data;
+    const int64_t k = e->y[0].dims[2];
+    sorter s;
+    limit = limit < 0 ? 0 : limit < k ? limit : k;
+    qn_lanes_load(given, e->x[3].data, 1, 1, &b.overlap);
+    if (e->node->n_operands > 4)
+        qn_lanes_load(scores->dtype, e->x[4].data, 1, 1, &least);
+    QN_TRY(sorter_new(e, 2, &s));
+    QN_TRY(qn_eval_scalars(e, (limit < s.lines.length ? limit : s.lines.length) * BOX, &kept));
+    for (int64_t l = 0; l < s.lines.n; l++, out += k) {
+        int64_t n = 0;
+        sort_line(&s, scores, l, true);
+        for (int64_t i = 0; i < s.lines.length && n < limit; i++) {
+            const double score = s.keys[s.order[i]].f;
+            bool keep = e->node->n_operands > 4 ? score > least.f : !isnan(score);
+            qn_scalar *box = kept + n * BOX;
+            read_box(&b, l / scores->dims[1], s.order[i], box);
+            for (int64_t j = 0; j < n && keep; j++)
+                keep = !overlaps(&b, kept + j * BOX, box);
+            if (keep)
+                out[n++] = s.order[i];
+        }
+        for (; n < k; n++)
+            out[n] = -1;
+    }
     return QUERN_OK;
 }

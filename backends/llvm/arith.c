@@ -465,6 +465,13 @@ LLVMValueRef qn_llvm_reduce(const qn_emitter *e, qn_kind kind, qn_ktype type, LL
         [QN_SUM] = QN_OP_ADD, [QN_PROD] = QN_OP_MUL, [QN_KIND_MAX] = QN_OP_MAX, [QN_KIND_MIN] = QN_OP_MIN
     };
     QN_ASSERT(kind <= QN_KIND_MIN, "a reduction over lanes of kind %d", (int)kind);
+    if (type.dtype == QUERN_BOOL && type.lanes > 1 && (kind == QN_KIND_MAX || kind == QN_KIND_MIN)) {
+        LLVMTypeRef bits = LLVMIntTypeInContext(e->context, (unsigned)type.lanes);
+        const bool any = kind == QN_KIND_MAX;
+        return LLVMBuildICmp(e->builder, any ? LLVMIntNE : LLVMIntEQ,
+                             LLVMBuildBitCast(e->builder, a, bits, ""),
+                             any ? LLVMConstNull(bits) : LLVMConstAllOnes(bits), "");
+    }
     for (int n = type.lanes / 2; n >= 1; n /= 2) {
         qn_ktype part = { type.dtype, n };
         LLVMValueRef low = qn_llvm_slice(e, a, 0, n), high = qn_llvm_slice(e, a, n, n);

@@ -114,6 +114,58 @@ static void top_k_takes_the_first_of_equals(void **state)
     CHECK_TWO(rows);
 }
 
+#define KEPT(boxes, limit, overlap, n, least, k, centre)                \
+    {                                                                   \
+        QN_OP_SUPPRESS, n, { scores, boxes, limit, overlap, least }, 2, \
+        {                                                               \
+            LIST(K, k), INT(CENTRE, centre)                             \
+        }                                                               \
+    }
+
+static void suppress_keeps_the_best(void **state)
+{
+    (void)state;
+    const qn_array scores = floats(QUERN_F32, SHAPE(1, 2, 5), V(1, 5, 2, 4, 3, 3, NaN, 3, -1, 0)),
+                   corners = floats(QUERN_F32, SHAPE(1, 5, 4),
+                                    V(0, 0, 2, 2, 9, 9, 8, 8, 2, 0, 0, 2, 4, 4, 5, 5, 1, 1, 0, 0)),
+                   centres = floats(QUERN_F32, SHAPE(1, 5, 4),
+                                    V(1, 1, 2, 2, 8, 8, 1, 1, 1, 1, 2, 2, 4, 4, 1, 1, 0, 0, 2, 2)),
+                   many = ints(QUERN_I64, SCALAR, I(9)), few = ints(QUERN_I64, SCALAR, I(2)),
+                   none = ints(QUERN_I64, SCALAR, I(-3)), fifth = floats(QUERN_F32, SCALAR, V(0.2)),
+                   quarter = floats(QUERN_F32, SCALAR, V(0.25)), zero = floats(QUERN_F32, SCALAR, V(0));
+    const two rows[] = {
+        { "all but NaN",
+          KEPT(corners, many, fifth, 4, zero, 5, false),
+          ints(QUERN_I64, SHAPE(1, 2, 5), I(1, 3, 4, -1, -1, 0, 3, -1, -1, -1)),
+          { 0 } },
+        { "as much as is allowed",
+          KEPT(corners, many, quarter, 4, zero, 5, false),
+          ints(QUERN_I64, SHAPE(1, 2, 5), I(1, 3, 4, 2, -1, 0, 4, 3, -1, -1)),
+          { 0 } },
+        { "scores above 0",
+          KEPT(corners, many, quarter, 5, zero, 4, false),
+          ints(QUERN_I64, SHAPE(1, 2, 4), I(1, 3, 4, 2, 0, -1, -1, -1)),
+          { 0 } },
+        { "a limit",
+          KEPT(corners, few, quarter, 4, zero, 3, false),
+          ints(QUERN_I64, SHAPE(1, 2, 3), I(1, 3, -1, 0, 4, -1)),
+          { 0 } },
+        { "room for one",
+          KEPT(corners, many, quarter, 4, zero, 1, false),
+          ints(QUERN_I64, SHAPE(1, 2, 1), I(1, 0)),
+          { 0 } },
+        { "nothing may be kept",
+          KEPT(corners, none, quarter, 4, zero, 2, false),
+          ints(QUERN_I64, SHAPE(1, 2, 2), I(-1, -1, -1, -1)),
+          { 0 } },
+        { "centres",
+          KEPT(centres, many, zero, 4, zero, 5, true),
+          ints(QUERN_I64, SHAPE(1, 2, 5), I(1, 3, 4, -1, -1, 0, 3, -1, -1, -1)),
+          { 0 } },
+    };
+    CHECK_TWO(rows);
+}
+
 static void non_zero_binds_the_count(void **state)
 {
     (void)state;
@@ -228,6 +280,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test_teardown(sorts_are_stable, eval_teardown),
         cmocka_unit_test_teardown(top_k_takes_the_first_of_equals, eval_teardown),
+        cmocka_unit_test_teardown(suppress_keeps_the_best, eval_teardown),
         cmocka_unit_test_teardown(non_zero_binds_the_count, eval_teardown),
         cmocka_unit_test_teardown(extent_binds_the_number, eval_teardown),
         cmocka_unit_test_teardown(philox_gives_the_known_answers, eval_teardown),

@@ -35,10 +35,11 @@ static void every_op_appears(void **state)
         qn_module_free(module);
     }
     for (int op = 0; op < QN_N_OPS; op++)
-        /* non_zero, extent: what they bind is no number that an input decides. *_packed: made by passes. Collectives are for several graphs
-         * that run together: test_collective_threads */
-        if (counts[op] == 0 && !(qn_ops[op].flags & QN_FLAG_BINDS) && op != QN_OP_MATMUL_PACKED &&
-            op != QN_OP_ATTENTION_PACKED && !(op >= QN_OP_ALL_REDUCE && op <= QN_OP_RANK))
+        /* non_zero, extent: what they bind is no number that an input decides. suppress: a rounding decides what boxes overlap
+         * (test_suppress.py). *_packed: made by passes. Collectives are for several graphs that run together: test_collective_threads */
+        if (counts[op] == 0 && !(qn_ops[op].flags & QN_FLAG_BINDS) && op != QN_OP_SUPPRESS &&
+            op != QN_OP_MATMUL_PACKED && op != QN_OP_ATTENTION_PACKED &&
+            !(op >= QN_OP_ALL_REDUCE && op <= QN_OP_RANK))
             fail_msg("no %s in %d graphs", qn_ops[op].name, N_SEEDS);
 }
 
