@@ -393,7 +393,7 @@ class Training(unittest.TestCase):
 
     def test_refuses(self):
         for change, message in [({"loss": "hinge"}, "loss 'hinge'"), ({"optimizer": "lion"}, "optimizer 'lion'"),
-                                ({"learning_rate": 0}, "learning rate")]:
+                                ({"learning_rate": 0}, "learning_rate")]:
             with self.assertRaisesRegex(quern.Error, message):
                 quern.train(LINEAR, **{"loss": "mse", "optimizer": "sgd", "learning_rate": 1, "target": "interp", **change})
 
