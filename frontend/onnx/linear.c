@@ -226,6 +226,137 @@ static qn_value *pairs(qn_onnx_node *n, int classes, const int64_t *per_class, q
     return scores;
 }
 
+/* ---- probabilities of several classes ---- */
+
+/* By pairwise coupling (T.-F. Wu, C.-J. Lin, R. C. Weng 2004), as libsvm and ONNX Runtime do it: from r[i, j], the probability of
+ * class i where it is i or j, those p that make sum over i, j of (r[j, i] p[i] - r[i, j] p[j])^2 least: p Q p with Q[i, i] the
+ * sum over j of r[j, i]^2 and Q[i, j] = -r[j, i] r[i, j]. From equal ones on, each p[t] in turn is set to what is best for it and
+ * all are divided by their sum, until no component of Q p is farther than 0.005 / classes from p Q p. Rows are the last axis. */
+typedef struct coupling {
+    qn_value *p, *qp, *pqp, *open; /* [C, N], Q p [C, N], p Q p [N], is the row's end not reached? [N] */
+} coupling;
+
+static qn_value *sum_first(qn_builder *b, qn_value *x)
+{
+    return x ? qn_b_reduce(b, QN_SUM, x, 1, (int64_t[]){ 0 }, false) : NULL;
+}
+
+/* What else there is for p; q [C, C, N]. */
+static bool measure(qn_builder *b, int classes, qn_value *q, coupling *c)
+{
+    c->qp = sum_first(b, mul(b, q, c->p ? qn_b_expand_dims(b, c->p, 1) : NULL)); /* Q is symmetric */
+    c->pqp = sum_first(b, mul(b, c->p, c->qp));
+    qn_value *away = sub(b, c->qp, c->pqp);
+    away =
+        away ? qn_b_reduce(b, QN_KIND_MAX, qn_b_unary(b, QN_OP_ABS, away), 1, (int64_t[]){ 0 }, false) : NULL;
+    c->open = compare_number(b, QN_GE, away, 0.005 / classes);
+    return c->open != NULL;
+}
+
+/* The body of a scan over t with Q[t] [C, N] and row t of the identity [C, 1]: p[t] gets its best value. */
+static qn_graph *coordinate(qn_onnx_node *n, const coupling *c, const qn_type *row, const qn_type *unit)
+{
+    qn_graph *body = qn_region_new(n->im->module);
+    qn_builder b = { .graph = body, .loc = n->b.loc, .diags = n->b.diags };
+    qn_value *p = qn_graph_add_input(body, NULL, c->p->type, QN_ROLE_INPUT);
+    qn_value *qp = qn_graph_add_input(body, NULL, c->qp->type, QN_ROLE_INPUT);
+    qn_value *pqp = qn_graph_add_input(body, NULL, c->pqp->type, QN_ROLE_INPUT);
+    qn_value *q = qn_graph_add_input(body, NULL, *row, QN_ROLE_INPUT);
+    qn_value *at = qn_graph_add_input(body, NULL, *unit, QN_ROLE_INPUT);
+    qn_value *own = sum_first(&b, mul(&b, q, at)), *own_qp = sum_first(&b, mul(&b, qp, at));
+    qn_value *step = divide(&b, sub(&b, pqp, own_qp), own), *whole = add_number(&b, step, 1);
+    qn_value *more = mul(&b, step, add(&b, mul(&b, step, own), mul_number(&b, own_qp, 2)));
+    qn_value *next = divide(&b, add(&b, p, mul(&b, step, at)), whole);
+    if (!next)
+        return NULL;
+    qn_graph_add_output(body, next, NULL, -1);
+    qn_graph_add_output(body, divide(&b, add(&b, qp, mul(&b, step, q)), whole), NULL, -1);
+    qn_graph_add_output(body, divide(&b, divide(&b, add(&b, pqp, more), whole), whole), NULL, -1);
+    return body;
+}
+
+/* [N, C] from the probabilities of i for each pair i < j, [N, pairs]. */
+static qn_value *coupled(qn_onnx_node *n, int classes, qn_value *of_pairs)
+{
+    enum {
+        CARRIED = 2,
+        Q = CARRIED,
+        UNITS,
+        N_OPERANDS
+    }; /* p and open; Q and the identity [C, C, 1] are captured */
+    qn_builder *b = &n->b;
+    qn_dims *t = n->im->dims;
+    qn_module *module = n->im->module;
+    if (!of_pairs)
+        return NULL;
+    if (classes > 1000) {
+        qn_onnx_unsupported(n, "probabilities of more than 1000 classes");
+        return NULL;
+    }
+    const int64_t square_of = (int64_t)classes * classes;
+    const qn_dim count = qn_dim_const(t, classes), rows = of_pairs->type.dims[0];
+    const qn_dim cube[3] = { count, count, rows };
+    /* r[i, j] for i < j is the pair's, for i > j what is missing to 1, and 0 for i = j */
+    int64_t *from = QN_NEW_ARRAY(n->im->arena, int64_t, square_of);
+    float *sign = QN_NEW_ARRAY(n->im->arena, float, square_of),
+          *rest = QN_NEW_ARRAY(n->im->arena, float, square_of),
+          *unit = QN_NEW_ARRAY(n->im->arena, float, square_of);
+    int64_t pair = 0;
+    for (int i = 0; i < classes; i++) {
+        unit[i * classes + i] = 1;
+        for (int j = i + 1; j < classes; j++, pair++) {
+            from[i * classes + j] = from[j * classes + i] = pair;
+            sign[i * classes + j] = 1;
+            sign[j * classes + i] = -1;
+            rest[j * classes + i] = 1;
+        }
+    }
+    qn_value *r = qn_b_gather(b, qn_b_transpose(b, of_pairs, (int64_t[]){ 1, 0 }),
+                              qn_b_ints(b, (int)square_of, from), 0);
+    r = add(b, mul(b, r, matrix(n, square_of, 1, sign)), matrix(n, square_of, 1, rest));
+    r = r ? qn_b_reshape(b, r, 3, cube) : NULL;
+    qn_value *turned = r ? qn_b_transpose(b, r, (int64_t[]){ 1, 0, 2 }) : NULL;
+    const qn_dim unit_dims[3] = { count, count, qn_dim_const(t, 1) };
+    qn_value *units = qn_b_reshape(b, matrix(n, classes, classes, unit), 3, unit_dims);
+    qn_value *diagonal = mul(b, r ? qn_b_expand_dims(b, sum_first(b, square(b, r)), 0) : NULL, units);
+    qn_value *operands[N_OPERANDS] = { [Q] = sub(b, diagonal, mul(b, r, turned)), [UNITS] = units };
+    const qn_type p_type = qn_type_make(module, QUERN_F32, 2, cube + 1);
+    coupling start = { .p = qn_b_full(b, &p_type, 1.0 / classes) };
+    if (!operands[Q] || !measure(b, classes, operands[Q], &start))
+        return NULL;
+    operands[0] = start.p;
+    operands[1] = start.open;
+    qn_graph *const condition = qn_region_new(module), *const body = qn_region_new(module);
+    qn_value *in[N_OPERANDS], *open = NULL;
+    for (int i = 0; i < N_OPERANDS; i++) {
+        qn_value *x = qn_graph_add_input(condition, NULL, operands[i]->type, QN_ROLE_INPUT);
+        open = i == 1 ? x : open;
+        in[i] = qn_graph_add_input(body, NULL, operands[i]->type, QN_ROLE_INPUT);
+    }
+    qn_builder end = { .graph = condition, .loc = b->loc, .diags = b->diags };
+    qn_graph_add_output(condition, qn_b_reduce(&end, QN_KIND_MAX, open, 1, (int64_t[]){ 0 }, false), NULL,
+                        -1);
+
+    qn_builder inner = { .graph = body, .loc = b->loc, .diags = b->diags };
+    coupling now = { .p = in[0] };
+    const qn_type row = p_type, unit_row = qn_type_make(module, QUERN_F32, 2, unit_dims + 1);
+    qn_graph *one = measure(&inner, classes, in[Q], &now) ? coordinate(n, &now, &row, &unit_row) : NULL;
+    const qn_node *sweep =
+        one ? qn_b_scan(&inner, 3, 2, 0, (qn_value *[]){ now.p, now.qp, now.pqp, in[Q], in[UNITS] }, count,
+                        false, one)
+            : NULL;
+    if (!sweep)
+        return NULL;
+    coupling next = { .p = choose(&inner, in[1], &sweep->results[0], in[0]) };
+    if (!measure(&inner, classes, in[Q], &next))
+        return NULL;
+    qn_graph_add_output(body, next.p, NULL, -1);
+    qn_graph_add_output(body, and_also(&inner, in[1], next.open), NULL, -1);
+    const qn_dim most = qn_dim_const(t, classes > 100 ? classes : 100);
+    const qn_node *loop = qn_b_while(b, CARRIED, N_OPERANDS - CARRIED, operands, most, condition, body);
+    return loop ? qn_b_transpose(b, &loop->results[0], (int64_t[]){ 1, 0 }) : NULL;
+}
+
 static void import_svm_classifier(qn_onnx_node *n)
 {
     static const char *const labels = "classlabels_ints";
@@ -256,18 +387,19 @@ static void import_svm_classifier(qn_onnx_node *n)
         return;
     } else {
         scores = pairs(n, classes, per_class, &votes);
-        if (n_prob_a && classes > 2) {
-            qn_onnx_unsupported(n, "probabilities of more than two classes");
+        const int64_t n_pairs = (int64_t)classes * (classes - 1) / 2;
+        if (n_prob_a && (n_prob_b != n_prob_a || n_prob_a != n_pairs)) {
+            qn_onnx_malformed(n, "prob_a has %d elements and prob_b %d, for %lld pairs of classes", n_prob_a,
+                              n_prob_b, (long long)n_pairs);
             return;
         }
-        if (n_prob_a && n_prob_b != n_prob_a) {
-            qn_onnx_malformed(n, "prob_a has %d elements, and prob_b %d", n_prob_a, n_prob_b);
-            return;
-        }
-        if (n_prob_a && scores) { /* of the first class */
-            qn_value *at = add_number(b, mul_number(b, scores, (double)prob_a[0]), (double)prob_b[0]);
-            scores = qn_b_unary(b, QN_OP_LOGISTIC, at); /* and this of the second */
-            scores = both_classes(b, min_number(b, max_number(b, scores, 1e-7), 1 - 1e-7), true);
+        if (n_prob_a && scores) { /* of the second class of each pair */
+            qn_value *at =
+                add(b, mul(b, scores, matrix(n, 1, n_pairs, prob_a)), matrix(n, 1, n_pairs, prob_b));
+            scores = at ? qn_b_unary(b, QN_OP_LOGISTIC, at) : NULL;
+            scores = min_number(b, max_number(b, scores, 1e-7), 1 - 1e-7);
+            scores = classes == 2 ? both_classes(b, scores, true)
+                                  : coupled(n, classes, add_number(b, negate(b, scores), 1));
         } else if (classes == 2) {
             scores = both_classes(b, scores, false);
         }

@@ -196,6 +196,43 @@ class Vectors(unittest.TestCase):
             np.testing.assert_array_equal(labels, won)
             np.testing.assert_allclose(scores, np.stack(want, 1), rtol=1e-4, atol=1e-4)
 
+    @staticmethod
+    def coupled(r):
+        """Probabilities of the classes of one row, from r[i, j], that of i where it is i or j, as libsvm finds them."""
+        k = len(r)
+        q = np.diag((r**2).sum(0)) - r * r.T
+        p = np.full(k, 1 / k)
+        for _ in range(max(100, k)):
+            qp = q @ p
+            if np.abs(qp - p @ qp).max() < .005 / k:
+                break
+            for t in range(k):
+                p[t] += (p @ q @ p - q[t] @ p) / q[t, t]
+                p /= p.sum()
+        return p
+
+    def test_probabilities(self):
+        for classes in (3, 4, 9):
+            sizes = [2] * classes
+            n, pairs = sum(sizes), classes * (classes - 1) // 2
+            x, v = (self.rng.normal(size=(rows, 4)).astype(np.float32) for rows in (70, n))
+            w = self.rng.normal(size=(classes - 1, n)).astype(np.float32)
+            rho, a, b = (self.rng.normal(size=pairs).astype(np.float32) for _ in range(3))
+            a *= 4
+            how = dict(n_outputs=2, coefficients=w.ravel(), kernel_params=[.5, 0, 3], kernel_type="RBF", support_vectors=v.ravel(),
+                       vectors_per_class=sizes, rho=rho, classlabels_ints=list(range(classes)), prob_a=a, prob_b=b)
+            scores, won = self.pairs(w, np.exp(-.5 * ((x[:, None] - v)**2).sum(2)), sizes, rho)
+            of_pair = np.clip(1 - logistic(scores * a + b), 1e-7, 1 - 1e-7)
+            want = np.empty((len(x), classes))
+            for row in range(len(x)):
+                r = np.zeros((classes, classes))
+                r[np.triu_indices(classes, 1)] = of_pair[row]
+                want[row] = self.coupled(r + np.tril(1 - r.T, -1))
+            for rows in (slice(None), slice(0, 1), slice(0, 0)):
+                labels, got = run("SVMClassifier", x[rows], **how)
+                np.testing.assert_array_equal(labels, won[rows])
+                np.testing.assert_allclose(got, want[rows], atol=1e-4)
+
     def test_linear_classifier(self):
         w = self.rng.normal(size=(3, 3)).astype(np.float32)
         labels, scores = run("SVMClassifier", self.x, n_outputs=2, coefficients=w.ravel(), rho=[.5], classlabels_ints=[0, 1, 2])
@@ -452,7 +489,9 @@ class Refused(unittest.TestCase):
         self.refused("vectors_per_class has 2 elements for 3 classes", "SVMClassifier", x, **{**good, "vectors_per_class": [1, 2]})
         self.refused("class 0 has -1 support vectors", "SVMClassifier", x, **{**good, "vectors_per_class": [-1, 3, 1]})
         self.refused("rho has 1 elements where there must be 3", "SVMClassifier", x, **{**good, "rho": [1.]})
-        self.refused("more than two classes", "SVMClassifier", x, error=unsupported, prob_a=[1.] * 3, prob_b=[1.] * 3, **good)
+        for a, b in ((3, 2), (2, 2), (1, 1)):
+            self.refused(f"prob_a has {a} elements and prob_b {b}, for 3 pairs of classes", "SVMClassifier", x, prob_a=[1.] * a,
+                         prob_b=[1.] * b, **good)
 
 
 if __name__ == "__main__":
