@@ -92,12 +92,14 @@ const char *qn_type_print(const qn_type *type, qn_arena *arena);
  * somebody asks for its contents: qn_tensor_data for all of them, qn_tensor_read for a part, which is how weights reach
  * their place without ever being in memory twice. */
 typedef struct qn_tensor_source qn_tensor_source;
+typedef enum qn_input_role { QN_ROLE_INPUT, QN_ROLE_PARAM, QN_ROLE_STATE } qn_input_role;
 typedef struct qn_tensor {
     qn_type type;     /* static */
     const void *data; /* NULL: see source; readers who don't know use qn_tensor_data */
     size_t bytes;
-    uint64_t hash;    /* of dtype, dims and data; 0: not computed yet (qn_tensor_hash) */
-    const char *name; /* initializer name, or NULL */
+    uint64_t hash;      /* of dtype, dims and data; 0: not computed yet (qn_tensor_hash) */
+    const char *name;   /* initializer name, or NULL */
+    qn_input_role role; /* what the model says of it: PARAM is learnt, STATE isn't; INPUT: it says nothing */
     bool
         mapped; /* data lies in a private mapping of a file: its pages may be dropped, and come back when read */
     const qn_tensor_source *source; /* where data is NULL */
@@ -204,8 +206,6 @@ struct qn_tensor_source {
     bool (*view)(const qn_tensor *tensor, const int64_t *low, const int64_t *extent, const void **out_data,
                  int64_t *out_strides);
 };
-
-typedef enum qn_input_role { QN_ROLE_INPUT, QN_ROLE_PARAM, QN_ROLE_STATE } qn_input_role;
 
 struct qn_graph {
     qn_module *module;

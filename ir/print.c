@@ -85,6 +85,8 @@ static void remember_data(printer *p, const qn_tensor *tensor)
     qn_vec_push(p->out.arena, &p->data, tensor);
 }
 
+static const char *const roles[] = { "", " param", " state" };
+
 void qn_print_tensor(qn_printer *p, const qn_tensor *tensor)
 {
     if (p->options->no_contents) {
@@ -108,6 +110,7 @@ void qn_print_tensor(qn_printer *p, const qn_tensor *tensor)
     if (tensor->name) {
         qn_strbuf_puts(&p->out, " ");
         qn_strbuf_quote(&p->out, tensor->name);
+        qn_strbuf_puts(&p->out, roles[tensor->role]);
     }
 }
 
@@ -278,7 +281,6 @@ static void print_items(printer *p, size_t line_start, int n, const char *const 
 /* One item of a signature; written to a buffer of its own. */
 static const char *input_text(printer *p, const qn_graph *graph, int i, const qn_names *names)
 {
-    static const char *const roles[] = { "", " param", " state" };
     qn_strbuf whole = p->out;
     p->out = (qn_strbuf){ .arena = whole.arena };
     qn_strbuf_printf(&p->out, "%s: ", qn_names_get(names, graph->inputs[i]));

@@ -32,6 +32,11 @@ static const qn_tensor *float_constant(const qn_value *value)
     return qn_attr_tensor(node, QN_ATTR_VALUE);
 }
 
+static const qn_tensor *constant_of(const qn_node *node)
+{
+    return node->n_results == 1 ? float_constant(&node->results[0]) : NULL;
+}
+
 /* The input that stands for a constant: one for each name. */
 static void become_input(qn_graph *graph, qn_value *constant, const char *name, qn_input_role role)
 {
@@ -113,10 +118,12 @@ static bool is_setting(const qn_node *node, int operand, const bool *constant)
     }
 }
 
-/* By value: is it made of constants alone? */
-static bool *find_constant(const qn_graph *graph, int n_values)
+/* By value: is it made of constants alone, and of inputs of integers where these count too? */
+static bool *find_constant(const qn_graph *graph, int n_values, bool with_integers)
 {
     bool *constant = QN_NEW_ARRAY(graph->module->arena, bool, n_values + 1);
+    for (int i = 0; i < graph->n_inputs; i++)
+        constant[graph->inputs[i]->id] = with_integers && !qn_dtype_is_float(graph->inputs[i]->type.dtype);
     QN_FOR_NODES (graph, node) {
         bool all = true;
         for (int i = 0; i < node->n_operands; i++)
@@ -133,6 +140,21 @@ static int axes_of(const qn_type *type)
     for (int i = 0; i < type->rank; i++)
         n += !qn_dim_is(type->dims[i], 1);
     return n;
+}
+
+/* By value: is it made of constants, one of which the model says is learnt? Then it is no setting and no mask. */
+static bool *find_declared(const qn_graph *graph, int n_values, const bool *constant)
+{
+    bool *declared = QN_NEW_ARRAY(graph->module->arena, bool, n_values + 1);
+    QN_FOR_NODES (graph, node) {
+        const qn_tensor *tensor = constant_of(node);
+        bool any = tensor && tensor->role == QN_ROLE_PARAM;
+        for (int i = 0; i < node->n_operands; i++)
+            any |= declared[node->operands[i]->id];
+        for (int i = 0; i < node->n_results; i++)
+            declared[node->results[i].id] = any && constant[node->results[i].id];
+    }
+    return declared;
 }
 
 /* By value: is it made of constants, moved about and scaled, that have two axes or more? That is what a mask is; a line of numbers
@@ -162,13 +184,97 @@ static bool *find_mask_like(qn_graph *graph, int n_values)
     return mask_like;
 }
 
+/* ---- tables of sines ---- */
+
+typedef struct angles {
+    int64_t n,
+        turned; /* pairs that are a sine and a cosine; those where neither is 0: ones beside zeros are no table */
+} angles;
+
+static double element(const qn_tensor *tensor, const char *data, int64_t i)
+{
+    const qn_dtype dtype = tensor->type.dtype;
+    return qn_scalar_load(dtype, data + (size_t)i * qn_dtype_bytes(dtype)).f;
+}
+
+static bool add_angle(angles *found, qn_dtype dtype, double a, double b)
+{
+    const double tolerance = qn_dtype_is_narrow(dtype) ? 2e-2 : 1e-4;
+    found->n++;
+    found->turned += a != 0 && b != 0;
+    return fabs(a * a + b * b - 1) < tolerance;
+}
+
+static bool are_many(const angles *found)
+{
+    return found->turned >= 8 && found->turned >= found->n / 2;
+}
+
+/* Do sines and cosines of the same angles make up the last axis, in halves or by turns? */
+static bool has_sines(const qn_tensor *tensor)
+{
+    const qn_type *type = &tensor->type;
+    const int64_t n = type->dims[type->rank - 1]->value, total = qn_type_elements(type);
+    if (n % 2)
+        return false;
+    const char *data = qn_tensor_data(tensor);
+    for (int turns = 0; turns < 2; turns++) {
+        angles found = { 0 };
+        bool all = true;
+        for (int64_t at = 0; at < total && all; at += n)
+            for (int64_t i = 0; i < n / 2 && all; i++) {
+                const int64_t a = at + (turns ? 2 * i : i), b = turns ? a + 1 : a + n / 2;
+                all = add_angle(&found, type->dtype, element(tensor, data, a), element(tensor, data, b));
+            }
+        if (all && are_many(&found))
+            return true;
+    }
+    return false;
+}
+
+/* Are they the sines and the cosines of the same angles? */
+static bool are_sines(const qn_tensor *a, const qn_tensor *b)
+{
+    if (!qn_type_equal(&a->type, &b->type))
+        return false;
+    const char *of_a = qn_tensor_data(a), *of_b = qn_tensor_data(b);
+    const int64_t total = qn_type_elements(&a->type);
+    angles found = { 0 };
+    bool all = true;
+    for (int64_t i = 0; i < total && all; i++)
+        all = add_angle(&found, a->type.dtype, element(a, of_a, i), element(b, of_b, i));
+    return all && are_many(&found);
+}
+
+/* By value: is it a table of sines and cosines, which says where in a sequence something is? No weights are drawn like that. */
+static bool *find_sines(const qn_graph *graph, int n_values)
+{
+    bool *sines = QN_NEW_ARRAY(graph->module->arena, bool, n_values + 1);
+    QN_FOR_NODES (graph, node) {
+        const qn_tensor *tensor = constant_of(node);
+        if (!tensor || axes_of(&tensor->type) < 2 || tensor->role != QN_ROLE_INPUT)
+            continue;
+        sines[node->results[0].id] |= has_sines(tensor);
+        for (const qn_node *other = node->next; other; other = other->next) {
+            const qn_tensor *partner = constant_of(other);
+            if (partner && partner->role == QN_ROLE_INPUT && are_sines(tensor, partner))
+                sines[node->results[0].id] = sines[other->results[0].id] = true;
+        }
+    }
+    return sines;
+}
+
+/* ---- both together ---- */
+
 /* By value: does it reach an output through operands that are learnt? What is like a mask and is added to what a softmax
  * takes is one. */
 static bool *find_wanted(qn_graph *graph)
 {
     qn_arena *arena = graph->module->arena;
     const int n = qn_graph_number(graph);
-    const bool *mask_like = find_mask_like(graph, n), *constant = find_constant(graph, n);
+    const bool *mask_like = find_mask_like(graph, n), *constant = find_constant(graph, n, false),
+               *placed = find_constant(graph, n, true), *declared = find_declared(graph, n, constant),
+               *sines = find_sines(graph, n);
     bool *wanted = QN_NEW_ARRAY(arena, bool, n + 1), *scores = QN_NEW_ARRAY(arena, bool, n + 1);
     for (int i = 0; i < graph->n_outputs; i++)
         wanted[graph->outputs[i]->id] = true;
@@ -184,11 +290,12 @@ static bool *find_wanted(qn_graph *graph)
             if (node->op == QN_OP_SOFTMAX || node->op == QN_OP_LOG_SOFTMAX ||
                 (elementwise && scores[node->results[0].id]))
                 scores[id] = true;
-            const bool setting = constant[id] && is_setting(node, i, constant),
+            const bool setting = (constant[id] && is_setting(node, i, constant)) || sines[id] ||
+                                 (placed[id] && (node->op == QN_OP_SIN || node->op == QN_OP_COS)),
                        mask = mask_like[id] &&
                               (node->op == QN_OP_ATTENTION ? i == 3
                                                            : elementwise && scores[node->results[0].id]);
-            if (leads_back(node, i) && !setting && !mask)
+            if (leads_back(node, i) && (declared[id] || (!setting && !mask)))
                 wanted[id] = true;
         }
     }
@@ -280,12 +387,15 @@ qn_status qn_train_parameters(qn_graph *function, const qn_train_options *option
             function->input_roles[i] = QN_ROLE_STATE;
     for (qn_node *node = function->first, *next; node; node = next) {
         next = node->next;
-        const qn_tensor *tensor = node->n_results == 1 ? float_constant(&node->results[0]) : NULL;
+        const qn_tensor *tensor = constant_of(node);
         if (!tensor || !tensor->name)
             continue;
-        bool learnt = options->n_params
-                          ? is_named(options, tensor->name, used)
-                          : tensor->type.rank > 0 && wanted[node->results[0].id] && is_moderate(tensor);
+        bool learnt =
+            options->n_params
+                ? is_named(options, tensor->name, used)
+                : wanted[node->results[0].id] &&
+                      (tensor->role == QN_ROLE_PARAM ||
+                       (tensor->role == QN_ROLE_INPUT && tensor->type.rank > 0 && is_moderate(tensor)));
         if (learnt)
             become_input(function, &node->results[0], tensor->name, QN_ROLE_PARAM);
     }

@@ -332,6 +332,34 @@ static bool import_nodes(qn_onnx_scope *scope, size_t n, Onnx__Node *const *node
     return good && scope->im->n_nodes <= QN_ONNX_MAX_NODES;
 }
 
+bool qn_onnx_is_learnable(const qn_tensor *tensor)
+{
+    return qn_dtype_is_float(tensor->type.dtype) &&
+           (tensor->role == QN_ROLE_PARAM || (tensor->role == QN_ROLE_INPUT && tensor->type.rank > 0));
+}
+
+/* PyTorch notes beside a value whether it was a parameter of the module, or a buffer or another tensor of it. */
+static void take_roles(qn_onnx_scope *scope, const Onnx__Graph *graph)
+{
+    for (size_t i = 0; i < graph->n_value_info; i++) {
+        const Onnx__Described *described = graph->value_info[i];
+        for (size_t k = 0; k < described->n_metadata_props; k++) {
+            const Onnx__Entry *entry = described->metadata_props[k];
+            if (strcmp(entry->key, "pkg.torch.export.graph_signature.InputSpec.kind"))
+                continue;
+            const qn_input_role role = strcmp(entry->value, "PARAMETER") == 0 ? QN_ROLE_PARAM : QN_ROLE_STATE;
+            const struct qn_onnx_name *slot = find_name(scope, described->name);
+            qn_onnx_value *v = slot && slot->name ? slot->value : NULL;
+            if (!v || !v->tensor || !qn_dtype_is_float(v->tensor->type.dtype))
+                continue;
+            qn_tensor *tensor = qn_arena_copy(scope->im->arena, v->tensor, sizeof *tensor);
+            tensor->role = role;
+            v->tensor = tensor;
+            v->learnable = qn_onnx_is_learnable(tensor);
+        }
+    }
+}
+
 bool qn_onnx_scope_import(qn_onnx_scope *scope, const Onnx__Graph *graph)
 {
     qn_onnx_import *im = scope->im;
@@ -354,10 +382,11 @@ bool qn_onnx_scope_import(qn_onnx_scope *scope, const Onnx__Graph *graph)
         qn_onnx_value *v =
             tensor ? qn_onnx_value_constant(im, tensor) : qn_onnx_value_new(im, QN_ONNX_FAILED);
         v->strings = strings && tensor;
-        v->learnable = tensor && qn_dtype_is_float(tensor->type.dtype) && tensor->type.rank > 0;
+        v->learnable = tensor && qn_onnx_is_learnable(tensor);
         good &= tensor != NULL;
         good &= qn_onnx_scope_define(scope, name, v, &loc);
     }
+    take_roles(scope, graph);
     return import_nodes(scope, graph->n_node, graph->node) && good;
 }
 

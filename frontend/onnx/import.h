@@ -81,8 +81,11 @@ struct qn_onnx_value {
     uint64_t extents; /* set of symbols (the first 64) whose values its contents are made of */
     bool strings;     /* their numbers, i64: see strings.c */
     bool unknown;     /* was asked for its contents, and isn't computed from constants */
-    bool learnable;   /* made of a float initializer of rank 1 or more, which training may change */
+    bool learnable;   /* made of an initializer that training may change */
 };
+
+/* May training change an initializer? The model says so, or says nothing and it is one of floats that is no scalar. */
+bool qn_onnx_is_learnable(const qn_tensor *tensor);
 
 /* Contents of more elements than this are not followed. */
 #define QN_ONNX_CONTENTS_MAX 1024

@@ -18,7 +18,7 @@ typedef struct walk {
 /* Parameters change in training: nothing that is made of one is known for good. */
 static bool may_change(const qn_tensor *tensor)
 {
-    return tensor->name && qn_dtype_is_float(tensor->type.dtype) && tensor->type.rank > 0;
+    return tensor->name && qn_onnx_is_learnable(tensor);
 }
 
 static bool is_small(const qn_type *type)

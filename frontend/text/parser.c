@@ -84,6 +84,13 @@ bool qn_parser_accept_word(qn_parser *p, const char *word)
     return true;
 }
 
+qn_input_role qn_parser_accept_role(qn_parser *p)
+{
+    return qn_parser_accept_word(p, "param")   ? QN_ROLE_PARAM
+           : qn_parser_accept_word(p, "state") ? QN_ROLE_STATE
+                                               : QN_ROLE_INPUT;
+}
+
 const char *qn_parser_suggest(qn_parser *p, const qn_token *token, const char *const *words, int n)
 {
     const char *best = qn_nearest_word(token->text, token->length, words, n);
@@ -105,9 +112,7 @@ static qn_status parse_input(qn_parser *p, qn_text_function *function)
     qn_type type;
     QN_TRY(qn_parser_expect(p, QN_TOKEN_COLON, "':' and the type of the input"));
     QN_TRY(qn_parse_type(p, &type));
-    qn_input_role role = qn_parser_accept_word(p, "param")   ? QN_ROLE_PARAM
-                         : qn_parser_accept_word(p, "state") ? QN_ROLE_STATE
-                                                             : QN_ROLE_INPUT;
+    const qn_input_role role = qn_parser_accept_role(p);
     const qn_tensor *initial = NULL;
     if (p->token.kind == QN_TOKEN_EQUALS) {
         if (role == QN_ROLE_INPUT)

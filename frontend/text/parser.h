@@ -73,6 +73,7 @@ bool qn_parser_accept(qn_parser *p, qn_token_kind kind);
 qn_status qn_parser_expect(qn_parser *p, qn_token_kind kind, const char *what);
 bool qn_parser_at_word(const qn_parser *p, const char *word);
 bool qn_parser_accept_word(qn_parser *p, const char *word);
+qn_input_role qn_parser_accept_role(qn_parser *p); /* "param", "state"; INPUT: neither stands there */
 /* The word of `words` (n of them, NULL ones are skipped) nearest to the token, as ", did you mean 'x'?"; "" if none is near. */
 const char *qn_parser_suggest(qn_parser *p, const qn_token *token, const char *const *words, int n);
 

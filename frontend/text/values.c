@@ -220,11 +220,18 @@ static qn_status parse_bytes(qn_parser *p, const qn_type *type, size_t bytes, ch
     return QUERN_OK;
 }
 
+/* What stands behind a tensor: its name, and what the model says of it. */
+typedef struct tensor_label {
+    const char *name; /* NULL: there is none */
+    qn_input_role role;
+} tensor_label;
+
 /* A tensor like `contents` of that name; gives the last use again where it is the same. */
-static qn_tensor *use_data(qn_parser *p, qn_text_data *data, const qn_type *type, const char *name)
+static qn_tensor *use_data(qn_parser *p, qn_text_data *data, const qn_type *type, tensor_label label)
 {
+    const char *name = label.name;
     qn_tensor *last = data->last_use;
-    if (last && qn_type_equal(&last->type, type) &&
+    if (last && qn_type_equal(&last->type, type) && last->role == label.role &&
         (last->name == name || (last->name && name && strcmp(last->name, name) == 0)))
         return last;
     qn_tensor *tensor = QN_NEW(p->arena, qn_tensor);
@@ -232,6 +239,7 @@ static qn_tensor *use_data(qn_parser *p, qn_text_data *data, const qn_type *type
         *tensor = *data->contents;
     tensor->type = *type;
     tensor->name = name;
+    tensor->role = label.role;
     return data->last_use = tensor;
 }
 
@@ -251,13 +259,15 @@ static qn_text_data *data_of(qn_parser *p, const char *label)
     return *slot;
 }
 
-/* The name behind a tensor, or NULL. */
-static const char *parse_tensor_name(qn_parser *p)
+static tensor_label parse_label(qn_parser *p)
 {
-    const char *name = p->token.kind == QN_TOKEN_STRING ? p->token.text : NULL;
-    if (name)
-        qn_parser_next(p);
-    return name;
+    tensor_label label = { 0 };
+    if (p->token.kind != QN_TOKEN_STRING)
+        return label;
+    label.name = p->token.text;
+    qn_parser_next(p);
+    label.role = qn_parser_accept_role(p);
+    return label;
 }
 
 qn_status qn_parse_tensor(qn_parser *p, const qn_type *type, const qn_tensor **out_tensor)
@@ -275,7 +285,7 @@ qn_status qn_parse_tensor(qn_parser *p, const qn_type *type, const qn_tensor **o
             QN_TRY(check_use(p, data, &start, type));
         else if (p->data_complete)
             return qn_parser_error(p, &start, "no data $%s in this text", start.text);
-        qn_tensor *tensor = use_data(p, data, type, parse_tensor_name(p));
+        qn_tensor *tensor = use_data(p, data, type, parse_label(p));
         if (!data->contents) {
             data_use use = { tensor, start };
             qn_vec_push(p->arena, &data->waiting, use);
@@ -300,7 +310,9 @@ qn_status qn_parse_tensor(qn_parser *p, const qn_type *type, const qn_tensor **o
         contents = list.data;
     }
     qn_tensor *tensor = qn_tensor_new(p->module, type->dtype, type->rank, dims, contents);
-    tensor->name = parse_tensor_name(p);
+    const tensor_label label = parse_label(p);
+    tensor->name = label.name;
+    tensor->role = label.role;
     *out_tensor = tensor;
     return QUERN_OK;
 }
@@ -323,7 +335,7 @@ qn_status qn_parse_skip_tensor(qn_parser *p)
             return qn_parser_expected(p, "a constant: 1.5, [1, 2], splat 0, $label or x\"…\"");
         qn_parser_next(p);
     }
-    parse_tensor_name(p);
+    parse_label(p);
     return QUERN_OK;
 }
 

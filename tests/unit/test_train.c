@@ -382,6 +382,101 @@ static void parameters_are_found_behind_settings(void **state)
     }
 }
 
+/* y = ((x scale + shift) / divisor + buffer) lifted factor, where each tensor's note says what it was in the module */
+static void noted_parameters_and_buffers(void **state)
+{
+    (void)state;
+    static const struct {
+        const char *name, *kind;
+    } notes[] = { { "scale", "PARAMETER" },
+                  { "divisor", "PARAMETER" },
+                  { "buffer", "BUFFER" },
+                  { "lifted", "CONSTANT_TENSOR" },
+                  { "x", "USER_INPUT" } };
+    onnx_bytes g = { 0 };
+    const float ones[2] = { 1, 1 };
+    onnx_input(&g, "x", ONNX_FLOAT, "2,2");
+    onnx_initializer(&g, "scale", ONNX_FLOAT, 0, NULL, ones);
+    onnx_initializer(&g, "shift", ONNX_FLOAT, 1, (int64_t[]){ 2 }, ones);
+    onnx_initializer(&g, "factor", ONNX_FLOAT, 0, NULL, ones);
+    onnx_initializer(&g, "divisor", ONNX_FLOAT, 1, (int64_t[]){ 2 }, ones);
+    onnx_initializer(&g, "buffer", ONNX_FLOAT, 1, (int64_t[]){ 2 }, ones);
+    onnx_initializer(&g, "lifted", ONNX_FLOAT, 1, (int64_t[]){ 2 }, ones);
+    for (size_t i = 0; i < sizeof notes / sizeof *notes; i++) {
+        onnx_bytes value = { 0 }, entry = { 0 };
+        onnx_put_string(&entry, 1, "pkg.torch.export.graph_signature.InputSpec.kind");
+        onnx_put_string(&entry, 2, notes[i].kind);
+        onnx_put_string(&value, 1, notes[i].name);
+        onnx_put_message(&value, 4, &entry);
+        onnx_put_message(&g, 13, &value);
+    }
+    onnx_simple(&g, "Mul", "x scale", "a");
+    onnx_simple(&g, "Add", "a shift", "b");
+    onnx_simple(&g, "Div", "b divisor", "c");
+    onnx_simple(&g, "Add", "c buffer", "d");
+    onnx_simple(&g, "Mul", "d lifted", "e");
+    onnx_simple(&g, "Mul", "e factor", "y");
+    onnx_output(&g, "y", ONNX_FLOAT);
+    onnx_bytes bytes = onnx_model(&g, 18);
+    expect_states_of(bytes.data, bytes.n, &sgd, "[scale][shift][divisor]");
+    quern_module *module = load(bytes.data, bytes.n);
+    char *text;
+    assert_int_equal(quern_module_text(module, &text), QUERN_OK);
+    expect_states_of(text, strlen(text), &sgd, "[scale][shift][divisor]");
+    quern_free(text);
+    quern_module_free(module);
+    free(bytes.data);
+}
+
+/* Rotary tables, halves and turns of sinusoidal ones, and frequencies times positions; but no ones beside zeros. */
+static void tables_of_sines_are_not_learnt(void **state)
+{
+    (void)state;
+    enum { T = 4, D = 6 };
+    float tables[6][T * D], frequencies[D];
+    for (int t = 0; t < T; t++)
+        for (int d = 0; d < D; d++) {
+            const double angle = (t + 1) * (d + 1) / 5.0, half = (t + 1) * (d % (D / 2) + 1) / 5.0,
+                         turn = (t + 1) * (d / 2 + 1) / 5.0;
+            const int at = t * D + d;
+            frequencies[d] = 1 / (float)(d + 1);
+            tables[0][at] = (float)cos(angle);
+            tables[1][at] = (float)sin(angle);
+            tables[2][at] = (float)(d < D / 2 ? sin(half) : cos(half));
+            tables[3][at] = (float)(d % 2 ? cos(turn) : sin(turn));
+            tables[4][at] = 1;
+            tables[5][at] = 0;
+        }
+    static const char *const names[] = { "cos", "sin", "halves", "turns", "ones", "zeros" };
+    onnx_bytes g = { 0 }, node;
+    onnx_input(&g, "x", ONNX_FLOAT, "4,6");
+    onnx_input(&g, "at", ONNX_INT64, "4,1");
+    for (int i = 0; i < 6; i++)
+        onnx_initializer(&g, names[i], ONNX_FLOAT, 2, (int64_t[]){ T, D }, tables[i]);
+    onnx_initializer(&g, "frequencies", ONNX_FLOAT, 1, (int64_t[]){ D }, frequencies);
+    onnx_initializer(&g, "w", ONNX_FLOAT, 1, (int64_t[]){ D }, frequencies);
+    onnx_simple(&g, "Mul", "x cos", "a");
+    onnx_simple(&g, "Mul", "x sin", "b");
+    onnx_simple(&g, "Add", "a b", "c");
+    onnx_simple(&g, "Add", "c halves", "d");
+    onnx_simple(&g, "Add", "d turns", "e");
+    onnx_simple(&g, "Mul", "e ones", "f");
+    onnx_simple(&g, "Add", "f zeros", "h");
+    node = onnx_node("Cast", "at", "position");
+    onnx_attr_int(&node, "to", ONNX_FLOAT);
+    onnx_put_node(&g, &node);
+    onnx_simple(&g, "Mul", "position frequencies", "angles");
+    onnx_simple(&g, "Sin", "angles", "sines");
+    onnx_simple(&g, "Add", "h sines", "i");
+    onnx_simple(&g, "Mul", "x w", "phase");
+    onnx_simple(&g, "Sin", "phase", "wave");
+    onnx_simple(&g, "Add", "i wave", "y");
+    onnx_output(&g, "y", ONNX_FLOAT);
+    onnx_bytes bytes = onnx_model(&g, 18);
+    expect_states_of(bytes.data, bytes.n, &sgd, "[ones][zeros][w]");
+    free(bytes.data);
+}
+
 /* A loop without a limit has no gradient: better said than left out in silence. */
 static void parameters_in_front_of_what_has_no_gradient(void **state)
 {
@@ -721,6 +816,8 @@ int main(void)
         cmocka_unit_test(masks_depend_on_seed_and_step_alone),
         cmocka_unit_test(parameters_are_what_is_learnt),
         cmocka_unit_test(parameters_are_found_behind_settings),
+        cmocka_unit_test(noted_parameters_and_buffers),
+        cmocka_unit_test(tables_of_sines_are_not_learnt),
         cmocka_unit_test(parameters_in_front_of_what_has_no_gradient),
         cmocka_unit_test(recurrent_weights_are_learnt),
         cmocka_unit_test(unknown_parameters_are_named),
