@@ -31,8 +31,7 @@ static bool is_byte(const qn_value *v)
     return v->type.dtype == QUERN_I8 || v->type.dtype == QUERN_U8;
 }
 
-/* A whole number in every element, known before fold runs. */
-static bool is_whole(const qn_value *v, int64_t *out)
+bool qn_integer_is_whole(const qn_value *v, int64_t *out)
 {
     qn_scalar s;
     while (v->node && (v->node->op == QN_OP_BROADCAST || v->node->op == QN_OP_RESHAPE ||
@@ -46,7 +45,7 @@ static bool is_whole(const qn_value *v, int64_t *out)
 static bool is_number(const qn_value *v, int64_t number)
 {
     int64_t found;
-    return is_whole(v, &found) && found == number;
+    return qn_integer_is_whole(v, &found) && found == number;
 }
 
 bool qn_integer_is_zero(const qn_value *zero)
@@ -58,7 +57,7 @@ bool qn_integer_is_zero(const qn_value *zero)
 static qn_value *shifted(qn_builder *b, qn_value *v, int64_t by)
 {
     int64_t number;
-    if (!is_whole(v, &number)) {
+    if (!qn_integer_is_whole(v, &number)) {
         v = qn_b_convert(b, QUERN_I32, v);
         return by ? qn_b_binary_bcast(b, QN_OP_ADD, v, qn_b_scalar_int(b, QUERN_I32, by)) : v;
     }
@@ -268,7 +267,8 @@ static qn_value *requantize(qn_builder *b, const qn_node *node, const qn_machine
         return NULL;
     int64_t number;
     qn_value *zero = node->operands[2];
-    zero = is_whole(zero, &number) ? qn_b_scalar_int(b, QUERN_U8, number + 128) : qn_flip_bytes(b, zero);
+    zero = qn_integer_is_whole(zero, &number) ? qn_b_scalar_int(b, QUERN_U8, number + 128)
+                                              : qn_flip_bytes(b, zero);
     qn_value *y = qn_b_quantize(b, node->operands[0], node->operands[1], zero, -1, 0);
     const qn_node *made = y ? y->node : NULL;
     qn_value *same_bytes = made ? requantize(b, made, machine) : NULL;
@@ -289,7 +289,7 @@ static qn_value *dequantize(qn_builder *b, const qn_node *node)
 {
     qn_value *x = unflipped(node->operands[0]), *zero = node->operands[2];
     int64_t number;
-    if (!x || qn_attr_find(node, QN_ATTR_AXIS) || !is_whole(zero, &number))
+    if (!x || qn_attr_find(node, QN_ATTR_AXIS) || !qn_integer_is_whole(zero, &number))
         return NULL;
     zero = qn_b_scalar_int(b, x->type.dtype, number + (x->type.dtype == QUERN_U8 ? 128 : -128));
     return qn_b_dequantize(b, x, node->operands[1], zero, -1, 0);

@@ -23,6 +23,8 @@ typedef struct qn_integer_sums {
 qn_dtype qn_integer_x_dtype(const qn_machine *machine);
 /* The same numbers, of u8 or of i8. */
 void qn_integer_make(qn_builder *b, qn_integer *q, qn_dtype dtype);
+/* A whole number in every element, known before fold runs. */
+bool qn_integer_is_whole(const qn_value *v, int64_t *out);
 bool qn_integer_is_zero(const qn_value *zero);
 /* i32 sums of bytes along some axes. */
 qn_value *qn_integer_sum(qn_builder *b, qn_value *x, int n, const int64_t *axes, bool keep);

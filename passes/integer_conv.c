@@ -83,15 +83,36 @@ static qn_value *of_bytes(qn_builder *b, const qn_node *node, qn_integer *x, qn_
     return qn_integer_result(b, &s, x, w, 1);
 }
 
-/* Whole numbers in float32, where each sum is exact in it: there is a kernel for channels by themselves. */
-static qn_value *in_floats(qn_builder *b, const qn_node *node)
+/* Is each sum of products with bytes exact in float32? Known filters say how large theirs get. */
+static bool is_exact_in_floats(const qn_node *node, const qn_integer *w)
 {
-    enum { MOST_DEPTH = (1 << 24) / (255 * 255) };
-    const qn_type *w = &node->operands[1]->type;
-    int64_t depth = 1;
-    for (int i = 1; i < w->rank; i++)
-        depth = qn_dim_is_const(w->dims[i]) && depth <= MOST_DEPTH ? depth * w->dims[i]->value : INT32_MAX;
-    if (depth > MOST_DEPTH || node->results[0].type.dtype != QUERN_I32)
+    enum { MOST = (1 << 24) / 255 };
+    const qn_type *type = &node->operands[1]->type;
+    const qn_tensor *known = qn_value_constant(w->bytes);
+    int64_t zero;
+    if (!qn_type_is_static(type))
+        return false;
+    const int64_t filters = type->dims[0]->value, depth = filters ? qn_type_elements(type) / filters : 0;
+    if (!known || !known->data || !qn_integer_is_whole(w->zero, &zero))
+        return depth <= MOST / 255;
+    const size_t size = qn_dtype_bytes(known->type.dtype);
+    for (int64_t o = 0; o < filters; o++) {
+        int64_t sum = 0;
+        for (int64_t k = o * depth; k < (o + 1) * depth; k++) {
+            const int64_t d =
+                qn_scalar_load(known->type.dtype, (const uint8_t *)known->data + (size_t)k * size).i - zero;
+            sum += d < 0 ? -d : d;
+        }
+        if (sum > MOST)
+            return false;
+    }
+    return true;
+}
+
+/* Whole numbers in float32, where that is exact: there is a kernel for channels by themselves, and for groups of them. */
+static qn_value *in_floats(qn_builder *b, const qn_node *node, const qn_integer *w)
+{
+    if (node->results[0].type.dtype != QUERN_I32 || !is_exact_in_floats(node, w))
         return NULL;
     qn_value *operands[2] = { qn_b_convert(b, QUERN_F32, node->operands[0]),
                               qn_b_convert(b, QUERN_F32, node->operands[1]) };
@@ -105,5 +126,5 @@ static qn_value *in_floats(qn_builder *b, const qn_node *node)
 qn_value *qn_integer_convolution(qn_builder *b, const qn_node *node, qn_integer *x, qn_integer *w,
                                  const qn_machine *machine)
 {
-    return qn_integer_convolves(node) ? of_bytes(b, node, x, w, machine) : in_floats(b, node);
+    return qn_integer_convolves(node) ? of_bytes(b, node, x, w, machine) : in_floats(b, node, w);
 }

@@ -235,12 +235,41 @@ static void whole_numbers(void **state)
     }
 }
 
+/* Groups whose sums could be too large for float32 go by what their filters add up to. */
+static void groups_of_known_filters(void **state)
+{
+    (void)state;
+    enum { C = 64, GROUPS = 2, KERNEL = 3, N = 6 };
+    for (int i = 0; i < 4; i++) {
+        const bool large = i & 1, given = i & 2;
+        const int64_t x_dims[] = { 1, C, N, N }, w_dims[] = { C, C / GROUPS, KERNEL, KERNEL };
+        const int64_t ones[] = { 1, 1 };
+        model m;
+        open_model(&m);
+        qn_value *x = input(&m, QUERN_U8, 4, x_dims), *w = given ? input(&m, QUERN_I8, 4, w_dims) : NULL;
+        if (!given) {
+            unsigned char *data = bytes(&m, count_elements(4, w_dims), 5);
+            for (int64_t k = 0; !large && k < count_elements(4, w_dims); k++)
+                data[k] = (unsigned char)((int)(signed char)data[k] / 4);
+            for (int64_t k = 0; large && k < count_elements(4, w_dims); k++)
+                data[k] = 0x80; /* 288 * 255 * 255 > 2^24 */
+            w = qn_b_constant(&m.b, qn_tensor_new(m.module, QUERN_I8, 4, w_dims, data));
+        }
+        w = difference(&m, w, qn_b_scalar(&m.b, QUERN_I8, large ? 127 : 0));
+        qn_value *y = qn_b_convolution(&m.b, difference(&m, x, qn_b_scalar(&m.b, QUERN_U8, 4)), w,
+                                       &(qn_conv){ .low = ones, .high = ones, .groups = GROUPS });
+        compare(&m, y, &lowered_byte_machines[0], qn_arena_printf(m.module->arena, "groups %d", i));
+        assert_int_equal(count(m.b.graph, QN_OP_CONVOLUTION, QUERN_I32), large || given);
+        qn_module_free(m.module);
+    }
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(products),        cmocka_unit_test(products_of_two_results),
         cmocka_unit_test(bytes_that_move), cmocka_unit_test(convolutions),
-        cmocka_unit_test(whole_numbers),
+        cmocka_unit_test(whole_numbers),   cmocka_unit_test(groups_of_known_filters),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
