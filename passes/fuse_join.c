@@ -142,6 +142,14 @@ static bool reads_several(const qn_node *node)
     return n > 1;
 }
 
+/* Padding that many windows of one kernel read, each at a place of its own: every one of them would look whether it meets the border, of
+ * each element, and find in what is padded what may lie in another order. It is put into memory once. */
+static bool is_read_all_over(const qn_demand *d, const qn_node *node)
+{
+    enum { PLACES = 4, LARGE = 4096 };
+    return node->op == QN_OP_PAD && d->indices.n >= PLACES && elements_of(&node->results[0].type) >= LARGE;
+}
+
 bool qn_cluster_wants(const qn_demand *d, const qn_node *node)
 {
     qn_cluster *c = d->by;
@@ -164,7 +172,7 @@ bool qn_cluster_wants(const qn_demand *d, const qn_node *node)
     if (looked_up && (times > MANY || (SELDOM * times > 1 && reads_several(node))))
         return false;
     if (cost == 0)
-        return true;
+        return !is_read_all_over(d, node);
     /* what is computed again would read more from memory than it is itself */
     if (times > 1.01 && node->op == QN_OP_CONVERT &&
         qn_dtype_bytes(value->type.dtype) < qn_dtype_bytes(node->operands[0]->type.dtype))

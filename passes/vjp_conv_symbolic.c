@@ -3,8 +3,8 @@
  * That of x is a convolution again. That of w would be one whose kernel is as large as the image, for which there is no kernel: it is
  * products over the batch and all positions instead, of what some taps of the kernel meet:
  *
- *   for some taps   met   = for each tap, every stride-th element of the padded x from the tap on     [N positions, taps C]
- *                   gw    = met^T g                                                                   [taps C, O]
+ *   for some taps   met   = for each tap, every stride-th element of the padded x from the tap on     [taps C, N positions]
+ *                   gw    = met g^T                                                                   [taps C, O]
  *
  * Where x is spread (a transposed convolution) and each position counts, it is the same with x and g exchanged, so that the zeros
  * between elements of x are not multiplied: g is what the taps meet then, from the last one on. */
@@ -97,23 +97,21 @@ static qn_value *x_gradient(qn_vjp *v, const qn_node *node, const conv *c, qn_va
 /* What the taps meet, and what they meet it with at each position. */
 typedef struct meeting {
     const conv *c;
-    qn_value *met;         /* padded; channels last */
+    qn_value *met;         /* padded; channels first */
     const int64_t *stride; /* from a position to the next */
     bool backwards;        /* the last tap meets it first */
     const qn_type *with;   /* [N, channels, positions…] */
 } meeting;
 
-static qn_value *channels_last(qn_vjp *v, qn_value *x)
+static qn_value *channels_first(qn_vjp *v, qn_value *x)
 {
-    int64_t perm[QN_MAX_RANK] = { 0 };
-    const int rank = x->type.rank;
-    for (int i = 1; i < rank - 1; i++)
-        perm[i] = i + 1;
-    perm[rank - 1] = 1;
+    int64_t perm[QN_MAX_RANK] = { 1, 0 };
+    for (int i = 2; i < x->type.rank; i++)
+        perm[i] = i;
     return qn_b_transpose(&v->b, x, perm);
 }
 
-/* [N, positions…, channels] with zeros, or cropped, so that each tap meets something at each of the positions. */
+/* [channels, N, positions…] with zeros, or cropped, so that each tap meets something at each of the positions. */
 static qn_value *padded(qn_vjp *v, const conv *c, qn_value *x, const int64_t *low, const int64_t *interior,
                         const int64_t *stride, const qn_type *with)
 {
@@ -124,16 +122,16 @@ static qn_value *padded(qn_vjp *v, const conv *c, qn_value *x, const int64_t *lo
         before[i] = after[i] = qn_dim_const(dims, 0);
     for (int i = 0; i < c->n; i++) {
         const int64_t step = interior ? interior[i] : 1;
-        const qn_dim spread = qn_dim_spread(dims, x->type.dims[1 + i], step);
-        before[1 + i] = qn_dim_const(dims, low[i]);
-        after[1 + i] =
+        const qn_dim spread = qn_dim_spread(dims, x->type.dims[2 + i], step);
+        before[2 + i] = qn_dim_const(dims, low[i]);
+        after[2 + i] =
             qn_dim_sub(dims, plus(v, times(v, with->dims[2 + i], stride[i]), reach(c, i) - low[i]), spread);
-        between[1 + i] = step - 1;
+        between[2 + i] = step - 1;
     }
     return qn_b_pad(&v->b, x, zero(v, x), before, after, between);
 }
 
-/* What tap number `tap` meets: [N, positions…, channels] */
+/* What tap number `tap` meets: [channels, N, positions…] */
 static qn_value *met_by(qn_vjp *v, const meeting *m, int64_t tap)
 {
     qn_dims *dims = qn_b_dims(&v->b);
@@ -150,54 +148,54 @@ static qn_value *met_by(qn_vjp *v, const meeting *m, int64_t tap)
         const int64_t at = tap % c->kernel[i] * c->w_dilation[i],
                       first = m->backwards ? reach(c, i) - at : at;
         tap /= c->kernel[i];
-        start[1 + i] = qn_dim_const(dims, first);
-        limit[1 + i] = plus(v, times(v, m->with->dims[2 + i], m->stride[i]), first);
-        stride[1 + i] = m->stride[i];
+        start[2 + i] = qn_dim_const(dims, first);
+        limit[2 + i] = plus(v, times(v, m->with->dims[2 + i], m->stride[i]), first);
+        stride[2 + i] = m->stride[i];
     }
     return qn_b_slice(&v->b, m->met, start, limit, stride);
 }
 
-/* Of taps [low, high): [taps, G, met channels, with channels]; `with` is [N positions, channels]. */
+/* Of taps [low, high): [taps, G, met channels, with channels]; `with` is [channels, N positions]. */
 static qn_value *product_of(qn_vjp *v, const meeting *m, qn_value *with, int64_t low, int64_t high)
 {
     qn_builder *b = &v->b;
     qn_dims *dims = qn_b_dims(b);
     const conv *c = m->c;
-    const int last = c->n + 1;
     const int64_t taps = high - low;
-    const qn_dim rows = with->type.dims[0], groups = qn_dim_const(dims, c->groups),
-                 n_taps = qn_dim_const(dims, taps),
-                 met = qn_dim_floordiv(dims, m->met->type.dims[last], groups),
-                 others = qn_dim_floordiv(dims, with->type.dims[1], groups),
-                 wide = times(v, m->met->type.dims[last], taps);
+    const qn_dim columns = with->type.dims[1], groups = qn_dim_const(dims, c->groups),
+                 n_taps = qn_dim_const(dims, taps), met = qn_dim_floordiv(dims, m->met->type.dims[0], groups),
+                 others = qn_dim_floordiv(dims, with->type.dims[0], groups);
     qn_value **each = QN_NEW_ARRAY(b->graph->module->arena, qn_value *, taps);
     for (int64_t i = 0; i < taps; i++)
         each[i] = met_by(v, m, low + i);
-    qn_value *x = taps == 1 ? each[0] : qn_b_concatenate(b, (int)taps, each, last);
+    qn_value *x = taps == 1 ? each[0] : qn_b_concatenate(b, (int)taps, each, 0);
     if (!x)
         return NULL;
     const qn_dim shape[] = { n_taps, groups, met, others };
     if (c->groups == 1) {
-        const qn_dot dot = { .n_contract = 1 };
-        x = qn_b_dot_general(b, qn_b_reshape(b, x, 2, (qn_dim[]){ rows, wide }), with, &dot,
-                             QUERN_INVALID_DTYPE);
+        const qn_dot dot = { .n_contract = 1, .x_contract = { 1 }, .y_contract = { 1 } };
+        x = qn_b_reshape(b, x, 2, (qn_dim[]){ x->type.dims[0], columns });
+        x = x ? qn_b_dot_general(b, x, with, &dot, QUERN_INVALID_DTYPE) : NULL;
         return qn_b_reshape(b, x, 4, shape);
     }
     if (qn_dim_is(met, 1) && qn_dim_is(others, 1)) { /* a group for each channel */
-        x = qn_b_reshape(b, x, 3, (qn_dim[]){ rows, n_taps, groups });
-        x = qn_vjp_mul(v, x, qn_b_broadcast(b, with, 3, x->type.dims, (const int64_t[]){ 0, 2 }));
-        return qn_b_reshape(b, qn_b_reduce(b, QN_SUM, x, 1, (const int64_t[]){ 0 }, false), 4, shape);
+        x = qn_b_reshape(b, x, 3, (qn_dim[]){ n_taps, groups, columns });
+        x = x ? qn_vjp_mul(v, x, qn_b_broadcast(b, with, 3, x->type.dims, (const int64_t[]){ 1, 2 })) : NULL;
+        x = x ? qn_b_reduce(b, QN_SUM, x, 1, (const int64_t[]){ 2 }, false) : NULL;
+        return qn_b_reshape(b, x, 4, shape);
     }
-    x = qn_b_reshape(b, x, 4, (qn_dim[]){ rows, n_taps, groups, met });
-    qn_value *y = qn_b_reshape(b, with, 3, (qn_dim[]){ rows, groups, others });
-    const qn_dot dot = { .n_batch = 1, .n_contract = 1, .x_batch = { 2 }, .y_batch = { 1 } };
-    x = qn_b_dot_general(b, x, y, &dot, QUERN_INVALID_DTYPE); /* [G, taps, met, others] */
+    x = qn_b_reshape(b, x, 4, (qn_dim[]){ n_taps, groups, met, columns });
+    qn_value *y = qn_b_reshape(b, with, 3, (qn_dim[]){ groups, others, columns });
+    const qn_dot dot = {
+        .n_batch = 1, .n_contract = 1, .x_batch = { 1 }, .x_contract = { 3 }, .y_contract = { 2 }
+    };
+    x = x && y ? qn_b_dot_general(b, x, y, &dot, QUERN_INVALID_DTYPE) : NULL; /* [G, taps, met, others] */
     return qn_b_transpose(b, x, (const int64_t[]){ 1, 0, 2, 3 });
 }
 
 static qn_value *w_gradient(qn_vjp *v, const qn_node *node, const conv *c, qn_value *g)
 {
-    enum { WIDE = 128 }; /* columns of a product, where that many taps have them */
+    enum { WIDE = 128 }; /* rows of a product, where that many taps have them */
     qn_builder *b = &v->b;
     bool exchanged = false, whole = true;
     int64_t low[QN_MAX_RANK];
@@ -208,7 +206,7 @@ static qn_value *w_gradient(qn_vjp *v, const qn_node *node, const conv *c, qn_va
     exchanged &= whole;
     for (int i = 0; i < c->n; i++)
         low[i] = exchanged ? reach(c, i) - c->low[i] : c->low[i];
-    qn_value *x = channels_last(v, node->operands[0]), *y = channels_last(v, g);
+    qn_value *x = channels_first(v, node->operands[0]), *y = channels_first(v, g);
     if (!x || !y)
         return NULL;
     const int64_t *stride = exchanged ? c->x_dilation : c->stride;
@@ -216,13 +214,13 @@ static qn_value *w_gradient(qn_vjp *v, const qn_node *node, const conv *c, qn_va
     qn_value *with = exchanged ? x : y;
     meeting m = { c, NULL, stride, exchanged, with_type };
     m.met = padded(v, c, exchanged ? y : x, low, exchanged ? NULL : c->x_dilation, stride, with_type);
-    qn_dim rows = with_type->dims[0];
+    qn_dim columns = with_type->dims[0];
     for (int i = 0; i < c->n; i++)
-        rows = qn_dim_mul(qn_b_dims(b), rows, with_type->dims[2 + i]);
-    with = qn_b_reshape(b, with, 2, (qn_dim[]){ rows, with_type->dims[1] });
+        columns = qn_dim_mul(qn_b_dims(b), columns, with_type->dims[2 + i]);
+    with = qn_b_reshape(b, with, 2, (qn_dim[]){ with_type->dims[1], columns });
     if (!m.met || !with)
         return NULL;
-    const int64_t channels = m.met->type.dims[c->n + 1]->value, at_once = most(1, WIDE / most(channels, 1));
+    const int64_t channels = m.met->type.dims[0]->value, at_once = most(1, WIDE / most(channels, 1));
     const int parts = (int)ceil_div(c->taps, at_once);
     qn_value **part = QN_NEW_ARRAY(b->graph->module->arena, qn_value *, parts);
     for (int i = 0; i < parts; i++)
