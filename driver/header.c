@@ -20,6 +20,7 @@ typedef struct writer {
     qn_arena *arena;
     int n_programs;
     qn_program *const *programs;
+    const char **entries; /* the programs' names as parts of C identifiers */
 } writer;
 
 /* ---- names ---- */
@@ -27,15 +28,56 @@ typedef struct writer {
 static bool is_reserved(const char *name)
 {
     static const char *const words[] = {
-        "alignas",  "alignof",   "and",      "asm",    "auto",     "bool",    "break",    "case",
-        "catch",    "char",      "class",    "const",  "continue", "default", "delete",   "dims",
-        "do",       "double",    "else",     "enum",   "explicit", "export",  "extern",   "false",
-        "float",    "for",       "friend",   "goto",   "if",       "inline",  "int",      "long",
-        "mutable",  "namespace", "new",      "not",    "operator", "or",      "private",  "protected",
-        "public",   "register",  "restrict", "return", "short",    "signed",  "sizeof",   "static",
-        "struct",   "switch",    "template", "this",   "throw",    "true",    "try",      "typedef",
-        "typename", "union",     "unsigned", "using",  "virtual",  "void",    "volatile", "while",
-        "xor",
+        "alignas",      "alignof",
+        "and",          "and_eq",
+        "asm",          "auto",
+        "bitand",       "bitor",
+        "bool",         "break",
+        "case",         "catch",
+        "char",         "char16_t",
+        "char32_t",     "char8_t",
+        "class",        "co_await",
+        "co_return",    "co_yield",
+        "compl",        "concept",
+        "const",        "const_cast",
+        "consteval",    "constexpr",
+        "constinit",    "continue",
+        "decltype",     "default",
+        "delete",       "dims",
+        "do",           "double",
+        "dynamic_cast", "else",
+        "enum",         "explicit",
+        "export",       "extern",
+        "false",        "float",
+        "for",          "friend",
+        "goto",         "if",
+        "inline",       "int",
+        "linux",        "long",
+        "mutable",      "namespace",
+        "new",          "noexcept",
+        "not",          "not_eq",
+        "NULL",         "nullptr",
+        "operator",     "or",
+        "or_eq",        "private",
+        "protected",    "public",
+        "register",     "reinterpret_cast",
+        "requires",     "restrict",
+        "return",       "short",
+        "signed",       "sizeof",
+        "static",       "static_assert",
+        "static_cast",  "struct",
+        "switch",       "template",
+        "this",         "thread_local",
+        "throw",        "true",
+        "try",          "typedef",
+        "typeid",       "typename",
+        "typeof",       "typeof_unqual",
+        "union",        "unix",
+        "unsigned",     "using",
+        "virtual",      "void",
+        "volatile",     "wchar_t",
+        "while",        "xor",
+        "xor_eq",
     };
     for (size_t i = 0; i < sizeof words / sizeof *words; i++)
         if (strcmp(words[i], name) == 0)
@@ -62,21 +104,65 @@ static const char *upper(const writer *w, const char *name)
     return copy;
 }
 
-/* Identifiers of a structure's members, made different where two names gave the same. */
-static const char **identifiers(const writer *w, int n, const char *(*name_of)(const void *, int),
-                                const void *items)
+/* Makes ids different where they are the same. */
+static void tell_apart(const writer *w, int n, const char **ids)
 {
-    const char **ids = QN_NEW_ARRAY(w->arena, const char *, n);
     for (int i = 0; i < n; i++) {
-        const char *base = identifier(w, name_of(items, i));
-        ids[i] = base;
+        const char *base = ids[i];
         for (int again = 2, j = 0; j < i; j++)
             if (strcmp(ids[j], ids[i]) == 0) {
                 ids[i] = qn_arena_printf(w->arena, "%s_%d", base, again++);
                 j = -1;
             }
     }
+}
+
+/* Identifiers of a structure's members. */
+static const char **identifiers(const writer *w, int n, const char *(*name_of)(const void *, int),
+                                const void *items)
+{
+    const char **ids = QN_NEW_ARRAY(w->arena, const char *, n);
+    for (int i = 0; i < n; i++)
+        ids[i] = identifier(w, name_of(items, i));
+    tell_apart(w, n, ids);
     return ids;
+}
+
+/* The same in upper case, as parts of macros. */
+static const char **macros(const writer *w, int n, const char *const *ids)
+{
+    const char **names = QN_NEW_ARRAY(w->arena, const char *, n);
+    for (int i = 0; i < n; i++)
+        names[i] = upper(w, ids[i]);
+    tell_apart(w, n, names);
+    return names;
+}
+
+/* Names of entries, none of which is one that the header itself has behind the prefix. */
+static const char **entry_names(const writer *w)
+{
+    static const char *const taken[] = { "query",  "io",        "dims",           "state",          "init",
+                                         "limits", "residuals", "residual_bytes", "workspace_bytes" };
+    const char **ids = QN_NEW_ARRAY(w->arena, const char *, w->n_programs);
+    for (int i = 0; i < w->n_programs; i++) {
+        ids[i] = identifier(w, w->programs[i]->name);
+        for (size_t k = 0; k < sizeof taken / sizeof *taken; k++)
+            if (strcmp(ids[i], taken[k]) == 0)
+                ids[i] = qn_arena_printf(w->arena, "%s_", ids[i]);
+    }
+    tell_apart(w, w->n_programs, ids);
+    return ids;
+}
+
+/* The text in a comment, which it cannot end. */
+static const char *remark(const writer *w, const char *text)
+{
+    char *copy = qn_arena_strdup(w->arena, text);
+    for (char *c = copy; *c; c++)
+        if ((unsigned char)*c < ' ' || *c == 0x7f || *c == '\\' || (c > copy && *c == '/' && c[-1] == '*') ||
+            (c > copy && *c == '*' && c[-1] == '/'))
+            *c = '_';
+    return copy;
 }
 
 static const char *io_name(const void *program, int i)
@@ -102,10 +188,10 @@ static const char *c_type(qn_dtype dtype)
 }
 
 /* "mlp", or "mlp_train_step" where there are several entries. */
-static const char *stem(const writer *w, const qn_program *p)
+static const char *stem(const writer *w, int number)
 {
     return w->n_programs == 1 ? w->info->prefix
-                              : qn_arena_printf(w->arena, "%s_%s", w->info->prefix, identifier(w, p->name));
+                              : qn_arena_printf(w->arena, "%s_%s", w->info->prefix, w->entries[number]);
 }
 
 /* ---- states: one structure for all entries ---- */
@@ -160,7 +246,7 @@ static void write_states(const writer *w, int n, const state *states)
         fprintf(w->to, "    QUERN_ALIGN(64) %s %s[%" PRId64 "]; /* %s */\n", c_type(states[i].io->type.dtype),
                 states[i].id,
                 qn_type_elements(&states[i].io->type) > 0 ? qn_type_elements(&states[i].io->type) : 1,
-                qn_type_print(&states[i].io->type, w->arena));
+                remark(w, qn_type_print(&states[i].io->type, w->arena)));
     fprintf(w->to, "} %s_state;\n#define %s_STATE_BYTES sizeof(%s_state)\n\n", prefix, big, prefix);
     fprintf(w->to, "/* Gives the states their initial contents.%s */\n",
             w->info->weights_inside ? "" : " weights: those of the side file");
@@ -186,7 +272,7 @@ static void write_dims(const writer *w, const qn_program *p, const char *name, i
     fprintf(w->to, "typedef struct %s_dims {\n", name);
     for (int i = 0; i < n_symbols; i++) {
         qn_dim symbol = qn_dims_symbol_at(p->dims, i);
-        fprintf(w->to, "    int64_t %s; /* %s", symbol_ids[i], symbol->name);
+        fprintf(w->to, "    int64_t %s; /* %s", symbol_ids[i], remark(w, symbol->name));
         if (i >= p->n_entry_symbols)
             fputs(": found by the run */\n", w->to);
         else
@@ -204,7 +290,7 @@ static void write_io(const writer *w, const qn_program *p, const char *name, con
     for (int i = 0; i < p->n_io; i++)
         fprintf(w->to, "    %s%s *%s; /* %s, %s */\n", p->io[i].role == QUERN_INPUT ? "const " : "",
                 c_type(p->io[i].type.dtype), ids[i], roles[p->io[i].role],
-                qn_type_print(&p->io[i].type, w->arena));
+                remark(w, qn_type_print(&p->io[i].type, w->arena)));
     if (n_symbols)
         fprintf(w->to, "    %s_dims dims;\n", name);
     fprintf(w->to, "} %s_io;\n\n", name);
@@ -213,7 +299,7 @@ static void write_io(const writer *w, const qn_program *p, const char *name, con
 static void write_sizes(const writer *w, const qn_program *p, int number, const char *name, const char **ids,
                         int n_symbols)
 {
-    const char *big = upper(w, name), *prefix = w->info->prefix;
+    const char *big = upper(w, name), *prefix = w->info->prefix, **parts = macros(w, p->n_io, ids);
     if (qn_dim_is_const(p->arena_bytes))
         fprintf(w->to, "#define %s_WORKSPACE_BYTES %" PRId64 "\n", big,
                 p->arena_bytes->value > 64 ? p->arena_bytes->value : 64);
@@ -221,7 +307,7 @@ static void write_sizes(const writer *w, const qn_program *p, int number, const 
         if (p->io[i].role == QUERN_STATE || !qn_type_is_static(&p->io[i].type))
             continue;
         fprintf(w->to, "#define %s_%s_%s_ELEMENTS %" PRId64 "\n", big,
-                p->io[i].role == QUERN_INPUT ? "INPUT" : "OUTPUT", upper(w, ids[i]),
+                p->io[i].role == QUERN_INPUT ? "INPUT" : "OUTPUT", parts[i],
                 qn_type_elements(&p->io[i].type));
     }
     if (!n_symbols) {
@@ -267,7 +353,7 @@ static void write_call(const writer *w, const qn_program *p, int number, const c
             qn_dim_is_const(p->arena_bytes) ? qn_arena_printf(w->arena, "%s_WORKSPACE_BYTES", upper(w, name))
                                             : qn_arena_printf(w->arena, "%s_workspace_bytes(&dims)", name));
     fprintf(w->to, "static inline int %s_%s(%s_io *io, %s%s%svoid *workspace, quern_ctx *ctx)\n{\n", prefix,
-            identifier(w, p->name), name, has_state ? prefix : "", has_state ? "_state *state" : "",
+            w->entries[number], name, has_state ? prefix : "", has_state ? "_state *state" : "",
             has_state ? ", " : "");
     for (int i = 0; i < p->n_io; i++)
         if (p->io[i].role == QUERN_STATE)
@@ -279,10 +365,10 @@ static void write_call(const writer *w, const qn_program *p, int number, const c
 static void write_entry(const writer *w, int number, int n_states, const state *states)
 {
     const qn_program *p = w->programs[number];
-    const char *name = stem(w, p);
+    const char *name = stem(w, number);
     int n_symbols = qn_dims_symbol_count(p->dims);
     const char **ids = identifiers(w, p->n_io, io_name, p);
-    fprintf(w->to, "/* ---- %s ---- */\n\n", p->name);
+    fprintf(w->to, "/* ---- %s ---- */\n\n", remark(w, p->name));
     if (n_symbols)
         write_dims(w, p, name, n_symbols, identifiers(w, n_symbols, symbol_name, p));
     write_io(w, p, name, ids, n_symbols);
@@ -391,13 +477,14 @@ void qn_header_write(FILE *to, const qn_header_info *info, int n_programs, qn_pr
         .to = to, .info = info, .arena = qn_arena_new(), .n_programs = n_programs, .programs = programs
     };
     const char *prefix = info->prefix, *big = upper(&w, prefix);
+    w.entries = entry_names(&w);
     state *states;
     int n_states = collect_states(&w, &states);
     fprintf(to,
             "/* %s - %s, compiled by Quern " QN_VERSION_STRING
             ". Generated; link %s, nothing else of Quern is needed. */\n"
             "#ifndef QUERN_MODEL_%s_H\n#define QUERN_MODEL_%s_H\n\n%s",
-            info->name, info->source, info->object, big, big,
+            remark(&w, info->name), remark(&w, info->source), remark(&w, info->object), big, big,
             n_states ? "#include <string.h>\n\n" : ""); /* freestanding compilers have none */
     fputs(qn_abi_header, to);
     fprintf(to,
@@ -413,7 +500,7 @@ void qn_header_write(FILE *to, const qn_header_info *info, int n_programs, qn_pr
                 "to its data,\n"
                 " * which begins behind 8 bytes (the header's length, little endian) and the header. */\n"
                 "#define %s_WEIGHTS_BYTES %" PRId64 "\n\n",
-                info->object, big, info->weights_bytes);
+                remark(&w, info->object), big, info->weights_bytes);
     write_strings(&w, big);
     if (n_states)
         write_states(&w, n_states, states);

@@ -75,6 +75,41 @@ expect 0 '^y f32' "$quern" run libscale.so
 must "${CC:-cc}" -shared -x c /dev/null -o empty.so
 expect 1 'no symbol empty_query' "$quern" run empty.so
 
+# ---- names that would end a comment, are words of C or C++, are the header's own, or are alike in upper case
+
+cat >odd.qn <<'END'
+dims "n*/ int x; /*": 1..8, m: 1..4
+
+graph @query(%X: f32["n*/ int x; /*", 4], %x: f32[2, 3], %NULL: f32[m], %"a*/b": f32[2], %nullptr: f32[2]) -> ("x\n*/": f32["n*/ int x; /*", 4]) {
+  %0 = relu %X : f32["n*/ int x; /*", 4]
+  return %0
+}
+graph @"a*/\nb"(%x: f32[3]) -> (y: f32[3]) {
+  %0 = relu %x : f32[3]
+  return %0
+}
+graph @"a__ b"(%x: f32[3]) -> (y: f32[3]) {
+  %0 = relu %x : f32[3]
+  return %0
+}
+END
+cat >odd.c <<'END'
+#include "odd.h"
+int main(void)
+{
+    static float x[8], y[8];
+    static const float two[2], more[6];
+    odd_query__io io = { .X = x, .x = more, .NULL_ = x, .a__b = two, .nullptr_ = two, .x___ = y, .dims = { 2, 1 } };
+    x[0] = 5;
+    return odd_query(QUERN_ABI_VERSION)->n_entries != 3 || odd_query_(&io, NULL, NULL) || y[0] != 5 ||
+           ODD_QUERY__INPUT_X_2_ELEMENTS != 6;
+}
+END
+must "$quern" compile odd.qn -o odd.so
+must "${cc[@]}" odd.c ./odd.so -o odd
+must ./odd
+command -v c++ >/dev/null && must c++ -std=c++20 -Wall -Wextra -Wpedantic -Werror -fsyntax-only -x c++ odd.h
+
 # ---- on bare metal: the compiler's own headers are enough, and a linker script says where weights lie
 
 cat >bare.c <<'END'
