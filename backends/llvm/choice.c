@@ -310,6 +310,7 @@ static qn_status build(qn_emitter *e, void *user)
     LLVMSetLinkage(kept, LLVMInternalLinkage);
 
     const char *name = qn_arena_printf(e->arena, "%s_query", c->entries->prefix);
+    qn_llvm_claim(e, name);
     LLVMValueRef f = qn_llvm_function(e, name, e->ptr, 1, &e->i32), version = LLVMGetParam(f, 0);
     LLVMBasicBlockRef entry = LLVMAppendBasicBlockInContext(e->context, f, "entry");
     qn_llvm_at(e, entry);
@@ -329,6 +330,7 @@ static qn_status build(qn_emitter *e, void *user)
     for (int i = 0; i < c->n; i++) {
         LLVMBasicBlockRef block = qn_llvm_block(e, "");
         LLVMAddCase(to, qn_llvm_i32(e, i + 1), block);
+        qn_llvm_claim(e, c->queries[i]);
         LLVMValueRef query = LLVMAddFunction(e->module, c->queries[i], query_type);
         LLVMSetVisibility(query, LLVMHiddenVisibility);
         qn_llvm_at(e, block);

@@ -277,6 +277,13 @@ LLVMValueRef qn_llvm_function(const qn_emitter *e, const char *name, LLVMTypeRef
     return function;
 }
 
+void qn_llvm_claim(const qn_emitter *e, const char *name)
+{
+    LLVMValueRef has_it = LLVMGetNamedFunction(e->module, name);
+    if (has_it)
+        LLVMSetValueName2(has_it, "entry", strlen("entry"));
+}
+
 LLVMBasicBlockRef qn_llvm_here(const qn_emitter *e)
 {
     return LLVMGetInsertBlock(e->builder);

@@ -47,6 +47,8 @@ int qn_llvm_lane_count(LLVMValueRef value);
 LLVMValueRef qn_llvm_intrinsic(const qn_emitter *e, const char *name, int n_types, LLVMTypeRef *types,
                                int n_args, LLVMValueRef *args);
 
+/* The name is for a symbol that others look for: an entry that has it, by its own name, is called something else. */
+void qn_llvm_claim(const qn_emitter *e, const char *name);
 LLVMValueRef qn_llvm_function(const qn_emitter *e, const char *name, LLVMTypeRef result, int n_params,
                               LLVMTypeRef *params); /* with the attributes that all our functions have */
 void qn_llvm_attribute(const qn_emitter *e, LLVMValueRef function, const char *key, const char *value);

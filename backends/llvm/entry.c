@@ -216,6 +216,7 @@ static LLVMValueRef weights_address(qn_emitter *e, const qn_entry_module *m, int
     if (!m->weights_inside || m->jit || bytes == 0)
         return LLVMConstNull(e->ptr);
     const char *name = qn_arena_printf(e->arena, "%s_weights", m->prefix);
+    qn_llvm_claim(e, name);
     LLVMValueRef weights = LLVMAddGlobal(e->module, e->i8, name);
     LLVMSetVisibility(weights, LLVMHiddenVisibility);
     LLVMSetGlobalConstant(weights, 1);
@@ -245,6 +246,7 @@ static LLVMValueRef emit_query(qn_emitter *e, const qn_entry_module *m, const ch
 {
     LLVMBuilderRef b = e->builder;
     const char *shown = qn_arena_printf(e->arena, "%s_query", m->prefix);
+    qn_llvm_claim(e, name ? name : shown);
     LLVMValueRef f = qn_llvm_function(e, name ? name : shown, e->ptr, 1, &e->i32);
     if (name && strcmp(name, shown) != 0)
         LLVMSetVisibility(f, LLVMHiddenVisibility);

@@ -110,6 +110,16 @@ must "${cc[@]}" odd.c ./odd.so -o odd
 must ./odd
 command -v c++ >/dev/null && must c++ -std=c++20 -Wall -Wextra -Wpedantic -Werror -fsyntax-only -x c++ odd.h
 
+# entries that are called as symbols of the object are
+for name in query query_0 weights model; do
+    sed "s/@main/@$name/" scale.qn >named.qn
+    for cpu in native x86-64-v3,x86-64-v4; do
+        [ "$(uname -m)" = x86_64 ] || [ $cpu = native ] || continue
+        must "$quern" compile named.qn --cpu $cpu -o named.so
+        expect 0 '^y f32\[3\]' "$quern" run named.so
+    done
+done
+
 # ---- on bare metal: the compiler's own headers are enough, and a linker script says where weights lie
 
 cat >bare.c <<'END'
