@@ -300,8 +300,10 @@ qn_status qn_fuse(qn_graph *graph, const qn_pass_options *options, qn_arena *are
     for (int i = 0; i < graph->n_outputs; i++)
         f.stored[graph->outputs[i]->id] = true;
     QN_FOR_NODES (graph, node)
-        if (qn_node_binds(node))
+        if (qn_node_binds(node)) { /* maybe for an output, which no kernel makes */
             qn_vec_push(scratch, &f.binders, &node->results[0]);
+            f.stored[node->results[0].id] = true;
+        }
     if (f.binders.n > 0)
         f.symbols = QN_NEW_ARRAY(scratch, bool, qn_dims_symbol_count(graph->module->dims));
     for (qn_node *node = graph->last; node; node = node->prev)
