@@ -156,7 +156,8 @@ enum {
 };
 
 static const qn_cli_option common[] = {
-    [DIM] = { "dim", 0, "NAME=N", "fix a named dimension, or bound it: --dim batch=4, --dim batch=1..64" },
+    [DIM] = { "dim", 0, "NAME=N",
+              "fix a dimension, or bound it: --dim batch=4, --dim batch=1..64, --dim length=0..2000" },
     [CONSTANT] = { "constant", 0, "NAME=VALUE",
                    "what an input always holds: 16000, [1, -1], 0.5 (float32) or true; it is compiled for "
                    "that" },

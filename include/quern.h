@@ -52,7 +52,8 @@ QUERN_API const char *quern_dtype_text(int dtype);   /* "f32" */
 
 typedef struct quern_module quern_module;
 
-/* A dimension given or bounded by the user: name = min..max (equal: fixed). */
+/* A dimension given or bounded by the user: name = min..max (equal: fixed). Also one that a model computes: `length`, as messages
+ * call it that want to know its largest value. */
 typedef struct quern_dim_range {
     const char *name;
     int64_t min, max;

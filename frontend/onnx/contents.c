@@ -246,8 +246,7 @@ static bool is_word(const char *op, const char *word)
     return !strcmp(op, word);
 }
 
-/* x op y; NULL when it is no dimension expression, or undecided. */
-static qn_dim fold_dim(qn_dims *t, const char *op, qn_dim x, qn_dim y)
+qn_dim qn_onnx_fold_dim(qn_dims *t, const char *op, qn_dim x, qn_dim y)
 {
     bool both = qn_dim_is_const(x) && qn_dim_is_const(y);
     if (is_word(op, "Add"))
@@ -286,7 +285,7 @@ static qn_dim fold_dim(qn_dims *t, const char *op, qn_dim x, qn_dim y)
         return x->min >= y->max || x == y ? qn_dim_const(t, !less) : NULL;
     }
     if (is_word(op, "Greater") || is_word(op, "LessOrEqual"))
-        return fold_dim(t, is_word(op, "Greater") ? "Less" : "GreaterOrEqual", y, x);
+        return qn_onnx_fold_dim(t, is_word(op, "Greater") ? "Less" : "GreaterOrEqual", y, x);
     if (is_word(op, "And") && both)
         return qn_dim_const(t, x->value & y->value);
     if (is_word(op, "Or") && both)
@@ -360,7 +359,8 @@ bool qn_onnx_fold_binary(qn_onnx_node *n, const char *op)
         for (int64_t i = 0; i < count; i++) {
             qn_dim x = c[0].dims[broadcast_position(&c[0], rank, shape, i)];
             qn_dim y = c[1].dims[broadcast_position(&c[1], rank, shape, i)];
-            dims[i] = is_compare(op) || (is_tame(x) && is_tame(y)) ? fold_dim(n->im->dims, op, x, y) : NULL;
+            dims[i] =
+                is_compare(op) || (is_tame(x) && is_tame(y)) ? qn_onnx_fold_dim(n->im->dims, op, x, y) : NULL;
             if (dims[i] && dims[i]->min >= 0 && !is_tame(dims[i]))
                 qn_onnx_assume_at_most(n, dims[i], TAME); /* 2 n n of an n without a bound */
             if (!dims[i] || !fits(result, dims[i]))

@@ -7,6 +7,7 @@
  *   node.c      what an operator's function asks of its node: attributes, inputs, outputs, messages
  *   contents.c  values that are known while importing
  *   known.c     values that can be computed then
+ *   extent.c    numbers that only a run computes, as extents
  *   tensor.c    initializers and tensor attributes
  *   table.c     the list of operator families; one file per family
  *
@@ -114,20 +115,21 @@ typedef struct qn_onnx_import {
     const char *folder; /* of external data; NULL: there is none */
     struct qn_onnx_external *externals;
     const Onnx__Model *model;
-    int n_hosts;                         /* inputs that the host knows: a sequence is one */
-    qn_vec(int) hosts;                   /* which of them each input of the graph belongs to */
-    const char *input_names[64];         /* what the bits of qn_onnx_value.depends stand for */
-    uint64_t needs;                      /* inputs whose contents were missed */
-    qn_vec(qn_dim) needs_dims;           /* symbols whose values were */
-    uint64_t needs_shapes;               /* inputs whose shapes were */
-    const struct qn_onnx_alias *aliases; /* symbols that the model needs to be equal */
-    const struct qn_onnx_limit *limits;  /* and what others must lie within */
-    bool restart;                        /* one was found: import again with it */
-    int *string_slots, string_capacity;  /* finds the module's strings */
-    int64_t n_nodes;                     /* imported, with copies of functions and loop bodies */
-    uint64_t n_random;                   /* random operators so far */
-    bool keep_floats;                    /* contents of floats are not folded: nodes are made */
-    qn_vec(qn_onnx_update) updates;      /* of caches that keep their place */
+    int n_hosts;                          /* inputs that the host knows: a sequence is one */
+    qn_vec(int) hosts;                    /* which of them each input of the graph belongs to */
+    const char *input_names[64];          /* what the bits of qn_onnx_value.depends stand for */
+    uint64_t needs;                       /* inputs whose contents were missed */
+    qn_vec(qn_dim) needs_dims;            /* symbols whose values were */
+    uint64_t needs_shapes;                /* inputs whose shapes were */
+    const struct qn_onnx_alias *aliases;  /* symbols that the model needs to be equal */
+    const struct qn_onnx_limit *limits;   /* and what others must lie within */
+    const struct qn_onnx_extent *extents; /* numbers that are extents */
+    bool restart;                         /* one was found: import again with it */
+    int *string_slots, string_capacity;   /* finds the module's strings */
+    int64_t n_nodes;                      /* imported, with copies of functions and loop bodies */
+    uint64_t n_random;                    /* random operators so far */
+    bool keep_floats;                     /* contents of floats are not folded: nodes are made */
+    qn_vec(qn_onnx_update) updates;       /* of caches that keep their place */
 } qn_onnx_import;
 
 /* Symbol `from` is another name of symbol `to`, or (to is NULL) of a number. */
@@ -200,6 +202,8 @@ bool qn_onnx_in_ints(qn_onnx_node *n, int i, int max, int64_t *out, int *out_n);
 bool qn_onnx_in_int(qn_onnx_node *n, int i, int64_t *out);
 bool qn_onnx_in_floats(qn_onnx_node *n, int i, int max, double *out, int *out_n);
 bool qn_onnx_in_dims(qn_onnx_node *n, int i, int max, qn_dim *out, int *out_n);
+/* The same, or what the run computes, as extents: see qn_onnx_extent. */
+bool qn_onnx_in_extents(qn_onnx_node *n, int i, int max, qn_dim limit, qn_dim *out, int *out_n);
 void qn_onnx_needs_contents(qn_onnx_node *n, int i); /* reports that input i has to be known */
 void qn_onnx_misses(qn_onnx_node *n,
                     const qn_onnx_value *value); /* what is reported next is for want of its contents */
@@ -278,9 +282,25 @@ void qn_onnx_contents_move(qn_onnx_node *n, int i, const qn_onnx_contents *from,
 int64_t qn_onnx_count(int rank, const int64_t *shape); /* product; -1 above QN_ONNX_CONTENTS_MAX */
 /* Element-wise operators on contents: true when they are known and output 0 is set. */
 bool qn_onnx_fold_unary(qn_onnx_node *n, const char *op);
+/* x op y ("Add", …); NULL when it is no dimension expression, or undecided. */
+qn_dim qn_onnx_fold_dim(qn_dims *dims, const char *op, qn_dim x, qn_dim y);
 bool qn_onnx_fold_binary(qn_onnx_node *n, const char *op);
 bool qn_onnx_fold_cast(qn_onnx_node *n, qn_onnx_elem to);
 bool qn_onnx_fold_where(qn_onnx_node *n);
+
+/* ---- extent.c ---- */
+
+/* The integer, a tensor of one element that the run computes, as an extent: it ends where it is negative, above `limit` (NULL: what
+ * follows from how it is computed), or above what the options say. NULL after a report: nothing says how large it may be. */
+qn_dim qn_onnx_extent(qn_onnx_node *n, qn_value *number, qn_dim limit);
+/* Makes extents of all elements of input i, which are its contents from then on. False, maybe after a report, when it may not. */
+bool qn_onnx_compute_dims(qn_onnx_node *n, int i, qn_dim limit);
+/* An output of the model as a value whose extents are largest where what the run finds is. NULL after a report. */
+qn_value *qn_onnx_settle(qn_onnx_import *im, qn_onnx_scope *scope, qn_value *x);
+/* Are elements of input i an input's of the model? Those the caller can say. */
+bool qn_onnx_is_input(const qn_onnx_node *n, int i);
+/* The number as an expression in extents that it surely is, never negative; NULL: there is none so far, and none that is bounded. */
+qn_dim qn_onnx_known_extent(qn_onnx_node *n, qn_value *number);
 
 /* ---- known.c ---- */
 

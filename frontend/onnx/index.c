@@ -194,7 +194,7 @@ static void import_one_hot(qn_onnx_node *n)
         if (!qn_onnx_in_floats(n, 1, 1, &number, &count))
             return;
         depth = qn_dim_const(n->im->dims, number > 0 && number < 1e9 ? (int64_t)number : 0);
-    } else if (!qn_onnx_in_dims(n, 1, 1, &depth, &count)) {
+    } else if (!qn_onnx_in_extents(n, 1, 1, NULL, &depth, &count)) {
         return;
     }
     if (count != 1 || depth->max < 1 || index->type.rank + 1 > QN_MAX_RANK ||

@@ -58,7 +58,7 @@ static void import_reshape(qn_onnx_node *n)
         }
         for (int i = 0; i < rank; i++)
             dims[i] = qn_onnx_dim(n, shape[i]);
-    } else if (!qn_onnx_in_dims(n, 1, QN_MAX_RANK, dims, &rank)) {
+    } else if (!qn_onnx_in_extents(n, 1, QN_MAX_RANK, qn_type_elements_dim(n->im->dims, x), dims, &rank)) {
         return;
     }
     bool allow_zero = qn_onnx_attr_int(n, "allowzero", 0) != 0;
@@ -298,7 +298,14 @@ static void import_concat(qn_onnx_node *n)
 typedef struct slice {
     qn_dim start, count;
     int64_t step;
+    qn_value *from; /* where the run computes the start; of step 1 */
 } slice;
+
+/* A bound as the model gives it. */
+typedef struct bound {
+    qn_dim dim;      /* NULL: */
+    qn_value *value; /* an i64 scalar that the run computes */
+} bound;
 
 /* A bound as the model gives it (negative: from the end), within [low, high]. NULL when its sign is not known. */
 static qn_dim clamp_bound(qn_onnx_node *n, qn_dim bound, qn_dim extent, qn_dim low, qn_dim high)
@@ -315,7 +322,29 @@ static qn_dim clamp_bound(qn_onnx_node *n, qn_dim bound, qn_dim extent, qn_dim l
     return qn_dim_max(t, low, qn_dim_min(t, bound, high));
 }
 
-static bool make_slice(qn_onnx_node *n, qn_dim extent, qn_dim start, qn_dim end, int64_t step, slice *out)
+/* A bound that the run computes, within [0, extent]. */
+static qn_value *clamp_value(qn_onnx_node *n, const bound *x, qn_dim extent)
+{
+    qn_builder *b = &n->b;
+    qn_value *zero = qn_b_scalar_int(b, QUERN_I64, 0), *high = qn_b_dim_value(b, QUERN_I64, extent);
+    qn_value *v = x->dim ? qn_b_dim_value(b, QUERN_I64, x->dim) : x->value;
+    v = choose(b, compare(b, QN_LT, v, zero), add(b, v, high), v);
+    return minimum(b, maximum(b, v, zero), high);
+}
+
+static bool slice_by_value(qn_onnx_node *n, qn_dim extent, const bound *start, const bound *end, slice *out)
+{
+    qn_builder *b = &n->b;
+    out->step = 1;
+    out->start = NULL;
+    out->from = clamp_value(n, start, extent);
+    qn_value *stop = clamp_value(n, end, extent);
+    out->count = qn_onnx_extent(n, max_number(b, sub(b, stop, out->from), 0), extent);
+    return out->from && out->count;
+}
+
+static bool make_slice(qn_onnx_node *n, qn_dim extent, const bound *from, const bound *to, int64_t step,
+                       slice *out)
 {
     qn_dims *t = n->im->dims;
     qn_dim zero = qn_onnx_dim(n, 0), last = qn_dim_sub(t, extent, qn_onnx_dim(n, 1));
@@ -323,17 +352,27 @@ static bool make_slice(qn_onnx_node *n, qn_dim extent, qn_dim start, qn_dim end,
         qn_onnx_malformed(n, "a step of a slice is 0");
         return false;
     }
+    if (!from->dim || !to->dim) {
+        if (step == 1)
+            return slice_by_value(n, extent, from, to, out);
+        qn_onnx_unsupported(n, "a slice whose bounds the run computes must have step 1");
+        return false;
+    }
     /* a step beyond every extent takes one element, however large it is */
     step = step > QN_DIM_MAX_VALUE ? QN_DIM_MAX_VALUE : step < -QN_DIM_MAX_VALUE ? -QN_DIM_MAX_VALUE : step;
     out->step = step;
-    out->start = clamp_bound(n, start, extent, zero, step > 0 ? extent : last);
-    qn_dim stop = clamp_bound(n, end, extent, step > 0 ? zero : qn_onnx_dim(n, -1), step > 0 ? extent : last);
+    out->start = clamp_bound(n, from->dim, extent, zero, step > 0 ? extent : last);
+    qn_dim stop =
+        clamp_bound(n, to->dim, extent, step > 0 ? zero : qn_onnx_dim(n, -1), step > 0 ? extent : last);
     if (!out->start || !stop) {
-        const qn_dim bound = out->start ? end : start;
-        if (!qn_onnx_assume_not_negative(n, bound))
-            qn_onnx_needs_dim(n, bound);
+        const qn_dim unsure = out->start ? to->dim : from->dim;
+        const bool again = qn_onnx_assume_not_negative(n, unsure);
+        if (!again && step == 1)
+            return slice_by_value(n, extent, from, to, out);
+        if (!again)
+            qn_onnx_needs_dim(n, unsure);
         qn_onnx_unsupported(n, "a slice bound may be negative or not, depending on the symbols of %s",
-                            qn_dim_print(bound, n->im->arena));
+                            qn_dim_print(unsure, n->im->arena));
         return false;
     }
     qn_dim length = step > 0 ? qn_dim_sub(t, stop, out->start) : qn_dim_sub(t, out->start, stop);
@@ -350,7 +389,7 @@ static bool slice_contents(qn_onnx_node *n, const slice *slices)
     if (!qn_onnx_contents_of(n->im, n->in[0], &c))
         return false;
     for (int i = 0; i < c.rank; i++) {
-        if (!qn_dim_is_const(slices[i].start) || !qn_dim_is_const(slices[i].count))
+        if (slices[i].from || !qn_dim_is_const(slices[i].start) || !qn_dim_is_const(slices[i].count))
             return false;
         shape[i] = slices[i].count->value;
     }
@@ -365,18 +404,34 @@ static bool slice_contents(qn_onnx_node *n, const slice *slices)
     return true;
 }
 
+/* Along the axes where the run computes the start. */
+static qn_value *dynamic_part(qn_onnx_node *n, qn_value *x, const slice *slices)
+{
+    qn_value *starts[QN_MAX_RANK];
+    qn_dim sizes[QN_MAX_RANK];
+    bool any = false;
+    for (int i = 0; i < x->type.rank; i++) {
+        any |= slices[i].from != NULL;
+        starts[i] = slices[i].from ? slices[i].from : qn_b_scalar_int(&n->b, QUERN_I64, 0);
+        sizes[i] = slices[i].from ? slices[i].count : x->type.dims[i];
+    }
+    return any ? qn_b_dynamic_slice(&n->b, x, starts, sizes) : x;
+}
+
 /* Backward steps are a forward slice, reversed. */
 static void build_slice(qn_onnx_node *n, const slice *slices)
 {
     qn_dims *t = n->im->dims;
     qn_value *x = qn_onnx_in(n, 0);
+    x = x ? dynamic_part(n, x, slices) : NULL;
     if (!x)
         return;
     qn_dim start[QN_MAX_RANK], limit[QN_MAX_RANK];
     int64_t stride[QN_MAX_RANK], reversed[QN_MAX_RANK];
     int n_reversed = 0;
     for (int i = 0; i < x->type.rank; i++) {
-        const slice *s = &slices[i];
+        const slice along = { qn_onnx_dim(n, 0), x->type.dims[i], 1, NULL };
+        const slice *s = slices[i].from ? &along : &slices[i];
         stride[i] = s->step > 0 ? s->step : -s->step;
         /* from the first element to one past the last; nothing where count is 0 */
         qn_dim span = qn_dim_mul(t, qn_dim_sub(t, s->count, qn_onnx_dim(n, 1)), qn_onnx_dim(n, stride[i]));
@@ -396,24 +451,54 @@ static void build_slice(qn_onnx_node *n, const slice *slices)
     qn_onnx_out(n, 0, n_reversed ? qn_b_reverse(&n->b, x, n_reversed, reversed) : x);
 }
 
-static bool slice_bounds(qn_onnx_node *n, int input, const char *attr, qn_dim *out, int *out_n)
+/* Element `at` of an input whose contents are not known: an extent where it surely is none that counts from the end. */
+static bool computed_bound(qn_onnx_node *n, int input, int64_t at, bound *out)
 {
-    if (n->opset >= 10)
-        return qn_onnx_in_dims(n, input, QN_MAX_RANK, out, out_n);
+    qn_builder *b = &n->b;
+    qn_value *v = qn_onnx_in(n, input);
+    v = v ? qn_b_slice_axis(b, v, 0, qn_onnx_dim(n, at), qn_onnx_dim(n, at + 1)) : NULL;
+    out->value = v ? qn_b_convert(b, QUERN_I64, qn_b_reshape(b, v, 0, NULL)) : NULL;
+    if (out->value)
+        out->dim = qn_onnx_known_extent(n, out->value);
+    return out->value;
+}
+
+static bool slice_bounds(qn_onnx_node *n, int input, const char *attr, bound *out, int *out_n)
+{
+    if (n->opset >= 10) {
+        qn_onnx_contents c;
+        const qn_type *type = qn_onnx_in_type(n, input);
+        qn_dim dims[QN_MAX_RANK];
+        if (!type)
+            return false;
+        if (!qn_onnx_contents_needed(n->im, n->in[input], &c) && type->rank == 1 && qn_type_is_static(type) &&
+            type->dims[0]->value <= QN_MAX_RANK && qn_dtype_is_int(type->dtype)) {
+            *out_n = (int)type->dims[0]->value;
+            for (int i = 0; i < *out_n; i++)
+                if (!computed_bound(n, input, i, &out[i]))
+                    return false;
+            return true;
+        }
+        if (!qn_onnx_in_dims(n, input, QN_MAX_RANK, dims, out_n))
+            return false;
+        for (int i = 0; i < *out_n; i++)
+            out[i] = (bound){ dims[i], NULL };
+        return true;
+    }
     const int64_t *values = qn_onnx_attr_ints(n, attr, out_n);
     if (!values || *out_n > QN_MAX_RANK) {
         qn_onnx_malformed(n, "attribute %s is missing or too long", attr);
         return false;
     }
     for (int i = 0; i < *out_n; i++)
-        out[i] = qn_onnx_dim(n, values[i]);
+        out[i] = (bound){ qn_onnx_dim(n, values[i]), NULL };
     return true;
 }
 
 static void import_slice(qn_onnx_node *n)
 {
     const qn_type *x = qn_onnx_in_type(n, 0);
-    qn_dim starts[QN_MAX_RANK], ends[QN_MAX_RANK];
+    bound starts[QN_MAX_RANK], ends[QN_MAX_RANK];
     int64_t axes[QN_MAX_RANK], steps[QN_MAX_RANK];
     int n_starts, n_ends, n_axes = -1, n_steps = -1;
     if (!x || !slice_bounds(n, 1, "starts", starts, &n_starts) || !slice_bounds(n, 2, "ends", ends, &n_ends))
@@ -437,7 +522,7 @@ static void import_slice(qn_onnx_node *n)
     slice slices[QN_MAX_RANK];
     bool seen[QN_MAX_RANK] = { false };
     for (int i = 0; i < x->rank; i++)
-        slices[i] = (slice){ qn_onnx_dim(n, 0), x->dims[i], 1 };
+        slices[i] = (slice){ qn_onnx_dim(n, 0), x->dims[i], 1, NULL };
     for (int k = 0; k < n_starts; k++) {
         int axis = k;
         if (n_axes >= 0 && !qn_onnx_axis(n, axes[k], x->rank, &axis))
@@ -447,7 +532,7 @@ static void import_slice(qn_onnx_node *n)
             return;
         }
         seen[axis] = true;
-        if (!make_slice(n, x->dims[axis], starts[k], ends[k], n_steps >= 0 ? steps[k] : 1, &slices[axis]))
+        if (!make_slice(n, x->dims[axis], &starts[k], &ends[k], n_steps >= 0 ? steps[k] : 1, &slices[axis]))
             return;
     }
     if (!slice_contents(n, slices))
@@ -467,7 +552,7 @@ static void import_split(qn_onnx_node *n)
         for (int i = 0; i < n_out; i++)
             sizes[i] = qn_onnx_dim(n, given[i]);
     } else if (qn_onnx_has(n, 1)) {
-        if (!qn_onnx_in_dims(n, 1, n_out, sizes, &n_sizes))
+        if (!qn_onnx_in_extents(n, 1, n_out, x->dims[axis], sizes, &n_sizes))
             return;
     } else if (!given) { /* equal parts; the last takes what is left */
         n_sizes = (int)qn_onnx_attr_int(n, "num_outputs", n_out);
@@ -527,7 +612,7 @@ static void import_expand(qn_onnx_node *n)
     const qn_type *x = qn_onnx_in_type(n, 0);
     qn_dim shape[QN_MAX_RANK], dims[QN_MAX_RANK];
     int n_shape;
-    if (!x || !qn_onnx_in_dims(n, 1, QN_MAX_RANK, shape, &n_shape))
+    if (!x || !qn_onnx_in_extents(n, 1, QN_MAX_RANK, NULL, shape, &n_shape))
         return;
     int rank = n_shape > x->rank ? n_shape : x->rank;
     for (int i = 0; i < rank; i++) {
@@ -566,7 +651,7 @@ static void import_tile(qn_onnx_node *n)
     qn_value *x = qn_onnx_in(n, 0);
     qn_dim repeats[QN_MAX_RANK];
     int n_repeats;
-    if (!x || !qn_onnx_in_dims(n, 1, QN_MAX_RANK, repeats, &n_repeats))
+    if (!x || !qn_onnx_in_extents(n, 1, QN_MAX_RANK, NULL, repeats, &n_repeats))
         return;
     int rank = x->type.rank;
     if (n_repeats != rank) {

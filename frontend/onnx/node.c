@@ -258,6 +258,15 @@ bool qn_onnx_in_dims(qn_onnx_node *n, int i, int max, qn_dim *out, int *out_n)
     return true;
 }
 
+bool qn_onnx_in_extents(qn_onnx_node *n, int i, int max, qn_dim limit, qn_dim *out, int *out_n)
+{
+    qn_onnx_contents c;
+    if (is_tensor(n, i) && !qn_onnx_contents_needed(n->im, n->in[i], &c) &&
+        !qn_onnx_compute_dims(n, i, limit) && !qn_onnx_ok(n))
+        return false;
+    return qn_onnx_in_dims(n, i, max, out, out_n);
+}
+
 bool qn_onnx_in_ints(qn_onnx_node *n, int i, int max, int64_t *out, int *out_n)
 {
     qn_dim *dims = QN_NEW_ARRAY(n->im->arena, qn_dim, max);

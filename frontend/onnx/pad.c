@@ -94,7 +94,7 @@ static void import_pad(qn_onnx_node *n)
         }
         for (int i = 0; i < n_pads; i++)
             pads[i] = qn_onnx_dim(n, given[i]);
-    } else if (!qn_onnx_in_dims(n, 1, 2 * QN_MAX_RANK, pads, &n_pads) ||
+    } else if (!qn_onnx_in_extents(n, 1, 2 * QN_MAX_RANK, NULL, pads, &n_pads) ||
                (qn_onnx_has(n, 3) && !qn_onnx_in_ints(n, 3, QN_MAX_RANK, axes, &n_axes))) {
         return;
     }
@@ -167,7 +167,7 @@ static void import_center_crop_pad(qn_onnx_node *n)
     qn_value *x = qn_onnx_in(n, 0);
     qn_dim shape[QN_MAX_RANK], low[QN_MAX_RANK], high[QN_MAX_RANK];
     int n_shape, n_axes = 0;
-    if (!x || !qn_onnx_in_dims(n, 1, QN_MAX_RANK, shape, &n_shape))
+    if (!x || !qn_onnx_in_extents(n, 1, QN_MAX_RANK, NULL, shape, &n_shape))
         return;
     const int64_t *axes = qn_onnx_attr_ints(n, "axes", &n_axes);
     if ((axes ? n_axes : x->type.rank) != n_shape) {

@@ -487,7 +487,7 @@ static int updated_input(const qn_onnx_import *im, const qn_graph *graph, const 
     return -1;
 }
 
-static void add_tensor_output(qn_onnx_import *im, qn_graph *graph, const char *name,
+static void add_tensor_output(qn_onnx_import *im, qn_onnx_scope *scope, const char *name,
                               const Onnx__Type__TensorType *type, qn_onnx_value *v)
 {
     const qn_loc loc = { .file = im->file };
@@ -498,10 +498,11 @@ static void add_tensor_output(qn_onnx_import *im, qn_graph *graph, const char *n
                  name, qn_onnx_elem_name(declared), qn_onnx_elem_name(elem));
         return;
     }
-    qn_builder b = { .graph = graph, .diags = im->diags, .loc = loc };
+    qn_builder b = { .graph = scope->graph, .diags = im->diags, .loc = loc };
     qn_value *value = qn_onnx_value_make(&b, v);
+    value = value ? qn_onnx_settle(im, scope, value) : NULL;
     if (value)
-        qn_graph_add_output(graph, value, name, updated_input(im, graph, value));
+        qn_graph_add_output(scope->graph, value, name, updated_input(im, scope->graph, value));
 }
 
 void qn_onnx_add_output(qn_onnx_import *im, qn_onnx_scope *scope, int i)
@@ -521,7 +522,7 @@ void qn_onnx_add_output(qn_onnx_import *im, qn_onnx_scope *scope, int i)
         }
     add_group(im, name, QUERN_OUTPUT, i, v, scope->graph->n_outputs);
     if (v->kind == QN_ONNX_TENSOR) {
-        add_tensor_output(im, scope->graph, name, type, v);
+        add_tensor_output(im, scope, name, type, v);
         return;
     }
     if (v->n_items > MAX_OUTPUTS - scope->graph->n_outputs) {
@@ -537,5 +538,5 @@ void qn_onnx_add_output(qn_onnx_import *im, qn_onnx_scope *scope, int i)
             return;
         }
     for (int k = 0; k < v->n_items; k++)
-        add_tensor_output(im, scope->graph, item_name(im, name, k), type, v->items[k]);
+        add_tensor_output(im, scope, item_name(im, name, k), type, v->items[k]);
 }

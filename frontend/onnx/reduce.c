@@ -125,7 +125,7 @@ static void import_top_k(qn_onnx_node *n)
         return;
     if (n->opset < 10) {
         k = qn_dim_const(n->im->dims, qn_onnx_attr_int(n, "k", -1));
-    } else if (!qn_onnx_in_dims(n, 1, 1, &k, &count) || count != 1) {
+    } else if (!qn_onnx_in_extents(n, 1, 1, x->type.dims[axis], &k, &count) || count != 1) {
         if (qn_onnx_ok(n))
             qn_onnx_malformed(n, "input 1 must be one number");
         return;

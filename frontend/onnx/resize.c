@@ -402,7 +402,7 @@ static bool read_extents(resize *r, const qn_type *x, int n_axes, axis_plan *pla
     int count = 0, scales_at = n->opset < 11 ? 1 : 2;
     bool by_sizes = n->opset >= 11 && qn_onnx_has(n, 3);
     if (by_sizes) {
-        if (!qn_onnx_in_dims(n, 3, QN_MAX_RANK, sizes, &count))
+        if (!qn_onnx_in_extents(n, 3, QN_MAX_RANK, NULL, sizes, &count))
             return false;
     } else if (n->opset < 9) {
         const float *given = qn_onnx_attr_floats(n, "scales", &count);

@@ -241,7 +241,7 @@ static void import_affine_grid(qn_onnx_node *n)
     qn_value *theta = qn_onnx_in(n, 0);
     qn_dim size[MAX_SPATIAL + 2], dims[MAX_SPATIAL + 1];
     int count;
-    if (!theta || !qn_onnx_in_dims(n, 1, MAX_SPATIAL + 2, size, &count))
+    if (!theta || !qn_onnx_in_extents(n, 1, MAX_SPATIAL + 2, NULL, size, &count))
         return;
     int n_axes = count - 2;
     if (n_axes < 2 || theta->type.rank != 3) {

@@ -108,7 +108,7 @@ static void import_constant_of_shape(qn_onnx_node *n)
     qn_dim dims[QN_MAX_RANK];
     int64_t shape[QN_MAX_RANK], count;
     int rank;
-    if (!qn_onnx_in_dims(n, 0, QN_MAX_RANK, dims, &rank))
+    if (!qn_onnx_in_extents(n, 0, QN_MAX_RANK, NULL, dims, &rank))
         return;
     const Onnx__Attribute *a = qn_onnx_attr(n, "value", ONNX__ATTRIBUTE__KIND__TENSOR);
     static const float zero = 0;
@@ -170,13 +170,95 @@ static void range_of_dims(qn_onnx_node *n, qn_dtype dtype, qn_dim start, qn_dim 
     qn_onnx_out(n, 0, x);
 }
 
+/* Numbers that the run computes: as many as there are steps from the first up to the second. */
+static void range_of_values(qn_onnx_node *n, const qn_type *x)
+{
+    qn_builder *b = &n->b;
+    qn_value *v[3], *count = NULL;
+    const qn_dtype wide = qn_dtype_is_float(x->dtype) ? QUERN_F64 : QUERN_I64;
+    for (int i = 0; i < 3; i++) {
+        v[i] = qn_onnx_in(n, i);
+        if (!v[i] || !qn_type_is_static(&v[i]->type) || qn_type_elements(&v[i]->type) != 1) {
+            if (v[i])
+                qn_onnx_malformed(n, "input %d must be one number", i);
+            return;
+        }
+        v[i] = qn_b_convert(b, wide, qn_b_reshape(b, v[i], 0, NULL));
+    }
+    count = sub(b, v[1], v[0]);
+    if (wide == QUERN_F64)
+        count = qn_b_convert(b, QUERN_I64, qn_b_unary(b, QN_OP_CEIL, divide(b, count, v[2])));
+    else { /* quotients round to zero */
+        qn_value *sign = qn_b_unary(b, QN_OP_SIGN, v[2]);
+        count = divide(b, sub(b, add(b, count, v[2]), sign), v[2]);
+    }
+    qn_dim extent = qn_onnx_extent(n, max_number(b, count, 0), NULL);
+    if (!extent)
+        return;
+    qn_type type = qn_type_make(n->im->module, wide, 1, &extent);
+    qn_onnx_out(n, 0, qn_b_convert(b, x->dtype, add(b, mul(b, qn_b_iota(b, &type, 0), v[2]), v[0])));
+}
+
+/* Is there an input whose contents are known neither now nor as an extent? */
+static bool has_unknown(qn_onnx_node *n, bool integers)
+{
+    qn_onnx_contents c;
+    for (int i = 0; i < 3; i++) {
+        if (!qn_onnx_in_type(n, i) || qn_onnx_contents_needed(n->im, n->in[i], &c))
+            continue;
+        const bool starts_at_zero = i == 1 && qn_onnx_contents_needed(n->im, n->in[0], &c) && c.n == 1 &&
+                                    c.dims && qn_dim_is(c.dims[0], 0);
+        if (!integers || !starts_at_zero || !qn_onnx_compute_dims(n, i, NULL))
+            return true;
+    }
+    return false;
+}
+
+static bool is_given(const qn_onnx_node *n)
+{
+    for (int i = 0; i < 3; i++)
+        if (qn_onnx_is_input(n, i))
+            return true;
+    return false;
+}
+
+/* From 0 by 1 up to a number that isn't known, in a type that can say it? */
+static bool counts_up(qn_onnx_node *n)
+{
+    for (int i = 0; i < 3; i++) {
+        qn_onnx_contents c;
+        const qn_type *type = qn_onnx_in_type(n, i);
+        if (!type || qn_dtype_bytes(type->dtype) < 4)
+            return false;
+        const bool known = qn_onnx_contents_needed(n->im, n->in[i], &c) && c.data && c.n == 1;
+        if (known != (i != 1) || (known && qn_scalar_load(c.dtype, c.data).f != (i == 2)))
+            return false;
+    }
+    return true;
+}
+
 static void import_range(qn_onnx_node *n)
 {
     const qn_type *x = qn_onnx_in_type(n, 0);
     int count;
     if (!x)
         return;
-    if (!qn_dtype_is_float(x->dtype)) {
+    const bool integers = !qn_dtype_is_float(x->dtype);
+    if (!integers && counts_up(n)) {
+        qn_value *limit = qn_onnx_in(n, 1);
+        qn_dim extent = limit ? qn_onnx_known_extent(n, limit) : NULL;
+        if (extent) {
+            qn_type type = qn_type_make(n->im->module, x->dtype, 1, &extent);
+            qn_onnx_out(n, 0, qn_b_iota(&n->b, &type, 0));
+            return;
+        }
+    }
+    if (!is_given(n) && has_unknown(n, integers)) {
+        if (qn_onnx_ok(n))
+            range_of_values(n, x);
+        return;
+    }
+    if (integers) {
         qn_dim bounds[3];
         for (int i = 0; i < 3; i++) {
             if (!qn_onnx_in_dims(n, i, 1, &bounds[i], &count))

@@ -505,7 +505,7 @@ def compile(model, target="cpu", threads=None, math="default", cpu=None, dims=No
     threads  of a run; None: as many as the process may use
     math     "strict", "default" or "fast"
     cpu      "native" (None), "x86-64-v3", ...
-    dims     of named dimensions: {"batch": 4} fixes, {"batch": (1, 64)} bounds
+    dims     of named dimensions: {"batch": 4} fixes, {"batch": (1, 64)} bounds; also what the model computes: {"length": (0, 2000)}
     cache    folder of compiled kernels; None: the user's; "": none. No larger than $QUERN_CACHE_LIMIT (1 GiB)
     optimize 2 (0: the default), or 1: a kernel for each node, for looking for mistakes
     blas     who multiplies matrices: "none": our own kernels; "openblas": OpenBLAS where it can; "auto" (None): OpenBLAS

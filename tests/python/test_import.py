@@ -493,6 +493,119 @@ MOST = 64 << 20
 
 
 @unittest.skipIf(os.environ.get("QUERN_SANITIZE"), "sanitizers take memory of their own")
+class Lengths(unittest.TestCase):
+    """Numbers that a model computes and uses as extents."""
+
+    @staticmethod
+    def node(op, inputs, output, **attributes):
+        return helper.make_node(op, inputs.split(), [output], **attributes)
+
+    @staticmethod
+    def ints(name, *values):
+        return helper.make_tensor(name, TensorProto.INT64, [len(values)], values)
+
+    @staticmethod
+    def number(name, value, dtype=TensorProto.INT64):
+        return helper.make_tensor(name, dtype, [], [value])
+
+    def check(self, text, calls, want, **options):
+        m = quern.compile(text, **options)
+        self.assertIsInstance(m, quern.Model)
+        slow = quern.compile(text, target="interp", **options)
+        for call in calls:
+            for got, one in zip(m(list(call)), want(*call), strict=True):
+                np.testing.assert_array_equal(got, one)
+                self.assertEqual(got.dtype, one.dtype)
+            for got, one in zip(slow(list(call)), want(*call), strict=True):
+                np.testing.assert_array_equal(got, one)
+        return m
+
+    def test_bound_of_a_mask(self):
+        """At most as many as the mask has elements; computed twice, and with arithmetic, it is one symbol."""
+        nodes = [self.node("Cast", "mask", "i", to=TensorProto.INT64), self.node("ReduceSum", "i", "n", keepdims=0),
+                 self.node("Range", "zero n one", "steps"), self.node("ReduceSum", "i axis", "again", keepdims=1),
+                 self.node("Expand", "x again", "wide"), self.node("Add", "again one", "more"),
+                 self.node("ConstantOfShape", "more", "zeros"), self.node("Cast", "steps", "f", to=TensorProto.FLOAT),
+                 self.node("Add", "wide f", "y")]
+        text = model(nodes, [info("mask", ["k"], TensorProto.BOOL), info("x", [1])], [info("y", None), info("zeros", None)],
+                     [self.number("zero", 0), self.number("one", 1), self.ints("axis", 0)])
+        self.assertEqual(quern.text(text).count("= extent "), 1)
+        self.assertIn("f32[length + 1]", quern.text(text))
+        calls = [(np.array(mask, bool), np.array([2], np.float32)) for mask in ([1, 0, 1], [0, 0], [1] * 40, [])]
+        self.check(text, calls, lambda mask, x: (x + np.arange(mask.sum(), dtype=np.float32), np.zeros(mask.sum() + 1, np.float32)))
+
+    def lengths(self):
+        nodes = [self.node("ReduceMax", "lengths", "n", keepdims=0), self.node("Range", "zero n one", "y")]
+        return model(nodes, [info("lengths", [3], TensorProto.INT64)], [info("y", None, TensorProto.INT64)],
+                     [self.number("zero", 0), self.number("one", 1)])
+
+    def test_bound_that_is_given(self):
+        text = self.lengths()
+        with self.assertRaisesRegex(quern.UnsupportedError, r"nothing bounds it: give .* dimension length \(--dim length=0..1000\)"):
+            quern.text(text)
+        m = self.check(text, [np.array([v], np.int64) for v in ([1, 4, 2], [0, 0, 0], [10, 1, 1])], lambda v: [np.arange(v.max())],
+                       dims={"length": (0, 10)})
+        for largest in (11, 2**40, 2**63 - 1):
+            with self.assertRaisesRegex(quern.ArgumentError, f"length is {largest} here; the model was compiled for 0 to 10"):
+                m(np.array([largest, 0, 0], np.int64))
+        with self.assertRaisesRegex(quern.ArgumentError, "length is -3 here"):
+            m(np.array([-3, -4, -5], np.int64))
+        with self.assertRaisesRegex(quern.ArgumentError, "length is 1 here; the model was compiled for 2 to 10"):
+            quern.compile(text, dims={"length": (2, 10)})(np.ones(3, np.int64))
+        self.assertIsInstance(quern.compile(text), quern.SpecializedModel)
+
+    def test_command(self):
+        with tempfile.TemporaryDirectory() as folder:
+            path = lambda name: os.path.join(folder, name)
+            pathlib.Path(path("m.onnx")).write_bytes(self.lengths())
+            np.save(path("v.npy"), np.array([1, 9, 3]))
+            compiled = programs.run([str(QUERN), "compile", path("m.onnx"), "--dim", "length=0..8", "-o", path("m.so")])
+            self.assertEqual(compiled.returncode, 0, compiled.stderr)
+            run = programs.run([str(QUERN), "run", path("m.so"), "-i", path("v.npy")])
+            self.assertEqual(run.returncode, 1)
+            self.assertIn("length is 9 here; the model was compiled for 0 to 8", run.stderr)
+            self.assertIn("int64_t length;", pathlib.Path(path("m.h")).read_text())
+
+    def test_slices(self):
+        """Bounds that count from either end, lie outside, or leave nothing."""
+        text = model([self.node("Slice", "x from to axes", "y"), self.node("Abs", "y", "z")],
+                     [info("x", ["h", "w"]), info("from", [2], TensorProto.INT64), info("to", [2], TensorProto.INT64)],
+                     [info("y", None), info("z", None)], [self.ints("axes", 1, 0)])
+        x = floats(7, 9)
+        bounds = [((0, 0), (9, 7)), ((2, 1), (5, 3)), ((-4, -3), (-1, 100)), ((5, 3), (2, 3)), ((-100, 6), (2**62, -1)), ((100, 0), (101, 1))]
+        cut = lambda x, a, b: x[a[1]:b[1], a[0]:b[0]]
+        self.check(text, [(x, np.array(a), np.array(b)) for a, b in bounds], lambda x, a, b: (cut(x, a, b), abs(cut(x, a, b))))
+
+    def test_rest(self):
+        """What is left behind a count is less where that is more; the caller's memory has to do for both."""
+        nodes = [self.node("Cast", "mask", "i", to=TensorProto.INT64), self.node("ReduceSum", "i axis", "n", keepdims=1),
+                 self.node("Slice", "x n end axis", "y"), self.node("Relu", "y", "z")]
+        text = model(nodes, [info("mask", ["k"], TensorProto.BOOL), info("x", ["k", 3])], [info("y", None), info("z", None)],
+                     [self.ints("axis", 0), self.ints("end", 2**63 - 1)])
+        self.check(text, [(np.arange(5) < n, floats(5, 3)) for n in (0, 2, 5)],
+                   lambda mask, x: (x[mask.sum():], np.maximum(x[mask.sum():], 0)))
+
+    def test_ranges(self):
+        for dtype, kind in ((np.int64, TensorProto.INT64), (np.int32, TensorProto.INT32), (np.float32, TensorProto.FLOAT)):
+            nodes = [self.node("Add", f"{name} none", name + "2") for name in ("from", "to", "by")]
+            text = model(nodes + [self.node("Range", "from2 to2 by2", "y")], [info(name, [], kind) for name in ("from", "to", "by")],
+                         [info("y", None, kind)], [self.number("none", 0, kind)])
+            calls = [(0, 7, 1), (3, 3, 2), (3, 10, 3), (10, -2, -5), (5, 9, -1), (-3, 4, 7), (1, 2, 100)]
+            self.check(text, [tuple(map(dtype, call)) for call in calls], lambda a, b, by: [np.arange(a, b, by, dtype)],
+                       dims={"length": (0, 20)})
+
+    def test_inside_of_branches(self):
+        """What a branch computes is an extent in that branch."""
+        sum_of = lambda name: [self.node("ReduceSum", "i", name + "n", keepdims=0), self.node("Range", f"zero {name}n one", name + "r")]
+        then = helper.make_graph(sum_of("a") + [self.node("ReduceSum", "ar", "as", keepdims=0)], "then", [], [info("as", None, TensorProto.INT64)])
+        other = helper.make_graph(sum_of("b") + [self.node("ReduceMax", "br", "bs", keepdims=0)], "else", [], [info("bs", None, TensorProto.INT64)])
+        text = model([self.node("Cast", "mask", "i", to=TensorProto.INT64), self.node("If", "p", "y", then_branch=then, else_branch=other)],
+                     [info("mask", ["k"], TensorProto.BOOL), info("p", [], TensorProto.BOOL)], [info("y", None, TensorProto.INT64)],
+                     [self.number("zero", 0), self.number("one", 1)])
+        mask = np.array([1, 1, 0, 1, 1], bool)
+        self.check(text, [(mask, np.bool_(p)) for p in (True, False)], lambda mask, p: [np.int64(6 if p else 3)])
+
+
 class Refusals(unittest.TestCase):
     """What asks for giant results is refused, or is a graph, before anything of that size is made: in MOST bytes."""
 

@@ -1,0 +1,621 @@
+/* Numbers that a model computes and uses as extents: of what Range, Expand, Slice and others give.
+ *
+ * A number is an element of a small integer tensor. It is followed back through what only moves it and through arithmetic with
+ * what is known, to a scalar that the run computes; an op binds a symbol to that (QN_OP_EXTENT), and the extent is an expression in
+ * the symbol. Its limit follows from how it is computed (a sum of a mask is at most the mask's length), or is what the user says of
+ * the symbol, like of a dimension of an input. */
+#include <math.h>
+#include <string.h>
+
+#include "frontend/onnx/import.h"
+
+enum {
+    MOST_STEPS = 256,        /* that are followed for one number */
+    MOST_DEPTH = 8,          /* of arithmetic with numbers */
+    MOST_CONSTANTS = 1 << 16 /* elements of a constant that are looked at for its largest */
+};
+
+/* ---- between what numbers values lie ---- */
+
+/* Bounds of all elements; also of floats. */
+typedef struct range {
+    int64_t least; /* INT64_MIN: not known */
+    qn_dim most;   /* NULL: not known */
+} range;
+
+typedef struct finder {
+    qn_dims *dims;
+    const qn_onnx_scope *scope; /* of the values */
+    int budget;
+} finder;
+
+/* What an input of the scope's region stands for, and that value's scope; NULL: it is no such input. */
+static qn_value *captured_by(const qn_onnx_scope *scope, const qn_value *input, const qn_onnx_scope **out)
+{
+    while (scope->parent && scope->parent->graph == scope->graph)
+        scope = scope->parent;
+    *out = scope->parent;
+    for (size_t i = 0; scope->parent && i < scope->captured.n; i++)
+        if (scope->captured_inputs.items[i] == input)
+            return qn_value_resolve(scope->captured.items[i]);
+    return NULL;
+}
+
+static range find_range(finder *f, qn_value *v);
+
+static double number_at(const qn_tensor *tensor, int64_t at)
+{
+    const qn_dtype dtype = tensor->type.dtype;
+    const qn_scalar s =
+        qn_scalar_load(dtype, (const uint8_t *)qn_tensor_data(tensor) + (size_t)at * qn_dtype_bytes(dtype));
+    return qn_dtype_is_float(dtype) ? s.f : (double)s.i;
+}
+
+static range constant_range(const finder *f, const qn_tensor *tensor)
+{
+    const int64_t n = qn_type_is_static(&tensor->type) ? qn_type_elements(&tensor->type) : -1;
+    range r = { INT64_MIN, NULL };
+    double low = INFINITY, high = -INFINITY;
+    if (n < 1 || n > MOST_CONSTANTS || qn_dtype_is_stored(tensor->type.dtype))
+        return r;
+    for (int64_t i = 0; i < n; i++) {
+        const double x = number_at(tensor, i);
+        if (isnan(x))
+            return r;
+        low = fmin(low, x);
+        high = fmax(high, x);
+    }
+    if (fabs(low) < (double)QN_DIM_MAX_VALUE)
+        r.least = (int64_t)floor(low);
+    if (fabs(high) < (double)QN_DIM_MAX_VALUE)
+        r.most = qn_dim_const(f->dims, (int64_t)ceil(high));
+    return r;
+}
+
+/* The number that all elements of the value are, where it is a constant one. */
+static bool constant_number(qn_value *v, double *out)
+{
+    v = qn_value_resolve(v);
+    while (v->node && (v->node->op == QN_OP_BROADCAST || v->node->op == QN_OP_RESHAPE))
+        v = qn_value_resolve(v->node->operands[0]);
+    if (!v->node || v->node->op != QN_OP_CONSTANT || qn_type_elements(&v->type) != 1)
+        return false;
+    *out = number_at(qn_attr_tensor(v->node, QN_ATTR_VALUE), 0);
+    return true;
+}
+
+/* Of either: the bounds of values that are one or the other. */
+static range hull(const finder *f, range a, range b)
+{
+    return (range){ a.least < b.least ? a.least : b.least,
+                    a.most && b.most ? qn_dim_max(f->dims, a.most, b.most) : NULL };
+}
+
+/* Of n elements together. */
+static range sum_range(const finder *f, range r, qn_dim n)
+{
+    const qn_dim zero = qn_dim_const(f->dims, 0);
+    return (range){ r.least >= 0 ? 0 : INT64_MIN,
+                    r.most ? qn_dim_mul(f->dims, n, qn_dim_max(f->dims, r.most, zero)) : NULL };
+}
+
+static range quotient_range(const finder *f, range r, qn_value *by)
+{
+    double d;
+    if (!constant_number(by, &d) || !(d >= 1) || r.least < 0)
+        return (range){ INT64_MIN, NULL };
+    const int64_t whole = d < (double)QN_DIM_MAX_VALUE ? (int64_t)d : QN_DIM_MAX_VALUE;
+    return (range){ 0, r.most ? qn_dim_ceildiv(f->dims, r.most, qn_dim_const(f->dims, whole)) : NULL };
+}
+
+static range negated(const finder *f, range r)
+{
+    return (range){ r.most && r.most->max < QN_DIM_MAX_VALUE ? -r.most->max : INT64_MIN,
+                    r.least > -QN_DIM_MAX_VALUE ? qn_dim_const(f->dims, -r.least) : NULL };
+}
+
+static range added(const finder *f, range a, range b)
+{
+    const bool low = a.least > -QN_DIM_MAX_VALUE && b.least > -QN_DIM_MAX_VALUE;
+    return (range){ low ? a.least + b.least : INT64_MIN,
+                    a.most && b.most ? qn_dim_add(f->dims, a.most, b.most) : NULL };
+}
+
+static qn_dim count_of(const finder *f, const qn_node *node)
+{
+    int n;
+    const int64_t *axes = qn_attr_ints(node, QN_ATTR_AXES, &n);
+    qn_dim count = qn_dim_const(f->dims, 1);
+    for (int i = 0; i < n; i++)
+        count = qn_dim_mul(f->dims, count, node->operands[0]->type.dims[axes[i]]);
+    return count;
+}
+
+static range binary_range(finder *f, const qn_node *node)
+{
+    const range a = find_range(f, node->operands[0]), b = find_range(f, node->operands[1]);
+    const qn_dim zero = qn_dim_const(f->dims, 0);
+    switch (node->op) {
+    case QN_OP_ADD: return added(f, a, b);
+    case QN_OP_SUB: return added(f, a, negated(f, b));
+    case QN_OP_MUL:
+        if (a.least < 0 || b.least < 0)
+            return (range){ INT64_MIN, NULL };
+        return (range){ 0, a.most && b.most ? qn_dim_mul(f->dims, qn_dim_max(f->dims, a.most, zero), b.most)
+                                            : NULL };
+    case QN_OP_DIV: return quotient_range(f, a, node->operands[1]);
+    case QN_OP_MAX: {
+        range r = hull(f, a, b);
+        r.least = a.least > b.least ? a.least : b.least;
+        return r;
+    }
+    case QN_OP_MIN: {
+        range r = hull(f, a, b);
+        r.most = a.most && b.most ? qn_dim_min(f->dims, a.most, b.most) : a.most ? a.most : b.most;
+        return r;
+    }
+    default: return (range){ INT64_MIN, NULL };
+    }
+}
+
+static range result_range(finder *f, const qn_value *v)
+{
+    const qn_node *node = v->node;
+    const qn_dim one = qn_dim_const(f->dims, 1);
+    const range unknown = { INT64_MIN, NULL };
+    range r = unknown;
+    switch (node->op) {
+    case QN_OP_CONSTANT: return constant_range(f, qn_attr_tensor(node, QN_ATTR_VALUE));
+    case QN_OP_DIM_VALUE: {
+        const qn_dim d = qn_attr_dims(node, QN_ATTR_DIMS, NULL)[0];
+        return (range){ d->min, d };
+    }
+    case QN_OP_EXTENT: return (range){ 0, qn_node_binds(node) };
+    case QN_OP_IOTA:
+        return (range){ 0, qn_dim_sub(f->dims, v->type.dims[qn_attr_int(node, QN_ATTR_AXIS)], one) };
+    case QN_OP_ARG_REDUCE: return (range){ 0, node->operands[0]->type.dims[qn_attr_int(node, QN_ATTR_AXIS)] };
+    case QN_OP_NON_ZERO: return (range){ 0, qn_type_elements_dim(f->dims, &node->operands[0]->type) };
+    case QN_OP_TOP_K:
+        if (v != &node->results[0])
+            return (range){ 0, node->operands[0]->type.dims[qn_attr_int(node, QN_ATTR_AXIS)] };
+        return find_range(f, node->operands[0]);
+    case QN_OP_SORT: return find_range(f, node->operands[v - node->results]);
+    case QN_OP_CONVERT:
+        if (qn_dtype_bytes(v->type.dtype) < 4 && qn_dtype_is_int(v->type.dtype))
+            return unknown; /* may wrap */
+        r = find_range(f, node->operands[0]);
+        return v->type.dtype == QUERN_I32 && r.most && r.most->max > INT32_MAX ? unknown : r;
+    case QN_OP_FLOOR:
+    case QN_OP_CEIL:
+    case QN_OP_ROUND:
+    case QN_OP_TRUNC:
+    case QN_OP_STOP_GRADIENT:
+    case QN_OP_BROADCAST:
+    case QN_OP_RESHAPE:
+    case QN_OP_TRANSPOSE:
+    case QN_OP_SLICE:
+    case QN_OP_REVERSE:
+    case QN_OP_DYNAMIC_SLICE:
+    case QN_OP_GATHER:
+    case QN_OP_GATHER_ND:
+    case QN_OP_GATHER_ELEMENTS: return find_range(f, node->operands[0]);
+    case QN_OP_NEG: return negated(f, find_range(f, node->operands[0]));
+    case QN_OP_ABS:
+    case QN_OP_RELU:
+        r = find_range(f, node->operands[0]);
+        if (node->op == QN_OP_ABS && r.least < 0)
+            r.most = NULL;
+        r.least = r.least > 0 ? r.least : 0;
+        return r;
+    case QN_OP_EXP: return (range){ 0, NULL };
+    case QN_OP_LOGISTIC:
+    case QN_OP_SOFTMAX: return (range){ 0, one };
+    case QN_OP_TANH:
+    case QN_OP_SIN:
+    case QN_OP_COS: return (range){ -1, one };
+    case QN_OP_PAD:
+    case QN_OP_CONCATENATE:
+        r = find_range(f, node->operands[0]);
+        for (int i = 1; i < node->n_operands; i++)
+            r = hull(f, r, find_range(f, node->operands[i]));
+        return r;
+    case QN_OP_SELECT: return hull(f, find_range(f, node->operands[1]), find_range(f, node->operands[2]));
+    case QN_OP_REDUCE:
+        r = find_range(f, node->operands[0]);
+        switch (qn_attr_reduce_kind(node)) {
+        case QN_SUM: return sum_range(f, r, count_of(f, node));
+        case QN_KIND_MAX:
+        case QN_KIND_MIN: return r;
+        default: return unknown;
+        }
+    case QN_OP_CUMULATIVE:
+        if (qn_attr_reduce_kind(node) != QN_SUM)
+            return unknown;
+        return sum_range(f, find_range(f, node->operands[0]), v->type.dims[qn_attr_int(node, QN_ATTR_AXIS)]);
+    case QN_OP_REM: {
+        double d;
+        if (!constant_number(node->operands[1], &d) || !(d >= 1 && d < (double)QN_DIM_MAX_VALUE))
+            return unknown;
+        r = find_range(f, node->operands[0]);
+        return (range){ r.least >= 0 ? 0 : (int64_t)-ceil(d), qn_dim_const(f->dims, (int64_t)ceil(d)) };
+    }
+    default: return node->n_operands == 2 ? binary_range(f, node) : unknown;
+    }
+}
+
+static range find_range(finder *f, qn_value *v)
+{
+    v = qn_value_resolve(v);
+    if (v->type.dtype == QUERN_BOOL)
+        return (range){ 0, qn_dim_const(f->dims, 1) };
+    if (f->budget-- <= 0)
+        return (range){ INT64_MIN, NULL };
+    if (v->node)
+        return result_range(f, v);
+    const qn_onnx_scope *scope = f->scope;
+    qn_value *outer = captured_by(scope, v, &f->scope);
+    const range r = outer ? find_range(f, outer) : (range){ INT64_MIN, NULL };
+    f->scope = scope;
+    return r;
+}
+
+static range range_of(const qn_onnx_scope *scope, qn_value *v)
+{
+    finder f = { scope->im->dims, scope, MOST_STEPS };
+    range r = find_range(&f, v);
+    if (r.most && (r.most->max > QN_ONNX_DIM_MAX || r.most->max < 0))
+        r.most = NULL; /* says nothing that memory could be planned by */
+    return r;
+}
+
+/* ---- the same number, computed twice ---- */
+
+static bool same(const qn_value *a, const qn_value *b, int *budget)
+{
+    a = qn_value_resolve((qn_value *)(uintptr_t)a);
+    b = qn_value_resolve((qn_value *)(uintptr_t)b);
+    if (a == b)
+        return true;
+    const qn_node *x = a->node, *y = b->node;
+    if (!x || !y || (*budget)-- <= 0 || x->op != y->op || x->n_operands != y->n_operands ||
+        x->n_attrs != y->n_attrs || x->n_regions || x->op == QN_OP_RANDOM_BITS || x->n_operands == 0 ||
+        a - x->results != b - y->results || (qn_ops[x->op].flags & (QN_FLAG_EFFECT | QN_FLAG_BINDS)))
+        return x && y && x->op == QN_OP_CONSTANT && y->op == QN_OP_CONSTANT &&
+               qn_tensor_same_bytes(qn_attr_tensor(x, QN_ATTR_VALUE), qn_attr_tensor(y, QN_ATTR_VALUE)) &&
+               qn_type_equal(&a->type, &b->type);
+    for (int i = 0; i < x->n_attrs; i++)
+        if (!qn_attr_equal(&x->attrs[i], &y->attrs[i]))
+            return false;
+    for (int i = 0; i < x->n_operands; i++)
+        if (!same(x->operands[i], y->operands[i], budget))
+            return false;
+    return true;
+}
+
+/* An element of a value that a symbol was bound to. */
+struct qn_onnx_extent {
+    const qn_graph *graph;
+    qn_value *value;
+    int64_t at;
+    qn_dim symbol;
+    const struct qn_onnx_extent *next;
+};
+
+static qn_dim find_bound(const qn_onnx_scope *scope, qn_value *value, int64_t at)
+{
+    while (scope && value) {
+        for (const struct qn_onnx_extent *e = scope->im->extents; e; e = e->next) {
+            int budget = MOST_STEPS;
+            if (e->graph == scope->graph && e->at == at && same(e->value, value, &budget))
+                return e->symbol;
+        }
+        value = value->node ? NULL : captured_by(scope, value, &scope);
+    }
+    return NULL;
+}
+
+/* ---- following ---- */
+
+static bool one_element(const qn_value *v)
+{
+    return qn_type_is_static(&v->type) && qn_type_elements(&v->type) == 1;
+}
+
+/* Is it another value than its last operand only where that is a negative number? */
+static bool is_default(const qn_node *select, int64_t at)
+{
+    const qn_node *p = qn_value_resolve(select->operands[0])->node;
+    if (!p || p->op != QN_OP_COMPARE || qn_attr_int(p, QN_ATTR_DIRECTION) != QN_EQ ||
+        qn_value_resolve(p->operands[0]) != qn_value_resolve(select->operands[2]))
+        return false;
+    double number;
+    const qn_value *to = qn_value_resolve(p->operands[1]);
+    if (to->node && to->node->op == QN_OP_CONSTANT)
+        return number_at(qn_attr_tensor(to->node, QN_ATTR_VALUE), at) < 0;
+    return constant_number(p->operands[1], &number) && number < 0;
+}
+
+/* What element `at` of `v` is an element of, past what only moves it. */
+static qn_value *source_of(qn_value *v, int64_t *at)
+{
+    for (int steps = 0; steps < MOST_STEPS; steps++) {
+        v = qn_value_resolve(v);
+        const qn_node *node = v->node;
+        if (!node || node->n_operands == 0)
+            return v;
+        qn_value *x = node->operands[0];
+        double index;
+        switch (node->op) {
+        case QN_OP_RESHAPE: break;
+        case QN_OP_CONVERT:
+            x = qn_value_resolve(x);
+            if (qn_dtype_is_float(x->type.dtype) && x->node && x->node->op == QN_OP_CONVERT)
+                x = x->node->operands[0]; /* of an integer, as is Range of floats up to an extent */
+            if (!qn_dtype_is_int(x->type.dtype) || qn_dtype_bytes(x->type.dtype) < 4)
+                return v;
+            break;
+        case QN_OP_BROADCAST:
+            if (!one_element(x))
+                return v;
+            *at = 0;
+            break;
+        case QN_OP_SLICE:
+            if (v->type.rank != 1 || !qn_dim_is_const(qn_attr_dims(node, QN_ATTR_START, NULL)[0]))
+                return v;
+            *at = qn_attr_dims(node, QN_ATTR_START, NULL)[0]->value +
+                  *at * qn_attr_ints(node, QN_ATTR_STRIDE, NULL)[0];
+            break;
+        case QN_OP_GATHER:
+            if (x->type.rank != 1 || !one_element(node->operands[1]) ||
+                !constant_number(node->operands[1], &index) || !qn_dim_is_const(x->type.dims[0]))
+                return v;
+            *at = (int64_t)index + (index < 0 ? x->type.dims[0]->value : 0);
+            break;
+        case QN_OP_SELECT: /* where(x == -1, y, x), as shapes to expand to are made: of an extent it is x */
+            if (!is_default(node, *at))
+                return v;
+            x = node->operands[2];
+            break;
+        case QN_OP_CONCATENATE: {
+            int part = 0;
+            if (v->type.rank != 1)
+                return v;
+            while (*at >= node->operands[part]->type.dims[0]->value) /* static: so is the result */
+                *at -= node->operands[part++]->type.dims[0]->value;
+            x = node->operands[part];
+            break;
+        }
+        default: return v;
+        }
+        v = x;
+    }
+    return v;
+}
+
+static const char *word_of(qn_op op)
+{
+    switch (op) {
+    case QN_OP_ADD: return "Add";
+    case QN_OP_SUB: return "Sub";
+    case QN_OP_MUL: return "Mul";
+    case QN_OP_DIV: return "Div";
+    case QN_OP_MIN: return "Min";
+    case QN_OP_MAX: return "Max";
+    default: return NULL;
+    }
+}
+
+/* The element as an expression in what is known and bound by now; NULL: it is none. */
+static qn_dim follow(qn_onnx_node *n, qn_value *v, int64_t at, int *budget)
+{
+    v = source_of(v, &at);
+    const qn_node *node = v->node;
+    if ((*budget)-- <= 0)
+        return NULL;
+    const qn_dim bound = find_bound(n->scope, v, at);
+    if (bound || !node)
+        return bound;
+    if (node->op == QN_OP_CONSTANT && qn_dtype_is_int(v->type.dtype))
+        return qn_dim_const(n->im->dims, (int64_t)number_at(qn_attr_tensor(node, QN_ATTR_VALUE), at));
+    if (node->op == QN_OP_DIM_VALUE)
+        return qn_attr_dims(node, QN_ATTR_DIMS, NULL)[0];
+    if (!word_of(node->op) || !qn_dtype_is_int(v->type.dtype))
+        return NULL;
+    const qn_dim x = follow(n, node->operands[0], at, budget);
+    const qn_dim y = x ? follow(n, node->operands[1], at, budget) : NULL;
+    return y ? qn_onnx_fold_dim(n->im->dims, word_of(node->op), x, y) : NULL;
+}
+
+/* ---- binding ---- */
+
+/* What the user says of it, and what operators want of it. */
+static void apply_options(qn_onnx_import *im, const char *name, int64_t *min, int64_t *max, bool *out_given)
+{
+    for (int i = 0; i < im->options->n_dims; i++)
+        if (!strcmp(im->options->dims[i].name, name)) {
+            im->met[i] = *out_given = true;
+            *min = im->options->dims[i].min > *min ? im->options->dims[i].min : *min;
+            *max = im->options->dims[i].max < *max ? im->options->dims[i].max : *max;
+        }
+    for (const qn_onnx_limit *l = im->limits; l; l = l->next)
+        if (!strcmp(l->name, name)) {
+            *min = l->least > *min ? l->least : *min;
+            *max = l->most < *max ? l->most : *max;
+        }
+}
+
+static const char *fresh_name(const qn_onnx_import *im)
+{
+    const char *name = "length";
+    for (int i = 1; qn_dim_find_symbol(im->dims, name); i++)
+        name = qn_arena_printf(im->arena, "length_%d", i);
+    return name;
+}
+
+/* A symbol for the element, which is at most `limit` (NULL: as far as is known), for want of the contents of `wanted`. NULL after a
+ * report: nothing says how large it is. */
+static qn_dim bind(qn_onnx_node *n, const qn_onnx_value *wanted, qn_value *v, int64_t at, qn_dim limit)
+{
+    qn_onnx_import *im = n->im;
+    qn_builder *b = &n->b;
+    const range r = range_of(n->scope, v);
+    const char *name = fresh_name(im);
+    int64_t min = r.least > 0 ? r.least : 0, max = QN_DIM_MAX_VALUE;
+    bool given = false;
+    apply_options(im, name, &min, &max, &given);
+    limit = r.most ? r.most : limit;
+    if (!limit && given)
+        limit = qn_dim_const(im->dims, max);
+    if (!limit) {
+        if (wanted)
+            qn_onnx_misses(n, wanted);
+        qn_onnx_unsupported(
+            n,
+            "it gives as many elements as a number says that the model computes, and nothing bounds "
+            "it: give its largest value as that of dimension %s (--dim %s=0..1000)",
+            name, name);
+        return NULL;
+    }
+    max = limit->max < max ? limit->max : max;
+    if (min > max) {
+        qn_onnx_unsupported(n, "dimension %s is at most %lld here, and would have to be %lld", name,
+                            (long long)max, (long long)min);
+        return NULL;
+    }
+    const qn_dim symbol = qn_dim_symbol(im->dims, name, min, max);
+    const int64_t elements = qn_type_elements(&v->type);
+    qn_dim flat = qn_dim_const(im->dims, elements);
+    qn_value *x = elements == 1 ? v
+                                : qn_b_slice_axis(b, qn_b_reshape(b, v, 1, &flat), 0,
+                                                  qn_dim_const(im->dims, at), qn_dim_const(im->dims, at + 1));
+    x = qn_b_convert(b, QUERN_I64, qn_b_reshape(b, x, 0, NULL));
+    if (!qn_b_extent(b, x, limit, symbol))
+        return NULL;
+    struct qn_onnx_extent *e = QN_NEW(im->arena, struct qn_onnx_extent);
+    *e = (struct qn_onnx_extent){ b->graph, v, at, symbol, im->extents };
+    im->extents = e;
+    return symbol;
+}
+
+/* Binds what the element is computed from, where that is bounded and leaves an expression that is never negative: so that 2 n + 1 and
+ * n have one symbol. */
+static void bind_inside(qn_onnx_node *n, qn_value *v, int64_t at, int depth)
+{
+    v = source_of(v, &at);
+    const qn_node *node = v->node;
+    int budget = MOST_STEPS;
+    if (depth == 0 || !node || !word_of(node->op) || !one_element(v) || !qn_dtype_is_int(v->type.dtype))
+        return;
+    for (int i = 0; i < 2; i++) {
+        int64_t where = 0;
+        qn_value *x = source_of(node->operands[i], &where);
+        if (follow(n, x, where, &budget))
+            continue;
+        bind_inside(n, x, where, depth - 1);
+        const range r = range_of(n->scope, x);
+        budget = MOST_STEPS;
+        if (!follow(n, x, where, &budget) && r.most && r.least >= 0 && x->node && !word_of(x->node->op) &&
+            one_element(x))
+            bind(n, NULL, x, where, NULL);
+    }
+}
+
+static qn_dim extent_at(qn_onnx_node *n, const qn_onnx_value *wanted, qn_value *v, int64_t at, qn_dim limit)
+{
+    int budget = MOST_STEPS;
+    qn_dim d = follow(n, v, at, &budget);
+    if (!d) {
+        bind_inside(n, v, at, MOST_DEPTH);
+        budget = MOST_STEPS;
+        d = follow(n, v, at, &budget);
+    }
+    if (d && (qn_dim_is_const(d) || d->min >= 0))
+        return d;
+    v = source_of(v, &at);
+    return bind(n, wanted, v, at, limit);
+}
+
+qn_dim qn_onnx_extent(qn_onnx_node *n, qn_value *number, qn_dim limit)
+{
+    return number ? extent_at(n, NULL, number, 0, limit) : NULL;
+}
+
+qn_dim qn_onnx_known_extent(qn_onnx_node *n, qn_value *number)
+{
+    int64_t at = 0;
+    int budget = MOST_STEPS;
+    bind_inside(n, number, 0, MOST_DEPTH);
+    const qn_dim d = follow(n, number, 0, &budget);
+    if (d)
+        return d;
+    number = source_of(number, &at);
+    if (!qn_dtype_is_int(number->type.dtype))
+        return NULL;
+    const range r = range_of(n->scope, number);
+    return r.least >= 0 && r.most ? bind(n, NULL, number, at, NULL) : NULL;
+}
+
+bool qn_onnx_is_input(const qn_onnx_node *n, int i)
+{
+    const qn_onnx_value *v = qn_onnx_in_any(n, i);
+    if (v->kind != QN_ONNX_TENSOR || !v->value || !qn_type_is_static(&v->type))
+        return false;
+    const int64_t count = qn_type_elements(&v->type);
+    for (int64_t k = 0; k < count && k < QN_ONNX_CONTENTS_MAX; k++) {
+        int64_t at = k;
+        const qn_value *source = source_of(v->value, &at);
+        if (!source->node && source->name)
+            return true;
+    }
+    return false;
+}
+
+bool qn_onnx_compute_dims(qn_onnx_node *n, int i, qn_dim limit)
+{
+    qn_onnx_value *v = n->in[i];
+    if (v->kind != QN_ONNX_TENSOR || v->strings || v->type.rank > 1 || !qn_type_is_static(&v->type) ||
+        qn_type_elements(&v->type) > QN_ONNX_CONTENTS_MAX ||
+        (v->type.dtype != QUERN_I64 && v->type.dtype != QUERN_I32) || qn_onnx_is_input(n, i))
+        return false;
+    qn_value *x = qn_onnx_value_make(&n->b, v);
+    const int64_t count = x ? qn_type_elements(&v->type) : -1;
+    if (!x)
+        return false;
+    qn_dim *dims = QN_NEW_ARRAY(n->im->arena, qn_dim, count);
+    for (int64_t k = 0; k < count; k++)
+        if (!(dims[k] = extent_at(n, v, x, k, limit)))
+            return false;
+    v->dims = dims;
+    return true;
+}
+
+/* ---- outputs ---- */
+
+/* Is it less where something is more that the run finds? Then nobody knows before how much memory it takes. */
+static bool falls(qn_dims *dims, qn_dim d, const qn_dim *most, int n)
+{
+    return !qn_dim_at_most(dims, qn_dim_most(dims, d, most, n), qn_dim_substitute(dims, d, most, n));
+}
+
+qn_value *qn_onnx_settle(qn_onnx_import *im, qn_onnx_scope *scope, qn_value *x)
+{
+    const int n_symbols = qn_dims_symbol_count(im->dims);
+    qn_onnx_node n = {
+        .im = im,
+        .scope = scope,
+        .b = { .graph = scope->graph, .diags = im->diags, .loc = { .file = im->file } },
+        .n_errors = im->diags->n_errors,
+    };
+    qn_dim *most = QN_NEW_ARRAY(im->arena, qn_dim, n_symbols), dims[QN_MAX_RANK];
+    QN_FOR_NODES (scope->graph, node)
+        if (qn_node_binds(node))
+            most[qn_node_binds(node)->symbol] = qn_dim_const(im->dims, qn_node_binds(node)->max);
+    for (int i = 0; i < x->type.rank; i++) {
+        dims[i] = x->type.dims[i];
+        if (falls(im->dims, dims[i], most, n_symbols))
+            dims[i] = bind(&n, NULL, qn_b_dim_value(&n.b, QUERN_I64, dims[i]), 0, dims[i]);
+        if (!dims[i])
+            return NULL;
+    }
+    return qn_b_reshape(&n.b, x, x->type.rank, dims);
+}
