@@ -136,7 +136,7 @@ bool qn_is_known(const qn_value *value)
 {
     const qn_node *node = value->node;
     if (!node || (node->op != QN_OP_CONSTANT && node->op != QN_OP_MUL && node->op != QN_OP_ADD &&
-                  node->op != QN_OP_RESHAPE && node->op != QN_OP_BROADCAST))
+                  node->op != QN_OP_RESHAPE && node->op != QN_OP_BROADCAST && node->op != QN_OP_SLICE))
         return false;
     for (int i = 0; i < node->n_operands; i++)
         if (!qn_is_known(node->operands[i]))

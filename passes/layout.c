@@ -18,6 +18,8 @@
  *
  * A convolution of 3 x 3 whose filters are constants becomes conv_winograd where a kernel is faster so (winograd_plan.c).
  *
+ * Over three axes it becomes a sum of those of each plane of the kernel, where few planes of x are padding.
+ *
  * In strict math w has blocks of one channel, since a sum goes through the kernel of a channel before the next channel.
  *
  * A first convolution, of few channels, reads its planes as blocks of one channel, which they are already.
@@ -877,6 +879,106 @@ static qn_value *by_winograd(layout *l, qn_value *w, const qn_conv_plan *plan)
     return qn_b_conv_winograd(&l->b, direct->operands[0], qn_winograd_weights(&l->b, w, t, width), low, high);
 }
 
+/* Is it a convolution over three axes whose kernels are planes of 3 x 3, which Winograd's method takes? */
+static bool has_planes(const qn_node *node)
+{
+    const qn_type *x = &node->operands[0]->type, *w = &node->operands[1]->type;
+    const int64_t *stride = qn_attr_ints(node, QN_ATTR_STRIDE, NULL);
+    if (x->rank != 5 || x->dtype != QUERN_F32 || !qn_dim_is(w->dims[3], 3) || !qn_dim_is(w->dims[4], 3) ||
+        stride[1] != 1 || stride[2] != 1)
+        return false;
+    for (int i = 0; i < 3; i++)
+        if (qn_attr_ints(node, QN_ATTR_W_DILATION, NULL)[i] != 1 ||
+            qn_attr_ints(node, QN_ATTR_X_DILATION, NULL)[i] != 1)
+            return false;
+    return qn_attr_dims(node, QN_ATTR_LOW, NULL)[0]->value >= 0 &&
+           qn_attr_dims(node, QN_ATTR_HIGH, NULL)[0]->value >= 0;
+}
+
+/* How many of the planes of x that plane k of the kernel meets are there, not padding. */
+static int64_t planes_inside(const qn_node *node, int64_t k)
+{
+    const int64_t stride = qn_attr_ints(node, QN_ATTR_STRIDE, NULL)[0],
+                  low = qn_attr_dims(node, QN_ATTR_LOW, NULL)[0]->value;
+    int64_t inside = 0;
+    for (int64_t i = 0; i < node->results[0].type.dims[2]->value; i++) {
+        const int64_t at = i * stride + k - low;
+        inside += at >= 0 && at < node->operands[0]->type.dims[2]->value;
+    }
+    return inside;
+}
+
+/* The product of plane k of the kernel: x, which is padded, is [N, B, D, H, W, c]; the result [N D', B', H', W', c]. NULL: that isn't
+ * faster by Winograd's method. */
+static qn_value *plane_by_winograd(layout *l, const qn_node *node, qn_value *x, qn_value *w, int64_t k,
+                                   int64_t c)
+{
+    const int64_t planes = node->results[0].type.dims[2]->value,
+                  stride = qn_attr_ints(node, QN_ATTR_STRIDE, NULL)[0], one[] = { 1, 1 };
+    const qn_dim *low = qn_attr_dims(node, QN_ATTR_LOW, NULL), *high = qn_attr_dims(node, QN_ATTR_HIGH, NULL);
+    qn_dim start[6], limit[6];
+    for (int i = 0; i < 6; i++) {
+        start[i] = number(l, i == 2 ? k : 0);
+        limit[i] = i == 2 ? number(l, k + (planes - 1) * stride + 1) : x->type.dims[i];
+    }
+    x = qn_b_slice(&l->b, x, start, limit, (const int64_t[]){ 1, 1, stride, 1, 1, 1 });
+    x = qn_b_transpose(&l->b, x, (const int64_t[]){ 0, 2, 1, 3, 4, 5 });
+    if (!x)
+        return NULL;
+    const qn_dim *d = x->type.dims, *o = w->type.dims;
+    x = qn_b_reshape(&l->b, x, 5,
+                     (qn_dim[]){ qn_dim_mul(qn_b_dims(&l->b), d[0], d[1]), d[2], d[3], d[4], d[5] });
+    w = qn_b_slice_axis(&l->b, w, 2, number(l, k), number(l, k + 1));
+    w = qn_b_reshape(&l->b, w, 4, (qn_dim[]){ o[0], o[1], o[3], o[4] });
+    const int64_t lows[] = { low[1]->value, low[2]->value }, highs[] = { high[1]->value, high[2]->value };
+    const qn_conv conv = { .stride = one, .low = lows, .high = highs, .w_dilation = one, .groups = 1 };
+    const qn_value *direct = qn_b_conv_packed(&l->b, x, pack_weights(l, w, c, c), &conv, o[1]->value);
+    qn_conv_plan plan;
+    return direct && qn_conv_plan_make(direct->node, l->options, &plan) ? by_winograd(l, w, &plan) : NULL;
+}
+
+/* A convolution over three axes as a sum of those over two: of each plane of the kernel, for samples that are planes of x. */
+static qn_value *by_planes(layout *l, const qn_node *node, qn_value *x, qn_value *w, int64_t c)
+{
+    const int64_t kernel = node->operands[1]->type.dims[2]->value,
+                  planes = node->results[0].type.dims[2]->value;
+    int64_t inside = 0, met = 0;
+    if (!has_planes(node) || node->operands[0]->type.dims[1]->value % c != 0 || !qn_is_known(w))
+        return NULL;
+    for (int64_t k = 0; k < kernel; k++) {
+        inside += planes_inside(node, k);
+        met += planes_inside(node, k) > 0;
+    }
+    if (4 * inside < 3 * met * planes)
+        return NULL; /* too many zeros, which a direct kernel doesn't multiply */
+    qn_node *const before = l->b.before->prev;
+    qn_dim low[6], high[6];
+    for (int i = 0; i < 6; i++)
+        low[i] = high[i] = number(l, 0);
+    low[2] = qn_attr_dims(node, QN_ATTR_LOW, NULL)[0];
+    high[2] = qn_attr_dims(node, QN_ATTR_HIGH, NULL)[0];
+    if (low[2] != low[0] || high[2] != high[0])
+        x = qn_b_pad(&l->b, x, qn_b_scalar(&l->b, QUERN_F32, 0), low, high, NULL);
+    qn_value *sum = NULL;
+    for (int64_t k = 0; x && k < kernel; k++) {
+        if (planes_inside(node, k) == 0)
+            continue;
+        qn_value *y = plane_by_winograd(l, node, x, w, k, c);
+        if (!y) {
+            while (l->b.before->prev != before)
+                qn_node_remove(l->b.before->prev);
+            return NULL;
+        }
+        sum = sum ? qn_b_binary(&l->b, QN_OP_ADD, sum, y) : y;
+    }
+    if (!sum)
+        return NULL;
+    const qn_dim *d = sum->type.dims;
+    sum =
+        qn_b_reshape(&l->b, sum, 6, (qn_dim[]){ x->type.dims[0], number(l, planes), d[1], d[2], d[3], d[4] });
+    return qn_b_transpose(&l->b, sum, (const int64_t[]){ 0, 2, 1, 3, 4, 5 });
+}
+
 /* Constant channels and kernel. */
 static bool is_static(const qn_node *node)
 {
@@ -1008,7 +1110,9 @@ static bool convolution(layout *l, qn_node *node)
             return true;
         }
         if (qn_conv_plan_make(y->node, l->options, &plan)) {
-            qn_value *faster = by_winograd(l, filters, &plan);
+            qn_value *faster = g.groups == 1 && word == 1 && c == lanes && spatial == 3
+                                   ? by_planes(l, node, x, filters, c)
+                                   : by_winograd(l, filters, &plan);
             set_blocked(l, &node->results[0], faster ? faster : y);
             return true;
         }

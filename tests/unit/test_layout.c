@@ -267,6 +267,19 @@ static qn_value *solid_network(net *n, qn_value *x)
     return conv(n, relu(n, conv(n, x, 17, 3, 1, 1)), 4, 3, 2, 1);
 }
 
+/* Planes of 3 x 3 by Winograd's method: with padding on both sides of them, with steps between them, one by itself. */
+static qn_value *planes_network(net *n, qn_value *x)
+{
+    x = relu(n, conv(n, conv(n, x, 32, 1, 1, 1), 32, 3, 1, 1));
+    const qn_conv apart = { .stride = (const int64_t[]){ 2, 1, 1 },
+                            .low = (const int64_t[]){ 0, 1, 0 },
+                            .high = (const int64_t[]){ 1, 1, 2 } };
+    x = qn_b_convolution(&n->b, x, weights(n, 5, (const int64_t[]){ 40, 32, 2, 3, 3 }), &apart);
+    x = relu(n, conv(n, x, 32, 1, 1, 1));
+    const qn_conv one = { .low = (const int64_t[]){ 0, 1, 1 }, .high = (const int64_t[]){ 0, 1, 1 } };
+    return qn_b_convolution(&n->b, x, weights(n, 5, (const int64_t[]){ 32, 32, 1, 3, 3 }), &one);
+}
+
 typedef struct network {
     const char *name;
     int rank;
@@ -292,6 +305,8 @@ static const network networks[] = {
     { "normed, any batch", 4, { 0, 3, 7, 9 }, normed_network, 3, 0 },
     { "normed apart", 4, { 2, 3, 7, 9 }, normed_apart_network, 2, 0 },
     { "line", 3, { 2, 18, 100 }, line_network, 2, 0 },
+    { "planes", 5, { 1, 3, 5, 14, 13 }, planes_network, 2, 0 },
+    { "planes, any batch", 5, { 0, 3, 5, 14, 13 }, planes_network, 2, 0 },
     { "solid", 5, { 1, 2, 5, 6, 7 }, solid_network, 2, 0 },
 };
 
