@@ -341,6 +341,16 @@ bool qn_nest_run(qn_writer *rehearsal, qn_nest *nest, int row_axis, const qn_dim
 qn_dim qn_write_transposed(qn_writer *w, const qn_group *group, const qn_nest *nest, int row_axis, bool run,
                            int64_t grain);
 
+/* ---- lower_zip.c ---- */
+
+/* Has the last axis two elements, of which what is read lies in two lines along the axis before it, and is that whole vectors? Of a
+ * rehearsal with one variable an axis. */
+bool qn_nest_zips(qn_writer *rehearsal, const qn_group *group, const qn_nest *nest, const qn_dim *vars);
+/* The group's elements, vectors of both put together, in tasks of about `grain` elements: how many tasks. */
+qn_dim qn_write_zipped(qn_writer *w, const qn_group *group, const qn_nest *nest, int64_t grain);
+
+/* ---- nests ---- */
+
 /* Puts axis i of another nest behind the axes that there are. */
 void qn_nest_add(qn_nest *nest, const qn_nest *from, int i);
 /* Puts the axis and the one before it together, if they can be. */

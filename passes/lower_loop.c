@@ -417,7 +417,7 @@ static void rehearse(qn_writer *w, qn_lowering *l, const qn_group *group, const 
 /* How a nest is gone over. */
 typedef struct shape {
     qn_nest nest;
-    bool blocks, pieces, run;
+    bool blocks, pieces, run, zipped;
     bool bounded;   /* something is only there within bounds */
     int transposed; /* axis, or -1 */
 } shape;
@@ -449,6 +449,11 @@ static void find_shape(qn_lowering *l, const qn_group *group, const char *name, 
                 s->nest = cut;
         }
     }
+    if (!gpu && s->nest.n >= 2 && qn_dim_is(s->nest.dims[s->nest.n - 1], 2)) {
+        rehearse(&rehearsal, l, group, name, scratch, &s->nest, vars);
+        s->zipped = qn_nest_zips(&rehearsal, group, &s->nest, vars);
+        s->transposed = s->zipped ? -1 : s->transposed;
+    }
     for (bool more = s->transposed >= 0; more; s->run |= more) {
         rehearse(&rehearsal, l, group, name, scratch, &s->nest, vars);
         more = qn_nest_run(&rehearsal, &s->nest, s->transposed, vars);
@@ -467,6 +472,8 @@ static qn_dim write_shape(qn_writer *w, const qn_group *group, const shape *s)
         size = pieces_grain(&s->nest, size);
     if (s->transposed >= 0)
         return qn_write_transposed(w, group, &s->nest, s->transposed, s->run, size);
+    if (s->zipped)
+        return qn_write_zipped(w, group, &s->nest, size);
     qn_loops loops = { 0 };
     if (gpu && s->nest.n > 0)
         plan_flat(w, &s->nest, size, &loops);
@@ -589,7 +596,7 @@ qn_status qn_lower_loop(qn_lowering *l, const qn_group *group)
         qn_dim vars[QN_MAX_RANK];
         rehearse(&w, l, group, name, scratch, &s.nest, vars);
         parts = qn_find_parts(&w, &s.nest, vars);
-        if (!parts.tasks && (s.transposed >= 0 || s.blocks))
+        if (!parts.tasks && (s.transposed >= 0 || s.zipped || s.blocks))
             parts.n = 0;
     }
     qn_writer_init(&w, l, name, scratch);

@@ -1,6 +1,6 @@
 /* Kernels that transpose in blocks, against the interpreter: alone and with element-wise neighbours, into panels, with outer
  * axes that are spread over tasks, of several operands at once, with blocks that are left over, with rows along any axis and
- * backwards, with columns along several axes, on machines with 16 and with 8 lanes. */
+ * backwards, with columns along several axes, on machines with 16 and with 8 lanes; and kernels that put pairs of lines side by side. */
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stddef.h>
@@ -156,11 +156,46 @@ static void padded(void **state)
             "%y = concatenate %p, %z {axis = 1} : f32[19, 48]\nreturn %y\n}\n");
 }
 
+/* The last axis has two elements, which come from two lines. */
+static void pairs(void **state)
+{
+    (void)state;
+    compare("two lines", "graph @f(%x: f32[2, 4800]) -> f32[4800, 2] {\n"
+                         "%y = transpose %x {perm = [1, 0]} : f32[4800, 2]\nreturn %y\n}\n");
+    compare("panels of pairs of rows",
+            "graph @f(%x: f32[38, 96]) -> bf16[3, 19, 32, 2] {\n"
+            "%c = convert %x {dtype = bf16} : bf16[38, 96]\n"
+            "%r = reshape %c {dims = [19, 2, 3, 32]} : bf16[19, 2, 3, 32]\n"
+            "%y = transpose %r {perm = [2, 0, 3, 1]} : bf16[3, 19, 32, 2]\nreturn %y\n}\n");
+    compare("an odd number of rows, behind which is zero",
+            "graph @f(%x: f32[3, 37, 64]) -> bf16[3, 19, 64, 2] {\n"
+            "%c = convert %x {dtype = bf16} : bf16[3, 37, 64]\n%zero = constant 0.0 : bf16[]\n"
+            "%p = pad %c, %zero {low = [0, 0, 0], high = [0, 1, 0], interior = [0, 0, 0]} : bf16[3, 38, 64]\n"
+            "%r = reshape %p {dims = [3, 19, 2, 64]} : bf16[3, 19, 2, 64]\n"
+            "%y = transpose %r {perm = [0, 1, 3, 2]} : bf16[3, 19, 64, 2]\nreturn %y\n}\n");
+    compare("with others, of the first, of the last and of all axes",
+            "graph @f(%x: f32[5, 2, 7, 16], %a: f32[16], %b: f32[2], %z: f32[5, 7, 16, 2]) -> "
+            "f32[5, 7, 16, 2] {\n"
+            "%t = transpose %x {perm = [0, 2, 3, 1]} : f32[5, 7, 16, 2]\n"
+            "%c = broadcast %a {axes = [2], dims = [5, 7, 16, 2]} : f32[5, 7, 16, 2]\n"
+            "%d = broadcast %b {axes = [3], dims = [5, 7, 16, 2]} : f32[5, 7, 16, 2]\n"
+            "%e = mul %t, %c : f32[5, 7, 16, 2]\n%f = add %e, %d : f32[5, 7, 16, 2]\n"
+            "%y = sub %f, %z : f32[5, 7, 16, 2]\nreturn %y\n}\n");
+    compare("bytes of a part",
+            "graph @f(%x: f32[3, 40, 96]) -> u8[3, 64, 2] {\n"
+            "%s = slice %x {start = [0, 5, 20], limit = [3, 39, 84], stride = [1, 17, 1]} : f32[3, 2, 64]\n"
+            "%a = abs %s : f32[3, 2, 64]\n%c = convert %a {dtype = u8} : u8[3, 2, 64]\n"
+            "%y = transpose %c {perm = [0, 2, 1]} : u8[3, 64, 2]\nreturn %y\n}\n");
+    compare("no whole vectors", "graph @f(%x: f32[3, 2, 50]) -> f32[3, 50, 2] {\n"
+                                "%y = transpose %x {perm = [0, 2, 1]} : f32[3, 50, 2]\nreturn %y\n}\n");
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(matrices), cmocka_unit_test(more_axes), cmocka_unit_test(left_over),
         cmocka_unit_test(channels), cmocka_unit_test(runs),      cmocka_unit_test(padded),
+        cmocka_unit_test(pairs),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
