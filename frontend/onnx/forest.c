@@ -28,6 +28,7 @@ enum {
     WALK_COST = 25,   /* of a level, in questions of a word */
     LEAF_COST = 8,    /* of finding a word's leaf */
     LANES = 12,       /* rows that a word is computed for in about the time of one */
+    WALKED_FEW = 64,  /* rows below which trees that are walked anyway fill vectors, not rows */
     BUCKETS = 3       /* words of about as many questions are computed together */
 };
 
@@ -482,10 +483,12 @@ static qn_value *vector(planner *p, qn_value *t)
     return qn_b_reshape(&p->b, t, 1, &n);
 }
 
-/* The score of trees, `targets[i]` being the only target of trees[i], or -1: [targets, N]. columns: [N, columns]. */
+/* The score of trees, `targets[i]` being the only target of trees[i], or -1: [targets, N]. columns: [N, columns]. Of few rows,
+ * vectors are trees; else they are rows, which go through the same nodes at first. */
 static qn_value *score_walk(planner *p, qn_value *columns, int n_trees, const int *trees, const int *targets,
-                            int depth)
+                            int depth, bool few)
 {
+    enum { MOST_TABLES = 16 }; /* targets that are looked up one by one for the same leaves */
     qn_builder *b = &p->b;
     const int n_targets = p->forest->n_targets;
     bool single = true;
@@ -529,12 +532,17 @@ static qn_value *score_walk(planner *p, qn_value *columns, int n_trees, const in
     for (int64_t i = 0; i < to.n && packed; i++)
         to.child[i] = (int32_t)((int64_t)to.child[i] << bits | to.column[i]);
 
-    const qn_dim two[2] = { columns->type.dims[0], qn_onnx_dim(p->n, groups * per_target) };
+    const int64_t n_walks = groups * per_target, swapped[2] = { 1, 0 };
+    const int rows_at = few ? 0 : 1, trees_at = 1 - rows_at;
+    qn_dim two[2], three[3];
+    two[rows_at] = columns->type.dims[0];
+    two[trees_at] = qn_onnx_dim(p->n, n_walks);
     qn_value *child = vector(p, table(p, QUERN_I32, 1, 1, to.n, to.child));
     qn_value *column = packed ? NULL : vector(p, table(p, QUERN_I32, 1, 1, to.n, to.column));
     qn_value *threshold = vector(p, numbers(p, 1, 1, to.n, to.threshold));
-    qn_value *at = vector(p, table(p, QUERN_I32, 1, 1, groups * per_target, roots));
-    at = qn_b_broadcast_to(b, at, 2, two);
+    qn_value *at = vector(p, table(p, QUERN_I32, 1, 1, n_walks, roots));
+    const int64_t places[1] = { trees_at };
+    at = qn_b_broadcast(b, at, 2, two, places);
     for (int i = 0; i < depth; i++) {
         qn_value *next = qn_b_gather(b, child, at, 0), *asked;
         if (packed) { /* the minimum says that the column is one */
@@ -544,23 +552,37 @@ static qn_value *score_walk(planner *p, qn_value *columns, int n_trees, const in
         } else {
             asked = qn_b_gather(b, column, at, 0);
         }
-        qn_value *yes =
-            compare(b, QN_LE, qn_b_gather_elements(b, columns, asked, 1), qn_b_gather(b, threshold, at, 0));
+        asked = few ? asked : qn_b_transpose(b, asked, swapped);
+        qn_value *value = qn_b_gather_elements(b, columns, asked, 1);
+        value = few ? value : qn_b_transpose(b, value, swapped);
+        qn_value *yes = compare(b, QN_LE, value, qn_b_gather(b, threshold, at, 0));
         qn_value *step = choose(b, yes, qn_b_scalar_int(b, QUERN_I32, 0), qn_b_scalar_int(b, QUERN_I32, 1));
         at = add(b, next, step);
     }
-    const int64_t swapped[2] = { 1, 0 }, axis = 2;
-    if (single) {
-        const qn_dim three[3] = { two[0], qn_onnx_dim(p->n, groups), qn_onnx_dim(p->n, per_target) };
-        qn_value *given = qn_b_gather(b, vector(p, numbers(p, 1, 1, to.n, to.votes)), at, 0);
-        given = qn_b_reduce(b, p->forest->aggregate, qn_b_reshape(b, given, 3, three), 1, &axis, false);
-        return qn_b_transpose(b, given, swapped);
-    }
     for (int64_t t = 1; t < to.n_tables; t++) /* without what was too much */
         memmove(to.votes + t * to.n, to.votes + t * capacity, (size_t)to.n * sizeof(double));
-    const qn_dim tables[2] = { qn_onnx_dim(p->n, n_targets), qn_onnx_dim(p->n, to.n) };
-    qn_value *votes = qn_b_reshape(b, numbers(p, 1, n_targets, to.n, to.votes), 2, tables);
-    return qn_b_reduce(b, p->forest->aggregate, qn_b_gather(b, votes, at, 1), 1, &axis, false);
+    const qn_kind aggregate = p->forest->aggregate;
+    const int64_t axis = few ? 2 : 1, own_axis = trees_at;
+    if (single) {
+        three[few ? 0 : 2] = two[rows_at];
+        three[few ? 1 : 0] = qn_onnx_dim(p->n, groups);
+        three[few ? 2 : 1] = qn_onnx_dim(p->n, per_target);
+        qn_value *given = qn_b_gather(b, vector(p, numbers(p, 1, 1, to.n, to.votes)), at, 0);
+        given = qn_b_reduce(b, aggregate, qn_b_reshape(b, given, 3, three), 1, &axis, false);
+        return few ? qn_b_transpose(b, given, swapped) : given;
+    }
+    if (to.n_tables > MOST_TABLES) {
+        const qn_dim tables[2] = { qn_onnx_dim(p->n, n_targets), qn_onnx_dim(p->n, to.n) };
+        qn_value *votes = qn_b_reshape(b, numbers(p, 1, n_targets, to.n, to.votes), 2, tables);
+        return qn_b_reduce(b, aggregate, qn_b_gather(b, votes, at, 1), 1, &axis, false);
+    }
+    qn_value *rows[MOST_TABLES];
+    for (int t = 0; t < n_targets; t++) { /* sums of one kernel */
+        qn_value *votes = vector(p, numbers(p, 1, 1, to.n, to.votes + t * to.n));
+        rows[t] = qn_b_reduce(b, aggregate, qn_b_gather(b, votes, at, 0), 1, &own_axis, false);
+        rows[t] = rows[t] ? qn_b_expand_dims(b, rows[t], 0) : NULL;
+    }
+    return qn_b_concatenate(b, n_targets, rows, 0);
 }
 
 /* ---- the forest ---- */
@@ -637,7 +659,7 @@ static qn_value *score(planner *p, qn_value *x, const plan *plans, const word_li
             depth = plans[i].depth > depth ? plans[i].depth : depth;
         }
     if (n_walked > 0)
-        scores = combine(p, scores, score_walk(p, x, n_walked, trees, targets, depth));
+        scores = combine(p, scores, score_walk(p, x, n_walked, trees, targets, depth, few));
     return scores ? qn_b_transpose(b, scores, swapped) : NULL;
 }
 
@@ -705,8 +727,10 @@ qn_value *qn_forest_scores(qn_onnx_node *n, qn_value *x, qn_forest *forest)
     if (!x)
         return NULL;
     const qn_dim rows = x->type.dims[0];
-    const int few = few_rows_of(p, plans, &words);
-    if (words.n > 0 && few > 1 && rows->min < few && rows->max >= few)
+    int few = few_rows_of(p, plans, &words);
+    for (int i = 0; i < forest->n_roots; i++)
+        few = plans[i].walked && few < WALKED_FEW ? WALKED_FEW : few;
+    if (few > 1 && rows->min < few && rows->max >= few)
         return score_either(p, x, plans, &words, few);
     return score(p, x, plans, &words, rows->max < few);
 }

@@ -193,6 +193,11 @@ class Trees(unittest.TestCase):
                     text = model("TreeEnsembleRegressor", regressor(trees, 3, aggregate_function=aggregate), 3, [TensorProto.FLOAT])
                     self.check(text, trees, 3, 3, aggregate)
 
+    def test_many_targets(self):
+        rng = np.random.default_rng(12)
+        trees = forest(rng, 3, (300, 400), 3, MODES[:1], 20, False)
+        self.check(model("TreeEnsembleRegressor", regressor(trees, 20), 3, [TensorProto.FLOAT]), trees, 20, 3)
+
     def test_types(self):
         rng = np.random.default_rng(3)
         trees = forest(rng, 4, (5, 40), 3, MODES[:6], 1)
