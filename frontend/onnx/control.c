@@ -550,6 +550,8 @@ static void import_loop(qn_onnx_node *n)
     }
     bool countable = l.trips && qn_dim_is_const(l.trips);
     if (!tensors) {
+        if (qn_onnx_loop_repeats(n, l.body, l.trips))
+            return;
         if (qn_onnx_has(n, 0) && !l.trips)
             qn_onnx_misses(n, n->in[0]);
         loop_unrolled(&l);

@@ -78,10 +78,22 @@ static bool constant_number(qn_value *v, double *out)
     v = qn_value_resolve(v);
     while (v->node && (v->node->op == QN_OP_BROADCAST || v->node->op == QN_OP_RESHAPE))
         v = qn_value_resolve(v->node->operands[0]);
-    if (!v->node || v->node->op != QN_OP_CONSTANT || qn_type_elements(&v->type) != 1)
+    if (!v->node || v->node->op != QN_OP_CONSTANT || qn_dtype_is_stored(v->type.dtype))
         return false;
-    *out = number_at(qn_attr_tensor(v->node, QN_ATTR_VALUE), 0);
-    return true;
+    const qn_tensor *tensor = qn_attr_tensor(v->node, QN_ATTR_VALUE);
+    const int64_t n = qn_type_elements(&v->type);
+    bool same = n > 0 && n <= QN_ONNX_CONTENTS_MAX;
+    for (int64_t i = 0; same && i < n; i++)
+        same = number_at(tensor, i) == number_at(tensor, 0);
+    if (same)
+        *out = number_at(tensor, 0);
+    return same;
+}
+
+bool qn_onnx_all_are(qn_value *x, double number)
+{
+    double is;
+    return constant_number(x, &is) && is == number;
 }
 
 /* Of either: the bounds of values that are one or the other. */
@@ -467,6 +479,7 @@ static qn_dim bind(qn_onnx_node *n, const qn_onnx_value *wanted, qn_value *v, in
     if (!limit && given)
         limit = qn_dim_const(im->dims, max);
     if (!limit) {
+        qn_dim_symbol(im->dims, name, 0, QN_DIM_MAX_VALUE); /* the next message is about another one */
         if (wanted)
             qn_onnx_misses(n, wanted);
         qn_onnx_unsupported(
@@ -560,6 +573,9 @@ bool qn_onnx_is_input(const qn_onnx_node *n, int i)
     const qn_onnx_value *v = qn_onnx_in_any(n, i);
     if (v->kind != QN_ONNX_TENSOR || !v->value || !qn_type_is_static(&v->type))
         return false;
+    for (int k = 0; k < n->im->options->n_dims; k++)
+        if (!strcmp(n->im->options->dims[k].name, fresh_name(n->im)))
+            return false;
     const int64_t count = qn_type_elements(&v->type);
     for (int64_t k = 0; k < count && k < QN_ONNX_CONTENTS_MAX; k++) {
         int64_t at = k;

@@ -101,6 +101,7 @@ static qn_onnx_value *adopt(qn_onnx_scope *scope, qn_onnx_value *outer)
     } else {
         v->value = NULL;
     }
+    v->whole = NULL; /* is not of this graph */
     v->items = QN_NEW_ARRAY(scope->im->arena, qn_onnx_value *, outer->n_items);
     for (int i = 0; i < outer->n_items; i++)
         v->items[i] = adopt(scope, outer->items[i]);

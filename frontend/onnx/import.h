@@ -8,6 +8,7 @@
  *   contents.c  values that are known while importing
  *   known.c     values that can be computed then
  *   extent.c    numbers that only a run computes, as extents
+ *   repeat.c    a loop that repeats rows
  *   tensor.c    initializers and tensor attributes
  *   table.c     the list of operator families; one file per family
  *
@@ -65,6 +66,7 @@ typedef enum qn_onnx_kind {
     QN_ONNX_NONE, /* an optional input or output that is left out; an optional without a value */
     QN_ONNX_TENSOR,
     QN_ONNX_SEQUENCE, /* of known length: exists while importing only */
+    QN_ONNX_PIECES,   /* a sequence of unknown length that only its whole is known of */
     QN_ONNX_FAILED    /* its node was reported already */
 } qn_onnx_kind;
 
@@ -78,6 +80,9 @@ struct qn_onnx_value {
     const qn_dim *dims;      /* its contents, of a small integer or bool tensor: an expression per element */
     int n_items;             /* sequence */
     qn_onnx_value **items;
+    qn_value *
+        whole; /* sequence: a tensor that it is the slices of along `axis`, one by one; of pieces: one behind the other. Or NULL */
+    int axis;
     uint64_t depends; /* set of graph inputs (the first 64) whose contents it is made of */
     uint64_t extents; /* set of symbols (the first 64) whose values its contents are made of */
     bool strings;     /* their numbers, i64: see strings.c */
@@ -297,10 +302,17 @@ qn_dim qn_onnx_extent(qn_onnx_node *n, qn_value *number, qn_dim limit);
 bool qn_onnx_compute_dims(qn_onnx_node *n, int i, qn_dim limit);
 /* An output of the model as a value whose extents are largest where what the run finds is. NULL after a report. */
 qn_value *qn_onnx_settle(qn_onnx_import *im, qn_onnx_scope *scope, qn_value *x);
-/* Are elements of input i an input's of the model? Those the caller can say. */
+/* Are elements of input i an input's of the model, which the caller can say, and does not bound? */
 bool qn_onnx_is_input(const qn_onnx_node *n, int i);
 /* The number as an expression in extents that it surely is, never negative; NULL: there is none so far, and none that is bounded. */
 qn_dim qn_onnx_known_extent(qn_onnx_node *n, qn_value *number);
+bool qn_onnx_all_are(qn_value *x, double number); /* constant ones */
+
+/* ---- repeat.c ---- */
+
+/* A loop of that body which appends slices of a tensor to a sequence, each as often as a number says: true when output 0 is set, or
+ * something was reported. */
+bool qn_onnx_loop_repeats(qn_onnx_node *n, const Onnx__Graph *body, qn_dim trips);
 
 /* ---- known.c ---- */
 

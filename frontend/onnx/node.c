@@ -16,6 +16,7 @@ static const char *input_types(const qn_onnx_node *n)
         const qn_onnx_value *v = n->in[i];
         const char *one = v->kind == QN_ONNX_NONE       ? "none"
                           : v->kind == QN_ONNX_SEQUENCE ? "sequence"
+                          : v->kind == QN_ONNX_PIECES   ? "sequence of unknown length"
                           : v->kind == QN_ONNX_FAILED   ? "?"
                                                         : qn_type_print(&v->type, arena);
         if (v->strings)
@@ -162,7 +163,7 @@ static bool is_tensor(qn_onnx_node *n, int i)
     const qn_onnx_value *v = qn_onnx_in_any(n, i);
     if (v->kind == QN_ONNX_NONE)
         qn_onnx_malformed(n, "input %d is missing", i);
-    else if (v->kind == QN_ONNX_SEQUENCE)
+    else if (v->kind == QN_ONNX_SEQUENCE || v->kind == QN_ONNX_PIECES)
         qn_onnx_malformed(n, "input %d is a sequence, not a tensor", i);
     return v->kind == QN_ONNX_TENSOR;
 }

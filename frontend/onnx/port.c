@@ -520,6 +520,11 @@ void qn_onnx_add_output(qn_onnx_import *im, qn_onnx_scope *scope, int i)
             qn_error(im->diags, QUERN_ERROR_MODEL, &loc, "the name \"%s\" is used for two outputs", name);
             return;
         }
+    if (v->kind == QN_ONNX_PIECES) {
+        qn_error(im->diags, QUERN_ERROR_UNSUPPORTED, &loc, "output \"%s\" is a sequence of unknown length",
+                 name);
+        return;
+    }
     add_group(im, name, QUERN_OUTPUT, i, v, scope->graph->n_outputs);
     if (v->kind == QN_ONNX_TENSOR) {
         add_tensor_output(im, scope, name, type, v);

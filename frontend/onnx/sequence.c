@@ -10,7 +10,13 @@ static qn_onnx_value *sequence_in(qn_onnx_node *n, int i)
     qn_onnx_value *v = qn_onnx_in_any(n, i);
     if (v->kind == QN_ONNX_SEQUENCE)
         return v;
-    qn_onnx_malformed(n, "input %d is not a sequence", i);
+    if (v->kind != QN_ONNX_PIECES) {
+        qn_onnx_malformed(n, "input %d is not a sequence", i);
+        return NULL;
+    }
+    if (v->type.rank > v->axis)
+        qn_onnx_needs_dim(n, v->type.dims[v->axis]);
+    qn_onnx_unsupported(n, "input %d is a sequence whose length must be known", i);
     return NULL;
 }
 
@@ -129,6 +135,15 @@ static void import_split(qn_onnx_node *n)
     bool squeeze = single && !qn_onnx_attr_int(n, "keepdims", 1);
     qn_dim sizes[QN_ONNX_CONTENTS_MAX], size = qn_dim_const(t, 1);
     int count;
+    const bool ones = single || qn_onnx_all_are(qn_onnx_in(n, 1), 1);
+    if (ones && !(single && squeeze) && !qn_dim_is_const(x->dims[axis])) {
+        qn_onnx_value *pieces = qn_onnx_value_new(n->im, QN_ONNX_PIECES);
+        pieces->whole = qn_onnx_in(n, 0);
+        pieces->type = *x;
+        pieces->axis = axis;
+        qn_onnx_out_any(n, 0, pieces->whole ? pieces : NULL);
+        return;
+    }
     if (!by_one && !qn_onnx_in_dims(n, 1, QN_ONNX_CONTENTS_MAX, sizes, &n_parts))
         return;
     if (by_one) {
@@ -156,12 +171,22 @@ static void import_split(qn_onnx_node *n)
         v->items[i] = qn_onnx_value_from(n->im, part);
         start = limit;
     }
+    if (ones && !squeeze) {
+        v->whole = qn_onnx_in(n, 0);
+        v->axis = axis;
+    }
     qn_onnx_out_any(n, 0, v);
 }
 
 static void import_concat(qn_onnx_node *n)
 {
     qn_builder *b = &n->b;
+    const qn_onnx_value *pieces = qn_onnx_in_any(n, 0);
+    if (pieces->kind == QN_ONNX_PIECES && pieces->whole && qn_onnx_attr_int(n, "new_axis", 0) == 0 &&
+        qn_onnx_attr_int(n, "axis", 0) == pieces->axis) {
+        qn_onnx_out(n, 0, pieces->whole);
+        return;
+    }
     qn_onnx_value *s = sequence_in(n, 0);
     bool new_axis = qn_onnx_attr_int(n, "new_axis", 0) != 0;
     int axis;

@@ -594,6 +594,42 @@ class Lengths(unittest.TestCase):
             self.check(text, [tuple(map(dtype, call)) for call in calls], lambda a, b, by: [np.arange(a, b, by, dtype)],
                        dims={"length": (0, 20)})
 
+    def repeats(self, axis, shape, rows="t", merged=None):
+        """What PyTorch's exporter writes for repeat_interleave of x [b, t, c] along `axis`."""
+        body = [self.node("SequenceAt", "numbers i", "k"), self.node("SequenceAt", "rows i", "row"),
+                self.node("Unsqueeze", "row behind", "apart"), self.node("Concat", " ".join(shape), "shape", axis=0),
+                self.node("Shape", "shape", "rank"), self.node("ConstantOfShape", "rank", "ones", value=self.ints("one", 1)),
+                self.node("Mul", "ones minus", "unknown"), self.node("Equal", "shape unknown", "is"),
+                self.node("Where", "is ones shape", "to"), self.node("Expand", "apart to", "wide"),
+                self.node("Reshape", "wide merged", "flat"), self.node("SequenceInsert", "before flat", "after"),
+                self.node("Cast", "true", "on", to=TensorProto.BOOL)]
+        sequence = lambda name: helper.make_tensor_sequence_value_info(name, TensorProto.FLOAT, None)
+        graph = helper.make_graph(body, "body", [info("i", [], TensorProto.INT64), info("go", [], TensorProto.BOOL), sequence("before")],
+                                  [info("on", [], TensorProto.BOOL), sequence("after")],
+                                  [self.ints("behind", axis + 1), self.ints("minus", -1), self.ints("one", 1), self.ints("two", 2),
+                                   self.ints("three", 3), self.ints("merged", *(merged or [-1 if k == axis else (2, 0, 3)[k] for k in range(3)]))])
+        nodes = [self.node("Shape", "n", "trips"), self.node("ConstantOfShape", "trips", "by", value=self.ints("one", 1)),
+                 self.node("SplitToSequence", "n by", "numbers", axis=0), self.node("SplitToSequence", "x by", "rows", axis=axis),
+                 self.node("SequenceEmpty", "", "none"), self.node("Loop", "trips true none", "pieces", body=graph),
+                 self.node("ConcatFromSequence", "pieces", "y", axis=axis)]
+        nodes[4].ClearField("input")
+        return model(nodes, [info("x", [2, rows, 3]), info("n", [rows], TensorProto.INT64)], [info("y", None)],
+                     [helper.make_tensor("true", TensorProto.BOOL, [], [True])])
+
+    def test_repeated_rows(self):
+        text = self.repeats(1, ["two", "one", "k", "three"], merged=[2, -1, 3])
+        self.assertIn("gather", quern.text(text, dims={"length": (0, 40)}))
+        calls = [(floats(2, len(n), 3), np.array(n, np.int64)) for n in ([2, 0, 1], [0], [], [1, 9, 30], [0, 0, 0, 0, 7])]
+        m = self.check(text, calls, lambda x, n: [np.repeat(x, n, axis=1)], dims={"length": (0, 40)})
+        with self.assertRaisesRegex(quern.ArgumentError, "length is 41 here; the model was compiled for 0 to 40"):
+            m([floats(2, 2, 3), np.array([40, 1])])
+        np.testing.assert_array_equal(m([floats(2, 2, 3), np.array([-5, 2])])[0], floats(2, 2, 3)[:, [1, 1]])
+
+    def test_other_loops_are_no_repeats(self):
+        for shape, merged in ((["two", "k", "one", "three"], [2, -1, 3]), (["two", "one", "k", "three"], [2, 3, -1])):
+            with self.assertRaises(quern.Error):
+                quern.text(self.repeats(1, shape, merged=merged), dims={"length": (0, 40)})
+
     def test_inside_of_branches(self):
         """What a branch computes is an extent in that branch."""
         sum_of = lambda name: [self.node("ReduceSum", "i", name + "n", keepdims=0), self.node("Range", f"zero {name}n one", name + "r")]
