@@ -97,7 +97,7 @@ static qn_value *tiles_of(qn_builder *b, qn_value *x, int t, const qn_dim *low, 
         limit[i] = x->type.dims[i];
     }
     for (int i = 0; i < 2; i++) {
-        const qn_dim reach = qn_dim_add(table, qn_dim_mul(table, tiles[i], number(b, m)), number(b, 2));
+        const qn_dim reach = qn_dim_add(table, qn_dim_mul(table, tiles[i], number(b, m)), number(b, t - 1));
         before[2 + i] = low[i];
         after[2 + i] = qn_dim_sub(table, qn_dim_sub(table, reach, x->type.dims[2 + i]), low[i]);
     }
@@ -106,8 +106,7 @@ static qn_value *tiles_of(qn_builder *b, qn_value *x, int t, const qn_dim *low, 
         const int at[] = { k / t, k % t };
         for (int i = 0; i < 2; i++) {
             start[2 + i] = number(b, at[i]);
-            limit[2 + i] =
-                qn_dim_add(table, qn_dim_mul(table, tiles[i], number(b, m)), number(b, at[i] + 1 - m));
+            limit[2 + i] = qn_dim_add(table, qn_dim_mul(table, tiles[i], number(b, m)), number(b, at[i]));
         }
         parts[k] = qn_b_slice(b, x, start, limit, (const int64_t[]){ 1, 1, m, m, 1 });
         if (!parts[k])

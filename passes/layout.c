@@ -856,18 +856,15 @@ static qn_value *packed(layout *l, const qn_node *node, qn_value *x, qn_value *w
                         : qn_b_conv_packed_to(&l->b, x, w, &conv, channels, node->results[0].type.dtype);
 }
 
-/* By Winograd's method instead of `direct`, where that is faster and the filters w, of one group, are constants. */
-static qn_value *by_winograd(layout *l, qn_value *w, const qn_conv_plan *plan)
+/* By Winograd's method, of that t and panels so wide, what `direct` computes: of x with the borders of another node. */
+static qn_value *winograd_of(layout *l, qn_value *x, qn_value *w, const qn_node *direct,
+                             const qn_node *borders, int t, int64_t width)
 {
-    const qn_node *direct = plan->node;
     const qn_type *type = &w->type;
-    int64_t width, low[2], high[2];
-    int t;
-    if (!qn_is_known(w) || !qn_winograd_wins(plan, false, l->options, &t, &width))
-        return NULL;
+    int64_t low[2], high[2];
     for (int i = 0; i < 2; i++) {
-        low[i] = qn_attr_dims(direct, QN_ATTR_LOW, NULL)[i]->value;
-        high[i] = qn_attr_dims(direct, QN_ATTR_HIGH, NULL)[i]->value;
+        low[i] = qn_attr_dims(borders, QN_ATTR_LOW, NULL)[i]->value;
+        high[i] = qn_attr_dims(borders, QN_ATTR_HIGH, NULL)[i]->value;
     }
     const int64_t lanes = direct->results[0].type.dims[4]->value;
     qn_dim none[4], more[4];
@@ -876,7 +873,17 @@ static qn_value *by_winograd(layout *l, qn_value *w, const qn_conv_plan *plan)
     more[0] = number(l, direct->results[0].type.dims[1]->value * lanes - type->dims[0]->value);
     if (more[0] != none[0])
         w = qn_b_pad(&l->b, w, qn_b_scalar(&l->b, type->dtype, 0), none, more, NULL);
-    return qn_b_conv_winograd(&l->b, direct->operands[0], qn_winograd_weights(&l->b, w, t, width), low, high);
+    return qn_b_conv_winograd(&l->b, x, qn_winograd_weights(&l->b, w, t, width), low, high);
+}
+
+/* The same where that is faster and the filters w, of one group, are constants. */
+static qn_value *by_winograd(layout *l, qn_value *w, const qn_conv_plan *plan)
+{
+    int t;
+    int64_t width;
+    return qn_is_known(w) && qn_winograd_wins(plan, false, l->options, &t, &width)
+               ? winograd_of(l, plan->node->operands[0], w, plan->node, plan->node, t, width)
+               : NULL;
 }
 
 /* Is it a convolution over three axes whose kernels are planes of 3 x 3, which Winograd's method takes? */
@@ -1105,7 +1112,12 @@ static bool convolution(layout *l, qn_node *node)
         qn_conv_plan plan;
         if (!y)
             return true; /* reported */
+        int t;
+        int64_t width;
         if (symbolic && qn_conv_symbolic_takes(y->node, l->options)) {
+            if (!dilated && g.merged == 1 && word == 1 && qn_is_known(filters) &&
+                qn_winograd_wins_over_symbols(y->node, channels, l->options, &t, &width))
+                y = winograd_of(l, x, filters, y->node, node, t, width);
             set_blocked(l, &node->results[0], y);
             return true;
         }

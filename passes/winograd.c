@@ -26,6 +26,7 @@ typedef struct emitter {
     qn_ktype vector;
     qn_kbuffer *in, *filters, *v, *m, *tile;
     qn_dim sample;
+    qn_dim x_dims[2], out[2], across, tiles; /* of the space: extents, tiles of a row and of all rows */
     /* for the group's elements: the place in the result */
     qn_dim block, row, column, at_row, at_column, at_lane;
 } emitter;
@@ -145,12 +146,12 @@ static void both_sides(emitter *e, transform_fn transform, int from, int to, qn_
 /* ---- inputs ---- */
 
 /* Is 0 <= at + i < extent, at + i being where row or column i of the tile reads? */
-static qn_kvalue *inside(emitter *e, qn_kvalue *at, int64_t i, int64_t extent)
+static qn_kvalue *inside(emitter *e, qn_kvalue *at, int64_t i, qn_kvalue *extent)
 {
     qn_kbuilder *b = &e->w.b;
     qn_kvalue *place = offset(e, at, i);
     return qn_kb_binary(b, QN_OP_AND, qn_kb_compare(b, QN_GE, place, qn_kb_index(b, 0)),
-                        qn_kb_compare(b, QN_LT, place, qn_kb_index(b, extent)));
+                        qn_kb_compare(b, QN_LT, place, extent));
 }
 
 /* All blocks of channels of one tile whose first element is at (row, column) of x. Where the tile reaches over the border
@@ -160,24 +161,25 @@ static void input_blocks(emitter *e, qn_kvalue *row, qn_kvalue *column, qn_kvalu
     const qn_winograd_plan *p = &e->p;
     qn_kbuilder *b = &e->w.b;
     const int t = p->t, lanes = (int)p->lanes;
-    const int64_t width = p->axes[1].in, plane = p->axes[0].in * width * lanes;
+    qn_kvalue *height = qn_writer_index(&e->w, e->x_dims[0]), *width = qn_writer_index(&e->w, e->x_dims[1]);
+    qn_kvalue *in_row = scaled(e, width, lanes), *plane = qn_kb_imul(b, height, in_row);
     const int64_t k_blocks = (p->channels + lanes - 1) / lanes;
     qn_kvalue *rows[TILE] = { NULL }, *columns[TILE] = { NULL };
     for (int i = 0; i < t && checked; i++) {
-        rows[i] = inside(e, row, i, p->axes[0].in);
+        rows[i] = inside(e, row, i, height);
         columns[i] = inside(e, column, i, width);
     }
     qn_kvalue *sample = qn_writer_index(&e->w, e->sample);
-    qn_kvalue *first =
-        along(e, along(e, scaled(e, sample, p->blocks * plane), row, width * lanes), column, lanes);
+    qn_kvalue *first = qn_kb_imul(b, scaled(e, sample, p->blocks), plane);
+    first = along(e, qn_kb_iadd(b, first, qn_kb_imul(b, row, in_row)), column, lanes);
     qn_kinst *loop = qn_kb_for(b, qn_kb_index(b, 0), qn_kb_index(b, k_blocks), qn_kb_index(b, 1),
                                QN_TAG_SERIAL, 0, NULL, NULL);
     qn_kvalue *k = qn_loop_counter(loop);
-    qn_kvalue *at = along(e, first, k, plane), *to = along(e, v_at, k, lanes);
+    qn_kvalue *at = qn_kb_iadd(b, first, qn_kb_imul(b, k, plane)), *to = along(e, v_at, k, lanes);
     qn_kvalue *x[TILE][TILE], *y[TILE][TILE];
     for (int j = 0; j < t; j++)
         for (int i = 0; i < t; i++) {
-            qn_kvalue *element = offset(e, at, (i * width + j) * lanes);
+            qn_kvalue *element = offset(e, along(e, at, in_row, i), j * lanes);
             x[i][j] = checked
                           ? qn_kb_load_masked(
                                 b, e->in, element, lanes,
@@ -202,14 +204,15 @@ static void input_tiles(emitter *e, qn_kvalue *low, qn_kvalue *high, qn_kvalue *
 {
     const qn_winograd_plan *p = &e->p;
     qn_kbuilder *b = &e->w.b;
-    qn_kvalue *across = qn_kb_index(b, p->axes[1].tiles);
+    qn_kvalue *across = qn_writer_index(&e->w, e->across);
     qn_kinst *loop = qn_kb_for(b, low, high, qn_kb_index(b, 1), QN_TAG_SERIAL, 0, NULL, NULL);
     qn_kvalue *tile = qn_loop_counter(loop);
     qn_kvalue *row = tile_start(e, qn_kb_idiv(b, tile, across), 0);
     qn_kvalue *column = tile_start(e, qn_kb_imod(b, tile, across), 1);
     qn_kvalue *to = along(e, v_at, qn_kb_isub(b, tile, low), p->v_row);
-    qn_kvalue *whole = qn_kb_binary(b, QN_OP_AND, inside(e, row, 0, p->axes[0].in - p->t + 1),
-                                    inside(e, column, 0, p->axes[1].in - p->t + 1));
+    qn_kvalue *whole = qn_kb_binary(
+        b, QN_OP_AND, inside(e, row, 0, offset(e, qn_writer_index(&e->w, e->x_dims[0]), 1 - p->t)),
+        inside(e, column, 0, offset(e, qn_writer_index(&e->w, e->x_dims[1]), 1 - p->t)));
     qn_kinst *branch = qn_kb_if(b, whole);
     input_blocks(e, row, column, to, false);
     qn_kb_else(b, branch, 0, NULL);
@@ -315,6 +318,15 @@ static range group_range(emitter *e, qn_kvalue *group)
     qn_kbuilder *b = &e->w.b;
     range r;
     r.first = scaled(e, group, p->pieces_per_group);
+    if (p->symbolic) { /* the last piece may reach behind the last tile: what it sums there nobody reads */
+        qn_kvalue *tiles = qn_writer_index(&e->w, e->tiles),
+                  *n = qn_kb_idiv(b, offset(e, tiles, p->piece - 1), qn_kb_index(b, p->piece));
+        r.end = r.tall = qn_kb_imin(b, offset(e, r.first, p->pieces_per_group), n);
+        r.start = scaled(e, r.first, p->piece);
+        r.stop = qn_kb_imin(b, scaled(e, r.end, p->piece), tiles);
+        r.v_start = qn_kb_index(b, 0);
+        return r;
+    }
     r.end = qn_kb_imin(b, offset(e, r.first, p->pieces_per_group), qn_kb_index(b, p->n_pieces));
     r.tall = qn_kb_imin(b, qn_kb_imax(b, r.first, qn_kb_index(b, p->n_tall)), r.end);
     r.start = piece_start(e, r.first);
@@ -335,7 +347,7 @@ static void panel_sums(emitter *e, const range *r, qn_kvalue *v_at, qn_kvalue *u
     qn_kvalue *u = along(e, u_at, place, p->channels * p->vectors * p->lanes);
     qn_kvalue *zero = qn_kb_index(b, 0);
     pieces(e, r->first, r->first, r->tall, p->piece, r->v_start, zero, v, u, m);
-    if (p->n_tall < p->n_pieces && p->piece > 1) {
+    if (!p->symbolic && p->n_tall < p->n_pieces && p->piece > 1) {
         qn_kvalue *past = scaled(e, qn_kb_isub(b, r->tall, r->first), p->piece);
         pieces(e, r->first, r->tall, r->end, p->piece - 1, qn_kb_iadd(b, r->v_start, past), past, v, u, m);
     }
@@ -365,12 +377,13 @@ static qn_kvalue *fetch_result(qn_writer *w, void *user, const qn_value *value, 
 /* How many of a tile's rows or columns, the first at `first`, are in the result. */
 static qn_kvalue *kept(emitter *e, qn_dim first, int axis)
 {
-    const int64_t m = e->p.t - 2, out = e->p.axes[axis].out;
+    const int64_t m = e->p.t - 2;
+    const qn_dim out = e->out[axis];
     qn_kvalue *most = qn_kb_index(&e->w.b, m);
-    if (out % m == 0)
+    if (qn_dim_divisible(out, m))
         return most;
     return qn_kb_imin(&e->w.b, most,
-                      qn_kb_isub(&e->w.b, qn_kb_index(&e->w.b, out), qn_writer_index(&e->w, first)));
+                      qn_kb_isub(&e->w.b, qn_writer_index(&e->w, out), qn_writer_index(&e->w, first)));
 }
 
 /* What the group computes from the results of a tile. */
@@ -436,8 +449,7 @@ static void panel_results(emitter *e, const range *r, qn_dim panel)
     qn_writer *w = &e->w;
     qn_dims *dims = w->space.dims;
     const int64_t m = p->t - 2;
-    const qn_dim tile = qn_ispace_var(&w->space, number(e, p->tiles), false);
-    const qn_dim across = number(e, p->axes[1].tiles);
+    const qn_dim tile = qn_ispace_var(&w->space, e->tiles, false), across = e->across;
     qn_writer_loop tiles = qn_writer_for(w, tile, r->start, r->stop, QN_TAG_SERIAL, 0, NULL, NULL);
     e->row = qn_dim_mul(dims, qn_ix_div(&w->space, tile, across), number(e, m));
     e->column = qn_dim_mul(dims, qn_ix_mod(&w->space, tile, across), number(e, m));
@@ -468,7 +480,15 @@ static bool keeps(const qn_node *node, const qn_pass_options *options)
 static void start_kernel(emitter *e, qn_lowering *l, const char *name, qn_arena *scratch)
 {
     qn_writer_init(&e->w, l, name, scratch);
+    qn_dims *dims = e->w.space.dims;
     e->vector = (qn_ktype){ e->p.dtype, (int)e->p.lanes };
+    for (int i = 0; i < 2; i++) {
+        e->x_dims[i] = qn_ispace_import(&e->w.space, e->x->type.dims[2 + i]);
+        e->out[i] = qn_ispace_import(&e->w.space, e->result->type.dims[2 + i]);
+    }
+    const qn_dim edge = number(e, e->p.t - 2);
+    e->across = qn_dim_ceildiv(dims, e->out[1], edge);
+    e->tiles = qn_dim_mul(dims, qn_dim_ceildiv(dims, e->out[0], edge), e->across);
 }
 
 /* Splits the task number into `n` parts. */
@@ -549,7 +569,10 @@ static qn_status lower_products(qn_lowering *l, emitter *e, int v_buffer)
     const qn_dim samples = qn_ispace_import(&w->space, e->result->type.dims[0]);
     const int64_t panel_parts = (p->panels + p->panels_per_task - 1) / p->panels_per_task;
     qn_dim part[3], tasks;
-    split_task(e, 3, (const qn_dim[]){ number(e, panel_parts), samples, number(e, p->groups) }, part, &tasks);
+    const qn_dim groups = p->symbolic
+                              ? qn_dim_ceildiv(dims, e->tiles, number(e, p->pieces_per_group * p->piece))
+                              : number(e, p->groups);
+    split_task(e, 3, (const qn_dim[]){ number(e, panel_parts), samples, groups }, part, &tasks);
     e->sample = part[1];
     const range r = group_range(e, qn_writer_index(w, part[2]));
     qn_kvalue *v_at = qn_kb_index(&w->b, 0);
@@ -565,8 +588,9 @@ static qn_status lower_products(qn_lowering *l, emitter *e, int v_buffer)
                                         QN_TAG_SERIAL, 0, NULL, NULL);
     one_panel(e, &r, panel, v_at);
     qn_writer_end_for(w, &loop, NULL);
-    w->kernel->flops = 2 * 9.0 * (double)(p->axes[0].out * p->axes[1].out * p->channels) *
-                       (double)(p->panels * p->vectors * p->lanes) * qn_likely_extent(samples);
+    w->kernel->flops = 2 * 9.0 * qn_likely_extent(e->out[0]) * qn_likely_extent(e->out[1]) *
+                       (double)p->channels * (double)(p->panels * p->vectors * p->lanes) *
+                       qn_likely_extent(samples);
     const qn_status status = qn_writer_finish(w, tasks, qn_group_step_name(group, l->arena));
     qn_arena_free(scratch);
     return status;
@@ -578,7 +602,8 @@ static qn_status lower(qn_lowering *l, const qn_group *group)
     int v_buffer = -1;
     const bool planned = qn_winograd_plan_make(group->root, l->options, &e.p);
     QN_ASSERT(planned, "winograd: a group that was matched has no plan");
-    qn_winograd_plan_note(&e.p, group->root, l->options);
+    if (!e.p.symbolic)
+        qn_winograd_plan_note(&e.p, group->root, l->options);
     if (e.p.shared)
         QN_TRY(lower_inputs(l, &e, &v_buffer));
     return lower_products(l, &e, v_buffer);

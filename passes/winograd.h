@@ -6,8 +6,8 @@
 #include "passes/conv.h"
 
 typedef struct qn_winograd_axis {
-    int64_t in, out, low;
-    int64_t tiles; /* of t - 2 positions of the result each; the last may reach beyond it */
+    int64_t in, out, low; /* of an extent that is a symbol in and out are what is likely */
+    int64_t tiles;        /* of t - 2 positions of the result each; the last may reach beyond it */
 } qn_winograd_axis;
 
 typedef struct qn_winograd_plan {
@@ -25,6 +25,8 @@ typedef struct qn_winograd_plan {
     int64_t pieces_per_group; /* a task has one group of tiles */
     int64_t groups;           /* of a sample */
     int64_t panels_per_task;  /* and some panels */
+    bool
+        symbolic; /* of extents that are symbols: the kernel counts tiles, pieces and groups; all pieces are as large */
     bool shared; /* inputs are transformed by a kernel of their own, for all panels; otherwise by each task */
     bool streams;                /* filters are too many to stay in the L2 cache */
     int64_t v_row, v_plane;      /* elements of a tile's channels in transformed inputs; of all its tiles */
@@ -42,6 +44,10 @@ void qn_winograd_plan_note(const qn_winograd_plan *plan, const qn_node *node, co
  * are. */
 bool qn_winograd_wins(const qn_conv_plan *direct, bool pairs, const qn_pass_options *options, int *out_t,
                       int64_t *out_width);
+
+/* The same of a convolution in blocks whose extents are symbols, of x that is not padded yet. */
+bool qn_winograd_wins_over_symbols(const qn_node *direct, int64_t channels, const qn_pass_options *options,
+                                   int *out_t, int64_t *out_width);
 
 /* The first tile of a piece. */
 static inline int64_t qn_winograd_piece_start(const qn_winograd_plan *p, int64_t piece)

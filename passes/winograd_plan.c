@@ -37,7 +37,8 @@ static int64_t spread(int64_t n)
 
 static int64_t group_tiles(const qn_winograd_plan *p)
 {
-    return least(p->pieces_per_group * p->piece, p->tiles);
+    const int64_t all = p->pieces_per_group * p->piece;
+    return p->symbolic ? all : least(all, p->tiles);
 }
 
 static void set_strides(qn_winograd_plan *p)
@@ -132,7 +133,7 @@ static bool choose_pieces(qn_winograd_plan *p, const qn_machine *machine)
     if (largest < 1)
         return false;
     p->n_pieces = ceil_div(p->tiles, least(largest, p->tiles));
-    p->piece = ceil_div(p->tiles, p->n_pieces);
+    p->piece = p->symbolic ? largest : ceil_div(p->tiles, p->n_pieces);
     p->n_tall = p->tiles - p->n_pieces * (p->piece - 1);
     return true;
 }
@@ -164,7 +165,7 @@ static double choose_tasks(qn_winograd_plan *p, const qn_machine *machine)
     double least_cost = 0;
     const double all = (double)(p->tiles * p->panels) * multiply(p);
     const double wanted = all / SMALLEST < PARTS ? all / SMALLEST : PARTS;
-    for (int shared = 0; shared < 2; shared++)
+    for (int shared = 0; shared < (p->symbolic ? 1 : 2); shared++)
         for (int64_t pieces = 1; pieces <= p->n_pieces && divide(p, machine, shared, pieces, 1); pieces++)
             for (int64_t panels = p->panels;; panels = ceil_div(panels, 2)) {
                 divide(p, machine, shared, pieces, panels);
@@ -230,6 +231,13 @@ static void take_measured(qn_winograd_plan *p, const qn_pass_options *options)
         *p = modelled;
 }
 
+/* Maps are taken to be as large as they are in networks where they have so many channels. */
+static int64_t likely_extent(int64_t channels)
+{
+    enum { AREA = 7168, SMALLEST_MAP = 14, LARGEST_MAP = 112 };
+    return least(LARGEST_MAP, most(SMALLEST_MAP, AREA / channels));
+}
+
 bool qn_winograd_plan_make(const qn_node *node, const qn_pass_options *options, qn_winograd_plan *p)
 {
     memset(p, 0, sizeof *p);
@@ -248,15 +256,20 @@ bool qn_winograd_plan_make(const qn_node *node, const qn_pass_options *options, 
     p->t = (int)t;
     p->vectors = (int)(width / p->lanes);
     for (int i = 0; i < 2; i++) {
-        if (!qn_dim_known(x->dims[2 + i], &p->axes[i].in) || !qn_dim_known(y->dims[2 + i], &p->axes[i].out) ||
-            p->axes[i].in < 1 || p->axes[i].out < 1)
+        const bool known =
+            qn_dim_known(x->dims[2 + i], &p->axes[i].in) & qn_dim_known(y->dims[2 + i], &p->axes[i].out);
+        if (known && (p->axes[i].in < 1 || p->axes[i].out < 1))
             return false;
+        p->symbolic |= !known;
         p->axes[i].low = low[i]->value;
     }
+    for (int i = 0; i < 2 && p->symbolic; i++)
+        p->axes[i].in = p->axes[i].out = likely_extent(p->channels);
     if (complete(p, options->machine) == 0)
         return false;
     name_site(p, node);
-    take_measured(p, options);
+    if (!p->symbolic)
+        take_measured(p, options);
     return true;
 }
 
@@ -272,8 +285,9 @@ bool qn_winograd_wins(const qn_conv_plan *direct, bool pairs, const qn_pass_opti
         if (direct->axes[i].kernel != 3 || direct->axes[i].stride != 1 || direct->axes[i].dilation != 1)
             return false;
     char site[QN_SITE_SIZE];
+    const bool symbolic = !qn_conv_has_extents(direct->node);
     snprintf(site, sizeof site, "3x3 %.200s", direct->site);
-    const qn_schedule s = qn_schedule_find(options, site);
+    const qn_schedule s = symbolic ? (qn_schedule){ 0 } : qn_schedule_find(options, site);
     const int64_t measured = s.knobs[QN_KNOB_TRANSFORM], width = s.knobs[QN_KNOB_VECTORS];
     qn_schedule given = { .knobs = { [QN_KNOB_TRANSFORM] = 1 } };
     double best = measured > 1 ? INFINITY : direct_cost(direct) / (pairs ? 2 : 1);
@@ -287,6 +301,7 @@ bool qn_winograd_wins(const qn_conv_plan *direct, bool pairs, const qn_pass_opti
                                    .t = sizes[i],
                                    .vectors = vectors[v],
                                    .lanes = direct->lanes,
+                                   .symbolic = symbolic,
                                    .channels = direct->channels,
                                    .blocks = direct->blocks,
                                    .panels = direct->out_blocks / vectors[v] };
@@ -304,7 +319,33 @@ bool qn_winograd_wins(const qn_conv_plan *direct, bool pairs, const qn_pass_opti
                 given.knobs[QN_KNOB_VECTORS] = p.vectors;
             }
         }
-    if (direct->node->op == QN_OP_CONV_PACKED)
+    if (direct->node->op == QN_OP_CONV_PACKED && !symbolic)
         qn_schedule_note(options, site, direct->node, given);
     return wins;
+}
+
+bool qn_winograd_wins_over_symbols(const qn_node *direct, int64_t channels, const qn_pass_options *options,
+                                   int *out_t, int64_t *out_width)
+{
+    const qn_type *x = &direct->operands[0]->type, *w = &direct->operands[1]->type,
+                  *y = &direct->results[0].type;
+    qn_conv_plan p = {
+        .node = direct, .dtype = y->dtype, .groups = 1, .word = 1, .channels = channels, .spatial = 2
+    };
+    if (direct->op != QN_OP_CONV_PACKED || x->rank != 5 || qn_attr_int(direct, QN_ATTR_GROUPS) != 1 ||
+        !qn_dim_known(x->dims[1], &p.blocks) || !qn_dim_known(x->dims[4], &p.c) ||
+        !qn_dim_known(y->dims[1], &p.out_blocks) || !qn_dim_known(y->dims[4], &p.lanes))
+        return false;
+    const int64_t likely = likely_extent(channels);
+    p.axes[0] = (qn_conv_axis){ .in = 1, .out = 1, .kernel = 1, .stride = 1, .dilation = 1 };
+    for (int i = 0; i < 2; i++) {
+        qn_conv_axis a = { .in = likely, .out = likely, .low = 1 };
+        a.stride = qn_attr_ints(direct, QN_ATTR_STRIDE, NULL)[i];
+        a.dilation = qn_attr_ints(direct, QN_ATTR_W_DILATION, NULL)[i];
+        if (!qn_dim_known(w->dims[2 + i], &a.kernel))
+            return false;
+        p.axes[1 + i] = a;
+        p.slot[i] = 1 + i;
+    }
+    return qn_winograd_wins(&p, false, options, out_t, out_width);
 }

@@ -49,21 +49,29 @@ static const shape shapes[] = {
 
 enum { ALONE, ACTIVATION, RESIDUAL, EPILOGUES };
 
+enum { SYMBOLS = 3 };
+static const int symbol_axes[SYMBOLS] = { 0, 2, 3 }; /* of x */
+
 static int64_t blocks_of(int64_t channels, int64_t lanes)
 {
     return (channels + lanes - 1) / lanes;
 }
 
 /* The convolution of input x with input u, and what follows it. */
-static qn_graph *build(const shape *s, qn_dtype dtype, int64_t lanes, int64_t t, int epilogue,
+static qn_graph *build(const shape *s, qn_dtype dtype, int64_t lanes, int64_t t, int epilogue, bool symbolic,
                        qn_diags *diags)
 {
-    const int64_t x_dims[] = { s->n, blocks_of(s->channels, lanes), s->height, s->width, lanes };
+    const int64_t x_extents[] = { s->n, blocks_of(s->channels, lanes), s->height, s->width, lanes };
     const int64_t u_dims[] = { s->out_blocks / s->vectors, t, t, s->channels, s->vectors * lanes };
     qn_module *module = qn_module_new("winograd");
     qn_graph *graph = qn_function_new(module, "main");
     qn_builder b = { .graph = graph, .diags = diags };
-    qn_value *x = qn_graph_add_input(graph, "x", qn_type_static(module, dtype, 5, x_dims), QN_ROLE_INPUT);
+    qn_dim x_dims[5];
+    for (int i = 0; i < 5; i++)
+        x_dims[i] = qn_dim_const(module->dims, x_extents[i]);
+    for (int i = 0; i < SYMBOLS && symbolic; i++)
+        x_dims[symbol_axes[i]] = qn_dim_symbol(module->dims, (const char *[]){ "n", "h", "w" }[i], 1, 1000);
+    qn_value *x = qn_graph_add_input(graph, "x", qn_type_make(module, dtype, 5, x_dims), QN_ROLE_INPUT);
     qn_value *u = qn_graph_add_input(graph, "u", qn_type_static(module, dtype, 5, u_dims), QN_ROLE_INPUT);
     qn_value *y = qn_b_conv_winograd(&b, x, u, s->low, s->high);
     assert_non_null(y);
@@ -84,13 +92,12 @@ static qn_graph *build(const shape *s, qn_dtype dtype, int64_t lanes, int64_t t,
 }
 
 /* Filters are small, so that results, in which large numbers cancel, are about 1. */
-static qn_array random_input(const qn_type *type, uint64_t seed, double scale)
+static qn_array random_input(const qn_type *type, const int64_t *symbols, uint64_t seed, double scale)
 {
-    int64_t dims[QN_MAX_RANK];
+    int64_t dims[QN_MAX_RANK], n = 1;
     for (int i = 0; i < type->rank; i++)
-        dims[i] = type->dims[i]->value;
+        n *= dims[i] = qn_dim_eval(type->dims[i], symbols);
     const qn_array a = noise(type->dtype, type->rank, dims, seed);
-    const int64_t n = qn_type_elements(type);
     for (int64_t i = 0; i < n; i++)
         qn_scalar_store(type->dtype, (qn_scalar){ .f = scale * at(&a, i) },
                         (char *)a.data + (size_t)i * qn_dtype_bytes(type->dtype));
@@ -98,25 +105,28 @@ static qn_array random_input(const qn_type *type, uint64_t seed, double scale)
 }
 
 /* Gives whether inputs are transformed by a kernel of their own. */
-static bool check(const shape *s, qn_dtype dtype, const qn_machine *machine, int64_t t, int epilogue)
+static bool check(const shape *s, qn_dtype dtype, const qn_machine *machine, int64_t t, int epilogue,
+                  bool symbolic)
 {
+    const int64_t symbols[SYMBOLS] = { s->n, s->height, s->width };
     qn_arena *arena = qn_arena_new();
     qn_diags diags;
     qn_diags_init(&diags, arena);
     const qn_pass_options options = { .math = QN_MATH_DEFAULT, .machine = machine };
     const int64_t lanes = machine->vector_bytes / (int64_t)qn_dtype_bytes(dtype);
-    qn_graph *graph = build(s, dtype, lanes, t, epilogue, &diags);
+    qn_graph *graph = build(s, dtype, lanes, t, epilogue, symbolic, &diags);
     char name[128];
-    snprintf(name, sizeof name, "%s, %d bytes, t = %d, epilogue %d", s->name, machine->vector_bytes, (int)t,
-             epilogue);
+    snprintf(name, sizeof name, "%s, %d bytes, t = %d, epilogue %d%s", s->name, machine->vector_bytes, (int)t,
+             epilogue, symbolic ? ", symbols" : "");
     qn_winograd_plan plan = { 0 };
     QN_FOR_NODES (graph, node)
-        if (node->op == QN_OP_CONV_WINOGRAD && !qn_winograd_plan_make(node, &options, &plan))
+        if (node->op == QN_OP_CONV_WINOGRAD && !qn_winograd_plan_make(node, &options, &plan) && !symbolic)
             fail_msg("%s: there is no kernel for it", name);
     qn_array inputs[4];
     for (int i = 0; i < graph->n_inputs; i++)
-        inputs[i] = random_input(&graph->inputs[i]->type, 7u * (unsigned)i + 1, i == 1 ? 1. / 1024 : 1);
-    lowered_compare(name, graph, &options, inputs, NULL);
+        inputs[i] =
+            random_input(&graph->inputs[i]->type, symbols, 7u * (unsigned)i + 1, i == 1 ? 1. / 1024 : 1);
+    lowered_compare(name, graph, &options, inputs, symbols);
     qn_module_free(graph->module);
     qn_arena_free(arena);
     eval_reset();
@@ -127,8 +137,12 @@ static void check_all(const qn_machine *machine, qn_dtype dtype)
 {
     int shared = 0, n = 0;
     for (size_t i = 0; i < sizeof shapes / sizeof *shapes; i++)
-        for (int64_t t = 4; t <= 6; t += 2, n++)
-            shared += check(&shapes[i], dtype, machine, t, (int)((i + (size_t)t / 2) % EPILOGUES));
+        for (int64_t t = 4; t <= 6; t += 2, n++) {
+            const int epilogue = (int)((i + (size_t)t / 2) % EPILOGUES);
+            shared += check(&shapes[i], dtype, machine, t, epilogue, false);
+            if (check(&shapes[i], dtype, machine, t, epilogue, true))
+                fail_msg("%s: inputs have a kernel of their own, over symbols", shapes[i].name);
+        }
     if (shared == 0 || shared == n)
         fail_msg("inputs have a kernel of their own in %d of %d cases", shared, n);
 }
@@ -246,6 +260,7 @@ static void it_is_a_convolution(void **state)
 
 /* ---- when it is taken ---- */
 
+/* size 0: any */
 static qn_op op_for(int64_t channels, int64_t size, int64_t stride, bool constant, qn_math math)
 {
     qn_module *module = qn_module_new("f");
@@ -253,8 +268,12 @@ static qn_op op_for(int64_t channels, int64_t size, int64_t stride, bool constan
     qn_diags_init(&diags, module->arena);
     qn_graph *graph = qn_function_new(module, "f");
     qn_builder b = { .graph = graph, .diags = &diags };
-    const int64_t x_dims[] = { 1, channels, size, size }, w_dims[] = { channels, channels, 3, 3 };
-    qn_value *x = qn_graph_add_input(graph, "x", qn_type_static(module, QUERN_F32, 4, x_dims), QN_ROLE_INPUT);
+    const int64_t w_dims[] = { channels, channels, 3, 3 };
+    const qn_dim extent =
+                     size > 0 ? qn_dim_const(module->dims, size) : qn_dim_symbol(module->dims, "h", 1, 1000),
+                 x_dims[] = { qn_dim_const(module->dims, 1), qn_dim_const(module->dims, channels), extent,
+                              extent };
+    qn_value *x = qn_graph_add_input(graph, "x", qn_type_make(module, QUERN_F32, 4, x_dims), QN_ROLE_INPUT);
     qn_value *w = constant ? qn_b_constant(&b, qn_tensor_new(module, QUERN_F32, 4, w_dims, NULL))
                            : qn_graph_add_input(graph, "w", qn_type_static(module, QUERN_F32, 4, w_dims),
                                                 QN_ROLE_INPUT);
@@ -286,6 +305,10 @@ static void layout_takes_it_where_it_pays(void **state)
     assert_int_equal(op_for(512, 7, 1, true, QN_MATH_DEFAULT),
                      QN_OP_CONV_PACKED); /* more to read than to save */
     assert_int_equal(op_for(64, 56, 1, true, QN_MATH_STRICT), QN_OP_CONV_PACKED);
+    assert_int_equal(op_for(64, 0, 1, true, QN_MATH_DEFAULT), QN_OP_CONV_WINOGRAD);
+    assert_int_equal(op_for(64, 0, 2, true, QN_MATH_DEFAULT), QN_OP_CONV_PACKED);
+    assert_int_equal(op_for(64, 0, 1, false, QN_MATH_DEFAULT), QN_OP_CONV_PACKED);
+    assert_int_equal(op_for(64, 0, 1, true, QN_MATH_STRICT), QN_OP_CONVOLUTION);
 }
 
 int main(void)
