@@ -292,14 +292,95 @@ static qn_value *w_gradient_product(qn_vjp *v, const conv *c, qn_value *x, qn_va
     return sum ? qn_b_transpose(b, qn_b_reshape(b, sum, last + 1, shape), back) : NULL;
 }
 
+static qn_value *channels_last(qn_vjp *v, qn_value *x)
+{
+    const int rank = x->type.rank;
+    int64_t perm[QN_MAX_RANK] = { 0 };
+    for (int i = 1; i + 1 < rank; i++)
+        perm[i] = i + 1;
+    perm[rank - 1] = 1;
+    return qn_b_transpose(&v->b, x, perm);
+}
+
+/* What one tap of a depthwise kernel adds up: x times g where it meets the image, both with channels last: [1, channels]. */
+static qn_value *tap_gradient(qn_vjp *v, const conv *c, qn_value *x, qn_value *g, int64_t tap)
+{
+    qn_builder *b = &v->b;
+    qn_dims *dims = qn_b_dims(b);
+    const int last = c->n + 1;
+    const qn_dim zero = qn_dim_const(dims, 0), row[2] = { qn_dim_const(dims, 1), x->type.dims[last] };
+    qn_dim from_x[QN_MAX_RANK], from_g[QN_MAX_RANK], to_x[QN_MAX_RANK], to_g[QN_MAX_RANK];
+    int64_t step[QN_MAX_RANK], axes[QN_MAX_RANK];
+    for (int i = 0; i <= last; i++) {
+        from_x[i] = from_g[i] = zero;
+        to_x[i] = x->type.dims[i];
+        to_g[i] = g->type.dims[i];
+        axes[i] = i;
+        step[i] = 1;
+    }
+    for (int i = c->n - 1; i >= 0; i--) {
+        const int64_t stride = c->stride[i], at = tap % c->w[i] * c->w_dilation[i] - c->low[i];
+        int64_t first = at < 0 ? (-at + stride - 1) / stride : 0,
+                end = c->x[i] > at ? (c->x[i] - 1 - at) / stride + 1 : 0;
+        tap /= c->w[i];
+        end = end < c->y[i] ? end : c->y[i];
+        if (first >= end) /* it meets nothing but padding */
+            return qn_b_broadcast(b, qn_b_scalar(b, x->type.dtype, 0), 2, row, NULL);
+        from_g[i + 1] = qn_dim_const(dims, first);
+        to_g[i + 1] = qn_dim_const(dims, end);
+        from_x[i + 1] = qn_dim_const(dims, first * stride + at);
+        to_x[i + 1] = qn_dim_const(dims, (end - 1) * stride + at + 1);
+        step[i + 1] = stride;
+    }
+    x = qn_b_slice(b, x, from_x, to_x, step);
+    g = qn_b_slice(b, g, from_g, to_g, NULL);
+    x = x && g ? qn_b_binary(b, QN_OP_MUL, x, g) : NULL;
+    x = x ? qn_b_reduce(b, QN_SUM, x, last, axes, false) : NULL;
+    return x ? qn_b_reshape(b, x, 2, row) : NULL;
+}
+
+/* gw where each channel is a group of its own: for each tap a sum over the batch and all positions, for all channels side by side.
+ * As a convolution, groups of one output would be put together with zeros between them. NULL where groups are larger, or the
+ * kernel is. */
+static qn_value *w_gradient_depthwise(qn_vjp *v, const conv *c, qn_value *x, qn_value *g)
+{
+    enum { MAX_TAPS = 64, MIN_CHANNELS = 8 };
+    qn_builder *b = &v->b;
+    qn_dims *dims = qn_b_dims(b);
+    const qn_dim channels = x->type.dims[1];
+    int64_t taps = 1;
+    if (c->groups < MIN_CHANNELS || !qn_dim_is(channels, c->groups) || g->type.dims[1] != channels ||
+        c->n < 1 || x->type.dtype != g->type.dtype)
+        return NULL;
+    qn_dim shape[QN_MAX_RANK] = { channels, qn_dim_const(dims, 1) };
+    for (int i = 0; i < c->n; i++) {
+        if (c->x_dilation[i] != 1 || c->w[i] < 1 || c->w[i] > MAX_TAPS / taps)
+            return NULL;
+        taps *= c->w[i];
+        shape[i + 2] = qn_dim_const(dims, c->w[i]);
+    }
+    x = channels_last(v, x);
+    g = channels_last(v, g);
+    qn_value *sums[MAX_TAPS];
+    for (int64_t tap = 0; tap < taps; tap++) {
+        sums[tap] = x && g ? tap_gradient(v, c, x, g, tap) : NULL;
+        if (!sums[tap])
+            return NULL;
+    }
+    qn_value *sum = qn_b_concatenate(b, (int)taps, sums, 0);
+    return sum ? qn_b_reshape(b, qn_b_transpose(b, sum, (int64_t[]){ 1, 0 }), c->n + 2, shape) : NULL;
+}
+
 /* gw: x against g. The kernel is as large as the image then: the kernels for convolutions want large ones to meet no border and
  * take every element. */
 static qn_value *w_gradient(qn_vjp *v, const qn_node *node, const conv *c, qn_value *g)
 {
     int64_t low[QN_MAX_RANK], high[QN_MAX_RANK], perm[QN_MAX_RANK] = { 1, 0 };
-    qn_value *product = w_gradient_product(v, c, node->operands[0], g);
-    if (product)
-        return product;
+    qn_value *sum = w_gradient_product(v, c, node->operands[0], g);
+    if (!sum)
+        sum = w_gradient_depthwise(v, c, node->operands[0], g);
+    if (sum)
+        return sum;
     bool plain = c->n > 0 && c->y[c->n - 1] > QN_CONV_WIDTH, strided = false;
     for (int i = 0; i < c->n; i++) {
         perm[i + 2] = i + 2;
@@ -311,8 +392,7 @@ static qn_value *w_gradient(qn_vjp *v, const qn_node *node, const conv *c, qn_va
     qn_value *x = node->operands[0];
     if (plain)
         x = pad_spatial(v, x, c->n, low, high);
-    qn_value *sum =
-        plain && strided ? correlate_phases(v, c, x, g) : correlate(v, c, x, g, low, high, c->stride);
+    sum = plain && strided ? correlate_phases(v, c, x, g) : correlate(v, c, x, g, low, high, c->stride);
     return sum ? qn_b_transpose(&v->b, sum, perm) : NULL;
 }
 
