@@ -1,4 +1,6 @@
 /* The command line: finds the command. Each command is a file of its own. */
+#include <errno.h>
+#include <signal.h>
 #include <stdbool.h>
 #include <stdio.h>
 #include <string.h>
@@ -58,19 +60,29 @@ static int run(const char *name, int argc, char **argv)
     return 2;
 }
 
+static int finish(void)
+{
+    if (!fflush(stdout) && !ferror(stdout))
+        return 0;
+    fprintf(stderr, "quern: the output cannot be written: %s\n", strerror(errno));
+    return 1;
+}
+
 int main(int argc, char **argv)
 {
+    signal(SIGXFSZ,
+           SIG_IGN); /* a file larger than it may be is one that cannot be written, and no reason to die */
     const char *first = argc < 2 ? "help" : argv[1];
     const bool help = strcmp(first, "help") == 0;
     if (help && argc > 2) /* quern help run */
         return run(argv[2], 2, (char *[]){ argv[2], "--help", NULL });
     if (help || strcmp(first, "--help") == 0 || strcmp(first, "-h") == 0) {
         print_usage(stdout);
-        return 0;
+        return finish();
     }
     if (strcmp(first, "--version") == 0 || strcmp(first, "-V") == 0 || strcmp(first, "version") == 0) {
         printf("quern %s\n", quern_version());
-        return 0;
+        return finish();
     }
     return run(first, argc - 1, argv + 1);
 }

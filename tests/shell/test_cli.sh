@@ -109,10 +109,15 @@ for target in "${targets[@]}"; do
     expect 1 '/dev/full: cannot be written: No space left on device' "${run[@]}" ../double.qn -o /dev/full
     expect 1 'no-folder/y.npy: cannot be written: No such file' "${run[@]}" ../double.qn -o no-folder/y.npy
     expect 1 'cannot be written: Is a directory' "${run[@]}" ../double.qn -o ..
+    # 16 kB of an array go into no file of 8 kB
+    expect 1 'large.npy: cannot be written: (File too large|Input)' bash -c 'ulimit -f 8; "$@"' - "${run[@]}" ../square.qn --dim n=64 -o large.npy
     only ""
     cd ..
     rm -rf read-only sum.npy last.npy all.npz y.npy cut.npy
     expect 1 'the output cannot be written: No space left' bash -c '"$@" >/dev/full' - "${run[@]}" bias.qn
+    for option in --help --version help; do
+        expect 1 'the output cannot be written: No space left' bash -c '"$@" >/dev/full' - "$quern" $option
+    done
 done
 
 # models that are none
