@@ -24,7 +24,7 @@ def described(body):
     names = {}
     for node in body:
         if isinstance(node, (ast.FunctionDef, ast.ClassDef)):
-            names[node.name] = node
+            names.setdefault(node.name, node)  # what sets a property is behind it
         elif isinstance(node, ast.AnnAssign):
             names[node.target.id] = node
     return names
