@@ -1,4 +1,4 @@
-/* Signals: windows, Fourier transforms (as products with a matrix), mel weights. */
+/* Signals: windows, Fourier transforms (as products with matrices), mel weights. */
 #include <math.h>
 #include <string.h>
 
@@ -7,8 +7,12 @@
 
 static const double pi = 3.14159265358979323846;
 
-/* Longest transform: its matrix has the square of it. */
+/* Transforms of up to so many elements are one product; longer ones are two shorter transforms, where the length is a product. */
+#define SHORT_LENGTH 1024
+/* Longest transform that is one product: its matrix has the square of it. */
 #define MAX_LENGTH 8192
+/* Longest transform. */
+#define MAX_SPLIT ((int64_t)1 << 22)
 
 static bool float_dtype(qn_onnx_node *n, const char *attr, qn_dtype *out)
 {
@@ -77,6 +81,39 @@ static qn_value *times(qn_builder *b, qn_value *x, qn_value *matrix)
     return qn_b_dot_general(b, x, matrix, &dot, QUERN_INVALID_DTYPE);
 }
 
+/* The larger of two factors, as near to each other as can be, of the length of a transform that is split; 1: it isn't. */
+static int64_t split_of(int64_t length)
+{
+    enum { LEAST_FACTOR = 4 };
+    int64_t factor = 1;
+    for (int64_t k = 2; k * k <= length && length > SHORT_LENGTH; k++)
+        if (length % k == 0)
+            factor = k;
+    return factor < LEAST_FACTOR ? 1 : length / factor;
+}
+
+/* Is there a way to transform so many elements? */
+static bool can_transform(int64_t length)
+{
+    const int64_t large = split_of(length);
+    return large > 1 ? length <= MAX_SPLIT && can_transform(large) && can_transform(length / large)
+                     : length <= MAX_LENGTH;
+}
+
+static qn_value *swap_last(qn_builder *b, qn_value *x, int axis)
+{
+    int64_t perm[QN_MAX_RANK];
+    if (!x)
+        return NULL;
+    int last = x->type.rank - 1;
+    for (int i = 0; i <= last; i++)
+        perm[i] = i == axis ? last : i == last ? axis : i;
+    return qn_b_transpose(b, x, perm);
+}
+
+static void transform_split(qn_onnx_node *n, qn_value *re, qn_value *im, int64_t in, int64_t length,
+                            int64_t out, bool inverse, qn_value **out_re, qn_value **out_im);
+
 /* Transform of the last axis of re + i im (im may be NULL), of `in` elements as if it had `length`; the first `out`
  * results. */
 static void transform(qn_onnx_node *n, qn_value *re, qn_value *im, int64_t in, int64_t length, int64_t out,
@@ -87,6 +124,10 @@ static void transform(qn_onnx_node *n, qn_value *re, qn_value *im, int64_t in, i
     *out_re = *out_im = NULL;
     if (!re)
         return;
+    if (split_of(length) > 1 && re->type.rank < QN_MAX_RANK) {
+        transform_split(n, re, im, in, length, out, inverse, out_re, out_im);
+        return;
+    }
     qn_dtype dtype = re->type.dtype;
     qn_value *c = wave_matrix(n, dtype, length, out, in, false, sign, scale);
     qn_value *s = wave_matrix(n, dtype, length, out, in, true, sign, scale);
@@ -95,6 +136,56 @@ static void transform(qn_onnx_node *n, qn_value *re, qn_value *im, int64_t in, i
     if (im) {
         *out_re = sub(b, *out_re, times(b, im, s));
         *out_im = add(b, *out_im, times(b, im, c));
+    }
+}
+
+/* (re, im) times the waves w_length^(j k), [rows, columns]. */
+static void turn(qn_onnx_node *n, int64_t length, int64_t rows, int64_t columns, double sign, qn_value **re,
+                 qn_value **im)
+{
+    qn_builder *b = &n->b;
+    if (!*re || !*im)
+        return;
+    qn_value *c = wave_matrix(n, (*re)->type.dtype, length, rows, columns, false, sign, 1);
+    qn_value *s = wave_matrix(n, (*re)->type.dtype, length, rows, columns, true, sign, 1);
+    qn_value *turned = sub(b, mul(b, *re, c), mul(b, *im, s));
+    *im = add(b, mul(b, *re, s), mul(b, *im, c));
+    *re = turned;
+}
+
+/* With length = p q, element j1 q + j2 as [j1, j2] and result k1 + p k2 as [k2, k1] (Cooley and Tukey): transforms over j1,
+ * times w_length^(j2 k1), transforms over j2. */
+static void transform_split(qn_onnx_node *n, qn_value *re, qn_value *im, int64_t in, int64_t length,
+                            int64_t out, bool inverse, qn_value **out_re, qn_value **out_im)
+{
+    qn_builder *b = &n->b;
+    const int64_t p = split_of(length), q = length / p;
+    const int rank = re->type.rank;
+    qn_value *part[2] = { re, im }, *made[2];
+    qn_dim dims[QN_MAX_RANK];
+    for (int i = 0; i < 2; i++) {
+        qn_dim low[QN_MAX_RANK], high[QN_MAX_RANK];
+        for (int k = 0; k < rank; k++) {
+            low[k] = qn_onnx_dim(n, 0);
+            high[k] = qn_onnx_dim(n, k == rank - 1 ? length - in : 0);
+            dims[k] = re->type.dims[k];
+        }
+        dims[rank - 1] = qn_onnx_dim(n, p);
+        dims[rank] = qn_onnx_dim(n, q);
+        if (part[i] && in < length)
+            part[i] = qn_b_pad(b, part[i], qn_b_scalar(b, re->type.dtype, 0), low, high, NULL);
+        part[i] = part[i] ? swap_last(b, qn_b_reshape(b, part[i], rank + 1, dims), rank - 1) : NULL;
+    }
+    transform(n, part[0], part[1], p, p, p, inverse, &made[0], &made[1]); /* [.., j2, k1] */
+    turn(n, length, q, p, inverse ? 1 : -1, &made[0], &made[1]);
+    transform(n, swap_last(b, made[0], rank - 1), swap_last(b, made[1], rank - 1), q, q, q, inverse, &part[0],
+              &part[1]);
+    dims[rank - 1] = qn_onnx_dim(n, length);
+    for (int i = 0; i < 2; i++) {
+        qn_value *y = swap_last(b, part[i], rank - 1); /* [.., k2, k1] */
+        y = y ? qn_b_reshape(b, y, rank, dims) : NULL;
+        *(i ? out_im : out_re) =
+            y && out < length ? qn_b_slice_axis(b, y, rank - 1, qn_onnx_dim(n, 0), qn_onnx_dim(n, out)) : y;
     }
 }
 
@@ -107,17 +198,6 @@ static qn_value *part_of(qn_onnx_node *n, qn_value *x, int which)
         return NULL;
     return qn_b_squeeze(
         &n->b, qn_b_slice_axis(&n->b, x, last, qn_dim_const(t, which), qn_dim_const(t, which + 1)), last);
-}
-
-static qn_value *swap_last(qn_builder *b, qn_value *x, int axis)
-{
-    int64_t perm[QN_MAX_RANK];
-    if (!x)
-        return NULL;
-    int last = x->type.rank - 1;
-    for (int i = 0; i <= last; i++)
-        perm[i] = i == axis ? last : i == last ? axis : i;
-    return qn_b_transpose(b, x, perm);
 }
 
 static bool is_complex(const qn_type *x)
@@ -147,9 +227,11 @@ static void import_dft(qn_onnx_node *n)
     length = inverse && one_sided ? 2 * (in - 1) : in;
     if (qn_onnx_has(n, 1) && !qn_onnx_in_int(n, 1, &length))
         return;
-    if (length < 1 || length > MAX_LENGTH || in < 1 || in > MAX_LENGTH) {
-        qn_onnx_unsupported(n, "a transform of %lld elements; 1 to %d are supported", (long long)length,
-                            MAX_LENGTH);
+    if (length < 1 || in < 1 || in > MAX_SPLIT || !can_transform(length)) {
+        qn_onnx_unsupported(
+            n,
+            "a transform of %lld elements; 1 to %d are supported, and products of factors up to that to %lld",
+            (long long)length, MAX_LENGTH, (long long)MAX_SPLIT);
         return;
     }
     qn_value *re = swap_last(b, part_of(n, x, 0), axis), *im = swap_last(b, part_of(n, x, 1), axis), *y[2];
