@@ -355,7 +355,8 @@ static bool make_slice(qn_onnx_node *n, qn_dim extent, const bound *from, const 
     if (!from->dim || !to->dim) {
         if (step == 1)
             return slice_by_value(n, extent, from, to, out);
-        qn_onnx_unsupported(n, "a slice whose bounds the run computes must have step 1");
+        qn_onnx_misses(n, n->in[1]); /* backwards, or several elements on */
+        qn_onnx_needs_contents(n, 2);
         return false;
     }
     /* a step beyond every extent takes one element, however large it is */
