@@ -109,7 +109,7 @@ typedef struct qn_conv { /* per spatial axis */
 qn_value *qn_b_convolution(qn_builder *b, qn_value *x, qn_value *w, const qn_conv *conv);
 /* The same, phase by phase of x_dilation where these are few and, if extents are symbols, never empty: elements of the result of
  * one remainder by it meet every s-th element of the kernel alone, so they are a convolution of x, without zeros in between,
- * with these. */
+ * with these. A kernel as large as the spread gives each element a tile of its own, and is one product. */
 qn_value *qn_b_convolution_in_phases(qn_builder *b, qn_value *x, qn_value *w, const qn_conv *conv);
 /* The same with a result dtype, as dot_general takes it. */
 qn_value *qn_b_convolution_to(qn_builder *b, qn_value *x, qn_value *w, const qn_conv *conv, qn_dtype result);

@@ -42,6 +42,58 @@ static int64_t count_phases(const qn_type *x, const qn_type *w, const qn_conv *c
     return n;
 }
 
+/* Does each element of x become a tile of the result, and have no part in others? */
+static bool is_tiles(const qn_type *w, const qn_conv *conv)
+{
+    bool spread = false;
+    if (2 * w->rank - 2 > QN_MAX_RANK)
+        return false;
+    for (int i = 0; i < w->rank - 2; i++) {
+        const int64_t s = conv->x_dilation[i];
+        if ((conv->stride && conv->stride[i] != 1) || !qn_dim_is(w->dims[i + 2], s) || !conv->low ||
+            conv->low[i] != s - 1 || !conv->high || conv->high[i] != s - 1 ||
+            (conv->w_dilation && s > 1 && conv->w_dilation[i] != 1))
+            return false;
+        spread |= s > 1;
+    }
+    return spread;
+}
+
+/* A product with a channel for each element of a tile, and the tiles put side by side. */
+static qn_value *convolve_tiles(qn_builder *b, qn_value *x, qn_value *w, const qn_conv *conv)
+{
+    qn_dims *t = qn_b_dims(b);
+    const int n = x->type.rank - 2;
+    int64_t axes[QN_MAX_RANK], last[QN_MAX_RANK] = { 0 }, apart[QN_MAX_RANK] = { 0, 1 };
+    qn_dim flat[QN_MAX_RANK], dims[QN_MAX_RANK], result[QN_MAX_RANK];
+    flat[0] = w->type.dims[0];
+    flat[1] = w->type.dims[1];
+    for (int i = 0; i < n; i++) {
+        axes[i] = i + 2;
+        last[i + 1] = i + 2;
+        flat[0] = qn_dim_mul(t, flat[0], w->type.dims[i + 2]);
+        flat[i + 2] = qn_dim_const(t, 1);
+    }
+    last[n + 1] = 1; /* [O, tile…, I] */
+    w = qn_b_reshape(b, qn_b_transpose(b, qn_b_reverse(b, w, n, axes), last), n + 2, flat);
+    qn_value *y = qn_b_convolution(b, x, w, &(qn_conv){ .groups = conv->groups });
+    if (!y)
+        return NULL;
+    dims[0] = result[0] = y->type.dims[0];
+    dims[1] = result[1] = NULL;
+    for (int i = 0; i < n; i++) {
+        const qn_dim s = qn_dim_const(t, conv->x_dilation[i]);
+        dims[2 + i] = s;
+        dims[2 + n + i] = y->type.dims[2 + i];
+        result[2 + i] = qn_dim_mul(t, y->type.dims[2 + i], s);
+        apart[2 + 2 * i] = 2 + n + i;
+        apart[3 + 2 * i] = 2 + i;
+        flat[0] = qn_dim_floordiv(t, flat[0], s);
+    }
+    dims[1] = result[1] = flat[0];
+    return qn_b_reshape(b, qn_b_transpose(b, qn_b_reshape(b, y, 2 + 2 * n, dims), apart), n + 2, result);
+}
+
 qn_value *qn_b_convolution_in_phases(qn_builder *b, qn_value *x, qn_value *w, const qn_conv *conv)
 {
     if (!x || !w)
@@ -49,6 +101,8 @@ qn_value *qn_b_convolution_in_phases(qn_builder *b, qn_value *x, qn_value *w, co
     qn_dims *dims = qn_b_dims(b);
     const int rank = x->type.rank, n = rank - 2;
     const int64_t n_phases = conv->x_dilation ? count_phases(&x->type, &w->type, conv) : 1;
+    if (conv->x_dilation && is_tiles(&w->type, conv))
+        return convolve_tiles(b, x, w, conv);
     const qn_dim zero = qn_dim_const(dims, 0);
     qn_value *sum = NULL;
     for (int64_t phase = 0; phase < n_phases && n_phases > 1; phase++) {

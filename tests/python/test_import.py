@@ -211,6 +211,27 @@ class Dimensions(unittest.TestCase):
         want, = quern.compile(model(nodes, [info("x", [2, 1, 1000])], [info("y", None)], [w]), target="interp")([x])
         np.testing.assert_allclose(m([x])[0], want, rtol=1e-4, atol=1e-5)
 
+    def test_tiles(self):
+        """Transposed convolutions whose kernels are as large as their strides: each element becomes a tile."""
+        for c, o, kernel, groups in ((5, 1, (2, 2), 1), (6, 3, (4,), 1), (6, 4, (2, 3), 2), (3, 24, (4, 4), 1), (4, 2, (1, 5), 1), (4, 6, (3, 2, 2), 2),
+                                     (8, 16, (8,), 4)):
+            n = len(kernel)
+            x, w, b = floats(2, c, *range(3, 3 + n)), floats(c, o // groups, *kernel), floats(o)
+            parts = []
+            for g in range(groups):
+                xg, wg = (a[g * c // groups:(g + 1) * c // groups] for a in (x.swapaxes(0, 1), w))
+                y = np.tensordot(xg, wg, (0, 0))  # n, spatial…, o, kernel…
+                order = [0, 1 + n, *(i for k in range(n) for i in (1 + k, 2 + n + k))]
+                parts.append(y.transpose(order).reshape(2, o // groups, *(s * k for s, k in zip(x.shape[2:], kernel))))
+            want = np.concatenate(parts, 1) + b.reshape(-1, *[1] * n)
+            node = helper.make_node("ConvTranspose", ["x", "w", "b"], ["y"], strides=list(kernel), group=groups)
+            weights = [helper.make_tensor("w", TensorProto.FLOAT, w.shape, w.ravel()), helper.make_tensor("b", TensorProto.FLOAT, [o], b)]
+            for shape in (list(x.shape), ["n", c, *(f"s{i}" for i in range(n))]):
+                for target in ("cpu", "interp"):
+                    with self.subTest(kernel=kernel, shape=shape, target=target):
+                        m = quern.compile(model([node], [info("x", shape)], [info("y", None)], weights), target=target)
+                        np.testing.assert_allclose(m([x])[0], want, rtol=1e-4, atol=1e-5)
+
     def test_equal_at_run_time(self):
         """Extents that are never 1 in the range said and equal for some sizes: pyramids, whose levels are scaled up and added."""
         pool = lambda x, y, k: helper.make_node("MaxPool", [x], [y], kernel_shape=[k], strides=[k], ceil_mode=1)
