@@ -50,6 +50,23 @@ static qn_builder builder_of(const qn_onnx_node *n, qn_graph *graph)
     return (qn_builder){ .graph = graph, .loc = n->b.loc, .diags = n->im->diags };
 }
 
+/* Has the type an extent that the region finds out? Outside of it that means nothing. */
+static bool has_own_extent(const qn_graph *region, const qn_type *type)
+{
+    bool any = false;
+    QN_FOR_NODES (region, node)
+        if (qn_node_binds(node)) {
+            const qn_dim symbol = qn_node_binds(node), zero = qn_dim_const(region->module->dims, 0);
+            qn_dim values[symbol->symbol + 1];
+            memset(values, 0, sizeof values);
+            values[symbol->symbol] = zero;
+            for (int i = 0; i < type->rank; i++)
+                any |= qn_dim_substitute(region->module->dims, type->dims[i], values, symbol->symbol + 1) !=
+                       type->dims[i];
+        }
+    return any;
+}
+
 /* The tensor of output i of the body, made in the scope's graph. */
 static qn_value *body_output(qn_onnx_node *n, qn_onnx_scope *scope, const Onnx__Graph *body, int i)
 {
@@ -58,7 +75,12 @@ static qn_value *body_output(qn_onnx_node *n, qn_onnx_scope *scope, const Onnx__
     if (v && (v->kind != QN_ONNX_TENSOR || v->strings))
         qn_onnx_unsupported(n, "output %d of its body is %s", i,
                             v->strings ? "a tensor of strings" : "no tensor");
-    return v && v->kind == QN_ONNX_TENSOR && !v->strings ? qn_onnx_value_make(&b, v) : NULL;
+    qn_value *made = v && v->kind == QN_ONNX_TENSOR && !v->strings ? qn_onnx_value_make(&b, v) : NULL;
+    if (!made || scope->graph == n->b.graph || !has_own_extent(scope->graph, &made->type))
+        return made;
+    qn_onnx_unsupported(n, "output %d of its body has an extent that only the body knows: %s", i,
+                        qn_type_print(&made->type, n->im->arena));
+    return NULL;
 }
 
 /* ---- If ---- */
