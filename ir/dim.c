@@ -109,10 +109,9 @@ static int64_t least_of_rest(const term *t, const term *part)
  * negative where h is 1 at least. */
 static int64_t least_of_sum(const struct qn_dim_node *d)
 {
-    enum { MOST = 16 };
     static const term nothing = { 0, 0, NULL };
-    int64_t least = 0, left[MOST];
-    if (d->n > MOST)
+    int64_t least = 0, left[QN_DIM_MAX_TERMS];
+    if (d->n > QN_DIM_MAX_TERMS)
         return INT64_MIN;
     for (int i = 0; i < d->n; i++)
         left[i] = term_of(&d->operands[i]).coefficient;

@@ -209,6 +209,11 @@ static void bounds_answer_questions(void **state)
     assert_true(qn_dim_at_most(dims, parse("max(m, 3)"), parse("max(m, p + 1)")));
     assert_false(qn_dim_at_most(dims, parse("max(m, n)"), parse("n")));
     assert_false(qn_dim_at_most(dims, parse("n"), parse("min(m, n)")));
+    assert_true(qn_dim_at_most(
+        dims, parse("n"),
+        parse("n*m + mod(n, 2) + mod(n, 3) + mod(n, 4) + mod(n, 5) + mod(n, 6) + mod(n, 7) + mod(n, 8) + "
+              "mod(m, 2) + mod(m, 3) + mod(m, 4) + mod(m, 5) + mod(m, 6) + mod(m, 7) + mod(m, 8) + mod(m, "
+              "9)")));
     assert_true(qn_dim_at_most(dims, parse("6*n"), parse("3*n*p")));
     assert_false(qn_dim_at_most(dims, parse("7*n"), parse("3*n*p")));
     assert_true(qn_dim_at_most(dims, parse("7*n + m"), parse("3*n*p + n*m + 2*m")));
