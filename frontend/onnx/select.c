@@ -156,6 +156,11 @@ static void import_non_max_suppression(qn_onnx_node *n)
         qn_onnx_malformed(n, "boxes and scores must have rank 3");
         return;
     }
+    const qn_dim of_boxes[3] = { scores->type.dims[0], scores->type.dims[2], qn_onnx_dim(n, 4) };
+    for (int i = 0; i < 3; i++)
+        x = qn_onnx_with_dim(n, x, i, of_boxes[i]);
+    if (!x)
+        return;
     qn_value *limit = scalar_in(n, 2, QUERN_I64, 0), *threshold = scalar_in(n, 3, x->type.dtype, 0);
     qn_value *least = qn_onnx_has(n, 4) ? scalar_in(n, 4, scores->type.dtype, 0) : NULL;
     if (qn_onnx_has(n, 4) && !least)

@@ -124,6 +124,16 @@ class Dimensions(unittest.TestCase):
         with self.assertRaisesRegex(quern.ModelError, "the weights do not fit 1 gates of hidden size 6"):
             m([x, w, floats(1, 5, 6)])
 
+    def test_boxes_with_names_of_their_own(self):
+        """What NonMaxSuppression reads of boxes and of scores is as many, whatever the file calls it."""
+        number = lambda name, dtype, value: helper.make_tensor(name, dtype, [], [value])
+        m = quern.compile(model([helper.make_node("NonMaxSuppression", ["boxes", "scores", "most", "overlap"], ["y"])],
+                                [info("boxes", ["a", "b", "c"]), info("scores", ["d", "e", "f"])], [info("y", [None, 3], TensorProto.INT64)],
+                                [number("most", TensorProto.INT64, 5), number("overlap", TensorProto.FLOAT, .5)]))
+        boxes = np.array([[[0, 0, 1, 1], [0, .1, 1, 1.1], [2, 2, 3, 3]]], np.float32)
+        y = m([boxes, np.array([[[.9, .8, .7], [.1, .3, .2]]], np.float32)])[0]
+        np.testing.assert_array_equal(y, [[0, 0, 0], [0, 0, 2], [0, 1, 1], [0, 1, 2]])
+
     def test_branches_for_other_shapes(self):
         """A branch that these shapes don't fit may be the one that is not taken: the condition is asked for."""
         number = lambda name, value: helper.make_tensor(name, TensorProto.INT64, [], [value])
