@@ -256,11 +256,11 @@ bool qn_winograd_plan_make(const qn_node *node, const qn_pass_options *options, 
     p->t = (int)t;
     p->vectors = (int)(width / p->lanes);
     for (int i = 0; i < 2; i++) {
-        const bool known =
-            qn_dim_known(x->dims[2 + i], &p->axes[i].in) & qn_dim_known(y->dims[2 + i], &p->axes[i].out);
-        if (known && (p->axes[i].in < 1 || p->axes[i].out < 1))
+        const bool in = qn_dim_known(x->dims[2 + i], &p->axes[i].in);
+        const bool out = qn_dim_known(y->dims[2 + i], &p->axes[i].out);
+        if (in && out && (p->axes[i].in < 1 || p->axes[i].out < 1))
             return false;
-        p->symbolic |= !known;
+        p->symbolic |= !in || !out;
         p->axes[i].low = low[i]->value;
     }
     for (int i = 0; i < 2 && p->symbolic; i++)
