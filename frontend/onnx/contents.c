@@ -246,9 +246,17 @@ static bool is_word(const char *op, const char *word)
     return !strcmp(op, word);
 }
 
+static bool is_compare(const char *op)
+{
+    return is_word(op, "Equal") || is_word(op, "Less") || is_word(op, "Greater") ||
+           is_word(op, "LessOrEqual") || is_word(op, "GreaterOrEqual");
+}
+
 qn_dim qn_onnx_fold_dim(qn_dims *t, const char *op, qn_dim x, qn_dim y)
 {
     bool both = qn_dim_is_const(x) && qn_dim_is_const(y);
+    if (!is_compare(op) && !(is_tame(x) && is_tame(y)))
+        return NULL;
     if (is_word(op, "Add"))
         return qn_dim_add(t, x, y);
     if (is_word(op, "Sub"))
@@ -332,12 +340,6 @@ static bool fold_float_compare(const char *op, double x, double y, bool *out)
     return true;
 }
 
-static bool is_compare(const char *op)
-{
-    return is_word(op, "Equal") || is_word(op, "Less") || is_word(op, "Greater") ||
-           is_word(op, "LessOrEqual") || is_word(op, "GreaterOrEqual");
-}
-
 static bool follows(qn_dtype dtype)
 {
     return dtype == QUERN_I64 || dtype == QUERN_I32 || dtype == QUERN_BOOL;
@@ -359,8 +361,7 @@ bool qn_onnx_fold_binary(qn_onnx_node *n, const char *op)
         for (int64_t i = 0; i < count; i++) {
             qn_dim x = c[0].dims[broadcast_position(&c[0], rank, shape, i)];
             qn_dim y = c[1].dims[broadcast_position(&c[1], rank, shape, i)];
-            dims[i] =
-                is_compare(op) || (is_tame(x) && is_tame(y)) ? qn_onnx_fold_dim(n->im->dims, op, x, y) : NULL;
+            dims[i] = qn_onnx_fold_dim(n->im->dims, op, x, y);
             if (dims[i] && dims[i]->min >= 0 && !is_tame(dims[i]))
                 qn_onnx_assume_at_most(n, dims[i], TAME); /* 2 n n of an n without a bound */
             if (!dims[i] || !fits(result, dims[i]))

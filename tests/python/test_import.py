@@ -661,6 +661,17 @@ class Lengths(unittest.TestCase):
             with self.assertRaises(quern.Error):
                 quern.text(self.repeats(1, shape, merged=merged), dims={"length": (0, 40)})
 
+    def test_numbers_that_overflow(self):
+        """Elements that are known of lists that aren't: what is made of giant ones is no extent."""
+        giant, most = -2**63, 2**63 - 1
+        for op, a, b in (("Div", giant, -1), ("Add", most, most), ("Sub", giant, most), ("Mul", 2**62, 4)):
+            nodes = [self.node("Concat", "x a", "xa", axis=0), self.node("Concat", "x b", "xb", axis=0), self.node("Gather", "xa one", "p"),
+                     self.node("Gather", "xb one", "q"), self.node(op, "p q", "n"), self.node("Range", "zero n one", "y")]
+            text = model(nodes, [info("x", [1], TensorProto.INT64)], [info("y", None, TensorProto.INT64)],
+                         [self.ints("a", a), self.ints("b", b), self.number("zero", 0), self.number("one", 1)])
+            with self.assertRaisesRegex(quern.UnsupportedError, "nothing bounds it"):
+                quern.text(text)
+
     def test_inside_of_branches(self):
         """What a branch computes is an extent in that branch."""
         sum_of = lambda name: [self.node("ReduceSum", "i", name + "n", keepdims=0), self.node("Range", f"zero {name}n one", name + "r")]
