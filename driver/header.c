@@ -98,19 +98,36 @@ static const char **macros(const writer *w, int n, const char *const *ids)
     return names;
 }
 
-/* Names of entries, none of which is one that the header itself has behind the prefix. */
-static const char **entry_names(const writer *w)
+/* Does the header call something of its own so, behind the prefix (`of` empty) or an entry's name? */
+static bool is_taken(const char *id, const char *of)
 {
     static const char *const taken[] = { "query",  "io",        "dims",           "state",          "init",
                                          "limits", "residuals", "residual_bytes", "workspace_bytes" };
+    const size_t n = strlen(of);
+    if (strncmp(id, of, n) != 0 || (n && id[n] != '_'))
+        return false;
+    const char *rest = id + n + (n > 0), *end = strrchr(rest, '_');
+    for (size_t k = 0; k < sizeof taken / sizeof *taken; k++)
+        if (strcmp(rest, taken[k]) == 0)
+            return true;
+    return end && !strcmp(end, "_elements") && (!strncmp(rest, "input_", 6) || !strncmp(rest, "output_", 7));
+}
+
+/* Names of entries: not the header's own, nor alike in the macros, which are in upper case. */
+static const char **entry_names(const writer *w)
+{
     const char **ids = QN_NEW_ARRAY(w->arena, const char *, w->n_programs);
     for (int i = 0; i < w->n_programs; i++) {
-        ids[i] = identifier(w, w->programs[i]->name);
-        for (size_t k = 0; k < sizeof taken / sizeof *taken; k++)
-            if (strcmp(ids[i], taken[k]) == 0)
-                ids[i] = qn_arena_printf(w->arena, "%s_", ids[i]);
+        const char *base = identifier(w, w->programs[i]->name);
+        base = is_taken(base, "") ? qn_arena_printf(w->arena, "%s_", base) : base;
+        ids[i] = base;
+        for (int again = 2, j = 0; j < i; j++)
+            if (strcmp(upper(w, ids[i]), upper(w, ids[j])) == 0 || is_taken(ids[i], ids[j]) ||
+                is_taken(ids[j], ids[i])) {
+                ids[i] = qn_arena_printf(w->arena, "%s_%d", base, again++);
+                j = -1;
+            }
     }
-    tell_apart(w, w->n_programs, ids);
     return ids;
 }
 

@@ -110,6 +110,24 @@ must "${cc[@]}" odd.c ./odd.so -o odd
 must ./odd
 command -v c++ >/dev/null && must c++ -std=c++20 -Wall -Wextra -Wpedantic -Werror -fsyntax-only -x c++ odd.h
 
+# entries that are called as what the header has for another entry, or alike in upper case
+: >alike.qn
+for name in same_io same same_dims same_limits same_workspace_bytes same_input_x_elements same_output_y_elements SAME_IO Same; do
+    cat >>alike.qn <<END
+graph @$name(%x: f32[n], %c: i64[]) -> (y: f32[2, k]) {
+  %0 = extent %c {limit = [n], symbol = [k]} : i64[]
+  %1 = iota {axis = 1, dims = [2, k], dtype = f32} : f32[2, k]
+  return %1
+}
+END
+done
+sed 's/^graph @same_io.*/graph @input_x_elements(%x: f32[n], %c: i64[]) -> (y: f32[2, k]) {/; 6,$d' alike.qn >alone.qn
+for name in alike alone; do
+    sed -i '1i dims n: 0..64, k: 0..50' $name.qn
+    must "$quern" compile $name.qn -o $name.so
+    must "${cc[@]}" -fsyntax-only -x c $name.h
+done
+
 # entries that are called as symbols of the object are
 for name in query query_0 weights model; do
     sed "s/@main/@$name/" scale.qn >named.qn
