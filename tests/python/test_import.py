@@ -519,6 +519,40 @@ class CountedLoops(unittest.TestCase):
             got, = quern.compile(model(nodes, [info("x", [1, 2, n])], [info("y", None)], [to]))([x])
             np.testing.assert_allclose(got[0], expected, atol=1e-6)
 
+    def test_resize_antialias(self):
+        """The filter is as wide as the scale is small: few taps are a sum, many one reduction, along any axis."""
+        def kernel(mode, x):
+            x = np.abs(x)
+            if mode == "linear":
+                return np.maximum(0, 1 - x)
+            a = -0.75
+            return np.where(x <= 1, ((a + 2) * x - (a + 3)) * x * x + 1, np.where(x < 2, ((a * x - 5 * a) * x + 8 * a) * x - 4 * a, 0))
+
+        def weights(mode, n, m):
+            """Of m sums of n elements; what lies beyond an edge counts to the element there."""
+            w, scale = np.zeros((m, n)), m / n
+            for i in range(m):
+                at = (i + 0.5) / scale - 0.5
+                taps = np.arange(np.floor(at - 2 / scale) - 1, np.ceil(at + 2 / scale) + 2)
+                np.add.at(w[i], np.clip(taps, 0, n - 1).astype(int), kernel(mode, (taps - at) * min(scale, 1)))
+            return w / w.sum(1, keepdims=True)
+
+        to = lambda *sizes: helper.make_tensor("to", TensorProto.INT64, [4], sizes)
+        for mode in ("linear", "cubic"):
+            node = helper.make_node("Resize", ["x", "", "", "to"], ["y"], mode=mode, antialias=1)
+            for n, m in (((50, 37), (23, 40)), ((90, 130), (3, 9)), ((5, 200), (1, 1))):
+                h, w = weights(mode, n[0], m[0]), weights(mode, n[1], m[1])
+                for axes, batch, dtype in (("nchw", "b", np.float32), ("nhwc", 2, np.float32), ("nhwc", 2, np.float16), ("nchw", 2, np.float64)):
+                    sizes = {"n": 2, "c": 3, "h": n[0], "w": n[1]}
+                    x = floats(*(sizes[a] for a in axes)).astype(dtype)
+                    expected = np.einsum(f"{axes},yh,xw->{axes.replace('h', 'y').replace('w', 'x')}", x.astype(np.float64), h, w)
+                    kind = helper.np_dtype_to_tensor_dtype(np.dtype(dtype))
+                    text = model([node], [info("x", [batch, *x.shape[1:]], kind)], [info("y", None, kind)], [to(*expected.shape)])
+                    one, two = (quern.compile(text, threads=threads)([x])[0] for threads in (1, 2))
+                    np.testing.assert_array_equal(one, two)
+                    atol = {np.float32: 2e-6, np.float16: 4e-3, np.float64: 1e-13}[dtype]
+                    np.testing.assert_allclose(one, expected, atol=atol, rtol=atol, err_msg=f"{mode} {n} {m} {axes} {dtype}")
+
 
 MOST = 64 << 20
 
