@@ -115,9 +115,13 @@ static bool foldable(const qn_node *node)
     return bytes <= LARGE || bytes / 4 <= operand_bytes;
 }
 
-/* Whatever its operands are, there is nothing to compute: templates need not think of it. */
+/* Whatever its operands are, there is nothing to compute: templates need not think of it. But that a reshape's operand has no
+ * elements either is checked when it runs. */
 static bool is_empty(const qn_node *node)
 {
+    if (node->op == QN_OP_RESHAPE &&
+        !qn_dim_is(qn_type_elements_dim(node->graph->module->dims, &node->operands[0]->type), 0))
+        return false;
     return node->op != QN_OP_CONSTANT && node->n_results == 1 && node->n_regions == 0 &&
            qn_ops[node->op].class != QN_CONTROL &&
            !(qn_ops[node->op].flags & (QN_FLAG_EFFECT | QN_FLAG_BINDS)) &&

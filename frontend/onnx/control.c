@@ -1,7 +1,7 @@
 /* If, Loop, Scan.
  *
  *   If     of a known condition   its branch, in place
- *          else                   an if of two regions
+ *          else                   an if of two regions; where extents differ, each also gives those of its results
  *   Loop   of a known trip count whose condition stays true   a scan
  *          whose values change shape, or hold sequences       spelled out, where trips and conditions are known
  *          else                                               a while; stacked outputs go into buffers of the most trips
@@ -16,15 +16,27 @@
 /* The most bodies a loop is spelled out as. */
 #define MAX_UNROLLED 1024
 
-/* v with the dims of the type, where they may be the same; NULL where they cannot. */
+/* May a and b be the types of one value? */
+static bool can_be_equal(qn_dims *dims, const qn_type *a, const qn_type *b)
+{
+    if (a->dtype != b->dtype || a->rank != b->rank)
+        return false;
+    for (int i = 0; i < a->rank; i++)
+        if (!qn_dim_can_be_equal(dims, a->dims[i], b->dims[i]))
+            return false;
+    return true;
+}
+
+/* v with the dims of the type, where they may be the same; NULL where they cannot. What starts with no elements and may continue
+ * with some is meant to grow. */
 static qn_value *of_type(qn_builder *b, qn_value *v, const qn_type *type)
 {
     if (!v || qn_type_equal(&v->type, type))
         return v;
-    if (v->type.dtype != type->dtype || v->type.rank != type->rank)
+    if (!can_be_equal(qn_b_dims(b), &v->type, type))
         return NULL;
     for (int i = 0; i < type->rank; i++)
-        if (!qn_dim_can_be_equal(qn_b_dims(b), v->type.dims[i], type->dims[i]))
+        if (v->type.dims[i] != type->dims[i] && qn_dim_is(type->dims[i], 0))
             return NULL;
     return qn_b_reshape(b, v, type->rank, type->dims);
 }
@@ -67,15 +79,21 @@ static bool has_own_extent(const qn_graph *region, const qn_type *type)
     return any;
 }
 
-/* The tensor of output i of the body, made in the scope's graph. */
-static qn_value *body_output(qn_onnx_node *n, qn_onnx_scope *scope, const Onnx__Graph *body, int i)
+/* The tensor of output i of the body, made in the scope's graph; may have own extents. */
+static qn_value *made_output(qn_onnx_node *n, qn_onnx_scope *scope, const Onnx__Graph *body, int i)
 {
     qn_onnx_value *v = qn_onnx_scope_output(scope, body, i, &n->b.loc);
     qn_builder b = builder_of(n, scope->graph);
     if (v && (v->kind != QN_ONNX_TENSOR || v->strings))
         qn_onnx_unsupported(n, "output %d of its body is %s", i,
                             v->strings ? "a tensor of strings" : "no tensor");
-    qn_value *made = v && v->kind == QN_ONNX_TENSOR && !v->strings ? qn_onnx_value_make(&b, v) : NULL;
+    return v && v->kind == QN_ONNX_TENSOR && !v->strings ? qn_onnx_value_make(&b, v) : NULL;
+}
+
+/* The same, without own extents. */
+static qn_value *body_output(qn_onnx_node *n, qn_onnx_scope *scope, const Onnx__Graph *body, int i)
+{
+    qn_value *made = made_output(n, scope, body, i);
     if (!made || scope->graph == n->b.graph || !has_own_extent(scope->graph, &made->type))
         return made;
     qn_onnx_unsupported(n, "output %d of its body has an extent that only the body knows: %s", i,
@@ -93,6 +111,111 @@ static void inline_branch(qn_onnx_node *n, const Onnx__Graph *branch)
     for (int i = 0; i < n->n_out; i++)
         qn_onnx_out_any(n, i, qn_onnx_scope_output(scope, branch, i, &n->b.loc));
     qn_onnx_touched(n, scope);
+}
+
+/* An extent that the branches give differently. The run finds it: it is bound behind the if. */
+typedef struct differing {
+    qn_dim dims[2]; /* in each branch */
+    qn_dim most;    /* in what is known outside of them */
+    qn_dim symbol;
+} differing;
+
+typedef qn_vec(differing) differings;
+
+/* What d is at most, without what the region's nodes bind. */
+static qn_dim most_outside(qn_onnx_import *im, const qn_graph *region, qn_dim d)
+{
+    qn_dims *dims = im->dims;
+    const int n = qn_dims_symbol_count(dims);
+    qn_dim *most = QN_NEW_ARRAY(im->arena, qn_dim, n);
+    QN_FOR_NODES (region, node) {
+        const qn_dim symbol = qn_node_binds(node);
+        if (!symbol)
+            continue;
+        const qn_dim limit = node->op == QN_OP_EXTENT ? qn_attr_dims(node, QN_ATTR_LIMIT, NULL)[0]
+                                                      : qn_type_elements_dim(dims, &node->operands[0]->type);
+        most[symbol->symbol] =
+            qn_dim_min(dims, qn_dim_most(dims, limit, most, n), qn_dim_const(dims, symbol->max));
+    }
+    return qn_dim_most(dims, d, most, n);
+}
+
+/* NULL after a report. */
+static const differing *add_differing(qn_onnx_node *n, qn_graph *const *regions, differings *all, qn_dim x,
+                                      qn_dim y)
+{
+    qn_dims *dims = n->im->dims;
+    for (size_t i = 0; i < all->n; i++)
+        if (all->items[i].dims[0] == x && all->items[i].dims[1] == y)
+            return &all->items[i];
+    differing d = { .dims = { x, y } };
+    d.most = qn_dim_max(dims, qn_dim_max(dims, most_outside(n->im, regions[0], x), qn_dim_const(dims, 0)),
+                        most_outside(n->im, regions[1], y));
+    if (!qn_dim_is_valid_extent(d.most)) {
+        qn_onnx_unsupported(n, "an extent is %s in one branch and %s in the other, and nothing bounds it",
+                            qn_dim_print(x, n->im->arena), qn_dim_print(y, n->im->arena));
+        return NULL;
+    }
+    const int64_t least = x->min < y->min ? x->min : y->min;
+    d.symbol = qn_dim_fresh(dims, "branch", least > 0 ? least : 0, d.most->max);
+    qn_vec_push(n->im->arena, all, d);
+    return &all->items[all->n - 1];
+}
+
+/* x at the front of zeros, which `type` has room for. */
+static qn_value *with_room(qn_builder *b, qn_value *x, const qn_type *type)
+{
+    qn_value *starts[QN_MAX_RANK];
+    if (qn_type_equal(&x->type, type))
+        return x;
+    for (int i = 0; i < type->rank; i++)
+        starts[i] = qn_b_scalar_int(b, QUERN_I64, 0);
+    return qn_b_dynamic_update_slice(b, qn_b_full(b, type, 0), x, starts);
+}
+
+/* An output of the if, x or y. *out_type: with the extents that are bound behind it. False after a report. */
+static bool add_if_output(qn_onnx_node *n, qn_graph *const *regions, qn_value *x, qn_value *y,
+                          differings *io_differing, qn_type *out_type)
+{
+    qn_dim room[QN_MAX_RANK], dims[QN_MAX_RANK];
+    const int rank = x->type.rank;
+    for (int i = 0; i < rank; i++) {
+        room[i] = dims[i] = x->type.dims[i];
+        if (dims[i] == y->type.dims[i])
+            continue;
+        const differing *d = add_differing(n, regions, io_differing, dims[i], y->type.dims[i]);
+        if (!d)
+            return false;
+        room[i] = d->most;
+        dims[i] = d->symbol;
+    }
+    const qn_type type = qn_type_make(n->im->module, x->type.dtype, rank, room);
+    *out_type = qn_type_make(n->im->module, x->type.dtype, rank, dims);
+    for (int k = 0; k < 2; k++) {
+        qn_builder inner = builder_of(n, regions[k]);
+        qn_value *v = with_room(&inner, k ? y : x, &type);
+        if (!v)
+            return false;
+        qn_graph_add_output(regions[k], v, NULL, -1);
+    }
+    return true;
+}
+
+/* Binds the extents, which are the results behind the outputs, and gives the outputs those. */
+static void finish_if(qn_onnx_node *n, qn_node *node, const differings *differing, const qn_type *types)
+{
+    qn_builder *b = &n->b;
+    for (size_t i = 0; i < differing->n; i++)
+        if (!qn_b_extent(b, &node->results[n->n_out + (int)i], differing->items[i].most,
+                         differing->items[i].symbol))
+            return;
+    for (int i = 0; i < n->n_out; i++) {
+        qn_value *y = &node->results[i];
+        for (int k = 0; y && k < types[i].rank; k++)
+            if (y->type.dims[k] != types[i].dims[k])
+                y = qn_b_slice_axis(b, y, k, qn_dim_const(n->im->dims, 0), types[i].dims[k]);
+        qn_onnx_out(n, i, y);
+    }
 }
 
 static void import_if(qn_onnx_node *n)
@@ -129,31 +252,37 @@ static void import_if(qn_onnx_node *n)
     }
     for (size_t i = scopes[0]->captured.n; i < scopes[1]->captured.n; i++)
         qn_onnx_scope_capture(scopes[0], scopes[1]->captured.items[i]);
+    differings differing = { 0 };
+    qn_type *types = QN_NEW_ARRAY(n->im->arena, qn_type, n->n_out);
     for (int i = 0; i < n->n_out; i++) {
-        qn_builder b_else = builder_of(n, regions[1]);
-        qn_value *x = body_output(n, scopes[0], branches[0], i),
-                 *y = body_output(n, scopes[1], branches[1], i);
+        qn_value *x = made_output(n, scopes[0], branches[0], i),
+                 *y = made_output(n, scopes[1], branches[1], i);
         if (!x || !y) {
             qn_onnx_misses(n, n->in[0]); /* of one branch, the output may be anything */
             return;
         }
-        qn_value *same = of_type(&b_else, y, &x->type);
-        if (!same) {
+        if (!can_be_equal(n->im->dims, &x->type, &y->type)) {
             qn_onnx_misses(n, n->in[0]);
             qn_onnx_unsupported(
                 n, "output %d is %s in one branch and %s in the other, and the condition is not known", i,
                 qn_type_print(&x->type, n->im->arena), qn_type_print(&y->type, n->im->arena));
             return;
         }
-        qn_graph_add_output(regions[0], x, NULL, -1);
-        qn_graph_add_output(regions[1], same, NULL, -1);
+        if (!add_if_output(n, regions, x, y, &differing, &types[i]))
+            return;
     }
+    for (size_t i = 0; i < differing.n; i++)
+        for (int k = 0; k < 2; k++) {
+            qn_builder inner = builder_of(n, regions[k]);
+            qn_graph_add_output(regions[k], qn_b_dim_value(&inner, QUERN_I64, differing.items[i].dims[k]),
+                                NULL, -1);
+        }
     qn_value *condition = scalar_of(b, qn_onnx_in(n, 0));
     qn_node *node = condition ? qn_b_if(b, condition, (int)scopes[0]->captured.n, scopes[0]->captured.items,
                                         regions[0], regions[1])
                               : NULL;
-    for (int i = 0; node && i < n->n_out; i++)
-        qn_onnx_out(n, i, &node->results[i]);
+    if (node)
+        finish_if(n, node, &differing, types);
 }
 
 /* ---- Loop ---- */

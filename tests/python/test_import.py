@@ -718,6 +718,161 @@ class Lengths(unittest.TestCase):
         self.check(text, [(mask, np.bool_(p)) for p in (True, False)], lambda mask, p: [np.int64(6 if p else 3)])
 
 
+class Branches(unittest.TestCase):
+    """Branches whose results have different extents: the extent behind is that of the branch that ran."""
+
+    node, check = staticmethod(Lengths.node), Lengths.check
+    MASKS = [np.array(m, bool) for m in ([1, 0, 1, 1, 0], [0, 0], [1], [], [1] * 9)]
+
+    @classmethod
+    def setUpClass(cls):
+        ints, number = Lengths.ints, Lengths.number
+        cls.initializers = [ints("zero", 0), ints("last", 1), ints("none"), ints("three", 4, 5, 6), number("trips", 3),
+                            number("start", 0), number("true", 1, TensorProto.BOOL),
+                            helper.make_tensor("no_pairs", TensorProto.INT64, [0, 2], [])]
+
+    def branch(self, name, nodes, *outputs):
+        return helper.make_graph(nodes, name, [], [info(o, None, TensorProto.INT64) for o in outputs])
+
+    def indices(self, name, mask="m"):
+        return [self.node("NonZero", mask, name + "2"), self.node("Squeeze", name + "2 zero", name)]
+
+    def either(self, then, other, *outputs, condition="c"):
+        return helper.make_node("If", [condition], outputs or ["y"], then_branch=then, else_branch=other)
+
+    def of(self, name, source):
+        return self.branch(name, [self.node("Identity", source, name)], name)
+
+    def check_all(self, nodes, outputs, want, conditions=1, nodes_before=(), **options):
+        """want: of the mask and of whether then the first branch is taken, what the outputs are. On the JIT, the interpreter, as an object."""
+        inputs = [info("m", ["n"], TensorProto.BOOL), *(info(c, [], TensorProto.BOOL) for c in "cd"[:conditions])]
+        text = model([*nodes_before, *nodes], inputs, [info(o, None, TensorProto.INT64) for o in outputs], self.initializers)
+        calls = [(m, *(np.array(bool(bits >> i & 1)) for i in range(conditions))) for m in self.MASKS for bits in range(1 << conditions)]
+        wanted = lambda *call: [np.asarray(w, np.int64) for w in want(*call)]
+        m = self.check(text, calls, wanted, **options)
+        with tempfile.TemporaryDirectory() as folder:
+            pathlib.Path(folder, "m.onnx").write_bytes(text)
+            quern.compile_file(os.path.join(folder, "m.onnx"), os.path.join(folder, "m.so"), **options)
+            loaded = quern.load(os.path.join(folder, "m.so"))
+            for call in calls:
+                for got, one in zip(loaded(list(call)), wanted(*call), strict=True):
+                    np.testing.assert_array_equal(got, one)
+        return m
+
+    def test_nothing_or_indices(self):
+        """As torchvision.ops.batched_nms is traced."""
+        indices = lambda mask: np.flatnonzero(mask)
+        behind = [self.node("Shape", "y", "s"), self.node("Concat", "y three y", "both", axis=0), self.node("Mul", "y y", "squares"),
+                  self.node("ReduceSum", "y", "sum", keepdims=0), self.node("Cast", "m", "numbers", to=TensorProto.INT64),
+                  self.node("Gather", "numbers y", "taken")]
+        def want(y, mask):
+            return y, [len(y)], np.concatenate([y, [4, 5, 6], y]), y * y, y.sum(), mask[y]
+        outputs = ["y", "s", "both", "squares", "sum", "taken"]
+        nothing = np.zeros(0, np.int64)
+        m = self.check_all([self.either(self.of("t", "none"), self.branch("e", self.indices("k"), "k")), *behind], outputs,
+                           lambda m, c: want(nothing if c else indices(m), m))
+        self.assertEqual(m.outputs[0].shape, ("branch",))
+        self.check_all([self.either(self.branch("t", self.indices("k"), "k"), self.of("e", "none")), *behind], outputs,
+                       lambda m, c: want(indices(m) if c else nothing, m))
+
+    def test_other_pairs(self):
+        numbers = [self.node("Cast", "m", "numbers", to=TensorProto.INT64)]
+        opposite = [self.node("Not", "m", "opposite")]
+        behind = [self.node("Concat", "y y", "z", axis=0), self.node("Shape", "z", "s")]
+        three = np.array([4, 5, 6])
+        for then, other, ones in (
+                (self.of("t", "three"), self.of("e", "numbers"), lambda m, c: three if c else m),
+                (self.of("t", "numbers"), self.of("e", "none"), lambda m, c: m if c else []),
+                (self.branch("t", self.indices("k"), "k"), self.of("e", "numbers"), lambda m, c: np.flatnonzero(m) if c else m),
+                (self.of("t", "three"), self.branch("e", self.indices("k"), "k"), lambda m, c: three if c else np.flatnonzero(m)),
+                (self.branch("t", self.indices("k"), "k"), self.branch("e", self.indices("l", "opposite"), "l"),
+                 lambda m, c: np.flatnonzero(m if c else ~m))):
+            with self.subTest(then=then.output[0].name, other=other.output[0].name):
+                def want(m, c):
+                    y = np.asarray(ones(m, c))
+                    return y, np.concatenate([y, y]), [2 * len(y)]
+                self.check_all([self.either(then, other), *behind], ["y", "z", "s"], want, nodes_before=numbers + opposite)
+
+    def test_branches_in_branches(self):
+        inner = self.either(self.of("t2", "none"), self.branch("e2", self.indices("k"), "k"), "i", condition="d")
+        def want(m, c, d):
+            y = np.array([4, 5, 6]) if c else np.zeros(0) if d else np.flatnonzero(m)
+            return y, y * y
+        self.check_all([self.either(self.of("t", "three"), self.branch("e", [inner], "i")), self.node("Mul", "y y", "z")], ["y", "z"], want,
+                       conditions=2)
+
+    def test_results_of_one_extent(self):
+        """They have one symbol: what is computed of both fits."""
+        pairs = [*self.indices("k"), self.node("Unsqueeze", "k last", "column"), self.node("Concat", "column column", "pairs", axis=1)]
+        empty = [self.node("Identity", "none", "e1"), self.node("Identity", "no_pairs", "e2")]
+        def want(m, c):
+            y = np.flatnonzero(m)[:0 if c else None]
+            return y, np.stack([y, y], 1), 2 * np.stack([y, y], 1)
+        m = self.check_all([self.either(self.branch("t", empty, "e1", "e2"), self.branch("e", pairs, "k", "pairs"), "y", "p"),
+                            self.node("Unsqueeze", "y last", "u"), self.node("Add", "u p", "sum")], ["y", "p", "sum"], want)
+        self.assertEqual([o.shape for o in m.outputs], [("branch",), ("branch", 2), ("branch", 2)])
+
+    def test_in_loops(self):
+        """An extent of each trip, and a value that grows by that of a branch."""
+        body = lambda nodes, carried, shape: helper.make_graph(
+            [*nodes, self.node("Identity", "go", "on")], "body",
+            [info("i", [], TensorProto.INT64), info("go", [], TensorProto.BOOL), info("a", shape, TensorProto.INT64)],
+            [info("on", [], TensorProto.BOOL), info(carried, shape, TensorProto.INT64)])
+        either = self.either(self.of("t", "none"), self.branch("e", self.indices("k"), "k"))
+        summed = body([either, self.node("ReduceSum", "y", "s", keepdims=0), self.node("Add", "a s", "b")], "b", [])
+        self.check_all([helper.make_node("Loop", ["trips", "true", "start"], ["r"], body=summed)], ["r"],
+                       lambda m, c: [0 if c else 3 * np.flatnonzero(m).sum()])
+        rows = helper.make_graph([self.node("Cast", "m", "numbers", to=TensorProto.INT64), self.node("Gather", "numbers y", "row"),
+                                  self.node("Identity", "go", "on")], "body",
+                                 [info("i", [], TensorProto.INT64), info("go", [], TensorProto.BOOL)],
+                                 [info("on", [], TensorProto.BOOL), info("row", None, TensorProto.INT64)])
+        for nodes, indices in (([either], lambda m, c: np.flatnonzero(m)[:0 if c else None]),
+                               ([*self.indices("y")], lambda m, c: np.flatnonzero(m))):
+            self.check_all([*nodes, helper.make_node("Loop", ["trips", "true"], ["r"], body=rows)], ["r"],
+                           lambda m, c: [np.ones((3, len(indices(m, c))))])  # what was found before
+        grown = body([self.node("Concat", "a y", "b", axis=0)], "b", [None])
+        self.check_all([either, helper.make_node("Loop", ["trips", "true", "none"], ["r"], body=grown)], ["r"],
+                       lambda m, c: [np.tile(np.flatnonzero(m), 0 if c else 3)])
+
+    def test_what_is_not_bounded(self):
+        """Loops whose values grow, of trips that aren't known, are refused rather than left empty."""
+        body = helper.make_graph([*self.indices("k"), self.node("Concat", "a k", "b", axis=0), self.node("Identity", "c", "on")], "body",
+                                 [info("i", [], TensorProto.INT64), info("go", [], TensorProto.BOOL), info("a", [None], TensorProto.INT64)],
+                                 [info("on", [], TensorProto.BOOL), info("b", [None], TensorProto.INT64)])
+        text = model([helper.make_node("Loop", ["trips", "true", "none"], ["r"], body=body)],
+                     [info("m", ["n"], TensorProto.BOOL), info("c", [], TensorProto.BOOL)], [info("r", None, TensorProto.INT64)],
+                     self.initializers)
+        with tempfile.TemporaryDirectory() as folder:
+            pathlib.Path(folder, "m.onnx").write_bytes(text)
+            with self.assertRaisesRegex(quern.Error, "its values change shape"):
+                quern.compile_file(os.path.join(folder, "m.onnx"), os.path.join(folder, "m.so"))
+
+
+class Reshapes(unittest.TestCase):
+    def test_of_nothing_in_branches(self):
+        """That there is nothing is checked, in a branch too, if that is the one that runs."""
+        text = b"""dims n: 0..9
+graph @main(%p: bool[], %x: f32[n]) -> (y: f32[0]) {
+  %y = if %p, %x : f32[0]
+    then (%0: f32[n]) {
+      %1 = reshape %0 {dims = [0]} : f32[0]
+      return %1
+    }
+    else (%0: f32[n]) {
+      %1 = constant [] : f32[0]
+      return %1
+    }
+  return %y
+}
+"""
+        for target in ({}, {"target": "interp"}):
+            m = quern.compile(text, **target)
+            self.assertEqual(m([np.array(True), floats(0)])[0].shape, (0,))
+            self.assertEqual(m([np.array(False), floats(3)])[0].shape, (0,))
+            with self.assertRaisesRegex(quern.Error, "reshape of"):
+                m([np.array(True), floats(3)])
+
+
 class Refusals(unittest.TestCase):
     """What asks for giant results is refused, or is a graph, before anything of that size is made: in MOST bytes."""
 
