@@ -20,19 +20,22 @@ qn_dim qn_lower_dim(const qn_lowering *l, qn_dim d)
     return qn_dim_import(l->program->dims, d);
 }
 
-/* Brings the symbols of a graph into the program's table: first those that come with the call, in the order of the inputs,
- * then those that nodes bind (`bound`). */
-static void add_symbols(qn_lowering *l, const qn_graph *graph, bool bound)
+/* Brings the symbols into the program's table: first those that come with the call, in the order of the function's inputs (a
+ * region's may have extents that a node binds), then those that nodes bind. */
+static void add_entry_symbols(qn_lowering *l, const qn_graph *function)
 {
-    if (!bound)
-        for (int i = 0; i < graph->n_inputs; i++)
-            for (int d = 0; d < graph->inputs[i]->type.rank; d++)
-                qn_lower_dim(l, graph->inputs[i]->type.dims[d]);
+    for (int i = 0; i < function->n_inputs; i++)
+        for (int d = 0; d < function->inputs[i]->type.rank; d++)
+            qn_lower_dim(l, function->inputs[i]->type.dims[d]);
+}
+
+static void add_bound_symbols(qn_lowering *l, const qn_graph *graph)
+{
     QN_FOR_NODES (graph, node) {
         for (int i = 0; i < node->n_regions; i++)
-            add_symbols(l, node->regions[i], bound);
+            add_bound_symbols(l, node->regions[i]);
         const qn_dim symbol = qn_node_binds(node);
-        if (!symbol || !bound || qn_dim_find_symbol(l->program->dims, symbol->name))
+        if (!symbol || qn_dim_find_symbol(l->program->dims, symbol->name))
             continue;
         qn_lower_dim(l, symbol);
         qn_vec_push(l->arena, &l->limits,
@@ -508,9 +511,9 @@ qn_status qn_lower(qn_graph *function, const qn_pass_options *options, qn_arena 
                       .program = qn_program_new(arena, dims, function->name),
                       .diags = diags,
                       .loop = -1 };
-    add_symbols(&l, function, false);
+    add_entry_symbols(&l, function);
     l.program->n_entry_symbols = qn_dims_symbol_count(dims);
-    add_symbols(&l, function, true);
+    add_bound_symbols(&l, function);
     find_limits(&l);
     l.steps = &l.program->steps;
     const int n_known = qn_dims_symbol_count(dims);
