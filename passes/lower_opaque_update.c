@@ -128,7 +128,8 @@ qn_status qn_lower_scatter_nd(qn_lowering *l, const qn_group *group)
     return qn_opaque_end(&o, loops.tasks);
 }
 
-/* Updates only meet along the axis: the other axes are independent, the axis goes in order. */
+/* Updates only meet along the axis: the other axes are independent, the axis goes in order. Lanes of a
+ * CPU share the last of the others only where it lies within the axis: else each would be on a line of the cache of its own. */
 qn_status qn_lower_scatter_elements(qn_lowering *l, const qn_group *group)
 {
     enum { LEAST_GRAIN = 64 };
@@ -143,11 +144,17 @@ qn_status qn_lower_scatter_elements(qn_lowering *l, const qn_group *group)
     int axes[QN_MAX_RANK];
     qn_writer_loop open[QN_MAX_RANK];
     qn_dim at[QN_MAX_RANK], to[QN_MAX_RANK];
-    const double grain = QN_GRAIN / (1 + qn_likely_extent(indices->type.dims[axis]));
     for (int i = 0; i < x->type.rank; i++)
         at[i] = qn_dim_const(o.w.space.dims, 0);
     qn_opaque_nest(&o, &indices->type, 1u << axis, &nest, axes);
-    qn_opaque_open(&o, &nest, grain < LEAST_GRAIN ? LEAST_GRAIN : (int64_t)grain, &loops, open);
+    const bool gpu = l->options->machine && l->options->machine->gpu;
+    const bool lanes = gpu || (nest.n > 0 && axes[nest.n - 1] > axis);
+    const int64_t least = lanes ? LEAST_GRAIN : 1;
+    const int64_t grain = (int64_t)(QN_GRAIN / (1 + qn_likely_extent(indices->type.dims[axis])));
+    qn_loops_plan(&o.w, &nest, grain < least ? least : grain, &loops);
+    for (int i = 0; i < loops.n; i++)
+        open[i] = qn_planned_loop_open(&o.w, &loops.loops[i],
+                                       lanes && i == loops.n - 1 ? QN_TAG_VECTOR : QN_TAG_SERIAL);
     for (int i = 0; i < nest.n; i++)
         at[axes[i]] = loops.index[i];
     at[axis] = qn_ispace_var(&o.w.space, qn_ispace_import(&o.w.space, indices->type.dims[axis]), false);

@@ -553,6 +553,29 @@ class CountedLoops(unittest.TestCase):
                     atol = {np.float32: 2e-6, np.float16: 4e-3, np.float64: 1e-13}[dtype]
                     np.testing.assert_allclose(one, expected, atol=atol, rtol=atol, err_msg=f"{mode} {n} {m} {axes} {dtype}")
 
+    def test_scatter(self):
+        """Indices repeat along the axis: updates are made in order, in as many tasks as other axes give."""
+        rng = np.random.default_rng(0)
+        reductions = {"none": None, "add": np.add, "mul": np.multiply, "max": np.maximum, "min": np.minimum}
+        for axis, shape in ((1, (70, 900)), (0, (900, 70)), (1, (9, 300, 21)), (0, (5000,))):
+            x, u = (rng.standard_normal(shape).astype(np.float32) for _ in range(2))
+            index = rng.integers(-shape[axis], shape[axis], shape)
+            where = list(np.indices(shape))
+            where[axis] = index
+            for reduction, function in reductions.items():
+                expected = x.copy()
+                if function is None:
+                    for at in np.ndindex(shape):
+                        expected[tuple(w[at] for w in where)] = u[at]
+                else:
+                    function.at(expected, tuple(where), u)
+                for dims in (shape, [f"d{i}" for i in range(len(shape))]):
+                    text = model([helper.make_node("ScatterElements", ["x", "i", "u"], ["y"], axis=axis, reduction=reduction)],
+                                 [info("x", dims), info("i", dims, TensorProto.INT64), info("u", dims)], [info("y", None)])
+                    one, two = (quern.compile(text, threads=threads)([x, index, u])[0] for threads in (1, 2))
+                    np.testing.assert_array_equal(one, two)
+                    np.testing.assert_array_equal(one, expected, err_msg=f"{axis} {shape} {reduction} {dims}")
+
 
 MOST = 64 << 20
 
