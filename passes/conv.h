@@ -1,4 +1,4 @@
-/* The geometry of a convolution in channel blocks and how its kernel goes over it: planned in conv_plan.c, emitted by conv.c. */
+/* The geometry of a convolution in channel blocks and how its kernel goes over it: planned in conv_plan.c, emitted by conv.c (conv_emit.h). */
 #ifndef QN_PASSES_CONV_H
 #define QN_PASSES_CONV_H
 
