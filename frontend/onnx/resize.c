@@ -531,8 +531,9 @@ static void import_resize(qn_onnx_node *n)
     if (!read_extents(&r, &x->type, n_axes, plans) || !read_roi(&r, n_axes, plans) ||
         !fits(n, &x->type, n_axes, plans))
         return;
-    qn_dtype dtype = x->type.dtype; /* integers are interpolated in f32 */
-    if (r.filter != NEAREST && !qn_dtype_is_float(dtype))
+    qn_dtype dtype = x->type.dtype; /* integers are interpolated in f32, then rounded */
+    const bool rounds = r.filter != NEAREST && !qn_dtype_is_float(dtype);
+    if (rounds)
         x = qn_b_convert(b, QUERN_F32, x);
     for (int i = 0; i < n_axes && x; i++) {
         axis_plan *p = &plans[i];
@@ -548,6 +549,8 @@ static void import_resize(qn_onnx_node *n)
     }
     if (inside)
         x = choose(b, inside, x, number_like(b, x, r.extrapolation));
+    if (rounds)
+        x = qn_b_unary(b, QN_OP_ROUND, x);
     qn_onnx_out(n, 0, x ? qn_b_convert(b, dtype, x) : NULL);
 }
 

@@ -553,6 +553,22 @@ class CountedLoops(unittest.TestCase):
                     atol = {np.float32: 2e-6, np.float16: 4e-3, np.float64: 1e-13}[dtype]
                     np.testing.assert_allclose(one, expected, atol=atol, rtol=atol, err_msg=f"{mode} {n} {m} {axes} {dtype}")
 
+    def test_resize_of_integers(self):
+        """Their sums are rounded, the halves to even numbers, and end where the dtype does."""
+        x = np.array([[0, 255, 0, 255, 255, 0, 9, 10]], np.float32)
+        to = helper.make_tensor("to", TensorProto.INT64, [2], [1, 16])
+        for dtype in (np.uint8, np.int8, np.int32, np.int64):
+            kind, moved = helper.np_dtype_to_tensor_dtype(np.dtype(dtype)), (x - 128 * (dtype == np.int8)).astype(dtype)
+            for mode in ("linear", "cubic"):
+                node = helper.make_node("Resize", ["x", "", "", "to"], ["y"], mode=mode)
+                for columns in (8, "n"):
+                    of = lambda kind: model([node], [info("x", [1, columns], kind)], [info("y", None, kind)], [to])
+                    real, = quern.compile(of(TensorProto.FLOAT))([moved.astype(np.float32)])
+                    got, = quern.compile(of(kind))([moved])
+                    self.assertEqual(got.dtype, dtype)
+                    least, most = np.iinfo(dtype).min, np.iinfo(dtype).max
+                    np.testing.assert_array_equal(got, np.clip(np.round(real.astype(np.float64)), least, most))
+
     def test_scatter(self):
         """Indices repeat along the axis: updates are made in order, in as many tasks as other axes give."""
         rng = np.random.default_rng(0)
