@@ -4,281 +4,11 @@
  * what is known, to a scalar that the run computes; an op binds a symbol to that (QN_OP_EXTENT), and the extent is an expression in
  * the symbol. Its limit follows from how it is computed (a sum of a mask is at most the mask's length), or is what the user says of
  * the symbol, like of a dimension of an input. */
-#include <math.h>
 #include <string.h>
 
-#include "frontend/onnx/import.h"
+#include "frontend/onnx/range.h"
 
-enum {
-    MOST_STEPS = 256,        /* that are followed for one number */
-    MOST_DEPTH = 8,          /* of arithmetic with numbers */
-    MOST_CONSTANTS = 1 << 16 /* elements of a constant that are looked at for its largest */
-};
-
-/* ---- between what numbers values lie ---- */
-
-/* Bounds of all elements; also of floats. */
-typedef struct range {
-    int64_t least; /* INT64_MIN: not known */
-    qn_dim most;   /* NULL: not known */
-} range;
-
-typedef struct finder {
-    qn_dims *dims;
-    const qn_onnx_scope *scope; /* of the values */
-    int budget;
-} finder;
-
-/* What an input of the scope's region stands for, and that value's scope; NULL: it is no such input. */
-static qn_value *captured_by(const qn_onnx_scope *scope, const qn_value *input, const qn_onnx_scope **out)
-{
-    while (scope->parent && scope->parent->graph == scope->graph)
-        scope = scope->parent;
-    *out = scope->parent;
-    for (size_t i = 0; scope->parent && i < scope->captured.n; i++)
-        if (scope->captured_inputs.items[i] == input)
-            return qn_value_resolve(scope->captured.items[i]);
-    return NULL;
-}
-
-static range find_range(finder *f, qn_value *v);
-
-static double number_at(const qn_tensor *tensor, int64_t at)
-{
-    const qn_dtype dtype = tensor->type.dtype;
-    const qn_scalar s =
-        qn_scalar_load(dtype, (const uint8_t *)qn_tensor_data(tensor) + (size_t)at * qn_dtype_bytes(dtype));
-    return qn_dtype_is_float(dtype) ? s.f : (double)s.i;
-}
-
-static range constant_range(const finder *f, const qn_tensor *tensor)
-{
-    const int64_t n = qn_type_is_static(&tensor->type) ? qn_type_elements(&tensor->type) : -1;
-    range r = { INT64_MIN, NULL };
-    double low = INFINITY, high = -INFINITY;
-    if (n < 1 || n > MOST_CONSTANTS || qn_dtype_is_stored(tensor->type.dtype))
-        return r;
-    for (int64_t i = 0; i < n; i++) {
-        const double x = number_at(tensor, i);
-        if (isnan(x))
-            return r;
-        low = fmin(low, x);
-        high = fmax(high, x);
-    }
-    if (fabs(low) < (double)QN_DIM_MAX_VALUE)
-        r.least = (int64_t)floor(low);
-    if (fabs(high) < (double)QN_DIM_MAX_VALUE)
-        r.most = qn_dim_const(f->dims, (int64_t)ceil(high));
-    return r;
-}
-
-/* The number that all elements of the value are, where it is a constant one. */
-static bool constant_number(qn_value *v, double *out)
-{
-    v = qn_value_resolve(v);
-    while (v->node && (v->node->op == QN_OP_BROADCAST || v->node->op == QN_OP_RESHAPE))
-        v = qn_value_resolve(v->node->operands[0]);
-    if (!v->node || v->node->op != QN_OP_CONSTANT || qn_dtype_is_stored(v->type.dtype))
-        return false;
-    const qn_tensor *tensor = qn_attr_tensor(v->node, QN_ATTR_VALUE);
-    const int64_t n = qn_type_elements(&v->type);
-    bool same = n > 0 && n <= QN_ONNX_CONTENTS_MAX;
-    for (int64_t i = 0; same && i < n; i++)
-        same = number_at(tensor, i) == number_at(tensor, 0);
-    if (same)
-        *out = number_at(tensor, 0);
-    return same;
-}
-
-bool qn_onnx_all_are(qn_value *x, double number)
-{
-    double is;
-    return constant_number(x, &is) && is == number;
-}
-
-/* Of either: the bounds of values that are one or the other. */
-static range hull(const finder *f, range a, range b)
-{
-    return (range){ a.least < b.least ? a.least : b.least,
-                    a.most && b.most ? qn_dim_max(f->dims, a.most, b.most) : NULL };
-}
-
-/* Of n elements together. */
-static range sum_range(const finder *f, range r, qn_dim n)
-{
-    const qn_dim zero = qn_dim_const(f->dims, 0);
-    return (range){ r.least >= 0 ? 0 : INT64_MIN,
-                    r.most ? qn_dim_mul(f->dims, n, qn_dim_max(f->dims, r.most, zero)) : NULL };
-}
-
-static range quotient_range(const finder *f, range r, qn_value *by)
-{
-    double d;
-    if (!constant_number(by, &d) || !(d >= 1) || r.least < 0)
-        return (range){ INT64_MIN, NULL };
-    const int64_t whole = d < (double)QN_DIM_MAX_VALUE ? (int64_t)d : QN_DIM_MAX_VALUE;
-    return (range){ 0, r.most ? qn_dim_ceildiv(f->dims, r.most, qn_dim_const(f->dims, whole)) : NULL };
-}
-
-static range negated(const finder *f, range r)
-{
-    return (range){ r.most && r.most->max < QN_DIM_MAX_VALUE ? -r.most->max : INT64_MIN,
-                    r.least > -QN_DIM_MAX_VALUE ? qn_dim_const(f->dims, -r.least) : NULL };
-}
-
-static range added(const finder *f, range a, range b)
-{
-    const bool low = a.least > -QN_DIM_MAX_VALUE && b.least > -QN_DIM_MAX_VALUE;
-    return (range){ low ? a.least + b.least : INT64_MIN,
-                    a.most && b.most ? qn_dim_add(f->dims, a.most, b.most) : NULL };
-}
-
-static qn_dim count_of(const finder *f, const qn_node *node)
-{
-    int n;
-    const int64_t *axes = qn_attr_ints(node, QN_ATTR_AXES, &n);
-    qn_dim count = qn_dim_const(f->dims, 1);
-    for (int i = 0; i < n; i++)
-        count = qn_dim_mul(f->dims, count, node->operands[0]->type.dims[axes[i]]);
-    return count;
-}
-
-static range binary_range(finder *f, const qn_node *node)
-{
-    const range a = find_range(f, node->operands[0]), b = find_range(f, node->operands[1]);
-    const qn_dim zero = qn_dim_const(f->dims, 0);
-    switch (node->op) {
-    case QN_OP_ADD: return added(f, a, b);
-    case QN_OP_SUB: return added(f, a, negated(f, b));
-    case QN_OP_MUL:
-        if (a.least < 0 || b.least < 0)
-            return (range){ INT64_MIN, NULL };
-        return (range){ 0, a.most && b.most ? qn_dim_mul(f->dims, qn_dim_max(f->dims, a.most, zero), b.most)
-                                            : NULL };
-    case QN_OP_DIV: return quotient_range(f, a, node->operands[1]);
-    case QN_OP_MAX: {
-        range r = hull(f, a, b);
-        r.least = a.least > b.least ? a.least : b.least;
-        return r;
-    }
-    case QN_OP_MIN: {
-        range r = hull(f, a, b);
-        r.most = a.most && b.most ? qn_dim_min(f->dims, a.most, b.most) : a.most ? a.most : b.most;
-        return r;
-    }
-    default: return (range){ INT64_MIN, NULL };
-    }
-}
-
-static range result_range(finder *f, const qn_value *v)
-{
-    const qn_node *node = v->node;
-    const qn_dim one = qn_dim_const(f->dims, 1);
-    const range unknown = { INT64_MIN, NULL };
-    range r = unknown;
-    switch (node->op) {
-    case QN_OP_CONSTANT: return constant_range(f, qn_attr_tensor(node, QN_ATTR_VALUE));
-    case QN_OP_DIM_VALUE: {
-        const qn_dim d = qn_attr_dims(node, QN_ATTR_DIMS, NULL)[0];
-        return (range){ d->min, d };
-    }
-    case QN_OP_EXTENT: return (range){ 0, qn_node_binds(node) };
-    case QN_OP_IOTA:
-        return (range){ 0, qn_dim_sub(f->dims, v->type.dims[qn_attr_int(node, QN_ATTR_AXIS)], one) };
-    case QN_OP_ARG_REDUCE: return (range){ 0, node->operands[0]->type.dims[qn_attr_int(node, QN_ATTR_AXIS)] };
-    case QN_OP_NON_ZERO: return (range){ 0, qn_type_elements_dim(f->dims, &node->operands[0]->type) };
-    case QN_OP_TOP_K:
-        if (v != &node->results[0])
-            return (range){ 0, node->operands[0]->type.dims[qn_attr_int(node, QN_ATTR_AXIS)] };
-        return find_range(f, node->operands[0]);
-    case QN_OP_SORT: return find_range(f, node->operands[v - node->results]);
-    case QN_OP_CONVERT:
-        if (qn_dtype_bytes(v->type.dtype) < 4 && qn_dtype_is_int(v->type.dtype))
-            return unknown; /* may wrap */
-        r = find_range(f, node->operands[0]);
-        return v->type.dtype == QUERN_I32 && r.most && r.most->max > INT32_MAX ? unknown : r;
-    case QN_OP_FLOOR:
-    case QN_OP_CEIL:
-    case QN_OP_ROUND:
-    case QN_OP_TRUNC:
-    case QN_OP_STOP_GRADIENT:
-    case QN_OP_BROADCAST:
-    case QN_OP_RESHAPE:
-    case QN_OP_TRANSPOSE:
-    case QN_OP_SLICE:
-    case QN_OP_REVERSE:
-    case QN_OP_DYNAMIC_SLICE:
-    case QN_OP_GATHER:
-    case QN_OP_GATHER_ND:
-    case QN_OP_GATHER_ELEMENTS: return find_range(f, node->operands[0]);
-    case QN_OP_NEG: return negated(f, find_range(f, node->operands[0]));
-    case QN_OP_ABS:
-    case QN_OP_RELU:
-        r = find_range(f, node->operands[0]);
-        if (node->op == QN_OP_ABS && r.least < 0)
-            r.most = NULL;
-        r.least = r.least > 0 ? r.least : 0;
-        return r;
-    case QN_OP_EXP: return (range){ 0, NULL };
-    case QN_OP_LOGISTIC:
-    case QN_OP_SOFTMAX: return (range){ 0, one };
-    case QN_OP_TANH:
-    case QN_OP_SIN:
-    case QN_OP_COS: return (range){ -1, one };
-    case QN_OP_PAD:
-    case QN_OP_CONCATENATE:
-        r = find_range(f, node->operands[0]);
-        for (int i = 1; i < node->n_operands; i++)
-            r = hull(f, r, find_range(f, node->operands[i]));
-        return r;
-    case QN_OP_SELECT: return hull(f, find_range(f, node->operands[1]), find_range(f, node->operands[2]));
-    case QN_OP_REDUCE:
-        r = find_range(f, node->operands[0]);
-        switch (qn_attr_reduce_kind(node)) {
-        case QN_SUM: return sum_range(f, r, count_of(f, node));
-        case QN_KIND_MAX:
-        case QN_KIND_MIN: return r;
-        default: return unknown;
-        }
-    case QN_OP_CUMULATIVE:
-        if (qn_attr_reduce_kind(node) != QN_SUM)
-            return unknown;
-        return sum_range(f, find_range(f, node->operands[0]), v->type.dims[qn_attr_int(node, QN_ATTR_AXIS)]);
-    case QN_OP_REM: {
-        double d;
-        if (!constant_number(node->operands[1], &d) || !(d >= 1 && d < (double)QN_DIM_MAX_VALUE))
-            return unknown;
-        r = find_range(f, node->operands[0]);
-        return (range){ r.least >= 0 ? 0 : (int64_t)-ceil(d), qn_dim_const(f->dims, (int64_t)ceil(d)) };
-    }
-    default: return node->n_operands == 2 ? binary_range(f, node) : unknown;
-    }
-}
-
-static range find_range(finder *f, qn_value *v)
-{
-    v = qn_value_resolve(v);
-    if (v->type.dtype == QUERN_BOOL)
-        return (range){ 0, qn_dim_const(f->dims, 1) };
-    if (f->budget-- <= 0)
-        return (range){ INT64_MIN, NULL };
-    if (v->node)
-        return result_range(f, v);
-    const qn_onnx_scope *scope = f->scope;
-    qn_value *outer = captured_by(scope, v, &f->scope);
-    const range r = outer ? find_range(f, outer) : (range){ INT64_MIN, NULL };
-    f->scope = scope;
-    return r;
-}
-
-static range range_of(const qn_onnx_scope *scope, qn_value *v)
-{
-    finder f = { scope->im->dims, scope, MOST_STEPS };
-    range r = find_range(&f, v);
-    if (r.most && (r.most->max > QN_ONNX_DIM_MAX || r.most->max < 0))
-        r.most = NULL; /* says nothing that memory could be planned by */
-    return r;
-}
+enum { MOST_DEPTH = 8 }; /* of arithmetic with numbers */
 
 /* ---- the same number, computed twice ---- */
 
@@ -317,11 +47,11 @@ static qn_dim find_bound(const qn_onnx_scope *scope, qn_value *value, int64_t at
 {
     while (scope && value) {
         for (const struct qn_onnx_extent *e = scope->im->extents; e; e = e->next) {
-            int budget = MOST_STEPS;
+            int budget = QN_ONNX_MOST_STEPS;
             if (e->graph == scope->graph && e->at == at && same(e->value, value, &budget))
                 return e->symbol;
         }
-        value = value->node ? NULL : captured_by(scope, value, &scope);
+        value = value->node ? NULL : qn_onnx_captured_by(scope, value, &scope);
     }
     return NULL;
 }
@@ -343,14 +73,14 @@ static bool is_default(const qn_node *select, int64_t at)
     double number;
     const qn_value *to = qn_value_resolve(p->operands[1]);
     if (to->node && to->node->op == QN_OP_CONSTANT)
-        return number_at(qn_attr_tensor(to->node, QN_ATTR_VALUE), at) < 0;
-    return constant_number(p->operands[1], &number) && number < 0;
+        return qn_onnx_number_at(qn_attr_tensor(to->node, QN_ATTR_VALUE), at) < 0;
+    return qn_onnx_constant_number(p->operands[1], &number) && number < 0;
 }
 
 /* What element `at` of `v` is an element of, past what only moves it. */
 static qn_value *source_of(qn_value *v, int64_t *at)
 {
-    for (int steps = 0; steps < MOST_STEPS; steps++) {
+    for (int steps = 0; steps < QN_ONNX_MOST_STEPS; steps++) {
         v = qn_value_resolve(v);
         const qn_node *node = v->node;
         if (!node || node->n_operands == 0)
@@ -379,7 +109,7 @@ static qn_value *source_of(qn_value *v, int64_t *at)
             break;
         case QN_OP_GATHER:
             if (x->type.rank != 1 || !one_element(node->operands[1]) ||
-                !constant_number(node->operands[1], &index) || !qn_dim_is_const(x->type.dims[0]))
+                !qn_onnx_constant_number(node->operands[1], &index) || !qn_dim_is_const(x->type.dims[0]))
                 return v;
             *at = (int64_t)index + (index < 0 ? x->type.dims[0]->value : 0);
             break;
@@ -428,7 +158,7 @@ static qn_dim follow(qn_onnx_node *n, qn_value *v, int64_t at, int *budget)
     if (bound || !node)
         return bound;
     if (node->op == QN_OP_CONSTANT && qn_dtype_is_int(v->type.dtype))
-        return qn_dim_const(n->im->dims, (int64_t)number_at(qn_attr_tensor(node, QN_ATTR_VALUE), at));
+        return qn_dim_const(n->im->dims, (int64_t)qn_onnx_number_at(qn_attr_tensor(node, QN_ATTR_VALUE), at));
     if (node->op == QN_OP_DIM_VALUE)
         return qn_attr_dims(node, QN_ATTR_DIMS, NULL)[0];
     if (!word_of(node->op) || !qn_dtype_is_int(v->type.dtype))
@@ -470,7 +200,7 @@ static qn_dim bind(qn_onnx_node *n, const qn_onnx_value *wanted, qn_value *v, in
 {
     qn_onnx_import *im = n->im;
     qn_builder *b = &n->b;
-    const range r = range_of(n->scope, v);
+    const qn_onnx_range r = qn_onnx_range_of(n->scope, v);
     const char *name = fresh_name(im);
     int64_t min = r.least > 0 ? r.least : 0, max = QN_DIM_MAX_VALUE;
     bool given = false;
@@ -516,7 +246,7 @@ static void bind_inside(qn_onnx_node *n, qn_value *v, int64_t at, int depth)
 {
     v = source_of(v, &at);
     const qn_node *node = v->node;
-    int budget = MOST_STEPS;
+    int budget = QN_ONNX_MOST_STEPS;
     if (depth == 0 || !node || !word_of(node->op) || !one_element(v) || !qn_dtype_is_int(v->type.dtype))
         return;
     for (int i = 0; i < 2; i++) {
@@ -525,8 +255,8 @@ static void bind_inside(qn_onnx_node *n, qn_value *v, int64_t at, int depth)
         if (follow(n, x, where, &budget))
             continue;
         bind_inside(n, x, where, depth - 1);
-        const range r = range_of(n->scope, x);
-        budget = MOST_STEPS;
+        const qn_onnx_range r = qn_onnx_range_of(n->scope, x);
+        budget = QN_ONNX_MOST_STEPS;
         if (!follow(n, x, where, &budget) && r.most && r.least >= 0 && x->node && !word_of(x->node->op) &&
             one_element(x))
             bind(n, NULL, x, where, NULL);
@@ -535,11 +265,11 @@ static void bind_inside(qn_onnx_node *n, qn_value *v, int64_t at, int depth)
 
 static qn_dim extent_at(qn_onnx_node *n, const qn_onnx_value *wanted, qn_value *v, int64_t at, qn_dim limit)
 {
-    int budget = MOST_STEPS;
+    int budget = QN_ONNX_MOST_STEPS;
     qn_dim d = follow(n, v, at, &budget);
     if (!d) {
         bind_inside(n, v, at, MOST_DEPTH);
-        budget = MOST_STEPS;
+        budget = QN_ONNX_MOST_STEPS;
         d = follow(n, v, at, &budget);
     }
     if (d && (qn_dim_is_const(d) || d->min >= 0))
@@ -556,7 +286,7 @@ qn_dim qn_onnx_extent(qn_onnx_node *n, qn_value *number, qn_dim limit)
 qn_dim qn_onnx_known_extent(qn_onnx_node *n, qn_value *number)
 {
     int64_t at = 0;
-    int budget = MOST_STEPS;
+    int budget = QN_ONNX_MOST_STEPS;
     bind_inside(n, number, 0, MOST_DEPTH);
     const qn_dim d = follow(n, number, 0, &budget);
     if (d)
@@ -564,7 +294,7 @@ qn_dim qn_onnx_known_extent(qn_onnx_node *n, qn_value *number)
     number = source_of(number, &at);
     if (!qn_dtype_is_int(number->type.dtype))
         return NULL;
-    const range r = range_of(n->scope, number);
+    const qn_onnx_range r = qn_onnx_range_of(n->scope, number);
     return r.least >= 0 && r.most ? bind(n, NULL, number, at, NULL) : NULL;
 }
 

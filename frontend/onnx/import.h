@@ -8,6 +8,7 @@
  *   contents.c  values that are known while importing
  *   known.c     values that can be computed then
  *   extent.c    numbers that only a run computes, as extents
+ *   range.c     between what numbers those lie
  *   repeat.c    a loop that repeats rows
  *   tensor.c    initializers and tensor attributes
  *   table.c     the list of operator families; one file per family
@@ -306,6 +307,9 @@ qn_value *qn_onnx_settle(qn_onnx_import *im, qn_onnx_scope *scope, qn_value *x);
 bool qn_onnx_is_input(const qn_onnx_node *n, int i);
 /* The number as an expression in extents that it surely is, never negative; NULL: there is none so far, and none that is bounded. */
 qn_dim qn_onnx_known_extent(qn_onnx_node *n, qn_value *number);
+
+/* ---- range.c, with range.h ---- */
+
 bool qn_onnx_all_are(qn_value *x, double number); /* constant ones */
 
 /* ---- repeat.c ---- */
