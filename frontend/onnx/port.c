@@ -291,6 +291,32 @@ static qn_onnx_value *add_tensor(qn_onnx_import *im, qn_graph *graph, const Onnx
     return v;
 }
 
+/* The array's elements in that type; NULL: they aren't. Whole numbers, as a command line gives them, are of any type that has them. */
+static const void *contents_as(const qn_onnx_import *im, const quern_array *array, qn_dtype dtype)
+{
+    if (array->dtype == (int32_t)dtype)
+        return array->data;
+    const int64_t *numbers = array->data, n = qn_onnx_count(array->rank, array->dims);
+    const int64_t exact = (int64_t)1 << 53; /* in a double */
+    const bool floats = qn_dtype_is_float(dtype);
+    if (array->dtype != QUERN_I64 || n < 0 || qn_dtype_is_stored(dtype) || dtype == QUERN_BOOL)
+        return NULL;
+    const size_t bytes = qn_dtype_bytes(dtype);
+    uint8_t *data = QN_NEW_ARRAY(im->arena, uint8_t, (size_t)n *bytes + 1);
+    for (int64_t i = 0; i < n; i++) {
+        qn_scalar number = { .i = numbers[i] }, kept;
+        if (floats ? number.i < -exact || number.i > exact : dtype == QUERN_U64 && number.i < 0)
+            return NULL;
+        if (floats)
+            number.f = (double)numbers[i];
+        qn_scalar_store(dtype, number, data + (size_t)i * bytes);
+        kept = qn_scalar_load(dtype, data + (size_t)i * bytes);
+        if (floats ? kept.f != number.f : kept.i != number.i)
+            return NULL;
+    }
+    return data;
+}
+
 /* The contents that the options give for the input; v where they give none. NULL after a report. */
 static qn_onnx_value *given_contents(qn_onnx_import *im, const char *name, qn_onnx_value *v)
 {
@@ -300,20 +326,20 @@ static qn_onnx_value *given_contents(qn_onnx_import *im, const char *name, qn_on
         if (strcmp(c->name, name))
             continue;
         im->met_constants[i] = true;
-        bool same = c->array.dtype == (int32_t)type->dtype && c->array.rank == type->rank;
+        bool same = c->array.rank == type->rank;
         for (int k = 0; k < type->rank && same; k++)
             same = qn_dim_is_const(type->dims[k])
                        ? qn_dim_is(type->dims[k], c->array.dims[k])
                        : c->array.dims[k] >= 0 && c->array.dims[k] < QN_DIM_MAX_VALUE;
-        if (!same) {
+        const void *data = same ? contents_as(im, &c->array, type->dtype) : NULL;
+        if (!data) {
             qn_error(im->diags, QUERN_ERROR_ARGUMENT, &(qn_loc){ .file = im->file },
                      "the contents given for input \"%s\" do not fit %s", name,
                      qn_type_print(type, im->arena));
             return NULL;
         }
         const bool strings = v->strings;
-        v = qn_onnx_value_constant(
-            im, qn_onnx_tensor_of(im, type->dtype, type->rank, c->array.dims, c->array.data));
+        v = qn_onnx_value_constant(im, qn_onnx_tensor_of(im, type->dtype, type->rank, c->array.dims, data));
         v->strings = strings;
     }
     return v;

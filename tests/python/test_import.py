@@ -169,6 +169,18 @@ class Dimensions(unittest.TestCase):
         with self.assertRaisesRegex(quern.ArgumentError, "Quern's text says what is constant"):
             quern.text(b"graph @main(%x: f32[2]) -> (f32[2]) {\n  return %x\n}\n", constants={"x": floats(2)})
 
+    def test_numbers_given_in_another_type(self):
+        """A command line has whole numbers and float32; whole ones are of every type that has them."""
+        for dtype, kind, fits, other in ((np.int32, TensorProto.INT32, -7, 2**31), (np.uint8, TensorProto.UINT8, 255, -1),
+                                         (np.uint64, TensorProto.UINT64, 7, -1), (np.float16, TensorProto.FLOAT16, 2048, 2049),
+                                         (np.float32, TensorProto.FLOAT, -2**24, 2**24 + 1), (np.float64, TensorProto.DOUBLE, 2**53, 2**53 + 1)):
+            text = model([helper.make_node("Mul", ["x", "by"], ["y"])], [info("x", [2], kind), info("by", [1], kind)], [info("y", None, kind)])
+            y, = quern.compile(text, constants={"by": np.array([fits])})([np.ones(2, dtype), np.zeros(1, dtype)])
+            np.testing.assert_array_equal(y, np.full(2, fits, dtype))
+            self.assertEqual(y.dtype, dtype)
+            with self.assertRaisesRegex(quern.ArgumentError, 'the contents given for input "by" do not fit'):
+                quern.text(text, constants={"by": np.array([other])})
+
     def test_states_say_the_batch(self):
         """A state of one row makes the batch one, and a state with a batch of its own is of the same."""
         for op, rows in (("GRU", 3), ("LSTM", 4), ("RNN", 1)):
