@@ -165,12 +165,12 @@ typedef struct quern_train_options {
     double clip_norm;   /* most that the norm of all gradients together may be; 0: no limit */
     double ema;         /* keeps averages of the parameters with this decay, in states NAME.ema; 0: none */
     double huber_delta; /* 1 where 0 */
-    const char
-        *schedule; /* of the learning rate: "constant" (NULL), "cosine", "linear", "step"; "host": the rate is
-                             the f64 state `learning_rate`, which the host sets between steps; warm-up applies */
+    /* Of the learning rate: "constant" (NULL), "cosine", "linear", "step"; "host": the rate is the f64 state `learning_rate`,
+     * which the host sets between steps; warm-up applies. */
+    const char *schedule;
     int64_t warmup_steps; /* the rate rises to learning_rate in as many steps, before the schedule begins */
-    int64_t
-        schedule_steps; /* cosine, linear: from learning_rate to its schedule_factor-th; step: between drops */
+    /* cosine, linear: from learning_rate to its schedule_factor-th; step: between drops */
+    int64_t schedule_steps;
     double schedule_factor;    /* cosine, linear: 0; step: each drop's factor, 0.1 where 0 */
     int n_params;              /* 0: all parameters */
     const char *const *params; /* names of those that are trained; "*" stands for any letters */
@@ -280,9 +280,9 @@ QUERN_API int quern_tune(quern_module *module, const quern_compile_options *opti
 /* Ahead of time, written atomically. */
 typedef struct quern_emit_options {
     size_t size;
-    const char
-        *emit; /* "so", "a", "o", "llvm", "asm", "ptx", "qn"; NULL: as the path's ending says (.so, .a, .o,
-                         .ll, .s, .ptx, .qn), "so" with another one */
+    /* "so", "a", "o", "llvm", "asm", "ptx", "qn"; NULL: as the path's ending says (.so, .a, .o, .ll, .s, .ptx, .qn), "so" with
+     * another one */
+    const char *emit;
     const char *prefix;  /* of the C symbols; NULL: from the file name */
     const char *weights; /* "embed" (NULL), "side": <path>.safetensors */
     const char *header;  /* path of the C header; NULL: beside the output; "": none */
