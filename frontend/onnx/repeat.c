@@ -26,29 +26,49 @@ static const Onnx__Node *made_by(const Onnx__Graph *body, const char *name, cons
     return node && !strcmp(node->op_type, op) && node->n_input >= n ? node : NULL;
 }
 
-/* A constant of the body, or a value from outside of it that is known. */
-static bool known_numbers(qn_onnx_node *n, const Onnx__Graph *body, const char *name, qn_dim *out, int *out_n)
+static qn_onnx_value *constant_of(qn_onnx_node *n, const Onnx__Tensor *own)
 {
-    const Onnx__Node *node = maker_of(body, name);
-    const Onnx__Tensor *own = NULL;
+    const qn_tensor *tensor = qn_onnx_tensor(n->im, own, &n->b.loc);
+    return tensor ? qn_onnx_value_constant(n->im, tensor) : NULL;
+}
+
+static bool numbers_in(qn_onnx_node *n, qn_onnx_value *v, qn_dim *out, int *out_n)
+{
     qn_onnx_contents c;
-    qn_onnx_value *v = NULL;
-    for (size_t i = 0; i < body->n_initializer; i++)
-        own = strcmp(body->initializer[i]->name, name) ? own : body->initializer[i];
-    if (node && !strcmp(node->op_type, "Constant") && node->n_attribute == 1)
-        own = node->attribute[0]->t;
-    if (own) {
-        const qn_tensor *tensor = qn_onnx_tensor(n->im, own, &n->b.loc);
-        v = tensor ? qn_onnx_value_constant(n->im, tensor) : NULL;
-    } else if (!node) {
-        v = qn_onnx_scope_find(n->scope, name);
-    }
     if (!v || !qn_onnx_contents_of(n->im, v, &c) || !c.dims || c.n > QN_MAX_RANK)
         return false;
     *out_n = (int)c.n;
     for (int i = 0; i < *out_n; i++)
         out[i] = c.dims[i];
     return true;
+}
+
+/* A constant of the body, or a value from outside of it that is known. */
+static bool known_numbers(qn_onnx_node *n, const Onnx__Graph *body, const char *name, qn_dim *out, int *out_n)
+{
+    const Onnx__Node *node = maker_of(body, name);
+    const Onnx__Tensor *own = NULL;
+    for (size_t i = 0; i < body->n_initializer; i++)
+        own = strcmp(body->initializer[i]->name, name) ? own : body->initializer[i];
+    if (node && !strcmp(node->op_type, "Constant") && node->n_attribute == 1)
+        own = node->attribute[0]->t;
+    qn_onnx_value *v = own ? constant_of(n, own) : node ? NULL : qn_onnx_scope_find(n->scope, name);
+    return numbers_in(n, v, out, out_n);
+}
+
+/* Of the shape to expand to exporters write Where(Equal(shape, -1 * ones), ones, shape), which is the shape. */
+static bool is_default(qn_onnx_node *n, const Onnx__Graph *body, const Onnx__Node *where)
+{
+    const Onnx__Node *equal = made_by(body, where->input[0], "Equal", 2);
+    const Onnx__Node *product = equal ? made_by(body, equal->input[1], "Mul", 2) : NULL;
+    const Onnx__Node *ones = made_by(body, where->input[1], "ConstantOfShape", 1);
+    qn_dim one[QN_MAX_RANK], factor[QN_MAX_RANK];
+    int n_one, n_factor;
+    return product && ones && !strcmp(equal->input[0], where->input[2]) &&
+           !strcmp(product->input[0], where->input[1]) && ones->n_attribute == 1 && ones->attribute[0]->t &&
+           numbers_in(n, constant_of(n, ones->attribute[0]->t), one, &n_one) && n_one == 1 &&
+           qn_dim_is(one[0], 1) && known_numbers(n, body, product->input[1], factor, &n_factor) &&
+           n_factor == 1 && qn_dim_is(factor[0], -1);
 }
 
 /* The sequence, all items of which are slices of a tensor, that the name is the item of number `counter` of. */
@@ -65,14 +85,14 @@ static const qn_onnx_value *item_of(qn_onnx_node *n, const Onnx__Graph *body, co
 /* Does the loop go on until its trips are over? */
 static bool goes_on(qn_onnx_node *n, const Onnx__Graph *body)
 {
-    qn_dim known;
+    qn_dim known[QN_MAX_RANK];
     int count;
     const Onnx__Node *node = maker_of(body, body->output[0]->name);
     const char *name = body->output[0]->name;
     if (node && (!strcmp(node->op_type, "Cast") || !strcmp(node->op_type, "Identity")) && node->n_input == 1)
         name = node->input[0];
     return !strcmp(name, body->input[1]->name) ||
-           (known_numbers(n, body, name, &known, &count) && count == 1 && qn_dim_is(known, 1));
+           (known_numbers(n, body, name, known, &count) && count == 1 && qn_dim_is(known[0], 1));
 }
 
 /* The numbers, where the list is of ones and they stand at `axis` of it, and of the extents of x but for that axis. */
@@ -81,6 +101,8 @@ static const qn_onnx_value *numbers_of(qn_onnx_node *n, const Onnx__Graph *body,
 {
     const qn_type *x = &rows->whole->type;
     const Onnx__Node *where = made_by(body, list, "Where", 3);
+    if (where && !is_default(n, body, where))
+        return NULL;
     const Onnx__Node *join = made_by(body, where ? where->input[2] : list, "Concat", 1);
     const qn_onnx_value *numbers = NULL;
     int at = 0;
@@ -133,7 +155,7 @@ static qn_value *repeated(qn_onnx_node *n, qn_value *x, int axis, qn_value *numb
 
 bool qn_onnx_loop_repeats(qn_onnx_node *n, const Onnx__Graph *body, qn_dim trips)
 {
-    qn_dim shape[QN_MAX_RANK], known;
+    qn_dim shape[QN_MAX_RANK], known[QN_MAX_RANK];
     int n_shape, count;
     if (body->n_input != 3 || body->n_output != 2 || n->n_in != 3 || n->n_out != 1 || !trips ||
         n->in[2]->kind != QN_ONNX_SEQUENCE || n->in[2]->n_items)
@@ -154,8 +176,8 @@ bool qn_onnx_loop_repeats(qn_onnx_node *n, const Onnx__Graph *body, qn_dim trips
         return false;
     /* a new axis behind that of the rows; merged with it */
     const qn_type *x = &rows->whole->type;
-    if (apart->n_input < 2 || !known_numbers(n, body, apart->input[1], &known, &count) || count != 1 ||
-        !qn_dim_is(known, rows->axis + 1) || !known_numbers(n, body, flat->input[1], shape, &n_shape) ||
+    if (apart->n_input < 2 || !known_numbers(n, body, apart->input[1], known, &count) || count != 1 ||
+        !qn_dim_is(known[0], rows->axis + 1) || !known_numbers(n, body, flat->input[1], shape, &n_shape) ||
         n_shape != x->rank)
         return false;
     for (int i = 0; i < n_shape; i++)

@@ -710,7 +710,7 @@ class Lengths(unittest.TestCase):
             self.check(text, [tuple(map(dtype, call)) for call in calls], lambda a, b, by: [np.arange(a, b, by, dtype)],
                        dims={"length": (0, 20)})
 
-    def repeats(self, axis, shape, rows="t", merged=None):
+    def repeats(self, axis, shape, rows="t", merged=None, minus=(-1,)):
         """What PyTorch's exporter writes for repeat_interleave of x [b, t, c] along `axis`."""
         body = [self.node("SequenceAt", "numbers i", "k"), self.node("SequenceAt", "rows i", "row"),
                 self.node("Unsqueeze", "row behind", "apart"), self.node("Concat", " ".join(shape), "shape", axis=0),
@@ -722,7 +722,7 @@ class Lengths(unittest.TestCase):
         sequence = lambda name: helper.make_tensor_sequence_value_info(name, TensorProto.FLOAT, None)
         graph = helper.make_graph(body, "body", [info("i", [], TensorProto.INT64), info("go", [], TensorProto.BOOL), sequence("before")],
                                   [info("on", [], TensorProto.BOOL), sequence("after")],
-                                  [self.ints("behind", axis + 1), self.ints("minus", -1), self.ints("one", 1), self.ints("two", 2),
+                                  [self.ints("behind", axis + 1), self.ints("minus", *minus), self.ints("one", 1), self.ints("two", 2),
                                    self.ints("three", 3), self.ints("merged", *(merged or [-1 if k == axis else (2, 0, 3)[k] for k in range(3)]))])
         nodes = [self.node("Shape", "n", "trips"), self.node("ConstantOfShape", "trips", "by", value=self.ints("one", 1)),
                  self.node("SplitToSequence", "n by", "numbers", axis=0), self.node("SplitToSequence", "x by", "rows", axis=axis),
@@ -745,6 +745,9 @@ class Lengths(unittest.TestCase):
         for shape, merged in ((["two", "k", "one", "three"], [2, -1, 3]), (["two", "one", "k", "three"], [2, 3, -1])):
             with self.assertRaises(quern.Error):
                 quern.text(self.repeats(1, shape, merged=merged), dims={"length": (0, 40)})
+        for minus in ((-2,), (2,), (-1,) * 8):  # what stands for an extent of 1 is another number, or not a number
+            with self.assertRaises(quern.Error):
+                quern.text(self.repeats(1, ["two", "one", "k", "three"], merged=[2, -1, 3], minus=minus), dims={"length": (0, 40)})
 
     def test_numbers_that_overflow(self):
         """Elements that are known of lists that aren't: what is made of giant ones is no extent."""
