@@ -155,6 +155,22 @@ qn_dim qn_program_most(const qn_program *p, qn_dim d)
     return qn_dim_most(p->dims, d, most, n);
 }
 
+qn_dim qn_program_falling(const qn_program *p, int *out_io, int *out_axis)
+{
+    const int n_entry = p->n_entry_symbols, n = qn_dims_symbol_count(p->dims);
+    if (!p->limits || n == n_entry)
+        return NULL;
+    qn_dim *limits = QN_NEW_ARRAY(p->arena, qn_dim, n);
+    memcpy(limits + n_entry, p->limits, (size_t)(n - n_entry) * sizeof *limits);
+    for (*out_io = 0; *out_io < p->n_io; ++*out_io)
+        for (*out_axis = 0; *out_axis < p->io[*out_io].type.rank; ++*out_axis) {
+            const qn_dim d = p->io[*out_io].type.dims[*out_axis];
+            if (!qn_dim_at_most(p->dims, qn_program_most(p, d), qn_dim_substitute(p->dims, d, limits, n)))
+                return d;
+        }
+    return NULL;
+}
+
 qn_dim qn_program_place_bytes(const qn_program *p, int buffer)
 {
     const qn_dim unit = qn_dim_const(p->dims, QN_ARENA_ALIGNMENT);

@@ -164,6 +164,8 @@ bool qn_program_through_slot(const qn_program *p, int buffer);
 int *qn_program_mates(const qn_program *p, qn_arena *arena);
 /* What an expression is at most, whatever the run finds: in symbols of the entry. */
 qn_dim qn_program_most(const qn_program *p, qn_dim d);
+/* A dimension of an io that is not largest at the limits: no caller could bring memory for it. NULL: there is none. */
+qn_dim qn_program_falling(const qn_program *p, int *out_io, int *out_axis);
 /* Bytes that an ARENA buffer has to itself, whatever the run finds: a multiple of QN_ARENA_ALIGNMENT. */
 qn_dim qn_program_place_bytes(const qn_program *p, int buffer);
 qn_dim qn_program_buffer_bytes(const qn_program *p, int buffer);

@@ -508,20 +508,11 @@ static qn_status verify_limits(const verifier *v)
 /* A caller brings memory for what a buffer has at the largest values of the symbols that steps bind. */
 static qn_status verify_largest(const verifier *v)
 {
-    const qn_program *p = v->p;
-    const int n_entry = p->n_entry_symbols, n = qn_dims_symbol_count(p->dims);
-    qn_dim *values = QN_NEW_ARRAY(v->c.arena, qn_dim, n);
-    for (int i = n_entry; i < n; i++)
-        values[i] = p->limits[i - n_entry];
-    for (int i = 0; n > n_entry && i < p->n_io; i++)
-        for (int d = 0; d < p->io[i].type.rank; d++) {
-            const qn_dim dim = p->io[i].type.dims[d];
-            if (!qn_dim_at_most(p->dims, qn_program_most(p, dim), qn_dim_substitute(p->dims, dim, values, n)))
-                return qn_program_wrong(&v->c, NULL,
-                                        "dimension %d of io %d, %s, is not largest at the limits", d, i,
-                                        dim_text(v, dim));
-        }
-    return QUERN_OK;
+    int io, axis;
+    const qn_dim dim = qn_program_falling(v->p, &io, &axis);
+    return dim ? qn_program_wrong(&v->c, NULL, "dimension %d of io %d, %s, is not largest at the limits",
+                                  axis, io, dim_text(v, dim))
+               : QUERN_OK;
 }
 
 static qn_status verify(verifier *v)

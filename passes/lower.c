@@ -65,21 +65,13 @@ static void find_limits(qn_lowering *l)
 /* A caller brings memory for what a buffer has at the limits. */
 static qn_status check_largest(const qn_lowering *l)
 {
-    const qn_program *p = l->program;
-    const int n_entry = p->n_entry_symbols, n = qn_dims_symbol_count(p->dims);
-    qn_dim *values = QN_NEW_ARRAY(l->arena, qn_dim, n);
-    for (int i = n_entry; i < n; i++)
-        values[i] = p->limits[i - n_entry];
-    for (int i = 0; n > n_entry && i < p->n_io; i++)
-        for (int d = 0; d < p->io[i].type.rank; d++) {
-            const qn_dim dim = p->io[i].type.dims[d];
-            if (!qn_dim_at_most(p->dims, qn_program_most(p, dim), qn_dim_substitute(p->dims, dim, values, n)))
-                return qn_error(l->diags, QUERN_ERROR_UNSUPPORTED, NULL,
-                                "function '%s': %s has %s by axis %d, which falls where what the run finds "
-                                "rises: how much memory it takes can't be said before",
-                                l->function->name, p->io[i].name, qn_dim_print(dim, l->arena), d);
-        }
-    return QUERN_OK;
+    int io, axis;
+    const qn_dim dim = qn_program_falling(l->program, &io, &axis);
+    return dim ? qn_error(l->diags, QUERN_ERROR_UNSUPPORTED, NULL,
+                          "function '%s': %s has %s by axis %d, which falls where what the run finds "
+                          "rises: how much memory it takes can't be said before",
+                          l->function->name, l->program->io[io].name, qn_dim_print(dim, l->arena), axis)
+               : QUERN_OK;
 }
 
 /* ---- buffers ---- */
