@@ -9,11 +9,11 @@
 
 #include <cmocka.h>
 
-#include "ir/build.h"
 #include "passes/pass.h"
 #include "tests/support/lowered.h"
+#include "tests/support/net.h"
 
-enum { SEEDS = 300, SYMBOLS = 3 };
+enum { SEEDS = 300 };
 
 static uint64_t state;
 
@@ -26,25 +26,6 @@ static int64_t below(int64_t n)
 static int64_t one_in(int64_t n)
 {
     return below(n) == 0;
-}
-
-typedef struct net {
-    qn_builder b;
-    int64_t symbols[SYMBOLS];
-    int n_symbols;
-} net;
-
-/* A symbol, which is so much in this run. */
-static qn_dim symbol(net *n, const char *name, int64_t least, int64_t value)
-{
-    n->symbols[n->n_symbols++] = value;
-    return qn_dim_symbol(qn_b_dims(&n->b), name, least, 1000);
-}
-
-static qn_value *input(net *n, const char *name, int rank, const qn_dim *dims)
-{
-    return qn_graph_add_input(n->b.graph, name, qn_type_make(n->b.graph->module, QUERN_F64, rank, dims),
-                              QN_ROLE_INPUT);
 }
 
 static int64_t elements(const qn_type *type, const int64_t *symbols)
@@ -85,7 +66,8 @@ static qn_value *convolved(net *n, int spatial, const qn_dim *x_dims)
         high[i] = below(4) - one_in(4);
     }
     const qn_conv conv = { stride, low, high, x_dilation, w_dilation, groups };
-    qn_value *a = input(n, "x", 2 + spatial, x), *k = input(n, "w", 2 + spatial, w);
+    qn_value *a = net_input(n, "x", QUERN_F64, 2 + spatial, x),
+             *k = net_input(n, "w", QUERN_F64, 2 + spatial, w);
     return one_in(2) ? qn_b_convolution_in_phases(&n->b, a, k, &conv) : qn_b_convolution(&n->b, a, k, &conv);
 }
 
@@ -147,11 +129,11 @@ static bool check(uint64_t seed)
     net n = { .b = { .graph = qn_function_new(module, "f"), .diags = &diags } };
     qn_dims *dims = qn_b_dims(&n.b);
     const int spatial = 1 + (int)below(2);
-    qn_dim x_dims[4] = { one_in(2) ? symbol(&n, "n", 0, below(3)) : qn_dim_const(dims, 1 + below(2)) };
+    qn_dim x_dims[4] = { one_in(2) ? net_symbol(&n, "n", 0, below(3)) : qn_dim_const(dims, 1 + below(2)) };
     for (int i = 0; i < spatial; i++) {
         const int64_t extent = 1 + below(spatial == 1 ? 9 : 5), least = below(2);
         x_dims[2 + i] = i == 0 && spatial > 1 && one_in(3) ? qn_dim_const(dims, extent)
-                                                           : symbol(&n, names[i], least, extent);
+                                                           : net_symbol(&n, names[i], least, extent);
     }
     qn_value *y = convolved(&n, spatial, x_dims);
     if (y && one_in(3))

@@ -9,8 +9,8 @@
 #include <cmocka.h>
 
 #include "backends/interp/interp.h"
-#include "ir/build.h"
 #include "tests/support/lowered.h"
+#include "tests/support/net.h"
 
 static const qn_machine avx512 = { .vector_bytes = 64,
                                    .vector_registers = 32,
@@ -29,27 +29,6 @@ static int64_t below(int64_t n)
 {
     state = state * 6364136223846793005u + 1442695040888963407u;
     return (int64_t)(state >> 33) % n;
-}
-
-enum { SYMBOLS = 4 }; /* the batch and the spatial axes */
-
-typedef struct net {
-    qn_builder b;
-    int64_t symbols[SYMBOLS];
-    int n_symbols;
-} net;
-
-/* A dim that is so much in this run. */
-static qn_dim symbol(net *n, const char *name, int64_t least, int64_t value)
-{
-    n->symbols[n->n_symbols++] = value;
-    return qn_dim_symbol(qn_b_dims(&n->b), name, least, 1000);
-}
-
-static qn_value *input(net *n, const char *name, qn_dtype dtype, int rank, const qn_dim *dims)
-{
-    return qn_graph_add_input(n->b.graph, name, qn_type_make(n->b.graph->module, dtype, rank, dims),
-                              QN_ROLE_INPUT);
 }
 
 static qn_array noise(const qn_type *type, const int64_t *symbols, qn_arena *arena)
@@ -74,19 +53,19 @@ static qn_value *follow(net *n, qn_value *y, int what)
     qn_builder *b = &n->b;
     const int rank = y->type.rank;
     if (what == 1) {
-        qn_value *bias = input(n, "bias", y->type.dtype, 1, &y->type.dims[1]);
+        qn_value *bias = net_input(n, "bias", y->type.dtype, 1, &y->type.dims[1]);
         y = qn_b_binary(b, QN_OP_ADD, y, qn_b_broadcast(b, bias, rank, y->type.dims, (const int64_t[]){ 1 }));
         return qn_b_binary(b, QN_OP_MAX, y, qn_b_full(b, &y->type, 0));
     }
     if (what == 2)
-        return qn_b_binary(b, QN_OP_ADD, y, input(n, "residual", y->type.dtype, rank, y->type.dims));
+        return qn_b_binary(b, QN_OP_ADD, y, net_input(n, "residual", y->type.dtype, rank, y->type.dims));
     if (what == 3) {
         qn_dim dims[QN_MAX_RANK] = { qn_dim_const(qn_b_dims(b), 9), y->type.dims[1] };
         int64_t one[3] = { 1, 1, 1 };
         for (int i = 2; i < rank; i++)
             dims[i] = qn_dim_const(qn_b_dims(b), 3);
         const qn_conv conv = { .low = one, .high = one };
-        return qn_b_convolution(b, y, input(n, "v", y->type.dtype, rank, dims), &conv);
+        return qn_b_convolution(b, y, net_input(n, "v", y->type.dtype, rank, dims), &conv);
     }
     return y;
 }
@@ -125,12 +104,12 @@ static bool check(uint64_t seed)
     const int spatial = 1 + (int)below(3), known = (int)below(spatial + 1);
     qn_dim x_dims[5], w_dims[5] = { qn_dim_const(dims, out), qn_dim_const(dims, channels / groups) };
     int64_t stride[3], low[3], high[3], x_dilation[3], w_dilation[3];
-    x_dims[0] = below(2) ? symbol(&n, "n", 0, below(3)) : qn_dim_const(dims, 1 + below(2));
+    x_dims[0] = below(2) ? net_symbol(&n, "n", 0, below(3)) : qn_dim_const(dims, 1 + below(2));
     x_dims[1] = qn_dim_const(dims, channels);
     for (int i = 0; i < spatial; i++) {
         const int64_t longest = i == spatial - 1 ? 45 : 6, extent = below(3) ? 1 + below(longest) : below(4);
         x_dims[2 + i] =
-            i == known && spatial > 1 ? qn_dim_const(dims, extent + 1) : symbol(&n, names[i], 0, extent);
+            i == known && spatial > 1 ? qn_dim_const(dims, extent + 1) : net_symbol(&n, names[i], 0, extent);
         const int64_t kernel = below(8) == 0 ? 9 + below(9) : 1 + below(4);
         w_dims[2 + i] = qn_dim_const(dims, spatial > 1 && kernel > 4 ? 3 : kernel);
         stride[i] = 1 + (below(3) == 0) * below(3);
@@ -139,8 +118,8 @@ static bool check(uint64_t seed)
         low[i] = below(5) - 1;
         high[i] = below(5) - 1;
     }
-    qn_value *x = input(&n, "x", sorts[which].x, 2 + spatial, x_dims),
-             *w = input(&n, "k", sorts[which].w, 2 + spatial, w_dims);
+    qn_value *x = net_input(&n, "x", sorts[which].x, 2 + spatial, x_dims),
+             *w = net_input(&n, "k", sorts[which].w, 2 + spatial, w_dims);
     const qn_conv conv = { stride, low, high, x_dilation, w_dilation, groups };
     qn_value *y = qn_b_convolution_to(&n.b, x, w, &conv, dtype);
     bool fits = y != NULL; /* a known extent may be too small */
@@ -205,10 +184,10 @@ static bool check_phases(uint64_t seed)
         w_dims[2 + i] = qn_dim_const(dims, kernel);
         low[i] = kernel - 1 - pad;
         high[i] = kernel - 1 - (below(2) ? kernel - s - pad : below(s));
-        x_dims[2 + i] = symbol(&n, names[i], least, least + below(5));
+        x_dims[2 + i] = net_symbol(&n, names[i], least, least + below(5));
     }
-    qn_value *x = input(&n, "x", QUERN_F32, 2 + spatial, x_dims),
-             *w = input(&n, "k", QUERN_F32, 2 + spatial, w_dims);
+    qn_value *x = net_input(&n, "x", QUERN_F32, 2 + spatial, x_dims),
+             *w = net_input(&n, "k", QUERN_F32, 2 + spatial, w_dims);
     const qn_conv conv = { .low = low, .high = high, .x_dilation = spread };
     qn_value *whole = qn_b_convolution(&n.b, x, w, &conv), *sum = NULL;
     bool fits = whole != NULL;
