@@ -170,7 +170,7 @@ static int run_step(run *r, const qn_step *step)
     switch (step->kind) {
     case QN_STEP_KERNEL: return launch(r, step);
     case QN_STEP_COPY: {
-        const int64_t bytes = eval(r, qn_program_buffer_bytes(r->p, step->buffers[1]));
+        const int64_t bytes = eval(r, qn_program_copied_bytes(r->p, step));
         const qn_cuda_address from = address(r, step->buffers[0]), to = address(r, step->buffers[1]);
         return bytes <= 0 || from == to ? QUERN_OK : qn_cuda_copy(r->m->cuda, to, from, (size_t)bytes);
     }

@@ -145,6 +145,12 @@ qn_dim qn_program_buffer_bytes(const qn_program *p, int buffer)
     return qn_dim_mul(p->dims, b->elements, qn_dim_const(p->dims, (int64_t)qn_dtype_bytes(b->dtype)));
 }
 
+qn_dim qn_program_copied_bytes(const qn_program *p, const qn_step *step)
+{
+    return qn_dim_min(p->dims, qn_program_buffer_bytes(p, step->buffers[0]),
+                      qn_program_buffer_bytes(p, step->buffers[1]));
+}
+
 qn_dim qn_program_most(const qn_program *p, qn_dim d)
 {
     const int n_entry = p->n_entry_symbols, n = qn_dims_symbol_count(p->dims);

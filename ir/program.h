@@ -169,6 +169,8 @@ qn_dim qn_program_falling(const qn_program *p, int *out_io, int *out_axis);
 /* Bytes that an ARENA buffer has to itself, whatever the run finds: a multiple of QN_ARENA_ALIGNMENT. */
 qn_dim qn_program_place_bytes(const qn_program *p, int buffer);
 qn_dim qn_program_buffer_bytes(const qn_program *p, int buffer);
+/* What a COPY step copies: what both of its buffers have. */
+qn_dim qn_program_copied_bytes(const qn_program *p, const qn_step *step);
 /* Numbers all steps in order: a step, its test, body, other. Returns their count. */
 int qn_program_number(qn_program *p);
 /* What a KERNEL, LIBRARY or COPY step does with its buffer number i. */

@@ -153,7 +153,7 @@ static qn_status run_step(machine *m, const qn_step *step)
     case QN_STEP_KERNEL:
     case QN_STEP_LIBRARY: return run_call(m, step);
     case QN_STEP_COPY: {
-        int64_t bytes = eval(m, qn_program_buffer_bytes(m->p, step->buffers[1]));
+        int64_t bytes = eval(m, qn_program_copied_bytes(m->p, step));
         if (bytes > 0)
             memmove(address(m, step->buffers[1]), address(m, step->buffers[0]), (size_t)bytes);
         return QUERN_OK;

@@ -119,12 +119,9 @@ static void emit_call(runner *r, const qn_step *step)
 
 static void emit_copy_step(runner *r, const qn_step *step)
 {
-    const qn_emitter *e = r->e;
-    const qn_pbuffer *from = &r->p->buffers[step->buffers[0]];
-    LLVMValueRef bytes = LLVMBuildMul(e->builder, qn_dim_emit(&r->dims, from->elements),
-                                      qn_llvm_i64(e, (int64_t)qn_dtype_bytes(from->dtype)), "");
-    LLVMValueRef call[] = { address(r, step->buffers[1]), address(r, step->buffers[0]), bytes };
-    LLVMBuildCall2(e->builder, r->m->copy_type, r->m->copy, call, 3, "");
+    LLVMValueRef call[] = { address(r, step->buffers[1]), address(r, step->buffers[0]),
+                            qn_dim_emit(&r->dims, qn_program_copied_bytes(r->p, step)) };
+    LLVMBuildCall2(r->e->builder, r->m->copy_type, r->m->copy, call, 3, "");
 }
 
 /* head: i < count?  test steps, condition?  ->  body, i + 1 -> head  |  behind */

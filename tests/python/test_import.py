@@ -605,10 +605,6 @@ class CountedLoops(unittest.TestCase):
                     np.testing.assert_array_equal(one, expected, err_msg=f"{axis} {shape} {reduction} {dims}")
 
 
-MOST = 64 << 20
-
-
-@unittest.skipIf(os.environ.get("QUERN_SANITIZE"), "sanitizers take memory of their own")
 class Lengths(unittest.TestCase):
     """Numbers that a model computes and uses as extents."""
 
@@ -927,6 +923,10 @@ graph @main(%p: bool[], %x: f32[n]) -> (y: f32[0]) {
                 m([np.array(True), floats(3)])
 
 
+MOST = 64 << 20
+
+
+@unittest.skipIf(os.environ.get("QUERN_SANITIZE"), "sanitizers take memory of their own")
 class Refusals(unittest.TestCase):
     """What asks for giant results is refused, or is a graph, before anything of that size is made: in MOST bytes."""
 
