@@ -4,6 +4,7 @@
  * what is known, to a scalar that the run computes; an op binds a symbol to that (QN_OP_EXTENT), and the extent is an expression in
  * the symbol. Its limit follows from how it is computed (a sum of a mask is at most the mask's length), or is what the user says of
  * the symbol, like of a dimension of an input. */
+#include <math.h>
 #include <string.h>
 
 #include "frontend/onnx/range.h"
@@ -86,6 +87,7 @@ static qn_value *source_of(qn_value *v, int64_t *at)
         if (!node || node->n_operands == 0)
             return v;
         qn_value *x = node->operands[0];
+        const int64_t here = *at;
         double index;
         switch (node->op) {
         case QN_OP_RESHAPE: break;
@@ -109,7 +111,8 @@ static qn_value *source_of(qn_value *v, int64_t *at)
             break;
         case QN_OP_GATHER:
             if (x->type.rank != 1 || !one_element(node->operands[1]) ||
-                !qn_onnx_constant_number(node->operands[1], &index) || !qn_dim_is_const(x->type.dims[0]))
+                !qn_onnx_constant_number(node->operands[1], &index) || !qn_dim_is_const(x->type.dims[0]) ||
+                fabs(index) > QN_DIM_MAX_VALUE)
                 return v;
             *at = (int64_t)index + (index < 0 ? x->type.dims[0]->value : 0);
             break;
@@ -120,14 +123,18 @@ static qn_value *source_of(qn_value *v, int64_t *at)
             break;
         case QN_OP_CONCATENATE: {
             int part = 0;
-            if (v->type.rank != 1)
+            if (v->type.rank != 1 || !qn_type_is_static(&v->type) || *at >= qn_type_elements(&v->type))
                 return v;
-            while (*at >= node->operands[part]->type.dims[0]->value) /* static: so is the result */
+            while (*at >= node->operands[part]->type.dims[0]->value)
                 *at -= node->operands[part++]->type.dims[0]->value;
             x = node->operands[part];
             break;
         }
         default: return v;
+        }
+        if (*at < 0 || (qn_type_is_static(&x->type) && *at >= qn_type_elements(&x->type))) {
+            *at = here; /* there is no such element */
+            return v;
         }
         v = x;
     }
@@ -157,8 +164,11 @@ static qn_dim follow(qn_onnx_node *n, qn_value *v, int64_t at, int *budget)
     const qn_dim bound = find_bound(n->scope, v, at);
     if (bound || !node)
         return bound;
-    if (node->op == QN_OP_CONSTANT && qn_dtype_is_int(v->type.dtype))
-        return qn_dim_const(n->im->dims, (int64_t)qn_onnx_number_at(qn_attr_tensor(node, QN_ATTR_VALUE), at));
+    if (node->op == QN_OP_CONSTANT && qn_dtype_is_int(v->type.dtype)) {
+        const uint8_t *data = qn_tensor_data(qn_attr_tensor(node, QN_ATTR_VALUE));
+        return qn_dim_const(
+            n->im->dims, qn_scalar_load(v->type.dtype, data + (size_t)at * qn_dtype_bytes(v->type.dtype)).i);
+    }
     if (node->op == QN_OP_DIM_VALUE)
         return qn_attr_dims(node, QN_ATTR_DIMS, NULL)[0];
     if (!word_of(node->op) || !qn_dtype_is_int(v->type.dtype))
