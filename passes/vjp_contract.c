@@ -242,6 +242,16 @@ static const qn_tensor *met_by_taps(qn_vjp *v, const conv *c, const int64_t *ext
     return tensor;
 }
 
+static qn_value *channels_last(qn_vjp *v, qn_value *x)
+{
+    const int rank = x->type.rank;
+    int64_t perm[QN_MAX_RANK] = { 0 };
+    for (int i = 1; i + 1 < rank; i++)
+        perm[i] = i + 1;
+    perm[rank - 1] = 1;
+    return qn_b_transpose(&v->b, x, perm);
+}
+
 /* gw as one product, over the batch and all positions, of what each tap of the kernel meets. For a batch that is a symbol: it
  * cannot be the channels of a convolution, whose kernels are for known ones. NULL where it is known, or the kernel or image is
  * large. */
@@ -253,8 +263,7 @@ static qn_value *w_gradient_product(qn_vjp *v, const conv *c, qn_value *x, qn_va
     const int last = c->n + 1;
     const qn_dim zero = qn_dim_const(dims, 0), batch = x->type.dims[0], channels = x->type.dims[1],
                  outputs = g->type.dims[1];
-    int64_t taps = 1, positions = 1, size = 1, extent[QN_MAX_RANK], perm[QN_MAX_RANK] = { 0 },
-            back[QN_MAX_RANK];
+    int64_t taps = 1, positions = 1, size = 1, extent[QN_MAX_RANK], back[QN_MAX_RANK];
     qn_dim low[QN_MAX_RANK] = { zero }, high[QN_MAX_RANK] = { zero }, shape[QN_MAX_RANK];
     if (qn_dim_is_const(batch) || c->groups != 1 || c->n < 1 || x->type.dtype != g->type.dtype)
         return NULL;
@@ -266,7 +275,6 @@ static qn_value *w_gradient_product(qn_vjp *v, const conv *c, qn_value *x, qn_va
         taps *= c->w[i];
         positions *= c->y[i];
         size *= extent[i];
-        perm[i + 1] = i + 2;
         low[i + 1] = qn_dim_const(dims, c->low[i]);
         high[i + 1] = qn_dim_const(dims, extent[i] - c->x[i] - c->low[i]);
         shape[i] = qn_dim_const(dims, c->w[i]);
@@ -275,31 +283,20 @@ static qn_value *w_gradient_product(qn_vjp *v, const conv *c, qn_value *x, qn_va
     const qn_dim all = qn_dim_const(dims, size),
                  rows = qn_dim_mul(dims, batch, qn_dim_const(dims, positions)),
                  wide = qn_dim_mul(dims, channels, qn_dim_const(dims, taps));
-    perm[last] = 1;
     low[last] = high[last] = zero;
     shape[c->n] = channels, shape[last] = outputs;
     back[0] = last, back[1] = c->n;
     /* channels last, so that each tap takes rows of them */
-    x = qn_b_pad(b, qn_b_transpose(b, x, perm), qn_b_scalar(b, x->type.dtype, 0), low, high, NULL);
+    x = qn_b_pad(b, channels_last(v, x), qn_b_scalar(b, x->type.dtype, 0), low, high, NULL);
     x = x ? qn_b_reshape(b, x, 3, (qn_dim[]){ batch, all, channels }) : NULL;
     if (!x)
         return NULL;
     x = qn_b_gather(b, x, qn_b_constant(b, met_by_taps(v, c, extent, taps, positions)), 1);
     x = qn_b_reshape(b, x, 2, (qn_dim[]){ rows, wide });
-    g = qn_b_reshape(b, qn_b_transpose(b, g, perm), 2, (qn_dim[]){ rows, outputs });
+    g = qn_b_reshape(b, channels_last(v, g), 2, (qn_dim[]){ rows, outputs });
     const qn_dot dot = { .n_contract = 1 };
     qn_value *sum = x && g ? qn_b_dot_general(b, x, g, &dot, QUERN_INVALID_DTYPE) : NULL;
     return sum ? qn_b_transpose(b, qn_b_reshape(b, sum, last + 1, shape), back) : NULL;
-}
-
-static qn_value *channels_last(qn_vjp *v, qn_value *x)
-{
-    const int rank = x->type.rank;
-    int64_t perm[QN_MAX_RANK] = { 0 };
-    for (int i = 1; i + 1 < rank; i++)
-        perm[i] = i + 1;
-    perm[rank - 1] = 1;
-    return qn_b_transpose(&v->b, x, perm);
 }
 
 /* What one tap of a depthwise kernel adds up: x times g where it meets the image, both with channels last: [1, channels]. */
