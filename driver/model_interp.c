@@ -26,20 +26,6 @@ typedef struct interp_model {
 
 /* ---- tables ---- */
 
-static void collect_symbols(qn_dim d, bool *found)
-{
-    if (d->kind == QN_DIM_SYMBOL)
-        found[d->symbol] = true;
-    for (int i = 0; i < d->n; i++)
-        collect_symbols(d->operands[i], found);
-}
-
-static void collect_type_symbols(const qn_type *type, bool *found)
-{
-    for (int i = 0; i < type->rank; i++)
-        collect_symbols(type->dims[i], found);
-}
-
 /* Symbols of the inputs come first: the caller gives them. What only outputs have, the run finds. */
 static void make_symbols(const qn_module *module, interp_entry *e, quern_entry_info *info)
 {
@@ -48,9 +34,9 @@ static void make_symbols(const qn_module *module, interp_entry *e, quern_entry_i
     int n = qn_dims_symbol_count(module->dims);
     bool *given = QN_NEW_ARRAY(arena, bool, n), *used = QN_NEW_ARRAY(arena, bool, n);
     for (int i = 0; i < graph->n_inputs; i++)
-        collect_type_symbols(&graph->inputs[i]->type, given);
+        qn_type_mark_symbols(&graph->inputs[i]->type, given);
     for (int i = 0; i < graph->n_outputs; i++)
-        collect_type_symbols(&graph->outputs[i]->type, used);
+        qn_type_mark_symbols(&graph->outputs[i]->type, used);
     quern_symbol_info *symbols = QN_NEW_ARRAY(arena, quern_symbol_info, n);
     e->symbols = QN_NEW_ARRAY(arena, int, n);
     for (int decided = 0; decided < 2; decided++)

@@ -374,6 +374,13 @@ qn_dim qn_node_binds(const qn_node *node)
     return attr && attr->n == 1 && attr->dims[0]->kind == QN_DIM_SYMBOL ? attr->dims[0] : NULL;
 }
 
+qn_dim qn_node_limit(const qn_node *node)
+{
+    return node->op == QN_OP_EXTENT
+               ? qn_attr_dims(node, QN_ATTR_LIMIT, NULL)[0]
+               : qn_type_elements_dim(node->graph->module->dims, &node->operands[0]->type);
+}
+
 bool qn_graph_binds(const qn_graph *graph)
 {
     QN_FOR_NODES (graph, node)
@@ -390,7 +397,7 @@ static void mark_dim(qn_dim d, bool *flags)
         mark_dim(d->operands[i], flags);
 }
 
-static void mark_type(const qn_type *type, bool *flags)
+void qn_type_mark_symbols(const qn_type *type, bool *flags)
 {
     for (int i = 0; i < type->rank; i++)
         mark_dim(type->dims[i], flags);
@@ -401,9 +408,9 @@ void qn_node_mark_symbols(const qn_node *node, bool *flags)
     const qn_dim bound = qn_node_binds(node);
     const bool before = bound && flags[bound->symbol];
     for (int i = 0; i < node->n_operands; i++)
-        mark_type(&node->operands[i]->type, flags);
+        qn_type_mark_symbols(&node->operands[i]->type, flags);
     for (int i = 0; i < node->n_results; i++)
-        mark_type(&node->results[i].type, flags);
+        qn_type_mark_symbols(&node->results[i].type, flags);
     for (int i = 0; i < node->n_attrs; i++)
         for (int k = 0; qn_attrs[node->attrs[i].key].kind == QN_ATTR_KIND_DIMS && k < node->attrs[i].n; k++)
             mark_dim(node->attrs[i].dims[k], flags);

@@ -318,10 +318,12 @@ void qn_node_move_before(qn_node *node, qn_node *before); /* within its graph; N
 /* The symbol that the node finds the value of, or NULL. Such a node stays in front of all that has the symbol in its types or
  * attributes, and as long as something has. */
 qn_dim qn_node_binds(const qn_node *node);
+qn_dim qn_node_limit(const qn_node *node);  /* of such a node: the most that it may find */
 bool qn_graph_binds(const qn_graph *graph); /* has it nodes that do, regions aside? */
 /* Sets the flags, by number, of the symbols that the node's types and attributes have, and all that is in its regions; not of
  * the one that it binds. */
 void qn_node_mark_symbols(const qn_node *node, bool *flags);
+void qn_type_mark_symbols(const qn_type *type, bool *flags); /* the type's */
 
 /* Every later reading of `old` (after qn_graph_resolve) is `value`. Same dtype and rank. `value` must not be computed from
  * `old`: that reading would be replaced too. */

@@ -38,10 +38,7 @@ static void add_bound_symbols(qn_lowering *l, const qn_graph *graph)
         if (!symbol || qn_dim_find_symbol(l->program->dims, symbol->name))
             continue;
         qn_lower_dim(l, symbol);
-        qn_vec_push(l->arena, &l->limits,
-                    node->op == QN_OP_EXTENT
-                        ? qn_attr_dims(node, QN_ATTR_LIMIT, NULL)[0]
-                        : qn_type_elements_dim(l->module->dims, &node->operands[0]->type));
+        qn_vec_push(l->arena, &l->limits, qn_node_limit(node));
     }
 }
 

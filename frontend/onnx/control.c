@@ -65,17 +65,11 @@ static qn_builder builder_of(const qn_onnx_node *n, qn_graph *graph)
 /* Has the type an extent that the region finds out? Outside of it that means nothing. */
 static bool has_own_extent(const qn_graph *region, const qn_type *type)
 {
-    bool any = false;
+    bool *has = QN_NEW_ARRAY(region->module->arena, bool, qn_dims_symbol_count(region->module->dims)),
+         any = false;
+    qn_type_mark_symbols(type, has);
     QN_FOR_NODES (region, node)
-        if (qn_node_binds(node)) {
-            const qn_dim symbol = qn_node_binds(node), zero = qn_dim_const(region->module->dims, 0);
-            qn_dim values[symbol->symbol + 1];
-            memset(values, 0, sizeof values);
-            values[symbol->symbol] = zero;
-            for (int i = 0; i < type->rank; i++)
-                any |= qn_dim_substitute(region->module->dims, type->dims[i], values, symbol->symbol + 1) !=
-                       type->dims[i];
-        }
+        any |= qn_node_binds(node) && has[qn_node_binds(node)->symbol];
     return any;
 }
 
@@ -132,10 +126,8 @@ static qn_dim most_outside(qn_onnx_import *im, const qn_graph *region, qn_dim d)
         const qn_dim symbol = qn_node_binds(node);
         if (!symbol)
             continue;
-        const qn_dim limit = node->op == QN_OP_EXTENT ? qn_attr_dims(node, QN_ATTR_LIMIT, NULL)[0]
-                                                      : qn_type_elements_dim(dims, &node->operands[0]->type);
-        most[symbol->symbol] =
-            qn_dim_min(dims, qn_dim_most(dims, limit, most, n), qn_dim_const(dims, symbol->max));
+        most[symbol->symbol] = qn_dim_min(dims, qn_dim_most(dims, qn_node_limit(node), most, n),
+                                          qn_dim_const(dims, symbol->max));
     }
     return qn_dim_most(dims, d, most, n);
 }
