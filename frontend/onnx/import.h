@@ -3,6 +3,7 @@
  *   load.c      bytes -> parsed model, mapped files, ranges of dimensions, the entry points
  *   port.c      inputs and outputs of the outermost graph
  *   graph.c     scopes, the walk over nodes, functions, captures of regions
+ *   body.c      graphs in nodes: what If, Loop and Scan share
  *   order.c     nodes that come before what they read
  *   node.c      what an operator's function asks of its node: attributes, inputs, outputs, messages
  *   contents.c  values that are known while importing
