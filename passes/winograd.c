@@ -2,12 +2,15 @@
  *
  * A task has a group of tiles of the map and some panels of output channels (winograd_plan.c). With E = t * t places in a tile,
  *
- *   V[e][tile][k]       for each tile and block of k: the t x t elements of x under it, B^T d B   (or by a kernel before)
+ *   V[e][tile][k]       for each tile of the group and block of k: the t x t elements of x under it, B^T d B   (or by a kernel
+ *                       before, for all groups)
  *   for panel
  *     for e, piece      M[e][tile][o] = sum over k of V[e][tile][k] * U[panel][e][k][o]
  *     for tile, block   A^T M A, m x m results of 16 channels, into local memory; and from there what the group computes
  *
- * A piece is some tiles whose sums stay in registers; U lies in the order in which it is read.
+ * A piece is some tiles whose sums stay in registers; U lies in the order in which it is read. How many tiles there are is not
+ * known where extents are symbols: then what whole pieces leave of a group is one piece more, of the least of a few sizes that
+ * holds it, and sums behind the last tile nobody reads.
  *
  * Each sum is made by one task in an order that depends on shapes only. */
 #include "passes/winograd.h"
@@ -16,7 +19,7 @@
 #include "passes/lower.h"
 #include "passes/words.h"
 
-enum { TILE = QN_WINOGRAD_TILE, LARGEST_PIECE = 32 };
+enum { TILE = QN_WINOGRAD_TILE, LARGEST_PIECE = 32, SIZES = 3 };
 
 typedef struct emitter {
     qn_writer w;
@@ -27,6 +30,7 @@ typedef struct emitter {
     qn_kbuffer *in, *filters, *v, *m, *tile;
     qn_dim sample;
     qn_dim x_dims[2], out[2], across, tiles; /* of the space: extents, tiles of a row and of all rows */
+    qn_dim groups;                           /* of tiles */
     /* for the group's elements: the place in the result */
     qn_dim block, row, column, at_row, at_column, at_lane;
 } emitter;
@@ -283,18 +287,18 @@ static void piece_sums(emitter *e, qn_kvalue *piece, qn_kvalue *v_at, qn_kvalue 
         qn_kb_store(b, e->m, offset(e, m_at, i * p->lanes), sums[i], NULL);
 }
 
-/* Pieces [low, high) of `size` tiles each, of a group that begins with piece `first`; their first tile is number `tile` of all
- * that V holds, and `in_group` of the group. */
+/* Pieces [low, high) of `size` tiles each, of a group that begins with piece `first`; the first one's first tile is number `tile`
+ * of the group. */
 static void pieces(emitter *e, qn_kvalue *first, qn_kvalue *low, qn_kvalue *high, int64_t size,
-                   qn_kvalue *tile, qn_kvalue *in_group, qn_kvalue *v_at, qn_kvalue *u_at, qn_kvalue *m_at)
+                   qn_kvalue *tile, qn_kvalue *v_at, qn_kvalue *u_at, qn_kvalue *m_at)
 {
     const qn_winograd_plan *p = &e->p;
     qn_kbuilder *b = &e->w.b;
     qn_kinst *loop = qn_kb_for(b, low, high, qn_kb_index(b, 1), QN_TAG_SERIAL, 0, NULL, NULL);
     qn_kvalue *piece = qn_loop_counter(loop);
-    qn_kvalue *past = scaled(e, qn_kb_isub(b, piece, low), size);
-    piece_sums(e, qn_kb_isub(b, piece, first), along(e, v_at, qn_kb_iadd(b, tile, past), p->v_row), u_at,
-               along(e, m_at, qn_kb_iadd(b, in_group, past), p->vectors * p->lanes), size);
+    qn_kvalue *at = qn_kb_iadd(b, tile, scaled(e, qn_kb_isub(b, piece, low), size));
+    piece_sums(e, qn_kb_isub(b, piece, first), along(e, v_at, at, p->v_row), u_at,
+               along(e, m_at, at, p->vectors * p->lanes), size);
     qn_kb_end_for(b, loop, NULL);
 }
 
@@ -302,7 +306,6 @@ static void pieces(emitter *e, qn_kvalue *first, qn_kvalue *low, qn_kvalue *high
 typedef struct range {
     qn_kvalue *first, *tall, *end;
     qn_kvalue *start, *stop; /* its tiles */
-    qn_kvalue *v_start;      /* number of its first tile in V: 0 in V of its own */
 } range;
 
 static qn_kvalue *piece_start(emitter *e, qn_kvalue *piece)
@@ -312,27 +315,60 @@ static qn_kvalue *piece_start(emitter *e, qn_kvalue *piece)
     return qn_kb_iadd(b, scaled(e, piece, p->piece - 1), qn_kb_imin(b, piece, qn_kb_index(b, p->n_tall)));
 }
 
+/* Sizes of pieces over symbols, from p.piece down: halves of one another, as long as that saves cycles of a step. Gives how many. */
+static int piece_sizes(const emitter *e, int64_t *out)
+{
+    enum { NEEDED = 8 }; /* sums, with which multiply-adds needn't wait for each other */
+    int n = 0;
+    for (int64_t size = e->p.piece; n < SIZES; size = (size + 1) / 2) {
+        out[n++] = size;
+        if (size * e->p.vectors <= NEEDED)
+            break;
+    }
+    return n;
+}
+
 static range group_range(emitter *e, qn_kvalue *group)
 {
     const qn_winograd_plan *p = &e->p;
     qn_kbuilder *b = &e->w.b;
     range r;
     r.first = scaled(e, group, p->pieces_per_group);
-    if (p->symbolic) { /* the last piece may reach behind the last tile: what it sums there nobody reads */
-        qn_kvalue *tiles = qn_writer_index(&e->w, e->tiles),
-                  *n = qn_kb_idiv(b, offset(e, tiles, p->piece - 1), qn_kb_index(b, p->piece));
-        r.end = r.tall = qn_kb_imin(b, offset(e, r.first, p->pieces_per_group), n);
+    if (p->symbolic) {
+        int64_t sizes[SIZES];
+        const int64_t smaller = piece_sizes(e, sizes) > 1 ? sizes[1] : 0; /* tiles that need no whole piece */
         r.start = scaled(e, r.first, p->piece);
-        r.stop = qn_kb_imin(b, scaled(e, r.end, p->piece), tiles);
-        r.v_start = qn_kb_index(b, 0);
+        r.stop = qn_kb_imin(b, offset(e, r.start, p->pieces_per_group * p->piece),
+                            qn_writer_index(&e->w, e->tiles));
+        qn_kvalue *n = offset(e, qn_kb_isub(b, r.stop, r.start), p->piece - 1 - smaller);
+        r.end = r.tall = qn_kb_iadd(b, r.first, qn_kb_idiv(b, n, qn_kb_index(b, p->piece)));
         return r;
     }
     r.end = qn_kb_imin(b, offset(e, r.first, p->pieces_per_group), qn_kb_index(b, p->n_pieces));
     r.tall = qn_kb_imin(b, qn_kb_imax(b, r.first, qn_kb_index(b, p->n_tall)), r.end);
     r.start = piece_start(e, r.first);
     r.stop = piece_start(e, r.end);
-    r.v_start = p->shared ? r.start : qn_kb_index(b, 0);
     return r;
+}
+
+/* The piece, if there is one, of the group's tiles from number `past` on, which are fewer than a whole piece has. */
+static void last_piece(emitter *e, const range *r, qn_kvalue *past, qn_kvalue *v_at, qn_kvalue *u_at,
+                       qn_kvalue *m_at)
+{
+    const qn_winograd_plan *p = &e->p;
+    qn_kbuilder *b = &e->w.b;
+    int64_t sizes[SIZES];
+    const int n = piece_sizes(e, sizes);
+    qn_kvalue *left = qn_kb_isub(b, qn_kb_isub(b, r->stop, r->start), past);
+    for (int i = 1; i < n; i++) {
+        const int64_t next = i + 1 < n ? sizes[i + 1] : 0;
+        qn_kvalue *is_it = qn_kb_binary(b, QN_OP_AND, qn_kb_compare(b, QN_GT, left, qn_kb_index(b, next)),
+                                        qn_kb_compare(b, QN_LE, left, qn_kb_index(b, sizes[i])));
+        qn_kinst *branch = qn_kb_if(b, is_it);
+        piece_sums(e, qn_kb_isub(b, r->tall, r->first), along(e, v_at, past, p->v_row), u_at,
+                   along(e, m_at, past, p->vectors * p->lanes), sizes[i]);
+        qn_kb_end_if(b, branch, 0, NULL);
+    }
 }
 
 /* M of a panel whose filters begin at u_at. */
@@ -345,12 +381,12 @@ static void panel_sums(emitter *e, const range *r, qn_kvalue *v_at, qn_kvalue *u
     qn_kvalue *place = qn_loop_counter(loop);
     qn_kvalue *v = along(e, v_at, place, p->v_plane), *m = scaled(e, place, p->m_plane);
     qn_kvalue *u = along(e, u_at, place, p->channels * p->vectors * p->lanes);
-    qn_kvalue *zero = qn_kb_index(b, 0);
-    pieces(e, r->first, r->first, r->tall, p->piece, r->v_start, zero, v, u, m);
-    if (!p->symbolic && p->n_tall < p->n_pieces && p->piece > 1) {
-        qn_kvalue *past = scaled(e, qn_kb_isub(b, r->tall, r->first), p->piece);
-        pieces(e, r->first, r->tall, r->end, p->piece - 1, qn_kb_iadd(b, r->v_start, past), past, v, u, m);
-    }
+    qn_kvalue *past = scaled(e, qn_kb_isub(b, r->tall, r->first), p->piece);
+    pieces(e, r->first, r->first, r->tall, p->piece, qn_kb_index(b, 0), v, u, m);
+    if (p->symbolic)
+        last_piece(e, r, past, v, u, m);
+    else if (p->n_tall < p->n_pieces && p->piece > 1)
+        pieces(e, r->first, r->tall, r->end, p->piece - 1, past, v, u, m);
     qn_kb_end_for(b, loop, NULL);
 }
 
@@ -489,6 +525,8 @@ static void start_kernel(emitter *e, qn_lowering *l, const char *name, qn_arena 
     const qn_dim edge = number(e, e->p.t - 2);
     e->across = qn_dim_ceildiv(dims, e->out[1], edge);
     e->tiles = qn_dim_mul(dims, qn_dim_ceildiv(dims, e->out[0], edge), e->across);
+    e->groups = e->p.symbolic ? qn_dim_ceildiv(dims, e->tiles, number(e, e->p.pieces_per_group * e->p.piece))
+                              : number(e, e->p.groups);
 }
 
 /* Splits the task number into `n` parts. */
@@ -504,31 +542,50 @@ static void split_task(emitter *e, int n, const qn_dim *parts, qn_dim *out_part,
     *out_tasks = tasks;
 }
 
-/* The kernel that transforms all inputs, into a buffer of the program: V of each sample. */
+/* Elements of V of all groups; of the program. */
+static qn_dim inputs_elements(const emitter *e)
+{
+    qn_lowering *l = e->w.lowering;
+    qn_dims *dims = l->program->dims;
+    const qn_dim *y = e->result->type.dims, edge = qn_dim_const(dims, e->p.t - 2);
+    qn_dim groups = qn_dim_const(dims, e->p.groups);
+    if (e->p.symbolic)
+        groups = qn_dim_ceildiv(dims,
+                                qn_dim_mul(dims, qn_dim_ceildiv(dims, qn_lower_dim(l, y[2]), edge),
+                                           qn_dim_ceildiv(dims, qn_lower_dim(l, y[3]), edge)),
+                                qn_dim_const(dims, e->p.pieces_per_group * e->p.piece));
+    return qn_dim_mul(dims, qn_dim_mul(dims, qn_lower_dim(l, y[0]), groups),
+                      qn_dim_const(dims, places(e) * e->p.v_plane));
+}
+
+/* Where V of that group begins, in a buffer that has it of all groups. */
+static qn_kvalue *group_inputs(emitter *e, qn_dim sample, qn_dim group)
+{
+    qn_dims *dims = e->w.space.dims;
+    const qn_dim at = qn_dim_add(dims, qn_dim_mul(dims, sample, e->groups), group);
+    return scaled(e, qn_writer_index(&e->w, at), places(e) * e->p.v_plane);
+}
+
+/* The kernel that transforms all inputs, into a buffer of the program: V of each group of each sample. */
 static qn_status lower_inputs(qn_lowering *l, emitter *e, int *out_buffer)
 {
     const qn_winograd_plan *p = &e->p;
     qn_arena *scratch = qn_arena_new();
     start_kernel(e, l, "winograd_input", scratch);
     qn_writer *w = &e->w;
-    qn_dims *dims = w->space.dims;
     const qn_dim samples = qn_ispace_import(&w->space, e->result->type.dims[0]);
-    const int64_t v_elements = places(e) * p->v_plane;
-    *out_buffer = qn_lower_scratch(l, "winograd_input", p->dtype,
-                                   qn_dim_mul(l->program->dims, qn_lower_dim(l, e->result->type.dims[0]),
-                                              qn_dim_const(l->program->dims, v_elements)));
+    *out_buffer = qn_lower_scratch(l, "winograd_input", p->dtype, inputs_elements(e));
     e->in = qn_writer_argument(w, qn_lower_buffer(l, e->x), true, false);
     e->v = qn_writer_argument(w, *out_buffer, false, true);
     qn_writer_note_load(w, e->in);
-    const int64_t parts = (p->tiles + p->tiles_per_transform - 1) / p->tiles_per_transform;
-    qn_dim part[2], tasks;
-    split_task(e, 2, (const qn_dim[]){ samples, number(e, parts) }, part, &tasks);
+    qn_dim part[3], tasks;
+    split_task(e, 3, (const qn_dim[]){ samples, e->groups, number(e, p->transforms) }, part, &tasks);
     e->sample = part[0];
-    const qn_dim first = qn_dim_mul(dims, part[1], number(e, p->tiles_per_transform));
-    qn_kvalue *low = qn_writer_index(w, first);
-    qn_kvalue *high = qn_kb_imin(&w->b, offset(e, low, p->tiles_per_transform), qn_kb_index(&w->b, p->tiles));
-    qn_kvalue *v_at = along(e, scaled(e, qn_writer_index(w, e->sample), v_elements), low, p->v_row);
-    input_tiles(e, low, high, v_at);
+    const range r = group_range(e, qn_writer_index(w, part[1]));
+    qn_kvalue *past = scaled(e, qn_writer_index(w, part[2]), p->tiles_per_transform),
+              *low = qn_kb_iadd(&w->b, r.start, past),
+              *high = qn_kb_imin(&w->b, offset(e, low, p->tiles_per_transform), r.stop);
+    input_tiles(e, low, high, along(e, group_inputs(e, part[0], part[1]), past, p->v_row));
     const char *node = e->group->root->loc.node, *name = w->kernel->name;
     const qn_status status =
         qn_writer_finish(w, tasks, node ? qn_arena_printf(l->arena, "%s %s", name, node) : name);
@@ -569,15 +626,12 @@ static qn_status lower_products(qn_lowering *l, emitter *e, int v_buffer)
     const qn_dim samples = qn_ispace_import(&w->space, e->result->type.dims[0]);
     const int64_t panel_parts = (p->panels + p->panels_per_task - 1) / p->panels_per_task;
     qn_dim part[3], tasks;
-    const qn_dim groups = p->symbolic
-                              ? qn_dim_ceildiv(dims, e->tiles, number(e, p->pieces_per_group * p->piece))
-                              : number(e, p->groups);
-    split_task(e, 3, (const qn_dim[]){ number(e, panel_parts), samples, groups }, part, &tasks);
+    split_task(e, 3, (const qn_dim[]){ number(e, panel_parts), samples, e->groups }, part, &tasks);
     e->sample = part[1];
     const range r = group_range(e, qn_writer_index(w, part[2]));
     qn_kvalue *v_at = qn_kb_index(&w->b, 0);
     if (p->shared)
-        v_at = scaled(e, qn_writer_index(w, e->sample), places(e) * p->v_plane);
+        v_at = group_inputs(e, part[1], part[2]);
     else
         input_tiles(e, r.start, r.stop, v_at);
     const qn_dim low = qn_dim_mul(dims, part[0], number(e, p->panels_per_task));

@@ -28,10 +28,12 @@ typedef struct qn_winograd_plan {
     bool
         symbolic; /* of extents that are symbols: the kernel counts tiles, pieces and groups; all pieces are as large */
     bool shared; /* inputs are transformed by a kernel of their own, for all panels; otherwise by each task */
-    bool streams;                /* filters are too many to stay in the L2 cache */
-    int64_t v_row, v_plane;      /* elements of a tile's channels in transformed inputs; of all its tiles */
-    int64_t m_plane;             /* elements of a group's sums for one panel at one of t * t places */
-    int64_t tiles_per_transform; /* of a task of the kernel that transforms inputs */
+    bool streams;           /* filters are too many to stay in the L2 cache */
+    int64_t v_row, v_plane; /* elements of a tile's channels in transformed inputs; of a group's tiles */
+    int64_t m_plane;        /* elements of a group's sums for one panel at one of t * t places */
+    int64_t
+        tiles_per_transform; /* of a task of the kernel that transforms inputs: one of `transforms` of a group */
+    int64_t transforms;
 } qn_winograd_plan;
 
 /* False: there is no kernel for the node, which is a conv_winograd. */
@@ -48,11 +50,5 @@ bool qn_winograd_wins(const qn_conv_plan *direct, bool pairs, const qn_pass_opti
 /* The same of a convolution in blocks whose extents are symbols, of x that is not padded yet. */
 bool qn_winograd_wins_over_symbols(const qn_node *direct, int64_t channels, const qn_pass_options *options,
                                    int *out_t, int64_t *out_width);
-
-/* The first tile of a piece. */
-static inline int64_t qn_winograd_piece_start(const qn_winograd_plan *p, int64_t piece)
-{
-    return piece * (p->piece - 1) + (piece < p->n_tall ? piece : p->n_tall);
-}
 
 #endif

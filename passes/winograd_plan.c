@@ -46,7 +46,7 @@ static void set_strides(qn_winograd_plan *p)
     p->v_row = ceil_div(p->channels, p->lanes) * p->lanes;
     if (p->v_row / p->lanes % 2 == 0)
         p->v_row += p->lanes;
-    p->v_plane = spread(p->shared ? p->tiles : group_tiles(p)) * p->v_row;
+    p->v_plane = spread(group_tiles(p)) * p->v_row;
     p->m_plane = spread(group_tiles(p)) * p->vectors * p->lanes;
 }
 
@@ -154,7 +154,8 @@ static bool divide(qn_winograd_plan *p, const qn_machine *machine, bool shared, 
     set_group(p, pieces);
     p->panels_per_task = ceil_div(p->panels, ceil_div(p->panels, panels));
     p->streams = filter_bytes(p) > (double)machine->l2_bytes / 2;
-    p->tiles_per_transform = most(1, ceil_div(p->tiles, PARTS));
+    p->tiles_per_transform = most(1, least(group_tiles(p), ceil_div(p->tiles, PARTS)));
+    p->transforms = ceil_div(group_tiles(p), p->tiles_per_transform);
     return local_bytes(p) <= ROOM;
 }
 
@@ -165,7 +166,7 @@ static double choose_tasks(qn_winograd_plan *p, const qn_machine *machine)
     double least_cost = 0;
     const double all = (double)(p->tiles * p->panels) * multiply(p);
     const double wanted = all / SMALLEST < PARTS ? all / SMALLEST : PARTS;
-    for (int shared = 0; shared < (p->symbolic ? 1 : 2); shared++)
+    for (int shared = 0; shared < 2; shared++)
         for (int64_t pieces = 1; pieces <= p->n_pieces && divide(p, machine, shared, pieces, 1); pieces++)
             for (int64_t panels = p->panels;; panels = ceil_div(panels, 2)) {
                 divide(p, machine, shared, pieces, panels);
