@@ -26,7 +26,7 @@ typedef struct scores {
 
 static bool read_scores(qn_raiser *s, qn_value *value, double outer, int depth, scores *out);
 
-/* The mask without the axes that it is repeated along, or itself. */
+/* The mask without the axes that it is repeated along, or itself: also where only a run says along which. */
 static qn_value *without_repetition(qn_builder *b, qn_value *mask)
 {
     const qn_node *broadcast = mask ? qn_value_made_by(mask, QN_OP_BROADCAST) : NULL;
@@ -40,7 +40,8 @@ static qn_value *without_repetition(qn_builder *b, qn_value *mask)
         dims[i] = qn_dim_const(qn_b_dims(b), 1);
     for (int i = 0; i < n; i++) {
         dims[axes[i]] = from->dims[i];
-        if (i > 0 && axes[i] <= axes[i - 1])
+        if ((i > 0 && axes[i] <= axes[i - 1]) ||
+            (!qn_dim_is(from->dims[i], 1) && from->dims[i] != mask->type.dims[axes[i]]))
             return mask;
     }
     return qn_b_reshape(b, broadcast->operands[0], mask->type.rank, dims);

@@ -13,7 +13,7 @@ import programs
 import quern
 
 try:
-    from onnx import TensorProto, helper
+    from onnx import TensorProto, helper, numpy_helper
 except ImportError as e:
     raise unittest.SkipTest(f"onnx is missing: {e}")
 
@@ -269,6 +269,24 @@ class Dimensions(unittest.TestCase):
                 np.testing.assert_array_equal(m([x])[0], a + b.repeat(2, 2))
             with self.assertRaisesRegex(quern.Error, "equal|reshape of 15 elements to 18"):
                 m([floats(1, 3, 10)])
+
+    def test_attention_under_a_mask_of_equal_extents(self):
+        """Only the run says that rows and columns of the table are as many as there are queries and keys."""
+        nodes = [helper.make_node("Transpose", ["k"], ["kt"], perm=[0, 1, 3, 2]), helper.make_node("MatMul", ["q", "kt"], ["s"]),
+                 helper.make_node("Shape", ["q"], ["t"], start=2, end=3),
+                 helper.make_node("Concat", ["t", "t"], ["tt"], axis=0),
+                 helper.make_node("Slice", ["table", "zeros", "tt", "axes"], ["bias"]), helper.make_node("Add", ["s", "bias"], ["z"]),
+                 helper.make_node("Softmax", ["z"], ["p"]), helper.make_node("MatMul", ["p", "v"], ["y"])]
+        table = floats(16, 16)
+        m = quern.compile(model(nodes, [info(name, ["n", 2, "t", 8]) for name in "qkv"], [info("y", None)],
+                                [numpy_helper.from_array(table, "table"), numpy_helper.from_array(np.zeros(2, np.int64), "zeros"),
+                                 numpy_helper.from_array(np.arange(2), "axes")]))
+        for t in (1, 5, 16):
+            q, k, v = (floats(3, 2, t, 8) for _ in range(3))
+            p = np.exp(q @ k.swapaxes(2, 3) + table[:t, :t])
+            np.testing.assert_allclose(m([q, k, v])[0], p / p.sum(-1, keepdims=True) @ v, rtol=1e-4, atol=1e-5)
+        with self.assertRaises(quern.Error):
+            m([floats(1, 2, 17, 8)] * 3)
 
     def test_mistakes_stay(self):
         """What no dimension would change is refused at once."""
