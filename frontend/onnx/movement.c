@@ -311,7 +311,9 @@ typedef struct bound {
 static qn_dim clamp_bound(qn_onnx_node *n, qn_dim bound, qn_dim extent, qn_dim low, qn_dim high)
 {
     qn_dims *t = n->im->dims;
-    if (bound->max < 0)
+    const bool whole =
+        qn_dim_is(qn_dim_add(t, bound, extent), 0); /* as many as there are, which may be none */
+    if (bound->max < 0 || (bound->max == 0 && whole))
         bound = qn_dim_is_const(bound) && bound->value <= -QN_DIM_MAX_VALUE
                     ? qn_onnx_dim(n, -QN_DIM_MAX_VALUE)
                     : qn_dim_add(t, bound, extent);
@@ -367,7 +369,9 @@ static bool make_slice(qn_onnx_node *n, qn_dim extent, const bound *from, const 
         clamp_bound(n, to->dim, extent, step > 0 ? zero : qn_onnx_dim(n, -1), step > 0 ? extent : last);
     if (!out->start || !stop) {
         const qn_dim unsure = out->start ? to->dim : from->dim;
-        const bool again = qn_onnx_assume_not_negative(n, unsure);
+        const bool from_end = unsure->max <= 0; /* -n: where that is 0 it would be the other end */
+        const bool again =
+            qn_onnx_assume_not_negative(n, from_end ? qn_dim_sub(t, qn_onnx_dim(n, -1), unsure) : unsure);
         if (!again && step == 1)
             return slice_by_value(n, extent, from, to, out);
         if (!again)

@@ -706,6 +706,19 @@ class Lengths(unittest.TestCase):
         cut = lambda x, a, b: x[a[1]:b[1], a[0]:b[0]]
         self.check(text, [(x, np.array(a), np.array(b)) for a, b in bounds], lambda x, a, b: (cut(x, a, b), abs(cut(x, a, b))))
 
+    def test_from_the_end(self):
+        """x[-n:] begins at the end, not at the start, also where n is only known to be an extent."""
+        count = [helper.make_node("Shape", ["w"], ["s"], start=0, end=1), helper.make_node("Neg", ["s"], ["e"])]
+        none = numpy_helper.from_array(np.zeros(1, np.int64), "none")
+        many = numpy_helper.from_array(np.full(1, 2**63 - 1), "many")
+        for bounds, slices in ((["e", "many"], lambda x, n: x[-n:]), (["none", "e"], lambda x, n: x[:-n])):
+            for shape in ["m"], ["n"]:
+                m = quern.compile(model([*count, helper.make_node("Slice", ["x", *bounds], ["y"])],
+                                        [info("x", shape), info("w", ["n"])], [info("y", None)], [none, many]))
+                for n, of in ((1, 1), (3, 3), *(((2, 7), (9, 4)) if shape == ["m"] else ((0, 0),))):
+                    x = floats(of)
+                    np.testing.assert_array_equal(m([x, np.zeros(n, np.float32)])[0], slices(x, n))
+
     def test_rest(self):
         """What is left behind a count is less where that is more; the caller's memory has to do for both."""
         nodes = [self.node("Cast", "mask", "i", to=TensorProto.INT64), self.node("ReduceSum", "i axis", "n", keepdims=1),
