@@ -6,7 +6,8 @@
  *          element at a time.
  *
  * Lane 0 of an index is kept as a scalar together with its stride from lane to lane: stride 0 is uniform and stays scalar,
- * stride 1 makes contiguous loads and stores, anything else gathers and scatters. An `if` whose condition differs between
+ * stride 1 makes contiguous loads and stores, 2 to 4 loads of contiguous elements that shuffles choose from, anything else gathers
+ * and scatters. An `if` whose condition differs between
  * lanes becomes masks and selects. Carried values become vectors that are combined behind the loop, several of them in
  * long loops to hide the latency of an addition; the order is fixed by the trip count alone.
  *
@@ -24,6 +25,7 @@ enum {
     LINE_BYTES = 64,
     SHORT_BYTES = 16, /* of vectors of which a line is several: such loops are unrolled */
     MOST_COST = 48,   /* instructions of a loop that is unrolled */
+    MOST_APART = 4,   /* elements from lane to lane where several loads are less than a gather */
     UNKNOWN_STRIDE = INT32_MIN
 };
 
@@ -292,6 +294,38 @@ static qn_kvalue *copy_on_lanes(vectorizer *v, const qn_kinst *inst)
     }
 }
 
+/* Elements `stride` apart from `base` on: as many contiguous loads, of which each begins with the last element of the one before,
+ * so that nothing is read before the first lane or behind the last. */
+static qn_kvalue *load_apart(vectorizer *v, const qn_kinst *inst, int64_t stride, qn_kvalue *mask)
+{
+    enum { MOST = 64 };
+    qn_kbuilder *b = &v->r->b;
+    const int lanes = v->lanes, step = lanes - 1;
+    qn_kvalue *made = NULL, *none = mask ? qn_kb_const(b, mask->type, (qn_scalar){ .i = 0 }) : NULL;
+    for (int part = 0; part < (int)stride; part++) {
+        int chosen[MOST], wanted[MOST];
+        for (int i = 0; i < lanes; i++)
+            wanted[i] = lanes; /* a lane of `none` */
+        for (int i = 0; i < lanes; i++) {
+            const int at = i * (int)stride, from = at / step < (int)stride ? at / step : (int)stride - 1;
+            chosen[i] = from == part             ? lanes + at - part * step
+                        : part == 1 && from == 0 ? at /* of the first load as it is */
+                                                 : i;
+            if (from == part)
+                wanted[at - part * step] = i;
+        }
+        qn_kvalue *at = qn_kb_iadd(b, qn_kr_get(inst->operands[0]), qn_kb_index(b, (int64_t)part * step));
+        if (mask &&
+            inst->buffer->space != QN_SPACE_ARGUMENT) /* with no lane, it may begin behind the buffer */
+            at = qn_kb_imin(b, at, qn_kb_index(b, inst->buffer->elements - 1));
+        qn_kvalue *piece = mask ? qn_kb_load_masked(b, inst->buffer, at, lanes,
+                                                    qn_kb_shuffle(b, mask, none, lanes, wanted), NULL)
+                                : qn_kb_load(b, inst->buffer, at, lanes);
+        made = made ? qn_kb_shuffle(b, made, piece, lanes, chosen) : piece;
+    }
+    return made;
+}
+
 static void vector_load(vectorizer *v, qn_kinst *inst)
 {
     qn_kbuilder *b = &v->r->b;
@@ -313,6 +347,9 @@ static void vector_load(vectorizer *v, qn_kinst *inst)
         for (int i = 0; i < v->lanes; i++)
             reversed[i] = v->lanes - 1 - i;
         made = qn_kb_shuffle(b, made, made, v->lanes, reversed);
+    } else if (index->scalar && index->stride > 1 && index->stride <= MOST_APART && !other &&
+               (!mask || v->machine->masked)) {
+        made = load_apart(v, inst, index->stride, mask);
     } else {
         qn_kvalue *at = index->scalar && index->stride == 1 ? qn_kr_get(inst->operands[0])
                                                             : vector_of(v, inst->operands[0]);
