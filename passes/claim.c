@@ -15,6 +15,7 @@ extern const qn_template qn_template_conv_symbolic;  /* passes/conv_symbolic.c *
 extern const qn_template qn_template_winograd;       /* passes/winograd.c */
 extern const qn_template qn_template_attention;      /* passes/attention.c */
 extern const qn_template qn_template_attention_grad; /* passes/attention_grad.c */
+extern const qn_template qn_template_windows;        /* passes/windows.c */
 
 /* clang-format off */
 const qn_template *const qn_templates[] = {
@@ -32,6 +33,7 @@ const qn_template *const qn_templates[] = {
     &qn_template_winograd,
     &qn_template_attention,
     &qn_template_attention_grad,
+    &qn_template_windows,
     NULL,
 };
 /* clang-format on */
