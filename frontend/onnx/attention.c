@@ -243,6 +243,31 @@ static qn_value *by_time(qn_onnx_node *n, int input, int64_t heads)
     return qn_b_transpose(&n->b, x, (int64_t[]){ 1, 0, 2, 3 });
 }
 
+/* Attributes of the domain com.microsoft: states of several positions, and what it has on GPUs only. */
+static bool refuse_states(qn_onnx_node *n)
+{
+    static const char *const names[] = { "state_window", "state_update_capacity", "state_length",
+                                         "input_channels", "input_channel_offset" };
+    for (size_t i = 0; i < sizeof names / sizeof *names; i++)
+        if (qn_onnx_attr_int(n, names[i], 0)) {
+            qn_onnx_unsupported(n, "attribute %s = %lld", names[i],
+                                (long long)qn_onnx_attr_int(n, names[i], 0));
+            return false;
+        }
+    return true;
+}
+
+/* Queries [T, B, H, D] whose heads each serve `times` states: [T, B, times * H, D]. */
+static qn_value *repeat_queries(qn_onnx_node *n, qn_value *q, int64_t times)
+{
+    if (!q)
+        return NULL;
+    const qn_dim *d = q->type.dims;
+    const qn_dim split[5] = { d[0], d[1], d[2], qn_onnx_dim(n, times), d[3] },
+                 merged[4] = { d[0], d[1], qn_dim_mul(n->im->dims, d[2], split[3]), d[3] };
+    return qn_b_reshape(&n->b, qn_b_broadcast(&n->b, q, 5, split, (int64_t[]){ 0, 1, 2, 4 }), 4, merged);
+}
+
 /* state [B, G, K, V], a step's q [B, H, K], k [B, G, K], v [B, G, V] -> new state; *out_y: [B, H, V] */
 static qn_value *linear_step(qn_builder *b, qn_value *state, qn_value *q, qn_value *k, qn_value *v,
                              qn_value *decay, qn_value *beta, double scale, qn_value **out_y)
@@ -279,11 +304,21 @@ static void import_linear_attention(qn_onnx_node *n)
     const char *rule = qn_onnx_attr_string(n, "update_rule", "gated_delta");
     bool gated = !strcmp(rule, "gated") || !strcmp(rule, "gated_delta");
     bool delta = !strcmp(rule, "delta") || !strcmp(rule, "gated_delta");
-    if (heads < 1 || groups < 1 || heads % groups || (!gated && !delta && strcmp(rule, "linear"))) {
-        qn_onnx_malformed(n, "attribute update_rule is unknown, or q_num_heads no multiple of kv_num_heads");
+    const bool shared_queries = heads > 0 && groups > heads && groups % heads == 0;
+    if (heads < 1 || groups < 1 || (heads % groups && !shared_queries) ||
+        (!gated && !delta && strcmp(rule, "linear"))) {
+        qn_onnx_malformed(n,
+                          "attribute update_rule is unknown, or neither of q_num_heads and kv_num_heads is "
+                          "a multiple of the other");
         return;
     }
+    if (!refuse_states(n))
+        return;
     qn_value *in[6] = { NULL, by_time(n, 0, heads), by_time(n, 1, groups), by_time(n, 2, groups) };
+    if (shared_queries) {
+        in[1] = repeat_queries(n, in[1], groups / heads);
+        heads = groups;
+    }
     for (int i = 2; i < 4; i++) /* time and batch of keys and values, size of key heads */
         for (int k = 0; k < 4 && in[1]; k++)
             in[i] = k == 2 || (k == 3 && i == 3) ? in[i] : qn_onnx_with_dim(n, in[i], k, in[1]->type.dims[k]);
@@ -346,32 +381,71 @@ static void import_linear_attention(qn_onnx_node *n)
 
 /* ---- CausalConvWithState ---- */
 
+/* [B, L, …] -> [B, C, L] where channels come last */
+static qn_value *channels_first(qn_onnx_node *n, qn_value *x, qn_dim channels, bool last)
+{
+    if (!x || !last)
+        return x;
+    const qn_dim dims[3] = { x->type.dims[0], x->type.dims[1], channels };
+    return qn_b_transpose(&n->b, qn_b_reshape(&n->b, x, 3, dims), (int64_t[]){ 0, 2, 1 });
+}
+
+/* [B, C, L] as `like` has its axes, but for the length */
+static qn_value *channels_back(qn_onnx_node *n, qn_value *x, const qn_type *like, bool last)
+{
+    if (!x || !last)
+        return x;
+    qn_dim dims[QN_MAX_RANK];
+    for (int i = 0; i < like->rank; i++)
+        dims[i] = i == 1 ? x->type.dims[2] : like->dims[i];
+    return qn_b_reshape(&n->b, qn_b_transpose(&n->b, x, (int64_t[]){ 0, 2, 1 }), like->rank, dims);
+}
+
 static void import_causal_conv(qn_onnx_node *n)
 {
     qn_builder *b = &n->b;
     qn_dims *t = n->im->dims;
     qn_value *x = qn_onnx_in(n, 0), *w = qn_onnx_in(n, 1);
     const char *function = qn_onnx_attr_string(n, "activation", "none");
-    if (!x || !w)
+    /* the domain com.microsoft's */
+    const bool last = qn_onnx_attr_int(n, "channels_last", 0) != 0;
+    const int64_t dilation = qn_onnx_attr_int(n, "dilation", 1), axes = qn_onnx_attr_int(n, "ndim", 1);
+    if (!x || !w || !refuse_states(n))
         return;
-    if (x->type.rank != 3 || w->type.rank != 3 || !qn_dim_is_const(w->type.dims[0]) ||
-        !qn_dim_is_const(w->type.dims[2]) || w->type.dims[2]->value < 1) {
+    if (axes != 1 || qn_onnx_attr_int(n, "state_channels_last", -1) > -1) {
+        qn_onnx_unsupported(n, axes != 1 ? "attribute ndim other than 1" : "attribute state_channels_last");
+        return;
+    }
+    if ((last ? x->type.rank < 3 : x->type.rank != 3) || w->type.rank != 3 ||
+        !qn_dim_is_const(w->type.dims[0]) || !qn_dim_is_const(w->type.dims[2]) ||
+        w->type.dims[2]->value < 1) {
         qn_onnx_needs_shape(n, 1);
         qn_onnx_malformed(n, "input and weight must have rank 3, channels and kernel be known");
         return;
     }
     bool silu = !strcmp(function, "silu") || !strcmp(function, "swish");
-    if (!silu && strcmp(function, "none")) {
-        qn_onnx_malformed(n, "attribute activation must be silu, swish or none");
+    if ((!silu && strcmp(function, "none")) || dilation < 1 || dilation > QN_DIM_MAX_VALUE) {
+        qn_onnx_malformed(n, "attribute activation must be silu, swish or none, and dilation positive");
         return;
     }
-    qn_dim before = qn_dim_sub(t, w->type.dims[2], qn_onnx_dim(n, 1));
+    const qn_type like = x->type;
+    x = channels_first(n, x, w->type.dims[0], last);
+    if (!x)
+        return;
+    qn_dim before =
+        qn_dim_mul(t, qn_dim_sub(t, w->type.dims[2], qn_onnx_dim(n, 1)), qn_onnx_dim(n, dilation));
     qn_dim dims[3] = { x->type.dims[0], x->type.dims[1], before };
     qn_type type = qn_type_make(n->im->module, x->type.dtype, 3, dims);
     qn_value *past = qn_onnx_has(n, 3) ? qn_onnx_in(n, 3) : qn_b_full(b, &type, 0);
+    if (past && qn_onnx_has(n, 3) && past->type.rank != like.rank) {
+        qn_onnx_malformed(n, "past_state must have the rank of the input");
+        return;
+    }
+    if (past && qn_onnx_has(n, 3))
+        past = channels_first(n, qn_onnx_with_dim(n, past, 0, dims[0]), w->type.dims[0], last);
     qn_value *all = qn_b_concatenate(b, 2, (qn_value *[]){ past, x }, 2);
     static const int64_t one = 1, zero = 0;
-    qn_conv conv = { &one, &zero, &zero, &one, &one, w->type.dims[0]->value };
+    qn_conv conv = { &one, &zero, &zero, &one, &dilation, w->type.dims[0]->value };
     qn_value *y = qn_b_convolution(b, all, w, &conv);
     if (qn_onnx_has(n, 2))
         y = add(b, y, qn_onnx_per_channel(n, 2, 3));
@@ -379,10 +453,13 @@ static void import_causal_conv(qn_onnx_node *n)
         y = qn_b_convert(b, x->type.dtype,
                          qn_b_unary(b, QN_OP_SILU,
                                     qn_b_convert(b, x->type.dtype == QUERN_F64 ? QUERN_F64 : QUERN_F32, y)));
-    qn_onnx_out(n, 0, y);
+    qn_onnx_out(n, 0, channels_back(n, y, &like, last));
     if (all)
         qn_onnx_out(n, 1,
-                    qn_b_slice_axis(b, all, 2, qn_dim_sub(t, all->type.dims[2], before), all->type.dims[2]));
+                    channels_back(n,
+                                  qn_b_slice_axis(b, all, 2, qn_dim_sub(t, all->type.dims[2], before),
+                                                  all->type.dims[2]),
+                                  &like, last));
 }
 
 static void import_swiglu(qn_onnx_node *n)
@@ -401,6 +478,8 @@ const qn_onnx_op qn_onnx_attention_ops[] = {
     { "RotaryEmbedding", NULL, 23, 0, import_rotary },
     { "LinearAttention", NULL, 27, 0, import_linear_attention },
     { "CausalConvWithState", NULL, 27, 0, import_causal_conv },
+    { "LinearAttention", "com.microsoft", 1, 0, import_linear_attention },
+    { "CausalConvWithState", "com.microsoft", 1, 0, import_causal_conv },
     { "SwiGLU", NULL, 28, 0, import_swiglu },
     { 0 },
 };

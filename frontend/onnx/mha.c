@@ -349,6 +349,11 @@ typedef struct cache {
     qn_dim length;   /* keys in the cache afterwards */
     bool grows;      /* the new ones lie behind all of before, in each sequence */
     bool stays;      /* it is a buffer */
+    qn_dim
+        capacity; /* of a cache that keeps no more than attribute local_window_size looks back to; NULL: it keeps all */
+    int64_t window;
+    qn_value *
+        kept; /* of such a one: keys in it before, i64 [B, 1, 1, 1]; they lie at its start, the last at `first` - 1 */
 } cache;
 
 /* Input i, whose contents are one number: NULL when they are not known. */
@@ -382,6 +387,98 @@ static bool read_cache(qn_onnx_node *n, qn_dim batch, qn_dim queries, qn_value *
     out->stays = buffer;
     out->grows = qn_dim_is(before, 0) || (!buffer && qn_dim_is(batch, 1));
     return true;
+}
+
+/* Keys that a cache of `capacity` holds of the first `total` of a sequence, i64 [B, 1, 1, 1]. Where they are more, so many make
+ * room at once that at least a window's are left. */
+static qn_value *kept_of(qn_onnx_node *n, const cache *c, qn_value *total)
+{
+    qn_builder *b = &n->b;
+    qn_value *capacity = qn_b_dim_value(b, QUERN_I64, c->capacity);
+    qn_value *at_once = max_number(b, add_number(b, capacity, 1 - (double)c->window), 1);
+    qn_value *over = max_number(b, sub(b, total, capacity), 0);
+    qn_value *times = divide(b, add_number(b, add(b, over, at_once), -1), at_once);
+    return sub(b, total, mul(b, times, at_once));
+}
+
+/* Attribute sliding_window_cache: the first keys[b] rows of the cache are those of the last positions, in their order. */
+static bool read_window_cache(qn_onnx_node *n, qn_dim batch, qn_dim queries, qn_value *past, int64_t window,
+                              cache *c)
+{
+    qn_builder *b = &n->b;
+    if (!past || window < 1 || qn_onnx_attr_int(n, "causal", 1) == 0 ||
+        (qn_dim_is_const(past->type.dims[2]) && past->type.dims[2]->value < window)) {
+        qn_onnx_malformed(n,
+                          "sliding_window_cache = 1 needs a past of at least local_window_size keys, which "
+                          "is positive, and goes without causal = 0");
+        return false;
+    }
+    if (qn_onnx_has(n, 10)) {
+        qn_onnx_unsupported(n, "input 10 (attention_bias) with sliding_window_cache = 1");
+        return false;
+    }
+    qn_value *last = of_sequences(n, qn_onnx_in(n, 5), batch);
+    *c = (cache){ .capacity = past->type.dims[2], .window = window };
+    c->first = max_number(b, sub(b, add_number(b, last, 1), qn_b_dim_value(b, QUERN_I64, queries)), 0);
+    c->kept = kept_of(n, c, c->first);
+    c->length = qn_dim_add(n->im->dims, c->capacity, queries);
+    return c->kept != NULL;
+}
+
+/* Rows of [B, G, T, D] whose numbers are i64 [B, 1, R, 1]. */
+static qn_value *rows_of(qn_onnx_node *n, qn_value *x, qn_value *rows)
+{
+    qn_builder *b = &n->b;
+    static const int64_t swap[4] = { 0, 2, 1, 3 };
+    if (!x || !rows)
+        return NULL;
+    const qn_dim batch = x->type.dims[0], count = rows->type.dims[2], one = qn_onnx_dim(n, 1);
+    if (qn_dim_is(batch, 1))
+        return qn_b_gather(b, x, qn_b_reshape(b, rows, 1, &count), 2);
+    const qn_dim index[3] = { batch, count, one };
+    x = qn_b_gather_nd(b, qn_b_transpose(b, x, swap), qn_b_reshape(b, rows, 3, index), 1);
+    return qn_b_transpose(b, x, swap);
+}
+
+/* i64 [1, 1, count, 1] or, `across`, [1, 1, 1, count] */
+static qn_value *counted(qn_onnx_node *n, qn_dim count, bool across)
+{
+    const qn_dim one = qn_onnx_dim(n, 1), dims[4] = { one, one, across ? one : count, across ? count : one };
+    qn_type type = qn_type_make(n->im->module, QUERN_I64, 4, dims);
+    return qn_b_iota(&n->b, &type, across ? 3 : 2);
+}
+
+/* What the cache keeps of x [B, G, capacity + S, D], which is all that was in it and the new keys. Behind it lies the last of them. */
+static qn_value *keep_window(qn_onnx_node *n, const cache *c, qn_value *x)
+{
+    qn_builder *b = &n->b;
+    qn_dims *t = n->im->dims;
+    if (!x)
+        return NULL;
+    qn_value *capacity = qn_b_dim_value(b, QUERN_I64, c->capacity);
+    qn_value *total =
+        add(b, c->first, qn_b_dim_value(b, QUERN_I64, qn_dim_sub(t, x->type.dims[2], c->capacity)));
+    qn_value *position = add(b, counted(n, c->capacity, false), sub(b, total, kept_of(n, c, total)));
+    position = minimum(b, position, add_number(b, total, -1));
+    qn_value *since = sub(b, position, c->first);
+    qn_value *row =
+        choose(b, compare_number(b, QN_GE, since, 0), add(b, since, capacity), add(b, since, c->kept));
+    return rows_of(n, x, max_number(b, row, 0));
+}
+
+/* The window of queries whose keys are all rows of before and the new ones, by their positions: [B, 1, S, capacity + S]. The
+ * attention's own causality hides new keys behind a query. */
+static void allow_window(qn_onnx_attention *a, const cache *c)
+{
+    qn_onnx_node *n = a->n;
+    qn_builder *b = &n->b;
+    qn_value *row = counted(n, a->k->type.dims[2], true);
+    qn_value *news = sub(b, row, qn_b_dim_value(b, QUERN_I64, c->capacity)); /* new keys: 0 and more */
+    qn_value *since = choose(b, compare_number(b, QN_GE, news, 0), news, sub(b, row, c->kept));
+    qn_value *there = or_else(b, compare_number(b, QN_GE, news, 0), compare(b, QN_LT, row, c->kept));
+    qn_value *query = counted(n, a->q->type.dims[2], false);
+    qn_value *near = compare(b, QN_GT, add_number(b, since, (double)c->window), query);
+    qn_onnx_attention_allow(a, and_also(b, there, near), -INFINITY);
 }
 
 /* A buffer with x [B, G, S, D] in it, from `first` on. Nothing else is touched: where it is the memory of before, no more is
@@ -527,7 +624,7 @@ static bool refuse_cache_types(qn_onnx_node *n)
             qn_onnx_unsupported(n, "attribute %s = %s", names[i], qn_onnx_attr_string(n, names[i], ""));
             return false;
         }
-    return refuse_attribute(n, "kv_cache_bit_width") && refuse_attribute(n, "sliding_window_cache");
+    return refuse_attribute(n, "kv_cache_bit_width");
 }
 
 static void import_grouped(qn_onnx_node *n)
@@ -537,6 +634,7 @@ static void import_grouped(qn_onnx_node *n)
     qn_builder *b = &n->b;
     const int64_t heads = count_of(n, "num_heads"), groups = heads ? count_of(n, "kv_num_heads") : 0,
                   window = qn_onnx_attr_int(n, "local_window_size", -1);
+    const bool slides = qn_onnx_attr_int(n, "sliding_window_cache", 0) != 0;
     qn_onnx_attention a;
     qn_value *qkv[3], *past[2] = { qn_onnx_in_opt(n, 3), qn_onnx_in_opt(n, 4) };
     cache c;
@@ -553,22 +651,25 @@ static void import_grouped(qn_onnx_node *n)
     if (!read_grouped(n, heads, groups, qkv))
         return;
     const qn_dim dims[2] = { qkv[0]->type.dims[0], qkv[0]->type.dims[2] };
-    if (!read_cache(n, dims[0], dims[1], past[0], &c) || !normalize_heads(n, qkv) ||
-        !rotate_heads(n, &c, dims, qkv))
+    if (!(slides ? read_window_cache(n, dims[0], dims[1], past[0], window, &c)
+                 : read_cache(n, dims[0], dims[1], past[0], &c)) ||
+        !normalize_heads(n, qkv) || !rotate_heads(n, &c, dims, qkv))
         return;
     for (int i = 0; i < 2; i++)
-        qkv[i + 1] = put(n, &c, past[i], qkv[i + 1]);
-    for (int i = 0; i < 2 && c.stays; i++)
-        qn_vec_push(n->im->arena, &n->im->updates, ((qn_onnx_update){ past[i], qkv[i + 1] }));
+        qkv[i + 1] = slides ? qn_onnx_after_past(n, past[i], qkv[i + 1]) : put(n, &c, past[i], qkv[i + 1]);
     if (!qn_onnx_attention_init(&a, n, qkv[0], qkv[1], qkv[2]) || !read_scale(&a) || !read_bias(&a, 10))
         return;
     a.cap = qn_onnx_attr_float(n, "softcap", 0);
     a.causal = qn_onnx_attr_int(n, "causal", 1) != 0;
-    if (c.grows)
+    if (slides)
+        a.past = c.capacity;
+    else if (c.grows)
         a.past = qn_dim_sub(n->im->dims, a.k->type.dims[2], dims[1]);
     else
         a.first = c.first;
-    if (window > 0)
+    if (slides)
+        allow_window(&a, &c);
+    else if (window > 0)
         a.left = window - 1;
     if (!a.causal) {
         qn_value *last = of_sequences(n, qn_onnx_in(n, 5), dims[0]);
@@ -579,8 +680,12 @@ static void import_grouped(qn_onnx_node *n)
         qn_type type = qn_type_make(n->im->module, a.q->type.dtype, 1, &a.q->type.dims[1]);
         a.sink = qn_b_full(b, &type, 0);
     }
-    qn_onnx_out(n, 1, a.k);
-    qn_onnx_out(n, 2, a.v);
+    for (int i = 0; i < 2; i++) {
+        qn_value *present = slides ? keep_window(n, &c, i ? a.v : a.k) : i ? a.v : a.k;
+        if (present && (c.stays || slides))
+            qn_vec_push(n->im->arena, &n->im->updates, ((qn_onnx_update){ past[i], present }));
+        qn_onnx_out(n, 1 + i, present);
+    }
     qn_onnx_out(n, 0, qn_onnx_pack_heads(n, qn_onnx_attend(&a)));
 }
 

@@ -301,6 +301,48 @@ class Attention(unittest.TestCase):
             self.assertAlmostEqual(gradient[i], (loss(x + step) - loss(x - step)) / 2e-5, delta=1e-3)
 
 
+class States(unittest.TestCase):
+    """Operators that carry a state from token to token."""
+
+    def test_convolution(self):
+        """In parts the same as whole, in either layout, and with taps apart."""
+        w, bias = floats(6, 1, 3), floats(6)
+        for last, dilation, function in ((0, 1, "none"), (0, 2, "silu"), (1, 1, "swish"), (1, 3, "none")):
+            x, before = floats(2, 6, 9), floats(2, 6, 2 * dilation)
+            line = np.concatenate([before, x], 2)
+            y = sum(line[:, :, i * dilation:i * dilation + 9] * w[:, 0, i, None] for i in range(3)) + bias[:, None]
+            y = y if function == "none" else y * sigmoid(y)
+            place = (lambda a: np.ascontiguousarray(a.swapaxes(1, 2)).reshape(2, -1, 2, 3)) if last else (lambda a: a.copy())
+            got, state = [], place(before)
+            for at, end in ((0, 1), (1, 7), (7, 9)):
+                part, state = run("CausalConvWithState", {"x": place(x[:, :, at:end]), "w": w, "b": bias, "s": state}, "wb", 2,
+                                  {"x": {0: "batch", 1 if last else 2: "new"}}, activation=function, dilation=dilation, channels_last=last)
+                close(state, place(line[:, :, end:end + 2 * dilation]))
+                got.append(part)
+            close(np.concatenate(got, 1 if last else 2), place(y))
+            alone = run("CausalConvWithState", {"x": place(x), "w": w}, "w", dilation=dilation, channels_last=last)
+            line = np.concatenate([np.zeros_like(before), x], 2)
+            close(alone, place(sum(line[:, :, i * dilation:i * dilation + 9] * w[:, 0, i, None] for i in range(3))))
+
+    def test_linear_attention(self):
+        """Heads of queries that share a state, and states that share a query."""
+        for n, groups, each in ((4, 2, False), (2, 4, False), (2, 2, True)):
+            q, k, v = floats(2, 5, n * 8), floats(2, 5, groups * 8) / 3, floats(2, 5, groups * 6)
+            decay, beta = -np.abs(floats(2, 5, groups * (8 if each else 1))), sigmoid(floats(2, 5, groups))
+            state = floats(2, groups, 8, 6)
+            got, present = run("LinearAttention", {"q": q, "k": k, "v": v, "s": state, "d": decay, "b": beta}, (), 2, q_num_heads=n, kv_num_heads=groups,
+                               scale=0.5, update_rule="gated_delta")
+            most, want = max(n, groups), []
+            for t in range(5):
+                row = lambda x, count: x[:, t].reshape(2, count, -1)
+                state = state * np.exp(row(decay, groups))[..., None]
+                change = row(beta, groups) * (row(v, groups) - np.einsum("bgk,bgkv->bgv", row(k, groups), state))
+                state = state + row(k, groups)[..., None] * change[:, :, None]
+                want.append(np.einsum("bhk,bhkv->bhv", row(q, n).repeat(most // n, 1), state.repeat(most // groups, 1)) * 0.5)
+            close(got, np.stack(want, 1).reshape(2, 5, -1))
+            close(present, state)
+
+
 class Rotary(unittest.TestCase):
     def test_forms(self):
         n, size, table = 2, 16, floats(2, 20, 8)
@@ -410,6 +452,73 @@ class Grouped(unittest.TestCase):
                     session.run()
                     np.testing.assert_array_equal(caches, want)
                     np.testing.assert_array_equal(np.array(session.outputs[0]), y)
+
+    def test_window_cache(self):
+        """Of all positions so far the last stay, as many as a formula says, whatever the steps they came in."""
+        groups, size, window, table = 2, 16, 5, floats(2, 40, 8)
+        names = {**{x: {0: "batch", 1: "new"} for x in "qkv"}, **{x: {0: "batch", 2: "capacity"} for x in ("pk", "pv")}, "last": {0: "batch"}}
+        kept = lambda total, capacity: total - max(0, -(-(total - capacity) // (capacity - window + 1))) * (capacity - window + 1)
+        for capacity, dims, cap in ((5, None, 0.0), (5, names, 0.0), (8, names, 0.0), (8, None, 3.0)):
+            q, k, v = (floats(1, 24, heads * size) for heads in (4, groups, groups))
+            past = floats(2, 1, groups, capacity, size)
+            where = np.arange(24)[None]
+            all_q, all_k = (turn(heads(x, n), table[0][where], table[1][where], 0) for x, n in ((q, 4), (k, groups)))
+            visible = causal(24, 24) & (np.arange(24) > np.arange(24)[:, None] - window)
+            want = attend(all_q, all_k, heads(v, groups), visible=visible, cap=cap)
+            at = 0
+            for new in (3, 1, 1, 1, 4, 1, 12, 1):
+                with self.subTest(capacity=capacity, symbolic=bool(dims), at=at, new=new):
+                    total = at + new
+                    given = {"q": q[:, at:total], "k": k[:, at:total], "v": v[:, at:total], "pk": past[0], "pv": past[1], "last": ints(total - 1),
+                             "total": np.array(total, np.int32), "c": table[0], "s": table[1]}
+                    y, *past = run("GroupQueryAttention", given, "cs", 3, dims, num_heads=4, kv_num_heads=groups, local_window_size=window,
+                                   sliding_window_cache=1, do_rotary=1, softcap=cap)
+                    close(y, want[:, at:total])
+                    rows = kept(total, capacity)
+                    for cache, x in zip(past, (all_k, heads(v, groups))):
+                        self.assertEqual(cache.shape[2], capacity)
+                        close(cache[:, :, :rows], x[:, :, total - rows:total])
+                    at = total
+
+    def test_window_caches_of_sequences(self):
+        """Each sequence of a batch has its own length."""
+        window, capacity, lengths, size = 4, 6, (2, 6, 9, 30), 16
+        q, k, v = floats(4, 1, 2 * size), floats(4, 30, size), floats(4, 30, size)
+        for b, length in enumerate(lengths):
+            k[b, length:] = v[b, length:] = 0
+        past = floats(2, 4, 1, capacity, size)
+        for b, length in enumerate(lengths):
+            held = length - 1 - max(0, -(-(length - 1 - capacity) // 3)) * 3
+            for cache, x in zip(past, (k, v)):
+                cache[b, 0, :held] = x[b, length - 1 - held:length - 1]
+        new = lambda x: np.stack([x[b, length - 1:length] for b, length in enumerate(lengths)])
+        given = {"q": q, "k": new(k), "v": new(v), "pk": past[0], "pv": past[1], "last": ints(*lengths) - 1, "total": np.array(30, np.int32)}
+        y, *present = run("GroupQueryAttention", given, (), 3, num_heads=2, kv_num_heads=1, local_window_size=window, sliding_window_cache=1)
+        for b, length in enumerate(lengths):
+            begin = max(0, length - window)
+            close(y[b:b + 1], attend(heads(q[b:b + 1], 2), k[b:b + 1, None, begin:length], v[b:b + 1, None, begin:length]))
+            rows = length - max(0, -(-(length - capacity) // 3)) * 3
+            for cache, x in zip(present, (k, v)):
+                close(cache[b, 0, :rows], x[b, length - rows:length])
+
+    def test_window_cache_in_place(self):
+        """The memory of before may be that of afterwards; elsewhere it stays as it is."""
+        for names in (None, {"pk": {2: "capacity"}, "pv": {2: "capacity"}}):
+            for total in (3, 7, 8, 20):
+                given = {"q": floats(1, 1, 64), "k": floats(1, 1, 32), "v": floats(1, 1, 32), "pk": floats(1, 2, 7, 16), "pv": floats(1, 2, 7, 16),
+                         "last": ints(total - 1), "total": np.array(total, np.int32)}
+                text = microsoft.model("GroupQueryAttention", given, {"order": list(given)},
+                                       {"num_heads": 4, "kv_num_heads": 2, "local_window_size": 5, "sliding_window_cache": 1}, 3, names)
+                model = quern.compile(text)
+                past = [given[name].copy() for name in ("pk", "pv")]
+                want = [np.array(y) for y in model({x.name: given[x.name] for x in model.inputs})]
+                np.testing.assert_array_equal(past, [given["pk"], given["pv"]])
+                session = model.session()
+                session.bind({**{x.name: given[x.name] for x in model.inputs}, "pk": past[0], "pv": past[1]})
+                session.bind_outputs(dict(zip([x.name for x in model.outputs][1:], past)))
+                session.run()
+                np.testing.assert_array_equal(past, want[1:])
+                np.testing.assert_array_equal(np.array(session.outputs[0]), want[0])
 
     def test_heads(self):
         self.check(5, 0, [5], n=4, groups=4)
@@ -654,7 +763,13 @@ class Mistakes(microsoft.Mistakes):
         wrong("past_key and past_value must both be given", {"pk": floats(2, 2, 1, 16)})
         wrong("output 3 (output_qk)", {}, [0, 3])
         wrong("attribute k_quant_type = PER_TENSOR", {}, k_quant_type="PER_TENSOR")
-        wrong("attribute sliding_window_cache = 1", {}, sliding_window_cache=1)
+        slide = {"sliding_window_cache": 1, "local_window_size": 4}
+        past = {"pk": floats(2, 2, 4, 16), "pv": floats(2, 2, 4, 16)}
+        wrong("needs a past of at least local_window_size keys", {}, **slide)
+        wrong("needs a past of at least local_window_size keys", {**past, "pk": floats(2, 2, 3, 16)}, **slide)
+        wrong("which is positive", past, sliding_window_cache=1)
+        wrong("goes without causal = 0", past, causal=0, **slide)
+        wrong("input 10 (attention_bias) with sliding_window_cache = 1", {**past, "c": None, "s": None, "at": None, "bias": floats(1, 1, 3, 3)}, **slide)
         rest = {name: None for name in ("c", "s", "at", "bias", "sink", "ks", "vs", "qn", "kn")}
         wrong("input 12 (k_scale)", {**rest, "ks": floats(1)})
         wrong("q_norm_weight and k_norm_weight go together", {**rest, "qn": floats(16)})
@@ -662,6 +777,20 @@ class Mistakes(microsoft.Mistakes):
         wrong("input 7 is missing", {}, do_rotary=1)
         wrong("position_ids must have rank 2", {**rest, "c": floats(9, 8), "s": floats(9, 8), "at": np.array([0, 1])}, do_rotary=1)
         wrong("20 cosines turn 40 elements, and a head has 16", {"c": floats(9, 20), "s": floats(9, 20)}, do_rotary=1)
+
+    def test_states(self):
+        x, w = floats(2, 6, 5), floats(6, 1, 3)
+        wrong = lambda text, more={}, **attributes: self.wrong(text, "CausalConvWithState", {"x": x, "w": w, **more}, "w", **attributes)
+        wrong("attribute ndim other than 1", ndim=2)
+        wrong("attribute state_window = 4", state_window=4)
+        wrong("attribute state_channels_last", state_channels_last=0)
+        wrong("silu, swish or none, and dilation positive", dilation=0)
+        wrong("silu, swish or none, and dilation positive", activation="gelu")
+        wrong("past_state must have the rank of the input", {"b": None, "s": x[0]})
+        q = floats(2, 5, 12)
+        wrong = lambda text, **attributes: self.wrong(text, "LinearAttention", {"q": q, "k": q, "v": q}, **{"q_num_heads": 2, "kv_num_heads": 2, **attributes})
+        wrong("attribute state_window = 1", state_window=1, update_rule="linear")
+        wrong("a multiple of the other", kv_num_heads=3)
 
     def test_rotary(self):
         x, at, table = floats(2, 3, 32), np.array([0]), floats(9, 8)
