@@ -16,11 +16,15 @@ typedef struct qn_keys {
     qn_dim at[QN_MAX_RANK]; /* of the line; [axis] is free */
     int axis, n_passes;     /* at most so many passes merge runs */
     bool descending;
+    qn_kvalue *least,
+        *shift; /* of keys of 64 bits, in their order: the line's least; from how far up a number has 32 of them */
+    qn_kbuffer *positions; /* of such keys: u32 */
+    qn_kvalue *list;       /* where the line's begin there */
 } qn_keys;
 
-/* A key's bits in its order, as a u32. */
+/* A key's bits in its order, as a u32 or, of 64 bits, a u64. */
 qn_kvalue *qn_keys_ordered(qn_keys *s, qn_kvalue *key);
-/* Key i of the line (of operand 0) above its position, as a u64. */
+/* Key i of the line (of operand 0), or 32 bits of it, above its position, as a u64. */
 qn_kvalue *qn_keys_number(qn_keys *s, qn_dim i);
 /* Where number i of the half that begins there is in `numbers`. */
 qn_kvalue *qn_keys_place(qn_keys *s, qn_kvalue *half, qn_kvalue *i);

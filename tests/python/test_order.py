@@ -104,6 +104,26 @@ class Order(unittest.TestCase):
                     x = np.take_along_axis(x, order(x, 1, not largest), 1)
                 self.check(top_k("f32", x.shape, 1, k, largest), [x], 1, k, largest, targets=("cpu",))
 
+    def test_64_bits(self):
+        """Ranges that 32 bits have, just not, and many times; where few are wanted also ties of what tells keys apart, up to all of the line."""
+        rng = np.random.default_rng(6)
+        for n in (1, 70, 700, 9000):
+            lines = [rng.integers(-50, 50, n), rng.integers(0, 2**32, n) - 2**31, rng.integers(-2**63, 2**63 - 1, n),
+                     rng.integers(0, 2, n) * 2**40 + rng.integers(0, 50, n), np.full(n, -7)]
+            for line, most in zip(lines[1:2] * 2, (2**32 - 1, 2**32)):
+                line = line.copy()
+                line[n // 2], line[0] = np.int64(-2**31) + most, -2**31
+                lines.append(line)
+            lines.append(np.where(np.arange(n) == n // 3, 2**62, lines[0]))  # of all others 32 bits tell nothing
+            x = np.stack(lines).astype(np.int64)
+            for k in sorted({1, min(n, 16), n}):
+                for largest in (False, True):
+                    self.check(top_k("i64", x.shape, 1, k, largest), [x], 1, k, largest, targets=("cpu",))
+                    y = samples(rng, np.float64, (2, n))
+                    self.check(top_k("f64", y.shape, 1, k, largest), [y], 1, k, largest, targets=("cpu",))
+            z = (x.astype(np.uint64) << np.uint64(1)) | np.uint64(1)
+            self.check(top_k("u64", z.shape, 1, min(n, 5), True), [z], 1, min(n, 5), True, targets=("cpu",))
+
     def test_axes(self):
         rng = np.random.default_rng(4)
         for axis in range(3):
