@@ -10,8 +10,9 @@
  *       for block, kernel's depth and height, kernel's width, channel: sum[position][vector] += x[position] * weights[vector]
  *       store, or: tile to a local buffer, then what follows, element by element
  *
- * Where each channel is a group of its own, a position's x is a vector. Of bytes four channels are multiplied at a time, of bf16 two:
- * x and weights count in words then (words.h). The order of a sum depends on nothing but the kernel. */
+ * Where groups lie inside of blocks a position's x is a vector, of which each lane takes its group's channels, one after the
+ * other. Of bytes four channels are multiplied at a time, of bf16 two: x and weights count in words then (words.h). The order of a
+ * sum depends on nothing but the kernel. */
 #include "passes/conv_symbolic.h"
 
 #include <string.h>
@@ -31,10 +32,12 @@ typedef struct axis {
 typedef struct plan {
     const qn_node *node;
     qn_dtype dtype; /* of the sums */
-    bool each;      /* a group for each channel */
+    bool inside;    /* groups lie inside of blocks: each lane takes its group's channels */
     bool flat;      /* of one place, without strides: all positions are one row */
     int64_t word;   /* elements of x and w that are multiplied at a time; 1: they are numbers */
     int64_t lanes, c, channels, blocks, out_blocks, groups; /* c and channels in words */
+    int64_t of_group,
+        reach; /* groups inside of blocks: output channels of one; channels of x that a block reads */
     axis axes[QN_CONV_AXES];
     int spatial, slot[QN_CONV_AXES]; /* which of `axes` spatial axis i is; -1: none, its extent is 1 */
     int64_t k;                       /* products of a sum */
@@ -56,6 +59,7 @@ typedef struct emitter {
     qn_kvalue *row_elements, *slice_elements, *plane_elements; /* of x, in a block */
     /* the tile at work */
     int64_t vectors, n;
+    int64_t channel; /* of groups inside of blocks */
     qn_dim sample, block, depth, row, column;
     qn_kvalue *sums[QN_CONV_TILE];
     qn_dim at_vector, at_column, at_lane;
@@ -99,10 +103,11 @@ static void divide(plan *p, const qn_machine *machine)
 {
     enum { TASK = 3000000, LONGEST = 16 };
     const int64_t in_group = p->out_blocks / p->groups;
-    p->vectors = p->each ? 1 : in_group % 2 == 0 ? 2 : in_group % 3 == 0 ? 3 : 1;
-    if (!p->each && p->groups == 1 && p->out_blocks > 3)
+    p->vectors = p->inside ? 1 : in_group % 2 == 0 ? 2 : in_group % 3 == 0 ? 3 : 1;
+    if (!p->inside && p->groups == 1 && p->out_blocks > 3)
         p->vectors = 2;
-    p->positions = p->each ? machine->vector_registers / 2 - 2 : qn_conv_tile_positions(machine, p->vectors);
+    p->positions =
+        p->inside ? machine->vector_registers / 2 - 2 : qn_conv_tile_positions(machine, p->vectors);
     p->positions = least(p->positions, QN_CONV_TILE / 2 * (p->vectors == 1 ? 2 : 1));
     const qn_dim out = p->axes[2].out;
     const bool known = !p->flat && qn_dim_is_const(out);
@@ -123,11 +128,27 @@ static void divide(plan *p, const qn_machine *machine)
     p->lines_first = bytes * p->panels <= machine->l2_bytes / 2;
 }
 
+/* Groups of w_c channels each: whole blocks, or inside of them. */
+static bool read_groups(plan *p, int64_t w_c)
+{
+    p->of_group =
+        qn_attr_find(p->node, QN_ATTR_OUT_CHANNELS) ? qn_attr_int(p->node, QN_ATTR_OUT_CHANNELS) : 0;
+    if (p->of_group == 0 && p->groups <= p->blocks)
+        return w_c == p->c && p->blocks % p->groups == 0 && p->out_blocks % p->groups == 0;
+    if (p->of_group == 0)
+        p->of_group = p->out_blocks * p->lanes / p->groups;
+    if (p->word > 1 || p->groups == 1 || p->channels != w_c || p->of_group < 1 || p->lanes % p->of_group != 0)
+        return false;
+    p->inside = true;
+    p->reach = p->lanes / p->of_group * w_c;
+    return p->reach > 1 && p->c % p->reach == 0 && p->out_blocks * p->reach <= p->blocks * p->c;
+}
+
 static bool make_plan(const qn_node *node, const qn_pass_options *options, plan *p)
 {
     const qn_machine *machine = options->machine;
     memset(p, 0, sizeof *p);
-    if (node->op != QN_OP_CONV_PACKED || !machine || machine->gpu || qn_attr_find(node, QN_ATTR_OUT_CHANNELS))
+    if (node->op != QN_OP_CONV_PACKED || !machine || machine->gpu)
         return false;
     const qn_type *x = &node->operands[0]->type, *w = &node->operands[1]->type;
     int64_t w_c, w_blocks;
@@ -147,14 +168,12 @@ static bool make_plan(const qn_node *node, const qn_pass_options *options, plan 
         return false;
     p->c /= p->word;
     p->channels /= p->word;
-    p->each = w_c == 1 && p->c == p->lanes && p->channels == 1 && p->groups == p->blocks * p->c &&
-              p->out_blocks == p->blocks;
-    if (!p->each && (w_c != p->c || p->blocks % p->groups != 0 || p->out_blocks % p->groups != 0))
+    if (!read_groups(p, w_c))
         return false;
     p->k = p->channels;
     if (!read_axes(p))
         return false;
-    if (p->each)
+    if (p->inside)
         p->groups = 1;
     divide(p, machine);
     return true;
@@ -184,10 +203,16 @@ static int64_t places(const plan *p)
     return p->axes[0].kernel * p->axes[1].kernel * p->axes[2].kernel;
 }
 
+/* Elements of the weights of a place of the kernel, for a block of x. */
+static int64_t place_weights(const plan *p)
+{
+    return (p->inside ? p->channels : p->c) * p->lanes;
+}
+
 /* Elements of the weights of an output block. */
 static int64_t block_weights(const plan *p)
 {
-    return (p->each ? 1 : p->blocks / p->groups * p->c) * places(p) * p->lanes;
+    return (p->inside ? 1 : p->blocks / p->groups) * places(p) * place_weights(p);
 }
 
 /* A vector of numbers or words. */
@@ -204,24 +229,40 @@ static qn_kvalue *repeat(emitter *e, qn_kbuffer *buffer, qn_kvalue *at)
                          : qn_kb_splat(TERMS, qn_kb_load(TERMS, buffer, at, 1), (int)e->p.lanes);
 }
 
-/* `n` steps, unrolled; from one to the next x is read x_step further. */
-static void steps(emitter *e, qn_kvalue *x_at, qn_kvalue *w_at, int64_t n, int64_t x_step)
+/* What each lane multiplies of the vector of x at that place: the channel at work of its group. */
+static qn_kvalue *by_lanes(emitter *e, qn_kvalue *at)
 {
     const plan *p = &e->p;
-    const int lanes = (int)p->lanes;
-    for (int64_t u = 0; u < n; u++) {
+    int mask[64];
+    for (int64_t lane = 0; lane < p->lanes; lane++)
+        mask[lane] = (int)(lane / p->of_group * p->channels + e->channel);
+    qn_kvalue *x = qn_kb_load(TERMS, e->x, at, (int)p->reach);
+    return qn_kb_shuffle(TERMS, x, x, (int)p->lanes, mask);
+}
+
+/* `n` steps, unrolled; from one to the next x is read x_step further, and the weights w_step. */
+static void steps(emitter *e, qn_kvalue *x_at, qn_kvalue *w_at, int64_t n, int64_t x_step, int64_t w_step)
+{
+    const plan *p = &e->p;
+    for (int64_t u = 0; u < n && !p->inside; u++) {
         qn_kvalue *weights[4];
         for (int64_t j = 0; j < e->vectors; j++)
-            weights[j] = load(e, e->weights, ADD(w_at, INDEX(j * block_weights(p) + u * lanes)));
+            weights[j] = load(e, e->weights, ADD(w_at, INDEX(j * block_weights(p) + u * w_step)));
         for (int64_t q = 0; q < e->n; q++) {
-            qn_kvalue *at = ADD(x_at, INDEX(q * p->axes[2].stride * p->c + u * x_step));
-            qn_kvalue *x = p->each ? load(e, e->x, at) : repeat(e, e->x, at);
+            qn_kvalue *x = repeat(e, e->x, ADD(x_at, INDEX(q * p->axes[2].stride * p->c + u * x_step)));
             for (int64_t j = 0; j < e->vectors; j++) {
                 qn_kvalue **sum = &e->sums[q * e->vectors + j];
                 *sum = qn_word_multiply_add(TERMS, x, weights[j], *sum, e->fused);
             }
         }
     }
+    /* position after position, so that a column of x is put in order once for all steps that read it */
+    for (int64_t q = 0; q < e->n && p->inside; q++)
+        for (int64_t u = 0; u < n; u++) {
+            qn_kvalue *x = by_lanes(e, ADD(x_at, INDEX(q * p->axes[2].stride * p->c + u * x_step)));
+            qn_kvalue *weights = load(e, e->weights, ADD(w_at, INDEX(u * w_step)));
+            e->sums[q] = qn_word_multiply_add(TERMS, x, weights, e->sums[q], e->fused);
+        }
 }
 
 static void run(emitter *e, qn_kvalue *x_at, qn_kvalue *w_at, int64_t length, int64_t x_step)
@@ -229,16 +270,17 @@ static void run(emitter *e, qn_kvalue *x_at, qn_kvalue *w_at, int64_t length, in
     const int64_t by = length <= 8              ? length
                        : e->n * e->vectors > 16 ? 4
                                                 : 8,
-                  looped = by == length ? 0 : length - length % by;
+                  looped = by == length ? 0 : length - length % by,
+                  w_step = e->p.inside ? place_weights(&e->p) : e->p.lanes;
     if (looped > 0) {
         qn_kinst *loop = open_loop(e, looped, by);
         qn_kvalue *u = qn_loop_counter(loop);
-        steps(e, ADD(x_at, MUL(u, INDEX(x_step))), ADD(w_at, MUL(u, INDEX(e->p.lanes))), by, x_step);
+        steps(e, ADD(x_at, MUL(u, INDEX(x_step))), ADD(w_at, MUL(u, INDEX(w_step))), by, x_step, w_step);
         close_loop(e, loop);
     }
     if (length > looped)
-        steps(e, ADD(x_at, INDEX(looped * x_step)), ADD(w_at, INDEX(looped * e->p.lanes)), length - looped,
-              x_step);
+        steps(e, ADD(x_at, INDEX(looped * x_step)), ADD(w_at, INDEX(looped * w_step)), length - looped,
+              x_step, w_step);
 }
 
 /* One row of the kernel over `channels` channels of a block. */
@@ -246,7 +288,7 @@ static void kernel_row(emitter *e, qn_kvalue *x_at, qn_kvalue *w_at, int64_t cha
 {
     const plan *p = &e->p;
     const axis *a = &p->axes[2];
-    if (p->c == 1 || p->each) { /* a column is a step */
+    if (p->c == 1 || p->inside) { /* a column is a step */
         run(e, x_at, w_at, a->kernel, a->dilation * p->c);
         return;
     }
@@ -265,7 +307,7 @@ static void kernel_block(emitter *e, qn_kvalue *x_at, qn_kvalue *w_at, int64_t c
 {
     const plan *p = &e->p;
     const axis *depth = &p->axes[0], *height = &p->axes[1];
-    const int64_t w_row = p->axes[2].kernel * (p->each ? 1 : p->c) * p->lanes;
+    const int64_t w_row = p->axes[2].kernel * place_weights(p);
     qn_kinst *planes = open_loop(e, depth->kernel, 1);
     qn_kvalue *k = qn_loop_counter(planes);
     x_at = ADD(x_at, MUL(MUL(k, INDEX(depth->dilation)), e->slice_elements));
@@ -292,8 +334,8 @@ static void sum_tile(emitter *e)
         e->sums[i] = qn_kb_const(TERMS, e->vector, (qn_scalar){ .i = 0 });
     const int64_t in_group = p->blocks / p->groups, out_in_group = p->out_blocks / p->groups;
     qn_kvalue *block = qn_writer_index(w, e->block), *first = INDEX(0); /* of x */
-    if (p->each)
-        first = block;
+    if (p->inside)
+        first = DIV(MUL(block, INDEX(p->reach)), INDEX(p->c));
     else if (p->groups > 1)
         first = MUL(DIV(block, INDEX(out_in_group)), INDEX(in_group));
     qn_kvalue *x_at = ADD(MUL(qn_writer_index(w, e->sample), INDEX(p->blocks)), first);
@@ -302,8 +344,10 @@ static void sum_tile(emitter *e)
     x_at = ADD(x_at, MUL(qn_writer_index(w, scaled(dims, e->row, p->axes[1].stride)), e->row_elements));
     x_at = ADD(x_at, qn_writer_index(w, scaled(dims, e->column, p->axes[2].stride * p->c)));
     qn_kvalue *w_at = MUL(block, INDEX(block_weights(p)));
-    if (p->each) {
-        kernel_block(e, x_at, w_at, 1);
+    if (p->inside) { /* a channel's weights, and no more, stay in registers */
+        x_at = ADD(x_at, MOD(MUL(block, INDEX(p->reach)), INDEX(p->c)));
+        for (e->channel = 0; e->channel < p->channels; e->channel++)
+            kernel_block(e, x_at, ADD(w_at, INDEX(e->channel * p->lanes)), 1);
         return;
     }
     const int64_t whole = p->channels / p->c, rest = p->channels % p->c, w_step = places(p) * p->c * p->lanes;

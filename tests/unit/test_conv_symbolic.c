@@ -86,7 +86,8 @@ static bool check(uint64_t seed)
     const bool words = which > 2, strict = dtype == QUERN_I32 && below(2);
     const int64_t lanes = machine->vector_bytes / (int64_t)qn_dtype_bytes(dtype);
     const int64_t counts[] = { 1, 3, lanes, 2 * lanes, lanes + 3, 3 * lanes - 1 };
-    const int sort = (int)below(words ? 4 : 6); /* 4: groups of whole blocks, 5: of one channel */
+    const int sort =
+        (int)below(words ? 4 : 7); /* groups, 4: of whole blocks, 5: of one channel, 6: inside of blocks */
     int64_t channels = counts[below(6)], out = below(4) == 0 ? 5 * lanes : counts[below(6)], groups = 1;
     if (sort == 4) {
         groups = 2;
@@ -94,6 +95,12 @@ static bool check(uint64_t seed)
         out = lanes * 2 * (1 + below(2));
     } else if (sort == 5) {
         groups = out = channels = lanes * (1 + below(2)) - below(2);
+    } else if (sort == 6) {
+        const int64_t of_group = lanes >> (1 + below(lanes > 2 ? 2 : 1)),
+                      in = of_group > 1 ? of_group >> below(2) : 1;
+        groups = 2 + below(3 * lanes / of_group);
+        out = groups * of_group;
+        channels = groups * in;
     }
     qn_arena *arena = qn_arena_new();
     qn_diags diags;
