@@ -481,6 +481,9 @@ QUERN_API quern_value *quern_embedding(quern_builder *b, quern_value *indices, i
 /* (x - mean) / sqrt(variance + 1e-5) * NAME.weight + NAME.bias over the last axis of x [.., width]; ones and zeros [width] at
  * first. ONNX LayerNormalization; Ba, Kiros and Hinton, 2016 */
 QUERN_API quern_value *quern_layer_norm(quern_builder *b, quern_value *x, const char *name);
+/* The same for each of x [N, C, ..] over all axes but the first, with mean and variance of `groups` groups of C / groups channels
+ * each; ones and zeros [C] at first. ONNX GroupNormalization; Wu and He, 2018 */
+QUERN_API quern_value *quern_group_norm(quern_builder *b, quern_value *x, int64_t groups, const char *name);
 /* The same over all axes but the second of x [N, C, ..], for each of C channels. Training takes mean and variance of the
  * batch, and sets the states NAME.running_mean (at first 0) and NAME.running_var (1) to 0.9 of what they were plus 0.1 of the
  * batch's; elsewhere these are used. ONNX BatchNormalization; Ioffe and Szegedy, 2015 */

@@ -153,6 +153,10 @@ qn_value *qn_b_softmax(qn_builder *b, qn_op op, qn_value *x, int axis); /* QN_OP
 qn_value *qn_b_layer_norm(qn_builder *b, qn_value *x, qn_value *scale, qn_value *bias, int axis,
                           double epsilon); /* bias may be NULL */
 qn_value *qn_b_rms_norm(qn_builder *b, qn_value *x, qn_value *scale, int axis, double epsilon);
+qn_value *qn_b_group_norm(qn_builder *b, qn_value *x, qn_value *scale, qn_value *bias, int64_t groups,
+                          double epsilon);
+/* [N, C, …] -> [N, groups, all of a group] */
+qn_value *qn_b_groups(qn_builder *b, qn_value *x, int64_t groups);
 qn_node *qn_b_batch_norm(qn_builder *b, qn_value *x, qn_value *scale, qn_value *bias, qn_value *mean,
                          qn_value *variance, double epsilon, double momentum, bool training);
 qn_node *qn_b_dropout(qn_builder *b, qn_value *x, qn_value *key, qn_value *step, double ratio, bool training);

@@ -160,6 +160,27 @@ qn_value *qn_b_rms_norm(qn_builder *b, qn_value *x, qn_value *scale, int axis, d
     return qn_build(b, QN_OP_RMS_NORM, 2, (qn_value *[]){ x, scale }, &list);
 }
 
+qn_value *qn_b_group_norm(qn_builder *b, qn_value *x, qn_value *scale, qn_value *bias, int64_t groups,
+                          double epsilon)
+{
+    qn_attr_list list = { 0 };
+    qn_attrs_float(&list, QN_ATTR_EPSILON, epsilon);
+    qn_attrs_int(&list, QN_ATTR_GROUPS, groups);
+    return qn_build(b, QN_OP_GROUP_NORM, 3, (qn_value *[]){ x, scale, bias }, &list);
+}
+
+qn_value *qn_b_groups(qn_builder *b, qn_value *x, int64_t groups)
+{
+    qn_dims *t = qn_b_dims(b);
+    const qn_dim n = qn_dim_const(t, groups);
+    if (!x)
+        return NULL;
+    qn_dim dims[3] = { x->type.dims[0], n, qn_dim_floordiv(t, x->type.dims[1], n) };
+    for (int i = 2; i < x->type.rank; i++)
+        dims[2] = qn_dim_mul(t, dims[2], x->type.dims[i]);
+    return qn_b_reshape(b, x, 3, dims);
+}
+
 qn_node *qn_b_batch_norm(qn_builder *b, qn_value *x, qn_value *scale, qn_value *bias, qn_value *mean,
                          qn_value *variance, double epsilon, double momentum, bool training)
 {

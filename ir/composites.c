@@ -118,7 +118,7 @@ static qn_value *along_rows(qn_builder *b, qn_value *y, const qn_value *x, int a
     return y ? qn_b_broadcast(b, y, x->type.rank, x->type.dims, axes) : NULL;
 }
 
-/* x / sqrt(mean(x * x) + epsilon) * scale + bias */
+/* x / sqrt(mean(x * x) + epsilon) */
 static qn_value *normalize(expansion *e, qn_value *x, int axis)
 {
     qn_builder *b = &e->b;
@@ -126,32 +126,59 @@ static qn_value *normalize(expansion *e, qn_value *x, int axis)
     if (!mean)
         return NULL;
     qn_value *sum = qn_b_binary_scalar(b, QN_OP_ADD, mean, qn_attr_float(e->node, QN_ATTR_EPSILON));
-    qn_value *factor = along_rows(b, qn_b_unary(b, QN_OP_RSQRT, sum), x, axis);
-    qn_value *y = qn_b_binary(b, QN_OP_MUL, qn_b_binary(b, QN_OP_MUL, x, factor), over_rows(e, 1, x));
+    return qn_b_binary(b, QN_OP_MUL, x, along_rows(b, qn_b_unary(b, QN_OP_RSQRT, sum), x, axis));
+}
+
+static qn_value *minus_mean(qn_builder *b, qn_value *x, int axis)
+{
+    qn_value *mean = mean_of_rows(b, x, axis);
+    return mean ? qn_b_binary(b, QN_OP_SUB, x, along_rows(b, mean, x, axis)) : NULL;
+}
+
+/* normalize(x) * scale + bias */
+static qn_value *norm_of_rows(expansion *e, qn_value *x, int axis)
+{
+    qn_builder *b = &e->b;
+    qn_value *y = normalize(e, x, axis);
+    if (!y)
+        return NULL;
+    y = qn_b_binary(b, QN_OP_MUL, y, over_rows(e, 1, x));
     return e->node->n_operands > 2 ? qn_b_binary(b, QN_OP_ADD, y, over_rows(e, 2, x)) : y;
 }
 
 static qn_value *layer_norm(expansion *e)
 {
-    qn_builder *b = &e->b;
     int axis = (int)qn_attr_int(e->node, QN_ATTR_AXIS);
-    qn_value *x = wide_operand(e, 0);
-    qn_value *mean = mean_of_rows(b, x, axis);
-    return mean ? normalize(e, qn_b_binary(b, QN_OP_SUB, x, along_rows(b, mean, x, axis)), axis) : NULL;
+    return norm_of_rows(e, minus_mean(&e->b, wide_operand(e, 0), axis), axis);
 }
 
 static qn_value *rms_norm(expansion *e)
 {
-    return normalize(e, wide_operand(e, 0), (int)qn_attr_int(e->node, QN_ATTR_AXIS));
+    return norm_of_rows(e, wide_operand(e, 0), (int)qn_attr_int(e->node, QN_ATTR_AXIS));
 }
-
-/* ---- what differs in training: batch_norm, dropout ---- */
 
 /* Repeats a value for each channel along the other axes of x. */
 static qn_value *per_channel(qn_builder *b, qn_value *y, const qn_value *x)
 {
     return y ? qn_b_broadcast(b, y, x->type.rank, x->type.dims, (int64_t[]){ 1 }) : NULL;
 }
+
+static qn_value *group_norm(expansion *e)
+{
+    qn_builder *b = &e->b;
+    qn_value *x = wide_operand(e, 0);
+    qn_value *rows = qn_b_groups(b, x, qn_attr_int(e->node, QN_ATTR_GROUPS));
+    qn_value *y = normalize(e, minus_mean(b, rows, 2), 2);
+    if (!y)
+        return NULL;
+    qn_value *scale = qn_b_convert(b, x->type.dtype, e->node->operands[1]),
+             *bias = qn_b_convert(b, x->type.dtype, e->node->operands[2]);
+    y = qn_b_reshape(b, y, x->type.rank, x->type.dims);
+    y = qn_b_binary(b, QN_OP_MUL, y, per_channel(b, scale, x));
+    return qn_b_binary(b, QN_OP_ADD, y, per_channel(b, bias, x));
+}
+
+/* ---- what differs in training: batch_norm, dropout ---- */
 
 /* With these statistics, one multiplication and one addition for each element; the factors fold where they are constants. */
 static qn_value *scale_channels(expansion *e, qn_value *x, qn_value *mean, qn_value *variance)
@@ -407,6 +434,7 @@ void qn_composite_expand(qn_node *node, qn_value **out_results, qn_diags *diags)
     case QN_OP_CROSS_ENTROPY: out_results[0] = cross_entropy(&e); break;
     case QN_OP_LAYER_NORM: out_results[0] = layer_norm(&e); break;
     case QN_OP_RMS_NORM: out_results[0] = rms_norm(&e); break;
+    case QN_OP_GROUP_NORM: out_results[0] = group_norm(&e); break;
     case QN_OP_BATCH_NORM: batch_norm(&e); break;
     case QN_OP_DROPOUT: dropout(&e); break;
     case QN_OP_GELU:

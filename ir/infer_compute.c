@@ -574,17 +574,36 @@ static qn_status heads_and_mask(qn_infer_context *c, int at, qn_dim groups, qn_d
     return QUERN_OK;
 }
 
-static qn_status batch_norm(qn_infer_context *c)
+/* Operand 0 is [N, C, …], and the others floats [C]. */
+static qn_status for_channels(qn_infer_context *c)
 {
     const qn_type *x = qn_infer_operand(c, 0);
     if (x->rank < 2)
         return qn_infer_fail(c, "operand 0 is %s; expected [batch, channels, …]", qn_infer_print(c, x));
-    for (int i = 1; i < 5; i++) {
+    for (int i = 1; i < c->node->n_operands; i++) {
         QN_TRY(qn_infer_expect_dims(c, i, 1, x->dims + 1));
         if (!qn_dtype_is_float(qn_infer_operand(c, i)->dtype))
             return qn_infer_fail(c, "operand %d is %s; expected floats", i,
                                  qn_infer_print(c, qn_infer_operand(c, i)));
     }
+    return QUERN_OK;
+}
+
+static qn_status group_norm(qn_infer_context *c)
+{
+    const qn_type *x = qn_infer_operand(c, 0);
+    const int64_t groups = qn_attr_int(c->node, QN_ATTR_GROUPS);
+    QN_TRY(for_channels(c));
+    if (groups < 1 || !qn_dim_divisible(x->dims[1], groups))
+        return qn_infer_fail(c, "%s channels don't divide into %lld groups",
+                             qn_dim_print(x->dims[1], c->module->arena), (long long)groups);
+    return qn_infer_give(c, x->dtype, x->rank, x->dims);
+}
+
+static qn_status batch_norm(qn_infer_context *c)
+{
+    const qn_type *x = qn_infer_operand(c, 0);
+    QN_TRY(for_channels(c));
     QN_TRY(qn_infer_give(c, x->dtype, x->rank, x->dims));
     QN_TRY(qn_infer_give(c, qn_infer_operand(c, 3)->dtype, 1, x->dims + 1));
     return qn_infer_give(c, qn_infer_operand(c, 4)->dtype, 1, x->dims + 1);
@@ -704,6 +723,7 @@ qn_infer_rule qn_infer_compute(qn_op op)
     case QN_OP_LOG_SOFTMAX: return softmax;
     case QN_OP_LAYER_NORM:
     case QN_OP_RMS_NORM: return norm;
+    case QN_OP_GROUP_NORM: return group_norm;
     case QN_OP_BATCH_NORM: return batch_norm;
     case QN_OP_DROPOUT: return dropout;
     case QN_OP_ATTENTION:

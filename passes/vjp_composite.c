@@ -98,41 +98,88 @@ static qn_status gelu(qn_vjp *v, qn_node *node, qn_value *const *g)
     return QUERN_OK;
 }
 
-/* Layer and RMS norm in one rule: with n = (x - mean) r (mean 0 for rms) and s = g scale,
- * gx = r (s - mean(s) - n mean(s n)), gscale = sum(g n), gbias = sum(g); f16 and bf16 compute in f32. */
+/* What is normalized over some axes: n = (x - mean) r, where the mean is 0 unless it is centred. */
+typedef struct normalized {
+    bool centred;
+    int n_axes;
+    const int64_t *axes;
+    qn_value *n, *r;
+} normalized;
+
+static void normalize(qn_vjp *v, qn_value *x, double epsilon, normalized *of)
+{
+    const int n = of->n_axes;
+    qn_value *mean = of->centred ? qn_b_mean(&v->b, x, n, of->axes, false) : NULL;
+    qn_value *d = of->centred ? SUB(x, qn_vjp_unreduce(v, mean, x, n, of->axes)) : x;
+    qn_value *variance = qn_b_mean(&v->b, MUL(d, d), n, of->axes, false);
+    variance = qn_b_binary_scalar(&v->b, QN_OP_ADD, variance, epsilon);
+    of->r = qn_vjp_unreduce(v, qn_b_unary(&v->b, QN_OP_RSQRT, variance), x, n, of->axes);
+    of->n = MUL(d, of->r);
+}
+
+/* For the gradient s of n that of x: r (s - mean(s) - n mean(s n)) */
+static qn_value *through_normalized(qn_vjp *v, const normalized *of, qn_value *s)
+{
+    const int n = of->n_axes;
+    qn_value *along = qn_b_mean(&v->b, MUL(s, of->n), n, of->axes, false);
+    qn_value *gx = SUB(s, MUL(of->n, qn_vjp_unreduce(v, along, of->n, n, of->axes)));
+    if (of->centred)
+        gx = SUB(gx, qn_vjp_unreduce(v, qn_b_mean(&v->b, s, n, of->axes, false), of->n, n, of->axes));
+    return MUL(gx, of->r);
+}
+
+/* Of scale and bias, operands 1 and 2, each for the indices of one place in `axes`: sum(g n), sum(g) over these. */
+static void add_affine(qn_vjp *v, qn_node *node, qn_value *gy, qn_value *n, int n_axes, const int64_t *axes)
+{
+    for (int i = 1; i < node->n_operands; i++)
+        if (qn_vjp_wants(v, node, i))
+            qn_vjp_add(
+                v, node, i,
+                qn_b_convert(&v->b, node->operands[i]->type.dtype,
+                             qn_b_reduce(&v->b, QN_SUM, i == 1 ? MUL(gy, n) : gy, n_axes, axes, false)));
+}
+
+/* Layer and RMS norm in one rule, with s = g scale; f16 and bf16 compute in f32. */
 static qn_status norm(qn_vjp *v, qn_node *node, qn_value *const *g)
 {
-    bool centred = node->op == QN_OP_LAYER_NORM;
-    qn_value *x = node->operands[0], *scale = node->operands[1], *gy = g[0];
+    qn_value *x = node->operands[0];
     qn_dtype stored = x->type.dtype, dtype = stored == QUERN_F64 ? QUERN_F64 : QUERN_F32;
-    int axis = (int)qn_attr_int(node, QN_ATTR_AXIS), rank = x->type.rank, n = rank - axis;
+    int axis = (int)qn_attr_int(node, QN_ATTR_AXIS), rank = x->type.rank;
     int64_t inner[QN_MAX_RANK], outer[QN_MAX_RANK];
     for (int i = 0; i < rank; i++)
         *(i < axis ? &outer[i] : &inner[i - axis]) = i;
+    normalized of = { .centred = node->op == QN_OP_LAYER_NORM, .n_axes = rank - axis, .axes = inner };
     x = qn_b_convert(&v->b, dtype, x);
-    gy = qn_b_convert(&v->b, dtype, gy);
-    scale = qn_b_convert(&v->b, dtype, scale);
-    qn_value *d = centred ? SUB(x, qn_vjp_unreduce(v, qn_b_mean(&v->b, x, n, inner, false), x, n, inner)) : x;
-    qn_value *variance = qn_b_mean(&v->b, MUL(d, d), n, inner, false);
-    variance = qn_b_binary_scalar(&v->b, QN_OP_ADD, variance, qn_attr_float(node, QN_ATTR_EPSILON));
-    qn_value *r = qn_vjp_unreduce(v, qn_b_unary(&v->b, QN_OP_RSQRT, variance), x, n, inner);
-    qn_value *normal = MUL(d, r);
+    qn_value *gy = qn_b_convert(&v->b, dtype, g[0]), *scale = qn_b_convert(&v->b, dtype, node->operands[1]);
+    normalize(v, x, qn_attr_float(node, QN_ATTR_EPSILON), &of);
     if (qn_vjp_wants(v, node, 0)) {
         qn_value *s = MUL(gy, qn_b_broadcast(&v->b, scale, rank, x ? x->type.dims : NULL, inner));
-        qn_value *along = qn_vjp_unreduce(v, qn_b_mean(&v->b, MUL(s, normal), n, inner, false), x, n, inner);
-        qn_value *gx = SUB(s, MUL(normal, along));
-        if (centred)
-            gx = SUB(gx, qn_vjp_unreduce(v, qn_b_mean(&v->b, s, n, inner, false), x, n, inner));
-        qn_vjp_add(v, node, 0, qn_b_convert(&v->b, stored, MUL(gx, r)));
+        qn_vjp_add(v, node, 0, qn_b_convert(&v->b, stored, through_normalized(v, &of, s)));
     }
-    if (qn_vjp_wants(v, node, 1))
-        qn_vjp_add(v, node, 1,
-                   qn_b_convert(&v->b, node->operands[1]->type.dtype,
-                                qn_b_reduce(&v->b, QN_SUM, MUL(gy, normal), axis, outer, false)));
-    if (node->n_operands > 2 && qn_vjp_wants(v, node, 2))
-        qn_vjp_add(v, node, 2,
-                   qn_b_convert(&v->b, node->operands[2]->type.dtype,
-                                qn_b_reduce(&v->b, QN_SUM, gy, axis, outer, false)));
+    add_affine(v, node, gy, of.n, axis, outer);
+    return QUERN_OK;
+}
+
+/* The same over rows of a group each, while scale and bias are of channels. */
+static qn_status group_norm(qn_vjp *v, qn_node *node, qn_value *const *g)
+{
+    qn_builder *b = &v->b;
+    const int64_t last = 2, channel = 1, groups = qn_attr_int(node, QN_ATTR_GROUPS);
+    const qn_type type = node->operands[0]->type;
+    const qn_dtype dtype = type.dtype == QUERN_F64 ? QUERN_F64 : QUERN_F32;
+    normalized of = { .centred = true, .n_axes = 1, .axes = &last };
+    qn_value *gy = qn_b_convert(b, dtype, g[0]), *scale = qn_b_convert(b, dtype, node->operands[1]);
+    normalize(v, qn_b_groups(b, qn_b_convert(b, dtype, node->operands[0]), groups),
+              qn_attr_float(node, QN_ATTR_EPSILON), &of);
+    if (qn_vjp_wants(v, node, 0)) {
+        qn_value *s = MUL(gy, qn_b_broadcast(b, scale, type.rank, type.dims, &channel));
+        qn_value *gx = through_normalized(v, &of, qn_b_groups(b, s, groups));
+        qn_vjp_add(v, node, 0, qn_b_convert(b, type.dtype, qn_b_reshape(b, gx, type.rank, type.dims)));
+    }
+    int64_t axes[QN_MAX_RANK] = { 0 };
+    for (int i = 2; i < type.rank; i++)
+        axes[i - 1] = i;
+    add_affine(v, node, gy, qn_b_reshape(b, of.n, type.rank, type.dims), type.rank - 1, axes);
     return QUERN_OK;
 }
 
@@ -249,6 +296,7 @@ qn_vjp_rule qn_vjp_composite(qn_op op)
     case QN_OP_GELU_TANH: return gelu;
     case QN_OP_LAYER_NORM:
     case QN_OP_RMS_NORM: return norm;
+    case QN_OP_GROUP_NORM: return group_norm;
     case QN_OP_BATCH_NORM: return batch_norm;
     case QN_OP_DROPOUT: return dropout;
     case QN_OP_ATTENTION: return attention;

@@ -196,6 +196,69 @@ static void import_skip_norm(qn_onnx_node *n)
     qn_onnx_out(n, 3, sum);
 }
 
+/* Numbers for each channel, or for each channel of each of a batch, as they lie beside x, whose channels are `axis`. */
+static qn_value *of_channels(qn_onnx_node *n, qn_value *v, const qn_value *x, int axis)
+{
+    qn_dim dims[QN_MAX_RANK];
+    if (!v || v->type.rank < 1 || v->type.rank > 2)
+        return v;
+    for (int i = 0; i < x->type.rank; i++)
+        dims[i] = qn_dim_const(n->im->dims, 1);
+    if (v->type.rank == 2)
+        dims[0] = v->type.dims[0];
+    dims[axis] = v->type.dims[v->type.rank - 1];
+    return qn_b_reshape(&n->b, v, x->type.rank, dims);
+}
+
+/* x + skip + bias; NULL where that has other dims than x. */
+static qn_value *with_skip(qn_onnx_node *n, qn_value *x, int axis)
+{
+    qn_value *skip = of_channels(n, qn_onnx_in(n, 3), x, axis),
+             *bias = of_channels(n, qn_onnx_in_opt(n, 4), x, axis);
+    qn_value *sum = skip ? add(&n->b, x, skip) : NULL;
+    sum = bias ? add(&n->b, sum, bias) : sum;
+    if (sum && (sum->type.rank != x->type.rank ||
+                memcmp(sum->type.dims, x->type.dims, (size_t)x->type.rank * sizeof *x->type.dims) != 0)) {
+        qn_onnx_malformed(n, "skip and bias must broadcast to the input");
+        return NULL;
+    }
+    return sum;
+}
+
+/* As the UNet of a diffusion model has it: of channels that lie last, behind a sum and in front of silu. */
+static void import_group_norm(qn_onnx_node *n)
+{
+    qn_builder *b = &n->b;
+    const int64_t groups = qn_onnx_attr_int(n, "groups", 0), silu = qn_onnx_attr_int(n, "activation", 0);
+    qn_value *x = qn_onnx_in(n, 0), *gamma = qn_onnx_in(n, 1), *beta = qn_onnx_in(n, 2);
+    if (!x || !gamma || !beta)
+        return;
+    if (x->type.rank < 2 || gamma->type.rank != 1 || beta->type.rank != 1 || groups < 1) {
+        qn_onnx_malformed(
+            n, "the input must have channels, gamma and beta rank 1, and attribute groups be positive");
+        return;
+    }
+    if (silu != 0 && silu != 1) {
+        qn_onnx_unsupported(n, "attribute activation = %lld", (long long)silu);
+        return;
+    }
+    const int rank = x->type.rank, axis = qn_onnx_attr_int(n, "channels_last", 1) ? rank - 1 : 1;
+    int64_t first[QN_MAX_RANK] = { 0, axis }, back[QN_MAX_RANK] = { 0 };
+    for (int i = 2; i < rank; i++)
+        first[i] = axis == 1 ? i : i - 1;
+    for (int i = 0; i < rank; i++)
+        back[first[i]] = i;
+    x = qn_onnx_with_dim(n, x, axis, gamma->type.dims[0]);
+    beta = qn_onnx_with_dim(n, beta, 0, gamma->type.dims[0]);
+    if (!strcmp(n->proto->op_type, "SkipGroupNorm"))
+        qn_onnx_out(n, 1, x = x ? with_skip(n, x, axis) : NULL);
+    x = qn_b_transpose(b, x, first);
+    if (!x || !beta)
+        return;
+    qn_value *y = qn_b_group_norm(b, x, gamma, beta, groups, qn_onnx_attr_float(n, "epsilon", 1e-5));
+    qn_onnx_out(n, 0, qn_b_transpose(b, silu ? qn_b_unary(b, QN_OP_SILU, y) : y, back));
+}
+
 /* What bytes stand for, by the scale at `scale` and the zero point five inputs behind it, which are scalars; with scale 0, x
  * itself. */
 static qn_value *numbers_of(qn_onnx_node *n, qn_value *x, int scale)
@@ -273,6 +336,8 @@ const qn_onnx_op qn_onnx_fused_ops[] = {
     { "GemmFastGelu", "com.microsoft", 1, 0, import_gemm_fast_gelu },
     { "SkipLayerNormalization", "com.microsoft", 1, 0, import_skip_norm },
     { "SkipSimplifiedLayerNormalization", "com.microsoft", 1, 0, import_skip_norm },
+    { "GroupNorm", "com.microsoft", 1, 0, import_group_norm },
+    { "SkipGroupNorm", "com.microsoft", 1, 0, import_group_norm },
     { "EmbedLayerNormalization", "com.microsoft", 1, 0, import_embed_norm },
     { "QEmbedLayerNormalization", "com.microsoft", 1, 0, import_embed_norm },
     { 0 },

@@ -72,14 +72,20 @@ static void import_instance_norm(qn_onnx_node *n)
     qn_onnx_out(n, 0, add(b, mul(b, qn_b_convert(b, x->type.dtype, y), scale), bias));
 }
 
-/* Groups of channels share statistics: [N, C, …] -> [N, groups, C/groups, …]. Before opset 21 scale and bias are one
- * per group. */
+/* Numbers for each group, for each channel. */
+static qn_value *repeat_in_groups(qn_builder *b, qn_value *v, qn_dim share, qn_dim channels)
+{
+    const qn_dim pair[2] = { v->type.dims[0], share };
+    return qn_b_reshape(b, qn_b_broadcast(b, v, 2, pair, (const int64_t[]){ 0 }), 1, &channels);
+}
+
+/* Before opset 21 scale and bias are one for each group. */
 static void import_group_norm(qn_onnx_node *n)
 {
     qn_builder *b = &n->b;
     qn_dims *t = n->im->dims;
     qn_value *x = qn_onnx_in(n, 0), *scale = qn_onnx_in(n, 1), *bias = qn_onnx_in(n, 2);
-    int64_t groups = qn_onnx_attr_int(n, "num_groups", 0), axes[1] = { 2 };
+    const int64_t groups = qn_onnx_attr_int(n, "num_groups", 0);
     if (!x || !scale || !bias)
         return;
     if (x->type.rank < 2 || groups < 1 || scale->type.rank != 1 || bias->type.rank != 1 ||
@@ -87,30 +93,17 @@ static void import_group_norm(qn_onnx_node *n)
         qn_onnx_malformed(n, "the channels must divide into num_groups, and scale and bias have rank 1");
         return;
     }
-    qn_dim channels = x->type.dims[1], share = qn_dim_floordiv(t, channels, qn_dim_const(t, groups)),
-           rest = share;
-    for (int i = 2; i < x->type.rank; i++)
-        rest = qn_dim_mul(t, rest, x->type.dims[i]);
-    qn_dim grouped[3] = { x->type.dims[0], qn_dim_const(t, groups), rest };
-    qn_value *y = qn_b_reshape(b, qn_b_convert(b, wide(x->type.dtype), x), 3, grouped);
-    y = normalize(b, y, 1, axes, qn_onnx_attr_float(n, "epsilon", 1e-5), NULL, NULL);
-    y = qn_b_reshape(b, y, x->type.rank, x->type.dims);
-    y = y ? qn_b_convert(b, x->type.dtype, y) : NULL;
-    for (int i = 1; i <= 2; i++) {
-        qn_value *v = i == 1 ? scale : bias;
-        qn_dim dims[QN_MAX_RANK] = { v->type.dims[0] };
-        if (n->opset < 21 && v->type.dims[0] != channels) { /* each number for a group of channels */
-            qn_dim pair[2] = { v->type.dims[0], share };
-            int64_t first = 0;
-            v = qn_b_broadcast(b, v, 2, pair, &first);
-            dims[0] = channels;
-        }
-        for (int k = 1; k < x->type.rank - 1; k++)
-            dims[k] = qn_dim_const(t, 1);
-        v = qn_b_reshape(b, v, x->type.rank - 1, dims);
-        y = i == 1 ? mul(b, y, v) : add(b, y, v);
+    const qn_dim channels = x->type.dims[1];
+    if (n->opset < 21 && qn_dim_is(scale->type.dims[0], groups) && scale->type.dims[0] != channels) {
+        const qn_dim share = qn_dim_floordiv(t, channels, qn_dim_const(t, groups));
+        scale = repeat_in_groups(b, scale, share, channels);
+        bias = repeat_in_groups(b, bias, share, channels);
+    } else {
+        x = qn_onnx_with_dim(n, x, 1, scale->type.dims[0]);
+        bias = qn_onnx_with_dim(n, bias, 0, scale->type.dims[0]);
     }
-    qn_onnx_out(n, 0, y);
+    if (scale && bias)
+        qn_onnx_out(n, 0, qn_b_group_norm(b, x, scale, bias, groups, qn_onnx_attr_float(n, "epsilon", 1e-5)));
 }
 
 /* A scale or bias as the composite takes it: of the normalized dims. NULL when it has another shape. */

@@ -319,7 +319,18 @@ def soft(g):
         g.step(g.emit("log_softmax", [x], x.dims, f"axis = {axis}"), lambda x: F.log_softmax(x, axis), x)
 
 
+def group_norm(g):
+    groups, each, space = g.between(1, 3), g.between(1, 3), [g.between(1, 2) for _ in range(g.below(3))]
+    c = groups * each
+    x, scale, bias = g.distinct(g.shaped([g.between(1, 3), c, *space])), g.input([c]), g.input([c])
+    g.step(g.emit("group_norm", [x, scale, bias], x.dims, f"epsilon = 0.01, groups = {groups}"),
+           lambda x, s, b: F.group_norm(x, groups, s, b, 0.01), x, scale, bias)
+
+
 def norms(g):
+    if g.chance(0.25):
+        group_norm(g)
+        return
     x = g.distinct(g.value(1, 4))
     axis = g.below(len(x.dims))
     over = list(x.dims[axis:])

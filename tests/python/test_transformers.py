@@ -160,6 +160,35 @@ class Norms(unittest.TestCase):
         x, scale = floats(2, 5, 16), floats(16)
         close(run("SimplifiedLayerNormalization", {"x": x, "g": scale}, "g", domain="", epsilon=1e-3), rms_norm(x, scale, 1e-3))
 
+    def test_of_groups(self):
+        """Channels last and first, behind a sum and in front of silu; float16 with float32 factors."""
+        n, c, groups = 2, 12, 3
+        gamma, beta, bias = floats(c), floats(c), floats(c)
+
+        def wanted(x, silu):  # channels last
+            rows = x.reshape(n, -1, groups, c // groups)
+            rows = rows - rows.mean((1, 3), keepdims=True)
+            y = (rows / np.sqrt((rows ** 2).mean((1, 3), keepdims=True) + 1e-3)).reshape(x.shape) * gamma + beta
+            return y * sigmoid(y) if silu else y
+
+        x = floats(n, 4, 5, c)
+        for silu in (0, 1):
+            more = {"groups": groups, "activation": silu, "epsilon": 1e-3}
+            close(run("GroupNorm", {"x": x, "g": gamma, "o": beta}, "go", **more), wanted(x, silu))
+            first = np.moveaxis(run("GroupNorm", {"x": np.moveaxis(x, 3, 1).copy(), "g": gamma, "o": beta}, "go",
+                                    channels_last=0, dims={"x": {0: "n", 2: "h"}}, **more), 1, 3)
+            close(first, wanted(x, silu))
+            half = run("GroupNorm", {"x": x.astype(np.float16), "g": gamma, "o": beta}, "go", **more)
+            self.assertEqual(half.dtype, np.float16)
+            close(half, wanted(x.astype(np.float16).astype(np.float32), silu), 3e-3)
+            for skip in (floats(n, 4, 5, c), floats(n, 1, 1, c), floats(n, c)):
+                wide = skip.reshape(n, 1, 1, c) if skip.ndim == 2 else skip
+                for b in (None, bias):
+                    got = run("SkipGroupNorm", {"x": x, "g": gamma, "o": beta, "s": skip, "b": b}, "gob", 2, **more)
+                    total = x + wide + (0 if b is None else b)
+                    close(got[0], wanted(total, silu))
+                    close(got[1], total)
+
     def test_of_embeddings(self):
         words, places, segments, scale, beta = floats(30, 16), floats(12, 16), floats(2, 16), floats(16), floats(16)
         numbers = lambda limit, *shape: rng.integers(0, limit, shape).astype(np.int32)
@@ -715,6 +744,12 @@ class Mistakes(microsoft.Mistakes):
         self.wrong("output 2 (inv_std_var)", "SkipSimplifiedLayerNormalization", {"x": x, "s": x, "g": g}, n_outputs=[0, 2])
         self.wrong("gamma and beta rank 1", "SkipLayerNormalization", {"x": x, "s": x, "g": x[0]})
         self.wrong("a higher rank than the input", "SkipSimplifiedLayerNormalization", {"x": x[0], "s": x, "g": g})
+        self.wrong("attribute groups be positive", "GroupNorm", {"x": x, "g": g, "o": g})
+        self.wrong("8 channels don't divide into 3 groups", "GroupNorm", {"x": x, "g": g, "o": g}, groups=3)
+        self.wrong("operand 1 is f32[8]; expected f32[3]", "GroupNorm", {"x": x, "g": g, "o": g}, groups=1, channels_last=0)
+        self.wrong("gamma and beta rank 1", "GroupNorm", {"x": x, "g": x[0], "o": g}, groups=2)
+        self.wrong("attribute activation = 2", "GroupNorm", {"x": x, "g": g, "o": g}, groups=2, activation=2)
+        self.wrong("skip and bias must broadcast to the input", "SkipGroupNorm", {"x": x[:1], "g": g, "o": g, "s": x}, groups=2)
         ids, table = np.zeros((2, 3), np.int32), floats(5, 8)
         self.wrong("input_ids and mask must have rank 2", "EmbedLayerNormalization", {"i": ids[0], "k": None, "w": table, "p": table, "s": None, "g": g, "b": g})
         self.wrong("input 2 must have rank 2", "EmbedLayerNormalization", {"i": ids, "k": None, "w": g, "p": table, "s": None, "g": g, "b": g})

@@ -324,6 +324,22 @@ static bool norm(qn_rg *g)
     return qn_rg_push(g, y, 4 * sqrt((double)qn_rg_elements(&rows)) + 2, false);
 }
 
+static bool group_norm(qn_rg *g)
+{
+    qn_rg_item x = qn_rg_pick(g, QN_CLASS_FLOAT, 2);
+    if (!x.value || !qn_dim_is_const(x.value->type.dims[1]))
+        return false;
+    const qn_type *type = &x.value->type;
+    const int64_t channels = type->dims[1]->value;
+    qn_type factors = qn_type_make(g->b.graph->module, type->dtype, 1, type->dims + 1);
+    int64_t groups = 1 + qn_rg_below(g, (int)channels + 1);
+    while (channels % groups != 0)
+        groups--;
+    qn_value *scale = qn_rg_fresh(g, &factors).value, *bias = qn_rg_fresh(g, &factors).value;
+    return qn_rg_push(g, qn_b_group_norm(&g->b, x.value, scale, bias, groups, 0.5),
+                      4 * sqrt((double)qn_rg_elements(type)) + 2, false);
+}
+
 static bool batch_norm(qn_rg *g)
 {
     qn_rg_item x = qn_rg_pick(g, QN_CLASS_FLOAT, 2);
@@ -472,6 +488,7 @@ const qn_rg_choice qn_rg_compute[] = {
     { softmax, 3, QN_RANDOM_COMPOSITE, true },
     { activation, 4, QN_RANDOM_COMPOSITE, true },
     { norm, 3, QN_RANDOM_COMPOSITE, true },
+    { group_norm, 2, QN_RANDOM_COMPOSITE, true },
     { batch_norm, 2, QN_RANDOM_COMPOSITE, true },
     { dropout, 1, QN_RANDOM_COMPOSITE, true },
     { attention, 2, QN_RANDOM_COMPOSITE, true },

@@ -85,6 +85,44 @@ static void norms(void **state)
     }
 }
 
+static void norms_of_groups(void **state)
+{
+    (void)state;
+    enum { N = 2, C = 4, S = 3, GROUPS = 2, EACH = C / GROUPS * S };
+    for (int d = 0; d < N_FLOATS; d++) {
+        const qn_dtype dtype = float_dtypes[d];
+        const qn_array x = noise(dtype, SHAPE(N, C, S), 2), scale = noise(dtype, SHAPE(C), 3),
+                       bias = noise(dtype, SHAPE(C), 4), y = full(dtype, SHAPE(N, C, S), 0);
+        for (int row = 0; row < N * GROUPS; row++) {
+            double mean = 0, variance = 0;
+            for (int i = 0; i < EACH; i++)
+                mean += at(&x, row * EACH + i) / EACH;
+            for (int i = 0; i < EACH; i++)
+                variance += pow(at(&x, row * EACH + i) - mean, 2) / EACH;
+            for (int i = 0; i < EACH; i++) {
+                const int k = row * EACH + i, c = k / S % C;
+                set(&y, k, (at(&x, k) - mean) / sqrt(variance + 1e-5) * at(&scale, c) + at(&bias, c));
+            }
+        }
+        const call g = {
+            QN_OP_GROUP_NORM, 3, { x, scale, bias }, 2, { REAL(EPSILON, 1e-5), INT(GROUPS, GROUPS) }
+        };
+        expect_near("group_norm", eval(&g), &y, 8 * tolerance(dtype));
+    }
+    const qn_array one = full(QUERN_F32, SHAPE(1), 7), bias = full(QUERN_F32, SHAPE(1), 3);
+    const call alone = { QN_OP_GROUP_NORM,
+                         3,
+                         { full(QUERN_F32, SHAPE(1, 1), 5), one, bias },
+                         2,
+                         { REAL(EPSILON, 1e-5), INT(GROUPS, 1) } };
+    const qn_array offset = full(QUERN_F32, SHAPE(1, 1), 3), none = full(QUERN_F32, SHAPE(2, 1, 0), 0);
+    expect_same("of one element", eval(&alone), &offset);
+    const call empty = {
+        QN_OP_GROUP_NORM, 3, { none, one, bias }, 2, { REAL(EPSILON, 1e-5), INT(GROUPS, 1) }
+    };
+    expect_same("of no elements", eval(&empty), &none);
+}
+
 static void activations(void **state)
 {
     (void)state;
@@ -361,6 +399,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test_teardown(softmaxes, eval_teardown),
         cmocka_unit_test_teardown(norms, eval_teardown),
+        cmocka_unit_test_teardown(norms_of_groups, eval_teardown),
         cmocka_unit_test_teardown(activations, eval_teardown),
         cmocka_unit_test_teardown(attentions, eval_teardown),
         cmocka_unit_test_teardown(cross_entropies, eval_teardown),

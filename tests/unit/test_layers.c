@@ -80,6 +80,26 @@ static void by_hand_layer_norm(quern_trainer *t, const void *x, double *y)
     }
 }
 
+/* Features are channels, in two groups. */
+static void by_hand_group_norm(quern_trainer *t, const void *x, double *y)
+{
+    (void)t;
+    enum { EACH = F / 2 };
+    for (int group = 0; group < 2 * N; group++) {
+        const int at = group / 2 * T * F + group % 2 * EACH;
+        const float *in = (const float *)x + at;
+        double mean = 0, variance = 0;
+        for (int i = 0; i < T * EACH; i++)
+            mean += (double)in[i / EACH * F + i % EACH] / (T * EACH);
+        for (int i = 0; i < T * EACH; i++)
+            variance += pow((double)in[i / EACH * F + i % EACH] - mean, 2) / (T * EACH);
+        for (int i = 0; i < T * EACH; i++) {
+            const int place = i / EACH * F + i % EACH;
+            y[at + place] = ((double)in[place] - mean) / sqrt(variance + 1e-5);
+        }
+    }
+}
+
 static void by_hand_batch_norm(quern_trainer *t, const void *x, double *y)
 {
     (void)t;
@@ -186,6 +206,13 @@ static quern_value *layer_norm(quern_builder *b, quern_value *x)
     return quern_layer_norm(b, x, "l");
 }
 
+static quern_value *group_norm(quern_builder *b, quern_value *x)
+{
+    static const char swapped[] = "perm = [0, 2, 1]";
+    return QUERN_OP(b, "transpose", swapped,
+                    quern_group_norm(b, QUERN_OP(b, "transpose", swapped, x), 2, "l"));
+}
+
 static quern_value *batch_norm(quern_builder *b, quern_value *x)
 {
     return quern_batch_norm(b, x, "l");
@@ -260,6 +287,7 @@ static const struct {
 } cases[] = {
     { "embedding", embedding, by_hand_embedding, QUERN_U8, 2, 2, F },
     { "layer_norm", layer_norm, by_hand_layer_norm, QUERN_F32, 3, 2, F },
+    { "group_norm", group_norm, by_hand_group_norm, QUERN_F32, 3, 2, F },
     { "batch_norm", batch_norm, by_hand_batch_norm, QUERN_F32, 3, 1, F },
     { "lstm", lstm, by_hand_lstm, QUERN_F32, 3, 2, H },
     { "gru", gru, by_hand_gru, QUERN_F32, 3, 2, H },
@@ -661,6 +689,12 @@ static void reports_mistakes(void **state)
     b = begin(&x, &flat);
     expect_mistake(b, quern_layer_norm(b, quern_layer_norm(b, x, "l"), "l"),
                    "quern_layer_norm: there is an input 'l.weight'");
+    b = begin(&x, &flat);
+    expect_mistake(b, quern_group_norm(b, x, 2, "l"),
+                   "quern_group_norm: x is f32[n, t, 6]; it must be of floats [N, C, ...]");
+    b = begin(&x, &flat);
+    expect_mistake(b, quern_group_norm(b, QUERN_OP(b, "transpose", "perm = [0, 2, 1]", x), 4, "l"),
+                   "quern_group_norm: 6 channels do not divide into 4 groups");
     b = begin(&x, &flat);
     expect_mistake(b, quern_batch_norm(b, x, "l"),
                    "quern_batch_norm: x is f32[n, t, 6]; it must be of floats [N, C, ...]");
