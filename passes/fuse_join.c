@@ -197,6 +197,25 @@ static bool is_small_piece(const qn_node *node, int operand)
     return node->operands[operand]->type.dims[axis]->max <= node->results[0].type.dims[axis]->max / PIECES;
 }
 
+/* A piece computed from three values or more that lie across the lanes: each of them would be read so. It is computed along its own rows,
+ * and what comes of it is turned once, where it is put together. */
+static bool is_turned_piece(qn_cluster *c, const qn_node *node, int operand, const qn_dim *index)
+{
+    enum { LARGE = 4096 };
+    qn_value *piece = node->operands[operand];
+    const qn_dim lane = c->group.n_dims > 0 ? c->vars[c->group.n_dims - 1] : NULL;
+    if (node->op != QN_OP_CONCATENATE || c->group.kind != QN_GROUP_LOOP || !lane ||
+        lane->kind != QN_DIM_SYMBOL || elements_of(&piece->type) < LARGE ||
+        goes_along_rows(c, piece, index, lane))
+        return false;
+    while (piece->node && qn_ix_moves(piece->node) && piece->node->n_operands == 1)
+        piece = piece->node->operands[0];
+    bool many = false;
+    for (int i = 0; piece->node && i < piece->node->n_operands && !many; i++)
+        many = piece->node->operands[i]->node && reads_several(piece->node->operands[i]->node);
+    return many && reads_several(piece->node);
+}
+
 static void demand_operands_at(qn_fuser *f, qn_cluster *c, const qn_demand *d, qn_node *node,
                                const qn_dim *index)
 {
@@ -220,8 +239,8 @@ static void demand_operands_at(qn_fuser *f, qn_cluster *c, const qn_demand *d, q
         else
             qn_ix_operand(&c->space, node, k, index, data, operand);
         qn_demand *o = qn_demand_at(f, node->operands[k], c, operand);
-        const int repeated =
-            is_small_piece(node, k) ? REPEAT_BUDGET : d->repeated + (times > 1.01 ? cost : 0);
+        const bool apart = is_small_piece(node, k) || is_turned_piece(c, node, k, operand);
+        const int repeated = apart ? REPEAT_BUDGET : d->repeated + (times > 1.01 ? cost : 0);
         o->repeated = repeated > o->repeated ? repeated : o->repeated;
         o->copied = d->copied > o->copied ? d->copied : o->copied;
     }
