@@ -101,6 +101,22 @@ static void bound_product(qn_kvalue *v, const qn_kvalue *x, const qn_kvalue *y, 
     }
 }
 
+/* What x - y is a multiple of where y is what a division leaves: z + a - z mod n, where the vectors of a loop from a on end. */
+static int64_t multiple_of_whole(const qn_kvalue *x, const qn_kvalue *y)
+{
+    if (!y->inst || y->inst->op != QN_K_BINARY || y->inst->fn != QN_OP_REM || !y->inst->index_math)
+        return 1;
+    const qn_kvalue *z = y->inst->operands[0];
+    const int64_t n = y->inst->operands[1]->multiple;
+    if (x == z)
+        return n;
+    if (!x->inst || x->inst->op != QN_K_BINARY || x->inst->fn != QN_OP_ADD || !x->inst->index_math)
+        return 1;
+    return x->inst->operands[1] == z   ? gcd(n, x->inst->operands[0]->multiple)
+           : x->inst->operands[0] == z ? gcd(n, x->inst->operands[1]->multiple)
+                                       : 1;
+}
+
 static void bound_binary(qn_kvalue *v, const qn_kinst *inst)
 {
     const qn_kvalue *x = inst->operands[0], *y = inst->operands[1];
@@ -111,6 +127,8 @@ static void bound_binary(qn_kvalue *v, const qn_kinst *inst)
         bound_sum(v, inst->fn, x, y, inst->index_math);
         if (inst->index_math)
             v->multiple = gcd(x->multiple, y->multiple);
+        if (inst->index_math && inst->fn == QN_OP_SUB)
+            v->multiple = max64(v->multiple, multiple_of_whole(x, y));
         break;
     case QN_OP_MUL:
         bound_product(v, x, y, inst->index_math);

@@ -10,8 +10,8 @@
  *   }
  *
  * Dear values that several passes need are staged in a local buffer when a row fits into it, others are computed again.
- * Where memory runs along the rows instead of the columns (a reduction over the leading axis), or rows are very short, the
- * loop over rows is the vector one, and each lane goes over its columns one after the other.
+ * Where memory runs along the rows instead of the columns (a reduction over the leading axis, or over the positions of channels that
+ * lie in blocks), or rows are very short, the loop over rows is the vector one, and each lane goes over its columns one after the other.
  *
  * As in lower_loop.c the kernel is rehearsed first, with one variable an axis: to merge axes, to see what is computed in
  * several passes, and to choose the direction. */
@@ -49,6 +49,7 @@ typedef struct row_kernel {
     qn_writer *w;
     qn_nest row_nest, col_nest;
     bool rows_are_lanes;
+    bool in_blocks; /* neighbouring rows are neighbours in memory only within a vector: channels in blocks */
     int64_t rows_a_task;
     int *levels; /* by value id: how many passes have to be over before it can be computed */
     int n_passes;
@@ -308,6 +309,16 @@ static qn_ktag column_tag(const row_kernel *k, int n, const reduction *reduction
     return QN_TAG_VECTOR;
 }
 
+/* A lane adds up all columns of its row, an image's positions after another's: a sum for each image keeps errors small, as sums over
+ * lanes do elsewhere. */
+static bool sums_by_parts(const row_kernel *k, int n, const reduction *reductions)
+{
+    for (int i = 0; i < n; i++)
+        if (is_ordered(k, &reductions[i]))
+            return false;
+    return k->in_blocks && n > 0 && k->col_nest.n > 1;
+}
+
 /* Puts ordered reductions last and gives the number of the others, where the terms of the former are better computed by vectors,
  * into buffers, and added up behind that; otherwise n. */
 static int split_ordered(row_kernel *k, int n, reduction *reductions, qn_kbuffer **out_terms)
@@ -464,8 +475,13 @@ static void write_pass(row_kernel *k, int pass)
     }
     qn_writer_loop loops[QN_MAX_RANK];
     const int n_cols = k->col_nest.n;
-    qn_writer_open_nest(w, n_cols, k->col_vars, column_tag(k, n_carried, reductions), n_carried, values,
-                        kinds, loops);
+    const bool split = sums_by_parts(k, n_carried, reductions);
+    qn_kvalue **initial = qn_arena_copy(w->arena, values, (size_t)(n + 1) * sizeof(*values));
+    qn_writer_open_nest(w, n_cols - split, k->col_vars, column_tag(k, n_carried, reductions), n_carried,
+                        values, kinds, loops);
+    if (split)
+        loops[n_cols - 1] =
+            qn_writer_for_all(w, k->col_vars[n_cols - 1], QN_TAG_SERIAL, n_carried, initial, NULL);
     qn_writer_loop *innermost = &loops[n_cols > 0 ? n_cols - 1 : 0];
     stream_columns(k, pass);
     fetch_outputs(k, pass);
@@ -487,7 +503,12 @@ static void write_pass(row_kernel *k, int pass)
     for (int i = 0; i < n_outputs; i++)
         store_output(k, outputs[i], at[i], stored[i]);
     w->stream = NULL;
-    qn_writer_close_nest(w, n_cols, loops, values);
+    if (split) {
+        qn_writer_end_for(w, innermost, values);
+        for (int i = 0; i < n_carried; i++)
+            values[i] = qn_writer_combine(w, kinds[i], loops[n_cols - 2].carried[i], innermost->carried[i]);
+    }
+    qn_writer_close_nest(w, n_cols - split, loops, values);
     for (int i = 0; i < n_carried; i++)
         values[i] = loops[0].carried[i];
     if (n_carried < n)
@@ -552,7 +573,7 @@ static int lanes_of_rows(const row_kernel *k)
     int n_sums = 0;
     for (int i = 0; i < k->group->n_nodes; i++)
         n_sums += k->group->nodes[i]->op == QN_OP_REDUCE;
-    if (!machine || machine->gpu || k->rehearsing || n_sums != 1 || k->row_nest.n == 0)
+    if (!machine || machine->gpu || k->rehearsing || k->in_blocks || n_sums != 1 || k->row_nest.n == 0)
         return 0;
     const qn_dim rows = k->row_nest.dims[k->row_nest.n - 1];
     const int lanes = machine->vector_bytes / 4 * VECTORS;
@@ -605,9 +626,34 @@ static bool looks_up(const qn_writer *w, qn_dim linear)
     return false;
 }
 
-/* How many accesses have neighbours in memory for neighbouring values of the variable. What is looked up counts as several: in
- * the other direction each lane has a place of its own. */
-static int contiguous_along(qn_writer *w, qn_dim var, int n_cols, const qn_dim *col_vars)
+/* Lanes of vectors of the data that most tensors have. */
+static int vector_lanes(const row_kernel *k)
+{
+    const qn_machine *machine = k->lowering->options->machine;
+    return machine && !machine->gpu ? machine->vector_bytes / 4 : 0;
+}
+
+/* Are neighbouring values of the variable neighbours in memory, from each multiple of `lanes` to the next? Channels in blocks are:
+ * floordiv(c, 16)*1024 + mod(c, 16). */
+static bool has_blocks(qn_ispace *space, qn_dim linear, qn_dim var, int lanes)
+{
+    qn_dim coefficient, rest;
+    if (lanes < 2 || var->kind != QN_DIM_SYMBOL || !qn_ix_uses(linear, var))
+        return false;
+    const qn_dim width = qn_dim_const(space->dims, lanes);
+    const qn_dim block =
+        qn_ispace_var(space, qn_dim_ceildiv(space->dims, qn_ispace_var_of(space, var)->extent, width), false);
+    const qn_dim lane = qn_ispace_var(space, width, false);
+    qn_dim *values = QN_NEW_ARRAY(space->arena, qn_dim, var->symbol + 1);
+    values[var->symbol] = qn_dim_add(space->dims, qn_dim_mul(space->dims, block, width), lane);
+    const qn_dim there = qn_dim_substitute(space->dims, linear, values, var->symbol + 1);
+    return qn_ix_affine(space, there, lane, &coefficient, &rest) && qn_dim_is(coefficient, 1);
+}
+
+/* How many accesses have neighbours in memory for neighbouring values of the variable, within blocks of `lanes` at least. What is
+ * looked up counts as several: in the other direction each lane has a place of its own. */
+static int contiguous_along(qn_writer *w, qn_dim var, int n_cols, const qn_dim *col_vars, int lanes,
+                            bool *in_blocks)
 {
     enum { LOOKUP = 8 };
     int n = 0;
@@ -618,22 +664,28 @@ static int contiguous_along(qn_writer *w, qn_dim var, int n_cols, const qn_dim *
         bool each_column = n_cols == 0 || found;
         for (int k = 0; k < n_cols; k++)
             each_column |= qn_ix_uses(a->linear, col_vars[k]);
-        if (a->buffer && each_column && a->buffer->space == QN_SPACE_ARGUMENT &&
-            qn_ix_affine(&w->space, a->linear, var, &coefficient, &rest) && qn_dim_is(coefficient, 1))
-            n += found ? LOOKUP : 1;
+        if (!a->buffer || !each_column || a->buffer->space != QN_SPACE_ARGUMENT)
+            continue;
+        const bool affine = qn_ix_affine(&w->space, a->linear, var, &coefficient, &rest);
+        if (affine ? !qn_dim_is(coefficient, 1) : !has_blocks(&w->space, a->linear, var, lanes))
+            continue;
+        n += found ? LOOKUP : 1;
+        *in_blocks |= !affine;
     }
     return n;
 }
 
-static bool choose_lanes(qn_writer *rehearsal, const qn_nest *rows, const qn_nest *cols,
+static bool choose_lanes(row_kernel *k, qn_writer *rehearsal, const qn_nest *rows, const qn_nest *cols,
                          const qn_dim *row_vars, const qn_dim *col_vars)
 {
+    bool ignored = false;
     if (rows->n == 0 || cols->n == 0)
         return rows->n > 0;
     const bool is_short = cols->dims[cols->n - 1]->max < SHORT_ROW;
     const int n_cols = is_short ? 0 : cols->n; /* what a row has once counts where it is short */
-    const int along_rows = contiguous_along(rehearsal, row_vars[rows->n - 1], n_cols, col_vars);
-    const int along_cols = contiguous_along(rehearsal, col_vars[cols->n - 1], n_cols, col_vars);
+    const int along_rows =
+        contiguous_along(rehearsal, row_vars[rows->n - 1], n_cols, col_vars, vector_lanes(k), &k->in_blocks);
+    const int along_cols = contiguous_along(rehearsal, col_vars[cols->n - 1], n_cols, col_vars, 0, &ignored);
     return along_rows != along_cols ? along_rows > along_cols : is_short;
 }
 
@@ -653,7 +705,8 @@ static void rehearse(row_kernel *k, qn_arena *scratch, const char *name)
     const qn_nest rows = k->row_nest, cols = k->col_nest;
     qn_nest_merge(&w, &k->row_nest, row_vars);
     qn_nest_merge(&w, &k->col_nest, k->col_vars);
-    k->rows_are_lanes = choose_lanes(&w, &rows, &cols, row_vars, k->col_vars);
+    k->rows_are_lanes = choose_lanes(k, &w, &rows, &cols, row_vars, k->col_vars);
+    k->in_blocks &= k->rows_are_lanes;
     k->rehearsing = false;
 }
 
@@ -682,8 +735,8 @@ qn_status qn_lower_rows(qn_lowering *l, const qn_group *group)
     qn_writer_init(&w, l, name, scratch);
     k.w = &w;
     const double grain = (double)qn_task_elements(l, group) / (columns < 1 ? 1 : columns);
-    const int64_t least = k.rows_are_lanes ? LEAST_ROWS : 1;
-    k.rows_a_task = grain < (double)least ? least : (int64_t)grain;
+    const int64_t least = !k.rows_are_lanes ? 1 : k.in_blocks ? vector_lanes(&k) : LEAST_ROWS;
+    k.rows_a_task = grain < (double)least ? least : (int64_t)grain / least * least;
     qn_loops_plan(&w, &k.row_nest, k.rows_a_task, &k.row_loops);
     write_kernel(&k);
     const qn_status status = qn_writer_finish(&w, k.row_loops.tasks, qn_group_step_name(group, l->arena));

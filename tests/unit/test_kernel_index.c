@@ -92,6 +92,12 @@ static void test_known(void **state)
     assert_false(qn_k_proven_lt(flat, qn_kb_isub(b, nm, IX(1))));
     assert_true(qn_k_proven_multiple(tc, 4));
     assert_false(qn_k_proven_multiple(tc, 8));
+    /* where the whole vectors of a loop end */
+    qn_kvalue *low = qn_kb_imul(b, f->t, IX(32)), *rest = qn_kb_imod(b, f->i, IX(16));
+    assert_true(qn_k_proven_multiple(qn_kb_isub(b, f->i, rest), 16));
+    assert_true(qn_k_proven_multiple(qn_kb_isub(b, qn_kb_iadd(b, low, f->i), rest), 16));
+    assert_false(qn_k_proven_multiple(qn_kb_isub(b, qn_kb_iadd(b, low, f->i), rest), 32));
+    assert_false(qn_k_proven_multiple(qn_kb_isub(b, qn_kb_iadd(b, tc, f->i), rest), 8));
     close_nest(f);
 }
 

@@ -256,6 +256,23 @@ static qn_value *normed_apart_network(net *n, qn_value *x)
                              qn_b_reduce(&n->b, QN_KIND_MAX, x, 1, (const int64_t[]){ 2 }, true));
 }
 
+/* Norms of each channel over batch and positions, as in training: of one block and a part, of a part, of whole ones. */
+static qn_value *batch_norm(net *n, qn_value *x)
+{
+    const int64_t axes[] = { 0, 2, 3 };
+    x = qn_b_binary_bcast(&n->b, QN_OP_SUB, x, qn_b_mean(&n->b, x, 3, axes, true));
+    qn_value *variance = qn_b_mean(&n->b, qn_b_binary(&n->b, QN_OP_MUL, x, x), 3, axes, true);
+    variance = qn_b_unary(&n->b, QN_OP_RSQRT, qn_b_binary_scalar(&n->b, QN_OP_ADD, variance, 1e-5));
+    return per_channel(n, QN_OP_ADD, qn_b_binary_bcast(&n->b, QN_OP_MUL, x, variance));
+}
+
+static qn_value *batch_normed_network(net *n, qn_value *x)
+{
+    x = relu(n, batch_norm(n, conv(n, x, 37, 3, 1, 1)));
+    x = relu(n, batch_norm(n, conv(n, x, 9, 3, 1, 1)));
+    return batch_norm(n, conv(n, x, 64, 1, 2, 1));
+}
+
 static qn_value *line_network(net *n, qn_value *x)
 {
     x = relu(n, conv(n, x, 20, 21, 2, 1));
@@ -304,6 +321,8 @@ static const network networks[] = {
     { "normed", 4, { 2, 3, 7, 9 }, normed_network, 3, 0 },
     { "normed, any batch", 4, { 0, 3, 7, 9 }, normed_network, 3, 0 },
     { "normed apart", 4, { 2, 3, 7, 9 }, normed_apart_network, 2, 0 },
+    { "batch normed", 4, { 3, 3, 7, 9 }, batch_normed_network, 3, 0 },
+    { "batch normed, any batch", 4, { 0, 3, 7, 9 }, batch_normed_network, 3, 0 },
     { "line", 3, { 2, 18, 100 }, line_network, 2, 0 },
     { "planes", 5, { 1, 3, 5, 14, 13 }, planes_network, 2, 0 },
     { "planes, any batch", 5, { 0, 3, 5, 14, 13 }, planes_network, 2, 0 },
