@@ -455,6 +455,15 @@ bool qn_dim_can_be_equal(qn_dims *dims, qn_dim a, qn_dim b)
     return min <= 0 && max >= 0;
 }
 
+/* Is a + b <= c + d + 1? Then a > c and b > d are not both: n <= max(0, 2*n - 1), whatever n is. */
+static bool sum_is_at_most(qn_dims *dims, qn_dim a, qn_dim b, qn_dim c, qn_dim d)
+{
+    const qn_dim left = qn_dim_add(dims, a, b), right = qn_dim_add(dims, c, d);
+    const qn_dim difference = qn_dim_sub(dims, right, left);
+    return !qn_dim_is_saturated(left) && !qn_dim_is_saturated(right) && !qn_dim_is_saturated(difference) &&
+           difference->min >= -1;
+}
+
 bool qn_dim_at_most(qn_dims *dims, qn_dim a, qn_dim b)
 {
     if (a == b || a->max <= b->min)
@@ -473,7 +482,10 @@ bool qn_dim_at_most(qn_dims *dims, qn_dim a, qn_dim b)
         return true;
     if (b->kind == QN_DIM_MAX && (qn_dim_at_most(dims, a, y[0]) || qn_dim_at_most(dims, a, y[1])))
         return true;
-    return b->kind == QN_DIM_MIN && qn_dim_at_most(dims, a, y[0]) && qn_dim_at_most(dims, a, y[1]);
+    if (b->kind == QN_DIM_MIN && qn_dim_at_most(dims, a, y[0]) && qn_dim_at_most(dims, a, y[1]))
+        return true;
+    return (b->kind == QN_DIM_MAX && sum_is_at_most(dims, a, a, y[0], y[1])) ||
+           (a->kind == QN_DIM_MIN && sum_is_at_most(dims, x[0], x[1], b, b));
 }
 
 /* A number that divides d whatever the symbols are; 0 for d = 0. */

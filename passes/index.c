@@ -243,6 +243,11 @@ bool qn_ix_below(qn_ispace *space, qn_dim a, qn_dim b)
     const qn_dim least = extreme(space, difference, -1);
     if (least && least->min >= 1)
         return true;
+    const qn_dim most = space->aliases.n > 0 ? extreme(space, a, 1) : NULL;
+    if (most &&
+        qn_dim_at_most(space->dims, qn_ispace_meaning(space, most),
+                       qn_dim_sub(space->dims, qn_ispace_meaning(space, b), qn_dim_const(space->dims, 1))))
+        return true;
     /* x / c < b where x < b*c, x % c < c */
     if (a->kind == QN_DIM_FLOORDIV)
         return qn_ix_below(space, a->operands[0], qn_dim_mul(space->dims, b, a->operands[1]));
@@ -295,20 +300,45 @@ static qn_dim drop_zero_quotients(qn_ispace *space, qn_dim a)
     return a;
 }
 
+/* a = q*b + r, q being a variable whose coefficient is b but for a number, and r proven to be in [0, b): i*(2*n - 1) + n + j over
+ * 2*n is i, and n - i + j, for i and j in [0, n). */
+static bool split_off(qn_ispace *space, qn_dim a, qn_dim b, qn_dim *out_q, qn_dim *out_r)
+{
+    qn_dims *dims = space->dims;
+    for (size_t i = 0; i < space->vars.n && !qn_dim_is_const(b); i++) {
+        const qn_dim v = space->vars.items[i].symbol;
+        qn_dim c, rest;
+        if (!qn_ix_uses(a, v) || !qn_ix_affine(space, a, v, &c, &rest))
+            continue;
+        const qn_dim more = qn_dim_sub(dims, qn_ispace_meaning(space, c), qn_ispace_meaning(space, b));
+        if (!qn_dim_is_const(more) || more->value == INT64_MAX)
+            continue;
+        const qn_dim r = qn_dim_add(dims, rest, qn_dim_mul(dims, v, more));
+        if (qn_ix_not_negative(space, r) && qn_ix_below(space, r, b)) {
+            *out_q = v;
+            *out_r = r;
+            return true;
+        }
+    }
+    return false;
+}
+
 qn_dim qn_ix_div(qn_ispace *space, qn_dim a, qn_dim b)
 {
-    return drop_zero_quotients(space, qn_dim_floordiv(space->dims, a, b));
+    const qn_dim quotient = drop_zero_quotients(space, qn_dim_floordiv(space->dims, a, b));
+    qn_dim q, r;
+    return dependent_part(space, quotient) && split_off(space, a, b, &q, &r) ? q : quotient;
 }
 
 qn_dim qn_ix_mod(qn_ispace *space, qn_dim a, qn_dim b)
 {
     const qn_dim m = qn_dim_mod(space->dims, a, b);
-    qn_dim scale;
+    qn_dim scale, q, r;
     const qn_dim atom = factor_of_kind(space, m, QN_DIM_MOD, &scale);
     if (atom && qn_ix_not_negative(space, atom->operands[0]) &&
         qn_ix_below(space, atom->operands[0], atom->operands[1]))
         return qn_dim_mul(space->dims, scale, atom->operands[0]);
-    return m;
+    return dependent_part(space, m) && split_off(space, a, b, &q, &r) ? r : m;
 }
 
 /* c*mod(x, m) + c*m*floordiv(x, m) = c*x, wherever that makes the expression smaller. */

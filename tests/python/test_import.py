@@ -930,6 +930,30 @@ class Branches(unittest.TestCase):
 
 
 class Reshapes(unittest.TestCase):
+    def test_shift(self):
+        """Relative positions, as Transformer-XL and Conformer turn them: padded, read in rows of another length, and cut."""
+        ints = lambda name, *values: numpy_helper.from_array(np.array(values, np.int64), name)
+        most = 2**63 - 1
+        for length in "t", "floordiv":  # an extent of the call's, and one that is computed
+            short = helper.make_node("Slice", ["x", "zero", "end", "two", *(["two"] if length != "t" else [])], ["s"])
+            nodes = [short, helper.make_node("MatMul", ["s", "w"], ["p"]), helper.make_node("Shape", ["s"], ["b"], start=0, end=2),
+                     helper.make_node("Shape", ["s"], ["t"], start=2, end=3), helper.make_node("Mul", ["t", "two"], ["tt"]),
+                     helper.make_node("Sub", ["tt", "one"], ["m"]), helper.make_node("Slice", ["p", "zero", "m", "three"], ["q"]),
+                     helper.make_node("Pad", ["q", "pads"], ["d"]), helper.make_node("Concat", ["b", "minus", "t"], ["turned"], axis=0),
+                     helper.make_node("Reshape", ["d", "turned"], ["r"]), helper.make_node("Slice", ["r", "one", "end", "two"], ["c"]),
+                     helper.make_node("Shape", ["q"], ["back"]), helper.make_node("Reshape", ["c", "back"], ["e"]),
+                     helper.make_node("Slice", ["e", "zero", "t", "three"], ["f"]), helper.make_node("Tanh", ["f"], ["y"])]
+            w = floats(8, 80)
+            m = quern.compile(model(nodes, [info("x", ["n", 2, "t", 8])], [info("y", None)],
+                                    [numpy_helper.from_array(w, "w"), ints("zero", 0), ints("one", 1), ints("two", 2), ints("three", 3),
+                                     ints("end", most), ints("minus", -1), ints("pads", 0, 0, 0, 1, 0, 0, 0, 0)]))
+            for n, t in (1, 1), (3, 2), (2, 17), (1, 40):
+                x = floats(n, 2, t, 8)
+                p = (x if length == "t" else x[:, :, ::2]) @ w
+                rows = np.arange(p.shape[2])
+                expected = np.tanh(p[:, :, rows[:, None], p.shape[2] - 1 - rows[:, None] + rows])
+                np.testing.assert_allclose(m([x])[0], expected, rtol=1e-5, atol=1e-5)
+
     def test_of_nothing_in_branches(self):
         """That there is nothing is checked, in a branch too, if that is the one that runs."""
         text = b"""dims n: 0..9

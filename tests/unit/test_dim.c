@@ -220,6 +220,12 @@ static void bounds_answer_questions(void **state)
     assert_false(qn_dim_at_most(dims, parse("6*n + m"), parse("3*n*p + n*m - 1")));
     assert_true(qn_dim_at_most(dims, parse("2*n*m + 2"), parse("m*n*p + p")));
     assert_false(qn_dim_at_most(dims, parse("2*n*m + 5"), parse("2*m*n*p + p")));
+    /* what is more than one is not more than the other */
+    assert_true(qn_dim_at_most(dims, parse("n"), parse("max(0, 2*n - 1)")));
+    assert_false(qn_dim_at_most(dims, parse("n"), parse("max(0, 2*n - 2)")));
+    assert_ptr_equal(parse("min(n, max(0, 2*n - 1))"), parse("n"));
+    assert_true(qn_dim_at_most(dims, parse("min(n, 5 - n)"), parse("2")));
+    assert_false(qn_dim_at_most(dims, parse("min(n, 5 - n)"), parse("1")));
     assert_true(qn_dim_can_be_equal(dims, parse("n"), parse("m")));
     assert_false(qn_dim_can_be_equal(dims, parse("n"), parse("n + 1")));
     assert_false(qn_dim_can_be_equal(dims, parse("p"), parse("9")));
