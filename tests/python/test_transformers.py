@@ -372,6 +372,90 @@ class States(unittest.TestCase):
             close(present, state)
 
 
+class Experts(unittest.TestCase):
+    """MoE and QMoE: a token is what its best experts make of it, by their shares."""
+
+    COUNT, HIDDEN, INNER = 4, 64, 32
+
+    def want(self, x, scores, best, shares, layers, function):
+        """`layers`: of each the weights [experts, rows, columns] and the bias [experts, rows]."""
+        y = np.zeros_like(x)
+        for t, row in enumerate(x):
+            for e in np.argsort(-scores[t], kind="stable")[:best]:
+                made = [w[e] @ row + b[e] for w, b in layers[::2]]
+                y[t] += shares(scores[t], e) * (layers[1][0][e] @ function(*made) + layers[1][1][e])
+        return y
+
+    def share(self, normalized, best):
+        def of(scores, e):
+            among = np.sort(scores)[::-1][:best] if normalized else scores
+            return np.exp(scores[e]) / np.exp(among).sum()
+        return of
+
+    def layers(self, fused, third=False):
+        shapes = [((1 + fused) * self.INNER, self.HIDDEN), (self.HIDDEN, self.INNER), (self.INNER, self.HIDDEN)][:2 + third]
+        return [(floats(self.COUNT, *shape) / 4, floats(self.COUNT, shape[0])) for shape in shapes]
+
+    def test_of_floats(self):
+        swiglu = lambda g, l: np.minimum(g, 2) * sigmoid(1.5 * np.minimum(g, 2)) * (np.clip(l, -2, 2) + 1)
+        limits = {"activation_alpha": 1.5, "activation_beta": 1.0, "swiglu_limit": 2.0}
+        forms = (("relu", {}, lambda y: np.maximum(y, 0)), ("gelu", {}, gelu_tanh), ("silu", {}, lambda y: y * sigmoid(y)), ("identity", {}, lambda y: y),
+                 ("swiglu", {"swiglu_fusion": 1, **limits}, lambda y: swiglu(y[::2], y[1::2])),
+                 ("swiglu", {"swiglu_fusion": 2, **limits}, lambda y: swiglu(y[:self.INNER], y[self.INNER:])),
+                 ("swiglu", limits, swiglu), ("swiglu", {}, lambda g, l: g * sigmoid(g) * l))
+        for i, (name, more, function) in enumerate(forms):
+            for tokens, best in ((7, 2), (1, 1), (3, 4)):
+                with self.subTest(name=name, tokens=tokens, best=best, **more):
+                    layers = self.layers("swiglu_fusion" in more, name == "swiglu" and "swiglu_fusion" not in more)
+                    x, scores = floats(1, tokens, self.HIDDEN), floats(tokens, self.COUNT)
+                    given = {"x": x, "r": scores, **{f"{k}{j}": a for j, layer in enumerate(layers) for k, a in zip("wb", layer)}}
+                    constants = [k for k in given if k[0] in "wb"]
+                    got = run("MoE", given, constants, 1, {"x": {1: "new"}, "r": {0: "new"}} if i % 2 else None, activation_type=name, k=best,
+                              normalize_routing_weights=i % 2, **more)
+                    close(got[0], self.want(x[0], scores, best, self.share(i % 2, best), layers, function))
+
+    def test_of_few_bits(self):
+        """Scales for blocks or rows, zero points, shares of their own, packed tokens [T, H]."""
+        for bits, block, zeros, own, third in ((4, 32, False, False, False), (4, 32, True, True, True), (8, 16, True, False, False), (2, 32, False, False, True),
+                                               (4, 0, False, False, False), (4, 0, True, False, False), (8, 0, True, True, True)):
+            with self.subTest(bits=bits, block=block, zeros=zeros, own=own):
+                layers, given, points = [], {"x": floats(5, self.HIDDEN), "r": floats(5, self.COUNT)}, {}
+                for j, (w, bias) in enumerate(self.layers(not third, third)):
+                    n, k = w.shape[1:]
+                    blocks = k // block if block else 1
+                    q = rng.integers(0, 2 ** bits, w.shape).astype(np.uint8)
+                    scale = rng.uniform(0.01, 0.05, (self.COUNT, n, blocks)).astype(np.float32)
+                    zero = rng.integers(0, 2 ** bits, scale.shape).astype(np.uint8) if zeros else np.full(scale.shape, 1 << (bits - 1), np.uint8)
+                    spread = lambda a: a.astype(np.float32).repeat(k // blocks, 2)
+                    layers.append(((q - spread(zero)) * spread(scale), bias))
+                    given |= {f"w{j}": pack_bits(q, bits), f"s{j}": scale if block else scale[:, :, 0], f"b{j}": bias}
+                    points[f"z{j}"] = pack_bits(zero if block else zero[:, :, 0], bits) if zeros else None
+                if len(layers) == 2:
+                    given |= {"w2": None, "s2": None, "b2": None}
+                    points["z2"] = None
+                given |= points
+                weights = rng.uniform(0, 1, (5, self.COUNT)).astype(np.float32)
+                given["own"] = weights if own else None
+                x, scores = given["x"], given["r"]
+                function = (lambda g, l: g * sigmoid(g) * l) if third else lambda y: y[::2] * sigmoid(y[::2]) * y[1::2]
+                row_of = {row.tobytes(): i for i, row in enumerate(scores)}
+                shares = (lambda row, e: weights[row_of[row.tobytes()], e]) if own else self.share(True, 2)
+                got = run("QMoE", given, [k for k in given if k[0] in "wsbz"], 1, {"x": {0: "tokens"}, "r": {0: "tokens"}}, activation_type="swiglu", k=2,
+                          swiglu_fusion=0 if third else 1, expert_weight_bits=bits, **({"block_size": block} if block else {}))
+                close(got, self.want(x, scores, 2, shares, layers, function))
+
+    def test_of_halves(self):
+        layers = self.layers(False)
+        x, scores = floats(3, self.HIDDEN).astype(np.float16), floats(3, self.COUNT).astype(np.float16)
+        given = {"x": x, "r": scores, **{f"{k}{j}": a.astype(np.float16) for j, layer in enumerate(layers) for k, a in zip("wb", layer)}}
+        text = microsoft.model("MoE", *split(given, [k for k in given if k[0] in "wb"]), {"k": 2})
+        got = np.array(quern.compile(text)([x, scores])[0])
+        self.assertEqual(got.dtype, np.float16)
+        wide = [tuple(a.astype(np.float16).astype(np.float32) for a in layer) for layer in layers]
+        want = self.want(x.astype(np.float32), scores.astype(np.float32), 2, self.share(False, 2), wide, lambda y: np.maximum(y, 0))
+        close(got, want, 2e-2)
+
+
 class Rotary(unittest.TestCase):
     def test_forms(self):
         n, size, table = 2, 16, floats(2, 20, 8)
@@ -812,6 +896,28 @@ class Mistakes(microsoft.Mistakes):
         wrong("input 7 is missing", {}, do_rotary=1)
         wrong("position_ids must have rank 2", {**rest, "c": floats(9, 8), "s": floats(9, 8), "at": np.array([0, 1])}, do_rotary=1)
         wrong("20 cosines turn 40 elements, and a head has 16", {"c": floats(9, 20), "s": floats(9, 20)}, do_rotary=1)
+
+    def test_experts(self):
+        given = {"x": floats(5, 8), "r": floats(5, 4), "w0": floats(4, 6, 8), "b0": None, "w1": floats(4, 8, 6)}
+        wrong = lambda text, more={}, **attributes: self.wrong(text, "MoE", {**given, **more}, ["w0", "b0", "w1"], **attributes)
+        wrong("attribute activation_type = geglu", activation_type="geglu")
+        wrong("attribute k must be between 1 and the number of experts", k=5)
+        wrong("attribute swiglu_fusion must be 0, 1 or 2", activation_type="swiglu", swiglu_fusion=3)
+        wrong("attribute use_sparse_mixer", use_sparse_mixer=1)
+        wrong("input 4 does not have the type or shape", {"w1": floats(4, 8, 5)})
+        wrong("input 3 does not have the type or shape", {"b0": floats(4, 5)})
+        wrong("weights of rank 3", {"w0": floats(6, 8)})
+        self.wrong("input 2 must be a constant", "MoE", given, ["w1"])
+        byte = lambda *shape: np.zeros(shape, np.uint8)
+        given = {"x": floats(5, 64), "r": floats(5, 4), "w0": byte(4, 32, 32), "s0": floats(4, 32, 2), "b0": None, "w1": byte(4, 64, 16), "s1": floats(4, 64, 1)}
+        wrong = lambda text, more={}, **attributes: self.wrong(text, "QMoE", {**given, **more}, [k for k in given if k[0] in "wsbz"],
+                                                               **{"block_size": 32, **attributes})
+        wrong("weights of 3 bits; 2, 4 and 8 are", expert_weight_bits=3)
+        wrong("of another quant_type than int", quant_type="fp4")
+        wrong("weights that are prepacked", weights_prepacked=1)
+        wrong("input 3 does not have the type or shape", {"s0": floats(4, 32, 3)})
+        wrong("no multiple of a byte and of block_size", block_size=128)
+        wrong("input 15", {k: None for k in ("b1", "w2", "s2", "b2", "z0", "z1", "z2", "own")} | {"g": floats(4)})
 
     def test_states(self):
         x, w = floats(2, 6, 5), floats(6, 1, 3)
