@@ -325,6 +325,8 @@ qn_kvalue *qn_writer_task(qn_writer *w);
 
 /* Does an address jump along variable `column`; `along_row`: from line to line, and step through a line along `row`? */
 bool qn_lower_crosses(qn_writer *w, qn_dim linear, qn_dim row, qn_dim column, bool along_row);
+/* Has the address no other variables than these: none of a sum's loop, no number that is read? */
+bool qn_lower_depends_only_on(const qn_writer *w, qn_dim linear, int n, const qn_dim *vars);
 /* Rows of so many lanes, up to 16, become columns. */
 enum { QN_TRANSPOSE_LANES = 16 };
 void qn_kb_transpose(qn_kbuilder *b, int lanes, qn_kvalue **rows);
@@ -343,10 +345,12 @@ qn_dim qn_write_transposed(qn_writer *w, const qn_group *group, const qn_nest *n
 
 /* ---- lower_zip.c ---- */
 
-/* Has the last axis two elements, of which what is read lies in two lines along the axis before it, and is that whole vectors? Of a
- * rehearsal with one variable an axis. */
+/* Has the last axis two or three elements? */
+bool qn_nest_may_zip(const qn_nest *nest);
+/* Does then something that is read lie in as many lines along the axis before it, which is whole blocks, or is it the same for all of
+ * them? Of a rehearsal with one variable an axis. */
 bool qn_nest_zips(qn_writer *rehearsal, const qn_group *group, const qn_nest *nest, const qn_dim *vars);
-/* The group's elements, vectors of both put together, in tasks of about `grain` elements: how many tasks. */
+/* The group's elements, vectors of each put together, in tasks of about `grain` elements: how many tasks. */
 qn_dim qn_write_zipped(qn_writer *w, const qn_group *group, const qn_nest *nest, int64_t grain);
 
 /* ---- nests ---- */

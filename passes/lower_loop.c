@@ -449,7 +449,7 @@ static void find_shape(qn_lowering *l, const qn_group *group, const char *name, 
                 s->nest = cut;
         }
     }
-    if (!gpu && s->nest.n >= 2 && qn_dim_is(s->nest.dims[s->nest.n - 1], 2)) {
+    if (!gpu && qn_nest_may_zip(&s->nest)) {
         rehearse(&rehearsal, l, group, name, scratch, &s->nest, vars);
         s->zipped = qn_nest_zips(&rehearsal, group, &s->nest, vars);
         s->transposed = s->zipped ? -1 : s->transposed;

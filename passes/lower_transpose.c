@@ -12,7 +12,8 @@
  * Where the last axes are short, as the taps of a convolution's weights, but what is written is one run of memory along several of
  * them, the columns are the numbers in that run, and a block has several vectors of them: [O, I * 9] from [I, O / 16, 9, 16].
  *
- * An element that is fetched by itself, or gathered, costs as much as a vector; this takes four shuffles for 16 elements. */
+ * An element that is fetched by itself, or gathered, costs as much as a vector; this takes four shuffles for 16 elements, whether they
+ * have four bytes, two or one. Of eight bytes, blocks are 8 x 8. */
 #include <string.h>
 
 #include "passes/lower.h"
@@ -68,8 +69,7 @@ static int turns(qn_writer *w, qn_dim linear, qn_dim row, qn_dim column, bool ru
     return qn_dim_is(step, 1) ? 1 : qn_dim_is(step, -1) ? -1 : 0;
 }
 
-/* Has the address no other variables than these: none of a sum's loop, no number that is read? */
-static bool depends_only_on(const qn_writer *w, qn_dim linear, int n, const qn_dim *vars)
+bool qn_lower_depends_only_on(const qn_writer *w, qn_dim linear, int n, const qn_dim *vars)
 {
     for (size_t i = 0; i < w->space.vars.n; i++) {
         const qn_dim symbol = w->space.vars.items[i].symbol;
@@ -82,22 +82,40 @@ static bool depends_only_on(const qn_writer *w, qn_dim linear, int n, const qn_d
     return true;
 }
 
-static int lanes_of(const qn_lowering *l)
+/* Of blocks for outputs of that type. */
+static int lanes_of(const qn_lowering *l, qn_dtype output)
 {
     const qn_machine *machine = l->options->machine;
-    return machine && !machine->gpu ? machine->vector_bytes / 4 : 0;
+    return machine && !machine->gpu ? machine->vector_bytes / (qn_dtype_bytes(output) == 8 ? 8 : 4) : 0;
+}
+
+/* The same in a rehearsal, of the first output. */
+static int lanes_of_outputs(const qn_writer *r)
+{
+    for (size_t i = 0; i < r->accesses.n; i++)
+        if (r->accesses.items[i].store)
+            return lanes_of(r->lowering, r->accesses.items[i].buffer->dtype);
+    return 0;
+}
+
+/* Can rows of such elements be transposed in registers? */
+static bool is_shuffled(qn_dtype dtype, int lanes)
+{
+    enum { LEAST_BYTES = 8 }; /* of a vector */
+    return dtype != QUERN_BOOL && qn_dtype_carrier(dtype) == dtype &&
+           qn_dtype_bytes(dtype) * (size_t)lanes >= LEAST_BYTES;
 }
 
 int qn_transposed_axis(qn_writer *r, const qn_nest *nest, const qn_dim *vars)
 {
-    const int lanes = lanes_of(r->lowering), last = nest->n - 1;
+    const int lanes = lanes_of_outputs(r), last = nest->n - 1;
     if (lanes < 4 || lanes > QN_TRANSPOSE_LANES || last < 1 || !qn_dim_is_const(nest->dims[last]))
         return -1;
     const int64_t columns = nest->dims[last]->value < lanes ? nest->dims[last]->value : lanes;
     for (size_t i = 0; i < r->accesses.n; i++) {
         const qn_access *a = &r->accesses.items[i];
-        if (!a->buffer || a->store || qn_dtype_bytes(a->buffer->dtype) != 4 ||
-            !depends_only_on(r, a->linear, nest->n, vars))
+        if (!a->buffer || a->store || !is_shuffled(a->buffer->dtype, lanes) ||
+            !qn_lower_depends_only_on(r, a->linear, nest->n, vars))
             continue;
         for (int axis = last - 1; axis >= 0; axis--) { /* a quarter of a full block is worth the shuffles */
             const qn_dim rows = nest->dims[axis];
@@ -112,15 +130,15 @@ int qn_transposed_axis(qn_writer *r, const qn_nest *nest, const qn_dim *vars)
 
 bool qn_nest_run(qn_writer *r, qn_nest *nest, int row_axis, const qn_dim *vars)
 {
-    const int lanes = lanes_of(r->lowering), last = nest->n - 1;
+    const int lanes = lanes_of_outputs(r), last = nest->n - 1;
     if (row_axis >= last - 1 || !qn_dim_is_const(nest->dims[last - 1]) ||
         nest->dims[last]->value % lanes == 0)
         return false;
     for (size_t i = 0; i < r->accesses.n; i++) {
         const qn_access *a = &r->accesses.items[i];
-        const bool staged = a->buffer && !a->store && qn_dtype_bytes(a->buffer->dtype) == 4 &&
+        const bool staged = a->buffer && !a->store && is_shuffled(a->buffer->dtype, lanes) &&
                             turns(r, a->linear, vars[row_axis], vars[last], false) &&
-                            depends_only_on(r, a->linear, nest->n, vars);
+                            qn_lower_depends_only_on(r, a->linear, nest->n, vars);
         if (!staged && !qn_nest_sees_as_one(&r->space, a->linear, vars[last - 1], vars[last],
                                             qn_ispace_var_of(&r->space, vars[last])->extent))
             return false;
@@ -282,8 +300,8 @@ static qn_kvalue *load(qn_writer *w, void *user, qn_kbuffer *from, qn_dim linear
 {
     transposer *t = user;
     const int way = turns(w, linear, t->row, t->column, t->run);
-    if (!masks_columns(w, t, from) || qn_dtype_bytes(from->dtype) != 4 || !way ||
-        !depends_only_on(w, linear, 3, (const qn_dim[]){ t->row, t->column, t->step }))
+    if (!masks_columns(w, t, from) || !is_shuffled(from->dtype, t->lanes) || !way ||
+        !qn_lower_depends_only_on(w, linear, 3, (const qn_dim[]){ t->row, t->column, t->step }))
         return NULL;
     int i = 0;
     while (i < t->n && (t->staged[i].from != from || t->staged[i].linear != linear))
@@ -385,7 +403,7 @@ qn_dim qn_write_transposed(qn_writer *w, const qn_group *group, const qn_nest *n
     qn_dims *dims = w->space.dims;
     transposer *t = QN_NEW(w->arena, transposer);
     t->group = group;
-    t->lanes = lanes_of(w->lowering);
+    t->lanes = lanes_of(w->lowering, group->outputs[0]->type.dtype);
     t->run = run;
     qn_dim extents[QN_MAX_RANK], outer_index[QN_MAX_RANK], outer_extents[QN_MAX_RANK], index[QN_MAX_RANK],
         outer = qn_dim_const(dims, 1);

@@ -1,6 +1,6 @@
 /* Kernels that transpose in blocks, against the interpreter: alone and with element-wise neighbours, into panels, with outer
  * axes that are spread over tasks, of several operands at once, with blocks that are left over, with rows along any axis and
- * backwards, with columns along several axes, on machines with 16 and with 8 lanes; and kernels that put pairs of lines side by side. */
+ * backwards, with columns along several axes, on machines with 16 lanes, masked or not, and with 8; and kernels that put pairs of lines side by side. */
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stddef.h>
@@ -14,9 +14,11 @@
 
 static void compare(const char *name, const char *text)
 {
-    const int bytes[] = { 64, 32 };
-    for (size_t m = 0; m < sizeof bytes / sizeof *bytes; m++) {
-        const qn_machine machine = { .vector_bytes = bytes[m], .vector_registers = 16, .fma = true };
+    enum { MACHINES = 3 };
+    for (int m = 0; m < MACHINES; m++) {
+        const qn_machine machine = {
+            .vector_bytes = 64 >> m / 2, .vector_registers = 16, .fma = true, .masked = m == 1
+        };
         const qn_pass_options options = { .math = QN_MATH_DEFAULT, .machine = &machine };
         qn_arena *arena = qn_arena_new();
         qn_array inputs[4];
@@ -70,6 +72,53 @@ static void left_over(void **state)
                         "%y = transpose %x {perm = [1, 0]} : f32[9, 300]\nreturn %y\n}\n");
     compare("rows left over in tasks", "graph @f(%x: f32[448, 1001]) -> f32[1001, 448] {\n"
                                        "%y = transpose %x {perm = [1, 0]} : f32[1001, 448]\nreturn %y\n}\n");
+}
+
+/* Elements of one, two and eight bytes; booleans go element by element. */
+static void types(void **state)
+{
+    (void)state;
+    static const char *const names[] = { "u8", "i8", "f16", "bf16", "i16", "i64", "f64", "i32", "bool" };
+    for (size_t i = 0; i < sizeof names / sizeof *names; i++) {
+        const char *t = names[i];
+        char text[1024];
+        snprintf(text, sizeof text,
+                 "graph @f(%%x: f32[45, 3, 70]) -> (%s[70, 3, 45], f32[3, 70, 45], %s[70, 45, 3]) {\n"
+                 "%%a = convert %%x {dtype = %s} : %s[45, 3, 70]\n"
+                 "%%b = transpose %%a {perm = [2, 1, 0]} : %s[70, 3, 45]\n"
+                 "%%c = transpose %%a {perm = [1, 2, 0]} : %s[3, 70, 45]\n"
+                 "%%d = convert %%c {dtype = f32} : f32[3, 70, 45]\n"
+                 "%%e = transpose %%a {perm = [2, 0, 1]} : %s[70, 45, 3]\n"
+                 "return %%b, %%d, %%e\n}\n",
+                 t, t, t, t, t, t, t);
+        compare(t, text);
+    }
+}
+
+/* Two or three elements from as many lines, or the same one again; the last block is whole, shorter, or the only one. */
+static void few(void **state)
+{
+    (void)state;
+    static const int extents[] = { 4, 7, 16, 28, 33, 40, 112, 3136 };
+    for (int n = 2; n <= 3; n++)
+        for (size_t i = 0; i < sizeof extents / sizeof *extents; i++) {
+            const int w = extents[i];
+            char text[2048];
+            snprintf(text, sizeof text,
+                     "graph @f(%%x: f32[2, %d, %d], %%z: f32[%d], %%p: f32[5, %d]) -> "
+                     "(f32[2, %d, %d], u8[2, %d, %d], f32[5, %d]) {\n"
+                     "%%a = transpose %%x {perm = [0, 2, 1]} : f32[2, %d, %d]\n"
+                     "%%b = broadcast %%z {axes = [2], dims = [2, %d, %d]} : f32[2, %d, %d]\n"
+                     "%%c = mul %%a, %%b : f32[2, %d, %d]\n"
+                     "%%t = convert %%x {dtype = u8} : u8[2, %d, %d]\n"
+                     "%%u = transpose %%t {perm = [0, 2, 1]} : u8[2, %d, %d]\n"
+                     "%%d = broadcast %%p {axes = [0, 1], dims = [5, %d, %d]} : f32[5, %d, %d]\n"
+                     "%%e = reshape %%d {dims = [5, %d]} : f32[5, %d]\n"
+                     "return %%c, %%u, %%e\n}\n",
+                     n, w, n, w, w, n, w, n, w * n, w, n, w, n, w, n, w, n, n, w, w, n, w, n, w, n, w * n,
+                     w * n);
+            compare(text, text);
+        }
 }
 
 /* Weights of convolutions and their gradients on the way to and from blocks of channels. The large ones are fetched ahead. */
@@ -194,8 +243,8 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(matrices), cmocka_unit_test(more_axes), cmocka_unit_test(left_over),
-        cmocka_unit_test(channels), cmocka_unit_test(runs),      cmocka_unit_test(padded),
-        cmocka_unit_test(pairs),
+        cmocka_unit_test(types),    cmocka_unit_test(few),       cmocka_unit_test(channels),
+        cmocka_unit_test(runs),     cmocka_unit_test(padded),    cmocka_unit_test(pairs),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
