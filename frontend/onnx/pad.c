@@ -40,9 +40,18 @@ static qn_value *pad_piece(qn_onnx_node *n, qn_value *x, int axis, qn_dim start,
     return backwards ? qn_b_reverse(&n->b, piece, 1, (int64_t[]){ axis }) : piece;
 }
 
-/* One axis of symbolic extent, by known amounts: pieces of it on either side. */
-static qn_value *pad_symbolic(qn_onnx_node *n, qn_value *x, int axis, const char *mode, int64_t low,
-                              int64_t high)
+/* Has the axis all that goes in front of it or behind it? A symbolic one is taken to. */
+static bool has_pieces(qn_dim extent, const char *mode, int64_t low, int64_t high)
+{
+    const int64_t most = low > high ? low : high;
+    return !qn_dim_is_const(extent) || (!strcmp(mode, "edge")      ? extent->value > 0
+                                        : !strcmp(mode, "reflect") ? most < extent->value
+                                                                   : most <= extent->value);
+}
+
+/* One axis by known amounts: pieces of it on either side, which are copied as runs. */
+static qn_value *pad_pieces(qn_onnx_node *n, qn_value *x, int axis, const char *mode, int64_t low,
+                            int64_t high)
 {
     qn_builder *b = &n->b;
     qn_dims *t = n->im->dims;
@@ -151,10 +160,8 @@ static void import_pad(qn_onnx_node *n)
         }
         if (!x)
             return;
-        if (qn_dim_is_const(x->type.dims[i]))
-            x = pad_axis(n, x, i, mode, before, after);
-        else
-            x = pad_symbolic(n, x, i, mode, before, after);
+        x = has_pieces(x->type.dims[i], mode, before, after) ? pad_pieces(n, x, i, mode, before, after)
+                                                             : pad_axis(n, x, i, mode, before, after);
     }
     qn_onnx_out(n, 0, x);
 }
