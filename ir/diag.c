@@ -63,6 +63,16 @@ const char *qn_diags_text(const qn_diags *diags, qn_arena *arena)
     return text;
 }
 
+void qn_diags_move(qn_diags *from, qn_diags *to)
+{
+    if (to->last)
+        to->last->next = from->first;
+    else
+        to->first = from->first;
+    to->last = from->last ? from->last : to->last;
+    to->n_errors += from->n_errors;
+}
+
 qn_status qn_diags_status(const qn_diags *diags)
 {
     return diags->first ? diags->first->status : QUERN_OK;

@@ -45,6 +45,9 @@ qn_status qn_error(qn_diags *diags, qn_status status, const qn_loc *loc, const c
 /* All texts, one a line, in `arena`; "" when there are none. */
 const char *qn_diags_text(const qn_diags *diags, qn_arena *arena);
 
+/* The messages of `from` come behind those of `to`. */
+void qn_diags_move(qn_diags *from, qn_diags *to);
+
 /* First reported status, or QUERN_OK. */
 qn_status qn_diags_status(const qn_diags *diags);
 

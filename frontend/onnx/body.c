@@ -53,19 +53,16 @@ static bool has_own_extent(const qn_graph *region, const qn_type *type)
     return any;
 }
 
-qn_value *qn_onnx_made_output(qn_onnx_node *n, qn_onnx_scope *scope, const Onnx__Graph *body, int i)
+qn_value *qn_onnx_body_output(qn_onnx_node *n, qn_onnx_scope *scope, const Onnx__Graph *body, int i)
 {
     qn_onnx_value *v = qn_onnx_scope_output(scope, body, i, &n->b.loc);
     qn_builder b = qn_onnx_region_builder(n, scope->graph);
-    if (v && (v->kind != QN_ONNX_TENSOR || v->strings))
+    if (v && (v->kind != QN_ONNX_TENSOR || v->strings)) {
         qn_onnx_unsupported(n, "output %d of its body is %s", i,
                             v->strings ? "a tensor of strings" : "no tensor");
-    return v && v->kind == QN_ONNX_TENSOR && !v->strings ? qn_onnx_value_make(&b, v) : NULL;
-}
-
-qn_value *qn_onnx_body_output(qn_onnx_node *n, qn_onnx_scope *scope, const Onnx__Graph *body, int i)
-{
-    qn_value *made = qn_onnx_made_output(n, scope, body, i);
+        return NULL;
+    }
+    qn_value *made = v ? qn_onnx_value_make(&b, v) : NULL;
     if (!made || scope->graph == n->b.graph || !has_own_extent(scope->graph, &made->type))
         return made;
     qn_onnx_unsupported(n, "output %d of its body has an extent that only the body knows: %s", i,

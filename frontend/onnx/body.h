@@ -19,9 +19,12 @@ bool qn_onnx_known_scalar(qn_onnx_import *im, qn_onnx_value *v, qn_dim *out);
 
 /* Builds in the node's region. */
 qn_builder qn_onnx_region_builder(const qn_onnx_node *n, qn_graph *region);
-/* The tensor of output i of the body, made in the scope's graph; may have extents that only the body knows. NULL after a report. */
-qn_value *qn_onnx_made_output(qn_onnx_node *n, qn_onnx_scope *scope, const Onnx__Graph *body, int i);
-/* The same, without such extents. */
+/* The tensor of output i of the body, made in the scope's graph, whose extents mean something outside of it. NULL after a report. */
 qn_value *qn_onnx_body_output(qn_onnx_node *n, qn_onnx_scope *scope, const Onnx__Graph *body, int i);
+
+/* An if on input 0 of the node, whose results are values[0] or values[1], made in the graphs of the scopes, which capture the same.
+ * False after a report. */
+bool qn_onnx_join(qn_onnx_node *n, const qn_onnx_scope *then, const qn_onnx_scope *other, int n_values,
+                  qn_value **const *values, qn_value **out);
 
 #endif

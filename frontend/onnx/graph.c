@@ -158,7 +158,7 @@ static const Onnx__Function *find_function(const Onnx__Model *model, const Onnx_
     return NULL;
 }
 
-static bool import_nodes(qn_onnx_scope *scope, size_t n, Onnx__Node *const *nodes);
+static bool import_nodes(qn_onnx_scope *scope, qn_onnx_nodes nodes);
 
 static void inline_function(qn_onnx_node *n, const Onnx__Function *function)
 {
@@ -179,8 +179,17 @@ static void inline_function(qn_onnx_node *n, const Onnx__Function *function)
     for (size_t i = 0; i < function->n_input; i++)
         if (!qn_onnx_scope_define(scope, function->input[i], qn_onnx_in_any(n, (int)i), &n->b.loc))
             return;
-    if (!import_nodes(scope, function->n_node, function->node))
+    const qn_onnx_nodes nodes = { .n = function->n_node,
+                                  .nodes = function->node,
+                                  .n_outputs = function->n_output,
+                                  .outputs = (const char *const *)function->output };
+    scope->hands_over = true;
+    if (!import_nodes(scope, nodes))
         return;
+    if (scope->choice) {
+        qn_onnx_hand_over(n, scope, nodes.outputs);
+        return;
+    }
     for (int i = 0; i < n->n_out; i++) {
         n->out[i] = qn_onnx_scope_find(scope, function->output[i]);
         if (!n->out[i])
@@ -288,8 +297,11 @@ static void define_outputs(qn_onnx_node *n, bool inputs_good)
     }
 }
 
-static bool import_node(qn_onnx_scope *scope, const Onnx__Node *proto, size_t index)
+bool qn_onnx_import_one(qn_onnx_scope *scope, const qn_onnx_nodes *nodes, size_t i,
+                        qn_onnx_choice **out_choice)
 {
+    const size_t index = nodes->order ? nodes->order[i] : i;
+    const Onnx__Node *proto = nodes->nodes[index];
     qn_onnx_import *im = scope->im;
     const char *domain = is_default_domain(proto->domain) ? "" : proto->domain;
     qn_onnx_node n = {
@@ -318,18 +330,20 @@ static bool import_node(qn_onnx_scope *scope, const Onnx__Node *proto, size_t in
     import_operator(&n, good);
     if (!qn_onnx_ok(&n))
         memset(n.out, 0, (size_t)n.n_out * sizeof *n.out);
-    define_outputs(&n, good);
+    *out_choice = qn_onnx_ok(&n) ? n.choice : NULL;
+    if (!*out_choice)
+        define_outputs(&n, good);
     return qn_onnx_ok(&n);
 }
 
-static bool import_nodes(qn_onnx_scope *scope, size_t n, Onnx__Node *const *nodes)
+static bool import_nodes(qn_onnx_scope *scope, qn_onnx_nodes nodes)
 {
-    const size_t *order = qn_onnx_order(scope->im->arena, n, nodes);
     bool good = true;
-    for (size_t i = 0; i < n && scope->im->n_nodes <= QN_ONNX_MAX_NODES; i++) {
-        const size_t at = order ? order[i] : i;
-        good &= import_node(scope, nodes[at], at);
-    }
+    nodes.order = qn_onnx_order(scope->im->arena, nodes.n, nodes.nodes);
+    for (size_t i = 0; i < nodes.n && scope->im->n_nodes <= QN_ONNX_MAX_NODES; i++)
+        good &= qn_onnx_step(scope, &nodes, i);
+    if (scope->choice && !scope->hands_over)
+        good &= qn_onnx_finish_choice(scope, &nodes);
     return good && scope->im->n_nodes <= QN_ONNX_MAX_NODES;
 }
 
@@ -388,7 +402,13 @@ bool qn_onnx_scope_import(qn_onnx_scope *scope, const Onnx__Graph *graph)
         good &= qn_onnx_scope_define(scope, name, v, &loc);
     }
     take_roles(scope, graph);
-    return import_nodes(scope, graph->n_node, graph->node) && good;
+    const char **outputs = QN_NEW_ARRAY(im->arena, const char *, graph->n_output);
+    for (size_t i = 0; i < graph->n_output; i++)
+        outputs[i] = graph->output[i]->name;
+    const qn_onnx_nodes nodes = {
+        .n = graph->n_node, .nodes = graph->node, .n_outputs = graph->n_output, .outputs = outputs
+    };
+    return import_nodes(scope, nodes) && good;
 }
 
 qn_onnx_value *qn_onnx_scope_output(qn_onnx_scope *scope, const Onnx__Graph *graph, int i, const qn_loc *loc)

@@ -4,6 +4,8 @@
  *   port.c      inputs and outputs of the outermost graph
  *   graph.c     scopes, the walk over nodes, functions, captures of regions
  *   body.c      graphs in nodes: what If, Loop and Scan share
+ *   choice.c    what stands behind an If whose branches differ
+ *   join.c      two branches as one node
  *   order.c     nodes that come before what they read
  *   node.c      what an operator's function asks of its node: attributes, inputs, outputs, messages
  *   contents.c  values that are known while importing
@@ -99,6 +101,7 @@ bool qn_onnx_is_learnable(const qn_tensor *tensor);
 #define QN_ONNX_CONTENTS_MAX 1024
 
 typedef struct qn_onnx_scope qn_onnx_scope;
+typedef struct qn_onnx_choice qn_onnx_choice;
 typedef struct qn_onnx_frame qn_onnx_frame;
 
 /* One call. */
@@ -135,6 +138,8 @@ typedef struct qn_onnx_import {
     int *string_slots, string_capacity;   /* finds the module's strings */
     int64_t n_nodes;                      /* imported, with copies of functions and loop bodies */
     uint64_t n_random;                    /* random operators so far */
+    int n_sides;                          /* of choices, that the import is in */
+    int64_t n_chosen;                     /* nodes imported into sides */
     bool keep_floats;                     /* contents of floats are not folded: nodes are made */
     qn_vec(qn_onnx_update) updates;       /* of caches that keep their place */
 } qn_onnx_import;
@@ -167,6 +172,7 @@ typedef struct qn_onnx_node {
     int n_in, n_out; /* without those left out at the end */
     qn_onnx_value **in, **out;
     uint64_t depends, extents; /* what its outputs depend on */
+    qn_onnx_choice *choice;    /* its outputs are in both sides of it */
     int n_errors;              /* reported before it */
     int n_missed;              /* symbols whose values it misses, and their names */
     const char *missed;
@@ -374,6 +380,8 @@ struct qn_onnx_scope {
     int n_names, name_capacity;
     qn_vec(qn_value *) captured; /* regions: outer values, and the inputs that stand for them */
     qn_vec(qn_value *) captured_inputs;
+    qn_onnx_choice *choice;            /* that is open in it */
+    bool hands_over;                   /* one that is open at its end goes on in the scope around it */
     uint64_t touched, touched_extents; /* what the values looked up through it depend on */
 };
 
@@ -390,9 +398,42 @@ static inline void qn_onnx_touched(qn_onnx_node *n, const qn_onnx_scope *scope)
 }
 /* False after a report when the name is taken. */
 bool qn_onnx_scope_define(qn_onnx_scope *scope, const char *name, qn_onnx_value *value, const qn_loc *loc);
+/* The nodes of a graph or a function, in the order of their import, and the names that it gives. */
+typedef struct qn_onnx_nodes {
+    size_t n;
+    Onnx__Node *const *nodes;
+    const size_t *order; /* NULL: as they stand */
+    size_t n_outputs;
+    const char *const *outputs;
+} qn_onnx_nodes;
+
+/* Node i; NULL at *out_choice, or the one that its outputs are in, undefined so far. False when something was reported. */
+bool qn_onnx_import_one(qn_onnx_scope *scope, const qn_onnx_nodes *nodes, size_t i,
+                        qn_onnx_choice **out_choice);
 /* Initializers, then nodes; inputs are the caller's. False when something was reported. */
 bool qn_onnx_scope_import(qn_onnx_scope *scope, const Onnx__Graph *graph);
 /* The value of output i of a graph imported into the scope. NULL after a report. */
 qn_onnx_value *qn_onnx_scope_output(qn_onnx_scope *scope, const Onnx__Graph *graph, int i, const qn_loc *loc);
+
+/* ---- choice.c ---- */
+
+/* An If of the sides, whose regions' results have these names: the node's outputs. */
+void qn_onnx_open_choice(qn_onnx_node *n, qn_onnx_scope *const *sides, const char *const *const *names);
+/* The scope ends with an open choice, which the node's outputs are in under these names. */
+void qn_onnx_hand_over(qn_onnx_node *n, qn_onnx_scope *scope, const char *const *names);
+/* Imports node i, into both sides of an open choice where it reads what is in these. */
+bool qn_onnx_step(qn_onnx_scope *scope, const qn_onnx_nodes *nodes, size_t i);
+/* Behind the last node: closes the open choice, or reports that it can't be. */
+bool qn_onnx_finish_choice(qn_onnx_scope *scope, const qn_onnx_nodes *nodes);
+
+/* Keeps messages and what was missed to itself, from begin to end. */
+typedef struct qn_onnx_trial {
+    qn_diags mine, *diags;
+    uint64_t needs, needs_shapes;
+    size_t n_needs_dims;
+} qn_onnx_trial;
+
+qn_onnx_trial *qn_onnx_trial_begin(qn_onnx_import *im);
+qn_status qn_onnx_trial_end(qn_onnx_import *im, qn_onnx_trial *trial); /* of the first message */
 
 #endif

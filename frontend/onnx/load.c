@@ -290,16 +290,6 @@ static qn_module *attempt(qn_onnx_import *im, const char *name)
     return NULL;
 }
 
-static void move_messages(qn_diags *from, qn_diags *to)
-{
-    if (to->last)
-        to->last->next = from->first;
-    else
-        to->first = from->first;
-    to->last = from->last ? from->last : to->last;
-    to->n_errors += from->n_errors;
-}
-
 static qn_status import_model(const char *name, const uint8_t *bytes, size_t size, const char *folder,
                               const qn_onnx_options *options, qn_module **out, qn_diags *diags)
 {
@@ -327,7 +317,7 @@ static qn_status import_model(const char *name, const uint8_t *bytes, size_t siz
         limits = im.limits;
         if (im.restart && i < MAX_ATTEMPTS)
             continue;
-        move_messages(&mine, diags);
+        qn_diags_move(&mine, diags);
         return *out ? QUERN_OK : qn_diags_status(diags);
     }
 }

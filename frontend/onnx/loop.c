@@ -91,19 +91,12 @@ static bool import_region(loop *l, bool with_condition, const qn_type *buffers, 
 /* The same, keeping messages and what was missed to itself. */
 static bool try_region(loop *l, bool with_condition, loop_region *out)
 {
-    qn_onnx_import *im = l->n->im;
-    qn_diags *diags = im->diags, mine;
-    int before = l->n->n_errors;
-    uint64_t needs = im->needs;
-    const size_t n_needs_dims = im->needs_dims.n;
-    qn_diags_init(&mine, im->arena);
-    im->diags = &mine;
+    const int before = l->n->n_errors;
+    qn_onnx_trial *trial = qn_onnx_trial_begin(l->n->im);
     l->n->n_errors = 0;
     bool good = import_region(l, with_condition, NULL, out);
-    im->diags = diags;
+    (void)qn_onnx_trial_end(l->n->im, trial);
     l->n->n_errors = before;
-    im->needs = needs;
-    im->needs_dims.n = n_needs_dims;
     return good;
 }
 

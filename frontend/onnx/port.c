@@ -30,6 +30,8 @@ void qn_onnx_add_alias(qn_onnx_import *im, const char *from, const char *to, int
 {
     qn_arena *arena = im->diags->arena; /* outlives this attempt */
     int64_t known;
+    if (im->n_sides) /* what a branch needs */
+        return;
     from = resolve_alias(im, from, &known);
     to = to ? resolve_alias(im, to, &value) : NULL;
     if (!from ||

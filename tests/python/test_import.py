@@ -929,6 +929,137 @@ class Branches(unittest.TestCase):
                 quern.compile_file(os.path.join(folder, "m.onnx"), os.path.join(folder, "m.so"))
 
 
+class Ranks(unittest.TestCase):
+    """Branches whose results have different ranks, or are sequences: what reads them is in both branches, until it gives one type."""
+
+    node = staticmethod(Lengths.node)
+    X = info("x", ["n", 4, "k"])
+
+    def setUp(self):
+        ints, number = Lengths.ints, Lengths.number
+        self.initializers = [ints("last", -1), ints("zero", 0), ints("one", 1), ints("two", 2), ints("flat", -1), number("trips", 3),
+                             number("true", 1, TensorProto.BOOL), number("nothing", 0, TensorProto.FLOAT)]
+
+    def graph(self, op, inputs, output):
+        """A branch of one node."""
+        return helper.make_graph([self.node(op, inputs, output)], output, [], [helper.make_empty_tensor_value_info(output)])
+
+    def either(self, output, p="p", name="", then=None, other=None):
+        """x without its last axis, or x."""
+        return helper.make_node("If", [p], [output], then_branch=then or self.graph("Squeeze", "x last", name + "then"),
+                                else_branch=other or self.graph("Identity", "x", name + "else"))
+
+    def model(self, nodes, outputs, inputs="x p", x=None, **more):
+        known = {"x": x or info("x", ["n", 4, 1]), **{name: info(name, [], TensorProto.BOOL) for name in "pq"}}
+        graph = helper.make_graph(nodes, "g", [known[name] for name in inputs.split()], [info(name, None, dtype) for name, dtype in outputs.items()],
+                                  self.initializers)
+        return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18), helper.make_opsetid("own", 1)], **more).SerializeToString()
+
+    def check(self, text, calls, want):
+        """On the JIT, the interpreter, and as an object."""
+        with tempfile.TemporaryDirectory() as folder:
+            pathlib.Path(folder, "m.onnx").write_bytes(text)
+            quern.compile_file(os.path.join(folder, "m.onnx"), os.path.join(folder, "m.so"))
+            models = [quern.compile(text), quern.compile(text, target="interp"), quern.load(os.path.join(folder, "m.so"))]
+            for m in models:
+                self.assertIsInstance(m, quern.Model)
+                for call in calls:
+                    for got, one in zip(m(list(call)), want(*call), strict=True):
+                        self.assertEqual(got.shape, np.shape(one))
+                        np.testing.assert_allclose(got, one, rtol=1e-5, atol=1e-5)
+
+    def calls(self, n_flags=1, k=1):
+        return [(floats(n, 4, k), *(np.array(bool(bits >> i & 1)) for i in range(n_flags))) for n in (1, 3, 6) for bits in range(1 << n_flags)]
+
+    def test_flattened(self):
+        text = self.model([self.either("y"), self.node("Reshape", "y flat", "f"), self.node("Exp", "f", "z")], {"z": TensorProto.FLOAT})
+        self.assertEqual(quern.text(text).count("exponential") + quern.text(text).count(" = exp "), 1)  # behind the branches
+        self.check(text, self.calls(), lambda x, p: [np.exp(x.ravel())])
+
+    def test_read_later(self):
+        """What lies between, the rank itself, and what does not depend on the branches."""
+        nodes = [self.either("y"), self.node("Exp", "y", "e"), self.node("Abs", "x", "a"), self.node("ReduceMax", "a", "m", keepdims=0),
+                 self.node("Mul", "e m", "em"), self.node("ReduceSum", "em", "s", keepdims=0), self.node("Shape", "y", "shape"),
+                 self.node("Size", "shape", "rank")]
+        self.check(self.model(nodes, {"s": TensorProto.FLOAT, "rank": TensorProto.INT64}), self.calls(),
+                   lambda x, p: [(np.exp(x) * abs(x).max()).sum(), 2 if p else 3])
+
+    def test_extents_that_differ(self):
+        """One of one rank, but never of one extent."""
+        cut = lambda name, to: self.graph("Slice", f"x zero {to} one", name)
+        nodes = [self.either("y", then=cut("a", "two"), other=cut("b", "one")), self.node("Neg", "y", "z")]
+        self.check(self.model(nodes, {"z": TensorProto.FLOAT}), self.calls(), lambda x, p: [-x[:, :2 if p else 1]])
+
+    def test_decided_by_a_dimension(self):
+        nodes = [self.node("Shape", "x", "shape"), self.node("Gather", "shape two", "k"), self.node("Equal", "k one", "p"), self.either("y"),
+                 self.node("Reshape", "y flat", "f"), self.node("Neg", "f", "z")]
+        self.check(self.model(nodes, {"z": TensorProto.FLOAT}, "x", self.X), [(floats(n, 4, k),) for n in (1, 3) for k in (1, 2, 5)],
+                   lambda x: [-x.ravel()])
+
+    def test_two(self):
+        """One behind the other, and both at once."""
+        wide = self.graph("Unsqueeze", "x last", "wide")
+        sums = [self.node("ReduceSum", "y", "s", keepdims=0), self.node("ReduceMax", "v", "m", keepdims=0), self.node("Mul", "s m", "z")]
+        product = [self.node("Flatten", "y", "f", axis=1), self.node("Reshape", "v flat", "g"), self.node("ReduceMax", "g", "m", keepdims=0),
+                   self.node("Mul", "f m", "z")]
+        for nodes, want in ((sums, lambda x, p, q: [x.sum() * x.max()]), (product, lambda x, p, q: [x[:, :, 0] * x.max()])):
+            for other in (None, wide):
+                self.check(self.model([self.either("y"), self.either("v", "q", "v", other=other), *nodes], {"z": TensorProto.FLOAT}, "x p q"),
+                           self.calls(2), want)
+
+    def test_branches_in_branches(self):
+        inner = helper.make_graph([self.either("v", "q", "v")], "inner", [], [info("v", None)])
+        text = self.model([self.either("y", then=inner, other=self.graph("Unsqueeze", "x last", "wide")), self.node("Exp", "y", "e"),
+                           self.node("Reshape", "e flat", "z")], {"z": TensorProto.FLOAT}, "x p q")
+        self.check(text, self.calls(2), lambda x, p, q: [np.exp(x.ravel())])
+
+    def test_out_of_a_function(self):
+        """The nodes behind a call, and behind a branch that is known to be taken."""
+        body = [helper.make_node("Constant", [], ["last"], value=Lengths.ints("c", -1)), self.either("y")]
+        function = helper.make_function("own", "narrow", ["x", "p"], ["y"], body, [helper.make_opsetid("", 18)])
+        taken = self.either("y", "true", then=helper.make_graph([self.either("t")], "taken", [], [info("t", None)]))
+        behind = [self.node("Exp", "y", "e"), self.node("ReduceSum", "e", "z", keepdims=0)]
+        for first in (helper.make_node("narrow", ["x", "p"], ["y"], domain="own"), taken):
+            self.check(self.model([first, *behind], {"z": TensorProto.FLOAT}, functions=[function]), self.calls(),
+                       lambda x, p: [np.exp(x).sum()])
+
+    def test_in_a_loop(self):
+        nodes = [self.either("y"), self.node("ReduceSum", "y", "s", keepdims=0), self.node("Add", "a s", "b"), self.node("Identity", "go", "on")]
+        body = helper.make_graph(nodes, "body", [info("i", [], TensorProto.INT64), info("go", [], TensorProto.BOOL), info("a", [])],
+                                 [info("on", [], TensorProto.BOOL), info("b", [])])
+        text = self.model([helper.make_node("Loop", ["trips", "true", "nothing"], ["z"], body=body)], {"z": TensorProto.FLOAT})
+        self.check(text, self.calls(), lambda x, p: [3 * x.sum()])
+
+    def test_sequences(self):
+        """Of one tensor, or of two."""
+        nodes = [self.either("y", then=self.graph("SequenceConstruct", "x x", "two_of_it"), other=self.graph("SequenceConstruct", "x", "one_of_it")),
+                 self.node("ConcatFromSequence", "y", "z", axis=0)]
+        self.check(self.model(nodes, {"z": TensorProto.FLOAT}), self.calls(), lambda x, p: [np.concatenate([x, x]) if p else x])
+
+    def test_undecided(self):
+        """The model's own output: Python compiles per value, the others refuse."""
+        text = self.model([self.either("y"), self.node("Neg", "y", "z")], {"z": TensorProto.FLOAT})
+        with self.assertRaisesRegex(quern.UnsupportedError, r"output 0 is f32\[n, 4\] in one branch and f32\[n, 4, 1\] in the other"):
+            quern.text(text)
+        m = quern.compile(text)
+        for x, p in self.calls():
+            np.testing.assert_array_equal(m([x, p])[0], -x[:, :, 0] if p else -x)
+
+    def test_mistakes(self):
+        """Mistakes behind an open choice are the nodes' own; too many at once are refused."""
+        text = self.model([self.either("y"), self.node("Missing", "y", "z")], {"z": TensorProto.FLOAT})
+        with self.assertRaisesRegex(quern.UnsupportedError, "Missing.*not supported"):
+            quern.text(text)
+        text = self.model([self.either("y", other=self.graph("Identity", "nowhere", "b")), self.node("Neg", "y", "z")], {"z": TensorProto.FLOAT})
+        with self.assertRaisesRegex(quern.ModelError, "nowhere"):
+            quern.text(text)
+        many = 40
+        nodes = [self.either(f"y{i}", name=f"b{i}") for i in range(many)] + [self.node("ReduceSum", f"y{i}", f"s{i}", keepdims=0) for i in range(many)]
+        nodes.append(helper.make_node("Sum", [f"s{i}" for i in range(many)], ["z"]))
+        with self.assertRaisesRegex(quern.UnsupportedError, "in one branch and"):
+            quern.text(self.model(nodes, {"z": TensorProto.FLOAT}))
+
+
 class Reshapes(unittest.TestCase):
     def test_shift(self):
         """Relative positions, as Transformer-XL and Conformer turn them: padded, read in rows of another length, and cut."""

@@ -373,14 +373,17 @@ class Strings(unittest.TestCase):
                 same([np.array([number])])
 
     def test_branch_by_a_string(self):
-        """Shapes that depend on a string: its number is not known before the model is."""
-        branch = lambda n: helper.make_graph([helper.make_node("Constant", [], ["c"], value_floats=[.5] * n)], "b", [],
-                                             [helper.make_tensor_value_info("c", TensorProto.FLOAT, None)])
-        m = quern.compile(self.graph([helper.make_node("Equal", ["x", "key"], ["same"]),
-                                      helper.make_node("If", ["same"], ["y"], then_branch=branch(1), else_branch=branch(2))],
-                                     [("x", TensorProto.STRING, [])], ["y"], [helper.make_tensor("key", TensorProto.STRING, [], ["k"])]))
+        """Extents that depend on a string; and ranks: its number is not known before the model is."""
+        branch = lambda **value: helper.make_graph([helper.make_node("Constant", [], ["c"], **value)], "b", [],
+                                                   [helper.make_tensor_value_info("c", TensorProto.FLOAT, None)])
+        chosen = lambda other: quern.compile(self.graph(
+            [helper.make_node("Equal", ["x", "key"], ["same"]),
+             helper.make_node("If", ["same"], ["y"], then_branch=branch(value_floats=[.5]), else_branch=other)],
+            [("x", TensorProto.STRING, [])], ["y"], [helper.make_tensor("key", TensorProto.STRING, [], ["k"])]))
+        m = chosen(branch(value_floats=[1., 2.]))
+        self.assertEqual([m([np.array(key)])[0].tolist() for key in ("k", "l")], [[.5], [1, 2]])
         with self.assertRaisesRegex(quern.UnsupportedError, "input 'x' is of strings, which the model would have to know"):
-            m([np.array("k")])
+            chosen(branch(value_float=.5))([np.array("k")])
 
     def test_many_keys(self):
         keys = [f"key {i}" for i in range(1000)]
