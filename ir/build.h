@@ -128,6 +128,7 @@ qn_value *qn_b_conv_winograd(qn_builder *b, qn_value *x, qn_value *u, const int6
 qn_node *qn_b_sort(qn_builder *b, int n, qn_value *const *operands, int axis, bool descending);
 qn_node *qn_b_top_k(qn_builder *b, qn_value *x, int axis, qn_dim k, bool largest);
 qn_value *qn_b_extent(qn_builder *b, qn_value *x, qn_dim limit, qn_dim symbol);
+qn_value *qn_b_require(qn_builder *b, qn_value *condition); /* of any dtype: not 0 */
 qn_value *qn_b_non_zero(qn_builder *b, qn_value *x, qn_dim count);
 /* least may be NULL */
 qn_value *qn_b_suppress(qn_builder *b, qn_value *scores, qn_value *boxes, qn_value *limit, qn_value *overlap,

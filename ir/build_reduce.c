@@ -329,6 +329,15 @@ qn_value *qn_b_extent(qn_builder *b, qn_value *x, qn_dim limit, qn_dim symbol)
     return qn_build(b, QN_OP_EXTENT, 1, &x, &list);
 }
 
+qn_value *qn_b_require(qn_builder *b, qn_value *condition)
+{
+    const qn_dim symbol = qn_dim_fresh(qn_b_dims(b), "required", 0, 1);
+    qn_value *x = qn_b_convert(b, QUERN_I64, qn_b_convert(b, QUERN_BOOL, condition));
+    qn_attr_list list = { 0 };
+    qn_attrs_dims(&list, QN_ATTR_SYMBOL, 1, &symbol);
+    return x ? qn_build(b, QN_OP_REQUIRE, 1, &x, &list) : NULL;
+}
+
 qn_value *qn_b_non_zero(qn_builder *b, qn_value *x, qn_dim count)
 {
     qn_attr_list list = { 0 };

@@ -366,6 +366,11 @@ static bool graph_has_effect(const qn_graph *graph, int depth)
     return false;
 }
 
+bool qn_node_has_effect(const qn_node *node)
+{
+    return node_has_effect(node, 0);
+}
+
 /* ---- symbols ---- */
 
 qn_dim qn_node_binds(const qn_node *node)

@@ -318,6 +318,8 @@ void qn_node_move_before(qn_node *node, qn_node *before); /* within its graph; N
 /* The symbol that the node finds the value of, or NULL. Such a node stays in front of all that has the symbol in its types or
  * attributes, and as long as something has. */
 qn_dim qn_node_binds(const qn_node *node);
+/* What a run says where a node of QN_OP_REQUIRE has another number than 1. */
+#define QN_REQUIRED "what is required does not hold here"
 qn_dim qn_node_limit(const qn_node *node);  /* of such a node: the most that it may find */
 bool qn_graph_binds(const qn_graph *graph); /* has it nodes that do, regions aside? */
 /* Sets the flags, by number, of the symbols that the node's types and attributes have, and all that is in its regions; not of
@@ -339,6 +341,8 @@ int *qn_graph_count_uses(qn_graph *graph, qn_arena *arena);
 /* Removes nodes without effect whose results nobody reads, in regions too; true when something went. Resolves first.
  * A control node has an effect when a node in it has. */
 bool qn_graph_remove_dead(qn_graph *graph);
+/* Has to run though nobody reads its results: it, or a node in its regions. */
+bool qn_node_has_effect(const qn_node *node);
 
 #define QN_FOR_NODES(graph, node) for (qn_node *node = (graph)->first; node; node = node->next)
 

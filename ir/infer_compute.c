@@ -492,6 +492,18 @@ static qn_status extent(qn_infer_context *c)
     return qn_infer_give(c, QUERN_I64, 0, NULL);
 }
 
+static qn_status require(qn_infer_context *c)
+{
+    const qn_dim *symbol;
+    QN_TRY(qn_infer_dims(c, QN_ATTR_SYMBOL, 1, &symbol));
+    QN_TRY(qn_infer_expect_dtype(c, 0, QUERN_I64));
+    QN_TRY(qn_infer_expect_rank(c, 0, 0));
+    if (symbol[0]->kind != QN_DIM_SYMBOL || symbol[0]->min > 0 || symbol[0]->max < 1)
+        return qn_infer_fail(c, "symbol is %s; expected a symbol that may be 0 and 1",
+                             qn_dim_print(symbol[0], c->module->arena));
+    return qn_infer_give(c, QUERN_I64, 0, NULL);
+}
+
 /* (scores [B, C, N], boxes [B, N, 4], limit, overlap, least?) -> [B, C, k] */
 static qn_status suppress(qn_infer_context *c)
 {
@@ -717,6 +729,7 @@ qn_infer_rule qn_infer_compute(qn_op op)
     case QN_OP_TOP_K: return top_k;
     case QN_OP_NON_ZERO: return non_zero;
     case QN_OP_EXTENT: return extent;
+    case QN_OP_REQUIRE: return require;
     case QN_OP_SUPPRESS: return suppress;
     case QN_OP_RANDOM_BITS: return random_bits;
     case QN_OP_SOFTMAX:

@@ -140,6 +140,8 @@ void qn_lower_checks(qn_lowering *l, const qn_graph *graph)
             check_slice(&c);
         else if (node->op == QN_OP_TOP_K)
             check_top_k(&c);
+        else if (node->op == QN_OP_REQUIRE)
+            check_equal(&c, qn_node_binds(node), qn_dim_const(l->module->dims, 1), QN_REQUIRED);
         if (node->op == QN_OP_TOP_K || node->op == QN_OP_SORT || node->op == QN_OP_SUPPRESS)
             check_line(&c);
     }

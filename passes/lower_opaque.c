@@ -15,6 +15,7 @@ static const struct {
     { QN_OP_TOP_K, qn_lower_keys },
     { QN_OP_NON_ZERO, qn_lower_non_zero },
     { QN_OP_EXTENT, qn_lower_extent },
+    { QN_OP_REQUIRE, qn_lower_extent }, /* see lower_check.c */
     { QN_OP_SUPPRESS, qn_lower_suppress },
     { QN_OP_ALL_REDUCE, qn_lower_collective },
     { QN_OP_ALL_GATHER, qn_lower_collective },

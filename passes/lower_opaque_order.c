@@ -226,7 +226,7 @@ qn_status qn_lower_extent(qn_lowering *l, const qn_group *group)
     qn_node *node = group->root;
     int number;
     QN_TRY(qn_lower_operand(l, group, node->operands[0], &number));
-    bind(l, "extent", number, qn_node_binds(node));
+    bind(l, qn_ops[node->op].name, number, qn_node_binds(node));
     int *result = &l->scope->buffers[node->results[0].id];
     if (*result < 0)
         *result = number; /* the same number */

@@ -25,7 +25,7 @@ static void mark_inputs(control *c, qn_graph *region, const bool *wanted, qn_are
     for (int i = 0; i < region->n_outputs; i++)
         live[region->outputs[i]->id] |= !wanted || wanted[i];
     for (const qn_node *node = region->last; node; node = node->prev) {
-        bool any = (qn_ops[node->op].flags & QN_FLAG_EFFECT) != 0;
+        bool any = qn_node_has_effect(node);
         any |= used && qn_node_binds(node) && used[qn_node_binds(node)->symbol];
         for (int i = 0; i < node->n_results; i++)
             any |= live[node->results[i].id];

@@ -76,6 +76,7 @@ qn_status qn_eval_sort(qn_eval *e);
 qn_status qn_eval_top_k(qn_eval *e);
 qn_status qn_eval_non_zero(qn_eval *e);
 qn_status qn_eval_extent(qn_eval *e);
+qn_status qn_eval_require(qn_eval *e);
 qn_status qn_eval_suppress(qn_eval *e);
 qn_status qn_eval_random_bits(qn_eval *e);
 qn_status qn_eval_collective(qn_eval *e);

@@ -157,6 +157,18 @@ qn_status qn_eval_extent(qn_eval *e)
     return QUERN_OK;
 }
 
+qn_status qn_eval_require(qn_eval *e)
+{
+    const qn_dim symbol = qn_node_binds(e->node);
+    const int64_t value = *(const int64_t *)e->x[0].data;
+    if (value != 1)
+        return qn_eval_error(e, QUERN_ERROR_ARGUMENT, QN_REQUIRED);
+    *(int64_t *)e->y[0].data = value;
+    if (symbol->symbol < e->in->n_symbols)
+        e->in->symbols[symbol->symbol] = value;
+    return QUERN_OK;
+}
+
 /* ---- suppress ---- */
 
 enum { LOW_0, LOW_1, HIGH_0, HIGH_1, AREA, BOX };

@@ -53,6 +53,7 @@ static const rule rules[QN_N_OPS] = {
     [QN_OP_TOP_K] = { qn_eval_top_k, MADE },
     [QN_OP_NON_ZERO] = { qn_eval_non_zero, NOTHING },
     [QN_OP_EXTENT] = { qn_eval_extent, MADE },
+    [QN_OP_REQUIRE] = { qn_eval_require, MADE },
     [QN_OP_SUPPRESS] = { qn_eval_suppress, MADE },
     [QN_OP_RANDOM_BITS] = { qn_eval_random_bits, MADE },
     [QN_OP_ALL_REDUCE] = { qn_eval_collective, MADE },

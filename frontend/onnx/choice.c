@@ -52,6 +52,36 @@ qn_status qn_onnx_trial_end(qn_onnx_import *im, qn_onnx_trial *trial)
     return qn_diags_status(&trial->mine);
 }
 
+/* ---- one that is decided ---- */
+
+/* The If of that number among all nodes takes that branch. */
+struct qn_onnx_decision {
+    int64_t number;
+    int branch;
+    const struct qn_onnx_decision *next; /* of a smaller number */
+};
+
+int qn_onnx_decided(const qn_onnx_node *n)
+{
+    for (const struct qn_onnx_decision *d = n->im->decisions; d; d = d->next)
+        if (d->number == n->number)
+            return d->branch;
+    return -1;
+}
+
+/* The import starts again, with that branch in the place of the If. What was decided of nodes behind it may have other numbers then. */
+static void decide(qn_onnx_import *im, const qn_onnx_choice *c, int branch)
+{
+    const struct qn_onnx_decision *before = im->decisions;
+    while (before && before->number >= c->n->number)
+        before = before->next;
+    struct qn_onnx_decision *d =
+        QN_NEW(im->diags->arena, struct qn_onnx_decision); /* outlives this attempt */
+    *d = (struct qn_onnx_decision){ c->n->number, branch, before };
+    im->decisions = d;
+    im->restart = true;
+}
+
 /* ---- what differs ---- */
 
 /* Is it a tensor that an if may give? */
@@ -359,7 +389,12 @@ static bool step_both(qn_onnx_scope *scope, const qn_onnx_nodes *nodes, size_t i
     im->n_sides--;
     if (good[0] && good[1] && im->n_chosen <= MOST_CHOSEN)
         return true;
-    if (good[0] || good[1] || !failed[0])
+    const int only = good[0] ? 0 : 1;
+    if (good[only] && failed[!only] == QUERN_ERROR_MODEL && !im->restart)
+        decide(im, c, only);
+    if (im->restart)
+        return abandon(scope);
+    if (good[only] || !failed[0])
         return give_up(scope);
     qn_onnx_misses(c->n, c->n->in[0]);
     c->n->n_missed = 0;

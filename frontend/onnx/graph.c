@@ -310,6 +310,7 @@ bool qn_onnx_import_one(qn_onnx_scope *scope, const qn_onnx_nodes *nodes, size_t
         .proto = proto,
         .opset = opset_of(scope, domain),
         .b = { .graph = scope->graph, .diags = im->diags },
+        .number = im->n_nodes,
         .n_errors = im->diags->n_errors,
     };
     n.b.loc = (qn_loc){ .file = im->file,

@@ -27,6 +27,18 @@ static void inline_branch(qn_onnx_node *n, const Onnx__Graph *branch)
     qn_onnx_touched(n, scope);
 }
 
+/* A run ends where the condition chooses the other one. */
+static void require_branch(qn_onnx_node *n, int branch)
+{
+    const qn_loc loc = n->b.loc;
+    qn_value *p = qn_onnx_as_scalar(&n->b, qn_onnx_in(n, 0));
+    n->b.loc.op = qn_arena_printf(n->im->arena, "%s; only its %s branch fits what is behind it", loc.op,
+                                  branch ? "else" : "then");
+    qn_b_require(&n->b, branch && p ? qn_b_unary(&n->b, QN_OP_NOT, p) : p);
+    n->b.loc = loc;
+    n->im->needs |= n->in[0]->depends; /* maybe it is not so for all values, after all */
+}
+
 static void import_if(qn_onnx_node *n)
 {
     const Onnx__Graph *branches[2] = { qn_onnx_attr_graph(n, "then_branch"),
@@ -41,6 +53,12 @@ static void import_if(qn_onnx_node *n)
         }
     if (qn_onnx_known_scalar(n->im, n->in[0], &known) && qn_dim_is_const(known)) {
         inline_branch(n, branches[known->value ? 0 : 1]);
+        return;
+    }
+    const int decided = qn_onnx_decided(n);
+    if (decided >= 0) {
+        require_branch(n, decided);
+        inline_branch(n, branches[decided]);
         return;
     }
     qn_onnx_scope *sides[2] = { NULL };

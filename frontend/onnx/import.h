@@ -125,23 +125,24 @@ typedef struct qn_onnx_import {
     const char *folder; /* of external data; NULL: there is none */
     struct qn_onnx_external *externals;
     const Onnx__Model *model;
-    int n_hosts;                          /* inputs that the host knows: a sequence is one */
-    qn_vec(int) hosts;                    /* which of them each input of the graph belongs to */
-    const char *input_names[64];          /* what the bits of qn_onnx_value.depends stand for */
-    uint64_t needs;                       /* inputs whose contents were missed */
-    qn_vec(qn_dim) needs_dims;            /* symbols whose values were */
-    uint64_t needs_shapes;                /* inputs whose shapes were */
-    const struct qn_onnx_alias *aliases;  /* symbols that the model needs to be equal */
-    const struct qn_onnx_limit *limits;   /* and what others must lie within */
-    const struct qn_onnx_extent *extents; /* numbers that are extents */
-    bool restart;                         /* one was found: import again with it */
-    int *string_slots, string_capacity;   /* finds the module's strings */
-    int64_t n_nodes;                      /* imported, with copies of functions and loop bodies */
-    uint64_t n_random;                    /* random operators so far */
-    int n_sides;                          /* of choices, that the import is in */
-    int64_t n_chosen;                     /* nodes imported into sides */
-    bool keep_floats;                     /* contents of floats are not folded: nodes are made */
-    qn_vec(qn_onnx_update) updates;       /* of caches that keep their place */
+    int n_hosts;                              /* inputs that the host knows: a sequence is one */
+    qn_vec(int) hosts;                        /* which of them each input of the graph belongs to */
+    const char *input_names[64];              /* what the bits of qn_onnx_value.depends stand for */
+    uint64_t needs;                           /* inputs whose contents were missed */
+    qn_vec(qn_dim) needs_dims;                /* symbols whose values were */
+    uint64_t needs_shapes;                    /* inputs whose shapes were */
+    const struct qn_onnx_alias *aliases;      /* symbols that the model needs to be equal */
+    const struct qn_onnx_limit *limits;       /* and what others must lie within */
+    const struct qn_onnx_extent *extents;     /* numbers that are extents */
+    const struct qn_onnx_decision *decisions; /* branches that are the only ones to fit */
+    bool restart;                             /* one was found: import again with it */
+    int *string_slots, string_capacity;       /* finds the module's strings */
+    int64_t n_nodes;                          /* imported, with copies of functions and loop bodies */
+    uint64_t n_random;                        /* random operators so far */
+    int n_sides;                              /* of choices, that the import is in */
+    int64_t n_chosen;                         /* nodes imported into sides */
+    bool keep_floats;                         /* contents of floats are not folded: nodes are made */
+    qn_vec(qn_onnx_update) updates;           /* of caches that keep their place */
 } qn_onnx_import;
 
 /* Symbol `from` is another name of symbol `to`, or (to is NULL) of a number. */
@@ -173,6 +174,7 @@ typedef struct qn_onnx_node {
     qn_onnx_value **in, **out;
     uint64_t depends, extents; /* what its outputs depend on */
     qn_onnx_choice *choice;    /* its outputs are in both sides of it */
+    int64_t number;            /* among all nodes, in the order of the import */
     int n_errors;              /* reported before it */
     int n_missed;              /* symbols whose values it misses, and their names */
     const char *missed;
@@ -421,6 +423,8 @@ qn_onnx_value *qn_onnx_scope_output(qn_onnx_scope *scope, const Onnx__Graph *gra
 void qn_onnx_open_choice(qn_onnx_node *n, qn_onnx_scope *const *sides, const char *const *const *names);
 /* The scope ends with an open choice, which the node's outputs are in under these names. */
 void qn_onnx_hand_over(qn_onnx_node *n, qn_onnx_scope *scope, const char *const *names);
+/* The branch that an import before this one has found to be the only one that fits what is behind the node; -1: it has found none. */
+int qn_onnx_decided(const qn_onnx_node *n);
 /* Imports node i, into both sides of an open choice where it reads what is in these. */
 bool qn_onnx_step(qn_onnx_scope *scope, const qn_onnx_nodes *nodes, size_t i);
 /* Behind the last node: closes the open choice, or reports that it can't be. */

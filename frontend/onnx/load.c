@@ -297,6 +297,7 @@ static qn_status import_model(const char *name, const uint8_t *bytes, size_t siz
     static const qn_onnx_options defaults;
     const qn_onnx_alias *aliases = NULL;
     const qn_onnx_limit *limits = NULL;
+    const struct qn_onnx_decision *decisions = NULL;
     options = options ? options : &defaults;
     if (!good_options(options, diags))
         return QUERN_ERROR_ARGUMENT;
@@ -309,10 +310,13 @@ static qn_status import_model(const char *name, const uint8_t *bytes, size_t siz
                               .n_bytes = size,
                               .folder = folder,
                               .aliases = aliases,
-                              .limits = limits };
+                              .limits = limits,
+                              .decisions = decisions };
         if (options->needs)
             *options->needs = (qn_onnx_needs){ 0 };
         *out = attempt(&im, name);
+        /* other dimensions may make other nodes, whose numbers are those of decisions */
+        decisions = im.aliases == aliases && im.limits == limits ? im.decisions : NULL;
         aliases = im.aliases;
         limits = im.limits;
         if (im.restart && i < MAX_ATTEMPTS)

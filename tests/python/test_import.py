@@ -1036,6 +1036,40 @@ class Ranks(unittest.TestCase):
                  self.node("ConcatFromSequence", "y", "z", axis=0)]
         self.check(self.model(nodes, {"z": TensorProto.FLOAT}), self.calls(), lambda x, p: [np.concatenate([x, x]) if p else x])
 
+    def test_only_one_branch_fits(self):
+        """Where what is behind takes one branch's results alone, a run that chooses the other one ends."""
+        self.initializers.append(helper.make_tensor("w", TensorProto.FLOAT, [4, 5], np.arange(20, dtype=np.float32)))
+        product = self.node("Gemm", "y w", "z")
+        of_a_dimension = [self.node("Shape", "x", "shape"), self.node("Gather", "shape two", "k"), self.node("Equal", "k one", "p"),
+                          self.either("y"), product]
+        swapped = self.either("y", then=self.graph("Identity", "x", "whole"), other=self.graph("Squeeze", "x last", "narrow"))
+        outer = helper.make_node("If", ["q"], ["r"], then_branch=helper.make_graph([self.either("y"), product], "g", [], [info("z", None)]),
+                                 else_branch=helper.make_graph([self.node("Squeeze", "x last", "s"), self.node("Gemm", "s w", "o")], "h", [],
+                                                               [info("o", None)]))
+        w, x = np.arange(20, dtype=np.float32).reshape(4, 5), floats(3, 4, 1)
+        for nodes, inputs, shape, good, bad, branch in (
+                ([self.either("y"), product], "x p", None, [x, np.array(True)], [x, np.array(False)], "then"),
+                ([swapped, product], "x p", None, [x, np.array(False)], [x, np.array(True)], "else"),
+                (of_a_dimension, "x", self.X, [x], [floats(3, 4, 2)], None),  # which the squeeze may find out first
+                ([outer, self.node("Neg", "r", "minus"), self.node("Neg", "minus", "z2")], "x p q", None, [x, np.array(False), np.array(False)],
+                 [x, np.array(False), np.array(True)], "then")):
+            text = self.model(nodes, {nodes[-1].output[0]: TensorProto.FLOAT}, inputs, shape)
+            self.check(text, [good], lambda x, *flags: [x[:, :, 0] @ w])
+            for target in ("cpu", "interp"):
+                message = f"If.*only its {branch or 'then'} branch fits what is behind it.*what is required does not hold" + (
+                    "" if branch else "|they have to be equal")
+                with self.assertRaisesRegex(quern.ArgumentError, message):
+                    quern.compile(text, target=target)(bad)
+        with tempfile.TemporaryDirectory() as folder:
+            path = lambda name: os.path.join(folder, name)
+            pathlib.Path(path("m.onnx")).write_bytes(self.model(of_a_dimension, {"z": TensorProto.FLOAT}, "x", self.X))
+            self.assertEqual(programs.run([str(QUERN), "compile", path("m.onnx"), "-o", path("m.so")]).returncode, 0)
+            for k, status in (1, 0), (2, 1):
+                np.save(path("x.npy"), floats(2, 4, k))
+                run = programs.run([str(QUERN), "run", path("m.so"), "-i", path("x.npy")])
+                self.assertEqual(run.returncode, status, run.stderr)
+            self.assertIn("they have to be equal", run.stderr)
+
     def test_undecided(self):
         """The model's own output: Python compiles per value, the others refuse."""
         text = self.model([self.either("y"), self.node("Neg", "y", "z")], {"z": TensorProto.FLOAT})

@@ -227,6 +227,26 @@ static void extent_binds_the_number(void **state)
     }
 }
 
+static void require_ends_a_run(void **state)
+{
+    (void)state;
+    const char *text = "dims true: 0..1\n"
+                       "graph @f(%c: i64[]) -> i64[] {\n"
+                       "  %0 = require %c {symbol = [true]} : i64[]\n"
+                       "  return %c\n}\n";
+    for (int64_t number = 0; number < 2; number++) {
+        const qn_array input = ints(QUERN_I64, SCALAR, I(number));
+        const qn_array *r = eval_text(text, &input);
+        if (number) {
+            assert_int_equal(*(const int64_t *)r->data, 1);
+            continue;
+        }
+        assert_null(r);
+        assert_int_equal(eval_status(), QUERN_ERROR_ARGUMENT);
+        assert_non_null(strstr(eval_error(), "what is required does not hold here"));
+    }
+}
+
 /* ---- random bits: known answers of Random123 (kat_vectors, philox4x32 10) ---- */
 
 static void philox_gives_the_known_answers(void **state)
@@ -283,6 +303,7 @@ int main(void)
         cmocka_unit_test_teardown(suppress_keeps_the_best, eval_teardown),
         cmocka_unit_test_teardown(non_zero_binds_the_count, eval_teardown),
         cmocka_unit_test_teardown(extent_binds_the_number, eval_teardown),
+        cmocka_unit_test_teardown(require_ends_a_run, eval_teardown),
         cmocka_unit_test_teardown(philox_gives_the_known_answers, eval_teardown),
         cmocka_unit_test_teardown(random_bits_continue_from_block_to_block, eval_teardown),
     };
