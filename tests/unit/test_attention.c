@@ -15,16 +15,12 @@
 #include "ir/build.h"
 #include "passes/pass.h"
 #include "tests/support/lowered.h"
+#include "tests/support/net.h"
 
 /* Small floats that repeat late; of bools two in three. */
 static void fill(qn_array *array, const qn_type *type, const int64_t *symbols, int seed, qn_arena *arena)
 {
-    int64_t n = 1;
-    array->dtype = type->dtype;
-    array->rank = type->rank;
-    for (int i = 0; i < type->rank; i++)
-        n *= array->dims[i] = qn_dim_eval(type->dims[i], symbols);
-    array->data = qn_arena_calloc(arena, (size_t)n + 1, 4);
+    const int64_t n = array_of_type(array, type, symbols, arena);
     for (int64_t i = 0; i < n; i++)
         if (type->dtype == QUERN_BOOL)
             ((uint8_t *)array->data)[i] = (i * 7919 + seed) % 3 != 0;

@@ -38,14 +38,10 @@ static int64_t elements(const qn_type *type, const int64_t *symbols)
 
 static qn_array noise(const qn_type *type, const int64_t *symbols, qn_arena *arena)
 {
-    qn_array a = { .dtype = type->dtype, .rank = type->rank };
-    const int64_t n = elements(type, symbols);
-    double *data = QN_NEW_ARRAY(arena, double, n + 1);
-    for (int i = 0; i < type->rank; i++)
-        a.dims[i] = qn_dim_eval(type->dims[i], symbols);
+    qn_array a;
+    const int64_t n = array_of_type(&a, type, symbols, arena);
     for (int64_t i = 0; i < n; i++)
-        data[i] = (double)(below(2001) - 1000) / 1000;
-    a.data = data;
+        ((double *)a.data)[i] = (double)(below(2001) - 1000) / 1000;
     return a;
 }
 
@@ -122,12 +118,9 @@ static bool check(uint64_t seed)
 {
     static const char *const names[] = { "h", "w" };
     state = seed * 7919 + 1;
-    qn_arena *arena = qn_arena_new();
-    qn_diags diags;
-    qn_diags_init(&diags, arena);
-    qn_module *module = qn_module_new("f");
-    net n = { .b = { .graph = qn_function_new(module, "f"), .diags = &diags } };
-    qn_dims *dims = qn_b_dims(&n.b);
+    net n;
+    net_begin(&n);
+    qn_dims *dims = n.module->dims;
     const int spatial = 1 + (int)below(2);
     qn_dim x_dims[4] = { one_in(2) ? net_symbol(&n, "n", 0, below(3)) : qn_dim_const(dims, 1 + below(2)) };
     for (int i = 0; i < spatial; i++) {
@@ -146,21 +139,20 @@ static bool check(uint64_t seed)
         const int64_t axes[] = { 0, 1, 2, 3 };
         qn_value *sine = qn_b_unary(&n.b, QN_OP_SIN, y);
         qn_graph_add_output(n.b.graph, qn_b_reduce(&n.b, QN_SUM, sine, 2 + spatial, axes, false), "loss", -1);
-        qn_graph *gradient = qn_grad(n.b.graph, "gradient", 0, 2, (const int[]){ 0, 1 }, false, &diags);
-        if (!gradient || qn_verify(module, &diags))
-            fail_msg("seed %llu: %s", (unsigned long long)seed, qn_diags_text(&diags, arena));
+        qn_graph *gradient = qn_grad(n.b.graph, "gradient", 0, 2, (const int[]){ 0, 1 }, false, &n.diags);
+        if (!gradient || qn_verify(n.module, &n.diags))
+            fail_msg("seed %llu: %s", (unsigned long long)seed, qn_diags_text(&n.diags, n.arena));
         qn_array inputs[2];
         for (int i = 0; i < 2; i++)
-            inputs[i] = noise(&n.b.graph->inputs[i]->type, n.symbols, arena);
-        compare(seed, &n, n.b.graph, gradient, inputs, &diags);
+            inputs[i] = noise(&n.b.graph->inputs[i]->type, n.symbols, n.arena);
+        compare(seed, &n, n.b.graph, gradient, inputs, &n.diags);
         const qn_pass_options options = { .math = QN_MATH_DEFAULT,
                                           .machine = &lowered_machines[below(LOWERED_MACHINES)] };
         char name[32];
         snprintf(name, sizeof name, "seed %llu", (unsigned long long)seed);
         lowered_compare(name, gradient, &options, inputs, n.symbols);
     }
-    qn_module_free(module);
-    qn_arena_free(arena);
+    net_end(&n);
     return fits;
 }
 

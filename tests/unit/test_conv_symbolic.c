@@ -33,11 +33,8 @@ static int64_t below(int64_t n)
 
 static qn_array noise(const qn_type *type, const int64_t *symbols, qn_arena *arena)
 {
-    qn_array a = { .dtype = type->dtype, .rank = type->rank };
-    int64_t n = 1;
-    for (int i = 0; i < type->rank; i++)
-        n *= a.dims[i] = qn_dim_eval(type->dims[i], symbols);
-    a.data = qn_arena_alloc(arena, (size_t)(n + 1) * qn_dtype_bytes(type->dtype));
+    qn_array a;
+    const int64_t n = array_of_type(&a, type, symbols, arena);
     for (int64_t i = 0; i < n; i++) {
         const int64_t number = below(5) - (type->dtype == QUERN_U8 ? 0 : 2); /* sums are exact */
         const qn_scalar v =
@@ -102,12 +99,9 @@ static bool check(uint64_t seed)
         out = groups * of_group;
         channels = groups * in;
     }
-    qn_arena *arena = qn_arena_new();
-    qn_diags diags;
-    qn_diags_init(&diags, arena);
-    qn_module *module = qn_module_new("f");
-    net n = { .b = { .graph = qn_function_new(module, "f"), .diags = &diags } };
-    qn_dims *dims = qn_b_dims(&n.b);
+    net n;
+    net_begin(&n);
+    qn_dims *dims = n.module->dims;
     const int spatial = 1 + (int)below(3), known = (int)below(spatial + 1);
     qn_dim x_dims[5], w_dims[5] = { qn_dim_const(dims, out), qn_dim_const(dims, channels / groups) };
     int64_t stride[3], low[3], high[3], x_dilation[3], w_dilation[3];
@@ -140,7 +134,7 @@ static bool check(uint64_t seed)
         qn_graph_add_output(n.b.graph, y, "y", -1);
         qn_array inputs[4];
         for (int i = 0; i < n.b.graph->n_inputs; i++)
-            inputs[i] = noise(&n.b.graph->inputs[i]->type, n.symbols, arena);
+            inputs[i] = noise(&n.b.graph->inputs[i]->type, n.symbols, n.arena);
         const qn_pass_options options = { .math = strict ? QN_MATH_STRICT : QN_MATH_DEFAULT,
                                           .machine = machine };
         char name[32];
@@ -149,8 +143,7 @@ static bool check(uint64_t seed)
         if (lowered_count(n.b.graph, QN_OP_CONVOLUTION) > 0)
             fail_msg("%s: a convolution has no kernel of its own", name);
     }
-    qn_module_free(module);
-    qn_arena_free(arena);
+    net_end(&n);
     return fits;
 }
 
@@ -174,12 +167,9 @@ static bool check_phases(uint64_t seed)
 {
     static const char *const names[] = { "h", "w" };
     state = seed * 104729 + 1;
-    qn_arena *arena = qn_arena_new();
-    qn_diags diags;
-    qn_diags_init(&diags, arena);
-    qn_module *module = qn_module_new("f");
-    net n = { .b = { .graph = qn_function_new(module, "f"), .diags = &diags } };
-    qn_dims *dims = qn_b_dims(&n.b);
+    net n;
+    net_begin(&n);
+    qn_dims *dims = n.module->dims;
     const int spatial = 1 + (int)below(2);
     qn_dim x_dims[4] = { qn_dim_const(dims, 1), qn_dim_const(dims, 2) },
            w_dims[4] = { qn_dim_const(dims, 3), x_dims[1] };
@@ -206,10 +196,11 @@ static bool check_phases(uint64_t seed)
     if (phases) {
         qn_graph_add_output(n.b.graph, whole, "whole", -1);
         qn_graph_add_output(n.b.graph, sum, "sum", -1);
-        const qn_array inputs[] = { noise(&x->type, n.symbols, arena), noise(&w->type, n.symbols, arena) };
+        const qn_array inputs[] = { noise(&x->type, n.symbols, n.arena),
+                                    noise(&w->type, n.symbols, n.arena) };
         qn_array outputs[2];
-        if (qn_interp_run(n.b.graph, inputs, outputs, arena, &diags))
-            fail_msg("seed %llu: %s", (unsigned long long)seed, qn_diags_text(&diags, arena));
+        if (qn_interp_run(n.b.graph, inputs, outputs, n.arena, &n.diags))
+            fail_msg("seed %llu: %s", (unsigned long long)seed, qn_diags_text(&n.diags, n.arena));
         size_t elements = 1;
         for (int i = 0; i < 2 + spatial; i++) {
             assert_int_equal(outputs[0].dims[i], outputs[1].dims[i]);
@@ -218,8 +209,7 @@ static bool check_phases(uint64_t seed)
         for (size_t i = 0; i < elements; i++)
             assert_true(((float *)outputs[0].data)[i] == ((float *)outputs[1].data)[i]);
     }
-    qn_module_free(module);
-    qn_arena_free(arena);
+    net_end(&n);
     return phases;
 }
 

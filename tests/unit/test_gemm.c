@@ -13,6 +13,7 @@
 #include "ir/build.h"
 #include "passes/pass.h"
 #include "tests/support/lowered.h"
+#include "tests/support/net.h"
 
 #define PLAIN "{x_batch = [], x_contract = [1], y_batch = [], y_contract = [0]}"
 
@@ -143,14 +144,9 @@ static const struct {
 
 static void fill(qn_array *array, const qn_type *type, const int64_t *symbols, int seed, qn_arena *arena)
 {
-    int64_t n = 1;
-    array->dtype = type->dtype;
-    array->rank = type->rank;
-    for (int i = 0; i < type->rank; i++)
-        n *= array->dims[i] = qn_dim_eval(type->dims[i], symbols);
-    float *data = array->data = QN_NEW_ARRAY(arena, float, n + 1);
+    const int64_t n = array_of_type(array, type, symbols, arena);
     for (int64_t i = 0; i < n; i++)
-        data[i] = (float)((i * 7919 + seed * 104729) % 201 - 100) / 100;
+        ((float *)array->data)[i] = (float)((i * 7919 + seed * 104729) % 201 - 100) / 100;
 }
 
 static bool has_op(const qn_graph *graph, qn_op op)

@@ -9,17 +9,12 @@
 
 #include <cmocka.h>
 
-#include "ir/build.h"
 #include "passes/passes.h"
 #include "tests/support/lowered.h"
+#include "tests/support/net.h"
 #include "tests/support/random_graph.h"
 
 /* ---- networks, made of constants that differ from element to element ---- */
-
-typedef struct net {
-    qn_builder b;
-    unsigned seed;
-} net;
 
 static qn_value *weights(net *n, int rank, const int64_t *dims)
 {
@@ -331,14 +326,11 @@ static const network networks[] = {
 
 static qn_array noise(const qn_type *type, const int64_t *symbols, unsigned seed, qn_arena *arena)
 {
-    qn_array a = { .dtype = type->dtype, .rank = type->rank };
-    int64_t n = 1;
-    for (int i = 0; i < type->rank; i++)
-        n *= a.dims[i] = qn_dim_eval(type->dims[i], symbols);
-    float *data = a.data = QN_NEW_ARRAY(arena, float, n + 1);
+    qn_array a;
+    const int64_t n = array_of_type(&a, type, symbols, arena);
     for (int64_t i = 0; i < n; i++) {
         seed = seed * 1664525u + 1013904223u;
-        data[i] = (float)(seed >> 16 & 255) / 128 - 1;
+        ((float *)a.data)[i] = (float)(seed >> 16 & 255) / 128 - 1;
     }
     return a;
 }
@@ -349,24 +341,20 @@ static void networks_in_blocks(void **state)
     for (size_t i = 0; i < sizeof networks / sizeof *networks; i++)
         for (int m = 0; m < LOWERED_MACHINES; m++) {
             const network *k = &networks[i];
-            qn_module *module = qn_module_new(k->name);
-            qn_diags diags;
-            qn_diags_init(&diags, module->arena);
-            net n = { .b = { .graph = qn_function_new(module, "f"), .diags = &diags }, .seed = 5 };
+            net n;
+            net_begin(&n);
             qn_dim dims[5];
             const int64_t symbols[] = { 3 };
             for (int d = 0; d < k->rank; d++)
-                dims[d] = k->dims[d] ? qn_dim_const(module->dims, k->dims[d])
-                                     : qn_dim_symbol(module->dims, "n", 1, 8);
-            qn_value *x = qn_graph_add_input(n.b.graph, "x", qn_type_make(module, QUERN_F32, k->rank, dims),
-                                             QN_ROLE_INPUT);
-            qn_value *y = k->build(&n, x);
+                dims[d] = k->dims[d] ? qn_dim_const(n.module->dims, k->dims[d])
+                                     : qn_dim_symbol(n.module->dims, "n", 1, 8);
+            qn_value *y = k->build(&n, net_input(&n, "x", QUERN_F32, k->rank, dims));
             if (!y)
-                fail_msg("%s: %s", k->name, qn_diags_text(&diags, module->arena));
+                fail_msg("%s: %s", k->name, qn_diags_text(&n.diags, n.arena));
             qn_graph_add_output(n.b.graph, y, "y", -1);
             qn_array inputs[2];
             for (int a = 0; a < n.b.graph->n_inputs; a++)
-                inputs[a] = noise(&n.b.graph->inputs[a]->type, symbols, 3 + (unsigned)a, module->arena);
+                inputs[a] = noise(&n.b.graph->inputs[a]->type, symbols, 3 + (unsigned)a, n.arena);
             const qn_pass_options options = { .math = m == 1 ? QN_MATH_STRICT : QN_MATH_DEFAULT,
                                               .machine = &lowered_machines[m],
                                               .fold = qn_interp_fold };
@@ -378,7 +366,7 @@ static void networks_in_blocks(void **state)
                 assert_int_equal(lowered_count(n.b.graph, QN_OP_CONV_PACKED), k->packed);
                 assert_int_equal(lowered_count(n.b.graph, QN_OP_CONVOLUTION), k->plain);
             }
-            qn_module_free(module);
+            net_end(&n);
         }
 }
 
@@ -399,22 +387,20 @@ static qn_value *shuffled_blocks(net *n, qn_value *x)
 /* With constant weights nothing is rearranged between the first convolution and what is at the end. */
 static void nothing_rearranged(qn_value *(*build)(net *n, qn_value *x))
 {
-    qn_module *module = qn_module_new("f");
-    qn_diags diags;
-    qn_diags_init(&diags, module->arena);
-    net n = { .b = { .graph = qn_function_new(module, "f"), .diags = &diags }, .seed = 5 };
-    const qn_type type = qn_type_static(module, QUERN_F32, 4, (const int64_t[]){ 1, 3, 40, 40 });
+    net n;
+    net_begin(&n);
+    const qn_type type = qn_type_static(n.module, QUERN_F32, 4, (const int64_t[]){ 1, 3, 40, 40 });
     qn_value *x = qn_graph_add_input(n.b.graph, "x", type, QN_ROLE_INPUT);
     qn_graph_add_output(n.b.graph, build(&n, x), "y", -1);
     const qn_pass_options options = { .math = QN_MATH_DEFAULT,
                                       .machine = &lowered_machines[0],
                                       .fold = qn_interp_fold };
     const qn_pass_hooks hooks = { .verify_each = true };
-    assert_int_equal(qn_run_passes(n.b.graph, NULL, &options, &hooks, &diags), QUERN_OK);
+    assert_int_equal(qn_run_passes(n.b.graph, NULL, &options, &hooks, &n.diags), QUERN_OK);
     assert_int_equal(lowered_count(n.b.graph, QN_OP_TRANSPOSE), 0);
     assert_int_equal(lowered_count(n.b.graph, QN_OP_PAD), 1); /* the border of the image */
     assert_int_equal(lowered_count(n.b.graph, QN_OP_SLICE), 0);
-    qn_module_free(module);
+    net_end(&n);
 }
 
 static void nothing_is_rearranged(void **state)
@@ -429,19 +415,17 @@ static void nothing_is_rearranged(void **state)
 static void no_machine(void **state)
 {
     (void)state;
-    qn_module *module = qn_module_new("f");
-    qn_diags diags;
-    qn_diags_init(&diags, module->arena);
-    net n = { .b = { .graph = qn_function_new(module, "f"), .diags = &diags }, .seed = 5 };
-    const qn_type type = qn_type_static(module, QUERN_F32, 4, (const int64_t[]){ 1, 3, 9, 9 });
+    net n;
+    net_begin(&n);
+    const qn_type type = qn_type_static(n.module, QUERN_F32, 4, (const int64_t[]){ 1, 3, 9, 9 });
     qn_value *x = qn_graph_add_input(n.b.graph, "x", type, QN_ROLE_INPUT);
     qn_graph_add_output(n.b.graph, conv(&n, x, 16, 3, 1, 1), "y", -1);
     const qn_pass_options options = { .math = QN_MATH_DEFAULT };
     bool changed;
-    assert_int_equal(qn_pass_layout(n.b.graph, &options, &changed, &diags), QUERN_OK);
+    assert_int_equal(qn_pass_layout(n.b.graph, &options, &changed, &n.diags), QUERN_OK);
     assert_false(changed);
     assert_int_equal(lowered_count(n.b.graph, QN_OP_CONVOLUTION), 1);
-    qn_module_free(module);
+    net_end(&n);
 }
 
 static void random_graphs(void **state)

@@ -20,6 +20,7 @@
 #include "tests/support/jit_kernel.h"
 #include "tests/support/linear.h"
 #include "tests/support/lowered.h"
+#include "tests/support/net.h"
 
 static const qn_machine tiles = { LOWERED_AVX512, .tiles = true };
 static const qn_machine pairs = { LOWERED_AVX512, .dot2 = true };
@@ -201,14 +202,9 @@ static float number(int64_t i, int seed)
 
 static void fill(qn_array *array, const qn_type *type, const int64_t *symbols, int seed, qn_arena *arena)
 {
-    int64_t n = 1;
-    array->dtype = type->dtype;
-    array->rank = type->rank;
-    for (int i = 0; i < type->rank; i++)
-        n *= array->dims[i] = qn_dim_eval(type->dims[i], symbols);
-    float *data = array->data = QN_NEW_ARRAY(arena, float, n + 1);
+    const int64_t n = array_of_type(array, type, symbols, arena);
     for (int64_t i = 0; i < n; i++)
-        data[i] = number(i, seed);
+        ((float *)array->data)[i] = number(i, seed);
 }
 
 /* All inputs but the first become constants. */

@@ -15,6 +15,7 @@
 #include "frontend/text/text.h"
 #include "passes/pass.h"
 #include "tests/support/eval.h"
+#include "tests/support/net.h"
 
 static const char passes[] = "simplify,fold,simplify,cse,dce,raise,simplify,dce";
 
@@ -35,13 +36,8 @@ static char *read_cases(qn_arena *arena)
 /* Floats around 0; labels below 6; conditions that are true for the first key of every query. */
 static void fill(qn_array *array, const qn_type *type, const int64_t *symbols, int seed, qn_arena *arena)
 {
-    int64_t n = 1;
-    array->dtype = type->dtype;
-    array->rank = type->rank;
-    for (int i = 0; i < type->rank; i++)
-        n *= array->dims[i] = qn_dim_eval(type->dims[i], symbols);
-    const int64_t last = type->rank > 0 ? array->dims[type->rank - 1] : 1;
-    array->data = qn_arena_calloc(arena, (size_t)n + 1, 8);
+    const int64_t n = array_of_type(array, type, symbols, arena),
+                  last = type->rank > 0 ? array->dims[type->rank - 1] : 1;
     for (int64_t i = 0; i < n; i++) {
         const int64_t noise = (i * 7919 + seed * 104729 + i / 7 * 31) % 401 - 200;
         switch (type->dtype) {
