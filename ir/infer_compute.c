@@ -606,9 +606,11 @@ static qn_status group_norm(qn_infer_context *c)
     const qn_type *x = qn_infer_operand(c, 0);
     const int64_t groups = qn_attr_int(c->node, QN_ATTR_GROUPS);
     QN_TRY(for_channels(c));
-    if (groups < 1 || !qn_dim_divisible(x->dims[1], groups))
+    /* a symbol that doesn't divide is found when it runs, by the body's reshape */
+    const qn_dim channels = x->dims[1];
+    if (groups < 1 || (qn_dim_is_const(channels) && channels->value % groups))
         return qn_infer_fail(c, "%s channels don't divide into %lld groups",
-                             qn_dim_print(x->dims[1], c->module->arena), (long long)groups);
+                             qn_dim_print(channels, c->module->arena), (long long)groups);
     return qn_infer_give(c, x->dtype, x->rank, x->dims);
 }
 
