@@ -93,10 +93,14 @@ bool qn_onnx_window_read(qn_onnx_node *n, const qn_type *x, const int64_t *kerne
         w->out[i] = qn_dim_add(t, qn_dim_floordiv(t, room, stride), one);
         if (ceil_mode && !valid) {
             /* one more where a part is left, if that window starts within the input or its padding at the start */
-            qn_dim starts = qn_dim_ceildiv(t, qn_dim_add(t, extent, w->low[i]), stride);
-            w->out[i] = qn_dim_min(t, qn_dim_add(t, qn_dim_ceildiv(t, room, stride), one), starts);
-            qn_dim used = qn_dim_mul(t, qn_dim_sub(t, w->out[i], one), stride);
-            w->extra[i] = qn_dim_max(t, zero, qn_dim_sub(t, used, room));
+            const qn_dim starts = qn_dim_ceildiv(t, qn_dim_add(t, extent, w->low[i]), stride),
+                         all = qn_dim_add(t, qn_dim_ceildiv(t, room, stride), one);
+            const bool always = qn_dim_is_const(w->high[i]) && w->high[i]->value + w->stride[i] <= span(w, i);
+            w->out[i] = always ? all : qn_dim_min(t, all, starts);
+            const qn_dim used = qn_dim_mul(t, qn_dim_sub(t, w->out[i], one), stride);
+            /* as much as it may take: what no window reads does no harm, and a number says more than an expression */
+            w->extra[i] = always && !qn_dim_is_const(extent) ? qn_onnx_dim(n, w->stride[i] - 1)
+                                                             : qn_dim_max(t, zero, qn_dim_sub(t, used, room));
         }
     }
     return qn_onnx_ok(n);

@@ -270,6 +270,41 @@ class Dimensions(unittest.TestCase):
             with self.assertRaisesRegex(quern.Error, "equal|reshape of 15 elements to 18"):
                 m([floats(1, 3, 10)])
 
+    def test_ceil_mode(self):
+        """Windows over what is left, of any image; one after the other they are a workspace that can be said."""
+        def pooled(x, k, s, p, of):
+            """By the definition: a window starts within x or its padding at the start."""
+            h = x.shape[-1]
+            starts = [i * s - p for i in range(-(-(h + 2 * p - k) // s) + 1) if i * s < h + p]
+            return np.stack([of(x[..., max(i, 0):max(min(i + k, h), 0)], i, min(i + k, h + p)) for i in starts], -1)
+
+        most = lambda x, *_: x.max(-1)
+        for k, s, p in (3, 2, 0), (3, 2, 1), (2, 2, 0), (2, 3, 0), (3, 3, 1), (5, 2, 2):
+            for op, own, of in (("MaxPool", 0, most), ("AveragePool", 0, lambda x, *_: x.mean(-1)),
+                                ("AveragePool", 1, lambda x, start, end: x.sum(-1) / (end - start))):
+                a = {} if op == "MaxPool" else {"count_include_pad": own}
+                m = quern.compile(model([helper.make_node(op, ["x"], ["y"], kernel_shape=[k], strides=[s], pads=[p, p],
+                                                          ceil_mode=1, **a)], [info("x", [1, 2, "h"])], [info("y", None)]))
+                for h in range(5, 13):
+                    x = floats(1, 2, 12)[..., :h]
+                    np.testing.assert_allclose(m([x])[0], pooled(x, k, s, p, of), rtol=1e-5, err_msg=f"{op} {k} {s} {p} {own} {h}")
+        pool = lambda x, y: helper.make_node("MaxPool", [x], [y], kernel_shape=[3, 3], strides=[2, 2], ceil_mode=1)
+        conv = lambda x, w, y: helper.make_node("Conv", [x, w], [y], pads=[1, 1, 1, 1])
+        nodes, names = [conv("x", "w0", "c0")], ["w0"]
+        for i in range(3):
+            fire = [pool(f"c{i}", f"p{i}"), helper.make_node("Conv", [f"p{i}", f"s{i}"], [f"q{i}"]), helper.make_node("Relu", [f"q{i}"], [f"r{i}"]),
+                    helper.make_node("Conv", [f"r{i}", f"e{i}"], [f"a{i}"]), conv(f"r{i}", f"f{i}", f"b{i}"),
+                    helper.make_node("Concat", [f"a{i}", f"b{i}"], [f"c{i + 1}"], axis=1)]
+            nodes, names = nodes + fire, names + [f"s{i}", f"e{i}", f"f{i}"]
+        shapes = {"w0": (64, 3, 3, 3)} | {f"s{i}": (16, 64, 1, 1) for i in range(3)} | {f"e{i}": (32, 16, 1, 1) for i in range(3)}
+        weights = [numpy_helper.from_array(0.2 * floats(*shapes.get(n, (32, 16, 3, 3))), n) for n in names]
+        given = info("x", ["b", 3, "h", "w"])
+        m = quern.compile(model(nodes, [given], [info("c3", None)], weights))
+        for shape in (1, 3, 33, 40), (2, 3, 64, 23):
+            x = floats(*shape)
+            fixed = quern.compile(model(nodes, [given], [info("c3", None)], weights), dims=dict(zip("bhw", (shape[0], *shape[2:]))))
+            np.testing.assert_allclose(m([x])[0], fixed([x])[0], rtol=1e-4, atol=1e-4)
+
     def test_attention_under_a_mask_of_equal_extents(self):
         """Only the run says that rows and columns of the table are as many as there are queries and keys."""
         nodes = [helper.make_node("Transpose", ["k"], ["kt"], perm=[0, 1, 3, 2]), helper.make_node("MatMul", ["q", "kt"], ["s"]),
