@@ -281,7 +281,8 @@ qn_status qn_checkpoint_restore(int n, quern_session *const *sessions, const cha
 
 /* ---- trained models ---- */
 
-/* Parameters, and states that begin as an initializer does: the running statistics. What the optimizer keeps begins as zeros. */
+/* Parameters, and states that begin as something: running statistics, which are initializers of the file, and what training adds
+ * (random_key, learning_rate, averages), which are not. What the optimizer keeps begins as zeros. */
 static int find_replacements(quern_session *session, const states *all, bool averages, qn_arena *arena,
                              qn_onnx_replacement *out)
 {
@@ -291,18 +292,16 @@ static int find_replacements(quern_session *session, const states *all, bool ave
         if (info->role != QUERN_STATE)
             continue;
         const state *s = &all->items[at++];
-        const size_t length = strlen(s->name);
-        const bool average = length > 4 && strcmp(s->name + length - 4, ".ema") == 0;
-        const char *dot = strrchr(s->name, '.'), *last = dot ? dot + 1 : s->name;
-        const bool own = strcmp(last, "random_key") == 0 || strcmp(last, "loss_scale") == 0 || average;
-        if (!s->trainable && (info->initial < 0 || own))
+        if (!s->trainable && info->initial < 0)
             continue;
         const state *now =
             averages && s->trainable ? find_state(all, qn_arena_printf(arena, "%s.ema", s->name)) : NULL;
         now = now ? now : s;
-        out[n++] = (qn_onnx_replacement){
-            .name = s->name, .dtype = (qn_dtype)s->array.dtype, .data = now->array.data, .bytes = s->bytes
-        };
+        out[n++] = (qn_onnx_replacement){ .name = s->name,
+                                          .dtype = (qn_dtype)s->array.dtype,
+                                          .data = now->array.data,
+                                          .bytes = s->bytes,
+                                          .optional = !s->trainable };
     }
     return n;
 }

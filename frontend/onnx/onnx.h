@@ -73,7 +73,8 @@ typedef struct qn_onnx_replacement {
     qn_dtype dtype;   /* the initializer's; or f32 where that is f16 or bf16: it is rounded */
     const void *data; /* as many elements as it has */
     size_t bytes;
-    bool used; /* out */
+    bool optional; /* the file need not have it */
+    bool used;     /* out */
 } qn_onnx_replacement;
 
 /* Writes the model of the file `from` to `model` with these contents of initializers; the rest stays to the byte. External data,

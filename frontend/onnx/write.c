@@ -301,7 +301,7 @@ static qn_status rewrite(writer *w, const char *from, FILE *model)
     if (at != end)
         return qn_error(w->diags, QUERN_ERROR_MODEL, &loc, "this is not an ONNX model");
     for (int i = 0; i < w->n; i++)
-        if (!w->replacements[i].used)
+        if (!w->replacements[i].used && !w->replacements[i].optional)
             return qn_error(w->diags, QUERN_ERROR_ARGUMENT, &loc, "the model has no initializer %s",
                             w->replacements[i].name);
     return QUERN_OK;
