@@ -55,6 +55,12 @@ def to_numpy(x, dtype, what):
     return x if flags.c_contiguous and flags.aligned else np.array(x, order="C")
 
 
+def of_dtype(x, dtype):
+    """Numbers of the same kind (of another width) and whole ones as the dtype; others stay, and are refused where they are bound."""
+    bits = dtype.kind == "V" and x.dtype.kind == "u" and x.dtype.itemsize == dtype.itemsize  # stand for bf16 and narrow types
+    return x.astype(dtype, copy=False) if not bits and (x.dtype.kind in "bui" or x.dtype.kind == dtype.kind) else x
+
+
 _char_at = ctypes.c_char.from_buffer
 
 

@@ -8,6 +8,7 @@ import time
 
 import numpy as np
 
+from ._arrays import of_dtype
 from ._library import ArgumentError, ModelError, NumericError
 
 
@@ -136,9 +137,7 @@ def _arrays(entry, inputs, target=None):
         inputs = {**inputs, last: target} if isinstance(inputs, dict) else [*inputs, target]
     arrays = [None] * len(entry.inputs)
     for buffer, x in entry.pairs(inputs, complete=True):
-        x, dtype = np.asarray(x), entry.dtypes[buffer]
-        whole = x.dtype.kind in "bui"
-        arrays[entry.inputs.index(buffer)] = x.astype(dtype, copy=False) if whole or x.dtype.kind == dtype.kind else x
+        arrays[entry.inputs.index(buffer)] = of_dtype(np.asarray(x), entry.dtypes[buffer])
     return arrays
 
 

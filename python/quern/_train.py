@@ -9,7 +9,9 @@ from ctypes import byref
 import numpy as np
 
 from . import _fit
+from ._arrays import of_dtype, to_numpy
 from ._comm import comm_mpi
+from ._dlpack import gpu_of
 from ._library import ArgumentError, TrainOptions, check, lib, refuse_to_copy
 from ._model import Model, compile_module, compile_options, load_module, write_module
 
@@ -94,15 +96,19 @@ class Trainer:
                 self.comm.fail(str(error) or type(error).__name__)
             raise
 
-    def _bind(self, session, inputs, target):
-        if target is None:
-            session.bind(inputs, complete=True)
-        elif isinstance(inputs, dict):
-            session.bind({**inputs, session._entry.names[session._entry.inputs[-1]]: target}, complete=True)
-        elif isinstance(inputs, np.ndarray) or not np.iterable(inputs):
-            session.bind([inputs, target])
-        else:
-            session.bind([*inputs, target])
+    def _bind(self, session, inputs, target=None):
+        """Numbers of other dtypes become those of the inputs, as in fit; others are read in place."""
+        entry = session._entry
+        if target is not None and isinstance(inputs, dict):
+            inputs = {**inputs, entry.names[entry.inputs[-1]]: target}
+        elif target is not None:
+            alone = isinstance(inputs, np.ndarray) or not np.iterable(inputs)
+            inputs = [inputs, target] if alone else [*inputs, target]
+        if not self.model._given:
+            inputs = {entry.names[i]: x if gpu_of(x) is not None else
+                      of_dtype(to_numpy(x, entry.dtypes[i], f"input '{entry.names[i]}'"), entry.dtypes[i])
+                      for i, x in entry.pairs(inputs, complete=True)}
+        session.bind(inputs, complete=True)
 
     def step(self, inputs, target=None):
         """One step on a batch: updates the parameters, gives the loss before the update. The loss "output" takes no target."""
@@ -202,7 +208,7 @@ class Trainer:
         """The prediction with the parameters as they are now."""
         if self._infer is None:
             self._infer = self._shared("infer")
-        self._infer.bind(inputs)
+        self._bind(self._infer, inputs)
         outputs = self._infer.fresh_outputs()
         self._infer.run()
         return outputs

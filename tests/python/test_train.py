@@ -484,6 +484,23 @@ class Mistakes(unittest.TestCase):
         with self.assertRaisesRegex(quern.ArgumentError, r"train\(parts=True\)"):
             t.forward([x], y)
 
+    def test_numbers_of_other_dtypes(self):
+        """Labels of 8 and 32 bits, inputs of float64 and whole ones: as in fit, they become what the step takes."""
+        how = dict(loss="cross_entropy", optimizer="sgd", learning_rate=0.1)
+        x, y = cases.batch("cross_entropy", 0)
+        whole = np.round(4 * x)
+        a = quern.train(cases.model("cross_entropy"), **how)
+        b = quern.train(cases.model("cross_entropy"), **how, parts=True)
+        for xs, labels in [(x, np.int32), (x.astype("f8"), np.uint8), (whole.astype("f8"), np.int64)]:
+            expected = a.evaluate([xs.astype("f4")], y), a.step([xs.astype("f4")], y)
+            self.assertEqual((b.evaluate(xs, y.astype(labels)), b.step([xs], y.astype(labels))), expected)
+        np.testing.assert_array_equal(b([whole.astype("i2")])[0], a([whole])[0])
+        self.assertEqual(b.forward([whole.astype("u1")], y).loss, b.forward([whole.astype("u1").astype("f4")], y).loss)
+        with self.assertRaisesRegex(quern.ArgumentError, r"'target' is f32"):
+            a.step([x], y.astype("f4"))
+        with self.assertRaisesRegex(quern.ArgumentError, "target: str is not an array|'target': str is not an array"):
+            a.step([x], "labels")
+
 
 class InParts(unittest.TestCase):
     """forward, backward and update against train_step, of which they are the parts."""
