@@ -376,8 +376,37 @@ static void keep_in_float32(qn_graph *graph, qn_diags *diags)
     }
 }
 
+/* Exporters make one initializer of tensors that are equal: ones that are both the scale and the variance of a new network. What is to
+ * be learnt and to follow the batches can't be one. */
+static qn_status check_statistics(qn_graph *function, qn_diags *diags)
+{
+    const bool *wanted = NULL; /* while they are constants, which are settings there */
+    QN_FOR_NODES (function, norm)
+        for (int i = 3; norm->op == QN_OP_BATCH_NORM && i < 5; i++) {
+            const qn_tensor *statistic = float_constant(norm->operands[i]);
+            bool learnt = false;
+            if (!statistic || !statistic->name)
+                continue;
+            wanted = wanted ? wanted : find_wanted(function);
+            QN_FOR_NODES (function, node) {
+                const qn_tensor *tensor = constant_of(node);
+                learnt |= tensor && tensor->name && tensor->data == statistic->data &&
+                          strcmp(tensor->name, statistic->name) == 0 && wanted[node->results[0].id];
+            }
+            if (learnt)
+                return qn_error(
+                    diags, QUERN_ERROR_ARGUMENT, NULL,
+                    "'%s' is a running statistic of a batch normalization and a parameter at once: the "
+                    "exporter made one tensor of equal ones; export the model in training mode (PyTorch: "
+                    "training=TrainingMode.TRAINING)",
+                    statistic->name);
+        }
+    return QUERN_OK;
+}
+
 qn_status qn_train_parameters(qn_graph *function, const qn_train_options *options, qn_diags *diags)
 {
+    QN_TRY(check_statistics(function, diags));
     promote_statistics(function);
     const bool *wanted = find_wanted(function);
     bool *used = QN_NEW_ARRAY(diags->arena, bool, options->n_params + 1);

@@ -810,10 +810,39 @@ static void mistakes_are_explained(void **state)
     }
 }
 
+/* Equal tensors that an exporter made one of: a new network's scale and variance, both ones. */
+static void statistics_that_are_parameters_are_refused(void **state)
+{
+    (void)state;
+    static const char *const norms[2] = { "x w zeros mean ones", "x ones bias mean ones" };
+    static const float ones[3] = { 1, 1, 1 }, zeros[3] = { 0 };
+    for (int i = 0; i < 2; i++) {
+        onnx_bytes g = { 0 };
+        onnx_input(&g, "x", ONNX_FLOAT, "n,3");
+        onnx_initializer(&g, "w", ONNX_FLOAT, 1, (int64_t[]){ 3 }, ones);
+        onnx_initializer(&g, "ones", ONNX_FLOAT, 1, (int64_t[]){ 3 }, ones);
+        onnx_initializer(&g, "mean", ONNX_FLOAT, 1, (int64_t[]){ 3 }, zeros);
+        onnx_initializer(&g, "bias", ONNX_FLOAT, 1, (int64_t[]){ 3 }, zeros);
+        onnx_simple(&g, "Identity", "bias", "zeros");
+        onnx_simple(&g, "BatchNormalization", norms[i], "y");
+        onnx_output(&g, "y", ONNX_FLOAT);
+        onnx_bytes bytes = onnx_model(&g, 18);
+        quern_module *module = load(bytes.data, bytes.n);
+        assert_int_equal(quern_make_training(module, &sgd), i ? QUERN_ERROR_ARGUMENT : QUERN_OK);
+        if (i && !strstr(quern_last_error(),
+                         "'ones' is a running statistic of a batch normalization and a parameter "
+                         "at once: the exporter made one tensor of equal ones"))
+            fail_msg("%s", quern_last_error());
+        quern_module_free(module);
+        free(bytes.data);
+    }
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(running_statistics_are_state),
+        cmocka_unit_test(statistics_that_are_parameters_are_refused),
         cmocka_unit_test(a_norm_in_a_loop_is_named),
         cmocka_unit_test(masks_depend_on_seed_and_step_alone),
         cmocka_unit_test(parameters_are_what_is_learnt),
