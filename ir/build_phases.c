@@ -1,7 +1,8 @@
 /* Convolutions over what is spread, without the zeros in between: see build.h. */
 #include "ir/build.h"
 
-enum { MAX_PHASES = 4, MAX_OF_SYMBOLS = 8 };
+enum { MAX_PHASES = 4, MAX_OF_SYMBOLS = 8, BLOCK = 16 };
+#define MOST_GIVEN 1.25 /* taps that are multiplied, zeros among them, for one */
 
 static int64_t ceil_div(int64_t x, int64_t y)
 {
@@ -42,56 +43,101 @@ static int64_t count_phases(const qn_type *x, const qn_type *w, const qn_conv *c
     return n;
 }
 
-/* Does each element of x become a tile of the result, and have no part in others? */
-static bool is_tiles(const qn_type *w, const qn_conv *conv)
+/* Taps that a phase has along spatial axis i, where all are given as many. */
+static int64_t taps_of(const qn_type *w, const qn_conv *conv, int i)
 {
-    bool spread = false;
+    return ceil_div(w->dims[i + 2]->value, conv->x_dilation[i]);
+}
+
+/* Does each element of x become as many of the result along spatial axis i, which no other has a part in? */
+static bool is_tile(const qn_type *w, const qn_conv *conv, int i)
+{
+    const int64_t s = conv->x_dilation[i];
+    return qn_dim_is(w->dims[i + 2], s) && conv->low && conv->low[i] == s - 1 && conv->high &&
+           conv->high[i] == s - 1;
+}
+
+/* Have the phases as many taps, or nearly so, that they are channels of one convolution? Where elements of x don't become tiles a
+ * few phases by themselves are as good, whose results need not be put side by side. */
+static bool is_tiles(const qn_type *x, const qn_type *w, const qn_conv *conv)
+{
+    const int64_t n_phases = count_phases(x, w, conv);
+    bool spread = false, tiles = true;
+    double taps = 1, given = 1;
     if (2 * w->rank - 2 > QN_MAX_RANK)
         return false;
     for (int i = 0; i < w->rank - 2; i++) {
         const int64_t s = conv->x_dilation[i];
-        if ((conv->stride && conv->stride[i] != 1) || !qn_dim_is(w->dims[i + 2], s) || !conv->low ||
-            conv->low[i] != s - 1 || !conv->high || conv->high[i] != s - 1 ||
-            (conv->w_dilation && s > 1 && conv->w_dilation[i] != 1))
+        if ((conv->stride && conv->stride[i] != 1) || !qn_dim_is_const(w->dims[i + 2]) ||
+            w->dims[i + 2]->value < 1 || (conv->w_dilation && conv->w_dilation[i] != 1) ||
+            (s > 1 && x->dims[i + 2]->min < 1 && !is_tile(w, conv, i)))
             return false;
         spread |= s > 1;
+        tiles &= is_tile(w, conv, i);
+        taps *= (double)w->dims[i + 2]->value;
+        given *= (double)(taps_of(w, conv, i) * s);
     }
-    return spread;
+    return spread && (tiles || n_phases == 1) && given <= MOST_GIVEN * taps;
 }
 
-/* A product with a channel for each element of a tile, and the tiles put side by side. */
+/* x spread by s and convolved has at t = s q - r + low, 0 <= r < s, the sum of w[s k + r] x[q + k] over k: a convolution of x with a channel
+ * for each r, whose results are put side by side, the highest r first. What is before t = 0 and behind the end is cut off. */
 static qn_value *convolve_tiles(qn_builder *b, qn_value *x, qn_value *w, const qn_conv *conv)
 {
     qn_dims *t = qn_b_dims(b);
     const int n = x->type.rank - 2;
-    int64_t axes[QN_MAX_RANK], last[QN_MAX_RANK] = { 0 }, apart[QN_MAX_RANK] = { 0, 1 };
-    qn_dim flat[QN_MAX_RANK], dims[QN_MAX_RANK], result[QN_MAX_RANK];
-    flat[0] = w->type.dims[0];
-    flat[1] = w->type.dims[1];
+    /* where channels are whole blocks, those of one r after those of another, so that blocks are moved as they are */
+    const bool whole = conv->groups <= 1 && qn_dim_divisible(w->type.dims[0], BLOCK);
+    const int r_axis = whole ? 1 : 2, o_axis = whole ? n + 1 : 1;
+    const qn_dim zero = qn_dim_const(t, 0);
+    int64_t reversed[QN_MAX_RANK], last[QN_MAX_RANK], apart[QN_MAX_RANK] = { 0, o_axis }, low[QN_MAX_RANK],
+                                                      high[QN_MAX_RANK];
+    qn_dim filled[QN_MAX_RANK] = { zero, zero }, none[QN_MAX_RANK], flat[QN_MAX_RANK], cut[QN_MAX_RANK],
+           dims[QN_MAX_RANK], result[QN_MAX_RANK], start[QN_MAX_RANK] = { zero, zero }, limit[QN_MAX_RANK];
+    flat[0] = cut[0] = w->type.dims[0];
+    flat[1] = cut[1] = w->type.dims[1];
+    none[0] = none[1] = zero;
     for (int i = 0; i < n; i++) {
-        axes[i] = i + 2;
-        last[i + 1] = i + 2;
-        flat[0] = qn_dim_mul(t, flat[0], w->type.dims[i + 2]);
-        flat[i + 2] = qn_dim_const(t, 1);
+        const int64_t s = conv->x_dilation[i], taps = taps_of(&w->type, conv, i),
+                      before = conv->low ? conv->low[i] : 0;
+        none[i + 2] = zero;
+        filled[i + 2] = qn_dim_const(t, taps * s - w->type.dims[i + 2]->value);
+        cut[2 + 2 * i] = flat[i + 2] = qn_dim_const(t, taps);
+        cut[3 + 2 * i] = qn_dim_const(t, s);
+        flat[0] = qn_dim_mul(t, flat[0], cut[3 + 2 * i]);
+        reversed[i] = 3 + 2 * i;
+        last[r_axis - 1 + i] = 3 + 2 * i;
+        last[n + 2 + i] = 2 + 2 * i;
+        /* what follows is the same for all extents */
+        const int64_t least = x->type.dims[i + 2]->min, extent = least > 0 ? least : 1,
+                      all = result_extent(&w->type, conv, i, extent), first = ceil_div(before + 1, s),
+                      skipped = first * s - 1 - before, count = ceil_div(skipped + all, s);
+        low[i] = first - 1;
+        high[i] = count - extent - low[i] + taps - 1;
+        start[i + 2] = qn_dim_const(t, skipped);
+        limit[i + 2] = qn_dim_add(t, qn_dim_mul(t, x->type.dims[i + 2], qn_dim_const(t, s)),
+                                  qn_dim_const(t, skipped + all - extent * s));
     }
-    last[n + 1] = 1; /* [O, tile…, I] */
-    w = qn_b_reshape(b, qn_b_transpose(b, qn_b_reverse(b, w, n, axes), last), n + 2, flat);
-    qn_value *y = qn_b_convolution(b, x, w, &(qn_conv){ .groups = conv->groups });
+    last[o_axis - 1] = 0; /* [s…, O, I, taps…] or [O, s…, I, taps…] */
+    last[n + 1] = 1;
+    w = qn_b_pad(b, w, qn_b_scalar(b, w->type.dtype, 0), none, filled, NULL);
+    w = w ? qn_b_reverse(b, qn_b_reshape(b, w, 2 * n + 2, cut), n, reversed) : NULL;
+    w = w ? qn_b_reshape(b, qn_b_transpose(b, w, last), n + 2, flat) : NULL;
+    const qn_conv plain = { .low = low, .high = high, .groups = conv->groups };
+    qn_value *y = w ? qn_b_convolution(b, x, w, &plain) : NULL;
     if (!y)
         return NULL;
-    dims[0] = result[0] = y->type.dims[0];
-    dims[1] = result[1] = NULL;
+    dims[0] = result[0] = limit[0] = y->type.dims[0];
+    dims[o_axis] = result[1] = limit[1] = cut[0];
     for (int i = 0; i < n; i++) {
-        const qn_dim s = qn_dim_const(t, conv->x_dilation[i]);
-        dims[2 + i] = s;
+        dims[r_axis + i] = cut[3 + 2 * i];
         dims[2 + n + i] = y->type.dims[2 + i];
-        result[2 + i] = qn_dim_mul(t, y->type.dims[2 + i], s);
+        result[2 + i] = qn_dim_mul(t, y->type.dims[2 + i], dims[r_axis + i]);
         apart[2 + 2 * i] = 2 + n + i;
-        apart[3 + 2 * i] = 2 + i;
-        flat[0] = qn_dim_floordiv(t, flat[0], s);
+        apart[3 + 2 * i] = r_axis + i;
     }
-    dims[1] = result[1] = flat[0];
-    return qn_b_reshape(b, qn_b_transpose(b, qn_b_reshape(b, y, 2 + 2 * n, dims), apart), n + 2, result);
+    y = qn_b_reshape(b, qn_b_transpose(b, qn_b_reshape(b, y, 2 + 2 * n, dims), apart), n + 2, result);
+    return y ? qn_b_slice(b, y, start, limit, NULL) : NULL;
 }
 
 qn_value *qn_b_convolution_in_phases(qn_builder *b, qn_value *x, qn_value *w, const qn_conv *conv)
@@ -101,7 +147,7 @@ qn_value *qn_b_convolution_in_phases(qn_builder *b, qn_value *x, qn_value *w, co
     qn_dims *dims = qn_b_dims(b);
     const int rank = x->type.rank, n = rank - 2;
     const int64_t n_phases = conv->x_dilation ? count_phases(&x->type, &w->type, conv) : 1;
-    if (conv->x_dilation && is_tiles(&w->type, conv))
+    if (conv->x_dilation && is_tiles(&x->type, &w->type, conv))
         return convolve_tiles(b, x, w, conv);
     const qn_dim zero = qn_dim_const(dims, 0);
     qn_value *sum = NULL;

@@ -172,22 +172,24 @@ static bool check_phases(uint64_t seed)
     qn_dims *dims = n.module->dims;
     const int spatial = 1 + (int)below(2);
     qn_dim x_dims[4] = { qn_dim_const(dims, 1), qn_dim_const(dims, 2) },
-           w_dims[4] = { qn_dim_const(dims, 3), x_dims[1] };
+           w_dims[4] = { qn_dim_const(dims, below(3) ? 3 : 16), x_dims[1] };
     int64_t low[2], high[2], spread[2];
+    bool none = false; /* tiles for no element: padding makes nothing of them */
     for (int i = 0; i < spatial; i++) {
-        const int64_t least = below(3), s = 1 + below(spatial == 1 ? 8 : 3), kernel = s + below(s + 2),
-                      pad = below(s);
+        const int64_t least = below(3), extent = least + below(5), s = 1 + below(spatial == 1 ? 12 : 3),
+                      kernel = s + below(s + 2), pad = below(s);
         spread[i] = s;
         w_dims[2 + i] = qn_dim_const(dims, kernel);
         low[i] = kernel - 1 - pad;
         high[i] = kernel - 1 - (below(2) ? kernel - s - pad : below(s));
-        x_dims[2 + i] = net_symbol(&n, names[i], least, least + below(5));
+        none |= extent == 0 && kernel == s && low[i] == s - 1 && high[i] == s - 1;
+        x_dims[2 + i] = net_symbol(&n, names[i], least, extent);
     }
     qn_value *x = net_input(&n, "x", QUERN_F32, 2 + spatial, x_dims),
              *w = net_input(&n, "k", QUERN_F32, 2 + spatial, w_dims);
     const qn_conv conv = { .low = low, .high = high, .x_dilation = spread };
     qn_value *whole = qn_b_convolution(&n.b, x, w, &conv), *sum = NULL;
-    bool fits = whole != NULL;
+    bool fits = whole != NULL && !none;
     for (int i = 0; i < spatial && fits; i++)
         fits = qn_dim_eval(whole->type.dims[2 + i], n.symbols) >= 0;
     if (fits)
