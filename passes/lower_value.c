@@ -472,6 +472,33 @@ static qn_kvalue *convolution(qn_writer *w, const qn_node *node, const qn_dim *i
     return qn_kb_convert(&w->b, result, loops[0].carried[0]);
 }
 
+/* Which places of a window, whose first one is at `first`, lie in [0, extent). */
+static void places_inside(qn_writer *w, qn_dim first, qn_dim extent, int64_t window, int64_t dilation,
+                          qn_dim *out_low, qn_dim *out_high)
+{
+    qn_dims *dims = w->space.dims;
+    const qn_dim zero = qn_dim_const(dims, 0), step = qn_dim_const(dims, dilation),
+                 before = qn_dim_sub(dims, zero, first), left = qn_dim_sub(dims, extent, first);
+    *out_low = qn_ix_not_negative(&w->space, first)
+                   ? zero
+                   : qn_dim_ceildiv(dims, qn_dim_max(dims, before, zero), step);
+    *out_high = qn_dim_min(dims, qn_dim_const(dims, window),
+                           qn_dim_ceildiv(dims, qn_dim_max(dims, left, zero), step));
+}
+
+/* Is the axis of unknown extent, and its index another for other lanes? Lanes are along the last axis, where that has any. */
+static bool is_apart(qn_writer *w, const qn_value *x, const qn_dim *index, int axis)
+{
+    const int last = x->type.rank - 1;
+    bool apart =
+        axis < last && !qn_dim_is_const(x->type.dims[axis]) && qn_ix_uses_vars(&w->space, index[last]);
+    for (size_t i = 0; i < w->space.vars.n && apart; i++) {
+        const qn_dim var = w->space.vars.items[i].symbol;
+        apart = !qn_ix_uses(index[last], var) || !qn_ix_uses(index[axis], var);
+    }
+    return apart;
+}
+
 static qn_kvalue *reduce_window(qn_writer *w, const qn_node *node, const qn_dim *index)
 {
     qn_dims *dims = w->space.dims;
@@ -483,27 +510,37 @@ static qn_kvalue *reduce_window(qn_writer *w, const qn_node *node, const qn_dim 
     const int64_t *stride = qn_attr_ints(node, QN_ATTR_STRIDE, NULL);
     const int64_t *dilation = qn_attr_ints(node, QN_ATTR_DILATION, NULL);
     const qn_dim *low = qn_attr_dims(node, QN_ATTR_LOW, NULL);
-    qn_dim vars[QN_MAX_RANK], at[QN_MAX_RANK];
-    for (int i = 0; i < rank; i++)
-        vars[i] = qn_ispace_var(&w->space, qn_dim_const(dims, window[i]), false);
-    qn_kvalue *acc = constant(w, dtype, qn_neutral(kind, dtype));
+    qn_dim at[QN_MAX_RANK];
     qn_writer_loop loops[QN_MAX_RANK];
-    qn_writer_open_nest(w, rank, vars, QN_TAG_SERIAL, 1, &acc, NULL, loops);
-    acc = loops[rank > 0 ? rank - 1 : 0].carried[0];
-    qn_kvalue *inside = NULL;
+    qn_kvalue *acc = constant(w, dtype, qn_neutral(kind, dtype)), *inside = NULL;
     for (int i = 0; i < rank; i++) {
-        at[i] = qn_dim_add(dims, qn_dim_mul(dims, index[i], qn_dim_const(dims, stride[i])),
-                           qn_dim_mul(dims, vars[i], qn_dim_const(dims, dilation[i])));
-        at[i] = qn_dim_sub(dims, at[i], qn_ispace_import(&w->space, low[i]));
+        const qn_dim var = qn_ispace_var(&w->space, qn_dim_const(dims, window[i]), false);
+        const qn_dim first = qn_dim_sub(dims, qn_dim_mul(dims, index[i], qn_dim_const(dims, stride[i])),
+                                        qn_ispace_import(&w->space, low[i])),
+                     extent = qn_ispace_import(&w->space, x->type.dims[i]);
+        at[i] = qn_dim_add(dims, first, qn_dim_mul(dims, var, qn_dim_const(dims, dilation[i])));
         const bool as_it_was = window[i] == 1 && stride[i] == 1 && qn_dim_is(low[i], 0);
-        if (!as_it_was)
-            inside = qn_writer_and_inside(w, inside, at[i], qn_ispace_import(&w->space, x->type.dims[i]));
+        if (!as_it_was && window[i] > 1 && is_apart(w, x, index, i) &&
+            (!qn_ix_not_negative(&w->space, at[i]) || !qn_ix_below(&w->space, at[i], extent))) {
+            qn_dim from, to;
+            places_inside(w, first, extent, window[i], dilation[i], &from, &to);
+            loops[i] = qn_writer_for(w, var, qn_writer_index(w, from), qn_writer_index(w, to), QN_TAG_SERIAL,
+                                     1, &acc, NULL);
+        } else {
+            loops[i] = qn_writer_for_all(w, var, QN_TAG_SERIAL, 1, &acc, NULL);
+            if (!as_it_was)
+                inside = qn_writer_and_inside(w, inside, at[i], extent);
+        }
+        acc = loops[i].carried[0];
     }
     qn_kvalue *neutral = constant(w, x->type.dtype, qn_neutral(kind, x->type.dtype));
     qn_kvalue *element = value_where(w, inside, x, at, neutral);
     acc = qn_writer_combine(w, kind, acc, qn_kb_convert(&w->b, dtype, element));
-    qn_writer_close_nest(w, rank, loops, &acc);
-    return qn_kb_convert(&w->b, x->type.dtype, loops[0].carried[0]);
+    for (int i = rank - 1; i >= 0; i--) {
+        qn_writer_end_for(w, &loops[i], &acc);
+        acc = loops[i].carried[0];
+    }
+    return qn_kb_convert(&w->b, x->type.dtype, acc);
 }
 
 /* ---- random bits: Philox 4x32-10 (Salmon et al., "Parallel random numbers: as easy as 1, 2, 3", SC 2011) ---- */
