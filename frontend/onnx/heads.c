@@ -203,19 +203,37 @@ static qn_value *sink_of_heads(qn_onnx_attention *a, qn_dtype dtype)
     return a->sink ? qn_b_convert(&a->n->b, dtype, qn_b_reshape(&a->n->b, a->sink, 4, dims)) : NULL;
 }
 
-/* Spelled out: with a soft cap, a sink, another precision, or its scores as an output. */
+/* Rows of the heads [B, H, S, …] that share a key head side by side, [B, G, H / G * S, …], or apart again. */
+static qn_value *by_groups(qn_onnx_attention *a, qn_value *x)
+{
+    qn_dims *t = a->n->im->dims;
+    const qn_dim *q = a->q->type.dims, groups = a->k->type.dims[1];
+    if (!x || q[1] == groups)
+        return x;
+    const qn_dim dims[4] = { q[0], groups, qn_dim_mul(t, qn_dim_floordiv(t, q[1], groups), q[2]),
+                             x->type.dims[3] };
+    return qn_b_reshape(&a->n->b, x, 4, dims);
+}
+
+static qn_value *by_heads(qn_onnx_attention *a, qn_value *x)
+{
+    const qn_dim *q = a->q->type.dims;
+    if (!x || q[1] == a->k->type.dims[1])
+        return x;
+    const qn_dim dims[4] = { q[0], q[1], q[2], x->type.dims[3] };
+    return qn_b_reshape(&a->n->b, x, 4, dims);
+}
+
+/* Spelled out: with a soft cap, a sink, another precision, or its scores as an output. Keys are read as they are. */
 static qn_value *attend_in_steps(qn_onnx_attention *a)
 {
     qn_onnx_node *n = a->n;
     qn_builder *b = &n->b;
     const qn_dtype dtype = a->q->type.dtype;
-    const qn_dim heads = a->q->type.dims[1];
     if (a->causal && !a->first)
         allow_until(a);
-    qn_value *k = qn_onnx_repeat_heads(n, a->k, heads), *v = qn_onnx_repeat_heads(n, a->v, heads);
-    const double root = sqrt(fabs(a->scale));
-    qn_value *scores =
-        qn_onnx_matmul_heads(b, mul_number(b, a->q, copysign(root, a->scale)), mul_number(b, k, root), true);
+    qn_value *q = mul_number(b, a->q, a->scale);
+    qn_value *scores = by_heads(a, qn_onnx_matmul_heads(b, by_groups(a, q), a->k, true));
     a->stages[0] = scores;
     if (a->cap > 0)
         scores = mul_number(b, qn_b_unary(b, QN_OP_TANH, div_number(b, scores, a->cap)), a->cap);
@@ -228,7 +246,7 @@ static qn_value *attend_in_steps(qn_onnx_attention *a)
         scores ? softmax_rows(b, qn_b_convert(b, precision, scores), sink_of_heads(a, precision)) : NULL;
     p = p ? qn_b_convert(b, dtype, p) : NULL;
     a->stages[3] = p;
-    return qn_onnx_matmul_heads(b, p, v, false);
+    return by_heads(a, qn_onnx_matmul_heads(b, by_groups(a, p), a->v, false));
 }
 
 qn_value *qn_onnx_attend(qn_onnx_attention *a)
