@@ -150,6 +150,17 @@ static bool is_read_all_over(const qn_demand *d, const qn_node *node)
     return node->op == QN_OP_PAD && d->indices.n >= PLACES && elements_of(&node->results[0].type) >= LARGE;
 }
 
+/* Is what it moves read across its rows, where the result would be read along them? */
+static bool is_turned(qn_cluster *c, const qn_node *node, const qn_dim *index)
+{
+    const qn_value *value = &node->results[0];
+    const qn_dim lane = c->group.n_dims > 0 ? c->vars[c->group.n_dims - 1] : NULL;
+    qn_dim along, rest;
+    return lane && lane->kind == QN_DIM_SYMBOL && qn_ix_moves(node) &&
+           qn_ix_affine(&c->space, qn_cluster_linear(c, &value->type, index), lane, &along, &rest) &&
+           qn_dim_is(along, 1) && !goes_along_rows(c, value, index, lane);
+}
+
 bool qn_cluster_wants(const qn_demand *d, const qn_node *node)
 {
     qn_cluster *c = d->by;
@@ -163,13 +174,15 @@ bool qn_cluster_wants(const qn_demand *d, const qn_node *node)
     if (elements_of(&value->type) <= SMALL || node->op == QN_OP_RESHAPE || node->op == QN_OP_BROADCAST)
         return true;
     double times = 0;
-    bool looked_up = false;
+    bool looked_up = false, turned = false;
     for (size_t i = 0; i < d->indices.n; i++) {
         times += evaluations(c, value, d->indices.items[i]);
         looked_up |= at_data(c, value, d->indices.items[i]);
+        turned |= is_turned(c, node, d->indices.items[i]);
     }
-    /* what is looked up again and again is put in order once; so is what would be looked up in several places each time */
-    if (looked_up && (times > MANY || (SELDOM * times > 1 && reads_several(node))))
+    /* what is looked up again and again is put in order once; so is what would be looked up in several places each time, or
+     * element by element in place of row by row */
+    if (looked_up && (times > MANY || (SELDOM * times > 1 && (turned || reads_several(node)))))
         return false;
     if (cost == 0)
         return !is_read_all_over(d, node);

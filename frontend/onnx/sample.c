@@ -20,6 +20,7 @@ typedef struct image {
     int n_axes;
     qn_dim extents[MAX_SPATIAL];
     qn_dim batch, channels;
+    qn_value *which; /* image of each of a batch of point lists, [N, 1]; NULL: its own */
     border border;
     bool align_corners;
 } image;
@@ -89,7 +90,15 @@ static qn_value *pixels_at(const image *m, qn_value *const *at)
         x = x ? qn_b_convert(b, QUERN_I64, x) : NULL;
         index = index ? add(b, mul(b, index, qn_b_dim_value(b, QUERN_I64, m->extents[i])), x) : x;
     }
-    qn_value *rows = qn_b_gather_nd(b, m->rows, qn_b_expand_dims(b, index, 2), 1);
+    qn_value *rows = m->rows;
+    if (m->which && index) {
+        qn_dims *t = n->im->dims;
+        const qn_dim *from = rows->type.dims, all[2] = { qn_dim_mul(t, from[0], from[1]), from[2] };
+        index = add(b, index, mul(b, m->which, qn_b_dim_value(b, QUERN_I64, from[1])));
+        rows = index ? qn_b_gather(b, qn_b_reshape(b, rows, 2, all), index, 0) : NULL;
+    } else {
+        rows = qn_b_gather_nd(b, rows, qn_b_expand_dims(b, index, 2), 1);
+    }
     if (inside)
         rows = choose(b, qn_b_expand_dims(b, inside, 2), rows, number_like(b, rows, 0));
     return rows;
@@ -333,9 +342,10 @@ static void import_roi_align(qn_onnx_node *n)
             (long long)samples);
         return;
     }
-    /* each region reads its image: [R, C, H, W] */
-    if (!read_image(n, qn_b_gather(b, x, batch, 0), &m))
+    if (!read_image(n, x, &m))
         return;
+    m.batch = regions->type.dims[0];
+    m.which = qn_b_expand_dims(b, qn_b_convert(b, QUERN_I64, batch), 1);
     double offset = half ? 0.5 : 0;
     qn_value *edge[4], *points[2], *flat[2], *inside = NULL;
     for (int i = 0; i < 4; i++)
@@ -379,7 +389,7 @@ static qn_value *by_group(qn_onnx_node *n, qn_value *v, int64_t groups, int64_t 
     return qn_b_reshape(&n->b, v, 3, dims);
 }
 
-/* Gathers each kernel position's pixels where its offset says, then multiplies by the weights: [N, C, oh, ow, K]. */
+/* Gathers each kernel position's pixels where its offset says, then multiplies by the weights: [N, oh * ow, K, C]. */
 static void import_deform_conv(qn_onnx_node *n)
 {
     qn_builder *b = &n->b;
@@ -440,24 +450,26 @@ static void import_deform_conv(qn_onnx_node *n)
             qn_value *factor = qn_b_slice_axis(b, mask, 1, qn_dim_const(t, k), qn_dim_const(t, k + 1));
             rows = mul(b, rows, qn_b_transpose(b, factor, (int64_t[]){ 0, 2, 1 }));
         }
-        columns[k] = qn_b_expand_dims(b, rows, 3);
+        columns[k] = qn_b_expand_dims(b, rows, 2);
     }
-    /* [N * shifts, P, C / shifts, K] -> [N, groups, C / groups * K, P] */
-    qn_value *y = qn_b_concatenate(b, (int)n_kernel, columns, 3);
-    qn_dim g = qn_dim_const(t, groups);
-    qn_dim grouped[4] = { x->type.dims[0], g, qn_dim_const(t, channels / groups * n_kernel), count };
-    y = qn_b_reshape(b, qn_b_transpose(b, y, (int64_t[]){ 0, 2, 3, 1 }), 4, grouped);
-    qn_dim weights[3] = { g, qn_dim_floordiv(t, w->type.dims[0], g), grouped[2] };
-    qn_dot dot = { .n_batch = 1,
-                   .n_contract = 1,
-                   .x_batch = { 0 },
-                   .y_batch = { 1 },
-                   .x_contract = { 2 },
-                   .y_contract = { 2 } };
-    y = qn_b_dot_general(b, qn_b_reshape(b, w, 3, weights), y, &dot,
-                         QUERN_INVALID_DTYPE); /* [g, O/g, N, P] */
+    /* [N * shifts, P, K, C / shifts] -> [groups, N, P, K, C / groups], which stays as it lies where there is one of both */
+    qn_value *y = qn_b_concatenate(b, (int)n_kernel, columns, 2);
+    qn_dim g = qn_dim_const(t, groups), taps = qn_dim_const(t, n_kernel), width = w->type.dims[1];
+    qn_dim shifted[5] = { x->type.dims[0], s, count, taps, qn_dim_const(t, channels / shifts) };
+    y = qn_b_transpose(b, qn_b_reshape(b, y, 5, shifted), (int64_t[]){ 0, 2, 3, 1, 4 });
+    qn_dim grouped[5] = { x->type.dims[0], count, taps, g, width };
+    y = qn_b_transpose(b, qn_b_reshape(b, y, 5, grouped), (int64_t[]){ 3, 0, 1, 2, 4 });
     qn_dim dims[4] = { x->type.dims[0], w->type.dims[0], out[0], out[1] };
-    y = qn_b_reshape(b, qn_b_transpose(b, y, (int64_t[]){ 2, 0, 1, 3 }), 4, dims);
+    qn_dim weights[4] = { g, qn_dim_floordiv(t, w->type.dims[0], g), width, taps };
+    w = qn_b_transpose(b, qn_b_reshape(b, w, 4, weights), (int64_t[]){ 0, 1, 3, 2 });
+    qn_dot dot = { .n_batch = 1,
+                   .n_contract = 2,
+                   .x_batch = { 0 },
+                   .y_batch = { 0 },
+                   .x_contract = { 3, 4 },
+                   .y_contract = { 2, 3 } };
+    y = qn_b_dot_general(b, y, w, &dot, QUERN_INVALID_DTYPE); /* [g, N, P, O / g] */
+    y = qn_b_reshape(b, qn_b_transpose(b, y, (int64_t[]){ 1, 0, 3, 2 }), 4, dims);
     if (y && qn_onnx_has(n, 3))
         y = add(b, y, qn_onnx_per_channel(n, 3, 4));
     qn_onnx_out(n, 0, y);

@@ -634,6 +634,56 @@ class CountedLoops(unittest.TestCase):
                     least, most = np.iinfo(dtype).min, np.iinfo(dtype).max
                     np.testing.assert_array_equal(got, np.clip(np.round(real.astype(np.float64)), least, most))
 
+    @staticmethod
+    def pixel(image, y, x):
+        """Between four pixels of [C, H, W], those outside being 0."""
+        y0, x0, sum = int(np.floor(y)), int(np.floor(x)), 0
+        for j, i in ((y0, x0), (y0, x0 + 1), (y0 + 1, x0), (y0 + 1, x0 + 1)):
+            if 0 <= j < image.shape[1] and 0 <= i < image.shape[2]:
+                sum = sum + (1 - abs(y - j)) * (1 - abs(x - i)) * image[:, j, i]
+        return sum + np.zeros(image.shape[0])
+
+    def test_regions_of_images(self):
+        """RoiAlign: each region from the image that it names, at whichever place of the batch."""
+        rng = np.random.default_rng(7)
+        x = rng.standard_normal((3, 5, 12, 17)).astype(np.float32)
+        corner = rng.uniform(0, 5, (9, 2))
+        regions = np.concatenate([corner, corner + rng.uniform(2, 6, (9, 2))], 1).astype(np.float32)
+        which = rng.integers(0, 3, 9)
+        node = helper.make_node("RoiAlign", ["x", "r", "i"], ["y"], output_height=2, output_width=3, sampling_ratio=2,
+                                coordinate_transformation_mode="output_half_pixel")
+        want = np.zeros((9, 5, 2, 3))
+        for r, (left, top, right, bottom) in enumerate(regions):
+            for j in range(4):
+                for i in range(6):
+                    want[r, :, j // 2, i // 2] += self.pixel(x[which[r]], top + (bottom - top) * (j + .5) / 4,
+                                                             left + (right - left) * (i + .5) / 6) / 4
+        for batch in (3, "n"):
+            graph = model([node], [info("x", [batch, 5, 12, 17]), info("r", ["m", 4]), info("i", ["m"], TensorProto.INT64)], [info("y", None)])
+            for target in ("cpu", "interp"):
+                got, = quern.compile(graph, target=target)([x, regions, which])
+                np.testing.assert_allclose(got, want, rtol=1e-4, atol=1e-5)
+
+    def test_deformed_groups(self):
+        """DeformConv: groups of channels, and of offsets, that are not the same."""
+        rng = np.random.default_rng(8)
+        for groups, shifts in ((1, 1), (4, 2), (2, 4), (1, 2)):
+            x, o, m, w, c = (rng.standard_normal(shape).astype(np.float32) for shape in (
+                (2, 8, 6, 7), (2, 18 * shifts, 6, 7), (2, 9 * shifts, 6, 7), (12, 8 // groups, 3, 3), (12,)))
+            node = helper.make_node("DeformConv", ["x", "w", "o", "b", "m"], ["y"], kernel_shape=[3, 3], pads=[1] * 4, group=groups,
+                                    offset_group=shifts)
+            want = np.zeros((2, 12, 6, 7)) + c[:, None, None]
+            for n, y, z, k in np.ndindex(2, 6, 7, 9):
+                column = np.concatenate([self.pixel(part, y + k // 3 - 1 + o[n, 18 * s + 2 * k, y, z], z + k % 3 - 1 + o[n, 18 * s + 2 * k + 1, y, z])
+                                         * m[n, 9 * s + k, y, z] for s, part in enumerate(np.split(x[n], shifts))])
+                for g in range(groups):
+                    rows = slice(12 // groups * g, 12 // groups * (g + 1))
+                    want[n, rows, y, z] += w[rows, :, k // 3, k % 3] @ np.split(column, groups)[g]
+            graph = model([node], [info("x", x.shape), info("o", o.shape), info("m", m.shape)], [info("y", None)],
+                          [numpy_helper.from_array(w, "w"), numpy_helper.from_array(c, "b")], 19)
+            got, = quern.compile(graph)([x, o, m])
+            np.testing.assert_allclose(got, want, rtol=1e-3, atol=1e-4)
+
     def test_scatter(self):
         """Indices repeat along the axis: updates are made in order, in as many tasks as other axes give."""
         rng = np.random.default_rng(0)
