@@ -1,6 +1,7 @@
 """Models and sessions."""
 
 import ctypes
+import math
 import os
 import threading
 from collections import OrderedDict, namedtuple
@@ -214,6 +215,12 @@ class Session:
         check(lib.quern_session_get(self._handle.pointer, buffer, byref(array)))
         return view(array, self._handle)
 
+    def _written(self, buffer):
+        """What the run wrote of a bound output: the front of it where the model finds how much there is."""
+        x = self._bound[buffer]
+        shape = self.get(buffer).shape if self._entry.decided else x.shape
+        return x if shape == x.shape else x.reshape(-1)[: math.prod(shape)].reshape(shape)
+
     @property
     def outputs(self):
         """The output arrays: each run writes into them again. Of a sequence, a list of them."""
@@ -326,16 +333,16 @@ class Model:
         return self.session(entry).bind(inputs)
 
     def __call__(self, inputs, out=None):
-        """Runs on a list (in the order of `inputs`) or dict of arrays. Results are new arrays, or those given as out; of
-        inputs on a GPU, Tensors there."""
+        """Runs on a list (in the order of `inputs`) or dict of arrays. Results are new arrays, or those given as out (views of their
+        fronts, where the model finds how much there is and they have room for more); of inputs on a GPU, Tensors there."""
         try:
             session = self._idle.pop()
         except IndexError:
             session = self.session()
         session.bind(inputs, complete=True)
         if out is not None:
-            results = list(session.bind_outputs(out)._bound[i] for i in self._first.outputs)
-            session.run()
+            session.bind_outputs(out).run()
+            results = [session._written(i) for i in self._first.outputs]
         elif self._first.decided:
             session._unbind_outputs()
             session.run()

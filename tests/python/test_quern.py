@@ -181,6 +181,13 @@ class Calls(unittest.TestCase):
             np.testing.assert_array_equal(m([np.array(x, np.float32)])[0], [np.nonzero(x)[0]])
         out = np.empty((1, 3), np.int64)
         m([np.array([1, 0, 1], np.float32)], out=[out] if target != "interp" else None)
+        for room in (3, 8) if target == "cpu" else ():  # the front of what is given, in its memory
+            out = np.full((1, room), -1)
+            got, = m([np.array([1, 0, 1], np.float32)], out=[out])
+            self.assertEqual((got.tolist(), out.ravel()[:2].tolist()), ([[0, 2]], [0, 2]))
+            self.assertTrue(np.shares_memory(got, out))
+            whole, = m([np.ones(room, np.float32)], out=[out])
+            self.assertIs(whole, out)
         s = m.bind([np.array([1, 0, 1], np.float32)])
         s.run()
         self.assertEqual(s.outputs[0].shape, (1, 2))
