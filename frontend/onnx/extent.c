@@ -204,6 +204,29 @@ static const char *fresh_name(const qn_onnx_import *im)
     return name;
 }
 
+/* The symbol that the larger one of 0 and the element was bound to: where the element is an extent itself, it is that. */
+static qn_dim bound_from_zero(qn_onnx_node *n, qn_value *v, int64_t at)
+{
+    qn_builder *b = &n->b;
+    for (const struct qn_onnx_extent *e = n->im->extents; e; e = e->next) {
+        int64_t where = e->at;
+        int budget = QN_ONNX_MOST_STEPS;
+        double zero;
+        const qn_node *node = e->value->node;
+        if (e->graph != b->graph || !node || node->op != QN_OP_MAX || !one_element(e->value) ||
+            !qn_onnx_constant_number(node->operands[1], &zero) || zero != 0)
+            continue;
+        qn_value *x = source_of(node->operands[0], &where);
+        if (where != at || !same(x, v, &budget))
+            continue;
+        qn_value *least = qn_b_reshape(b, node->operands[0], 0, NULL);
+        if (!qn_b_require(b, qn_b_compare_bcast(b, QN_GE, least, qn_b_scalar_int(b, least->type.dtype, 0))))
+            return NULL;
+        return e->symbol;
+    }
+    return NULL;
+}
+
 /* A symbol for the element, which is at most `limit` (NULL: as far as is known), for want of the contents of `wanted`. NULL after a
  * report: nothing says how large it is. */
 static qn_dim bind(qn_onnx_node *n, const qn_onnx_value *wanted, qn_value *v, int64_t at, qn_dim limit)
@@ -285,7 +308,8 @@ static qn_dim extent_at(qn_onnx_node *n, const qn_onnx_value *wanted, qn_value *
     if (d && (qn_dim_is_const(d) || d->min >= 0))
         return d;
     v = source_of(v, &at);
-    return bind(n, wanted, v, at, limit);
+    d = bound_from_zero(n, v, at);
+    return d ? d : bind(n, wanted, v, at, limit);
 }
 
 qn_dim qn_onnx_extent(qn_onnx_node *n, qn_value *number, qn_dim limit)
@@ -306,6 +330,16 @@ qn_dim qn_onnx_known_extent(qn_onnx_node *n, qn_value *number)
         return NULL;
     const qn_onnx_range r = qn_onnx_range_of(n->scope, number);
     return r.least >= 0 && r.most ? bind(n, NULL, number, at, NULL) : NULL;
+}
+
+bool qn_onnx_never_negative(qn_onnx_node *n, qn_value *number)
+{
+    int64_t at = 0;
+    int budget = QN_ONNX_MOST_STEPS;
+    const qn_dim d = follow(n, number, 0, &budget);
+    number = source_of(number, &at);
+    return d ? d->min >= 0
+             : qn_dtype_is_int(number->type.dtype) && qn_onnx_range_of(n->scope, number).least >= 0;
 }
 
 bool qn_onnx_is_input(const qn_onnx_node *n, int i)

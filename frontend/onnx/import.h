@@ -314,6 +314,8 @@ bool qn_onnx_compute_dims(qn_onnx_node *n, int i, qn_dim limit);
 qn_value *qn_onnx_settle(qn_onnx_import *im, qn_onnx_scope *scope, qn_value *x);
 /* Are elements of input i an input's of the model, which the caller can say, and does not bound? */
 bool qn_onnx_is_input(const qn_onnx_node *n, int i);
+/* Is the number, of one element, an extent already, or one that is surely never negative? */
+bool qn_onnx_never_negative(qn_onnx_node *n, qn_value *number);
 /* The number as an expression in extents that it surely is, never negative; NULL: there is none so far, and none that is bounded. */
 qn_dim qn_onnx_known_extent(qn_onnx_node *n, qn_value *number);
 

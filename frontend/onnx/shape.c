@@ -199,6 +199,21 @@ static void range_of_values(qn_onnx_node *n, const qn_type *x)
     qn_onnx_out(n, 0, qn_b_convert(b, x->dtype, add(b, mul(b, qn_b_iota(b, &type, 0), v[2]), v[0])));
 }
 
+/* Makes input i, which it counts to from 0, an extent: 0 where the number is negative. */
+static bool counts_to(qn_onnx_node *n, int i)
+{
+    const qn_onnx_value *given = n->in[i];
+    qn_value *x = qn_onnx_in(n, i);
+    if (!x || !qn_type_is_static(&x->type) || qn_type_elements(&x->type) != 1)
+        return false;
+    if (!qn_onnx_never_negative(n, x)) {
+        n->in[i] = qn_onnx_value_from(n->im, max_number(&n->b, x, 0));
+        n->in[i]->depends = given->depends;
+        n->in[i]->extents = given->extents;
+    }
+    return qn_onnx_compute_dims(n, i, NULL);
+}
+
 /* Is there an input whose contents are known neither now nor as an extent? */
 static bool has_unknown(qn_onnx_node *n, bool integers)
 {
@@ -208,7 +223,7 @@ static bool has_unknown(qn_onnx_node *n, bool integers)
             continue;
         const bool starts_at_zero = i == 1 && qn_onnx_contents_needed(n->im, n->in[0], &c) && c.n == 1 &&
                                     c.dims && qn_dim_is(c.dims[0], 0);
-        if (!integers || !starts_at_zero || !qn_onnx_compute_dims(n, i, NULL))
+        if (!integers || !starts_at_zero || !counts_to(n, i))
             return true;
     }
     return false;

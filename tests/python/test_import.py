@@ -763,11 +763,29 @@ class Lengths(unittest.TestCase):
         for largest in (11, 2**40, 2**63 - 1):
             with self.assertRaisesRegex(quern.ArgumentError, f"length is {largest} here; the model was compiled for 0 to 10"):
                 m(np.array([largest, 0, 0], np.int64))
-        with self.assertRaisesRegex(quern.ArgumentError, "length is -3 here"):
-            m(np.array([-3, -4, -5], np.int64))
+        self.assertEqual(m(np.array([-3, -4, -5], np.int64))[0].shape, (0,))
         with self.assertRaisesRegex(quern.ArgumentError, "length is 1 here; the model was compiled for 2 to 10"):
             quern.compile(text, dims={"length": (2, 10)})(np.ones(3, np.int64))
         self.assertIsInstance(quern.compile(text), quern.SpecializedModel)
+
+    def test_ranges_to_negative_numbers(self):
+        """They are empty; where the number is an extent beside, it has one symbol, and must not be negative."""
+        first, wide = self.node("Range", "zero n one", "steps"), self.node("Expand", "x n1", "wide")
+        largest = [self.node("ReduceMax", "lengths", "n", keepdims=0), self.node("Reshape", "n shape", "n1")]
+        both = self.node("Add", "steps wide", "y")
+        known = [self.number("zero", 0), self.number("one", 1), self.ints("shape", 1)]
+        inputs = [info("lengths", [3], TensorProto.INT64), info("x", [1], TensorProto.INT64)]
+        x = np.array([5])
+        calls = [(np.array(v), x) for v in ([1, 4, 2], [-1, 0, -2])]
+        for nodes in ([first, wide], [wide, first]):
+            text = model([*largest, *nodes, both], inputs, [info("y", None, TensorProto.INT64)], known)
+            m = self.check(text, calls, lambda v, x: [np.arange(v.max()) + 5], dims={"length": (0, 10)})
+            for target in ("cpu", "interp"):
+                m = quern.compile(text, target=target, dims={"length": (0, 10)})
+                with self.assertRaisesRegex(quern.ArgumentError, "what is required does not hold|length is -3 here"):
+                    m([np.array([-3, -5, -9]), x])
+        text = model([*largest, first], inputs[:1], [info("steps", None, TensorProto.INT64)], known)
+        self.check(text, [(np.array([v, v - 1, v - 2]),) for v in (3, 0, -1, -2**62)], lambda v: [np.arange(v.max())], dims={"length": (0, 10)})
 
     def test_command(self):
         with tempfile.TemporaryDirectory() as folder:
