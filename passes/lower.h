@@ -7,10 +7,12 @@
  *   lower_loop.c       LOOP groups, and whatever else is one value at each index of its result
  *   lower_parts.c      LOOP groups that are different things in parts of an axis
  *   lower_transpose.c  LOOP groups that read across the lines they write along
- *   lower_rows.c       ROWS groups
- *   lower_contract.c   contractions that no template claims
- *   lower_opaque_*.c   ops with kernels of their own
+ *   lower_zip.c        LOOP groups of pairs, one of each from lines that lie apart
+ *   lower_rows*.c      ROWS groups
+ *   lower_opaque*.c    ops with kernels of their own
  *   lower_control.c    if, while, scan, call: steps
+ *   lower_collective.c collectives: steps; lower_beside.c moves them beside kernels
+ *   lower_finish.c     what kernels go through when all are written
  */
 #ifndef QN_PASSES_LOWER_H
 #define QN_PASSES_LOWER_H

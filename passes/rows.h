@@ -1,5 +1,5 @@
 /* The geometry of a ROWS group: which reductions run over the same rows. Shared by fuse_join.c, which decides what fits, and
- * lower_rows.c, which emits it. */
+ * lower_rows*.c, which emit it. */
 #ifndef QN_PASSES_ROWS_H
 #define QN_PASSES_ROWS_H
 
