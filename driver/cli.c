@@ -438,10 +438,12 @@ quern_module *qn_cli_module(qn_cli *cli, int *out_exit)
 
 bool qn_cli_is_object(const char *path)
 {
-    static const char elf[4] = { 0x7f, 'E', 'L', 'F' };
-    char start[4];
+    static const char elf[] = "\177ELF", archive[] = "!<arch>\n";
+    char start[sizeof archive - 1];
     FILE *f = fopen(path, "rbe");
-    bool is = f && fread(start, 1, sizeof start, f) == sizeof start && memcmp(start, elf, sizeof elf) == 0;
+    const size_t n = f ? fread(start, 1, sizeof start, f) : 0;
+    const bool is = (n >= sizeof elf - 1 && memcmp(start, elf, sizeof elf - 1) == 0) ||
+                    (n == sizeof start && memcmp(start, archive, n) == 0);
     if (f)
         fclose(f);
     return is;

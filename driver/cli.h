@@ -67,7 +67,7 @@ int qn_cli_finish(const qn_cli *cli);
 /* Loads and compiles cli->model for this process; a shared object is opened. NULL and *out_exit on a failure. The module is kept
  * for the caller where it has strings, to be freed (else NULL); out_module may be NULL. */
 quern_model *qn_cli_model(qn_cli *cli, quern_module **out_module, int *out_exit);
-/* Is the file a shared object? */
+/* Is the file compiled code? That it is a shared object, quern_model_open sees to. */
 bool qn_cli_is_object(const char *path);
 /* Only loads, with the options that were given. */
 quern_load_options qn_cli_load_options(const qn_cli *cli);

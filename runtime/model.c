@@ -292,6 +292,19 @@ static bool is_foreign(const char *path)
     return known && theirs.e_machine != ours.e_machine;
 }
 
+/* An archive, or an object file that is not linked yet? */
+static bool is_for_linker(const char *path)
+{
+    static const char archive[] = "!<arch>\n";
+    ElfW(Ehdr) start = { 0 };
+    FILE *f = fopen(path, "rbe");
+    const bool known = f && fread(&start, sizeof start, 1, f) == 1;
+    if (f)
+        fclose(f);
+    return known && (memcmp(&start, archive, sizeof archive - 1) == 0 ||
+                     (memcmp(start.e_ident, ELFMAG, SELFMAG) == 0 && start.e_type == ET_REL));
+}
+
 /* How long the file of a shared object has to be for what is loaded of it; 0: that can't be said. The loader maps what the object
  * says, and a process that reads behind the end of a file is ended. */
 static uint64_t loaded_bytes(const char *path)
@@ -324,6 +337,11 @@ static int find_info(const char *path, const char *prefix, opened *o, const quer
     const bool there = !stat(path, &st);
     if (there && !(o->name = take_name(path, &st)))
         return qn_fail(QUERN_ERROR_MEMORY, "out of memory");
+    if (there && S_ISREG(st.st_mode) && is_for_linker(path))
+        return qn_fail(
+            QUERN_ERROR_MODEL,
+            "%s is for a linker: link it into a program, or compile the model to a shared object (.so)",
+            path);
     if (there && S_ISREG(st.st_mode) && loaded_bytes(path) > (uint64_t)st.st_size)
         return qn_fail(QUERN_ERROR_IO, "%s is cut short: it has %lld bytes", path, (long long)st.st_size);
     /* A name without a slash would be looked for in the system's folders. */

@@ -279,6 +279,12 @@ expect 0 '^last f32\[2\]' "$quern" run inspected.so
 expect 1 'cannot be read|too short|invalid ELF' "$quern" inspect <(printf '\177ELF')
 must "$quern" compile bias.qn --dim batch=2..8 -o native.so
 expect 0 '^native.so, compiled for [^ ,]+ [^ ,]+$' "$quern" inspect native.so
+for linked in linked.a linked.o; do
+    must "$quern" compile bias.qn --dim batch=2..8 -o $linked
+    for command in inspect run; do
+        expect 1 "$linked is for a linker: link it into a program, or compile the model to a shared object" "$quern" $command $linked
+    done
+done
 head -c 3000 inspected.so >cut.so
 expect 1 'cut.so is cut short: it has 3000 bytes' "$quern" run cut.so
 # of one that does not run here what its file says; its symbols are not needed
