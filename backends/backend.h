@@ -77,9 +77,6 @@ qn_status qn_interp_run(const qn_graph *graph, const qn_array *inputs, qn_array 
 /* The same for one rank of several, whose collectives go by `comm`; NULL: there is one rank. */
 qn_status qn_interp_run_among(const qn_graph *graph, quern_comm *comm, const qn_array *inputs,
                               qn_array *outputs, qn_arena *arena, qn_diags *diags);
-/* Evaluates one node of constants (fold). */
-qn_status qn_interp_node(const qn_node *node, const qn_array *operands, qn_array *results,
-                         const int64_t *symbols, qn_arena *arena, qn_diags *diags);
 /* For qn_pass_options.fold; `folder` is not read. Evaluates a node with one result whose operands are constants, or
  * broadcasts of constants, to a tensor of the node's module. NULL when it does not: a control node or an effect, a result
  * that depends on symbols, a mistake (an index out of range stays in the graph: it may never run), or too much of it:

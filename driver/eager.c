@@ -57,14 +57,6 @@ void qn_eager_add(qn_eager_call *call, const quern_tensor *x, int rank, const ui
         call->failed = true;
 }
 
-void qn_eager_add_whole(qn_eager_call *call, const quern_tensor *x)
-{
-    uint8_t axes[QN_TENSOR_MAX_RANK];
-    for (int i = 0; x && i < x->rank; i++)
-        axes[i] = (uint8_t)qn_eager_symbol(call, x->dims[i]);
-    qn_eager_add(call, x, x ? x->rank : 0, axes);
-}
-
 void qn_eager_add_around(qn_eager_call *call, const quern_tensor *x, int axis)
 {
     static const uint8_t axes[] = { 0, 1, 2 };

@@ -51,9 +51,6 @@ struct qn_eager_call {
 int qn_eager_symbol(qn_eager_call *call, int64_t value); /* a new one; its number */
 /* Adds an operand, copied where it is not row-major. Its axes follow as symbols. NULL x fails the call. */
 void qn_eager_add(qn_eager_call *call, const quern_tensor *x, int rank, const uint8_t *axes);
-/* The same with each axis of x a new symbol. */
-void qn_eager_add_whole(qn_eager_call *call, const quern_tensor *x);
-
 /* The same with x as [before the axis, the axis, behind it]: symbols 0, 1, 2. The first operand. */
 void qn_eager_add_around(qn_eager_call *call, const quern_tensor *x, int axis);
 
@@ -95,7 +92,6 @@ quern_tensor *qn_eager_copy_to(qn_device *device, const quern_tensor *x);
 /* NumPy's common data type; numbers give way. */
 int qn_promote_types(int x, int y);
 int qn_promote(const quern_tensor *x, const quern_tensor *y);
-int qn_floating(int dtype); /* what a float function makes of it */
 quern_tensor *qn_eager_convert(const quern_tensor *x, int dtype, quern_tensor *out);
 
 #endif

@@ -60,7 +60,8 @@ int qn_promote(const quern_tensor *x, const quern_tensor *y)
     return gives_way ? other->dtype : number->dtype;
 }
 
-int qn_floating(int dtype)
+/* What a float function makes of it. */
+static int floating(int dtype)
 {
     return kind(dtype) == 3 ? dtype : float_for(qn_dtype_bytes((qn_dtype)dtype));
 }
@@ -378,7 +379,7 @@ static bool types_of(const op_info *op, int common, int *out_compute, int *out_r
     case LOGICAL: bad = kind(common) == 3; break;
     case DIVIDE: compute = kind(common) == 3 ? common : QUERN_F64; break;
     case FLOATING:
-    case TEST: compute = qn_floating(common); break;
+    case TEST: compute = floating(common); break;
     }
     if (op->code == QN_OP_SHIFT_LEFT || op->code == QN_OP_SHIFT_RIGHT)
         bad |= op->rule == ALWAYS_8 && kind(common) == 3;

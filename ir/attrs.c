@@ -139,12 +139,6 @@ double qn_attr_float(const qn_node *node, qn_attr_key key)
     return get(node, key)->f;
 }
 
-double qn_attr_float_or(const qn_node *node, qn_attr_key key, double fallback)
-{
-    const qn_attr *attr = qn_attr_find(node, key);
-    return attr ? attr->f : fallback;
-}
-
 bool qn_attr_bool(const qn_node *node, qn_attr_key key)
 {
     return qn_attr_int_or(node, key, 0) != 0;

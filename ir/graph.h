@@ -286,7 +286,6 @@ const qn_attr *qn_attr_find(const qn_node *node, qn_attr_key key); /* NULL when 
 int64_t qn_attr_int(const qn_node *node, qn_attr_key key);
 int64_t qn_attr_int_or(const qn_node *node, qn_attr_key key, int64_t fallback);
 double qn_attr_float(const qn_node *node, qn_attr_key key);
-double qn_attr_float_or(const qn_node *node, qn_attr_key key, double fallback);
 bool qn_attr_bool(const qn_node *node, qn_attr_key key);                       /* false when absent */
 const int64_t *qn_attr_ints(const qn_node *node, qn_attr_key key, int *out_n); /* out_n may be NULL */
 const qn_dim *qn_attr_dims(const qn_node *node, qn_attr_key key, int *out_n);
@@ -366,6 +365,5 @@ qn_status qn_verify_graph(const qn_graph *graph, qn_diags *diags);
 /* The text form; frontend/text parses it back to the letter. */
 const char *qn_module_print(const qn_module *module, qn_arena *arena);
 const char *qn_graph_print(const qn_graph *graph, qn_arena *arena);
-const char *qn_node_print(const qn_node *node, qn_arena *arena); /* one line, for messages */
 
 #endif

@@ -31,7 +31,6 @@ typedef struct qn_kparser {
 
 void qn_kp_fail(qn_kparser *p, const char *format, ...) __attribute__((format(printf, 2, 3)));
 void qn_kp_skip(qn_kparser *p);
-bool qn_kp_is_word_char(char c);
 qn_kword qn_kp_peek(qn_kparser *p);
 bool qn_kp_word_is(qn_kword w, const char *text);
 bool qn_kp_accept(qn_kparser *p, const char *text); /* takes the word or sign when it is next */

@@ -34,7 +34,7 @@ void qn_kp_skip(qn_kparser *p)
     }
 }
 
-bool qn_kp_is_word_char(char c)
+static bool is_word_char(char c)
 {
     return isalnum((unsigned char)c) || c == '_' || c == '.';
 }
@@ -43,7 +43,7 @@ qn_kword qn_kp_peek(qn_kparser *p)
 {
     qn_kp_skip(p);
     qn_kword w = { p->at, 0 };
-    while (qn_kp_is_word_char(w.at[w.n]))
+    while (is_word_char(w.at[w.n]))
         w.n++;
     return w;
 }
@@ -57,8 +57,7 @@ bool qn_kp_accept(qn_kparser *p, const char *text)
 {
     qn_kp_skip(p);
     size_t n = strlen(text);
-    if (p->failed || strncmp(p->at, text, n) ||
-        (qn_kp_is_word_char(text[n - 1]) && qn_kp_is_word_char(p->at[n])))
+    if (p->failed || strncmp(p->at, text, n) || (is_word_char(text[n - 1]) && is_word_char(p->at[n])))
         return false;
     p->at += n;
     return true;
@@ -82,7 +81,7 @@ qn_kword qn_kp_word(qn_kparser *p, const char *what)
 qn_kword qn_kp_name(qn_kparser *p)
 {
     qn_kp_expect(p, "%");
-    if (!qn_kp_is_word_char(*p->at))
+    if (!is_word_char(*p->at))
         qn_kp_fail(p, "expected a name after '%%'");
     return qn_kp_word(p, "a name");
 }
@@ -92,7 +91,7 @@ qn_scalar qn_kp_literal(qn_kparser *p, qn_dtype dtype)
     unsigned char bytes[8] = { 0 };
     qn_kp_skip(p);
     size_t n = 0;
-    while (qn_kp_is_word_char(p->at[n]) ||
+    while (is_word_char(p->at[n]) ||
            ((p->at[n] == '-' || p->at[n] == '+') && (n == 0 || p->at[n - 1] == 'e' || p->at[n - 1] == 'E')))
         n++;
     if (p->failed || n == 0 || !qn_literal_parse(dtype, p->at, n, bytes)) {

@@ -400,10 +400,3 @@ const char *qn_graph_print(const qn_graph *graph, qn_arena *arena)
     print_function(&p, graph);
     return qn_strbuf_text(&p.out);
 }
-
-const char *qn_node_print(const qn_node *node, qn_arena *arena)
-{
-    printer p = { .out = { .arena = arena }, .options = &without_data };
-    print_node_line(&p, node, qn_names_new(node->graph, arena));
-    return qn_strbuf_text(&p.out);
-}

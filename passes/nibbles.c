@@ -12,7 +12,8 @@ enum {
 
 #define TERMS (n->b)
 
-int qn_nibbles_each(const qn_node *product)
+/* Numbers of a word of such a right side. */
+static int numbers_of_word(const qn_node *product)
 {
     const qn_type *x = &product->operands[0]->type, *y = &product->operands[1]->type;
     return (int)(x->dims[x->rank - 1]->value / y->dims[y->rank - 3]->value);
@@ -65,7 +66,7 @@ qn_nibbles qn_nibbles_open(qn_writer *w, const qn_node *product, int lanes, int 
                          .vectors = vectors,
                          .width = (int64_t)lanes * vectors,
                          .group = qn_nibbles_group(product),
-                         .each = qn_nibbles_each(product),
+                         .each = numbers_of_word(product),
                          .k_value = k_value,
                          .fused = qn_may_fuse(w->lowering->options),
                          .same_signs = w->lowering->options->machine->dot4_signs == QN_SIGNS_SAME };

@@ -25,9 +25,6 @@ typedef struct qn_nibbles {
     bool same_signs; /* the machine multiplies signed bytes by signed ones */
 } qn_nibbles;
 
-/* Numbers of a word of such a right side. */
-int qn_nibbles_each(const qn_node *product);
-
 /* Of k that share a scale, where the right side is of four bits or bytes and there is a kernel for so many; else 0. */
 int64_t qn_nibbles_group(const qn_node *product);
 

@@ -255,26 +255,6 @@ qn_status qn_interp_eval(qn_interp *in, const qn_node *node, const qn_array *ope
     return status;
 }
 
-qn_status qn_interp_node(const qn_node *node, const qn_array *operands, qn_array *results,
-                         const int64_t *symbols, qn_arena *arena, qn_diags *diags)
-{
-    const qn_module *module = node->graph->module;
-    const int n_symbols = symbols ? qn_dims_symbol_count(module->dims) : 0;
-    qn_interp in = { .module = module,
-                     .arena = arena,
-                     .diags = diags,
-                     .symbols = n_symbols > 0
-                                    ? qn_arena_copy(arena, symbols, (size_t)n_symbols * sizeof *symbols)
-                                    : NULL,
-                     .n_symbols = n_symbols };
-    qn_array *aligned = QN_NEW_ARRAY(arena, qn_array, node->n_operands);
-    for (int i = 0; i < node->n_operands; i++) {
-        aligned[i] = operands[i];
-        QN_TRY(align(&in, &aligned[i], &node->loc));
-    }
-    return qn_interp_eval(&in, node, aligned, results);
-}
-
 qn_status qn_interp_run(const qn_graph *graph, const qn_array *inputs, qn_array *outputs, qn_arena *arena,
                         qn_diags *diags)
 {

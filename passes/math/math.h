@@ -280,10 +280,4 @@ typedef struct qn_math_log_parts {
 } qn_math_log_parts;
 qn_math_log_parts qn_math_log_reduce(const qn_mb *m, qn_mv x);
 
-/* x = k pi/2 + r, |r| <= pi/4; for infinities and NaN, r is NaN. */
-typedef struct qn_math_quadrant {
-    qn_mv r, k; /* k: integer of m->bits, its last two bits count */
-} qn_math_quadrant;
-qn_math_quadrant qn_math_reduce_quadrant(const qn_mb *m, qn_mv x);
-
 #endif

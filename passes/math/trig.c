@@ -50,9 +50,14 @@ static qn_mv multiply_high(qn_kbuilder *b, qn_mv x, qn_mv y)
     return op(b, QN_OP_ADD, high, op(b, QN_OP_SHIFT_RIGHT, other, half));
 }
 
+/* x = k pi/2 + r, |r| <= pi/4; for infinities and NaN, r is NaN. */
+typedef struct quadrant {
+    qn_mv r, k; /* k: integer of m->bits, its last two bits count */
+} quadrant;
+
 /* For finite x of f64, |x| >= 2^16: with |x| = M 2^e, M an integer of 53 bits, M 2^e 2/pi mod 4 takes the bits of 2/pi from
  * 2^(1 - e) on: three words of them. */
-static qn_math_quadrant reduce_large(const qn_mb *m, qn_mv x)
+static quadrant reduce_large(const qn_mb *m, qn_mv x)
 {
     qn_kbuilder *b = m->b;
     int lanes = m->type.lanes;
@@ -98,7 +103,7 @@ static qn_math_quadrant reduce_large(const qn_mb *m, qn_mv x)
     qn_mv r = m_fma(m, a, pio2, m_fma(m, c, pio2, m_mul(m, a, m_c(m, 6.123233995736766e-17))));
     k = qn_kb_bitcast(b, QUERN_I64, k);
     qn_mv negative = m_negative(m, x);
-    qn_math_quadrant q = {
+    quadrant q = {
         .r = m_turn_sign(m, r, m_sign(m, x)),
         .k = qn_kb_select(b, negative, qn_kb_unary(b, QN_OP_NEG, k), k),
     };
@@ -107,7 +112,7 @@ static qn_math_quadrant reduce_large(const qn_mb *m, qn_mv x)
 
 /* ---- all arguments ---- */
 
-static qn_math_quadrant reduce_moderate(const qn_mb *m, qn_mv x)
+static quadrant reduce_moderate(const qn_mb *m, qn_mv x)
 {
     qn_mv magic = m_c(m, m_magic(m)), sum = m_madd(m, x, m_c(m, M_2_PI), magic), n = m_sub(m, sum, magic),
           r = x;
@@ -115,25 +120,25 @@ static qn_math_quadrant reduce_moderate(const qn_mb *m, qn_mv x)
         qn_mv part = m_c(m, -M_CONSTANT(m, pio2, i));
         r = i < 2 ? m_madd(m, n, part, r) : m_fma(m, n, part, r); /* the first two multiply exactly */
     }
-    return (qn_math_quadrant){ r, m_bits(m, sum) };
+    return (quadrant){ r, m_bits(m, sum) };
 }
 
-qn_math_quadrant qn_math_reduce_quadrant(const qn_mb *m, qn_mv x)
+static quadrant reduce_quadrant(const qn_mb *m, qn_mv x)
 {
     qn_kbuilder *b = m->b;
-    qn_math_quadrant q = reduce_moderate(m, x);
+    quadrant q = reduce_moderate(m, x);
     qn_mv magnitude = m_abs(m, x);
     /* the bounds up to which n times the first parts of pi/2 is exact */
     qn_mv large = m_and(m, m_gt(m, magnitude, m->f64 ? 0x1.8p20 : 100000), m_lt(m, magnitude, INFINITY));
     qn_kinst *branch = qn_kb_if(b, qn_kb_reduce(b, QN_KIND_MAX, large));
     qn_mb wide = qn_mb_make(b, m->machine, qn_ktype_make(QUERN_F64, m->type.lanes));
-    qn_math_quadrant far = reduce_large(&wide, qn_kb_convert(b, QUERN_F64, x));
+    quadrant far = reduce_large(&wide, qn_kb_convert(b, QUERN_F64, x));
     qn_mv yields[2] = { qn_kb_convert(b, m->type.dtype, far.r), qn_kb_convert(b, m->bits.dtype, far.k) };
     yields[0] = m_sel(m, large, yields[0], q.r);
     yields[1] = m_sel(m, large, yields[1], q.k);
     qn_kb_else(b, branch, 2, yields);
     qn_kb_end_if(b, branch, 2, (qn_mv[]){ q.r, q.k });
-    return (qn_math_quadrant){ &branch->results[0], &branch->results[1] };
+    return (quadrant){ &branch->results[0], &branch->results[1] };
 }
 
 /* sin r and cos r for |r| <= pi/4 */
@@ -151,7 +156,7 @@ static qn_mv cosine(const qn_mb *m, qn_mv z)
 }
 
 /* Odd quadrants swap sine and cosine, the second bit of k turns the sign. */
-static qn_mv sine_of_quadrant(const qn_mb *m, qn_math_quadrant q)
+static qn_mv sine_of_quadrant(const qn_mb *m, quadrant q)
 {
     qn_mv z = m_mul(m, q.r, q.r);
     qn_mv odd = qn_kb_compare(m->b, QN_NE, m_and(m, q.k, m_i(m, 1)), m_i(m, 0));
@@ -161,13 +166,13 @@ static qn_mv sine_of_quadrant(const qn_mb *m, qn_math_quadrant q)
 
 qn_mv qn_math_sin(const qn_mb *m, qn_mv x)
 {
-    qn_mv r = sine_of_quadrant(m, qn_math_reduce_quadrant(m, x));
+    qn_mv r = sine_of_quadrant(m, reduce_quadrant(m, x));
     return m_sel(m, m_eq(m, x, 0), x, r);
 }
 
 qn_mv qn_math_cos(const qn_mb *m, qn_mv x)
 {
-    qn_math_quadrant q = qn_math_reduce_quadrant(m, m_abs(m, x));
+    quadrant q = reduce_quadrant(m, m_abs(m, x));
     q.k = qn_kb_binary(m->b, QN_OP_ADD, q.k, m_i(m, 1));
     return sine_of_quadrant(m, q);
 }
@@ -175,7 +180,7 @@ qn_mv qn_math_cos(const qn_mb *m, qn_mv x)
 /* tan r, or -1 / tan r in odd quadrants */
 qn_mv qn_math_tan(const qn_mb *m, qn_mv x)
 {
-    qn_math_quadrant q = qn_math_reduce_quadrant(m, x);
+    quadrant q = reduce_quadrant(m, x);
     qn_mv z = m_mul(m, q.r, q.r);
     qn_mv odd = qn_kb_compare(m->b, QN_NE, m_and(m, q.k, m_i(m, 1)), m_i(m, 0));
     qn_mv part = m_mul(m, m_mul(m, q.r, z), M_POLY(m, z, tan)), t = m_add(m, q.r, part);

@@ -165,7 +165,6 @@ static void attributes_are_sorted_copies(void **state)
     assert_null(qn_attr_find(node, QN_ATTR_AXIS));
     assert_null(qn_attr_find(node, QN_ATTR_Y_CONTRACT));
     assert_int_equal(qn_attr_int_or(node, QN_ATTR_AXIS, 7), 7);
-    assert_true(qn_attr_float_or(node, QN_ATTR_EPSILON, 0.5) == 0.5);
     assert_false(qn_attr_bool(node, QN_ATTR_REVERSE));
 
     const qn_attr cumulative[] = { { .key = QN_ATTR_KIND, .i = QN_PROD },
