@@ -509,7 +509,7 @@ static qn_kvalue *reduce_window(qn_writer *w, const qn_node *node, const qn_dim 
     const int64_t *window = qn_attr_ints(node, QN_ATTR_WINDOW, NULL);
     const int64_t *stride = qn_attr_ints(node, QN_ATTR_STRIDE, NULL);
     const int64_t *dilation = qn_attr_ints(node, QN_ATTR_DILATION, NULL);
-    const qn_dim *low = qn_attr_dims(node, QN_ATTR_LOW, NULL);
+    const qn_dim *low = qn_attr_dims(node, QN_ATTR_LOW, NULL), *high = qn_attr_dims(node, QN_ATTR_HIGH, NULL);
     qn_dim at[QN_MAX_RANK];
     qn_writer_loop loops[QN_MAX_RANK];
     qn_kvalue *acc = constant(w, dtype, qn_neutral(kind, dtype)), *inside = NULL;
@@ -519,7 +519,8 @@ static qn_kvalue *reduce_window(qn_writer *w, const qn_node *node, const qn_dim 
                                         qn_ispace_import(&w->space, low[i])),
                      extent = qn_ispace_import(&w->space, x->type.dims[i]);
         at[i] = qn_dim_add(dims, first, qn_dim_mul(dims, var, qn_dim_const(dims, dilation[i])));
-        const bool as_it_was = window[i] == 1 && stride[i] == 1 && qn_dim_is(low[i], 0);
+        const bool as_it_was =
+            window[i] == 1 && stride[i] == 1 && qn_dim_is(low[i], 0) && qn_dim_is(high[i], 0);
         if (!as_it_was && window[i] > 1 && is_apart(w, x, index, i) &&
             (!qn_ix_not_negative(&w->space, at[i]) || !qn_ix_below(&w->space, at[i], extent))) {
             qn_dim from, to;

@@ -65,6 +65,11 @@ static bool matches(const qn_group *group, const qn_pass_options *options)
     for (int i = 0; i < group->n_dims; i++)
         if (qn_dim_is(group->dims[i], 0))
             return false;
+    /* a window of one place along a padded axis has no loop whose bounds would say that it is in the padding */
+    for (int i = 0; i < last; i++)
+        if (window[i] == 1 && (qn_attr_dims(node, QN_ATTR_LOW, NULL)[i]->max > 0 ||
+                               qn_attr_dims(node, QN_ATTR_HIGH, NULL)[i]->max > 0))
+            return false;
     return any_order && last >= 0 && window[last] > 1 && !qn_dim_is(node->operands[0]->type.dims[last], 1) &&
            span_of(window, qn_attr_ints(node, QN_ATTR_DILATION, NULL), last) <= PIECE / 2;
 }

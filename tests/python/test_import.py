@@ -305,6 +305,19 @@ class Dimensions(unittest.TestCase):
             fixed = quern.compile(model(nodes, [given], [info("c3", None)], weights), dims=dict(zip("bhw", (shape[0], *shape[2:]))))
             np.testing.assert_allclose(m([x])[0], fixed([x])[0], rtol=1e-4, atol=1e-4)
 
+    def test_windows_in_the_padding(self):
+        """Of one place, and of several: what is in the padding alone is the least number."""
+        for kernel, pads in ([1, 3], [1, 1, 1, 1]), ([3, 1], [0, 0, 0, 2]), ([1, 1], [0, 0, 2, 0]), ([3, 1], [1, 1, 1, 0]):
+            pool = model([helper.make_node("MaxPool", ["x"], ["y"], kernel_shape=kernel, pads=pads)],
+                         [info("x", [1, 2, "h", "w"])], [info("y", None)])
+            for math in "default", "strict":
+                m = quern.compile(pool, math=math)
+                for h, w in (4, 7), (3, 40):
+                    x = floats(1, 2, h, w)
+                    padded = np.pad(x, ((0, 0), (0, 0), (pads[0], pads[2]), (pads[1], pads[3])), constant_values=-np.inf)
+                    windows = np.lib.stride_tricks.sliding_window_view(padded, kernel, axis=(2, 3))
+                    np.testing.assert_array_equal(m([x])[0], windows.max((-1, -2)), err_msg=f"{kernel} {pads} {math} {h}")
+
     def test_attention_under_a_mask_of_equal_extents(self):
         """Only the run says that rows and columns of the table are as many as there are queries and keys."""
         nodes = [helper.make_node("Transpose", ["k"], ["kt"], perm=[0, 1, 3, 2]), helper.make_node("MatMul", ["q", "kt"], ["s"]),
