@@ -1,6 +1,7 @@
 """NumPy arrays and the library's."""
 
 import ctypes
+import math
 from ctypes import POINTER, c_int64
 
 import numpy as np
@@ -107,3 +108,47 @@ def view(array, owner):
     if n_bytes == 0:
         return np.empty(shape, dtype)
     return np.asarray(_Memory(array.data, n_bytes, owner)).view(dtype).reshape(shape)
+
+
+# Memory of large arrays comes from the system page by page, which takes longer than much that is computed in it: blocks of arrays
+# that nobody has any more are kept for the next.
+_LARGE, _KEPT_BLOCKS, _KEPT_BYTES = 4 << 20, 8, 512 << 20
+
+
+class _Block:
+    def __init__(self, n_bytes):
+        self.bytes = np.empty(n_bytes + 64, np.uint8)
+        self.size = n_bytes
+        self.address = -(-self.bytes.ctypes.data // 64) * 64
+
+
+class _Lease:
+    """What an array on a block holds on to."""
+
+    kept = []
+
+    def __init__(self, n_bytes):
+        self.block = None
+        for block in sorted(self.kept, key=lambda block: block.size):
+            if n_bytes <= block.size <= 2 * n_bytes:
+                try:
+                    self.kept.remove(block)
+                except ValueError:  # another thread has it now
+                    continue
+                self.block = block
+                return
+        self.block = _Block(n_bytes)
+
+    def __del__(self):
+        kept, block = self.kept, self.block
+        if block and len(kept) < _KEPT_BLOCKS and sum(other.size for other in kept) + block.size <= _KEPT_BYTES:
+            kept.append(block)
+
+
+def empty(shape, dtype):
+    """np.empty, of memory that was used before where the array is large."""
+    n_bytes = math.prod(shape) * dtype.itemsize
+    if n_bytes < _LARGE or n_bytes > _KEPT_BYTES:
+        return np.empty(shape, dtype)
+    lease = _Lease(n_bytes)
+    return np.asarray(_Memory(lease.block.address, n_bytes, lease)).view(dtype).reshape(shape)

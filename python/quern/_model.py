@@ -9,7 +9,7 @@ from ctypes import addressof, byref, c_int64, c_void_p
 
 import numpy as np
 
-from ._arrays import NUMPY, address_of, to_numpy, to_quern, view
+from ._arrays import NUMPY, address_of, empty, to_numpy, to_quern, view
 from ._dlpack import gpu_of
 from ._groups import shape_text, sides
 from ._library import (INPUT, NEEDS, NEEDS_DIM, NEEDS_SHAPE, OUTPUT, TUNE_REPORT, Array, ArgumentError, BufferInfo, CompileOptions,
@@ -264,7 +264,7 @@ class Session:
         device = next((x.device for x in bound if not isinstance(x, np.ndarray) and x is not None), None)
         for buffer, shape, dtype in fresh:
             if device is None:
-                array = np.empty(shape, dtype)
+                array = empty(shape, dtype)
                 self._bind_buffer(buffer, array)
             else:
                 array = _tensor_class().zeros(shape, dtype=dtype, device=device)

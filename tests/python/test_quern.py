@@ -113,6 +113,35 @@ class Calls(unittest.TestCase):
         np.testing.assert_array_equal(first, kept)
         self.assertFalse(np.shares_memory(first, second))
 
+    def test_memory_of_large_results(self):
+        """Comes from arrays that nobody has any more; those that someone has, or a part of, keep theirs."""
+        model = quern.compile(b"graph @f(%x: f32[n]) -> f32[n] {\n  %0 = add %x, %x : f32[n]\n  return %0\n}\n")
+        x = np.arange(3 << 20, dtype=np.float32)
+        at = lambda y: y.__array_interface__["data"][0]
+        first, second = model([x])[0], model([x + 1])[0]
+        self.assertNotEqual(at(first), at(second))
+        np.testing.assert_array_equal(first, 2 * x)
+        np.testing.assert_array_equal(second, 2 * x + 2)
+        self.assertTrue(first.flags.writeable and first.flags.c_contiguous and at(first) % 64 == 0)
+        where, part = at(second), second[::2]
+        del second
+        third = model([x])[0]
+        self.assertNotEqual(at(third), where)
+        np.testing.assert_array_equal(part, (2 * x + 2)[::2])
+        del part
+        self.assertEqual(at(model([x[:-5]])[0]), where)
+        fewer = model([x[:1 << 20]])[0]  # of less than half of it
+        self.assertNotEqual(at(fewer), where)
+        many = [model([x])[0] for _ in range(12)]
+        self.assertEqual(len({at(y) for y in many}), 12)
+        gathered = []
+        threads = [threading.Thread(target=lambda i=i: gathered.extend(np.array_equal(model([x + i])[0], 2 * (x + i)) for _ in range(8))) for i in range(3)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        self.assertEqual(gathered, [True] * 24)
+
     @for_targets
     def test_out(self, target):
         m = quern.compile(BIAS, target=target)
