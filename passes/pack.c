@@ -52,33 +52,46 @@ static bool worth_packing(qn_dims *table, const qn_node *node, const qn_dot_side
     return qn_is_constant(node->operands[1]) || rows->max >= LEAST_ROWS;
 }
 
-/* How many rows there are at most. */
-static double most_rows(const qn_node *node, const qn_dot_side *x)
+/* How many rows (columns, of y) there are at most. */
+static double most_of(const qn_value *v, const qn_dot_side *side)
 {
     double rows = 1;
-    for (int i = 0; i < x->n_free; i++)
-        rows *= (double)node->operands[0]->type.dims[x->free[i]]->max;
+    for (int i = 0; i < side->n_free; i++)
+        rows *= (double)v->type.dims[side->free[i]]->max;
     return rows;
 }
 
-/* Few rows, times what is no constant and lies row by row along the axis that is summed: products of rows with rows, each the
- * sum of their elements' products, for which what comes in is read in order. A product would read it in columns, or pack it
- * first. */
+static double most_rows(const qn_node *node, const qn_dot_side *x)
+{
+    return most_of(node->operands[0], x);
+}
+
+/* Is it no constant, and does it lie row by row along the axis that is summed? How long that is; else 0. */
+static int64_t depth_of_rows(const qn_value *v, const qn_dot_side *side)
+{
+    const int rank = v->type.rank;
+    int n_perm;
+    if (v->type.dtype != QUERN_F32 || qn_is_constant(v) || side->n_contract != 1 ||
+        side->contract[0] != rank - 1 || !qn_dim_is_const(v->type.dims[rank - 1]) ||
+        (v->node && v->node->op == QN_OP_TRANSPOSE &&
+         qn_attr_ints(v->node, QN_ATTR_PERM, &n_perm)[rank - 1] != rank - 1))
+        return 0;
+    return v->type.dims[rank - 1]->value;
+}
+
+/* Few rows, times what is no constant and lies row by row along the axis that is summed, or such rows times one column: products of
+ * rows with rows, each the sum of their elements' products, for which what comes in is read in order. A product would read it in
+ * columns, or pack it first. */
 static bool sums_along_rows(const qn_node *node, const qn_dot_side *x, const qn_dot_side *y)
 {
-    enum { MOST_ROWS = 7, LEAST_DEPTH = 16, MOST_DEPTH = 1024 };
-    const qn_value *right = node->operands[1];
-    const int rank = right->type.rank;
-    const qn_dim depth = right->type.dims[rank - 1];
-    int n_perm;
-    if (node->results[0].type.dtype != QUERN_F32 || right->type.dtype != QUERN_F32 || qn_is_constant(right) ||
-        y->n_contract != 1 || y->contract[0] != rank - 1 || node->results[0].type.rank == QN_MAX_RANK ||
-        !qn_dim_is_const(depth) || depth->value < LEAST_DEPTH || depth->value > MOST_DEPTH)
+    enum { MOST_ROWS = 7, LEAST_DEPTH = 16, MOST_DEPTH = 1024, LEAST_OF_COLUMN = 8 };
+    if (node->results[0].type.dtype != QUERN_F32 || node->results[0].type.rank == QN_MAX_RANK)
         return false;
-    if (right->node && right->node->op == QN_OP_TRANSPOSE &&
-        qn_attr_ints(right->node, QN_ATTR_PERM, &n_perm)[rank - 1] != rank - 1)
-        return false;
-    return most_rows(node, x) <= MOST_ROWS;
+    const int64_t depth = depth_of_rows(node->operands[1], y);
+    if (depth >= LEAST_DEPTH && depth <= MOST_DEPTH && most_rows(node, x) <= MOST_ROWS)
+        return true;
+    return depth_of_rows(node->operands[0], x) >= LEAST_OF_COLUMN && y->n_contract == 1 &&
+           most_of(node->operands[1], y) <= 1;
 }
 
 /* [batch…, x free…, y free…, K] of one side, whose free axes start at `at`. */
