@@ -13,13 +13,48 @@ enum { MOST_DEPTH = 8 }; /* of arithmetic with numbers */
 
 /* ---- the same number, computed twice ---- */
 
-static bool same(const qn_value *a, const qn_value *b, int *budget)
+static bool one_element(const qn_value *v)
+{
+    return qn_type_is_static(&v->type) && qn_type_elements(&v->type) == 1;
+}
+
+static bool reduces_all(const qn_value *v)
+{
+    return v->node && v->node->op == QN_OP_REDUCE && one_element(v);
+}
+
+/* A value of the same elements in the same order. */
+static qn_value *elements_of(const qn_onnx_scope *scope, qn_value *v)
+{
+    double number;
+    for (int steps = 0; steps < QN_ONNX_MOST_STEPS; steps++) {
+        v = qn_value_resolve(v);
+        const qn_node *node = v->node;
+        if (node && node->op == QN_OP_SELECT &&
+            qn_value_resolve(node->operands[1]) == qn_value_resolve(node->operands[2]))
+            v = node->operands[1];
+        else if (node && node->op == QN_OP_MAX && qn_onnx_constant_number(node->operands[1], &number) &&
+                 number <= 0 && qn_onnx_range_of(scope, node->operands[0]).least >= 0)
+            v = node->operands[0];
+        else if (node && node->op == QN_OP_RESHAPE)
+            v = node->operands[0];
+        else
+            return v;
+    }
+    return v;
+}
+
+static bool same(const qn_onnx_scope *scope, const qn_value *a, const qn_value *b, int *budget)
 {
     a = qn_value_resolve((qn_value *)(uintptr_t)a);
     b = qn_value_resolve((qn_value *)(uintptr_t)b);
     if (a == b)
         return true;
     const qn_node *x = a->node, *y = b->node;
+    if (reduces_all(a) && reduces_all(b) && x->operands[0]->type.dtype == y->operands[0]->type.dtype &&
+        qn_attr_int(x, QN_ATTR_KIND) == qn_attr_int(y, QN_ATTR_KIND) && (*budget)-- > 0 &&
+        same(scope, elements_of(scope, x->operands[0]), elements_of(scope, y->operands[0]), budget))
+        return true;
     if (!x || !y || (*budget)-- <= 0 || x->op != y->op || x->n_operands != y->n_operands ||
         x->n_attrs != y->n_attrs || x->n_regions || x->op == QN_OP_RANDOM_BITS || x->n_operands == 0 ||
         a - x->results != b - y->results || (qn_ops[x->op].flags & (QN_FLAG_EFFECT | QN_FLAG_BINDS)))
@@ -30,7 +65,7 @@ static bool same(const qn_value *a, const qn_value *b, int *budget)
         if (!qn_attr_equal(&x->attrs[i], &y->attrs[i]))
             return false;
     for (int i = 0; i < x->n_operands; i++)
-        if (!same(x->operands[i], y->operands[i], budget))
+        if (!same(scope, x->operands[i], y->operands[i], budget))
             return false;
     return true;
 }
@@ -49,7 +84,7 @@ static qn_dim find_bound(const qn_onnx_scope *scope, qn_value *value, int64_t at
     while (scope && value) {
         for (const struct qn_onnx_extent *e = scope->im->extents; e; e = e->next) {
             int budget = QN_ONNX_MOST_STEPS;
-            if (e->graph == scope->graph && e->at == at && same(e->value, value, &budget))
+            if (e->graph == scope->graph && e->at == at && same(scope, e->value, value, &budget))
                 return e->symbol;
         }
         value = value->node ? NULL : qn_onnx_captured_by(scope, value, &scope);
@@ -58,11 +93,6 @@ static qn_dim find_bound(const qn_onnx_scope *scope, qn_value *value, int64_t at
 }
 
 /* ---- following ---- */
-
-static bool one_element(const qn_value *v)
-{
-    return qn_type_is_static(&v->type) && qn_type_elements(&v->type) == 1;
-}
 
 /* Is it another value than its last operand only where that is a negative number? */
 static bool is_default(const qn_node *select, int64_t at)
@@ -91,6 +121,11 @@ static qn_value *source_of(qn_value *v, int64_t *at)
         double index;
         switch (node->op) {
         case QN_OP_RESHAPE: break;
+        case QN_OP_REDUCE: /* of one number, whatever it does */
+            if (!one_element(x) || x->type.dtype != v->type.dtype)
+                return v;
+            *at = 0;
+            break;
         case QN_OP_CONVERT:
             x = qn_value_resolve(x);
             if (qn_dtype_is_float(x->type.dtype) && x->node && x->node->op == QN_OP_CONVERT)
@@ -217,7 +252,7 @@ static qn_dim bound_from_zero(qn_onnx_node *n, qn_value *v, int64_t at)
             !qn_onnx_constant_number(node->operands[1], &zero) || zero != 0)
             continue;
         qn_value *x = source_of(node->operands[0], &where);
-        if (where != at || !same(x, v, &budget))
+        if (where != at || !same(n->scope, x, v, &budget))
             continue;
         qn_value *least = qn_b_reshape(b, node->operands[0], 0, NULL);
         if (!qn_b_require(b, qn_b_compare_bcast(b, QN_GE, least, qn_b_scalar_int(b, least->type.dtype, 0))))

@@ -781,6 +781,27 @@ class Lengths(unittest.TestCase):
             quern.compile(text, dims={"length": (2, 10)})(np.ones(3, np.int64))
         self.assertIsInstance(quern.compile(text), quern.SpecializedModel)
 
+    def test_sums_of_the_same(self):
+        """The largest of one sum, and the sum of a row of what is clamped: one symbol for both; not for another row, nor another sum."""
+        largest = [self.node("Clip", "x nothing", "c"), self.node("Cast", "c", "d", to=TensorProto.INT64),
+                   self.node("ReduceSum", "d last", "sums", keepdims=0), self.node("ReduceMax", "sums", "n", keepdims=0),
+                   self.node("Range", "zero n one", "steps")]
+        known = [self.number("zero", 0), self.number("one", 1), self.ints("first", 0), self.ints("last", 1),
+                 self.number("nothing", 0, TensorProto.FLOAT)]
+        row = [self.node("Squeeze", "d first", "row"), self.node("Max", "row zero", "r"), self.node("ReduceSum", "r first", "m"),
+               self.node("ConstantOfShape", "m", "zeros"), self.node("Add", "zeros f", "y")]
+        floated = self.node("Cast", "steps", "f", to=TensorProto.FLOAT)
+        model_of = lambda nodes, rows: model([*largest, floated, *nodes], [info("x", [rows, "t"])], [info("y", None)], known)
+        text = model_of(row, 1)
+        self.assertEqual(quern.text(text, dims={"length": (0, 50)}).count("= extent "), 1)
+        calls = [(np.array([x], np.float32),) for x in ([1, 3, -2, 2], [0], [-1, -2])]
+        self.check(text, calls, lambda x: [np.arange(np.maximum(x, 0).sum(), dtype=np.float32)], dims={"length": (0, 50)})
+        other = [self.node("ReduceProd", "d last", "p", keepdims=0), self.node("ConstantOfShape", "p", "zeros"), self.node("Add", "zeros f", "y")]
+        for nodes, rows in (([self.node("Gather", "d zero", "taken", axis=0), self.node("ReduceSum", "taken first", "m"),
+                              self.node("ConstantOfShape", "m", "zeros"), self.node("Add", "zeros f", "y")], 2), (other, 1)):
+            with self.assertRaisesRegex(quern.UnsupportedError, "length_1"):
+                quern.text(model_of(nodes, rows), dims={"length": (0, 50)})
+
     def test_ranges_to_negative_numbers(self):
         """They are empty; where the number is an extent beside, it has one symbol, and must not be negative."""
         first, wide = self.node("Range", "zero n one", "steps"), self.node("Expand", "x n1", "wide")
