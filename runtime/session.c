@@ -676,10 +676,14 @@ static int run_failed(quern_session *s, int status)
             return qn_fail(status, "entry '%s': node %s", s->entry->name, node);
         break;
     case QUERN_ERROR_RANGE:
-        if (outside >= 0)
-            return qn_fail(status, "entry '%s': %s is %lld here; the model was compiled for %lld to %lld",
-                           s->entry->name, qn_symbol_at(s->entry, outside)->name, (long long)value,
-                           (long long)qn_symbol_at(s->entry, outside)->min, (long long)most);
+        if (outside >= 0) {
+            const quern_symbol_info *symbol = qn_symbol_at(s->entry, outside);
+            return qn_fail(status,
+                           "entry '%s': %s is %lld here; the model was compiled for %lld to %lld%s%s%s",
+                           s->entry->name, symbol->name, (long long)value, (long long)symbol->min,
+                           (long long)most, value > most ? " (--dim " : "", value > most ? symbol->name : "",
+                           value > most ? "=0..N says how far it may go)" : "");
+        }
         break;
     case QUERN_ERROR_DEVICE:
         return qn_fail(status, "entry '%s' cannot run here: it was compiled for %s", s->entry->name,

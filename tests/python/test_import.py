@@ -776,6 +776,8 @@ class Lengths(unittest.TestCase):
         for largest in (11, 2**40, 2**63 - 1):
             with self.assertRaisesRegex(quern.ArgumentError, f"length is {largest} here; the model was compiled for 0 to 10"):
                 m(np.array([largest, 0, 0], np.int64))
+        with self.assertRaisesRegex(quern.ArgumentError, r"for 0 to 10 \(--dim length=0\.\.N says how far it may go\)"):
+            m(np.array([11, 0, 0], np.int64))
         self.assertEqual(m(np.array([-3, -4, -5], np.int64))[0].shape, (0,))
         with self.assertRaisesRegex(quern.ArgumentError, "length is 1 here; the model was compiled for 2 to 10"):
             quern.compile(text, dims={"length": (2, 10)})(np.ones(3, np.int64))
