@@ -1,9 +1,13 @@
 /* Convolution in channel blocks whose spatial extents are symbols: sound of any length, pictures of any size.
  *
- * conv.c knows where each tile meets the border. Here nobody does, so x comes padded, and a tile is some positions side by side
- * in one row. What is left of a row is made of tiles of 16, 8, 4, 2 and 1 positions, as long as these are smaller:
+ * conv.c knows where each tile meets the border. Here nobody does. A tile is some positions side by side in one row; what is left
+ * of a row is made of tiles of 16, 8, 4, 2 and 1 positions, as long as these are smaller:
  *
  *   a row of 39 positions, tiles of 14:   14 14 8 2 1
+ *
+ * Rows of the kernel that read outside of x are left out. Of the columns of x that a tile reads in a row, no more than the first ones,
+ * as many as there are of padding before x, may lie before it, and likewise the last ones behind it: only numbers from there are
+ * compared with x's extent, and are 0 outside. Where rows have more padding (MOST_PADDING) x comes padded.
  *
  *   task: some panels of output channels x some lines; a line is a part of a row of the result, some tiles long
  *     for each panel, line, tile
@@ -24,9 +28,13 @@
 #include "passes/terms.h"
 #include "passes/words.h"
 
+/* Elements of padding before and behind a row of x: with more, comparing costs more than a copy of x that is padded. */
+enum { MOST_PADDING = 1 };
+
 typedef struct axis {
     qn_dim in, out; /* of the module; NULL: 1 */
-    int64_t kernel, stride, dilation;
+    int64_t kernel, stride, dilation, low;
+    int64_t high; /* places that it may read behind x; of an extent that is not known all */
 } axis;
 
 typedef struct plan {
@@ -60,6 +68,10 @@ typedef struct emitter {
     /* the tile at work */
     int64_t vectors, n;
     int64_t channel; /* of groups inside of blocks */
+    qn_kvalue *from[QN_CONV_AXES - 1],
+        *to[QN_CONV_AXES - 1];    /* planes and rows of the kernel that read in x */
+    qn_kvalue *x_column, *row_at; /* of x: the first one of the tile; where the row at work begins */
+    qn_kvalue *width;             /* of x */
     qn_dim sample, block, depth, row, column;
     qn_kvalue *sums[QN_CONV_TILE];
     qn_dim at_vector, at_column, at_lane;
@@ -80,18 +92,22 @@ static bool read_axes(plan *p)
     if (p->spatial > QN_CONV_AXES)
         return false;
     for (int i = 0; i < QN_CONV_AXES; i++)
-        p->axes[i] = (axis){ NULL, NULL, 1, 1, 1 };
+        p->axes[i] = (axis){ .kernel = 1, .stride = 1, .dilation = 1 };
     for (int i = p->spatial - 1; i >= 0; i--) {
-        axis a = { x->dims[2 + i], y->dims[2 + i], 1, qn_attr_ints(p->node, QN_ATTR_STRIDE, NULL)[i],
-                   qn_attr_ints(p->node, QN_ATTR_W_DILATION, NULL)[i] };
-        if (!qn_dim_known(w->dims[2 + i], &a.kernel) ||
-            !qn_dim_is(qn_attr_dims(p->node, QN_ATTR_LOW, NULL)[i], 0) ||
-            !qn_dim_is(qn_attr_dims(p->node, QN_ATTR_HIGH, NULL)[i], 0))
+        axis a = { .in = x->dims[2 + i],
+                   .out = y->dims[2 + i],
+                   .stride = qn_attr_ints(p->node, QN_ATTR_STRIDE, NULL)[i],
+                   .dilation = qn_attr_ints(p->node, QN_ATTR_W_DILATION, NULL)[i] };
+        const qn_dim low = qn_attr_dims(p->node, QN_ATTR_LOW, NULL)[i],
+                     high = qn_attr_dims(p->node, QN_ATTR_HIGH, NULL)[i];
+        const bool exact = qn_dim_is(low, 0) && qn_dim_is(high, 0);
+        if (!qn_dim_known(w->dims[2 + i], &a.kernel) || !qn_dim_known(low, &a.low))
             return false;
+        a.high = high->max;
         symbolic |= !qn_dim_is_const(a.in) || !qn_dim_is_const(a.out);
         p->k *= a.kernel;
-        p->flat &= a.kernel == 1 && a.stride == 1;
-        p->slot[i] = qn_dim_is(a.in, 1) && qn_dim_is(a.out, 1) && a.kernel == 1 ? -1 : --last;
+        p->flat &= a.kernel == 1 && a.stride == 1 && exact;
+        p->slot[i] = qn_dim_is(a.in, 1) && qn_dim_is(a.out, 1) && a.kernel == 1 && exact ? -1 : --last;
         if (p->slot[i] >= 0)
             p->axes[p->slot[i]] = a;
     }
@@ -144,6 +160,11 @@ static bool read_groups(plan *p, int64_t w_c)
     return p->reach > 1 && p->c % p->reach == 0 && p->out_blocks * p->reach <= p->blocks * p->c;
 }
 
+static bool meets_border(const axis *a)
+{
+    return a->low > 0 || a->high > 0;
+}
+
 static bool make_plan(const qn_node *node, const qn_pass_options *options, plan *p)
 {
     const qn_machine *machine = options->machine;
@@ -173,6 +194,8 @@ static bool make_plan(const qn_node *node, const qn_pass_options *options, plan 
     p->k = p->channels;
     if (!read_axes(p))
         return false;
+    if (p->axes[2].low > MOST_PADDING || p->axes[2].high > MOST_PADDING)
+        return false;
     if (p->inside)
         p->groups = 1;
     divide(p, machine);
@@ -187,10 +210,9 @@ bool qn_conv_symbolic_takes(const qn_node *node, const qn_pass_options *options)
 
 /* ---- sums ---- */
 
-static qn_kinst *open_loop(emitter *e, int64_t high, int64_t step)
+static qn_kinst *open_loop(emitter *e, qn_kvalue *low, qn_kvalue *high, int64_t step)
 {
-    return qn_kb_carry(TERMS, INDEX(0), INDEX(high), INDEX(step), QN_TAG_SERIAL, (int)(e->n * e->vectors),
-                       e->sums, NULL);
+    return qn_kb_carry(TERMS, low, high, INDEX(step), QN_TAG_SERIAL, (int)(e->n * e->vectors), e->sums, NULL);
 }
 
 static void close_loop(emitter *e, qn_kinst *loop)
@@ -229,27 +251,68 @@ static qn_kvalue *repeat(emitter *e, qn_kbuffer *buffer, qn_kvalue *at)
                          : qn_kb_splat(TERMS, qn_kb_load(TERMS, buffer, at, 1), (int)e->p.lanes);
 }
 
-/* What each lane multiplies of the vector of x at that place: the channel at work of its group. */
-static qn_kvalue *by_lanes(emitter *e, qn_kvalue *at)
+/* Some steps in a row of the kernel, from column `first` of it on, which is `low` to `high`. */
+typedef struct row_part {
+    qn_kvalue *first;
+    int64_t low, high;
+    int64_t x_step, w_step; /* from one step to the next x and the weights are read so much further */
+    bool columns;           /* steps are columns; otherwise channels of one */
+} row_part;
+
+/* Does position q of the tile read in x at step u? NULL: it surely does. */
+static qn_kvalue *reads_inside(emitter *e, const row_part *part, int64_t q, int64_t u)
+{
+    const axis *a = &e->p.axes[2];
+    const int64_t of_kernel = part->columns ? u : 0, at = q * a->stride,
+                  last = (e->n - 1) * a->stride + (a->kernel - 1) * a->dilation;
+    const bool before = at + (part->low + of_kernel) * a->dilation < a->low,
+               behind = last - at - (part->high + of_kernel) * a->dilation < a->high;
+    if (!before && !behind)
+        return NULL;
+    qn_kvalue *k = ADD(part->first, INDEX(of_kernel)),
+              *column = ADD(ADD(e->x_column, INDEX(at)), MUL(k, INDEX(a->dilation)));
+    qn_kvalue *not_before = qn_kb_compare(TERMS, QN_GE, column, INDEX(0)),
+              *not_behind = qn_kb_compare(TERMS, QN_LT, column, e->width);
+    return !before   ? not_behind
+           : !behind ? not_before
+                     : qn_kb_binary(TERMS, QN_OP_AND, not_before, not_behind);
+}
+
+/* The channel at work of each lane's group, of a vector of x. */
+static qn_kvalue *by_lanes(emitter *e, qn_kvalue *x)
 {
     const plan *p = &e->p;
     int mask[64];
     for (int64_t lane = 0; lane < p->lanes; lane++)
         mask[lane] = (int)(lane / p->of_group * p->channels + e->channel);
-    qn_kvalue *x = qn_kb_load(TERMS, e->x, at, (int)p->reach);
     return qn_kb_shuffle(TERMS, x, x, (int)p->lanes, mask);
 }
 
-/* `n` steps, unrolled; from one to the next x is read x_step further, and the weights w_step. */
-static void steps(emitter *e, qn_kvalue *x_at, qn_kvalue *w_at, int64_t n, int64_t x_step, int64_t w_step)
+/* What position q multiplies at step u. */
+static qn_kvalue *number_of_x(emitter *e, const row_part *part, qn_kvalue *x_at, int64_t q, int64_t u)
+{
+    const plan *p = &e->p;
+    qn_kvalue *at = ADD(x_at, INDEX(q * p->axes[2].stride * p->c + u * part->x_step)),
+              *inside = reads_inside(e, part, q, u);
+    if (inside)
+        at = qn_kb_select(TERMS, inside, at, e->row_at);
+    qn_kvalue *x = p->inside ? by_lanes(e, qn_kb_load(TERMS, e->x, at, (int)p->reach)) : repeat(e, e->x, at);
+    if (inside)
+        x = qn_kb_select(TERMS, qn_kb_splat(TERMS, inside, x->type.lanes), x,
+                         qn_kb_const(TERMS, x->type, (qn_scalar){ .i = 0 }));
+    return x;
+}
+
+/* `n` steps, unrolled. */
+static void steps(emitter *e, const row_part *part, qn_kvalue *x_at, qn_kvalue *w_at, int64_t n)
 {
     const plan *p = &e->p;
     for (int64_t u = 0; u < n && !p->inside; u++) {
         qn_kvalue *weights[4];
         for (int64_t j = 0; j < e->vectors; j++)
-            weights[j] = load(e, e->weights, ADD(w_at, INDEX(j * block_weights(p) + u * w_step)));
+            weights[j] = load(e, e->weights, ADD(w_at, INDEX(j * block_weights(p) + u * part->w_step)));
         for (int64_t q = 0; q < e->n; q++) {
-            qn_kvalue *x = repeat(e, e->x, ADD(x_at, INDEX(q * p->axes[2].stride * p->c + u * x_step)));
+            qn_kvalue *x = number_of_x(e, part, x_at, q, u);
             for (int64_t j = 0; j < e->vectors; j++) {
                 qn_kvalue **sum = &e->sums[q * e->vectors + j];
                 *sum = qn_word_multiply_add(TERMS, x, weights[j], *sum, e->fused);
@@ -259,47 +322,68 @@ static void steps(emitter *e, qn_kvalue *x_at, qn_kvalue *w_at, int64_t n, int64
     /* position after position, so that a column of x is put in order once for all steps that read it */
     for (int64_t q = 0; q < e->n && p->inside; q++)
         for (int64_t u = 0; u < n; u++) {
-            qn_kvalue *x = by_lanes(e, ADD(x_at, INDEX(q * p->axes[2].stride * p->c + u * x_step)));
-            qn_kvalue *weights = load(e, e->weights, ADD(w_at, INDEX(u * w_step)));
+            qn_kvalue *x = number_of_x(e, part, x_at, q, u);
+            qn_kvalue *weights = load(e, e->weights, ADD(w_at, INDEX(u * part->w_step)));
             e->sums[q] = qn_word_multiply_add(TERMS, x, weights, e->sums[q], e->fused);
         }
 }
 
-static void run(emitter *e, qn_kvalue *x_at, qn_kvalue *w_at, int64_t length, int64_t x_step)
+static void run(emitter *e, row_part part, qn_kvalue *x_at, qn_kvalue *w_at, int64_t length)
 {
     const int64_t by = length <= 8              ? length
                        : e->n * e->vectors > 16 ? 4
                                                 : 8,
-                  looped = by == length ? 0 : length - length % by,
-                  w_step = e->p.inside ? place_weights(&e->p) : e->p.lanes;
+                  looped = by == length ? 0 : length - length % by;
     if (looped > 0) {
-        qn_kinst *loop = open_loop(e, looped, by);
+        qn_kinst *loop = open_loop(e, INDEX(0), INDEX(looped), by);
         qn_kvalue *u = qn_loop_counter(loop);
-        steps(e, ADD(x_at, MUL(u, INDEX(x_step))), ADD(w_at, MUL(u, INDEX(w_step))), by, x_step, w_step);
+        row_part here = part;
+        if (part.columns) {
+            here.first = ADD(part.first, u);
+            here.high += looped - by;
+        }
+        steps(e, &here, ADD(x_at, MUL(u, INDEX(part.x_step))), ADD(w_at, MUL(u, INDEX(part.w_step))), by);
         close_loop(e, loop);
     }
+    if (part.columns) {
+        part.first = ADD(part.first, INDEX(looped));
+        part.low += looped;
+        part.high += looped;
+    }
     if (length > looped)
-        steps(e, ADD(x_at, INDEX(looped * x_step)), ADD(w_at, INDEX(looped * w_step)), length - looped,
-              x_step, w_step);
+        steps(e, &part, ADD(x_at, INDEX(looped * part.x_step)), ADD(w_at, INDEX(looped * part.w_step)),
+              length - looped);
 }
 
-/* One row of the kernel over `channels` channels of a block. */
-static void kernel_row(emitter *e, qn_kvalue *x_at, qn_kvalue *w_at, int64_t channels)
+/* One row of the kernel over `channels` channels of a block, whose row of x begins at row_at. */
+static void kernel_row(emitter *e, qn_kvalue *row_at, qn_kvalue *w_at, int64_t channels)
 {
     const plan *p = &e->p;
     const axis *a = &p->axes[2];
-    if (p->c == 1 || p->inside) { /* a column is a step */
-        run(e, x_at, w_at, a->kernel, a->dilation * p->c);
+    const int64_t x_column = a->dilation * p->c, w_column = place_weights(p);
+    qn_kvalue *x_at = ADD(row_at, MUL(e->x_column, INDEX(p->c)));
+    row_part part = { INDEX(0), 0, 0, x_column, w_column, true };
+    e->row_at = row_at;
+    if (p->inside) { /* a channel's weights, and no more, stay in registers */
+        for (e->channel = 0; e->channel < p->channels; e->channel++)
+            run(e, part, x_at, ADD(w_at, INDEX(e->channel * p->lanes)), a->kernel);
         return;
     }
-    if (a->dilation == 1 && channels == p->c) { /* columns follow each other in x as in the weights */
-        run(e, x_at, w_at, a->kernel * p->c, 1);
+    if (p->c == 1) { /* a column is a step */
+        run(e, part, x_at, w_at, a->kernel);
         return;
     }
-    qn_kinst *loop = open_loop(e, a->kernel, 1);
-    qn_kvalue *k = qn_loop_counter(loop);
-    run(e, ADD(x_at, MUL(k, INDEX(a->dilation * p->c))), ADD(w_at, MUL(k, INDEX(p->c * p->lanes))), channels,
-        1);
+    part = (row_part){ INDEX(0), 0, 0, 1, p->lanes, false };
+    /* columns follow each other in x as in the weights */
+    if (a->dilation == 1 && channels == p->c && !meets_border(a)) {
+        run(e, part, x_at, w_at, a->kernel * p->c);
+        return;
+    }
+    qn_kinst *loop = open_loop(e, INDEX(0), INDEX(a->kernel), 1);
+    part.first = qn_loop_counter(loop);
+    part.high = a->kernel - 1;
+    run(e, part, ADD(x_at, MUL(part.first, INDEX(x_column))), ADD(w_at, MUL(part.first, INDEX(w_column))),
+        channels);
     close_loop(e, loop);
 }
 
@@ -308,11 +392,11 @@ static void kernel_block(emitter *e, qn_kvalue *x_at, qn_kvalue *w_at, int64_t c
     const plan *p = &e->p;
     const axis *depth = &p->axes[0], *height = &p->axes[1];
     const int64_t w_row = p->axes[2].kernel * place_weights(p);
-    qn_kinst *planes = open_loop(e, depth->kernel, 1);
+    qn_kinst *planes = open_loop(e, e->from[0], e->to[0], 1);
     qn_kvalue *k = qn_loop_counter(planes);
     x_at = ADD(x_at, MUL(MUL(k, INDEX(depth->dilation)), e->slice_elements));
     w_at = ADD(w_at, MUL(k, INDEX(height->kernel * w_row)));
-    qn_kinst *rows = open_loop(e, height->kernel, 1);
+    qn_kinst *rows = open_loop(e, e->from[1], e->to[1], 1);
     k = qn_loop_counter(rows);
     kernel_row(e, ADD(x_at, MUL(MUL(k, INDEX(height->dilation)), e->row_elements)),
                ADD(w_at, MUL(k, INDEX(w_row))), channels);
@@ -325,10 +409,33 @@ static qn_dim scaled(qn_dims *dims, qn_dim at, int64_t by)
     return qn_dim_mul(dims, at, qn_dim_const(dims, by));
 }
 
+/* Which place of x along an axis the kernel's first one meets at that output position; and which of the kernel meet x, of planes
+ * and rows: none where rows are empty. */
+static qn_kvalue *meet(emitter *e, int i, qn_dim at)
+{
+    const axis *a = &e->p.axes[i];
+    qn_dims *dims = e->w.space.dims;
+    const qn_dim zero = qn_dim_const(dims, 0), dilation = qn_dim_const(dims, a->dilation),
+                 first = qn_dim_sub(dims, scaled(dims, at, a->stride), qn_dim_const(dims, a->low));
+    if (i < QN_CONV_AXES - 1) {
+        qn_dim low = zero, high = qn_dim_const(dims, a->kernel);
+        if (a->low > 0)
+            low = qn_dim_ceildiv(dims, qn_dim_max(dims, qn_dim_sub(dims, zero, first), zero), dilation);
+        if (a->high > 0)
+            high = qn_dim_min(
+                dims, high,
+                qn_dim_ceildiv(dims, qn_dim_max(dims, qn_dim_sub(dims, e->in[i], first), zero), dilation));
+        if (meets_border(&e->p.axes[2]) && e->in[2]->min < 1)
+            high = qn_dim_min(dims, high, scaled(dims, e->in[2], a->kernel));
+        e->from[i] = qn_writer_index(&e->w, low);
+        e->to[i] = qn_writer_index(&e->w, high);
+    }
+    return qn_writer_index(&e->w, first);
+}
+
 static void sum_tile(emitter *e)
 {
     const plan *p = &e->p;
-    qn_dims *dims = e->w.space.dims;
     qn_writer *w = &e->w;
     for (int64_t i = 0; i < e->n * e->vectors; i++)
         e->sums[i] = qn_kb_const(TERMS, e->vector, (qn_scalar){ .i = 0 });
@@ -340,18 +447,16 @@ static void sum_tile(emitter *e)
         first = MUL(DIV(block, INDEX(out_in_group)), INDEX(in_group));
     qn_kvalue *x_at = ADD(MUL(qn_writer_index(w, e->sample), INDEX(p->blocks)), first);
     x_at = MUL(x_at, e->plane_elements);
-    x_at = ADD(x_at, MUL(qn_writer_index(w, scaled(dims, e->depth, p->axes[0].stride)), e->slice_elements));
-    x_at = ADD(x_at, MUL(qn_writer_index(w, scaled(dims, e->row, p->axes[1].stride)), e->row_elements));
-    x_at = ADD(x_at, qn_writer_index(w, scaled(dims, e->column, p->axes[2].stride * p->c)));
+    x_at = ADD(x_at, MUL(meet(e, 0, e->depth), e->slice_elements));
+    x_at = ADD(x_at, MUL(meet(e, 1, e->row), e->row_elements));
+    e->x_column = meet(e, 2, e->column);
     qn_kvalue *w_at = MUL(block, INDEX(block_weights(p)));
-    if (p->inside) { /* a channel's weights, and no more, stay in registers */
-        x_at = ADD(x_at, MOD(MUL(block, INDEX(p->reach)), INDEX(p->c)));
-        for (e->channel = 0; e->channel < p->channels; e->channel++)
-            kernel_block(e, x_at, ADD(w_at, INDEX(e->channel * p->lanes)), 1);
+    if (p->inside) {
+        kernel_block(e, ADD(x_at, MOD(MUL(block, INDEX(p->reach)), INDEX(p->c))), w_at, 1);
         return;
     }
     const int64_t whole = p->channels / p->c, rest = p->channels % p->c, w_step = places(p) * p->c * p->lanes;
-    qn_kinst *loop = open_loop(e, whole, 1);
+    qn_kinst *loop = open_loop(e, INDEX(0), INDEX(whole), 1);
     qn_kvalue *k = qn_loop_counter(loop);
     kernel_block(e, ADD(x_at, MUL(k, e->plane_elements)), ADD(w_at, MUL(k, INDEX(w_step))), p->c);
     close_loop(e, loop);
@@ -576,6 +681,7 @@ static qn_status lower(qn_lowering *l, const qn_group *group)
     }
     qn_ispace_dims(&w->space, &p->node->results[0].type, e->dims);
     const qn_dim row = scaled(dims, e->in[2], p->c), slice = qn_dim_mul(dims, e->in[1], row);
+    e->width = qn_writer_index(w, e->in[2]);
     e->row_elements = qn_writer_index(w, row);
     e->slice_elements = qn_writer_index(w, slice);
     e->plane_elements = qn_writer_index(w, qn_dim_mul(dims, e->in[0], slice));

@@ -427,8 +427,7 @@ bool qn_layout_convolution(qn_layout *l, qn_node *node)
     /* weights past the channels are 0 */
     const int64_t channels = (of_group + word - 1) / word * word;
     /* First as it is, where a kernel may meet a border, then with a padded input. */
-    for (int padded = dilated || ((planes || symbolic) && bordered); padded <= (dilated || bordered);
-         padded++) {
+    for (int padded = dilated || (planes && bordered); padded <= (dilated || bordered); padded++) {
         qn_value *y = packed(l, node, x, w, padded, g.groups, channels, g.out_channels);
         qn_conv_plan plan;
         if (!y)
