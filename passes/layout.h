@@ -25,7 +25,7 @@ typedef struct qn_layout_place {
     const qn_layout_channel *channels; /* not NULL: what it is in blocks once somebody asks */
     int64_t lanes;                     /* then: of a block */
     qn_value *plain;                   /* NULL: none yet; the original unless it is native */
-    bool normalized;                   /* a reshape whose rows, all axes behind the second one, are reduced */
+    bool normalized; /* rows, all axes behind the second one, are reduced, of this or of what is made of it */
     const qn_type *as; /* not NULL: it is [N, groups, …], and blocked its reshape to this type, [N, C, …] */
 } qn_layout_place;
 

@@ -6,7 +6,9 @@
  *   %1 = reshape %0 to [N, groups, …]; %2 = reduce %1 {axes = [2], …}; %3 = broadcast %2; %4 = sub %1, %3; %5 = reshape %4 to %0's dims
  *   ->
  *   %1 = reduce %0' {axes = [2, 3], …}; %2 = reduce (reshape (plain %1) to [N, groups, C / groups]) {axes = [2], …}
- *   %3 = broadcast (reshape (broadcast %2 to [N, groups, C / groups]) to [N, blocks, lanes]); %5' = sub %0', %3 */
+ *   %3 = broadcast (reshape (broadcast %2 to [N, groups, C / groups]) to [N, blocks, lanes]); %5' = sub %0', %3
+ *
+ * So does its gradient, which sums up products of such values. */
 #include "passes/layout.h"
 #include "passes/simplify.h"
 
@@ -19,14 +21,27 @@ static bool are_rows(const int64_t *axes, int n, int rank)
     return rank > 2 && n == rank - 2;
 }
 
+/* Notes reshapes that the rows are, or are computed of element by element: gradients of norms sum up products. */
+static void note_rows(qn_layout *l, const qn_value *rows, int depth)
+{
+    const qn_node *node = rows->node;
+    if (!node || depth == 0 || l->places[rows->id].normalized ||
+        (node->op != QN_OP_RESHAPE && qn_ops[node->op].class != QN_ELEMENTWISE))
+        return;
+    l->places[rows->id].normalized = true;
+    for (int i = 0; i < node->n_operands && node->op != QN_OP_RESHAPE; i++)
+        if (qn_same_dims(&node->operands[i]->type, &rows->type))
+            note_rows(l, node->operands[i], depth - 1);
+}
+
 void qn_layout_find_norms(qn_layout *l)
 {
+    enum { FAR = 32 };
     for (const qn_node *node = l->graph->first; node; node = node->next) {
         int n;
         const int64_t *axes = node->op == QN_OP_REDUCE ? qn_attr_ints(node, QN_ATTR_AXES, &n) : NULL;
-        if (axes && qn_value_made_by(node->operands[0], QN_OP_RESHAPE) &&
-            are_rows(axes, n, node->operands[0]->type.rank))
-            l->places[node->operands[0]->id].normalized = true;
+        if (axes && are_rows(axes, n, node->operands[0]->type.rank))
+            note_rows(l, node->operands[0], FAR);
     }
 }
 

@@ -268,6 +268,36 @@ static qn_value *batch_normed_network(net *n, qn_value *x)
     return batch_norm(n, conv(n, x, 64, 1, 2, 1));
 }
 
+/* What a gradient of a norm of groups does: sums of products, and of what is made with them. */
+static qn_value *group_gradient(net *n, qn_value *x, qn_value *y, int64_t groups, int rank)
+{
+    qn_dims *t = qn_b_dims(&n->b);
+    const qn_type type = x->type;
+    qn_dim dims[QN_MAX_RANK] = { type.dims[0], qn_dim_const(t, groups),
+                                 qn_dim_const(t, channels_of(x) / groups) };
+    const int64_t axes[] = { 2, 3, 4 };
+    for (int i = 2; i < type.rank; i++)
+        if (rank == 3)
+            dims[2] = qn_dim_mul(t, dims[2], type.dims[i]);
+        else
+            dims[i + 1] = type.dims[i];
+    x = qn_b_reshape(&n->b, qn_b_unary(&n->b, QN_OP_TANH, x), rank, dims);
+    y = qn_b_reshape(&n->b, qn_b_unary(&n->b, QN_OP_LOGISTIC, y), rank, dims);
+    qn_value *dot = qn_b_mean(&n->b, qn_b_binary(&n->b, QN_OP_MUL, x, y), rank - 2, axes, true);
+    x = qn_b_unary(&n->b, QN_OP_NEG,
+                   qn_b_binary(&n->b, QN_OP_SUB, x, qn_b_binary_bcast(&n->b, QN_OP_MUL, y, dot)));
+    x = qn_b_binary_bcast(&n->b, QN_OP_SUB, x, qn_b_mean(&n->b, x, rank - 2, axes, true));
+    return qn_b_reshape(&n->b, x, type.rank, type.dims);
+}
+
+static qn_value *group_gradient_network(net *n, qn_value *x)
+{
+    x = conv(n, x, 40, 3, 1, 1);
+    x = group_gradient(n, x, conv(n, x, 40, 1, 1, 1), 5, 3);
+    x = group_gradient(n, conv(n, x, 40, 3, 1, 1), x, 10, 5);
+    return group_gradient(n, conv(n, x, 20, 3, 2, 1), conv(n, x, 20, 1, 2, 1), 20, 3);
+}
+
 static qn_value *line_network(net *n, qn_value *x)
 {
     x = relu(n, conv(n, x, 20, 21, 2, 1));
@@ -316,6 +346,8 @@ static const network networks[] = {
     { "normed", 4, { 2, 3, 7, 9 }, normed_network, 3, 0 },
     { "normed, any batch", 4, { 0, 3, 7, 9 }, normed_network, 3, 0 },
     { "normed apart", 4, { 2, 3, 7, 9 }, normed_apart_network, 2, 0 },
+    { "group gradients", 4, { 2, 3, 7, 9 }, group_gradient_network, 5, 0 },
+    { "group gradients, any batch", 4, { 0, 3, 7, 9 }, group_gradient_network, 5, 0 },
     { "batch normed", 4, { 3, 3, 7, 9 }, batch_normed_network, 3, 0 },
     { "batch normed, any batch", 4, { 0, 3, 7, 9 }, batch_normed_network, 3, 0 },
     { "line", 3, { 2, 18, 100 }, line_network, 2, 0 },
@@ -378,6 +410,16 @@ static qn_value *normed_blocks(net *n, qn_value *x)
     return spatial_mean(n, x, false);
 }
 
+/* Two gradients of such norms, and a mean. */
+static qn_value *gradient_blocks(net *n, qn_value *x)
+{
+    for (int groups = 4; groups <= 8; groups *= 2) {
+        x = conv(n, x, 32, 3, 1, 1);
+        x = group_gradient(n, x, conv(n, x, 32, 1, 1, 1), groups, 3);
+    }
+    return spatial_mean(n, x, false);
+}
+
 /* Shuffled channels, and a mean of what is made of them. */
 static qn_value *shuffled_blocks(net *n, qn_value *x)
 {
@@ -408,6 +450,7 @@ static void nothing_is_rearranged(void **state)
     (void)state;
     nothing_rearranged(residual_network);
     nothing_rearranged(normed_blocks);
+    nothing_rearranged(gradient_blocks);
     nothing_rearranged(shuffled_blocks);
 }
 
