@@ -406,7 +406,7 @@ static bool read_window_cache(qn_onnx_node *n, qn_dim batch, qn_dim queries, qn_
                               cache *c)
 {
     qn_builder *b = &n->b;
-    if (!past || window < 1 || qn_onnx_attr_int(n, "causal", 1) == 0 ||
+    if (!past || window < 1 || window > QN_DIM_MAX_VALUE || qn_onnx_attr_int(n, "causal", 1) == 0 ||
         (qn_dim_is_const(past->type.dims[2]) && past->type.dims[2]->value < window)) {
         qn_onnx_malformed(n,
                           "sliding_window_cache = 1 needs a past of at least local_window_size keys, which "

@@ -310,9 +310,9 @@ static void import_experts(qn_onnx_node *n, bool quantized)
     e.hidden = fc2->dims[1]->value;
     e.inner = fc1->dims[1]->value / (both ? 2 : 1);
     e.wide = x->type.dtype == QUERN_F64 ? QUERN_F64 : QUERN_F32;
-    if (k < 1 || k > e.count || (both && fc1->dims[1]->value % 2)) {
-        qn_onnx_malformed(n, "attribute k must be between 1 and the number of experts, of fused gates there "
-                             "must be an even number");
+    if (k < 1 || k > e.count || e.hidden < 1 || e.inner < 1 || (both && fc1->dims[1]->value % 2)) {
+        qn_onnx_malformed(n, "attribute k must be between 1 and the number of experts, weights must not be "
+                             "empty, and of fused gates there must be an even number");
         return;
     }
     if (!check_layer(&e, 0, fc1->dims[1]->value) || !check_layer(&e, 1, e.hidden) ||

@@ -888,6 +888,7 @@ class Mistakes(microsoft.Mistakes):
         wrong("needs a past of at least local_window_size keys", {**past, "pk": floats(2, 2, 3, 16)}, **slide)
         wrong("which is positive", past, sliding_window_cache=1)
         wrong("goes without causal = 0", past, causal=0, **slide)
+        wrong("at least local_window_size keys", past, sliding_window_cache=1, local_window_size=2 ** 62)
         wrong("input 10 (attention_bias) with sliding_window_cache = 1", {**past, "c": None, "s": None, "at": None, "bias": floats(1, 1, 3, 3)}, **slide)
         rest = {name: None for name in ("c", "s", "at", "bias", "sink", "ks", "vs", "qn", "kn")}
         wrong("input 12 (k_scale)", {**rest, "ks": floats(1)})
@@ -915,6 +916,7 @@ class Mistakes(microsoft.Mistakes):
         wrong("weights of 3 bits; 2, 4 and 8 are", expert_weight_bits=3)
         wrong("of another quant_type than int", quant_type="fp4")
         wrong("weights that are prepacked", weights_prepacked=1)
+        wrong("weights must not be empty", {"w0": byte(4, 0, 32), "s0": floats(4, 0, 2), "w1": byte(4, 64, 0), "s1": floats(4, 64, 0)})
         wrong("input 3 does not have the type or shape", {"s0": floats(4, 32, 3)})
         wrong("no multiple of a byte and of block_size", block_size=128)
         wrong("input 15", {k: None for k in ("b1", "w2", "s2", "b2", "z0", "z1", "z2", "own")} | {"g": floats(4)})
