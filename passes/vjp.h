@@ -43,9 +43,10 @@ bool qn_vjp_expand(qn_node *node, bool has_rule, qn_value **out_results, qn_diag
 
 /* vjp_conv_symbolic.c: of a convolution over spatial extents that are symbols. */
 qn_status qn_vjp_convolution_symbolic(qn_vjp *v, qn_node *node, qn_value *g);
-/* Exchanges the first two axes within each group: [G*a, b, s…] -> [G*b, a, s…] (the groups on axis 0) or
- * [a, G*b, s…] -> [b, G*a, s…] (on axis 1). */
-qn_value *qn_vjp_exchange(qn_vjp *v, qn_value *x, int64_t groups, int group_axis);
+/* vjp_contract.c: g, spread by the stride, against the flipped kernel with channels exchanged: the gradient of x, with this padding.
+ * In phases where these are few, if x is not spread. */
+qn_value *qn_vjp_convolution_back(qn_vjp *v, const qn_node *node, const int64_t *low, const int64_t *high,
+                                  qn_value *g);
 
 /* ---- windows taken apart: of reduce_window and select_and_scatter (vjp_expand.c) ---- */
 

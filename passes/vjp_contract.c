@@ -79,36 +79,33 @@ static qn_status dot_general(qn_vjp *v, qn_node *node, qn_value *const *g)
 typedef struct {
     int n; /* spatial axes */
     int64_t groups;
-    int64_t stride[QN_MAX_RANK], low[QN_MAX_RANK], high[QN_MAX_RANK], x_dilation[QN_MAX_RANK],
-        w_dilation[QN_MAX_RANK];
+    const int64_t *stride, *x_dilation, *w_dilation;
+    int64_t low[QN_MAX_RANK], high[QN_MAX_RANK];
     int64_t x[QN_MAX_RANK], w[QN_MAX_RANK], y[QN_MAX_RANK]; /* spatial extents; x spread by its dilation */
 } conv;
 
 static bool read_conv(const qn_node *node, conv *c)
 {
     const qn_type *x = &node->operands[0]->type, *w = &node->operands[1]->type, *y = &node->results[0].type;
-    const qn_attr *stride = qn_attr_find(node, QN_ATTR_STRIDE), *low = qn_attr_find(node, QN_ATTR_LOW),
-                  *high = qn_attr_find(node, QN_ATTR_HIGH), *xd = qn_attr_find(node, QN_ATTR_X_DILATION),
-                  *wd = qn_attr_find(node, QN_ATTR_W_DILATION);
-    c->n = x->rank - 2;
-    c->groups = qn_attr_int_or(node, QN_ATTR_GROUPS, 1);
+    *c = (conv){ .n = x->rank - 2,
+                 .groups = qn_attr_int(node, QN_ATTR_GROUPS),
+                 .stride = qn_attr_ints(node, QN_ATTR_STRIDE, NULL),
+                 .x_dilation = qn_attr_ints(node, QN_ATTR_X_DILATION, NULL),
+                 .w_dilation = qn_attr_ints(node, QN_ATTR_W_DILATION, NULL) };
     for (int i = 0; i < c->n; i++) {
-        if (!qn_dim_is_const(x->dims[i + 2]) || !qn_dim_is_const(w->dims[i + 2]) ||
-            !qn_dim_is_const(y->dims[i + 2]))
+        if (!qn_dim_known(x->dims[i + 2], &c->x[i]) || !qn_dim_known(w->dims[i + 2], &c->w[i]) ||
+            !qn_dim_known(y->dims[i + 2], &c->y[i]))
             return false;
-        c->stride[i] = stride ? stride->ints[i] : 1;
-        c->low[i] = low ? low->dims[i]->value : 0;
-        c->high[i] = high ? high->dims[i]->value : 0;
-        c->x_dilation[i] = xd ? xd->ints[i] : 1;
-        c->w_dilation[i] = wd ? wd->ints[i] : 1;
-        c->x[i] = (x->dims[i + 2]->value - 1) * c->x_dilation[i] + 1;
-        c->w[i] = w->dims[i + 2]->value;
-        c->y[i] = y->dims[i + 2]->value;
+        c->low[i] = qn_attr_dims(node, QN_ATTR_LOW, NULL)[i]->value;
+        c->high[i] = qn_attr_dims(node, QN_ATTR_HIGH, NULL)[i]->value;
+        c->x[i] = (c->x[i] - 1) * c->x_dilation[i] + 1;
     }
     return true;
 }
 
-qn_value *qn_vjp_exchange(qn_vjp *v, qn_value *x, int64_t groups, int group_axis)
+/* Exchanges the first two axes within each group: [G*a, b, s…] -> [G*b, a, s…] (the groups on axis 0) or
+ * [a, G*b, s…] -> [b, G*a, s…] (on axis 1). */
+static qn_value *exchange(qn_vjp *v, qn_value *x, int64_t groups, int group_axis)
 {
     qn_dims *dims = qn_b_dims(&v->b);
     const qn_type *t = &x->type;
@@ -133,26 +130,34 @@ qn_value *qn_vjp_exchange(qn_vjp *v, qn_value *x, int64_t groups, int group_axis
     return qn_b_reshape(&v->b, y, t->rank, joined);
 }
 
-/* gx: g, spread by the stride, against the flipped kernel with channels exchanged; in phases where these are few, if x is not
- * spread. */
+qn_value *qn_vjp_convolution_back(qn_vjp *v, const qn_node *node, const int64_t *low, const int64_t *high,
+                                  qn_value *g)
+{
+    const int n = node->operands[1]->type.rank - 2;
+    const int64_t groups = qn_attr_int(node, QN_ATTR_GROUPS);
+    int64_t spatial[QN_MAX_RANK];
+    for (int i = 0; i < n; i++)
+        spatial[i] = i + 2;
+    qn_value *w = qn_b_reverse(&v->b, node->operands[1], n, spatial);
+    const qn_conv back = { .stride = qn_attr_ints(node, QN_ATTR_X_DILATION, NULL),
+                           .low = low,
+                           .high = high,
+                           .x_dilation = qn_attr_ints(node, QN_ATTR_STRIDE, NULL),
+                           .w_dilation = qn_attr_ints(node, QN_ATTR_W_DILATION, NULL),
+                           .groups = groups };
+    /* [G*O, C] -> [G*C, O] */
+    return w ? qn_b_convolution_in_phases(&v->b, g, exchange(v, w, groups, 0), &back) : NULL;
+}
+
 static qn_value *x_gradient(qn_vjp *v, const qn_node *node, const conv *c, qn_value *g)
 {
-    int64_t spatial[QN_MAX_RANK], low[QN_MAX_RANK], high[QN_MAX_RANK];
+    int64_t low[QN_MAX_RANK], high[QN_MAX_RANK];
     for (int i = 0; i < c->n; i++) {
         int64_t reach = (c->w[i] - 1) * c->w_dilation[i];
-        spatial[i] = i + 2;
         low[i] = reach - c->low[i];
         high[i] = c->x[i] + reach - ((c->y[i] - 1) * c->stride[i] + 1) - low[i];
     }
-    qn_value *w = qn_b_reverse(&v->b, node->operands[1], c->n, spatial);
-    w = qn_vjp_exchange(v, w, c->groups, 0); /* [G*O, C] -> [G*C, O] */
-    qn_conv back = { .stride = c->x_dilation,
-                     .low = low,
-                     .high = high,
-                     .x_dilation = c->stride,
-                     .w_dilation = c->w_dilation,
-                     .groups = c->groups };
-    return qn_b_convolution_in_phases(&v->b, g, w, &back);
+    return qn_vjp_convolution_back(v, node, low, high, g);
 }
 
 /* x with zeros where the kernel reaches beyond it, or without what is cropped; low and high become 0. Not of one that is spread. */
@@ -184,8 +189,7 @@ static qn_value *correlate(qn_vjp *v, const conv *c, qn_value *x, qn_value *g, c
                      .groups = c->groups };
     if (!x)
         return NULL;
-    return qn_b_convolution(&v->b, qn_vjp_exchange(v, x, c->groups, 1), qn_b_transpose(&v->b, g, perm),
-                            &back);
+    return qn_b_convolution(&v->b, exchange(v, x, c->groups, 1), qn_b_transpose(&v->b, g, perm), &back);
 }
 
 /* The same of a padded x, phase by phase of the strides: where the convolution takes every s-th element, those of one remainder are

@@ -61,27 +61,18 @@ static qn_value *zero(qn_vjp *v, const qn_value *like)
 
 /* ---- x ---- */
 
-/* g, spread by the stride, against the flipped kernel with channels exchanged. With strides the windows leave out some elements at
- * the end, how many is not known: the result is made long enough for all, and cut. */
+/* With strides the windows leave out some elements at the end, how many is not known: the result is made long enough for all, and
+ * cut. */
 static qn_value *x_gradient(qn_vjp *v, const qn_node *node, const conv *c, qn_value *g)
 {
     qn_dims *dims = qn_b_dims(&v->b);
     const qn_type *x = &node->operands[0]->type;
-    int64_t spatial[QN_MAX_RANK], low[QN_MAX_RANK], high[QN_MAX_RANK];
+    int64_t low[QN_MAX_RANK], high[QN_MAX_RANK];
     for (int i = 0; i < c->n; i++) {
-        spatial[i] = i + 2;
         low[i] = reach(c, i) - c->low[i];
         high[i] = reach(c, i) - c->high[i] + c->stride[i] - 1;
     }
-    qn_value *w = qn_b_reverse(&v->b, node->operands[1], c->n, spatial);
-    const qn_conv back = { .stride = c->x_dilation,
-                           .low = low,
-                           .high = high,
-                           .x_dilation = c->stride,
-                           .w_dilation = c->w_dilation,
-                           .groups = c->groups };
-    qn_value *gx =
-        w ? qn_b_convolution_in_phases(&v->b, g, qn_vjp_exchange(v, w, c->groups, 0), &back) : NULL;
+    qn_value *gx = qn_vjp_convolution_back(v, node, low, high, g);
     qn_dim none[QN_MAX_RANK], rest[QN_MAX_RANK];
     bool longer = false;
     for (int i = 0; gx && i < x->rank; i++) {
