@@ -195,7 +195,9 @@ struct qn_node {
 
 /* What a tensor without data is computed from, in the arena of its module. */
 struct qn_tensor_source {
-    const struct qn_node *node; /* op and attributes; its operands are these. NULL: one, of packed numbers */
+    const struct qn_node
+        *node; /* op and attributes; its operands are these. NULL: one, of packed numbers, or what
+                                   * ir/condensed.h makes of it */
     const qn_tensor *const *operands;
     int cost;        /* ops that reading one element takes: operands are not shared, so it can grow fast */
     qn_arena *arena; /* of the data, once made */

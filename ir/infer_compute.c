@@ -1,4 +1,5 @@
 /* Type rules of reductions, windows, contractions, order, random bits and composites. */
+#include "ir/condensed.h"
 #include "ir/infer_rules.h"
 #include "ir/winograd.h"
 
@@ -234,6 +235,19 @@ static qn_status check_scale(qn_infer_context *c, int batch)
                                 qn_infer_print(c, x), qn_infer_print(c, y), qn_infer_print(c, scale));
 }
 
+/* y f32 in 28 bits a number: u8 [batch…, panels, bytes / width, width]. */
+static bool is_condensed(const qn_infer_context *c, int batch)
+{
+    const qn_type *x = qn_infer_operand(c, 0), *y = qn_infer_operand(c, 1);
+    if (c->node->n_operands > 2 || x->dtype != QUERN_F32 || y->dtype != QUERN_U8 || batch < 0 ||
+        y->rank != batch + 3 || x->rank < 1)
+        return false;
+    const qn_dim k = x->dims[x->rank - 1], rows = y->dims[batch + 1], width = y->dims[batch + 2];
+    return qn_dim_is_const(k) && k->value <= INT32_MAX && qn_dim_is_const(width) &&
+           qn_condensed_has(width->value) &&
+           qn_dim_is(rows, qn_condensed_bytes(k->value, width->value) / width->value);
+}
+
 static qn_status matmul_packed(qn_infer_context *c)
 {
     const qn_type *x = qn_infer_operand(c, 0), *y = qn_infer_operand(c, 1);
@@ -242,8 +256,9 @@ static qn_status matmul_packed(qn_infer_context *c)
     qn_dim dims[QN_MAX_RANK];
     QN_TRY(qn_infer_dims(c, QN_ATTR_DIMS, 1, &n));
     qn_dtype dtype = x->dtype;
-    const bool scaled = c->node->n_operands > 2,
-               stored_shorter = x->dtype == QUERN_F32 && (y->dtype == QUERN_BF16 || y->dtype == QUERN_F16);
+    const bool scaled = c->node->n_operands > 2, condensed = is_condensed(c, (int)batch),
+               stored_shorter =
+                   condensed || (x->dtype == QUERN_F32 && (y->dtype == QUERN_BF16 || y->dtype == QUERN_F16));
     if (scaled) {
         QN_TRY(check_scale(c, (int)batch));
         dtype = QUERN_F32;
@@ -255,10 +270,10 @@ static qn_status matmul_packed(qn_infer_context *c)
                        qn_dim_mul(DIMS, y->dims[batch + 1], qn_infer_const(c, 4)) == x->dims[x->rank - 1];
     if (batch < 0 || x->rank < batch + 1 || (y->rank != batch + 3 && !grouped) ||
         !qn_dim_is_const(y->dims[batch + 2]) || !qn_dim_is_const(y->dims[y->rank - 1]) ||
-        qn_dim_mul(DIMS, y->dims[batch + 1],
-                   scaled    ? qn_infer_const(c, bytes ? 4 : 8)
-                   : grouped ? y->dims[batch + 3]
-                             : qn_infer_const(c, 1)) != x->dims[x->rank - 1])
+        (!condensed && qn_dim_mul(DIMS, y->dims[batch + 1],
+                                  scaled    ? qn_infer_const(c, bytes ? 4 : 8)
+                                  : grouped ? y->dims[batch + 3]
+                                            : qn_infer_const(c, 1)) != x->dims[x->rank - 1]))
         return qn_infer_fail(c,
                              "x is %s and y is %s; expected [batch…, m…, K] and [batch…, panels, K, width] "
                              "or [batch…, panels, K / g, width, g]",

@@ -471,6 +471,26 @@ qn_kvalue *qn_kb_lookup(qn_kbuilder *b, const float *table, qn_kvalue *index)
     return v;
 }
 
+qn_kvalue *qn_kb_pick(qn_kbuilder *b, qn_kvalue *index, qn_kvalue *table)
+{
+    QN_ASSERT(index->type.dtype == QUERN_U8 && qn_ktype_equal(table->type, qn_ktype_make(QUERN_U8, 16)),
+              "kernel %s: pick of other types", b->kernel->name);
+    return qn_kb_emit(b, QN_K_PICK, 2, (qn_kvalue *[]){ index, table }, index->type);
+}
+
+bool qn_k_join_takes(qn_ktype bytes, qn_ktype numbers)
+{
+    const int size = (int)qn_dtype_bytes(numbers.dtype);
+    return bytes.dtype == QUERN_U8 && size > 1 && size <= 8 && bytes.lanes == size * numbers.lanes;
+}
+
+qn_kvalue *qn_kb_join(qn_kbuilder *b, qn_dtype to, qn_kvalue *bytes)
+{
+    const qn_ktype type = { to, bytes->type.lanes / (int)qn_dtype_bytes(to) };
+    QN_ASSERT(qn_k_join_takes(bytes->type, type), "kernel %s: join of other types", b->kernel->name);
+    return qn_kb_emit(b, QN_K_JOIN, 1, &bytes, type);
+}
+
 /* ---- lanes ---- */
 
 qn_kvalue *qn_kb_splat(qn_kbuilder *b, qn_kvalue *x, int lanes)
@@ -553,6 +573,13 @@ static void check_access(const qn_kbuilder *b, const qn_kbuffer *buffer, const q
 qn_kvalue *qn_kb_load(qn_kbuilder *b, qn_kbuffer *buffer, qn_kvalue *index, int lanes)
 {
     return qn_kb_load_masked(b, buffer, index, lanes, NULL, NULL);
+}
+
+qn_kvalue *qn_kb_load_in_order(qn_kbuilder *b, qn_kbuffer *buffer, qn_kvalue *index, int lanes)
+{
+    qn_kvalue *v = qn_kb_load(b, buffer, index, lanes);
+    v->inst->in_order = true;
+    return v;
 }
 
 qn_kvalue *qn_kb_load_masked(qn_kbuilder *b, qn_kbuffer *buffer, qn_kvalue *index, int lanes, qn_kvalue *mask,

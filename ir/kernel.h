@@ -31,6 +31,7 @@
  *   bytes      dot4
  *   f32        dot2, of bf16
  *   f32        lookup
+ *   bytes      pick, join
  *   integers   add sub mul div rem pow max min neg abs sign not and or xor shift_left shift_right relu, compare, select
  *   bool       and or xor not max min, compare, select
  *   all        convert and bitcast between them; const, splat, ramp, extract, shuffle, reduce
@@ -68,6 +69,8 @@ typedef enum qn_kop {
     QN_K_SCALE2, /* a * 2^b; a float, b of a's type holding an integer; clamps large |b|. Correctly rounded, into the
                   * denormals too, for 2^-60 <= |a| <= 2^60, 0, infinity, NaN */
     QN_K_LOOKUP, /* table[a mod QN_LOOKUP]: f32 for i32 */
+    QN_K_PICK,   /* b[a mod 16]: u8 for u8; b has 16 lanes */
+    QN_K_JOIN, /* bytes of a, u8, side by side as numbers of 16 to 64 bits, the lowest first: as many fewer lanes */
     /* lanes */
     QN_K_SPLAT,   /* scalar to lanes */
     QN_K_RAMP,    /* scalar integer a: a, a+1, a+2, … */
@@ -164,7 +167,8 @@ struct qn_kinst {
     int64_t index;          /* PARAM, EXTRACT, PREFETCH, CHECK */
     qn_kbuffer *buffer;     /* memory */
     bool nontemporal;       /* STORE: bypass the caches */
-    bool fast;              /* float arithmetic that may be reassociated, approximated (math mode fast) */
+    bool in_order; /* LOAD of a vector: not before another such; cores follow streams that are read so */
+    bool fast;     /* float arithmetic that may be reassociated, approximated (math mode fast) */
     bool
         nonpositive; /* UNARY exp: of what is 0 or less, or NaN, as a number without its row's maximum; "exp.nonpositive" */
     bool
@@ -251,12 +255,17 @@ qn_kvalue *qn_kb_convert(qn_kbuilder *b, qn_dtype to, qn_kvalue *x);
 qn_kvalue *qn_kb_bitcast(qn_kbuilder *b, qn_dtype to, qn_kvalue *x);
 qn_kvalue *qn_kb_scale2(qn_kbuilder *b, qn_kvalue *x, qn_kvalue *n);
 qn_kvalue *qn_kb_lookup(qn_kbuilder *b, const float *table, qn_kvalue *index);
+qn_kvalue *qn_kb_pick(qn_kbuilder *b, qn_kvalue *index, qn_kvalue *table);
+/* Can such bytes be joined to such numbers? */
+bool qn_k_join_takes(qn_ktype bytes, qn_ktype numbers);
+qn_kvalue *qn_kb_join(qn_kbuilder *b, qn_dtype to, qn_kvalue *bytes);
 qn_kvalue *qn_kb_splat(qn_kbuilder *b, qn_kvalue *x, int lanes);
 qn_kvalue *qn_kb_ramp(qn_kbuilder *b, qn_kvalue *x, int lanes);
 qn_kvalue *qn_kb_extract(qn_kbuilder *b, qn_kvalue *x, int lane);
 qn_kvalue *qn_kb_shuffle(qn_kbuilder *b, qn_kvalue *x, qn_kvalue *y, int n_mask, const int *mask);
 qn_kvalue *qn_kb_reduce(qn_kbuilder *b, qn_kind kind, qn_kvalue *x);
 qn_kvalue *qn_kb_load(qn_kbuilder *b, qn_kbuffer *buffer, qn_kvalue *index, int lanes);
+qn_kvalue *qn_kb_load_in_order(qn_kbuilder *b, qn_kbuffer *buffer, qn_kvalue *index, int lanes);
 qn_kvalue *qn_kb_load_masked(qn_kbuilder *b, qn_kbuffer *buffer, qn_kvalue *index, int lanes, qn_kvalue *mask,
                              qn_kvalue *other);
 qn_kinst *qn_kb_store(qn_kbuilder *b, qn_kbuffer *buffer, qn_kvalue *index, qn_kvalue *value,

@@ -56,6 +56,8 @@ static qn_kvalue *copy_value(qn_kbuilder *b, const qn_kinst *inst, qn_kvalue *co
     case QN_K_BITCAST: return qn_kb_bitcast(b, type.dtype, o[0]);
     case QN_K_SCALE2: return qn_kb_scale2(b, o[0], o[1]);
     case QN_K_LOOKUP: return qn_kb_lookup(b, inst->table, o[0]);
+    case QN_K_PICK: return qn_kb_pick(b, o[0], o[1]);
+    case QN_K_JOIN: return qn_kb_join(b, type.dtype, o[0]);
     case QN_K_SPLAT: return qn_kb_splat(b, o[0], type.lanes);
     case QN_K_RAMP: return qn_kb_ramp(b, o[0], type.lanes);
     case QN_K_EXTRACT: return qn_kb_extract(b, o[0], (int)inst->index);
@@ -65,6 +67,8 @@ static qn_kvalue *copy_value(qn_kbuilder *b, const qn_kinst *inst, qn_kvalue *co
     case QN_K_WARP_LOAD: return qn_kb_warp_load(b, inst->buffer, o[0], inst->index);
     case QN_K_WARP_MMA: return qn_kb_warp_mma(b, o[0], o[1], o[2]);
     case QN_K_LOAD:
+        if (inst->in_order)
+            return qn_kb_load_in_order(b, inst->buffer, o[0], type.lanes);
         return qn_kb_load_masked(b, inst->buffer, o[0], type.lanes, inst->n_operands > 1 ? o[1] : NULL,
                                  inst->n_operands > 2 ? o[2] : NULL);
     default: QN_UNREACHABLE("kernel instruction %d has no value to copy", inst->op);
@@ -216,6 +220,7 @@ static void clone_inst(cloner *c, const qn_kinst *old, qn_kblock *into)
     new->imm = old->imm;
     new->index = old->index;
     new->nontemporal = old->nontemporal;
+    new->in_order = old->in_order;
     new->fast = old->fast;
     new->nonpositive = old->nonpositive;
     new->index_math = old->index_math;

@@ -277,6 +277,7 @@ static qn_kinst *parse_memory(qn_kparser *p, qn_kop op)
     inst->buffer = buffer;
     inst->index = locality;
     inst->nontemporal = op == QN_K_STORE && qn_kp_accept(p, "nontemporal");
+    inst->in_order = op == QN_K_LOAD && n == 1 && qn_kp_accept(p, "in_order");
     return inst;
 }
 
@@ -358,6 +359,7 @@ static qn_kinst *parse_plain(qn_kparser *p, qn_kop op, qn_op fn)
     case QN_K_COMPARE: type.dtype = QUERN_BOOL; break;
     case QN_K_CONVERT:
     case QN_K_BITCAST:
+    case QN_K_JOIN:
     case QN_K_SPLAT:
     case QN_K_RAMP:
         qn_kp_expect(p, ":");
@@ -365,6 +367,7 @@ static qn_kinst *parse_plain(qn_kparser *p, qn_kop op, qn_op fn)
         break;
     case QN_K_EXTRACT:
     case QN_K_REDUCE: type.lanes = 1; break;
+    case QN_K_PICK: type = o[0]->type; break;
     case QN_K_SHUFFLE:
         parse_mask(p, mask, &n_mask);
         type.lanes = n_mask;

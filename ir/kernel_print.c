@@ -24,6 +24,8 @@ const char *const qn_kop_names[] = {
     [QN_K_BITCAST] = "bitcast",
     [QN_K_SCALE2] = "scale2",
     [QN_K_LOOKUP] = "lookup",
+    [QN_K_PICK] = "pick",
+    [QN_K_JOIN] = "join",
     [QN_K_SPLAT] = "splat",
     [QN_K_RAMP] = "ramp",
     [QN_K_EXTRACT] = "extract",
@@ -244,6 +246,8 @@ static void print_memory(printer *p, const qn_kinst *inst)
     }
     if (inst->nontemporal)
         qn_strbuf_puts(&p->out, " nontemporal");
+    if (inst->in_order)
+        qn_strbuf_puts(&p->out, " in_order");
     if (inst->op == QN_K_PREFETCH || inst->op == QN_K_WARP_LOAD)
         qn_strbuf_printf(&p->out, ", %lld", (long long)inst->index);
 }
@@ -296,6 +300,7 @@ static void print_operation(printer *p, const qn_kinst *inst)
     switch (inst->op) {
     case QN_K_CONVERT:
     case QN_K_BITCAST:
+    case QN_K_JOIN:
     case QN_K_SPLAT:
     case QN_K_RAMP:
         qn_strbuf_puts(&p->out, " : ");

@@ -26,8 +26,8 @@
  *   fma a, b, c       compare lt a, b      select p, a, b        scale2 a, n
  *   convert a : i32   bitcast a : i32x16   splat a : f32x16      ramp a : i64x16
  *   extract a, 3      reduce sum a         shuffle a, b [0, 2, 4, 6]
- *   lookup a [0, 0.5, …]
- *   load %x[i] : f32x16, mask m, other o   store %y[i], v, mask m nontemporal
+ *   lookup a [0, 0.5, …] pick a, b             join a : f32x16
+ *   load %x[i] : f32x16, mask m, other o   load %x[i] : u8x64 in_order         store %y[i], v, mask m nontemporal
  *   prefetch %x[i], 0                      atomic_add %x[i], v
  *   check p, 12       barrier */
 #ifndef QN_IR_KERNEL_TEXT_H

@@ -40,7 +40,7 @@ static const struct {
     [QN_K_TILE_LOAD] = { 2, 2, 0 },  [QN_K_TILE_STORE] = { 2, 2, 0 },   [QN_K_TILE_MMA] = { 0, 0, 0 },
     [QN_K_DOT4] = { 3, 3, 1 },       [QN_K_WARP_SHUFFLE] = { 1, 1, 1 }, [QN_K_WARP_LOAD] = { 1, 1, 1 },
     [QN_K_WARP_MMA] = { 3, 3, 1 },   [QN_K_LOOKUP] = { 1, 1, 1 },       [QN_K_DOT2] = { 3, 3, 1 },
-    [QN_K_MMLA] = { 3, 3, 1 },
+    [QN_K_MMLA] = { 3, 3, 1 },       [QN_K_PICK] = { 2, 2, 1 },         [QN_K_JOIN] = { 1, 1, 1 },
 };
 
 static const char *check_leaf(const checker *c)
@@ -130,6 +130,22 @@ static const char *check_lookup(const checker *c)
     if (a->type.dtype != QUERN_I32 || !qn_ktype_equal(r->type, qn_ktype_make(QUERN_F32, a->type.lanes)))
         MISTAKE("gives f32 for i32, not %s for %s", show(c, r), show(c, a));
     return c->inst->table ? NULL : "has no table";
+}
+
+static const char *check_bytes(const checker *c)
+{
+    const qn_kinst *inst = c->inst;
+    const qn_kvalue *r = &inst->results[0], *a = inst->operands[0];
+    if (inst->op == QN_K_JOIN) {
+        if (!qn_k_join_takes(a->type, r->type))
+            MISTAKE("joins bytes, u8, to numbers, not %s to %s", show(c, a), show(c, r));
+        return NULL;
+    }
+    if (a->type.dtype != QUERN_U8 || !qn_ktype_equal(r->type, a->type) ||
+        !qn_ktype_equal(inst->operands[1]->type, qn_ktype_make(QUERN_U8, 16)))
+        MISTAKE("gives u8 for u8 from u8x16, not %s for %s from %s", show(c, r), show(c, a),
+                show(c, inst->operands[1]));
+    return NULL;
 }
 
 static const char *check_choice(const checker *c)
@@ -345,6 +361,8 @@ static const char *check_inst(const checker *c)
     case QN_K_DOT2: return check_dot2(c);
     case QN_K_MMLA: return check_mmla(c);
     case QN_K_LOOKUP: return check_lookup(c);
+    case QN_K_PICK:
+    case QN_K_JOIN: return check_bytes(c);
     case QN_K_COMPARE:
     case QN_K_SELECT: return check_choice(c);
     case QN_K_CONVERT:

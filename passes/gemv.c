@@ -8,7 +8,11 @@
  *
  * A stream that ends runs on into the panels behind it: those of the next task. Tasks are small, so that a loop that goes
  * through them up and down by turns (see qn_step.alternates) finds as much as there is room for in the second cache.
- * Tasks depend on the shape only. As in gemm.c, k and panels count in words (words.h). */
+ * Tasks depend on the shape only. As in gemm.c, k and panels count in words (words.h).
+ *
+ * Panels in 28 bits a number (ir/condensed.h) are the same, eight of k at a time, whose numbers are put together in registers; what
+ * is in a panel's list is added behind. */
+#include "ir/condensed.h"
 #include "passes/lower.h"
 #include "passes/schedule.h"
 #include "passes/terms.h"
@@ -40,9 +44,20 @@ typedef struct {
     qn_dtype sum;
     int sets;
     bool fused;
+    bool condensed;
     qn_dim row_var, col_var; /* the batch as a row of the result; column */
     qn_kvalue *k_value, *n_value, *row, *first_col;
 } gemv;
+
+/* Columns of a panel, where y is what the right side is in 28 bits a number; else 0. */
+static int condensed_panels(const qn_type *y, int n_batch, const qn_machine *machine)
+{
+    const int lanes = machine->vector_bytes / QN_WORD_BYTES;
+    if (y->dtype != QUERN_U8 || y->rank != n_batch + 3)
+        return 0;
+    const int64_t width = y->dims[n_batch + 2]->value;
+    return width == lanes || width == 2 * lanes ? (int)width : 0;
+}
 
 static bool matches(const qn_group *group, const qn_pass_options *options)
 {
@@ -54,7 +69,8 @@ static bool matches(const qn_group *group, const qn_pass_options *options)
     for (int i = (int)qn_attr_int(group->root, QN_ATTR_BATCH_DIMS); i < type->rank - 1; i++)
         if (!qn_dim_is(type->dims[i], 1))
             return false;
-    return qn_word_panels(y, (int)qn_attr_int(group->root, QN_ATTR_BATCH_DIMS), machine) > 0;
+    const int n_batch = (int)qn_attr_int(group->root, QN_ATTR_BATCH_DIMS);
+    return qn_word_panels(y, n_batch, machine) > 0 || condensed_panels(y, n_batch, machine) > 0;
 }
 
 #define TERMS (&g->w.b)
@@ -89,20 +105,167 @@ static void k_loop(gemv *g, int n_panels, qn_kvalue *const *panels, qn_kvalue *l
     qn_kb_end_carry(b, loop, acc);
 }
 
-/* acc[panel * vectors + vector]: the sums of the panels whose first elements are given */
+/* ---- sums of panels in 28 bits ---- */
+
+/* Bytes, or pairs of them, of x and y by turns, inside of 16: of the first halves or of the second ones. */
+static qn_kvalue *interleave(qn_kbuilder *b, qn_kvalue *x, qn_kvalue *y, int size, bool second)
+{
+    enum { INSIDE = 16 };
+    const int lanes = x->type.lanes;
+    int mask[64];
+    for (int i = 0; i < lanes; i++) {
+        const int in = i % INSIDE,
+                  from = i - in + (second ? INSIDE / 2 : 0) + in / (2 * size) * size + in % size;
+        mask[i] = from + (in / size % 2 ? lanes : 0);
+    }
+    return qn_kb_shuffle(b, x, y, lanes, mask);
+}
+
+static qn_kvalue *load_bytes(gemv *g, qn_kvalue *at, int64_t offset, int n)
+{
+    qn_kbuilder *b = &g->w.b;
+    qn_kvalue *(*load)(qn_kbuilder *, qn_kbuffer *, qn_kvalue *, int) =
+        n > 4 ? qn_kb_load_in_order : qn_kb_load;
+    return load(b, g->y, ADD(at, INDEX(offset)), n);
+}
+
+/* A block of a panel. */
+static int columns_of_block(const gemv *g)
+{
+    return g->width < QN_CONDENSED_COLUMNS ? g->width : QN_CONDENSED_COLUMNS;
+}
+
+static int64_t block_bytes(const gemv *g)
+{
+    return QN_CONDENSED_PLANES * QN_WORD_BYTES * (int64_t)columns_of_block(g);
+}
+
+/* Vector number `vector` of the rows of the block that begins at byte `at`. */
+static void numbers_of_block(gemv *g, qn_kvalue *at, qn_kvalue *table, int vector, qn_kvalue **rows)
+{
+    qn_kbuilder *b = &g->w.b;
+    const int bytes = QN_WORD_BYTES * g->lanes, inside = vector * bytes;
+    const int64_t plane = QN_WORD_BYTES * (int64_t)columns_of_block(g);
+    qn_kvalue *places = load_bytes(g, at, inside, bytes);
+    for (int half = 0; half < 2; half++) {
+        const int64_t from = (1 + 3 * half) * plane + inside;
+        qn_kvalue *place = places;
+        if (half)
+            place = qn_kb_binary(b, QN_OP_SHIFT_RIGHT, places,
+                                 qn_kb_const(b, places->type, (qn_scalar){ .i = 4 }));
+        qn_kvalue *top = qn_kb_pick(b, place, table), *third = load_bytes(g, at, from, bytes);
+        for (int pair = 0; pair < 2; pair++) {
+            qn_kvalue *low = load_bytes(g, at, from + (1 + pair) * plane, bytes);
+            qn_kvalue *high = interleave(b, third, top, 1, pair);
+            for (int row = 0; row < 2; row++)
+                *rows++ = qn_kb_join(b, QUERN_F32, interleave(b, low, high, 2, row));
+        }
+    }
+}
+
+/* Rows [first, past) of the eight from k on, to whose blocks `blocks` are the first bytes: row i to set i % sets. */
+static void add_rows(gemv *g, int n_panels, qn_kvalue *const *blocks, qn_kvalue *const *tables, qn_kvalue *k,
+                     int first, int past, int sets, qn_kvalue **acc)
+{
+    qn_kbuilder *b = &g->w.b;
+    const bool by_lane = g->w.lowering->options->machine->by_lane && past - first == QN_CONDENSED_ROWS;
+    const int vectors = columns_of_block(g) / g->lanes; /* of a block */
+    qn_kvalue *x[QN_CONDENSED_ROWS], *rows[QN_CONDENSED_ROWS], *x_lanes = NULL;
+    for (int i = first; i < past; i++)
+        x[i] = qn_word_in_turn(b, g->x, ADD(MUL(g->row, g->k_value), ADD(k, INDEX(i))), g->lanes,
+                               by_lane ? &x_lanes : NULL, i % g->lanes);
+    for (int v = 0; v < g->vectors; v++)
+        for (int p = 0; p < n_panels; p++) {
+            qn_kvalue *at = ADD(blocks[p], INDEX(v / vectors * block_bytes(g)));
+            for (int64_t line = 0; g->ahead && v % vectors == 0 && line < block_bytes(g); line += LINE_BYTES)
+                qn_kb_prefetch(b, g->y, ADD(at, INDEX(g->ahead + line)), 0);
+            numbers_of_block(g, at, tables[p], v % vectors, rows);
+            for (int i = first; i < past; i++) {
+                qn_kvalue **sum = &acc[(i % sets * n_panels + p) * g->vectors + v];
+                *sum = qn_word_multiply_add(b, x[i], rows[i], *sum, g->fused);
+            }
+        }
+}
+
+/* What is in the list of a panel, added to its sums. */
+static void add_list(gemv *g, qn_kvalue *panel, qn_kvalue **acc)
+{
+    qn_kbuilder *b = &g->w.b;
+    for (int v = 0; v < g->vectors; v++)
+        qn_kb_store(b, g->tile, INDEX(v * g->lanes), acc[v], NULL);
+    qn_kvalue *count = qn_kb_join(b, QUERN_U32, load_bytes(g, panel, QN_CONDENSED_COUNT, 4));
+    const int64_t room = qn_condensed_room(g->k->value, g->width);
+    qn_kvalue *past = MIN(qn_kb_convert(b, QUERN_I64, count), INDEX(room));
+    qn_kinst *entries = qn_kb_for(b, INDEX(0), past, INDEX(1), QN_TAG_SERIAL, 0, NULL, NULL);
+    qn_kvalue *entry = ADD(panel, MUL(qn_loop_counter(entries), INDEX(QN_CONDENSED_ENTRY)));
+    qn_kvalue *place =
+        qn_kb_convert(b, QUERN_I64, qn_kb_join(b, QUERN_U32, load_bytes(g, entry, QN_CONDENSED_LIST, 4)));
+    qn_kvalue *number = qn_kb_join(b, QUERN_F32, load_bytes(g, entry, QN_CONDENSED_LIST + 4, 4));
+    qn_kvalue *k = MIN(DIV(place, INDEX(g->width)), INDEX(g->k->value - 1)),
+              *column = MOD(place, INDEX(g->width));
+    qn_kvalue *x = qn_kb_load(b, g->x, ADD(MUL(g->row, g->k_value), k), 1);
+    qn_kvalue *sum = qn_word_multiply_add(b, x, number, qn_kb_load(b, g->tile, column, 1), g->fused);
+    qn_kb_store(b, g->tile, column, sum, NULL);
+    qn_kb_end_for(b, entries, NULL);
+    for (int v = 0; v < g->vectors; v++)
+        acc[v] = qn_kb_load(b, g->tile, INDEX(v * g->lanes), g->lanes);
+}
+
+/* What k_loop is for panels of float32, for the first bytes of these: rows [low, high) of k, the sums in the same order. */
+static void condensed_loop(gemv *g, int n_panels, qn_kvalue *const *panels, int64_t low, int64_t high,
+                           int sets, qn_kvalue **acc)
+{
+    enum { ROWS = QN_CONDENSED_ROWS };
+    qn_kbuilder *b = &g->w.b;
+    const int64_t past = high / ROWS * ROWS, head = qn_condensed_head(g->k->value, g->width);
+    const int64_t bytes = g->width / columns_of_block(g) * block_bytes(g);
+    qn_kvalue *tables[2], *blocks[2];
+    for (int p = 0; p < n_panels; p++) {
+        tables[p] = qn_kb_load(b, g->y, panels[p], QN_CONDENSED_TABLE);
+        for (int64_t line = 0; low == 0 && line < 4; line++)
+            qn_kb_prefetch(
+                b, g->y, ADD(panels[p], INDEX(qn_condensed_bytes(g->k->value, g->width) + line * LINE_BYTES)),
+                0);
+    }
+    if (low < past) {
+        qn_kinst *loop = qn_kb_carry(b, INDEX(low), INDEX(past), INDEX(ROWS), QN_TAG_SERIAL,
+                                     n_panels * g->vectors * sets, acc, NULL);
+        qn_kvalue *k = qn_loop_counter(loop);
+        for (int p = 0; p < n_panels; p++)
+            blocks[p] = ADD(ADD(panels[p], INDEX(head)), MUL(k, INDEX(bytes / ROWS)));
+        add_rows(g, n_panels, blocks, tables, k, 0, ROWS, sets, acc);
+        qn_kb_end_carry(b, loop, acc);
+        low = past;
+    }
+    if (low == high)
+        return;
+    for (int p = 0; p < n_panels; p++)
+        blocks[p] = ADD(panels[p], INDEX(head + past / ROWS * bytes));
+    add_rows(g, n_panels, blocks, tables, INDEX(past), (int)(low - past), (int)(high - past), sets, acc);
+}
+
+/* acc[panel * vectors + vector]: the sums of the panels that begin at these elements, or bytes */
 static void sums_of_panels(gemv *g, int n_panels, qn_kvalue *const *panels, qn_kvalue **acc)
 {
     qn_kbuilder *b = &g->w.b;
     const int each = n_panels * g->vectors;
+    const int64_t condensed_even = g->condensed ? g->k->value - g->k->value % g->sets : 0;
     for (int i = 0; i < each * g->sets; i++)
         acc[i] = qn_kb_const(b, (qn_ktype){ g->sum, g->lanes }, (qn_scalar){ .i = 0 });
     qn_kvalue *even = SUB(g->k_value, MOD(g->k_value, INDEX(g->sets)));
-    k_loop(g, n_panels, panels, INDEX(0), even, g->sets, acc);
+    if (g->condensed)
+        condensed_loop(g, n_panels, panels, 0, condensed_even, g->sets, acc);
+    else
+        k_loop(g, n_panels, panels, INDEX(0), even, g->sets, acc);
     for (int i = 0; i < each; i++)
         for (int set = 1; set < g->sets; set++)
             acc[i] = qn_kb_binary(b, QN_OP_ADD, acc[i], acc[set * each + i]);
-    if (!qn_dim_divisible(g->k, g->sets))
+    if (g->condensed)
+        condensed_loop(g, n_panels, panels, condensed_even, g->k->value, 1, acc);
+    else if (!qn_dim_divisible(g->k, g->sets))
         k_loop(g, n_panels, panels, even, g->k_value, 1, acc);
+    for (int p = 0; p < n_panels && g->condensed; p++)
+        add_list(g, panels[p], acc + p * g->vectors);
 }
 
 /* ---- finishing ---- */
@@ -148,6 +311,8 @@ static void apply_epilogue(gemv *g, qn_kvalue *first_col, qn_kvalue *const *acc)
 static void finish_panels(gemv *g, qn_kvalue *base, int n_panels, qn_kvalue *const *numbers)
 {
     qn_kvalue *panels[2], *acc[MAX_CHAINS], *size = MUL(g->k_value, INDEX(g->width));
+    if (g->condensed)
+        size = INDEX(qn_condensed_bytes(g->k->value, g->width));
     for (int p = 0; p < n_panels; p++)
         panels[p] = MUL(ADD(base, numbers[p]), size);
     sums_of_panels(g, n_panels, panels, acc);
@@ -164,9 +329,17 @@ static void finish_panels(gemv *g, qn_kvalue *base, int n_panels, qn_kvalue *con
 
 static int64_t panels_a_task(const gemv *g)
 {
-    const int64_t panel_bytes = 4 * g->width * (int64_t)qn_likely_extent(g->k);
+    const int64_t panel_bytes = g->condensed ? qn_condensed_bytes(g->k->value, g->width)
+                                             : 4 * g->width * (int64_t)qn_likely_extent(g->k);
     const int64_t pairs = TASK_BYTES / (2 * (panel_bytes > 0 ? panel_bytes : 1));
     return 2 * (pairs < 1 ? 1 : pairs);
+}
+
+/* Is the product in a region? */
+static bool is_in_loop(const gemv *g)
+{
+    const qn_graph *graph = g->group->root->graph;
+    return graph->name == NULL;
 }
 
 /* How far ahead lines are asked for. */
@@ -176,6 +349,8 @@ static int64_t bytes_ahead(const gemv *g)
         return AHEAD_BYTES;
     const double bytes =
         4.0 * g->width * (double)qn_likely_extent(g->n_panels) * (double)qn_likely_extent(g->k);
+    if (g->condensed) /* what a loop reads again is in the last cache */
+        return is_in_loop(g) ? 0 : bytes < FOLLOWED_BYTES ? FOLLOWED_AHEAD_BYTES : 2 * FOLLOWED_AHEAD_BYTES;
     return bytes < FOLLOWED_BYTES ? FOLLOWED_AHEAD_BYTES : 0;
 }
 
@@ -239,13 +414,16 @@ static void read_shape(gemv *g)
         g->batch = qn_dim_mul(space->dims, g->batch, g->dims[i]);
     g->n = g->dims[g->rank - 1];
     const int n_batch = (int)qn_attr_int(root, QN_ATTR_BATCH_DIMS);
-    g->k = qn_ispace_import(space, y->dims[n_batch + 1]);
+    g->condensed = condensed_panels(y, n_batch, g->w.lowering->options->machine) > 0;
+    const qn_type *x = &root->operands[0]->type;
+    g->k = qn_ispace_import(space, g->condensed ? x->dims[x->rank - 1] : y->dims[n_batch + 1]);
     g->n_panels = qn_ispace_import(space, y->dims[n_batch]);
     g->sum = type->dtype;
     const bool in_order = qn_dtype_is_float(g->sum) && g->w.lowering->options->math == QN_MATH_STRICT;
     g->fused = qn_may_fuse(g->w.lowering->options);
     g->lanes = g->w.lowering->options->machine->vector_bytes / QN_WORD_BYTES;
-    g->width = qn_word_panels(y, n_batch, g->w.lowering->options->machine);
+    g->width =
+        (g->condensed ? condensed_panels : qn_word_panels)(y, n_batch, g->w.lowering->options->machine);
     g->vectors = g->width / g->lanes;
     const bool by_lane = g->w.lowering->options->machine->by_lane && g->lanes <= MOST_SETS;
     g->sets = in_order ? 1 : by_lane ? g->lanes : SETS;
@@ -273,9 +451,10 @@ static qn_status lower(qn_lowering *l, const qn_group *group)
     if (group->n_nodes == 1) {
         g->out = qn_writer_argument(w, qn_lower_buffer(l, product), false, true);
     } else {
-        g->tile = qn_kernel_add_local(w->kernel, "tile", g->sum, g->width);
         qn_writer_bind(w, product, fetch_sum, g);
     }
+    if (!g->out || g->condensed)
+        g->tile = qn_kernel_add_local(w->kernel, "tile", g->sum, g->width);
     w->kernel->flops = 2 * qn_likely_extent(g->batch) * qn_likely_extent(g->n) * qn_likely_extent(g->k) *
                        qn_word_elements(g->x->dtype);
     choose(g);

@@ -6,6 +6,7 @@
  *
  * Each result element adds its products in the order of K, in double (integers: modulo 2^64), and is rounded once. */
 #include "backends/interp/interp.h"
+#include "ir/condensed.h"
 
 #include <string.h>
 
@@ -254,6 +255,22 @@ static void pack_nibbles(const void *matrix, int64_t at, int64_t n, int64_t k, i
         }
 }
 
+/* y f32 in 28 bits a number, as panels of f32. */
+static qn_status read_condensed(qn_eval *e, const qn_array *y, int64_t k, qn_array *out)
+{
+    const int64_t width = y->dims[y->rank - 1], bytes = y->dims[y->rank - 2] * width;
+    qn_scalar *memory; /* of eight bytes each */
+    *out = *y;
+    out->dtype = QUERN_F32;
+    out->dims[y->rank - 2] = k;
+    const int64_t elements = qn_array_elements(out);
+    QN_TRY(qn_eval_scalars(e, elements / 2 + 1, &memory));
+    out->data = memory;
+    for (int64_t i = 0; i * k * width < elements; i++)
+        qn_condensed_read((const uint8_t *)y->data + i * bytes, k, width, (float *)out->data + i * k * width);
+    return QUERN_OK;
+}
+
 /* Integers that are multiplied as floats. */
 static void pack_as_floats(const void *matrix, int64_t at, int64_t n, int64_t k, int64_t n_k, qn_scalar *to)
 {
@@ -275,6 +292,11 @@ qn_status qn_eval_matmul_packed(qn_eval *e)
     const bool scaled = e->node->n_operands > 2;
     int64_t width = y->dims[n_batch + 2], k = x->dims[x->rank - 1], panels = y->dims[n_batch], batch = 1,
             rows = 1;
+    qn_array plain;
+    if (x->dtype == QUERN_F32 && y->dtype == QUERN_U8 && !scaled) {
+        QN_TRY(read_condensed(e, y, k, &plain));
+        y = &plain;
+    }
     int64_t columns = e->y[0].dims[e->y[0].rank - 1];
     for (int i = 0; i < x->rank - 1; i++)
         *(i < n_batch ? &batch : &rows) *= x->dims[i];

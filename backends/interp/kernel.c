@@ -156,6 +156,17 @@ static qn_scalar mmla(const qn_kinst *inst, qn_scalar *const *o, int i)
     return floats ? (qn_scalar){ .f = sum } : qn_keval_normal(QUERN_I32, (qn_scalar){ .i = whole });
 }
 
+static qn_scalar join(qn_dtype dtype, const qn_scalar *bytes)
+{
+    static const qn_dtype bits[] = { [2] = QUERN_U16, [4] = QUERN_U32, [8] = QUERN_U64 };
+    const int size = (int)qn_dtype_bytes(dtype);
+    uint64_t all = 0;
+    for (int i = size - 1; i >= 0; i--)
+        all = all << 8 | (uint8_t)bytes[i].i;
+    const qn_scalar whole = { .i = (int64_t)all };
+    return dtype == bits[size] ? whole : qn_keval_bitcast(bits[size], dtype, whole);
+}
+
 static qn_scalar lane(machine *m, const qn_kinst *inst, qn_scalar *const *o, int i)
 {
     qn_dtype dtype = inst->results[0].type.dtype;
@@ -177,6 +188,8 @@ static qn_scalar lane(machine *m, const qn_kinst *inst, qn_scalar *const *o, int
     case QN_K_BITCAST: return qn_keval_bitcast(from, dtype, o[0][i]);
     case QN_K_SCALE2: return qn_keval_scale2(dtype, o[0][i], o[1][i]);
     case QN_K_LOOKUP: return (qn_scalar){ .f = inst->table[(uint64_t)o[0][i].i % QN_LOOKUP] };
+    case QN_K_PICK: return o[1][(uint64_t)o[0][i].i % 16];
+    case QN_K_JOIN: return join(dtype, o[0] + (ptrdiff_t)i * (int)qn_dtype_bytes(dtype));
     case QN_K_SPLAT: return o[0][0];
     case QN_K_RAMP:
         return qn_keval_normal(dtype, (qn_scalar){ .i = (int64_t)((uint64_t)o[0][0].i + (uint64_t)i) });

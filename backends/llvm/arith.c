@@ -457,6 +457,45 @@ LLVMValueRef qn_llvm_lookup(const qn_emitter *e, int lanes, const float *table, 
     return result;
 }
 
+/* pshufb and tbl, of whole vectors. */
+static LLVMValueRef pick_vector(const qn_emitter *e, int lanes, LLVMValueRef index, LLVMValueRef table)
+{
+    int repeat[64];
+    for (int i = 0; i < lanes; i++)
+        repeat[i] = i % 16;
+    if (e->target->isa == QN_ISA_AARCH64) {
+        LLVMTypeRef type = qn_llvm_lanes(e->i8, 16);
+        return qn_llvm_intrinsic(e, "llvm.aarch64.neon.tbl1", 1, &type, 2, (LLVMValueRef[]){ table, index });
+    }
+    const char *name = lanes == 64   ? "llvm.x86.avx512.pshuf.b.512"
+                       : lanes == 32 ? "llvm.x86.avx2.pshuf.b"
+                                     : "llvm.x86.ssse3.pshuf.b.128";
+    if (lanes > 16)
+        table = qn_llvm_shuffle(e, table, NULL, lanes, repeat);
+    return qn_llvm_intrinsic(e, name, 0, NULL, 2, (LLVMValueRef[]){ table, index });
+}
+
+LLVMValueRef qn_llvm_pick(const qn_emitter *e, int lanes, LLVMValueRef index, LLVMValueRef table)
+{
+    const qn_ktype bytes = { QUERN_U8, lanes };
+    const bool arm = e->target->isa == QN_ISA_AARCH64;
+    const int most = e->target->vector_bytes;
+    if (lanes > most) {
+        const int half = lanes / 2;
+        return qn_llvm_concat(e, qn_llvm_pick(e, half, qn_llvm_slice(e, index, 0, half), table),
+                              qn_llvm_pick(e, half, qn_llvm_slice(e, index, half, half), table));
+    }
+    index = LLVMBuildAnd(e->builder, index, qn_llvm_int(e, bytes, 15), "");
+    if (lanes >= 16 && (arm || e->target->isa == QN_ISA_X86))
+        return pick_vector(e, lanes, index, table);
+    LLVMValueRef result = LLVMGetPoison(qn_llvm_type(e, bytes));
+    for (int i = 0; i < lanes; i++) {
+        LLVMValueRef one = LLVMBuildExtractElement(e->builder, table, qn_llvm_slice(e, index, i, 1), "");
+        result = lanes == 1 ? one : LLVMBuildInsertElement(e->builder, result, one, qn_llvm_i32(e, i), "");
+    }
+    return result;
+}
+
 /* ---- reduction over lanes ---- */
 
 LLVMValueRef qn_llvm_reduce(const qn_emitter *e, qn_kind kind, qn_ktype type, LLVMValueRef a)

@@ -80,6 +80,7 @@ LLVMValueRef qn_llvm_compare(const qn_emitter *e, qn_direction direction, qn_kty
                              LLVMValueRef b);
 LLVMValueRef qn_llvm_scale2(const qn_emitter *e, qn_ktype type, LLVMValueRef a, LLVMValueRef n);
 LLVMValueRef qn_llvm_lookup(const qn_emitter *e, int lanes, const float *table, LLVMValueRef index);
+LLVMValueRef qn_llvm_pick(const qn_emitter *e, int lanes, LLVMValueRef index, LLVMValueRef table);
 LLVMValueRef qn_llvm_reduce(const qn_emitter *e, qn_kind kind, qn_ktype type, LLVMValueRef a);
 LLVMValueRef qn_llvm_convert(const qn_emitter *e, qn_ktype from, qn_dtype to, LLVMValueRef a);
 LLVMValueRef qn_llvm_round_to_bf16(const qn_emitter *e, qn_ktype from,
@@ -99,6 +100,7 @@ typedef struct qn_llvm_tags {
     LLVMValueRef alias_scope, noalias; /* metadata, or NULL */
     unsigned align;                    /* of the address, in bytes; 0: of the element */
     bool unchanging;                   /* nobody writes what is loaded while the kernel runs */
+    bool in_order;                     /* a load that stays behind the ones before it */
 } qn_llvm_tags;
 
 /* Contiguous lanes from `address` on. mask NULL: all; other NULL: zero. */

@@ -148,6 +148,7 @@ LLVMValueRef qn_llvm_emit_load(qn_llvm_kernel *s, const qn_kinst *inst)
     qn_llvm_tags tags = tags_of(s, inst, type);
     LLVMValueRef mask = qn_llvm_operand_or_null(s, inst, 1), other = qn_llvm_operand_or_null(s, inst, 2);
     LLVMValueRef at = qn_llvm_address(s, inst->buffer, inst->operands[0]);
+    tags.in_order = inst->in_order;
     if (inst->operands[0]->type.lanes > 1)
         return qn_llvm_gather(s->e, type, at, mask, other, tags);
     return qn_llvm_load(s->e, type, at, mask, other, tags);

@@ -140,6 +140,10 @@ LLVMValueRef qn_llvm_emit_value(qn_llvm_kernel *s, const qn_kinst *inst)
     case QN_K_SCALE2:
         return qn_llvm_scale2(e, type, qn_llvm_operand(s, inst, 0), qn_llvm_operand(s, inst, 1));
     case QN_K_LOOKUP: return qn_llvm_lookup(e, type.lanes, inst->table, qn_llvm_operand(s, inst, 0));
+    case QN_K_PICK:
+        return qn_llvm_pick(e, type.lanes, qn_llvm_operand(s, inst, 0), qn_llvm_operand(s, inst, 1));
+    case QN_K_JOIN:
+        return LLVMBuildBitCast(e->builder, qn_llvm_operand(s, inst, 0), qn_llvm_type(e, type), "");
     case QN_K_SPLAT: return qn_llvm_splat(e, qn_llvm_operand(s, inst, 0), type.lanes);
     case QN_K_RAMP: return qn_llvm_ramp(e, type, qn_llvm_operand(s, inst, 0));
     case QN_K_EXTRACT: return qn_llvm_slice(e, qn_llvm_operand(s, inst, 0), (int)inst->index, 1);

@@ -74,6 +74,7 @@ static LLVMValueRef load(const qn_emitter *e, qn_ktype type, LLVMValueRef addres
 {
     LLVMValueRef loaded = LLVMBuildLoad2(e->builder, qn_llvm_memory_type(e, type), address, "");
     LLVMSetAlignment(loaded, align_of(type, tags));
+    LLVMSetVolatile(loaded, tags.in_order);
     tag(e, loaded, tags);
     return from_memory(e, type, loaded);
 }

@@ -92,6 +92,61 @@ static void test_lookup(void **state)
     qn_arena_free(arena);
 }
 
+/* Bytes of a table of 16 by the lower four bits of others, then side by side as numbers; loads that keep their order. */
+static void test_bytes(void **state)
+{
+    (void)state;
+    static const qn_dtype numbers[] = { QUERN_I16, QUERN_F16, QUERN_F32, QUERN_U32, QUERN_I64 };
+    for (int lanes = 8; lanes <= 64; lanes *= 2)
+        for (size_t d = 0; d < sizeof numbers / sizeof *numbers; d++) {
+            qn_arena *arena = qn_arena_new();
+            qn_kernel *k = qn_kernel_new(arena, "bytes");
+            qn_kbuffer *x = qn_kernel_add_buffer(k, "x", QUERN_U8, true, false, 0);
+            qn_kbuffer *y = qn_kernel_add_buffer(k, "y", numbers[d], false, true, 0);
+            qn_kbuilder b = qn_kb_new(k);
+            qn_kvalue *table = qn_kb_load(&b, x, qn_kb_index(&b, 0), 16);
+            qn_kvalue *index = qn_kb_load_in_order(&b, x, qn_kb_index(&b, 16), lanes);
+            qn_kvalue *joined = qn_kb_join(&b, numbers[d], qn_kb_pick(&b, index, table));
+            qn_kb_store(&b, y, qn_kb_index(&b, 0), joined, NULL);
+            qn_kernel_simplify(k);
+            const char *text = qn_kernel_print(k, arena);
+            assert_non_null(strstr(text, " in_order\n"));
+            assert_string_equal(qn_kernel_print(kernel_parsed(text, arena), arena), text);
+            for (int c = 0; c < 2; c++)
+                kernel_compare(kernel_parsed(text, arena), (int64_t[]){ 16 + lanes, joined->type.lanes },
+                               NULL, 1, cpus[c]);
+            uint8_t in[80], out[64], expected[64];
+            for (int i = 0; i < 80; i++)
+                in[i] = (uint8_t)(i < 16 ? 11 * i + 3 : 37 * i);
+            for (int i = 0; i < lanes; i++)
+                expected[i] = in[in[16 + i] % 16];
+            int64_t args[] = { -1, (int64_t)(uintptr_t)in, (int64_t)(uintptr_t)out };
+            qn_diags diags;
+            qn_diags_init(&diags, arena);
+            assert_int_equal(qn_interp_kernel(k, args, 1, &diags), QUERN_OK);
+            if (qn_dtype_is_int(numbers[d])) /* a NaN may become another */
+                assert_memory_equal(out, expected, (size_t)lanes);
+            qn_arena_free(arena);
+        }
+    static const char *const mistakes[][2] = {
+        { "%0 = load %x[0] : u8x8\n  %1 = pick %0, %0", "gives u8 for u8 from u8x16" },
+        { "%0 = load %x[0] : u8x16\n  %1 = pick i32x16 1, %0", "gives u8 for u8 from u8x16" },
+        { "%0 = load %x[0] : u8x16\n  %1 = join %0 : f32x8", "joins bytes" },
+        { "%0 = load %x[0] : u8x16\n  %1 = join %0 : u8x16", "joins bytes" },
+    };
+    for (size_t i = 0; i < sizeof mistakes / sizeof *mistakes; i++) {
+        qn_arena *arena = qn_arena_new();
+        qn_diags diags;
+        qn_diags_init(&diags, arena);
+        assert_null(
+            qn_kernel_parse(qn_arena_printf(arena, "kernel @k(%%x: u8 in) {\n  %s\n}\n", mistakes[i][0]), "t",
+                            arena, &diags));
+        if (!strstr(qn_diags_text(&diags, arena), mistakes[i][1]))
+            fail_msg("%s", qn_diags_text(&diags, arena));
+        qn_arena_free(arena);
+    }
+}
+
 /* ---- memory ---- */
 
 /* 45 elements: whole vectors, then a masked tail that ends at the buffer's end; the masked lanes are x[…] = other. The
@@ -550,9 +605,9 @@ static void random_kernels(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(memory),      cmocka_unit_test(lanes),          cmocka_unit_test(loops),
-        cmocka_unit_test(branches),    cmocka_unit_test(checks),         cmocka_unit_test(nontemporal_stores),
-        cmocka_unit_test(test_lookup), cmocka_unit_test(random_kernels),
+        cmocka_unit_test(memory),      cmocka_unit_test(lanes),      cmocka_unit_test(loops),
+        cmocka_unit_test(branches),    cmocka_unit_test(checks),     cmocka_unit_test(nontemporal_stores),
+        cmocka_unit_test(test_lookup), cmocka_unit_test(test_bytes), cmocka_unit_test(random_kernels),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

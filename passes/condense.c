@@ -1,0 +1,171 @@
+/* Stores constant right sides of products of one row in 28 bits a number, where the products wait for them (ir/condensed.h): what is
+ * not read from the last cache or from memory takes no time.
+ *
+ * Before: folded constants, and products in panels.
+ * After:  matmul_packed of one row with panels of float32 that are constant, as large as the second cache or larger, read by nothing
+ *         else, and of numbers with few different top bytes, have condensed panels. Others are as they were.
+ *
+ *   %p = constant f32[96, 768, 32]                   %p = constant u8[96, 2695, 32]
+ *   %r = matmul_packed %x: f32[1, 768], %p     ->    %r = matmul_packed %x, %p
+ *
+ * A sum has numbers with other top bytes at its end; next to an infinite one in x they make NaN. So not in strict math. */
+#include <stdatomic.h>
+#include <stdlib.h>
+
+#include "ir/build.h"
+#include "ir/condensed.h"
+#include "passes/passes.h"
+#include "passes/words.h"
+
+enum { LEAST_BYTES = 1 << 20, TASK_BYTES = 1 << 20 };
+
+typedef struct candidate {
+    const qn_tensor *panels, *condensed;
+    int64_t k, width, n_panels, task_panels, first_task;
+    atomic_bool unfit;
+} candidate;
+
+typedef struct condenser {
+    qn_arena *arena;
+    qn_vec(candidate *) candidates;
+} condenser;
+
+static int64_t bytes_of(const qn_tensor *tensor)
+{
+    return (int64_t)tensor->bytes;
+}
+
+/* The panels of a product that would be condensed, or NULL. */
+static const qn_tensor *panels_to_condense(const qn_node *node, const qn_machine *machine)
+{
+    if (node->op != QN_OP_MATMUL_PACKED || node->n_operands > 2)
+        return NULL;
+    const qn_type *x = &node->operands[0]->type, *type = &node->results[0].type;
+    const qn_tensor *panels = qn_value_constant(node->operands[1]);
+    const int n_batch = (int)qn_attr_int(node, QN_ATTR_BATCH_DIMS);
+    if (!panels || bytes_of(panels) < LEAST_BYTES || x->dtype != QUERN_F32 ||
+        panels->type.dtype != QUERN_F32 || qn_word_panels(&panels->type, n_batch, machine) == 0)
+        return NULL;
+    for (int i = n_batch; i < type->rank - 1; i++)
+        if (!qn_dim_is(type->dims[i], 1))
+            return NULL;
+    return panels;
+}
+
+static candidate *find(const condenser *c, const qn_tensor *panels)
+{
+    for (size_t i = 0; i < c->candidates.n; i++)
+        if (c->candidates.items[i]->panels == panels)
+            return c->candidates.items[i];
+    return NULL;
+}
+
+static void collect(condenser *c, const qn_graph *graph, const qn_machine *machine)
+{
+    QN_FOR_NODES (graph, node) {
+        for (int i = 0; i < node->n_regions; i++)
+            collect(c, node->regions[i], machine);
+        const qn_tensor *panels = panels_to_condense(node, machine);
+        if (!panels || find(c, panels))
+            continue;
+        const int rank = panels->type.rank;
+        candidate *new = QN_NEW(c->arena, candidate);
+        new->panels = panels;
+        new->k = panels->type.dims[rank - 2]->value;
+        new->width = panels->type.dims[rank - 1]->value;
+        const int64_t panel_bytes = 4 * new->k *new->width;
+        new->n_panels = bytes_of(panels) / panel_bytes;
+        new->task_panels = panel_bytes < TASK_BYTES ? TASK_BYTES / panel_bytes : 1;
+        qn_vec_push(c->arena, &c->candidates, new);
+    }
+}
+
+static void exclude_value(const condenser *c, const qn_value *value)
+{
+    const qn_tensor *tensor = qn_value_constant(value);
+    candidate *of = tensor ? find(c, tensor) : NULL;
+    if (of)
+        of->unfit = true;
+}
+
+/* What others read too, such as a table that rows are looked up in, would be there twice. */
+static void exclude_shared(const condenser *c, const qn_graph *graph, const qn_machine *machine)
+{
+    QN_FOR_NODES (graph, node) {
+        for (int i = 0; i < node->n_regions; i++)
+            exclude_shared(c, node->regions[i], machine);
+        const bool condensable = panels_to_condense(node, machine) != NULL;
+        for (int i = 0; i < node->n_operands; i++)
+            if (i != 1 || !condensable)
+                exclude_value(c, node->operands[i]);
+    }
+    for (int i = 0; i < graph->n_outputs; i++)
+        exclude_value(c, graph->outputs[i]);
+}
+
+/* Looks at some panels of one constant. */
+static void look(void *arg, int64_t task)
+{
+    const condenser *c = arg;
+    size_t i = c->candidates.n - 1;
+    while (c->candidates.items[i]->first_task > task)
+        i--;
+    candidate *of = c->candidates.items[i];
+    const int64_t first = (task - of->first_task) * of->task_panels, past = first + of->task_panels;
+    float *scratch = malloc((size_t)(of->k * of->width) * sizeof *scratch);
+    QN_ASSERT(scratch, "out of memory");
+    for (int64_t p = first; p < past && p < of->n_panels && !of->unfit; p++) {
+        const qn_runs panel = qn_tensor_panel(of->panels, p, false, scratch);
+        if (!qn_condensed_takes(&panel, of->k, of->width))
+            of->unfit = true;
+    }
+    free(scratch);
+}
+
+static qn_status rewrite(condenser *c, qn_graph *graph, const qn_machine *machine, bool *changed,
+                         qn_diags *diags)
+{
+    QN_FOR_NODES (graph, node) {
+        for (int i = 0; i < node->n_regions; i++)
+            QN_TRY(rewrite(c, node->regions[i], machine, changed, diags));
+        const qn_tensor *panels = panels_to_condense(node, machine);
+        candidate *of = panels ? find(c, panels) : NULL;
+        if (!of || of->unfit)
+            continue;
+        if (!of->condensed)
+            of->condensed = qn_tensor_condensed(graph->module, panels);
+        qn_builder b = { .graph = graph, .before = node, .loc = node->loc, .diags = diags };
+        qn_value *y = qn_b_constant(&b, of->condensed);
+        if (!y)
+            return qn_diags_status(diags);
+        node->operands[1] = y;
+        *changed = true;
+    }
+    return QUERN_OK;
+}
+
+qn_status qn_pass_condense(qn_graph *graph, const qn_pass_options *options, bool *out_changed,
+                           qn_diags *diags)
+{
+    *out_changed = false;
+    if (!options->machine || options->machine->gpu || options->machine->vector_bytes < 16 ||
+        options->math == QN_MATH_STRICT)
+        return QUERN_OK;
+    condenser c = { .arena = qn_arena_new() };
+    collect(&c, graph, options->machine);
+    exclude_shared(&c, graph, options->machine);
+    int64_t tasks = 0;
+    for (size_t i = 0; i < c.candidates.n; i++) {
+        candidate *of = c.candidates.items[i];
+        of->first_task = tasks;
+        tasks += (of->n_panels + of->task_panels - 1) / of->task_panels;
+    }
+    if (options->parallel_for)
+        options->parallel_for(options->pool, look, &c, tasks);
+    else
+        for (int64_t i = 0; i < tasks; i++)
+            look(&c, i);
+    const qn_status status = rewrite(&c, graph, options->machine, out_changed, diags);
+    qn_arena_free(c.arena);
+    return status;
+}

@@ -1,0 +1,411 @@
+/* Panels of float32 in 28 bits a number: written and read back to the bit, whatever the numbers are; products of one row with them,
+ * through the pass condense and the template gemv, against the interpreter and against plain panels; machine code against the
+ * kernel interpreter, also of bytes that no panel has. */
+#include <math.h>
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include <cmocka.h>
+
+#include "backends/backend.h"
+#include "frontend/text/text.h"
+#include "ir/build.h"
+#include "ir/condensed.h"
+#include "passes/claim.h"
+#include "tests/support/eval.h"
+#include "tests/support/jit_kernel.h"
+#include "tests/support/lowered.h"
+
+static uint64_t state_of_random;
+
+static double uniform(void)
+{
+    state_of_random = state_of_random * 6364136223846793005u + 1442695040888963407u;
+    return ((double)(state_of_random >> 33) + 0.5) / (double)(1u << 31);
+}
+
+/* Normally distributed, as weights are. */
+static float *weights(qn_arena *arena, int64_t n)
+{
+    float *data = QN_NEW_ARRAY(arena, float, n);
+    state_of_random = 1;
+    for (int64_t i = 0; i < n; i++)
+        data[i] = (float)(0.02 * sqrt(-2 * log(uniform())) * cos(6.283185307179586 * uniform()));
+    return data;
+}
+
+/* ---- panels ---- */
+
+static void expect_round_trip(const char *what, const float *numbers, int64_t k, int64_t width, bool fits)
+{
+    const qn_runs rows = { (const uint8_t *)numbers, k, width, width };
+    const size_t bytes = (size_t)qn_condensed_bytes(k, width);
+    uint8_t *panel = malloc(bytes);
+    float *read = malloc((size_t)(k * width) * sizeof *read);
+    assert_non_null(panel);
+    assert_non_null(read);
+    if (qn_condensed_takes(&rows, k, width) != fits || qn_condense(&rows, k, width, panel) != fits)
+        fail_msg("%s: %lld x %lld %s", what, (long long)k, (long long)width, fits ? "does not fit" : "fits");
+    qn_condensed_read(panel, k, width, read);
+    if (fits && memcmp(read, numbers, (size_t)(k * width) * sizeof *read) != 0)
+        fail_msg("%s: %lld x %lld is not the same", what, (long long)k, (long long)width);
+    free(read);
+    free(panel);
+}
+
+static void panels_are_read_as_they_were(void **state)
+{
+    (void)state;
+    static const int64_t ks[] = { 8, 13, 64, 771 }, widths[] = { 4, 8, 16, 32 };
+    for (size_t i = 0; i < 4; i++)
+        for (size_t j = 0; j < 4; j++) {
+            const int64_t k = ks[i], width = widths[j], n = k * width;
+            qn_arena *arena = qn_arena_new();
+            float *x = weights(arena, n);
+            assert_int_equal(qn_condensed_bytes(k, width) % width, 0);
+            expect_round_trip("normal", x, k, width, true);
+            for (int64_t l = 0; l < n; l += 3) /* pruned, with both zeros */
+                x[l] = l % 2 ? -0.0f : 0.0f;
+            expect_round_trip("pruned", x, k, width, true);
+            const float odd[] = { INFINITY, -INFINITY, NAN, 1e-30f, -1e30f, 1e-42f };
+            for (int64_t l = 0; l < 6 && l + 2 < qn_condensed_room(k, width); l++)
+                x[n - 1 - l * 5] = odd[l];
+            expect_round_trip("infinite", x, k, width, true);
+            for (int64_t l = 0; l < n; l++)
+                x[l] = -0.125f;
+            expect_round_trip("equal", x, k, width, true);
+            for (int64_t l = 0; l < n; l++)
+                x[l] = (float)(l + 1) * 1e-45f;
+            expect_round_trip("denormal", x, k, width, true);
+            memset(x, 0, (size_t)n * sizeof *x);
+            expect_round_trip("zero", x, k, width, true);
+            qn_arena_free(arena);
+        }
+}
+
+static void lists_have_so_much_room(void **state)
+{
+    (void)state;
+    const int64_t k = 600, width = 32, room = qn_condensed_room(k, width);
+    qn_arena *arena = qn_arena_new();
+    float *x = QN_NEW_ARRAY(arena, float, k *width);
+    for (int64_t i = 0; i < k * width; i++)
+        x[i] = 0.5f;
+    for (int64_t i = 0; i < room; i++)
+        x[i * 37 + 5] = i % 2 ? 1e-20f : -1e20f;
+    expect_round_trip("as many as there is room for", x, k, width, true);
+    x[k * width - 1] = 1e20f;
+    expect_round_trip("one more", x, k, width, false);
+    qn_arena_free(arena);
+}
+
+/* By columns they are as alike as by rows; by rows, far apart, they give the same panel. */
+static void panels_may_lie_apart(void **state)
+{
+    (void)state;
+    enum { K = 20, WIDTH = 16, APART = 50 };
+    qn_arena *arena = qn_arena_new();
+    float *all = weights(arena, K * APART);
+    uint8_t *panels[2];
+    float together[K * WIDTH];
+    for (int i = 0; i < K * WIDTH; i++)
+        together[i] = all[i / WIDTH * APART + i % WIDTH];
+    const qn_runs rows[] = { { (const uint8_t *)all, K, WIDTH, APART },
+                             { (const uint8_t *)together, K, WIDTH, WIDTH } };
+    for (int i = 0; i < 2; i++) {
+        panels[i] = QN_NEW_ARRAY(arena, uint8_t, qn_condensed_bytes(K, WIDTH));
+        assert_true(qn_condense(&rows[i], K, WIDTH, panels[i]));
+    }
+    /* the table is chosen by some of the numbers, which need not be the same ones */
+    float read[2][K * WIDTH];
+    for (int i = 0; i < 2; i++)
+        qn_condensed_read(panels[i], K, WIDTH, read[i]);
+    assert_memory_equal(read[0], together, sizeof together);
+    assert_memory_equal(read[1], together, sizeof together);
+    assert_true(qn_condensed_takes(&(qn_runs){ (const uint8_t *)all, K, WIDTH, APART }, K, WIDTH));
+    qn_arena_free(arena);
+}
+
+/* ---- products ---- */
+
+static const qn_machine machines[] = {
+    { LOWERED_AVX512 },
+    { LOWERED_AVX2 },
+    { LOWERED_AARCH64 },
+    { LOWERED_AVX512, .follows_streams = true },
+};
+enum { MACHINES = sizeof machines / sizeof *machines };
+
+typedef struct example {
+    int64_t batch, k, n;
+    bool epilogue;
+} example;
+
+/* x [batch, 1, K] times panels of that width, in 28 bits or plain; logistic(product + bias) beside it. */
+static qn_graph *product(const example *c, int64_t width, bool condensed, bool odd)
+{
+    qn_module *module = qn_module_new("row");
+    qn_diags *diags = QN_NEW(module->arena, qn_diags);
+    qn_diags_init(diags, module->arena);
+    qn_graph *graph = qn_function_new(module, "f");
+    qn_builder b = { .graph = graph, .diags = diags };
+    const int64_t n_panels = (c->n + width - 1) / width, n = c->batch * n_panels * c->k * width;
+    float *numbers = weights(module->arena, n);
+    for (int64_t i = 0; i < n; i += 701)
+        numbers[i] = odd ? 3e4f : i % 2 ? 0 : 1e-9f;
+    const qn_tensor *y =
+        qn_tensor_new(module, QUERN_F32, 4, (int64_t[]){ c->batch, n_panels, c->k, width }, numbers);
+    qn_value *x = qn_graph_add_input(
+        graph, "x", qn_type_static(module, QUERN_F32, 3, (int64_t[]){ c->batch, 1, c->k }), QN_ROLE_INPUT);
+    qn_value *r = qn_b_matmul_packed(&b, x, qn_b_constant(&b, condensed ? qn_tensor_condensed(module, y) : y),
+                                     1, qn_dim_const(module->dims, c->n), QUERN_F32);
+    if (!r)
+        fail_msg("%s", qn_diags_text(diags, module->arena));
+    qn_graph_add_output(graph, r, "product", -1);
+    if (c->epilogue) {
+        qn_value *bias =
+            qn_b_constant(&b, qn_tensor_new(module, QUERN_F32, 1, &c->n, weights(module->arena, c->n)));
+        r = qn_b_unary(&b, QN_OP_LOGISTIC, qn_b_binary_bcast(&b, QN_OP_ADD, r, bias));
+        qn_graph_add_output(graph, r, "y", -1);
+    }
+    return graph;
+}
+
+static const example examples[] = {
+    { 1, 8, 32, false },  { 1, 41, 65, false }, { 1, 63, 128, true },  { 1, 300, 70, true },
+    { 3, 50, 70, false }, { 2, 15, 97, true },  { 1, 1025, 7, false },
+};
+
+static qn_array input_of(const example *c, qn_arena *arena)
+{
+    qn_array x = { .dtype = QUERN_F32, .rank = 3, .dims = { c->batch, 1, c->k } };
+    float *data = QN_NEW_ARRAY(arena, float, c->batch * c->k);
+    for (int64_t i = 0; i < c->batch * c->k; i++)
+        data[i] = (float)(i * 7919 % 201 - 100) / 100;
+    x.data = data;
+    return x;
+}
+
+static void products_equal_the_interpreters(void **state)
+{
+    (void)state;
+    for (size_t i = 0; i < sizeof examples / sizeof *examples; i++)
+        for (size_t m = 0; m < 2 * MACHINES; m++) {
+            const qn_machine *machine = &machines[m / 2];
+            const int64_t lanes = machine->vector_bytes / 4,
+                          width = examples[i].n > lanes ? 2 * lanes : lanes;
+            qn_graph *graph = product(&examples[i], width, true, m % 2),
+                     *plain = product(&examples[i], width, false, m % 2);
+            qn_arena *arena = graph->module->arena;
+            qn_diags diags;
+            qn_diags_init(&diags, arena);
+            qn_array x = input_of(&examples[i], arena), expected[2], found[2];
+            assert_int_equal(qn_interp_run(plain, &x, expected, arena, &diags), QUERN_OK);
+            assert_int_equal(qn_interp_run(graph, &x, found, arena, &diags), QUERN_OK);
+            for (int o = 0; o < graph->n_outputs; o++) /* the same numbers in the same order */
+                assert_memory_equal(found[o].data, expected[o].data,
+                                    (size_t)(examples[i].batch * examples[i].n) * sizeof(float));
+            const qn_pass_options options = { .math = QN_MATH_DEFAULT,
+                                              .machine = machine,
+                                              .fold = qn_interp_fold };
+            lowered_compare("row", graph, &options, &x, NULL);
+            qn_module_free(graph->module);
+            qn_module_free(plain->module);
+        }
+}
+
+/* Without numbers in lists the sums have the same order, and so the same bits, as with plain panels. */
+static void sums_are_those_of_plain_panels(void **state)
+{
+    (void)state;
+    const example c = { 1, 61, 70, false };
+    for (size_t m = 0; m < MACHINES; m++) {
+        qn_array found[2];
+        qn_graph *graphs[2];
+        for (int condensed = 0; condensed < 2; condensed++) {
+            qn_module *module = qn_module_new("row");
+            qn_diags diags;
+            qn_diags_init(&diags, module->arena);
+            qn_graph *graph = graphs[condensed] = qn_function_new(module, "f");
+            qn_builder b = { .graph = graph, .diags = &diags };
+            const int64_t width = machines[m].vector_bytes / 2, n_panels = (c.n + width - 1) / width;
+            float *numbers = QN_NEW_ARRAY(module->arena, float, n_panels *c.k *width);
+            for (int64_t i = 0; i < n_panels * c.k * width; i++)
+                numbers[i] = (float)(1 + i % 97) / 97;
+            const qn_tensor *y =
+                qn_tensor_new(module, QUERN_F32, 3, (int64_t[]){ n_panels, c.k, width }, numbers);
+            qn_value *x = qn_graph_add_input(
+                graph, "x", qn_type_static(module, QUERN_F32, 2, (int64_t[]){ 1, c.k }), QN_ROLE_INPUT);
+            qn_value *r =
+                qn_b_matmul_packed(&b, x, qn_b_constant(&b, condensed ? qn_tensor_condensed(module, y) : y),
+                                   0, qn_dim_const(module->dims, c.n), QUERN_F32);
+            qn_graph_add_output(graph, r, "product", -1);
+            qn_array in = input_of(&c, module->arena);
+            in.rank = 2;
+            in.dims[1] = c.k;
+            const qn_pass_options options = { .math = QN_MATH_DEFAULT,
+                                              .machine = &machines[m],
+                                              .fold = qn_interp_fold };
+            if (lowered_run(graph, false, &options, &in, NULL, &found[condensed], NULL, module->arena,
+                            &diags))
+                fail_msg("%s", qn_diags_text(&diags, module->arena));
+        }
+        assert_memory_equal(found[0].data, found[1].data, (size_t)c.n * sizeof(float));
+        qn_module_free(graphs[0]->module);
+        qn_module_free(graphs[1]->module);
+    }
+}
+
+/* Of random bytes in the place of panels, whose lists and places in them are anything: nothing else is touched. */
+static void machine_code_gives_the_same(void **state)
+{
+    (void)state;
+    static const char *const cpus[] = { NULL, "x86-64-v3" };
+    for (size_t i = 0; i < sizeof examples / sizeof *examples; i++)
+        for (int m = 0; m < 2; m++) {
+            const example *c = &examples[i];
+            const int64_t lanes = machines[m].vector_bytes / 4, width = c->n > lanes ? 2 * lanes : lanes;
+            qn_graph *graph = product(&(example){ c->batch, c->k, c->n, false }, width, true, false);
+            qn_diags diags;
+            qn_diags_init(&diags, graph->module->arena);
+            const qn_pass_options options = { .math = QN_MATH_DEFAULT, .machine = &machines[m] };
+            qn_program *program;
+            assert_int_equal(qn_lower(graph, &options, graph->module->arena, &program, &diags), QUERN_OK);
+            assert_int_equal(program->n_kernels, 1);
+            const int64_t bytes = (c->n + width - 1) / width * qn_condensed_bytes(c->k, width);
+            kernel_compare(program->kernels[0],
+                           (int64_t[]){ c->batch * c->k, c->batch * bytes, c->batch * c->n }, NULL, 1,
+                           cpus[m]);
+            qn_module_free(graph->module);
+        }
+}
+
+/* ---- the pass ---- */
+
+enum { DEPTH = 512 };
+
+static bool is_condensed(const qn_graph *graph)
+{
+    QN_FOR_NODES (graph, node)
+        if (node->op == QN_OP_MATMUL_PACKED && node->operands[1]->type.dtype == QUERN_U8)
+            return true;
+    return false;
+}
+
+/* A product of rows with a constant of DEPTH x n, of which some numbers are 1e-20. */
+static qn_graph *model(int64_t rows, int64_t n, int64_t others)
+{
+    qn_module *module = qn_module_new("model");
+    qn_diags *diags = QN_NEW(module->arena, qn_diags);
+    qn_diags_init(diags, module->arena);
+    qn_graph *graph = qn_function_new(module, "f");
+    qn_builder b = { .graph = graph, .diags = diags };
+    float *numbers = weights(module->arena, DEPTH * n);
+    for (int64_t i = 0; i < DEPTH * n; i++)
+        numbers[i] = 0.25f + fabsf(numbers[i]);
+    for (int64_t i = 0; i < others; i++) /* all in the first panel */
+        numbers[i * n] = 1e-20f;
+    qn_value *x = qn_graph_add_input(
+        graph, "x", qn_type_static(module, QUERN_F32, 2, (int64_t[]){ rows, DEPTH }), QN_ROLE_INPUT);
+    qn_value *y = qn_b_constant(&b, qn_tensor_new(module, QUERN_F32, 2, (int64_t[]){ DEPTH, n }, numbers));
+    qn_graph_add_output(graph, qn_b_matmul(&b, x, y), "y", -1);
+    return graph;
+}
+
+static bool becomes_condensed(int64_t rows, int64_t n, int64_t others, qn_math math,
+                              const qn_machine *machine)
+{
+    qn_graph *graph = model(rows, n, others);
+    qn_diags diags;
+    qn_diags_init(&diags, graph->module->arena);
+    const qn_pass_options options = { .math = math, .machine = machine, .fold = qn_interp_fold };
+    const qn_pass_hooks hooks = { .verify_each = true };
+    if (qn_run_passes(graph, NULL, &options, &hooks, &diags))
+        fail_msg("%s", qn_diags_text(&diags, graph->module->arena));
+    const bool is = is_condensed(graph);
+    qn_module_free(graph->module);
+    return is;
+}
+
+static void large_constants_become_so(void **state)
+{
+    (void)state;
+    const int64_t room = qn_condensed_room(DEPTH, 32);
+    const qn_machine gpu = { .gpu = true };
+    assert_true(becomes_condensed(1, 600, 0, QN_MATH_DEFAULT, &machines[0]));
+    assert_true(becomes_condensed(1, 600, room, QN_MATH_DEFAULT, &machines[0]));
+    assert_false(becomes_condensed(1, 600, room + 1, QN_MATH_DEFAULT, &machines[0]));
+    assert_true(becomes_condensed(1, 600, 0, QN_MATH_DEFAULT, &machines[1]));
+    assert_true(becomes_condensed(1, 600, 0, QN_MATH_DEFAULT, &machines[2]));
+    assert_false(becomes_condensed(2, 600, 0, QN_MATH_DEFAULT, &machines[0]));
+    assert_false(becomes_condensed(1, 300, 0, QN_MATH_DEFAULT, &machines[0]));
+    assert_false(becomes_condensed(1, 600, 0, QN_MATH_STRICT, &machines[0]));
+    assert_false(becomes_condensed(1, 600, 0, QN_MATH_DEFAULT, &gpu));
+}
+
+static void models_give_the_same(void **state)
+{
+    (void)state;
+    for (size_t m = 0; m < 3; m++) {
+        qn_graph *graph = model(1, 523, 5);
+        qn_array x = input_of(&(example){ 1, DEPTH, 0, false }, graph->module->arena);
+        x.rank = 2;
+        x.dims[1] = DEPTH;
+        const qn_pass_options options = { .math = QN_MATH_DEFAULT,
+                                          .machine = &machines[m],
+                                          .fold = qn_interp_fold };
+        lowered_compare("model", graph, &options, &x, NULL);
+        assert_true(is_condensed(graph));
+        qn_module_free(graph->module);
+    }
+}
+
+static void mistakes_are_found(void **state)
+{
+    (void)state;
+    static const char *const types[][2] = {
+        { "f32[1, 64]", "u8[1, 225, 32]" }, /* rows */
+        { "f32[1, 64]", "u8[1, 228, 64]" }, /* columns */
+        { "f32[1, 65]", "u8[1, 228, 32]" }, { "f16[1, 64]", "u8[1, 228, 32]" },
+        { "f32[1, 64]", "i8[1, 228, 32]" },
+    };
+    for (size_t i = 0; i <= sizeof types / sizeof *types; i++) {
+        const bool good = i == sizeof types / sizeof *types;
+        qn_arena *arena = qn_arena_new();
+        qn_diags diags;
+        qn_diags_init(&diags, arena);
+        qn_module *module;
+        const char *y = qn_arena_printf(arena, "u8[1, %d, 32]", (int)qn_condensed_bytes(64, 32) / 32);
+        const char *text = qn_arena_printf(arena,
+                                           "graph @f(%%x: %s, %%y: %s) -> f32[1, 32] {\n%%r = matmul_packed "
+                                           "%%x, %%y {batch_dims = 0, dims = [32]} : f32[1, 32]\nreturn "
+                                           "%%r\n}\n",
+                                           good ? "f32[1, 64]" : types[i][0], good ? y : types[i][1]);
+        const qn_status status = qn_text_parse(text, strlen(text), "test", &module, &diags);
+        if (good != (status == QUERN_OK))
+            fail_msg("%s: %s", text, qn_diags_text(&diags, arena));
+        if (good)
+            qn_module_free(module);
+        qn_arena_free(arena);
+    }
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(panels_are_read_as_they_were),
+        cmocka_unit_test(lists_have_so_much_room),
+        cmocka_unit_test(panels_may_lie_apart),
+        cmocka_unit_test(products_equal_the_interpreters),
+        cmocka_unit_test(sums_are_those_of_plain_panels),
+        cmocka_unit_test(machine_code_gives_the_same),
+        cmocka_unit_test(large_constants_become_so),
+        cmocka_unit_test(models_give_the_same),
+        cmocka_unit_test(mistakes_are_found),
+    };
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}
