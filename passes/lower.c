@@ -224,6 +224,11 @@ static qn_status lower_group(qn_lowering *l, const qn_group *group)
     const qn_template *template = qn_template_for(group, l->options);
     if (template)
         return template->lower(l, group);
+    if (group->root->op == QN_OP_MATMUL_PACKED)
+        return qn_error(l->diags, QUERN_ERROR_UNSUPPORTED, &group->root->loc,
+                        "matmul_packed of %s and %s: there is no kernel for such panels on this machine",
+                        qn_type_print(&group->root->operands[0]->type, l->arena),
+                        qn_type_print(&group->root->operands[1]->type, l->arena));
     switch (group->kind) {
     case QN_GROUP_LOOP:
     case QN_GROUP_CONTRACTION: return qn_lower_loop(l, group);
