@@ -16,9 +16,9 @@ static int64_t ceil_of(int64_t n, int64_t by)
     return (n + by - 1) / by;
 }
 
-bool qn_condensed_has(int64_t width)
+bool qn_condensed_has(int64_t k, int64_t width)
 {
-    return width == 4 || width == 8 || width == 16 || width == 32;
+    return (width == 4 || width == 8 || width == 16 || width == 32) && k > 0 && k <= UINT32_MAX / width;
 }
 
 int64_t qn_condensed_room(int64_t k, int64_t width)

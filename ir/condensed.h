@@ -30,8 +30,8 @@ enum {
     QN_CONDENSED_ENTRY = 8   /* bytes */
 };
 
-/* Are there such panels of that width? */
-bool qn_condensed_has(int64_t width);
+/* Are there such panels? Places in a list have 32 bits. */
+bool qn_condensed_has(int64_t k, int64_t width);
 /* Entries that a panel's list has room for. */
 int64_t qn_condensed_room(int64_t k, int64_t width);
 /* Bytes in front of a panel's blocks; of a panel: a multiple of its width. */

@@ -243,8 +243,7 @@ static bool is_condensed(const qn_infer_context *c, int batch)
         y->rank != batch + 3 || x->rank < 1)
         return false;
     const qn_dim k = x->dims[x->rank - 1], rows = y->dims[batch + 1], width = y->dims[batch + 2];
-    return qn_dim_is_const(k) && k->value <= INT32_MAX && qn_dim_is_const(width) &&
-           qn_condensed_has(width->value) &&
+    return qn_dim_is_const(k) && qn_dim_is_const(width) && qn_condensed_has(k->value, width->value) &&
            qn_dim_is(rows, qn_condensed_bytes(k->value, width->value) / width->value);
 }
 

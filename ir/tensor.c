@@ -306,7 +306,7 @@ bool qn_tensor_same_bytes(const qn_tensor *a, const qn_tensor *b)
         return false;
     const qn_node *x = a->source->node, *y = b->source->node;
     if (!x || !y)
-        return x == y && equal_statics(&a->type, &b->type) &&
+        return x == y && a->source->read == b->source->read && equal_statics(&a->type, &b->type) &&
                qn_tensor_same_bytes(a->source->operands[0], b->source->operands[0]);
     bool same = x->op == y->op && x->n_operands == y->n_operands && x->n_attrs == y->n_attrs &&
                 equal_statics(&a->type, &b->type);

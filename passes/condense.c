@@ -49,7 +49,8 @@ static const qn_tensor *panels_to_condense(const qn_node *node, const qn_machine
     for (int i = n_batch; i < type->rank - 1; i++)
         if (!qn_dim_is(type->dims[i], 1))
             return NULL;
-    return panels;
+    const qn_dim *last = panels->type.dims + n_batch + 1;
+    return qn_condensed_has(last[0]->value, last[1]->value) ? panels : NULL;
 }
 
 static candidate *find(const condenser *c, const qn_tensor *panels)

@@ -103,31 +103,39 @@ static void lists_have_so_much_room(void **state)
     qn_arena_free(arena);
 }
 
-/* By columns they are as alike as by rows; by rows, far apart, they give the same panel. */
+/* Far apart they give the same panel; by columns and by rows the same numbers choose its table, so that what is found alike enough
+ * by columns has room when it is written by rows. */
 static void panels_may_lie_apart(void **state)
 {
     (void)state;
-    enum { K = 20, WIDTH = 16, APART = 50 };
-    qn_arena *arena = qn_arena_new();
-    float *all = weights(arena, K * APART);
-    uint8_t *panels[2];
-    float together[K * WIDTH];
-    for (int i = 0; i < K * WIDTH; i++)
-        together[i] = all[i / WIDTH * APART + i % WIDTH];
-    const qn_runs rows[] = { { (const uint8_t *)all, K, WIDTH, APART },
-                             { (const uint8_t *)together, K, WIDTH, WIDTH } };
-    for (int i = 0; i < 2; i++) {
-        panels[i] = QN_NEW_ARRAY(arena, uint8_t, qn_condensed_bytes(K, WIDTH));
-        assert_true(qn_condense(&rows[i], K, WIDTH, panels[i]));
+    static const int64_t ks[] = { 20, 1037, 4099 }, widths[] = { 4, 16, 32 };
+    enum { APART = 50 };
+    for (int i = 0; i < 9; i++) {
+        const int64_t k = ks[i / 3], width = widths[i % 3], room = qn_condensed_room(k, width);
+        qn_arena *arena = qn_arena_new();
+        float *all = weights(arena, k * APART), *together = QN_NEW_ARRAY(arena, float, k *width),
+              *turned = QN_NEW_ARRAY(arena, float, k *width), *read = QN_NEW_ARRAY(arena, float, k *width);
+        for (int64_t other = 0; other < room / 2; other++)
+            all[(other * 8 + 1) % k * APART] = 1e20f;
+        for (int64_t at = 0; at < k * width; at++) {
+            together[at] = all[at / width * APART + at % width];
+            turned[at % width * k + at / width] = together[at];
+        }
+        const qn_runs apart = { (const uint8_t *)all, k, width, APART },
+                      rows = { (const uint8_t *)together, k, width, width },
+                      columns = { (const uint8_t *)turned, width, k, k };
+        uint8_t *panels[2];
+        for (int p = 0; p < 2; p++) {
+            panels[p] = QN_NEW_ARRAY(arena, uint8_t, qn_condensed_bytes(k, width));
+            assert_int_equal(qn_condense(p ? &apart : &rows, k, width, panels[p]),
+                             qn_condensed_takes(&columns, k, width));
+        }
+        assert_memory_equal(panels[0], panels[1], (size_t)qn_condensed_bytes(k, width));
+        assert_true(qn_condensed_takes(&apart, k, width));
+        qn_condensed_read(panels[0], k, width, read);
+        assert_memory_equal(read, together, (size_t)(k * width) * sizeof *read);
+        qn_arena_free(arena);
     }
-    /* the table is chosen by some of the numbers, which need not be the same ones */
-    float read[2][K * WIDTH];
-    for (int i = 0; i < 2; i++)
-        qn_condensed_read(panels[i], K, WIDTH, read[i]);
-    assert_memory_equal(read[0], together, sizeof together);
-    assert_memory_equal(read[1], together, sizeof together);
-    assert_true(qn_condensed_takes(&(qn_runs){ (const uint8_t *)all, K, WIDTH, APART }, K, WIDTH));
-    qn_arena_free(arena);
 }
 
 /* ---- products ---- */
@@ -370,6 +378,7 @@ static void mistakes_are_found(void **state)
     static const char *const types[][2] = {
         { "f32[1, 64]", "u8[1, 225, 32]" }, /* rows */
         { "f32[1, 64]", "u8[1, 228, 64]" }, /* columns */
+        { "f32[1, 0]", "u8[1, 2, 32]" },    { "f32[1, 134217728]", "u8[1, 471859202, 32]" },
         { "f32[1, 65]", "u8[1, 228, 32]" }, { "f16[1, 64]", "u8[1, 228, 32]" },
         { "f32[1, 64]", "i8[1, 228, 32]" },
     };
