@@ -99,7 +99,7 @@ static int cost_of(const qn_node *node)
 static bool goes_along_rows(qn_cluster *c, const qn_value *value, const qn_dim *at, qn_dim lane)
 {
     qn_dim index[QN_MAX_RANK], operand[QN_MAX_RANK], along, rest;
-    memcpy(index, at, sizeof index);
+    memcpy(index, at, (size_t)value->type.rank * sizeof *index);
     while (value->node && qn_ix_moves(value->node) && value->node->n_operands > 0 &&
            qn_ix_data_count(value->node) == 0) {
         qn_ix_operand(&c->space, value->node, 0, index, NULL, operand);
