@@ -150,6 +150,12 @@ static qn_value *interpolate(const image *m, int taps, qn_op combine, qn_value *
     return sum;
 }
 
+/* Where pixels are, in f32 at least: fewer bits would not tell those of a wide image apart. */
+static qn_value *as_places(qn_builder *b, qn_value *v)
+{
+    return v && qn_dtype_bytes(v->type.dtype) < 4 ? qn_b_convert(b, QUERN_F32, v) : v;
+}
+
 /* ---- GridSample ---- */
 
 /* Coordinate `column` of points [N, out…, axes], as f32 [N, P]. */
@@ -160,8 +166,7 @@ static qn_value *column_of(qn_onnx_node *n, qn_value *grid, int column, qn_dim n
     qn_dim dims[2] = { grid->type.dims[0], n_points };
     grid =
         qn_b_slice_axis(b, grid, grid->type.rank - 1, qn_dim_const(t, column), qn_dim_const(t, column + 1));
-    grid = qn_b_reshape(b, grid, 2, dims);
-    return grid && qn_dtype_bytes(grid->type.dtype) < 4 ? qn_b_convert(b, QUERN_F32, grid) : grid;
+    return as_places(b, qn_b_reshape(b, grid, 2, dims));
 }
 
 static void import_grid_sample(qn_onnx_node *n)
@@ -346,6 +351,7 @@ static void import_roi_align(qn_onnx_node *n)
         return;
     m.batch = regions->type.dims[0];
     m.which = qn_b_expand_dims(b, qn_b_convert(b, QUERN_I64, batch), 1);
+    regions = as_places(b, regions);
     double offset = half ? 0.5 : 0;
     qn_value *edge[4], *points[2], *flat[2], *inside = NULL;
     for (int i = 0; i < 4; i++)
@@ -428,7 +434,7 @@ static void import_deform_conv(qn_onnx_node *n)
     if (!read_image(n, qn_b_reshape(b, x, 4, apart), &m))
         return;
     m.border = ZEROS;
-    offset = by_group(n, offset, shifts, n_kernel * 2);
+    offset = as_places(b, by_group(n, offset, shifts, n_kernel * 2));
     mask = mask ? by_group(n, mask, shifts, n_kernel) : NULL;
     qn_dim out[2] = { window.out[0], window.out[1] }, one = qn_dim_const(t, 1),
            count = qn_dim_mul(t, out[0], out[1]);
@@ -437,7 +443,7 @@ static void import_deform_conv(qn_onnx_node *n)
         qn_value *points[2];
         int64_t place[2] = { k / kernel[1], k % kernel[1] };
         for (int i = 0; i < 2; i++) {
-            qn_type type = qn_type_make(n->im->module, x->type.dtype, 2, out);
+            qn_type type = qn_type_make(n->im->module, offset ? offset->type.dtype : x->type.dtype, 2, out);
             double start = (double)(place[i] * window.dilation[i] - window.low[i]->value);
             qn_value *at =
                 add_number(b, mul_number(b, qn_b_iota(b, &type, i), (double)window.stride[i]), start);

@@ -677,6 +677,26 @@ class CountedLoops(unittest.TestCase):
                 got, = quern.compile(graph, target=target)([x, regions, which])
                 np.testing.assert_allclose(got, want, rtol=1e-4, atol=1e-5)
 
+    def test_places_in_wide_images(self):
+        """Pixels beyond number 2048 of a row of float16, which has no numbers for all of them."""
+        f16 = TensorProto.FLOAT16
+        x = np.random.default_rng(9).standard_normal((1, 2, 1, 2100)).astype(np.float16)
+        for width in (2050, 2052, 2100):
+            image, still = x[..., :width], np.zeros((1, 2, 1, width), np.float16)
+            ones = numpy_helper.from_array(np.eye(2, dtype=np.float16).reshape(2, 2, 1, 1), "w")
+            graph = model([helper.make_node("DeformConv", ["x", "w", "o"], ["y"])],
+                          [info("x", image.shape, f16), info("o", still.shape, f16)], [info("y", None, f16)], [ones], 22)
+            regions, which = np.array([[width - 4 - width % 4, 0, width - width % 4, 1]], np.float16), np.zeros(1, np.int64)
+            align = model([helper.make_node("RoiAlign", ["x", "r", "i"], ["y"], output_height=1, output_width=4, sampling_ratio=1,
+                                            coordinate_transformation_mode="half_pixel")],
+                          [info("x", image.shape, f16), info("r", [1, 4], f16), info("i", [1], TensorProto.INT64)],
+                          [info("y", None, f16)], [], 22)
+            for target in ("cpu", "interp"):
+                np.testing.assert_array_equal(quern.compile(graph, target=target)([image, still])[0], image)
+                got, = quern.compile(align, target=target)([image, regions, which])
+                first = width - 4 - width % 4
+                np.testing.assert_array_equal(got, image[..., first:first + 4])
+
     def test_deformed_groups(self):
         """DeformConv: groups of channels, and of offsets, that are not the same."""
         rng = np.random.default_rng(8)
