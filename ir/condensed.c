@@ -296,7 +296,8 @@ static void read_condensed(const qn_tensor *tensor, const int64_t *low, const in
             step *= type->dims[d]->value;
         }
         const qn_runs rows = qn_tensor_panel(panels, panel, true, scratch);
-        qn_condense(&rows, k, width, whole ? at : made);
+        const bool fits = qn_condense(&rows, k, width, whole ? at : made);
+        QN_ASSERT(fits, "panel %lld has no room for its numbers", (long long)panel);
         for (int64_t row = 0; row < extent[rank - 2] && !whole; row++)
             memcpy(at + row * extent[rank - 1], made + (low[rank - 2] + row) * width + low[rank - 1],
                    (size_t)extent[rank - 1]);

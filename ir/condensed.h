@@ -50,7 +50,8 @@ bool qn_condense(const qn_runs *rows, int64_t k, int64_t width, void *to);
 /* Whatever the bytes are: no more than `room` entries are read, and none is beyond the panel. */
 void qn_condensed_read(const void *from, int64_t k, int64_t width, float *to);
 
-/* Panels f32 [batch…, panels, K, width] as u8 [batch…, panels, bytes / width, width], which are made as they are read. */
+/* Panels f32 [batch…, panels, K, width] as u8 [batch…, panels, bytes / width, width], which are made as they are read: all must be alike
+ * enough. */
 const qn_tensor *qn_tensor_condensed(qn_module *module, const qn_tensor *panels);
 /* Panel number `panel` of all batches: where it lies, or else in `scratch`, k * width float32. Thread-safe. */
 qn_runs qn_tensor_panel(const qn_tensor *panels, int64_t panel, bool by_rows, float *scratch);

@@ -163,7 +163,7 @@ static qn_graph *product(const example *c, int64_t width, bool condensed, bool o
     qn_builder b = { .graph = graph, .diags = diags };
     const int64_t n_panels = (c->n + width - 1) / width, n = c->batch * n_panels * c->k * width;
     float *numbers = weights(module->arena, n);
-    for (int64_t i = 0; i < n; i += 701)
+    for (int64_t i = 0; i < n; i += 1409)
         numbers[i] = odd ? 3e4f : i % 2 ? 0 : 1e-9f;
     const qn_tensor *y =
         qn_tensor_new(module, QUERN_F32, 4, (int64_t[]){ c->batch, n_panels, c->k, width }, numbers);
