@@ -7,7 +7,9 @@
  *
  * Rows of the kernel that read outside of x are left out. Of the columns of x that a tile reads in a row, no more than the first ones,
  * as many as there are of padding before x, may lie before it, and likewise the last ones behind it: only numbers from there are
- * compared with x's extent, and are 0 outside. Where rows have more padding (MOST_PADDING) x comes padded.
+ * compared with x's extent, and are 0 outside. Where rows have more padding (MOST_PADDING), of a dilated kernel columns that lie
+ * outside of x for the whole tile are left out, and what is read of x for one that meets the border is copied to a local buffer first,
+ * with its zeros. Other kernels get a padded x then.
  *
  *   task: some panels of output channels x some lines; a line is a part of a row of the result, some tiles long
  *     for each panel, line, tile
@@ -61,15 +63,15 @@ typedef struct emitter {
     const qn_group *group;
     qn_ktype vector;
     bool fused;
-    qn_kbuffer *x, *weights, *local;
+    qn_kbuffer *x, *weights, *local, *border;
     qn_dim in[QN_CONV_AXES], out[QN_CONV_AXES];                /* of the space */
     qn_dim dims[QN_MAX_RANK];                                  /* of the result; of the space */
     qn_kvalue *row_elements, *slice_elements, *plane_elements; /* of x, in a block */
     /* the tile at work */
     int64_t vectors, n;
     int64_t channel; /* of groups inside of blocks */
-    qn_kvalue *from[QN_CONV_AXES - 1],
-        *to[QN_CONV_AXES - 1];    /* planes and rows of the kernel that read in x */
+    qn_kvalue *from[QN_CONV_AXES],
+        *to[QN_CONV_AXES]; /* planes and rows of the kernel that read in x; columns if it reaches far */
     qn_kvalue *x_column, *row_at; /* of x: the first one of the tile; where the row at work begins */
     qn_kvalue *width;             /* of x */
     qn_dim sample, block, depth, row, column;
@@ -165,6 +167,12 @@ static bool meets_border(const axis *a)
     return a->low > 0 || a->high > 0;
 }
 
+/* Is there more padding than numbers are compared for, wherever they are? */
+static bool reaches_far(const axis *a)
+{
+    return a->low > MOST_PADDING || a->high > MOST_PADDING;
+}
+
 static bool make_plan(const qn_node *node, const qn_pass_options *options, plan *p)
 {
     const qn_machine *machine = options->machine;
@@ -194,7 +202,7 @@ static bool make_plan(const qn_node *node, const qn_pass_options *options, plan 
     p->k = p->channels;
     if (!read_axes(p))
         return false;
-    if (p->axes[2].low > MOST_PADDING || p->axes[2].high > MOST_PADDING)
+    if (reaches_far(&p->axes[2]) && (p->axes[2].dilation == 1 || p->c == 1 || p->inside))
         return false;
     if (p->inside)
         p->groups = 1;
@@ -237,11 +245,11 @@ static int64_t block_weights(const plan *p)
     return (p->inside ? 1 : p->blocks / p->groups) * places(p) * place_weights(p);
 }
 
-/* A vector of numbers or words. */
-static qn_kvalue *load(emitter *e, qn_kbuffer *buffer, qn_kvalue *at)
+/* Numbers or words side by side. */
+static qn_kvalue *load(emitter *e, qn_kbuffer *buffer, qn_kvalue *at, int64_t lanes)
 {
-    return e->p.word > 1 ? qn_word_load(TERMS, buffer, at, (int)e->p.lanes)
-                         : qn_kb_load(TERMS, buffer, at, (int)e->p.lanes);
+    return e->p.word > 1 ? qn_word_load(TERMS, buffer, at, (int)lanes)
+                         : qn_kb_load(TERMS, buffer, at, (int)lanes);
 }
 
 /* One of them in all lanes. */
@@ -257,6 +265,7 @@ typedef struct row_part {
     int64_t low, high;
     int64_t x_step, w_step; /* from one step to the next x and the weights are read so much further */
     bool columns;           /* steps are columns; otherwise channels of one */
+    bool lies_inside;       /* of x, for the whole tile */
 } row_part;
 
 /* Does position q of the tile read in x at step u? NULL: it surely does. */
@@ -267,7 +276,7 @@ static qn_kvalue *reads_inside(emitter *e, const row_part *part, int64_t q, int6
                   last = (e->n - 1) * a->stride + (a->kernel - 1) * a->dilation;
     const bool before = at + (part->low + of_kernel) * a->dilation < a->low,
                behind = last - at - (part->high + of_kernel) * a->dilation < a->high;
-    if (!before && !behind)
+    if (part->lies_inside || (!before && !behind))
         return NULL;
     qn_kvalue *k = ADD(part->first, INDEX(of_kernel)),
               *column = ADD(ADD(e->x_column, INDEX(at)), MUL(k, INDEX(a->dilation)));
@@ -310,7 +319,8 @@ static void steps(emitter *e, const row_part *part, qn_kvalue *x_at, qn_kvalue *
     for (int64_t u = 0; u < n && !p->inside; u++) {
         qn_kvalue *weights[4];
         for (int64_t j = 0; j < e->vectors; j++)
-            weights[j] = load(e, e->weights, ADD(w_at, INDEX(j * block_weights(p) + u * part->w_step)));
+            weights[j] =
+                load(e, e->weights, ADD(w_at, INDEX(j * block_weights(p) + u * part->w_step)), p->lanes);
         for (int64_t q = 0; q < e->n; q++) {
             qn_kvalue *x = number_of_x(e, part, x_at, q, u);
             for (int64_t j = 0; j < e->vectors; j++) {
@@ -323,7 +333,7 @@ static void steps(emitter *e, const row_part *part, qn_kvalue *x_at, qn_kvalue *
     for (int64_t q = 0; q < e->n && p->inside; q++)
         for (int64_t u = 0; u < n; u++) {
             qn_kvalue *x = number_of_x(e, part, x_at, q, u);
-            qn_kvalue *weights = load(e, e->weights, ADD(w_at, INDEX(u * part->w_step)));
+            qn_kvalue *weights = load(e, e->weights, ADD(w_at, INDEX(u * part->w_step)), p->lanes);
             e->sums[q] = qn_word_multiply_add(TERMS, x, weights, e->sums[q], e->fused);
         }
 }
@@ -355,6 +365,55 @@ static void run(emitter *e, row_part part, qn_kvalue *x_at, qn_kvalue *w_at, int
               length - looped);
 }
 
+/* What the tile reads of x for a column of the kernel: copied, with 0 outside of x. */
+static void copy_column(emitter *e, qn_kvalue *first, qn_kvalue *x_at)
+{
+    const plan *p = &e->p;
+    const int64_t lanes = least(p->c & -p->c, p->lanes);
+    for (int64_t q = 0; q < e->n; q++) {
+        const int64_t column = q * p->axes[2].stride;
+        qn_kvalue *at = ADD(first, INDEX(column)),
+                  *inside = qn_kb_binary(TERMS, QN_OP_AND, qn_kb_compare(TERMS, QN_GE, at, INDEX(0)),
+                                         qn_kb_compare(TERMS, QN_LT, at, e->width)),
+                  *from = qn_kb_select(TERMS, inside, ADD(x_at, INDEX(column * p->c)), e->row_at);
+        for (int64_t i = 0; i < p->c; i += lanes) {
+            qn_kvalue *x = load(e, e->x, ADD(from, INDEX(i)), lanes);
+            x = qn_kb_select(TERMS, qn_kb_splat(TERMS, inside, x->type.lanes), x,
+                             qn_kb_const(TERMS, x->type, (qn_scalar){ .i = 0 }));
+            qn_kb_store(TERMS, e->border, INDEX((column * p->c + i) * p->word), x, NULL);
+        }
+    }
+}
+
+/* A column of a kernel that reaches far, which meets x for some position of the tile. */
+static void far_column(emitter *e, row_part part, qn_kvalue *x_at, qn_kvalue *w_at, int64_t channels)
+{
+    const axis *a = &e->p.axes[2];
+    const int n = (int)(e->n * e->vectors);
+    part.lies_inside = true;
+    if (e->n == 1) {
+        run(e, part, x_at, w_at, channels);
+        return;
+    }
+    qn_kvalue *first = ADD(e->x_column, MUL(part.first, INDEX(a->dilation))),
+              *last = ADD(first, INDEX((e->n - 1) * a->stride)), *before[QN_CONV_TILE];
+    memcpy(before, e->sums, (size_t)n * sizeof *before);
+    qn_kinst *branch =
+        qn_kb_if(TERMS, qn_kb_binary(TERMS, QN_OP_AND, qn_kb_compare(TERMS, QN_GE, first, INDEX(0)),
+                                     qn_kb_compare(TERMS, QN_LT, last, e->width)));
+    run(e, part, x_at, w_at, channels);
+    qn_kb_else(TERMS, branch, n, e->sums);
+    memcpy(e->sums, before, (size_t)n * sizeof *before);
+    copy_column(e, first, x_at);
+    qn_kbuffer *const x = e->x;
+    e->x = e->border;
+    run(e, part, INDEX(0), w_at, channels);
+    e->x = x;
+    qn_kb_end_if(TERMS, branch, n, e->sums);
+    for (int i = 0; i < n; i++)
+        e->sums[i] = &branch->results[i];
+}
+
 /* One row of the kernel over `channels` channels of a block, whose row of x begins at row_at. */
 static void kernel_row(emitter *e, qn_kvalue *row_at, qn_kvalue *w_at, int64_t channels)
 {
@@ -362,7 +421,7 @@ static void kernel_row(emitter *e, qn_kvalue *row_at, qn_kvalue *w_at, int64_t c
     const axis *a = &p->axes[2];
     const int64_t x_column = a->dilation * p->c, w_column = place_weights(p);
     qn_kvalue *x_at = ADD(row_at, MUL(e->x_column, INDEX(p->c)));
-    row_part part = { INDEX(0), 0, 0, x_column, w_column, true };
+    row_part part = { .first = INDEX(0), .x_step = x_column, .w_step = w_column, .columns = true };
     e->row_at = row_at;
     if (p->inside) { /* a channel's weights, and no more, stay in registers */
         for (e->channel = 0; e->channel < p->channels; e->channel++)
@@ -373,17 +432,21 @@ static void kernel_row(emitter *e, qn_kvalue *row_at, qn_kvalue *w_at, int64_t c
         run(e, part, x_at, w_at, a->kernel);
         return;
     }
-    part = (row_part){ INDEX(0), 0, 0, 1, p->lanes, false };
+    part = (row_part){ .first = INDEX(0), .x_step = 1, .w_step = p->lanes };
     /* columns follow each other in x as in the weights */
     if (a->dilation == 1 && channels == p->c && !meets_border(a)) {
         run(e, part, x_at, w_at, a->kernel * p->c);
         return;
     }
-    qn_kinst *loop = open_loop(e, INDEX(0), INDEX(a->kernel), 1);
+    qn_kinst *loop = open_loop(e, e->from[2], e->to[2], 1);
     part.first = qn_loop_counter(loop);
     part.high = a->kernel - 1;
-    run(e, part, ADD(x_at, MUL(part.first, INDEX(x_column))), ADD(w_at, MUL(part.first, INDEX(w_column))),
-        channels);
+    x_at = ADD(x_at, MUL(part.first, INDEX(x_column)));
+    w_at = ADD(w_at, MUL(part.first, INDEX(w_column)));
+    if (reaches_far(a))
+        far_column(e, part, x_at, w_at, channels);
+    else
+        run(e, part, x_at, w_at, channels);
     close_loop(e, loop);
 }
 
@@ -410,26 +473,27 @@ static qn_dim scaled(qn_dims *dims, qn_dim at, int64_t by)
 }
 
 /* Which place of x along an axis the kernel's first one meets at that output position; and which of the kernel meet x, of planes
- * and rows: none where rows are empty. */
+ * and rows: none where rows are empty. Of columns those that meet x for some position of the tile, if it reaches far. */
 static qn_kvalue *meet(emitter *e, int i, qn_dim at)
 {
     const axis *a = &e->p.axes[i];
     qn_dims *dims = e->w.space.dims;
     const qn_dim zero = qn_dim_const(dims, 0), dilation = qn_dim_const(dims, a->dilation),
                  first = qn_dim_sub(dims, scaled(dims, at, a->stride), qn_dim_const(dims, a->low));
-    if (i < QN_CONV_AXES - 1) {
-        qn_dim low = zero, high = qn_dim_const(dims, a->kernel);
-        if (a->low > 0)
-            low = qn_dim_ceildiv(dims, qn_dim_max(dims, qn_dim_sub(dims, zero, first), zero), dilation);
-        if (a->high > 0)
-            high = qn_dim_min(
-                dims, high,
-                qn_dim_ceildiv(dims, qn_dim_max(dims, qn_dim_sub(dims, e->in[i], first), zero), dilation));
-        if (meets_border(&e->p.axes[2]) && e->in[2]->min < 1)
-            high = qn_dim_min(dims, high, scaled(dims, e->in[2], a->kernel));
-        e->from[i] = qn_writer_index(&e->w, low);
-        e->to[i] = qn_writer_index(&e->w, high);
+    const bool columns = i == QN_CONV_AXES - 1, all = columns && !reaches_far(a);
+    qn_dim low = zero, high = qn_dim_const(dims, a->kernel);
+    if (a->low > 0 && !all) {
+        const qn_dim last = qn_dim_add(dims, first, qn_dim_const(dims, columns ? (e->n - 1) * a->stride : 0));
+        low = qn_dim_ceildiv(dims, qn_dim_max(dims, qn_dim_sub(dims, zero, last), zero), dilation);
     }
+    if (a->high > 0 && !all)
+        high = qn_dim_min(
+            dims, high,
+            qn_dim_ceildiv(dims, qn_dim_max(dims, qn_dim_sub(dims, e->in[i], first), zero), dilation));
+    if (!columns && meets_border(&e->p.axes[2]) && e->in[2]->min < 1)
+        high = qn_dim_min(dims, high, scaled(dims, e->in[2], a->kernel));
+    e->from[i] = qn_writer_index(&e->w, low);
+    e->to[i] = qn_writer_index(&e->w, high);
     return qn_writer_index(&e->w, first);
 }
 
@@ -691,6 +755,9 @@ static qn_status lower(qn_lowering *l, const qn_group *group)
     e->weights = qn_writer_argument(w, qn_lower_buffer(l, p->node->operands[1]), true, false);
     qn_writer_note_load(w, e->x);
     qn_writer_note_load(w, e->weights);
+    if (reaches_far(&p->axes[2]))
+        e->border = qn_kernel_add_local(w->kernel, "border", e->x->dtype,
+                                        ((p->positions - 1) * p->axes[2].stride + 1) * p->c * p->word);
     if (group->n_nodes > 1) {
         e->local = qn_kernel_add_local(w->kernel, "tile", p->dtype, p->positions * p->vectors * p->lanes);
         qn_writer_bind(w, &p->node->results[0], fetch_sum, e);

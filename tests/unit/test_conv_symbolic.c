@@ -119,6 +119,11 @@ static bool check(uint64_t seed)
         low[i] = below(5) - 1;
         high[i] = below(5) - 1;
     }
+    if (below(3) == 0) { /* columns that reach far out of x */
+        w_dilation[spatial - 1] = 2 + below(20);
+        low[spatial - 1] = below(40);
+        high[spatial - 1] = below(40);
+    }
     qn_value *x = net_input(&n, "x", sorts[which].x, 2 + spatial, x_dims),
              *w = net_input(&n, "k", sorts[which].w, 2 + spatial, w_dims);
     const qn_conv conv = { stride, low, high, x_dilation, w_dilation, groups };
