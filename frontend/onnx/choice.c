@@ -26,7 +26,7 @@ struct qn_onnx_choice {
     qn_onnx_scope *sides[2];     /* in the regions */
     const char *const *names[2]; /* what the node's outputs are called in them, until they have a scope */
     qn_vec(open_name) open;
-    const char *problem; /* why it is one */
+    const char *problem; /* why it is one; else NULL, and it is closed at once */
 };
 
 /* ---- messages that may not count ---- */
@@ -284,8 +284,10 @@ static bool give_up(qn_onnx_scope *scope)
 {
     const qn_onnx_choice *c = scope->choice;
     qn_onnx_misses(c->n, c->n->in[0]);
-    qn_onnx_unsupported(c->n, "%s",
-                        c->problem ? c->problem : "what its branches give is used too differently");
+    if (scope->im->n_chosen > MOST_CHOSEN)
+        qn_onnx_unsupported(c->n, "%s; both would have more than %d nodes", c->problem, MOST_CHOSEN);
+    else
+        qn_onnx_unsupported(c->n, "%s", c->problem);
     return abandon(scope);
 }
 
