@@ -237,38 +237,44 @@ quern_value *quern_layer_norm(quern_builder *b, quern_value *x, const char *name
     return bias ? qn_out(qn_b_layer_norm(&b->build, qn_in(x), weight, bias, type->rank - 1, epsilon)) : NULL;
 }
 
+/* Of x [N, C, ...] of floats; -1 after a report. */
+static int64_t channels_of(quern_builder *b, const char *call, quern_value *x, const char *name)
+{
+    if (!qn_build_begin(b, call, 1, &x) || !is_named(b, call, name))
+        return -1;
+    const qn_type *type = &qn_in(x)->type;
+    if (qn_dtype_is_float(type->dtype) && type->rank >= 2 && qn_dim_is_const(type->dims[1]))
+        return type->dims[1]->value;
+    qn_build_fail(b, call, "x is %s; it must be of floats [N, C, ...], and C a number", type_text(b, x));
+    return -1;
+}
+
 quern_value *quern_group_norm(quern_builder *b, quern_value *x, int64_t groups, const char *name)
 {
     static const char call[] = "quern_group_norm";
-    if (!qn_build_begin(b, call, 1, &x) || !is_named(b, call, name))
+    const int64_t channels = channels_of(b, call, x, name);
+    if (channels < 0)
         return NULL;
-    const qn_type *type = &qn_in(x)->type;
-    if (!qn_dtype_is_float(type->dtype) || type->rank < 2 || !qn_dim_is_const(type->dims[1]))
-        return qn_build_fail(b, call, "x is %s; it must be of floats [N, C, ...], and C a number",
-                             type_text(b, x));
-    const int64_t channels = type->dims[1]->value;
+    const qn_dtype dtype = qn_in(x)->type.dtype;
     if (groups < 1 || channels % groups != 0)
         return qn_build_fail(b, call, "%lld channels do not divide into %lld groups", (long long)channels,
                              (long long)groups);
-    qn_value *weight = filled(b, call, name, "weight", QN_ROLE_PARAM, type->dtype, channels, 1);
-    qn_value *bias = filled(b, call, name, "bias", QN_ROLE_PARAM, type->dtype, channels, 0);
+    qn_value *weight = filled(b, call, name, "weight", QN_ROLE_PARAM, dtype, channels, 1);
+    qn_value *bias = filled(b, call, name, "bias", QN_ROLE_PARAM, dtype, channels, 0);
     return bias ? qn_out(qn_b_group_norm(&b->build, qn_in(x), weight, bias, groups, epsilon)) : NULL;
 }
 
 quern_value *quern_batch_norm(quern_builder *b, quern_value *x, const char *name)
 {
     static const char call[] = "quern_batch_norm";
-    if (!qn_build_begin(b, call, 1, &x) || !is_named(b, call, name))
+    const int64_t channels = channels_of(b, call, x, name);
+    if (channels < 0)
         return NULL;
-    const qn_type *type = &qn_in(x)->type;
-    if (!qn_dtype_is_float(type->dtype) || type->rank < 2 || !qn_dim_is_const(type->dims[1]))
-        return qn_build_fail(b, call, "x is %s; it must be of floats [N, C, ...], and C a number",
-                             type_text(b, x));
-    const int64_t channels = type->dims[1]->value;
-    qn_value *weight = filled(b, call, name, "weight", QN_ROLE_PARAM, type->dtype, channels, 1);
-    qn_value *bias = filled(b, call, name, "bias", QN_ROLE_PARAM, type->dtype, channels, 0);
-    qn_value *mean = filled(b, call, name, "running_mean", QN_ROLE_STATE, type->dtype, channels, 0);
-    qn_value *variance = filled(b, call, name, "running_var", QN_ROLE_STATE, type->dtype, channels, 1);
+    const qn_dtype dtype = qn_in(x)->type.dtype;
+    qn_value *weight = filled(b, call, name, "weight", QN_ROLE_PARAM, dtype, channels, 1);
+    qn_value *bias = filled(b, call, name, "bias", QN_ROLE_PARAM, dtype, channels, 0);
+    qn_value *mean = filled(b, call, name, "running_mean", QN_ROLE_STATE, dtype, channels, 0);
+    qn_value *variance = filled(b, call, name, "running_var", QN_ROLE_STATE, dtype, channels, 1);
     const qn_node *norm =
         qn_b_batch_norm(&b->build, qn_in(x), weight, bias, mean, variance, epsilon, momentum, false);
     return norm ? qn_out((qn_value *)&norm->results[0]) : NULL;

@@ -206,21 +206,25 @@ static qn_value *transposed_network(net *n, qn_value *x)
     return qn_b_select(&n->b, positive, x, qn_b_binary_scalar(&n->b, QN_OP_MUL, x, 0.1));
 }
 
-/* Lines: long kernels at a border get a padded input. */
-/* A norm over groups of channels as rows of [N, groups, …], which has that many axes. */
-static qn_value *group_norm(net *n, qn_value *x, int64_t groups, int rank)
+/* Groups of channels as rows of [N, groups, …], which has that many axes. */
+static qn_value *groups_of(net *n, qn_value *x, int64_t groups, int rank)
 {
     qn_dims *t = qn_b_dims(&n->b);
-    const qn_type type = x->type;
-    qn_dim dims[QN_MAX_RANK] = { type.dims[0], qn_dim_const(t, groups),
+    qn_dim dims[QN_MAX_RANK] = { x->type.dims[0], qn_dim_const(t, groups),
                                  qn_dim_const(t, channels_of(x) / groups) };
-    const int64_t axes[] = { 2, 3, 4 };
-    for (int i = 2; i < type.rank; i++)
+    for (int i = 2; i < x->type.rank; i++)
         if (rank == 3)
-            dims[2] = qn_dim_mul(t, dims[2], type.dims[i]);
+            dims[2] = qn_dim_mul(t, dims[2], x->type.dims[i]);
         else
-            dims[i + 1] = type.dims[i];
-    x = qn_b_reshape(&n->b, x, rank, dims);
+            dims[i + 1] = x->type.dims[i];
+    return qn_b_reshape(&n->b, x, rank, dims);
+}
+
+static qn_value *group_norm(net *n, qn_value *x, int64_t groups, int rank)
+{
+    const qn_type type = x->type;
+    const int64_t axes[] = { 2, 3, 4 };
+    x = groups_of(n, x, groups, rank);
     x = qn_b_binary_bcast(&n->b, QN_OP_SUB, x, qn_b_mean(&n->b, x, rank - 2, axes, true));
     qn_value *variance = qn_b_mean(&n->b, qn_b_binary(&n->b, QN_OP_MUL, x, x), rank - 2, axes, true);
     variance = qn_b_unary(&n->b, QN_OP_RSQRT, qn_b_binary_scalar(&n->b, QN_OP_ADD, variance, 1e-5));
@@ -271,18 +275,10 @@ static qn_value *batch_normed_network(net *n, qn_value *x)
 /* What a gradient of a norm of groups does: sums of products, and of what is made with them. */
 static qn_value *group_gradient(net *n, qn_value *x, qn_value *y, int64_t groups, int rank)
 {
-    qn_dims *t = qn_b_dims(&n->b);
     const qn_type type = x->type;
-    qn_dim dims[QN_MAX_RANK] = { type.dims[0], qn_dim_const(t, groups),
-                                 qn_dim_const(t, channels_of(x) / groups) };
     const int64_t axes[] = { 2, 3, 4 };
-    for (int i = 2; i < type.rank; i++)
-        if (rank == 3)
-            dims[2] = qn_dim_mul(t, dims[2], type.dims[i]);
-        else
-            dims[i + 1] = type.dims[i];
-    x = qn_b_reshape(&n->b, qn_b_unary(&n->b, QN_OP_TANH, x), rank, dims);
-    y = qn_b_reshape(&n->b, qn_b_unary(&n->b, QN_OP_LOGISTIC, y), rank, dims);
+    x = groups_of(n, qn_b_unary(&n->b, QN_OP_TANH, x), groups, rank);
+    y = groups_of(n, qn_b_unary(&n->b, QN_OP_LOGISTIC, y), groups, rank);
     qn_value *dot = qn_b_mean(&n->b, qn_b_binary(&n->b, QN_OP_MUL, x, y), rank - 2, axes, true);
     x = qn_b_unary(&n->b, QN_OP_NEG,
                    qn_b_binary(&n->b, QN_OP_SUB, x, qn_b_binary_bcast(&n->b, QN_OP_MUL, y, dot)));
@@ -298,6 +294,7 @@ static qn_value *group_gradient_network(net *n, qn_value *x)
     return group_gradient(n, conv(n, x, 20, 3, 2, 1), conv(n, x, 20, 1, 2, 1), 20, 3);
 }
 
+/* Long kernels at a border get a padded input. */
 static qn_value *line_network(net *n, qn_value *x)
 {
     x = relu(n, conv(n, x, 20, 21, 2, 1));
