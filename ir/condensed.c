@@ -6,9 +6,8 @@
 
 enum {
     LEAST_ROOM = 4,
-    SHARE =
-        512, /* of so many numbers one may have another top byte: of normally distributed ones some in 10000 have */
-    LINE = 64
+    SHARE = 512, /* one of so many may have another top byte: of normal distributions some in 10000 have */
+    LINE = 64    /* bytes */
 };
 
 static int64_t ceil_of(int64_t n, int64_t by)
@@ -78,7 +77,8 @@ static uint32_t bits_at(const uint8_t *from)
     return bits;
 }
 
-/* The first exponent of the table that fits best; of a large panel by one number of each few. */
+/* The first exponent of the table that fits best; of a large panel by one number of each few: those whose row and column leave the
+ * same rest, so that it is the same table by rows and by columns. */
 static uint32_t choose_first(const qn_runs *panel)
 {
     enum { EACH = 8, AHEAD = 8, LARGE = 8192 };
