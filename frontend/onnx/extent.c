@@ -255,7 +255,8 @@ static qn_dim bound_from_zero(qn_onnx_node *n, qn_value *v, int64_t at)
         if (where != at || !same(n->scope, x, v, &budget))
             continue;
         qn_value *least = qn_b_reshape(b, node->operands[0], 0, NULL);
-        if (!qn_b_require(b, qn_b_compare_bcast(b, QN_GE, least, qn_b_scalar_int(b, least->type.dtype, 0))))
+        if (!qn_onnx_require(n, qn_b_compare_bcast(b, QN_GE, least, qn_b_scalar_int(b, least->type.dtype, 0)),
+                             "a length must not be negative"))
             return NULL;
         return e->symbol;
     }

@@ -30,12 +30,10 @@ static void inline_branch(qn_onnx_node *n, const Onnx__Graph *branch)
 /* A run ends where the condition chooses the other one. */
 static void require_branch(qn_onnx_node *n, int branch)
 {
-    const qn_loc loc = n->b.loc;
     qn_value *p = qn_onnx_as_scalar(&n->b, qn_onnx_in(n, 0));
-    n->b.loc.op = qn_arena_printf(n->im->arena, "%s; only its %s branch fits what is behind it", loc.op,
-                                  branch ? "else" : "then");
-    qn_b_require(&n->b, branch && p ? qn_b_unary(&n->b, QN_OP_NOT, p) : p);
-    n->b.loc = loc;
+    qn_onnx_require(n, branch && p ? qn_b_unary(&n->b, QN_OP_NOT, p) : p,
+                    branch ? "only its else branch fits what is behind it"
+                           : "only its then branch fits what is behind it");
     n->im->needs |= n->in[0]->depends; /* maybe it is not so for all values, after all */
 }
 

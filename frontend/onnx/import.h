@@ -192,6 +192,8 @@ const qn_onnx_op *qn_onnx_op_find(const char *domain, const char *name, int64_t 
 
 /* Reports at the node, with the types of its inputs. */
 void qn_onnx_unsupported(qn_onnx_node *n, const char *format, ...) __attribute__((format(printf, 2, 3)));
+/* A run ends where the condition does not hold, with a message that says why it must. NULL after a report. */
+qn_value *qn_onnx_require(qn_onnx_node *n, qn_value *condition, const char *why);
 void qn_onnx_malformed(qn_onnx_node *n, const char *format, ...) __attribute__((format(printf, 2, 3)));
 bool qn_onnx_ok(const qn_onnx_node *n); /* nothing was reported for it */
 

@@ -221,6 +221,13 @@ void qn_onnx_needs_shape(qn_onnx_node *n, int i)
         qn_onnx_needs_dim(n, v->type.dims[k]);
 }
 
+qn_value *qn_onnx_require(qn_onnx_node *n, qn_value *condition, const char *why)
+{
+    qn_builder b = n->b;
+    b.loc.op = qn_arena_printf(n->im->arena, "%s; %s", b.loc.op, why);
+    return qn_b_require(&b, condition);
+}
+
 void qn_onnx_misses(qn_onnx_node *n, const qn_onnx_value *value)
 {
     n->im->needs |= value->depends;

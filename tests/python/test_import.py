@@ -838,7 +838,7 @@ class Lengths(unittest.TestCase):
             m = self.check(text, calls, lambda v, x: [np.arange(v.max()) + 5], dims={"length": (0, 10)})
             for target in ("cpu", "interp"):
                 m = quern.compile(text, target=target, dims={"length": (0, 10)})
-                with self.assertRaisesRegex(quern.ArgumentError, "what is required does not hold|length is -3 here"):
+                with self.assertRaisesRegex(quern.ArgumentError, "a length must not be negative.*what is required does not hold|length is -3 here"):
                     m([np.array([-3, -5, -9]), x])
         text = model([*largest, first], inputs[:1], [info("steps", None, TensorProto.INT64)], known)
         self.check(text, [(np.array([v, v - 1, v - 2]),) for v in (3, 0, -1, -2**62)], lambda v: [np.arange(v.max())], dims={"length": (0, 10)})
