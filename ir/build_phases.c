@@ -57,6 +57,14 @@ static bool is_tile(const qn_type *w, const qn_conv *conv, int i)
            conv->high[i] == s - 1;
 }
 
+/* Are extents, strides and padding so small that no product of two of them overflows? */
+static bool is_countable(const qn_type *x, const qn_type *w, const qn_conv *conv, int i)
+{
+    const int64_t most = INT32_MAX, low = conv->low ? conv->low[i] : 0, high = conv->high ? conv->high[i] : 0;
+    return conv->x_dilation[i] <= most && w->dims[i + 2]->value <= most && x->dims[i + 2]->min <= most &&
+           low >= -most && low <= most && high >= -most && high <= most;
+}
+
 /* Have the phases as many taps, or nearly so, that they are channels of one convolution? Where elements of x don't become tiles a
  * few phases by themselves are as good, whose results need not be put side by side. */
 static bool is_tiles(const qn_type *x, const qn_type *w, const qn_conv *conv)
@@ -70,7 +78,7 @@ static bool is_tiles(const qn_type *x, const qn_type *w, const qn_conv *conv)
         const int64_t s = conv->x_dilation[i];
         if ((conv->stride && conv->stride[i] != 1) || !qn_dim_is_const(w->dims[i + 2]) ||
             w->dims[i + 2]->value < 1 || (conv->w_dilation && conv->w_dilation[i] != 1) ||
-            (s > 1 && x->dims[i + 2]->min < 1 && !is_tile(w, conv, i)))
+            !is_countable(x, w, conv, i) || (s > 1 && x->dims[i + 2]->min < 1 && !is_tile(w, conv, i)))
             return false;
         spread |= s > 1;
         tiles &= is_tile(w, conv, i);
