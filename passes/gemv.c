@@ -335,13 +335,6 @@ static int64_t panels_a_task(const gemv *g)
     return 2 * (pairs < 1 ? 1 : pairs);
 }
 
-/* Is the product in a region? */
-static bool is_in_loop(const gemv *g)
-{
-    const qn_graph *graph = g->group->root->graph;
-    return graph->name == NULL;
-}
-
 /* How far ahead lines are asked for. */
 static int64_t bytes_ahead(const gemv *g)
 {
@@ -349,8 +342,9 @@ static int64_t bytes_ahead(const gemv *g)
         return AHEAD_BYTES;
     const double bytes =
         4.0 * g->width * (double)qn_likely_extent(g->n_panels) * (double)qn_likely_extent(g->k);
+    const bool in_region = !g->group->root->graph->name;
     if (g->condensed) /* what a loop reads again is in the last cache */
-        return is_in_loop(g) ? 0 : bytes < FOLLOWED_BYTES ? FOLLOWED_AHEAD_BYTES : 2 * FOLLOWED_AHEAD_BYTES;
+        return in_region ? 0 : bytes < FOLLOWED_BYTES ? FOLLOWED_AHEAD_BYTES : 2 * FOLLOWED_AHEAD_BYTES;
     return bytes < FOLLOWED_BYTES ? FOLLOWED_AHEAD_BYTES : 0;
 }
 

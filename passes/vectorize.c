@@ -7,9 +7,9 @@
  *
  * Lane 0 of an index is kept as a scalar together with its stride from lane to lane: stride 0 is uniform and stays scalar,
  * stride 1 makes contiguous loads and stores, 2 to 4 loads of contiguous elements that shuffles choose from, anything else gathers
- * and scatters. An `if` whose condition differs between
- * lanes becomes masks and selects. Carried values become vectors that are combined behind the loop, several of them in
- * long loops to hide the latency of an addition; the order is fixed by the trip count alone.
+ * and scatters. An `if` whose condition differs between lanes becomes masks and selects. Carried values become vectors that are
+ * combined behind the loop, several of them in long loops to hide the latency of an addition; the order is fixed by the trip count
+ * alone.
  *
  * A loop whose body cannot be said in vectors (an inner loop with bounds that differ between lanes, a store to one
  * place) stays as it is, without the tag. */
@@ -18,16 +18,16 @@
 #include "ir/kernel_edit.h"
 #include "passes/lower.h"
 #include "passes/passes.h"
+#include "passes/vector_lanes.h"
+#include "passes/words.h"
 
 enum {
     INTERLEAVE = 4,       /* accumulators of a reduction */
     LONG_REDUCTION = 256, /* trips from which they pay; unknown trip counts count as long */
-    WORD_BYTES = 4,       /* of an element, where what it becomes may be wider than what it is */
     LINE_BYTES = 64,
     SHORT_BYTES = 16, /* of vectors of which a line is several: such loops are unrolled */
     MOST_COST = 48,   /* instructions of a loop that is unrolled */
-    MOST_APART = 4,   /* elements from lane to lane where several loads are less than a gather */
-    UNKNOWN_STRIDE = INT32_MIN
+    MOST_APART = 4    /* elements from lane to lane where several loads are less than a gather */
 };
 
 /* What stands for an old value of the loop's body: the scalar of lane 0 (the rewriter's map) with its stride; a vector;
@@ -66,7 +66,7 @@ static void set_scalar(vectorizer *v, qn_kvalue *old, qn_kvalue *made, int64_t s
 
 static void set_vector(vectorizer *v, qn_kvalue *old, qn_kvalue *made)
 {
-    v->values[old->serial] = (lane_value){ .stride = UNKNOWN_STRIDE, .vector = made };
+    v->values[old->serial] = (lane_value){ .stride = QN_UNKNOWN_STRIDE, .vector = made };
 }
 
 static bool is_uniform(vectorizer *v, const qn_kvalue *old)
@@ -107,279 +107,19 @@ static qn_kvalue *and_masks(qn_kbuilder *b, qn_kvalue *x, qn_kvalue *y)
     return !x ? y : !y ? x : qn_kb_binary(b, QN_OP_AND, x, y);
 }
 
-/* ---- can it be vectorized, and in how many lanes? ---- */
-
-typedef struct {
-    bool *varies; /* by serial: differs between lanes; over-estimates strides that cancel */
-    int n_values;
-    int element_bytes; /* of the widest data that goes through memory or is carried */
-    bool possible;
-} survey;
-
-static bool operand_varies(const survey *s, const qn_kvalue *x)
-{
-    return x->serial < s->n_values && s->varies[x->serial];
-}
-
-static void survey_block(survey *s, const qn_kblock *block);
-
-static void note_bytes(survey *s, qn_dtype dtype)
-{
-    int bytes = (int)qn_dtype_bytes(dtype);
-    if (bytes > s->element_bytes)
-        s->element_bytes = bytes;
-}
-
-static void survey_inst(survey *s, const qn_kinst *inst)
-{
-    bool any = false;
-    for (int i = 0; i < inst->n_operands; i++) {
-        any |= operand_varies(s, inst->operands[i]);
-        s->possible &= inst->operands[i]->type.lanes == 1;
-    }
-    switch (inst->op) {
-    case QN_K_LOAD: note_bytes(s, inst->buffer->dtype); break;
-    case QN_K_STORE:
-        note_bytes(s, inst->buffer->dtype);
-        s->possible &= operand_varies(s, inst->operands[0]); /* else the last lane wins */
-        break;
-    case QN_K_FOR:
-        for (int i = 0; i < 3; i++)
-            s->possible &= !operand_varies(s, inst->operands[i]);
-        for (int i = 0; i < inst->n_results; i++) {
-            s->varies[inst->blocks[0]->arguments[1 + i].serial] = true;
-            note_bytes(s, inst->results[i].type.dtype);
-        }
-        survey_block(s, inst->blocks[0]);
-        any = true;
-        break;
-    case QN_K_IF:
-        survey_block(s, inst->blocks[0]);
-        survey_block(s, inst->blocks[1]);
-        any = true;
-        break;
-    case QN_K_SPLAT:
-    case QN_K_RAMP:
-    case QN_K_EXTRACT:
-    case QN_K_SHUFFLE:
-    case QN_K_REDUCE:
-    case QN_K_ATOMIC_ADD:
-    case QN_K_BARRIER:
-    case QN_K_WARP_SHUFFLE:
-    case QN_K_WARP_LOAD:
-    case QN_K_WARP_MMA:
-    case QN_K_TILE_SHAPE:
-    case QN_K_TILE_ZERO:
-    case QN_K_TILE_LOAD:
-    case QN_K_TILE_STORE:
-    case QN_K_TILE_MMA: s->possible = false; break;
-    default: break;
-    }
-    for (int i = 0; i < inst->n_results; i++)
-        s->varies[inst->results[i].serial] = any;
-}
-
-static void survey_block(survey *s, const qn_kblock *block)
-{
-    for (const qn_kinst *inst = block->first; inst; inst = inst->next)
-        survey_inst(s, inst);
-}
-
-/* Stride of an index computed from others, of which the strides are known; aligned: lane 0 of a dividend and the divisor are
- * multiples of the lanes. */
-static int64_t stride_from(const qn_kinst *inst, int64_t sx, int64_t sy, const qn_kvalue *factor,
-                           bool aligned)
-{
-    if (!qn_k_is_index(&inst->results[0]) || inst->op != QN_K_BINARY || sx == UNKNOWN_STRIDE ||
-        sy == UNKNOWN_STRIDE)
-        return UNKNOWN_STRIDE;
-    int64_t stride;
-    switch (inst->fn) {
-    case QN_OP_ADD: return __builtin_add_overflow(sx, sy, &stride) ? UNKNOWN_STRIDE : stride;
-    case QN_OP_SUB: return __builtin_sub_overflow(sx, sy, &stride) ? UNKNOWN_STRIDE : stride;
-    case QN_OP_MUL:
-        if ((sx && sy) || !qn_k_is_const(factor) ||
-            __builtin_mul_overflow(sx + sy, factor->inst->imm.i, &stride) || stride > INT32_MAX ||
-            stride <= INT32_MIN)
-            return UNKNOWN_STRIDE;
-        return stride;
-    case QN_OP_DIV:
-    case QN_OP_REM: /* All lanes lie in one multiple of the divisor: x / n is the same, x % n goes up by one. */
-        if (!inst->index_math || sx != 1 || sy != 0 || !aligned)
-            return UNKNOWN_STRIDE;
-        return inst->fn == QN_OP_DIV ? 0 : 1;
-    default: return UNKNOWN_STRIDE;
-    }
-}
-
 static int64_t stride_of(vectorizer *v, const qn_kinst *inst)
 {
     if (inst->op != QN_K_BINARY)
-        return UNKNOWN_STRIDE;
+        return QN_UNKNOWN_STRIDE;
     const lane_value *x = entry(v, inst->operands[0]);
-    const int64_t sx = x->scalar ? x->stride : UNKNOWN_STRIDE;
+    const int64_t sx = x->scalar ? x->stride : QN_UNKNOWN_STRIDE;
     const lane_value *y = entry(v, inst->operands[1]);
-    const int64_t sy = y->scalar ? y->stride : UNKNOWN_STRIDE;
-    if (sx == UNKNOWN_STRIDE || sy == UNKNOWN_STRIDE)
-        return UNKNOWN_STRIDE;
+    const int64_t sy = y->scalar ? y->stride : QN_UNKNOWN_STRIDE;
+    if (sx == QN_UNKNOWN_STRIDE || sy == QN_UNKNOWN_STRIDE)
+        return QN_UNKNOWN_STRIDE;
     const qn_kvalue *new_x = qn_kr_get(inst->operands[0]), *new_y = qn_kr_get(inst->operands[1]);
-    return stride_from(inst, sx, sy, sx ? new_y : new_x,
-                       qn_k_proven_multiple(new_y, v->lanes) && qn_k_proven_multiple(new_x, v->lanes));
-}
-
-/* ---- loops over bytes ---- */
-
-/* What a loop over elements of one or two bytes does to its values, were it that many lanes. */
-typedef struct {
-    int64_t *strides; /* by serial; 0: the same in all lanes; UNKNOWN_STRIDE: data */
-    bool *aligned;    /* an index that is a multiple of the lanes in lane 0 */
-    int n_values;
-    int lanes;
-    int bytes;   /* of the widest data */
-    bool masked; /* masks of memory are cheap; else they are a branch for each lane */
-} narrow_loop;
-
-static int64_t narrow_stride(const narrow_loop *w, const qn_kvalue *x)
-{
-    return x->serial < w->n_values ? w->strides[x->serial] : 0;
-}
-
-static bool narrow_aligned(const narrow_loop *w, const qn_kvalue *x)
-{
-    return narrow_stride(w, x) == 0 ? qn_k_proven_multiple(x, w->lanes) : w->aligned[x->serial];
-}
-
-static bool narrow_data(narrow_loop *w, qn_dtype dtype)
-{
-    const int bytes = (int)qn_dtype_bytes(dtype);
-    w->bytes = bytes > w->bytes ? bytes : w->bytes;
-    return bytes <= 2;
-}
-
-/* Is it one instruction on vectors of bytes? Arithmetic of floats takes wider ones, and so do products and shifts of bytes. */
-static bool is_bytewise(const qn_kinst *inst)
-{
-    for (int i = 0; i < inst->n_operands; i++)
-        if (qn_dtype_is_float(inst->operands[i]->type.dtype) && inst->op != QN_K_SELECT)
-            return false;
-    switch (inst->op) {
-    case QN_K_UNARY: return inst->fn == QN_OP_NOT || inst->fn == QN_OP_NEG || inst->fn == QN_OP_ABS;
-    case QN_K_BINARY:
-        return inst->fn == QN_OP_AND || inst->fn == QN_OP_OR || inst->fn == QN_OP_XOR ||
-               inst->fn == QN_OP_ADD || inst->fn == QN_OP_SUB || inst->fn == QN_OP_MAX ||
-               inst->fn == QN_OP_MIN;
-    case QN_K_COMPARE:
-    case QN_K_SELECT: return true;
-    case QN_K_CONVERT: return !qn_dtype_is_float(inst->results[0].type.dtype);
-    default: return false;
-    }
-}
-
-static bool narrow_block(narrow_loop *w, const qn_kblock *block);
-
-static bool narrow_inst(narrow_loop *w, const qn_kinst *inst)
-{
-    bool uniform = true;
-    for (int i = 0; i < inst->n_operands; i++)
-        uniform &= narrow_stride(w, inst->operands[i]) == 0;
-    switch (inst->op) {
-    case QN_K_LOAD: {
-        const int64_t stride = narrow_stride(w, inst->operands[0]);
-        if (uniform)
-            return true;
-        w->strides[inst->results[0].serial] = UNKNOWN_STRIDE;
-        const bool plain = inst->n_operands == 1;
-        return ((stride == 1 && (plain || w->masked)) || (stride == -1 && plain)) &&
-               narrow_data(w, inst->buffer->dtype);
-    }
-    case QN_K_STORE:
-        return narrow_stride(w, inst->operands[0]) == 1 && (inst->n_operands == 2 || w->masked) &&
-               narrow_data(w, inst->buffer->dtype);
-    case QN_K_IF:
-        for (int i = 0; i < inst->n_results; i++) {
-            w->strides[inst->results[i].serial] = UNKNOWN_STRIDE;
-            if (!narrow_data(w, inst->results[i].type.dtype))
-                return false;
-        }
-        return uniform && narrow_block(w, inst->blocks[0]) && narrow_block(w, inst->blocks[1]);
-    case QN_K_FOR: return false;
-    case QN_K_PREFETCH: return true;
-    default: break;
-    }
-    if (uniform)
-        return true;
-    if (inst->n_results != 1)
-        return false;
-    const int at = inst->results[0].serial;
-    w->strides[at] = UNKNOWN_STRIDE;
-    if (!qn_k_is_index(&inst->results[0]))
-        return is_bytewise(inst) && narrow_data(w, inst->results[0].type.dtype);
-    if (inst->op != QN_K_BINARY)
-        return false;
-    const qn_kvalue *x = inst->operands[0], *y = inst->operands[1];
-    const int64_t sx = narrow_stride(w, x), sy = narrow_stride(w, y);
-    const bool both = narrow_aligned(w, x) && narrow_aligned(w, y);
-    w->strides[at] = stride_from(inst, sx, sy, sx ? y : x, both);
-    w->aligned[at] =
-        inst->fn == QN_OP_MUL ? narrow_aligned(w, x) || narrow_aligned(w, y) : both && inst->fn != QN_OP_DIV;
-    return w->strides[at] != UNKNOWN_STRIDE;
-}
-
-static bool narrow_block(narrow_loop *w, const qn_kblock *block)
-{
-    for (const qn_kinst *inst = block->first; inst; inst = inst->next)
-        if (!narrow_inst(w, inst))
-            return false;
-    return true;
-}
-
-/* As many lanes as fit where the loop moves elements of one or two bytes between contiguous places, or does to them what has
- * instructions on bytes; otherwise `lanes`: elements are counted as four bytes, for what they become in between. */
-static int narrow_lanes(vectorizer *v, const qn_kinst *loop, int lanes)
-{
-    if (loop->n_results)
-        return lanes;
-    qn_arena *arena = v->r->b.kernel->arena;
-    narrow_loop w = { .n_values = v->n_values, .masked = v->machine->masked };
-    w.strides = QN_NEW_ARRAY(arena, int64_t, v->n_values);
-    w.aligned = QN_NEW_ARRAY(arena, bool, v->n_values);
-    for (w.lanes = v->machine->vector_bytes; w.lanes > lanes; w.lanes /= 2) {
-        const int counter = loop->blocks[0]->arguments[0].serial;
-        memset(w.strides, 0, (size_t)v->n_values * sizeof *w.strides);
-        w.bytes = 1;
-        w.strides[counter] = 1;
-        w.aligned[counter] = qn_k_proven_multiple(loop->operands[0], w.lanes);
-        if (narrow_block(&w, loop->blocks[0]) && w.lanes * w.bytes <= v->machine->vector_bytes)
-            return w.lanes;
-    }
-    return lanes;
-}
-
-/* Lanes for the loop; 1: it stays scalar. */
-static int choose_lanes(vectorizer *v, const qn_kinst *loop)
-{
-    const qn_machine *machine = v->machine;
-    const int n_values = v->n_values;
-    bool *varies = qn_arena_calloc(v->r->b.kernel->arena, (size_t)n_values, sizeof *varies);
-    survey s = { .varies = varies, .n_values = n_values, .element_bytes = WORD_BYTES, .possible = true };
-    const qn_kblock *body = loop->blocks[0];
-    varies[body->arguments[0].serial] = true;
-    for (int i = 0; i < loop->n_results; i++) {
-        s.possible &= loop->carried_kinds && loop->carried_kinds[i] != QN_SET;
-        varies[body->arguments[1 + i].serial] = true;
-        note_bytes(&s, loop->results[i].type.dtype);
-    }
-    survey_block(&s, body);
-    const qn_kvalue *step = loop->operands[2];
-    if (!s.possible || !qn_k_is_index_const(step, 1))
-        return 1;
-    int lanes = loop->lanes ? loop->lanes : machine->vector_bytes / s.element_bytes;
-    if (!loop->lanes && s.element_bytes == WORD_BYTES)
-        lanes = narrow_lanes(v, loop, lanes);
-    int64_t trips = qn_kfor_trips(loop);
-    while (trips >= 0 && (machine->masked ? lanes / 2 >= trips : lanes > trips) && lanes > 1)
-        lanes /= 2;
-    return lanes < 1 ? 1 : lanes;
+    return qn_lane_stride(inst, sx, sy, sx ? new_y : new_x,
+                          qn_k_proven_multiple(new_y, v->lanes) && qn_k_proven_multiple(new_x, v->lanes));
 }
 
 /* ---- one instruction on lanes ---- */
@@ -615,7 +355,7 @@ static void vector_inst(vectorizer *v, qn_kinst *inst)
         qn_kr_copy(v->r, inst);
         qn_kvalue *made = qn_kr_get(&inst->results[0]);
         int64_t stride = uniform ? 0 : stride_of(v, inst);
-        if (stride != UNKNOWN_STRIDE) {
+        if (stride != QN_UNKNOWN_STRIDE) {
             set_scalar(v, &inst->results[0], made, stride);
             return;
         }
@@ -728,7 +468,7 @@ static int accumulators(const vectorizer *v, const qn_kblock *body)
 static qn_kvalue *tail_mask(vectorizer *v, qn_kvalue *counter, qn_kvalue *high)
 {
     qn_kbuilder *b = &v->r->b;
-    if (v->lanes * WORD_BYTES <= v->machine->vector_bytes)
+    if (v->lanes * QN_WORD_BYTES <= v->machine->vector_bytes)
         return qn_kb_compare(b, QN_LT, qn_kb_ramp(b, counter, v->lanes), qn_kb_splat(b, high, v->lanes));
     qn_kvalue *left = qn_kb_convert(b, QUERN_U8, qn_kb_isub(b, high, counter));
     qn_kvalue *none = qn_kb_const(b, qn_ktype_make(QUERN_U8, 1), (qn_scalar){ .i = 0 });
@@ -769,7 +509,7 @@ static void vectorize_loop(vectorizer *v, qn_kinst *loop)
         vector_loop(v, loop, at, end, 1, carried);
         at = end;
     }
-    const int words = v->machine->vector_bytes / WORD_BYTES;
+    const int words = v->machine->vector_bytes / QN_WORD_BYTES;
     if (!exact && !v->machine->masked && n == 0 && v->lanes > words) { /* of many lanes, many may be left */
         v->lanes = words;
         end = qn_kb_iadd(b, low, qn_kb_isub(b, count, qn_kb_imod(b, count, qn_kb_index(b, words))));
@@ -812,7 +552,7 @@ static bool visit(qn_krewriter *r, qn_kinst *inst)
     inst->tag = QN_TAG_SERIAL; /* whatever becomes of it; and no inner loop is tagged inside it twice */
     v->r = r;
     memset(v->values, 0, (size_t)v->n_values * sizeof *v->values);
-    v->lanes = choose_lanes(v, inst);
+    v->lanes = qn_choose_lanes(inst, v->n_values, v->machine, v->r->b.kernel->arena);
     if (v->lanes <= 1) {
         drop_prefetches(inst->blocks[0]);
         return false;
