@@ -233,3 +233,14 @@ qn_graph *lowered_parsed(const char *name, const char *text, qn_array *inputs, q
     }
     return graph;
 }
+
+void lowered_compare_text(const char *name, const char *text, const qn_pass_options *options)
+{
+    enum { MOST_INPUTS = 4 };
+    qn_arena *arena = qn_arena_new();
+    qn_array inputs[MOST_INPUTS];
+    qn_graph *graph = lowered_parsed(name, text, inputs, arena);
+    lowered_compare(name, graph, options, inputs, NULL);
+    qn_module_free(graph->module);
+    qn_arena_free(arena);
+}

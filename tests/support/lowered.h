@@ -48,4 +48,7 @@ double lowered_tolerance(const qn_graph *graph);
 void lowered_compare(const char *what, qn_graph *graph, const qn_pass_options *options,
                      const qn_array *inputs, const int64_t *symbols);
 
+/* The same of such a text and such inputs as lowered_parsed has. */
+void lowered_compare_text(const char *name, const char *text, const qn_pass_options *options);
+
 #endif

@@ -20,12 +20,7 @@ static void compare(const char *name, const char *text)
             .vector_bytes = 64 >> m / 2, .vector_registers = 16, .fma = true, .masked = m == 1
         };
         const qn_pass_options options = { .math = QN_MATH_DEFAULT, .machine = &machine };
-        qn_arena *arena = qn_arena_new();
-        qn_array inputs[4];
-        qn_graph *graph = lowered_parsed(name, text, inputs, arena);
-        lowered_compare(name, graph, &options, inputs, NULL);
-        qn_module_free(graph->module);
-        qn_arena_free(arena);
+        lowered_compare_text(name, text, &options);
     }
 }
 

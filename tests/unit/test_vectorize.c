@@ -46,17 +46,20 @@ static const qn_machine machines[] = {
       .features = "128" },
 };
 
-static bool has_vectors(const qn_kblock *block)
+/* As many lanes as the values of the block have at most. */
+static int most_lanes(const qn_kblock *block)
 {
+    int most = 1;
     for (const qn_kinst *inst = block->first; inst; inst = inst->next) {
         for (int i = 0; i < inst->n_results; i++)
-            if (inst->results[i].type.lanes > 1)
-                return true;
-        for (int i = 0; i < inst->n_blocks; i++)
-            if (has_vectors(inst->blocks[i]))
-                return true;
+            if (inst->results[i].type.lanes > most)
+                most = inst->results[i].type.lanes;
+        for (int i = 0; i < inst->n_blocks; i++) {
+            const int inside = most_lanes(inst->blocks[i]);
+            most = inside > most ? inside : most;
+        }
     }
-    return false;
+    return most;
 }
 
 static void fill(float (*buffers)[SIZE])
@@ -77,6 +80,22 @@ static int64_t run(const qn_kernel *k, float (*buffers)[SIZE], int64_t n, qn_dia
     return args[0];
 }
 
+/* The kernel of a case as it is, and vectorized for a machine. */
+static qn_kernel *vectorized(const char *name, const char *text, const qn_machine *machine,
+                             qn_kernel **out_before, qn_arena *arena, qn_diags *diags)
+{
+    qn_diags_init(diags, arena);
+    *out_before = qn_kernel_parse(text, name, arena, diags);
+    if (!*out_before)
+        fail_msg("%s: %s", name, qn_diags_text(diags, arena));
+    qn_kernel *after = qn_kernel_clone(*out_before, arena);
+    qn_kernel_vectorize(after, machine);
+    qn_kernel_simplify(after);
+    if (qn_kernel_verify(after, diags))
+        fail_msg("%s: %s", name, qn_diags_text(diags, arena));
+    return after;
+}
+
 static void vector_code_computes_the_same(void **state)
 {
     (void)state;
@@ -85,16 +104,9 @@ static void vector_code_computes_the_same(void **state)
         for (size_t m = 0; m < 2; m++) {
             qn_arena *arena = qn_arena_new();
             qn_diags diags;
-            qn_diags_init(&diags, arena);
-            qn_kernel *before = qn_kernel_parse(cases[c].text, cases[c].name, arena, &diags);
-            if (!before)
-                fail_msg("%s: %s", cases[c].name, qn_diags_text(&diags, arena));
-            qn_kernel *after = qn_kernel_clone(before, arena);
-            qn_kernel_vectorize(after, &machines[m]);
-            qn_kernel_simplify(after);
-            if (qn_kernel_verify(after, &diags))
-                fail_msg("%s: %s", cases[c].name, qn_diags_text(&diags, arena));
-            if (has_vectors(after->body) != cases[c].vector)
+            qn_kernel *before;
+            qn_kernel *after = vectorized(cases[c].name, cases[c].text, &machines[m], &before, arena, &diags);
+            if ((most_lanes(after->body) > 1) != cases[c].vector)
                 fail_msg("%s: vector code was %sexpected:\n%s", cases[c].name, cases[c].vector ? "" : "not ",
                          qn_kernel_print(after, arena));
             for (int64_t n = 0; n <= MOST; n++) {
@@ -111,22 +123,6 @@ static void vector_code_computes_the_same(void **state)
             qn_arena_free(arena);
         }
     }
-}
-
-/* As many lanes as the values of the block have at most. */
-static int most_lanes(const qn_kblock *block)
-{
-    int most = 1;
-    for (const qn_kinst *inst = block->first; inst; inst = inst->next) {
-        for (int i = 0; i < inst->n_results; i++)
-            if (inst->results[i].type.lanes > most)
-                most = inst->results[i].type.lanes;
-        for (int i = 0; i < inst->n_blocks; i++) {
-            const int inside = most_lanes(inst->blocks[i]);
-            most = inside > most ? inside : most;
-        }
-    }
-    return most;
 }
 
 /* Loops over elements of one or two bytes, and the lanes of each on the three machines. */
@@ -190,15 +186,9 @@ static void loops_over_bytes_fill_vectors(void **state)
         for (size_t m = 0; m < sizeof machines / sizeof *machines; m++) {
             qn_arena *arena = qn_arena_new();
             qn_diags diags;
-            qn_diags_init(&diags, arena);
-            qn_kernel *before = qn_kernel_parse(narrow_cases[c].text, narrow_cases[c].name, arena, &diags);
-            if (!before)
-                fail_msg("%s: %s", narrow_cases[c].name, qn_diags_text(&diags, arena));
-            qn_kernel *after = qn_kernel_clone(before, arena);
-            qn_kernel_vectorize(after, &machines[m]);
-            qn_kernel_simplify(after);
-            if (qn_kernel_verify(after, &diags))
-                fail_msg("%s: %s", narrow_cases[c].name, qn_diags_text(&diags, arena));
+            qn_kernel *before;
+            qn_kernel *after =
+                vectorized(narrow_cases[c].name, narrow_cases[c].text, &machines[m], &before, arena, &diags);
             if (most_lanes(after->body) != narrow_cases[c].lanes[m])
                 fail_msg("%s on %s: %d lanes, expected %d:\n%s", narrow_cases[c].name, machines[m].features,
                          most_lanes(after->body), narrow_cases[c].lanes[m], qn_kernel_print(after, arena));

@@ -17,12 +17,7 @@ static void compare(const char *name, const char *text)
         for (int strict = 0; strict < 2; strict++) {
             const qn_pass_options options = { .math = strict ? QN_MATH_STRICT : QN_MATH_DEFAULT,
                                               .machine = &lowered_machines[m] };
-            qn_arena *arena = qn_arena_new();
-            qn_array inputs[4];
-            qn_graph *graph = lowered_parsed(name, text, inputs, arena);
-            lowered_compare(name, graph, &options, inputs, NULL);
-            qn_module_free(graph->module);
-            qn_arena_free(arena);
+            lowered_compare_text(name, text, &options);
         }
 }
 
