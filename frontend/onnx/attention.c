@@ -268,6 +268,17 @@ static qn_value *repeat_queries(qn_onnx_node *n, qn_value *q, int64_t times)
     return qn_b_reshape(&n->b, qn_b_broadcast(&n->b, q, 5, split, (int64_t[]){ 0, 1, 2, 4 }), 4, merged);
 }
 
+/* An axis of extent 1 or `dim`, known or not, as one of `dim`; 1 stays. */
+static qn_value *repeat_to(qn_builder *b, qn_value *x, int axis, qn_dim dim)
+{
+    qn_dim dims[4];
+    if (!x || qn_dim_is(x->type.dims[axis], 1))
+        return x;
+    for (int i = 0; i < 4; i++)
+        dims[i] = i == axis ? dim : x->type.dims[i];
+    return qn_b_broadcast_to(b, x, 4, dims);
+}
+
 /* state [B, G, K, V], a step's q [B, H, K], k [B, G, K], v [B, G, V] -> new state; *out_y: [B, H, V] */
 static qn_value *linear_step(qn_builder *b, qn_value *state, qn_value *q, qn_value *k, qn_value *v,
                              qn_value *decay, qn_value *beta, double scale, qn_value **out_y)
@@ -330,13 +341,19 @@ static void import_linear_attention(qn_onnx_node *n)
         in[n_in++] = by_time(n, 4, groups);
     }
     if (delta) {
-        const qn_type *type = qn_onnx_in_type(n, 5);
-        beta_at = n_in;
-        in[n_in++] = by_time(n, 5, type && type->rank == 3 && qn_dim_is(type->dims[2], 1) ? 1 : groups);
+        beta_at = n_in; /* one for each state or one for all: [T, B, groups or 1, 1] */
+        in[n_in++] = qn_b_transpose(b, by_time(n, 5, 1), (int64_t[]){ 0, 1, 3, 2 });
     }
+    for (int i = 4; i < n_in; i++)
+        for (int k = 0; k < 2; k++)
+            in[i] = qn_onnx_with_dim(n, in[i], k, in[1]->type.dims[k]);
     qn_dtype dtype = n->in[0]->type.dtype, state_dtype = dtype;
     qn_dim dims[4] = { in[1]->type.dims[1], qn_onnx_dim(n, groups), in[2]->type.dims[3],
                        in[3]->type.dims[3] };
+    if (gated)
+        in[decay_at] = repeat_to(b, in[decay_at], 3, dims[2]);
+    if (delta)
+        in[beta_at] = repeat_to(b, in[beta_at], 2, dims[1]);
     qn_type type = qn_type_make(n->im->module, QUERN_F32, 4, dims);
     if (qn_onnx_has(n, 3) && qn_onnx_in_type(n, 3)) {
         state_dtype = n->in[3]->type.dtype;

@@ -354,18 +354,19 @@ class States(unittest.TestCase):
             close(alone, place(sum(line[:, :, i * dilation:i * dilation + 9] * w[:, 0, i, None] for i in range(3))))
 
     def test_linear_attention(self):
-        """Heads of queries that share a state, and states that share a query."""
-        for n, groups, each in ((4, 2, False), (2, 4, False), (2, 2, True)):
+        """Heads of queries that share a state, and states that share a query; extents unknown, too."""
+        unknown = {name: {i: f"{name}{i}" for i in range(3)} for name in "qkvdb"}
+        for n, groups, each, dims in ((4, 2, False, None), (2, 4, False, None), (2, 2, True, None), (2, 2, True, unknown), (4, 2, False, unknown)):
             q, k, v = floats(2, 5, n * 8), floats(2, 5, groups * 8) / 3, floats(2, 5, groups * 6)
-            decay, beta = -np.abs(floats(2, 5, groups * (8 if each else 1))), sigmoid(floats(2, 5, groups))
+            decay, beta = -np.abs(floats(2, 5, groups * (8 if each else 1))), sigmoid(floats(2, 5, groups if n < 4 else 1))
             state = floats(2, groups, 8, 6)
-            got, present = run("LinearAttention", {"q": q, "k": k, "v": v, "s": state, "d": decay, "b": beta}, (), 2, q_num_heads=n, kv_num_heads=groups,
+            got, present = run("LinearAttention", {"q": q, "k": k, "v": v, "s": state, "d": decay, "b": beta}, (), 2, dims, q_num_heads=n, kv_num_heads=groups,
                                scale=0.5, update_rule="gated_delta")
             most, want = max(n, groups), []
             for t in range(5):
                 row = lambda x, count: x[:, t].reshape(2, count, -1)
                 state = state * np.exp(row(decay, groups))[..., None]
-                change = row(beta, groups) * (row(v, groups) - np.einsum("bgk,bgkv->bgv", row(k, groups), state))
+                change = row(beta, beta.shape[2]) * (row(v, groups) - np.einsum("bgk,bgkv->bgv", row(k, groups), state))
                 state = state + row(k, groups)[..., None] * change[:, :, None]
                 want.append(np.einsum("bhk,bhkv->bhv", row(q, n).repeat(most // n, 1), state.repeat(most // groups, 1)) * 0.5)
             close(got, np.stack(want, 1).reshape(2, 5, -1))
