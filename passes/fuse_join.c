@@ -151,14 +151,69 @@ static bool is_read_all_over(const qn_demand *d, const qn_node *node)
 }
 
 /* Is what it moves read across its rows, where the result would be read along them? */
-static bool is_turned(qn_cluster *c, const qn_node *node, const qn_dim *index)
+static bool is_turned_along(qn_cluster *c, const qn_node *node, const qn_dim *index, qn_dim lane)
 {
     const qn_value *value = &node->results[0];
-    const qn_dim lane = c->group.n_dims > 0 ? c->vars[c->group.n_dims - 1] : NULL;
     qn_dim along, rest;
     return lane && lane->kind == QN_DIM_SYMBOL && qn_ix_moves(node) &&
            qn_ix_affine(&c->space, qn_cluster_linear(c, &value->type, index), lane, &along, &rest) &&
            qn_dim_is(along, 1) && !goes_along_rows(c, value, index, lane);
+}
+
+/* Lanes lie along the last axis; a kernel of rows may have several rows side by side, too. */
+static bool is_turned(qn_cluster *c, const qn_node *node, const qn_dim *index)
+{
+    qn_dim last = NULL, last_row = NULL;
+    for (int i = 0; i < c->group.n_dims; i++) {
+        last = c->vars[i];
+        if (c->group.kind == QN_GROUP_ROWS && c->is_row[i])
+            last_row = c->vars[i];
+    }
+    return is_turned_along(c, node, index, last) || is_turned_along(c, node, index, last_row);
+}
+
+/* Is it computed from rows that are looked up, where each lane would have a row of its own? An element of a row costs as much by
+ * itself as a vector of them. */
+static bool looks_up_across(qn_cluster *c, const qn_value *value, const qn_dim *index, qn_dim lane, int depth)
+{
+    enum { ROW = 8 }; /* elements, that a row has at least */
+    const qn_node *node = value->node;
+    qn_dim data[QN_MAX_RANK], operand[QN_MAX_RANK];
+    if (!node || depth == 0 || (qn_ops[node->op].class != QN_ELEMENTWISE && !qn_ix_moves(node)))
+        return false;
+    const int n_data = qn_ix_data_count(node);
+    if (n_data > 0) {
+        const qn_type *from = &node->operands[0]->type, *places = &node->operands[1]->type;
+        const int last = from->rank - 1;
+        if ((node->op != QN_OP_GATHER && node->op != QN_OP_GATHER_ND) || from->dims[last]->max < ROW)
+            return false;
+        for (int i = 0; i < n_data; i++)
+            data[i] = qn_ispace_var(&c->space, qn_dim_const(c->space.dims, INT32_MAX), true);
+        qn_ix_operand(&c->space, node, 0, index, data, operand);
+        if (qn_ix_uses(operand[last], lane) || qn_ix_uses_data(&c->space, operand[last]))
+            return false;
+        qn_ix_operand(&c->space, node, 1, index, data, operand);
+        for (int i = 0; i < places->rank; i++)
+            if (qn_ix_uses(operand[i], lane))
+                return true;
+        return false;
+    }
+    for (int k = 0; k < node->n_operands; k++) {
+        qn_ix_operand(&c->space, node, k, index, NULL, operand);
+        if (looks_up_across(c, node->operands[k], operand, lane, depth - 1))
+            return true;
+    }
+    return false;
+}
+
+/* Is it computed so, and large? Then it is computed along its rows, and turned once. */
+static bool is_looked_up_across(qn_cluster *c, const qn_node *node, const qn_dim *index)
+{
+    enum { LARGE = 4096, DEPTH = 4 };
+    const qn_dim lane = c->group.n_dims > 0 ? c->vars[c->group.n_dims - 1] : NULL;
+    return c->group.kind == QN_GROUP_LOOP && lane && lane->kind == QN_DIM_SYMBOL &&
+           elements_of(&node->results[0].type) >= LARGE &&
+           looks_up_across(c, &node->results[0], index, lane, DEPTH);
 }
 
 bool qn_cluster_wants(const qn_demand *d, const qn_node *node)
@@ -186,6 +241,9 @@ bool qn_cluster_wants(const qn_demand *d, const qn_node *node)
         return false;
     if (cost == 0)
         return !is_read_all_over(d, node);
+    for (size_t i = 0; i < d->indices.n; i++)
+        if (is_looked_up_across(c, node, d->indices.items[i]))
+            return false;
     /* what is computed again would read more from memory than it is itself */
     if (times > 1.01 && node->op == QN_OP_CONVERT &&
         qn_dtype_bytes(value->type.dtype) < qn_dtype_bytes(node->operands[0]->type.dtype))

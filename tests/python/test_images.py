@@ -92,6 +92,21 @@ class Images(unittest.TestCase):
                 sum = sum + (1 - abs(y - j)) * (1 - abs(x - i)) * image[:, j, i]
         return sum + np.zeros(image.shape[0])
 
+    def test_points_of_images(self):
+        """GridSample of few channels and of many, which are computed in another order."""
+        rng = np.random.default_rng(6)
+        for channels in (2, 19):
+            x = rng.standard_normal((2, channels, 9, 14)).astype(np.float32)
+            grid = rng.uniform(-1.2, 1.2, (2, 40, 30, 2)).astype(np.float32)
+            at = ((grid + 1) * (14, 9) - 1) / 2
+            want = np.array([[[self.pixel(x[n], at[n, j, i, 1], at[n, j, i, 0]) for i in range(30)] for j in range(40)] for n in range(2)])
+            for batch, points in ((2, 40), ("n", "p")):
+                graph = model([helper.make_node("GridSample", ["x", "g"], ["y"])],
+                              [info("x", [batch, channels, 9, 14]), info("g", [batch, points, 30, 2])], [info("y", None)])
+                for target in ("cpu", "interp"):
+                    got, = quern.compile(graph, target=target)([x, grid])
+                    np.testing.assert_allclose(got, want.transpose(0, 3, 1, 2), rtol=1e-3, atol=1e-4)
+
     def test_regions_of_images(self):
         """RoiAlign: each region from the image that it names, at whichever place of the batch."""
         rng = np.random.default_rng(7)
