@@ -7,6 +7,7 @@
 #include <xxhash.h>
 
 #include "driver/api.h"
+#include "driver/npy.h"
 #include "driver/output.h"
 #include "driver/weights.h"
 #include "frontend/onnx/onnx.h"
@@ -63,9 +64,7 @@ static qn_status add_states(quern_session *session, qn_diags *diags, states *out
             continue;
         s->name = info->name;
         s->trainable = info->trainable;
-        s->bytes = quern_dtype_size(s->array.dtype);
-        for (int axis = 0; axis < s->array.rank; axis++)
-            s->bytes *= (size_t)s->array.dims[axis];
+        s->bytes = qn_array_bytes(&s->array);
         if (session->slots[i].on_device) {
             s->device = session->model->device;
             s->array.data = qn_arena_alloc(diags->arena, s->bytes + 1);

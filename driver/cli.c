@@ -5,18 +5,11 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <time.h>
 #include <unistd.h>
 
 #include "driver/cache.h"
 #include "driver/cli.h"
-
-double qn_cli_now(void)
-{
-    struct timespec t;
-    clock_gettime(CLOCK_MONOTONIC, &t);
-    return (double)t.tv_sec + 1e-9 * (double)t.tv_nsec;
-}
+#include "ir/clock.h"
 
 /* ---- messages ---- */
 
@@ -87,7 +80,7 @@ void qn_cli_progress(void *cli, const char *what, int done, int total)
         terminal = isatty(2);
     if (!terminal)
         return;
-    double now = qn_cli_now();
+    double now = qn_seconds();
     if (progress.start == 0)
         progress.start = now;
     if (now - progress.start < 0.2)
@@ -426,13 +419,13 @@ quern_module *qn_cli_module(qn_cli *cli, int *out_exit)
 {
     const quern_load_options options = qn_cli_load_options(cli);
     quern_module *module;
-    double start = qn_cli_now();
+    double start = qn_seconds();
     if (quern_load(cli->model, &options, &module)) {
         *out_exit = qn_cli_fail_api(cli);
         return NULL;
     }
     if (cli->verbose)
-        fprintf(stderr, "loaded %s in %.1f ms\n", cli->model, 1e3 * (qn_cli_now() - start));
+        fprintf(stderr, "loaded %s in %.1f ms\n", cli->model, 1e3 * (qn_seconds() - start));
     return module;
 }
 
@@ -466,14 +459,14 @@ static void say_plan(void *user, const char *entry, const qn_remat_report *plan)
 
 int qn_cli_compile(qn_cli *cli, quern_module *module, quern_model **out)
 {
-    const double start = qn_cli_now();
+    const double start = qn_seconds();
     const int status = quern_compile(module, &cli->compile, out) ? qn_cli_fail_api(cli) : QN_EXIT_OK;
     qn_cli_progress_end(cli);
     const qn_model_notes *notes = status ? NULL : qn_model_notes_of(*out);
     for (int i = 0; notes && i < quern_model_describe(*out)->n_entries; i++)
         say_plan(cli, qn_entry_at(quern_model_describe(*out), i)->name, &notes->plans[i]);
     if (!status && cli->verbose)
-        fprintf(stderr, "compiled in %.1f ms\n", 1e3 * (qn_cli_now() - start));
+        fprintf(stderr, "compiled in %.1f ms\n", 1e3 * (qn_seconds() - start));
     return status;
 }
 

@@ -88,6 +88,4 @@ bool qn_cli_real(const char *text, double *out);
 void qn_cli_progress(void *cli, const char *what, int done, int total);
 void qn_cli_progress_end(qn_cli *cli);
 
-double qn_cli_now(void); /* seconds */
-
 #endif

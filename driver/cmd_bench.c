@@ -11,6 +11,7 @@
 #include "driver/output.h"
 #include "driver/profile.h"
 #include "driver/tensors.h"
+#include "ir/clock.h"
 
 enum { INPUT, ENTRY, SECONDS, ALL, JSON, PROFILE };
 
@@ -82,15 +83,15 @@ static int measure_runs(bench *b)
     b->times = malloc(MOST * sizeof *b->times);
     QN_ASSERT(b->times, "out of memory");
     double before = 0, end = 0;
-    for (int warm = 0; b->n_runs < MOST && (warm < 2 || b->n_runs < 10 || qn_cli_now() < end);) {
-        double start = qn_cli_now();
+    for (int warm = 0; b->n_runs < MOST && (warm < 2 || b->n_runs < 10 || qn_seconds() < end);) {
+        double start = qn_seconds();
         if (quern_session_run(b->session))
             return qn_cli_fail_api(&b->cli);
-        double took = qn_cli_now() - start;
+        double took = qn_seconds() - start;
         if (warm < 2) {
             warm += before > 0 && took > 0.8 * before;
             before = took;
-            end = qn_cli_now() + b->seconds;
+            end = qn_seconds() + b->seconds;
         } else {
             b->times[b->n_runs++] = took;
         }
@@ -117,10 +118,10 @@ static void trace(void *user, const char *kernel, int begin)
 {
     bench *b = user;
     if (begin) {
-        b->kernel_started = qn_cli_now();
+        b->kernel_started = qn_seconds();
         return;
     }
-    double took = qn_cli_now() - b->kernel_started;
+    double took = qn_seconds() - b->kernel_started;
     row *r = row_of(b, kernel);
     r->seconds += took;
     r->calls++;
@@ -262,9 +263,9 @@ static void print_json(const bench *b)
 static int run(bench *b)
 {
     int status = QN_EXIT_OK;
-    double start = qn_cli_now();
+    double start = qn_seconds();
     quern_model *model = qn_cli_model(&b->cli, NULL, &status);
-    b->compile_seconds = qn_cli_now() - start;
+    b->compile_seconds = qn_seconds() - start;
     if (!model)
         return status;
     if (quern_session_new(model, b->entry_name, &b->session))

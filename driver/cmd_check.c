@@ -7,6 +7,7 @@
 #include "driver/commands.h"
 #include "driver/inspect.h"
 #include "driver/output.h"
+#include "ir/clock.h"
 
 static const qn_cli_option options[] = {
     { "json", 0, NULL, "print JSON, of a model that is refused too" },
@@ -136,11 +137,11 @@ int quern_main_check(int argc, char **argv)
     if (!qn_cli_read(&c.cli, argc, argv, &status))
         return status;
     const quern_load_options given = qn_cli_load_options(&c.cli);
-    const double start = qn_cli_now();
+    const double start = qn_seconds();
     qn_call_begin(&call);
     const bool refused = qn_load_module(c.cli.model, NULL, 0, &given, &module, &call.diags);
     if (!refused && c.cli.verbose)
-        fprintf(stderr, "loaded %s in %.1f ms\n", c.cli.model, 1e3 * (qn_cli_now() - start));
+        fprintf(stderr, "loaded %s in %.1f ms\n", c.cli.model, 1e3 * (qn_seconds() - start));
     for (int i = 0; !refused && i < module->n_functions; i++)
         count_ops(module->functions[i], counts);
     if (c.json)

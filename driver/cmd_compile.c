@@ -4,6 +4,7 @@
 
 #include "driver/cli.h"
 #include "driver/commands.h"
+#include "ir/clock.h"
 
 enum { OUTPUT, EMIT, PREFIX, WEIGHTS, HEADER, TIME };
 
@@ -48,14 +49,14 @@ static void print_times(const qn_compile_times *t)
 static int write_files(compile *c, quern_module *module)
 {
     qn_compile_times times = { 0 };
-    double start = qn_cli_now();
+    double start = qn_seconds();
     const int status = qn_cli_emit(&c->cli, module, &c->emit, c->path, &times);
     if (status)
         return status;
     if (c->time || c->cli.verbose)
         print_times(&times);
     if (c->cli.verbose)
-        fprintf(stderr, "wrote %s in %.1f ms\n", c->path, 1e3 * (qn_cli_now() - start));
+        fprintf(stderr, "wrote %s in %.1f ms\n", c->path, 1e3 * (qn_seconds() - start));
     return QN_EXIT_OK;
 }
 

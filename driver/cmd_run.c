@@ -8,6 +8,7 @@
 #include "driver/commands.h"
 #include "driver/output.h"
 #include "driver/tensors.h"
+#include "ir/clock.h"
 #include "ir/dtype.h"
 
 enum { INPUT, OUTPUT, EXPECT, RTOL, ATOL, ENTRY, SEED, JSON };
@@ -240,11 +241,11 @@ static int run_model(run *r, quern_model *model)
                                 r->arena, &r->diags);
     if (status)
         return status;
-    double start = qn_cli_now();
+    double start = qn_seconds();
     if (quern_session_run(r->session))
         return qn_cli_fail_api(&r->cli);
     if (r->cli.verbose)
-        fprintf(stderr, "ran in %.3f ms\n", 1e3 * (qn_cli_now() - start));
+        fprintf(stderr, "ran in %.3f ms\n", 1e3 * (qn_seconds() - start));
     for (size_t i = 0; i < r->expected.n; i++) {
         int result = expect(r, r->expected.items[i]);
         status = status ? status : result;

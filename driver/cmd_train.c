@@ -13,6 +13,7 @@
 #include "driver/output.h"
 #include "driver/tensors.h"
 #include "driver/train_data.h"
+#include "ir/clock.h"
 #include "quern_tensor.h"
 #include "runtime/session.h"
 
@@ -567,14 +568,14 @@ static int train_epochs(train *t)
         status = qn_cli_fail_api(&t->cli);
     first = (long)begin;
     for (long epoch = first; epoch < t->epochs && !status; epoch++) {
-        const double start = qn_cli_now();
+        const double start = qn_seconds();
         double loss = NAN;
         status = move_states(t, true);
         if (!status)
             status = train_epoch(t, epoch, &loss);
         if (status)
             return status;
-        const double seconds = qn_cli_now() - start;
+        const double seconds = qn_seconds() - start;
         printf("epoch %ld/%ld: loss %.6g", epoch + 1, t->epochs, loss);
         if (t->test.n && rank_of(t) == 0)
             status = report(t, ", test", &t->test_samples);

@@ -170,7 +170,7 @@ static const char *npy_header(const quern_array *array, qn_arena *arena, size_t 
     return header;
 }
 
-static size_t array_bytes(const quern_array *array)
+size_t qn_array_bytes(const quern_array *array)
 {
     size_t bytes = quern_dtype_size(array->dtype);
     for (int i = 0; i < array->rank; i++)
@@ -185,7 +185,7 @@ qn_status qn_npy_write(const char *path, const quern_array *array, qn_diags *dia
     size_t length;
     const char *header = npy_header(array, diags->arena, &length);
     fwrite(header, 1, length, output.file);
-    fwrite(array->data, 1, array_bytes(array), output.file);
+    fwrite(array->data, 1, qn_array_bytes(array), output.file);
     return qn_output_commit(&output, diags);
 }
 
@@ -387,7 +387,7 @@ static uint32_t crc_of(uint32_t crc, const void *data, size_t n)
 
 static void write_entry(FILE *f, const qn_npy *array, stored *e, qn_arena *arena)
 {
-    size_t header_length, bytes = array_bytes(&array->array);
+    size_t header_length, bytes = qn_array_bytes(&array->array);
     const char *header = npy_header(&array->array, arena, &header_length);
     e->name = qn_arena_printf(arena, "%s.npy", array->name);
     e->size = header_length + bytes;

@@ -18,6 +18,7 @@ typedef struct qn_npy {
  * 2-byte void elements are bf16: that is how NumPy writes an extension's type. */
 QN_MUST_USE qn_status qn_npy_read(const char *path, qn_arena *arena, int *out_n, qn_npy **out,
                                   qn_diags *diags);
+size_t qn_array_bytes(const quern_array *array);
 /* Written atomically. */
 QN_MUST_USE qn_status qn_npy_write(const char *path, const quern_array *array, qn_diags *diags);
 QN_MUST_USE qn_status qn_npz_write(const char *path, int n, const qn_npy *arrays, qn_diags *diags);

@@ -9,6 +9,7 @@
 
 #include "driver/api.h"
 #include "driver/compile.h"
+#include "driver/npy.h"
 #include "passes/inline.h"
 #include "passes/numerics.h"
 #include "runtime/error.h"
@@ -54,20 +55,12 @@ static int worst_of(qn_dtype dtype, size_t bytes, const void *data)
     return largest > infinity ? NOT_A_NUMBER : largest == infinity ? INFINITE : GOOD;
 }
 
-static size_t array_bytes(const quern_array *array)
-{
-    size_t bytes = quern_dtype_size(array->dtype);
-    for (int i = 0; i < array->rank; i++)
-        bytes *= (size_t)array->dims[i];
-    return bytes;
-}
-
 static int worst_of_buffer(quern_session *s, int buffer)
 {
     quern_array array;
     if (quern_session_get(s, buffer, &array))
         return GOOD;
-    return worst_of((qn_dtype)array.dtype, array_bytes(&array), array.data);
+    return worst_of((qn_dtype)array.dtype, qn_array_bytes(&array), array.data);
 }
 
 static int find_buffer(const quern_session *s, const char *name)

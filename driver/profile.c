@@ -8,6 +8,7 @@
 
 #include "driver/cli.h"
 #include "driver/output.h"
+#include "ir/clock.h"
 #include "runtime/pool.h"
 #include "runtime/session.h"
 
@@ -64,11 +65,11 @@ static void watched_task(void *profile_, int64_t i)
 {
     profile *p = profile_;
     lane *l = lane_of(p, pthread_self());
-    const double start = qn_cli_now();
+    const double start = qn_seconds();
     p->task(p->arg, i);
     if (l->tasks++ == 0)
         l->first = start;
-    l->last = qn_cli_now();
+    l->last = qn_seconds();
 }
 
 static void watch_tasks(profile *p, task_fn task, void *arg, int64_t n)
@@ -100,13 +101,13 @@ static void add_event(profile *p, event e)
 static void trace(void *profile_, const char *kernel, int begin)
 {
     profile *p = profile_;
-    const double now = qn_cli_now();
+    const double now = qn_seconds();
     const int n_lanes = atomic_load(&p->n_lanes);
     if (begin) {
         p->n_tasks = 0;
         for (int i = 0; i < n_lanes; i++)
             p->lanes[i].tasks = 0;
-        p->started = qn_cli_now();
+        p->started = qn_seconds();
         return;
     }
     const int64_t all = p->n_tasks ? p->n_tasks : 1;
@@ -132,9 +133,9 @@ static int run_watched(quern_session *session, profile *p, double *out_start, do
         ctx->parallel_for = parallel_for;
         ctx->parallel_for_down = ctx->parallel_for_down ? parallel_for_down : NULL;
     }
-    *out_start = qn_cli_now();
+    *out_start = qn_seconds();
     const int status = quern_session_run(session);
-    *out_end = qn_cli_now();
+    *out_end = qn_seconds();
     ctx->trace = p->own.trace;
     ctx->trace_user = p->own.trace_user;
     ctx->pool = p->own.pool;
@@ -246,9 +247,9 @@ static qn_status write_text(const char *text, const char *path, qn_diags *diags)
 static int watch(quern_session *session, profile *p, double *out_start, double *out_end)
 {
     enum { RUNS = 5 };
-    const double begun = qn_cli_now();
+    const double begun = qn_seconds();
     event_list best = { 0 };
-    for (int i = 0; i < RUNS && (i < 2 || qn_cli_now() - begun < 1); i++) {
+    for (int i = 0; i < RUNS && (i < 2 || qn_seconds() - begun < 1); i++) {
         double start, end;
         p->events = (event_list){ 0 };
         const int status = run_watched(session, p, &start, &end);

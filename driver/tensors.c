@@ -5,6 +5,7 @@
 #include <string.h>
 
 #include "driver/output.h"
+#include "driver/shuffle.h"
 #include "driver/tensors.h"
 #include "ir/narrow.h"
 #include "runtime/error.h"
@@ -122,19 +123,10 @@ static int bind_file(binding *b, const char *argument)
                        qn_entry_names(b->entry, QUERN_INPUT, b->arena));
 }
 
-/* splitmix64 */
-static uint64_t next_random(uint64_t *state)
-{
-    uint64_t z = *state += 0x9e3779b97f4a7c15u;
-    z = (z ^ z >> 30) * 0xbf58476d1ce4e5b9u;
-    z = (z ^ z >> 27) * 0x94d049bb133111ebu;
-    return z ^ z >> 31;
-}
-
 static double next_normal(uint64_t *state)
 {
-    double u = ((double)(next_random(state) >> 11) + 0.5) * 0x1p-53,
-           v = (double)(next_random(state) >> 11) * 0x1p-53;
+    double u = ((double)(qn_random_next(state) >> 11) + 0.5) * 0x1p-53,
+           v = (double)(qn_random_next(state) >> 11) * 0x1p-53;
     return sqrt(-2 * log(u)) * cos(6.283185307179586 * v);
 }
 
@@ -148,7 +140,7 @@ void qn_fill_random(qn_dtype dtype, int64_t n, void *to, uint64_t *state)
         else if (qn_dtype_is_stored(dtype))
             value.i = qn_narrow_from_float(dtype, fabs(next_normal(state)));
         else
-            value.i = (int64_t)(next_random(state) & 1);
+            value.i = (int64_t)(qn_random_next(state) & 1);
         qn_scalar_store(dtype, value, at);
     }
 }

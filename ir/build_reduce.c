@@ -39,9 +39,7 @@ qn_value *qn_b_mean(qn_builder *b, qn_value *x, int n_axes, const int64_t *axes,
         return x;
     /* The sum of a narrow float may overflow where the mean doesn't. */
     qn_dtype dtype = x->type.dtype;
-    bool narrow = dtype == QUERN_F16 || dtype == QUERN_BF16;
-    qn_value *sum =
-        qn_b_reduce(b, QN_SUM, qn_b_convert(b, narrow ? QUERN_F32 : dtype, x), n_axes, axes, keep_dims);
+    qn_value *sum = qn_b_reduce(b, QN_SUM, qn_b_convert(b, qn_dtype_wide(dtype), x), n_axes, axes, keep_dims);
     if (!sum)
         return NULL;
     qn_dim count = qn_dim_const(qn_b_dims(b), 1);

@@ -22,16 +22,11 @@ typedef struct expansion {
 
 /* ---- helpers ---- */
 
-static qn_dtype wide_of(qn_dtype dtype)
-{
-    return dtype == QUERN_F16 || dtype == QUERN_BF16 ? QUERN_F32 : dtype;
-}
-
 /* Operand i in the dtype that is computed in. */
 static qn_value *wide_operand(expansion *e, int i)
 {
     qn_value *x = e->node->operands[i];
-    return qn_b_convert(&e->b, wide_of(x->type.dtype), x);
+    return qn_b_convert(&e->b, qn_dtype_wide(x->type.dtype), x);
 }
 
 /* `y` has the dims of x but for `axis`, which is missing: repeats it along that axis. */

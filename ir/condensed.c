@@ -263,7 +263,7 @@ qn_runs qn_tensor_panel(const qn_tensor *panels, int64_t panel, bool by_rows, fl
         low[i] = panel % type->dims[i]->value;
         panel /= type->dims[i]->value;
     }
-    if (panels->source->view(panels, low, extent, &at, strides)) {
+    if (panels->source->view && panels->source->view(panels, low, extent, &at, strides)) {
         if (strides[rank - 1] == 1)
             return (qn_runs){ at, k, width, strides[rank - 2] };
         if (strides[rank - 2] == 1 && !by_rows)
@@ -307,13 +307,6 @@ static void read_condensed(const qn_tensor *tensor, const int64_t *low, const in
     free(scratch);
 }
 
-static bool no_view(const qn_tensor *tensor, const int64_t *low, const int64_t *extent, const void **out_data,
-                    int64_t *out_strides)
-{
-    (void)tensor, (void)low, (void)extent, (void)out_data, (void)out_strides;
-    return false;
-}
-
 const qn_tensor *qn_tensor_condensed(qn_module *module, const qn_tensor *panels)
 {
     qn_arena *arena = module->arena;
@@ -330,8 +323,7 @@ const qn_tensor *qn_tensor_condensed(qn_module *module, const qn_tensor *panels)
     *source = (qn_tensor_source){ .operands = qn_arena_copy(arena, &panels, sizeof(panels)),
                                   .cost = 1 + (panels->source && !panels->data ? panels->source->cost : 0),
                                   .arena = arena,
-                                  .read = read_condensed,
-                                  .view = no_view };
+                                  .read = read_condensed };
     t->source = source;
     return t;
 }

@@ -74,6 +74,11 @@ static inline bool qn_dtype_is_stored(qn_dtype d)
 {
     return qn_dtype_class_of(d) == QN_CLASS_STORED;
 }
+/* What sums of such elements are computed in: f32 for f16 and bf16, else the dtype itself. */
+static inline qn_dtype qn_dtype_wide(qn_dtype d)
+{
+    return d == QUERN_F16 || d == QUERN_BF16 ? QUERN_F32 : d;
+}
 /* What kernels take an element for: narrow ones are bytes. */
 static inline qn_dtype qn_dtype_carrier(qn_dtype d)
 {

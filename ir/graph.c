@@ -251,6 +251,12 @@ void qn_node_move_before(qn_node *node, qn_node *before)
 
 /* ---- values ---- */
 
+const qn_tensor *qn_value_constant(const qn_value *value)
+{
+    return value->node && value->node->op == QN_OP_CONSTANT ? qn_attr_tensor(value->node, QN_ATTR_VALUE)
+                                                            : NULL;
+}
+
 qn_value *qn_value_resolve(qn_value *value)
 {
     qn_value *end = value;

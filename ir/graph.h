@@ -62,6 +62,12 @@ static inline bool qn_op_is_composite(qn_op op)
 {
     return (qn_ops[op].flags & QN_FLAG_COMPOSITE) != 0;
 }
+/* Does it move elements of operand 0 and nothing else? Further operands say which. */
+static inline bool qn_op_selects(qn_op op)
+{
+    return (qn_ops[op].class == QN_BROADCAST || qn_ops[op].class == QN_INJECTIVE) && op != QN_OP_PAD &&
+           op != QN_OP_CONCATENATE;
+}
 qn_op qn_op_parse(const char *name, size_t length); /* QN_N_OPS when unknown */
 /* The attributes it takes, and of these the required ones (may be NULL), as sets of bits 1 << qn_attr_key. */
 uint64_t qn_op_attrs(qn_op op, uint64_t *out_required);
@@ -80,6 +86,7 @@ bool qn_type_equal(const qn_type *a, const qn_type *b); /* of one module: dims a
 bool qn_type_is_static(const qn_type *type);            /* all dims constant */
 int64_t qn_type_elements(const qn_type *type);          /* static types only; INT64_MAX when there are more */
 qn_dim qn_type_elements_dim(qn_dims *dims, const qn_type *type);
+double qn_type_most_elements(const qn_type *type); /* of its largest dims */
 /* "f32[batch, 10]" */
 const char *qn_type_print(const qn_type *type, qn_arena *arena);
 
@@ -204,7 +211,7 @@ struct qn_tensor_source {
     /* The box of elements from `low` on, row-major, to `to`. Thread-safe. */
     void (*read)(const qn_tensor *tensor, const int64_t *low, const int64_t *extent, void *to);
     /* Is the box there already, inside a tensor that is in memory? Then where its first element is, and a stride for each
-     * axis, in elements. */
+     * axis, in elements. NULL: it never is. */
     bool (*view)(const qn_tensor *tensor, const int64_t *low, const int64_t *extent, const void **out_data,
                  int64_t *out_strides);
 };
@@ -331,6 +338,8 @@ void qn_type_mark_symbols(const qn_type *type, bool *flags); /* the type's */
 /* Every later reading of `old` (after qn_graph_resolve) is `value`. Same dtype and rank. `value` must not be computed from
  * `old`: that reading would be replaced too. */
 void qn_value_replace(qn_value *old, qn_value *value);
+/* The constant's tensor, or NULL when `value` is no constant. */
+const qn_tensor *qn_value_constant(const qn_value *value);
 /* Who stands for `value` now. */
 qn_value *qn_value_resolve(qn_value *value);
 /* Follows forwards in all operands and outputs, regions included. Passes call it once at their end. */

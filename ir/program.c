@@ -139,6 +139,13 @@ int qn_program_root(const qn_program *p, int buffer)
     return buffer;
 }
 
+int qn_program_io_memory(const qn_program *p, int io)
+{
+    while (p->io[io].alias >= 0)
+        io = p->io[io].alias;
+    return io;
+}
+
 qn_dim qn_program_buffer_bytes(const qn_program *p, int buffer)
 {
     const qn_pbuffer *b = &p->buffers[buffer];

@@ -158,6 +158,8 @@ qn_dim qn_gemm_tasks(qn_dims *dims, const qn_dim *params);
 qn_step *qn_steps_add(qn_program *p, qn_steps *steps, qn_step_kind kind);
 /* The buffer whose memory this one is part of: through views and slots to an ARENA, IO or WEIGHTS buffer. */
 int qn_program_root(const qn_program *p, int buffer);
+/* Which memory an io buffer is: that of the first io it is an alias of. */
+int qn_program_io_memory(const qn_program *p, int io);
 /* Is it reached through a slot? */
 bool qn_program_through_slot(const qn_program *p, int buffer);
 /* By buffer: the next of those that QN_STEP_SWAP may exchange with it; a ring, of itself alone where there is none. */

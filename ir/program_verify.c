@@ -412,14 +412,9 @@ static qn_status verify_step(verifier *v, const qn_step *step)
 /* Roots that are the same memory, or may be. */
 static bool overlap(const qn_program *p, int a, int b)
 {
-    int x = p->buffers[a].io, y = p->buffers[b].io;
     if (a == b || p->buffers[a].place != QN_PLACE_IO || p->buffers[b].place != QN_PLACE_IO)
         return a == b;
-    while (p->io[x].alias >= 0)
-        x = p->io[x].alias;
-    while (p->io[y].alias >= 0)
-        y = p->io[y].alias;
-    return x == y;
+    return qn_program_io_memory(p, p->buffers[a].io) == qn_program_io_memory(p, p->buffers[b].io);
 }
 
 /* Does it write the buffer, or use it at all? */

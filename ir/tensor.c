@@ -41,13 +41,6 @@ static void read_packed(const qn_tensor *tensor, const int64_t *low, const int64
     }
 }
 
-static bool no_view(const qn_tensor *tensor, const int64_t *low, const int64_t *extent, const void **out_data,
-                    int64_t *out_strides)
-{
-    (void)tensor, (void)low, (void)extent, (void)out_data, (void)out_strides;
-    return false;
-}
-
 const qn_tensor *qn_tensor_packed(qn_arena *arena, qn_type type, const void *bytes, bool mapped,
                                   const char *name)
 {
@@ -68,11 +61,9 @@ const qn_tensor *qn_tensor_packed(qn_arena *arena, qn_type type, const void *byt
     };
     *operand = packed;
     qn_tensor_source *source = QN_NEW(arena, qn_tensor_source);
-    *source = (qn_tensor_source){ .operands = (const qn_tensor *const *)operand,
-                                  .cost = 1,
-                                  .arena = arena,
-                                  .read = read_packed,
-                                  .view = no_view };
+    *source = (qn_tensor_source){
+        .operands = (const qn_tensor *const *)operand, .cost = 1, .arena = arena, .read = read_packed
+    };
     t->source = source;
     return t;
 }

@@ -30,6 +30,14 @@ int64_t qn_type_elements(const qn_type *type)
     return overflow ? INT64_MAX : n;
 }
 
+double qn_type_most_elements(const qn_type *type)
+{
+    double n = 1;
+    for (int i = 0; i < type->rank; i++)
+        n *= (double)type->dims[i]->max;
+    return n;
+}
+
 qn_dim qn_type_elements_dim(qn_dims *dims, const qn_type *type)
 {
     qn_dim n = qn_dim_const(dims, 1);

@@ -102,15 +102,6 @@ static qn_bounds of_node(qn_bounds *memo, const qn_node *node, const qn_value *v
         return between(d->min, d->max);
     }
     case QN_OP_CONVERT: return qn_dtype_is_float(node->operands[0]->type.dtype) ? all : x;
-    case QN_OP_BROADCAST:
-    case QN_OP_RESHAPE:
-    case QN_OP_TRANSPOSE:
-    case QN_OP_SLICE:
-    case QN_OP_REVERSE:
-    case QN_OP_DYNAMIC_SLICE:
-    case QN_OP_GATHER:
-    case QN_OP_GATHER_ND:
-    case QN_OP_GATHER_ELEMENTS: return x;
     case QN_OP_PAD: return both(x, find(memo, node->operands[1], depth));
     case QN_OP_CONCATENATE:
         for (int i = 1; i < node->n_operands; i++)
@@ -134,7 +125,7 @@ static qn_bounds of_node(qn_bounds *memo, const qn_node *node, const qn_value *v
         const qn_dim extent = node->operands[0]->type.dims[qn_attr_int(node, QN_ATTR_AXIS)];
         return between(0, extent->max > 0 ? extent->max - 1 : 0);
     }
-    default: return all;
+    default: return qn_op_selects(node->op) ? x : all;
     }
 }
 

@@ -23,14 +23,6 @@ static double size_of(qn_dim elements)
     return (double)elements->max;
 }
 
-static double elements_of(const qn_type *type)
-{
-    double n = 1;
-    for (int i = 0; i < type->rank; i++)
-        n *= (double)type->dims[i]->max;
-    return n;
-}
-
 /* ---- what may join ---- */
 
 /* Is it read at places that only the run tells? */
@@ -59,13 +51,13 @@ static double evaluations(qn_cluster *c, const qn_value *value, const qn_dim *in
                 per_row =
                     c->rows.col_vars[k]->kind != QN_DIM_SYMBOL || !qn_ix_uses(index[i], c->rows.col_vars[k]);
         if (per_row)
-            return size_of(c->rows.n_rows) / elements_of(&value->type);
+            return size_of(c->rows.n_rows) / qn_type_most_elements(&value->type);
     }
     double n = 1;
     for (int k = 0; k < c->group.n_dims; k++)
         if (data || k <= innermost)
             n *= (double)c->dims[k]->max;
-    return n / elements_of(&value->type);
+    return n / qn_type_most_elements(&value->type);
 }
 
 /* Is it, or what it moves, computed? */
@@ -116,7 +108,7 @@ static bool is_put_together_before(qn_cluster *c, const qn_node *node, const qn_
 {
     enum { MANY_PIECES = 4, LARGE = 4096 };
     if (c->group.kind != QN_GROUP_ROWS || node->op != QN_OP_CONCATENATE ||
-        elements_of(&node->results[0].type) < LARGE)
+        qn_type_most_elements(&node->results[0].type) < LARGE)
         return false;
     const qn_dim lane = c->rows.col_vars[c->rows.n_col_vars - 1];
     bool across = false;
@@ -147,7 +139,8 @@ static bool reads_several(const qn_node *node)
 static bool is_read_all_over(const qn_demand *d, const qn_node *node)
 {
     enum { PLACES = 4, LARGE = 4096 };
-    return node->op == QN_OP_PAD && d->indices.n >= PLACES && elements_of(&node->results[0].type) >= LARGE;
+    return node->op == QN_OP_PAD && d->indices.n >= PLACES &&
+           qn_type_most_elements(&node->results[0].type) >= LARGE;
 }
 
 /* Is what it moves read across its rows, where the result would be read along them? */
@@ -212,7 +205,7 @@ static bool is_looked_up_across(qn_cluster *c, const qn_node *node, const qn_dim
     enum { LARGE = 4096, DEPTH = 4 };
     const qn_dim lane = c->group.n_dims > 0 ? c->vars[c->group.n_dims - 1] : NULL;
     return c->group.kind == QN_GROUP_LOOP && lane && lane->kind == QN_DIM_SYMBOL &&
-           elements_of(&node->results[0].type) >= LARGE &&
+           qn_type_most_elements(&node->results[0].type) >= LARGE &&
            looks_up_across(c, &node->results[0], index, lane, DEPTH);
 }
 
@@ -226,7 +219,8 @@ bool qn_cluster_wants(const qn_demand *d, const qn_node *node)
     for (size_t i = 0; i < d->indices.n; i++)
         if (is_put_together_before(c, node, d->indices.items[i]))
             return false;
-    if (elements_of(&value->type) <= SMALL || node->op == QN_OP_RESHAPE || node->op == QN_OP_BROADCAST)
+    if (qn_type_most_elements(&value->type) <= SMALL || node->op == QN_OP_RESHAPE ||
+        node->op == QN_OP_BROADCAST)
         return true;
     double times = 0;
     bool looked_up = false, turned = false;
@@ -276,7 +270,7 @@ static bool is_turned_piece(qn_cluster *c, const qn_node *node, int operand, con
     qn_value *piece = node->operands[operand];
     const qn_dim lane = c->group.n_dims > 0 ? c->vars[c->group.n_dims - 1] : NULL;
     if (node->op != QN_OP_CONCATENATE || c->group.kind != QN_GROUP_LOOP || !lane ||
-        lane->kind != QN_DIM_SYMBOL || elements_of(&piece->type) < LARGE ||
+        lane->kind != QN_DIM_SYMBOL || qn_type_most_elements(&piece->type) < LARGE ||
         goes_along_rows(c, piece, index, lane))
         return false;
     while (piece->node && qn_ix_moves(piece->node) && piece->node->n_operands == 1)

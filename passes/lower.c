@@ -292,14 +292,6 @@ static int add_io(qn_lowering *l, const qn_value *value, const char *name, qn_pi
     return qn_program_add_buffer(p, buffer);
 }
 
-/* Which memory an io buffer is: that of the first io it is an alias of. */
-static int io_memory(const qn_program *p, int io)
-{
-    while (p->io[io].alias >= 0)
-        io = p->io[io].alias;
-    return io;
-}
-
 /* May the output be written to the memory of the state that it replaces, by whatever step writes it now? Every other step
  * that touches the state comes before; the step itself may read it where it writes. */
 typedef struct alias_check {
@@ -312,10 +304,8 @@ typedef struct alias_check {
 
 static bool is_memory(const qn_program *p, int buffer, int io)
 {
-    const qn_pbuffer *b = &p->buffers[buffer];
-    while (b->place == QN_PLACE_VIEW || b->place == QN_PLACE_SLOT)
-        b = &p->buffers[b->base];
-    return b->place == QN_PLACE_IO && io_memory(p, b->io) == io;
+    const qn_pbuffer *b = &p->buffers[qn_program_root(p, buffer)];
+    return b->place == QN_PLACE_IO && qn_program_io_memory(p, b->io) == io;
 }
 
 static bool starts_from(const qn_program *p, int buffer, int target)
@@ -372,10 +362,10 @@ static bool may_write_in_place(const qn_lowering *l, const qn_graph *graph, cons
 {
     const int target = made[output];
     if (l->program->buffers[target].place != QN_PLACE_ARENA ||
-        is_kept(l->program, graph, made, output, io_memory(l->program, io)))
+        is_kept(l->program, graph, made, output, qn_program_io_memory(l->program, io)))
         return false;
     alias_check c = { .p = l->program,
-                      .memory = io_memory(l->program, io),
+                      .memory = qn_program_io_memory(l->program, io),
                       .target = target,
                       .last_use = -1,
                       .first_write = -1 };
@@ -386,8 +376,8 @@ static bool may_write_in_place(const qn_lowering *l, const qn_graph *graph, cons
 /* Surely the same memory: an output that may replace an input can also have its own. */
 static bool same_io(const qn_program *p, const qn_pbuffer *a, const qn_pbuffer *b)
 {
-    const int memory = io_memory(p, a->io);
-    return memory == io_memory(p, b->io) && (a->io == b->io || p->io[memory].role == QUERN_STATE);
+    const int memory = qn_program_io_memory(p, a->io);
+    return memory == qn_program_io_memory(p, b->io) && (a->io == b->io || p->io[memory].role == QUERN_STATE);
 }
 
 /* Copies that became copies of a buffer to itself go. */

@@ -242,7 +242,6 @@ const qn_node *qn_maximum_taken(const qn_value *value);
 void qn_writer_prepare(qn_writer *w, qn_value *value, const qn_dim *index);
 /* x combined with y; sums of products use FMA where the math mode allows. */
 qn_kvalue *qn_writer_combine(qn_writer *w, qn_kind kind, qn_kvalue *x, qn_kvalue *y);
-qn_dtype qn_accumulator(qn_dtype dtype); /* f32 for f16 and bf16, else itself */
 /* The number in an i32 or i64 index element, as a variable in [0, extent): checked, negative ones counted from the end. */
 qn_dim qn_writer_checked_index(qn_writer *w, qn_kvalue *number, qn_dim extent, const qn_node *node);
 /* Likewise, clamped instead of checked. */

@@ -31,13 +31,6 @@ static int find(const int *memory, int buffer)
     return buffer;
 }
 
-static int io_memory(const qn_program *p, int io)
-{
-    while (p->io[io].alias >= 0)
-        io = p->io[io].alias;
-    return io;
-}
-
 static void find_memory(mover *m)
 {
     const qn_program *p = m->p;
@@ -51,7 +44,7 @@ static void find_memory(mover *m)
         m->memory[find(m->memory, i)] = find(m->memory, m->mates[i]);
         if (p->buffers[i].place != QN_PLACE_IO)
             continue;
-        int *same = &first[io_memory(p, p->buffers[i].io)];
+        int *same = &first[qn_program_io_memory(p, p->buffers[i].io)];
         if (*same)
             m->memory[find(m->memory, i)] = find(m->memory, *same - 1);
         *same = i + 1;

@@ -11,7 +11,7 @@ qn_status qn_lower_cumulative(qn_lowering *l, const qn_group *group)
     qn_value *x = node->operands[0], *result = &node->results[0];
     const int axis = (int)qn_attr_int(node, QN_ATTR_AXIS);
     const qn_kind kind = qn_attr_reduce_kind(node);
-    const qn_dtype dtype = qn_accumulator(x->type.dtype);
+    const qn_dtype dtype = qn_dtype_wide(x->type.dtype);
     const bool exclusive = qn_attr_bool(node, QN_ATTR_EXCLUSIVE);
     qn_opaque o;
     qn_opaque_begin(&o, l, group);

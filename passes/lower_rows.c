@@ -177,7 +177,7 @@ static int reductions_of(qn_row_kernel *k, int pass, qn_row_reduction *out)
         qn_row_reduction *r = &out[n++];
         *r = (qn_row_reduction){ .node = node,
                                  .kind = qn_attr_reduce_kind(node),
-                                 .dtype = qn_accumulator(node->operands[0]->type.dtype) };
+                                 .dtype = qn_dtype_wide(node->operands[0]->type.dtype) };
         qn_dim kept_dims[QN_MAX_RANK], kept[QN_MAX_RANK];
         qn_ispace_dims(&w->space, &node->results[0].type, kept_dims);
         qn_ix_reshape(&w->space, k->n_row_dims, k->row_dims, k->row_index, node->results[0].type.rank,

@@ -17,11 +17,6 @@
 
 /* ---- numbers ---- */
 
-qn_dtype qn_accumulator(qn_dtype dtype)
-{
-    return dtype == QUERN_F16 || dtype == QUERN_BF16 ? QUERN_F32 : dtype;
-}
-
 static qn_kvalue *constant(qn_writer *w, qn_dtype dtype, qn_scalar value)
 {
     return qn_kb_const(&w->b, (qn_ktype){ qn_dtype_carrier(dtype), 1 }, value);
@@ -312,7 +307,7 @@ static qn_kvalue *reduce(qn_writer *w, const qn_node *node, const qn_dim *index)
 {
     qn_value *x = node->operands[0];
     const qn_kind kind = qn_attr_reduce_kind(node);
-    const qn_dtype dtype = qn_accumulator(x->type.dtype);
+    const qn_dtype dtype = qn_dtype_wide(x->type.dtype);
     int n_axes;
     const int64_t *axes = qn_attr_ints(node, QN_ATTR_AXES, &n_axes);
     qn_dim at[QN_MAX_RANK], vars[QN_MAX_RANK];
@@ -342,7 +337,7 @@ static qn_kvalue *dot_general(qn_writer *w, const qn_node *node, const qn_dim *i
 {
     static const qn_attr_key batch_keys[2] = { QN_ATTR_X_BATCH, QN_ATTR_Y_BATCH };
     static const qn_attr_key contract_keys[2] = { QN_ATTR_X_CONTRACT, QN_ATTR_Y_CONTRACT };
-    const qn_dtype result = node->results[0].type.dtype, dtype = qn_accumulator(result);
+    const qn_dtype result = node->results[0].type.dtype, dtype = qn_dtype_wide(result);
     qn_dim at[2][QN_MAX_RANK], vars[QN_MAX_RANK];
     int n_contract = 0, n_batch = 0, next = 0;
     for (int side = 0; side < 2; side++) {
@@ -432,7 +427,7 @@ static qn_kvalue *convolution(qn_writer *w, const qn_node *node, const qn_dim *i
     qn_value *x = node->operands[0], *filter = node->operands[1];
     const bool packed = node->op == QN_OP_CONV_PACKED;
     const int spatial = x->type.rank - 2 - packed;
-    const qn_dtype result = node->results[0].type.dtype, dtype = qn_accumulator(result);
+    const qn_dtype result = node->results[0].type.dtype, dtype = qn_dtype_wide(result);
     const int64_t *stride = qn_attr_ints(node, QN_ATTR_STRIDE, NULL);
     const qn_dim *low = qn_attr_dims(node, QN_ATTR_LOW, NULL);
     const int64_t *x_dilation = packed ? NULL : qn_attr_ints(node, QN_ATTR_X_DILATION, NULL);
@@ -505,7 +500,7 @@ static qn_kvalue *reduce_window(qn_writer *w, const qn_node *node, const qn_dim 
     qn_value *x = node->operands[0];
     const int rank = x->type.rank;
     const qn_kind kind = qn_attr_reduce_kind(node);
-    const qn_dtype dtype = qn_accumulator(x->type.dtype);
+    const qn_dtype dtype = qn_dtype_wide(x->type.dtype);
     const int64_t *window = qn_attr_ints(node, QN_ATTR_WINDOW, NULL);
     const int64_t *stride = qn_attr_ints(node, QN_ATTR_STRIDE, NULL);
     const int64_t *dilation = qn_attr_ints(node, QN_ATTR_DILATION, NULL);

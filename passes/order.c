@@ -35,10 +35,7 @@ typedef struct order {
 
 static double bytes_of(const qn_type *type)
 {
-    double n = (double)quern_dtype_size(type->dtype);
-    for (int i = 0; i < type->rank; i++)
-        n *= (double)type->dims[i]->max;
-    return n;
+    return (double)quern_dtype_size(type->dtype) * qn_type_most_elements(type);
 }
 
 static void add_follower(order *o, int before, int after)

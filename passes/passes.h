@@ -11,8 +11,6 @@
 
 /* `value` in every element: a constant whose elements are all the same, or a broadcast or reshape of one. */
 bool qn_value_splat(const qn_value *value, qn_scalar *out_scalar);
-/* The constant's tensor, or NULL when `value` is no constant. */
-const qn_tensor *qn_value_constant(const qn_value *value);
 
 /* Follows forwards in the operands of one node: for passes that look at nodes while they replace values. */
 static inline void qn_node_resolve(qn_node *node)

@@ -21,14 +21,6 @@
 
 /* ---- work ---- */
 
-static double elements_of(const qn_type *type)
-{
-    double n = 1;
-    for (int i = 0; i < type->rank; i++)
-        n *= (double)type->dims[i]->max;
-    return n;
-}
-
 /* Multiply-adds for an element of a contraction. */
 static double depth_of(const qn_node *node)
 {
@@ -42,8 +34,9 @@ static double depth_of(const qn_node *node)
         return depth;
     }
     case QN_OP_MATMUL_PACKED: return (double)x->dims[x->rank - 1]->max;
-    case QN_OP_CONVOLUTION: return elements_of(w) / (double)w->dims[0]->max;
-    case QN_OP_CONV_PACKED: return elements_of(w) / (double)(w->dims[0]->max * w->dims[w->rank - 1]->max);
+    case QN_OP_CONVOLUTION: return qn_type_most_elements(w) / (double)w->dims[0]->max;
+    case QN_OP_CONV_PACKED:
+        return qn_type_most_elements(w) / (double)(w->dims[0]->max * w->dims[w->rank - 1]->max);
     case QN_OP_CONV_WINOGRAD: return 9 * (double)w->dims[3]->max;
     case QN_OP_ATTENTION_PACKED: return 2 * (double)node->operands[2]->type.dims[2]->max;
     default: return 1;
@@ -55,7 +48,7 @@ static double work_of(const qn_node *node)
 {
     double work = 0;
     if (qn_ops[node->op].class == QN_CONTRACTION)
-        return 2 * depth_of(node) * elements_of(&node->results[0].type);
+        return 2 * depth_of(node) * qn_type_most_elements(&node->results[0].type);
     if (node->n_regions > 0) {
         double times = 1;
         for (int i = 0; i < node->n_regions; i++)
@@ -69,7 +62,7 @@ static double work_of(const qn_node *node)
         return 0;
     const bool reads_more = qn_ops[node->op].class == QN_REDUCTION;
     const int cost = qn_node_cost(node);
-    return elements_of(reads_more ? &node->operands[0]->type : &node->results[0].type) *
+    return qn_type_most_elements(reads_more ? &node->operands[0]->type : &node->results[0].type) *
            (cost > 1 ? cost : 1);
 }
 
@@ -115,7 +108,7 @@ static void find_items(view *v)
             if (*item < 0)
                 *item = m->n_items++;
             v->item[group->outputs[k]->id] = *item;
-            m->items[*item].bytes += elements_of(&group->outputs[k]->type) *
+            m->items[*item].bytes += qn_type_most_elements(&group->outputs[k]->type) *
                                      (double)quern_dtype_size(group->outputs[k]->type.dtype);
         }
     }

@@ -33,8 +33,9 @@ static bool holds(const qn_tensor *panels, const qn_tensor *table)
         const void *at;
         int64_t strides[QN_MAX_RANK];
         const char *expected = (const char *)table->data + low[0] * width * depth * (int64_t)sizeof(float);
-        if (!panels->source->view(panels, low, extent, &at, strides) || at != expected || strides[1] != 1 ||
-            (extent[0] > 1 && strides[0] != width * depth) || (extent[2] > 1 && strides[2] != depth))
+        if (!panels->source->view || !panels->source->view(panels, low, extent, &at, strides) ||
+            at != expected || strides[1] != 1 || (extent[0] > 1 && strides[0] != width * depth) ||
+            (extent[2] > 1 && strides[2] != depth))
             return false;
     }
     return true;

@@ -18,12 +18,6 @@ enum { MAX_SWEEPS = 8 };
 
 /* ---- constants ---- */
 
-const qn_tensor *qn_value_constant(const qn_value *value)
-{
-    return value->node && value->node->op == QN_OP_CONSTANT ? qn_attr_tensor(value->node, QN_ATTR_VALUE)
-                                                            : NULL;
-}
-
 bool qn_value_splat(const qn_value *value, qn_scalar *out_scalar)
 {
     while (value->node && (value->node->op == QN_OP_BROADCAST || value->node->op == QN_OP_RESHAPE ||

@@ -90,13 +90,9 @@ static bool leads_back(const qn_node *node, int operand)
     case QN_OP_SELECT: return operand > 0;
     case QN_OP_SCATTER_ND:
     case QN_OP_SCATTER_ELEMENTS: return operand != 1;
-    case QN_OP_DROPOUT:
-    case QN_OP_GATHER:
-    case QN_OP_GATHER_ND:
-    case QN_OP_GATHER_ELEMENTS:
-    case QN_OP_DYNAMIC_SLICE: return operand == 0;
+    case QN_OP_DROPOUT: return operand == 0;
     case QN_OP_STOP_GRADIENT: return false;
-    default: return (qn_ops[node->op].flags & QN_FLAG_SMOOTH) != 0;
+    default: return qn_op_selects(node->op) ? operand == 0 : (qn_ops[node->op].flags & QN_FLAG_SMOOTH) != 0;
     }
 }
 

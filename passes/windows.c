@@ -307,7 +307,7 @@ static qn_status lower(qn_lowering *l, const qn_group *group)
                     .node = node,
                     .rank = x->rank,
                     .kind = qn_attr_reduce_kind(node),
-                    .dtype = qn_accumulator(x->dtype),
+                    .dtype = qn_dtype_wide(x->dtype),
                     .window = qn_attr_ints(node, QN_ATTR_WINDOW, NULL),
                     .stride = qn_attr_ints(node, QN_ATTR_STRIDE, NULL),
                     .dilation = qn_attr_ints(node, QN_ATTR_DILATION, NULL) };

@@ -3,12 +3,6 @@
 
 #include <string.h>
 
-static const qn_tensor *constant_of(const qn_value *value)
-{
-    return value->node && value->node->op == QN_OP_CONSTANT ? qn_attr_tensor(value->node, QN_ATTR_VALUE)
-                                                            : NULL;
-}
-
 /* The constant that an operand is, or repeats, or repeats and reshapes. */
 static const qn_tensor *source_of(qn_value *operand)
 {
@@ -16,7 +10,7 @@ static const qn_tensor *source_of(qn_value *operand)
     if (value->node && value->node->op == QN_OP_RESHAPE && qn_type_is_static(&value->type))
         value = qn_value_resolve(value->node->operands[0]);
     const bool repeats = value->node && value->node->op == QN_OP_BROADCAST && qn_type_is_static(&value->type);
-    return constant_of(repeats ? qn_value_resolve(value->node->operands[0]) : value);
+    return qn_value_constant(repeats ? qn_value_resolve(value->node->operands[0]) : value);
 }
 
 /* Saturating product of some dims. */
@@ -97,7 +91,7 @@ static qn_status load_operand(qn_interp *in, qn_value *operand, qn_array *out)
 static const qn_tensor *defer_operand(qn_value *operand)
 {
     const qn_value *value = qn_value_resolve(operand);
-    const qn_tensor *constant = constant_of(value);
+    const qn_tensor *constant = qn_value_constant(value);
     if (constant)
         return constant;
     const qn_tensor *inner = defer_operand(value->node->operands[0]); /* repeated or reshaped */
@@ -155,7 +149,8 @@ const qn_tensor *qn_interp_fold(const qn_node *node, void *folder)
     const qn_type *type = &node->results[0].type;
     qn_tensor tensor = { .type = *type,
                          .bytes = (size_t)qn_type_elements(type) * qn_dtype_bytes(type->dtype) };
-    const qn_tensor *source = node->n_operands > 0 ? constant_of(qn_value_resolve(node->operands[0])) : NULL;
+    const qn_tensor *source =
+        node->n_operands > 0 ? qn_value_constant(qn_value_resolve(node->operands[0])) : NULL;
     if (is_view(node->op) && source && source->data) {
         tensor.data = source->data;
         tensor.mapped = source->mapped;

@@ -47,6 +47,13 @@ static inline qn_value *choose(qn_builder *b, qn_value *p, qn_value *x, qn_value
     return qn_b_select_bcast(b, p, x, y);
 }
 
+/* x [.., in] times the transpose of a matrix [out, in]: [.., out] */
+static inline qn_value *times_transposed(qn_builder *b, qn_value *x, qn_value *matrix)
+{
+    const qn_dot dot = { .n_contract = 1, .x_contract = { x ? x->type.rank - 1 : 0 }, .y_contract = { 1 } };
+    return qn_b_dot_general(b, x, matrix, &dot, QUERN_INVALID_DTYPE);
+}
+
 /* y in x's dtype; NULL after a report where an integer dtype does not have it */
 static inline qn_value *number_like(qn_builder *b, qn_value *x, double y)
 {

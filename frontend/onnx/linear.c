@@ -30,13 +30,6 @@ static qn_value *matrix(qn_onnx_node *n, int64_t rows, int64_t columns, const fl
     return qn_b_constant(&n->b, qn_onnx_tensor_of(n->im, QUERN_F32, 2, dims, data));
 }
 
-/* x [N, C] times w [rows, C], transposed */
-static qn_value *times(qn_builder *b, qn_value *x, qn_value *w)
-{
-    const qn_dot dot = { .n_contract = 1, .x_contract = { 1 }, .y_contract = { 1 } };
-    return qn_b_dot_general(b, x, w, &dot, QUERN_INVALID_DTYPE);
-}
-
 /* x times the attribute `coefficients`, as rows for `count` targets, plus `intercepts`. */
 static qn_value *linear(qn_onnx_node *n, int64_t count)
 {
@@ -54,7 +47,7 @@ static qn_value *linear(qn_onnx_node *n, int64_t count)
     qn_value *x = features(n, columns);
     if (!x)
         return NULL;
-    x = times(&n->b, x, matrix(n, count, columns, coefficients));
+    x = times_transposed(&n->b, x, matrix(n, count, columns, coefficients));
     return bias ? add(&n->b, x, bias) : x;
 }
 
@@ -140,7 +133,7 @@ static qn_value *kernels(qn_onnx_node *n, int64_t count)
         far = qn_b_reduce(b, QN_SUM, far, 1, &last, false);
         return qn_b_unary(b, QN_OP_EXP, mul_number(b, far, -gamma));
     }
-    qn_value *dot = times(b, x, v);
+    qn_value *dot = times_transposed(b, x, v);
     if (kind == LINEAR)
         return dot;
     dot = add_number(b, mul_number(b, dot, gamma), (double)params[1]);
@@ -176,7 +169,7 @@ static void import_svm_regressor(qn_onnx_node *n)
     qn_value *x = n_vectors > 0 ? kernels(n, n_vectors) : features(n, n_coefficients);
     if (!x)
         return;
-    x = add_number(b, times(b, x, matrix(n, 1, n_coefficients, coefficients)), (double)rho[0]);
+    x = add_number(b, times_transposed(b, x, matrix(n, 1, n_coefficients, coefficients)), (double)rho[0]);
     if (qn_onnx_attr_int(n, "one_class", 0))
         x = choose(b, compare_number(b, QN_GT, x, 0), number_like(b, x, 1), number_like(b, x, -1));
     else
@@ -216,13 +209,15 @@ static qn_value *pairs(qn_onnx_node *n, int classes, const int64_t *per_class, q
             memcpy(w + at * total + first[j], given + i * total + first[j], (size_t)per_class[j] * sizeof *w);
             wins[0][i * n_pairs + at] = wins[1][j * n_pairs + at] = 1;
         }
-    qn_value *scores = add(b, times(b, k, matrix(n, n_pairs, total, w)), matrix(n, 1, n_pairs, rho));
+    qn_value *scores =
+        add(b, times_transposed(b, k, matrix(n, n_pairs, total, w)), matrix(n, 1, n_pairs, rho));
     qn_value *over = compare_number(b, QN_GT, scores, 0);
     if (!over)
         return NULL;
     *out_votes =
-        add(b, times(b, qn_b_convert(b, QUERN_F32, over), matrix(n, classes, n_pairs, wins[0])),
-            times(b, qn_b_convert(b, QUERN_F32, logical_not(b, over)), matrix(n, classes, n_pairs, wins[1])));
+        add(b, times_transposed(b, qn_b_convert(b, QUERN_F32, over), matrix(n, classes, n_pairs, wins[0])),
+            times_transposed(b, qn_b_convert(b, QUERN_F32, logical_not(b, over)),
+                             matrix(n, classes, n_pairs, wins[1])));
     return scores;
 }
 
@@ -380,7 +375,7 @@ static void import_svm_classifier(qn_onnx_node *n)
         }
         const int64_t columns = n_coefficients / classes;
         scores = features(n, columns);
-        scores = scores ? times(b, scores, matrix(n, classes, columns, coefficients)) : NULL;
+        scores = scores ? times_transposed(b, scores, matrix(n, classes, columns, coefficients)) : NULL;
         votes = scores = add_number(b, scores, (double)rho[0]);
     } else if (classes < 2 || n_per_class != classes) {
         qn_onnx_malformed(n, "vectors_per_class has %d elements for %d classes", n_per_class, classes);

@@ -107,9 +107,7 @@ static qn_value *layer_of(const experts *x, int layer, int64_t expert, qn_value 
 {
     qn_builder *b = &x->n->b;
     const int64_t columns = layer == 1 ? x->inner : x->hidden;
-    const qn_dot dot = { .n_contract = 1, .x_contract = { 1 }, .y_contract = { 1 } };
-    qn_value *w = weights_of(x, layer, expert, rows, columns);
-    qn_value *y = w && tokens ? qn_b_dot_general(b, tokens, w, &dot, QUERN_INVALID_DTYPE) : NULL;
+    qn_value *y = times_transposed(b, tokens, weights_of(x, layer, expert, rows, columns));
     qn_value *bias = row_of(x, weight_input(x, layer) + (x->quantized ? 2 : 1), expert);
     return bias ? add(b, y, bias) : y;
 }

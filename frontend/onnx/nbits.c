@@ -134,8 +134,7 @@ static void import_matmul_nbits(qn_onnx_node *n)
     const qn_dtype dtype = x->type.dtype, wide = dtype == QUERN_F64 ? QUERN_F64 : QUERN_F32;
     qn_value *w = weights(n, &l, wide);
     x = qn_onnx_with_dim(n, qn_b_convert(b, wide, x), x->type.rank - 1, qn_onnx_dim(n, l.k));
-    const qn_dot dot = { .n_contract = 1, .x_contract = { x ? x->type.rank - 1 : 0 }, .y_contract = { 1 } };
-    qn_value *y = qn_b_dot_general(b, x, w, &dot, QUERN_INVALID_DTYPE);
+    qn_value *y = times_transposed(b, x, w);
     y = bias ? add(b, y, qn_b_convert(b, wide, bias)) : y;
     qn_onnx_out(n, 0, y ? qn_b_convert(b, dtype, y) : NULL);
 }

@@ -5,11 +5,6 @@
 #include "frontend/onnx/conv.h"
 #include "frontend/onnx/families.h"
 
-static qn_dtype wide(qn_dtype dtype)
-{
-    return dtype == QUERN_F16 || dtype == QUERN_BF16 ? QUERN_F32 : dtype;
-}
-
 /* (x - mean) / sqrt(variance + epsilon) over the axes; out_mean and out_scale (1 / sqrt…) may be NULL. */
 static qn_value *normalize(qn_builder *b, qn_value *x, int n_axes, const int64_t *axes, double epsilon,
                            qn_value **out_mean, qn_value **out_scale)
@@ -66,7 +61,7 @@ static void import_instance_norm(qn_onnx_node *n)
              *bias = qn_onnx_per_channel(n, 2, x->type.rank);
     for (int i = 2; i < x->type.rank; i++)
         axes[i - 2] = i;
-    qn_value *wider = qn_b_convert(b, wide(x->type.dtype), x);
+    qn_value *wider = qn_b_convert(b, qn_dtype_wide(x->type.dtype), x);
     qn_value *y =
         normalize(b, wider, x->type.rank - 2, axes, qn_onnx_attr_float(n, "epsilon", 1e-5), NULL, NULL);
     qn_onnx_out(n, 0, add(b, mul(b, qn_b_convert(b, x->type.dtype, y), scale), bias));
@@ -137,7 +132,8 @@ static void import_layer_norm(qn_onnx_node *n)
     for (int i = 0; i < rank; i++)
         axes[i] = axis + i;
     qn_value *mean, *factor;
-    qn_value *y = normalize(b, qn_b_convert(b, wide(x->type.dtype), x), rank, axes, epsilon, &mean, &factor);
+    qn_value *y =
+        normalize(b, qn_b_convert(b, qn_dtype_wide(x->type.dtype), x), rank, axes, epsilon, &mean, &factor);
     if (n->n_out && !n->out[0]) {
         y = y ? mul(b, qn_b_convert(b, x->type.dtype, y), scale) : NULL;
         qn_onnx_out(n, 0, bias ? add(b, y, bias) : y);

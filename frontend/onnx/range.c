@@ -181,16 +181,7 @@ static qn_onnx_range result_range(finder *f, const qn_value *v)
     case QN_OP_CEIL:
     case QN_OP_ROUND:
     case QN_OP_TRUNC:
-    case QN_OP_STOP_GRADIENT:
-    case QN_OP_BROADCAST:
-    case QN_OP_RESHAPE:
-    case QN_OP_TRANSPOSE:
-    case QN_OP_SLICE:
-    case QN_OP_REVERSE:
-    case QN_OP_DYNAMIC_SLICE:
-    case QN_OP_GATHER:
-    case QN_OP_GATHER_ND:
-    case QN_OP_GATHER_ELEMENTS: return find_range(f, node->operands[0]);
+    case QN_OP_STOP_GRADIENT: return find_range(f, node->operands[0]);
     case QN_OP_NEG: return negated(f, find_range(f, node->operands[0]));
     case QN_OP_ABS:
     case QN_OP_RELU:
@@ -232,7 +223,10 @@ static qn_onnx_range result_range(finder *f, const qn_value *v)
         return (qn_onnx_range){ r.least >= 0 ? 0 : (int64_t)-ceil(d),
                                 qn_dim_const(f->dims, (int64_t)ceil(d)) };
     }
-    default: return node->n_operands == 2 ? binary_range(f, node) : unknown;
+    default:
+        if (qn_op_selects(node->op))
+            return find_range(f, node->operands[0]);
+        return node->n_operands == 2 ? binary_range(f, node) : unknown;
     }
 }
 

@@ -109,13 +109,6 @@ static qn_value *gates(qn_builder *b, const cell *c, qn_value *x, int k, int cou
                            qn_dim_const(t, (k + count) * c->hidden));
 }
 
-/* x [B, I] times the transpose of w [O, I] */
-static qn_value *times_transposed(qn_builder *b, qn_value *x, qn_value *w)
-{
-    qn_dot dot = { .n_contract = 1, .x_contract = { x ? x->type.rank - 1 : 0 }, .y_contract = { 1 } };
-    return qn_b_dot_general(b, x, w, &dot, QUERN_INVALID_DTYPE);
-}
-
 /* W or R; scale NULL: of floats. */
 typedef qn_onnx_quantized matrix;
 

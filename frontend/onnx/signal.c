@@ -74,13 +74,6 @@ static qn_value *wave_matrix(qn_onnx_node *n, qn_dtype dtype, int64_t length, in
                         qn_b_constant(&n->b, qn_onnx_tensor_of(n->im, QUERN_F64, 2, dims, data)));
 }
 
-/* Product of x [.., in] and a matrix [out, in]: [.., out] */
-static qn_value *times(qn_builder *b, qn_value *x, qn_value *matrix)
-{
-    qn_dot dot = { .n_contract = 1, .x_contract = { x ? x->type.rank - 1 : 0 }, .y_contract = { 1 } };
-    return qn_b_dot_general(b, x, matrix, &dot, QUERN_INVALID_DTYPE);
-}
-
 /* The larger of two factors, as near to each other as can be, of the length of a transform that is split; 1: it isn't. */
 static int64_t split_of(int64_t length)
 {
@@ -131,11 +124,11 @@ static void transform(qn_onnx_node *n, qn_value *re, qn_value *im, int64_t in, i
     qn_dtype dtype = re->type.dtype;
     qn_value *c = wave_matrix(n, dtype, length, out, in, false, sign, scale);
     qn_value *s = wave_matrix(n, dtype, length, out, in, true, sign, scale);
-    *out_re = times(b, re, c);
-    *out_im = times(b, re, s);
+    *out_re = times_transposed(b, re, c);
+    *out_im = times_transposed(b, re, s);
     if (im) {
-        *out_re = sub(b, *out_re, times(b, im, s));
-        *out_im = add(b, *out_im, times(b, im, c));
+        *out_re = sub(b, *out_re, times_transposed(b, im, s));
+        *out_im = add(b, *out_im, times_transposed(b, im, c));
     }
 }
 
