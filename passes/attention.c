@@ -526,9 +526,8 @@ static qn_status lower(qn_lowering *l, const qn_group *group)
     a->v = qn_writer_argument(w, qn_lower_buffer(l, packed[1]), true, false);
     qn_writer_note_load(w, a->k);
     qn_writer_note_load(w, a->v);
-    for (int i = 0; i < group->n_inputs; i++)
-        if (group->inputs[i] != packed[0] && group->inputs[i] != packed[1])
-            qn_writer_bind_input(w, group->inputs[i]);
+    for (int i = 0; i < group->n_inputs; i++) /* k and v too: q may be one of them */
+        qn_writer_bind_input(w, group->inputs[i]);
     a->queries = qn_kernel_add_local(w->kernel, "queries", QUERN_F32, a->rows * a->depth);
     a->t.scores = qn_kernel_add_local(w->kernel, "scores", QUERN_F32, a->rows * a->t.stride);
     a->sums = qn_kernel_add_local(w->kernel, "sums", QUERN_F32, a->rows * a->v_width);

@@ -543,10 +543,9 @@ static qn_status lower(qn_lowering *l, const qn_group *group)
         g->y = qn_writer_argument(w, qn_lower_buffer(l, y), true, false);
         qn_writer_note_load(w, g->y);
     }
-    for (int i = 0; i < group->n_inputs; i++) {
-        if (group->inputs[i] != y && (!nibbles || !qn_nibbles_reads(group->root, group->inputs[i])))
+    for (int i = 0; i < group->n_inputs; i++) /* x and y too: what follows may read them */
+        if (!nibbles || !qn_nibbles_reads(group->root, group->inputs[i]))
             qn_writer_bind_input(w, group->inputs[i]);
-    }
     qn_dim all_rows = qn_dim_mul(w->space.dims, g->batch, g->m);
     g->row_var = qn_ispace_var(&w->space, all_rows, false);
     g->col_var = qn_ispace_var(&w->space, g->n, false);

@@ -437,9 +437,8 @@ static qn_status lower(qn_lowering *l, const qn_group *group)
     g->y = qn_writer_argument(w, qn_lower_buffer(l, y), true, false);
     qn_writer_note_load(w, g->x);
     qn_writer_note_load(w, g->y);
-    for (int i = 0; i < group->n_inputs; i++)
-        if (group->inputs[i] != y)
-            qn_writer_bind_input(w, group->inputs[i]);
+    for (int i = 0; i < group->n_inputs; i++) /* x and y too: what follows may read them */
+        qn_writer_bind_input(w, group->inputs[i]);
     g->k_value = qn_writer_index(w, g->k);
     g->n_value = qn_writer_index(w, g->n);
     if (group->n_nodes == 1) {
