@@ -396,17 +396,17 @@ static qn_dim whole_extent(qn_onnx_node *n, double extent)
                                                             : NULL;
 }
 
-/* Extent times scale, rounded down. Symbolic extents need a scale that is a fraction of small numbers. */
+/* Extent times scale, rounded down, in float32 as shape inference has it: 24 times the float below 5/3 is 40. Symbolic extents need
+ * a scale that is a fraction of small numbers, above it or at most 2^-25 below: their products round to what the fraction's are. */
 static qn_dim scaled_extent(qn_onnx_node *n, qn_dim in, double scale)
 {
     qn_dims *t = n->im->dims;
     if (qn_dim_is_const(in))
-        return whole_extent(n, floor((double)in->value * scale));
+        return whole_extent(n, (double)floorf((float)in->value * (float)scale));
     for (int64_t q = 1; q <= 64; q++) {
-        double p = scale * (double)q;
-        if (fabs(p - round(p)) < 1e-9 * p && p < 4096)
-            return qn_dim_floordiv(t, qn_dim_mul(t, in, qn_dim_const(t, (int64_t)round(p))),
-                                   qn_dim_const(t, q));
+        const double p = round(scale * (double)q), fraction = p / (double)q;
+        if ((float)fraction == (float)scale && p < 4096 && scale >= fraction * (1 - 0x1p-25))
+            return qn_dim_floordiv(t, qn_dim_mul(t, in, qn_dim_const(t, (int64_t)p)), qn_dim_const(t, q));
     }
     return NULL;
 }

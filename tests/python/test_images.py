@@ -20,6 +20,18 @@ class Images(unittest.TestCase):
             got, = quern.compile(model(nodes, [info("x", shape)], [info("y", None)], [to, none], opset=11))([x])
             np.testing.assert_array_equal(got[0, 0], x[0, 0][rows][:, columns])
 
+    def test_resize_by_rounded_fractions(self):
+        """5/3 is a little less as float32, and so are its products before they are rounded."""
+        x = floats(1, 1, 24, 30)
+        for scale, n, m in ((5 / 3, 40, 50), (2 / 3, 16, 20), (5 / 6, 20, 25), (1.4, 33, 42)):
+            scales = helper.make_tensor("scales", TensorProto.FLOAT, [4], [1, 1, scale, scale])
+            nodes = [helper.make_node("Resize", ["x", "", "scales"], ["y"], mode="nearest", nearest_mode="floor",
+                                      coordinate_transformation_mode="tf_half_pixel_for_nn")]
+            rows, columns = (np.floor((np.arange(k) + 0.5) / scale).astype(int) for k in (n, m))
+            for shape in (x.shape, [1, 1, "h", "w"]):
+                got, = quern.compile(model(nodes, [info("x", shape)], [info("y", None)], [scales]))([x])
+                np.testing.assert_array_equal(got[0, 0], x[0, 0][rows][:, columns])
+
     def test_resize_of_many(self):
         """More elements than there are tables for: indices and weights are computed."""
         n, m = 1000, 700_001

@@ -324,6 +324,27 @@ class Dimensions(unittest.TestCase):
             quern.compile(model([helper.make_node("MatMul", ["x", "x"], ["y"])], [info("x", ["n", 3, 4])], [info("y", None)]))
 
 
+class Products(unittest.TestCase):
+    def check(self, nodes, expected, x, shapes):
+        for shape in shapes:
+            got, = quern.compile(model(nodes, [info("x", shape)], [info("y", None)]))([x])
+            np.testing.assert_allclose(got, expected, rtol=0, atol=1e-4)
+
+    def test_second_factor_is_read_again(self):
+        for n in (3, 16, 64, 96, 130):
+            x = floats(n, n) / np.float32(n**0.5)
+            nodes = [helper.make_node("MatMul", ["x", "x"], ["p"]), helper.make_node("Add", ["p", "x"], ["y"])]
+            self.check(nodes, x @ x + x, x, ([n, n], ["n", "n"]))
+
+    def test_attention_to_its_own_queries(self):
+        for n, width in ((12, 64), (40, 16), (40, 32), (40, 64), (600, 64)):
+            x = floats(2, n, width) / 2
+            scores = np.exp(x @ x.transpose(0, 2, 1))
+            nodes = [helper.make_node("Transpose", ["x"], ["t"], perm=[0, 2, 1]), helper.make_node("MatMul", ["x", "t"], ["s"]),
+                     helper.make_node("Softmax", ["s"], ["w"]), helper.make_node("MatMul", ["w", "x"], ["y"])]
+            self.check(nodes, scores / scores.sum(-1, keepdims=True) @ x, x, ([2, n, width], ["b", "n", width]))
+
+
 class Order(unittest.TestCase):
     """Converters append nodes that make inputs of earlier ones."""
 
