@@ -260,6 +260,8 @@ static qn_infer_rule find_rule(qn_op op)
     if (!rule)
         rule = qn_infer_compute(op);
     if (!rule)
+        rule = qn_infer_composite(op);
+    if (!rule)
         rule = qn_infer_collective(op);
     return rule ? rule : qn_infer_control(op);
 }

@@ -16,7 +16,8 @@ typedef struct qn_infer_context {
 typedef qn_status (*qn_infer_rule)(qn_infer_context *c);
 
 qn_infer_rule qn_infer_movement(qn_op op);
-qn_infer_rule qn_infer_compute(qn_op op); /* reductions, contractions, order, random, composites */
+qn_infer_rule qn_infer_compute(qn_op op); /* reductions, contractions, order, random */
+qn_infer_rule qn_infer_composite(qn_op op);
 qn_infer_rule qn_infer_collective(qn_op op);
 qn_infer_rule qn_infer_control(qn_op op);
 

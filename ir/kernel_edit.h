@@ -29,6 +29,10 @@ static inline bool qn_k_is_index_const(const qn_kvalue *v, int64_t value)
 
 /* ---- instructions and blocks ---- */
 
+/* TASK, THREAD and PARAM instructions are the first of the body, one of each: the value of that one. */
+qn_kvalue *qn_kernel_leaf(qn_kernel *k, qn_kop op, int64_t index);
+/* A value of the kernel without bounds, number `index` of its instruction or block. */
+void qn_kvalue_init(qn_kernel *k, qn_kvalue *v, qn_ktype type, int index);
 /* Unlinked; operands are copied, results of the given types have unknown bounds. */
 qn_kinst *qn_kinst_new(qn_kernel *k, qn_kop op, int n_operands, qn_kvalue *const *operands, int n_results,
                        const qn_ktype *types);
