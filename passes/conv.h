@@ -9,6 +9,7 @@ enum {
     QN_CONV_RUNS = 8,   /* runs of tiles along an axis */
     QN_CONV_TILE = 32,  /* sums that a tile keeps in registers */
     QN_CONV_WIDTH = 16, /* of a kernel whose columns are unrolled */
+    QN_CONV_AHEAD = 64, /* steps of K before which weights are asked for */
 };
 
 typedef struct qn_conv_axis {
@@ -83,6 +84,10 @@ int64_t qn_conv_tile_positions(const qn_machine *machine, int64_t vectors);
 
 /* Positions of the tile from `start` on that read inside of x at kernel offset k. */
 qn_conv_span qn_conv_valid(const qn_conv_axis *axis, int64_t start, int64_t size, int64_t k);
+
+/* A panel's weights are asked for before they are multiplied: those that don't stay in the L1 cache come from beyond it for each
+ * tile again, for the first one often from memory, and the machine's own prefetchers follow them too late. */
+bool qn_conv_asks_for_weights(const qn_machine *machine, int64_t panel_words);
 
 /* Output blocks whose sums are not in parts. */
 int64_t qn_conv_whole_blocks(const qn_conv_plan *plan);

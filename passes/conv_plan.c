@@ -17,6 +17,11 @@
 #include "passes/lower.h"
 #include "passes/words.h"
 
+bool qn_conv_asks_for_weights(const qn_machine *machine, int64_t panel_words)
+{
+    return !machine->by_lane && panel_words * QN_WORD_BYTES > machine->l1_bytes / 4;
+}
+
 int64_t qn_conv_common_divisor(int64_t a, int64_t b)
 {
     return b == 0 ? a : qn_conv_common_divisor(b, a % b);

@@ -184,20 +184,13 @@ static int64_t unroll(const qn_conv_emitter *e, int64_t length)
     return by > apart && !by_lane ? apart : length < 2 * by ? length : by;
 }
 
-/* A panel's weights that don't stay in the L1 cache come from beyond it for each tile again, and for the first one often from memory.
- * Those of some steps later are asked for early enough: the machine's own prefetchers follow them, but not far enough ahead. */
-static void fetch_weights(qn_conv_emitter *e, qn_kvalue *w_at, int64_t n)
+static void ask_for_weights(qn_conv_emitter *e, qn_kvalue *w_at, int64_t n)
 {
-    enum { AHEAD = 64 /* steps */, LINE = 64 /* bytes */ };
-    const qn_conv_plan *p = &e->p;
-    const qn_machine *machine = e->w.lowering->options->machine;
-    const int64_t bytes = p->word > 1 ? 4 : (int64_t)qn_dtype_bytes(p->dtype);
-    if (machine->by_lane || e->vectors * e->w_block * bytes <= machine->l1_bytes / 4)
-        return;
-    for (int64_t j = 0; j < e->vectors; j++)
-        for (int64_t i = 0; i < n * p->lanes; i += LINE / bytes)
-            qn_word_prefetch(&e->w.b, e->weights,
-                             qn_conv_offset(e, w_at, j * e->w_block + AHEAD * p->lanes + i), 0);
+    const int64_t lanes = e->p.lanes;
+    if (qn_conv_asks_for_weights(e->w.lowering->options->machine, e->vectors * e->w_block))
+        for (int64_t j = 0; j < e->vectors; j++)
+            qn_word_prefetch_run(&e->w.b, e->weights,
+                                 qn_conv_offset(e, w_at, j * e->w_block + QN_CONV_AHEAD * lanes), n * lanes);
 }
 
 void qn_conv_steps(qn_conv_emitter *e, qn_kvalue *x_at, qn_kvalue *w_at, int64_t length, qn_conv_span rows,
@@ -207,7 +200,7 @@ void qn_conv_steps(qn_conv_emitter *e, qn_kvalue *x_at, qn_kvalue *w_at, int64_t
     if (looped > 0) {
         qn_kinst *loop = qn_conv_open_loop(e, qn_kb_index(&e->w.b, 0), qn_kb_index(&e->w.b, looped), by);
         qn_kvalue *k = qn_loop_counter(loop), *w_k = qn_conv_along(e, w_at, k, e->p.lanes);
-        fetch_weights(e, w_k, by);
+        ask_for_weights(e, w_k, by);
         steps(e, qn_kb_iadd(&e->w.b, x_at, k), w_k, by, rows, columns);
         qn_conv_close_loop(e, loop);
     }

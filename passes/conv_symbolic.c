@@ -338,6 +338,18 @@ static void steps(emitter *e, const row_part *part, qn_kvalue *x_at, qn_kvalue *
         }
 }
 
+/* Where they follow each other; see conv_steps.c. */
+static void ask_for_weights(emitter *e, const row_part *part, qn_kvalue *w_at, int64_t n)
+{
+    const plan *p = &e->p;
+    const int64_t block = block_weights(p);
+    if (part->w_step == p->lanes &&
+        qn_conv_asks_for_weights(e->w.lowering->options->machine, e->vectors * block))
+        for (int64_t j = 0; j < e->vectors; j++)
+            qn_word_prefetch_run(TERMS, e->weights, ADD(w_at, INDEX(j * block + QN_CONV_AHEAD * p->lanes)),
+                                 n * p->lanes);
+}
+
 static void run(emitter *e, row_part part, qn_kvalue *x_at, qn_kvalue *w_at, int64_t length)
 {
     const int64_t by = length <= 8              ? length
@@ -347,12 +359,14 @@ static void run(emitter *e, row_part part, qn_kvalue *x_at, qn_kvalue *w_at, int
     if (looped > 0) {
         qn_kinst *loop = open_loop(e, INDEX(0), INDEX(looped), by);
         qn_kvalue *u = qn_loop_counter(loop);
+        qn_kvalue *w_u = ADD(w_at, MUL(u, INDEX(part.w_step)));
         row_part here = part;
+        ask_for_weights(e, &part, w_u, by);
         if (part.columns) {
             here.first = ADD(part.first, u);
             here.high += looped - by;
         }
-        steps(e, &here, ADD(x_at, MUL(u, INDEX(part.x_step))), ADD(w_at, MUL(u, INDEX(part.w_step))), by);
+        steps(e, &here, ADD(x_at, MUL(u, INDEX(part.x_step))), w_u, by);
         close_loop(e, loop);
     }
     if (part.columns) {

@@ -81,6 +81,14 @@ void qn_word_prefetch(qn_kbuilder *b, qn_kbuffer *buffer, qn_kvalue *at, int loc
     qn_kb_prefetch(b, buffer, element(b, buffer, at), locality);
 }
 
+void qn_word_prefetch_run(qn_kbuilder *b, qn_kbuffer *buffer, qn_kvalue *at, int64_t n)
+{
+    enum { LINE = 64 };
+    const int64_t bytes = qn_word_elements(buffer->dtype) * (int64_t)qn_dtype_bytes(buffer->dtype);
+    for (int64_t i = 0; i < n; i += LINE / bytes)
+        qn_word_prefetch(b, buffer, qn_kb_iadd(b, at, qn_kb_index(b, i)), 0);
+}
+
 qn_kvalue *qn_word_multiply_add(qn_kbuilder *b, qn_kvalue *x, qn_kvalue *y, qn_kvalue *sum, bool fused)
 {
     switch (x->type.dtype) {

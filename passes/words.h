@@ -26,6 +26,8 @@ qn_kvalue *qn_word_in_turn(qn_kbuilder *b, qn_kbuffer *buffer, qn_kvalue *at, in
                            int lane);
 void qn_word_store(qn_kbuilder *b, qn_kbuffer *buffer, qn_kvalue *at, qn_kvalue *words);
 void qn_word_prefetch(qn_kbuilder *b, qn_kbuffer *buffer, qn_kvalue *at, int locality);
+/* All lines of `n` words from number `at` on, but for one that only its end reaches. */
+void qn_word_prefetch_run(qn_kbuilder *b, qn_kbuffer *buffer, qn_kvalue *at, int64_t n);
 /* sum + x * y, word by word; of bytes both, one or none are signed. Of floats with one rounding, or, not fused, with two. */
 qn_kvalue *qn_word_multiply_add(qn_kbuilder *b, qn_kvalue *x, qn_kvalue *y, qn_kvalue *sum, bool fused);
 
