@@ -26,10 +26,22 @@ static int first_captured(const qn_node *loop)
     return (int)n;
 }
 
-/* Not what checks indices: a loop that makes no step finds none wrong. Not what binds a symbol. */
+/* Are the parts that it takes or puts no larger than x, whatever the symbols are? */
+static bool surely_fits(const qn_node *node, const qn_type *part)
+{
+    const qn_type *x = &node->operands[0]->type;
+    for (int i = 0; i < x->rank; i++)
+        if (!qn_dim_at_most(node->graph->module->dims, part->dims[i], x->dims[i]))
+            return false;
+    return true;
+}
+
+/* Not what checks indices or extents: a loop that makes no step finds none wrong. Not what binds a symbol. */
 static bool may_move(const qn_node *node)
 {
     switch (node->op) {
+    case QN_OP_DYNAMIC_SLICE: return surely_fits(node, &node->results[0].type);
+    case QN_OP_DYNAMIC_UPDATE_SLICE: return surely_fits(node, &node->operands[1]->type);
     case QN_OP_GATHER:
     case QN_OP_GATHER_ND:
     case QN_OP_GATHER_ELEMENTS:

@@ -102,6 +102,20 @@ static void check_slice(const checker *c)
     }
 }
 
+/* Extents that are no larger than x's: those of a part that is taken or put, or of indices, but along their own axis. */
+static void check_within(const checker *c, const qn_dim *extents, int but)
+{
+    qn_dims *dims = c->l->module->dims;
+    const qn_type *x = &c->node->operands[0]->type;
+    for (int i = 0; i < x->rank; i++) {
+        if (i == but || qn_dim_at_most(dims, extents[i], x->dims[i]))
+            continue;
+        check_equal(c, qn_dim_min(dims, extents[i], x->dims[i]), extents[i],
+                    qn_arena_printf(c->l->arena, "%s elements along axis %d, whose extent is %s",
+                                    print(c, extents[i]), i, print(c, x->dims[i])));
+    }
+}
+
 static void check_top_k(const checker *c)
 {
     qn_dims *dims = c->l->module->dims;
@@ -132,16 +146,22 @@ void qn_lower_checks(qn_lowering *l, const qn_graph *graph)
 {
     QN_FOR_NODES (graph, node) {
         const checker c = { l, node };
-        if (node->op == QN_OP_BROADCAST)
-            check_broadcast(&c);
-        else if (node->op == QN_OP_RESHAPE)
-            check_reshape(&c);
-        else if (node->op == QN_OP_SLICE)
-            check_slice(&c);
-        else if (node->op == QN_OP_TOP_K)
-            check_top_k(&c);
-        else if (node->op == QN_OP_REQUIRE)
+        switch (node->op) {
+        case QN_OP_BROADCAST: check_broadcast(&c); break;
+        case QN_OP_RESHAPE: check_reshape(&c); break;
+        case QN_OP_SLICE: check_slice(&c); break;
+        case QN_OP_DYNAMIC_SLICE: check_within(&c, node->results[0].type.dims, -1); break;
+        case QN_OP_DYNAMIC_UPDATE_SLICE: check_within(&c, node->operands[1]->type.dims, -1); break;
+        case QN_OP_GATHER_ELEMENTS:
+        case QN_OP_SCATTER_ELEMENTS:
+            check_within(&c, node->operands[1]->type.dims, (int)qn_attr_int(node, QN_ATTR_AXIS));
+            break;
+        case QN_OP_TOP_K: check_top_k(&c); break;
+        case QN_OP_REQUIRE:
             check_equal(&c, qn_node_binds(node), qn_dim_const(l->module->dims, 1), QN_REQUIRED);
+            break;
+        default: break;
+        }
         if (node->op == QN_OP_TOP_K || node->op == QN_OP_SORT || node->op == QN_OP_SUPPRESS)
             check_line(&c);
     }

@@ -75,6 +75,13 @@ FITTING = {
       return %2
     }""",
 }
+PARTS = {
+    "dynamic_slice %x, %s, %s {dims = [m, 2]} : f32[m, 2]": lambda x, u: x[:len(u), :2],
+    "dynamic_update_slice %x, %u, %s, %s : f32[n, 3]": lambda x, u: np.vstack([np.hstack([u, x[:len(u), 2:]]), x[len(u):]]),
+    "gather_elements %x, %i {axis = 1} : f32[m, 2]": lambda x, u: x[:len(u), [0, 0]],
+    "scatter_elements %x, %i, %u {axis = 1, kind = max} : f32[n, 3]": lambda x, u: np.vstack(
+        [np.hstack([np.maximum(x[:len(u), :1], u.max(1, keepdims=True)), x[:len(u), 1:]]), x[len(u):]]),
+}
 
 
 def for_targets(test):
@@ -261,6 +268,19 @@ class Calls(unittest.TestCase):
         for k in (1, 3):
             with self.assertRaisesRegex(quern.ArgumentError, "reshape"):
                 m["found"]([x, ones(k)])
+
+    @for_targets
+    def test_parts_have_to_fit(self, target):
+        for text, want in PARTS.items():
+            text = f"graph @f(%x: f32[n, 3], %u: f32[m, 2], %i: i64[m, 2], %s: i64[]) -> {text.split(' : ')[1]} {{ %0 = {text} return %0 }}"
+            m = quern.compile(text.encode(), target=target)
+            array = lambda rows, columns: np.arange(rows * columns, dtype=np.float32).reshape(rows, columns)
+            call = lambda n, k: m([array(n, 3), array(k, 2), np.zeros((k, 2), np.int64), np.int64(0)])[0]
+            for n, k in ((4, 4), (4, 3), (1, 0)):
+                np.testing.assert_array_equal(call(n, k), want(array(n, 3), array(k, 2)), err_msg=text)
+            for n, k in ((3, 4), (0, 1), (4, 70000)):
+                with self.assertRaisesRegex(quern.ArgumentError, "axis 0"):
+                    call(n, k)
 
     @for_targets
     def test_dims(self, target):
