@@ -29,6 +29,9 @@ bool qn_gemm_reads_rows(const qn_node *node, const qn_pass_options *options);
 /* passes/gemm.c: has it a kernel for this product with panels of four bits? */
 bool qn_gemm_takes_nibbles(const qn_node *node, const qn_pass_options *options);
 
+/* passes/conv_turned.c: has it a kernel for this conv_packed that stores channels as planes? */
+bool qn_conv_turns(const qn_node *node, const qn_pass_options *options);
+
 /* In the order they are asked; ends with NULL. */
 extern const qn_template *const qn_templates[];
 

@@ -43,11 +43,13 @@ static void set_place(qn_conv_emitter *e, int64_t i)
 /* The sum that belongs to the element at work: qn_fetch_fn. The group reads it nowhere else. */
 static qn_kvalue *fetch_sum(qn_writer *w, void *user, const qn_value *value, const qn_dim *index)
 {
-    const qn_conv_emitter *e = user;
+    qn_conv_emitter *e = user;
     const qn_dim at[] = { e->at_vector, e->at_row, e->at_column, e->at_lane };
     qn_dim dims[4];
     (void)value;
     (void)index;
+    if (e->group->turned)
+        return qn_conv_fetch_turned(e);
     local_dims(e, dims);
     return qn_writer_load(w, e->local, qn_ix_linear(&w->space, 4, dims, at));
 }
@@ -149,7 +151,9 @@ static void tile(qn_conv_emitter *e)
     qn_conv_sum_tile(e);
     for (int64_t i = 0; e->parts > 1 && i < qn_conv_positions(e); i++)
         e->sums[i] = qn_conv_added_up(e, e->sums[i]);
-    if (e->local)
+    if (e->group->turned)
+        qn_conv_store_turned(e);
+    else if (e->local)
         store_group(e);
     else
         store_sums(e, e->group->outputs[0]);
@@ -301,14 +305,17 @@ static bool matches(const qn_group *group, const qn_pass_options *options)
     return group->kind == QN_GROUP_CONTRACTION && qn_conv_plan_make(group->root, options, &plan);
 }
 
-static int64_t largest_tile(const qn_conv_plan *p)
+/* Elements of local memory that the largest tile takes. */
+static int64_t largest_tile(const qn_conv_emitter *e)
 {
+    const qn_conv_plan *p = &e->p;
     int64_t rows = 1, columns = 1;
     for (int i = 0; i < p->n_rows; i++)
         rows = p->rows[i].size > rows ? p->rows[i].size : rows;
     for (int i = 0; i < p->n_columns; i++)
         columns = p->columns[i].size > columns ? p->columns[i].size : columns;
-    return rows * columns * p->vectors * p->lanes;
+    const int64_t positions = rows * columns;
+    return (e->group->turned ? qn_conv_turned_length(e, positions) : positions) * p->vectors * p->lanes;
 }
 
 static qn_status lower(qn_lowering *l, const qn_group *group)
@@ -334,7 +341,7 @@ static qn_status lower(qn_lowering *l, const qn_group *group)
     qn_writer_note_load(w, e.x);
     qn_writer_note_load(w, e.weights);
     if (group->n_nodes > 1) {
-        e.local = qn_kernel_add_local(w->kernel, "tile", p->dtype, largest_tile(p));
+        e.local = qn_kernel_add_local(w->kernel, "tile", p->dtype, largest_tile(&e));
         qn_writer_bind(w, &p->node->results[0], fetch_sum, &e);
     }
     const qn_dim samples = qn_ispace_import(&w->space, p->node->results[0].type.dims[0]);

@@ -3,6 +3,7 @@
  *   conv.c        the template: tasks, their tiles, what is done with a tile's sums
  *   conv_sums.c   the sums of one tile: loops over channels and kernels
  *   conv_steps.c  the products at their heart
+ *   conv_turned.c what is done with them where the result leaves the blocks
  */
 #ifndef QN_PASSES_CONV_EMIT_H
 #define QN_PASSES_CONV_EMIT_H
@@ -28,8 +29,8 @@ typedef struct qn_conv_emitter {
     qn_conv_run rows, columns;
     qn_dim sample, block, depth, row, column; /* of its first position: of the result */
     qn_kvalue *sums[QN_CONV_TILE];
-    /* for the group's elements: the place in the tile */
-    qn_dim at_vector, at_row, at_column, at_lane;
+    /* for the group's elements: the place in the tile; turned, its positions are one row */
+    qn_dim at_vector, at_row, at_column, at_lane, at_position;
 } qn_conv_emitter;
 
 /* Positions of the tile. */
@@ -75,5 +76,14 @@ void qn_conv_steps(qn_conv_emitter *e, qn_kvalue *x_at, qn_kvalue *w_at, int64_t
 void qn_conv_row_inside(qn_conv_emitter *e, qn_kvalue *x_at, qn_kvalue *w_at, qn_conv_span rows);
 /* Adds up the parts of a sum; 0 in the lanes behind. */
 qn_kvalue *qn_conv_added_up(qn_conv_emitter *e, qn_kvalue *sum);
+
+/* ---- conv_turned.c ---- */
+
+/* Elements of local memory for each channel of a tile of so many positions. */
+int64_t qn_conv_turned_length(const qn_conv_emitter *e, int64_t positions);
+/* The sum that belongs to the element at work, which qn_conv_store_turned has put there. */
+qn_kvalue *qn_conv_fetch_turned(qn_conv_emitter *e);
+/* The outputs of a group whose order is not that of blocks, for the tile. */
+void qn_conv_store_turned(qn_conv_emitter *e);
 
 #endif

@@ -471,12 +471,38 @@ static void demand_panels(qn_fuser *f, qn_cluster *c, const qn_node *node, const
         qn_demand_whole(f, y, c);
 }
 
+/* Does the cluster have a convolution's channels as planes, [N, C, …] or [N, blocks, channels of a block, …], in place of blocks? */
+static bool reads_turned(const qn_fuser *f, qn_cluster *c, const qn_demand *d, const qn_node *node)
+{
+    const qn_type *type = &node->results[0].type;
+    const int rank = type->rank, n = c->group.n_dims, first = n - (rank - 3);
+    qn_dim dims[QN_MAX_RANK], at[QN_MAX_RANK];
+    if (node->op != QN_OP_CONV_PACKED || d->whole || d->indices.n != 1 || (n != rank && n != rank - 1) ||
+        !qn_conv_turns(node, f->options))
+        return false;
+    qn_ispace_dims(&c->space, type, dims);
+    const qn_dim lanes = dims[rank - 1], channels = qn_dim_mul(c->space.dims, dims[1], lanes);
+    bool same = c->dims[0] == dims[0] &&
+                (n == rank ? c->dims[1] == dims[1] && c->dims[2] == lanes : c->dims[1]->max <= channels->max);
+    at[0] = c->vars[0];
+    at[1] = n == rank ? c->vars[1] : qn_ix_div(&c->space, c->vars[1], lanes);
+    at[rank - 1] = n == rank ? c->vars[2] : qn_ix_mod(&c->space, c->vars[1], lanes);
+    for (int i = 0; i < rank - 3; i++) {
+        same &= c->dims[first + i] == dims[2 + i];
+        at[2 + i] = c->vars[first + i];
+    }
+    return same && memcmp(at, d->indices.items[0], (size_t)rank * sizeof *at) == 0;
+}
+
 bool qn_cluster_join_sum(qn_fuser *f, const qn_demand *d, qn_node *node)
 {
     qn_cluster *c = d->by;
-    if (c->closed || c->sums || c->group.kind != QN_GROUP_LOOP ||
-        !qn_cluster_reads_own(c, d, &node->results[0].type))
+    if (c->closed || c->sums || c->group.kind != QN_GROUP_LOOP)
         return false;
+    const bool turned = !qn_cluster_reads_own(c, d, &node->results[0].type);
+    if (turned && !reads_turned(f, c, d, node))
+        return false;
+    c->group.turned = turned;
     if (qn_ops[node->op].class == QN_CONTRACTION)
         c->group.kind = QN_GROUP_CONTRACTION;
     c->sums = true;

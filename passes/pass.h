@@ -153,11 +153,13 @@ typedef struct qn_group {
     qn_value **waits; /* results of nodes that bind symbols which its own have: it runs behind them */
     int n_outputs;
     qn_value **outputs; /* read outside */
-    /* LOOP, ROWS, CONTRACTION: the iteration space, in the row-major order of the root. ROWS: reductions keep the axes where
+    /* LOOP, ROWS, CONTRACTION: the iteration space, in the row-major order of the root (but `turned`). ROWS: reductions keep the axes where
      * is_row is set and run over the others; outputs have the elements of all axes or of the rows. */
     int n_dims;
     const qn_dim *dims;
     const bool *is_row; /* ROWS; NULL otherwise */
+    bool
+        turned; /* CONTRACTION: the space is that of the outputs, planes of channels, while the root's result lies in blocks */
 } qn_group;
 
 typedef struct qn_groups {

@@ -147,7 +147,29 @@ static const int64_t *dims_of(const shape *s, int64_t lanes, int64_t *x, int64_t
     return x;
 }
 
-enum { ALONE, ACTIVATION, RESIDUAL, BOTH, EPILOGUES };
+enum { ALONE, ACTIVATION, RESIDUAL, BOTH, TURNED, PLANES, EPILOGUES };
+
+/* y with the channels of a block, or all but the last two channels, as planes, to which others are added then. */
+static qn_value *out_of_blocks(qn_builder *b, qn_value *y, bool planes)
+{
+    const int rank = y->type.rank;
+    int64_t perm[QN_MAX_RANK] = { 0, 1, rank - 1 };
+    for (int i = 2; i < rank - 1; i++)
+        perm[i + 1] = i;
+    y = qn_b_transpose(b, y, perm);
+    if (!planes)
+        return y;
+    qn_dims *t = qn_b_dims(b);
+    qn_dim dims[QN_MAX_RANK] = { y->type.dims[0], qn_dim_mul(t, y->type.dims[1], y->type.dims[2]) };
+    for (int i = 3; i < rank; i++)
+        dims[i - 1] = y->type.dims[i];
+    y = qn_b_reshape(b, y, rank - 1, dims);
+    y = qn_b_slice_axis(b, y, 1, qn_dim_const(t, 0), qn_dim_sub(t, dims[1], qn_dim_const(t, 2)));
+    qn_value *others = qn_graph_add_input(b->graph, "others", y->type, QN_ROLE_INPUT);
+    y = qn_b_binary(b, QN_OP_ADD, y, others);
+    qn_graph_add_output(b->graph, qn_b_unary(b, QN_OP_NEG, y), "negated", -1);
+    return y;
+}
 
 /* The convolution, and what follows it. behind: lanes of the last output block that are no channels. */
 static qn_graph *build(const shape *s, qn_dtype dtype, int64_t lanes, int64_t behind, int epilogue,
@@ -171,7 +193,7 @@ static qn_graph *build(const shape *s, qn_dtype dtype, int64_t lanes, int64_t be
                       : qn_b_conv_packed(&b, x, w, &conv, channels);
     assert_non_null(y);
     qn_type like = y->type;
-    if (epilogue == ACTIVATION || epilogue == BOTH) {
+    if (epilogue == ACTIVATION || epilogue == BOTH || epilogue == TURNED) {
         const int64_t bias_dims[] = { s->out_blocks, lanes }, axes[] = { 1, 2 + s->spatial };
         qn_value *bias =
             qn_graph_add_input(graph, "bias", qn_type_static(module, dtype, 2, bias_dims), QN_ROLE_INPUT);
@@ -182,6 +204,8 @@ static qn_graph *build(const shape *s, qn_dtype dtype, int64_t lanes, int64_t be
         qn_value *residual = qn_graph_add_input(graph, "residual", like, QN_ROLE_INPUT);
         y = qn_b_binary(&b, QN_OP_ADD, y, residual);
     }
+    if (epilogue == TURNED || epilogue == PLANES)
+        y = out_of_blocks(&b, y, epilogue == PLANES);
     qn_graph_add_output(graph, y, "y", -1);
     if (epilogue == BOTH) { /* a second output, seen in other dims */
         const qn_dim flat = qn_type_elements_dim(module->dims, &like);
