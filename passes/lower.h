@@ -334,6 +334,12 @@ void qn_kb_transpose(qn_kbuilder *b, int lanes, qn_kvalue **rows);
 /* The axis along which something is read line by line that the last axis jumps across, where blocks of vectors between the two
  * pay; or -1. Of a rehearsal with one variable an axis (vars). */
 int qn_transposed_axis(qn_writer *rehearsal, const qn_nest *nest, const qn_dim *vars);
+/* How pairs, which are the last axis, come from what is read across lines. */
+typedef enum qn_transposed_pairs { QN_PAIRS_NONE, QN_PAIRS_APART, QN_PAIRS_OF_LINES } qn_transposed_pairs;
+/* The same where the last axis has two elements, of a group for which qn_nest_stores_zipped holds, and the axis before it is jumped
+ * across. */
+int qn_paired_axis(qn_writer *rehearsal, const qn_nest *nest, const qn_dim *vars,
+                   qn_transposed_pairs *out_pairs);
 /* Cuts axes whose number is divided by a constant in what such a rehearsal reads: [512] in blocks of 16 is [32, 16]. */
 bool qn_nest_cut(qn_writer *rehearsal, qn_nest *nest, const qn_dim *vars);
 /* Makes one axis of the last two, where the last is no whole vectors and all but what is read line by line along `row_axis` sees
@@ -342,15 +348,22 @@ bool qn_nest_run(qn_writer *rehearsal, qn_nest *nest, int row_axis, const qn_dim
 /* The group's elements, block by block, in tasks of about `grain` elements: how many tasks, an expression of the space.
  * `run`: qn_nest_run made the last axis. */
 qn_dim qn_write_transposed(qn_writer *w, const qn_group *group, const qn_nest *nest, int row_axis, bool run,
-                           int64_t grain);
+                           qn_transposed_pairs pairs, int64_t grain);
 
 /* ---- lower_zip.c ---- */
 
 /* Has the last axis two or three elements? */
 bool qn_nest_may_zip(const qn_nest *nest);
+/* Is each element of the axis before it then stored behind the other, in the one result of the group? Of a rehearsal with one variable
+ * an axis. */
+bool qn_nest_stores_zipped(qn_writer *rehearsal, const qn_group *group, const qn_nest *nest,
+                           const qn_dim *vars);
 /* Does then something that is read lie in as many lines along the axis before it, which is whole blocks, or is it the same for all of
- * them? Of a rehearsal with one variable an axis. */
-bool qn_nest_zips(qn_writer *rehearsal, const qn_group *group, const qn_nest *nest, const qn_dim *vars);
+ * them? Of such a rehearsal. */
+bool qn_nest_zips(qn_writer *rehearsal, const qn_nest *nest, const qn_dim *vars);
+/* The first n elements of the vectors of `lanes` in the block, `count` of them, one of each by turns, to `to` from `at` on. */
+void qn_store_zipped(qn_writer *w, qn_kbuffer *block, int count, int lanes, qn_kbuffer *to, qn_kvalue *at,
+                     int64_t n);
 /* The group's elements, vectors of each put together, in tasks of about `grain` elements: how many tasks. */
 qn_dim qn_write_zipped(qn_writer *w, const qn_group *group, const qn_nest *nest, int64_t grain);
 

@@ -420,6 +420,7 @@ typedef struct shape {
     bool blocks, pieces, run, zipped;
     bool bounded;   /* something is only there within bounds */
     int transposed; /* axis, or -1 */
+    qn_transposed_pairs pairs;
 } shape;
 
 /* Of a nest of all axes: with one variable an axis; where axes were merged or cut that may cross lines, again. */
@@ -451,10 +452,12 @@ static void find_shape(qn_lowering *l, const qn_group *group, const char *name, 
     }
     if (!gpu && qn_nest_may_zip(&s->nest)) {
         rehearse(&rehearsal, l, group, name, scratch, &s->nest, vars);
-        s->zipped = qn_nest_zips(&rehearsal, group, &s->nest, vars);
-        s->transposed = s->zipped ? -1 : s->transposed;
+        const bool stores = qn_nest_stores_zipped(&rehearsal, group, &s->nest, vars);
+        s->zipped = stores && qn_nest_zips(&rehearsal, &s->nest, vars);
+        const int paired = stores && !s->zipped ? qn_paired_axis(&rehearsal, &s->nest, vars, &s->pairs) : -1;
+        s->transposed = s->zipped || paired >= 0 ? paired : s->transposed;
     }
-    for (bool more = s->transposed >= 0; more; s->run |= more) {
+    for (bool more = s->transposed >= 0 && !s->pairs; more; s->run |= more) {
         rehearse(&rehearsal, l, group, name, scratch, &s->nest, vars);
         more = qn_nest_run(&rehearsal, &s->nest, s->transposed, vars);
     }
@@ -471,7 +474,7 @@ static qn_dim write_shape(qn_writer *w, const qn_group *group, const shape *s)
     if (s->pieces)
         size = pieces_grain(&s->nest, size);
     if (s->transposed >= 0)
-        return qn_write_transposed(w, group, &s->nest, s->transposed, s->run, size);
+        return qn_write_transposed(w, group, &s->nest, s->transposed, s->run, s->pairs, size);
     if (s->zipped)
         return qn_write_zipped(w, group, &s->nest, size);
     qn_loops loops = { 0 };

@@ -12,6 +12,11 @@
  * Where the last axes are short, as the taps of a convolution's weights, but what is written is one run of memory along several of
  * them, the columns are the numbers in that run, and a block has several vectors of them: [O, I * 9] from [I, O / 16, 9, 16].
  *
+ * Pairs that lie side by side in what is written, as products of bfloat16 want them, are the last axis, and columns lie along the one
+ * before it: what is written of a row is two vectors, one of each number of a pair, shuffled into one (lower_zip.c). They come from
+ * two blocks, [O, I, 3, 3] to [O / 16, 9, I / 2, 16, 2], or, where they are neighbours in a line too, from two rows of one:
+ * [N, K] to [N / 32, K / 2, 32, 2].
+ *
  * An element that is fetched by itself, or gathered, costs as much as a vector; this takes four shuffles for 16 elements, whether they
  * have four bytes, two or one. Of eight bytes, blocks are 8 x 8. */
 #include <string.h>
@@ -28,6 +33,7 @@ enum {
 typedef struct staged { /* an operand's block */
     const qn_kbuffer *from;
     qn_dim linear;
+    int number; /* of a pair */
     qn_kbuffer *block;
 } staged;
 
@@ -36,6 +42,10 @@ typedef struct transposer {
     int lanes, n;
     qn_dim row, column, step;            /* variables; step: of all outer axes */
     bool run;                            /* the columns are numbers in a run over several axes */
+    qn_dim pair;                         /* variable; NULL: the last axis is the columns' */
+    int number;                          /* of the pair that is being written */
+    int height;                          /* most rows of a block */
+    qn_kbuffer *apart;                   /* the numbers of a row's pairs, before they are put together */
     qn_kvalue *first_row, *first_column; /* of the block */
     int n_rows, n_columns;               /* of the block */
     qn_kblock *ahead;                    /* code that runs before the block's elements */
@@ -67,6 +77,16 @@ static int turns(qn_writer *w, qn_dim linear, qn_dim row, qn_dim column, bool ru
     if (!jumps || !qn_ix_affine(&w->space, linear, row, &step, &rest))
         return 0;
     return qn_dim_is(step, 1) ? 1 : qn_dim_is(step, -1) ? -1 : 0;
+}
+
+/* Does an address jump along `column`, and step through a line from pair to pair along `row`, and in a pair along `pair`? */
+static bool turns_pairs(qn_writer *w, qn_dim linear, qn_dim row, qn_dim column, qn_dim pair)
+{
+    qn_dim jump, step, rest;
+    return row->kind == QN_DIM_SYMBOL && column->kind == QN_DIM_SYMBOL &&
+           qn_ix_affine(&w->space, linear, column, &jump, &rest) && jump->min >= 2 &&
+           qn_ix_affine(&w->space, linear, row, &step, &rest) && qn_dim_is(step, 2) &&
+           qn_ix_affine(&w->space, linear, pair, &step, &rest) && qn_dim_is(step, 1);
 }
 
 bool qn_lower_depends_only_on(const qn_writer *w, qn_dim linear, int n, const qn_dim *vars)
@@ -125,6 +145,32 @@ int qn_transposed_axis(qn_writer *r, const qn_nest *nest, const qn_dim *vars)
                 return axis;
         }
     }
+    return -1;
+}
+
+int qn_paired_axis(qn_writer *r, const qn_nest *nest, const qn_dim *vars, qn_transposed_pairs *out_pairs)
+{
+    const int lanes = lanes_of_outputs(r), last = nest->n - 1, column = last - 1;
+    if (lanes < 4 || lanes > QN_TRANSPOSE_LANES || column < 1 || !qn_dim_is(nest->dims[last], 2))
+        return -1;
+    const int64_t columns = nest->dims[column]->value;
+    if (columns < lanes || (columns % lanes != 0 && !r->lowering->options->machine->masked))
+        return -1;
+    for (size_t i = 0; i < r->accesses.n; i++) {
+        const qn_access *a = &r->accesses.items[i];
+        if (!a->buffer || a->store || !is_shuffled(a->buffer->dtype, lanes) ||
+            !qn_lower_depends_only_on(r, a->linear, nest->n, vars))
+            continue;
+        for (int axis = column - 1; axis >= 0; axis--) {
+            const bool of_lines = turns_pairs(r, a->linear, vars[axis], vars[column], vars[last]);
+            const qn_dim rows = nest->dims[axis];
+            *out_pairs = of_lines ? QN_PAIRS_OF_LINES : QN_PAIRS_APART;
+            if (qn_dim_is_const(rows) && rows->value << of_lines >= lanes / 4 &&
+                (of_lines || turns(r, a->linear, vars[axis], vars[column], false)))
+                return axis;
+        }
+    }
+    *out_pairs = QN_PAIRS_NONE;
     return -1;
 }
 
@@ -233,17 +279,17 @@ static void fetch_ahead(qn_writer *w, const transposer *t, int buffer, qn_kbuffe
     var->value = now;
 }
 
-/* Where a column's elements begin. Under a mask, which decides whole columns, those that aren't there read somewhere in the buffer
+/* Where a column's elements, `length` of them, begin. Under a mask, which decides whole columns, those that aren't there read somewhere in the buffer
  * instead: nobody takes what they read. */
-static qn_kvalue *column_at(qn_writer *w, const transposer *t, const qn_kbuffer *from, qn_dim linear)
+static qn_kvalue *column_at(qn_writer *w, const qn_kbuffer *from, qn_dim linear, int length)
 {
     qn_kbuilder *b = &w->b;
     qn_kvalue *at = qn_writer_index(w, linear);
     if (!w->mask)
         return at;
     const qn_pbuffer *p = &w->lowering->program->buffers[w->arguments.items[from->index].buffer];
-    qn_kvalue *last = qn_kb_isub(b, qn_writer_index(w, qn_ispace_import(&w->space, p->elements)),
-                                 qn_kb_index(b, t->n_rows));
+    qn_kvalue *last =
+        qn_kb_isub(b, qn_writer_index(w, qn_ispace_import(&w->space, p->elements)), qn_kb_index(b, length));
     return qn_kb_imax(b, qn_kb_imin(b, at, last), qn_kb_index(b, 0));
 }
 
@@ -258,38 +304,45 @@ static bool masks_columns(const qn_writer *w, const transposer *t, const qn_kbuf
             w->lowering->program->buffers[w->arguments.items[from->index].buffer].elements->min >= t->lanes);
 }
 
-/* The operand's block, transposed, before the elements of the block that is being written. `way`: of its lines. */
-static qn_kbuffer *stage(qn_writer *w, const transposer *t, qn_kbuffer *from, qn_dim linear, int way)
+/* The operand's block, transposed, before the elements of the block that is being written. `way`: of its lines. `pairs`: each row
+ * of what is written is two of this one. */
+static qn_kbuffer *stage(qn_writer *w, const transposer *t, qn_kbuffer *from, qn_dim linear, int way,
+                         bool pairs)
 {
     qn_kbuilder *b = &w->b;
     qn_kblock *const cursor = b->block;
     qn_var *row = qn_ispace_var_of(&w->space, t->row), *column = qn_ispace_var_of(&w->space, t->column);
     qn_kvalue *const at_row = row->value, *const at_column = column->value, *rows[QN_TRANSPOSE_LANES];
     const int vectors = (t->n_columns + t->lanes - 1) / t->lanes, width = vectors * t->lanes,
-              n_columns = vectors > 1 ? t->lanes : t->n_columns;
+              length = t->n_rows << pairs, n_columns = vectors > 1 ? t->lanes : t->n_columns;
     qn_kbuffer *block = qn_kernel_add_local(w->kernel, "block", from->dtype, (int64_t)t->lanes * width);
     b->block = t->ahead;
+    if (t->pair)
+        qn_ispace_set(&w->space, t->pair, qn_kb_index(b, pairs ? 0 : t->number));
     qn_kvalue *some = NULL,
               *none = qn_kb_const(b, (qn_ktype){ from->dtype, t->lanes }, (qn_scalar){ .i = 0 });
-    if (t->n_rows < t->lanes)
+    if (length < t->lanes)
         some = qn_kb_compare(b, QN_LT, qn_kb_ramp(b, qn_kb_index(b, 0), t->lanes),
-                             qn_kb_splat(b, qn_kb_index(b, t->n_rows), t->lanes));
+                             qn_kb_splat(b, qn_kb_index(b, length), t->lanes));
     row->value = way > 0 ? t->first_row : qn_kb_iadd(b, t->first_row, qn_kb_index(b, t->n_rows - 1));
     for (int i = 0; i < t->lanes; i++) {
         column->value = qn_kb_iadd(b, t->first_staged, qn_kb_index(b, i));
         rows[i] = i >= n_columns ? none
-                  : some ? qn_kb_load_masked(b, from, column_at(w, t, from, linear), t->lanes, some, none)
-                         : qn_kb_load(b, from, column_at(w, t, from, linear), t->lanes);
+                  : some
+                      ? qn_kb_load_masked(b, from, column_at(w, from, linear, length), t->lanes, some, none)
+                      : qn_kb_load(b, from, column_at(w, from, linear, length), t->lanes);
         if (i < n_columns)
             fetch_ahead(w, t, w->arguments.items[from->index].buffer, from, linear);
     }
     qn_kb_transpose(b, t->lanes, rows);
-    for (int i = 0; i < t->n_rows; i++)
+    for (int i = 0; i < length; i++)
         qn_kb_store(b, block,
                     qn_kb_iadd(b, qn_kb_isub(b, t->first_staged, t->first_column),
                                qn_kb_index(b, (int64_t)i * width)),
-                    rows[way > 0 ? i : t->n_rows - 1 - i], NULL);
+                    rows[way > 0 ? i : length - 1 - i], NULL);
     b->block = cursor;
+    if (t->pair)
+        qn_ispace_set(&w->space, t->pair, qn_kb_index(b, t->number));
     row->value = at_row;
     column->value = at_column;
     return block;
@@ -299,19 +352,24 @@ static qn_kbuffer *stage(qn_writer *w, const transposer *t, qn_kbuffer *from, qn
 static qn_kvalue *load(qn_writer *w, void *user, qn_kbuffer *from, qn_dim linear)
 {
     transposer *t = user;
-    const int way = turns(w, linear, t->row, t->column, t->run);
+    const bool pairs = t->height < t->lanes && turns_pairs(w, linear, t->row, t->column, t->pair);
+    const int way = pairs ? 1 : turns(w, linear, t->row, t->column, t->run), number = pairs ? 0 : t->number;
     if (!masks_columns(w, t, from) || !is_shuffled(from->dtype, t->lanes) || !way ||
-        !qn_lower_depends_only_on(w, linear, 3, (const qn_dim[]){ t->row, t->column, t->step }))
+        !qn_lower_depends_only_on(w, linear, t->pair ? 4 : 3,
+                                  (const qn_dim[]){ t->row, t->column, t->step, t->pair }))
         return NULL;
     int i = 0;
-    while (i < t->n && (t->staged[i].from != from || t->staged[i].linear != linear))
+    while (i < t->n &&
+           (t->staged[i].from != from || t->staged[i].linear != linear || t->staged[i].number != number))
         i++;
     if (i == MAX_STAGED)
         return NULL;
     if (i == t->n)
-        t->staged[t->n++] = (staged){ from, linear, stage(w, t, from, linear, way) };
+        t->staged[t->n++] = (staged){ from, linear, number, stage(w, t, from, linear, way, pairs) };
     qn_kbuilder *b = &w->b;
     qn_kvalue *row = qn_kb_isub(b, qn_writer_index(w, t->row), t->first_row);
+    if (pairs)
+        row = qn_kb_iadd(b, qn_kb_imul(b, row, qn_kb_index(b, 2)), qn_kb_index(b, t->number));
     qn_kvalue *column = qn_kb_isub(b, qn_writer_index(w, t->column), t->first_column);
     const int64_t width = (t->n_columns + t->lanes - 1) / t->lanes * t->lanes;
     return qn_kb_load(b, t->staged[i].block, qn_kb_iadd(b, qn_kb_imul(b, row, qn_kb_index(b, width)), column),
@@ -334,6 +392,33 @@ static void fetch_outputs(qn_writer *w, const transposer *t, int from)
     column->value = NULL;
 }
 
+/* A row's pairs: a vector of one number of each, then of the other, put together. */
+static void write_pairs(qn_writer *w, transposer *t, qn_kvalue *past_column)
+{
+    qn_kbuilder *b = &w->b;
+    qn_value *value = t->group->outputs[0];
+    const size_t mark = qn_writer_mark(w);
+    for (t->number = 0; t->number < 2; t->number++) {
+        qn_ispace_set(&w->space, t->pair, qn_kb_index(b, t->number));
+        w->section++;
+        qn_writer_loop columns =
+            qn_writer_for(w, t->column, t->first_column, past_column, QN_TAG_VECTOR, 0, NULL, NULL);
+        qn_kvalue *place = qn_kb_iadd(b, qn_kb_isub(b, qn_writer_index(w, t->column), t->first_column),
+                                      qn_kb_index(b, (int64_t)t->number * t->lanes));
+        qn_kb_store(b, t->apart, place, qn_writer_value(w, value, t->at[0]), NULL);
+        qn_writer_end_for(w, &columns, NULL);
+    }
+    qn_ispace_set(&w->space, t->pair, qn_kb_index(b, 0));
+    qn_ispace_set(&w->space, t->column, t->first_column);
+    qn_dim dims[QN_MAX_RANK];
+    qn_ispace_dims(&w->space, &value->type, dims);
+    qn_kbuffer *to = qn_writer_argument(w, qn_lower_buffer(w->lowering, value), false, true);
+    qn_kvalue *at = qn_writer_index(w, qn_ix_linear(&w->space, value->type.rank, dims, t->at[0]));
+    qn_store_zipped(w, t->apart, 2, t->lanes, to, at, t->n_columns);
+    qn_writer_forget(w, mark);
+    qn_ispace_set(&w->space, t->column, NULL);
+}
+
 static void one_block(qn_writer *w, transposer *t)
 {
     qn_kbuilder *b = &w->b;
@@ -353,12 +438,16 @@ static void one_block(qn_writer *w, transposer *t)
     w->load = load;
     w->load_user = t;
     qn_writer_loop rows = qn_writer_for(w, t->row, t->first_row, past_row, QN_TAG_SERIAL, 0, NULL, NULL);
-    for (int i = 0; i < t->n_columns; i += t->lanes)
-        fetch_outputs(w, t, i);
-    qn_writer_loop columns =
-        qn_writer_for(w, t->column, t->first_column, past_column, QN_TAG_VECTOR, 0, NULL, NULL);
-    qn_loop_element(w, t->group, t->at);
-    qn_writer_end_for(w, &columns, NULL);
+    if (t->pair) {
+        write_pairs(w, t, past_column);
+    } else {
+        for (int i = 0; i < t->n_columns; i += t->lanes)
+            fetch_outputs(w, t, i);
+        qn_writer_loop columns =
+            qn_writer_for(w, t->column, t->first_column, past_column, QN_TAG_VECTOR, 0, NULL, NULL);
+        qn_loop_element(w, t->group, t->at);
+        qn_writer_end_for(w, &columns, NULL);
+    }
     qn_writer_end_for(w, &rows, NULL);
     w->load = NULL;
 }
@@ -369,7 +458,7 @@ static void rows_of_blocks(qn_writer *w, transposer *t, int64_t n_rows, qn_kvalu
     qn_kbuilder *b = &w->b;
     if (n_rows == 0)
         return;
-    qn_kinst *loop = qn_kb_for(b, low, high, qn_kb_index(b, t->lanes), QN_TAG_SERIAL, 0, NULL, NULL);
+    qn_kinst *loop = qn_kb_for(b, low, high, qn_kb_index(b, t->height), QN_TAG_SERIAL, 0, NULL, NULL);
     t->first_row = qn_loop_counter(loop);
     t->n_rows = (int)n_rows;
     one_block(w, t);
@@ -397,7 +486,7 @@ static range part_of(qn_kbuilder *b, qn_kvalue *part, int64_t size, int64_t exte
 }
 
 qn_dim qn_write_transposed(qn_writer *w, const qn_group *group, const qn_nest *nest, int row_axis, bool run,
-                           int64_t grain)
+                           qn_transposed_pairs pairs, int64_t grain)
 {
     qn_kbuilder *b = &w->b;
     qn_dims *dims = w->space.dims;
@@ -407,11 +496,11 @@ qn_dim qn_write_transposed(qn_writer *w, const qn_group *group, const qn_nest *n
     t->run = run;
     qn_dim extents[QN_MAX_RANK], outer_index[QN_MAX_RANK], outer_extents[QN_MAX_RANK], index[QN_MAX_RANK],
         outer = qn_dim_const(dims, 1);
-    const int last = nest->n - 1;
+    const int last = nest->n - 1 - (pairs != QN_PAIRS_NONE); /* the columns' */
     int n_outer = 0;
     for (int i = 0; i < nest->n; i++) {
         extents[i] = qn_ispace_import(&w->space, nest->dims[i]);
-        if (i == row_axis || i == last)
+        if (i == row_axis || i >= last)
             continue;
         outer_extents[n_outer++] = extents[i];
         outer = qn_dim_mul(dims, outer, extents[i]);
@@ -419,8 +508,9 @@ qn_dim qn_write_transposed(qn_writer *w, const qn_group *group, const qn_nest *n
     const int64_t lanes = t->lanes, n_rows = extents[row_axis]->value, n_columns = extents[last]->value,
                   width = run ? vectors_of(n_columns, t->lanes) * lanes : lanes;
     /* a task: some rows of one step of the outer axes, in a run some columns of them, or some steps */
-    int64_t rows = grain / n_columns / lanes * lanes;
-    rows = rows < lanes ? lanes : rows;
+    const int64_t height = t->height = (int)(pairs == QN_PAIRS_OF_LINES ? lanes / 2 : lanes);
+    int64_t rows = grain / n_columns / height * height;
+    rows = rows < height ? height : rows;
     rows = rows > n_rows ? n_rows : rows;
     int64_t columns = run ? grain / rows / width * width : n_columns;
     columns = columns < width ? width : columns;
@@ -433,8 +523,12 @@ qn_dim qn_write_transposed(qn_writer *w, const qn_group *group, const qn_nest *n
     qn_ix_split(&w->space, step, n_outer, outer_extents, outer_index);
     t->row = qn_ispace_var(&w->space, extents[row_axis], false);
     t->column = qn_ispace_var(&w->space, extents[last], false);
+    if (pairs != QN_PAIRS_NONE) {
+        t->pair = qn_ispace_var(&w->space, extents[last + 1], false);
+        t->apart = qn_kernel_add_local(w->kernel, "apart", group->outputs[0]->type.dtype, 2 * lanes);
+    }
     for (int i = 0, from = 0; i < nest->n; i++)
-        index[i] = i == row_axis ? t->row : i == last ? t->column : outer_index[from++];
+        index[i] = i == row_axis ? t->row : i == last ? t->column : i > last ? t->pair : outer_index[from++];
     t->at = qn_arena_calloc(w->arena, (size_t)group->n_outputs, sizeof *t->at);
     for (int i = 0; i < group->n_outputs; i++)
         qn_nest_index(w, nest, index, &group->outputs[i]->type, t->at[i]);
@@ -444,10 +538,10 @@ qn_dim qn_write_transposed(qn_writer *w, const qn_group *group, const qn_nest *n
                 by_column = part_of(b, qn_kb_idiv(b, piece, qn_kb_index(b, row_pieces)), columns, n_columns);
     qn_kvalue *from = qn_kb_imul(b, qn_kb_idiv(b, task, qn_kb_index(b, pieces)), qn_kb_index(b, steps));
     qn_kvalue *to = qn_kb_imin(b, qn_kb_iadd(b, from, qn_kb_index(b, steps)), qn_writer_index(w, outer));
-    qn_kvalue *whole_rows = qn_kb_index(b, n_rows - n_rows % lanes),
+    qn_kvalue *whole_rows = qn_kb_index(b, n_rows - n_rows % height),
               *whole_columns = qn_kb_index(b, n_columns - n_columns % lanes);
     qn_writer_loop by_step = qn_writer_for(w, step, from, to, QN_TAG_SERIAL, 0, NULL, NULL);
-    for (int i = 0; i < group->n_outputs; i++)
+    for (int i = 0; i < group->n_outputs && !t->pair; i++)
         qn_writer_prepare(w, group->outputs[i], t->at[i]);
     for (int rest = 0; rest < 2; rest++) { /* whole blocks of columns, then what is left of them */
         t->n_columns = (int)(rest ? n_columns % lanes : n_columns < lanes ? 0 : width);
@@ -457,8 +551,9 @@ qn_dim qn_write_transposed(qn_writer *w, const qn_group *group, const qn_nest *n
                                      rest ? by_column.high : qn_kb_imin(b, by_column.high, whole_columns),
                                      qn_kb_index(b, rest ? lanes : width), QN_TAG_SERIAL, 0, NULL, NULL);
         t->first_column = qn_loop_counter(blocks);
-        rows_of_blocks(w, t, n_rows < lanes ? 0 : lanes, by_row.low, qn_kb_imin(b, by_row.high, whole_rows));
-        rows_of_blocks(w, t, n_rows % lanes, qn_kb_imax(b, by_row.low, whole_rows), by_row.high);
+        rows_of_blocks(w, t, n_rows < height ? 0 : height, by_row.low,
+                       qn_kb_imin(b, by_row.high, whole_rows));
+        rows_of_blocks(w, t, n_rows % height, qn_kb_imax(b, by_row.low, whole_rows), by_row.high);
         qn_kb_end_for(b, blocks, NULL);
     }
     qn_writer_end_for(w, &by_step, NULL);

@@ -35,7 +35,7 @@ bool qn_nest_may_zip(const qn_nest *nest)
            qn_dim_is_const(nest->dims[last - 1]);
 }
 
-bool qn_nest_zips(qn_writer *r, const qn_group *group, const qn_nest *nest, const qn_dim *vars)
+bool qn_nest_stores_zipped(qn_writer *r, const qn_group *group, const qn_nest *nest, const qn_dim *vars)
 {
     const int last = nest->n - 1, before = last - 1;
     const qn_dtype dtype = group->outputs[0]->type.dtype;
@@ -43,18 +43,28 @@ bool qn_nest_zips(qn_writer *r, const qn_group *group, const qn_nest *nest, cons
         dtype == QUERN_BOOL || qn_dtype_carrier(dtype) != dtype ||
         lanes_of(r->lowering, nest->dims[before]->value) < LEAST_LANES)
         return false;
+    for (size_t i = 0; i < r->accesses.n; i++) {
+        const qn_access *a = &r->accesses.items[i];
+        qn_dim along, rest;
+        if (a->buffer && a->store &&
+            (!qn_ix_affine(&r->space, a->linear, vars[last], &along, &rest) || !qn_dim_is(along, 1) ||
+             !qn_ix_affine(&r->space, a->linear, vars[before], &along, &rest) ||
+             !qn_dim_is(along, nest->dims[last]->value)))
+            return false;
+    }
+    return true;
+}
+
+bool qn_nest_zips(qn_writer *r, const qn_nest *nest, const qn_dim *vars)
+{
+    const int last = nest->n - 1, before = last - 1;
     bool apart = false;
     for (size_t i = 0; i < r->accesses.n; i++) {
         const qn_access *a = &r->accesses.items[i];
         qn_dim along, rest;
-        if (!a->buffer)
+        if (!a->buffer || a->store)
             continue;
-        if (a->store) {
-            if (!qn_ix_affine(&r->space, a->linear, vars[last], &along, &rest) || !qn_dim_is(along, 1) ||
-                !qn_ix_affine(&r->space, a->linear, vars[before], &along, &rest) ||
-                !qn_dim_is(along, nest->dims[last]->value))
-                return false;
-        } else if (!qn_lower_depends_only_on(r, a->linear, nest->n, vars)) {
+        if (!qn_lower_depends_only_on(r, a->linear, nest->n, vars)) {
             return false; /* short runs from anywhere */
         } else {
             apart |= qn_lower_crosses(r, a->linear, vars[before], vars[last], true) ||
@@ -74,17 +84,17 @@ typedef struct zipper {
     int lanes, count;
 } zipper;
 
-/* The first n elements of the vectors in the block, one of each by turns, to the output from `at` on. */
-static void store_zipped(const zipper *z, qn_kbuffer *to, qn_kvalue *at, int64_t n)
+void qn_store_zipped(qn_writer *w, qn_kbuffer *block, int count, int lanes, qn_kbuffer *to, qn_kvalue *at,
+                     int64_t n)
 {
     enum { MOST_LANES = 64 };
-    qn_kbuilder *b = &z->w->b;
+    qn_kbuilder *b = &w->b;
     qn_kvalue *parts[MOST];
-    const int lanes = z->lanes, count = z->count, all = count * lanes;
-    int width = z->w->lowering->options->machine->vector_bytes / (int)qn_dtype_bytes(to->dtype);
+    const int all = count * lanes;
+    int width = w->lowering->options->machine->vector_bytes / (int)qn_dtype_bytes(to->dtype);
     width = count > TWO && width > lanes ? lanes : width < all ? width : all;
     for (int j = 0; j < count; j++)
-        parts[j] = qn_kb_load(b, z->block, qn_kb_index(b, (int64_t)j * lanes), lanes);
+        parts[j] = qn_kb_load(b, block, qn_kb_index(b, (int64_t)j * lanes), lanes);
     for (int from = 0; from < all && from < n * count; from += width) {
         qn_kvalue *made = parts[0], *some = NULL;
         for (int j = 1; j < count; j++) {
@@ -133,7 +143,8 @@ static void write_block(const zipper *z, qn_dim first, int64_t n)
     qn_nest_index(w, z->nest, z->index, &z->value->type, at);
     qn_ispace_dims(&w->space, &z->value->type, to);
     qn_kbuffer *out = qn_writer_argument(w, qn_lower_buffer(w->lowering, z->value), false, true);
-    store_zipped(z, out, qn_writer_index(w, qn_ix_linear(&w->space, z->value->type.rank, to, at)), n);
+    qn_store_zipped(w, z->block, z->count, z->lanes, out,
+                    qn_writer_index(w, qn_ix_linear(&w->space, z->value->type.rank, to, at)), n);
     qn_writer_forget(w, mark);
 }
 

@@ -234,12 +234,47 @@ static void pairs(void **state)
                                 "%y = transpose %x {perm = [0, 2, 1]} : f32[3, 50, 2]\nreturn %y\n}\n");
 }
 
+/* Pairs from lines that lie across what is written. */
+static void pairs_across(void **state)
+{
+    (void)state;
+    compare(
+        "panels of pairs of columns",
+        "graph @f(%x: f32[64, 100]) -> bf16[2, 50, 32, 2] {\n%c = convert %x {dtype = bf16} : bf16[64, 100]\n"
+        "%r = reshape %c {dims = [2, 32, 50, 2]} : bf16[2, 32, 50, 2]\n"
+        "%y = transpose %r {perm = [0, 2, 1, 3]} : bf16[2, 50, 32, 2]\nreturn %y\n}\n");
+    compare("filters",
+            "graph @f(%w: f32[48, 32, 3, 3]) -> bf16[3, 2, 3, 3, 8, 16, 2] {\n"
+            "%c = convert %w {dtype = bf16} : bf16[48, 32, 3, 3]\n"
+            "%r = reshape %c {dims = [3, 16, 2, 8, 2, 3, 3]} : bf16[3, 16, 2, 8, 2, 3, 3]\n"
+            "%y = transpose %r {perm = [0, 2, 5, 6, 3, 1, 4]} : bf16[3, 2, 3, 3, 8, 16, 2]\nreturn %y\n}\n");
+    compare("filters of many taps, backwards",
+            "graph @f(%w: f32[32, 16, 5, 5]) -> bf16[1, 2, 5, 5, 8, 16, 2] {\n"
+            "%v = reverse %w {axes = [2, 3]} : f32[32, 16, 5, 5]\n"
+            "%c = convert %v {dtype = bf16} : bf16[32, 16, 5, 5]\n"
+            "%r = reshape %c {dims = [2, 8, 2, 1, 16, 5, 5]} : bf16[2, 8, 2, 1, 16, 5, 5]\n"
+            "%y = transpose %r {perm = [3, 0, 5, 6, 1, 4, 2]} : bf16[1, 2, 5, 5, 8, 16, 2]\nreturn %y\n}\n");
+    compare("columns left over, padding and a neighbour",
+            "graph @f(%x: f32[40, 24], %z: f32[1, 12, 48, 2]) -> f32[1, 12, 48, 2] {\n"
+            "%o = constant 2.0 : f32[]\n"
+            "%p = pad %x, %o {low = [0, 0], high = [8, 0], interior = [0, 0]} : f32[48, 24]\n"
+            "%r = reshape %p {dims = [1, 48, 12, 2]} : f32[1, 48, 12, 2]\n"
+            "%t = transpose %r {perm = [0, 2, 1, 3]} : f32[1, 12, 48, 2]\n"
+            "%y = add %t, %z : f32[1, 12, 48, 2]\nreturn %y\n}\n");
+    compare("rows and columns that are no whole blocks",
+            "graph @f(%x: f32[3, 21, 38]) -> f32[3, 19, 21, 2] {\n"
+            "%r = reshape %x {dims = [3, 21, 19, 2]} : f32[3, 21, 19, 2]\n"
+            "%t = transpose %r {perm = [0, 2, 1, 3]} : f32[3, 19, 21, 2]\n"
+            "%y = exp %t : f32[3, 19, 21, 2]\nreturn %y\n}\n");
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(matrices), cmocka_unit_test(more_axes), cmocka_unit_test(left_over),
-        cmocka_unit_test(types),    cmocka_unit_test(few),       cmocka_unit_test(channels),
-        cmocka_unit_test(runs),     cmocka_unit_test(padded),    cmocka_unit_test(pairs),
+        cmocka_unit_test(matrices),     cmocka_unit_test(more_axes), cmocka_unit_test(left_over),
+        cmocka_unit_test(types),        cmocka_unit_test(few),       cmocka_unit_test(channels),
+        cmocka_unit_test(runs),         cmocka_unit_test(padded),    cmocka_unit_test(pairs),
+        cmocka_unit_test(pairs_across),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
