@@ -18,14 +18,6 @@ typedef struct hoist {
     qn_diags *diags;
 } hoist;
 
-static int first_captured(const qn_node *loop)
-{
-    int64_t n = qn_attr_int(loop, QN_ATTR_N_CARRIED);
-    if (loop->op == QN_OP_SCAN)
-        n += qn_attr_int(loop, QN_ATTR_N_SCANNED);
-    return (int)n;
-}
-
 /* Are the parts that it takes or puts no larger than x, whatever the symbols are? */
 static bool surely_fits(const qn_node *node, const qn_type *part)
 {
@@ -94,7 +86,7 @@ static bool is_work(const qn_node *node)
 
 static void find_fixed(hoist *h)
 {
-    const int n = qn_graph_number(h->body), captured = first_captured(h->loop);
+    const int n = qn_graph_number(h->body), captured = qn_first_captured(h->loop);
     h->fixed = QN_NEW_ARRAY(h->body->module->arena, bool, n + 1);
     h->outer = QN_NEW_ARRAY(h->body->module->arena, qn_value *, n + 1);
     for (int i = captured; i < h->loop->n_operands; i++) {

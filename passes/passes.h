@@ -42,6 +42,9 @@ bool qn_is_known(const qn_value *value);
  * something went. */
 bool qn_prune(qn_graph *graph, qn_diags *diags);
 
+/* passes/sink.c: number of the first operand that the regions capture, which is the same in every step of a loop. */
+int qn_first_captured(const qn_node *node);
+
 /* passes/expand.c: says `node` in other ops before it; results in out_results. False: nothing to expand. */
 bool qn_expand_node(qn_node *node, qn_value **out_results, qn_diags *diags);
 

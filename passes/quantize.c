@@ -11,7 +11,8 @@
  *
  * Convolutions likewise, where there is a kernel for them (conv_tile.c, conv.c); the layout pass puts them in blocks of channels.
  * Products that are small, or bound by reading the right side, stay as they are; see pack.c for the latter. So do those without a
- * matrix unit whose right side, or filter, is no constant: putting pairs side by side takes as long as is gained. */
+ * matrix unit of few rows, or positions, whose right side, or filter, is no constant, such as weights that are trained: putting pairs
+ * side by side takes as long as is gained. But in a loop that is done once, where it is the same in every step. */
 #include <string.h>
 
 #include "passes/conv_tile.h"
@@ -23,6 +24,7 @@ enum {
     GPU_STEP = 8,   /* of what is summed over, on a GPU: 16 bytes */
     LEAST_ROWS = 8, /* for a matrix unit: fewer are bound by reading y */
     LEAST_COLUMNS = 16,
+    LEAST_REUSE = 24,    /* rows, or pairs of positions, for which pairs are put side by side at run time */
     LEAST_PADDED = 64,   /* columns that are worth a zero behind each row of x */
     LEAST_STEPS = 2,     /* of a matrix unit, of which the last may end in zeros */
     LEAST_WORK = 1 << 18 /* multiplications */
@@ -129,7 +131,18 @@ static int64_t padding(const qn_node *node, const qn_machine *machine, int64_t k
     return worth_it && qn_dot_of(node).n_contract == 1 ? -k & (step - 1) : 0;
 }
 
-static bool worth_it(const qn_node *node, const qn_pass_options *options)
+/* Is it, or what is made of it by moving elements, there before the first run, or the first step of the loop whose body it is in? */
+static bool is_made_once(const qn_value *v, const qn_node *loop)
+{
+    if (qn_is_constant(v))
+        return true;
+    while (v->node && (v->node->op == QN_OP_TRANSPOSE || v->node->op == QN_OP_RESHAPE))
+        v = v->node->operands[0];
+    return loop && !v->node && v->index >= qn_first_captured(loop);
+}
+
+/* loop: whose body the node is in, or NULL. */
+static bool worth_it(const qn_node *node, const qn_node *loop, const qn_pass_options *options)
 {
     const qn_machine *machine = options->machine;
     static const qn_attr_key batch_key[2] = { QN_ATTR_X_BATCH, QN_ATTR_Y_BATCH };
@@ -149,8 +162,8 @@ static bool worth_it(const qn_node *node, const qn_pass_options *options)
     const int step = qn_bf16_step(options);
     const bool whole =
         k % step == 0 || (padding(node, machine, k, step) > 0 && (machine->tiles || free[1] >= LEAST_PADDED));
-    return k > 0 && whole && (unit || qn_is_constant(node->operands[1])) &&
-           free[0] >= (unit ? LEAST_ROWS : 1) && free[1] >= LEAST_COLUMNS &&
+    const int least = unit ? LEAST_ROWS : is_made_once(node->operands[1], loop) ? 1 : LEAST_REUSE;
+    return k > 0 && whole && free[0] >= least && free[1] >= LEAST_COLUMNS &&
            free[0] * free[1] * (double)k >= LEAST_WORK;
 }
 
@@ -190,6 +203,13 @@ static bool convolutions_fit(const qn_graph *graph, const qn_machine *machine)
     return true;
 }
 
+/* Most outputs of a channel. */
+static double positions(const qn_type *y)
+{
+    static const int64_t channels = 1;
+    return free_elements(y, 1, &channels, 0, NULL);
+}
+
 /* Blocks of channels are those of float32, so each convolution may be one or the other: where Winograd's method takes less time
  * than half of what the direct kernel does, it stays as it is. */
 static bool pairs_fit(const qn_node *node, const qn_pass_options *options)
@@ -199,8 +219,8 @@ static bool pairs_fit(const qn_node *node, const qn_pass_options *options)
     int t;
     int64_t width;
     if (!options->machine->dot2 || options->math == QN_MATH_STRICT || !qn_integer_convolves(node) ||
-        !qn_is_constant(node->operands[1]) || w->dims[1]->value <= 1 ||
-        w->dims[0]->value < options->machine->vector_bytes / 4)
+        w->dims[1]->value <= 1 || w->dims[0]->value < options->machine->vector_bytes / 4 ||
+        (!qn_is_constant(node->operands[1]) && positions(&node->results[0].type) < 2 * LEAST_REUSE))
         return false;
     if (!qn_conv_plan_foresee(node, options,
                               &plan)) /* over extents that are symbols there is the direct kernel */
@@ -224,8 +244,8 @@ static qn_value *round_convolution(qn_builder *b, const qn_node *node)
 /* ---- the pass ---- */
 
 /* What replaces the node's result; NULL: it stays, or after a report. */
-static qn_value *replacement(qn_builder *b, const qn_node *node, const qn_pass_options *options,
-                             bool convolutions)
+static qn_value *replacement(qn_builder *b, const qn_node *node, const qn_node *loop,
+                             const qn_pass_options *options, bool convolutions)
 {
     if (options->precision == QN_PRECISION_INT8) {
         if (!qn_int8_is_worth_it(node, options->machine))
@@ -233,25 +253,27 @@ static qn_value *replacement(qn_builder *b, const qn_node *node, const qn_pass_o
         return node->op == QN_OP_CONVOLUTION ? qn_int8_convolution(b, node, options->machine)
                                              : qn_int8_product(b, node);
     }
-    if (node->op == QN_OP_DOT_GENERAL && worth_it(node, options))
+    if (node->op == QN_OP_DOT_GENERAL && worth_it(node, loop, options))
         return round_operands(b, node, options->machine, qn_bf16_step(options));
     const bool fits = convolutions && node->op == QN_OP_CONVOLUTION &&
                       node->operands[0]->type.dtype == QUERN_F32 && convolution_fits(node, options);
     return fits ? round_convolution(b, node) : NULL;
 }
 
-static qn_status quantize_graph(qn_graph *graph, const qn_pass_options *options, bool *changed,
-                                qn_diags *diags)
+/* loop: whose body it is, or NULL. */
+static qn_status quantize_graph(qn_graph *graph, const qn_node *loop, const qn_pass_options *options,
+                                bool *changed, qn_diags *diags)
 {
     const bool convolutions = convolutions_fit(graph, options->machine);
     const int errors = diags->n_errors;
     for (qn_node *node = graph->first, *next; node; node = next) {
         next = node->next;
+        const bool is_loop = node->op == QN_OP_SCAN || node->op == QN_OP_WHILE;
         for (int i = 0; i < node->n_regions; i++)
-            QN_TRY(quantize_graph(node->regions[i], options, changed, diags));
+            QN_TRY(quantize_graph(node->regions[i], is_loop ? node : NULL, options, changed, diags));
         qn_node_resolve(node);
         qn_builder b = { .graph = graph, .before = node, .loc = node->loc, .diags = diags };
-        qn_value *made = replacement(&b, node, options, convolutions);
+        qn_value *made = replacement(&b, node, loop, options, convolutions);
         if (diags->n_errors > errors)
             return qn_diags_status(diags);
         if (!made)
@@ -271,5 +293,5 @@ qn_status qn_pass_quantize(qn_graph *graph, const qn_pass_options *options, bool
     const qn_machine *machine = options->machine;
     const bool any = machine && ((options->precision == QN_PRECISION_INT8 && !machine->gpu) ||
                                  (options->precision == QN_PRECISION_BF16 && qn_bf16_step(options) > 0));
-    return any ? quantize_graph(graph, options, out_changed, diags) : QUERN_OK;
+    return any ? quantize_graph(graph, NULL, options, out_changed, diags) : QUERN_OK;
 }

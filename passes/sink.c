@@ -8,7 +8,7 @@
 #include "ir/build.h"
 #include "passes/passes.h"
 
-static int first_captured(const qn_node *node)
+int qn_first_captured(const qn_node *node)
 {
     switch (node->op) {
     case QN_OP_IF: return 1;
@@ -24,7 +24,7 @@ static bool sink_into(qn_node *node, qn_diags *diags)
     bool changed = false;
     /* Operand i is input i of the regions, but of `if`, whose condition is no input. */
     const int offset = node->op == QN_OP_IF ? 1 : 0;
-    for (int i = node->n_operands - 1; i >= first_captured(node); i--) {
+    for (int i = node->n_operands - 1; i >= qn_first_captured(node); i--) {
         const qn_tensor *tensor = qn_value_constant(qn_value_resolve(node->operands[i]));
         if (!tensor)
             continue;

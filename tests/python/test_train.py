@@ -109,6 +109,61 @@ class NarrowParameters(unittest.TestCase):
                 t.update(t.backward(t.forward([self.X], self.TARGET)))
 
 
+class FewerBits(unittest.TestCase):
+    """Steps under precision bf16: on a CPU that multiplies pairs of bfloat16 all products and convolutions are of these."""
+    MODEL = """graph @main(%x: f32[8, 16, 10, 10], %w: f32[32, 16, 3, 3] param = x"W", %v: f32[32, 32, 1, 1] param = x"V",
+    %m: f32[3200, 10] param = x"M") -> (y: f32[8, 10]) {
+  %0 = convolution %x, %w {stride = [1, 1], low = [1, 1], high = [1, 1], x_dilation = [1, 1], w_dilation = [1, 1], groups = 1} : f32[8, 32, 10, 10]
+  %1 = tanh %0 : f32[8, 32, 10, 10]
+  %2 = convolution %1, %v {stride = [1, 1], low = [0, 0], high = [0, 0], x_dilation = [1, 1], w_dilation = [1, 1], groups = 1} : f32[8, 32, 10, 10]
+  %3 = tanh %2 : f32[8, 32, 10, 10]
+  %4 = reshape %3 {dims = [8, 3200]} : f32[8, 3200]
+  %5 = dot_general %4, %m {x_batch = [], x_contract = [1], y_batch = [], y_contract = [0]} : f32[8, 10]
+  return %5
+}
+"""
+    DENSE = """graph @main(%x: f32[64, 96], %w: f32[96, 160] param = x"W", %v: f32[160, 32] param = x"V") -> (y: f32[64, 32]) {
+  %0 = dot_general %x, %w {x_batch = [], x_contract = [1], y_batch = [], y_contract = [0]} : f32[64, 160]
+  %1 = tanh %0 : f32[64, 160]
+  %2 = dot_general %1, %v {x_batch = [], x_contract = [1], y_batch = [], y_contract = [0]} : f32[64, 32]
+  return %2
+}
+"""
+
+    def compare(self, text, shapes, x_shape, classes):
+        rng = np.random.default_rng(5)
+        for name, shape in shapes.items():
+            values = (rng.normal(size=shape) / np.sqrt(np.prod(shape) / shape[-1 if len(shape) == 2 else 0])).astype("<f4")
+            text = text.replace(f'x"{name}"', f'x"{values.tobytes().hex()}"')
+        batches = [(rng.normal(size=x_shape).astype(np.float32), rng.integers(0, classes, x_shape[0])) for _ in range(3)]
+
+        def losses(**options):
+            t = quern.train(text.encode(), "cross_entropy", "sgd", 0.1, momentum=0.9, **options)
+            return [t.step([x], target) for _ in range(4) for x, target in batches], t.parameters
+        want, _ = losses()
+        got, parameters = losses(precision="bf16", threads=1)
+        same, others = losses(precision="bf16", threads=2)
+        self.assertEqual(got, same)
+        for key, value in parameters.items():
+            self.assertEqual(value.dtype, np.float32)
+            np.testing.assert_array_equal(value, others[key])
+        np.testing.assert_allclose(got, want, rtol=0.02, atol=0.01)
+        self.assertLess(got[-1], got[0])
+        try:
+            pairs = "avx512_bf16" in pathlib.Path("/proc/cpuinfo").read_text()
+        except OSError:
+            pairs = False
+        if pairs:
+            self.assertNotEqual(got, want)
+        self.assertEqual(losses(precision="bf16", remat="all", threads=1)[0][0], got[0])
+
+    def test_products(self):
+        self.compare(self.DENSE, {"W": (96, 160), "V": (160, 32)}, (64, 96), 32)
+
+    def test_convolutions(self):
+        self.compare(self.MODEL, {"W": (32, 16, 3, 3), "V": (32, 32, 1, 1), "M": (3200, 10)}, (8, 16, 10, 10), 10)
+
+
 class StrictMath(unittest.TestCase):
     MODEL = b"""graph @main(%x: f32[n], %w: f32[1] param = [0.7]) -> (y: f32[n]) {
   %0 = broadcast %w {axes = [0], dims = [n]} : f32[n]
