@@ -198,6 +198,17 @@ qn_dot_side qn_dot_side_of(const qn_node *node, int operand)
     return s;
 }
 
+int qn_packed_zeros(const qn_node *node)
+{
+    return node->n_operands > 3 && node->operands[3]->type.dtype == QUERN_U8 ? 3 : 0;
+}
+
+int qn_packed_factors(const qn_node *node)
+{
+    const int last = node->n_operands - 1;
+    return last > 2 && last > qn_packed_zeros(node) ? last : 0;
+}
+
 static bool equal_tensors(const qn_tensor *a, const qn_tensor *b)
 {
     return qn_type_equal(&a->type, &b->type) && qn_tensor_same_bytes(a, b);

@@ -99,9 +99,9 @@ qn_value *qn_b_matmul(qn_builder *b, qn_value *x, qn_value *y); /* NumPy matmul,
 qn_value *qn_b_matmul_to(qn_builder *b, qn_value *x, qn_value *y, qn_dtype result);
 qn_value *qn_b_matmul_packed(qn_builder *b, qn_value *x, qn_value *y, int batch_dims, qn_dim n,
                              qn_dtype result); /* QUERN_INVALID_DTYPE: as x */
-/* y of four bits or bytes with a scale; zeros may be NULL. */
+/* y of four bits or bytes with a scale; zeros may be NULL, and so may the factors of x's groups. */
 qn_value *qn_b_matmul_packed_scaled(qn_builder *b, qn_value *x, qn_value *y, qn_value *scale, qn_value *zeros,
-                                    int batch_dims, qn_dim n);
+                                    qn_value *factors, int batch_dims, qn_dim n);
 typedef struct qn_conv { /* per spatial axis */
     const int64_t *stride, *low, *high, *x_dilation, *w_dilation;
     int64_t groups;

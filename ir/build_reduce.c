@@ -156,15 +156,21 @@ qn_value *qn_b_matmul_packed(qn_builder *b, qn_value *x, qn_value *y, int batch_
 }
 
 qn_value *qn_b_matmul_packed_scaled(qn_builder *b, qn_value *x, qn_value *y, qn_value *scale, qn_value *zeros,
-                                    int batch_dims, qn_dim n)
+                                    qn_value *factors, int batch_dims, qn_dim n)
 {
     qn_attr_list list = { 0 };
+    qn_value *operands[5] = { x, y, scale };
+    int n_operands = 3;
     if (!x || !y || !scale)
         return NULL;
+    if (zeros)
+        operands[n_operands++] = zeros;
+    if (factors)
+        operands[n_operands++] = factors;
     qn_attrs_int(&list, QN_ATTR_BATCH_DIMS, batch_dims);
     qn_attrs_dims(&list, QN_ATTR_DIMS, 1, &n);
     qn_attrs_int(&list, QN_ATTR_DTYPE, QUERN_F32);
-    return qn_build(b, QN_OP_MATMUL_PACKED, zeros ? 4 : 3, (qn_value *[]){ x, y, scale, zeros }, &list);
+    return qn_build(b, QN_OP_MATMUL_PACKED, n_operands, operands, &list);
 }
 
 /* Drops leading axes of extent 1, down to a matrix. */

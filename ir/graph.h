@@ -312,6 +312,10 @@ typedef struct qn_dot_side {
 } qn_dot_side;
 qn_dot_side qn_dot_side_of(const qn_node *node, int operand);
 
+/* Which operands of a matmul_packed with a scale are its zeros and the factors of x's groups; 0: it has none. */
+int qn_packed_zeros(const qn_node *node);
+int qn_packed_factors(const qn_node *node);
+
 /* ---- construction: ir/build.h has a function for each op on top of this ---- */
 
 /* Makes a node with inferred result types and appends it to `graph` (before `before` when not NULL).

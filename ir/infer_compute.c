@@ -218,7 +218,8 @@ static qn_status check_scale(qn_infer_context *c, int batch)
             good = qn_dim_is_const(of_y) && qn_dim_is_const(of_scale) && of_scale->value > 0 &&
                    of_y->value % of_scale->value == 0;
     }
-    if (good && c->node->n_operands == 4) {
+    if (good && c->node->n_operands > 3 &&
+        (x->dtype != QUERN_I8 || c->node->n_operands == 5 || qn_infer_operand(c, 3)->dtype != QUERN_F32)) {
         const qn_type *zeros = qn_infer_operand(c, 3);
         bool same = zeros->dtype == QUERN_U8 && zeros->rank == scale->rank;
         for (int i = 0; same && i < zeros->rank; i++)
@@ -226,6 +227,19 @@ static qn_status check_scale(qn_infer_context *c, int batch)
         if (!same)
             return qn_infer_fail(c, "zeros are %s; expected u8 with the dims of the scale, %s",
                                  qn_infer_print(c, zeros), qn_infer_print(c, scale));
+    }
+    const int last = good ? qn_packed_factors(c->node) : 0;
+    if (last > 0) {
+        const qn_type *factors = qn_infer_operand(c, last);
+        bool same = x->dtype == QUERN_I8 && factors->dtype == QUERN_F32 && factors->rank == x->rank &&
+                    x->rank > 0 && factors->dims[x->rank - 1] == scale->dims[batch + 1];
+        for (int i = 0; same && i < x->rank - 1; i++)
+            same = factors->dims[i] == x->dims[i];
+        if (!same)
+            return qn_infer_fail(c,
+                                 "x is %s, its factors %s, scale %s; expected i8 [batch…, m…, K] and f32 "
+                                 "[batch…, m…, K / s]",
+                                 qn_infer_print(c, x), qn_infer_print(c, factors), qn_infer_print(c, scale));
     }
     return good ? QUERN_OK
                 : qn_infer_fail(c,

@@ -57,11 +57,13 @@ static qn_kbuffer *argument(qn_writer *w, qn_value *v)
 
 qn_nibbles qn_nibbles_open(qn_writer *w, const qn_node *product, int lanes, int vectors, qn_kvalue *k_value)
 {
+    const int zeros = qn_packed_zeros(product), factors = qn_packed_factors(product);
     return (qn_nibbles){ .b = &w->b,
                          .x = argument(w, product->operands[0]),
                          .y = argument(w, product->operands[1]),
                          .scale = argument(w, product->operands[2]),
-                         .zeros = product->n_operands > 3 ? argument(w, product->operands[3]) : NULL,
+                         .zeros = zeros ? argument(w, product->operands[zeros]) : NULL,
+                         .factors = factors ? argument(w, product->operands[factors]) : NULL,
                          .lanes = lanes,
                          .vectors = vectors,
                          .width = (int64_t)lanes * vectors,
@@ -197,6 +199,20 @@ static qn_kvalue *scales_at(const qn_nibbles *n, qn_kvalue *at)
     return qn_kb_convert(n->b, QUERN_F32, qn_kb_load(n->b, n->scale, at, n->lanes));
 }
 
+/* The factors of the group from k on, of the row that begins at x_at, in all lanes; NULL: 1. */
+static qn_kvalue *factor_at(const qn_nibbles *n, qn_kvalue *x_at, qn_kvalue *k)
+{
+    if (!n->factors)
+        return NULL;
+    qn_kvalue *at = DIV(ADD(x_at, k), INDEX(n->group));
+    return qn_kb_splat(n->b, qn_kb_load(n->b, n->factors, at, 1), n->lanes);
+}
+
+static qn_kvalue *times(const qn_nibbles *n, qn_kvalue *scale, qn_kvalue *factor)
+{
+    return factor ? qn_kb_binary(n->b, QN_OP_MUL, scale, factor) : scale;
+}
+
 qn_dtype qn_nibbles_offset(const qn_nibbles *n)
 {
     return n->zeros ? QUERN_F32 : QUERN_I32;
@@ -225,10 +241,10 @@ static void add_group(const qn_nibbles *n, int rows, int streams, qn_kvalue *con
     const bool bytes = n->x->dtype == QUERN_I8;
     const qn_ktype part = { bytes ? QUERN_I32 : QUERN_F32, n->lanes };
     qn_kvalue *x[QN_NIBBLES_MOST_ROWS * MOST_WORDS], *offset[QN_NIBBLES_MOST_ROWS],
-        *parts[QN_NIBBLES_MOST_ROWS];
+        *parts[QN_NIBBLES_MOST_ROWS], *factor[QN_NIBBLES_MOST_ROWS] = { NULL };
     for (int r = 0; r < rows && bytes; r++) {
-        qn_kvalue *at = ADD(ADD(x_at, MUL(n->k_value, INDEX(r))), k);
-        at = DIV(at, INDEX(QN_WORD_BYTES));
+        qn_kvalue *row = ADD(x_at, MUL(n->k_value, INDEX(r))), *at = DIV(ADD(row, k), INDEX(QN_WORD_BYTES));
+        factor[r] = factor_at(n, row, k);
         for (int i = 0; i < words; i++)
             x[r * words + i] = qn_word_repeat(b, n->x, ADD(at, INDEX(i)), n->lanes);
         offset[r] = offset_of(n, x + r * words, words);
@@ -251,7 +267,7 @@ static void add_group(const qn_nibbles *n, int rows, int streams, qn_kvalue *con
                 qn_kvalue **sum = &sums[(s * rows + r) * n->vectors + v];
                 if (bytes)
                     parts[r] = without_zeros(n, parts[r], offset[r], minus);
-                *sum = qn_word_multiply_add(b, parts[r], scale, *sum, n->fused);
+                *sum = qn_word_multiply_add(b, parts[r], times(n, scale, factor[r]), *sum, n->fused);
             }
         }
     }
@@ -324,12 +340,14 @@ void qn_nibbles_byte_sums(const qn_nibbles *n, int rows, qn_kvalue *panel, qn_kv
             }
     }
     for (int i = 0; i < each; i++) {
-        qn_kvalue *at = ADD(scales, INDEX(i % n->vectors * n->lanes)), *part = parts[i];
+        qn_kvalue *at = ADD(scales, INDEX(i % n->vectors * n->lanes)), *part = parts[i],
+                  *row = ADD(x_at, MUL(n->k_value, INDEX(i / n->vectors)));
         part = n->zeros
                    ? without_zeros(n, part, offset_at(n, offsets, ADD(INDEX(i / n->vectors * n_groups), g)),
                                    minus_zeros(n, at))
                    : qn_kb_convert(b, QUERN_F32, part);
-        sums[i] = qn_word_multiply_add(b, part, scales_at(n, at), sums[i], n->fused);
+        sums[i] = qn_word_multiply_add(b, part, times(n, scales_at(n, at), factor_at(n, row, k)), sums[i],
+                                       n->fused);
     }
     qn_kb_end_carry(b, loop, sums);
 }

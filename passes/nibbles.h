@@ -16,6 +16,7 @@ enum {
 typedef struct qn_nibbles {
     qn_kbuilder *b;
     qn_kbuffer *x, *y, *scale, *zeros; /* zeros: NULL where they are the usual ones */
+    qn_kbuffer *factors;               /* of x's groups; or NULL */
     int lanes, vectors;                /* of a panel's columns */
     int64_t width;
     int64_t group; /* of k that share a scale */

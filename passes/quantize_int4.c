@@ -2,13 +2,13 @@
  *
  * GROUP of k share a scale: of the number with the largest magnitude an eighth, so that this number is -8 or 8 (and becomes 7).
  * A weight is stored as a whole number from 0 to 15, 8 more than the multiple of the scale that it is nearest to; eight of k in
- * four bytes, as matmul_packed wants them. What they are multiplied by is rounded to bytes as under int8, one scale a row: next to
- * the error of the weights that of bytes does not count.
+ * four bytes, as matmul_packed wants them. What they are multiplied by is rounded to bytes as under int8, but with a scale for
+ * each such group of a row: a number that is far larger than the others spoils its group alone.
  *
  *   %r = dot_general %x: f32[1, 768], %y: f32[768, 3072]
  *   ->
- *   %w: u8[96, 96, 32, 4],  %s: bf16[96, 24, 32];  %x': i8[1, 768],  %m: f32[1]
- *   %r = mul (matmul_packed %x', %w, %s : f32[1, 3072]), %m
+ *   %w: u8[96, 96, 32, 4],  %s: bf16[96, 24, 32];  %x': i8[1, 768],  %m: f32[1, 24]
+ *   %r = matmul_packed %x', %w, %s, %m : f32[1, 3072]
  *
  * A group of zeros has the scale 0. A group with NaN or infinity makes what it takes part in NaN or infinite.
  *
@@ -18,7 +18,7 @@
  *
  *   %d = dequantize %q: u4[768, 3072], %s: f32[24, 3072], %z {axis = 0, block = 32};   %r = dot_general %x, %d
  *   ->
- *   %r = mul (matmul_packed %x', panels of %q, panels of %s, panels of %z), %m
+ *   %r = matmul_packed %x', panels of %q, panels of %s, panels of %z, %m
  *
  * Weights in bytes with scales for blocks are kept likewise, four of k in four bytes; but under int4, which makes four bits of
  * them for few rows.
@@ -119,29 +119,33 @@ static qn_value *four_bits(qn_builder *b, qn_value *w, int64_t width, qn_value *
     return together(b, qn_b_panels(b, q, width));
 }
 
-/* x [batch…, m…, K] as bytes. */
-static qn_quantized bytes_of(qn_builder *b, qn_value *x, qn_dot_side *rows)
+/* x [batch…, m…, K] as bytes, with a scale for each `group` of k: [batch…, m…, K / group]. */
+static qn_quantized bytes_of(qn_builder *b, qn_value *x, int64_t group)
 {
-    *rows = (qn_dot_side){ .n_free = x->type.rank - 1, .n_contract = 1, .contract = { x->type.rank - 1 } };
-    for (int i = 0; i < rows->n_free; i++)
-        rows->free[i] = i;
-    return qn_quantize_bytes(b, x, rows);
-}
-
-static qn_value *scale_back(qn_builder *b, qn_value *r, const qn_quantized *q, const qn_dot_side *rows)
-{
-    return r ? qn_b_binary(b, QN_OP_MUL, r,
-                           qn_b_broadcast(b, q->scale, r->type.rank, r->type.dims, rows->free))
-             : NULL;
+    const qn_type *type = &x->type;
+    const int rank = type->rank;
+    qn_dot_side groups = { .n_free = rank, .n_contract = 1, .contract = { rank } };
+    qn_dim dims[QN_MAX_RANK];
+    for (int i = 0; i < rank; i++) {
+        groups.free[i] = i;
+        dims[i] = type->dims[i];
+    }
+    dims[rank - 1] = qn_dim_const(qn_b_dims(b), type->dims[rank - 1]->value / group);
+    dims[rank] = qn_dim_const(qn_b_dims(b), group);
+    qn_value *cut = qn_b_reshape(b, x, rank + 1, dims);
+    if (!cut)
+        return (qn_quantized){ 0 };
+    qn_quantized q = qn_quantize_bytes(b, cut, &groups);
+    q.bytes = qn_b_reshape(b, q.bytes, rank, type->dims);
+    return q;
 }
 
 qn_value *qn_int4_product(qn_builder *b, qn_value *x, qn_value *w, int n_batch, int64_t width)
 {
-    qn_dot_side rows;
-    const qn_quantized q = bytes_of(b, x, &rows);
+    const qn_quantized q = bytes_of(b, x, GROUP);
     qn_value *scale = NULL, *y = four_bits(b, w, width, &scale);
     const qn_dim n = w->type.dims[w->type.rank - 1];
-    return scale_back(b, qn_b_matmul_packed_scaled(b, q.bytes, y, scale, NULL, n_batch, n), &q, &rows);
+    return q.bytes ? qn_b_matmul_packed_scaled(b, q.bytes, y, scale, NULL, q.scale, n_batch, n) : NULL;
 }
 
 /* ---- weights that came in four bits ---- */
@@ -231,6 +235,7 @@ static qn_value *unsigned_of(qn_builder *b, qn_value *v, int middle)
 typedef struct laid_out {
     qn_value *panels, *scales;
     qn_value *zeros; /* NULL where they are the usual ones */
+    int64_t group;   /* of k that share a scale */
     qn_dim n;
 } laid_out;
 
@@ -248,8 +253,8 @@ static bool lay_out(qn_builder *b, const qn_node *product, const qn_node *weight
         return false;
     const qn_dim n = numbers->type.dims[1];
     const int64_t width = n->value > lanes ? 2 * lanes : lanes;
-    const int64_t groups = block / group_of(block);
-    *out = (laid_out){ .panels = qn_b_panels(b, numbers, width), .n = n };
+    const int64_t group = group_of(block), groups = block / group;
+    *out = (laid_out){ .panels = qn_b_panels(b, numbers, width), .group = group, .n = n };
     out->panels = bytes ? side_by_side(b, out->panels) : together(b, out->panels);
     out->scales = qn_b_panels(b, repeat_rows(b, scale, groups), width);
     qn_scalar zero;
@@ -274,13 +279,10 @@ static qn_value *product_of(qn_builder *b, const qn_node *product, qn_value *lef
     qn_value *x = qn_b_transpose(b, left, order);
     if (!x)
         return NULL;
-    qn_dot_side rows;
-    const qn_quantized q = bytes ? bytes_of(b, x, &rows) : (qn_quantized){ .bytes = x };
-    if (!q.bytes)
-        return NULL;
-    qn_value *r = qn_b_matmul_packed_scaled(b, q.bytes, weights->panels, weights->scales, weights->zeros, 0,
-                                            weights->n);
-    return bytes ? scale_back(b, r, &q, &rows) : r;
+    const qn_quantized q = bytes ? bytes_of(b, x, weights->group) : (qn_quantized){ .bytes = x };
+    return q.bytes ? qn_b_matmul_packed_scaled(b, q.bytes, weights->panels, weights->scales, weights->zeros,
+                                               q.scale, 0, weights->n)
+                   : NULL;
 }
 
 /* ---- where the number of rows is not known ---- */

@@ -271,13 +271,25 @@ static qn_status read_condensed(qn_eval *e, const qn_array *y, int64_t k, qn_arr
     return QUERN_OK;
 }
 
-/* Integers that are multiplied as floats. */
+/* Integers that are multiplied as floats, with a factor for each group of a row where there are some. */
+typedef struct integers {
+    offsets numbers;
+    const qn_array *factors; /* [rows, groups], from `row` on; or NULL */
+    int64_t row, k;
+} integers;
+
 static void pack_as_floats(const void *matrix, int64_t at, int64_t n, int64_t k, int64_t n_k, qn_scalar *to)
 {
-    pack_offsets(matrix, at, n, k, n_k, to);
+    const integers *m = matrix;
+    const qn_array *f = m->factors;
+    const int64_t groups = f ? f->dims[f->rank - 1] : 0;
+    pack_offsets(&m->numbers, at, n, k, n_k, to);
     for (int64_t c = 0; c < n_k; c++)
-        for (int64_t i = 0; i < n; i++)
-            to[c * BLOCK + i].f = (double)to[c * BLOCK + i].i;
+        for (int64_t i = 0; i < n; i++) {
+            const int64_t group = (m->row + at + i) * groups + (k + c) * groups / m->k;
+            const double factor = f ? qn_scalar_load(f->dtype, qn_element(f, group)).f : 1;
+            to[c * BLOCK + i].f = (double)to[c * BLOCK + i].i * factor;
+        }
 }
 
 /* y [batch…, panels, K, width] as the columns of a plain [batch…, K, N]: column n at (n / width, k, n % width); or
@@ -289,7 +301,8 @@ qn_status qn_eval_matmul_packed(qn_eval *e)
         return QUERN_OK;
     int n_batch = (int)qn_attr_int(e->node, QN_ATTR_BATCH_DIMS);
     const int64_t group = y->rank == n_batch + 4 ? y->dims[n_batch + 3] : 1;
-    const bool scaled = e->node->n_operands > 2;
+    const bool scaled = e->node->n_operands > 2, integer = scaled && x->dtype == QUERN_I8;
+    const int zeros = qn_packed_zeros(e->node), factors = qn_packed_factors(e->node);
     int64_t width = y->dims[n_batch + 2], k = x->dims[x->rank - 1], panels = y->dims[n_batch], batch = 1,
             rows = 1;
     qn_array plain;
@@ -316,11 +329,13 @@ qn_status qn_eval_matmul_packed(qn_eval *e)
     workspace w;
     QN_TRY(workspace_new(e, &w));
     for (int64_t b = 0; b < batch; b++) {
-        const offsets left = { x, b * rows * k, left_free, left_k };
+        const integers left = {
+            { x, b * rows * k, left_free, left_k }, factors ? &e->x[factors] : NULL, b * rows, k
+        };
         const offsets right = { y, b * panels * k * width, right_free, right_k };
         const nibbles right_nibbles = { .y = y,
                                         .scale = scaled ? &e->x[2] : NULL,
-                                        .zeros = e->node->n_operands > 3 ? &e->x[3] : NULL,
+                                        .zeros = zeros ? &e->x[zeros] : NULL,
                                         .panel = b * panels,
                                         .k = k,
                                         .width = width,
@@ -328,9 +343,9 @@ qn_status qn_eval_matmul_packed(qn_eval *e)
         run_product(&(product){ .rows = rows,
                                 .columns = columns,
                                 .k = k,
-                                .pack_left = scaled && x->dtype == QUERN_I8 ? pack_as_floats : pack_offsets,
+                                .pack_left = integer ? pack_as_floats : pack_offsets,
                                 .pack_right = scaled ? pack_nibbles : pack_offsets,
-                                .left = &left,
+                                .left = integer ? (const void *)&left : &left.numbers,
                                 .right = scaled ? (const void *)&right_nibbles : &right,
                                 .result = &e->y[0],
                                 .at = b * rows * columns },

@@ -195,6 +195,11 @@ class Products(unittest.TestCase):
                 got = np.array(run_of([rows])[0])
                 self.assertLess(np.abs(got - want).max() / np.abs(want).max(), 0.02)
                 self.assertFalse(np.allclose(got, want, rtol=1e-5, atol=1e-5))
+                far = rows.copy()
+                far[:, :block], far[:, 5] = 0, 1e4  # takes nothing from other blocks
+                rest = rows[:, block:] @ w[:, block:].T
+                apart = np.array(run_of([far])[0]) - far[:, :block] @ w[:, :block].T
+                self.assertLess(np.abs(apart - rest).max() / np.abs(rest).max(), 0.02)
                 np.testing.assert_array_equal(got, np.array(two([rows])[0]))
                 np.testing.assert_allclose(np.array(strict([rows])[0]), want, rtol=1e-4, atol=1e-4)
 

@@ -1,5 +1,5 @@
-/* Weights of four bits, made so under precision int4 or as they come, where numbers are such that nothing is lost: rows of x hold
- * multiples of 1/8 up to 127/8, every 32 weights of a column one of -8 times a power of two and else multiples of it. */
+/* Weights of four bits, made so under precision int4 or as they come, where numbers are such that nothing is lost: each eight of a
+ * row of x hold one of -127 times a power of two and else multiples of it, every 32 weights of a column one of -8 times one. */
 #include <math.h>
 #include <setjmp.h>
 #include <stdarg.h>
@@ -21,11 +21,14 @@ enum { K = 288, N = 269, MOST_ROWS = 5, MANY_ROWS = 97, GROUP = 32 };
 
 static float x[MANY_ROWS * K], w[K * N], bias[N];
 
-/* Rows of so many numbers. */
+/* Rows of so many numbers; those of a group that shares a scale, of whatever size, have the same power of two. */
 static void fill_rows(int64_t depth)
 {
-    for (int64_t i = 0; i < MANY_ROWS * depth; i++)
-        x[i] = i % depth == 3 ? -127.f / 8 : (float)(i * 7919 % 255 - 127) / 8;
+    enum { WHOLE_GROUPS = 192 };
+    for (int64_t i = 0; i < MANY_ROWS * depth; i++) {
+        const float number = i % 8 == 3 ? -127 : (float)(i * 7919 % 255 - 127);
+        x[i] = number / (float)(i % depth < WHOLE_GROUPS ? 8 : 4) * (float)(1 << i / depth % 2);
+    }
 }
 
 static void fill_operands(void)
@@ -106,6 +109,27 @@ static void errors_are_small(void **state)
         if (n == 6 || n == 7)
             assert_false(isfinite(found[n]));
         else if (!(fabs(found[n] - want) <= bound))
+            fail_msg("column %d: %g is %g", n, found[n], want);
+    }
+}
+
+/* A number a million times as large as others of its row takes nothing from those of other groups. */
+static void large_numbers_spoil_their_group_alone(void **state)
+{
+    (void)state;
+    static float found[N];
+    fill_operands();
+    for (int i = 0; i < K; i++) {
+        x[i] = i == 2 * GROUP + 7 ? 1e6f : x[i];
+        for (int n = 0; n < N; n++)
+            w[i * N + n] = i / GROUP == 2 ? 0 : w[i * N + n];
+    }
+    assert_int_equal(linear_run("int4", NULL, (int64_t[]){ 1, K, N }, x, w, bias, found), QUERN_OK);
+    for (int n = 0; n < N; n++) {
+        double want = bias[n];
+        for (int k = 0; k < K; k++)
+            want += (double)x[k] * w[k * N + n];
+        if (!(fabs(found[n] - want) <= 1e-5 * fabs(want) + 1e-3))
             fail_msg("column %d: %g is %g", n, found[n], want);
     }
 }
@@ -308,15 +332,43 @@ static void mistakes_of_zeros_are_found(void **state)
     }
 }
 
+static void mistakes_of_factors_are_found(void **state)
+{
+    (void)state;
+    static const char *const types[][2] = { { "i8[1, 64]", "f32[1, 4]" },
+                                            { "i8[1, 64]", "f32[2]" },
+                                            { "i8[1, 64]", "f32[2, 2]" },
+                                            { "f32[1, 64]", "f32[1, 2]" } };
+    for (size_t i = 0; i < 2 * (sizeof types / sizeof *types); i++) {
+        qn_arena *arena = qn_arena_new();
+        qn_diags diags;
+        qn_diags_init(&diags, arena);
+        qn_module *module;
+        const bool zeros = i % 2;
+        const char *text = qn_arena_printf(
+            arena,
+            "graph @f(%%x: %s, %%y: u8[2, 8, 16, 4], %%s: bf16[2, 2, 16], %%z: u8[2, 2, 16], %%f: %s) -> "
+            "f32[1, 32] {\n%%r = matmul_packed %%x, %%y, %%s, %s%%f {batch_dims = 0, dims = [32], "
+            "dtype = f32} : f32[1, 32]\nreturn %%r\n}\n",
+            types[i / 2][0], types[i / 2][1], zeros ? "%z, " : "");
+        assert_int_not_equal(qn_text_parse(text, strlen(text), "test", &module, &diags), QUERN_OK);
+        if (!strstr(qn_diags_text(&diags, arena), "expected"))
+            fail_msg("%s", qn_diags_text(&diags, arena));
+        qn_arena_free(arena);
+    }
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(products_equal_those_of_float32),
         cmocka_unit_test(machine_code_gives_the_same),
         cmocka_unit_test(errors_are_small),
+        cmocka_unit_test(large_numbers_spoil_their_group_alone),
         cmocka_unit_test(weights_of_few_bits_stay_so),
         cmocka_unit_test(mistakes_are_found),
         cmocka_unit_test(mistakes_of_zeros_are_found),
+        cmocka_unit_test(mistakes_of_factors_are_found),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
