@@ -261,7 +261,8 @@ static qn_status check_body(verifier *v, const qn_graph *graph)
         const qn_value *input = graph->inputs[i];
         if (input->node || input->index != i)
             return fail(v, NULL, "input %d doesn't know that it is one", i);
-        if (!qn_dtype_bytes(input->type.dtype) || input->type.rank < 0 || input->type.rank > QN_MAX_RANK)
+        if (!quern_dtype_size((int)input->type.dtype) || input->type.rank < 0 ||
+            input->type.rank > QN_MAX_RANK)
             return fail(v, NULL, "input %d has no valid type", i);
         if (!set_add(&defined, input, v->scratch))
             return fail(v, NULL, "input %d is there twice", i);

@@ -122,7 +122,7 @@ bool qn_quick_elementwise(const qn_node *node, const qn_array *x, qn_array *r)
         return compare_f32(qn_attr_compare_direction(node), a, b, r->data, n);
     if (dtype == QUERN_F32)
         return b ? binary_f32(node->op, a, b, r->data, n) : unary_f32(node->op, a, r->data, n);
-    if (!b || node->op == QN_OP_COMPARE)
+    if (!b)
         return false;
     if (dtype == QUERN_I32 || dtype == QUERN_U32)
         return binary_32(node->op, a, b, r->data, n);

@@ -40,6 +40,14 @@ static const struct {
       "%b "
       "%c = add %b, f32 1 store %t[0], %c }",
       1, true },
+    { "stored by a tile",
+      "store %t[3], f32 5 tile_shape 1, 0, 0, 0, 0, 0, 0, 0 tile_store [0] %t[0], 16 %b = load %t[3] : f32 "
+      "store %y[0], %b",
+      1, true },
+    { "stored by a tile in the iteration before",
+      "store %t[3], f32 5 tile_shape 1, 0, 0, 0, 0, 0, 0, 0 for %i = 0 to %n step 1 { %b = load %t[3] : f32 "
+      "store %y[%i], %b tile_store [0] %t[0], 16 }",
+      1, true },
     { "stored in one branch",
       "store %t[0], f32 1 %p = compare lt %n, 3 if %p { store %t[0], f32 2 } else { } %b = load %t[0] : f32 "
       "store %y[0], %b",

@@ -8,6 +8,7 @@
 #include <cmocka.h>
 
 #include "ir/kernel_edit.h"
+#include "ir/strbuf.h"
 
 static const char everything[] =
     "kernel @all.of_it(%x: f32 in, %y: f32 out align 64 inplace %x, %h: f16 inout, %q: i8 in, %idx: i64 in, "
@@ -188,6 +189,42 @@ static void test_mistakes(void **state)
     }
 }
 
+/* `item` so many times, with commas between; %d in it is the number. */
+static const char *repeated(const char *item, int n, qn_arena *arena)
+{
+    qn_strbuf text = { .arena = arena };
+    for (int i = 0; i < n; i++) {
+        qn_strbuf_puts(&text, i ? ", " : "");
+        qn_strbuf_printf(&text, item, i);
+    }
+    return qn_strbuf_text(&text);
+}
+
+static void test_long_lists(void **state)
+{
+    (void)state;
+    static const struct {
+        const char *kernel, *item, *message;
+        int n;
+    } cases[] = {
+        { "kernel @k() { %s = add 1, 2 }", "%%r%d", "an instruction has at most 64 results", 65 },
+        { "kernel @k() { %s = add 1, 2 }", "%%r%d", "64 names for 1 results", 64 },
+        { "kernel @k() { if bool true { yield %s } }", "%d", "too many operands", 65 },
+        { "kernel @k() { %%0 = shuffle i32x2 1, i32x2 1 [%s] }", "%d", "at most 64 lanes", 65 },
+        { "kernel @k() { for %%i = 0 to 4 step 1 carry %s { } }", "%%c%d = f32 0", "carries at most 60", 61 },
+    };
+    for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
+        qn_arena *arena = qn_arena_new();
+        qn_diags diags;
+        qn_diags_init(&diags, arena);
+        const char *list = repeated(cases[i].item, cases[i].n, arena);
+        assert_null(qn_kernel_parse(qn_arena_printf(arena, cases[i].kernel, list), "m.qn", arena, &diags));
+        if (!strstr(qn_diags_text(&diags, arena), cases[i].message))
+            fail_msg("%s gives %s", cases[i].message, qn_diags_text(&diags, arena));
+        qn_arena_free(arena);
+    }
+}
+
 /* Every prefix of a kernel is refused without harm. */
 static void test_prefixes(void **state)
 {
@@ -231,14 +268,27 @@ static void test_verify(void **state)
     sum->type.lanes = 1;
     x->written = false;
     assert_int_equal(qn_kernel_verify(k, &diags), QUERN_ERROR_INTERNAL);
+    x->written = true;
+    qn_kvalue *wide = qn_kb_splat(&b, sum, 4);
+    assert_int_equal(qn_kernel_verify(k, &diags), QUERN_OK);
+    wide->type.lanes = 1;
+    assert_int_equal(qn_kernel_verify(k, &diags), QUERN_ERROR_INTERNAL);
+    wide->type.lanes = 4;
+    const qn_kind kind = QN_SUM, none = QN_SET + 1;
+    qn_kinst *loop = qn_kb_carry(&b, qn_kb_index(&b, 0), qn_kb_index(&b, 4), qn_kb_index(&b, 1),
+                                 QN_TAG_VECTOR, 1, &sum, &kind);
+    qn_kb_end_carry(&b, loop, &sum);
+    assert_int_equal(qn_kernel_verify(k, &diags), QUERN_OK);
+    loop->carried_kinds = &none;
+    assert_int_equal(qn_kernel_verify(k, &diags), QUERN_ERROR_INTERNAL);
     qn_arena_free(arena);
 }
 
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_round_trip), cmocka_unit_test(test_names),  cmocka_unit_test(test_mistakes),
-        cmocka_unit_test(test_prefixes),   cmocka_unit_test(test_verify),
+        cmocka_unit_test(test_round_trip), cmocka_unit_test(test_names),    cmocka_unit_test(test_mistakes),
+        cmocka_unit_test(test_long_lists), cmocka_unit_test(test_prefixes), cmocka_unit_test(test_verify),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -172,6 +172,14 @@ static void refuses_with_reasons(void **state)
     header = "\x93NUMPY\1\0\x4a\0{'descr': '<f4', 'fortran_order': False, 'shape': (9223372036854775807,)}\n";
     write_bytes(path, header, 10 + 0x4a);
     assert_int_equal(qn_npy_read(path, f->arena, &n, &arrays, &f->diags), QUERN_ERROR_ARGUMENT);
+    char archive[sizeof by_numpy - 1]; /* an entry is said to have more bytes than the archive */
+    memcpy(archive, by_numpy, sizeof archive);
+    char *entry = memmem(archive, sizeof archive, "PK\001\002", 4);
+    assert_non_null(entry);
+    entry[22] = 1;
+    write_bytes(path, archive, sizeof archive);
+    assert_int_equal(qn_npy_read(path, f->arena, &n, &arrays, &f->diags), QUERN_ERROR_ARGUMENT);
+    assert_non_null(strstr(f->diags.last->text, "the archive ends inside it"));
     assert_int_equal(qn_npy_read(in_folder(f, "absent.npy"), f->arena, &n, &arrays, &f->diags),
                      QUERN_ERROR_IO);
     assert_int_equal(qn_npy_read(f->folder, f->arena, &n, &arrays, &f->diags), QUERN_ERROR_IO);

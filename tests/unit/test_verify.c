@@ -177,6 +177,19 @@ static void a_node_of_another_graph(void **state)
     expect(f, "it belongs to another graph");
 }
 
+static void inputs_without_a_type(void **state)
+{
+    fixture *f = *state;
+    qn_type *type = &f->f->inputs[0]->type;
+    const qn_type good = *type;
+    type->dtype = QUERN_INVALID_DTYPE;
+    expect(f, "graph @f: input 0 has no valid type");
+    *type = good;
+    type->rank = QN_MAX_RANK + 1;
+    qn_diags_init(&f->diags, f->arena);
+    expect(f, "graph @f: input 0 has no valid type");
+}
+
 static void an_output_from_elsewhere(void **state)
 {
     fixture *f = *state;
@@ -308,6 +321,7 @@ int main(void)
         CHECK(a_broken_list),
         CHECK(a_list_that_ends_early),
         CHECK(a_node_of_another_graph),
+        CHECK(inputs_without_a_type),
         CHECK(an_output_from_elsewhere),
         CHECK(an_alias_of_another_type),
         CHECK(an_alias_of_nothing),
