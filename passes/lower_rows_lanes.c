@@ -114,7 +114,8 @@ bool qn_row_choose_lanes(qn_row_kernel *k, qn_writer *rehearsal, const qn_nest *
     bool ignored = false;
     if (rows->n == 0 || cols->n == 0)
         return rows->n > 0;
-    const bool is_short = cols->dims[cols->n - 1]->max < SHORT_ROW;
+    const qn_nest *merged = &k->col_nest; /* 7 x 7 that lie side by side are 49 */
+    const bool is_short = merged->dims[merged->n - 1]->max < SHORT_ROW;
     const int n_cols = is_short ? 0 : cols->n; /* what a row has once counts where it is short */
     const int along_rows = contiguous_along(rehearsal, row_vars[rows->n - 1], n_cols, col_vars,
                                             qn_row_vector_lanes(k), &k->in_blocks);
