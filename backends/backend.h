@@ -31,6 +31,9 @@ typedef struct qn_entries {
     const char *query; /* the query function's symbol; hidden unless it is <prefix>_query */
     const char *weights_hash;
     bool weights_inside; /* else quern_ctx.weights has them */
+    /* for the tables, where programs have steps on text: those of the module */
+    int n_strings;
+    const char *const *strings;
     const char *machine; /* what the tables say that the code is for; NULL: its target */
 } qn_entries;
 
@@ -74,9 +77,9 @@ typedef struct qn_array {
  * an arena and diagnostics of its own. */
 qn_status qn_interp_run(const qn_graph *graph, const qn_array *inputs, qn_array *outputs, qn_arena *arena,
                         qn_diags *diags);
-/* The same for one rank of several, whose collectives go by `comm`; NULL: there is one rank. */
-qn_status qn_interp_run_among(const qn_graph *graph, quern_comm *comm, const qn_array *inputs,
-                              qn_array *outputs, qn_arena *arena, qn_diags *diags);
+/* The same with the communicator and the table of strings that ctx lends; of this version's size. */
+qn_status qn_interp_run_with(const qn_graph *graph, const quern_ctx *ctx, const qn_array *inputs,
+                             qn_array *outputs, qn_arena *arena, qn_diags *diags);
 /* For qn_pass_options.fold; `folder` is not read. Evaluates a node with one result whose operands are constants, or
  * broadcasts of constants, to a tensor of the node's module. NULL when it does not: a control node or an effect, a result
  * that depends on symbols, a mistake (an index out of range stays in the graph: it may never run), or too much of it:

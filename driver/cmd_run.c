@@ -88,7 +88,7 @@ static qn_texts texts_of(const run *r, int k)
         if (groups[i].strings && groups[i].role == QUERN_OUTPUT && k >= groups[i].first &&
             k < groups[i].first + groups[i].n) {
             const int n_strings = quern_module_strings(r->module, &strings);
-            return (qn_texts){ strings, n_strings };
+            return (qn_texts){ strings, n_strings, quern_session_strings(r->session) };
         }
     return (qn_texts){ 0 };
 }

@@ -252,6 +252,8 @@ static qn_status make_programs(planner *p, qn_module *module, qn_diags *diags)
     qn_compiled *out = p->out;
     if (module->n_functions == 0)
         return qn_error(diags, QUERN_ERROR_MODEL, NULL, "the module has no function");
+    out->n_strings = (int)module->strings.n;
+    out->strings = (const char *const *)module->strings.items;
     out->n_programs = module->n_functions;
     out->programs = QN_NEW_ARRAY(out->arena, qn_program *, out->n_programs);
     out->program_keys = QN_NEW_ARRAY(out->arena, qn_cache_key *, out->n_programs);
@@ -467,11 +469,16 @@ static qn_status make_kernels(planner *p, qn_emit emit, bool *out_missing, qn_di
 
 qn_entries qn_compiled_entries(const qn_compiled *c, const char *prefix, bool weights_inside)
 {
+    bool text = false;
+    for (int i = 0; i < c->n_programs; i++)
+        text |= qn_steps_have(&c->programs[i]->steps, QN_STEP_TEXT);
     return (qn_entries){ .n_programs = c->n_programs,
                          .programs = (const qn_program *const *)c->programs,
                          .kernel_symbols = (const char *const *const *)c->program_symbols,
                          .prefix = prefix,
                          .weights_hash = c->weights.hash,
+                         .n_strings = text ? c->n_strings : 0,
+                         .strings = text ? c->strings : NULL,
                          .weights_inside = weights_inside };
 }
 
@@ -489,6 +496,10 @@ static qn_cache_key entries_key(const qn_compiled *c, const qn_entries *e, const
                                 e->n_programs, s->target.jit, s->target.plain, e->weights_inside,
                                 e->weights_hash ? e->weights_hash : "", e->prefix, e->query ? e->query : "",
                                 e->machine ? e->machine : ""));
+    if (e->n_strings)
+        qn_vec_push(arena, &texts, qn_arena_printf(arena, "strings %d", e->n_strings));
+    for (int i = 0; i < e->n_strings; i++)
+        qn_vec_push(arena, &texts, e->strings[i]);
     for (int i = 0; i < e->n_programs; i++) {
         const qn_program *p = e->programs[i];
         qn_vec_push(arena, &texts, qn_program_print_as(p, &without_contents, false, arena));

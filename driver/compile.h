@@ -56,6 +56,8 @@ typedef struct qn_compiled {
         flops; /* per program: of its contractions, once; 0 where a size depends on symbols or a loop on data */
     qn_remat_report *plans; /* per program */
     qn_weights weights;
+    int n_strings; /* of the module */
+    const char *const *strings;
     int n_kernels; /* different ones */
     qn_code *kernels;
     const char **kernel_symbols, **kernel_names;

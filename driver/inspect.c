@@ -60,6 +60,7 @@ static void text_steps(const qn_view *v, const qn_program *p, const qn_steps *st
         case QN_STEP_COLLECTIVE:
             fprintf(to, "%s%s\n", s->starts ? "start " : "", s->name ? s->name : qn_ops[s->collective].name);
             break;
+        case QN_STEP_TEXT: fprintf(to, "%s\n", s->name ? s->name : qn_ops[s->text].name); break;
         case QN_STEP_WAIT: fprintf(to, "%s\n", s->name ? s->name : "wait"); break;
         case QN_STEP_CHECK: fprintf(to, "check %s\n", p->node_names[s->node]); break;
         case QN_STEP_BIND: fprintf(to, "count %s\n", place_text(v, p, s->buffers[0])); break;
@@ -148,7 +149,7 @@ static void json_steps(const qn_view *v, const qn_program *p, const qn_steps *st
         [QN_STEP_KERNEL] = "kernel", [QN_STEP_LIBRARY] = "library", [QN_STEP_COPY] = "copy",
         [QN_STEP_LOOP] = "loop",     [QN_STEP_IF] = "if",           [QN_STEP_SWAP] = "swap",
         [QN_STEP_BIND] = "bind",     [QN_STEP_CHECK] = "check",     [QN_STEP_COLLECTIVE] = "collective",
-        [QN_STEP_WAIT] = "wait",
+        [QN_STEP_TEXT] = "text",     [QN_STEP_WAIT] = "wait",
     };
     putc('[', to);
     for (size_t i = 0; i < steps->n; i++) {

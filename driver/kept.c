@@ -124,7 +124,7 @@ bool qn_kept_of(const qn_graph *graph, const qn_pass_options *options, const cha
 /* Whoever adds a field has to think of it here, too. */
 _Static_assert(sizeof(void *) != 8 ||
                    (sizeof(qn_program) == 160 && sizeof(qn_pio) == 64 && sizeof(qn_pbuffer) == 112 &&
-                    sizeof(qn_step) == 232 && sizeof(qn_kernel) == 120 && sizeof(qn_kbuffer) == 48),
+                    sizeof(qn_step) == 240 && sizeof(qn_kernel) == 120 && sizeof(qn_kbuffer) == 48),
                "a structure has changed: does an entry have all of it?");
 
 typedef struct coder {
@@ -296,7 +296,7 @@ static void code_steps(coder *c, qn_steps *steps);
 
 static void code_step(coder *c, qn_step *s)
 {
-    int kind = (int)s->kind, library = (int)s->library, collective = (int)s->collective;
+    int kind = (int)s->kind, library = (int)s->library, collective = (int)s->collective, text = (int)s->text;
     qn_dim *params = (qn_dim *)(uintptr_t)s->params;
     CODE(c, kind);
     code_text(c, &s->name);
@@ -313,6 +313,7 @@ static void code_step(coder *c, qn_step *s)
     code_flag(c, &s->alternates);
     CODE(c, s->node);
     CODE(c, collective);
+    CODE(c, text);
     CODE(c, s->how);
     CODE(c, s->ranks);
     code_flag(c, &s->starts);
@@ -326,6 +327,7 @@ static void code_step(coder *c, qn_step *s)
     s->kind = (qn_step_kind)kind;
     s->library = (qn_library)library;
     s->collective = (qn_op)collective;
+    s->text = (qn_op)text;
     s->params = params;
 }
 

@@ -188,6 +188,7 @@ static int run_step(run *r, const qn_step *step)
     }
     case QN_STEP_BIND: return bind(r, step);
     case QN_STEP_CHECK: return check(r, step);
+    case QN_STEP_TEXT:
     case QN_STEP_COLLECTIVE: /* lowering for a GPU refuses them */
     case QN_STEP_WAIT:
     case QN_STEP_LIBRARY: break; /* lowering for a GPU makes none */

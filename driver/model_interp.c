@@ -5,6 +5,7 @@
 
 #include "backends/backend.h"
 #include "driver/api.h"
+#include "ir/text_ops.h"
 #include "runtime/error.h"
 #include "runtime/session.h"
 
@@ -171,7 +172,7 @@ static qn_status run_graph(quern_session *s, qn_arena *arena, qn_diags *diags)
             (qn_array){ .dtype = s->slots[i].info->dtype, .rank = s->slots[i].info->rank, .data = s->io[i] };
         memcpy(inputs[i].dims, s->slots[i].dims, (size_t)inputs[i].rank * sizeof(int64_t));
     }
-    QN_TRY(qn_interp_run_among(graph, s->ctx.comm, inputs, outputs, arena, diags));
+    QN_TRY(qn_interp_run_with(graph, &s->ctx, inputs, outputs, arena, diags));
     for (int i = 0; i < graph->n_outputs; i++) {
         int buffer = e->output_buffers[i];
         size_t bytes = qn_dtype_bytes(outputs[i].dtype);
@@ -239,6 +240,15 @@ qn_status qn_model_interp(quern_module *handle, quern_model **out, qn_diags *dia
                                   .n_entries = n,
                                   .entries = entries,
                                   .weights_hash = "" };
+    bool text = false;
+    for (int i = 0; i < n; i++)
+        text |= qn_text_in(m->module->functions[i]);
+    if (text) {
+        qn_vec_push(m->module->arena, &m->module->strings,
+                    (const char *)NULL); /* a table, even if it is empty */
+        m->info.n_strings = (int)--m->module->strings.n;
+        m->info.strings = m->module->strings.items;
+    }
     lay_out_states(m, entries);
     *model = (quern_model){
         .info = &m->info, .threads = 1, .run = run, .shape = shape, .release = release, .owner = m

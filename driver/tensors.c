@@ -188,7 +188,13 @@ int qn_bind_random(quern_session *session, uint64_t seed, qn_arena *arena)
         if (status)
             return status;
     }
-    return QUERN_OK;
+    quern_strings *strings = quern_session_strings(session);
+    int status = QUERN_OK;
+    for (int i = 0; i < 2 && strings && !status; i++) { /* 0 and 1 are to be numbers of strings */
+        int64_t number;
+        status = quern_strings_number(strings, "a", (size_t)i, &number);
+    }
+    return status;
 }
 
 int qn_bind_inputs(const qn_cli *cli, quern_session *session, int n_files, const char *const *files,
@@ -248,12 +254,25 @@ static double as_double(const quern_array *array, qn_scalar value)
     return array->dtype == QUERN_U64 ? (double)(uint64_t)value.i : (double)value.i;
 }
 
+static bool are_strings(qn_texts texts)
+{
+    return texts.n || texts.table;
+}
+
+static const char *text_of(qn_texts texts, int64_t number)
+{
+    if (texts.table)
+        return quern_strings_text(texts.table, number, NULL);
+    return number >= 0 && number < texts.n ? texts.items[number] : NULL;
+}
+
 static void show_element(const quern_array *array, int64_t i, qn_texts texts, bool json, FILE *to)
 {
     const qn_dtype dtype = (qn_dtype)array->dtype;
     const qn_scalar value = element(array, i);
-    if (texts.n && value.i >= 0 && value.i < texts.n) {
-        qn_json_string(texts.items[value.i], to);
+    const char *text = are_strings(texts) ? text_of(texts, value.i) : NULL;
+    if (text) {
+        qn_json_string(text, to);
     } else if (qn_dtype_is_float(dtype) || qn_dtype_is_stored(dtype)) {
         const double real = as_double(array, value);
         if (!json)
@@ -283,7 +302,7 @@ void qn_array_show(const quern_array *array, qn_texts texts, FILE *to)
 {
     enum { SHOWN = 16 };
     const int64_t n = elements(array);
-    fputs(texts.n ? "strings" : quern_dtype_text(array->dtype), to);
+    fputs(are_strings(texts) ? "strings" : quern_dtype_text(array->dtype), to);
     show_dims(array, to);
     fputs(" [", to);
     for (int64_t i = 0; i < n && i < SHOWN; i++) {
@@ -297,7 +316,8 @@ void qn_array_show(const quern_array *array, qn_texts texts, FILE *to)
 void qn_array_json(const quern_array *array, qn_texts texts, FILE *to)
 {
     const int64_t n = elements(array);
-    fprintf(to, "\"dtype\": \"%s\", \"dims\": ", texts.n ? "string" : quern_dtype_text(array->dtype));
+    fprintf(to,
+            "\"dtype\": \"%s\", \"dims\": ", are_strings(texts) ? "string" : quern_dtype_text(array->dtype));
     show_dims(array, to);
     fputs(", \"data\": [", to);
     for (int64_t i = 0; i < n; i++) {

@@ -32,7 +32,8 @@ const char *qn_array_type(const quern_array *array, qn_arena *arena); /* "f32[2,
 /* What the elements of an i64 array are the numbers of. */
 typedef struct qn_texts {
     const char *const *items;
-    int64_t n; /* 0: they are numbers */
+    int64_t n;                  /* 0: they are numbers */
+    const quern_strings *table; /* instead, where the session has one */
 } qn_texts;
 /* "f32[2, 3] [1 2 3 …]\n", "strings[2] ["no" "yes"]\n": the first elements. A number that no string has is shown as it is. */
 void qn_array_show(const quern_array *array, qn_texts texts, FILE *to);

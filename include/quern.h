@@ -122,7 +122,8 @@ typedef struct quern_group {
 /* Gives their number. They live as long as the module. */
 QUERN_API int quern_module_groups(const quern_module *module, const quern_group **out);
 /* The strings that the model has (labels, categories, keys), by their numbers. A caller gives strings of inputs that are none of
- * them numbers from their count on: the same number for the same string. */
+ * them numbers from their count on: the same number for the same string. For a session with a table of its own
+ * (quern_session_strings) that gives the numbers. */
 QUERN_API int quern_module_strings(const quern_module *module, const char *const **out);
 /* The text form; free with quern_free. */
 QUERN_API int quern_module_text(const quern_module *module, char **out) QUERN_MUST_USE;
@@ -308,6 +309,28 @@ typedef struct quern_session quern_session;
  * model's initial values and belong to the session. Not thread-safe: one per thread. */
 QUERN_API int quern_session_new(quern_model *model, const char *entry, quern_session **out) QUERN_MUST_USE;
 QUERN_API void quern_session_free(quern_session *session);
+
+/* Strings of models that make some or read their characters: see docs/abi.md. A tensor of strings has their numbers in a table. One
+ * thread at a time uses a table. */
+
+/* The session's own; NULL: its model needs none. */
+QUERN_API quern_strings *quern_session_strings(quern_session *session);
+/* Lends another one, which begins with the model's strings (NULL: the session's own again): of several sessions, so that they
+ * understand each other's numbers. */
+QUERN_API void quern_session_set_strings(quern_session *session, quern_strings *strings);
+/* A table of these strings, with the numbers 0 to n - 1; they stay the caller's and must outlive it. */
+QUERN_API int quern_strings_new(const char *const *texts, int n, quern_strings **out) QUERN_MUST_USE;
+QUERN_API void quern_strings_free(quern_strings *strings); /* NULL is fine */
+/* The number of a string, which becomes the last one of the table where it isn't there; and the string of a number, which ends with a
+ * byte of zero that doesn't count (NULL: there is none). */
+QUERN_API int quern_strings_number(quern_strings *strings, const char *text, size_t length,
+                                   int64_t *out) QUERN_MUST_USE;
+QUERN_API const char *quern_strings_text(const quern_strings *strings, int64_t number, size_t *out_length);
+/* Forgets all but those that the table was made with: before the inputs of the next run, when the results of the last have been read. */
+QUERN_API void quern_strings_clear(quern_strings *strings);
+/* How many bytes those that are put behind may take, with what finds them; 256 MiB unless said otherwise. One more is
+ * QUERN_ERROR_MEMORY. */
+QUERN_API void quern_strings_limit(quern_strings *strings, size_t bytes);
 
 /* The index of the first buffer of that name; -1 where there is none, which the calls below refuse: their error says the name. */
 QUERN_API int quern_session_find(const quern_session *session, const char *name);

@@ -125,6 +125,33 @@ typedef struct quern_comm {
     int (*wait)(struct quern_comm *comm);
 } quern_comm;
 
+/* What runs compute of strings, by one function, `compute`: args are addresses of buffers, then numbers. A buffer of strings has their
+ * numbers in the table (int64_t). n: how many elements there are; separator: the number of a string, -1: runs of white space, which
+ * are also skipped in front; most: how often it is split at most, -1: as often as the separator is there; dtype: quern_dtype, i64,
+ * u64, f32 or f64. */
+typedef enum quern_text {
+    QUERN_TEXT_CONCAT = 1, /* x, y, out; n: x and y, one behind the other */
+    QUERN_TEXT_CASE = 2,   /* x, out; n, upper (0 or 1): x in that case */
+    QUERN_TEXT_COUNT = 3,  /* x, out (int64_t); n, separator, most: how many pieces x has */
+    QUERN_TEXT_SPLIT =
+        4, /* x, out [n, k]; n, separator, most, k: the first k pieces of x, then empty strings */
+    /* x, table (uint16_t [states, 257]), out (a byte, 0 or 1); n, states: from state 1 on, by each byte of x, to the state in the row of
+     * the last one; does its last column say 1? State 0 is the end of the way */
+    QUERN_TEXT_MATCH = 5,
+    QUERN_TEXT_PARSE = 6, /* x, out (dtype); n, dtype: the number that x is */
+    QUERN_TEXT_PRINT = 7  /* x (dtype), out; n, dtype: x in decimal */
+} quern_text;
+
+/* A table of strings, by numbers from 0 on: first those that the model has (quern_model_info.strings), then those that the host and
+ * runs have put behind them. Equal strings have equal numbers. One thread at a time uses it. quern_strings_new of quern.h makes one. */
+typedef struct quern_strings {
+    size_t size;
+    int (*compute)(struct quern_strings *strings, int32_t what /* quern_text */,
+                   const int64_t *args); /* gives a quern_status */
+    const char *(*error)(
+        const struct quern_strings *strings); /* of the last call of compute; "" after one that succeeded */
+} quern_strings;
+
 /* Lent by the caller for one call; NULL is fine: single-threaded, weights from the object. */
 typedef struct quern_ctx {
     size_t size; /* sizeof(quern_ctx) as the caller was compiled */
@@ -145,6 +172,8 @@ typedef struct quern_ctx {
      * the last call with these tasks. NULL: parallel_for is called. */
     void (*parallel_for_down)(void *pool, void (*task)(void *arg, int64_t i), void *arg, int64_t n);
     quern_comm *comm; /* for collectives; NULL: this is the only rank */
+    quern_strings
+        *strings; /* for models that make strings or read them (quern_model_info.strings); others need none */
 } quern_ctx;
 
 /* A symbolic dimension. Its value is an int64_t in the io structure. */
@@ -208,6 +237,10 @@ typedef struct quern_model_info {
     const char *weights_hash; /* XXH3 128 of the weights in a side file, hexadecimal; "" without one */
     /* what this machine's CPU has not and the code needs: entries return QUERN_ERROR_DEVICE then. NULL: nothing */
     const char *lacks;
+    /* of models that make strings or read their characters, which have to get a table of strings that begins with these; else the
+     * structure may end before, or `strings` is NULL */
+    const char *const *strings;
+    int32_t n_strings;
 } quern_model_info;
 
 typedef const quern_model_info *(*quern_query_fn)(uint32_t abi_version);

@@ -34,6 +34,15 @@ qn_value *qn_b_reduce_scatter(qn_builder *b, qn_kind kind, qn_value *x, int64_t 
 qn_value *qn_b_broadcast_rank(qn_builder *b, qn_value *x, int64_t root);
 qn_value *qn_b_rank(qn_builder *b); /* i64 scalar */
 
+/* text (passes keep their order); separator: the number of a string, -1: white space; most: -1: any number */
+qn_value *qn_b_text_concat(qn_builder *b, qn_value *x, qn_value *y);
+qn_value *qn_b_text_case(qn_builder *b, qn_value *x, bool upper);
+qn_value *qn_b_text_count(qn_builder *b, qn_value *x, int64_t separator, int64_t most);
+qn_value *qn_b_text_split(qn_builder *b, qn_value *x, int64_t separator, int64_t most, qn_dim k);
+qn_value *qn_b_text_match(qn_builder *b, qn_value *x, qn_value *table);
+qn_value *qn_b_text_parse(qn_builder *b, qn_dtype dtype, qn_value *x);
+qn_value *qn_b_text_print(qn_builder *b, qn_value *x);
+
 /* element-wise: operands of equal dims; *_bcast first broadcast their operands as NumPy does */
 qn_value *qn_b_unary(qn_builder *b, qn_op op, qn_value *x);
 qn_value *qn_b_binary(qn_builder *b, qn_op op, qn_value *x, qn_value *y);

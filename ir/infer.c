@@ -263,6 +263,8 @@ static qn_infer_rule find_rule(qn_op op)
         rule = qn_infer_composite(op);
     if (!rule)
         rule = qn_infer_collective(op);
+    if (!rule)
+        rule = qn_infer_text(op);
     return rule ? rule : qn_infer_control(op);
 }
 

@@ -20,6 +20,7 @@ qn_infer_rule qn_infer_compute(qn_op op); /* reductions, contractions, order, ra
 qn_infer_rule qn_infer_composite(qn_op op);
 qn_infer_rule qn_infer_collective(qn_op op);
 qn_infer_rule qn_infer_control(qn_op op);
+qn_infer_rule qn_infer_text(qn_op op);
 
 /* "op: text", at the node; QUERN_ERROR_MODEL. */
 qn_status qn_infer_fail(qn_infer_context *c, const char *format, ...) __attribute__((format(printf, 2, 3)));

@@ -5,6 +5,7 @@
 #include <string.h>
 
 #include "ir/literal.h"
+#include "ir/text_ops.h"
 
 enum { INDENT = 2, LINE = 100 };
 
@@ -365,6 +366,20 @@ static void print_dims(printer *p, const qn_module *module)
     }
 }
 
+/* strings "", "yes": what ops on text have the numbers of; else they are only names for numbers, which hosts know. */
+static void print_strings(printer *p, const qn_module *module)
+{
+    bool text = false;
+    for (int i = 0; i < module->n_functions; i++)
+        text |= qn_text_in(module->functions[i]);
+    for (size_t i = 0; text && i < module->strings.n; i++) {
+        qn_strbuf_puts(&p->out, i ? ", " : "strings ");
+        qn_strbuf_quote(&p->out, module->strings.items[i]);
+    }
+    if (p->out.n)
+        qn_strbuf_puts(&p->out, "\n");
+}
+
 const char *qn_graph_print_as(const qn_graph *graph, const qn_print_options *options, qn_arena *arena)
 {
     printer p = { .out = { .arena = arena }, .options = options };
@@ -376,6 +391,7 @@ const char *qn_graph_print_as(const qn_graph *graph, const qn_print_options *opt
 const char *qn_module_print_as(const qn_module *module, const qn_print_options *options, qn_arena *arena)
 {
     printer p = { .out = { .arena = arena }, .options = options };
+    print_strings(&p, module);
     print_dims(&p, module);
     for (int i = 0; i < module->n_functions; i++) {
         if (p.out.n)

@@ -45,8 +45,19 @@ bool qn_step_writes(const qn_program *p, const qn_step *step, int i)
     if (step->kind == QN_STEP_KERNEL)
         return p->kernels[step->kernel]->buffers[i]->written;
     return (step->kind == QN_STEP_COPY || step->kind == QN_STEP_LIBRARY || step->kind == QN_STEP_COLLECTIVE ||
-            step->kind == QN_STEP_WAIT) &&
+            step->kind == QN_STEP_TEXT || step->kind == QN_STEP_WAIT) &&
            i == step->n_buffers - 1;
+}
+
+bool qn_steps_have(const qn_steps *steps, qn_step_kind kind)
+{
+    for (size_t i = 0; i < steps->n; i++) {
+        const qn_step *s = &steps->items[i];
+        if (s->kind == kind || qn_steps_have(&s->test, kind) || qn_steps_have(&s->body, kind) ||
+            qn_steps_have(&s->other, kind))
+            return true;
+    }
+    return false;
 }
 
 qn_program *qn_program_new(qn_arena *arena, qn_dims *dims, const char *name)

@@ -41,6 +41,8 @@ typedef enum qn_step_kind {
     QN_STEP_CHECK, /* parameters 0 and 1 are equal; otherwise `node` fails with QUERN_ERROR_ARGUMENT */
     QN_STEP_COLLECTIVE, /* from buffer 0 to buffer 1, with the other ranks; where they are not as many as it is for, `node` fails as
                          * in a CHECK. Of QN_OP_RANK: into buffer 0 */
+    QN_STEP_TEXT, /* a call of the run's table of strings, with buffers, of which the last is written, and parameters (ir/text_ops.h);
+                   * where it fails, so does `node` */
     QN_STEP_WAIT /* until the oldest collective that was started has ended; it has the same buffers. Until then no step writes
                   * buffer 0 or uses buffer 1. Both are in the same list of steps */
 } qn_step_kind;
@@ -84,13 +86,14 @@ struct qn_step {
     int n_buffers;
     int *buffers; /* KERNEL: in the order of the kernel's arguments */
     int n_params;
-    const qn_dim *params; /* KERNEL, LIBRARY, CHECK */
+    const qn_dim *params; /* KERNEL, LIBRARY, CHECK, TEXT */
     qn_dim tasks;         /* KERNEL, LIBRARY: task numbers 0 … tasks - 1 */
     double
         flops; /* KERNEL: of this step, for `bench`: others may run the kernel for more tasks. Not in the text */
     bool alternates;      /* KERNEL: had better run downwards in odd iterations of the innermost loop */
-    int node;             /* CHECK, COLLECTIVE: in node_names, with what it wants */
+    int node;             /* CHECK, COLLECTIVE, TEXT: in node_names, with what it wants */
     qn_op collective;     /* COLLECTIVE */
+    qn_op text;           /* TEXT */
     int how;              /* COLLECTIVE: what the communicator's function takes as such */
     int64_t ranks;        /* COLLECTIVE: how many it is for; 0: any number */
     bool starts;          /* COLLECTIVE: an all_reduce that only begins here; a WAIT ends it */
@@ -173,6 +176,8 @@ qn_dim qn_program_place_bytes(const qn_program *p, int buffer);
 qn_dim qn_program_buffer_bytes(const qn_program *p, int buffer);
 /* What a COPY step copies: what both of its buffers have. */
 qn_dim qn_program_copied_bytes(const qn_program *p, const qn_step *step);
+/* Is there a step of that kind, maybe inside of others? */
+bool qn_steps_have(const qn_steps *steps, qn_step_kind kind);
 /* Numbers all steps in order: a step, its test, body, other. Returns their count. */
 int qn_program_number(qn_program *p);
 /* What a KERNEL, LIBRARY or COPY step does with its buffer number i. */

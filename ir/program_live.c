@@ -137,21 +137,23 @@ static qn_status follow_call(const follower *f, const qn_step *step, contents *n
     return QUERN_OK;
 }
 
-/* A product reads the first two buffers and writes the third, over neither of them. */
-static qn_status follow_library(const follower *f, const qn_step *step, contents *now, bool check)
+/* It reads all but the last buffer, which it writes, over none of them. */
+static qn_status follow_function(const follower *f, const qn_step *step, contents *now, bool check)
 {
-    const int out = qn_program_root(f->p, step->buffers[2]);
-    for (int i = 0; check && i < 2; i++) {
+    const int last = step->n_buffers - 1, out = qn_program_root(f->p, step->buffers[last]);
+    for (int i = 0; check && i < last; i++) {
         const int in = qn_program_root(f->p, step->buffers[i]);
         QN_TRY(read_buffer(f, step, step->buffers[i], now));
         bool over = in == out;
         for (int m = 0; is_placed(f, out) && m < f->over[out].n; m++)
             over |= f->over[out].items[m] == in;
         if (over)
-            return qn_program_wrong(f->c, &step->loc, "step %d: %s writes %%%d over %%%d, which it also uses",
-                                    step->number, qn_libraries[step->library].name, out, in);
+            return qn_program_wrong(
+                f->c, &step->loc, "step %d: %s writes %%%d over %%%d, which it also uses", step->number,
+                step->kind == QN_STEP_TEXT ? qn_ops[step->text].name : qn_libraries[step->library].name, out,
+                in);
     }
-    write_buffer(f, step->buffers[2], now);
+    write_buffer(f, step->buffers[last], now);
     return QUERN_OK;
 }
 
@@ -220,7 +222,8 @@ static qn_status follow_steps(const follower *f, const qn_steps *steps, contents
         const qn_step *step = &steps->items[i];
         switch (step->kind) {
         case QN_STEP_KERNEL: QN_TRY(follow_call(f, step, now, check)); break;
-        case QN_STEP_LIBRARY: QN_TRY(follow_library(f, step, now, check)); break;
+        case QN_STEP_TEXT:
+        case QN_STEP_LIBRARY: QN_TRY(follow_function(f, step, now, check)); break;
         case QN_STEP_COLLECTIVE: QN_TRY(follow_collective(f, step, now, check)); break;
         case QN_STEP_WAIT: /* the memory of both was its own from the start on */
             for (int k = 0; check && k < 2; k++)

@@ -121,19 +121,25 @@ static void print_block(printer *f, const char *head, const qn_steps *steps)
     put(f, "}");
 }
 
-static void print_call(printer *f, const qn_step *step)
+static void print_arguments(printer *f, const qn_step *step)
 {
-    if (step->kind == QN_STEP_KERNEL)
-        PUTF(f, "call %d", step->kernel);
-    else
-        PUTF(f, "library %s", qn_libraries[step->library].name);
     print_name(f, step->name);
     put(f, " (");
     for (int i = 0; i < step->n_buffers; i++)
         PUTF(f, "%s%%%d", i ? ", " : "", step->buffers[i]);
     for (int i = 0; i < step->n_params; i++)
         PUTF(f, "%s%s", i ? ", " : "; ", dim(f, step->params[i]));
-    PUTF(f, ") tasks %s%s", dim(f, step->tasks), step->alternates ? " alternating" : "");
+    put(f, ")");
+}
+
+static void print_call(printer *f, const qn_step *step)
+{
+    if (step->kind == QN_STEP_KERNEL)
+        PUTF(f, "call %d", step->kernel);
+    else
+        PUTF(f, "library %s", qn_libraries[step->library].name);
+    print_arguments(f, step);
+    PUTF(f, " tasks %s%s", dim(f, step->tasks), step->alternates ? " alternating" : "");
 }
 
 /* collective all_reduce sum (%0, %1) node 0; collective start all_reduce sum (%0, %1) node 0; collective all_gather ranks 4 (%0,
@@ -185,6 +191,11 @@ static void print_step(printer *f, const qn_step *step)
         PUTF(f, "check %s = %s node %d", dim(f, step->params[0]), dim(f, step->params[1]), step->node);
         break;
     case QN_STEP_COLLECTIVE: print_collective(f, step); break;
+    case QN_STEP_TEXT:
+        PUTF(f, "text %s", qn_ops[step->text].name);
+        print_arguments(f, step);
+        PUTF(f, " node %d", step->node);
+        break;
     case QN_STEP_WAIT:
         put(f, "wait");
         print_name(f, step->name);

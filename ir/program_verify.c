@@ -2,6 +2,7 @@
 #include <string.h>
 
 #include "ir/program_check.h"
+#include "ir/text_ops.h"
 
 typedef struct loop_state {
     const qn_step *step; /* NULL: no step has this loop's number */
@@ -371,6 +372,49 @@ static qn_status verify_collective(const verifier *v, const qn_step *step)
     return QUERN_OK;
 }
 
+/* What buffer i of a step on text has to be; QUERN_INVALID_DTYPE: there is nothing that it may be. */
+static qn_dtype text_dtype(const qn_step *step, int i)
+{
+    const bool written = i == step->n_buffers - 1;
+    const qn_dim last = step->params[step->n_params - 1];
+    if (step->text == QN_OP_TEXT_MATCH && i > 0)
+        return written ? QUERN_BOOL : QUERN_U16;
+    if (written ? step->text != QN_OP_TEXT_PARSE : step->text != QN_OP_TEXT_PRINT)
+        return QUERN_I64;
+    const bool plain = qn_dim_is(last, QUERN_I64) || qn_dim_is(last, QUERN_U64) ||
+                       qn_dim_is(last, QUERN_F32) || qn_dim_is(last, QUERN_F64);
+    return plain ? (qn_dtype)last->value : QUERN_INVALID_DTYPE;
+}
+
+static qn_status verify_text(const verifier *v, const qn_step *step)
+{
+    static const int n_params[] = { [QUERN_TEXT_CONCAT] = 1, [QUERN_TEXT_CASE] = 2,  [QUERN_TEXT_COUNT] = 3,
+                                    [QUERN_TEXT_SPLIT] = 4,  [QUERN_TEXT_MATCH] = 2, [QUERN_TEXT_PARSE] = 2,
+                                    [QUERN_TEXT_PRINT] = 2 };
+    const qn_loc *loc = &step->loc;
+    const char *name = qn_ops[step->text].name;
+    const int last = step->n_buffers - 1, wanted = n_params[qn_text_what(step->text)];
+    if (step->n_buffers != qn_text_buffers(step->text) || step->n_params != wanted)
+        WRONG("step %d gives %s %d buffers and %d parameters; it takes %d and %d", step->number, name,
+              step->n_buffers, step->n_params, qn_text_buffers(step->text), wanted);
+    const qn_dim n = step->params[0], more = step->params[wanted - 1], one = qn_dim_const(v->p->dims, 1);
+    for (int i = 0; i <= last; i++) {
+        const qn_dtype is = v->p->buffers[step->buffers[i]].dtype;
+        const bool table = step->text == QN_OP_TEXT_MATCH && i == 1;
+        const bool pieces = step->text == QN_OP_TEXT_SPLIT && i == last;
+        if (is != text_dtype(step, i))
+            WRONG("step %d gives %s %s as buffer %d", step->number, name, qn_dtype_name(is), i);
+        if (too_small(v, step->buffers[i], table ? more : n, pieces ? more : one,
+                      table ? qn_dim_const(v->p->dims, QN_TEXT_COLUMNS) : one))
+            WRONG("step %d: %%%d is too small for %s", step->number, step->buffers[i], name);
+    }
+    if (v->p->buffers[qn_program_root(v->p, step->buffers[last])].place == QN_PLACE_WEIGHTS)
+        WRONG("step %d lets %s write into the weights", step->number, name);
+    if (step->node < 0 || step->node >= v->p->n_nodes)
+        WRONG("step %d: there is no node %d", step->number, step->node);
+    return QUERN_OK;
+}
+
 static qn_status verify_steps(verifier *v, const qn_steps *steps);
 
 static qn_status verify_inside(verifier *v, const qn_step *step)
@@ -394,6 +438,7 @@ static qn_status verify_step(verifier *v, const qn_step *step)
     case QN_STEP_BIND: return verify_bind(v, step);
     case QN_STEP_CHECK: return verify_check(v, step);
     case QN_STEP_COLLECTIVE: return verify_collective(v, step);
+    case QN_STEP_TEXT: return verify_text(v, step);
     case QN_STEP_WAIT: return QUERN_OK;
     case QN_STEP_IF:
         if (step->condition < 0)

@@ -11,6 +11,7 @@
  *   lower_rows*.c      ROWS groups
  *   lower_opaque*.c    ops with kernels of their own
  *   lower_control.c    if, while, scan, call: steps
+ *   lower_text.c   ops on text: steps
  *   lower_collective.c collectives: steps; lower_beside.c moves them beside kernels
  *   lower_finish.c     what kernels go through when all are written
  */

@@ -123,11 +123,11 @@ static void start(mover *m, const qn_step *step)
     hold(m, &wait);
 }
 
-/* Does it talk to other ranks, or change what dimensions or pointers are for the steps behind it? */
+/* Does it talk to other ranks, number strings, or change what dimensions or pointers are for the steps behind it? */
 static bool stays(const qn_step *step)
 {
     if ((step->kind == QN_STEP_COLLECTIVE && step->collective != QN_OP_RANK) || step->kind == QN_STEP_BIND ||
-        step->kind == QN_STEP_SWAP)
+        step->kind == QN_STEP_SWAP || step->kind == QN_STEP_TEXT)
         return true;
     const qn_steps *inside[] = { &step->test, &step->body, &step->other };
     for (int k = 0; k < 3; k++)

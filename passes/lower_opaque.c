@@ -22,6 +22,13 @@ static const struct {
     { QN_OP_REDUCE_SCATTER, qn_lower_collective },
     { QN_OP_BROADCAST_RANK, qn_lower_collective },
     { QN_OP_RANK, qn_lower_collective },
+    { QN_OP_TEXT_CONCAT, qn_lower_text },
+    { QN_OP_TEXT_CASE, qn_lower_text },
+    { QN_OP_TEXT_COUNT, qn_lower_text },
+    { QN_OP_TEXT_SPLIT, qn_lower_text },
+    { QN_OP_TEXT_MATCH, qn_lower_text },
+    { QN_OP_TEXT_PARSE, qn_lower_text },
+    { QN_OP_TEXT_PRINT, qn_lower_text },
 };
 
 qn_status qn_lower_opaque(qn_lowering *l, const qn_group *group)

@@ -16,6 +16,7 @@ qn_status qn_lower_extent(qn_lowering *l, const qn_group *group);
 qn_status qn_lower_non_zero(qn_lowering *l, const qn_group *group);
 qn_status qn_lower_suppress(qn_lowering *l, const qn_group *group); /* where qn_lower_packs_keys */
 qn_status qn_lower_collective(qn_lowering *l, const qn_group *group);
+qn_status qn_lower_text(qn_lowering *l, const qn_group *group);
 
 /* Makes the contents of a buffer those of an operand of the group, which may be in memory (a copy) or, being one number
  * everywhere or an iota, in none (a kernel). */

@@ -10,6 +10,7 @@
 #include "runtime/error.h"
 #include "runtime/pool.h"
 #include "runtime/session.h"
+#include "runtime/strings.h"
 
 /* ---- messages ---- */
 
@@ -194,6 +195,15 @@ int quern_session_new(quern_model *model, const char *entry_name, quern_session 
     s->ctx.size = sizeof s->ctx;
     s->ctx.weights = model->weights;
     s->ctx.failed_node = -1;
+    const quern_model_info *info = model->info;
+    const bool needs_strings = QN_HAS_FIELD(info, n_strings) && info->strings;
+    const int status =
+        needs_strings ? quern_strings_new(info->strings, info->n_strings, &s->strings) : QUERN_OK;
+    if (status) {
+        quern_session_free(s);
+        return status;
+    }
+    s->ctx.strings = s->strings;
     quern_pool *pool = qn_pool_borrow(model->threads);
     if (pool) {
         s->ctx.pool = pool;
@@ -225,6 +235,7 @@ void quern_session_free(quern_session *s)
     if (s->slots)
         free(s->slots[0].dims);
     qn_memory_free(&s->workspace);
+    quern_strings_free(s->strings);
     free(s->slots);
     free(s->io);
     free(s->known);
@@ -234,6 +245,16 @@ void quern_session_free(quern_session *s)
 quern_ctx *quern_session_ctx(quern_session *s)
 {
     return &s->ctx;
+}
+
+quern_strings *quern_session_strings(quern_session *s)
+{
+    return s->ctx.strings;
+}
+
+void quern_session_set_strings(quern_session *s, quern_strings *strings)
+{
+    s->ctx.strings = strings ? strings : s->strings;
 }
 
 /* ---- binding ---- */
@@ -667,6 +688,10 @@ static int run_failed(quern_session *s, int status)
     const char *reason = s->ctx.comm ? s->ctx.comm->error(s->ctx.comm) : "";
     if (*reason)
         return qn_fail(status, "entry '%s': %s", s->entry->name, reason);
+    reason = s->ctx.strings ? s->ctx.strings->error(s->ctx.strings) : "";
+    if (*reason)
+        return qn_fail(status, "entry '%s': %s%s%s%s", s->entry->name, node ? "node " : "", node ? node : "",
+                       node ? ": " : "", reason);
     switch (status) {
     case QUERN_ERROR_INDEX:
         return qn_fail(status, "entry '%s': %s%s%san index is outside the operand it selects from",
@@ -706,6 +731,8 @@ int qn_session_run_plainly(quern_session *s)
 {
     if (s->model->run)
         return tell_ranks(s, s->model->run(s));
+    if (s->ctx.strings)
+        qn_strings_begin(s->ctx.strings);
     qn_pool_enter_run(s->pool);
     int status = s->run(s->io, s->workspace.data, &s->ctx);
     qn_pool_leave_run(s->pool);

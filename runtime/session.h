@@ -31,8 +31,9 @@ struct quern_session {
     quern_pool *pool; /* borrowed; NULL: none */
     const quern_entry_info *entry;
     int entry_index, n_buffers, n_symbols;
-    bool decided; /* some symbol is found by the run */
-    bool *known;  /* per symbol, while symbols are being found */
+    quern_strings *strings; /* its own, where the model needs some; ctx has it or another one */
+    bool decided;           /* some symbol is found by the run */
+    bool *known;            /* per symbol, while symbols are being found */
     qn_slot *slots;
 };
 

@@ -25,8 +25,9 @@ typedef struct qn_interp {
     qn_diags *diags;
     int64_t *symbols; /* values by symbol number; QN_UNBOUND: none yet */
     int n_symbols;
-    int depth;        /* of regions and calls around */
-    quern_comm *comm; /* NULL: one rank */
+    int depth;              /* of regions and calls around */
+    quern_comm *comm;       /* NULL: one rank */
+    quern_strings *strings; /* NULL: none */
 } qn_interp;
 
 #define QN_UNBOUND INT64_MIN
@@ -81,6 +82,7 @@ qn_status qn_eval_suppress(qn_eval *e);
 qn_status qn_eval_random_bits(qn_eval *e);
 qn_status qn_eval_collective(qn_eval *e);
 qn_status qn_eval_rank(qn_eval *e);
+qn_status qn_eval_text(qn_eval *e);
 qn_status qn_eval_if(qn_eval *e);
 qn_status qn_eval_while(qn_eval *e);
 qn_status qn_eval_scan(qn_eval *e);
@@ -152,6 +154,12 @@ bool qn_collective_fits(const qn_collective *c, const quern_comm *comm);
 bool qn_comm_starts(const quern_comm *comm);
 qn_status qn_interp_collective(const qn_collective *c, quern_comm *comm, const void *in, void *out,
                                const qn_loc *loc, qn_diags *diags);
+
+/* ---- text.c ---- */
+
+/* args: addresses of buffers, then parameters; strings NULL: an error. */
+qn_status qn_interp_text(qn_op op, quern_strings *strings, const int64_t *args, const qn_loc *loc,
+                         qn_diags *diags);
 
 /* ---- quick.c: the same bits by loops over C types; false where there is none ---- */
 

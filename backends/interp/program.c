@@ -3,6 +3,7 @@
 #include <string.h>
 
 #include "backends/interp/interp.h"
+#include "ir/text_ops.h"
 
 typedef struct {
     const qn_program *p;
@@ -125,6 +126,20 @@ static qn_status run_collective(const machine *m, const qn_step *step)
                                 m->diags);
 }
 
+static qn_status run_text(const machine *m, const qn_step *step)
+{
+    int64_t args[3 + QN_TEXT_MOST_PARAMS];
+    const bool lends = m->ctx && m->ctx->size >= offsetof(quern_ctx, strings) + sizeof m->ctx->strings;
+    for (int i = 0; i < step->n_buffers; i++)
+        args[i] = (int64_t)(intptr_t)address(m, step->buffers[i]);
+    for (int i = 0; i < step->n_params; i++)
+        args[step->n_buffers + i] = eval(m, step->params[i]);
+    const qn_status status = qn_interp_text(step->text, lends ? m->ctx->strings : NULL, args, NULL, m->diags);
+    if (status && m->ctx)
+        m->ctx->failed_node = step->node;
+    return status;
+}
+
 static qn_status run_steps(machine *m, const qn_steps *steps);
 
 static bool holds(const machine *m, const qn_step *step)
@@ -168,6 +183,7 @@ static qn_status run_step(machine *m, const qn_step *step)
     }
     case QN_STEP_CHECK: return run_check(m, step);
     case QN_STEP_COLLECTIVE: return run_collective(m, step);
+    case QN_STEP_TEXT: return run_text(m, step);
     case QN_STEP_WAIT: return run_wait(m);
     case QN_STEP_BIND: return run_bind(m, step);
     }

@@ -61,6 +61,13 @@ static const rule rules[QN_N_OPS] = {
     [QN_OP_REDUCE_SCATTER] = { qn_eval_collective, MADE },
     [QN_OP_BROADCAST_RANK] = { qn_eval_collective, MADE },
     [QN_OP_RANK] = { qn_eval_rank, MADE },
+    [QN_OP_TEXT_CONCAT] = { qn_eval_text, MADE },
+    [QN_OP_TEXT_CASE] = { qn_eval_text, MADE },
+    [QN_OP_TEXT_COUNT] = { qn_eval_text, MADE },
+    [QN_OP_TEXT_SPLIT] = { qn_eval_text, MADE },
+    [QN_OP_TEXT_MATCH] = { qn_eval_text, MADE },
+    [QN_OP_TEXT_PARSE] = { qn_eval_text, MADE },
+    [QN_OP_TEXT_PRINT] = { qn_eval_text, MADE },
     [QN_OP_IF] = { qn_eval_if, NOTHING },
     [QN_OP_WHILE] = { qn_eval_while, NOTHING },
     [QN_OP_SCAN] = { qn_eval_scan, NOTHING },
@@ -258,11 +265,12 @@ qn_status qn_interp_eval(qn_interp *in, const qn_node *node, const qn_array *ope
 qn_status qn_interp_run(const qn_graph *graph, const qn_array *inputs, qn_array *outputs, qn_arena *arena,
                         qn_diags *diags)
 {
-    return qn_interp_run_among(graph, NULL, inputs, outputs, arena, diags);
+    return qn_interp_run_with(graph, &(quern_ctx){ .size = sizeof(quern_ctx) }, inputs, outputs, arena,
+                              diags);
 }
 
-qn_status qn_interp_run_among(const qn_graph *graph, quern_comm *comm, const qn_array *inputs,
-                              qn_array *outputs, qn_arena *arena, qn_diags *diags)
+qn_status qn_interp_run_with(const qn_graph *graph, const quern_ctx *ctx, const qn_array *inputs,
+                             qn_array *outputs, qn_arena *arena, qn_diags *diags)
 {
     qn_arena *local = qn_arena_new();
     const int n_symbols = qn_dims_symbol_count(graph->module->dims);
@@ -271,7 +279,8 @@ qn_status qn_interp_run_among(const qn_graph *graph, quern_comm *comm, const qn_
                      .diags = diags,
                      .symbols = QN_NEW_ARRAY(local, int64_t, n_symbols),
                      .n_symbols = n_symbols,
-                     .comm = comm };
+                     .comm = ctx->comm,
+                     .strings = ctx->strings };
     qn_array *aligned = QN_NEW_ARRAY(local, qn_array, graph->n_inputs);
     qn_status status = QUERN_OK;
     for (int i = 0; i < n_symbols; i++)

@@ -281,12 +281,13 @@ static LLVMValueRef kept_access(LLVMValueRef access)
 /* The refusing tables `of`, which also say that the machine has no `part`. */
 static LLVMValueRef refusal(const qn_emitter *e, LLVMValueRef of, int part)
 {
-    LLVMValueRef model = LLVMGetInitializer(of), members[QN_MODEL_LACKS + 1];
-    for (unsigned i = 0; i <= QN_MODEL_LACKS; i++)
+    LLVMValueRef model = LLVMGetInitializer(of), members[QN_MODEL_N_STRINGS + 1];
+    const unsigned n = (unsigned)LLVMGetNumOperands(model);
+    for (unsigned i = 0; i < n; i++)
         members[i] = LLVMGetOperand(model, i);
     members[QN_MODEL_LACKS] = qn_llvm_string(e, parts[part].name);
     LLVMValueRef made = LLVMAddGlobal(e->module, LLVMTypeOf(model), "lacks");
-    LLVMSetInitializer(made, LLVMConstNamedStruct(LLVMTypeOf(model), members, QN_MODEL_LACKS + 1));
+    LLVMSetInitializer(made, LLVMConstNamedStruct(LLVMTypeOf(model), members, n));
     LLVMSetGlobalConstant(made, 1);
     LLVMSetLinkage(made, LLVMInternalLinkage);
     return made;

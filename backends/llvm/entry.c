@@ -12,7 +12,7 @@ typedef struct job {
 /* The tables are structures with C's layout. What stands here in order of members is checked by these. */
 _Static_assert(offsetof(quern_ctx, parallel_for) == 8 && offsetof(quern_ctx, weights) == 24 &&
                    offsetof(quern_ctx, failed_node) == 56 && offsetof(quern_ctx, parallel_for_down) == 64 &&
-                   offsetof(quern_ctx, comm) == 72,
+                   offsetof(quern_ctx, comm) == 72 && offsetof(quern_ctx, strings) == 80,
                "quern_ctx has other members than ctx_type");
 _Static_assert(offsetof(quern_comm, rank) == 8 && offsetof(quern_comm, ranks) == 12 &&
                    offsetof(quern_comm, all_reduce) == 16 && offsetof(quern_comm, broadcast) == 40 &&
@@ -27,7 +27,7 @@ _Static_assert(offsetof(quern_entry_info, n_buffers) == 40 && offsetof(quern_ent
                    sizeof(quern_entry_info) == 88,
                "quern_entry_info has other members than entry_type");
 _Static_assert(offsetof(quern_model_info, weights) == 56 && offsetof(quern_model_info, lacks) == 72 &&
-                   sizeof(quern_model_info) == 80,
+                   offsetof(quern_model_info, n_strings) == 88 && sizeof(quern_model_info) == 96,
                "quern_model_info has other members than model_type");
 
 /* ---- constants ---- */
@@ -156,28 +156,27 @@ static LLVMValueRef emit_entry(qn_emitter *e, const qn_entry_module *m, const qn
 
 /* ---- the model ---- */
 
-static bool has_collective(const qn_steps *steps)
+static bool have_step(const qn_entries *entries, qn_step_kind kind)
 {
-    for (size_t i = 0; i < steps->n; i++) {
-        const qn_step *s = &steps->items[i];
-        if (s->kind == QN_STEP_COLLECTIVE || has_collective(&s->test) || has_collective(&s->body) ||
-            has_collective(&s->other))
-            return true;
-    }
-    return false;
+    bool have = false;
+    for (int i = 0; i < entries->n_programs; i++)
+        have |= qn_steps_have(&entries->programs[i]->steps, kind);
+    return have;
 }
 
 static void declare_shared(qn_emitter *e, qn_entry_module *m, const qn_entries *entries)
 {
-    m->ctx_type = struct_type(
-        e, 10,
-        (LLVMTypeRef[]){ e->i64, e->ptr, e->ptr, e->ptr, e->ptr, e->ptr, e->ptr, e->i32, e->ptr, e->ptr });
+    const bool text =
+        have_step(entries, QN_STEP_TEXT); /* other models have the structures without what these need */
+    m->ctx_type = struct_type(e, text ? 11 : 10,
+                              (LLVMTypeRef[]){ e->i64, e->ptr, e->ptr, e->ptr, e->ptr, e->ptr, e->ptr, e->i32,
+                                               e->ptr, e->ptr, e->ptr });
     m->comm_type = struct_type(e, 12,
                                (LLVMTypeRef[]){ e->i64, e->i32, e->i32, e->ptr, e->ptr, e->ptr, e->ptr,
                                                 e->ptr, e->ptr, e->ptr, e->ptr, e->ptr });
-    m->model_type = struct_type(
-        e, 10,
-        (LLVMTypeRef[]){ e->i64, e->i32, e->ptr, e->ptr, e->i32, e->ptr, e->i64, e->ptr, e->ptr, e->ptr });
+    m->model_type = struct_type(e, text ? 12 : 10,
+                                (LLVMTypeRef[]){ e->i64, e->i32, e->ptr, e->ptr, e->i32, e->ptr, e->i64,
+                                                 e->ptr, e->ptr, e->ptr, e->ptr, e->i32 });
     m->kernel_type = LLVMFunctionType(e->nothing, (LLVMTypeRef[]){ e->ptr, e->i64 }, 2, 0);
     m->launch_type =
         LLVMFunctionType(e->i32, (LLVMTypeRef[]){ e->ptr, e->ptr, e->ptr, e->i64, e->ptr, e->i1 }, 6, 0);
@@ -201,12 +200,11 @@ static void declare_shared(qn_emitter *e, qn_entry_module *m, const qn_entries *
     if (!m->refusing) {
         m->launch = qn_emit_launch(e, m);
         m->copy = qn_emit_copy(e, m);
-        bool collective = false;
-        for (int i = 0; i < entries->n_programs; i++)
-            collective |= has_collective(&entries->programs[i]->steps);
+        const bool collective = have_step(entries, QN_STEP_COLLECTIVE);
         m->collective = collective ? qn_emit_collective(e, m) : NULL;
         m->wait = collective ? qn_emit_wait(e, m) : NULL;
         m->rank = collective ? qn_emit_rank(e, m) : NULL;
+        m->text = text ? qn_emit_text(e, m) : NULL;
     }
 }
 
@@ -223,11 +221,23 @@ static LLVMValueRef weights_address(qn_emitter *e, const qn_entry_module *m, int
     return weights;
 }
 
+/* The table of a model that makes strings is there even if it has none itself. */
+static LLVMValueRef string_table(qn_emitter *e, const qn_entries *of)
+{
+    LLVMValueRef *strings = QN_NEW_ARRAY(e->arena, LLVMValueRef, of->n_strings + 1);
+    for (int i = 0; i < of->n_strings; i++)
+        strings[i] = qn_llvm_string(e, of->strings[i]);
+    strings[of->n_strings] = LLVMConstNull(e->ptr);
+    return table(e, e->ptr, of->n_strings + 1, strings);
+}
+
 static void define_model(qn_emitter *e, const qn_entry_module *m, const qn_entries *of, LLVMValueRef *entries)
 {
     int64_t weights_bytes = of->n_programs > 0 ? of->programs[0]->weights_bytes : 0;
+    const bool text = have_step(of, QN_STEP_TEXT);
     LLVMValueRef members[] = {
-        qn_llvm_i64(e, sizeof(quern_model_info)),
+        qn_llvm_i64(e,
+                    text ? (int64_t)sizeof(quern_model_info) : (int64_t)offsetof(quern_model_info, strings)),
         qn_llvm_i32(e, QUERN_ABI_VERSION),
         qn_llvm_string(e, m->prefix),
         qn_llvm_string(e, of->machine ? of->machine : e->target->text),
@@ -237,8 +247,11 @@ static void define_model(qn_emitter *e, const qn_entry_module *m, const qn_entri
         weights_address(e, m, weights_bytes),
         qn_llvm_string(e, of->weights_hash ? of->weights_hash : ""),
         LLVMConstNull(e->ptr),
+        text ? string_table(e, of) : NULL,
+        qn_llvm_i32(e, of->n_strings),
     };
-    LLVMSetInitializer(m->model, LLVMConstNamedStruct(m->model_type, members, COUNT(members)));
+    LLVMSetInitializer(m->model,
+                       LLVMConstNamedStruct(m->model_type, members, COUNT(members) - (text ? 0 : 2)));
     LLVMSetGlobalConstant(m->model, !m->jit);
 }
 

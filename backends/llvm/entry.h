@@ -19,7 +19,9 @@ typedef struct qn_entry_module {
     /* Where programs have collectives, otherwise NULL: i32 (ctx, name, i32 which function (-1: start an all_reduce), in, out,
      * i64 n, i64 bytes, i32 dtype, i32 how, i32 ranks, i32 least ranks), gives a status; i64 (ctx), this rank's number */
     LLVMValueRef collective, rank;
-    LLVMValueRef wait;     /* likewise: i32 (ctx, name), gives a status */
+    LLVMValueRef wait; /* likewise: i32 (ctx, name), gives a status */
+    LLVMValueRef
+        text; /* where programs have steps on text: i32 (ctx, name, i32 what, args), gives a status */
     LLVMTypeRef comm_type; /* quern_comm */
     LLVMTypeRef ctx_type, model_type, kernel_type, launch_type, copy_type;
 } qn_entry_module;
@@ -33,7 +35,8 @@ enum {
     QN_CTX_TRACE_USER,
     QN_CTX_FAILED_NODE,
     QN_CTX_PARALLEL_FOR_DOWN,
-    QN_CTX_COMM
+    QN_CTX_COMM,
+    QN_CTX_STRINGS
 };
 enum {
     QN_COMM_RANK = 1,
@@ -45,7 +48,7 @@ enum {
     QN_COMM_START_ALL_REDUCE = 10,
     QN_COMM_WAIT
 };
-enum { QN_MODEL_WEIGHTS = 7, QN_MODEL_LACKS = 9 };
+enum { QN_MODEL_WEIGHTS = 7, QN_MODEL_LACKS = 9, QN_MODEL_N_STRINGS = 11 };
 
 static inline LLVMValueRef qn_entry_member(const qn_emitter *e, LLVMTypeRef type, LLVMValueRef base,
                                            int index)
@@ -108,6 +111,7 @@ LLVMValueRef qn_emit_launch(const qn_emitter *e, const qn_entry_module *m);
 LLVMValueRef qn_emit_collective(const qn_emitter *e, const qn_entry_module *m);
 LLVMValueRef qn_emit_wait(const qn_emitter *e, const qn_entry_module *m);
 LLVMValueRef qn_emit_rank(const qn_emitter *e, const qn_entry_module *m);
+LLVMValueRef qn_emit_text(const qn_emitter *e, const qn_entry_module *m);
 LLVMValueRef qn_emit_copy(const qn_emitter *e, const qn_entry_module *m);
 
 /* ---- entry_run.c ---- */

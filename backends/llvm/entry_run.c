@@ -7,6 +7,7 @@
  *
  * The code generator spends no effort on this (see qn_llvm_effort), so blocks are written as they should run. */
 #include "backends/llvm/entry.h"
+#include "ir/text_ops.h"
 
 typedef struct runner {
     qn_emitter *e;
@@ -94,7 +95,8 @@ static LLVMValueRef library_function(const runner *r, qn_library library)
                          qn_entry_element(r->e, r->e->ptr, r->m->libraries, (int64_t)library));
 }
 
-static void emit_call(runner *r, const qn_step *step)
+/* Buffers and parameters, behind args[0]. */
+static void store_arguments(runner *r, const qn_step *step)
 {
     const qn_emitter *e = r->e;
     LLVMBuilderRef b = e->builder;
@@ -103,6 +105,13 @@ static void emit_call(runner *r, const qn_step *step)
         LLVMBuildStore(b, address(r, step->buffers[i]), qn_entry_element(e, e->i64, r->args, at++));
     for (int i = 0; i < step->n_params; i++)
         LLVMBuildStore(b, qn_dim_emit(&r->dims, step->params[i]), qn_entry_element(e, e->i64, r->args, at++));
+}
+
+static void emit_call(runner *r, const qn_step *step)
+{
+    const qn_emitter *e = r->e;
+    LLVMBuilderRef b = e->builder;
+    store_arguments(r, step);
     const bool is_kernel = step->kind == QN_STEP_KERNEL;
     const char *name = step->name  ? step->name
                        : is_kernel ? r->p->kernels[step->kernel]->name
@@ -200,8 +209,8 @@ static void emit_bind(runner *r, const qn_step *step)
     fail_with(r, bad, QUERN_ERROR_RANGE);
 }
 
-/* Where `wrong` holds the run ends with QUERN_ERROR_ARGUMENT at that node. */
-static void fail_at_node(runner *r, LLVMValueRef wrong, int node)
+/* Where `wrong` holds the run ends with that status at that node. */
+static void fail_at_node(runner *r, LLVMValueRef wrong, LLVMValueRef status, int node)
 {
     const qn_emitter *e = r->e;
     LLVMBuilderRef b = e->builder;
@@ -209,7 +218,7 @@ static void fail_at_node(runner *r, LLVMValueRef wrong, int node)
     LLVMBuildCondBr(b, wrong, stop, next);
     qn_llvm_at(e, stop);
     LLVMBuildStore(b, qn_llvm_i64(e, node), r->args);
-    qn_llvm_incoming(r->status, qn_llvm_i32(e, QUERN_ERROR_ARGUMENT), stop);
+    qn_llvm_incoming(r->status, status, stop);
     LLVMBuildBr(b, r->finish);
     qn_llvm_at(e, next);
 }
@@ -217,7 +226,8 @@ static void fail_at_node(runner *r, LLVMValueRef wrong, int node)
 static void emit_check_step(runner *r, const qn_step *step)
 {
     LLVMValueRef have = qn_dim_emit(&r->dims, step->params[0]), want = qn_dim_emit(&r->dims, step->params[1]);
-    fail_at_node(r, LLVMBuildICmp(r->e->builder, LLVMIntNE, have, want, ""), step->node);
+    fail_at_node(r, LLVMBuildICmp(r->e->builder, LLVMIntNE, have, want, ""),
+                 qn_llvm_i32(r->e, QUERN_ERROR_ARGUMENT), step->node);
 }
 
 static void emit_collective(runner *r, const qn_step *step)
@@ -255,8 +265,21 @@ static void emit_collective(runner *r, const qn_step *step)
                             qn_llvm_i32(e, least) };
     LLVMValueRef status =
         LLVMBuildCall2(b, LLVMFunctionType(e->i32, types, 11, 0), r->m->collective, args, 11, "");
-    fail_at_node(r, LLVMBuildICmp(b, LLVMIntSLT, status, qn_llvm_i32(e, 0), ""), step->node);
+    fail_at_node(r, LLVMBuildICmp(b, LLVMIntSLT, status, qn_llvm_i32(e, 0), ""),
+                 qn_llvm_i32(e, QUERN_ERROR_ARGUMENT), step->node);
     fail_if(r, LLVMBuildIsNotNull(b, status, ""), status);
+}
+
+static void emit_text(runner *r, const qn_step *step)
+{
+    const qn_emitter *e = r->e;
+    LLVMTypeRef type = LLVMFunctionType(e->i32, (LLVMTypeRef[]){ e->ptr, e->ptr, e->i32, e->ptr }, 4, 0);
+    store_arguments(r, step);
+    LLVMValueRef args[] = { r->ctx, qn_llvm_string(e, step->name ? step->name : qn_ops[step->text].name),
+                            qn_llvm_i32(e, qn_text_what(step->text)),
+                            qn_entry_element(e, e->i64, r->args, 1) };
+    LLVMValueRef status = LLVMBuildCall2(e->builder, type, r->m->text, args, 4, "");
+    fail_at_node(r, LLVMBuildIsNotNull(e->builder, status, ""), status, step->node);
 }
 
 static void emit_wait(runner *r, const qn_step *step)
@@ -282,6 +305,7 @@ static void emit_steps(runner *r, const qn_steps *steps)
         case QN_STEP_BIND: emit_bind(r, step); break;
         case QN_STEP_CHECK: emit_check_step(r, step); break;
         case QN_STEP_COLLECTIVE: emit_collective(r, step); break;
+        case QN_STEP_TEXT: emit_text(r, step); break;
         case QN_STEP_WAIT: emit_wait(r, step); break;
         }
     }

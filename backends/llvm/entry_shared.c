@@ -231,6 +231,34 @@ LLVMValueRef qn_emit_collective(const qn_emitter *e, const qn_entry_module *m)
     return f;
 }
 
+/* Without a table of strings nothing can be computed of them. */
+LLVMValueRef qn_emit_text(const qn_emitter *e, const qn_entry_module *m)
+{
+    LLVMBuilderRef b = e->builder;
+    LLVMTypeRef call_type = LLVMFunctionType(e->i32, (LLVMTypeRef[]){ e->ptr, e->i32, e->ptr }, 3, 0);
+    LLVMValueRef f =
+        qn_llvm_function(e, "text", e->i32, 4, (LLVMTypeRef[]){ e->ptr, e->ptr, e->i32, e->ptr });
+    LLVMSetLinkage(f, LLVMInternalLinkage);
+    LLVMValueRef ctx = LLVMGetParam(f, 0), name = LLVMGetParam(f, 1), what = LLVMGetParam(f, 2),
+                 args = LLVMGetParam(f, 3);
+    qn_llvm_at(e, LLVMAppendBasicBlockInContext(e->context, f, "entry"));
+    LLVMValueRef strings =
+        pointer_within(e, m->ctx_type, ctx, QN_CTX_STRINGS, offsetof(quern_ctx, strings) + sizeof(void *));
+    LLVMBasicBlockRef none = qn_llvm_block(e, "none"), call = qn_llvm_block(e, "call");
+    LLVMBuildCondBr(b, LLVMBuildIsNull(b, strings, ""), none, call);
+    qn_llvm_at(e, none);
+    LLVMBuildRet(b, qn_llvm_i32(e, QUERN_ERROR_ARGUMENT));
+    qn_llvm_at(e, call);
+    emit_trace(e, m, ctx, name, 1);
+    LLVMValueRef compute = qn_entry_load(
+        e, e->ptr, qn_entry_plus(e, strings, qn_llvm_i64(e, (int64_t)offsetof(quern_strings, compute))));
+    LLVMValueRef status =
+        LLVMBuildCall2(b, call_type, compute, (LLVMValueRef[]){ strings, what, args }, 3, "");
+    emit_trace(e, m, ctx, name, 0);
+    LLVMBuildRet(b, status);
+    return f;
+}
+
 /* for (; i + n * width <= bytes; i += n * width) of a copy by n pieces of `width` bytes; gives where it ended. */
 static LLVMValueRef copy_loop(const qn_emitter *e, LLVMValueRef to, LLVMValueRef from, LLVMValueRef start,
                               LLVMValueRef bytes, int width, int n)

@@ -247,6 +247,18 @@ static qn_status parse_symbols(qn_parser *p)
     return QUERN_OK;
 }
 
+/* strings "", "yes" */
+static qn_status parse_strings(qn_parser *p)
+{
+    qn_parser_next(p);
+    do {
+        const char *text = p->token.text;
+        QN_TRY(qn_parser_expect(p, QN_TOKEN_STRING, "a string"));
+        qn_vec_push(p->arena, &p->module->strings, text);
+    } while (qn_parser_accept(p, QN_TOKEN_COMMA));
+    return QUERN_OK;
+}
+
 static qn_status parse_outlines(qn_parser *p)
 {
     while (p->token.kind != QN_TOKEN_END) {
@@ -256,8 +268,10 @@ static qn_status parse_outlines(qn_parser *p)
             QN_TRY(parse_symbols(p));
         else if (qn_parser_at_word(p, "data"))
             QN_TRY(qn_parse_data(p));
+        else if (qn_parser_at_word(p, "strings"))
+            QN_TRY(parse_strings(p));
         else
-            return qn_parser_expected(p, "graph, dims or data");
+            return qn_parser_expected(p, "graph, dims, strings or data");
     }
     return qn_parse_end_data(p);
 }

@@ -6,6 +6,7 @@
 #include "frontend/text/parser.h"
 #include "frontend/text/text.h"
 #include "ir/literal.h"
+#include "ir/text_ops.h"
 
 enum { MAX_LOOPS = 1 << 16 };
 
@@ -294,7 +295,7 @@ static qn_status parse_operands(reader *r, int n, qn_step *step)
     return QUERN_OK;
 }
 
-/* (%0, %1; batch) tasks floordiv(batch + 7, 8) */
+/* (%0, %1; batch) */
 static qn_status parse_arguments(reader *r, qn_step *step)
 {
     qn_parser *p = r->parser;
@@ -313,13 +314,20 @@ static qn_status parse_arguments(reader *r, qn_step *step)
             QN_TRY(parse_dim(r, &param));
             qn_vec_push(p->arena, &params, param);
         } while (qn_parser_accept(p, QN_TOKEN_COMMA));
-    QN_TRY(qn_parser_expect(p, QN_TOKEN_RPAREN, "',', ';' or ')'"));
-    if (!qn_parser_accept_word(p, "tasks"))
-        return qn_parser_expected(p, "tasks and their number");
     step->n_buffers = (int)buffers.n;
     step->buffers = buffers.items;
     step->n_params = (int)params.n;
     step->params = params.items;
+    return qn_parser_expect(p, QN_TOKEN_RPAREN, "',', ';' or ')'");
+}
+
+/* (%0, %1; batch) tasks floordiv(batch + 7, 8) */
+static qn_status parse_tasks(reader *r, qn_step *step)
+{
+    qn_parser *p = r->parser;
+    QN_TRY(parse_arguments(r, step));
+    if (!qn_parser_accept_word(p, "tasks"))
+        return qn_parser_expected(p, "tasks and their number");
     QN_TRY(parse_dim(r, &step->tasks));
     step->alternates = qn_parser_accept_word(p, "alternating");
     return QUERN_OK;
@@ -330,7 +338,7 @@ static qn_status parse_call(reader *r, qn_step *step)
     step->kind = QN_STEP_KERNEL;
     QN_TRY(parse_count(r->parser, "the number of a kernel", &step->kernel));
     step->name = parse_name(r->parser);
-    return parse_arguments(r, step);
+    return parse_tasks(r, step);
 }
 
 static qn_status parse_library(reader *r, qn_step *step)
@@ -344,7 +352,7 @@ static qn_status parse_library(reader *r, qn_step *step)
             continue;
         step->library = (qn_library)i;
         step->name = parse_name(p);
-        return parse_arguments(r, step);
+        return parse_tasks(r, step);
     }
     return qn_parser_error(p, &p->token, "expected a function of a library%s",
                            qn_parser_suggest(p, &p->token, names, QN_N_LIBRARIES));
@@ -415,6 +423,24 @@ static qn_status parse_collective(reader *r, qn_step *step)
     return parse_count(p, "the number of a node", &step->node);
 }
 
+/* text text_case "name" (%0, %1; n, 1) node 0 */
+static qn_status parse_text(reader *r, qn_step *step)
+{
+    qn_parser *p = r->parser;
+    int op = 0;
+    while (op < QN_N_OPS && !(qn_text_what((qn_op)op) && qn_parser_accept_word(p, qn_ops[op].name)))
+        op++;
+    if (op == QN_N_OPS)
+        return qn_parser_expected(p, "an op on text");
+    step->kind = QN_STEP_TEXT;
+    step->text = (qn_op)op;
+    step->name = parse_name(p);
+    QN_TRY(parse_arguments(r, step));
+    if (!qn_parser_accept_word(p, "node"))
+        return qn_parser_expected(p, "node and its number");
+    return parse_count(p, "the number of a node", &step->node);
+}
+
 static qn_status parse_loop(reader *r, qn_step *step)
 {
     qn_parser *p = r->parser;
@@ -475,6 +501,8 @@ static qn_status parse_step(reader *r, qn_step *step)
         return parse_library(r, step);
     if (qn_parser_accept_word(p, "collective"))
         return parse_collective(r, step);
+    if (qn_parser_accept_word(p, "text"))
+        return parse_text(r, step);
     if (qn_parser_accept_word(p, "wait")) {
         step->kind = QN_STEP_WAIT;
         return parse_pair(r, 2, step);
@@ -493,7 +521,7 @@ static qn_status parse_step(reader *r, qn_step *step)
     step->kind = qn_parser_at_word(p, "copy") ? QN_STEP_COPY : QN_STEP_SWAP;
     if (!qn_parser_accept_word(p, "copy") && !qn_parser_accept_word(p, "swap"))
         return qn_parser_expected(
-            p, "a step (call, library, collective, wait, copy, loop, if, swap, bind, check) or '}'");
+            p, "a step (call, library, collective, text, wait, copy, loop, if, swap, bind, check) or '}'");
     return parse_operands(r, 2, step);
 }
 

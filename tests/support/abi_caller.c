@@ -157,7 +157,7 @@ static void check_entry(const quern_entry_info *entry)
 void abi_check_tables(const quern_model_info *model)
 {
     assert_non_null(model);
-    assert_true(model->size >= sizeof *model);
+    assert_true(model->size >= offsetof(quern_model_info, strings));
     assert_int_equal(model->abi_version, QUERN_ABI_VERSION);
     assert_non_null(model->name);
     assert_non_null(model->target);

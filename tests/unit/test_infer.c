@@ -784,6 +784,38 @@ static void collectives(void **state)
     CHECK_ROWS(rows);
 }
 
+static void text(void **state)
+{
+    (void)state;
+    static const row rows[] = {
+        { QN_OP_TEXT_CONCAT, "i64[n,2] i64[n,2]", "", "i64[n, 2]", NULL },
+        { QN_OP_TEXT_CONCAT, "i64[n] i64[m]", "", NULL, "operand 1 is i64[m]; expected i64[n]" },
+        { QN_OP_TEXT_CONCAT, "i32[n] i32[n]", "", NULL, "operand 0 is i32[n]; expected i64" },
+        { QN_OP_TEXT_CASE, "i64[n]", "", "i64[n]", NULL },
+        { QN_OP_TEXT_CASE, "i64[n]", "upper=true", "i64[n]", NULL },
+        { QN_OP_TEXT_CASE, "u64[n]", "", NULL, "operand 0 is u64[n]; expected i64" },
+        { QN_OP_TEXT_COUNT, "i64[n]", "most=-1 separator=-1", "i64[n]", NULL },
+        { QN_OP_TEXT_COUNT, "i64[n]", "most=-1 separator=0", NULL,
+          "separator is 0; expected -1, or one of the module's 0 strings" },
+        { QN_OP_TEXT_SPLIT, "i64[n]", "k=[m] most=1 separator=-1", "i64[n, m]", NULL },
+        { QN_OP_TEXT_SPLIT, "i64[n]", "k=[2,3] most=1 separator=-1", NULL, "k has 2 entries; expected 1" },
+        { QN_OP_TEXT_SPLIT, "i64[n]", "k=[-1] most=1 separator=-1", NULL, "k is -1; expected 0 or more" },
+        { QN_OP_TEXT_SPLIT, "i64[n]", "k=[2] most=1 separator=-2", NULL, "separator is -2" },
+        { QN_OP_TEXT_SPLIT, "i64[1,1,1,1,1,1,1,1,1,1,1,1,1,1,1,1]", "k=[2] most=1 separator=-1", NULL,
+          "has no room for another axis" },
+        { QN_OP_TEXT_MATCH, "i64[n] u16[2,257]", "", "bool[n]", NULL },
+        { QN_OP_TEXT_MATCH, "i64[n] u16[1,257]", "", NULL,
+          "the table is u16[1, 257]; expected u16[2 or more, 257]" },
+        { QN_OP_TEXT_MATCH, "i64[n] u16[2,256]", "", NULL, "the table is u16[2, 256]" },
+        { QN_OP_TEXT_MATCH, "i64[n] i16[2,257]", "", NULL, "operand 1 is i16[2, 257]; expected u16" },
+        { QN_OP_TEXT_PARSE, "i64[n]", "dtype=f32", "f32[n]", NULL },
+        { QN_OP_TEXT_PARSE, "i64[n]", "dtype=i8", NULL, "dtype is i8; expected i64, u64, f32 or f64" },
+        { QN_OP_TEXT_PRINT, "f64[n]", "", "i64[n]", NULL },
+        { QN_OP_TEXT_PRINT, "i32[n]", "", NULL, "operand 0 is i32[n]; expected i64, u64, f32 or f64" },
+    };
+    CHECK_ROWS(rows);
+}
+
 static void mistakes_name_the_place(void **state)
 {
     (void)state;
@@ -820,6 +852,7 @@ int main(void)
         TEST(order_and_random),
         TEST(control),
         TEST(collectives),
+        TEST(text),
         TEST(mistakes_name_the_place),
         TEST(every_op_is_tested),
     };

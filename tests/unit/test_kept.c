@@ -127,6 +127,26 @@ static void collectives_come_back(void **state)
     qn_module_free(module);
 }
 
+static void text_comes_back(void **state)
+{
+    static const char text[] = "strings \",\"\n"
+                               "dims n: 1..64, k: 0..9\n"
+                               "graph @main(%x: i64[n]) -> (y: i64[n, k], z: f32[n]) {\n"
+                               "  %0 = text_count %x {most = 8, separator = 0} : i64[n]\n"
+                               "  %1 = reduce %0 {axes = [0], kind = max} : i64[]\n"
+                               "  %2 = extent %1 {limit = [9], symbol = [k]} : i64[]\n"
+                               "  %3 = text_split %x {k = [k], most = 8, separator = 0} : i64[n, k]\n"
+                               "  %4 = text_parse %x {dtype = f32} : f32[n]\n"
+                               "  return %3, %4\n}\n";
+    fixture *f = *state;
+    const qn_pass_options options = { .math = QN_MATH_DEFAULT };
+    qn_module *module;
+    if (qn_text_parse(text, sizeof text - 1, "c.qn", &module, &f->diags))
+        fail_msg("%s", qn_diags_text(&f->diags, f->arena));
+    keep_and_compare(f, "text", module->functions[0], &options);
+    qn_module_free(module);
+}
+
 static bool comes_back(fixture *f, const qn_kept *kept, char *bytes, size_t n)
 {
     qn_arena *arena = qn_arena_new();
@@ -375,6 +395,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test_setup_teardown(programs_come_back, setup_cache, teardown_cache),
         cmocka_unit_test_setup_teardown(collectives_come_back, setup_cache, teardown_cache),
+        cmocka_unit_test_setup_teardown(text_comes_back, setup_cache, teardown_cache),
         cmocka_unit_test_setup_teardown(other_bytes_are_read_with_care, setup_cache, teardown_cache),
         cmocka_unit_test_setup_teardown(keys_tell_apart_what_lowering_does, setup_cache, teardown_cache),
         cmocka_unit_test_setup_teardown(tuning_makes_programs_anew, setup_cache, teardown_cache),

@@ -246,7 +246,7 @@ static void test_mistakes_of_form(void **state)
            "p.qn:23:12: expected to and the buffer that is written, found ','");
     refuse(
         "swap %4 %5\n  }", "swap %4 %5\n",
-        "p.qn:41:1: expected a step (call, library, collective, wait, copy, loop, if, swap, bind, check) or "
+        "p.qn:41:1: expected a step (call, library, collective, text, wait, copy, loop, if, swap, bind, check) or "
         "'}', found 'kernel'");
     refuse("check m = \"b 1\" node 0", "check m \"b 1\" node 0", "p.qn:38:11: expected '=', found '\"b 1\"'");
     refuse("tasks 1\n  bind", "bind", "p.qn:31:18: expected tasks and their number, found 'bind'");

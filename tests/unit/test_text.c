@@ -25,7 +25,7 @@ static const char *const mistakes[][2] = {
       "x.qn:1:19: the bytes of x\"…\" are pairs of hexadecimal digits, up to a '\"'" },
 
     /* modules */
-    { "grahp @f() -> () { return }", "x.qn:1:1: expected graph, dims or data, found 'grahp'" },
+    { "grahp @f() -> () { return }", "x.qn:1:1: expected graph, dims, strings or data, found 'grahp'" },
     { "graph f() -> () { return }", "x.qn:1:7: expected the name of the graph (@name), found 'f'" },
     { "graph @f() -> () { return", "x.qn:1:26: expected '}', found the end of the text" },
     { "graph @f() -> () { return }\ngraph @f() -> () { return }", "x.qn:2:7: there is a graph @f already" },
