@@ -244,10 +244,10 @@ static void test_mistakes_of_form(void **state)
     refuse("f32 8*n\n  %4", "f32 8*q\n  %4", "p.qn:12:53: no line of dims or bound names q");
     refuse("copy %6 to %7", "copy %6, %7",
            "p.qn:23:12: expected to and the buffer that is written, found ','");
-    refuse(
-        "swap %4 %5\n  }", "swap %4 %5\n",
-        "p.qn:41:1: expected a step (call, library, collective, text, wait, copy, loop, if, swap, bind, check) or "
-        "'}', found 'kernel'");
+    refuse("swap %4 %5\n  }", "swap %4 %5\n",
+           "p.qn:41:1: expected a step (call, library, collective, text, wait, copy, loop, if, swap, bind, "
+           "check) or "
+           "'}', found 'kernel'");
     refuse("check m = \"b 1\" node 0", "check m \"b 1\" node 0", "p.qn:38:11: expected '=', found '\"b 1\"'");
     refuse("tasks 1\n  bind", "bind", "p.qn:31:18: expected tasks and their number, found 'bind'");
     refuse("store %c[0], %n", "store %c[0], %k", "p.qn:46:18: %k is not defined here");
