@@ -231,12 +231,17 @@ static void apply_options(qn_onnx_import *im, const char *name, int64_t *min, in
         }
 }
 
+static const char *fresh(const qn_onnx_import *im, const char *stem)
+{
+    const char *name = stem;
+    for (int i = 1; qn_dim_find_symbol(im->dims, name); i++)
+        name = qn_arena_printf(im->arena, "%s_%d", stem, i);
+    return name;
+}
+
 static const char *fresh_name(const qn_onnx_import *im)
 {
-    const char *name = "length";
-    for (int i = 1; qn_dim_find_symbol(im->dims, name); i++)
-        name = qn_arena_printf(im->arena, "length_%d", i);
-    return name;
+    return fresh(im, "length");
 }
 
 /* The symbol that the larger one of 0 and the element was bound to: where the element is an extent itself, it is that. */
@@ -351,6 +356,24 @@ static qn_dim extent_at(qn_onnx_node *n, const qn_onnx_value *wanted, qn_value *
 qn_dim qn_onnx_extent(qn_onnx_node *n, qn_value *number, qn_dim limit)
 {
     return number ? extent_at(n, NULL, number, 0, limit) : NULL;
+}
+
+qn_dim qn_onnx_named_extent(qn_onnx_node *n, qn_value *number, const char *name, int64_t usual)
+{
+    int64_t min = 0, max = QN_DIM_MAX_VALUE;
+    bool given = false;
+    if (!number)
+        return NULL;
+    name = fresh(n->im, name);
+    apply_options(n->im, name, &min, &max, &given);
+    max = given ? max : usual;
+    if (min > max) {
+        qn_onnx_unsupported(n, "dimension %s is at most %lld here, and would have to be %lld", name,
+                            (long long)max, (long long)min);
+        return NULL;
+    }
+    const qn_dim symbol = qn_dim_symbol(n->im->dims, name, min, max);
+    return qn_b_extent(&n->b, number, qn_dim_const(n->im->dims, max), symbol) ? symbol : NULL;
 }
 
 qn_dim qn_onnx_known_extent(qn_onnx_node *n, qn_value *number)

@@ -310,6 +310,8 @@ bool qn_onnx_fold_where(qn_onnx_node *n);
 /* The integer, a tensor of one element that the run computes, as an extent: it ends where it is negative, above `limit` (NULL: what
  * follows from how it is computed), or above what the options say. NULL after a report: nothing says how large it may be. */
 qn_dim qn_onnx_extent(qn_onnx_node *n, qn_value *number, qn_dim limit);
+/* A number that is never negative as an extent with a name of its own, at most `usual` unless the options say how large. */
+qn_dim qn_onnx_named_extent(qn_onnx_node *n, qn_value *number, const char *name, int64_t usual);
 /* Makes extents of all elements of input i, which are its contents from then on. False, maybe after a report, when it may not. */
 bool qn_onnx_compute_dims(qn_onnx_node *n, int i, qn_dim limit);
 /* An output of the model as a value whose extents are largest where what the run finds is. NULL after a report. */
@@ -357,12 +359,18 @@ const uint8_t *qn_onnx_external_bytes(qn_onnx_import *im, const Onnx__Tensor *pr
 /* The numbers of a tensor's or an attribute's strings; NULL after a report, or without one where there is no such attribute. */
 const qn_tensor *qn_onnx_string_tensor(qn_onnx_import *im, const Onnx__Tensor *proto, const qn_loc *loc);
 const int64_t *qn_onnx_attr_strings(qn_onnx_node *n, const char *name, int *out_n);
+int64_t qn_onnx_string_number(qn_onnx_node *n, const char *text); /* -1 after a report */
 int64_t qn_onnx_attr_string_number(qn_onnx_node *n, const char *name,
                                    const char *fallback); /* -1 after a report */
 void qn_onnx_out_strings(qn_onnx_node *n, int i, qn_value *numbers);
 bool qn_onnx_is_strings(const qn_onnx_value *v); /* or a sequence with some */
 /* Imports the node, unless it has strings that its operator does not take. */
 void qn_onnx_import_node(qn_onnx_node *n, const qn_onnx_op *op);
+
+/* ---- text.c ---- */
+
+/* Output 0 is input 0 as that data type; one of them is strings. */
+void qn_onnx_cast_text(qn_onnx_node *n, int to);
 
 /* ---- order.c ---- */
 

@@ -1,5 +1,6 @@
 /* Strings. There are none in the IR: a tensor of strings is one of their numbers (i64) in a table of the module, of all strings
- * that the model has. A host numbers strings of its inputs that are not in the table from the table's end on. */
+ * that the model has. A host numbers strings of its inputs that are not in the table from the table's end on; where there are ops on
+ * text (text.c), the table of a run does. */
 #include <string.h>
 
 #include "frontend/onnx/import.h"
@@ -88,11 +89,15 @@ const int64_t *qn_onnx_attr_strings(qn_onnx_node *n, const char *name, int *out_
     return a ? numbers_of(n->im, a->n_strings, a->strings, &n->b.loc) : NULL;
 }
 
-int64_t qn_onnx_attr_string_number(qn_onnx_node *n, const char *name, const char *fallback)
+int64_t qn_onnx_string_number(qn_onnx_node *n, const char *text)
 {
-    const char *text = qn_onnx_attr_string(n, name, fallback);
     const ProtobufCBinaryData s = { .len = strlen(text), .data = (uint8_t *)(uintptr_t)text };
     return number_of(n->im, &s, &n->b.loc);
+}
+
+int64_t qn_onnx_attr_string_number(qn_onnx_node *n, const char *name, const char *fallback)
+{
+    return qn_onnx_string_number(n, qn_onnx_attr_string(n, name, fallback));
 }
 
 /* ---- which operators take them ---- */
@@ -110,23 +115,10 @@ enum { REFUSED, MOVES, LOOKS };
 
 static int what_of(const char *op)
 {
-    static const char *const moves[] = { "Identity",
-                                         "Reshape",
-                                         "Flatten",
-                                         "Squeeze",
-                                         "Unsqueeze",
-                                         "Transpose",
-                                         "Concat",
-                                         "Slice",
-                                         "Split",
-                                         "Expand",
-                                         "Tile",
-                                         "Gather",
-                                         "GatherElements",
-                                         "GatherND",
-                                         "Where",
-                                         "ArrayFeatureExtractor",
-                                         "Cast" };
+    static const char *const moves[] = { "Identity",       "Reshape",   "Flatten", "Squeeze",
+                                         "Unsqueeze",      "Transpose", "Concat",  "Slice",
+                                         "Split",          "Expand",    "Tile",    "Gather",
+                                         "GatherElements", "GatherND",  "Where",   "ArrayFeatureExtractor" };
     static const char *const looks[] = { "Shape",
                                          "Size",
                                          "Equal",
@@ -134,6 +126,10 @@ static int what_of(const char *op)
                                          "LabelEncoder",
                                          "OneHotEncoder",
                                          "TfIdfVectorizer",
+                                         "StringConcat",
+                                         "StringSplit",
+                                         "StringNormalizer",
+                                         "RegexFullMatch",
                                          "SequenceConstruct",
                                          "SequenceInsert",
                                          "SequenceErase",
@@ -159,18 +155,28 @@ static bool takes_strings(const qn_onnx_node *n)
     return false;
 }
 
+/* Is it a Cast from or to strings? *out_to: the data type. */
+static bool casts(qn_onnx_node *n, const qn_onnx_op *op, int *out_to)
+{
+    if (!strcmp(op->name, "Cast"))
+        *out_to = (int)qn_onnx_attr_int(n, "to", 0);
+    else if (!strcmp(op->name, "CastLike") && n->n_in == 2 && n->in[1]->kind == QN_ONNX_TENSOR)
+        *out_to = n->in[1]->strings ? QN_ONNX_STRING : (int)qn_onnx_dtype_elem(n->in[1]->type.dtype);
+    else
+        return false;
+    return *out_to == QN_ONNX_STRING || (n->n_in > 0 && n->in[0]->strings);
+}
+
 void qn_onnx_import_node(qn_onnx_node *n, const qn_onnx_op *op)
 {
+    int to;
+    if (casts(n, op, &to)) {
+        qn_onnx_cast_text(n, to);
+        return;
+    }
     const int what = takes_strings(n) ? what_of(op->name) : LOOKS;
     if (what == REFUSED) {
         qn_onnx_unsupported(n, "this operator is not supported on strings, which are numbers here");
-        return;
-    }
-    if (what == MOVES && !strcmp(op->name, "Cast")) {
-        if (qn_onnx_attr_int(n, "to", 0) == QN_ONNX_STRING)
-            qn_onnx_out_any(n, 0, n->in[0]);
-        else if (qn_onnx_ok(n))
-            qn_onnx_unsupported(n, "numbers from strings");
         return;
     }
     op->import(n);

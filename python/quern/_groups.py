@@ -1,11 +1,11 @@
 """Inputs and outputs of imported models that are sequences, optionals or strings: a caller's one is several tensors of the module,
 none, or numbers."""
 
-from ctypes import POINTER, byref, c_char_p
+from ctypes import POINTER, byref, c_char_p, c_int64, c_size_t, string_at
 
 import numpy as np
 
-from ._library import OUTPUT, ArgumentError, Group, lib
+from ._library import OUTPUT, ArgumentError, Group, check, lib
 
 
 def _text(shape):
@@ -28,8 +28,52 @@ def _decode(text):
     return text.decode(errors="surrogateescape")
 
 
+class Words:
+    """The strings that a call has and the model does not. Their numbers are those of the session's table where it has one (its model
+    makes strings), else they are counted here."""
+
+    def __init__(self, table):
+        self._table = table  # lives as long as the session
+        self._numbers = {}
+
+    def clear(self):
+        self._numbers.clear()
+        if self._table:
+            lib.quern_strings_clear(self._table)
+
+    def limit(self, size):
+        if self._table:
+            lib.quern_strings_limit(self._table, size)
+
+    def number(self, text, count):
+        """Of a string that is none of the model's, which are `count`."""
+        if text in self._numbers:
+            return self._numbers[text]
+        number = c_int64(count + len(self._numbers))
+        if self._table:
+            raw = text.encode(errors="surrogateescape")
+            check(lib.quern_strings_number(self._table, raw, len(raw), byref(number)))
+        self._numbers[text] = number.value
+        return number.value
+
+    def texts(self, numbers, strings):
+        """A dict of the strings that have these numbers; `strings` are the model's."""
+        if self._table is None:
+            known = strings + list(self._numbers)
+            if numbers and not 0 <= min(numbers) <= max(numbers) < len(known):
+                raise ArgumentError(f"an output of strings has a number that no string has: there are {len(known)}")
+            return {i: known[i] for i in numbers}
+        length, found = c_size_t(), {}
+        for i in numbers:
+            at = lib.quern_strings_text(self._table, i, byref(length))
+            if not at:
+                raise ArgumentError(f"an output of strings has the number {i}, which no string has")
+            found[i] = _decode(string_at(at, length.value))
+        return found
+
+
 class Side:
-    """The inputs, or the outputs. `words` are the strings that a call has and the model does not, with their numbers."""
+    """The inputs, or the outputs. `words` are the Words of a call."""
 
     def __init__(self, what, groups, names, strings):
         self.what, self.names = what, names
@@ -56,14 +100,15 @@ class Side:
         for i, text in enumerate(value.flat):
             text = _decode(text) if isinstance(text, bytes) else str(text)
             found = self.numbers.get(text)
-            number.flat[i] = words.setdefault(text, len(self.strings) + len(words)) if found is None else found
+            number.flat[i] = words.number(text, len(self.strings)) if found is None else found
         return number
 
     def _texts(self, numbers, words):
-        known = self.strings + list(words)
-        if np.size(numbers) and not 0 <= np.min(numbers) <= np.max(numbers) < len(known):
-            raise ArgumentError(f"an output of strings has a number that no string has: there are {len(known)}")
-        return np.array([known[i] for i in np.ravel(numbers)], object).reshape(np.shape(numbers))
+        flat = np.ravel(numbers).tolist()
+        known = words.texts(set(flat), self.strings)
+        texts = np.empty(len(flat), object)
+        texts[:] = [known[i] for i in flat]
+        return texts.reshape(np.shape(numbers))
 
     def _parts(self, position, value, words):
         name, tensors = self.order[position]

@@ -11,7 +11,7 @@ import numpy as np
 
 from ._arrays import NUMPY, address_of, empty, to_numpy, to_quern, view
 from ._dlpack import gpu_of
-from ._groups import shape_text, sides
+from ._groups import Words, shape_text, sides
 from ._library import (INPUT, NEEDS, NEEDS_DIM, NEEDS_SHAPE, OUTPUT, TUNE_REPORT, Array, ArgumentError, BufferInfo, CompileOptions,
                        DimRange, EmitOptions, EntryInfo, Handle, InputShape, KnownInput, LoadOptions, ModelError, OutOfRangeError,
                        SymbolInfo, TuneOptions, UnsupportedError, check, error_of, lib, refuse_to_copy, table)
@@ -128,7 +128,7 @@ class Session:
         self._slots = [_Slot() for _ in entry.buffers]
         self._bound = {}  # buffer: array, kept alive while the library reads it
         self._outputs = None
-        self._words = {}  # strings that inputs have and the model does not
+        self._words = Words(lib.quern_session_strings(self._handle.pointer))
         self._fresh = None  # shape and dtype of each output, for the inputs that are bound
         self.run = _runner(self._handle)
 
@@ -138,6 +138,11 @@ class Session:
         """This session runs as that rank (a Comm; None: alone), for models with collectives."""
         lib.quern_session_set_comm(self._handle.pointer, comm and comm._pointer)
         self.comm = comm
+
+    def limit_strings(self, size):
+        """How many bytes of strings a run may make or get, with what finds them (256 MiB); more is an OutOfMemoryError. For models that
+        make strings or read their characters."""
+        self._words.limit(size)
 
     def broadcast_states(self, root=0):
         """All states become those of rank `root`, on all ranks."""
@@ -169,8 +174,8 @@ class Session:
         """Binds inputs (all as a list, or some as a dict); they are read in place by each run. Tensors on the GPU that the
         model runs on may be among them, ours or by DLPack."""
         entry, given = self._entry, self.model._given
-        if complete:
-            self._words = {}
+        if given and (complete or not isinstance(inputs, dict)):  # all are bound anew: nobody has the old numbers
+            self._words.clear()
         for buffer, x in entry.pairs(given.spread(inputs, self._words, complete) if given else inputs, complete):
             if gpu_of(x) is not None:
                 self._bind_tensor(buffer, _tensor_class()(x).contiguous())
@@ -350,12 +355,12 @@ class Model:
         else:
             results = session.fresh_outputs()
             session.run()
-        words = session._words
+        results = self._got.gather(results, session._words) if self._got else results
         # The arrays belong to the caller now, and the states of a call end with it.
         if not self._first.states:
             session._bound.clear()
             self._idle.append(session)
-        return self._got.gather(results, words) if self._got else results
+        return results
 
 
 # ---- compiling
