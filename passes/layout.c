@@ -12,6 +12,8 @@
  *   %1 = conv_packed %0': f32[1, 4, 56, 56, 16], %w'
  *   %2 = broadcast (reshape %bias to [4, 16]) {axes = [1, 4], …}; %3 = add %1, %2; %4 = reduce_window %3 …
  *
+ * So does the gradient of max pooling.
+ *
  * Norms of groups of channels, whose values are of other dims, stay in blocks, too (layout_groups.c); channels that are cut, joined or
  * shuffled other than by whole blocks are noted, and gathered from blocks to blocks where they are read (layout_channels.c).
  *
@@ -68,19 +70,37 @@ static bool elementwise(qn_layout *l, const qn_node *node)
     return true;
 }
 
-static bool reduce_window(qn_layout *l, const qn_node *node)
+/* Are windows of one sample and one channel? */
+static bool windows_are_spatial(const qn_node *node)
 {
-    if (!qn_layout_lanes(l, node->operands[0]))
-        return false;
     for (int i = 0; i < 2; i++)
         if (qn_attr_ints(node, QN_ATTR_WINDOW, NULL)[i] != 1 ||
             qn_attr_ints(node, QN_ATTR_STRIDE, NULL)[i] != 1 ||
             !qn_dim_is(qn_attr_dims(node, QN_ATTR_LOW, NULL)[i], 0) ||
             !qn_dim_is(qn_attr_dims(node, QN_ATTR_HIGH, NULL)[i], 0))
             return false;
+    return true;
+}
+
+static bool reduce_window(qn_layout *l, const qn_node *node)
+{
+    if (!qn_layout_lanes(l, node->operands[0]) || !windows_are_spatial(node))
+        return false;
     qn_layout_set_blocked(
         l, &node->results[0],
         qn_layout_rebuild(l, node, (qn_value *[]){ qn_layout_in_blocks(l, node->operands[0]) }));
+    return true;
+}
+
+/* The gradient of max pooling: the channels of a block side by side. */
+static bool select_and_scatter(qn_layout *l, const qn_node *node)
+{
+    const int64_t c = qn_layout_lanes(l, node->operands[0]);
+    if (!c || !windows_are_spatial(node))
+        return false;
+    qn_value *operands[2] = { qn_layout_blocked(l, node->operands[0], c),
+                              qn_layout_blocked(l, node->operands[1], c) };
+    qn_layout_set_blocked(l, &node->results[0], qn_layout_rebuild(l, node, operands));
     return true;
 }
 
@@ -169,6 +189,7 @@ static bool stays_in_blocks(qn_layout *l, qn_node *node)
     switch (node->op) {
     case QN_OP_CONVOLUTION: return qn_layout_convolution(l, node);
     case QN_OP_REDUCE_WINDOW: return reduce_window(l, node);
+    case QN_OP_SELECT_AND_SCATTER: return select_and_scatter(l, node);
     case QN_OP_BROADCAST: return broadcast(l, node);
     case QN_OP_PAD: return pad(l, node);
     case QN_OP_SLICE: return qn_layout_slice(l, node);

@@ -68,6 +68,16 @@ static qn_value *pool(net *n, qn_kind kind, qn_value *x)
     return qn_b_reduce_window(&n->b, kind, x, &(qn_window){ window, stride, NULL, low, low });
 }
 
+/* The gradient of such a pooling of x, where all of the result's gradients are made of x, too; also of windows that do not meet. */
+static qn_value *pool_gradient(net *n, qn_value *x, int64_t size)
+{
+    const int64_t window[] = { 1, 1, size, size }, stride[] = { 1, 1, 2, 2 },
+                  low[] = { 0, 0, size / 2, size / 2 };
+    const qn_window w = { window, stride, NULL, low, low };
+    qn_value *y = qn_b_reduce_window(&n->b, QN_KIND_MAX, x, &w);
+    return qn_b_select_and_scatter(&n->b, x, qn_b_unary(&n->b, QN_OP_TANH, y), &w);
+}
+
 static qn_value *spatial_mean(net *n, qn_value *x, bool keep)
 {
     return qn_b_mean(&n->b, x, 2, (const int64_t[]){ 2, 3 }, keep);
@@ -319,6 +329,19 @@ static qn_value *planes_network(net *n, qn_value *x)
     return qn_b_convolution(&n->b, x, weights(n, 5, (const int64_t[]){ 32, 32, 1, 3, 3 }), &one);
 }
 
+/* Gradients of pooling between convolutions of channels that fill no blocks. */
+static qn_value *pooled_network(net *n, qn_value *x)
+{
+    x = pool_gradient(n, conv(n, x, 20, 3, 1, 1), 3);
+    return conv(n, pool_gradient(n, conv(n, x, 33, 3, 1, 1), 2), 20, 1, 1, 1);
+}
+
+/* The same, and a mean. */
+static qn_value *pooled_blocks(net *n, qn_value *x)
+{
+    return spatial_mean(n, pool_gradient(n, conv(n, x, 32, 3, 1, 1), 3), false);
+}
+
 typedef struct network {
     const char *name;
     int rank;
@@ -347,6 +370,8 @@ static const network networks[] = {
     { "group gradients, any batch", 4, { 0, 3, 7, 9 }, group_gradient_network, 5, 0 },
     { "batch normed", 4, { 3, 3, 7, 9 }, batch_normed_network, 3, 0 },
     { "batch normed, any batch", 4, { 0, 3, 7, 9 }, batch_normed_network, 3, 0 },
+    { "pooling's gradient", 4, { 2, 3, 7, 10 }, pooled_network, 3, 0 },
+    { "pooling's gradient, any batch", 4, { 0, 3, 7, 10 }, pooled_network, 3, 0 },
     { "line", 3, { 2, 18, 100 }, line_network, 2, 0 },
     { "planes", 5, { 1, 3, 5, 14, 13 }, planes_network, 2, 0 },
     { "planes, any batch", 5, { 0, 3, 5, 14, 13 }, planes_network, 2, 0 },
@@ -448,6 +473,7 @@ static void nothing_is_rearranged(void **state)
     nothing_rearranged(residual_network);
     nothing_rearranged(normed_blocks);
     nothing_rearranged(gradient_blocks);
+    nothing_rearranged(pooled_blocks);
     nothing_rearranged(shuffled_blocks);
 }
 
