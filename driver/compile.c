@@ -14,8 +14,10 @@
 #include "driver/llvm_key.h"
 #include "driver/tune.h"
 #include "ir/clock.h"
+#include "ir/condensed.h"
 #include "ir/print.h"
 #include "ir/strbuf.h"
+#include "passes/passes.h"
 #include "runtime/pool.h"
 
 static void progress(const qn_settings *s, const char *what, int done, int total)
@@ -180,6 +182,7 @@ static qn_status begin_planning(planner *p, const qn_settings *s, qn_emit emit, 
                                     .schedules = p->settings.schedules,
                                     .parallel_for = parallel_for,
                                     .pool = p,
+                                    .samples = s->target.jit,
                                     .no_fusion = !s->fuse,
                                     .remat = s->remat,
                                     .memory_limit = s->memory_limit };
@@ -221,6 +224,30 @@ static qn_status lower(planner *p, qn_graph *graph, int number, qn_diags *diags)
     return QUERN_OK;
 }
 
+typedef struct lost_constants {
+    const qn_kept *kept; /* or NULL */
+    const bool *lost;    /* per constant of that; NULL: none */
+} lost_constants;
+
+static bool is_lost(const qn_tensor *tensor, void *user)
+{
+    const lost_constants *c = user;
+    for (int i = 0; c->lost && i < c->kept->n_constants; i++)
+        if (c->lost[i] && c->kept->constants[i] == tensor)
+            return true;
+    return qn_tensor_is_lost(tensor);
+}
+
+/* Makes constants whole that were condensed by a sample, and of which numbers were lost. */
+static bool expand_lost(planner *p, qn_graph *graph, const qn_kept *kept)
+{
+    lost_constants c = { kept, kept ? qn_kept_lost(&p->cache, kept, p->out->arena) : NULL };
+    const bool any = qn_expand_sampled(graph, is_lost, &c) > 0;
+    if (any)
+        qn_graph_remove_dead(graph);
+    return any;
+}
+
 /* As it was kept, or lowered and kept. */
 static qn_status find_or_lower(planner *p, qn_graph *graph, int number, qn_diags *diags)
 {
@@ -229,7 +256,10 @@ static qn_status find_or_lower(planner *p, qn_graph *graph, int number, qn_diags
     bool changed;
     QN_TRY(qn_pass_find("expand")->run(graph, &p->options, &changed, diags)); /* as lowering begins */
     qn_graph_remove_dead(graph);
-    const bool keeps = p->kept_by && qn_kept_of(graph, &p->options, p->kept_by, out->arena, &kept);
+    bool keeps = p->kept_by && qn_kept_of(graph, &p->options, p->kept_by, out->arena, &kept);
+    if (expand_lost(p, graph, keeps ? &kept : NULL))
+        keeps = p->kept_by && qn_kept_of(graph, &p->options, p->kept_by, out->arena, &kept);
+    out->found_by[number] = keeps ? qn_arena_copy(out->arena, &kept, sizeof kept) : NULL;
     out->kept[number] = keeps && qn_kept_get(&p->cache, &kept, out->arena, &out->programs[number],
                                              &out->program_keys[number]);
     if (out->kept[number])
@@ -246,6 +276,13 @@ static void name_program(const qn_graph *graph, qn_program *program)
         program->name = "infer"; /* what importers call the only function there is */
 }
 
+static void take_program(const qn_compiled *out, const qn_graph *graph, int number)
+{
+    name_program(graph, out->programs[number]);
+    out->plans[number].bytes = out->programs[number]->arena_bytes->max;
+    out->plans[number].varies = !qn_dim_is_const(out->programs[number]->arena_bytes);
+}
+
 static qn_status make_programs(planner *p, qn_module *module, qn_diags *diags)
 {
     const qn_settings *s = &p->settings;
@@ -258,6 +295,7 @@ static qn_status make_programs(planner *p, qn_module *module, qn_diags *diags)
     out->programs = QN_NEW_ARRAY(out->arena, qn_program *, out->n_programs);
     out->program_keys = QN_NEW_ARRAY(out->arena, qn_cache_key *, out->n_programs);
     out->kept = QN_NEW_ARRAY(out->arena, bool, out->n_programs);
+    out->found_by = QN_NEW_ARRAY(out->arena, const qn_kept *, out->n_programs);
     out->flops = QN_NEW_ARRAY(out->arena, double, out->n_programs);
     out->plans = QN_NEW_ARRAY(out->arena, qn_remat_report, out->n_programs);
     for (int i = 0; i < out->n_programs; i++) {
@@ -272,9 +310,7 @@ static qn_status make_programs(planner *p, qn_module *module, qn_diags *diags)
         double passes_done = qn_seconds();
         QN_TRY(check_cancel(s, diags));
         QN_TRY(find_or_lower(p, graph, i, diags));
-        name_program(graph, out->programs[i]);
-        out->plans[i].bytes = out->programs[i]->arena_bytes->max;
-        out->plans[i].varies = !qn_dim_is_const(out->programs[i]->arena_bytes);
+        take_program(out, graph, i);
         if (s->planned)
             s->planned(s->progress_user, out->programs[i]->name, &out->plans[i]);
         out->times.passes += passes_done - start;
@@ -597,18 +633,23 @@ static qn_status find_code(planner *p, qn_emit emit, bool *out_missing, qn_diags
     return QUERN_OK;
 }
 
-static qn_status compile(planner *p, qn_module *module, qn_emit emit, qn_diags *diags)
+static qn_status make_code(planner *p, qn_module *module, qn_emit emit, qn_diags *diags)
 {
     bool missing;
-    QN_TRY(make_programs(p, module, diags));
     double start = qn_seconds();
     QN_TRY(find_code(p, emit, &missing, diags));
     if (missing) {
         QN_TRY(lower_kept(p, module, diags));
         QN_TRY(make_kernels(p, emit, &missing, diags));
     }
-    p->out->times.kernels = qn_seconds() - start;
+    p->out->times.kernels += qn_seconds() - start;
     return QUERN_OK;
+}
+
+static qn_status compile(planner *p, qn_module *module, qn_emit emit, qn_diags *diags)
+{
+    QN_TRY(make_programs(p, module, diags));
+    return make_code(p, module, emit, diags);
 }
 
 qn_status qn_compile_module(qn_module *module, const qn_settings *settings, qn_emit emit, qn_arena *arena,
@@ -619,6 +660,32 @@ qn_status qn_compile_module(qn_module *module, const qn_settings *settings, qn_e
     qn_status status = begin_planning(&p, settings, emit, out, diags);
     if (!status)
         status = compile(&p, module, emit, diags);
+    end_planning(&p);
+    return status;
+}
+
+static qn_status compile_again(planner *p, qn_module *module, qn_diags *diags)
+{
+    qn_compiled *out = p->out;
+    const double start = qn_seconds();
+    for (int i = 0; i < out->n_programs; i++) {
+        expand_lost(p, module->functions[i], out->found_by[i]);
+        QN_TRY(find_or_lower(p, module->functions[i], i, diags));
+        take_program(out, module->functions[i], i);
+    }
+    qn_weights_lay_out(out->n_programs, out->programs, out->arena, &out->weights);
+    out->times.lower += qn_seconds() - start;
+    return make_code(p, module, QN_EMIT_OBJECT, diags);
+}
+
+qn_status qn_compile_again(qn_module *module, const qn_settings *settings, qn_compiled *compiled,
+                           qn_diags *diags)
+{
+    planner p;
+    compiled->entries = (qn_code){ 0 };
+    qn_status status = begin_planning(&p, settings, QN_EMIT_OBJECT, compiled, diags);
+    if (!status)
+        status = compile_again(&p, module, diags);
     end_planning(&p);
     return status;
 }

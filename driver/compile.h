@@ -61,10 +61,11 @@ typedef struct qn_compiled {
     int n_kernels; /* different ones */
     qn_code *kernels;
     const char **kernel_symbols, **kernel_names;
-    const char ***program_symbols; /* per program and kernel of it */
-    qn_cache_key **program_keys;   /* likewise: of the kernel's object */
-    bool *kept;                    /* per program: out of the cache (kept.h), its kernels have no bodies */
-    qn_code entries;               /* of QN_JIT_PREFIX, where a program was kept; else empty */
+    const char ***program_symbols;   /* per program and kernel of it */
+    qn_cache_key **program_keys;     /* likewise: of the kernel's object */
+    bool *kept;                      /* per program: out of the cache (kept.h), its kernels have no bodies */
+    const struct qn_kept **found_by; /* per program: what it is kept by; NULL: it is not */
+    qn_code entries;                 /* of QN_JIT_PREFIX, where a program was kept; else empty */
     qn_machine machine;
     qn_compile_times times;
 } qn_compiled;
@@ -79,6 +80,11 @@ QN_MUST_USE qn_status qn_plan_module(qn_module *module, const qn_settings *setti
  * object the kernels are text. Results live in `arena`. */
 QN_MUST_USE qn_status qn_compile_module(qn_module *module, const qn_settings *settings, qn_emit emit,
                                         qn_arena *arena, qn_compiled *out, qn_diags *diags);
+
+/* After qn_weights_move said that numbers of sampled constants were lost: these are whole again, and what qn_compile_module made of
+ * `module` for this process is made without. */
+QN_MUST_USE qn_status qn_compile_again(qn_module *module, const qn_settings *settings, qn_compiled *compiled,
+                                       qn_diags *diags);
 
 /* One kernel as an object with the symbol *symbol, by the cache. */
 QN_MUST_USE qn_status qn_compile_kernel(const qn_kernel *kernel, const qn_machine *machine,

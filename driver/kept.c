@@ -6,6 +6,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "ir/condensed.h"
 #include "ir/print.h"
 #include "passes/bounds.h"
 #include "passes/claim.h"
@@ -117,6 +118,32 @@ bool qn_kept_of(const qn_graph *graph, const qn_pass_options *options, const cha
                       .n_constants = (int)c.items.n,
                       .constants = c.items.items };
     return true;
+}
+
+/* ---- lost constants ---- */
+
+const bool *qn_kept_lost(qn_cache *cache, const qn_kept *kept, qn_arena *arena)
+{
+    const int n = kept->n_constants;
+    bool *lost = QN_NEW_ARRAY(arena, bool, n), any = false, any_sampled = false, any_new = false;
+    for (int i = 0; i < n; i++)
+        any_sampled |= qn_tensor_sampled(kept->constants[i]) != NULL;
+    if (!any_sampled)
+        return NULL;
+    char key_text[33];
+    qn_cache_key_text(&kept->key, key_text);
+    const qn_cache_key key = qn_cache_key_of(2, (const char *[]){ "lost", key_text });
+    qn_code note = { 0 };
+    const bool noted = qn_cache_get(cache, &key, arena, &note) && note.size == (size_t)n;
+    for (int i = 0; i < n; i++) {
+        const bool was = noted && ((const char *)note.data)[i] != 0;
+        lost[i] = was || qn_tensor_is_lost(kept->constants[i]);
+        any |= lost[i];
+        any_new |= lost[i] && !was;
+    }
+    if (any_new)
+        qn_cache_put(cache, &key, &(qn_code){ lost, (size_t)n });
+    return any ? lost : NULL;
 }
 
 /* ---- the entry ---- */

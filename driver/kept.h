@@ -23,6 +23,9 @@ bool qn_kept_of(const qn_graph *graph, const qn_pass_options *options, const cha
  * the weights are not set. */
 bool qn_kept_get(const qn_cache *cache, const qn_kept *kept, qn_arena *arena, qn_program **out,
                  qn_cache_key **out_keys);
+/* Per constant: were numbers of it lost when it was written, now or (as a note in the cache says) by an earlier process? NULL: of none.
+ * What is new goes to the note. */
+const bool *qn_kept_lost(qn_cache *cache, const qn_kept *kept, qn_arena *arena);
 void qn_kept_put(qn_cache *cache, const qn_kept *kept, const qn_program *program, const qn_cache_key *keys);
 
 #endif

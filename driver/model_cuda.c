@@ -450,7 +450,8 @@ static qn_status load_weights(cuda_model *m, qn_diags *diags)
     const size_t bytes = (size_t)m->compiled.weights.bytes;
     if (!qn_memory_reserve(&m->weights, bytes))
         return qn_error(diags, QUERN_ERROR_MEMORY, NULL, "no memory for %zu bytes of weights", bytes);
-    qn_weights_move(&m->compiled.weights, m->weights.data, m->module->arena);
+    if (!qn_weights_move(&m->compiled.weights, m->weights.data, m->module->arena))
+        return qn_error(diags, QUERN_ERROR_INTERNAL, NULL, "weights were lost");
     QN_TRY(from_runtime(qn_cuda_alloc(m->cuda, bytes, &m->weights_at), diags));
     return from_runtime(qn_cuda_to_device(m->cuda, m->weights_at, m->weights.data, bytes), diags);
 }

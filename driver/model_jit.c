@@ -150,11 +150,28 @@ static void give_back_what_is_free(void)
 #endif
 }
 
+static qn_status place_weights(jit_model *m, qn_module *module, const qn_settings *s, qn_compiled *c,
+                               qn_diags *diags)
+{
+    if (c->times.n_cached < c->times.n_kernels && c->weights.bytes >= LARGE)
+        give_back_what_is_free();
+    for (;;) {
+        if (!qn_memory_reserve(&m->weights, (size_t)c->weights.bytes))
+            return qn_error(diags, QUERN_ERROR_MEMORY, NULL, "no memory for %lld bytes of weights",
+                            (long long)c->weights.bytes);
+        if (qn_weights_move(&c->weights, m->weights.data, module->arena))
+            return QUERN_OK;
+        qn_memory_free(&m->weights);
+        QN_TRY(qn_compile_again(module, s, c, diags));
+    }
+}
+
 static qn_status make(quern_model *model, jit_model *m, qn_module *module, const qn_settings *s,
                       qn_arena *arena, qn_diags *diags)
 {
     qn_compiled compiled;
     QN_TRY(qn_compile_module(module, s, QN_EMIT_OBJECT, arena, &compiled, diags));
+    QN_TRY(place_weights(m, module, s, &compiled, diags));
     m->notes.times = compiled.times;
     m->notes.flops =
         qn_arena_copy(m->arena, compiled.flops, (size_t)compiled.n_programs * sizeof *compiled.flops);
@@ -162,12 +179,6 @@ static qn_status make(quern_model *model, jit_model *m, qn_module *module, const
         qn_arena_copy(m->arena, compiled.plans, (size_t)compiled.n_programs * sizeof *compiled.plans);
     for (int i = 0; i < compiled.n_programs; i++)
         note_costs(m, i, compiled.programs[i], &compiled.programs[i]->steps, 1);
-    if (compiled.times.n_cached < compiled.times.n_kernels && compiled.weights.bytes >= LARGE)
-        give_back_what_is_free();
-    if (!qn_memory_reserve(&m->weights, (size_t)compiled.weights.bytes))
-        return qn_error(diags, QUERN_ERROR_MEMORY, NULL, "no memory for %lld bytes of weights",
-                        (long long)compiled.weights.bytes);
-    qn_weights_move(&compiled.weights, m->weights.data, module->arena);
     return load(model, m, &compiled, s, diags);
 }
 

@@ -6,6 +6,7 @@
 #include <xxhash.h>
 
 #include "driver/weights.h"
+#include "ir/condensed.h"
 #include "quern.h"
 
 enum { PARALLEL_BYTES = 1 << 22 };
@@ -150,7 +151,8 @@ void qn_weights_write(const qn_weights *weights, FILE *file)
 /* ---- moving them to their place, by all threads ---- */
 
 typedef struct moving {
-    const qn_weights *weights;
+    int n;
+    const qn_weight **items;
     char *to;
     qn_arena *arena;
     int64_t *first;    /* number of the first piece of each tensor */
@@ -160,12 +162,12 @@ typedef struct moving {
 static void move_piece(void *arg, int64_t i)
 {
     const moving *m = arg;
-    int low = 0, high = m->weights->n;
+    int low = 0, high = m->n;
     while (high - low > 1) {
         const int middle = (low + high) / 2;
         *(m->first[middle] <= i ? &low : &high) = middle;
     }
-    const qn_weight *w = &m->weights->items[low];
+    const qn_weight *w = m->items[low];
     const int64_t piece = i - m->first[low];
     qn_tensor_read(w->tensor, piece, m->to + w->offset + qn_tensor_piece(w->tensor, piece).offset);
     if (atomic_fetch_sub(&m->left[low], 1) > 1)
@@ -175,24 +177,45 @@ static void move_piece(void *arg, int64_t i)
         qn_arena_release(m->arena, w->tensor->data, w->tensor->bytes);
 }
 
-void qn_weights_move(const qn_weights *weights, void *to, qn_arena *arena)
+/* The sampled tensors, or the others. */
+static void move_some(moving *m, const qn_weights *weights, bool sampled, quern_pool *pool)
 {
-    moving m = { .weights = weights, .to = to, .arena = arena };
     int64_t n = 0;
-    m.first = malloc(((size_t)weights->n + 1) * sizeof *m.first);
-    m.left = malloc(((size_t)weights->n + 1) * sizeof *m.left);
-    QN_ASSERT(m.first && m.left, "out of memory");
+    m->n = 0;
     for (int i = 0; i < weights->n; i++) {
-        const int64_t pieces = qn_tensor_pieces(weights->items[i].tensor);
-        m.first[i] = n;
-        atomic_init(&m.left[i], (long)pieces);
+        const qn_tensor *tensor = weights->items[i].tensor;
+        if ((qn_tensor_sampled(tensor) != NULL) != sampled)
+            continue;
+        const int64_t pieces = qn_tensor_pieces(tensor);
+        m->items[m->n] = &weights->items[i];
+        m->first[m->n] = n;
+        atomic_init(&m->left[m->n++], (long)pieces);
         n += pieces;
     }
+    quern_pool_parallel_for(pool, move_piece, m, n);
+}
+
+bool qn_weights_move(const qn_weights *weights, void *to, qn_arena *arena)
+{
+    const size_t n = (size_t)weights->n + 1;
+    moving m = { .items = malloc(n * sizeof *m.items),
+                 .to = to,
+                 .arena = arena,
+                 .first = malloc(n * sizeof *m.first),
+                 .left = malloc(n * sizeof *m.left) };
+    QN_ASSERT(m.items && m.first && m.left, "out of memory");
     quern_pool *pool = weights->bytes >= PARALLEL_BYTES ? quern_pool_new(0) : NULL;
-    quern_pool_parallel_for(pool, move_piece, &m, n);
+    bool lost = false;
+    move_some(&m, weights, true, pool);
+    for (int i = 0; i < m.n; i++)
+        lost |= qn_tensor_is_lost(m.items[i]->tensor);
+    if (!lost)
+        move_some(&m, weights, false, pool);
     quern_pool_free(pool);
+    free((void *)m.items);
     free(m.first);
     free((void *)m.left);
+    return !lost;
 }
 
 /* ---- safetensors ---- */

@@ -26,8 +26,8 @@ typedef struct qn_weights {
 void qn_weights_lay_out(int n_programs, qn_program *const *programs, qn_arena *arena, qn_weights *out);
 void qn_weights_hash(qn_weights *weights);
 /* `to`: zeroed. Contents that lie in `arena`, and pages of mapped files, are given back one by one: large weights are never
- * there twice. */
-void qn_weights_move(const qn_weights *weights, void *to, qn_arena *arena);
+ * there twice. False: of some sampled tensors numbers were lost (qn_tensor_is_lost); then nothing was given back that is in no file. */
+QN_MUST_USE bool qn_weights_move(const qn_weights *weights, void *to, qn_arena *arena);
 /* Errors show in ferror(file). */
 void qn_weights_write(const qn_weights *weights, FILE *file);
 /* As a safetensors file whose data begins at a multiple of 64 and is laid out as the weights are; gaps are tensors of

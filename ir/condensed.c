@@ -1,6 +1,7 @@
 /* Panels of 28 bits a number: see condensed.h. */
 #include "ir/condensed.h"
 
+#include <stdatomic.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -70,28 +71,33 @@ static void put(uint8_t *to, uint32_t word)
         to[i] = (uint8_t)(word >> 8 * i);
 }
 
-static uint32_t bits_at(const uint8_t *from)
+/* Where runs are short, and far apart: no core follows them. */
+static void fetch(const uint8_t *run, int64_t length)
 {
-    uint32_t bits;
-    memcpy(&bits, from, sizeof bits);
-    return bits;
+    for (int64_t line = 0; line < 4 * length; line += LINE)
+        __builtin_prefetch(run + line);
 }
 
-/* The first exponent of the table that fits best; of a large panel by one number of each few: those whose row and column leave the
- * same rest, so that it is the same table by rows and by columns. */
-static uint32_t choose_first(const qn_runs *panel)
+/* Counts the numbers of one of `run_step` runs, of these one of `step`, by exponent. */
+static void count(const qn_runs *panel, int64_t run_step, int64_t step, uint32_t counts[EXPONENTS])
 {
-    enum { EACH = 8, AHEAD = 8, LARGE = 8192 };
-    const int64_t each = panel->n * panel->length < LARGE ? 1 : EACH;
-    uint32_t counts[EXPONENTS] = { 0 }, inside = 0, most = 0, first = 1;
-    for (int64_t r = 0; r < panel->n; r++) {
+    enum { AHEAD = 4 };
+    memset(counts, 0, EXPONENTS * sizeof *counts);
+    for (int64_t r = 0; r < panel->n; r += run_step) {
         const uint8_t *run = panel->from + 4 * r * panel->stride;
-        for (int64_t i = 0; i < panel->length;
-             i += LINE / 4) /* short runs, far apart: no core follows them */
-            __builtin_prefetch(run + 4 * (AHEAD * panel->stride + i));
-        for (int64_t i = r % each; i < panel->length; i += each)
-            counts[exponent_of(bits_at(run + 4 * i))]++;
+        fetch(run + 4 * AHEAD * run_step * panel->stride, panel->length);
+        for (int64_t i = 0; i < panel->length; i += step) {
+            uint32_t bits;
+            memcpy(&bits, run + 4 * i, sizeof bits);
+            counts[exponent_of(bits)]++;
+        }
     }
+}
+
+/* The first exponent of the table that fits best. */
+static uint32_t first_of(const uint32_t counts[EXPONENTS])
+{
+    uint32_t inside = 0, most = 0, first = 1;
     for (uint32_t i = 1; i < EXPONENTS; i++) {
         inside += counts[i] - (i > KINDS ? counts[i - KINDS] : 0);
         if (inside > most) {
@@ -102,75 +108,140 @@ static uint32_t choose_first(const qn_runs *panel)
     return first;
 }
 
+/* How many of them does a table lack that begins with that one? */
+static int64_t others_of(const uint32_t counts[EXPONENTS], uint32_t first)
+{
+    int64_t others = 0;
+    for (uint32_t i = 0; i < EXPONENTS; i++)
+        others += lacks(first, i) ? counts[i] : 0;
+    return others;
+}
+
+/* A panel's table is chosen by its rows 0, row_step, …: so it is the same one however its numbers lie. */
+static int64_t row_step(int64_t k, int64_t width)
+{
+    enum { EACH = 16, LARGE = 8192 };
+    return k * width < LARGE ? 1 : EACH;
+}
+
 bool qn_condensed_takes(const qn_runs *panel, int64_t k, int64_t width)
 {
-    const uint32_t first = choose_first(panel);
-    int64_t others = 0;
-    for (int64_t r = 0; r < panel->n; r++) {
-        const uint8_t *run = panel->from + 4 * r * panel->stride;
-        uint32_t n = 0; /* a run is shorter */
-        for (int64_t i = 0; i < panel->length; i++)
-            n += lacks(first, exponent_of(bits_at(run + 4 * i)));
-        others += n;
-    }
-    return others <= qn_condensed_room(k, width);
+    const bool by_rows = panel->n == k;
+    const int64_t step = row_step(k, width);
+    uint32_t some[EXPONENTS], all[EXPONENTS];
+    count(panel, by_rows ? step : 1, by_rows ? 1 : step, some);
+    count(panel, 1, 1, all);
+    return others_of(all, first_of(some)) <= qn_condensed_room(k, width);
 }
+
+int64_t qn_condensed_sample(const qn_runs *panel, int64_t *out_others)
+{
+    enum { EACH = 8 };
+    uint32_t counts[EXPONENTS];
+    count(panel, EACH, 1, counts);
+    *out_others = others_of(counts, first_of(counts));
+    return ceil_of(panel->n, EACH) * panel->length;
+}
+
+/* ---- tiles: four columns of the eight rows of a block, in vectors of 16 bytes ---- */
+
+typedef uint32_t words __attribute__((vector_size(16)));
+typedef uint16_t pairs __attribute__((vector_size(16)));
+typedef uint8_t bytes __attribute__((vector_size(16)));
+enum { TILE = 4 };
 
 typedef struct writer {
     uint8_t *to;
+    int64_t width;
     int64_t room, n; /* entries of the list */
     uint32_t first;
-    uint8_t places[256]; /* by top byte; OTHER: the table lacks it */
+    int plane; /* bytes */
 } writer;
 
-/* Of four neighbours those that the table lacks go to the list and are 0 here. */
-static void list_others(writer *w, uint64_t *pairs, int64_t at)
+/* Number 2 i, or 2 i + 1, of x and y, one behind the other. */
+static inline pairs lower_pairs(words x, words y)
 {
-    uint32_t numbers[4];
-    memcpy(numbers, pairs, sizeof numbers);
-    for (int i = 0; i < 4; i++) {
-        if (w->places[numbers[i] >> 24] != OTHER)
-            continue;
-        if (w->n < w->room) {
-            uint8_t *entry = w->to + QN_CONDENSED_LIST + w->n * QN_CONDENSED_ENTRY;
-            put(entry, (uint32_t)(at + i));
-            put(entry + 4, numbers[i]);
+    return __builtin_shufflevector((pairs)x, (pairs)y, 0, 2, 4, 6, 8, 10, 12, 14);
+}
+
+static inline pairs upper_pairs(words x, words y)
+{
+    return __builtin_shufflevector((pairs)x, (pairs)y, 1, 3, 5, 7, 9, 11, 13, 15);
+}
+
+static inline bytes lower_bytes(pairs x, pairs y)
+{
+    return __builtin_shufflevector((bytes)x, (bytes)y, 0, 2, 4, 6, 8, 10, 12, 14, 16, 18, 20, 22, 24, 26, 28,
+                                   30);
+}
+
+static inline bytes upper_bytes(pairs x, pairs y)
+{
+    return __builtin_shufflevector((bytes)x, (bytes)y, 1, 3, 5, 7, 9, 11, 13, 15, 17, 19, 21, 23, 25, 27, 29,
+                                   31);
+}
+
+/* Places of top bytes; bytes of *others are not 0 where the table lacks one. */
+static inline bytes places_of(bytes top, bytes first, bytes *others)
+{
+    const bytes exponent = top & (EXPONENTS - 1), after = exponent - first;
+    const bytes inside = (bytes)(after < KINDS);
+    *others |= (bytes)(exponent != 0) & ~inside;
+    return ((after + 1) & inside) | (top >> 4 & 8);
+}
+
+static inline void store(uint8_t *to, bytes x)
+{
+    memcpy(to, &x, sizeof x);
+}
+
+/* False: the table lacks some of the numbers. */
+static inline bool write_tile(const writer *w, const words rows[QN_CONDENSED_ROWS], uint8_t *tile)
+{
+    bytes place[2], first = (bytes){ 0 } + (uint8_t)w->first, others = { 0 };
+    for (int half = 0; half < 2; half++) {
+        const words *r = rows + TILE * half;
+        const pairs high[2] = { upper_pairs(r[0], r[1]), upper_pairs(r[2], r[3]) };
+        uint8_t *to = tile + (1 + 3 * half) * w->plane;
+        store(to, lower_bytes(high[0], high[1]));
+        store(to + w->plane, (bytes)lower_pairs(r[0], r[1]));
+        store(to + 2 * w->plane, (bytes)lower_pairs(r[2], r[3]));
+        place[half] = places_of(upper_bytes(high[0], high[1]), first, &others);
+    }
+    store(tile, place[0] | place[1] << 4);
+    uint64_t any[2];
+    memcpy(any, &others, sizeof any);
+    return (any[0] | any[1]) == 0;
+}
+
+/* Those that the table lacks go to the list and are 0 here; the first number is `at` of the panel. */
+static void list_others(writer *w, words rows[QN_CONDENSED_ROWS], int64_t at)
+{
+    for (int r = 0; r < QN_CONDENSED_ROWS; r++)
+        for (int c = 0; c < TILE; c++) {
+            if (!lacks(w->first, exponent_of(rows[r][c])))
+                continue;
+            if (w->n < w->room) {
+                uint8_t *entry = w->to + QN_CONDENSED_LIST + w->n * QN_CONDENSED_ENTRY;
+                put(entry, (uint32_t)(at + r * w->width + c));
+                put(entry + 4, rows[r][c]);
+            }
+            w->n++;
+            rows[r][c] = 0;
         }
-        w->n++;
-        numbers[i] = 0;
-    }
-    memcpy(pairs, numbers, sizeof numbers);
 }
 
-static uint32_t places_of(const writer *w, const uint64_t *pairs)
+/* The tile whose first number lies there, and is number `at` of the panel: n rows of it. */
+static inline void make_tile(writer *w, const uint8_t *from, int64_t stride, int64_t n, int64_t at,
+                             uint8_t *tile)
 {
-    return w->places[pairs[0] >> 24 & 255] | (uint32_t)w->places[pairs[0] >> 56] << 8 |
-           (uint32_t)w->places[pairs[1] >> 24 & 255] << 16 | (uint32_t)w->places[pairs[1] >> 56] << 24;
-}
-
-/* Four neighbours of row `row` of a block, the first of which is number `at` of the panel and `column` of the block: two at a time. */
-static inline void write_four(writer *w, const uint8_t *from, int64_t at, int columns, int row, int column,
-                              uint8_t *block)
-{
-    const int plane = 4 * columns, r = row % 4, half = row / 4, by_four = 4 * (column + r);
-    uint64_t p[2], low = 0;
-    uint32_t third = 0, both;
-    memcpy(p, from, sizeof p);
-    uint32_t places = places_of(w, p);
-    if (places & 0x80808080u) {
-        list_others(w, p, at);
-        places = places_of(w, p);
-    }
-    for (int i = 0; i < 2; i++) {
-        low |= ((p[i] & 0xffff) | (p[i] >> 16 & 0xffff0000u)) << 32 * i;
-        third |= (uint32_t)((p[i] >> 16 & 0xff) | (p[i] >> 40 & 0xff00)) << 16 * i;
-    }
-    uint8_t *thirds = block + (1 + half * 3) * plane, *lows = thirds + (1 + r / 2) * plane;
-    memcpy(thirds + by_four, &third, sizeof third);
-    memcpy(lows + 4 * column + r % 2 * 8, &low, sizeof low);
-    memcpy(&both, block + by_four, sizeof both);
-    both = half ? both | places << 4 : places;
-    memcpy(block + by_four, &both, sizeof both);
+    words rows[QN_CONDENSED_ROWS] = { 0 };
+    for (int r = 0; r < n; r++)
+        memcpy(&rows[r], from + 4 * r * stride, sizeof *rows);
+    if (write_tile(w, rows, tile))
+        return;
+    list_others(w, rows, at);
+    write_tile(w, rows, tile);
 }
 
 static void write_table(uint8_t *to, uint32_t first)
@@ -182,25 +253,29 @@ static void write_table(uint8_t *to, uint32_t first)
 bool qn_condense(const qn_runs *panel, int64_t k, int64_t width, void *to)
 {
     const int64_t head = qn_condensed_head(k, width), rows = QN_CONDENSED_ROWS, columns = columns_of(width);
-    writer w = { .to = to, .room = qn_condensed_room(k, width), .first = choose_first(panel) };
+    uint32_t counts[EXPONENTS];
+    count(panel, row_step(k, width), 1, counts);
+    writer w = { .to = to,
+                 .width = width,
+                 .room = qn_condensed_room(k, width),
+                 .first = first_of(counts),
+                 .plane = (int)(4 * columns) };
     uint8_t *block = w.to + head;
     memset(to, 0, (size_t)head);
     write_table(to, w.first);
-    for (uint32_t i = 0; i < 256; i++) {
-        const uint32_t exponent = i % EXPONENTS, place = exponent ? exponent - w.first + 1 : 0;
-        w.places[i] = lacks(w.first, exponent) ? OTHER : (uint8_t)(place + i / EXPONENTS * 8);
-    }
-    if (k % rows)
-        memset(block + k / rows * rows_bytes(width), 0, (size_t)rows_bytes(width));
-    for (int64_t row = 0; row < k; row += rows)
-        for (int64_t column = 0; column < width;
-             column += columns, block += QN_CONDENSED_PLANES * 4 * columns)
-            for (int r = 0; r < rows && row + r < k; r++) {
-                const uint8_t *from = panel->from + 4 * ((row + r) * panel->stride + column);
-                for (int c = 0; c < columns; c += 4)
-                    write_four(&w, from + 4 * (ptrdiff_t)c, (row + r) * width + column + c, (int)columns, r,
-                               c, block);
+    for (int64_t row = 0; row < k; row += rows) {
+        const uint8_t *from = panel->from + 4 * row * panel->stride;
+        for (int64_t r = 0; r < rows; r++)
+            fetch(from + 4 * (rows + r) * panel->stride, width);
+        for (int64_t first = 0; first < width; first += columns, block += QN_CONDENSED_PLANES * 4 * columns)
+            for (int64_t c = 0; c < columns; c += TILE) {
+                const int64_t at = row * width + first + c;
+                if (row + rows <= k)
+                    make_tile(&w, from + 4 * (first + c), panel->stride, rows, at, block + 4 * c);
+                else
+                    make_tile(&w, from + 4 * (first + c), panel->stride, k - row, at, block + 4 * c);
             }
+    }
     put(w.to + QN_CONDENSED_COUNT, (uint32_t)(w.n < w.room ? w.n : w.room));
     return w.n <= w.room;
 }
@@ -247,6 +322,12 @@ void qn_condensed_read(const void *from, int64_t k, int64_t width, float *to)
 }
 
 /* ---- tensors ---- */
+
+typedef struct condensed_source {
+    qn_tensor_source source;
+    bool sampled;        /* that its numbers are alike enough is a guess, */
+    atomic_bool is_lost; /* which was wrong */
+} condensed_source;
 
 qn_runs qn_tensor_panel(const qn_tensor *panels, int64_t panel, bool by_rows, float *scratch)
 {
@@ -297,7 +378,10 @@ static void read_condensed(const qn_tensor *tensor, const int64_t *low, const in
         }
         const qn_runs rows = qn_tensor_panel(panels, panel, true, scratch);
         const bool fits = qn_condense(&rows, k, width, whole ? at : made);
-        QN_ASSERT(fits, "panel %lld has no room for its numbers", (long long)panel);
+        condensed_source *source = (condensed_source *)(uintptr_t)tensor->source;
+        QN_ASSERT(fits || source->sampled, "panel %lld has no room for its numbers", (long long)panel);
+        if (!fits)
+            source->is_lost = true;
         for (int64_t row = 0; row < extent[rank - 2] && !whole; row++)
             memcpy(at + row * extent[rank - 1], made + (low[rank - 2] + row) * width + low[rank - 1],
                    (size_t)extent[rank - 1]);
@@ -307,7 +391,7 @@ static void read_condensed(const qn_tensor *tensor, const int64_t *low, const in
     free(scratch);
 }
 
-const qn_tensor *qn_tensor_condensed(qn_module *module, const qn_tensor *panels)
+const qn_tensor *qn_tensor_condensed(qn_module *module, const qn_tensor *panels, bool sampled)
 {
     qn_arena *arena = module->arena;
     const qn_type *from = &panels->type;
@@ -319,11 +403,25 @@ const qn_tensor *qn_tensor_condensed(qn_module *module, const qn_tensor *panels)
     qn_tensor *t = QN_NEW(arena, qn_tensor);
     *t = (qn_tensor){ .type = qn_type_static(module, QUERN_U8, rank, dims), .name = panels->name };
     t->bytes = (size_t)qn_type_elements(&t->type);
-    qn_tensor_source *source = QN_NEW(arena, qn_tensor_source);
-    *source = (qn_tensor_source){ .operands = qn_arena_copy(arena, &panels, sizeof(panels)),
-                                  .cost = 1 + (panels->source && !panels->data ? panels->source->cost : 0),
-                                  .arena = arena,
-                                  .read = read_condensed };
-    t->source = source;
+    condensed_source *source = QN_NEW(arena, condensed_source);
+    source->sampled = sampled;
+    source->source =
+        (qn_tensor_source){ .operands = qn_arena_copy(arena, &panels, sizeof(panels)),
+                            .cost = 1 + (panels->source && !panels->data ? panels->source->cost : 0),
+                            .arena = arena,
+                            .read = read_condensed };
+    t->source = &source->source;
     return t;
+}
+
+const qn_tensor *qn_tensor_sampled(const qn_tensor *tensor)
+{
+    if (!tensor->source || tensor->source->read != read_condensed)
+        return NULL;
+    return ((const condensed_source *)tensor->source)->sampled ? tensor->source->operands[0] : NULL;
+}
+
+bool qn_tensor_is_lost(const qn_tensor *tensor)
+{
+    return qn_tensor_sampled(tensor) && ((const condensed_source *)tensor->source)->is_lost;
 }

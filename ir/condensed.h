@@ -45,14 +45,20 @@ typedef struct qn_runs {
 
 /* Are a panel's numbers, by rows or by columns, alike enough for that? */
 bool qn_condensed_takes(const qn_runs *panel, int64_t k, int64_t width);
+/* Looks at some of its rows, or columns: of how many numbers how many have a top byte that the table lacks which fits these best. */
+int64_t qn_condensed_sample(const qn_runs *panel, int64_t *out_others);
 /* By rows. False: too many numbers have other top bytes; those that the list has no room for are 0 then. */
 bool qn_condense(const qn_runs *rows, int64_t k, int64_t width, void *to);
 /* Whatever the bytes are: no more than `room` entries are read, and none is beyond the panel. */
 void qn_condensed_read(const void *from, int64_t k, int64_t width, float *to);
 
-/* Panels f32 [batch…, panels, K, width] as u8 [batch…, panels, bytes / width, width], which are made as they are read: all must be alike
- * enough. */
-const qn_tensor *qn_tensor_condensed(qn_module *module, const qn_tensor *panels);
+/* Panels f32 [batch…, panels, K, width] as u8 [batch…, panels, bytes / width, width], which are made as they are read. All must be alike
+ * enough; or, sampled, it shows when they are read whether they are. */
+const qn_tensor *qn_tensor_condensed(qn_module *module, const qn_tensor *panels, bool sampled);
+/* The panels f32 of a sampled one; NULL: it is none. */
+const qn_tensor *qn_tensor_sampled(const qn_tensor *tensor);
+/* Is it one of which numbers were lost when it was read? */
+bool qn_tensor_is_lost(const qn_tensor *tensor);
 /* Panel number `panel` of all batches: where it lies, or else in `scratch`, k * width float32. Thread-safe. */
 qn_runs qn_tensor_panel(const qn_tensor *panels, int64_t panel, bool by_rows, float *scratch);
 

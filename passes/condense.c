@@ -5,6 +5,9 @@
  * After:  matmul_packed of one row with panels of float32 that are constant, as large as the second cache or larger, read by nothing
  *         else, and of numbers with few different top bytes, have condensed panels. Others are as they were.
  *
+ * Where a model is made ready to run at once a sample of the numbers is looked at (options->samples): whether all have room shows when
+ * they are written, and if not, qn_expand_sampled gives the constants back.
+ *
  *   %p = constant f32[96, 768, 32]                   %p = constant u8[96, 2695, 32]
  *   %r = matmul_packed %x: f32[1, 768], %p     ->    %r = matmul_packed %x, %p
  *
@@ -17,16 +20,18 @@
 #include "passes/passes.h"
 #include "passes/words.h"
 
-enum { LEAST_BYTES = 1 << 20, TASK_BYTES = 1 << 20 };
+enum { LEAST_BYTES = 1 << 20, TASK_BYTES = 1 << 20, OF_SAMPLE = 16 };
 
 typedef struct candidate {
     const qn_tensor *panels, *condensed;
     int64_t k, width, n_panels, task_panels, first_task;
     atomic_bool unfit;
+    atomic_llong n, n_others; /* of a sample: numbers, those that tables lack */
 } candidate;
 
 typedef struct condenser {
     qn_arena *arena;
+    bool sample;
     qn_vec(candidate *) candidates;
 } condenser;
 
@@ -104,7 +109,29 @@ static void exclude_shared(const condenser *c, const qn_graph *graph, const qn_m
         exclude_value(c, graph->outputs[i]);
 }
 
-/* Looks at some panels of one constant. */
+/* Is that certain of one panel? Of a sample it shows when the constant is written. */
+static void look_at(const condenser *c, candidate *of, const qn_runs *panel)
+{
+    if (!c->sample) {
+        if (!qn_condensed_takes(panel, of->k, of->width))
+            of->unfit = true;
+        return;
+    }
+    int64_t others;
+    of->n += qn_condensed_sample(panel, &others);
+    of->n_others += others;
+    if (others > qn_condensed_room(of->k, of->width))
+        of->unfit = true;
+}
+
+/* Do lists have twice the room that the sample asks for? */
+static bool sample_fits(const candidate *of)
+{
+    const double share = (double)qn_condensed_room(of->k, of->width) / (double)(of->k * of->width);
+    return 2 * (double)of->n_others <= share * (double)of->n;
+}
+
+/* Looks at some panels of one constant, or at one of each few of these. */
 static void look(void *arg, int64_t task)
 {
     const condenser *c = arg;
@@ -115,10 +142,9 @@ static void look(void *arg, int64_t task)
     const int64_t first = (task - of->first_task) * of->task_panels, past = first + of->task_panels;
     float *scratch = malloc((size_t)(of->k * of->width) * sizeof *scratch);
     QN_ASSERT(scratch, "out of memory");
-    for (int64_t p = first; p < past && p < of->n_panels && !of->unfit; p++) {
+    for (int64_t p = first; p < past && p < of->n_panels && !of->unfit; p += c->sample ? OF_SAMPLE : 1) {
         const qn_runs panel = qn_tensor_panel(of->panels, p, false, scratch);
-        if (!qn_condensed_takes(&panel, of->k, of->width))
-            of->unfit = true;
+        look_at(c, of, &panel);
     }
     free(scratch);
 }
@@ -131,10 +157,10 @@ static qn_status rewrite(condenser *c, qn_graph *graph, const qn_machine *machin
             QN_TRY(rewrite(c, node->regions[i], machine, changed, diags));
         const qn_tensor *panels = panels_to_condense(node, machine);
         candidate *of = panels ? find(c, panels) : NULL;
-        if (!of || of->unfit)
+        if (!of || of->unfit || (c->sample && !sample_fits(of)))
             continue;
         if (!of->condensed)
-            of->condensed = qn_tensor_condensed(graph->module, panels);
+            of->condensed = qn_tensor_condensed(graph->module, panels, c->sample);
         qn_builder b = { .graph = graph, .before = node, .loc = node->loc, .diags = diags };
         qn_value *y = qn_b_constant(&b, of->condensed);
         if (!y)
@@ -152,7 +178,7 @@ qn_status qn_pass_condense(qn_graph *graph, const qn_pass_options *options, bool
     if (!options->machine || options->machine->gpu || options->machine->vector_bytes < 16 ||
         options->math == QN_MATH_STRICT)
         return QUERN_OK;
-    condenser c = { .arena = qn_arena_new() };
+    condenser c = { .arena = qn_arena_new(), .sample = options->samples };
     collect(&c, graph, options->machine);
     exclude_shared(&c, graph, options->machine);
     int64_t tasks = 0;
@@ -169,4 +195,22 @@ qn_status qn_pass_condense(qn_graph *graph, const qn_pass_options *options, bool
     const qn_status status = rewrite(&c, graph, options->machine, out_changed, diags);
     qn_arena_free(c.arena);
     return status;
+}
+
+int qn_expand_sampled(qn_graph *graph, bool (*which)(const qn_tensor *tensor, void *user), void *user)
+{
+    int n = 0;
+    QN_FOR_NODES (graph, node) {
+        for (int i = 0; i < node->n_regions; i++)
+            n += qn_expand_sampled(node->regions[i], which, user);
+        const qn_tensor *tensor =
+            node->op == QN_OP_MATMUL_PACKED ? qn_value_constant(node->operands[1]) : NULL;
+        const qn_tensor *panels = tensor ? qn_tensor_sampled(tensor) : NULL;
+        if (!panels || !which(tensor, user))
+            continue;
+        qn_builder b = { .graph = graph, .before = node, .loc = node->loc };
+        node->operands[1] = qn_b_constant(&b, panels);
+        n++;
+    }
+    return n;
 }

@@ -83,6 +83,8 @@ typedef struct qn_pass_options {
     /* Runs task(arg, i) for each i below n, on several threads; NULL: there is only this one. */
     void (*parallel_for)(void *pool, void (*task)(void *arg, int64_t i), void *arg, int64_t n);
     void *pool;
+    bool
+        samples; /* looks at some of a constant's numbers, where whoever writes them looks at all (passes/condense.c) */
     qn_remat remat;
     int64_t memory_limit;          /* bytes that a function's workspace may have; 0: any number */
     qn_remat_report *remat_report; /* of the function that the pass ran over last; or NULL */

@@ -38,6 +38,9 @@ void qn_order_groups(const qn_graph *graph, qn_groups *groups);
 /* passes/fold.c: is it made of constants by products, sums and data movement, so that fold will make one constant of it? */
 bool qn_is_known(const qn_value *value);
 
+/* passes/condense.c: the sampled constants of products for which `which` is true are panels of float32 again. How many. */
+int qn_expand_sampled(qn_graph *graph, bool (*which)(const qn_tensor *tensor, void *user), void *user);
+
 /* passes/prune.c: removes what is dead, and what nobody reads of loops and branches: results, carried values, operands. True when
  * something went. */
 bool qn_prune(qn_graph *graph, qn_diags *diags);

@@ -1,6 +1,6 @@
 /* Panels of float32 in 28 bits a number: written and read back to the bit, whatever the numbers are; products of one row with them,
  * through the pass condense and the template gemv, against the interpreter and against plain panels; machine code against the
- * kernel interpreter, also of bytes that no panel has. */
+ * kernel interpreter, also of bytes that no panel has; constants that only seemed to have room. */
 #include <math.h>
 #include <setjmp.h>
 #include <stdarg.h>
@@ -12,11 +12,14 @@
 #include <cmocka.h>
 
 #include "backends/backend.h"
+#include "driver/compile.h"
 #include "frontend/text/text.h"
 #include "ir/build.h"
 #include "ir/condensed.h"
 #include "passes/claim.h"
+#include "passes/passes.h"
 #include "tests/support/eval.h"
+#include "tests/support/folder.h"
 #include "tests/support/jit_kernel.h"
 #include "tests/support/lowered.h"
 
@@ -169,8 +172,9 @@ static qn_graph *product(const example *c, int64_t width, bool condensed, bool o
         qn_tensor_new(module, QUERN_F32, 4, (int64_t[]){ c->batch, n_panels, c->k, width }, numbers);
     qn_value *x = qn_graph_add_input(
         graph, "x", qn_type_static(module, QUERN_F32, 3, (int64_t[]){ c->batch, 1, c->k }), QN_ROLE_INPUT);
-    qn_value *r = qn_b_matmul_packed(&b, x, qn_b_constant(&b, condensed ? qn_tensor_condensed(module, y) : y),
-                                     1, qn_dim_const(module->dims, c->n), QUERN_F32);
+    qn_value *r =
+        qn_b_matmul_packed(&b, x, qn_b_constant(&b, condensed ? qn_tensor_condensed(module, y, false) : y), 1,
+                           qn_dim_const(module->dims, c->n), QUERN_F32);
     if (!r)
         fail_msg("%s", qn_diags_text(diags, module->arena));
     qn_graph_add_output(graph, r, "product", -1);
@@ -248,9 +252,9 @@ static void sums_are_those_of_plain_panels(void **state)
                 qn_tensor_new(module, QUERN_F32, 3, (int64_t[]){ n_panels, c.k, width }, numbers);
             qn_value *x = qn_graph_add_input(
                 graph, "x", qn_type_static(module, QUERN_F32, 2, (int64_t[]){ 1, c.k }), QN_ROLE_INPUT);
-            qn_value *r =
-                qn_b_matmul_packed(&b, x, qn_b_constant(&b, condensed ? qn_tensor_condensed(module, y) : y),
-                                   0, qn_dim_const(module->dims, c.n), QUERN_F32);
+            qn_value *r = qn_b_matmul_packed(
+                &b, x, qn_b_constant(&b, condensed ? qn_tensor_condensed(module, y, false) : y), 0,
+                qn_dim_const(module->dims, c.n), QUERN_F32);
             qn_graph_add_output(graph, r, "product", -1);
             qn_array in = input_of(&c, module->arena);
             in.rank = 2;
@@ -304,8 +308,8 @@ static bool is_condensed(const qn_graph *graph)
     return false;
 }
 
-/* A product of rows with a constant of DEPTH x n, of which some numbers are 1e-20. */
-static qn_graph *model(int64_t rows, int64_t n, int64_t others)
+/* A product of rows with a constant of DEPTH x n, of which some numbers, from that column on each 32nd, are `other`. */
+static qn_graph *model_of(int64_t rows, int64_t n, int64_t others, int64_t column, float other)
 {
     qn_module *module = qn_module_new("model");
     qn_diags *diags = QN_NEW(module->arena, qn_diags);
@@ -315,13 +319,19 @@ static qn_graph *model(int64_t rows, int64_t n, int64_t others)
     float *numbers = weights(module->arena, DEPTH * n);
     for (int64_t i = 0; i < DEPTH * n; i++)
         numbers[i] = 0.25f + fabsf(numbers[i]);
-    for (int64_t i = 0; i < others; i++) /* all in the first panel */
-        numbers[i * n] = 1e-20f;
+    for (int64_t i = 0; i < others; i++)
+        numbers[i % DEPTH * n + column + i / DEPTH * 32] = other;
     qn_value *x = qn_graph_add_input(
         graph, "x", qn_type_static(module, QUERN_F32, 2, (int64_t[]){ rows, DEPTH }), QN_ROLE_INPUT);
     qn_value *y = qn_b_constant(&b, qn_tensor_new(module, QUERN_F32, 2, (int64_t[]){ DEPTH, n }, numbers));
     qn_graph_add_output(graph, qn_b_matmul(&b, x, y), "y", -1);
     return graph;
+}
+
+/* All in the first panel. */
+static qn_graph *model(int64_t rows, int64_t n, int64_t others)
+{
+    return model_of(rows, n, others, 0, 1e-20f);
 }
 
 static bool becomes_condensed(int64_t rows, int64_t n, int64_t others, qn_math math,
@@ -353,6 +363,132 @@ static void large_constants_become_so(void **state)
     assert_false(becomes_condensed(1, 300, 0, QN_MATH_DEFAULT, &machines[0]));
     assert_false(becomes_condensed(1, 600, 0, QN_MATH_STRICT, &machines[0]));
     assert_false(becomes_condensed(1, 600, 0, QN_MATH_DEFAULT, &gpu));
+}
+
+static void run_passes(qn_graph *graph, bool samples)
+{
+    qn_diags diags;
+    qn_diags_init(&diags, graph->module->arena);
+    const qn_pass_options options = {
+        .math = QN_MATH_DEFAULT, .machine = &machines[0], .fold = qn_interp_fold, .samples = samples
+    };
+    const qn_pass_hooks hooks = { .verify_each = true };
+    if (qn_run_passes(graph, NULL, &options, &hooks, &diags))
+        fail_msg("%s", qn_diags_text(&diags, graph->module->arena));
+}
+
+static const qn_tensor *right_side(const qn_graph *graph)
+{
+    QN_FOR_NODES (graph, node)
+        if (node->op == QN_OP_MATMUL_PACKED)
+            return qn_value_constant(node->operands[1]);
+    return NULL;
+}
+
+static bool is_lost(const qn_tensor *tensor, void *user)
+{
+    (void)user;
+    return qn_tensor_is_lost(tensor);
+}
+
+/* What a sample sees too many others in stays as it is; what it does not see shows when the constant is written. */
+static void samples_are_guesses(void **state)
+{
+    (void)state;
+    const int64_t room = qn_condensed_room(DEPTH, 32);
+    static const struct {
+        int64_t column, others;
+        bool is, loses;
+    } cases[] = { { 0, 0, true, false },
+                  { 0, 2 * DEPTH, false, false },
+                  { 40, 1, true, false },
+                  { 40, 2 * DEPTH, true, true } };
+    for (size_t i = 0; i < sizeof cases / sizeof *cases; i++)
+        for (int exact = 0; exact < 2; exact++) {
+            qn_graph *graph = model_of(1, 1200, cases[i].others, cases[i].column, 1e-20f);
+            run_passes(graph, !exact);
+            const bool fits = cases[i].others <= room;
+            assert_int_equal(is_condensed(graph), exact ? fits : cases[i].is);
+            const qn_tensor *tensor = right_side(graph);
+            assert_int_equal(qn_tensor_sampled(tensor) != NULL, !exact && cases[i].is);
+            assert_false(qn_tensor_is_lost(tensor));
+            qn_tensor_data(tensor);
+            assert_int_equal(qn_tensor_is_lost(tensor), !exact && cases[i].loses);
+            assert_int_equal(qn_expand_sampled(graph, is_lost, NULL), !exact && cases[i].loses);
+            assert_int_equal(is_condensed(graph), fits && (exact || cases[i].is));
+            qn_module_free(graph->module);
+        }
+}
+
+static void run_compiled(qn_graph *graph, const qn_settings *settings, int64_t n, float *y, qn_diags *diags)
+{
+    float x[DEPTH];
+    quern_model *compiled;
+    quern_session *session;
+    quern_array out;
+    for (int i = 0; i < DEPTH; i++)
+        x[i] = 1 - (float)(i % 7) / 4;
+    if (qn_model_jit(graph->module, settings, &compiled, diags))
+        fail_msg("%s", qn_diags_text(diags, graph->module->arena));
+    const quern_array in = { .dtype = QUERN_F32, .rank = 2, .dims = (int64_t[]){ 1, DEPTH }, .data = x };
+    assert_int_equal(quern_session_new(compiled, NULL, &session), QUERN_OK);
+    assert_int_equal(quern_session_bind(session, 0, &in), QUERN_OK);
+    assert_int_equal(quern_session_run(session), QUERN_OK);
+    assert_int_equal(quern_session_get(session, 1, &out), QUERN_OK);
+    memcpy(y, out.data, (size_t)n * sizeof *y);
+    quern_session_free(session);
+    quern_model_free(compiled);
+}
+
+/* Bytes of weights of what is compiled at first; *kept: out of the cache. */
+static int64_t bytes_at_first(qn_graph *graph, const qn_settings *settings, bool *kept, qn_diags *diags)
+{
+    qn_arena *arena = qn_arena_new();
+    qn_compiled compiled;
+    if (qn_compile_module(graph->module, settings, QN_EMIT_OBJECT, arena, &compiled, diags))
+        fail_msg("%s", qn_diags_text(diags, arena));
+    const int64_t bytes = compiled.weights.bytes;
+    *kept = compiled.kept[0];
+    qn_arena_free(arena);
+    qn_module_free(graph->module);
+    return bytes;
+}
+
+/* Models whose constants lose numbers are made again with whole ones, of which the cache keeps a note: of the others they are the
+ * same bits then as where all are seen to have no room. */
+static void models_lose_nothing(void **state)
+{
+    fixture *f = *state;
+    enum { N = 1200 };
+    const float far = 3e8f;
+    float expected[N], y[N];
+    bool kept;
+    for (int with_cache = 0; with_cache < 2; with_cache++) {
+        const quern_compile_options options = { .size = sizeof options,
+                                                .threads = 1,
+                                                .cache = with_cache ? f->folder : "" };
+        qn_settings settings;
+        assert_int_equal(qn_settings_from(&options, &settings, &f->diags), QUERN_OK);
+        settings.target.jit = true;
+        qn_graph *seen = model_of(1, N, 2 * DEPTH, 0, far); /* columns 0 and 32 */
+        run_compiled(seen, &settings, N, expected, &f->diags);
+        qn_module_free(seen->module);
+        int64_t bytes = bytes_at_first(model_of(1, N, 2 * DEPTH, 40, far), &settings, &kept, &f->diags);
+        assert_true(bytes < 4 * DEPTH * N);
+        for (int start = 0; start < 3; start++) {
+            qn_graph *graph = model_of(1, N, 2 * DEPTH, 40, far);
+            run_compiled(graph, &settings, N, y, &f->diags);
+            qn_module_free(graph->module);
+            for (int i = 0; i < N; i++)
+                if (i == 40 || i == 72)
+                    assert_true(y[i] == expected[i - 40]);
+                else if (i != 0 && i != 32)
+                    assert_true(y[i] == expected[i]);
+            bytes = bytes_at_first(model_of(1, N, 2 * DEPTH, 40, far), &settings, &kept, &f->diags);
+            assert_int_equal(bytes >= 4 * DEPTH * N, with_cache);
+            assert_int_equal(kept, with_cache);
+        }
+    }
 }
 
 static void models_give_the_same(void **state)
@@ -414,6 +550,8 @@ int main(void)
         cmocka_unit_test(machine_code_gives_the_same),
         cmocka_unit_test(large_constants_become_so),
         cmocka_unit_test(models_give_the_same),
+        cmocka_unit_test(samples_are_guesses),
+        cmocka_unit_test_setup_teardown(models_lose_nothing, setup_cache, teardown_cache),
         cmocka_unit_test(mistakes_are_found),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
