@@ -249,7 +249,7 @@ static qn_status check_scale(qn_infer_context *c, int batch)
                                 qn_infer_print(c, x), qn_infer_print(c, y), qn_infer_print(c, scale));
 }
 
-/* y f32 in 28 bits a number: u8 [batch…, panels, bytes / width, width]. */
+/* y f32 in 28 bits a number, or bf16 in 12: u8 [batch…, panels, bytes / width, width]. */
 static bool is_condensed(const qn_infer_context *c, int batch)
 {
     const qn_type *x = qn_infer_operand(c, 0), *y = qn_infer_operand(c, 1);
@@ -257,8 +257,10 @@ static bool is_condensed(const qn_infer_context *c, int batch)
         y->rank != batch + 3 || x->rank < 1)
         return false;
     const qn_dim k = x->dims[x->rank - 1], rows = y->dims[batch + 1], width = y->dims[batch + 2];
-    return qn_dim_is_const(k) && qn_dim_is_const(width) && qn_condensed_has(k->value, width->value) &&
-           qn_dim_is(rows, qn_condensed_bytes(k->value, width->value) / width->value);
+    qn_condensed of;
+    return qn_dim_is_const(k) && qn_dim_is_const(rows) && qn_dim_is_const(width) && width->value > 0 &&
+           rows->value <= INT64_MAX / width->value &&
+           qn_condensed_of(k->value, width->value, rows->value * width->value, &of);
 }
 
 static qn_status matmul_packed(qn_infer_context *c)

@@ -1,9 +1,10 @@
-/* Stores constant right sides of products of one row in 28 bits a number, where the products wait for them (ir/condensed.h): what is
- * not read from the last cache or from memory takes no time.
+/* Stores constant right sides of products of one row in 28 bits a number, those of bf16 in 12, where the products wait for them
+ * (ir/condensed.h): what is not read from the last cache or from memory takes no time.
  *
  * Before: folded constants, and products in panels.
- * After:  matmul_packed of one row with panels of float32 that are constant, as large as the second cache or larger, read by nothing
- *         else, and of numbers with few different top bytes, have condensed panels. Others are as they were.
+ * After:  matmul_packed of one row with panels of float32, or of bf16 that is multiplied as float32, which are constant, as large as
+ *         the second cache or larger, read by nothing else, and of numbers with few different top bytes, have condensed panels. Others
+ *         are as they were.
  *
  * Where a model is made ready to run at once a sample of the numbers is looked at (options->samples): whether all have room shows when
  * they are written, and if not, qn_expand_sampled gives the constants back.
@@ -24,7 +25,8 @@ enum { LEAST_BYTES = 1 << 20, TASK_BYTES = 1 << 20, OF_SAMPLE = 16 };
 
 typedef struct candidate {
     const qn_tensor *panels, *condensed;
-    int64_t k, width, n_panels, task_panels, first_task;
+    qn_condensed of;
+    int64_t n_panels, task_panels, first_task;
     atomic_bool unfit;
     atomic_llong n, n_others; /* of a sample: numbers, those that tables lack */
 } candidate;
@@ -40,6 +42,19 @@ static int64_t bytes_of(const qn_tensor *tensor)
     return (int64_t)tensor->bytes;
 }
 
+/* Of float32, or of bf16 that is multiplied as float32. What a loop reads again comes from the last cache: short vectors take longer to
+ * put bf16 together than they wait for it (an LSTM 1.2 times with AVX2). */
+static bool are_panels(const qn_type *y, int n_batch, bool in_loop, const qn_machine *machine)
+{
+    enum { SHORT = 32 };
+    const int bytes = machine->vector_bytes;
+    const int64_t lanes = bytes / QN_WORD_BYTES, width = y->dims[y->rank - 1]->value;
+    if (y->dtype == QUERN_BF16)
+        return y->rank == n_batch + 3 && (width == lanes || width == 2 * lanes) &&
+               (in_loop ? bytes > SHORT : bytes >= SHORT);
+    return y->dtype == QUERN_F32 && qn_word_panels(y, n_batch, machine) > 0;
+}
+
 /* The panels of a product that would be condensed, or NULL. */
 static const qn_tensor *panels_to_condense(const qn_node *node, const qn_machine *machine)
 {
@@ -49,13 +64,12 @@ static const qn_tensor *panels_to_condense(const qn_node *node, const qn_machine
     const qn_tensor *panels = qn_value_constant(node->operands[1]);
     const int n_batch = (int)qn_attr_int(node, QN_ATTR_BATCH_DIMS);
     if (!panels || bytes_of(panels) < LEAST_BYTES || x->dtype != QUERN_F32 ||
-        panels->type.dtype != QUERN_F32 || qn_word_panels(&panels->type, n_batch, machine) == 0)
+        !are_panels(&panels->type, n_batch, !node->graph->name, machine))
         return NULL;
     for (int i = n_batch; i < type->rank - 1; i++)
         if (!qn_dim_is(type->dims[i], 1))
             return NULL;
-    const qn_dim *last = panels->type.dims + n_batch + 1;
-    return qn_condensed_has(last[0]->value, last[1]->value) ? panels : NULL;
+    return qn_condensed_has(qn_condensed_panels(panels)) ? panels : NULL;
 }
 
 static candidate *find(const condenser *c, const qn_tensor *panels)
@@ -74,12 +88,10 @@ static void collect(condenser *c, const qn_graph *graph, const qn_machine *machi
         const qn_tensor *panels = panels_to_condense(node, machine);
         if (!panels || find(c, panels))
             continue;
-        const int rank = panels->type.rank;
         candidate *new = QN_NEW(c->arena, candidate);
         new->panels = panels;
-        new->k = panels->type.dims[rank - 2]->value;
-        new->width = panels->type.dims[rank - 1]->value;
-        const int64_t panel_bytes = 4 * new->k *new->width;
+        new->of = qn_condensed_panels(panels);
+        const int64_t panel_bytes = (int64_t)qn_dtype_bytes(new->of.dtype) * new->of.k *new->of.width;
         new->n_panels = bytes_of(panels) / panel_bytes;
         new->task_panels = panel_bytes < TASK_BYTES ? TASK_BYTES / panel_bytes : 1;
         qn_vec_push(c->arena, &c->candidates, new);
@@ -113,21 +125,21 @@ static void exclude_shared(const condenser *c, const qn_graph *graph, const qn_m
 static void look_at(const condenser *c, candidate *of, const qn_runs *panel)
 {
     if (!c->sample) {
-        if (!qn_condensed_takes(panel, of->k, of->width))
+        if (!qn_condensed_takes(of->of, panel))
             of->unfit = true;
         return;
     }
     int64_t others;
-    of->n += qn_condensed_sample(panel, &others);
+    of->n += qn_condensed_sample(of->of, panel, &others);
     of->n_others += others;
-    if (others > qn_condensed_room(of->k, of->width))
+    if (others > qn_condensed_room(of->of))
         of->unfit = true;
 }
 
 /* Do lists have twice the room that the sample asks for? */
 static bool sample_fits(const candidate *of)
 {
-    const double share = (double)qn_condensed_room(of->k, of->width) / (double)(of->k * of->width);
+    const double share = (double)qn_condensed_room(of->of) / (double)(of->of.k * of->of.width);
     return 2 * (double)of->n_others <= share * (double)of->n;
 }
 
@@ -140,7 +152,7 @@ static void look(void *arg, int64_t task)
         i--;
     candidate *of = c->candidates.items[i];
     const int64_t first = (task - of->first_task) * of->task_panels, past = first + of->task_panels;
-    float *scratch = malloc((size_t)(of->k * of->width) * sizeof *scratch);
+    void *scratch = malloc((size_t)(of->of.k * of->of.width) * qn_dtype_bytes(of->of.dtype));
     QN_ASSERT(scratch, "out of memory");
     for (int64_t p = first; p < past && p < of->n_panels && !of->unfit; p += c->sample ? OF_SAMPLE : 1) {
         const qn_runs panel = qn_tensor_panel(of->panels, p, false, scratch);

@@ -10,7 +10,7 @@
  * through them up and down by turns (see qn_step.alternates) finds as much as there is room for in the second cache.
  * Tasks depend on the shape only. As in gemm.c, k and panels count in words (words.h).
  *
- * Panels in 28 bits a number (ir/condensed.h) are the same, eight of k at a time, whose numbers are put together in registers; what
+ * Panels in 28 or 12 bits a number (ir/condensed.h) are the same, eight of k at a time, whose numbers are put together in registers; what
  * is in a panel's list is added behind. */
 #include "ir/condensed.h"
 #include "passes/lower.h"
@@ -44,12 +44,13 @@ typedef struct {
     qn_dtype sum;
     int sets;
     bool fused;
-    bool condensed;
+    bool is_condensed;
+    qn_condensed condensed;  /* what its panels are of */
     qn_dim row_var, col_var; /* the batch as a row of the result; column */
     qn_kvalue *k_value, *n_value, *row, *first_col;
 } gemv;
 
-/* Columns of a panel, where y is what the right side is in 28 bits a number; else 0. */
+/* Columns of a panel, where y is what the right side is in 28 or 12 bits a number; else 0. */
 static int condensed_panels(const qn_type *y, int n_batch, const qn_machine *machine)
 {
     const int lanes = machine->vector_bytes / QN_WORD_BYTES;
@@ -105,7 +106,7 @@ static void k_loop(gemv *g, int n_panels, qn_kvalue *const *panels, qn_kvalue *l
     qn_kb_end_carry(b, loop, acc);
 }
 
-/* ---- sums of panels in 28 bits ---- */
+/* ---- sums of panels in 28 or 12 bits ---- */
 
 /* Bytes, or pairs of them, of x and y by turns, inside of 16: of the first halves or of the second ones. */
 static qn_kvalue *interleave(qn_kbuilder *b, qn_kvalue *x, qn_kvalue *y, int size, bool second)
@@ -129,15 +130,9 @@ static qn_kvalue *load_bytes(gemv *g, qn_kvalue *at, int64_t offset, int n)
     return load(b, g->y, ADD(at, INDEX(offset)), n);
 }
 
-/* A block of a panel. */
-static int columns_of_block(const gemv *g)
-{
-    return g->width < QN_CONDENSED_COLUMNS ? g->width : QN_CONDENSED_COLUMNS;
-}
-
 static int64_t block_bytes(const gemv *g)
 {
-    return QN_CONDENSED_PLANES * QN_WORD_BYTES * (int64_t)columns_of_block(g);
+    return qn_condensed_planes(g->condensed) * QN_WORD_BYTES * qn_condensed_columns(g->condensed);
 }
 
 /* Vector number `vector` of the rows of the block that begins at byte `at`. */
@@ -145,17 +140,20 @@ static void numbers_of_block(gemv *g, qn_kvalue *at, qn_kvalue *table, int vecto
 {
     qn_kbuilder *b = &g->w.b;
     const int bytes = QN_WORD_BYTES * g->lanes, inside = vector * bytes;
-    const int64_t plane = QN_WORD_BYTES * (int64_t)columns_of_block(g);
+    const int64_t plane = QN_WORD_BYTES * qn_condensed_columns(g->condensed);
+    const bool wide = g->condensed.dtype == QUERN_F32;
+    qn_kvalue *low = wide ? NULL : qn_kb_const(b, (qn_ktype){ QUERN_U8, bytes }, (qn_scalar){ .i = 0 });
     qn_kvalue *places = load_bytes(g, at, inside, bytes);
     for (int half = 0; half < 2; half++) {
-        const int64_t from = (1 + 3 * half) * plane + inside;
+        const int64_t from = (1 + (wide ? 3 : 1) * half) * plane + inside;
         qn_kvalue *place = places;
         if (half)
             place = qn_kb_binary(b, QN_OP_SHIFT_RIGHT, places,
                                  qn_kb_const(b, places->type, (qn_scalar){ .i = 4 }));
         qn_kvalue *top = qn_kb_pick(b, place, table), *third = load_bytes(g, at, from, bytes);
         for (int pair = 0; pair < 2; pair++) {
-            qn_kvalue *low = load_bytes(g, at, from + (1 + pair) * plane, bytes);
+            if (wide)
+                low = load_bytes(g, at, from + (1 + pair) * plane, bytes);
             qn_kvalue *high = interleave(b, third, top, 1, pair);
             for (int row = 0; row < 2; row++)
                 *rows++ = qn_kb_join(b, QUERN_F32, interleave(b, low, high, 2, row));
@@ -169,7 +167,7 @@ static void add_rows(gemv *g, int n_panels, qn_kvalue *const *blocks, qn_kvalue 
 {
     qn_kbuilder *b = &g->w.b;
     const bool by_lane = g->w.lowering->options->machine->by_lane && past - first == QN_CONDENSED_ROWS;
-    const int vectors = columns_of_block(g) / g->lanes; /* of a block */
+    const int vectors = (int)qn_condensed_columns(g->condensed) / g->lanes; /* of a block */
     qn_kvalue *x[QN_CONDENSED_ROWS], *rows[QN_CONDENSED_ROWS], *x_lanes = NULL;
     for (int i = first; i < past; i++)
         x[i] = qn_word_in_turn(b, g->x, ADD(MUL(g->row, g->k_value), ADD(k, INDEX(i))), g->lanes,
@@ -194,7 +192,7 @@ static void add_list(gemv *g, qn_kvalue *panel, qn_kvalue **acc)
     for (int v = 0; v < g->vectors; v++)
         qn_kb_store(b, g->tile, INDEX(v * g->lanes), acc[v], NULL);
     qn_kvalue *count = qn_kb_join(b, QUERN_U32, load_bytes(g, panel, QN_CONDENSED_COUNT, 4));
-    const int64_t room = qn_condensed_room(g->k->value, g->width);
+    const int64_t room = qn_condensed_room(g->condensed);
     qn_kvalue *past = MIN(qn_kb_convert(b, QUERN_I64, count), INDEX(room));
     qn_kinst *entries = qn_kb_for(b, INDEX(0), past, INDEX(1), QN_TAG_SERIAL, 0, NULL, NULL);
     qn_kvalue *entry = ADD(panel, MUL(qn_loop_counter(entries), INDEX(QN_CONDENSED_ENTRY)));
@@ -217,15 +215,14 @@ static void condensed_loop(gemv *g, int n_panels, qn_kvalue *const *panels, int6
 {
     enum { ROWS = QN_CONDENSED_ROWS };
     qn_kbuilder *b = &g->w.b;
-    const int64_t past = high / ROWS * ROWS, head = qn_condensed_head(g->k->value, g->width);
-    const int64_t bytes = g->width / columns_of_block(g) * block_bytes(g);
+    const int64_t past = high / ROWS * ROWS, head = qn_condensed_head(g->condensed);
+    const int64_t bytes = g->width / qn_condensed_columns(g->condensed) * block_bytes(g);
     qn_kvalue *tables[2], *blocks[2];
     for (int p = 0; p < n_panels; p++) {
         tables[p] = qn_kb_load(b, g->y, panels[p], QN_CONDENSED_TABLE);
         for (int64_t line = 0; low == 0 && line < 4; line++)
-            qn_kb_prefetch(
-                b, g->y, ADD(panels[p], INDEX(qn_condensed_bytes(g->k->value, g->width) + line * LINE_BYTES)),
-                0);
+            qn_kb_prefetch(b, g->y,
+                           ADD(panels[p], INDEX(qn_condensed_bytes(g->condensed) + line * LINE_BYTES)), 0);
     }
     if (low < past) {
         qn_kinst *loop = qn_kb_carry(b, INDEX(low), INDEX(past), INDEX(ROWS), QN_TAG_SERIAL,
@@ -249,22 +246,22 @@ static void sums_of_panels(gemv *g, int n_panels, qn_kvalue *const *panels, qn_k
 {
     qn_kbuilder *b = &g->w.b;
     const int each = n_panels * g->vectors;
-    const int64_t condensed_even = g->condensed ? g->k->value - g->k->value % g->sets : 0;
+    const int64_t condensed_even = g->is_condensed ? g->k->value - g->k->value % g->sets : 0;
     for (int i = 0; i < each * g->sets; i++)
         acc[i] = qn_kb_const(b, (qn_ktype){ g->sum, g->lanes }, (qn_scalar){ .i = 0 });
     qn_kvalue *even = SUB(g->k_value, MOD(g->k_value, INDEX(g->sets)));
-    if (g->condensed)
+    if (g->is_condensed)
         condensed_loop(g, n_panels, panels, 0, condensed_even, g->sets, acc);
     else
         k_loop(g, n_panels, panels, INDEX(0), even, g->sets, acc);
     for (int i = 0; i < each; i++)
         for (int set = 1; set < g->sets; set++)
             acc[i] = qn_kb_binary(b, QN_OP_ADD, acc[i], acc[set * each + i]);
-    if (g->condensed)
+    if (g->is_condensed)
         condensed_loop(g, n_panels, panels, condensed_even, g->k->value, 1, acc);
     else if (!qn_dim_divisible(g->k, g->sets))
         k_loop(g, n_panels, panels, even, g->k_value, 1, acc);
-    for (int p = 0; p < n_panels && g->condensed; p++)
+    for (int p = 0; p < n_panels && g->is_condensed; p++)
         add_list(g, panels[p], acc + p * g->vectors);
 }
 
@@ -311,8 +308,8 @@ static void apply_epilogue(gemv *g, qn_kvalue *first_col, qn_kvalue *const *acc)
 static void finish_panels(gemv *g, qn_kvalue *base, int n_panels, qn_kvalue *const *numbers)
 {
     qn_kvalue *panels[2], *acc[MAX_CHAINS], *size = MUL(g->k_value, INDEX(g->width));
-    if (g->condensed)
-        size = INDEX(qn_condensed_bytes(g->k->value, g->width));
+    if (g->is_condensed)
+        size = INDEX(qn_condensed_bytes(g->condensed));
     for (int p = 0; p < n_panels; p++)
         panels[p] = MUL(ADD(base, numbers[p]), size);
     sums_of_panels(g, n_panels, panels, acc);
@@ -329,8 +326,8 @@ static void finish_panels(gemv *g, qn_kvalue *base, int n_panels, qn_kvalue *con
 
 static int64_t panels_a_task(const gemv *g)
 {
-    const int64_t panel_bytes = g->condensed ? qn_condensed_bytes(g->k->value, g->width)
-                                             : 4 * g->width * (int64_t)qn_likely_extent(g->k);
+    const int64_t panel_bytes =
+        g->is_condensed ? qn_condensed_bytes(g->condensed) : 4 * g->width * (int64_t)qn_likely_extent(g->k);
     const int64_t pairs = TASK_BYTES / (2 * (panel_bytes > 0 ? panel_bytes : 1));
     return 2 * (pairs < 1 ? 1 : pairs);
 }
@@ -343,7 +340,7 @@ static int64_t bytes_ahead(const gemv *g)
     const double bytes =
         4.0 * g->width * (double)qn_likely_extent(g->n_panels) * (double)qn_likely_extent(g->k);
     const bool in_region = !g->group->root->graph->name;
-    if (g->condensed) /* what a loop reads again is in the last cache */
+    if (g->is_condensed) /* what a loop reads again is in the last cache */
         return in_region ? 0 : bytes < FOLLOWED_BYTES ? FOLLOWED_AHEAD_BYTES : 2 * FOLLOWED_AHEAD_BYTES;
     return bytes < FOLLOWED_BYTES ? FOLLOWED_AHEAD_BYTES : 0;
 }
@@ -408,16 +405,18 @@ static void read_shape(gemv *g)
         g->batch = qn_dim_mul(space->dims, g->batch, g->dims[i]);
     g->n = g->dims[g->rank - 1];
     const int n_batch = (int)qn_attr_int(root, QN_ATTR_BATCH_DIMS);
-    g->condensed = condensed_panels(y, n_batch, g->w.lowering->options->machine) > 0;
+    g->is_condensed = condensed_panels(y, n_batch, g->w.lowering->options->machine) > 0;
     const qn_type *x = &root->operands[0]->type;
-    g->k = qn_ispace_import(space, g->condensed ? x->dims[x->rank - 1] : y->dims[n_batch + 1]);
+    g->k = qn_ispace_import(space, g->is_condensed ? x->dims[x->rank - 1] : y->dims[n_batch + 1]);
     g->n_panels = qn_ispace_import(space, y->dims[n_batch]);
     g->sum = type->dtype;
     const bool in_order = qn_dtype_is_float(g->sum) && g->w.lowering->options->math == QN_MATH_STRICT;
     g->fused = qn_may_fuse(g->w.lowering->options);
     g->lanes = g->w.lowering->options->machine->vector_bytes / QN_WORD_BYTES;
     g->width =
-        (g->condensed ? condensed_panels : qn_word_panels)(y, n_batch, g->w.lowering->options->machine);
+        (g->is_condensed ? condensed_panels : qn_word_panels)(y, n_batch, g->w.lowering->options->machine);
+    if (g->is_condensed)
+        qn_condensed_of(g->k->value, g->width, y->dims[n_batch + 1]->value * g->width, &g->condensed);
     g->vectors = g->width / g->lanes;
     const bool by_lane = g->w.lowering->options->machine->by_lane && g->lanes <= MOST_SETS;
     g->sets = in_order ? 1 : by_lane ? g->lanes : SETS;
@@ -446,7 +445,7 @@ static qn_status lower(qn_lowering *l, const qn_group *group)
     } else {
         qn_writer_bind(w, product, fetch_sum, g);
     }
-    if (!g->out || g->condensed)
+    if (!g->out || g->is_condensed)
         g->tile = qn_kernel_add_local(w->kernel, "tile", g->sum, g->width);
     w->kernel->flops = 2 * qn_likely_extent(g->batch) * qn_likely_extent(g->n) * qn_likely_extent(g->k) *
                        qn_word_elements(g->x->dtype);

@@ -255,11 +255,13 @@ static void pack_nibbles(const void *matrix, int64_t at, int64_t n, int64_t k, i
         }
 }
 
-/* y f32 in 28 bits a number, as panels of f32. */
+/* y f32 in 28 bits a number, or bf16 in 12, as panels of f32. */
 static qn_status read_condensed(qn_eval *e, const qn_array *y, int64_t k, qn_array *out)
 {
     const int64_t width = y->dims[y->rank - 1], bytes = y->dims[y->rank - 2] * width;
     qn_scalar *memory; /* of eight bytes each */
+    qn_condensed of = { 0 };
+    qn_condensed_of(k, width, bytes, &of);
     *out = *y;
     out->dtype = QUERN_F32;
     out->dims[y->rank - 2] = k;
@@ -267,7 +269,7 @@ static qn_status read_condensed(qn_eval *e, const qn_array *y, int64_t k, qn_arr
     QN_TRY(qn_eval_scalars(e, elements / 2 + 1, &memory));
     out->data = memory;
     for (int64_t i = 0; i * k * width < elements; i++)
-        qn_condensed_read((const uint8_t *)y->data + i * bytes, k, width, (float *)out->data + i * k * width);
+        qn_condensed_read(of, (const uint8_t *)y->data + i * bytes, (float *)out->data + i * k * width);
     return QUERN_OK;
 }
 

@@ -1,4 +1,4 @@
-/* Panels of float32 in 28 bits a number: written and read back to the bit, whatever the numbers are; products of one row with them,
+/* Panels of float32 in 28 bits a number, and of bf16 in 12: written and read back to the bit, whatever the numbers are; products of one row with them,
  * through the pass condense and the template gemv, against the interpreter and against plain panels; machine code against the
  * kernel interpreter, also of bytes that no panel has; constants that only seemed to have room. */
 #include <math.h>
@@ -43,21 +43,52 @@ static float *weights(qn_arena *arena, int64_t n)
 
 /* ---- panels ---- */
 
-static void expect_round_trip(const char *what, const float *numbers, int64_t k, int64_t width, bool fits)
+static qn_condensed wide(int64_t k, int64_t width)
 {
-    const qn_runs rows = { (const uint8_t *)numbers, k, width, width };
-    const size_t bytes = (size_t)qn_condensed_bytes(k, width);
-    uint8_t *panel = malloc(bytes);
-    float *read = malloc((size_t)(k * width) * sizeof *read);
+    return (qn_condensed){ QUERN_F32, k, width };
+}
+
+/* The upper halves. */
+static uint16_t *as_bf16(qn_arena *arena, const float *numbers, int64_t n)
+{
+    uint16_t *halves = QN_NEW_ARRAY(arena, uint16_t, n);
+    for (int64_t i = 0; i < n; i++) {
+        uint32_t bits;
+        memcpy(&bits, &numbers[i], sizeof bits);
+        halves[i] = (uint16_t)(bits >> 16);
+    }
+    return halves;
+}
+
+static void expect_round_trip_of(const char *what, qn_condensed c, const void *numbers, bool fits)
+{
+    qn_arena *arena = qn_arena_new();
+    const qn_runs rows = { numbers, c.k, c.width, c.width };
+    const int64_t n = c.k * c.width;
+    const char *dtype = qn_dtype_name(c.dtype);
+    uint8_t *panel = malloc((size_t)qn_condensed_bytes(c));
+    float *read = malloc((size_t)n * sizeof *read);
     assert_non_null(panel);
     assert_non_null(read);
-    if (qn_condensed_takes(&rows, k, width) != fits || qn_condense(&rows, k, width, panel) != fits)
-        fail_msg("%s: %lld x %lld %s", what, (long long)k, (long long)width, fits ? "does not fit" : "fits");
-    qn_condensed_read(panel, k, width, read);
-    if (fits && memcmp(read, numbers, (size_t)(k * width) * sizeof *read) != 0)
-        fail_msg("%s: %lld x %lld is not the same", what, (long long)k, (long long)width);
+    if (qn_condensed_takes(c, &rows) != fits || qn_condense(c, 1, &rows, panel) != fits)
+        fail_msg("%s: %lld x %lld of %s %s", what, (long long)c.k, (long long)c.width, dtype,
+                 fits ? "does not fit" : "fits");
+    qn_condensed_read(c, panel, read);
+    const void *back = c.dtype == QUERN_F32 ? (void *)read : as_bf16(arena, read, n);
+    if (fits && memcmp(back, numbers, (size_t)n * qn_dtype_bytes(c.dtype)) != 0)
+        fail_msg("%s: %lld x %lld of %s is not the same", what, (long long)c.k, (long long)c.width, dtype);
     free(read);
     free(panel);
+    qn_arena_free(arena);
+}
+
+static void expect_round_trip(const char *what, const float *numbers, int64_t k, int64_t width, bool fits)
+{
+    qn_arena *arena = qn_arena_new();
+    expect_round_trip_of(what, wide(k, width), numbers, fits);
+    expect_round_trip_of(what, (qn_condensed){ QUERN_BF16, k, width }, as_bf16(arena, numbers, k * width),
+                         fits);
+    qn_arena_free(arena);
 }
 
 static void panels_are_read_as_they_were(void **state)
@@ -69,13 +100,13 @@ static void panels_are_read_as_they_were(void **state)
             const int64_t k = ks[i], width = widths[j], n = k * width;
             qn_arena *arena = qn_arena_new();
             float *x = weights(arena, n);
-            assert_int_equal(qn_condensed_bytes(k, width) % width, 0);
+            assert_int_equal(qn_condensed_bytes(wide(k, width)) % width, 0);
             expect_round_trip("normal", x, k, width, true);
             for (int64_t l = 0; l < n; l += 3) /* pruned, with both zeros */
                 x[l] = l % 2 ? -0.0f : 0.0f;
             expect_round_trip("pruned", x, k, width, true);
             const float odd[] = { INFINITY, -INFINITY, NAN, 1e-30f, -1e30f, 1e-42f };
-            for (int64_t l = 0; l < 6 && l + 2 < qn_condensed_room(k, width); l++)
+            for (int64_t l = 0; l < 6 && l + 2 < qn_condensed_room(wide(k, width)); l++)
                 x[n - 1 - l * 5] = odd[l];
             expect_round_trip("infinite", x, k, width, true);
             for (int64_t l = 0; l < n; l++)
@@ -93,7 +124,7 @@ static void panels_are_read_as_they_were(void **state)
 static void lists_have_so_much_room(void **state)
 {
     (void)state;
-    const int64_t k = 600, width = 32, room = qn_condensed_room(k, width);
+    const int64_t k = 600, width = 32, room = qn_condensed_room(wide(k, width));
     qn_arena *arena = qn_arena_new();
     float *x = QN_NEW_ARRAY(arena, float, k *width);
     for (int64_t i = 0; i < k * width; i++)
@@ -114,7 +145,7 @@ static void panels_may_lie_apart(void **state)
     static const int64_t ks[] = { 20, 1037, 4099 }, widths[] = { 4, 16, 32 };
     enum { APART = 50 };
     for (int i = 0; i < 9; i++) {
-        const int64_t k = ks[i / 3], width = widths[i % 3], room = qn_condensed_room(k, width);
+        const int64_t k = ks[i / 3], width = widths[i % 3], room = qn_condensed_room(wide(k, width));
         qn_arena *arena = qn_arena_new();
         float *all = weights(arena, k * APART), *together = QN_NEW_ARRAY(arena, float, k *width),
               *turned = QN_NEW_ARRAY(arena, float, k *width), *read = QN_NEW_ARRAY(arena, float, k *width);
@@ -129,13 +160,13 @@ static void panels_may_lie_apart(void **state)
                       columns = { (const uint8_t *)turned, width, k, k };
         uint8_t *panels[2];
         for (int p = 0; p < 2; p++) {
-            panels[p] = QN_NEW_ARRAY(arena, uint8_t, qn_condensed_bytes(k, width));
-            assert_int_equal(qn_condense(p ? &apart : &rows, k, width, panels[p]),
-                             qn_condensed_takes(&columns, k, width));
+            panels[p] = QN_NEW_ARRAY(arena, uint8_t, qn_condensed_bytes(wide(k, width)));
+            assert_int_equal(qn_condense(wide(k, width), 1, p ? &apart : &rows, panels[p]),
+                             qn_condensed_takes(wide(k, width), &columns));
         }
-        assert_memory_equal(panels[0], panels[1], (size_t)qn_condensed_bytes(k, width));
-        assert_true(qn_condensed_takes(&apart, k, width));
-        qn_condensed_read(panels[0], k, width, read);
+        assert_memory_equal(panels[0], panels[1], (size_t)qn_condensed_bytes(wide(k, width)));
+        assert_true(qn_condensed_takes(wide(k, width), &apart));
+        qn_condensed_read(wide(k, width), panels[0], read);
         assert_memory_equal(read, together, (size_t)(k * width) * sizeof *read);
         qn_arena_free(arena);
     }
@@ -156,8 +187,8 @@ typedef struct example {
     bool epilogue;
 } example;
 
-/* x [batch, 1, K] times panels of that width, in 28 bits or plain; logistic(product + bias) beside it. */
-static qn_graph *product(const example *c, int64_t width, bool condensed, bool odd)
+/* x [batch, 1, K] times panels of that width, of f32 or bf16, condensed or plain; logistic(product + bias) beside it. */
+static qn_graph *product(const example *c, qn_dtype dtype, int64_t width, bool condensed, bool odd)
 {
     qn_module *module = qn_module_new("row");
     qn_diags *diags = QN_NEW(module->arena, qn_diags);
@@ -168,8 +199,9 @@ static qn_graph *product(const example *c, int64_t width, bool condensed, bool o
     float *numbers = weights(module->arena, n);
     for (int64_t i = 0; i < n; i += 1409)
         numbers[i] = odd ? 3e4f : i % 2 ? 0 : 1e-9f;
+    const void *stored = dtype == QUERN_F32 ? (void *)numbers : as_bf16(module->arena, numbers, n);
     const qn_tensor *y =
-        qn_tensor_new(module, QUERN_F32, 4, (int64_t[]){ c->batch, n_panels, c->k, width }, numbers);
+        qn_tensor_new(module, dtype, 4, (int64_t[]){ c->batch, n_panels, c->k, width }, stored);
     qn_value *x = qn_graph_add_input(
         graph, "x", qn_type_static(module, QUERN_F32, 3, (int64_t[]){ c->batch, 1, c->k }), QN_ROLE_INPUT);
     qn_value *r =
@@ -206,12 +238,13 @@ static void products_equal_the_interpreters(void **state)
 {
     (void)state;
     for (size_t i = 0; i < sizeof examples / sizeof *examples; i++)
-        for (size_t m = 0; m < 2 * MACHINES; m++) {
-            const qn_machine *machine = &machines[m / 2];
+        for (size_t m = 0; m < 4 * MACHINES; m++) {
+            const qn_machine *machine = &machines[m / 4];
+            const qn_dtype dtype = m / 2 % 2 ? QUERN_BF16 : QUERN_F32;
             const int64_t lanes = machine->vector_bytes / 4,
                           width = examples[i].n > lanes ? 2 * lanes : lanes;
-            qn_graph *graph = product(&examples[i], width, true, m % 2),
-                     *plain = product(&examples[i], width, false, m % 2);
+            qn_graph *graph = product(&examples[i], dtype, width, true, m % 2),
+                     *plain = product(&examples[i], dtype, width, false, m % 2);
             qn_arena *arena = graph->module->arena;
             qn_diags diags;
             qn_diags_init(&diags, arena);
@@ -278,17 +311,20 @@ static void machine_code_gives_the_same(void **state)
     (void)state;
     static const char *const cpus[] = { NULL, "x86-64-v3" };
     for (size_t i = 0; i < sizeof examples / sizeof *examples; i++)
-        for (int m = 0; m < 2; m++) {
+        for (int of = 0; of < 4; of++) {
             const example *c = &examples[i];
+            const int m = of % 2;
             const int64_t lanes = machines[m].vector_bytes / 4, width = c->n > lanes ? 2 * lanes : lanes;
-            qn_graph *graph = product(&(example){ c->batch, c->k, c->n, false }, width, true, false);
+            const qn_condensed panel = { of / 2 ? QUERN_BF16 : QUERN_F32, c->k, width };
+            qn_graph *graph =
+                product(&(example){ c->batch, c->k, c->n, false }, panel.dtype, width, true, false);
             qn_diags diags;
             qn_diags_init(&diags, graph->module->arena);
             const qn_pass_options options = { .math = QN_MATH_DEFAULT, .machine = &machines[m] };
             qn_program *program;
             assert_int_equal(qn_lower(graph, &options, graph->module->arena, &program, &diags), QUERN_OK);
             assert_int_equal(program->n_kernels, 1);
-            const int64_t bytes = (c->n + width - 1) / width * qn_condensed_bytes(c->k, width);
+            const int64_t bytes = (c->n + width - 1) / width * qn_condensed_bytes(panel);
             kernel_compare(program->kernels[0],
                            (int64_t[]){ c->batch * c->k, c->batch * bytes, c->batch * c->n }, NULL, 1,
                            cpus[m]);
@@ -352,7 +388,7 @@ static bool becomes_condensed(int64_t rows, int64_t n, int64_t others, qn_math m
 static void large_constants_become_so(void **state)
 {
     (void)state;
-    const int64_t room = qn_condensed_room(DEPTH, 32);
+    const int64_t room = qn_condensed_room(wide(DEPTH, 32));
     const qn_machine gpu = { .gpu = true };
     assert_true(becomes_condensed(1, 600, 0, QN_MATH_DEFAULT, &machines[0]));
     assert_true(becomes_condensed(1, 600, room, QN_MATH_DEFAULT, &machines[0]));
@@ -365,13 +401,15 @@ static void large_constants_become_so(void **state)
     assert_false(becomes_condensed(1, 600, 0, QN_MATH_DEFAULT, &gpu));
 }
 
-static void run_passes(qn_graph *graph, bool samples)
+static void run_passes(qn_graph *graph, qn_precision precision, bool samples)
 {
     qn_diags diags;
     qn_diags_init(&diags, graph->module->arena);
-    const qn_pass_options options = {
-        .math = QN_MATH_DEFAULT, .machine = &machines[0], .fold = qn_interp_fold, .samples = samples
-    };
+    const qn_pass_options options = { .math = QN_MATH_DEFAULT,
+                                      .precision = precision,
+                                      .machine = &machines[0],
+                                      .fold = qn_interp_fold,
+                                      .samples = samples };
     const qn_pass_hooks hooks = { .verify_each = true };
     if (qn_run_passes(graph, NULL, &options, &hooks, &diags))
         fail_msg("%s", qn_diags_text(&diags, graph->module->arena));
@@ -385,6 +423,28 @@ static const qn_tensor *right_side(const qn_graph *graph)
     return NULL;
 }
 
+/* Those that are multiplied as float32, on machines that do not multiply bf16. */
+static void so_do_constants_of_bf16(void **state)
+{
+    (void)state;
+    for (int samples = 0; samples < 2; samples++) {
+        qn_graph *graph = model(1, 1200, 0);
+        run_passes(graph, QN_PRECISION_BF16, samples);
+        const qn_condensed of = { QUERN_BF16, DEPTH, 32 };
+        const qn_tensor *tensor = right_side(graph);
+        assert_int_equal(tensor->type.dtype, QUERN_U8);
+        assert_int_equal(tensor->bytes, (1200 + 31) / 32 * qn_condensed_bytes(of));
+        float *numbers = QN_NEW_ARRAY(graph->module->arena, float, DEPTH * 32);
+        const float *plain = weights(graph->module->arena, DEPTH * 1200);
+        qn_condensed_read(of, (const char *)qn_tensor_data(tensor) + qn_condensed_bytes(of), numbers);
+        for (int64_t i = 0; i < DEPTH * 32; i++) {
+            const float expected = 0.25f + fabsf(plain[i / 32 * 1200 + 32 + i % 32]);
+            assert_true(fabsf(numbers[i] - expected) <= expected / 256);
+        }
+        qn_module_free(graph->module);
+    }
+}
+
 static bool is_lost(const qn_tensor *tensor, void *user)
 {
     (void)user;
@@ -395,7 +455,7 @@ static bool is_lost(const qn_tensor *tensor, void *user)
 static void samples_are_guesses(void **state)
 {
     (void)state;
-    const int64_t room = qn_condensed_room(DEPTH, 32);
+    const int64_t room = qn_condensed_room(wide(DEPTH, 32));
     static const struct {
         int64_t column, others;
         bool is, loses;
@@ -406,7 +466,7 @@ static void samples_are_guesses(void **state)
     for (size_t i = 0; i < sizeof cases / sizeof *cases; i++)
         for (int exact = 0; exact < 2; exact++) {
             qn_graph *graph = model_of(1, 1200, cases[i].others, cases[i].column, 1e-20f);
-            run_passes(graph, !exact);
+            run_passes(graph, QN_PRECISION_F32, !exact);
             const bool fits = cases[i].others <= room;
             assert_int_equal(is_condensed(graph), exact ? fits : cases[i].is);
             const qn_tensor *tensor = right_side(graph);
@@ -524,7 +584,7 @@ static void mistakes_are_found(void **state)
         qn_diags diags;
         qn_diags_init(&diags, arena);
         qn_module *module;
-        const char *y = qn_arena_printf(arena, "u8[1, %d, 32]", (int)qn_condensed_bytes(64, 32) / 32);
+        const char *y = qn_arena_printf(arena, "u8[1, %d, 32]", (int)qn_condensed_bytes(wide(64, 32)) / 32);
         const char *text = qn_arena_printf(arena,
                                            "graph @f(%%x: %s, %%y: %s) -> f32[1, 32] {\n%%r = matmul_packed "
                                            "%%x, %%y {batch_dims = 0, dims = [32]} : f32[1, 32]\nreturn "
@@ -549,6 +609,7 @@ int main(void)
         cmocka_unit_test(sums_are_those_of_plain_panels),
         cmocka_unit_test(machine_code_gives_the_same),
         cmocka_unit_test(large_constants_become_so),
+        cmocka_unit_test(so_do_constants_of_bf16),
         cmocka_unit_test(models_give_the_same),
         cmocka_unit_test(samples_are_guesses),
         cmocka_unit_test_setup_teardown(models_lose_nothing, setup_cache, teardown_cache),
