@@ -561,8 +561,8 @@ static bool can_read(const qn_node *node)
     switch (node->op) {
     case QN_OP_RESHAPE:
     case QN_OP_TRANSPOSE:
-    case QN_OP_CONCATENATE:
-    case QN_OP_REDUCE: return true;
+    case QN_OP_CONCATENATE: return true;
+    case QN_OP_REDUCE: return qn_type_elements(&node->operands[0]->type) > 0;
     case QN_OP_DOT_GENERAL: return is_small_dot(node);
     case QN_OP_SLICE: return slices_inside(node);
     case QN_OP_BROADCAST:

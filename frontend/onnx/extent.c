@@ -239,9 +239,16 @@ static const char *fresh(const qn_onnx_import *im, const char *stem)
     return name;
 }
 
-static const char *fresh_name(const qn_onnx_import *im)
+/* That the next length has: one that no dimension has, or that of a body which is imported again. */
+static const char *next_name(const qn_onnx_import *im)
 {
-    return fresh(im, "length");
+    return (size_t)im->n_lengths < im->lengths.n ? im->lengths.items[im->n_lengths] : fresh(im, "length");
+}
+
+static void take_name(qn_onnx_import *im, const char *name)
+{
+    if ((size_t)im->n_lengths++ == im->lengths.n)
+        qn_vec_push(im->arena, &im->lengths, name);
 }
 
 /* The symbol that the larger one of 0 and the element was bound to: where the element is an extent itself, it is that. */
@@ -275,10 +282,11 @@ static qn_dim bind(qn_onnx_node *n, const qn_onnx_value *wanted, qn_value *v, in
     qn_onnx_import *im = n->im;
     qn_builder *b = &n->b;
     const qn_onnx_range r = qn_onnx_range_of(n->scope, v);
-    const char *name = fresh_name(im);
+    const char *name = next_name(im);
     int64_t min = r.least > 0 ? r.least : 0, max = QN_DIM_MAX_VALUE;
     bool given = false;
     apply_options(im, name, &min, &max, &given);
+    take_name(im, name);
     limit = r.most ? r.most : limit;
     if (!limit && given)
         limit = qn_dim_const(im->dims, max);
@@ -300,6 +308,9 @@ static qn_dim bind(qn_onnx_node *n, const qn_onnx_value *wanted, qn_value *v, in
         return NULL;
     }
     const qn_dim symbol = qn_dim_symbol(im->dims, name, min, max);
+    if (symbol->min > min || symbol->max < max) /* imported again, with other bounds */
+        return bind(n, wanted, v, at, limit);
+    qn_dim_set_range(im->dims, symbol, min, max);
     const int64_t elements = qn_type_elements(&v->type);
     qn_dim flat = qn_dim_const(im->dims, elements);
     qn_value *x = elements == 1 ? v
@@ -407,7 +418,7 @@ bool qn_onnx_is_input(const qn_onnx_node *n, int i)
     if (v->kind != QN_ONNX_TENSOR || !v->value || !qn_type_is_static(&v->type))
         return false;
     for (int k = 0; k < n->im->options->n_dims; k++)
-        if (!strcmp(n->im->options->dims[k].name, fresh_name(n->im)))
+        if (!strcmp(n->im->options->dims[k].name, next_name(n->im)))
             return false;
     const int64_t count = qn_type_elements(&v->type);
     for (int64_t k = 0; k < count && k < QN_ONNX_CONTENTS_MAX; k++) {

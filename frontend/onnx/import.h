@@ -125,15 +125,17 @@ typedef struct qn_onnx_import {
     const char *folder; /* of external data; NULL: there is none */
     struct qn_onnx_external *externals;
     const Onnx__Model *model;
-    int n_hosts;                              /* inputs that the host knows: a sequence is one */
-    qn_vec(int) hosts;                        /* which of them each input of the graph belongs to */
-    const char *input_names[64];              /* what the bits of qn_onnx_value.depends stand for */
-    uint64_t needs;                           /* inputs whose contents were missed */
-    qn_vec(qn_dim) needs_dims;                /* symbols whose values were */
-    uint64_t needs_shapes;                    /* inputs whose shapes were */
-    const struct qn_onnx_alias *aliases;      /* symbols that the model needs to be equal */
-    const struct qn_onnx_limit *limits;       /* and what others must lie within */
-    const struct qn_onnx_extent *extents;     /* numbers that are extents */
+    int n_hosts;                          /* inputs that the host knows: a sequence is one */
+    qn_vec(int) hosts;                    /* which of them each input of the graph belongs to */
+    const char *input_names[64];          /* what the bits of qn_onnx_value.depends stand for */
+    uint64_t needs;                       /* inputs whose contents were missed */
+    qn_vec(qn_dim) needs_dims;            /* symbols whose values were */
+    uint64_t needs_shapes;                /* inputs whose shapes were */
+    const struct qn_onnx_alias *aliases;  /* symbols that the model needs to be equal */
+    const struct qn_onnx_limit *limits;   /* and what others must lie within */
+    const struct qn_onnx_extent *extents; /* numbers that are extents */
+    qn_vec(const char *) lengths;         /* names of their symbols, the first n_lengths of which are taken */
+    int n_lengths;
     const struct qn_onnx_decision *decisions; /* branches that are the only ones to fit */
     bool restart;                             /* one was found: import again with it */
     int *string_slots, string_capacity;       /* finds the module's strings */
@@ -332,6 +334,18 @@ bool qn_onnx_all_are(qn_value *x, double number); /* constant ones */
 /* A loop of that body which appends slices of a tensor to a sequence, each as often as a number says: true when output 0 is set, or
  * something was reported. */
 bool qn_onnx_loop_repeats(qn_onnx_node *n, const Onnx__Graph *body, qn_dim trips);
+
+/* ---- grow.c ---- */
+
+typedef struct qn_onnx_growth {
+    const char *name; /* of the value in the body; NULL: it doesn't grow */
+    int64_t axis;     /* along which pieces are appended */
+} qn_onnx_growth;
+
+/* A loop's body in which carried values that a trip appends a piece to, and nothing else reads, are no inputs, and their outputs stand
+ * behind all others: the pieces, where the names of `out` are defined as empty. NULL: there are none. */
+const Onnx__Graph *qn_onnx_loop_pieces(qn_onnx_node *n, const Onnx__Graph *body, int n_carried,
+                                       qn_onnx_growth *out);
 
 /* ---- known.c ---- */
 

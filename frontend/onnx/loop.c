@@ -1,6 +1,7 @@
 /* Loop.
  *
  *   of a known trip count whose condition stays true   a scan
+ *   whose values grow by a piece a trip                one that stacks the pieces
  *   whose values change shape, or hold sequences       spelled out, where trips and conditions are known
  *   else                                               a while; stacked outputs go into buffers of the most trips */
 #include "frontend/onnx/arith.h"
@@ -14,7 +15,79 @@ typedef struct loop {
     qn_onnx_value **carried;  /* at the start */
     qn_dim trips;             /* NULL: not known, or without bound */
     qn_onnx_value *condition; /* at the start; NULL: true */
+    /* Where values grow: the outputs that results are, of which those from n_kept on are pieces; else NULL. */
+    int *outputs, n_kept;
+    qn_onnx_growth *growths; /* of all carried values of the node */
+    qn_onnx_value **starts;
+    int n_starts;
 } loop;
+
+/* The axis along which carried value i of the node grows; -1 after a report. */
+static int growing_axis(loop *l, int i)
+{
+    const int rank = l->starts[i]->type.rank;
+    const int64_t axis = l->growths[i].axis + (l->growths[i].axis < 0 ? rank : 0);
+    if (axis >= 0 && axis < rank)
+        return (int)axis;
+    qn_onnx_malformed(l->n, "carried value %d of rank %d can't grow along axis %d", i, rank, (int)axis);
+    return -1;
+}
+
+/* What carried value i of the node has become by the pieces of all trips. */
+static qn_value *grown(loop *l, int i, qn_value *pieces)
+{
+    qn_onnx_node *n = l->n;
+    const qn_type *start = &l->starts[i]->type;
+    const int axis = growing_axis(l, i);
+    int64_t perm[QN_MAX_RANK + 1];
+    qn_dim dims[QN_MAX_RANK];
+    if (axis < 0 || !pieces || pieces->type.rank != start->rank + 1)
+        return NULL;
+    for (int k = 0; k <= start->rank; k++)
+        perm[k] = k < axis ? k + 1 : k == axis ? 0 : k;
+    for (int k = 0; k < start->rank; k++)
+        dims[k] = pieces->type.dims[k + 1];
+    dims[axis] = qn_dim_mul(n->im->dims, pieces->type.dims[0], dims[axis]);
+    qn_value *all = qn_b_reshape(&n->b, qn_b_transpose(&n->b, pieces, perm), start->rank, dims);
+    if (qn_dim_is(start->dims[axis], 0))
+        return all;
+    qn_value *both[2] = { qn_onnx_value_make(&n->b, l->starts[i]), all };
+    return both[0] && all ? qn_b_concatenate(&n->b, 2, both, axis) : NULL;
+}
+
+/* What grows is empty in the body, which makes pieces of it. */
+static bool define_growing(loop *l, qn_onnx_scope *scope, qn_graph *region)
+{
+    qn_builder b = qn_onnx_region_builder(l->n, region);
+    for (int i = 0; l->growths && i < l->n_starts; i++) {
+        if (!l->growths[i].name)
+            continue;
+        const int axis = growing_axis(l, i);
+        if (axis < 0)
+            return false;
+        const qn_type *start = &l->starts[i]->type;
+        qn_dim dims[QN_MAX_RANK];
+        for (int k = 0; k < start->rank; k++)
+            dims[k] = k == axis ? qn_dim_const(l->n->im->dims, 0) : start->dims[k];
+        qn_type type = qn_type_make(l->n->im->module, start->dtype, start->rank, dims);
+        qn_value *empty = qn_b_full(&b, &type, 0);
+        if (!empty || !qn_onnx_scope_define(scope, l->growths[i].name, qn_onnx_value_from(l->n->im, empty),
+                                            &l->n->b.loc))
+            return false;
+    }
+    return true;
+}
+
+/* Result i of the loop, of the carried and then the stacked values. */
+static void give(loop *l, int i, qn_value *v)
+{
+    const int out = l->outputs ? l->outputs[i] : i;
+    if (out >= l->n->n_out)
+        return;
+    if (l->outputs && i >= l->n_kept)
+        v = grown(l, out, v);
+    qn_onnx_out(l->n, out, v);
+}
 
 /* A body as a region over inputs (trip, condition?, carried…, buffers…, captured…). */
 typedef struct loop_region {
@@ -58,6 +131,8 @@ static bool import_region(loop *l, bool with_condition, const qn_type *buffers, 
         if (!define_input(l, out->scope, i + 2, qn_onnx_value_from(im, input)))
             return false;
     }
+    if (!define_growing(l, out->scope, out->graph))
+        return false;
     out->buffers = QN_NEW_ARRAY(im->arena, qn_value *, l->n_stacked);
     for (int i = 0; buffers && i < l->n_stacked; i++)
         out->buffers[i] = qn_graph_add_input(out->graph, NULL, buffers[i], QN_ROLE_INPUT);
@@ -91,12 +166,14 @@ static bool import_region(loop *l, bool with_condition, const qn_type *buffers, 
 /* The same, keeping messages and what was missed to itself. */
 static bool try_region(loop *l, bool with_condition, loop_region *out)
 {
-    const int before = l->n->n_errors;
+    const int before = l->n->n_errors, n_lengths = l->n->im->n_lengths;
     qn_onnx_trial *trial = qn_onnx_trial_begin(l->n->im);
     l->n->n_errors = 0;
     bool good = import_region(l, with_condition, NULL, out);
     (void)qn_onnx_trial_end(l->n->im, trial);
     l->n->n_errors = before;
+    if (!good) /* the next one has lengths of the same names */
+        l->n->im->n_lengths = n_lengths;
     return good;
 }
 
@@ -117,8 +194,8 @@ static void loop_as_scan(loop *l, loop_region *r)
     for (int i = 0; i < n_captured; i++)
         operands[1 + l->n_carried + i] = r->scope->captured.items[i];
     qn_node *node = qn_b_scan(b, 1 + l->n_carried, 0, n_captured, operands, l->trips, false, r->graph);
-    for (int i = 0; node && i < n->n_out; i++)
-        qn_onnx_out(n, i, &node->results[1 + i]);
+    for (int i = 0; node && i < l->n_carried + l->n_stacked; i++)
+        give(l, i, &node->results[1 + i]);
 }
 
 /* Goes on while the condition holds and trips are left. */
@@ -209,9 +286,9 @@ static void loop_as_while(loop *l, const loop_region *typed)
         return;
     qn_graph *condition = while_condition(l, n_operands, operands, trips);
     qn_node *node = qn_b_while(b, n_loop, n_operands - n_loop, operands, l->trips, condition, r.graph);
-    for (int i = 0; node && i < n->n_out; i++) {
+    for (int i = 0; node && i < l->n_carried + l->n_stacked; i++) {
         qn_value *result = &node->results[2 + i];
-        qn_onnx_out(n, i, i < l->n_carried ? result : first_rows(n, result, &node->results[0]));
+        give(l, i, i < l->n_carried ? result : first_rows(n, result, &node->results[0]));
     }
     qn_onnx_touched(n, r.scope);
 }
@@ -382,6 +459,57 @@ static qn_dim counted_trips(loop *l, const loop_region *r)
     return trips && qn_dim_is_valid_extent(trips) ? trips : NULL;
 }
 
+/* As a scan or a while, whose values keep their types; false where they don't. `always`: its condition at the start is known. */
+static bool as_one_region(loop *l, bool always)
+{
+    loop_region r;
+    if (always && l->trips && try_region(l, false, &r) && !r.go_on) {
+        qn_onnx_touched(l->n, r.scope);
+        loop_as_scan(l, &r);
+        return true;
+    }
+    if (!try_region(l, true, &r))
+        return false;
+    qn_dim trips = counted_trips(l, &r);
+    l->trips = trips ? trips : l->trips;
+    if (!trips) {
+        loop_as_while(l, &r);
+    } else if (import_region(l, false, NULL, &r)) {
+        qn_onnx_touched(l->n, r.scope);
+        loop_as_scan(l, &r);
+    }
+    return true;
+}
+
+/* Makes what grows by a piece in each trip a stacked output; false where nothing does. */
+static bool stack_pieces(loop *l)
+{
+    qn_arena *arena = l->n->im->arena;
+    const int n_carried = l->n_carried, n_results = n_carried + l->n_stacked;
+    l->growths = QN_NEW_ARRAY(arena, qn_onnx_growth, n_carried);
+    const Onnx__Graph *body = qn_onnx_loop_pieces(l->n, l->body, n_carried, l->growths);
+    if (!body)
+        return false;
+    l->starts = l->carried;
+    l->n_starts = n_carried;
+    l->body = body;
+    l->carried = QN_NEW_ARRAY(arena, qn_onnx_value *, n_carried);
+    l->outputs = QN_NEW_ARRAY(arena, int, n_results);
+    l->n_carried = l->n_kept = 0;
+    for (int i = 0; i < n_results; i++) {
+        if (i < n_carried && l->growths[i].name)
+            continue;
+        if (i < n_carried)
+            l->carried[l->n_carried++] = l->starts[i];
+        l->outputs[l->n_kept++] = i;
+    }
+    for (int i = 0, to = l->n_kept; i < n_carried; i++)
+        if (l->growths[i].name)
+            l->outputs[to++] = i;
+    l->n_stacked = n_results - l->n_carried;
+    return true;
+}
+
 static void import_loop(qn_onnx_node *n)
 {
     qn_onnx_import *im = n->im;
@@ -423,26 +551,22 @@ static void import_loop(qn_onnx_node *n)
         loop_unrolled(&l);
         return;
     }
-    loop_region r;
-    if (always && l.trips && try_region(&l, false, &r) && !r.go_on) {
-        qn_onnx_touched(n, r.scope);
-        loop_as_scan(&l, &r);
-    } else if (try_region(&l, true, &r)) {
-        qn_dim trips = counted_trips(&l, &r);
-        l.trips = trips ? trips : l.trips;
-        if (!trips)
-            loop_as_while(&l, &r);
-        else if (import_region(&l, false, NULL, &r)) {
-            qn_onnx_touched(n, r.scope);
-            loop_as_scan(&l, &r);
-        }
-    } else if (countable && l.trips->value < QN_ONNX_MAX_UNROLLED) {
+    if (as_one_region(&l, always))
+        return;
+    if (countable && l.trips->value < QN_ONNX_MAX_UNROLLED) {
         loop_unrolled(&l);
-    } else {
-        if (qn_onnx_has(n, 0))
-            qn_onnx_misses(n, n->in[0]);
-        import_region(&l, true, NULL, &r); /* for its messages */
+        return;
     }
+    loop stacking = l, *refused = &l;
+    if (stack_pieces(&stacking)) {
+        if (as_one_region(&stacking, always))
+            return;
+        refused = &stacking;
+    }
+    if (qn_onnx_has(n, 0))
+        qn_onnx_misses(n, n->in[0]);
+    loop_region r;
+    import_region(refused, true, NULL, &r); /* for its messages */
 }
 
 const qn_onnx_op qn_onnx_loop_ops[] = {

@@ -6,6 +6,7 @@ import tempfile
 import unittest
 
 import numpy as np
+import onnx
 
 import onnx_models
 import programs
@@ -69,6 +70,80 @@ class CountedLoops(unittest.TestCase):
         """The loop begins for another reason than it goes on: not counted, and so refused where rows are stacked."""
         with self.assertRaisesRegex(quern.UnsupportedError, "the contents of input 0 must be known"):
             quern.text(self.loop([("next", "m")]))
+
+
+class GrowingLoops(onnx_models.Checked):
+    """Values that a trip appends a piece to, as PyTorch's exporter writes masks and keypoints of each object."""
+
+    def text(self, nodes, carried, extra=(), go="on", starts=(), trips="n"):
+        """Over rows of x: the body has row i as `row`. carried: (name, what follows it, start) triples."""
+        body = [node("Gather", "x i", "row"), node("Identity", "yes" if go == "on" else go, "ok"), *nodes]
+        inputs = [info("i", [], TensorProto.INT64), info("g", [], TensorProto.BOOL), *(info(c, None) for c, _, _ in carried)]
+        outputs = [info("ok", [], TensorProto.BOOL), *(info(c, None) for _, c, _ in carried), *(info(e, None) for e in extra)]
+        loop = helper.make_node("Loop", [trips, "yes", *(s for _, _, s in carried)], [f"y{k}" for k in range(len(carried) + len(extra))],
+                                body=helper.make_graph(body, "body", inputs, outputs))
+        outer = [node("Shape", "x", "shape", end=1), node("Squeeze", "shape", "n"), loop]
+        constants = [helper.make_tensor("yes", TensorProto.BOOL, [], [True]), ints("zero", 0), ints("one", 1), ints("last", -1),
+                     number("limit", 3, TensorProto.FLOAT), helper.make_tensor("nothing", TensorProto.FLOAT, [], [0]),
+                     *(numpy_helper.from_array(np.ones(shape, np.float32), name) for name, shape in starts)]
+        return model(outer, [info("x", ["rows", 3])], [info(f"y{k}", None) for k in range(len(carried) + len(extra))], constants)
+
+    ROWS = [(np.arange(3 * n, dtype=np.float32).reshape(n, 3),) for n in (4, 1, 0)]
+
+    def test_axes(self):
+        for axis, start in ((0, (0, 3)), (0, (2, 3)), (1, (3, 0)), (-1, (3, 2))):
+            for convert in [], [node("Cast", "c", "c1", to=TensorProto.FLOAT)]:
+                nodes = [node("Unsqueeze", "row last" if axis else "row zero", "piece"), *convert,
+                         node("Concat", "c1 piece" if convert else "c piece", "c2", axis=axis)]
+                self.check(self.text(nodes, [("c", "c2", "s")], starts=[("s", start)]), self.ROWS,
+                           lambda x: [np.concatenate([np.ones(start, np.float32), x.T if axis else x], axis)])
+
+    def test_beside_others(self):
+        """Two that grow around one that doesn't, and a stacked output."""
+        nodes = [node("Unsqueeze", "row zero", "piece"), node("Concat", "a piece", "a2", axis=0), node("Add", "b row", "b2"),
+                 node("Identity", "b2", "seen"), node("Concat", "piece piece", "two", axis=0), node("Concat", "c two", "c2", axis=0)]
+        carried = [("a", "a2", "none"), ("b", "b2", "start"), ("c", "c2", "some")]
+        self.check(self.text(nodes, carried, ["seen"], starts=[("none", (0, 3)), ("start", (3,)), ("some", (1, 3))]), self.ROWS,
+                   lambda x: [x, 1 + x.sum(0), np.concatenate([np.ones((1, 3), np.float32), x.repeat(2, 0)]), 1 + x.cumsum(0)])
+
+    def test_until(self):
+        """It ends behind the first row whose sum is not below 3."""
+        nodes = [node("ReduceSum", "row", "sum", keepdims=0), node("Less", "sum limit", "less"), node("Identity", "less", "ok"),
+                 node("Unsqueeze", "row zero", "piece"), node("Concat", "c piece", "c2", axis=0)]
+        text = self.text(nodes, [("c", "c2", "s")], go="yes", starts=[("s", (0, 3))])
+        m = onnx.ModelProto.FromString(text)
+        body = next(n for n in m.graph.node if n.op_type == "Loop").attribute[0].g
+        del body.node[1]  # the condition that stays true
+        calls = [(np.array(rows, np.float32),) for rows in ([[0, 0, 1], [1, 1, 0], [1, 1, 1], [0, 0, 0]], [[9, 0, 0], [0, 0, 0]], [[0, 0, 0]])]
+        self.check(m.SerializeToString(), calls, lambda x: [x[:next((i + 1 for i, r in enumerate(x.sum(1)) if r >= 3), len(x))]])
+
+    def test_extents_of_trips(self):
+        """Each row's first elements, as many as one of them says, and zeros; the last one has one name however often the body is read."""
+        nodes = [node("Gather", "row last", "count"), node("Cast", "count", "k", to=TensorProto.INT64), node("Slice", "row zero k", "head"),
+                 node("Shape", "row", "all"), node("Sub", "all k", "rest"), node("Expand", "nothing rest", "tail"),
+                 node("Concat", "head tail", "whole", axis=0), node("Unsqueeze", "whole zero", "piece"), node("Concat", "c piece", "c2", axis=0)]
+        text = self.text(nodes, [("c", "c2", "s")], starts=[("s", (0, 3))])
+        calls = [(np.array(rows, np.float32),) for rows in ([[5, 6, 1], [7, 8, 0], [3, 4, 3], [1, 2, 2]], [[4, 4, 2]], np.zeros((0, 3)))]
+        want = lambda x: [np.where(np.arange(3) < x[:, 2:], x, 0).astype(np.float32)]
+        with tempfile.TemporaryDirectory() as folder:
+            pathlib.Path(folder, "m.onnx").write_bytes(text)
+            with self.assertRaisesRegex(quern.Error, r"--dim length_2=0\.\.1000"):
+                quern.compile_file(os.path.join(folder, "m.onnx"), os.path.join(folder, "m.so"))
+        self.check(text, calls, want, dims={"length_2": (0, 3)})
+
+    def test_read_again(self):
+        """A value whose sum goes on is no list of pieces."""
+        nodes = [node("Unsqueeze", "row zero", "piece"), node("ReduceSum", "c zero", "sum", keepdims=1), node("Add", "sum piece", "next"),
+                 node("Concat", "c next", "c2", axis=0)]
+        text, x = self.text(nodes, [("c", "c2", "s")], starts=[("s", (0, 3))]), self.ROWS[0][0]
+        want = np.zeros((0, 3), np.float32)
+        for row in x:
+            want = np.concatenate([want, want.sum(0, keepdims=True) + row])
+        np.testing.assert_array_equal(quern.compile(text)([x])[0], want)  # spelled out for 4 rows
+        with tempfile.TemporaryDirectory() as folder:
+            pathlib.Path(folder, "m.onnx").write_bytes(text)
+            with self.assertRaisesRegex(quern.Error, "carried value 0 starts as f32.0, 3. and continues as f32.1, 3"):
+                quern.compile_file(os.path.join(folder, "m.onnx"), os.path.join(folder, "m.so"))
 
 
 class Lengths(onnx_models.Checked):
