@@ -130,6 +130,21 @@ static void check_top_k(const checker *c)
     check_equal(c, qn_dim_min(dims, qn_dim_max(dims, k, zero), n), k, wanted);
 }
 
+/* A window that does not fit, or a length that is computed, may leave less than nothing. */
+static void check_extents(const checker *c)
+{
+    qn_dims *dims = c->l->module->dims;
+    const qn_dim zero = qn_dim_const(dims, 0);
+    for (int r = 0; r < c->node->n_results; r++) {
+        const qn_type *type = &c->node->results[r].type;
+        for (int i = 0; i < type->rank; i++)
+            if (type->dims[i]->min < 0 && !qn_dim_at_most(dims, zero, type->dims[i]))
+                check_equal(c, qn_dim_max(dims, type->dims[i], zero), type->dims[i],
+                            qn_arena_printf(c->l->arena, "axis %d would have %s elements: fewer than none", i,
+                                            print(c, type->dims[i])));
+    }
+}
+
 /* Numbers hold positions of so many bits. */
 static void check_line(const checker *c)
 {
@@ -146,6 +161,7 @@ void qn_lower_checks(qn_lowering *l, const qn_graph *graph)
 {
     QN_FOR_NODES (graph, node) {
         const checker c = { l, node };
+        check_extents(&c);
         switch (node->op) {
         case QN_OP_BROADCAST: check_broadcast(&c); break;
         case QN_OP_RESHAPE: check_reshape(&c); break;

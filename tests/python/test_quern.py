@@ -74,6 +74,12 @@ FITTING = {
       %2 = add %1, %1 : i64[m]
       return %2
     }""",
+    "window": b"""graph @f(%x: f32[n]) -> f32[] {
+      %0 = reduce_window %x {dilation = [1], high = [0], kind = sum, low = [0], stride = [1], window = [3]} : f32[n - 2]
+      %1 = sort %0 {axis = 0, descending = false} : f32[n - 2]
+      %2 = reduce %1 {axes = [0], kind = sum} : f32[]
+      return %2
+    }""",
 }
 PARTS = {
     "dynamic_slice %x, %s, %s {dims = [m, 2]} : f32[m, 2]": lambda x, u: x[:len(u), :2],
@@ -263,6 +269,11 @@ class Calls(unittest.TestCase):
         self.assertEqual(m["slice"]([ones(5), ones(3)])[0].shape, (3,))
         with self.assertRaisesRegex(quern.ArgumentError, "of axis 0, whose extent is"):
             m["slice"]([ones(3), ones(5)])
+        for n in (2, 3, 5):
+            self.assertEqual(m["window"]([ones(n)])[0], 3 * (n - 2))
+        for n in (0, 1):
+            with self.assertRaisesRegex(quern.ArgumentError, "axis 0 would have .* elements"):
+                m["window"]([ones(n)])
         x = np.array([0, 2, 0, 3], np.float32)
         np.testing.assert_array_equal(m["found"]([x, ones(2)])[0], [2, 6])
         for k in (1, 3):
