@@ -3,6 +3,18 @@
 
 #include "passes/lower_opaque.h"
 
+/* Lanes of the loop over neighbours in memory, each of which goes along another axis: a few vectors, which cover a few lines of
+ * memory at each step. One vector alone takes a line of every page. 0: those of a vector. */
+static int neighbour_lanes(const qn_lowering *l, const qn_type *type, int axis)
+{
+    enum { VECTORS = 4, MOST = 64 };
+    const qn_machine *machine = l->options->machine;
+    const qn_dim last = type->dims[type->rank - 1];
+    const int lanes = machine && !machine->gpu ? machine->vector_bytes / 4 * VECTORS : 0;
+    return axis < type->rank - 1 && lanes <= MOST && qn_dim_is_const(last) && last->value >= lanes ? lanes
+                                                                                                   : 0;
+}
+
 /* Lanes are the other axes; each goes along the axis with what it has so far. */
 qn_status qn_lower_cumulative(qn_lowering *l, const qn_group *group)
 {
@@ -27,6 +39,8 @@ qn_status qn_lower_cumulative(qn_lowering *l, const qn_group *group)
         at[i] = qn_dim_const(dims, 0);
     qn_opaque_nest(&o, &x->type, 1u << axis, &nest, axes);
     qn_opaque_open(&o, &nest, grain < LEAST_GRAIN ? LEAST_GRAIN : (int64_t)grain, &loops, open);
+    if (loops.n > 0 && open[loops.n - 1].inst)
+        open[loops.n - 1].inst->lanes = neighbour_lanes(l, &x->type, axis);
     for (int i = 0; i < nest.n; i++)
         at[axes[i]] = loops.index[i];
     const qn_dim step = qn_ispace_var(&o.w.space, extent, false);
