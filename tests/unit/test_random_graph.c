@@ -38,8 +38,8 @@ static void every_op_appears(void **state)
         /* non_zero, extent: what they bind is no number that an input decides. suppress: a rounding decides what boxes overlap
          * (test_suppress.py). text_*: of strings' numbers (test_strings.c). *_packed: made by passes. Collectives are for several graphs that run together: test_collective_threads */
         if (counts[op] == 0 && !(qn_ops[op].flags & QN_FLAG_BINDS) && op != QN_OP_SUPPRESS &&
-            !(op >= QN_OP_TEXT_CONCAT && op <= QN_OP_TEXT_PRINT) && op != QN_OP_MATMUL_PACKED && op != QN_OP_ATTENTION_PACKED &&
-            !(op >= QN_OP_ALL_REDUCE && op <= QN_OP_RANK))
+            !(op >= QN_OP_TEXT_CONCAT && op <= QN_OP_TEXT_PRINT) && op != QN_OP_MATMUL_PACKED &&
+            op != QN_OP_ATTENTION_PACKED && !(op >= QN_OP_ALL_REDUCE && op <= QN_OP_RANK))
             fail_msg("no %s in %d graphs", qn_ops[op].name, N_SEEDS);
 }
 
