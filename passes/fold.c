@@ -17,7 +17,8 @@
 
 enum {
     LARGE = 1 << 16,
-    WIDE = 8 /* columns */
+    WIDE = 8,   /* columns */
+    PADDED = 64 /* times as large: kernels of one place among those of 7 x 7, to which they are added */
 };
 
 /* The constant that a broadcast repeats, or a reshape of one (scales for blocks), or NULL. */
@@ -112,7 +113,8 @@ static bool foldable(const qn_node *node)
         return false;
     const qn_type *type = &node->results[0].type;
     const int64_t bytes = qn_type_elements(type) * (int64_t)qn_dtype_bytes(type->dtype);
-    return bytes <= LARGE || bytes / 4 <= operand_bytes;
+    const int64_t growth = node->op == QN_OP_PAD ? PADDED : 4;
+    return bytes <= LARGE || bytes / growth <= operand_bytes;
 }
 
 /* Whatever its operands are, there is nothing to compute: templates need not think of it. But that a reshape's operand has no
@@ -140,7 +142,8 @@ bool qn_is_known(const qn_value *value)
 {
     const qn_node *node = value->node;
     if (!node || (node->op != QN_OP_CONSTANT && node->op != QN_OP_MUL && node->op != QN_OP_ADD &&
-                  node->op != QN_OP_RESHAPE && node->op != QN_OP_BROADCAST && node->op != QN_OP_SLICE))
+                  node->op != QN_OP_RESHAPE && node->op != QN_OP_BROADCAST && node->op != QN_OP_SLICE &&
+                  node->op != QN_OP_PAD))
         return false;
     for (int i = 0; i < node->n_operands; i++)
         if (!qn_is_known(node->operands[i]))

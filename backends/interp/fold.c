@@ -73,7 +73,9 @@ static bool worthwhile(const qn_node *node)
         return false;
     if (qn_op_is_composite(node->op) && bytes >= (int64_t)QN_DEFER_BYTES)
         return false; /* its primitives can be read in pieces */
-    return work <= QN_FOLD_WORK && (bytes <= QN_FOLD_BYTES || (uint64_t)bytes / 4 <= read);
+    /* padded is also a kernel of one place, which a larger one is added to */
+    const uint64_t growth = node->op == QN_OP_PAD ? 64 : 4;
+    return work <= QN_FOLD_WORK && (bytes <= QN_FOLD_BYTES || (uint64_t)bytes / growth <= read);
 }
 
 /* The operand as an array, in `arena` unless the tensor's own memory will do. */
