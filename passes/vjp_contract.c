@@ -303,6 +303,32 @@ static qn_value *w_gradient_product(qn_vjp *v, const conv *c, qn_value *x, qn_va
     return sum ? qn_b_transpose(b, qn_b_reshape(b, sum, last + 1, shape), back) : NULL;
 }
 
+/* gw of a kernel of one tap that meets each element once: one product over the batch and all positions. As a convolution its kernel
+ * would be the image, and its result one position. NULL: it isn't one, or of few channels. */
+static qn_value *w_gradient_pointwise(qn_vjp *v, const conv *c, qn_value *x, qn_value *g)
+{
+    enum { LEAST_CHANNELS = 8 };
+    qn_builder *b = &v->b;
+    qn_dims *dims = qn_b_dims(b);
+    const qn_dim channels = x->type.dims[1], outputs = g->type.dims[1];
+    qn_dim rows = x->type.dims[0], shape[QN_MAX_RANK] = { outputs, channels };
+    if (c->groups != 1 || x->type.dtype != g->type.dtype || channels->min < LEAST_CHANNELS ||
+        outputs->min < LEAST_CHANNELS)
+        return NULL;
+    for (int i = 0; i < c->n; i++) {
+        if (c->w[i] != 1 || c->stride[i] != 1 || c->x_dilation[i] != 1 || c->low[i] != 0 ||
+            c->y[i] != c->x[i])
+            return NULL;
+        rows = qn_dim_mul(dims, rows, qn_dim_const(dims, c->x[i]));
+        shape[i + 2] = qn_dim_const(dims, 1);
+    }
+    x = qn_b_reshape(b, channels_last(v, x), 2, (qn_dim[]){ rows, channels });
+    g = qn_b_reshape(b, channels_last(v, g), 2, (qn_dim[]){ rows, outputs });
+    const qn_dot dot = { .n_contract = 1 };
+    qn_value *sum = x && g ? qn_b_dot_general(b, g, x, &dot, QUERN_INVALID_DTYPE) : NULL;
+    return qn_b_reshape(b, sum, c->n + 2, shape);
+}
+
 /* What one tap of a depthwise kernel adds up: x times g where it meets the image, both with channels last: [1, channels]. */
 static qn_value *tap_gradient(qn_vjp *v, const conv *c, qn_value *x, qn_value *g, int64_t tap)
 {
@@ -377,7 +403,9 @@ static qn_value *w_gradient_depthwise(qn_vjp *v, const conv *c, qn_value *x, qn_
 static qn_value *w_gradient(qn_vjp *v, const qn_node *node, const conv *c, qn_value *g)
 {
     int64_t low[QN_MAX_RANK], high[QN_MAX_RANK], perm[QN_MAX_RANK] = { 1, 0 };
-    qn_value *sum = w_gradient_product(v, c, node->operands[0], g);
+    qn_value *sum = w_gradient_pointwise(v, c, node->operands[0], g);
+    if (!sum)
+        sum = w_gradient_product(v, c, node->operands[0], g);
     if (!sum)
         sum = w_gradient_depthwise(v, c, node->operands[0], g);
     if (sum)
