@@ -41,6 +41,23 @@ int64_t qn_onnx_count(int rank, const int64_t *shape)
     return n;
 }
 
+int64_t qn_onnx_position(int rank, const int64_t *shape, const int64_t *index)
+{
+    int64_t at = 0;
+    for (int i = 0; i < rank; i++)
+        at = at * shape[i] + index[i];
+    return at;
+}
+
+void qn_onnx_next_index(int rank, const int64_t *shape, int64_t *index)
+{
+    for (int i = rank - 1; i >= 0; i--) {
+        if (++index[i] < shape[i])
+            return;
+        index[i] = 0;
+    }
+}
+
 /* The constant of these elements; NULL when one is no constant, or outside of an int32. */
 static const qn_tensor *constant_of(qn_onnx_import *im, qn_dtype dtype, int rank, const int64_t *shape,
                                     int64_t n, const qn_dim *dims)

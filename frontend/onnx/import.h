@@ -299,6 +299,10 @@ bool qn_onnx_contents_needed(qn_onnx_import *im, qn_onnx_value *value, qn_onnx_c
 void qn_onnx_contents_move(qn_onnx_node *n, int i, const qn_onnx_contents *from, int rank,
                            const int64_t *shape, const int64_t *index);
 int64_t qn_onnx_count(int rank, const int64_t *shape); /* product; -1 above QN_ONNX_CONTENTS_MAX */
+/* Position in a row-major tensor. */
+int64_t qn_onnx_position(int rank, const int64_t *shape, const int64_t *index);
+/* Steps to the next index in row-major order. */
+void qn_onnx_next_index(int rank, const int64_t *shape, int64_t *index);
 /* Element-wise operators on contents: true when they are known and output 0 is set. */
 bool qn_onnx_fold_unary(qn_onnx_node *n, const char *op);
 /* x op y ("Add", …); NULL when it is no dimension expression, or undecided. */
