@@ -44,9 +44,9 @@ qn_value *qn_onnx_after_past(qn_onnx_node *n, qn_value *past, qn_value *x);
 qn_value *qn_onnx_repeat_heads(qn_onnx_node *n, qn_value *x, qn_dim heads);
 /* [B, H, S, D] times [B, H, T, D] (transposed) or [B, H, D, E] */
 qn_value *qn_onnx_matmul_heads(qn_builder *b, qn_value *x, qn_value *y, bool transposed);
-/* 1 / sqrt of the heads' size, which must be known: 0 after a report. */
 /* Of [B, heads, ...] and [B, groups, ...]: does one say how many heads share a group? False after a report. */
 bool qn_onnx_heads_known(qn_onnx_node *n, const qn_value *q, const qn_value *k);
+/* 1 / sqrt of the heads' size, which must be known: 0 after a report. */
 double qn_onnx_heads_scale(qn_onnx_node *n, const qn_value *q);
 
 /* The first 2 * half elements of each head of x [B, H, S, D] turned by angles whose cosines and sines are [B or 1, 1, S, half]. An
