@@ -231,6 +231,15 @@ static void apply_options(qn_onnx_import *im, const char *name, int64_t *min, in
         }
 }
 
+/* Is there a value that the dimension may have? False after a report. */
+static bool is_range(qn_onnx_node *n, const char *name, int64_t min, int64_t max)
+{
+    if (min > max)
+        qn_onnx_unsupported(n, "dimension %s is at most %lld here, and would have to be %lld", name,
+                            (long long)max, (long long)min);
+    return min <= max;
+}
+
 static const char *fresh(const qn_onnx_import *im, const char *stem)
 {
     const char *name = stem;
@@ -302,11 +311,8 @@ static qn_dim bind(qn_onnx_node *n, const qn_onnx_value *wanted, qn_value *v, in
         return NULL;
     }
     max = limit->max < max ? limit->max : max;
-    if (min > max) {
-        qn_onnx_unsupported(n, "dimension %s is at most %lld here, and would have to be %lld", name,
-                            (long long)max, (long long)min);
+    if (!is_range(n, name, min, max))
         return NULL;
-    }
     const qn_dim symbol = qn_dim_symbol(im->dims, name, min, max);
     if (symbol->min > min || symbol->max < max) /* imported again, with other bounds */
         return bind(n, wanted, v, at, limit);
@@ -378,11 +384,8 @@ qn_dim qn_onnx_named_extent(qn_onnx_node *n, qn_value *number, const char *name,
     name = fresh(n->im, name);
     apply_options(n->im, name, &min, &max, &given);
     max = given ? max : usual;
-    if (min > max) {
-        qn_onnx_unsupported(n, "dimension %s is at most %lld here, and would have to be %lld", name,
-                            (long long)max, (long long)min);
+    if (!is_range(n, name, min, max))
         return NULL;
-    }
     const qn_dim symbol = qn_dim_symbol(n->im->dims, name, min, max);
     return qn_b_extent(&n->b, number, qn_dim_const(n->im->dims, max), symbol) ? symbol : NULL;
 }
