@@ -4,6 +4,7 @@
  *   lower_check.c      extents that fit together only for some values of the symbols
  *   lower_writer.c     a kernel being written: arguments, parameters, loops, index expressions
  *   lower_value.c      the heart: code for "element of a value at an index", for every op that can be said so
+ *   lower_sums.c       likewise of ops that sum
  *   lower_loop.c       LOOP groups, and whatever else is one value at each index of its result
  *   lower_parts.c      LOOP groups that are different things in parts of an axis
  *   lower_transpose.c  LOOP groups that read across the lines they write along
@@ -11,7 +12,7 @@
  *   lower_rows*.c      ROWS groups
  *   lower_opaque*.c    ops with kernels of their own
  *   lower_control.c    if, while, scan, call: steps
- *   lower_text.c   ops on text: steps
+ *   lower_text.c       ops on text: steps
  *   lower_collective.c collectives: steps; lower_beside.c moves them beside kernels
  *   lower_finish.c     what kernels go through when all are written
  */
@@ -252,6 +253,18 @@ qn_dim qn_writer_clamped_index(qn_writer *w, qn_kvalue *number, qn_dim extent);
 qn_dim qn_writer_datum(qn_writer *w, qn_kvalue *number, qn_dim extent);
 /* condition and 0 <= d < extent; what is proven is left out. NULL is true. */
 qn_kvalue *qn_writer_and_inside(qn_writer *w, qn_kvalue *condition, qn_dim d, qn_dim extent);
+/* condition, and d is a multiple of step. */
+qn_kvalue *qn_writer_and_multiple(qn_writer *w, qn_kvalue *condition, qn_dim d, qn_dim step);
+/* The element at an index that holds where `condition` does; elsewhere `other`. */
+qn_kvalue *qn_writer_value_where(qn_writer *w, qn_kvalue *condition, qn_value *value, const qn_dim *index,
+                                 qn_kvalue *other);
+/* A number of that dtype, or of what kernels have in its place (qn_dtype_carrier). */
+qn_kvalue *qn_writer_constant(qn_writer *w, qn_dtype dtype, qn_scalar value);
+
+/* ---- lower_sums.c ---- */
+
+/* The element of a reduce, a reduce_window or a contraction that is not composite. */
+qn_kvalue *qn_writer_sum(qn_writer *w, const qn_node *node, const qn_dim *index);
 
 /* ---- the kinds of groups ---- */
 
