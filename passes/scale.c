@@ -13,6 +13,8 @@
  *   %2 = convolution %x, %w: 1 x 1   ->   %3 = convolution %x, (%v + pad %w)
  *   %3 = add %1, %2
  *
+ * But not where the larger kernel has so many more places that fold.c would leave the pad to the run.
+ *
  * Before: any graph. After: where weights and factors are constants and nobody else reads what is between, no convolution is
  * followed by such a product or by two such sums. It rounds differently, so strict math has none of it. */
 #include "ir/build.h"
@@ -124,6 +126,8 @@ static bool all_ones(const qn_node *node, qn_attr_key name)
 /* Are b's places among those that a's kernel has? Then out_before and out_behind are what a has more of. */
 static bool covers(const qn_node *a, const qn_node *b, qn_dims *dims, qn_dim *out_before, qn_dim *out_behind)
 {
+    enum { GROWTH = 64 }; /* of a pad that is folded, whatever its size */
+    double growth = 1;
     const qn_type *v = &a->operands[1]->type, *w = &b->operands[1]->type;
     const int64_t *v_stride = qn_attr_ints(a, QN_ATTR_STRIDE, NULL),
                   *w_stride = qn_attr_ints(b, QN_ATTR_STRIDE, NULL);
@@ -142,10 +146,11 @@ static bool covers(const qn_node *a, const qn_node *b, qn_dims *dims, qn_dim *ou
         const int64_t before = v_low - w_low, behind = v_places - w_places - before;
         if (v_stride[i] != w_stride[i] || before < 0 || behind < 0)
             return false;
+        growth *= (double)v_places / (double)w_places;
         out_before[2 + i] = qn_dim_const(dims, before);
         out_behind[2 + i] = qn_dim_const(dims, behind);
     }
-    return true;
+    return growth <= GROWTH;
 }
 
 /* The sum of two branches, if they are one. */
