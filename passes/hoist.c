@@ -7,6 +7,7 @@
  * Weights that are parameters rather than constants are packed once, not once a step. What only repeats elements stays: it costs
  * nothing where it is read. */
 #include "ir/build.h"
+#include "passes/lower.h"
 #include "passes/passes.h"
 
 typedef struct hoist {
@@ -18,22 +19,10 @@ typedef struct hoist {
     qn_diags *diags;
 } hoist;
 
-/* Are the parts that it takes or puts no larger than x, whatever the symbols are? */
-static bool surely_fits(const qn_node *node, const qn_type *part)
-{
-    const qn_type *x = &node->operands[0]->type;
-    for (int i = 0; i < x->rank; i++)
-        if (!qn_dim_at_most(node->graph->module->dims, part->dims[i], x->dims[i]))
-            return false;
-    return true;
-}
-
 /* Not what checks indices or extents: a loop that makes no step finds none wrong. Not what binds a symbol. */
 static bool may_move(const qn_node *node)
 {
     switch (node->op) {
-    case QN_OP_DYNAMIC_SLICE: return surely_fits(node, &node->results[0].type);
-    case QN_OP_DYNAMIC_UPDATE_SLICE: return surely_fits(node, &node->operands[1]->type);
     case QN_OP_GATHER:
     case QN_OP_GATHER_ND:
     case QN_OP_GATHER_ELEMENTS:
@@ -42,7 +31,7 @@ static bool may_move(const qn_node *node)
     default: break;
     }
     return node->n_regions == 0 && !(qn_ops[node->op].flags & (QN_FLAG_EFFECT | QN_FLAG_BINDS)) &&
-           qn_ops[node->op].class != QN_CONTROL;
+           qn_ops[node->op].class != QN_CONTROL && !qn_lower_would_check(node);
 }
 
 /* Has it a symbol that the body finds in each step? */

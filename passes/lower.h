@@ -83,6 +83,8 @@ const char *qn_lower_node_name(const qn_lowering *l, const qn_node *node); /* wi
 
 /* lower_check.c: steps that check what can be checked by now of the extents in a graph. */
 void qn_lower_checks(qn_lowering *l, const qn_graph *graph);
+/* Are there extents of the node that fit for some values of the symbols only? */
+bool qn_lower_would_check(const qn_node *node);
 
 /* All steps of a graph whose inputs have buffers; its outputs are in out_buffers afterwards: where wishes[i] >= 0, in that
  * buffer. */

@@ -7,6 +7,7 @@
 typedef struct checker {
     qn_lowering *l;
     const qn_node *node;
+    bool *would; /* not NULL: nothing is checked, but whether something would be is said here */
 } checker;
 
 static bool is_known(const qn_lowering *l, qn_dim d)
@@ -35,6 +36,10 @@ static bool is_checked(const qn_lowering *l, qn_dim a, qn_dim b)
 static void check_equal(const checker *c, qn_dim a, qn_dim b, const char *wanted)
 {
     qn_lowering *l = c->l;
+    if (c->would) {
+        *c->would |= a != b;
+        return;
+    }
     const qn_dim have = qn_lower_dim(l, a), want = qn_lower_dim(l, b);
     if (have == want || !is_known(l, have) || !is_known(l, want) || is_checked(l, have, want))
         return;
@@ -157,28 +162,42 @@ static void check_line(const checker *c)
                                     print(c, n), (long long)QN_PACKED_LINE));
 }
 
+static void check_node(const checker *c)
+{
+    check_extents(c);
+    switch (c->node->op) {
+    case QN_OP_BROADCAST: check_broadcast(c); break;
+    case QN_OP_RESHAPE: check_reshape(c); break;
+    case QN_OP_SLICE: check_slice(c); break;
+    case QN_OP_DYNAMIC_SLICE: check_within(c, c->node->results[0].type.dims, -1); break;
+    case QN_OP_DYNAMIC_UPDATE_SLICE: check_within(c, c->node->operands[1]->type.dims, -1); break;
+    case QN_OP_GATHER_ELEMENTS:
+    case QN_OP_SCATTER_ELEMENTS:
+        check_within(c, c->node->operands[1]->type.dims, (int)qn_attr_int(c->node, QN_ATTR_AXIS));
+        break;
+    case QN_OP_TOP_K: check_top_k(c); break;
+    case QN_OP_REQUIRE:
+        check_equal(c, qn_node_binds(c->node), qn_dim_const(c->l->module->dims, 1), QN_REQUIRED);
+        break;
+    default: break;
+    }
+}
+
 void qn_lower_checks(qn_lowering *l, const qn_graph *graph)
 {
     QN_FOR_NODES (graph, node) {
-        const checker c = { l, node };
-        check_extents(&c);
-        switch (node->op) {
-        case QN_OP_BROADCAST: check_broadcast(&c); break;
-        case QN_OP_RESHAPE: check_reshape(&c); break;
-        case QN_OP_SLICE: check_slice(&c); break;
-        case QN_OP_DYNAMIC_SLICE: check_within(&c, node->results[0].type.dims, -1); break;
-        case QN_OP_DYNAMIC_UPDATE_SLICE: check_within(&c, node->operands[1]->type.dims, -1); break;
-        case QN_OP_GATHER_ELEMENTS:
-        case QN_OP_SCATTER_ELEMENTS:
-            check_within(&c, node->operands[1]->type.dims, (int)qn_attr_int(node, QN_ATTR_AXIS));
-            break;
-        case QN_OP_TOP_K: check_top_k(&c); break;
-        case QN_OP_REQUIRE:
-            check_equal(&c, qn_node_binds(node), qn_dim_const(l->module->dims, 1), QN_REQUIRED);
-            break;
-        default: break;
-        }
+        const checker c = { .l = l, .node = node };
+        check_node(&c);
         if (node->op == QN_OP_TOP_K || node->op == QN_OP_SORT || node->op == QN_OP_SUPPRESS)
             check_line(&c);
     }
+}
+
+bool qn_lower_would_check(const qn_node *node)
+{
+    bool would = false;
+    qn_lowering l = { .module = node->graph->module, .arena = qn_arena_new() };
+    check_node(&(checker){ .l = &l, .node = node, .would = &would });
+    qn_arena_free(l.arena);
+    return would;
 }
