@@ -56,7 +56,13 @@ qn_kvalue *qn_conv_fetch_turned(qn_conv_emitter *e)
     return qn_writer_load(&e->w, e->local, qn_ix_linear(&e->w.space, 3, extents, at));
 }
 
-/* Index of the group's element at the place in the tile: [N, C, …], or [N, blocks, channels of a block, …]. */
+/* Are channels one axis of the group, [N, C, …]? Else [N, blocks, channels of a block, …]. */
+static bool has_plain_channels(const qn_conv_emitter *e)
+{
+    return e->group->n_dims == e->p.spatial + 2;
+}
+
+/* Index of the group's element at the place in the tile. */
 static void element_index(qn_conv_emitter *e, qn_dim *out)
 {
     qn_ispace *space = &e->w.space;
@@ -69,7 +75,7 @@ static void element_index(qn_conv_emitter *e, qn_dim *out)
     };
     int n = 0;
     out[n++] = e->sample;
-    if (e->group->n_dims == e->p.spatial + 2) {
+    if (has_plain_channels(e)) {
         out[n++] = qn_dim_add(dims, qn_dim_mul(dims, block, qn_dim_const(dims, e->p.lanes)), e->at_lane);
     } else {
         out[n++] = block;
@@ -86,7 +92,7 @@ static qn_writer_loop open_lanes(qn_conv_emitter *e)
     qn_dims *dims = w->space.dims;
     const qn_dim lanes = qn_dim_const(dims, e->p.lanes);
     int64_t channels;
-    if (e->group->n_dims != e->p.spatial + 2 || !qn_dim_known(e->group->dims[1], &channels) ||
+    if (!has_plain_channels(e) || !qn_dim_known(e->group->dims[1], &channels) ||
         channels >= e->p.out_blocks * e->p.lanes)
         return qn_writer_for_all(w, e->at_lane, QN_TAG_SERIAL, 0, NULL, NULL);
     const qn_dim first = qn_dim_mul(dims, qn_dim_add(dims, e->block, e->at_vector), lanes),
