@@ -194,15 +194,16 @@ int qn_strings_scratch(quern_strings *strings, size_t capacity, qn_text_buffer *
     return QUERN_OK;
 }
 
-void qn_strings_begin(quern_strings *strings)
-{
-    of(strings)->error[0] = '\0';
-}
-
 static int compute(quern_strings *strings, int32_t what, const int64_t *args)
 {
     qn_strings_begin(strings);
     return qn_text_compute(strings, what, args);
+}
+
+void qn_strings_begin(quern_strings *strings)
+{
+    if (strings->compute == compute) /* else the host brings functions of its own */
+        of(strings)->error[0] = '\0';
 }
 
 /* ---- for hosts ---- */
@@ -280,6 +281,8 @@ const char *quern_strings_text(const quern_strings *strings, int64_t number, siz
 
 void quern_strings_clear(quern_strings *strings)
 {
+    if (!strings)
+        return;
     table *t = of(strings);
     while (t->n > t->own) {
         const entry *last = &t->entries[t->n - 1];
@@ -297,5 +300,6 @@ void quern_strings_clear(quern_strings *strings)
 
 void quern_strings_limit(quern_strings *strings, size_t bytes)
 {
-    of(strings)->limit = bytes > of(strings)->bytes ? bytes : of(strings)->bytes;
+    if (strings)
+        of(strings)->limit = bytes > of(strings)->bytes ? bytes : of(strings)->bytes;
 }

@@ -55,6 +55,8 @@ static void equal_strings_have_one_number(void **state)
     assert_null(quern_strings_text(NULL, 0, NULL));
     assert_int_equal(quern_strings_number(NULL, "", 0, &n), QUERN_ERROR_ARGUMENT);
     assert_int_equal(quern_strings_new(NULL, 1, &s), QUERN_ERROR_ARGUMENT);
+    quern_strings_clear(NULL); /* of a session whose model needs none */
+    quern_strings_limit(NULL, 0);
     assert_null(s);
     quern_strings_free(s);
 }
@@ -215,6 +217,41 @@ static void check_lent(quern_model *model)
     quern_strings_free(strings);
 }
 
+static int refuses(quern_strings *strings, int32_t what, const int64_t *args)
+{
+    (void)strings;
+    (void)what;
+    (void)args;
+    return QUERN_ERROR_UNSUPPORTED;
+}
+
+static const char *reason(const quern_strings *strings)
+{
+    (void)strings;
+    return "no strings today";
+}
+
+/* A host's table of functions of its own: nothing but what quern_abi.h says is behind the pointer. */
+static void check_own_functions(quern_model *model)
+{
+    quern_strings *strings = malloc(sizeof *strings + 1024);
+    char *behind = (char *)(strings + 1), before[1024];
+    const int64_t x = 0;
+    quern_session *s;
+    *strings = (quern_strings){ sizeof *strings, refuses, reason };
+    memset(behind, 'x', sizeof before);
+    memset(before, 'x', sizeof before);
+    ok(quern_session_new(model, NULL, &s));
+    quern_session_set_strings(s, strings);
+    bind(s, 0, 1, &x);
+    bind(s, 1, 1, &x);
+    assert_int_equal(quern_session_run(s), QUERN_ERROR_UNSUPPORTED);
+    assert_non_null(strstr(quern_last_error(), "no strings today"));
+    assert_memory_equal(behind, before, sizeof before);
+    quern_session_free(s);
+    free(strings);
+}
+
 static quern_module *load(const char *text)
 {
     quern_module *module;
@@ -234,6 +271,7 @@ static void models_make_strings(void **state)
         quern_module_free(module);
         check_shouts(model);
         check_lent(model);
+        check_own_functions(model);
         quern_model_free(model);
     }
 }
