@@ -381,9 +381,8 @@ static qn_dtype text_dtype(const qn_step *step, int i)
         return written ? QUERN_BOOL : QUERN_U16;
     if (written ? step->text != QN_OP_TEXT_PARSE : step->text != QN_OP_TEXT_PRINT)
         return QUERN_I64;
-    const bool plain = qn_dim_is(last, QUERN_I64) || qn_dim_is(last, QUERN_U64) ||
-                       qn_dim_is(last, QUERN_F32) || qn_dim_is(last, QUERN_F64);
-    return plain ? (qn_dtype)last->value : QUERN_INVALID_DTYPE;
+    return qn_dim_is_const(last) && qn_text_reads((qn_dtype)last->value) ? (qn_dtype)last->value
+                                                                         : QUERN_INVALID_DTYPE;
 }
 
 static qn_status verify_text(const verifier *v, const qn_step *step)

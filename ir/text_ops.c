@@ -23,6 +23,11 @@ int qn_text_buffers(qn_op op)
     return qn_ops[op].min_operands + 1;
 }
 
+bool qn_text_reads(qn_dtype dtype)
+{
+    return dtype == QUERN_I64 || dtype == QUERN_U64 || dtype == QUERN_F32 || dtype == QUERN_F64;
+}
+
 bool qn_text_in(const qn_graph *graph)
 {
     QN_FOR_NODES (graph, node) {
@@ -110,11 +115,6 @@ qn_value *qn_b_text_print(qn_builder *b, qn_value *x)
 
 /* ---- type rules ---- */
 
-static bool is_plain(qn_dtype dtype)
-{
-    return dtype == QUERN_I64 || dtype == QUERN_U64 || dtype == QUERN_F32 || dtype == QUERN_F64;
-}
-
 static qn_status concat(qn_infer_context *c)
 {
     const qn_type *x = qn_infer_operand(c, 0);
@@ -180,7 +180,7 @@ static qn_status parse(qn_infer_context *c)
     const qn_type *x = qn_infer_operand(c, 0);
     const qn_dtype dtype = (qn_dtype)qn_attr_int(c->node, QN_ATTR_DTYPE);
     QN_TRY(qn_infer_expect_dtype(c, 0, QUERN_I64));
-    if (!is_plain(dtype))
+    if (!qn_text_reads(dtype))
         return qn_infer_fail(c, "dtype is %s; expected i64, u64, f32 or f64", qn_dtype_name(dtype));
     return qn_infer_give(c, dtype, x->rank, x->dims);
 }
@@ -188,7 +188,7 @@ static qn_status parse(qn_infer_context *c)
 static qn_status print(qn_infer_context *c)
 {
     const qn_type *x = qn_infer_operand(c, 0);
-    if (!is_plain(x->dtype))
+    if (!qn_text_reads(x->dtype))
         return qn_infer_fail(c, "operand 0 is %s; expected i64, u64, f32 or f64", qn_infer_print(c, x));
     return qn_infer_give(c, QUERN_I64, x->rank, x->dims);
 }

@@ -8,6 +8,7 @@
 int qn_text_what(qn_op op);
 /* How many buffers the function takes, with the one that it writes: the last. */
 int qn_text_buffers(qn_op op);
+bool qn_text_reads(qn_dtype dtype);     /* Is it one that text_parse gives and text_print takes? */
 bool qn_text_in(const qn_graph *graph); /* Is there such an op? */
 
 /* The numbers that come behind the buffers. */

@@ -194,16 +194,16 @@ static const char *skip_digits(const char *at, bool *any)
     return at;
 }
 
-/* What strtod reads and a model may have: decimal, "INF", "NaN". *out_whole: without a point or an exponent. */
-static bool is_number(const char *at, const char *end, bool *out_whole)
+/* Behind what strtod reads and a model may have: decimal, "INF", "NaN"; NULL: there is none. *out_whole: without a point or an exponent. */
+static const char *skip_number(const char *at, bool *out_whole)
 {
     bool any = false, power = true;
     *out_whole = false;
     at += *at == '+' || *at == '-';
     if (!strncasecmp(at, "inf", 3) || !strncasecmp(at, "nan", 3))
-        return at + (strncasecmp(at, "infinity", 8) ? 3 : 8) == end;
+        return at + (strncasecmp(at, "infinity", 8) ? 3 : 8);
     at = skip_digits(at, &any);
-    *out_whole = any && at == end;
+    *out_whole = any && *at != '.' && *at != 'e' && *at != 'E';
     if (*at == '.')
         at = skip_digits(at + 1, &any);
     if (any && (*at == 'e' || *at == 'E')) {
@@ -212,7 +212,7 @@ static bool is_number(const char *at, const char *end, bool *out_whole)
         power = false;
         at = skip_digits(at, &power);
     }
-    return any && power && at == end;
+    return any && power ? at : NULL;
 }
 
 static int64_t whole_of(double x)
@@ -227,13 +227,11 @@ static uint64_t unsigned_of(double x)
 
 static int parse(quern_strings *s, qn_text x, int64_t dtype, void *out)
 {
-    const char *at = x.at, *end = x.at + x.length;
+    int bytes;
     bool whole;
-    while (at < end && is_white(*at))
-        at++;
-    while (end > at && is_white(end[-1]))
-        end--;
-    if (at == end || !is_number(at, end, &whole))
+    const char *end = x.at + x.length, *at = find_white(x.at, end, false, &bytes);
+    const char *behind = skip_number(at, &whole);
+    if (!behind || find_white(behind, end, false, &bytes) != end)
         return qn_strings_fail(s, QUERN_ERROR_ARGUMENT, "\"%.100s\" is no number", x.at);
     errno = 0;
     if (dtype == QUERN_F32) {

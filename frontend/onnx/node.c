@@ -104,8 +104,13 @@ double qn_onnx_attr_float(qn_onnx_node *n, const char *name, double fallback)
 const char *qn_onnx_attr_string(qn_onnx_node *n, const char *name, const char *fallback)
 {
     const Onnx__Attribute *a = qn_onnx_attr(n, name, ONNX__ATTRIBUTE__KIND__STRING);
-    return a ? qn_arena_printf(n->im->arena, "%.*s", (int)(a->s.len & 0xffff), (const char *)a->s.data)
-             : fallback;
+    if (!a)
+        return fallback;
+    if (a->s.len && memchr(a->s.data, 0, a->s.len)) {
+        qn_onnx_unsupported(n, "attribute %s has a byte of zero in it", name);
+        return "";
+    }
+    return qn_arena_printf(n->im->arena, "%.*s", (int)a->s.len, (const char *)a->s.data);
 }
 
 bool qn_onnx_attr_is(qn_onnx_node *n, const char *name, const char *fallback, const char *value)

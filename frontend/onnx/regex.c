@@ -10,8 +10,9 @@
 #include "ir/text_ops.h"
 
 enum {
-    MOST_STATES = 1000, /* of a table */
-    MOST_STEPS = 20000, /* states by single bytes */
+    MOST_STATES = 1000,   /* of a table */
+    MOST_STEPS = 20000,   /* states by single bytes */
+    MOST_VISITS = 100000, /* of nodes of the tree: repetitions of nothing make no steps */
     MOST_NESTING = 200,
     MOST_REPEATS = 1000,
     LAST_CHARACTER = 0x10FFFF
@@ -135,10 +136,12 @@ static int32_t next_character(reader *r)
     const int n = b[0] < 0x80 ? 1 : b[0] < 0xC2 ? 0 : b[0] < 0xE0 ? 2 : b[0] < 0xF0 ? 3 : b[0] < 0xF5 ? 4 : 0;
     int32_t c = n == 1 ? b[0] : b[0] & (0x7F >> n);
     bool good = n > 0;
+    static const int32_t least[] = { 0, 0, 0x80, 0x800, 0x10000 };
     for (int i = 1; i < n && good; i++) {
         good = (b[i] & 0xC0) == 0x80;
         c = c << 6 | (b[i] & 0x3F);
     }
+    good = good && c >= least[n] && c <= LAST_CHARACTER && (c < 0xD800 || c > 0xDFFF);
     r->at += good ? n : 0;
     if (!good)
         fail(r, "it is no UTF-8");
@@ -200,6 +203,14 @@ static int32_t read_escape(reader *r)
     return -1;
 }
 
+static void add_all(reader *r, ranges *set, ranges found, bool negated)
+{
+    if (negated)
+        found = inverse(r, &found);
+    for (size_t i = 0; i < found.n; i++)
+        add(r, set, found.items[i].from, found.items[i].to);
+}
+
 /* \d, \W, …: true where `at` is behind one. */
 static bool read_class(reader *r, ranges *set)
 {
@@ -208,10 +219,7 @@ static bool read_class(reader *r, ranges *set)
         return false;
     ranges found = { 0 };
     add_class(r, &found, &small, 1);
-    if (c != small)
-        found = inverse(r, &found);
-    for (size_t i = 0; i < found.n; i++)
-        add(r, set, found.items[i].from, found.items[i].to);
+    add_all(r, set, found, c != small);
     r->at++;
     return true;
 }
@@ -226,10 +234,7 @@ static bool read_named(reader *r, ranges *set)
         fail(r, "[: names no class");
         return false;
     }
-    if (negated)
-        found = inverse(r, &found);
-    for (size_t i = 0; i < found.n; i++)
-        add(r, set, found.items[i].from, found.items[i].to);
+    add_all(r, set, found, negated);
     r->at = end + 2;
     return true;
 }
@@ -343,17 +348,45 @@ static const tree *read_quoted(reader *r)
     return all;
 }
 
+/* {2}, {2,}, {2,5}; anything else is no repetition but characters. */
+static bool read_counts(reader *r, int *least, int *most)
+{
+    const char *at = r->at + 1;
+    int values[2] = { 0, -1 };
+    if (*r->at != '{' || digit_of(*at, 10) < 0)
+        return false;
+    for (int i = 0; i < 2; i++) {
+        if (digit_of(*at, 10) >= 0)
+            values[i] = 0;
+        for (; digit_of(*at, 10) >= 0; at++)
+            values[i] = values[i] > MOST_REPEATS ? values[i] : values[i] * 10 + digit_of(*at, 10);
+        if (i == 0 && *at == '}')
+            values[1] = values[0];
+        if (*at != ',' || i == 1)
+            break;
+        at++;
+    }
+    if (*at != '}')
+        return false;
+    r->at = at + 1;
+    if (values[0] > MOST_REPEATS || values[1] > MOST_REPEATS || (values[1] >= 0 && values[1] < values[0]))
+        fail(r, "a repetition ends before it begins, or is of more than 1000");
+    *least = values[0];
+    *most = values[1];
+    return true;
+}
+
 static const tree *read_atom(reader *r)
 {
     tree *t;
+    int least, most;
+    if (*r->at == '*' || *r->at == '+' || *r->at == '?' || read_counts(r, &least, &most))
+        return fail(r, "a repetition repeats nothing, or another one");
     switch (*r->at) {
     case '(': r->at++; return read_group(r);
     case '[': r->at++; return read_set(r);
     case '^': r->at++; return node(r, BEGIN, NULL, NULL);
     case '$': r->at++; return node(r, END, NULL, NULL);
-    case '*':
-    case '+':
-    case '?': return fail(r, "a repetition repeats nothing, or another one");
     case '.':
         r->at++;
         t = node(r, SET, NULL, NULL);
@@ -388,34 +421,6 @@ static const tree *read_atom(reader *r)
     return t;
 }
 
-/* {2}, {2,}, {2,5}; anything else is no repetition but characters. */
-static bool read_counts(reader *r, int *least, int *most)
-{
-    const char *at = r->at + 1;
-    int values[2] = { 0, -1 };
-    if (*r->at != '{' || digit_of(*at, 10) < 0)
-        return false;
-    for (int i = 0; i < 2; i++) {
-        if (digit_of(*at, 10) >= 0)
-            values[i] = 0;
-        for (; digit_of(*at, 10) >= 0; at++)
-            values[i] = values[i] > MOST_REPEATS ? values[i] : values[i] * 10 + digit_of(*at, 10);
-        if (i == 0 && *at == '}')
-            values[1] = values[0];
-        if (*at != ',' || i == 1)
-            break;
-        at++;
-    }
-    if (*at != '}')
-        return false;
-    r->at = at + 1;
-    if (values[0] > MOST_REPEATS || values[1] > MOST_REPEATS || (values[1] >= 0 && values[1] < values[0]))
-        fail(r, "a repetition ends before it begins, or is of more than 1000");
-    *least = values[0];
-    *most = values[1];
-    return true;
-}
-
 static const tree *read_repeated(reader *r)
 {
     const tree *t = read_atom(r);
@@ -430,8 +435,6 @@ static const tree *read_repeated(reader *r)
     if (!repeated || r->wrong)
         return t;
     r->at += *r->at == '?'; /* as few as possible: the same strings match */
-    if (*r->at == '*' || *r->at == '+' || *r->at == '?')
-        return fail(r, "a repetition repeats another one");
     tree *all = node(r, REPEAT, t, NULL);
     all->least = least;
     all->most = most;
@@ -469,6 +472,7 @@ typedef struct step {
 typedef struct maker {
     qn_arena *arena;
     qn_vec(step) steps;
+    int visits;
     bool full;
 } maker;
 
@@ -479,6 +483,12 @@ static int make(maker *m, step s)
         return 0;
     qn_vec_push(m->arena, &m->steps, s);
     return (int)m->steps.n - 1;
+}
+
+/* To both; other -1: there is none so far. */
+static int branch(maker *m, int next, int other)
+{
+    return other < 0 ? next : make(m, (step){ .way = FORK, .next = next, .other = other });
 }
 
 static int encode(int32_t c, uint8_t *to)
@@ -516,26 +526,29 @@ static int make_range(maker *m, int32_t from, int32_t to, int next, int other)
     encode(to, last);
     for (int i = n - 1; i >= 0; i--)
         next = make(m, (step){ .way = BYTE, .from = first[i], .to = last[i], .next = next });
-    return other < 0 ? next : make(m, (step){ .way = FORK, .next = next, .other = other });
+    return branch(m, next, other);
 }
 
 static int make_tree(maker *m, const tree *t, int next)
 {
-    int at;
+    int at = -1;
+    m->full |= ++m->visits > MOST_VISITS;
     if (m->full)
         return 0;
+    for (; t->kind == JOIN; t = t->a) /* long patterns are no deep ones */
+        next = make_tree(m, t->b, next);
     switch (t->kind) {
+    case JOIN:
     case NOTHING: return next;
-    case JOIN: return make_tree(m, t->a, make_tree(m, t->b, next));
     case EITHER:
-        at = make_tree(m, t->a, next);
-        return make(m, (step){ .way = FORK, .next = at, .other = make_tree(m, t->b, next) });
+        for (; t->kind == EITHER; t = t->a)
+            at = branch(m, make_tree(m, t->b, next), at);
+        return branch(m, make_tree(m, t, next), at);
     case BEGIN: return make(m, (step){ .way = AT_BEGIN, .next = next });
     case END: return make(m, (step){ .way = AT_END, .next = next });
     case BORDER: return make(m, (step){ .way = AT_BORDER, .next = next });
     case INNER: return make(m, (step){ .way = INSIDE, .next = next });
     case SET:
-        at = -1;
         for (size_t i = 0; i < t->set.n; i++)
             at = make_range(m, t->set.items[i].from, t->set.items[i].to, next, at);
         /* of nothing: from where no byte goes on */

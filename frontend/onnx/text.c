@@ -124,7 +124,7 @@ static void import_match(qn_onnx_node *n)
     qn_regex_table table;
     const char *wrong = qn_regex_compile(pattern, n->im->arena, &table);
     if (wrong) {
-        qn_onnx_unsupported(n, "pattern \"%s\": %s", pattern, wrong);
+        qn_onnx_unsupported(n, "pattern \"%.200s\": %s", pattern, wrong);
         return;
     }
     const int64_t dims[] = { table.n_states, QN_TEXT_COLUMNS };
@@ -133,11 +133,6 @@ static void import_match(qn_onnx_node *n)
 }
 
 /* ---- Cast ---- */
-
-static bool is_plain(qn_dtype dtype)
-{
-    return dtype == QUERN_I64 || dtype == QUERN_U64 || dtype == QUERN_F32 || dtype == QUERN_F64;
-}
 
 void qn_onnx_cast_text(qn_onnx_node *n, int to)
 {
@@ -150,12 +145,12 @@ void qn_onnx_cast_text(qn_onnx_node *n, int to)
         qn_onnx_out_any(n, 0, n->in[0]);
     } else if (to == QN_ONNX_STRING) {
         const qn_dtype from = x->type.dtype;
-        x = is_plain(from) ? x : qn_b_convert(b, qn_dtype_is_float(from) ? QUERN_F32 : QUERN_I64, x);
+        x = qn_text_reads(from) ? x : qn_b_convert(b, qn_dtype_is_float(from) ? QUERN_F32 : QUERN_I64, x);
         qn_onnx_out_strings(n, 0, x ? qn_b_text_print(b, x) : NULL);
     } else if (dtype == QUERN_INVALID_DTYPE) {
         qn_onnx_unsupported(n, "data type %s is not supported", qn_onnx_elem_name(to));
     } else {
-        const qn_dtype read = is_plain(dtype)                                   ? dtype
+        const qn_dtype read = qn_text_reads(dtype)                              ? dtype
                               : qn_dtype_is_float(dtype) || dtype == QUERN_BOOL ? QUERN_F64
                                                                                 : QUERN_I64;
         qn_value *y = qn_b_text_parse(b, read, x);

@@ -112,7 +112,7 @@ class Operators(unittest.TestCase):
         self.assertEqual(run("StringNormalizer", x[None, :1], stopwords=["the"])[0].tolist(), [[""]])
 
     def test_numbers(self):
-        for dtype, words, want in ((np.float32, ["0.1", " 3 ", "-1e5", "-INF", "+inf", "5.", ".5"], [.1, 3, -1e5, -np.inf, np.inf, 5, .5]),
+        for dtype, words, want in ((np.float32, ["0.1", " 3 ", "\u3000\xa03\x85", "-1e5", "-INF", "+inf", "5.", ".5"], [.1, 3, 3, -1e5, -np.inf, np.inf, 5, .5]),
                                    (np.float64, ["0.1", "1e-320", "1e400"], [.1, 1e-320, np.inf]), (np.float16, ["0.1", "1e9"], [.1, np.inf]),
                                    (np.int64, ["-9223372036854775808", "+7", "2.9"], [-2**63, 7, 2]), (np.uint64, ["18446744073709551615"], [2**64 - 1]),
                                    (np.int8, ["-5"], [-5]), (np.bool_, ["0", "1", "0.0", "2"], [False, True, False, True])):
@@ -167,13 +167,14 @@ class Refused(unittest.TestCase):
     def test_refused(self):
         x = strings("a")
         for pattern, why in ((r"(a)\1", "references to groups"), ("(", "has no \\)"), ("a)", "has no \\("), ("[a", "has no \\]"), ("*", "repeats nothing"),
-                             ("a**", "repeats another one"), ("(?=a)", "look ahead"), ("(?<=a)", "look ahead or behind"), (r"\pL", "Unicode's classes"),
+                             ("a**", "or another one"), ("a{2}{3}", "or another one"), ("a*{2}", "or another one"), ("{2}", "repeats nothing"), ("(?=a)", "look ahead"), ("(?<=a)", "look ahead or behind"), (r"\pL", "Unicode's classes"),
                              ("(?m)^a", "lines of their own"), ("[z-a]", "ends before it begins"), ("a{3,2}", "ends before it begins"), ("a{2000}", "more than 1000"),
                              ("(?i)É", "beyond ASCII"), (r"\y", "means nothing"), ("[[:x:]]", "names no class"), (r"\x{110000}", "no number of a character"),
-                             ("(((a{100}){100}){100})", "too large"), ("(a|b)*a(a|b){12}", "too large"), ("(" * 300 + ")" * 300, "too deep"), ("(?P<n", "does not end")):
+                             ("(((a{100}){100}){100})", "too large"), ("(a|b)*a(a|b){12}", "too large"), ("(" * 300 + ")" * 300, "too deep"), ("()" * 200000, "too large"), ("a|" * 200000, "too large"), ("((((){1000}){1000}){1000}){1000}", "too large"), ("(?P<n", "does not end")):
             with self.assertRaisesRegex(quern.UnsupportedError, why):
                 quern.compile(node("RegexFullMatch", [x], pattern=pattern))
         refused = lambda message, *args, error=quern.ModelError, **more: self.assertRaisesRegex(error, message, quern.compile, node(*args, **more))
+        refused("delimiter has a byte of zero", "StringSplit", [x], delimiter="\0", n_outputs=2, error=quern.UnsupportedError)
         refused("pattern is missing", "RegexFullMatch", [x])
         for op in ("StringConcat", "StringSplit", "StringNormalizer", "RegexFullMatch"):
             refused("input 0 must be of strings", op, [np.array([1])] * (1 + (op == "StringConcat")), pattern="")
