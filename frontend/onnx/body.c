@@ -1,6 +1,17 @@
 /* Graphs in nodes. */
 #include "frontend/onnx/body.h"
 
+#include <string.h>
+
+const Onnx__Node *qn_onnx_maker_of(const Onnx__Graph *graph, const char *name)
+{
+    for (size_t i = 0; i < graph->n_node; i++)
+        for (size_t k = 0; k < graph->node[i]->n_output; k++)
+            if (!strcmp(graph->node[i]->output[k], name))
+                return graph->node[i];
+    return NULL;
+}
+
 bool qn_onnx_can_be_equal(qn_dims *dims, const qn_type *a, const qn_type *b)
 {
     if (a->dtype != b->dtype || a->rank != b->rank)

@@ -7,6 +7,8 @@
 /* The most bodies a node is spelled out as. */
 #define QN_ONNX_MAX_UNROLLED 1024
 
+/* The node of the graph that makes the name, or NULL: an input, or what lies outside. */
+const Onnx__Node *qn_onnx_maker_of(const Onnx__Graph *graph, const char *name);
 /* May a and b be the types of one value? */
 bool qn_onnx_can_be_equal(qn_dims *dims, const qn_type *a, const qn_type *b);
 /* v with the dims of the type, where they may be the same; NULL where they cannot. What starts with no elements and may continue

@@ -6,16 +6,7 @@
  * body gives where c is empty. */
 #include <string.h>
 
-#include "frontend/onnx/import.h"
-
-static const Onnx__Node *maker_of(const Onnx__Graph *body, const char *name)
-{
-    for (size_t i = 0; i < body->n_node; i++)
-        for (size_t k = 0; k < body->node[i]->n_output; k++)
-            if (!strcmp(body->node[i]->output[k], name))
-                return body->node[i];
-    return NULL;
-}
+#include "frontend/onnx/body.h"
 
 /* How often nodes of the graph, and of graphs in it, read the name, or give it. */
 static int uses_of(const Onnx__Graph *graph, const char *name)
@@ -38,12 +29,12 @@ static int uses_of(const Onnx__Graph *graph, const char *name)
 static bool grows(const Onnx__Graph *body, int i, int64_t *out_axis)
 {
     const char *begin = body->input[i + 2]->name, *end = body->output[i + 1]->name;
-    const Onnx__Node *join = maker_of(body, end);
+    const Onnx__Node *join = qn_onnx_maker_of(body, end);
     if (!join || strcmp(join->op_type, "Concat") || join->n_input != 2 || uses_of(body, end) != 1 ||
         uses_of(body, begin) != 1)
         return false;
     if (strcmp(join->input[0], begin)) {
-        const Onnx__Node *cast = maker_of(body, join->input[0]);
+        const Onnx__Node *cast = qn_onnx_maker_of(body, join->input[0]);
         if (!cast || (strcmp(cast->op_type, "Cast") && strcmp(cast->op_type, "Identity")) ||
             cast->n_input != 1 || strcmp(cast->input[0], begin) || uses_of(body, join->input[0]) != 1)
             return false;

@@ -8,21 +8,13 @@
 #include <string.h>
 
 #include "frontend/onnx/arith.h"
+#include "frontend/onnx/body.h"
 #include "frontend/onnx/families.h"
-
-static const Onnx__Node *maker_of(const Onnx__Graph *body, const char *name)
-{
-    for (size_t i = 0; i < body->n_node; i++)
-        for (size_t k = 0; k < body->node[i]->n_output; k++)
-            if (!strcmp(body->node[i]->output[k], name))
-                return body->node[i];
-    return NULL;
-}
 
 /* The node of that operator that makes the name, with at least n inputs. */
 static const Onnx__Node *made_by(const Onnx__Graph *body, const char *name, const char *op, size_t n)
 {
-    const Onnx__Node *node = maker_of(body, name);
+    const Onnx__Node *node = qn_onnx_maker_of(body, name);
     return node && !strcmp(node->op_type, op) && node->n_input >= n ? node : NULL;
 }
 
@@ -46,7 +38,7 @@ static bool numbers_in(qn_onnx_node *n, qn_onnx_value *v, qn_dim *out, int *out_
 /* A constant of the body, or a value from outside of it that is known. */
 static bool known_numbers(qn_onnx_node *n, const Onnx__Graph *body, const char *name, qn_dim *out, int *out_n)
 {
-    const Onnx__Node *node = maker_of(body, name);
+    const Onnx__Node *node = qn_onnx_maker_of(body, name);
     const Onnx__Tensor *own = NULL;
     for (size_t i = 0; i < body->n_initializer; i++)
         own = strcmp(body->initializer[i]->name, name) ? own : body->initializer[i];
@@ -76,7 +68,7 @@ static const qn_onnx_value *item_of(qn_onnx_node *n, const Onnx__Graph *body, co
                                     const char *counter)
 {
     const Onnx__Node *at = made_by(body, name, "SequenceAt", 2);
-    if (!at || strcmp(at->input[1], counter) || maker_of(body, at->input[0]))
+    if (!at || strcmp(at->input[1], counter) || qn_onnx_maker_of(body, at->input[0]))
         return NULL;
     const qn_onnx_value *s = qn_onnx_scope_find(n->scope, at->input[0]);
     return s && s->whole ? s : NULL;
@@ -87,7 +79,7 @@ static bool goes_on(qn_onnx_node *n, const Onnx__Graph *body)
 {
     qn_dim known[QN_MAX_RANK];
     int count;
-    const Onnx__Node *node = maker_of(body, body->output[0]->name);
+    const Onnx__Node *node = qn_onnx_maker_of(body, body->output[0]->name);
     const char *name = body->output[0]->name;
     if (node && (!strcmp(node->op_type, "Cast") || !strcmp(node->op_type, "Identity")) && node->n_input == 1)
         name = node->input[0];

@@ -100,8 +100,7 @@ static void import_optimizer(qn_onnx_node *n)
 /* The value of a name that an attribute mentions. */
 static qn_value *named_value(qn_onnx_node *n, ProtobufCBinaryData text)
 {
-    const char *name =
-        qn_arena_printf(n->im->arena, "%.*s", (int)(text.len & 0xffff), (const char *)text.data);
+    const char *name = qn_arena_printf(n->im->arena, "%.*s", (int)text.len, (const char *)text.data);
     qn_onnx_value *v = qn_onnx_scope_find(n->scope, name);
     if (!v || v->kind != QN_ONNX_TENSOR) {
         qn_onnx_malformed(n, "\"%s\" is no tensor that is defined before this node", name);

@@ -1,10 +1,10 @@
 """Operators that make strings or read their characters, each against Python, compiled and interpreted."""
 
+import concurrent.futures
 import json
 import os
 import re
 import tempfile
-import threading
 import unittest
 
 import numpy as np
@@ -206,11 +206,8 @@ class Tables(unittest.TestCase):
                 if m([x, x])[0].tolist() != [a + a for a in x]:
                     wrong.append((k, i))
 
-        threads = [threading.Thread(target=work, args=(k,)) for k in range(4)]
-        for t in threads:
-            t.start()
-        for t in threads:
-            t.join()
+        with concurrent.futures.ThreadPoolExecutor(4) as pool:
+            list(pool.map(work, range(4)))
         self.assertEqual(wrong, [])
 
     def test_command(self):

@@ -107,6 +107,16 @@ static void programs_come_back(void **state)
         }
 }
 
+static void comes_back_from(fixture *f, const char *name, const char *text)
+{
+    const qn_pass_options options = { .math = QN_MATH_DEFAULT };
+    qn_module *module;
+    if (qn_text_parse(text, strlen(text), "c.qn", &module, &f->diags))
+        fail_msg("%s", qn_diags_text(&f->diags, f->arena));
+    keep_and_compare(f, name, module->functions[0], &options);
+    qn_module_free(module);
+}
+
 static void collectives_come_back(void **state)
 {
     static const char text[] = "dims n: 1..64\n"
@@ -118,13 +128,7 @@ static void collectives_come_back(void **state)
                                "  %4 = reduce_scatter %3 {kind = sum, ranks = 8} : f32[n, 3]\n"
                                "  %5 = rank : i64[]\n"
                                "  return %2, %4, %5\n}\n";
-    fixture *f = *state;
-    const qn_pass_options options = { .math = QN_MATH_DEFAULT };
-    qn_module *module;
-    if (qn_text_parse(text, sizeof text - 1, "c.qn", &module, &f->diags))
-        fail_msg("%s", qn_diags_text(&f->diags, f->arena));
-    keep_and_compare(f, "collectives", module->functions[0], &options);
-    qn_module_free(module);
+    comes_back_from(*state, "collectives", text);
 }
 
 static void text_comes_back(void **state)
@@ -138,13 +142,7 @@ static void text_comes_back(void **state)
                                "  %3 = text_split %x {k = [k], most = 8, separator = 0} : i64[n, k]\n"
                                "  %4 = text_parse %x {dtype = f32} : f32[n]\n"
                                "  return %3, %4\n}\n";
-    fixture *f = *state;
-    const qn_pass_options options = { .math = QN_MATH_DEFAULT };
-    qn_module *module;
-    if (qn_text_parse(text, sizeof text - 1, "c.qn", &module, &f->diags))
-        fail_msg("%s", qn_diags_text(&f->diags, f->arena));
-    keep_and_compare(f, "text", module->functions[0], &options);
-    qn_module_free(module);
+    comes_back_from(*state, "text", text);
 }
 
 static bool comes_back(fixture *f, const qn_kept *kept, char *bytes, size_t n)
