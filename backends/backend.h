@@ -83,8 +83,8 @@ qn_status qn_interp_run_with(const qn_graph *graph, const quern_ctx *ctx, const 
 /* For qn_pass_options.fold; `folder` is not read. Evaluates a node with one result whose operands are constants, or
  * broadcasts of constants, to a tensor of the node's module. NULL when it does not: a control node or an effect, a result
  * that depends on symbols, a mistake (an index out of range stays in the graph: it may never run), or too much of it:
- *   result   more than QN_FOLD_BYTES and than four times the bytes of the constants (64 times of a pad), so that broadcasts and iota
- *            stay small while weights may be moved, padded, converted, scaled and quantized
+ *   result   more than QN_FOLD_BYTES and than four times the bytes of the constants (QN_FOLD_PAD_GROWTH times of a pad), so that
+ *            broadcasts and iota stay small while weights may be moved, padded, converted, scaled and quantized
  *   work     more than QN_FOLD_WORK multiplications or comparisons: contractions, windows
  *   op       a composite that gives QN_DEFER_BYTES or more: its primitives can be read in pieces
  * Movement and element-wise arithmetic that gives QN_DEFER_BYTES or more is not evaluated here but when the contents are

@@ -344,6 +344,8 @@ void qn_type_mark_symbols(const qn_type *type, bool *flags); /* the type's */
 void qn_value_replace(qn_value *old, qn_value *value);
 /* The constant's tensor, or NULL when `value` is no constant. */
 const qn_tensor *qn_value_constant(const qn_value *value);
+/* Padded constants are folded up to so many times their size: kernels of one place are added to larger ones (passes/scale.c). */
+#define QN_FOLD_PAD_GROWTH 64
 /* Who stands for `value` now. */
 qn_value *qn_value_resolve(qn_value *value);
 /* Follows forwards in all operands and outputs, regions included. Passes call it once at their end. */

@@ -17,8 +17,7 @@
 
 enum {
     LARGE = 1 << 16,
-    WIDE = 8,   /* columns */
-    PADDED = 64 /* times as large: kernels of one place among those of 7 x 7, to which they are added */
+    WIDE = 8 /* columns */
 };
 
 /* The constant that a broadcast repeats, or a reshape of one (scales for blocks), or NULL. */
@@ -113,7 +112,7 @@ static bool foldable(const qn_node *node)
         return false;
     const qn_type *type = &node->results[0].type;
     const int64_t bytes = qn_type_elements(type) * (int64_t)qn_dtype_bytes(type->dtype);
-    const int64_t growth = node->op == QN_OP_PAD ? PADDED : 4;
+    const int64_t growth = node->op == QN_OP_PAD ? QN_FOLD_PAD_GROWTH : 4;
     return bytes <= LARGE || bytes / growth <= operand_bytes;
 }
 

@@ -126,7 +126,6 @@ static bool all_ones(const qn_node *node, qn_attr_key name)
 /* Are b's places among those that a's kernel has? Then out_before and out_behind are what a has more of. */
 static bool covers(const qn_node *a, const qn_node *b, qn_dims *dims, qn_dim *out_before, qn_dim *out_behind)
 {
-    enum { GROWTH = 64 }; /* of a pad that is folded, whatever its size */
     double growth = 1;
     const qn_type *v = &a->operands[1]->type, *w = &b->operands[1]->type;
     const int64_t *v_stride = qn_attr_ints(a, QN_ATTR_STRIDE, NULL),
@@ -150,7 +149,7 @@ static bool covers(const qn_node *a, const qn_node *b, qn_dims *dims, qn_dim *ou
         out_before[2 + i] = qn_dim_const(dims, before);
         out_behind[2 + i] = qn_dim_const(dims, behind);
     }
-    return growth <= GROWTH;
+    return growth <= QN_FOLD_PAD_GROWTH;
 }
 
 /* The sum of two branches, if they are one. */

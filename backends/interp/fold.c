@@ -73,8 +73,7 @@ static bool worthwhile(const qn_node *node)
         return false;
     if (qn_op_is_composite(node->op) && bytes >= (int64_t)QN_DEFER_BYTES)
         return false; /* its primitives can be read in pieces */
-    /* padded is also a kernel of one place, which a larger one is added to */
-    const uint64_t growth = node->op == QN_OP_PAD ? 64 : 4;
+    const uint64_t growth = node->op == QN_OP_PAD ? QN_FOLD_PAD_GROWTH : 4;
     return work <= QN_FOLD_WORK && (bytes <= QN_FOLD_BYTES || (uint64_t)bytes / growth <= read);
 }
 
